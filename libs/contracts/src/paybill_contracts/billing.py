@@ -1,0 +1,344 @@
+"""Facts of the billing service: what customers subscribed to, what that entitles them to, and what they paid."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from paybill_contracts.event import Event, Value
+from paybill_contracts.money import Money
+from paybill_contracts.operations import (
+    IntakeQuarantined,
+    MessageDeadLettered,
+    MessageRedriven,
+    MessageSkipped,
+    RequestRefused,
+)
+from paybill_contracts.placement import Preset
+from paybill_contracts.values import (
+    Count,
+    Digest,
+    EventId,
+    Key,
+    ProviderId,
+    SubscriptionId,
+    TenantId,
+    Text,
+    Timestamp,
+    Url,
+)
+
+
+class AccessState(StrEnum):
+    """What a subscription means for access; kept apart from the provider's own word for it."""
+
+    PENDING = "pending"
+    TRIALING = "trialing"
+    ACTIVE = "active"
+    GRACE = "grace"
+    SUSPENDED = "suspended"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class BooleanFeature(Value):
+    """On or off."""
+
+    kind: Literal["boolean"]
+    key: Key
+    enabled: bool
+
+
+class StaticFeature(Value):
+    """A fixed value, such as a support level."""
+
+    kind: Literal["static"]
+    key: Key
+    value: Text
+
+
+class LimitFeature(Value):
+    """At most `limit` of something."""
+
+    kind: Literal["limit"]
+    key: Key
+    limit: Count
+
+
+class MeteredFeature(Value):
+    """Usage that is counted by `meter`; `included` units cost nothing extra."""
+
+    kind: Literal["metered"]
+    key: Key
+    meter: Key
+    included: Count
+
+
+Feature = Annotated[
+    BooleanFeature | StaticFeature | LimitFeature | MeteredFeature, Field(discriminator="kind")
+]
+
+
+class Interval(StrEnum):
+    """How often a price is paid."""
+
+    MONTH = "month"
+    YEAR = "year"
+
+
+class Price(Value):
+    """What a plan costs each interval. `provider_prices` maps a provider's name to its price id."""
+
+    amount: Money
+    interval: Interval
+    provider_prices: dict[Key, ProviderId]
+
+
+class PlanVersion(Value):
+    """A plan as it was sold from some day on; immutable once published, and a subscription pins it.
+
+    trial_days: 0 for none. grace_s: how long access stays after a failed payment. retention_s: how long the data of a
+    tenant that left is kept.
+    """
+
+    plan: Key
+    version: Annotated[int, Field(ge=1, le=10**6)]
+    name: Text
+    tier: Key
+    placement: Preset
+    trial_days: Annotated[int, Field(ge=0, le=730)]
+    grace_s: Annotated[int, Field(ge=0, le=365 * 86_400)]
+    retention_s: Annotated[int, Field(ge=0, le=10 * 365 * 86_400)]
+    features: tuple[Feature, ...]
+    prices: tuple[Price, ...]
+
+
+class Catalogue(Value):
+    """All plan versions on sale or still subscribed to."""
+
+    product: Key
+    plans: tuple[PlanVersion, ...]
+
+
+class CataloguePublished(
+    Event, type="billing.catalogue_published", version=1, aggregate="catalogue", key="catalogue"
+):
+    """From now on this is what we sell. Decisions name `content_hash`, so that a replay needs nothing else."""
+
+    catalogue: Key
+    content: Catalogue
+    content_hash: Digest
+
+
+class AccountRegistered(Event, type="billing.account_registered", version=1, aggregate="account", key="tenant_id"):
+    """Billing knows the tenant, and will open its account at the provider."""
+
+    tenant_id: TenantId
+    plan: Key
+    plan_version: Count
+    provider: Key
+    retention_s: Count
+
+
+class AccountOpened(Event, type="billing.account_opened", version=1, aggregate="account", key="tenant_id"):
+    """The tenant is a customer at the provider and can pay at `checkout_url`."""
+
+    tenant_id: TenantId
+    provider: Key
+    customer: ProviderId
+    checkout: ProviderId
+    checkout_url: Url
+
+
+class AccountFailed(Event, type="billing.account_failed", version=1, aggregate="account", key="tenant_id"):
+    """The provider refused to open the account."""
+
+    tenant_id: TenantId
+    provider: Key
+    reason: Text
+
+
+class PlanRef(Value):
+    """The plan version that a subscription pins, in the catalogue with this hash."""
+
+    plan: Key
+    version: Count
+    catalogue_hash: Digest
+
+
+class Subscription(Value):
+    """A subscription as it is after the fact: the whole of it, so that nobody has to ask."""
+
+    subscription_id: SubscriptionId
+    tenant_id: TenantId
+    provider: Key
+    provider_subscription: ProviderId
+    provider_status: Text
+    access: AccessState
+    plan: PlanRef
+    quantity: Count
+    price: Money
+    period_start: Timestamp | None
+    period_end: Timestamp | None
+    cancel_at: Timestamp | None
+    grace_until: Timestamp | None
+
+
+class SubscriptionFact(Event):
+    """What all facts of a subscription carry."""
+
+    tenant_id: TenantId
+    subscription_id: SubscriptionId
+    subscription: Subscription
+
+
+class SubscriptionRegistered(
+    SubscriptionFact,
+    type="billing.subscription_registered",
+    version=1,
+    aggregate="subscription",
+    key="subscription_id",
+):
+    """The provider has a subscription of ours that gives no access yet."""
+
+
+class SubscriptionActivated(
+    SubscriptionFact,
+    type="billing.subscription_activated",
+    version=1,
+    aggregate="subscription",
+    key="subscription_id",
+):
+    """A subscription gives access from now on, by payment or on trial."""
+
+
+class SubscriptionChanged(
+    SubscriptionFact,
+    type="billing.subscription_changed",
+    version=1,
+    aggregate="subscription",
+    key="subscription_id",
+):
+    """Period, quantity, price or plan changed; what access it gives did not."""
+
+
+class SubscriptionGraceStarted(
+    SubscriptionFact,
+    type="billing.subscription_grace_started",
+    version=1,
+    aggregate="subscription",
+    key="subscription_id",
+):
+    """A payment failed; access stays until `subscription.grace_until`."""
+
+
+class SubscriptionSuspended(
+    SubscriptionFact,
+    type="billing.subscription_suspended",
+    version=1,
+    aggregate="subscription",
+    key="subscription_id",
+):
+    """Grace is over, or the provider gave up collecting: no access until it is paid. Nothing is deleted."""
+
+
+class SubscriptionPaused(
+    SubscriptionFact,
+    type="billing.subscription_paused",
+    version=1,
+    aggregate="subscription",
+    key="subscription_id",
+):
+    """The customer paused: no access until it is resumed."""
+
+
+class SubscriptionRecovered(
+    SubscriptionFact,
+    type="billing.subscription_recovered",
+    version=1,
+    aggregate="subscription",
+    key="subscription_id",
+):
+    """It is paid again: access as before."""
+
+
+class SubscriptionEnded(
+    SubscriptionFact,
+    type="billing.subscription_ended",
+    version=1,
+    aggregate="subscription",
+    key="subscription_id",
+):
+    """The subscription is over. `retention_s` is how long the plan promises to keep the data."""
+
+    retention_s: Count
+
+
+class CancellationRequested(
+    Event, type="billing.cancellation_requested", version=1, aggregate="subscription", key="subscription_id"
+):
+    """The tenant leaves, so its subscription is to be cancelled at the provider."""
+
+    tenant_id: TenantId
+    subscription_id: SubscriptionId
+    provider_subscription: ProviderId
+
+
+class PaymentFailed(Event, type="billing.payment_failed", version=1, aggregate="payment", key="payment"):
+    """The provider could not collect. One fact per provider event, because the next state no longer shows it."""
+
+    payment: ProviderId
+    tenant_id: TenantId
+    subscription_id: SubscriptionId
+    invoice: ProviderId
+    amount: Money
+    attempt: Count
+
+
+class EntitlementsSet(Event, type="billing.entitlements_set", version=1, aggregate="entitlements", key="tenant_id"):
+    """What the tenant may use from now on: the effective set, its hash, and the placement that it pays for."""
+
+    tenant_id: TenantId
+    subscription_id: SubscriptionId
+    plan: PlanRef
+    tier: Key
+    placement: Preset
+    features: tuple[Feature, ...]
+    allows_access: bool
+    entitlements_hash: Digest
+
+
+class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="meter", key="meter_id"):
+    """`quantity` units of `meter` were used. `usage_id` is the publisher's id of the measurement; `total` counts all so far.
+
+    `meter_id` is `<tenant>:<meter>`.
+    """
+
+    meter_id: Annotated[str, Field(pattern=r"^ten_[0-9a-f]{32}:[a-z][a-z0-9_-]{0,62}$", examples=["ten_0123456789abcdef0123456789abcdef:calls"])]
+    tenant_id: TenantId
+    meter: Key
+    usage_id: EventId
+    publisher: Key
+    quantity: Count
+    total: Count
+    occurred_at: Timestamp
+
+
+class BillingRequestRefused(RequestRefused, type="billing.request_refused", version=1, aggregate="refusal", key="refusal_id"):
+    """A caller was refused by a rule of this context."""
+
+
+class BillingMessageDeadLettered(MessageDeadLettered, type="billing.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"):
+    """A fact that this context heard waits for an operator."""
+
+
+class BillingMessageRedriven(MessageRedriven, type="billing.message_redriven", version=1, aggregate="dead-letter", key="message_key"):
+    """An operator had a dead letter tried again."""
+
+
+class BillingMessageSkipped(MessageSkipped, type="billing.message_skipped", version=1, aggregate="dead-letter", key="message_key"):
+    """An operator gave up a dead letter."""
+
+
+class BillingIntakeQuarantined(IntakeQuarantined, type="billing.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"):
+    """A published message was refused by the owner of its type."""

@@ -1,0 +1,201 @@
+"""The wire form of a fact: CloudEvents 1.0 in NATS headers (binary mode), and nothing accepted that does not add up."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import Event, decode, partition_of
+
+MAX_PAYLOAD_BYTES = 512 * 1024
+"""Below the server's default limit of 1 MiB, headers included."""
+
+EVENTS_ROOT = "paybill.events"
+INTAKE_ROOT = "paybill.intake"
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_ACTOR = re.compile(r"(user|service|agent|webhook|operator):[A-Za-z0-9_.@-]{1,100}")
+_SUBJECT = re.compile(r"paybill\.events\.(\d{1,2})\.([a-z-]+\.[a-z_]+)\.v([1-9]\d{0,3})")
+_INTAKE = re.compile(r"paybill\.intake\.([a-z][a-z0-9_-]{0,62})\.([a-z-]+\.[a-z_]+)\.v([1-9]\d{0,3})")
+
+
+class MalformedFactError(DomainError):
+    """A message whose headers, subject and payload do not agree: it was not written by our library."""
+
+    code = "malformed_fact"
+
+
+class ActorKind(StrEnum):
+    """Who may be behind a fact."""
+
+    USER = "user"
+    SERVICE = "service"
+    AGENT = "agent"
+    WEBHOOK = "webhook"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a fact comes from: what led here, what began it all, who acted, and the trace it belongs to.
+
+    cause: the event or request that led here; correlation: the first cause; actor: `<kind>:<id>`;
+    traceparent: W3C Trace Context (https://www.w3.org/TR/trace-context/).
+    """
+
+    cause: str
+    correlation: str
+    actor: str
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """An event with its envelope. `sequence` is its place in the stream, 0 before it is stored."""
+
+    event: Event
+    id: str
+    time: datetime
+    revision: int
+    origin: Origin
+    sequence: int = 0
+
+    @property
+    def aggregate(self) -> str:
+        """`kind/id` of what it happened to."""
+        return self.event.aggregate_id
+
+
+def subject_of(event: Event) -> str:
+    """Where the event is published: `paybill.events.<partition>.<context>.<event>.v<n>`."""
+    return f"{EVENTS_ROOT}.{partition_of(event.tenant)}.{event.TYPE}.v{event.VERSION}"
+
+
+def intake_subject(publisher: str, event: Event) -> str:
+    """Where an internal service publishes what it has observed, for the owner of the type to record."""
+    return f"{INTAKE_ROOT}.{publisher}.{event.TYPE}.v{event.VERSION}"
+
+
+def headers_of(fact: Fact) -> dict[str, str]:
+    """The CloudEvents attributes and ours, as NATS headers."""
+    event, origin = fact.event, fact.origin
+    headers = {
+        "Nats-Msg-Id": fact.id,
+        "Content-Type": "application/json",
+        "ce-specversion": "1.0",
+        "ce-id": fact.id,
+        "ce-type": event.TYPE,
+        "ce-source": f"paybill/{event.OWNER}",
+        "ce-time": fact.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "ce-subject": fact.aggregate,
+        "ce-dataschema": f"paybill:{event.TYPE}:v{event.VERSION}",
+        "traceparent": origin.traceparent,
+        "pb-aggregate": fact.aggregate,
+        "pb-revision": str(fact.revision),
+        "pb-cause": origin.cause,
+        "pb-correlation": origin.correlation,
+        "pb-actor": origin.actor,
+    }
+    if event.tenant is not None:
+        headers["pb-tenant"] = event.tenant
+    return headers
+
+
+def read_fact(subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0) -> Fact:
+    """The fact in a message, every part checked against every other.
+
+    Raises MalformedFactError, UnknownEventError or InvalidEventError.
+    """
+    match = _SUBJECT.fullmatch(subject)
+    if match is None:
+        raise MalformedFactError(f"{subject[:200]} is no subject of a fact")
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise MalformedFactError(f"the payload has {len(payload)} bytes; {MAX_PAYLOAD_BYTES} are allowed")
+    head = headers or {}
+    type_, version = match[2], int(match[3])
+    event = decode(type_, version, payload)
+    fact = Fact(
+        event=event,
+        id=_matching(head, "ce-id", _ID),
+        time=_time(head),
+        revision=_revision(head),
+        origin=Origin(
+            cause=_bounded(head, "pb-cause"),
+            correlation=_bounded(head, "pb-correlation"),
+            actor=_matching(head, "pb-actor", _ACTOR),
+            traceparent=_matching(head, "traceparent", _TRACE),
+        ),
+        sequence=sequence,
+    )
+    _agree("ce-type", head.get("ce-type"), type_)
+    _agree("pb-tenant", head.get("pb-tenant"), event.tenant)
+    _agree("pb-aggregate", head.get("pb-aggregate"), fact.aggregate)
+    _agree("partition", match[1], str(partition_of(event.tenant)))
+    return fact
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A message of INTAKE: what a publisher says happened; the owner of the type decides whether it becomes a fact."""
+
+    event: Event
+    id: str
+    publisher: str
+    time: datetime
+    traceparent: str
+    sequence: int = 0
+
+
+def read_offer(subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0) -> Offer:
+    """The offer in a message of INTAKE. Raises as `read_fact` does."""
+    match = _INTAKE.fullmatch(subject)
+    if match is None:
+        raise MalformedFactError(f"{subject[:200]} is no subject of the intake")
+    head = headers or {}
+    return Offer(
+        event=decode(match[2], int(match[3]), payload),
+        id=_matching(head, "ce-id", _ID),
+        publisher=match[1],
+        time=_time(head),
+        traceparent=_matching(head, "traceparent", _TRACE),
+        sequence=sequence,
+    )
+
+
+def _matching(headers: Mapping[str, str], name: str, pattern: re.Pattern[str]) -> str:
+    value = headers.get(name, "")
+    if pattern.fullmatch(value) is None:
+        raise MalformedFactError(f"the header {name} is missing or malformed")
+    return value
+
+
+def _bounded(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name, "")
+    if not 0 < len(value) <= 255:
+        raise MalformedFactError(f"the header {name} is missing or longer than 255")
+    return value
+
+
+def _time(headers: Mapping[str, str]) -> datetime:
+    try:
+        time = datetime.fromisoformat(headers.get("ce-time", ""))
+    except ValueError as error:
+        raise MalformedFactError("the header ce-time is missing or no RFC 3339 time") from error
+    if time.tzinfo is None:
+        raise MalformedFactError("the header ce-time has no offset")
+    return time.astimezone(UTC)
+
+
+def _revision(headers: Mapping[str, str]) -> int:
+    text = headers.get("pb-revision", "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) > 0):
+        raise MalformedFactError("the header pb-revision is missing or no positive number")
+    return int(text)
+
+
+def _agree(what: str, said: str | None, true: str | None) -> None:
+    if said != true:
+        raise MalformedFactError(f"{what} says {said!r:.100} where the payload says {true!r:.100}")

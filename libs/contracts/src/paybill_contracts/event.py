@@ -1,0 +1,158 @@
+"""What every fact is: frozen, typed, versioned, owned by one service, and known to the registry by its name."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, ClassVar, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from paybill_contracts.errors import DomainError
+
+Payload = dict[str, Any]
+PARTITIONS = 16
+
+_KNOWN: dict[tuple[str, int], type["Event"]] = {}
+_LATEST: dict[str, type["Event"]] = {}
+_UPCASTERS: dict[tuple[str, int], Callable[[Payload], Payload]] = {}
+
+U = TypeVar("U", bound=Callable[[Payload], Payload])
+
+
+class UnknownEventError(DomainError):
+    """No class is registered for this type and version: the reader is older than the writer."""
+
+    code = "unknown_event"
+
+
+class InvalidEventError(DomainError):
+    """The payload does not have the shape that its type promises."""
+
+    code = "invalid_event"
+
+
+class Value(BaseModel):
+    """A frozen part of a fact. Readers ignore fields that they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class Event(Value):
+    """A fact: past tense, complete enough that a hearer need not call back.
+
+    Class keywords: `type` is `<owner>.<fact>`; `version` counts from 1; `aggregate` is the kind of thing it happened to
+    and `key` the field that holds that thing's id.
+    """
+
+    TYPE: ClassVar[str]
+    VERSION: ClassVar[int]
+    OWNER: ClassVar[str]
+    AGGREGATE: ClassVar[str]
+    KEY: ClassVar[str]
+
+    def __init_subclass__(cls, *, type: str = "", version: int = 1, aggregate: str = "", key: str = "") -> None:
+        """Take the class keywords; `__pydantic_init_subclass__` uses them once the fields are known."""
+        super().__init_subclass__()
+
+    @classmethod
+    def __pydantic_init_subclass__(  # type: ignore[override]  # pydantic passes class keywords on, whatever they are
+        cls, *, type: str = "", version: int = 1, aggregate: str = "", key: str = "", **_: object
+    ) -> None:
+        """Register the class; a subclass without `type` only shares fields."""
+        if not type:
+            return
+        cls.TYPE, cls.VERSION, cls.OWNER = type, version, type.partition(".")[0]
+        cls.AGGREGATE, cls.KEY = aggregate, key
+        if not aggregate or key not in cls.model_fields:
+            raise TypeError(f"{cls.__name__} must name its aggregate and a field that holds its id")
+        if (type, version) in _KNOWN:
+            raise TypeError(f"{type} v{version} is declared twice")
+        _KNOWN[type, version] = cls
+        if type not in _LATEST or _LATEST[type].VERSION < version:
+            _LATEST[type] = cls
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant that this is about; None for facts of no tenant."""
+        return getattr(self, "tenant_id", None)
+
+    @property
+    def aggregate_id(self) -> str:
+        """`kind/id` of the thing that this happened to."""
+        return f"{self.AGGREGATE}/{getattr(self, self.KEY)}"
+
+
+def canonical(value: object) -> bytes:
+    """JSON with sorted keys and no spaces, UTF-8: the one text that is hashed, stored and sent."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of the canonical JSON of `value` (models are dumped first), as hex."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return sha256(canonical(plain)).hexdigest()
+
+
+def partition_of(tenant_id: str | None) -> int:
+    """The partition 0..15 of a tenant's facts: permanent, so it is a hash of the id and of nothing else."""
+    return 0 if tenant_id is None else sha256(tenant_id.encode()).digest()[0] % PARTITIONS
+
+
+def encode(event: Event) -> bytes:
+    """The payload as it is stored, sent and hashed."""
+    return canonical(event.model_dump(mode="json"))
+
+
+def decode(type_: str, version: int, payload: bytes) -> Event:
+    """The event in its latest version, through the upcasters.
+
+    Raises UnknownEventError for a type or version that nobody registered, InvalidEventError for another shape.
+    """
+    latest = _LATEST.get(type_)
+    if latest is None or version > latest.VERSION or version < 1:
+        raise UnknownEventError(f"{type_} v{version} is not known here; upgrade this service or fix the type")
+    if version < latest.VERSION:
+        payload = _upcast(type_, version, latest.VERSION, payload)
+    try:
+        return latest.model_validate_json(payload)
+    except ValidationError as error:
+        raise InvalidEventError(f"{type_} v{version}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong and where, without repeating the values (they may be personal)."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'payload'}: {item['msg']}" for item in error.errors()[:5]
+    )
+
+
+def _upcast(type_: str, version: int, target: int, payload: bytes) -> bytes:
+    try:
+        fields = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise InvalidEventError(f"{type_} v{version}: not JSON") from error
+    for step in range(version, target):
+        fields = _UPCASTERS[type_, step](fields)
+    return canonical(fields)
+
+
+def upcaster(type_: str, version: int) -> Callable[[U], U]:
+    """Register a pure function from the fields of `version` to those of `version + 1`."""
+
+    def register(function: U) -> U:
+        _UPCASTERS[type_, version] = function
+        return function
+
+    return register
+
+
+def known_events() -> list[type[Event]]:
+    """Every registered class, by type and version."""
+    return [_KNOWN[name] for name in sorted(_KNOWN)]
+
+
+def latest_event(type_: str) -> type[Event]:
+    """The newest class of a type. Raises UnknownEventError."""
+    if type_ not in _LATEST:
+        raise UnknownEventError(f"{type_} is not a registered event type")
+    return _LATEST[type_]
