@@ -1,0 +1,45 @@
+"""Passwords of the embedded servers: random, one file each, readable by their owner alone."""
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+def password_file(data_dir: Path, name: str) -> Path:
+    """Where the password of `name` lies, such as `nats-billing` or `pg-tenant`."""
+    if not _NAME.fullmatch(name):
+        msg = f"{name!r} is no name for a password file: lower-case letters, digits, - and _"
+        raise ValueError(msg)
+    return data_dir / "credentials" / name
+
+
+def password(data_dir: Path, name: str) -> str:
+    """The password of `name`, made at first use: 43 characters of base64url, 256 bits."""
+    path = password_file(data_dir, name)
+    if path.exists():
+        return path.read_text(encoding="ascii").strip()
+    secret = secrets.token_urlsafe(32)
+    private_dir(path.parent)
+    write_private(path, secret + "\n")
+    return secret
+
+
+def private_dir(path: Path) -> Path:
+    """`path` as a folder for its owner alone; one that exists is closed to others."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` (0600) whole: a crash leaves the old file or the new one, never half of one."""
+    draft = path.with_name(path.name + ".draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

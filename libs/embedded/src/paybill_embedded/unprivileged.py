@@ -1,0 +1,69 @@
+"""PostgreSQL refuses to run as root: the user that it runs as instead."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from paybill_embedded.child import ENVIRONMENT
+from paybill_embedded.errors import EmbeddedError
+
+_NOBODY = 65534
+
+# A user namespace in which root goes by another number. It may still enter the 0700 folders on the way to the data and
+# the binaries, and files stay root's, so nothing is copied and nothing opened up.
+_IN_NAMESPACE = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--")
+# Containers mostly forbid namespaces. There another user, with the one capability that lets it through those folders.
+_AS_NOBODY = (
+    *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
+    *("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unprivileged:
+    """prefix: put before a command. uid: who must own the command's files, as seen from outside."""
+
+    prefix: tuple[str, ...]
+    uid: int
+
+
+@cache
+def unprivileged() -> Unprivileged:
+    """How to run a command as somebody else than root; an ordinary user stays who it is.
+
+    Raises EmbeddedError root_not_possible.
+    """
+    if os.geteuid() != 0:
+        return Unprivileged((), os.geteuid())
+    if _works(_IN_NAMESPACE):
+        return Unprivileged(_IN_NAMESPACE, 0)
+    if _works(_AS_NOBODY):
+        return Unprivileged(_AS_NOBODY, _NOBODY)
+    raise EmbeddedError(
+        "root_not_possible",
+        "PostgreSQL refuses to run as root, and this root may not become another user",
+        "run paybill as an ordinary user",
+    )
+
+
+def _works(prefix: tuple[str, ...]) -> bool:
+    """Whether a command runs so, and is not root to itself."""
+    try:
+        done = subprocess.run([*prefix, "id", "-u"], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return False
+    return done.returncode == 0 and done.stdout.strip() == str(_NOBODY)
+
+
+def give_to(uid: int, *paths: Path) -> None:
+    """Make `uid` the owner of `paths` and all below those that belong to somebody else."""
+    for path in paths:
+        if path.stat().st_uid == uid:
+            continue
+        for folder, _, files in os.walk(path):
+            for name in files:
+                os.lchown(Path(folder, name), uid, -1)
+            os.lchown(folder, uid, -1)
+        os.lchown(path, uid, -1)

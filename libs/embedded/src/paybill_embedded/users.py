@@ -1,0 +1,141 @@
+"""Who may do what on NATS: the one table, for the embedded server and for a cluster's configuration."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SERVICES = ("tenant", "billing", "provisioner")
+IDENTITIES = ("steward", *SERVICES, "operator")
+STREAMS = ("EVENTS", "INTAKE", "KV_keys")
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_ENVIRONMENT_VARIABLE = re.compile(r"\$[A-Z][A-Z0-9_]*")
+_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]+")
+
+# Whose personal data a service may open besides its own: billing writes invoices to the tenant's contact.
+_KEYS_OF_OTHERS = {"billing": ("tenant",)}
+# Who owns types that others publish into INTAKE: billing owns usage.
+_INTAKE_OWNERS = ("billing",)
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Subjects that a user may publish to and subscribe to; all else is denied."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A node's place in a cluster: where it listens for the others, and the routes to them (nats-route URLs)."""
+
+    name: str
+    listen: str
+    routes: tuple[str, ...]
+    user: str
+    password: str
+
+
+def permissions(user: str) -> Permissions:
+    """What `user` may do; a name that is no identity of ours is a publisher, which has the least."""
+    if not _NAME.fullmatch(user):
+        msg = f"{user!r} is no user name: a lower-case letter, then at most 31 of lower-case letters, digits, - and _"
+        raise ValueError(msg)
+    return Permissions(publish=_publish(user), subscribe=(f"_INBOX_{user}.>",))
+
+
+def _publish(user: str) -> tuple[str, ...]:
+    info = ("$JS.API.INFO", *(f"$JS.API.STREAM.INFO.{stream}" for stream in STREAMS))
+    read_events = ("$JS.API.DIRECT.GET.EVENTS", "$JS.API.STREAM.MSG.GET.EVENTS")
+    if user == "steward":
+        # No delete and no purge: what is in the log stays, whoever asks.
+        return (*info, *(f"$JS.API.STREAM.{verb}.{stream}" for stream in STREAMS for verb in ("CREATE", "UPDATE")))
+    if user == "operator":
+        return (*info, *_consume("EVENTS"), *read_events)
+    if user in SERVICES:
+        return (
+            f"paybill.events.*.{user}.>",
+            f"$KV.keys.{user}.>",
+            *info,
+            *_consume("EVENTS"),
+            *read_events,
+            # Only the form with the key in the subject: the other one could ask for anybody's key.
+            *(f"$JS.API.DIRECT.GET.KV_keys.$KV.keys.{owner}.>" for owner in (user, *_KEYS_OF_OTHERS.get(user, ()))),
+            *(_consume("INTAKE") if user in _INTAKE_OWNERS else ()),
+        )
+    return (f"paybill.intake.{user}.>",)
+
+
+def _consume(stream: str) -> tuple[str, ...]:
+    verbs = ("CREATE", "INFO", "DELETE", "MSG.NEXT")
+    return (*(f"$JS.API.CONSUMER.{verb}.{stream}.>" for verb in verbs), f"$JS.ACK.{stream}.>")
+
+
+def render_conf(  # noqa: PLR0913 - one argument per line of the file
+    passwords: Mapping[str, str],
+    *,
+    listen: str,
+    store_dir: str,
+    server_name: str,
+    monitor: str | None = None,
+    cluster: Cluster | None = None,
+) -> str:
+    """The text of nats-server.conf: one account with JetStream, a user for each of `passwords`.
+
+    listen, monitor: host:port. A value such as `$NATS_PASSWORD_TENANT` is left for the server to take from its
+    environment, so that a committed file holds no secret.
+    """
+    lines = [
+        f"server_name: {_value(server_name)}",
+        f"listen: {_value(listen)}",
+        *([f"http: {_value(monitor)}"] if monitor else []),
+        "jetstream {",
+        f"  store_dir: {_value(store_dir)}",
+        "  # Acknowledge after fsync: by default JetStream acknowledges up to two minutes before it.",
+        "  sync_interval: always",
+        "}",
+        *(_cluster_lines(cluster) if cluster else []),
+        "system_account: SYS",
+        "accounts {",
+        "  SYS {}",
+        "  PAYBILL {",
+        "    jetstream: enabled",
+        "    users: [",
+        *(line for user, secret in passwords.items() for line in _user_lines(user, secret)),
+        "    ]",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _user_lines(user: str, secret: str) -> list[str]:
+    allowed = permissions(user)
+    return [
+        f"      {{user: {_value(user)}, password: {_value(secret)}, permissions: {{",
+        f"        publish: {{allow: [{', '.join(map(_value, allowed.publish))}]}}",
+        f"        subscribe: {{allow: [{', '.join(map(_value, allowed.subscribe))}]}}",
+        "      }}",
+    ]
+
+
+def _cluster_lines(cluster: Cluster) -> list[str]:
+    return [
+        "cluster {",
+        f"  name: {_value(cluster.name)}",
+        f"  listen: {_value(cluster.listen)}",
+        f"  authorization {{user: {_value(cluster.user)}, password: {_value(cluster.password)}}}",
+        f"  routes: [{', '.join(map(_value, cluster.routes))}]",
+        "}",
+    ]
+
+
+def _value(text: str) -> str:
+    """`text` as the configuration language has it: an environment variable bare, anything else quoted."""
+    if _ENVIRONMENT_VARIABLE.fullmatch(text):
+        return text
+    if not _ONE_LINE.fullmatch(text):
+        msg = "a value of nats-server.conf is empty or has a control character"
+        raise ValueError(msg)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
