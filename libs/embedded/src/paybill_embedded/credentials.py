@@ -5,6 +5,8 @@ import re
 import secrets
 from pathlib import Path
 
+from paybill_embedded.errors import writing
+
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
@@ -29,17 +31,19 @@ def password(data_dir: Path, name: str) -> str:
 
 def private_dir(path: Path) -> Path:
     """`path` as a folder for its owner alone; one that exists is closed to others."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
+    with writing(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
     return path
 
 
 def write_private(path: Path, text: str) -> None:
     """Replace `path` (0600) whole: a crash leaves the old file or the new one, never half of one."""
     draft = path.with_name(path.name + ".draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with writing(path.parent):
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)

@@ -12,45 +12,39 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _ITERATIONS = 4096  # PostgreSQL's default; the passwords are random, 256 bits
 
 
+# Each begins with variables of psql, which quotes them as :"names" and :'texts'.
+_ROLE = """
+SELECT format('CREATE ROLE %I', :'name') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'name') \\gexec
+ALTER ROLE :"name" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'verifier';
+"""
+_DATABASE = """
+SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'name')
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec
+REVOKE ALL ON DATABASE :"name" FROM PUBLIC;
+"""
+# PostgreSQL lets everybody connect to every new database. Here only its owner may; the driver alone has `postgres`, for
+# CREATE DATABASE must be said from somewhere.
+_DRIVER = """
+ALTER ROLE :"name" CREATEDB CREATEROLE;
+REVOKE ALL ON DATABASE template1, postgres FROM PUBLIC;
+GRANT CONNECT ON DATABASE postgres TO :"name";
+"""
+
+
 def databases_script(services: Sequence[str], password_of: Callable[[str], str]) -> str:
-    """The script: a database and a role for each service, and the role that makes tenants' databases.
-
-    PostgreSQL lets everybody connect to each new database. Here nobody may, but the owner: PUBLIC loses that right
-    everywhere, also on the databases that every cluster begins with. The driver alone keeps `postgres`, for CREATE
-    DATABASE has to be said from somewhere.
-    """
-    parts = [_revoke("template1"), _revoke("postgres")]
+    """The script: a database and a role for each service, and the role that makes tenants' databases."""
+    parts = ["\\set VERBOSITY terse\n"]
     for name in services:
-        parts += [
-            _role(name, "NOCREATEDB NOCREATEROLE", password_of(name)),
-            f"SELECT 'CREATE DATABASE {_checked(name)} OWNER {name}'"
-            f" WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{name}') \\gexec",
-            _revoke(name),
-        ]
-    parts += [
-        _role(DRIVER_ROLE, "CREATEDB CREATEROLE", password_of(DRIVER_ROLE)),
-        f"GRANT CONNECT ON DATABASE postgres TO {DRIVER_ROLE};",
-    ]
-    return "\n".join(["\\set VERBOSITY terse", *parts, ""])
+        parts += [_variables(name, password_of(name)), _ROLE, _DATABASE]
+    parts += [_variables(DRIVER_ROLE, password_of(DRIVER_ROLE)), _ROLE, _DRIVER]
+    return "".join(parts)
 
 
-def _role(name: str, rights: str, password: str) -> str:
-    return (
-        f"SELECT 'CREATE ROLE {_checked(name)}'"
-        f" WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{name}') \\gexec\n"
-        f"ALTER ROLE {name} LOGIN NOSUPERUSER NOREPLICATION NOBYPASSRLS {rights} PASSWORD '{scram_verifier(password)}';"
-    )
-
-
-def _revoke(database: str) -> str:
-    return f"REVOKE ALL ON DATABASE {_checked(database)} FROM PUBLIC;"
-
-
-def _checked(name: str) -> str:
+def _variables(name: str, password: str) -> str:
     if not _NAME.fullmatch(name):
         msg = f"{name!r} is no name for a database here: a lower-case letter, then lower-case letters, digits and _"
         raise ValueError(msg)
-    return name
+    return f"\\set name {name}\n\\set verifier '{scram_verifier(password)}'\n"
 
 
 def scram_verifier(password: str) -> str:

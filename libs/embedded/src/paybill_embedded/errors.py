@@ -1,5 +1,9 @@
 """What can go wrong when the embedded servers start, in words for the person at the keyboard."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class EmbeddedError(Exception):
     """The embedded parts cannot run here.
@@ -12,3 +16,15 @@ class EmbeddedError(Exception):
         self.code = code
         self.message = message
         self.next_step = next_step
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError on the way to or below `path` into data_dir_unwritable."""
+    try:
+        yield
+    except OSError as error:
+        why = "it is a file" if path.is_file() else (error.strerror or type(error).__name__).lower()
+        raise EmbeddedError(
+            "data_dir_unwritable", f"{path} cannot be written: {why}", "choose another with --data-dir"
+        ) from error

@@ -1,6 +1,7 @@
 """Loopback ports: one that is free, and whether one is taken."""
 
 import socket
+import time
 
 from paybill_embedded.errors import EmbeddedError
 
@@ -12,7 +13,7 @@ def free_port() -> int:
     """A TCP port of 127.0.0.1 that is free and stays ours for about a minute.
 
     The kernel picks it; one connection to it, closed from the accepting end, leaves it in TIME_WAIT. For that long
-    neither bind(0) nor connect() of any process is given the port, while a server, which sets SO_REUSEADDR, may have it.
+    neither bind(0) nor connect() of any process is given the port, while a server that sets SO_REUSEADDR may have it.
     """
     while True:
         with socket.create_server((LOOPBACK, 0), backlog=1) as listener:
@@ -27,11 +28,20 @@ def free_port() -> int:
 
 
 def require_free(port: int, what: str) -> None:
-    """Raises port_taken when somebody listens on 127.0.0.1:port, which `what` wants."""
-    try:
-        socket.create_server((LOOPBACK, port)).close()
-    except OSError as error:
-        raise port_taken(port, what) from error
+    """Raises port_taken when somebody listens on 127.0.0.1:port, which `what` wants, and goes on to for a second.
+
+    A server of ours whose parent was killed just now needs a moment to be gone.
+    """
+    deadline = time.monotonic() + 1
+    while True:
+        try:
+            socket.create_server((LOOPBACK, port)).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise port_taken(port, what) from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 def port_taken(port: int, what: str) -> EmbeddedError:

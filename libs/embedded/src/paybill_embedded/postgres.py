@@ -16,13 +16,13 @@ from paybill_embedded.credentials import password, password_file, private_dir, w
 from paybill_embedded.databases import databases_script
 from paybill_embedded.errors import EmbeddedError
 from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
-from paybill_embedded.unprivileged import give_to, unprivileged
+from paybill_embedded.unprivileged import Unprivileged, give_to, unprivileged
 from paybill_embedded.users import SERVICES
 
 SUPERUSER = "postgres"
 _READY_TIMEOUT_S = 60.0  # recovery after a crash replays the write-ahead log
 _FAST_STOP_S, _IMMEDIATE_STOP_S = 15.0, 5.0
-_LEFTOVER_TIMEOUT_S = 10.0
+_LEFTOVER_TIMEOUT_S = 3.0
 
 # Nobody gets in but by TCP from this machine with a password; a way that is not listed is refused.
 _PG_HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
@@ -98,20 +98,19 @@ class PostgresServer:
         if self.running:
             return self
         require_program("setpriv")
-        require_free(self.port, "PostgreSQL")
         private_dir(self.data_dir / "credentials")
         self._await_leftovers()
+        require_free(self.port, "PostgreSQL")
         if not (self._home / "PG_VERSION").exists():
             self._initdb()
-        else:
-            give_to(unprivileged().uid, self._home)
+        give_to(self._unprivileged.uid, self._home)
         # The file of a server that was killed; were it left, a process that got its id since would block the start.
         (self._home / "postmaster.pid").unlink(missing_ok=True)
         write_private(self._home / "postgresql.conf", _POSTGRESQL_CONF.format(port=self.port))
         write_private(self._home / "pg_hba.conf", _PG_HBA)
-        give_to(unprivileged().uid, self._home / "postgresql.conf", self._home / "pg_hba.conf")
+        give_to(self._unprivileged.uid, self._home / "postgresql.conf", self._home / "pg_hba.conf")
         # SIGQUIT at our death: the server ends at once and takes its own children along; recovery does the rest.
-        self._child = Child(_as_unprivileged("postgres", "-D", str(self._home), death=signal.SIGQUIT), self.log)
+        self._child = Child(self._command("postgres", "-D", str(self._home), death=signal.SIGQUIT), self.log)
         if not self._child.wait_until(self._ready, _READY_TIMEOUT_S):
             raise self._failure(self._child)
         return self
@@ -168,12 +167,20 @@ class PostgresServer:
     def _home(self) -> Path:
         return self.data_dir / "postgres"
 
+    @property
+    def _unprivileged(self) -> Unprivileged:
+        return unprivileged(_binaries() / "postgres", self.data_dir)
+
+    def _command(self, program: str, *arguments: str, death: signal.Signals) -> list[str]:
+        """The change of user is outermost: the kernel forgets a parent-death signal that was set before it."""
+        return [*self._unprivileged.prefix, *tied_to_us([str(_binaries() / program), *arguments], death)]
+
     def _initdb(self) -> None:
         """Make the cluster beside its place and move it there whole, so that a crash leaves no half of one."""
         draft = self.data_dir / "postgres.draft"
         shutil.rmtree(draft, ignore_errors=True)
         private_dir(draft)
-        give_to(unprivileged().uid, draft)
+        give_to(self._unprivileged.uid, draft)
         self.password(SUPERUSER)
         arguments = (
             *("--username", SUPERUSER, "--pwfile", str(self.password_file(SUPERUSER)), "--auth=scram-sha-256"),
@@ -181,7 +188,7 @@ class PostgresServer:
             # A cluster without any fact in it need not survive a power cut.
             *("--no-sync", "--no-instructions", "--pgdata", str(draft)),
         )
-        child = Child(_as_unprivileged("initdb", *arguments, death=signal.SIGKILL), self.log)
+        child = Child(self._command("initdb", *arguments, death=signal.SIGKILL), self.log)
         if child.wait() != 0:
             raise self._error(f"initdb failed: {_gist(child.output())}")
         draft.rename(self._home)
@@ -192,7 +199,7 @@ class PostgresServer:
             lines = (self._home / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) > 7 and lines[7].strip() == "ready"
+        return [line.strip() for line in lines[7:8]] == ["ready"]
 
     def _await_leftovers(self) -> None:
         """Wait for a server of an earlier run that is still on its way out.
@@ -228,11 +235,6 @@ class PostgresServer:
 
 def _credential(role: str) -> str:
     return "postgres-superuser" if role == SUPERUSER else f"pg-{role}"
-
-
-def _as_unprivileged(program: str, *arguments: str, death: signal.Signals) -> list[str]:
-    """The command outermost changes the user: the kernel forgets a parent-death signal set before that."""
-    return [*unprivileged().prefix, *tied_to_us([str(_binaries() / program), *arguments], death)]
 
 
 def _binaries() -> Path:

@@ -30,30 +30,31 @@ class Unprivileged:
 
 
 @cache
-def unprivileged() -> Unprivileged:
-    """How to run a command as somebody else than root; an ordinary user stays who it is.
+def unprivileged(program: Path, data_dir: Path) -> Unprivileged:
+    """How to run `program` below `data_dir` as somebody else than root; an ordinary user stays who it is.
 
     Raises EmbeddedError root_not_possible.
     """
     if os.geteuid() != 0:
         return Unprivileged((), os.geteuid())
-    if _works(_IN_NAMESPACE):
+    if _works(_IN_NAMESPACE, program, data_dir):
         return Unprivileged(_IN_NAMESPACE, 0)
-    if _works(_AS_NOBODY):
+    if _works(_AS_NOBODY, program, data_dir):
         return Unprivileged(_AS_NOBODY, _NOBODY)
     raise EmbeddedError(
         "root_not_possible",
-        "PostgreSQL refuses to run as root, and this root may not become another user",
+        "PostgreSQL refuses to run as root, and this root cannot run it as another user",
         "run paybill as an ordinary user",
     )
 
 
-def _works(prefix: tuple[str, ...]) -> bool:
-    """Whether a command runs so, and is not root to itself."""
-    try:
-        done = subprocess.run([*prefix, "id", "-u"], env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return False
+def _works(prefix: tuple[str, ...], program: Path, data_dir: Path) -> bool:
+    """Whether a command so run is not root to itself, gets into `data_dir` and may run `program`.
+
+    It may not when a folder on the way is an ordinary user's own, as under `sudo make demo`.
+    """
+    attempt = ("sh", "-c", 'cd "$1" && "$0" --version >&2 && id -u', str(program), str(data_dir))
+    done = subprocess.run([*prefix, *attempt], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     return done.returncode == 0 and done.stdout.strip() == str(_NOBODY)
 
 

@@ -72,7 +72,7 @@ def _consume(stream: str) -> tuple[str, ...]:
     return (*(f"$JS.API.CONSUMER.{verb}.{stream}.>" for verb in verbs), f"$JS.ACK.{stream}.>")
 
 
-def render_conf(  # noqa: PLR0913 - one argument per line of the file
+def render_conf(
     passwords: Mapping[str, str],
     *,
     listen: str,
