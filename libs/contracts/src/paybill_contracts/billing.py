@@ -14,6 +14,7 @@ from paybill_contracts.operations import (
     MessageSkipped,
     RequestRefused,
 )
+from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import (
     Count,
@@ -131,9 +132,11 @@ class CataloguePublished(
 
 
 class AccountRegistered(Event, type="billing.account_registered", version=1, aggregate="account", key="tenant_id"):
-    """Billing knows the tenant, and will open its account at the provider."""
+    """Billing knows the tenant, and will open its account at the provider, under this name and address."""
 
     tenant_id: TenantId
+    name: Text
+    contact_email: Personal[str]
     plan: Key
     plan_version: Count
     provider: Key
@@ -156,6 +159,19 @@ class AccountFailed(Event, type="billing.account_failed", version=1, aggregate="
     tenant_id: TenantId
     provider: Key
     reason: Text
+
+
+class CancellationRequested(
+    Event, type="billing.cancellation_requested", version=1, aggregate="account", key="tenant_id"
+):
+    """The tenant leaves: whatever it subscribed to is to be cancelled at the provider, and its checkout closed.
+
+    `customer` is None while the account is still being opened.
+    """
+
+    tenant_id: TenantId
+    provider: Key
+    customer: ProviderId | None
 
 
 class PlanRef(Value):
@@ -272,16 +288,6 @@ class SubscriptionEnded(
     """The subscription is over. `retention_s` is how long the plan promises to keep the data."""
 
     retention_s: Count
-
-
-class CancellationRequested(
-    Event, type="billing.cancellation_requested", version=1, aggregate="subscription", key="subscription_id"
-):
-    """The tenant leaves, so its subscription is to be cancelled at the provider."""
-
-    tenant_id: TenantId
-    subscription_id: SubscriptionId
-    provider_subscription: ProviderId
 
 
 class PaymentFailed(Event, type="billing.payment_failed", version=1, aggregate="payment", key="payment"):
