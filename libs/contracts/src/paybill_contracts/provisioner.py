@@ -122,6 +122,8 @@ class Plan(Value):
     based_on: Count
     blueprint_hash: Digest
     entitlements_hash: Digest
+    tier: Key
+    preset: Preset
     placement: Placement
     cloud: Key
     region: Key
