@@ -96,6 +96,20 @@ class TenantReactivated(Event, type="tenant.tenant_reactivated", version=1, aggr
     lifted: HoldOrigin
 
 
+class HoldsChanged(Event, type="tenant.holds_changed", version=1, aggregate="tenant", key="tenant_id"):
+    """`holds` are in force from now on, and take effect when the tenant's environment is ready: nobody can be shut out before."""
+
+    tenant_id: TenantId
+    holds: tuple[Hold, ...]
+
+
+class RetentionNoted(Event, type="tenant.retention_noted", version=1, aggregate="tenant", key="tenant_id"):
+    """The tenant's plan promises to keep its data for `retention_s` seconds after it left."""
+
+    tenant_id: TenantId
+    retention_s: Count
+
+
 class OffboardingStarted(Event, type="tenant.offboarding_started", version=1, aggregate="tenant", key="tenant_id"):
     """The tenant leaves: its data is exported, its access ends, and its data stays until `retain_until` at least."""
 
@@ -114,7 +128,7 @@ class TenantRetained(Event, type="tenant.tenant_retained", version=1, aggregate=
 
 
 class TenantCancelled(Event, type="tenant.tenant_cancelled", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant left before it had an environment."""
+    """The tenant left before its environment was ready: nothing to export, nothing to keep."""
 
     tenant_id: TenantId
     origin: HoldOrigin
