@@ -1,0 +1,256 @@
+"""Whatever is asked and heard, in any order, the lifecycle keeps its promises."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from paybill_contracts.billing import (
+    AccessState,
+    AccountRegistered,
+    PlanRef,
+    Subscription,
+    SubscriptionEnded,
+    SubscriptionPaused,
+    SubscriptionSuspended,
+)
+from paybill_contracts.event import decode, encode
+from paybill_contracts.money import Money
+from paybill_contracts.personal import Personal
+from paybill_contracts.placement import Preset, placement_of
+from paybill_contracts.provisioner import (
+    Endpoint,
+    EnvironmentFailed,
+    EnvironmentPlanned,
+    EnvironmentReady,
+    EnvironmentRetained,
+    Export,
+    Plan,
+)
+from paybill_contracts.tenant import (
+    HoldOrigin,
+    Source,
+    SuspensionMode,
+    TenantActivated,
+    TenantReactivated,
+    TenantRequested,
+    TenantSuspended,
+)
+from paybill_tenant.domain import tenants
+from paybill_tenant.domain.tenants import Status, Tenant, evolve
+from pydantic import TypeAdapter
+
+ID = "ten_" + "a" * 32
+ENVIRONMENT = {"tenant_id": ID, "environment_id": "env_" + "a" * 32}
+HASH = "c" * 64
+ADAPTER = TypeAdapter(Tenant)
+REQUEST = TenantRequested(
+    tenant_id=ID,
+    slug="acme",
+    name="Acme",
+    plan="pro",
+    region="eu-1",
+    contact_email=Personal[str](key=f"tenant/{ID}", sealed="A" * 60),
+    source=Source.API,
+)
+LEFT = {Status.OFFBOARDING, Status.RETAINED, Status.CANCELLED}
+RUNS = {Status.ACTIVE, Status.SUSPENDED}
+
+MAY_FOLLOW = {
+    Status.REQUESTED: {Status.PROVISIONING, Status.PROVISION_FAILED, *RUNS, Status.CANCELLED},
+    Status.PROVISIONING: {Status.PROVISION_FAILED, *RUNS, Status.OFFBOARDING},
+    Status.PROVISION_FAILED: {Status.PROVISIONING, *RUNS, Status.CANCELLED},
+    Status.ACTIVE: {Status.SUSPENDED, Status.OFFBOARDING},
+    Status.SUSPENDED: {Status.ACTIVE, Status.OFFBOARDING},
+    Status.OFFBOARDING: {Status.RETAINED},
+    Status.RETAINED: set(),
+    Status.CANCELLED: set(),
+}
+
+modes = st.sampled_from(SuspensionMode)
+seconds = st.integers(0, 10**8)
+
+
+def subscription(access: AccessState) -> dict[str, Any]:
+    snapshot = Subscription(
+        subscription_id="sub_" + "a" * 32,
+        tenant_id=ID,
+        provider="stripe",
+        provider_subscription="sub_1",
+        provider_status="unpaid",
+        access=access,
+        plan=PlanRef(plan="pro", version=1, catalogue_hash=HASH),
+        quantity=1,
+        price=Money(minor=2500, currency="EUR"),
+        period_start=None,
+        period_end=None,
+        cancel_at=None,
+        grace_until=None,
+    )
+    return {"tenant_id": ID, "subscription_id": snapshot.subscription_id, "subscription": snapshot}
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """A model of nothing but who holds the tenant, whether it may work, and until when its data stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = [REQUEST]
+        self.tenant = evolve(None, REQUEST)
+        self.now = datetime(2026, 11, 22, tzinfo=UTC)
+        self.holds: dict[HoldOrigin, SuspensionMode] = {}
+        self.let_in = False
+        self.promised: datetime | None = None
+
+    def decide(self, verb, *args) -> None:
+        """Decide twice: the second time nothing is left to say."""
+        before = self.tenant.status
+        for event in verb(self.tenant, *args):
+            self.log.append(event)
+            self.tenant = evolve(self.tenant, event)
+            match event:
+                case TenantActivated() | TenantReactivated():
+                    self.let_in = True
+                case TenantSuspended():
+                    self.let_in = False
+                    assert event.mode == max(self.holds.values(), key=lambda mode: mode is SuspensionMode.BLOCKED)
+        if self.tenant.status in LEFT:
+            self.let_in = False
+        assert self.tenant.status is before or self.tenant.status in MAY_FOLLOW[before]
+        if before not in LEFT:
+            assert self.tenant.status in LEFT or verb(self.tenant, *args) == []
+
+    def ask(self, verb, *args) -> bool:
+        """An operator's wish; False when it was refused: only who left, or whose retention is unknown, is."""
+        try:
+            self.decide(verb, *args)
+        except tenants.TenantLeftError:
+            assert self.tenant.status in LEFT
+            return False
+        except tenants.RetentionUnknownError:
+            assert self.tenant.retention_s is None
+            return False
+        return True
+
+    @rule(mode=modes)
+    def suspend(self, mode):
+        if self.tenant.status not in LEFT:
+            self.holds[HoldOrigin.OPERATOR] = mode
+        self.ask(tenants.suspend, mode, "because")
+
+    @rule()
+    def resume(self):
+        if self.tenant.status not in LEFT:
+            self.holds.pop(HoldOrigin.OPERATOR, None)
+        self.ask(tenants.resume)
+
+    @rule(retention_s=seconds)
+    def account_registered(self, retention_s):
+        self.decide(
+            tenants.on_account_registered,
+            AccountRegistered(
+                tenant_id=ID,
+                plan="pro",
+                plan_version=1,
+                provider="stripe",
+                retention_s=retention_s,
+                name="Acme",
+                contact_email=REQUEST.contact_email,
+            ),
+        )
+
+    @rule(paused=st.booleans())
+    def subscription_suspended(self, paused):
+        if self.tenant.status not in LEFT:
+            self.holds[HoldOrigin.BILLING] = SuspensionMode.BLOCKED
+        kind = SubscriptionPaused if paused else SubscriptionSuspended
+        access = AccessState.PAUSED if paused else AccessState.SUSPENDED
+        self.decide(tenants.on_subscription_suspended, kind(**subscription(access)))
+
+    @rule()
+    def subscription_recovered(self):
+        if self.tenant.status not in LEFT:
+            self.holds.pop(HoldOrigin.BILLING, None)
+        self.decide(tenants.on_subscription_recovered)
+
+    @rule()
+    def environment_planned(self):
+        plan = Plan(
+            environment_id=ENVIRONMENT["environment_id"],
+            based_on=0,
+            blueprint_hash=HASH,
+            entitlements_hash=HASH,
+            tier="standard",
+            preset=Preset.SILO,
+            placement=placement_of(Preset.SILO),
+            cloud="local",
+            region="eu-1",
+            steps=(),
+        )
+        self.decide(tenants.on_environment_planned, EnvironmentPlanned(**ENVIRONMENT, plan=plan, plan_hash=HASH))
+
+    @rule()
+    def environment_failed(self):
+        self.decide(
+            tenants.on_environment_failed,
+            EnvironmentFailed(**ENVIRONMENT, plan_hash=HASH, address="postgres.main", reason="disk full"),
+        )
+
+    @rule(epoch=st.integers(1, 3))
+    def environment_ready(self, epoch):
+        endpoint = Endpoint(
+            host="127.0.0.1", port=5432, database="d", schema_name="s", username="u", secret="secret://p/a?v=1"
+        )
+        self.decide(
+            tenants.on_environment_ready,
+            EnvironmentReady(**ENVIRONMENT, plan_hash=HASH, epoch=epoch, endpoint=endpoint),
+        )
+
+    @rule()
+    def environment_retained(self):
+        export = Export(location="acme", sha256=HASH, size_bytes=0, rows=0)
+        self.decide(tenants.on_environment_retained, EnvironmentRetained(**ENVIRONMENT, export=export))
+
+    @rule(after_s=seconds)
+    def offboard(self, after_s):
+        self.now += timedelta(seconds=after_s % 1000)
+        self.leave(self.tenant.retention_s, tenants.offboard, "closed")
+
+    @rule(retention_s=seconds)
+    def subscription_ended(self, retention_s):
+        ended = SubscriptionEnded(**subscription(AccessState.ENDED), retention_s=retention_s)
+        self.leave(retention_s, tenants.on_subscription_ended, ended)
+
+    def leave(self, retention_s, verb, what) -> None:
+        before = self.tenant.status
+        if self.ask(verb, what, self.now) and before not in LEFT:
+            assert self.tenant.status in LEFT
+            if self.tenant.status is Status.OFFBOARDING:
+                self.promised = self.now + timedelta(seconds=retention_s)
+
+    @invariant()
+    def the_holds_in_force_are_remembered(self):
+        assert {hold.origin: hold.mode for hold in self.tenant.holds} == self.holds
+
+    @invariant()
+    def only_who_runs_and_is_not_held_is_let_in(self):
+        assert self.let_in == (self.tenant.status is Status.ACTIVE)
+        assert self.tenant.status not in RUNS or (self.tenant.status is Status.SUSPENDED) == bool(self.holds)
+
+    @invariant()
+    def the_promised_date_never_moves(self):
+        assert self.tenant.retain_until == self.promised
+
+    @invariant()
+    def the_log_on_the_wire_folds_to_the_state(self):
+        folded = None
+        for event in self.log:
+            folded = evolve(folded, decode(event.TYPE, event.VERSION, encode(event)))
+
+        assert folded == self.tenant
+        assert ADAPTER.validate_json(ADAPTER.dump_json(self.tenant)) == self.tenant
+
+
+TestLifecycle = Lifecycle.TestCase
+TestLifecycle.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)

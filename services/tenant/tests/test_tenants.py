@@ -1,0 +1,397 @@
+"""The lifecycle's rules, one by one."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from paybill_contracts.billing import (
+    AccessState,
+    AccountRegistered,
+    PlanRef,
+    Subscription,
+    SubscriptionEnded,
+    SubscriptionPaused,
+    SubscriptionSuspended,
+)
+from paybill_contracts.money import Money
+from paybill_contracts.personal import Personal
+from paybill_contracts.placement import Preset, placement_of
+from paybill_contracts.provisioner import (
+    Endpoint,
+    EnvironmentFailed,
+    EnvironmentPlanned,
+    EnvironmentReady,
+    EnvironmentRetained,
+    Export,
+    Plan,
+)
+from paybill_contracts.tenant import (
+    Hold,
+    HoldOrigin,
+    HoldsChanged,
+    OffboardingStarted,
+    ProvisioningFailed,
+    ProvisioningStarted,
+    RetentionNoted,
+    Source,
+    SuspensionMode,
+    TenantActivated,
+    TenantCancelled,
+    TenantReactivated,
+    TenantRequested,
+    TenantRetained,
+    TenantSuspended,
+)
+from paybill_tenant.domain import tenants
+from paybill_tenant.domain.offerings import Offering, UnknownPlanError
+from paybill_tenant.domain.tenants import Status, Tenant, evolve
+
+ID = "ten_" + "a" * 32
+ENVIRONMENT = "env_" + "a" * 32
+SUBSCRIPTION = "sub_" + "a" * 32
+HASH = "c" * 64
+NOW = datetime(2026, 11, 22, 18, tzinfo=UTC)
+DAY_S = 86_400
+EMAIL = Personal[str](key=f"tenant/{ID}", sealed="A" * 60)
+PLANS = Offering(id="plans", keys=("pro",), source_hash=HASH)
+REGIONS = Offering(id="regions", keys=("eu-1",), source_hash=HASH)
+EXPORT = Export(location="acme.jsonl", sha256=HASH, size_bytes=1, rows=1)
+
+OPERATOR_BLOCKED = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.BLOCKED, reason="abuse")
+OPERATOR_READ_ONLY = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.READ_ONLY, reason="audit")
+BILLING = Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="the subscription is suspended")
+
+REQUESTED = Tenant(id=ID, slug="acme", name="Acme", plan="pro", region="eu-1", status=Status.REQUESTED)
+PROVISIONING = replace(REQUESTED, status=Status.PROVISIONING, environment_id=ENVIRONMENT, retention_s=DAY_S)
+FAILED = replace(PROVISIONING, status=Status.PROVISION_FAILED, failure="disk full")
+ACTIVE = replace(PROVISIONING, status=Status.ACTIVE, epoch=1)
+SUSPENDED = replace(ACTIVE, status=Status.SUSPENDED, holds=(BILLING,))
+OFFBOARDING = replace(ACTIVE, status=Status.OFFBOARDING, retain_until=NOW + timedelta(days=1))
+RETAINED = replace(OFFBOARDING, status=Status.RETAINED)
+CANCELLED = replace(REQUESTED, status=Status.CANCELLED)
+
+BEFORE = [REQUESTED, PROVISIONING, FAILED]
+LEFT = [OFFBOARDING, RETAINED, CANCELLED]
+
+SNAPSHOT = Subscription(
+    subscription_id=SUBSCRIPTION,
+    tenant_id=ID,
+    provider="stripe",
+    provider_subscription="sub_1",
+    provider_status="unpaid",
+    access=AccessState.SUSPENDED,
+    plan=PlanRef(plan="pro", version=1, catalogue_hash=HASH),
+    quantity=1,
+    price=Money(minor=2500, currency="EUR"),
+    period_start=None,
+    period_end=None,
+    cancel_at=None,
+    grace_until=None,
+)
+UNPAID = SubscriptionSuspended(tenant_id=ID, subscription_id=SUBSCRIPTION, subscription=SNAPSHOT)
+PAUSED = SubscriptionPaused(
+    tenant_id=ID,
+    subscription_id=SUBSCRIPTION,
+    subscription=SNAPSHOT.model_copy(update={"access": AccessState.PAUSED}),
+)
+ENDED = SubscriptionEnded(tenant_id=ID, subscription_id=SUBSCRIPTION, subscription=SNAPSHOT, retention_s=3 * DAY_S)
+PLANNED = EnvironmentPlanned(
+    tenant_id=ID,
+    environment_id=ENVIRONMENT,
+    plan=Plan(
+        environment_id=ENVIRONMENT,
+        based_on=0,
+        blueprint_hash=HASH,
+        entitlements_hash=HASH,
+        tier="standard",
+        preset=Preset.POOLED,
+        placement=placement_of(Preset.POOLED),
+        cloud="local",
+        region="eu-1",
+        steps=(),
+    ),
+    plan_hash=HASH,
+)
+BROKEN = EnvironmentFailed(
+    tenant_id=ID, environment_id=ENVIRONMENT, plan_hash=HASH, address="postgres.main", reason="disk full"
+)
+KEPT = EnvironmentRetained(tenant_id=ID, environment_id=ENVIRONMENT, export=EXPORT)
+
+
+def ready(epoch: int = 1) -> EnvironmentReady:
+    endpoint = Endpoint(
+        host="127.0.0.1",
+        port=5432,
+        database="pool",
+        schema_name="main",
+        username="t_acme",
+        secret="secret://provisioner/acme?v=1",
+    )
+    return EnvironmentReady(tenant_id=ID, environment_id=ENVIRONMENT, plan_hash=HASH, epoch=epoch, endpoint=endpoint)
+
+
+def registered(retention_s: int = DAY_S) -> AccountRegistered:
+    return AccountRegistered(
+        tenant_id=ID,
+        plan="pro",
+        plan_version=1,
+        provider="stripe",
+        retention_s=retention_s,
+        name="Acme",
+        contact_email=EMAIL,
+    )
+
+
+def ask(slug: str = "acme", plan: str = "pro"):
+    return tenants.request(
+        PLANS,
+        REGIONS,
+        tenant_id=ID,
+        slug=slug,
+        name="Acme",
+        plan=plan,
+        region="eu-1",
+        contact_email=EMAIL,
+        source=Source.API,
+    )
+
+
+def after(tenant: Tenant, events) -> Tenant:
+    for event in events:
+        tenant = evolve(tenant, event)
+    return tenant
+
+
+def suspended(*holds: Hold, mode: SuspensionMode = SuspensionMode.BLOCKED) -> list[TenantSuspended]:
+    return [TenantSuspended(tenant_id=ID, mode=mode, holds=holds)]
+
+
+def test_a_request_is_recorded_whole_and_sealed() -> None:
+    (event,) = ask()
+
+    assert event == TenantRequested(
+        tenant_id=ID,
+        slug="acme",
+        name="Acme",
+        plan="pro",
+        region="eu-1",
+        contact_email=EMAIL,
+        source=Source.API,
+    )
+    assert evolve(None, event) == REQUESTED
+
+
+@pytest.mark.parametrize("slug", ["postgres", "admin", "www", "pg-catalog", "xn--acme"])
+def test_a_slug_that_would_pass_for_ours_is_refused(slug) -> None:
+    with pytest.raises(tenants.SlugReservedError):
+        ask(slug=slug)
+
+
+def test_what_is_not_offered_cannot_be_requested() -> None:
+    with pytest.raises(UnknownPlanError):
+        ask(plan="gold")
+
+
+def test_nothing_but_a_request_comes_first() -> None:
+    with pytest.raises(tenants.TenantNotFoundError):
+        evolve(None, TenantReactivated(tenant_id=ID, lifted=HoldOrigin.BILLING))
+
+
+def test_the_journey_from_request_to_retained() -> None:
+    journey = [
+        (tenants.on_account_registered, registered()),
+        (tenants.on_environment_planned, PLANNED),
+        (tenants.on_environment_ready, ready()),
+        (tenants.on_subscription_suspended, UNPAID),
+        (tenants.on_subscription_recovered,),
+        (tenants.on_subscription_ended, ENDED, NOW),
+        (tenants.on_environment_retained, KEPT),
+    ]
+    tenant = REQUESTED
+    seen = []
+    for verb, *heard in journey:
+        events = verb(tenant, *heard)
+        tenant = after(tenant, events)
+        seen += [type(event) for event in events]
+        assert verb(tenant, *heard) == []
+
+    assert seen == [
+        RetentionNoted,
+        ProvisioningStarted,
+        TenantActivated,
+        TenantSuspended,
+        TenantReactivated,
+        OffboardingStarted,
+        TenantRetained,
+    ]
+    assert tenant.status is Status.RETAINED
+    assert tenant.retain_until == NOW + timedelta(days=3)
+
+
+@pytest.mark.parametrize("tenant", [REQUESTED, FAILED])
+def test_a_plan_begins_provisioning_and_clears_the_last_failure(tenant) -> None:
+    events = tenants.on_environment_planned(tenant, PLANNED)
+
+    assert events == [ProvisioningStarted(tenant_id=ID, environment_id=ENVIRONMENT, plan_hash=HASH)]
+    assert after(tenant, events).status is Status.PROVISIONING
+    assert after(tenant, events).failure is None
+
+
+@pytest.mark.parametrize("tenant", [PROVISIONING, ACTIVE, SUSPENDED, *LEFT])
+def test_a_plan_changes_nothing_for_who_is_built_or_gone(tenant) -> None:
+    assert tenants.on_environment_planned(tenant, PLANNED) == []
+
+
+@pytest.mark.parametrize("tenant", [REQUESTED, PROVISIONING])
+def test_a_failed_environment_says_why(tenant) -> None:
+    events = tenants.on_environment_failed(tenant, BROKEN)
+
+    assert events == [ProvisioningFailed(tenant_id=ID, environment_id=ENVIRONMENT, reason="disk full")]
+    assert after(PROVISIONING, events) == FAILED
+
+
+@pytest.mark.parametrize("tenant", [FAILED, ACTIVE, SUSPENDED, *LEFT])
+def test_a_failure_cannot_take_away_what_works(tenant) -> None:
+    assert tenants.on_environment_failed(tenant, BROKEN) == []
+
+
+@pytest.mark.parametrize("tenant", BEFORE)
+def test_a_ready_environment_activates_also_after_a_failure(tenant) -> None:
+    events = tenants.on_environment_ready(tenant, ready())
+
+    assert events == [TenantActivated(tenant_id=ID, slug="acme", environment_id=ENVIRONMENT, epoch=1)]
+    assert after(PROVISIONING, events) == ACTIVE
+
+
+@pytest.mark.parametrize("tenant", [ACTIVE, SUSPENDED, *LEFT])
+def test_a_known_environment_activates_nobody_again(tenant) -> None:
+    assert tenants.on_environment_ready(tenant, ready()) == []
+
+
+def test_a_new_placement_activates_again_and_keeps_the_holds() -> None:
+    events = tenants.on_environment_ready(SUSPENDED, ready(epoch=2))
+
+    assert [type(event) for event in events] == [TenantActivated, TenantSuspended]
+    assert after(SUSPENDED, events) == replace(SUSPENDED, epoch=2)
+    assert after(ACTIVE, tenants.on_environment_ready(ACTIVE, ready(epoch=2))) == replace(ACTIVE, epoch=2)
+
+
+@pytest.mark.parametrize("tenant", BEFORE)
+def test_a_hold_put_on_before_the_environment_is_ready_is_remembered(tenant) -> None:
+    events = tenants.on_subscription_suspended(tenant, UNPAID)
+    held = after(tenant, events)
+
+    assert events == [HoldsChanged(tenant_id=ID, holds=(BILLING,))]
+    assert held.status is tenant.status
+    assert tenants.on_environment_ready(held, ready())[1:] == suspended(BILLING)
+
+
+@pytest.mark.parametrize("tenant", BEFORE)
+def test_a_hold_lifted_before_the_environment_is_ready_is_forgotten(tenant) -> None:
+    held = replace(tenant, holds=(BILLING, OPERATOR_BLOCKED))
+    events = tenants.on_subscription_recovered(held)
+
+    assert events == [HoldsChanged(tenant_id=ID, holds=(OPERATOR_BLOCKED,))]
+    assert after(held, events) == replace(tenant, holds=(OPERATOR_BLOCKED,))
+
+
+def test_a_paused_subscription_shuts_out_as_an_unpaid_one() -> None:
+    events = tenants.on_subscription_suspended(ACTIVE, PAUSED)
+
+    assert events == suspended(BILLING.model_copy(update={"reason": "the subscription is paused"}))
+
+
+def test_two_holds_are_lifted_one_by_one_by_their_own_origin() -> None:
+    both = after(SUSPENDED, tenants.suspend(SUSPENDED, SuspensionMode.READ_ONLY, "audit"))
+    paid = tenants.on_subscription_recovered(both)
+    resumed = tenants.resume(both)
+
+    assert both.holds == (BILLING, OPERATOR_READ_ONLY)
+    assert paid == suspended(OPERATOR_READ_ONLY, mode=SuspensionMode.READ_ONLY)
+    assert resumed == suspended(BILLING)
+    assert tenants.resume(after(both, paid)) == [TenantReactivated(tenant_id=ID, lifted=HoldOrigin.OPERATOR)]
+
+
+def test_an_operator_cannot_lift_the_hold_of_billing() -> None:
+    assert tenants.resume(SUSPENDED) == []
+
+
+def test_an_operators_second_mode_takes_the_place_of_the_first() -> None:
+    read_only = after(ACTIVE, tenants.suspend(ACTIVE, SuspensionMode.READ_ONLY, "audit"))
+
+    assert tenants.suspend(read_only, SuspensionMode.READ_ONLY, "audit again") == []
+    assert tenants.suspend(read_only, SuspensionMode.BLOCKED, "abuse") == suspended(OPERATOR_BLOCKED)
+
+
+@pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE])
+def test_lifting_what_is_not_there_is_no_news(tenant) -> None:
+    assert tenants.resume(tenant) == []
+    assert tenants.on_subscription_recovered(tenant) == []
+
+
+@pytest.mark.parametrize("tenant", LEFT)
+def test_who_left_cannot_be_suspended_or_resumed(tenant) -> None:
+    with pytest.raises(tenants.TenantLeftError) as refusal:
+        tenants.suspend(tenant, SuspensionMode.BLOCKED, "abuse")
+    with pytest.raises(tenants.TenantLeftError):
+        tenants.resume(tenant)
+
+    assert refusal.value.code == "tenant_left"
+
+
+@pytest.mark.parametrize("tenant", LEFT)
+def test_who_left_hears_of_payments_and_accounts_in_vain(tenant) -> None:
+    held = replace(tenant, holds=(BILLING,))
+
+    assert tenants.on_subscription_suspended(tenant, UNPAID) == []
+    assert tenants.on_subscription_recovered(held) == []
+    assert tenants.on_account_registered(tenant, registered(5)) == []
+    assert tenants.on_subscription_ended(tenant, ENDED, NOW) == []
+    assert tenants.offboard(tenant, "closed", NOW) == []
+
+
+@pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE, SUSPENDED])
+def test_a_new_retention_takes_the_place_of_the_old(tenant) -> None:
+    events = tenants.on_account_registered(tenant, registered(5))
+
+    assert events == [RetentionNoted(tenant_id=ID, retention_s=5)]
+    assert after(tenant, events) == replace(tenant, retention_s=5)
+
+
+@pytest.mark.parametrize("tenant", [PROVISIONING, ACTIVE, SUSPENDED])
+def test_offboarding_keeps_the_data_as_long_as_the_plan_promised(tenant) -> None:
+    events = tenants.offboard(tenant, "closed", NOW)
+
+    assert events == [
+        OffboardingStarted(
+            tenant_id=ID, origin=HoldOrigin.OPERATOR, reason="closed", retain_until=NOW + timedelta(days=1)
+        )
+    ]
+    assert after(tenant, events).status is Status.OFFBOARDING
+
+
+def test_nobody_is_offboarded_before_it_is_known_how_long_the_data_stays() -> None:
+    with pytest.raises(tenants.RetentionUnknownError) as refusal:
+        tenants.offboard(replace(ACTIVE, retention_s=None), "closed", NOW)
+
+    assert refusal.value.code == "retention_unknown"
+
+
+@pytest.mark.parametrize("tenant", [REQUESTED, FAILED])
+def test_who_never_had_an_environment_is_cancelled(tenant) -> None:
+    by_operator = tenants.offboard(tenant, "closed", NOW)
+    by_billing = tenants.on_subscription_ended(tenant, ENDED, NOW)
+
+    assert by_operator == [TenantCancelled(tenant_id=ID, origin=HoldOrigin.OPERATOR, reason="closed")]
+    assert by_billing == [TenantCancelled(tenant_id=ID, origin=HoldOrigin.BILLING, reason="the subscription ended")]
+    assert after(tenant, by_operator).status is Status.CANCELLED
+
+
+@pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE, SUSPENDED, RETAINED, CANCELLED])
+def test_only_who_is_offboarding_becomes_retained(tenant) -> None:
+    assert tenants.on_environment_retained(tenant, KEPT) == []
+
+
+def test_offboarding_without_a_date_is_never_silently_retained() -> None:
+    with pytest.raises(tenants.RetentionUnknownError):
+        tenants.on_environment_retained(replace(OFFBOARDING, retain_until=None), KEPT)
