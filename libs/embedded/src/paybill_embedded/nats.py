@@ -1,5 +1,6 @@
 """A real NATS server with JetStream as a child process."""
 
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
 from paybill_embedded.users import IDENTITIES, render_conf
 
 DEFAULT_PUBLISHERS = ("metering",)
+_ERROR_LINE = re.compile(r"(?:\[FTL\]|\[ERR\]|^nats-server:) (.*)", re.MULTILINE)
 _READY_TIMEOUT_S = 30.0  # recovery of a large store after a crash reads all of it
 _STOP_TIMEOUT_S = 10.0
 
@@ -126,8 +128,7 @@ class NatsServer:
         child.stop()
         if "address already in use" in output:
             return port_taken(self.port, "NATS")
-        errors = [line for line in output.splitlines() if "[FTL]" in line or "[ERR]" in line or "nats-server:" in line]
-        gist = errors[-1].strip() if errors else "it wrote no error"
+        gist = (_ERROR_LINE.findall(output) or ["it wrote no error"])[-1]
         if status is None:
             return EmbeddedError(
                 "nats_not_ready", f"NATS gave no answer in {_READY_TIMEOUT_S:.0f} s: {gist}", f"read {self.log}"

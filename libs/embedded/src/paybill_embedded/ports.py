@@ -1,5 +1,6 @@
 """Loopback ports: one that is free, and whether one is taken."""
 
+import errno
 import socket
 import time
 
@@ -37,6 +38,12 @@ def require_free(port: int, what: str) -> None:
         try:
             socket.create_server((LOOPBACK, port)).close()
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise EmbeddedError(
+                    "port_refused",
+                    f"{what} may not listen on {LOOPBACK}:{port}: {error.strerror}",
+                    "choose a port above 1023",
+                ) from error
             if time.monotonic() > deadline:
                 raise port_taken(port, what) from error
             time.sleep(0.02)

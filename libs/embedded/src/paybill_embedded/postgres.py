@@ -124,10 +124,11 @@ class PostgresServer:
     def kill(self) -> None:
         """End it as a crash of the machine would: the server and all its sessions, at once."""
         if self._child:
-            for pid in _processes_in(self._home):
-                os.kill(pid, signal.SIGKILL)
             self._child.stop()
             self._child = None
+            for pid in _processes_in(self._home):
+                with suppress(ProcessLookupError):  # it saw that its server is gone, and ended
+                    os.kill(pid, signal.SIGKILL)
 
     def restart(self) -> None:
         """Stop and start on the same port and cluster."""

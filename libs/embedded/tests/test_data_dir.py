@@ -1,0 +1,87 @@
+"""The data directory: who may use it, and one at a time."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paybill_embedded import DataDir, EmbeddedError, NatsServer, PostgresServer
+
+_HOLD = """
+import pathlib, sys, time
+import paybill_embedded
+lock = paybill_embedded.DataDir(pathlib.Path(sys.argv[1])).acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def _holder(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_new_data_directory_is_closed_to_others(tmp_path):
+    with DataDir(tmp_path / "deep" / "data") as data:
+        assert stat.S_IMODE(data.path.stat().st_mode) == 0o700
+        assert stat.S_IMODE((data.path / "lock").stat().st_mode) == 0o600
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_directory(tmp_path):
+    with _holder(tmp_path) as holder:
+        with pytest.raises(EmbeddedError) as refused:
+            DataDir(tmp_path).acquire()
+        holder.kill()
+
+    assert refused.value.code == "data_dir_in_use"
+    assert f"in use by process {holder.pid}; stop that one first (kill {holder.pid})" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_lock_that_a_crash_left_behind_holds_nobody_up(tmp_path):
+    with _holder(tmp_path) as holder:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+
+    assert (tmp_path / "lock").read_text() == f"{holder.pid}\n"
+    with DataDir(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_released_directory_can_be_had_again(tmp_path):
+    data = DataDir(tmp_path).acquire()
+    data.release()
+
+    with DataDir(tmp_path):
+        pass
+
+
+def test_a_file_is_no_data_directory(file_in_the_way):
+    with pytest.raises(EmbeddedError, match=r"cannot be written: it is a file; choose another") as refused:
+        DataDir(file_in_the_way).acquire()
+
+    assert refused.value.code == "data_dir_unwritable"
+
+
+@pytest.mark.parametrize("use", [DataDir.acquire, NatsServer.start, PostgresServer.start])
+def test_a_place_that_cannot_be_written_is_one_clear_line(file_in_the_way, use):
+    kind = {DataDir.acquire: DataDir, NatsServer.start: NatsServer, PostgresServer.start: PostgresServer}[use]
+
+    with pytest.raises(EmbeddedError, match="cannot be written: not a directory") as refused:
+        use(kind(file_in_the_way / "data"))
+
+    assert refused.value.code == "data_dir_unwritable"
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; a path below a file stands in for it")
+def test_a_folder_without_the_right_to_write_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+
+    with pytest.raises(EmbeddedError, match="permission denied"):
+        DataDir(tmp_path).acquire()

@@ -1,0 +1,257 @@
+"""The table of NATS users: what a real server lets each of them do, and its rendering for a cluster."""
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+import nats
+import pytest
+from nats.js.api import ConsumerConfig, RawStreamMsg
+from paybill_embedded import free_port
+from paybill_embedded.nats import _binary
+from paybill_embedded.users import IDENTITIES, Cluster, permissions, render_conf
+
+JS = "$JS.API"
+ALL = (*IDENTITIES, "metering", "crm")
+
+
+@pytest.fixture(scope="module")
+def streams(nats_server):
+    asyncio.run(_make_streams(nats_server))
+    return nats_server
+
+
+async def _make_streams(server):
+    steward = await _connect(server, "steward")
+    js = steward.jetstream()
+    await js.add_stream(name="EVENTS", subjects=["paybill.events.>"], allow_direct=True)
+    await js.add_stream(name="INTAKE", subjects=["paybill.intake.>"])
+    await js.add_stream(name="KV_keys", subjects=["$KV.keys.>"], max_msgs_per_subject=1, allow_direct=True)
+    await steward.close()
+
+
+async def _connect(server, user, **options):
+    return await nats.connect(
+        server.url,
+        user=user,
+        password=server.password(user),
+        inbox_prefix=f"_INBOX_{user}".encode(),
+        allow_reconnect=False,
+        **options,
+    )
+
+
+async def _refused(server, user, kind, subjects):
+    """Which of `subjects` the server refuses; kind: publish or subscribe.
+
+    It answers in order, so a last one that is surely refused tells that the answers are complete.
+    """
+    errors, complete = [], asyncio.Event()
+
+    async def note(error):
+        errors.append(str(error))
+        if "sentinel" in errors[-1]:
+            complete.set()
+
+    client = await _connect(server, user, error_cb=note)
+    for subject in (*subjects, "sentinel"):
+        await (client.publish(subject, b"{}") if kind == "publish" else client.subscribe(subject))
+    await asyncio.wait_for(complete.wait(), timeout=5)
+    await client.close()
+    return {subject for subject in subjects if any(f'"{subject}"'.lower() in error for error in errors)}
+
+
+@pytest.mark.parametrize(
+    ("subject", "may"),
+    [
+        ("paybill.events.3.tenant.tenant_requested.v1", {"tenant"}),
+        ("paybill.events.3.billing.account_opened.v1", {"billing"}),
+        ("paybill.events.3.provisioner.environment_ready.v1", {"provisioner"}),
+        ("paybill.events.3.operator.thing_done.v1", set()),
+        ("paybill.events.3.metering.thing_done.v1", set()),
+        ("paybill.intake.metering.usage.recorded.v1", {"metering"}),
+        ("paybill.intake.crm.usage.recorded.v1", {"crm"}),
+        ("$KV.keys.tenant.a", {"tenant"}),
+        ("$KV.keys.billing.a", {"billing"}),
+        (f"{JS}.DIRECT.GET.KV_keys.$KV.keys.tenant.a", {"tenant", "billing"}),
+        (f"{JS}.DIRECT.GET.KV_keys.$KV.keys.billing.a", {"billing"}),
+        (f"{JS}.DIRECT.GET.KV_keys.$KV.keys.provisioner.a", {"provisioner"}),
+        (f"{JS}.DIRECT.GET.KV_keys", set()),
+        (f"{JS}.STREAM.MSG.GET.KV_keys", set()),
+        (f"{JS}.STREAM.MSG.GET.EVENTS", {"tenant", "billing", "provisioner", "operator"}),
+        (f"{JS}.CONSUMER.CREATE.EVENTS.mine", {"tenant", "billing", "provisioner", "operator"}),
+        (f"{JS}.CONSUMER.CREATE.INTAKE.mine", {"billing"}),
+        (f"{JS}.CONSUMER.MSG.NEXT.INTAKE.mine", {"billing"}),
+        (f"{JS}.CONSUMER.CREATE.KV_keys.mine", set()),
+        (f"{JS}.STREAM.CREATE.EVENTS", {"steward"}),
+        (f"{JS}.STREAM.UPDATE.EVENTS", {"steward"}),
+        (f"{JS}.STREAM.UPDATE.KV_keys", {"steward"}),
+        (f"{JS}.STREAM.CREATE.OTHER", set()),
+        (f"{JS}.STREAM.DELETE.EVENTS", set()),
+        (f"{JS}.STREAM.PURGE.EVENTS", set()),
+        (f"{JS}.STREAM.MSG.DELETE.EVENTS", set()),
+        (f"{JS}.STREAM.SNAPSHOT.KV_keys", set()),
+        ("$JS.ACK.EVENTS.c.1.1.1.1.0", {"tenant", "billing", "provisioner", "operator"}),
+        ("$JS.ACK.INTAKE.c.1.1.1.1.0", {"billing"}),
+        ("_INBOX_tenant.x", set()),
+        ("$SYS.REQ.SERVER.PING", set()),
+    ],
+)
+async def test_only_those_may_publish_who_should(nats_server, subject, may):
+    refused = {user for user in ALL if await _refused(nats_server, user, "publish", [subject])}
+
+    assert refused == set(ALL) - may
+
+
+@pytest.mark.parametrize("user", ALL)
+async def test_a_user_hears_its_own_inbox_and_nothing_else(nats_server, user):
+    others = [f"_INBOX_{other}.>" for other in ALL if other != user]
+    foreign = [">", "*", "_INBOX.>", "paybill.>", "paybill.events.3.tenant.tenant_requested.v1", "$JS.>", *others]
+
+    assert await _refused(nats_server, user, "subscribe", [f"_INBOX_{user}.x", *foreign]) == set(foreign)
+
+
+async def test_a_fact_is_published_by_one_service_and_consumed_by_another(streams):
+    tenant, billing = await _connect(streams, "tenant"), await _connect(streams, "billing")
+
+    stored = await tenant.jetstream().publish("paybill.events.3.tenant.tenant_requested.v1", b"hello")
+    js = billing.jetstream()
+    await js.add_consumer("EVENTS", ConsumerConfig(name="billing", durable_name="billing", ack_policy="explicit"))
+    heard = await js.pull_subscribe_bind("billing", "EVENTS")
+    [message] = await heard.fetch(1, timeout=5)
+    await message.ack_sync()
+    left = await js.consumer_info("EVENTS", "billing")
+    again: RawStreamMsg = await js.get_msg("EVENTS", seq=stored.seq)
+    await js.delete_consumer("EVENTS", "billing")
+    await tenant.close()
+    await billing.close()
+
+    assert message.data == again.data == b"hello"
+    assert left.num_ack_pending == left.num_pending == 0
+
+
+async def test_an_entitled_service_reads_anothers_key(streams):
+    tenant, billing = await _connect(streams, "tenant"), await _connect(streams, "billing")
+
+    await tenant.jetstream().publish("$KV.keys.tenant.t1", b"sealed")
+    key = await billing.request(f"{JS}.DIRECT.GET.KV_keys.$KV.keys.tenant.t1", b"", timeout=5)
+    await tenant.close()
+    await billing.close()
+
+    assert key.data == b"sealed"
+
+
+async def test_a_publisher_is_acknowledged_and_the_owner_of_the_type_hears_it(streams):
+    metering, billing = await _connect(streams, "metering"), await _connect(streams, "billing")
+
+    stored = await metering.jetstream().publish("paybill.intake.metering.usage.recorded.v1", b"{}")
+    js = billing.jetstream()
+    await js.add_consumer("INTAKE", ConsumerConfig(name="billing", durable_name="billing", ack_policy="explicit"))
+    [message] = await (await js.pull_subscribe_bind("billing", "INTAKE")).fetch(1, timeout=5)
+    await message.ack_sync()
+    await metering.close()
+    await billing.close()
+
+    assert stored.stream == "INTAKE"
+    assert message.subject == "paybill.intake.metering.usage.recorded.v1"
+
+
+@pytest.mark.parametrize("name", ["", "Billing", "a b", "a.b", "*", ">", "a" * 33, 'a"b', "a\n"])
+def test_a_name_that_could_mean_something_in_a_subject_is_no_user(name):
+    with pytest.raises(ValueError, match="is no user name"):
+        permissions(name)
+
+
+@pytest.mark.parametrize("value", ["", "two\nlines", "nul\0"])
+def test_a_value_cannot_break_out_of_its_line(value):
+    with pytest.raises(ValueError, match="empty or has a control character"):
+        render_conf({"tenant": value}, listen="127.0.0.1:4222", store_dir="/data", server_name="n1")
+
+
+def test_a_value_with_quotes_stays_one_value(tmp_path):
+    text = render_conf(
+        {"tenant": 'a"b\\c', "billing": "x"}, listen="127.0.0.1:4222", store_dir=str(tmp_path), server_name="é"
+    )
+
+    assert _checked_by_server(tmp_path, text, {}) == ""
+
+
+def test_the_servers_own_check_accepts_the_configuration_of_a_cluster(tmp_path):
+    cluster = Cluster("paybill", "127.0.0.1:6222", ("nats-route://n2:6222", "nats-route://n3:6222"), "route", "$ROUTE")
+    text = render_conf(
+        {user: f"$NATS_{user.upper()}" for user in ALL},
+        listen="127.0.0.1:4222",
+        store_dir=str(tmp_path),
+        server_name="n1",
+        monitor="127.0.0.1:8222",
+        cluster=cluster,
+    )
+
+    assert "password: $NATS_BILLING," in text
+    assert _checked_by_server(tmp_path, text, {f"NATS_{user.upper()}": "secret" for user in ALL} | {"ROUTE": "x"}) == ""
+    assert "variable reference for 'ROUTE'" in _checked_by_server(tmp_path, text, {})
+
+
+async def test_three_nodes_with_that_configuration_form_one_cluster(tmp_path):
+    """Routes carry user and password in their address; a node that brings none is refused by the others."""
+    clients, routes = [free_port() for _ in range(3)], [free_port() for _ in range(3)]
+    addresses = tuple(f"nats-route://route:together@127.0.0.1:{port}" for port in routes)
+    passwords = {"steward": "s", "operator": "o"}
+    nodes = []
+    for number, (client, route) in enumerate(zip(clients, routes, strict=True)):
+        text = render_conf(
+            passwords,
+            listen=f"127.0.0.1:{client}",
+            store_dir=str(tmp_path / str(number)),
+            server_name=f"n{number}",
+            cluster=Cluster("paybill", f"127.0.0.1:{route}", addresses, "route", "together"),
+        )
+        conf = tmp_path / f"{number}.conf"
+        conf.write_text(text)
+        log = subprocess.DEVNULL
+        nodes.append(await asyncio.create_subprocess_exec(_binary(), "-c", str(conf), stdout=log, stderr=log))
+    try:
+        steward = await nats.connect(
+            f"nats://127.0.0.1:{clients[0]}",
+            user="steward",
+            password="s",
+            inbox_prefix=b"_INBOX_steward",
+            max_reconnect_attempts=200,
+            reconnect_time_wait=0.05,
+            error_cb=_ignore,
+        )
+        made = await _until_made(steward.jetstream(timeout=2))
+        await steward.close()
+    finally:
+        for node in nodes:
+            node.kill()
+            await node.wait()
+
+    assert made.config.num_replicas == 3
+
+
+async def _ignore(_error):
+    """The nodes are still on their way up."""
+
+
+async def _until_made(js):
+    for _ in range(100):
+        try:
+            return await js.add_stream(name="EVENTS", subjects=["paybill.events.>"], num_replicas=3)
+        except (nats.errors.Error, TimeoutError):
+            continue
+    pytest.fail("the three nodes formed no cluster")
+
+
+def _checked_by_server(folder: Path, text: str, environment: dict[str, str]) -> str:
+    conf = folder / "nats-server.conf"
+    conf.write_text(text)
+    done = subprocess.run(
+        [_binary(), "-t", "-c", str(conf)],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
