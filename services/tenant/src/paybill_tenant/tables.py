@@ -1,0 +1,30 @@
+"""The states of this service: tenants and offerings, a JSON document each, with columns to look tenants up by."""
+
+from paybill_runtime.state import Index, Stored, generated, state_base
+
+from paybill_tenant.domain import offerings, tenants
+from paybill_tenant.domain.offerings import Offering
+from paybill_tenant.domain.tenants import Tenant
+
+Base = state_base()
+
+
+class TenantRow(Base, table=True):
+    """A tenant. Its slug stays its own after it left."""
+
+    __tablename__ = "tenants"
+    __table_args__ = (Index(None, "status", "slug"),)
+
+    slug: str = generated("state->>'slug'", unique=True)
+    status: str = generated("state->>'status'")
+
+
+class OfferingRow(Base, table=True):
+    """What may be asked for: the row `plans`, and the row `regions`."""
+
+    __tablename__ = "offerings"
+
+
+TENANTS = Stored("tenant", TenantRow, Tenant, tenants.evolve, conflicts={"tenants_slug_key": tenants.SlugTakenError})
+OFFERINGS = Stored("offering", OfferingRow, Offering, offerings.evolve)
+STATES = (TENANTS, OFFERINGS)
