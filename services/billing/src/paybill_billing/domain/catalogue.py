@@ -1,0 +1,134 @@
+"""What we sell: plan versions that never change once published, so that a subscription can pin one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from paybill_contracts.billing import Catalogue as Content
+from paybill_contracts.billing import CataloguePublished, PlanVersion, Price
+from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
+from paybill_contracts.event import digest
+
+CATALOGUE = "plans"
+"""There is one catalogue; a handler must know what to load before it has read anything."""
+
+
+class PublishedPlanEditedError(ConflictError):
+    """A published version is what customers agreed to."""
+
+    code = "published_plan_edited"
+
+
+class UnknownPlanError(NotFoundError):
+    code = "unknown_plan"
+
+
+class UnknownPriceError(DomainError):
+    """The provider's subscription is for something that the catalogue does not hold."""
+
+    code = "unknown_price"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A plan version and the hash of the newest catalogue that held it."""
+
+    plan: PlanVersion
+    catalogue_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All plan versions ever published. `on_sale` is what the newest publication holds."""
+
+    id: str
+    content_hash: str
+    on_sale: Content
+    published: tuple[Published, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceSeen:
+    """A price as the provider shows it. plan, version: what we wrote on it when we made it, None when we did not."""
+
+    id: str
+    lookup_key: str | None
+    plan: str | None
+    version: int | None
+
+
+def publish(catalogue: Catalogue | None, content: Content) -> list[CataloguePublished]:
+    """Sell this from now on. Raises PublishedPlanEditedError when a published version is not what it was."""
+    content_hash = digest(content)
+    if catalogue is None:
+        return [CataloguePublished(catalogue=CATALOGUE, content=content, content_hash=content_hash)]
+    if catalogue.content_hash == content_hash:
+        return []
+    known = {(entry.plan.plan, entry.plan.version): entry.plan for entry in catalogue.published}
+    for plan in content.plans:
+        before = known.get((plan.plan, plan.version))
+        if before is not None and before != plan:
+            raise PublishedPlanEditedError(
+                f"{plan.plan} version {plan.version} is published and differs in "
+                f"{', '.join(_differences(before, plan))}; customers agreed to it as it was: restore it, "
+                f"and add version {_newest(catalogue, plan.plan) + 1}"
+            )
+    return [CataloguePublished(catalogue=CATALOGUE, content=content, content_hash=content_hash)]
+
+
+def on_sale(catalogue: Catalogue, plan: str) -> PlanVersion:
+    """The newest version of `plan` that can be bought. Raises UnknownPlanError."""
+    versions = [version for version in catalogue.on_sale.plans if version.plan == plan]
+    if not versions:
+        names = ", ".join(sorted({version.plan for version in catalogue.on_sale.plans}))
+        raise UnknownPlanError(f"there is no plan {plan}; on sale are: {names}")
+    return max(versions, key=lambda version: version.version)
+
+
+def published(catalogue: Catalogue, plan: str, version: int) -> Published:
+    """A version that was ever published. Raises UnknownPlanError."""
+    for entry in catalogue.published:
+        if (entry.plan.plan, entry.plan.version) == (plan, version):
+            return entry
+    raise UnknownPlanError(f"{plan} version {version} was never published")
+
+
+def sold_at(catalogue: Catalogue, provider: str, price: PriceSeen) -> Published:
+    """The plan version that this price of the provider sells.
+
+    What the catalogue says comes first, then what we wrote on the price, then its lookup key, which somebody at the
+    provider can move to another price. Raises UnknownPriceError.
+    """
+    for entry in catalogue.published:
+        if any(offer.provider_prices.get(provider) == price.id for offer in entry.plan.prices):
+            return entry
+    for entry in catalogue.published:
+        if (entry.plan.plan, entry.plan.version) == (price.plan, price.version):
+            return entry
+    for entry in catalogue.published:
+        if any(lookup_key(entry.plan, offer) == price.lookup_key for offer in entry.plan.prices):
+            return entry
+    raise UnknownPriceError(f"price {price.id} at {provider} sells no plan of the catalogue; add it to provider_prices")
+
+
+def lookup_key(plan: PlanVersion, price: Price) -> str:
+    """Our own name for a price at a provider."""
+    return f"{plan.plan}_v{plan.version}_{price.interval}_{price.amount.currency.lower()}"
+
+
+def evolve(catalogue: Catalogue | None, event: CataloguePublished) -> Catalogue:
+    """The catalogue after `event`: versions that are no longer sold stay known, for those who bought them."""
+    now = [Published(plan=plan, catalogue_hash=event.content_hash) for plan in event.content.plans]
+    current = {(entry.plan.plan, entry.plan.version) for entry in now}
+    before = catalogue.published if catalogue is not None else ()
+    kept = [entry for entry in before if (entry.plan.plan, entry.plan.version) not in current]
+    return Catalogue(
+        id=event.catalogue, content_hash=event.content_hash, on_sale=event.content, published=(*kept, *now)
+    )
+
+
+def _newest(catalogue: Catalogue, plan: str) -> int:
+    return max(entry.plan.version for entry in catalogue.published if entry.plan.plan == plan)
+
+
+def _differences(before: PlanVersion, after: PlanVersion) -> Iterable[str]:
+    return [name for name in PlanVersion.model_fields if getattr(before, name) != getattr(after, name)]

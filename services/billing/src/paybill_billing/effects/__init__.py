@@ -1,0 +1,1 @@
+"""The outside world: billing providers, behind one port."""

@@ -1,0 +1,98 @@
+"""Plain values that several tests of the rules need."""
+
+from datetime import UTC, datetime, timedelta
+
+from paybill_billing.domain import catalogue
+from paybill_billing.domain.catalogue import PriceSeen
+from paybill_billing.domain.subscriptions import Seen
+from paybill_contracts.billing import (
+    Catalogue as Content,
+)
+from paybill_contracts.billing import (
+    Interval,
+    LimitFeature,
+    MeteredFeature,
+    PlanVersion,
+    Price,
+)
+from paybill_contracts.money import Money
+from paybill_contracts.personal import Personal
+from paybill_contracts.placement import Preset
+from paybill_contracts.tenant import Source, TenantRequested
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+TENANT = "ten_" + "1" * 32
+OTHER = "ten_" + "2" * 32
+EMAIL = Personal[str](key=f"tenant/{TENANT}", sealed="A" * 60)
+EUR_20 = Money(minor=2000, currency="EUR")
+
+
+def plan(name, version, price_id=None, grace_s=7 * 86_400):
+    return PlanVersion(
+        plan=name,
+        version=version,
+        name=name.title(),
+        tier=name,
+        placement=Preset.POOLED,
+        trial_days=0,
+        grace_s=grace_s,
+        retention_s=30 * 86_400,
+        features=(
+            LimitFeature(kind="limit", key="projects", limit=version * 10),
+            MeteredFeature(kind="metered", key="calls", meter="calls", included=100),
+        ),
+        prices=(
+            Price(
+                amount=EUR_20,
+                interval=Interval.MONTH,
+                provider_prices={"stripe": price_id} if price_id else {},
+            ),
+        ),
+    )
+
+
+BASIC = plan("basic", 1)
+PRO_1 = plan("pro", 1)
+PRO_2 = plan("pro", 2, "price_pro2")
+CONTENT = Content(product="shop", plans=(BASIC, PRO_1, PRO_2))
+
+
+def published(*contents):
+    state = None
+    for content in contents:
+        for event in catalogue.publish(state, content):
+            state = catalogue.evolve(state, event)
+    return state
+
+
+CATALOGUE = published(CONTENT)
+SOLD = catalogue.published(CATALOGUE, "pro", 1)
+
+REQUESTED = TenantRequested(
+    tenant_id=TENANT,
+    slug="acme",
+    name="Acme Inc",
+    plan="pro",
+    region="local",
+    contact_email=EMAIL,
+    source=Source.API,
+)
+
+
+def seen(status, **changes):
+    values = {
+        "id": "sub_P1",
+        "customer": "cus_1",
+        "tenant": TENANT,
+        "status": status,
+        "collection_paused": False,
+        "quantity": 1,
+        "price": PriceSeen("price_1", "pro_v1_month_eur", None, None),
+        "amount": EUR_20,
+        "period_start": NOW - DAY,
+        "period_end": NOW + 29 * DAY,
+        "cancel_at": None,
+        "invoice": "in_1",
+    }
+    return Seen(**{**values, **changes})

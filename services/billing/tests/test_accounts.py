@@ -1,0 +1,87 @@
+"""An account follows its tenant: opened once, closed when an operator lets the tenant go."""
+
+import pytest
+from billing_samples import CATALOGUE, EMAIL, NOW, REQUESTED, TENANT
+from paybill_billing.domain import accounts
+from paybill_billing.domain.accounts import AccountOrderError, Opened, Status
+from paybill_billing.domain.catalogue import UnknownPlanError
+from paybill_contracts.billing import AccountFailed, AccountOpened, CancellationRequested
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
+
+AT_PROVIDER = Opened(customer="cus_1", checkout="cs_1", checkout_url="https://pay.example/cs_1")
+
+
+def fold(state, events):
+    for event in events:
+        state = accounts.evolve(state, event)
+    return state
+
+
+def leaving(origin):
+    return OffboardingStarted(tenant_id=TENANT, origin=origin, reason="bye", retain_until=NOW)
+
+
+OPENING = fold(None, accounts.on_tenant_requested(None, CATALOGUE, REQUESTED))
+OPEN = fold(OPENING, accounts.opened(OPENING, AT_PROVIDER))
+
+
+def test_a_new_tenant_is_registered_for_the_newest_version_of_its_plan():
+    assert (OPENING.plan, OPENING.plan_version, OPENING.status) == ("pro", 2, Status.OPENING)
+    assert OPENING.contact_email == EMAIL
+
+
+def test_a_tenant_is_registered_once():
+    assert accounts.on_tenant_requested(OPENING, CATALOGUE, REQUESTED) == []
+
+
+def test_a_plan_that_is_not_sold_is_refused():
+    with pytest.raises(UnknownPlanError):
+        accounts.on_tenant_requested(None, CATALOGUE, REQUESTED.model_copy(update={"plan": "gold"}))
+
+
+def test_an_opened_account_knows_where_to_pay():
+    assert OPEN.status is Status.OPEN
+    assert OPEN.checkout_url == "https://pay.example/cs_1"
+
+
+def test_opening_twice_says_nothing():
+    assert accounts.opened(OPEN, AT_PROVIDER) == []
+
+
+def test_a_refused_account_can_still_be_opened_later():
+    (refused,) = accounts.failed(OPENING, "no such currency")
+    state = accounts.evolve(OPENING, refused)
+
+    assert isinstance(refused, AccountFailed)
+    assert accounts.failed(state, "again") == []
+    assert fold(state, accounts.opened(state, AT_PROVIDER)).failure is None
+
+
+def test_an_open_account_does_not_fail_any_more():
+    assert accounts.failed(OPEN, "late") == []
+
+
+def test_a_tenant_that_an_operator_lets_go_is_cancelled_at_the_provider_once():
+    (said,) = accounts.on_tenant_leaving(OPEN, leaving(HoldOrigin.OPERATOR))
+
+    assert said == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
+    assert accounts.on_tenant_leaving(accounts.evolve(OPEN, said), leaving(HoldOrigin.OPERATOR)) == []
+
+
+def test_a_tenant_that_left_while_its_account_was_being_opened_is_cancelled_as_soon_as_it_is_open():
+    state = fold(OPENING, accounts.on_tenant_leaving(OPENING, leaving(HoldOrigin.OPERATOR)))
+
+    opened, cancelled = accounts.opened(state, AT_PROVIDER)
+
+    assert isinstance(opened, AccountOpened)
+    assert cancelled == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
+
+
+def test_a_tenant_whose_subscription_ended_has_nothing_to_cancel():
+    assert accounts.on_tenant_leaving(OPEN, leaving(HoldOrigin.BILLING)) == []
+    assert accounts.on_tenant_leaving(None, leaving(HoldOrigin.OPERATOR)) == []
+
+
+def test_an_account_begins_by_being_registered():
+    with pytest.raises(AccountOrderError):
+        accounts.evolve(None, accounts.opened(OPENING, AT_PROVIDER)[0])

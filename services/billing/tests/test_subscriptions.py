@@ -1,0 +1,217 @@
+"""The provider's state decides what a subscription gives, whatever was heard before and in whatever order."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from billing_samples import DAY, NOW, SOLD, TENANT, plan, seen
+from hypothesis import given
+from hypothesis import strategies as st
+from paybill_billing.domain import subscriptions
+from paybill_billing.domain.catalogue import Published
+from paybill_billing.domain.subscriptions import Failure, UnknownStatusError
+from paybill_contracts.billing import (
+    AccessState,
+    SubscriptionActivated,
+    SubscriptionChanged,
+    SubscriptionEnded,
+    SubscriptionGraceStarted,
+    SubscriptionPaused,
+    SubscriptionRecovered,
+    SubscriptionRegistered,
+    SubscriptionSuspended,
+)
+
+STATUSES = [
+    "incomplete",
+    "incomplete_expired",
+    "trialing",
+    "active",
+    "past_due",
+    "unpaid",
+    "paused",
+    "canceled",
+]
+
+
+def decide(standing, shown, failures=(), now=NOW, sold=SOLD):
+    return subscriptions.sync(
+        standing, shown, tenant_id=TENANT, provider="stripe", sold=sold, failures=failures, now=now
+    )
+
+
+def after(*shown, failures=(), now=NOW, standing=None):
+    for one in shown:
+        for event in decide(standing, one, failures, now):
+            standing = subscriptions.evolve(standing, event)
+    return standing
+
+
+ACTIVE = after(seen("active"))
+GRACE = after(seen("active"), seen("past_due"))
+SUSPENDED = after(seen("active"), seen("unpaid"))
+
+
+@pytest.mark.parametrize(
+    ("status", "access"),
+    [
+        ("incomplete", AccessState.PENDING),
+        ("trialing", AccessState.TRIALING),
+        ("active", AccessState.ACTIVE),
+        ("past_due", AccessState.GRACE),
+        ("unpaid", AccessState.SUSPENDED),
+        ("paused", AccessState.PAUSED),
+        ("canceled", AccessState.ENDED),
+    ],
+)
+def test_the_providers_word_has_one_meaning_for_access(status, access):
+    assert after(seen(status)).subscription.access is access
+
+
+@pytest.mark.parametrize(
+    ("standing", "status", "fact"),
+    [
+        (None, "incomplete", SubscriptionRegistered),
+        (None, "active", SubscriptionActivated),
+        (None, "trialing", SubscriptionActivated),
+        (None, "past_due", SubscriptionGraceStarted),
+        (after(seen("incomplete")), "active", SubscriptionActivated),
+        (after(seen("trialing")), "active", SubscriptionChanged),
+        (ACTIVE, "past_due", SubscriptionGraceStarted),
+        (ACTIVE, "unpaid", SubscriptionSuspended),
+        (ACTIVE, "paused", SubscriptionPaused),
+        (ACTIVE, "canceled", SubscriptionEnded),
+        (GRACE, "active", SubscriptionRecovered),
+        (SUSPENDED, "active", SubscriptionRecovered),
+        (after(seen("paused")), "active", SubscriptionRecovered),
+    ],
+)
+def test_a_change_of_access_is_told_by_its_own_fact(standing, status, fact):
+    (said,) = decide(standing, seen(status))
+
+    assert isinstance(said, fact)
+    assert said.subscription.provider_status == status
+
+
+def test_what_was_seen_before_says_nothing():
+    assert decide(ACTIVE, seen("active")) == []
+
+
+def test_a_new_period_quantity_or_price_is_a_change():
+    (said,) = decide(ACTIVE, seen("active", quantity=5, period_end=NOW + 60 * DAY))
+
+    assert isinstance(said, SubscriptionChanged)
+    assert said.subscription.quantity == 5
+
+
+def test_a_subscription_whose_collection_is_paused_gives_no_access():
+    (said,) = decide(ACTIVE, seen("active", collection_paused=True))
+
+    assert isinstance(said, SubscriptionPaused)
+
+
+def test_grace_runs_from_the_first_failure_of_the_open_invoice():
+    failures = [
+        Failure("in_1", NOW - timedelta(hours=1)),
+        Failure("in_1", NOW - timedelta(hours=3)),
+        Failure("in_0", NOW - 40 * DAY),
+    ]
+
+    (said,) = decide(ACTIVE, seen("past_due"), failures)
+
+    assert said.subscription.grace_until == NOW - timedelta(hours=3) + 7 * DAY
+
+
+def test_an_earlier_failure_that_is_heard_later_shortens_grace_and_a_later_one_does_not_prolong_it():
+    earlier = after(seen("past_due"), standing=GRACE, failures=[Failure("in_1", NOW - DAY)])
+    later = after(seen("past_due"), standing=earlier, failures=[Failure("in_1", NOW + DAY)], now=NOW + DAY)
+
+    assert earlier.subscription.grace_until == NOW + 6 * DAY
+    assert later == earlier
+
+
+def test_a_failure_dated_after_our_clock_counts_as_now():
+    (said,) = decide(ACTIVE, seen("past_due"), [Failure("in_1", NOW + 300 * DAY)])
+
+    assert said.subscription.grace_until == NOW + 7 * DAY
+
+
+def test_a_plan_without_grace_suspends_at_once():
+    sold = Published(plan=plan("pro", 1, grace_s=0), catalogue_hash=SOLD.catalogue_hash)
+
+    (said,) = decide(ACTIVE, seen("past_due"), sold=sold)
+
+    assert isinstance(said, SubscriptionSuspended)
+
+
+def test_when_grace_is_over_time_alone_suspends():
+    (said,) = subscriptions.on_time(GRACE, GRACE.due)
+
+    assert isinstance(said, SubscriptionSuspended)
+    assert said.subscription.provider_status == "past_due"
+    assert subscriptions.evolve(GRACE, said).due is None
+
+
+def test_before_grace_is_over_time_changes_nothing():
+    assert subscriptions.on_time(GRACE, GRACE.due - timedelta(seconds=1)) == []
+    assert subscriptions.on_time(ACTIVE, NOW + 999 * DAY) == []
+
+
+def test_who_was_shut_out_is_not_let_in_by_another_attempt_to_collect():
+    shut_out = subscriptions.evolve(GRACE, subscriptions.on_time(GRACE, GRACE.due)[0])
+
+    assert decide(shut_out, seen("past_due"), now=GRACE.due + DAY) == []
+    assert after(seen("past_due"), standing=SUSPENDED).subscription.access is AccessState.SUSPENDED
+
+
+def test_paying_ends_grace_and_the_next_failure_begins_a_new_one():
+    paid = after(seen("active"), standing=GRACE, now=NOW + DAY)
+    again = after(seen("past_due", invoice="in_2"), standing=paid, now=NOW + 31 * DAY)
+
+    assert (paid.due, paid.subscription.grace_until) == (None, None)
+    assert again.due == NOW + 38 * DAY
+
+
+def test_an_abandoned_first_payment_ends_nothing():
+    registered = after(seen("incomplete"))
+
+    (said,) = decide(registered, seen("incomplete_expired"))
+
+    assert isinstance(said, SubscriptionChanged)
+    assert said.subscription.access is AccessState.ENDED
+    assert decide(None, seen("incomplete_expired")) == []
+
+
+def test_an_ended_subscription_says_how_long_the_data_is_kept():
+    (said,) = decide(ACTIVE, seen("canceled"))
+
+    assert said.retention_s == SOLD.plan.retention_s
+
+
+def test_a_subscription_keeps_the_catalogue_it_was_pinned_from():
+    newer = replace(SOLD, catalogue_hash="f" * 64)
+
+    assert decide(ACTIVE, seen("active"), sold=newer) == []
+
+
+def test_a_word_without_meaning_is_refused():
+    with pytest.raises(UnknownStatusError, match="'mystery'"):
+        decide(ACTIVE, seen("mystery"))
+
+
+@given(st.lists(st.sampled_from(STATUSES), max_size=8), st.sampled_from(["incomplete", "trialing", "active", "paused"]))
+def test_whatever_was_seen_on_the_way_the_last_look_decides(way, last):
+    arrived = after(*(seen(status) for status in way), seen(last))
+
+    assert arrived.subscription == after(seen(last)).subscription
+
+
+@given(st.lists(st.sampled_from(STATUSES), max_size=8))
+def test_a_fact_is_said_only_when_something_changed(way):
+    standing = None
+    for status in way:
+        for event in decide(standing, seen(status)):
+            moved = subscriptions.evolve(standing, event)
+            assert moved != standing
+            standing = moved
+        assert decide(standing, seen(status)) == []
