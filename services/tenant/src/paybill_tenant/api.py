@@ -183,7 +183,7 @@ def router(edge: Edge) -> APIRouter:
                 name=body.name,
                 plan=body.plan,
                 region=body.region,
-                contact_email=sealed.value,
+                contact_email=sealed,
                 source=Source.API,
             )
             unit.record(TENANTS, tenant_id, events)

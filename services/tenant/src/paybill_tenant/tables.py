@@ -1,12 +1,17 @@
 """The states of this service: tenants and offerings, a JSON document each, with columns to look tenants up by."""
 
-from paybill_runtime.state import Index, Stored, generated, state_base
+from paybill_runtime.state import StateRow, Stored, generated
+from paybill_runtime.tables import NAMING
+from sqlalchemy import Index, MetaData
+from sqlalchemy.orm import registry
 
 from paybill_tenant.domain import offerings, tenants
 from paybill_tenant.domain.offerings import Offering
 from paybill_tenant.domain.tenants import Tenant
 
-Base = state_base()
+
+class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
+    """This service's rows, in a MetaData of their own: two services can be loaded in one process."""
 
 
 class TenantRow(Base, table=True):
