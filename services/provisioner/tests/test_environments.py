@@ -1,0 +1,403 @@
+"""The environment's machine: every fact heard, every answer of an executor, in every state."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paybill_contracts.billing import EntitlementsSet, PlanRef
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import decode, digest, encode
+from paybill_contracts.personal import Personal
+from paybill_contracts.placement import Preset, placement_of
+from paybill_contracts.provisioner import (
+    Access,
+    AccessChangeStarted,
+    AccessClosed,
+    AccessOpened,
+    Blueprint,
+    Column,
+    EnvironmentFailed,
+    EnvironmentPlanned,
+    EnvironmentReady,
+    EnvironmentRetained,
+    Export,
+    ResourceBuilt,
+    RetentionStarted,
+    StepAction,
+    Table,
+    TierBlueprint,
+)
+from paybill_contracts.tenant import (
+    Hold,
+    HoldOrigin,
+    OffboardingStarted,
+    Source,
+    SuspensionMode,
+    TenantReactivated,
+    TenantRequested,
+    TenantSuspended,
+)
+from paybill_provisioner.domain import access, environments
+from paybill_provisioner.domain.blueprints import PublishedBlueprint, UnknownRegionError, UnknownTierError
+from paybill_provisioner.domain.environments import (
+    Built,
+    Environment,
+    EnvironmentNotFailedError,
+    EnvironmentUnknownError,
+    PlanDestroysError,
+    PlanMismatchError,
+    Status,
+    evolve,
+)
+
+NUMBER = "0123456789abcdef0123456789abcdef"
+TENANT = f"ten_{NUMBER}"
+HASH = "ab" * 32
+CONTENT = Blueprint(
+    name="standard",
+    regions=("eu-central",),
+    tiers=(
+        TierBlueprint(tier="starter", placement=Preset.POOLED, cloud="local", connection_limit=5),
+        TierBlueprint(tier="business", placement=Preset.SILO, cloud="local", connection_limit=50),
+    ),
+    tables=(Table(name="documents", columns=(Column(name="id", type="text"), Column(name="body", type="jsonb"))),),
+)
+BLUEPRINT = PublishedBlueprint(id="main", content=CONTENT, content_hash=digest(CONTENT))
+REQUESTED = TenantRequested(
+    tenant_id=TENANT,
+    slug="acme",
+    name="Acme",
+    plan="starter",
+    region="eu-central",
+    contact_email=Personal[str](key=f"tenant/{TENANT}", sealed="A" * 60),
+    source=Source.API,
+)
+BLOCKED = TenantSuspended(
+    tenant_id=TENANT,
+    mode=SuspensionMode.BLOCKED,
+    holds=(Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="unpaid"),),
+)
+READ_ONLY = BLOCKED.model_copy(update={"mode": SuspensionMode.READ_ONLY})
+REACTIVATED = TenantReactivated(tenant_id=TENANT, lifted=HoldOrigin.BILLING)
+LEAVES = OffboardingStarted(
+    tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="cancelled", retain_until=datetime(2027, 1, 1, tzinfo=UTC)
+)
+EXPORT = Export(location="exports/x.jsonl.gz", sha256=HASH, size_bytes=10, rows=1)
+OUTPUTS = {
+    "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
+    "folder.data": {},
+    "postgres.database": {"host": "127.0.0.1", "port": "5432", "database": "pool_eu_central"},
+    "postgres.schema": {"schema_name": "product"},
+    "postgres.role": {"username": f"t_{NUMBER}"},
+}
+EVERYTHING = list(OUTPUTS.items())
+
+
+def entitled(**fields: Any) -> EntitlementsSet:
+    fact = EntitlementsSet(
+        tenant_id=TENANT,
+        subscription_id=f"sub_{NUMBER}",
+        plan=PlanRef(plan="starter", version=1, catalogue_hash=HASH),
+        tier="starter",
+        placement=Preset.POOLED,
+        features=(),
+        allows_access=True,
+        entitlements_hash=HASH,
+    )
+    return fact.model_copy(update=fields)
+
+
+def after(environment: Environment | None, events: Any) -> Environment:
+    for event in events:
+        environment = evolve(environment, event)
+    assert environment is not None
+    return environment
+
+
+REGISTERED = after(None, environments.on_tenant_requested(None, REQUESTED))
+BUILDING = after(REGISTERED, environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT))
+PLAN_HASH = BUILDING.plan_hash or ""
+FAILED = after(BUILDING, environments.build_failed(BUILDING, PLAN_HASH, "disk full"))
+READY = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING))
+CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
+CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
+RETAINING = after(READY, access.on_offboarding_started(READY, LEAVES))
+RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
+
+
+def test_a_sign_up_registers_an_environment_with_the_tenants_number() -> None:
+    assert (REGISTERED.id, REGISTERED.slug, REGISTERED.region) == (f"env_{NUMBER}", "acme", "eu-central")
+    assert (REGISTERED.status, REGISTERED.revision, REGISTERED.access) == (Status.REGISTERED, 1, Access.CLOSED)
+
+
+def test_a_sign_up_heard_twice_says_nothing_the_second_time() -> None:
+    assert environments.on_tenant_requested(REGISTERED, REQUESTED) == []
+
+
+def test_entitlements_lead_to_a_plan_that_names_what_it_was_made_from() -> None:
+    (event,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
+
+    assert isinstance(event, EnvironmentPlanned)
+    assert event.plan.blueprint_hash == BLUEPRINT.content_hash
+    assert event.plan.entitlements_hash == HASH
+    assert event.plan.placement == placement_of(Preset.POOLED)
+    assert (event.plan.based_on, event.plan.cloud, event.plan.region) == (1, "local", "eu-central")
+    assert [step.action for step in event.plan.steps] == [StepAction.CREATE] * 5
+    assert event.plan_hash == digest(event.plan)
+
+
+def test_the_hash_of_a_plan_survives_the_wire() -> None:
+    (event,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
+    copy = decode(event.TYPE, event.VERSION, encode(event))
+
+    assert isinstance(copy, EnvironmentPlanned)
+    environments.require_plan(after(REGISTERED, [event]), copy)
+
+
+def test_entitlements_without_access_plan_nothing() -> None:
+    assert environments.on_entitlements_set(REGISTERED, entitled(allows_access=False), BLUEPRINT) == []
+
+
+@pytest.mark.parametrize("environment", [BUILDING, READY, CLOSED, RETAINING, RETAINED])
+def test_entitlements_of_an_environment_that_is_built_plan_nothing(environment: Environment) -> None:
+    assert environments.on_entitlements_set(environment, entitled(), BLUEPRINT) == []
+
+
+def test_entitlements_of_an_unknown_tenant_are_refused() -> None:
+    with pytest.raises(EnvironmentUnknownError):
+        environments.on_entitlements_set(None, entitled(), BLUEPRINT)
+
+
+def test_an_unknown_tier_is_refused() -> None:
+    with pytest.raises(UnknownTierError):
+        environments.on_entitlements_set(REGISTERED, entitled(tier="platinum"), BLUEPRINT)
+
+
+def test_a_region_that_we_do_not_build_in_is_refused() -> None:
+    elsewhere = after(
+        None, environments.on_tenant_requested(None, REQUESTED.model_copy(update={"region": "mars-north"}))
+    )
+
+    with pytest.raises(UnknownRegionError):
+        environments.on_entitlements_set(elsewhere, entitled(), BLUEPRINT)
+
+
+def test_the_last_step_makes_the_environment_ready_with_its_endpoint() -> None:
+    assert (READY.status, READY.epoch, READY.access, READY.remaining) == (Status.READY, 1, Access.OPEN, ())
+    assert READY.endpoint is not None
+    assert (READY.endpoint.database, READY.endpoint.port, READY.endpoint.username) == (
+        "pool_eu_central",
+        5432,
+        f"t_{NUMBER}",
+    )
+
+
+def test_steps_recorded_in_two_parts_are_each_recorded_once() -> None:
+    first = environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2])
+    halfway = after(BUILDING, first)
+    second = environments.resources_built(halfway, PLAN_HASH, EVERYTHING)
+
+    assert [type(event) for event in first] == [ResourceBuilt] * 2
+    assert [type(event) for event in second] == [ResourceBuilt] * 3 + [EnvironmentReady]
+    assert environments.resources_built(after(halfway, second), PLAN_HASH, EVERYTHING) == []
+
+
+def test_another_plan_than_the_recorded_one_is_not_built() -> None:
+    (planned,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
+    assert isinstance(planned, EnvironmentPlanned)
+    forged = planned.model_copy(update={"plan": planned.plan.model_copy(update={"region": "us-east"})})
+    consistent = forged.model_copy(update={"plan_hash": digest(forged.plan)})
+
+    for fact in (forged, consistent):
+        with pytest.raises(PlanMismatchError):
+            environments.require_plan(BUILDING, fact)
+    with pytest.raises(PlanMismatchError):
+        environments.resources_built(BUILDING, HASH, EVERYTHING)
+
+
+def test_a_plan_that_fails_names_the_step_and_keeps_what_stands() -> None:
+    halfway = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
+    (event,) = environments.build_failed(halfway, PLAN_HASH, "disk full")
+
+    assert isinstance(event, EnvironmentFailed)
+    assert event.address == halfway.remaining[0].resource.address
+    assert len(after(halfway, [event]).built) == 2
+
+
+@pytest.mark.parametrize("environment", [READY, FAILED, RETAINING, RETAINED])
+def test_only_what_is_being_built_can_fail(environment: Environment) -> None:
+    assert environments.build_failed(environment, PLAN_HASH, "disk full") == []
+
+
+def test_a_superseded_plan_cannot_fail_the_one_in_hand() -> None:
+    assert environments.build_failed(BUILDING, HASH, "disk full") == []
+
+
+def test_trying_again_plans_only_what_is_left() -> None:
+    halfway = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
+    failed = after(halfway, environments.build_failed(halfway, PLAN_HASH, "disk full"))
+    (event,) = environments.retry(failed, TENANT, BLUEPRINT)
+
+    assert isinstance(event, EnvironmentPlanned)
+    assert {step.resource.address for step in event.plan.steps} == {name for name, _ in EVERYTHING[2:]}
+    again = after(failed, [event])
+    assert again.status is Status.BUILDING
+    assert event.plan.based_on == failed.revision
+    assert after(again, environments.resources_built(again, event.plan_hash, EVERYTHING[2:])).status is Status.READY
+
+
+def test_trying_again_while_it_is_built_says_nothing() -> None:
+    assert environments.retry(BUILDING, TENANT, BLUEPRINT) == []
+
+
+@pytest.mark.parametrize("environment", [REGISTERED, READY, RETAINING, RETAINED])
+def test_only_a_failed_environment_can_be_tried_again(environment: Environment) -> None:
+    with pytest.raises(EnvironmentNotFailedError):
+        environments.retry(environment, TENANT, BLUEPRINT)
+
+
+def test_an_environment_that_nobody_registered_cannot_be_tried_again() -> None:
+    with pytest.raises(EnvironmentUnknownError):
+        environments.retry(None, TENANT, BLUEPRINT)
+
+
+def test_new_entitlements_after_a_failure_plan_by_themselves() -> None:
+    (event,) = environments.on_entitlements_set(FAILED, entitled(tier="business", placement=Preset.SILO), BLUEPRINT)
+
+    assert isinstance(event, EnvironmentPlanned)
+    assert event.plan.tier == "business"
+
+
+def test_a_plan_that_would_remove_something_is_refused() -> None:
+    leftover = READY.built[0].resource.model_copy(update={"address": "old.thing"})
+    crowded = replace(FAILED, built=(Built(resource=leftover, outputs={}),))
+
+    with pytest.raises(PlanDestroysError, match=r"old\.thing"):
+        environments.retry(crowded, TENANT, BLUEPRINT)
+
+
+@pytest.mark.parametrize(
+    ("environment", "fact", "wanted"),
+    [(READY, BLOCKED, Access.CLOSED), (READY, READ_ONLY, Access.READ_ONLY), (CLOSED, READ_ONLY, Access.READ_ONLY)],
+)
+def test_a_suspension_starts_to_close(environment: Environment, fact: TenantSuspended, wanted: Access) -> None:
+    (event,) = access.on_tenant_suspended(environment, fact)
+
+    assert isinstance(event, AccessChangeStarted)
+    assert event.access is wanted
+
+
+def test_a_suspension_heard_twice_starts_once() -> None:
+    assert access.on_tenant_suspended(CLOSING, BLOCKED) == []
+
+
+def test_a_reactivation_starts_to_open_even_what_is_still_closing() -> None:
+    for environment in (CLOSING, CLOSED):
+        (event,) = access.on_tenant_reactivated(environment, REACTIVATED)
+        assert isinstance(event, AccessChangeStarted)
+        assert event.access is Access.OPEN
+
+
+@pytest.mark.parametrize("environment", [RETAINING, RETAINED])
+def test_who_leaves_is_neither_suspended_nor_reactivated(environment: Environment) -> None:
+    assert access.on_tenant_suspended(environment, BLOCKED) == []
+    assert access.on_tenant_reactivated(environment, REACTIVATED) == []
+
+
+def test_a_suspension_before_the_environment_stands_closes_it_once_it_does() -> None:
+    suspended = after(BUILDING, access.on_tenant_suspended(BUILDING, BLOCKED))
+    events = environments.resources_built(suspended, PLAN_HASH, EVERYTHING)
+
+    assert [type(event) for event in events[-2:]] == [EnvironmentReady, AccessChangeStarted]
+    assert after(suspended, events).wanted is Access.CLOSED
+
+
+def test_access_is_said_once_for_each_change() -> None:
+    assert [type(event) for event in access.access_changed(CLOSING, Access.CLOSED)] == [AccessClosed]
+    assert access.access_changed(CLOSED, Access.CLOSED) == []
+    assert [type(event) for event in access.access_changed(CLOSED, Access.OPEN)] == [AccessOpened]
+    assert access.access_changed(BUILDING, Access.CLOSED) == []
+
+
+@pytest.mark.parametrize("environment", [BUILDING, FAILED, READY, CLOSED])
+def test_a_tenant_that_leaves_is_exported_and_closed(environment: Environment) -> None:
+    (event,) = access.on_offboarding_started(environment, LEAVES)
+
+    assert isinstance(event, RetentionStarted)
+
+
+def test_a_tenant_that_leaves_before_anything_was_planned_is_retained_at_once() -> None:
+    events = access.on_offboarding_started(REGISTERED, LEAVES)
+
+    assert [type(event) for event in events] == [RetentionStarted, EnvironmentRetained]
+    assert after(REGISTERED, events).status is Status.RETAINED
+
+
+@pytest.mark.parametrize("environment", [RETAINING, RETAINED])
+def test_leaving_twice_is_leaving_once(environment: Environment) -> None:
+    assert access.on_offboarding_started(environment, LEAVES) == []
+
+
+def test_what_is_built_for_a_tenant_that_leaves_is_recorded_but_never_ready() -> None:
+    leaving = after(BUILDING, access.on_offboarding_started(BUILDING, LEAVES))
+    events = environments.resources_built(leaving, PLAN_HASH, EVERYTHING)
+
+    assert [type(event) for event in events] == [ResourceBuilt] * 5
+    assert after(leaving, events).status is Status.RETAINING
+
+
+def test_a_retained_environment_names_its_export_and_is_closed() -> None:
+    assert (RETAINED.status, RETAINED.access, RETAINED.export) == (Status.RETAINED, Access.CLOSED, EXPORT)
+    assert access.retained(RETAINED, EXPORT) == []
+
+
+@pytest.mark.parametrize(
+    "hear",
+    [
+        lambda: access.on_tenant_suspended(None, BLOCKED),
+        lambda: access.on_tenant_reactivated(None, REACTIVATED),
+        lambda: access.on_offboarding_started(None, LEAVES),
+    ],
+)
+def test_facts_of_an_unknown_tenant_are_refused(hear: Any) -> None:
+    with pytest.raises(EnvironmentUnknownError):
+        hear()
+
+
+MOVES = {
+    "requested": lambda env: environments.on_tenant_requested(env, REQUESTED),
+    "entitled": lambda env: environments.on_entitlements_set(env, entitled(), BLUEPRINT),
+    "blocked": lambda env: access.on_tenant_suspended(env, BLOCKED),
+    "read_only": lambda env: access.on_tenant_suspended(env, READ_ONLY),
+    "reactivated": lambda env: access.on_tenant_reactivated(env, REACTIVATED),
+    "leaves": lambda env: access.on_offboarding_started(env, LEAVES),
+    "some": lambda env: environments.resources_built(env, env.plan_hash, EVERYTHING[:3]) if env else [],
+    "all": lambda env: environments.resources_built(env, env.plan_hash, EVERYTHING) if env else [],
+    "fails": lambda env: environments.build_failed(env, env.plan_hash, "no") if env else [],
+    "retry": lambda env: environments.retry(env, TENANT, BLUEPRINT),
+    "changed": lambda env: access.access_changed(env, env.wanted) if env else [],
+    "retained": lambda env: access.retained(env, EXPORT) if env else [],
+}
+
+
+@given(st.lists(st.sampled_from(sorted(MOVES)), max_size=25))
+def test_in_any_order_of_facts_nothing_breaks_and_who_left_stays_out(moves: list[str]) -> None:
+    environment: Environment | None = None
+    count, left = 0, False
+    for move in moves:
+        try:
+            events = MOVES[move](environment)
+        except DomainError:
+            continue
+        for event in events:
+            environment = evolve(environment, event)
+            count += 1
+            assert environment.revision == count
+            left = left or environment.status is Status.RETAINED
+        assert not left or (environment and environment.access is Access.CLOSED and environment.export)
+        if environment and environment.status is Status.READY:
+            assert not environment.remaining
+            assert environment.endpoint
