@@ -1,0 +1,181 @@
+"""`python -m paybill_stripe_fake serve`: starts the stand-in and stops it on SIGTERM."""
+
+import argparse
+import json
+import logging
+import signal
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from paybill_stripe_fake.account import Account, RetryPolicy
+from paybill_stripe_fake.sender import Sender
+from paybill_stripe_fake.server import create_app
+from paybill_stripe_fake.store import StateFileError, Store
+from paybill_stripe_fake.webhook_endpoints import is_loopback, set_static
+
+_MAX_RETRIES = 20
+_SHUTDOWN_S = 5
+
+
+class StartError(Exception):
+    """The process cannot start as it was told to; the message says what to do."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        return _serve(options)
+    except (StartError, StateFileError) as error:
+        sys.stderr.write(f"stripe-fake: {error}\n")
+        return 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    _check_loopback(options)
+    api_key = _secrets(options.api_key_file)[0]
+    signing = _secrets(options.webhook_secret_file) if options.webhook_secret_file else []
+    listener = _listen(options.host, options.port)
+    url = f"http://{_bracketed(options.host)}:{listener.getsockname()[1]}"
+    store = Store(options.state)
+    account = Account(
+        store,
+        base_url=(options.public_url or url).rstrip("/"),
+        retry_policy=RetryPolicy(options.retry_days, options.when_retries_fail),
+        allow_remote=options.allow_remote,
+    )
+    with account.work():
+        set_static(account, options.webhook_url, signing)
+    sender = partial(Sender, account, timeout_s=options.webhook_timeout_s, retry_s=options.webhook_retry_s)
+    config = uvicorn.Config(
+        create_app(account, api_key, sender, lambda: _announce(url, as_json=options.json)),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        store.close()
+    return 0
+
+
+def _announce(url: str, *, as_json: bool) -> None:
+    line = json.dumps({"listening": url}) if as_json else f"stripe-fake is listening at {url}"
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m paybill_stripe_fake", description="A stand-in for Stripe.")
+    serve = parser.add_subparsers(required=True).add_parser("serve", help="run until SIGTERM or Ctrl-C")
+    add = serve.add_argument
+    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    add("--port", type=int, default=8420, help="port to listen at, 0 for any (default: %(default)s)")
+    add("--state", type=Path, help="file that keeps everything over a restart (default: memory only)")
+    add("--api-key-file", type=Path, required=True, help="file with the API key that clients use")
+    add("--webhook-url", help="where all events are sent")
+    add("--webhook-secret-file", type=Path, help="file with the secrets that sign them, one a line; each one signs")
+    add("--allow-remote", action="store_true", help="listen beyond this machine and send webhooks beyond it")
+    add("--public-url", help="where people reach the checkout page, if not under the listening address")
+    add(
+        "--retry-days",
+        type=_days,
+        default=(3.0, 5.0, 7.0),
+        metavar="D,D,…",
+        help="retries of a failed renewal, in days after the failure before (default: 3,5,7)",
+    )
+    add(
+        "--when-retries-fail",
+        choices=("canceled", "unpaid", "past_due"),
+        default="canceled",
+        help="status after the last retry (default: %(default)s)",
+    )
+    add(
+        "--webhook-retry-s",
+        type=_seconds,
+        default=0.5,
+        help="delay before the second attempt; it doubles up to 15 s (default: %(default)s)",
+    )
+    add("--webhook-timeout-s", type=_seconds, default=10.0, help="how long an attempt may take (default: %(default)s)")
+    add("--json", action="store_true", help="print where it listens as JSON")
+    return parser
+
+
+def _check_loopback(options: argparse.Namespace) -> None:
+    if bool(options.webhook_url) != bool(options.webhook_secret_file):
+        message = "--webhook-url and --webhook-secret-file go together"
+        raise StartError(message)
+    target = urlsplit(options.webhook_url or "http://localhost")
+    if target.scheme not in {"http", "https"} or not target.hostname:
+        message = f"--webhook-url {options.webhook_url} is no http(s) URL"
+        raise StartError(message)
+    if options.allow_remote:
+        return
+    for option, host in (("--host", options.host), ("--webhook-url", target.hostname)):
+        if not is_loopback(host):
+            message = f"{option} {host} is not this machine; add --allow-remote if that is meant"
+            raise StartError(message)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        message = f"cannot listen at {host}:{port}: {error}; give another --port, or stop what listens there"
+        raise StartError(message) from error
+    listener.listen()
+    return listener
+
+
+def _secrets(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot read {path}: {error}"
+        raise StartError(message) from error
+    if not lines:
+        message = f"{path} is empty; it is to hold a secret"
+        raise StartError(message)
+    return lines
+
+
+def _days(text: str) -> tuple[float, ...]:
+    days = tuple(float(part) for part in text.split(",") if part)
+    if len(days) > _MAX_RETRIES or not all(0 < day <= 365 for day in days):  # noqa: PLR2004 - a year
+        message = f"at most {_MAX_RETRIES} numbers above 0 and up to 365"
+        raise argparse.ArgumentTypeError(message)
+    return days
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:  # noqa: PLR2004 - an hour
+        message = "a number above 0 and up to 3600"
+        raise argparse.ArgumentTypeError(message)
+    return seconds
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _stop(_signal: int, _frame: object) -> NoReturn:
+    # Before uvicorn takes over, and after it gives the signal back: leave quietly.
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

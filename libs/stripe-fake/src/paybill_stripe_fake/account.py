@@ -1,0 +1,101 @@
+"""The one account this process stands in for: its resources, its clock and the request it is working on."""
+
+import secrets
+import string
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from paybill_stripe_fake.errors import ResourceMissingError
+from paybill_stripe_fake.store import Resource, Store
+
+_ALPHABET = string.ascii_letters + string.digits
+_ID_LENGTHS = {"cus": 14, "prod": 14, "req": 14, "si": 14, "whsec": 32, "cs_test": 58}
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """What happens after a failed renewal.
+
+    after_days: how long after each failed attempt the next one follows.
+    finally_status: what becomes of the subscription when the last of them failed.
+    """
+
+    after_days: tuple[float, ...] = (3, 5, 7)
+    finally_status: str = "canceled"
+
+    def next_attempt(self, attempts: int, now: int) -> int | None:
+        """When to try again after so many attempts, or None when there were enough."""
+        return now + round(self.after_days[attempts - 1] * _DAY_S) if attempts <= len(self.after_days) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRequest:
+    """What events say about where they came from."""
+
+    id: str | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(slots=True)
+class Account:
+    """Everything a handler works with; it changes only inside `work`.
+
+    base_url: where people reach the checkout page.
+    allow_remote: whether webhooks may leave this machine.
+    static_secrets: sign for the endpoint of the command line.
+    committed: called after a change, so that the sender looks for webhooks.
+    """
+
+    store: Store
+    base_url: str = "http://127.0.0.1"
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
+    allow_remote: bool = False
+    static_secrets: tuple[str, ...] = ()
+    committed: Callable[[], None] = lambda: None
+    request: ApiRequest = field(default_factory=ApiRequest)
+    _instant: int | None = None
+
+    @contextmanager
+    def work(self, request: ApiRequest | None = None) -> Iterator[None]:
+        """One transaction, at one instant."""
+        self.request = request or ApiRequest()
+        self._instant = int(time.time())
+        try:
+            with self.store.transaction():
+                yield
+        finally:
+            self._instant = None
+            self.request = ApiRequest()
+            self.committed()
+
+    def now(self) -> int:
+        """The account's time in Unix seconds: real time plus what the clock was advanced by."""
+        clock = self.store.find("setting", "clock") or {"offset_s": 0}
+        return (int(time.time()) if self._instant is None else self._instant) + int(clock["offset_s"])
+
+    def move_clock(self, to: int) -> None:
+        """Let the account's time be `to`, and go on from there."""
+        if (step := to - self.now()) != 0:
+            clock = self.store.find("setting", "clock") or {"offset_s": 0}
+            self.store.put("setting", "clock", {"offset_s": int(clock["offset_s"]) + step})
+
+    def get(self, kind: str, identifier: str, param: str | None = None) -> Resource:
+        """The resource, or the refusal that Stripe gives; `param` is where the id came from, when not the URL."""
+        found = self.store.find(kind, identifier)
+        if found is None or (found.get("deleted") and param):
+            raise ResourceMissingError(kind.replace("_", " "), identifier[:200], param=param)
+        return found
+
+    def put(self, resource: Resource) -> Resource:
+        """Keep a resource under its own kind and id."""
+        self.store.put(resource["object"], resource["id"], resource)
+        return resource
+
+
+def new_id(prefix: str) -> str:
+    """An id in Stripe's style, such as `cus_8sJk2…`."""
+    length = _ID_LENGTHS.get(prefix, 24)
+    return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(length))

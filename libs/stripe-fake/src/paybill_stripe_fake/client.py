@@ -1,0 +1,142 @@
+"""The control verbs from Python: what a demo or a test does to the stand-in besides being its customer."""
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx
+
+Outcome = Literal["succeed", "fail"]
+DeliveryState = Literal["pending", "delivered", "lost", "dropped"]
+
+_POLL_S = 0.02
+
+
+class FakeControlError(Exception):
+    """The stand-in refused, or did not become what was waited for."""
+
+
+class FakeControl:
+    """A connection to the control routes of a running stand-in.
+
+    api_key: the key that it was started with. timeout_s: of one call.
+    """
+
+    def __init__(self, base_url: str, api_key: str, *, timeout_s: float = 10.0) -> None:
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=timeout_s,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def wait_ready(self, timeout_s: float = 10.0) -> None:
+        """Return once the stand-in answers; FakeControlError if it does not in time."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._http.get("/healthz").raise_for_status()
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    message = f"the stand-in at {self._http.base_url} did not answer within {timeout_s} s"
+                    raise FakeControlError(message) from error
+                time.sleep(_POLL_S)
+            else:
+                return
+
+    def pay_checkout(self, session_id: str, outcome: Outcome = "succeed") -> dict[str, Any]:
+        """Pay as the customer would; returns the session, which is still `open` after a declined card."""
+        return self._post(f"/fake/checkout/{session_id}/pay", {"outcome": outcome})
+
+    def set_payment(self, customer_id: str, outcome: Outcome) -> dict[str, Any]:
+        """Decide how charges to this customer's cards end from now on; gives a card to one who has none."""
+        return self._post(f"/fake/customers/{customer_id}/payment", {"outcome": outcome})
+
+    def renew(self, subscription_id: str) -> dict[str, Any]:
+        """Let the subscription's period end now; returns the subscription."""
+        return self._post(f"/fake/subscriptions/{subscription_id}/renew", {})
+
+    def pay_invoice(self, invoice_id: str, outcome: Outcome = "succeed") -> dict[str, Any]:
+        """Try to pay an open invoice, with this outcome whatever the card; returns the invoice."""
+        return self._post(f"/fake/invoices/{invoice_id}/pay", {"outcome": outcome})
+
+    def clock(self) -> dict[str, Any]:
+        """The account's time (`now`, Unix seconds) and how far it is ahead (`offset_s`)."""
+        return self._get("/fake/clock", {})
+
+    def advance_clock(self, by: timedelta) -> dict[str, Any]:
+        """Move the account's time forward, by whole seconds; all that falls due on the way happens."""
+        return self._post("/fake/clock/advance", {"seconds": int(by.total_seconds())})
+
+    def faults(
+        self,
+        *,
+        duplicate: int | None = None,
+        reorder: bool | None = None,
+        lose: int | Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Set the given faults of webhook delivery, and return all.
+
+        duplicate: copies of each event, 1 for no fault. reorder: the newest queued first.
+        lose: how many of the next events never arrive, or the types that never do; 0 ends either.
+        """
+        given = {"duplicate": duplicate, "reorder": reorder, "lose": lose if isinstance(lose, int | None) else [*lose]}
+        return self._post("/fake/faults", {key: value for key, value in given.items() if value is not None})
+
+    def pause_delivery(self) -> None:
+        """Hold webhooks back; events go on happening."""
+        self._post("/fake/delivery/pause", {})
+
+    def resume_delivery(self) -> None:
+        """Let webhooks go out again."""
+        self._post("/fake/delivery/resume", {})
+
+    def deliveries(self, *, event: str | None = None, state: DeliveryState | None = None) -> list[dict[str, Any]]:
+        """The last 1,000 deliveries, oldest first, with their attempts; of one event or in one state if given."""
+        given = {"event": event, "state": state}
+        found: list[dict[str, Any]] = self._get(
+            "/fake/deliveries", {key: value for key, value in given.items() if value is not None}
+        )["data"]
+        return found
+
+    def redeliver(self, event_id: str) -> list[dict[str, Any]]:
+        """Send an event once more, faults or not; returns the new deliveries."""
+        queued: list[dict[str, Any]] = self._post(f"/fake/events/{event_id}/redeliver", {})["data"]
+        return queued
+
+    def wait_delivered(self, timeout_s: float = 10.0) -> None:
+        """Return once no delivery is pending; FakeControlError if that takes longer."""
+        deadline = time.monotonic() + timeout_s
+        while pending := self._get("/fake/deliveries", {"limit": "1", "state": "pending"})["pending"]:
+            if time.monotonic() > deadline:
+                message = f"{pending} webhooks were still undelivered after {timeout_s} s"
+                raise FakeControlError(message)
+            time.sleep(_POLL_S)
+
+    def _get(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        return _checked(self._http.get(path, params=query))
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return _checked(self._http.post(path, json=body))
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    answer: dict[str, Any] = response.json()
+    if response.is_error:
+        message = f"{response.request.method} {response.request.url.path}: {answer['error']['message']}"
+        raise FakeControlError(message)
+    return answer

@@ -1,0 +1,122 @@
+"""Collecting invoices, and what a payment or its failure does to the subscription behind them."""
+
+from paybill_stripe_fake import events, invoices, payments
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.payment_methods import OUTCOMES, attach_named, card_of
+from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.subscription_state import ENDED, change, end, living_customer, subscription_of
+
+
+def collect(
+    account: Account, invoice: Resource, *, card: str | None = None, outcome: str | None = None, automatic: bool = True
+) -> Resource:
+    """Charge for an open invoice and draw the consequences; the invoice then is `paid`, or still `open`.
+
+    card: pays this time instead of the one on file. outcome: how the charge ends, instead of as the card would have it.
+    automatic: an attempt of ours, which counts for the retries; somebody's extra attempt does not.
+    """
+    subscription = account.get("subscription", subscription_of(invoice))
+    card = card or card_of(account, invoice["customer"], subscription)
+    intent = payments.attempt(account, invoices.intent_of(account, invoice), card, outcome)
+    counts = automatic or not invoice["attempted"]
+    if intent["status"] == "succeeded":
+        return _settled(account, invoices.mark_paid(account, invoice, attempts=int(counts)))
+    return _declined(account, invoice, subscription, counts=counts)
+
+
+def bill(account: Account, subscription: Resource, reason: str, past: tuple[int, int]) -> Resource:
+    """Draw up the invoice of the period that has begun, and collect it."""
+    dormant = subscription["status"] == "unpaid"
+    invoice = invoices.draft(account, subscription, reason, past=past, advance=not dormant)
+    if dormant and invoice["total"]:
+        # Nobody collects from a subscription that was given up; paying the draft wakes it.
+        return invoice
+    invoice = invoices.finalize(account, invoice)
+    return collect(account, invoice) if invoice["status"] == "open" else _settled(account, invoice)
+
+
+def _settled(account: Account, invoice: Resource) -> Resource:
+    """The subscription runs again if the invoice that was paid is its latest."""
+    subscription = account.get("subscription", subscription_of(invoice))
+    if subscription["latest_invoice"] == invoice["id"]:
+        if subscription["status"] in {"incomplete", "past_due", "unpaid"}:
+            change(account, subscription, {"status": "active"})
+        _set_delinquent(account, invoice["customer"], delinquent=False)
+    return invoice
+
+
+def pay(account: Account, params: Params, invoice_id: str) -> Resource:
+    """Pay an invoice now, by the customer's card or outside of Stripe; a declined card is a 402, and on record."""
+    invoice = _payable(account, invoice_id)
+    elsewhere, named = params.flag("paid_out_of_band"), params.text("payment_method")
+    params.flag("off_session")
+    if elsewhere:
+        return _settled(account, invoices.mark_paid(account, invoice))
+    customer = living_customer(account, invoice["customer"])
+    card = attach_named(account, customer, named, "payment_method")["id"] if named else None
+    if not card and not card_of(account, customer["id"], account.get("subscription", subscription_of(invoice))):
+        message = "There is no default payment method for this invoice; the customer has no card."
+        raise InvalidRequestError(message, code="resource_missing")
+    invoice = collect(account, invoice, card=card, automatic=False)
+    if invoice["status"] != "paid":
+        raise CardDeclinedError(invoices.intent_of(account, invoice), keep=True)
+    return invoice
+
+
+def pay_as_told(account: Account, params: Params, invoice_id: str) -> Resource:
+    """Pay an invoice with an outcome of the caller's choice, `succeed` unless told otherwise."""
+    outcome = params.choice("outcome", *OUTCOMES) or "succeed"
+    return collect(account, _payable(account, invoice_id), outcome=outcome, automatic=False)
+
+
+def _payable(account: Account, invoice_id: str) -> Resource:
+    invoice = account.get("invoice", invoice_id)
+    if invoice["status"] == "draft":
+        invoice = invoices.finalize(account, invoice)
+    if invoice["status"] == "paid":
+        message = "Invoice is already paid"
+        raise InvalidRequestError(message)
+    if invoice["status"] != "open":
+        message = f"Invoice is {invoice['status']} and cannot be paid"
+        raise InvalidRequestError(message, code="invoice_not_editable")
+    return invoice
+
+
+def _declined(account: Account, invoice: Resource, subscription: Resource, *, counts: bool) -> Resource:
+    """Plan the next attempt, or give up as the policy says; `counts` tells an attempt that uses up a retry."""
+    attempts = invoice["attempt_count"] + counts
+    status = subscription["status"]
+    retried = status not in ENDED and status != "incomplete" and invoice["auto_advance"]
+    changes: Resource = {"attempted": True, "attempt_count": attempts}
+    if not retried:
+        changes["next_payment_attempt"] = None
+    elif counts:
+        changes["next_payment_attempt"] = account.retry_policy.next_attempt(attempts, account.now())
+    invoice = events.change(account, invoice, changes)
+    events.emit(account, "invoice.payment_failed", invoice)
+    _set_delinquent(account, invoice["customer"], delinquent=True)
+    if retried:
+        if status in {"active", "trialing"}:
+            subscription = change(account, subscription, {"status": "past_due"})
+        if counts and invoice["next_payment_attempt"] is None:
+            _give_up(account, subscription)
+    return account.get("invoice", invoice["id"])
+
+
+def _give_up(account: Account, subscription: Resource) -> None:
+    match account.retry_policy.finally_status:
+        case "canceled":
+            end(account, subscription, "payment_failed")
+        case status:
+            change(account, subscription, {"status": status})
+
+
+def _set_delinquent(account: Account, customer_id: str, *, delinquent: bool) -> None:
+    customer = account.get("customer", customer_id)
+    if not customer.get("deleted"):
+        events.change(account, customer, {"delinquent": delinquent})
+
+
+ENDPOINTS = [("POST", "/v1/invoices/{id}/pay", pay)]

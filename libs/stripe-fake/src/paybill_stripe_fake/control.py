@@ -1,0 +1,58 @@
+"""What Stripe has no API for: outcomes, time, and webhooks that misbehave."""
+
+from paybill_stripe_fake import checkout, collection, deliveries, payment_methods, renewals
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.store import Resource
+
+
+def set_payment(account: Account, params: Params, customer_id: str) -> Resource:
+    """Decide how charges to a customer's cards end from now on."""
+    params.required("outcome")
+    return payment_methods.set_outcome(account, customer_id, params.choice("outcome", *payment_methods.OUTCOMES) or "")
+
+
+def get_faults(account: Account, _params: Params) -> Resource:
+    """How delivery misbehaves, and whether it is held back."""
+    return {**deliveries.faults(account), "paused": deliveries.paused(account)}
+
+
+def set_faults(account: Account, params: Params) -> Resource:
+    """Let delivery misbehave."""
+    deliveries.set_faults(account, params)
+    return get_faults(account, params)
+
+
+def pause(account: Account, params: Params) -> Resource:
+    """Hold webhooks back."""
+    deliveries.set_paused(account, paused=True)
+    return get_faults(account, params)
+
+
+def resume(account: Account, params: Params) -> Resource:
+    """Let webhooks go out again."""
+    deliveries.set_paused(account, paused=False)
+    return get_faults(account, params)
+
+
+def redeliver(account: Account, _params: Params, event_id: str) -> Resource:
+    """Send an event once more."""
+    return {"data": deliveries.redeliver(account, account.get("event", event_id))}
+
+
+PAY_CHECKOUT = ("POST", "/fake/checkout/{id}/pay", checkout.pay)
+"""The one control route without a key: it belongs to the page, and a session's id cannot be guessed."""
+
+ENDPOINTS = [
+    ("POST", "/fake/customers/{id}/payment", set_payment),
+    ("POST", "/fake/subscriptions/{id}/renew", renewals.renew),
+    ("POST", "/fake/invoices/{id}/pay", collection.pay_as_told),
+    ("GET", "/fake/clock", renewals.clock),
+    ("POST", "/fake/clock/advance", renewals.advance),
+    ("GET", "/fake/faults", get_faults),
+    ("POST", "/fake/faults", set_faults),
+    ("POST", "/fake/delivery/pause", pause),
+    ("POST", "/fake/delivery/resume", resume),
+    ("GET", "/fake/deliveries", deliveries.list_deliveries),
+    ("POST", "/fake/events/{id}/redeliver", redeliver),
+]

@@ -1,0 +1,166 @@
+"""Webhook deliveries: which event goes to which endpoint, in how many copies, and how each attempt ended.
+
+A delivery's id is its event's id and a number. Due times are real time, whatever the account's clock says.
+"""
+
+import time
+from typing import Any
+
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.errors import InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.store import Resource
+
+MAX_COPIES = 100
+_ATTEMPTS_KEPT = 10
+_MAX_LISTED = 1000
+_MAX_LOST_TYPES = 100
+_STATES = ("pending", "delivered", "lost", "dropped")
+_NO_FAULTS = {"duplicate": 1, "reorder": False, "lose_next": 0, "lose_types": []}
+
+
+def enqueue(account: Account, event: Resource) -> None:
+    """Queue an event for every endpoint that wants it, as the faults that are set demand."""
+    endpoints = _subscribed(account, event)
+    if not endpoints:
+        return
+    active = faults(account)
+    lost = event["type"] in active["lose_types"] or active["lose_next"] > 0
+    if active["lose_next"] > 0 and event["type"] not in active["lose_types"]:
+        account.store.put("setting", "faults", {**active, "lose_next": active["lose_next"] - 1})
+    for endpoint in endpoints:
+        for _ in range(1 if lost else active["duplicate"]):
+            _queue(account, event, endpoint, "lost" if lost else "pending")
+
+
+def redeliver(account: Account, event: Resource) -> list[Resource]:
+    """Queue an event once more for every endpoint that wants it; faults do not apply."""
+    return [_queue(account, event, endpoint, "pending") for endpoint in _subscribed(account, event)]
+
+
+def of_event(account: Account, event_id: str) -> list[Resource]:
+    """All deliveries of an event, the first first."""
+    found: list[Resource] = []
+    while delivery := account.store.find("delivery", f"{event_id}.{len(found) + 1}"):
+        found.append(delivery)
+    return found
+
+
+def undelivered(account: Account, event_id: str) -> int:
+    """How many endpoints have not had the event yet."""
+    tried = of_event(account, event_id)
+    had = {delivery["endpoint"] for delivery in tried if delivery["state"] == "delivered"}
+    return len({delivery["endpoint"] for delivery in tried if delivery["state"] != "dropped"} - had)
+
+
+def due(account: Account, endpoint_id: str, now: float) -> list[Resource]:
+    """What is to be sent to an endpoint now, in the order in which it goes out."""
+    found = [delivery for delivery in pending(account, endpoint_id) if delivery["due_at"] <= now]
+    return found[::-1] if faults(account)["reorder"] else found
+
+
+def pending(account: Account, endpoint_id: str | None = None) -> list[Resource]:
+    """What is still to be sent, now or later."""
+    queued = (account.store.find("delivery", marker["id"]) for marker in account.store.oldest_first("pending"))
+    return [found for found in queued if found is not None and endpoint_id in {None, found["endpoint"]}]
+
+
+def record(account: Account, delivery: Resource, *, status: int | None, error: str | None, retry_s: float) -> None:
+    """Write down how an attempt ended; without a 2xx the next one is due in `retry_s` seconds."""
+    attempt: Resource = {"at": time.time(), "status": status, "error": error}
+    done = error is None
+    outcome = {
+        **delivery,
+        "state": "delivered" if done else "pending",
+        "attempts": delivery["attempts"] + 1,
+        "last_attempts": [*delivery["last_attempts"], attempt][-_ATTEMPTS_KEPT:],
+        "due_at": None if done else attempt["at"] + retry_s,
+    }
+    account.store.put("delivery", delivery["id"], outcome)
+    if done:
+        account.store.delete("pending", delivery["id"])
+
+
+def drop(account: Account, endpoint_id: str) -> None:
+    """Give up what is queued for an endpoint that is gone."""
+    for delivery in pending(account, endpoint_id):
+        account.store.put("delivery", delivery["id"], {**delivery, "state": "dropped", "due_at": None})
+        account.store.delete("pending", delivery["id"])
+
+
+def faults(account: Account) -> dict[str, Any]:
+    """How delivery misbehaves at present."""
+    return account.store.find("setting", "faults") or _NO_FAULTS
+
+
+def paused(account: Account) -> bool:
+    """Whether delivery is held back."""
+    return account.store.find("setting", "paused") is not None
+
+
+def set_paused(account: Account, *, paused: bool) -> None:
+    """Hold delivery back, or let it go on; a delivery under way is finished."""
+    if paused:
+        account.store.put("setting", "paused", {})
+    else:
+        account.store.delete("setting", "paused")
+
+
+def set_faults(account: Account, params: Params) -> dict[str, Any]:
+    """Set the faults that are given and leave the others as they are.
+
+    duplicate: how many copies of each event are sent, 1 to 100.
+    reorder: whether what is queued goes out the newest first.
+    lose: how many of the next events are never sent, or a list of types that never are; 0 ends it.
+    """
+    changed = dict(faults(account))
+    copies, reorder = params.integer("duplicate", least=1, most=MAX_COPIES), params.flag("reorder")
+    changed.update({} if copies is None else {"duplicate": copies})
+    changed.update({} if reorder is None else {"reorder": reorder})
+    if params.has("lose"):
+        changed.update(_loss(params))
+    account.store.put("setting", "faults", changed)
+    return changed
+
+
+def list_deliveries(account: Account, params: Params) -> Resource:
+    """Deliveries, the oldest first, of one event or in one state if so asked; the last `limit` of them."""
+    event, state = params.text("event"), params.choice("state", *_STATES)
+    limit = params.integer("limit", least=1, most=_MAX_LISTED) or _MAX_LISTED
+    candidates = of_event(account, event) if event else account.store.oldest_first("delivery")
+    found = [delivery for delivery in candidates if state in {None, delivery["state"]}]
+    return {"data": found[-limit:], "total": len(found), "pending": len(account.store.oldest_first("pending"))}
+
+
+def _loss(params: Params) -> Resource:
+    try:
+        return {"lose_next": params.integer("lose", most=1_000_000) or 0, "lose_types": []}
+    except InvalidRequestError:
+        return {"lose_next": 0, "lose_types": params.texts("lose", most=_MAX_LOST_TYPES) or []}
+
+
+def _subscribed(account: Account, event: Resource) -> list[Resource]:
+    return [
+        endpoint
+        for endpoint in account.store.oldest_first("webhook_endpoint")
+        if endpoint["status"] == "enabled" and {"*", event["type"]} & set(endpoint["enabled_events"])
+    ]
+
+
+def _queue(account: Account, event: Resource, endpoint: Resource, state: str) -> Resource:
+    identifier = f"{event['id']}.{len(of_event(account, event['id'])) + 1}"
+    delivery = {
+        "id": identifier,
+        "event": event["id"],
+        "type": event["type"],
+        "endpoint": endpoint["id"],
+        "url": endpoint["url"],
+        "state": state,
+        "attempts": 0,
+        "last_attempts": [],
+        "due_at": time.time() if state == "pending" else None,
+    }
+    account.store.put("delivery", identifier, delivery)
+    if state == "pending":
+        account.store.put("pending", identifier, {"id": identifier})
+    return delivery

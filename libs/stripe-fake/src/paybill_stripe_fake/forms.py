@@ -1,0 +1,267 @@
+"""Form-encoded parameters as Stripe nests them (`items[0][price]=…`), read with types and names in every refusal."""
+
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from itertools import pairwise
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
+
+from paybill_stripe_fake.errors import InvalidRequestError
+
+Value: TypeAlias = "str | dict[str, Value]"
+
+_MAX_FIELDS = 1000
+_MAX_DEPTH = 6
+_MAX_TEXT = 5000
+_MAX_INTEGER = 2**53
+_MAX_METADATA_KEYS = 50
+_MAX_METADATA_KEY = 40
+_MAX_METADATA_VALUE = 500
+_MAX_DECIMAL_PLACES = 12
+_KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
+_COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    "gt": lambda value, bound: value > bound,
+    "gte": lambda value, bound: value >= bound,
+    "lt": lambda value, bound: value < bound,
+    "lte": lambda value, bound: value <= bound,
+}
+
+
+def parse_form(encoded: str | bytes) -> dict[str, Value]:
+    """The nested parameters of a form or query string; lists become objects with the index as key."""
+    try:
+        text = encoded.decode("utf-8") if isinstance(encoded, bytes) else encoded
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
+    except (UnicodeDecodeError, ValueError) as error:
+        message = f"The parameters are not a form in UTF-8 of at most {_MAX_FIELDS} fields."
+        raise InvalidRequestError(message) from error
+    tree: dict[str, Value] = {}
+    for key, value in pairs:
+        match = _KEY.fullmatch(key)
+        path = [match[1], *re.findall(r"\[([^\[\]]*)\]", match[2])] if match else []
+        if not path or len(path) > _MAX_DEPTH or "\0" in value:
+            message = f"Invalid parameter: {key[:100]!r}"
+            raise InvalidRequestError(message)
+        _place(tree, path, value, key)
+    return tree
+
+
+def from_json(value: Any) -> Value:
+    """The same tree from JSON, for the control routes."""
+    match value:
+        case dict():
+            return {str(key): from_json(inner) for key, inner in value.items() if inner is not None}
+        case list():
+            return {str(index): from_json(inner) for index, inner in enumerate(value)}
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return str(value)
+
+
+def _place(tree: dict[str, Value], path: list[str], value: str, key: str) -> None:
+    node = tree
+    for step, inner in pairwise(path):
+        name = step or str(max(0, len(node) - 1) if inner else len(node))
+        # `a[][x]=1&a[][y]=2` is one element until a name comes twice; then the next element begins.
+        if not step and name in node and isinstance(node[name], dict) and inner in node[name]:
+            name = str(len(node))
+        child = node.setdefault(name, {})
+        if isinstance(child, str):
+            message = f"Invalid parameter: {key[:100]!r} is given both as a value and as an object."
+            raise InvalidRequestError(message)
+        node = child
+    last = path[-1] or str(len(node))
+    if isinstance(node.get(last), dict):
+        message = f"Invalid parameter: {key[:100]!r} is given both as a value and as an object."
+        raise InvalidRequestError(message)
+    node[last] = value
+
+
+class Params:
+    """Parameters that are taken out one by one; `finish` refuses what nobody took.
+
+    A reader returns None for a parameter that is absent, or that was given empty in order to unset it.
+    """
+
+    def __init__(self, tree: Mapping[str, Value], path: str = "") -> None:
+        self._tree = tree
+        self._path = path
+        self._taken: set[str] = set()
+        self._children: list[Params] = []
+
+    def name(self, key: str) -> str:
+        """The parameter's full name, as in `items[0][price]`."""
+        return f"{self._path}[{key}]" if self._path else key
+
+    def has(self, key: str) -> bool:
+        """Whether the parameter was given at all, empty included."""
+        return key in self._tree
+
+    def given(self) -> set[str]:
+        """The names of all parameters, read or not."""
+        return set(self._tree)
+
+    def text(self, key: str, *, longest: int = _MAX_TEXT) -> str | None:
+        """A string of at most `longest` characters."""
+        value = self._scalar(key)
+        if value is not None and len(value) > longest:
+            message = f"Invalid string: {self.name(key)} is longer than {longest} characters."
+            raise InvalidRequestError(message, param=self.name(key))
+        return value or None
+
+    def required(self, key: str, *, longest: int = _MAX_TEXT) -> str:
+        """A string that must be there and not empty."""
+        value = self.text(key, longest=longest)
+        if value is None:
+            raise self._missing(key)
+        return value
+
+    def choice(self, key: str, *choices: str) -> str | None:
+        """One of the given words."""
+        value = self.text(key)
+        if value is not None and value not in choices:
+            message = f"Invalid {self.name(key)}: must be one of {', '.join(choices)}"
+            raise InvalidRequestError(message, param=self.name(key))
+        return value
+
+    def flag(self, key: str) -> bool | None:
+        """`true` or `false`."""
+        value = self.text(key)
+        if value is not None and value not in {"true", "false"}:
+            message = f"Invalid boolean: {value[:100]}"
+            raise InvalidRequestError(message, param=self.name(key))
+        return None if value is None else value == "true"
+
+    def integer(self, key: str, *, least: int = 0, most: int = _MAX_INTEGER) -> int | None:
+        """A whole number from `least` to `most`."""
+        value = self.text(key, longest=100)
+        if value is None:
+            return None
+        if not re.fullmatch(r"-?[0-9]{1,18}", value):
+            message = f"Invalid integer: {value}"
+            raise InvalidRequestError(message, code="parameter_invalid_integer", param=self.name(key))
+        if not least <= int(value) <= most:
+            message = f"Invalid integer: {self.name(key)} must be from {least} to {most}"
+            raise InvalidRequestError(message, code="parameter_invalid_integer", param=self.name(key))
+        return int(value)
+
+    def decimal(self, key: str) -> Decimal | None:
+        """A number that is not negative, with at most 12 decimal places."""
+        value = self.text(key, longest=40)
+        if value is None:
+            return None
+        try:
+            number = Decimal(value)
+        except InvalidOperation:
+            number = Decimal(-1)
+        exponent = number.as_tuple().exponent
+        if not isinstance(exponent, int) or exponent < -_MAX_DECIMAL_PLACES or not 0 <= number <= _MAX_INTEGER:
+            message = f"Invalid decimal: {value}"
+            raise InvalidRequestError(message, param=self.name(key))
+        return number
+
+    def url(self, key: str) -> str | None:
+        """An absolute http or https URL."""
+        value = self.text(key)
+        if value is not None and not re.fullmatch(r"https?://[^\s<>\"\\/]+[^\s<>\"\\]*", value):
+            message = "Not a valid URL"
+            raise InvalidRequestError(message, code="url_invalid", param=self.name(key))
+        return value
+
+    def nested(self, key: str) -> "Params | None":
+        """An object with parameters of its own."""
+        self._taken.add(key)
+        value = self._tree.get(key)
+        if value is None or value == "":
+            return None
+        if isinstance(value, str):
+            message = f"Invalid object: {self.name(key)}"
+            raise InvalidRequestError(message, param=self.name(key))
+        child = Params(value, self.name(key))
+        self._children.append(child)
+        return child
+
+    def many(self, key: str, *, most: int) -> "list[Params] | None":
+        """A list of objects, in the order of their indices."""
+        holder = self.nested(key)
+        if holder is None:
+            return None
+        elements = [holder.nested(index) for index in holder.indices(most)]
+        if None in elements:
+            message = f"Invalid array: the elements of {self.name(key)} are objects"
+            raise InvalidRequestError(message, param=self.name(key))
+        return [element for element in elements if element is not None]
+
+    def texts(self, key: str, *, most: int) -> list[str] | None:
+        """A list of strings, in the order of their indices."""
+        holder = self.nested(key)
+        return None if holder is None else [holder.required(index) for index in holder.indices(most)]
+
+    def metadata(self, held: Mapping[str, str] | None = None, key: str = "metadata") -> dict[str, str]:
+        """What is held with the given keys set, and those given empty removed; given empty as a whole, nothing."""
+        if self._tree.get(key) == "":
+            self._taken.add(key)
+            return {}
+        given = self.nested(key) or Params({})
+        merged = dict(held or {})
+        for name in sorted(given.given()):
+            value = given.text(name, longest=_MAX_METADATA_VALUE)
+            if len(name) > _MAX_METADATA_KEY:
+                message = f"Metadata keys can have at most {_MAX_METADATA_KEY} characters."
+                raise InvalidRequestError(message, param=self.name(key))
+            if value is None:
+                merged.pop(name, None)
+            else:
+                merged[name] = value
+        if len(merged) > _MAX_METADATA_KEYS:
+            message = f"Metadata can have at most {_MAX_METADATA_KEYS} keys."
+            raise InvalidRequestError(message, param=self.name(key))
+        return merged
+
+    def within(self, key: str) -> Callable[[int], bool]:
+        """A test for a time filter: an exact number, or bounds named gt, gte, lt and lte."""
+        if isinstance(self._tree.get(key), str):
+            exact = self.integer(key)
+            return lambda value: exact is None or value == exact
+        given = self.nested(key)
+        bounds = {name: given.integer(name) for name in _COMPARISONS} if given else {}
+        return lambda value: all(bound is None or _COMPARISONS[name](value, bound) for name, bound in bounds.items())
+
+    def indices(self, most: int) -> list[str]:
+        """The keys of a list, in order; refuses what is no list or too long."""
+        if len(self._tree) > most or not all(re.fullmatch(r"[0-9]{1,6}", key) for key in self._tree):
+            message = f"Invalid array: {self._path} takes at most {most} elements"
+            raise InvalidRequestError(message, param=self._path)
+        return sorted(self._tree, key=int)
+
+    def finish(self) -> None:
+        """Refuse every parameter that was given and not read."""
+        for key in self._tree:
+            if key not in self._taken:
+                message = (
+                    f"Received unknown parameter: {self.name(key)[:200]} (Stripe may know it; this stand-in does not)"
+                )
+                raise InvalidRequestError(message, code="parameter_unknown", param=self.name(key)[:200])
+        for child in self._children:
+            child.finish()
+
+    def _scalar(self, key: str) -> str | None:
+        self._taken.add(key)
+        value = self._tree.get(key)
+        if isinstance(value, dict):
+            message = f"Invalid string: {self.name(key)} is an object"
+            raise InvalidRequestError(message, param=self.name(key))
+        return value
+
+    def _missing(self, key: str) -> InvalidRequestError:
+        if self.has(key):
+            message = (
+                f"You passed an empty string for '{self.name(key)}'. We assume empty values are an attempt to unset a "
+                f"parameter; however '{self.name(key)}' cannot be unset."
+            )
+            return InvalidRequestError(message, code="parameter_invalid_empty", param=self.name(key))
+        return InvalidRequestError(
+            f"Missing required param: {self.name(key)}.", code="parameter_missing", param=self.name(key)
+        )

@@ -1,0 +1,56 @@
+"""Stripe's lists: the newest first, walked by the ids of their elements."""
+
+from collections.abc import Callable
+
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.errors import InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.store import Resource
+
+_DEFAULT_LIMIT = 10
+_MAX_LIMIT = 100
+
+
+def list_object(data: list[Resource], url: str, *, has_more: bool = False) -> Resource:
+    """A list as Stripe wraps it."""
+    return {"object": "list", "data": data, "has_more": has_more, "url": url}
+
+
+def page(account: Account, params: Params, kind: str, wanted: Callable[[Resource], bool], url: str) -> Resource:
+    """The page of a kind that `limit`, `starting_after` and `ending_before` ask for."""
+    return page_of(params, account.store.newest_first(kind), wanted, url)
+
+
+def page_of(params: Params, resources: list[Resource], wanted: Callable[[Resource], bool], url: str) -> Resource:
+    """The same of any list; a cursor may name an element that the filter does not show."""
+    limit = params.integer("limit", least=1, most=_MAX_LIMIT) or _DEFAULT_LIMIT
+    after, before = params.text("starting_after"), params.text("ending_before")
+    if after and before:
+        message = "You can use only one of starting_after and ending_before."
+        raise InvalidRequestError(message, code="parameters_exclusive", param="starting_after")
+    if before:
+        # The page that ends just before the cursor, so it is gathered backwards.
+        newer = list(reversed(resources[: _position(resources, before, "ending_before")]))
+        found = _first(newer, wanted, limit + 1)
+        return list_object(found[:limit][::-1], url, has_more=len(found) > limit)
+    older = resources[_position(resources, after, "starting_after") + 1 :] if after else resources
+    found = _first(older, wanted, limit + 1)
+    return list_object(found[:limit], url, has_more=len(found) > limit)
+
+
+def _first(resources: list[Resource], wanted: Callable[[Resource], bool], count: int) -> list[Resource]:
+    found: list[Resource] = []
+    for resource in resources:
+        if not resource.get("deleted") and wanted(resource):
+            found.append(resource)
+            if len(found) == count:
+                break
+    return found
+
+
+def _position(resources: list[Resource], identifier: str, param: str) -> int:
+    for index, resource in enumerate(resources):
+        if resource["id"] == identifier:
+            return index
+    message = f"No such object: '{identifier[:200]}'"
+    raise InvalidRequestError(message, code="resource_missing", param=param)

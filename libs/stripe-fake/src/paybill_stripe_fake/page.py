@@ -1,0 +1,56 @@
+"""The checkout page: what a person sees under a session's `url`."""
+
+from html import escape
+
+from paybill_stripe_fake.store import Resource
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:30rem;margin:4rem auto;padding:0 1rem;color:#222}"
+    "table{width:100%;border-collapse:collapse;margin:1rem 0}"
+    "td,th{padding:.4rem 0;border-bottom:1px solid #ddd;text-align:left}"
+    "td:last-child{text-align:right}button{font:inherit;padding:.6rem 1.2rem;margin-right:.5rem;cursor:pointer}"
+    ".declined{color:#a00}"
+)
+
+
+def checkout_page(session: Resource, lines: list[Resource], *, declined: bool = False) -> str:
+    """The page of a session in any state; an open one can be paid."""
+    rows = "".join(
+        f"<tr><td>{line['quantity']} x {escape(line['description'])}</td>"
+        f"<td>{_money(line['amount_total'], line['currency'])}</td></tr>"
+        for line in lines
+    )
+    total = f"<tr><th>Due today</th><td>{_money(session['amount_total'], session['currency'])}</td></tr>"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Checkout</title>'
+        '<meta name="viewport" content="width=device-width"><style>' + _STYLE + "</style></head><body>"
+        "<h1>Subscribe</h1><p>A stand-in for Stripe: no card is charged.</p>"
+        f"<table>{rows}{total}</table>{_state(session, declined=declined)}</body></html>"
+    )
+
+
+def return_url(session: Resource) -> str:
+    """Where a person goes after paying."""
+    return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])
+
+
+def _state(session: Resource, *, declined: bool) -> str:
+    match session["status"]:
+        case "complete":
+            return f'<p>Paid. Thank you. <a href="{escape(return_url(session))}">Continue</a></p>'
+        case "expired":
+            return "<p>This session has expired.</p>"
+        case _:
+            message = '<p class="declined" role="alert">Your card was declined. Try another.</p>' if declined else ""
+            back = escape(session["cancel_url"] or "")
+            link = f'<p><a href="{back}">Cancel</a></p>' if back else ""
+            return (
+                f'{message}<form method="post" action="/fake/checkout/{escape(session["id"])}/pay">'
+                '<button name="outcome" value="succeed">Pay with a good card</button>'
+                f'<button name="outcome" value="fail">Pay with a declined card</button></form>{link}'
+            )
+
+
+def _money(amount: int, currency: str) -> str:
+    # Enough for a stand-in: every currency is shown with two decimals.
+    return f"{amount // 100:,}.{amount % 100:02} {escape(currency.upper())}"

@@ -1,0 +1,127 @@
+"""Customers' cards, and whether charging them succeeds."""
+
+from paybill_stripe_fake import events
+from paybill_stripe_fake.account import Account, new_id
+from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.lists import page
+from paybill_stripe_fake.store import Resource
+
+OUTCOMES = ("succeed", "fail")
+TEST_CARDS = {"pm_card_visa": "succeed", "pm_card_mastercard": "succeed", "pm_card_chargeCustomerFail": "fail"}
+"""Stripe's names for test cards, and how charging them ends."""
+_DECLINED_AT_ONCE = "pm_card_chargeDeclined"
+_LAST4 = {"succeed": "4242", "fail": "0341"}
+_NO_ADDRESS = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
+
+
+def attach(account: Account, customer: Resource, outcome: str) -> Resource:
+    """Give a customer a new card, whose charges end so."""
+    card = {
+        "id": new_id("pm"),
+        "object": "payment_method",
+        "allow_redisplay": "unspecified",
+        "billing_details": {
+            "address": _NO_ADDRESS,
+            "email": customer["email"],
+            "name": customer["name"],
+            "phone": customer["phone"],
+            "tax_id": None,
+        },
+        "card": {
+            "brand": "visa",
+            "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
+            "country": "US",
+            "display_brand": "visa",
+            "exp_month": 12,
+            "exp_year": 2034,
+            "fingerprint": new_id("fp")[3:19],
+            "funding": "credit",
+            "generated_from": None,
+            "last4": _LAST4[outcome],
+            "networks": {"available": ["visa"], "preferred": None},
+            "regulated_status": "unregulated",
+            "three_d_secure_usage": {"supported": True},
+            "wallet": None,
+        },
+        "created": account.now(),
+        "customer": customer["id"],
+        "customer_account": None,
+        "livemode": False,
+        "metadata": {},
+        "type": "card",
+    }
+    events.create(account, card, "payment_method.attached")
+    account.store.put("outcome", card["id"], {"outcome": outcome})
+    return card
+
+
+def attach_named(account: Account, customer: Resource, name: str, param: str) -> Resource:
+    """Give a customer the test card of this name, or the card that the customer has under this id."""
+    held = account.store.find("payment_method", name)
+    if held is not None and held["customer"] == customer["id"]:
+        return held
+    if name == _DECLINED_AT_ONCE:
+        raise CardDeclinedError(None, keep=False)
+    if name not in TEST_CARDS:
+        message = f"No such PaymentMethod: '{name[:200]}'; test cards are {', '.join(TEST_CARDS)}"
+        raise InvalidRequestError(message, code="resource_missing", param=param)
+    return attach(account, customer, TEST_CARDS[name])
+
+
+def card_of(account: Account, customer_id: str, subscription: Resource | None = None) -> str | None:
+    """The card that pays: the subscription's own, else the customer's default."""
+    customer = account.get("customer", customer_id)
+    own = subscription["default_payment_method"] if subscription else None
+    if own or customer.get("deleted"):
+        return own
+    return customer["invoice_settings"]["default_payment_method"]  # type: ignore[no-any-return]
+
+
+def outcome_of(account: Account, card_id: str | None) -> str:
+    """How charging a card ends; charging none fails."""
+    return str((account.store.find("outcome", card_id or "") or {"outcome": "fail"})["outcome"])
+
+
+def set_outcome(account: Account, customer_id: str, outcome: str) -> Resource:
+    """From now on charges to all cards of a customer end so; one who has none is given one as default."""
+    customer = account.get("customer", customer_id)
+    if customer.get("deleted"):
+        message = f"Customer {customer_id} is deleted and has no cards."
+        raise InvalidRequestError(message)
+    cards = [card for card in account.store.oldest_first("payment_method") if card["customer"] == customer_id]
+    for card in cards:
+        account.store.put("outcome", card["id"], {"outcome": outcome})
+    default = customer["invoice_settings"]["default_payment_method"]
+    if not cards:
+        default = attach(account, customer, outcome)["id"]
+        settings = {**customer["invoice_settings"], "default_payment_method": default}
+        events.change(account, customer, {"invoice_settings": settings})
+    return {"customer": customer_id, "outcome": outcome, "cards": [card["id"] for card in cards] or [default]}
+
+
+def retrieve(account: Account, _params: Params, card_id: str) -> Resource:
+    """One card."""
+    return account.get("payment_method", card_id)
+
+
+def list_cards(account: Account, params: Params) -> Resource:
+    """A customer's cards, the last first."""
+    customer = account.get("customer", params.required("customer"), "customer")
+    params.choice("type", "card")
+    return page(
+        account, params, "payment_method", lambda card: card["customer"] == customer["id"], "/v1/payment_methods"
+    )
+
+
+def attach_card(account: Account, params: Params, name: str) -> Resource:
+    """Attach a test card to a customer."""
+    customer = account.get("customer", params.required("customer"), "customer")
+    return attach_named(account, customer, name, "payment_method")
+
+
+ENDPOINTS = [
+    ("GET", "/v1/payment_methods", list_cards),
+    ("GET", "/v1/payment_methods/{id}", retrieve),
+    ("POST", "/v1/payment_methods/{id}/attach", attach_card),
+]

@@ -1,0 +1,95 @@
+"""What happens as time passes: periods end, payments are tried again, what nobody finished expires."""
+
+from collections.abc import Callable, Iterator
+
+from paybill_stripe_fake import checkout, collection, invoices, subscriptions
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.errors import InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.subscription_state import RUNNING, change, end, period_of
+
+_INCOMPLETE_S = 23 * 3600
+_DAY_S = 86_400
+_MAX_ADVANCE_S = 2 * 366 * _DAY_S
+
+
+def catch_up(account: Account, to: int | None = None) -> None:
+    """Do all that is due until `to`, or until now, each at its own time, and leave the clock there."""
+    until = account.now() if to is None else to
+    while upcoming := min(_upcoming(account), key=lambda found: found[0], default=None):
+        at, act, resource = upcoming
+        if at > until:
+            break
+        account.move_clock(max(at, account.now()))
+        act(account, resource)
+    account.move_clock(until)
+
+
+def advance(account: Account, params: Params) -> Resource:
+    """Move the clock forward by `seconds` or `days`, or to the Unix time `to`."""
+    now = account.now()
+    targets = [
+        base + value * unit_s
+        for key, base, unit_s in (("seconds", now, 1), ("days", now, _DAY_S), ("to", 0, 1))
+        if (value := params.integer(key)) is not None
+    ]
+    if len(targets) != 1 or not now <= targets[0] <= now + _MAX_ADVANCE_S:
+        message = f"Give one of seconds, days and to; forward, and by at most {_MAX_ADVANCE_S // _DAY_S} days."
+        raise InvalidRequestError(message)
+    params.finish()
+    catch_up(account, targets[0])
+    return clock(account, params)
+
+
+def clock(account: Account, _params: Params) -> Resource:
+    """The account's time, and how far ahead of real time it is."""
+    offset_s = (account.store.find("setting", "clock") or {"offset_s": 0})["offset_s"]
+    return {"now": account.now(), "offset_s": offset_s}
+
+
+def renew(account: Account, params: Params, subscription_id: str) -> Resource:
+    """Let the current period of one subscription end now; the clock and all others stay as they are."""
+    subscription = account.get("subscription", subscription_id)
+    params.finish()
+    if subscription["status"] not in RUNNING:
+        message = f"Subscription {subscription_id} is {subscription['status']} and does not renew."
+        raise InvalidRequestError(message)
+    if subscription["cancel_at_period_end"]:
+        return end(account, subscription, "cancellation_requested")
+    now = account.now()
+    return subscriptions.roll(account, subscription, begin=now, anchor=now, reason="subscription_cycle")
+
+
+def _upcoming(account: Account) -> Iterator[tuple[int, Callable[[Account, Resource], object], Resource]]:
+    for subscription in account.store.oldest_first("subscription"):
+        if subscription["status"] in RUNNING:
+            period_end, cancel_at = period_of(subscription)[1], subscription["cancel_at"]
+            yield (
+                (cancel_at, _end, subscription)
+                if cancel_at and cancel_at <= period_end
+                else (period_end, _renew, subscription)
+            )
+        elif subscription["status"] == "incomplete":
+            yield subscription["created"] + _INCOMPLETE_S, _expire, subscription
+    for invoice in account.store.oldest_first("invoice"):
+        if invoice["status"] == "open" and invoice["next_payment_attempt"]:
+            yield invoice["next_payment_attempt"], collection.collect, invoice
+    for session in account.store.oldest_first("checkout.session"):
+        if session["status"] == "open":
+            yield session["expires_at"], checkout.expired, session
+
+
+def _end(account: Account, subscription: Resource) -> None:
+    end(account, subscription, "cancellation_requested")
+
+
+def _renew(account: Account, subscription: Resource) -> None:
+    begin, anchor = period_of(subscription)[1], subscription["billing_cycle_anchor"]
+    subscriptions.roll(account, subscription, begin=begin, anchor=anchor, reason="subscription_cycle")
+
+
+def _expire(account: Account, subscription: Resource) -> None:
+    """Nobody paid the first invoice in time, so it never was a subscription."""
+    change(account, subscription, {"status": "incomplete_expired", "ended_at": account.now()})
+    invoices.void(account, account.get("invoice", subscription["latest_invoice"]))

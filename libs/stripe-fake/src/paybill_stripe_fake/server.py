@@ -1,0 +1,298 @@
+"""The HTTP server: keys, bodies, idempotency, and errors as Stripe words them."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeAlias
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from paybill_stripe_fake import (
+    API_VERSION,
+    checkout,
+    collection,
+    control,
+    customers,
+    events,
+    invoices,
+    page,
+    payment_methods,
+    payments,
+    prices,
+    products,
+    renewals,
+    subscriptions,
+    webhook_endpoints,
+)
+from paybill_stripe_fake.account import Account, ApiRequest, new_id
+from paybill_stripe_fake.errors import (
+    ApiError,
+    AuthenticationError,
+    BodyTooLargeError,
+    IdempotencyError,
+    InvalidRequestError,
+    UnknownUrlError,
+)
+from paybill_stripe_fake.expand import MAX_PATHS, expanded
+from paybill_stripe_fake.forms import Params, Value, from_json, parse_form
+from paybill_stripe_fake.sender import Sender
+from paybill_stripe_fake.store import Resource
+
+Handler: TypeAlias = Callable[..., Resource]
+
+MAX_BODY_BYTES = 1_048_576
+_MAX_KEY = 255
+_KEPT_S = 24 * 3600
+_TICK_S = 1.0
+_FORM = "application/x-www-form-urlencoded"
+_PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_MODULES = (
+    checkout,
+    collection,
+    customers,
+    events,
+    invoices,
+    payment_methods,
+    payments,
+    prices,
+    products,
+    subscriptions,
+    webhook_endpoints,
+)
+_logger = logging.getLogger("paybill_stripe_fake.server")
+
+
+def create_app(account: Account, api_key: str, sender: Callable[[], Sender], started: Callable[[], None]) -> Starlette:
+    """The application; `sender` is made, and `started` called, once the event loop runs."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(sender().run()), asyncio.create_task(_keep_time(account))]
+        started()
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    server = _Server(account, api_key)
+    table: dict[str, dict[str, Handler]] = {}
+    for method, path, handler in [*(entry for module in _MODULES for entry in module.ENDPOINTS), *control.ENDPOINTS]:
+        table.setdefault(path, {})[method] = handler
+    routes = [
+        Route(path, server.endpoint(path, by_method), methods=list(by_method)) for path, by_method in table.items()
+    ]
+    own = [
+        Route("/healthz", _healthz),
+        Route("/fake/checkout/{id}", server.checkout_page),
+        Route(control.PAY_CHECKOUT[1], server.pay_checkout, methods=["POST"]),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _unknown_url, ApiError: _refused, Exception: _failed}
+    return Starlette(routes=[*own, *routes], lifespan=lifespan, exception_handlers=handlers)
+
+
+class _Server:
+    def __init__(self, account: Account, api_key: str) -> None:
+        self._account = account
+        self._api_key = api_key.encode()
+
+    def endpoint(self, path: str, handlers: dict[str, Handler]) -> Callable[[Request], Any]:
+        """An endpoint for one path that checks the key and runs the handler of the method in one transaction."""
+        fake = path.startswith("/fake/")
+
+        async def run(request: Request) -> Response:
+            self._authenticate(request)
+            tree = await _parameters(request, json_too=fake)
+            handler = handlers["GET" if request.method == "HEAD" else request.method]
+            arguments = list(request.path_params.values())
+            if fake or request.method != "POST":
+                return self._run(request, handler, tree, arguments, None)
+            return self._idempotent(request, handler, tree, arguments)
+
+        return run
+
+    async def checkout_page(self, request: Request) -> Response:
+        """The page of a session."""
+        return self._page(request.path_params["id"])
+
+    async def pay_checkout(self, request: Request) -> Response:
+        """Pay, from the page's form or as JSON."""
+        tree = await _parameters(request, json_too=True)
+        session_id = request.path_params["id"]
+        if "text/html" not in request.headers.get("accept", ""):
+            return self._run(request, checkout.pay, tree, [session_id], None)
+        try:
+            with self._account.work():
+                session = checkout.pay(self._account, Params(tree), session_id)
+        except InvalidRequestError:
+            # Someone pressed twice, or came too late: the page says how it stands.
+            return self._page(session_id)
+        if session["status"] == "complete":
+            return RedirectResponse(page.return_url(session), status_code=303, headers=_PAGE_HEADERS)
+        return self._page(session_id, declined=True)
+
+    def _page(self, session_id: str, *, declined: bool = False) -> Response:
+        session = self._account.get("checkout.session", session_id)
+        lines = checkout.line_items(self._account, session)["data"]
+        html = page.checkout_page(session, lines, declined=declined)
+        return HTMLResponse(html, status_code=402 if declined else 200, headers=_PAGE_HEADERS)
+
+    def _authenticate(self, request: Request) -> None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._api_key):
+            raise AuthenticationError(given=bool(key))
+
+    def _idempotent(self, request: Request, handler: Handler, tree: dict[str, Value], arguments: list[str]) -> Response:
+        """Run once for each Idempotency-Key, and answer later ones as the first."""
+        key = request.headers.get("idempotency-key")
+        if not key:
+            return self._run(request, handler, tree, arguments, None)
+        if len(key) > _MAX_KEY:
+            message = f"Idempotency keys can have at most {_MAX_KEY} characters."
+            raise InvalidRequestError(message)
+        asked = json.dumps([request.url.path, tree], sort_keys=True)
+        digest = hashlib.sha256(asked.encode()).hexdigest()
+        held = self._account.store.find("idempotency", key)
+        if held is None or held["at"] < time.time() - _KEPT_S:
+            return self._run(request, handler, tree, arguments, (key, digest))
+        if held["path"] != request.url.path:
+            message = (
+                "Keys for idempotent requests can only be used for the same endpoint they were first used for "
+                f"('{request.url.path}' vs '{held['path']}'). Try using a key other than '{key}'."
+            )
+            raise IdempotencyError(message)
+        if held["digest"] != digest:
+            message = (
+                "Keys for idempotent requests can only be used with the same parameters they were first used with. "
+                f"Try using a key other than '{key}' if you meant to execute a different request."
+            )
+            raise IdempotencyError(message)
+        replayed = {"Idempotent-Replayed": "true", "Original-Request": held["request"]}
+        return _answer(held["body"], held["status"], idempotency_key=key, headers=replayed)
+
+    def _run(
+        self,
+        request: Request,
+        handler: Handler,
+        tree: dict[str, Value],
+        arguments: list[str],
+        key: tuple[str, str] | None,
+    ) -> Response:
+        """One request, one transaction; what a declined card answers is kept under the key too."""
+        account = self._account
+        called = ApiRequest(new_id("req"), key[0] if key else None) if request.method != "GET" else ApiRequest()
+        request_id = called.id or new_id("req")
+
+        def keep(status: int, body: Resource) -> None:
+            if key is not None:
+                entry = {"at": time.time(), "path": request.url.path, "digest": key[1], "request": request_id}
+                account.store.put("idempotency", key[0], {**entry, "status": status, "body": body})
+
+        try:
+            with account.work(called):
+                try:
+                    status, body = 200, self._handled(handler, tree, arguments)
+                    keep(status, body)
+                except ApiError as error:
+                    if error.keep:
+                        keep(error.status, error.body())
+                    raise
+        except ApiError as error:
+            status, body = error.status, error.body()
+        return _answer(body, status, request_id=request_id, idempotency_key=key and key[0])
+
+    def _handled(self, handler: Handler, tree: dict[str, Value], arguments: list[str]) -> Resource:
+        params = Params(tree)
+        paths = params.texts("expand", most=MAX_PATHS) or []
+        body = handler(self._account, params, *arguments)
+        params.finish()
+        return expanded(self._account, body, paths)
+
+
+async def _keep_time(account: Account) -> None:
+    """Do what is due as real time passes."""
+    while True:
+        with account.work():
+            renewals.catch_up(account)
+        await asyncio.sleep(_TICK_S)
+
+
+async def _parameters(request: Request, *, json_too: bool) -> dict[str, Value]:
+    """The parameters of the query, or of the body, which is read no further than its limit."""
+    if request.method in {"GET", "HEAD"}:
+        return parse_form(request.url.query)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLargeError(MAX_BODY_BYTES)
+    if not body:
+        return parse_form(request.url.query)
+    media_type = request.headers.get("content-type", _FORM).split(";")[0].strip().lower()
+    if media_type == _FORM:
+        return parse_form(bytes(body))
+    if json_too and media_type == "application/json":
+        return _from_json(bytes(body))
+    message = f"The body is to be {_FORM}."
+    raise InvalidRequestError(message)
+
+
+def _from_json(body: bytes) -> dict[str, Value]:
+    try:
+        tree = from_json(json.loads(body))
+    except (ValueError, RecursionError) as error:
+        message = "The body is no JSON in UTF-8."
+        raise InvalidRequestError(message) from error
+    if isinstance(tree, str):
+        message = "The body is no JSON object."
+        raise InvalidRequestError(message)
+    return tree
+
+
+def _answer(
+    body: Resource,
+    status: int,
+    *,
+    request_id: str | None = None,
+    idempotency_key: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    answered = {"Request-Id": request_id or new_id("req"), "Stripe-Version": API_VERSION, **(headers or {})}
+    if idempotency_key:
+        answered["Idempotency-Key"] = idempotency_key
+    return JSONResponse(body, status_code=status, headers=answered)
+
+
+async def _healthz(_request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _refused(_request: Request, error: ApiError) -> Response:
+    return _answer(error.body(), error.status)
+
+
+async def _unknown_url(request: Request, _error: HTTPException) -> Response:
+    error = UnknownUrlError(request.method, request.url.path[:200])
+    return _answer(error.body(), error.status)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    body = {"error": {"type": "api_error", "message": "The stand-in failed; its log says how. Nothing was changed."}}
+    return _answer(body, 500)

@@ -1,0 +1,52 @@
+"""How a subscription changes and ends, whoever makes it do so."""
+
+from paybill_stripe_fake import events
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.errors import ResourceMissingError
+from paybill_stripe_fake.store import Resource
+
+ENDED = frozenset({"canceled", "incomplete_expired"})
+RUNNING = frozenset({"trialing", "active", "past_due", "unpaid"})
+
+
+def living_customer(account: Account, customer_id: str, param: str | None = None) -> Resource:
+    """The customer, refused as missing when deleted."""
+    customer = account.get("customer", customer_id, param)
+    if customer.get("deleted"):
+        noun = "customer"
+        raise ResourceMissingError(noun, customer_id, param=param)
+    return customer
+
+
+def change(account: Account, subscription: Resource, changes: Resource) -> Resource:
+    """Change attributes and say so."""
+    return events.change(account, subscription, changes, "customer.subscription.updated")
+
+
+def end(account: Account, subscription: Resource, reason: str) -> Resource:
+    """Cancel now; what is owed stays owed, but nobody tries to collect it any more."""
+    now = account.now()
+    ended = {
+        **subscription,
+        "status": "canceled",
+        "ended_at": now,
+        "canceled_at": subscription["canceled_at"] or now,
+        "cancellation_details": {**subscription["cancellation_details"], "reason": reason},
+    }
+    account.put(ended)
+    events.emit(account, "customer.subscription.deleted", ended)
+    for invoice in account.store.oldest_first("invoice"):
+        if subscription_of(invoice) == ended["id"] and invoice["status"] in {"draft", "open"}:
+            events.change(account, invoice, {"auto_advance": False, "next_payment_attempt": None})
+    return ended
+
+
+def subscription_of(invoice: Resource) -> str:
+    """The id of the subscription that an invoice is for."""
+    return str(invoice["parent"]["subscription_details"]["subscription"])
+
+
+def period_of(subscription: Resource) -> tuple[int, int]:
+    """Start and end of the current period, which all items share."""
+    item = subscription["items"]["data"][0]
+    return item["current_period_start"], item["current_period_end"]

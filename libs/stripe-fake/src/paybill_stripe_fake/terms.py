@@ -1,0 +1,182 @@
+"""What is subscribed to: prices and quantities, read from a request and made into a subscription."""
+
+from dataclasses import dataclass, field
+
+from paybill_stripe_fake import prices
+from paybill_stripe_fake.account import Account, new_id
+from paybill_stripe_fake.billing_cycle import period_end
+from paybill_stripe_fake.errors import InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.lists import list_object
+from paybill_stripe_fake.store import Resource
+
+MAX_ITEMS = 20
+_MAX_QUANTITY = 1_000_000
+_MAX_TRIAL_DAYS = 730
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What is subscribed to.
+
+    items: price, quantity and metadata of each; all of one currency and one interval.
+    card: pays for this subscription instead of the customer's default.
+    trial_end: Unix seconds; until then nothing is owed.
+    """
+
+    customer: str
+    items: list[tuple[Resource, int, dict[str, str]]]
+    metadata: dict[str, str] = field(default_factory=dict)
+    description: str | None = None
+    card: str | None = None
+    trial_end: int | None = None
+    cancel_at_period_end: bool = False
+    cancel_at: int | None = None
+
+
+def read_items(account: Account, given: list[Params]) -> list[tuple[Resource, int, dict[str, str]]]:
+    """Prices, quantities and metadata of new items."""
+    return [(read_price(account, item), read_quantity(item), item.metadata()) for item in given]
+
+
+def check_prices(account: Account, priced: list[Resource], customer: str | None, param: str = "items") -> None:
+    """All prices of a subscription are in one rhythm and in one currency, which is the customer's."""
+    if not priced:
+        message = "A subscription needs at least one item."
+        raise InvalidRequestError(message, param=param)
+    currency = account.get("customer", customer)["currency"] if customer else None
+    if currency not in {None, priced[0]["currency"]}:
+        message = f"You cannot combine currencies on a single customer; this one is billed in {currency}."
+        raise InvalidRequestError(message, param=param)
+    if len({(price["currency"], *rhythm(price)) for price in priced}) > 1:
+        message = "Currency and interval fields must match across all prices on this subscription."
+        raise InvalidRequestError(message, param=param)
+
+
+def read_trial_end(account: Account, params: Params) -> int | None:
+    """When the trial ends that `trial_period_days` or `trial_end` grant."""
+    days = params.integer("trial_period_days", least=1, most=_MAX_TRIAL_DAYS)
+    until = params.integer("trial_end", least=account.now() + 1, most=account.now() + _MAX_TRIAL_DAYS * _DAY_S)
+    return account.now() + days * _DAY_S if days else until
+
+
+def new_subscription(account: Account, terms: Terms) -> Resource:
+    """A subscription whose first period has begun, not kept yet."""
+    now, identifier = account.now(), new_id("sub")
+    recurring = terms.items[0][0]["recurring"]
+    anchor = terms.trial_end or now
+    finish = period_end(anchor, now, recurring["interval"], recurring["interval_count"])
+    ending = terms.cancel_at_period_end or terms.cancel_at
+    data = [
+        new_item(account, identifier, price, quantity, metadata, (now, finish))
+        for price, quantity, metadata in terms.items
+    ]
+    return {
+        "id": identifier,
+        "object": "subscription",
+        "application": None,
+        "application_fee_percent": None,
+        "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
+        "billing_cycle_anchor": anchor,
+        "billing_cycle_anchor_config": None,
+        "billing_mode": {"flexible": {"proration_discounts": "included"}, "type": "flexible"},
+        "billing_schedules": [],
+        "billing_thresholds": None,
+        "cancel_at": finish if terms.cancel_at_period_end else terms.cancel_at,
+        "cancel_at_period_end": terms.cancel_at_period_end,
+        "canceled_at": now if ending else None,
+        "cancellation_details": {
+            "comment": None,
+            "feedback": None,
+            "reason": "cancellation_requested" if ending else None,
+        },
+        "collection_method": "charge_automatically",
+        "created": now,
+        "currency": terms.items[0][0]["currency"],
+        "customer": terms.customer,
+        "customer_account": None,
+        "days_until_due": None,
+        "default_payment_method": terms.card,
+        "default_source": None,
+        "default_tax_rates": [],
+        "description": terms.description,
+        "discounts": [],
+        "ended_at": None,
+        "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
+        "items": list_object(data, f"/v1/subscription_items?subscription={identifier}"),
+        "latest_invoice": new_id("in"),
+        "livemode": False,
+        "metadata": terms.metadata,
+        "next_pending_invoice_item_invoice": None,
+        "on_behalf_of": None,
+        "pause_collection": None,
+        "payment_settings": {
+            "payment_method_options": None,
+            "payment_method_types": None,
+            "save_default_payment_method": "off",
+        },
+        "pending_invoice_item_interval": None,
+        "pending_setup_intent": None,
+        "pending_update": None,
+        "schedule": None,
+        "start_date": now,
+        "status": "trialing" if terms.trial_end else "incomplete",
+        "test_clock": None,
+        "transfer_data": None,
+        "trial_end": terms.trial_end,
+        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+        "trial_start": now if terms.trial_end else None,
+    }
+
+
+def new_item(
+    account: Account,
+    subscription: str,
+    price: Resource,
+    quantity: int,
+    metadata: dict[str, str],
+    period: tuple[int, int],
+) -> Resource:
+    """An item of a subscription, for its current period."""
+    return {
+        "id": new_id("si"),
+        "object": "subscription_item",
+        "billing_thresholds": None,
+        "created": account.now(),
+        "current_period_end": period[1],
+        "current_period_start": period[0],
+        "discounts": [],
+        "metadata": metadata,
+        "plan": prices.plan_of(price),
+        "price": price,
+        "quantity": quantity,
+        "subscription": subscription,
+        "tax_rates": [],
+    }
+
+
+def read_price(account: Account, item: Params) -> Resource:
+    """The price of an item, which recurs and is for sale, or is given as data."""
+    data = item.nested("price_data")
+    price = prices.inline(account, data) if data else account.get("price", item.required("price"), item.name("price"))
+    if not price["active"] and data is None:
+        message = "The price specified is inactive. This field only accepts active prices."
+        raise InvalidRequestError(message, param=item.name("price"))
+    if price["type"] != "recurring":
+        message = (
+            "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`."
+        )
+        raise InvalidRequestError(message, param=item.name("price"))
+    return price
+
+
+def read_quantity(item: Params) -> int:
+    """How many of an item, 1 unless said."""
+    quantity = item.integer("quantity", most=_MAX_QUANTITY)
+    return 1 if quantity is None else quantity
+
+
+def rhythm(price: Resource) -> tuple[str, int]:
+    """How often a price recurs."""
+    return price["recurring"]["interval"], price["recurring"]["interval_count"]
