@@ -1,0 +1,105 @@
+"""API keys: hashed, scoped, expiring; and what each role may do."""
+
+import hmac
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from paybill_runtime.errors import ConfigurationError
+
+_KEY = re.compile(r"pbk_([A-Za-z0-9-]{1,32})_([A-Za-z0-9_-]{43})")
+
+
+class Role(IntEnum):
+    """Each role may do what the ones before it may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    APPROVER = 3
+    ADMIN = 4
+
+
+class ApiKey(BaseModel):
+    """A key as it is kept: the hash of its secret part, never the secret. `scopes` are `<service>:<read|write>` or `*`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    name: str
+    sha256: str
+    role: str
+    scopes: tuple[str, ...]
+    expires_at: AwareDatetime
+
+    def allows(self, role: Role, scope: str) -> bool:
+        """Whether this key has at least `role`, for `scope`."""
+        return Role[self.role.upper()] >= role and bool({"*", scope}.intersection(self.scopes))
+
+
+class _KeyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keys: tuple[ApiKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made: `raw` is shown once, `kept` is stored."""
+
+    raw: str
+    kept: dict[str, Any]
+
+
+def make_key(id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_at: datetime) -> NewKey:
+    """A new random key of 256 bits; at that strength a plain hash is enough to keep."""
+    secret = secrets.token_urlsafe(32)
+    kept = {
+        "id": id_,
+        "name": name,
+        "sha256": sha256(secret.encode()).hexdigest(),
+        "role": role.name.lower(),
+        "scopes": list(scopes),
+        "expires_at": expires_at.isoformat(),
+    }
+    return NewKey(f"pbk_{id_}_{secret}", kept)
+
+
+class KeyRing:
+    """The keys in a file; read again whenever the file changes, so that revoking one needs no restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._keys: dict[str, ApiKey] = {}
+        self.find("", datetime.max)
+
+    def find(self, raw: str, now: datetime) -> ApiKey | None:
+        """The key that `raw` is; None when it is unknown, wrong or expired."""
+        self._refresh()
+        match = _KEY.fullmatch(raw)
+        key = self._keys.get(match[1]) if match else None
+        offered = sha256(match[2].encode()).hexdigest() if match else ""
+        if key is None or not hmac.compare_digest(offered, key.sha256) or key.expires_at <= now:
+            return None
+        return key
+
+    def _refresh(self) -> None:
+        try:
+            state = self._path.stat()
+            stamp = (state.st_mtime_ns, state.st_ino)
+            if stamp != self._stamp:
+                keys = _KeyFile.model_validate(json.loads(self._path.read_bytes())).keys
+                self._keys = {key.id: key for key in keys}
+                self._stamp = stamp
+        except (OSError, ValueError, ValidationError) as error:
+            raise ConfigurationError(
+                f"the file of API keys {self._path.name} cannot be read; `paybill up` makes one"
+            ) from error

@@ -1,0 +1,19 @@
+"""Where time and ids come from, so that a rule never has to ask."""
+
+import secrets
+import time
+import uuid
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    """This moment, aware and in UTC."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A UUID version 7 (RFC 9562, section 5.7): its first 48 bits are Unix milliseconds, so that new ids sort last."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))

@@ -1,0 +1,172 @@
+"""Messages of a stream in order, from a sequence on: what has arrived at once, never waiting for a batch to fill.
+
+The position is the reader's, kept in PostgreSQL, so the consumer here is thrown away and made anew at will: after a
+reconnect, a gap, or silence. (FastStream's batch subscriber waits until a batch is full or a deadline passes, and a
+durable consumer redelivers out of order after a crash.)
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import deque
+from collections.abc import Sequence
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+log = logging.getLogger(__name__)
+
+EXPIRES_S = 30.0
+HEARTBEAT_S = 5.0
+SILENCE_S = 2.5 * HEARTBEAT_S
+
+
+def stream_sequence(message: Msg) -> int:
+    """The message's place in the stream, from its reply subject (ADR-15)."""
+    return _places(message)[0]
+
+
+def _places(message: Msg) -> tuple[int, int]:
+    """Stream sequence and consumer sequence; the longer form carries a domain and an account in front."""
+    parts = message.reply.split(".")
+    first = 5 if len(parts) == 9 else 7  # noqa: PLR2004  # the two forms of ADR-15
+    return int(parts[first]), int(parts[first + 1])
+
+
+class Feed:
+    """The messages of `stream` that match `filters`, from `start` on. Not safe for two readers at once."""
+
+    def __init__(self, client: Client, stream: str, filters: Sequence[str], start: int, batch: int = 256) -> None:
+        self._client = client
+        self._stream = stream
+        self._filters = list(filters)
+        self._next = max(start, 1)
+        self._batch = batch
+        self._messages: deque[Msg] = deque()
+        self._arrived = asyncio.Event()
+        self._credit = 0
+        self._delivered = 0
+        self._broken = True
+        self._reconnects = 0
+        self._last_sign = 0.0
+        self._subscription: Subscription | None = None
+        self._inbox = ""
+        self._requests = 0
+        self._consumer = ""
+
+    async def next(self, timeout_s: float) -> list[Msg]:
+        """What has arrived, at most one batch; empty after `timeout_s` of nothing."""
+        deadline = _now() + timeout_s
+        while not self._messages:
+            if self._needs_reopening():
+                await self._open()
+            self._arrived.clear()
+            if self._messages:
+                break
+            left = deadline - _now()
+            if left <= 0:
+                return []
+            try:
+                await asyncio.wait_for(self._arrived.wait(), min(left, 1.0))
+            except TimeoutError:
+                continue
+        taken = [self._messages.popleft() for _ in range(min(len(self._messages), self._batch))]
+        await self._ask()
+        return taken
+
+    async def pending(self) -> int:
+        """How many matching messages the server still holds for us."""
+        if self._needs_reopening():
+            await self._open()
+        info = await self._client.jetstream().consumer_info(self._stream, self._consumer)
+        return info.num_pending or 0
+
+    async def close(self) -> None:
+        """Stop listening; the server forgets the consumer by itself."""
+        if self._subscription is not None and not self._client.is_closed:
+            await self._subscription.unsubscribe()
+        self._subscription = None
+        self._broken = True
+
+    def _needs_reopening(self) -> bool:
+        silent = self._credit > 0 and _now() - self._last_sign > SILENCE_S
+        return self._broken or silent or self._client.stats["reconnects"] != self._reconnects
+
+    async def _open(self) -> None:
+        await self.close()
+        self._messages.clear()
+        self._credit = self._delivered = 0
+        self._reconnects = self._client.stats["reconnects"]
+        self._consumer = f"feed-{secrets.token_hex(8)}"
+        one = self._filters[0] if len(self._filters) == 1 else None
+        await self._client.jetstream().add_consumer(
+            self._stream,
+            ConsumerConfig(
+                name=self._consumer,
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=self._next,
+                ack_policy=AckPolicy.NONE,
+                filter_subject=one,
+                filter_subjects=None if one else self._filters,
+                inactive_threshold=60,
+                mem_storage=True,
+                num_replicas=1,
+            ),
+        )
+        self._inbox = self._client.new_inbox()
+        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_message)
+        self._broken = False
+        self._last_sign = _now()
+        await self._ask()
+
+    async def _ask(self) -> None:
+        """Keep a request standing that covers the next batch."""
+        if self._credit > self._batch // 2 or self._broken:
+            return
+        self._requests += 1
+        self._credit += self._batch
+        request = {"batch": self._batch, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
+        await self._client.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
+            json.dumps(request).encode(),
+            reply=f"{self._inbox}.{self._requests}",
+        )
+
+    async def _on_message(self, message: Msg) -> None:
+        self._last_sign = _now()
+        if not message.reply:
+            await self._on_status(message)
+            return
+        sequence, delivered = _places(message)
+        if delivered != self._delivered + 1:
+            log.warning("a gap in %s before %d; reading again from %d", self._stream, sequence, self._next)
+            self._broken = True
+        if self._broken:
+            self._arrived.set()
+            return
+        self._delivered = delivered
+        self._next = sequence + 1
+        self._credit -= 1
+        self._messages.append(message)
+        self._arrived.set()
+
+    async def _on_status(self, message: Msg) -> None:
+        headers = message.headers or {}
+        status = headers.get("Status", "")
+        if status == "100":
+            return
+        if status in {"404", "408"}:
+            self._credit -= int(headers.get("Nats-Pending-Messages", self._batch))
+            self._credit = max(self._credit, 0)
+            await self._ask()
+            return
+        log.info("the feed of %s ended: %s %s", self._stream, status, headers.get("Description", ""))
+        self._broken = True
+        self._arrived.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,182 @@
+"""What a service listens to, and what each message is once it has been read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID, uuid5
+
+import orjson
+from nats.aio.msg import Msg
+
+from paybill_contracts.envelope import Fact, MalformedFactError, Offer, Origin, read_fact, read_offer
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import PARTITIONS, Event, partition_of
+from paybill_runtime.feed import stream_sequence
+from paybill_runtime.leases import INTAKE as INTAKE_LEASE
+from paybill_runtime.leases import partition_lease
+from paybill_runtime.state import Key
+from paybill_runtime.streams import EVENTS, INTAKE
+from paybill_runtime.unit import Moment, Unit
+
+E = TypeVar("E", bound=Event)
+Keys = Callable[[Any], Sequence[Key]]
+Handle = Callable[[Unit, Any, Moment], None]
+
+_PUBLISHERS = UUID("5f0c4c2a-3a0e-4d0e-9d1e-6f0a1c8f2b11")
+"""The namespace in which publishers' ids become ours: two publishers may use the same id."""
+
+
+def _nothing(_event: Any) -> Sequence[Key]:  # noqa: ANN401  # any event
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One function that hears one type, and the states that it needs."""
+
+    event: type[Event]
+    handle: Handle
+    writes: Keys
+    reads: Keys
+
+
+class Hearing:
+    """The table of a service's consumer.py: each type and the function that hears it."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Handler] = {}
+        self.offers: dict[str, Handler] = {}
+
+    def fact(
+        self,
+        event: type[E],
+        *,
+        writes: Callable[[E], Sequence[Key]] = _nothing,
+        reads: Callable[[E], Sequence[Key]] = _nothing,
+    ) -> Callable[[Callable[[Unit, E, Moment], None]], Callable[[Unit, E, Moment], None]]:
+        """Hear a fact of the stream EVENTS; `writes` and `reads` name the states that the function looks at."""
+
+        def register(function: Callable[[Unit, E, Moment], None]) -> Callable[[Unit, E, Moment], None]:
+            if event.TYPE in self.facts:
+                raise TypeError(f"{event.TYPE} is heard twice; call the second function from the first")
+            self.facts[event.TYPE] = Handler(event, function, writes, reads)
+            return function
+
+        return register
+
+    def offer(
+        self,
+        event: type[E],
+        *,
+        writes: Callable[[E], Sequence[Key]] = _nothing,
+        reads: Callable[[E], Sequence[Key]] = _nothing,
+    ) -> Callable[[Callable[[Unit, Offer, Moment], None]], Callable[[Unit, Offer, Moment], None]]:
+        """Hear what internal services publish to INTAKE; a DomainError quarantines it with the reason."""
+
+        def register(function: Callable[[Unit, Offer, Moment], None]) -> Callable[[Unit, Offer, Moment], None]:
+            self.offers[event.TYPE] = Handler(event, function, writes, reads)
+            return function
+
+        return register
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A message on its way through: as it came, as it was read, and what went wrong."""
+
+    stream: str
+    id: UUID
+    sequence: int
+    partition: int
+    tenant: str
+    subject: str
+    headers: Mapping[str, str]
+    payload: bytes
+    handler: Handler | None = None
+    argument: Fact | Offer | None = None
+    origin: Origin | None = None
+    error: DomainError | None = None
+
+    @property
+    def event(self) -> Event | None:
+        """The event inside, if it could be read."""
+        return self.argument.event if self.argument is not None else None
+
+    def keys(self, which: str) -> Sequence[Key]:
+        """The states that the handler needs, for `writes` or `reads`."""
+        if self.handler is None or self.event is None:
+            return ()
+        return getattr(self.handler, which)(self.event)  # type: ignore[no-any-return]  # Keys returns Sequence[Key]
+
+    def run(self, unit: Unit, at: Moment) -> None:
+        """Let the handler decide."""
+        if self.error is not None:
+            raise self.error
+        if self.handler is not None and self.argument is not None:
+            self.handler.handle(unit, self.argument.event if isinstance(self.argument, Fact) else self.argument, at)
+
+
+def received(hearing: Hearing, service: str, message: Msg) -> Incoming:
+    """What has arrived from NATS."""
+    sequence = stream_sequence(message)
+    parts = message.reply.split(".")
+    stream = parts[2] if len(parts) == 9 else parts[4]  # noqa: PLR2004  # the two forms of ADR-15
+    return incoming(hearing, service, stream, sequence, message.subject, message.headers or {}, message.data)
+
+
+def incoming(  # noqa: PLR0913  # a message has that many parts
+    hearing: Hearing, service: str, stream: str, sequence: int, subject: str, headers: Mapping[str, str], payload: bytes
+) -> Incoming:
+    """Read one message. It never raises: what cannot be read carries its error."""
+    parts = subject.split(".")
+    if stream == INTAKE:
+        item = Incoming(
+            stream, _intake_id(parts, headers, sequence), sequence, PARTITIONS, "", subject, headers, payload
+        )
+    else:
+        partition = int(parts[2]) if len(parts) > 2 and parts[2].isdigit() else 0  # noqa: PLR2004  # third token
+        tenant = headers.get("pb-tenant", "")
+        item = Incoming(stream, _event_id(headers, sequence), sequence, partition, tenant, subject, headers, payload)
+    try:
+        _read(item, hearing, service)
+    except DomainError as error:
+        item.error = error
+    return item
+
+
+def _read(item: Incoming, hearing: Hearing, service: str) -> None:
+    actor = f"service:{service}"
+    if item.stream == INTAKE:
+        offer = read_offer(item.subject, item.headers, item.payload, item.sequence)
+        item.argument, item.handler = offer, hearing.offers.get(offer.event.TYPE)
+        if item.handler is None:
+            raise MalformedFactError(f"{offer.event.TYPE} is nothing that may be published from outside")
+        item.tenant = offer.event.tenant or ""
+        item.partition = partition_of(offer.event.tenant)
+        item.origin = Origin(offer.id, offer.id, f"service:{offer.publisher}", offer.traceparent)
+    else:
+        fact = read_fact(item.subject, item.headers, item.payload, item.sequence)
+        item.argument, item.handler = fact, hearing.facts.get(fact.event.TYPE)
+        item.origin = Origin(fact.id, fact.origin.correlation, actor, fact.origin.traceparent)
+
+
+def _event_id(headers: Mapping[str, str], sequence: int) -> UUID:
+    try:
+        return UUID(headers.get("ce-id", ""))
+    except ValueError:
+        return uuid5(_PUBLISHERS, f"{EVENTS}/{sequence}")
+
+
+def _intake_id(parts: Sequence[str], headers: Mapping[str, str], sequence: int) -> UUID:
+    publisher = parts[2] if len(parts) > 2 else ""  # noqa: PLR2004  # third token
+    return uuid5(_PUBLISHERS, f"{publisher}/{headers.get('ce-id') or sequence}")
+
+
+def lease_of(stream: str, partition: int) -> str:
+    """The lease that the owner of this message holds."""
+    return INTAKE_LEASE if stream == INTAKE else partition_lease(partition)
+
+
+def headers_text(headers: Mapping[str, str]) -> str:
+    """Headers as they are kept in a table."""
+    return orjson.dumps(dict(headers)).decode()

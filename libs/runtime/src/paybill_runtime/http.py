@@ -1,0 +1,292 @@
+"""The edge of a service: who calls, what is decided for them, and what they get back."""
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from opentelemetry.trace import SpanKind
+from pydantic import BaseModel
+from sqlalchemy import Executable, Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from paybill_contracts.envelope import Origin
+from paybill_contracts.errors import ConflictError, DomainError
+from paybill_contracts.event import latest_event
+from paybill_contracts.personal import Personal
+from paybill_runtime import clock
+from paybill_runtime.auth import KeyRing, Role
+from paybill_runtime.database import Database
+from paybill_runtime.decide import Decide, Decider, Decision
+from paybill_runtime.errors import OverloadedError, RetryLaterError
+from paybill_runtime.keys import DataKeys, RawSeal
+from paybill_runtime.problems import Problem, problem
+from paybill_runtime.secrets import Secrets
+from paybill_runtime.state import Key
+from paybill_runtime.telemetry import span, valid
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAX_BODY_BYTES = 1024 * 1024
+REFUSALS_PER_MINUTE = 60
+"""Refusals of one caller that become facts; the rest are only counted."""
+
+_IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,200}")
+_ANSWERED = text("SELECT digest, answer FROM chassis.idempotency WHERE key = :key")
+_ANSWER = text(
+    "INSERT INTO chassis.idempotency (key, digest, answer, created_at) VALUES (:key, :digest, :answer, :now) "
+    "ON CONFLICT DO NOTHING RETURNING key"
+)
+
+
+class IdempotencyKeyReusedError(DomainError):
+    """The same Idempotency-Key came with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class RequestInProgressError(ConflictError):
+    """Two requests with one Idempotency-Key met; the second has to be sent again to get the first one's answer."""
+
+    code = "request_in_progress"
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The caller's Idempotency-Key, made unique to the caller, and a digest of what was asked."""
+
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller, and the origin of whatever is decided for it."""
+
+    id: str
+    role: Role
+    origin: Origin
+    idempotency: Idempotency | None
+
+
+class Edge:
+    """What a service's routes can do: decide, read, seal."""
+
+    def __init__(  # noqa: PLR0913  # it is where the chassis meets the routes
+        self,
+        service: str,
+        settings: Any,  # noqa: ANN401  # the service's own subclass of ServiceSettings
+        database: Database,
+        decider: Decider,
+        keys: DataKeys,
+        raw: RawSeal,
+        ring: KeyRing,
+        secrets: Secrets,
+    ) -> None:
+        self.service = service
+        self.settings = settings
+        self.database = database
+        self.secrets = secrets
+        self.ring = ring
+        self._decider = decider
+        self._keys = keys
+        self._raw = raw
+        self._refusals: dict[str, tuple[datetime, int]] = {}
+        self.backlog: Callable[[], int] = lambda: 0
+
+    def now(self) -> datetime:
+        """The edge reads the clock, so that rules need not."""
+        return clock.now()
+
+    async def seal(self, tenant: str, value: str) -> Personal[str]:
+        """A personal value, sealed; pass it to `decide(seals=…)` so that its key is stored with what uses it."""
+        return await self._keys.seal(tenant, value)
+
+    def seal_raw(self, value: bytes) -> bytes:
+        """Bytes that belong to no tenant yet, sealed under the service's own key."""
+        return self._raw.seal(value)
+
+    def open_raw(self, value: bytes) -> bytes:
+        """The opposite of `seal_raw`."""
+        return self._raw.open(value)
+
+    async def rows(self, statement: Executable, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """The rows of a query."""
+        async with self.database.transaction() as connection:
+            return (await connection.execute(statement, values or {})).all()
+
+    async def decide(  # noqa: PLR0913  # one call says all that a decision needs
+        self,
+        origin: Origin,
+        decide: Decide[T],
+        *,
+        writes: Sequence[Key] = (),
+        reads: Sequence[Key] = (),
+        seals: Sequence[Personal[str]] = (),
+        also: Callable[[AsyncConnection], Any] | None = None,
+        held: dict[str, int] | None = None,
+        idempotency: Idempotency | None = None,
+        answer: type[BaseModel] | None = None,
+        verb: str = "",
+        target: str = "",
+    ) -> T:
+        """Decide in a transaction (shared with whoever decides at this moment) and commit; the outcome.
+
+        verb, target: name what was tried, so that a refusal is recorded as a fact.
+        idempotency, answer: `decide` returns an `answer`, which is kept and given again to the same request.
+        """
+        if self.backlog() > self.settings.outbox_limit:
+            raise OverloadedError("too many facts wait for the bus; come back later")
+
+        if idempotency is not None and answer is not None:
+            earlier = await self.rows(_ANSWERED, {"key": idempotency.key})
+            if earlier and earlier[0].digest != idempotency.digest:
+                raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request; choose a new one")
+            if earlier:
+                return answer.model_validate_json(earlier[0].answer)  # type: ignore[return-value]  # T is `answer`
+        decision = Decision(origin, decide, writes, reads, held or {})
+
+        async def besides(connection: AsyncConnection) -> None:
+            for sealed in seals:
+                await self._keys.store(connection, sealed)
+            if also is not None:
+                await also(connection)
+            if idempotency is not None and isinstance(decision.outcome, BaseModel):
+                await _keep(connection, idempotency, decision.outcome)
+
+        decision.also = besides
+        try:
+            return await self._decider.decide(decision)
+        except DomainError as error:
+            if verb and not isinstance(error, RetryLaterError):
+                await self._note_refusal(origin, verb, error, target)
+            raise
+
+    async def _note_refusal(self, origin: Origin, verb: str, error: DomainError, target: str) -> None:
+        since, count = self._refusals.get(origin.actor, (self.now(), 0))
+        if (self.now() - since).total_seconds() > 60:  # noqa: PLR2004  # a minute
+            since, count = self.now(), 0
+        self._refusals[origin.actor] = (since, count + 1)
+        if count >= REFUSALS_PER_MINUTE:
+            return
+        event = latest_event(f"{self.service}.request_refused")(
+            refusal_id=clock.new_id(), verb=verb, code=error.code, target=target or "-"
+        )
+        await self._decider.decide(Decision(origin, lambda unit, _: unit.emit(event)))
+
+
+async def _keep(connection: AsyncConnection, idempotency: Idempotency, answer: BaseModel) -> None:
+    """Keep an answer with what it answers, in the transaction that made it true."""
+    values = {
+        "key": idempotency.key,
+        "digest": idempotency.digest,
+        "answer": answer.model_dump_json(),
+        "now": clock.now(),
+    }
+    if (await connection.execute(_ANSWER, values)).one_or_none() is None:
+        raise RequestInProgressError("the same request is being answered already; send it again")
+
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `pbk_…`")
+
+
+def caller(role: Role, scope: str) -> Callable[..., Any]:
+    """A dependency that lets a request in only with a key of at least `role` for `scope`."""
+
+    async def check(
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+        idempotency_key: Annotated[str | None, Header()] = None,
+    ) -> Caller:
+        edge: Edge = request.app.state.edge
+        if credentials is None:
+            raise Problem(401, "no_key", "send an API key as `Authorization: Bearer pbk_…`")
+        key = edge.ring.find(credentials.credentials, edge.now())
+        if key is None:
+            raise Problem(401, "wrong_key", "this API key is unknown or has expired; ask an admin for a new one")
+        if not key.allows(role, scope):
+            raise Problem(403, "wrong_scope", f"this needs the role {role.name.lower()} and the scope {scope}")
+        given = None
+        if idempotency_key is not None:
+            if _IDEMPOTENCY.fullmatch(idempotency_key) is None:
+                raise Problem(400, "invalid_idempotency_key", "an Idempotency-Key is 1 to 200 visible ASCII characters")
+            asked = f"{request.method} {request.url.path}\n".encode() + await request.body()
+            given = Idempotency(f"{key.id}/{idempotency_key}", sha256(asked).hexdigest())
+        return Caller(key.id, Role[key.role.upper()], origin_of(request, f"operator:{key.id}"), given)
+
+    return check
+
+
+def origin_of(request: Request, actor: str) -> Origin:
+    """The origin of what a request leads to: the request is its own first cause."""
+    request_id = request.scope["paybill.request_id"]
+    return Origin(request_id, request_id, actor, request.scope["paybill.traceparent"])
+
+
+class EdgeMiddleware:
+    """Around every request: a span that joins the caller's trace, an id, and a limit on the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("traceparent")
+        with span(f"{scope['method']} {scope['path']}", given if valid(given) else None, SpanKind.SERVER) as here:
+            scope["paybill.request_id"] = clock.new_id()
+            scope["paybill.traceparent"] = here
+            body = await _body(headers.get("content-length", ""), receive)
+            if body is None:
+                answer = problem(413, "too_large", f"a body may have {MAX_BODY_BYTES} bytes at most")
+                await answer(scope, receive, send)
+                return
+            await self._app(scope, _replay(body, receive), _tracing(send, here))
+
+
+async def _body(length: str, receive: Receive) -> bytes | None:
+    """The whole body; None as soon as it is known to be too large."""
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        return None
+    parts = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return bytes(parts)
+        parts += message.get("body", b"")
+        if len(parts) > MAX_BODY_BYTES:
+            return None
+        if not message.get("more_body"):
+            return bytes(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _tracing(send: Send, traceparent: str) -> Send:
+    async def traced(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"traceparent", traceparent.encode())]
+        await send(message)
+
+    return traced

@@ -1,0 +1,233 @@
+"""Outbox to stream: every fact, under its own id, in order for each tenant; once confirmed, its sequence is put beside it."""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError
+from sqlalchemy import Row, text
+
+from paybill_runtime.connection import Bus
+from paybill_runtime.database import Database
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError
+from paybill_runtime.feed import Feed, stream_sequence
+from paybill_runtime.leases import RELAY, Leases
+from paybill_runtime.store import fence
+from paybill_runtime.streams import EVENTS
+
+log = logging.getLogger(__name__)
+
+ROUND = 512
+"""Facts read from the outbox at once."""
+ATOMIC_FROM = 32
+"""From this many on, one atomic batch beats a window of single publishes (its staging costs a fixed price)."""
+POLL_S = 0.2
+ACK_TIMEOUT_S = 5.0
+
+_WAITING = text(
+    "SELECT position, event_id, aggregate, tenant, subject, headers, payload FROM chassis.outbox "
+    "WHERE sequence IS NULL ORDER BY position LIMIT :limit"
+)
+_MARK = text(
+    "UPDATE chassis.outbox AS o SET sequence = n.sequence FROM unnest(CAST(:positions AS bigint[]), "
+    "CAST(:sequences AS bigint[])) AS n (position, sequence) WHERE o.position = n.position"
+)
+_KNOWN_FROM = text(
+    "SELECT min(sequence) FROM (SELECT sequence FROM chassis.outbox WHERE sequence IS NOT NULL "
+    "ORDER BY sequence DESC LIMIT :margin) AS recent"
+)
+_LAST_KNOWN = text("SELECT max(sequence) FROM chassis.outbox")
+_FOUND = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
+
+
+class LogAndStateDisagreeError(Exception):
+    """The stream and this database do not belong together: one was restored without the other."""
+
+
+CopyKeys = Callable[[], Awaitable[None]]
+
+
+class Relay:
+    """Publishes what the outbox holds, while this process has the relay's lease."""
+
+    def __init__(self, context: str, database: Database, bus: Bus, leases: Leases, copy_keys: CopyKeys) -> None:
+        self._context = context
+        self._database = database
+        self._bus = bus
+        self._leases = leases
+        self._copy_keys = copy_keys
+        self._wake = asyncio.Event()
+        self._epoch: int | None = None
+        self._sure = False
+        self.trouble = ""
+
+    def wake(self) -> None:
+        """Something was committed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish for ever. Nothing is counted as lost while NATS or PostgreSQL is away: the facts stay where they are."""
+        while True:
+            self._wake.clear()
+            try:
+                more = await self._round()
+                self.trouble = ""
+            except (NatsError, APIError, OSError, TimeoutError) as error:
+                self._sure = more = False
+                self.trouble = f"the bus does not take facts: {type(error).__name__}"
+                log.warning("%s; they wait in the outbox", self.trouble)
+            except (DatabaseUnavailableError, LeaseLostError) as error:
+                self._sure = more = False
+                log.warning("the relay pauses: %s", error)
+            except LogAndStateDisagreeError as error:
+                self._sure = more = False
+                self.trouble = str(error)
+                log.error("%s", error)  # noqa: TRY400  # the message says it all; the stack is ours
+                await asyncio.sleep(POLL_S * 10)
+            if not more:
+                await self._idle()
+
+    async def _idle(self) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), POLL_S)
+        except TimeoutError:
+            return
+
+    async def _round(self) -> bool:
+        epoch = self._leases.held.get(RELAY)
+        if epoch != self._epoch:
+            self._epoch, self._sure = epoch, False
+        if epoch is None or not self._bus.connected.is_set():
+            if epoch is not None:
+                self.trouble = "the bus is away"
+                raise ConnectionError("no connection to NATS")
+            return False
+        if not self._sure:
+            await self._catch_up(epoch)
+            self._sure = True
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(_WAITING, {"limit": ROUND})).all()
+        if not rows:
+            return False
+        await self._copy_keys()
+        stored, failure = await self._publish(rows)
+        await self._mark(stored, epoch)
+        if failure is not None:
+            raise failure
+        return len(rows) == ROUND
+
+    async def _publish(self, rows: Sequence[Row[Any]]) -> tuple[list[tuple[int, int]], Exception | None]:
+        """The sequences of what was confirmed, and the first failure."""
+        if len(rows) >= ATOMIC_FROM:
+            try:
+                last = await self._publish_atomic(rows)
+            except APIError as error:
+                # One member that is there already rejects the batch (10201), so does a dead one (10176): go one by one.
+                log.info("an atomic batch was refused (%s); publishing one by one", error.err_code)
+            else:
+                return [(row.position, last - len(rows) + 1 + place) for place, row in enumerate(rows)], None
+        return await self._publish_window(rows)
+
+    async def _publish_atomic(self, rows: Sequence[Row[Any]]) -> int:
+        """All or nothing (ADR-50); the sequence of the last."""
+        batch = secrets.token_hex(12)
+        for place, row in enumerate(rows, start=1):
+            headers = json.loads(row.headers) | {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
+            if place < len(rows):
+                await self._bus.client.publish(row.subject, row.payload, headers=headers)
+        headers["Nats-Batch-Commit"] = "1"
+        answer = await self._bus.client.request(row.subject, row.payload, timeout=ACK_TIMEOUT_S, headers=headers)
+        said = json.loads(answer.data)
+        if "error" in said:
+            raise APIError.from_error(said["error"])
+        if said.get("count") != len(rows):
+            raise NatsError(f"a batch of {len(rows)} was confirmed as {said.get('count')}")
+        return int(said["seq"])
+
+    async def _publish_window(self, rows: Sequence[Row[Any]]) -> tuple[list[tuple[int, int]], Exception | None]:
+        """One by one, but many tenants at once: two facts of one tenant are never in flight together."""
+        queues: dict[str, deque[Row[Any]]] = defaultdict(deque)
+        for row in rows:
+            queues[row.tenant or row.aggregate].append(row)
+        jetstream = self._bus.client.jetstream()
+        stored: list[tuple[int, int]] = []
+        failure: Exception | None = None
+        while queues:
+            heads = [queue[0] for queue in queues.values()]
+            acks = await asyncio.gather(
+                *(
+                    jetstream.publish(
+                        row.subject, row.payload, timeout=ACK_TIMEOUT_S, stream=EVENTS, headers=json.loads(row.headers)
+                    )
+                    for row in heads
+                ),
+                return_exceptions=True,
+            )
+            for row, ack in zip(heads, acks, strict=True):
+                name = row.tenant or row.aggregate
+                if isinstance(ack, Exception):
+                    failure = failure or ack
+                    del queues[name]
+                    continue
+                if isinstance(ack, BaseException):
+                    raise ack
+                stored.append((row.position, ack.seq))
+                queues[name].popleft()
+                if not queues[name]:
+                    del queues[name]
+        return stored, failure
+
+    async def _mark(self, stored: Sequence[tuple[int, int]], epoch: int) -> None:
+        if not stored:
+            return
+        positions, sequences = zip(*stored, strict=True)
+        async with self._database.transaction() as connection:
+            await fence(connection, {RELAY: epoch})
+            await connection.execute(_MARK, {"positions": list(positions), "sequences": list(sequences)})
+
+    async def _catch_up(self, epoch: int) -> None:
+        """Find in the stream what was published but not marked: the server forgets ids after its window, we do not."""
+        async with self._database.transaction() as connection:
+            start = (await connection.execute(_KNOWN_FROM, {"margin": 2 * ROUND})).scalar_one()
+            last_known = (await connection.execute(_LAST_KNOWN)).scalar_one() or 0
+        info = await self._bus.client.jetstream().stream_info(EVENTS)
+        if info.state.last_seq < last_known:
+            raise LogAndStateDisagreeError(
+                f"the stream ends at {info.state.last_seq}, but fact {last_known} of this database was confirmed: the "
+                "stream was restored from an older copy; run `paybill replay --verify`, restore the newer stream, then restart"
+            )
+        feed = Feed(self._bus.client, EVENTS, [f"paybill.events.*.{self._context}.>"], start or 1)
+        try:
+            left = await feed.pending()
+            while left > 0:
+                messages = await feed.next(ACK_TIMEOUT_S)
+                if not messages:
+                    raise TimeoutError("the stream does not answer")
+                left -= len(messages)
+                await self._recognise(
+                    {(m.headers or {}).get("ce-id", ""): stream_sequence(m) for m in messages}, last_known, epoch
+                )
+        finally:
+            await feed.close()
+
+    async def _recognise(self, found: dict[str, int], last_known: int, epoch: int) -> None:
+        async with self._database.transaction() as connection:
+            await fence(connection, {RELAY: epoch})
+            rows = (await connection.execute(_FOUND, {"ids": [UUID(id_) for id_ in found]})).all()
+            unmarked = [(row.position, found[str(row.event_id)]) for row in rows if row.sequence is None]
+            if unmarked:
+                positions, sequences = zip(*unmarked, strict=True)
+                await connection.execute(_MARK, {"positions": list(positions), "sequences": list(sequences)})
+        known = {str(row.event_id) for row in rows}
+        strange = [sequence for id_, sequence in found.items() if id_ not in known and sequence > last_known]
+        if strange:
+            raise LogAndStateDisagreeError(
+                f"the stream holds facts of {self._context} that this database never decided, from {min(strange)} on: the "
+                "database was restored from an older copy; run `paybill replay --rebuild`, then restart"
+            )

@@ -1,0 +1,240 @@
+"""A service: what its modules declare, put together and run. Every service has this shape."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from sqlalchemy import text
+
+from paybill_runtime import clock, operations, problems
+from paybill_runtime.auth import KeyRing
+from paybill_runtime.connection import Bus
+from paybill_runtime.database import Database
+from paybill_runtime.decide import Decider
+from paybill_runtime.errors import DatabaseUnavailableError
+from paybill_runtime.hearing import Hearing
+from paybill_runtime.http import Edge, EdgeMiddleware
+from paybill_runtime.identity import Identity
+from paybill_runtime.keys import DataKeys, RawSeal
+from paybill_runtime.leases import Leases
+from paybill_runtime.migrate import migrate
+from paybill_runtime.parking import Parking
+from paybill_runtime.reader import EVENTS, INTAKE, Handling, Reader
+from paybill_runtime.relay import Relay
+from paybill_runtime.secrets import FileSecrets, Secrets
+from paybill_runtime.settings import ServiceSettings, read_secret
+from paybill_runtime.state import AnyStored
+from paybill_runtime.store import Store
+from paybill_runtime.telemetry import configure, flush
+from paybill_runtime.work import Timer, Timers, Work, Worker
+
+log = logging.getLogger(__name__)
+
+Background = Callable[[Edge, Leases], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a service declares in its app.py.
+
+    effects: builds the calls to the outside world. on_start: run once after migration. background: run for ever.
+    """
+
+    name: str
+    settings: type[ServiceSettings]
+    states: Sequence[AnyStored]
+    router: Callable[[Edge], APIRouter]
+    hears: Hearing = field(default_factory=Hearing)
+    work: Work = field(default_factory=Work)
+    timers: Sequence[Timer] = ()
+    effects: Callable[[Any, Secrets], Any] = lambda _settings, _secrets: None
+    on_start: Sequence[Callable[[Edge], Awaitable[None]]] = ()
+    background: Sequence[Background] = ()
+
+    def __post_init__(self) -> None:
+        """Make the facts that every context says about its own running known."""
+        import_module(f"paybill_contracts.{self.name.replace('-', '_')}")
+
+
+class Running:
+    """A service that runs. Use `async with`; everything it started ends with the block."""
+
+    def __init__(self, service: Service, settings: ServiceSettings) -> None:
+        self.service = service
+        self.settings = settings
+        self.owner = f"{service.name}-{clock.new_id()}"
+        self.database = Database(settings.database_url, read_secret(settings.database_password_file), self.owner)
+        self.bus = Bus(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
+        self.identity = Identity.load(settings.identity_dir, service.name)
+        self.store = Store(service.states, service.work.of)
+        self.leases = Leases(self.database, self.owner, settings.lease_s)
+        self.keys = DataKeys(service.name, self.identity, self.database, self.bus)
+        self.decider = Decider(service.name, self.database, self.store, self._committed)
+        self.relay = Relay(service.name, self.database, self.bus, self.leases, self.keys.copy_out)
+        secrets = FileSecrets(settings.secrets_dir, self.identity)
+        effects = service.effects(settings, secrets)
+        self.worker = Worker(service.name, service.work, effects, self.database, self.decider, self.leases, self.keys)
+        self.handling = Handling(service.name, service.hears, self.database, self.store, self.decider)
+        self.parking = Parking(self.handling, self.store, self.leases, self._committed)
+        self.edge = Edge(
+            service.name,
+            settings,
+            self.database,
+            self.decider,
+            self.keys,
+            RawSeal(self.identity),
+            KeyRing(settings.api_keys_file),
+            secrets,
+        )
+        self.timers = Timers(service.timers, service.name, self.database, self.decider)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waiting = 0
+        self.failed = asyncio.Event()
+        self.edge.backlog = lambda: self._waiting
+        self.handling.committed = self._committed
+
+    def _committed(self) -> None:
+        self.relay.wake()
+        self.worker.wake()
+
+    def health(self) -> dict[str, str]:
+        """The state of each loop: `ok`, or what is wrong. A loop that died makes the service unready."""
+        checks = {
+            name: "ok" if not task.done() else "stopped" for name, task in self._tasks.items() if name != "connect"
+        }
+        if self.relay.trouble and self.bus.connected.is_set():
+            checks["relay"] = self.relay.trouble
+        checks["bus"] = "ok" if self.bus.connected.is_set() else "away"
+        return checks
+
+    async def __aenter__(self) -> "Running":
+        """Migrate, then start every loop."""
+        await self._migrated()
+        self._start("decider", self.decider.run())
+        self._start("connect", self.bus.run())
+        await self._until_there(self.leases.tick)
+        for act in self.service.on_start:
+            await self._until_there(lambda act=act: act(self.edge))
+        self._start("leases", self.leases.run())
+        self._start("relay", self.relay.run())
+        self._start("reader", Reader(EVENTS, self.handling, self.bus, self.leases).run())
+        if self.service.hears.offers:
+            self._start("intake", Reader(INTAKE, self.handling, self.bus, self.leases).run())
+        self._start("parking", self.parking.run())
+        self._start("worker", self.worker.run())
+        self._start("timers", self.timers.run())
+        self._start("backlog", self._watch_backlog())
+        for place, background in enumerate(self.service.background):
+            self._start(getattr(background, "__name__", f"background-{place}"), background(self.edge, self.leases))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop every loop, hand the leases over, leave."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        with contextlib.suppress(DatabaseUnavailableError):
+            await self.leases.give_back()
+        await self.bus.close()
+        await self.database.close()
+
+    def app(self) -> FastAPI:
+        """The service's HTTP."""
+        app = FastAPI(title=f"Paybill {self.service.name}", version="1", openapi_url="/openapi.json", docs_url="/docs")
+        app.state.edge = self.edge
+        problems.install(app)
+        app.include_router(operations.probes(self.service.name, self._alive, self.health))
+        app.include_router(operations.operations(self.edge, self.parking, self.health))
+        app.include_router(self.service.router(self.edge))
+        app.add_middleware(EdgeMiddleware)
+        return app
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks[name] = task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        log.critical("the loop %s died", task.get_name(), exc_info=task.exception())
+        self.failed.set()
+
+    async def _migrated(self) -> None:
+        await self._until_there(lambda: migrate(self.database, self.service.name))
+
+    @staticmethod
+    async def _until_there(act: Callable[[], Awaitable[Any]]) -> None:
+        """A service may start before its database does."""
+        while True:
+            try:
+                await act()
+            except DatabaseUnavailableError:
+                log.warning("PostgreSQL does not answer; trying again")
+                await asyncio.sleep(0.5)
+            else:
+                return
+
+    async def _alive(self) -> None:
+        async with self.database.transaction() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def _watch_backlog(self) -> None:
+        count = text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
+        while True:
+            with contextlib.suppress(DatabaseUnavailableError):
+                self._waiting = (await self.edge.rows(count))[0][0]
+            await asyncio.sleep(1)
+
+
+@contextlib.asynccontextmanager
+async def serving(running: Running) -> AsyncIterator[int]:
+    """HTTP on the configured address while the block runs; yields the port."""
+    settings = running.settings
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((settings.http_host, settings.http_port))
+    config = uvicorn.Config(
+        running.app(),
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[method-assign,attr-defined]  # we handle signals ourselves
+    task = asyncio.create_task(server._serve([listener]))  # noqa: SLF001  # `serve` would capture the signals
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def serve(service: Service) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. A loop that dies ends the process, so that it is started again."""
+    settings = service.settings()
+    configure(service.name, settings.log_level)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running = Running(service, settings)
+    async with running, serving(running) as port:
+        log.info("%s listens on %s:%d (pid %d)", service.name, settings.http_host, port, os.getpid())
+        ends = [asyncio.create_task(stop.wait()), asyncio.create_task(running.failed.wait())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+    flush()
+    return 1 if running.failed.is_set() else 0

@@ -1,0 +1,46 @@
+"""What the environment decides for every service. Secrets come only as paths of files."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from paybill_runtime.errors import ConfigurationError
+
+
+class ServiceSettings(BaseSettings):
+    """Read from variables with the prefix `PAYBILL_`; a service adds its own fields in a subclass.
+
+    database_url and nats_url carry no password: it is in the file beside them.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PAYBILL_", extra="ignore")
+
+    database_url: str
+    database_password_file: Path | None = None
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_user: str = ""
+    nats_password_file: Path | None = None
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    api_keys_file: Path
+    identity_dir: Path
+    secrets_dir: Path
+    log_level: str = "INFO"
+    lease_s: Annotated[float, Field(ge=1, le=300)] = 10.0
+    """How long a silent owner keeps its partitions."""
+    outbox_limit: Annotated[int, Field(ge=100)] = 100_000
+    """Facts that may wait for the bus before HTTP answers 503."""
+
+
+def read_secret(path: Path | None) -> str:
+    """The secret in a file, without surrounding white space; empty when no file is set."""
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the secret file {path.name} cannot be read ({error.strerror}); check its path and owner"
+        ) from error

@@ -1,0 +1,151 @@
+"""The chassis's own tables, the same in every service's database, in the schema `chassis`."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+
+NAMING = {
+    "pk": "%(table_name)s_pkey",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+}
+SCHEMA = "chassis"
+metadata = MetaData(schema=SCHEMA, naming_convention=NAMING)
+
+
+def _time(name: str, *, nullable: bool = False) -> "Column[object]":
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+def _text(name: str, *, nullable: bool = False, primary_key: bool = False) -> "Column[str]":
+    return Column(name, Text, nullable=nullable, primary_key=primary_key)
+
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("position", BigInteger, Identity(always=True), primary_key=True),
+    Column("event_id", Uuid, nullable=False, unique=True),
+    _text("aggregate"),
+    Column("revision", BigInteger, nullable=False),
+    _text("tenant", nullable=True),
+    _text("subject"),
+    _text("headers"),
+    Column("payload", LargeBinary, nullable=False),
+    _time("recorded_at"),
+    Column("sequence", BigInteger),
+    UniqueConstraint("aggregate", "revision"),
+)
+"""Facts as they were decided. `sequence` is their place in the stream, NULL until the bus has confirmed it."""
+Index("outbox_waiting_idx", outbox.c.position, postgresql_where=outbox.c.sequence.is_(None))
+Index("outbox_sequence_idx", outbox.c.sequence)
+
+inbox = Table(
+    "inbox", metadata, Column("event_id", Uuid, primary_key=True), Column("sequence", BigInteger, nullable=False)
+)
+"""Every message that was handled, for ever: a second copy is a no-op."""
+
+position = Table(
+    "position",
+    metadata,
+    _text("stream", primary_key=True),
+    Column("partition", SmallInteger, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+)
+"""How far this service has read each partition, committed with what it did about it."""
+
+lease = Table(
+    "lease",
+    metadata,
+    _text("name", primary_key=True),
+    _text("owner"),
+    Column("epoch", BigInteger, nullable=False),
+    _time("expires_at"),
+)
+"""Who owns a partition or a duty. Every transaction of an owner locks its lease and checks the epoch."""
+
+member = Table("member", metadata, _text("owner", primary_key=True), _time("expires_at"))
+"""The replicas that are alive, so that partitions are shared evenly."""
+
+parked = Table(
+    "parked",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    _text("stream"),
+    Column("sequence", BigInteger, nullable=False),
+    Column("partition", SmallInteger, nullable=False),
+    _text("tenant"),
+    _text("subject"),
+    _text("headers"),
+    Column("payload", LargeBinary, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("dead", Boolean, nullable=False, server_default=text("false")),
+    Column("revision", Integer, nullable=False, server_default=text("0")),
+    _time("next_at"),
+    _text("reason"),
+)
+"""Facts that could not be handled yet, and those of the same tenant that wait behind them."""
+Index("parked_tenant_sequence_idx", parked.c.tenant, parked.c.sequence)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("quarantine_id", Uuid, primary_key=True),
+    _text("publisher"),
+    _text("subject"),
+    _text("headers"),
+    Column("payload", LargeBinary, nullable=False),
+    _text("reason"),
+    Column("sequence", BigInteger, nullable=False),
+    _time("quarantined_at"),
+)
+"""What publishers sent and the owner of the type refused, as it came."""
+
+effect = Table(
+    "effect",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    _text("work", primary_key=True),
+    _text("tenant"),
+    Column("partition", SmallInteger, nullable=False),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    _text("state"),
+    _time("next_at"),
+    _text("reason", nullable=True),
+)
+"""Calls to the outside world that a recorded fact intends: `pending`, `done` or `failed`."""
+Index("effect_pending_idx", effect.c.tenant, effect.c.position, postgresql_where=effect.c.state == "pending")
+
+data_key = Table(
+    "data_key",
+    metadata,
+    _text("tenant", primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("copied", Boolean, nullable=False, server_default=text("false")),
+)
+"""The keys of personal data, locked for this service. `copied`: the entitled readers have theirs in the key bucket."""
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    _text("key", primary_key=True),
+    _text("digest"),
+    _text("answer"),
+    _time("created_at"),
+)
+"""Answers already given to requests with an Idempotency-Key."""
