@@ -1,7 +1,10 @@
 """What can go wrong in the chassis itself, as opposed to a rule that says no."""
 
+from socket import gaierror
+
 import asyncpg
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from paybill_contracts.errors import DomainError
 
@@ -34,10 +37,10 @@ _AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
-    asyncpg.InterfaceError,
     ConnectionError,
     TimeoutError,
-    OSError,
+    gaierror,
+    PoolTimeoutError,
 )
 
 
@@ -47,10 +50,8 @@ def is_away(error: BaseException) -> bool:
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    cause = error.orig.__cause__ or error.orig if isinstance(error, DBAPIError) and error.orig else error
-    if isinstance(error, OperationalError | InterfaceError) and isinstance(cause, _AWAY):
-        return True
-    return isinstance(cause, _AWAY)
+    cause = (error.orig.__cause__ or error.orig) if isinstance(error, DBAPIError) and error.orig else error
+    return isinstance(cause, _AWAY) or (isinstance(cause, asyncpg.InterfaceError) and "closed" in str(cause))
 
 
 def is_collision(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The command line of a service: `python -m paybill_<service> [serve | migrate | replay | asyncapi]`."""
+"""The command line of a service: `python -m paybill_<service> [serve | migrate | replay]`."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from paybill_runtime.database import Database
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError
-from paybill_runtime.service import Service, serve
+from paybill_runtime.app import Service, serve
 from paybill_runtime.settings import read_secret
 
 

@@ -4,14 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
-from sqlalchemy import BigInteger, Column, Computed, Index, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Computed, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import Event, canonical
-from paybill_runtime.tables import NAMING
 
 S = TypeVar("S")
 
@@ -24,19 +22,15 @@ class Key(NamedTuple):
 
 
 class StateRow(SQLModel):
-    """What every row of state has: the id, the revision of the last event folded in, and the state itself."""
+    """What every row of state has: the id, the revision of the last event folded in, and the state itself.
+
+    A service derives a base with a MetaData of its own (`class Base(StateRow, registry=registry(metadata=…))`), so that
+    two services can be loaded in one process.
+    """
 
     id: str = Field(primary_key=True)
     revision: int = Field(sa_type=BigInteger, nullable=False)
     state: dict[str, Any] = Field(sa_type=JSONB, nullable=False)
-
-
-def state_base() -> type[StateRow]:
-    """A base for a service's rows with a MetaData of its own, so that two services can be loaded in one process."""
-    metadata = MetaData(naming_convention=NAMING)
-    return type(
-        "StateBase", (StateRow,), {"__module__": __name__, "metadata": metadata}, registry=registry(metadata=metadata)
-    )
 
 
 def generated(expression: str, *, unique: bool = False, index: bool = False) -> Any:  # noqa: ANN401  # a SQLModel field
@@ -83,4 +77,3 @@ class Stored(Generic[S]):
 
 
 AnyStored = Stored[Any]
-__all__ = ["AnyStored", "Index", "Key", "StateRow", "Stored", "generated", "state_base"]
