@@ -75,9 +75,7 @@ class MeteredFeature(Value):
     included: Count
 
 
-Feature = Annotated[
-    BooleanFeature | StaticFeature | LimitFeature | MeteredFeature, Field(discriminator="kind")
-]
+Feature = Annotated[BooleanFeature | StaticFeature | LimitFeature | MeteredFeature, Field(discriminator="kind")]
 
 
 class Interval(StrEnum):
@@ -121,9 +119,7 @@ class Catalogue(Value):
     plans: tuple[PlanVersion, ...]
 
 
-class CataloguePublished(
-    Event, type="billing.catalogue_published", version=1, aggregate="catalogue", key="catalogue"
-):
+class CataloguePublished(Event, type="billing.catalogue_published", version=1, aggregate="catalogue", key="catalogue"):
     """From now on this is what we sell. Decisions name `content_hash`, so that a replay needs nothing else."""
 
     catalogue: Key
@@ -320,7 +316,12 @@ class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="
     `meter_id` is `<tenant>:<meter>`.
     """
 
-    meter_id: Annotated[str, Field(pattern=r"^ten_[0-9a-f]{32}:[a-z][a-z0-9_-]{0,62}$", examples=["ten_0123456789abcdef0123456789abcdef:calls"])]
+    meter_id: Annotated[
+        str,
+        Field(
+            pattern=r"^ten_[0-9a-f]{32}:[a-z][a-z0-9_-]{0,62}$", examples=["ten_0123456789abcdef0123456789abcdef:calls"]
+        ),
+    ]
     tenant_id: TenantId
     meter: Key
     usage_id: EventId
@@ -330,21 +331,47 @@ class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="
     occurred_at: Timestamp
 
 
-class BillingRequestRefused(RequestRefused, type="billing.request_refused", version=1, aggregate="refusal", key="refusal_id"):
+class PublisherGrant(Value):
+    """An internal service that may report usage: of all tenants, or of these only."""
+
+    publisher: Key
+    all_tenants: bool
+    tenants: tuple[TenantId, ...]
+
+
+class PublishersAllowed(Event, type="billing.publishers_allowed", version=1, aggregate="publishers", key="publishers"):
+    """From now on these may report usage, and nobody else: whether a report counts must replay."""
+
+    publishers: Key
+    grants: tuple[PublisherGrant, ...]
+    content_hash: Digest
+
+
+class BillingRequestRefused(
+    RequestRefused, type="billing.request_refused", version=1, aggregate="refusal", key="refusal_id"
+):
     """A caller was refused by a rule of this context."""
 
 
-class BillingMessageDeadLettered(MessageDeadLettered, type="billing.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"):
+class BillingMessageDeadLettered(
+    MessageDeadLettered, type="billing.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"
+):
     """A fact that this context heard waits for an operator."""
 
 
-class BillingMessageRedriven(MessageRedriven, type="billing.message_redriven", version=1, aggregate="dead-letter", key="message_key"):
+class BillingMessageRedriven(
+    MessageRedriven, type="billing.message_redriven", version=1, aggregate="dead-letter", key="message_key"
+):
     """An operator had a dead letter tried again."""
 
 
-class BillingMessageSkipped(MessageSkipped, type="billing.message_skipped", version=1, aggregate="dead-letter", key="message_key"):
+class BillingMessageSkipped(
+    MessageSkipped, type="billing.message_skipped", version=1, aggregate="dead-letter", key="message_key"
+):
     """An operator gave up a dead letter."""
 
 
-class BillingIntakeQuarantined(IntakeQuarantined, type="billing.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"):
+class BillingIntakeQuarantined(
+    IntakeQuarantined, type="billing.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"
+):
     """A published message was refused by the owner of its type."""
