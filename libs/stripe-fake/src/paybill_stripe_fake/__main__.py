@@ -113,18 +113,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_loopback(options: argparse.Namespace) -> None:
     if bool(options.webhook_url) != bool(options.webhook_secret_file):
-        message = "--webhook-url and --webhook-secret-file go together"
-        raise StartError(message)
+        raise StartError("--webhook-url and --webhook-secret-file go together")
     target = urlsplit(options.webhook_url or "http://localhost")
     if target.scheme not in {"http", "https"} or not target.hostname:
-        message = f"--webhook-url {options.webhook_url} is no http(s) URL"
-        raise StartError(message)
+        raise StartError(f"--webhook-url {options.webhook_url} is no http(s) URL")
     if options.allow_remote:
         return
     for option, host in (("--host", options.host), ("--webhook-url", target.hostname)):
         if not is_loopback(host):
-            message = f"{option} {host} is not this machine; add --allow-remote if that is meant"
-            raise StartError(message)
+            raise StartError(f"{option} {host} is not this machine; add --allow-remote if that is meant")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -134,8 +131,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
-        message = f"cannot listen at {host}:{port}: {error}; give another --port, or stop what listens there"
-        raise StartError(message) from error
+        raise StartError(
+            f"cannot listen at {host}:{port}: {error}; give another --port, or stop what listens there"
+        ) from error
     listener.listen()
     return listener
 
@@ -144,11 +142,9 @@ def _secrets(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        message = f"cannot read {path}: {error}"
-        raise StartError(message) from error
+        raise StartError(f"cannot read {path}: {error}") from error
     if not lines:
-        message = f"{path} is empty; it is to hold a secret"
-        raise StartError(message)
+        raise StartError(f"{path} is empty; it is to hold a secret")
     return lines
 
 

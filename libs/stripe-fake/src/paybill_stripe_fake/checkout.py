@@ -22,8 +22,11 @@ def create(account: Account, params: Params) -> Resource:
     customer = params.text("customer")
     email = params.text("customer_email", longest=512)
     if customer and email:
-        message = "You may only specify one of these parameters: customer, customer_email."
-        raise InvalidRequestError(message, code="parameters_exclusive", param="customer_email")
+        raise InvalidRequestError(
+            "You may only specify one of these parameters: customer, customer_email.",
+            code="parameters_exclusive",
+            param="customer_email",
+        )
     if customer:
         email = living_customer(account, customer, "customer")["email"]
     items = terms.read_items(account, params.many("line_items", most=terms.MAX_ITEMS) or [])
@@ -101,8 +104,7 @@ def create(account: Account, params: Params) -> Resource:
         "wallet_options": None,
     }
     if session["payment_method_types"] != ["card"]:
-        message = "Only cards are accepted here."
-        raise InvalidRequestError(message, param="payment_method_types")
+        raise InvalidRequestError("Only cards are accepted here.", param="payment_method_types")
     lines = [{"price": price["id"], "quantity": quantity, "metadata": metadata} for price, quantity, metadata in items]
     account.store.put("order", identifier, {"lines": lines, **agreed})
     return account.put(session)
@@ -238,8 +240,9 @@ def _line(account: Account, session: Resource, line: Resource) -> Resource:
 
 def _refuse_unless_open(session: Resource) -> None:
     if session["status"] != "open":
-        message = f'Only Checkout Sessions with a status in ["open"] can do this; this one is {session["status"]}.'
-        raise InvalidRequestError(message)
+        raise InvalidRequestError(
+            f'Only Checkout Sessions with a status in ["open"] can do this; this one is {session["status"]}.'
+        )
 
 
 ENDPOINTS = [

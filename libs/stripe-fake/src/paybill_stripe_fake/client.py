@@ -52,8 +52,9 @@ class FakeControl:
                 self._http.get("/healthz").raise_for_status()
             except httpx.HTTPError as error:
                 if time.monotonic() > deadline:
-                    message = f"the stand-in at {self._http.base_url} did not answer within {timeout_s} s"
-                    raise FakeControlError(message) from error
+                    raise FakeControlError(
+                        f"the stand-in at {self._http.base_url} did not answer within {timeout_s} s"
+                    ) from error
                 time.sleep(_POLL_S)
             else:
                 return
@@ -123,8 +124,7 @@ class FakeControl:
         deadline = time.monotonic() + timeout_s
         while pending := self._get("/fake/deliveries", {"limit": "1", "state": "pending"})["pending"]:
             if time.monotonic() > deadline:
-                message = f"{pending} webhooks were still undelivered after {timeout_s} s"
-                raise FakeControlError(message)
+                raise FakeControlError(f"{pending} webhooks were still undelivered after {timeout_s} s")
             time.sleep(_POLL_S)
 
     def _get(self, path: str, query: dict[str, str]) -> dict[str, Any]:
@@ -137,6 +137,5 @@ class FakeControl:
 def _checked(response: httpx.Response) -> dict[str, Any]:
     answer: dict[str, Any] = response.json()
     if response.is_error:
-        message = f"{response.request.method} {response.request.url.path}: {answer['error']['message']}"
-        raise FakeControlError(message)
+        raise FakeControlError(f"{response.request.method} {response.request.url.path}: {answer['error']['message']}")
     return answer

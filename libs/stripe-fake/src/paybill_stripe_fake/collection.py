@@ -57,8 +57,9 @@ def pay(account: Account, params: Params, invoice_id: str) -> Resource:
     customer = living_customer(account, invoice["customer"])
     card = attach_named(account, customer, named, "payment_method")["id"] if named else None
     if not card and not card_of(account, customer["id"], account.get("subscription", subscription_of(invoice))):
-        message = "There is no default payment method for this invoice; the customer has no card."
-        raise InvalidRequestError(message, code="resource_missing")
+        raise InvalidRequestError(
+            "There is no default payment method for this invoice; the customer has no card.", code="resource_missing"
+        )
     invoice = collect(account, invoice, card=card, automatic=False)
     if invoice["status"] != "paid":
         raise CardDeclinedError(invoices.intent_of(account, invoice), keep=True)
@@ -76,11 +77,9 @@ def _payable(account: Account, invoice_id: str) -> Resource:
     if invoice["status"] == "draft":
         invoice = invoices.finalize(account, invoice)
     if invoice["status"] == "paid":
-        message = "Invoice is already paid"
-        raise InvalidRequestError(message)
+        raise InvalidRequestError("Invoice is already paid")
     if invoice["status"] != "open":
-        message = f"Invoice is {invoice['status']} and cannot be paid"
-        raise InvalidRequestError(message, code="invoice_not_editable")
+        raise InvalidRequestError(f"Invoice is {invoice['status']} and cannot be paid", code="invoice_not_editable")
     return invoice
 
 

@@ -29,8 +29,10 @@ def expanded(account: Account, resource: Resource, paths: list[str]) -> Resource
     for path in paths:
         steps = path.split(".")
         if len(steps) > _MAX_DEPTH:
-            message = f"You cannot expand more than {_MAX_DEPTH} levels of a property (property: {path[:200]})."
-            raise InvalidRequestError(message, param="expand")
+            raise InvalidRequestError(
+                f"You cannot expand more than {_MAX_DEPTH} levels of a property (property: {path[:200]}).",
+                param="expand",
+            )
         resource = _expand(account, resource, steps, path)
     return resource
 
@@ -38,8 +40,7 @@ def expanded(account: Account, resource: Resource, paths: list[str]) -> Resource
 def _expand(account: Account, resource: Resource, steps: list[str], path: str) -> Resource:
     step, rest = steps[0], steps[1:]
     if step in _NEVER or (step not in resource and (resource.get("object"), step) not in _LISTS):
-        message = f"This property cannot be expanded ({path[:200]})."
-        raise InvalidRequestError(message, param="expand")
+        raise InvalidRequestError(f"This property cannot be expanded ({path[:200]}).", param="expand")
     value = resource[step] if step in resource else _LISTS[resource["object"], step](account, resource)
     return {**resource, step: _filled(account, value, step, rest, path)}
 
@@ -50,8 +51,7 @@ def _filled(account: Account, value: Any, step: str, rest: list[str], path: str)
             kind = "product" if step == "product" else _KINDS.get(value.split("_")[0], "")
             found = account.store.find(kind, value)
             if found is None:
-                message = f"This property cannot be expanded ({path[:200]})."
-                raise InvalidRequestError(message, param="expand")
+                raise InvalidRequestError(f"This property cannot be expanded ({path[:200]}).", param="expand")
             return _expand(account, found, rest, path) if rest else found
         case list():
             return [_filled(account, element, step, rest, path) for element in value]

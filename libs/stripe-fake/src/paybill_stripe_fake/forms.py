@@ -34,15 +34,13 @@ def parse_form(encoded: str | bytes) -> dict[str, Value]:
         text = encoded.decode("utf-8") if isinstance(encoded, bytes) else encoded
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
     except (UnicodeDecodeError, ValueError) as error:
-        message = f"The parameters are not a form in UTF-8 of at most {_MAX_FIELDS} fields."
-        raise InvalidRequestError(message) from error
+        raise InvalidRequestError(f"The parameters are not a form in UTF-8 of at most {_MAX_FIELDS} fields.") from error
     tree: dict[str, Value] = {}
     for key, value in pairs:
         match = _KEY.fullmatch(key)
         path = [match[1], *re.findall(r"\[([^\[\]]*)\]", match[2])] if match else []
         if not path or len(path) > _MAX_DEPTH or "\0" in value:
-            message = f"Invalid parameter: {key[:100]!r}"
-            raise InvalidRequestError(message)
+            raise InvalidRequestError(f"Invalid parameter: {key[:100]!r}")
         _place(tree, path, value, key)
     return tree
 
@@ -69,13 +67,11 @@ def _place(tree: dict[str, Value], path: list[str], value: str, key: str) -> Non
             name = str(len(node))
         child = node.setdefault(name, {})
         if isinstance(child, str):
-            message = f"Invalid parameter: {key[:100]!r} is given both as a value and as an object."
-            raise InvalidRequestError(message)
+            raise InvalidRequestError(f"Invalid parameter: {key[:100]!r} is given both as a value and as an object.")
         node = child
     last = path[-1] or str(len(node))
     if isinstance(node.get(last), dict):
-        message = f"Invalid parameter: {key[:100]!r} is given both as a value and as an object."
-        raise InvalidRequestError(message)
+        raise InvalidRequestError(f"Invalid parameter: {key[:100]!r} is given both as a value and as an object.")
     node[last] = value
 
 
@@ -107,8 +103,9 @@ class Params:
         """A string of at most `longest` characters."""
         value = self._scalar(key)
         if value is not None and len(value) > longest:
-            message = f"Invalid string: {self.name(key)} is longer than {longest} characters."
-            raise InvalidRequestError(message, param=self.name(key))
+            raise InvalidRequestError(
+                f"Invalid string: {self.name(key)} is longer than {longest} characters.", param=self.name(key)
+            )
         return value or None
 
     def required(self, key: str, *, longest: int = _MAX_TEXT) -> str:
@@ -122,16 +119,16 @@ class Params:
         """One of the given words."""
         value = self.text(key)
         if value is not None and value not in choices:
-            message = f"Invalid {self.name(key)}: must be one of {', '.join(choices)}"
-            raise InvalidRequestError(message, param=self.name(key))
+            raise InvalidRequestError(
+                f"Invalid {self.name(key)}: must be one of {', '.join(choices)}", param=self.name(key)
+            )
         return value
 
     def flag(self, key: str) -> bool | None:
         """`true` or `false`."""
         value = self.text(key)
         if value is not None and value not in {"true", "false"}:
-            message = f"Invalid boolean: {value[:100]}"
-            raise InvalidRequestError(message, param=self.name(key))
+            raise InvalidRequestError(f"Invalid boolean: {value[:100]}", param=self.name(key))
         return None if value is None else value == "true"
 
     def integer(self, key: str, *, least: int = 0, most: int = _MAX_INTEGER) -> int | None:
@@ -140,11 +137,15 @@ class Params:
         if value is None:
             return None
         if not re.fullmatch(r"-?[0-9]{1,18}", value):
-            message = f"Invalid integer: {value}"
-            raise InvalidRequestError(message, code="parameter_invalid_integer", param=self.name(key))
+            raise InvalidRequestError(
+                f"Invalid integer: {value}", code="parameter_invalid_integer", param=self.name(key)
+            )
         if not least <= int(value) <= most:
-            message = f"Invalid integer: {self.name(key)} must be from {least} to {most}"
-            raise InvalidRequestError(message, code="parameter_invalid_integer", param=self.name(key))
+            raise InvalidRequestError(
+                f"Invalid integer: {self.name(key)} must be from {least} to {most}",
+                code="parameter_invalid_integer",
+                param=self.name(key),
+            )
         return int(value)
 
     def decimal(self, key: str) -> Decimal | None:
@@ -158,16 +159,14 @@ class Params:
             number = Decimal(-1)
         exponent = number.as_tuple().exponent
         if not isinstance(exponent, int) or exponent < -_MAX_DECIMAL_PLACES or not 0 <= number <= _MAX_INTEGER:
-            message = f"Invalid decimal: {value}"
-            raise InvalidRequestError(message, param=self.name(key))
+            raise InvalidRequestError(f"Invalid decimal: {value}", param=self.name(key))
         return number
 
     def url(self, key: str) -> str | None:
         """An absolute http or https URL."""
         value = self.text(key)
         if value is not None and not re.fullmatch(r"https?://[^\s<>\"\\/]+[^\s<>\"\\]*", value):
-            message = "Not a valid URL"
-            raise InvalidRequestError(message, code="url_invalid", param=self.name(key))
+            raise InvalidRequestError("Not a valid URL", code="url_invalid", param=self.name(key))
         return value
 
     def nested(self, key: str) -> "Params | None":
@@ -177,8 +176,7 @@ class Params:
         if value is None or value == "":
             return None
         if isinstance(value, str):
-            message = f"Invalid object: {self.name(key)}"
-            raise InvalidRequestError(message, param=self.name(key))
+            raise InvalidRequestError(f"Invalid object: {self.name(key)}", param=self.name(key))
         child = Params(value, self.name(key))
         self._children.append(child)
         return child
@@ -190,8 +188,9 @@ class Params:
             return None
         elements = [holder.nested(index) for index in holder.indices(most)]
         if None in elements:
-            message = f"Invalid array: the elements of {self.name(key)} are objects"
-            raise InvalidRequestError(message, param=self.name(key))
+            raise InvalidRequestError(
+                f"Invalid array: the elements of {self.name(key)} are objects", param=self.name(key)
+            )
         return [element for element in elements if element is not None]
 
     def texts(self, key: str, *, most: int) -> list[str] | None:
@@ -209,15 +208,15 @@ class Params:
         for name in sorted(given.given()):
             value = given.text(name, longest=_MAX_METADATA_VALUE)
             if len(name) > _MAX_METADATA_KEY:
-                message = f"Metadata keys can have at most {_MAX_METADATA_KEY} characters."
-                raise InvalidRequestError(message, param=self.name(key))
+                raise InvalidRequestError(
+                    f"Metadata keys can have at most {_MAX_METADATA_KEY} characters.", param=self.name(key)
+                )
             if value is None:
                 merged.pop(name, None)
             else:
                 merged[name] = value
         if len(merged) > _MAX_METADATA_KEYS:
-            message = f"Metadata can have at most {_MAX_METADATA_KEYS} keys."
-            raise InvalidRequestError(message, param=self.name(key))
+            raise InvalidRequestError(f"Metadata can have at most {_MAX_METADATA_KEYS} keys.", param=self.name(key))
         return merged
 
     def within(self, key: str) -> Callable[[int], bool]:
@@ -232,18 +231,18 @@ class Params:
     def indices(self, most: int) -> list[str]:
         """The keys of a list, in order; refuses what is no list or too long."""
         if len(self._tree) > most or not all(re.fullmatch(r"[0-9]{1,6}", key) for key in self._tree):
-            message = f"Invalid array: {self._path} takes at most {most} elements"
-            raise InvalidRequestError(message, param=self._path)
+            raise InvalidRequestError(f"Invalid array: {self._path} takes at most {most} elements", param=self._path)
         return sorted(self._tree, key=int)
 
     def finish(self) -> None:
         """Refuse every parameter that was given and not read."""
         for key in self._tree:
             if key not in self._taken:
-                message = (
-                    f"Received unknown parameter: {self.name(key)[:200]} (Stripe may know it; this stand-in does not)"
+                raise InvalidRequestError(
+                    f"Received unknown parameter: {self.name(key)[:200]} (Stripe may know it; this stand-in does not)",
+                    code="parameter_unknown",
+                    param=self.name(key)[:200],
                 )
-                raise InvalidRequestError(message, code="parameter_unknown", param=self.name(key)[:200])
         for child in self._children:
             child.finish()
 
@@ -251,8 +250,7 @@ class Params:
         self._taken.add(key)
         value = self._tree.get(key)
         if isinstance(value, dict):
-            message = f"Invalid string: {self.name(key)} is an object"
-            raise InvalidRequestError(message, param=self.name(key))
+            raise InvalidRequestError(f"Invalid string: {self.name(key)} is an object", param=self.name(key))
         return value
 
     def _missing(self, key: str) -> InvalidRequestError:

@@ -26,8 +26,11 @@ def page_of(params: Params, resources: list[Resource], wanted: Callable[[Resourc
     limit = params.integer("limit", least=1, most=_MAX_LIMIT) or _DEFAULT_LIMIT
     after, before = params.text("starting_after"), params.text("ending_before")
     if after and before:
-        message = "You can use only one of starting_after and ending_before."
-        raise InvalidRequestError(message, code="parameters_exclusive", param="starting_after")
+        raise InvalidRequestError(
+            "You can use only one of starting_after and ending_before.",
+            code="parameters_exclusive",
+            param="starting_after",
+        )
     if before:
         # The page that ends just before the cursor, so it is gathered backwards.
         newer = list(reversed(resources[: _position(resources, before, "ending_before")]))
@@ -52,5 +55,4 @@ def _position(resources: list[Resource], identifier: str, param: str) -> int:
     for index, resource in enumerate(resources):
         if resource["id"] == identifier:
             return index
-    message = f"No such object: '{identifier[:200]}'"
-    raise InvalidRequestError(message, code="resource_missing", param=param)
+    raise InvalidRequestError(f"No such object: '{identifier[:200]}'", code="resource_missing", param=param)

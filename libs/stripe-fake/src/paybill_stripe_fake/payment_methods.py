@@ -64,8 +64,11 @@ def attach_named(account: Account, customer: Resource, name: str, param: str) ->
     if name == _DECLINED_AT_ONCE:
         raise CardDeclinedError(None, keep=False)
     if name not in TEST_CARDS:
-        message = f"No such PaymentMethod: '{name[:200]}'; test cards are {', '.join(TEST_CARDS)}"
-        raise InvalidRequestError(message, code="resource_missing", param=param)
+        raise InvalidRequestError(
+            f"No such PaymentMethod: '{name[:200]}'; test cards are {', '.join(TEST_CARDS)}",
+            code="resource_missing",
+            param=param,
+        )
     return attach(account, customer, TEST_CARDS[name])
 
 
@@ -87,8 +90,7 @@ def set_outcome(account: Account, customer_id: str, outcome: str) -> Resource:
     """From now on charges to all cards of a customer end so; one who has none is given one as default."""
     customer = account.get("customer", customer_id)
     if customer.get("deleted"):
-        message = f"Customer {customer_id} is deleted and has no cards."
-        raise InvalidRequestError(message)
+        raise InvalidRequestError(f"Customer {customer_id} is deleted and has no cards.")
     cards = [card for card in account.store.oldest_first("payment_method") if card["customer"] == customer_id]
     for card in cards:
         account.store.put("outcome", card["id"], {"outcome": outcome})

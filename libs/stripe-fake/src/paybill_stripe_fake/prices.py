@@ -113,17 +113,17 @@ def plan_of(price: Resource) -> Resource:
 def _new(account: Account, params: Params) -> Resource:
     currency = params.required("currency").lower()
     if not re.fullmatch(r"[a-z]{3}", currency):
-        message = f"Invalid currency: {currency[:100]}"
-        raise InvalidRequestError(message, param=params.name("currency"))
+        raise InvalidRequestError(f"Invalid currency: {currency[:100]}", param=params.name("currency"))
     params.choice("billing_scheme", "per_unit")
     unit, exact = params.integer("unit_amount", most=MAX_AMOUNT), params.decimal("unit_amount_decimal")
     if (unit is None) == (exact is None):
-        message = f"Exactly one of {params.name('unit_amount')} and {params.name('unit_amount_decimal')} is required."
-        raise InvalidRequestError(message, param=params.name("unit_amount"))
+        raise InvalidRequestError(
+            f"Exactly one of {params.name('unit_amount')} and {params.name('unit_amount_decimal')} is required.",
+            param=params.name("unit_amount"),
+        )
     exact = Decimal(unit or 0) if exact is None else exact
     if exact > MAX_AMOUNT:
-        message = f"Invalid decimal: at most {MAX_AMOUNT}"
-        raise InvalidRequestError(message, param=params.name("unit_amount_decimal"))
+        raise InvalidRequestError(f"Invalid decimal: at most {MAX_AMOUNT}", param=params.name("unit_amount_decimal"))
     recurring = _recurring(params)
     return {
         "id": new_id("price"),
@@ -181,8 +181,11 @@ def _claim_lookup_key(account: Account, params: Params, lookup_key: str | None) 
     if lookup_key is None or not held:
         return
     if not transfer:
-        message = f"A price ({held[0]['id']}) already uses that lookup key."
-        raise InvalidRequestError(message, code="resource_already_exists", param="lookup_key")
+        raise InvalidRequestError(
+            f"A price ({held[0]['id']}) already uses that lookup key.",
+            code="resource_already_exists",
+            param="lookup_key",
+        )
     events.change(account, held[0], {"lookup_key": None})
 
 

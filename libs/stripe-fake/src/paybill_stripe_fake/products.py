@@ -41,8 +41,7 @@ def create(account: Account, params: Params) -> Resource:
     """Create a product, under an id of the caller's choice if given."""
     identifier = params.text("id", longest=200)
     if identifier and account.store.find("product", identifier):
-        message = f"Product already exists: {identifier}"
-        raise InvalidRequestError(message, code="resource_already_exists", param="id")
+        raise InvalidRequestError(f"Product already exists: {identifier}", code="resource_already_exists", param="id")
     product = new(account, params.required("name", longest=250), identifier=identifier)
     return events.create(account, product | _given(params, product))
 

@@ -35,8 +35,9 @@ def advance(account: Account, params: Params) -> Resource:
         if (value := params.integer(key)) is not None
     ]
     if len(targets) != 1 or not now <= targets[0] <= now + _MAX_ADVANCE_S:
-        message = f"Give one of seconds, days and to; forward, and by at most {_MAX_ADVANCE_S // _DAY_S} days."
-        raise InvalidRequestError(message)
+        raise InvalidRequestError(
+            f"Give one of seconds, days and to; forward, and by at most {_MAX_ADVANCE_S // _DAY_S} days."
+        )
     params.finish()
     catch_up(account, targets[0])
     return clock(account, params)
@@ -53,8 +54,7 @@ def renew(account: Account, params: Params, subscription_id: str) -> Resource:
     subscription = account.get("subscription", subscription_id)
     params.finish()
     if subscription["status"] not in RUNNING:
-        message = f"Subscription {subscription_id} is {subscription['status']} and does not renew."
-        raise InvalidRequestError(message)
+        raise InvalidRequestError(f"Subscription {subscription_id} is {subscription['status']} and does not renew.")
     if subscription["cancel_at_period_end"]:
         return end(account, subscription, "cancellation_requested")
     now = account.now()

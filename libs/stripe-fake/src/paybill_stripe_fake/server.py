@@ -165,25 +165,22 @@ class _Server:
         if not key:
             return self._run(request, handler, tree, arguments, None)
         if len(key) > _MAX_KEY:
-            message = f"Idempotency keys can have at most {_MAX_KEY} characters."
-            raise InvalidRequestError(message)
+            raise InvalidRequestError(f"Idempotency keys can have at most {_MAX_KEY} characters.")
         asked = json.dumps([request.url.path, tree], sort_keys=True)
         digest = hashlib.sha256(asked.encode()).hexdigest()
         held = self._account.store.find("idempotency", key)
         if held is None or held["at"] < time.time() - _KEPT_S:
             return self._run(request, handler, tree, arguments, (key, digest))
         if held["path"] != request.url.path:
-            message = (
+            raise IdempotencyError(
                 "Keys for idempotent requests can only be used for the same endpoint they were first used for "
                 f"('{request.url.path}' vs '{held['path']}'). Try using a key other than '{key}'."
             )
-            raise IdempotencyError(message)
         if held["digest"] != digest:
-            message = (
+            raise IdempotencyError(
                 "Keys for idempotent requests can only be used with the same parameters they were first used with. "
                 f"Try using a key other than '{key}' if you meant to execute a different request."
             )
-            raise IdempotencyError(message)
         replayed = {"Idempotent-Replayed": "true", "Original-Request": held["request"]}
         return _answer(held["body"], held["status"], idempotency_key=key, headers=replayed)
 
@@ -250,19 +247,16 @@ async def _parameters(request: Request, *, json_too: bool) -> dict[str, Value]:
         return parse_form(bytes(body))
     if json_too and media_type == "application/json":
         return _from_json(bytes(body))
-    message = f"The body is to be {_FORM}."
-    raise InvalidRequestError(message)
+    raise InvalidRequestError(f"The body is to be {_FORM}.")
 
 
 def _from_json(body: bytes) -> dict[str, Value]:
     try:
         tree = from_json(json.loads(body))
     except (ValueError, RecursionError) as error:
-        message = "The body is no JSON in UTF-8."
-        raise InvalidRequestError(message) from error
+        raise InvalidRequestError("The body is no JSON in UTF-8.") from error
     if isinstance(tree, str):
-        message = "The body is no JSON object."
-        raise InvalidRequestError(message)
+        raise InvalidRequestError("The body is no JSON object.")
     return tree
 
 

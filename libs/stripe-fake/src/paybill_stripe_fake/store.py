@@ -86,8 +86,7 @@ class Store:
 
     def _remember(self, kind: str, identifier: str) -> None:
         if self._undo is None:
-            message = "a change outside a transaction"
-            raise RuntimeError(message)
+            raise RuntimeError("a change outside a transaction")
         self._undo.setdefault((kind, identifier), self.find(kind, identifier))
 
     def _set(self, kind: str, identifier: str, value: Resource | None) -> None:
@@ -113,13 +112,15 @@ class _Journal:
         try:
             self._lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            message = f"cannot keep state in {path}: {error.strerror}; give a path in a folder that can be written"
-            raise StateFileError(message) from error
+            raise StateFileError(
+                f"cannot keep state in {path}: {error.strerror}; give a path in a folder that can be written"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            message = f"{path} is in use by another stripe-fake; stop that one or give another --state"
-            raise StateFileError(message) from error
+            raise StateFileError(
+                f"{path} is in use by another stripe-fake; stop that one or give another --state"
+            ) from error
 
     def read(self) -> Iterator[list[list[Any]]]:
         """Every transaction that was written whole; a line torn by a kill at the end was never answered."""
@@ -128,8 +129,7 @@ class _Journal:
         except FileNotFoundError:
             return
         except OSError as error:
-            message = f"cannot read {self._path}: {error.strerror}"
-            raise StateFileError(message) from error
+            raise StateFileError(f"cannot read {self._path}: {error.strerror}") from error
         lines = content.split(b"\n")[:-1]
         for number, line in enumerate(lines, start=1):
             try:
@@ -137,11 +137,11 @@ class _Journal:
                 if number > 1:
                     yield [[str(kind), str(identifier), value] for kind, identifier, value in entry]
             except (ValueError, TypeError) as error:
-                message = f"{self._path} is damaged in line {number}; move it away to start with an empty account"
-                raise StateFileError(message) from error
+                raise StateFileError(
+                    f"{self._path} is damaged in line {number}; move it away to start with an empty account"
+                ) from error
             if number == 1 and entry != _HEADER:
-                message = f"{self._path} is no state file of this version; give another --state"
-                raise StateFileError(message)
+                raise StateFileError(f"{self._path} is no state file of this version; give another --state")
 
     def rewrite(self, changes: Iterator[list[Any]]) -> None:
         """Replace the file by one that holds just these, at once."""
@@ -153,8 +153,7 @@ class _Journal:
                 file.writelines(_line([change]) for change in changes)
             fresh.replace(self._path)
         except OSError as error:
-            message = f"cannot write {self._path}: {error.strerror}"
-            raise StateFileError(message) from error
+            raise StateFileError(f"cannot write {self._path}: {error.strerror}") from error
         self._file = descriptor
 
     def append(self, changes: list[list[Any]]) -> None:

@@ -13,8 +13,7 @@ def living_customer(account: Account, customer_id: str, param: str | None = None
     """The customer, refused as missing when deleted."""
     customer = account.get("customer", customer_id, param)
     if customer.get("deleted"):
-        noun = "customer"
-        raise ResourceMissingError(noun, customer_id, param=param)
+        raise ResourceMissingError("customer", customer_id, param=param)
     return customer
 
 

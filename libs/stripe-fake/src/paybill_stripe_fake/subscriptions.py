@@ -79,11 +79,11 @@ def create(account: Account, params: Params) -> Resource:
     params.choice("proration_behavior", "none", "create_prorations")
     params.flag("off_session")
     if not (terms.card or card_of(account, terms.customer) or behaviour == "default_incomplete" or terms.trial_end):
-        message = (
+        raise InvalidRequestError(
             "This customer has no attached payment source or default payment method. "
-            "Please consider adding a default payment method."
+            "Please consider adding a default payment method.",
+            code="resource_missing",
         )
-        raise InvalidRequestError(message, code="resource_missing")
     params.finish()
     subscription, invoice = start(account, terms)
     if invoice["status"] == "open" and behaviour != "default_incomplete":
@@ -155,8 +155,7 @@ def cancel(account: Account, params: Params, subscription_id: str) -> Resource:
     """End a subscription now."""
     subscription = account.get("subscription", subscription_id)
     if subscription["status"] in ENDED:
-        noun = "subscription"
-        raise ResourceMissingError(noun, subscription_id)
+        raise ResourceMissingError("subscription", subscription_id)
     details = _cancellation_details(params, subscription)
     params.finish()
     return end(account, {**subscription, "cancellation_details": details}, "cancellation_requested")
@@ -191,8 +190,7 @@ def _changed_items(account: Account, given: list[Params], subscription: Resource
             items[added["id"]] = added
             continue
         if identifier not in items:
-            noun = "subscription item"
-            raise ResourceMissingError(noun, identifier, param=change_of.name("id"))
+            raise ResourceMissingError("subscription item", identifier, param=change_of.name("id"))
         if deleted:
             del items[identifier]
             continue
@@ -205,8 +203,7 @@ def _changed_items(account: Account, given: list[Params], subscription: Resource
     kept = list(items.values())
     check_prices(account, [item["price"] for item in kept], subscription["customer"])
     if len(kept) > MAX_ITEMS:
-        message = f"A subscription has at most {MAX_ITEMS} items."
-        raise InvalidRequestError(message, param="items")
+        raise InvalidRequestError(f"A subscription has at most {MAX_ITEMS} items.", param="items")
     return kept
 
 
@@ -215,8 +212,11 @@ def _ending(account: Account, params: Params, subscription: Resource) -> Resourc
     changes: Resource = {"cancellation_details": _cancellation_details(params, subscription)}
     at_period_end, moment = params.flag("cancel_at_period_end"), params.integer("cancel_at", least=account.now() + 1)
     if at_period_end and moment:
-        message = "You can use only one of cancel_at and cancel_at_period_end."
-        raise InvalidRequestError(message, code="parameters_exclusive", param="cancel_at")
+        raise InvalidRequestError(
+            "You can use only one of cancel_at and cancel_at_period_end.",
+            code="parameters_exclusive",
+            param="cancel_at",
+        )
     if at_period_end is None and not params.has("cancel_at"):
         return changes
     until = period_of(subscription)[1] if at_period_end else moment

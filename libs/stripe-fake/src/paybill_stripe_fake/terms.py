@@ -43,15 +43,16 @@ def read_items(account: Account, given: list[Params]) -> list[tuple[Resource, in
 def check_prices(account: Account, priced: list[Resource], customer: str | None, param: str = "items") -> None:
     """All prices of a subscription are in one rhythm and in one currency, which is the customer's."""
     if not priced:
-        message = "A subscription needs at least one item."
-        raise InvalidRequestError(message, param=param)
+        raise InvalidRequestError("A subscription needs at least one item.", param=param)
     currency = account.get("customer", customer)["currency"] if customer else None
     if currency not in {None, priced[0]["currency"]}:
-        message = f"You cannot combine currencies on a single customer; this one is billed in {currency}."
-        raise InvalidRequestError(message, param=param)
+        raise InvalidRequestError(
+            f"You cannot combine currencies on a single customer; this one is billed in {currency}.", param=param
+        )
     if len({(price["currency"], *rhythm(price)) for price in priced}) > 1:
-        message = "Currency and interval fields must match across all prices on this subscription."
-        raise InvalidRequestError(message, param=param)
+        raise InvalidRequestError(
+            "Currency and interval fields must match across all prices on this subscription.", param=param
+        )
 
 
 def read_trial_end(account: Account, params: Params) -> int | None:
@@ -161,13 +162,14 @@ def read_price(account: Account, item: Params) -> Resource:
     data = item.nested("price_data")
     price = prices.inline(account, data) if data else account.get("price", item.required("price"), item.name("price"))
     if not price["active"] and data is None:
-        message = "The price specified is inactive. This field only accepts active prices."
-        raise InvalidRequestError(message, param=item.name("price"))
-    if price["type"] != "recurring":
-        message = (
-            "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`."
+        raise InvalidRequestError(
+            "The price specified is inactive. This field only accepts active prices.", param=item.name("price")
         )
-        raise InvalidRequestError(message, param=item.name("price"))
+    if price["type"] != "recurring":
+        raise InvalidRequestError(
+            "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`.",
+            param=item.name("price"),
+        )
     return price
 
 

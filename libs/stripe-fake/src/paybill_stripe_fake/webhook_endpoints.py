@@ -52,8 +52,9 @@ def create(account: Account, params: Params) -> Resource:
         "metadata": params.metadata(),
     }
     if not endpoint["enabled_events"]:
-        message = "Missing required param: enabled_events."
-        raise InvalidRequestError(message, code="parameter_missing", param="enabled_events")
+        raise InvalidRequestError(
+            "Missing required param: enabled_events.", code="parameter_missing", param="enabled_events"
+        )
     secret = new_id("whsec")
     account.put(endpoint)
     account.store.put("webhook_secret", endpoint["id"], {"secret": secret})
@@ -122,8 +123,11 @@ def _url(account: Account, params: Params) -> str:
     params.required("url")
     url = params.url("url") or ""
     if not account.allow_remote and not is_loopback(urlsplit(url).hostname):
-        message = "Webhooks go to this machine only; start with --allow-remote to send them elsewhere."
-        raise InvalidRequestError(message, code="url_invalid", param="url")
+        raise InvalidRequestError(
+            "Webhooks go to this machine only; start with --allow-remote to send them elsewhere.",
+            code="url_invalid",
+            param="url",
+        )
     return url
 
 

@@ -1,0 +1,195 @@
+"""The stand-in as a real process, the official SDK as its client, and a real receiver for its webhooks."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+import stripe
+from paybill_stripe_fake.client import FakeControl
+
+API_KEY = "sk_test_0123456789"
+SECRETS = ["whsec_first", "whsec_second"]
+DEADLINE_S = 10.0
+
+
+class RunningFake:
+    """One process of the stand-in; `start` and `stop` may be repeated on the same state file."""
+
+    def __init__(self, folder: Path, receiver_url: str | None, *options: str):
+        self.folder = folder
+        self.key = API_KEY
+        self.options = [*options, "--api-key-file", self._file("api-key", API_KEY), "--json"]
+        if receiver_url:
+            secrets = self._file("webhook-secrets", "\n".join(SECRETS))
+            self.options += ["--webhook-url", receiver_url, "--webhook-secret-file", secrets]
+            self.options += ["--webhook-retry-s", "0.02", "--webhook-timeout-s", "0.5"]
+        self._closing = []
+        self.start()
+
+    def start(self):
+        command = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", "0", *self.options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        assert line, "it did not start; its stderr says why"
+        self.url = json.loads(line)["listening"]
+        http_client = stripe.RequestsClient()
+        self.stripe = stripe.StripeClient(API_KEY, base_addresses={"api": self.url}, http_client=http_client).v1
+        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {API_KEY}"}, trust_env=False)
+        self.control = FakeControl(self.url, API_KEY)
+        self._closing = [http_client, self.http, self.control]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        for client in self._closing:
+            client.close()
+        self._closing = []
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            return self.process.wait(DEADLINE_S)
+        finally:
+            self.process.kill()
+            self.process.stdout.close()
+
+    def price(self, amount: int = 2000, **more):
+        recurring = more.pop("recurring", {"interval": "month"})
+        data = {"product_data": {"name": "Team"}, "currency": "usd", "unit_amount": amount, "recurring": recurring}
+        return self.stripe.prices.create({**data, **more})
+
+    def customer(self, card: str | None = "pm_card_visa", **more):
+        cards = {"payment_method": card, "invoice_settings": {"default_payment_method": card}} if card else {}
+        return self.stripe.customers.create({"email": "ada@example.com", **cards, **more})
+
+    def subscribe(self, card: str | None = "pm_card_visa", **more):
+        items = more.pop("items", None) or [{"price": self.price().id}]
+        return self.stripe.subscriptions.create({"customer": self.customer(card).id, "items": items, **more})
+
+    def checkout(self, **more):
+        line_items = more.pop("line_items", None) or [{"price": self.price().id, "quantity": 1}]
+        data = {"mode": "subscription", "success_url": "https://example.com/done", "line_items": line_items}
+        return self.stripe.checkout.sessions.create({**data, **more})
+
+    def events(self, object_id: str | None = None) -> list:
+        """Events, the oldest first; of one object if given."""
+        found = list(self.stripe.events.list({"limit": 100}).auto_paging_iter())
+        return [event for event in reversed(found) if object_id in {None, event.data.object["id"]}]
+
+    def _file(self, name: str, content: str) -> str:
+        path = self.folder / name
+        path.write_text(f"{content}\n")
+        return str(path)
+
+
+class Receiver:
+    """Takes webhooks as a customer's server would, and keeps each one that the SDK finds well signed."""
+
+    def __init__(self):
+        self.taken: list[dict] = []
+        self.refused: list[str] = []
+        self.headers: list[dict] = []
+        self.answers: list[int] = []
+        self.hang_s = 0.0
+        self._changed = threading.Condition()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status = receiver.take(body, dict(self.headers))
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_arguments):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/webhooks/stripe"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def take(self, body: bytes, headers: dict) -> int:
+        with self._changed:
+            status = self.answers.pop(0) if self.answers else 200
+        if self.hang_s:
+            time.sleep(self.hang_s)
+        for secret in SECRETS:
+            stripe.WebhookSignature.verify_header(body, headers["Stripe-Signature"], secret, tolerance=300)
+        event = json.loads(body)
+        with self._changed:
+            self.headers.append(headers)
+            if status < 300:
+                self.taken.append(event)
+            else:
+                self.refused.append(event["id"])
+            self._changed.notify_all()
+        return status
+
+    def wait_for(self, condition: Callable[[list[dict]], object]) -> list[dict]:
+        """What was taken, once that satisfies the condition."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self.taken), DEADLINE_S), [e["type"] for e in self.taken]
+            return list(self.taken)
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory) -> Iterator[RunningFake]:
+    """One stand-in for a whole file, without webhooks; its tests keep to customers of their own."""
+    running = RunningFake(tmp_path_factory.mktemp("stripe-fake"), None)
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable[..., RunningFake]]:
+    """Start a stand-in of the test's own."""
+    running: list[RunningFake] = []
+
+    def begin(*options: str, receiver: Receiver | None = None) -> RunningFake:
+        folder = tmp_path / str(len(running))
+        folder.mkdir()
+        running.append(RunningFake(folder, receiver and receiver.url, *options))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        process.stop()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    served = Receiver()
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def refusal() -> Callable[..., SimpleNamespace]:
+    """Call, and return what Stripe's SDK raises."""
+
+    def refused(kind: type[stripe.StripeError], call: Callable, *arguments) -> SimpleNamespace:
+        with pytest.raises(kind) as caught:
+            call(*arguments)
+        error = caught.value
+        return SimpleNamespace(
+            status=error.http_status, code=error.code, param=getattr(error, "param", None), text=error.user_message
+        )
+
+    return refused

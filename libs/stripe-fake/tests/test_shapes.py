@@ -1,0 +1,210 @@
+"""Shapes: every object and event is one that the SDK's annotations and Stripe's published examples describe."""
+
+import json
+import sys
+import typing
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import stripe
+from paybill_stripe_fake import API_VERSION
+
+# What Stripe shows only for features that are no part of this stand-in.
+NOT_SHOWN = {"managed_payments", "sources", "tax_ids"}
+CLASSES = {
+    "balance": stripe.Balance,
+    "checkout.session": stripe.checkout.Session,
+    "customer": stripe.Customer,
+    "event": stripe.Event,
+    "invoice": stripe.Invoice,
+    "invoice_payment": stripe.InvoicePayment,
+    "line_item": stripe.InvoiceLineItem,
+    "payment_intent": stripe.PaymentIntent,
+    "payment_method": stripe.PaymentMethod,
+    "price": stripe.Price,
+    "product": stripe.Product,
+    "subscription": stripe.Subscription,
+    "subscription_item": stripe.SubscriptionItem,
+    "webhook_endpoint": stripe.WebhookEndpoint,
+}
+
+
+def annotations(cls):
+    found = {}
+    for base in reversed(cls.__mro__):
+        if issubclass(base, stripe.StripeObject) and base is not stripe.StripeObject:
+            found |= base.__dict__.get("__annotations__", {})
+    return {name: kind for name, kind in found.items() if name != "OBJECT_NAME" and not name.startswith("_")}
+
+
+def resolved(kind):
+    """The class that a forward reference of the SDK names, or None for one that we do not follow."""
+    if isinstance(kind, typing.ForwardRef):
+        kind = kind.__forward_arg__
+    return getattr(stripe, kind, None) if isinstance(kind, str) else kind
+
+
+def problems(value, kind, path):
+    """What is wrong with a JSON value that should be of an annotated kind."""
+    kind = resolved(kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is None or kind is typing.Any:
+        return []
+    if origin is typing.Union:
+        return union_problems(value, arguments, path)
+    if origin is typing.Literal:
+        return [] if value in arguments else [f"{path}: {value!r} is none of {arguments[:9]}"]
+    if origin is list:
+        if not isinstance(value, list):
+            return [f"{path}: {value!r} is no list"]
+        return [each for index, one in enumerate(value) for each in problems(one, arguments[0], f"{path}[{index}]")]
+    if origin is stripe.ListObject:
+        if not isinstance(value, dict) or value.keys() != {"object", "data", "has_more", "url"}:
+            return [f"{path}: {value!r} is no list object"]
+        return problems(value["data"], list[arguments[0]], f"{path}.data")
+    if origin is not None:
+        return [] if isinstance(value, dict) else [f"{path}: {value!r} is no object"]
+    if issubclass(kind, stripe.StripeObject):
+        return object_problems(value, kind, path)
+    if kind is Decimal:
+        return [] if isinstance(value, str) and Decimal(value) is not None else [f"{path}: {value!r} is no decimal"]
+    exact = type(value) is kind or (kind is float and type(value) is int)
+    return [] if exact else [f"{path}: {value!r} is no {kind.__name__}"]
+
+
+def union_problems(value, choices, path):
+    if value is None:
+        return [] if type(None) in choices else [f"{path}: null"]
+    # An open set of words is annotated as `Literal | str`; ours are to be known ones.
+    words = [choice for choice in choices if typing.get_origin(choice) is typing.Literal]
+    if words and isinstance(value, str):
+        return problems(value, words[0], path)
+    tried = [problems(value, choice, path) for choice in choices if choice is not type(None)]
+    return min(tried, key=len)
+
+
+def object_problems(value, cls, path):
+    if not isinstance(value, dict):
+        return [f"{path}: {value!r} is no {cls.__name__}"]
+    known = annotations(cls)
+    found = [f"{path}.{name}: unknown to {cls.__name__}" for name in value.keys() - known.keys()]
+    for name, kind in known.items():
+        if name in value:
+            found += problems(value[name], kind, f"{path}.{name}")
+        elif type(None) not in typing.get_args(kind):
+            found.append(f"{path}.{name}: missing from {cls.__name__}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def lived(fake):
+    """A stand-in in which much has happened; all events' objects and all objects by kind."""
+    customer = fake.customer(metadata={"tenant": "t1"})
+    fake.stripe.webhook_endpoints.create({"url": "http://127.0.0.1:9/hook", "enabled_events": ["no.such"]})
+    session = fake.checkout(customer=customer.id, client_reference_id="t1", subscription_data={"metadata": {"t": "1"}})
+    fake.control.pay_checkout(session.id, "fail")
+    subscription = fake.control.pay_checkout(session.id)["subscription"]
+    fake.control.set_payment(customer.id, "fail")
+    renewed = fake.control.renew(subscription)
+    fake.control.pay_invoice(renewed["latest_invoice"])
+    fake.stripe.subscriptions.update(subscription, {"cancel_at_period_end": True, "metadata": {"t": "2"}})
+    fake.stripe.subscriptions.cancel(subscription)
+    fake.subscribe(trial_period_days=7, card=None)
+    fake.subscribe("pm_card_chargeCustomerFail")
+    fake.stripe.checkout.sessions.expire(fake.checkout().id)
+    fake.control.renew(fake.subscribe(items=[{"price": fake.price(recurring={"interval": "year"}).id}]).id)
+    return fake
+
+
+def test_every_event_and_the_object_in_it_is_as_the_sdk_annotates(lived):
+    events = lived.http.get("/v1/events", params={"limit": 100}).json()["data"]
+    found = [each for event in events for each in object_problems(event, stripe.Event, event["type"])]
+    for event in events:
+        held = event["data"]["object"]
+        found += object_problems(held, CLASSES[held["object"]], event["type"])
+
+    assert found == []
+    assert {event["type"] for event in events} >= {
+        "checkout.session.completed",
+        "checkout.session.expired",
+        "customer.created",
+        "customer.subscription.created",
+        "customer.subscription.deleted",
+        "customer.subscription.updated",
+        "customer.updated",
+        "invoice.created",
+        "invoice.finalized",
+        "invoice.paid",
+        "invoice.payment_failed",
+        "invoice.payment_succeeded",
+        "invoice.updated",
+        "invoice_payment.paid",
+        "payment_intent.created",
+        "payment_intent.payment_failed",
+        "payment_intent.succeeded",
+        "payment_method.attached",
+        "price.created",
+        "product.created",
+    }
+    assert {event["api_version"] for event in events} == {API_VERSION}
+
+
+LISTS = [
+    "/v1/checkout/sessions",
+    "/v1/customers",
+    "/v1/invoices",
+    "/v1/payment_intents",
+    "/v1/prices",
+    "/v1/products",
+    "/v1/subscriptions?status=all",
+    "/v1/webhook_endpoints",
+]
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_every_listed_object_is_as_the_sdk_annotates(lived, path):
+    listed = lived.http.get(path).json()
+
+    assert listed["data"]
+    assert [each for held in listed["data"] for each in object_problems(held, CLASSES[held["object"]], path)] == []
+
+
+@pytest.mark.parametrize("path", [*LISTS, "/v1/events", "/v1/balance"])
+def test_every_object_shows_all_that_stripes_published_example_shows(lived, path, examples):
+    listed = lived.http.get(path).json()
+    for held in listed.get("data", [listed]):
+        example = examples[held["object"]]
+        missing = (example.keys() & annotations(CLASSES[held["object"]]).keys()) - held.keys() - NOT_SHOWN
+
+        assert missing == (set() if held["object"] != "balance" else {"connect_reserved"})
+
+
+def test_nested_objects_show_what_the_published_example_shows(lived, examples):
+    invoice = lived.http.get("/v1/invoices", params={"limit": 1}).json()["data"][0]
+    subscription = lived.http.get("/v1/subscriptions", params={"limit": 1}).json()["data"][0]
+    for held in (invoice["lines"]["data"][0], subscription["items"]["data"][0]):
+        example = examples[held["object"]]
+
+        assert (example.keys() & annotations(CLASSES[held["object"]]).keys()) - held.keys() == set()
+
+
+def test_the_answered_version_is_the_sdks_own():
+    assert stripe.api_version == API_VERSION
+
+
+def test_the_stand_in_does_not_need_the_sdk():
+    """What it says must not agree with the SDK merely because the SDK said it."""
+    import subprocess  # noqa: PLC0415 - only here
+
+    code = "import sys, paybill_stripe_fake.__main__, paybill_stripe_fake.client; sys.exit('stripe' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    root = next(folder for folder in Path(__file__).parents if (folder / "requirements.lock").exists())
+    path = root.parent / "shared" / "fixtures" / "stripe" / "stripe-openapi" / "fixtures3.json"
+    if not path.exists():
+        pytest.skip("Stripe's published examples are not beside the repository (../shared/fixtures/stripe)")
+    return json.loads(path.read_text())["resources"]
