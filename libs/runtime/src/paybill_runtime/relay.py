@@ -229,5 +229,5 @@ class Relay:
         if strange:
             raise LogAndStateDisagreeError(
                 f"the stream holds facts of {self._context} that this database never decided, from {min(strange)} on: the "
-                "database was restored from an older copy; run `paybill replay --rebuild`, then restart"
+                "database was restored from an older copy; stop the service, restore a newer copy, then start it again"
             )
