@@ -55,10 +55,12 @@ def _filled(account: Account, value: Any, step: str, rest: list[str], path: str)
             return _expand(account, found, rest, path) if rest else found
         case list():
             return [_filled(account, element, step, rest, path) for element in value]
-        case dict() if rest:
-            return _expand(account, value, rest, path)
+        case dict():
+            return _expand(account, value, rest, path) if rest else value
+        case None:
+            return None
         case _:
-            return value
+            raise InvalidRequestError(f"This property cannot be expanded ({path[:200]}).", param="expand")
 
 
 def _subscriptions(account: Account, customer: Resource) -> Resource:

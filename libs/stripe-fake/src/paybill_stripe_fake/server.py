@@ -252,10 +252,11 @@ async def _parameters(request: Request, *, json_too: bool) -> dict[str, Value]:
 
 def _from_json(body: bytes) -> dict[str, Value]:
     try:
-        tree = from_json(json.loads(body))
+        decoded = json.loads(body)
+        tree = from_json(decoded)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError("The body is no JSON in UTF-8.") from error
-    if isinstance(tree, str):
+    if isinstance(tree, str) or not isinstance(decoded, dict):
         raise InvalidRequestError("The body is no JSON object.")
     return tree
 
