@@ -19,6 +19,7 @@ from paybill_embedded.users import IDENTITIES, SERVICES, Cluster, render_conf
 
 NODES = ("nats-1", "nats-2", "nats-3")
 _OPERATOR_KEY_LIFE = timedelta(days=365)
+_READERS = (*SERVICES, "operator")
 _STRIPE = ("stripe-api-key", "stripe-webhook-secrets")
 
 
@@ -131,9 +132,9 @@ def _made_up_stripe(secret: Callable[[str], str]) -> dict[str, str]:
 
 
 def _write_identities(vault: Path, out: Path) -> None:
-    """A key pair for each service: it gets its own private half, and everybody's public one (32 raw bytes each)."""
-    pairs = {name: _key_pair(vault / f"{name}.key") for name in SERVICES}
-    for name in SERVICES:
+    """A key pair (32 raw bytes each) for each reader of secrets: it gets its own private half and all public ones."""
+    pairs = {name: _key_pair(vault / f"{name}.key") for name in _READERS}
+    for name in _READERS:
         folder = private_dir(out / name / "identity")
         _write_key(folder / f"{name}.key", pairs[name].private_bytes_raw())
         for other, pair in pairs.items():
