@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from paybill_embedded import NatsServer, PostgresServer
 from paybill_embedded.child import Child, tied_to_us
+from paybill_embedded.lock import sole_server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
 
@@ -122,19 +123,32 @@ def test_a_child_whose_parent_died_before_it_could_ask_for_the_signal_does_not_s
     assert not (tmp_path / "started").exists()
 
 
-def test_a_forked_process_can_start_servers_of_its_own(tmp_path):
-    Child(["true"], tmp_path / "logs" / "first.log").wait()
+def _run(folder, command):
+    with sole_server(folder / "server") as lock:
+        return Child(command, folder / "logs" / "server.log", lock)
+
+
+FORK = """
+    import os, pathlib, signal, sys
+    from paybill_embedded import NatsServer
+    first = NatsServer(pathlib.Path(sys.argv[1], "first")).start()
     forked = os.fork()
     if forked == 0:
-        os._exit(Child(["sh", "-c", "exit 7"], tmp_path / "logs" / "forked.log").wait())
+        signal.alarm(10)
+        with NatsServer(pathlib.Path(sys.argv[1], "second")) as second:
+            os._exit(7 if second.running else 1)
+    print(os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]), first.running)
+    first.stop()
+"""
 
-    assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 7
+
+def test_a_forked_process_can_start_servers_of_its_own(tmp_path):
+    with _parent(FORK, str(tmp_path)) as parent:
+        assert parent.stdout.readline() == "7 True\n"
 
 
 def test_a_child_that_ignores_the_polite_signal_is_killed(tmp_path):
-    child = Child(
-        ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"], tmp_path / "logs" / "stubborn.log"
-    )
+    child = _run(tmp_path, ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"])
     assert child.wait_until(lambda: "ready" in child.output(), 5)
     child.stop((signal.SIGTERM, 0.1))
 
@@ -143,7 +157,7 @@ def test_a_child_that_ignores_the_polite_signal_is_killed(tmp_path):
 
 def test_nothing_of_our_environment_reaches_a_server(tmp_path, monkeypatch):
     monkeypatch.setenv("PGOPTIONS", "-c fsync=off")
-    child = Child(["env"], tmp_path / "logs" / "env.log")
+    child = _run(tmp_path, ["env"])
     child.wait()
 
     assert "PGOPTIONS" not in child.output()

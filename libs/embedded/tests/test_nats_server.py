@@ -114,6 +114,13 @@ def test_a_taken_port_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(refused.value)
 
 
+def test_two_servers_never_share_a_store(tmp_path):
+    with NatsServer(tmp_path) as server, pytest.raises(EmbeddedError, match=f"process {server.pid}") as refused:
+        NatsServer(tmp_path).start()
+
+    assert refused.value.code == "nats_running"
+
+
 def test_a_server_that_cannot_start_says_why(tmp_path):
     (tmp_path / "nats").mkdir()
     (tmp_path / "nats" / "jetstream").write_text("no folder")

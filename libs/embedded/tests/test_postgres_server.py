@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import stat
 import time
@@ -75,7 +76,7 @@ async def test_a_crash_leaves_no_lock_behind_even_if_its_process_id_is_somebody_
 
 
 async def test_a_server_that_died_by_itself_is_seen_and_can_be_started_again(server):
-    os.kill(server.pid, 9)
+    os.kill(server.pid, signal.SIGKILL)
     while server.running:
         time.sleep(0.01)  # noqa: ASYNC251 - nothing else runs here
     server.start()
@@ -84,10 +85,26 @@ async def test_a_server_that_died_by_itself_is_seen_and_can_be_started_again(ser
 
 
 def test_two_servers_never_share_a_cluster(server):
-    with pytest.raises(EmbeddedError, match=f"process {server.pid}\\) runs on") as refused:
+    with pytest.raises(EmbeddedError, match=f"process {server.pid}\\) works on") as refused:
         PostgresServer(server.data_dir).start()
 
     assert refused.value.code == "postgres_running"
+
+
+async def test_no_server_starts_while_a_session_of_a_killed_one_is_left(server):
+    session = await asyncpg.connect(server.url("postgres"), password=server.password("postgres"))
+    pid = await session.fetchval("SELECT pg_backend_pid()")
+    os.kill(pid, signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGKILL)
+    try:
+        with pytest.raises(EmbeddedError, match="another server"):
+            PostgresServer(server.data_dir).start()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        session.terminate()
+    server.start()
+
+    assert await _as_superuser(server, "SELECT 1") == 1
 
 
 async def test_a_new_process_finds_the_databases_again_and_making_them_again_changes_nothing(tmp_path):

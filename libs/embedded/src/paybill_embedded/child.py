@@ -12,6 +12,7 @@ from pathlib import Path
 
 from paybill_embedded.credentials import private_dir
 from paybill_embedded.errors import EmbeddedError
+from paybill_embedded.lock import name_holder
 
 _LOG_LIMIT_BYTES = 10 * 1024 * 1024
 _POLL_S = 0.005
@@ -55,9 +56,13 @@ def require_program(name: str) -> None:
 
 
 class Child:
-    """One run of a server; its output goes to `log` (0600, begun anew at a start that finds it above 10 MB)."""
+    """One run of a server.
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    log: where its output goes (0600), begun anew at a start that finds it above 10 MB. lock: the descriptor of
+    `lock.sole_server`, which the server and its own children keep open.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, lock: int) -> None:
         private_dir(log.parent)
         if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
             log.unlink()
@@ -71,9 +76,11 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
+                pass_fds=(lock,),
                 env=ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C in a terminal goes to us alone, and we stop the child
             ).result()
+            name_holder(lock, self._process.pid)
         finally:
             os.close(descriptor)
 

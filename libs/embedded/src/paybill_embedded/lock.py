@@ -1,20 +1,25 @@
-"""The data directory, held by one process at a time."""
+"""Locks of the kernel: one `paybill up` for each data directory, one server for each folder in it.
+
+They end with the processes that hold them, so one that a crash left behind holds nobody up. The files only say who
+holds them, and stay: were they removed, two processes could hold the locks of two files of one name.
+"""
 
 import errno
 import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from paybill_embedded.errors import EmbeddedError, writing
 
+_LEFTOVER_TIMEOUT_S = 2.0
+
 
 class DataDir:
-    """The folder with all state of `paybill up`.
-
-    The lock is the kernel's and ends with the process, so one that a crash left behind holds nobody up. Children do
-    not inherit it. The file only says who holds it.
-    """
+    """The folder with all state of `paybill up`, held by this process; its children do not inherit the lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -35,24 +40,68 @@ class DataDir:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self.path, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            lock = _open(self.path / "lock")
+        if not _locked(lock):
+            holder = _holder(lock)
             os.close(lock)
             raise EmbeddedError(
                 "data_dir_in_use",
                 f"the data directory {self.path} is in use by process {holder}",
                 f"stop that one first (kill {holder}) or choose another with --data-dir",
-            ) from error
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+            )
+        name_holder(lock, os.getpid())
         self._lock = lock
         return self
 
     def release(self) -> None:
-        """Let others have it; the file stays, for removing it would let two processes lock two files."""
+        """Let others have it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@contextmanager
+def sole_server(home: Path) -> Iterator[int]:
+    """The lock of the server whose data is in `home`, as a descriptor for that server to inherit.
+
+    Two servers on one folder destroy it. All processes of a server share the descriptor, so the lock is held until the
+    last of them is gone, also when the first was killed. A server on its way out is waited for.
+    Raises EmbeddedError: <name of home>_running, and data_dir_unwritable for any OSError of the block.
+    """
+    with writing(home):
+        lock = _open(home.with_name(f"{home.name}.lock"))
+        try:
+            deadline = time.monotonic() + _LEFTOVER_TIMEOUT_S
+            while not _locked(lock):
+                if time.monotonic() > deadline:
+                    raise EmbeddedError(
+                        f"{home.name}_running",
+                        f"another server (process {_holder(lock)}) works on {home}",
+                        f"stop it (kill {_holder(lock)}) or choose another data directory",
+                    )
+                time.sleep(0.02)
+            yield lock
+        finally:
+            os.close(lock)
+
+
+def name_holder(lock: int, pid: int) -> None:
+    """Write into the lock's file who holds it."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{pid}\n".encode("ascii"), 0)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(lock: int) -> str:
+    return os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"

@@ -13,6 +13,7 @@ from typing import Self
 from paybill_embedded.child import Child, require_program, tied_to_us
 from paybill_embedded.credentials import password, password_file, private_dir, write_private
 from paybill_embedded.errors import EmbeddedError
+from paybill_embedded.lock import sole_server
 from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
 from paybill_embedded.users import IDENTITIES, render_conf
 
@@ -68,28 +69,31 @@ class NatsServer:
     def start(self) -> Self:
         """Start the server and return when it answers.
 
-        Raises EmbeddedError: port_taken, nats_failed, nats_not_ready, program_missing.
+        Raises EmbeddedError: port_taken, port_refused, nats_running, nats_failed, nats_not_ready, program_missing,
+        data_dir_unwritable.
         """
         if self.running:
             return self
         require_program("setpriv")
-        require_free(self.port, "NATS")
-        if self.monitor is not None:
-            require_free(self.monitor, "NATS monitoring")
         home = private_dir(self.data_dir / "nats")
-        conf = home / "nats-server.conf"
-        write_private(
-            conf,
-            render_conf(
-                {user: self.password(user) for user in self.users},
-                listen=f"{LOOPBACK}:{self.port}",
-                store_dir=str(home),
-                server_name="paybill",
-                monitor=None if self.monitor is None else f"{LOOPBACK}:{self.monitor}",
-            ),
-        )
-        # SIGKILL at our death: nothing acknowledged is lost by it, for every acknowledgement follows an fsync.
-        self._child = Child(tied_to_us([_binary(), "--config", str(conf)], signal.SIGKILL), self.log)
+        with sole_server(home) as lock:
+            require_free(self.port, "NATS")
+            if self.monitor is not None:
+                require_free(self.monitor, "NATS monitoring")
+            conf = home / "nats-server.conf"
+            write_private(
+                conf,
+                render_conf(
+                    {user: self.password(user) for user in self.users},
+                    listen=f"{LOOPBACK}:{self.port}",
+                    store_dir=str(home),
+                    server_name="paybill",
+                    monitor=None if self.monitor is None else f"{LOOPBACK}:{self.monitor}",
+                ),
+            )
+            # SIGKILL at our death: nothing acknowledged is lost by it, for every acknowledgement follows an fsync.
+            command = tied_to_us([_binary(), "--config", str(conf)], signal.SIGKILL)
+            self._child = Child(command, self.log, lock)
         if not self._child.wait_until(self._answers, _READY_TIMEOUT_S):
             raise self._failure(self._child)
         return self

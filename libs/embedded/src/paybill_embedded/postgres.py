@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from paybill_embedded.child import ENVIRONMENT, Child, require_program, tied_to_
 from paybill_embedded.credentials import password, password_file, private_dir, write_private
 from paybill_embedded.databases import databases_script
 from paybill_embedded.errors import EmbeddedError
+from paybill_embedded.lock import sole_server
 from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
 from paybill_embedded.unprivileged import Unprivileged, give_to, unprivileged
 from paybill_embedded.users import SERVICES
@@ -22,7 +22,6 @@ from paybill_embedded.users import SERVICES
 SUPERUSER = "postgres"
 _READY_TIMEOUT_S = 60.0  # recovery after a crash replays the write-ahead log
 _FAST_STOP_S, _IMMEDIATE_STOP_S = 15.0, 5.0
-_LEFTOVER_TIMEOUT_S = 3.0
 
 # Nobody gets in but by TCP from this machine with a password; a way that is not listed is refused.
 _PG_HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
@@ -93,24 +92,25 @@ class PostgresServer:
     def start(self) -> Self:
         """Start the server, on first use with a new cluster, and return when it takes connections.
 
-        Raises EmbeddedError: port_taken, postgres_failed, postgres_not_ready, postgres_running, program_missing.
+        Raises EmbeddedError: port_taken, port_refused, postgres_running, postgres_failed, postgres_not_ready,
+        program_missing, root_not_possible, data_dir_unwritable.
         """
         if self.running:
             return self
         require_program("setpriv")
         private_dir(self.data_dir / "credentials")
-        self._await_leftovers()
-        require_free(self.port, "PostgreSQL")
-        if not (self._home / "PG_VERSION").exists():
-            self._initdb()
-        give_to(self._unprivileged.uid, self._home)
-        # The file of a server that was killed; were it left, a process that got its id since would block the start.
-        (self._home / "postmaster.pid").unlink(missing_ok=True)
-        write_private(self._home / "postgresql.conf", _POSTGRESQL_CONF.format(port=self.port))
-        write_private(self._home / "pg_hba.conf", _PG_HBA)
-        give_to(self._unprivileged.uid, self._home / "postgresql.conf", self._home / "pg_hba.conf")
-        # SIGQUIT at our death: the server ends at once and takes its own children along; recovery does the rest.
-        self._child = Child(self._command("postgres", "-D", str(self._home), death=signal.SIGQUIT), self.log)
+        with sole_server(self._home) as lock:
+            require_free(self.port, "PostgreSQL")
+            if not (self._home / "PG_VERSION").exists():
+                self._initdb(lock)
+            # Left by a server that was killed; a process that got its id since would block the start.
+            (self._home / "postmaster.pid").unlink(missing_ok=True)
+            write_private(self._home / "postgresql.conf", _POSTGRESQL_CONF.format(port=self.port))
+            write_private(self._home / "pg_hba.conf", _PG_HBA)
+            give_to(self._unprivileged.uid, self._home)
+            # SIGQUIT at our death: the server ends at once and takes its own children along; recovery does the rest.
+            command = self._command("postgres", "-D", str(self._home), death=signal.SIGQUIT)
+            self._child = Child(command, self.log, lock)
         if not self._child.wait_until(self._ready, _READY_TIMEOUT_S):
             raise self._failure(self._child)
         return self
@@ -124,9 +124,10 @@ class PostgresServer:
     def kill(self) -> None:
         """End it as a crash of the machine would: the server and all its sessions, at once."""
         if self._child:
+            sessions = _children(self._child.pid)
             self._child.stop()
             self._child = None
-            for pid in _processes_in(self._home):
+            for pid in sessions:
                 with suppress(ProcessLookupError):  # it saw that its server is gone, and ended
                     os.kill(pid, signal.SIGKILL)
 
@@ -176,7 +177,7 @@ class PostgresServer:
         """The change of user is outermost: the kernel forgets a parent-death signal that was set before it."""
         return [*self._unprivileged.prefix, *tied_to_us([str(_binaries() / program), *arguments], death)]
 
-    def _initdb(self) -> None:
+    def _initdb(self, lock: int) -> None:
         """Make the cluster beside its place and move it there whole, so that a crash leaves no half of one."""
         draft = self.data_dir / "postgres.draft"
         shutil.rmtree(draft, ignore_errors=True)
@@ -189,7 +190,7 @@ class PostgresServer:
             # A cluster without any fact in it need not survive a power cut.
             *("--no-sync", "--no-instructions", "--pgdata", str(draft)),
         )
-        child = Child(self._command("initdb", *arguments, death=signal.SIGKILL), self.log)
+        child = Child(self._command("initdb", *arguments, death=signal.SIGKILL), self.log, lock)
         if child.wait() != 0:
             raise self._error(f"initdb failed: {_gist(child.output())}")
         draft.rename(self._home)
@@ -201,21 +202,6 @@ class PostgresServer:
         except FileNotFoundError:
             return False
         return [line.strip() for line in lines[7:8]] == ["ready"]
-
-    def _await_leftovers(self) -> None:
-        """Wait for a server of an earlier run that is still on its way out.
-
-        Two servers on one cluster destroy it, so nothing is removed or started while one process is left.
-        """
-        deadline = time.monotonic() + _LEFTOVER_TIMEOUT_S
-        while left := _processes_in(self._home):
-            if time.monotonic() > deadline:
-                raise EmbeddedError(
-                    "postgres_running",
-                    f"another PostgreSQL server (process {left[0]}) runs on {self._home}",
-                    f"stop it (kill -QUIT {left[0]}) or choose another data directory",
-                )
-            time.sleep(0.02)
 
     def _failure(self, child: Child) -> EmbeddedError:
         status, output = child.exit_status, child.output()
@@ -248,14 +234,11 @@ def _binaries() -> Path:
     return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
-def _processes_in(home: Path) -> list[int]:
-    """Who works in this cluster: server and sessions have its folder as working directory (Linux)."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cwd"):
-        with suppress(OSError):  # it ended just now, or is somebody else's
-            if entry.readlink() == home:
-                found.append(int(entry.parent.name))
-    return sorted(found)
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except FileNotFoundError:  # it has ended, or this is not Linux
+        return []
 
 
 def _gist(output: str) -> str:

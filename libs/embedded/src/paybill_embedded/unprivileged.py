@@ -58,13 +58,9 @@ def _works(prefix: tuple[str, ...], program: Path, data_dir: Path) -> bool:
     return done.returncode == 0 and done.stdout.strip() == str(_NOBODY)
 
 
-def give_to(uid: int, *paths: Path) -> None:
-    """Make `uid` the owner of `paths` and all below those that belong to somebody else."""
-    for path in paths:
-        if path.stat().st_uid == uid:
-            continue
-        for folder, _, files in os.walk(path):
-            for name in files:
-                os.lchown(Path(folder, name), uid, -1)
-            os.lchown(folder, uid, -1)
-        os.lchown(path, uid, -1)
+def give_to(uid: int, folder: Path) -> None:
+    """Make `uid` the owner of `folder` and all below it that belongs to somebody else."""
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent), *(Path(parent, name) for name in names)):
+            if path.lstat().st_uid != uid:
+                os.lchown(path, uid, -1)
