@@ -2,7 +2,6 @@
 
 import errno
 import socket
-import time
 
 from paybill_embedded.errors import EmbeddedError
 
@@ -29,26 +28,15 @@ def free_port() -> int:
 
 
 def require_free(port: int, what: str) -> None:
-    """Raises port_taken when somebody listens on 127.0.0.1:port, which `what` wants, and goes on to for a second.
-
-    A server of ours whose parent was killed just now needs a moment to be gone.
-    """
-    deadline = time.monotonic() + 1
-    while True:
-        try:
-            socket.create_server((LOOPBACK, port)).close()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise EmbeddedError(
-                    "port_refused",
-                    f"{what} may not listen on {LOOPBACK}:{port}: {error.strerror}",
-                    "choose a port above 1023",
-                ) from error
-            if time.monotonic() > deadline:
-                raise port_taken(port, what) from error
-            time.sleep(0.02)
-        else:
-            return
+    """Raises port_taken when somebody listens on 127.0.0.1:port, which `what` wants; port_refused when we may not."""
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise port_taken(port, what) from error
+        raise EmbeddedError(
+            "port_refused", f"{what} may not listen on {LOOPBACK}:{port}: {error.strerror}", "choose a port above 1023"
+        ) from error
 
 
 def port_taken(port: int, what: str) -> EmbeddedError:
