@@ -95,6 +95,9 @@ class Running:
             KeyRing(settings.api_keys_file),
             secrets,
         )
+        self.readers = {"reader": Reader(EVENTS, self.handling, self.bus, self.leases)}
+        if service.hears.offers:
+            self.readers["intake"] = Reader(INTAKE, self.handling, self.bus, self.leases)
         self.timers = Timers(service.timers, service.name, self.database, self.decider)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting = 0
@@ -126,9 +129,8 @@ class Running:
             await self._until_there(lambda act=act: act(self.edge))
         self._start("leases", self.leases.run())
         self._start("relay", self.relay.run())
-        self._start("reader", Reader(EVENTS, self.handling, self.bus, self.leases).run())
-        if self.service.hears.offers:
-            self._start("intake", Reader(INTAKE, self.handling, self.bus, self.leases).run())
+        for name, reader in self.readers.items():
+            self._start(name, reader.run())
         self._start("parking", self.parking.run())
         self._start("worker", self.worker.run())
         self._start("timers", self.timers.run())

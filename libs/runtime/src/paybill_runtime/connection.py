@@ -1,41 +1,61 @@
-"""The connection to NATS: made in the background, kept for ever, and honest about being away."""
+"""The connection to NATS, by FastStream: its broker connects, declares what we hear, and documents it (AsyncAPI).
+
+Fetching, validating each message and acknowledging are ours (`feed`, `reader`): FastStream's default policy terminates a
+message whose handler raised, and its batches wait until they are full or a deadline passes. `Subscription` rides on one
+private method of a pinned FastStream; `test_faststream.py` is the contract with it.
+"""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Sequence
+from types import MethodType
+from typing import Any
 
+from faststream import AckPolicy
+from faststream.message import StreamMessage
+from faststream.nats import JStream, NatsBroker, PullSub
+from faststream.nats.security import NatsUserPassword
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from paybill_contracts.event import Event
 
 log = logging.getLogger(__name__)
 
 
 class Bus:
-    """A client that keeps trying. `client` is used only while `connected` is set."""
+    """A connection that keeps trying. `client` is used only while `connected` is set."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
         self._url = url
-        self._user = user
-        self._password = password
-        self.client = Client()
         self.connected = asyncio.Event()
+        self.broker = NatsBroker(
+            url,
+            security=NatsUserPassword(user, password) if user else None,
+            inbox_prefix=f"_INBOX_{user or 'paybill'}",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,
+            connect_timeout=2,
+            disconnected_cb=self._away,
+            reconnected_cb=self._back,
+            error_cb=self._failed,
+            apply_types=False,
+            logger=logging.getLogger("faststream"),
+            log_level=logging.DEBUG,
+        )
+
+    @property
+    def client(self) -> Client:
+        """The NATS client; raises ConnectionError before the first connection."""
+        if not self.connected.is_set():
+            raise ConnectionError("no connection to NATS")
+        return self.broker.config.broker_config.connection_state.connection
 
     async def run(self) -> None:
         """Connect, as often as it takes; afterwards the client reconnects by itself."""
         while True:
             try:
-                await self.client.connect(
-                    self._url,
-                    user=self._user or None,
-                    password=self._password or None,
-                    inbox_prefix=f"_INBOX_{self._user or 'paybill'}".encode(),
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,
-                    connect_timeout=2,
-                    allow_reconnect=True,
-                    disconnected_cb=self._away,
-                    reconnected_cb=self._back,
-                    error_cb=self._failed,
-                )
+                await self.broker.start()
             except (OSError, NatsError, TimeoutError):
                 log.warning("NATS does not answer at %s; trying again", self._url)
                 await asyncio.sleep(0.5)
@@ -46,9 +66,7 @@ class Bus:
     async def close(self) -> None:
         """Flush and leave."""
         self.connected.clear()
-        if self.client.is_connected:
-            await self.client.flush()
-        await self.client.close()
+        await self.broker.stop()
 
     async def _away(self) -> None:
         self.connected.clear()
@@ -59,4 +77,45 @@ class Bus:
         log.info("connected to NATS again")
 
     async def _failed(self, error: Exception) -> None:
-        log.warning("NATS: %s", error)
+        log.warning("NATS: %s", error or type(error).__name__)
+
+
+Read = Callable[[Sequence[Msg]], Sequence[Any]]
+Hear = Callable[[Sequence[Any]], Awaitable[None]]
+
+
+class Subscription:
+    """A batch subscriber of FastStream's that is fed by us: it decodes with `read` and calls `hear`, which may raise."""
+
+    def __init__(
+        self, bus: Bus, stream: str, subject: str, types: Sequence[type[Event]], read: Read, hear: Hear
+    ) -> None:  # noqa: PLR0913  # what a subscriber is made of
+        async def decode(message: StreamMessage[list[Msg]]) -> Sequence[Any]:
+            return read(message.raw_message)
+
+        async def heard(batch: Any) -> None:
+            await hear(batch)
+
+        # What it hears is for the AsyncAPI document; nothing is validated by it (apply_types=False).
+        union: Any = types[0] if types else None
+        for type_ in types[1:]:
+            union |= type_
+        heard.__annotations__["batch"] = list[union]
+        self._subscriber = bus.broker.subscriber(
+            subject,
+            stream=JStream(stream, declare=False),
+            pull_sub=PullSub(batch=True),
+            ack_policy=AckPolicy.MANUAL,
+            decoder=decode,
+            title=f"{stream} as heard here",
+        )
+        self._subscriber(heard)
+        self._subscriber._create_subscription = MethodType(_fed_by_us, self._subscriber)  # type: ignore[method-assign]  # noqa: SLF001  # the point of this class
+
+    async def take(self, messages: list[Msg]) -> None:
+        """Have a batch decoded and heard; raises what `hear` raises, unlike FastStream's own loop."""
+        await self._subscriber.process_message(messages)
+
+
+async def _fed_by_us(_subscriber: object) -> None:
+    """In place of FastStream's pull loop: the reader calls `take`."""

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import PARTITIONS, latest_event
 from paybill_runtime import clock, parking
-from paybill_runtime.connection import Bus
+from paybill_runtime.connection import Bus, Subscription
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision
@@ -195,6 +195,16 @@ class Reader:
         self._feed: Feed | None = None
         self._held: dict[str, int] = {}
         self._positions: dict[int, int] = {}
+        hearing = handling.hearing
+        handlers = hearing.offers if stream == INTAKE else hearing.facts
+        self._subscription = Subscription(
+            bus,
+            stream,
+            "paybill.intake.>" if stream == INTAKE else "paybill.events.>",
+            [handler.event for _, handler in sorted(handlers.items())],
+            lambda messages: [received(hearing, handling.service, message) for message in messages],
+            self._hear,
+        )
         leases.on_change(self._owners_changed)
         self._changed = True
 
@@ -229,9 +239,10 @@ class Reader:
             await asyncio.sleep(0.05)
             return
         messages = await self._feed.next(1.0)
-        if not messages:
-            return
-        items = [received(self._handling.hearing, self._handling.service, message) for message in messages]
+        if messages:
+            await self._subscription.take(messages)
+
+    async def _hear(self, items: Sequence[Incoming]) -> None:
         ours = [item for item in items if self._wanted(item)]
         upto = items[-1].sequence
         if ours:
