@@ -17,6 +17,14 @@ class PublishedPlanEditedError(ConflictError):
 
     code = "published_plan_edited"
 
+    def __init__(self, plan: PlanVersion, differences: Iterable[str], newest: int) -> None:
+        super().__init__(
+            f"{plan.plan} version {plan.version} is published and differs in {', '.join(differences)}; "
+            f"customers agreed to it as it was: restore it, and add version {newest + 1}"
+        )
+        self.plan = plan.plan
+        self.version = plan.version
+
 
 class UnknownPlanError(NotFoundError):
     code = "unknown_plan"
@@ -67,11 +75,7 @@ def publish(catalogue: Catalogue | None, content: Content) -> list[CataloguePubl
     for plan in content.plans:
         before = known.get((plan.plan, plan.version))
         if before is not None and before != plan:
-            raise PublishedPlanEditedError(
-                f"{plan.plan} version {plan.version} is published and differs in "
-                f"{', '.join(_differences(before, plan))}; customers agreed to it as it was: restore it, "
-                f"and add version {_newest(catalogue, plan.plan) + 1}"
-            )
+            raise PublishedPlanEditedError(plan, _differences(before, plan), _newest(catalogue, plan.plan))
     return [CataloguePublished(catalogue=CATALOGUE, content=content, content_hash=content_hash)]
 
 

@@ -4,10 +4,17 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from paybill_contracts.billing import EntitlementsSet, Feature, PlanRef, PlanVersion, Subscription
+from paybill_contracts.errors import NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.placement import Preset
 
 from paybill_billing.domain.subscriptions import GIVES_ACCESS
+
+
+class NothingEntitledError(NotFoundError):
+    """The tenant has never had a subscription that gave access."""
+
+    code = "nothing_entitled"
 
 
 @dataclass(frozen=True, slots=True)

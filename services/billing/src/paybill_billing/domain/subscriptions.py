@@ -22,7 +22,8 @@ from paybill_contracts.billing import (
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
 
-from paybill_billing.domain.catalogue import PriceSeen, Published
+from paybill_billing.domain.accounts import Account
+from paybill_billing.domain.catalogue import Catalogue, PriceSeen, Published, UnknownPriceError, published, sold_at
 
 SubscriptionEvent = (
     SubscriptionRegistered
@@ -97,6 +98,24 @@ class Failure:
 def subscription_id(provider: str, provider_subscription: str) -> str:
     """Our id, derived, so that whoever sees the provider's object first gives it the same one."""
     return "sub_" + sha256(f"{provider}/{provider_subscription}".encode()).hexdigest()[:32]
+
+
+def sold(catalogue: Catalogue, account: Account, standing: Standing | None, seen: Seen) -> Published:
+    """The plan version that a subscription of this account pins.
+
+    A price that sells no plan of ours was made for this customer alone: then the subscription keeps the plan it has,
+    or, when we wrote the tenant on it at checkout, gets the one that the account was opened for. Raises
+    UnknownPriceError when it is none of ours.
+    """
+    try:
+        return sold_at(catalogue, account.provider, seen.price)
+    except UnknownPriceError:
+        if standing is not None:
+            pinned = standing.subscription.plan
+            return published(catalogue, pinned.plan, pinned.version)
+        if seen.tenant == account.id:
+            return published(catalogue, account.plan, account.plan_version)
+        raise
 
 
 def sync(

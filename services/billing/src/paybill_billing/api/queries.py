@@ -1,0 +1,227 @@
+"""What may be looked at: the catalogue, accounts, subscriptions, entitlements, and webhooks that wait."""
+
+from typing import Annotated, Self
+
+from fastapi import APIRouter, Depends, Query
+from paybill_contracts.billing import AccessState, Feature, MeteredFeature, PlanRef, PlanVersion, Subscription
+from paybill_contracts.placement import Preset
+from paybill_contracts.values import Digest, SubscriptionId, TenantId, Timestamp
+from paybill_runtime.auth import Role
+from paybill_runtime.http import Caller, Edge, caller
+from pydantic import BaseModel, Field
+from sqlalchemy import select as core_select
+from sqlmodel import col, select
+
+from paybill_billing.domain import accounts, catalogue, entitlements
+from paybill_billing.domain.accounts import Account, UnknownTenantError
+from paybill_billing.domain.catalogue import UnknownPlanError
+from paybill_billing.domain.entitlements import Entitlements
+from paybill_billing.tables import (
+    ACCOUNTS,
+    CATALOGUES,
+    ENTITLEMENTS,
+    METERS,
+    SUBSCRIPTIONS,
+    WEBHOOK_TARGETS,
+    AccountRow,
+    CatalogueRow,
+    EntitlementsRow,
+    MeterRow,
+    SubscriptionRow,
+)
+
+MAX_PAGE = 200
+
+Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
+
+
+class CatalogueView(BaseModel):
+    """What is on sale. Decisions of billing name `content_hash`."""
+
+    product: str
+    content_hash: Digest
+    plans: list[PlanVersion]
+
+
+class EntitlementsView(BaseModel):
+    """What the tenant may use, and whether it may at all."""
+
+    tenant_id: TenantId
+    subscription_id: SubscriptionId
+    plan: PlanRef
+    tier: str
+    placement: Preset
+    features: list[Feature]
+    allows_access: bool
+    entitlements_hash: Digest
+
+    @classmethod
+    def of(cls, held: Entitlements) -> Self:
+        """What is shown of `held`."""
+        return cls(
+            tenant_id=held.id,
+            subscription_id=held.subscription_id,
+            plan=held.plan,
+            tier=held.tier,
+            placement=held.placement,
+            features=list(held.features),
+            allows_access=held.allows_access,
+            entitlements_hash=held.entitlements_hash,
+        )
+
+
+class UsageView(BaseModel):
+    """How much was used of one thing. `included` costs nothing extra; null when the plan does not count it any more."""
+
+    meter: str
+    total: int
+    records: int
+    included: int | None
+
+
+class AccountView(BaseModel):
+    """A tenant as a customer. Its address is not shown: it is sealed in the log."""
+
+    tenant_id: TenantId
+    status: accounts.Status
+    plan: Annotated[str, Field(description="What it signed up for; its subscription says what is in force.")]
+    plan_version: int
+    provider: str
+    customer: str | None
+    checkout_url: Annotated[str | None, Field(description="Where to pay; null until the account is open.")]
+    failure: Annotated[str | None, Field(description="Why the provider would not open the account.")]
+    leaving: bool
+    subscriptions: list[Subscription]
+    entitlements: EntitlementsView | None
+    usage: list[UsageView]
+
+
+class SubscriptionPage(BaseModel):
+    """Subscriptions in the order of their ids."""
+
+    subscriptions: list[Subscription]
+    next: Annotated[SubscriptionId | None, Field(description="Send it as `after` for the next page; null on the last.")]
+
+
+class WaitingView(BaseModel):
+    """A provider's object that is to be looked at again, and why it was not understood yet."""
+
+    provider: str
+    object: str
+    customer: str | None
+    messages: int
+    tries: int
+    due: Timestamp
+    reason: str | None
+
+
+def router(edge: Edge) -> APIRouter:
+    """The routes, on this edge."""
+    routes = APIRouter(prefix="/v1", tags=["billing"])
+
+    async def entitlements_of(tenant_id: str) -> entitlements.Entitlements | None:
+        rows = await edge.rows(select(EntitlementsRow.state).where(EntitlementsRow.id == tenant_id))
+        return ENTITLEMENTS.load(rows[0].state) if rows else None
+
+    async def account_of(tenant_id: str) -> Account:
+        rows = await edge.rows(select(AccountRow.state).where(AccountRow.id == tenant_id))
+        if not rows:
+            raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
+        return ACCOUNTS.load(rows[0].state)
+
+    @routes.get("/catalogue")
+    async def show_catalogue(_: Reader) -> CatalogueView:
+        """The plans on sale."""
+        rows = await edge.rows(select(CatalogueRow.state).where(CatalogueRow.id == catalogue.CATALOGUE))
+        if not rows:
+            raise UnknownPlanError("no catalogue is published yet")
+        found = CATALOGUES.load(rows[0].state)
+        return CatalogueView(
+            product=found.on_sale.product, content_hash=found.content_hash, plans=list(found.on_sale.plans)
+        )
+
+    @routes.get("/tenants/{tenant_id}/account")
+    async def show_account(tenant_id: TenantId, _: Reader) -> AccountView:
+        """A tenant as a customer: where it pays, what it subscribed to, what that gives it, and what it used."""
+        account = await account_of(tenant_id)
+        held = await entitlements_of(tenant_id)
+        standings = select(SubscriptionRow.state).where(SubscriptionRow.tenant_id == tenant_id)
+        meters = select(MeterRow.state).where(MeterRow.tenant_id == tenant_id)
+        included = {f.meter: f.included for f in held.features if isinstance(f, MeteredFeature)} if held else {}
+        return AccountView(
+            tenant_id=account.id,
+            status=account.status,
+            plan=account.plan,
+            plan_version=account.plan_version,
+            provider=account.provider,
+            customer=account.customer,
+            checkout_url=account.checkout_url,
+            failure=account.failure,
+            leaving=account.leaving,
+            subscriptions=[
+                SUBSCRIPTIONS.load(row.state).subscription
+                for row in await edge.rows(standings.order_by(SubscriptionRow.id).limit(MAX_PAGE))
+            ],
+            entitlements=EntitlementsView.of(held) if held is not None else None,
+            usage=[
+                UsageView(
+                    meter=meter.meter, total=meter.total, records=meter.records, included=included.get(meter.meter)
+                )
+                for row in await edge.rows(meters.order_by(MeterRow.id).limit(MAX_PAGE))
+                for meter in [METERS.load(row.state)]
+            ],
+        )
+
+    @routes.get("/tenants/{tenant_id}/entitlements")
+    async def show_entitlements(tenant_id: TenantId, _: Reader) -> EntitlementsView:
+        """What a tenant may use now."""
+        held = await entitlements_of(tenant_id)
+        if held is None:
+            await account_of(tenant_id)
+            raise entitlements.NothingEntitledError(f"{tenant_id} has not subscribed to anything yet")
+        return EntitlementsView.of(held)
+
+    @routes.get("/subscriptions")
+    async def show_subscriptions(
+        _: Reader,
+        access: Annotated[AccessState | None, Query(description="Only those that give this access.")] = None,
+        after: Annotated[
+            SubscriptionId | None, Query(description="Only ids behind this one: `next` of the page before.")
+        ] = None,
+        limit: Limit = 50,
+    ) -> SubscriptionPage:
+        """Subscriptions in the order of their ids, a page at a time."""
+        wanted = select(SubscriptionRow.state).order_by(SubscriptionRow.id).limit(limit + 1)
+        if access is not None:
+            wanted = wanted.where(SubscriptionRow.access == access)
+        if after is not None:
+            wanted = wanted.where(col(SubscriptionRow.id) > after)
+        found = [SUBSCRIPTIONS.load(row.state) for row in await edge.rows(wanted)]
+        page = found[:limit]
+        return SubscriptionPage(
+            subscriptions=[standing.subscription for standing in page],
+            next=page[-1].id if len(found) > limit else None,
+        )
+
+    @routes.get("/webhooks/waiting")
+    async def show_waiting(_: Reader, limit: Limit = 50) -> list[WaitingView]:
+        """Providers' objects that are still to be looked at, the longest tried first."""
+        targets = WEBHOOK_TARGETS.c
+        wanted = (
+            core_select(WEBHOOK_TARGETS).order_by(targets.tries.desc(), targets.provider, targets.target).limit(limit)
+        )
+        return [
+            WaitingView(
+                provider=row.provider,
+                object=row.target,
+                customer=row.customer,
+                messages=row.seq,
+                tries=row.tries,
+                due=row.due,
+                reason=row.reason,
+            )
+            for row in await edge.rows(wanted)
+        ]
+
+    return routes

@@ -1,0 +1,100 @@
+"""Puts the service together."""
+
+from importlib.resources import files
+
+from paybill_contracts.envelope import Origin
+from paybill_runtime.app import Service
+from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.http import Edge
+from paybill_runtime.leases import Leases
+from paybill_runtime.secrets import Secrets
+from paybill_runtime.unit import Moment, Unit
+from paybill_runtime.work import Timer
+
+from paybill_billing.api import router
+from paybill_billing.consumer import HEARS
+from paybill_billing.domain import catalogue, publishers, subscriptions
+from paybill_billing.domain.catalogue import PublishedPlanEditedError
+from paybill_billing.domain.plans import Plans, PlansError, read_plans
+from paybill_billing.effects import Providers
+from paybill_billing.effects.stripe import ACTS_PER_S, LOOKS_PER_S, NAME, Stripe
+from paybill_billing.effects.stripe_inbound import StripeInbound
+from paybill_billing.settings import Settings
+from paybill_billing.tables import CATALOGUES, PUBLISHERS, STATES, SUBSCRIPTIONS
+from paybill_billing.work.accounts import WORK
+from paybill_billing.work.webhooks import Ingest
+
+_START = Origin("start", "start", "service:billing", "")
+
+
+def service() -> Service:
+    """The billing service."""
+    return Service(
+        name="billing",
+        settings=Settings,
+        states=STATES,
+        hears=HEARS,
+        work=WORK,
+        timers=(Timer(SUBSCRIPTIONS, "due", subscriptions.on_time),),
+        router=router,
+        effects=providers,
+        on_start=(publish_catalogue, allow_publishers),
+        background=(webhooks,),
+    )
+
+
+def providers(settings: Settings, _: Secrets) -> Providers:
+    """The providers that accounts can be opened at."""
+    return Providers({NAME: _stripe(settings, ACTS_PER_S)})
+
+
+async def webhooks(edge: Edge, leases: Leases) -> None:
+    """Understand what the providers have sent."""
+    stripe = _stripe(edge.settings, LOOKS_PER_S)
+    inbound = StripeInbound(edge.settings.stripe_webhook_secrets())
+    await Ingest(edge, leases, NAME, stripe, inbound).run()
+
+
+async def publish_catalogue(edge: Edge) -> None:
+    """Sell what plans.yaml says. Raises ConfigurationError, which ends the start: nothing is sold by mistake."""
+    plans = _plans(edge.settings)
+
+    def decide(unit: Unit, _: Moment) -> None:
+        known = unit.get(CATALOGUES, catalogue.CATALOGUE)
+        unit.record(CATALOGUES, catalogue.CATALOGUE, catalogue.publish(known, plans.content))
+
+    try:
+        await edge.decide(_START, decide, writes=[CATALOGUES.key(catalogue.CATALOGUE)])
+    except PublishedPlanEditedError as error:
+        line = plans.lines[error.plan, error.version]
+        raise ConfigurationError(f"{_name(edge.settings)}:{line}: {error}") from None
+
+
+async def allow_publishers(edge: Edge) -> None:
+    """Let those report usage whom the publishers file names."""
+    grants = edge.settings.publisher_grants()
+
+    def decide(unit: Unit, _: Moment) -> None:
+        known = unit.get(PUBLISHERS, publishers.PUBLISHERS)
+        unit.record(PUBLISHERS, publishers.PUBLISHERS, publishers.allow(known, grants))
+
+    await edge.decide(_START, decide, writes=[PUBLISHERS.key(publishers.PUBLISHERS)])
+
+
+def _plans(settings: Settings) -> Plans:
+    path = settings.catalogue_file
+    try:
+        source = files("paybill_billing").joinpath("plans.yaml") if path is None else path
+        return read_plans(source.read_text(encoding="utf-8"), _name(settings))
+    except PlansError as error:
+        raise ConfigurationError(str(error)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the catalogue {_name(settings)} cannot be read: {error}") from None
+
+
+def _name(settings: Settings) -> str:
+    return str(settings.catalogue_file or "plans.yaml")
+
+
+def _stripe(settings: Settings, per_s: float) -> Stripe:
+    return Stripe(settings.stripe_api_key(), settings.stripe_api_base, settings.checkout_return_url, per_s)

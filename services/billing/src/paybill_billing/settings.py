@@ -1,0 +1,72 @@
+"""What the environment decides for billing, beside what it decides for every service."""
+
+import json
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from paybill_contracts.billing import PublisherGrant
+from paybill_contracts.values import Key, TenantId
+from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.settings import ServiceSettings, read_secret
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+EVERY_TENANT = "*"
+
+
+class Settings(ServiceSettings):
+    """catalogue_file: plans.yaml; the one in this package when it is not set.
+
+    stripe_api_base: empty for Stripe itself. stripe_webhook_secrets_file: one secret a line, all of them active, so
+    that a secret can be rolled; without it the webhook's address does not exist. publishers_file: JSON,
+    `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids; without it nobody reports usage.
+    checkout_return_url: where the provider sends people after the checkout.
+    """
+
+    catalogue_file: Path | None = None
+    stripe_api_key_file: Path
+    stripe_api_base: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
+    stripe_webhook_secrets_file: Path | None = None
+    publishers_file: Path | None = None
+    checkout_return_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1/"
+
+    def stripe_api_key(self) -> str:
+        """Raises ConfigurationError when the file is empty."""
+        key = read_secret(self.stripe_api_key_file)
+        if not key:
+            raise ConfigurationError(f"{self.stripe_api_key_file.name} is empty; write Stripe's secret key into it")
+        return key
+
+    def stripe_webhook_secrets(self) -> tuple[str, ...]:
+        """All that are active; none means that no webhook can be told from a forged one."""
+        lines = read_secret(self.stripe_webhook_secrets_file).splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+
+    def publisher_grants(self) -> list[PublisherGrant]:
+        """Who may report usage. Raises ConfigurationError."""
+        if self.publishers_file is None:
+            return []
+        try:
+            written = _PUBLISHERS.validate_json(self.publishers_file.read_bytes())
+        except OSError as error:
+            raise ConfigurationError(f"the publishers file cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"{self.publishers_file.name}: {json.dumps(error.errors()[0]['loc'])}: {error.errors()[0]['msg']}"
+            ) from error
+        return [
+            PublisherGrant(
+                publisher=name,
+                all_tenants=EVERY_TENANT in grant.tenants,
+                tenants=tuple(sorted(set(grant.tenants) - {EVERY_TENANT})),
+            )
+            for name, grant in written.items()
+        ]
+
+
+class _Grant(BaseModel):
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    tenants: list[TenantId | Annotated[str, Field(pattern=r"^\*$")]]
+
+
+_PUBLISHERS = TypeAdapter(dict[Key, _Grant])

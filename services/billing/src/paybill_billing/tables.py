@@ -1,0 +1,121 @@
+"""The states of this service, a JSON document each with columns to look them up by, and the inbox of webhooks."""
+
+from paybill_runtime.state import StateRow, Stored, generated
+from paybill_runtime.tables import NAMING
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.orm import registry
+
+from paybill_billing.domain import accounts, catalogue, entitlements, payments, publishers, subscriptions, usage
+
+
+class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
+    """This service's rows, in a MetaData of their own: two services can be loaded in one process."""
+
+
+class CatalogueRow(Base, table=True):
+    """What we sell: one row."""
+
+    __tablename__ = "catalogues"
+
+
+class PublishersRow(Base, table=True):
+    """Who may report usage: one row."""
+
+    __tablename__ = "publishers"
+
+
+class AccountRow(Base, table=True):
+    """A tenant as a customer. `customer` is `<provider>/<the provider's id>`, null until the account is open."""
+
+    __tablename__ = "accounts"
+
+    customer: str | None = generated("(state->>'provider') || '/' || (state->>'customer')", unique=True)
+
+
+class SubscriptionRow(Base, table=True):
+    """A subscription. `due` is when its grace ends, as text that compares in the order of time."""
+
+    __tablename__ = "subscriptions"
+
+    tenant_id: str = generated("state->'subscription'->>'tenant_id'", index=True)
+    access: str = generated("state->'subscription'->>'access'", index=True)
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
+
+
+class EntitlementsRow(Base, table=True):
+    """What a tenant may use; the id is the tenant's."""
+
+    __tablename__ = "entitlements"
+
+
+class PaymentRow(Base, table=True):
+    """A failed attempt to collect; the id is that of the provider's event."""
+
+    __tablename__ = "payments"
+
+
+class MeterRow(Base, table=True):
+    """All that a tenant used of one thing."""
+
+    __tablename__ = "meters"
+
+    tenant_id: str = generated("state->>'tenant_id'", index=True)
+
+
+CATALOGUES = Stored("catalogue", CatalogueRow, catalogue.Catalogue, catalogue.evolve)
+PUBLISHERS = Stored("publishers", PublishersRow, publishers.Publishers, publishers.evolve)
+ACCOUNTS = Stored("account", AccountRow, accounts.Account, accounts.evolve)
+SUBSCRIPTIONS = Stored("subscription", SubscriptionRow, subscriptions.Standing, subscriptions.evolve)
+ENTITLEMENTS = Stored("entitlements", EntitlementsRow, entitlements.Entitlements, entitlements.evolve)
+PAYMENTS = Stored("payment", PaymentRow, payments.Payment, payments.evolve)
+METERS = Stored("meter", MeterRow, usage.Meter, usage.evolve)
+STATES = (CATALOGUES, PUBLISHERS, ACCOUNTS, SUBSCRIPTIONS, ENTITLEMENTS, PAYMENTS, METERS)
+
+WEBHOOKS = Table(
+    "webhooks",
+    Base.metadata,
+    Column("provider", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("created", DateTime(timezone=True), nullable=False),
+    Column("api_version", Text),
+    Column("livemode", Boolean, nullable=False),
+    Column("object_type", Text),
+    Column("object_id", Text),
+    Column("customer", Text),
+    Column("target", Text),
+    Column("traceparent", Text, nullable=False),
+    Column("body", LargeBinary),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("done_at", DateTime(timezone=True)),
+)
+"""Every verified message of a provider, once. `target` is the subscription that it is about, null when it is about
+none; `body` is sealed, and gone after 30 days."""
+Index("webhooks_waiting_idx", WEBHOOKS.c.provider, WEBHOOKS.c.target, postgresql_where=WEBHOOKS.c.done_at.is_(None))
+Index("webhooks_body_idx", WEBHOOKS.c.received_at, postgresql_where=WEBHOOKS.c.body.is_not(None))
+
+WEBHOOK_TARGETS = Table(
+    "webhook_targets",
+    Base.metadata,
+    Column("provider", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("customer", Text),
+    Column("tries", Integer, nullable=False),
+    Column("due", DateTime(timezone=True), nullable=False),
+    Column("reason", Text),
+)
+"""Subscriptions to be looked at again. `seq` grows with every message, so that whoever has looked can tell whether more
+came meanwhile; `reason` says why it waits."""
+Index("webhook_targets_due_idx", WEBHOOK_TARGETS.c.due)

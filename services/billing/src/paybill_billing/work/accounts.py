@@ -1,0 +1,83 @@
+"""Effects of an account's facts: open it at the provider, cancel all it has there."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from paybill_contracts.billing import AccountRegistered, CancellationRequested
+from paybill_contracts.values import Text
+from paybill_runtime.unit import Moment, Unit
+from paybill_runtime.work import Job, Outcome, Refused, RetryAfter, Work
+from pydantic import TypeAdapter
+
+from paybill_billing.domain import accounts, catalogue
+from paybill_billing.domain.accounts import Account, Opened, Status, UnknownTenantError
+from paybill_billing.effects import Order, ProviderAwayError, ProviderRefusedError, Providers
+from paybill_billing.tables import ACCOUNTS, CATALOGUES
+
+WORK = Work()
+_LINE = TypeAdapter(Text)
+
+
+def _failed(job: Job[AccountRegistered], reason: str) -> Outcome:
+    tenant_id = job.event.tenant_id
+    line = _LINE.validate_python(" ".join(reason.split()) or "unknown")
+
+    def decide(unit: Unit, _: Moment) -> None:
+        unit.record(ACCOUNTS, tenant_id, accounts.failed(_account(unit, tenant_id), line))
+
+    return Outcome(decide, writes=[ACCOUNTS.key(tenant_id)])
+
+
+@WORK.effect(AccountRegistered, attempts=8, failed=_failed)
+async def open_account(job: Job[AccountRegistered], providers: Providers) -> AsyncIterator[Outcome]:
+    """Make the tenant a customer of its provider. One that left meanwhile is not made one."""
+    tenant_id = job.event.tenant_id
+    account = await job.state(ACCOUNTS, tenant_id)
+    sold = await job.state(CATALOGUES, catalogue.CATALOGUE)
+    if account is None or sold is None or account.status is Status.OPEN or account.leaving:
+        return
+    order = Order(
+        tenant_id=tenant_id,
+        name=account.name,
+        email=await job.open(account.contact_email),
+        product=sold.on_sale.product,
+        plan=catalogue.published(sold, account.plan, account.plan_version).plan,
+    )
+    with _answers():
+        opened = await providers[account.provider].open(order, job.id)
+    yield Outcome(lambda unit, _: _opened(unit, tenant_id, opened), writes=[ACCOUNTS.key(tenant_id)], last=True)
+
+
+@WORK.effect(CancellationRequested, attempts=8)
+async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
+    """Cancel all that the tenant has. What that changes comes back as webhooks, and is heard like any other."""
+    if job.event.customer is not None:
+        with _answers():
+            await providers[job.event.provider].leave(job.event.customer)
+    yield Outcome(_nothing, last=True)
+
+
+def _nothing(_unit: Unit, _at: Moment) -> None:
+    """The provider's own messages will say what changed."""
+
+
+def _opened(unit: Unit, tenant_id: str, opened: Opened) -> None:
+    unit.record(ACCOUNTS, tenant_id, accounts.opened(_account(unit, tenant_id), opened))
+
+
+def _account(unit: Unit, tenant_id: str) -> Account:
+    account = unit.get(ACCOUNTS, tenant_id)
+    if account is None:
+        raise UnknownTenantError(f"there is no account of {tenant_id}")
+    return account
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """A provider's no and not-now, as the loop understands them."""
+    try:
+        yield
+    except ProviderAwayError as error:
+        raise RetryAfter(error.after_s, str(error)) from error
+    except ProviderRefusedError as error:
+        raise Refused(str(error)) from error
