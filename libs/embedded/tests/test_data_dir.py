@@ -79,6 +79,17 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(file_in_the_way, use):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", [NatsServer, PostgresServer])
+def test_whatever_is_in_the_way_of_a_server_is_one_clear_line(tmp_path, kind):
+    for name in ("nats", "postgres"):
+        (tmp_path / f"{name}.lock").mkdir()
+
+    with pytest.raises(EmbeddedError, match="cannot be written: is a directory") as refused:
+        kind(tmp_path).start()
+
+    assert refused.value.code == "data_dir_unwritable"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; a path below a file stands in for it")
 def test_a_folder_without_the_right_to_write_is_refused(tmp_path):
     tmp_path.chmod(0o500)

@@ -52,9 +52,10 @@ async def test_data_survives_a_restart_and_a_crash(server):
     assert server.port == port
 
 
-async def test_a_crash_takes_open_sessions_along(server):
+async def test_a_crash_takes_sessions_along_that_would_not_notice(server):
     session = await asyncpg.connect(server.url("postgres"), password=server.password("postgres"))
     pid = await session.fetchval("SELECT pg_backend_pid()")
+    os.kill(pid, signal.SIGSTOP)
     server.kill()
     server.start()
     session.terminate()
