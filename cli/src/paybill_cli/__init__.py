@@ -1,1 +1,1 @@
-""""""
+"""The `paybill` command: run it all, operate it, verify it."""

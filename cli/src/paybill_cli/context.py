@@ -1,0 +1,146 @@
+"""Where the stack is that a command talks to: its services' addresses, the key, the bus."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+
+SERVICES = ("tenant", "billing", "provisioner")
+STACK_FILE = "stack.json"
+_PANEL = "Which stack"
+
+DataDir = Annotated[
+    Path,
+    typer.Option("--data-dir", envvar="PAYBILL_DATA_DIR", help="The folder of `paybill up`.", rich_help_panel=_PANEL),
+]
+Url = str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NatsAccess:
+    """How to reach the bus as one user."""
+
+    url: str
+    user: str
+    password: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack; a command gets these options by having a parameter of this type."""
+
+    data_dir: DataDir = Path(".paybill")
+    tenant_url: Annotated[
+        Url,
+        typer.Option("--tenant-url", envvar="PAYBILL_TENANT_URL", help="The tenant service.", rich_help_panel=_PANEL),
+    ] = None
+    billing_url: Annotated[
+        Url,
+        typer.Option(
+            "--billing-url", envvar="PAYBILL_BILLING_URL", help="The billing service.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    provisioner_url: Annotated[
+        Url,
+        typer.Option(
+            "--provisioner-url", envvar="PAYBILL_PROVISIONER_URL", help="The provisioner.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file",
+            envvar="PAYBILL_API_KEY_FILE",
+            help="A file with your API key (else the variable PAYBILL_API_KEY holds it).",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    nats_url: Annotated[
+        Url,
+        typer.Option(
+            "--nats-url",
+            envvar="PAYBILL_NATS_URL",
+            help="The bus; PAYBILL_NATS_USER and PAYBILL_NATS_PASSWORD_FILE say as whom.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def url(self, service: str) -> str:
+        """The base URL of a service."""
+        given: str | None = getattr(self, f"{service}_url")
+        if given:
+            return given.rstrip("/")
+        services = self.running().get("services", {})
+        try:
+            return str(services[service]["url"]).rstrip("/")
+        except (KeyError, TypeError) as error:
+            raise self._not_running(f"{STACK_FILE} names no {service} service") from error
+
+    def api_key(self) -> str:
+        """The caller's own key."""
+        if self.api_key_file is not None:
+            return _secret(self.api_key_file)
+        key = os.environ.get("PAYBILL_API_KEY", "").strip()
+        if not key:
+            raise CliError(
+                "no_key",
+                "no API key was given",
+                why="services answer only callers they know",
+                next="export PAYBILL_API_KEY=pbk_… (`paybill up` prints one when it makes it), or use --api-key-file",
+                exit_code=ExitCode.DENIED,
+            )
+        return key
+
+    def nats(self, user: str = "operator") -> NatsAccess:
+        """The bus as `user`, by the password file in the variables, else by the one in the data directory."""
+        url = self.nats_url or str(self.running().get("nats", {}).get("url", ""))
+        if not url:
+            raise self._not_running(f"{STACK_FILE} names no bus")
+        file = os.environ.get("PAYBILL_NATS_PASSWORD_FILE")
+        if file:
+            return NatsAccess(url, os.environ.get("PAYBILL_NATS_USER") or user, _secret(Path(file)))
+        return NatsAccess(url, user, _secret(self.data_dir / "credentials" / f"nats-{user}"))
+
+    def running(self) -> dict[str, Any]:
+        """What `paybill up` wrote about itself."""
+        path = self.data_dir / STACK_FILE
+        try:
+            stack = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise self._not_running(f"there is no {path}") from error
+        except (OSError, ValueError) as error:
+            raise self._not_running(f"{path} cannot be read: {error}") from error
+        if not isinstance(stack, dict) or stack.get("version") != 1:
+            raise self._not_running(f"{path} was written by another version of paybill")
+        return stack
+
+    def _not_running(self, why: str) -> CliError:
+        return CliError(
+            "stack_not_running",
+            f"no stack runs on {self.data_dir}",
+            why=why,
+            next="start one with `paybill up`, or name another with --data-dir or --tenant-url and the like",
+            exit_code=ExitCode.UNREACHABLE,
+        )
+
+
+def _secret(path: Path) -> str:
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise usage(
+            f"the secret file {path} cannot be read",
+            code="secret_unreadable",
+            why=reason,
+            next="check its path and owner",
+        ) from error
+    if not secret:
+        raise usage(f"the secret file {path} is empty", code="secret_unreadable", next="write the secret into it")
+    return secret

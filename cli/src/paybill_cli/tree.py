@@ -1,0 +1,56 @@
+"""All commands, and where each is found; a module is imported when its command is used, so that `--help` is quick."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A command: `target` is `module:function`, `summary` the first line of the function's docstring."""
+
+    target: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A group of commands."""
+
+    summary: str
+    commands: Mapping[str, "Leaf | Branch"]
+
+
+TREE = Branch(
+    "Customers subscribe, infrastructure follows, and the log proves it.",
+    {
+        "up": Leaf("paybill_cli.stack.commands:up", "Run the whole stack in the foreground, until Ctrl-C."),
+        "demo": Leaf("paybill_cli.demo.commands:demo", "Show the main job on real parts, from sign-up to replay."),
+        "tenant": Branch(
+            "Create, look at, suspend and offboard tenants.",
+            {
+                "create": Leaf("paybill_cli.tenants:create", "Ask for a new tenant."),
+                "list": Leaf("paybill_cli.tenants:list_all", "List tenants in the order of their slugs."),
+                "show": Leaf("paybill_cli.tenants:show", "Show one tenant, by slug or id."),
+                "suspend": Leaf("paybill_cli.tenants:suspend", "Shut a tenant out, keeping everything it owns."),
+                "resume": Leaf("paybill_cli.tenants:resume", "Lift the operator's hold on a tenant."),
+                "offboard": Leaf("paybill_cli.tenants:offboard", "Let a tenant go: export, close, keep."),
+            },
+        ),
+        "events": Branch(
+            "Read the log, publish into the intake, and decide about what is stuck.",
+            {
+                "tail": Leaf("paybill_cli.tail:tail", "Follow the log, from any sequence on."),
+                "show": Leaf("paybill_cli.facts:show", "Show one fact: its headers and its payload."),
+                "publish": Leaf("paybill_cli.publish:publish", "Offer an event to the owner of its type."),
+                "schema": Leaf("paybill_cli.facts:schema", "List the event types, or print one's JSON Schema."),
+                "quarantine": Leaf("paybill_cli.stuck:quarantine", "List what could not be handled or was refused."),
+                "redrive": Leaf("paybill_cli.stuck:redrive", "Have a parked fact tried again now."),
+                "skip": Leaf("paybill_cli.stuck:skip", "Give a parked fact up, so that its tenant's queue goes on."),
+            },
+        ),
+        "replay": Leaf("paybill_cli.replay:replay", "Fold the log and compare it with the live state."),
+        "doctor": Leaf("paybill_cli.doctor:doctor", "Check every part, and say how to mend what is not well."),
+        "stripe-fake": Leaf("paybill_cli.stripe_fake:stripe_fake", "Run the stand-in for Stripe by itself."),
+        "version": Leaf("paybill_cli.version:version", "Print the version."),
+    },
+)

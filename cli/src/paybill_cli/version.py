@@ -1,0 +1,11 @@
+"""Which version this is."""
+
+import platform
+from importlib.metadata import version as installed
+
+from paybill_cli.output import Output
+
+
+def version(out: Output) -> None:
+    """Print the version."""
+    out.record("version", {"paybill": installed("paybill-cli"), "python": platform.python_version()})
