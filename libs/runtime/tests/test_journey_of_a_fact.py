@@ -1,16 +1,118 @@
-"""A fact's way: decided over HTTP, kept in the outbox, stored in the stream, heard by another service."""
+"""A fact's way: decided over HTTP, kept in the outbox, stored in the stream; and what happens when a part is away."""
 
-from paybill_runtime.testing import Log, Start
-from paybill_tenant.app import service as tenant_service
+import asyncio
+
+import pytest
+from paybill_runtime.testing import until
 
 
-async def test_a_refusal_over_http_becomes_a_fact_in_the_stream(start: Start, log: Log) -> None:
-    tenant = await start(tenant_service())
+async def _waiting(served) -> int:
+    return (await served.client.get("/v1/operations")).json()["outbox_waiting"]
 
-    answer = await tenant.client.post("/v1/tenants/nobody/suspend", json={"mode": "blocked", "reason": "unpaid"})
+
+async def test_a_refusal_over_http_becomes_a_fact_in_the_trace_of_the_request(served, log) -> None:
+    answer = await served.client.post("/v1/tenants/nobody/suspend", json={"mode": "blocked", "reason": "unpaid"})
 
     assert answer.status_code == 404
     assert answer.json()["code"] == "tenant_not_found"
     facts = await log.facts("tenant.request_refused")
     assert facts[0].event.code == "tenant_not_found"
     assert facts[0].origin.traceparent[3:35] == answer.json()["trace_id"]
+
+
+async def test_a_callers_trace_goes_on_into_the_fact(served, log, sign_up) -> None:
+    trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+
+    await sign_up(served, traceparent=trace)
+
+    fact = (await log.facts("tenant.tenant_requested"))[0]
+    assert fact.origin.traceparent[3:35] == "ab" * 16
+
+
+async def test_refusals_of_one_caller_become_facts_only_up_to_a_limit(served, log) -> None:
+    answers = await asyncio.gather(*(served.client.post(f"/v1/tenants/nobody{n}/resume") for n in range(70)))
+
+    assert {answer.status_code for answer in answers} == {404}
+    assert len(await log.facts("tenant.request_refused", at_least=60)) == 60
+
+
+async def test_http_accepts_while_nats_is_away_and_the_outbox_drains_afterwards(served, nats, log, sign_up) -> None:
+    nats.kill()
+
+    answer = await sign_up(served)
+
+    assert answer.status_code == 202
+    assert await _waiting(served) == 1
+    ready = await served.client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+    nats.start()
+    assert [fact.event.slug for fact in await log.facts("tenant.tenant_requested")] == ["acme"]
+    assert await until(lambda: _drained(served))
+
+
+async def _drained(served) -> bool:
+    return await _waiting(served) == 0
+
+
+async def test_what_was_published_but_not_marked_is_found_in_the_stream_and_not_published_again(
+    served, databases, log, sign_up
+) -> None:
+    await sign_up(served)
+    await log.facts("tenant.tenant_requested")
+    await until(lambda: _drained(served))
+    url = str(served.running.settings.database_url)
+    served.running.relay._sure = False
+    await databases.execute(url, "tenant", "UPDATE chassis.outbox SET sequence = NULL")
+    served.running.relay.wake()
+
+    await until(lambda: _drained(served))
+
+    assert len(await log.facts("tenant.tenant_requested")) == 1
+    rows = await databases.execute(url, "tenant", "SELECT sequence FROM chassis.outbox ORDER BY position")
+    assert [row["sequence"] for row in rows] == [
+        fact.sequence for fact in await log.facts() if fact.event.OWNER == "tenant"
+    ]
+
+
+async def test_many_facts_at_once_go_out_whole_and_in_order(served, nats, log, sign_up) -> None:
+    nats.kill()
+    answers = await asyncio.gather(*(sign_up(served, f"tenant-{n}") for n in range(60)))
+    for answer in answers[:20]:
+        await served.client.post(f"/v1/tenants/{answer.json()['id']}/offboard", json={"reason": "leaves"})
+    nats.start()
+
+    facts = await log.facts("tenant.tenant_requested", "tenant.tenant_cancelled", at_least=80, timeout_s=20)
+
+    assert len(facts) == len({fact.id for fact in facts}) == 80
+    for tenant in {fact.event.tenant_id for fact in facts}:
+        assert [f.revision for f in facts if f.event.tenant_id == tenant] in ([1], [1, 2])
+
+
+async def test_postgresql_away_is_a_503_and_the_same_request_succeeds_afterwards(postgres, served, sign_up) -> None:
+    postgres.kill()
+    try:
+        answer = await sign_up(served)
+        ready = await served.client.get("/readyz")
+    finally:
+        postgres.start()
+
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "database_unavailable"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert ready.status_code == 503
+    assert (await sign_up(served)).status_code == 202
+
+
+@pytest.mark.parametrize("slugs", [["same", "same"]])
+async def test_two_requests_for_one_slug_at_once_end_in_one_tenant(served, sign_up, slugs) -> None:
+    answers = await asyncio.gather(*(sign_up(served, slug) for slug in slugs))
+
+    assert sorted(answer.status_code for answer in answers) == [202, 409]
+
+
+async def test_one_refused_slug_does_not_spoil_the_requests_that_share_its_transaction(served, sign_up) -> None:
+    await sign_up(served, "taken")
+
+    answers = await asyncio.gather(*(sign_up(served, slug) for slug in ["one", "taken", "two"]))
+
+    assert [answer.status_code for answer in answers] == [202, 409, 202]

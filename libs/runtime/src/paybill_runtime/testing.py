@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,17 +13,20 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from paybill_contracts.envelope import Fact, read_fact
+from paybill_contracts.envelope import Fact, Origin, headers_of, read_fact, subject_of
+from paybill_contracts.event import Event, encode
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
 
 from paybill_runtime.app import Running, Service
 from paybill_runtime.auth import Role, make_key
+from paybill_runtime.clock import new_id
 from paybill_runtime.database import Database
 from paybill_runtime.feed import Feed, stream_sequence
 from paybill_runtime.identity import make_identity
 from paybill_runtime.migrate import migrate
 from paybill_runtime.streams import EVENTS, connect, ensure
+from paybill_runtime.telemetry import child
 
 NAMES = ("tenant", "billing", "provisioner", "operator")
 _numbers = count(1)
@@ -174,3 +177,35 @@ class Log:
 def log(nats: NatsServer) -> Log:
     """The log of this test's NATS server."""
     return Log(nats)
+
+
+Say = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+async def say(nats: NatsServer) -> AsyncIterator[Say]:
+    """`await say(event, …, copies=1)`: their owners publish these facts, each `copies` times under one id."""
+    clients: dict[str, Any] = {}
+
+    async def publish(*events: Event, copies: int = 1) -> None:
+        for event in events:
+            if event.OWNER not in clients:
+                clients[event.OWNER] = await connect(nats.url, event.OWNER, nats.password(event.OWNER))
+            cause = new_id()
+            fact = Fact(event, cause, datetime.now(UTC), 1, Origin(cause, cause, f"service:{event.OWNER}", child("")))
+            for copy in range(copies):
+                # Another message id for each: the stream's own window must not be what makes a copy harmless.
+                headers = headers_of(fact) | {"Nats-Msg-Id": f"{fact.id}-{copy}"}
+                await clients[event.OWNER].jetstream().publish(subject_of(event), encode(event), headers=headers)
+
+    yield publish
+    for client in clients.values():
+        await client.close()
+
+
+async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 10) -> Any:
+    """What `condition` returns, as soon as it is true; TimeoutError when that does not happen."""
+    async with asyncio.timeout(timeout_s):
+        while not (value := await condition()):
+            await asyncio.sleep(0.02)
+    return value
