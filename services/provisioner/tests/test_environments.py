@@ -36,6 +36,7 @@ from paybill_contracts.tenant import (
     OffboardingStarted,
     Source,
     SuspensionMode,
+    TenantCancelled,
     TenantReactivated,
     TenantRequested,
     TenantSuspended,
@@ -85,6 +86,7 @@ REACTIVATED = TenantReactivated(tenant_id=TENANT, lifted=HoldOrigin.BILLING)
 LEAVES = OffboardingStarted(
     tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="cancelled", retain_until=datetime(2027, 1, 1, tzinfo=UTC)
 )
+CANCELLED = TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="changed its mind")
 EXPORT = Export(location="exports/x.jsonl.gz", sha256=HASH, size_bytes=10, rows=1)
 OUTPUTS = {
     "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
@@ -124,7 +126,7 @@ FAILED = after(BUILDING, environments.build_failed(BUILDING, PLAN_HASH, "disk fu
 READY = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING))
 CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
 CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
-RETAINING = after(READY, access.on_offboarding_started(READY, LEAVES))
+RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))
 RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
 
 
@@ -324,13 +326,13 @@ def test_access_is_said_once_for_each_change() -> None:
 
 @pytest.mark.parametrize("environment", [BUILDING, FAILED, READY, CLOSED])
 def test_a_tenant_that_leaves_is_exported_and_closed(environment: Environment) -> None:
-    (event,) = access.on_offboarding_started(environment, LEAVES)
-
-    assert isinstance(event, RetentionStarted)
+    for fact in (LEAVES, CANCELLED):
+        (event,) = access.on_tenant_left(environment, fact)
+        assert isinstance(event, RetentionStarted)
 
 
 def test_a_tenant_that_leaves_before_anything_was_planned_is_retained_at_once() -> None:
-    events = access.on_offboarding_started(REGISTERED, LEAVES)
+    events = access.on_tenant_left(REGISTERED, LEAVES)
 
     assert [type(event) for event in events] == [RetentionStarted, EnvironmentRetained]
     assert after(REGISTERED, events).status is Status.RETAINED
@@ -338,11 +340,11 @@ def test_a_tenant_that_leaves_before_anything_was_planned_is_retained_at_once() 
 
 @pytest.mark.parametrize("environment", [RETAINING, RETAINED])
 def test_leaving_twice_is_leaving_once(environment: Environment) -> None:
-    assert access.on_offboarding_started(environment, LEAVES) == []
+    assert access.on_tenant_left(environment, LEAVES) == []
 
 
 def test_what_is_built_for_a_tenant_that_leaves_is_recorded_but_never_ready() -> None:
-    leaving = after(BUILDING, access.on_offboarding_started(BUILDING, LEAVES))
+    leaving = after(BUILDING, access.on_tenant_left(BUILDING, LEAVES))
     events = environments.resources_built(leaving, PLAN_HASH, EVERYTHING)
 
     assert [type(event) for event in events] == [ResourceBuilt] * 5
@@ -359,7 +361,7 @@ def test_a_retained_environment_names_its_export_and_is_closed() -> None:
     [
         lambda: access.on_tenant_suspended(None, BLOCKED),
         lambda: access.on_tenant_reactivated(None, REACTIVATED),
-        lambda: access.on_offboarding_started(None, LEAVES),
+        lambda: access.on_tenant_left(None, LEAVES),
     ],
 )
 def test_facts_of_an_unknown_tenant_are_refused(hear: Any) -> None:
@@ -373,7 +375,7 @@ MOVES = {
     "blocked": lambda env: access.on_tenant_suspended(env, BLOCKED),
     "read_only": lambda env: access.on_tenant_suspended(env, READ_ONLY),
     "reactivated": lambda env: access.on_tenant_reactivated(env, REACTIVATED),
-    "leaves": lambda env: access.on_offboarding_started(env, LEAVES),
+    "leaves": lambda env: access.on_tenant_left(env, LEAVES),
     "some": lambda env: environments.resources_built(env, env.plan_hash, EVERYTHING[:3]) if env else [],
     "all": lambda env: environments.resources_built(env, env.plan_hash, EVERYTHING) if env else [],
     "fails": lambda env: environments.build_failed(env, env.plan_hash, "no") if env else [],

@@ -11,7 +11,13 @@ from paybill_contracts.provisioner import (
     Export,
     RetentionStarted,
 )
-from paybill_contracts.tenant import OffboardingStarted, SuspensionMode, TenantReactivated, TenantSuspended
+from paybill_contracts.tenant import (
+    OffboardingStarted,
+    SuspensionMode,
+    TenantCancelled,
+    TenantReactivated,
+    TenantSuspended,
+)
 
 from paybill_provisioner.domain.environments import (
     Environment,
@@ -56,8 +62,10 @@ def access_changed(environment: Environment, access: Access) -> list[Environment
     return [AccessClosed(tenant_id=environment.tenant_id, environment_id=environment.id, access=access)]
 
 
-def on_offboarding_started(environment: Environment | None, fact: OffboardingStarted) -> list[EnvironmentEvent]:
-    """Start to export and close. Where nothing was ever planned, there is nothing to export and it ends at once."""
+def on_tenant_left(
+    environment: Environment | None, fact: OffboardingStarted | TenantCancelled
+) -> list[EnvironmentEvent]:
+    """Start to close and export. Where nothing was ever planned, there is nothing to export and it ends at once."""
     environment = existing(environment, fact.tenant_id)
     started = RetentionStarted(tenant_id=environment.tenant_id, environment_id=environment.id)
     match environment.status:
