@@ -31,7 +31,7 @@ class RunningFake:
         if receiver_url:
             secrets = self._file("webhook-secrets", "\n".join(SECRETS))
             self.options += ["--webhook-url", receiver_url, "--webhook-secret-file", secrets]
-            self.options += ["--webhook-retry-s", "0.02", "--webhook-timeout-s", "0.5"]
+            self.options = ["--webhook-retry-s", "0.02", *self.options]
         self._closing = []
         self.start()
 
@@ -77,10 +77,16 @@ class RunningFake:
         data = {"mode": "subscription", "success_url": "https://example.com/done", "line_items": line_items}
         return self.stripe.checkout.sessions.create({**data, **more})
 
-    def events(self, object_id: str | None = None) -> list:
-        """Events, the oldest first; of one object if given."""
-        found = list(self.stripe.events.list({"limit": 100}).auto_paging_iter())
-        return [event for event in reversed(found) if object_id in {None, event.data.object["id"]}]
+    def newest_event(self) -> str:
+        """The id of what happened last."""
+        return self.http.get("/v1/events", params={"limit": 1}).json()["data"][0]["id"]
+
+    def events(self, object_id: str | None = None, *, since: str | None = None) -> list:
+        """Events, the oldest first; of one object, or after another event, if given."""
+        asked = {"limit": 100, **({"ending_before": since} if since else {})}
+        found = list(self.stripe.events.list(asked).auto_paging_iter())
+        oldest_first = found if since else found[::-1]
+        return [event for event in oldest_first if object_id in {None, event.data.object["id"]}]
 
     def _file(self, name: str, content: str) -> str:
         path = self.folder / name
@@ -92,7 +98,9 @@ class Receiver:
     """Takes webhooks as a customer's server would, and keeps each one that the SDK finds well signed."""
 
     def __init__(self):
+        self.secrets = list(SECRETS)
         self.taken: list[dict] = []
+        self.bodies: list[bytes] = []
         self.refused: list[str] = []
         self.headers: list[dict] = []
         self.answers: list[int] = []
@@ -125,13 +133,14 @@ class Receiver:
             status = self.answers.pop(0) if self.answers else 200
         if self.hang_s:
             time.sleep(self.hang_s)
-        for secret in SECRETS:
+        for secret in self.secrets:
             stripe.WebhookSignature.verify_header(body, headers["Stripe-Signature"], secret, tolerance=300)
         event = json.loads(body)
         with self._changed:
             self.headers.append(headers)
             if status < 300:
                 self.taken.append(event)
+                self.bodies.append(body)
             else:
                 self.refused.append(event["id"])
             self._changed.notify_all()
@@ -170,7 +179,7 @@ def start(tmp_path) -> Iterator[Callable[..., RunningFake]]:
 
     yield begin
     for process in running:
-        process.stop()
+        process.stop(signal.SIGKILL)
 
 
 @pytest.fixture

@@ -15,18 +15,13 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 values = st.booleans() | st.recursive(
     texts | st.integers(),
     lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(names, inner, min_size=1, max_size=3),
-    max_leaves=8,
+    max_leaves=5,
 )
 
 
 @given(st.dictionaries(names, values, max_size=4))
 def test_what_the_sdk_encodes_is_read_as_it_was_meant(params):
-    try:
-        read = parse_form(urlencode(list(_api_encode(params))))
-    except InvalidRequestError as error:
-        assert "Invalid parameter" in error.message  # nested deeper than Stripe ever asks for
-    else:
-        assert read == from_json(params)
+    assert parse_form(urlencode(list(_api_encode(params)))) == from_json(params)
 
 
 def test_empty_brackets_append():
@@ -63,7 +58,7 @@ def test_a_form_that_means_nothing_is_refused(encoded):
         parse_form(encoded)
 
 
-@pytest.mark.parametrize("number", ["", "1.5", "1e3", "١", "9" * 30, "-1", "NaN", " 1"])
+@pytest.mark.parametrize("number", ["", "1.5", "1e3", "\u0661", "9" * 30, "-1", "NaN", " 1"])
 def test_only_plain_digits_are_an_integer(number):
     params = Params({"quantity": number})
 

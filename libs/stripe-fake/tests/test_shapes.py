@@ -1,5 +1,6 @@
 """Shapes: every object and event is one that the SDK's annotations and Stripe's published examples describe."""
 
+import inspect
 import json
 import sys
 import typing
@@ -34,7 +35,7 @@ def annotations(cls):
     found = {}
     for base in reversed(cls.__mro__):
         if issubclass(base, stripe.StripeObject) and base is not stripe.StripeObject:
-            found |= base.__dict__.get("__annotations__", {})
+            found |= inspect.get_annotations(base)
     return {name: kind for name, kind in found.items() if name != "OBJECT_NAME" and not name.startswith("_")}
 
 

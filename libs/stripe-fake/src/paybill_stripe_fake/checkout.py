@@ -139,10 +139,9 @@ def line_items(account: Account, session: Resource) -> Resource:
     return list_object([_line(account, session, line) for line in account.get("order", session["id"])["lines"]], url)
 
 
-def expire(account: Account, params: Params, session_id: str) -> Resource:
+def expire(account: Account, _params: Params, session_id: str) -> Resource:
     """Close an open session."""
     session = account.get("checkout.session", session_id)
-    params.finish()
     _refuse_unless_open(session)
     return expired(account, session)
 

@@ -38,7 +38,6 @@ def advance(account: Account, params: Params) -> Resource:
         raise InvalidRequestError(
             f"Give one of seconds, days and to; forward, and by at most {_MAX_ADVANCE_S // _DAY_S} days."
         )
-    params.finish()
     catch_up(account, targets[0])
     return clock(account, params)
 
@@ -49,10 +48,9 @@ def clock(account: Account, _params: Params) -> Resource:
     return {"now": account.now(), "offset_s": offset_s}
 
 
-def renew(account: Account, params: Params, subscription_id: str) -> Resource:
+def renew(account: Account, _params: Params, subscription_id: str) -> Resource:
     """Let the current period of one subscription end now; the clock and all others stay as they are."""
     subscription = account.get("subscription", subscription_id)
-    params.finish()
     if subscription["status"] not in RUNNING:
         raise InvalidRequestError(f"Subscription {subscription_id} is {subscription['status']} and does not renew.")
     if subscription["cancel_at_period_end"]:

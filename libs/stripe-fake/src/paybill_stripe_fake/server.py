@@ -194,8 +194,10 @@ class _Server:
     ) -> Response:
         """One request, one transaction; what a declined card answers is kept under the key too."""
         account = self._account
-        called = ApiRequest(new_id("req"), key[0] if key else None) if request.method != "GET" else ApiRequest()
-        request_id = called.id or new_id("req")
+        request_id = new_id("req")
+        # What the control routes bring about happens of itself, as far as events are concerned.
+        own = request.url.path.startswith("/v1/")
+        called = ApiRequest(request_id, key[0] if key else None) if own else ApiRequest()
 
         def keep(status: int, body: Resource) -> None:
             if key is not None:

@@ -84,7 +84,6 @@ def create(account: Account, params: Params) -> Resource:
             "Please consider adding a default payment method.",
             code="resource_missing",
         )
-    params.finish()
     subscription, invoice = start(account, terms)
     if invoice["status"] == "open" and behaviour != "default_incomplete":
         invoice = collection.collect(account, invoice)
@@ -137,7 +136,6 @@ def update(account: Account, params: Params, subscription_id: str) -> Resource:
     params.choice("proration_behavior", "none", "create_prorations")
     changes |= _ending(account, params, subscription)
     given = params.many("items", most=MAX_ITEMS)
-    params.finish()
     if given is None:
         return change(account, subscription, changes)
     before = subscription["items"]["data"][0]["price"]
@@ -157,7 +155,6 @@ def cancel(account: Account, params: Params, subscription_id: str) -> Resource:
     if subscription["status"] in ENDED:
         raise ResourceMissingError("subscription", subscription_id)
     details = _cancellation_details(params, subscription)
-    params.finish()
     return end(account, {**subscription, "cancellation_details": details}, "cancellation_requested")
 
 

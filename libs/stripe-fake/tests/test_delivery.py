@@ -1,0 +1,290 @@
+"""Webhooks: signed, in order, again until taken, and misbehaving on demand."""
+
+import signal
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import stripe
+from paybill_stripe_fake import sender
+from paybill_stripe_fake.client import FakeControlError
+
+
+def types(events):
+    return [event["type"] for event in events]
+
+
+def has(kind):
+    return lambda taken: kind in types(taken)
+
+
+def test_the_signature_is_the_one_that_the_sdk_makes():
+    ours = sender.signature_header('{"a":"é"}', ("whsec_x",), 1_700_000_000)
+
+    assert ours == stripe.WebhookSignature.generate_signature_header('{"a":"é"}', "whsec_x", 1_700_000_000)
+
+
+def test_every_event_arrives_once_in_order_and_signed_by_every_secret(start, receiver):
+    fake = start(receiver=receiver)
+    fake.control.pay_checkout(fake.checkout(customer_email="ada@example.com").id)
+    taken = receiver.wait_for(has("checkout.session.completed"))
+
+    assert [event["id"] for event in taken] == [event.id for event in fake.events()]
+    assert {event["pending_webhooks"] for event in taken} == {1}
+    headers = receiver.headers[0]
+    assert headers["Content-Type"] == "application/json; charset=utf-8"
+    assert headers["User-Agent"].startswith("Stripe/1.0")
+    assert headers["Stripe-Signature"].count("v1=") == 2
+    fake.control.wait_delivered()
+    assert {event.pending_webhooks for event in fake.events()} == {0}
+
+
+def test_the_sdk_takes_the_body_as_an_event(start, receiver):
+    fake = start(receiver=receiver)
+    customer = fake.customer(card=None)
+    receiver.wait_for(len)
+
+    body, signature = receiver.bodies[0], receiver.headers[0]["Stripe-Signature"]
+    built = stripe.Webhook.construct_event(body, signature, receiver.secrets[0])
+    assert (built.type, built.data.object["id"]) == ("customer.created", customer.id)
+
+
+def test_signatures_carry_real_time_whatever_the_account_has(start, receiver):
+    """The receiver verifies with a tolerance of 300 s, two months of virtual time later."""
+    fake = start(receiver=receiver)
+    fake.http.post("/fake/clock/advance", json={"days": 60})
+    customer = fake.customer(card=None)
+    [event] = receiver.wait_for(len)
+
+    assert event["created"] == customer.created
+
+
+@pytest.mark.parametrize("refusals", [[500, 503, 400], [302], [404, 410]])
+def test_whatever_is_no_2xx_is_tried_again_until_it_is_taken(start, receiver, refusals):
+    receiver.answers = list(refusals)
+    fake = start(receiver=receiver)
+    fake.customer(card=None)
+    [event] = receiver.wait_for(len)
+
+    fake.control.wait_delivered()
+    assert receiver.refused == [event["id"]] * len(refusals)
+    [delivery] = fake.control.deliveries(event=event["id"])
+    assert (delivery["state"], delivery["attempts"]) == ("delivered", len(refusals) + 1)
+    assert [attempt["status"] for attempt in delivery["last_attempts"]] == [*refusals, 200]
+    times = [attempt["at"] for attempt in delivery["last_attempts"]]
+    delays = [later - earlier for earlier, later in pairwise(times)]
+    assert all(delay >= 0.02 * 2**index for index, delay in enumerate(delays))
+
+
+def test_an_event_that_is_refused_does_not_hold_up_the_next(start, receiver):
+    receiver.answers = [500]
+    fake = start("--webhook-retry-s", "15", receiver=receiver)
+    fake.customer(card=None)
+    fake.stripe.products.create({"name": "P"})
+
+    assert types(receiver.wait_for(len)) == ["product.created"]
+
+
+def test_an_endpoint_that_does_not_answer_in_time_is_tried_again(start, receiver):
+    fake = start("--webhook-timeout-s", "0.1", receiver=receiver)
+    receiver.hang_s = 0.5
+    fake.customer(card=None)
+    [delivery] = wait_for_attempts(fake, 1)
+    receiver.hang_s = 0.0
+
+    assert delivery["last_attempts"][0]["status"] is None
+    assert "Timeout" in delivery["last_attempts"][0]["error"]
+    fake.control.wait_delivered()
+
+
+def wait_for_attempts(fake, count):
+    while sum(delivery["attempts"] for delivery in fake.control.deliveries()) < count:
+        pass
+    return fake.control.deliveries()
+
+
+def test_events_are_listed_by_whether_they_were_delivered(start, receiver):
+    fake = start(receiver=receiver)
+    fake.customer(card=None)
+    receiver.wait_for(len)
+    fake.control.wait_delivered()
+    fake.control.pause_delivery()
+    fake.stripe.products.create({"name": "P"})
+
+    def listed(**asked):
+        return types(fake.stripe.events.list(asked).data)
+
+    assert listed(delivery_success=True) == ["customer.created"]
+    assert listed(delivery_success=False) == ["product.created"]
+    assert listed(types=["customer.created", "x"]) == listed(type="customer.*") == ["customer.created"]
+    assert listed() == ["product.created", "customer.created"]
+
+
+def test_duplicates_come_in_as_many_copies_as_asked_for(start, receiver):
+    fake = start(receiver=receiver)
+    fake.control.faults(duplicate=3)
+    fake.control.pay_checkout(fake.checkout(customer_email="ada@example.com").id)
+    fake.control.wait_delivered()
+
+    copies = Counter(event["id"] for event in receiver.taken)
+    assert copies == {event.id: 3 for event in fake.events()}
+
+
+def test_reordering_sends_the_newest_first(start, receiver):
+    fake = start(receiver=receiver)
+    session = fake.checkout(customer_email="ada@example.com")
+    fake.control.wait_delivered()
+    before = len(receiver.taken)
+    fake.control.faults(reorder=True)
+    fake.control.pay_checkout(session.id)
+    fake.control.wait_delivered()
+
+    happened = [event.id for event in fake.events()][before:]
+    assert [event["id"] for event in receiver.taken[before:]] == happened[::-1]
+
+
+def test_lost_events_never_arrive_and_are_known_as_undelivered(start, receiver):
+    fake = start(receiver=receiver)
+    fake.control.faults(lose=2)
+    for name in ("a", "b", "c"):
+        fake.stripe.products.create({"name": name})
+    fake.control.wait_delivered()
+
+    assert [event["data"]["object"]["name"] for event in receiver.taken] == ["c"]
+    lost = fake.stripe.events.list({"delivery_success": False}).data
+    assert [event.data.object["name"] for event in lost] == ["b", "a"]
+    assert [delivery["state"] for delivery in fake.control.deliveries()] == ["lost", "lost", "delivered"]
+
+
+def test_types_can_be_lost_until_that_is_ended(start, receiver):
+    fake = start(receiver=receiver)
+    assert fake.control.faults(lose=["product.created"])["lose_types"] == ["product.created"]
+    fake.stripe.products.create({"name": "a"})
+    fake.customer(card=None)
+    assert fake.control.faults(lose=0)["lose_types"] == []
+    fake.stripe.products.create({"name": "b"})
+    fake.control.wait_delivered()
+
+    assert types(receiver.taken) == ["customer.created", "product.created"]
+    assert receiver.taken[1]["data"]["object"]["name"] == "b"
+
+
+@pytest.mark.parametrize(
+    "body", [{"duplicate": 0}, {"duplicate": 101}, {"reorder": "perhaps"}, {"lose": -1}, {"lose": "x"}, {"other": 1}]
+)
+def test_faults_that_make_no_sense_are_refused(fake, body):
+    before = fake.control.faults()
+
+    assert fake.http.post("/fake/faults", json=body).status_code == 400
+    assert fake.control.faults() == before
+
+
+def test_held_back_webhooks_go_out_when_let_go(start, receiver):
+    fake = start(receiver=receiver)
+    fake.control.pause_delivery()
+    fake.customer(card=None)
+
+    assert [delivery["attempts"] for delivery in fake.control.deliveries(state="pending")] == [0]
+    with pytest.raises(FakeControlError, match="undelivered"):
+        fake.control.wait_delivered(0.1)
+    assert receiver.taken == []
+    fake.control.resume_delivery()
+    receiver.wait_for(len)
+
+
+def test_an_event_is_delivered_again_on_demand_lost_or_not(start, receiver):
+    fake = start(receiver=receiver)
+    fake.control.faults(lose=1, duplicate=5)
+    fake.customer(card=None)
+    [event] = fake.events()
+    for _ in range(2):
+        [queued] = fake.control.redeliver(event.id)
+        assert queued["event"] == event.id
+        fake.control.wait_delivered()
+
+    assert [taken["id"] for taken in receiver.taken] == [event.id] * 2
+    assert fake.stripe.events.retrieve(event.id).pending_webhooks == 0
+    assert [delivery["state"] for delivery in fake.control.deliveries(event=event.id)] == [
+        "lost",
+        "delivered",
+        "delivered",
+    ]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_not_delivered_is_after_a_restart(start, receiver, tmp_path, how):
+    fake = start("--state", str(tmp_path / "state"), receiver=receiver)
+    fake.control.faults(duplicate=2)
+    fake.stripe.products.create({"name": "before"})
+    fake.control.wait_delivered()
+    fake.control.pause_delivery()
+    fake.control.pay_checkout(fake.checkout(customer_email="ada@example.com").id)
+    happened = [event.to_dict() for event in fake.events()]
+    fake.stop(how)
+    fake.start()
+
+    assert [event.to_dict() for event in fake.events()] == happened
+    assert fake.control.faults() == {"duplicate": 2, "reorder": False, "lose_next": 0, "lose_types": [], "paused": True}
+    assert types(receiver.taken) == ["product.created"] * 2
+    fake.control.resume_delivery()
+    fake.control.wait_delivered()
+    assert Counter(event["id"] for event in receiver.taken) == {event["id"]: 2 for event in happened}
+
+
+def test_an_endpoint_that_is_down_gets_everything_once_it_is_up(start, receiver, tmp_path):
+    fake = start("--state", str(tmp_path / "state"), receiver=receiver)
+    receiver.answers = [503] * 12
+    fake.control.pay_checkout(fake.checkout(customer_email="ada@example.com").id)
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    fake.control.wait_delivered()
+
+    assert {event["id"] for event in receiver.taken} >= {event.id for event in fake.events()}
+
+
+def test_an_endpoint_made_by_the_api_gets_what_it_asked_for_under_its_own_secret(start, receiver):
+    fake = start()
+    endpoint = fake.stripe.webhook_endpoints.create(
+        {"url": receiver.url, "enabled_events": ["product.created"], "metadata": {"for": "tests"}}
+    )
+    receiver.secrets = [endpoint.secret]
+    fake.customer(card=None)
+    fake.stripe.products.create({"name": "P"})
+    fake.control.wait_delivered()
+
+    assert types(receiver.taken) == ["product.created"]
+    assert endpoint.secret.startswith("whsec_")
+    [listed] = fake.stripe.webhook_endpoints.list().data
+    assert "secret" not in listed.to_dict()
+    fake.stripe.webhook_endpoints.update(endpoint.id, {"enabled_events": ["*"], "disabled": True})
+    fake.customer(card=None)
+    fake.stripe.webhook_endpoints.update(endpoint.id, {"disabled": False})
+    fake.customer(card=None)
+    fake.control.wait_delivered()
+    assert types(receiver.taken) == ["product.created", "customer.created"]
+    fake.stripe.webhook_endpoints.delete(endpoint.id)
+    fake.customer(card=None)
+    assert fake.control.deliveries(state="pending") == []
+    assert fake.stripe.webhook_endpoints.list().data == []
+
+
+def test_one_slow_endpoint_does_not_hold_up_another(start, receiver):
+    fake = start("--webhook-timeout-s", "5")
+    slow = fake.stripe.webhook_endpoints.create({"url": receiver.url, "enabled_events": ["*"]})
+    receiver.secrets, receiver.hang_s = [slow.secret], 0.5
+    down = fake.stripe.webhook_endpoints.create({"url": "http://127.0.0.1:1/hook", "enabled_events": ["*"]})
+    fake.customer(card=None)
+
+    def tried():
+        return [delivery for delivery in fake.control.deliveries() if delivery["endpoint"] == down.id]
+
+    while not tried()[0]["attempts"]:
+        pass
+    assert receiver.taken == []
+    assert tried()[0]["last_attempts"][0]["error"] == "ConnectError"
+    receiver.wait_for(len)
+
+
+def test_events_that_do_not_exist_are_not_delivered_again(fake):
+    with pytest.raises(FakeControlError, match="No such event"):
+        fake.control.redeliver("evt_nothing")

@@ -1,0 +1,165 @@
+"""The process: how it starts, what it refuses, and how it stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the command to its end; for what is refused."""
+
+    def command(*options):
+        arguments = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", "0", *options]
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False, cwd=tmp_path)
+
+    return command
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "key"
+    path.write_text("sk_test_1\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--host", "0.0.0.0"], "--allow-remote"),
+        (["--host", "192.0.2.1", "--allow-remote"], "cannot listen"),
+        (["--port", "99999"], "cannot listen"),
+        (["--webhook-url", "http://127.0.0.1/x"], "--webhook-secret-file"),
+        (["--webhook-secret-file", "key"], "--webhook-url"),
+        (["--webhook-url", "ftp://127.0.0.1/x", "--webhook-secret-file", "key"], "http"),
+        (["--webhook-url", "http://example.com/x", "--webhook-secret-file", "key"], "--allow-remote"),
+        (["--api-key-file", "absent"], "cannot read absent"),
+        (["--api-key-file", os.devnull], "is empty"),
+        (["--state", "absent/state"], "can be written"),
+        (["--state", "key"], "key"),
+    ],
+)
+def test_what_cannot_run_says_why_in_one_line(run, key_file, options, hint):
+    ended = run("--api-key-file", key_file, *options)
+
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert hint in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "sk_test_1" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [["--retry-days", "0"], ["--retry-days", "x"], ["--webhook-retry-s", "-1"], ["--nonsense"]]
+)
+def test_a_wrong_option_is_a_usage_error(run, key_file, options):
+    assert run("--api-key-file", key_file, *options).returncode == 2
+
+
+def test_a_taken_port_is_one_clear_line(run, key_file, fake):
+    port = fake.url.rsplit(":", 1)[1]
+    ended = run("--api-key-file", key_file, "--port", port)
+
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "give another --port" in ended.stderr
+
+
+def test_a_state_file_in_use_is_one_clear_line(run, key_file, start, tmp_path):
+    start("--state", str(tmp_path / "state"))
+    ended = run("--api-key-file", key_file, "--state", str(tmp_path / "state"))
+
+    assert (ended.returncode, "in use" in ended.stderr) == (1, True)
+
+
+def test_it_says_where_it_listens_in_one_line_of_json_and_nothing_else(start):
+    fake = start()
+    fake.customer()
+    fake.http.get("/v1/nothing")
+    fake.process.send_signal(signal.SIGTERM)
+    rest = fake.process.stdout.read()
+
+    assert fake.url.startswith("http://127.0.0.1:")
+    assert (fake.process.wait(10), rest) == (0, "")
+
+
+def test_without_json_it_says_so_to_a_person(key_file):
+    command = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", "0", "--api-key-file", key_file]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        process.terminate()
+
+    assert line.startswith("stripe-fake is listening at http://127.0.0.1:")
+    assert process.returncode == 0
+
+
+def test_ipv6_loopback_is_this_machine_too(start):
+    fake = start("--host", "::1")
+
+    assert fake.url.startswith("http://[::1]:")
+    assert fake.customer().id.startswith("cus_")
+
+
+def test_the_checkout_page_can_have_a_public_address(start):
+    fake = start("--public-url", "https://pay.example.com/")
+
+    assert fake.checkout().url.startswith("https://pay.example.com/fake/checkout/cs_test_")
+
+
+def test_a_restart_on_the_same_state_knows_everything(start, tmp_path):
+    fake = start("--state", str(tmp_path / "state"))
+    paid = fake.control.pay_checkout(fake.checkout(customer_email="ada@example.com").id)
+    options = {"idempotency_key": "kept"}
+    product = fake.stripe.products.create({"name": "P"}, options)
+    paths = ["/v1/events?limit=100", "/v1/customers", "/v1/subscriptions", "/v1/invoices", "/v1/checkout/sessions"]
+    before = [fake.http.get(path).json() for path in paths]
+    fake.stop(signal.SIGKILL)
+    fake.start()
+
+    assert [fake.http.get(path).json() for path in paths] == before
+    assert fake.stripe.products.create({"name": "P"}, options).id == product.id
+    assert fake.control.renew(paid["subscription"])["status"] == "active"
+
+
+def test_without_a_state_file_a_restart_knows_nothing(start):
+    fake = start()
+    fake.customer()
+    fake.stop()
+    fake.start()
+
+    assert fake.stripe.customers.list().data == []
+
+
+def test_secrets_from_the_command_line_are_not_in_the_state_file(start, receiver, tmp_path):
+    fake = start("--state", str(tmp_path / "state"), receiver=receiver)
+    fake.customer()
+    content = (tmp_path / "state").read_text()
+
+    assert not any(secret in content for secret in [*receiver.secrets, fake.key])
+    assert [json.loads(line) for line in content.splitlines()][0]["format"] == "paybill-stripe-fake"
+
+
+def test_another_webhook_url_at_the_next_start_replaces_the_first(start, receiver, tmp_path):
+    fake = start("--state", str(tmp_path / "state"))
+    assert fake.stripe.webhook_endpoints.list().data == []
+    fake.stop()
+    secrets = tmp_path / "secrets"
+    secrets.write_text("\n".join(receiver.secrets))
+    fake.options += ["--webhook-url", receiver.url, "--webhook-secret-file", str(secrets)]
+    fake.start()
+    fake.customer(card=None)
+
+    receiver.wait_for(len)
+    assert [endpoint.url for endpoint in fake.stripe.webhook_endpoints.list().data] == [receiver.url]
+
+
+def test_it_is_there_in_about_a_second(start):
+    """The promise is under one second; the bound leaves room for a busy machine."""
+    begun = time.monotonic()
+    start()
+
+    assert time.monotonic() - begun < 3

@@ -1,0 +1,210 @@
+"""Subscriptions made, changed and ended through the API."""
+
+import pytest
+import stripe
+
+
+def types(events):
+    return [event.type for event in events]
+
+
+def test_a_good_card_makes_it_active_at_once(fake):
+    subscription = fake.subscribe(metadata={"tenant": "t"}, expand=["latest_invoice"])
+
+    assert (subscription.status, subscription.latest_invoice.status) == ("active", "paid")
+    assert types(fake.events(subscription.id)) == ["customer.subscription.created", "customer.subscription.updated"]
+
+
+def test_a_declined_first_payment_leaves_it_incomplete_until_paid(fake):
+    subscription = fake.subscribe("pm_card_chargeCustomerFail", expand=["latest_invoice"])
+
+    invoice = subscription.latest_invoice
+    assert (subscription.status, invoice.status, invoice.next_payment_attempt) == ("incomplete", "open", None)
+    assert "invoice.payment_failed" in types(fake.events(invoice.id))
+    fake.control.set_payment(subscription.customer, "succeed")
+    assert fake.stripe.invoices.pay(invoice.id).status == "paid"
+    assert fake.stripe.subscriptions.retrieve(subscription.id).status == "active"
+
+
+def test_a_first_payment_that_must_succeed_leaves_nothing_behind(fake, refusal):
+    customer = fake.customer("pm_card_chargeCustomerFail")
+    asked = {
+        "customer": customer.id,
+        "items": [{"price": fake.price().id}],
+        "payment_behavior": "error_if_incomplete",
+    }
+    told = fake.newest_event()
+
+    refused = refusal(stripe.CardError, fake.stripe.subscriptions.create, asked)
+    assert (refused.status, refused.code) == (402, "card_declined")
+    assert fake.stripe.subscriptions.list({"customer": customer.id, "status": "all"}).data == []
+    assert fake.events(since=told) == []
+
+
+def test_a_first_payment_can_be_left_for_later(fake):
+    subscription = fake.subscribe(card=None, payment_behavior="default_incomplete", expand=["latest_invoice"])
+
+    assert (subscription.status, subscription.latest_invoice.attempted) == ("incomplete", False)
+
+
+def test_without_a_card_there_is_no_subscription(fake, refusal):
+    assert refusal(stripe.InvalidRequestError, lambda: fake.subscribe(card=None)).code == "resource_missing"
+
+
+def test_a_card_that_is_declined_at_once_is_not_attached(fake, refusal):
+    customer = fake.customer(card=None)
+    attach = fake.stripe.payment_methods.attach
+
+    assert refusal(stripe.CardError, attach, "pm_card_chargeDeclined", {"customer": customer.id}).status == 402
+    assert refusal(stripe.InvalidRequestError, attach, "pm_unknown", {"customer": customer.id}).status == 400
+    attached = attach("pm_card_visa", {"customer": customer.id})
+    listed = fake.stripe.payment_methods.list({"customer": customer.id}).data
+    assert [card.id for card in listed] == [attached.id]
+    subscription = fake.stripe.subscriptions.create(
+        {"customer": customer.id, "items": [{"price": fake.price().id}], "default_payment_method": attached.id}
+    )
+    assert subscription.default_payment_method == attached.id
+
+
+def test_seats_plans_and_labels_change_and_the_old_values_are_told(fake):
+    subscription = fake.subscribe(metadata={"kept": "1", "gone": "2"})
+    item, dearer = subscription["items"].data[0], fake.price(5000)
+    changed = fake.stripe.subscriptions.update(
+        subscription.id,
+        {
+            "items": [{"id": item.id, "price": dearer.id, "quantity": 7}],
+            "metadata": {"gone": "", "new": "3"},
+            "proration_behavior": "none",
+        },
+    )
+
+    [now] = changed["items"].data
+    assert (now.id, now.price.id, now.plan.amount, now.quantity) == (item.id, dearer.id, 5000, 7)
+    assert changed.metadata.to_dict() == {"kept": "1", "new": "3"}
+    previous = fake.events(subscription.id)[-1].data.previous_attributes.to_dict()
+    assert previous["metadata"] == {"gone": "2", "new": None}
+    assert previous["items"]["data"][0]["quantity"] == 1
+    assert now.current_period_end == item.current_period_end
+
+
+def test_items_are_added_and_removed(fake, refusal):
+    subscription, more = fake.subscribe(), fake.price(300)
+    update = fake.stripe.subscriptions.update
+    added = update(subscription.id, {"items": [{"price": more.id, "quantity": 0}]})
+
+    assert [item.quantity for item in added["items"].data] == [1, 0]
+    removed = update(subscription.id, {"items": [{"id": added["items"].data[0].id, "deleted": True}]})
+    assert [item.price.id for item in removed["items"].data] == [more.id]
+    last = {"items": [{"id": removed["items"].data[0].id, "deleted": True}]}
+    assert refusal(stripe.InvalidRequestError, update, subscription.id, last).status == 400
+    unknown = {"items": [{"id": "si_unknown", "quantity": 1}]}
+    assert refusal(stripe.InvalidRequestError, update, subscription.id, unknown).param == "items[0][id]"
+
+
+def test_another_interval_begins_a_new_period_and_bills_for_it(fake):
+    subscription, yearly = fake.subscribe(), fake.price(20_000, recurring={"interval": "year"})
+    item = subscription["items"].data[0]
+    asked = {"items": [{"id": item.id, "price": yearly.id}], "expand": ["latest_invoice"]}
+    changed = fake.stripe.subscriptions.update(subscription.id, asked)
+
+    [now] = changed["items"].data
+    assert now.current_period_end - now.current_period_start >= 365 * 86_400
+    assert changed.latest_invoice.id != subscription.latest_invoice
+    invoice = changed.latest_invoice
+    assert (invoice.billing_reason, invoice.total, invoice.status) == ("subscription_update", 20_000, "paid")
+
+
+def test_prices_of_different_rhythm_or_currency_do_not_mix(fake, refusal):
+    monthly, yearly, euros = fake.price(), fake.price(recurring={"interval": "year"}), fake.price(currency="eur")
+
+    for other in (yearly, euros):
+        items = [{"price": monthly.id}, {"price": other.id}]
+        assert refusal(stripe.InvalidRequestError, lambda: fake.subscribe(items=items)).param == "items"  # noqa: B023
+    customer = fake.subscribe().customer
+    asked = {"customer": customer, "items": [{"price": euros.id}]}
+    assert refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.create, asked).status == 400
+
+
+def test_it_can_be_told_to_end_with_its_period_and_told_otherwise(fake):
+    subscription = fake.subscribe()
+    update = fake.stripe.subscriptions.update
+    ending = update(
+        subscription.id,
+        {"cancel_at_period_end": True, "cancellation_details": {"feedback": "too_complex", "comment": "Hm"}},
+    )
+
+    assert (ending.status, ending.cancel_at_period_end) == ("active", True)
+    assert ending.cancel_at == ending["items"].data[0].current_period_end
+    assert ending.canceled_at is not None
+    details = {"comment": "Hm", "feedback": "too_complex", "reason": "cancellation_requested"}
+    assert ending.cancellation_details.to_dict() == details
+    going_on = update(subscription.id, {"cancel_at_period_end": False})
+    assert (going_on.cancel_at, going_on.canceled_at, going_on.cancellation_details.reason) == (None, None, None)
+
+
+def test_cancelling_ends_it_now_and_for_good(fake, refusal):
+    subscription = fake.subscribe()
+    ended = fake.stripe.subscriptions.cancel(subscription.id, {"cancellation_details": {"comment": "Bye"}})
+
+    assert (ended.status, ended.ended_at) == ("canceled", ended.canceled_at)
+    assert ended.cancellation_details.to_dict()["reason"] == "cancellation_requested"
+    assert types(fake.events(subscription.id))[-1] == "customer.subscription.deleted"
+    again = refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.cancel, subscription.id)
+    assert (again.status, again.code) == (404, "resource_missing")
+    asked = {"cancel_at_period_end": True}
+    refused = refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.update, subscription.id, asked)
+    assert refused.code == "invalid_canceled_subscription_fields"
+    labelled = fake.stripe.subscriptions.update(subscription.id, {"metadata": {"why": "moved"}})
+    assert labelled.metadata.to_dict() == {"why": "moved"}
+    paying = refusal(stripe.InvalidRequestError, fake.stripe.invoices.pay, subscription.latest_invoice)
+    assert "already paid" in paying.text
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (None, ["active"]),
+        ("active", ["active"]),
+        ("canceled", ["canceled"]),
+        ("ended", ["canceled"]),
+        ("all", ["canceled", "active"]),
+    ],
+)
+def test_ended_subscriptions_are_listed_only_when_asked_for(fake, status, expected):
+    first = fake.subscribe()
+    items = [{"price": first["items"].data[0].price.id}]
+    second = fake.stripe.subscriptions.create({"customer": first.customer, "items": items})
+    fake.stripe.subscriptions.cancel(second.id)
+    asked = {"customer": first.customer, "price": items[0]["price"], **({"status": status} if status else {})}
+
+    assert [found.status for found in fake.stripe.subscriptions.list(asked).data] == expected
+
+
+def test_saying_the_same_again_is_no_event(fake):
+    subscription = fake.subscribe(metadata={"a": "1"})
+    told = fake.newest_event()
+    fake.stripe.subscriptions.update(subscription.id, {"metadata": {"a": "1"}})
+
+    assert fake.events(since=told) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"items": []},
+        {"items": [{"quantity": 1}]},
+        {"items": [{"price": "price_nothing"}]},
+        {"collection_method": "send_invoice"},
+        {"payment_behavior": "hope"},
+        {"trial_period_days": 731},
+        {"trial_end": 1},
+        {"default_payment_method": "pm_nothing"},
+        {"coupon": "FREE"},
+    ],
+)
+def test_what_cannot_be_subscribed_to_is_refused_and_leaves_nothing(fake, refusal, more):
+    customer = fake.customer()
+    asked = {"customer": customer.id, "items": [{"price": fake.price().id}], **more}
+
+    assert refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.create, asked).status == 400
+    assert fake.stripe.subscriptions.list({"customer": customer.id, "status": "all"}).data == []
