@@ -49,6 +49,7 @@ class Feed:
         self._arrived = asyncio.Event()
         self._credit = 0
         self._delivered = 0
+        self._taken = 0
         self._broken = True
         self._reconnects = 0
         self._last_sign = 0.0
@@ -74,15 +75,17 @@ class Feed:
             except TimeoutError:
                 continue
         taken = [self._messages.popleft() for _ in range(min(len(self._messages), self._batch))]
+        self._taken += len(taken)
         await self._ask()
         return taken
 
     async def pending(self) -> int:
-        """How many matching messages the server still holds for us."""
+        """How many matching messages have not been taken yet, on the server or on their way."""
         if self._needs_reopening():
             await self._open()
         info = await self._client.jetstream().consumer_info(self._stream, self._consumer)
-        return info.num_pending or 0
+        delivered = info.delivered.consumer_seq if info.delivered else 0
+        return (info.num_pending or 0) + delivered - self._taken
 
     async def close(self) -> None:
         """Stop listening; the server forgets the consumer by itself."""
@@ -97,8 +100,10 @@ class Feed:
 
     async def _open(self) -> None:
         await self.close()
-        self._messages.clear()
-        self._credit = self._delivered = 0
+        if self._messages:
+            self._next = stream_sequence(self._messages[0])
+            self._messages.clear()
+        self._credit = self._delivered = self._taken = 0
         self._reconnects = self._client.stats["reconnects"]
         self._consumer = f"feed-{secrets.token_hex(8)}"
         one = self._filters[0] if len(self._filters) == 1 else None

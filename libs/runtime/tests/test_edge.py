@@ -1,0 +1,126 @@
+"""Bad input over HTTP: each a clear answer with a stable code."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from paybill_runtime.auth import KeyRing, Role, make_key
+from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.http import MAX_BODY_BYTES
+
+LATER = datetime.now(UTC) + timedelta(days=1)
+EARLIER = datetime.now(UTC) - timedelta(seconds=1)
+
+
+def _keys(served, *keys) -> None:
+    path = served.running.settings.api_keys_file
+    path.write_text(json.dumps({"keys": [key.kept for key in keys]}))
+
+
+def _with(raw: str) -> dict[str, str]:
+    return {"Authorization": raw}
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer x", "Bearer pbk_test_" + "A" * 43, "Basic dGVzdDp0ZXN0", "Bearer pbk_other_" + "A" * 43],
+)
+async def test_no_key_or_a_wrong_one_is_a_401(served, header) -> None:
+    answer = await served.client.get("/v1/tenants", headers=_with(header))
+
+    assert answer.status_code == 401
+    assert answer.json()["code"] in {"no_key", "wrong_key"}
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_scope_role_and_expiry_are_checked(served) -> None:
+    keys = {
+        "reader": make_key("reader", "r", Role.VIEWER, ("tenant:read",), LATER),
+        "elsewhere": make_key("elsewhere", "e", Role.ADMIN, ("billing:read", "billing:write"), LATER),
+        "expired": make_key("expired", "x", Role.ADMIN, ("*",), EARLIER),
+    }
+    _keys(served, *keys.values())
+
+    async def status(key: str, method: str, path: str) -> int:
+        answer = await served.client.request(method, path, headers=_with(f"Bearer {keys[key].raw}"))
+        return answer.status_code
+
+    assert await status("reader", "GET", "/v1/tenants") == 200
+    assert await status("reader", "POST", "/v1/tenants/acme/resume") == 403
+    assert await status("elsewhere", "GET", "/v1/tenants") == 403
+    assert await status("expired", "GET", "/v1/tenants") == 401
+
+
+async def test_every_route_but_the_probes_wants_a_key(served) -> None:
+    open_to_all = {"/healthz", "/readyz"}
+    paths = (await served.client.get("/openapi.json")).json()["paths"]
+    for path, methods in paths.items():
+        if path in open_to_all:
+            continue
+        for method in methods:
+            answer = await served.client.request(method, path.replace("{tenant}", "acme"), headers=_with(""))
+            assert answer.status_code == 401, f"{method} {path}"
+
+
+async def test_a_body_over_one_mebibyte_is_a_413_whether_its_length_is_told_or_not(served) -> None:
+    big = b"x" * (MAX_BODY_BYTES + 1)
+
+    async def parts():
+        yield big
+
+    told = await served.client.post("/v1/tenants", content=big)
+    untold = await served.client.post("/v1/tenants", content=parts())
+
+    assert (told.status_code, untold.status_code) == (413, 413)
+    assert told.json()["code"] == "too_large"
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"{", b"[]", b"null", b'{"slug": 1}', b'{"slug": "a\\u0000"}'])
+async def test_a_body_that_is_no_request_is_refused_with_the_place(served, body) -> None:
+    answer = await served.client.post("/v1/tenants", content=body, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code in {400, 422}
+    assert answer.json()["code"] in {"invalid_request", "bad_request"}
+
+
+async def test_the_same_request_with_the_same_idempotency_key_gets_the_same_answer(served, sign_up, log) -> None:
+    first = await sign_up(served, "once", **{"Idempotency-Key": "k1"})
+    again = await sign_up(served, "once", **{"Idempotency-Key": "k1"})
+    other = await sign_up(served, "other", **{"Idempotency-Key": "k1"})
+
+    assert (first.status_code, again.status_code, other.status_code) == (202, 202, 422)
+    assert first.json() == again.json()
+    assert other.json()["code"] == "idempotency_key_reused"
+    assert len(await log.facts("tenant.tenant_requested")) == 1
+
+
+async def test_an_unknown_route_or_method_is_a_problem_too(served) -> None:
+    missing = await served.client.get("/v1/nothing")
+    wrong = await served.client.delete("/v1/tenants")
+
+    assert (missing.status_code, missing.json()["code"]) == (404, "no_such_route")
+    assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+
+
+async def test_too_long_an_outbox_answers_503_instead_of_growing(served, sign_up) -> None:
+    served.running.edge.backlog = lambda: served.running.settings.outbox_limit + 1
+
+    answer = await sign_up(served)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    assert answer.headers["Retry-After"]
+
+
+def test_a_broken_file_of_keys_lets_nobody_in_and_says_so(tmp_path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text("{")
+
+    with pytest.raises(ConfigurationError, match="paybill up"):
+        KeyRing(path)
+
+
+def test_a_key_is_kept_only_as_its_hash() -> None:
+    key = make_key("op", "operator", Role.ADMIN, ("*",), LATER)
+
+    assert key.raw.rpartition("_")[2] not in json.dumps(key.kept)

@@ -1,0 +1,70 @@
+"""The contract with FastStream: the private method that we replace exists, and its batch subscriber does what we rely on."""
+
+import inspect
+import json
+
+import pytest
+from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber
+from faststream.specification import AsyncAPI
+from nats.aio.msg import Msg
+from paybill_contracts.tenant import TenantActivated, TenantRequested
+from paybill_runtime.connection import Bus, Subscription
+
+
+def _message(body: bytes) -> Msg:
+    return Msg(_client=None, subject="paybill.events.0.tenant.x.v1", data=body, reply="$JS.ACK.EVENTS.c.1.1.1.1.0")
+
+
+@pytest.fixture
+async def bus(nats):
+    made = Bus(nats.url, "tenant", nats.password("tenant"))
+    yield made
+    await made.close()
+
+
+async def test_a_batch_is_read_and_heard_and_what_hearing_raises_is_raised(bus) -> None:
+    heard = []
+
+    async def hear(batch) -> None:
+        heard.extend(batch)
+        if b"bad" in batch:
+            raise RuntimeError("not committed")
+
+    subscription = Subscription(
+        bus, "EVENTS", "paybill.events.>", [TenantRequested], lambda messages: [m.data for m in messages], hear
+    )
+    await bus.run()
+
+    await subscription.take([_message(b"one"), _message(b"two")])
+    with pytest.raises(RuntimeError, match="not committed"):
+        await subscription.take([_message(b"bad")])
+
+    assert heard == [b"one", b"two", b"bad"]
+
+
+async def test_faststream_makes_no_consumer_of_its_own(bus, nats) -> None:
+    async def hear(_) -> None:
+        return
+
+    Subscription(bus, "EVENTS", "paybill.events.>", [TenantRequested], list, hear)
+    await bus.run()
+
+    info = await bus.client.jetstream().stream_info("EVENTS")
+    assert info.state.consumer_count == 0
+
+
+def test_the_private_method_that_we_replace_is_still_there() -> None:
+    assert inspect.iscoroutinefunction(BatchPullStreamSubscriber._create_subscription)
+    assert inspect.iscoroutinefunction(BatchPullStreamSubscriber.process_message)
+
+
+def test_what_is_heard_is_documented_as_asyncapi() -> None:
+    async def hear(_) -> None:
+        return
+
+    bus = Bus("nats://127.0.0.1:4222", "tenant", "x")
+    Subscription(bus, "EVENTS", "paybill.events.>", [TenantRequested, TenantActivated], list, hear)
+
+    document = json.loads(AsyncAPI(bus.broker, title="tenant", version="1").to_specification().to_json())
+    assert document["asyncapi"].startswith("3.")
+    assert {"TenantRequested", "TenantActivated"} <= document["components"]["schemas"].keys()

@@ -1,0 +1,103 @@
+"""Personal data is sealed from the first fact on: it stands nowhere in clear, and opens only for the entitled."""
+
+import logging
+
+import pytest
+from paybill_contracts.personal import Personal, UnsealingError
+from paybill_contracts.tenant import TenantRequested
+from paybill_runtime.connection import Bus
+from paybill_runtime.identity import Identity
+from paybill_runtime.keys import DataKeys
+from paybill_runtime.telemetry import _JsonLines
+from paybill_runtime.testing import until
+
+EMAIL = "un.likely@acme.example"
+
+
+async def test_an_address_is_nowhere_in_clear(
+    served, sign_up, log, databases, nats, postgres, tmp_path, caplog
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await sign_up(served)
+    await sign_up(served)  # refused: the slug is taken
+    await log.facts("tenant.tenant_requested")
+    url = str(served.running.settings.database_url)
+
+    tables = await databases.execute(
+        url,
+        "tenant",
+        "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables WHERE tableowner = 'tenant'",
+    )
+    dump = [
+        str(await databases.execute(url, "tenant", f"SELECT t::text FROM {table['name']} AS t")) for table in tables
+    ]
+
+    files = [path for path in (nats.data_dir / "nats").rglob("*") if path.is_file()]
+    assert len(tables) > 10
+    assert any("acme" in part for part in dump), "the dump does hold what is not personal"
+    assert not any(EMAIL in part or EMAIL.encode().hex() in part for part in dump)
+    assert any(b"acme" in path.read_bytes() for path in files), "the stream does hold what is not personal"
+    assert not any(EMAIL.encode() in path.read_bytes() for path in files)
+    assert not any(EMAIL in _JsonLines("tenant").format(record) for record in caplog.records)
+
+
+@pytest.fixture
+async def sealed(served, sign_up, log) -> Personal[str]:
+    await sign_up(served)
+    event = (await log.facts("tenant.tenant_requested"))[0].event
+    assert isinstance(event, TenantRequested)
+    return event.contact_email
+
+
+@pytest.fixture
+async def reader(served, nats):
+    """`reader(name)` is another service's view of the keys."""
+    buses = []
+
+    async def make(name: str) -> DataKeys:
+        bus = Bus(nats.url, name, nats.password(name))
+        await bus.run()
+        buses.append(bus)
+        identity = Identity.load(served.running.settings.identity_dir, name)
+        return DataKeys(name, identity, served.running.database, bus)
+
+    yield make
+    for bus in buses:
+        await bus.close()
+
+
+async def test_the_entitled_service_opens_it_and_the_owner_too(served, sealed, reader) -> None:
+    assert await (await reader("billing")).open(sealed) == EMAIL
+    assert await served.running.keys.open(sealed) == EMAIL
+
+
+async def test_a_service_that_is_not_entitled_cannot(sealed, reader) -> None:
+    with pytest.raises(UnsealingError, match="may not open"):
+        await (await reader("provisioner")).open(sealed)
+
+
+async def test_a_value_moved_under_another_tenant_does_not_open(served, sealed, sign_up, log) -> None:
+    await sign_up(served, "other")
+    other = (await log.facts("tenant.tenant_requested", at_least=2))[1].event
+    moved = Personal[str](key=other.contact_email.key, sealed=sealed.sealed)
+
+    with pytest.raises(UnsealingError):
+        await served.running.keys.open(moved)
+
+
+async def test_without_the_key_nothing_opens(served, sealed, databases) -> None:
+    url = str(served.running.settings.database_url)
+    await databases.execute(url, "tenant", "DELETE FROM chassis.data_key")
+
+    with pytest.raises(UnsealingError, match="erased"):
+        await served.running.keys.open(sealed)
+
+
+async def test_the_copy_is_in_the_bucket_before_the_fact_is_in_the_stream(served, sealed, databases) -> None:
+    url = str(served.running.settings.database_url)
+
+    async def copied() -> bool:
+        rows = await databases.execute(url, "tenant", "SELECT copied FROM chassis.data_key")
+        return [row["copied"] for row in rows] == [True]
+
+    assert await until(copied)

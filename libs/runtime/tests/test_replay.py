@@ -1,0 +1,165 @@
+"""Replay finds what bypassed the log, and what is wrong with the log itself, and names it."""
+
+import pytest
+from paybill_runtime.database import Database
+from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.replay import replay
+from paybill_runtime.settings import read_secret
+from paybill_runtime.streams import EVENTS, configurations, connect
+from paybill_runtime.testing import until
+from paybill_tenant.app import service
+
+
+@pytest.fixture
+async def filled(served, sign_up, log):
+    """The specimen with two tenants, one of which has two facts."""
+    for slug in ("acme", "beta"):
+        await sign_up(served, slug)
+    await served.client.post("/v1/tenants/acme/offboard", json={"reason": "leaves"})
+    await log.facts("tenant.tenant_cancelled")
+    await until(lambda: _relayed(served))
+    return served
+
+
+async def _relayed(served) -> bool:
+    return (await served.client.get("/v1/operations")).json()["outbox_waiting"] == 0
+
+
+async def _verify(served, **options):
+    settings = served.running.settings
+    database = Database(settings.database_url, read_secret(settings.database_password_file), "replay")
+    try:
+        return await replay(service(), settings, database, **options)
+    finally:
+        await database.close()
+
+
+def _kinds(report) -> set[str]:
+    return {fault.kind for fault in report.faults}
+
+
+async def test_an_untouched_service_is_equal_to_its_log(filled) -> None:
+    report = await _verify(filled)
+
+    assert report.equal
+    assert (report.facts, report.aggregates) == (5, 4)
+
+
+async def test_facts_that_are_not_relayed_yet_count_too(filled, nats, sign_up) -> None:
+    filled.running._tasks["relay"].cancel()
+    await sign_up(filled, "late")
+
+    report = await _verify(filled)
+
+    assert report.equal
+    assert report.from_outbox == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "named"),
+    [
+        (
+            "UPDATE tenants SET state = jsonb_set(state, '{name}', '\"Acmf\"') WHERE slug = 'acme'",
+            "different_state",
+            "name",
+        ),
+        ("UPDATE tenants SET revision = 7 WHERE slug = 'acme'", "different_state", "revision 7"),
+        ("DELETE FROM tenants WHERE slug = 'beta'", "missing_row", "no row"),
+        (
+            "INSERT INTO tenants SELECT 'ten_' || repeat('0', 32), 1, jsonb_set(state, '{slug}', '\"ghost\"') "
+            "FROM (SELECT state FROM tenants LIMIT 1) AS one",
+            "unexpected_row",
+            "no fact explains",
+        ),
+        ("DELETE FROM chassis.outbox WHERE subject LIKE '%tenant_cancelled%'", "unknown_fact", "never decided"),
+        (
+            "UPDATE chassis.outbox SET payload = convert_to(replace(convert_from(payload, 'UTF8'), 'acme', 'acmf'), 'UTF8')",
+            "altered_fact",
+            "differs from what was decided",
+        ),
+    ],
+)
+async def test_what_was_changed_behind_the_log_is_named(filled, databases, statement, kind, named) -> None:
+    url = str(filled.running.settings.database_url)
+    if kind == "unknown_fact":  # something newer must be known, or the fact might just be younger than the snapshot
+        await filled.client.post("/v1/tenants/beta/offboard", json={"reason": "leaves"})
+        await until(lambda: _relayed(filled))
+        statement = "DELETE FROM chassis.outbox WHERE subject LIKE '%tenant_requested%' AND position = 3"
+    await databases.execute(url, "tenant", statement)
+
+    report = await _verify(filled)
+
+    assert kind in _kinds(report)
+    assert any(named in fault.message for fault in report.faults)
+
+
+async def test_a_fact_that_was_lost_from_the_log_is_named(filled, nats) -> None:
+    await _without(nats, {3})
+
+    report = await _verify(filled)
+
+    assert "lost_fact" in _kinds(report)
+
+
+async def test_two_facts_that_changed_places_are_named(filled, nats, log) -> None:
+    facts = [fact for fact in await log.facts() if fact.event.tenant and fact.event.OWNER == "tenant"]
+    first, second = sorted((f for f in facts if f.event.tenant == facts[0].event.tenant), key=lambda f: f.revision)[:2]
+
+    await _swapped(nats, first.sequence, second.sequence)
+
+    report = await _verify(filled)
+    assert "swapped_facts" in _kinds(report)
+
+
+async def test_rebuilding_mends_the_tables_once_the_service_is_stopped(filled, databases) -> None:
+    url = str(filled.running.settings.database_url)
+    await databases.execute(url, "tenant", "UPDATE tenants SET state = jsonb_set(state, '{name}', '\"Acmf\"')")
+
+    with pytest.raises(ConfigurationError, match="still runs"):
+        await _verify(filled, rebuild=True)
+    await filled.running.__aexit__(None, None, None)
+    report = await _verify(filled, rebuild=True)
+
+    assert report.rebuilt
+    assert (await _verify(filled)).equal
+
+
+async def _copied(nats):
+    """Every message of the stream, and a new empty one in its place: what a forger with the disk could do."""
+    client = await connect(nats.url, "operator", nats.password("operator"))
+    info = await client.jetstream().stream_info(EVENTS)
+    messages = [
+        await client.jetstream().get_msg(EVENTS, seq, direct=False) for seq in range(1, info.state.last_seq + 1)
+    ]
+    await client.close()
+    nats.stop()
+    for path in sorted((nats.data_dir / "nats" / "jetstream").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    nats.start()
+    steward = await connect(nats.url, "steward", nats.password("steward"))
+    for configuration in configurations(1):
+        await steward.jetstream().add_stream(configuration)
+    await steward.close()
+    return messages
+
+
+async def _written(nats, messages) -> None:
+    clients = {}
+    for message in messages:
+        owner = message.subject.split(".")[3]
+        if owner not in clients:
+            clients[owner] = await connect(nats.url, owner, nats.password(owner))
+        await clients[owner].jetstream().publish(message.subject, message.data, headers=message.headers)
+    for client in clients.values():
+        await client.close()
+
+
+async def _without(nats, gone: set[int]) -> None:
+    messages = await _copied(nats)
+    await _written(nats, [message for message in messages if message.seq not in gone])
+
+
+async def _swapped(nats, first: int, second: int) -> None:
+    messages = {message.seq: message for message in await _copied(nats)}
+    messages[first], messages[second] = messages[second], messages[first]
+    await _written(nats, [messages[seq] for seq in sorted(messages)])

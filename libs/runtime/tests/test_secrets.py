@@ -1,0 +1,93 @@
+"""Secrets and identities: what is written can be read by whom it was locked for, and by nobody else."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.identity import Identity, NotForUsError, make_identity
+from paybill_runtime.secrets import FileSecrets, SecretForbiddenError, SecretNotFoundError
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> dict[str, FileSecrets]:
+    for name in ("provisioner", "operator", "billing"):
+        make_identity(tmp_path / "identities", name)
+    return {
+        name: FileSecrets(tmp_path / "secrets", Identity.load(tmp_path / "identities", name))
+        for name in ("provisioner", "operator", "billing")
+    }
+
+
+async def test_the_writer_and_the_granted_reader_get_it_and_nobody_else(people) -> None:
+    reference = await people["provisioner"].put("env/database", "s3cret", readers=["operator"])
+
+    assert reference == "secret://provisioner/env/database?v=1"
+    assert await people["provisioner"].get(reference) == "s3cret"
+    assert await people["operator"].get(reference) == "s3cret"
+    with pytest.raises(SecretForbiddenError):
+        await people["billing"].get(reference)
+
+
+async def test_versions_are_kept_apart_and_the_latest_is_known(people) -> None:
+    secrets = people["provisioner"]
+    first = await secrets.put("a", "one")
+    second = await secrets.put("a", "two")
+
+    assert await secrets.latest("a") == second
+    assert [await secrets.get(first), await secrets.get(second)] == ["one", "two"]
+
+
+async def test_deleting_destroys_every_version_and_can_be_repeated(people, tmp_path: Path) -> None:
+    secrets = people["provisioner"]
+    reference = await secrets.put("a", "one")
+
+    await secrets.delete("a")
+    await secrets.delete("a")
+
+    assert await secrets.latest("a") is None
+    with pytest.raises(SecretNotFoundError):
+        await secrets.get(reference)
+
+
+async def test_files_are_private_and_hold_nothing_in_clear(people, tmp_path: Path) -> None:
+    await people["provisioner"].put("env/database", "s3cret-value")
+
+    files = [path for path in (tmp_path / "secrets").rglob("*") if path.is_file()]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600]
+    assert b"s3cret-value" not in files[0].read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../billing/x", "a//b", "/etc/passwd", "A", "", "a" * 181, "a/../b"])
+async def test_a_name_cannot_lead_out_of_the_writers_folder(people, name) -> None:
+    with pytest.raises(SecretNotFoundError):
+        await people["provisioner"].put(name, "x")
+
+
+@pytest.mark.parametrize(
+    "reference", ["", "secret://a", "secret://a/b", "secret://a/../b?v=1", "secret://a/b?v=0", "file:///x"]
+)
+async def test_a_malformed_reference_is_refused(people, reference) -> None:
+    with pytest.raises(SecretNotFoundError):
+        await people["operator"].get(reference)
+
+
+def test_a_box_opens_only_for_its_reader_and_only_unaltered(tmp_path: Path) -> None:
+    for name in ("alpha", "beta"):
+        make_identity(tmp_path, name)
+    alpha, beta = Identity.load(tmp_path, "alpha"), Identity.load(tmp_path, "beta")
+    box = alpha.lock(b"hello", "beta")
+
+    assert beta.unlock(box) == b"hello"
+    with pytest.raises(NotForUsError):
+        alpha.unlock(box)
+    for place in (0, 31, 32, len(box) - 1):
+        altered = bytearray(box)
+        altered[place] ^= 1
+        with pytest.raises(NotForUsError):
+            beta.unlock(bytes(altered))
+
+
+def test_a_missing_identity_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="paybill_runtime.identity"):
+        Identity.load(tmp_path, "nobody")
