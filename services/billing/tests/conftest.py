@@ -1,6 +1,103 @@
-"""Makes the samples of these tests importable: pytest imports tests by path, and not as a package."""
+"""Billing as it runs: real NATS, real PostgreSQL, and the stand-in for Stripe as a process that calls it over HTTP."""
 
+import json
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
+import pytest
+import stripe
+from paybill_billing.app import service
+from paybill_embedded.ports import free_port
+from paybill_runtime.app import serving
+from paybill_runtime.streams import connect
+from paybill_stripe_fake.client import FakeControl
+
+# Tests are imported by path, and not as a package: this makes their samples importable.
 sys.path.append(str(Path(__file__).parent))
+
+from billing_world import API_KEY, SECRETS, Fake, Publisher, World  # found through the path above
+
+
+def pytest_configure(config):
+    """Stripe's library calls httpx in a way that httpx wants changed; its authors have to."""
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+
+@pytest.fixture
+def fake(tmp_path):
+    key_file, secrets_file = tmp_path / "stripe-key", tmp_path / "stripe-secrets"
+    key_file.write_text(f"{API_KEY}\n")
+    secrets_file.write_text("\n".join(SECRETS))
+    port = free_port()
+    command = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", "0", "--json"]
+    command += ["--api-key-file", str(key_file), "--webhook-secret-file", str(secrets_file)]
+    command += ["--webhook-url", f"http://127.0.0.1:{port}/webhooks/stripe", "--webhook-retry-s", "0.05"]
+    command += ["--when-retries-fail", "unpaid"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        url = json.loads(process.stdout.readline())["listening"]
+        http_client = stripe.RequestsClient()
+        client = stripe.StripeClient(API_KEY, base_addresses={"api": url}, http_client=http_client).v1
+        with FakeControl(url, API_KEY) as control:
+            yield Fake(url, port, control, client, key_file, secrets_file)
+        http_client.close()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+        process.stdout.close()
+
+
+@pytest.fixture
+async def settings(fake, tmp_path):
+    """What billing is told in these tests."""
+    publishers = tmp_path / "publishers.json"
+    publishers.write_text(json.dumps({"metering": {"tenants": ["*"]}}))
+    return {
+        "stripe_api_key_file": fake.key_file,
+        "stripe_api_base": fake.url,
+        "stripe_webhook_secrets_file": fake.secrets_file,
+        "publishers_file": publishers,
+        "http_port": fake.receiver_port,
+    }
+
+
+@pytest.fixture
+async def world(start, nats, log, fake, settings, tmp_path):
+    async with AsyncExitStack() as stack:
+        served = await start(service(), **settings)
+        port = await stack.enter_async_context(serving(served.running))
+        publishers = []
+        for user in ("tenant", "metering"):
+            client = await connect(nats.url, user, nats.password(user))
+            stack.push_async_callback(client.close)
+            publishers.append(Publisher(client, tmp_path / "identities"))
+        yield World(served, *publishers, fake, log, f"http://127.0.0.1:{port}")
+
+
+@pytest.fixture
+def signed() -> Callable[..., dict[str, Any]]:
+    """Headers for a body as Stripe signs it."""
+
+    def sign(body: bytes, at: float | None = None, secret: str = SECRETS[0]) -> dict[str, Any]:
+        text = body.decode("utf-8", "surrogateescape")
+        when = int(at if at is not None else datetime.now(UTC).timestamp())
+        return {
+            "stripe-signature": stripe.WebhookSignature.generate_signature_header(text, secret, when),
+            "content-type": "application/json",
+        }
+
+    return sign
+
+
+@pytest.fixture
+async def outside(world):
+    """A client without a key, over the network, as a provider is."""
+    async with httpx.AsyncClient(base_url=world.url, trust_env=False) as client:
+        yield client

@@ -8,7 +8,9 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.values import Digest, SubscriptionId, TenantId, Timestamp
 from paybill_runtime.auth import Role
 from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.state import StateRow
 from pydantic import BaseModel, Field
+from sqlalchemy import Label, Text, cast
 from sqlalchemy import select as core_select
 from sqlmodel import col, select
 
@@ -116,16 +118,21 @@ class WaitingView(BaseModel):
     reason: str | None
 
 
+def _document(row: type[StateRow]) -> Label[str]:
+    """The state as text, which is what `Stored.load` reads."""
+    return cast(col(row.state), Text).label("state")
+
+
 def router(edge: Edge) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1", tags=["billing"])
 
     async def entitlements_of(tenant_id: str) -> entitlements.Entitlements | None:
-        rows = await edge.rows(select(EntitlementsRow.state).where(EntitlementsRow.id == tenant_id))
+        rows = await edge.rows(select(_document(EntitlementsRow)).where(EntitlementsRow.id == tenant_id))
         return ENTITLEMENTS.load(rows[0].state) if rows else None
 
     async def account_of(tenant_id: str) -> Account:
-        rows = await edge.rows(select(AccountRow.state).where(AccountRow.id == tenant_id))
+        rows = await edge.rows(select(_document(AccountRow)).where(AccountRow.id == tenant_id))
         if not rows:
             raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
         return ACCOUNTS.load(rows[0].state)
@@ -133,7 +140,7 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("/catalogue")
     async def show_catalogue(_: Reader) -> CatalogueView:
         """The plans on sale."""
-        rows = await edge.rows(select(CatalogueRow.state).where(CatalogueRow.id == catalogue.CATALOGUE))
+        rows = await edge.rows(select(_document(CatalogueRow)).where(CatalogueRow.id == catalogue.CATALOGUE))
         if not rows:
             raise UnknownPlanError("no catalogue is published yet")
         found = CATALOGUES.load(rows[0].state)
@@ -146,8 +153,8 @@ def router(edge: Edge) -> APIRouter:
         """A tenant as a customer: where it pays, what it subscribed to, what that gives it, and what it used."""
         account = await account_of(tenant_id)
         held = await entitlements_of(tenant_id)
-        standings = select(SubscriptionRow.state).where(SubscriptionRow.tenant_id == tenant_id)
-        meters = select(MeterRow.state).where(MeterRow.tenant_id == tenant_id)
+        standings = select(_document(SubscriptionRow)).where(SubscriptionRow.tenant_id == tenant_id)
+        meters = select(_document(MeterRow)).where(MeterRow.tenant_id == tenant_id)
         included = {f.meter: f.included for f in held.features if isinstance(f, MeteredFeature)} if held else {}
         return AccountView(
             tenant_id=account.id,
@@ -192,7 +199,7 @@ def router(edge: Edge) -> APIRouter:
         limit: Limit = 50,
     ) -> SubscriptionPage:
         """Subscriptions in the order of their ids, a page at a time."""
-        wanted = select(SubscriptionRow.state).order_by(SubscriptionRow.id).limit(limit + 1)
+        wanted = select(_document(SubscriptionRow)).order_by(SubscriptionRow.id).limit(limit + 1)
         if access is not None:
             wanted = wanted.where(SubscriptionRow.access == access)
         if after is not None:

@@ -182,8 +182,9 @@ def _answers() -> Iterator[None]:
         raise ProviderAwayError(_retry_after(error), f"Stripe is busy ({_codes(error)})") from None
     except (stripe.AuthenticationError, stripe.PermissionError) as error:
         raise ProviderAwayError(KEY_REFUSED_S, f"Stripe does not take our API key ({_codes(error)})") from None
-    except stripe.APIConnectionError:
-        raise ProviderAwayError(AWAY_S, "Stripe cannot be reached") from None
+    except stripe.APIConnectionError as error:
+        why = type(error.__cause__ or error.__context__ or error).__name__
+        raise ProviderAwayError(AWAY_S, f"Stripe cannot be reached ({why})") from None
     except stripe.StripeError as error:
         if error.http_status == 404 or error.code == "resource_missing":  # noqa: PLR2004  # RFC 9110, section 15.5.5
             raise MissingError(f"Stripe does not have it ({_codes(error)})") from None

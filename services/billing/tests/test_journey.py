@@ -1,0 +1,132 @@
+"""From sign-up to leaving, with Stripe's stand-in on the other side of the network."""
+
+import asyncio
+from datetime import timedelta
+
+from billing_samples import NOW
+from billing_world import EMAIL, eventually
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
+
+TENANT = "ten_" + "a" * 32
+
+
+async def test_a_tenant_that_signs_up_gets_an_account_and_a_place_to_pay(world):
+    await world.tenants.request_tenant(TENANT)
+
+    account = await world.opened(TENANT)
+
+    customer = world.fake.stripe.customers.retrieve(account["customer"])
+    assert (customer.email, customer.name, customer.metadata["tenant_id"]) == (EMAIL, "Acme Inc", TENANT)
+    assert account["checkout_url"].startswith(world.fake.url)
+    assert account["subscriptions"] == []
+    facts = await world.log.facts("billing.account_registered", "billing.account_opened", at_least=2)
+    assert facts[1].origin.cause == facts[0].id
+
+
+async def test_the_provider_sells_our_plan_under_our_name_for_it_once(world):
+    for number in range(3):
+        await world.tenants.request_tenant(f"ten_{number:032x}", "team")
+    for number in range(3):
+        await world.opened(f"ten_{number:032x}")
+
+    prices = world.fake.stripe.prices.list({"lookup_keys": ["team_v1_month_eur"]}).data
+
+    assert [(price.unit_amount, price.currency) for price in prices] == [(19900, "eur")]
+    assert prices[0].product == "paybill-demo_team"
+
+
+async def test_paying_activates_the_subscription_and_sets_what_the_tenant_may_use(world):
+    subscription = await world.subscribed(TENANT, "business")
+
+    async def entitled():
+        return (await world.account(TENANT))["entitlements"]
+
+    held = await eventually(entitled)
+    assert (subscription["plan"]["plan"], subscription["price"]) == ("business", {"minor": 99000, "currency": "EUR"})
+    assert (held["tier"], held["placement"], held["allows_access"]) == ("business", "silo", True)
+    assert held == await world.get(f"/v1/tenants/{TENANT}/entitlements")
+    facts = await world.log.facts("billing.subscription_activated", "billing.entitlements_set", at_least=2)
+    assert facts[1].origin.cause == facts[0].id
+    assert facts[0].origin.actor == "webhook:stripe"
+
+
+async def test_a_failed_renewal_gives_grace_and_paying_it_recovers(world):
+    subscription = await world.subscribed(TENANT)
+    control, customer = world.fake.control, (await world.account(TENANT))["customer"]
+
+    await asyncio.to_thread(control.set_payment, customer, "fail")
+    await asyncio.to_thread(control.renew, subscription["provider_subscription"])
+    grace = await world.standing(TENANT, "grace")
+    (failed,) = await world.log.facts("billing.payment_failed")
+    await asyncio.to_thread(control.pay_invoice, failed.event.invoice)
+    recovered = await world.standing(TENANT, "active")
+
+    assert (failed.event.amount.minor, failed.event.attempt) == (2900, 1)
+    assert grace["grace_until"] is not None
+    assert recovered["grace_until"] is None
+    told = await world.log.facts("billing.subscription_grace_started", "billing.subscription_recovered", at_least=2)
+    assert [fact.event.TYPE.partition("_")[2] for fact in told] == ["grace_started", "recovered"]
+
+
+async def test_when_the_provider_gives_up_the_tenant_is_suspended_and_keeps_its_plan(world):
+    subscription = await world.subscribed(TENANT)
+    control, customer = world.fake.control, (await world.account(TENANT))["customer"]
+
+    await asyncio.to_thread(control.set_payment, customer, "fail")
+    await asyncio.to_thread(control.renew, subscription["provider_subscription"])
+    await world.standing(TENANT, "grace")
+    await asyncio.to_thread(control.advance_clock, timedelta(days=30))
+    await world.standing(TENANT, "suspended")
+
+    async def shut_out():
+        held = (await world.account(TENANT))["entitlements"]
+        return held if not held["allows_access"] else None
+
+    assert (await eventually(shut_out))["tier"] == "starter"
+
+
+async def test_a_subscription_cancelled_at_the_provider_ends_and_says_how_long_data_is_kept(world):
+    subscription = await world.subscribed(TENANT)
+
+    await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    await world.standing(TENANT, "ended")
+
+    (ended,) = await world.log.facts("billing.subscription_ended")
+    assert ended.event.retention_s == 30 * 86_400
+
+
+async def test_a_tenant_that_an_operator_lets_go_is_cancelled_at_the_provider(world):
+    subscription = await world.subscribed(TENANT)
+
+    await world.tenants.say(
+        OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
+    )
+    await world.standing(TENANT, "ended")
+
+    found = world.fake.stripe.subscriptions.retrieve(subscription["provider_subscription"])
+    assert found.status == "canceled"
+    assert (await world.account(TENANT))["leaving"]
+
+
+async def test_a_tenant_that_leaves_before_it_paid_can_pay_no_more(world):
+    await world.tenants.request_tenant(TENANT)
+    account = await world.opened(TENANT)
+
+    await world.tenants.say(
+        OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
+    )
+
+    async def closed():
+        session = world.fake.stripe.checkout.sessions.retrieve(account["checkout_url"].rpartition("/")[2])
+        return session.status == "expired"
+
+    await eventually(closed)
+
+
+async def test_an_unknown_plan_is_refused_and_the_refusal_is_a_fact(world):
+    await world.tenants.request_tenant(TENANT, "gold")
+
+    (refused,) = await world.log.facts("billing.request_refused")
+
+    assert refused.event.code == "unknown_plan"
+    assert await world.account(TENANT) is None
