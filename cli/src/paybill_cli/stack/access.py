@@ -1,0 +1,47 @@
+"""How the bus and the databases are reached: an address, and a folder with a password file for each user."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paybill_embedded.databases import DRIVER_ROLE
+
+MAINTENANCE_DATABASE = "postgres"
+"""Where the provisioner's driver says CREATE DATABASE; every server has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusAccess:
+    """NATS at `url`; the password of a user is in `credentials`/nats-<user>."""
+
+    url: str
+    credentials: Path
+
+    def password_file(self, user: str) -> Path:
+        """The file with the password of `user`."""
+        return self.credentials / f"nats-{user}"
+
+    def password(self, user: str) -> str:
+        """The password of `user`."""
+        return self.password_file(user).read_text(encoding="utf-8").strip()
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseAccess:
+    """PostgreSQL at host:port; the password of a role is in `credentials`/pg-<role>."""
+
+    host: str
+    port: int
+    credentials: Path
+
+    def url(self, role: str, database: str | None = None) -> str:
+        """The address for `role`, without its password; the database of the same name unless given."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"postgresql://{role}@{host}:{self.port}/{database or role}"
+
+    def password_file(self, role: str) -> Path:
+        """The file with the password of `role`."""
+        return self.credentials / f"pg-{role}"
+
+    def driver(self) -> tuple[str, Path]:
+        """The address and the password file of the role that makes tenants' databases."""
+        return self.url(DRIVER_ROLE, MAINTENANCE_DATABASE), self.password_file(DRIVER_ROLE)
