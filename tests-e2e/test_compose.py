@@ -9,13 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from fastapi.routing import APIRoute
 from nats.aio.client import Client
+from paybill_billing.api import webhooks
 from paybill_embedded import free_port
 from paybill_embedded.compose import NODES
 from paybill_embedded.users import SERVICES
@@ -112,6 +116,30 @@ def test_every_credential_that_a_service_names_is_made(service: str, credentials
     assert made
     assert [path for path in made if not path.exists()] == []
     assert [path for path in credentials.rglob("*") if path.stat().st_mode & 0o077] == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_understands_every_setting_that_it_is_given(
+    service: str, credentials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unknown variables are ignored when a service starts, so a misspelt one is found here or nowhere."""
+    given = {key: value for key, value in CONTAINERS[service]["environment"].items() if key.startswith("PAYBILL_")}
+    for key, value in given.items():
+        default = re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
+        monkeypatch.setenv(key, default.replace("/credentials", str(credentials / service)))
+    settings = import_module(f"paybill_{service}.settings").Settings
+
+    assert {key.removeprefix("PAYBILL_").lower() for key in given} <= set(settings.model_fields)
+    assert settings().nats_user == service
+
+
+def test_the_stand_in_sends_its_webhooks_where_billing_takes_them(credentials: Path) -> None:
+    (url,) = [word for word in CONTAINERS["stripe-fake"]["command"] if word.startswith("--webhook-url=")]
+    secrets = (credentials / "billing/stripe-webhook-secrets").read_text().split
+    edge: Any = SimpleNamespace(database=None, settings=SimpleNamespace(stripe_webhook_secrets=secrets))
+    paths = [route.path for route in webhooks.router(edge).routes if isinstance(route, APIRoute)]
+
+    assert url.removeprefix("--webhook-url=http://billing:8080").replace("stripe", "{provider}") in paths
 
 
 def test_services_can_lock_values_for_each_other(credentials: Path) -> None:

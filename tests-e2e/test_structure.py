@@ -114,7 +114,9 @@ def test_every_service_is_held_to_the_shape_of_a_service() -> None:
 
 @pytest.mark.parametrize("path", python_files(), ids=name)
 def test_a_module_is_short_and_named_after_what_it_does(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MODULE_LINES, "a module past 400 lines is two modules"
+    lines = len(path.read_text().splitlines())
+
+    assert lines <= MODULE_LINES, "a module past 400 lines is two modules"
     assert not {path.stem, path.parent.name} & NAMELESS
 
 
@@ -130,11 +132,16 @@ def test_nothing_real_is_replaced_by_a_twin_or_a_patch(path: Path) -> None:
     patched = [
         ast.unparse(node)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == "monkeypatch.setattr"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "monkeypatch.setattr" and not sets_a_constant(node)
     ]
 
     assert not imported & TWINS
     assert not patched
+
+
+def sets_a_constant(call: ast.Call) -> bool:
+    """A delay or a limit may be made small; behaviour may not be replaced."""
+    return len(call.args) == 3 and isinstance(call.args[1], ast.Constant) and str(call.args[1].value).isupper()
 
 
 def test_every_rule_that_is_switched_off_says_why() -> None:
