@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,13 +98,7 @@ class Receiver:
     """Takes webhooks as a customer's server would, and keeps each one that the SDK finds well signed."""
 
     def __init__(self):
-        self.secrets = list(SECRETS)
-        self.taken: list[dict] = []
-        self.bodies: list[bytes] = []
-        self.refused: list[str] = []
-        self.headers: list[dict] = []
-        self.answers: list[int] = []
-        self.hang_s = 0.0
+        self.clear()
         self._changed = threading.Condition()
         receiver = self
 
@@ -114,9 +108,10 @@ class Receiver:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status = receiver.take(body, dict(self.headers))
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                with suppress(ConnectionError):  # a sender that was held may have given up
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
 
             def log_message(self, *_arguments):
                 pass
@@ -128,11 +123,29 @@ class Receiver:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 
+    def clear(self):
+        self.secrets = list(SECRETS)
+        self.taken: list[dict] = []
+        self.bodies: list[bytes] = []
+        self.refused: list[str] = []
+        self.headers: list[dict] = []
+        self.answers: list[int] = []
+        self._held = threading.Event()
+        self._held.set()
+
+    @contextmanager
+    def holding(self):
+        """Answer nothing meanwhile."""
+        self._held.clear()
+        yield
+        self._held.set()
+
     def take(self, body: bytes, headers: dict) -> int:
         with self._changed:
-            status = self.answers.pop(0) if self.answers else 200
-        if self.hang_s:
-            time.sleep(self.hang_s)
+            status, current = self.answers.pop(0) if self.answers else 200, self.taken
+        self._held.wait(DEADLINE_S)
+        if current is not self.taken:
+            return status  # held so long that its test is over
         for secret in self.secrets:
             stripe.WebhookSignature.verify_header(body, headers["Stripe-Signature"], secret, tolerance=300)
         event = json.loads(body)
@@ -158,12 +171,47 @@ class Receiver:
         self._thread.join()
 
 
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory) -> Iterator[RunningFake]:
-    """One stand-in for a whole file, without webhooks; its tests keep to customers of their own."""
-    running = RunningFake(tmp_path_factory.mktemp("stripe-fake"), None)
-    yield running
-    assert running.stop() == 0
+@pytest.fixture(scope="session")
+def running(tmp_path_factory) -> Iterator[RunningFake]:
+    process = RunningFake(tmp_path_factory.mktemp("stripe-fake"), None)
+    yield process
+    assert process.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def running_receiver() -> Iterator["Receiver"]:
+    served = Receiver()
+    yield served
+    served.close()
+
+
+@pytest.fixture(scope="session")
+def running_hooked(tmp_path_factory, running_receiver) -> Iterator[RunningFake]:
+    process = RunningFake(tmp_path_factory.mktemp("stripe-fake-hooked"), running_receiver.url)
+    yield process
+    assert process.stop() == 0
+
+
+@pytest.fixture
+def fake(running) -> RunningFake:
+    """An empty account, without webhooks."""
+    running.control.reset()
+    return running
+
+
+@pytest.fixture
+def receiver(running_receiver) -> "Receiver":
+    """A receiver that has taken nothing yet."""
+    running_receiver.clear()
+    return running_receiver
+
+
+@pytest.fixture
+def hooked(running_hooked, receiver) -> RunningFake:
+    """An empty account whose webhooks go to the receiver."""
+    running_hooked.control.reset()
+    receiver.clear()
+    return running_hooked
 
 
 @pytest.fixture
@@ -180,13 +228,6 @@ def start(tmp_path) -> Iterator[Callable[..., RunningFake]]:
     yield begin
     for process in running:
         process.stop(signal.SIGKILL)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    served = Receiver()
-    yield served
-    served.close()
 
 
 @pytest.fixture

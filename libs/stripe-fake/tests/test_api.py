@@ -5,10 +5,11 @@ import socket
 import httpx
 import pytest
 import stripe
+from paybill_stripe_fake.client import FakeControl, FakeControlError
 from paybill_stripe_fake.server import MAX_BODY_BYTES
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def catalogue(fake):
     """25 products with a label of their own."""
     return [fake.stripe.products.create({"name": f"P{number}", "unit_label": "seat"}) for number in range(25)]
@@ -98,6 +99,7 @@ def test_an_unknown_url_and_method_answer_in_stripes_words(fake):
     ],
 )
 def test_a_wrong_parameter_is_a_400_that_names_it_and_changes_nothing(fake, path, params, code, param):
+    fake.stripe.products.create({"name": "Before"})
     before = fake.newest_event()
 
     answer = fake.http.post(f"/v1/{path}", data=params)
@@ -236,6 +238,14 @@ def test_what_cannot_be_expanded_is_refused(fake, refusal, path):
     assert (refused.status, refused.param) == (400, "expand")
 
 
+def test_the_lists_inside_objects_are_where_their_urls_say(fake):
+    subscription = fake.subscribe(expand=["latest_invoice.payments"])
+    invoice = subscription.latest_invoice
+
+    for held in (subscription["items"], invoice.lines, invoice.payments):
+        assert [one["id"] for one in fake.http.get(held.url).json()["data"]] == [one.id for one in held.data]
+
+
 def test_lists_filter_by_time(fake):
     customer = fake.customer(email="timed@example.com")
     at = customer.created
@@ -302,8 +312,7 @@ def test_a_deleted_customer_shows_only_that_and_has_no_subscriptions(fake, refus
     assert refused.status == 404
 
 
-def test_the_balance_is_what_was_paid(start):
-    fake = start()
+def test_the_balance_is_what_was_paid(fake):
     fake.subscribe()
     fake.subscribe("pm_card_chargeCustomerFail")
 
@@ -321,6 +330,18 @@ async def test_the_sdk_works_asynchronously_too(fake):
     await client.close_async()
 
     assert customer.id in found
+
+
+def test_the_control_client_waits_for_the_process_and_says_what_failed(fake):
+    with FakeControl(fake.url, fake.key) as control:
+        control.wait_ready()
+        with pytest.raises(FakeControlError, match="No such customer"):
+            control.set_payment("cus_nobody", "fail")
+    with FakeControl("http://127.0.0.1:1", fake.key) as control:
+        with pytest.raises(FakeControlError, match="did not answer"):
+            control.wait_ready(0.05)
+        with pytest.raises(FakeControlError, match="no answer from"):
+            control.clock()
 
 
 def test_a_client_that_sends_nonsense_does_not_stop_the_others(fake):

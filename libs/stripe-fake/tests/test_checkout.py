@@ -13,8 +13,7 @@ def types(events):
     return [event.type for event in events]
 
 
-def test_paying_begins_a_subscription_and_tells_it_in_stripes_order(start):
-    fake = start()
+def test_paying_begins_a_subscription_and_tells_it_in_stripes_order(fake):
     price = fake.price()
     customer = fake.customer(card=None)
     session = fake.checkout(
@@ -100,8 +99,7 @@ def test_nothing_can_be_paid_twice_or_after_it_expired(fake, refusal):
     assert types(fake.events(expired.id)) == ["checkout.session.expired"]
 
 
-def test_a_session_expires_by_itself(start):
-    fake = start()
+def test_a_session_expires_by_itself(fake):
     session = fake.checkout()
     fake.control.advance_clock(timedelta(days=1))
 

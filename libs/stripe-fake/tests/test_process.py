@@ -8,15 +8,20 @@ import sys
 import time
 
 import pytest
+from paybill_stripe_fake.__main__ import main
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Run the command to its end; for what is refused."""
+def run(tmp_path, monkeypatch, capsys):
+    """Run the command in this process, to its end; for what is refused."""
+    monkeypatch.chdir(tmp_path)
 
     def command(*options):
-        arguments = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", "0", *options]
-        return subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False, cwd=tmp_path)
+        try:
+            code = main(["serve", "--port", "0", *options])
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
 
     return command
 
@@ -31,7 +36,7 @@ def key_file(tmp_path):
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        (["--host", "0.0.0.0"], "--allow-remote"),
+        (["--host", "0.0.0.0"], "--allow-remote"),  # noqa: S104 - refused
         (["--host", "192.0.2.1", "--allow-remote"], "cannot listen"),
         (["--port", "99999"], "cannot listen"),
         (["--webhook-url", "http://127.0.0.1/x"], "--webhook-secret-file"),
@@ -45,25 +50,24 @@ def key_file(tmp_path):
     ],
 )
 def test_what_cannot_run_says_why_in_one_line(run, key_file, options, hint):
-    ended = run("--api-key-file", key_file, *options)
+    code, out, err = run("--api-key-file", key_file, *options)
 
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    assert hint in ended.stderr
-    assert ended.stderr.count("\n") == 1
-    assert "sk_test_1" not in ended.stderr
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert hint in err
+    assert "sk_test_1" not in err
 
 
 @pytest.mark.parametrize(
     "options", [["--retry-days", "0"], ["--retry-days", "x"], ["--webhook-retry-s", "-1"], ["--nonsense"]]
 )
 def test_a_wrong_option_is_a_usage_error(run, key_file, options):
-    assert run("--api-key-file", key_file, *options).returncode == 2
+    assert run("--api-key-file", key_file, *options)[0] == 2
 
 
-def test_a_taken_port_is_one_clear_line(run, key_file, fake):
+def test_a_taken_port_is_one_clear_line(key_file, fake):
     port = fake.url.rsplit(":", 1)[1]
-    ended = run("--api-key-file", key_file, "--port", port)
+    command = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", port, "--api-key-file", key_file]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "give another --port" in ended.stderr
@@ -71,9 +75,9 @@ def test_a_taken_port_is_one_clear_line(run, key_file, fake):
 
 def test_a_state_file_in_use_is_one_clear_line(run, key_file, start, tmp_path):
     start("--state", str(tmp_path / "state"))
-    ended = run("--api-key-file", key_file, "--state", str(tmp_path / "state"))
+    code, _, err = run("--api-key-file", key_file, "--state", str(tmp_path / "state"))
 
-    assert (ended.returncode, "in use" in ended.stderr) == (1, True)
+    assert (code, "in use" in err) == (1, True)
 
 
 def test_it_says_where_it_listens_in_one_line_of_json_and_nothing_else(start):
@@ -128,7 +132,7 @@ def test_a_restart_on_the_same_state_knows_everything(start, tmp_path):
 def test_without_a_state_file_a_restart_knows_nothing(start):
     fake = start()
     fake.customer()
-    fake.stop()
+    fake.stop(signal.SIGKILL)
     fake.start()
 
     assert fake.stripe.customers.list().data == []
@@ -140,13 +144,13 @@ def test_secrets_from_the_command_line_are_not_in_the_state_file(start, receiver
     content = (tmp_path / "state").read_text()
 
     assert not any(secret in content for secret in [*receiver.secrets, fake.key])
-    assert [json.loads(line) for line in content.splitlines()][0]["format"] == "paybill-stripe-fake"
+    assert json.loads(content.splitlines()[0])["format"] == "paybill-stripe-fake"
 
 
 def test_another_webhook_url_at_the_next_start_replaces_the_first(start, receiver, tmp_path):
     fake = start("--state", str(tmp_path / "state"))
     assert fake.stripe.webhook_endpoints.list().data == []
-    fake.stop()
+    fake.stop(signal.SIGKILL)
     secrets = tmp_path / "secrets"
     secrets.write_text("\n".join(receiver.secrets))
     fake.options += ["--webhook-url", receiver.url, "--webhook-secret-file", str(secrets)]

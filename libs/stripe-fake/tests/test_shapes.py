@@ -99,8 +99,10 @@ def object_problems(value, cls, path):
 
 
 @pytest.fixture(scope="module")
-def lived(fake):
-    """A stand-in in which much has happened; all events' objects and all objects by kind."""
+def lived(running):
+    """A stand-in in which much has happened."""
+    fake = running
+    fake.control.reset()
     customer = fake.customer(metadata={"tenant": "t1"})
     fake.stripe.webhook_endpoints.create({"url": "http://127.0.0.1:9/hook", "enabled_events": ["no.such"]})
     session = fake.checkout(customer=customer.id, client_reference_id="t1", subscription_data={"metadata": {"t": "1"}})

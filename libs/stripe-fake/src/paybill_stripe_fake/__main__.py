@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -30,7 +31,6 @@ class StartError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         return _serve(options)
@@ -43,29 +43,24 @@ def _serve(options: argparse.Namespace) -> int:
     _check_loopback(options)
     api_key = _secrets(options.api_key_file)[0]
     signing = _secrets(options.webhook_secret_file) if options.webhook_secret_file else []
-    listener = _listen(options.host, options.port)
-    url = f"http://{_bracketed(options.host)}:{listener.getsockname()[1]}"
-    store = Store(options.state)
-    account = Account(
-        store,
-        base_url=(options.public_url or url).rstrip("/"),
-        retry_policy=RetryPolicy(options.retry_days, options.when_retries_fail),
-        allow_remote=options.allow_remote,
-    )
-    with account.work():
-        set_static(account, options.webhook_url, signing)
-    sender = partial(Sender, account, timeout_s=options.webhook_timeout_s, retry_s=options.webhook_retry_s)
-    config = uvicorn.Config(
-        create_app(account, api_key, sender, lambda: _announce(url, as_json=options.json)),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
-    )
-    try:
+    with closing(_listen(options.host, options.port)) as listener, closing(Store(options.state)) as store:
+        url = f"http://{_bracketed(options.host)}:{listener.getsockname()[1]}"
+        account = Account(
+            store,
+            base_url=(options.public_url or url).rstrip("/"),
+            retry_policy=RetryPolicy(options.retry_days, options.when_retries_fail),
+            allow_remote=options.allow_remote,
+        )
+        with account.work():
+            set_static(account, options.webhook_url, signing)
+        sender = partial(Sender, account, timeout_s=options.webhook_timeout_s, retry_s=options.webhook_retry_s)
+        app = create_app(account, api_key, sender, lambda: _announce(url, as_json=options.json))
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_S
+        )
+        # Uvicorn stops in good order on SIGTERM, then raises it again: to us, for whom that is the end.
+        signal.signal(signal.SIGTERM, _stop)
         uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        store.close()
     return 0
 
 
@@ -125,17 +120,18 @@ def _check_loopback(options: argparse.Namespace) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    # With the protocol named, asyncio switches Nagle off; without, every answer takes 40 ms.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # With the protocol named, asyncio switches Nagle off; without, every answer takes 40 ms.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen()
     except (OSError, OverflowError) as error:
+        listener.close()
         raise StartError(
             f"cannot listen at {host}:{port}: {error}; give another --port, or stop what listens there"
         ) from error
-    listener.listen()
     return listener
 
 
@@ -170,7 +166,6 @@ def _bracketed(host: str) -> str:
 
 
 def _stop(_signal: int, _frame: object) -> NoReturn:
-    # Before uvicorn takes over, and after it gives the signal back: leave quietly.
     raise SystemExit(0)
 
 

@@ -127,15 +127,22 @@ class FakeControl:
                 raise FakeControlError(f"{pending} webhooks were still undelivered after {timeout_s} s")
             time.sleep(_POLL_S)
 
+    def reset(self) -> None:
+        """Start with an empty account in real time; the webhook endpoint of the command line stays."""
+        self._post("/fake/reset", {})
+
     def _get(self, path: str, query: dict[str, str]) -> dict[str, Any]:
-        return _checked(self._http.get(path, params=query))
+        return self._call("GET", path, params=query)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return _checked(self._http.post(path, json=body))
+        return self._call("POST", path, json=body)
 
-
-def _checked(response: httpx.Response) -> dict[str, Any]:
-    answer: dict[str, Any] = response.json()
-    if response.is_error:
-        raise FakeControlError(f"{response.request.method} {response.request.url.path}: {answer['error']['message']}")
-    return answer
+    def _call(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, **more)
+            answer: dict[str, Any] = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise FakeControlError(f"{method} {path}: no answer from {self._http.base_url} ({error})") from error
+        if response.is_error:
+            raise FakeControlError(f"{method} {path}: {answer['error']['message']}")
+        return answer

@@ -1,6 +1,6 @@
 """What Stripe has no API for: outcomes, time, and webhooks that misbehave."""
 
-from paybill_stripe_fake import checkout, collection, deliveries, payment_methods, renewals
+from paybill_stripe_fake import checkout, collection, deliveries, payment_methods, renewals, webhook_endpoints
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
@@ -40,6 +40,15 @@ def redeliver(account: Account, _params: Params, event_id: str) -> Resource:
     return {"data": deliveries.redeliver(account, account.get("event", event_id))}
 
 
+def reset(account: Account, _params: Params) -> Resource:
+    """Start with an empty account in real time; the endpoint of the command line stays."""
+    static = account.store.find("webhook_endpoint", webhook_endpoints.STATIC_ID)
+    account.store.clear()
+    if static is not None:
+        account.put(static)
+    return {}
+
+
 PAY_CHECKOUT = ("POST", "/fake/checkout/{id}/pay", checkout.pay)
 """The one control route without a key: it belongs to the page, and a session's id cannot be guessed."""
 
@@ -55,4 +64,5 @@ ENDPOINTS = [
     ("POST", "/fake/delivery/resume", resume),
     ("GET", "/fake/deliveries", deliveries.list_deliveries),
     ("POST", "/fake/events/{id}/redeliver", redeliver),
+    ("POST", "/fake/reset", reset),
 ]

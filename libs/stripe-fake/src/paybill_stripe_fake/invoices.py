@@ -209,6 +209,12 @@ def payments_of(account: Account, invoice: Resource) -> Resource:
     return list_object([payment] if payment else [], f"/v1/invoice_payments?invoice={invoice['id']}")
 
 
+def list_payments(account: Account, params: Params) -> Resource:
+    """The payments of one invoice."""
+    listed = payments_of(account, account.get("invoice", params.required("invoice"), "invoice"))
+    return page_of(params, listed["data"], lambda _: True, listed["url"])
+
+
 def retrieve(account: Account, _params: Params, invoice_id: str) -> Resource:
     """One invoice."""
     return account.get("invoice", invoice_id)
@@ -287,6 +293,7 @@ def _line(account: Account, invoice_id: str, subscription: Resource, item: Resou
 
 
 ENDPOINTS = [
+    ("GET", "/v1/invoice_payments", list_payments),
     ("GET", "/v1/invoices", list_invoices),
     ("GET", "/v1/invoices/{id}", retrieve),
     ("GET", "/v1/invoices/{id}/lines", list_lines),

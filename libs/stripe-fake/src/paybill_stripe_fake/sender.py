@@ -119,6 +119,8 @@ class Sender:
         if error is None and status not in _OK:
             error = f"HTTP {status}"
         retry_s = min(MAX_RETRY_S, self._retry_s * 2 ** min(delivery["attempts"], _MAX_DOUBLINGS))
+        if self._account.store.find("delivery", delivery["id"]) is None:
+            return  # the account was reset meanwhile
         with self._account.work():
             deliveries.record(self._account, delivery, status=status, error=error, retry_s=retry_s)
 

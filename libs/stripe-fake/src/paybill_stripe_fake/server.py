@@ -5,9 +5,10 @@ import hashlib
 import hmac
 import json
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
@@ -82,15 +83,15 @@ def create_app(account: Account, api_key: str, sender: Callable[[], Sender], sta
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(sender().run()), asyncio.create_task(_keep_time(account))]
+        for task in tasks:
+            task.add_done_callback(_stop_if_failed)
         started()
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     server = _Server(account, api_key)
     table: dict[str, dict[str, Handler]] = {}
@@ -223,6 +224,13 @@ class _Server:
         body = handler(self._account, params, *arguments)
         params.finish()
         return expanded(self._account, body, paths)
+
+
+def _stop_if_failed(task: asyncio.Task[None]) -> None:
+    """Half a stand-in misleads more than none."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _logger.critical("a background task failed; the process ends", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _keep_time(account: Account) -> None:

@@ -62,6 +62,12 @@ class Store:
             self._remember(kind, identifier)
             self._set(kind, identifier, None)
 
+    def clear(self) -> None:
+        """Forget everything; only inside a transaction."""
+        for kind, held in self._kinds.items():
+            for identifier in list(held):
+                self.delete(kind, identifier)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Keep all changes made inside, or none if something is raised (save an ApiError that says `keep`)."""

@@ -8,7 +8,7 @@ from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.billing_cycle import period_end
 from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError, ResourceMissingError
 from paybill_stripe_fake.forms import Params
-from paybill_stripe_fake.lists import page
+from paybill_stripe_fake.lists import page, page_of
 from paybill_stripe_fake.payment_methods import attach_named, card_of
 from paybill_stripe_fake.store import Resource
 from paybill_stripe_fake.subscription_state import ENDED, RUNNING, change, end, living_customer, period_of
@@ -121,6 +121,12 @@ def list_subscriptions(account: Account, params: Params) -> Resource:
         )
 
     return page(account, params, "subscription", wanted, "/v1/subscriptions")
+
+
+def list_items(account: Account, params: Params) -> Resource:
+    """The items of one subscription."""
+    items = account.get("subscription", params.required("subscription"), "subscription")["items"]
+    return page_of(params, items["data"], lambda _: True, items["url"])
 
 
 def update(account: Account, params: Params, subscription_id: str) -> Resource:
@@ -243,6 +249,7 @@ def _refuse_if_ended(params: Params, subscription: Resource) -> None:
 
 
 ENDPOINTS = [
+    ("GET", "/v1/subscription_items", list_items),
     ("POST", "/v1/subscriptions", create),
     ("GET", "/v1/subscriptions", list_subscriptions),
     ("GET", "/v1/subscriptions/{id}", retrieve),
