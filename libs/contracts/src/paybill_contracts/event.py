@@ -68,7 +68,7 @@ class Event(Value):
         if (type, version) in _KNOWN:
             raise TypeError(f"{type} v{version} is declared twice")
         _KNOWN[type, version] = cls
-        if type not in _LATEST or _LATEST[type].VERSION < version:
+        if type not in _LATEST or version > _LATEST[type].VERSION:
             _LATEST[type] = cls
 
     @property
@@ -127,13 +127,17 @@ def explain(error: ValidationError) -> str:
 
 
 def _upcast(type_: str, version: int, target: int, payload: bytes) -> bytes:
+    missing = [step for step in range(version, target) if (type_, step) not in _UPCASTERS]
+    if missing:
+        raise UnknownEventError(f"{type_} v{missing[0]} has no upcaster here; upgrade this service")
     try:
         fields = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise InvalidEventError(f"{type_} v{version}: not JSON") from error
-    for step in range(version, target):
-        fields = _UPCASTERS[type_, step](fields)
-    return canonical(fields)
+        for step in range(version, target):
+            fields = _UPCASTERS[type_, step](fields)
+        return canonical(fields)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        # The shape was not checked yet: an upcaster may stumble over anything.
+        raise InvalidEventError(f"{type_} v{version}: not the payload of this version") from error
 
 
 def upcaster(type_: str, version: int) -> Callable[[U], U]:

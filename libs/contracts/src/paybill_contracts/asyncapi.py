@@ -1,0 +1,80 @@
+"""An AsyncAPI 3 document of all events: what is said where, by whom, in which shape (https://www.asyncapi.com/docs/reference)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from paybill_contracts.envelope import EVENTS_ROOT, INTAKE_ROOT
+from paybill_contracts.event import PARTITIONS, Event
+from paybill_contracts.operations import RequestRefused
+from paybill_contracts.schemas import name_of, untitled
+
+_HEADERS = ("ce-id", "ce-type", "ce-source", "ce-time", "ce-subject", "ce-dataschema", "traceparent")
+_OURS = ("pb-aggregate", "pb-revision", "pb-cause", "pb-correlation", "pb-actor")
+
+
+def document(events: Sequence[type[Event]]) -> dict[str, Any]:
+    """The document, ready for JSON."""
+    # Our contexts decide, so they record refusals; everybody else only offers, through the intake.
+    ours = {event.OWNER for event in events if issubclass(event, RequestRefused)}
+    names, shared = models_json_schema(
+        [(event, "validation") for event in events], ref_template="#/components/schemas/{model}"
+    )
+    schemas = untitled(shared.get("$defs", {}))
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Paybill",
+            "version": "1",
+            "description": "Facts in the stream EVENTS, and what internal services offer through INTAKE.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {name_of(event): _channel(event, fact=event.OWNER in ours) for event in events},
+        "operations": {
+            name_of(event).replace(".", "_"): _operation(event, fact=event.OWNER in ours) for event in events
+        },
+        "components": {
+            "schemas": schemas | {"Headers": _headers((*_HEADERS, *_OURS)), "OfferHeaders": _headers(_HEADERS)},
+            "messages": {
+                name_of(event): {
+                    "name": event.__name__,
+                    "summary": (event.__doc__ or "").partition("\n")[0],
+                    "contentType": "application/json",
+                    "headers": {"$ref": f"#/components/schemas/{'Headers' if event.OWNER in ours else 'OfferHeaders'}"},
+                    "payload": names[event, "validation"],
+                }
+                for event in events
+            },
+        },
+    }
+
+
+def _channel(event: type[Event], *, fact: bool) -> dict[str, Any]:
+    partitions = [str(number) for number in range(PARTITIONS)]
+    if fact:
+        address = f"{EVENTS_ROOT}.{{partition}}.{name_of(event)}"
+        parameters = {
+            "partition": {"enum": partitions, "description": "First byte of SHA-256 of the tenant id, mod 16."}
+        }
+    else:
+        address = f"{INTAKE_ROOT}.{{publisher}}.{name_of(event)}"
+        parameters = {"publisher": {"description": "Who says it; its credentials allow this name only."}}
+    return {
+        "address": address,
+        "parameters": parameters,
+        "messages": {"event": {"$ref": f"#/components/messages/{name_of(event)}"}},
+    }
+
+
+def _operation(event: type[Event], *, fact: bool) -> dict[str, Any]:
+    return {
+        "action": "send" if fact else "receive",
+        "channel": {"$ref": f"#/channels/{name_of(event)}"},
+        "tags": [{"name": event.OWNER}],
+    }
+
+
+def _headers(names: Sequence[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": list(names)}
