@@ -8,10 +8,12 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Path, Query, Response, status
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, Slug, TenantId, Text, Timestamp
-from paybill_runtime.http import Caller, Edge, Role, caller
+from paybill_runtime.auth import Role
+from paybill_runtime.http import Caller, Edge, caller
 from paybill_runtime.unit import Moment, Unit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, cast
+from sqlalchemy import Text as SqlText
 from sqlmodel import col, select
 
 from paybill_tenant.domain import tenants
@@ -21,6 +23,7 @@ from paybill_tenant.tables import OFFERINGS, TENANTS, TenantRow
 
 MAX_PAGE = 200
 
+_STATE = cast(col(TenantRow.state), SqlText).label("state")
 _TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
 
 Email = Annotated[
@@ -169,7 +172,8 @@ def router(edge: Edge) -> APIRouter:
     async def request(body: RequestBody, who: Writer, response: Response) -> TenantView:
         """Ask for a new tenant. It becomes active when its subscription gives access and its environment is ready.
 
-        An `Idempotency-Key` makes it safe to send again: the answer is the first one.
+        An `Idempotency-Key` makes it safe to send again: the answer is the first one. Refused with `slug_taken`,
+        `slug_reserved`, `unknown_plan`, `unknown_region`, or `offerings_not_published` (later it succeeds).
         """
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await edge.seal(tenant_id, body.contact_email)
@@ -214,7 +218,7 @@ def router(edge: Edge) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")] = 50,
     ) -> TenantPage:
         """Tenants in the order of their slugs, a page at a time; pages stay right while tenants come and go."""
-        wanted = select(TenantRow.state).order_by(TenantRow.slug).limit(limit + 1)
+        wanted = select(_STATE).order_by(TenantRow.slug).limit(limit + 1)
         if standing is not None:
             wanted = wanted.where(TenantRow.status == standing)
         if slug is not None:
@@ -230,24 +234,34 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("/{tenant}")
     async def show(tenant: Named, _: Reader) -> TenantView:
         """One tenant, by id or slug."""
-        rows = await edge.rows(select(TenantRow.state).where(_is(tenant)))
+        rows = await edge.rows(select(_STATE).where(_is(tenant)))
         if not rows:
             raise TenantNotFoundError(f"there is no tenant {tenant}")
         return TenantView.of(TENANTS.load(rows[0].state))
 
     @routes.post("/{tenant}/suspend")
     async def suspend(tenant: Named, body: SuspendBody, who: Writer) -> TenantView:
-        """Put the operator's hold on a tenant: nothing is deleted. Before the environment is ready it is remembered."""
+        """Put the operator's hold on a tenant: nothing is deleted. Before the environment is ready it is remembered.
+
+        Refused with `tenant_left` once the tenant is offboarding.
+        """
         return await act(who, tenant, "suspend", lambda found, _: tenants.suspend(found, body.mode, body.reason))
 
     @routes.post("/{tenant}/resume")
     async def resume(tenant: Named, who: Writer) -> TenantView:
-        """Lift the operator's hold. The tenant stays suspended while billing holds it: see `holds` in the answer."""
+        """Lift the operator's hold. The tenant stays suspended while billing holds it: see `holds` in the answer.
+
+        Refused with `tenant_left` once the tenant is offboarding.
+        """
         return await act(who, tenant, "resume", lambda found, _: tenants.resume(found))
 
     @routes.post("/{tenant}/offboard")
     async def offboard(tenant: Named, body: OffboardBody, who: Writer) -> TenantView:
-        """Let a tenant go: its data is exported and kept until `retain_until`, and its subscription is cancelled."""
+        """Let a tenant go: its data is exported and kept until `retain_until`, and its subscription is cancelled.
+
+        One that has no environment yet is cancelled at once. Refused with `retention_unknown` while billing has not
+        said how long the data stays (later it succeeds).
+        """
         return await act(who, tenant, "offboard", lambda found, at: tenants.offboard(found, body.reason, at.now))
 
     return routes

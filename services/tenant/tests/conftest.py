@@ -1,0 +1,172 @@
+"""What tests of the running service share: the facts of others, and a service to hear them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from paybill_contracts.billing import (
+    AccessState,
+    AccountRegistered,
+    Catalogue,
+    CataloguePublished,
+    PlanRef,
+    PlanVersion,
+    Subscription,
+    SubscriptionEnded,
+    SubscriptionRecovered,
+    SubscriptionSuspended,
+)
+from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
+from paybill_contracts.event import Event, encode
+from paybill_contracts.money import Money
+from paybill_contracts.personal import Personal
+from paybill_contracts.placement import Preset, placement_of
+from paybill_contracts.provisioner import (
+    Blueprint,
+    BlueprintPublished,
+    Endpoint,
+    EnvironmentPlanned,
+    EnvironmentReady,
+    EnvironmentRetained,
+    Export,
+    Plan,
+)
+from paybill_embedded.nats import NatsServer
+from paybill_runtime.clock import new_id
+from paybill_runtime.streams import connect
+from paybill_runtime.telemetry import child
+from paybill_tenant.app import service
+
+HASH = "c" * 64
+SIGN_UP = {
+    "slug": "acme",
+    "name": "Acme",
+    "plan": "pro",
+    "region": "eu-1",
+    "contact_email": "somebody.unlikely@acme.example",
+}
+
+Say = Callable[..., Awaitable[None]]
+
+
+def catalogue() -> CataloguePublished:
+    plan = PlanVersion(
+        plan="pro",
+        version=1,
+        name="Pro",
+        tier="standard",
+        placement=Preset.POOLED,
+        trial_days=0,
+        grace_s=60,
+        retention_s=86_400,
+        features=(),
+        prices=(),
+    )
+    return CataloguePublished(catalogue="main", content=Catalogue(product="app", plans=(plan,)), content_hash=HASH)
+
+
+def blueprint() -> BlueprintPublished:
+    content = Blueprint(name="main", regions=("eu-1",), tiers=(), tables=())
+    return BlueprintPublished(blueprint="main", content=content, content_hash=HASH)
+
+
+def facts_about(tenant_id: str) -> SimpleNamespace:
+    """What others say about one tenant on its way."""
+    environment = {"tenant_id": tenant_id, "environment_id": f"env_{tenant_id[4:]}"}
+    subscription = {"tenant_id": tenant_id, "subscription_id": f"sub_{tenant_id[4:]}"}
+    snapshot = Subscription(
+        **subscription,
+        provider="stripe",
+        provider_subscription="sub_1",
+        provider_status="unpaid",
+        access=AccessState.SUSPENDED,
+        plan=PlanRef(plan="pro", version=1, catalogue_hash=HASH),
+        quantity=1,
+        price=Money(minor=2500, currency="EUR"),
+        period_start=None,
+        period_end=None,
+        cancel_at=None,
+        grace_until=None,
+    )
+    plan = Plan(
+        environment_id=environment["environment_id"],
+        based_on=0,
+        blueprint_hash=HASH,
+        entitlements_hash=HASH,
+        tier="standard",
+        preset=Preset.POOLED,
+        placement=placement_of(Preset.POOLED),
+        cloud="local",
+        region="eu-1",
+        steps=(),
+    )
+    endpoint = Endpoint(
+        host="127.0.0.1", port=5432, database="d", schema_name="s", username="u", secret="secret://p/a?v=1"
+    )
+    return SimpleNamespace(
+        registered=AccountRegistered(
+            tenant_id=tenant_id,
+            plan="pro",
+            plan_version=1,
+            provider="stripe",
+            retention_s=86_400,
+            name="Acme",
+            contact_email=Personal[str](key=f"billing/{tenant_id}", sealed="A" * 60),
+        ),
+        planned=EnvironmentPlanned(**environment, plan=plan, plan_hash=HASH),
+        ready=EnvironmentReady(**environment, plan_hash=HASH, epoch=1, endpoint=endpoint),
+        retained=EnvironmentRetained(**environment, export=Export(location="acme", sha256=HASH, size_bytes=1, rows=1)),
+        suspended=SubscriptionSuspended(**subscription, subscription=snapshot),
+        recovered=SubscriptionRecovered(**subscription, subscription=snapshot),
+        ended=SubscriptionEnded(**subscription, subscription=snapshot, retention_s=2 * 86_400),
+    )
+
+
+@pytest.fixture
+async def say(nats: NatsServer) -> AsyncIterator[Say]:
+    """Others speak: each fact is published by its owner, `copies` times under one id."""
+    clients: dict[str, Any] = {}
+
+    async def publish(*events: Event, copies: int = 1) -> None:
+        for event in events:
+            if event.OWNER not in clients:
+                clients[event.OWNER] = await connect(nats.url, event.OWNER, nats.password(event.OWNER))
+            cause = new_id()
+            fact = Fact(event, cause, datetime.now(UTC), 1, Origin(cause, cause, f"service:{event.OWNER}", child("")))
+            for copy in range(copies):
+                # Another message id for each: the stream's own window must not be what makes a copy harmless.
+                headers = headers_of(fact) | {"Nats-Msg-Id": f"{fact.id}-{copy}"}
+                await clients[event.OWNER].jetstream().publish(subject_of(event), encode(event), headers=headers)
+
+    yield publish
+    for client in clients.values():
+        await client.close()
+
+
+@pytest.fixture
+def offerings() -> tuple[Event, Event]:
+    """What may be asked for, as its owners publish it."""
+    return catalogue(), blueprint()
+
+
+@pytest.fixture
+async def tenant(start, say, log, offerings) -> Any:
+    """The service, which has heard what may be asked for."""
+    served = await start(service())
+    await say(*offerings)
+    await log.facts("tenant.offering_noted", at_least=2)
+    return served
+
+
+@pytest.fixture
+def about() -> Callable[[str], SimpleNamespace]:
+    """The facts of others about a tenant."""
+    return facts_about
+
+
+@pytest.fixture
+def sign_up() -> dict[str, str]:
+    """A request that is granted."""
+    return dict(SIGN_UP)
