@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 from paybill_contracts.tenant import TenantRequested
+from paybill_runtime import parking
 from paybill_runtime.hearing import Hearing
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
-
-from paybill_runtime import parking
 
 
 class _Brittle:

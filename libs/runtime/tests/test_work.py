@@ -7,7 +7,7 @@ import pytest
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled, TenantRequested
 from paybill_runtime import parking, work
 from paybill_runtime.testing import until
-from paybill_runtime.work import Outcome, Refused, RetryAfter, Timer, Work
+from paybill_runtime.work import Outcome, Refused, RetryAfter, Work
 from paybill_tenant.app import service
 from paybill_tenant.tables import TENANTS
 

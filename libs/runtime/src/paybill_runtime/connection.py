@@ -89,7 +89,7 @@ class Subscription:
 
     def __init__(
         self, bus: Bus, stream: str, subject: str, types: Sequence[type[Event]], read: Read, hear: Hear
-    ) -> None:  # noqa: PLR0913  # what a subscriber is made of
+    ) -> None:  # what a subscriber is made of
         async def decode(message: StreamMessage[list[Msg]]) -> Sequence[Any]:
             return read(message.raw_message)
 

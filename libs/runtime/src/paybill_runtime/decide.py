@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import asyncpg
+from paybill_contracts.envelope import Origin
+from paybill_contracts.errors import DomainError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_contracts.envelope import Origin
-from paybill_contracts.errors import DomainError
 from paybill_runtime import clock
 from paybill_runtime.database import Database
 from paybill_runtime.errors import LeaseLostError, is_collision

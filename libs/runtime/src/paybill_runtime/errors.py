@@ -3,10 +3,9 @@
 from socket import gaierror
 
 import asyncpg
+from paybill_contracts.errors import DomainError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-
-from paybill_contracts.errors import DomainError
 
 
 class ConfigurationError(Exception):

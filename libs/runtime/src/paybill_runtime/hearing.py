@@ -7,10 +7,10 @@ from uuid import UUID, uuid5
 
 import orjson
 from nats.aio.msg import Msg
-
 from paybill_contracts.envelope import Fact, MalformedFactError, Offer, Origin, read_fact, read_offer
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import PARTITIONS, Event, partition_of
+
 from paybill_runtime.feed import stream_sequence
 from paybill_runtime.leases import INTAKE as INTAKE_LEASE
 from paybill_runtime.leases import partition_lease
@@ -26,7 +26,7 @@ _PUBLISHERS = UUID("5f0c4c2a-3a0e-4d0e-9d1e-6f0a1c8f2b11")
 """The namespace in which publishers' ids become ours: two publishers may use the same id."""
 
 
-def _nothing(_event: Any) -> Sequence[Key]:  # noqa: ANN401  # any event
+def _nothing(_event: Any) -> Sequence[Key]:  # any event
     return ()
 
 
@@ -124,7 +124,7 @@ def received(hearing: Hearing, service: str, message: Msg) -> Incoming:
     return incoming(hearing, service, stream, sequence, message.subject, message.headers or {}, message.data)
 
 
-def incoming(  # noqa: PLR0913  # a message has that many parts
+def incoming(  # a message has that many parts
     hearing: Hearing, service: str, stream: str, sequence: int, subject: str, headers: Mapping[str, str], payload: bytes
 ) -> Incoming:
     """Read one message. It never raises: what cannot be read carries its error."""

@@ -11,15 +11,15 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from opentelemetry.trace import SpanKind
+from paybill_contracts.envelope import Origin
+from paybill_contracts.errors import ConflictError, DomainError
+from paybill_contracts.event import latest_event
+from paybill_contracts.personal import Personal
 from pydantic import BaseModel
 from sqlalchemy import Executable, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paybill_contracts.envelope import Origin
-from paybill_contracts.errors import ConflictError, DomainError
-from paybill_contracts.event import latest_event
-from paybill_contracts.personal import Personal
 from paybill_runtime import clock
 from paybill_runtime.auth import KeyRing, Role
 from paybill_runtime.database import Database
@@ -79,10 +79,10 @@ class Caller:
 class Edge:
     """What a service's routes can do: decide, read, seal."""
 
-    def __init__(  # noqa: PLR0913  # it is where the chassis meets the routes
+    def __init__(  # it is where the chassis meets the routes
         self,
         service: str,
-        settings: Any,  # noqa: ANN401  # the service's own subclass of ServiceSettings
+        settings: Any,  # the service's own subclass of ServiceSettings
         database: Database,
         decider: Decider,
         keys: DataKeys,
@@ -122,7 +122,7 @@ class Edge:
         async with self.database.transaction() as connection:
             return (await connection.execute(statement, values or {})).all()
 
-    async def decide(  # noqa: PLR0913  # one call says all that a decision needs
+    async def decide(  # one call says all that a decision needs
         self,
         origin: Origin,
         decide: Decide[T],

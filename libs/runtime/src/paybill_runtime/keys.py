@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nats.js.errors import NotFoundError as MessageNotFoundError
+from paybill_contracts.errors import ConflictError
+from paybill_contracts.personal import NONCE_BYTES, Personal, UnsealingError, seal, unseal
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_contracts.errors import ConflictError
-from paybill_contracts.personal import NONCE_BYTES, Personal, UnsealingError, seal, unseal
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
 from paybill_runtime.identity import Identity

@@ -4,10 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from paybill_contracts.event import PARTITIONS
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_contracts.event import PARTITIONS
 from paybill_runtime.database import Database
 from paybill_runtime.errors import DatabaseUnavailableError
 

@@ -7,9 +7,9 @@ import sys
 
 from pydantic import ValidationError
 
+from paybill_runtime.app import Service, serve
 from paybill_runtime.database import Database
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError
-from paybill_runtime.app import Service, serve
 from paybill_runtime.settings import read_secret
 
 

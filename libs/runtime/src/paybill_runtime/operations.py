@@ -84,7 +84,7 @@ def operations(edge: Edge, parking: Parking, health: Health) -> APIRouter:
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{edge.service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{edge.service}:write"))]
 
-    async def listed(statement: Any, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401  # a query and its values
+    async def listed(statement: Any, **values: Any) -> list[dict[str, Any]]:  # a query and its values
         return [dict(row._mapping) for row in await edge.rows(statement, values)]  # noqa: SLF001  # SQLAlchemy's public name
 
     @router.get("")

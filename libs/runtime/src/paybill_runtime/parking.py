@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from paybill_contracts.envelope import Origin
+from paybill_contracts.errors import DomainError, NotFoundError
+from paybill_contracts.event import latest_event
 from sqlalchemy import Row, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_contracts.envelope import Origin
-from paybill_contracts.errors import DomainError, NotFoundError
-from paybill_contracts.event import latest_event
 from paybill_runtime import clock
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision
 from paybill_runtime.hearing import Incoming, headers_text, incoming, lease_of

@@ -8,12 +8,12 @@ from uuid import UUID
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from opentelemetry.trace import SpanKind
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import PARTITIONS, latest_event
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_contracts.errors import DomainError
-from paybill_contracts.event import PARTITIONS, latest_event
 from paybill_runtime import clock, parking
 from paybill_runtime.connection import Bus, Subscription
 from paybill_runtime.database import Database
@@ -173,7 +173,7 @@ class Handling:
         unit.emit(event)
 
 
-_NO_CONTROL = {code: " " for code in [*range(32), 127]}
+_NO_CONTROL = dict.fromkeys([*range(32), 127], " ")
 
 
 async def _unseen(connection: AsyncConnection, items: Sequence[Incoming]) -> list[Incoming]:

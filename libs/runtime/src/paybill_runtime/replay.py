@@ -178,7 +178,7 @@ async def _log(context: str, settings: ServiceSettings, before: _Snapshot, repor
     return facts
 
 
-def _take(  # noqa: PLR0913  # a message's parts, and what is known so far
+def _take(  # a message's parts, and what is known so far
     subject: str,
     headers: Mapping[str, str],
     payload: bytes,
@@ -241,7 +241,7 @@ def _check_presence(before: _Snapshot, facts: Mapping[str, Fact], report: Report
             )
 
 
-def _fold(states: Sequence[AnyStored], facts: Any, report: Report) -> dict[Key, tuple[int, str]]:  # noqa: ANN401  # dict values
+def _fold(states: Sequence[AnyStored], facts: Any, report: Report) -> dict[Key, tuple[int, str]]:  # dict values
     """The state of every aggregate, from its facts in the order of their revisions."""
     by_kind = {stored.kind: stored for stored in states}
     histories: dict[str, list[Fact]] = defaultdict(list)

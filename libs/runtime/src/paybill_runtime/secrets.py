@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from paybill_contracts.errors import ForbiddenError, NotFoundError
+
 from paybill_runtime.identity import Identity
 
 _REF = re.compile(r"secret://([a-z][a-z0-9-]*)/([a-z0-9_\-]+(?:/[a-z0-9_\-]+)*)\?v=([1-9][0-9]{0,8})")

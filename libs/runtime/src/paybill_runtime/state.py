@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import Event, canonical
 from pydantic import TypeAdapter
 from sqlalchemy import BigInteger, Column, Computed, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
-
-from paybill_contracts.errors import DomainError
-from paybill_contracts.event import Event, canonical
 
 S = TypeVar("S")
 
@@ -33,7 +32,7 @@ class StateRow(SQLModel):
     state: dict[str, Any] = Field(sa_type=JSONB, nullable=False)
 
 
-def generated(expression: str, *, unique: bool = False, index: bool = False) -> Any:  # noqa: ANN401  # a SQLModel field
+def generated(expression: str, *, unique: bool = False, index: bool = False) -> Any:  # a SQLModel field
     """A text column that PostgreSQL computes from `state`, so that it can never disagree with it."""
     return Field(default=None, sa_column=Column(Text, Computed(expression, persisted=True), unique=unique, index=index))
 

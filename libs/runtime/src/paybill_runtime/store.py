@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
+from paybill_contracts.envelope import Fact, headers_of, subject_of
+from paybill_contracts.event import canonical, encode, partition_of
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_contracts.envelope import Fact, headers_of, subject_of
-from paybill_contracts.event import canonical, encode, partition_of
 from paybill_runtime.errors import LeaseLostError
 from paybill_runtime.state import AnyStored, Key
 from paybill_runtime.unit import Loaded, Unit

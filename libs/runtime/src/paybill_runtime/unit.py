@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from paybill_contracts.envelope import Fact, Origin
 from paybill_contracts.event import Event
+
 from paybill_runtime.clock import new_id
 from paybill_runtime.state import Key, Stored
 from paybill_runtime.telemetry import child

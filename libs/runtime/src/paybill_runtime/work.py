@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from opentelemetry.trace import SpanKind
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from paybill_contracts.envelope import Fact, Origin, read_fact
 from paybill_contracts.event import Event
 from paybill_contracts.personal import Personal
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from paybill_runtime import clock
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decide, Decider, Decision
@@ -134,7 +134,7 @@ class Work:
 class Worker:
     """Does what is due, one effect of a tenant at a time and in order, many tenants at once."""
 
-    def __init__(  # noqa: PLR0913  # it is where everything that an effect needs comes together
+    def __init__(  # it is where everything that an effect needs comes together
         self,
         service: str,
         work: Work,
@@ -142,7 +142,7 @@ class Worker:
         database: Database,
         decider: Decider,
         leases: Leases,
-        keys: DataKeys,  # noqa: ANN401  # the service's own
+        keys: DataKeys,  # the service's own
     ) -> None:
         self._service = service
         self._work = work
@@ -322,7 +322,7 @@ class Timer:
     def decision(self, id_: str) -> Decide[None]:
         """Decide for one aggregate; it looks again under the lock, so that a timer fires once."""
 
-        def decide(unit: Any, at: Any) -> None:  # noqa: ANN401  # Unit and Moment
+        def decide(unit: Any, at: Any) -> None:  # Unit and Moment
             state = unit.get(self.stored, id_)
             if state is not None:
                 unit.record(self.stored, id_, self.on_time(state, at.now))
