@@ -1,7 +1,6 @@
 """What tests of the running service share: the facts of others, and a service to hear them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +17,7 @@ from paybill_contracts.billing import (
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
-from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
-from paybill_contracts.event import Event, encode
+from paybill_contracts.event import Event
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset, placement_of
@@ -33,10 +31,6 @@ from paybill_contracts.provisioner import (
     Export,
     Plan,
 )
-from paybill_embedded.nats import NatsServer
-from paybill_runtime.clock import new_id
-from paybill_runtime.streams import connect
-from paybill_runtime.telemetry import child
 from paybill_tenant.app import service
 
 HASH = "c" * 64
@@ -47,8 +41,6 @@ SIGN_UP = {
     "region": "eu-1",
     "contact_email": "somebody.unlikely@acme.example",
 }
-
-Say = Callable[..., Awaitable[None]]
 
 
 def catalogue() -> CataloguePublished:
@@ -122,27 +114,6 @@ def facts_about(tenant_id: str) -> SimpleNamespace:
         recovered=SubscriptionRecovered(**subscription, subscription=snapshot),
         ended=SubscriptionEnded(**subscription, subscription=snapshot, retention_s=2 * 86_400),
     )
-
-
-@pytest.fixture
-async def say(nats: NatsServer) -> AsyncIterator[Say]:
-    """Others speak: each fact is published by its owner, `copies` times under one id."""
-    clients: dict[str, Any] = {}
-
-    async def publish(*events: Event, copies: int = 1) -> None:
-        for event in events:
-            if event.OWNER not in clients:
-                clients[event.OWNER] = await connect(nats.url, event.OWNER, nats.password(event.OWNER))
-            cause = new_id()
-            fact = Fact(event, cause, datetime.now(UTC), 1, Origin(cause, cause, f"service:{event.OWNER}", child("")))
-            for copy in range(copies):
-                # Another message id for each: the stream's own window must not be what makes a copy harmless.
-                headers = headers_of(fact) | {"Nats-Msg-Id": f"{fact.id}-{copy}"}
-                await clients[event.OWNER].jetstream().publish(subject_of(event), encode(event), headers=headers)
-
-    yield publish
-    for client in clients.values():
-        await client.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from paybill_runtime.migrate import check
+from paybill_runtime.replay import replay
 from paybill_tenant.app import service
 
 
@@ -75,6 +76,18 @@ async def test_a_catalogue_published_again_is_no_news(tenant, say, log, about, o
     noted = await log.facts("tenant.offering_noted")
 
     assert [(fact.event.offering, fact.revision) for fact in noted] == [("plans", 1), ("regions", 1)]
+
+
+async def test_what_was_heard_folds_again_to_the_same_tables(tenant, say, log, about, sign_up) -> None:
+    tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
+    facts = about(tenant_id)
+    await say(facts.registered, facts.suspended, facts.planned, facts.ready, facts.recovered, facts.ended)
+    await log.facts("tenant.offboarding_started")
+
+    report = await replay(service(), tenant.running.settings, tenant.running.database)
+
+    assert report.equal, report.as_dict()
+    assert report.aggregates == 3
 
 
 async def test_the_migrations_make_exactly_the_tables_in_the_code(start) -> None:
