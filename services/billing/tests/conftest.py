@@ -55,7 +55,18 @@ def fake(tmp_path):
 
 
 @pytest.fixture
-async def settings(fake, tmp_path):
+def catalogue(request, tmp_path):
+    """The file of the catalogue: with the text that a test gives, or none, for the one that comes with billing."""
+    text = getattr(request, "param", None)
+    if text is None:
+        return None
+    path = tmp_path / "plans.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def settings(fake, catalogue, tmp_path):
     """What billing is told in these tests."""
     publishers = tmp_path / "publishers.json"
     publishers.write_text(json.dumps({"metering": {"tenants": ["*"]}}))
@@ -64,21 +75,32 @@ async def settings(fake, tmp_path):
         "stripe_api_base": fake.url,
         "stripe_webhook_secrets_file": fake.secrets_file,
         "publishers_file": publishers,
+        "catalogue_file": catalogue,
         "http_port": fake.receiver_port,
     }
 
 
 @pytest.fixture
-async def world(start, nats, log, fake, settings, tmp_path):
+async def world_of(start, nats, log, fake, settings, tmp_path):
+    """Runs a service where the stand-in sends its webhooks."""
     async with AsyncExitStack() as stack:
-        served = await start(service(), **settings)
-        port = await stack.enter_async_context(serving(served.running))
-        publishers = []
-        for user in ("tenant", "metering"):
-            client = await connect(nats.url, user, nats.password(user))
-            stack.push_async_callback(client.close)
-            publishers.append(Publisher(client, tmp_path / "identities"))
-        yield World(served, *publishers, fake, log, f"http://127.0.0.1:{port}")
+
+        async def run(service_):
+            served = await start(service_, **settings)
+            port = await stack.enter_async_context(serving(served.running))
+            publishers = []
+            for user in ("tenant", "metering"):
+                client = await connect(nats.url, user, nats.password(user))
+                stack.push_async_callback(client.close)
+                publishers.append(Publisher(client, tmp_path / "identities"))
+            return World(served, *publishers, fake, log, f"http://127.0.0.1:{port}")
+
+        yield run
+
+
+@pytest.fixture
+async def world(world_of):
+    return await world_of(service())
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from datetime import timedelta
 from billing_samples import NOW
 from billing_world import EMAIL, eventually
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
+from paybill_runtime.replay import replay
 
 TENANT = "ten_" + "a" * 32
 
@@ -130,3 +131,17 @@ async def test_an_unknown_plan_is_refused_and_the_refusal_is_a_fact(world):
 
     assert refused.event.code == "unknown_plan"
     assert await world.account(TENANT) is None
+
+
+async def test_the_log_replays_to_the_same_tables(world):
+    subscription = await world.subscribed(TENANT)
+    customer = (await world.account(TENANT))["customer"]
+    await asyncio.to_thread(world.fake.control.set_payment, customer, "fail")
+    await asyncio.to_thread(world.fake.control.renew, subscription["provider_subscription"])
+    await world.standing(TENANT, "grace")
+    await world.quiet()
+    running = world.served.running
+
+    report = await replay(running.service, running.settings, running.database)
+
+    assert report.equal, report.as_dict()

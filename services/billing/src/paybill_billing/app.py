@@ -17,7 +17,7 @@ from paybill_billing.domain import catalogue, publishers, subscriptions
 from paybill_billing.domain.catalogue import PublishedPlanEditedError
 from paybill_billing.domain.plans import Plans, PlansError, read_plans
 from paybill_billing.effects import Providers
-from paybill_billing.effects.stripe import ACTS_PER_S, LOOKS_PER_S, NAME, Stripe
+from paybill_billing.effects.stripe import NAME, Stripe
 from paybill_billing.effects.stripe_inbound import StripeInbound
 from paybill_billing.settings import Settings
 from paybill_billing.tables import CATALOGUES, PUBLISHERS, STATES, SUBSCRIPTIONS
@@ -27,8 +27,31 @@ from paybill_billing.work.webhooks import Ingest
 _START = Origin("start", "start", "service:billing", "")
 
 
+class AtStripe:
+    """This process's one connection to Stripe: what it does there and what it looks at there share one pace."""
+
+    def __init__(self) -> None:
+        self._stripe: Stripe | None = None
+
+    def connect(self, settings: Settings, _: Secrets) -> Providers:
+        """The providers that accounts can be opened at."""
+        self._stripe = Stripe(settings.stripe_api_key(), settings.stripe_api_base, settings.checkout_return_url)
+        return Providers({NAME: self._stripe})
+
+    async def webhooks(self, edge: Edge, leases: Leases) -> None:
+        """Understand what Stripe has sent, until the service ends; then nothing is done at Stripe either."""
+        if self._stripe is None:
+            raise RuntimeError("effects are built before anything runs")
+        inbound = StripeInbound(edge.settings.stripe_webhook_secrets())
+        try:
+            await Ingest(edge, leases, NAME, self._stripe, inbound).run()
+        finally:
+            await self._stripe.close()
+
+
 def service() -> Service:
     """The billing service."""
+    at_stripe = AtStripe()
     return Service(
         name="billing",
         settings=Settings,
@@ -37,22 +60,10 @@ def service() -> Service:
         work=WORK,
         timers=(Timer(SUBSCRIPTIONS, "due", subscriptions.on_time),),
         router=router,
-        effects=providers,
+        effects=at_stripe.connect,
         on_start=(publish_catalogue, allow_publishers),
-        background=(webhooks,),
+        background=(at_stripe.webhooks,),
     )
-
-
-def providers(settings: Settings, _: Secrets) -> Providers:
-    """The providers that accounts can be opened at."""
-    return Providers({NAME: _stripe(settings, ACTS_PER_S)})
-
-
-async def webhooks(edge: Edge, leases: Leases) -> None:
-    """Understand what the providers have sent."""
-    stripe = _stripe(edge.settings, LOOKS_PER_S)
-    inbound = StripeInbound(edge.settings.stripe_webhook_secrets())
-    await Ingest(edge, leases, NAME, stripe, inbound).run()
 
 
 async def publish_catalogue(edge: Edge) -> None:
@@ -94,7 +105,3 @@ def _plans(settings: Settings) -> Plans:
 
 def _name(settings: Settings) -> str:
     return str(settings.catalogue_file or "plans.yaml")
-
-
-def _stripe(settings: Settings, per_s: float) -> Stripe:
-    return Stripe(settings.stripe_api_key(), settings.stripe_api_base, settings.checkout_return_url, per_s)

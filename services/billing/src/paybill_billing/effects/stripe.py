@@ -23,19 +23,18 @@ BUSY_S = 2.0
 AWAY_S = 5.0
 KEY_REFUSED_S = 30.0
 
-LOOKS_PER_S = 20.0
-ACTS_PER_S = 5.0
-"""Together 25 requests a second, Stripe's limit for one endpoint (https://docs.stripe.com/rate-limits)."""
+REQUESTS_PER_S = 25.0
+"""Stripe's limit for one endpoint (https://docs.stripe.com/rate-limits)."""
 
-CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 20.0
+TIMEOUT_S = 20.0
+"""To connect, and again to answer."""
 
 
 class PacedClient(stripe.HTTPXClient):
     """The library's own client, that lets a request go only when its turn has come."""
 
     def __init__(self, per_s: float) -> None:
-        super().__init__(timeout=ANSWER_TIMEOUT_S)
+        super().__init__(timeout=TIMEOUT_S)
         self._gap_s = 1 / per_s
         self._next = 0.0
 
@@ -50,17 +49,22 @@ class PacedClient(stripe.HTTPXClient):
 
 
 class Stripe:
-    """One account at Stripe. per_s: requests a second at most; the library's own retries would not be counted."""
+    """One account at Stripe. The library's own retries are off: they know neither our pace nor who waits."""
 
-    def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float) -> None:
+    def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float = REQUESTS_PER_S) -> None:
+        self._http = PacedClient(per_s)
         self._client = stripe.StripeClient(
             api_key,
             base_addresses={"api": api_base} if api_base else None,
-            http_client=PacedClient(per_s),
+            http_client=self._http,
             max_network_retries=0,
         )
         self._return_url = return_url
         self._prices: dict[str, str] = {}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close_async()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
     async def open(self, order: Order, key: str) -> Opened:
         """Make the customer and a checkout for it, once for each `key`.

@@ -36,8 +36,8 @@ CLEANING_S = 3600.0
 NO_ACCOUNT = "no account has this customer"
 
 _DUE = text(
-    "SELECT provider, target, seq, tries FROM webhook_targets WHERE due <= :now AND NOT target = ANY(:busy) "
-    "ORDER BY due LIMIT :room"
+    "SELECT target, seq, tries FROM webhook_targets "
+    "WHERE provider = :provider AND due <= :now AND NOT target = ANY(:busy) ORDER BY due LIMIT :room"
 )
 _WELCOME = text(
     "UPDATE webhook_targets AS t SET due = :now, tries = 0, reason = NULL FROM accounts AS a "
@@ -89,7 +89,7 @@ class Ingest:
                     if self._leases.some([LEASE]):
                         await self._start_due()
                         if self._edge.now() >= clean_at:
-                            await self._forget()
+                            await forget_bodies(self._edge)
                             clean_at = self._edge.now() + timedelta(seconds=CLEANING_S)
                 except DatabaseUnavailableError as error:
                     log.warning("webhooks wait: %s", error)
@@ -105,7 +105,8 @@ class Ingest:
         now = self._edge.now()
         async with self._edge.database.transaction() as connection:
             await connection.execute(_WELCOME, {"now": now, "reason": NO_ACCOUNT})
-            rows = (await connection.execute(_DUE, {"now": now, "busy": list(self._busy), "room": room})).all()
+            values = {"provider": self._name, "now": now, "busy": list(self._busy), "room": room}
+            rows = (await connection.execute(_DUE, values)).all()
         for row in rows:
             task = asyncio.create_task(self._one(row))
             self._busy[row.target] = task
@@ -228,12 +229,13 @@ class Ingest:
         except DatabaseUnavailableError as error:
             log.warning("webhooks of %s wait: %s", target.target, error)
 
-    async def _forget(self) -> None:
-        """Bodies are personal and go after 30 days; that a message came stays known."""
-        async with self._edge.database.transaction() as connection:
-            gone = await connection.execute(_FORGET, {"before": self._edge.now() - KEPT})
-        if gone.rowcount:
-            log.info("the bodies of %d webhooks are gone", gone.rowcount)
+
+async def forget_bodies(edge: Edge) -> None:
+    """Bodies are personal and go after 30 days; that a message came stays known."""
+    async with edge.database.transaction() as connection:
+        gone = await connection.execute(_FORGET, {"before": edge.now() - KEPT})
+    if gone.rowcount:
+        log.info("the bodies of %d webhooks are gone", gone.rowcount)
 
 
 async def _finish(connection: AsyncConnection, done: Mapping[str, Any]) -> None:

@@ -1,0 +1,162 @@
+"""Stripe's answers in our words, and how often we ask."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+import pytest
+import stripe
+from billing_samples import plan
+from paybill_billing.effects import Order, ProviderAwayError, ProviderRefusedError
+from paybill_billing.effects.stripe import MissingError, Stripe, _answers
+from paybill_contracts.money import Money
+from paybill_embedded.ports import free_port
+
+PERSON = "ada@acme.example"
+ORDER = Order(tenant_id="ten_" + "1" * 32, name="Acme", email=PERSON, product="shop", plan=plan("pro", 1))
+
+
+@pytest.fixture
+async def at():
+    """Makes clients, and closes them when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        def made(url, key="sk_test_0123456789", per_s=1000):
+            client = Stripe(key, url, "http://127.0.0.1/back", per_s)
+            stack.push_async_callback(client.close)
+            return client
+
+        yield made
+
+
+@pytest.fixture
+def client(at, fake):
+    return at(fake.url)
+
+
+async def test_opening_twice_under_one_key_makes_one_customer_and_one_checkout(client, fake):
+    first, second = [await client.open(ORDER, "key-1") for _ in range(2)]
+
+    assert first == second
+    assert len(fake.stripe.customers.list().data) == 1
+
+
+async def test_a_customer_is_found_again_when_the_provider_has_forgotten_the_key(client):
+    first = await client.open(ORDER, "key-1")
+    second = await client.open(ORDER, "key-2")
+
+    assert first.customer == second.customer
+    assert first.checkout != second.checkout
+
+
+async def test_two_tenants_with_one_address_are_two_customers(client):
+    other = Order("ten_" + "2" * 32, "Other", PERSON, "shop", plan("pro", 1))
+
+    first, second = await client.open(ORDER, "key-1"), await client.open(other, "key-2")
+
+    assert first.customer != second.customer
+
+
+async def test_a_price_of_our_name_that_costs_something_else_is_refused(client, fake):
+    fake.stripe.prices.create(
+        {
+            "product_data": {"name": "Pro"},
+            "currency": "eur",
+            "unit_amount": 1,
+            "recurring": {"interval": "month"},
+            "lookup_key": "pro_v1_month_eur",
+        }
+    )
+
+    with pytest.raises(ProviderRefusedError, match="costs something else"):
+        await client.open(ORDER, "key-1")
+
+
+async def test_a_price_id_in_the_catalogue_is_used_as_it_is(client, fake):
+    made = fake.stripe.prices.create(
+        {
+            "product_data": {"name": "Pro"},
+            "currency": "eur",
+            "unit_amount": 2000,
+            "recurring": {"interval": "month"},
+        }
+    )
+    order = Order(ORDER.tenant_id, "Acme", PERSON, "shop", plan("pro", 1, price_id=made.id))
+
+    await client.open(order, "key-1")
+
+    assert [price.id for price in fake.stripe.prices.list().data] == [made.id]
+
+
+async def test_a_subscription_is_seen_as_it_is(client, fake):
+    opened = await client.open(ORDER, "key-1")
+    session = fake.control.pay_checkout(opened.checkout)
+
+    seen = await client.look(session["subscription"])
+
+    assert (seen.status, seen.customer, seen.tenant) == ("active", opened.customer, ORDER.tenant_id)
+    assert (seen.amount, seen.price.plan, seen.price.version) == (Money(minor=2000, currency="EUR"), "pro", 1)
+    assert seen.period_start < seen.period_end
+
+
+async def test_a_subscription_that_is_not_there_is_none(client):
+    assert await client.look("sub_none") is None
+
+
+async def test_leaving_closes_checkouts_and_cancels_subscriptions_and_can_be_done_twice(client, fake):
+    opened = await client.open(ORDER, "key-1")
+    paid = fake.control.pay_checkout(opened.checkout)
+    left_open = await client.open(ORDER, "key-2")
+
+    for _ in range(2):
+        await client.leave(opened.customer)
+
+    assert fake.stripe.subscriptions.retrieve(paid["subscription"]).status == "canceled"
+    assert fake.stripe.checkout.sessions.retrieve(left_open.checkout).status == "expired"
+
+
+async def test_a_customer_that_is_not_there_has_nothing_to_leave(client):
+    await client.leave("cus_none")
+
+
+async def test_a_wrong_key_is_not_the_tenants_fault(at, fake):
+    with pytest.raises(ProviderAwayError, match="does not take our API key"):
+        await at(fake.url, "sk_test_wrong").look("sub_1")
+
+
+async def test_a_provider_that_cannot_be_reached_is_away(at):
+    with pytest.raises(ProviderAwayError, match="cannot be reached"):
+        await at(f"http://127.0.0.1:{free_port()}").look("sub_1")
+
+
+async def test_requests_go_no_faster_than_they_may(at, fake):
+    paced = at(fake.url, per_s=20)
+    began = time.monotonic()
+
+    await asyncio.gather(*(paced.look("sub_none") for _ in range(11)))
+
+    assert time.monotonic() - began >= 10 / 20
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes", "after_s"),
+    [
+        (stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "7"}), ProviderAwayError, 7),
+        (stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "soon"}), ProviderAwayError, 2),
+        (stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "999999"}), ProviderAwayError, 600),
+        (stripe.APIConnectionError(PERSON), ProviderAwayError, 5),
+        (stripe.APIError(PERSON, http_status=500), ProviderAwayError, 2),
+        (stripe.APIError(PERSON, http_status=409), ProviderAwayError, 2),
+        (stripe.PermissionError(PERSON, http_status=403), ProviderAwayError, 30),
+        (stripe.InvalidRequestError(PERSON, "email", http_status=400), ProviderRefusedError, None),
+        (stripe.InvalidRequestError(PERSON, "id", code="resource_missing", http_status=404), MissingError, None),
+        (stripe.InvalidRequestError(PERSON, "id", "resource_already_exists", http_status=400), ProviderAwayError, 2),
+    ],
+)
+def test_an_error_means_refused_or_away_and_never_repeats_what_was_sent(error, becomes, after_s):
+    with pytest.raises(becomes) as caught, _answers():
+        raise error
+
+    assert PERSON not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert getattr(caught.value, "after_s", None) == after_s

@@ -1,0 +1,75 @@
+"""Usage that internal services report is counted once; what cannot be billed is quarantined, and holds up nothing."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from billing_world import eventually
+from paybill_billing.app import service
+from paybill_contracts.usage import Usage
+from paybill_runtime.clock import new_id
+
+TENANT = "ten_" + "d" * 32
+
+
+def used(quantity=5, **changes):
+    values = {"tenant_id": TENANT, "meter": "calls", "quantity": quantity, "occurred_at": datetime.now(UTC)}
+    return Usage(**{**values, **changes})
+
+
+async def test_usage_is_counted_once_and_shown_with_what_the_plan_includes(world):
+    await world.subscribed(TENANT)
+    await _entitled(world)
+    repeated = new_id()
+    for id_ in (repeated, repeated, new_id()):
+        await world.metering.offer(used(), id_=id_)
+
+    async def counted():
+        usage = (await world.account(TENANT))["usage"]
+        return usage if usage and usage[0]["total"] == 10 else None
+
+    assert await eventually(counted) == [{"meter": "calls", "total": 10, "records": 2, "included": 10000}]
+    facts = await world.log.facts("billing.usage_recorded", at_least=2)
+    assert [(fact.event.quantity, fact.event.total) for fact in facts] == [(5, 5), (5, 10)]
+
+
+async def test_what_cannot_be_billed_is_quarantined_with_the_reason_and_the_next_is_counted(world):
+    await world.subscribed(TENANT)
+    await _entitled(world)
+    now = datetime.now(UTC)
+    refused = {
+        "there is no tenant": used(tenant_id="ten_" + "e" * 32),
+        "does not count disk": used(meter="disk"),
+        "35 days ago": used(occurred_at=now - timedelta(days=36)),
+        "5 minutes ahead": used(occurred_at=now + timedelta(hours=1)),
+    }
+    for offer in refused.values():
+        await world.metering.offer(offer)
+    await world.metering.offer(used(7))
+
+    facts = await world.log.facts("billing.intake_quarantined", at_least=len(refused))
+    assert [any(why in fact.event.reason for fact in facts) for why in refused] == [True] * len(refused)
+
+    async def counted():
+        return [meter["total"] for meter in (await world.account(TENANT))["usage"]] == [7]
+
+    await eventually(counted)
+    listed = await world.get("/v1/operations/quarantine")
+    assert len(listed) == len(refused)
+
+
+async def test_a_publisher_that_is_not_named_is_quarantined(world_of, settings):
+    settings["publishers_file"].write_text(json.dumps({"metering": {"tenants": ["ten_" + "9" * 32]}}))
+    world = await world_of(service())
+    await world.subscribed(TENANT)
+
+    await world.metering.offer(used())
+
+    (fact,) = await world.log.facts("billing.intake_quarantined")
+    assert "may not publish" in fact.event.reason
+
+
+async def _entitled(world):
+    async def look():
+        return (await world.account(TENANT))["entitlements"]
+
+    await eventually(look)

@@ -1,0 +1,290 @@
+"""However messages come (late, twice, reordered, too early), billing ends where the provider is."""
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+
+import pytest
+from billing_samples import EUR_20
+from billing_world import EMAIL, SECRETS, eventually
+from paybill_billing.app import service
+from paybill_billing.domain.catalogue import PriceSeen
+from paybill_billing.domain.subscriptions import Seen
+from paybill_billing.effects import ProviderAwayError
+from paybill_billing.effects.stripe_inbound import StripeInbound
+from paybill_billing.work.webhooks import Ingest
+
+TENANT = "ten_" + "b" * 32
+QUICK = """\
+product: paybill-demo
+plans:
+  - plan: starter
+    version: 1
+    name: Quick
+    tier: starter
+    placement: pooled
+    grace: 1s
+    retention: 1d
+    features: []
+    prices:
+      - {minor: 100, currency: EUR, interval: month}
+"""
+
+
+def about(subscription, customer, number=1, type_="customer.subscription.updated", **item):
+    """A message of Stripe about a subscription."""
+    item = {"id": subscription, "object": "subscription", "customer": customer, **item}
+    return json.dumps({"id": f"evt_{number}", "type": type_, "created": 1, "data": {"object": item}}).encode()
+
+
+async def told(world, *types):
+    """How often each fact was said."""
+    facts = await world.log.facts(*(f"billing.{type_}" for type_ in types), at_least=len(types))
+    return Counter(fact.event.TYPE[8:] for fact in facts)
+
+
+async def test_every_message_three_times_and_reordered_says_every_fact_once(world):
+    control = world.fake.control
+    await asyncio.to_thread(lambda: control.faults(duplicate=3, reorder=True))
+    subscription = await world.subscribed(TENANT)
+    customer = (await world.account(TENANT))["customer"]
+    await asyncio.to_thread(control.set_payment, customer, "fail")
+    await asyncio.to_thread(control.renew, subscription["provider_subscription"])
+    await world.standing(TENANT, "grace")
+    await world.quiet()
+
+    counted = await told(world, "subscription_activated", "payment_failed", "subscription_grace_started")
+
+    assert counted == {"subscription_activated": 1, "payment_failed": 1, "subscription_grace_started": 1}
+
+
+async def test_messages_that_come_before_the_tenant_is_known_lead_to_the_same_end(world):
+    stripe = world.fake.stripe
+    card = {"payment_method": "pm_card_visa", "invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    customer = stripe.customers.create({"email": EMAIL, "metadata": {"tenant_id": TENANT}, **card})
+    price = stripe.prices.create(
+        {
+            "product_data": {"name": "Starter"},
+            "currency": "eur",
+            "unit_amount": 2900,
+            "recurring": {"interval": "month"},
+            "lookup_key": "starter_v1_month_eur",
+        }
+    )
+    stripe.subscriptions.create({"customer": customer.id, "items": [{"price": price.id}]})
+
+    async def waits():
+        return [waiting for waiting in await world.get("/v1/webhooks/waiting") if waiting["reason"]]
+
+    (waiting,) = await eventually(waits)
+    await world.tenants.request_tenant(TENANT)
+    await world.standing(TENANT, "active")
+    await world.quiet()
+
+    assert (waiting["reason"], waiting["customer"]) == ("no account has this customer", customer.id)
+    assert (await world.account(TENANT))["customer"] == customer.id
+    assert await told(world, "subscription_activated") == {"subscription_activated": 1}
+
+
+async def test_messages_of_a_customer_that_is_none_of_ours_wait_and_hold_up_nobody(world, outside, signed):
+    body = about("sub_foreign", "cus_foreign")
+    await outside.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    await world.subscribed(TENANT)
+
+    (waiting,) = [each for each in await world.get("/v1/webhooks/waiting") if each["object"] == "sub_foreign"]
+    assert waiting["reason"] == "no account has this customer"
+
+
+async def test_a_subscription_that_the_provider_never_had_is_done_with(world, outside, signed):
+    await world.tenants.request_tenant(TENANT)
+    body = about("sub_gone", (await world.opened(TENANT))["customer"])
+
+    await outside.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    async def done():
+        return await world.sql("SELECT 1 FROM webhooks WHERE event_id = 'evt_1' AND done_at IS NOT NULL")
+
+    await eventually(done)
+
+
+@pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
+async def test_grace_ends_by_our_own_clock_while_the_provider_is_silent(world):
+    subscription = await world.subscribed(TENANT)
+    control, customer = world.fake.control, (await world.account(TENANT))["customer"]
+
+    await asyncio.to_thread(control.set_payment, customer, "fail")
+    await asyncio.to_thread(control.renew, subscription["provider_subscription"])
+    suspended = await world.standing(TENANT, "suspended")
+
+    async def shut_out():
+        return not (await world.account(TENANT))["entitlements"]["allows_access"]
+
+    await eventually(shut_out)
+    assert suspended["provider_status"] == "past_due"
+    counted = await told(world, "subscription_grace_started", "subscription_suspended")
+    assert counted == {"subscription_grace_started": 1, "subscription_suspended": 1}
+
+
+class Scripted:
+    """A provider that shows what a test tells it to. It is away for the first `away` looks."""
+
+    def __init__(self, *shown, away=0):
+        self.shown = list(shown)
+        self.away = away
+        self.looks = []
+
+    async def look(self, subscription):
+        self.looks.append(subscription)
+        if len(self.looks) <= self.away:
+            raise ProviderAwayError(0.1, "it is away")
+        return self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]
+
+
+def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=None):
+    return Seen(
+        id="sub_1",
+        customer=customer,
+        tenant=tenant,
+        status=status,
+        collection_paused=False,
+        quantity=1,
+        price=PriceSeen("price_1", lookup_key, None, None),
+        amount=EUR_20,
+        period_start=None,
+        period_end=None,
+        cancel_at=None,
+        invoice=None,
+    )
+
+
+@pytest.fixture
+async def scripted(world_of, signed):
+    """Billing that keeps messages, and then looks at a provider that a test makes; both know the customer."""
+    world = await world_of(replace(service(), background=()))
+    await world.tenants.request_tenant(TENANT)
+    customer = (await world.opened(TENANT))["customer"]
+    running = world.served.running
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(running.worker._effects["stripe"].close)
+
+        async def run(provider_of, bodies_of):
+            for body in bodies_of(customer):
+                answer = await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+                assert answer.is_success
+            provider = provider_of(customer)
+            ingest = Ingest(running.edge, running.leases, "stripe", provider, StripeInbound(SECRETS))
+            task = asyncio.create_task(ingest.run())
+            stack.push_async_callback(_ended, task)
+            return provider, world
+
+        yield run
+
+
+async def _ended(task):
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_hundred_messages_about_one_subscription_cost_one_look(scripted):
+    provider, world = await scripted(
+        lambda customer: Scripted(shown(customer)),
+        lambda customer: [about("sub_1", customer, number) for number in range(100)],
+    )
+
+    await world.standing(TENANT, "active")
+
+    assert provider.looks == ["sub_1"]
+    assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
+
+
+async def test_a_provider_that_is_away_is_asked_again(scripted):
+    provider, world = await scripted(
+        lambda customer: Scripted(shown(customer), away=3), lambda customer: [about("sub_1", customer)]
+    )
+
+    await world.standing(TENANT, "active")
+
+    assert len(provider.looks) == 4
+
+
+async def test_what_cannot_be_understood_waits_with_its_reason_and_is_looked_at_again(scripted):
+    _, world = await scripted(
+        lambda customer: Scripted(shown(customer, "mystery"), shown(customer, lookup_key="other"), shown(customer)),
+        lambda customer: [about("sub_1", customer)],
+    )
+    reasons = set()
+
+    async def active():
+        reasons.update(waiting["reason"] for waiting in await world.get("/v1/webhooks/waiting"))
+        return any(each["access"] == "active" for each in (await world.account(TENANT))["subscriptions"])
+
+    await eventually(active)
+    assert any("UnknownStatusError" in (reason or "") for reason in reasons)
+    assert any("UnknownPriceError" in (reason or "") for reason in reasons)
+
+
+async def test_a_price_made_for_one_customer_keeps_the_plan_that_it_signed_up_for(scripted):
+    _, world = await scripted(
+        lambda customer: Scripted(shown(customer, lookup_key=None, tenant=TENANT)),
+        lambda customer: [about("sub_1", customer)],
+    )
+
+    subscription = await world.standing(TENANT, "active")
+
+    assert (subscription["plan"]["plan"], subscription["price"]["minor"]) == ("starter", 2000)
+
+
+async def test_another_tenants_name_written_on_a_subscription_gives_it_nothing(scripted):
+    other = "ten_" + "c" * 32
+    _, world = await scripted(
+        lambda customer: Scripted(shown(customer, tenant=other)), lambda customer: [about("sub_1", customer)]
+    )
+    await world.tenants.request_tenant(other)
+    await world.opened(other)
+
+    await world.standing(TENANT, "active")
+
+    assert (await world.account(other))["subscriptions"] == []
+
+
+async def test_messages_that_come_while_we_look_are_looked_at_too(scripted, signed):
+    class Slow(Scripted):
+        async def look(self, subscription):
+            found = await super().look(subscription)
+            if len(self.looks) == 1:
+                body = about("sub_1", found.customer, 2)
+                await self.client.post("/webhooks/stripe", content=body, headers=signed(body))
+            return found
+
+    provider, world = await scripted(lambda customer: Slow(shown(customer), shown(customer, "canceled")), lambda _: [])
+    provider.client = world.served.client
+    body = about("sub_1", (await world.account(TENANT))["customer"])
+    await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    await world.standing(TENANT, "ended")
+
+    assert len(provider.looks) == 2
+
+
+async def test_who_has_lost_the_lease_records_nothing(scripted, signed):
+    class Robbed(Scripted):
+        async def look(self, subscription):
+            async with self.running.database.engine.begin() as connection:
+                await connection.exec_driver_sql("UPDATE chassis.lease SET epoch = epoch + 1 WHERE name = 'webhooks'")
+            return await super().look(subscription)
+
+    provider, world = await scripted(lambda customer: Robbed(shown(customer)), lambda _: [])
+    provider.running = world.served.running
+    body = about("sub_1", (await world.account(TENANT))["customer"])
+    await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    async def looked():
+        return provider.looks
+
+    await eventually(looked)
+    await asyncio.sleep(0.3)
+    assert (await world.account(TENANT))["subscriptions"] == []
