@@ -130,13 +130,10 @@ RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))
 RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
 
 
-def test_a_sign_up_registers_an_environment_with_the_tenants_number() -> None:
+def test_a_sign_up_registers_an_environment_with_the_tenants_number_once() -> None:
+    assert environments.on_tenant_requested(REGISTERED, REQUESTED) == []
     assert (REGISTERED.id, REGISTERED.slug, REGISTERED.region) == (f"env_{NUMBER}", "acme", "eu-central")
     assert (REGISTERED.status, REGISTERED.revision, REGISTERED.access) == (Status.REGISTERED, 1, Access.CLOSED)
-
-
-def test_a_sign_up_heard_twice_says_nothing_the_second_time() -> None:
-    assert environments.on_tenant_requested(REGISTERED, REQUESTED) == []
 
 
 def test_entitlements_lead_to_a_plan_that_names_what_it_was_made_from() -> None:

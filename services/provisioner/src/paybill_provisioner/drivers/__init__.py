@@ -1,6 +1,6 @@
 """The port through which environments are built on a cloud; one driver for each cloud, or an engine for many."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from paybill_contracts.provisioner import Access, Export, Step
@@ -22,7 +22,7 @@ class Driver(Protocol):
     by two calls at a time, two environments may be.
     """
 
-    def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncIterator[Sequence[Done]]:
+    def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncGenerator[Sequence[Done], None]:
         """Do `steps` in order, and say so as soon as some of them are durable, alone or several together.
 
         `environment` knows the outputs of what stands. An engine that applies a plan as a whole says all at once.

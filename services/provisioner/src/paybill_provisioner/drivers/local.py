@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets as randomness
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -45,7 +45,7 @@ class LocalDriver:
         """End all connections."""
         await self._server.close()
 
-    async def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncIterator[Sequence[Done]]:
+    async def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncGenerator[Sequence[Done], None]:
         """Every call brings the whole environment about; `steps` are those that somebody waits for.
 
         A silo is said in two parts, because CREATE DATABASE cannot be part of a transaction.

@@ -1,0 +1,65 @@
+"""Puts the service together."""
+
+import asyncio
+
+from paybill_contracts.envelope import Origin
+from paybill_contracts.event import digest
+from paybill_runtime.app import Service
+from paybill_runtime.http import Edge
+from paybill_runtime.leases import Leases
+from paybill_runtime.secrets import Secrets
+from paybill_runtime.settings import read_secret
+from paybill_runtime.unit import Moment, Unit
+
+from paybill_provisioner.api import router
+from paybill_provisioner.consumer import HEARS
+from paybill_provisioner.domain import blueprints
+from paybill_provisioner.domain.blueprints import IN_FORCE
+from paybill_provisioner.drivers import Drivers
+from paybill_provisioner.drivers.local import LocalDriver
+from paybill_provisioner.drivers.server import TenantServer
+from paybill_provisioner.settings import Settings
+from paybill_provisioner.tables import BLUEPRINTS, STATES
+from paybill_provisioner.work import WORK
+
+
+async def publish_blueprint(edge: Edge) -> None:
+    """Put the blueprint of the settings in force; the same one again says nothing."""
+    blueprint = edge.settings.blueprint()
+
+    def decide(unit: Unit, _: Moment) -> None:
+        unit.record(BLUEPRINTS, IN_FORCE, blueprints.publish(unit.get(BLUEPRINTS, IN_FORCE), blueprint))
+
+    cause = f"blueprint:{digest(blueprint)}"
+    origin = Origin(cause, cause, "service:provisioner", "")
+    await edge.decide(origin, decide, writes=[BLUEPRINTS.key(IN_FORCE)])
+
+
+def service() -> Service:
+    """The provisioner, with the driver for this machine."""
+    opened: list[LocalDriver] = []
+
+    def drivers(settings: Settings, secrets: Secrets) -> Drivers:
+        password = read_secret(settings.local_database_password_file)
+        opened.append(LocalDriver(TenantServer(settings.local_database_url, password), settings.local_dir, secrets))
+        return {"local": opened[-1]}
+
+    async def close_drivers(_edge: Edge, _leases: Leases) -> None:
+        """Wait for the end, then close the connections to tenants' databases."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for driver in opened:
+                await driver.close()
+
+    return Service(
+        name="provisioner",
+        settings=Settings,
+        states=STATES,
+        hears=HEARS,
+        work=WORK,
+        router=router,
+        effects=drivers,
+        on_start=(publish_blueprint,),
+        background=(close_drivers,),
+    )

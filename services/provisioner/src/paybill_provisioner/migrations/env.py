@@ -1,0 +1,7 @@
+"""Alembic's entry point for this service's tables."""
+
+from paybill_runtime.migrate import run
+
+from paybill_provisioner.tables import Base
+
+run(Base.metadata)
