@@ -62,7 +62,7 @@ async def test_nothing_can_be_requested_before_the_offerings_are_known(start, si
 
     answer = await tenant.client.post("/v1/tenants", json=sign_up)
 
-    assert answer.status_code == 409
+    assert answer.status_code == 503
     assert answer.json()["code"] == "offerings_not_published"
 
 

@@ -25,3 +25,9 @@ class ForbiddenError(DomainError):
     """The caller may not do this. HTTP 403."""
 
     code = "forbidden"
+
+
+class RetryLaterError(DomainError):
+    """A rule cannot decide yet, because something that it depends on is not there. HTTP 503 with Retry-After."""
+
+    code = "not_ready"

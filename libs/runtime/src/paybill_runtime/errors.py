@@ -3,7 +3,6 @@
 from socket import gaierror
 
 import asyncpg
-from paybill_contracts.errors import DomainError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -22,12 +21,6 @@ class DatabaseUnavailableError(Exception):
 
 class OverloadedError(Exception):
     """Too much waits already; the caller should come back later."""
-
-
-class RetryLaterError(DomainError):
-    """A rule cannot decide yet because something it depends on is not there; HTTP answers 503 with Retry-After."""
-
-    code = "not_ready"
 
 
 _AWAY = (

@@ -71,7 +71,8 @@ class Feed:
             if left <= 0:
                 return []
             try:
-                await asyncio.wait_for(self._arrived.wait(), min(left, 1.0))
+                async with asyncio.timeout(min(left, 1.0)):  # not wait_for: before 3.12 it can swallow a cancellation
+                    await self._arrived.wait()
             except TimeoutError:
                 continue
         taken = [self._messages.popleft() for _ in range(min(len(self._messages), self._batch))]

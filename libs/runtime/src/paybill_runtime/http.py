@@ -12,7 +12,7 @@ from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from opentelemetry.trace import SpanKind
 from paybill_contracts.envelope import Origin
-from paybill_contracts.errors import ConflictError, DomainError
+from paybill_contracts.errors import ConflictError, DomainError, RetryLaterError
 from paybill_contracts.event import latest_event
 from paybill_contracts.personal import Personal
 from pydantic import BaseModel
@@ -24,7 +24,7 @@ from paybill_runtime import clock
 from paybill_runtime.auth import KeyRing, Role
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decide, Decider, Decision
-from paybill_runtime.errors import OverloadedError, RetryLaterError
+from paybill_runtime.errors import OverloadedError
 from paybill_runtime.keys import DataKeys, RawSeal
 from paybill_runtime.problems import Problem, problem
 from paybill_runtime.secrets import Secrets

@@ -5,10 +5,10 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError
+from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
 from starlette.exceptions import HTTPException
 
-from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, RetryLaterError, is_away
+from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, is_away
 from paybill_runtime.telemetry import trace_var
 
 log = logging.getLogger(__name__)

@@ -95,7 +95,8 @@ class Relay:
 
     async def _idle(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):  # not wait_for: before 3.12 it can swallow a cancellation
+                await self._wake.wait()
         except TimeoutError:
             return
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from paybill_contracts.billing import CataloguePublished
-from paybill_contracts.errors import ConflictError, DomainError
+from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.tenant import OfferingNoted
 from paybill_contracts.values import Digest, Key
@@ -21,7 +21,7 @@ class Offering:
     source_hash: Digest
 
 
-class OfferingsNotPublishedError(ConflictError):
+class OfferingsNotPublishedError(RetryLaterError):
     """Billing or the provisioner has not said yet what may be asked for: the same request succeeds later."""
 
     code = "offerings_not_published"
