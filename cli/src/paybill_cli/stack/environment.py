@@ -12,7 +12,7 @@ from paybill_cli.stack.layout import STRIPE_FAKE, Layout
 # Nothing else of ours reaches them: a PGPASSWORD, a proxy or a PAYBILL_ variable would change what they do.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PAYBILL_LOG_LEVEL")
 _PASSED_ON_PREFIX = "OTEL_"
-WEBHOOK_PATH = "/v1/webhooks/stripe"
+WEBHOOK_PATH = "/webhooks/stripe"
 
 
 @dataclass(frozen=True, slots=True)
