@@ -82,17 +82,7 @@ def intake_subject(publisher: str, event: Event) -> str:
 def headers_of(fact: Fact) -> dict[str, str]:
     """The CloudEvents attributes and ours, as NATS headers."""
     event, origin = fact.event, fact.origin
-    headers = {
-        "Nats-Msg-Id": fact.id,
-        "Content-Type": "application/json",
-        "ce-specversion": "1.0",
-        "ce-id": fact.id,
-        "ce-type": event.TYPE,
-        "ce-source": f"paybill/{event.OWNER}",
-        "ce-time": fact.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "ce-subject": fact.aggregate,
-        "ce-dataschema": f"paybill:{event.TYPE}:v{event.VERSION}",
-        "traceparent": origin.traceparent,
+    headers = _attributes(event, fact.id, event.OWNER, fact.time, origin.traceparent) | {
         "pb-aggregate": fact.aggregate,
         "pb-revision": str(fact.revision),
         "pb-cause": origin.cause,
@@ -102,6 +92,21 @@ def headers_of(fact: Fact) -> dict[str, str]:
     if event.tenant is not None:
         headers["pb-tenant"] = event.tenant
     return headers
+
+
+def _attributes(event: Event, id_: str, source: str, time: datetime, traceparent: str) -> dict[str, str]:
+    return {
+        "Nats-Msg-Id": id_,
+        "Content-Type": "application/json",
+        "ce-specversion": "1.0",
+        "ce-id": id_,
+        "ce-type": event.TYPE,
+        "ce-source": f"paybill/{source}",
+        "ce-time": time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "ce-subject": event.aggregate_id,
+        "ce-dataschema": f"paybill:{event.TYPE}:v{event.VERSION}",
+        "traceparent": traceparent,
+    }
 
 
 def read_fact(subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0) -> Fact:
@@ -147,6 +152,11 @@ class Offer:
     time: datetime
     traceparent: str
     sequence: int = 0
+
+
+def headers_of_offer(offer: Offer) -> dict[str, str]:
+    """The CloudEvents attributes of an offer, as NATS headers."""
+    return _attributes(offer.event, offer.id, offer.publisher, offer.time, offer.traceparent)
 
 
 def read_offer(subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0) -> Offer:

@@ -78,8 +78,17 @@ async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Cli
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:
         try:
+            # By default the client itself would try for two minutes before it raises.
             await client.connect(
-                url, user=user, password=password, inbox_prefix=f"_INBOX_{user}".encode(), allow_reconnect=False
+                url,
+                user=user,
+                password=password,
+                inbox_prefix=f"_INBOX_{user}".encode(),
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=2,
+                error_cb=_raised_anyway,
             )
         except (OSError, NoServersError, TimeoutError):
             if asyncio.get_running_loop().time() > deadline:
@@ -87,6 +96,10 @@ async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Cli
             await asyncio.sleep(0.2)
         else:
             return client
+
+
+async def _raised_anyway(_: Exception) -> None:
+    """The client would log every attempt that fails with a traceback; the last one is raised."""
 
 
 async def _main() -> None:

@@ -1,0 +1,202 @@
+"""What internal services publish with: validated before it is sent, stored when it returns, counted once."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from nats.errors import NoServersError
+from paybill_contracts.envelope import MalformedFactError, read_offer
+from paybill_contracts.event import InvalidEventError
+from paybill_contracts.usage import Usage
+from paybill_embedded.nats import NatsServer
+from paybill_runtime import clock
+from paybill_runtime.publisher import (
+    BusUnreachableError,
+    PublishDeniedError,
+    Publisher,
+    PublishRefusedError,
+    publish,
+)
+from paybill_runtime.streams import INTAKE, connect, ensure
+from pydantic import ValidationError
+
+TENANT = "ten_0123456789abcdef0123456789abcdef"
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+USAGE = Usage(tenant_id=TENANT, meter="calls", quantity=3, occurred_at=NOON)
+
+
+def metering(nats: NatsServer) -> Publisher:
+    return Publisher(nats.url, "metering", nats.password("metering"))
+
+
+async def stored(nats: NatsServer) -> int:
+    """How many messages the intake holds."""
+    client = await connect(nats.url, "operator", nats.password("operator"))
+    info = await client.jetstream().stream_info(INTAKE)
+    await client.close()
+    return info.state.messages
+
+
+async def first(nats: NatsServer) -> tuple[str, dict[str, str], bytes]:
+    """The first message of the intake, as its owner gets it."""
+    client = await connect(nats.url, "billing", nats.password("billing"))
+    subscription = await client.jetstream().pull_subscribe("paybill.intake.>", stream=INTAKE)
+    [message] = await subscription.fetch(1, timeout=2)
+    await client.close()
+    return message.subject, message.headers or {}, message.data
+
+
+async def test_what_was_published_is_what_the_owner_of_the_type_reads(nats: NatsServer) -> None:
+    async with metering(nats) as publisher:
+        receipt = await publisher.publish(USAGE, time=NOON)
+
+    offer = read_offer(*await first(nats))
+
+    assert (offer.event, offer.id, offer.publisher, offer.time) == (USAGE, receipt.id, "metering", NOON)
+    assert receipt.sequence == 1
+    assert not receipt.duplicate
+
+
+async def test_the_message_is_a_cloudevent_in_its_callers_trace(nats: NatsServer) -> None:
+    async with metering(nats) as publisher:
+        await publisher.publish(USAGE, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+
+    subject, headers, _ = await first(nats)
+
+    assert subject == "paybill.intake.metering.usage.recorded.v1"
+    assert headers["ce-specversion"] == "1.0"
+    assert headers["ce-type"] == "usage.recorded"
+    assert headers["ce-source"] == "paybill/metering"
+    assert headers["ce-subject"] == f"usage/{TENANT}"
+    assert headers["traceparent"].startswith("00-0af7651916cd43dd8448eb211c80319c-")
+
+
+async def test_the_same_id_is_stored_once(nats: NatsServer) -> None:
+    id_ = clock.new_id()
+
+    async with metering(nats) as publisher:
+        receipts = [await publisher.publish(USAGE, id=id_) for _ in range(3)]
+
+    assert [(receipt.id, receipt.sequence, receipt.duplicate) for receipt in receipts] == [
+        (id_, 1, False),
+        (id_, 1, True),
+        (id_, 1, True),
+    ]
+    assert await stored(nats) == 1
+
+
+def test_a_wrong_payload_cannot_be_made() -> None:
+    with pytest.raises(ValidationError):
+        Usage(tenant_id="acme", meter="calls", quantity=3, occurred_at=NOON)
+
+
+async def test_a_payload_that_was_made_without_checks_is_refused_before_it_is_sent(nats: NatsServer) -> None:
+    wrong = Usage.model_construct(tenant_id=TENANT, meter="calls", quantity=-3, occurred_at=NOON)
+
+    async with metering(nats) as publisher:
+        with pytest.raises(InvalidEventError, match="quantity"):
+            await publisher.publish(wrong)
+
+    assert await stored(nats) == 0
+
+
+async def test_an_id_that_is_no_uuid_is_refused_before_it_is_sent(nats: NatsServer) -> None:
+    async with metering(nats) as publisher:
+        with pytest.raises(MalformedFactError, match="ce-id"):
+            await publisher.publish(USAGE, id="measurement 7")
+
+    assert await stored(nats) == 0
+
+
+async def test_a_wrong_password_is_told_at_once(nats: NatsServer) -> None:
+    async with asyncio.timeout(3):
+        with pytest.raises(PublishDeniedError, match="does not let metering"):
+            async with Publisher(nats.url, "metering", "wrong"):
+                pass
+
+
+async def test_publishing_in_anothers_name_is_told_at_once(nats: NatsServer) -> None:
+    publisher = metering(nats)
+    publisher._name = "billing-probe"
+
+    async with asyncio.timeout(3):
+        with pytest.raises(PublishDeniedError):
+            async with publisher:
+                await publisher.publish(USAGE)
+
+
+async def test_what_its_credentials_do_not_allow_is_told_at_once(nats: NatsServer) -> None:
+    async with asyncio.timeout(3), metering(nats) as publisher:
+        publisher._name = "crm"
+        with pytest.raises(PublishDeniedError):
+            await publisher.publish(USAGE)
+
+
+async def test_a_bus_that_is_not_there_is_said_to_be_unreachable() -> None:
+    async with asyncio.timeout(8):
+        with pytest.raises(BusUnreachableError, match="publish again under the same id"):
+            async with Publisher("nats://127.0.0.1:9", "metering", "x"):
+                pass
+
+
+async def test_a_bus_that_went_away_is_waited_for(nats: NatsServer) -> None:
+    async with metering(nats) as publisher:
+        await publisher.publish(USAGE)
+        await asyncio.to_thread(nats.stop)
+        again = asyncio.create_task(publisher.publish(USAGE, timeout_s=20))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(nats.start)
+        receipt = await again
+
+    assert receipt.sequence == 2
+    assert await stored(nats) == 2
+
+
+async def test_a_bus_that_stays_away_ends_the_wait_with_an_error(nats: NatsServer) -> None:
+    async with metering(nats) as publisher:
+        await asyncio.to_thread(nats.stop)
+        with pytest.raises(BusUnreachableError):
+            await publisher.publish(USAGE, timeout_s=0.2)
+    await asyncio.to_thread(nats.start)
+
+
+async def test_without_an_intake_it_is_said_that_there_is_none(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as bare:
+        async with metering(bare) as publisher:
+            with pytest.raises(PublishRefusedError, match="there is no intake"):
+                await publisher.publish(USAGE)
+
+
+async def test_a_full_intake_refuses_and_says_so(nats: NatsServer) -> None:
+    steward = await connect(nats.url, "steward", nats.password("steward"))
+    jetstream = steward.jetstream()
+    configuration = (await jetstream.stream_info(INTAKE)).config
+    configuration.max_bytes = 1
+    await jetstream.update_stream(configuration)
+    await steward.close()
+
+    async with metering(nats) as publisher:
+        with pytest.raises(PublishRefusedError, match="the intake refused it"):
+            await publisher.publish(USAGE)
+
+
+def test_one_call_publishes_from_code_that_is_not_asynchronous(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as server:
+        asyncio.run(_make_streams(server))
+
+        receipt = publish(USAGE, url=server.url, name="metering", password=server.password("metering"))
+
+    assert receipt.sequence == 1
+
+
+async def _make_streams(server: NatsServer) -> None:
+    client = await connect(server.url, "steward", server.password("steward"))
+    await ensure(client)
+    await client.close()
+
+
+async def test_a_connection_to_a_bus_that_is_not_there_is_given_up_in_time() -> None:
+    async with asyncio.timeout(5):
+        with pytest.raises(NoServersError):
+            await connect("nats://127.0.0.1:9", "operator", "x", wait_s=0.5)
