@@ -107,7 +107,7 @@ class Receiver:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = receiver.take(body, dict(self.headers))
+                status = receiver.take(body, dict(self.headers), self.path)
                 with suppress(ConnectionError):  # a sender that was held may have given up
                     self.send_response(status)
                     self.send_header("Content-Length", "0")
@@ -116,7 +116,12 @@ class Receiver:
             def log_message(self, *_arguments):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request, client_address):
+                if not isinstance(sys.exception(), ConnectionError):
+                    super().handle_error(request, client_address)
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/webhooks/stripe"
@@ -128,6 +133,7 @@ class Receiver:
         self.taken: list[dict] = []
         self.bodies: list[bytes] = []
         self.refused: list[str] = []
+        self.paths: list[str] = []
         self.headers: list[dict] = []
         self.answers: list[int] = []
         self._held = threading.Event()
@@ -140,7 +146,7 @@ class Receiver:
         yield
         self._held.set()
 
-    def take(self, body: bytes, headers: dict) -> int:
+    def take(self, body: bytes, headers: dict, path: str) -> int:
         with self._changed:
             status, current = self.answers.pop(0) if self.answers else 200, self.taken
         self._held.wait(DEADLINE_S)
@@ -151,6 +157,7 @@ class Receiver:
         event = json.loads(body)
         with self._changed:
             self.headers.append(headers)
+            self.paths.append(path)
             if status < 300:
                 self.taken.append(event)
                 self.bodies.append(body)
@@ -169,6 +176,12 @@ class Receiver:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@pytest.fixture(scope="session")
+def launch() -> type[RunningFake]:
+    """For a file that has a process of its own."""
+    return RunningFake
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,7 @@ def test_the_api_takes_forms_only(fake):
     assert fake.http.post("/v1/customers", content=b"\xff", headers={"Content-Type": "text/plain"}).status_code == 400
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"lose": ["\\ud800"]}', b'"x"', b"\xff\xfe", b"[" * 100_000])
 def test_control_takes_json_objects_only(fake, body):
     answer = fake.http.post("/fake/faults", content=body, headers={"Content-Type": "application/json"})
 

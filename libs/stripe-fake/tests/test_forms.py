@@ -76,7 +76,10 @@ def test_a_decimal_is_finite_and_not_negative(number):
         Params({"amount": number}).decimal("amount")
 
 
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "ftp://x", "https://", "http:///x", 'http://x/"><b>', "x"])
+@pytest.mark.parametrize(
+    "url",
+    ["javascript:alert(1)", "ftp://x", "https://", "http:///x", 'http://x/"><b>', "http://[::1", "http://x/ y", "x"],
+)
 def test_only_web_addresses_are_urls(url):
     with pytest.raises(InvalidRequestError) as caught:
         Params({"success_url": url}).url("success_url")

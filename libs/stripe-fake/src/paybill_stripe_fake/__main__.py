@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from paybill_stripe_fake.account import Account, RetryPolicy
+from paybill_stripe_fake.forms import is_web_url
 from paybill_stripe_fake.sender import Sender
 from paybill_stripe_fake.server import create_app
 from paybill_stripe_fake.store import StateFileError, Store
@@ -109,12 +110,15 @@ def _parser() -> argparse.ArgumentParser:
 def _check_loopback(options: argparse.Namespace) -> None:
     if bool(options.webhook_url) != bool(options.webhook_secret_file):
         raise StartError("--webhook-url and --webhook-secret-file go together")
-    target = urlsplit(options.webhook_url or "http://localhost")
-    if target.scheme not in {"http", "https"} or not target.hostname:
-        raise StartError(f"--webhook-url {options.webhook_url} is no http(s) URL")
+    for option, url in (("--webhook-url", options.webhook_url), ("--public-url", options.public_url)):
+        if url and not is_web_url(url):
+            raise StartError(f"{option} {url} is no http(s) URL")
     if options.allow_remote:
         return
-    for option, host in (("--host", options.host), ("--webhook-url", target.hostname)):
+    for option, host in (
+        ("--host", options.host),
+        ("--webhook-url", urlsplit(options.webhook_url or "//localhost").hostname),
+    ):
         if not is_loopback(host):
             raise StartError(f"{option} {host} is not this machine; add --allow-remote if that is meant")
 

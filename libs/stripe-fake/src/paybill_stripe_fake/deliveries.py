@@ -154,7 +154,6 @@ def _queue(account: Account, event: Resource, endpoint: Resource, state: str) ->
         "event": event["id"],
         "type": event["type"],
         "endpoint": endpoint["id"],
-        "url": endpoint["url"],
         "state": state,
         "attempts": 0,
         "last_attempts": [],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from paybill_stripe_fake.errors import InvalidRequestError
 
@@ -43,6 +43,15 @@ def parse_form(encoded: str | bytes) -> dict[str, Value]:
             raise InvalidRequestError(f"Invalid parameter: {key[:100]!r}")
         _place(tree, path, value, key)
     return tree
+
+
+def is_web_url(text: str) -> bool:
+    """Whether this is an absolute http or https URL that can stand in a page."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and not re.search(r'[\s<>"\\\x00-\x20]', text)
+    except ValueError:
+        return False
 
 
 def from_json(value: Any) -> Value:
@@ -165,7 +174,7 @@ class Params:
     def url(self, key: str) -> str | None:
         """An absolute http or https URL."""
         value = self.text(key)
-        if value is not None and not re.fullmatch(r"https?://[^\s<>\"\\/]+[^\s<>\"\\]*", value):
+        if value is not None and not is_web_url(value):
             raise InvalidRequestError("Not a valid URL", code="url_invalid", param=self.name(key))
         return value
 

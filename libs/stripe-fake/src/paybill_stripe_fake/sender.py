@@ -98,6 +98,8 @@ class Sender:
 
     async def _send(self, delivery: Resource) -> None:
         event = events.rendered(self._account, self._account.get("event", delivery["event"]))
+        # Where it goes now, which may not be where it went when it was queued.
+        endpoint = self._account.get("webhook_endpoint", delivery["endpoint"])
         payload = json.dumps(event, separators=(",", ":"))
         headers = {
             "Content-Type": "application/json; charset=utf-8",
@@ -110,17 +112,18 @@ class Sender:
         status, error = None, None
         try:
             async with self._client.stream(
-                "POST", delivery["url"], content=payload.encode(), headers=headers
+                "POST", endpoint["url"], content=payload.encode(), headers=headers
             ) as response:
                 status = response.status_code
                 await _read_some(response)
-        except httpx.HTTPError as failure:
+        except (httpx.HTTPError, httpx.InvalidURL) as failure:
             error = type(failure).__name__
         if error is None and status not in _OK:
             error = f"HTTP {status}"
         retry_s = min(MAX_RETRY_S, self._retry_s * 2 ** min(delivery["attempts"], _MAX_DOUBLINGS))
-        if self._account.store.find("delivery", delivery["id"]) is None:
-            return  # the account was reset meanwhile
+        now = self._account.store.find("delivery", delivery["id"])
+        if now is None or now["state"] != "pending":
+            return  # the account was reset meanwhile, or the endpoint removed
         with self._account.work():
             deliveries.record(self._account, delivery, status=status, error=error, retry_s=retry_s)
 

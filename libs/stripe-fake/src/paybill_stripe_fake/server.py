@@ -106,7 +106,9 @@ def create_app(account: Account, api_key: str, sender: Callable[[], Sender], sta
         Route(control.PAY_CHECKOUT[1], server.pay_checkout, methods=["POST"]),
     ]
     handlers: dict[Any, Any] = {HTTPException: _unknown_url, ApiError: _refused, Exception: _failed}
-    return Starlette(routes=[*own, *routes], lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=[*own, *routes], lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Server:
@@ -264,6 +266,7 @@ def _from_json(body: bytes) -> dict[str, Value]:
     try:
         decoded = json.loads(body)
         tree = from_json(decoded)
+        json.dumps(tree, ensure_ascii=False).encode()  # half a surrogate pair could never be answered again
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError("The body is no JSON in UTF-8.") from error
     if isinstance(tree, str) or not isinstance(decoded, dict):
