@@ -68,3 +68,12 @@ def test_what_is_heard_is_documented_as_asyncapi() -> None:
     document = json.loads(AsyncAPI(bus.broker, title="tenant", version="1").to_specification().to_json())
     assert document["asyncapi"].startswith("3.")
     assert {"TenantRequested", "TenantActivated"} <= document["components"]["schemas"].keys()
+
+
+async def test_leaving_while_nats_is_away_is_no_error(bus, nats) -> None:
+    await bus.run()
+    nats.kill()
+
+    await bus.close()
+
+    assert not bus.connected.is_set()

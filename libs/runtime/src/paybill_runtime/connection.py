@@ -64,9 +64,16 @@ class Bus:
                 return
 
     async def close(self) -> None:
-        """Flush and leave."""
+        """Flush and leave. Nothing is lost when NATS is away: what was not confirmed is still in the outbox."""
         self.connected.clear()
-        await self.broker.stop()
+        try:
+            await self.broker.stop()
+        except (NatsError, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # nats-py, closed while it reconnects, cancels a future of its own and lets that be seen here.
+            log.info("left NATS while it was away: %s", type(error).__name__)
 
     async def _away(self) -> None:
         self.connected.clear()
