@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from paybill_contracts.values import Key
 from paybill_runtime.database import Database
-from paybill_runtime.errors import OverloadedError
+from paybill_runtime.errors import OverloadedError, is_collision
 from paybill_runtime.http import Edge
 from paybill_runtime.problems import Problem
 from pydantic import BaseModel
@@ -20,6 +20,7 @@ from paybill_billing.effects.stripe_inbound import StripeInbound
 
 MAX_GROUP = 256
 MAX_WAITING = 4096
+MAX_TRIES = 5
 
 # Locked in the order of their names, so that two processes that keep messages of one subscription cannot deadlock.
 _KEEP = text(
@@ -88,12 +89,16 @@ class Inbox:
 
     async def _stored(self, messages: Sequence[Kept]) -> Exception | None:
         unique = {(message.provider, message.event_id): asdict(message) for message in messages}
-        try:
-            async with self._database.transaction() as connection:
-                await connection.execute(_KEEP, _columns(list(unique.values())))
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is every waiting sender's answer
-            return error
-        return None
+        for _ in range(MAX_TRIES):
+            try:
+                async with self._database.transaction() as connection:
+                    await connection.execute(_KEEP, _columns(list(unique.values())))
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is every waiting sender's answer
+                if not is_collision(error):
+                    return error
+            else:
+                return None
+        return OverloadedError("others change the same subscriptions; send it again later")
 
 
 def router(edge: Edge) -> APIRouter:

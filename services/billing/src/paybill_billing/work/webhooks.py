@@ -40,8 +40,10 @@ _DUE = text(
     "WHERE provider = :provider AND due <= :now AND NOT target = ANY(:busy) ORDER BY due LIMIT :room"
 )
 _WELCOME = text(
-    "UPDATE webhook_targets AS t SET due = :now, tries = 0, reason = NULL FROM accounts AS a "
-    "WHERE t.reason = :reason AND a.customer = t.provider || '/' || t.customer"
+    "UPDATE webhook_targets SET due = :now, tries = 0, reason = NULL WHERE (provider, target) IN ("
+    "SELECT t.provider, t.target FROM webhook_targets AS t "
+    "JOIN accounts AS a ON a.customer = t.provider || '/' || t.customer "
+    "WHERE t.provider = :provider AND t.reason = :reason ORDER BY t.provider, t.target FOR UPDATE OF t SKIP LOCKED)"
 )
 _WAITING = text(
     "SELECT event_id, type, created, customer, traceparent FROM webhooks "
@@ -104,7 +106,7 @@ class Ingest:
             return
         now = self._edge.now()
         async with self._edge.database.transaction() as connection:
-            await connection.execute(_WELCOME, {"now": now, "reason": NO_ACCOUNT})
+            await connection.execute(_WELCOME, {"provider": self._name, "now": now, "reason": NO_ACCOUNT})
             values = {"provider": self._name, "now": now, "busy": list(self._busy), "room": room}
             rows = (await connection.execute(_DUE, values)).all()
         for row in rows:
