@@ -202,7 +202,9 @@ class Running:
 async def serving(running: Running) -> AsyncIterator[int]:
     """HTTP on the configured address while the block runs; yields the port."""
     settings = running.settings
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
+    # The protocol is named because asyncio turns Nagle's delay (40 ms an answer) off only where it sees it named.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((settings.http_host, settings.http_port))
     config = uvicorn.Config(
