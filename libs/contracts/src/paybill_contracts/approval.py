@@ -26,7 +26,8 @@ class Approval(Value):
         """Raise ApprovalMismatchError unless this approval is for `subject_hash`, in time, and not by the requester."""
         if self.subject_hash != subject_hash:
             raise ApprovalMismatchError(
-                f"approved was {self.subject_hash[:12]}…, asked for is {subject_hash[:12]}…; look at the new plan and approve it"
+                f"approved was {self.subject_hash[:12]}…, asked for is {subject_hash[:12]}…; "
+                "look at the new plan and approve it"
             )
         if now >= self.expires_at:
             raise ApprovalMismatchError(f"the approval ended at {self.expires_at.isoformat()}; ask for a new one")

@@ -311,9 +311,9 @@ class EntitlementsSet(Event, type="billing.entitlements_set", version=1, aggrega
 
 
 class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="meter", key="meter_id"):
-    """`quantity` units of `meter` were used. `usage_id` is the publisher's id of the measurement; `total` counts all so far.
+    """`quantity` units of `meter` were used; `total` counts all so far.
 
-    `meter_id` is `<tenant>:<meter>`.
+    `usage_id` is the publisher's id of the measurement, `meter_id` is `<tenant>:<meter>`.
     """
 
     meter_id: Annotated[

@@ -11,6 +11,8 @@ from paybill_contracts.event import Event, decode, partition_of
 
 MAX_PAYLOAD_BYTES = 512 * 1024
 """Below the server's default limit of 1 MiB, headers included."""
+MAX_CAUSE = 255
+"""Characters in the name of a cause or of a correlation."""
 
 EVENTS_ROOT = "paybill.events"
 INTAKE_ROOT = "paybill.intake"
@@ -184,8 +186,8 @@ def _matching(headers: Mapping[str, str], name: str, pattern: re.Pattern[str]) -
 
 def _bounded(headers: Mapping[str, str], name: str) -> str:
     value = headers.get(name, "")
-    if not 0 < len(value) <= 255:
-        raise MalformedFactError(f"the header {name} is missing or longer than 255")
+    if not 0 < len(value) <= MAX_CAUSE:
+        raise MalformedFactError(f"the header {name} is missing or longer than {MAX_CAUSE}")
     return value
 
 
@@ -201,7 +203,7 @@ def _time(headers: Mapping[str, str]) -> datetime:
 
 def _revision(headers: Mapping[str, str]) -> int:
     text = headers.get("pb-revision", "")
-    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) > 0):
+    if re.fullmatch("[1-9][0-9]{0,14}", text) is None:
         raise MalformedFactError("the header pb-revision is missing or no positive number")
     return int(text)
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import override
 
 from paybill_contracts.errors import DomainError
 
@@ -50,12 +51,14 @@ class Event(Value):
     AGGREGATE: ClassVar[str]
     KEY: ClassVar[str]
 
+    @override
     def __init_subclass__(cls, *, type: str = "", version: int = 1, aggregate: str = "", key: str = "") -> None:
         """Take the class keywords; `__pydantic_init_subclass__` uses them once the fields are known."""
         super().__init_subclass__()
 
     @classmethod
-    def __pydantic_init_subclass__(  # type: ignore[override]  # pydantic passes class keywords on, whatever they are
+    @override
+    def __pydantic_init_subclass__(
         cls, *, type: str = "", version: int = 1, aggregate: str = "", key: str = "", **_: object
     ) -> None:
         """Register the class; a subclass without `type` only shares fields."""

@@ -1,7 +1,11 @@
 """What every service says about its own running: refusals, quarantine, dead letters. Each context owns its copies."""
 
-from paybill_contracts.event import Event
+from typing import TypeVar
+
+from paybill_contracts.event import Event, UnknownEventError, known_events
 from paybill_contracts.values import Count, EventId, Text
+
+F = TypeVar("F", bound=Event)
 
 
 class RequestRefused(Event):
@@ -48,3 +52,12 @@ class IntakeQuarantined(Event):
     publisher: Text
     subject: Text
     reason: Text
+
+
+def said_by(context: str, fact: type[F]) -> type[F]:
+    """The class with which `context` says `fact`, one of those above. Raises UnknownEventError when it has none."""
+    prefix = f"{context}."
+    own = [event for event in known_events() if issubclass(event, fact) and event.TYPE.startswith(prefix)]
+    if not own:
+        raise UnknownEventError(f"{context} declares no {fact.__name__} of its own")
+    return max(own, key=lambda event: event.VERSION)

@@ -1,4 +1,4 @@
-"""Personal data in facts: sealed from the first event on, so that erasing a key erases the person and the log stays whole."""
+"""Personal data in facts, sealed from the first event on: erasing a key erases the person, and the log stays whole."""
 
 from base64 import b64decode, b64encode
 from typing import Annotated, Generic, TypeVar
@@ -21,7 +21,7 @@ class UnsealingError(DomainError):
 
 
 class Personal(BaseModel, Generic[T]):
-    """A sealed value. `key` names the data key as `<service>/<tenant>`; `sealed` is base64 of nonce and AES-256-GCM output.
+    """A sealed value. `key` names the data key, `<service>/<tenant>`; `sealed`: base64 of nonce and AES-256-GCM output.
 
     The key's name is the associated data, so that a value cannot be moved under another tenant's key.
     Source: NIST SP 800-38D.
@@ -34,9 +34,7 @@ class Personal(BaseModel, Generic[T]):
         StringConstraints(pattern=r"^[a-z-]+/ten_[0-9a-f]{32}$"),
         Field(examples=["tenant/ten_0123456789abcdef0123456789abcdef"]),
     ]
-    sealed: Annotated[
-        str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{38,8000}={0,2}$"), Field(examples=["A" * 60])
-    ]
+    sealed: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{38,8000}={0,2}$"), Field(examples=["A" * 60])]
 
 
 def seal(value: str, *, key: bytes, name: str, nonce: bytes) -> Personal[str]:

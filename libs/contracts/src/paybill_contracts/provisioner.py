@@ -269,21 +269,31 @@ class EnvironmentRetained(
     export: Export
 
 
-class ProvisionerRequestRefused(RequestRefused, type="provisioner.request_refused", version=1, aggregate="refusal", key="refusal_id"):
+class ProvisionerRequestRefused(
+    RequestRefused, type="provisioner.request_refused", version=1, aggregate="refusal", key="refusal_id"
+):
     """A caller was refused by a rule of this context."""
 
 
-class ProvisionerMessageDeadLettered(MessageDeadLettered, type="provisioner.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"):
+class ProvisionerMessageDeadLettered(
+    MessageDeadLettered, type="provisioner.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"
+):
     """A fact that this context heard waits for an operator."""
 
 
-class ProvisionerMessageRedriven(MessageRedriven, type="provisioner.message_redriven", version=1, aggregate="dead-letter", key="message_key"):
+class ProvisionerMessageRedriven(
+    MessageRedriven, type="provisioner.message_redriven", version=1, aggregate="dead-letter", key="message_key"
+):
     """An operator had a dead letter tried again."""
 
 
-class ProvisionerMessageSkipped(MessageSkipped, type="provisioner.message_skipped", version=1, aggregate="dead-letter", key="message_key"):
+class ProvisionerMessageSkipped(
+    MessageSkipped, type="provisioner.message_skipped", version=1, aggregate="dead-letter", key="message_key"
+):
     """An operator gave up a dead letter."""
 
 
-class ProvisionerIntakeQuarantined(IntakeQuarantined, type="provisioner.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"):
+class ProvisionerIntakeQuarantined(
+    IntakeQuarantined, type="provisioner.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"
+):
     """A published message was refused by the owner of its type."""

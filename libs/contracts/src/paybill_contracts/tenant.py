@@ -82,7 +82,7 @@ class TenantActivated(Event, type="tenant.tenant_activated", version=1, aggregat
 
 
 class TenantSuspended(Event, type="tenant.tenant_suspended", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant is shut out, everything it owns is kept. `holds` are all that are in force; `mode` is the strictest."""
+    """The tenant is shut out, all it owns is kept. `holds` are all that are in force; `mode` is the strictest."""
 
     tenant_id: TenantId
     mode: SuspensionMode
@@ -97,7 +97,7 @@ class TenantReactivated(Event, type="tenant.tenant_reactivated", version=1, aggr
 
 
 class HoldsChanged(Event, type="tenant.holds_changed", version=1, aggregate="tenant", key="tenant_id"):
-    """`holds` are in force from now on, and take effect when the tenant's environment is ready: nobody can be shut out before."""
+    """`holds` are in force from now on; they take effect once the environment is ready: nobody is shut out before."""
 
     tenant_id: TenantId
     holds: tuple[Hold, ...]
@@ -146,21 +146,31 @@ class OfferingNoted(Event, type="tenant.offering_noted", version=1, aggregate="o
     source_hash: Digest
 
 
-class TenantRequestRefused(RequestRefused, type="tenant.request_refused", version=1, aggregate="refusal", key="refusal_id"):
+class TenantRequestRefused(
+    RequestRefused, type="tenant.request_refused", version=1, aggregate="refusal", key="refusal_id"
+):
     """A caller was refused by a rule of this context."""
 
 
-class TenantMessageDeadLettered(MessageDeadLettered, type="tenant.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"):
+class TenantMessageDeadLettered(
+    MessageDeadLettered, type="tenant.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"
+):
     """A fact that this context heard waits for an operator."""
 
 
-class TenantMessageRedriven(MessageRedriven, type="tenant.message_redriven", version=1, aggregate="dead-letter", key="message_key"):
+class TenantMessageRedriven(
+    MessageRedriven, type="tenant.message_redriven", version=1, aggregate="dead-letter", key="message_key"
+):
     """An operator had a dead letter tried again."""
 
 
-class TenantMessageSkipped(MessageSkipped, type="tenant.message_skipped", version=1, aggregate="dead-letter", key="message_key"):
+class TenantMessageSkipped(
+    MessageSkipped, type="tenant.message_skipped", version=1, aggregate="dead-letter", key="message_key"
+):
     """An operator gave up a dead letter."""
 
 
-class TenantIntakeQuarantined(IntakeQuarantined, type="tenant.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"):
+class TenantIntakeQuarantined(
+    IntakeQuarantined, type="tenant.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"
+):
     """A published message was refused by the owner of its type."""

@@ -25,9 +25,7 @@ Text = Annotated[
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), Field(examples=["pro"])]
 """A name that people choose and machines compare: plan, region, feature, meter, publisher."""
 
-Slug = Annotated[
-    str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"), Field(examples=["acme"])
-]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"), Field(examples=["acme"])]
 """A tenant's name in URLs and database roles: 1 to 40 of a-z, 0-9 and dash, starting with a letter."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(examples=[_HEX + _HEX])]
@@ -43,21 +41,13 @@ EventId = Annotated[
 ]
 """A UUID (version 7 where we make it), lower case: RFC 9562."""
 
-TenantId = Annotated[
-    str, StringConstraints(pattern=r"^ten_[0-9a-f]{32}$"), Field(examples=["ten_" + _HEX])
-]
+TenantId = Annotated[str, StringConstraints(pattern=r"^ten_[0-9a-f]{32}$"), Field(examples=["ten_" + _HEX])]
 """Opaque and permanent: it decides the partition, so it never carries a name."""
 
-SubscriptionId = Annotated[
-    str, StringConstraints(pattern=r"^sub_[0-9a-f]{32}$"), Field(examples=["sub_" + _HEX])
-]
-EnvironmentId = Annotated[
-    str, StringConstraints(pattern=r"^env_[0-9a-f]{32}$"), Field(examples=["env_" + _HEX])
-]
+SubscriptionId = Annotated[str, StringConstraints(pattern=r"^sub_[0-9a-f]{32}$"), Field(examples=["sub_" + _HEX])]
+EnvironmentId = Annotated[str, StringConstraints(pattern=r"^env_[0-9a-f]{32}$"), Field(examples=["env_" + _HEX])]
 
-ProviderId = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_\-.:/]{1,255}$"), Field(examples=["cus_Q1w2e3"])
-]
+ProviderId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-.:/]{1,255}$"), Field(examples=["cus_Q1w2e3"])]
 """An object's name at a billing provider or cloud; theirs, so only bounded."""
 
 SecretRef = Annotated[
@@ -68,5 +58,7 @@ SecretRef = Annotated[
 """Where a secret is, never what it is."""
 
 Url = Annotated[
-    str, StringConstraints(pattern=r"^https?://[^\s\x00-\x1f\x7f]{1,2000}$"), Field(examples=["https://pay.example/c/1"])
+    str,
+    StringConstraints(pattern=r"^https?://[^\s\x00-\x1f\x7f]{1,2000}$"),
+    Field(examples=["https://pay.example/c/1"]),
 ]
