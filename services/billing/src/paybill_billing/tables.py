@@ -119,3 +119,6 @@ WEBHOOK_TARGETS = Table(
 """Subscriptions to be looked at again. `seq` grows with every message, so that whoever has looked can tell whether more
 came meanwhile; `reason` says why it waits."""
 Index("webhook_targets_due_idx", WEBHOOK_TARGETS.c.due)
+
+NO_ACCOUNT = "no account has this customer"
+"""The `reason` of a target that waits for its customer's account to be opened."""

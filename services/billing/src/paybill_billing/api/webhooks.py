@@ -17,11 +17,13 @@ from sqlalchemy import text
 
 from paybill_billing.effects import Delivery, DeliveryRefusedError, Inbound
 from paybill_billing.effects.stripe_inbound import StripeInbound
+from paybill_billing.tables import NO_ACCOUNT
 
 MAX_GROUP = 256
 MAX_WAITING = 4096
 MAX_TRIES = 5
 
+# One more message of a customer that we do not know changes nothing: its account will wake it.
 # Locked in the order of their names, so that two processes that keep messages of one subscription cannot deadlock.
 _KEEP = text(
     "WITH given AS (SELECT * FROM unnest(CAST(:provider AS text[]), CAST(:event_id AS text[]), CAST(:type AS text[]), "
@@ -37,7 +39,8 @@ _KEEP = text(
     "INSERT INTO webhook_targets AS t (provider, target, seq, customer, tries, due) "
     "SELECT provider, target, count(*), max(customer), 0, max(received_at) FROM kept WHERE target IS NOT NULL "
     "GROUP BY provider, target ORDER BY provider, target "
-    "ON CONFLICT (provider, target) DO UPDATE SET seq = t.seq + excluded.seq, due = excluded.due"
+    "ON CONFLICT (provider, target) DO UPDATE SET seq = t.seq + excluded.seq, "
+    "due = CASE WHEN t.reason = :no_account THEN t.due ELSE excluded.due END"
 )
 
 
@@ -92,7 +95,7 @@ class Inbox:
         for _ in range(MAX_TRIES):
             try:
                 async with self._database.transaction() as connection:
-                    await connection.execute(_KEEP, _columns(list(unique.values())))
+                    await connection.execute(_KEEP, {**_columns(list(unique.values())), "no_account": NO_ACCOUNT})
             except Exception as error:  # noqa: BLE001  # whatever it is, it is every waiting sender's answer
                 if not is_collision(error):
                     return error

@@ -23,7 +23,7 @@ from paybill_billing.domain.payments import Attempt
 from paybill_billing.domain.subscriptions import Failure, Seen
 from paybill_billing.effects import Inbound, Provider, ProviderAwayError, ProviderRefusedError
 from paybill_billing.effects.shapes import ShapeError
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, PAYMENTS, SUBSCRIPTIONS
+from paybill_billing.tables import ACCOUNTS, CATALOGUES, NO_ACCOUNT, PAYMENTS, SUBSCRIPTIONS
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ POLL_S = 0.2
 LONGEST_DELAY_S = 3600.0
 KEPT = timedelta(days=30)
 CLEANING_S = 3600.0
-NO_ACCOUNT = "no account has this customer"
 
 _DUE = text(
     "SELECT target, seq, tries FROM webhook_targets "
