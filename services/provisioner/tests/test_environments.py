@@ -301,9 +301,10 @@ def test_a_reactivation_starts_to_open_even_what_is_still_closing() -> None:
 
 
 @pytest.mark.parametrize("environment", [RETAINING, RETAINED])
-def test_who_leaves_is_neither_suspended_nor_reactivated(environment: Environment) -> None:
+def test_who_leaves_is_neither_suspended_nor_reactivated_and_leaves_once(environment: Environment) -> None:
     assert access.on_tenant_suspended(environment, BLOCKED) == []
     assert access.on_tenant_reactivated(environment, REACTIVATED) == []
+    assert access.on_tenant_left(environment, LEAVES) == []
 
 
 def test_a_suspension_before_the_environment_stands_closes_it_once_it_does() -> None:
@@ -333,11 +334,6 @@ def test_a_tenant_that_leaves_before_anything_was_planned_is_retained_at_once() 
 
     assert [type(event) for event in events] == [RetentionStarted, EnvironmentRetained]
     assert after(REGISTERED, events).status is Status.RETAINED
-
-
-@pytest.mark.parametrize("environment", [RETAINING, RETAINED])
-def test_leaving_twice_is_leaving_once(environment: Environment) -> None:
-    assert access.on_tenant_left(environment, LEAVES) == []
 
 
 def test_what_is_built_for_a_tenant_that_leaves_is_recorded_but_never_ready() -> None:

@@ -13,6 +13,7 @@ from paybill_provisioner.work import NoDriverError, build, change_access, retain
 from paybill_runtime.database import Database
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.migrate import check
+from paybill_runtime.replay import replay
 from paybill_runtime.work import Refused
 
 
@@ -68,6 +69,8 @@ async def test_the_journey_of_an_environment_is_walked_once_however_often_it_is_
     ]
     assert [fact.revision for fact in said] == list(range(1, len(said) + 1))
     assert retained.event.export.rows == 1
+    report = await replay(service(), provisioner.running.settings, provisioner.running.database)
+    assert report.equal
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
         async with site.enter(environment):
             pass

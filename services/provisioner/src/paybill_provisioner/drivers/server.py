@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.work import RetryAfter
 
 from paybill_provisioner.drivers.spaces import ident
 
@@ -23,6 +25,20 @@ STATEMENT_TIMEOUT_S = 60
 POOL_SIZE = 4
 MISSING = (asyncpg.InvalidCatalogNameError, asyncpg.ObjectNotInPrerequisiteStateError)
 """What a connection to a database that is not there, or not open yet, raises."""
+
+AWAY_S = 2.0
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    ConnectionError,
+    TimeoutError,
+    socket.gaierror,
+)
+"""The server does not answer, or not now: that is no failure of what was asked of it."""
 
 _SETTINGS = {
     "application_name": "paybill-provisioner",
@@ -61,7 +77,19 @@ class TenantServer:
 
     @asynccontextmanager
     async def connection(self, database: str, *, keep: bool) -> AsyncIterator[Connection]:
-        """A connection to `database`, from those that are kept open or for this once. Raises one of MISSING."""
+        """A connection to `database`, from those that are kept open or for this once.
+
+        Raises one of MISSING, and RetryAfter when the server goes away while it is used.
+        """
+        try:
+            async with self._connection(database, keep=keep) as connection:
+                yield connection
+        except _AWAY as error:
+            why = f"the server of tenants' databases, {self.host}:{self.port}, does not answer"
+            raise RetryAfter(AWAY_S, why) from error
+
+    @asynccontextmanager
+    async def _connection(self, database: str, *, keep: bool) -> AsyncIterator[Connection]:
         if keep:
             pool = self._pools.get(database) or await self._open(database)
             async with pool.acquire() as connection:
