@@ -155,7 +155,7 @@ class Running:
         app.state.edge = self.edge
         problems.install(app)
         app.include_router(operations.probes(self.service.name, self._alive, self.health))
-        app.include_router(operations.operations(self.edge, self.parking, self.health))
+        app.include_router(operations.operations(self.edge, self.parking, self.health, self._lag))
         app.include_router(self.service.router(self.edge))
         app.add_middleware(EdgeMiddleware)
         return app
@@ -185,6 +185,9 @@ class Running:
                 await asyncio.sleep(0.5)
             else:
                 return
+
+    async def _lag(self) -> dict[str, int | None]:
+        return {name: await reader.lag() for name, reader in self.readers.items()}
 
     async def _alive(self) -> None:
         async with self.database.transaction() as connection:

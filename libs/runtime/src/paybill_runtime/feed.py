@@ -88,6 +88,13 @@ class Feed:
         delivered = info.delivered.consumer_seq if info.delivered else 0
         return (info.num_pending or 0) + delivered - self._taken
 
+    async def behind(self) -> int | None:
+        """How many matching messages were not taken yet; None when the feed has to be made anew. Safe beside a reader."""
+        if self._needs_reopening():
+            return None
+        info = await self._client.jetstream().consumer_info(self._stream, self._consumer)
+        return (info.num_pending or 0) + len(self._messages)
+
     async def close(self) -> None:
         """Stop listening; the server forgets the consumer by itself."""
         if self._subscription is not None and not self._client.is_closed:

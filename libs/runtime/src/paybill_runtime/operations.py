@@ -39,6 +39,7 @@ _EFFECTS = text(
 
 Limit = Annotated[int, Query(ge=1, le=500)]
 Health = Callable[[], dict[str, str]]
+Lag = Callable[[], Awaitable[dict[str, int | None]]]
 
 
 class Reason(BaseModel):
@@ -78,7 +79,7 @@ def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -
     return router
 
 
-def operations(edge: Edge, parking: Parking, health: Health) -> APIRouter:
+def operations(edge: Edge, parking: Parking, health: Health, lag: Lag) -> APIRouter:
     """The routes below `/v1/operations`."""
     router = APIRouter(prefix="/v1/operations", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{edge.service}:read"))]
@@ -89,10 +90,10 @@ def operations(edge: Edge, parking: Parking, health: Health) -> APIRouter:
 
     @router.get("")
     async def overview(_: viewer) -> dict[str, Any]:
-        """How much waits where."""
+        """How much waits where. `lag` counts the messages that are still to be heard, by loop; null when unknown."""
         counts = (await listed(_COUNTS))[0]
         counts["outbox_age_s"] = round(float(counts["outbox_age_s"]), 1)
-        return {"service": edge.service, "checks": health(), **counts}
+        return {"service": edge.service, "checks": health(), "lag": await lag(), **counts}
 
     @router.get("/dead-letters")
     async def dead_letters(_: viewer, limit: Limit = 100, *, only_dead: bool = False) -> list[dict[str, Any]]:

@@ -38,151 +38,6 @@ _SEED = text(
 _POSITIONS = text(
     "SELECT partition, sequence FROM chassis.position WHERE stream = :stream AND partition = ANY(:partitions)"
 )
-_ADVANCE = text(
-    "UPDATE chassis.position SET sequence = :sequence "
-    "WHERE stream = :stream AND partition = ANY(:partitions) AND sequence < :sequence"
-)
-_INBOX = text(
-    "INSERT INTO chassis.inbox (event_id, sequence) SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:sequences AS bigint[])) "
-    "ON CONFLICT DO NOTHING RETURNING event_id"
-)
-
-
-class Handling:
-    """Handles messages inside transactions; used by the reader for new ones and by the parking loop for old ones."""
-
-    def __init__(self, service: str, hearing: Hearing, database: Database, store: Store, decider: Decider) -> None:
-        self.service = service
-        self.hearing = hearing
-        self.database = database
-        self._store = store
-        self._decider = decider
-        self.committed: Callable[[], None] = lambda: None
-
-    async def batch(
-        self, items: Sequence[Incoming], held: Mapping[str, int], partitions: Sequence[int], upto: int
-    ) -> None:
-        """All of `items` in one transaction, with the position; one by one when they cannot share one."""
-        stream = items[0].stream
-        try:
-            async with self.database.transaction() as connection:
-                await self._handle(connection, items, held)
-                await connection.execute(_ADVANCE, {"stream": stream, "partitions": list(partitions), "sequence": upto})
-            self.committed()
-        except IntegrityError as error:
-            if len(items) == 1:
-                await self._apart(items[0], held, error, partitions, upto)
-                return
-            for item in items:
-                await self.batch([item], held, partitions, item.sequence)
-
-    async def _apart(
-        self, item: Incoming, held: Mapping[str, int], error: IntegrityError, partitions: Sequence[int], upto: int
-    ) -> None:
-        """A message whose own writes violate a constraint: a rule's refusal, or something to park."""
-        refusal = self._decider.conflict(error)
-        item.error = refusal if isinstance(refusal, DomainError) else None
-        async with self.database.transaction() as connection:
-            await self._handle(connection, [item], held, broken=None if item.error else error)
-            await connection.execute(
-                _ADVANCE, {"stream": item.stream, "partitions": list(partitions), "sequence": upto}
-            )
-        self.committed()
-
-    async def _handle(
-        self,
-        connection: AsyncConnection,
-        items: Sequence[Incoming],
-        held: Mapping[str, int],
-        broken: Exception | None = None,
-    ) -> None:
-        await fence(connection, held)
-        fresh = await _unseen(connection, items)
-        blocked = await parking.blocked(connection, {item.tenant for item in fresh})
-        unit = Unit(clock.now())
-        failures: dict[UUID, Exception] = {}
-        await self._load(connection, unit, fresh, failures)
-        parked: list[tuple[Incoming, str]] = []
-        refused: list[Incoming] = []
-        for item in fresh:
-            if item.tenant in blocked:
-                parked.append((item, "an earlier fact of this tenant waits"))
-                continue
-            failure = broken or failures.get(item.id) or self.attempt(unit, item)
-            if failure is None:
-                continue
-            if isinstance(failure, DomainError) and item.stream == INTAKE:
-                refused.append(item)
-            else:
-                log.error("%s %s is parked", item.subject, item.id, exc_info=failure)
-                parked.append((item, parking.reason(failure)))
-                blocked.add(item.tenant)
-        await self._store.save(connection, unit)
-        await parking.park(connection, parked, unit.now)
-        await parking.quarantine(connection, refused, unit.now)
-
-    async def _load(
-        self, connection: AsyncConnection, unit: Unit, items: Sequence[Incoming], failures: dict[UUID, Exception]
-    ) -> None:
-        writes, reads = set(), set()
-        for item in items:
-            try:
-                writes.update(item.keys("writes"))
-                reads.update(item.keys("reads"))
-            except Exception as error:  # noqa: BLE001  # it fails this message, which is parked with it
-                failures[item.id] = error
-        await self._store.load(connection, unit, writes, reads)
-
-    def attempt(self, unit: Unit, item: Incoming) -> Exception | None:
-        """Let the handler decide on `unit`. A refusal is recorded as a fact; what else it raised is returned."""
-        if item.origin is None:
-            self._note_refusal(unit, item)
-            return item.error
-        token = tenant_var.set(item.tenant)
-        try:
-            with span(f"hear {item.subject.split('.', 3)[-1]}", item.origin.traceparent, SpanKind.CONSUMER) as here:
-                origin = type(item.origin)(item.origin.cause, item.origin.correlation, item.origin.actor, here)
-                try:
-                    with unit.attempt(origin):
-                        item.run(unit, moment(unit.now, self.service, str(item.id)))
-                except DomainError as error:
-                    item.error = error
-                    unit.origin = origin
-                    self._note_refusal(unit, item)
-                    return error if item.stream == INTAKE else None
-                except Exception as error:  # noqa: BLE001  # the caller parks the message with it
-                    return error
-                return None
-        finally:
-            tenant_var.reset(token)
-
-    def _note_refusal(self, unit: Unit, item: Incoming) -> None:
-        """Say in the log that a message was refused; one that cannot even be read in EVENTS is parked instead."""
-        reason = str(item.error)[:500].translate(_NO_CONTROL)
-        if item.stream == INTAKE:
-            publisher = item.subject.split(".")[2] if item.subject.count(".") > 1 else "unknown"
-            event = latest_event(f"{self.service}.intake_quarantined")(
-                quarantine_id=str(item.id), publisher=publisher, subject=item.subject[:500], reason=reason
-            )
-        elif item.origin is not None and item.error is not None:
-            event = latest_event(f"{self.service}.request_refused")(
-                refusal_id=clock.new_id(), verb="hear", code=item.error.code, target=f"{item.subject} {reason}"[:500]
-            )
-        else:
-            return
-        unit.emit(event)
-
-
-_NO_CONTROL = dict.fromkeys([*range(32), 127], " ")
-
-
-async def _unseen(connection: AsyncConnection, items: Sequence[Incoming]) -> list[Incoming]:
-    """Those that were never handled; from now on they count as handled."""
-    by_id = {item.id: item for item in reversed(items)}
-    values = {"ids": list(by_id), "sequences": [item.sequence for item in by_id.values()]}
-    new = {row.event_id for row in await connection.execute(_INBOX, values)}
-    return sorted((item for id_, item in by_id.items() if id_ in new), key=lambda item: item.sequence)
-
 
 class Reader:
     """Reads one stream for the partitions that this process owns."""
@@ -231,6 +86,15 @@ class Reader:
                 if not is_collision(error):
                     raise
                 self._changed = True
+
+    async def lag(self) -> int | None:
+        """How many messages still wait to be heard here; None when that cannot be told now."""
+        if self._feed is None or not self._bus.connected.is_set():
+            return None
+        try:
+            return await self._feed.behind()
+        except (NatsError, JetStreamError, OSError, TimeoutError):
+            return None
 
     async def _step(self) -> None:
         if self._changed:
