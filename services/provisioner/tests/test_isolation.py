@@ -127,6 +127,15 @@ async def test_in_a_bridge_the_neighbours_schema_is_closed(site) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+async def test_the_schema_that_postgresql_gives_to_everybody_is_given_to_nobody(site, preset) -> None:
+    environment = await site.ready(preset)
+    await site.owner(environment.endpoint.database, "CREATE TABLE public.left_over (id int)")
+    async with site.enter(environment) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="schema public"):
+            await connection.execute("SELECT * FROM public.left_over")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 async def test_no_hash_of_a_password_is_shown_anywhere(site, preset) -> None:
     environment = await site.ready(preset)
     async with site.enter(environment) as connection:

@@ -23,14 +23,15 @@ async def test_only_because_it_is_forced_does_the_owner_of_the_tables_see_nothin
     assert await site.owner(database, query) == [("mine",), ("theirs",)]
 
 
-async def test_only_because_they_cannot_be_switched_to_do_groups_hold_no_rows_in_common(site) -> None:
+@pytest.mark.parametrize("group", ["members", "writers"])
+async def test_only_because_they_cannot_be_switched_to_do_groups_hold_no_rows_in_common(site, group) -> None:
     there = await site.neighbours(Preset.POOLED)
     database = there.mine.endpoint.database
     async with site.enter(there.mine) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute(f'SET ROLE "{database}_writers"')
-        await site.owner(database, f'GRANT "{database}_writers" TO "{there.me}" WITH SET TRUE')
-        await connection.execute(f'SET ROLE "{database}_writers"')
+            await connection.execute(f'SET ROLE "{database}_{group}"')
+        await site.owner(database, f'GRANT "{database}_{group}" TO "{there.me}" WITH SET TRUE')
+        await connection.execute(f'SET ROLE "{database}_{group}"')
 
 
 @pytest.mark.parametrize(
