@@ -27,6 +27,7 @@ _EXIT = {
 _NEXT = {
     "database_unavailable": "paybill doctor, then the same command again",
     "dead_letter_not_found": "paybill events quarantine",
+    "invalid_request": "correct it; the command's --help says what is wanted",
     "internal_error": "look for the trace id in the service's log, or run paybill doctor",
     "no_such_route": "check the URL: another service may listen there",
     "not_ready": "wait a moment, then the same command again",
@@ -110,7 +111,6 @@ class Service:
         raise CliError(
             code,
             str(problem.get("detail", answer.reason_phrase)),
-            why=f"the {self.name} service refused it: {problem.get('title', '')}".removesuffix(": "),
             next=_NEXT.get(code, ""),
             exit_code=_EXIT.get(answer.status_code, ExitCode.FAILED),
             trace_id=str(problem.get("trace_id", "")),

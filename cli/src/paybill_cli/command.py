@@ -12,7 +12,7 @@ from paybill_cli.output import Output
 _SHARED = (Output, Stack)
 
 
-def command_of(function: Callable[..., Any], name: str) -> Any:
+def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = False) -> Any:
     """The typer command that calls `function`; a coroutine function is run to its end."""
     own = inspect.signature(function, eval_str=True).parameters
     shared = {key: own[key].annotation for key in own if own[key].annotation in _SHARED}
@@ -30,11 +30,12 @@ def command_of(function: Callable[..., Any], name: str) -> Any:
     call.__doc__ = function.__doc__
     call.__name__ = function.__name__
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    app.command(name)(call)
+    settings = {"ignore_unknown_options": True, "help_option_names": []} if passes_on else {}
+    app.command(name, context_settings=settings)(call)
     return typer.main.get_command(app)
 
 
 def _finish(outcome: Coroutine[Any, Any, Any]) -> Any:
-    import asyncio  # noqa: PLC0415  # half of the time that `--help` takes
+    import asyncio  # half of the time that `--help` takes
 
     return asyncio.run(outcome)

@@ -15,7 +15,7 @@ SERVICES = ("tenant", "billing", "provisioner")
 STACK_FILE = "stack.json"
 _PANEL = "Which stack"
 
-DataDir = Annotated[
+DataDirectory = Annotated[
     Path,
     typer.Option("--data-dir", envvar="PAYBILL_DATA_DIR", help="The folder of `paybill up`.", rich_help_panel=_PANEL),
 ]
@@ -35,7 +35,7 @@ class NatsAccess:
 class Stack:
     """A running stack; a command gets these options by having a parameter of this type."""
 
-    data_dir: DataDir = Path(".paybill")
+    data_dir: DataDirectory = Path(".paybill")
     tenant_url: Annotated[
         Url,
         typer.Option("--tenant-url", envvar="PAYBILL_TENANT_URL", help="The tenant service.", rich_help_panel=_PANEL),

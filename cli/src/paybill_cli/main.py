@@ -52,7 +52,7 @@ class LazyGroup(TyperGroup):
 def load(leaf: Leaf, name: str) -> Any:
     """The command behind a leaf of the tree."""
     module, _, function = leaf.target.partition(":")
-    return command_of(getattr(import_module(module), function), name)
+    return command_of(getattr(import_module(module), function), name, passes_on=leaf.passes_on)
 
 
 def program() -> LazyGroup:

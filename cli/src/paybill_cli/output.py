@@ -38,8 +38,11 @@ def shown(value: Any) -> str:
 
 def as_json(value: Any) -> str:
     """JSON on one line; what could act on a terminal is escaped."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _escaped(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 class Output:
@@ -74,12 +77,19 @@ class Output:
         for name in names:
             print(f"{name + ':':<{width + 1}} {shown(data.get(name))}")
 
+    def document(self, kind: str, data: Any) -> None:
+        """What is a JSON document by itself, such as a schema."""
+        if self.json:
+            self._envelope(kind, data)
+        else:
+            print(_escaped(json.dumps(data, indent=2, ensure_ascii=False)))
+
     def line(self, kind: str, data: Row, text: str) -> None:
         """One of many that come while the command runs: `text` for people, at once."""
         if self.json:
             self._envelope(kind, dict(data))
         else:
-            print(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text), flush=True)
+            print("\t".join(map(shown, text.split("\t"))), flush=True)
 
     def say(self, text: str) -> None:
         """Talk: what happens, hints, next steps. Never data."""
@@ -121,8 +131,8 @@ class Output:
         print(as_json({"version": VERSION, "kind": kind, "data": data}), flush=True)
 
     def _table(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
-        from rich.table import Table  # noqa: PLC0415  # pipes do not pay for it
-        from rich.text import Text  # noqa: PLC0415  # as above
+        from rich.table import Table  # pipes do not pay for it
+        from rich.text import Text  # as above
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
@@ -154,7 +164,7 @@ class Progress:
 
 
 def _console(stream: IO[str]) -> "Console":
-    from rich.console import Console  # noqa: PLC0415  # as above
+    from rich.console import Console  # as above
 
     plain = is_plain(stream)
     return Console(

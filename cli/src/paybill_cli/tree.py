@@ -10,6 +10,8 @@ class Leaf:
 
     target: str
     summary: str
+    passes_on: bool = False
+    """Whether its arguments are for another program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ TREE = Branch(
         ),
         "replay": Leaf("paybill_cli.replay:replay", "Fold the log and compare it with the live state."),
         "doctor": Leaf("paybill_cli.doctor:doctor", "Check every part, and say how to mend what is not well."),
-        "stripe-fake": Leaf("paybill_cli.stripe_fake:stripe_fake", "Run the stand-in for Stripe by itself."),
+        "stripe-fake": Leaf("paybill_cli.stripe_fake:stripe_fake", "Run the stand-in for Stripe by itself.", True),
         "version": Leaf("paybill_cli.version:version", "Print the version."),
     },
 )

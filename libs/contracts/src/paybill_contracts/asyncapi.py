@@ -7,8 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from paybill_contracts.envelope import EVENTS_ROOT, INTAKE_ROOT
 from paybill_contracts.event import PARTITIONS, Event
-from paybill_contracts.operations import RequestRefused
-from paybill_contracts.schemas import name_of, untitled
+from paybill_contracts.schemas import contexts, name_of, untitled
 
 _HEADERS = ("ce-id", "ce-type", "ce-source", "ce-time", "ce-subject", "ce-dataschema", "traceparent")
 _OURS = ("pb-aggregate", "pb-revision", "pb-cause", "pb-correlation", "pb-actor")
@@ -16,8 +15,7 @@ _OURS = ("pb-aggregate", "pb-revision", "pb-cause", "pb-correlation", "pb-actor"
 
 def document(events: Sequence[type[Event]]) -> dict[str, Any]:
     """The document, ready for JSON."""
-    # Our contexts decide, so they record refusals; everybody else only offers, through the intake.
-    ours = {event.OWNER for event in events if issubclass(event, RequestRefused)}
+    ours = contexts(events)
     names, shared = models_json_schema(
         [(event, "validation") for event in events], ref_template="#/components/schemas/{model}"
     )

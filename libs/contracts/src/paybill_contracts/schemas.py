@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import paybill_contracts
 from paybill_contracts.event import Event, known_events
+from paybill_contracts.operations import RequestRefused
 
 Schema = dict[str, Any]
 
@@ -25,6 +26,11 @@ def published_events() -> list[type[Event]]:
 def name_of(event: type[Event]) -> str:
     """`<type>.v<n>`: what its files are called."""
     return f"{event.TYPE}.v{event.VERSION}"
+
+
+def contexts(events: Sequence[type[Event]]) -> set[str]:
+    """Our services: they decide, so they record refusals. What others own is only offered, through the intake."""
+    return {event.OWNER for event in events if issubclass(event, RequestRefused)}
 
 
 def schema_of(event: type[Event]) -> Schema:

@@ -1,0 +1,132 @@
+"""The bus as an operator sees it: a connection, messages from a position on, and what a message says."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError
+from nats.errors import Error as NatsError
+from nats.js.api import StreamInfo
+from nats.js.errors import NotFoundError
+from paybill_runtime.feed import Feed, stream_sequence
+
+from paybill_cli.context import NatsAccess
+from paybill_cli.errors import CliError
+from paybill_cli.exit_codes import ExitCode
+
+EVENTS = "EVENTS"
+_LOOK_S = 1.0
+_SIGNS = (NatsError, OSError, TimeoutError)
+
+
+async def _quiet(_: Exception) -> None:
+    """The client would log what it raises as well."""
+
+
+@asynccontextmanager
+async def connected(access: NatsAccess) -> AsyncIterator[Client]:
+    """A connection that does not come back by itself: whoever lost it makes another, from its own position on."""
+    client = Client()
+    try:
+        await client.connect(
+            access.url,
+            user=access.user,
+            password=access.password,
+            inbox_prefix=f"_INBOX_{access.user}".encode(),
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=2,
+            error_cb=_quiet,
+        )
+    except _SIGNS as error:
+        raise _refused(access, error) from error
+    try:
+        yield client
+    finally:
+        with suppress(*_SIGNS):
+            await client.close()
+
+
+def _refused(access: NatsAccess, error: Exception) -> CliError:
+    if "authorization" in str(error).lower():
+        return CliError(
+            "nats_denied",
+            f"NATS at {access.url} does not let {access.user} in",
+            next="check PAYBILL_NATS_USER and PAYBILL_NATS_PASSWORD_FILE, or --data-dir",
+            exit_code=ExitCode.DENIED,
+        )
+    return CliError(
+        "nats_unreachable",
+        f"NATS does not answer at {access.url}",
+        why=str(error) or type(error).__name__,
+        next="start the stack with `paybill up`, or check --nats-url",
+        exit_code=ExitCode.UNREACHABLE,
+    )
+
+
+async def stream_info(client: Client, stream: str = EVENTS) -> StreamInfo:
+    """What the server says of a stream."""
+    try:
+        return await client.jetstream().stream_info(stream)
+    except NotFoundError as error:
+        raise CliError(
+            "no_stream",
+            f"there is no stream {stream}",
+            why="the steward makes the streams before the services start",
+            next="paybill up, or python -m paybill_runtime.streams",
+            exit_code=ExitCode.NOT_FOUND,
+        ) from error
+
+
+async def messages(client: Client, filters: list[str], start: int, until: int | None) -> AsyncIterator[Msg]:
+    """Messages of EVENTS that match, from `start` on: for ever, or up to the sequence `until`.
+
+    Raises an error of NATS when the connection is lost.
+    """
+    feed = Feed(client, EVENTS, filters, start)
+    try:
+        while until is None or start <= until:
+            found = await feed.next(_LOOK_S)
+            for message in found:
+                start = stream_sequence(message) + 1
+                if until is None or start <= until + 1:
+                    yield message
+            if client.is_closed:
+                raise ConnectionClosedError
+            if not found and until is not None and await feed.pending() == 0:
+                return
+    finally:
+        with suppress(*_SIGNS):
+            await feed.close()
+
+
+def seen(sequence: int, subject: str, headers: dict[str, str], payload: bytes) -> dict[str, Any]:
+    """A message for output, also one that our library did not write: whatever is missing is null."""
+    revision, version = headers.get("pb-revision", ""), subject.rpartition(".v")[2]
+    return {
+        "sequence": sequence,
+        "time": headers.get("ce-time"),
+        "type": headers.get("ce-type"),
+        "version": int(version) if version.isdecimal() else None,
+        "id": headers.get("ce-id"),
+        "tenant": headers.get("pb-tenant"),
+        "aggregate": headers.get("pb-aggregate"),
+        "revision": int(revision) if revision.isdecimal() else None,
+        "actor": headers.get("pb-actor"),
+        "cause": headers.get("pb-cause"),
+        "correlation": headers.get("pb-correlation"),
+        "trace_id": headers.get("traceparent", "")[3:35] or None,
+        "subject": subject,
+        "payload": _payload(payload),
+    }
+
+
+def _payload(payload: bytes) -> Any:
+    try:
+        return json.loads(payload)
+    except ValueError:
+        return payload.decode("utf-8", "backslashreplace")

@@ -1,0 +1,110 @@
+"""`paybill events quarantine`, `redrive` and `skip`: what services could not handle or refused."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from paybill_cli.calls import Service
+from paybill_cli.context import SERVICES, Stack
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.output import Output
+
+COLUMNS = ("id", "service", "state", "subject", "tenant", "attempts", "next_at", "reason")
+_OPERATIONS = "/v1/operations"
+
+Id = Annotated[str, typer.Argument(help="The fact's id, as `paybill events quarantine` lists it.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+
+
+def quarantine(
+    out: Output,
+    stack: Stack,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="How many of each kind and service.")] = 100,
+) -> None:
+    """List what could not be handled or was refused.
+
+    `dead` waits for redrive or skip, `parked` is tried again by itself, `queued` waits behind one of those, and
+    `quarantined` was refused by the owner of its type.
+
+    Example: paybill events quarantine
+    """
+    rows: list[dict[str, Any]] = []
+    for name in SERVICES:
+        with Service(stack, name) as service:
+            rows += _parked(name, service.get(f"{_OPERATIONS}/dead-letters", {"limit": limit}))
+            refused = service.get(f"{_OPERATIONS}/quarantine", {"limit": limit})
+            rows += [row | {"id": row["quarantine_id"], "service": name, "state": "quarantined"} for row in refused]
+    out.rows("event.quarantine", rows, COLUMNS)
+    if any(row["state"] == "dead" for row in rows):
+        out.say("next: paybill events redrive ID, or paybill events skip ID --reason WHY")
+
+
+def redrive(out: Output, stack: Stack, id: Id, dry_run: DryRun = False) -> None:
+    """Have a parked fact tried again now.
+
+    Example: paybill events redrive 0190a5b0-0000-7000-8000-000000000001
+    """
+    name, letter = _find(stack, id)
+    if dry_run:
+        out.record("event.found", letter)
+        return
+    with Service(stack, name) as service:
+        out.record("event.redriven", {"service": name, **service.post(f"{_OPERATIONS}/dead-letters/{id}/redrive")})
+
+
+def skip(
+    out: Output,
+    stack: Stack,
+    id: Id,
+    reason: Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")],
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Give a parked fact up, so that its tenant's queue goes on.
+
+    This cannot be undone: the service never hears this fact.
+
+    Example: paybill events skip 0190a5b0-0000-7000-8000-000000000001 --reason "meter was removed"
+    """
+    name, letter = _find(stack, id)
+    if dry_run:
+        out.record("event.found", letter)
+        return
+    out.confirm(f"Let {name} go on without {letter['subject']}? This cannot be undone.", yes=yes)
+    with Service(stack, name) as service:
+        done = service.post(f"{_OPERATIONS}/dead-letters/{id}/skip", {"reason": reason})
+    out.record("event.skipped", {"service": name, **done})
+
+
+def _parked(service: str, letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The letters of a service; only the first of a tenant is tried, the others wait behind it."""
+    rows = []
+    first: set[str] = set()
+    for letter in letters:
+        state = "dead" if letter["dead"] else ("queued" if letter["tenant"] in first else "parked")
+        first.add(letter["tenant"])
+        rows.append(letter | {"id": letter["event_id"], "service": service, "state": state})
+    return rows
+
+
+def _find(stack: Stack, id_: str) -> tuple[str, dict[str, Any]]:
+    """The service that holds this fact, and the fact."""
+    try:
+        UUID(id_)
+    except ValueError as error:
+        raise usage(f"{id_!r} is no id", next="paybill events quarantine") from error
+    for name in SERVICES:
+        with Service(stack, name) as service:
+            for letter in service.get(f"{_OPERATIONS}/dead-letters", {"limit": 500}):
+                if letter["event_id"] == id_:
+                    return name, letter | {"service": name}
+    raise CliError(
+        "dead_letter_not_found",
+        f"no service holds a parked fact {id_}",
+        why="what is quarantined was refused for good; its publisher can send it again, corrected",
+        next="paybill events quarantine",
+        exit_code=ExitCode.NOT_FOUND,
+    )
