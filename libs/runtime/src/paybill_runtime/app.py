@@ -21,6 +21,7 @@ from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider
 from paybill_runtime.errors import DatabaseUnavailableError
+from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Hearing
 from paybill_runtime.http import Edge, EdgeMiddleware
 from paybill_runtime.identity import Identity
@@ -28,12 +29,13 @@ from paybill_runtime.keys import DataKeys, RawSeal
 from paybill_runtime.leases import Leases
 from paybill_runtime.migrate import migrate
 from paybill_runtime.parking import Parking
-from paybill_runtime.reader import EVENTS, INTAKE, Handling, Reader
+from paybill_runtime.reader import Reader
 from paybill_runtime.relay import Relay
 from paybill_runtime.secrets import FileSecrets, Secrets
 from paybill_runtime.settings import ServiceSettings, read_secret
 from paybill_runtime.state import AnyStored
 from paybill_runtime.store import Store
+from paybill_runtime.streams import EVENTS, INTAKE
 from paybill_runtime.telemetry import configure, flush
 from paybill_runtime.work import Timer, Timers, Work, Worker
 

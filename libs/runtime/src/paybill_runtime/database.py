@@ -6,7 +6,13 @@ from contextlib import asynccontextmanager
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from paybill_runtime.errors import DatabaseUnavailableError, is_away
+from paybill_runtime.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    UnknownOutcomeError,
+    is_away,
+    is_misconfigured,
+)
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
@@ -38,15 +44,19 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that commits when the block ends, and rolls back when it raises.
 
-        Raises DatabaseUnavailableError when PostgreSQL is not there, also when the fate of the commit is unknown.
+        Raises DatabaseUnavailableError when PostgreSQL is not there; UnknownOutcomeError, which is one too, when it
+        went away during the commit; ConfigurationError when it does not let this role in.
         """
+        committing = False
         try:
             async with self.engine.begin() as connection:
                 yield connection
+                committing = True
         except Exception as error:
-            if is_away(error):
-                raise DatabaseUnavailableError("PostgreSQL does not answer") from error
-            raise
+            said = _in_our_words(error, committing=committing)
+            if said is None:
+                raise
+            raise said from error
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
@@ -57,10 +67,24 @@ class Database:
                 async with connection.begin():
                     yield connection
         except Exception as error:
-            if is_away(error):
-                raise DatabaseUnavailableError("PostgreSQL does not answer") from error
-            raise
+            said = _in_our_words(error)
+            if said is None:
+                raise
+            raise said from error
 
     async def close(self) -> None:
         """Give all connections back."""
         await self.engine.dispose()
+
+
+def _in_our_words(error: Exception, *, committing: bool = False) -> Exception | None:
+    """What an error says about PostgreSQL as a whole; None when it is about one statement, or said already."""
+    if isinstance(error, DatabaseUnavailableError):
+        return None
+    if is_misconfigured(error):
+        return ConfigurationError(f"PostgreSQL refuses PAYBILL_DATABASE_URL with its password file: {error}")
+    if is_away(error):
+        if committing:
+            return UnknownOutcomeError("PostgreSQL went away during a commit")
+        return DatabaseUnavailableError("PostgreSQL does not answer")
+    return None

@@ -1,8 +1,7 @@
 """Group commit: decisions that wait at the same moment share one transaction, and none can spoil another's."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -14,12 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
 from paybill_runtime.database import Database
-from paybill_runtime.errors import LeaseLostError, is_collision
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision
 from paybill_runtime.state import Key
 from paybill_runtime.store import Store, lost_leases
 from paybill_runtime.unit import Moment, Unit, moment
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 Decide = Callable[[Unit, Moment], T]
 Extra = Callable[[AsyncConnection], Any]
@@ -30,7 +28,11 @@ MAX_TRIES = 5
 
 @dataclass(slots=True, eq=False)
 class Decision(Generic[T]):
-    """One thing to decide. `held` are the leases it relies on; `also` runs in its transaction, if it recorded."""
+    """One thing to decide.
+
+    decide: called again when the transaction cannot be committed, so it only looks at the unit and records on it.
+    held: the leases that it relies on. also: runs in its transaction, unless it refused.
+    """
 
     origin: Origin
     decide: Decide[T]
@@ -40,10 +42,6 @@ class Decision(Generic[T]):
     also: Extra | None = None
     outcome: "T | None" = None
     error: BaseException | None = None
-
-
-class _SpoiledError(Exception):
-    """What one decision does besides failed, so the transaction that it shares cannot be committed."""
 
 
 class Decider:
@@ -64,65 +62,60 @@ class Decider:
 
     async def run(self) -> None:
         """Take what waits, decide it, commit, answer; for ever."""
-        while True:
-            waiting = [await self._queue.get()]
-            while len(waiting) < MAX_GROUP and not self._queue.empty():
-                waiting.append(self._queue.get_nowait())
-            wanted = [(decision, future) for decision, future in waiting if not future.cancelled()]
-            decisions = [decision for decision, _ in wanted]
-            try:
-                await self.commit(decisions)
-            except asyncio.CancelledError:
-                for _, future in wanted:
-                    future.cancel()
-                raise
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is every waiting caller's answer
-                for decision in decisions:
-                    decision.error = decision.error or error
-            for decision, future in wanted:
-                if future.cancelled():
-                    continue
-                if decision.error is not None:
-                    future.set_exception(decision.error)
-                else:
-                    future.set_result(decision.outcome)
+        taken: list[tuple[Decision[Any], asyncio.Future[Any]]] = []
+        try:
+            while True:
+                taken = [await self._queue.get()]
+                while len(taken) < MAX_GROUP and not self._queue.empty():
+                    taken.append(self._queue.get_nowait())
+                # Whoever gave up before it began is not decided for; whoever gives up later just hears no answer.
+                taken = [(decision, future) for decision, future in taken if not future.cancelled()]
+                await self.commit([decision for decision, _ in taken])
+                for decision, future in taken:
+                    if future.cancelled():
+                        continue
+                    if decision.error is not None:
+                        future.set_exception(decision.error)
+                    else:
+                        future.set_result(decision.outcome)
+                taken = []
+        finally:
+            while not self._queue.empty():
+                taken.append(self._queue.get_nowait())
+            for _, future in taken:
+                future.cancel()
 
     async def commit(self, decisions: Sequence[Decision[Any]]) -> None:
-        """Decide and commit all of them; each holds its outcome or its error afterwards."""
-        for attempt in range(MAX_TRIES):
-            try:
-                await self._once(decisions)
-                break
-            except (IntegrityError, _SpoiledError) as error:
-                if len(decisions) > 1:
-                    for decision in decisions:
-                        await self.commit([decision])
-                    return
-                if isinstance(error, _SpoiledError):
-                    return
-                refusal = self.conflict(error)
-                if refusal is not None:
-                    decisions[0].error = refusal
-                    return
-                if not _same_revision(error) or attempt == MAX_TRIES - 1:
-                    raise
-            except Exception as error:
-                if not is_collision(error) or attempt == MAX_TRIES - 1:
-                    raise
-        self._committed()
+        """Decide and commit all of them; afterwards each holds its outcome or its error.
+
+        What one of them does may fail the transaction that all share: then each has one of its own, and only it fails.
+        """
+        if not decisions:
+            return
+        try:
+            await settled(lambda: self._once(decisions))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer to whoever decided it
+            if len(decisions) > 1 and not isinstance(error, DatabaseUnavailableError):
+                for decision in decisions:
+                    await self.commit([decision])
+                return
+            refusal = self.conflict(error) if isinstance(error, IntegrityError) else None
+            for decision in decisions:
+                decision.error = refusal or error
+        else:
+            self._committed()
 
     async def _once(self, decisions: Sequence[Decision[Any]]) -> None:
         now = clock.now()
         unit = Unit(now)
         async with self._database.transaction() as connection:
-            held = {name: epoch for decision in decisions for name, epoch in decision.held.items()}
-            lost = await lost_leases(connection, held)
+            lost = await lost_leases(connection, (lease for decision in decisions for lease in decision.held.items()))
             await self._store.load(
                 connection, unit, _keys(d.writes for d in decisions), _keys(d.reads for d in decisions)
             )
             for decision in decisions:
                 decision.error = None
-                if lost.intersection(decision.held):
+                if lost.intersection(decision.held.items()):
                     decision.error = LeaseLostError("another process has taken over")
                     continue
                 at = moment(now, self._service, decision.origin.cause)
@@ -133,20 +126,27 @@ class Decider:
                     decision.error = error
             for decision in decisions:
                 if decision.error is None and decision.also is not None:
-                    try:
-                        await decision.also(connection)
-                    except DomainError as error:
-                        decision.error = error
-                        raise _SpoiledError from error
+                    await decision.also(connection)
             await self._store.save(connection, unit)
 
-    def conflict(self, error: IntegrityError) -> Exception | None:
+    def conflict(self, error: IntegrityError) -> DomainError | None:
         """The refusal that a violated constraint stands for; None when it is no rule of the domain."""
         name = constraint_of(error)
         for stored in self._store.states.values():
             if name in stored.conflicts:
                 return stored.conflicts[name]("this is taken already; choose another")
         return None
+
+
+async def settled(act: Callable[[], Awaitable[T]]) -> T:
+    """What a transaction comes to, run again when another one came in between and won."""
+    for _ in range(MAX_TRIES - 1):
+        try:
+            return await act()
+        except Exception as error:
+            if not (is_collision(error) or _same_revision(error)):
+                raise
+    return await act()
 
 
 def _keys(groups: Iterable[Sequence[Key]]) -> set[Key]:
@@ -159,5 +159,5 @@ def constraint_of(error: IntegrityError) -> str:
     return cause.constraint_name or "" if isinstance(cause, asyncpg.IntegrityConstraintViolationError) else ""
 
 
-def _same_revision(error: IntegrityError) -> bool:
-    return constraint_of(error).startswith("outbox_aggregate")
+def _same_revision(error: Exception) -> bool:
+    return isinstance(error, IntegrityError) and constraint_of(error).startswith("outbox_aggregate")

@@ -3,6 +3,7 @@
 from socket import gaierror
 
 import asyncpg
+from paybill_contracts.errors import DomainError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -19,21 +20,37 @@ class DatabaseUnavailableError(Exception):
     """PostgreSQL does not answer; nothing was decided, so the caller can try again."""
 
 
+class UnknownOutcomeError(DatabaseUnavailableError):
+    """PostgreSQL went away during a commit: what was decided may or may not be there."""
+
+
 class OverloadedError(Exception):
     """Too much waits already; the caller should come back later."""
 
 
+class FactTooLargeError(DomainError):
+    """No reader would accept a fact of this size."""
+
+    code = "fact_too_large"
+
+
 _AWAY = (
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.OperatorInterventionError,  # shutting down, starting up, a statement cancelled by an operator
+    asyncpg.InsufficientResourcesError,  # disk full, too many connections
+    asyncpg.ReadOnlySQLTransactionError,  # a former primary, after a failover
+    asyncpg.PostgresIOError,
     ConnectionError,
     TimeoutError,
     gaierror,
     PoolTimeoutError,
 )
+_MISCONFIGURED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the driver raised, below SQLAlchemy's wrapping."""
+    return (error.orig.__cause__ or error.orig) if isinstance(error, DBAPIError) and error.orig else error
 
 
 def is_away(error: BaseException) -> bool:
@@ -42,11 +59,25 @@ def is_away(error: BaseException) -> bool:
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    cause = (error.orig.__cause__ or error.orig) if isinstance(error, DBAPIError) and error.orig else error
+    cause = _cause(error)
     return isinstance(cause, _AWAY) or (isinstance(cause, asyncpg.InterfaceError) and "closed" in str(cause))
+
+
+def is_misconfigured(error: BaseException) -> bool:
+    """Whether PostgreSQL is there, but not for this role, password or database name."""
+    return isinstance(_cause(error), _MISCONFIGURED)
 
 
 def is_collision(error: BaseException) -> bool:
     """Whether two transactions met: deadlock or serialization failure. Running it again resolves it."""
-    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
-    return isinstance(cause, asyncpg.DeadlockDetectedError | asyncpg.SerializationError)
+    return isinstance(_cause(error), asyncpg.DeadlockDetectedError | asyncpg.SerializationError)
+
+
+def is_nobodys_fault(error: BaseException) -> bool:
+    """Whether an error says nothing about what was being handled, so that it is to be handled again."""
+    return isinstance(error, DatabaseUnavailableError | LeaseLostError | ConfigurationError) or is_collision(error)
+
+
+def is_unstorable(error: BaseException) -> bool:
+    """Whether a value holds what PostgreSQL cannot keep, such as the character NUL."""
+    return isinstance(_cause(error), asyncpg.CharacterNotInRepertoireError | asyncpg.UntranslatableCharacterError)

@@ -1,7 +1,8 @@
 """What a service listens to, and what each message is once it has been read."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
@@ -24,6 +25,15 @@ Handle = Callable[[Unit, Any, Moment], None]
 
 _PUBLISHERS = UUID("5f0c4c2a-3a0e-4d0e-9d1e-6f0a1c8f2b11")
 """The namespace in which publishers' ids become ours: two publishers may use the same id."""
+_TENANT = re.compile(r"ten_[0-9a-f]{32}")
+_CONTROL = dict.fromkeys([*range(32), 127], " ")
+MAX_TEXT = 500
+"""Characters of a line that is kept for people to read."""
+
+
+def line_of(text: str) -> str:
+    """`text` as it may stand in a fact or a table: one line, bounded, nothing that PostgreSQL cannot hold."""
+    return text.encode("utf-8", "replace").decode().translate(_CONTROL).strip()[:MAX_TEXT] or "-"
 
 
 def _nothing(_event: Any) -> Sequence[Key]:  # any event
@@ -92,10 +102,20 @@ class Incoming:
     subject: str
     headers: Mapping[str, str]
     payload: bytes
+    origin: Origin
     handler: Handler | None = None
     argument: Fact | Offer | None = None
-    origin: Origin | None = None
-    error: DomainError | None = None
+    error: Exception | None = None
+
+    @property
+    def queue(self) -> tuple[int, str]:
+        """Whom it waits behind when it is parked: earlier messages of its tenant. Offers have queues of their own."""
+        return self.partition, self.tenant
+
+    @property
+    def publisher(self) -> str:
+        """Who sent it, as the third token of an intake subject says."""
+        return line_of(_third(self.subject))
 
     @property
     def event(self) -> Event | None:
@@ -124,40 +144,47 @@ def received(hearing: Hearing, service: str, message: Msg) -> Incoming:
     return incoming(hearing, service, stream, sequence, message.subject, message.headers or {}, message.data)
 
 
-def incoming(  # a message has that many parts
+def incoming(
     hearing: Hearing, service: str, stream: str, sequence: int, subject: str, headers: Mapping[str, str], payload: bytes
 ) -> Incoming:
     """Read one message. It never raises: what cannot be read carries its error."""
-    parts = subject.split(".")
-    if stream == INTAKE:
-        item = Incoming(
-            stream, _intake_id(parts, headers, sequence), sequence, PARTITIONS, "", subject, headers, payload
-        )
-    else:
-        partition = int(parts[2]) if len(parts) > 2 and parts[2].isdigit() else 0  # noqa: PLR2004  # third token
-        tenant = headers.get("pb-tenant", "")
-        item = Incoming(stream, _event_id(headers, sequence), sequence, partition, tenant, subject, headers, payload)
+    id_ = _intake_id(subject, headers, sequence) if stream == INTAKE else _event_id(headers, sequence)
+    told = headers.get("pb-tenant", "") if stream == EVENTS else ""
+    tenant = told if _TENANT.fullmatch(told) else ""
+    origin = Origin(str(id_), str(id_), f"service:{service}", headers.get("traceparent", ""))
+    item = Incoming(stream, id_, sequence, _place(subject, stream), tenant, subject, headers, payload, origin)
     try:
-        _read(item, hearing, service)
+        _read(item, hearing)
     except DomainError as error:
         item.error = error
     return item
 
 
-def _read(item: Incoming, hearing: Hearing, service: str) -> None:
-    actor = f"service:{service}"
+def _place(subject: str, stream: str) -> int:
+    """The partition that the subject names, 0 when it names none; offers share one more, with one reader."""
+    if stream == INTAKE:
+        return PARTITIONS
+    named = _third(subject)
+    return int(named) if re.fullmatch("[0-9]|1[0-5]", named) else 0
+
+
+def _third(subject: str) -> str:
+    """The third token of a subject: the partition of a fact, the publisher of an offer."""
+    return (*subject.split(".", 3), "", "", "")[2]
+
+
+def _read(item: Incoming, hearing: Hearing) -> None:
     if item.stream == INTAKE:
         offer = read_offer(item.subject, item.headers, item.payload, item.sequence)
         item.argument, item.handler = offer, hearing.offers.get(offer.event.TYPE)
         if item.handler is None:
             raise MalformedFactError(f"{offer.event.TYPE} is nothing that may be published from outside")
         item.tenant = offer.event.tenant or ""
-        item.partition = partition_of(offer.event.tenant)
         item.origin = Origin(offer.id, offer.id, f"service:{offer.publisher}", offer.traceparent)
     else:
         fact = read_fact(item.subject, item.headers, item.payload, item.sequence)
         item.argument, item.handler = fact, hearing.facts.get(fact.event.TYPE)
-        item.origin = Origin(fact.id, fact.origin.correlation, actor, fact.origin.traceparent)
+        item.origin = replace(item.origin, cause=fact.id, correlation=fact.origin.correlation)
 
 
 def _event_id(headers: Mapping[str, str], sequence: int) -> UUID:
@@ -167,9 +194,8 @@ def _event_id(headers: Mapping[str, str], sequence: int) -> UUID:
         return uuid5(_PUBLISHERS, f"{EVENTS}/{sequence}")
 
 
-def _intake_id(parts: Sequence[str], headers: Mapping[str, str], sequence: int) -> UUID:
-    publisher = parts[2] if len(parts) > 2 else ""  # noqa: PLR2004  # third token
-    return uuid5(_PUBLISHERS, f"{publisher}/{headers.get('ce-id') or sequence}")
+def _intake_id(subject: str, headers: Mapping[str, str], sequence: int) -> UUID:
+    return uuid5(_PUBLISHERS, f"{_third(subject)}/{headers.get('ce-id') or sequence}")
 
 
 def lease_of(stream: str, partition: int) -> str:

@@ -3,27 +3,28 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from paybill_contracts.envelope import Origin
-from paybill_contracts.errors import DomainError, NotFoundError
-from paybill_contracts.event import latest_event
-from sqlalchemy import Row, text
-from sqlalchemy.exc import IntegrityError
+from paybill_contracts.errors import NotFoundError
+from paybill_contracts.event import PARTITIONS, Event
+from paybill_contracts.operations import MessageDeadLettered, MessageRedriven, MessageSkipped, said_by
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision
-from paybill_runtime.hearing import Incoming, headers_text, incoming, lease_of
-from paybill_runtime.leases import Leases
+from paybill_runtime.decide import settled
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision, is_nobodys_fault
+from paybill_runtime.hearing import Incoming, headers_text, incoming, lease_of, line_of
+from paybill_runtime.leases import INTAKE, Leases
 from paybill_runtime.store import Store, fence
 from paybill_runtime.unit import Unit
 
 if TYPE_CHECKING:
-    from paybill_runtime.reader import Handling
+    from paybill_runtime.handling import Handling
 
 log = logging.getLogger(__name__)
 
@@ -31,29 +32,37 @@ MAX_ATTEMPTS = 8
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 300.0
 POLL_S = 0.5
+WAITING = "an earlier fact of this tenant waits"
 
-_BLOCKED = text("SELECT DISTINCT tenant FROM chassis.parked WHERE tenant = ANY(:tenants)")
+_BLOCKED = text(
+    "SELECT DISTINCT p.partition, p.tenant FROM chassis.parked AS p JOIN unnest(CAST(:partitions AS smallint[]), "
+    "CAST(:tenants AS text[])) AS n (partition, tenant) USING (partition, tenant)"
+)
 _PARK = text(
-    "INSERT INTO chassis.parked (event_id, stream, sequence, partition, tenant, subject, headers, payload, attempts, next_at, "
-    "reason) VALUES (:event_id, :stream, :sequence, :partition, :tenant, :subject, :headers, :payload, 1, :next_at, :reason) "
+    "INSERT INTO chassis.parked "
+    "(event_id, stream, sequence, partition, tenant, subject, headers, payload, attempts, next_at, reason) VALUES "
+    "(:event_id, :stream, :sequence, :partition, :tenant, :subject, :headers, :payload, :attempts, :next_at, :reason) "
     "ON CONFLICT DO NOTHING"
 )
 _QUARANTINE = text(
-    "INSERT INTO chassis.quarantine (quarantine_id, publisher, subject, headers, payload, reason, sequence, quarantined_at) "
+    "INSERT INTO chassis.quarantine "
+    "(quarantine_id, publisher, subject, headers, payload, reason, sequence, quarantined_at) "
     "VALUES (:id, :publisher, :subject, :headers, :payload, :reason, :sequence, :now) ON CONFLICT DO NOTHING"
 )
 _HEADS = text(
-    "SELECT * FROM (SELECT DISTINCT ON (tenant) * FROM chassis.parked ORDER BY tenant, sequence) AS head "
-    "WHERE NOT dead AND next_at <= :now ORDER BY sequence LIMIT 64"
-)
-_DELETE = text("DELETE FROM chassis.parked WHERE event_id = :id")
-_LATER = text(
-    "UPDATE chassis.parked SET attempts = :attempts, next_at = :next_at, reason = :reason, dead = :dead, revision = :revision "
-    "WHERE event_id = :id"
+    "SELECT event_id, stream, partition FROM "
+    "(SELECT DISTINCT ON (partition, tenant) event_id, stream, partition, sequence, dead, next_at FROM chassis.parked "
+    "WHERE partition = ANY(:partitions) ORDER BY partition, tenant, sequence) AS head "
+    "WHERE NOT dead AND next_at <= :now ORDER BY next_at LIMIT 64"
 )
 _ONE = text("SELECT * FROM chassis.parked WHERE event_id = :id FOR UPDATE")
+_DELETE = text("DELETE FROM chassis.parked WHERE event_id = :id")
+_LATER = text(
+    "UPDATE chassis.parked SET attempts = :attempts, next_at = :next_at, reason = :reason, dead = :dead, "
+    "revision = :revision WHERE event_id = :id"
+)
 _RETRY = text(
-    "UPDATE chassis.parked SET dead = false, attempts = 1, next_at = now(), revision = :revision WHERE event_id = :id"
+    "UPDATE chassis.parked SET dead = false, attempts = 0, next_at = now(), revision = :revision WHERE event_id = :id"
 )
 
 
@@ -63,61 +72,72 @@ class DeadLetterNotFoundError(NotFoundError):
     code = "dead_letter_not_found"
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What is shown to an operator: the kind of error and its first line, bounded."""
     lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:400]
+    return line_of(f"{type(error).__name__}: {lines[0] if lines else ''}")
 
 
 def delay_s(attempts: int) -> float:
     """How long to wait after this many attempts: doubling, at most five minutes."""
-    return float(min(FIRST_DELAY_S * 2 ** (attempts - 1), LONGEST_DELAY_S))
+    return float(min(FIRST_DELAY_S * 2.0 ** min(attempts - 1, 30), LONGEST_DELAY_S))
 
 
-async def blocked(connection: AsyncConnection, tenants: set[str]) -> set[str]:
-    """Those of `tenants` whose queue waits."""
-    if not tenants:
+async def blocked(connection: AsyncConnection, queues: set[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Those of `queues` in which something waits."""
+    if not queues:
         return set()
-    return {row.tenant for row in await connection.execute(_BLOCKED, {"tenants": sorted(tenants)})}
+    partitions, tenants = zip(*sorted(queues), strict=True)
+    rows = await connection.execute(_BLOCKED, {"partitions": list(partitions), "tenants": list(tenants)})
+    return {(row.partition, row.tenant) for row in rows}
 
 
-async def park(connection: AsyncConnection, items: Sequence[tuple[Incoming, str]], now: datetime) -> None:
-    """Keep messages with the reason, in the transaction that counts them as handled."""
-    for item, why in items:
-        await connection.execute(
-            _PARK,
-            {
-                "event_id": item.id,
-                "stream": item.stream,
-                "sequence": item.sequence,
-                "partition": item.partition,
-                "tenant": item.tenant,
-                "subject": item.subject,
-                "headers": headers_text(item.headers),
-                "payload": item.payload,
-                "next_at": now + timedelta(seconds=FIRST_DELAY_S),
-                "reason": why,
-            },
-        )
+async def park(
+    connection: AsyncConnection,
+    failed: Sequence[tuple[Incoming, Exception]],
+    waiting: Sequence[Incoming],
+    now: datetime,
+) -> None:
+    """Keep messages with the reason, in the transaction that counts them as handled. Only `failed` were tried."""
+    rows = [
+        _parked(item) | {"attempts": 1, "next_at": now + timedelta(seconds=delay_s(1)), "reason": reason(error)}
+        for item, error in failed
+    ]
+    rows += [_parked(item) | {"attempts": 0, "next_at": now, "reason": WAITING} for item in waiting]
+    if rows:
+        await connection.execute(_PARK, rows)
+
+
+def _parked(item: Incoming) -> dict[str, Any]:
+    return {
+        "event_id": item.id,
+        "stream": item.stream,
+        "sequence": item.sequence,
+        "partition": item.partition,
+        "tenant": item.tenant,
+        "subject": item.subject.replace("\0", ""),
+        "headers": headers_text(item.headers),
+        "payload": item.payload,
+    }
 
 
 async def quarantine(connection: AsyncConnection, items: Sequence[Incoming], now: datetime) -> None:
     """Keep what the owner of a type refused, as it came."""
-    for item in items:
-        parts = item.subject.split(".")
-        await connection.execute(
-            _QUARANTINE,
-            {
-                "id": item.id,
-                "publisher": parts[2] if len(parts) > 2 else "",  # noqa: PLR2004  # third token
-                "subject": item.subject,
-                "headers": headers_text(item.headers),
-                "payload": item.payload,
-                "reason": str(item.error)[:1000],
-                "sequence": item.sequence,
-                "now": now,
-            },
-        )
+    rows = [
+        {
+            "id": item.id,
+            "publisher": item.publisher,
+            "subject": line_of(item.subject),
+            "headers": headers_text(item.headers),
+            "payload": item.payload,
+            "reason": line_of(str(item.error)),
+            "sequence": item.sequence,
+            "now": now,
+        }
+        for item in items
+    ]
+    if rows:
+        await connection.execute(_QUARANTINE, rows)
 
 
 class Parking:
@@ -137,22 +157,55 @@ class Parking:
             except (DatabaseUnavailableError, LeaseLostError) as error:
                 log.warning("parked facts wait: %s", error)
                 moved = False
+            except Exception as error:
+                if not is_collision(error):
+                    raise
+                moved = False
             if not moved:
                 await asyncio.sleep(POLL_S)
 
     async def tick(self) -> bool:
-        """Try the first parked fact of every tenant that is due; whether any queue moved."""
+        """Try the first parked fact of every queue of ours that is due; whether any queue moved."""
+        partitions = self._leases.partitions()
+        if self._leases.some([INTAKE]):
+            partitions.append(PARTITIONS)
         async with self._handling.database.transaction() as connection:
-            rows = (await connection.execute(_HEADS, {"now": clock.now()})).all()
+            heads = (await connection.execute(_HEADS, {"partitions": partitions, "now": clock.now()})).all()
         moved = False
-        for row in rows:
-            held = self._leases.some([lease_of(row.stream, row.partition)])
+        for head in heads:
+            held = self._leases.some([lease_of(head.stream, head.partition)])
             if held:
-                moved |= await self._try(row, held)
+                moved |= await self._try(head.event_id, held)
         return moved
 
-    async def _try(self, row: Row[Any], held: dict[str, int]) -> bool:
-        item = incoming(
+    async def _try(self, id_: UUID, held: Mapping[str, int]) -> bool:
+        """Handle one again; whether its queue moves on."""
+        try:
+            return await settled(lambda: self._again(id_, held))
+        except Exception as error:
+            if is_nobodys_fault(error):
+                raise
+            # What its writes violate shows only when they fail, and then nothing else of that transaction can be kept.
+            return await self._again(id_, held, error)
+
+    async def _again(self, id_: UUID, held: Mapping[str, int], broken: Exception | None = None) -> bool:
+        async with self._handling.database.transaction() as connection:
+            await fence(connection, held)
+            row = (await connection.execute(_ONE, {"id": id_})).one_or_none()
+            if row is None or row.dead:
+                return row is None
+            item = self._read(row)
+            failure = self._handling.blame(item, broken) if broken is not None else None
+            failure = failure or await self._handling.again(connection, item)
+            if failure is None:
+                await connection.execute(_DELETE, {"id": id_})
+            else:
+                await self._later(connection, row, failure)
+        self._committed()
+        return failure is None
+
+    def _read(self, row: Row[Any]) -> Incoming:
+        return incoming(
             self._handling.hearing,
             self._handling.service,
             row.stream,
@@ -161,86 +214,53 @@ class Parking:
             json.loads(row.headers),
             bytes(row.payload),
         )
-        failure: Exception | None
-        try:
-            failure = await self._handle(item, held)
-        except IntegrityError as error:
-            failure = error
-        except Exception as error:
-            if not is_collision(error):
-                raise
-            return True
-        if failure is not None:
-            await self._later(row, failure, held)
-            return False
-        self._committed()
-        return True
 
-    async def _handle(self, item: Incoming, held: dict[str, int]) -> Exception | None:
-        async with self._handling.database.transaction() as connection:
-            await fence(connection, held)
-            unit = Unit(clock.now())
-            try:
-                await self._store.load(connection, unit, item.keys("writes"), item.keys("reads"))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                return error
-            failure = item.error if item.origin is None else self._handling.attempt(unit, item)
-            if isinstance(failure, DomainError) and item.stream == "INTAKE":
-                await quarantine(connection, [item], unit.now)
-            elif failure is not None:
-                return failure
-            await connection.execute(_DELETE, {"id": item.id})
+    async def _later(self, connection: AsyncConnection, row: Row[Any], failure: Exception) -> None:
+        attempts, now = row.attempts + 1, clock.now()
+        values = {
+            "id": row.event_id,
+            "attempts": attempts,
+            "next_at": now + timedelta(seconds=delay_s(attempts)),
+            "reason": reason(failure),
+            "dead": attempts >= MAX_ATTEMPTS,
+            "revision": row.revision,
+        }
+        if values["dead"]:
+            values["revision"] += 1
+            log.error("%s %s is dead after %d attempts: %s", row.subject, row.event_id, attempts, values["reason"])
+            unit = Unit(now, Origin(str(row.event_id), str(row.event_id), f"service:{self._handling.service}", ""))
+            unit.emit(
+                said_by(self._handling.service, MessageDeadLettered)(
+                    message_key=str(row.event_id),
+                    message_type=line_of(row.subject),
+                    message_tenant=row.tenant or None,
+                    attempts=attempts,
+                    reason=values["reason"],
+                ),
+                values["revision"],
+            )
             await self._store.save(connection, unit)
-        return None
-
-    async def _later(self, row: Row[Any], failure: Exception, held: dict[str, int]) -> None:
-        attempts = row.attempts + 1
-        dead = attempts >= MAX_ATTEMPTS
-        why = reason(failure)
-        async with self._handling.database.transaction() as connection:
-            await fence(connection, held)
-            now = clock.now()
-            revision = row.revision + 1 if dead else row.revision
-            if dead:
-                unit = Unit(now, Origin(str(row.event_id), str(row.event_id), f"service:{self._handling.service}", ""))
-                unit.emit(
-                    latest_event(f"{self._handling.service}.message_dead_lettered")(
-                        message_key=str(row.event_id),
-                        message_type=row.subject,
-                        message_tenant=row.tenant or None,
-                        attempts=attempts,
-                        reason=why,
-                    ),
-                    revision,
-                )
-                await self._store.save(connection, unit)
-                log.error("%s %s is dead after %d attempts: %s", row.subject, row.event_id, attempts, why)
-            next_at = now + timedelta(seconds=delay_s(attempts))
-            values = {"id": row.event_id, "attempts": attempts, "next_at": next_at, "reason": why, "dead": dead}
-            await connection.execute(_LATER, values | {"revision": revision})
-        if dead:
-            self._committed()
+        await connection.execute(_LATER, values)
 
     async def redrive(self, id_: UUID, origin: Origin) -> None:
         """Have a parked fact tried again now; raises DeadLetterNotFoundError."""
-        await self._operate(id_, origin, "message_redriven", {}, delete=False)
+        said = said_by(self._handling.service, MessageRedriven)(message_key=str(id_), operator=origin.actor)
+        await self._operate(id_, origin, said, _RETRY)
 
     async def skip(self, id_: UUID, origin: Origin, why: str) -> None:
         """Give a parked fact up, so that the tenant's queue goes on; raises DeadLetterNotFoundError."""
-        await self._operate(id_, origin, "message_skipped", {"reason": why}, delete=True)
+        said = said_by(self._handling.service, MessageSkipped)(
+            message_key=str(id_), operator=origin.actor, reason=line_of(why)
+        )
+        await self._operate(id_, origin, said, _DELETE)
 
-    async def _operate(self, id_: UUID, origin: Origin, fact: str, more: dict[str, str], *, delete: bool) -> None:
+    async def _operate(self, id_: UUID, origin: Origin, said: Event, statement: TextClause) -> None:
         async with self._handling.database.transaction() as connection:
             row = (await connection.execute(_ONE, {"id": id_})).one_or_none()
             if row is None:
-                raise DeadLetterNotFoundError(
-                    f"no parked fact has the id {id_}; list them with `paybill events quarantine`"
-                )
+                raise DeadLetterNotFoundError(f"no parked fact has the id {id_}; it may have been handled by now")
             unit = Unit(clock.now(), origin)
-            event = latest_event(f"{self._handling.service}.{fact}")
-            unit.emit(event(message_key=str(id_), operator=origin.actor, **more), row.revision + 1)
+            unit.emit(said, row.revision + 1)
             await self._store.save(connection, unit)
-            await connection.execute(
-                _DELETE if delete else _RETRY, {"id": id_} | ({} if delete else {"revision": row.revision + 1})
-            )
+            await connection.execute(statement, {"id": id_, "revision": row.revision + 1})
         self._committed()

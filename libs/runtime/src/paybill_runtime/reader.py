@@ -1,43 +1,35 @@
-"""Stream to decisions: a batch of messages, one transaction, every message handled once and none blocking another tenant's."""
+"""Stream to decisions: takes over partitions, reads on from their position, hands on what arrives, batch by batch."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from uuid import UUID
+from collections.abc import Sequence
 
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
-from opentelemetry.trace import SpanKind
-from paybill_contracts.errors import DomainError
-from paybill_contracts.event import PARTITIONS, latest_event
+from paybill_contracts.event import PARTITIONS
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_runtime import clock, parking
 from paybill_runtime.connection import Bus, Subscription
-from paybill_runtime.database import Database
-from paybill_runtime.decide import Decider
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision
 from paybill_runtime.feed import Feed
-from paybill_runtime.hearing import Hearing, Incoming, lease_of, received
+from paybill_runtime.handling import Handling
+from paybill_runtime.hearing import Incoming, lease_of, received
 from paybill_runtime.leases import Leases
-from paybill_runtime.store import Store, fence
+from paybill_runtime.parking import reason
 from paybill_runtime.streams import EVENTS, INTAKE
-from paybill_runtime.telemetry import span, tenant_var
-from paybill_runtime.unit import Unit, moment
 
 log = logging.getLogger(__name__)
 
 PAUSE_S = 0.5
 
 _SEED = text(
-    "INSERT INTO chassis.position (stream, partition, sequence) SELECT :stream, unnest(CAST(:partitions AS smallint[])), 0 "
-    "ON CONFLICT DO NOTHING"
+    "INSERT INTO chassis.position (stream, partition, sequence) "
+    "SELECT :stream, unnest(CAST(:partitions AS smallint[])), 0 ON CONFLICT DO NOTHING"
 )
 _POSITIONS = text(
     "SELECT partition, sequence FROM chassis.position WHERE stream = :stream AND partition = ANY(:partitions)"
 )
+
 
 class Reader:
     """Reads one stream for the partitions that this process owns."""
@@ -79,7 +71,7 @@ class Reader:
                 OSError,
                 TimeoutError,
             ) as error:
-                log.warning("reading %s pauses: %s", self._stream, error or type(error).__name__)
+                log.warning("reading %s pauses: %s", self._stream, reason(error))
                 self._changed = True
                 await asyncio.sleep(PAUSE_S)
             except Exception as error:
@@ -115,8 +107,7 @@ class Reader:
             self._positions[partition] = max(self._positions[partition], upto)
 
     def _wanted(self, item: Incoming) -> bool:
-        place = PARTITIONS if self._stream == INTAKE else item.partition
-        return place in self._positions and item.sequence > self._positions[place]
+        return item.sequence > self._positions.get(item.partition, item.sequence)
 
     async def _take_over(self) -> None:
         """Read on from where the last owner's last transaction ended."""
@@ -144,6 +135,3 @@ class Reader:
         return [
             f"paybill.events.{token}.{type_}.*" for token in tokens for type_ in sorted(self._handling.hearing.facts)
         ]
-
-
-__all__ = ["EVENTS", "INTAKE", "Handling", "Reader"]

@@ -1,16 +1,16 @@
-"""Reading a unit's states under lock, and writing them out with their facts: one statement a table, whatever the size."""
+"""Reading states under lock, and writing them out with their facts: one statement a table, whatever the size."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from paybill_contracts.envelope import Fact, headers_of, subject_of
+from paybill_contracts.envelope import MAX_PAYLOAD_BYTES, Fact, headers_of, subject_of
 from paybill_contracts.event import canonical, encode, partition_of
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_runtime.errors import LeaseLostError
+from paybill_runtime.errors import FactTooLargeError, LeaseLostError
 from paybill_runtime.state import AnyStored, Key
 from paybill_runtime.unit import Loaded, Unit
 
@@ -25,14 +25,15 @@ class Store:
         self.states: Mapping[str, AnyStored] = {stored.kind: stored for stored in states}
         self._works_of = works_of
         self._select = {
-            kind: f"SELECT id, revision, state::text AS state FROM {stored.table.name} WHERE id = ANY(:ids) ORDER BY id"
+            kind: "SELECT id, revision, state::text AS state "  # noqa: S608  # the table's name is from our own code
+            f"FROM {stored.table.name} WHERE id = ANY(:ids) ORDER BY id"
             for kind, stored in self.states.items()
         }
         self._upsert = {
             kind: text(
-                f"INSERT INTO {stored.table.name} AS t (id, revision, state) "
-                "SELECT n.id, n.revision, n.state::jsonb FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), "
-                "CAST(:states AS text[])) AS n (id, revision, state) "
+                f"INSERT INTO {stored.table.name} AS t (id, revision, state) "  # noqa: S608  # as above
+                "SELECT n.id, n.revision, n.state::jsonb FROM unnest(CAST(:ids AS text[]), "
+                "CAST(:revisions AS bigint[]), CAST(:states AS text[])) AS n (id, revision, state) "
                 "ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, state = excluded.state"
             )
             for kind, stored in self.states.items()
@@ -56,9 +57,11 @@ class Store:
         stored = self.states[kind]
         for id_ in ids:
             unit.states[Key(kind, id_)] = Loaded(stored, None, 0, 0, writable)
-        if not ids:
+        # PostgreSQL cannot hold NUL, so nothing has such an id; asking would fail whoever shares this transaction.
+        possible = sorted(id_ for id_ in ids if "\0" not in id_)
+        if not possible:
             return
-        rows = await connection.execute(text(f"{self._select[kind]} {lock}"), {"ids": sorted(ids)})
+        rows = await connection.execute(text(f"{self._select[kind]} {lock}"), {"ids": possible})
         for row in rows:
             unit.states[Key(kind, row.id)] = Loaded(
                 stored, stored.load(row.state), row.revision, row.revision, writable
@@ -96,9 +99,9 @@ class Store:
 
 _INTEND = text(
     "INSERT INTO chassis.effect (event_id, work, tenant, partition, state, next_at) "
-    "SELECT n.id, n.work, n.tenant, n.partition, 'pending', :now FROM unnest(CAST(:ids AS uuid[]), CAST(:works AS text[]), "
-    "CAST(:tenants AS text[]), CAST(:partitions AS smallint[])) WITH ORDINALITY AS n (id, work, tenant, partition, place) "
-    "ORDER BY n.place"
+    "SELECT n.id, n.work, n.tenant, n.partition, 'pending', :now FROM unnest(CAST(:ids AS uuid[]), "
+    "CAST(:works AS text[]), CAST(:tenants AS text[]), CAST(:partitions AS smallint[])) "
+    "WITH ORDINALITY AS n (id, work, tenant, partition, place) ORDER BY n.place"
 )
 
 _APPEND = text(
@@ -106,12 +109,22 @@ _APPEND = text(
     "SELECT n.id, n.aggregate, n.revision, n.tenant, n.subject, n.headers, n.payload, n.recorded_at FROM unnest("
     "CAST(:ids AS uuid[]), CAST(:aggregates AS text[]), CAST(:revisions AS bigint[]), CAST(:tenants AS text[]), "
     "CAST(:subjects AS text[]), CAST(:headers AS text[]), CAST(:payloads AS bytea[]), CAST(:times AS timestamptz[])) "
-    "WITH ORDINALITY AS n (id, aggregate, revision, tenant, subject, headers, payload, recorded_at, place) ORDER BY n.place"
+    "WITH ORDINALITY AS n (id, aggregate, revision, tenant, subject, headers, payload, recorded_at, place) "
+    "ORDER BY n.place"
 )
 
 
 async def append(connection: AsyncConnection, facts: Sequence[Fact]) -> None:
-    """Put facts into the outbox, in order. Two decisions on one revision of an aggregate collide here."""
+    """Put facts into the outbox, in order. Two decisions on one revision of an aggregate collide here.
+
+    Raises FactTooLargeError: in the outbox such a fact would hold up every other for ever.
+    """
+    payloads = [encode(fact.event) for fact in facts]
+    for fact, payload in zip(facts, payloads, strict=True):
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise FactTooLargeError(
+                f"{fact.event.TYPE} would have {len(payload)} bytes; {MAX_PAYLOAD_BYTES} are allowed: send less at once"
+            )
     await connection.execute(
         _APPEND,
         {
@@ -121,7 +134,7 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact]) -> None:
             "tenants": [fact.event.tenant for fact in facts],
             "subjects": [subject_of(fact.event) for fact in facts],
             "headers": [canonical(headers_of(fact)).decode() for fact in facts],
-            "payloads": [encode(fact.event) for fact in facts],
+            "payloads": payloads,
             "times": [fact.time for fact in facts],
         },
     )
@@ -130,17 +143,17 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact]) -> None:
 _FENCE = text("SELECT name, epoch FROM chassis.lease WHERE name = ANY(:names) ORDER BY name FOR SHARE")
 
 
-async def lost_leases(connection: AsyncConnection, held: Mapping[str, int]) -> set[str]:
-    """Lock these leases against a change of owner until the transaction ends; the names that are ours no more."""
-    if not held:
+async def lost_leases(connection: AsyncConnection, held: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Lock these leases (name, epoch) against a change of owner until the transaction ends; those that are not ours."""
+    claimed = set(held)
+    if not claimed:
         return set()
-    rows = await connection.execute(_FENCE, {"names": sorted(held)})
-    current = {row.name: row.epoch for row in rows}
-    return {name for name, epoch in held.items() if current.get(name) != epoch}
+    rows = await connection.execute(_FENCE, {"names": sorted({name for name, _ in claimed})})
+    return claimed.difference((row.name, row.epoch) for row in rows)
 
 
 async def fence(connection: AsyncConnection, held: Mapping[str, int]) -> None:
     """As `lost_leases`, but raise LeaseLostError when any is lost."""
-    lost = await lost_leases(connection, held)
+    lost = await lost_leases(connection, held.items())
     if lost:
-        raise LeaseLostError(f"another process owns {', '.join(sorted(lost))} now")
+        raise LeaseLostError(f"another process owns {', '.join(sorted(name for name, _ in lost))} now")

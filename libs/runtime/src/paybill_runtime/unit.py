@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -12,9 +12,11 @@ from paybill_contracts.event import Event
 
 from paybill_runtime.clock import new_id
 from paybill_runtime.state import Key, Stored
-from paybill_runtime.telemetry import child
+from paybill_runtime.telemetry import child, valid
 
 S = TypeVar("S")
+
+_NOBODY = Origin("none", "none", "service:none", "")
 
 
 class NotLoadedError(Exception):
@@ -50,9 +52,10 @@ class Unit:
     """States that are loaded and locked, and the facts recorded on them so far."""
 
     now: datetime
-    origin: Origin = Origin("none", "none", "service:none", "")
+    origin: Origin = _NOBODY
     states: dict[Key, Loaded] = field(default_factory=dict)
     facts: list[Fact] = field(default_factory=list)
+    _before: dict[Key, tuple[Any, int]] = field(default_factory=dict)
 
     def get(self, stored: Stored[S], id_: str) -> S | None:
         """The state of an aggregate; None when it does not exist yet."""
@@ -66,8 +69,9 @@ class Unit:
         for event in events:
             if event.aggregate_id != f"{stored.kind}/{id_}":
                 raise NotLoadedError(f"{event.TYPE} happened to {event.aggregate_id}, not to {stored.kind}/{id_}")
-            loaded.state = stored.fold(loaded.state, event)
-            loaded.revision += 1
+            state = stored.fold(loaded.state, event)
+            self._before.setdefault(Key(stored.kind, id_), (loaded.state, loaded.revision))
+            loaded.state, loaded.revision = state, loaded.revision + 1
             self._add(event, loaded.revision)
 
     def emit(self, event: Event, revision: int = 1) -> None:
@@ -77,14 +81,14 @@ class Unit:
     @contextmanager
     def attempt(self, origin: Origin) -> Iterator[None]:
         """Record under `origin`; when the block raises, nothing of it was recorded."""
-        kept = {key: (loaded.state, loaded.revision) for key, loaded in self.states.items()}
+        self._before.clear()
         count, before = len(self.facts), self.origin
         self.origin = origin
         try:
             yield
         except BaseException:
             del self.facts[count:]
-            for key, (state, revision) in kept.items():
+            for key, (state, revision) in self._before.items():
                 self.states[key].state, self.states[key].revision = state, revision
             raise
         finally:
@@ -98,5 +102,6 @@ class Unit:
 
     def _add(self, event: Event, revision: int) -> None:
         origin = self.origin
-        fact_origin = Origin(origin.cause, origin.correlation, origin.actor, child(origin.traceparent))
-        self.facts.append(Fact(event, new_id(), self.now, revision, fact_origin))
+        if not valid(origin.traceparent):
+            origin = replace(origin, traceparent=child(None))
+        self.facts.append(Fact(event, new_id(), self.now, revision, origin))
