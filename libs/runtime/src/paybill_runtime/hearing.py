@@ -10,7 +10,7 @@ import orjson
 from nats.aio.msg import Msg
 from paybill_contracts.envelope import Fact, MalformedFactError, Offer, Origin, read_fact, read_offer
 from paybill_contracts.errors import DomainError
-from paybill_contracts.event import PARTITIONS, Event, partition_of
+from paybill_contracts.event import PARTITIONS, Event
 
 from paybill_runtime.feed import stream_sequence
 from paybill_runtime.leases import INTAKE as INTAKE_LEASE

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime.database import Database
+from paybill_runtime.decide import settled
 from paybill_runtime.errors import DatabaseUnavailableError
 
 log = logging.getLogger(__name__)
@@ -30,28 +31,30 @@ _HEARTBEAT = text(
 )
 _MEMBERS = text("SELECT count(*) FROM chassis.member WHERE expires_at > now()")
 _BURY = text("DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour'")
-_RENEW = text(
-    "UPDATE chassis.lease SET expires_at = now() + make_interval(secs => :ttl) WHERE owner = :owner RETURNING name, epoch"
-)
-_FREE = (
-    "(expires_at < now() OR owner = '' OR NOT EXISTS "
-    "(SELECT 1 FROM pg_stat_activity WHERE application_name = lease.owner))"
-)
+_HELD = text("SELECT name, epoch FROM chassis.lease WHERE owner = :owner")
 _TAKE = text(
-    "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1, expires_at = now() + make_interval(secs => :ttl) "
-    f"WHERE name = ANY(SELECT name FROM chassis.lease WHERE name = ANY(:names) AND {_FREE} "
-    "ORDER BY name LIMIT :count FOR UPDATE SKIP LOCKED) RETURNING name, epoch"
+    "WITH free AS MATERIALIZED (SELECT name FROM chassis.lease AS l WHERE name = ANY(:names) AND ("
+    "NOT EXISTS (SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND m.expires_at > now()) "
+    "OR NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.application_name = l.owner)) "
+    "ORDER BY name LIMIT :count FOR NO KEY UPDATE SKIP LOCKED) "
+    "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1 FROM free WHERE lease.name = free.name "
+    "RETURNING lease.name, lease.epoch"
 )
-_GIVE_BACK = text("UPDATE chassis.lease SET owner = '', expires_at = now() WHERE owner = :owner AND name = ANY(:names)")
+_GIVE_BACK = text("UPDATE chassis.lease SET owner = '' WHERE name = :name AND owner = :owner")
+_GIVE_ALL_BACK = text("UPDATE chassis.lease SET owner = '' WHERE owner = :owner")
 _SEED = text(
-    "INSERT INTO chassis.lease (name, owner, epoch, expires_at) SELECT unnest(CAST(:names AS text[])), '', 0, now() "
-    "ON CONFLICT DO NOTHING"
+    "INSERT INTO chassis.lease (name, owner, epoch) SELECT unnest(CAST(:names AS text[])), '', 0 ON CONFLICT DO NOTHING"
 )
 _LEAVE = text("DELETE FROM chassis.member WHERE owner = :owner")
 
 
 class Leases:
-    """The leases that this process holds. An owner whose connections are all gone from PostgreSQL is taken for dead."""
+    """The leases that this process holds.
+
+    They last as long as the process is a member: it says so every fifth of `ttl_s`, by PostgreSQL's clock, and is taken
+    for dead when it has not for `ttl_s`, or at once when its connections are all gone. Rows of leases change only with
+    their owner, so that a sign of life never waits for the transactions that lock them.
+    """
 
     def __init__(self, database: Database, owner: str, ttl_s: float) -> None:
         self._database = database
@@ -83,40 +86,40 @@ class Leases:
 
     async def tick(self) -> None:
         """One round."""
-        names = [partition_lease(p) for p in range(PARTITIONS)]
-        async with self._database.transaction() as connection:
-            await connection.execute(_SEED, {"names": [*names, *DUTIES]})
-            await connection.execute(_HEARTBEAT, {"owner": self._owner, "ttl": self._ttl_s})
-            await connection.execute(_BURY)
-            members = max(1, (await connection.execute(_MEMBERS)).scalar_one())
-            rows = (await connection.execute(_RENEW, {"owner": self._owner, "ttl": self._ttl_s})).all()
-            held = {row.name: row.epoch for row in rows}
-            share = -(-PARTITIONS // members)
-            mine = [name for name in names if name in held]
-            if len(mine) > share:
-                surplus = mine[share:]
-                await connection.execute(_GIVE_BACK, {"owner": self._owner, "names": surplus})
-                held = {name: epoch for name, epoch in held.items() if name not in surplus}
-            taken = []
-            if len(mine) < share:
-                taken += await self._take(connection, [n for n in names if n not in held], share - len(mine))
-            taken += await self._take(connection, [n for n in DUTIES if n not in held], len(DUTIES))
-            held.update(taken)
+        held = await settled(self._round)
         if held != self.held:
             self.held = held
             for callback in self._changed:
                 callback()
 
-    async def _take(self, connection: AsyncConnection, names: list[str], count: int) -> list[tuple[str, int]]:
-        if not names:
-            return []
-        values = {"owner": self._owner, "ttl": self._ttl_s, "names": names, "count": count}
-        rows = await connection.execute(_TAKE, values)
-        return [(row.name, row.epoch) for row in rows]
+    async def _round(self) -> dict[str, int]:
+        names = [partition_lease(p) for p in range(PARTITIONS)]
+        async with self._database.transaction() as connection:
+            await connection.execute(_SEED, {"names": [*names, *DUTIES]})
+            await connection.execute(_HEARTBEAT, {"owner": self._owner, "ttl": self._ttl_s})
+            await connection.execute(_BURY)
+        # The sign of life is given, whatever the rest has to wait for; replicas that start together see each other.
+        async with self._database.transaction() as connection:
+            members = (await connection.execute(_MEMBERS)).scalar_one()
+            share = -(-PARTITIONS // max(members, 1))
+            held = {row.name: row.epoch for row in await connection.execute(_HELD, {"owner": self._owner})}
+            mine = [name for name in names if name in held]
+            for name in sorted(mine[share:]):  # in the order in which batches lock them
+                await connection.execute(_GIVE_BACK, {"name": name, "owner": self._owner})
+                del held[name]
+            held |= await self._take(connection, [name for name in names if name not in held], share - len(mine))
+            held |= await self._take(connection, [name for name in DUTIES if name not in held], len(DUTIES))
+        return held
+
+    async def _take(self, connection: AsyncConnection, names: list[str], count: int) -> dict[str, int]:
+        if not names or count <= 0:
+            return {}
+        rows = await connection.execute(_TAKE, {"owner": self._owner, "names": names, "count": count})
+        return {row.name: row.epoch for row in rows}
 
     async def give_back(self) -> None:
         """Hand everything over, so that the next owner need not wait."""
         async with self._database.transaction() as connection:
-            await connection.execute(_GIVE_BACK, {"owner": self._owner, "names": list(self.held)})
+            await connection.execute(_GIVE_ALL_BACK, {"owner": self._owner})
             await connection.execute(_LEAVE, {"owner": self._owner})
         self.held = {}

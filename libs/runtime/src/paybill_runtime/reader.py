@@ -16,7 +16,7 @@ from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Incoming, lease_of, received
 from paybill_runtime.leases import Leases
 from paybill_runtime.parking import reason
-from paybill_runtime.streams import EVENTS, INTAKE
+from paybill_runtime.streams import INTAKE
 
 log = logging.getLogger(__name__)
 

@@ -74,12 +74,11 @@ lease = Table(
     _text("name", primary_key=True),
     _text("owner"),
     Column("epoch", BigInteger, nullable=False),
-    _time("expires_at"),
 )
 """Who owns a partition or a duty. Every transaction of an owner locks its lease and checks the epoch."""
 
 member = Table("member", metadata, _text("owner", primary_key=True), _time("expires_at"))
-"""The replicas that are alive, so that partitions are shared evenly."""
+"""The replicas that are alive: their leases are good until then, and partitions are shared evenly among them."""
 
 parked = Table(
     "parked",
@@ -99,7 +98,7 @@ parked = Table(
     _text("reason"),
 )
 """Facts that could not be handled yet, and those of the same tenant that wait behind them."""
-Index("parked_tenant_sequence_idx", parked.c.tenant, parked.c.sequence)
+Index("parked_queue_idx", parked.c.partition, parked.c.tenant, parked.c.sequence)
 
 quarantine = Table(
     "quarantine",
@@ -130,6 +129,7 @@ effect = Table(
 )
 """Calls to the outside world that a recorded fact intends: `pending`, `done` or `failed`."""
 Index("effect_pending_idx", effect.c.tenant, effect.c.position, postgresql_where=effect.c.state == "pending")
+Index("effect_waiting_idx", effect.c.position, postgresql_where=effect.c.state == "pending")
 
 data_key = Table(
     "data_key",
