@@ -29,10 +29,7 @@ async def demo(
     Customers sign up and pay at a stand-in for Stripe; signed webhooks arrive, environments are built, a payment
     fails, one customer leaves, and the log is replayed. Exit code 0 only if all of that was observed.
 
-    Examples:
-      paybill demo
-      paybill demo --keep
-      paybill demo --json
+    Example: paybill demo --keep
     """
     from paybill_embedded.credentials import write_private
 

@@ -34,10 +34,11 @@ class NotObservedError(Exception):
 class Journal:
     """All facts since the demo began, and those that were in the log before."""
 
-    def __init__(self, feed: Feed, voice: Voice, silent_upto: int) -> None:
+    def __init__(self, feed: Feed, voice: Voice, silent_upto: int, patience_s: float) -> None:
         self._feed = feed
         self._voice = voice
         self._silent_upto = silent_upto
+        self._patience_s = patience_s
         self._slugs: dict[str, str] = {}
         self._landed = asyncio.Condition()
         self.facts: list[Fact] = []
@@ -71,7 +72,7 @@ class Journal:
     ) -> E:
         """The first fact of this kind behind the sequence `after`, about `tenant` if given, that `where` accepts.
 
-        Raises NotObservedError after PATIENCE_S.
+        Raises NotObservedError when it does not land in time.
         """
 
         def found() -> E | None:
@@ -88,12 +89,12 @@ class Journal:
             )
 
         try:
-            async with asyncio.timeout(PATIENCE_S), self._landed:
+            async with asyncio.timeout(self._patience_s), self._landed:
                 await self._landed.wait_for(lambda: found() is not None)
         except TimeoutError:
             of_whom = f" of {self._slugs.get(tenant, tenant)}" if tenant else ""
             raise NotObservedError(
-                f"the fact {kind.TYPE}{of_whom} within {PATIENCE_S:.0f} s", self._latest(after, tenant)
+                f"the fact {kind.TYPE}{of_whom} within {self._patience_s:g} s", self._latest(after, tenant)
             ) from None
         event = found()
         if event is None:
@@ -117,12 +118,14 @@ class Journal:
 
 
 @asynccontextmanager
-async def observed(bus: BusAccess, voice: Voice, *, fresh: bool) -> AsyncIterator[Journal]:
+async def observed(
+    bus: BusAccess, voice: Voice, *, fresh: bool, patience_s: float = PATIENCE_S
+) -> AsyncIterator[Journal]:
     """The journal of the log, read as the operator while the block runs; what is old is not shown unless `fresh`."""
     client = await connect(bus.url, _OPERATOR, bus.password(_OPERATOR), wait_s=PATIENCE_S)
     feed = Feed(client, EVENTS, ["paybill.events.>"], 1)
     info = await client.jetstream().stream_info(EVENTS)
-    journal = Journal(feed, voice, 0 if fresh else info.state.last_seq)
+    journal = Journal(feed, voice, 0 if fresh else info.state.last_seq, patience_s)
     journal.following = asyncio.create_task(journal.follow())
     try:
         yield journal

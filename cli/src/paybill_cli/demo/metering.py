@@ -1,12 +1,11 @@
 """Chapter 6: an internal service reports usage; what is wrong is set aside with its reason and holds up nothing."""
 
-from datetime import UTC, datetime
-
-from nats.aio.client import Client
 from paybill_contracts.billing import BillingIntakeQuarantined, UsageRecorded
-from paybill_contracts.event import Payload, canonical
+from paybill_contracts.envelope import Offer, headers_of_offer, intake_subject
+from paybill_contracts.event import encode
 from paybill_contracts.usage import Usage
 from paybill_runtime import clock
+from paybill_runtime.publisher import Publisher
 from paybill_runtime.streams import connect
 from paybill_runtime.telemetry import child
 
@@ -23,19 +22,11 @@ async def report_usage(scene: Scene, tenant: Tenant) -> None:
     scene.voice.chapter(6, f"An internal service reports {tenant.slug}'s usage; a bad report is set aside")
     expect, after = scene.journal.expect, scene.journal.upto
     bus = scene.stack.at.bus
-    client = await connect(bus.url, PUBLISHER, bus.password(PUBLISHER), wait_s=PATIENCE_S)
-    now = datetime.now(UTC)
-    try:
-        for quantity in (_FIRST, _INVALID, _LAST):
-            payload = {
-                "tenant_id": tenant.id,
-                "meter": _METER,
-                "quantity": quantity,
-                "occurred_at": now.isoformat().replace("+00:00", "Z"),
-            }
-            await _publish(client, payload)
-    finally:
-        await client.close()
+    first = Usage(tenant_id=tenant.id, meter=_METER, quantity=_FIRST, occurred_at=clock.now())
+    async with Publisher(bus.url, PUBLISHER, bus.password(PUBLISHER)) as publisher:
+        await publisher.publish(first)
+        await _publish_unchecked(scene, first.model_copy(update={"quantity": _INVALID}))
+        await publisher.publish(first.model_copy(update={"quantity": _LAST}))
     await expect(UsageRecorded, lambda used: used.quantity == _FIRST, tenant=tenant.id, after=after)
     refused = await expect(BillingIntakeQuarantined, after=after)
     last = await expect(UsageRecorded, lambda used: used.quantity == _LAST, tenant=tenant.id, after=after)
@@ -43,17 +34,13 @@ async def report_usage(scene: Scene, tenant: Tenant) -> None:
     scene.check("the next one counts", last.total >= _FIRST + _LAST, f"{last.total} {last.meter} in total")
 
 
-async def _publish(client: Client, payload: Payload) -> None:
-    """As another program would, without our library's checks: one of these is not valid."""
-    headers = {
-        "Nats-Msg-Id": (id_ := clock.new_id()),
-        "Content-Type": "application/json",
-        "ce-specversion": "1.0",
-        "ce-id": id_,
-        "ce-type": Usage.TYPE,
-        "ce-source": f"demo/{PUBLISHER}",
-        "ce-time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-        "traceparent": child(None),
-    }
-    subject = f"paybill.intake.{PUBLISHER}.{Usage.TYPE}.v{Usage.VERSION}"
-    await client.jetstream().publish(subject, canonical(payload), headers=headers)
+async def _publish_unchecked(scene: Scene, usage: Usage) -> None:
+    """As another program may: our own library refuses to send what is not valid."""
+    bus = scene.stack.at.bus
+    offer = Offer(usage, clock.new_id(), PUBLISHER, clock.now(), child(None))
+    client = await connect(bus.url, PUBLISHER, bus.password(PUBLISHER), wait_s=PATIENCE_S)
+    try:
+        subject = intake_subject(PUBLISHER, usage)
+        await client.jetstream().publish(subject, encode(usage), headers=headers_of_offer(offer))
+    finally:
+        await client.close()

@@ -54,12 +54,12 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The running stack and the ways in. tenants: HTTP of the tenant service. fake: what a customer does at Stripe."""
+    """The running stack and the ways in. http: holds a key for the services. fake: what a customer does at Stripe."""
 
     stack: Supervisor
     journal: Journal
     voice: Voice
-    tenants: httpx.AsyncClient
+    http: httpx.AsyncClient
     fake: FakeControl
     secrets: FileSecrets
 
@@ -81,7 +81,7 @@ class Scene:
     async def answer(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """What the tenant service answers. Raises NotObservedError for anything but success."""
         try:
-            response = await self.tenants.request(method, path, json=body)
+            response = await self.http.request(method, self.stack.at.url("tenant") + path, json=body)
         except httpx.HTTPError as error:
             raise NotObservedError(f"an answer to {method} {path}", f"{type(error).__name__}: {error}") from error
         if response.is_error:

@@ -15,30 +15,43 @@ from paybill_cli.demo.journal import PATIENCE_S, NotObservedError, observed
 from paybill_cli.demo.scene import Scene
 from paybill_cli.demo.voice import Voice
 from paybill_cli.errors import CliError
-from paybill_cli.stack.layout import STRIPE_FAKE
+from paybill_cli.stack.layout import SERVICES, STRIPE_FAKE
 from paybill_cli.stack.operator_key import lent_key
 from paybill_cli.stack.supervisor import Supervisor
 
 _KEY_LIFE = timedelta(hours=1)
+_SCOPES = ("tenant:write", *(f"{service}:read" for service in SERVICES))
+_MOST_HINTS = 4
+_HINT_S = 2.0
 
 
 async def play(stack: Supervisor, voice: Voice, *, fresh: bool) -> None:
     """Show and check everything. Raises CliError for the first thing that was not observed."""
-    logs = stack.layout.log("any").parent
-    try:
-        async with _scene(stack, voice, fresh=fresh) as scene:
+    logs = f"read the logs in {stack.layout.log('any').parent}"
+    async with _scene(stack, voice, fresh=fresh) as scene:
+        try:
             await _chapters(scene)
-    except NotObservedError as error:
-        raise CliError(
-            "not_observed",
-            f"not observed: {error.what}",
-            why=f"seen instead: {error.seen}",
-            next=f"read the logs in {logs}",
-        ) from error
-    except FakeControlError as error:
-        raise CliError(
-            "stripe_fake_refused", "the stand-in for Stripe refused", why=str(error), next=f"read the logs in {logs}"
-        ) from error
+        except NotObservedError as error:
+            why = "; ".join([f"seen instead: {error.seen}", *await _stuck(scene)])
+            raise CliError("not_observed", f"not observed: {error.what}", why=why, next=logs) from error
+        except FakeControlError as error:
+            raise CliError(
+                "stripe_fake_refused", "the stand-in for Stripe refused", why=str(error), next=logs
+            ) from error
+
+
+async def _stuck(scene: Scene) -> list[str]:
+    """What the services themselves say about work that fails."""
+    found = []
+    for service in SERVICES:
+        for kind in ("effects", "dead-letters"):
+            try:
+                answer = await scene.http.get(f"{scene.stack.at.url(service)}/v1/operations/{kind}", timeout=_HINT_S)
+                rows = answer.raise_for_status().json()
+                found += [f"{service} has {kind} that fail: {row['reason']}" for row in rows if row["reason"]]
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                found.append(f"{service} does not say what fails ({type(error).__name__})")
+    return found[:_MOST_HINTS]
 
 
 async def _chapters(scene: Scene) -> None:
@@ -73,18 +86,16 @@ async def _scene(stack: Supervisor, voice: Voice, *, fresh: bool) -> AsyncIterat
     layout = stack.layout
     secrets = FileSecrets(layout.secrets, Identity.load(layout.identities, "operator"))
     stripe_key = layout.stripe_api_key.read_text(encoding="ascii").strip()
-    scopes = ("tenant:read", "tenant:write")
     with (
-        lent_key(layout.api_keys, "demo", Role.OPERATOR, scopes, _KEY_LIFE) as key,
+        lent_key(layout.api_keys, "demo", Role.OPERATOR, _SCOPES, _KEY_LIFE) as key,
         FakeControl(stack.at.url(STRIPE_FAKE), stripe_key) as fake,
     ):
         async with (
             observed(stack.at.bus, voice, fresh=fresh) as journal,
             httpx.AsyncClient(
-                base_url=stack.at.url("tenant"),
                 headers={"Authorization": f"Bearer {key}"},
                 timeout=PATIENCE_S,
                 trust_env=False,
-            ) as tenants,
+            ) as http,
         ):
-            yield Scene(stack, journal, voice, tenants, fake, secrets)
+            yield Scene(stack, journal, voice, http, fake, secrets)

@@ -95,10 +95,9 @@ async def up(
 ) -> int:
     """Run the whole stack in the foreground, until Ctrl-C.
 
-    Examples:
-      paybill up
-      paybill up --data-dir /var/lib/paybill --new-key
-      paybill up --json
+    What was made is kept in the data directory, and is there again at the next start.
+
+    Example: paybill up --data-dir ./stack --catalogue plans.yaml
     """
     from paybill_cli.stack.foreground import in_foreground
     from paybill_cli.stack.servers import Given

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from paybill_embedded.errors import writing
 LOG_LIMIT_BYTES = 10 * 1024 * 1024
 _TAIL_BYTES = 32 * 1024
 _LONGEST_GIST = 300
+
+# `ValueError: no`, `configuration: no`: how tracebacks and our own programs end. A library may add lines behind it.
+_ERROR = re.compile(r"[A-Za-z_][\w.-]*: ")
 
 
 class Process:
@@ -79,17 +83,19 @@ class Process:
 
 
 def gist(output: str) -> str:
-    """The last line that is no log line (a traceback ends in one), else the last logged error, else the last line."""
-    plain, errors, last = "", "", ""
+    """The line that tells most: the last that looks like an error, else the last logged error, else the last line."""
+    error, logged, last = "", "", ""
     for line in filter(None, map(str.strip, output.splitlines())):
-        last = line
         entry = _entry(line)
         if entry is None:
-            plain = line
-        elif entry.get("level") in {"error", "critical"}:
+            last = line
+            error = line if _ERROR.match(line) else error
+            continue
+        last = str(entry.get("message", ""))
+        if entry.get("level") in {"error", "critical"}:
             cause = str(entry.get("error", "")).strip().rpartition("\n")[2]
-            errors = ": ".join(filter(None, (str(entry.get("message", "")), cause)))
-    return (plain or errors or last or "it wrote nothing")[:_LONGEST_GIST]
+            logged = ": ".join(filter(None, (last, cause)))
+    return (error or logged or last or "it wrote nothing")[:_LONGEST_GIST]
 
 
 def _entry(line: str) -> dict[str, object] | None:

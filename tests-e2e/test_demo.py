@@ -1,0 +1,162 @@
+"""`paybill demo`: the main job end to end, as a newcomer runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+WITHIN_S = 150
+TARGET_S = 30
+CUSTOMERS = ("acme", "aria", "bolt", "birch", "crane")
+ONBOARDING = (
+    "tenant.tenant_requested",
+    "billing.account_opened",
+    "billing.subscription_activated",
+    "billing.entitlements_set",
+    "provisioner.environment_planned",
+    "provisioner.environment_ready",
+    "tenant.tenant_activated",
+)
+FAILED_PAYMENT = (
+    "billing.subscription_grace_started",
+    "billing.subscription_suspended",
+    "tenant.tenant_suspended",
+    "provisioner.access_closed",
+    "billing.subscription_recovered",
+    "tenant.tenant_reactivated",
+    "provisioner.access_opened",
+)
+LEAVING = (
+    "billing.subscription_ended",
+    "tenant.offboarding_started",
+    "provisioner.environment_retained",
+    "tenant.tenant_retained",
+)
+
+
+@contextmanager
+def demo(tmp_path, *arguments):
+    """A demo that is running; its temporary folder is made below `tmp_path`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "paybill_cli", "demo", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ended(process):
+    """Exit code, output and talk."""
+    output, talk = process.communicate(timeout=WITHIN_S)
+    return process.returncode, output, talk
+
+
+def _descendants(pid):
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
+
+
+def _gone(pids, within_s=10):
+    deadline = time.monotonic() + within_s
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def _types(facts, slug):
+    return [fact["subject"].split(".", 3)[3].rpartition(".")[0] for fact in facts if fact["tenant"] == slug]
+
+
+def _in_order(wanted, seen):
+    left = iter(seen)
+    return all(each in left for each in wanted)
+
+
+def test_the_main_job_is_shown_and_everything_is_observed(tmp_path):
+    began = time.monotonic()
+    with demo(tmp_path, "--json") as process:
+        code, output, talk = ended(process)
+    took_s = time.monotonic() - began
+
+    lines = [json.loads(line) for line in output.splitlines()]
+    facts = [line["data"] for line in lines if line["kind"] == "fact"]
+    checks = [line["data"]["what"] for line in lines if line["kind"] == "check"]
+    assert code == 0, talk
+    assert [line["data"]["number"] for line in lines if line["kind"] == "chapter"] == list(range(1, 9))
+    for slug in CUSTOMERS:
+        assert _in_order(ONBOARDING, _types(facts, slug)), slug
+        assert f"{slug} reads its own documents and no others" in checks
+    assert _in_order(FAILED_PAYMENT, _types(facts, "bolt"))
+    assert _in_order(LEAVING, _types(facts, "crane"))
+    assert {"billing.usage_recorded"} <= set(_types(facts, "acme"))
+    assert sum(check.endswith("tables are what the log says") for check in checks) == 3
+    assert all(len(fact["trace_id"]) == 32 and fact["cause"] for fact in facts)
+    assert [fact["sequence"] for fact in facts] == list(range(1, len(facts) + 1))
+    assert lines[-1]["kind"] == "summary"
+    assert lines[-1]["data"]["facts"] == len(facts)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("paybill-demo-")]
+    if len(os.sched_getaffinity(0)) > 1 and os.getloadavg()[0] < 2:
+        assert took_s < TARGET_S
+
+
+def test_a_folder_that_a_demo_left_can_be_used_again(tmp_path):
+    for suffix in ("", "-2"):
+        with demo(tmp_path, "--data-dir", tmp_path / "data") as process:
+            code, output, talk = ended(process)
+
+        assert code == 0, talk
+        assert f"ok crane{suffix} is retained" in output
+        assert "\x1b" not in output + talk
+        assert (tmp_path / "data" / "plans.yaml").exists()
+
+
+def test_what_is_not_observed_is_named_and_the_logs_stay(tmp_path):
+    with demo(tmp_path, "--json") as process:
+        line = ""
+        while '"number": 3' not in line:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+        [folder] = [path for path in tmp_path.iterdir() if path.name.startswith("paybill-demo-")]
+        stack = json.loads((folder / "stack.json").read_text())
+        os.kill(stack["services"]["provisioner"]["pid"], signal.SIGSTOP)
+        family = _descendants(process.pid)
+        code, _, talk = ended(process)
+    error = json.loads(next(line for line in talk.splitlines() if '"error"' in line))["data"]
+
+    assert code == 1
+    assert error["code"] == "not_observed"
+    assert "provisioner.environment_planned" in error["what"]
+    assert "billing.entitlements_set" in error["why"]
+    assert str(folder / "logs") in error["next"]
+    assert (folder / "logs" / "provisioner.log").exists()
+    assert _gone(family)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(tmp_path, number):
+    with demo(tmp_path) as process:
+        while "== 2" not in process.stdout.readline():
+            assert process.poll() is None, process.stderr.read()
+        family = _descendants(process.pid)
+        process.send_signal(number)
+        code, _, _ = ended(process)
+
+    assert code == 130
+    assert len(family) > 6
+    assert _gone(family)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("paybill-demo-")]
