@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from paybill_runtime.auth import KeyRing, Role, make_key
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.http import MAX_BODY_BYTES
+from paybill_runtime.middleware import MAX_BODY_BYTES
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 EARLIER = datetime.now(UTC) - timedelta(seconds=1)

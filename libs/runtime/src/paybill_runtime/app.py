@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
@@ -23,10 +23,11 @@ from paybill_runtime.decide import Decider
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Hearing
-from paybill_runtime.http import Edge, EdgeMiddleware
+from paybill_runtime.http import Edge
 from paybill_runtime.identity import Identity
 from paybill_runtime.keys import DataKeys, RawSeal
 from paybill_runtime.leases import Leases
+from paybill_runtime.middleware import EdgeMiddleware
 from paybill_runtime.migrate import migrate
 from paybill_runtime.parking import Parking
 from paybill_runtime.reader import Reader
@@ -121,7 +122,7 @@ class Running:
         checks["bus"] = "ok" if self.bus.connected.is_set() else "away"
         return checks
 
-    async def __aenter__(self) -> "Running":
+    async def __aenter__(self) -> Self:
         """Migrate, then start every loop."""
         await self._migrated()
         self._start("decider", self.decider.run())

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from datetime import datetime
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from paybill_contracts.event import explain
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from paybill_runtime.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"pbk_([A-Za-z0-9-]{1,32})_([A-Za-z0-9_-]{43})")
 
@@ -28,20 +32,25 @@ class Role(IntEnum):
 
 
 class ApiKey(BaseModel):
-    """A key as it is kept: the hash of its secret part, never the secret. `scopes` are `<service>:<read|write>` or `*`."""
+    """A key as it is kept: the hash of its secret part only. `scopes` are `<service>:<read|write>` or `*`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,32}$")]
     name: str
-    sha256: str
-    role: str
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    role: Literal["viewer", "operator", "approver", "admin"]
     scopes: tuple[str, ...]
     expires_at: AwareDatetime
 
+    @property
+    def may(self) -> Role:
+        """What its role may do."""
+        return Role[self.role.upper()]
+
     def allows(self, role: Role, scope: str) -> bool:
         """Whether this key has at least `role`, for `scope`."""
-        return Role[self.role.upper()] >= role and bool({"*", scope}.intersection(self.scopes))
+        return self.may >= role and not {"*", scope}.isdisjoint(self.scopes)
 
 
 class _KeyFile(BaseModel):
@@ -72,17 +81,27 @@ def make_key(id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_a
     return NewKey(f"pbk_{id_}_{secret}", kept)
 
 
+class KeysUnavailableError(Exception):
+    """The file of API keys cannot be read now, so nobody is let in."""
+
+
 class KeyRing:
     """The keys in a file; read again whenever the file changes, so that revoking one needs no restart."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._keys: dict[str, ApiKey] = {}
-        self.find("", datetime.max)
+        self._mended = True
+        try:
+            self._refresh()
+        except KeysUnavailableError as error:
+            raise ConfigurationError(
+                f"the file of API keys {path.name} cannot be read; `paybill up` makes one"
+            ) from error.__cause__
 
     def find(self, raw: str, now: datetime) -> ApiKey | None:
-        """The key that `raw` is; None when it is unknown, wrong or expired."""
+        """The key that `raw` is; None when it is unknown, wrong or expired. Raises KeysUnavailableError."""
         self._refresh()
         match = _KEY.fullmatch(raw)
         key = self._keys.get(match[1]) if match else None
@@ -94,12 +113,19 @@ class KeyRing:
     def _refresh(self) -> None:
         try:
             state = self._path.stat()
-            stamp = (state.st_mtime_ns, state.st_ino)
+            stamp = (state.st_mtime_ns, state.st_ino, state.st_size)
             if stamp != self._stamp:
                 keys = _KeyFile.model_validate(json.loads(self._path.read_bytes())).keys
                 self._keys = {key.id: key for key in keys}
                 self._stamp = stamp
-        except (OSError, ValueError, ValidationError) as error:
-            raise ConfigurationError(
-                f"the file of API keys {self._path.name} cannot be read; `paybill up` makes one"
-            ) from error
+                self._mended = True
+        except (OSError, ValueError) as error:
+            self._stamp = None
+            if self._mended:
+                log.error("%s cannot be read, nobody is let in: %s", self._path.name, _without_values(error))  # noqa: TRY400  # said all
+                self._mended = False
+            raise KeysUnavailableError(self._path.name) from error
+
+
+def _without_values(error: Exception) -> str:
+    return explain(error) if isinstance(error, ValidationError) else str(error)

@@ -89,11 +89,8 @@ class Feed:
         return (info.num_pending or 0) + delivered - self._taken
 
     async def behind(self) -> int | None:
-        """How many matching messages were not taken yet; None when the feed has to be made anew. Safe beside a reader."""
-        if self._needs_reopening():
-            return None
-        info = await self._client.jetstream().consumer_info(self._stream, self._consumer)
-        return (info.num_pending or 0) + len(self._messages)
+        """As `pending`, but None when the feed has to be made anew: safe beside a reader."""
+        return None if self._needs_reopening() else await self.pending()
 
     async def close(self) -> None:
         """Stop listening; the server forgets the consumer by itself."""

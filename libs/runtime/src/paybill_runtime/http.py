@@ -1,6 +1,5 @@
 """The edge of a service: who calls, what is decided for them, and what they get back."""
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,31 +9,27 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from opentelemetry.trace import SpanKind
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import ConflictError, DomainError, RetryLaterError
-from paybill_contracts.event import latest_event
+from paybill_contracts.operations import RequestRefused, said_by
 from paybill_contracts.personal import Personal
 from pydantic import BaseModel
 from sqlalchemy import Executable, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paybill_runtime import clock
-from paybill_runtime.auth import KeyRing, Role
+from paybill_runtime.auth import KeyRing, KeysUnavailableError, Role
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decide, Decider, Decision
 from paybill_runtime.errors import OverloadedError
+from paybill_runtime.hearing import line_of
 from paybill_runtime.keys import DataKeys, RawSeal
-from paybill_runtime.problems import Problem, problem
+from paybill_runtime.problems import Problem
 from paybill_runtime.secrets import Secrets
 from paybill_runtime.state import Key
-from paybill_runtime.telemetry import span, valid
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_BODY_BYTES = 1024 * 1024
 REFUSALS_PER_MINUTE = 60
 """Refusals of one caller that become facts; the rest are only counted."""
 
@@ -77,12 +72,12 @@ class Caller:
 
 
 class Edge:
-    """What a service's routes can do: decide, read, seal."""
+    """What a service's routes can do: decide, read, seal. `settings` are the service's own."""
 
-    def __init__(  # it is where the chassis meets the routes
+    def __init__(
         self,
         service: str,
-        settings: Any,  # the service's own subclass of ServiceSettings
+        settings: Any,
         database: Database,
         decider: Decider,
         keys: DataKeys,
@@ -122,7 +117,7 @@ class Edge:
         async with self.database.transaction() as connection:
             return (await connection.execute(statement, values or {})).all()
 
-    async def decide(  # one call says all that a decision needs
+    async def decide(
         self,
         origin: Origin,
         decide: Decide[T],
@@ -144,13 +139,9 @@ class Edge:
         """
         if self.backlog() > self.settings.outbox_limit:
             raise OverloadedError("too many facts wait for the bus; come back later")
-
-        if idempotency is not None and answer is not None:
-            earlier = await self.rows(_ANSWERED, {"key": idempotency.key})
-            if earlier and earlier[0].digest != idempotency.digest:
-                raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request; choose a new one")
-            if earlier:
-                return answer.model_validate_json(earlier[0].answer)  # type: ignore[return-value]  # T is `answer`
+        earlier: T | None = await self._earlier(idempotency, answer)
+        if earlier is not None:
+            return earlier
         decision = Decision(origin, decide, writes, reads, held or {})
 
         async def besides(connection: AsyncConnection) -> None:
@@ -163,11 +154,28 @@ class Edge:
 
         decision.also = besides
         try:
-            return await self._decider.decide(decision)
+            outcome = await self._decider.decide(decision)
         except DomainError as error:
+            # The same request may have been answered meanwhile; then this is what was asked for.
+            earlier = await self._earlier(idempotency, answer)
+            if earlier is not None:
+                return earlier
             if verb and not isinstance(error, RetryLaterError):
                 await self._note_refusal(origin, verb, error, target)
             raise
+        self._keys.stored(seals)
+        return outcome
+
+    async def _earlier(self, asked: Idempotency | None, answer: type[BaseModel] | None) -> Any:
+        """The answer that was given to the same request, None if it is new. Raises IdempotencyKeyReusedError."""
+        if asked is None or answer is None:
+            return None
+        given = await self.rows(_ANSWERED, {"key": asked.key})
+        if not given:
+            return None
+        if given[0].digest != asked.digest:
+            raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request; choose a new one")
+        return answer.model_validate_json(given[0].answer)
 
     async def _note_refusal(self, origin: Origin, verb: str, error: DomainError, target: str) -> None:
         since, count = self._refusals.get(origin.actor, (self.now(), 0))
@@ -176,8 +184,8 @@ class Edge:
         self._refusals[origin.actor] = (since, count + 1)
         if count >= REFUSALS_PER_MINUTE:
             return
-        event = latest_event(f"{self.service}.request_refused")(
-            refusal_id=clock.new_id(), verb=verb, code=error.code, target=target or "-"
+        event = said_by(self.service, RequestRefused)(
+            refusal_id=clock.new_id(), verb=verb, code=error.code, target=line_of(target)
         )
         await self._decider.decide(Decision(origin, lambda unit, _: unit.emit(event)))
 
@@ -208,7 +216,10 @@ def caller(role: Role, scope: str) -> Callable[..., Any]:
         edge: Edge = request.app.state.edge
         if credentials is None:
             raise Problem(401, "no_key", "send an API key as `Authorization: Bearer pbk_…`")
-        key = edge.ring.find(credentials.credentials, edge.now())
+        try:
+            key = edge.ring.find(credentials.credentials, edge.now())
+        except KeysUnavailableError as error:
+            raise Problem(503, "keys_unavailable", "nobody can be let in now; send it again later") from error
         if key is None:
             raise Problem(401, "wrong_key", "this API key is unknown or has expired; ask an admin for a new one")
         if not key.allows(role, scope):
@@ -219,7 +230,7 @@ def caller(role: Role, scope: str) -> Callable[..., Any]:
                 raise Problem(400, "invalid_idempotency_key", "an Idempotency-Key is 1 to 200 visible ASCII characters")
             asked = f"{request.method} {request.url.path}\n".encode() + await request.body()
             given = Idempotency(f"{key.id}/{idempotency_key}", sha256(asked).hexdigest())
-        return Caller(key.id, Role[key.role.upper()], origin_of(request, f"operator:{key.id}"), given)
+        return Caller(key.id, key.may, origin_of(request, f"operator:{key.id}"), given)
 
     return check
 
@@ -228,65 +239,3 @@ def origin_of(request: Request, actor: str) -> Origin:
     """The origin of what a request leads to: the request is its own first cause."""
     request_id = request.scope["paybill.request_id"]
     return Origin(request_id, request_id, actor, request.scope["paybill.traceparent"])
-
-
-class EdgeMiddleware:
-    """Around every request: a span that joins the caller's trace, an id, and a limit on the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get("traceparent")
-        with span(f"{scope['method']} {scope['path']}", given if valid(given) else None, SpanKind.SERVER) as here:
-            scope["paybill.request_id"] = clock.new_id()
-            scope["paybill.traceparent"] = here
-            body = await _body(headers.get("content-length", ""), receive)
-            if body is None:
-                answer = problem(413, "too_large", f"a body may have {MAX_BODY_BYTES} bytes at most")
-                await answer(scope, receive, send)
-                return
-            await self._app(scope, _replay(body, receive), _tracing(send, here))
-
-
-async def _body(length: str, receive: Receive) -> bytes | None:
-    """The whole body; None as soon as it is known to be too large."""
-    if length.isdigit() and int(length) > MAX_BODY_BYTES:
-        return None
-    parts = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return bytes(parts)
-        parts += message.get("body", b"")
-        if len(parts) > MAX_BODY_BYTES:
-            return None
-        if not message.get("more_body"):
-            return bytes(parts)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
-
-
-def _tracing(send: Send, traceparent: str) -> Send:
-    async def traced(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), (b"traceparent", traceparent.encode())]
-        await send(message)
-
-    return traced

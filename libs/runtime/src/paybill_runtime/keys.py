@@ -3,6 +3,7 @@
 import json
 import secrets
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -25,9 +26,7 @@ READERS: dict[str, tuple[str, ...]] = {"tenant": ("billing",)}
 MAX_PENDING_KEYS = 10_000
 
 _ONE = text("SELECT wrapped FROM chassis.data_key WHERE tenant = :tenant")
-_ADD = text(
-    "INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :wrapped) ON CONFLICT DO NOTHING RETURNING tenant"
-)
+_ADD = text("INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :wrapped) ON CONFLICT DO NOTHING")
 _UNCOPIED = text("SELECT tenant, wrapped FROM chassis.data_key WHERE NOT copied LIMIT 512")
 _COPIED = text("UPDATE chassis.data_key SET copied = true WHERE tenant = ANY(:tenants)")
 
@@ -52,23 +51,33 @@ class DataKeys:
         """`value` under this service's key for `tenant`; pass the result to `decide(seals=…)`."""
         key = self._fresh.get(tenant) or await self._own(tenant)
         if key is None:
-            key = AESGCM.generate_key(256)
             while len(self._fresh) >= MAX_PENDING_KEYS:
                 self._fresh.pop(next(iter(self._fresh)))
-            self._fresh[tenant] = key
+            # Somebody else may have made one while we looked: the first one counts.
+            key = self._fresh.setdefault(tenant, AESGCM.generate_key(256))
         return seal(value, key=key, name=f"{self._service}/{tenant}", nonce=secrets.token_bytes(NONCE_BYTES))
 
     async def store(self, connection: AsyncConnection, sealed: Personal[str]) -> None:
-        """Keep the key that `sealed` was sealed under, if it is new. Raises KeyRaceError when another one won."""
+        """Keep the key that `sealed` was sealed under, if it is new. May be called again when the transaction fails.
+
+        Raises KeyRaceError when it could not be opened later, because another key of this tenant was kept first.
+        """
         tenant = sealed.key.partition("/")[2]
         key = self._fresh.get(tenant)
-        if key is None:
-            return
-        wrapped = self._identity.lock(key, self._service)
-        added = await connection.execute(_ADD, {"tenant": tenant, "wrapped": wrapped})
-        del self._fresh[tenant]
-        if added.one_or_none() is None:
-            raise KeyRaceError("two requests for one tenant met; send it again")
+        if key is not None:
+            wrapped = self._identity.lock(key, self._service)
+            await connection.execute(_ADD, {"tenant": tenant, "wrapped": wrapped})
+        row = (await connection.execute(_ONE, {"tenant": tenant})).one_or_none()
+        try:
+            unseal(sealed, self._identity.unlock(bytes(row.wrapped)) if row is not None else b"")
+        except (UnsealingError, ValueError):
+            self._fresh.pop(tenant, None)
+            raise KeyRaceError("two requests for one tenant met; send it again") from None
+
+    def stored(self, sealed: Sequence[Personal[str]]) -> None:
+        """The transaction that `store` was part of is committed: what is kept there need not be remembered."""
+        for value in sealed:
+            self._fresh.pop(value.key.partition("/")[2], None)
 
     async def open(self, value: Personal[str]) -> str:
         """The value in clear. Raises UnsealingError when the key is gone or we are not entitled to it."""

@@ -29,13 +29,13 @@ _HEARTBEAT = text(
     "INSERT INTO chassis.member (owner, expires_at) VALUES (:owner, now() + make_interval(secs => :ttl)) "
     "ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at"
 )
-_MEMBERS = text("SELECT count(*) FROM chassis.member WHERE expires_at > now()")
+_ALIVE = "m.expires_at > now() AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.application_name = m.owner)"
+_MEMBERS = text(f"SELECT count(*) FROM chassis.member AS m WHERE {_ALIVE}")  # noqa: S608  # a constant, above
 _BURY = text("DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour'")
 _HELD = text("SELECT name, epoch FROM chassis.lease WHERE owner = :owner")
 _TAKE = text(
-    "WITH free AS MATERIALIZED (SELECT name FROM chassis.lease AS l WHERE name = ANY(:names) AND ("
-    "NOT EXISTS (SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND m.expires_at > now()) "
-    "OR NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.application_name = l.owner)) "
+    "WITH free AS MATERIALIZED (SELECT name FROM chassis.lease AS l WHERE name = ANY(:names) "
+    f"AND NOT EXISTS (SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND {_ALIVE}) "
     "ORDER BY name LIMIT :count FOR NO KEY UPDATE SKIP LOCKED) "
     "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1 FROM free WHERE lease.name = free.name "
     "RETURNING lease.name, lease.epoch"

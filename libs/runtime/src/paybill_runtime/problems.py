@@ -1,6 +1,7 @@
 """Every refusal over HTTP is a problem+json (RFC 9457) with a stable code and the trace to look for."""
 
 import logging
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -8,7 +9,7 @@ from fastapi.responses import JSONResponse
 from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError, NotFoundError, RetryLaterError
 from starlette.exceptions import HTTPException
 
-from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, is_away
+from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, UnknownOutcomeError, is_unstorable
 from paybill_runtime.telemetry import trace_var
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,9 @@ class Problem(Exception):  # noqa: N818  # the RFC's own word
         self.detail = detail
 
 
-def problem(status: int, code: str, detail: str) -> JSONResponse:
-    """The answer: type, title, status, detail, code and trace id."""
-    headers = {}
+def problem(status: int, code: str, detail: str, more: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer: type, title, status, detail, code and trace id; `more` are headers."""
+    headers = dict(more or {})
     if status == 503:  # noqa: PLR2004  # RFC 9110, section 15.6.4
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if status == 401:  # noqa: PLR2004  # RFC 9110, section 15.5.2
@@ -91,21 +92,32 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
         code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        return problem(error.status_code, code, str(error.detail))
+        return problem(error.status_code, code, str(error.detail), error.headers)
 
     @app.exception_handler(DatabaseUnavailableError)
-    async def _away(_: Request, __: DatabaseUnavailableError) -> JSONResponse:
-        return problem(503, "database_unavailable", "the database does not answer; nothing was changed, send it again")
+    async def _away(_: Request, error: DatabaseUnavailableError) -> JSONResponse:
+        return unexpected(error)
 
     @app.exception_handler(OverloadedError)
     async def _overloaded(_: Request, error: OverloadedError) -> JSONResponse:
         return problem(503, "overloaded", str(error))
 
-    @app.exception_handler(Exception)
-    async def _failed(_: Request, error: Exception) -> JSONResponse:
-        if is_away(error):
+
+def unexpected(error: Exception) -> JSONResponse:
+    """The answer to what no rule and no route foresees. It tells nothing of what is inside."""
+    match error:
+        case UnknownOutcomeError():
+            return problem(
+                503,
+                "outcome_unknown",
+                "the database went away while this was being saved; look whether it happened, "
+                "or send it again with the same Idempotency-Key",
+            )
+        case DatabaseUnavailableError():
             return problem(
                 503, "database_unavailable", "the database does not answer; nothing was changed, send it again"
             )
-        log.error("a request failed", exc_info=error)
-        return problem(500, "internal_error", "this is a fault of ours; the trace id finds it in the logs")
+    if is_unstorable(error):
+        return problem(422, "invalid_request", "the request holds a character that cannot be kept, such as NUL")
+    log.error("a request failed", exc_info=error)
+    return problem(500, "internal_error", "this is a fault of ours; the trace id finds it in the logs")
