@@ -1,12 +1,19 @@
 """Bad input over HTTP: each a clear answer with a stable code."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from paybill_contracts.envelope import Origin
+from paybill_contracts.errors import NotFoundError
+from paybill_runtime import problems
+from paybill_runtime.app import serving
 from paybill_runtime.auth import KeyRing, Role, make_key
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.middleware import MAX_BODY_BYTES
+from paybill_runtime.middleware import MAX_BODY_BYTES, EdgeMiddleware
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 EARLIER = datetime.now(UTC) - timedelta(seconds=1)
@@ -95,12 +102,21 @@ async def test_the_same_request_with_the_same_idempotency_key_gets_the_same_answ
     assert len(await log.facts("tenant.tenant_requested")) == 1
 
 
+async def test_the_same_request_five_times_at_once_is_done_once_and_answered_five_times(served, sign_up, log) -> None:
+    answers = await asyncio.gather(*(sign_up(served, "once", **{"Idempotency-Key": "k1"}) for _ in range(5)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(await log.facts("tenant.tenant_requested")) == 1
+
+
 async def test_an_unknown_route_or_method_is_a_problem_too(served) -> None:
     missing = await served.client.get("/v1/nothing")
     wrong = await served.client.delete("/v1/tenants")
 
     assert (missing.status_code, missing.json()["code"]) == (404, "no_such_route")
     assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+    assert "POST" in wrong.headers["Allow"]
 
 
 async def test_too_long_an_outbox_answers_503_instead_of_growing(served, sign_up) -> None:
@@ -110,6 +126,94 @@ async def test_too_long_an_outbox_answers_503_instead_of_growing(served, sign_up
 
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert answer.headers["Retry-After"]
+
+
+async def test_while_the_keys_cannot_be_read_nobody_is_let_in_and_that_is_said(served, caplog) -> None:
+    path = served.running.settings.api_keys_file
+    good = path.read_text()
+    path.write_text("{")
+
+    answers = [await served.client.get("/v1/tenants") for _ in range(3)]
+    path.write_text(good)
+    afterwards = await served.client.get("/v1/tenants")
+
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "keys_unavailable")}
+    assert sum("nobody is let in" in record.message for record in caplog.records) == 1
+    assert afterwards.status_code == 200
+
+
+async def test_half_a_body_is_no_request(served, log) -> None:
+    whole = b'{"slug": "acme", "name": "Acme", "plan": "pro", "region": "eu-1", "contact_email": "a@acme.example"}'
+    parts = [{"type": "http.request", "body": whole, "more_body": True}, {"type": "http.disconnect"}]
+    sent = []
+
+    async def receive() -> dict:
+        return parts.pop(0)
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    headers = [
+        (b"authorization", served.client.headers["Authorization"].encode()),
+        (b"content-type", b"application/json"),
+    ]
+    scope = {"type": "http", "method": "POST", "path": "/v1/tenants", "query_string": b"", "headers": headers}
+    await served.running.app()(scope, receive, send)
+
+    assert sent == []
+    assert (await served.client.get("/v1/tenants")).json()["tenants"] == []
+
+
+async def test_a_client_that_still_sends_gets_to_see_the_413(served) -> None:
+    async with serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: {20 * MAX_BODY_BYTES}\r\n\r\n".encode())
+        for _ in range(20):
+            writer.write(b"x" * MAX_BODY_BYTES)
+            await writer.drain()
+        answer = await reader.readuntil(b"\r\n")
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.fixture
+def broken() -> httpx.AsyncClient:
+    """An app of ours whose one route has a bug."""
+    app = FastAPI()
+    problems.install(app)
+    app.add_middleware(EdgeMiddleware)
+
+    @app.get("/bug")
+    async def bug() -> None:
+        raise RuntimeError("the password is hunter2")
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://x")
+
+
+async def test_a_fault_of_ours_tells_the_trace_and_nothing_of_what_is_inside(broken, caplog) -> None:
+    trace = "ab" * 16
+
+    answer = await broken.get("/bug", headers={"traceparent": f"00-{trace}-{'cd' * 8}-01"})
+
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.json()["trace_id"] == trace
+    assert answer.headers["traceparent"][3:35] == trace
+    assert "hunter2" not in answer.text
+    assert [record.message for record in caplog.records if record.exc_info] == ["a request failed"]
+
+
+async def test_a_refusal_is_recorded_whatever_was_asked_for(served, log) -> None:
+    def decide(_unit, _at) -> None:
+        raise NotFoundError("no such thing")
+
+    with pytest.raises(NotFoundError):
+        await served.running.edge.decide(
+            Origin("c", "c", "operator:test", ""), decide, verb="resume", target="a\0\n" + "b" * 1000
+        )
+
+    facts = await log.facts("tenant.request_refused")
+    assert facts[0].event.target == "a" + " " * 2 + "b" * 497
 
 
 def test_a_broken_file_of_keys_lets_nobody_in_and_says_so(tmp_path) -> None:

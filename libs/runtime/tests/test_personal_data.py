@@ -1,5 +1,6 @@
 """Personal data is sealed from the first fact on: it stands nowhere in clear, and opens only for the entitled."""
 
+import asyncio
 import logging
 
 import pytest
@@ -7,11 +8,12 @@ from paybill_contracts.personal import Personal, UnsealingError
 from paybill_contracts.tenant import TenantRequested
 from paybill_runtime.connection import Bus
 from paybill_runtime.identity import Identity
-from paybill_runtime.keys import DataKeys
+from paybill_runtime.keys import DataKeys, KeyRaceError
 from paybill_runtime.telemetry import _JsonLines
 from paybill_runtime.testing import until
 
 EMAIL = "un.likely@acme.example"
+TENANT = "ten_" + "0" * 32
 
 
 async def test_an_address_is_nowhere_in_clear(
@@ -91,6 +93,45 @@ async def test_without_the_key_nothing_opens(served, sealed, databases) -> None:
 
     with pytest.raises(UnsealingError, match="erased"):
         await served.running.keys.open(sealed)
+
+
+async def test_every_address_opens_although_a_transaction_was_given_up_and_done_again(served, sign_up, log) -> None:
+    await sign_up(served, "taken")
+
+    answers = await asyncio.gather(*(sign_up(served, slug) for slug in ("one", "taken", "two")))
+
+    assert [answer.status_code for answer in answers] == [202, 409, 202]
+    facts = await log.facts("tenant.tenant_requested", at_least=3)
+    assert [await served.running.keys.open(fact.event.contact_email) for fact in facts] == [EMAIL] * 3
+
+
+async def test_values_sealed_at_once_for_a_new_tenant_are_under_one_key(served) -> None:
+    keys = served.running.keys
+
+    sealed = await asyncio.gather(*(keys.seal(TENANT, str(number)) for number in range(5)))
+    async with served.running.database.transaction() as connection:
+        for value in sealed:
+            await keys.store(connection, value)
+    keys.stored(sealed)
+
+    assert [await keys.open(value) for value in sealed] == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_value_whose_key_lost_a_race_is_refused_and_the_next_one_is_kept(served, reader) -> None:
+    keys, replica = served.running.keys, await reader("tenant")
+    late = await keys.seal(TENANT, "late")
+    first = await replica.seal(TENANT, "first")
+    async with served.running.database.transaction() as connection:
+        await replica.store(connection, first)
+
+    with pytest.raises(KeyRaceError):
+        async with served.running.database.transaction() as connection:
+            await keys.store(connection, late)
+    again = await keys.seal(TENANT, "again")
+    async with served.running.database.transaction() as connection:
+        await keys.store(connection, again)
+
+    assert [await keys.open(value) for value in (first, again)] == ["first", "again"]
 
 
 async def test_the_copy_is_in_the_bucket_before_the_fact_is_in_the_stream(served, sealed, databases) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from paybill_runtime.auth import KeyRing
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider
-from paybill_runtime.errors import DatabaseUnavailableError
+from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError
 from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Hearing
 from paybill_runtime.http import Edge
@@ -124,22 +125,26 @@ class Running:
 
     async def __aenter__(self) -> Self:
         """Migrate, then start every loop."""
-        await self._migrated()
-        self._start("decider", self.decider.run())
-        self._start("connect", self.bus.run())
-        await self._until_there(self.leases.tick)
-        for act in self.service.on_start:
-            await self._until_there(lambda act=act: act(self.edge))
-        self._start("leases", self.leases.run())
-        self._start("relay", self.relay.run())
+        try:
+            await self._until_there(partial(migrate, self.database, self.service.name))
+            self.start("decider", self.decider.run())
+            self.start("connect", self.bus.run())
+            await self._until_there(self.leases.tick)
+            for act in self.service.on_start:
+                await self._until_there(partial(act, self.edge))
+        except BaseException:
+            await self.__aexit__()
+            raise
+        self.start("leases", self.leases.run())
+        self.start("relay", self.relay.run())
         for name, reader in self.readers.items():
-            self._start(name, reader.run())
-        self._start("parking", self.parking.run())
-        self._start("worker", self.worker.run())
-        self._start("timers", self.timers.run())
-        self._start("backlog", self._watch_backlog())
+            self.start(name, reader.run())
+        self.start("parking", self.parking.run())
+        self.start("worker", self.worker.run())
+        self.start("timers", self.timers.run())
+        self.start("backlog", self._watch_backlog())
         for place, background in enumerate(self.service.background):
-            self._start(getattr(background, "__name__", f"background-{place}"), background(self.edge, self.leases))
+            self.start(getattr(background, "__name__", f"background-{place}"), background(self.edge, self.leases))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -163,19 +168,18 @@ class Running:
         app.add_middleware(EdgeMiddleware)
         return app
 
-    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a loop until the service stops; if it dies before, the service has failed."""
         task = asyncio.create_task(work, name=name)
         self._tasks[name] = task
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is None:
             return
         log.critical("the loop %s died", task.get_name(), exc_info=task.exception())
         self.failed.set()
-
-    async def _migrated(self) -> None:
-        await self._until_there(lambda: migrate(self.database, self.service.name))
 
     @staticmethod
     async def _until_there(act: Callable[[], Awaitable[Any]]) -> None:
@@ -204,15 +208,27 @@ class Running:
             await asyncio.sleep(1)
 
 
+def _listener(host: str, port: int) -> socket.socket:
+    # The protocol is named because asyncio turns Nagle's delay (40 ms an answer) off only where it sees it named.
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); "
+            "stop what uses it, or set PAYBILL_HTTP_HOST and PAYBILL_HTTP_PORT"
+        ) from error
+    return listener
+
+
 @contextlib.asynccontextmanager
 async def serving(running: Running) -> AsyncIterator[int]:
     """HTTP on the configured address while the block runs; yields the port."""
     settings = running.settings
-    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
-    # The protocol is named because asyncio turns Nagle's delay (40 ms an answer) off only where it sees it named.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.http_host, settings.http_port))
+    listener = _listener(settings.http_host, settings.http_port)
     config = uvicorn.Config(
         running.app(),
         log_config=None,
@@ -222,8 +238,7 @@ async def serving(running: Running) -> AsyncIterator[int]:
         lifespan="off",
     )
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[method-assign,attr-defined]  # we handle signals ourselves
-    task = asyncio.create_task(server._serve([listener]))  # noqa: SLF001  # `serve` would capture the signals
+    task = running.start("http", server._serve([listener]))  # noqa: SLF001  # `serve` would capture our signals
     try:
         yield listener.getsockname()[1]
     finally:
@@ -239,12 +254,22 @@ async def serve(service: Service) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    running = Running(service, settings)
+    # Whatever is being waited for then, PostgreSQL for one, a signal ends it, and in good order.
+    work = asyncio.create_task(_until_failed(Running(service, settings)))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    work.cancel()
+    try:
+        await work
+    except asyncio.CancelledError:
+        return 0
+    finally:
+        flush()
+    return 1
+
+
+async def _until_failed(running: Running) -> None:
     async with running, serving(running) as port:
-        log.info("%s listens on %s:%d (pid %d)", service.name, settings.http_host, port, os.getpid())
-        ends = [asyncio.create_task(stop.wait()), asyncio.create_task(running.failed.wait())]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
-    flush()
-    return 1 if running.failed.is_set() else 0
+        log.info("%s listens on %s:%d (pid %d)", running.service.name, running.settings.http_host, port, os.getpid())
+        await running.failed.wait()

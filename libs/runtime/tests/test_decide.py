@@ -1,0 +1,178 @@
+"""Group commit: decisions share a transaction, none can spoil another's, and each is decided exactly once."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from paybill_contracts.envelope import Origin
+from paybill_contracts.tenant import OfferingNoted
+from paybill_runtime import parking
+from paybill_runtime.clock import new_id
+from paybill_runtime.decide import Decider, Decision
+from paybill_runtime.errors import FactTooLargeError, UnknownOutcomeError
+from paybill_tenant.tables import OFFERINGS
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+HASH = "e" * 64
+
+
+def _noting(name: str, also=None, keys: tuple[str, ...] = ("eu-1",)) -> Decision[str]:
+    """A decision that notes an offering called `name`."""
+    fact = OfferingNoted(offering=name, keys=keys, source_hash=HASH)
+
+    def decide(unit, _at) -> str:
+        unit.record(OFFERINGS, name, [fact])
+        return name
+
+    cause = new_id()
+    origin = Origin(cause, cause, "service:tenant", "")
+    return Decision(origin, decide, writes=[OFFERINGS.key(name)], also=also)
+
+
+async def _decided(served, *decisions: Decision[str]):
+    return await asyncio.gather(*map(served.running.decider.decide, decisions), return_exceptions=True)
+
+
+async def _names(served, databases) -> list[str]:
+    rows = await databases.execute(
+        str(served.running.settings.database_url),
+        "tenant",
+        "SELECT aggregate FROM chassis.outbox WHERE aggregate LIKE 'offering/x-%' ORDER BY aggregate",
+    )
+    return [row["aggregate"].removeprefix("offering/") for row in rows]
+
+
+def _holding(gate: asyncio.Event, reached: asyncio.Event):
+    async def hold(_connection) -> None:
+        reached.set()
+        await gate.wait()
+
+    return hold
+
+
+def _failing(error: Exception):
+    async def fail(_connection) -> None:
+        raise error
+
+    return fail
+
+
+def _running(statement: str):
+    async def run(connection) -> None:
+        await connection.execute(text(statement))
+
+    return run
+
+
+async def test_whoever_gives_up_while_it_commits_gets_no_answer_and_everybody_else_gets_theirs(
+    served, databases
+) -> None:
+    gate, reached = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(served.running.decider.decide(_noting("x-first", _holding(gate, reached))))
+    await reached.wait()
+    waiting = asyncio.create_task(served.running.decider.decide(_noting("x-waiting")))
+    given_up = asyncio.create_task(served.running.decider.decide(_noting("x-given-up")))
+    await asyncio.sleep(0)
+
+    first.cancel()
+    given_up.cancel()
+    gate.set()
+
+    assert await waiting == "x-waiting"
+    assert await _names(served, databases) == ["x-first", "x-waiting"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("odd")])
+async def test_what_one_does_besides_fails_it_alone(served, databases, error) -> None:
+    answers = await _decided(served, _noting("x-a"), _noting("x-b", _failing(error)), _noting("x-c"))
+
+    assert answers == ["x-a", error, "x-c"]
+    assert await _names(served, databases) == ["x-a", "x-c"]
+
+
+async def test_a_violated_constraint_fails_one_and_the_others_are_decided_once(served, databases) -> None:
+    twice = _running("INSERT INTO chassis.member SELECT * FROM chassis.member LIMIT 1")
+
+    answers = await _decided(served, _noting("x-a"), _noting("x-b", twice), _noting("x-c"))
+
+    assert (answers[0], answers[2]) == ("x-a", "x-c")
+    assert isinstance(answers[1], IntegrityError)
+    assert await _names(served, databases) == ["x-a", "x-c"]
+
+
+async def test_a_key_that_cannot_exist_fails_nobody(served, databases) -> None:
+    odd = replace(_noting("x-odd"), decide=lambda unit, _: unit.get(OFFERINGS, "x\0"), reads=[OFFERINGS.key("x\0")])
+
+    assert await _decided(served, _noting("x-a"), odd) == ["x-a", None]
+    assert await _names(served, databases) == ["x-a"]
+
+
+async def test_a_fact_that_no_reader_would_take_is_refused_alone(served, databases) -> None:
+    large = _noting("x-large", keys=tuple(f"{number:060d}".replace("0", "a", 1) for number in range(9_000)))
+
+    answers = await _decided(served, _noting("x-a"), large)
+
+    assert answers[0] == "x-a"
+    assert isinstance(answers[1], FactTooLargeError)
+    assert await _names(served, databases) == ["x-a"]
+
+
+async def test_two_replicas_that_create_one_aggregate_at_once_agree_on_its_history(served, databases) -> None:
+    gate, reached = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(served.running.decider.decide(_noting("x-one", _holding(gate, reached))))
+    await reached.wait()
+    other = Decider("tenant", served.running.database, served.running.store, lambda: None)
+    second = asyncio.create_task(other.commit([_noting("x-one")]))
+    await asyncio.sleep(0.1)
+
+    gate.set()
+    await asyncio.gather(first, second)
+
+    rows = await databases.execute(
+        str(served.running.settings.database_url), "tenant", "SELECT revision FROM offerings WHERE id = 'x-one'"
+    )
+    assert [row["revision"] for row in rows] == [2]
+
+
+@pytest.fixture
+async def dying_commits(served, databases):
+    """Every commit of a fact ends with its connection, as if PostgreSQL had been killed just then."""
+    url = str(served.running.settings.database_url)
+    for statement in (
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1); RETURN NULL; END $$",
+        "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON chassis.outbox DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION die()",
+    ):
+        await databases.execute(url, "tenant", statement)
+
+    async def heal() -> None:
+        await databases.execute(url, "tenant", "DROP TRIGGER die ON chassis.outbox")
+
+    return heal
+
+
+async def test_an_unknown_outcome_is_said_to_be_one(served, databases, dying_commits) -> None:
+    answers = await _decided(served, _noting("x-a"), _noting("x-b"))
+
+    assert [type(answer) for answer in answers] == [UnknownOutcomeError] * 2
+    await dying_commits()
+    assert await _decided(served, _noting("x-a")) == ["x-a"]
+    assert await _names(served, databases) == ["x-a"]
+
+
+async def test_the_same_request_after_an_unknown_outcome_is_done_once(served, sign_up, dying_commits, log) -> None:
+    lost = await sign_up(served, "once", **{"Idempotency-Key": "k1"})
+    await dying_commits()
+    again = await sign_up(served, "once", **{"Idempotency-Key": "k1"})
+
+    assert (lost.status_code, lost.json()["code"]) == (503, "outcome_unknown")
+    assert lost.headers["Retry-After"]
+    assert again.status_code == 202
+    assert len(await log.facts("tenant.tenant_requested")) == 1
+
+
+def test_a_reason_is_one_line_that_a_table_can_hold() -> None:
+    assert parking.reason(ValueError("a\0b\nsecond line")) == "ValueError: a b"
+    assert parking.reason(ValueError("\ud800")) == "ValueError: ?"
