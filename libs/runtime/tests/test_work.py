@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled, TenantRequested
-from paybill_runtime import parking, work
+from paybill_runtime import parking, worker
 from paybill_runtime.testing import until
 from paybill_runtime.work import Outcome, Refused, RetryAfter, Work
 from paybill_tenant.app import service
@@ -56,7 +56,7 @@ def world() -> _World:
 @pytest.fixture
 async def specimen(start, say, log, offerings, world, monkeypatch):
     monkeypatch.setattr(parking, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(work, "POLL_S", 0.05)
+    monkeypatch.setattr(worker, "POLL_S", 0.05)
     running = await start(replace(service(), work=_work(), effects=lambda _settings, _secrets: world))
     await say(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)

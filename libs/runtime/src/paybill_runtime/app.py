@@ -39,7 +39,9 @@ from paybill_runtime.state import AnyStored
 from paybill_runtime.store import Store
 from paybill_runtime.streams import EVENTS, INTAKE
 from paybill_runtime.telemetry import configure, flush
-from paybill_runtime.work import Timer, Timers, Work, Worker
+from paybill_runtime.timers import Timers
+from paybill_runtime.work import Timer, Work
+from paybill_runtime.worker import Worker
 
 log = logging.getLogger(__name__)
 

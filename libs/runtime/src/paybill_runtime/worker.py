@@ -1,0 +1,229 @@
+"""Does effects: at least once, under a fenced lease, never inside a transaction."""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+from functools import partial
+from typing import Any, cast
+
+from opentelemetry.trace import SpanKind
+from paybill_contracts.envelope import Fact, Origin, read_fact
+from paybill_contracts.errors import DomainError
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paybill_runtime import clock, parking
+from paybill_runtime.database import Database
+from paybill_runtime.decide import Decider, Decision
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError
+from paybill_runtime.hearing import line_of
+from paybill_runtime.keys import DataKeys
+from paybill_runtime.leases import Leases, partition_lease
+from paybill_runtime.parking import delay_s, reason
+from paybill_runtime.store import fence
+from paybill_runtime.telemetry import span, tenant_var
+from paybill_runtime.work import Effect, Job, Outcome, Refused, RetryAfter, Work
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 16
+POLL_S = 0.5
+
+# An effect is due when no earlier one of its tenant is pending. A lease that somebody has taken over claims nothing.
+_DUE = text(
+    "SELECT e.event_id, e.work, e.tenant, e.partition, e.attempts, l.epoch, o.subject, o.headers, o.payload "
+    "FROM chassis.effect AS e JOIN chassis.outbox AS o USING (event_id) "
+    "JOIN unnest(CAST(:names AS text[]), CAST(:epochs AS bigint[])) AS l (name, epoch) "
+    "ON l.name = 'partition-' || e.partition "
+    "WHERE e.state = 'pending' AND e.next_at <= :now AND NOT e.tenant = ANY(:not_now) "
+    "AND EXISTS (SELECT FROM chassis.lease AS held WHERE held.name = l.name AND held.epoch = l.epoch) "
+    "AND NOT EXISTS (SELECT FROM chassis.effect AS earlier WHERE earlier.state = 'pending' "
+    "AND earlier.tenant = e.tenant AND earlier.position < e.position) "
+    "ORDER BY e.position LIMIT :room"
+)
+_ENDED = text(
+    "UPDATE chassis.effect SET state = :state, attempts = :attempts, reason = :reason "
+    "WHERE event_id = :id AND work = :work"
+)
+_LATER = text(
+    "UPDATE chassis.effect SET attempts = :attempts, next_at = :next_at, reason = :reason "
+    "WHERE event_id = :id AND work = :work"
+)
+
+
+class Worker:
+    """Does what is due, one effect of a tenant at a time and in order, many tenants at once."""
+
+    def __init__(
+        self,
+        service: str,
+        work: Work,
+        effects: Any,
+        database: Database,
+        decider: Decider,
+        leases: Leases,
+        keys: DataKeys,
+    ) -> None:
+        self._service = service
+        self._work = work
+        self._effects = effects
+        self._database = database
+        self._decider = decider
+        self._leases = leases
+        self._keys = keys
+        self._wake = asyncio.Event()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._served: deque[str] = deque(maxlen=CONCURRENCY)
+        leases.on_change(self._wake.set)
+
+    def wake(self) -> None:
+        """Something was committed; it may intend effects."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Look for what is due, for ever."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    found = await self._start_due()
+                except DatabaseUnavailableError as error:
+                    log.warning("effects wait: %s", error)
+                    found = 0
+                if not found:
+                    await self._idle()
+        finally:
+            ending = list(self._busy.values())
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _idle(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_S):  # not wait_for: before 3.12 it can swallow a cancellation
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _start_due(self) -> int:
+        room = CONCURRENCY - len(self._busy)
+        held = self._leases.some(map(partition_lease, self._leases.partitions()))
+        if room <= 0 or not held or not self._work.effects:
+            return 0
+        values = {"names": list(held), "epochs": list(held.values()), "now": clock.now()}
+        async with self._database.transaction() as connection:
+            # First those that were not served just now: a tenant with much to do does not keep the others waiting.
+            not_now = [*self._busy, *self._served]
+            rows = list(await connection.execute(_DUE, values | {"not_now": not_now, "room": room}))
+            if len(rows) < room:
+                not_now = [*self._busy, *(row.tenant for row in rows)]
+                rows += await connection.execute(_DUE, values | {"not_now": not_now, "room": room - len(rows)})
+        for row in rows:
+            self._served.append(row.tenant)
+            task = asyncio.create_task(self._one(row))
+            self._busy[row.tenant] = task
+            task.add_done_callback(partial(self._finished, row.tenant))
+        return len(rows)
+
+    def _finished(self, tenant: str, _: asyncio.Task[None]) -> None:
+        self._busy.pop(tenant, None)
+        self._wake.set()
+
+    async def _one(self, row: Row[Any]) -> None:
+        token = tenant_var.set(row.tenant)
+        try:
+            await self._attempt(row)
+        except (DatabaseUnavailableError, LeaseLostError) as error:
+            log.warning("the effect %s of %s stops: %s", row.work, row.event_id, error)
+            await asyncio.sleep(POLL_S)
+        finally:
+            tenant_var.reset(token)
+
+    async def _attempt(self, row: Row[Any]) -> None:
+        try:
+            fact = read_fact(row.subject, json.loads(row.headers), bytes(row.payload))
+            effect = self._work.effects[fact.event.TYPE]
+        except (DomainError, KeyError) as error:
+            # A newer version of us intended it, or a mistake took the function away: it waits, and operators see it.
+            log.error("no effect %s here for %s: %s", row.work, row.event_id, error)  # noqa: TRY400  # said all
+            why = f"this version of the service has no effect {row.work}"
+            await self._later(row, row.attempts, parking.LONGEST_DELAY_S, why)
+            return
+        with span(f"effect {row.work}", fact.origin.traceparent, SpanKind.CLIENT) as here:
+            origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", here)
+            job = self._job(row, fact, here)
+            try:
+                await self._run(row, effect, job, origin)
+            except (DatabaseUnavailableError, LeaseLostError):
+                raise
+            except RetryAfter as error:
+                await self._later(row, row.attempts, error.after_s, line_of(str(error)))
+            except Exception as error:  # noqa: BLE001  # every failure of the outside world is tried again or recorded
+                await self._failed(row, effect, job, origin, error)
+
+    def _job(self, row: Row[Any], fact: Fact, traceparent: str) -> Job[Any]:
+        logger = logging.getLogger(f"effect.{row.work}")
+        attempt = row.attempts + 1
+        return Job(fact.event, fact.id, attempt, row.tenant, traceparent, logger, self._keys, self._database)
+
+    async def _run(self, row: Row[Any], effect: Effect, job: Job[Any], origin: Origin) -> None:
+        ended = False
+        async with aclosing(cast("AsyncGenerator[Outcome]", effect.run(job, self._effects))) as outcomes:
+            async for outcome in outcomes:
+                await self._commit(row, outcome, origin, "done" if outcome.last else "")
+                ended = outcome.last
+        if not ended:
+            await self._end(row, "done", row.attempts + 1)
+
+    async def _failed(self, row: Row[Any], effect: Effect, job: Job[Any], origin: Origin, error: Exception) -> None:
+        attempts = row.attempts + 1
+        why = line_of(str(error)) if isinstance(error, Refused) else reason(error)
+        if not isinstance(error, Refused) and attempts < effect.attempts:
+            log.warning("the effect %s failed (attempt %d of %d): %s", row.work, attempts, effect.attempts, why)
+            await self._later(row, attempts, delay_s(attempts), why)
+            return
+        log.error("the effect %s failed for good: %s", row.work, why, exc_info=error)
+        if effect.failed is None:
+            await self._end(row, "failed", attempts, why)
+            return
+        try:
+            await self._commit(row, effect.failed(job, why), origin, "failed", why)
+        except (DatabaseUnavailableError, LeaseLostError):
+            raise
+        except Exception as inner:
+            log.exception("the failure of the effect %s cannot be recorded", row.work)
+            await self._later(row, attempts, delay_s(attempts), reason(inner))
+
+    async def _commit(self, row: Row[Any], outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
+        """Record what came of it; with a `state`, the effect ends in the same transaction."""
+
+        async def end(connection: AsyncConnection) -> None:
+            await connection.execute(_ENDED, _ending(row, state, row.attempts + 1, why))
+
+        also = end if state else None
+        await self._decider.decide(Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), also))
+
+    async def _end(self, row: Row[Any], state: str, attempts: int, why: str = "") -> None:
+        async with self._database.transaction() as connection:
+            await fence(connection, _held(row))
+            await connection.execute(_ENDED, _ending(row, state, attempts, why))
+
+    async def _later(self, row: Row[Any], attempts: int, after_s: float, why: str) -> None:
+        next_at = clock.now() + timedelta(seconds=after_s)
+        values = {"id": row.event_id, "work": row.work, "attempts": attempts, "next_at": next_at, "reason": why}
+        async with self._database.transaction() as connection:
+            await fence(connection, _held(row))
+            await connection.execute(_LATER, values)
+
+
+def _held(row: Row[Any]) -> dict[str, int]:
+    """The lease under which the effect was claimed."""
+    return {partition_lease(row.partition): row.epoch}
+
+
+def _ending(row: Row[Any], state: str, attempts: int, why: str) -> dict[str, Any]:
+    return {"id": row.event_id, "work": row.work, "state": state, "attempts": attempts, "reason": why or None}
