@@ -222,7 +222,7 @@ def test_servers_of_somebody_else_replace_the_embedded_ones(tmp_path):
     assert not embedded
     assert (alone, leaking, nobody) == (2, 2, 10)
     assert "--nats-credentials-dir" in error["what"]
-    assert (stranger, said["code"]) == (10, "database_unusable")
+    assert (stranger, said["code"]) == (5, "database_unusable")
     assert unreachable["code"] == "nats_unreachable"
 
 

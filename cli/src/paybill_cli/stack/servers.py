@@ -100,7 +100,7 @@ class Servers:
         if not self.bus.password_file(_STEWARD).exists() and NATS not in self.embedded:
             return
         try:
-            client = await connect(self.bus.url, _STEWARD, self.bus.password(_STEWARD), wait_s=5)
+            client = await connect(self.bus.url, _STEWARD, self.bus.password(_STEWARD), wait_s=3)
         except (OSError, NatsError, TimeoutError) as error:
             raise CliError(
                 "nats_unreachable",
@@ -143,8 +143,15 @@ class Servers:
                 f"the databases cannot be made at {self.databases.host}:{self.databases.port}",
                 why=" ".join(done.stderr.split())[:300],
                 next="check --database-url and --database-password-file; the role has to be a superuser",
-                exit_code=ExitCode.UNREACHABLE if "onnection" in done.stderr else ExitCode.FAILED,
+                exit_code=_exit_code(done.stderr),
             )
+
+
+def _exit_code(said: str) -> ExitCode:
+    """What psql's words mean; its own exit status does not tell these apart."""
+    if "authentication failed" in said or "no password supplied" in said:
+        return ExitCode.DENIED
+    return ExitCode.UNREACHABLE if "connection to server" in said else ExitCode.FAILED
 
 
 def _psql() -> str:
