@@ -19,7 +19,7 @@ from paybill_cli.exit_codes import ExitCode
 
 EVENTS = "EVENTS"
 _LOOK_S = 1.0
-_SIGNS = (NatsError, OSError, TimeoutError)
+_AWAY = (NatsError, OSError, TimeoutError)
 
 
 async def _quiet(_: Exception) -> None:
@@ -28,26 +28,32 @@ async def _quiet(_: Exception) -> None:
 
 @asynccontextmanager
 async def connected(access: NatsAccess) -> AsyncIterator[Client]:
-    """A connection that does not come back by itself: whoever lost it makes another, from its own position on."""
+    """A connection that does not come back by itself: whoever lost it makes another, from its own position on.
+
+    Raises CliError nats_denied, or nats_unreachable: at once, or when it is lost inside the block.
+    """
     client = Client()
     try:
-        await client.connect(
-            access.url,
-            user=access.user,
-            password=access.password,
-            inbox_prefix=f"_INBOX_{access.user}".encode(),
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            connect_timeout=2,
-            error_cb=_quiet,
-        )
-    except _SIGNS as error:
-        raise _refused(access, error) from error
-    try:
-        yield client
+        try:
+            await client.connect(
+                access.url,
+                user=access.user,
+                password=access.password,
+                inbox_prefix=f"_INBOX_{access.user}".encode(),
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=2,
+                error_cb=_quiet,
+            )
+        except _AWAY as error:
+            raise _refused(access, error) from error
+        try:
+            yield client
+        except _AWAY as error:
+            raise _unreachable(f"the connection to NATS at {access.url} is lost", error) from error
     finally:
-        with suppress(*_SIGNS):
+        with suppress(*_AWAY):
             await client.close()
 
 
@@ -59,9 +65,13 @@ def _refused(access: NatsAccess, error: Exception) -> CliError:
             next="check PAYBILL_NATS_USER and PAYBILL_NATS_PASSWORD_FILE, or --data-dir",
             exit_code=ExitCode.DENIED,
         )
+    return _unreachable(f"NATS does not answer at {access.url}", error)
+
+
+def _unreachable(what: str, error: Exception) -> CliError:
     return CliError(
         "nats_unreachable",
-        f"NATS does not answer at {access.url}",
+        what,
         why=str(error) or type(error).__name__,
         next="start the stack with `paybill up`, or check --nats-url",
         exit_code=ExitCode.UNREACHABLE,
@@ -85,22 +95,19 @@ async def stream_info(client: Client, stream: str = EVENTS) -> StreamInfo:
 async def messages(client: Client, filters: list[str], start: int, until: int | None) -> AsyncIterator[Msg]:
     """Messages of EVENTS that match, from `start` on: for ever, or up to the sequence `until`.
 
-    Raises an error of NATS when the connection is lost.
+    Raises an error of NATS when the connection is lost, which `connected` puts into words.
     """
     feed = Feed(client, EVENTS, filters, start)
     try:
-        while until is None or start <= until:
-            found = await feed.next(_LOOK_S)
-            for message in found:
-                start = stream_sequence(message) + 1
-                if until is None or start <= until + 1:
-                    yield message
+        while until is None or await feed.pending() > 0:
+            for message in await feed.next(_LOOK_S):
+                if until is not None and stream_sequence(message) > until:
+                    return
+                yield message
             if client.is_closed:
                 raise ConnectionClosedError
-            if not found and until is not None and await feed.pending() == 0:
-                return
     finally:
-        with suppress(*_SIGNS):
+        with suppress(*_AWAY):
             await feed.close()
 
 

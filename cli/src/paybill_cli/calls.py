@@ -49,12 +49,11 @@ class Service:
     def __init__(self, stack: Stack, name: str) -> None:
         self.name = name
         self.url = stack.url(name)
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {stack.api_key()}", "User-Agent": "paybill-cli"},
-            timeout=TIMEOUT_S,
-            trust_env=False,
-        )
+        headers = {"Authorization": f"Bearer {stack.api_key()}", "User-Agent": "paybill-cli"}
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise usage(f"{self.url} is no URL", why=str(error), next=f"check --{name}-url") from error
 
     def __enter__(self) -> Self:
         """Nothing is sent yet."""
@@ -86,8 +85,6 @@ class Service:
                     raise self._unreachable(error) from error
                 time.sleep(attempt)
                 continue
-            except httpx.InvalidURL as error:
-                raise usage(f"{self.url} is no URL", why=str(error)) from error
             if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and not last:
                 time.sleep(min(_seconds(answer.headers.get("Retry-After")), LONGEST_PAUSE_S))
                 continue

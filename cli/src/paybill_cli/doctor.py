@@ -116,8 +116,6 @@ async def _bus(stack: Stack) -> list[Check]:
     except CliError as error:
         down = error.exit_code is ExitCode.UNREACHABLE
         return [_failed("nats", "answers", error.what, error.next, unreachable=down)]
-    except (NatsError, OSError, TimeoutError) as error:
-        return [_failed("nats", "answers", f"it went away: {error}", "paybill up", unreachable=True)]
     return [_ok("nats", "answers", access.url), _sync_always(stack), *streams]
 
 
@@ -139,7 +137,7 @@ async def _stream(client: Client, name: str) -> Check:
 
 def _value(configuration: Any, key: str) -> Any:
     value = getattr(configuration, key)
-    return _PROMISES[key] if value is None else getattr(value, "value", value)
+    return getattr(value, "value", value) or _PROMISES[key]
 
 
 def _sync_always(stack: Stack) -> Check:

@@ -17,7 +17,7 @@ from typing_extensions import override
 from paybill_cli.command import command_of
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode, table
-from paybill_cli.output import Output, is_plain
+from paybill_cli.output import Output, ReaderGoneError, is_plain
 from paybill_cli.tree import TREE, Branch, Leaf
 
 
@@ -84,8 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         return _misused(out, error)
     except (KeyboardInterrupt, typer.Abort):
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has enough of it.
+    except (ReaderGoneError, BrokenPipeError):
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)

@@ -23,6 +23,10 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 Row = Mapping[str, Any]
 
 
+class ReaderGoneError(Exception):
+    """Whoever read our output has enough of it."""
+
+
 def is_plain(stream: IO[str]) -> bool:
     """Whether no escape sequence may be written to `stream`."""
     return not stream.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "dumb") == "dumb"
@@ -45,6 +49,13 @@ def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
+def _put(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
+
+
 class Output:
     """The one way in which commands print; a command gets `--json` by having a parameter of this type."""
 
@@ -63,9 +74,9 @@ class Output:
         elif sys.stdout.isatty():
             self._table(rows, columns)
         else:
-            print("\t".join(columns))
+            _put("\t".join(columns))
             for row in rows:
-                print("\t".join(shown(row.get(column)) for column in columns))
+                _put("\t".join(shown(row.get(column)) for column in columns))
 
     def record(self, kind: str, data: Row, fields: Sequence[str] = ()) -> None:
         """One thing; `fields` are those that people see, all when none is named."""
@@ -75,21 +86,21 @@ class Output:
         names = list(fields) or list(data)
         width = max(map(len, names), default=0) if sys.stdout.isatty() else 0
         for name in names:
-            print(f"{name + ':':<{width + 1}} {shown(data.get(name))}")
+            _put(f"{name + ':':<{width + 1}} {shown(data.get(name))}")
 
     def document(self, kind: str, data: Any) -> None:
         """What is a JSON document by itself, such as a schema."""
         if self.json:
             self._envelope(kind, data)
         else:
-            print(_escaped(json.dumps(data, indent=2, ensure_ascii=False)))
+            _put(_escaped(json.dumps(data, indent=2, ensure_ascii=False)))
 
     def line(self, kind: str, data: Row, text: str) -> None:
         """One of many that come while the command runs: `text` for people, at once."""
         if self.json:
             self._envelope(kind, dict(data))
         else:
-            print("\t".join(map(shown, text.split("\t"))), flush=True)
+            _put("\t".join(map(shown, text.split("\t"))))
 
     def say(self, text: str) -> None:
         """Talk: what happens, hints, next steps. Never data."""
@@ -128,7 +139,7 @@ class Output:
             raise CliError("not_confirmed", "nothing was done", next="answer y, or add --yes")
 
     def _envelope(self, kind: str, data: Any) -> None:
-        print(as_json({"version": VERSION, "kind": kind, "data": data}), flush=True)
+        _put(as_json({"version": VERSION, "kind": kind, "data": data}))
 
     def _table(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
         from rich.table import Table  # pipes do not pay for it

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 from paybill_contracts.event import partition_of
 from paybill_runtime.feed import stream_sequence
 
@@ -70,7 +69,7 @@ async def tail(
     if prefix is not None and not _TYPE.fullmatch(prefix):
         raise usage(f"no type begins with {prefix!r}", next="paybill events schema")
     wanted = Wanted(_tenant_id(stack, tenant), prefix)
-    reading = _Reading(out, wanted, follow)
+    reading = Reading(out, wanted, follow)
     first = None if start is None else start - 1
     if follow:
         await reading.follow(stack.nats(), first)
@@ -78,7 +77,7 @@ async def tail(
         await reading.once(stack.nats(), first or 0)
 
 
-class _Reading:
+class Reading:
     """A place in the log that only moves forward, whatever happens to connections."""
 
     def __init__(self, out: Output, wanted: Wanted, follow: bool) -> None:
@@ -87,6 +86,7 @@ class _Reading:
         self._follow = follow
         self._headed = False
         self._place: int | None = None
+        self._lost = False
 
     async def follow(self, access: NatsAccess, place: int | None) -> None:
         """Read for ever; a lost connection is made again."""
@@ -95,11 +95,12 @@ class _Reading:
             while True:
                 try:
                     await self.once(access, self._place)
-                except (NatsError, OSError, TimeoutError):
-                    self._out.say(f"the connection to the bus is lost after seq {self._place}; trying again")
                 except CliError as error:
                     if self._place is None or error.exit_code is not ExitCode.UNREACHABLE:
                         raise
+                    if not self._lost:
+                        self._out.say(f"{error.what} after seq {self._place}; trying again")
+                    self._lost = True
                 await asyncio.sleep(_PAUSE_S)
         finally:
             if self._place is not None:
@@ -117,6 +118,7 @@ class _Reading:
                     next="paybill doctor",
                     exit_code=ExitCode.VERIFICATION_FAILED,
                 )
+            self._lost = False
             self._say_where(place, state.first_seq, state.last_seq)
             self._place = state.last_seq if place is None else place
             until = None if self._follow else state.last_seq

@@ -98,8 +98,9 @@ def show(out: Output, stack: Stack, tenant: Name) -> None:
 
     Example: paybill tenant show acme
     """
+    path = _path(tenant)
     with Service(stack, "tenant") as tenants:
-        found = tenants.get(_path(tenant))
+        found = tenants.get(path)
     _show(out, found)
 
 

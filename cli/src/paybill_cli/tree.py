@@ -39,7 +39,7 @@ TREE = Branch(
             },
         ),
         "events": Branch(
-            "Read the log, publish into the intake, and decide about what is stuck.",
+            "Read the log, publish, and decide about what is stuck.",
             {
                 "tail": Leaf("paybill_cli.tail:tail", "Follow the log, from any sequence on."),
                 "show": Leaf("paybill_cli.facts:show", "Show one fact: its headers and its payload."),

@@ -7,5 +7,8 @@ from paybill_cli.output import Output
 
 
 def version(out: Output) -> None:
-    """Print the version."""
+    """Print the version.
+
+    Example: paybill version
+    """
     out.record("version", {"paybill": installed("paybill-cli"), "python": platform.python_version()})

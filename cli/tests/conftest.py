@@ -1,0 +1,146 @@
+"""The command as a person uses it: run in this process; and one real stack for all who need one."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paybill_cli.main import main
+from paybill_stripe_fake.client import FakeControl
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """The data of its only JSON envelope."""
+        return json.loads(self.out)["data"]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Its tab separated rows, without the header."""
+        return [line.split("\t") for line in self.out.splitlines()[1:]]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error of a command that was asked for JSON."""
+        envelope = json.loads(self.err.splitlines()[-1])
+        assert (envelope["version"], envelope["kind"]) == (1, "error")
+        return dict(envelope["data"])
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def paybill(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process, with these variables of the environment besides."""
+    for name in [name for name in os.environ if name.startswith("PAYBILL_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: object, **environment: str) -> Done:
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = main([str(argument) for argument in arguments])
+        return Done(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@dataclass(frozen=True)
+class RealStack:
+    """A stack that runs, and what a person needs to use it."""
+
+    data_dir: Path
+    key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that `paybill up` tells to set."""
+        return {"PAYBILL_DATA_DIR": str(self.data_dir), "PAYBILL_API_KEY": self.key}
+
+    def url(self, service: str) -> str:
+        """Where a service listens."""
+        written = json.loads((self.data_dir / "stack.json").read_text())
+        return str((written["services"] | {"stripe_fake": written["stripe_fake"]})[service]["url"])
+
+
+@pytest.fixture(scope="session")
+def real_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
+    """`paybill up`, once for the whole run."""
+    data_dir = tmp_path_factory.mktemp("stack")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYBILL_")}
+    command = [sys.executable, "-m", "paybill_cli", "up", "--json", "--data-dir", str(data_dir)]
+    with (
+        (data_dir / "talk").open("w") as talk,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=talk, text=True, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, (data_dir / "talk").read_text()
+        try:
+            yield RealStack(data_dir, json.loads(line)["data"]["operator_key"])
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+@pytest.fixture
+def on_stack(paybill: Run, real_stack: RealStack) -> Run:
+    """Runs a command on the real stack, as its operator."""
+
+    def run(*arguments: object, **environment: str) -> Done:
+        return paybill(*arguments, **(real_stack.environment | environment))
+
+    return run
+
+
+class Customers:
+    """Tenants of the real stack, and the customers behind them."""
+
+    def __init__(self, on_stack: Run, stack: RealStack) -> None:
+        self._run = on_stack
+        self._stack = stack
+
+    def sign_up(self, plan: str = "starter") -> dict[str, Any]:
+        """A tenant that asked for a plan and did not pay yet."""
+        slug = f"t{next(_numbers)}"
+        done = self._run(*create(slug, plan=plan), "--json")
+        assert done.code == 0, done.err
+        return dict(done.data)
+
+    def pay(self, checkout_url: str) -> None:
+        """What the customer does at the checkout."""
+        key = (self._stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
+        with FakeControl(self._stack.url("stripe_fake"), key) as fake:
+            fake.pay_checkout(checkout_url.rpartition("/")[2])
+
+
+_numbers = count(1)
+
+
+def create(slug: str, plan: str = "starter", region: str = "eu-central") -> list[str]:
+    """The command that asks for a tenant."""
+    return ["tenant", "create", slug, "--plan", plan, "--region", region, "--email", "ops@acme.example"]
+
+
+@pytest.fixture
+def customers(on_stack: Run, real_stack: RealStack) -> Customers:
+    """Signs up tenants on the real stack, and pays for them."""
+    return Customers(on_stack, real_stack)

@@ -1,0 +1,98 @@
+"""`paybill replay`: says `equal` of what is equal, and names what is not."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import asyncpg
+import pytest
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.replay import MEANS
+
+
+async def as_tenant_service(data_dir, statement: str) -> None:
+    server = json.loads((data_dir / "stack.json").read_text())["postgres"]
+    connection = await asyncpg.connect(
+        f"postgresql://tenant@{server['host']}:{server['port']}/tenant",
+        password=(data_dir / "credentials" / "pg-tenant").read_text().strip(),
+    )
+    await connection.execute(statement)
+    await connection.close()
+
+
+def test_a_stack_whose_tables_are_what_the_log_says_is_verified(on_stack, customers) -> None:
+    customers.sign_up()
+
+    plain, programs = on_stack("replay"), on_stack("replay", "--verify", "--json")
+
+    assert (plain.code, programs.code) == (ExitCode.OK, ExitCode.OK)
+    assert [row[:2] for row in plain.rows] == [["tenant", "equal"], ["billing", "equal"], ["provisioner", "equal"]]
+    assert "every table is exactly what the log says" in plain.err
+    assert programs.data["equal"] is True
+    assert all(service["facts"] > 0 for service in programs.data["services"])
+
+
+def test_a_wrong_byte_in_a_table_is_found_and_named(on_stack, real_stack, customers) -> None:
+    tenant = customers.sign_up()
+    edit = "UPDATE tenants SET state = jsonb_set(state, '{{name}}', '\"{}\"') WHERE id = '{}'"
+    asyncio.run(as_tenant_service(real_stack.data_dir, edit.format("Mallory", tenant["id"])))
+
+    plain, programs = on_stack("replay"), on_stack("replay", "--json", "--service", "tenant")
+    asyncio.run(as_tenant_service(real_stack.data_dir, edit.format(tenant["name"], tenant["id"])))
+    mended = on_stack("replay", "--service", "tenant")
+
+    assert mended.code == ExitCode.OK, mended.err
+    assert (plain.code, programs.code, mended.code) == (
+        ExitCode.VERIFICATION_FAILED,
+        ExitCode.VERIFICATION_FAILED,
+        ExitCode.OK,
+    )
+    assert f"a table differs from what the log says: tenant/{tenant['id']}" in plain.out
+    assert "Mallory" not in plain.out + plain.err
+    assert programs.error["code"] == "verification_failed"
+    [fault] = programs.data["services"][0]["faults"]
+    assert (fault["kind"], fault["where"]) == ("different_state", f"tenant/{tenant['id']}")
+    assert fault["kind"] in MEANS
+
+
+def test_tables_are_not_written_anew_under_services_that_run(on_stack) -> None:
+    done = on_stack("replay", "--rebuild", "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.CONFLICT, "stack_runs")
+
+
+def test_an_unknown_service_and_a_folder_without_a_stack_are_refused(paybill, tmp_path) -> None:
+    unknown = paybill("replay", "--service", "console", "--json")
+    nowhere = paybill("replay", "--data-dir", tmp_path, "--json")
+
+    assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "unknown_service")
+    assert (nowhere.code, nowhere.error["code"]) == (ExitCode.UNREACHABLE, "stack_not_running")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "crashed"])
+def test_a_stack_that_stopped_or_crashed_is_verified_and_rebuilt(paybill, tmp_path, number: int) -> None:
+    command = [sys.executable, "-m", "paybill_cli", "up", "--json", "--data-dir", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYBILL_")}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        key = json.loads(process.stdout.readline())["data"]["operator_key"]
+        asked = ["tenant", "create", "acme", "--plan", "starter", "--region", "eu-central", "--email", "a@b.example"]
+        created = paybill(*asked, "--data-dir", tmp_path, PAYBILL_API_KEY=key)
+        asyncio.run(as_tenant_service(tmp_path, "DELETE FROM tenants"))
+        process.send_signal(number)
+        process.communicate()
+
+    different = paybill("replay", "--data-dir", tmp_path, "--json")
+    rebuilt = paybill("replay", "--data-dir", tmp_path, "--rebuild", "--json")
+    equal = paybill("replay", "--data-dir", tmp_path, "--verify", "--json")
+
+    assert created.code == ExitCode.OK
+    assert different.code == ExitCode.VERIFICATION_FAILED
+    assert {fault["kind"] for fault in different.data["services"][0]["faults"]} == {"missing_row"}
+    assert (rebuilt.code, equal.code) == (ExitCode.OK, ExitCode.OK)
+    assert {service["rebuilt"] for service in rebuilt.data["services"]} == {True}
+    assert equal.data["equal"] is True

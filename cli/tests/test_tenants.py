@@ -1,0 +1,239 @@
+"""`paybill tenant` against the real services."""
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from paybill_cli.exit_codes import ExitCode
+
+
+def asked(slug: str, *more: object, plan: str = "starter", region: str = "eu-central") -> list[object]:
+    return ["tenant", "create", slug, "--plan", plan, "--region", region, "--email", "ops@acme.example", *more]
+
+
+def test_a_new_tenant_is_told_where_to_pay(on_stack) -> None:
+    done = on_stack(*asked("told"))
+
+    fields = dict(line.split(": ", 1) for line in done.out.splitlines())
+    assert done.code == ExitCode.OK
+    assert (fields["slug"], fields["status"], fields["holds"]) == ("told", "requested", "-")
+    assert fields["checkout_url"].startswith("http://127.0.0.1:")
+    assert "ops@acme.example" not in done.out + done.err
+    assert "next: pay at the checkout" in done.err
+
+
+def test_a_new_tenant_is_followed_until_it_is_active(real_stack, customers) -> None:
+    command = [sys.executable, "-m", "paybill_cli", *map(str, asked("followed", "--wait", "--json"))]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=real_stack.environment) as process:
+        said = [process.stderr.readline()]
+        while "to pay at" not in said[-1]:
+            said.append(process.stderr.readline())
+        customers.pay(said[-1].split()[-1])
+        out, rest = process.communicate(timeout=60)
+
+    tenant = json.loads(out)["data"]
+    assert process.returncode == ExitCode.OK
+    assert (tenant["status"], tenant["environment"]["epoch"]) == ("active", 1)
+    assert said[0].startswith("followed is requested")
+    assert rest.splitlines()[-1].startswith("followed is active")
+
+
+def test_a_wait_that_is_too_short_ends_with_the_id_and_a_code_of_its_own(on_stack) -> None:
+    done = on_stack(*asked("slow", "--wait", "--timeout", 0.5, "--json"))
+
+    assert done.code == ExitCode.TIMEOUT
+    assert done.error["code"] == "still_running"
+    assert "ten_" in done.error["what"]
+    assert done.error["next"] == "paybill tenant show slow"
+
+
+def test_the_same_request_under_one_key_is_done_once(on_stack) -> None:
+    key = str(uuid.uuid4())
+    first, again = (on_stack(*asked("once", "--idempotency-key", key, "--json")).data for _ in range(2))
+    other = on_stack(*asked("twice", "--idempotency-key", key, "--json"))
+
+    assert first["id"] == again["id"]
+    assert (other.code, other.error["code"]) == (ExitCode.USAGE, "idempotency_key_reused")
+
+
+def test_tenants_are_listed_in_the_order_of_their_slugs_over_all_pages(on_stack, customers) -> None:
+    made = {customers.sign_up()["slug"] for _ in range(3)}
+
+    everybody = on_stack("tenant", "list", "--json").data
+    plain = on_stack("tenant", "list")
+    limited = on_stack("tenant", "list", "--limit", 2)
+
+    slugs = [tenant["slug"] for tenant in everybody]
+    assert made <= set(slugs)
+    assert slugs == sorted(slugs)
+    assert plain.out.splitlines()[0] == "slug\tstatus\tplan\tregion\tid"
+    assert [row[0] for row in plain.rows] == slugs
+    assert [row[0] for row in limited.rows] == slugs[:2]
+    assert "there are more than 2" in limited.err
+
+
+def test_tenants_are_listed_by_status(on_stack, customers) -> None:
+    held = customers.sign_up()["slug"]
+
+    requested = on_stack("tenant", "list", "--status", "requested", "--json").data
+    wrong = on_stack("tenant", "list", "--status", "happy", "--json")
+
+    assert held in {tenant["slug"] for tenant in requested}
+    assert {tenant["status"] for tenant in requested} == {"requested"}
+    assert (wrong.code, wrong.error["code"]) == (ExitCode.USAGE, "invalid_request")
+
+
+def test_a_tenant_is_shown_by_slug_and_by_id(on_stack, customers) -> None:
+    tenant = customers.sign_up()
+
+    by_slug = on_stack("tenant", "show", tenant["slug"], "--json").data
+    by_id = on_stack("tenant", "show", tenant["id"], "--json").data
+
+    assert by_slug == by_id
+    assert by_slug["id"] == tenant["id"]
+
+
+def test_a_hold_is_put_on_and_lifted(on_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+
+    held = on_stack("tenant", "suspend", slug, "--reason", "abuse report 7", "--mode", "read_only", "--yes")
+    free = on_stack("tenant", "resume", slug, "--json").data
+
+    assert "holds: operator (read_only): abuse report 7" in held.out
+    assert free["holds"] == []
+
+
+@pytest.mark.parametrize("verb", ["suspend", "offboard"])
+def test_without_a_terminal_what_is_grave_needs_a_yes(on_stack, customers, verb: str) -> None:
+    slug = customers.sign_up()["slug"]
+
+    done = on_stack("tenant", verb, slug, "--reason", "why", "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    assert on_stack("tenant", "show", slug, "--json").data["status"] == "requested"
+    assert on_stack("tenant", "show", slug, "--json").data["holds"] == []
+
+
+def test_offboarding_says_what_it_will_do_and_then_cannot_be_lifted(on_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+
+    done = on_stack("tenant", "offboard", slug, "--reason", "contract ended", "--yes")
+    after = on_stack("tenant", "suspend", slug, "--reason", "late", "--yes", "--json")
+
+    assert done.code == ExitCode.OK
+    assert "cancel its subscription" in done.err
+    assert "keep its data" in done.err
+    assert "status: cancelled" in done.out
+    assert (after.code, after.error["code"]) == (ExitCode.CONFLICT, "tenant_left")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        asked("dry", "--dry-run"),
+        ["tenant", "suspend", "dry", "--reason", "x", "--dry-run"],
+        ["tenant", "resume", "dry", "--dry-run"],
+        ["tenant", "offboard", "dry", "--reason", "x", "--dry-run"],
+    ],
+    ids=lambda arguments: str(arguments[1]),
+)
+def test_a_dry_run_shows_the_request_and_sends_nothing(paybill, arguments: list[object], tmp_path: Path) -> None:
+    done = paybill(*arguments, "--json", "--data-dir", tmp_path / "there is none")
+
+    assert done.code == ExitCode.OK
+    assert done.data["path"].startswith("/v1/tenants")
+    assert "ops@acme.example" not in done.out
+    assert "nothing was sent" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (asked("told2", plan="gold"), "unknown_plan", ExitCode.USAGE),
+        (asked("told2", region="moon"), "unknown_region", ExitCode.USAGE),
+        (asked("No Slug"), "invalid_request", ExitCode.USAGE),
+        (asked("admin"), "slug_reserved", ExitCode.USAGE),
+        (["tenant", "show", "nobody"], "tenant_not_found", ExitCode.NOT_FOUND),
+        (["tenant", "resume", "nobody"], "tenant_not_found", ExitCode.NOT_FOUND),
+        (["tenant", "show", "../../healthz"], "usage", ExitCode.USAGE),
+    ],
+    ids=["plan", "region", "slug", "reserved", "show", "resume", "path"],
+)
+def test_a_refusal_has_the_services_code_and_a_next_step(
+    on_stack, arguments: list[object], code: str, exit_code: ExitCode
+) -> None:
+    done = on_stack(*arguments, "--json")
+
+    assert (done.code, done.error["code"]) == (exit_code, code)
+    assert done.error["what"]
+    assert code == "usage" or len(done.error["trace_id"]) == 32
+
+
+def test_a_slug_belongs_to_one_tenant(on_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+
+    done = on_stack(*asked(slug), "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.CONFLICT, "slug_taken")
+
+
+def test_a_caller_without_a_key_or_with_a_wrong_one_is_refused(on_stack, real_stack, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(real_stack.key + "\n")
+
+    none = on_stack("tenant", "list", "--json", PAYBILL_API_KEY="")
+    wrong = on_stack("tenant", "list", "--json", PAYBILL_API_KEY="pbk_op1_" + "x" * 43)
+    from_file = on_stack("tenant", "list", "--api-key-file", file, PAYBILL_API_KEY="wrong")
+    missing = on_stack("tenant", "list", "--api-key-file", tmp_path / "none", "--json")
+
+    assert (none.code, none.error["code"]) == (ExitCode.DENIED, "no_key")
+    assert (wrong.code, wrong.error["code"]) == (ExitCode.DENIED, "wrong_key")
+    assert from_file.code == ExitCode.OK
+    assert (missing.code, missing.error["code"]) == (ExitCode.USAGE, "secret_unreadable")
+
+
+def test_the_key_is_never_printed(on_stack, real_stack) -> None:
+    done = on_stack("tenant", "list", "--tenant-url", "http://127.0.0.1:9")
+
+    assert done.code == ExitCode.UNREACHABLE
+    assert real_stack.key not in done.out + done.err
+
+
+def test_what_answers_but_is_not_ours_is_said_to_be_something_else(on_stack, real_stack) -> None:
+    done = on_stack("tenant", "list", "--tenant-url", real_stack.url("stripe_fake"), "--json")
+
+    assert done.code != ExitCode.OK
+    assert done.error["what"]
+
+
+def test_a_service_that_is_away_is_unreachable_and_the_request_can_be_sent_again(on_stack) -> None:
+    done = on_stack(*asked("away", "--tenant-url", "http://127.0.0.1:9"), "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.UNREACHABLE, "service_unreachable")
+    assert "--idempotency-key" in done.err
+
+
+def test_a_person_is_asked_and_may_say_no(real_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+    command = [sys.executable, "-m", "paybill_cli", "tenant", "suspend", slug, "--reason", "x"]
+    code = (
+        "import os, pty, sys\n"
+        "pid, leader = pty.fork()\n"
+        f"if pid == 0: os.execv({sys.executable!r}, {command!r})\n"
+        "os.write(leader, b'n\\n')\n"
+        "shown = b''\n"
+        "try:\n while True: shown += os.read(leader, 4096)\n"
+        "except OSError: print(shown.decode())\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=real_stack.environment
+    )
+
+    assert done.returncode == ExitCode.FAILED
+    assert f"Shut {slug} out" in done.stdout
+    assert "not_confirmed" in done.stdout
