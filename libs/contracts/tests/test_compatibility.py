@@ -123,6 +123,7 @@ def test_a_changed_default_is_found() -> None:
 def test_a_default_that_is_computed_is_found() -> None:
     assert rules(changed(added=(int, Field(default_factory=int)))) == {"changed default"}
     assert rules(changed(count=(int, Field(default_factory=int)))) == {"changed default"}
+    assert rules(changed(part=(Part, Field(default_factory=lambda: Part(size=1))))) == {"changed default"}
 
 
 @pytest.mark.parametrize(
