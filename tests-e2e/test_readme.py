@@ -1,0 +1,143 @@
+"""The README, followed to the letter by a machine: every command and every piece of Python in it runs."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from paybill_stripe_fake.client import FakeControl
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+WITHIN_S = 60
+
+
+def _blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def _commands():
+    """The lines of the console blocks without their comments, each with the place where a stack is up or not."""
+    lines = [line.partition("#")[0].strip() for block in _blocks("console") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    """What `make up` leaves a reader with: a stack, and the operator's key."""
+    data_dir = tmp_path_factory.mktemp("readme") / "data"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "paybill_cli", "up", "--data-dir", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        key = next(
+            line.partition("=")[2].strip() for line in process.stdout if line.startswith("export PAYBILL_API_KEY=")
+        )
+        yield {"PAYBILL_API_KEY": key, "PAYBILL_DATA_DIR": str(data_dir)}
+    finally:
+        process.terminate()
+        process.communicate(timeout=WITHIN_S)
+
+
+def _run(arguments, stack, folder):
+    return subprocess.run(
+        [sys.executable, "-m", "paybill_cli", *arguments],
+        env=os.environ | stack,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def tenant_id(stack, tmp_path_factory):
+    """The tenant that the README creates, once it has paid at the checkout that the command names."""
+    folder = tmp_path_factory.mktemp("create")
+    line = next(line for line in _commands() if line.startswith("paybill tenant create"))
+    done = _run([*shlex.split(line)[1:], "--json"], stack, folder)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)["data"]
+    fake, _, checkout = made["checkout_url"].partition("/fake/checkout/")
+    with FakeControl(fake, "no key is needed to pay") as control:
+        control.pay_checkout(checkout)
+    deadline = time.monotonic() + WITHIN_S
+    while (
+        time.monotonic() < deadline
+        and _run(["tenant", "show", "acme"], stack, folder).stdout.find("status: active") < 0
+    ):
+        time.sleep(0.05)
+    return made["id"]
+
+
+def test_every_make_target_that_it_names_exists():
+    named = {line.split()[1] for line in _commands() if line.startswith("make ")} | {"help"}
+    there = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert {"demo", "up", "test"} <= named
+    assert named <= there
+
+
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+
+    assert len(links) > 8
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_paybill_command_runs(stack, tenant_id, tmp_path):
+    usage = {"tenant_id": tenant_id, "meter": "calls", "quantity": 3, "occurred_at": _now()}
+    (tmp_path / "usage.json").write_text(json.dumps(usage))
+    lines = [line for line in _commands() if line.startswith("paybill ") and "tenant create" not in line]
+
+    assert len(lines) >= 4
+    for line in lines:
+        arguments = shlex.split(line)[1:]
+        if arguments[:2] == ["events", "tail"]:  # it follows for ever, which is its point
+            arguments.append("--no-follow")
+        done = _run(arguments, stack, tmp_path)
+        assert done.returncode == 0, f"{line}: {done.stdout[-500:]} {done.stderr[-500:]}"
+
+
+def test_the_five_lines_of_python_publish_usage_that_is_counted(stack, tenant_id, tmp_path):
+    data_dir = Path(stack["PAYBILL_DATA_DIR"])
+    before = _total(stack, tenant_id, tmp_path)
+    body = "\n".join(_blocks("python"))
+    imports, calls = body.partition("\n\n")[::2]
+    names = {
+        "nats_url": json.loads((data_dir / "stack.json").read_text())["nats"]["url"],
+        "password": (data_dir / "credentials" / "nats-metering").read_text().strip(),
+        "tenant_id": tenant_id,
+        "now": datetime.now(UTC),
+    }
+    exec(f"{imports}\n\nasync def publish():\n{textwrap.indent(calls, '    ')}", names)  # noqa: S102  # the README's own text
+
+    asyncio.run(names["publish"]())
+
+    deadline = time.monotonic() + WITHIN_S
+    while _total(stack, tenant_id, tmp_path) != before + 12 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _total(stack, tenant_id, tmp_path) == before + 12
+
+
+def _total(stack, tenant_id, folder):
+    """All usage of the tenant that became a fact."""
+    done = _run(["events", "tail", "--no-follow", "--tenant", tenant_id, "--json"], stack, folder)
+    facts = [json.loads(line)["data"] for line in done.stdout.splitlines()]
+    return sum(fact["payload"]["quantity"] for fact in facts if fact["type"] == "billing.usage_recorded")
+
+
+def _now():
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
