@@ -160,3 +160,13 @@ def test_an_error_means_refused_or_away_and_never_repeats_what_was_sent(error, b
     assert PERSON not in str(caught.value)
     assert caught.value.__cause__ is None
     assert getattr(caught.value, "after_s", None) == after_s
+
+
+async def test_the_library_leaves_nothing_in_the_home_directory(client, monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+
+    await client.look("sub_nobody")
+
+    assert not home.exists()

@@ -52,6 +52,8 @@ class Stripe:
     """One account at Stripe. The library's own retries are off: they know neither our pace nor who waits."""
 
     def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float = REQUESTS_PER_S) -> None:
+        # Nothing is told that nobody asked for; otherwise the library also writes an id into the home directory.
+        stripe.enable_telemetry = False
         self._http = PacedClient(per_s)
         self._client = stripe.StripeClient(
             api_key,
