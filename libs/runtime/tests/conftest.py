@@ -1,4 +1,4 @@
-"""The specimen for the chassis's tests is the tenant service: it has HTTP, personal data, rules and many facts to hear."""
+"""The specimen for the chassis's tests is the tenant service: it has HTTP, personal data, rules and facts to hear."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
-from paybill_runtime import parking
 from paybill_runtime.clock import new_id
 from paybill_runtime.decide import Decider, Decision
-from paybill_runtime.errors import FactTooLargeError, UnknownOutcomeError
+from paybill_runtime.errors import FactTooLargeError, UnknownOutcomeError, reason
 from paybill_tenant.tables import OFFERINGS
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -139,13 +138,18 @@ async def test_two_replicas_that_create_one_aggregate_at_once_agree_on_its_histo
 async def dying_commits(served, databases):
     """Every commit of a fact ends with its connection, as if PostgreSQL had been killed just then."""
     url = str(served.running.settings.database_url)
-    for statement in (
+    await databases.execute(
+        url,
+        "tenant",
         "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1); RETURN NULL; END $$",
+    )
+    await databases.execute(
+        url,
+        "tenant",
         "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON chassis.outbox DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION die()",
-    ):
-        await databases.execute(url, "tenant", statement)
+    )
 
     async def heal() -> None:
         await databases.execute(url, "tenant", "DROP TRIGGER die ON chassis.outbox")
@@ -174,5 +178,5 @@ async def test_the_same_request_after_an_unknown_outcome_is_done_once(served, si
 
 
 def test_a_reason_is_one_line_that_a_table_can_hold() -> None:
-    assert parking.reason(ValueError("a\0b\nsecond line")) == "ValueError: a b"
-    assert parking.reason(ValueError("\ud800")) == "ValueError: ?"
+    assert reason(ValueError("a\0b\nsecond line")) == "ValueError: a b"
+    assert reason(ValueError("\ud800")) == "ValueError: ?"

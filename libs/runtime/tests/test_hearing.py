@@ -1,4 +1,4 @@
-"""Messages in: each handled once, none blocking another tenant's, and those that fail wait where an operator sees them."""
+"""Messages in: each handled once, none blocking another tenant's; what fails waits where an operator sees it."""
 
 from dataclasses import replace
 

@@ -66,14 +66,19 @@ async def test_facts_that_are_not_relayed_yet_count_too(filled, nats, sign_up) -
         ("UPDATE tenants SET revision = 7 WHERE slug = 'acme'", "different_state", "revision 7"),
         ("DELETE FROM tenants WHERE slug = 'beta'", "missing_row", "no row"),
         (
-            "INSERT INTO tenants SELECT 'ten_' || repeat('0', 32), 1, jsonb_set(state, '{slug}', '\"ghost\"') "
-            "FROM (SELECT state FROM tenants LIMIT 1) AS one",
+            (
+                "INSERT INTO tenants SELECT 'ten_' || repeat('0', 32), 1, jsonb_set(state, '{slug}', '\"ghost\"') "
+                "FROM (SELECT state FROM tenants LIMIT 1) AS one"
+            ),
             "unexpected_row",
             "no fact explains",
         ),
         ("DELETE FROM chassis.outbox WHERE subject LIKE '%tenant_cancelled%'", "unknown_fact", "never decided"),
         (
-            "UPDATE chassis.outbox SET payload = convert_to(replace(convert_from(payload, 'UTF8'), 'acme', 'acmf'), 'UTF8')",
+            (
+                "UPDATE chassis.outbox SET "
+                "payload = convert_to(replace(convert_from(payload, 'UTF8'), 'acme', 'acmf'), 'UTF8')"
+            ),
             "altered_fact",
             "differs from what was decided",
         ),

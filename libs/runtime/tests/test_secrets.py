@@ -89,5 +89,5 @@ def test_a_box_opens_only_for_its_reader_and_only_unaltered(tmp_path: Path) -> N
 
 
 def test_a_missing_identity_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="paybill_runtime.identity"):
+    with pytest.raises(ConfigurationError, match=r"paybill_runtime\.identity"):
         Identity.load(tmp_path, "nobody")

@@ -1,6 +1,6 @@
 """The connection to NATS, by FastStream: its broker connects, declares what we hear, and documents it (AsyncAPI).
 
-Fetching, validating each message and acknowledging are ours (`feed`, `reader`): FastStream's default policy terminates a
+Fetching, validating each message and the position are ours (`feed`, `reader`): FastStream's default policy terminates a
 message whose handler raised, and its batches wait until they are full or a deadline passes. `Subscription` rides on one
 private method of a pinned FastStream; `test_faststream.py` is the contract with it.
 """
@@ -20,6 +20,9 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from paybill_contracts.event import Event
 
+from paybill_runtime.errors import reason
+from paybill_runtime.wire import survive_any_message
+
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +37,7 @@ class Bus:
             security=NatsUserPassword(user, password) if user else None,
             inbox_prefix=f"_INBOX_{user or 'paybill'}",
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # nats-py does take parts of a second
             connect_timeout=2,
             disconnected_cb=self._away,
             reconnected_cb=self._back,
@@ -56,10 +59,11 @@ class Bus:
         while True:
             try:
                 await self.broker.start()
-            except (OSError, NatsError, TimeoutError):
-                log.warning("NATS does not answer at %s; trying again", self._url)
+            except (OSError, NatsError, TimeoutError) as error:
+                log.warning("no connection to NATS at %s (%s); trying again", self._url, reason(error))
                 await asyncio.sleep(0.5)
             else:
+                survive_any_message(self.broker.config.broker_config.connection_state.connection)
                 self.connected.set()
                 return
 
@@ -84,7 +88,7 @@ class Bus:
         log.info("connected to NATS again")
 
     async def _failed(self, error: Exception) -> None:
-        log.warning("NATS: %s", error or type(error).__name__)
+        log.warning("NATS: %s", reason(error))
 
 
 Read = Callable[[Sequence[Msg]], Sequence[Any]]
@@ -92,7 +96,7 @@ Hear = Callable[[Sequence[Any]], Awaitable[None]]
 
 
 class Subscription:
-    """A batch subscriber of FastStream's that is fed by us: it decodes with `read` and calls `hear`, which may raise."""
+    """A batch subscriber of FastStream's, fed by us: it decodes with `read` and calls `hear`, which may raise."""
 
     def __init__(
         self, bus: Bus, stream: str, subject: str, types: Sequence[type[Event]], read: Read, hear: Hear

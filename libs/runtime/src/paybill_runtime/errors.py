@@ -7,6 +7,10 @@ from paybill_contracts.errors import DomainError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+_CONTROL = dict.fromkeys([*range(32), 127], " ")
+MAX_TEXT = 500
+"""Characters of a line that is kept for people to read."""
+
 
 class ConfigurationError(Exception):
     """A setting is missing or wrong: the message says which and what to do."""
@@ -81,3 +85,14 @@ def is_nobodys_fault(error: BaseException) -> bool:
 def is_unstorable(error: BaseException) -> bool:
     """Whether a value holds what PostgreSQL cannot keep, such as the character NUL."""
     return isinstance(_cause(error), asyncpg.CharacterNotInRepertoireError | asyncpg.UntranslatableCharacterError)
+
+
+def line_of(text: str) -> str:
+    """`text` as it may stand in a fact or a table: one line, bounded, nothing that PostgreSQL cannot hold."""
+    return text.encode("utf-8", "replace").decode().translate(_CONTROL).strip()[:MAX_TEXT] or "-"
+
+
+def reason(error: BaseException) -> str:
+    """What is shown to an operator: the kind of error and its first line, bounded."""
+    lines = str(error).splitlines()
+    return line_of(f"{type(error).__name__}: {lines[0] if lines else ''}")

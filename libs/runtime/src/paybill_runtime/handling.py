@@ -15,16 +15,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paybill_runtime import clock, parking
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider, settled
-from paybill_runtime.errors import is_nobodys_fault
-from paybill_runtime.hearing import Hearing, Incoming, line_of
+from paybill_runtime.errors import is_nobodys_fault, line_of
+from paybill_runtime.hearing import Hearing, Incoming
 from paybill_runtime.state import Key
 from paybill_runtime.store import Store, fence
 from paybill_runtime.streams import INTAKE
-from paybill_runtime.telemetry import span, tenant_var
+from paybill_runtime.telemetry import meter, span, tenant_var
 from paybill_runtime.unit import Unit, moment
 
 log = logging.getLogger(__name__)
 
+_HEARD = meter.create_counter("paybill.messages.heard", "{message}", "Messages handled, by what came of them.")
 _ADVANCE = text(
     "UPDATE chassis.position SET sequence = :sequence "
     "WHERE stream = :stream AND partition = ANY(:partitions) AND sequence < :sequence"
@@ -117,6 +118,9 @@ class Handling:
         await self._store.save(connection, unit)
         await parking.park(connection, failed, waiting, unit.now)
         await parking.quarantine(connection, _refused(fresh), unit.now)
+        for outcome, count in (("failed", len(failed)), ("waiting", len(waiting))):
+            _HEARD.add(count, {"outcome": outcome})
+        _HEARD.add(len(fresh) - len(failed) - len(waiting), {"outcome": "handled"})
 
     async def _load(self, connection: AsyncConnection, unit: Unit, items: Sequence[Incoming]) -> dict[UUID, Exception]:
         """Lock and load what all of them need; the failures of those that cannot even say what that is."""

@@ -12,6 +12,7 @@ from paybill_contracts.envelope import Fact, MalformedFactError, Offer, Origin, 
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import PARTITIONS, Event
 
+from paybill_runtime.errors import line_of
 from paybill_runtime.feed import stream_sequence
 from paybill_runtime.leases import INTAKE as INTAKE_LEASE
 from paybill_runtime.leases import partition_lease
@@ -26,14 +27,6 @@ Handle = Callable[[Unit, Any, Moment], None]
 _PUBLISHERS = UUID("5f0c4c2a-3a0e-4d0e-9d1e-6f0a1c8f2b11")
 """The namespace in which publishers' ids become ours: two publishers may use the same id."""
 _TENANT = re.compile(r"ten_[0-9a-f]{32}")
-_CONTROL = dict.fromkeys([*range(32), 127], " ")
-MAX_TEXT = 500
-"""Characters of a line that is kept for people to read."""
-
-
-def line_of(text: str) -> str:
-    """`text` as it may stand in a fact or a table: one line, bounded, nothing that PostgreSQL cannot hold."""
-    return text.encode("utf-8", "replace").decode().translate(_CONTROL).strip()[:MAX_TEXT] or "-"
 
 
 def _nothing(_event: Any) -> Sequence[Key]:  # any event

@@ -21,8 +21,7 @@ from paybill_runtime import clock
 from paybill_runtime.auth import KeyRing, KeysUnavailableError, Role
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decide, Decider, Decision
-from paybill_runtime.errors import OverloadedError
-from paybill_runtime.hearing import line_of
+from paybill_runtime.errors import OverloadedError, line_of
 from paybill_runtime.keys import DataKeys, RawSeal
 from paybill_runtime.problems import Problem
 from paybill_runtime.secrets import Secrets

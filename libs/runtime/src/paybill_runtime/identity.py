@@ -1,5 +1,8 @@
 """Who a service is to the others: an X25519 key pair, so that a value can be locked for named readers only."""
 
+import argparse
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from paybill_runtime.errors import ConfigurationError
 
 _PUBLIC_BYTES = 32
 _NONCE = bytes(12)
-"""A fixed nonce is safe here: every box has a fresh key from a fresh ephemeral pair (as in HPKE base mode, RFC 9180)."""
+"""A fixed nonce is safe: every box has a fresh key from a fresh ephemeral pair (as in HPKE base mode, RFC 9180)."""
 
 
 class NotForUsError(Exception):
@@ -69,23 +72,29 @@ class Identity:
 
 
 def make_identity(directory: Path, name: str) -> None:
-    """Make the key pair of `name` in `directory` unless it is there: the private half 0600."""
+    """Make the key pair of `name` in `directory` unless it is there: the private half 0600. Safe to do again."""
     path = directory / f"{name}.key"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        private = X25519PrivateKey.generate()
-        path.touch(mode=0o600)
-        path.write_bytes(private.private_bytes_raw())
-        (directory / f"{name}.pub").write_bytes(private.public_key().public_bytes_raw())
+        # Whole or not at all: half a key would be found, and refused, at every later start.
+        draft = directory / f".{name}.key.{os.getpid()}"
+        draft.touch(mode=0o600)
+        draft.write_bytes(X25519PrivateKey.generate().private_bytes_raw())
+        with contextlib.suppress(FileExistsError):  # somebody else has just made it: theirs counts
+            path.hardlink_to(draft)
+        draft.unlink()
+    public = Identity.load(directory, name).private.public_key().public_bytes_raw()
+    (directory / f"{name}.pub").write_bytes(public)
 
 
 def main() -> None:
-    """Make the identities that are named on the command line: `python -m paybill_runtime.identity DIR NAME…`."""
-    import sys
-
-    directory, *names = sys.argv[1:]
-    for name in names:
-        make_identity(Path(directory), name)
+    """`python -m paybill_runtime.identity DIR NAME…`: make the identities that are named."""
+    parser = argparse.ArgumentParser(prog="python -m paybill_runtime.identity", description="Make identities.")
+    parser.add_argument("directory", type=Path, help="where `<name>.key` and `<name>.pub` are put")
+    parser.add_argument("names", nargs="+", metavar="name", help="a service, or an operator")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        make_identity(arguments.directory, name)
 
 
 if __name__ == "__main__":

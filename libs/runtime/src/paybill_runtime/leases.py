@@ -34,7 +34,7 @@ _MEMBERS = text(f"SELECT count(*) FROM chassis.member AS m WHERE {_ALIVE}")  # n
 _BURY = text("DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour'")
 _HELD = text("SELECT name, epoch FROM chassis.lease WHERE owner = :owner")
 _TAKE = text(
-    "WITH free AS MATERIALIZED (SELECT name FROM chassis.lease AS l WHERE name = ANY(:names) "
+    "WITH free AS MATERIALIZED (SELECT name FROM chassis.lease AS l WHERE name = ANY(:names) "  # noqa: S608  # as above
     f"AND NOT EXISTS (SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND {_ALIVE}) "
     "ORDER BY name LIMIT :count FOR NO KEY UPDATE SKIP LOCKED) "
     "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1 FROM free WHERE lease.name = free.name "

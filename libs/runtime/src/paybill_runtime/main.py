@@ -5,11 +5,15 @@ import asyncio
 import json
 import sys
 
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
 from pydantic import ValidationError
 
 from paybill_runtime.app import Service, serve
 from paybill_runtime.database import Database
-from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError
+from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason
+from paybill_runtime.migrate import migrate
+from paybill_runtime.replay import replay
 from paybill_runtime.settings import read_secret
 
 
@@ -32,6 +36,9 @@ def run(service: Service) -> None:
     except DatabaseUnavailableError:
         sys.stderr.write("the database does not answer; check PAYBILL_DATABASE_URL and that PostgreSQL runs\n")
         code = 10
+    except (NatsError, JetStreamError, OSError, TimeoutError) as error:
+        sys.stderr.write(f"the bus does not answer ({reason(error)}); check PAYBILL_NATS_URL and that NATS runs\n")
+        code = 10
     sys.exit(code)
 
 
@@ -50,12 +57,8 @@ async def _run(service: Service, arguments: argparse.Namespace) -> int:
     )
     try:
         if arguments.command == "migrate":
-            from paybill_runtime.migrate import migrate
-
             await migrate(database, service.name)
             return 0
-        from paybill_runtime.replay import replay
-
         report = await replay(service, settings, database, rebuild=arguments.rebuild)
         sys.stdout.write(json.dumps(report.as_dict()) + "\n")
         return 0 if report.equal else 9

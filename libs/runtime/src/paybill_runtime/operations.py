@@ -17,7 +17,8 @@ Text500 = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\
 
 _COUNTS = text(
     "SELECT (SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL) AS outbox_waiting, "
-    "(SELECT coalesce(extract(epoch FROM now() - min(recorded_at)), 0) FROM chassis.outbox WHERE sequence IS NULL) AS outbox_age_s, "
+    "(SELECT coalesce(extract(epoch FROM now() - min(recorded_at)), 0) FROM chassis.outbox WHERE sequence IS NULL) "
+    "AS outbox_age_s, "
     "(SELECT count(*) FROM chassis.parked) AS parked, (SELECT count(*) FROM chassis.parked WHERE dead) AS dead, "
     "(SELECT count(*) FROM chassis.quarantine) AS quarantined, "
     "(SELECT count(*) FROM chassis.effect WHERE state = 'pending') AS effects_pending, "
@@ -56,7 +57,7 @@ class Moved(BaseModel):
 
 
 def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -> APIRouter:
-    """`/healthz`: the process runs. `/readyz`: it can decide; a bus that is away only degrades it (facts wait in the outbox)."""
+    """`/healthz`: the process runs. `/readyz`: it can decide; a bus that is away only degrades it: facts wait."""
     router = APIRouter(tags=["probes"])
 
     @router.get("/healthz")

@@ -17,8 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
 from paybill_runtime.decide import settled
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision, is_nobodys_fault
-from paybill_runtime.hearing import Incoming, headers_text, incoming, lease_of, line_of
+from paybill_runtime.errors import (
+    DatabaseUnavailableError,
+    LeaseLostError,
+    is_collision,
+    is_nobodys_fault,
+    line_of,
+    reason,
+)
+from paybill_runtime.hearing import Incoming, headers_text, incoming, lease_of
 from paybill_runtime.leases import INTAKE, Leases
 from paybill_runtime.store import Store, fence
 from paybill_runtime.unit import Unit
@@ -70,12 +77,6 @@ class DeadLetterNotFoundError(NotFoundError):
     """No fact waits under this id."""
 
     code = "dead_letter_not_found"
-
-
-def reason(error: BaseException) -> str:
-    """What is shown to an operator: the kind of error and its first line, bounded."""
-    lines = str(error).splitlines()
-    return line_of(f"{type(error).__name__}: {lines[0] if lines else ''}")
 
 
 def delay_s(attempts: int) -> float:

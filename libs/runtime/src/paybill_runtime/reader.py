@@ -10,12 +10,11 @@ from paybill_contracts.event import PARTITIONS
 from sqlalchemy import text
 
 from paybill_runtime.connection import Bus, Subscription
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision, reason
 from paybill_runtime.feed import Feed
 from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Incoming, lease_of, received
 from paybill_runtime.leases import Leases
-from paybill_runtime.parking import reason
 from paybill_runtime.streams import INTAKE
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,9 @@
-"""Outbox to stream: every fact, under its own id, in order for each tenant; once confirmed, its sequence is put beside it."""
+"""Outbox to stream: every fact, under its own id, in order for each tenant; its sequence is then put beside it."""
 
 import asyncio
 import json
 import logging
+import re
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,19 +16,23 @@ from sqlalchemy import Row, text
 
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError
+from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
 from paybill_runtime.feed import Feed, stream_sequence
+from paybill_runtime.identity import NotForUsError
 from paybill_runtime.leases import RELAY, Leases
 from paybill_runtime.store import fence
 from paybill_runtime.streams import EVENTS
+from paybill_runtime.telemetry import meter
 
 log = logging.getLogger(__name__)
 
+_RELAYED = meter.create_counter("paybill.facts.relayed", "{fact}", "Facts that the stream has confirmed.")
 ROUND = 512
 """Facts read from the outbox at once."""
 ATOMIC_FROM = 32
 """From this many on, one atomic batch beats a window of single publishes (its staging costs a fixed price)."""
 POLL_S = 0.2
+LONGEST_PAUSE_S = 2.0
 ACK_TIMEOUT_S = 5.0
 
 _WAITING = text(
@@ -43,6 +48,7 @@ _KNOWN_FROM = text(
     "ORDER BY sequence DESC LIMIT :margin) AS recent"
 )
 _LAST_KNOWN = text("SELECT max(sequence) FROM chassis.outbox")
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FOUND = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
 
 
@@ -63,8 +69,9 @@ class Relay:
         self._leases = leases
         self._copy_keys = copy_keys
         self._wake = asyncio.Event()
-        self._epoch: int | None = None
+        self._relaying: tuple[int, int] | None = None
         self._sure = False
+        self._failures = 0
         self.trouble = ""
 
     def wake(self) -> None:
@@ -72,26 +79,29 @@ class Relay:
         self._wake.set()
 
     async def run(self) -> None:
-        """Publish for ever. Nothing is counted as lost while NATS or PostgreSQL is away: the facts stay where they are."""
+        """Publish for ever. Nothing is lost while NATS or PostgreSQL is away: the facts stay where they are."""
         while True:
             self._wake.clear()
             try:
                 more = await self._round()
-                self.trouble = ""
+                self.trouble, self._failures = "", 0
             except (NatsError, APIError, OSError, TimeoutError) as error:
-                self._sure = more = False
-                self.trouble = f"the bus does not take facts: {type(error).__name__}"
-                log.warning("%s; they wait in the outbox", self.trouble)
-            except (DatabaseUnavailableError, LeaseLostError) as error:
-                self._sure = more = False
-                log.warning("the relay pauses: %s", error)
-            except LogAndStateDisagreeError as error:
-                self._sure = more = False
-                self.trouble = str(error)
-                log.error("%s", error)  # noqa: TRY400  # the message says it all; the stack is ours
-                await asyncio.sleep(POLL_S * 10)
+                more = await self._pause(f"the bus does not take facts ({reason(error)}); they wait in the outbox")
+            except (DatabaseUnavailableError, LeaseLostError, LogAndStateDisagreeError) as error:
+                more = await self._pause(str(error))
+            except (ConfigurationError, NotForUsError) as error:
+                more = await self._pause(f"keys of personal data cannot be handed on, so no fact is: {error}")
             if not more:
                 await self._idle()
+
+    async def _pause(self, trouble: str) -> bool:
+        """Say once what is wrong, wait longer each time, and look again at what the stream holds before going on."""
+        if trouble != self.trouble:
+            log.error("the relay pauses: %s", trouble)
+        self.trouble, self._sure = trouble, False
+        self._failures += 1
+        await asyncio.sleep(min(POLL_S * 2.0 ** min(self._failures, 10), LONGEST_PAUSE_S))
+        return False
 
     async def _idle(self) -> None:
         try:
@@ -102,13 +112,13 @@ class Relay:
 
     async def _round(self) -> bool:
         epoch = self._leases.held.get(RELAY)
-        if epoch != self._epoch:
-            self._epoch, self._sure = epoch, False
         if epoch is None or not self._bus.connected.is_set():
-            if epoch is not None:
-                self.trouble = "the bus is away"
-                raise ConnectionError("no connection to NATS")
+            self._sure = False
             return False
+        # After a reconnect it may be another server, with an older copy of the stream.
+        relaying = epoch, self._bus.client.stats["reconnects"]
+        if relaying != self._relaying:
+            self._relaying, self._sure = relaying, False
         if not self._sure:
             await self._catch_up(epoch)
             self._sure = True
@@ -137,12 +147,12 @@ class Relay:
 
     async def _publish_atomic(self, rows: Sequence[Row[Any]]) -> int:
         """All or nothing (ADR-50); the sequence of the last."""
-        batch = secrets.token_hex(12)
-        for place, row in enumerate(rows, start=1):
-            headers = json.loads(row.headers) | {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
-            if place < len(rows):
-                await self._bus.client.publish(row.subject, row.payload, headers=headers)
-        headers["Nats-Batch-Commit"] = "1"
+        batch = {"Nats-Batch-Id": secrets.token_hex(12)}
+        for place, row in enumerate(rows[:-1], start=1):
+            headers = json.loads(row.headers) | batch | {"Nats-Batch-Sequence": str(place)}
+            await self._bus.client.publish(row.subject, row.payload, headers=headers)
+        row = rows[-1]
+        headers = json.loads(row.headers) | batch | {"Nats-Batch-Sequence": str(len(rows)), "Nats-Batch-Commit": "1"}
         answer = await self._bus.client.request(row.subject, row.payload, timeout=ACK_TIMEOUT_S, headers=headers)
         said = json.loads(answer.data)
         if "error" in said:
@@ -191,6 +201,7 @@ class Relay:
         async with self._database.transaction() as connection:
             await fence(connection, {RELAY: epoch})
             await connection.execute(_MARK, {"positions": list(positions), "sequences": list(sequences)})
+        _RELAYED.add(len(stored))
 
     async def _catch_up(self, epoch: int) -> None:
         """Find in the stream what was published but not marked: the server forgets ids after its window, we do not."""
@@ -200,8 +211,9 @@ class Relay:
         info = await self._bus.client.jetstream().stream_info(EVENTS)
         if info.state.last_seq < last_known:
             raise LogAndStateDisagreeError(
-                f"the stream ends at {info.state.last_seq}, but fact {last_known} of this database was confirmed: the "
-                "stream was restored from an older copy; run `paybill replay --verify`, restore the newer stream, then restart"
+                f"the stream ends at {info.state.last_seq}, but fact {last_known} of this database was confirmed: "
+                "the stream was restored from an older copy; run `paybill replay --verify`, restore the newer stream, "
+                "then restart"
             )
         feed = Feed(self._bus.client, EVENTS, [f"paybill.events.*.{self._context}.>"], start or 1)
         try:
@@ -220,7 +232,8 @@ class Relay:
     async def _recognise(self, found: dict[str, int], last_known: int, epoch: int) -> None:
         async with self._database.transaction() as connection:
             await fence(connection, {RELAY: epoch})
-            rows = (await connection.execute(_FOUND, {"ids": [UUID(id_) for id_ in found]})).all()
+            ours = [UUID(id_) for id_ in found if _UUID.fullmatch(id_)]
+            rows = (await connection.execute(_FOUND, {"ids": ours})).all()
             unmarked = [(row.position, found[str(row.event_id)]) for row in rows if row.sequence is None]
             if unmarked:
                 positions, sequences = zip(*unmarked, strict=True)
@@ -229,6 +242,7 @@ class Relay:
         strange = [sequence for id_, sequence in found.items() if id_ not in known and sequence > last_known]
         if strange:
             raise LogAndStateDisagreeError(
-                f"the stream holds facts of {self._context} that this database never decided, from {min(strange)} on: the "
-                "database was restored from an older copy; stop the service, restore a newer copy, then start it again"
+                f"the stream holds facts of {self._context} that this database never decided, from {min(strange)} on: "
+                "the database was restored from an older copy; stop the service, restore a newer copy, "
+                "then start it again"
             )

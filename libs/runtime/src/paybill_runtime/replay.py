@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime.app import Service
 from paybill_runtime.database import Database
-from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.errors import ConfigurationError, reason
 from paybill_runtime.feed import Feed, stream_sequence
 from paybill_runtime.settings import ServiceSettings, read_secret
 from paybill_runtime.state import AnyStored, Key
@@ -115,7 +115,7 @@ async def replay(service: Service, settings: ServiceSettings, database: Database
     """
     report = Report(service.name)
     async with database.snapshot() as connection:
-        before = await _snapshot(connection, service.states)
+        before = await _snapshot(connection, service.states, report)
     facts = await _log(service.name, settings, before, report)
     _check_presence(before, facts, report)
     for fact in before.unsent:
@@ -132,16 +132,20 @@ async def replay(service: Service, settings: ServiceSettings, database: Database
     return report
 
 
-async def _snapshot(connection: AsyncConnection, states: Sequence[AnyStored]) -> _Snapshot:
+async def _snapshot(connection: AsyncConnection, states: Sequence[AnyStored], report: Report) -> _Snapshot:
     outbox: dict[str, _Row] = {}
     unsent: list[Fact] = []
     for row in await connection.execute(_OUTBOX):
         outbox[row.id] = _Row(row.aggregate, row.revision, row.subject, row.sequence, bytes(row.digest))
         if row.sequence is None:
-            unsent.append(read_fact(row.subject, json.loads(row.headers), bytes(row.payload)))
+            try:
+                unsent.append(read_fact(row.subject, json.loads(row.headers), bytes(row.payload)))
+            except (DomainError, ValueError) as error:
+                report.add("unreadable_fact", f"outbox {row.id}", f"{row.subject}: {error}")
     kept: dict[Key, tuple[int, str]] = {}
     for stored in states:
-        query = text(f"SELECT id, revision, state::text AS state FROM {stored.table.name}")
+        table = stored.table.name
+        query = text(f"SELECT id, revision, state::text AS state FROM {table}")  # noqa: S608  # a name in our code
         for row in await connection.execute(query):
             kept[stored.key(row.id)] = (row.revision, canonical(orjson.loads(row.state)).decode())
     known = max((row.sequence or 0 for row in outbox.values()), default=0)
@@ -178,7 +182,7 @@ async def _log(context: str, settings: ServiceSettings, before: _Snapshot, repor
     return facts
 
 
-def _take(  # a message's parts, and what is known so far
+def _take(
     subject: str,
     headers: Mapping[str, str],
     payload: bytes,
@@ -241,7 +245,7 @@ def _check_presence(before: _Snapshot, facts: Mapping[str, Fact], report: Report
             )
 
 
-def _fold(states: Sequence[AnyStored], facts: Any, report: Report) -> dict[Key, tuple[int, str]]:  # dict values
+def _fold(states: Sequence[AnyStored], facts: Iterable[Fact], report: Report) -> dict[Key, tuple[int, str]]:
     """The state of every aggregate, from its facts in the order of their revisions."""
     by_kind = {stored.kind: stored for stored in states}
     histories: dict[str, list[Fact]] = defaultdict(list)
@@ -261,10 +265,9 @@ def _fold(states: Sequence[AnyStored], facts: Any, report: Report) -> dict[Key, 
         try:
             for fact in history:
                 state = stored.fold(state, fact.event)
-        except DomainError as error:
-            report.add("cannot_fold", aggregate, str(error))
-            continue
-        folded[stored.key(id_)] = (revisions[-1], stored.dump(state))
+            folded[stored.key(id_)] = (revisions[-1], stored.dump(state))
+        except Exception as error:  # noqa: BLE001  # a history with holes may lead a rule anywhere
+            report.add("cannot_fold", aggregate, reason(error))
     return folded
 
 
@@ -301,13 +304,14 @@ async def _rebuild(database: Database, states: Sequence[AnyStored], folded: Mapp
                 for key, (revision, state) in sorted(folded.items())
                 if key.kind == stored.kind
             ]
-            await connection.execute(text(f"DELETE FROM {stored.table.name}"))
+            await connection.execute(text(f"DELETE FROM {stored.table.name}"))  # noqa: S608  # from our own code
             if mine:
                 ids, revisions, documents = zip(*mine, strict=True)
                 await connection.execute(
                     text(
-                        f"INSERT INTO {stored.table.name} (id, revision, state) SELECT n.id, n.revision, n.state::jsonb FROM "
-                        "unnest(CAST(:ids AS text[]), CAST(:revisions AS bigint[]), CAST(:states AS text[])) AS n (id, revision, state)"
+                        f"INSERT INTO {stored.table.name} (id, revision, state) "  # noqa: S608  # as above
+                        "SELECT n.id, n.revision, n.state::jsonb FROM unnest(CAST(:ids AS text[]), "
+                        "CAST(:revisions AS bigint[]), CAST(:states AS text[])) AS n (id, revision, state)"
                     ),
                     {"ids": list(ids), "revisions": list(revisions), "states": list(documents)},
                 )

@@ -10,6 +10,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import NotFoundError
 
 from paybill_runtime.settings import read_secret
+from paybill_runtime.wire import survive_any_message
 
 EVENTS = "EVENTS"
 INTAKE = "INTAKE"
@@ -95,6 +96,7 @@ async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Cli
                 raise
             await asyncio.sleep(0.2)
         else:
+            survive_any_message(client)
             return client
 
 

@@ -19,11 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paybill_runtime import clock, parking
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider, Decision
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError
-from paybill_runtime.hearing import line_of
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, line_of, reason
 from paybill_runtime.keys import DataKeys
 from paybill_runtime.leases import Leases, partition_lease
-from paybill_runtime.parking import delay_s, reason
+from paybill_runtime.parking import delay_s
 from paybill_runtime.store import fence
 from paybill_runtime.telemetry import span, tenant_var
 from paybill_runtime.work import Effect, Job, Outcome, Refused, RetryAfter, Work
