@@ -86,7 +86,7 @@ def test_no_secret_is_in_an_environment(name: str) -> None:
     assert [value for value in environment.values() if re.search(r"://[^/@]*:[^/@]*@", value)] == []
 
 
-@pytest.mark.parametrize("name", set(CONTAINERS) - {"init"})
+@pytest.mark.parametrize("name", sorted(set(CONTAINERS) - {"init"}))
 def test_a_container_gets_its_own_credentials_and_no_others(name: str) -> None:
     mounted = [volume.split(":")[0] for volume in CONTAINERS[name]["volumes"]]
     owner = {"streams": "steward", "databases": "postgres", "operator-key": "operator"}.get(name, name)
