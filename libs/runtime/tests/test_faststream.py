@@ -1,4 +1,4 @@
-"""The contract with FastStream and nats-py: the private methods that we replace exist and do what we rely on."""
+"""The contract with FastStream: the private method that we replace exists, and its subscriber does what we rely on."""
 
 import inspect
 import json

@@ -1,13 +1,21 @@
 """Messages in: each handled once, none blocking another tenant's; what fails waits where an operator sees it."""
 
+import asyncio
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
-from paybill_contracts.tenant import TenantRequested
+from paybill_contracts.envelope import Origin, subject_of
+from paybill_contracts.errors import RetryLaterError
+from paybill_contracts.personal import Personal
+from paybill_contracts.tenant import OfferingNoted, Source, TenantRequested
 from paybill_runtime import parking
+from paybill_runtime.clock import new_id
 from paybill_runtime.hearing import Hearing
+from paybill_runtime.streams import connect
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
+from paybill_tenant.tables import OFFERINGS
 
 
 class _Brittle:
@@ -16,15 +24,20 @@ class _Brittle:
     def __init__(self) -> None:
         self.heard: list[str] = []
         self.broken_for = ""
+        self.error: Exception = RuntimeError("a bug in a handler")
+        self.notes = False
 
     def hearing(self) -> Hearing:
         hears = Hearing()
         hears.facts.update(service().hears.facts)
 
-        @hears.fact(TenantRequested)
-        def requested(_unit, fact, _at) -> None:
+        @hears.fact(TenantRequested, writes=lambda fact: [OFFERINGS.key(f"x-{fact.slug}")])
+        def requested(unit, fact, _at) -> None:
             if fact.slug.startswith(self.broken_for):
-                raise RuntimeError("a bug in a handler")
+                raise self.error
+            if self.notes:
+                noted = OfferingNoted(offering=f"x-{fact.slug}", keys=(), source_hash="f" * 64)
+                unit.record(OFFERINGS, f"x-{fact.slug}", [noted])
             self.heard.append(fact.slug)
 
         return hears
@@ -96,6 +109,116 @@ async def test_an_unknown_dead_letter_is_a_404(specimen) -> None:
     answer = await specimen.client.post("/v1/operations/dead-letters/0190a5b0-0000-7000-8000-000000000001/redrive")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "dead_letter_not_found")
+
+
+async def test_what_waits_behind_a_failure_is_not_tried_and_then_handled_in_order(
+    specimen, brittle, sign_up, say, databases
+) -> None:
+    brittle.broken_for = "bad"
+    tenant = (await sign_up(specimen, "bad-one")).json()["id"]
+    await until(lambda: _dead(specimen))
+    await say(_requested(tenant, "bad-two"), _requested(tenant, "good-three"))
+    rows = await until(lambda: _parked(specimen, 3))
+    await asyncio.sleep(0.2)
+
+    assert [(row["attempts"], row["dead"]) for row in await _parked(specimen, 3)] == [(3, True), (0, False), (0, False)]
+    brittle.broken_for = "nothing"
+    await specimen.client.post(f"/v1/operations/dead-letters/{rows[0]['event_id']}/redrive")
+
+    await until(lambda: _heard(brittle, "good-three"))
+    assert brittle.heard == ["bad-one", "bad-two", "good-three"]
+
+
+async def _parked(served, count: int):
+    rows = (await served.client.get("/v1/operations/dead-letters")).json()
+    return rows if len(rows) == count else []
+
+
+def _requested(tenant: str, slug: str) -> TenantRequested:
+    sealed = Personal[str](key=f"tenant/{tenant}", sealed="A" * 60)
+    return TenantRequested(
+        tenant_id=tenant, slug=slug, name="x", plan="pro", region="eu-1", contact_email=sealed, source=Source.API
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1 / 0",
+        "INSERT INTO chassis.member SELECT * FROM chassis.member LIMIT 1",
+        "SELECT '\\u0000'::jsonb",
+        "SELECT * FROM no_such_table",
+    ],
+)
+async def test_a_message_whose_writes_fail_in_the_database_is_parked_alone(
+    specimen, brittle, sign_up, databases, statement
+) -> None:
+    """What a handler records may be what PostgreSQL refuses, whatever the reason; a trigger stands for it."""
+    url = str(specimen.running.settings.database_url)
+    quoted = statement.replace("'", "''")
+    await databases.execute(
+        url,
+        "tenant",
+        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE '{quoted}'; RETURN NEW; END $$",
+    )
+    await databases.execute(
+        url,
+        "tenant",
+        "CREATE TRIGGER refuse BEFORE INSERT ON chassis.outbox FOR EACH ROW "
+        "WHEN (NEW.aggregate = 'offering/x-bad') EXECUTE FUNCTION refuse()",
+    )
+    brittle.broken_for, brittle.notes = "nothing", True
+
+    await asyncio.gather(*(sign_up(specimen, slug) for slug in ("one", "bad", "two")))
+
+    dead = await until(lambda: _dead(specimen))
+    assert [row["attempts"] for row in dead] == [3]
+    await until(lambda: _heard(brittle, "two"))
+    health = (await specimen.client.get("/readyz")).json()
+    assert health["status"] == "ok", health
+
+
+async def test_a_rule_that_cannot_decide_yet_is_asked_again(specimen, brittle, sign_up, log) -> None:
+    brittle.broken_for, brittle.error = "early", RetryLaterError("not yet")
+    await sign_up(specimen, "early")
+    await until(lambda: _parked(specimen, 1))
+
+    brittle.broken_for = "nothing"
+
+    await until(lambda: _heard(brittle, "early"))
+    assert not [fact for fact in await log.facts() if fact.event.TYPE == "tenant.request_refused"]
+
+
+async def test_a_fact_that_cannot_be_read_waits_and_the_other_tenants_go_on(specimen, brittle, sign_up, nats) -> None:
+    tenant = "ten_" + "a" * 32
+    subject = subject_of(_requested(tenant, "x"))
+    client = await connect(nats.url, "tenant", nats.password("tenant"))
+    headers = {"ce-id": new_id(), "pb-tenant": tenant}
+    await client.jetstream().publish(subject, b'{"from": "a newer version"}', headers=headers)
+    await client.close()
+    await sign_up(specimen, "good")
+
+    await until(lambda: _heard(brittle, "good"))
+    dead = await until(lambda: _dead(specimen))
+    assert [(row["tenant"], row["reason"].split(":")[0]) for row in dead] == [(tenant, "InvalidEventError")]
+
+
+async def test_an_operator_who_skips_a_fact_while_it_is_tried_again_has_skipped_it(
+    specimen, brittle, sign_up, databases
+) -> None:
+    await sign_up(specimen, "bad-one")
+    dead = await until(lambda: _dead(specimen))
+    url = str(specimen.running.settings.database_url)
+    origin = Origin("c", "c", "operator:test", "")
+    id_ = UUID(dead[0]["event_id"])
+
+    await specimen.running.parking.skip(id_, origin, "enough")
+
+    assert await specimen.running.parking._try(id_, specimen.running.leases.held)
+    with pytest.raises(parking.DeadLetterNotFoundError):
+        await specimen.running.parking.skip(id_, origin, "again")
+    rows = await databases.execute(url, "tenant", "SELECT subject FROM chassis.outbox WHERE aggregate LIKE 'dead-l%'")
+    assert [row["subject"].split(".")[4] for row in rows] == ["message_dead_lettered", "message_skipped"]
 
 
 async def test_a_fact_that_is_stored_three_times_is_heard_once(served, say, log, offerings) -> None:

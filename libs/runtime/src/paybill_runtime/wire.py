@@ -9,7 +9,7 @@ def survive_any_message(client: Client) -> None:
     """Have `client` deliver what it cannot decode: the subject escaped, without headers.
 
     nats-py ends its reading for good when a subject is not UTF-8 (the server lets any bytes pass), and notices minutes
-    later. It rides on one private method; `test_faststream.py` is the contract with it.
+    later. It rides on one private method; `test_wire.py` is the contract with it.
     """
     process = client._process_msg  # noqa: SLF001  # the point of this module
 

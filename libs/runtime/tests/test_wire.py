@@ -1,0 +1,158 @@
+"""Whatever a publisher sends, whoever reads the stream goes on reading: it is refused with the reason, or handled."""
+
+import asyncio
+import inspect
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from nats.aio.client import Client
+from paybill_billing.app import service
+from paybill_contracts.errors import DomainError
+from paybill_contracts.tenant import HoldOrigin, TenantCancelled
+from paybill_contracts.usage import Usage
+from paybill_runtime import parking
+from paybill_runtime.connection import Bus
+from paybill_runtime.feed import Feed
+from paybill_runtime.hearing import Hearing, received
+from paybill_runtime.publisher import Publisher
+from paybill_runtime.streams import INTAKE, connect
+from paybill_runtime.testing import until
+from paybill_runtime.work import Work
+
+ODD = {
+    "not UTF-8": b"PUB paybill.intake.metering.\xff\xfe.v1 2\r\n{}\r\n",
+    "control characters": b"PUB paybill.intake.metering.a\x00\x01b.v1 2\r\n{}\r\n",
+    "a status that is none": b"HPUB paybill.intake.metering.x.v1 17 19\r\nNATS/1.0 \xff\xff\r\n\r\n\r\n{}\r\n",
+    "a header that is not UTF-8": b"HPUB paybill.intake.metering.x.v1 22 24\r\nNATS/1.0\r\nce-id: \xff\r\n\r\n{}\r\n",
+    "a header without a value": b"HPUB paybill.intake.metering.x.v1 19 21\r\nNATS/1.0\r\nce-id\r\n\r\n{}\r\n",
+}
+TENANT = "ten_" + "b" * 32
+FINE = b"PUB paybill.intake.metering.fine.v1 2\r\n{}\r\n"
+
+
+async def _send(nats, commands: bytes) -> None:
+    """As `metering`, without a library that would check anything."""
+    host, _, port = nats.url.removeprefix("nats://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    await reader.readline()
+    said = {"user": "metering", "pass": nats.password("metering"), "verbose": False, "headers": True}
+    writer.write(b"CONNECT " + json.dumps(said).encode() + b"\r\n" + commands + b"PING\r\n")
+    assert await reader.readline() == b"PONG\r\n"
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.fixture(params=["a plain client", "the bus of a service"])
+async def client(nats, request) -> AsyncIterator[Client]:
+    if request.param == "a plain client":
+        plain = await connect(nats.url, "billing", nats.password("billing"))
+        yield plain
+        await plain.close()
+    else:
+        bus = Bus(nats.url, "billing", nats.password("billing"))
+        await bus.run()
+        yield bus.client
+        await bus.close()
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+async def test_a_message_that_cannot_be_decoded_arrives_and_so_does_the_next(nats, client, odd) -> None:
+    await _send(nats, odd + FINE)
+    feed = Feed(client, INTAKE, ["paybill.intake.>"], 1)
+
+    messages = []
+    async with asyncio.timeout(5):
+        while len(messages) < 2:
+            messages += await feed.next(1)
+    await feed.close()
+
+    first, second = (received(Hearing(), "billing", message) for message in messages)
+    assert first.error is not None
+    assert first.publisher == "metering"
+    assert second.subject == "paybill.intake.metering.fine.v1"
+
+
+class _Owner:
+    """An owner of usage that writes down what it hears, and fails for one meter."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def hearing(self) -> Hearing:
+        hears = Hearing()
+
+        @hears.offer(Usage)
+        def used(_unit, offer, _at) -> None:
+            if offer.event.meter == "broken":
+                raise RuntimeError("a bug in a handler")
+            if offer.event.meter == "refused":
+                raise DomainError("nobody sells this")
+            self.heard.append(offer.event.meter)
+
+        @hears.fact(TenantCancelled)
+        def cancelled(_unit, fact, _at) -> None:
+            self.heard.append(fact.reason)
+
+        return hears
+
+
+@pytest.fixture
+async def owner(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(parking, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(parking, "POLL_S", 0.02)
+    monkeypatch.setattr(parking, "MAX_ATTEMPTS", 2)
+    made = _Owner()
+    (tmp_path / "stripe-key").write_text("sk_test_x")
+    quiet = replace(service(), hears=made.hearing(), work=Work(), timers=(), background=(), on_start=())
+    made.served = await start(quiet, stripe_api_key_file=tmp_path / "stripe-key")
+    return made
+
+
+async def _heard(owner, what: str) -> bool:
+    return what in owner.heard
+
+
+async def test_every_odd_message_is_quarantined_with_the_reason_and_the_next_one_is_handled(owner, nats, log) -> None:
+    await _send(nats, b"".join(ODD.values()))
+    async with Publisher(nats.url, "metering", nats.password("metering")) as publisher:
+        for meter in ("refused", "fine"):
+            await publisher.publish(Usage(tenant_id=TENANT, meter=meter, quantity=1, occurred_at=datetime.now(UTC)))
+
+    await until(lambda: _heard(owner, "fine"))
+    facts = await log.facts("billing.intake_quarantined", at_least=len(ODD) + 1)
+    rows = (await owner.served.client.get("/v1/operations/quarantine")).json()
+    assert len(facts) == len(rows) == len(ODD) + 1
+    assert {fact.event.publisher for fact in facts} == {"metering"}
+    assert facts[-1].event.reason == "nobody sells this"
+    assert len({fact.origin.cause for fact in facts}) == len(facts)
+    assert facts[-1].origin.actor == "service:metering"
+
+
+async def test_an_offer_that_cannot_be_handled_holds_up_its_tenants_offers_and_nothing_else(owner, nats, say) -> None:
+    async with Publisher(nats.url, "metering", nats.password("metering")) as publisher:
+        for tenant, meter in ((TENANT, "broken"), (TENANT, "waiting"), ("ten_" + "c" * 32, "fine")):
+            await publisher.publish(Usage(tenant_id=tenant, meter=meter, quantity=1, occurred_at=datetime.now(UTC)))
+    await until(lambda: _heard(owner, "fine"))
+    await say(TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="the fact of this tenant"))
+
+    await until(lambda: _heard(owner, "the fact of this tenant"))
+    rows = (await owner.served.client.get("/v1/operations/dead-letters")).json()
+    assert [row["stream"] for row in rows] == [INTAKE, INTAKE]
+    assert owner.heard == ["fine", "the fact of this tenant"]
+
+    async def dead() -> bool:
+        return (await owner.served.client.get("/v1/operations/dead-letters", params={"only_dead": True})).json()
+
+    id_ = (await until(dead))[0]["event_id"]
+    await owner.served.client.post(f"/v1/operations/dead-letters/{id_}/skip", json={"reason": "known"})
+    await until(lambda: _heard(owner, "waiting"))
+
+
+def test_the_private_method_that_we_wrap_is_still_there() -> None:
+    parameters = inspect.signature(Client._process_msg).parameters
+
+    assert list(parameters) == ["self", "sid", "subject", "reply", "data", "headers"]
+    assert inspect.iscoroutinefunction(Client._process_msg)
