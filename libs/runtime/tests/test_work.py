@@ -1,15 +1,18 @@
-"""Effects and timers: done at least once under one key, in a tenant's order, and every outcome recorded."""
+"""Effects: done at least once under one key, in a tenant's order, and every outcome recorded."""
 
 import asyncio
 from dataclasses import replace
 
 import pytest
-from paybill_contracts.tenant import HoldOrigin, TenantCancelled, TenantRequested
+from paybill_contracts.envelope import Origin
+from paybill_contracts.tenant import HoldOrigin, OfferingNoted, TenantCancelled, TenantRequested
 from paybill_runtime import parking, worker
+from paybill_runtime.hearing import Hearing
 from paybill_runtime.testing import until
 from paybill_runtime.work import Outcome, Refused, RetryAfter, Work
 from paybill_tenant.app import service
-from paybill_tenant.tables import TENANTS
+from paybill_tenant.tables import OFFERINGS, TENANTS
+from sqlalchemy import text
 
 
 class _World:
@@ -99,6 +102,123 @@ async def test_after_the_last_attempt_the_failure_is_a_fact(specimen, sign_up, l
     assert [(effect["state"], effect["work"]) for effect in failed] == [("failed", "greet")]
 
 
+async def test_a_failure_and_its_fact_are_recorded_together(specimen, sign_up, log, world, databases) -> None:
+    """Else an executor killed in between would call again after the failure was known."""
+    world.failures = [Refused("card stolen")] * 99
+    url = str(specimen.running.settings.database_url)
+    await databases.execute(
+        url,
+        "tenant",
+        "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE deadlock_detected; END $$",
+    )
+    await databases.execute(
+        url,
+        "tenant",
+        "CREATE TRIGGER late BEFORE UPDATE ON chassis.effect FOR EACH ROW WHEN (NEW.state = 'failed') "
+        "EXECUTE FUNCTION late()",
+    )
+    await sign_up(specimen)
+    await until(lambda: _called(world, 2))
+
+    states = await databases.execute(url, "tenant", "SELECT state->>'status' AS status FROM tenants")
+    assert [row["status"] for row in states] == ["requested"]
+    await databases.execute(url, "tenant", "DROP TRIGGER late ON chassis.effect")
+
+    assert await _reasons(log) == ["failed: card stolen"]
+
+
+async def test_an_effect_that_nobody_knows_waits_and_is_shown(start, specimen, sign_up, databases, caplog) -> None:
+    url = specimen.running.settings.database_url
+    world = specimen.running.worker._effects
+    world.gate = asyncio.Event()
+    await sign_up(specimen)
+    await until(lambda: _called(world))
+    await specimen.running.__aexit__(None, None, None)
+
+    other = Work()
+    other.effects["tenant.tenant_cancelled"] = specimen.running.service.work.effects["tenant.tenant_requested"]
+    older = await start(replace(service(), work=other, effects=lambda _settings, _secrets: world), url=url)
+
+    async def shown():
+        return [row for row in (await older.client.get("/v1/operations/effects")).json() if row["reason"]]
+
+    rows = await until(shown)
+    await asyncio.sleep(0.3)
+    assert [(row["state"], row["attempts"]) for row in rows] == [("pending", 0)]
+    assert "has no effect greet" in rows[0]["reason"]
+    assert sum("no effect greet here" in record.message for record in caplog.records) == 1
+
+
+async def test_who_has_lost_the_lease_records_nothing_of_what_came(specimen, sign_up, world, databases) -> None:
+    world.gate = asyncio.Event()
+    await sign_up(specimen)
+    await until(lambda: _called(world))
+    url = str(specimen.running.settings.database_url)
+    specimen.running._tasks["leases"].cancel()
+    await databases.execute(url, "tenant", "UPDATE chassis.lease SET owner = 'another', epoch = epoch + 1")
+
+    world.gate.set()
+    await asyncio.sleep(0.5)
+
+    rows = await databases.execute(url, "tenant", "SELECT state, attempts FROM chassis.effect")
+    assert [tuple(row) for row in rows] == [("pending", 0)]
+    assert len(world.calls) == 1
+
+
+async def test_a_tenant_with_much_to_do_does_not_keep_the_others_waiting(start, say, log, monkeypatch) -> None:
+    monkeypatch.setattr(worker, "CONCURRENCY", 1)
+    monkeypatch.setattr(worker, "POLL_S", 0.05)
+    order: list[str] = []
+    work = Work()
+
+    @work.effect(OfferingNoted)
+    async def note(job, _effects):
+        order.append(job.event.offering)
+        if len(order) == 1:
+            await asyncio.sleep(0.3)
+        for _ in ():
+            yield _
+
+    served = await start(replace(service(), work=work, hears=Hearing()))
+    for name in ("busy-1", "busy-2", "other"):
+        await _note(served, name)
+    async with served.running.database.transaction() as connection:
+        await connection.execute(text("UPDATE chassis.effect SET tenant = 'other' WHERE position = 3"))
+
+    await until(lambda: _all(order, 3))
+
+    assert order == ["busy-1", "other", "busy-2"]
+
+
+async def _note(served, name: str) -> None:
+    fact = OfferingNoted(offering=name, keys=(), source_hash="a" * 64)
+    await served.running.edge.decide(
+        Origin(name, name, "service:tenant", ""),
+        lambda unit, _: unit.record(OFFERINGS, name, [fact]),
+        writes=[OFFERINGS.key(name)],
+    )
+
+
+async def _all(order: list[str], count: int) -> bool:
+    return len(order) == count
+
+
+async def test_stopping_leaves_no_task_and_no_lease(start, specimen, sign_up, world, databases) -> None:
+    world.gate = asyncio.Event()
+    await sign_up(specimen)
+    await until(lambda: _called(world))
+    url = str(specimen.running.settings.database_url)
+
+    await specimen.running.__aexit__(None, None, None)
+
+    ours = [task for task in asyncio.all_tasks() if "paybill_runtime" in repr(task.get_coro())]
+    assert ours == []
+    held = await databases.execute(url, "tenant", "SELECT count(*) AS held FROM chassis.lease WHERE owner <> ''")
+    assert held[0]["held"] == 0
+    assert await databases.execute(url, "tenant", "SELECT * FROM chassis.member") == []
+    assert len(world.calls) == 1
+
+
 async def test_a_refusal_is_not_tried_again(specimen, sign_up, log, world) -> None:
     world.failures = [Refused("card stolen")]
 
@@ -135,8 +255,8 @@ async def test_a_killed_executor_runs_the_effect_again_under_the_same_key(start,
     assert len({key for key, _, _ in world.calls}) == 1
 
 
-async def _called(world) -> bool:
-    return bool(world.calls)
+async def _called(world, times: int = 1) -> bool:
+    return len(world.calls) >= times
 
 
 async def test_many_tenants_are_served_at_once(specimen, sign_up, log, world) -> None:

@@ -33,6 +33,7 @@ class Database:
             pool_size=size,
             max_overflow=0,
             pool_timeout=CONNECT_TIMEOUT_S,
+            hide_parameters=True,  # what is stored does not belong into logs
             connect_args={
                 "timeout": CONNECT_TIMEOUT_S,
                 "command_timeout": STATEMENT_TIMEOUT_S,

@@ -1,0 +1,144 @@
+"""Timers: a rule that time alone sets off, fired once, late if it must be, and no aggregate in another's way."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from fastapi import APIRouter
+from paybill_contracts.envelope import Origin
+from paybill_contracts.tenant import OfferingNoted
+from paybill_runtime import timers
+from paybill_runtime.hearing import Hearing
+from paybill_runtime.state import StateRow, Stored, generated
+from paybill_runtime.tables import NAMING
+from paybill_runtime.testing import until
+from paybill_runtime.work import Timer
+from paybill_tenant.app import service
+from sqlalchemy import MetaData
+from sqlalchemy.orm import registry
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """It is due so many seconds after the epoch as its first fact says; each further fact is a ring."""
+
+    due: datetime | None
+    rings: int = 0
+
+
+def evolve(alarm: Alarm | None, event: OfferingNoted) -> Alarm:
+    if alarm is None:
+        return Alarm(EPOCH + timedelta(seconds=int(event.keys[0].removeprefix("s"))))
+    return Alarm(None, alarm.rings + 1)
+
+
+class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
+    """Tables of this test."""
+
+
+class AlarmRow(Base, table=True):
+    __tablename__ = "alarms"
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
+
+
+ALARMS = Stored("offering", AlarmRow, Alarm, evolve)
+
+
+def _ring(name: str) -> OfferingNoted:
+    return OfferingNoted(offering=name, keys=(), source_hash="a" * 64)
+
+
+def on_time(alarm: Alarm, now: datetime) -> list[OfferingNoted]:
+    """The alarm does not know its own name, so it is told by when it is due: see `_set`."""
+    if alarm.due is None or alarm.due > now:
+        return []
+    seconds = int((alarm.due - EPOCH).total_seconds())
+    if seconds == BROKEN:
+        raise RuntimeError("a bug in a rule")
+    return [] if seconds == SILENT else [_ring(f"alarm-{seconds}")]
+
+
+BROKEN, SILENT = 666, 777
+
+
+def _service(*, ticking: bool = True):
+    timer = (Timer(ALARMS, "due", on_time),) if ticking else ()
+    return replace(
+        service(), states=(ALARMS,), hears=Hearing(), timers=timer, router=lambda _: APIRouter(prefix="/v1/none")
+    )
+
+
+@pytest.fixture
+async def url(databases) -> str:
+    made = await databases.fresh("tenant")
+    await databases.execute(
+        made,
+        "tenant",
+        "CREATE TABLE alarms (id text PRIMARY KEY, revision bigint NOT NULL, state jsonb NOT NULL, "
+        "due text GENERATED ALWAYS AS (rtrim(state->>'due', 'Z')) STORED)",
+    )
+    return made
+
+
+async def _set(served, *seconds: int) -> None:
+    for second in seconds:
+        name = f"alarm-{second}"
+        fact = OfferingNoted(offering=name, keys=(f"s{second}",), source_hash="a" * 64)
+        await served.running.edge.decide(
+            Origin(name, name, "service:tenant", ""),
+            lambda unit, _, name=name, fact=fact: unit.record(ALARMS, name, [fact]),
+            writes=[ALARMS.key(name)],
+        )
+
+
+async def _rings(databases, url) -> dict[str, int]:
+    rows = await databases.execute(url, "tenant", "SELECT id, (state->>'rings')::int AS rings FROM alarms")
+    return {row["id"]: row["rings"] for row in rows if row["rings"]}
+
+
+async def test_what_became_due_while_nobody_ran_fires_at_the_start_and_once(start, url, databases, log) -> None:
+    stopped = await start(_service(ticking=False), url=url)
+    await _set(stopped, 1, 2, 3)
+
+    await asyncio.gather(start(_service(), url=url), start(_service(), url=url), start(_service(), url=url))
+
+    facts = await log.facts("tenant.offering_noted", at_least=6)
+    await asyncio.sleep(2 * timers.POLL_S)
+    assert len(facts) == 6
+    assert await _rings(databases, url) == {"alarm-1": 1, "alarm-2": 1, "alarm-3": 1}
+    fired = [fact for fact in facts if fact.revision == 2]
+    assert {fact.origin.cause for fact in fired} == {f"timer:offering/alarm-{n}" for n in (1, 2, 3)}
+    assert {fact.origin.actor for fact in fired} == {"service:tenant"}
+
+
+async def test_nothing_fires_before_its_time(start, url, databases) -> None:
+    served = await start(_service(), url=url)
+    ahead = int((datetime.now(UTC) + timedelta(seconds=1) - EPOCH).total_seconds()) + 1
+    await _set(served, ahead)
+
+    await asyncio.sleep(2 * timers.POLL_S)
+    early = await _rings(databases, url)
+
+    async def rung() -> dict[str, int]:
+        return await _rings(databases, url)
+
+    assert early == {}
+    assert await until(rung) == {f"alarm-{ahead}": 1}
+    assert datetime.now(UTC) >= EPOCH + timedelta(seconds=ahead)
+
+
+async def test_a_rule_that_fails_or_has_nothing_to_say_stops_nobody_else(start, url, databases, caplog) -> None:
+    served = await start(_service(), url=url)
+
+    await _set(served, SILENT, BROKEN, 5)
+
+    async def rung() -> dict[str, int]:
+        return await _rings(databases, url)
+
+    assert await until(rung) == {"alarm-5": 1}
+    await asyncio.sleep(3 * timers.POLL_S)
+    assert served.running.health()["timers"] == "ok"
+    assert sum("alarm-666 fails" in record.message for record in caplog.records) == 1
