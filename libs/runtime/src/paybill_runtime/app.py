@@ -21,7 +21,7 @@ from paybill_runtime.auth import KeyRing
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider
-from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError
+from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason
 from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Hearing
 from paybill_runtime.http import Edge
@@ -154,14 +154,20 @@ class Running:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        with contextlib.suppress(DatabaseUnavailableError):
+        try:
             await self.leases.give_back()
+        except Exception as error:  # noqa: BLE001  # they end by themselves; whatever it is, the rest is closed too
+            log.warning("leases are not handed over: %s", reason(error))
         await self.bus.close()
         await self.database.close()
 
     def app(self) -> FastAPI:
         """The service's HTTP."""
-        app = FastAPI(title=f"Paybill {self.service.name}", version="1", openapi_url="/openapi.json", docs_url="/docs")
+        app = FastAPI(
+            title=f"Paybill {self.service.name}",
+            version="1",
+            telemetry={"operation_spans": False, "logs": False},  # one span a request; our own lines are the log
+        )
         app.state.edge = self.edge
         problems.install(app)
         app.include_router(operations.probes(self.service.name, self._alive, self.health))

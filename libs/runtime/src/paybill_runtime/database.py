@@ -12,6 +12,7 @@ from paybill_runtime.errors import (
     UnknownOutcomeError,
     is_away,
     is_misconfigured,
+    reason,
 )
 
 CONNECT_TIMEOUT_S = 5
@@ -83,7 +84,7 @@ def _in_our_words(error: Exception, *, committing: bool = False) -> Exception | 
     if isinstance(error, DatabaseUnavailableError):
         return None
     if is_misconfigured(error):
-        return ConfigurationError(f"PostgreSQL refuses PAYBILL_DATABASE_URL with its password file: {error}")
+        return ConfigurationError(f"PostgreSQL refuses PAYBILL_DATABASE_URL with its password file: {reason(error)}")
     if is_away(error):
         if committing:
             return UnknownOutcomeError("PostgreSQL went away during a commit")

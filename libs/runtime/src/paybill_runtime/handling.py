@@ -20,7 +20,7 @@ from paybill_runtime.hearing import Hearing, Incoming
 from paybill_runtime.state import Key
 from paybill_runtime.store import Store, fence
 from paybill_runtime.streams import INTAKE
-from paybill_runtime.telemetry import meter, span, tenant_var
+from paybill_runtime.telemetry import about, meter, span
 from paybill_runtime.unit import Unit, moment
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ class Handling:
                 continue
             failure = failures.get(item.id) or self._attempt(unit, item)
             if failure is not None:
-                log.error("%s %s is parked", line_of(item.subject), item.id, exc_info=failure)
+                with about(item.tenant, item.origin.traceparent):
+                    log.error("%s %s is parked", line_of(item.subject), item.id, exc_info=failure)
                 failed.append((item, failure))
                 blocked.add(item.queue)
         await self._store.save(connection, unit)
@@ -141,25 +142,25 @@ class Handling:
 
         A rule's refusal ends the message: it is recorded as a fact, and `item.error` holds it.
         """
-        token = tenant_var.set(item.tenant)
-        try:
-            with span(f"hear {item.subject.split('.', 3)[-1]}", item.origin.traceparent, SpanKind.CONSUMER) as here:
-                origin = replace(item.origin, traceparent=here)
-                try:
-                    with unit.attempt(origin):
-                        item.run(unit, moment(unit.now, self.service, str(item.id)))
-                except DomainError as error:
-                    # What is not ready yet is tried again; a fact that cannot be read waits for a newer version of us.
-                    if isinstance(error, RetryLaterError) or (item.argument is None and item.stream != INTAKE):
-                        return error
-                    item.error = error
-                    with unit.attempt(origin):
-                        self._note_refusal(unit, item, error)
-                except Exception as error:  # noqa: BLE001  # the caller parks the message with it
+        name = f"hear {line_of(item.subject.split('.', 3)[-1])}"
+        with (
+            about(item.tenant, item.origin.traceparent),
+            span(name, item.origin.traceparent, SpanKind.CONSUMER) as here,
+        ):
+            origin = replace(item.origin, traceparent=here)
+            try:
+                with unit.attempt(origin):
+                    item.run(unit, moment(unit.now, self.service, str(item.id)))
+            except DomainError as error:
+                # What is not ready yet is tried again; a fact that cannot be read waits for a newer version of us.
+                if isinstance(error, RetryLaterError) or (item.argument is None and item.stream != INTAKE):
                     return error
-                return None
-        finally:
-            tenant_var.reset(token)
+                item.error = error
+                with unit.attempt(origin):
+                    self._note_refusal(unit, item, error)
+            except Exception as error:  # noqa: BLE001  # the caller parks the message with it
+                return error
+            return None
 
     def _note_refusal(self, unit: Unit, item: Incoming, error: DomainError) -> None:
         if item.stream == INTAKE:

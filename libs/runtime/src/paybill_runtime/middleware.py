@@ -1,20 +1,18 @@
-"""Around every request: a span in the caller's trace, an id, a limit on the body, and an answer whatever happens."""
+"""Around every request: its trace, an id, a limit on the body, a line in the log, and an answer whatever happens."""
 
 import logging
 import time
 
-from opentelemetry.trace import SpanKind
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paybill_runtime import clock
 from paybill_runtime.problems import problem, unexpected
-from paybill_runtime.telemetry import meter, span, valid
+from paybill_runtime.telemetry import of_request
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
 _PROBES = {"/healthz", "/readyz"}
-_DURATION = meter.create_histogram("http.server.request.duration", "s", "Duration of HTTP server requests.")
 
 
 class _GoneError(Exception):
@@ -33,8 +31,7 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get("traceparent")
-        with span(f"{scope['method']} {scope['path']}", given if valid(given) else None, SpanKind.SERVER) as here:
+        with of_request(headers.get("traceparent")) as here:
             scope["paybill.request_id"] = clock.new_id()
             scope["paybill.traceparent"] = here
             answer = _Answer(send, here)
@@ -81,11 +78,6 @@ class _Answer:
 
 
 def _note(scope: Scope, status: int, took_s: float) -> None:
-    route = getattr(scope.get("route"), "path", "-")
-    _DURATION.record(
-        took_s,
-        {"http.request.method": scope["method"], "http.route": route, "http.response.status_code": status},
-    )
     level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
     log.log(level, "%s %s: %d in %.1f ms", scope["method"], scope["path"], status, took_s * 1000)
 

@@ -1,5 +1,7 @@
 """Sends traces and metrics to an OTLP endpoint. Imported only when one is set: see `telemetry`."""
 
+from collections.abc import Callable
+
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -10,10 +12,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
-def export(service: str) -> None:
-    """Send from now on; the standard variables `OTEL_…` say where, and how much."""
+def export(service: str) -> tuple[Callable[[], None], ...]:
+    """Send from now on; the standard variables `OTEL_…` say where, and how much. What ends it, sending the rest."""
     resource = Resource.create({"service.name": f"paybill-{service}"})
-    spans = TracerProvider(resource=resource)
+    # At exit they would wait for an endpoint that is not there.
+    spans = TracerProvider(resource=resource, shutdown_on_exit=False)
     spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(spans)
-    metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource))
+    readers = [PeriodicExportingMetricReader(OTLPMetricExporter())]
+    measures = MeterProvider(readers, resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(measures)
+    return spans.shutdown, measures.shutdown

@@ -28,6 +28,7 @@ from paybill_runtime.errors import (
 from paybill_runtime.hearing import Incoming, headers_text, incoming, lease_of
 from paybill_runtime.leases import INTAKE, Leases
 from paybill_runtime.store import Store, fence
+from paybill_runtime.telemetry import about
 from paybill_runtime.unit import Unit
 
 if TYPE_CHECKING:
@@ -228,7 +229,8 @@ class Parking:
         }
         if values["dead"]:
             values["revision"] += 1
-            log.error("%s %s is dead after %d attempts: %s", row.subject, row.event_id, attempts, values["reason"])
+            with about(row.tenant, json.loads(row.headers).get("traceparent", "")):
+                log.error("%s %s is dead after %d attempts: %s", row.subject, row.event_id, attempts, values["reason"])
             unit = Unit(now, Origin(str(row.event_id), str(row.event_id), f"service:{self._handling.service}", ""))
             unit.emit(
                 said_by(self._handling.service, MessageDeadLettered)(

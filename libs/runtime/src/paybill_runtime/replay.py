@@ -154,7 +154,8 @@ async def _snapshot(connection: AsyncConnection, states: Sequence[AnyStored], re
 
 async def _log(context: str, settings: ServiceSettings, before: _Snapshot, report: Report) -> dict[str, Fact]:
     """Every fact of the stream that belongs to the snapshot, each id once."""
-    client = await connect(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
+    password = read_secret(settings.nats_password_file)
+    client = await connect(settings.nats_url, settings.nats_user, password, wait_s=5)
     feed = Feed(client, EVENTS, [f"paybill.events.*.{context}.>"], 1, batch=1000)
     facts: dict[str, Fact] = {}
     newest: dict[str, tuple[int, int]] = {}

@@ -1,9 +1,9 @@
 """What the environment decides for every service. Secrets come only as paths of files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from paybill_runtime.errors import ConfigurationError
@@ -27,7 +27,7 @@ class ServiceSettings(BaseSettings):
     api_keys_file: Path
     identity_dir: Path
     secrets_dir: Path
-    log_level: str = "INFO"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
     lease_s: Annotated[float, Field(ge=1, le=300)] = 10.0
     """How long a silent owner keeps its partitions."""
     outbox_limit: Annotated[int, Field(ge=100)] = 100_000

@@ -6,11 +6,12 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from importlib import import_module
+from threading import Thread
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
@@ -24,7 +25,9 @@ _propagator = TraceContextTextMapPropagator()
 trace_var: ContextVar[str] = ContextVar("trace", default="")
 tenant_var: ContextVar[str] = ContextVar("tenant", default="")
 
-_exporting = False
+_exports: tuple[Callable[[], None], ...] = ()
+"""What ends the sending of spans and metrics; empty when there is no endpoint."""
+FLUSH_S = 2.0
 meter = metrics.get_meter("paybill")
 
 
@@ -48,7 +51,7 @@ def child(parent: str | None) -> str:
 @contextmanager
 def span(name: str, parent: str | None, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[str]:
     """A span below `parent`; yields its traceparent. Without an OTLP endpoint only ids are made, which costs little."""
-    if not _exporting:
+    if not _exports:
         with _traced(child(parent)) as here:
             yield here
         return
@@ -59,6 +62,26 @@ def span(name: str, parent: str | None, kind: SpanKind = SpanKind.INTERNAL) -> I
         _propagator.inject(carrier)
         with _traced(carrier.get("traceparent") or child(parent)) as here:
             yield here
+
+
+@contextmanager
+def of_request(given: str | None) -> Iterator[str]:
+    """The span of an HTTP request, which FastAPI makes when there is an OTLP endpoint; yields its traceparent."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    with _traced(carrier.get("traceparent") or child(given)) as here:
+        yield here
+
+
+@contextmanager
+def about(tenant: str, traceparent: str) -> Iterator[None]:
+    """Log lines of this block say that they are about this tenant, and which trace led to them."""
+    token = tenant_var.set(tenant)
+    try:
+        with _traced(traceparent):
+            yield
+    finally:
+        tenant_var.reset(token)
 
 
 @contextmanager
@@ -97,21 +120,21 @@ class _JsonLines(logging.Formatter):
 
 def configure(service: str, level: str) -> None:
     """Log JSON lines to stderr; send traces and metrics when an OTLP endpoint is set (OTEL_EXPORTER_OTLP_ENDPOINT)."""
-    global _exporting  # noqa: PLW0603  # set once, while starting; read on the hot path
+    global _exports  # noqa: PLW0603  # set once, while starting; read on the hot path
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines(service))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("uvicorn", "httpx", "httpcore", "nats", "stripe"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         # The exporters cost 4 MB and 0.3 s, in every service, and most laptops have no endpoint.
-        import_module("paybill_runtime.otlp").export(service)
-        _exporting = True
+        _exports = import_module("paybill_runtime.otlp").export(service)
 
 
 def flush() -> None:
-    """Send what is still buffered, before the process ends."""
-    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
-        shutdown = getattr(provider, "shutdown", None)
-        if shutdown is not None:
-            shutdown()
+    """Send what is still buffered, before the process ends; an endpoint that does not answer is not waited for long."""
+    endings = [Thread(target=shutdown, daemon=True) for shutdown in _exports]
+    for ending in endings:
+        ending.start()
+    for ending in endings:
+        ending.join(FLUSH_S)

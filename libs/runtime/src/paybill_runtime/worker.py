@@ -24,7 +24,7 @@ from paybill_runtime.keys import DataKeys
 from paybill_runtime.leases import Leases, partition_lease
 from paybill_runtime.parking import delay_s
 from paybill_runtime.store import fence
-from paybill_runtime.telemetry import span, tenant_var
+from paybill_runtime.telemetry import about, span
 from paybill_runtime.work import Effect, Job, Outcome, Refused, RetryAfter, Work
 
 log = logging.getLogger(__name__)
@@ -133,14 +133,12 @@ class Worker:
         self._wake.set()
 
     async def _one(self, row: Row[Any]) -> None:
-        token = tenant_var.set(row.tenant)
-        try:
-            await self._attempt(row)
-        except (DatabaseUnavailableError, LeaseLostError) as error:
-            log.warning("the effect %s of %s stops: %s", row.work, row.event_id, error)
-            await asyncio.sleep(POLL_S)
-        finally:
-            tenant_var.reset(token)
+        with about(row.tenant, json.loads(row.headers).get("traceparent", "")):
+            try:
+                await self._attempt(row)
+            except (DatabaseUnavailableError, LeaseLostError) as error:
+                log.warning("the effect %s of %s stops: %s", row.work, row.event_id, error)
+                await asyncio.sleep(POLL_S)
 
     async def _attempt(self, row: Row[Any]) -> None:
         try:
