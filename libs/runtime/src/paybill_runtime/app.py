@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -151,9 +151,7 @@ class Running:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop every loop, hand the leases over, leave."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await _end(self._tasks.values())
         try:
             await self.leases.give_back()
         except Exception as error:  # noqa: BLE001  # they end by themselves; whatever it is, the rest is closed too
@@ -230,6 +228,15 @@ def _listener(host: str, port: int) -> socket.socket:
             "stop what uses it, or set PAYBILL_HTTP_HOST and PAYBILL_HTTP_PORT"
         ) from error
     return listener
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: before Python 3.12, `wait_for` inside a library can swallow a cancellation."""
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=0.5)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,25 @@
+"""Stopping a service always ends, whatever its loops do with a cancellation."""
+
+import asyncio
+from dataclasses import replace
+
+from paybill_tenant.app import service
+
+
+async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again(start) -> None:
+    swallowed = asyncio.Event()
+
+    async def stubborn(_edge, _leases) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.set()
+        await asyncio.Event().wait()
+
+    specimen = await start(replace(service(), background=(stubborn,)))
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(10):
+        await specimen.running.__aexit__(None, None, None)
+
+    assert swallowed.is_set()
