@@ -116,13 +116,16 @@ class Running:
         self.worker.wake()
 
     def health(self) -> dict[str, str]:
-        """The state of each loop: `ok`, or what is wrong. A loop that died makes the service unready."""
+        """The state of each loop: `ok`, or what is wrong. A loop that died makes the service unready.
+
+        That facts cannot go out is told of the bus, and only degrades the service: they wait in the outbox.
+        """
         checks = {
             name: "ok" if not task.done() else "stopped" for name, task in self._tasks.items() if name != "connect"
         }
-        if self.relay.trouble and self.bus.connected.is_set():
+        checks["bus"] = (self.relay.trouble or "ok") if self.bus.connected.is_set() else "away"
+        if self.relay.disagrees:
             checks["relay"] = self.relay.trouble
-        checks["bus"] = "ok" if self.bus.connected.is_set() else "away"
         return checks
 
     async def __aenter__(self) -> Self:

@@ -6,6 +6,7 @@ durable consumer redelivers out of order after a crash.)
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 log = logging.getLogger(__name__)
@@ -94,10 +96,11 @@ class Feed:
 
     async def close(self) -> None:
         """Stop listening; the server forgets the consumer by itself."""
-        if self._subscription is not None and not self._client.is_closed:
-            await self._subscription.unsubscribe()
-        self._subscription = None
+        subscription, self._subscription = self._subscription, None
         self._broken = True
+        if subscription is not None:
+            with contextlib.suppress(NatsError):  # it may have ended with its connection
+                await subscription.unsubscribe()
 
     def _needs_reopening(self) -> bool:
         silent = self._credit > 0 and _now() - self._last_sign > SILENCE_S

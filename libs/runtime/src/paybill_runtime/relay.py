@@ -60,7 +60,10 @@ CopyKeys = Callable[[], Awaitable[None]]
 
 
 class Relay:
-    """Publishes what the outbox holds, while this process has the relay's lease."""
+    """Publishes what the outbox holds, while this process has the relay's lease.
+
+    trouble: why facts wait now, for operators. disagrees: the stream or this database is an older copy than the other.
+    """
 
     def __init__(self, context: str, database: Database, bus: Bus, leases: Leases, copy_keys: CopyKeys) -> None:
         self._context = context
@@ -73,6 +76,7 @@ class Relay:
         self._sure = False
         self._failures = 0
         self.trouble = ""
+        self.disagrees = False
 
     def wake(self) -> None:
         """Something was committed."""
@@ -84,10 +88,13 @@ class Relay:
             self._wake.clear()
             try:
                 more = await self._round()
-                self.trouble, self._failures = "", 0
+                self.trouble, self.disagrees, self._failures = "", False, 0
             except (NatsError, APIError, OSError, TimeoutError) as error:
                 more = await self._pause(f"the bus does not take facts ({reason(error)}); they wait in the outbox")
-            except (DatabaseUnavailableError, LeaseLostError, LogAndStateDisagreeError) as error:
+            except (DatabaseUnavailableError, LeaseLostError) as error:
+                more = await self._pause(str(error))
+            except LogAndStateDisagreeError as error:
+                self.disagrees = True
                 more = await self._pause(str(error))
             except (ConfigurationError, NotForUsError) as error:
                 more = await self._pause(f"keys of personal data cannot be handed on, so no fact is: {error}")

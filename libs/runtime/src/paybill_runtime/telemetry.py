@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -136,5 +137,6 @@ def flush() -> None:
     endings = [Thread(target=shutdown, daemon=True) for shutdown in _exports]
     for ending in endings:
         ending.start()
+    deadline = time.monotonic() + FLUSH_S
     for ending in endings:
-        ending.join(FLUSH_S)
+        ending.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,143 @@
+"""From the outbox to the stream: every fact once and in order, whatever dies in between, and trouble is said."""
+
+import asyncio
+import json
+
+import pytest
+from paybill_runtime import relay
+from paybill_runtime.streams import EVENTS, configurations, connect
+from paybill_runtime.testing import until
+
+
+async def _waiting(served) -> int:
+    return (await served.client.get("/v1/operations")).json()["outbox_waiting"]
+
+
+async def _drained(served) -> bool:
+    return await _waiting(served) == 0
+
+
+async def _trouble(served, status: str = "degraded") -> str:
+    """What is wrong, as soon as the service as a whole is in this state."""
+    said = (await served.client.get("/readyz")).json()
+    return said["checks"]["bus"] if said["status"] == status else ""
+
+
+async def _outbox(served, databases):
+    url = str(served.running.settings.database_url)
+    return await databases.execute(url, "tenant", "SELECT * FROM chassis.outbox ORDER BY position")
+
+
+async def _pause_relay(served) -> None:
+    """Facts collect in the outbox until `_resume_relay`."""
+    served.running.leases.held.pop(relay.RELAY)
+
+
+async def _resume_relay(served) -> None:
+    served.running.leases.held = {}
+    await served.running.leases.tick()
+
+
+@pytest.mark.parametrize("count", [8, 60], ids=["one by one", "an atomic batch"])
+async def test_what_the_stream_has_already_is_not_stored_twice_and_the_rest_goes_out(
+    served, sign_up, databases, nats, log, count
+) -> None:
+    """The relay died before it could note what was confirmed; with an atomic batch one such member rejects all."""
+    await until(lambda: _drained(served))
+    await _pause_relay(served)
+    await asyncio.gather(*(sign_up(served, f"tenant-{number}") for number in range(count)))
+    rows = [row for row in await _outbox(served, databases) if row["sequence"] is None]
+    client = await connect(nats.url, "tenant", nats.password("tenant"))
+    for row in rows[1::3]:
+        await client.jetstream().publish(row["subject"], row["payload"], headers=json.loads(row["headers"]))
+    await client.close()
+    served.running.relay._sure = True  # as if it had looked before
+
+    await _resume_relay(served)
+
+    await until(lambda: _drained(served))
+    facts = await log.facts("tenant.tenant_requested", at_least=count)
+    assert len(facts) == len({fact.id for fact in facts}) == count
+    noted = {str(row["event_id"]): row["sequence"] for row in await _outbox(served, databases)}
+    assert [noted[fact.id] for fact in facts] == [fact.sequence for fact in facts]
+
+
+async def test_a_bus_that_dies_again_and_again_loses_nothing_and_repeats_nothing(
+    served, sign_up, databases, nats, log
+) -> None:
+    asked = [asyncio.create_task(sign_up(served, f"tenant-{number}")) for number in range(40)]
+    for number in range(3):
+        await asyncio.sleep(0.1)
+        nats.kill()
+        asked += [asyncio.create_task(sign_up(served, f"later-{number}-{place}")) for place in range(20)]
+        nats.start()
+
+    assert {answer.status_code for answer in await asyncio.gather(*asked)} == {202}
+    await until(lambda: _drained(served), timeout_s=20)
+    facts = await log.facts("tenant.tenant_requested", at_least=100)
+    assert len(facts) == len({fact.id for fact in facts}) == 100
+    noted = {str(row["event_id"]): row["sequence"] for row in await _outbox(served, databases)}
+    assert [noted[fact.id] for fact in facts] == [fact.sequence for fact in facts]
+
+
+async def test_while_keys_cannot_be_handed_on_no_fact_is_and_that_is_said(served, sign_up, log) -> None:
+    public = served.running.settings.identity_dir / "billing.pub"
+    kept = public.read_bytes()
+    public.unlink()
+
+    await sign_up(served)
+
+    assert "billing.pub is missing" in await until(lambda: _trouble(served))
+    assert await _waiting(served) == 1
+    public.write_bytes(kept)
+    await until(lambda: _drained(served))
+    assert len(await log.facts("tenant.tenant_requested")) == 1
+    assert await _trouble(served, "ok") == "ok"
+
+
+async def test_trouble_is_said_once_and_not_with_every_attempt(served, sign_up, caplog) -> None:
+    (served.running.settings.identity_dir / "billing.pub").unlink()
+    await sign_up(served)
+    await until(lambda: _trouble(served))
+
+    await asyncio.sleep(1.5)
+
+    assert served.running.relay._failures > 1
+    assert sum("the relay pauses" in record.message for record in caplog.records) == 1
+
+
+async def test_a_stream_from_an_older_copy_is_noticed_before_anything_is_added(served, sign_up, nats) -> None:
+    await sign_up(served)
+    await until(lambda: _drained(served))
+
+    nats.kill()
+    for path in sorted((nats.data_dir / "nats" / "jetstream").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    nats.start()
+    steward = await connect(nats.url, "steward", nats.password("steward"))
+    for configuration in configurations(1):
+        await steward.jetstream().add_stream(configuration)
+    await sign_up(served, "later")
+
+    assert "the stream was restored from an older copy" in await until(lambda: _trouble(served, "failed"))
+    assert (await steward.jetstream().stream_info(EVENTS)).state.messages == 0
+    assert await _waiting(served) == 1
+    await steward.close()
+
+
+async def test_a_database_from_an_older_copy_is_noticed_before_anything_is_added(
+    served, sign_up, databases, nats
+) -> None:
+    await sign_up(served, "kept")
+    await until(lambda: _drained(served))
+    await sign_up(served, "forgotten")
+    await until(lambda: _drained(served))
+    await _pause_relay(served)
+    url = str(served.running.settings.database_url)
+    await databases.execute(url, "tenant", "DELETE FROM chassis.outbox WHERE position = 4")
+    await sign_up(served, "later")
+
+    await _resume_relay(served)
+
+    assert "the database was restored from an older copy" in await until(lambda: _trouble(served, "failed"))
+    assert await _waiting(served) == 1
