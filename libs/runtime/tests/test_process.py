@@ -160,6 +160,29 @@ async def test_a_wrong_setting_is_one_line_that_names_it(home, changes, named) -
     assert "Traceback" not in said
 
 
+async def test_a_database_of_a_newer_version_is_left_alone(home, databases) -> None:
+    url = home.environment["PAYBILL_DATABASE_URL"]
+    await databases.execute(url, "tenant", "UPDATE chassis.alembic_version SET version_num = '9999'")
+
+    code, _, said = await home.run("migrate")
+
+    assert code == 2, said
+    assert "changed by another version of this service" in said.splitlines()[-1]
+
+
+async def test_what_is_seldom_needed_is_not_loaded(home) -> None:
+    """Memory of every service: Alembic only where something is to be migrated, exporters only with an endpoint."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import sys; import paybill_tenant.app; "
+        "sys.exit(' '.join({'alembic', 'opentelemetry.exporter', 'requests', 'mako'} & sys.modules.keys()) or 0)",
+        env=home.environment,
+    )
+
+    assert await child.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("command", "changes", "named"),
     [

@@ -55,6 +55,17 @@ async def test_facts_that_are_not_relayed_yet_count_too(filled, nats, sign_up) -
     assert report.from_outbox == 1
 
 
+async def test_a_fact_in_the_outbox_that_cannot_be_read_is_named(filled, databases, sign_up) -> None:
+    filled.running._tasks["relay"].cancel()
+    await sign_up(filled, "late")
+    url = str(filled.running.settings.database_url)
+    await databases.execute(url, "tenant", "UPDATE chassis.outbox SET payload = '{}' WHERE sequence IS NULL")
+
+    report = await _verify(filled)
+
+    assert _kinds(report) == {"unreadable_fact", "unexpected_row"}
+
+
 @pytest.mark.parametrize(
     ("statement", "kind", "named"),
     [

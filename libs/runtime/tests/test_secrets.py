@@ -1,5 +1,6 @@
 """Secrets and identities: what is written can be read by whom it was locked for, and by nobody else."""
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -50,6 +51,28 @@ async def test_deleting_destroys_every_version_and_can_be_repeated(people, tmp_p
         await secrets.get(reference)
 
 
+async def test_a_reference_never_comes_to_mean_another_value(people) -> None:
+    secrets = people["provisioner"]
+    old = await secrets.put("a", "one")
+    await secrets.delete("a")
+
+    new = await secrets.put("a", "two")
+
+    assert new != old
+    assert await secrets.get(new) == "two"
+    with pytest.raises(SecretNotFoundError):
+        await secrets.get(old)
+
+
+async def test_values_put_at_once_are_all_kept(people) -> None:
+    secrets = people["provisioner"]
+
+    references = await asyncio.gather(*(secrets.put("a", str(number)) for number in range(8)))
+
+    assert len(set(references)) == 8
+    assert [await secrets.get(reference) for reference in references] == [str(number) for number in range(8)]
+
+
 async def test_files_are_private_and_hold_nothing_in_clear(people, tmp_path: Path) -> None:
     await people["provisioner"].put("env/database", "s3cret-value")
 
@@ -86,6 +109,19 @@ def test_a_box_opens_only_for_its_reader_and_only_unaltered(tmp_path: Path) -> N
         altered[place] ^= 1
         with pytest.raises(NotForUsError):
             beta.unlock(bytes(altered))
+
+
+def test_an_identity_is_made_once_and_its_public_half_is_mended(tmp_path: Path) -> None:
+    make_identity(tmp_path, "alpha")
+    private = (tmp_path / "alpha.key").read_bytes()
+    public = (tmp_path / "alpha.pub").read_bytes()
+    (tmp_path / "alpha.pub").unlink()
+
+    make_identity(tmp_path, "alpha")
+
+    assert ((tmp_path / "alpha.key").read_bytes(), (tmp_path / "alpha.pub").read_bytes()) == (private, public)
+    assert stat.S_IMODE((tmp_path / "alpha.key").stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alpha.key", "alpha.pub"]
 
 
 def test_a_missing_identity_says_how_to_make_one(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -17,6 +18,8 @@ from paybill_runtime.identity import Identity
 _REF = re.compile(r"secret://([a-z][a-z0-9-]*)/([a-z0-9_\-]+(?:/[a-z0-9_\-]+)*)\?v=([1-9][0-9]{0,8})")
 _NONCE = bytes(12)
 """A fixed nonce is safe: every version has a fresh key, locked for its readers beside it."""
+_LAST = ".last"
+"""The file that remembers the highest version of a secret that was deleted."""
 
 
 class SecretNotFoundError(NotFoundError):
@@ -90,12 +93,13 @@ class FileSecrets:
     def _put(self, name: str, value: str, readers: Sequence[str]) -> str:
         folder = self._folder(self._identity.name, name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key = AESGCM.generate_key(256)
-        keys = {
-            reader: b64encode(self._identity.lock(key, reader)).decode() for reader in {self._identity.name, *readers}
-        }
-        version = (self._versions(folder) or [0])[-1] + 1
+        version = self._last(folder) + 1
         while True:
+            key = AESGCM.generate_key(256)
+            keys = {
+                reader: b64encode(self._identity.lock(key, reader)).decode()
+                for reader in {self._identity.name, *readers}
+            }
             reference = self._reference(name, version)
             sealed = b64encode(AESGCM(key).encrypt(_NONCE, value.encode(), reference.encode())).decode()
             if self._write(folder, version, json.dumps({"keys": keys, "sealed": sealed}).encode()):
@@ -105,7 +109,7 @@ class FileSecrets:
     @staticmethod
     def _write(folder: Path, version: int, content: bytes) -> bool:
         """Put a version there durably and at once; False when somebody else has just made it."""
-        temporary = folder / f".{version}.{os.getpid()}"
+        temporary = folder / f".{version}.{token_hex(8)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -138,8 +142,18 @@ class FileSecrets:
             return []
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
+    def _last(self, folder: Path) -> int:
+        """The highest version that there ever was: the log holds references, and none may come to mean another value."""
+        kept = folder / _LAST
+        return max([int(kept.read_text()) if kept.is_file() else 0, *self._versions(folder)])
+
     def _delete(self, folder: Path) -> None:
-        for version in self._versions(folder):
+        versions = self._versions(folder)
+        if versions:
+            draft = folder / f".{token_hex(8)}"
+            draft.write_text(str(self._last(folder)))
+            draft.replace(folder / _LAST)
+        for version in versions:
             path = folder / str(version)
             path.write_bytes(bytes(path.stat().st_size))
             path.unlink()
