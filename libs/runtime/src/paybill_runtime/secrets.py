@@ -143,7 +143,7 @@ class FileSecrets:
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
     def _last(self, folder: Path) -> int:
-        """The highest version that there ever was: the log holds references, and none may come to mean another value."""
+        """The highest version that there ever was: a reference in the log may never come to mean another value."""
         kept = folder / _LAST
         return max([int(kept.read_text()) if kept.is_file() else 0, *self._versions(folder)])
 
