@@ -92,7 +92,7 @@ async def test_an_owner_whose_connections_are_gone_is_dead_at_once(replica) -> N
         await _tick(other)
         return _counts(other) == [16]
 
-    assert await until(taken, timeout_s=TTL_S)
+    assert await until(taken, timeout_s=TTL_S / 2)
 
 
 async def test_what_is_handed_over_is_free_at_once(replica) -> None:

@@ -26,7 +26,11 @@ class _World:
     async def call(self, key: str, what: str, attempt: int) -> None:
         self.calls.append((key, what, attempt))
         if self.gate is not None:
-            await self.gate.wait()
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.5)  # what is cancelled may still have to clean up
+                raise
         if self.failures:
             raise self.failures.pop(0)
 
