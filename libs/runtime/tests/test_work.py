@@ -215,7 +215,7 @@ async def test_stopping_leaves_no_task_and_no_lease(start, specimen, sign_up, wo
 
     await specimen.running.__aexit__(None, None, None)
 
-    ours = [task for task in asyncio.all_tasks() if "paybill_runtime" in repr(task.get_coro())]
+    ours = [task for task in asyncio.all_tasks() if "paybill_runtime" in task.get_coro().cr_code.co_filename]
     assert ours == []
     held = await databases.execute(url, "tenant", "SELECT count(*) AS held FROM chassis.lease WHERE owner <> ''")
     assert held[0]["held"] == 0
