@@ -13,7 +13,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMBERS = sorted(
-    path.parent for pattern in ("libs/*", "services/*", "cli") for path in ROOT.glob(f"{pattern}/pyproject.toml")
+    path.parent
+    for pattern in ("libs/*", "services/*", "cli", "bench")
+    for path in ROOT.glob(f"{pattern}/pyproject.toml")
 )
 RECORDS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
 
@@ -36,7 +38,7 @@ WORKSPACE = toml(ROOT / "pyproject.toml")
 
 
 def python_files() -> list[Path]:
-    folders = [*MEMBERS, ROOT / "tests-e2e", ROOT / "bench"]
+    folders = [*MEMBERS, ROOT / "tests-e2e"]
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
 
 

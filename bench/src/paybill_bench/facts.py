@@ -1,0 +1,78 @@
+"""The message that everybody is given: twelve fields about a tenant, one of them sealed, written by our own library."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
+from paybill_contracts.event import Event, encode
+from paybill_contracts.personal import Personal
+from paybill_contracts.values import Count, Key, SubscriptionId, TenantId, Timestamp
+
+TENANTS = 100
+_NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+class _Metered(Event):
+    """What both facts of the hop say."""
+
+    tenant_id: TenantId
+    subscription_id: SubscriptionId
+    plan: Key
+    meter: Key
+    quantity: Count
+    unit_price_minor: Count
+    currency: str
+    region: Key
+    period_start: Timestamp
+    period_end: Timestamp
+    reported_by: Key
+    contact: Personal[str]
+
+
+class HopMetered(_Metered, type="billing.hop_metered", version=1, aggregate="subscription", key="subscription_id"):
+    """What is heard."""
+
+
+class HopNoted(_Metered, type="tenant.hop_noted", version=1, aggregate="hop", key="tenant_id"):
+    """What is answered: `quantity` is the tenant's total so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A fact as it is published."""
+
+    subject: str
+    headers: dict[str, str]
+    payload: bytes
+
+
+def tenant(number: int) -> str:
+    """The id of one of the tenants."""
+    return f"ten_{uuid.uuid5(uuid.NAMESPACE_OID, str(number % TENANTS)).hex}"
+
+
+def messages(count: int, first: int = 0) -> Iterator[Message]:
+    """Facts of the tenants in turn."""
+    for number in range(first, first + count):
+        id_ = tenant(number)
+        event = HopMetered(
+            tenant_id=id_,
+            subscription_id=f"sub_{id_[4:]}",
+            plan="pro",
+            meter="api_calls",
+            quantity=number % 97,
+            unit_price_minor=12,
+            currency="EUR",
+            region="eu-1",
+            period_start=_NOW,
+            period_end=_NOW + timedelta(hours=1),
+            reported_by="metering",
+            contact=Personal[str](key=f"billing/{id_}", sealed="Q" * 88),
+        )
+        cause = str(uuid.uuid4())
+        trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
+        revision = 1 + number // TENANTS
+        fact = Fact(event, str(uuid.uuid4()), _NOW, revision, Origin(cause, cause, "service:billing", trace))
+        yield Message(subject_of(event), headers_of(fact), encode(event))

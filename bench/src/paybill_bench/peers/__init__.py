@@ -1,0 +1,1 @@
+"""What our figures stand beside: the same work, written as well as its tools allow."""

@@ -1,0 +1,181 @@
+"""The hop with nothing between it and the servers: the least that still loses nothing.
+
+Raw nats-py with a standing pull request, one set-based statement a batch (inbox, state and outbox), an atomic batch to
+publish (ADR-50). Not validated, not traced, one process: no leases, no parking, no schema.
+"""
+
+import asyncio
+import json
+import secrets
+import uuid
+from collections import deque
+from typing import Any
+
+import asyncpg
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from paybill_bench.place import HEARD, Place, answer_subject, here
+
+BATCH = 256
+ROUND = 512
+ATOMIC_FROM = 32
+EXPIRES_NS = 30 * 10**9
+
+TABLES = """
+CREATE TABLE inbox (id uuid PRIMARY KEY);
+CREATE TABLE usage (tenant_id text PRIMARY KEY, revision bigint NOT NULL, quantity bigint NOT NULL);
+CREATE TABLE outbox (
+    position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid NOT NULL, cause uuid NOT NULL,
+    tenant_id text NOT NULL, subject text NOT NULL, payload bytea NOT NULL, sequence bigint
+);
+CREATE INDEX outbox_waiting ON outbox (position) WHERE sequence IS NULL;
+"""
+# Rows of one tenant are added up before they touch its state: a statement may change a row only once.
+HOP = """
+WITH heard AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[])
+    WITH ORDINALITY AS n (id, tenant_id, quantity, answer, subject, payload, place)
+), fresh AS (
+    INSERT INTO inbox SELECT id FROM heard ON CONFLICT DO NOTHING RETURNING id
+), folded AS (
+    INSERT INTO usage AS u
+    SELECT tenant_id, count(*), sum(quantity) FROM heard JOIN fresh USING (id) GROUP BY tenant_id ORDER BY tenant_id
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET revision = u.revision + excluded.revision, quantity = u.quantity + excluded.quantity
+)
+INSERT INTO outbox (id, cause, tenant_id, subject, payload)
+SELECT answer, id, tenant_id, subject, payload FROM heard JOIN fresh USING (id) ORDER BY place
+"""
+WAITING = "SELECT * FROM outbox WHERE sequence IS NULL ORDER BY position LIMIT $1"
+MARK = (
+    "UPDATE outbox AS o SET sequence = n.sequence FROM unnest($1::bigint[], $2::bigint[]) AS n (position, sequence) "
+    "WHERE o.position = n.position"
+)
+
+
+class Bare:
+    """The hop: one loop hears, the other publishes."""
+
+    def __init__(self, client: Client, pool: Any) -> None:
+        self._client = client
+        self._pool = pool
+        self._messages: deque[Msg] = deque()
+        self._arrived = asyncio.Event()
+        self._committed = asyncio.Event()
+        self._asked = 0
+
+    async def hear(self) -> None:
+        """Take what has arrived, write it down in one statement, acknowledge the last."""
+        jetstream = self._client.jetstream()
+        await jetstream.add_consumer(
+            "EVENTS",
+            ConsumerConfig(durable_name="bare", name="bare", ack_policy=AckPolicy.ALL, filter_subject=HEARD),
+        )
+        inbox = self._client.new_inbox()
+        await self._client.subscribe(inbox, cb=self._on_message)
+        while True:
+            if self._asked <= BATCH // 2:
+                self._asked += BATCH
+                request = json.dumps({"batch": BATCH, "expires": EXPIRES_NS}).encode()
+                await self._client.publish("$JS.API.CONSUMER.MSG.NEXT.EVENTS.bare", request, reply=inbox)
+            self._arrived.clear()
+            if not self._messages:
+                await self._arrived.wait()
+                continue
+            messages = [self._messages.popleft() for _ in range(min(len(self._messages), BATCH))]
+            await self._handle(messages)
+            await messages[-1].ack()
+
+    async def _on_message(self, message: Msg) -> None:
+        if not message.reply:  # a request that ran out
+            self._asked = 0
+        else:
+            self._asked -= 1
+            self._messages.append(message)
+        self._arrived.set()
+
+    async def _handle(self, messages: list[Msg]) -> None:
+        bodies = [orjson.loads(message.data) for message in messages]
+        async with self._pool.acquire() as connection:
+            await connection.execute(
+                HOP,
+                [message.headers["ce-id"] for message in messages if message.headers],
+                [body["tenant_id"] for body in bodies],
+                [body["quantity"] for body in bodies],
+                [uuid.uuid4() for _ in messages],
+                [answer_subject(message.subject) for message in messages],
+                [message.data for message in messages],
+            )
+        self._committed.set()
+
+    async def relay(self) -> None:
+        """Publish what waits; woken by every commit."""
+        while True:
+            self._committed.clear()
+            async with self._pool.acquire() as connection:
+                rows = await connection.fetch(WAITING, ROUND)
+                if rows:
+                    sequences = await self._publish(rows)
+                    await connection.execute(MARK, [row["position"] for row in rows], sequences)
+            if len(rows) < ROUND:
+                await self._committed.wait()
+
+    async def _publish(self, rows: list[Any]) -> list[int]:
+        if len(rows) < ATOMIC_FROM:
+            jetstream = self._client.jetstream()
+            acks = await asyncio.gather(
+                *(jetstream.publish(row["subject"], row["payload"], headers=_headers(row)) for row in rows)
+            )
+            return [ack.seq for ack in acks]
+        batch = secrets.token_hex(12)
+        for place, row in enumerate(rows[:-1], start=1):
+            headers = _headers(row) | {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
+            await self._client.publish(row["subject"], row["payload"], headers=headers)
+        last = rows[-1]
+        headers = _headers(last) | {
+            "Nats-Batch-Id": batch,
+            "Nats-Batch-Sequence": str(len(rows)),
+            "Nats-Batch-Commit": "1",
+        }
+        answer = json.loads((await self._client.request(last["subject"], last["payload"], 5, headers=headers)).data)
+        first = int(answer["seq"]) - len(rows) + 1
+        return list(range(first, first + len(rows)))
+
+
+def _headers(row: Any) -> dict[str, str]:
+    id_ = str(row["id"])
+    return {
+        "Nats-Msg-Id": id_,
+        "ce-id": id_,
+        "ce-type": "tenant.hop_noted",
+        "pb-cause": str(row["cause"]),
+        "pb-tenant": row["tenant_id"],
+    }
+
+
+async def _connect(place: Place) -> Client:
+    client = Client()
+    await client.connect(
+        place.nats_url,
+        user=place.nats_user,
+        password=place.nats_password,
+        inbox_prefix=f"_INBOX_{place.nats_user}".encode(),
+    )
+    return client
+
+
+async def _main() -> None:
+    place = here()
+    pool = await asyncpg.create_pool(place.database_url, password=place.database_password, min_size=2, max_size=4)
+    await pool.execute(TABLES)
+    bare = Bare(await _connect(place), pool)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bare.hear())
+        tasks.create_task(bare.relay())
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

@@ -1,0 +1,158 @@
+"""The hop as the guides show it: a FastStream subscriber, a SQLModel session a message, a polled outbox.
+
+No tracing and no sealing, which our hop has.
+"""
+
+import asyncio
+import logging
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from faststream import AckPolicy, FastStream
+from faststream.nats import JStream, NatsBroker, NatsMessage
+from faststream.nats.security import NatsUserPassword
+from nats.js.api import ConsumerConfig
+from pydantic import AwareDatetime, BaseModel
+from sqlalchemy import JSON, Column, DateTime, Index, LargeBinary
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlmodel import Field, SQLModel, col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from paybill_bench.place import HEARD, answer_subject, here
+
+POLL_S = 0.05
+ROUND = 500
+
+
+class Sealed(BaseModel):
+    """A sealed value; this hop only passes it on."""
+
+    key: str
+    sealed: str
+
+
+class Metered(BaseModel):
+    """What is heard, and with a running total what is answered."""
+
+    tenant_id: str
+    subscription_id: str
+    plan: str
+    meter: str
+    quantity: int
+    unit_price_minor: int
+    currency: str
+    region: str
+    period_start: AwareDatetime
+    period_end: AwareDatetime
+    reported_by: str
+    contact: Sealed
+
+
+class Inbox(SQLModel, table=True):
+    """Messages that were handled."""
+
+    id: uuid.UUID = Field(primary_key=True)
+
+
+class Usage(SQLModel, table=True):
+    """The state: one row a tenant."""
+
+    tenant_id: str = Field(primary_key=True)
+    revision: int = 0
+    quantity: int = 0
+    last: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class Outbox(SQLModel, table=True):
+    """Answers, until they are published."""
+
+    position: int | None = Field(default=None, primary_key=True)
+    id: uuid.UUID
+    subject: str
+    headers: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
+    payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    published_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True)))
+
+
+Index("outbox_waiting", col(Outbox.position), postgresql_where=col(Outbox.published_at).is_(None))
+
+
+Sessions = async_sessionmaker[AsyncSession]
+
+
+def hear(broker: NatsBroker, sessions: Sessions) -> None:
+    """Declare what is heard and what is done about it."""
+
+    @broker.subscriber(
+        HEARD,
+        stream=JStream("EVENTS", declare=False),
+        durable="idiomatic",
+        config=ConsumerConfig(name="idiomatic"),
+        ack_policy=AckPolicy.NACK_ON_ERROR,  # the default would throw away what fails
+    )
+    async def metered(event: Metered, message: NatsMessage) -> None:
+        id_ = uuid.UUID(message.headers["ce-id"])
+        async with sessions() as session, session.begin():
+            if await session.get(Inbox, id_) is not None:
+                return
+            session.add(Inbox(id=id_))
+            usage = await session.get(Usage, event.tenant_id, with_for_update=True)
+            if usage is None:
+                usage = Usage(tenant_id=event.tenant_id, last={})
+                session.add(usage)
+            usage.revision += 1
+            usage.quantity += event.quantity
+            usage.last = event.model_dump(mode="json")
+            session.add(_answer(event, usage.quantity, id_, answer_subject(message.raw_message.subject)))
+
+
+def _answer(event: Metered, quantity: int, cause: uuid.UUID, subject: str) -> Outbox:
+    id_ = uuid.uuid4()
+    headers = {
+        "Nats-Msg-Id": str(id_),
+        "Content-Type": "application/json",
+        "ce-id": str(id_),
+        "ce-type": "tenant.hop_noted",
+        "pb-cause": str(cause),
+        "pb-tenant": event.tenant_id,
+    }
+    payload = event.model_copy(update={"quantity": quantity}).model_dump_json().encode()
+    return Outbox(id=id_, subject=subject, headers=headers, payload=payload)
+
+
+async def relay(broker: NatsBroker, sessions: Sessions) -> None:
+    """Publish what waits, one by one, and look again every 50 ms."""
+    waiting = select(Outbox).where(col(Outbox.published_at).is_(None)).order_by(col(Outbox.position)).limit(ROUND)
+    while True:
+        async with sessions() as session, session.begin():
+            rows = (await session.exec(waiting)).all()
+            for row in rows:
+                await broker.publish(row.payload, row.subject, headers=row.headers, stream="EVENTS")
+                row.published_at = datetime.now(UTC)
+        if len(rows) < ROUND:
+            await asyncio.sleep(POLL_S)
+
+
+async def _main() -> None:
+    place = here()
+    logging.getLogger("faststream").setLevel(logging.WARNING)
+    engine = create_async_engine(place.engine_url("asyncpg"))
+    async with engine.begin() as connection:
+        await connection.run_sync(SQLModel.metadata.create_all)
+    broker = NatsBroker(
+        place.nats_url,
+        security=NatsUserPassword(place.nats_user, place.nats_password),
+        inbox_prefix=f"_INBOX_{place.nats_user}",
+        log_level=logging.DEBUG,
+    )
+    sessions = async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
+    hear(broker, sessions)
+    async with asyncio.TaskGroup() as tasks:
+        app = FastStream(broker)
+        app.after_startup(lambda: tasks.create_task(relay(broker, sessions)))
+        await app.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())
