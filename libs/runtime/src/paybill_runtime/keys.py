@@ -26,7 +26,9 @@ READERS: dict[str, tuple[str, ...]] = {"tenant": ("billing",)}
 MAX_PENDING_KEYS = 10_000
 
 _ONE = text("SELECT wrapped FROM chassis.data_key WHERE tenant = :tenant")
-_ADD = text("INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :wrapped) ON CONFLICT DO NOTHING")
+_ADD = text(
+    "INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :wrapped) ON CONFLICT DO NOTHING RETURNING tenant"
+)
 _UNCOPIED = text("SELECT tenant, wrapped FROM chassis.data_key WHERE NOT copied LIMIT 512")
 _COPIED = text("UPDATE chassis.data_key SET copied = true WHERE tenant = ANY(:tenants)")
 
@@ -66,11 +68,14 @@ class DataKeys:
         key = self._fresh.get(tenant)
         if key is not None:
             wrapped = self._identity.lock(key, self._service)
-            await connection.execute(_ADD, {"tenant": tenant, "wrapped": wrapped})
-        row = (await connection.execute(_ONE, {"tenant": tenant})).one_or_none()
+            added = await connection.execute(_ADD, {"tenant": tenant, "wrapped": wrapped})
+            key = key if added.one_or_none() is not None else None
+        if key is None:
+            row = (await connection.execute(_ONE, {"tenant": tenant})).one_or_none()
+            key = self._identity.unlock(bytes(row.wrapped)) if row is not None else None
         try:
-            unseal(sealed, self._identity.unlock(bytes(row.wrapped)) if row is not None else b"")
-        except (UnsealingError, ValueError):
+            unseal(sealed, key or bytes(32))
+        except UnsealingError:
             self._fresh.pop(tenant, None)
             raise KeyRaceError("two requests for one tenant met; send it again") from None
 
