@@ -167,6 +167,7 @@ def test_no_headers_at_all_are_refused() -> None:
         ("ce-time", "2026-11-22T12:00:00"),
         ("ce-time", "2026-11-22"),
         ("ce-time", "2026-13-22T12:00:00Z"),
+        ("ce-time", "0001-01-01T00:00:00+14:00"),
         ("ce-time", "1" * 5000),
         ("pb-revision", "0"),
         ("pb-revision", "-1"),

@@ -140,6 +140,12 @@ def test_plain_values_are_bounded(kind: Any, good: list[str], bad: list[str]) ->
             adapter.validate_python(value)
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+def test_a_time_that_utc_does_not_have_is_refused(text) -> None:
+    with pytest.raises(ValidationError, match="no such time"):
+        TypeAdapter(Timestamp).validate_json(f'"{text}"')
+
+
 def test_equal_times_have_equal_text() -> None:
     east = NOON.astimezone(timezone(timedelta(hours=9)))
     adapter = TypeAdapter(Timestamp)

@@ -22,14 +22,31 @@ from paybill_runtime.streams import INTAKE, connect
 from paybill_runtime.testing import until
 from paybill_runtime.work import Work
 
+TENANT = "ten_" + "b" * 32
+
+
+def _stamped(time: bytes) -> bytes:
+    """Usage that is right in every way but for when it was observed."""
+    lines = b"\r\nce-id: 0190a5b0-0000-7000-8000-000000000001\r\nce-time: 2026-11-22T12:00:00Z"
+    head = b"NATS/1.0" + lines + b"\r\ntraceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01\r\n\r\n"
+    usage = {"tenant_id": TENANT, "meter": "calls", "quantity": 1, "occurred_at": time.decode()}
+    body = json.dumps(usage).encode()
+    return b"HPUB paybill.intake.metering.usage.recorded.v1 %d %d\r\n%s%s\r\n" % (
+        len(head),
+        len(head) + len(body),
+        head,
+        body,
+    )
+
+
 ODD = {
     "not UTF-8": b"PUB paybill.intake.metering.\xff\xfe.v1 2\r\n{}\r\n",
     "control characters": b"PUB paybill.intake.metering.a\x00\x01b.v1 2\r\n{}\r\n",
     "a status that is none": b"HPUB paybill.intake.metering.x.v1 17 19\r\nNATS/1.0 \xff\xff\r\n\r\n\r\n{}\r\n",
     "a header that is not UTF-8": b"HPUB paybill.intake.metering.x.v1 22 24\r\nNATS/1.0\r\nce-id: \xff\r\n\r\n{}\r\n",
+    "a time before time": _stamped(b"0001-01-01T00:00:00+14:00"),
     "a header without a value": b"HPUB paybill.intake.metering.x.v1 19 21\r\nNATS/1.0\r\nce-id\r\n\r\n{}\r\n",
 }
-TENANT = "ten_" + "b" * 32
 FINE = b"PUB paybill.intake.metering.fine.v1 2\r\n{}\r\n"
 
 

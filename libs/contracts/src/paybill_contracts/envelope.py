@@ -194,11 +194,11 @@ def _bounded(headers: Mapping[str, str], name: str) -> str:
 def _time(headers: Mapping[str, str]) -> datetime:
     try:
         time = datetime.fromisoformat(headers.get("ce-time", ""))
-    except ValueError as error:
+        if time.tzinfo is None:
+            raise MalformedFactError("the header ce-time has no offset")
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise MalformedFactError("the header ce-time is missing or no RFC 3339 time") from error
-    if time.tzinfo is None:
-        raise MalformedFactError("the header ce-time has no offset")
-    return time.astimezone(UTC)
 
 
 def _revision(headers: Mapping[str, str]) -> int:

@@ -9,7 +9,10 @@ _HEX = "0123456789abcdef0123456789abcdef"
 
 
 def _utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no such time in UTC") from None
 
 
 Timestamp = Annotated[AwareDatetime, AfterValidator(_utc), Field(examples=["2026-11-22T18:00:00Z"])]

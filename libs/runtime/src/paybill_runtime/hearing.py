@@ -12,7 +12,7 @@ from paybill_contracts.envelope import Fact, MalformedFactError, Offer, Origin, 
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import PARTITIONS, Event
 
-from paybill_runtime.errors import line_of
+from paybill_runtime.errors import line_of, reason
 from paybill_runtime.feed import stream_sequence
 from paybill_runtime.leases import INTAKE as INTAKE_LEASE
 from paybill_runtime.leases import partition_lease
@@ -150,6 +150,8 @@ def incoming(
         _read(item, hearing)
     except DomainError as error:
         item.error = error
+    except Exception as error:  # noqa: BLE001  # no bytes of a stranger may end the loop that reads them
+        item.argument, item.error = None, MalformedFactError(f"it cannot be read: {reason(error)}")
     return item
 
 

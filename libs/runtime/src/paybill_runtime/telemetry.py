@@ -127,6 +127,8 @@ def configure(service: str, level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("uvicorn", "httpx", "httpcore", "nats", "stripe"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It logs, with a stack, whatever a handler raises; the reader gets that too, and says what it means.
+    logging.getLogger("faststream").setLevel(logging.CRITICAL)
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         # The exporters cost 4 MB and 0.3 s, in every service, and most laptops have no endpoint.
         _exports = import_module("paybill_runtime.otlp").export(service)
