@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import NotFoundError
-from paybill_runtime import problems
+from paybill_runtime import middleware, problems
 from paybill_runtime.app import serving
 from paybill_runtime.auth import KeyRing, Role, make_key
 from paybill_runtime.errors import ConfigurationError
@@ -162,6 +162,17 @@ async def test_half_a_body_is_no_request(served, log) -> None:
 
     assert sent == []
     assert (await served.client.get("/v1/tenants")).json()["tenants"] == []
+
+
+async def test_a_client_that_never_ends_its_body_is_let_go(served, monkeypatch) -> None:
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.2)
+    async with serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        answer = await reader.readuntil(b"\r\n")
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 async def test_a_client_that_still_sends_gets_to_see_the_413(served) -> None:

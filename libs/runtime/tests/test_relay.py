@@ -28,6 +28,15 @@ async def _outbox(served, databases):
     return await databases.execute(url, "tenant", "SELECT * FROM chassis.outbox ORDER BY position")
 
 
+@pytest.fixture
+async def served(start, say, log, offerings):
+    """The specimen with leases that are looked at so seldom that `_pause_relay` lasts."""
+    running = await start(service(), lease_s=300)
+    await say(*offerings)
+    await log.facts("tenant.offering_noted", at_least=2)
+    return running
+
+
 async def _pause_relay(served) -> None:
     """Facts collect in the outbox until `_resume_relay`."""
     served.running.leases.held.pop(relay.RELAY)

@@ -1,5 +1,6 @@
 """Around every request: its trace, an id, a limit on the body, a line in the log, and an answer whatever happens."""
 
+import asyncio
 import logging
 import time
 
@@ -12,6 +13,7 @@ from paybill_runtime.telemetry import of_request
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
+BODY_TIMEOUT_S = 30.0
 _PROBES = {"/healthz", "/readyz"}
 
 
@@ -45,7 +47,14 @@ class EdgeMiddleware:
 
     async def _answer(self, scope: Scope, length: str, receive: Receive, answer: "_Answer") -> None:
         try:
-            body = await _body(length, receive)
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await _body(length, receive)
+        except TimeoutError:
+            await problem(408, "too_slow", f"the whole body must come within {BODY_TIMEOUT_S:.0f} seconds")(
+                scope, receive, answer.send
+            )
+            return
+        try:
             if body is None:
                 # The server reads on and drops the rest, so that a client that still sends gets to see this.
                 await problem(413, "too_large", f"a body may have {MAX_BODY_BYTES} bytes at most")(
@@ -53,8 +62,6 @@ class EdgeMiddleware:
                 )
             else:
                 await self._app(scope, _replay(body, receive), answer.send)
-        except _GoneError:
-            raise
         except Exception as error:
             if answer.status:
                 raise
