@@ -7,6 +7,7 @@ import pytest
 from paybill_runtime import relay
 from paybill_runtime.streams import EVENTS, configurations, connect
 from paybill_runtime.testing import until
+from paybill_tenant.app import service
 
 
 async def _waiting(served) -> int:

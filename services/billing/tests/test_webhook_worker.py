@@ -25,7 +25,7 @@ plans:
     name: Quick
     tier: starter
     placement: pooled
-    grace: 1s
+    grace: 4s
     retention: 1d
     features: []
     prices:
