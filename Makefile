@@ -7,7 +7,7 @@ STRUCTURE := tests-e2e/test_structure.py tests-e2e/test_compose.py
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-e2e check lock clean
+.PHONY: help demo up test test-e2e bench check lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: .venv/.stamp ## tests of every package, on a real NATS and a real PostgreS
 
 test-e2e: .venv/.stamp ## customer journeys, faults and restarts, on the whole stack
 	@$(PYTEST) tests-e2e $(ARGS)
+
+bench: .venv/.stamp ## our figures beside our peers'; minutes of both cores; ARGS="pipeline --json" runs one
+	@$(BIN)/paybill bench $(ARGS)
 
 check: .venv/.stamp ## format, lint, types, import rules, published schemas, the lock
 	$(BIN)/ruff format --check --quiet .

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -26,7 +26,7 @@ from paybill_bench.facts import Message, messages
 from paybill_bench.place import Place
 
 ROLE = "tenant"
-_ANSWERS = "paybill.events.*.tenant.>"
+ANSWERS = "paybill.events.*.tenant.>"
 _ATOMIC = 500
 
 
@@ -127,32 +127,45 @@ async def _stored(steward: Client) -> int:
 
 
 async def throughput(lab_: Lab, module: str, amount: int, facts: Sequence[Message]) -> float:
-    """Answers a second while `module` works through a log that already holds the facts; its start is not timed.
-
-    The clock starts at a tenth of the answers and stops at the last; nobody else uses the machine meanwhile.
-    """
+    """Answers a second while `module` works through a log that already holds the facts."""
     async with lab_.bus(facts[:amount]) as server:
-        place = await lab_.place(server)
-        log = lab_.folder / "child.log"
-        steward = await connect(server.url, "steward", server.password("steward"))
-        clock = asyncio.get_running_loop().time
-        with child(module, place.argument(), log=log) as process:
-            warm, begun = 0, 0.0
-            deadline = clock() + 120
-            while True:
-                done = await _stored(steward) - amount
-                now = clock()
-                if done >= amount:
-                    break
-                if not begun and done >= amount / 10:
-                    warm, begun = done, now
-                if process.poll() is not None or now > deadline:
-                    raise BenchmarkError(f"{module} stopped at {done} of {amount}: {_last_line(log)}")
-                await asyncio.sleep(0.02)
-        await steward.close()
-        if not begun:
-            raise BenchmarkError(f"{module} was done before the clock started; give it more facts")
-        return (amount - warm) / (now - begun)
+        return await answer_all(server, await lab_.place(server), module, amount, lab_.folder / "child.log")
+
+
+async def answer_all(
+    server: NatsServer,
+    place: Place,
+    module: str,
+    amount: int,
+    log: Path,
+    settled: Callable[[Place], Awaitable[bool]] | None = None,
+) -> float:
+    """Have `module` answer all that the log holds; the rate.
+
+    The clock starts at a tenth of the answers and stops at the last, so that its start is not timed; nobody else uses
+    the machine meanwhile. settled: what else to wait for, untimed.
+    """
+    steward = await connect(server.url, "steward", server.password("steward"))
+    clock = asyncio.get_running_loop().time
+    with child(module, place.argument(), log=log) as process:
+        warm, begun = 0, 0.0
+        deadline = clock() + 120
+        while True:
+            done = await _stored(steward) - amount
+            now = clock()
+            if done >= amount:
+                break
+            if not begun and done >= amount / 10:
+                warm, begun = done, now
+            if process.poll() is not None or now > deadline:
+                raise BenchmarkError(f"{module} stopped at {done} of {amount}: {_last_line(log)}")
+            await asyncio.sleep(0.02)
+        while settled is not None and not await settled(place):  # noqa: ASYNC110  # what it waits for is in a table
+            await asyncio.sleep(0.1)
+    await steward.close()
+    if not begun:
+        raise BenchmarkError(f"{module} was done before the clock started; give it more facts")
+    return (amount - warm) / (now - begun)
 
 
 def _last_line(log: Path) -> str:
@@ -171,7 +184,7 @@ async def latencies(lab_: Lab, module: str, per_s: int, seconds: float) -> list[
         place = await lab_.place(server)
         source = await connect(server.url, "billing", server.password("billing"))
         reader = await connect(server.url, "operator", server.password("operator"))
-        feed = Feed(reader, EVENTS, [_ANSWERS], 1)
+        feed = Feed(reader, EVENTS, [ANSWERS], 1)
         due: dict[str, float] = {}
         taken: list[float] = []
         log = lab_.folder / "child.log"

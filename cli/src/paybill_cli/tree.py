@@ -52,6 +52,7 @@ TREE = Branch(
         ),
         "replay": Leaf("paybill_cli.replay:replay", "Fold the log and compare it with the live state."),
         "doctor": Leaf("paybill_cli.doctor:doctor", "Check every part, and say how to mend what is not well."),
+        "bench": Leaf("paybill_cli.bench:bench", "Measure, and compare with peers and targets."),
         "stripe-fake": Leaf("paybill_cli.stripe_fake:stripe_fake", "Run the stand-in for Stripe by itself.", True),
         "version": Leaf("paybill_cli.version:version", "Print the version."),
     },

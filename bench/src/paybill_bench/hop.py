@@ -1,0 +1,119 @@
+"""Our hop: a service of one handler on the runtime that every service has, as a process of its own."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from fastapi import APIRouter
+from paybill_contracts.personal import Personal
+from paybill_runtime.app import Running, Service, serving
+from paybill_runtime.database import Database
+from paybill_runtime.hearing import Hearing
+from paybill_runtime.identity import make_identity
+from paybill_runtime.settings import ServiceSettings
+from paybill_runtime.state import StateRow, Stored
+from paybill_runtime.tables import NAMING
+from paybill_runtime.telemetry import configure
+from paybill_runtime.unit import Moment, Unit
+from sqlalchemy import MetaData
+from sqlalchemy.orm import registry
+
+from paybill_bench.facts import HopMetered, HopNoted
+from paybill_bench.place import Place, here
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What a tenant has used so far."""
+
+    tenant_id: str
+    plan: str
+    meter: str
+    quantity: int
+    region: str
+    until: datetime
+    contact: Personal[str]
+
+
+def note(hop: Hop | None, event: HopMetered) -> list[HopNoted]:
+    """The new total."""
+    total = event.quantity + (hop.quantity if hop is not None else 0)
+    return [HopNoted(**dict(event) | {"quantity": total})]
+
+
+def evolve(_: Hop | None, event: HopNoted) -> Hop:
+    """The state after a fact."""
+    return Hop(
+        tenant_id=event.tenant_id,
+        plan=event.plan,
+        meter=event.meter,
+        quantity=event.quantity,
+        region=event.region,
+        until=event.period_end,
+        contact=event.contact,
+    )
+
+
+class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
+    """Rows of this service."""
+
+
+class HopRow(Base, table=True):
+    """A tenant's usage."""
+
+    __tablename__ = "hops"
+
+
+HOPS = Stored("hop", HopRow, Hop, evolve)
+HEARS = Hearing()
+
+
+@HEARS.fact(HopMetered, writes=lambda event: [HOPS.key(event.tenant_id)])
+def metered(unit: Unit, event: HopMetered, _: Moment) -> None:
+    """Add it up."""
+    unit.record(HOPS, event.tenant_id, note(unit.get(HOPS, event.tenant_id), event))
+
+
+def service() -> Service:
+    """It runs as the tenant service, whose user and database role it has."""
+    return Service("tenant", ServiceSettings, (HOPS,), lambda _edge: APIRouter(), HEARS)
+
+
+def settings(place: Place) -> ServiceSettings:
+    """For `place`; what else a service needs lies beside the password of the bus."""
+    folder = Path(place.nats_password_file).parent
+    make_identity(folder / "identities", place.nats_user)
+    keys = folder / "api-keys.json"
+    keys.write_text(json.dumps({"keys": []}), encoding="utf-8")
+    return ServiceSettings(
+        database_url=place.database_url,
+        database_password_file=Path(place.database_password_file),
+        nats_url=place.nats_url,
+        nats_user=place.nats_user,
+        nats_password_file=Path(place.nats_password_file),
+        api_keys_file=keys,
+        identity_dir=folder / "identities",
+        secrets_dir=folder,
+    )
+
+
+async def make_tables(place: Place) -> None:
+    """The one table of this service; the runtime migrates its own."""
+    database = Database(place.database_url, place.database_password, "bench")
+    async with database.transaction() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    await database.close()
+
+
+async def run(place: Place) -> None:
+    """For ever."""
+    await make_tables(place)
+    async with Running(service(), settings(place)) as running, serving(running):
+        await running.failed.wait()
+
+
+if __name__ == "__main__":
+    configure("tenant", "WARNING")
+    asyncio.run(run(here()))
