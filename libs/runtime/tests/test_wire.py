@@ -20,6 +20,7 @@ from paybill_runtime.hearing import Hearing, received
 from paybill_runtime.publisher import Publisher
 from paybill_runtime.streams import INTAKE, connect
 from paybill_runtime.testing import until
+from paybill_runtime.wire import header_lines
 from paybill_runtime.work import Work
 
 TENANT = "ten_" + "b" * 32
@@ -173,3 +174,21 @@ def test_the_private_method_that_we_wrap_is_still_there() -> None:
 
     assert list(parameters) == ["self", "sid", "subject", "reply", "data", "headers"]
     assert inspect.iscoroutinefunction(Client._process_msg)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"ce-id: 1\r\nce-type:\ttwo \r\n\r\n",
+        b"no colon\r\na: b: c\r\n",
+        b": nameless\r\n  padded : x\r\n",
+        b"in side: x\r\nin\x1cside: x\r\nin\x0bside: x\r\n",
+        b"n\xc3\xa4me: x\r\nname: \xff\xc3\xa4\r\n",
+        b"twice: 1\r\ntwice: 2\r\n" + b"l" * 70 + b": long\r\n" + b"l" * 69 + b" : longer\r\n",
+    ],
+    ids=["none", "white space", "colons", "no name", "space in a name", "other letters", "twice and long"],
+)
+def test_headers_are_read_as_the_client_itself_would(raw) -> None:
+    for _ in range(2):
+        assert header_lines(raw) == Client._parse_header_lines(raw)
