@@ -1,0 +1,131 @@
+"""`bench memory`: what the tenant service and billing hold after many facts, as processes of a real stack.
+
+Alembic was used at their first start, and spans and metrics go to an OTLP endpoint, which here throws them away.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import httpx
+from nats.aio.client import Client
+from paybill_runtime.streams import EVENTS, connect
+
+from paybill_bench.figures import Figure, Say
+from paybill_bench.lab import BenchmarkError
+from paybill_bench.stack import Up, up
+
+FACTS = (10_000, 30_000)
+SERVICES = ("tenant", "billing")
+CALLERS = 8
+_MB = 1_000_000
+_PATIENCE_S = 180.0
+
+
+async def measure(say: Say) -> Sequence[Figure]:
+    """Sign tenants up until the log holds so many facts, look, and go on."""
+    with tempfile.TemporaryDirectory(prefix="paybill-bench-") as folder:
+        async with _nothing_listens() as endpoint:
+            # Its start waits in a blocking way, and the endpoint is ours: another thread.
+            held = await asyncio.to_thread(_measured, Path(folder, "data"), endpoint, say)
+    small, large = held
+    return [
+        *(Figure(f"memory.{name}_mb", small[name][0], "MB resident", most=120) for name in SERVICES),
+        *(Figure(f"memory.{name}_own_mb", small[name][1], "MB, shared pages divided") for name in SERVICES),
+        *(Figure(f"memory.{name}_growth_mb", large[name][0] - small[name][0], "MB") for name in SERVICES),
+    ]
+
+
+Held = dict[str, tuple[float, float]]
+
+
+def _measured(data: Path, endpoint: str, say: Say) -> list[Held]:
+    with up(data, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as stack:
+        return asyncio.run(_filled(stack, say))
+
+
+async def _filled(stack: Up, say: Say) -> list[Held]:
+    nats = stack.parts["nats"]
+    password = Path(nats["credentials"], "nats-operator").read_text(encoding="ascii").strip()
+    log = await connect(nats["url"], "operator", password)
+    numbers = count(1)
+    found: list[Held] = []
+    async with httpx.AsyncClient(
+        base_url=stack.parts["services"]["tenant"]["url"],
+        headers={"Authorization": f"Bearer {stack.operator_key}"},
+        timeout=30,
+    ) as client:
+        for amount in FACTS:
+            await _sign_up(client, log, numbers, amount)
+            await asyncio.sleep(2)
+            found.append({name: _resident(stack.parts["services"][name]["pid"]) for name in SERVICES})
+            say(f"{amount:,} facts: " + ", ".join(f"{name} {found[-1][name][0]:.0f} MB" for name in SERVICES))
+    await log.close()
+    return found
+
+
+async def _sign_up(client: httpx.AsyncClient, log: Client, numbers: "count[int]", amount: int) -> None:
+    enough = asyncio.Event()
+
+    async def call() -> None:
+        while not enough.is_set():
+            number = next(numbers)
+            answer = await client.post(
+                "/v1/tenants",
+                json={
+                    "slug": f"bench-{number}",
+                    "name": f"Bench {number}",
+                    "plan": "starter",
+                    "region": "eu-central",
+                    "contact_email": f"ops{number}@bench.example",
+                },
+            )
+            if answer.status_code in {429, 503}:
+                await asyncio.sleep(float(answer.headers.get("Retry-After", "1")))
+            elif answer.is_error:
+                raise BenchmarkError(f"a tenant was refused: {answer.text[:300]}")
+
+    async with asyncio.timeout(_PATIENCE_S), asyncio.TaskGroup() as tasks:
+        for _ in range(CALLERS):
+            tasks.create_task(call())
+        while (await log.jetstream().stream_info(EVENTS)).state.last_seq < amount:  # noqa: ASYNC110  # what it waits for is in a log
+            await asyncio.sleep(0.1)
+        enough.set()
+
+
+def _resident(pid: int) -> tuple[float, float]:
+    """Resident and proportional set size in MB."""
+    rows = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+    )
+    resident, proportional = (int(rows[name].split()[0]) * 1024 / _MB for name in ("Rss", "Pss"))
+    return resident, proportional
+
+
+@asynccontextmanager
+async def _nothing_listens() -> AsyncIterator[str]:
+    """An HTTP endpoint on loopback that takes whatever is posted to it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                lengths = [
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length")
+                ]
+                await reader.readexactly(lengths[0] if lengths else 0)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.close()
