@@ -9,8 +9,10 @@ from paybill_contracts.tenant import TenantRequested
 from paybill_runtime.connection import Bus
 from paybill_runtime.identity import Identity
 from paybill_runtime.keys import DataKeys, KeyRaceError
+from paybill_runtime.leases import RELAY
 from paybill_runtime.telemetry import _JsonLines
 from paybill_runtime.testing import until
+from sqlalchemy import text
 
 EMAIL = "un.likely@acme.example"
 TENANT = "ten_" + "0" * 32
@@ -142,3 +144,18 @@ async def test_the_copy_is_in_the_bucket_before_the_fact_is_in_the_stream(served
         return [row["copied"] for row in rows] == [True]
 
     assert await until(copied)
+
+
+async def test_however_many_keys_wait_none_is_left_when_facts_go_out(served) -> None:
+    running = served.running
+    keys = [
+        {"tenant": f"ten_{number:032x}", "key": running.identity.lock(bytes(32), "tenant")} for number in range(513)
+    ]
+    running.leases.held.pop(RELAY)
+    async with running.database.transaction() as connection:
+        await connection.execute(text("INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :key)"), keys)
+
+    await running.keys.copy_out()
+
+    left = await running.edge.rows(text("SELECT count(*) FROM chassis.data_key WHERE NOT copied"))
+    assert left[0][0] == 0

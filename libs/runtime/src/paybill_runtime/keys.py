@@ -94,10 +94,16 @@ class DataKeys:
 
     async def copy_out(self) -> None:
         """Put new keys into the key bucket, locked for each entitled reader; before the facts that need them."""
-        async with self._database.transaction() as connection:
+        # All of them: which keys the next facts need is not known here.
+        while await self._copy_some():
+            pass
+
+    async def _copy_some(self) -> bool:
+        """Whether there were any."""
+        async with self._database.reading() as connection:
             rows = (await connection.execute(_UNCOPIED)).all()
         if not rows:
-            return
+            return False
         jetstream = self._bus.client.jetstream()
         for row in rows:
             key = self._identity.unlock(bytes(row.wrapped))
@@ -111,6 +117,7 @@ class DataKeys:
                 )
         async with self._database.transaction() as connection:
             await connection.execute(_COPIED, {"tenants": [row.tenant for row in rows]})
+        return True
 
     async def _own(self, tenant: str) -> bytes | None:
         async with self._database.transaction() as connection:
