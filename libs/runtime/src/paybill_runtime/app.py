@@ -206,7 +206,7 @@ class Running:
         return {name: await reader.lag() for name, reader in self.readers.items()}
 
     async def _alive(self) -> None:
-        async with self.database.transaction() as connection:
+        async with self.database.reading() as connection:
             await connection.execute(text("SELECT 1"))
 
     async def _watch_backlog(self) -> None:

@@ -21,7 +21,7 @@ from paybill_runtime import clock
 from paybill_runtime.auth import KeyRing, KeysUnavailableError, Role
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decide, Decider, Decision
-from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, UnknownOutcomeError, line_of
+from paybill_runtime.errors import OverloadedError, line_of
 from paybill_runtime.keys import DataKeys, RawSeal
 from paybill_runtime.problems import Problem
 from paybill_runtime.secrets import Secrets
@@ -113,11 +113,8 @@ class Edge:
 
     async def rows(self, statement: Executable, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
         """The rows of a query. Raises DatabaseUnavailableError."""
-        try:
-            async with self.database.transaction() as connection:
-                return (await connection.execute(statement, values or {})).all()
-        except UnknownOutcomeError as error:
-            raise DatabaseUnavailableError("PostgreSQL does not answer") from error  # reading has no outcome
+        async with self.database.reading() as connection:
+            return (await connection.execute(statement, values or {})).all()
 
     async def decide(
         self,

@@ -120,7 +120,7 @@ class DataKeys:
         return True
 
     async def _own(self, tenant: str) -> bytes | None:
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(_ONE, {"tenant": tenant})).one_or_none()
         return self._identity.unlock(bytes(row.wrapped)) if row is not None else None
 

@@ -171,7 +171,7 @@ class Parking:
         partitions = self._leases.partitions()
         if self._leases.some([INTAKE]):
             partitions.append(PARTITIONS)
-        async with self._handling.database.transaction() as connection:
+        async with self._handling.database.reading() as connection:
             heads = (await connection.execute(_HEADS, {"partitions": partitions, "now": clock.now()})).all()
         moved = False
         for head in heads:

@@ -215,7 +215,7 @@ class Relay:
 
     async def _catch_up(self, epoch: int) -> None:
         """Find in the stream what was published but not marked: the server forgets ids after its window, we do not."""
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             start = (await connection.execute(_KNOWN_FROM, {"margin": 2 * ROUND})).scalar_one()
             last_known = (await connection.execute(_LAST_KNOWN)).scalar_one() or 0
         info = await self._bus.client.jetstream().stream_info(EVENTS)

@@ -55,7 +55,7 @@ class Timers:
             "now": now.replace(tzinfo=None).isoformat(),
             "resting": [key.id for key in self._resting if key.kind == stored.kind],
         }
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = (await connection.execute(query, values)).all()
         answers = await asyncio.gather(*(self._one(timer, row.id) for row in rows), return_exceptions=True)
         for row, answer in zip(rows, answers, strict=True):

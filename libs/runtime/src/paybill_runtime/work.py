@@ -63,7 +63,7 @@ class Job(Generic[E]):
     async def state(self, stored: Stored[S], id_: str) -> S | None:
         """The current state of an aggregate, unlocked."""
         query = text(f"SELECT state::text AS state FROM {stored.table.name} WHERE id = :id")  # noqa: S608  # from our code
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(query, {"id": id_})).one_or_none()
         return stored.load(row.state) if row is not None else None
 

@@ -114,7 +114,7 @@ class Worker:
         if room <= 0 or not held or not self._work.effects:
             return 0
         values = {"names": list(held), "epochs": list(held.values()), "now": clock.now()}
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             # First those that were not served just now: a tenant with much to do does not keep the others waiting.
             not_now = [*self._busy, *self._served]
             rows = list(await connection.execute(_DUE, values | {"not_now": not_now, "room": room}))
