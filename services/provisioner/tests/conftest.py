@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +15,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from paybill_contracts.billing import EntitlementsSet, PlanRef
-from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
-from paybill_contracts.event import Event, digest, encode
+from paybill_contracts.event import digest
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Blueprint, Column, Table, TierBlueprint
@@ -31,7 +30,6 @@ from paybill_contracts.tenant import (
     TenantRequested,
     TenantSuspended,
 )
-from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
 from paybill_provisioner.app import service
 from paybill_provisioner.domain import environments
@@ -39,11 +37,8 @@ from paybill_provisioner.domain.blueprints import PublishedBlueprint
 from paybill_provisioner.domain.environments import Environment, Status, evolve
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
-from paybill_runtime.clock import new_id
 from paybill_runtime.identity import Identity, make_identity
 from paybill_runtime.secrets import FileSecrets
-from paybill_runtime.streams import connect
-from paybill_runtime.telemetry import child
 
 DRIVER = "provisioner_driver"
 _regions = count(1)
@@ -216,30 +211,6 @@ async def site(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Site]:
     made.driver = made.new_driver()
     yield made
     await asyncio.wait_for(made.driver.close(), 10)
-
-
-Say = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-async def say(nats: NatsServer) -> AsyncIterator[Say]:
-    """Have the owners of these facts publish them, each `copies` times under one id."""
-    clients: dict[str, Any] = {}
-
-    async def publish(*events: Event, copies: int = 1) -> None:
-        for event in events:
-            if event.OWNER not in clients:
-                clients[event.OWNER] = await connect(nats.url, event.OWNER, nats.password(event.OWNER))
-            cause = new_id()
-            fact = Fact(event, cause, datetime.now(UTC), 1, Origin(cause, cause, f"service:{event.OWNER}", child("")))
-            for copy in range(copies):
-                # Another message id for each: the stream's own window must not be what makes a copy harmless.
-                headers = headers_of(fact) | {"Nats-Msg-Id": f"{fact.id}-{copy}"}
-                await clients[event.OWNER].jetstream().publish(subject_of(event), encode(event), headers=headers)
-
-    yield publish
-    for client in clients.values():
-        await client.close()
 
 
 @pytest.fixture
