@@ -187,8 +187,8 @@ class PostgresServer:
         arguments = (
             *("--username", SUPERUSER, "--pwfile", str(self.password_file(SUPERUSER)), "--auth=scram-sha-256"),
             *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-            # A cluster without any fact in it need not survive a power cut.
-            *("--no-sync", "--no-instructions", "--pgdata", str(draft)),
+            # Synced, for facts are committed to the log alone: without the files of the cluster it cannot be recovered.
+            *("--no-instructions", "--pgdata", str(draft)),
         )
         child = Child(self._command("initdb", *arguments, death=signal.SIGKILL), self.log, lock)
         if child.wait() != 0:
