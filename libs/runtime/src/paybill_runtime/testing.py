@@ -189,7 +189,7 @@ async def say(nats: NatsServer) -> AsyncIterator[Say]:
 
     async def publish(*events: Event, copies: int = 1) -> None:
         for event in events:
-            if event.OWNER not in clients:
+            if event.OWNER not in clients or not clients[event.OWNER].is_connected:  # the server may be another by now
                 clients[event.OWNER] = await connect(nats.url, event.OWNER, nats.password(event.OWNER))
             cause = new_id()
             fact = Fact(event, cause, datetime.now(UTC), 1, Origin(cause, cause, f"service:{event.OWNER}", child("")))
