@@ -13,7 +13,7 @@ from paybill_runtime.app import Service, serve
 from paybill_runtime.database import Database
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason
 from paybill_runtime.migrate import migrate
-from paybill_runtime.replay import replay
+from paybill_runtime.replay import LogUnavailableError, replay
 from paybill_runtime.settings import read_secret
 
 
@@ -36,7 +36,7 @@ def run(service: Service) -> None:
     except DatabaseUnavailableError:
         sys.stderr.write("the database does not answer; check PAYBILL_DATABASE_URL and that PostgreSQL runs\n")
         code = 10
-    except (NatsError, JetStreamError, OSError, TimeoutError) as error:
+    except (LogUnavailableError, NatsError, JetStreamError, OSError, TimeoutError) as error:
         sys.stderr.write(f"the bus does not answer ({reason(error)}); check PAYBILL_NATS_URL and that NATS runs\n")
         code = 10
     sys.exit(code)
