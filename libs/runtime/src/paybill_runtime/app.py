@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,13 +20,14 @@ from paybill_runtime.auth import KeyRing
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider
-from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason
+from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Hearing
 from paybill_runtime.http import Edge
 from paybill_runtime.identity import Identity
 from paybill_runtime.keys import DataKeys, RawSeal
 from paybill_runtime.leases import Leases
+from paybill_runtime.listening import IDLE_S, Connection, listener
 from paybill_runtime.middleware import EdgeMiddleware
 from paybill_runtime.migrate import migrate
 from paybill_runtime.parking import Parking
@@ -217,22 +217,6 @@ class Running:
             await asyncio.sleep(1)
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    # The protocol is named because asyncio turns Nagle's delay (40 ms an answer) off only where it sees it named.
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"{host}:{port} cannot be listened on ({error.strerror}); "
-            "stop what uses it, or set PAYBILL_HTTP_HOST and PAYBILL_HTTP_PORT"
-        ) from error
-    return listener
-
-
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancel until all have ended: before Python 3.12, `wait_for` inside a library can swallow a cancellation."""
     running = {task for task in tasks if not task.done()}
@@ -246,19 +230,21 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
 async def serving(running: Running) -> AsyncIterator[int]:
     """HTTP on the configured address while the block runs; yields the port."""
     settings = running.settings
-    listener = _listener(settings.http_host, settings.http_port)
+    socket = listener(settings.http_host, settings.http_port)
     config = uvicorn.Config(
         running.app(),
+        http=Connection,
+        ws="none",
         log_config=None,
         access_log=False,
-        timeout_keep_alive=30,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=5,
         lifespan="off",
     )
     server = uvicorn.Server(config)
-    task = running.start("http", server._serve([listener]))  # noqa: SLF001  # `serve` would capture our signals
+    task = running.start("http", server._serve([socket]))  # noqa: SLF001  # `serve` would capture our signals
     try:
-        yield listener.getsockname()[1]
+        yield socket.getsockname()[1]
     finally:
         server.should_exit = True
         await task

@@ -1,24 +1,62 @@
-"""Around every request: its trace, an id, a limit on the body, a line in the log, and an answer whatever happens."""
+"""Around every request: its trace, an id, a place or a refusal, a line in the log, and an answer whatever happens.
+
+What cannot be answered soon is refused at once. A queue without a bound would answer everybody too late, and grow.
+"""
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paybill_runtime import clock
+from paybill_runtime.errors import OverloadedError
 from paybill_runtime.problems import problem, unexpected
-from paybill_runtime.telemetry import of_request
+from paybill_runtime.telemetry import meter, of_request
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 30.0
+MAX_BUSY = 128
+"""Requests that are worked on at once: as many as one transaction decides. More would only wait for one another."""
+FOR_PROBES = 8
+"""Places beside those, so that whoever asks whether the service is well hears it from a busy one, too."""
+SMALL_BODY_BYTES = 64 * 1024
+MAX_LARGE_BODIES = 32
+"""Bodies above the small size that are held at once: 32 MiB for all, not one MiB for each connection."""
+SAY_EVERY_S = 10.0
 _PROBES = {"/healthz", "/readyz"}
+_REFUSED = meter.create_counter("paybill.requests.refused", "{request}", "Requests refused because too many came.")
 
 
 class _GoneError(Exception):
     """The client left before its request was complete."""
+
+
+class _Places:
+    """What may be held at once; whoever finds it all taken is refused."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+
+    def check(self, more: int = 0) -> None:
+        """Raise OverloadedError when all are taken, and `more` beside them."""
+        if self._taken >= self._most + more:
+            raise OverloadedError("too many requests are being answered; send it again later")
+
+    @contextmanager
+    def one(self, more: int = 0) -> Iterator[None]:
+        """Hold one while the block runs. Raises OverloadedError."""
+        self.check(more)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 class EdgeMiddleware:
@@ -26,6 +64,9 @@ class EdgeMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._busy = _Places(MAX_BUSY)
+        self._large = _Places(MAX_LARGE_BODIES)
+        self._say_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -42,30 +83,45 @@ class EdgeMiddleware:
                 await self._answer(scope, headers.get("content-length", ""), receive, answer)
             except _GoneError:
                 log.info("%s %s was given up by its client", scope["method"], scope["path"])
+            except OverloadedError as error:
+                await problem(503, "overloaded", str(error))(scope, receive, answer.send)
+                self._note_refusal(began)
             else:
                 _note(scope, answer.status, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, length: str, receive: Receive, answer: "_Answer") -> None:
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await _body(length, receive)
-        except TimeoutError:
-            await problem(408, "too_slow", f"the whole body must come within {BODY_TIMEOUT_S:.0f} seconds")(
-                scope, receive, answer.send
-            )
-            return
-        try:
+        more = FOR_PROBES if scope["path"] in _PROBES else 0
+        # Looked at before, so that no body is read in vain; taken after, so that one that comes slowly holds no place.
+        self._busy.check(more)
+        with ExitStack() as held:
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    body = await _body(length, receive, lambda: held.enter_context(self._large.one()))
+            except TimeoutError:
+                await problem(408, "too_slow", f"the whole body must come within {BODY_TIMEOUT_S:.0f} seconds")(
+                    scope, receive, answer.send
+                )
+                return
             if body is None:
                 # The server reads on and drops the rest, so that a client that still sends gets to see this.
                 await problem(413, "too_large", f"a body may have {MAX_BODY_BYTES} bytes at most")(
                     scope, receive, answer.send
                 )
-            else:
+                return
+            held.enter_context(self._busy.one(more))
+            try:
                 await self._app(scope, _replay(body, receive), answer.send)
-        except Exception as error:
-            if answer.status:
-                raise
-            await unexpected(error)(scope, receive, answer.send)
+            except Exception as error:
+                if answer.status:
+                    raise
+                await unexpected(error)(scope, receive, answer.send)
+
+    def _note_refusal(self, now: float) -> None:
+        """Count it. A line for each would press the log as hard as the service."""
+        _REFUSED.add(1)
+        if now >= self._say_at:
+            self._say_at = now + SAY_EVERY_S
+            log.warning("more requests come than can be answered; some are refused")
 
 
 class _Answer:
@@ -89,11 +145,12 @@ def _note(scope: Scope, status: int, took_s: float) -> None:
     log.log(level, "%s %s: %d in %.1f ms", scope["method"], scope["path"], status, took_s * 1000)
 
 
-async def _body(length: str, receive: Receive) -> bytes | None:
-    """The whole body; None as soon as it is known to be too large. Raises _GoneError."""
+async def _body(length: str, receive: Receive, take_large: Callable[[], None]) -> bytes | None:
+    """The whole body; None as soon as it is known to be too large. Raises _GoneError, and what `take_large` raises."""
     if length.isdigit() and int(length) > MAX_BODY_BYTES:
         return None
     parts = bytearray()
+    large = False
     while True:
         message = await receive()
         if message["type"] != "http.request":
@@ -101,6 +158,9 @@ async def _body(length: str, receive: Receive) -> bytes | None:
         parts += message.get("body", b"")
         if len(parts) > MAX_BODY_BYTES:
             return None
+        if len(parts) > SMALL_BODY_BYTES and not large:
+            take_large()
+            large = True
         if not message.get("more_body"):
             return bytes(parts)
 

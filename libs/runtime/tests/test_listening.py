@@ -1,0 +1,130 @@
+"""More requests, more connections, slower clients and larger bodies than there are places for."""
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from paybill_runtime import listening, middleware, problems
+from paybill_runtime.app import serving
+from paybill_runtime.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, EdgeMiddleware
+
+HEAD = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\n"
+
+
+@asynccontextmanager
+async def _slow(port: int, amount: int, said: bytes):
+    """Clients that have said so much, and say no more."""
+    async with AsyncExitStack() as stack:
+        streams = []
+        for _ in range(amount):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            writer.write(said)
+            streams.append((reader, writer))
+        yield streams
+
+
+async def _asked(port: int) -> int:
+    """The status of an answer to somebody who is new here."""
+    async with httpx.AsyncClient(timeout=5) as client:
+        return (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code
+
+
+@pytest.mark.parametrize("said", [b"", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{"], ids=["nothing", "head", "body"])
+async def test_clients_that_do_not_end_what_they_ask_make_room_for_those_that_do(served, monkeypatch, said) -> None:
+    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 4)
+    async with serving(served.running) as port, _slow(port, 12, said) as slow:
+        answers = [await _asked(port) for _ in range(3)]
+        left = [reader for reader, _ in slow if not reader.at_eof() and reader.exception() is None]
+
+    assert answers == [200, 200, 200]
+    assert len(left) < 5
+
+
+async def test_a_head_that_comes_drop_by_drop_has_no_more_time_than_one_that_does_not_come(served, monkeypatch) -> None:
+    monkeypatch.setattr("paybill_runtime.app.IDLE_S", 1)
+    async with serving(served.running) as port, _slow(port, 2, b"") as ((silent, _), (dripping, writer)):
+
+        async def drip() -> None:
+            for byte in HEAD * 100:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.1)
+
+        dripper = asyncio.create_task(drip())
+        async with asyncio.timeout(5):
+            ends = await silent.read(), await dripping.read()
+        dripper.cancel()
+
+    assert ends == (b"", b"")
+
+
+@pytest.fixture
+def slow():
+    """An app of ours whose route answers once it is let; and how many requests are in it."""
+    app = FastAPI()
+    problems.install(app)
+    app.add_middleware(EdgeMiddleware)
+    app.state.go, app.state.inside = asyncio.Event(), 0
+
+    @app.post("/slow")
+    async def route(request: Request) -> None:
+        app.state.inside += 1
+        await app.state.go.wait()
+
+    @app.get("/readyz")
+    async def readyz() -> None:
+        pass
+
+    return app
+
+
+def _client(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x")
+
+
+async def test_a_request_that_finds_no_place_is_refused_at_once_and_a_probe_is_not(slow, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(middleware, "MAX_BUSY", 3)
+    async with _client(slow) as client:
+        asked = [asyncio.create_task(client.post("/slow", content=b"{}")) for _ in range(5)]
+        refused = [await one for one in asked[3:]]
+        probe = await client.get("/readyz")
+        slow.state.go.set()
+        answers = [await one for one in asked[:3]]
+        after = await client.post("/slow")
+
+    assert [answer.status_code for answer in (*refused, probe, *answers, after)] == [503, 503, 200, 200, 200, 200, 200]
+    assert {answer.json()["code"] for answer in refused} == {"overloaded"}
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
+    assert [record.message for record in caplog.records if "refused" in record.message] == [
+        "more requests come than can be answered; some are refused"
+    ]
+
+
+async def test_bodies_that_come_slowly_hold_no_place(served, monkeypatch) -> None:
+    monkeypatch.setattr(middleware, "MAX_BUSY", 3)
+    async with (
+        serving(served.running) as port,
+        _slow(port, 12, HEAD + b"Content-Length: 100\r\n\r\n{"),
+        httpx.AsyncClient(timeout=5, headers=served.client.headers) as client,
+    ):
+        answer = await client.get(f"http://127.0.0.1:{port}/v1/tenants")
+
+    assert answer.status_code == 200
+
+
+async def test_only_so_many_large_bodies_are_held_at_once_and_small_ones_as_ever(slow, monkeypatch) -> None:
+    monkeypatch.setattr(middleware, "MAX_LARGE_BODIES", 2)
+    async with _client(slow) as client:
+        asked = [asyncio.create_task(client.post("/slow", content=b"x" * MAX_BODY_BYTES)) for _ in range(3)]
+        refused = await asked[2]
+        small = asyncio.create_task(client.post("/slow", content=b"x" * SMALL_BODY_BYTES))
+        while slow.state.inside < 3:  # noqa: ASYNC110  # what it waits for is a counter
+            await asyncio.sleep(0.01)
+        slow.state.go.set()
+        answers = [(await one).status_code for one in (*asked[:2], small)]
+        again = await client.post("/slow", content=b"x" * MAX_BODY_BYTES)
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    assert (answers, again.status_code) == ([200, 200, 200], 200)
