@@ -47,7 +47,7 @@ async def test_paying_activates_the_subscription_and_sets_what_the_tenant_may_us
     assert (held["tier"], held["placement"], held["allows_access"]) == ("business", "silo", True)
     assert held == await world.get(f"/v1/tenants/{TENANT}/entitlements")
     facts = await world.log.facts("billing.subscription_activated", "billing.entitlements_set", at_least=2)
-    assert facts[1].origin.cause == facts[0].id
+    assert facts[1].origin.cause == facts[0].origin.cause
     assert facts[0].origin.actor == "webhook:stripe"
 
 

@@ -212,7 +212,7 @@ async def test_a_hundred_messages_at_once_share_a_few_transactions(world, outsid
 
 
 async def test_when_too_many_wait_the_sender_is_told_to_come_back():
-    inbox = Inbox(None)
+    inbox = Inbox(None, lambda: None)
     inbox._waiting = [None] * MAX_WAITING
 
     with pytest.raises(OverloadedError):

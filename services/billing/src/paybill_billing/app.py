@@ -1,7 +1,9 @@
 """Puts the service together."""
 
+import asyncio
 from importlib.resources import files
 
+from fastapi import APIRouter
 from paybill_contracts.envelope import Origin
 from paybill_runtime.app import Service
 from paybill_runtime.errors import ConfigurationError
@@ -32,10 +34,20 @@ class AtStripe:
 
     def __init__(self) -> None:
         self._stripe: Stripe | None = None
+        self._arrived = asyncio.Event()
+
+    def router(self, edge: Edge) -> APIRouter:
+        """The service's routes. A message that is kept is looked at without delay."""
+        return router(edge, self._arrived.set)
 
     def connect(self, settings: Settings, _: Secrets) -> Providers:
         """The providers that accounts can be opened at."""
-        self._stripe = Stripe(settings.stripe_api_key(), settings.stripe_api_base, settings.checkout_return_url)
+        self._stripe = Stripe(
+            settings.stripe_api_key(),
+            settings.stripe_api_base,
+            settings.checkout_return_url,
+            settings.stripe_requests_per_s,
+        )
         return Providers({NAME: self._stripe})
 
     async def webhooks(self, edge: Edge, leases: Leases) -> None:
@@ -44,7 +56,7 @@ class AtStripe:
             raise RuntimeError("effects are built before anything runs")
         inbound = StripeInbound(edge.settings.stripe_webhook_secrets())
         try:
-            await Ingest(edge, leases, NAME, self._stripe, inbound).run()
+            await Ingest(edge, leases, NAME, self._stripe, inbound, self._arrived).run()
         finally:
             await self._stripe.close()
 
@@ -59,7 +71,7 @@ def service() -> Service:
         hears=HEARS,
         work=WORK,
         timers=(Timer(SUBSCRIPTIONS, "due", subscriptions.on_time),),
-        router=router,
+        router=at_stripe.router,
         effects=at_stripe.connect,
         on_start=(publish_catalogue, allow_publishers),
         background=(at_stripe.webhooks,),

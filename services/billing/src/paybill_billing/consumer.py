@@ -1,16 +1,6 @@
 """The facts and offers that this service hears, and the verb for each."""
 
-from paybill_contracts.billing import (
-    SubscriptionActivated,
-    SubscriptionChanged,
-    SubscriptionEnded,
-    SubscriptionFact,
-    SubscriptionGraceStarted,
-    SubscriptionPaused,
-    SubscriptionRecovered,
-    SubscriptionRegistered,
-    SubscriptionSuspended,
-)
+from paybill_contracts.billing import SubscriptionSuspended
 from paybill_contracts.envelope import Offer
 from paybill_contracts.tenant import OffboardingStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
@@ -52,27 +42,13 @@ HEARS.fact(OffboardingStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)
 HEARS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
 
 
-def _subscription_moved(unit: Unit, fact: SubscriptionFact, _: Moment) -> None:
-    """Entitlements follow a subscription by one path, whether a webhook moved it or a timer."""
+@HEARS.fact(SubscriptionSuspended, writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id)], reads=lambda _: [_CATALOGUE])
+def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, _: Moment) -> None:
+    """A timer's decision sees its subscription alone, so entitlements follow it here; a webhook's settles both."""
     pinned = fact.subscription.plan
     sold = catalogue.published(_catalogue(unit), pinned.plan, pinned.version)
     held = unit.get(ENTITLEMENTS, fact.tenant_id)
     unit.record(ENTITLEMENTS, fact.tenant_id, entitlements.settle(held, fact.subscription, sold.plan))
-
-
-for _fact in (
-    SubscriptionRegistered,
-    SubscriptionActivated,
-    SubscriptionChanged,
-    SubscriptionGraceStarted,
-    SubscriptionSuspended,
-    SubscriptionPaused,
-    SubscriptionRecovered,
-    SubscriptionEnded,
-):
-    HEARS.fact(_fact, writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id)], reads=lambda _: [_CATALOGUE])(
-        _subscription_moved
-    )
 
 
 @HEARS.offer(

@@ -16,15 +16,18 @@ EVERY_TENANT = "*"
 class Settings(ServiceSettings):
     """catalogue_file: plans.yaml; the one in this package when it is not set.
 
-    stripe_api_base: empty for Stripe itself. stripe_webhook_secrets_file: one secret a line, all of them active, so
-    that a secret can be rolled; without it the webhook's address does not exist. publishers_file: JSON,
-    `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids; without it nobody reports usage.
+    stripe_api_base: empty for Stripe itself. stripe_requests_per_s: how often it is asked at most; the default is its
+    limit for one endpoint (https://docs.stripe.com/rate-limits), which it raises for who asks.
+    stripe_webhook_secrets_file: one secret a line, all of them active, so that a secret can be rolled; without it the
+    webhook's address does not exist. publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids;
+    without it nobody reports usage.
     checkout_return_url: where the provider sends people after the checkout.
     """
 
     catalogue_file: Path | None = None
     stripe_api_key_file: Path
     stripe_api_base: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
+    stripe_requests_per_s: Annotated[float, Field(gt=0, le=10_000)] = 25.0
     stripe_webhook_secrets_file: Path | None = None
     publishers_file: Path | None = None
     checkout_return_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1/"

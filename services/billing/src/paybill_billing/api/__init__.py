@@ -1,14 +1,16 @@
 """HTTP: what operators and clients may look at, and where providers send their messages."""
 
+from collections.abc import Callable
+
 from fastapi import APIRouter
 from paybill_runtime.http import Edge
 
 from paybill_billing.api import queries, webhooks
 
 
-def router(edge: Edge) -> APIRouter:
-    """The routes, on this edge."""
+def router(edge: Edge, kept: Callable[[], None]) -> APIRouter:
+    """The routes, on this edge. kept: called when messages of a provider are durable."""
     routes = APIRouter()
     routes.include_router(queries.router(edge))
-    routes.include_router(webhooks.router(edge))
+    routes.include_router(webhooks.router(edge, kept))
     return routes

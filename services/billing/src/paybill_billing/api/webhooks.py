@@ -1,7 +1,7 @@
 """Where providers send their messages: verify, keep durably, answer; what they mean is found out later."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -61,10 +61,14 @@ class Kept(Delivery):
 
 
 class Inbox:
-    """Keeps messages by group commit: all that wait share one statement, and each is answered when it is durable."""
+    """Keeps messages by group commit: all that wait share one statement, and each is answered when it is durable.
 
-    def __init__(self, database: Database) -> None:
+    kept: called after every such commit, for whoever finds out what they mean.
+    """
+
+    def __init__(self, database: Database, kept: Callable[[], None]) -> None:
         self._database = database
+        self._kept = kept
         self._waiting: list[tuple[Kept, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -82,6 +86,7 @@ class Inbox:
         while self._waiting:
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             error = await self._stored([message for message, _ in group])
+            self._kept()
             for _, done in group:
                 if done.cancelled():
                     continue
@@ -104,10 +109,13 @@ class Inbox:
         return OverloadedError("others change the same subscriptions; send it again later")
 
 
-def router(edge: Edge) -> APIRouter:
-    """The route, on this edge. A provider without a secret has none: its messages cannot be told from forged ones."""
+def router(edge: Edge, kept: Callable[[], None]) -> APIRouter:
+    """The route, on this edge. kept: as `Inbox` has it.
+
+    A provider without a secret has none: its messages cannot be told from forged ones.
+    """
     routes = APIRouter(tags=["webhooks"])
-    inbox = Inbox(edge.database)
+    inbox = Inbox(edge.database, kept)
     inbound: dict[str, Inbound] = {}
     if secrets := edge.settings.stripe_webhook_secrets():
         inbound["stripe"] = StripeInbound(secrets)

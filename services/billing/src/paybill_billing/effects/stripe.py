@@ -23,9 +23,6 @@ BUSY_S = 2.0
 AWAY_S = 5.0
 KEY_REFUSED_S = 30.0
 
-REQUESTS_PER_S = 25.0
-"""Stripe's limit for one endpoint (https://docs.stripe.com/rate-limits)."""
-
 TIMEOUT_S = 20.0
 """To connect, and again to answer."""
 
@@ -51,7 +48,7 @@ class PacedClient(stripe.HTTPXClient):
 class Stripe:
     """One account at Stripe. The library's own retries are off: they know neither our pace nor who waits."""
 
-    def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float = REQUESTS_PER_S) -> None:
+    def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float) -> None:
         # Nothing is told that nobody asked for; otherwise the library also writes an id into the home directory.
         stripe.enable_telemetry = False
         self._http = PacedClient(per_s)

@@ -16,14 +16,13 @@ from paybill_runtime.telemetry import span
 from paybill_runtime.unit import Moment, Unit
 from pydantic import ValidationError
 from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_billing.domain import catalogue, payments, subscriptions
+from paybill_billing.domain import catalogue, entitlements, payments, subscriptions
 from paybill_billing.domain.payments import Attempt
 from paybill_billing.domain.subscriptions import Failure, Seen
 from paybill_billing.effects import Inbound, Provider, ProviderAwayError, ProviderRefusedError
 from paybill_billing.effects.shapes import ShapeError
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, NO_ACCOUNT, PAYMENTS, SUBSCRIPTIONS
+from paybill_billing.tables import ACCOUNTS, CATALOGUES, ENTITLEMENTS, NO_ACCOUNT, PAYMENTS, SUBSCRIPTIONS
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +33,17 @@ LONGEST_DELAY_S = 3600.0
 KEPT = timedelta(days=30)
 CLEANING_S = 3600.0
 
+# What is due, with all that is needed to look at it: what was said about it, by whose customer, and whose that is.
 _DUE = text(
-    "SELECT target, seq, tries FROM webhook_targets "
-    "WHERE provider = :provider AND due <= :now AND NOT target = ANY(:busy) ORDER BY due LIMIT :room"
+    "SELECT t.target, t.seq, t.tries, w.ids, w.types, w.traceparent, w.customers, "
+    "ARRAY(SELECT ARRAY[a.customer, a.id] FROM accounts AS a WHERE a.customer = ANY(w.customers)) AS owners "
+    "FROM webhook_targets AS t CROSS JOIN LATERAL ("
+    "SELECT array_agg(event_id ORDER BY created, event_id) AS ids, "
+    "array_agg(type ORDER BY created, event_id) AS types, "
+    "(array_agg(traceparent ORDER BY created, event_id))[1] AS traceparent, "
+    "array_agg(DISTINCT provider || '/' || customer) FILTER (WHERE customer IS NOT NULL) AS customers "
+    "FROM webhooks WHERE provider = t.provider AND target = t.target AND done_at IS NULL) AS w "
+    "WHERE t.provider = :provider AND t.due <= :now AND NOT t.target = ANY(:busy) ORDER BY t.due LIMIT :room"
 )
 _WELCOME = text(
     "UPDATE webhook_targets SET due = :now, tries = 0, reason = NULL WHERE (provider, target) IN ("
@@ -44,16 +51,16 @@ _WELCOME = text(
     "JOIN accounts AS a ON a.customer = t.provider || '/' || t.customer "
     "WHERE t.provider = :provider AND t.reason = :reason ORDER BY t.provider, t.target FOR UPDATE OF t SKIP LOCKED)"
 )
-_WAITING = text(
-    "SELECT event_id, type, created, customer, traceparent FROM webhooks "
-    "WHERE provider = :provider AND target = :target AND done_at IS NULL ORDER BY created, event_id"
+_BODIES = text(
+    "SELECT created, body FROM webhooks WHERE provider = :provider AND event_id = ANY(:ids) ORDER BY created, event_id"
 )
-_BODIES = text("SELECT event_id, type, created, body FROM webhooks WHERE provider = :provider AND event_id = ANY(:ids)")
 _TENANT = text("SELECT id FROM accounts WHERE customer = :customer")
-_DONE = text("UPDATE webhooks SET done_at = :now WHERE provider = :provider AND event_id = ANY(:ids)")
-_LOOKED = text("DELETE FROM webhook_targets WHERE provider = :provider AND target = :target AND seq = :seq")
-_MORE_CAME = text(
-    "UPDATE webhook_targets SET tries = 0, due = :now, reason = NULL WHERE provider = :provider AND target = :target"
+# What waited is done; when more came since we looked, the subscription stays, and is due.
+_FINISH = text(
+    "WITH done AS (UPDATE webhooks SET done_at = :now WHERE provider = :provider AND event_id = ANY(:ids)), "
+    "looked AS (DELETE FROM webhook_targets WHERE provider = :provider AND target = :target AND seq = :seq) "
+    "UPDATE webhook_targets SET tries = 0, due = :now, reason = NULL "
+    "WHERE provider = :provider AND target = :target AND seq <> :seq"
 )
 _LATER = text(
     "UPDATE webhook_targets SET tries = :tries, due = :due, reason = :reason, customer = coalesce(:customer, customer) "
@@ -73,48 +80,74 @@ class UnknownCustomerError(Exception):
 class Ingest:
     """Empties the inbox of one provider, many subscriptions at once, each by one task at a time."""
 
-    def __init__(self, edge: Edge, leases: Leases, provider_name: str, provider: Provider, inbound: Inbound) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        leases: Leases,
+        provider_name: str,
+        provider: Provider,
+        inbound: Inbound,
+        arrived: asyncio.Event,
+    ) -> None:
+        """arrived: set by whoever keeps a message in this process; what others keep is found within POLL_S."""
         self._edge = edge
         self._leases = leases
         self._name = provider_name
         self._provider = provider
         self._inbound = inbound
+        self._arrived = arrived
         self._busy: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Look for what is due, for ever. Only the process that holds the lease works."""
-        clean_at = self._edge.now()
+        clock = asyncio.get_running_loop().time
+        welcome_at = clean_at = clock()
         try:
             while True:
+                self._arrived.clear()
                 try:
                     if self._leases.some([LEASE]):
+                        if clock() >= welcome_at:
+                            await self._welcome()
+                            welcome_at = clock() + POLL_S
                         await self._start_due()
-                        if self._edge.now() >= clean_at:
+                        if clock() >= clean_at:
                             await forget_bodies(self._edge)
-                            clean_at = self._edge.now() + timedelta(seconds=CLEANING_S)
+                            clean_at = clock() + CLEANING_S
                 except DatabaseUnavailableError as error:
                     log.warning("webhooks wait: %s", error)
-                await asyncio.sleep(POLL_S)
+                await self._idle()
         finally:
             for task in self._busy.values():
                 task.cancel()
+
+    async def _idle(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_S):  # not wait_for: before 3.12 it can swallow a cancellation
+                await self._arrived.wait()
+        except TimeoutError:
+            return
+
+    async def _welcome(self) -> None:
+        """What waited for an account that is open now is due."""
+        values = {"provider": self._name, "now": self._edge.now(), "reason": NO_ACCOUNT}
+        async with self._edge.database.transaction() as connection:
+            await connection.execute(_WELCOME, values)
 
     async def _start_due(self) -> None:
         room = AT_ONCE - len(self._busy)
         if room <= 0:
             return
-        now = self._edge.now()
-        async with self._edge.database.transaction() as connection:
-            await connection.execute(_WELCOME, {"provider": self._name, "now": now, "reason": NO_ACCOUNT})
-            values = {"provider": self._name, "now": now, "busy": list(self._busy), "room": room}
-            rows = (await connection.execute(_DUE, values)).all()
-        for row in rows:
+        values = {"provider": self._name, "now": self._edge.now(), "busy": list(self._busy), "room": room}
+        for row in await self._edge.rows(_DUE, values):
             task = asyncio.create_task(self._one(row))
             self._busy[row.target] = task
             task.add_done_callback(partial(self._finished, row.target))
 
     def _finished(self, target: str, _: asyncio.Task[None]) -> None:
+        """There is room for another, or more was said about this one meanwhile."""
         self._busy.pop(target, None)
+        self._arrived.set()
 
     async def _one(self, target: Row[Any]) -> None:
         """Look at one subscription; whatever goes wrong is written beside it, and concerns nobody else."""
@@ -138,25 +171,26 @@ class Ingest:
             await self._later(target, _delay_s(target.tries), _short(error))
 
     async def _follow(self, target: Row[Any], held: dict[str, int]) -> None:
-        where = {"provider": self._name, "target": target.target}
-        waiting = await self._edge.rows(_WAITING, where)
-        customers = {row.customer for row in waiting if row.customer is not None}
-        if customers and not any([await self._tenant_of(customer) for customer in sorted(customers)]):
-            raise UnknownCustomerError(min(customers))
-        with span(f"look at {target.target}", waiting[0].traceparent if waiting else None) as here:
+        owners = dict(target.owners)
+        if target.customers and not owners:
+            raise UnknownCustomerError(min(target.customers).removeprefix(f"{self._name}/"))
+        with span(f"look at {target.target}", target.traceparent) as here:
             seen = await self._provider.look(target.target)
-            done = {"now": self._edge.now(), "ids": [row.event_id for row in waiting], "seq": target.seq, **where}
+            ids = target.ids or []
+            done = {"provider": self._name, "target": target.target, "seq": target.seq, "ids": ids}
+            done["now"] = self._edge.now()
             if seen is None:
                 log.warning("%s does not know %s any more", self._name, target.target)
                 async with self._edge.database.transaction() as connection:
-                    await _finish(connection, done)
+                    await connection.execute(_FINISH, done)
                 return
-            tenant_id = await self._tenant_of(seen.customer)
+            customer = f"{self._name}/{seen.customer}"
+            tenant_id = owners.get(customer) or await self._tenant_of(customer)
             if tenant_id is None:
                 raise UnknownCustomerError(seen.customer)
-            cause = waiting[0].event_id if waiting else target.target
+            cause = ids[0] if ids else target.target
             origin = Origin(cause, cause, f"webhook:{self._name}", here)
-            await self._decide(origin, tenant_id, seen, await self._failures(waiting), done, held)
+            await self._decide(origin, tenant_id, seen, await self._failures(target), done, held)
 
     async def _decide(
         self,
@@ -178,33 +212,44 @@ class Ingest:
                 said = payments.fail(known, attempt, tenant_id=tenant_id, subscription_id=id_)
                 unit.record(PAYMENTS, attempt.event, said)
             standing = unit.get(SUBSCRIPTIONS, id_)
+            pinned = subscriptions.sold(sold, account, standing, seen)
             events = subscriptions.sync(
                 standing,
                 seen,
                 tenant_id=tenant_id,
                 provider=self._name,
-                sold=subscriptions.sold(sold, account, standing, seen),
+                sold=pinned,
                 failures=[Failure(attempt.invoice, when) for attempt, when in failures],
                 now=at.now,
             )
             unit.record(SUBSCRIPTIONS, id_, events)
+            # In the same decision, for the tenant waits: hearing our own fact first would cost it a hop.
+            for event in events:
+                before = unit.get(ENTITLEMENTS, tenant_id)
+                unit.record(ENTITLEMENTS, tenant_id, entitlements.settle(before, event.subscription, pinned.plan))
 
         await self._edge.decide(
             origin,
             decide,
-            writes=[SUBSCRIPTIONS.key(id_), *(PAYMENTS.key(attempt.event) for attempt, _ in failures)],
+            writes=[
+                SUBSCRIPTIONS.key(id_),
+                ENTITLEMENTS.key(tenant_id),
+                *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
+            ],
             reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE)],
-            also=lambda connection: _finish(connection, done),
+            also=lambda connection: connection.execute(_FINISH, done),
             held=held,
         )
 
     async def _tenant_of(self, customer: str) -> str | None:
-        rows = await self._edge.rows(_TENANT, {"customer": f"{self._name}/{customer}"})
+        """As it is now: the account may have been opened while we looked."""
+        rows = await self._edge.rows(_TENANT, {"customer": customer})
         return rows[0].id if rows else None
 
-    async def _failures(self, waiting: Sequence[Row[Any]]) -> list[tuple[Attempt, datetime]]:
+    async def _failures(self, target: Row[Any]) -> list[tuple[Attempt, datetime]]:
         """The failed attempts among what waits, and when the provider says that each was."""
-        telling = [row.event_id for row in waiting if self._inbound.tells_of_failure(row.type)]
+        waiting = zip(target.ids or (), target.types or (), strict=True)
+        telling = [event_id for event_id, type_ in waiting if self._inbound.tells_of_failure(type_)]
         if not telling:
             return []
         found = []
@@ -237,14 +282,6 @@ async def forget_bodies(edge: Edge) -> None:
         gone = await connection.execute(_FORGET, {"before": edge.now() - KEPT})
     if gone.rowcount:
         log.info("the bodies of %d webhooks are gone", gone.rowcount)
-
-
-async def _finish(connection: AsyncConnection, done: Mapping[str, Any]) -> None:
-    """What waited is done; when more came since we looked, the subscription is to be looked at again."""
-    await connection.execute(_DONE, {name: done[name] for name in ("provider", "ids", "now")})
-    looked = await connection.execute(_LOOKED, {name: done[name] for name in ("provider", "target", "seq")})
-    if not looked.rowcount:
-        await connection.execute(_MORE_CAME, {name: done[name] for name in ("provider", "target", "now")})
 
 
 def _delay_s(tries: int) -> float:
