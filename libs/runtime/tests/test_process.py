@@ -124,7 +124,7 @@ async def test_migrating_an_empty_database_is_done_and_can_be_done_again(home, d
 
     assert (first[0], again[0]) == (0, 0), first
     versions = await databases.execute(url, "tenant", "SELECT version_num FROM chassis.alembic_version")
-    assert [row["version_num"] for row in versions] == ["0002"]
+    assert [row["version_num"] for row in versions] == ["0003"]
 
 
 async def test_replay_says_equal_or_what_is_not(home, databases) -> None:

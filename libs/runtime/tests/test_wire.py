@@ -156,9 +156,12 @@ async def test_an_offer_that_cannot_be_handled_holds_up_its_tenants_offers_and_n
     await until(lambda: _heard(owner, "fine"))
     await say(TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="the fact of this tenant"))
 
+    async def parked() -> bool:
+        rows = (await owner.served.client.get("/v1/operations/dead-letters")).json()
+        return [row["stream"] for row in rows] == [INTAKE, INTAKE]
+
     await until(lambda: _heard(owner, "the fact of this tenant"))
-    rows = (await owner.served.client.get("/v1/operations/dead-letters")).json()
-    assert [row["stream"] for row in rows] == [INTAKE, INTAKE]
+    await until(parked)  # it is heard before it is committed
     assert owner.heard == ["fine", "the fact of this tenant"]
 
     async def dead() -> bool:

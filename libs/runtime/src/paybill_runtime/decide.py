@@ -5,17 +5,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-import asyncpg
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
 from paybill_runtime.database import Database
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision
+from paybill_runtime.errors import DatabaseUnavailableError, constraint_of, is_collision
 from paybill_runtime.state import Key
-from paybill_runtime.store import Store, lost_leases
+from paybill_runtime.store import Store
 from paybill_runtime.unit import Moment, Unit, moment
 
 T = TypeVar("T")
@@ -24,6 +22,8 @@ Extra = Callable[[AsyncConnection], Any]
 
 MAX_GROUP = 128
 MAX_TRIES = 5
+_FIRST_COME = {"outbox_aggregate_revision_key", "inbox_pkey"}
+"""Constraints that say that another was first with this revision, or with this message."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,37 +99,38 @@ class Decider:
                 for decision in decisions:
                     await self.commit([decision])
                 return
-            refusal = self.conflict(error) if isinstance(error, IntegrityError) else None
+            refusal = self.conflict(error)
             for decision in decisions:
                 decision.error = refusal or error
         else:
             self._committed()
 
     async def _once(self, decisions: Sequence[Decision[Any]]) -> None:
-        now = clock.now()
-        unit = Unit(now)
-        async with self._database.transaction() as connection:
-            lost = await lost_leases(connection, (lease for decision in decisions for lease in decision.held.items()))
-            await self._store.load(
+        unit = Unit(clock.now())
+        async with self._database.direct() as connection:
+            await self._store.look(
                 connection, unit, _keys(d.writes for d in decisions), _keys(d.reads for d in decisions)
             )
-            for decision in decisions:
-                decision.error = None
-                if lost.intersection(decision.held.items()):
-                    decision.error = LeaseLostError("another process has taken over")
-                    continue
-                at = moment(now, self._service, decision.origin.cause)
-                try:
-                    with unit.attempt(decision.origin):
-                        decision.outcome = decision.decide(unit, at)
-                except Exception as error:  # noqa: BLE001  # it is this caller's answer; the others go on
-                    decision.error = error
-            for decision in decisions:
-                if decision.error is None and decision.also is not None:
-                    await decision.also(connection)
-            await self._store.save(connection, unit)
+        for decision in decisions:
+            decision.error = None
+            try:
+                with unit.attempt(decision.origin):
+                    decision.outcome = decision.decide(unit, moment(unit.now, self._service, decision.origin.cause))
+            except Exception as error:  # noqa: BLE001  # it is this caller's answer; the others go on
+                decision.error = error
+        decided = [decision for decision in decisions if decision.error is None]
+        held = {lease for decision in decided for lease in decision.held.items()}
+        besides = [decision.also for decision in decided if decision.also is not None]
+        if besides:
+            async with self._database.transaction() as connection:
+                for also in besides:
+                    await also(connection)
+                await self._store.write(connection, unit, held)
+        elif unit.facts:
+            async with self._database.direct(committing=True) as connection:
+                await self._store.write(connection, unit, held)
 
-    def conflict(self, error: IntegrityError) -> DomainError | None:
+    def conflict(self, error: Exception) -> DomainError | None:
         """The refusal that a violated constraint stands for; None when it is no rule of the domain."""
         name = constraint_of(error)
         for stored in self._store.states.values():
@@ -144,20 +145,10 @@ async def settled(act: Callable[[], Awaitable[T]]) -> T:
         try:
             return await act()
         except Exception as error:
-            if not (is_collision(error) or _same_revision(error)):
+            if not is_collision(error) and constraint_of(error) not in _FIRST_COME:
                 raise
     return await act()
 
 
 def _keys(groups: Iterable[Sequence[Key]]) -> set[Key]:
     return {key for keys in groups for key in keys}
-
-
-def constraint_of(error: IntegrityError) -> str:
-    """The name of the constraint that was violated."""
-    cause = error.orig.__cause__ if error.orig is not None else None
-    return cause.constraint_name or "" if isinstance(cause, asyncpg.IntegrityConstraintViolationError) else ""
-
-
-def _same_revision(error: Exception) -> bool:
-    return isinstance(error, IntegrityError) and constraint_of(error).startswith("outbox_aggregate")

@@ -8,6 +8,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 _CONTROL = dict.fromkeys([*range(32), 127], " ")
+LEASE_LOST = "PB001"
+"""The SQLSTATE of a statement whose lease has another owner (a class of our own, as the SQL standard allows)."""
 MAX_TEXT = 500
 """Characters of a line that is kept for people to read."""
 
@@ -70,6 +72,17 @@ def is_away(error: BaseException) -> bool:
 def is_misconfigured(error: BaseException) -> bool:
     """Whether PostgreSQL is there, but not for this role, password or database name."""
     return isinstance(_cause(error), _MISCONFIGURED)
+
+
+def sqlstate(error: BaseException) -> str:
+    """The SQLSTATE that PostgreSQL gave an error; empty when it was not PostgreSQL's."""
+    return str(getattr(_cause(error), "sqlstate", None) or "")
+
+
+def constraint_of(error: BaseException) -> str:
+    """The name of the constraint that was violated; empty when none was."""
+    cause = _cause(error)
+    return cause.constraint_name or "" if isinstance(cause, asyncpg.IntegrityConstraintViolationError) else ""
 
 
 def is_collision(error: BaseException) -> bool:

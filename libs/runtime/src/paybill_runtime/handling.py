@@ -8,8 +8,6 @@ from uuid import UUID
 from opentelemetry.trace import SpanKind
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.operations import IntakeQuarantined, RequestRefused, said_by
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock, parking
@@ -18,7 +16,7 @@ from paybill_runtime.decide import Decider, settled
 from paybill_runtime.errors import is_nobodys_fault, line_of
 from paybill_runtime.hearing import Hearing, Incoming
 from paybill_runtime.state import Key
-from paybill_runtime.store import Store, fence
+from paybill_runtime.store import Heard, Queue, Store
 from paybill_runtime.streams import INTAKE
 from paybill_runtime.telemetry import about, meter, span
 from paybill_runtime.unit import Unit, moment
@@ -26,14 +24,6 @@ from paybill_runtime.unit import Unit, moment
 log = logging.getLogger(__name__)
 
 _HEARD = meter.create_counter("paybill.messages.heard", "{message}", "Messages handled, by what came of them.")
-_ADVANCE = text(
-    "UPDATE chassis.position SET sequence = :sequence "
-    "WHERE stream = :stream AND partition = ANY(:partitions) AND sequence < :sequence"
-)
-_INBOX = text(
-    "INSERT INTO chassis.inbox (event_id, sequence) "
-    "SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:sequences AS bigint[])) ON CONFLICT DO NOTHING RETURNING event_id"
-)
 
 
 class Handling:
@@ -50,7 +40,7 @@ class Handling:
     async def batch(
         self, items: Sequence[Incoming], held: Mapping[str, int], partitions: Sequence[int], upto: int
     ) -> None:
-        """All of `items` in one transaction, with the position; one by one when they cannot share one.
+        """All of `items` in one transaction, with the positions of `partitions`; one by one when they cannot share one.
 
         Raises what is no message's fault: LeaseLostError, DatabaseUnavailableError, collisions that do not end.
         """
@@ -67,17 +57,18 @@ class Handling:
 
     def blame(self, item: Incoming, error: Exception) -> Exception | None:
         """Why `item`, whose writes raised `error`, has to be parked; None when a rule refuses it, as it now knows."""
-        refusal = self._decider.conflict(error) if isinstance(error, IntegrityError) else None
+        refusal = self._decider.conflict(error)
         item.error = refusal
         return error if refusal is None else None
 
     async def again(self, connection: AsyncConnection, item: Incoming) -> Exception | None:
         """Handle one message that was parked; why it has to stay there, if it has to."""
         unit = Unit(clock.now())
-        failures = await self._load(connection, unit, [item])
+        writes, reads, failures = _keys([item])
+        await self._store.look(connection, unit, writes, reads)
         failure = failures.get(item.id) or self._attempt(unit, item)
         if failure is None:
-            await self._store.save(connection, unit)
+            await self._store.write(connection, unit)
             await parking.quarantine(connection, _refused([item]), unit.now)
         return failure
 
@@ -89,24 +80,38 @@ class Handling:
         upto: int,
         broken: Exception | None = None,
     ) -> None:
-        values = {"stream": items[0].stream, "partitions": list(partitions), "sequence": upto}
-        async with self.database.transaction() as connection:
-            await fence(connection, held)
-            await self._handle(connection, items, broken)
-            await connection.execute(_ADVANCE, values)
-        self.committed()
-
-    async def _handle(
-        self, connection: AsyncConnection, items: Sequence[Incoming], broken: Exception | None = None
-    ) -> None:
-        fresh = await _unseen(connection, items)
-        blocked = await parking.blocked(connection, {item.queue for item in fresh})
         unit = Unit(clock.now())
-        failures = await self._load(connection, unit, fresh if broken is None else [])
+        first = {item.id: item for item in reversed(items)}
+        writes, reads, failures = _keys(items)
+        async with self.database.direct() as connection:
+            known = await self._store.look(
+                connection, unit, writes, reads, first, {item.queue for item in first.values()}
+            )
+        fresh = sorted((first[id_] for id_ in first.keys() - known.handled), key=lambda item: item.sequence)
         failures |= {} if broken is None else {item.id: broken for item in fresh}
+        waiting, failed = self._decide(unit, fresh, known.parked, failures)
+        heard = Heard(items[0].stream, {item.id: item.sequence for item in fresh}, dict.fromkeys(partitions, upto))
+        refused = _refused(fresh)
+        if failed or waiting or refused:
+            async with self.database.transaction() as connection:
+                await self._store.write(connection, unit, held.items(), heard)
+                await parking.park(connection, failed, waiting, unit.now)
+                await parking.quarantine(connection, refused, unit.now)
+        else:
+            async with self.database.direct(committing=True) as connection:
+                await self._store.write(connection, unit, held.items(), heard)
+        self.committed()
+        for outcome, count in (("failed", len(failed)), ("waiting", len(waiting))):
+            _HEARD.add(count, {"outcome": outcome})
+        _HEARD.add(len(fresh) - len(failed) - len(waiting), {"outcome": "handled"})
+
+    def _decide(
+        self, unit: Unit, items: Sequence[Incoming], blocked: set[Queue], failures: Mapping[UUID, Exception]
+    ) -> tuple[list[Incoming], list[tuple[Incoming, Exception]]]:
+        """Those that have to wait behind others, and those that failed, with the reason."""
         waiting: list[Incoming] = []
         failed: list[tuple[Incoming, Exception]] = []
-        for item in fresh:
+        for item in items:
             if item.queue in blocked:
                 waiting.append(item)
                 continue
@@ -116,26 +121,7 @@ class Handling:
                     log.error("%s %s is parked", line_of(item.subject), item.id, exc_info=failure)
                 failed.append((item, failure))
                 blocked.add(item.queue)
-        await self._store.save(connection, unit)
-        await parking.park(connection, failed, waiting, unit.now)
-        await parking.quarantine(connection, _refused(fresh), unit.now)
-        for outcome, count in (("failed", len(failed)), ("waiting", len(waiting))):
-            _HEARD.add(count, {"outcome": outcome})
-        _HEARD.add(len(fresh) - len(failed) - len(waiting), {"outcome": "handled"})
-
-    async def _load(self, connection: AsyncConnection, unit: Unit, items: Sequence[Incoming]) -> dict[UUID, Exception]:
-        """Lock and load what all of them need; the failures of those that cannot even say what that is."""
-        failures: dict[UUID, Exception] = {}
-        writes: set[Key] = set()
-        reads: set[Key] = set()
-        for item in items:
-            try:
-                writes.update(item.keys("writes"))
-                reads.update(item.keys("reads"))
-            except Exception as error:  # noqa: BLE001  # it fails this message, which is parked with it
-                failures[item.id] = error
-        await self._store.load(connection, unit, writes, reads)
-        return failures
+        return waiting, failed
 
     def _attempt(self, unit: Unit, item: Incoming) -> Exception | None:
         """Let the handler decide on `unit`; why the message has to be parked, if it has to.
@@ -187,9 +173,15 @@ def _refused(items: Sequence[Incoming]) -> list[Incoming]:
     return [item for item in items if item.stream == INTAKE and item.error is not None]
 
 
-async def _unseen(connection: AsyncConnection, items: Sequence[Incoming]) -> list[Incoming]:
-    """Those that were never handled; from now on they count as handled."""
-    by_id = {item.id: item for item in reversed(items)}
-    values = {"ids": list(by_id), "sequences": [item.sequence for item in by_id.values()]}
-    new = {row.event_id for row in await connection.execute(_INBOX, values)}
-    return sorted((item for id_, item in by_id.items() if id_ in new), key=lambda item: item.sequence)
+def _keys(items: Sequence[Incoming]) -> tuple[set[Key], set[Key], dict[UUID, Exception]]:
+    """What all of them write and read, and the failures of those that cannot even say what that is."""
+    failures: dict[UUID, Exception] = {}
+    writes: set[Key] = set()
+    reads: set[Key] = set()
+    for item in items:
+        try:
+            writes.update(item.keys("writes"))
+            reads.update(item.keys("reads"))
+        except Exception as error:  # noqa: BLE001  # it fails this message, which is parked with it
+            failures[item.id] = error
+    return writes, reads, failures

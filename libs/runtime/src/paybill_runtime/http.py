@@ -151,7 +151,8 @@ class Edge:
             if idempotency is not None and isinstance(decision.outcome, BaseModel):
                 await _keep(connection, idempotency, decision.outcome)
 
-        decision.also = besides
+        if seals or also is not None or idempotency is not None:
+            decision.also = besides
         try:
             outcome = await self._decider.decide(decision)
         except DomainError as error:

@@ -42,10 +42,6 @@ LONGEST_DELAY_S = 300.0
 POLL_S = 0.5
 WAITING = "an earlier fact of this tenant waits"
 
-_BLOCKED = text(
-    "SELECT DISTINCT p.partition, p.tenant FROM chassis.parked AS p JOIN unnest(CAST(:partitions AS smallint[]), "
-    "CAST(:tenants AS text[])) AS n (partition, tenant) USING (partition, tenant)"
-)
 _PARK = text(
     "INSERT INTO chassis.parked "
     "(event_id, stream, sequence, partition, tenant, subject, headers, payload, attempts, next_at, reason) VALUES "
@@ -83,15 +79,6 @@ class DeadLetterNotFoundError(NotFoundError):
 def delay_s(attempts: int) -> float:
     """How long to wait after this many attempts: doubling, at most five minutes."""
     return float(min(FIRST_DELAY_S * 2.0 ** min(attempts - 1, 30), LONGEST_DELAY_S))
-
-
-async def blocked(connection: AsyncConnection, queues: set[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Those of `queues` in which something waits."""
-    if not queues:
-        return set()
-    partitions, tenants = zip(*sorted(queues), strict=True)
-    rows = await connection.execute(_BLOCKED, {"partitions": list(partitions), "tenants": list(tenants)})
-    return {(row.partition, row.tenant) for row in rows}
 
 
 async def park(
@@ -242,7 +229,7 @@ class Parking:
                 ),
                 values["revision"],
             )
-            await self._store.save(connection, unit)
+            await self._store.write(connection, unit)
         await connection.execute(_LATER, values)
 
     async def redrive(self, id_: UUID, origin: Origin) -> None:
@@ -264,6 +251,6 @@ class Parking:
                 raise DeadLetterNotFoundError(f"no parked fact has the id {id_}; it may have been handled by now")
             unit = Unit(clock.now(), origin)
             unit.emit(said, row.revision + 1)
-            await self._store.save(connection, unit)
+            await self._store.write(connection, unit)
             await connection.execute(statement, {"id": id_, "revision": row.revision + 1})
         self._committed()

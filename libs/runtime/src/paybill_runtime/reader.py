@@ -20,6 +20,7 @@ from paybill_runtime.streams import INTAKE
 log = logging.getLogger(__name__)
 
 PAUSE_S = 0.5
+ALL_POSITIONS_S = 1.0
 
 _SEED = text(
     "INSERT INTO chassis.position (stream, partition, sequence) "
@@ -41,6 +42,7 @@ class Reader:
         self._feed: Feed | None = None
         self._held: dict[str, int] = {}
         self._positions: dict[int, int] = {}
+        self._all_at = 0.0
         hearing = handling.hearing
         handlers = hearing.offers if stream == INTAKE else hearing.facts
         self._subscription = Subscription(
@@ -101,7 +103,14 @@ class Reader:
         ours = [item for item in items if self._wanted(item)]
         upto = items[-1].sequence
         if ours:
-            await self._handling.batch(ours, self._held, list(self._positions), upto)
+            # Partitions in which nothing came follow now and then: only where reading starts again depends on it.
+            now = asyncio.get_running_loop().time()
+            if now >= self._all_at:
+                partitions, self._all_at = set(self._positions), now + ALL_POSITIONS_S
+            else:
+                partitions = {item.partition for item in ours}
+            held = {lease: self._held[lease] for lease in (lease_of(self._stream, place) for place in partitions)}
+            await self._handling.batch(ours, held, sorted(partitions), upto)
         for partition in self._positions:
             self._positions[partition] = max(self._positions[partition], upto)
 

@@ -7,22 +7,23 @@ import re
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
-from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
+from paybill_runtime.errors import LEASE_LOST, ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
 from paybill_runtime.feed import Feed, stream_sequence
 from paybill_runtime.identity import NotForUsError
 from paybill_runtime.leases import RELAY, Leases
-from paybill_runtime.store import fence
 from paybill_runtime.streams import EVENTS
 from paybill_runtime.telemetry import meter
+from paybill_runtime.wire import header_block, publish_all
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +37,34 @@ LONGEST_PAUSE_S = 2.0
 ACK_TIMEOUT_S = 5.0
 
 # A key is committed with the first fact that needs it: one look at both sees it, and most rounds have none to copy.
-_WAITING = text(
-    "SELECT position, event_id, aggregate, tenant, subject, headers, payload, "
+_WAITING = (
+    "SELECT position, coalesce(tenant, aggregate) AS queue, subject, headers, payload, "
     "EXISTS (SELECT FROM chassis.data_key WHERE NOT copied) AS keys_wait FROM chassis.outbox "
-    "WHERE sequence IS NULL ORDER BY position LIMIT :limit"
+    "WHERE sequence IS NULL ORDER BY position LIMIT $1"
 )
-_MARK = text(
-    "UPDATE chassis.outbox AS o SET sequence = n.sequence FROM unnest(CAST(:positions AS bigint[]), "
-    "CAST(:sequences AS bigint[])) AS n (position, sequence) WHERE o.position = n.position"
+_MARK = (
+    "WITH marked AS (UPDATE chassis.outbox AS o SET sequence = n.sequence FROM unnest($1::bigint[], $2::bigint[]) "
+    "AS n (position, sequence) WHERE o.position = n.position) SELECT chassis.insist("
+    "EXISTS (SELECT FROM chassis.lease WHERE name = $4 AND epoch = $3::bigint FOR SHARE), $5)"
 )
 _KNOWN_FROM = text(
     "SELECT min(sequence) FROM (SELECT sequence FROM chassis.outbox WHERE sequence IS NOT NULL "
     "ORDER BY sequence DESC LIMIT :margin) AS recent"
 )
 _LAST_KNOWN = text("SELECT max(sequence) FROM chassis.outbox")
+_BATCH, _PLACE = "Nats-Batch-Id", "Nats-Batch-Sequence"
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FOUND = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
+
+
+class _Waiting(NamedTuple):
+    """A fact in the outbox. Those of one `queue` keep their order."""
+
+    position: int
+    queue: str
+    subject: str
+    headers: dict[str, str]
+    payload: bytes
 
 
 class LogAndStateDisagreeError(Exception):
@@ -131,19 +144,19 @@ class Relay:
         if not self._sure:
             await self._catch_up(epoch)
             self._sure = True
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(_WAITING, {"limit": ROUND})).all()
+        async with self._database.direct() as connection:
+            rows = await connection.fetch(_WAITING, ROUND)
         if not rows:
             return False
-        if rows[0].keys_wait:
+        if rows[0]["keys_wait"]:
             await self._copy_keys()
-        stored, failure = await self._publish(rows)
+        stored, failure = await self._publish([_waiting(row) for row in rows])
         await self._mark(stored, epoch)
         if failure is not None:
             raise failure
         return len(rows) == ROUND
 
-    async def _publish(self, rows: Sequence[Row[Any]]) -> tuple[list[tuple[int, int]], Exception | None]:
+    async def _publish(self, rows: Sequence[_Waiting]) -> tuple[list[tuple[int, int]], Exception | None]:
         """The sequences of what was confirmed, and the first failure."""
         if len(rows) >= ATOMIC_FROM:
             try:
@@ -155,14 +168,18 @@ class Relay:
                 return [(row.position, last - len(rows) + 1 + place) for place, row in enumerate(rows)], None
         return await self._publish_window(rows)
 
-    async def _publish_atomic(self, rows: Sequence[Row[Any]]) -> int:
+    async def _publish_atomic(self, rows: Sequence[_Waiting]) -> int:
         """All or nothing (ADR-50); the sequence of the last."""
-        batch = {"Nats-Batch-Id": secrets.token_hex(12)}
-        for place, row in enumerate(rows[:-1], start=1):
-            headers = json.loads(row.headers) | batch | {"Nats-Batch-Sequence": str(place)}
-            await self._bus.client.publish(row.subject, row.payload, headers=headers)
+        batch = secrets.token_hex(12)
+        await publish_all(
+            self._bus.client,
+            (
+                (row.subject, header_block(row.headers | {_BATCH: batch, _PLACE: str(place)}), row.payload)
+                for place, row in enumerate(rows[:-1], start=1)
+            ),
+        )
         row = rows[-1]
-        headers = json.loads(row.headers) | batch | {"Nats-Batch-Sequence": str(len(rows)), "Nats-Batch-Commit": "1"}
+        headers = row.headers | {_BATCH: batch, _PLACE: str(len(rows)), "Nats-Batch-Commit": "1"}
         answer = await self._bus.client.request(row.subject, row.payload, timeout=ACK_TIMEOUT_S, headers=headers)
         said = json.loads(answer.data)
         if "error" in said:
@@ -171,11 +188,11 @@ class Relay:
             raise NatsError(f"a batch of {len(rows)} was confirmed as {said.get('count')}")
         return int(said["seq"])
 
-    async def _publish_window(self, rows: Sequence[Row[Any]]) -> tuple[list[tuple[int, int]], Exception | None]:
+    async def _publish_window(self, rows: Sequence[_Waiting]) -> tuple[list[tuple[int, int]], Exception | None]:
         """One by one, but many tenants at once: two facts of one tenant are never in flight together."""
-        queues: dict[str, deque[Row[Any]]] = defaultdict(deque)
+        queues: dict[str, deque[_Waiting]] = defaultdict(deque)
         for row in rows:
-            queues[row.tenant or row.aggregate].append(row)
+            queues[row.queue].append(row)
         jetstream = self._bus.client.jetstream()
         stored: list[tuple[int, int]] = []
         failure: Exception | None = None
@@ -184,33 +201,31 @@ class Relay:
             acks = await asyncio.gather(
                 *(
                     jetstream.publish(
-                        row.subject, row.payload, timeout=ACK_TIMEOUT_S, stream=EVENTS, headers=json.loads(row.headers)
+                        row.subject, row.payload, timeout=ACK_TIMEOUT_S, stream=EVENTS, headers=row.headers
                     )
                     for row in heads
                 ),
                 return_exceptions=True,
             )
             for row, ack in zip(heads, acks, strict=True):
-                name = row.tenant or row.aggregate
                 if isinstance(ack, Exception):
                     failure = failure or ack
-                    del queues[name]
+                    del queues[row.queue]
                     continue
                 if isinstance(ack, BaseException):
                     raise ack
                 stored.append((row.position, ack.seq))
-                queues[name].popleft()
-                if not queues[name]:
-                    del queues[name]
+                queues[row.queue].popleft()
+                if not queues[row.queue]:
+                    del queues[row.queue]
         return stored, failure
 
     async def _mark(self, stored: Sequence[tuple[int, int]], epoch: int) -> None:
         if not stored:
             return
         positions, sequences = zip(*stored, strict=True)
-        async with self._database.transaction() as connection:
-            await fence(connection, {RELAY: epoch})
-            await connection.execute(_MARK, {"positions": list(positions), "sequences": list(sequences)})
+        async with self._database.direct(committing=True) as connection:
+            await connection.fetch(_MARK, positions, sequences, epoch, RELAY, LEASE_LOST)
         _RELAYED.add(len(stored))
 
     async def _catch_up(self, epoch: int) -> None:
@@ -240,14 +255,10 @@ class Relay:
             await feed.close()
 
     async def _recognise(self, found: dict[str, int], last_known: int, epoch: int) -> None:
-        async with self._database.transaction() as connection:
-            await fence(connection, {RELAY: epoch})
-            ours = [UUID(id_) for id_ in found if _UUID.fullmatch(id_)]
+        ours = [UUID(id_) for id_ in found if _UUID.fullmatch(id_)]
+        async with self._database.reading() as connection:
             rows = (await connection.execute(_FOUND, {"ids": ours})).all()
-            unmarked = [(row.position, found[str(row.event_id)]) for row in rows if row.sequence is None]
-            if unmarked:
-                positions, sequences = zip(*unmarked, strict=True)
-                await connection.execute(_MARK, {"positions": list(positions), "sequences": list(sequences)})
+        await self._mark([(row.position, found[str(row.event_id)]) for row in rows if row.sequence is None], epoch)
         known = {str(row.event_id) for row in rows}
         strange = [sequence for id_, sequence in found.items() if id_ not in known and sequence > last_known]
         if strange:
@@ -256,3 +267,8 @@ class Relay:
                 "the database was restored from an older copy; stop the service, restore a newer copy, "
                 "then start it again"
             )
+
+
+def _waiting(row: Any) -> _Waiting:
+    position, queue, subject, headers, payload, _ = row
+    return _Waiting(position, queue, subject, orjson.loads(headers), payload)

@@ -63,8 +63,12 @@ class Stored(Generic[S]):
         return Key(self.kind, id_)
 
     def dump(self, state: S) -> str:
-        """The state as canonical JSON: what is stored, and what replay compares."""
+        """The state as canonical JSON: what replay compares."""
         return canonical(self._adapter.dump_python(state, mode="json")).decode()
+
+    def document(self, state: S) -> str:
+        """The state as JSON, for a column that sorts it by itself."""
+        return self._adapter.dump_json(state).decode()
 
     def load(self, document: str | bytes) -> S:
         """The state from its JSON."""

@@ -1,8 +1,13 @@
-"""Reading states under lock, and writing them out with their facts: one statement a table, whatever the size."""
+"""Looking at states, and writing them with their facts: one statement each, whatever the size.
+
+Nothing is locked while it is decided. What was looked at is compared when it is written, in the same statement: when
+another transaction came in between, PostgreSQL refuses, and whoever decided looks again (optimistic concurrency).
+"""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from paybill_contracts.envelope import MAX_PAYLOAD_BYTES, Fact, headers_of, subject_of
@@ -10,111 +15,200 @@ from paybill_contracts.event import canonical, encode, partition_of
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_runtime.errors import FactTooLargeError, LeaseLostError
+from paybill_runtime.database import Connection, ask
+from paybill_runtime.errors import LEASE_LOST, FactTooLargeError, LeaseLostError
 from paybill_runtime.state import AnyStored, Key
 from paybill_runtime.unit import Loaded, Unit
 
 WorksOf = Callable[[Fact], Iterable[str]]
 """Names of the effects that a fact intends."""
+Queue = tuple[int, str]
+"""A partition and a tenant: those whose facts wait for one another when one is parked."""
+
+STATE_CHANGED = "40001"
+"""The SQLSTATE of a statement that another transaction came before (serialization_failure)."""
+_HANDLED, _PARKED, _STATES = 0, 1, 2
+"""What a row is about that `look` reads; from the last on, which kind of state."""
+_OF_MESSAGES = "SELECT 0, event_id::text, 0::bigint, NULL FROM chassis.inbox WHERE event_id = ANY($1::uuid[])"
+_OF_QUEUES = (
+    "SELECT DISTINCT 1, p.tenant, p.partition::bigint, NULL FROM chassis.parked AS p "
+    "JOIN unnest($2::smallint[], $3::text[]) AS n (partition, tenant) USING (partition, tenant)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The messages that a transaction handles, and how far it has read each partition of their stream."""
+
+    stream: str
+    messages: Mapping[UUID, int]
+    positions: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Which messages were handled before, and in which queues something is parked."""
+
+    handled: set[UUID]
+    parked: set[Queue]
+
+
+@dataclass(slots=True)
+class _Statement:
+    """A statement in the making. The same shape makes the same text, so that PostgreSQL plans it once."""
+
+    parts: list[str] = field(default_factory=list)
+    insists: list[str] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    def columns(self, **columns: tuple[str, Sequence[Any]]) -> str:
+        """`unnest` of these columns, each a type and its values, as the table `n`, with the row's `place`."""
+        arrays = ", ".join(f"{self.value(values)}::{type_}[]" for type_, values in columns.values())
+        return f"unnest({arrays}) WITH ORDINALITY AS n ({', '.join(columns)}, place)"
+
+    def value(self, value: Any) -> str:
+        """The placeholder of one value."""
+        self.values.append(value)
+        return f"${len(self.values)}"
+
+    def insist(self, rows: str, count: int, sqlstate: str) -> None:
+        """Fail with `sqlstate` unless the query `rows` finds so many; they stay as they are until the end."""
+        found = f"(SELECT count(*) FROM ({rows}) AS r) = {self.value(count)}::bigint"  # noqa: S608  # only our own text
+        self.insists.append(f"chassis.insist({found}, {self.value(sqlstate)})")
+
+    def do(self, change: str) -> None:
+        """Change something, too."""
+        self.parts.append(f"c{len(self.parts)} AS ({change})")
+
+    async def run(self, connection: Connection) -> None:
+        """All of it, or nothing. What was insisted on is looked at first."""
+        changes = f"WITH {', '.join(self.parts)} " if self.parts else ""
+        checks = ", ".join(self.insists) or "1"
+        await ask(connection, f"{changes}SELECT {checks}", *self.values)
 
 
 class Store:
     """The states of one service. `works_of` says which effects a fact intends; they are put down beside it."""
 
     def __init__(self, states: Sequence[AnyStored], works_of: WorksOf) -> None:
-        self.states: Mapping[str, AnyStored] = {stored.kind: stored for stored in states}
+        self.states: Mapping[str, AnyStored] = {stored.kind: stored for stored in sorted(states, key=lambda s: s.kind)}
         self._works_of = works_of
-        self._select = {
-            kind: "SELECT id, revision, state::text AS state "  # noqa: S608  # the table's name is from our own code
-            f"FROM {stored.table.name} WHERE id = ANY(:ids) ORDER BY id"
-            for kind, stored in self.states.items()
-        }
-        self._upsert = {
-            kind: text(
-                f"INSERT INTO {stored.table.name} AS t (id, revision, state) "  # noqa: S608  # as above
-                "SELECT n.id, n.revision, n.state::jsonb FROM unnest(CAST(:ids AS text[]), "
-                "CAST(:revisions AS bigint[]), CAST(:states AS text[])) AS n (id, revision, state) "
-                "ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, state = excluded.state"
-            )
-            for kind, stored in self.states.items()
-        }
 
-    async def load(self, connection: AsyncConnection, unit: Unit, writes: Iterable[Key], reads: Iterable[Key]) -> None:
-        """Lock and load into `unit`, in the order of kinds and ids, which is the same on every path."""
-        wanted: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
-        for key in writes:
-            wanted[key.kind][0].add(key.id)
+    async def look(
+        self,
+        connection: Connection,
+        unit: Unit,
+        writes: Iterable[Key],
+        reads: Iterable[Key] = (),
+        messages: Collection[UUID] = (),
+        queues: Collection[Queue] = (),
+    ) -> Known:
+        """Load states into `unit`; what is known of these messages and queues."""
         for key in reads:
-            wanted[key.kind][1].add(key.id)
-        for kind in sorted(wanted):
-            writing, reading = wanted[kind]
-            await self._load(connection, unit, kind, writing, "FOR UPDATE", writable=True)
-            await self._load(connection, unit, kind, reading - writing, "FOR SHARE", writable=False)
-
-    async def _load(
-        self, connection: AsyncConnection, unit: Unit, kind: str, ids: set[str], lock: str, *, writable: bool
-    ) -> None:
-        stored = self.states[kind]
-        for id_ in ids:
-            unit.states[Key(kind, id_)] = Loaded(stored, None, 0, 0, writable)
-        # PostgreSQL cannot hold NUL, so nothing has such an id; asking would fail whoever shares this transaction.
-        possible = sorted(id_ for id_ in ids if "\0" not in id_)
-        if not possible:
-            return
-        rows = await connection.execute(text(f"{self._select[kind]} {lock}"), {"ids": possible})
-        for row in rows:
-            unit.states[Key(kind, row.id)] = Loaded(
-                stored, stored.load(row.state), row.revision, row.revision, writable
+            unit.states[key] = Loaded(self.states[key.kind], None, 0, 0, writable=False)
+        for key in writes:
+            unit.states[key] = Loaded(self.states[key.kind], None, 0, 0, writable=True)
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for kind, id_ in unit.states:
+            if "\0" not in id_:  # PostgreSQL cannot hold it, so nothing has such an id
+                wanted[kind].append(id_)
+        kinds = [kind for kind in self.states if kind in wanted]
+        asked, values = [], list[Any]()
+        if messages:
+            values = [list(messages), *map(list, zip(*queues, strict=True))]
+            asked = [_OF_MESSAGES, _OF_QUEUES]
+        for number, kind in enumerate(kinds, start=_STATES):
+            values.append(wanted[kind])
+            table = self.states[kind].table.name  # from our own code, like everything that is put into statements here
+            asked.append(
+                f"SELECT {number}, id, revision, state::text FROM {table} WHERE id = ANY(${len(values)}::text[])"  # noqa: S608
             )
+        known = Known(set(), set())
+        if not asked:
+            return known
+        for number, id_, revision, state in await ask(connection, " UNION ALL ".join(asked), *values):
+            if number == _HANDLED:
+                known.handled.add(UUID(id_))
+            elif number == _PARKED:
+                known.parked.add((revision, id_))
+            else:
+                loaded = unit.states[Key(kinds[number - _STATES], id_)]
+                loaded.state, loaded.revision, loaded.base = loaded.stored.load(state), revision, revision
+        return known
 
-    async def save(self, connection: AsyncConnection, unit: Unit) -> None:
-        """Write every changed state, the facts, and the effects that they intend."""
+    async def write(
+        self,
+        connection: Connection,
+        unit: Unit,
+        held: Collection[tuple[str, int]] = (),
+        heard: Heard | None = None,
+    ) -> None:
+        """Write every changed state, the facts, the effects that they intend, and what was heard; all or nothing.
+
+        held: leases (name, epoch) that have to be ours. Raises LeaseLostError when one is not, a collision (see
+        `errors.is_collision`) when a state is not any more as it was looked at, FactTooLargeError.
+        """
+        statement = _Statement()
+        if held:
+            names, epochs = zip(*sorted(held), strict=True)
+            leases = statement.columns(name=("text", names), epoch=("bigint", epochs))
+            rows = f"SELECT FROM chassis.lease JOIN {leases} USING (name, epoch) ORDER BY name FOR SHARE OF lease"
+            statement.insist(rows, len(held), LEASE_LOST)
+        self._compare(statement, unit)
+        self._save(statement, unit)
+        if unit.facts:
+            _append(statement, unit.facts)
+            self._intend(statement, unit)
+        if heard is not None:
+            _note(statement, heard)
+        await statement.run(connection)
+
+    def _compare(self, statement: _Statement, unit: Unit) -> None:
+        """Insist that what was looked at and not changed is as it was. What was changed, the outbox compares."""
+        same: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for key, loaded in unit.states.items():
+            if loaded.revision == loaded.base and loaded.base:
+                same[key.kind].append((key.id, loaded.base))
+        for kind in sorted(same):
+            ids, revisions = zip(*sorted(same[kind]), strict=True)
+            looked = statement.columns(id=("text", ids), revision=("bigint", revisions))
+            rows = (
+                f"SELECT FROM {self.states[kind].table.name} AS t JOIN {looked} USING (id, revision) "
+                "ORDER BY id FOR SHARE OF t"
+            )
+            statement.insist(rows, len(ids), STATE_CHANGED)
+
+    def _save(self, statement: _Statement, unit: Unit) -> None:
         changed: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
         for key, loaded in unit.states.items():
             if loaded.revision != loaded.base:
-                changed[key.kind].append((key.id, loaded.revision, loaded.stored.dump(loaded.state)))
+                changed[key.kind].append((key.id, loaded.revision, loaded.stored.document(loaded.state)))
         for kind in sorted(changed):
             ids, revisions, states = zip(*sorted(changed[kind]), strict=True)
-            await connection.execute(
-                self._upsert[kind], {"ids": list(ids), "revisions": list(revisions), "states": list(states)}
-            )
-        if unit.facts:
-            await append(connection, unit.facts)
-            await self._intend(connection, unit.facts, unit.now)
-
-    async def _intend(self, connection: AsyncConnection, facts: Sequence[Fact], now: datetime) -> None:
-        intended = [(fact, work) for fact in facts for work in self._works_of(fact)]
-        if intended:
-            await connection.execute(
-                _INTEND,
-                {
-                    "ids": [UUID(fact.id) for fact, _ in intended],
-                    "works": [work for _, work in intended],
-                    "tenants": [fact.event.tenant or "" for fact, _ in intended],
-                    "partitions": [partition_of(fact.event.tenant) for fact, _ in intended],
-                    "now": now,
-                },
+            rows = statement.columns(id=("text", ids), revision=("bigint", revisions), state=("text", states))
+            statement.do(
+                f"INSERT INTO {self.states[kind].table.name} (id, revision, state) "  # noqa: S608
+                f"SELECT id, revision, state::jsonb FROM {rows} "
+                "ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, state = excluded.state"
             )
 
-
-_INTEND = text(
-    "INSERT INTO chassis.effect (event_id, work, tenant, partition, state, next_at) "
-    "SELECT n.id, n.work, n.tenant, n.partition, 'pending', :now FROM unnest(CAST(:ids AS uuid[]), "
-    "CAST(:works AS text[]), CAST(:tenants AS text[]), CAST(:partitions AS smallint[])) "
-    "WITH ORDINALITY AS n (id, work, tenant, partition, place) ORDER BY n.place"
-)
-
-_APPEND = text(
-    "INSERT INTO chassis.outbox (event_id, aggregate, revision, tenant, subject, headers, payload, recorded_at) "
-    "SELECT n.id, n.aggregate, n.revision, n.tenant, n.subject, n.headers, n.payload, n.recorded_at FROM unnest("
-    "CAST(:ids AS uuid[]), CAST(:aggregates AS text[]), CAST(:revisions AS bigint[]), CAST(:tenants AS text[]), "
-    "CAST(:subjects AS text[]), CAST(:headers AS text[]), CAST(:payloads AS bytea[]), CAST(:times AS timestamptz[])) "
-    "WITH ORDINALITY AS n (id, aggregate, revision, tenant, subject, headers, payload, recorded_at, place) "
-    "ORDER BY n.place"
-)
+    def _intend(self, statement: _Statement, unit: Unit) -> None:
+        intended = [(fact, work) for fact in unit.facts for work in self._works_of(fact)]
+        if not intended:
+            return
+        rows = statement.columns(
+            event_id=("uuid", [fact.id for fact, _ in intended]),
+            work=("text", [work for _, work in intended]),
+            tenant=("text", [fact.event.tenant or "" for fact, _ in intended]),
+            partition=("smallint", [partition_of(fact.event.tenant) for fact, _ in intended]),
+        )
+        statement.do(
+            "INSERT INTO chassis.effect (event_id, work, tenant, partition, state, next_at) SELECT event_id, work, "  # noqa: S608
+            f"tenant, partition, 'pending', {statement.value(unit.now)}::timestamptz FROM {rows} ORDER BY place"
+        )
 
 
-async def append(connection: AsyncConnection, facts: Sequence[Fact]) -> None:
+def _append(statement: _Statement, facts: Sequence[Fact]) -> None:
     """Put facts into the outbox, in order. Two decisions on one revision of an aggregate collide here.
 
     Raises FactTooLargeError: in the outbox such a fact would hold up every other for ever.
@@ -125,35 +219,42 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact]) -> None:
             raise FactTooLargeError(
                 f"{fact.event.TYPE} would have {len(payload)} bytes; {MAX_PAYLOAD_BYTES} are allowed: send less at once"
             )
-    await connection.execute(
-        _APPEND,
-        {
-            "ids": [UUID(fact.id) for fact in facts],
-            "aggregates": [fact.aggregate for fact in facts],
-            "revisions": [fact.revision for fact in facts],
-            "tenants": [fact.event.tenant for fact in facts],
-            "subjects": [subject_of(fact.event) for fact in facts],
-            "headers": [canonical(headers_of(fact)).decode() for fact in facts],
-            "payloads": payloads,
-            "times": [fact.time for fact in facts],
-        },
+    columns = "event_id, aggregate, revision, tenant, subject, headers, payload, recorded_at"
+    rows = statement.columns(
+        event_id=("uuid", [fact.id for fact in facts]),
+        aggregate=("text", [fact.aggregate for fact in facts]),
+        revision=("bigint", [fact.revision for fact in facts]),
+        tenant=("text", [fact.event.tenant for fact in facts]),
+        subject=("text", [subject_of(fact.event) for fact in facts]),
+        headers=("text", [canonical(headers_of(fact)).decode() for fact in facts]),
+        payload=("bytea", payloads),
+        recorded_at=("timestamptz", [fact.time for fact in facts]),
+    )
+    statement.do(f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place")  # noqa: S608
+
+
+def _note(statement: _Statement, heard: Heard) -> None:
+    """Count messages as handled; a second copy collides. Move the positions on."""
+    if heard.messages:
+        rows = statement.columns(
+            event_id=("uuid", list(heard.messages)), sequence=("bigint", list(heard.messages.values()))
+        )
+        statement.do(f"INSERT INTO chassis.inbox (event_id, sequence) SELECT event_id, sequence FROM {rows}")  # noqa: S608
+    rows = statement.columns(
+        partition=("smallint", list(heard.positions)), sequence=("bigint", list(heard.positions.values()))
+    )
+    statement.do(
+        f"UPDATE chassis.position AS p SET sequence = n.sequence FROM {rows} "  # noqa: S608
+        f"WHERE p.stream = {statement.value(heard.stream)} AND p.partition = n.partition AND p.sequence < n.sequence"
     )
 
 
 _FENCE = text("SELECT name, epoch FROM chassis.lease WHERE name = ANY(:names) ORDER BY name FOR SHARE")
 
 
-async def lost_leases(connection: AsyncConnection, held: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
-    """Lock these leases (name, epoch) against a change of owner until the transaction ends; those that are not ours."""
-    claimed = set(held)
-    if not claimed:
-        return set()
-    rows = await connection.execute(_FENCE, {"names": sorted({name for name, _ in claimed})})
-    return claimed.difference((row.name, row.epoch) for row in rows)
-
-
 async def fence(connection: AsyncConnection, held: Mapping[str, int]) -> None:
-    """As `lost_leases`, but raise LeaseLostError when any is lost."""
-    lost = await lost_leases(connection, held.items())
+    """Lock these leases against a change of owner until the transaction ends; raise LeaseLostError if one is lost."""
+    rows = await connection.execute(_FENCE, {"names": sorted(held)})
+    lost = set(held.items()).difference((row.name, row.epoch) for row in rows)
     if lost:
         raise LeaseLostError(f"another process owns {', '.join(sorted(name for name, _ in lost))} now")
