@@ -72,12 +72,12 @@ class Alignment:
             return
         fact = self._read(message, row, sequence)
         if fact is None:
-            if row.sequence is not None and row.sequence <= last:
+            if row.sequence is not None:
                 self._pass(row)
             return
+        self._absent.pop(id_, None)
         if sequence != row.sequence:
             self._elsewhere.add(id_)
-            self._absent.pop(id_, None)
             if row.sequence is not None:
                 self._report.add(
                     "misplaced_fact", f"sequence {sequence}", f"{row.subject} {id_} was confirmed at {row.sequence}"

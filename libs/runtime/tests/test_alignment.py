@@ -1,0 +1,219 @@
+"""Reading the log beside the outbox, in parts of any size, finds what looking at both as a whole would find."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.msg import Msg
+from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
+from paybill_contracts.event import encode
+from paybill_contracts.tenant import HoldOrigin, TenantReactivated
+from paybill_runtime.alignment import Alignment
+from paybill_runtime.decided import Decided
+from paybill_runtime.histories import Histories
+from paybill_runtime.report import Report
+from paybill_runtime.state import Stored
+from paybill_tenant.app import service
+
+REVISIONS = 4
+ORIGIN = Origin("cause", "cause", "service:tenant", f"00-{'a' * 32}-{'b' * 16}-01")
+
+
+def _fact(number: int) -> Fact:
+    """Facts of two tenants in turn, by their place in the log as it was written."""
+    tenant, revision = number % 2, number // 2 + 1
+    event = TenantReactivated(tenant_id=f"ten_{tenant:032x}", lifted=HoldOrigin.OPERATOR)
+    id_ = str(UUID(int=number, version=4))
+    return Fact(event, id_, datetime(2026, 11, 22, tzinfo=UTC), revision, ORIGIN)
+
+
+FACTS = [_fact(number) for number in range(2 * REVISIONS)]
+STRANGER = _fact(2 * REVISIONS)
+"""A fact that is in no outbox."""
+
+
+def _row(number: int, sequence: int | None) -> Decided:
+    fact = FACTS[number]
+    headers = orjson.dumps(headers_of(fact)).decode()
+    return Decided(
+        fact.id, fact.aggregate, fact.revision, subject_of(fact.event), sequence, headers, encode(fact.event)
+    )
+
+
+def _message(sequence: int, fact: Fact, *, altered: bool = False) -> Msg:
+    head = headers_of(replace(fact, origin=replace(ORIGIN, actor="operator:eve")) if altered else fact)
+    return Msg(
+        None,
+        subject_of(fact.event),
+        f"$JS.ACK.EVENTS.feed.1.{sequence}.{sequence}.0.0",
+        encode(fact.event),
+        head | {"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1"},
+    )
+
+
+class _Outbox:
+    """Rows in memory."""
+
+    def __init__(self, rows: Sequence[Decided]) -> None:
+        self._rows = {row.id: row for row in rows}
+        self._given = 0
+        self.newest_sequence = max((row.sequence or 0 for row in rows), default=0)
+
+    async def upto(self, sequence: int):
+        due = sorted(
+            (row for row in self._rows.values() if row.sequence and self._given < row.sequence <= sequence),
+            key=lambda row: row.sequence or 0,
+        )
+        self._given = max(self._given, sequence)
+        for start in range(0, len(due), 2):
+            yield due[start : start + 2]
+
+    async def named(self, ids):
+        return {id_: self._rows[id_] for id_ in ids if id_ in self._rows}
+
+    async def waiting(self):
+        for row in self._rows.values():
+            if row.sequence is None:
+                yield row
+
+
+def _stored() -> Stored:
+    """A state that only remembers how often it was folded."""
+    return Stored("tenant", service().states[0].row, int, lambda state, _: (state or 0) + 1)
+
+
+@dataclass
+class Found:
+    """What either way of looking finds."""
+
+    facts: int
+    duplicates: int
+    after: int
+    faults: list[tuple[str, str]]
+    states: dict[str, tuple[int, int]]
+
+
+def _aligned(rows: Sequence[Decided], messages: Sequence[Msg], cuts: set[int]) -> Found:
+    report = Report("tenant")
+    histories = Histories([_stored()], report)
+    alignment = Alignment(_Outbox(rows), histories, report)
+
+    async def read() -> None:
+        part: list[Msg] = []
+        for place, message in enumerate(messages):
+            part.append(message)
+            if place in cuts or place == len(messages) - 1:
+                await alignment.take(part)
+                part = []
+        await alignment.finish()
+        histories.finish()
+
+    asyncio.run(read())
+    states = {}
+    for name in list(histories.left()):
+        revision, state = histories.take(name)
+        states[name] = (revision, int(state))
+    faults = sorted((fault.kind, fault.where) for fault in report.faults)
+    return Found(report.facts, report.duplicates, report.after_snapshot, faults, states)
+
+
+def _as_a_whole(rows: Sequence[Decided], stream: Sequence[tuple[Fact, bool]]) -> Found:
+    by_id = {row.id: row for row in rows}
+    known = max((row.sequence or 0 for row in rows), default=0)
+    found = Found(0, 0, 0, [], {})
+    places: dict[str, int] = {}
+    newest: dict[str, tuple[int, int]] = {}
+    for sequence, (fact, altered) in enumerate(stream, start=1):
+        if fact.id not in by_id:
+            found.after += sequence > known
+            found.faults += [("unknown_fact", f"sequence {sequence}")] if sequence <= known else []
+        elif fact.id in places:
+            found.duplicates += 1
+        elif altered:
+            found.faults.append(("altered_fact", f"sequence {sequence}"))
+        else:
+            places[fact.id] = sequence
+            last, at = newest.get(fact.aggregate, (0, 0))
+            if fact.revision < last:
+                found.faults.append(("swapped_facts", f"sequences {at} and {sequence}"))
+            newest[fact.aggregate] = fact.revision, sequence
+    for row in rows:
+        if row.sequence is None:
+            places.setdefault(row.id, 0)
+        elif row.id not in places:
+            found.faults.append(("lost_fact", f"sequence {row.sequence}"))
+        elif places[row.id] != row.sequence:
+            found.faults.append(("misplaced_fact", f"sequence {places[row.id]}"))
+    found.facts = len(places)
+    for name in {row.aggregate for row in rows if row.id in places}:
+        revisions = sorted(row.revision for row in rows if row.aggregate == name and row.id in places)
+        found.states[name] = revisions[-1], len(revisions)
+        if revisions != list(range(1, len(revisions) + 1)):
+            found.faults.append(("gap", name))
+    found.faults.sort()
+    return found
+
+
+@st.composite
+def _logs(draw: st.DrawFn) -> tuple[list[Decided], list[tuple[Fact, bool]]]:
+    """An outbox, and a log that has or has not what it confirms: as it was written, or not, and tampered with."""
+    stream = draw(st.lists(st.tuples(st.sampled_from([*FACTS, STRANGER]), st.booleans()), max_size=12))
+    if draw(st.booleans()):
+        stream = [(fact, False) for fact in FACTS] + stream
+    rows = []
+    for number, fact in enumerate(FACTS):
+        places = [place for place, (one, _) in enumerate(stream, start=1) if one is fact]
+        rows.append(_row(number, draw(st.sampled_from([*places, number + 1, None]))))
+    return rows, stream
+
+
+@given(log=_logs(), cuts=st.sets(st.integers(0, 20)))
+def test_whatever_happened_to_the_log_the_same_is_found_in_parts_as_in_one_look(log, cuts) -> None:
+    rows, stream = log
+    messages = [_message(place, fact, altered=altered) for place, (fact, altered) in enumerate(stream, start=1)]
+
+    assert _aligned(rows, messages, cuts) == _as_a_whole(rows, stream)
+
+
+def test_a_state_behind_a_gap_is_folded_from_what_there_is_and_the_gap_is_named() -> None:
+    report = Report("tenant")
+    histories = Histories([_stored()], report)
+    for number in (0, 4, 6):
+        histories.add(FACTS[number].aggregate, FACTS[number])
+
+    histories.finish()
+
+    assert [(fault.kind, fault.message) for fault in report.faults] == [("gap", "revisions 2 are missing")]
+    assert histories.take(FACTS[0].aggregate) == (REVISIONS, "3")
+
+
+@pytest.mark.parametrize("headers", ["", "[]", "{}", '{"ce-id": 7}', "null"])
+def test_a_row_without_headers_says_what_no_message_says(headers: str) -> None:
+    row = _row(0, 1)._replace(headers=headers)
+
+    assert not row.is_in(row.subject, headers_of(FACTS[0]), row.payload)
+
+
+def test_spaces_and_line_breaks_that_headers_lose_on_their_way_make_no_difference() -> None:
+    row = _row(0, 1)
+    said = headers_of(FACTS[0])
+    decided = row._replace(headers=orjson.dumps(said | {"pb-cause": " two\nlines "}).decode())
+
+    assert decided.is_in(row.subject, said | {"pb-cause": "two lines"}, row.payload)
+    assert not decided.is_in(row.subject, said | {"pb-cause": "twolines"}, row.payload)
+
+
+@pytest.mark.parametrize("part", ["subject", "payload"])
+def test_a_message_of_another_type_or_content_is_not_what_was_decided(part: str) -> None:
+    row = _row(0, 1)
+    other = {"subject": row.subject.replace("reactivated", "activated"), "payload": row.payload + b" "}
+    said = {"subject": row.subject, "headers": headers_of(FACTS[0]), "payload": row.payload}
+
+    assert row.is_in(**said)
+    assert not row.is_in(**said | {part: other[part]})
