@@ -19,6 +19,7 @@ INTAKE_ROOT = "paybill.intake"
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_REVISION = re.compile(r"[1-9][0-9]{0,14}")
 _ACTOR = re.compile(r"(user|service|agent|webhook|operator):[A-Za-z0-9_.@-]{1,100}")
 _SUBJECT = re.compile(r"paybill\.events\.(\d{1,2})\.([a-z-]+\.[a-z_]+)\.v([1-9]\d{0,3})")
 _INTAKE = re.compile(r"paybill\.intake\.([a-z][a-z0-9_-]{0,62})\.([a-z-]+\.[a-z_]+)\.v([1-9]\d{0,3})")
@@ -203,7 +204,7 @@ def _time(headers: Mapping[str, str]) -> datetime:
 
 def _revision(headers: Mapping[str, str]) -> int:
     text = headers.get("pb-revision", "")
-    if re.fullmatch("[1-9][0-9]{0,14}", text) is None:
+    if _REVISION.fullmatch(text) is None:
         raise MalformedFactError("the header pb-revision is missing or no positive number")
     return int(text)
 

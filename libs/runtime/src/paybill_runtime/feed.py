@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -62,14 +63,14 @@ class Feed:
 
     async def next(self, timeout_s: float) -> list[Msg]:
         """What has arrived, at most one batch; empty after `timeout_s` of nothing."""
-        deadline = _now() + timeout_s
+        deadline = monotonic() + timeout_s
         while not self._messages:
             if self._needs_reopening():
                 await self._open()
             self._arrived.clear()
             if self._messages:
                 break
-            left = deadline - _now()
+            left = deadline - monotonic()
             if left <= 0:
                 return []
             try:
@@ -103,7 +104,7 @@ class Feed:
                 await subscription.unsubscribe()
 
     def _needs_reopening(self) -> bool:
-        silent = self._credit > 0 and _now() - self._last_sign > SILENCE_S
+        silent = self._credit > 0 and monotonic() - self._last_sign > SILENCE_S
         return self._broken or silent or self._client.stats["reconnects"] != self._reconnects
 
     async def _open(self) -> None:
@@ -132,7 +133,7 @@ class Feed:
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_message)
         self._broken = False
-        self._last_sign = _now()
+        self._last_sign = monotonic()
         await self._ask()
 
     async def _ask(self) -> None:
@@ -149,7 +150,7 @@ class Feed:
         )
 
     async def _on_message(self, message: Msg) -> None:
-        self._last_sign = _now()
+        self._last_sign = monotonic()
         if not message.reply:
             await self._on_status(message)
             return
@@ -179,7 +180,3 @@ class Feed:
         log.info("the feed of %s ended: %s %s", self._stream, status, headers.get("Description", ""))
         self._broken = True
         self._arrived.set()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
