@@ -249,7 +249,7 @@ async def test_three_times_the_capacity(place, log) -> None:
     no_p99 = _at([answer.taken_s for answer in pressed if answer.status != 202] or [0], 0.99)
     sys.stdout.write(
         f"capacity {capacity:.0f}/s, pressed with {TIMES * capacity:.0f}/s for {SECONDS:.0f} s: {dict(statuses)}, "
-        f"accepted {accepted:.0f}/s, p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, of refusals {no_p99 * 1000:.0f} ms, "
+        f"accepted {accepted:.0f}/s, p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, refused {no_p99 * 1000:.0f} ms, "
         f"memory {held[0]:.0f} -> {warm:.0f} -> at most {most:.0f} MB, {len(door.idle)} connections, "
         f"answers again after {again_s:.1f} s\n"
     )

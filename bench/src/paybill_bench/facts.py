@@ -48,15 +48,15 @@ class Message:
     payload: bytes
 
 
-def tenant(number: int) -> str:
-    """The id of one of the tenants."""
-    return f"ten_{uuid.uuid5(uuid.NAMESPACE_OID, str(number % TENANTS)).hex}"
+def tenant(number: int, tenants: int = TENANTS) -> str:
+    """The id of one of so many tenants."""
+    return f"ten_{uuid.uuid5(uuid.NAMESPACE_OID, str(number % tenants)).hex}"
 
 
-def messages(count: int, first: int = 0) -> Iterator[Message]:
-    """Facts of the tenants in turn."""
+def messages(count: int, first: int = 0, tenants: int = TENANTS) -> Iterator[Message]:
+    """Facts of so many tenants in turn."""
     for number in range(first, first + count):
-        id_ = tenant(number)
+        id_ = tenant(number, tenants)
         event = HopMetered(
             tenant_id=id_,
             subscription_id=f"sub_{id_[4:]}",
@@ -73,6 +73,6 @@ def messages(count: int, first: int = 0) -> Iterator[Message]:
         )
         cause = str(uuid.uuid4())
         trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
-        revision = 1 + number // TENANTS
+        revision = 1 + number // tenants
         fact = Fact(event, str(uuid.uuid4()), _NOW, revision, Origin(cause, cause, "service:billing", trace))
         yield Message(subject_of(event), headers_of(fact), encode(event))

@@ -139,12 +139,14 @@ async def answer_all(
     amount: int,
     log: Path,
     settled: Callable[[Place], Awaitable[bool]] | None = None,
+    untimed: int | None = None,
 ) -> float:
     """Have `module` answer all that the log holds; the rate.
 
-    The clock starts at a tenth of the answers and stops at the last, so that its start is not timed; nobody else uses
-    the machine meanwhile. settled: what else to wait for, untimed.
+    The clock starts when so many are answered (a tenth when none is named) and stops at the last, so that its start is
+    not timed; nobody else uses the machine meanwhile. settled: what else to wait for, untimed.
     """
+    untimed = amount // 10 if untimed is None else untimed
     steward = await connect(server.url, "steward", server.password("steward"))
     clock = asyncio.get_running_loop().time
     with child(module, place.argument(), log=log) as process:
@@ -155,7 +157,7 @@ async def answer_all(
             now = clock()
             if done >= amount:
                 break
-            if not begun and done >= amount / 10:
+            if not begun and done >= untimed:
                 warm, begun = done, now
             if process.poll() is not None or now > deadline:
                 raise BenchmarkError(f"{module} stopped at {done} of {amount}: {_last_line(log)}")
