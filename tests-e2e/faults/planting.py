@@ -1,0 +1,71 @@
+"""Wraps coroutines of the runtime from outside; refuses when what it is to wrap is not there any more."""
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+Coroutine = Callable[..., Awaitable[Any]]
+
+
+class NothingToWrapError(Exception):
+    """The runtime has changed: what a fault needs is not there, so the fault would silently do nothing."""
+
+
+def wrap(owner: type, name: str, make: Callable[[Coroutine], Coroutine], takes: tuple[str, ...] = ()) -> None:
+    """Replace the coroutine `owner.name` by what `make` makes of it. takes: parameters that it must have."""
+    original = owner.__dict__.get(name)
+    if not inspect.iscoroutinefunction(original):
+        raise NothingToWrapError(f"{owner.__module__}.{owner.__name__} has no coroutine {name}")
+    missing = [each for each in takes if each not in inspect.signature(original).parameters]
+    if missing:
+        raise NothingToWrapError(f"{owner.__name__}.{name} takes no {', '.join(missing)}")
+    setattr(owner, name, functools.wraps(original)(make(original)))
+
+
+def before(owner: type, name: str, act: Coroutine, takes: tuple[str, ...] = ()) -> None:
+    """Call `act` with the same arguments first."""
+
+    def make(original: Coroutine) -> Coroutine:
+        async def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+            await act(self, *arguments, **named)
+            return await original(self, *arguments, **named)
+
+        return wrapped
+
+    wrap(owner, name, make, takes)
+
+
+def after(owner: type, name: str, act: Coroutine) -> None:
+    """Call `act` with the object and what came of it, before the caller hears; it may return something else."""
+
+    def make(original: Coroutine) -> Coroutine:
+        async def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+            return await act(self, await original(self, *arguments, **named))
+
+        return wrapped
+
+    wrap(owner, name, make)
+
+
+def inside(outer: tuple[type, str], inner: tuple[type, str], act: Coroutine) -> None:
+    """Call `act` before `inner`, but only where that is called on behalf of `outer`."""
+    within: ContextVar[bool] = ContextVar("within", default=False)
+
+    def entering(original: Coroutine) -> Coroutine:
+        async def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+            token = within.set(True)
+            try:
+                return await original(self, *arguments, **named)
+            finally:
+                within.reset(token)
+
+        return wrapped
+
+    async def only_within(*arguments: Any, **named: Any) -> None:
+        if within.get():
+            await act(*arguments, **named)
+
+    wrap(*outer, entering)
+    before(*inner, only_within)
