@@ -8,7 +8,6 @@ import asyncio
 import faulthandler
 import json
 import os
-import socket
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,9 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from paybill_contracts.billing import Catalogue, CataloguePublished, PlanVersion
-from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Blueprint, BlueprintPublished
+from paybill_embedded.ports import free_port
 from paybill_runtime.auth import Role, make_key
 from paybill_runtime.identity import make_identity
 from paybill_runtime.middleware import MAX_BUSY
@@ -37,25 +34,6 @@ PATIENCE = 3
 """An answer may take so many times what the places that a service has take to be served, and two seconds on a machine
 that has other work. Without places half of the answers took over 10 s."""
 AGAIN_S = 5.0
-HASH = "c" * 64
-PLAN = PlanVersion(
-    plan="pro",
-    version=1,
-    name="Pro",
-    tier="standard",
-    placement=Preset.POOLED,
-    trial_days=0,
-    grace_s=60,
-    retention_s=86_400,
-    features=(),
-    prices=(),
-)
-OFFERED = (
-    CataloguePublished(catalogue="main", content=Catalogue(product="app", plans=(PLAN,)), content_hash=HASH),
-    BlueprintPublished(
-        blueprint="main", content=Blueprint(name="main", regions=("eu-1",), tiers=(), tables=()), content_hash=HASH
-    ),
-)
 
 
 @dataclass
@@ -123,16 +101,14 @@ class Place:
 
 
 @pytest.fixture
-async def place(postgres, databases, nats, say, log, tmp_path):
+async def place(postgres, databases, nats, say, log, offerings, tmp_path):
     """The tenant service, which has heard what may be asked for."""
     for name in ("tenant", "billing"):
         make_identity(tmp_path / "identities", name)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [key.kept]}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = await databases.fresh("tenant")
     environment = {
         "DATABASE_URL": url,
@@ -153,7 +129,7 @@ async def place(postgres, databases, nats, say, log, tmp_path):
         env={"PATH": os.environ["PATH"]} | {f"PAYBILL_{name}": str(value) for name, value in environment.items()},
     )
     try:
-        await say(*OFFERED)
+        await say(*offerings)
         await log.facts("tenant.offering_noted", at_least=2, timeout_s=30)
         yield Place(child.pid, port, key.raw, url)
     finally:
