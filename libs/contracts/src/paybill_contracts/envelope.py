@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import Event, decode, partition_of
@@ -105,11 +106,17 @@ def _attributes(event: Event, id_: str, source: str, time: datetime, traceparent
         "ce-id": id_,
         "ce-type": event.TYPE,
         "ce-source": f"paybill/{source}",
-        "ce-time": time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "ce-time": _time_text(time),
         "ce-subject": event.aggregate_id,
         "ce-dataschema": f"paybill:{event.TYPE}:v{event.VERSION}",
         "traceparent": traceparent,
     }
+
+
+@lru_cache(maxsize=16)
+def _time_text(time: datetime) -> str:
+    """All that is decided together happens at one time."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def read_fact(subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0) -> Fact:

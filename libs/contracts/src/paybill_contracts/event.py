@@ -1,6 +1,7 @@
 """What every fact is: frozen, typed, versioned, owned by one service, and known to the registry by its name."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar, TypeVar
 
@@ -96,6 +97,7 @@ def digest(value: object) -> str:
     return sha256(canonical(plain)).hexdigest()
 
 
+@lru_cache(maxsize=4096)
 def partition_of(tenant_id: str | None) -> int:
     """The partition 0..15 of a tenant's facts: permanent, so it is a hash of the id and of nothing else."""
     return 0 if tenant_id is None else sha256(tenant_id.encode()).digest()[0] % PARTITIONS

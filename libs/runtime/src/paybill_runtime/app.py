@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -229,6 +230,7 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
 @contextlib.asynccontextmanager
 async def serving(running: Running) -> AsyncIterator[int]:
     """HTTP on the configured address while the block runs; yields the port."""
+    _spare_the_collector()
     settings = running.settings
     socket = listener(settings.http_host, settings.http_port)
     config = uvicorn.Config(
@@ -248,6 +250,13 @@ async def serving(running: Running) -> AsyncIterator[int]:
     finally:
         server.should_exit = True
         await task
+
+
+def _spare_the_collector() -> None:
+    """Garbage is looked for less often, and not in what a start leaves: that was a sixth of what a fact costs."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def serve(service: Service) -> int:

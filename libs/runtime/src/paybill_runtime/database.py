@@ -98,25 +98,28 @@ class Database:
         """
         try:
             async with self._room:
-                connection = self._free.pop() if self._free else await asyncpg.connect(**self._connect_args)
+                connection = self._idle() or await asyncpg.connect(**self._connect_args)
                 try:
                     yield connection
                 except asyncpg.PostgresError:
-                    self._give_back(connection)
+                    self._free.append(connection)
                     raise
                 except BaseException:
                     connection.terminate()  # who knows where in a conversation it is
                     raise
-                self._give_back(connection)
+                self._free.append(connection)
         except Exception as error:
             said = _in_our_words(error, committing=committing)
             if said is None:
                 raise
             raise said from error
 
-    def _give_back(self, connection: asyncpg.Connection) -> None:
-        if not connection.is_closed():
-            self._free.append(connection)
+    def _idle(self) -> asyncpg.Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if not connection.is_closed():  # as it is when PostgreSQL was started again meanwhile
+                return connection
+        return None
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:

@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from uuid import UUID
 
 from opentelemetry.trace import SpanKind
+from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.operations import IntakeQuarantined, RequestRefused, said_by
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -106,7 +105,7 @@ class Handling:
         _HEARD.add(len(fresh) - len(failed) - len(waiting), {"outcome": "handled"})
 
     def _decide(
-        self, unit: Unit, items: Sequence[Incoming], blocked: set[Queue], failures: Mapping[UUID, Exception]
+        self, unit: Unit, items: Sequence[Incoming], blocked: set[Queue], failures: Mapping[str, Exception]
     ) -> tuple[list[Incoming], list[tuple[Incoming, Exception]]]:
         """Those that have to wait behind others, and those that failed, with the reason."""
         waiting: list[Incoming] = []
@@ -128,15 +127,13 @@ class Handling:
 
         A rule's refusal ends the message: it is recorded as a fact, and `item.error` holds it.
         """
-        name = f"hear {line_of(item.subject.split('.', 3)[-1])}"
-        with (
-            about(item.tenant, item.origin.traceparent),
-            span(name, item.origin.traceparent, SpanKind.CONSUMER) as here,
-        ):
-            origin = replace(item.origin, traceparent=here)
+        origin, event = item.origin, item.event
+        name = f"hear {event.TYPE}" if event is not None else "hear what cannot be read"
+        with about(item.tenant, origin.traceparent), span(name, origin.traceparent, SpanKind.CONSUMER) as here:
+            origin = Origin(origin.cause, origin.correlation, origin.actor, here)
             try:
                 with unit.attempt(origin):
-                    item.run(unit, moment(unit.now, self.service, str(item.id)))
+                    item.run(unit, moment(unit.now, self.service, item.id))
             except DomainError as error:
                 # What is not ready yet is tried again; a fact that cannot be read waits for a newer version of us.
                 if isinstance(error, RetryLaterError) or (item.argument is None and item.stream != INTAKE):
@@ -152,7 +149,7 @@ class Handling:
         if item.stream == INTAKE:
             unit.emit(
                 said_by(self.service, IntakeQuarantined)(
-                    quarantine_id=str(item.id),
+                    quarantine_id=item.id,
                     publisher=item.publisher,
                     subject=line_of(item.subject),
                     reason=line_of(str(error)),
@@ -173,9 +170,9 @@ def _refused(items: Sequence[Incoming]) -> list[Incoming]:
     return [item for item in items if item.stream == INTAKE and item.error is not None]
 
 
-def _keys(items: Sequence[Incoming]) -> tuple[set[Key], set[Key], dict[UUID, Exception]]:
+def _keys(items: Sequence[Incoming]) -> tuple[set[Key], set[Key], dict[str, Exception]]:
     """What all of them write and read, and the failures of those that cannot even say what that is."""
-    failures: dict[UUID, Exception] = {}
+    failures: dict[str, Exception] = {}
     writes: set[Key] = set()
     reads: set[Key] = set()
     for item in items:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
@@ -26,6 +26,8 @@ Handle = Callable[[Unit, Any, Moment], None]
 
 _PUBLISHERS = UUID("5f0c4c2a-3a0e-4d0e-9d1e-6f0a1c8f2b11")
 """The namespace in which publishers' ids become ours: two publishers may use the same id."""
+_PLACES = {str(place): place for place in range(PARTITIONS)}
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TENANT = re.compile(r"ten_[0-9a-f]{32}")
 
 
@@ -88,7 +90,7 @@ class Incoming:
     """A message on its way through: as it came, as it was read, and what went wrong."""
 
     stream: str
-    id: UUID
+    id: str
     sequence: int
     partition: int
     tenant: str
@@ -144,7 +146,7 @@ def incoming(
     id_ = _intake_id(subject, headers, sequence) if stream == INTAKE else _event_id(headers, sequence)
     told = headers.get("pb-tenant", "") if stream == EVENTS else ""
     tenant = told if _TENANT.fullmatch(told) else ""
-    origin = Origin(str(id_), str(id_), f"service:{service}", headers.get("traceparent", ""))
+    origin = Origin(id_, id_, f"service:{service}", headers.get("traceparent", ""))
     item = Incoming(stream, id_, sequence, _place(subject, stream), tenant, subject, headers, payload, origin)
     try:
         _read(item, hearing)
@@ -159,8 +161,7 @@ def _place(subject: str, stream: str) -> int:
     """The partition that the subject names, 0 when it names none; offers share one more, with one reader."""
     if stream == INTAKE:
         return PARTITIONS
-    named = _third(subject)
-    return int(named) if re.fullmatch("[0-9]|1[0-5]", named) else 0
+    return _PLACES.get(_third(subject), 0)
 
 
 def _third(subject: str) -> str:
@@ -179,18 +180,21 @@ def _read(item: Incoming, hearing: Hearing) -> None:
     else:
         fact = read_fact(item.subject, item.headers, item.payload, item.sequence)
         item.argument, item.handler = fact, hearing.facts.get(fact.event.TYPE)
-        item.origin = replace(item.origin, cause=fact.id, correlation=fact.origin.correlation)
+        item.origin = Origin(item.id, fact.origin.correlation, item.origin.actor, fact.origin.traceparent)
 
 
-def _event_id(headers: Mapping[str, str], sequence: int) -> UUID:
+def _event_id(headers: Mapping[str, str], sequence: int) -> str:
+    given = headers.get("ce-id", "")
+    if _UUID.fullmatch(given) is not None:
+        return given
     try:
-        return UUID(headers.get("ce-id", ""))
+        return str(UUID(given))
     except ValueError:
-        return uuid5(_PUBLISHERS, f"{EVENTS}/{sequence}")
+        return str(uuid5(_PUBLISHERS, f"{EVENTS}/{sequence}"))
 
 
-def _intake_id(subject: str, headers: Mapping[str, str], sequence: int) -> UUID:
-    return uuid5(_PUBLISHERS, f"{_third(subject)}/{headers.get('ce-id') or sequence}")
+def _intake_id(subject: str, headers: Mapping[str, str], sequence: int) -> str:
+    return str(uuid5(_PUBLISHERS, f"{_third(subject)}/{headers.get('ce-id') or sequence}"))
 
 
 def lease_of(stream: str, partition: int) -> str:

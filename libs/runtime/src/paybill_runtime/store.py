@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from paybill_contracts.envelope import MAX_PAYLOAD_BYTES, Fact, headers_of, subject_of
 from paybill_contracts.event import canonical, encode, partition_of
@@ -41,7 +40,7 @@ class Heard:
     """The messages that a transaction handles, and how far it has read each partition of their stream."""
 
     stream: str
-    messages: Mapping[UUID, int]
+    messages: Mapping[str, int]
     positions: Mapping[int, int]
 
 
@@ -49,7 +48,7 @@ class Heard:
 class Known:
     """Which messages were handled before, and in which queues something is parked."""
 
-    handled: set[UUID]
+    handled: set[str]
     parked: set[Queue]
 
 
@@ -100,7 +99,7 @@ class Store:
         unit: Unit,
         writes: Iterable[Key],
         reads: Iterable[Key] = (),
-        messages: Collection[UUID] = (),
+        messages: Collection[str] = (),
         queues: Collection[Queue] = (),
     ) -> Known:
         """Load states into `unit`; what is known of these messages and queues."""
@@ -128,7 +127,7 @@ class Store:
             return known
         for number, id_, revision, state in await ask(connection, " UNION ALL ".join(asked), *values):
             if number == _HANDLED:
-                known.handled.add(UUID(id_))
+                known.handled.add(id_)
             elif number == _PARKED:
                 known.parked.add((revision, id_))
             else:

@@ -4,11 +4,10 @@ import json
 import logging
 import os
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from importlib import import_module
@@ -20,7 +19,7 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from typing_extensions import override
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _propagator = TraceContextTextMapPropagator()
 
 trace_var: ContextVar[str] = ContextVar("trace", default="")
@@ -34,8 +33,7 @@ meter = metrics.get_meter("paybill")
 
 def valid(traceparent: str | None) -> bool:
     """Whether this is a usable W3C traceparent (https://www.w3.org/TR/trace-context/)."""
-    match = _TRACEPARENT.fullmatch(traceparent or "")
-    return match is not None and set(match[1]) != {"0"} and set(match[2]) != {"0"}
+    return _TRACEPARENT.fullmatch(traceparent or "") is not None
 
 
 def trace_id(traceparent: str) -> str:
@@ -45,23 +43,48 @@ def trace_id(traceparent: str) -> str:
 
 def child(parent: str | None) -> str:
     """A traceparent for work that `parent` led to; a new trace when there is none."""
-    trace_ = trace_id(parent) if parent and valid(parent) else secrets.token_hex(16)
-    return f"00-{trace_}-{secrets.token_hex(8)}-01"
+    trace_ = trace_id(parent) if parent and valid(parent) else os.urandom(16).hex()
+    return f"00-{trace_}-{os.urandom(8).hex()}-01"
+
+
+class _Lines:
+    """While the block runs, log lines say which trace led to them, and which tenant they are about; yields `here`."""
+
+    __slots__ = ("_here", "_tenant", "_tokens")
+
+    def __init__(self, here: str, tenant: str | None = None) -> None:
+        self._here = here
+        self._tenant = tenant
+
+    def __enter__(self) -> str:
+        tenant = tenant_var.get() if self._tenant is None else self._tenant
+        self._tokens = trace_var.set(trace_id(self._here)), tenant_var.set(tenant)
+        return self._here
+
+    def __exit__(self, *_: object) -> None:
+        trace, tenant = self._tokens
+        trace_var.reset(trace)
+        tenant_var.reset(tenant)
+
+
+def about(tenant: str, traceparent: str) -> AbstractContextManager[str]:
+    """Log lines of this block say that they are about this tenant, and which trace led to them."""
+    return _Lines(traceparent, tenant)
+
+
+def span(name: str, parent: str | None, kind: SpanKind = SpanKind.INTERNAL) -> AbstractContextManager[str]:
+    """A span below `parent`; yields its traceparent. Without an OTLP endpoint only ids are made, which costs little."""
+    return _exported(name, parent, kind) if _exports else _Lines(child(parent))
 
 
 @contextmanager
-def span(name: str, parent: str | None, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[str]:
-    """A span below `parent`; yields its traceparent. Without an OTLP endpoint only ids are made, which costs little."""
-    if not _exports:
-        with _traced(child(parent)) as here:
-            yield here
-        return
+def _exported(name: str, parent: str | None, kind: SpanKind) -> Iterator[str]:
     context: Context | None = _propagator.extract({"traceparent": parent}) if parent else None
     attributes = {"paybill.tenant": tenant_var.get()} if tenant_var.get() else None
     with trace.get_tracer("paybill").start_as_current_span(name, context=context, kind=kind, attributes=attributes):
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
-        with _traced(carrier.get("traceparent") or child(parent)) as here:
+        with _Lines(carrier.get("traceparent") or child(parent)) as here:
             yield here
 
 
@@ -70,28 +93,8 @@ def of_request(given: str | None) -> Iterator[str]:
     """The span of an HTTP request, which FastAPI makes when there is an OTLP endpoint; yields its traceparent."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
-    with _traced(carrier.get("traceparent") or child(given)) as here:
+    with _Lines(carrier.get("traceparent") or child(given)) as here:
         yield here
-
-
-@contextmanager
-def about(tenant: str, traceparent: str) -> Iterator[None]:
-    """Log lines of this block say that they are about this tenant, and which trace led to them."""
-    token = tenant_var.set(tenant)
-    try:
-        with _traced(traceparent):
-            yield
-    finally:
-        tenant_var.reset(token)
-
-
-@contextmanager
-def _traced(here: str) -> Iterator[str]:
-    token = trace_var.set(trace_id(here))
-    try:
-        yield here
-    finally:
-        trace_var.reset(token)
 
 
 class _JsonLines(logging.Formatter):

@@ -1,8 +1,7 @@
 """A unit of work: the states that a decision looks at, and what it records. Pure until it is written out."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -78,21 +77,9 @@ class Unit:
         """Record a fact that no state is folded from, such as a refusal."""
         self._add(event, revision)
 
-    @contextmanager
-    def attempt(self, origin: Origin) -> Iterator[None]:
-        """Record under `origin`; when the block raises, nothing of it was recorded."""
-        self._before.clear()
-        count, before = len(self.facts), self.origin
-        self.origin = origin
-        try:
-            yield
-        except BaseException:
-            del self.facts[count:]
-            for key, (state, revision) in self._before.items():
-                self.states[key].state, self.states[key].revision = state, revision
-            raise
-        finally:
-            self.origin = before
+    def attempt(self, origin: Origin) -> "_Attempt":
+        """Record under `origin` in a `with` block; when it raises, nothing of it was recorded."""
+        return _Attempt(self, origin)
 
     def _loaded(self, stored: Stored[Any], id_: str) -> Loaded:
         loaded = self.states.get(Key(stored.kind, id_))
@@ -103,5 +90,28 @@ class Unit:
     def _add(self, event: Event, revision: int) -> None:
         origin = self.origin
         if not valid(origin.traceparent):
-            origin = replace(origin, traceparent=child(None))
+            origin = Origin(origin.cause, origin.correlation, origin.actor, child(None))
         self.facts.append(Fact(event, new_id(), self.now, revision, origin))
+
+
+class _Attempt:
+    """The block of `Unit.attempt`."""
+
+    __slots__ = ("_before", "_count", "_origin", "_unit")
+
+    def __init__(self, unit: Unit, origin: Origin) -> None:
+        self._unit, self._origin = unit, origin
+
+    def __enter__(self) -> None:
+        unit = self._unit
+        unit._before.clear()  # noqa: SLF001  # the unit's other half
+        self._count, self._before = len(unit.facts), unit.origin
+        unit.origin = self._origin
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        unit = self._unit
+        unit.origin = self._before
+        if kind is not None:
+            del unit.facts[self._count :]
+            for key, (state, revision) in unit._before.items():  # noqa: SLF001  # as above
+                unit.states[key].state, unit.states[key].revision = state, revision

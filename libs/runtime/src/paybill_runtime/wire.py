@@ -35,24 +35,21 @@ def survive_any_message(client: Client) -> None:
 def header_lines(raw: bytes) -> dict[str, str]:
     """Headers from `Name: Value` lines: what has no name, or a name that is none, is left out."""
     headers: dict[str, str] = {}
-    for line in raw.split(b"\r\n"):
-        before, colon, value = line.partition(b":")
+    for line in raw.decode("utf-8", "replace").split("\r\n"):
+        before, colon, value = line.partition(":")
         name = (_known(before) if len(before) <= _SHORT else _name(before)) if colon else None
         if name is not None:
-            headers[name] = value.strip().decode("utf-8", "replace")
+            headers[name] = value.strip()
     return headers
 
 
 _SHORT = 64
-"""Bytes of a name that is worth remembering; what strangers send can be as long as a message."""
+"""Characters of a name that is worth remembering; what strangers send can be as long as a message."""
 
 
-def _name(raw: bytes) -> str | None:
-    stripped = raw.strip()
-    if not stripped.isascii():
-        return None
-    name = stripped.decode("ascii")
-    return None if any(map(str.isspace, name)) else name
+def _name(raw: str) -> str | None:
+    name = raw.strip()
+    return name if name.isascii() and not any(map(str.isspace, name)) else None
 
 
 _known = lru_cache(maxsize=256)(_name)
