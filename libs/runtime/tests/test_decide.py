@@ -121,7 +121,7 @@ async def test_two_replicas_that_create_one_aggregate_at_once_agree_on_its_histo
     gate, reached = asyncio.Event(), asyncio.Event()
     first = asyncio.create_task(served.running.decider.decide(_noting("x-one", _holding(gate, reached))))
     await reached.wait()
-    other = Decider("tenant", served.running.database, served.running.store, lambda: None)
+    other = Decider("tenant", served.running.database, served.running.store, lambda: None, served.running.agreement)
     second = asyncio.create_task(other.commit([_noting("x-one")]))
     await asyncio.sleep(0.1)
 

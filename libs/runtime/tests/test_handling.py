@@ -72,7 +72,7 @@ def heard() -> _Heard:
 @pytest.fixture
 def handling(quiet, heard) -> _Robbed:
     running = quiet.running
-    return _Robbed("tenant", heard.hearing(), running.database, running.store, running.decider)
+    return _Robbed("tenant", heard.hearing(), running.database, running.store, running.decider, running.agreement)
 
 
 def _items(hearing: Hearing, *reasons: str):
@@ -106,8 +106,8 @@ async def test_a_batch_is_handled_in_order_and_a_second_copy_changes_nothing(qui
     held = await _seeded(quiet, databases)
     items = _items(handling.hearing, "one", "two", "three")
 
-    await handling.batch(items, held, [PLACE], 3)
-    await handling.batch(items[1:], held, [PLACE], 5)
+    await handling.batch(items, held, {PLACE: 0}, 3)
+    await handling.batch(items[1:], held, {PLACE: 3}, 5)
 
     assert heard.reasons == ["one", "two", "three"]
     assert await _position(quiet, databases) == 5
@@ -117,7 +117,7 @@ async def test_one_that_spoils_a_batch_is_parked_and_the_position_passes_it(quie
     held = await _seeded(quiet, databases)
     items = _items(handling.hearing, "one", "spoils the batch", "three")
 
-    await handling.batch(items, held, [PLACE], 9)
+    await handling.batch(items, held, {PLACE: 0}, 9)
 
     assert heard.reasons == ["one", "spoiled", "one", "spoiled"]  # together, and then each by itself
     assert await _position(quiet, databases) == 9
@@ -135,7 +135,7 @@ async def test_an_owner_that_is_replaced_between_two_messages_stops_behind_the_l
     items = _items(handling.hearing, "one", "spoils the batch", "three")
 
     with pytest.raises(LeaseLostError):
-        await handling.batch(items, held, [PLACE], 9)
+        await handling.batch(items, held, {PLACE: 0}, 9)
 
     assert await _position(quiet, databases) == 2
     url = str(quiet.running.settings.database_url)

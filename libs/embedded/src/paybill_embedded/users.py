@@ -62,7 +62,7 @@ def _publish(user: str) -> tuple[str, ...]:
             *read_events,
             # Only the form with the key in the subject: the other one could ask for anybody's key.
             *(f"$JS.API.DIRECT.GET.KV_keys.$KV.keys.{owner}.>" for owner in (user, *_KEYS_OF_OTHERS.get(user, ()))),
-            *(_consume("INTAKE") if user in _INTAKE_OWNERS else ()),
+            *((*_consume("INTAKE"), "$JS.API.DIRECT.GET.INTAKE") if user in _INTAKE_OWNERS else ()),
         )
     return (f"paybill.intake.{user}.>",)
 

@@ -17,6 +17,7 @@ from fastapi import APIRouter, FastAPI
 from sqlalchemy import text
 
 from paybill_runtime import clock, operations, problems
+from paybill_runtime.agreement import Agreement
 from paybill_runtime.auth import KeyRing
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
@@ -27,7 +28,7 @@ from paybill_runtime.hearing import Hearing
 from paybill_runtime.http import Edge
 from paybill_runtime.identity import Identity
 from paybill_runtime.keys import DataKeys, RawSeal
-from paybill_runtime.leases import Leases
+from paybill_runtime.leases import RELAY, Leases
 from paybill_runtime.listening import IDLE_S, Connection, listener
 from paybill_runtime.middleware import EdgeMiddleware
 from paybill_runtime.migrate import migrate
@@ -85,12 +86,22 @@ class Running:
         self.store = Store(service.states, service.work.of)
         self.leases = Leases(self.database, self.owner, settings.lease_s)
         self.keys = DataKeys(service.name, self.identity, self.database, self.bus)
-        self.decider = Decider(service.name, self.database, self.store, self._committed)
-        self.relay = Relay(service.name, self.database, self.bus, self.leases, self.keys.copy_out)
+        self.agreement = Agreement()
+        self.decider = Decider(service.name, self.database, self.store, self._committed, self.agreement)
+        self.relay = Relay(service.name, self.database, self.bus, self.leases, self.keys.copy_out, self.agreement)
         secrets = FileSecrets(settings.secrets_dir, self.identity)
         effects = service.effects(settings, secrets)
-        self.worker = Worker(service.name, service.work, effects, self.database, self.decider, self.leases, self.keys)
-        self.handling = Handling(service.name, service.hears, self.database, self.store, self.decider)
+        self.worker = Worker(
+            service.name,
+            service.work,
+            effects,
+            self.database,
+            self.decider,
+            self.leases,
+            self.keys,
+            self.agreement,
+        )
+        self.handling = Handling(service.name, service.hears, self.database, self.store, self.decider, self.agreement)
         self.parking = Parking(self.handling, self.store, self.leases, self._committed)
         self.edge = Edge(
             service.name,
@@ -125,8 +136,7 @@ class Running:
             name: "ok" if not task.done() else "stopped" for name, task in self._tasks.items() if name != "connect"
         }
         checks["bus"] = (self.relay.trouble or "ok") if self.bus.connected.is_set() else "away"
-        if self.relay.disagrees:
-            checks["relay"] = self.relay.trouble
+        checks |= {"relay" if who == RELAY else "reader": why for who, why in self.agreement.found.items()}
         return checks
 
     async def __aenter__(self) -> Self:
@@ -175,7 +185,7 @@ class Running:
         app.include_router(operations.probes(self.service.name, self._alive, self.health))
         app.include_router(operations.operations(self.edge, self.parking, self.health, self._lag))
         app.include_router(self.service.router(self.edge))
-        app.add_middleware(EdgeMiddleware)
+        app.add_middleware(EdgeMiddleware, broken=lambda: self.agreement.trouble)
         return app
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

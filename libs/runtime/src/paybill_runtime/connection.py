@@ -54,6 +54,11 @@ class Bus:
             raise ConnectionError("no connection to NATS")
         return self.broker.config.broker_config.connection_state.connection
 
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made again."""
+        return int(self.client.stats["reconnects"])
+
     async def run(self) -> None:
         """Connect, as often as it takes; afterwards the client reconnects by itself."""
         while True:

@@ -37,7 +37,10 @@ def engine_url(url: str, password: str) -> URL:
 
 
 class Database:
-    """A pool of connections. `owner` is shown as application_name, so that a dead process is seen to be gone."""
+    """A pool of connections. `owner` is shown as application_name, so that a dead process is seen to be gone.
+
+    losses: grows whenever PostgreSQL was found to have gone since it was last asked; it may be another one now.
+    """
 
     def __init__(self, url: str, password: str, owner: str, size: int = 8) -> None:
         connect_args: dict[str, Any] = {
@@ -57,6 +60,7 @@ class Database:
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._connect_args = {**self.engine.dialect.create_connect_args(address)[1], **connect_args}
         self._free: list[asyncpg.Connection] = []
+        self.losses = 0
         self._room = asyncio.Semaphore(DIRECT)
 
     @asynccontextmanager
@@ -112,13 +116,15 @@ class Database:
             said = _in_our_words(error, committing=committing)
             if said is None:
                 raise
+            self.losses += isinstance(said, DatabaseUnavailableError)
             raise said from error
 
     def _idle(self) -> asyncpg.Connection | None:
         while self._free:
             connection = self._free.pop()
-            if not connection.is_closed():  # as it is when PostgreSQL was started again meanwhile
+            if not connection.is_closed():
                 return connection
+            self.losses += 1
         return None
 
     @asynccontextmanager

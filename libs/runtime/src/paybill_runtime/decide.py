@@ -10,6 +10,7 @@ from paybill_contracts.errors import DomainError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
+from paybill_runtime.agreement import Agreement
 from paybill_runtime.database import Database
 from paybill_runtime.errors import DatabaseUnavailableError, constraint_of, is_collision
 from paybill_runtime.state import Key
@@ -47,11 +48,14 @@ class Decision(Generic[T]):
 class Decider:
     """Runs decisions in groups. One transaction is open at a time; what arrives meanwhile forms the next group."""
 
-    def __init__(self, service: str, database: Database, store: Store, committed: Callable[[], None]) -> None:
+    def __init__(
+        self, service: str, database: Database, store: Store, committed: Callable[[], None], agreement: Agreement
+    ) -> None:  # what it brings together
         self._service = service
         self._database = database
         self._store = store
         self._committed = committed
+        self._agreement = agreement
         self._queue: asyncio.Queue[tuple[Decision[Any], asyncio.Future[Any]]] = asyncio.Queue()
 
     async def decide(self, decision: Decision[T]) -> T:
@@ -106,6 +110,7 @@ class Decider:
             self._committed()
 
     async def _once(self, decisions: Sequence[Decision[Any]]) -> None:
+        self._agreement.insist()
         unit = Unit(clock.now())
         async with self._database.direct() as connection:
             await self._store.look(

@@ -10,6 +10,7 @@ from paybill_contracts.operations import IntakeQuarantined, RequestRefused, said
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock, parking
+from paybill_runtime.agreement import Agreement
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider, settled
 from paybill_runtime.errors import is_nobodys_fault, line_of
@@ -28,31 +29,35 @@ _HEARD = meter.create_counter("paybill.messages.heard", "{message}", "Messages h
 class Handling:
     """Handles messages inside transactions; used by the reader for new ones and by the parking loop for old ones."""
 
-    def __init__(self, service: str, hearing: Hearing, database: Database, store: Store, decider: Decider) -> None:
+    def __init__(
+        self, service: str, hearing: Hearing, database: Database, store: Store, decider: Decider, agreement: Agreement
+    ) -> None:  # what it brings together
         self.service = service
         self.hearing = hearing
         self.database = database
         self._store = store
         self._decider = decider
+        self.agreement = agreement
         self.committed: Callable[[], None] = lambda: None
 
     async def batch(
-        self, items: Sequence[Incoming], held: Mapping[str, int], partitions: Sequence[int], upto: int
+        self, items: Sequence[Incoming], held: Mapping[str, int], positions: dict[int, int], upto: int
     ) -> None:
-        """All of `items` in one transaction, with the positions of `partitions`; one by one when they cannot share one.
+        """All of `items` in one transaction, with the positions; one by one when they cannot share one.
 
+        positions: where each partition has been read to; they are moved to `upto` as that is committed.
         Raises what is no message's fault: LeaseLostError, DatabaseUnavailableError, collisions that do not end.
         """
         try:
-            await settled(lambda: self._commit(items, held, partitions, upto))
+            await settled(lambda: self._commit(items, held, positions, upto))
         except Exception as error:
             if is_nobodys_fault(error):
                 raise
             if len(items) == 1:
-                await self._commit(items, held, partitions, upto, self.blame(items[0], error))
+                await self._commit(items, held, positions, upto, self.blame(items[0], error))
                 return
             for item in items:
-                await self.batch([item], held, partitions, upto if item is items[-1] else item.sequence)
+                await self.batch([item], held, positions, upto if item is items[-1] else item.sequence)
 
     def blame(self, item: Incoming, error: Exception) -> Exception | None:
         """Why `item`, whose writes raised `error`, has to be parked; None when a rule refuses it, as it now knows."""
@@ -75,10 +80,11 @@ class Handling:
         self,
         items: Sequence[Incoming],
         held: Mapping[str, int],
-        partitions: Sequence[int],
+        positions: dict[int, int],
         upto: int,
         broken: Exception | None = None,
     ) -> None:
+        self.agreement.insist()
         unit = Unit(clock.now())
         first = {item.id: item for item in reversed(items)}
         writes, reads, failures = _keys(items)
@@ -89,7 +95,8 @@ class Handling:
         fresh = sorted((first[id_] for id_ in first.keys() - known.handled), key=lambda item: item.sequence)
         failures |= {} if broken is None else {item.id: broken for item in fresh}
         waiting, failed = self._decide(unit, fresh, known.parked, failures)
-        heard = Heard(items[0].stream, {item.id: item.sequence for item in fresh}, dict.fromkeys(partitions, upto))
+        messages = {item.id: item.sequence for item in fresh}
+        heard = Heard(items[0].stream, messages, positions, upto, items[-1].id)
         refused = _refused(fresh)
         if failed or waiting or refused:
             async with self.database.transaction() as connection:
@@ -99,6 +106,7 @@ class Handling:
         else:
             async with self.database.direct(committing=True) as connection:
                 await self._store.write(connection, unit, held.items(), heard)
+        positions.update(dict.fromkeys(positions, upto))
         self.committed()
         for outcome, count in (("failed", len(failed)), ("waiting", len(waiting))):
             _HEARD.add(count, {"outcome": outcome})

@@ -143,7 +143,7 @@ def incoming(
     hearing: Hearing, service: str, stream: str, sequence: int, subject: str, headers: Mapping[str, str], payload: bytes
 ) -> Incoming:
     """Read one message. It never raises: what cannot be read carries its error."""
-    id_ = _intake_id(subject, headers, sequence) if stream == INTAKE else _event_id(headers, sequence)
+    id_ = message_id(stream, subject, headers, sequence)
     told = headers.get("pb-tenant", "") if stream == EVENTS else ""
     tenant = told if _TENANT.fullmatch(told) else ""
     origin = Origin(id_, id_, f"service:{service}", headers.get("traceparent", ""))
@@ -183,7 +183,10 @@ def _read(item: Incoming, hearing: Hearing) -> None:
         item.origin = Origin(item.id, fact.origin.correlation, item.origin.actor, fact.origin.traceparent)
 
 
-def _event_id(headers: Mapping[str, str], sequence: int) -> str:
+def message_id(stream: str, subject: str, headers: Mapping[str, str], sequence: int) -> str:
+    """What a message is called in our tables: the id of a fact, or one made from its publisher's."""
+    if stream == INTAKE:
+        return str(uuid5(_PUBLISHERS, f"{_third(subject)}/{headers.get('ce-id') or sequence}"))
     given = headers.get("ce-id", "")
     if _UUID.fullmatch(given) is not None:
         return given
@@ -191,10 +194,6 @@ def _event_id(headers: Mapping[str, str], sequence: int) -> str:
         return str(UUID(given))
     except ValueError:
         return str(uuid5(_PUBLISHERS, f"{EVENTS}/{sequence}"))
-
-
-def _intake_id(subject: str, headers: Mapping[str, str], sequence: int) -> str:
-    return str(uuid5(_PUBLISHERS, f"{_third(subject)}/{headers.get('ce-id') or sequence}"))
 
 
 def lease_of(stream: str, partition: int) -> str:

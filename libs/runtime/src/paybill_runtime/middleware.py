@@ -28,6 +28,7 @@ SMALL_BODY_BYTES = 64 * 1024
 MAX_LARGE_BODIES = 32
 """Bodies above the small size that are held at once: 32 MiB for all, not one MiB for each connection."""
 SAY_EVERY_S = 10.0
+_SAFE = {"GET", "HEAD", "OPTIONS"}
 _PROBES = {"/healthz", "/readyz"}
 _REFUSED = meter.create_counter("paybill.requests.refused", "{request}", "Requests refused because too many came.")
 
@@ -60,10 +61,11 @@ class _Places:
 
 
 class EdgeMiddleware:
-    """Handles what is the same for every route."""
+    """Handles what is the same for every route. broken: why nothing may be changed now; empty when it may."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, broken: Callable[[], str] = str) -> None:
         self._app = app
+        self._broken = broken
         self._busy = _Places(MAX_BUSY)
         self._large = _Places(MAX_LARGE_BODIES)
         self._say_at = 0.0
@@ -90,6 +92,10 @@ class EdgeMiddleware:
                 _note(scope, answer.status, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, length: str, receive: Receive, answer: "_Answer") -> None:
+        if scope["method"] not in _SAFE and self._broken():
+            # What was taken now would be gone with the copy that has to be replaced.
+            await problem(503, "log_and_state_disagree", self._broken())(scope, receive, answer.send)
+            return
         more = FOR_PROBES if scope["path"] in _PROBES else 0
         # Looked at before, so that no body is read in vain; taken after, so that one that comes slowly holds no place.
         self._busy.check(more)

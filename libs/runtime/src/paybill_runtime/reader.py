@@ -9,12 +9,14 @@ from nats.js.errors import Error as JetStreamError
 from paybill_contracts.event import PARTITIONS
 from sqlalchemy import text
 
+from paybill_runtime.agreement import LogAndStateDisagreeError
 from paybill_runtime.connection import Bus, Subscription
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision, reason
 from paybill_runtime.feed import Feed
 from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Incoming, lease_of, received
 from paybill_runtime.leases import Leases
+from paybill_runtime.lineage import insist_on
 from paybill_runtime.streams import INTAKE
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ _SEED = text(
     "SELECT :stream, unnest(CAST(:partitions AS smallint[])), 0 ON CONFLICT DO NOTHING"
 )
 _POSITIONS = text(
-    "SELECT partition, sequence FROM chassis.position WHERE stream = :stream AND partition = ANY(:partitions)"
+    "SELECT partition, sequence, message FROM chassis.position WHERE stream = :stream AND partition = ANY(:partitions)"
 )
 
 
@@ -36,6 +38,8 @@ class Reader:
 
     def __init__(self, stream: str, handling: Handling, bus: Bus, leases: Leases) -> None:
         self._stream = stream
+        self._name = f"reading {stream}"
+        self._reconnects = 0
         self._handling = handling
         self._bus = bus
         self._leases = leases
@@ -64,6 +68,9 @@ class Reader:
         while True:
             try:
                 await self._step()
+            except LogAndStateDisagreeError:
+                self._changed = True
+                await asyncio.sleep(PAUSE_S)
             except (
                 DatabaseUnavailableError,
                 LeaseLostError,
@@ -90,7 +97,8 @@ class Reader:
             return None
 
     async def _step(self) -> None:
-        if self._changed:
+        # After a reconnect it may be another server, with an older copy of the stream.
+        if self._changed or (self._bus.connected.is_set() and self._reconnects != self._bus.reconnects):
             await self._take_over()
         if self._feed is None or not self._bus.connected.is_set():
             await asyncio.sleep(0.05)
@@ -110,9 +118,9 @@ class Reader:
             else:
                 partitions = {item.partition for item in ours}
             held = {lease: self._held[lease] for lease in (lease_of(self._stream, place) for place in partitions)}
-            await self._handling.batch(ours, held, sorted(partitions), upto)
-        for partition in self._positions:
-            self._positions[partition] = max(self._positions[partition], upto)
+            positions = {partition: self._positions[partition] for partition in sorted(partitions)}
+            await self._handling.batch(ours, held, positions, upto)
+            self._positions |= positions
 
     def _wanted(self, item: Incoming) -> bool:
         return item.sequence > self._positions.get(item.partition, item.sequence)
@@ -131,9 +139,17 @@ class Reader:
             return
         async with self._handling.database.transaction() as connection:
             await connection.execute(_SEED, {"stream": self._stream, "partitions": owned})
-            rows = await connection.execute(_POSITIONS, {"stream": self._stream, "partitions": owned})
-            self._positions = {row.partition: row.sequence for row in rows}
+            rows = (await connection.execute(_POSITIONS, {"stream": self._stream, "partitions": owned})).all()
         await self._bus.connected.wait()
+        self._reconnects = self._bus.reconnects
+        last = max(rows, key=lambda row: row.sequence)
+        try:
+            await insist_on(self._bus.client, self._stream, last.sequence, str(last.message) if last.message else None)
+        except LogAndStateDisagreeError as error:
+            self._handling.agreement.broken(self._name, error)
+            raise
+        self._handling.agreement.mended(self._name)
+        self._positions = {row.partition: row.sequence for row in rows}
         self._feed = Feed(self._bus.client, self._stream, filters, min(self._positions.values()) + 1)
 
     def _filters(self, owned: Sequence[int]) -> list[str]:

@@ -15,12 +15,14 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError
 from sqlalchemy import text
 
+from paybill_runtime.agreement import OLDER_DATABASE, Agreement, LogAndStateDisagreeError
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
 from paybill_runtime.errors import LEASE_LOST, ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
 from paybill_runtime.feed import Feed, stream_sequence
 from paybill_runtime.identity import NotForUsError
 from paybill_runtime.leases import RELAY, Leases
+from paybill_runtime.lineage import insist_on
 from paybill_runtime.streams import EVENTS
 from paybill_runtime.telemetry import meter
 from paybill_runtime.wire import header_block, publish_all
@@ -51,7 +53,9 @@ _KNOWN_FROM = text(
     "SELECT min(sequence) FROM (SELECT sequence FROM chassis.outbox WHERE sequence IS NOT NULL "
     "ORDER BY sequence DESC LIMIT :margin) AS recent"
 )
-_LAST_KNOWN = text("SELECT max(sequence) FROM chassis.outbox")
+_LAST_KNOWN = text(
+    "SELECT event_id, sequence FROM chassis.outbox WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1"
+)
 _BATCH, _PLACE = "Nats-Batch-Id", "Nats-Batch-Sequence"
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FOUND = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
@@ -67,31 +71,35 @@ class _Waiting(NamedTuple):
     payload: bytes
 
 
-class LogAndStateDisagreeError(Exception):
-    """The stream and this database do not belong together: one was restored without the other."""
-
-
 CopyKeys = Callable[[], Awaitable[None]]
 
 
 class Relay:
     """Publishes what the outbox holds, while this process has the relay's lease.
 
-    trouble: why facts wait now, for operators. disagrees: the stream or this database is an older copy than the other.
+    trouble: why facts wait now, for operators.
     """
 
-    def __init__(self, context: str, database: Database, bus: Bus, leases: Leases, copy_keys: CopyKeys) -> None:
+    def __init__(
+        self,
+        context: str,
+        database: Database,
+        bus: Bus,
+        leases: Leases,
+        copy_keys: CopyKeys,
+        agreement: Agreement,
+    ) -> None:
         self._context = context
         self._database = database
         self._bus = bus
         self._leases = leases
         self._copy_keys = copy_keys
         self._wake = asyncio.Event()
-        self._relaying: tuple[int, int] | None = None
+        self._agreement = agreement
+        self._relaying: tuple[int, int, int] | None = None
         self._sure = False
         self._failures = 0
         self.trouble = ""
-        self.disagrees = False
 
     def wake(self) -> None:
         """Something was committed."""
@@ -103,13 +111,10 @@ class Relay:
             self._wake.clear()
             try:
                 more = await self._round()
-                self.trouble, self.disagrees, self._failures = "", False, 0
+                self.trouble, self._failures = "", 0
             except (NatsError, APIError, OSError, TimeoutError) as error:
                 more = await self._pause(f"the bus does not take facts ({reason(error)}); they wait in the outbox")
             except (DatabaseUnavailableError, LeaseLostError) as error:
-                more = await self._pause(str(error))
-            except LogAndStateDisagreeError as error:
-                self.disagrees = True
                 more = await self._pause(str(error))
             except (ConfigurationError, NotForUsError) as error:
                 more = await self._pause(f"keys of personal data cannot be handed on, so no fact is: {error}")
@@ -137,13 +142,14 @@ class Relay:
         if epoch is None or not self._bus.connected.is_set():
             self._sure = False
             return False
-        # After a reconnect it may be another server, with an older copy of the stream.
-        relaying = epoch, self._bus.client.stats["reconnects"]
+        # After a reconnect it may be another server, with an older copy of the stream, or of the database.
+        relaying = epoch, self._bus.reconnects, self._database.losses
         if relaying != self._relaying:
             self._relaying, self._sure = relaying, False
         if not self._sure:
-            await self._catch_up(epoch)
+            await self._make_sure(epoch)
             self._sure = True
+        self._agreement.insist()
         async with self._database.direct() as connection:
             rows = await connection.fetch(_WAITING, ROUND)
         if not rows:
@@ -228,18 +234,23 @@ class Relay:
             await connection.fetch(_MARK, positions, sequences, epoch, RELAY, LEASE_LOST)
         _RELAYED.add(len(stored))
 
+    async def _make_sure(self, epoch: int) -> None:
+        try:
+            await self._catch_up(epoch)
+        except LogAndStateDisagreeError as error:
+            self._agreement.broken(RELAY, error)
+            raise
+        self._agreement.mended(RELAY)
+
     async def _catch_up(self, epoch: int) -> None:
         """Find in the stream what was published but not marked: the server forgets ids after its window, we do not."""
         async with self._database.reading() as connection:
             start = (await connection.execute(_KNOWN_FROM, {"margin": 2 * ROUND})).scalar_one()
-            last_known = (await connection.execute(_LAST_KNOWN)).scalar_one() or 0
-        info = await self._bus.client.jetstream().stream_info(EVENTS)
-        if info.state.last_seq < last_known:
-            raise LogAndStateDisagreeError(
-                f"the stream ends at {info.state.last_seq}, but fact {last_known} of this database was confirmed: "
-                "the stream was restored from an older copy; run `paybill replay --verify`, restore the newer stream, "
-                "then restart"
-            )
+            last = (await connection.execute(_LAST_KNOWN)).one_or_none()
+        last_known = 0
+        if last is not None:
+            last_known = last.sequence
+            await insist_on(self._bus.client, EVENTS, last_known, str(last.event_id))
         feed = Feed(self._bus.client, EVENTS, [f"paybill.events.*.{self._context}.>"], start or 1)
         try:
             left = await feed.pending()
@@ -264,8 +275,7 @@ class Relay:
         if strange:
             raise LogAndStateDisagreeError(
                 f"the stream holds facts of {self._context} that this database never decided, from {min(strange)} on: "
-                "the database was restored from an older copy; stop the service, restore a newer copy, "
-                "then start it again"
+                f"{OLDER_DATABASE}"
             )
 
 

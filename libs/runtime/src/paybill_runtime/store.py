@@ -30,18 +30,24 @@ _HANDLED, _PARKED, _STATES = 0, 1, 2
 """What a row is about that `look` reads; from the last on, which kind of state."""
 _OF_MESSAGES = "SELECT 0, event_id::text, 0::bigint, NULL FROM chassis.inbox WHERE event_id = ANY($1::uuid[])"
 _OF_QUEUES = (
-    "SELECT DISTINCT 1, p.tenant, p.partition::bigint, NULL FROM chassis.parked AS p "
-    "JOIN unnest($2::smallint[], $3::text[]) AS n (partition, tenant) USING (partition, tenant)"
+    "SELECT 1, n.tenant, n.partition::bigint, NULL FROM unnest($2::smallint[], $3::text[]) AS n (partition, tenant) "
+    "WHERE EXISTS (SELECT FROM chassis.parked AS p WHERE p.partition = n.partition AND p.tenant = n.tenant)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The messages that a transaction handles, and how far it has read each partition of their stream."""
+    """The messages that a transaction handles, and how far their stream was read.
+
+    positions: where each partition has been read to until now; upto, last: where it is read to now, and which message
+    is there, so that a stream that was restored from an older copy is told from the one that was read.
+    """
 
     stream: str
     messages: Mapping[str, int]
     positions: Mapping[int, int]
+    upto: int
+    last: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +81,11 @@ class _Statement:
         found = f"(SELECT count(*) FROM ({rows}) AS r) = {self.value(count)}::bigint"  # noqa: S608  # only our own text
         self.insists.append(f"chassis.insist({found}, {self.value(sqlstate)})")
 
-    def do(self, change: str) -> None:
-        """Change something, too."""
-        self.parts.append(f"c{len(self.parts)} AS ({change})")
+    def do(self, change: str) -> str:
+        """Change something, too; the name of what it returns."""
+        name = f"c{len(self.parts)}"
+        self.parts.append(f"{name} AS ({change})")
+        return name
 
     async def run(self, connection: Connection) -> None:
         """All of it, or nothing. What was insisted on is looked at first."""
@@ -242,10 +250,13 @@ def _note(statement: _Statement, heard: Heard) -> None:
     rows = statement.columns(
         partition=("smallint", list(heard.positions)), sequence=("bigint", list(heard.positions.values()))
     )
-    statement.do(
-        f"UPDATE chassis.position AS p SET sequence = n.sequence FROM {rows} "  # noqa: S608
-        f"WHERE p.stream = {statement.value(heard.stream)} AND p.partition = n.partition AND p.sequence < n.sequence"
+    moved = statement.do(
+        f"UPDATE chassis.position AS p SET sequence = {statement.value(heard.upto)}::bigint, "  # noqa: S608
+        f"message = {statement.value(heard.last)}::uuid FROM {rows} WHERE p.stream = {statement.value(heard.stream)} "
+        "AND p.partition = n.partition AND p.sequence = n.sequence RETURNING 1"
     )
+    # They are not where we left them: another process has read on, or the database was set back.
+    statement.insist(f"SELECT FROM {moved}", len(heard.positions), LEASE_LOST)
 
 
 _FENCE = text("SELECT name, epoch FROM chassis.lease WHERE name = ANY(:names) ORDER BY name FOR SHARE")

@@ -65,8 +65,9 @@ position = Table(
     _text("stream", primary_key=True),
     Column("partition", SmallInteger, primary_key=True),
     Column("sequence", BigInteger, nullable=False),
+    Column("message", Uuid),
 )
-"""How far this service has read each partition, committed with what it did about it."""
+"""How far this service has read each partition, and which message is there, committed with what it did about it."""
 
 lease = Table(
     "lease",

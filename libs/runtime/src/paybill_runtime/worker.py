@@ -17,6 +17,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock, parking
+from paybill_runtime.agreement import Agreement
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider, Decision
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, line_of, reason
@@ -66,6 +67,7 @@ class Worker:
         decider: Decider,
         leases: Leases,
         keys: DataKeys,
+        agreement: Agreement,
     ) -> None:
         self._service = service
         self._work = work
@@ -74,6 +76,7 @@ class Worker:
         self._decider = decider
         self._leases = leases
         self._keys = keys
+        self._agreement = agreement
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._served: deque[str] = deque(maxlen=CONCURRENCY)
@@ -113,6 +116,7 @@ class Worker:
         held = self._leases.some(map(partition_lease, self._leases.partitions()))
         if room <= 0 or not held or not self._work.effects:
             return 0
+        self._agreement.insist()
         values = {"names": list(held), "epochs": list(held.values()), "now": clock.now()}
         async with self._database.reading() as connection:
             # First those that were not served just now: a tenant with much to do does not keep the others waiting.

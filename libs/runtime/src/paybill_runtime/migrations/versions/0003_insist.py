@@ -1,5 +1,6 @@
-"""What a statement insists on: it fails with an SQLSTATE of ours unless it is so."""
+"""What a statement insists on fails it with an SQLSTATE; a position says which message is there."""
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0003"
@@ -10,6 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Change the shape."""
+    op.add_column("position", sa.Column("message", sa.Uuid()), schema="chassis")
     op.execute(
         "CREATE FUNCTION chassis.insist(so boolean, state text) RETURNS void LANGUAGE plpgsql AS "
         "$$ BEGIN IF so IS NOT TRUE THEN RAISE EXCEPTION 'another transaction came first' USING ERRCODE = state; "
@@ -20,3 +22,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Change it back."""
     op.execute("DROP FUNCTION chassis.insist")
+    op.drop_column("position", "message", schema="chassis")

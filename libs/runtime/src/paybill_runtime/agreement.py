@@ -1,0 +1,50 @@
+"""Whether the stream and this database belong together: either may have been restored without the other."""
+
+import logging
+
+from paybill_runtime.errors import DatabaseUnavailableError
+
+log = logging.getLogger(__name__)
+
+
+class LogAndStateDisagreeError(DatabaseUnavailableError):
+    """The stream and this database do not belong together, so nothing may be decided on it."""
+
+
+OLDER_STREAM = (
+    "the stream was restored from an older copy; run `paybill replay --verify`, restore the newer stream, then restart"
+)
+OLDER_DATABASE = (
+    "the database was restored from an older copy; stop the service, restore a newer copy, then start it again"
+)
+
+
+class Agreement:
+    """What the relay and the readers have found. While one of them sees a difference, this process decides nothing.
+
+    found: who found what, in words for operators.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def broken(self, who: str, error: LogAndStateDisagreeError) -> None:
+        """Say it once."""
+        if self.found.get(who) != str(error):
+            log.error("%s stops: %s", who, error)
+        self.found[who] = str(error)
+
+    def mended(self, who: str) -> None:
+        """The right copy is there again, or the difference was about leases that we do not hold any more."""
+        if self.found.pop(who, None) is not None:
+            log.warning("%s goes on: the stream and the database belong together", who)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is decided; empty when all is well."""
+        return next(iter(self.found.values()), "")
+
+    def insist(self) -> None:
+        """Raise LogAndStateDisagreeError while anybody has found a difference."""
+        if self.found:
+            raise LogAndStateDisagreeError(self.trouble)
