@@ -1,5 +1,6 @@
 """`paybill up` as a person runs it: a process that is started, read, interrupted and killed."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from paybill_embedded import NatsServer, PostgresServer
+from paybill_cli.stack import supervisor
+from paybill_cli.stack.supervisor import Options, Supervisor
+from paybill_embedded import EmbeddedError, NatsServer, PostgresServer
 
 STARTS_WITHIN_S = 60
 SERVICES = ("tenant", "billing", "provisioner")
@@ -169,6 +172,44 @@ def test_a_killed_service_is_started_again_and_a_killed_supervisor_takes_everyth
     assert str(run.process.pid) in error["what"]
     assert len(family) > 6
     assert nobody_left
+
+
+class Reluctant:
+    """A server that was killed, and is killed again while it starts."""
+
+    def __init__(self, times):
+        self.times = times
+        self.tries = 0
+        self.pid = None
+
+    @property
+    def running(self):
+        return self.tries > self.times
+
+    def start(self):
+        self.tries += 1
+        if not self.running:
+            raise EmbeddedError("postgres_failed", "PostgreSQL ended with status -9", "read its log")
+
+
+async def test_a_server_that_is_killed_while_it_starts_is_tried_again_soon_then_later_and_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "_WATCH_S", 0.01)
+    said = []
+    ready = asyncio.Event()
+
+    def tell(line):
+        said.append(line)
+        if "ready again" in line:
+            ready.set()
+
+    server = Reluctant(3)
+    keeping = asyncio.create_task(Supervisor(Options(tmp_path), tell)._keep_server("postgres", server))
+    async with asyncio.timeout(5):
+        await ready.wait()
+    keeping.cancel()
+
+    assert server.tries == 4
+    assert [line.rpartition(" in ")[2] for line in said if "tried again" in line] == ["0.02 s", "0.04 s", "0.08 s"]
 
 
 def test_a_service_that_cannot_start_is_named_with_the_reason(tmp_path):

@@ -258,19 +258,20 @@ class Supervisor:
                 self._write_stack_file()
 
     async def _keep_server(self, name: str, server: Server) -> None:
+        """Start it again whenever it ends. One that ends while it starts is tried again soon, then later and later."""
         delay_s = _WATCH_S
         while True:
             await asyncio.sleep(delay_s)
-            delay_s = _WATCH_S
             if server.running:
                 continue
             self.tell(f"{name} ended; it is started again")
             try:
                 await self._in_thread(server.start)
             except EmbeddedError as error:
-                self.tell(str(error))
-                delay_s = _LONGEST_DELAY_S
+                delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+                self.tell(f"{error}; it is tried again in {delay_s:g} s")
             else:
+                delay_s = _WATCH_S
                 self.tell(f"{name} is ready again (pid {server.pid})")
 
     async def _in_thread(self, work: Callable[[], object]) -> None:
