@@ -5,6 +5,7 @@ not in it, so the same seed means the same plan and not the same run.
 """
 
 import asyncio
+import faulthandler
 import json
 import os
 import random
@@ -141,6 +142,8 @@ async def _killing(killer: Killer) -> None:
 
 
 async def test_every_customer_is_served_once_while_processes_are_killed(fleet, capsys):
+    # Pytest ends the process when one test takes two minutes; this one may be told to.
+    faulthandler.dump_traceback_later(KILLING_S + 3 * WITHIN_S, exit=True)
     killer = Killer(fleet, random.Random(SEED), KILLS)
     watch = Watch(fleet)
     watching = asyncio.create_task(watch.run())

@@ -1,5 +1,6 @@
 """Planted bugs: each breaks one promise of the runtime, and the oracle has to see it."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import text
 
 from faults import planting
 
+FORGETFUL_S = 0.02
 NO_POLLING_S = 60.0
 """How long loops that nobody wakes sleep when it is wake-ups that are tested."""
 
@@ -76,9 +78,13 @@ def publish_before_commit() -> None:
 
 
 def lost_wake_up() -> None:
-    """The relay forgets a wake-up that came while it was looking: cleared after an empty read, not before it."""
+    """The relay forgets a wake-up that came while it was looking: cleared after an empty read, not before it.
+
+    The moment between the two is made as long as a slow machine makes it now and then.
+    """
 
     async def clear(relay: Relay, more: bool) -> bool:  # noqa: FBT001  # what `_round` returns
+        await asyncio.sleep(FORGETFUL_S)
         relay._wake.clear()
         return more
 
