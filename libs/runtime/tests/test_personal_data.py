@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from contextlib import suppress
+from itertools import count
 
 import pytest
 from paybill_contracts.personal import Personal, UnsealingError
@@ -159,3 +161,24 @@ async def test_however_many_keys_wait_none_is_left_when_facts_go_out(served) -> 
 
     left = await running.edge.rows(text("SELECT count(*) FROM chassis.data_key WHERE NOT copied"))
     assert left[0][0] == 0
+
+
+async def test_keys_that_come_while_others_are_handed_on_do_not_hold_the_facts_up(served) -> None:
+    running = served.running
+    running.leases.held.pop(RELAY)
+    wrapped = running.identity.lock(bytes(32), "tenant")
+    add = text("INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :key)")
+
+    async def add_more() -> None:
+        for number in count():
+            async with running.database.transaction() as connection:
+                tenants = [{"tenant": f"ten_{number:08x}{n:024x}", "key": wrapped} for n in range(16)]
+                await connection.execute(add, tenants)
+
+    adding = asyncio.create_task(add_more())
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        await running.keys.copy_out()
+    adding.cancel()
+    with suppress(asyncio.CancelledError):
+        await adding

@@ -7,9 +7,9 @@ private method of a pinned FastStream; `test_faststream.py` is the contract with
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 from faststream import AckPolicy
 from faststream.message import StreamMessage
@@ -24,6 +24,7 @@ from paybill_runtime.errors import reason
 from paybill_runtime.wire import survive_any_message
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Bus:
@@ -32,6 +33,7 @@ class Bus:
     def __init__(self, url: str, user: str, password: str) -> None:
         self._url = url
         self.connected = asyncio.Event()
+        self._lost = asyncio.Event()
         self.broker = NatsBroker(
             url,
             security=NatsUserPassword(user, password) if user else None,
@@ -84,11 +86,25 @@ class Bus:
             # nats-py, closed while it reconnects, cancels a future of its own and lets that be seen here.
             log.info("left NATS while it was away: %s", type(error).__name__)
 
+    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns. Raises ConnectionError as soon as the connection is lost: its answers will not come."""
+        task, lost = asyncio.create_task(work), asyncio.create_task(self._lost.wait())
+        try:
+            await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ConnectionError("the connection to NATS was lost")
+            return task.result()
+        finally:
+            lost.cancel()
+            task.cancel()
+
     async def _away(self) -> None:
         self.connected.clear()
+        self._lost.set()
         log.warning("the connection to NATS is lost; facts wait in the outbox")
 
     async def _back(self) -> None:
+        self._lost.clear()
         self.connected.set()
         log.info("connected to NATS again")
 

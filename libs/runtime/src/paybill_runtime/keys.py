@@ -1,9 +1,11 @@
 """The keys of personal data: one for each service and tenant, and a copy for each service that may read it."""
 
+import asyncio
 import json
 import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -12,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nats.js.errors import NotFoundError as MessageNotFoundError
 from paybill_contracts.errors import ConflictError
 from paybill_contracts.personal import NONCE_BYTES, Personal, UnsealingError, seal, unseal
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime.connection import Bus
@@ -24,12 +26,14 @@ READERS: dict[str, tuple[str, ...]] = {"tenant": ("billing",)}
 """Which services may open another's personal data. NATS permissions say the same."""
 
 MAX_PENDING_KEYS = 10_000
+COPIED_AT_ONCE = 64
+"""The server confirms each only when it is on disk; one after the other, a few hundred in a second."""
 
 _ONE = text("SELECT wrapped FROM chassis.data_key WHERE tenant = :tenant")
 _ADD = text(
     "INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :wrapped) ON CONFLICT DO NOTHING RETURNING tenant"
 )
-_UNCOPIED = text("SELECT tenant, wrapped FROM chassis.data_key WHERE NOT copied LIMIT 512")
+_UNCOPIED = text("SELECT tenant, wrapped FROM chassis.data_key WHERE NOT copied")
 _COPIED = text("UPDATE chassis.data_key SET copied = true WHERE tenant = ANY(:tenants)")
 
 
@@ -94,30 +98,32 @@ class DataKeys:
 
     async def copy_out(self) -> None:
         """Put new keys into the key bucket, locked for each entitled reader; before the facts that need them."""
-        # All of them: which keys the next facts need is not known here.
-        while await self._copy_some():
-            pass
-
-    async def _copy_some(self) -> bool:
-        """Whether there were any."""
+        # All that are there now, for which of them the next facts need is not known here. Those that come meanwhile are
+        # for later facts: waiting for them too, no fact would go out while tenants sign up faster than this copies.
         async with self._database.reading() as connection:
             rows = (await connection.execute(_UNCOPIED)).all()
-        if not rows:
-            return False
-        jetstream = self._bus.client.jetstream()
-        for row in rows:
-            key = self._identity.unlock(bytes(row.wrapped))
-            boxes = {
-                reader: b64encode(self._identity.lock(key, reader)).decode()
-                for reader in READERS.get(self._service, ())
-            }
-            if boxes:
-                await jetstream.publish(
-                    f"$KV.keys.{self._service}.{row.tenant}", json.dumps(boxes).encode(), stream=KEYS
-                )
+        for start in range(0, len(rows), COPIED_AT_ONCE):
+            await self._copy_some(rows[start : start + COPIED_AT_ONCE])
+
+    async def _copy_some(self, rows: Sequence[Row[Any]]) -> None:
+        said = await asyncio.gather(
+            *(self._publish(row.tenant, bytes(row.wrapped)) for row in rows), return_exceptions=True
+        )
+        for failure in said:
+            if failure is not None:
+                raise failure
         async with self._database.transaction() as connection:
             await connection.execute(_COPIED, {"tenants": [row.tenant for row in rows]})
-        return True
+
+    async def _publish(self, tenant: str, wrapped: bytes) -> None:
+        key = self._identity.unlock(wrapped)
+        boxes = {
+            reader: b64encode(self._identity.lock(key, reader)).decode() for reader in READERS.get(self._service, ())
+        }
+        if boxes:
+            await self._bus.client.jetstream().publish(
+                f"$KV.keys.{self._service}.{tenant}", json.dumps(boxes).encode(), stream=KEYS
+            )
 
     async def _own(self, tenant: str) -> bytes | None:
         async with self._database.reading() as connection:

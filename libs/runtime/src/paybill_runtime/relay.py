@@ -127,7 +127,10 @@ class Relay:
             log.error("the relay pauses: %s", trouble)
         self.trouble, self._sure = trouble, False
         self._failures += 1
-        await asyncio.sleep(min(POLL_S * 2.0 ** min(self._failures, 10), LONGEST_PAUSE_S))
+        if self._bus.connected.is_set():
+            await asyncio.sleep(min(POLL_S * 2.0 ** min(self._failures, 10), LONGEST_PAUSE_S))
+        else:
+            await self._bus.connected.wait()
         return False
 
     async def _idle(self) -> None:
@@ -156,7 +159,7 @@ class Relay:
             return False
         if rows[0]["keys_wait"]:
             await self._copy_keys()
-        stored, failure = await self._publish([_waiting(row) for row in rows])
+        stored, failure = await self._bus.while_connected(self._publish([_waiting(row) for row in rows]))
         await self._mark(stored, epoch)
         if failure is not None:
             raise failure
