@@ -54,10 +54,12 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
         raise Refused(str(error)) from error
     if environment.status is not Status.BUILDING:
         return
+    left = {step.resource.address for step in environment.remaining}
     async with aclosing(_driver(drivers, environment).build(environment, environment.remaining)) as parts:
         async for done in parts:
+            left.difference_update(address for address, _ in done)
             said = partial(environments.resources_built, plan_hash=job.event.plan_hash, done=done)
-            yield _recorded(environment.tenant_id, said)
+            yield _recorded(environment.tenant_id, said, last=not left)
 
 
 @WORK.effect(AccessChangeStarted, attempts=UNTIL_DONE)
@@ -68,7 +70,7 @@ async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> Asyn
     if environment.status is not Status.READY or wanted is not job.event.access:
         return
     await _driver(drivers, environment).set_access(environment, wanted)
-    yield _recorded(environment.tenant_id, lambda found: access.access_changed(found, wanted))
+    yield _recorded(environment.tenant_id, lambda found: access.access_changed(found, wanted), last=True)
 
 
 @WORK.effect(RetentionStarted, attempts=UNTIL_DONE)
@@ -80,7 +82,7 @@ async def retain(job: Job[RetentionStarted], drivers: Drivers) -> AsyncIterator[
     driver = _driver(drivers, environment)
     await driver.set_access(environment, Access.CLOSED)
     export = await driver.export(environment)
-    yield _recorded(environment.tenant_id, lambda found: access.retained(found, export))
+    yield _recorded(environment.tenant_id, lambda found: access.retained(found, export), last=True)
 
 
 async def _current(
@@ -97,11 +99,13 @@ def _driver(drivers: Drivers, environment: Environment) -> Driver:
     return drivers[cloud]
 
 
-def _recorded(tenant_id: str, decision: Callable[[Environment], list[EnvironmentEvent]]) -> Outcome:
-    """Let `decision` look at the environment as it is now, and record what it says."""
+def _recorded(
+    tenant_id: str, decision: Callable[[Environment], list[EnvironmentEvent]], *, last: bool = False
+) -> Outcome:
+    """Let `decision` look at the environment as it is now, and record what it says; `last` ends the effect with it."""
     environment_id = id_of(tenant_id)
 
     def decide(unit: Unit, _: Moment) -> None:
         unit.record(ENVIRONMENTS, environment_id, decision(existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)))
 
-    return Outcome(decide, writes=[ENVIRONMENTS.key(environment_id)])
+    return Outcome(decide, writes=[ENVIRONMENTS.key(environment_id)], last=last)

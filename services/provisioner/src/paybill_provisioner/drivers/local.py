@@ -54,7 +54,7 @@ class LocalDriver:
             raise Refused("this driver removes nothing; take the resource away by hand, then plan again")
         space = Space.of(environment)
         resources = {Kind(resource.kind): resource for resource in environment.resources.values()}
-        (reference, password), _, there = await asyncio.gather(
+        (reference, verifier), _, there = await asyncio.gather(
             self._password(resources[Kind.SECRET]),
             asyncio.to_thread(self._make_folder, resources[Kind.FOLDER]),
             self._make_database(space),
@@ -64,7 +64,7 @@ class LocalDriver:
         if not space.shared:
             yield [each for each in done if each[0] not in inside]
             done = [each for each in done if each[0] in inside]
-        await self._make_space(space, there, password, environment.wanted)
+        await self._make_space(space, there, verifier, environment.wanted)
         yield done
 
     async def set_access(self, environment: Environment, access: Access) -> None:
@@ -100,13 +100,17 @@ class LocalDriver:
         return space if there is not None and there.role else None
 
     async def _password(self, resource: Resource) -> tuple[str, str]:
-        """Reference and value of the tenant's password, made at first and found again ever after."""
+        """Reference and verifier of the tenant's password, which is made at first and found again ever after."""
         name = resource.properties["name"]
         reference = await self._secrets.latest(name)
         if reference is not None:
-            return reference, await self._secrets.get(reference)
+            return reference, await self._verifier(await self._secrets.get(reference))
         password = scram.new_password()
-        return await self._secrets.put(name, password, READERS), password
+        return await asyncio.gather(self._secrets.put(name, password, READERS), self._verifier(password))
+
+    async def _verifier(self, password: str) -> str:
+        """A millisecond of hashing, in a thread: others go on meanwhile."""
+        return await asyncio.to_thread(scram.verifier, password, randomness.token_bytes(16))
 
     def _make_folder(self, resource: Resource) -> None:
         folders.make_private(self._directory, TENANTS, *Path(resource.properties["path"]).parts)
@@ -130,7 +134,7 @@ class LocalDriver:
             raise Refused(f"the database {space.database} went away while it was being made; look who removed it")
         return there
 
-    async def _make_space(self, space: Space, there: Survey, password: str, access: Access) -> None:
+    async def _make_space(self, space: Space, there: Survey, verifier: str, access: Access) -> None:
         if space.isolation is Isolation.POOL and not there.has(space):
             there = await self._make_pool(space)
         if space.isolation is Isolation.POOL and there.unwalled:
@@ -139,8 +143,7 @@ class LocalDriver:
                 f"tenants are not kept apart in {tables} of {space.database}: row-level security is not enabled, not "
                 "forced, or has another policy; put that right, then try again"
             )
-        verifier = scram.verifier(password, randomness.token_bytes(16))
-        script = [spaces.make_role(space, exists=there.role, verifier=verifier), spaces.set_access(space, access)]
+        script = [spaces.make_role(space, access, exists=there.role, verifier=verifier)]
         if space.isolation is not Isolation.POOL:
             script.insert(0, spaces.make_schema(space, there.tables))
         async with self._server.connection(space.database, keep=space.shared) as connection:

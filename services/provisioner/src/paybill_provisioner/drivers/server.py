@@ -136,8 +136,13 @@ class TenantServer:
                     command_timeout=STATEMENT_TIMEOUT_S,
                     server_settings=_SETTINGS,
                     init=_check,
+                    reset=None if database == self.home else _reset_nothing,
                 )
             return self._pools[database]
+
+
+async def _reset_nothing(_: Connection) -> None:
+    """Sessions change their settings and hold locks in `home` alone; a round trip for what nobody did is saved."""
 
 
 async def _check(connection: Connection) -> None:
