@@ -1,5 +1,6 @@
 """Sends traces and metrics to an OTLP endpoint. Imported only when one is set: see `telemetry`."""
 
+import os
 from collections.abc import Callable
 
 from opentelemetry import metrics, trace
@@ -14,6 +15,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 def export(service: str) -> tuple[Callable[[], None], ...]:
     """Send from now on; the standard variables `OTEL_…` say where, and how much. What ends it, sending the rest."""
+    # Four times as often as by default, a quarter as much: what waits to be sent was 3 MB under load.
+    os.environ.setdefault("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "128")
     resource = Resource.create({"service.name": f"paybill-{service}"})
     # At exit they would wait for an endpoint that is not there.
     spans = TracerProvider(resource=resource, shutdown_on_exit=False)
