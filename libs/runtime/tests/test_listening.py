@@ -35,7 +35,9 @@ async def _asked(port: int) -> int:
 @pytest.mark.parametrize("said", [b"", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{"], ids=["nothing", "head", "body"])
 async def test_clients_that_do_not_end_what_they_ask_make_room_for_those_that_do(served, monkeypatch, said) -> None:
     monkeypatch.setattr(listening, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(listening, "SLOW_S", 0.1)
     async with serving(served.running) as port, _slow(port, 12, said) as slow:
+        await asyncio.sleep(0.3)
         answers = [await _asked(port) for _ in range(3)]
         left = [reader for reader, _ in slow if not reader.at_eof() and reader.exception() is None]
 
