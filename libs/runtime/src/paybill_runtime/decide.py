@@ -12,13 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paybill_runtime import clock
 from paybill_runtime.agreement import Agreement
 from paybill_runtime.database import Database
-from paybill_runtime.errors import DatabaseUnavailableError, constraint_of, is_collision
+from paybill_runtime.errors import DatabaseUnavailableError, RequestInProgressError, constraint_of, is_collision
 from paybill_runtime.state import Key
-from paybill_runtime.store import Store
+from paybill_runtime.store import Statement, Store
 from paybill_runtime.unit import Moment, Unit, moment
 
 T = TypeVar("T")
 Decide = Callable[[Unit, Moment], T]
+Besides = Callable[[Statement], None]
 Extra = Callable[[AsyncConnection], Any]
 
 MAX_GROUP = 128
@@ -32,7 +33,8 @@ class Decision(Generic[T]):
     """One thing to decide.
 
     decide: called again when the transaction cannot be committed, so it only looks at the unit and records on it.
-    held: the leases that it relies on. also: runs in its transaction, unless it refused.
+    held: the leases that it relies on. besides: add to the statement that writes it, unless it refused.
+    also: does more in its transaction, which is dearer, for then there has to be one around the statement.
     """
 
     origin: Origin
@@ -40,6 +42,7 @@ class Decision(Generic[T]):
     writes: Sequence[Key] = ()
     reads: Sequence[Key] = ()
     held: Mapping[str, int] = field(default_factory=dict)
+    besides: Sequence[Besides] = ()
     also: Extra | None = None
     outcome: "T | None" = None
     error: BaseException | None = None
@@ -125,19 +128,22 @@ class Decider:
                 decision.error = error
         decided = [decision for decision in decisions if decision.error is None]
         held = {lease for decision in decided for lease in decision.held.items()}
-        besides = [decision.also for decision in decided if decision.also is not None]
-        if besides:
+        besides = [add for decision in decided for add in decision.besides]
+        extra = [decision.also for decision in decided if decision.also is not None]
+        if extra:
             async with self._database.transaction() as connection:
-                for also in besides:
+                for also in extra:
                     await also(connection)
-                await self._store.write(connection, unit, held)
-        elif unit.facts:
+                await self._store.write(connection, unit, held, besides=besides)
+        elif unit.facts or besides:
             async with self._database.direct(committing=True) as connection:
-                await self._store.write(connection, unit, held)
+                await self._store.write(connection, unit, held, besides=besides)
 
     def conflict(self, error: Exception) -> DomainError | None:
         """The refusal that a violated constraint stands for; None when it is no rule of the domain."""
         name = constraint_of(error)
+        if name == "idempotency_pkey":
+            return RequestInProgressError("the same request is being answered already; send it again")
         for stored in self._store.states.values():
             if name in stored.conflicts:
                 return stored.conflicts[name]("this is taken already; choose another")

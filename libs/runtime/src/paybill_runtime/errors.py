@@ -3,7 +3,7 @@
 from socket import gaierror
 
 import asyncpg
-from paybill_contracts.errors import DomainError
+from paybill_contracts.errors import ConflictError, DomainError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -32,6 +32,12 @@ class UnknownOutcomeError(DatabaseUnavailableError):
 
 class OverloadedError(Exception):
     """Too much waits already; the caller should come back later."""
+
+
+class RequestInProgressError(ConflictError):
+    """Two requests with one Idempotency-Key met; the second has to be sent again to get the first one's answer."""
+
+    code = "request_in_progress"
 
 
 class FactTooLargeError(DomainError):

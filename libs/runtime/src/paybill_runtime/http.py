@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from paybill_contracts.envelope import Origin
-from paybill_contracts.errors import ConflictError, DomainError, RetryLaterError
+from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.operations import RequestRefused, said_by
 from paybill_contracts.personal import Personal
 from pydantic import BaseModel
@@ -20,12 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paybill_runtime import clock
 from paybill_runtime.auth import KeyRing, KeysUnavailableError, Role
 from paybill_runtime.database import Database
-from paybill_runtime.decide import Decide, Decider, Decision
+from paybill_runtime.decide import Besides, Decide, Decider, Decision
 from paybill_runtime.errors import OverloadedError, line_of
 from paybill_runtime.keys import DataKeys, RawSeal
 from paybill_runtime.problems import Problem
 from paybill_runtime.secrets import Secrets
 from paybill_runtime.state import Key
+from paybill_runtime.store import Statement
 
 T = TypeVar("T")
 
@@ -34,22 +36,12 @@ REFUSALS_PER_MINUTE = 60
 
 _IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,200}")
 _ANSWERED = text("SELECT digest, answer FROM chassis.idempotency WHERE key = :key")
-_ANSWER = text(
-    "INSERT INTO chassis.idempotency (key, digest, answer, created_at) VALUES (:key, :digest, :answer, :now) "
-    "ON CONFLICT DO NOTHING RETURNING key"
-)
 
 
 class IdempotencyKeyReusedError(DomainError):
     """The same Idempotency-Key came with another request."""
 
     code = "idempotency_key_reused"
-
-
-class RequestInProgressError(ConflictError):
-    """Two requests with one Idempotency-Key met; the second has to be sent again to get the first one's answer."""
-
-    code = "request_in_progress"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +116,7 @@ class Edge:
         writes: Sequence[Key] = (),
         reads: Sequence[Key] = (),
         seals: Sequence[Personal[str]] = (),
-        also: Callable[[AsyncConnection], Any] | None = None,
+        besides: Besides | None = None,
         held: dict[str, int] | None = None,
         idempotency: Idempotency | None = None,
         answer: type[BaseModel] | None = None,
@@ -141,18 +133,11 @@ class Edge:
         earlier: T | None = await self._earlier(idempotency, answer)
         if earlier is not None:
             return earlier
-        decision = Decision(origin, decide, writes, reads, held or {})
-
-        async def besides(connection: AsyncConnection) -> None:
-            for sealed in seals:
-                await self._keys.store(connection, sealed)
-            if also is not None:
-                await also(connection)
-            if idempotency is not None and isinstance(decision.outcome, BaseModel):
-                await _keep(connection, idempotency, decision.outcome)
-
-        if seals or also is not None or idempotency is not None:
-            decision.also = besides
+        decision = Decision(origin, decide, writes, reads, held or {}, [besides] if besides is not None else [])
+        if idempotency is not None:
+            decision.besides = [*decision.besides, partial(_keep, idempotency, decision)]
+        if seals:
+            decision.also = partial(self._store_keys, seals)
         try:
             outcome = await self._decider.decide(decision)
         except DomainError as error:
@@ -165,6 +150,10 @@ class Edge:
             raise
         self._keys.stored(seals)
         return outcome
+
+    async def _store_keys(self, seals: Sequence[Personal[str]], connection: AsyncConnection) -> None:
+        for sealed in seals:
+            await self._keys.store(connection, sealed)
 
     async def _earlier(self, asked: Idempotency | None, answer: type[BaseModel] | None) -> Any:
         """The answer that was given to the same request, None if it is new. Raises IdempotencyKeyReusedError."""
@@ -190,16 +179,12 @@ class Edge:
         await self._decider.decide(Decision(origin, lambda unit, _: unit.emit(event)))
 
 
-async def _keep(connection: AsyncConnection, idempotency: Idempotency, answer: BaseModel) -> None:
-    """Keep an answer with what it answers, in the transaction that made it true."""
-    values = {
-        "key": idempotency.key,
-        "digest": idempotency.digest,
-        "answer": answer.model_dump_json(),
-        "now": clock.now(),
-    }
-    if (await connection.execute(_ANSWER, values)).one_or_none() is None:
-        raise RequestInProgressError("the same request is being answered already; send it again")
+def _keep(asked: Idempotency, decision: Decision[Any], statement: Statement) -> None:
+    """Keep an answer with what it answers, in the transaction that makes it true; two at once collide."""
+    if isinstance(decision.outcome, BaseModel):
+        values = (asked.key, asked.digest, decision.outcome.model_dump_json(), clock.now())
+        places = ", ".join(map(statement.value, values))
+        statement.do(f"INSERT INTO chassis.idempotency (key, digest, answer, created_at) VALUES ({places})")  # noqa: S608
 
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `pbk_…`")

@@ -59,7 +59,7 @@ class Known:
 
 
 @dataclass(slots=True)
-class _Statement:
+class Statement:
     """A statement in the making. The same shape makes the same text, so that PostgreSQL plans it once."""
 
     parts: list[str] = field(default_factory=list)
@@ -149,13 +149,14 @@ class Store:
         unit: Unit,
         held: Collection[tuple[str, int]] = (),
         heard: Heard | None = None,
+        besides: Iterable[Callable[[Statement], None]] = (),
     ) -> None:
-        """Write every changed state, the facts, the effects that they intend, and what was heard; all or nothing.
+        """Write every changed state, the facts, their effects, what was heard, and what `besides` adds; all or nothing.
 
         held: leases (name, epoch) that have to be ours. Raises LeaseLostError when one is not, a collision (see
         `errors.is_collision`) when a state is not any more as it was looked at, FactTooLargeError.
         """
-        statement = _Statement()
+        statement = Statement()
         if held:
             names, epochs = zip(*sorted(held), strict=True)
             leases = statement.columns(name=("text", names), epoch=("bigint", epochs))
@@ -168,9 +169,11 @@ class Store:
             self._intend(statement, unit)
         if heard is not None:
             _note(statement, heard)
+        for add in besides:
+            add(statement)
         await statement.run(connection)
 
-    def _compare(self, statement: _Statement, unit: Unit) -> None:
+    def _compare(self, statement: Statement, unit: Unit) -> None:
         """Insist that what was looked at and not changed is as it was. What was changed, the outbox compares."""
         same: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for key, loaded in unit.states.items():
@@ -185,7 +188,7 @@ class Store:
             )
             statement.insist(rows, len(ids), STATE_CHANGED)
 
-    def _save(self, statement: _Statement, unit: Unit) -> None:
+    def _save(self, statement: Statement, unit: Unit) -> None:
         changed: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
         for key, loaded in unit.states.items():
             if loaded.revision != loaded.base:
@@ -199,7 +202,7 @@ class Store:
                 "ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, state = excluded.state"
             )
 
-    def _intend(self, statement: _Statement, unit: Unit) -> None:
+    def _intend(self, statement: Statement, unit: Unit) -> None:
         intended = [(fact, work) for fact in unit.facts for work in self._works_of(fact)]
         if not intended:
             return
@@ -215,7 +218,7 @@ class Store:
         )
 
 
-def _append(statement: _Statement, facts: Sequence[Fact]) -> None:
+def _append(statement: Statement, facts: Sequence[Fact]) -> None:
     """Put facts into the outbox, in order. Two decisions on one revision of an aggregate collide here.
 
     Raises FactTooLargeError: in the outbox such a fact would hold up every other for ever.
@@ -240,7 +243,7 @@ def _append(statement: _Statement, facts: Sequence[Fact]) -> None:
     statement.do(f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place")  # noqa: S608
 
 
-def _note(statement: _Statement, heard: Heard) -> None:
+def _note(statement: Statement, heard: Heard) -> None:
     """Count messages as handled; a second copy collides. Move the positions on."""
     if heard.messages:
         rows = statement.columns(

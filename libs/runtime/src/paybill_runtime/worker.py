@@ -14,7 +14,6 @@ from opentelemetry.trace import SpanKind
 from paybill_contracts.envelope import Fact, Origin, read_fact
 from paybill_contracts.errors import DomainError
 from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock, parking
 from paybill_runtime.agreement import Agreement
@@ -24,7 +23,7 @@ from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, lin
 from paybill_runtime.keys import DataKeys
 from paybill_runtime.leases import Leases, partition_lease
 from paybill_runtime.parking import delay_s
-from paybill_runtime.store import fence
+from paybill_runtime.store import Statement, fence
 from paybill_runtime.telemetry import about, span
 from paybill_runtime.work import Effect, Job, Outcome, Refused, RetryAfter, Work
 
@@ -202,11 +201,17 @@ class Worker:
     async def _commit(self, row: Row[Any], outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
         """Record what came of it; with a `state`, the effect ends in the same transaction."""
 
-        async def end(connection: AsyncConnection) -> None:
-            await connection.execute(_ENDED, _ending(row, state, row.attempts + 1, why))
+        def end(statement: Statement) -> None:
+            state_, attempts, reason_, id_, work = map(
+                statement.value, (state, row.attempts + 1, why or None, row.event_id, row.work)
+            )
+            statement.do(
+                f"UPDATE chassis.effect SET state = {state_}, attempts = {attempts}, reason = {reason_} "  # noqa: S608
+                f"WHERE event_id = {id_} AND work = {work}"
+            )
 
-        also = end if state else None
-        await self._decider.decide(Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), also))
+        besides = [end] if state else []
+        await self._decider.decide(Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), besides))
 
     async def _end(self, row: Row[Any], state: str, attempts: int, why: str = "") -> None:
         async with self._database.transaction() as connection:

@@ -12,6 +12,7 @@ from paybill_contracts.errors import DomainError
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
 from paybill_runtime.http import Edge
 from paybill_runtime.leases import Leases
+from paybill_runtime.store import Statement
 from paybill_runtime.telemetry import span
 from paybill_runtime.unit import Moment, Unit
 from pydantic import ValidationError
@@ -55,13 +56,6 @@ _BODIES = text(
     "SELECT created, body FROM webhooks WHERE provider = :provider AND event_id = ANY(:ids) ORDER BY created, event_id"
 )
 _TENANT = text("SELECT id FROM accounts WHERE customer = :customer")
-# What waited is done; when more came since we looked, the subscription stays, and is due.
-_FINISH = text(
-    "WITH done AS (UPDATE webhooks SET done_at = :now WHERE provider = :provider AND event_id = ANY(:ids)), "
-    "looked AS (DELETE FROM webhook_targets WHERE provider = :provider AND target = :target AND seq = :seq) "
-    "UPDATE webhook_targets SET tries = 0, due = :now, reason = NULL "
-    "WHERE provider = :provider AND target = :target AND seq <> :seq"
-)
 _LATER = text(
     "UPDATE webhook_targets SET tries = :tries, due = :due, reason = :reason, customer = coalesce(:customer, customer) "
     "WHERE provider = :provider AND target = :target AND seq = :seq"
@@ -181,8 +175,8 @@ class Ingest:
             done["now"] = self._edge.now()
             if seen is None:
                 log.warning("%s does not know %s any more", self._name, target.target)
-                async with self._edge.database.transaction() as connection:
-                    await connection.execute(_FINISH, done)
+                origin = Origin(target.target, target.target, f"webhook:{self._name}", here)
+                await self._edge.decide(origin, lambda *_: None, besides=partial(_finish, done), held=held)
                 return
             customer = f"{self._name}/{seen.customer}"
             tenant_id = owners.get(customer) or await self._tenant_of(customer)
@@ -237,7 +231,7 @@ class Ingest:
                 *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
             ],
             reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE)],
-            also=lambda connection: connection.execute(_FINISH, done),
+            besides=partial(_finish, done),
             held=held,
         )
 
@@ -274,6 +268,16 @@ class Ingest:
                 await connection.execute(_LATER, values)
         except DatabaseUnavailableError as error:
             log.warning("webhooks of %s wait: %s", target.target, error)
+
+
+def _finish(done: Mapping[str, Any], statement: Statement) -> None:
+    """What waited is done; when more came since we looked, the subscription stays, and is due."""
+    now, provider, ids = map(statement.value, (done["now"], done["provider"], done["ids"]))
+    where = f"provider = {provider} AND target = {statement.value(done['target'])}"
+    seq = statement.value(done["seq"])
+    statement.do(f"UPDATE webhooks SET done_at = {now} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
+    statement.do(f"DELETE FROM webhook_targets WHERE {where} AND seq = {seq}")  # noqa: S608
+    statement.do(f"UPDATE webhook_targets SET tries = 0, due = {now}, reason = NULL WHERE {where} AND seq <> {seq}")  # noqa: S608
 
 
 async def forget_bodies(edge: Edge) -> None:
