@@ -6,16 +6,11 @@ from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
-from paybill_contracts.billing import AccountRegistered, Catalogue, CataloguePublished, PlanVersion
-from paybill_contracts.personal import Personal
-from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_embedded import PostgresServer
 from paybill_runtime import relay
+from paybill_runtime.agreement import OLDER_DATABASE, OLDER_STREAM
 from paybill_runtime.testing import Databases, until
 from paybill_tenant.app import service
-
-HASH = "c" * 64
 
 
 @pytest.fixture
@@ -30,69 +25,40 @@ def databases(postgres):
     return Databases(postgres)
 
 
+def copy_of(server, folder, copy) -> None:
+    server.stop()
+    shutil.copytree(server.data_dir / folder, copy)
+    server.start()
+
+
+def put_back(server, folder, copy) -> None:
+    server.stop()
+    shutil.rmtree(server.data_dir / folder)
+    copy.rename(server.data_dir / folder)
+    server.start()
+
+
 @asynccontextmanager
 async def set_back(server, folder):
     """While the block runs, the server lives on; then it is as it was before the block."""
-    home, copy = server.data_dir / folder, server.data_dir / "backup"
-
-    def back_up() -> None:
-        server.stop()
-        shutil.copytree(home, copy)
-        server.start()
-
-    def restore() -> None:
-        server.stop()
-        shutil.rmtree(home)
-        copy.rename(home)
-        server.start()
-
-    await asyncio.to_thread(back_up)  # so that whoever runs on sees it go
+    copy = server.data_dir / "backup"
+    await asyncio.to_thread(copy_of, server, folder, copy)  # so that whoever runs on sees it go
     yield
-    await asyncio.to_thread(restore)
+    await asyncio.to_thread(put_back, server, folder, copy)
 
 
-def plans(version: int = 1) -> CataloguePublished:
-    plan = PlanVersion(
-        plan="pro",
-        version=version,
-        name="Pro",
-        tier="standard",
-        placement=Preset.POOLED,
-        trial_days=0,
-        grace_s=60,
-        retention_s=86_400,
-        features=(),
-        prices=(),
-    )
-    return CataloguePublished(catalogue="main", content=Catalogue(product="app", plans=(plan,)), content_hash=HASH)
-
-
-def regions() -> BlueprintPublished:
-    content = Blueprint(name="main", regions=("eu-1",), tiers=(), tables=())
-    return BlueprintPublished(blueprint="main", content=content, content_hash=HASH)
-
-
-def registered(tenant_id: str, retention_s: int = 86_400) -> AccountRegistered:
-    return AccountRegistered(
-        tenant_id=tenant_id,
-        plan="pro",
-        plan_version=1,
-        provider="stripe",
-        retention_s=retention_s,
-        name="Acme",
-        contact_email=Personal[str](key=f"billing/{tenant_id}", sealed="A" * 60),
-    )
-
-
-async def sign_up(served, slug: str) -> str:
+async def ask(served, slug: str):
     body = {"slug": slug, "name": slug, "plan": "pro", "region": "eu-1", "contact_email": f"{slug}@x.example"}
+    return await served.client.post("/v1/tenants", json=body)
 
-    async def granted() -> str:
-        answer = await served.client.post("/v1/tenants", json=body)
+
+async def sign_up(served, slug: str) -> None:
+    async def granted() -> bool:
+        answer = await ask(served, slug)
         assert answer.status_code in {202, 503}, answer.text  # 503 while connections to the old server are found broken
-        return answer.json().get("id", "")
+        return answer.status_code == 202
 
-    return await until(granted)
+    await until(granted)
 
 
 async def overview(served) -> dict:
@@ -110,14 +76,18 @@ async def at_rest(served) -> int:
     return await until(quiet)
 
 
-async def unready(served) -> str:
-    """Why the service is not ready, as soon as it is not."""
+async def stopped(served, log, why: str) -> None:
+    """Return when the service says why it is not ready, and has been seen to decide and publish nothing more."""
 
-    async def failed() -> str:
+    async def said() -> bool:
         answer = await served.client.get("/readyz")
-        return " ".join(answer.json()["checks"].values()) if answer.status_code == 503 else ""
+        return answer.status_code == 503 and any(why in check for check in answer.json()["checks"].values())
 
-    return await until(failed)
+    await until(said)
+    before = await stored(log)
+    assert (await ask(served, "too-late")).status_code == 503
+    await asyncio.sleep(1)
+    assert await stored(log) == before
 
 
 async def stop(served) -> None:
@@ -125,14 +95,19 @@ async def stop(served) -> None:
 
 
 @pytest.fixture
-async def first(start, say, log):
+async def first(start, say, log, offerings):
     """The service as it ran before: it knows what may be asked for, and one customer."""
     served = await start(service(), lease_s=1)
-    await say(plans(), regions())
+    await say(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     await sign_up(served, "kept")
     await at_rest(served)
     return served
+
+
+async def kept(log) -> str:
+    """The customer's id."""
+    return (await log.facts("tenant.tenant_requested"))[0].event.tenant_id
 
 
 def url_of(served) -> str:
@@ -143,31 +118,27 @@ async def stored(log) -> list[tuple[int, str]]:
     return [(fact.sequence, fact.id) for fact in await log.facts()]
 
 
-async def test_a_database_older_than_its_published_facts_stops_the_relay(first, start, postgres, log, caplog) -> None:
+async def test_a_database_older_than_its_published_facts_stops_the_service(first, start, postgres, log, caplog) -> None:
     async with set_back(postgres, "postgres"):
         await sign_up(first, "forgotten")
         await at_rest(first)
         await stop(first)
-    before = await stored(log)
 
     again = await start(service(), url_of(first), lease_s=1)
-    await sign_up(again, "later")
 
-    assert "the database was restored from an older copy" in await unready(again)
-    assert "the database was restored from an older copy" in caplog.text
-    await asyncio.sleep(1)
-    assert await stored(log) == before
+    await stopped(again, log, OLDER_DATABASE)
+    assert OLDER_DATABASE in caplog.text
 
 
 async def test_a_database_older_than_what_it_heard_reads_again_and_says_each_fact_once(
-    first, start, postgres, say, log
+    first, start, postgres, say, log, registered
 ) -> None:
     """The decisions that are gone had not been published, so nobody knows of them; they are made again."""
-    id_ = (await log.facts("tenant.tenant_requested"))[0].event.tenant_id
+    id_ = await kept(log)
     await stop(first)
     async with set_back(postgres, "postgres"):
         held_up = await start(service(), url_of(first), lease_s=300)
-        await decided_but_not_published(held_up, say, id_)
+        await decided_but_not_published(held_up, say, registered(id_))
         await stop(held_up)
 
     again = await start(service(), url_of(first), lease_s=1)
@@ -179,15 +150,14 @@ async def test_a_database_older_than_what_it_heard_reads_again_and_says_each_fac
 
 
 async def test_a_database_set_back_under_a_running_service_is_told_again_what_it_forgot(
-    first, start, postgres, say, log
+    first, start, postgres, say, log, registered
 ) -> None:
     """Nothing was heard between the restore and the next fact: the reader must not go on from what it remembers."""
-    id_ = (await log.facts("tenant.tenant_requested"))[0].event.tenant_id
+    id_ = await kept(log)
     await stop(first)
     running = await start(service(), url_of(first), lease_s=300)
-    await at_rest(running)
     async with set_back(postgres, "postgres"):
-        await decided_but_not_published(running, say, id_)
+        await decided_but_not_published(running, say, registered(id_))
 
     await say(registered(f"ten_{'0' * 32}"))
     await until(lambda: heard_about_nobody(running))
@@ -197,10 +167,12 @@ async def test_a_database_set_back_under_a_running_service_is_told_again_what_it
     assert [fact.revision for fact in await log.facts("tenant.retention_noted")] == [2]
 
 
-async def decided_but_not_published(served, say, id_: str) -> None:
+async def decided_but_not_published(served, say, fact) -> None:
     """A fact about the tenant is heard, and the answer waits: the relay's lease is not looked at again for a minute."""
+    await at_rest(served)
     served.running.leases.held.pop(relay.RELAY)
-    await say(registered(id_))
+    await asyncio.sleep(0.5)  # a round of the relay that is under way ends
+    await say(fact)
 
     async def waiting() -> bool:
         return (await overview(served))["outbox_waiting"] == 1
@@ -213,72 +185,80 @@ async def heard_about_nobody(served) -> bool:
     return bool((await overview(served))["outbox_waiting"])
 
 
-async def test_a_stream_older_than_its_own_facts_stops_the_relay(first, start, nats, log, caplog) -> None:
+async def test_a_stream_older_than_its_own_facts_stops_the_service(first, start, nats, log, caplog) -> None:
     async with set_back(nats, "nats"):
         await sign_up(first, "gone")
         await at_rest(first)
         await stop(first)
-    before = await stored(log)
 
     again = await start(service(), url_of(first), lease_s=1)
-    await sign_up(again, "later")
 
-    assert "the stream was restored from an older copy" in await unready(again)
-    assert "the stream was restored from an older copy" in caplog.text
-    await asyncio.sleep(1)
-    assert await stored(log) == before
+    await stopped(again, log, OLDER_STREAM)
+    assert OLDER_STREAM in caplog.text
 
 
-async def test_a_stream_older_than_its_own_facts_that_has_grown_since_stops_the_relay(
-    first, start, nats, say, log
+async def test_a_stream_older_than_its_own_facts_that_has_grown_since_stops_the_service(
+    first, start, nats, say, log, offerings
 ) -> None:
     """Others have filled the places of the facts that are gone, so its end says nothing."""
     async with set_back(nats, "nats"):
         await sign_up(first, "gone")
         await at_rest(first)
         await stop(first)
-    await say(plans(), copies=5)
+    await say(*offerings, copies=5)
 
     again = await start(service(), url_of(first), lease_s=1)
 
-    assert "the stream was restored from an older copy" in await unready(again)
+    await stopped(again, log, OLDER_STREAM)
 
 
-async def test_a_stream_that_ends_before_what_was_heard_is_said(first, start, nats, say, log, caplog) -> None:
+async def test_a_stream_that_ends_before_what_was_heard_stops_the_service(
+    first, start, nats, say, log, offerings, caplog
+) -> None:
+    """It has said nothing that is gone; but the next facts would get places that it has read already."""
     async with set_back(nats, "nats"):
-        await say(plans(), copies=5)  # heard, and no news: nothing is said about them
+        await say(*offerings, copies=5)  # no news, so nothing is said about them
         await at_rest(first)
         await stop(first)
 
     again = await start(service(), url_of(first), lease_s=1)
 
-    assert "the stream was restored from an older copy" in await unready(again)
-    assert "the stream was restored from an older copy" in caplog.text
+    await stopped(again, log, OLDER_STREAM)
+    assert OLDER_STREAM in caplog.text
 
 
-async def test_a_stream_with_other_facts_where_it_has_been_heard_is_said(first, start, nats, say, log) -> None:
+async def test_a_stream_with_other_facts_where_it_was_heard_stops_the_service(
+    first, start, nats, say, log, offerings, registered
+) -> None:
     async with set_back(nats, "nats"):
-        await say(plans(), copies=5)
+        await say(*offerings, copies=5)
         await at_rest(first)
         await stop(first)
-    id_ = (await log.facts("tenant.tenant_requested"))[0].event.tenant_id
-    await say(registered(id_), copies=7)
+    await say(registered(await kept(log)), copies=12)
 
     again = await start(service(), url_of(first), lease_s=1)
 
-    assert "the stream was restored from an older copy" in await unready(again)
+    await stopped(again, log, OLDER_STREAM)
 
 
-async def test_a_stream_set_back_under_a_running_service_is_noticed(first, nats, say, log) -> None:
+async def test_a_stream_set_back_under_a_running_service_stops_it_until_the_right_one_is_back(
+    first, nats, say, log, offerings, tmp_path
+) -> None:
     async with set_back(nats, "nats"):
-        await say(plans(), copies=5)
+        await say(*offerings, copies=5)
         await at_rest(first)
+        await asyncio.to_thread(copy_of, nats, "nats", tmp_path / "newer")
+    await stopped(first, log, OLDER_STREAM)
 
-    assert "the stream was restored from an older copy" in await unready(first)
+    await asyncio.to_thread(put_back, nats, "nats", tmp_path / "newer")
+    await sign_up(first, "later")
+    await at_rest(first)
+
+    assert (await first.client.get("/readyz")).json()["status"] == "ok"
 
 
-async def test_a_pair_restored_from_one_copy_goes_on(first, start, postgres, nats, say, log) -> None:
-    """The remedy: both from copies of one moment, or the database from the older one."""
+async def test_a_pair_restored_from_one_copy_goes_on(first, start, postgres, nats, log) -> None:
+    """The remedy when the newer copy is lost: both from one moment."""
     async with set_back(postgres, "postgres"), set_back(nats, "nats"):
         await sign_up(first, "gone")
         await at_rest(first)
