@@ -143,7 +143,7 @@ async def _killing(killer: Killer) -> None:
 
 async def test_every_customer_is_served_once_while_processes_are_killed(fleet, capsys):
     # Pytest ends the process when one test takes two minutes; this one may be told to.
-    faulthandler.dump_traceback_later(KILLING_S + 3 * WITHIN_S, exit=True)
+    faulthandler.dump_traceback_later(KILLING_S + 3 * WITHIN_S, exit=True, file=sys.__stderr__)
     killer = Killer(fleet, random.Random(SEED), KILLS)
     watch = Watch(fleet)
     watching = asyncio.create_task(watch.run())

@@ -50,13 +50,18 @@ class Intended:
 
 @dataclass(slots=True)
 class Books:
-    """One service's database at one instant. states: the revision of each aggregate in the tables of state."""
+    """One service's database at one instant.
+
+    newest: the message that each partition is said to have been read to. states: the revision of each aggregate in the
+    tables of state.
+    """
 
     service: str
     hears: frozenset[str]
     rows: list[Row]
     inbox: set[str]
     positions: dict[int, int]
+    newest: dict[int, str]
     effects: list[Intended]
     parked: int
     states: dict[str, int]
@@ -120,7 +125,7 @@ SELECT position, event_id::text, headers::jsonb->>'ce-type', coalesce(tenant, ''
        headers::jsonb->>'pb-cause', sequence
 FROM chassis.outbox ORDER BY position
 """
-_POSITIONS = "SELECT partition, sequence FROM chassis.position WHERE stream = 'EVENTS'"
+_POSITIONS = "SELECT partition, sequence, coalesce(message::text, '') FROM chassis.position WHERE stream = 'EVENTS'"
 
 
 async def read_books(service: Service, url: str, password: str) -> Books:
@@ -132,12 +137,14 @@ async def read_books(service: Service, url: str, password: str) -> Books:
             for stored in service.states:
                 for id_, revision in await connection.fetch(f"SELECT id, revision FROM {stored.table.name}"):
                     states[f"{stored.kind}/{id_}"] = revision
+            positions = await connection.fetch(_POSITIONS)
             return Books(
                 service=service.name,
                 hears=frozenset(service.hears.facts),
                 rows=[Row(*row) for row in await connection.fetch(_ROWS)],
                 inbox={row[0] for row in await connection.fetch("SELECT event_id::text FROM chassis.inbox")},
-                positions=dict(await connection.fetch(_POSITIONS)),
+                positions={row[0]: row[1] for row in positions},
+                newest={row[0]: row[2] for row in positions},
                 effects=[
                     Intended(*row)
                     for row in await connection.fetch(

@@ -140,7 +140,9 @@ class Killer:
             self.done[f"{service} slept longer than its lease"] += 1
 
     async def _kill_the_relay(self, service: str, spare: int = 0) -> None:
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(
+            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+        ):
             pid = await self._fleet.relaying(service)
             if pid is None or pid == spare:
                 return

@@ -30,6 +30,10 @@ def _always(log: Sequence[Said], upto: int, books: Books) -> Iterator[str]:
             yield f"never heard {told}, although it has read on to {books.positions[said.partition]}"
     for id_ in sorted(books.inbox - places.keys()):
         yield f"has heard {id_}, which is not in the stream"
+    at = {said.sequence: said.id for said in log}
+    for partition, id_ in books.newest.items():
+        if id_ and at.get(books.positions[partition]) != id_:
+            yield f"takes {id_} for what stands at {books.positions[partition]}, which it is not"
 
 
 def _of_the_outbox(log: Sequence[Said], upto: int, books: Books, by_id: Mapping[str, Row]) -> Iterator[str]:

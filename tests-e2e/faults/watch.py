@@ -15,7 +15,15 @@ from faults import oracle
 from faults.books import Books, Log, read_books, reading_as_operator
 from faults.fleet import Fleet
 
-AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, nats.errors.Error, nats.js.errors.Error)
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server died between two statements
+    nats.errors.Error,
+    nats.js.errors.Error,
+)
 """What it looks like when a server is away: there is nothing to judge then."""
 EVERY_S = 1.5
 
