@@ -1,5 +1,6 @@
 """The contract with FastStream: the private method that we replace exists, and its subscriber does what we rely on."""
 
+import asyncio
 import inspect
 import json
 
@@ -9,6 +10,7 @@ from faststream.specification import AsyncAPI
 from nats.aio.msg import Msg
 from paybill_contracts.tenant import TenantActivated, TenantRequested
 from paybill_runtime.connection import Bus, Subscription
+from paybill_runtime.testing import until
 
 
 def _message(body: bytes) -> Msg:
@@ -68,6 +70,28 @@ def test_what_is_heard_is_documented_as_asyncapi() -> None:
     document = json.loads(AsyncAPI(bus.broker, title="tenant", version="1").to_specification().to_json())
     assert document["asyncapi"].startswith("3.")
     assert {"TenantRequested", "TenantActivated"} <= document["components"]["schemas"].keys()
+
+
+async def test_who_is_told_to_leave_while_nats_is_away_leaves_in_good_order(bus, nats) -> None:
+    """As at SIGTERM: who leaves was cancelled before, and that is not news."""
+    left = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await bus.close()
+            left.append("what comes behind the bus")
+
+    await bus.run()
+    working = asyncio.create_task(work())
+    nats.kill()
+    await until(lambda: asyncio.sleep(0, not bus.connected.is_set()))
+    working.cancel()
+    await asyncio.wait([working])
+
+    assert working.cancelled()
+    assert left
 
 
 async def test_leaving_while_nats_is_away_is_no_error(bus, nats) -> None:

@@ -77,14 +77,17 @@ class Bus:
     async def close(self) -> None:
         """Flush and leave. Nothing is lost when NATS is away: what was not confirmed is still in the outbox."""
         self.connected.clear()
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0  # who leaves at a signal was cancelled before
         try:
             await self.broker.stop()
-        except (NatsError, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+        except NatsError as error:
+            log.info("left NATS while it was away: %s", reason(error))
+        except asyncio.CancelledError:
             # nats-py, closed while it reconnects, cancels a future of its own and lets that be seen here.
-            log.info("left NATS while it was away: %s", type(error).__name__)
+            if task is not None and task.cancelling() > cancelled:
+                raise
+            log.info("left NATS while it was away")
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns. Raises ConnectionError as soon as the connection is lost: its answers will not come."""
