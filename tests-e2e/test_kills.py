@@ -27,6 +27,8 @@ from paybill_stripe_fake.client import FakeControl
 TENANTS = int(os.environ.get("PAYBILL_KILLS_TENANTS", "50"))
 KILLS = int(os.environ.get("PAYBILL_KILLS", "60"))
 SEED = int(os.environ.get("PAYBILL_KILLS_SEED", "0")) or secrets.randbelow(2**32)
+ENOUGH_FOR_ALL = 50
+"""Kills among which there is each kind, whatever the dice say."""
 AT_ONCE = 8
 """Customers whose journey begins before its share of the killing."""
 KILLING_S = 2.0 * KILLS
@@ -178,5 +180,6 @@ async def test_every_customer_is_served_once_while_processes_are_killed(fleet, c
     assert wrong == []
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
     assert sum(killer.killed.values()) >= KILLS
-    assert all(killer.killed[name] for name in ("nats", "postgres", "the relay's owner")), killer.killed
-    assert {service for service in SERVICES if killer.killed[service]}
+    if KILLS >= ENOUGH_FOR_ALL:
+        assert all(killer.killed[name] for name in ("nats", "postgres", "the relay's owner")), killer.killed
+        assert any(killer.killed[service] for service in SERVICES), killer.killed
