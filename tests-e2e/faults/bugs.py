@@ -31,14 +31,15 @@ def position_before_decisions() -> None:
     """Our form of "ack before commit": the reader's position is committed first, and its decisions after it."""
 
     async def early(
-        handling: Handling, items: Sequence[Any], _: Mapping[str, int], positions: dict[int, int], upto: int, *__: Any
+        handling: Handling, items: Sequence[Any], _: Mapping[str, int], positions: dict[int, int], *__: Any
     ) -> None:
+        upto = items[-1].sequence
         values = {"stream": items[0].stream, "partitions": list(positions), "sequence": upto}
         async with handling.database.transaction() as connection:
             await connection.execute(_ADVANCE, values)
         positions |= dict.fromkeys(positions, upto)  # the batch insists on finding them as it believes that they are
 
-    planting.before(Handling, "_commit", early, takes=("items", "positions", "upto"))
+    planting.before(Handling, "_commit", early, takes=("items", "positions"))
 
 
 def inbox_skipped() -> None:
