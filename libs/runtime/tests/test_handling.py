@@ -106,21 +106,36 @@ async def test_a_batch_is_handled_in_order_and_a_second_copy_changes_nothing(qui
     held = await _seeded(quiet, databases)
     items = _items(handling.hearing, "one", "two", "three")
 
-    await handling.batch(items, held, {PLACE: 0}, 3)
-    await handling.batch(items[1:], held, {PLACE: 3}, 5)
+    await handling.batch(items, held, {PLACE: 0})
+    await handling.batch(items[1:], held, {PLACE: 3})
 
     assert heard.reasons == ["one", "two", "three"]
-    assert await _position(quiet, databases) == 5
+    assert await _position(quiet, databases) == 3
+
+
+async def test_a_partition_that_was_read_further_before_stays_where_it_is(quiet, handling, databases) -> None:
+    held = await _seeded(quiet, databases)
+    url, other = str(quiet.running.settings.database_url), (PLACE + 1) % 16
+    ahead = f"INSERT INTO chassis.position (stream, partition, sequence, message) VALUES ('EVENTS', {other}, 2, NULL)"
+    await databases.execute(url, "tenant", ahead)
+    items = _items(handling.hearing, "one", "spoils the batch", "three")
+    positions = {PLACE: 0, other: 2}
+
+    await handling.batch(items, held, positions)
+
+    rows = await databases.execute(url, "tenant", "SELECT partition, sequence, message::text FROM chassis.position")
+    assert {tuple(row) for row in rows} == {(PLACE, 3, items[-1].id), (other, 3, items[-1].id)}
+    assert positions == {PLACE: 3, other: 3}
 
 
 async def test_one_that_spoils_a_batch_is_parked_and_the_position_passes_it(quiet, handling, heard, databases) -> None:
     held = await _seeded(quiet, databases)
     items = _items(handling.hearing, "one", "spoils the batch", "three")
 
-    await handling.batch(items, held, {PLACE: 0}, 9)
+    await handling.batch(items, held, {PLACE: 0})
 
     assert heard.reasons == ["one", "spoiled", "one", "spoiled"]  # together, and then each by itself
-    assert await _position(quiet, databases) == 9
+    assert await _position(quiet, databases) == 3
     url = str(quiet.running.settings.database_url)
     rows = await databases.execute(url, "tenant", "SELECT sequence, attempts FROM chassis.parked ORDER BY sequence")
     assert [tuple(row) for row in rows] == [(2, 1), (3, 0)]
@@ -135,7 +150,7 @@ async def test_an_owner_that_is_replaced_between_two_messages_stops_behind_the_l
     items = _items(handling.hearing, "one", "spoils the batch", "three")
 
     with pytest.raises(LeaseLostError):
-        await handling.batch(items, held, {PLACE: 0}, 9)
+        await handling.batch(items, held, {PLACE: 0})
 
     assert await _position(quiet, databases) == 2
     url = str(quiet.running.settings.database_url)

@@ -264,3 +264,20 @@ async def test_an_owner_that_lost_its_lease_cannot_commit(served, say, databases
 
 async def _paused(served) -> bool:
     return served.running.readers["reader"]._changed or served.running.readers["reader"]._feed is None
+
+
+async def test_a_service_that_is_there_before_the_bus_hears_and_speaks_as_soon_as_it_comes(
+    start, nats, say, log, offerings
+) -> None:
+    await asyncio.to_thread(nats.stop)
+    early = await start(service())
+    await asyncio.to_thread(nats.start)
+
+    await until(lambda: _connected(early))
+    await say(*offerings)
+
+    assert len(await log.facts("tenant.offering_noted", at_least=2)) == 2
+
+
+async def _connected(served) -> bool:
+    return served.running.bus.connected.is_set()

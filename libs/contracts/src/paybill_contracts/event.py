@@ -36,7 +36,8 @@ class InvalidEventError(DomainError):
 class Value(BaseModel):
     """A frozen part of a fact. Readers ignore fields that they do not know."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    # Validators are built when they are first used: no process uses all of them, and together they hold 5 MB.
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
 
 
 class Event(Value):

@@ -27,7 +27,7 @@ class Personal(BaseModel, Generic[T]):
     Source: NIST SP 800-38D.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, json_schema_extra={"x-personal": True})
+    model_config = ConfigDict(frozen=True, strict=True, defer_build=True, json_schema_extra={"x-personal": True})
 
     key: Annotated[
         str,

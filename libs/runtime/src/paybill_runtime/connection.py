@@ -71,7 +71,7 @@ class Bus:
                 await asyncio.sleep(0.5)
             else:
                 survive_any_message(self.broker.config.broker_config.connection_state.connection)
-                self.connected.set()
+                self._is_there()
                 return
 
     async def close(self) -> None:
@@ -102,14 +102,20 @@ class Bus:
             task.cancel()
 
     async def _away(self) -> None:
-        self.connected.clear()
-        self._lost.set()
+        self._is_away()
         log.warning("the connection to NATS is lost; facts wait in the outbox")
 
     async def _back(self) -> None:
+        self._is_there()
+        log.info("connected to NATS again")
+
+    def _is_there(self) -> None:
         self._lost.clear()
         self.connected.set()
-        log.info("connected to NATS again")
+
+    def _is_away(self) -> None:
+        self.connected.clear()
+        self._lost.set()
 
     async def _failed(self, error: Exception) -> None:
         log.warning("NATS: %s", reason(error))

@@ -52,6 +52,7 @@ _AWAY = (
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.ReadOnlySQLTransactionError,  # a former primary, after a failover
     asyncpg.PostgresIOError,
+    asyncpg.InternalClientError,  # a connection that was given up while PostgreSQL still spoke
     ConnectionError,
     TimeoutError,
     gaierror,

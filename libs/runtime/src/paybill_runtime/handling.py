@@ -40,24 +40,22 @@ class Handling:
         self.agreement = agreement
         self.committed: Callable[[], None] = lambda: None
 
-    async def batch(
-        self, items: Sequence[Incoming], held: Mapping[str, int], positions: dict[int, int], upto: int
-    ) -> None:
+    async def batch(self, items: Sequence[Incoming], held: Mapping[str, int], positions: dict[int, int]) -> None:
         """All of `items` in one transaction, with the positions; one by one when they cannot share one.
 
-        positions: where each partition has been read to; they are moved to `upto` as that is committed.
+        positions: where each partition has been read to; those behind the last item are moved there, as is committed.
         Raises what is no message's fault: LeaseLostError, DatabaseUnavailableError, collisions that do not end.
         """
         try:
-            await settled(lambda: self._commit(items, held, positions, upto))
+            await settled(lambda: self._commit(items, held, positions))
         except Exception as error:
             if is_nobodys_fault(error):
                 raise
             if len(items) == 1:
-                await self._commit(items, held, positions, upto, self.blame(items[0], error))
+                await self._commit(items, held, positions, self.blame(items[0], error))
                 return
             for item in items:
-                await self.batch([item], held, positions, upto if item is items[-1] else item.sequence)
+                await self.batch([item], held, positions)
 
     def blame(self, item: Incoming, error: Exception) -> Exception | None:
         """Why `item`, whose writes raised `error`, has to be parked; None when a rule refuses it, as it now knows."""
@@ -81,7 +79,6 @@ class Handling:
         items: Sequence[Incoming],
         held: Mapping[str, int],
         positions: dict[int, int],
-        upto: int,
         broken: Exception | None = None,
     ) -> None:
         self.agreement.insist()
@@ -95,8 +92,9 @@ class Handling:
         fresh = sorted((first[id_] for id_ in first.keys() - known.handled), key=lambda item: item.sequence)
         failures |= {} if broken is None else {item.id: broken for item in fresh}
         waiting, failed = self._decide(unit, fresh, known.parked, failures)
-        messages = {item.id: item.sequence for item in fresh}
-        heard = Heard(items[0].stream, messages, positions, upto, items[-1].id)
+        last = items[-1]
+        behind = {partition: at for partition, at in positions.items() if at < last.sequence}
+        heard = Heard(last.stream, {item.id: item.sequence for item in fresh}, behind, last.sequence, last.id)
         refused = _refused(fresh)
         if failed or waiting or refused:
             async with self.database.transaction() as connection:
@@ -106,7 +104,7 @@ class Handling:
         else:
             async with self.database.direct(committing=True) as connection:
                 await self._store.write(connection, unit, held.items(), heard)
-        positions.update(dict.fromkeys(positions, upto))
+        positions.update(dict.fromkeys(behind, last.sequence))
         self.committed()
         for outcome, count in (("failed", len(failed)), ("waiting", len(waiting))):
             _HEARD.add(count, {"outcome": outcome})

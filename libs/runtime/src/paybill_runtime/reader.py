@@ -97,19 +97,21 @@ class Reader:
             return None
 
     async def _step(self) -> None:
-        # After a reconnect it may be another server, with an older copy of the stream.
-        if self._changed or (self._bus.connected.is_set() and self._reconnects != self._bus.reconnects):
-            await self._take_over()
-        if self._feed is None or not self._bus.connected.is_set():
+        if not self._bus.connected.is_set():
             await asyncio.sleep(0.05)
             return
-        messages = await self._feed.next(1.0)
+        # After a reconnect it may be another server, with an older copy of the stream.
+        if self._changed or self._reconnects != self._bus.reconnects:
+            await self._bus.while_connected(self._take_over())
+        if self._feed is None:
+            await asyncio.sleep(0.05)
+            return
+        messages = await self._bus.while_connected(self._feed.next(1.0))
         if messages:
             await self._subscription.take(messages)
 
     async def _hear(self, items: Sequence[Incoming]) -> None:
         ours = [item for item in items if self._wanted(item)]
-        upto = items[-1].sequence
         if ours:
             # Partitions in which nothing came follow now and then: only where reading starts again depends on it.
             now = asyncio.get_running_loop().time()
@@ -119,7 +121,7 @@ class Reader:
                 partitions = {item.partition for item in ours}
             held = {lease: self._held[lease] for lease in (lease_of(self._stream, place) for place in partitions)}
             positions = {partition: self._positions[partition] for partition in sorted(partitions)}
-            await self._handling.batch(ours, held, positions, upto)
+            await self._handling.batch(ours, held, positions)
             self._positions |= positions
 
     def _wanted(self, item: Incoming) -> bool:
@@ -136,11 +138,11 @@ class Reader:
         filters = self._filters(owned)
         self._positions = {}
         if not self._held or not filters:
+            self._handling.agreement.mended(self._name)
             return
         async with self._handling.database.transaction() as connection:
             await connection.execute(_SEED, {"stream": self._stream, "partitions": owned})
             rows = (await connection.execute(_POSITIONS, {"stream": self._stream, "partitions": owned})).all()
-        await self._bus.connected.wait()
         self._reconnects = self._bus.reconnects
         last = max(rows, key=lambda row: row.sequence)
         try:

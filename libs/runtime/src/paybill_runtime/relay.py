@@ -142,6 +142,8 @@ class Relay:
 
     async def _round(self) -> bool:
         epoch = self._leases.held.get(RELAY)
+        if epoch is None:
+            self._agreement.mended(RELAY)
         if epoch is None or not self._bus.connected.is_set():
             self._sure = False
             return False
