@@ -5,6 +5,7 @@ import secrets as randomness
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from paybill_contracts.placement import Isolation
@@ -54,18 +55,25 @@ class LocalDriver:
             raise Refused("this driver removes nothing; take the resource away by hand, then plan again")
         space = Space.of(environment)
         resources = {Kind(resource.kind): resource for resource in environment.resources.values()}
-        (reference, verifier), _, there = await asyncio.gather(
-            self._password(resources[Kind.SECRET]),
+        name = resources[Kind.SECRET].properties["name"]
+        known, _, there = await asyncio.gather(
+            self._secrets.latest(name),
             asyncio.to_thread(self._make_folder, resources[Kind.FOLDER]),
             self._make_database(space),
         )
+        password = scram.new_password() if known is None else await self._secrets.get(known)
+        make = partial(self._make_space, space, there, password, environment.wanted)
+        if space.shared:
+            # Side by side: before both are durable nothing is said, and whoever begins again sets the role's password.
+            reference, _ = await asyncio.gather(self._kept(name, known, password), make())
+            yield [(step.resource.address, self._outputs(step.resource, reference)) for step in steps]
+            return
+        reference = await self._kept(name, known, password)
         done = [(step.resource.address, self._outputs(step.resource, reference)) for step in steps]
         inside = {resources[Kind.SCHEMA].address, resources[Kind.ROLE].address}
-        if not space.shared:
-            yield [each for each in done if each[0] not in inside]
-            done = [each for each in done if each[0] in inside]
-        await self._make_space(space, there, verifier, environment.wanted)
-        yield done
+        yield [each for each in done if each[0] not in inside]
+        await make()
+        yield [each for each in done if each[0] in inside]
 
     async def set_access(self, environment: Environment, access: Access) -> None:
         """Rights first, then an end to the sessions and transactions that began with other rights."""
@@ -99,18 +107,9 @@ class LocalDriver:
         there = await self._survey(space)
         return space if there is not None and there.role else None
 
-    async def _password(self, resource: Resource) -> tuple[str, str]:
-        """Reference and verifier of the tenant's password, which is made at first and found again ever after."""
-        name = resource.properties["name"]
-        reference = await self._secrets.latest(name)
-        if reference is not None:
-            return reference, await self._verifier(await self._secrets.get(reference))
-        password = scram.new_password()
-        return await asyncio.gather(self._secrets.put(name, password, READERS), self._verifier(password))
-
-    async def _verifier(self, password: str) -> str:
-        """A millisecond of hashing, in a thread: others go on meanwhile."""
-        return await asyncio.to_thread(scram.verifier, password, randomness.token_bytes(16))
+    async def _kept(self, name: str, known: str | None, password: str) -> str:
+        """The reference of the tenant's password, which is made at first and found again ever after."""
+        return known or await self._secrets.put(name, password, READERS)
 
     def _make_folder(self, resource: Resource) -> None:
         folders.make_private(self._directory, TENANTS, *Path(resource.properties["path"]).parts)
@@ -134,7 +133,7 @@ class LocalDriver:
             raise Refused(f"the database {space.database} went away while it was being made; look who removed it")
         return there
 
-    async def _make_space(self, space: Space, there: Survey, verifier: str, access: Access) -> None:
+    async def _make_space(self, space: Space, there: Survey, password: str, access: Access) -> None:
         if space.isolation is Isolation.POOL and not there.has(space):
             there = await self._make_pool(space)
         if space.isolation is Isolation.POOL and there.unwalled:
@@ -143,6 +142,8 @@ class LocalDriver:
                 f"tenants are not kept apart in {tables} of {space.database}: row-level security is not enabled, not "
                 "forced, or has another policy; put that right, then try again"
             )
+        # A millisecond of hashing, in a thread: others go on meanwhile.
+        verifier = await asyncio.to_thread(scram.verifier, password, randomness.token_bytes(16))
         script = [spaces.make_role(space, access, exists=there.role, verifier=verifier)]
         if space.isolation is not Isolation.POOL:
             script.insert(0, spaces.make_schema(space, there.tables))
