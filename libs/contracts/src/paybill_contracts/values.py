@@ -1,5 +1,6 @@
 """The plain types that facts are made of: bounded text, keys, ids and aware UTC times."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -60,8 +61,16 @@ SecretRef = Annotated[
 ]
 """Where a secret is, never what it is."""
 
+_URL = r"^https?://[^\s\x00-\x1f\x7f]{1,2000}$"
+
+
+def _url(value: str) -> str:
+    # By Python's engine: pydantic's own writes 2,000 repetitions out, 4 MB in each type that holds such a field.
+    if re.fullmatch(_URL, value) is None:
+        raise ValueError("this is no http or https URL, or one of more than 2000 characters")
+    return value
+
+
 Url = Annotated[
-    str,
-    StringConstraints(pattern=r"^https?://[^\s\x00-\x1f\x7f]{1,2000}$"),
-    Field(examples=["https://pay.example/c/1"]),
+    str, AfterValidator(_url), Field(examples=["https://pay.example/c/1"], json_schema_extra={"pattern": _URL})
 ]
