@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,13 @@ from paybill_runtime.worker import Worker
 log = logging.getLogger(__name__)
 
 Background = Callable[[Edge, Leases], Coroutine[Any, Any, None]]
+
+STUCK_S = 5.0
+"""How long a bus that is there may take no facts, after the first attempt has failed, before a service is unready.
+
+A cluster elects a new leader in less. Longer than that is a server whose disk has failed: JetStream then answers
+readers and no publisher, until somebody restarts it on a disk that works.
+"""
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,7 @@ class Running:
         self.timers = Timers(service.timers, service.name, self.database, self.decider)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting = 0
+        self._flowing_at = time.monotonic()
         self.failed = asyncio.Event()
         self.edge.backlog = lambda: self._waiting
         self.handling.committed = self._committed
@@ -130,12 +139,14 @@ class Running:
     def health(self) -> dict[str, str]:
         """The state of each loop: `ok`, or what is wrong. A loop that died makes the service unready.
 
-        That facts cannot go out is told of the bus, and only degrades the service: they wait in the outbox.
+        That facts cannot go out is told of the bus, and at first only degrades the service: they wait in the outbox.
         """
         checks = {
             name: "ok" if not task.done() else "stopped" for name, task in self._tasks.items() if name != "connect"
         }
         checks["bus"] = (self.relay.trouble or "ok") if self.bus.connected.is_set() else "away"
+        if time.monotonic() - self._flowing_at > STUCK_S and checks["bus"] not in {"ok", "away"}:
+            checks["relay"] = self.relay.trouble
         checks |= {"relay" if who == RELAY else "reader": why for who, why in self.agreement.found.items()}
         return checks
 
@@ -223,6 +234,8 @@ class Running:
     async def _watch_backlog(self) -> None:
         count = text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
         while True:
+            if not self.relay.trouble or not self.bus.connected.is_set():
+                self._flowing_at = time.monotonic()
             with contextlib.suppress(DatabaseUnavailableError):
                 self._waiting = (await self.edge.rows(count))[0][0]
             await asyncio.sleep(1)
@@ -266,7 +279,7 @@ def _spare_the_collector() -> None:
     """Garbage is looked for less often, and not in what a start leaves: that was a sixth of what a fact costs."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(5_000, 20, 100)
 
 
 async def serve(service: Service) -> int:
