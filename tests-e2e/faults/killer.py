@@ -24,7 +24,7 @@ GIVEN_S = 12.0
 SUPERVISED_LEASE_S = 10.0
 EVERY_S = (0.1, 0.7)
 
-_OF_THE_RELAY = {"after_commit_before_publish", "after_publish_before_mark"}
+OF_THE_RELAY = {"after_commit_before_publish", "after_publish_before_mark"}
 _OF_EFFECTS = {"after_effect_before_outcome"}
 _LEAVING = "while_leases_are_given_back"
 
@@ -105,9 +105,9 @@ class Killer:
 
     async def _see_to(self, replica: Replica) -> None:
         """Help a replica to its point; whoever stops there goes on when its leases are long gone."""
-        if replica.point in _OF_THE_RELAY or replica.point == _LEAVING:
+        if replica.point in OF_THE_RELAY or replica.point == _LEAVING:
             await _ready(replica)
-        if replica.point in _OF_THE_RELAY:
+        if replica.point in OF_THE_RELAY:
             await self._kill_the_relay(replica.service, spare=replica.fork.pid)
         if replica.point == _LEAVING:
             await asyncio.sleep(self._dice.uniform(0, 2))
