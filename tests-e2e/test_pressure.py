@@ -6,14 +6,17 @@ then. PAYBILL_PRESSURE_S sets how long it lasts (CONTRIBUTING.md).
 
 import asyncio
 import faulthandler
+import hmac
 import json
 import os
 import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
@@ -22,11 +25,13 @@ import pytest
 from paybill_embedded.ports import free_port
 from paybill_runtime.auth import Role, make_key
 from paybill_runtime.identity import make_identity
-from paybill_runtime.middleware import MAX_BUSY
+from paybill_runtime.places import MAX_BUSY
 from paybill_runtime.testing import until
 
 SECONDS = float(os.environ.get("PAYBILL_PRESSURE_S", "20"))
 TIMES = 3
+YES = {200, 202}
+SECRET = "whsec_pressure"
 CLOSED_S = 4.0
 CALLERS = 32
 """Enough to fill the groups of group commit; with more the rate does not rise, only the waiting."""
@@ -50,106 +55,160 @@ class Answer:
 
 @dataclass
 class Door:
-    """The HTTP of one process, over connections that are used again; as bare as it can be, for it shares the machine.
+    """One route of one process, over connections that are used again; as bare as can be, for it shares the machine.
 
-    accepted: the ids of all that it said yes to. unknown: how often it could not say whether.
+    ask: the request with this number, and under which name it can be found again; none when the answer says that.
+    accepted: the names of all that it said yes to. unknown: how often it could not say whether.
     """
-
-    port: int
-    head: bytes
-    accepted: list[str] = field(default_factory=list)
-    unknown: int = 0
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
-
-    async def post(self, body: dict, due: float) -> Answer:
-        data = json.dumps(body).encode()
-        while self.idle and self.idle[-1][0].at_eof():  # the service ends what is idle for long
-            self.idle.pop()[1].close()
-        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(self.head + b"Content-Length: %d\r\n\r\n" % len(data) + data)
-        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
-        content = await reader.readexactly(int(headers["content-length"]))
-        if headers.get("connection") == "close":
-            writer.close()
-        else:
-            self.idle.append((reader, writer))
-        status = int(first.split()[1])
-        if status == 202:
-            self.accepted.append(json.loads(content)["id"])
-        self.unknown += b"outcome_unknown" in content
-        return Answer(status, headers, asyncio.get_running_loop().time() - due)
-
-
-@dataclass
-class Place:
-    """One tenant service, as a process of its own."""
 
     pid: int
     port: int
     api_key: str
-    url: str
+    ask: Callable[[int], tuple[bytes, str]]
+    accepted: list[str] = field(default_factory=list)
+    unknown: int = 0
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
-    @asynccontextmanager
-    async def door(self) -> AsyncIterator[Door]:
-        head = (
-            f"POST /v1/tenants HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAuthorization: Bearer {self.api_key}\r\n"
-            "Content-Type: application/json\r\n"
-        )
-        door = Door(self.port, head.encode())
-        try:
-            yield door
-        finally:
-            for _, writer in door.idle:
-                writer.close()
-            await asyncio.sleep(0.1)
+    async def post(self, number: int, due: float) -> Answer:
+        request, name = self.ask(number)
+        while self.idle and self.idle[-1][0].at_eof():  # the service ends what is idle for long
+            self.idle.pop()[1].close()
+        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+        content = await reader.readexactly(int(headers["content-length"]))
+        self.idle.append((reader, writer))
+        status = int(first.split()[1])
+        if status in YES:
+            self.accepted.append(name or json.loads(content)["id"])
+        self.unknown += b"outcome_unknown" in content
+        return Answer(status, headers, asyncio.get_running_loop().time() - due)
+
+    async def close(self) -> None:
+        for _, writer in self.idle:
+            writer.close()
+        self.idle.clear()
+        await asyncio.sleep(0.1)
 
     def resident_mb(self) -> float:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    async def operations(self) -> dict:
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {self.api_key}"}, timeout=30) as client:
+            return (await client.get(f"http://127.0.0.1:{self.port}/v1/operations")).json()
+
 
 @pytest.fixture
-async def place(postgres, databases, nats, say, log, offerings, tmp_path):
-    """The tenant service, which has heard what may be asked for."""
+async def run(postgres, databases, nats, tmp_path):
+    """`await run(service, ask, api_key, database_url, **environment)` is a service as a process of its own."""
     for name in ("tenant", "billing"):
         make_identity(tmp_path / "identities", name)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [key.kept]}))
-    port = free_port()
-    url = await databases.fresh("tenant")
-    environment = {
-        "DATABASE_URL": url,
-        "DATABASE_PASSWORD_FILE": postgres.password_file("tenant"),
-        "NATS_URL": nats.url,
-        "NATS_USER": "tenant",
-        "NATS_PASSWORD_FILE": nats.password_file("tenant"),
-        "API_KEYS_FILE": keys,
-        "IDENTITY_DIR": tmp_path / "identities",
-        "SECRETS_DIR": tmp_path / "secrets",
-        "HTTP_PORT": port,
-        "LOG_LEVEL": "WARNING",
-    }
-    said = (tmp_path / "tenant.log").open("wb")
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "paybill_tenant"),
-        stderr=said,
-        env={"PATH": os.environ["PATH"]} | {f"PAYBILL_{name}": str(value) for name, value in environment.items()},
+    said = tmp_path / "service.log"
+    async with AsyncExitStack() as stack:
+
+        async def started(name: str, url: str, ask: Callable[[str], Callable], **more: object) -> Door:
+            port = free_port()
+            environment = {
+                "DATABASE_URL": url,
+                "DATABASE_PASSWORD_FILE": postgres.password_file(name),
+                "NATS_URL": nats.url,
+                "NATS_USER": name,
+                "NATS_PASSWORD_FILE": nats.password_file(name),
+                "API_KEYS_FILE": keys,
+                "IDENTITY_DIR": tmp_path / "identities",
+                "SECRETS_DIR": tmp_path / "secrets",
+                "HTTP_PORT": port,
+                "LOG_LEVEL": "WARNING",
+            } | more
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", f"paybill_{name}"),
+                stderr=stack.enter_context(said.open("wb")),
+                env={"PATH": os.environ["PATH"]} | {f"PAYBILL_{key}": str(value) for key, value in environment.items()},
+            )
+            stack.push_async_callback(child.wait)
+            stack.callback(child.kill)
+            door = Door(child.pid, port, key.raw, ask(key.raw))
+            stack.push_async_callback(door.close)
+            return door
+
+        yield started
+    sys.stdout.write(said.read_text()[-4000:])  # pytest shows it when the test fails
+
+
+def _post(path: str, header: str, body: dict | bytes) -> bytes:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n{header}"
     )
-    try:
-        await say(*offerings)
-        await log.facts("tenant.offering_noted", at_least=2, timeout_s=30)
-        yield Place(child.pid, port, key.raw, url)
-    finally:
-        child.kill()
-        await child.wait()
-        said.close()
-        sys.stdout.write((tmp_path / "tenant.log").read_text()[-4000:])  # pytest shows it when the test fails
+    return f"{head}\r\n\r\n".encode() + data
 
 
-def _sign_up(number: int) -> dict[str, str]:
-    slug = f"press-{number}"
-    return {"slug": slug, "name": slug, "plan": "pro", "region": "eu-1", "contact_email": f"{slug}@x.example"}
+@pytest.fixture
+async def sign_ups(run, databases, say, log, offerings):
+    """Tenants that sign up, and how often each is in the log."""
+
+    def ask(api_key: str) -> Callable[[int], tuple[bytes, str]]:
+        def sign_up(number: int) -> tuple[bytes, str]:
+            slug = f"press-{number}"
+            body = {"slug": slug, "name": slug, "plan": "pro", "region": "eu-1", "contact_email": f"{slug}@x.example"}
+            return _post("/v1/tenants", f"Authorization: Bearer {api_key}", body), ""
+
+        return sign_up
+
+    door = await run("tenant", await databases.fresh("tenant"), ask)
+    await say(*offerings)
+    await log.facts("tenant.offering_noted", at_least=2, timeout_s=30)
+
+    async def stored() -> Counter[str]:
+        found = await log.facts("tenant.tenant_requested", at_least=len(door.accepted), timeout_s=60)
+        return Counter(fact.event.tenant_id for fact in found)
+
+    return door, stored
+
+
+@pytest.fixture
+async def webhooks(run, databases, tmp_path):
+    """A provider's messages, and how often each is kept and done with."""
+    files = {name: tmp_path / name for name in ("stripe-key", "stripe-secrets")}
+    for path in files.values():
+        path.write_text(SECRET)
+
+    def ask(_: str) -> Callable[[int], tuple[bytes, str]]:
+        def message(number: int) -> tuple[bytes, str]:
+            name, now = f"evt_{number}", int(time.time())
+            event = {"id": name, "object": "event", "type": "customer.updated", "created": now, "data": None}
+            body = json.dumps(event | {"api_version": "2026-10-28.endive", "livemode": False}).encode()
+            sign = hmac.new(SECRET.encode(), f"{now}.".encode() + body, sha256).hexdigest()
+            return _post("/webhooks/stripe", f"Stripe-Signature: t={now},v1={sign}", body), name
+
+        return message
+
+    url = await databases.fresh("billing")
+    door = await run(
+        "billing",
+        url,
+        ask,
+        STRIPE_API_KEY_FILE=files["stripe-key"],
+        STRIPE_API_BASE="http://127.0.0.1:9",
+        STRIPE_WEBHOOK_SECRETS_FILE=files["stripe-secrets"],
+    )
+
+    async def well() -> bool:
+        with suppress(httpx.TransportError):
+            return (await door.operations())["checks"]["bus"] == "ok"
+        return False
+
+    await until(well, timeout_s=30)
+
+    async def stored() -> Counter[str]:
+        rows = await databases.execute(url, "billing", "SELECT event_id FROM webhooks WHERE done_at IS NOT NULL")
+        return Counter(row["event_id"] for row in rows)
+
+    return door, stored
 
 
 async def _closed(door: Door, numbers: "count[int]", seconds: float) -> list[Answer]:
@@ -160,7 +219,7 @@ async def _closed(door: Door, numbers: "count[int]", seconds: float) -> list[Ans
 
     async def call() -> None:
         while clock() < end:
-            answers.append(await door.post(_sign_up(next(numbers)), clock()))
+            answers.append(await door.post(next(numbers), clock()))
 
     await asyncio.gather(*(call() for _ in range(CALLERS)))
     return answers
@@ -175,7 +234,7 @@ async def _open(door: Door, numbers: "count[int]", seconds: float, per_s: float)
 
     async def call(due: float) -> None:
         try:
-            answers.append(await door.post(_sign_up(next(numbers)), due))
+            answers.append(await door.post(next(numbers), due))
         except (OSError, asyncio.IncompleteReadError):
             answers.append(Answer(0, {}, clock() - due))
 
@@ -190,9 +249,9 @@ async def _open(door: Door, numbers: "count[int]", seconds: float, per_s: float)
     return answers
 
 
-async def _sampled(place: Place, into: list[float]) -> None:
+async def _sampled(door: Door, into: list[float]) -> None:
     while True:
-        into.append(place.resident_mb())
+        into.append(door.resident_mb())
         await asyncio.sleep(0.25)
 
 
@@ -200,60 +259,60 @@ def _at(values: list[float], share: float) -> float:
     return sorted(values)[int(share * (len(values) - 1))]
 
 
-async def _operations(place: Place) -> dict:
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {place.api_key}"}, timeout=30) as client:
-        return (await client.get(f"http://127.0.0.1:{place.port}/v1/operations")).json()
+async def test_three_times_as_many_tenants_sign_up_as_can(sign_ups) -> None:
+    await _press("sign-ups", *sign_ups)
 
 
-async def test_three_times_the_capacity(place, log) -> None:
+async def test_three_times_as_many_webhooks_come_as_can_be_kept(webhooks) -> None:
+    await _press("webhooks", *webhooks)
+
+
+async def _press(what: str, door: Door, stored: Callable[[], Awaitable[Counter[str]]]) -> None:
     # Pytest ends the process when one test takes two minutes; this one may be told to.
     faulthandler.dump_traceback_later(SECONDS + 180, exit=True)
+    clock = asyncio.get_running_loop().time
     numbers = count()
     held: list[float] = []
-    async with place.door() as door:
-        await _closed(door, numbers, 2)
-        capacity = len(await _closed(door, numbers, CLOSED_S)) / CLOSED_S
-        sampling = asyncio.create_task(_sampled(place, held))
+    await _closed(door, numbers, 2)
+    capacity = len(await _closed(door, numbers, CLOSED_S)) / CLOSED_S
+    sampling = asyncio.create_task(_sampled(door, held))
 
-        pressed = await _open(door, numbers, SECONDS, TIMES * capacity)
-        sampling.cancel()
-        again_s = await _answers_again(door, numbers)
-        left = (await _operations(place))["outbox_waiting"]
-        begin = asyncio.get_running_loop().time()
-    drained = await until(lambda: _drained(place), timeout_s=DRAINED_S)
-    drained_s = asyncio.get_running_loop().time() - begin
-    stored = Counter(
-        fact.event.tenant_id
-        for fact in await log.facts("tenant.tenant_requested", at_least=len(door.accepted), timeout_s=60)
-    )
+    answers = await _open(door, numbers, SECONDS, TIMES * capacity)
+    sampling.cancel()
+    again_s = await _answers_again(door, numbers)
+    left, ended = (await door.operations())["outbox_waiting"], clock()
+    drained = await until(lambda: _drained(door), timeout_s=DRAINED_S)
+    drained_s = clock() - ended
+    found = await stored()
 
-    statuses = Counter(answer.status for answer in pressed)
-    accepted = statuses[202] / SECONDS
-    p50, p99 = (_at([answer.taken_s for answer in pressed], share) for share in (0.5, 0.99))
+    statuses = Counter(answer.status for answer in answers)
+    accepted = (statuses[200] + statuses[202]) / SECONDS
+    p50, p99 = (_at([answer.taken_s for answer in answers], share) for share in (0.5, 0.99))
     warm, most = held[len(held) // 4], max(held[len(held) // 4 :])
-    no_p99 = _at([answer.taken_s for answer in pressed if answer.status != 202] or [0], 0.99)
+    no_p99 = _at([answer.taken_s for answer in answers if answer.status not in YES] or [0], 0.99)
     sys.stdout.write(
-        f"capacity {capacity:.0f}/s, pressed with {TIMES * capacity:.0f}/s for {SECONDS:.0f} s: {dict(statuses)}, "
-        f"accepted {accepted:.0f}/s, p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, refused {no_p99 * 1000:.0f} ms, "
+        f"{what}: capacity {capacity:.0f}/s, pressed with {TIMES * capacity:.0f}/s for {SECONDS:.0f} s: "
+        f"{dict(statuses)}, accepted {accepted:.0f}/s, p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, "
+        f"of refusals {no_p99 * 1000:.0f} ms, "
         f"memory {held[0]:.0f} -> {warm:.0f} -> at most {most:.0f} MB, {len(door.idle)} connections, "
         f"answers again after {again_s:.1f} s; {left} facts waited for the bus, all out after {drained_s:.1f} s\n"
     )
-    assert set(statuses) <= {202, 429, 503}, statuses
+    assert set(statuses) <= {*YES, 429, 503}, statuses
     assert statuses[429] + statuses[503] > 0, "that was no pressure"
-    assert all(int(answer.headers["retry-after"]) > 0 for answer in pressed if answer.status != 202)
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status not in YES)
     assert p99 < max(2.0, PATIENCE * MAX_BUSY / accepted)
     assert most - warm < GROWTH_MB, held
     assert again_s < AGAIN_S
     assert (drained["parked"], drained["checks"]["bus"]) == (0, "ok")
     # What was accepted is a fact, once; what was refused is none.
-    assert not [id_ for id_ in door.accepted if stored[id_] != 1]
-    assert max(stored.values()) == 1
-    assert len(stored) - len(door.accepted) <= door.unknown
+    assert not [name for name in door.accepted if found[name] != 1]
+    assert max(found.values()) == 1
+    assert len(found) - len(door.accepted) <= door.unknown
 
 
-async def _drained(place: Place) -> dict | None:
+async def _drained(door: Door) -> dict | None:
     """What the service says of itself once nothing waits there any more."""
-    said = await _operations(place)
+    said = await door.operations()
     return said if said["outbox_waiting"] == 0 else None
 
 
@@ -262,7 +321,7 @@ async def _answers_again(door: Door, numbers: "count[int]") -> float:
     clock = asyncio.get_running_loop().time
     begin, served = clock(), 0
     while served < 10:
-        answer = await door.post(_sign_up(next(numbers)), clock())
-        served = served + 1 if answer.status == 202 and answer.taken_s < 0.5 else 0
+        answer = await door.post(next(numbers), clock())
+        served = served + 1 if answer.status in YES and answer.taken_s < 0.5 else 0
         assert clock() - begin < 30, answer
     return clock() - begin

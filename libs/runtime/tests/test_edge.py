@@ -14,6 +14,7 @@ from paybill_runtime.app import serving
 from paybill_runtime.auth import KeyRing, Role, make_key
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.middleware import MAX_BODY_BYTES, EdgeMiddleware
+from paybill_runtime.places import Places
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 EARLIER = datetime.now(UTC) - timedelta(seconds=1)
@@ -193,7 +194,7 @@ def broken() -> httpx.AsyncClient:
     """An app of ours whose one route has a bug."""
     app = FastAPI()
     problems.install(app)
-    app.add_middleware(EdgeMiddleware)
+    app.add_middleware(EdgeMiddleware, busy=Places(1))
 
     @app.get("/bug")
     async def bug() -> None:

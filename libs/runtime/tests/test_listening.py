@@ -1,6 +1,7 @@
 """More requests, more connections, slower clients and larger bodies than there are places for."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
@@ -9,6 +10,7 @@ from fastapi import FastAPI, Request
 from paybill_runtime import listening, middleware, problems
 from paybill_runtime.app import serving
 from paybill_runtime.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, EdgeMiddleware
+from paybill_runtime.places import Places
 
 HEAD = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\n"
 
@@ -67,7 +69,7 @@ def slow():
     """An app of ours whose route answers once it is let; and how many requests are in it."""
     app = FastAPI()
     problems.install(app)
-    app.add_middleware(EdgeMiddleware)
+    app.add_middleware(EdgeMiddleware, busy=Places(3))
     app.state.go, app.state.inside = asyncio.Event(), 0
 
     @app.post("/slow")
@@ -86,8 +88,7 @@ def _client(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x")
 
 
-async def test_a_request_that_finds_no_place_is_refused_at_once_and_a_probe_is_not(slow, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(middleware, "MAX_BUSY", 3)
+async def test_a_request_that_finds_no_place_is_refused_at_once_and_a_probe_is_not(slow, caplog) -> None:
     async with _client(slow) as client:
         asked = [asyncio.create_task(client.post("/slow", content=b"{}")) for _ in range(5)]
         refused = [await one for one in asked[3:]]
@@ -104,8 +105,8 @@ async def test_a_request_that_finds_no_place_is_refused_at_once_and_a_probe_is_n
     ]
 
 
-async def test_bodies_that_come_slowly_hold_no_place(served, monkeypatch) -> None:
-    monkeypatch.setattr(middleware, "MAX_BUSY", 3)
+async def test_bodies_that_come_slowly_hold_no_place(served) -> None:
+    served.running.busy = Places(3)
     async with (
         serving(served.running) as port,
         _slow(port, 12, HEAD + b"Content-Length: 100\r\n\r\n{"),
@@ -130,3 +131,64 @@ async def test_only_so_many_large_bodies_are_held_at_once_and_small_ones_as_ever
 
     assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
     assert (answers, again.status_code) == ([200, 200, 200], 200)
+
+
+WHOLE = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        WHOLE,
+        WHOLE.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked").replace(b"{}", b"2\r\n{}\r\n0\r\n\r\n"),
+        WHOLE.replace(b"Host: x", b"Host: x\r\nConnection: keep-alive"),
+        b"GET /v1/tenants HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["whole", "chunked", "closer", "bare"],
+)
+async def test_a_connection_is_refused_again_and_again_and_served_as_soon_as_there_is_a_place(served, said) -> None:
+    served.running.busy = Places(0)
+    async with serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        refused = [await _said(reader, writer, said) for _ in range(3)]
+        probe = await _said(reader, writer, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        served.running.busy._most = 1
+        answer = await _said(reader, writer, said)
+        writer.close()
+
+    for status, headers, body in refused:
+        assert (status, body["status"], body["code"]) == (503, 503, "overloaded")
+        assert headers["content-type"] == "application/problem+json"
+        assert int(headers["retry-after"]) > 0
+        assert headers["traceparent"][3:35] == body["trace_id"]
+    assert (probe[0], answer[0]) == (200, 401)
+
+
+async def _said(reader, writer, said: bytes) -> tuple[int, dict[str, str], dict]:
+    writer.write(said)
+    async with asyncio.timeout(5):
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+        body = await reader.readexactly(int(headers["content-length"]))
+    return int(first.split()[1]), headers, json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        WHOLE[:-1],
+        WHOLE + b"x",
+        WHOLE.replace(b"Host: x", b"Content-Length: 2"),
+        WHOLE.replace(b"Content-Length: 2", b"Content-Length : 2"),
+        WHOLE.replace(b"Content-Length: 2", b"Content-Length: +2"),
+        WHOLE.replace(b"Content-Length: 2", b"Content-Length: 2\r\nTransfer-Encoding: chunked"),
+        WHOLE.replace(b"POST", b"HEAD"),
+        WHOLE.replace(b"1.1", b"1.0"),
+        WHOLE.replace(b"/v1/tenants", b"/readyz"),
+        WHOLE + WHOLE,
+        b"",
+    ],
+)
+def test_what_is_not_plainly_one_request_is_left_to_the_parser(said) -> None:
+    assert listening._is_whole(WHOLE)
+    assert not listening._is_whole(said)

@@ -34,6 +34,7 @@ from paybill_runtime.listening import IDLE_S, Connection, listener
 from paybill_runtime.middleware import EdgeMiddleware
 from paybill_runtime.migrate import migrate
 from paybill_runtime.parking import Parking
+from paybill_runtime.places import MAX_BUSY, Places
 from paybill_runtime.reader import Reader
 from paybill_runtime.relay import Relay
 from paybill_runtime.secrets import FileSecrets, Secrets
@@ -126,6 +127,7 @@ class Running:
             self.readers["intake"] = Reader(INTAKE, self.handling, self.bus, self.leases)
         self.timers = Timers(service.timers, service.name, self.database, self.decider)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.busy = Places(MAX_BUSY)
         self._waiting = 0
         self._flowing_at = time.monotonic()
         self.failed = asyncio.Event()
@@ -196,7 +198,7 @@ class Running:
         app.include_router(operations.probes(self.service.name, self._alive, self.health))
         app.include_router(operations.operations(self.edge, self.parking, self.health, self._lag))
         app.include_router(self.service.router(self.edge))
-        app.add_middleware(EdgeMiddleware, broken=lambda: self.agreement.trouble)
+        app.add_middleware(EdgeMiddleware, busy=self.busy, broken=lambda: self.agreement.trouble)
         return app
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -258,7 +260,7 @@ async def serving(running: Running) -> AsyncIterator[int]:
     socket = listener(settings.http_host, settings.http_port)
     config = uvicorn.Config(
         running.app(),
-        http=Connection,
+        http=partial(Connection, busy=running.busy),  # type: ignore[arg-type]  # what makes one will do
         ws="none",
         log_config=None,
         access_log=False,

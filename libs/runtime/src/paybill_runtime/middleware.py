@@ -1,74 +1,44 @@
-"""Around every request: its trace, an id, a place or a refusal, a line in the log, and an answer whatever happens.
-
-What cannot be answered soon is refused at once. A queue without a bound would answer everybody too late, and grow.
-"""
+"""Around every request: its trace, an id, a place or a refusal, a line in the log, and an answer whatever happens."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paybill_runtime import clock
 from paybill_runtime.errors import OverloadedError
+from paybill_runtime.places import FOR_PROBES, PROBES, Places
 from paybill_runtime.problems import problem, unexpected
-from paybill_runtime.telemetry import meter, of_request
+from paybill_runtime.telemetry import of_request
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 30.0
-MAX_BUSY = 128
-"""Requests that are worked on at once: as many as one transaction decides. More would only wait for one another."""
-FOR_PROBES = 8
-"""Places beside those, so that whoever asks whether the service is well hears it from a busy one, too."""
 SMALL_BODY_BYTES = 64 * 1024
 MAX_LARGE_BODIES = 32
 """Bodies above the small size that are held at once: 32 MiB for all, not one MiB for each connection."""
-SAY_EVERY_S = 10.0
 _SAFE = {"GET", "HEAD", "OPTIONS"}
-_PROBES = {"/healthz", "/readyz"}
-_REFUSED = meter.create_counter("paybill.requests.refused", "{request}", "Requests refused because too many came.")
 
 
 class _GoneError(Exception):
     """The client left before its request was complete."""
 
 
-class _Places:
-    """What may be held at once; whoever finds it all taken is refused."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
-
-    def check(self, more: int = 0) -> None:
-        """Raise OverloadedError when all are taken, and `more` beside them."""
-        if self._taken >= self._most + more:
-            raise OverloadedError("too many requests are being answered; send it again later")
-
-    @contextmanager
-    def one(self, more: int = 0) -> Iterator[None]:
-        """Hold one while the block runs. Raises OverloadedError."""
-        self.check(more)
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
-
-
 class EdgeMiddleware:
-    """Handles what is the same for every route. broken: why nothing may be changed now; empty when it may."""
+    """Handles what is the same for every route.
 
-    def __init__(self, app: ASGIApp, broken: Callable[[], str] = str) -> None:
+    busy: the places for requests. broken: why nothing may be changed now; empty when it may.
+    """
+
+    def __init__(self, app: ASGIApp, busy: Places, broken: Callable[[], str] = str) -> None:
         self._app = app
         self._broken = broken
-        self._busy = _Places(MAX_BUSY)
-        self._large = _Places(MAX_LARGE_BODIES)
-        self._say_at = 0.0
+        self._busy = busy
+        self._large = Places(MAX_LARGE_BODIES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -85,9 +55,8 @@ class EdgeMiddleware:
                 await self._answer(scope, headers.get("content-length", ""), receive, answer)
             except _GoneError:
                 log.info("%s %s was given up by its client", scope["method"], scope["path"])
-            except OverloadedError as error:
-                await problem(503, "overloaded", str(error))(scope, receive, answer.send)
-                self._note_refusal(began)
+            except OverloadedError:
+                await self._busy.refusal()(scope, receive, answer.send)
             else:
                 _note(scope, answer.status, time.perf_counter() - began)
 
@@ -96,7 +65,7 @@ class EdgeMiddleware:
             # What was taken now would be gone with the copy that has to be replaced.
             await problem(503, "log_and_state_disagree", self._broken())(scope, receive, answer.send)
             return
-        more = FOR_PROBES if scope["path"] in _PROBES else 0
+        more = FOR_PROBES if scope["path"] in PROBES else 0
         # Looked at before, so that no body is read in vain; taken after, so that one that comes slowly holds no place.
         self._busy.check(more)
         with ExitStack() as held:
@@ -122,13 +91,6 @@ class EdgeMiddleware:
                     raise
                 await unexpected(error)(scope, receive, answer.send)
 
-    def _note_refusal(self, now: float) -> None:
-        """Count it. A line for each would press the log as hard as the service."""
-        _REFUSED.add(1)
-        if now >= self._say_at:
-            self._say_at = now + SAY_EVERY_S
-            log.warning("more requests come than can be answered; some are refused")
-
 
 class _Answer:
     """Sends the answer, and remembers how it began."""
@@ -147,7 +109,7 @@ class _Answer:
 
 
 def _note(scope: Scope, status: int, took_s: float) -> None:
-    level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
     log.log(level, "%s %s: %d in %.1f ms", scope["method"], scope["path"], status, took_s * 1000)
 
 
