@@ -9,7 +9,7 @@ import orjson
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
 
-PART = 1000
+PART = 2000
 """Rows that are held at a time."""
 
 _COLUMNS = "SELECT event_id::text, aggregate, revision, subject, sequence, headers, payload FROM chassis.outbox "

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from asyncio.subprocess import PIPE
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +10,11 @@ from types import ModuleType
 from sqlalchemy import Connection, MetaData, text
 
 from paybill_runtime.database import Database
+from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError
 from paybill_runtime.tables import SCHEMA
+
+_REFUSED, _AWAY = 2, 10
+"""How the process that changes tables ends when it may not, or cannot."""
 
 
 def run(metadata: MetaData) -> None:
@@ -18,11 +23,33 @@ def run(metadata: MetaData) -> None:
 
 
 async def migrate(database: Database, service: str) -> None:
-    """Bring the database of `service` to the newest shape; does nothing when it is there already."""
+    """Bring the database of `service` to the newest shape; does nothing when it is there already.
+
+    Raises ConfigurationError when the database is of a newer version, and DatabaseUnavailableError.
+    """
     async with database.transaction() as connection:
-        packages = _packages(service)
-        if not await connection.run_sync(_is_newest, packages):
-            await connection.run_sync(_revisions().upgrade, packages)
+        if await connection.run_sync(_is_newest, _packages(service)):
+            return
+    # In a process that ends: Alembic, and what it takes along, is 8 MB that a service would keep for ever.
+    child = await asyncio.create_subprocess_exec(sys.executable, "-P", "-m", __name__, service, stdin=PIPE, stderr=PIPE)
+    url = database.engine.url.render_as_string(hide_password=False)
+    _, output = await child.communicate(url.encode())
+    said = output.decode("utf-8", "replace").strip()
+    if child.returncode == _REFUSED:
+        raise ConfigurationError(said)
+    if child.returncode == _AWAY:
+        raise DatabaseUnavailableError(said)
+    if child.returncode:
+        raise RuntimeError(f"the tables of {service} cannot be changed: {said}")
+
+
+async def _upgrade(url: str, service: str) -> None:
+    database = Database(url, "", "migrating")
+    try:
+        async with database.transaction() as connection:
+            await connection.run_sync(_revisions().upgrade, _packages(service))
+    finally:
+        await database.close()
 
 
 async def check(database: Database, service: str) -> None:
@@ -44,9 +71,7 @@ def autogenerate(url: str, password: str, service: str, message: str) -> None:
 
 
 def _revisions() -> ModuleType:
-    # Alembic costs 4 MB and 0.2 s, in every service, and at most starts there is nothing for it to do. It takes Mako
-    # along, which would colour its pages of errors with Pygments, another 4 MB, wherever that is installed.
-    sys.modules.setdefault("mako.ext.pygmentplugin", None)  # type: ignore[arg-type]  # None keeps it from being imported
+    # Alembic takes 0.2 s, in every service, and at most starts there is nothing for it to do.
     return import_module("paybill_runtime.revisions")
 
 
@@ -65,3 +90,11 @@ def _is_newest(connection: Connection, packages: list[tuple[str, str | None]]) -
         if known != [max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))]:
             return False
     return True
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(_upgrade(sys.stdin.read(), sys.argv[1]))
+    except (ConfigurationError, DatabaseUnavailableError) as error:
+        sys.stderr.write(str(error))
+        sys.exit(_REFUSED if isinstance(error, ConfigurationError) else _AWAY)
