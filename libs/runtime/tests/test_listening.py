@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from paybill_runtime import listening, middleware, problems
+from paybill_runtime import app, listening, middleware, problems
 from paybill_runtime.app import serving
 from paybill_runtime.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, EdgeMiddleware
 from paybill_runtime.places import Places
@@ -48,7 +48,7 @@ async def test_clients_that_do_not_end_what_they_ask_make_room_for_those_that_do
 
 
 async def test_a_head_that_comes_drop_by_drop_has_no_more_time_than_one_that_does_not_come(served, monkeypatch) -> None:
-    monkeypatch.setattr("paybill_runtime.app.IDLE_S", 1)
+    monkeypatch.setattr(app, "IDLE_S", 1)
     async with serving(served.running) as port, _slow(port, 2, b"") as ((silent, _), (dripping, writer)):
 
         async def drip() -> None:
@@ -67,21 +67,21 @@ async def test_a_head_that_comes_drop_by_drop_has_no_more_time_than_one_that_doe
 @pytest.fixture
 def slow():
     """An app of ours whose route answers once it is let; and how many requests are in it."""
-    app = FastAPI()
-    problems.install(app)
-    app.add_middleware(EdgeMiddleware, busy=Places(3))
-    app.state.go, app.state.inside = asyncio.Event(), 0
+    made = FastAPI()
+    problems.install(made)
+    made.add_middleware(EdgeMiddleware, busy=Places(3))
+    made.state.go, made.state.inside = asyncio.Event(), 0
 
-    @app.post("/slow")
+    @made.post("/slow")
     async def route(request: Request) -> None:
-        app.state.inside += 1
-        await app.state.go.wait()
+        made.state.inside += 1
+        await made.state.go.wait()
 
-    @app.get("/readyz")
+    @made.get("/readyz")
     async def readyz() -> None:
         pass
 
-    return app
+    return made
 
 
 def _client(app: FastAPI) -> httpx.AsyncClient:
