@@ -4,12 +4,11 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import stripe
 from paybill_contracts.billing import PlanVersion, Price
-from stripe.params.checkout import SessionCreateParams, SessionCreateParamsSubscriptionData
 from typing_extensions import override
 
 from paybill_billing.domain.accounts import Opened
@@ -17,6 +16,9 @@ from paybill_billing.domain.catalogue import lookup_key
 from paybill_billing.domain.subscriptions import Seen
 from paybill_billing.effects import Order, ProviderAwayError, ProviderRefusedError, shapes
 from paybill_billing.effects.shapes import PLAN, TENANT, VERSION
+
+if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
+    from stripe.params.checkout import SessionCreateParams, SessionCreateParamsSubscriptionData
 
 NAME = "stripe"
 PAGE = 100
