@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
+from uuid import UUID
 
 from opentelemetry.trace import SpanKind
 from paybill_contracts.envelope import Fact, Origin, read_fact
 from paybill_contracts.errors import DomainError
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from paybill_runtime import clock, parking
 from paybill_runtime.agreement import Agreement
@@ -33,16 +34,16 @@ CONCURRENCY = 16
 POLL_S = 0.5
 
 # An effect is due when no earlier one of its tenant is pending. A lease that somebody has taken over claims nothing.
-_DUE = text(
+# First come those that were not served just now: a tenant with much to do does not keep the others waiting.
+_DUE = (
     "SELECT e.event_id, e.work, e.tenant, e.partition, e.attempts, l.epoch, o.subject, o.headers, o.payload "
     "FROM chassis.effect AS e JOIN chassis.outbox AS o USING (event_id) "
-    "JOIN unnest(CAST(:names AS text[]), CAST(:epochs AS bigint[])) AS l (name, epoch) "
-    "ON l.name = 'partition-' || e.partition "
-    "WHERE e.state = 'pending' AND e.next_at <= :now AND NOT e.tenant = ANY(:not_now) "
+    "JOIN unnest($1::text[], $2::bigint[]) AS l (name, epoch) ON l.name = 'partition-' || e.partition "
+    "WHERE e.state = 'pending' AND e.next_at <= $3 AND NOT e.tenant = ANY($4::text[]) "
     "AND EXISTS (SELECT FROM chassis.lease AS held WHERE held.name = l.name AND held.epoch = l.epoch) "
     "AND NOT EXISTS (SELECT FROM chassis.effect AS earlier WHERE earlier.state = 'pending' "
     "AND earlier.tenant = e.tenant AND earlier.position < e.position) "
-    "ORDER BY e.position LIMIT :room"
+    "ORDER BY e.tenant = ANY($5::text[]), e.position LIMIT $6"
 )
 _ENDED = text(
     "UPDATE chassis.effect SET state = :state, attempts = :attempts, reason = :reason "
@@ -52,6 +53,20 @@ _LATER = text(
     "UPDATE chassis.effect SET attempts = :attempts, next_at = :next_at, reason = :reason "
     "WHERE event_id = :id AND work = :work"
 )
+
+
+class _Due(NamedTuple):
+    """An effect that is due, with the fact that intends it."""
+
+    event_id: UUID
+    work: str
+    tenant: str
+    partition: int
+    attempts: int
+    epoch: int
+    subject: str
+    headers: str
+    payload: bytes
 
 
 class Worker:
@@ -116,14 +131,11 @@ class Worker:
         if room <= 0 or not held or not self._work.effects:
             return 0
         self._agreement.insist()
-        values = {"names": list(held), "epochs": list(held.values()), "now": clock.now()}
-        async with self._database.reading() as connection:
-            # First those that were not served just now: a tenant with much to do does not keep the others waiting.
-            not_now = [*self._busy, *self._served]
-            rows = list(await connection.execute(_DUE, values | {"not_now": not_now, "room": room}))
-            if len(rows) < room:
-                not_now = [*self._busy, *(row.tenant for row in rows)]
-                rows += await connection.execute(_DUE, values | {"not_now": not_now, "room": room - len(rows)})
+        async with self._database.direct() as connection:
+            found = await connection.fetch(
+                _DUE, list(held), list(held.values()), clock.now(), list(self._busy), list(self._served), room
+            )
+        rows = [_Due(*row) for row in found]
         for row in rows:
             self._served.append(row.tenant)
             task = asyncio.create_task(self._one(row))
@@ -135,7 +147,7 @@ class Worker:
         self._busy.pop(tenant, None)
         self._wake.set()
 
-    async def _one(self, row: Row[Any]) -> None:
+    async def _one(self, row: _Due) -> None:
         with about(row.tenant, json.loads(row.headers).get("traceparent", "")):
             try:
                 await self._attempt(row)
@@ -143,9 +155,9 @@ class Worker:
                 log.warning("the effect %s of %s stops: %s", row.work, row.event_id, error)
                 await asyncio.sleep(POLL_S)
 
-    async def _attempt(self, row: Row[Any]) -> None:
+    async def _attempt(self, row: _Due) -> None:
         try:
-            fact = read_fact(row.subject, json.loads(row.headers), bytes(row.payload))
+            fact = read_fact(row.subject, json.loads(row.headers), row.payload)
             effect = self._work.effects[fact.event.TYPE]
         except (DomainError, KeyError) as error:
             # A newer version of us intended it, or a mistake took the function away: it waits, and operators see it.
@@ -165,12 +177,12 @@ class Worker:
             except Exception as error:  # noqa: BLE001  # every failure of the outside world is tried again or recorded
                 await self._failed(row, effect, job, origin, error)
 
-    def _job(self, row: Row[Any], fact: Fact, traceparent: str) -> Job[Any]:
+    def _job(self, row: _Due, fact: Fact, traceparent: str) -> Job[Any]:
         logger = logging.getLogger(f"effect.{row.work}")
         attempt = row.attempts + 1
         return Job(fact.event, fact.id, attempt, row.tenant, traceparent, logger, self._keys, self._database)
 
-    async def _run(self, row: Row[Any], effect: Effect, job: Job[Any], origin: Origin) -> None:
+    async def _run(self, row: _Due, effect: Effect, job: Job[Any], origin: Origin) -> None:
         ended = False
         async with aclosing(cast("AsyncGenerator[Outcome]", effect.run(job, self._effects))) as outcomes:
             async for outcome in outcomes:
@@ -179,7 +191,7 @@ class Worker:
         if not ended:
             await self._end(row, "done", row.attempts + 1)
 
-    async def _failed(self, row: Row[Any], effect: Effect, job: Job[Any], origin: Origin, error: Exception) -> None:
+    async def _failed(self, row: _Due, effect: Effect, job: Job[Any], origin: Origin, error: Exception) -> None:
         attempts = row.attempts + 1
         why = line_of(str(error)) if isinstance(error, Refused) else reason(error)
         if not isinstance(error, Refused) and attempts < effect.attempts:
@@ -198,7 +210,7 @@ class Worker:
             log.exception("the failure of the effect %s cannot be recorded", row.work)
             await self._later(row, attempts, delay_s(attempts), reason(inner))
 
-    async def _commit(self, row: Row[Any], outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
+    async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
         """Record what came of it; with a `state`, the effect ends in the same transaction."""
 
         def end(statement: Statement) -> None:
@@ -213,12 +225,12 @@ class Worker:
         besides = [end] if state else []
         await self._decider.decide(Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), besides))
 
-    async def _end(self, row: Row[Any], state: str, attempts: int, why: str = "") -> None:
+    async def _end(self, row: _Due, state: str, attempts: int, why: str = "") -> None:
         async with self._database.transaction() as connection:
             await fence(connection, _held(row))
             await connection.execute(_ENDED, _ending(row, state, attempts, why))
 
-    async def _later(self, row: Row[Any], attempts: int, after_s: float, why: str) -> None:
+    async def _later(self, row: _Due, attempts: int, after_s: float, why: str) -> None:
         next_at = clock.now() + timedelta(seconds=after_s)
         values = {"id": row.event_id, "work": row.work, "attempts": attempts, "next_at": next_at, "reason": why}
         async with self._database.transaction() as connection:
@@ -226,10 +238,10 @@ class Worker:
             await connection.execute(_LATER, values)
 
 
-def _held(row: Row[Any]) -> dict[str, int]:
+def _held(row: _Due) -> dict[str, int]:
     """The lease under which the effect was claimed."""
     return {partition_lease(row.partition): row.epoch}
 
 
-def _ending(row: Row[Any], state: str, attempts: int, why: str) -> dict[str, Any]:
+def _ending(row: _Due, state: str, attempts: int, why: str) -> dict[str, Any]:
     return {"id": row.event_id, "work": row.work, "state": state, "attempts": attempts, "reason": why or None}
