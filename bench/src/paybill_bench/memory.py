@@ -1,6 +1,6 @@
 """`bench memory`: what the tenant service and billing hold after many facts, as processes of a real stack.
 
-Alembic was used at their first start, and spans and metrics go to an OTLP endpoint, which here throws them away.
+Their tables were made at their first start, and spans and metrics go to an OTLP endpoint, which here throws them away.
 """
 
 import asyncio
