@@ -4,36 +4,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from paybill_contracts.billing import Catalogue, CataloguePublished, PlanVersion
-from paybill_contracts.placement import Preset
-from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_runtime.testing import Served
 from paybill_tenant.app import service
-
-HASH = "c" * 64
-PLAN = PlanVersion(
-    plan="pro",
-    version=1,
-    name="Pro",
-    tier="standard",
-    placement=Preset.POOLED,
-    trial_days=0,
-    grace_s=60,
-    retention_s=86_400,
-    features=(),
-    prices=(),
-)
-
-
-@pytest.fixture
-def offerings() -> tuple[CataloguePublished, BlueprintPublished]:
-    """What the specimen has to hear before it grants a request."""
-    content = Catalogue(product="app", plans=(PLAN,))
-    regions = Blueprint(name="main", regions=("eu-1",), tiers=(), tables=())
-    return (
-        CataloguePublished(catalogue="main", content=content, content_hash=HASH),
-        BlueprintPublished(blueprint="main", content=regions, content_hash=HASH),
-    )
 
 
 @pytest.fixture

@@ -13,8 +13,11 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from paybill_contracts.billing import Catalogue, CataloguePublished, PlanVersion
 from paybill_contracts.envelope import Fact, Origin, headers_of, read_fact, subject_of
 from paybill_contracts.event import Event, encode
+from paybill_contracts.placement import Preset
+from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
 
@@ -209,3 +212,28 @@ async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 10) 
         while not (value := await condition()):  # noqa: ASYNC110  # what it waits for is in a table or a stream
             await asyncio.sleep(0.02)
     return value
+
+
+_PLAN = PlanVersion(
+    plan="pro",
+    version=1,
+    name="Pro",
+    tier="standard",
+    placement=Preset.POOLED,
+    trial_days=0,
+    grace_s=60,
+    retention_s=86_400,
+    features=(),
+    prices=(),
+)
+
+
+@pytest.fixture
+def offerings() -> tuple[CataloguePublished, BlueprintPublished]:
+    """What the tenant service has to hear before it grants a request."""
+    content = Catalogue(product="app", plans=(_PLAN,))
+    regions = Blueprint(name="main", regions=("eu-1",), tiers=(), tables=())
+    return (
+        CataloguePublished(catalogue="main", content=content, content_hash="c" * 64),
+        BlueprintPublished(blueprint="main", content=regions, content_hash="c" * 64),
+    )
