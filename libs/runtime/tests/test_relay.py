@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
+from paybill_contracts.envelope import Origin
+from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime import relay
+from paybill_runtime.decide import Decision
 from paybill_runtime.streams import EVENTS, configurations, connect
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
+from paybill_tenant.tables import OFFERINGS
 
 
 async def _waiting(served) -> int:
@@ -70,6 +75,37 @@ async def test_what_the_stream_has_already_is_not_stored_twice_and_the_rest_goes
     assert len(facts) == len({fact.id for fact in facts}) == count
     noted = {str(row["event_id"]): row["sequence"] for row in await _outbox(served, databases)}
     assert [noted[fact.id] for fact in facts] == [fact.sequence for fact in facts]
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["nobody comes in between", "it is there, and others behind it"])
+async def test_facts_of_one_aggregate_that_are_sent_together_stay_in_order(
+    served, databases, nats, log, say, offerings, taken
+) -> None:
+    """Each is sent on condition that the one before it is the last; when it is not, they go one after the other."""
+    await until(lambda: _drained(served))
+    await _pause_relay(served)
+    notes = [OfferingNoted(offering="x", keys=(f"eu-{number}",), source_hash="e" * 64) for number in range(4)]
+    origin = Origin("test", "test", "service:tenant", "")
+    decide = partial(_record, notes)
+    await served.running.decider.decide(Decision(origin, decide, writes=[OFFERINGS.key("x")]))
+    rows = [row for row in await _outbox(served, databases) if row["sequence"] is None]
+    client = await connect(nats.url, "tenant", nats.password("tenant"))
+    for row in rows[:taken]:
+        await client.jetstream().publish(row["subject"], row["payload"], headers=json.loads(row["headers"]))
+        await say(*offerings)
+    await client.close()
+    served.running.relay._sure = True  # as if it had looked before
+
+    await _resume_relay(served)
+
+    await until(lambda: _drained(served))
+    facts = [fact for fact in await log.facts("tenant.offering_noted") if fact.event.offering == "x"]
+    assert [fact.event for fact in facts] == notes
+    assert [fact.revision for fact in facts] == [1, 2, 3, 4]
+
+
+def _record(events, unit, _at) -> None:
+    unit.record(OFFERINGS, "x", events)
 
 
 async def test_a_bus_that_dies_again_and_again_loses_nothing_and_repeats_nothing(

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import secrets
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -34,6 +34,8 @@ ROUND = 512
 """Facts read from the outbox at once."""
 ATOMIC_FROM = 32
 """From this many on, one atomic batch beats a window of single publishes (its staging costs a fixed price)."""
+CHAIN = 8
+"""Up to this many are sent as a chain: alone they arrive together, and the more there are, the likelier it breaks."""
 POLL_S = 0.2
 LONGEST_PAUSE_S = 2.0
 ACK_TIMEOUT_S = 5.0
@@ -57,6 +59,9 @@ _LAST_KNOWN = text(
     "SELECT event_id, sequence FROM chassis.outbox WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1"
 )
 _BATCH, _PLACE = "Nats-Batch-Id", "Nats-Batch-Sequence"
+_BEHIND = "Nats-Expected-Last-Msg-Id"
+_NOT_BEHIND_IT = 10070
+"""The server's code for a message whose condition about the last one is not met."""
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FOUND = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
 
@@ -200,36 +205,54 @@ class Relay:
         return int(said["seq"])
 
     async def _publish_window(self, rows: Sequence[_Waiting]) -> tuple[list[tuple[int, int]], Exception | None]:
-        """One by one, but many tenants at once: two facts of one tenant are never in flight together."""
-        queues: dict[str, deque[_Waiting]] = defaultdict(deque)
+        """One by one, but many tenants at once; the sequences of what was confirmed, and the first failure."""
+        queues: dict[str, list[_Waiting]] = defaultdict(list)
         for row in rows:
             queues[row.queue].append(row)
-        jetstream = self._bus.client.jetstream()
         stored: list[tuple[int, int]] = []
         failure: Exception | None = None
+        chained = len(queues) < len(rows) <= CHAIN
         while queues:
-            heads = [queue[0] for queue in queues.values()]
-            acks = await asyncio.gather(
-                *(
-                    jetstream.publish(
-                        row.subject, row.payload, timeout=ACK_TIMEOUT_S, stream=EVENTS, headers=row.headers
-                    )
-                    for row in heads
-                ),
-                return_exceptions=True,
-            )
-            for row, ack in zip(heads, acks, strict=True):
-                if isinstance(ack, Exception):
-                    failure = failure or ack
-                    del queues[row.queue]
-                    continue
-                if isinstance(ack, BaseException):
-                    raise ack
-                stored.append((row.position, ack.seq))
-                queues[row.queue].popleft()
-                if not queues[row.queue]:
-                    del queues[row.queue]
+            # Two facts of one tenant are in flight together only in a chain; what fell out of it goes alone.
+            sent = rows if chained else [queue[0] for queue in queues.values()]
+            answers = await self._send_chained(rows) if chained else await self._send(sent)
+            for row, answer in zip(sent, answers, strict=True):
+                if isinstance(answer, int):
+                    stored.append((row.position, answer))
+                elif not (chained and isinstance(answer, APIError) and answer.err_code == _NOT_BEHIND_IT):
+                    failure = failure or answer
+                    queues.pop(row.queue, None)
+            confirmed = {position for position, _ in stored}
+            left = {name: [row for row in queue if row.position not in confirmed] for name, queue in queues.items()}
+            queues = {name: queue for name, queue in left.items() if queue}
+            chained = False
         return stored, failure
+
+    async def _send_chained(self, rows: Sequence[_Waiting]) -> list[int | Exception]:
+        """All at once, each on condition that the last in the stream is the one before it, so that order is kept.
+
+        The server refuses the rest when one is lost, or when somebody else comes in between.
+        """
+        before = [row.headers["Nats-Msg-Id"] for row in rows[:-1]]
+        behind = [row._replace(headers=row.headers | {_BEHIND: id_}) for row, id_ in zip(rows[1:], before, strict=True)]
+        return await self._send([rows[0], *behind])
+
+    async def _send(self, rows: Sequence[_Waiting]) -> list[int | Exception]:
+        """The sequence of each, or why it was not confirmed."""
+        jetstream = self._bus.client.jetstream()
+        answers = await asyncio.gather(
+            *(
+                jetstream.publish(row.subject, row.payload, timeout=ACK_TIMEOUT_S, stream=EVENTS, headers=row.headers)
+                for row in rows
+            ),
+            return_exceptions=True,
+        )
+        told: list[int | Exception] = []
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, Exception):
+                raise answer
+            told.append(answer if isinstance(answer, Exception) else answer.seq)
+        return told
 
     async def _mark(self, stored: Sequence[tuple[int, int]], epoch: int) -> None:
         if not stored:
