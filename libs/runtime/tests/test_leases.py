@@ -10,6 +10,7 @@ from paybill_runtime.leases import DUTIES, Leases, partition_lease
 from paybill_runtime.settings import read_secret
 from paybill_runtime.store import fence
 from paybill_runtime.testing import until
+from sqlalchemy import text
 
 TTL_S = 1.0
 
@@ -66,6 +67,18 @@ async def test_replicas_that_start_at_once_never_own_a_lease_twice_and_end_with_
 
     assert sorted(_counts(*replicas)) == [4, 6, 6]
     assert sum(len(one.leases.some(DUTIES)) for one in replicas) == len(DUTIES)
+
+
+async def test_who_came_while_another_was_looking_is_not_taken_for_dead(replica) -> None:
+    first, late = replica("first"), replica("late")
+    async with first.database.transaction() as connection:
+        seen = await connection.execute(text("SELECT application_name FROM pg_stat_activity"))
+        assert "late" not in seen.scalars().all()
+        await _tick(late)
+
+        taken = await first.leases._take(connection, list(DUTIES), len(DUTIES))
+
+    assert not taken
 
 
 async def test_a_silent_owner_keeps_its_leases_until_its_time_is_over(replica) -> None:

@@ -34,12 +34,15 @@ _MEMBERS = text(f"SELECT count(*) FROM chassis.member AS m WHERE {_ALIVE}")  # n
 _BURY = text("DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour'")
 _HELD = text("SELECT name, epoch FROM chassis.lease WHERE owner = :owner")
 _TAKE = text(
-    "WITH free AS MATERIALIZED (SELECT name FROM chassis.lease AS l WHERE name = ANY(:names) "  # noqa: S608  # as above
-    f"AND NOT EXISTS (SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND {_ALIVE}) "
-    "ORDER BY name LIMIT :count FOR NO KEY UPDATE SKIP LOCKED) "
+    "WITH unowned AS MATERIALIZED (SELECT name, epoch FROM chassis.lease AS l WHERE name = ANY(:names) "  # noqa: S608
+    f"AND NOT EXISTS (SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND {_ALIVE})), "
+    # PostgreSQL looks at a row again that changed before it was locked, but not at its owner's life: hence the epoch.
+    "free AS MATERIALIZED (SELECT name FROM chassis.lease AS l JOIN unowned USING (name, epoch) "
+    "ORDER BY name LIMIT :count FOR NO KEY UPDATE OF l SKIP LOCKED) "
     "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1 FROM free WHERE lease.name = free.name "
     "RETURNING lease.name, lease.epoch"
 )
+_LOOK_AGAIN = text("SELECT pg_stat_clear_snapshot()")
 _GIVE_BACK = text("UPDATE chassis.lease SET owner = '' WHERE name = :name AND owner = :owner")
 _GIVE_ALL_BACK = text("UPDATE chassis.lease SET owner = '' WHERE owner = :owner")
 _SEED = text(
@@ -114,6 +117,8 @@ class Leases:
     async def _take(self, connection: AsyncConnection, names: list[str], count: int) -> dict[str, int]:
         if not names or count <= 0:
             return {}
+        # PostgreSQL keeps what it saw of connections until a transaction ends: who came since would be taken for dead.
+        await connection.execute(_LOOK_AGAIN)
         rows = await connection.execute(_TAKE, {"owner": self._owner, "names": names, "count": count})
         return {row.name: row.epoch for row in rows}
 
