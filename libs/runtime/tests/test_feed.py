@@ -60,6 +60,20 @@ async def test_what_is_there_comes_at_once_and_never_more_than_a_batch(reader, p
     assert await feed.pending() == 0
 
 
+async def test_whoever_asks_how_far_behind_it_is_counts_what_it_is_busy_with(reader, put) -> None:
+    await put(3)
+    feed = Feed(reader, EVENTS, [SUBJECT], 1)
+
+    left = 3
+    while left:
+        taken = await feed.next(0.5)
+        assert await feed.behind() == left
+        left -= len(taken)
+
+    assert await feed.next(0.1) == []
+    assert await feed.behind() == 0
+
+
 async def test_a_message_that_comes_while_nothing_is_there_arrives_within_moments(reader, put) -> None:
     feed = Feed(reader, EVENTS, [SUBJECT], 1)
     assert await feed.next(0.2) == []

@@ -8,22 +8,16 @@ import pytest
 from paybill_contracts.billing import (
     AccessState,
     AccountRegistered,
-    Catalogue,
-    CataloguePublished,
     PlanRef,
-    PlanVersion,
     Subscription,
     SubscriptionEnded,
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
-from paybill_contracts.event import Event
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset, placement_of
 from paybill_contracts.provisioner import (
-    Blueprint,
-    BlueprintPublished,
     Endpoint,
     EnvironmentPlanned,
     EnvironmentReady,
@@ -41,27 +35,6 @@ SIGN_UP = {
     "region": "eu-1",
     "contact_email": "somebody.unlikely@acme.example",
 }
-
-
-def catalogue() -> CataloguePublished:
-    plan = PlanVersion(
-        plan="pro",
-        version=1,
-        name="Pro",
-        tier="standard",
-        placement=Preset.POOLED,
-        trial_days=0,
-        grace_s=60,
-        retention_s=86_400,
-        features=(),
-        prices=(),
-    )
-    return CataloguePublished(catalogue="main", content=Catalogue(product="app", plans=(plan,)), content_hash=HASH)
-
-
-def blueprint() -> BlueprintPublished:
-    content = Blueprint(name="main", regions=("eu-1",), tiers=(), tables=())
-    return BlueprintPublished(blueprint="main", content=content, content_hash=HASH)
 
 
 def facts_about(tenant_id: str) -> SimpleNamespace:
@@ -114,12 +87,6 @@ def facts_about(tenant_id: str) -> SimpleNamespace:
         recovered=SubscriptionRecovered(**subscription, subscription=snapshot),
         ended=SubscriptionEnded(**subscription, subscription=snapshot, retention_s=2 * 86_400),
     )
-
-
-@pytest.fixture
-def offerings() -> tuple[Event, Event]:
-    """What may be asked for, as its owners publish it."""
-    return catalogue(), blueprint()
 
 
 @pytest.fixture

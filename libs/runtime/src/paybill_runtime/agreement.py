@@ -1,6 +1,8 @@
 """Whether the stream and this database belong together: either may have been restored without the other."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from paybill_runtime.errors import DatabaseUnavailableError
 
@@ -28,7 +30,17 @@ class Agreement:
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
 
-    def broken(self, who: str, error: LogAndStateDisagreeError) -> None:
+    @contextmanager
+    def judged_by(self, who: str) -> Iterator[None]:
+        """The block compares: whether it raises LogAndStateDisagreeError is what `who` finds."""
+        try:
+            yield
+        except LogAndStateDisagreeError as error:
+            self._broken(who, error)
+            raise
+        self.mended(who)
+
+    def _broken(self, who: str, error: LogAndStateDisagreeError) -> None:
         """Say it once."""
         if self.found.get(who) != str(error):
             log.error("%s stops: %s", who, error)

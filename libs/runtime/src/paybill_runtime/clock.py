@@ -1,8 +1,18 @@
-"""Where time and ids come from, so that a rule never has to ask."""
+"""Where time and ids come from, so that a rule never has to ask; and how long a loop rests."""
 
+import asyncio
 import os
 import time
 from datetime import UTC, datetime
+
+
+async def woken(event: asyncio.Event, within_s: float) -> None:
+    """Return when `event` is set, or after `within_s`: what polls as a backstop waits here."""
+    try:
+        async with asyncio.timeout(within_s):  # not wait_for: before 3.12 it can swallow a cancellation
+            await event.wait()
+    except TimeoutError:
+        return
 
 
 def now() -> datetime:

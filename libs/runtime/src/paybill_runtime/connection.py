@@ -45,8 +45,7 @@ class Bus:
             reconnected_cb=self._back,
             error_cb=self._failed,
             apply_types=False,
-            logger=logging.getLogger("faststream"),
-            log_level=logging.DEBUG,
+            logger=None,  # what it would log, readers and the callbacks above say in a line
         )
 
     @property

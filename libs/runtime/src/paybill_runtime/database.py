@@ -1,8 +1,8 @@
 """The connection to a service's own PostgreSQL database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -71,27 +71,17 @@ class Database:
         went away during the commit; ConfigurationError when it does not let this role in.
         """
         committing = False
-        try:
+        with _in_our_words(lambda: committing):
             async with self.engine.begin() as connection:
                 yield connection
                 committing = True
-        except Exception as error:
-            said = _in_our_words(error, committing=committing)
-            if said is None:
-                raise
-            raise said from error
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """For statements that only read, each by itself: a transaction around one costs two round trips more."""
-        try:
+        with _in_our_words():
             async with self._reading.connect() as connection:
                 yield connection
-        except Exception as error:
-            said = _in_our_words(error)
-            if said is None:
-                raise
-            raise said from error
 
     @asynccontextmanager
     async def direct(self, *, committing: bool = False) -> AsyncIterator[asyncpg.Connection]:
@@ -101,23 +91,21 @@ class Database:
         committing: the statement writes, so that UnknownOutcomeError is raised when PostgreSQL goes away.
         """
         try:
-            async with self._room:
-                connection = self._idle() or await asyncpg.connect(**self._connect_args)
-                try:
-                    yield connection
-                except asyncpg.PostgresError:
+            with _in_our_words(lambda: committing):
+                async with self._room:
+                    connection = self._idle() or await asyncpg.connect(**self._connect_args)
+                    try:
+                        yield connection
+                    except asyncpg.PostgresError:
+                        self._free.append(connection)
+                        raise
+                    except BaseException:
+                        connection.terminate()  # who knows where in a conversation it is
+                        raise
                     self._free.append(connection)
-                    raise
-                except BaseException:
-                    connection.terminate()  # who knows where in a conversation it is
-                    raise
-                self._free.append(connection)
-        except Exception as error:
-            said = _in_our_words(error, committing=committing)
-            if said is None:
-                raise
-            self.losses += isinstance(said, DatabaseUnavailableError)
-            raise said from error
+        except DatabaseUnavailableError:
+            self.losses += 1
+            raise
 
     def _idle(self) -> asyncpg.Connection | None:
         while self._free:
@@ -130,16 +118,11 @@ class Database:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """One unchanging view of the whole database, for reading only."""
-        try:
+        with _in_our_words():
             async with self.engine.connect() as connection:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 async with connection.begin():
                     yield connection
-        except Exception as error:
-            said = _in_our_words(error)
-            if said is None:
-                raise
-            raise said from error
 
     async def close(self) -> None:
         """Give all connections back."""
@@ -156,7 +139,19 @@ async def ask(connection: Connection, statement: str, *values: object) -> Sequen
     return rows
 
 
-def _in_our_words(error: Exception, *, committing: bool = False) -> Exception | None:
+@contextmanager
+def _in_our_words(committing: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Raise what an error of the block says about PostgreSQL as a whole, if it does."""
+    try:
+        yield
+    except Exception as error:
+        said = _said_by(error, committing=committing())
+        if said is None:
+            raise
+        raise said from error
+
+
+def _said_by(error: Exception, *, committing: bool) -> Exception | None:
     """What an error says about PostgreSQL as a whole; None when it is about one statement, or said already."""
     if isinstance(error, DatabaseUnavailableError):
         return None

@@ -20,6 +20,8 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from paybill_runtime.clock import woken
+
 log = logging.getLogger(__name__)
 
 EXPIRES_S = 30.0
@@ -53,6 +55,7 @@ class Feed:
         self._credit = 0
         self._delivered = 0
         self._taken = 0
+        self._in_hand = 0
         self._broken = True
         self._reconnects = 0
         self._last_sign = 0.0
@@ -62,7 +65,8 @@ class Feed:
         self._consumer = ""
 
     async def next(self, timeout_s: float) -> list[Msg]:
-        """What has arrived, at most one batch; empty after `timeout_s` of nothing."""
+        """What has arrived, at most one batch; empty after `timeout_s` of nothing. Who asks is done with the last."""
+        self._in_hand = 0
         deadline = monotonic() + timeout_s
         while not self._messages:
             if self._needs_reopening():
@@ -73,13 +77,10 @@ class Feed:
             left = deadline - monotonic()
             if left <= 0:
                 return []
-            try:
-                async with asyncio.timeout(min(left, 1.0)):  # not wait_for: before 3.12 it can swallow a cancellation
-                    await self._arrived.wait()
-            except TimeoutError:
-                continue
+            await woken(self._arrived, min(left, 1.0))
         taken = [self._messages.popleft() for _ in range(min(len(self._messages), self._batch))]
-        self._taken += len(taken)
+        self._in_hand = len(taken)
+        self._taken += self._in_hand
         await self._ask()
         return taken
 
@@ -92,8 +93,8 @@ class Feed:
         return (info.num_pending or 0) + delivered - self._taken
 
     async def behind(self) -> int | None:
-        """As `pending`, but None when the feed has to be made anew: safe beside a reader."""
-        return None if self._needs_reopening() else await self.pending()
+        """As `pending`, with what the reader is busy with; None when the feed has to be made anew. Safe beside it."""
+        return None if self._needs_reopening() else await self.pending() + self._in_hand
 
     async def close(self) -> None:
         """Stop listening; the server forgets the consumer by itself."""

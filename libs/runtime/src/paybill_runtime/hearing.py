@@ -27,7 +27,7 @@ Handle = Callable[[Unit, Any, Moment], None]
 _PUBLISHERS = UUID("5f0c4c2a-3a0e-4d0e-9d1e-6f0a1c8f2b11")
 """The namespace in which publishers' ids become ours: two publishers may use the same id."""
 _PLACES = {str(place): place for place in range(PARTITIONS)}
-_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+UUID_TEXT = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TENANT = re.compile(r"ten_[0-9a-f]{32}")
 
 
@@ -188,7 +188,7 @@ def message_id(stream: str, subject: str, headers: Mapping[str, str], sequence: 
     if stream == INTAKE:
         return str(uuid5(_PUBLISHERS, f"{_third(subject)}/{headers.get('ce-id') or sequence}"))
     given = headers.get("ce-id", "")
-    if _UUID.fullmatch(given) is not None:
+    if UUID_TEXT.fullmatch(given) is not None:
         return given
     try:
         return str(UUID(given))

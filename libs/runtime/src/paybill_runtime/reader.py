@@ -88,7 +88,7 @@ class Reader:
                 self._changed = True
 
     async def lag(self) -> int | None:
-        """How many messages still wait to be heard here; None when that cannot be told now."""
+        """How many messages still wait to be heard here or are being heard; None when that cannot be told now."""
         if self._feed is None or not self._bus.connected.is_set():
             return None
         try:
@@ -145,12 +145,8 @@ class Reader:
             rows = (await connection.execute(_POSITIONS, {"stream": self._stream, "partitions": owned})).all()
         self._reconnects = self._bus.reconnects
         last = max(rows, key=lambda row: row.sequence)
-        try:
+        with self._handling.agreement.judged_by(self._name):
             await insist_on(self._bus.client, self._stream, last.sequence, str(last.message) if last.message else None)
-        except LogAndStateDisagreeError as error:
-            self._handling.agreement.broken(self._name, error)
-            raise
-        self._handling.agreement.mended(self._name)
         self._positions = {row.partition: row.sequence for row in rows}
         self._feed = Feed(self._bus.client, self._stream, filters, min(self._positions.values()) + 1)
 

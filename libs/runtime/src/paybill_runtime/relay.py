@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import re
 import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,14 +14,17 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError
 from sqlalchemy import text
 
+from paybill_runtime import clock
 from paybill_runtime.agreement import OLDER_DATABASE, Agreement, LogAndStateDisagreeError
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
-from paybill_runtime.errors import LEASE_LOST, ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
+from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
 from paybill_runtime.feed import Feed, stream_sequence
+from paybill_runtime.hearing import UUID_TEXT
 from paybill_runtime.identity import NotForUsError
 from paybill_runtime.leases import RELAY, Leases
 from paybill_runtime.lineage import insist_on
+from paybill_runtime.store import Statement
 from paybill_runtime.streams import EVENTS
 from paybill_runtime.telemetry import meter
 from paybill_runtime.wire import header_block, publish_all
@@ -46,11 +48,6 @@ _WAITING = (
     "EXISTS (SELECT FROM chassis.data_key WHERE NOT copied) AS keys_wait FROM chassis.outbox "
     "WHERE sequence IS NULL ORDER BY position LIMIT $1"
 )
-_MARK = (
-    "WITH marked AS (UPDATE chassis.outbox AS o SET sequence = n.sequence FROM unnest($1::bigint[], $2::bigint[]) "
-    "AS n (position, sequence) WHERE o.position = n.position) SELECT chassis.insist("
-    "EXISTS (SELECT FROM chassis.lease WHERE name = $4 AND epoch = $3::bigint FOR SHARE), $5)"
-)
 _KNOWN_FROM = text(
     "SELECT min(sequence) FROM (SELECT sequence FROM chassis.outbox WHERE sequence IS NOT NULL "
     "ORDER BY sequence DESC LIMIT :margin) AS recent"
@@ -62,7 +59,6 @@ _BATCH, _PLACE = "Nats-Batch-Id", "Nats-Batch-Sequence"
 _BEHIND = "Nats-Expected-Last-Msg-Id"
 _NOT_BEHIND_IT = 10070
 """The server's code for a message whose condition about the last one is not met."""
-_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FOUND = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
 
 
@@ -124,7 +120,7 @@ class Relay:
             except (ConfigurationError, NotForUsError) as error:
                 more = await self._pause(f"keys of personal data cannot be handed on, so no fact is: {error}")
             if not more:
-                await self._idle()
+                await clock.woken(self._wake, POLL_S)
 
     async def _pause(self, trouble: str) -> bool:
         """Say once what is wrong, wait longer each time, and look again at what the stream holds before going on."""
@@ -138,13 +134,6 @@ class Relay:
             await self._bus.connected.wait()
         return False
 
-    async def _idle(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_S):  # not wait_for: before 3.12 it can swallow a cancellation
-                await self._wake.wait()
-        except TimeoutError:
-            return
-
     async def _round(self) -> bool:
         epoch = self._leases.held.get(RELAY)
         if epoch is None:
@@ -157,7 +146,8 @@ class Relay:
         if relaying != self._relaying:
             self._relaying, self._sure = relaying, False
         if not self._sure:
-            await self._make_sure(epoch)
+            with self._agreement.judged_by(RELAY):
+                await self._catch_up(epoch)
             self._sure = True
         self._agreement.insist()
         async with self._database.direct() as connection:
@@ -258,17 +248,15 @@ class Relay:
         if not stored:
             return
         positions, sequences = zip(*stored, strict=True)
+        statement = Statement()
+        statement.hold([(RELAY, epoch)])
+        rows = statement.columns(position=("bigint", positions), sequence=("bigint", sequences))
+        statement.do(
+            f"UPDATE chassis.outbox AS o SET sequence = n.sequence FROM {rows} WHERE o.position = n.position"  # noqa: S608
+        )
         async with self._database.direct(committing=True) as connection:
-            await connection.fetch(_MARK, positions, sequences, epoch, RELAY, LEASE_LOST)
+            await statement.run(connection)
         _RELAYED.add(len(stored))
-
-    async def _make_sure(self, epoch: int) -> None:
-        try:
-            await self._catch_up(epoch)
-        except LogAndStateDisagreeError as error:
-            self._agreement.broken(RELAY, error)
-            raise
-        self._agreement.mended(RELAY)
 
     async def _catch_up(self, epoch: int) -> None:
         """Find in the stream what was published but not marked: the server forgets ids after its window, we do not."""
@@ -294,7 +282,7 @@ class Relay:
             await feed.close()
 
     async def _recognise(self, found: dict[str, int], last_known: int, epoch: int) -> None:
-        ours = [UUID(id_) for id_ in found if _UUID.fullmatch(id_)]
+        ours = [UUID(id_) for id_ in found if UUID_TEXT.fullmatch(id_)]
         async with self._database.reading() as connection:
             rows = (await connection.execute(_FOUND, {"ids": ours})).all()
         await self._mark([(row.position, found[str(row.event_id)]) for row in rows if row.sequence is None], epoch)

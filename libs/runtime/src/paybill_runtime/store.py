@@ -81,6 +81,14 @@ class Statement:
         found = f"(SELECT count(*) FROM ({rows}) AS r) = {self.value(count)}::bigint"  # noqa: S608  # only our own text
         self.insists.append(f"chassis.insist({found}, {self.value(sqlstate)})")
 
+    def hold(self, leases: Collection[tuple[str, int]]) -> None:
+        """Fail, so that LeaseLostError is raised, unless these leases (name, epoch) are ours until the end."""
+        if leases:
+            names, epochs = zip(*sorted(leases), strict=True)
+            claimed = self.columns(name=("text", names), epoch=("bigint", epochs))
+            rows = f"SELECT FROM chassis.lease JOIN {claimed} USING (name, epoch) ORDER BY name FOR SHARE OF lease"
+            self.insist(rows, len(leases), LEASE_LOST)
+
     def do(self, change: str) -> str:
         """Change something, too; the name of what it returns."""
         name = f"c{len(self.parts)}"
@@ -157,11 +165,7 @@ class Store:
         `errors.is_collision`) when a state is not any more as it was looked at, FactTooLargeError.
         """
         statement = Statement()
-        if held:
-            names, epochs = zip(*sorted(held), strict=True)
-            leases = statement.columns(name=("text", names), epoch=("bigint", epochs))
-            rows = f"SELECT FROM chassis.lease JOIN {leases} USING (name, epoch) ORDER BY name FOR SHARE OF lease"
-            statement.insist(rows, len(held), LEASE_LOST)
+        statement.hold(held)
         self._compare(statement, unit)
         self._save(statement, unit)
         if unit.facts:

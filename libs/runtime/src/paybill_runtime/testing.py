@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from paybill_contracts.billing import Catalogue, CataloguePublished, PlanVersion
+from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
 from paybill_contracts.envelope import Fact, Origin, headers_of, read_fact, subject_of
 from paybill_contracts.event import Event, encode
 from paybill_contracts.placement import Preset

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
@@ -14,7 +14,6 @@ from uuid import UUID
 from opentelemetry.trace import SpanKind
 from paybill_contracts.envelope import Fact, Origin, read_fact
 from paybill_contracts.errors import DomainError
-from sqlalchemy import text
 
 from paybill_runtime import clock, parking
 from paybill_runtime.agreement import Agreement
@@ -24,7 +23,7 @@ from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, lin
 from paybill_runtime.keys import DataKeys
 from paybill_runtime.leases import Leases, partition_lease
 from paybill_runtime.parking import delay_s
-from paybill_runtime.store import Statement, fence
+from paybill_runtime.store import Statement
 from paybill_runtime.telemetry import about, span
 from paybill_runtime.work import Effect, Job, Outcome, Refused, RetryAfter, Work
 
@@ -44,14 +43,6 @@ _DUE = (
     "AND NOT EXISTS (SELECT FROM chassis.effect AS earlier WHERE earlier.state = 'pending' "
     "AND earlier.tenant = e.tenant AND earlier.position < e.position) "
     "ORDER BY e.position LIMIT $5"
-)
-_ENDED = text(
-    "UPDATE chassis.effect SET state = :state, attempts = :attempts, reason = :reason "
-    "WHERE event_id = :id AND work = :work"
-)
-_LATER = text(
-    "UPDATE chassis.effect SET attempts = :attempts, next_at = :next_at, reason = :reason "
-    "WHERE event_id = :id AND work = :work"
 )
 
 
@@ -111,19 +102,12 @@ class Worker:
                     log.warning("effects wait: %s", error)
                     found = 0
                 if not found:
-                    await self._idle()
+                    await clock.woken(self._wake, POLL_S)
         finally:
             ending = list(self._busy.values())
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
-
-    async def _idle(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_S):  # not wait_for: before 3.12 it can swallow a cancellation
-                await self._wake.wait()
-        except TimeoutError:
-            return
 
     async def _start_due(self) -> int:
         room = CONCURRENCY - len(self._busy)
@@ -213,30 +197,23 @@ class Worker:
 
     async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
         """Record what came of it; with a `state`, the effect ends in the same transaction."""
-
-        def end(statement: Statement) -> None:
-            state_, attempts, reason_, id_, work = map(
-                statement.value, (state, row.attempts + 1, why or None, row.event_id, row.work)
-            )
-            statement.do(
-                f"UPDATE chassis.effect SET state = {state_}, attempts = {attempts}, reason = {reason_} "  # noqa: S608
-                f"WHERE event_id = {id_} AND work = {work}"
-            )
-
-        besides = [end] if state else []
+        besides = [partial(_change, row, _ending(state, row.attempts + 1, why))] if state else []
         await self._decider.decide(Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), besides))
 
     async def _end(self, row: _Due, state: str, attempts: int, why: str = "") -> None:
-        async with self._database.transaction() as connection:
-            await fence(connection, _held(row))
-            await connection.execute(_ENDED, _ending(row, state, attempts, why))
+        await self._keep(row, _ending(state, attempts, why))
 
     async def _later(self, row: _Due, attempts: int, after_s: float, why: str) -> None:
         next_at = clock.now() + timedelta(seconds=after_s)
-        values = {"id": row.event_id, "work": row.work, "attempts": attempts, "next_at": next_at, "reason": why}
-        async with self._database.transaction() as connection:
-            await fence(connection, _held(row))
-            await connection.execute(_LATER, values)
+        await self._keep(row, {"attempts": attempts, "next_at": next_at, "reason": why})
+
+    async def _keep(self, row: _Due, columns: Mapping[str, Any]) -> None:
+        """Change the row of an effect, under its lease."""
+        statement = Statement()
+        statement.hold(_held(row).items())
+        _change(row, columns, statement)
+        async with self._database.direct(committing=True) as connection:
+            await statement.run(connection)
 
 
 def _held(row: _Due) -> dict[str, int]:
@@ -244,5 +221,11 @@ def _held(row: _Due) -> dict[str, int]:
     return {partition_lease(row.partition): row.epoch}
 
 
-def _ending(row: _Due, state: str, attempts: int, why: str) -> dict[str, Any]:
-    return {"id": row.event_id, "work": row.work, "state": state, "attempts": attempts, "reason": why or None}
+def _ending(state: str, attempts: int, why: str) -> Mapping[str, Any]:
+    return {"state": state, "attempts": attempts, "reason": why or None}
+
+
+def _change(row: _Due, columns: Mapping[str, Any], statement: Statement) -> None:
+    changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
+    where = f"event_id = {statement.value(row.event_id)} AND work = {statement.value(row.work)}"
+    statement.do(f"UPDATE chassis.effect SET {changes} WHERE {where}")  # noqa: S608  # columns are named above

@@ -9,6 +9,7 @@ from typing import Any
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError
+from paybill_runtime.clock import woken
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
 from paybill_runtime.http import Edge
 from paybill_runtime.leases import Leases
@@ -110,17 +111,10 @@ class Ingest:
                             clean_at = clock() + CLEANING_S
                 except DatabaseUnavailableError as error:
                     log.warning("webhooks wait: %s", error)
-                await self._idle()
+                await woken(self._arrived, POLL_S)
         finally:
             for task in self._busy.values():
                 task.cancel()
-
-    async def _idle(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_S):  # not wait_for: before 3.12 it can swallow a cancellation
-                await self._arrived.wait()
-        except TimeoutError:
-            return
 
     async def _welcome(self) -> None:
         """What waited for an account that is open now is due."""
