@@ -5,16 +5,8 @@ from datetime import UTC, datetime, timedelta
 from paybill_billing.domain import catalogue
 from paybill_billing.domain.catalogue import PriceSeen
 from paybill_billing.domain.subscriptions import Seen
-from paybill_contracts.billing import (
-    Catalogue as Content,
-)
-from paybill_contracts.billing import (
-    Interval,
-    LimitFeature,
-    MeteredFeature,
-    PlanVersion,
-    Price,
-)
+from paybill_contracts.catalogue import Catalogue as Content
+from paybill_contracts.catalogue import Interval, LimitFeature, MeteredFeature, PlanVersion, Price
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset

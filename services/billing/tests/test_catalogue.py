@@ -4,7 +4,7 @@ import pytest
 from billing_samples import CONTENT, PRO_1, PRO_2, published
 from paybill_billing.domain import catalogue
 from paybill_billing.domain.catalogue import PriceSeen, PublishedPlanEditedError, UnknownPlanError, UnknownPriceError
-from paybill_contracts.billing import Catalogue as Content
+from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.event import digest
 
 

@@ -1,7 +1,7 @@
 """What may be asked for, as its owners publish it."""
 
 import pytest
-from paybill_contracts.billing import Catalogue, CataloguePublished, PlanVersion
+from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_tenant.domain.offerings import (

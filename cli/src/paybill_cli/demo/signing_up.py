@@ -5,11 +5,11 @@ import asyncio
 from paybill_contracts.billing import (
     AccountOpened,
     AccountRegistered,
-    CataloguePublished,
     EntitlementsSet,
     PublishersAllowed,
     SubscriptionActivated,
 )
+from paybill_contracts.catalogue import CataloguePublished
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import (
     BlueprintPublished,

@@ -1,10 +1,11 @@
 """Facts of the billing service: what customers subscribed to, what that entitles them to, and what they paid."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from paybill_contracts.catalogue import Feature, Interval
 from paybill_contracts.event import Event, Value
 from paybill_contracts.money import Money
 from paybill_contracts.operations import (
@@ -40,91 +41,6 @@ class AccessState(StrEnum):
     SUSPENDED = "suspended"
     PAUSED = "paused"
     ENDED = "ended"
-
-
-class BooleanFeature(Value):
-    """On or off."""
-
-    kind: Literal["boolean"]
-    key: Key
-    enabled: bool
-
-
-class StaticFeature(Value):
-    """A fixed value, such as a support level."""
-
-    kind: Literal["static"]
-    key: Key
-    value: Text
-
-
-class LimitFeature(Value):
-    """At most `limit` of something."""
-
-    kind: Literal["limit"]
-    key: Key
-    limit: Count
-
-
-class MeteredFeature(Value):
-    """Usage that is counted by `meter`; `included` units cost nothing extra."""
-
-    kind: Literal["metered"]
-    key: Key
-    meter: Key
-    included: Count
-
-
-Feature = Annotated[BooleanFeature | StaticFeature | LimitFeature | MeteredFeature, Field(discriminator="kind")]
-
-
-class Interval(StrEnum):
-    """How often a price is paid."""
-
-    MONTH = "month"
-    YEAR = "year"
-
-
-class Price(Value):
-    """What a plan costs each interval. `provider_prices` maps a provider's name to its price id."""
-
-    amount: Money
-    interval: Interval
-    provider_prices: dict[Key, ProviderId]
-
-
-class PlanVersion(Value):
-    """A plan as it was sold from some day on; immutable once published, and a subscription pins it.
-
-    trial_days: 0 for none. grace_s: how long access stays after a failed payment. retention_s: how long the data of a
-    tenant that left is kept.
-    """
-
-    plan: Key
-    version: Annotated[int, Field(ge=1, le=10**6)]
-    name: Text
-    tier: Key
-    placement: Preset
-    trial_days: Annotated[int, Field(ge=0, le=730)]
-    grace_s: Annotated[int, Field(ge=0, le=365 * 86_400)]
-    retention_s: Annotated[int, Field(ge=0, le=10 * 365 * 86_400)]
-    features: tuple[Feature, ...]
-    prices: tuple[Price, ...]
-
-
-class Catalogue(Value):
-    """All plan versions on sale or still subscribed to."""
-
-    product: Key
-    plans: tuple[PlanVersion, ...]
-
-
-class CataloguePublished(Event, type="billing.catalogue_published", version=1, aggregate="catalogue", key="catalogue"):
-    """From now on this is what we sell. Decisions name `content_hash`, so that a replay needs nothing else."""
-
-    catalogue: Key
-    content: Catalogue
-    content_hash: Digest
 
 
 class AccountRegistered(Event, type="billing.account_registered", version=1, aggregate="account", key="tenant_id"):
@@ -178,8 +94,21 @@ class PlanRef(Value):
     catalogue_hash: Digest
 
 
+class PendingChange(Value):
+    """What a subscription becomes at `at`, without anybody doing anything more."""
+
+    plan: Key
+    version: Count
+    quantity: Count
+    at: Timestamp
+
+
 class Subscription(Value):
-    """A subscription as it is after the fact: the whole of it, so that nobody has to ask."""
+    """A subscription as it is after the fact: the whole of it, so that nobody has to ask.
+
+    paid_until: the end of the newest period that was paid; access that was paid for is never taken away. interval: how
+    often `price` is paid.
+    """
 
     subscription_id: SubscriptionId
     tenant_id: TenantId
@@ -194,6 +123,10 @@ class Subscription(Value):
     period_end: Timestamp | None
     cancel_at: Timestamp | None
     grace_until: Timestamp | None
+    trial_end: Timestamp | None = None
+    paid_until: Timestamp | None = None
+    interval: Interval | None = None
+    pending: PendingChange | None = None
 
 
 class SubscriptionFact(Event):

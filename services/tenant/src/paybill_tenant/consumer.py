@@ -4,13 +4,13 @@ from typing import Protocol
 
 from paybill_contracts.billing import (
     AccountRegistered,
-    CataloguePublished,
     SubscriptionActivated,
     SubscriptionEnded,
     SubscriptionPaused,
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
+from paybill_contracts.catalogue import CataloguePublished
 from paybill_contracts.provisioner import (
     BlueprintPublished,
     EnvironmentFailed,

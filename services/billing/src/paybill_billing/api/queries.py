@@ -3,7 +3,8 @@
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query
-from paybill_contracts.billing import AccessState, Feature, MeteredFeature, PlanRef, PlanVersion, Subscription
+from paybill_contracts.billing import AccessState, PlanRef, Subscription
+from paybill_contracts.catalogue import Feature, MeteredFeature, PlanVersion
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Digest, SubscriptionId, TenantId, Timestamp
 from paybill_runtime.auth import Role

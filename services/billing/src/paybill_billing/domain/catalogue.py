@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from paybill_contracts.billing import Catalogue as Content
-from paybill_contracts.billing import CataloguePublished, PlanVersion, Price
+from paybill_contracts.catalogue import Catalogue as Content
+from paybill_contracts.catalogue import CataloguePublished, PlanVersion, Price
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 

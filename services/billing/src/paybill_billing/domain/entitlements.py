@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import assert_never
 
-from paybill_contracts.billing import EntitlementsSet, Feature, PlanRef, PlanVersion, Subscription
+from paybill_contracts.billing import EntitlementsSet, PlanRef, Subscription
+from paybill_contracts.catalogue import Feature, PlanVersion
 from paybill_contracts.errors import NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.placement import Preset

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import yaml
-from paybill_contracts.billing import Catalogue, Feature, Interval, PlanVersion, Price
+from paybill_contracts.catalogue import Catalogue, Feature, Interval, PlanVersion, Price
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset

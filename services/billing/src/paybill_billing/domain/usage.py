@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from paybill_contracts.billing import MeteredFeature, UsageRecorded
+from paybill_contracts.billing import UsageRecorded
+from paybill_contracts.catalogue import MeteredFeature
 from paybill_contracts.errors import DomainError, ForbiddenError
 from paybill_contracts.usage import Usage
 

@@ -1,11 +1,16 @@
-"""The outside world: billing providers, behind one port."""
+"""The outside world: billing providers, behind one port.
+
+`Provider` is what every provider does. What only some can do are ports of their own (`Redelivers`, `Lists`, `Meters`,
+`Portal`): a provider has one by having its methods, and what needs it says so when it is missing.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from paybill_contracts.billing import PlanVersion
+from paybill_contracts.catalogue import PlanVersion, Price
+from paybill_contracts.changes import ChangeKind, Proration
 
 from paybill_billing.domain.accounts import Opened
 from paybill_billing.domain.payments import Attempt
@@ -60,6 +65,47 @@ class Delivery:
     target: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a subscription is to become. plan, price, quantity: None when they stay as they are.
+
+    at_period_end: not now, but when what is paid for is over.
+    """
+
+    kind: ChangeKind
+    at_period_end: bool
+    product: str
+    plan: PlanVersion | None = None
+    price: Price | None = None
+    quantity: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A page of verified messages that were not delivered, each with its body; `next` is None on the last."""
+
+    messages: tuple[tuple[Delivery, bytes], ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of subscriptions as the provider shows them now; `next` is None on the last."""
+
+    seen: tuple[Seen, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a customer used of a meter until `at`. meter: the provider's name for it."""
+
+    customer: str
+    meter: str
+    quantity: int
+    at: datetime
+
+
 class Inbound(Protocol):
     """How a provider's messages are told from forged ones, and read."""
 
@@ -84,6 +130,47 @@ class Provider(Protocol):
 
     async def leave(self, customer: str) -> None:
         """Cancel all that the customer has, and close every checkout."""
+
+    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+        """What the change would cost if it were made at `at`. Changes nothing."""
+
+    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+        """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
+
+
+@runtime_checkable
+class Redelivers(Protocol):
+    """A provider that says which of its messages nobody took."""
+
+    async def undelivered(self, since: datetime, after: str | None) -> Missed:
+        """A page of what was not delivered since then, the oldest page last; `after`: the page before's `next`."""
+
+
+@runtime_checkable
+class Lists(Protocol):
+    """A provider that lists all subscriptions, those that ended too."""
+
+    async def subscriptions(self, after: str | None) -> Page:
+        """A page of them; `after`: the page before's `next`."""
+
+
+@runtime_checkable
+class Meters(Protocol):
+    """A provider that bills usage."""
+
+    async def report(self, reading: Reading, key: str) -> None:
+        """Add to the customer's meter, once for each `key`."""
+
+    async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
+        """What the provider has counted in that time."""
+
+
+@runtime_checkable
+class Portal(Protocol):
+    """A provider with pages of its own where customers manage what they bought."""
+
+    async def portal(self, customer: str, return_url: str) -> str:
+        """A link for this customer, good for a short while."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import stripe
-from paybill_contracts.billing import PlanVersion, Price
+from paybill_contracts.catalogue import PlanVersion, Price
 from typing_extensions import override
 
 from paybill_billing.domain.accounts import Opened

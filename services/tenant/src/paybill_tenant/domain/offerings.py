@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from paybill_contracts.billing import CataloguePublished
+from paybill_contracts.catalogue import CataloguePublished
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.tenant import OfferingNoted

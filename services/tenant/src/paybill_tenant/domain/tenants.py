@@ -5,12 +5,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-from paybill_contracts.billing import (
-    AccountRegistered,
-    SubscriptionEnded,
-    SubscriptionPaused,
-    SubscriptionSuspended,
-)
+from paybill_contracts.billing import AccountRegistered, SubscriptionEnded, SubscriptionPaused, SubscriptionSuspended
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.personal import Personal
 from paybill_contracts.provisioner import (

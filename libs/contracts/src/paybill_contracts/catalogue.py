@@ -1,0 +1,134 @@
+"""The catalogue: what is sold, in plan versions that never change, and how usage of it is counted."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from paybill_contracts.event import Event, Value
+from paybill_contracts.money import Money
+from paybill_contracts.placement import Preset
+from paybill_contracts.values import Count, Digest, Key, ProviderId, Text
+
+
+class BooleanFeature(Value):
+    """On or off."""
+
+    kind: Literal["boolean"]
+    key: Key
+    enabled: bool
+
+
+class StaticFeature(Value):
+    """A fixed value, such as a support level."""
+
+    kind: Literal["static"]
+    key: Key
+    value: Text
+
+
+class LimitFeature(Value):
+    """At most `limit` of something."""
+
+    kind: Literal["limit"]
+    key: Key
+    limit: Count
+
+
+class MeteredFeature(Value):
+    """Usage that is counted by `meter`; `included` units cost nothing extra, and no more than `quota` may be used.
+
+    quota: in each window of the meter; None when there is no bound but the price.
+    """
+
+    kind: Literal["metered"]
+    key: Key
+    meter: Key
+    included: Count
+    quota: Count | None = None
+
+
+Feature = Annotated[BooleanFeature | StaticFeature | LimitFeature | MeteredFeature, Field(discriminator="kind")]
+
+
+class Aggregation(StrEnum):
+    """How a meter makes one number of many measurements. UNIQUE counts different things that were used."""
+
+    COUNT = "count"
+    SUM = "sum"
+    MAX = "max"
+    UNIQUE = "unique"
+
+
+class Window(StrEnum):
+    """The time that a meter counts in before it starts anew, in UTC."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+class Meter(Value):
+    """What is counted, and how. A window is closed `lateness_s` after its end; what comes later is quarantined.
+
+    provider_meters maps a provider's name to its own name for the meter; usage is sent to those providers alone.
+    """
+
+    meter: Key
+    aggregation: Aggregation = Aggregation.SUM
+    window: Window = Window.MONTH
+    lateness_s: Annotated[int, Field(ge=0, le=35 * 86_400)] = 3 * 86_400
+    provider_meters: Annotated[dict[Key, ProviderId], Field(default={})]
+
+
+class Interval(StrEnum):
+    """How often a price is paid."""
+
+    MONTH = "month"
+    YEAR = "year"
+
+
+class Price(Value):
+    """What a plan costs each interval. `provider_prices` maps a provider's name to its price id."""
+
+    amount: Money
+    interval: Interval
+    provider_prices: dict[Key, ProviderId]
+
+
+class PlanVersion(Value):
+    """A plan as it was sold from some day on; immutable once published, and a subscription pins it.
+
+    trial_days: 0 for none. grace_s: how long access stays after a failed payment. retention_s: how long the data of a
+    tenant that left is kept.
+    """
+
+    plan: Key
+    version: Annotated[int, Field(ge=1, le=10**6)]
+    name: Text
+    tier: Key
+    placement: Preset
+    trial_days: Annotated[int, Field(ge=0, le=730)]
+    grace_s: Annotated[int, Field(ge=0, le=365 * 86_400)]
+    retention_s: Annotated[int, Field(ge=0, le=10 * 365 * 86_400)]
+    features: tuple[Feature, ...]
+    prices: tuple[Price, ...]
+
+
+class Catalogue(Value):
+    """All plan versions on sale or still subscribed to, and the meters that their features name.
+
+    A meter that is not named in `meters` is a sum by the month.
+    """
+
+    product: Key
+    plans: tuple[PlanVersion, ...]
+    meters: tuple[Meter, ...] = ()
+
+
+class CataloguePublished(Event, type="billing.catalogue_published", version=1, aggregate="catalogue", key="catalogue"):
+    """From now on this is what we sell. Decisions name `content_hash`, so that a replay needs nothing else."""
+
+    catalogue: Key
+    content: Catalogue
+    content_hash: Digest
