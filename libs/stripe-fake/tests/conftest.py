@@ -59,6 +59,10 @@ class RunningFake:
             self.process.kill()
             self.process.stdout.close()
 
+    def clone(self) -> httpx.Client:
+        """Another connection, for a thread of its own."""
+        return httpx.Client(base_url=self.url, headers=self.http.headers, trust_env=False)
+
     def price(self, amount: int = 2000, **more):
         recurring = more.pop("recurring", {"interval": "month"})
         data = {"product_data": {"name": "Team"}, "currency": "usd", "unit_amount": amount, "recurring": recurring}

@@ -229,7 +229,7 @@ def test_what_was_not_delivered_is_after_a_restart(start, receiver, tmp_path, ho
     fake.start()
 
     assert [event.to_dict() for event in fake.events()] == happened
-    assert fake.control.faults() == {"duplicate": 2, "reorder": False, "lose_next": 0, "lose_types": [], "paused": True}
+    assert (fake.control.faults()["duplicate"], fake.control.faults()["paused"]) == (2, True)
     assert types(receiver.taken) == ["product.created"] * 2
     fake.control.resume_delivery()
     fake.control.wait_delivered()

@@ -205,13 +205,14 @@ def test_a_subscription_that_was_to_end_does(fake):
     for subscription in (by_time, by_hand):
         fake.stripe.subscriptions.update(subscription.id, {"cancel_at_period_end": True})
     fake.control.renew(by_hand.id)
+    assert types(fake.events(by_hand.id))[-1] == "customer.subscription.deleted"
     fake.control.advance_clock(MONTH)
 
+    assert types(fake.events(by_time.id)) == ["customer.subscription.deleted"]
     for subscription in (by_time, by_hand):
         ended = fake.stripe.subscriptions.retrieve(subscription.id)
         assert (ended.status, ended.cancel_at_period_end) == ("canceled", True)
         assert ended.latest_invoice == subscription.latest_invoice
-        assert types(fake.events(subscription.id))[-1] == "customer.subscription.deleted"
     assert fake.stripe.subscriptions.retrieve(by_time.id).ended_at == period(by_time)[1]
 
 

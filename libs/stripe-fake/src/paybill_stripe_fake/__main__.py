@@ -19,6 +19,7 @@ from paybill_stripe_fake.forms import is_web_url
 from paybill_stripe_fake.sender import Sender
 from paybill_stripe_fake.server import create_app
 from paybill_stripe_fake.store import StateFileError, Store
+from paybill_stripe_fake.traffic import Traffic
 from paybill_stripe_fake.webhook_endpoints import is_loopback, set_static
 
 _MAX_RETRIES = 20
@@ -51,6 +52,7 @@ def _serve(options: argparse.Namespace) -> int:
             base_url=(options.public_url or url).rstrip("/"),
             retry_policy=RetryPolicy(options.retry_days, options.when_retries_fail),
             allow_remote=options.allow_remote,
+            traffic=Traffic(options.limit_per_endpoint, options.limit_per_account),
         )
         with account.work():
             set_static(account, options.webhook_url, signing)
@@ -103,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         help="delay before the second attempt; it doubles up to 15 s (default: %(default)s)",
     )
     add("--webhook-timeout-s", type=_seconds, default=10.0, help="how long an attempt may take (default: %(default)s)")
+    add(
+        "--limit-per-endpoint", type=_rate, metavar="N", help="API calls a second of one endpoint (default: any number)"
+    )
+    add("--limit-per-account", type=_rate, metavar="N", help="API calls a second in all (default: any number)")
     add("--json", action="store_true", help="print where it listens as JSON")
     return parser
 
@@ -163,6 +169,14 @@ def _seconds(text: str) -> float:
         message = "a number above 0 and up to 3600"
         raise argparse.ArgumentTypeError(message)
     return seconds
+
+
+def _rate(text: str) -> int:
+    rate = int(text)
+    if not 1 <= rate <= 100_000:  # noqa: PLR2004 - far above what it can answer
+        message = "a whole number from 1 to 100000"
+        raise argparse.ArgumentTypeError(message)
+    return rate
 
 
 def _bracketed(host: str) -> str:

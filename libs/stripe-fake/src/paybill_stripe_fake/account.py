@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from paybill_stripe_fake.errors import ResourceMissingError
 from paybill_stripe_fake.store import Resource, Store
+from paybill_stripe_fake.traffic import Traffic
 
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTHS = {"cus": 14, "prod": 14, "req": 14, "si": 14, "whsec": 32, "cs_test": 58}
@@ -47,6 +48,7 @@ class Account:
     allow_remote: whether webhooks may leave this machine.
     static_secrets: sign for the endpoint of the command line.
     committed: called after a change, so that the sender looks for webhooks.
+    traffic: the API calls: how many, how many are allowed, and which fail.
     """
 
     store: Store
@@ -55,6 +57,7 @@ class Account:
     allow_remote: bool = False
     static_secrets: tuple[str, ...] = ()
     committed: Callable[[], None] = lambda: None
+    traffic: Traffic = field(default_factory=Traffic)
     request: ApiRequest = field(default_factory=ApiRequest)
     _instant: int | None = None
 

@@ -88,15 +88,47 @@ class FakeControl:
         *,
         duplicate: int | None = None,
         reorder: bool | None = None,
+        shuffle: bool | None = None,
+        delay_s: float | None = None,
         lose: int | Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Set the given faults of webhook delivery, and return all.
 
-        duplicate: copies of each event, 1 for no fault. reorder: the newest queued first.
+        duplicate: copies of each event, 1 for no fault. reorder: the newest queued first. shuffle: in no order.
+        delay_s: the longest time that a copy waits before its first attempt, each one of its own.
         lose: how many of the next events never arrive, or the types that never do; 0 ends either.
         """
-        given = {"duplicate": duplicate, "reorder": reorder, "lose": lose if isinstance(lose, int | None) else [*lose]}
+        given = {
+            "duplicate": duplicate,
+            "reorder": reorder,
+            "shuffle": shuffle,
+            "delay_s": delay_s,
+            "lose": lose if isinstance(lose, int | None) else [*lose],
+        }
         return self._post("/fake/faults", {key: value for key, value in given.items() if value is not None})
+
+    def fail_calls(
+        self, count: int, *, status: int = 500, path: str = "/", after: bool = False, retry_after_s: int | None = None
+    ) -> None:
+        """Let the next so many API calls whose path begins so fail; with `after`, once they were carried out."""
+        given = {"fail": count, "status": status, "path": path, "after": after, "retry_after_s": retry_after_s}
+        self._post("/fake/api-faults", given)
+
+    def delay_calls(self, delay_s: float, *, path: str = "/") -> None:
+        """Hold every API call whose path begins so up; 0 ends it, and any failures still to come."""
+        self._post("/fake/api-faults", {"delay_s": delay_s, "path": path})
+
+    def limit_calls(self, *, per_endpoint: int | None = None, per_account: int | None = None) -> None:
+        """Answer 429 to more API calls than these within a second; 0 ends a limit."""
+        self._post("/fake/limits", {"per_endpoint": per_endpoint, "per_account": per_account})
+
+    def calls(self) -> dict[str, Any]:
+        """API calls so far: `total`, `refused`, `max_per_s` (the most within any one second), and by `endpoints`."""
+        return self._get("/fake/requests", {})
+
+    def forget_calls(self) -> None:
+        """Count API calls from nought."""
+        self._post("/fake/requests/forget", {})
 
     def pause_delivery(self) -> None:
         """Hold webhooks back; events go on happening."""

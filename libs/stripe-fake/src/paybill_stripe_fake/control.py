@@ -40,10 +40,42 @@ def redeliver(account: Account, _params: Params, event_id: str) -> Resource:
     return {"data": deliveries.redeliver(account, account.get("event", event_id))}
 
 
+def get_requests(account: Account, _params: Params) -> Resource:
+    """How often the API was called, and how often within one second."""
+    return account.traffic.report()
+
+
+def forget_requests(account: Account, _params: Params) -> Resource:
+    """Count calls from nought."""
+    account.traffic.forget()
+    return account.traffic.report()
+
+
+def get_limits(account: Account, _params: Params) -> Resource:
+    """How many calls a second are let in."""
+    return account.traffic.limits()
+
+
+def set_limits(account: Account, params: Params) -> Resource:
+    """Limit the calls that are let in."""
+    return account.traffic.set_limits(params)
+
+
+def get_api_faults(account: Account, _params: Params) -> Resource:
+    """Which calls of the API fail."""
+    return dict(account.traffic.faults)
+
+
+def set_api_faults(account: Account, params: Params) -> Resource:
+    """Let calls of the API fail or take long."""
+    return account.traffic.set_faults(params)
+
+
 def reset(account: Account, _params: Params) -> Resource:
     """Start with an empty account in real time; the endpoint of the command line stays."""
     static = account.store.find("webhook_endpoint", webhook_endpoints.STATIC_ID)
     account.store.clear()
+    account.traffic.reset()
     if static is not None:
         account.put(static)
     return {}
@@ -60,6 +92,12 @@ ENDPOINTS = [
     ("POST", "/fake/clock/advance", renewals.advance),
     ("GET", "/fake/faults", get_faults),
     ("POST", "/fake/faults", set_faults),
+    ("GET", "/fake/requests", get_requests),
+    ("POST", "/fake/requests/forget", forget_requests),
+    ("GET", "/fake/limits", get_limits),
+    ("POST", "/fake/limits", set_limits),
+    ("GET", "/fake/api-faults", get_api_faults),
+    ("POST", "/fake/api-faults", set_api_faults),
     ("POST", "/fake/delivery/pause", pause),
     ("POST", "/fake/delivery/resume", resume),
     ("GET", "/fake/deliveries", deliveries.list_deliveries),

@@ -3,6 +3,7 @@
 A delivery's id is its event's id and a number. Due times are real time, whatever the account's clock says.
 """
 
+import hashlib
 import time
 from typing import Any
 
@@ -16,7 +17,15 @@ _ATTEMPTS_KEPT = 10
 _MAX_LISTED = 1000
 _MAX_LOST_TYPES = 100
 _STATES = ("pending", "delivered", "lost", "dropped")
-_NO_FAULTS = {"duplicate": 1, "reorder": False, "lose_next": 0, "lose_types": []}
+_MAX_DELAY_S = 3600
+_NO_FAULTS = {
+    "duplicate": 1,
+    "reorder": False,
+    "shuffle": False,
+    "delay_s": 0.0,
+    "lose_next": 0,
+    "lose_types": [],
+}
 
 
 def enqueue(account: Account, event: Resource) -> None:
@@ -30,7 +39,7 @@ def enqueue(account: Account, event: Resource) -> None:
         account.store.put("setting", "faults", {**active, "lose_next": active["lose_next"] - 1})
     for endpoint in endpoints:
         for _ in range(1 if lost else active["duplicate"]):
-            _queue(account, event, endpoint, "lost" if lost else "pending")
+            _queue(account, event, endpoint, "lost" if lost else "pending", delay_s=active["delay_s"])
 
 
 def redeliver(account: Account, event: Resource) -> list[Resource]:
@@ -56,7 +65,10 @@ def undelivered(account: Account, event_id: str) -> int:
 def due(account: Account, endpoint_id: str, now: float) -> list[Resource]:
     """What is to be sent to an endpoint now, in the order in which it goes out."""
     found = [delivery for delivery in pending(account, endpoint_id) if delivery["due_at"] <= now]
-    return found[::-1] if faults(account)["reorder"] else found
+    active = faults(account)
+    if active["shuffle"]:
+        return sorted(found, key=_chance)
+    return found[::-1] if active["reorder"] else found
 
 
 def pending(account: Account, endpoint_id: str | None = None) -> list[Resource]:
@@ -90,7 +102,7 @@ def drop(account: Account, endpoint_id: str) -> None:
 
 def faults(account: Account) -> dict[str, Any]:
     """How delivery misbehaves at present."""
-    return account.store.find("setting", "faults") or _NO_FAULTS
+    return {**_NO_FAULTS, **(account.store.find("setting", "faults") or {})}
 
 
 def paused(account: Account) -> bool:
@@ -110,13 +122,17 @@ def set_faults(account: Account, params: Params) -> dict[str, Any]:
     """Set the faults that are given and leave the others as they are.
 
     duplicate: how many copies of each event are sent, 1 to 100.
-    reorder: whether what is queued goes out the newest first.
+    reorder: whether what is queued goes out the newest first. shuffle: in no order at all.
+    delay_s: each copy waits a time of its own, up to so many seconds, before its first attempt.
     lose: how many of the next events are never sent, or a list of types that never are; 0 ends it.
     """
     changed = dict(faults(account))
     copies, reorder = params.integer("duplicate", least=1, most=MAX_COPIES), params.flag("reorder")
     changed.update({} if copies is None else {"duplicate": copies})
     changed.update({} if reorder is None else {"reorder": reorder})
+    shuffle, delay = params.flag("shuffle"), params.decimal("delay_s")
+    changed.update({} if shuffle is None else {"shuffle": shuffle})
+    changed.update({} if delay is None else {"delay_s": min(float(delay), _MAX_DELAY_S)})
     if params.has("lose"):
         changed.update(_loss(params))
     account.store.put("setting", "faults", changed)
@@ -147,7 +163,12 @@ def _subscribed(account: Account, event: Resource) -> list[Resource]:
     ]
 
 
-def _queue(account: Account, event: Resource, endpoint: Resource, state: str) -> Resource:
+def _chance(delivery: Resource) -> float:
+    """From 0 to 1, as good as random and always the same for one delivery."""
+    return int.from_bytes(hashlib.sha256(delivery["id"].encode()).digest()[:4]) / 2**32
+
+
+def _queue(account: Account, event: Resource, endpoint: Resource, state: str, *, delay_s: float = 0.0) -> Resource:
     identifier = f"{event['id']}.{len(of_event(account, event['id'])) + 1}"
     delivery = {
         "id": identifier,
@@ -157,8 +178,10 @@ def _queue(account: Account, event: Resource, endpoint: Resource, state: str) ->
         "state": state,
         "attempts": 0,
         "last_attempts": [],
-        "due_at": time.time() if state == "pending" else None,
+        "due_at": None,
     }
+    if state == "pending":
+        delivery["due_at"] = time.time() + _chance(delivery) * delay_s
     account.store.put("delivery", identifier, delivery)
     if state == "pending":
         account.store.put("pending", identifier, {"id": identifier})

@@ -1,5 +1,6 @@
 """What the API refuses, in the shape in which Stripe says it."""
 
+import math
 from typing import Any
 
 
@@ -8,6 +9,7 @@ class ApiError(Exception):
 
     status: the HTTP status of the answer.
     keep: what the request has changed so far stays, as after a declined card.
+    headers: of the answer, besides the usual ones.
     """
 
     status = 400
@@ -20,6 +22,7 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.more = more
+        self.headers: dict[str, str] = {}
 
     def body(self) -> dict[str, Any]:
         """The JSON that Stripe's SDKs turn into an exception."""
@@ -71,6 +74,49 @@ class IdempotencyError(ApiError):
     """An idempotency key was used before, for something else."""
 
     type = "idempotency_error"
+
+
+class KeyInUseError(IdempotencyError):
+    """A request with this idempotency key is still under way."""
+
+    status = 409
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            "There is currently another in-progress request using this Idempotent Key (that probably means you "
+            f"submitted twice, and the other request is still going through): {key}. Please try again later.",
+            code="idempotency_key_in_use",
+        )
+
+
+class RateLimitError(ApiError):
+    """Too many calls within a second."""
+
+    status = 429
+
+    def __init__(self, reason: str, wait_s: float) -> None:
+        super().__init__(
+            "Request rate limit exceeded. Learn more about rate limits here https://docs.stripe.com/rate-limits.",
+            code="rate_limit",
+        )
+        self.headers = {
+            "Retry-After": str(math.ceil(max(wait_s, 0.001))),
+            "Stripe-Rate-Limited-Reason": reason,
+            "Stripe-Should-Retry": "true",
+        }
+
+
+class InjectedError(ApiError):
+    """A call that a test wanted to fail."""
+
+    type = "api_error"
+
+    def __init__(self, status: int, retry_after_s: int | None) -> None:
+        super().__init__("An error occurred on our end, as the stand-in was told to have.")
+        self.status = status
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        if status == 429:  # noqa: PLR2004 - Too Many Requests
+            self.type, self.code = "invalid_request_error", "rate_limit"
 
 
 class CardDeclinedError(ApiError):

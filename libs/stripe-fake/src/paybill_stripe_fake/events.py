@@ -5,10 +5,13 @@ from typing import Any
 
 from paybill_stripe_fake import API_VERSION, deliveries
 from paybill_stripe_fake.account import Account, new_id
+from paybill_stripe_fake.errors import InvalidRequestError, ResourceMissingError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.store import Resource
 
+KEPT_S = 30 * 86_400
+"""How long the API shows an event; deliveries and the control routes know it for ever."""
 _MAX_TYPES = 20
 
 
@@ -56,20 +59,29 @@ def rendered(account: Account, event: Resource) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, event_id: str) -> Resource:
-    """One event."""
-    return rendered(account, account.get("event", event_id))
+    """One event of the last 30 days."""
+    event = account.get("event", event_id)
+    if event["created"] <= account.now() - KEPT_S:
+        raise ResourceMissingError("event", event_id)
+    return rendered(account, event)
 
 
 def list_events(account: Account, params: Params) -> Resource:
-    """Events, the last first."""
+    """Events of the last 30 days, the last first."""
+    oldest = account.now() - KEPT_S
     pattern = params.text("type", longest=200)
     kinds = params.texts("types", most=_MAX_TYPES)
+    if pattern and kinds:
+        raise InvalidRequestError(
+            "You may only specify one of these parameters: type, types.", code="parameters_exclusive", param="types"
+        )
     delivered = params.flag("delivery_success")
     created = params.within("created")
 
     def wanted(event: Resource) -> bool:
         return (
-            (pattern is None or fnmatchcase(event["type"], pattern))
+            event["created"] > oldest
+            and (pattern is None or fnmatchcase(event["type"], pattern))
             and (kinds is None or event["type"] in kinds)
             and created(event["created"])
             and (delivered is None or delivered == (deliveries.undelivered(account, event["id"]) == 0))

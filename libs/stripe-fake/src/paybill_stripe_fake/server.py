@@ -7,8 +7,8 @@ import json
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
@@ -41,6 +41,7 @@ from paybill_stripe_fake.errors import (
     BodyTooLargeError,
     IdempotencyError,
     InvalidRequestError,
+    KeyInUseError,
     UnknownUrlError,
 )
 from paybill_stripe_fake.expand import MAX_PATHS, expanded
@@ -115,6 +116,7 @@ class _Server:
     def __init__(self, account: Account, api_key: str) -> None:
         self._account = account
         self._api_key = api_key.encode()
+        self._under_way: set[str] = set()
 
     def endpoint(self, path: str, handlers: dict[str, Handler]) -> Callable[[Request], Any]:
         """An endpoint for one path that checks the key and runs the handler of the method in one transaction."""
@@ -123,13 +125,39 @@ class _Server:
         async def run(request: Request) -> Response:
             self._authenticate(request)
             tree = await _parameters(request, json_too=fake)
-            handler = handlers["GET" if request.method == "HEAD" else request.method]
-            arguments = list(request.path_params.values())
-            if fake or request.method != "POST":
+            method = "GET" if request.method == "HEAD" else request.method
+            handler, arguments = handlers[method], list(request.path_params.values())
+            if fake:
                 return self._run(request, handler, tree, arguments, None)
-            return self._idempotent(request, handler, tree, arguments)
+            traffic = self._account.traffic
+            faults = traffic.admit(method, path, request.url.path)
+            with self._only_one(request):
+                await asyncio.sleep(faults["delay_s"])
+                answer = (
+                    self._idempotent(request, handler, tree, arguments)
+                    if method == "POST"
+                    else self._run(request, handler, tree, arguments, None)
+                )
+            if faults["lost"]:
+                raise traffic.lose_answer()
+            return answer
 
         return run
+
+    @contextmanager
+    def _only_one(self, request: Request) -> Iterator[None]:
+        """Refuse a second request of one idempotency key while the first is under way."""
+        key = request.headers.get("idempotency-key") if request.method == "POST" else None
+        if key is None:
+            yield
+            return
+        if key in self._under_way:
+            raise KeyInUseError(key[:_MAX_KEY])
+        self._under_way.add(key)
+        try:
+            yield
+        finally:
+            self._under_way.discard(key)
 
     async def checkout_page(self, request: Request) -> Response:
         """The page of a session."""
@@ -197,7 +225,7 @@ class _Server:
     ) -> Response:
         """One request, one transaction; what a declined card answers is kept under the key too."""
         account = self._account
-        request_id = new_id("req")
+        request_id, headers = new_id("req"), {}
         # What the control routes bring about happens of itself, as far as events are concerned.
         own = request.url.path.startswith("/v1/")
         called = ApiRequest(request_id, key[0] if key else None) if own else ApiRequest()
@@ -217,8 +245,8 @@ class _Server:
                         keep(error.status, error.body())
                     raise
         except ApiError as error:
-            status, body = error.status, error.body()
-        return _answer(body, status, request_id=request_id, idempotency_key=key and key[0])
+            status, body, headers = error.status, error.body(), error.headers
+        return _answer(body, status, request_id=request_id, idempotency_key=key and key[0], headers=headers)
 
     def _handled(self, handler: Handler, tree: dict[str, Value], arguments: list[str]) -> Resource:
         params = Params(tree)
@@ -293,7 +321,7 @@ async def _healthz(_request: Request) -> Response:
 
 
 async def _refused(_request: Request, error: ApiError) -> Response:
-    return _answer(error.body(), error.status)
+    return _answer(error.body(), error.status, headers=error.headers)
 
 
 async def _unknown_url(request: Request, _error: HTTPException) -> Response:

@@ -1,0 +1,144 @@
+"""API calls counted, limited, held up and failed on demand; real time, and never kept in the state file."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from paybill_stripe_fake.errors import InjectedError, RateLimitError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.store import Resource
+
+_WINDOW_S = 1.0
+_MAX_LIMIT = 100_000
+_MAX_FAILURES = 1_000_000
+_MAX_DELAY_S = 60
+_NO_FAULTS: Resource = {
+    "fail_next": 0,
+    "status": 500,
+    "path": "/",
+    "after": False,
+    "retry_after_s": None,
+    "delay_s": 0.0,
+}
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    """Calls of one method and path pattern; `recent` are those let in within the last second."""
+
+    total: int = 0
+    refused: int = 0
+    max_per_s: int = 0
+    seen: deque[float] = field(default_factory=deque)
+    recent: deque[float] = field(default_factory=deque)
+
+
+class Traffic:
+    """Everything that calls /v1 and /v2 of the API is admitted here.
+
+    per_endpoint, per_account: calls let in within any one second; None for no limit.
+    """
+
+    def __init__(self, per_endpoint: int | None = None, per_account: int | None = None) -> None:
+        self._started_with = (per_endpoint, per_account)
+        self.per_endpoint, self.per_account = self._started_with
+        self.faults = dict(_NO_FAULTS)
+        self._endpoints: dict[tuple[str, str], _Endpoint] = {}
+        self._account = _Endpoint()
+
+    def admit(self, method: str, pattern: str, path: str) -> Resource:
+        """Count a call; refuse it if there were too many or it is to fail, else say which faults apply to it."""
+        now = time.monotonic()
+        endpoint = self._endpoints.setdefault((method, pattern), _Endpoint())
+        for counted, limit, reason in (
+            (endpoint, self.per_endpoint, "endpoint-rate"),
+            (self._account, self.per_account, "global-rate"),
+        ):
+            _forget_old(counted.recent, now)
+            if limit is not None and len(counted.recent) >= limit:
+                _count(endpoint, now)
+                _count(self._account, now)
+                endpoint.refused += 1
+                self._account.refused += 1
+                raise RateLimitError(reason, counted.recent[0] + _WINDOW_S - now)
+        for counted in (endpoint, self._account):
+            _count(counted, now)
+            counted.recent.append(now)
+        applies = self.faults["fail_next"] > 0 and path.startswith(self.faults["path"])
+        if applies:
+            self.faults["fail_next"] -= 1
+        if applies and not self.faults["after"]:
+            raise InjectedError(self.faults["status"], self.faults["retry_after_s"])
+        return {"lost": applies, "delay_s": self.faults["delay_s"] if path.startswith(self.faults["path"]) else 0.0}
+
+    def lose_answer(self) -> InjectedError:
+        """What is answered instead, when a call is carried out and its caller is not to know."""
+        return InjectedError(self.faults["status"], self.faults["retry_after_s"])
+
+    def report(self) -> Resource:
+        """Calls so far: all, and by endpoint; `max_per_s` is the most within any one second, refused ones included."""
+        by_endpoint = [
+            {"method": method, "path": pattern, **_shown(endpoint)}
+            for (method, pattern), endpoint in sorted(self._endpoints.items())
+        ]
+        return {**_shown(self._account), "endpoints": by_endpoint}
+
+    def forget(self) -> None:
+        """Count from nought."""
+        self._endpoints.clear()
+        self._account = _Endpoint()
+
+    def reset(self) -> None:
+        """As at the start: no faults, the limits of the command line, nothing counted."""
+        self.faults = dict(_NO_FAULTS)
+        self.per_endpoint, self.per_account = self._started_with
+        self.forget()
+
+    def limits(self) -> Resource:
+        """The limits in force."""
+        return {"per_endpoint": self.per_endpoint, "per_account": self.per_account}
+
+    def set_limits(self, params: Params) -> Resource:
+        """Set `per_endpoint` or `per_account`, in calls per second; 0 for none."""
+        per_endpoint, per_account = (params.integer(key, most=_MAX_LIMIT) for key in ("per_endpoint", "per_account"))
+        params.finish()
+        self.per_endpoint = self.per_endpoint if per_endpoint is None else per_endpoint or None
+        self.per_account = self.per_account if per_account is None else per_account or None
+        return self.limits()
+
+    def set_faults(self, params: Params) -> Resource:
+        """Set which calls fail, and how; what is not given is as without faults.
+
+        fail: how many of the next calls. status: 429 or 500 to 599. path: only calls that begin so.
+        after: carried out first, so that only the answer is lost. retry_after_s: a header of the refusal.
+        delay_s: every call is held up so long before it is carried out.
+        """
+        delay = params.decimal("delay_s")
+        status = params.integer("status", least=429, most=599)
+        faults = {
+            "fail_next": params.integer("fail", most=_MAX_FAILURES) or 0,
+            "status": 500 if status is None or 429 < status < 500 else status,  # noqa: PLR2004 - HTTP statuses
+            "path": params.text("path", longest=500) or "/",
+            "after": params.flag("after") or False,
+            "retry_after_s": params.integer("retry_after_s", most=3600),
+            "delay_s": min(float(delay or 0), _MAX_DELAY_S),
+        }
+        params.finish()
+        self.faults = faults
+        return dict(faults)
+
+
+def _count(counted: _Endpoint, now: float) -> None:
+    _forget_old(counted.seen, now)
+    counted.seen.append(now)
+    counted.total += 1
+    counted.max_per_s = max(counted.max_per_s, len(counted.seen))
+
+
+def _forget_old(times: deque[float], now: float) -> None:
+    while times and times[0] <= now - _WINDOW_S:
+        times.popleft()
+
+
+def _shown(counted: _Endpoint) -> Resource:
+    return {"total": counted.total, "refused": counted.refused, "max_per_s": counted.max_per_s}
