@@ -39,24 +39,7 @@ class StripeInbound:
             _refuse("unsigned", "the header Stripe-Signature is missing")
         text = _text(body)
         self._verify(text, signature, now)
-        event = _object(text)
-        event_id, type_, created = event.get("id"), event.get("type"), event.get("created")
-        if not isinstance(event_id, str) or _NAME.fullmatch(event_id) is None:
-            _refuse("missing_id", "the event has no usable id")
-        if not isinstance(type_, str) or _NAME.fullmatch(type_) is None:
-            _refuse("missing_type", "the event has no usable type")
-        item = _item(event)
-        return Delivery(
-            event_id=event_id,
-            type=type_,
-            created=_time(created) or now,
-            api_version=_name(event.get("api_version")),
-            livemode=event.get("livemode") is True,
-            object_type=_name(item.get("object")),
-            object_id=_name(item.get("id")),
-            customer=_name(customer_of(item)),
-            target=_name(subscription_of(item)),
-        )
+        return delivery_of(_object(text), now)
 
     def tells_of_failure(self, type_: str) -> bool:
         """Whether messages of this type tell of a failed attempt to collect."""
@@ -81,6 +64,27 @@ class StripeInbound:
             _refuse("stale", f"it was signed more than {TOLERANCE_S} s ago")
         if ahead > TOLERANCE_S:
             _refuse("future", f"it was signed more than {TOLERANCE_S} s in the future; check the clock of this machine")
+
+
+def delivery_of(event: Mapping[str, Any], now: datetime) -> Delivery:
+    """What an event of Stripe's is about; `now` stands for a time that it lacks. Raises DeliveryRefusedError."""
+    event_id, type_, created = event.get("id"), event.get("type"), event.get("created")
+    if not isinstance(event_id, str) or _NAME.fullmatch(event_id) is None:
+        _refuse("missing_id", "the event has no usable id")
+    if not isinstance(type_, str) or _NAME.fullmatch(type_) is None:
+        _refuse("missing_type", "the event has no usable type")
+    item = _item(event)
+    return Delivery(
+        event_id=event_id,
+        type=type_,
+        created=_time(created) or now,
+        api_version=_name(event.get("api_version")),
+        livemode=event.get("livemode") is True,
+        object_type=_name(item.get("object")),
+        object_id=_name(item.get("id")),
+        customer=_name(customer_of(item)),
+        target=_name(subscription_of(item)),
+    )
 
 
 def _signed(text: str, signature: str, secret: str) -> bool:
