@@ -64,8 +64,15 @@ def on_time(alarm: Alarm, now: datetime) -> list[OfferingNoted]:
 BROKEN, SILENT = 666, 777
 
 
+def _heard(id_: str, now: datetime):
+    def add(statement) -> None:
+        statement.do(f"INSERT INTO heard (id, at) VALUES ({statement.value(id_)}, {statement.value(now)})")
+
+    return add
+
+
 def _service(*, ticking: bool = True):
-    timer = (Timer(ALARMS, "due", on_time),) if ticking else ()
+    timer = (Timer(ALARMS, "due", on_time, besides=_heard),) if ticking else ()
     return replace(
         service(), states=(ALARMS,), hears=Hearing(), timers=timer, router=lambda _: APIRouter(prefix="/v1/none")
     )
@@ -80,6 +87,7 @@ async def url(databases) -> str:
         "CREATE TABLE alarms (id text PRIMARY KEY, revision bigint NOT NULL, state jsonb NOT NULL, "
         "due text GENERATED ALWAYS AS (rtrim(state->>'due', 'Z')) STORED)",
     )
+    await databases.execute(made, "tenant", "CREATE TABLE heard (id text NOT NULL, at timestamptz NOT NULL)")
     return made
 
 
@@ -112,6 +120,15 @@ async def test_what_became_due_while_nobody_ran_fires_at_the_start_and_once(star
     fired = [fact for fact in facts if fact.revision == 2]
     assert {fact.origin.cause for fact in fired} == {f"timer:offering/alarm-{n}" for n in (1, 2, 3)}
     assert {fact.origin.actor for fact in fired} == {"service:tenant"}
+
+
+async def test_what_is_written_beside_a_firing_is_written_with_it(start, url, databases, log) -> None:
+    served = await start(_service(), url=url)
+
+    await _set(served, 5, BROKEN)
+
+    await log.facts("tenant.offering_noted", at_least=3)
+    assert [row["id"] for row in await databases.execute(url, "tenant", "SELECT id FROM heard")] == ["alarm-5"]
 
 
 async def test_nothing_fires_before_its_time(start, url, databases) -> None:

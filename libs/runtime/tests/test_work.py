@@ -85,6 +85,25 @@ async def test_an_effect_is_done_after_its_fact_under_the_facts_id(specimen, sig
     assert outcome.origin.traceparent[3:35] == fact.origin.traceparent[3:35]
 
 
+async def test_what_is_written_beside_an_outcome_is_written_with_it(start, say, log, offerings, sign_up, databases):
+    made = Work()
+
+    @made.effect(TenantRequested)
+    async def greet(job, _world):
+        add = "INSERT INTO offerings (id, revision, state) VALUES ('beside', 1, '{}')"
+        yield replace(_cancelled(job.event, "greeted"), besides=lambda statement: statement.do(add))
+
+    running = await start(replace(service(), work=made))
+    await say(*offerings)
+    await log.facts("tenant.offering_noted", at_least=2)
+
+    await sign_up(running)
+
+    assert await _reasons(log) == ["greeted"]
+    url = running.running.settings.database_url
+    assert await databases.execute(url, "tenant", "SELECT revision FROM offerings WHERE id = 'beside'")
+
+
 async def test_a_failure_is_tried_again_under_the_same_key(specimen, sign_up, log, world) -> None:
     world.failures = [ConnectionResetError("cut off"), ValueError("odd")]
 

@@ -76,4 +76,6 @@ class Timers:
         cause = f"timer:{timer.stored.kind}/{id_}"
         with span(f"timer {timer.stored.kind}", None) as here:
             origin = Origin(cause, cause, f"service:{self._service}", here)
-            return await self._decider.decide(Decision(origin, timer.decision(id_), [timer.stored.key(id_)]))
+            besides = [timer.besides(id_, clock.now())] if timer.besides is not None else []
+            key = timer.stored.key(id_)
+            return await self._decider.decide(Decision(origin, timer.decision(id_), [key], besides=besides))

@@ -12,7 +12,7 @@ from paybill_contracts.personal import Personal
 from sqlalchemy import text
 
 from paybill_runtime.database import Database
-from paybill_runtime.decide import Decide
+from paybill_runtime.decide import Besides, Decide
 from paybill_runtime.keys import DataKeys
 from paybill_runtime.state import Key, Stored
 from paybill_runtime.unit import Moment, Unit
@@ -35,12 +35,16 @@ class RetryAfter(Exception):  # noqa: N818  # as above
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a call: decided and committed in one transaction, under the fence. `last` also ends the effect."""
+    """What came of a call: decided and committed in one transaction, under the fence. `last` also ends the effect.
+
+    besides: adds to the statement that writes it, for tables of the service that are not state.
+    """
 
     decide: Decide[Any]
     writes: Sequence[Key] = ()
     reads: Sequence[Key] = ()
     last: bool = False
+    besides: Besides | None = None
 
 
 @dataclass(slots=True)
@@ -112,12 +116,14 @@ class Timer:
     """A rule that time alone sets off.
 
     column: the generated text column that holds when, empty when nothing is due. on_time: decides, given the state and
-    the time; what it returns makes the column change, so that a timer fires once.
+    the time; what it returns makes the column change, so that a timer fires once. besides: given the id and the time,
+    adds to the statement that writes it, for tables of the service that are not state.
     """
 
     stored: Stored[Any]
     column: str
     on_time: Callable[[Any, datetime], Sequence[Event]]
+    besides: Callable[[str, datetime], Besides] | None = None
 
     def decision(self, id_: str) -> Decide[int]:
         """Decide for one aggregate; it looks again under the lock. The number of events that came of it."""

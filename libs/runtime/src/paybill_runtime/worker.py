@@ -197,7 +197,9 @@ class Worker:
 
     async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
         """Record what came of it; with a `state`, the effect ends in the same transaction."""
-        besides = [partial(_change, row, _ending(state, row.attempts + 1, why))] if state else []
+        besides = [outcome.besides] if outcome.besides is not None else []
+        if state:
+            besides.append(partial(_change, row, _ending(state, row.attempts + 1, why)))
         await self._decider.decide(Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), besides))
 
     async def _end(self, row: _Due, state: str, attempts: int, why: str = "") -> None:
