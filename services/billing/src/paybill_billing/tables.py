@@ -1,6 +1,9 @@
 """The states of this service, a JSON document each with columns to look them up by, and the inbox of webhooks."""
 
+from datetime import datetime
+
 from paybill_runtime.state import StateRow, Stored, generated
+from paybill_runtime.store import Statement
 from paybill_runtime.tables import NAMING
 from sqlalchemy import (
     BigInteger,
@@ -122,3 +125,12 @@ Index("webhook_targets_due_idx", WEBHOOK_TARGETS.c.due)
 
 NO_ACCOUNT = "no account has this customer"
 """The `reason` of a target that waits for its customer's account to be opened."""
+
+
+def look_again(provider: str, target: str, now: datetime, statement: Statement) -> None:
+    """Have a subscription looked at, as soon as what the rest of the statement writes is there."""
+    row = ", ".join(statement.value(value) for value in (provider, target, now))
+    statement.do(
+        f"INSERT INTO webhook_targets AS t (provider, target, due, seq, tries) VALUES ({row}, 1, 0) "  # noqa: S608
+        "ON CONFLICT (provider, target) DO UPDATE SET seq = t.seq + 1, tries = 0, due = excluded.due, reason = NULL"
+    )
