@@ -1,0 +1,44 @@
+"""The states of reconciliation, and what beside state the rest of billing keeps."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+STATES = {
+    "reconciliations": {"provider": "state->>'provider'", "status": "state->>'status'"},
+    "drifts": {"run": "state->>'run_id'", "tenant_id": "state->>'tenant_id'"},
+}
+INDEXES = (
+    ("reconciliations", "provider"),
+    ("drifts", "run"),
+)
+
+
+def upgrade() -> None:
+    for table, generated in STATES.items():
+        op.create_table(
+            table,
+            sa.Column("id", sa.String(), nullable=False),
+            sa.Column("revision", sa.BigInteger(), nullable=False),
+            sa.Column("state", JSONB(), nullable=False),
+            *(sa.Column(name, sa.Text(), sa.Computed(text, persisted=True)) for name, text in generated.items()),
+            sa.PrimaryKeyConstraint("id", name=f"{table}_pkey"),
+        )
+    for table, column in INDEXES:
+        op.create_index(f"{table}_{column}_idx", table, [column])
+    op.create_table(
+        "reconciliation_seen",
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("run", "target", name="reconciliation_seen_pkey"),
+    )
+
+
+def downgrade() -> None:
+    for table in ("reconciliation_seen", *reversed(STATES)):
+        op.drop_table(table)
