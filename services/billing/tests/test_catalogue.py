@@ -1,11 +1,15 @@
 """What is published stays as it was, and every price leads to the plan version that it sells."""
 
+from importlib.resources import files
+
 import pytest
 from billing_samples import CONTENT, PRO_1, PRO_2, published
 from paybill_billing.domain import catalogue
 from paybill_billing.domain.catalogue import PriceSeen, PublishedPlanEditedError, UnknownPlanError, UnknownPriceError
 from paybill_contracts.catalogue import Catalogue as Content
+from paybill_contracts.catalogue import Meter, Window
 from paybill_contracts.event import digest
+from paybill_contracts.plans_file import read_plans
 
 
 def test_publishing_the_same_catalogue_again_says_nothing():
@@ -65,3 +69,25 @@ def test_a_price_leads_to_its_plan_version(price, sold):
 def test_a_price_of_something_else_is_refused():
     with pytest.raises(UnknownPriceError, match="price_x at stripe"):
         catalogue.sold_at(published(CONTENT), "stripe", PriceSeen("price_x", None, None, None))
+
+
+def test_the_catalogue_that_comes_with_billing_is_good():
+    text = files("paybill_billing").joinpath("plans.yaml").read_text(encoding="utf-8")
+
+    content = read_plans(text, "plans.yaml").content
+
+    assert content.product == "paybill-demo"
+    assert [(plan.plan, plan.placement.value) for plan in content.plans] == [
+        ("starter", "pooled"),
+        ("team", "bridge"),
+        ("business", "silo"),
+    ]
+    assert [(meter.meter, meter.window) for meter in content.meters] == [("calls", Window.MONTH)]
+
+
+def test_a_meter_stays_known_when_the_plans_that_name_it_are_off_sale_and_an_undeclared_one_is_a_sum_by_month():
+    daily = Meter(meter="calls", window=Window.DAY)
+    state = published(CONTENT.model_copy(update={"meters": (daily,)}), Content(product="shop", plans=(PRO_2,)))
+
+    assert catalogue.meter(state, "calls") == daily
+    assert catalogue.meter(state, "disk") == Meter(meter="disk", window=Window.MONTH)

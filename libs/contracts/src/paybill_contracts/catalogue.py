@@ -78,7 +78,7 @@ class Meter(Value):
     aggregation: Aggregation = Aggregation.SUM
     window: Window = Window.MONTH
     lateness_s: Annotated[int, Field(ge=0, le=35 * 86_400)] = 3 * 86_400
-    provider_meters: Annotated[dict[Key, ProviderId], Field(default={})]
+    provider_meters: dict[Key, ProviderId] = {}  # noqa: RUF012  # pydantic copies it
 
 
 class Interval(StrEnum):

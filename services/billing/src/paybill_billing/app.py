@@ -5,6 +5,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter
 from paybill_contracts.envelope import Origin
+from paybill_contracts.plans_file import Plans, PlansError, read_plans
 from paybill_runtime.app import Service
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.http import Edge
@@ -17,7 +18,6 @@ from paybill_billing.api import router
 from paybill_billing.consumer import HEARS
 from paybill_billing.domain import catalogue, publishers, subscriptions
 from paybill_billing.domain.catalogue import PublishedPlanEditedError
-from paybill_billing.domain.plans import Plans, PlansError, read_plans
 from paybill_billing.effects import Providers
 from paybill_billing.effects.stripe import NAME, Stripe
 from paybill_billing.effects.stripe_inbound import StripeInbound
@@ -89,7 +89,7 @@ async def publish_catalogue(edge: Edge) -> None:
     try:
         await edge.decide(_START, decide, writes=[CATALOGUES.key(catalogue.CATALOGUE)])
     except PublishedPlanEditedError as error:
-        line = plans.lines[error.plan, error.version]
+        line = plans.lines[f"{error.plan}@{error.version}", ""]
         raise ConfigurationError(f"{_name(edge.settings)}:{line}: {error}") from None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from paybill_contracts.catalogue import Catalogue as Content
-from paybill_contracts.catalogue import CataloguePublished, PlanVersion, Price
+from paybill_contracts.catalogue import CataloguePublished, Meter, PlanVersion, Price
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 
@@ -46,12 +46,13 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All plan versions ever published. `on_sale` is what the newest publication holds."""
+    """All plan versions and meters ever published. `on_sale` is what the newest publication holds."""
 
     id: str
     content_hash: str
     on_sale: Content
     published: tuple[Published, ...]
+    meters: tuple[Meter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,11 @@ def published(catalogue: Catalogue, plan: str, version: int) -> Published:
     raise UnknownPlanError(f"{plan} version {version} was never published")
 
 
+def meter(catalogue: Catalogue, name: str) -> Meter:
+    """How `name` is counted: as it was declared last, or, where a plan of old names it undeclared, summed by month."""
+    return next((declared for declared in catalogue.meters if declared.meter == name), Meter(meter=name))
+
+
 def sold_at(catalogue: Catalogue, provider: str, price: PriceSeen) -> Published:
     """The plan version that this price of the provider sells.
 
@@ -125,8 +131,14 @@ def evolve(catalogue: Catalogue | None, event: CataloguePublished) -> Catalogue:
     current = {(entry.plan.plan, entry.plan.version) for entry in now}
     before = catalogue.published if catalogue is not None else ()
     kept = [entry for entry in before if (entry.plan.plan, entry.plan.version) not in current]
+    named = {meter.meter for meter in event.content.meters}
+    undeclared = [meter for meter in (catalogue.meters if catalogue is not None else ()) if meter.meter not in named]
     return Catalogue(
-        id=event.catalogue, content_hash=event.content_hash, on_sale=event.content, published=(*kept, *now)
+        id=event.catalogue,
+        content_hash=event.content_hash,
+        on_sale=event.content,
+        published=(*kept, *now),
+        meters=(*undeclared, *event.content.meters),
     )
 
 
