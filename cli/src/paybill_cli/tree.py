@@ -38,6 +38,25 @@ TREE = Branch(
                 "offboard": Leaf("paybill_cli.tenants:offboard", "Let a tenant go: export, close, keep."),
             },
         ),
+        "provider": Branch(
+            "Compare billing providers with what is known here.",
+            {
+                "reconcile": Leaf(
+                    "paybill_cli.providers:reconcile",
+                    "Compare all subscriptions at a provider with ours, and repair what differs.",
+                ),
+                "reconciliations": Leaf(
+                    "paybill_cli.providers:reconciliations", "List reconciliations, the newest first."
+                ),
+                "stop": Leaf(
+                    "paybill_cli.providers:stop", "End a reconciliation where it is; what it has repaired stays."
+                ),
+                "drifts": Leaf(
+                    "paybill_cli.providers:drifts",
+                    "List where a provider and we differed, and whether it was repaired.",
+                ),
+            },
+        ),
         "events": Branch(
             "Read the log, publish, and decide about what is stuck.",
             {

@@ -22,6 +22,8 @@ class Settings(ServiceSettings):
     webhook's address does not exist. publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids;
     without it nobody reports usage.
     checkout_return_url: where the provider sends people after the checkout.
+    sweep_every_s: how often a provider is asked for messages that it could not deliver. reconcile_every_s: how often
+    all its subscriptions are compared with ours.
     """
 
     catalogue_file: Path | None = None
@@ -31,6 +33,9 @@ class Settings(ServiceSettings):
     stripe_webhook_secrets_file: Path | None = None
     publishers_file: Path | None = None
     checkout_return_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1/"
+
+    sweep_every_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    reconcile_every_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
 
     def stripe_api_key(self) -> str:
         """Raises ConfigurationError when the file is empty."""

@@ -18,8 +18,18 @@ from sqlalchemy import (
     Text,
 )
 from sqlalchemy.orm import registry
+from sqlmodel import col
 
-from paybill_billing.domain import accounts, catalogue, entitlements, payments, publishers, subscriptions, usage
+from paybill_billing.domain import (
+    accounts,
+    catalogue,
+    entitlements,
+    payments,
+    publishers,
+    reconciliation,
+    subscriptions,
+    usage,
+)
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
@@ -76,14 +86,47 @@ class MeterRow(Base, table=True):
     tenant_id: str = generated("state->>'tenant_id'", index=True)
 
 
+class ReconciliationRow(Base, table=True):
+    """A comparison of all subscriptions of a provider with ours."""
+
+    __tablename__ = "reconciliations"
+
+    provider: str = generated("state->>'provider'", index=True)
+    status: str = generated("state->>'status'")
+
+
+class DriftRow(Base, table=True):
+    """A difference that a comparison found."""
+
+    __tablename__ = "drifts"
+
+    run: str | None = generated("state->>'run_id'", index=True)
+    tenant_id: str | None = generated("state->>'tenant_id'")
+
+
+Index(
+    "reconciliations_running_key",
+    col(ReconciliationRow.provider),
+    unique=True,
+    postgresql_where=col(ReconciliationRow.status) == "running",
+)
+
 CATALOGUES = Stored("catalogue", CatalogueRow, catalogue.Catalogue, catalogue.evolve)
 PUBLISHERS = Stored("publishers", PublishersRow, publishers.Publishers, publishers.evolve)
 ACCOUNTS = Stored("account", AccountRow, accounts.Account, accounts.evolve)
 SUBSCRIPTIONS = Stored("subscription", SubscriptionRow, subscriptions.Standing, subscriptions.evolve)
 ENTITLEMENTS = Stored("entitlements", EntitlementsRow, entitlements.Entitlements, entitlements.evolve)
 PAYMENTS = Stored("payment", PaymentRow, payments.Payment, payments.evolve)
+RUNS = Stored(
+    "reconciliation",
+    ReconciliationRow,
+    reconciliation.Run,
+    reconciliation.evolve,
+    conflicts={"reconciliations_running_key": reconciliation.RunningAlreadyError},
+)
+DRIFTS = Stored("drift", DriftRow, reconciliation.Drift, reconciliation.found)
 METERS = Stored("meter", MeterRow, usage.Meter, usage.evolve)
-STATES = (CATALOGUES, PUBLISHERS, ACCOUNTS, SUBSCRIPTIONS, ENTITLEMENTS, PAYMENTS, METERS)
+STATES = (CATALOGUES, PUBLISHERS, ACCOUNTS, SUBSCRIPTIONS, ENTITLEMENTS, PAYMENTS, METERS, RUNS, DRIFTS)
 
 WEBHOOKS = Table(
     "webhooks",
@@ -122,6 +165,14 @@ WEBHOOK_TARGETS = Table(
 """Subscriptions to be looked at again. `seq` grows with every message, so that whoever has looked can tell whether more
 came meanwhile; `reason` says why it waits."""
 Index("webhook_targets_due_idx", WEBHOOK_TARGETS.c.due)
+
+RECONCILIATION_SEEN = Table(
+    "reconciliation_seen",
+    Base.metadata,
+    Column("run", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+)
+"""What a provider's list showed to a run that is not over; ours that are not here are looked up one by one."""
 
 NO_ACCOUNT = "no account has this customer"
 """The `reason` of a target that waits for its customer's account to be opened."""

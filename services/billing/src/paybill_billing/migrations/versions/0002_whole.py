@@ -31,6 +31,13 @@ def upgrade() -> None:
         )
     for table, column in INDEXES:
         op.create_index(f"{table}_{column}_idx", table, [column])
+    op.create_index(
+        "reconciliations_running_key",
+        "reconciliations",
+        ["provider"],
+        unique=True,
+        postgresql_where=sa.text("status = 'running'"),
+    )
     op.create_table(
         "reconciliation_seen",
         sa.Column("run", sa.Text(), nullable=False),

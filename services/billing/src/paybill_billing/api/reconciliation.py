@@ -1,0 +1,160 @@
+"""Reconciliation over HTTP: compare everything with a provider, look at what was found, stop it."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Self
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Path, Query, status
+from paybill_contracts.reconciliation import DriftFound, RunId
+from paybill_contracts.values import Key, TenantId
+from paybill_runtime.auth import Role
+from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.problems import Problem
+from paybill_runtime.state import StateRow
+from paybill_runtime.unit import Moment, Unit
+from pydantic import BaseModel, Field
+from sqlalchemy import Label, Text, cast
+from sqlmodel import col, select
+
+from paybill_billing.domain import reconciliation
+from paybill_billing.domain.reconciliation import Run, Status, UnknownRunError
+from paybill_billing.tables import DRIFTS, RUNS, DriftRow, ReconciliationRow
+from paybill_billing.work.reconciliation import begin
+
+MAX_PAGE = 200
+
+Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
+Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
+Provider = Annotated[Key, Path(description="The provider's name, such as `stripe`.")]
+
+
+class RunView(BaseModel):
+    """A comparison with a provider, and how far it is."""
+
+    id: RunId
+    provider: str
+    repair: Annotated[bool, Field(description="Whether what differs is looked at again, and so repaired.")]
+    status: Status
+    started_at: datetime
+    looked: int
+    drifted: int
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """What is shown of `run`."""
+        return cls(
+            id=run.id,
+            provider=run.provider,
+            repair=run.repair,
+            status=run.status,
+            started_at=run.started_at,
+            looked=run.looked,
+            drifted=run.drifted,
+        )
+
+
+class Wish(BaseModel):
+    """repair: false to be told only (a dry run)."""
+
+    repair: bool = True
+
+
+class DriftPage(BaseModel):
+    """Differences in the order of their ids."""
+
+    drifts: list[DriftFound]
+    next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
+
+
+def _document(row: type[StateRow]) -> Label[str]:
+    return cast(col(row.state), Text).label("state")
+
+
+def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> APIRouter:
+    """The routes, on this edge. listed: the providers that can list what they hold; asked: called when a run starts."""
+    routes = APIRouter(prefix="/v1", tags=["reconciliation"])
+
+    @routes.post("/providers/{provider}/reconciliations", status_code=status.HTTP_202_ACCEPTED)
+    async def start(provider: Provider, body: Wish, who: Writer) -> RunView:
+        """Compare all subscriptions of a provider with ours; what differs is a fact, and repaired if wished.
+
+        It goes on by itself, over restarts, too: follow it at `/v1/reconciliations/{id}`. Refused with
+        `reconciliation_runs` while another one of this provider is not over.
+        """
+        if provider not in listed:
+            names = ", ".join(sorted(listed)) or "none is configured"
+            raise Problem(404, "unknown_provider", f"{provider} lists nothing to compare; those that do: {names}")
+        run_id = f"rec_{uuid4().hex}"
+        run = await begin(
+            edge,
+            who.origin,
+            run_id,
+            provider,
+            repair=body.repair,
+            verb="reconcile",
+            target=provider,
+            idempotency=who.idempotency,
+            answer=RunView,
+            shown=RunView.of,
+        )
+        asked()
+        return run
+
+    @routes.get("/reconciliations")
+    async def show_all(_: Reader, limit: Limit = 50) -> list[RunView]:
+        """Reconciliations, the newest first."""
+        wanted = select(_document(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
+        return [RunView.of(RUNS.load(row.state)) for row in await edge.rows(wanted.limit(limit))]
+
+    @routes.get("/reconciliations/{run_id}")
+    async def show(run_id: RunId, _: Reader) -> RunView:
+        """One reconciliation, and how far it is."""
+        rows = await edge.rows(select(_document(ReconciliationRow)).where(ReconciliationRow.id == run_id))
+        if not rows:
+            raise UnknownRunError(f"there is no reconciliation {run_id}")
+        return RunView.of(RUNS.load(rows[0].state))
+
+    @routes.post("/reconciliations/{run_id}/stop")
+    async def stop(run_id: RunId, who: Writer) -> RunView:
+        """End a reconciliation where it is; what it has found and repaired stays."""
+
+        def decide(unit: Unit, _: Moment) -> RunView:
+            run = unit.get(RUNS, run_id)
+            if run is None:
+                raise UnknownRunError(f"there is no reconciliation {run_id}")
+            unit.record(RUNS, run_id, reconciliation.stop(run))
+            return RunView.of(unit.get(RUNS, run_id) or run)
+
+        return await edge.decide(
+            who.origin,
+            decide,
+            writes=[RUNS.key(run_id)],
+            verb="stop_reconciliation",
+            target=run_id,
+            idempotency=who.idempotency,
+            answer=RunView,
+        )
+
+    @routes.get("/drifts")
+    async def show_drifts(
+        _: Reader,
+        run: Annotated[RunId | None, Query(description="Only what this reconciliation found.")] = None,
+        tenant: Annotated[TenantId | None, Query(description="Only this tenant's.")] = None,
+        after: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
+        limit: Limit = 50,
+    ) -> DriftPage:
+        """Where a provider and we differed, in the order of their ids, a page at a time."""
+        wanted = select(_document(DriftRow)).order_by(DriftRow.id).limit(limit + 1)
+        if run is not None:
+            wanted = wanted.where(DriftRow.run == run)
+        if tenant is not None:
+            wanted = wanted.where(DriftRow.tenant_id == tenant)
+        if after is not None:
+            wanted = wanted.where(col(DriftRow.id) > after)
+        found = [DRIFTS.load(row.state) for row in await edge.rows(wanted)]
+        page = found[:limit]
+        return DriftPage(drifts=[drift.found for drift in page], next=page[-1].id if len(found) > limit else None)
+
+    return routes
