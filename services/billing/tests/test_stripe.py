@@ -8,7 +8,8 @@ import pytest
 import stripe
 from billing_samples import plan
 from paybill_billing.effects import Order, ProviderAwayError, ProviderRefusedError
-from paybill_billing.effects.stripe import MissingError, Stripe, _answers
+from paybill_billing.effects.stripe import Stripe
+from paybill_billing.effects.stripe_client import MissingError, answers
 from paybill_contracts.money import Money
 from paybill_embedded.ports import free_port
 
@@ -154,7 +155,7 @@ async def test_requests_go_no_faster_than_they_may(at, fake):
     ],
 )
 def test_an_error_means_refused_or_away_and_never_repeats_what_was_sent(error, becomes, after_s):
-    with pytest.raises(becomes) as caught, _answers():
+    with pytest.raises(becomes) as caught, answers():
         raise error
 
     assert PERSON not in str(caught.value)

@@ -32,8 +32,7 @@ class ShapeError(Exception):
 
 def seen(subscription: Json) -> Seen:
     """A subscription as Stripe shows it. Raises ShapeError."""
-    items = _list(subscription, "items")
-    item = items[0] if items else {}
+    item = plan_item(subscription)
     price = _price(subscription, item)
     cancel_at = _time(subscription.get("cancel_at"))
     period_end = _time(item.get("current_period_end") or subscription.get("current_period_end"))
@@ -53,6 +52,19 @@ def seen(subscription: Json) -> Seen:
         cancel_at=cancel_at,
         invoice=_id(subscription.get("latest_invoice")),
     )
+
+
+def items_of(subscription: Json) -> list[Json]:
+    """What a subscription consists of: the plan, and perhaps metered prices beside it."""
+    return _list(subscription, "items")
+
+
+def plan_item(subscription: Json) -> Json:
+    """The item that sells the plan: the first whose price we made, else the first that is not metered."""
+    items = items_of(subscription)
+    ours = (item for item in items if PLAN in _metadata(_offer(item)))
+    licensed = (item for item in items if not _is_metered(_offer(item)))
+    return next(ours, None) or next(licensed, None) or next(iter(items), {})
 
 
 def attempt(event_id: str, invoice: Json) -> Attempt:
@@ -90,6 +102,20 @@ def _price(subscription: Json, item: Json) -> Json:
     """The price, or its older form the plan, on the item or, older still, on the subscription."""
     found = (holder.get(name) for holder in (item, subscription) for name in ("price", "plan"))
     return next((price for price in found if isinstance(price, Mapping)), None) or _lacking(subscription, "price")
+
+
+def _offer(item: Json) -> Json:
+    """The price of an item, or its older form the plan; empty when it has neither."""
+    found = (item.get(name) for name in ("price", "plan"))
+    return next((price for price in found if isinstance(price, Mapping)), {})
+
+
+def _is_metered(price: Json) -> bool:
+    recurring = price.get("recurring")
+    return "metered" in {
+        price.get("usage_type"),
+        recurring.get("usage_type") if isinstance(recurring, Mapping) else None,
+    }
 
 
 def _price_seen(price: Json) -> PriceSeen:
