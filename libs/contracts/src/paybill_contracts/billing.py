@@ -1,12 +1,11 @@
 """Facts of the billing service: what customers subscribed to, what that entitles them to, and what they paid."""
 
 from enum import StrEnum
-from typing import Annotated
 
-from pydantic import Field
 
 from paybill_contracts.catalogue import Feature, Interval
 from paybill_contracts.event import Event, Value
+from paybill_contracts.metering import Member, MeterId
 from paybill_contracts.money import Money
 from paybill_contracts.operations import (
     IntakeQuarantined,
@@ -231,7 +230,11 @@ class PaymentFailed(Event, type="billing.payment_failed", version=1, aggregate="
 
 
 class EntitlementsSet(Event, type="billing.entitlements_set", version=1, aggregate="entitlements", key="tenant_id"):
-    """What the tenant may use from now on: the effective set, its hash, and the placement that it pays for."""
+    """What the tenant may use from now on: the effective set, its hash, and the placement that it pays for.
+
+    set_revision: counts the sets of the tenant from 1. plan_features: what the plan alone gives, None when that is what
+    is in force. as_of: the time at which overrides and grants were looked at.
+    """
 
     tenant_id: TenantId
     subscription_id: SubscriptionId
@@ -241,20 +244,19 @@ class EntitlementsSet(Event, type="billing.entitlements_set", version=1, aggrega
     features: tuple[Feature, ...]
     allows_access: bool
     entitlements_hash: Digest
+    set_revision: Count = 0
+    plan_features: tuple[Feature, ...] | None = None
+    as_of: Timestamp | None = None
 
 
 class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="meter", key="meter_id"):
     """`quantity` units of `meter` were used; `total` counts all so far.
 
-    `usage_id` is the publisher's id of the measurement, `meter_id` is `<tenant>:<meter>`.
+    `usage_id` is the publisher's id of the measurement, `meter_id` is `<tenant>:<meter>`. window_start: the window that
+    it counts in; value: that window's, with this; member: which of different things it was, where those are counted.
     """
 
-    meter_id: Annotated[
-        str,
-        Field(
-            pattern=r"^ten_[0-9a-f]{32}:[a-z][a-z0-9_-]{0,62}$", examples=["ten_0123456789abcdef0123456789abcdef:calls"]
-        ),
-    ]
+    meter_id: MeterId
     tenant_id: TenantId
     meter: Key
     usage_id: EventId
@@ -262,6 +264,9 @@ class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="
     quantity: Count
     total: Count
     occurred_at: Timestamp
+    window_start: Timestamp | None = None
+    value: Count | None = None
+    member: Member | None = None
 
 
 class PublisherGrant(Value):
