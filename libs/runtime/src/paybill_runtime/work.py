@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 from paybill_contracts.envelope import Fact
 from paybill_contracts.event import Event
 from paybill_contracts.personal import Personal
-from sqlalchemy import text
 
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Besides, Decide
@@ -66,10 +65,10 @@ class Job(Generic[E]):
 
     async def state(self, stored: Stored[S], id_: str) -> S | None:
         """The current state of an aggregate, unlocked."""
-        query = text(f"SELECT state::text AS state FROM {stored.table.name} WHERE id = :id")  # noqa: S608  # from our code
-        async with self._database.reading() as connection:
-            row = (await connection.execute(query, {"id": id_})).one_or_none()
-        return stored.load(row.state) if row is not None else None
+        query = f"SELECT state::text FROM {stored.table.name} WHERE id = $1"  # noqa: S608  # from our code
+        async with self._database.direct() as connection:
+            state = await connection.fetchval(query, id_)
+        return stored.load(state) if state is not None else None
 
 
 Run = Callable[[Job[E], Any], AsyncIterator[Outcome]]

@@ -1,7 +1,6 @@
 """The driver for this machine: PostgreSQL for tenants' rows, folders for their files, the port for their secrets."""
 
 import asyncio
-import secrets as randomness
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -15,8 +14,9 @@ from paybill_runtime.work import Refused
 
 from paybill_provisioner.domain.environments import Environment
 from paybill_provisioner.domain.graph import Kind
-from paybill_provisioner.drivers import Done, folders, scram, spaces
+from paybill_provisioner.drivers import Done, folders, spaces
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, rows_of
+from paybill_provisioner.drivers.scram import Login, Logins
 from paybill_provisioner.drivers.server import MISSING, TenantServer, acting_as
 from paybill_provisioner.drivers.spaces import Space
 from paybill_provisioner.drivers.survey import Survey, survey
@@ -41,9 +41,11 @@ class LocalDriver:
         self._server = server
         self._directory = directory
         self._secrets = secrets
+        self._logins = Logins()
 
     async def close(self) -> None:
         """End all connections."""
+        await self._logins.close()
         await self._server.close()
 
     async def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncGenerator[Sequence[Done], None]:
@@ -56,19 +58,20 @@ class LocalDriver:
         space = Space.of(environment)
         resources = {Kind(resource.kind): resource for resource in environment.resources.values()}
         name = resources[Kind.SECRET].properties["name"]
-        known, _, there = await asyncio.gather(
-            self._secrets.latest(name),
+        known, there = await asyncio.gather(self._secrets.latest(name), self._make_database(space))
+        login = await (self._logins.new() if known is None else Login.of(await self._secrets.get(known)))
+        make = partial(self._make_space, space, there, login, environment.wanted)
+        begin = (
+            self._kept(name, known, login.password),
             asyncio.to_thread(self._make_folder, resources[Kind.FOLDER]),
-            self._make_database(space),
         )
-        password = scram.new_password() if known is None else await self._secrets.get(known)
-        make = partial(self._make_space, space, there, password, environment.wanted)
         if space.shared:
-            # Side by side: before both are durable nothing is said, and whoever begins again sets the role's password.
-            reference, _ = await asyncio.gather(self._kept(name, known, password), make())
+            # Side by side: before all are durable nothing is said, and whoever begins again sets the role's password.
+            _, reference, _ = await asyncio.gather(make(), *begin)
             yield [(step.resource.address, self._outputs(step.resource, reference)) for step in steps]
+            self._logins.prepare()
             return
-        reference = await self._kept(name, known, password)
+        reference, _ = await asyncio.gather(*begin)
         done = [(step.resource.address, self._outputs(step.resource, reference)) for step in steps]
         inside = {resources[Kind.SCHEMA].address, resources[Kind.ROLE].address}
         yield [each for each in done if each[0] not in inside]
@@ -133,7 +136,7 @@ class LocalDriver:
             raise Refused(f"the database {space.database} went away while it was being made; look who removed it")
         return there
 
-    async def _make_space(self, space: Space, there: Survey, password: str, access: Access) -> None:
+    async def _make_space(self, space: Space, there: Survey, login: Login, access: Access) -> None:
         if space.isolation is Isolation.POOL and not there.has(space):
             there = await self._make_pool(space)
         if space.isolation is Isolation.POOL and there.unwalled:
@@ -142,9 +145,7 @@ class LocalDriver:
                 f"tenants are not kept apart in {tables} of {space.database}: row-level security is not enabled, not "
                 "forced, or has another policy; put that right, then try again"
             )
-        # A millisecond of hashing, in a thread: others go on meanwhile.
-        verifier = await asyncio.to_thread(scram.verifier, password, randomness.token_bytes(16))
-        script = [spaces.make_role(space, access, exists=there.role, verifier=verifier)]
+        script = [spaces.make_role(space, access, exists=there.role, verifier=login.verifier)]
         if space.isolation is not Isolation.POOL:
             script.insert(0, spaces.make_schema(space, there.tables))
         async with self._server.connection(space.database, keep=space.shared) as connection:
