@@ -9,12 +9,19 @@ from paybill_contracts.billing import PlanRef
 from paybill_contracts.catalogue import Feature
 from paybill_contracts.event import Event, Value
 from paybill_contracts.money import Money
-from paybill_contracts.values import Count, Digest, SubscriptionId, TenantId, Text, Timestamp
+from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Text, Timestamp
 
 ChangeId = Annotated[
     str,
     StringConstraints(pattern=r"^chg_[0-9a-f]{32}$"),
     Field(examples=["chg_0123456789abcdef0123456789abcdef"]),
+]
+
+
+MoveId = Annotated[
+    str,
+    StringConstraints(pattern=r"^mov_[0-9a-f]{32}$"),
+    Field(examples=["mov_0123456789abcdef0123456789abcdef"]),
 ]
 
 
@@ -61,7 +68,8 @@ class FeatureDifference(Value):
 class WantedChange(Value):
     """What was asked for, in full: nothing of it depends on what is on sale later.
 
-    plan, quantity: None when they stay as they are. at_period_end: when what is paid for is over, and not now.
+    plan, quantity: None when they stay as they are. price_index: which of the plan's prices. at_period_end: when what is
+    paid for is over, and not now.
     """
 
     kind: ChangeKind
@@ -82,12 +90,14 @@ class ChangeFact(Event):
 class ChangeRequested(ChangeFact, type="billing.change_requested", version=1, aggregate="change", key="change_id"):
     """Somebody wants a subscription changed, and first of all to know what that means.
 
-    confirmed: it is made as soon as it is quoted, without asking again.
+    confirmed: it is made as soon as it is quoted, without asking again. move_id: the move of subscribers that it is
+    part of.
     """
 
     wanted: WantedChange
     confirmed: bool
     reason: Text
+    move_id: MoveId | None = None
 
 
 class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregate="change", key="change_id"):
@@ -114,8 +124,9 @@ class ChangeApplied(ChangeFact, type="billing.change_applied", version=1, aggreg
 
 
 class ChangeRefused(ChangeFact, type="billing.change_refused", version=1, aggregate="change", key="change_id"):
-    """The change will not be made: the provider or a rule said no."""
+    """The change will not be made. code: of the rule that said no, or `provider_refused`."""
 
+    code: Key
     reason: Text
 
 
