@@ -6,7 +6,6 @@ not in it, so the same seed means the same plan and not the same run.
 
 import asyncio
 import faulthandler
-import json
 import os
 import random
 import secrets
@@ -16,11 +15,9 @@ import time
 from contextlib import suppress
 
 import httpx
-import pytest
 from faults import oracle, outside
 from faults.fleet import SERVICES, Fleet
 from faults.killer import OF_THE_RELAY, Killer
-from faults.nursery import Nursery
 from faults.watch import Watch
 from paybill_stripe_fake.client import FakeControl
 
@@ -44,35 +41,6 @@ ONCE = (
     "provisioner.environment_ready",
     "tenant.tenant_activated",
 )
-
-
-@pytest.fixture
-def stack(tmp_path):
-    """A running stack as `paybill up --json` describes it; the supervisor starts what is killed again."""
-    data_dir = tmp_path / "data"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "paybill_cli", "up", "--json", "--data-dir", str(data_dir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        line = process.stdout.readline()
-        assert line, "the stack did not start"
-        yield data_dir, json.loads(line)["data"]
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-@pytest.fixture
-def fleet(stack, tmp_path):
-    data_dir, described = stack
-    with Nursery(tmp_path / "replicas") as nursery:
-        addresses = {part["name"]: part["address"] for part in described["parts"]}
-        made = Fleet(data_dir, addresses, described["operator_key"], nursery)
-        made.remember_environments()
-        yield made
 
 
 class Customers:

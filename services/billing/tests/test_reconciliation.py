@@ -1,0 +1,104 @@
+"""Reconciliation's rules: what counts as a difference, and how a run goes from page to page."""
+
+from datetime import timedelta
+
+import pytest
+from billing_samples import NOW
+from hypothesis import given
+from hypothesis import strategies as st
+from paybill_billing.domain.reconciliation import (
+    Page,
+    Run,
+    RunEndedError,
+    RunningAlreadyError,
+    RunOrderError,
+    Status,
+    differences,
+    evolve,
+    judge,
+    progress,
+    start,
+    stop,
+)
+from paybill_contracts.billing import AccessState, PlanRef, Subscription
+from paybill_contracts.money import Money
+from paybill_contracts.reconciliation import DriftKind, ReconciliationFinished, ReconciliationProgressed
+
+RUN = "rec_" + "1" * 32
+
+
+def held(**more) -> Subscription:
+    return Subscription(
+        **{
+            "subscription_id": "sub_" + "a" * 32,
+            "tenant_id": "ten_" + "a" * 32,
+            "provider": "stripe",
+            "provider_subscription": "sub_1",
+            "provider_status": "active",
+            "access": AccessState.ACTIVE,
+            "plan": PlanRef(plan="starter", version=1, catalogue_hash="0" * 64),
+            "quantity": 1,
+            "price": Money(minor=2900, currency="EUR"),
+            "period_start": NOW,
+            "period_end": NOW + timedelta(days=30),
+            "cancel_at": None,
+            "grace_until": None,
+        }
+        | more
+    )
+
+
+def running(**more) -> Run:
+    return Run(**{"id": RUN, "provider": "stripe", "repair": True, "started_at": NOW} | more)
+
+
+def test_what_a_look_would_not_change_is_no_drift() -> None:
+    assert judge(held(), held()) is None
+    assert judge(held(), None) is None
+
+
+def test_what_we_never_heard_of_and_what_is_not_the_same_are_told_apart() -> None:
+    assert judge(None, held()) is DriftKind.UNKNOWN_HERE
+    assert judge(held(), held(quantity=2)) is DriftKind.DIFFERENT
+
+
+def test_differences_name_each_field_and_both_sides() -> None:
+    found = differences(held(), held(quantity=2, cancel_at=NOW))
+
+    assert [(d.field, d.here, d.there) for d in found] == [
+        ("cancel_at", None, NOW.isoformat().replace("+00:00", "Z")),
+        ("quantity", "1", "2"),
+    ]
+
+
+def test_a_run_is_refused_while_another_one_of_the_provider_runs() -> None:
+    with pytest.raises(RunningAlreadyError, match="rec_other"):
+        start(RUN, "stripe", "rec_other", repair=True, now=NOW)
+
+
+def test_a_stopped_run_goes_no_further() -> None:
+    stopped = evolve(running(), stop(running())[0])
+
+    assert stopped.status is Status.STOPPED
+    assert progress(stopped, Page("sub_9", listed=False, mine=None, looked=3, drifts=())) == []
+    with pytest.raises(RunEndedError, match="stopped"):
+        stop(stopped)
+
+
+def test_a_run_that_was_never_started_cannot_go_on() -> None:
+    with pytest.raises(RunOrderError):
+        evolve(None, ReconciliationFinished(run_id=RUN, looked=0, drifted=0))
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=20))
+def test_the_counts_of_a_run_are_the_sums_of_its_pages_and_its_last_page_ends_it(sizes: list[int]) -> None:
+    (began,) = start(RUN, "stripe", None, repair=True, now=NOW)
+    run = evolve(None, began)
+    for place, size in enumerate(sizes):
+        done = place == len(sizes) - 1
+        (event,) = progress(run, Page(f"sub_{place}", listed=done, mine=None, looked=size, drifts=(), done=done))
+        assert isinstance(event, ReconciliationFinished if done else ReconciliationProgressed)
+        run = evolve(run, event)
+
+    assert run.looked == sum(sizes)
+    assert run.status is Status.FINISHED

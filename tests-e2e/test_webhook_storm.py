@@ -1,0 +1,276 @@
+"""Ten thousand messages of the provider, shuffled, some twice and some never, while every process is killed.
+
+What was acknowledged is kept, nothing is done twice, and we end in the provider's state. PAYBILL_STORM_EVENTS,
+PAYBILL_STORM_KILLS and PAYBILL_STORM_SEED make it another storm; the seed is printed.
+"""
+
+import asyncio
+import faulthandler
+import json
+import os
+import random
+import secrets
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from datetime import timedelta
+
+import asyncpg
+import httpx
+import stripe
+from faults.fleet import Fleet
+from faults.killer import Killer
+from faults.watch import Watch
+from paybill_billing.effects import shapes
+from paybill_stripe_fake.client import FakeControl
+
+EVENTS = int(os.environ.get("PAYBILL_STORM_EVENTS", "10000"))
+KILLS = int(os.environ.get("PAYBILL_STORM_KILLS", "30"))
+SEED = int(os.environ.get("PAYBILL_STORM_SEED", "0")) or secrets.randbelow(2**32)
+TENANTS = 40
+AGAIN, NEVER = 0.10, 0.05
+"""Of all messages: sent twice, and lost on the way."""
+SENDERS = 16
+KILLING_S = 3.0 * KILLS
+WITHIN_S = 90
+PER_S = 25
+"""What the provider allows for one endpoint."""
+MONTH = timedelta(days=31)
+
+
+class Account:
+    """The provider's account, as its owner sees it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._key = fleet.password("stripe-api-key")
+        self._http = httpx.Client(
+            base_url=fleet.addresses["stripe-fake"], headers={"Authorization": f"Bearer {self._key}"}, timeout=30
+        )
+        self.control = FakeControl(fleet.addresses["stripe-fake"], self._key, timeout_s=60)
+        self.events: dict[str, dict] = {}
+
+    def collect(self) -> None:
+        """Take note of every event that happened since; the provider lists those of thirty days."""
+        after: dict[str, str] = {}
+        while True:
+            page = self._http.get("/v1/events", params={"limit": "100", **after}).raise_for_status().json()
+            new = [event for event in page["data"] if event["id"] not in self.events]
+            self.events |= {event["id"]: event for event in new}
+            if len(new) < len(page["data"]) or not page["has_more"]:
+                return
+            after = {"starting_after": page["data"][-1]["id"]}
+
+    def subscriptions(self) -> dict[str, dict]:
+        """All of them as they are now, by id."""
+        found: dict[str, dict] = {}
+        after: dict[str, str] = {}
+        while True:
+            query = {"limit": "100", "status": "all", **after}
+            page = self._http.get("/v1/subscriptions", params=query).raise_for_status().json()
+            found |= {each["id"]: each for each in page["data"]}
+            if not page["has_more"]:
+                return found
+            after = {"starting_after": page["data"][-1]["id"]}
+
+    def post(self, path: str, **fields: str) -> None:
+        self._http.post(path, data=fields).raise_for_status()
+
+    def delete(self, path: str) -> None:
+        self._http.delete(path).raise_for_status()
+
+    def close(self) -> None:
+        self._http.close()
+        self.control.close()
+
+
+async def _subscribed(fleet: Fleet, client: httpx.AsyncClient, account: Account, number: int) -> str:
+    """A customer that signed up and paid; the id of its subscription at the provider."""
+    slug = f"storm-{number}"
+    body = {"slug": slug, "name": slug, "plan": "starter", "region": "eu-central", "contact_email": f"{slug}@x.example"}
+    asked = await client.post(f"{fleet.addresses['tenant']}/v1/tenants", json=body)
+    assert asked.status_code == 202, asked.text
+    url = f"{fleet.addresses['billing']}/v1/tenants/{asked.json()['id']}/account"
+
+    async def told(true) -> dict:
+        async with asyncio.timeout(30):
+            while True:
+                answer = await client.get(url)
+                if answer.status_code == 200 and true(answer.json()):
+                    return answer.json()
+                await asyncio.sleep(0.1)
+
+    opened = await told(lambda found: found["checkout_url"])
+    await asyncio.to_thread(account.control.pay_checkout, opened["checkout_url"].rpartition("/")[2])
+    found = await told(lambda found: found["subscriptions"])
+    return found["subscriptions"][0]["provider_subscription"]
+
+
+def _live(account: Account, subscriptions: list[str], dice: random.Random) -> None:
+    """Months go by, in which customers change their minds and cards fail, until enough has happened."""
+    cancelled: set[str] = set()
+    found = account.subscriptions()
+    customers = {id_: each["customer"] for id_, each in found.items()}
+    items = {id_: each["items"]["data"][0]["id"] for id_, each in found.items()}
+    while len(account.events) < EVENTS:
+        for id_ in subscriptions:
+            if id_ in cancelled:
+                continue
+            match dice.choices(("nothing", "seats", "card", "cancel"), (5, 3, 2, 0.2))[0]:
+                case "seats":
+                    seats = {"items[0][id]": items[id_], "items[0][quantity]": str(dice.randint(1, 99))}
+                    account.post(f"/v1/subscriptions/{id_}", **seats)
+                case "card":
+                    account.control.set_payment(customers[id_], dice.choice(("succeed", "fail")))
+                case "cancel" if len(cancelled) < len(subscriptions) // 4:
+                    account.delete(f"/v1/subscriptions/{id_}")
+                    cancelled.add(id_)
+        account.control.advance_clock(MONTH / 2)
+        account.collect()
+
+
+async def _send(fleet: Fleet, killer: Killer, events: list[dict], dice: random.Random, until: float) -> list[str]:
+    """Deliver as a provider does: again and again until it is taken, to whatever process serves; what was taken."""
+    secret = fleet.password("stripe-webhook-secret")
+    waiting = list(enumerate(events))
+    waiting.reverse()
+    taken: list[str] = []
+
+    async def sender(client: httpx.AsyncClient) -> None:
+        while waiting:
+            place, event = waiting.pop()
+            while killer.part < place / len(events):  # noqa: ASYNC110  # it is told by processes that die
+                await asyncio.sleep(0.05)
+            body = json.dumps(event)
+            while True:
+                assert time.monotonic() < until, f"{len(waiting)} messages were never taken"
+                signature = stripe.WebhookSignature.generate_signature_header(body, secret, int(time.time()))
+                with suppress(httpx.HTTPError):
+                    url = dice.choice(fleet.urls("billing"))
+                    headers = {"stripe-signature": signature, "content-type": "application/json"}
+                    answer = await client.post(f"{url}/webhooks/stripe", content=body, headers=headers)
+                    if answer.status_code == 200:
+                        taken.append(event["id"])
+                        break
+                    assert answer.status_code in {500, 503}, answer.text
+                await asyncio.sleep(0.1)
+
+    async with httpx.AsyncClient(timeout=5) as client:
+        await asyncio.gather(*(sender(client) for _ in range(SENDERS)))
+    return taken
+
+
+async def _killing(killer: Killer) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(KILLING_S):
+            await killer.run()
+
+
+async def _all_understood(fleet: Fleet, client: httpx.AsyncClient, within_s: float) -> float:
+    """Seconds until nothing waits any more."""
+    began = time.monotonic()
+    async with asyncio.timeout(within_s):
+        while True:
+            with suppress(httpx.HTTPError):
+                answer = await client.get(f"{fleet.addresses['billing']}/v1/webhooks/waiting")
+                if answer.status_code == 200 and answer.json() == []:
+                    return time.monotonic() - began
+            await asyncio.sleep(0.2)
+
+
+async def _rows(fleet: Fleet, query: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(fleet.database("billing"), password=fleet.password("pg-billing"))
+    try:
+        return await connection.fetch(query)
+    finally:
+        await connection.close()
+
+
+def _differences(account: Account, ours: dict[str, dict]) -> list[str]:
+    """Where we are not in the provider's state."""
+    wrong = []
+    for id_, theirs in account.subscriptions().items():
+        seen, held = shapes.seen(theirs), ours.get(id_)
+        if held is None:
+            wrong.append(f"{id_} is not known here")
+            continue
+        shown = {
+            "provider_status": seen.status,
+            "quantity": seen.quantity,
+            "period_end": seen.period_end and seen.period_end.isoformat().replace("+00:00", "Z"),
+            "cancel_at": seen.cancel_at and seen.cancel_at.isoformat().replace("+00:00", "Z"),
+        }
+        wrong += [f"{id_}: {name} is {held[name]}, not {value}" for name, value in shown.items() if held[name] != value]
+    return wrong
+
+
+async def _held(fleet: Fleet, client: httpx.AsyncClient) -> dict[str, dict]:
+    """All our subscriptions by the provider's id."""
+    found: dict[str, dict] = {}
+    after: dict[str, str] = {}
+    while True:
+        query = {"limit": "200", **after}
+        page = (await client.get(f"{fleet.addresses['billing']}/v1/subscriptions", params=query)).json()
+        found |= {each["provider_subscription"]: each for each in page["subscriptions"]}
+        if page["next"] is None:
+            return found
+        after = {"after": page["next"]}
+
+
+async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet, capsys):
+    faulthandler.dump_traceback_later(KILLING_S + 3 * WITHIN_S, exit=True, file=sys.__stderr__)
+    dice = random.Random(SEED)
+    account = Account(fleet)
+    key = {"Authorization": f"Bearer {fleet.operator_key}"}
+    async with httpx.AsyncClient(headers=key, timeout=10) as client:
+        subscriptions = await asyncio.gather(*(_subscribed(fleet, client, account, n) for n in range(TENANTS)))
+        await asyncio.to_thread(account.control.wait_delivered)
+        await asyncio.to_thread(account.control.faults, lose=10**9)
+        await asyncio.to_thread(_live, account, subscriptions, dice)
+        events = list(account.events.values())
+        sent = [event for event in events if dice.random() >= NEVER]
+        sent += dice.sample(sent, int(AGAIN * len(sent)))
+        dice.shuffle(sent)
+
+        killer = Killer(fleet, dice, KILLS)
+        watch = Watch(fleet)
+        watching = asyncio.create_task(watch.run())
+        account.control.forget_calls()
+        until = time.monotonic() + KILLING_S + WITHIN_S
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_killing(killer))
+            sending = group.create_task(_send(fleet, killer, sent, dice, until))
+        watching.cancel()
+        took_s = await _all_understood(fleet, client, WITHIN_S)
+        reconcile = [sys.executable, "-m", "paybill_cli", "provider", "reconcile", "stripe", "--json"]
+        environment = os.environ | {"PAYBILL_DATA_DIR": str(fleet.data_dir), "PAYBILL_API_KEY": fleet.operator_key}
+        reconciled = await asyncio.to_thread(
+            subprocess.run, reconcile, env=environment, capture_output=True, text=True, check=False
+        )
+        await _all_understood(fleet, client, WITHIN_S)
+        left = await watch.until_at_rest(WITHIN_S)
+        held = await _held(fleet, client)
+    acknowledged = set(sending.result())
+    kept = {row["event_id"]: row for row in await _rows(fleet, "SELECT event_id, done_at FROM webhooks")}
+    failed = Counter(fact.aggregate for fact in watch.log.facts if fact.type == "billing.payment_failed")
+    calls = account.control.calls()
+    wrong = [*watch.wrong, *left, *_differences(account, held)]
+    account.close()
+    await watch.log.close()
+    replay = [sys.executable, "-m", "paybill_cli", "replay", "--verify", "--data-dir", str(fleet.data_dir)]
+    replayed = await asyncio.to_thread(subprocess.run, replay, capture_output=True, text=True, check=False)
+    with capsys.disabled():
+        sys.stdout.write(f"\nPAYBILL_STORM_SEED={SEED}: {len(sent)} messages of {len(events)} events, ")
+        sys.stdout.write(f"{len(acknowledged)} acknowledged, killed {sum(killer.killed.values())}; all understood ")
+        sys.stdout.write(
+            f"{took_s:.1f} s after the last kill; {calls['total']} calls, at most {calls['max_per_s']}/s\n"
+        )
+
+    assert wrong == []
+    assert sorted(acknowledged - kept.keys()) == []
+    assert [id_ for id_ in acknowledged if kept[id_]["done_at"] is None] == []
+    assert reconciled.returncode in {0, 1}, reconciled.stderr
+    assert max(failed.values(), default=1) == 1
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert {each["path"]: each["max_per_s"] for each in calls["endpoints"] if each["max_per_s"] > PER_S} == {}
