@@ -16,14 +16,15 @@ from paybill_runtime.work import Timer
 
 from paybill_billing.api import router
 from paybill_billing.consumer import HEARS
-from paybill_billing.domain import catalogue, publishers, subscriptions
+from paybill_billing.domain import catalogue, licence_keys, licences, publishers, revocations, subscriptions
 from paybill_billing.domain.catalogue import PublishedPlanEditedError
-from paybill_billing.effects import Providers
+from paybill_billing.effects.signing import Outside, SigningKeys
 from paybill_billing.effects.stripe import NAME, Stripe
 from paybill_billing.effects.stripe_inbound import StripeInbound
 from paybill_billing.settings import Settings
-from paybill_billing.tables import CATALOGUES, PUBLISHERS, STATES, SUBSCRIPTIONS
+from paybill_billing.tables import CATALOGUES, KEYRINGS, LICENCES, PUBLISHERS, REVOCATION_LISTS, STATES, SUBSCRIPTIONS
 from paybill_billing.work.accounts import WORK
+from paybill_billing.work.licences import request_first_key
 from paybill_billing.work.webhooks import Ingest
 
 _START = Origin("start", "start", "service:billing", "")
@@ -40,15 +41,15 @@ class AtStripe:
         """The service's routes. A message that is kept is looked at without delay."""
         return router(edge, self._arrived.set)
 
-    def connect(self, settings: Settings, _: Secrets) -> Providers:
-        """The providers that accounts can be opened at."""
+    def connect(self, settings: Settings, secrets: Secrets) -> Outside:
+        """The providers that accounts can be opened at, and the keys that sign licences."""
         self._stripe = Stripe(
             settings.stripe_api_key(),
             settings.stripe_api_base,
             settings.checkout_return_url,
             settings.stripe_requests_per_s,
         )
-        return Providers({NAME: self._stripe})
+        return Outside({NAME: self._stripe}, SigningKeys(secrets))
 
     async def webhooks(self, edge: Edge, leases: Leases) -> None:
         """Understand what Stripe has sent, until the service ends; then nothing is done at Stripe either."""
@@ -70,10 +71,15 @@ def service() -> Service:
         states=STATES,
         hears=HEARS,
         work=WORK,
-        timers=(Timer(SUBSCRIPTIONS, "due", subscriptions.on_time),),
+        timers=(
+            Timer(SUBSCRIPTIONS, "due", subscriptions.on_time),
+            Timer(LICENCES, "due", licences.on_time),
+            Timer(KEYRINGS, "due", licence_keys.on_time),
+            Timer(REVOCATION_LISTS, "due", revocations.on_time),
+        ),
         router=at_stripe.router,
         effects=at_stripe.connect,
-        on_start=(publish_catalogue, allow_publishers),
+        on_start=(publish_catalogue, allow_publishers, request_first_key),
         background=(at_stripe.webhooks,),
     )
 

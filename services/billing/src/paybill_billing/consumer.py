@@ -1,18 +1,39 @@
 """The facts and offers that this service hears, and the verb for each."""
 
-from paybill_contracts.billing import SubscriptionSuspended
+from paybill_contracts.billing import (
+    EntitlementsSet,
+    SubscriptionChanged,
+    SubscriptionEnded,
+    SubscriptionFact,
+    SubscriptionGraceStarted,
+    SubscriptionRecovered,
+    SubscriptionSuspended,
+)
 from paybill_contracts.envelope import Offer
+from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
 from paybill_contracts.tenant import OffboardingStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
 from paybill_runtime.hearing import Hearing
+from paybill_runtime.state import Key
 from paybill_runtime.unit import Moment, Unit
 
-from paybill_billing.domain import accounts, catalogue, entitlements, publishers, usage
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, ENTITLEMENTS, METERS, PUBLISHERS
+from paybill_billing.domain import accounts, catalogue, entitlements, licences, publishers, revocations, usage
+from paybill_billing.tables import (
+    ACCOUNTS,
+    CATALOGUES,
+    ENTITLEMENTS,
+    LICENCES,
+    MEMBERS,
+    METERS,
+    PUBLISHERS,
+    REVOCATION_LISTS,
+    SUBSCRIPTIONS,
+)
 
 HEARS = Hearing()
 
 _CATALOGUE = CATALOGUES.key(catalogue.CATALOGUE)
+_REVOCATIONS = REVOCATION_LISTS.key(revocations.REVOCATIONS)
 _PUBLISHERS = PUBLISHERS.key(publishers.PUBLISHERS)
 
 
@@ -51,24 +72,74 @@ def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, _: Moment) -
     unit.record(ENTITLEMENTS, fact.tenant_id, entitlements.settle(held, fact.subscription, sold.plan))
 
 
+def _licence(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
+    return [LICENCES.key(licences.licence_id(fact.subscription_id))]
+
+
+def _bought(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
+    return [ENTITLEMENTS.key(fact.tenant_id), SUBSCRIPTIONS.key(fact.subscription_id)]
+
+
+def _licence_follows(unit: Unit, fact: EntitlementsSet | SubscriptionFact, at: Moment) -> None:
+    """What a subscription gives has changed, or how much of it: its licence says so too."""
+    id_ = licences.licence_id(fact.subscription_id)
+    standing = unit.get(SUBSCRIPTIONS, fact.subscription_id)
+    subscription = standing.subscription if standing is not None else None
+    held = unit.get(ENTITLEMENTS, fact.tenant_id)
+    unit.record(LICENCES, id_, licences.follow(unit.get(LICENCES, id_), held, subscription, at.now))
+
+
+HEARS.fact(EntitlementsSet, writes=_licence, reads=_bought)(_licence_follows)
+HEARS.fact(SubscriptionChanged, writes=_licence, reads=_bought)(_licence_follows)
+HEARS.fact(SubscriptionGraceStarted, writes=_licence, reads=_bought)(_licence_follows)
+HEARS.fact(SubscriptionRecovered, writes=_licence, reads=_bought)(_licence_follows)
+
+
+@HEARS.fact(SubscriptionEnded, writes=_licence)
+def subscription_ended(unit: Unit, fact: SubscriptionEnded, _: Moment) -> None:
+    id_ = licences.licence_id(fact.subscription_id)
+    said = licences.revoke(unit.get(LICENCES, id_), "the subscription has ended", RevocationOrigin.SUBSCRIPTION_ENDED)
+    unit.record(LICENCES, id_, said)
+
+
+@HEARS.fact(LicenceRevoked, writes=lambda _: [_REVOCATIONS])
+def licence_revoked(unit: Unit, fact: LicenceRevoked, at: Moment) -> None:
+    known = unit.get(REVOCATION_LISTS, revocations.REVOCATIONS)
+    unit.record(REVOCATION_LISTS, revocations.REVOCATIONS, revocations.on_licence_revoked(known, fact, at.now))
+
+
+def _counted_by(used: Usage) -> list[Key]:
+    """The meter, and where it keeps what it has seen of this kind."""
+    shard = usage.shard_of(used)
+    meter = METERS.key(usage.meter_id(used.tenant_id, used.meter))
+    return [meter] if shard is None else [meter, MEMBERS.key(shard)]
+
+
 @HEARS.offer(
     Usage,
-    writes=lambda used: [METERS.key(usage.meter_id(used.tenant_id, used.meter))],
-    reads=lambda used: [ACCOUNTS.key(used.tenant_id), ENTITLEMENTS.key(used.tenant_id), _PUBLISHERS],
+    writes=_counted_by,
+    reads=lambda used: [ACCOUNTS.key(used.tenant_id), ENTITLEMENTS.key(used.tenant_id), _PUBLISHERS, _CATALOGUE],
 )
 def usage_recorded(unit: Unit, offer: Offer, at: Moment) -> None:
     used = offer.event
     if not isinstance(used, Usage):
         raise TypeError(f"{used.TYPE} is no usage")
-    id_ = usage.meter_id(used.tenant_id, used.meter)
-    events = usage.record(
+    publishers.insist(unit.get(PUBLISHERS, publishers.PUBLISHERS), offer.publisher, used.tenant_id)
+    id_, shard = usage.meter_id(used.tenant_id, used.meter), usage.shard_of(used)
+    counted = usage.record(
         unit.get(METERS, id_),
+        unit.get(MEMBERS, shard) if shard is not None else None,
         used,
         usage_id=offer.id,
         publisher=offer.publisher,
-        allowed=publishers.may_report(unit.get(PUBLISHERS, publishers.PUBLISHERS), offer.publisher, used.tenant_id),
-        account=unit.get(ACCOUNTS, used.tenant_id),
-        entitlements=unit.get(ENTITLEMENTS, used.tenant_id),
+        plan=usage.Plan(
+            account=unit.get(ACCOUNTS, used.tenant_id),
+            entitlements=unit.get(ENTITLEMENTS, used.tenant_id),
+            catalogue=_catalogue(unit),
+        ),
+        arrived=offer.time,
         now=at.now,
     )
-    unit.record(METERS, id_, events)
+    unit.record(METERS, id_, counted.on_meter)
+    if shard is not None:
+        unit.record(MEMBERS, shard, counted.on_members)

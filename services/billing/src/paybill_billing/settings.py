@@ -21,11 +21,13 @@ class Settings(ServiceSettings):
     stripe_webhook_secrets_file: one secret a line, all of them active, so that a secret can be rolled; without it the
     webhook's address does not exist. publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids;
     without it nobody reports usage.
+    licence_valid_s: how long a licence lasts that is issued without saying so; it is renewed when a third is left.
     checkout_return_url: where the provider sends people after the checkout.
     sweep_every_s: how often a provider is asked for messages that it could not deliver. reconcile_every_s: how often
     all its subscriptions are compared with ours.
     """
 
+    licence_valid_s: Annotated[int, Field(ge=1, le=366 * 86_400)] = 30 * 86_400
     catalogue_file: Path | None = None
     stripe_api_key_file: Path
     stripe_api_base: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""

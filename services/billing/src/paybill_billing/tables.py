@@ -23,10 +23,15 @@ from sqlmodel import col
 from paybill_billing.domain import (
     accounts,
     catalogue,
+    closed_windows,
     entitlements,
+    licence_keys,
+    licences,
+    members,
     payments,
     publishers,
     reconciliation,
+    revocations,
     subscriptions,
     usage,
 )
@@ -79,11 +84,54 @@ class PaymentRow(Base, table=True):
 
 
 class MeterRow(Base, table=True):
-    """All that a tenant used of one thing."""
+    """All that a tenant used of one thing. `due` is when the next of its windows closes."""
 
     __tablename__ = "meters"
 
     tenant_id: str = generated("state->>'tenant_id'", index=True)
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
+
+
+class MembersRow(Base, table=True):
+    """Which different things were used in the open windows of a meter: one of 256 shards."""
+
+    __tablename__ = "usage_members"
+
+
+class ClosedWindowRow(Base, table=True):
+    """A window of usage that is over."""
+
+    __tablename__ = "usage_windows"
+
+    tenant_id: str = generated("state->>'tenant_id'", index=True)
+    status: str = generated("state->>'status'", index=True)
+
+
+class LicenceRow(Base, table=True):
+    """A licence. `kid` signed what is in force; `due` is when it is renewed."""
+
+    __tablename__ = "licences"
+
+    tenant_id: str = generated("state->>'tenant_id'", index=True)
+    status: str = generated("state->>'status'")
+    kid: str | None = generated("state->'claims'->>'kid'")
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
+
+
+class KeyringRow(Base, table=True):
+    """The keys that sign licences: one row. `due` is when one retires."""
+
+    __tablename__ = "licence_keys"
+
+    due: str | None = generated("rtrim(state->>'due', 'Z')")
+
+
+class RevocationListRow(Base, table=True):
+    """The list of revoked licences: one row. `due` is when there has to be another."""
+
+    __tablename__ = "licence_revocations"
+
+    due: str | None = generated("rtrim(state->>'due', 'Z')")
 
 
 class ReconciliationRow(Base, table=True):
@@ -125,8 +173,28 @@ RUNS = Stored(
     conflicts={"reconciliations_running_key": reconciliation.RunningAlreadyError},
 )
 DRIFTS = Stored("drift", DriftRow, reconciliation.Drift, reconciliation.found)
+LICENCES = Stored("licence", LicenceRow, licences.Licence, licences.evolve)
+KEYRINGS = Stored("licence-keys", KeyringRow, licence_keys.Keyring, licence_keys.evolve)
+REVOCATION_LISTS = Stored("licence-revocations", RevocationListRow, revocations.RevocationList, revocations.evolve)
 METERS = Stored("meter", MeterRow, usage.Meter, usage.evolve)
-STATES = (CATALOGUES, PUBLISHERS, ACCOUNTS, SUBSCRIPTIONS, ENTITLEMENTS, PAYMENTS, METERS, RUNS, DRIFTS)
+MEMBERS = Stored("usage-members", MembersRow, members.Members, members.evolve)
+CLOSED_WINDOWS = Stored("usage-window", ClosedWindowRow, closed_windows.ClosedWindow, closed_windows.evolve)
+STATES = (
+    CATALOGUES,
+    PUBLISHERS,
+    ACCOUNTS,
+    SUBSCRIPTIONS,
+    ENTITLEMENTS,
+    PAYMENTS,
+    METERS,
+    MEMBERS,
+    CLOSED_WINDOWS,
+    RUNS,
+    DRIFTS,
+    LICENCES,
+    KEYRINGS,
+    REVOCATION_LISTS,
+)
 
 WEBHOOKS = Table(
     "webhooks",

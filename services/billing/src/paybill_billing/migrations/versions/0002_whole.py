@@ -11,15 +11,31 @@ depends_on = None
 
 STATES = {
     "reconciliations": {"provider": "state->>'provider'", "status": "state->>'status'"},
+    "licences": {
+        "tenant_id": "state->>'tenant_id'",
+        "status": "state->>'status'",
+        "kid": "state->'claims'->>'kid'",
+        "due": "rtrim(state->>'due', 'Z')",
+    },
+    "licence_keys": {"due": "rtrim(state->>'due', 'Z')"},
+    "licence_revocations": {"due": "rtrim(state->>'due', 'Z')"},
+    "usage_members": {},
+    "usage_windows": {"tenant_id": "state->>'tenant_id'", "status": "state->>'status'"},
     "drifts": {"run": "state->>'run_id'", "tenant_id": "state->>'tenant_id'"},
 }
 INDEXES = (
+    ("usage_windows", "tenant_id"),
+    ("usage_windows", "status"),
     ("reconciliations", "provider"),
     ("drifts", "run"),
+    ("licences", "tenant_id"),
+    ("licences", "due"),
 )
 
 
 def upgrade() -> None:
+    op.add_column("meters", sa.Column("due", sa.Text(), sa.Computed("rtrim(state->>'due', 'Z')", persisted=True)))
+    op.create_index("meters_due_idx", "meters", ["due"])
     for table, generated in STATES.items():
         op.create_table(
             table,
@@ -49,3 +65,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("reconciliation_seen", *reversed(STATES)):
         op.drop_table(table)
+    op.drop_column("meters", "due")
