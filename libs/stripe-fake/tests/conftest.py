@@ -81,6 +81,13 @@ class RunningFake:
         data = {"mode": "subscription", "success_url": "https://example.com/done", "line_items": line_items}
         return self.stripe.checkout.sessions.create({**data, **more})
 
+    def middle_of(self, subscription) -> int:
+        """Let half of the subscription's period pass; the time it is then."""
+        item = subscription["items"].data[0]
+        moment = (item.current_period_start + item.current_period_end) // 2
+        self.http.post("/fake/clock/advance", json={"to": moment}).raise_for_status()
+        return moment
+
     def newest_event(self) -> str:
         """The id of what happened last."""
         return self.http.get("/v1/events", params={"limit": 1}).json()["data"][0]["id"]

@@ -104,14 +104,16 @@ def test_items_are_added_and_removed(fake, refusal):
 def test_another_interval_begins_a_new_period_and_bills_for_it(fake):
     subscription, yearly = fake.subscribe(), fake.price(20_000, recurring={"interval": "year"})
     item = subscription["items"].data[0]
-    asked = {"items": [{"id": item.id, "price": yearly.id}], "expand": ["latest_invoice"]}
+    change = {"items": [{"id": item.id, "price": yearly.id}], "proration_date": item.current_period_start}
+    asked = {**change, "expand": ["latest_invoice"]}
     changed = fake.stripe.subscriptions.update(subscription.id, asked)
 
     [now] = changed["items"].data
     assert now.current_period_end - now.current_period_start >= 365 * 86_400
     assert changed.latest_invoice.id != subscription.latest_invoice
     invoice = changed.latest_invoice
-    assert (invoice.billing_reason, invoice.total, invoice.status) == ("subscription_update", 20_000, "paid")
+    assert (invoice.billing_reason, invoice.total, invoice.status) == ("subscription_update", 18_000, "paid")
+    assert [line.amount for line in invoice.lines.data] == [-2000, 20_000]
 
 
 def test_prices_of_different_rhythm_or_currency_do_not_mix(fake, refusal):

@@ -19,6 +19,14 @@ def period_end(anchor: int, start: int, interval: str, count: int) -> int:
     return boundary
 
 
+def current_period(anchor: int, moment: int, interval: str, count: int) -> tuple[int, int]:
+    """Start and end of the period that a moment not before the anchor lies in."""
+    step = 0
+    while (boundary := _after(anchor, interval, count * (step + 1))) <= moment:
+        step += 1
+    return _after(anchor, interval, count * step), boundary
+
+
 def _after(anchor: int, interval: str, intervals: int) -> int:
     moment = datetime.fromtimestamp(anchor, tz=UTC)
     match interval:

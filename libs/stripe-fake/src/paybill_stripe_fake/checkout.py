@@ -36,9 +36,10 @@ def create(account: Account, params: Params) -> Resource:
         "metadata": order.metadata(),
         "description": order.text("description", longest=500),
         "trial_end": terms.read_trial_end(account, order),
+        "without_card": terms.read_trial_settings(order)["end_behavior"]["missing_payment_method"],
     }
     now, identifier = account.now(), new_id("cs_test")
-    total = 0 if agreed["trial_end"] else sum(prices.amount(price, quantity) for price, quantity, _ in items)
+    total = 0 if agreed["trial_end"] else sum(prices.amount(price, quantity or 0) for price, quantity, _ in items)
     session = {
         "id": identifier,
         "object": "checkout.session",
@@ -180,6 +181,7 @@ def _completed(account: Account, session: Resource, customer: Resource, card: st
         description=order["description"],
         card=card,
         trial_end=trial_end if trial_end and trial_end > account.now() else None,
+        without_card=order["without_card"],
     )
     subscription, invoice = subscriptions.start(account, agreed)
     if invoice["status"] == "open":
@@ -220,7 +222,7 @@ def _details(email: str | None, name: str | None) -> Resource:
 
 def _line(account: Account, session: Resource, line: Resource) -> Resource:
     price = account.get("price", line["price"])
-    total = prices.amount(price, line["quantity"])
+    total = prices.amount(price, line["quantity"] or 0)
     return {
         "id": f"li_{session['id'][-16:]}{line['price'][-8:]}",
         "object": "item",

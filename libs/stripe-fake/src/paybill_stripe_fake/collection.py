@@ -6,7 +6,7 @@ from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.payment_methods import OUTCOMES, attach_named, card_of
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import ENDED, change, end, living_customer, subscription_of
+from paybill_stripe_fake.subscription_state import ENDED, change, end, living_customer, subscription_of, wake
 
 
 def collect(
@@ -17,7 +17,7 @@ def collect(
     card: pays this time instead of the one on file. outcome: how the charge ends, instead of as the card would have it.
     automatic: an attempt of ours, which counts for the retries; somebody's extra attempt does not.
     """
-    subscription = account.get("subscription", subscription_of(invoice))
+    subscription = _subscription_behind(account, invoice)
     card = card or card_of(account, invoice["customer"], subscription)
     intent = payments.attempt(account, invoices.intent_of(account, invoice), card, outcome)
     counts = automatic or not invoice["attempted"]
@@ -26,23 +26,43 @@ def collect(
     return _declined(account, invoice, subscription, counts=counts)
 
 
-def bill(account: Account, subscription: Resource, reason: str, past: tuple[int, int]) -> Resource:
-    """Draw up the invoice of the period that has begun, and collect it."""
-    dormant = subscription["status"] == "unpaid"
-    invoice = invoices.draft(account, subscription, reason, past=past, advance=not dormant)
-    if dormant and invoice["total"]:
+def bill(
+    account: Account, subscription: Resource, reason: str, past: tuple[int, int], *, recurring: bool = True
+) -> Resource:
+    """Draw up the invoice of the period that has begun, or only of what waited, and collect it."""
+    dormant, paused = subscription["status"] == "unpaid", subscription["pause_collection"]
+    invoice = invoices.draft(
+        account, subscription, reason, past=past, advance=not (dormant or paused), recurring=recurring
+    )
+    if invoice["total"] and (dormant or (paused and paused["behavior"] == "keep_as_draft")):
         # Nobody collects from a subscription that was given up; paying the draft wakes it.
         return invoice
+    invoice = finalize(account, invoice)
+    if invoice["status"] != "open":
+        return invoice
+    match paused and paused["behavior"]:
+        case "void":
+            return invoices.void(account, invoice)
+        case "mark_uncollectible":
+            return invoices.mark_uncollectible(account, invoice)
+        case _:
+            return collect(account, invoice)
+
+
+def finalize(account: Account, invoice: Resource) -> Resource:
+    """Make a draft an invoice; one over nothing is paid by that, with the consequences."""
     invoice = invoices.finalize(account, invoice)
-    return collect(account, invoice) if invoice["status"] == "open" else _settled(account, invoice)
+    return invoice if invoice["status"] == "open" else _settled(account, invoice)
 
 
 def _settled(account: Account, invoice: Resource) -> Resource:
     """The subscription runs again if the invoice that was paid is its latest."""
-    subscription = account.get("subscription", subscription_of(invoice))
-    if subscription["latest_invoice"] == invoice["id"]:
-        if subscription["status"] in {"incomplete", "past_due", "unpaid"}:
+    subscription = _subscription_behind(account, invoice)
+    if subscription is None or subscription["latest_invoice"] == invoice["id"]:
+        if subscription and subscription["status"] in {"incomplete", "past_due", "unpaid"}:
             change(account, subscription, {"status": "active"})
+        if subscription and subscription["status"] == "paused":
+            wake(account, subscription)
         _set_delinquent(account, invoice["customer"], delinquent=False)
     return invoice
 
@@ -56,7 +76,7 @@ def pay(account: Account, params: Params, invoice_id: str) -> Resource:
         return _settled(account, invoices.mark_paid(account, invoice))
     customer = living_customer(account, invoice["customer"])
     card = attach_named(account, customer, named, "payment_method")["id"] if named else None
-    if not card and not card_of(account, customer["id"], account.get("subscription", subscription_of(invoice))):
+    if not card and not card_of(account, customer["id"], _subscription_behind(account, invoice)):
         raise InvalidRequestError(
             "There is no default payment method for this invoice; the customer has no card.", code="resource_missing"
         )
@@ -83,10 +103,15 @@ def _payable(account: Account, invoice_id: str) -> Resource:
     return invoice
 
 
-def _declined(account: Account, invoice: Resource, subscription: Resource, *, counts: bool) -> Resource:
+def _subscription_behind(account: Account, invoice: Resource) -> Resource | None:
+    identifier = subscription_of(invoice)
+    return account.get("subscription", identifier) if identifier else None
+
+
+def _declined(account: Account, invoice: Resource, subscription: Resource | None, *, counts: bool) -> Resource:
     """Plan the next attempt, or give up as the policy says; `counts` tells an attempt that uses up a retry."""
     attempts = invoice["attempt_count"] + counts
-    status = subscription["status"]
+    status = subscription["status"] if subscription else "active"
     retried = status not in ENDED and status != "incomplete" and invoice["auto_advance"]
     changes: Resource = {"attempted": True, "attempt_count": attempts}
     if not retried:
@@ -96,7 +121,7 @@ def _declined(account: Account, invoice: Resource, subscription: Resource, *, co
     invoice = events.change(account, invoice, changes)
     events.emit(account, "invoice.payment_failed", invoice)
     _set_delinquent(account, invoice["customer"], delinquent=True)
-    if retried:
+    if retried and subscription:
         if status in {"active", "trialing"}:
             subscription = change(account, subscription, {"status": "past_due"})
         if counts and invoice["next_payment_attempt"] is None:

@@ -1,44 +1,106 @@
 """Invoices: what a subscription owes for a period, from draft over open to paid or void."""
 
-from paybill_stripe_fake import events, payments, prices
+from paybill_stripe_fake import events, invoice_items, invoice_lines, payments
 from paybill_stripe_fake.account import Account, new_id
-from paybill_stripe_fake.forms import Params
-from paybill_stripe_fake.lists import list_object, page, page_of
+from paybill_stripe_fake.lists import list_object
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import period_of, subscription_of
+from paybill_stripe_fake.subscription_state import living_customer
 
 _PURPOSES = {
+    "manual": "Payment for Invoice",
     "subscription_create": "Subscription creation",
     "subscription_cycle": "Subscription update",
     "subscription_update": "Subscription update",
 }
 
 
-def draft(account: Account, subscription: Resource, reason: str, *, past: tuple[int, int], advance: bool) -> Resource:
+def draft(
+    account: Account,
+    subscription: Resource,
+    reason: str,
+    *,
+    past: tuple[int, int],
+    advance: bool,
+    recurring: bool = True,
+) -> Resource:
     """The invoice for the subscription's current period, under the id that it names as its latest.
 
     reason: Stripe's `billing_reason`. past: the period that the invoice closes.
     advance: whether it will be finalised and collected by itself.
+    recurring: whether it bills for the period that has begun, or only for what waited.
     """
-    customer = account.get("customer", subscription["customer"])
     identifier = subscription["latest_invoice"]
-    lines = [_line(account, identifier, subscription, item) for item in subscription["items"]["data"]]
+    waiting = invoice_items.waiting_for(account, subscription["customer"], subscription["id"])
+    lines = _lines_of(account, identifier, waiting)
+    if recurring:
+        lines += [
+            invoice_lines.of_item(account, identifier, subscription, item) for item in subscription["items"]["data"]
+        ]
+    details = {"metadata": subscription["metadata"], "subscription": subscription["id"]}
+    invoice = _new(account, identifier, subscription["customer"], subscription["currency"], lines) | {
+        "auto_advance": advance,
+        "billing_reason": reason,
+        "parent": {"quote_details": None, "subscription_details": details, "type": "subscription_details"},
+        "period_end": past[1],
+        "period_start": past[0],
+    }
+    return events.create(account, invoice)
+
+
+def draft_by_hand(account: Account, customer_id: str, currency: str, *, take_waiting: bool, more: Resource) -> Resource:
+    """An invoice of no subscription, with what waits for the customer's next one if so wished."""
+    identifier = new_id("in")
+    waiting = invoice_items.waiting_for(account, customer_id, None) if take_waiting else []
+    lines = _lines_of(account, identifier, waiting)
+    return events.create(account, _new(account, identifier, customer_id, currency, lines) | more)
+
+
+def with_added_items(account: Account, invoice: Resource) -> Resource:
+    """The draft with the items that were put on it since."""
+    added = invoice_items.added_to(account, invoice["id"])
+    lines = [*invoice["lines"]["data"], *_lines_of(account, invoice["id"], added)]
+    changes = {"lines": {**invoice["lines"], "data": lines}, **_amounts(account, invoice["customer"], lines)}
+    return events.change(account, invoice, changes) if added else invoice
+
+
+def _lines_of(account: Account, invoice_id: str, waiting: list[Resource]) -> list[Resource]:
+    for item in waiting:
+        invoice_items.bill(account, item, invoice_id)
+    return [invoice_lines.of_invoice_item(invoice_id, item) for item in waiting]
+
+
+def _amounts(account: Account, customer_id: str, lines: list[Resource]) -> Resource:
+    """What the lines come to, and what the customer's balance leaves of that to be paid."""
     total = sum(line["amount"] for line in lines)
-    invoice = {
+    balance = account.get("customer", customer_id)["balance"]
+    due = max(0, total + balance)
+    return {
+        "amount_due": due,
+        "amount_remaining": due,
+        "starting_balance": balance,
+        "subtotal": total,
+        "subtotal_excluding_tax": total,
+        "total": total,
+        "total_excluding_tax": total,
+    }
+
+
+def _new(account: Account, identifier: str, customer_id: str, currency: str, lines: list[Resource]) -> Resource:
+    customer, now = account.get("customer", customer_id), account.now()
+    return {
+        **_amounts(account, customer_id, lines),
         "id": identifier,
         "object": "invoice",
         "account_country": "US",
         "account_name": "Stand-in for Stripe",
         "account_tax_ids": None,
-        "amount_due": total,
         "amount_overpaid": 0,
         "amount_paid": 0,
-        "amount_remaining": total,
         "amount_shipping": 0,
         "application": None,
         "attempt_count": 0,
         "attempted": False,
-        "auto_advance": advance,
+        "auto_advance": False,
         "automatic_tax": {
             "disabled_reason": None,
             "enabled": False,
@@ -47,10 +109,10 @@ def draft(account: Account, subscription: Resource, reason: str, *, past: tuple[
             "status": None,
         },
         "automatically_finalizes_at": None,
-        "billing_reason": reason,
+        "billing_reason": "manual",
         "collection_method": "charge_automatically",
-        "created": account.now(),
-        "currency": subscription["currency"],
+        "created": now,
+        "currency": currency,
         "custom_fields": None,
         "customer": customer["id"],
         "customer_account": None,
@@ -82,21 +144,16 @@ def draft(account: Account, subscription: Resource, reason: str, *, past: tuple[
         "next_payment_attempt": None,
         "number": None,
         "on_behalf_of": None,
-        "parent": {
-            "quote_details": None,
-            "subscription_details": {"metadata": subscription["metadata"], "subscription": subscription["id"]},
-            "type": "subscription_details",
-        },
+        "parent": None,
         "payment_settings": {"default_mandate": None, "payment_method_options": None, "payment_method_types": None},
-        "period_end": past[1],
-        "period_start": past[0],
+        "period_end": now,
+        "period_start": now,
         "post_payment_credit_notes_amount": 0,
         "pre_payment_credit_notes_amount": 0,
         "receipt_number": None,
         "rendering": None,
         "shipping_cost": None,
         "shipping_details": None,
-        "starting_balance": 0,
         "statement_descriptor": None,
         "status": "draft",
         "status_transitions": {
@@ -105,36 +162,36 @@ def draft(account: Account, subscription: Resource, reason: str, *, past: tuple[
             "paid_at": None,
             "voided_at": None,
         },
-        "subtotal": total,
-        "subtotal_excluding_tax": total,
         "test_clock": None,
-        "total": total,
         "total_discount_amounts": [],
-        "total_excluding_tax": total,
         "total_pretax_credit_amounts": [],
         "total_taxes": [],
         "webhooks_delivered_at": None,
     }
-    return events.create(account, invoice)
 
 
 def finalize(account: Account, invoice: Resource) -> Resource:
-    """Number the draft and ask for its payment; one over nothing is paid by that."""
-    customer = account.get("customer", invoice["customer"])
+    """Number the draft, settle it with the customer's balance and ask for the rest; nothing to pay is paid by that."""
+    customer = living_customer(account, invoice["customer"])
+    invoice = with_added_items(account, invoice)
     sequence = customer["next_invoice_sequence"]
     account.put({**customer, "next_invoice_sequence": sequence + 1})
+    amounts = _amounts(account, customer["id"], invoice["lines"]["data"])
+    left = min(0, amounts["total"] + customer["balance"])
+    events.change(account, account.get("customer", customer["id"]), {"balance": left})
     now = account.now()
     opened = {
         **invoice,
+        **amounts,
         "status": "open",
         "number": f"{customer['invoice_prefix']}-{sequence:04}",
         "effective_at": now,
-        "ending_balance": 0,
+        "ending_balance": left,
         "status_transitions": {**invoice["status_transitions"], "finalized_at": now},
     }
     account.put(opened)
     events.emit(account, "invoice.finalized", opened)
-    return opened if opened["total"] else mark_paid(account, opened)
+    return opened if opened["amount_due"] else mark_paid(account, opened)
 
 
 def intent_of(account: Account, invoice: Resource) -> Resource:
@@ -143,14 +200,14 @@ def intent_of(account: Account, invoice: Resource) -> Resource:
     if payment is not None:
         return account.get("payment_intent", payment["payment"]["payment_intent"])
     intent = payments.new_intent(
-        account, invoice["customer"], invoice["total"], invoice["currency"], _PURPOSES[invoice["billing_reason"]]
+        account, invoice["customer"], invoice["amount_due"], invoice["currency"], _PURPOSES[invoice["billing_reason"]]
     )
     account.put(
         {
             "id": _payment_id(invoice),
             "object": "invoice_payment",
             "amount_paid": None,
-            "amount_requested": invoice["total"],
+            "amount_requested": invoice["amount_due"],
             "created": account.now(),
             "currency": invoice["currency"],
             "invoice": invoice["id"],
@@ -169,7 +226,7 @@ def mark_paid(account: Account, invoice: Resource, *, attempts: int = 0) -> Reso
     now = account.now()
     paid = {
         "status": "paid",
-        "amount_paid": invoice["total"],
+        "amount_paid": invoice["amount_due"],
         "amount_remaining": 0,
         "attempted": True,
         "attempt_count": invoice["attempt_count"] + attempts,
@@ -180,7 +237,7 @@ def mark_paid(account: Account, invoice: Resource, *, attempts: int = 0) -> Reso
     payment = account.store.find("invoice_payment", _payment_id(invoice))
     if payment is not None and account.get("payment_intent", payment["payment"]["payment_intent"])["amount_received"]:
         transitions = {**payment["status_transitions"], "paid_at": now}
-        settled = {"status": "paid", "amount_paid": invoice["total"], "status_transitions": transitions}
+        settled = {"status": "paid", "amount_paid": invoice["amount_due"], "status_transitions": transitions}
         account.put({**payment, **settled})
         events.emit(account, "invoice_payment.paid", {**payment, **settled})
     invoice = events.change(account, invoice, paid)
@@ -191,16 +248,25 @@ def mark_paid(account: Account, invoice: Resource, *, attempts: int = 0) -> Reso
 
 def void(account: Account, invoice: Resource) -> Resource:
     """Nobody owes this any more."""
-    voided = {
+    return _written_off(account, invoice, "void", "voided")
+
+
+def mark_uncollectible(account: Account, invoice: Resource) -> Resource:
+    """It is owed, and nobody believes that it will be paid."""
+    return _written_off(account, invoice, "uncollectible", "marked_uncollectible")
+
+
+def _written_off(account: Account, invoice: Resource, status: str, done: str) -> Resource:
+    off = {
         **invoice,
-        "status": "void",
+        "status": status,
         "auto_advance": False,
         "next_payment_attempt": None,
-        "status_transitions": {**invoice["status_transitions"], "voided_at": account.now()},
+        "status_transitions": {**invoice["status_transitions"], f"{done}_at": account.now()},
     }
-    account.put(voided)
-    events.emit(account, "invoice.voided", voided)
-    return voided
+    account.put(off)
+    events.emit(account, f"invoice.{done}", off)
+    return off
 
 
 def payments_of(account: Account, invoice: Resource) -> Resource:
@@ -209,92 +275,6 @@ def payments_of(account: Account, invoice: Resource) -> Resource:
     return list_object([payment] if payment else [], f"/v1/invoice_payments?invoice={invoice['id']}")
 
 
-def list_payments(account: Account, params: Params) -> Resource:
-    """The payments of one invoice."""
-    listed = payments_of(account, account.get("invoice", params.required("invoice"), "invoice"))
-    return page_of(params, listed["data"], lambda _: True, listed["url"])
-
-
-def retrieve(account: Account, _params: Params, invoice_id: str) -> Resource:
-    """One invoice."""
-    return account.get("invoice", invoice_id)
-
-
-def list_invoices(account: Account, params: Params) -> Resource:
-    """Invoices, the last first."""
-    customer, subscription = params.text("customer"), params.text("subscription")
-    status = params.choice("status", "draft", "open", "paid", "uncollectible", "void")
-    created = params.within("created")
-
-    def wanted(invoice: Resource) -> bool:
-        return (
-            customer in {None, invoice["customer"]}
-            and subscription in {None, subscription_of(invoice)}
-            and status in {None, invoice["status"]}
-            and created(invoice["created"])
-        )
-
-    return page(account, params, "invoice", wanted, "/v1/invoices")
-
-
-def list_lines(account: Account, params: Params, invoice_id: str) -> Resource:
-    """What an invoice is made up of."""
-    lines = account.get("invoice", invoice_id)["lines"]
-    return page_of(params, lines["data"], lambda _: True, lines["url"])
-
-
 def _payment_id(invoice: Resource) -> str:
     # Derived, so that the one payment of an invoice is found without a search.
     return f"inpay_{invoice['id'].removeprefix('in_')}"
-
-
-def _line(account: Account, invoice_id: str, subscription: Resource, item: Resource) -> Resource:
-    price, quantity = item["price"], item["quantity"]
-    start, end = period_of(subscription)
-    trial = subscription["status"] == "trialing"
-    amount = 0 if trial else prices.amount(price, quantity)
-    name = account.get("product", price["product"])["name"]
-    return {
-        "id": new_id("il"),
-        "object": "line_item",
-        "amount": amount,
-        "currency": price["currency"],
-        "description": f"Trial period for {name}" if trial else f"{quantity} x {name}",
-        "discount_amounts": [],
-        "discountable": True,
-        "discounts": [],
-        "invoice": invoice_id,
-        "livemode": False,
-        "metadata": subscription["metadata"],
-        "parent": {
-            "invoice_item_details": None,
-            "subscription_item_details": {
-                "invoice_item": None,
-                "proration": False,
-                "proration_details": {"credited_items": None},
-                "subscription": subscription["id"],
-                "subscription_item": item["id"],
-            },
-            "type": "subscription_item_details",
-        },
-        "period": {"end": end, "start": start},
-        "pretax_credit_amounts": [],
-        "pricing": {
-            "price_details": {"price": price["id"], "product": price["product"]},
-            "type": "price_details",
-            "unit_amount_decimal": "0" if trial else price["unit_amount_decimal"],
-        },
-        "quantity": quantity,
-        "quantity_decimal": str(quantity),
-        "subscription": subscription["id"],
-        "subtotal": amount,
-        "taxes": [],
-    }
-
-
-ENDPOINTS = [
-    ("GET", "/v1/invoice_payments", list_payments),
-    ("GET", "/v1/invoices", list_invoices),
-    ("GET", "/v1/invoices/{id}", retrieve),
-    ("GET", "/v1/invoices/{id}/lines", list_lines),
-]

@@ -84,6 +84,11 @@ def amount(price: Resource, quantity: int) -> int:
     return int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
+def is_metered(price: Resource) -> bool:
+    """Whether it is charged by what a meter counted, after the period."""
+    return bool(price["recurring"] and price["recurring"]["usage_type"] == "metered")
+
+
 def plan_of(price: Resource) -> Resource:
     """The price in the older shape that subscription items still carry beside it."""
     recurring = price["recurring"]

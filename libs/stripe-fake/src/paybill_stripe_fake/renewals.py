@@ -1,23 +1,27 @@
 """What happens as time passes: periods end, payments are tried again, what nobody finished expires."""
 
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
-from paybill_stripe_fake import checkout, collection, invoices, subscriptions
+from paybill_stripe_fake import checkout, collection, invoices, periods, subscriptions
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import RUNNING, change, end, period_of
+from paybill_stripe_fake.subscription_state import RUNNING, change, period_of
 
 _INCOMPLETE_S = 23 * 3600
 _DAY_S = 86_400
 _MAX_ADVANCE_S = 2 * 366 * _DAY_S
 
 
-def catch_up(account: Account, to: int | None = None) -> None:
-    """Do all that is due until `to`, or until now, each at its own time, and leave the clock there."""
+def catch_up(account: Account, to: int | None = None, only: Resource | None = None) -> None:
+    """Do all that is due until `to`, or until now, each at its own time, and leave the clock there.
+
+    only: the subscription to which that is confined.
+    """
     until = account.now() if to is None else to
-    while upcoming := min(_upcoming(account), key=lambda found: found[0], default=None):
+    while upcoming := min(_upcoming(account, only), key=lambda found: found[0], default=None):
         at, act, resource = upcoming
         if at > until:
             break
@@ -54,22 +58,22 @@ def renew(account: Account, _params: Params, subscription_id: str) -> Resource:
     if subscription["status"] not in RUNNING:
         raise InvalidRequestError(f"Subscription {subscription_id} is {subscription['status']} and does not renew.")
     if subscription["cancel_at_period_end"]:
-        return end(account, subscription, "cancellation_requested")
+        return periods.finish(account, subscription, "cancellation_requested")
     now = account.now()
-    return subscriptions.roll(account, subscription, begin=now, anchor=now, reason="subscription_cycle")
+    if subscription["status"] == "trialing":
+        return periods.end_trial(account, subscription, now)
+    return periods.roll(account, subscription, begin=now, anchor=now, reason="subscription_cycle")
 
 
-def _upcoming(account: Account) -> Iterator[tuple[int, Callable[[Account, Resource], object], Resource]]:
+_Due: TypeAlias = tuple[int, Callable[[Account, Resource], object], Resource]
+
+
+def _upcoming(account: Account, only: Resource | None) -> Iterator[_Due]:
+    if only is not None:
+        yield from _of_subscription(account, account.get("subscription", only["id"]))
+        return
     for subscription in account.store.oldest_first("subscription"):
-        if subscription["status"] in RUNNING:
-            period_end, cancel_at = period_of(subscription)[1], subscription["cancel_at"]
-            yield (
-                (cancel_at, _end, subscription)
-                if cancel_at and cancel_at <= period_end
-                else (period_end, _renew, subscription)
-            )
-        elif subscription["status"] == "incomplete":
-            yield subscription["created"] + _INCOMPLETE_S, _expire, subscription
+        yield from _of_subscription(account, subscription)
     for invoice in account.store.oldest_first("invoice"):
         if invoice["status"] == "open" and invoice["next_payment_attempt"]:
             yield invoice["next_payment_attempt"], collection.collect, invoice
@@ -78,13 +82,36 @@ def _upcoming(account: Account) -> Iterator[tuple[int, Callable[[Account, Resour
             yield session["expires_at"], checkout.expired, session
 
 
+def _of_subscription(account: Account, subscription: Resource) -> Iterator[_Due]:
+    status, cancel_at = subscription["status"], subscription["cancel_at"]
+    if status in RUNNING:
+        if warning_at := subscriptions.trial_warning_at(account, subscription):
+            yield warning_at, subscriptions.warn_of_trial_end, subscription
+        if (pause := subscription["pause_collection"]) and pause["resumes_at"]:
+            yield pause["resumes_at"], _collect_again, subscription
+        period_end = period_of(subscription)[1]
+        ends = cancel_at and cancel_at <= period_end
+        yield (cancel_at, _end, subscription) if ends else (period_end, _renew, subscription)
+    elif status == "incomplete":
+        yield subscription["created"] + _INCOMPLETE_S, _expire, subscription
+    elif status == "paused" and cancel_at:
+        yield cancel_at, _end, subscription
+
+
 def _end(account: Account, subscription: Resource) -> None:
-    end(account, subscription, "cancellation_requested")
+    periods.finish(account, subscription, "cancellation_requested")
 
 
 def _renew(account: Account, subscription: Resource) -> None:
     begin, anchor = period_of(subscription)[1], subscription["billing_cycle_anchor"]
-    subscriptions.roll(account, subscription, begin=begin, anchor=anchor, reason="subscription_cycle")
+    if subscription["status"] == "trialing":
+        periods.end_trial(account, subscription, begin)
+    else:
+        periods.roll(account, subscription, begin=begin, anchor=anchor, reason="subscription_cycle")
+
+
+def _collect_again(account: Account, subscription: Resource) -> None:
+    change(account, subscription, {"pause_collection": None})
 
 
 def _expire(account: Account, subscription: Resource) -> None:

@@ -24,13 +24,18 @@ from paybill_stripe_fake import (
     control,
     customers,
     events,
-    invoices,
+    invoice_api,
+    invoice_items,
     page,
+    pauses,
     payment_methods,
     payments,
+    previews,
     prices,
     products,
     renewals,
+    subscription_changes,
+    subscription_items,
     subscriptions,
     webhook_endpoints,
 )
@@ -67,11 +72,16 @@ _MODULES = (
     collection,
     customers,
     events,
-    invoices,
+    invoice_api,
+    invoice_items,
+    pauses,
     payment_methods,
     payments,
+    previews,
     prices,
     products,
+    subscription_changes,
+    subscription_items,
     subscriptions,
     webhook_endpoints,
 )
@@ -99,7 +109,9 @@ def create_app(account: Account, api_key: str, sender: Callable[[], Sender], sta
     for method, path, handler in [*(entry for module in _MODULES for entry in module.ENDPOINTS), *control.ENDPOINTS]:
         table.setdefault(path, {})[method] = handler
     routes = [
-        Route(path, server.endpoint(path, by_method), methods=list(by_method)) for path, by_method in table.items()
+        # A path that is spelled out goes before one with an id in its place.
+        Route(path, server.endpoint(path, by_method), methods=list(by_method))
+        for path, by_method in sorted(table.items(), key=lambda entry: entry[0].count("{"))
     ]
     own = [
         Route("/healthz", _healthz),

@@ -85,6 +85,17 @@ class Store:
                 self._set(kind, identifier, value)
             self._undo = None
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Undo all that is done inside, whatever happens; only inside a transaction."""
+        outer, self._undo = self._undo, {}
+        try:
+            yield
+        finally:
+            for (kind, identifier), value in reversed(self._undo.items()):
+                self._set(kind, identifier, value)
+            self._undo = outer
+
     def close(self) -> None:
         """Let another process have the state file."""
         if self._journal is not None:

@@ -22,7 +22,26 @@ def change(account: Account, subscription: Resource, changes: Resource) -> Resou
     return events.change(account, subscription, changes, "customer.subscription.updated")
 
 
-def end(account: Account, subscription: Resource, reason: str) -> Resource:
+def pause(account: Account, subscription: Resource, why: str) -> Resource:
+    """Stop it until it is resumed; no periods, no invoices. why: Stripe's word for it."""
+    details = {
+        "paused": {"subscription": {"type": why}, "transitioned_at": account.now(), "type": "subscription"},
+    }
+    held = account.get("subscription", subscription["id"])
+    changes = {"status": "paused", "status_details": details, "trial_end": subscription["trial_end"]}
+    paused = change(account, held, changes)
+    events.emit(account, "customer.subscription.paused", paused)
+    return paused
+
+
+def wake(account: Account, subscription: Resource) -> Resource:
+    """It runs again after a pause."""
+    running = change(account, subscription, {"status": "active", "status_details": None})
+    events.emit(account, "customer.subscription.resumed", running)
+    return running
+
+
+def end(account: Account, subscription: Resource, reason: str | None) -> Resource:
     """Cancel now; what is owed stays owed, but nobody tries to collect it any more."""
     now = account.now()
     ended = {
@@ -40,9 +59,9 @@ def end(account: Account, subscription: Resource, reason: str) -> Resource:
     return ended
 
 
-def subscription_of(invoice: Resource) -> str:
-    """The id of the subscription that an invoice is for."""
-    return str(invoice["parent"]["subscription_details"]["subscription"])
+def subscription_of(invoice: Resource) -> str | None:
+    """The id of the subscription that an invoice is for, if it is for one."""
+    return str(invoice["parent"]["subscription_details"]["subscription"]) if invoice["parent"] else None
 
 
 def period_of(subscription: Resource) -> tuple[int, int]:

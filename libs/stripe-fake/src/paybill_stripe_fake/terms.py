@@ -22,22 +22,24 @@ class Terms:
 
     items: price, quantity and metadata of each; all of one currency and one interval.
     card: pays for this subscription instead of the customer's default.
-    trial_end: Unix seconds; until then nothing is owed.
+    trial_end: Unix seconds; until then nothing is owed. without_card: what happens then if nobody can pay.
     """
 
     customer: str
-    items: list[tuple[Resource, int, dict[str, str]]]
+    items: list[tuple[Resource, int | None, dict[str, str]]]
     metadata: dict[str, str] = field(default_factory=dict)
     description: str | None = None
     card: str | None = None
     trial_end: int | None = None
     cancel_at_period_end: bool = False
     cancel_at: int | None = None
+    without_card: str = "create_invoice"
 
 
-def read_items(account: Account, given: list[Params]) -> list[tuple[Resource, int, dict[str, str]]]:
-    """Prices, quantities and metadata of new items."""
-    return [(read_price(account, item), read_quantity(item), item.metadata()) for item in given]
+def read_items(account: Account, given: list[Params]) -> list[tuple[Resource, int | None, dict[str, str]]]:
+    """Prices, quantities and metadata of new items; what is metered has no quantity."""
+    priced = [(item, read_price(account, item)) for item in given]
+    return [(price, read_quantity(item, price), item.metadata()) for item, price in priced]
 
 
 def check_prices(account: Account, priced: list[Resource], customer: str | None, param: str = "items") -> None:
@@ -58,8 +60,18 @@ def check_prices(account: Account, priced: list[Resource], customer: str | None,
 def read_trial_end(account: Account, params: Params) -> int | None:
     """When the trial ends that `trial_period_days` or `trial_end` grant."""
     days = params.integer("trial_period_days", least=1, most=_MAX_TRIAL_DAYS)
+    if params.has("trial_end") and params.text("trial_end") == "now":
+        return None
     until = params.integer("trial_end", least=account.now() + 1, most=account.now() + _MAX_TRIAL_DAYS * _DAY_S)
     return account.now() + days * _DAY_S if days else until
+
+
+def read_trial_settings(params: Params) -> Resource:
+    """What happens at the end of a trial when there is no card."""
+    settings = params.nested("trial_settings") or Params({})
+    behaviour = settings.nested("end_behavior") or Params({})
+    missing = behaviour.choice("missing_payment_method", "cancel", "create_invoice", "pause") or "create_invoice"
+    return {"end_behavior": {"missing_payment_method": missing}}
 
 
 def new_subscription(account: Account, terms: Terms) -> Resource:
@@ -126,7 +138,7 @@ def new_subscription(account: Account, terms: Terms) -> Resource:
         "test_clock": None,
         "transfer_data": None,
         "trial_end": terms.trial_end,
-        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+        "trial_settings": {"end_behavior": {"missing_payment_method": terms.without_card}},
         "trial_start": now if terms.trial_end else None,
     }
 
@@ -135,11 +147,12 @@ def new_item(
     account: Account,
     subscription: str,
     price: Resource,
-    quantity: int,
+    quantity: int | None,
     metadata: dict[str, str],
     period: tuple[int, int],
 ) -> Resource:
     """An item of a subscription, for its current period."""
+    licensed = {} if quantity is None else {"quantity": quantity}
     return {
         "id": new_id("si"),
         "object": "subscription_item",
@@ -151,7 +164,7 @@ def new_item(
         "metadata": metadata,
         "plan": prices.plan_of(price),
         "price": price,
-        "quantity": quantity,
+        **licensed,
         "subscription": subscription,
         "tax_rates": [],
     }
@@ -173,10 +186,14 @@ def read_price(account: Account, item: Params) -> Resource:
     return price
 
 
-def read_quantity(item: Params) -> int:
-    """How many of an item, 1 unless said."""
+def read_quantity(item: Params, price: Resource) -> int | None:
+    """How many of an item, 1 unless said; None for what is metered."""
     quantity = item.integer("quantity", most=_MAX_QUANTITY)
-    return 1 if quantity is None else quantity
+    if not prices.is_metered(price):
+        return 1 if quantity is None else quantity
+    if quantity is not None:
+        raise InvalidRequestError("A metered price takes no quantity.", param=item.name("quantity"))
+    return None
 
 
 def rhythm(price: Resource) -> tuple[str, int]:

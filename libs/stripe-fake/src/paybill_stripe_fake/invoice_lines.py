@@ -1,0 +1,103 @@
+"""The lines of an invoice: a period of an item, or something that waited to be billed."""
+
+from decimal import Decimal
+from typing import Any
+
+from paybill_stripe_fake import prices
+from paybill_stripe_fake.account import Account, new_id
+from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.subscription_state import period_of
+
+
+def of_item(account: Account, invoice_id: str, subscription: Resource, item: Resource) -> Resource:
+    """The current period of a licensed item, paid in advance; free on trial."""
+    price, quantity = item["price"], item["quantity"]
+    start, end = period_of(subscription)
+    trial = subscription["status"] == "trialing"
+    amount = 0 if trial else prices.amount(price, quantity)
+    name = account.get("product", price["product"])["name"]
+    return {
+        **_line(invoice_id, amount, price["currency"]),
+        "description": f"Trial period for {name}" if trial else f"{quantity} x {name}",
+        "metadata": subscription["metadata"],
+        "parent": _item_parent(subscription["id"], item["id"], None),
+        "period": {"end": end, "start": start},
+        "pricing": pricing_of(price, "0" if trial else price["unit_amount_decimal"]),
+        "quantity": quantity,
+        "quantity_decimal": str(quantity),
+        "subscription": subscription["id"],
+    }
+
+
+def of_invoice_item(invoice_id: str, waiting: Resource) -> Resource:
+    """What waited for the next invoice, a proration or something of a customer's own."""
+    details = (waiting["parent"] or {}).get("subscription_details")
+    of_subscription_item = details and details["subscription_item"]
+    plain: Resource = {
+        "invoice_item_details": {
+            "invoice_item": waiting["id"],
+            "proration": waiting["proration"],
+            "proration_details": {"credited_items": None},
+            "subscription": details and details["subscription"],
+        },
+        "subscription_item_details": None,
+        "type": "invoice_item_details",
+    }
+    parent = (
+        _item_parent(details["subscription"], of_subscription_item, waiting)
+        if details and of_subscription_item
+        else plain
+    )
+    same = ("description", "metadata", "period", "pricing", "quantity", "quantity_decimal", "discountable")
+    return {
+        **_line(invoice_id, waiting["amount"], waiting["currency"]),
+        **{key: waiting[key] for key in same},
+        "parent": parent,
+        "subscription": details and details["subscription"],
+    }
+
+
+def pricing_of(price: Resource, unit_amount: str) -> Resource:
+    """Which price a line has, and what one unit of it costs there."""
+    return {
+        "price_details": {"price": price["id"], "product": price["product"]},
+        "type": "price_details",
+        "unit_amount_decimal": unit_amount,
+    }
+
+
+def per_unit(amount: int, quantity: int) -> str:
+    """What one of so many costs, with 12 decimal places at most."""
+    each = round(Decimal(amount) / quantity, 12) if quantity else Decimal(0)
+    return f"{each.normalize():f}"
+
+
+def _item_parent(subscription_id: str, item_id: str, waiting: Resource | None) -> Resource:
+    return {
+        "invoice_item_details": None,
+        "subscription_item_details": {
+            "invoice_item": waiting and waiting["id"],
+            "proration": bool(waiting and waiting["proration"]),
+            "proration_details": {"credited_items": None},
+            "subscription": subscription_id,
+            "subscription_item": item_id,
+        },
+        "type": "subscription_item_details",
+    }
+
+
+def _line(invoice_id: str, amount: int, currency: str) -> dict[str, Any]:
+    return {
+        "id": new_id("il"),
+        "object": "line_item",
+        "amount": amount,
+        "currency": currency,
+        "discount_amounts": [],
+        "discountable": True,
+        "discounts": [],
+        "invoice": invoice_id,
+        "livemode": False,
+        "pretax_credit_amounts": [],
+        "subtotal": amount,
+        "taxes": [],
+    }

@@ -1,0 +1,71 @@
+"""Billing periods: the next one begins, what waits is billed at once, a trial ends, everything ends."""
+
+from paybill_stripe_fake import collection, invoice_items, prorations
+from paybill_stripe_fake.account import Account, new_id
+from paybill_stripe_fake.billing_cycle import period_end
+from paybill_stripe_fake.payment_methods import card_of
+from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.subscription_state import change, end, pause, period_of
+
+
+def roll(account: Account, subscription: Resource, *, begin: int, anchor: int, reason: str) -> Resource:
+    """Let a new period begin, bill for it and collect."""
+    past = period_of(subscription)
+    recurring = subscription["items"]["data"][0]["price"]["recurring"]
+    finish = period_end(anchor, begin, recurring["interval"], recurring["interval_count"])
+    changes: Resource = {
+        "items": within(subscription, begin, finish),
+        "billing_cycle_anchor": anchor,
+        "latest_invoice": new_id("in"),
+    }
+    if subscription["status"] == "trialing":
+        changes |= {"status": "active", "trial_end": begin}
+    if subscription["cancel_at_period_end"]:
+        changes["cancel_at"] = finish
+    subscription = change(account, subscription, changes)
+    collection.bill(account, subscription, reason, (past[0], min(past[1], begin)))
+    return account.get("subscription", subscription["id"])
+
+
+def within(subscription: Resource, start: int, finish: int) -> Resource:
+    """The subscription's items with this as their current period."""
+    items = subscription["items"]
+    data = [{**item, "current_period_start": start, "current_period_end": finish} for item in items["data"]]
+    return {**items, "data": data}
+
+
+def bill_now(account: Account, subscription: Resource, reason: str = "subscription_update") -> Resource:
+    """Bill what waits for the subscription's next invoice on one of its own, if anything does."""
+    if invoice_items.waiting_for(account, subscription["customer"], subscription["id"]):
+        subscription = change(account, subscription, {"latest_invoice": new_id("in")})
+        past = (period_of(subscription)[0], account.now())
+        collection.bill(account, subscription, reason, past, recurring=False)
+    return account.get("subscription", subscription["id"])
+
+
+def finish(
+    account: Account, subscription: Resource, reason: str | None, *, prorate: bool = False, invoice_now: bool = True
+) -> Resource:
+    """End the subscription.
+
+    prorate: what was paid for the rest of the period is credited.
+    invoice_now: what waits is billed on a last invoice; else its prorations are forgotten.
+    """
+    if prorate and subscription["status"] != "trialing":
+        prorations.charge(account, subscription, [], account.now())
+    if invoice_now:
+        subscription = bill_now(account, subscription, "subscription_cycle")
+    elif not prorate:
+        invoice_items.remove_prorations(account, subscription["id"])
+    return end(account, account.get("subscription", subscription["id"]), reason)
+
+
+def end_trial(account: Account, subscription: Resource, at: int) -> Resource:
+    """The first paid period begins, unless nobody can pay and that is to pause or to end it."""
+    behaviour = subscription["trial_settings"]["end_behavior"]["missing_payment_method"]
+    if behaviour == "create_invoice" or card_of(account, subscription["customer"], subscription):
+        return roll(account, subscription, begin=at, anchor=at, reason="subscription_cycle")
+    subscription = {**subscription, "trial_end": at}
+    if behaviour == "cancel":
+        return end(account, subscription, None)
+    return pause(account, subscription, "trial_end_without_payment_method")

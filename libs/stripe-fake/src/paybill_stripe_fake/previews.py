@@ -1,0 +1,84 @@
+"""What an invoice would be: the change is carried out and time passes, in a rehearsal of which nothing stays."""
+
+from paybill_stripe_fake import periods, renewals, subscription_changes, subscriptions
+from paybill_stripe_fake.account import Account, new_id
+from paybill_stripe_fake.errors import ApiError, InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.subscription_state import ENDED, period_of, subscription_of
+
+
+class NothingUpcomingError(ApiError):
+    """No invoice will be drawn up."""
+
+    status = 404
+
+    def __init__(self, customer_id: str) -> None:
+        super().__init__(f"No upcoming invoices for customer: {customer_id}", code="invoice_upcoming_none")
+
+
+def create_preview(account: Account, params: Params) -> Resource:
+    """The next invoice of a subscription, with changes if given; or the first one of a new subscription."""
+    params.choice("preview_mode", "next")
+    named, customer = _named(account, params), params.text("customer")
+    details = params.nested("subscription_details") or Params({})
+    if named is None and customer is None:
+        raise InvalidRequestError("Give a customer or a subscription.", code="parameter_missing", param="customer")
+    if named is not None and customer not in {None, named["customer"]}:
+        raise InvalidRequestError(f"The subscription is not of customer {customer}.", param="customer")
+    already = len(account.store.oldest_first("event"))
+    with account.store.rehearsal():
+        if named is None:
+            subscriptions.start(account, subscriptions.read_terms(account, details, str(customer)))
+        else:
+            _live_on(account, details, named)
+        drafted = [
+            event["data"]["object"]
+            for event in account.store.oldest_first("event")[already:]
+            if event["type"] == "invoice.created"
+            and (named is None or subscription_of(event["data"]["object"]) == named["id"])
+        ]
+    if not drafted:
+        raise NothingUpcomingError(named["customer"] if named else str(customer))
+    return _shown(drafted[0], known=named is not None)
+
+
+def _named(account: Account, params: Params) -> Resource | None:
+    if schedule := params.text("schedule"):
+        subscription = account.get("subscription_schedule", schedule, "schedule")["subscription"]
+    else:
+        subscription = params.text("subscription")
+    return account.get("subscription", subscription, "subscription") if subscription else None
+
+
+def _live_on(account: Account, details: Params, subscription: Resource) -> None:
+    """Carry the change out, and wait until the subscription is billed."""
+    latest = subscription["latest_invoice"]
+    if subscription["status"] in ENDED:
+        return
+    if details.flag("cancel_now"):
+        prorating = details.choice("proration_behavior", "create_prorations", "always_invoice", "none")
+        periods.finish(account, subscription, "cancellation_requested", prorate=prorating != "none")
+        return
+    subscription = subscription_changes.apply(account, details, subscription)
+    if subscription["latest_invoice"] == latest and subscription["status"] not in ENDED | {"paused", "incomplete"}:
+        renewals.catch_up(account, max(account.now(), period_of(subscription)[1]), only=subscription)
+
+
+def _shown(invoice: Resource, *, known: bool) -> Resource:
+    identifier = new_id("upcoming_in")
+    lines = [{**line, "id": f"il_tmp_{line['id'][3:]}", "invoice": identifier} for line in invoice["lines"]["data"]]
+    parent = invoice["parent"]
+    if not known:
+        # The subscription that it would be for exists in the rehearsal only.
+        parent = {**parent, "subscription_details": {**parent["subscription_details"], "subscription": ""}}
+    return {
+        **invoice,
+        "id": identifier,
+        "lines": {**invoice["lines"], "data": lines, "url": f"/v1/invoices/{identifier}/lines"},
+        "parent": parent,
+        "next_payment_attempt": invoice["created"],
+    }
+
+
+ENDPOINTS = [("POST", "/v1/invoices/create_preview", create_preview)]

@@ -1,0 +1,82 @@
+"""What a change within a period costs: the unused time of what was, and the remaining time of what is."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+
+from paybill_stripe_fake import invoice_items, prices
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.errors import InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.subscription_state import period_of
+
+BEHAVIOURS = ("create_prorations", "always_invoice", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Prorating:
+    """How a change is charged for: Stripe's `proration_behavior`, and the moment from which it counts."""
+
+    behaviour: str
+    at: int
+
+
+def read(account: Account, params: Params, subscription: Resource) -> Prorating:
+    """`proration_behavior` and `proration_date`, which lies in the current period."""
+    behaviour = params.choice("proration_behavior", *BEHAVIOURS) or "create_prorations"
+    at = params.integer("proration_date")
+    start, end = period_of(subscription)
+    if at is not None and not start <= at <= end:
+        raise InvalidRequestError(
+            f"Invalid proration_date: must be within the current period ({start} to {end}).",
+            param=params.name("proration_date"),
+        )
+    return Prorating(behaviour, account.now() if at is None else at)
+
+
+def charge(
+    account: Account,
+    subscription: Resource,
+    after: list[Resource],
+    at: int,
+    *,
+    period: tuple[int, int] | None = None,
+) -> None:
+    """Let the difference between a subscription's items and these wait for the next invoice.
+
+    subscription: as it was before. after: the items it has from `at` on; none credits all that was paid.
+    """
+    before = {item["id"]: item for item in subscription["items"]["data"]}
+    changed = {item["id"]: item for item in after}
+    start, end = period or period_of(subscription)
+    for identifier in before | changed:
+        old, new = before.get(identifier), changed.get(identifier)
+        if old and new and (old["price"]["id"], old.get("quantity")) == (new["price"]["id"], new.get("quantity")):
+            continue
+        for item, sign, words in ((old, -1, "Unused time on"), (new, 1, "Remaining time on")):
+            if item is not None and item.get("quantity"):
+                _add(account, subscription, item, sign, words, part=(at, start, end))
+
+
+def _add(
+    account: Account, subscription: Resource, item: Resource, sign: int, words: str, *, part: tuple[int, int, int]
+) -> None:
+    at, start, end = part
+    price, quantity = item["price"], item["quantity"]
+    exact = Decimal(prices.amount(price, quantity)) * (end - at) / max(end - start, 1)
+    name = account.get("product", price["product"])["name"]
+    day = datetime.fromtimestamp(at, tz=UTC).strftime("%d %b %Y").lstrip("0")
+    invoice_items.add(
+        account,
+        subscription["customer"],
+        sign * int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP)),
+        price["currency"],
+        f"{words} {quantity} x {name} after {day}",
+        period=(at, end),
+        price=price,
+        quantity=quantity,
+        subscription=subscription["id"],
+        subscription_item=item["id"],
+        proration=True,
+    )

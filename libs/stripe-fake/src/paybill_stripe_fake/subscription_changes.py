@@ -1,0 +1,237 @@
+"""Changing a subscription: items, the end, the trial, the card; and what that costs."""
+
+from typing import Any
+
+from paybill_stripe_fake import periods, prices, prorations
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError, ResourceMissingError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.pauses import read_pause_collection
+from paybill_stripe_fake.payment_methods import attach_named
+from paybill_stripe_fake.prorations import Prorating
+from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.subscription_state import ENDED, change, living_customer, period_of
+from paybill_stripe_fake.terms import (
+    MAX_ITEMS,
+    check_prices,
+    new_item,
+    read_items,
+    read_price,
+    read_quantity,
+    read_trial_end,
+    read_trial_settings,
+    rhythm,
+)
+
+_FEEDBACK = (
+    "customer_service",
+    "low_quality",
+    "missing_features",
+    "other",
+    "switched_service",
+    "too_complex",
+    "too_expensive",
+    "unused",
+)
+_UNCHANGEABLE = ENDED | {"incomplete"}
+
+
+def update(account: Account, params: Params, subscription_id: str) -> Resource:
+    """Change what is given."""
+    subscription = account.get("subscription", subscription_id)
+    _refuse_if_ended(params, subscription)
+    return apply(account, params, subscription)
+
+
+def apply(account: Account, params: Params, subscription: Resource) -> Resource:
+    """Carry out what an update or its preview asks for; nothing is refused after the first change."""
+    behaviour = params.choice("payment_behavior", "allow_incomplete", "default_incomplete", "error_if_incomplete")
+    params.flag("off_session")
+    prorating = prorations.read(account, params, subscription)
+    restart = _restart(params)
+    changes = _labels(account, params, subscription) | _ending(account, params, subscription)
+    trial = _trial(account, params, subscription)
+    given = params.many("items", most=MAX_ITEMS)
+    after = None if given is None else changed_items(account, given, subscription)
+    if trial is not None and trial != account.now():
+        held = {**subscription["items"], "data": after} if after else subscription["items"]
+        moved = periods.within({**subscription, "items": held}, period_of(subscription)[0], trial)
+        changes |= {"trial_end": trial, "billing_cycle_anchor": trial, "items": moved}
+        after = moved["data"]
+    changed = change_items(account, subscription, after, prorating, changes=changes, restart=restart)
+    if trial == account.now():
+        changed = periods.end_trial(account, changed, trial)
+    refuse_if_unpaid(account, subscription, changed, behaviour)
+    return changed
+
+
+def change_items(
+    account: Account,
+    subscription: Resource,
+    after: list[Resource] | None,
+    prorating: Prorating,
+    *,
+    changes: Resource | None = None,
+    restart: bool = False,
+) -> Resource:
+    """Give the subscription these items and whatever else changes, and charge for the difference.
+
+    restart: a new period begins now even if the items keep their rhythm.
+    """
+    held, trialing = subscription["items"]["data"], subscription["status"] == "trialing"
+    restart = restart or (after is not None and rhythm(after[0]["price"]) != rhythm(held[0]["price"]))
+    restart = restart and not trialing
+    if prorating.behaviour != "none" and not trialing and (restart or after is not None):
+        prorations.charge(account, subscription, [] if restart else after or [], prorating.at)
+    items = {} if after is None else {"items": {**subscription["items"], "data": after}}
+    subscription = change(account, subscription, {**(changes or {}), **items})
+    if restart:
+        now = account.now()
+        return periods.roll(account, subscription, begin=now, anchor=now, reason="subscription_update")
+    if prorating.behaviour == "always_invoice" and after is not None:
+        return periods.bill_now(account, subscription)
+    return subscription
+
+
+def refuse_if_unpaid(account: Account, before: Resource, after: Resource, behaviour: str | None) -> None:
+    """With `error_if_incomplete`, an invoice that the change brought about and that was declined undoes it."""
+    if behaviour != "error_if_incomplete" or before["latest_invoice"] == after["latest_invoice"]:
+        return
+    if account.get("invoice", after["latest_invoice"])["status"] == "open":
+        raise CardDeclinedError(None, keep=False)
+
+
+def cancel(account: Account, params: Params, subscription_id: str) -> Resource:
+    """End a subscription now."""
+    subscription = account.get("subscription", subscription_id)
+    if subscription["status"] in ENDED:
+        raise ResourceMissingError("subscription", subscription_id)
+    details = _cancellation_details(params, subscription)
+    prorate, invoice_now = params.flag("prorate") or False, params.flag("invoice_now") or False
+    held = {**subscription, "cancellation_details": details}
+    return periods.finish(account, held, "cancellation_requested", prorate=prorate, invoice_now=invoice_now)
+
+
+def changed_items(account: Account, given: list[Params], subscription: Resource) -> list[Resource]:
+    """The items with the given ones changed, added or removed."""
+    items = {item["id"]: item for item in subscription["items"]["data"]}
+    for change_of in given:
+        identifier, deleted = change_of.text("id"), change_of.flag("deleted")
+        if identifier is None:
+            [(price, quantity, metadata)] = read_items(account, [change_of])
+            added = new_item(account, subscription["id"], price, quantity, metadata, period_of(subscription))
+            items[added["id"]] = added
+            continue
+        if identifier not in items:
+            raise ResourceMissingError("subscription item", identifier, param=change_of.name("id"))
+        if deleted:
+            del items[identifier]
+            continue
+        items[identifier] = changed_item(account, change_of, items[identifier])
+    kept = list(items.values())
+    check_prices(account, [item["price"] for item in kept], subscription["customer"])
+    if len(kept) > MAX_ITEMS:
+        raise InvalidRequestError(f"A subscription has at most {MAX_ITEMS} items.", param="items")
+    return kept
+
+
+def changed_item(account: Account, params: Params, item: Resource) -> Resource:
+    """One item with its price, quantity and metadata as given."""
+    price = item["price"]
+    if params.has("price") or params.has("price_data"):
+        price = read_price(account, params)
+    quantity = read_quantity(params, price) if params.has("quantity") else item.get("quantity", 1)
+    changed = {**item, "price": price, "plan": prices.plan_of(price), "metadata": params.metadata(item["metadata"])}
+    changed.pop("quantity", None)
+    return changed if prices.is_metered(price) else {**changed, "quantity": quantity}
+
+
+def _labels(account: Account, params: Params, subscription: Resource) -> Resource:
+    changes: Resource = {"metadata": params.metadata(subscription["metadata"])}
+    if params.has("description"):
+        changes["description"] = params.text("description", longest=500)
+    if card := params.text("default_payment_method"):
+        customer = living_customer(account, subscription["customer"])
+        changes["default_payment_method"] = attach_named(account, customer, card, "default_payment_method")["id"]
+    if params.has("pause_collection"):
+        changes["pause_collection"] = read_pause_collection(account, params)
+    if params.has("trial_settings"):
+        changes["trial_settings"] = read_trial_settings(params)
+    return changes
+
+
+def _restart(params: Params) -> bool:
+    """Whether `billing_cycle_anchor` asks for a new period; older versions of the API gave the bare word."""
+    try:
+        anchor = params.nested("billing_cycle_anchor")
+    except InvalidRequestError:
+        return params.choice("billing_cycle_anchor", "now", "unchanged") == "now"
+    return anchor is not None and anchor.choice("type", "now", "unchanged") == "now"
+
+
+def _trial(account: Account, params: Params, subscription: Resource) -> int | None:
+    """When the trial is to end from now on: now, at another time, or None for no change."""
+    if not params.has("trial_end"):
+        return None
+    now = params.text("trial_end") == "now"
+    until = account.now() if now else read_trial_end(account, params)
+    if subscription["status"] == "trialing":
+        return until
+    if not now:
+        raise InvalidRequestError("Only a subscription on trial can be given another end of it.", param="trial_end")
+    return None
+
+
+def _ending(account: Account, params: Params, subscription: Resource) -> Resource:
+    """What changes when the subscription is told to end later, or no longer to."""
+    changes: Resource = {"cancellation_details": _cancellation_details(params, subscription)}
+    at_period_end = params.flag("cancel_at_period_end")
+    finish = period_of(subscription)[1]
+    if params.text("cancel_at") in {"min_period_end", "max_period_end"}:
+        moment: int | None = finish
+    else:
+        moment = params.integer("cancel_at", least=account.now() + 1)
+    if at_period_end and moment:
+        raise InvalidRequestError(
+            "You can use only one of cancel_at and cancel_at_period_end.",
+            code="parameters_exclusive",
+            param="cancel_at",
+        )
+    if at_period_end is None and not params.has("cancel_at"):
+        return changes
+    if subscription["schedule"]:
+        raise InvalidRequestError(
+            f"The subscription is managed by the subscription schedule `{subscription['schedule']}`, and updating any "
+            "cancelation behavior directly is not allowed. Please update the schedule instead.",
+            param="cancel_at_period_end",
+        )
+    until = finish if at_period_end else moment
+    details = changes["cancellation_details"]
+    return {
+        "cancel_at": until,
+        "cancel_at_period_end": bool(at_period_end),
+        "canceled_at": (subscription["canceled_at"] or account.now()) if until else None,
+        "cancellation_details": {**details, "reason": "cancellation_requested" if until else None},
+    }
+
+
+def _cancellation_details(params: Params, subscription: Resource) -> dict[str, Any]:
+    details = dict(subscription["cancellation_details"])
+    if given := params.nested("cancellation_details"):
+        details |= {"comment": given.text("comment"), "feedback": given.choice("feedback", *_FEEDBACK)}
+    return details
+
+
+def _refuse_if_ended(params: Params, subscription: Resource) -> None:
+    harmless = {"metadata", "cancellation_details"}
+    if subscription["status"] not in _UNCHANGEABLE or not params.given() - harmless:
+        return
+    message = f"A subscription that is {subscription['status']} can only update its {' and '.join(sorted(harmless))}."
+    code = "invalid_canceled_subscription_fields" if subscription["status"] in ENDED else None
+    raise InvalidRequestError(message, code=code)
+
+
+ENDPOINTS = [
+    ("POST", "/v1/subscriptions/{id}", update),
+    ("DELETE", "/v1/subscriptions/{id}", cancel),
+]
