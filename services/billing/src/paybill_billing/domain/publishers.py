@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from paybill_contracts.billing import PublisherGrant, PublishersAllowed
+from paybill_contracts.errors import ForbiddenError
 from paybill_contracts.event import digest
 
 PUBLISHERS = "publishers"
 """There is one list of them; a handler must know what to load before it has read anything."""
+
+
+class PublisherNotAllowedError(ForbiddenError):
+    """The publisher's credential does not cover this tenant."""
+
+    code = "publisher_not_allowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +36,11 @@ def allow(publishers: Publishers | None, grants: Sequence[PublisherGrant]) -> li
     return [PublishersAllowed(publishers=PUBLISHERS, grants=ordered, content_hash=content_hash)]
 
 
-def may_report(publishers: Publishers | None, publisher: str, tenant_id: str) -> bool:
-    """Whether `publisher` may report usage of this tenant."""
+def insist(publishers: Publishers | None, publisher: str, tenant_id: str) -> None:
+    """Raise PublisherNotAllowedError unless `publisher` may report usage of this tenant."""
     grants = publishers.grants if publishers is not None else ()
-    return any(grant.publisher == publisher and (grant.all_tenants or tenant_id in grant.tenants) for grant in grants)
+    if not any(g.publisher == publisher and (g.all_tenants or tenant_id in g.tenants) for g in grants):
+        raise PublisherNotAllowedError(f"{publisher} may not publish for {tenant_id}; see the publishers file")
 
 
 def evolve(_publishers: Publishers | None, event: PublishersAllowed) -> Publishers:
