@@ -68,8 +68,8 @@ class FeatureDifference(Value):
 class WantedChange(Value):
     """What was asked for, in full: nothing of it depends on what is on sale later.
 
-    plan, quantity: None when they stay as they are. price_index: which of the plan's prices. at_period_end: when what is
-    paid for is over, and not now.
+    plan, quantity: None when they stay as they are. price_index: which of the plan's prices. at_period_end: when what
+    is paid for is over, and not now.
     """
 
     kind: ChangeKind

@@ -23,16 +23,19 @@ from sqlmodel import col
 from paybill_billing.domain import (
     accounts,
     catalogue,
+    changes,
     closed_windows,
     entitlements,
     licence_keys,
     licences,
     members,
+    moves,
     payments,
     publishers,
     reconciliation,
     revocations,
     subscriptions,
+    tiers,
     usage,
 )
 
@@ -71,10 +74,18 @@ class SubscriptionRow(Base, table=True):
     due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
 
 
+class TiersRow(Base, table=True):
+    """What environments can be built of: one row."""
+
+    __tablename__ = "tiers"
+
+
 class EntitlementsRow(Base, table=True):
-    """What a tenant may use; the id is the tenant's."""
+    """What a tenant may use; the id is the tenant's. `due` is when an override or a grant begins or ends."""
 
     __tablename__ = "entitlements"
+
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
 
 
 class PaymentRow(Base, table=True):
@@ -152,6 +163,32 @@ class DriftRow(Base, table=True):
     tenant_id: str | None = generated("state->>'tenant_id'")
 
 
+class ChangeRow(Base, table=True):
+    """A change of a subscription. `open_for` is the subscription while it is not over: one at a time."""
+
+    __tablename__ = "changes"
+
+    subscription_id: str = generated("state->>'subscription_id'", index=True)
+    status: str = generated("state->>'status'")
+    open_for: str | None = generated(
+        "CASE WHEN state->>'status' IN ('requested', 'quoted', 'confirmed') THEN state->>'subscription_id' END",
+        unique=True,
+    )
+    move_id: str | None = generated("state->>'move_id'", index=True)
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
+
+
+class MoveRow(Base, table=True):
+    """A move of subscribers. `open_from` is the version that they leave, until it is finished: one move at a time."""
+
+    __tablename__ = "moves"
+
+    open_from: str | None = generated(
+        "CASE WHEN state->>'status' <> 'finished' THEN (state->>'from_plan') || '@' || (state->>'from_version') END",
+        unique=True,
+    )
+
+
 Index(
     "reconciliations_running_key",
     col(ReconciliationRow.provider),
@@ -160,6 +197,7 @@ Index(
 )
 
 CATALOGUES = Stored("catalogue", CatalogueRow, catalogue.Catalogue, catalogue.evolve)
+TIERS = Stored("tiers", TiersRow, tiers.Tiers, tiers.evolve)
 PUBLISHERS = Stored("publishers", PublishersRow, publishers.Publishers, publishers.evolve)
 ACCOUNTS = Stored("account", AccountRow, accounts.Account, accounts.evolve)
 SUBSCRIPTIONS = Stored("subscription", SubscriptionRow, subscriptions.Standing, subscriptions.evolve)
@@ -173,6 +211,14 @@ RUNS = Stored(
     conflicts={"reconciliations_running_key": reconciliation.RunningAlreadyError},
 )
 DRIFTS = Stored("drift", DriftRow, reconciliation.Drift, reconciliation.found)
+CHANGES = Stored(
+    "change",
+    ChangeRow,
+    changes.Change,
+    changes.evolve,
+    conflicts={"changes_open_for_key": changes.ChangeOpenError},
+)
+MOVES = Stored("move", MoveRow, moves.Move, moves.evolve, conflicts={"moves_open_from_key": moves.MoveRunsError})
 LICENCES = Stored("licence", LicenceRow, licences.Licence, licences.evolve)
 KEYRINGS = Stored("licence-keys", KeyringRow, licence_keys.Keyring, licence_keys.evolve)
 REVOCATION_LISTS = Stored("licence-revocations", RevocationListRow, revocations.RevocationList, revocations.evolve)
@@ -181,6 +227,7 @@ MEMBERS = Stored("usage-members", MembersRow, members.Members, members.evolve)
 CLOSED_WINDOWS = Stored("usage-window", ClosedWindowRow, closed_windows.ClosedWindow, closed_windows.evolve)
 STATES = (
     CATALOGUES,
+    TIERS,
     PUBLISHERS,
     ACCOUNTS,
     SUBSCRIPTIONS,
@@ -191,6 +238,8 @@ STATES = (
     CLOSED_WINDOWS,
     RUNS,
     DRIFTS,
+    CHANGES,
+    MOVES,
     LICENCES,
     KEYRINGS,
     REVOCATION_LISTS,

@@ -10,6 +10,7 @@ branch_labels = None
 depends_on = None
 
 STATES = {
+    "tiers": {},
     "reconciliations": {"provider": "state->>'provider'", "status": "state->>'status'"},
     "licences": {
         "tenant_id": "state->>'tenant_id'",
@@ -21,6 +22,18 @@ STATES = {
     "licence_revocations": {"due": "rtrim(state->>'due', 'Z')"},
     "usage_members": {},
     "usage_windows": {"tenant_id": "state->>'tenant_id'", "status": "state->>'status'"},
+    "changes": {
+        "subscription_id": "state->>'subscription_id'",
+        "status": "state->>'status'",
+        "open_for": "CASE WHEN state->>'status' IN ('requested', 'quoted', 'confirmed') "
+        "THEN state->>'subscription_id' END",
+        "move_id": "state->>'move_id'",
+        "due": "rtrim(state->>'due', 'Z')",
+    },
+    "moves": {
+        "open_from": "CASE WHEN state->>'status' <> 'finished' "
+        "THEN (state->>'from_plan') || '@' || (state->>'from_version') END",
+    },
     "drifts": {"run": "state->>'run_id'", "tenant_id": "state->>'tenant_id'"},
 }
 INDEXES = (
@@ -28,12 +41,17 @@ INDEXES = (
     ("usage_windows", "status"),
     ("reconciliations", "provider"),
     ("drifts", "run"),
+    ("changes", "subscription_id"),
+    ("changes", "move_id"),
+    ("changes", "due"),
     ("licences", "tenant_id"),
     ("licences", "due"),
 )
 
 
 def upgrade() -> None:
+    op.add_column("entitlements", sa.Column("due", sa.Text(), sa.Computed("rtrim(state->>'due', 'Z')", persisted=True)))
+    op.create_index("entitlements_due_idx", "entitlements", ["due"])
     op.add_column("meters", sa.Column("due", sa.Text(), sa.Computed("rtrim(state->>'due', 'Z')", persisted=True)))
     op.create_index("meters_due_idx", "meters", ["due"])
     for table, generated in STATES.items():
@@ -47,6 +65,8 @@ def upgrade() -> None:
         )
     for table, column in INDEXES:
         op.create_index(f"{table}_{column}_idx", table, [column])
+    op.create_unique_constraint("changes_open_for_key", "changes", ["open_for"])
+    op.create_unique_constraint("moves_open_from_key", "moves", ["open_from"])
     op.create_index(
         "reconciliations_running_key",
         "reconciliations",
@@ -66,3 +86,4 @@ def downgrade() -> None:
     for table in ("reconciliation_seen", *reversed(STATES)):
         op.drop_table(table)
     op.drop_column("meters", "due")
+    op.drop_column("entitlements", "due")
