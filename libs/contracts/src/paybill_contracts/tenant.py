@@ -45,7 +45,7 @@ class Source(StrEnum):
 
 
 class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregate="tenant", key="tenant_id"):
-    """Somebody wants to become a customer."""
+    """Somebody wants to become a customer. payment: the billing provider that it wants to pay through, None for any."""
 
     tenant_id: TenantId
     slug: Slug
@@ -54,6 +54,7 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
     region: Key
     contact_email: Personal[str]
     source: Source
+    payment: Key | None = None
 
 
 class ProvisioningStarted(Event, type="tenant.provisioning_started", version=1, aggregate="tenant", key="tenant_id"):

@@ -1,0 +1,45 @@
+"""Periods that are paid for, and the part of a price that falls on the rest of one: whole days, whole minor units."""
+
+from calendar import monthrange
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from paybill_contracts.catalogue import Interval
+
+_MONTHS_A_YEAR = 12
+
+
+def period_after(anchor: datetime, interval: Interval, start: datetime) -> datetime:
+    """The end of the period that begins at `start`.
+
+    Counted from `anchor`, so that what began on the 31st ends on the last day of shorter months and on the 31st of
+    longer ones.
+    """
+    match interval:
+        case Interval.MONTH:
+            step = 1
+        case Interval.YEAR:
+            step = _MONTHS_A_YEAR
+        case _:
+            assert_never(interval)
+    months = (start.year - anchor.year) * _MONTHS_A_YEAR + start.month - anchor.month
+    return _months_later(anchor, months + step)
+
+
+def days_left(start: datetime, end: datetime, at: datetime) -> tuple[int, int]:
+    """How many whole days of the period are left at `at`, and how many it has; the day that has begun is left, too."""
+    days = max((end - start) // timedelta(days=1), 1)
+    used = (at - start) // timedelta(days=1)
+    return days - min(max(used, 0), days), days
+
+
+def part(amount: int, left: int, days: int) -> int:
+    """`left` of `days` of `amount`, half to even. 0 <= left <= days, days > 0, amount not negative."""
+    whole, rest = divmod(amount * left, days)
+    return whole + (2 * rest > days or (2 * rest == days and whole % 2 == 1))
+
+
+def _months_later(anchor: datetime, months: int) -> datetime:
+    years, month = divmod(anchor.month - 1 + months, _MONTHS_A_YEAR)
+    year = anchor.year + years
+    return anchor.replace(year=year, month=month + 1, day=min(anchor.day, monthrange(year, month + 1)[1]))

@@ -1,0 +1,398 @@
+"""Contracts by invoice: ordered, renewed, overdue, paid, changed and cancelled, by rules alone."""
+
+from datetime import timedelta
+
+import pytest
+from billing_samples import DAY, NOW, TENANT, plan
+from hypothesis import given
+from hypothesis import strategies as st
+from paybill_billing.domain import contracts, manual
+from paybill_billing.domain.contracts import (
+    MAX_OPEN,
+    Agreement,
+    ContractNotRunningError,
+    ContractRunsError,
+    InvoiceSettledError,
+    NothingOfferedError,
+    TermsError,
+    TooManyInvoicesError,
+    UnknownInvoiceError,
+    amount_of,
+    contract_id,
+    evolve,
+    terms_of,
+)
+from paybill_contracts.catalogue import Interval, Price
+from paybill_contracts.event import decode, encode
+from paybill_contracts.manual import ContractStatus, InvoiceStatus, Terms
+from paybill_contracts.money import CurrencyMismatchError, Money
+
+ID = contract_id(TENANT)
+
+
+def terms(minor=3100, quantity=1, interval=Interval.MONTH, plan_="pro", currency="EUR"):
+    return Terms(
+        plan=plan_,
+        version=1,
+        quantity=quantity,
+        unit_price=Money(minor=minor, currency=currency),
+        interval=interval,
+    )
+
+
+def fold(state, events):
+    """As the log would: every fact goes through its wire form."""
+    for event in events:
+        assert decode(event.TYPE, event.VERSION, encode(event)) == event
+        state = evolve(state, event)
+    return state
+
+
+OFFERED = fold(None, manual.offer(None, TENANT, terms(), NOW + 30 * DAY))
+
+
+def accepted(wanted=None, trial_days=0, payment_days=30, at=NOW, state=OFFERED):
+    events = manual.accept(
+        state,
+        order="PO 7",
+        terms=wanted or terms(),
+        payment_days=payment_days,
+        trial_days=trial_days,
+        now=at,
+    )
+    return fold(state, events)
+
+
+ACTIVE = accepted()
+
+
+def at(state, moment):
+    """After all timers until then have fired, each at its time."""
+    while state.due is not None and state.due <= moment:
+        events = manual.on_time(state, state.due)
+        assert events, "what is due says something"
+        state = fold(state, events)
+    return state
+
+
+def statuses(state):
+    return [invoice.status.value for invoice in state.invoices]
+
+
+def paid(state, number=-1, moment=NOW):
+    invoice = state.invoices[number]
+    return fold(state, manual.pay(state, invoice.invoice_id, "bank 1", moment))
+
+
+def test_an_order_begins_a_contract_with_access_and_an_invoice_with_a_due_date():
+    (invoice,) = ACTIVE.invoices
+
+    assert ACTIVE.contract.status is ContractStatus.ACTIVE
+    assert (ACTIVE.contract.order, ACTIVE.offer) == ("PO 7", None)
+    assert (invoice.total.minor, invoice.due_at) == (3100, NOW + 30 * DAY)
+    assert invoice.covers_until == ACTIVE.contract.period_end
+    assert invoice.invoice_id == f"inv_{TENANT[4:]}_1"
+
+
+def test_an_order_may_be_for_other_terms_than_were_offered():
+    state = accepted(terms(9900, quantity=5, interval=Interval.YEAR), payment_days=14)
+
+    assert state.invoices[0].total.minor == 49500
+    assert state.invoices[0].due_at == NOW + 14 * DAY
+    assert (state.contract.period_end - NOW).days == 365
+
+
+def test_the_same_order_twice_is_one_contract_and_another_is_refused():
+    again = {"terms": terms(), "payment_days": 30, "trial_days": 0, "now": NOW}
+
+    assert manual.accept(ACTIVE, order="PO 7", **again) == []
+    with pytest.raises(ContractRunsError):
+        manual.accept(ACTIVE, order="PO 8", **again)
+    with pytest.raises(ContractRunsError):
+        manual.offer(ACTIVE, TENANT, terms(), NOW)
+
+
+def test_an_offer_that_is_over_cannot_be_ordered():
+    with pytest.raises(NothingOfferedError):
+        accepted(at=NOW + 31 * DAY)
+
+
+def test_a_trial_gives_access_and_its_end_begins_the_first_period():
+    state = accepted(trial_days=14)
+    after = at(state, NOW + 14 * DAY)
+
+    assert (state.contract.status, state.invoices) == (ContractStatus.TRIALING, ())
+    assert after.contract.status is ContractStatus.ACTIVE
+    assert after.contract.period_start == NOW + 14 * DAY
+    assert statuses(after) == ["open"]
+
+
+def test_a_period_that_ends_is_followed_by_the_next_with_its_invoice():
+    state = at(paid(ACTIVE), NOW + 70 * DAY)
+
+    assert state.contract.period_start == NOW.replace(month=5)
+    assert [invoice.covers_until for invoice in state.invoices] == [NOW.replace(month=month) for month in (4, 5, 6)]
+
+
+def test_what_is_not_paid_by_its_due_date_is_overdue_and_paying_settles_it():
+    state = at(ACTIVE, NOW + 30 * DAY)
+    after = paid(state, moment=NOW + 33 * DAY)
+
+    assert statuses(state) == ["overdue"]
+    assert statuses(after) == ["paid"]
+    assert (state.paid_until, after.paid_until) == (None, NOW.replace(month=4))
+    assert after.invoices[0].reference == "bank 1"
+
+
+def test_paying_twice_is_no_error_and_what_is_settled_stays_so():
+    state = paid(ACTIVE)
+    voided = fold(ACTIVE, manual.void(ACTIVE, ACTIVE.invoices[0].invoice_id, "mistake", NOW))
+
+    assert manual.pay(state, state.invoices[0].invoice_id, "bank 2", NOW) == []
+    assert manual.void(voided, voided.invoices[0].invoice_id, "again", NOW) == []
+    with pytest.raises(InvoiceSettledError):
+        manual.void(state, state.invoices[0].invoice_id, "mistake", NOW)
+    with pytest.raises(InvoiceSettledError):
+        manual.pay(voided, voided.invoices[0].invoice_id, "bank 1", NOW)
+    with pytest.raises(UnknownInvoiceError):
+        manual.pay(state, f"inv_{TENANT[4:]}_9", "bank 1", NOW)
+
+
+def test_what_nobody_pays_does_not_grow_for_ever_and_goes_on_from_the_day_it_is_paid():
+    state = at(ACTIVE, NOW + 1000 * DAY)
+    late = NOW + 1000 * DAY
+    after = paid(state, 0, late)
+
+    assert state.contract.status is ContractStatus.UNPAID
+    assert statuses(state) == ["overdue", "overdue"]
+    assert state.due is None
+    assert after.contract.status is ContractStatus.UNPAID
+    again = paid(after, 1, late)
+    assert (again.contract.status, again.contract.period_start) == (ContractStatus.ACTIVE, late)
+    assert statuses(again) == ["paid", "paid", "open"]
+
+
+def test_a_bigger_plan_now_is_invoiced_for_the_days_that_are_left():
+    """March has 31 days; on the 11th, ten are used."""
+    events = manual.change(ACTIVE, terms(6200), at_period_end=False, at=NOW + 10 * DAY, made_for="k1")
+    quote = manual.cost(ACTIVE, events, NOW + 10 * DAY)
+    state = fold(ACTIVE, events)
+
+    assert [line.amount.minor for line in quote.lines] == [-2100, 4200]
+    assert quote.due_now.minor == state.invoices[-1].total.minor == 2100
+    assert (quote.next_amount.minor, quote.effective_at) == (6200, NOW + 10 * DAY)
+    assert state.invoices[-1].covers_until is None
+    assert state.made == ("k1",)
+
+
+def test_a_smaller_plan_now_is_credit_that_the_next_invoices_use():
+    events = manual.change(ACTIVE, terms(1000), at_period_end=False, at=NOW + 10 * DAY, made_for=None)
+    quote = manual.cost(ACTIVE, events, NOW + 10 * DAY)
+    state = at(fold(ACTIVE, events), NOW + 70 * DAY)
+
+    assert quote.due_now.minor == 0
+    assert [line.amount.minor for line in quote.lines] == [-2100, 677]
+    assert quote.next_amount.minor == 0
+    assert [invoice.total.minor for invoice in state.invoices] == [3100, 0, 577]
+    assert statuses(state)[1] == "paid"
+    assert state.invoices[1].credit_used == 1000
+
+
+def test_voiding_an_invoice_gives_back_the_credit_that_it_used():
+    events = manual.change(ACTIVE, terms(1000), at_period_end=False, at=NOW + 10 * DAY, made_for=None)
+    state = at(fold(ACTIVE, events), NOW + 62 * DAY)
+    owed = state.invoices[-1]
+    after = fold(state, manual.void(state, owed.invoice_id, "mistake", NOW))
+
+    assert (owed.credit_used, state.contract.credit, after.contract.credit) == (423, 0, 423)
+
+
+def test_another_interval_begins_a_new_period():
+    when = NOW + 10 * DAY
+    events = manual.change(ACTIVE, terms(30000, interval=Interval.YEAR), at_period_end=False, at=when, made_for=None)
+    state = fold(ACTIVE, events)
+
+    assert (state.contract.period_start, state.contract.anchor) == (when, when)
+    assert (state.contract.period_end - when).days == 365
+    assert manual.cost(ACTIVE, events, when).due_now.minor == 30000 - 2100
+    assert state.contract.credit == 0
+
+
+def test_a_change_at_the_end_of_the_period_costs_nothing_now_and_comes_with_the_next():
+    events = manual.change(ACTIVE, terms(6200, quantity=2), at_period_end=True, at=NOW, made_for=None)
+    quote = manual.cost(ACTIVE, events, NOW)
+    state = at(fold(ACTIVE, events), NOW + 31 * DAY)
+
+    assert (quote.lines, quote.due_now.minor, quote.next_amount.minor) == ((), 0, 12400)
+    assert quote.effective_at == ACTIVE.contract.period_end
+    assert (state.contract.terms.quantity, state.contract.next_terms) == (2, None)
+    assert state.invoices[-1].total.minor == 12400
+
+
+def test_a_change_on_trial_costs_nothing():
+    state = accepted(trial_days=14)
+    events = manual.change(state, terms(6200), at_period_end=False, at=NOW + DAY, made_for=None)
+
+    assert manual.cost(state, events, NOW).due_now.minor == 0
+    assert at(fold(state, events), NOW + 14 * DAY).invoices[0].total.minor == 6200
+
+
+def test_a_change_to_what_is_there_says_nothing():
+    assert manual.change(ACTIVE, terms(), at_period_end=False, at=NOW, made_for="k") == []
+    assert manual.change(ACTIVE, terms(), at_period_end=True, at=NOW, made_for="k") == []
+
+
+def test_another_currency_is_refused():
+    with pytest.raises(CurrencyMismatchError):
+        manual.change(ACTIVE, terms(currency="USD"), at_period_end=False, at=NOW, made_for=None)
+
+
+def test_cancelled_now_is_over_and_what_was_invoiced_stays_owed():
+    state = fold(ACTIVE, manual.cancel(ACTIVE, at_period_end=False, at=NOW + DAY, made_for=None))
+
+    assert (state.contract.status, state.contract.cancel_at) == (ContractStatus.CANCELLED, NOW + DAY)
+    assert statuses(at(state, NOW + 90 * DAY)) == ["overdue"]
+    assert manual.cancel(state, at_period_end=False, at=NOW, made_for=None) == []
+    with pytest.raises(ContractNotRunningError):
+        manual.reactivate(state, made_for=None)
+
+
+def test_cancelled_at_the_end_of_the_period_runs_until_then_and_can_be_taken_back():
+    state = fold(ACTIVE, manual.cancel(ACTIVE, at_period_end=True, at=NOW, made_for=None))
+    kept = fold(state, manual.reactivate(state, made_for=None))
+
+    assert state.contract.status is ContractStatus.ACTIVE
+    assert at(state, NOW + 40 * DAY).contract.status is ContractStatus.CANCELLED
+    assert at(state, NOW + 40 * DAY).contract.cancel_at == ACTIVE.contract.period_end
+    assert at(kept, NOW + 40 * DAY).contract.status is ContractStatus.ACTIVE
+
+
+def test_what_is_paused_is_not_invoiced_and_resumes_in_its_period_or_with_a_new_one():
+    state = fold(ACTIVE, manual.pause(ACTIVE, made_for=None))
+    soon = fold(state, manual.resume(state, at=NOW + 5 * DAY, made_for=None))
+    late = NOW + 200 * DAY
+    after = fold(at(state, late), manual.resume(at(state, late), at=late, made_for=None))
+
+    assert len(at(state, late).invoices) == 1
+    assert (soon.contract, len(soon.invoices)) == (ACTIVE.contract, 1)
+    assert (after.contract.period_start, len(after.invoices)) == (late, 2)
+    with pytest.raises(ContractNotRunningError):
+        manual.change(state, terms(9), at_period_end=False, at=NOW, made_for=None)
+
+
+def test_a_cancellation_that_came_due_during_a_pause_is_not_lost():
+    leaving = fold(ACTIVE, manual.cancel(ACTIVE, at_period_end=True, at=NOW, made_for=None))
+    state = fold(leaving, manual.pause(leaving, made_for=None))
+
+    after = fold(state, manual.resume(state, at=NOW + 90 * DAY, made_for=None))
+
+    assert after.contract.status is ContractStatus.CANCELLED
+
+
+def test_who_leaves_can_order_nothing_any_more():
+    assert fold(OFFERED, manual.leave(OFFERED, NOW)).offer is None
+    assert fold(ACTIVE, manual.leave(ACTIVE, NOW)).contract.status is ContractStatus.CANCELLED
+    gone = fold(ACTIVE, manual.leave(ACTIVE, NOW))
+    assert manual.leave(gone, NOW) == []
+
+
+def test_after_a_contract_is_over_another_can_be_ordered():
+    over = fold(ACTIVE, manual.leave(ACTIVE, NOW))
+    offered = fold(over, manual.offer(over, TENANT, terms(500), NOW + 9 * DAY))
+
+    again = accepted(terms(500), state=offered)
+
+    assert [invoice.invoice_id.rpartition("_")[2] for invoice in again.invoices] == ["1", "2"]
+
+
+def test_what_cannot_be_invoiced_is_refused():
+    price = Price(amount=Money(minor=10**15, currency="EUR"), interval=Interval.MONTH, provider_prices={})
+
+    for quantity in (0, 2):
+        with pytest.raises(TermsError):
+            terms_of(plan("pro", 1), price, quantity)
+
+
+def test_open_invoices_and_what_is_remembered_of_settled_ones_are_bounded():
+    state = ACTIVE
+
+    def more(number):
+        return manual.change(state, terms(10_000 * number), at_period_end=False, at=NOW, made_for=str(number))
+
+    for number in range(1, MAX_OPEN):
+        state = fold(state, more(number))
+    with pytest.raises(TooManyInvoicesError):
+        more(MAX_OPEN)
+    assert len(state.invoices) == MAX_OPEN
+    assert len(state.made) == contracts.KEPT_KEYS
+    for invoice in state.invoices:
+        state = fold(state, manual.pay(state, invoice.invoice_id, "bank", NOW))
+    assert len(state.invoices) == contracts.KEPT_SETTLED
+
+
+prices = st.integers(0, 10**9)
+quantities = st.integers(1, 1000)
+offsets = st.timedeltas(timedelta(0), timedelta(days=31))
+
+
+@given(prices, quantities, prices, quantities, offsets)
+def test_a_change_costs_as_much_up_as_it_gives_down_and_never_more_than_the_full_price(one, few, other, many, after):
+    low, high = terms(one, few), terms(other, many)
+    moment = NOW + after
+
+    def lines(state, wanted):
+        events = manual.change(state, wanted, at_period_end=False, at=moment, made_for=None)
+        return manual.cost(state, events, moment).lines
+
+    up, down = lines(accepted(low), high), lines(accepted(high), low)
+
+    assert sum(line.amount.minor for line in up) == -sum(line.amount.minor for line in down)
+    for line, whole in zip(up, (low, high), strict=bool(up)):
+        assert abs(line.amount.minor) <= amount_of(whole).minor
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["terms", "later", "cancel", "end", "reactivate", "pause", "resume", "pay", "void", "wait"]),
+        st.integers(0, 5000),
+        st.sampled_from(Interval),
+    ),
+    max_size=25,
+)
+
+
+@given(steps)
+def test_whatever_happens_money_is_accounted_for_and_every_timer_moves(taken):
+    """All that was invoiced and credited is all that was bought; nothing is negative; what is due always ends."""
+    state, now = ACTIVE, NOW
+    for step, number, interval in taken:
+        try:
+            match step:
+                case "terms" | "later":
+                    wanted = terms(number, interval=interval)
+                    events = manual.change(state, wanted, at_period_end=step == "later", at=now, made_for=None)
+                case "cancel" | "end":
+                    events = manual.cancel(state, at_period_end=step == "end", at=now, made_for=None)
+                case "reactivate":
+                    events = manual.reactivate(state, made_for=None)
+                case "pause":
+                    events = manual.pause(state, made_for=None)
+                case "resume":
+                    events = manual.resume(state, at=now, made_for=None)
+                case "pay" | "void":
+                    id_ = state.invoices[number % len(state.invoices)].invoice_id
+                    events = getattr(manual, step)(state, id_, "why", now)
+                case _:
+                    now += timedelta(hours=number)
+                    events = []
+        except (ContractNotRunningError, InvoiceSettledError, TooManyInvoicesError):
+            events = []
+        state = at(fold(state, events), now)
+        assert state.contract.credit >= 0
+        assert all(invoice.total.minor >= 0 for invoice in state.invoices)
+        for invoice in state.invoices:
+            assert sum(line.amount.minor for line in invoice.lines) == invoice.total.minor
+            assert invoice.total.minor or invoice.status in {InvoiceStatus.PAID, InvoiceStatus.VOID}
+        assert state.due is None or state.due > now
+    assert isinstance(state, Agreement)
+    assert state.id == ID
