@@ -94,19 +94,21 @@ class PlanRef(Value):
 
 
 class PendingChange(Value):
-    """What a subscription becomes at `at`, without anybody doing anything more."""
+    """What a subscription becomes at `at`, or before that if it waits for a payment, without anybody asking again."""
 
     plan: Key
     version: Count
     quantity: Count
     at: Timestamp
+    interval: Interval | None = None
 
 
 class Subscription(Value):
     """A subscription as it is after the fact: the whole of it, so that nobody has to ask.
 
-    paid_until: the end of the newest period that was paid; access that was paid for is never taken away. interval: how
-    often `price` is paid.
+    paid_until: the end of the newest period that was paid; a failed payment takes no access away before it. interval:
+    how often `price` is paid. grace_s: what the plan gives after a failed payment. past_end: the provider was asked
+    after the trial or the period was over, and shows no other; so time alone takes nothing away.
     """
 
     subscription_id: SubscriptionId
@@ -126,6 +128,8 @@ class Subscription(Value):
     paid_until: Timestamp | None = None
     interval: Interval | None = None
     pending: PendingChange | None = None
+    grace_s: Count | None = None
+    past_end: bool = False
 
 
 class SubscriptionFact(Event):
@@ -173,7 +177,7 @@ class SubscriptionGraceStarted(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """A payment failed; access stays until `subscription.grace_until`."""
+    """A payment failed, or nothing was heard of one that was due; access stays until `subscription.grace_until`."""
 
 
 class SubscriptionSuspended(

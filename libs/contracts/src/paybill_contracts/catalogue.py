@@ -126,6 +126,21 @@ class Catalogue(Value):
     meters: tuple[Meter, ...] = ()
 
 
+class BuildableTier(Value):
+    """A tier on a placement, of which the provisioner's blueprint says how it is built."""
+
+    tier: Key
+    placement: Preset
+
+
+class TiersNoted(Event, type="billing.tiers_noted", version=1, aggregate="tiers", key="noted"):
+    """Billing has heard what environments can be built of; a plan that wants anything else is not published."""
+
+    noted: Key
+    tiers: tuple[BuildableTier, ...]
+    source_hash: Digest
+
+
 class CataloguePublished(Event, type="billing.catalogue_published", version=1, aggregate="catalogue", key="catalogue"):
     """From now on this is what we sell. Decisions name `content_hash`, so that a replay needs nothing else."""
 

@@ -16,13 +16,30 @@ from paybill_runtime.work import Timer
 
 from paybill_billing.api import router
 from paybill_billing.consumer import HEARS
-from paybill_billing.domain import catalogue, licence_keys, licences, publishers, revocations, subscriptions
+from paybill_billing.domain import (
+    catalogue,
+    entitlements,
+    licence_keys,
+    licences,
+    publishers,
+    revocations,
+    subscriptions,
+)
 from paybill_billing.domain.catalogue import PublishedPlanEditedError
 from paybill_billing.effects.signing import Outside, SigningKeys
 from paybill_billing.effects.stripe import NAME, Stripe
 from paybill_billing.effects.stripe_inbound import StripeInbound
 from paybill_billing.settings import Settings
-from paybill_billing.tables import CATALOGUES, KEYRINGS, LICENCES, PUBLISHERS, REVOCATION_LISTS, STATES, SUBSCRIPTIONS
+from paybill_billing.tables import (
+    CATALOGUES,
+    ENTITLEMENTS,
+    KEYRINGS,
+    LICENCES,
+    PUBLISHERS,
+    REVOCATION_LISTS,
+    STATES,
+    SUBSCRIPTIONS,
+)
 from paybill_billing.work.accounts import WORK
 from paybill_billing.work.licences import request_first_key
 from paybill_billing.work.webhooks import Ingest
@@ -73,6 +90,7 @@ def service() -> Service:
         work=WORK,
         timers=(
             Timer(SUBSCRIPTIONS, "due", subscriptions.on_time),
+            Timer(ENTITLEMENTS, "due", entitlements.on_time),
             Timer(LICENCES, "due", licences.on_time),
             Timer(KEYRINGS, "due", licence_keys.on_time),
             Timer(REVOCATION_LISTS, "due", revocations.on_time),

@@ -11,13 +11,14 @@ from paybill_contracts.billing import (
 )
 from paybill_contracts.envelope import Offer
 from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
+from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.tenant import OffboardingStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
 from paybill_runtime.hearing import Hearing
 from paybill_runtime.state import Key
 from paybill_runtime.unit import Moment, Unit
 
-from paybill_billing.domain import accounts, catalogue, entitlements, licences, publishers, revocations, usage
+from paybill_billing.domain import accounts, catalogue, entitlements, licences, publishers, revocations, tiers, usage
 from paybill_billing.tables import (
     ACCOUNTS,
     CATALOGUES,
@@ -28,13 +29,20 @@ from paybill_billing.tables import (
     PUBLISHERS,
     REVOCATION_LISTS,
     SUBSCRIPTIONS,
+    TIERS,
 )
 
 HEARS = Hearing()
 
 _CATALOGUE = CATALOGUES.key(catalogue.CATALOGUE)
 _REVOCATIONS = REVOCATION_LISTS.key(revocations.REVOCATIONS)
+_TIERS = TIERS.key(tiers.TIERS)
 _PUBLISHERS = PUBLISHERS.key(publishers.PUBLISHERS)
+
+
+@HEARS.fact(BlueprintPublished, writes=lambda _: [_TIERS])
+def blueprint_published(unit: Unit, fact: BlueprintPublished, _: Moment) -> None:
+    unit.record(TIERS, tiers.TIERS, tiers.on_blueprint_published(unit.get(TIERS, tiers.TIERS), fact))
 
 
 class CatalogueMissingError(Exception):
@@ -64,12 +72,12 @@ HEARS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(
 
 
 @HEARS.fact(SubscriptionSuspended, writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id)], reads=lambda _: [_CATALOGUE])
-def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, _: Moment) -> None:
+def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, at: Moment) -> None:
     """A timer's decision sees its subscription alone, so entitlements follow it here; a webhook's settles both."""
     pinned = fact.subscription.plan
     sold = catalogue.published(_catalogue(unit), pinned.plan, pinned.version)
     held = unit.get(ENTITLEMENTS, fact.tenant_id)
-    unit.record(ENTITLEMENTS, fact.tenant_id, entitlements.settle(held, fact.subscription, sold.plan))
+    unit.record(ENTITLEMENTS, fact.tenant_id, entitlements.settle(held, fact.subscription, sold.plan, at.now))
 
 
 def _licence(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:

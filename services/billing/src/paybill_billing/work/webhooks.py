@@ -214,7 +214,8 @@ class Ingest:
             # In the same decision, for the tenant waits: hearing our own fact first would cost it a hop.
             for event in events:
                 before = unit.get(ENTITLEMENTS, tenant_id)
-                unit.record(ENTITLEMENTS, tenant_id, entitlements.settle(before, event.subscription, pinned.plan))
+                settled = entitlements.settle(before, event.subscription, pinned.plan, at.now)
+                unit.record(ENTITLEMENTS, tenant_id, settled)
 
         await self._edge.decide(
             origin,

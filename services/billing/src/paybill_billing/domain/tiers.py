@@ -1,0 +1,37 @@
+"""Tiers: what environments can be built of, as the provisioner's blueprint says."""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from paybill_contracts.catalogue import BuildableTier, TiersNoted
+from paybill_contracts.provisioner import BlueprintPublished
+
+TIERS = "tiers"
+"""There is one list of them; a handler must know what to load before it has read anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """The tiers of the blueprint in force."""
+
+    id: str
+    tiers: tuple[BuildableTier, ...]
+    source_hash: str
+
+
+def on_blueprint_published(known: Tiers | None, fact: BlueprintPublished) -> list[TiersNoted]:
+    """Note the tiers."""
+    if known is not None and known.source_hash == fact.content_hash:
+        return []
+    pairs = sorted({(tier.tier, tier.placement) for tier in fact.content.tiers})
+    tiers = tuple(BuildableTier(tier=tier, placement=placement) for tier, placement in pairs)
+    return [TiersNoted(noted=TIERS, tiers=tiers, source_hash=fact.content_hash)]
+
+
+def evolve(_known: Tiers | None, event: TiersNoted) -> Tiers:
+    """The fact is the whole list."""
+    match event:
+        case TiersNoted():
+            return Tiers(id=event.noted, tiers=event.tiers, source_hash=event.source_hash)
+        case _:
+            assert_never(event)
