@@ -43,7 +43,7 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
         product=sold.on_sale.product,
         plan=catalogue.published(sold, account.plan, account.plan_version).plan,
     )
-    with _answers():
+    with answers():
         opened = await providers[account.provider].open(order, job.id)
     yield Outcome(lambda unit, _: _opened(unit, tenant_id, opened), writes=[ACCOUNTS.key(tenant_id)], last=True)
 
@@ -52,7 +52,7 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
 async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """Cancel all that the tenant has. What that changes comes back as webhooks, and is heard like any other."""
     if job.event.customer is not None:
-        with _answers():
+        with answers():
             await providers[job.event.provider].leave(job.event.customer)
     yield Outcome(_nothing, last=True)
 
@@ -73,7 +73,7 @@ def _account(unit: Unit, tenant_id: str) -> Account:
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
+def answers() -> Iterator[None]:
     """A provider's no and not-now, as the loop understands them."""
     try:
         yield
