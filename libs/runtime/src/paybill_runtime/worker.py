@@ -97,23 +97,22 @@ class Worker:
             while True:
                 self._wake.clear()
                 try:
-                    found = await self._start_due()
+                    await self._start_due()
                 except DatabaseUnavailableError as error:
                     log.warning("effects wait: %s", error)
-                    found = 0
-                if not found:
-                    await clock.woken(self._wake, POLL_S)
+                # All that was due has begun, or there is no room; whatever changes that wakes us.
+                await clock.woken(self._wake, POLL_S)
         finally:
             ending = list(self._busy.values())
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
 
-    async def _start_due(self) -> int:
+    async def _start_due(self) -> None:
         room = CONCURRENCY - len(self._busy)
         held = self._leases.some(map(partition_lease, self._leases.partitions()))
         if room <= 0 or not held or not self._work.effects:
-            return 0
+            return
         self._agreement.insist()
         async with self._database.direct() as connection:
             found = await connection.fetch(
@@ -126,7 +125,6 @@ class Worker:
             task = asyncio.create_task(self._one(row))
             self._busy[row.tenant] = task
             task.add_done_callback(partial(self._finished, row.tenant))
-        return len(rows)
 
     def _finished(self, tenant: str, _: asyncio.Task[None]) -> None:
         self._busy.pop(tenant, None)
