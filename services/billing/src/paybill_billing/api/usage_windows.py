@@ -1,0 +1,102 @@
+"""HTTP of windows: those that are open, by meter, and those that are closed; having one sent or counted again."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, status
+from paybill_contracts.metering import MeterId, WindowId
+from paybill_contracts.values import TenantId, Timestamp
+from paybill_runtime.auth import Role
+from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.unit import Moment, Unit
+from sqlmodel import col, select
+
+from paybill_billing.api.usage_views import ClosedWindowPage, ClosedWindowView, MeterPage, MeterView, document
+from paybill_billing.domain import closed_windows
+from paybill_billing.domain.closed_windows import ClosedWindow, Status, WindowEvent, existing
+from paybill_billing.tables import CLOSED_WINDOWS, METERS, ClosedWindowRow, MeterRow
+
+MAX_PAGE = 500
+
+Decision = Callable[[ClosedWindow], list[WindowEvent]]
+Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
+Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
+Window = Annotated[WindowId, Path(description="As `GET /v1/usage/windows` names it.")]
+
+
+def router(edge: Edge) -> APIRouter:
+    """The routes, on this edge."""
+    routes = APIRouter(prefix="/v1/usage", tags=["usage"])
+
+    async def act(who: Caller, id_: str, verb: str, decision: Decision) -> ClosedWindowView:
+        def decide(unit: Unit, _: Moment) -> ClosedWindowView:
+            unit.record(CLOSED_WINDOWS, id_, decision(existing(unit.get(CLOSED_WINDOWS, id_), id_)))
+            return ClosedWindowView.of(existing(unit.get(CLOSED_WINDOWS, id_), id_))
+
+        return await edge.decide(
+            who.origin,
+            decide,
+            writes=[CLOSED_WINDOWS.key(id_)],
+            idempotency=who.idempotency,
+            answer=ClosedWindowView,
+            verb=verb,
+            target=id_,
+        )
+
+    @routes.get("/meters")
+    async def show_meters(
+        _: Reader, tenant_id: TenantId | None = None, after: MeterId | None = None, limit: Limit = 100
+    ) -> MeterPage:
+        """Meters with their open windows, a page at a time."""
+        wanted = select(document(MeterRow)).order_by(MeterRow.id).limit(limit + 1)
+        if tenant_id is not None:
+            wanted = wanted.where(MeterRow.tenant_id == tenant_id)
+        if after is not None:
+            wanted = wanted.where(col(MeterRow.id) > after)
+        found = [MeterView.of(METERS.load(row.state)) for row in await edge.rows(wanted)]
+        return MeterPage(meters=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+    @routes.get("/windows")
+    async def show_windows(
+        _: Reader,
+        tenant_id: TenantId | None = None,
+        status: Annotated[Status | None, Query(description="Only those that stand so.")] = None,
+        since: Annotated[Timestamp | None, Query(description="Only those that start then or later.")] = None,
+        until: Annotated[Timestamp | None, Query(description="Only those that start before.")] = None,
+        after: WindowId | None = None,
+        limit: Limit = 100,
+    ) -> ClosedWindowPage:
+        """Closed windows, a page at a time."""
+        wanted = select(document(ClosedWindowRow)).order_by(ClosedWindowRow.id).limit(limit + 1)
+        if tenant_id is not None:
+            wanted = wanted.where(ClosedWindowRow.tenant_id == tenant_id)
+        if status is not None:
+            wanted = wanted.where(ClosedWindowRow.status == status)
+        start = col(ClosedWindowRow.state)["start"].as_string()
+        if since is not None:
+            wanted = wanted.where(start >= _text(since))
+        if until is not None:
+            wanted = wanted.where(start < _text(until))
+        if after is not None:
+            wanted = wanted.where(col(ClosedWindowRow.id) > after)
+        found = [ClosedWindowView.of(CLOSED_WINDOWS.load(row.state)) for row in await edge.rows(wanted)]
+        return ClosedWindowPage(windows=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+    @routes.post("/windows/{window_id}/report", status_code=status.HTTP_202_ACCEPTED)
+    async def report(window_id: Window, who: Writer) -> ClosedWindowView:
+        """Tell the provider again what was used, after it has refused to hear it. It is counted once."""
+        return await act(who, window_id, "report_usage", closed_windows.report_again)
+
+    @routes.post("/windows/{window_id}/count", status_code=status.HTTP_202_ACCEPTED)
+    async def count(window_id: Window, who: Writer) -> ClosedWindowView:
+        """Ask the provider what it has counted. It is answered when `answered` is as large as `asked` is now."""
+        return await act(who, window_id, "count_usage", closed_windows.ask)
+
+    return routes
+
+
+def _text(at: datetime) -> str:
+    """As it stands in the state, which compares in the order of time: windows start at full hours."""
+    return at.replace(tzinfo=None).isoformat()
