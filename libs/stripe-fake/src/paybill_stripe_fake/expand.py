@@ -13,13 +13,19 @@ MAX_PATHS = 20
 _MAX_DEPTH = 4
 _KINDS = {
     "cus": "customer",
+    "ch": "charge",
+    "dp": "dispute",
+    "ii": "invoiceitem",
     "in": "invoice",
+    "mtr": "billing.meter",
     "pi": "payment_intent",
     "pm": "payment_method",
     "price": "price",
     "prod": "product",
+    "re": "refund",
     "sub": "subscription",
 }
+_OF_STEP = {"product": "product", "schedule": "subscription_schedule", "configuration": "billing_portal.configuration"}
 # An id by its own name would expand to itself; products may have ids that look like any other.
 _NEVER = frozenset({"id", "object", "client_reference_id", "description", "name", "email", "nickname"})
 
@@ -48,7 +54,7 @@ def _expand(account: Account, resource: Resource, steps: list[str], path: str) -
 def _filled(account: Account, value: Any, step: str, rest: list[str], path: str) -> Any:
     match value:
         case str():
-            kind = "product" if step == "product" else _KINDS.get(value.split("_")[0], "")
+            kind = _OF_STEP.get(step) or _KINDS.get(value.split("_")[0], "")
             found = account.store.find(kind, value)
             if found is None:
                 raise InvalidRequestError(f"This property cannot be expanded ({path[:200]}).", param="expand")

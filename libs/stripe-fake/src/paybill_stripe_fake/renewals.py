@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from paybill_stripe_fake import checkout, collection, invoices, periods, subscriptions
+from paybill_stripe_fake import checkout, collection, invoices, periods, schedule_phases, subscriptions
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
@@ -69,6 +69,11 @@ _Due: TypeAlias = tuple[int, Callable[[Account, Resource], object], Resource]
 
 
 def _upcoming(account: Account, only: Resource | None) -> Iterator[_Due]:
+    # Schedules first: what changes at the end of a period is what its renewal bills.
+    for schedule in account.store.oldest_first("subscription_schedule"):
+        due_at = schedule_phases.due_at(account, schedule)
+        if due_at is not None and (only is None or schedule["subscription"] == only["id"]):
+            yield due_at, schedule_phases.act, schedule
     if only is not None:
         yield from _of_subscription(account, account.get("subscription", only["id"]))
         return

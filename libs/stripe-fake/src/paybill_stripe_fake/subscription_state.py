@@ -53,10 +53,19 @@ def end(account: Account, subscription: Resource, reason: str | None) -> Resourc
     }
     account.put(ended)
     events.emit(account, "customer.subscription.deleted", ended)
+    if ended["schedule"]:
+        _end_schedule(account, account.get("subscription_schedule", ended["schedule"]), reason)
     for invoice in account.store.oldest_first("invoice"):
         if subscription_of(invoice) == ended["id"] and invoice["status"] in {"draft", "open"}:
             events.change(account, invoice, {"auto_advance": False, "next_payment_attempt": None})
     return ended
+
+
+def _end_schedule(account: Account, schedule: Resource, reason: str | None) -> None:
+    """Nothing is left to be scheduled."""
+    over = account.put({**schedule, "status": "canceled", "canceled_at": account.now(), "current_phase": None})
+    aborted = reason == "payment_failed"
+    events.emit(account, f"subscription_schedule.{'aborted' if aborted else 'canceled'}", over)
 
 
 def subscription_of(invoice: Resource) -> str | None:

@@ -34,6 +34,7 @@ class Terms:
     cancel_at_period_end: bool = False
     cancel_at: int | None = None
     without_card: str = "create_invoice"
+    schedule: str | None = None
 
 
 def read_items(account: Account, given: list[Params]) -> list[tuple[Resource, int | None, dict[str, str]]]:
@@ -132,7 +133,7 @@ def new_subscription(account: Account, terms: Terms) -> Resource:
         "pending_invoice_item_interval": None,
         "pending_setup_intent": None,
         "pending_update": None,
-        "schedule": None,
+        "schedule": terms.schedule,
         "start_date": now,
         "status": "trialing" if terms.trial_end else "incomplete",
         "test_clock": None,

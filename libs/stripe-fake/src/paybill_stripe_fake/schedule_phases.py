@@ -1,0 +1,221 @@
+"""The phases of a subscription schedule: how they are read, and how each comes into force."""
+
+from paybill_stripe_fake import collection, events, periods, prices, subscriptions
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.billing_cycle import INTERVALS, LONGEST, period_end
+from paybill_stripe_fake.errors import InvalidRequestError
+from paybill_stripe_fake.forms import Params
+from paybill_stripe_fake.prorations import BEHAVIOURS, Prorating
+from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.subscription_changes import change_items
+from paybill_stripe_fake.subscription_state import change, period_of
+from paybill_stripe_fake.terms import MAX_ITEMS, Terms, check_prices, new_item, read_price, read_quantity, rhythm
+
+_MAX_PHASES = 10
+_MAX_ITERATIONS = 100
+_WARNING_S = 7 * 86_400
+
+
+def read(account: Account, params: Params, customer: str, start: int | None) -> list[Resource] | None:
+    """`phases`, each beginning where the one before it ends, the first at `start` unless it says otherwise."""
+    given = params.many("phases", most=_MAX_PHASES)
+    if given is None:
+        return None
+    phases: list[Resource] = []
+    for phase in given:
+        begins = _moment(account, phase, "start_date") or start
+        if begins is None or (phases and begins != start):
+            raise InvalidRequestError(
+                "The subscription schedule update is missing at least one phase with a `start_date` to anchor end "
+                "dates to, or a phase does not begin where the one before it ends.",
+                param=phase.name("start_date"),
+            )
+        phases.append(_read_one(account, phase, customer, begins))
+        start = phases[-1]["end_date"]
+    if not phases:
+        raise InvalidRequestError("A schedule needs at least one phase.", param="phases")
+    return phases
+
+
+def of_subscription(subscription: Resource) -> Resource:
+    """A phase of what a subscription is at present, to the end of its period."""
+    start, finish = period_of(subscription)
+    items = [
+        _item(item["price"]["id"], item.get("quantity"), item["metadata"]) for item in subscription["items"]["data"]
+    ]
+    return _phase(items, subscription["currency"], (start, finish), "create_prorations", {})
+
+
+def due_at(account: Account, schedule: Resource) -> int | None:
+    """When something happens to a schedule next, or None when it is over."""
+    if schedule["status"] == "not_started":
+        return int(schedule["phases"][0]["start_date"])
+    if schedule["status"] != "active":
+        return None
+    end = int(schedule["current_phase"]["end_date"])
+    warned = account.store.find("schedule_warning", schedule["id"])
+    return max(schedule["created"], end - _WARNING_S) if _is_last(schedule) and not warned else end
+
+
+def act(account: Account, schedule: Resource) -> None:
+    """Do what is due: begin, warn of the end, go on to the next phase, or end."""
+    now = account.now()
+    if schedule["status"] == "not_started":
+        begin(account, schedule)
+    elif now < schedule["current_phase"]["end_date"]:
+        account.store.put("schedule_warning", schedule["id"], {"id": schedule["id"]})
+        events.emit(account, "subscription_schedule.expiring", schedule)
+    elif _is_last(schedule):
+        _complete(account, schedule)
+    else:
+        _enter(account, schedule, _following(schedule)[0])
+
+
+def begin(account: Account, schedule: Resource) -> Resource:
+    """Start the subscription of a schedule with its first phase."""
+    phase = schedule["phases"][0]
+    items = [(account.get("price", item["price"]), item.get("quantity"), item["metadata"]) for item in phase["items"]]
+    terms = Terms(customer=schedule["customer"], items=items, metadata=phase["metadata"], schedule=schedule["id"])
+    subscription, invoice = subscriptions.start(account, terms)
+    if invoice["status"] == "open":
+        # Nobody waits at a checkout: it is active from the start, and past due if it is not paid.
+        change(account, subscription, {"status": "active"})
+        collection.collect(account, invoice)
+    current = {"start_date": phase["start_date"], "end_date": phase["end_date"]}
+    changes = {"status": "active", "current_phase": current, "subscription": subscription["id"]}
+    return events.change(account, schedule, changes)
+
+
+def put_in_force(account: Account, schedule: Resource, phase: Resource, prorating: Prorating) -> None:
+    """Let the subscription be as a phase says."""
+    subscription = account.get("subscription", schedule["subscription"])
+    after = _items_of(account, subscription, phase)
+    changes: Resource = {"metadata": {**subscription["metadata"], **phase["metadata"]}}
+    at_period_end = period_of(subscription)[1] <= account.now()
+    if at_period_end:
+        # The renewal that is due at this very moment bills the new items; nothing is left of the old ones.
+        prorating = Prorating("none", prorating.at)
+        if rhythm(after[0]["price"]) != rhythm(subscription["items"]["data"][0]["price"]):
+            changes["billing_cycle_anchor"] = account.now()
+        items = {**subscription["items"], "data": after}
+        change(account, subscription, {**changes, "items": items})
+    else:
+        change_items(account, subscription, after, prorating, changes=changes)
+
+
+def current_of(schedule: Resource) -> Resource | None:
+    """The phase that is in force."""
+    start = (schedule["current_phase"] or {}).get("start_date")
+    return next((phase for phase in schedule["phases"] if phase["start_date"] == start), None)
+
+
+def _enter(account: Account, schedule: Resource, phase: Resource) -> None:
+    current = {"start_date": phase["start_date"], "end_date": phase["end_date"]}
+    schedule = events.change(account, schedule, {"current_phase": current})
+    put_in_force(account, schedule, phase, Prorating(phase["proration_behavior"], account.now()))
+
+
+def _complete(account: Account, schedule: Resource) -> None:
+    """The last phase is over: the subscription goes on by itself, or ends."""
+    subscription = account.get("subscription", schedule["subscription"])
+    over = {**schedule, "status": "completed", "completed_at": account.now(), "current_phase": None}
+    account.put(over)
+    events.emit(account, "subscription_schedule.completed", over)
+    subscription = change(account, subscription, {"schedule": None})
+    if schedule["end_behavior"] == "cancel":
+        periods.finish(account, subscription, None)
+
+
+def _following(schedule: Resource) -> list[Resource]:
+    end = schedule["current_phase"]["end_date"]
+    return [phase for phase in schedule["phases"] if phase["start_date"] >= end]
+
+
+def _is_last(schedule: Resource) -> bool:
+    return not _following(schedule)
+
+
+def _items_of(account: Account, subscription: Resource, phase: Resource) -> list[Resource]:
+    """The phase's items; those whose price the subscription has already keep their ids."""
+    held = {item["price"]["id"]: item for item in subscription["items"]["data"]}
+    after = []
+    for wanted in phase["items"]:
+        price = account.get("price", wanted["price"])
+        item = held.get(price["id"]) or new_item(
+            account, subscription["id"], price, wanted.get("quantity"), wanted["metadata"], period_of(subscription)
+        )
+        after.append(item if prices.is_metered(price) else {**item, "quantity": wanted["quantity"]})
+    return after
+
+
+def _read_one(account: Account, params: Params, customer: str, start: int) -> Resource:
+    items, priced = [], []
+    for item in params.many("items", most=MAX_ITEMS) or []:
+        price = read_price(account, item)
+        priced.append(price)
+        items.append(_item(price["id"], read_quantity(item, price), item.metadata()))
+    check_prices(account, priced, customer, params.name("items"))
+    end = _end(account, params, start, priced[0])
+    behaviour = params.choice("proration_behavior", *BEHAVIOURS) or "create_prorations"
+    return _phase(items, priced[0]["currency"], (start, end), behaviour, params.metadata())
+
+
+def _end(account: Account, params: Params, start: int, price: Resource) -> int:
+    """`end_date`, or so many intervals after the start; one period where nothing is said."""
+    end = _moment(account, params, "end_date")
+    if end is not None and end <= start:
+        raise InvalidRequestError("A phase ends after it begins.", param=params.name("end_date"))
+    duration, iterations = params.nested("duration"), params.integer("iterations", least=1, most=_MAX_ITERATIONS)
+    if end is not None:
+        return end
+    interval, count = rhythm(price)
+    if duration is not None:
+        duration.required("interval")
+        interval = duration.choice("interval", *INTERVALS) or ""
+        count = duration.integer("interval_count", least=1, most=LONGEST[interval]) or 1
+    return period_end(start, start, interval, count * (iterations or 1))
+
+
+def _moment(account: Account, params: Params, key: str) -> int | None:
+    if params.has(key) and params.text(key) == "now":
+        return account.now()
+    return params.integer(key)
+
+
+def _item(price: str, quantity: int | None, metadata: dict[str, str]) -> Resource:
+    licensed = {} if quantity is None else {"quantity": quantity}
+    return {
+        "billing_thresholds": None,
+        "discounts": [],
+        "metadata": metadata,
+        "plan": price,
+        "price": price,
+        **licensed,
+        "tax_rates": [],
+    }
+
+
+def _phase(
+    items: list[Resource], currency: str, bounds: tuple[int, int], behaviour: str, metadata: dict[str, str]
+) -> Resource:
+    return {
+        "add_invoice_items": [],
+        "application_fee_percent": None,
+        "billing_cycle_anchor": None,
+        "billing_thresholds": None,
+        "collection_method": None,
+        "currency": currency,
+        "default_payment_method": None,
+        "default_tax_rates": [],
+        "description": None,
+        "discounts": [],
+        "end_date": bounds[1],
+        "invoice_settings": None,
+        "items": items,
+        "metadata": metadata,
+        "on_behalf_of": None,
+        "proration_behavior": behaviour,
+        "start_date": bounds[0],
+        "transfer_data": None,
+        "trial_end": None,
+    }
