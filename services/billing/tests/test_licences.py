@@ -1,0 +1,364 @@
+"""A licence follows its subscription, and its seats are counted."""
+
+from datetime import timedelta
+
+import pytest
+from billing_samples import DAY, EUR_20, NOW, TENANT
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+from paybill_billing.domain import licences, seats
+from paybill_billing.domain.entitlements import Entitlements
+from paybill_billing.domain.licences import (
+    LicenceOrderError,
+    LicenceTakenBackError,
+    NoAccessError,
+    Status,
+)
+from paybill_billing.domain.seats import LicenceNotInForceError, NoSeatLeftError
+from paybill_contracts.billing import AccessState, PlanRef, Subscription
+from paybill_contracts.catalogue import LimitFeature
+from paybill_contracts.licence import (
+    assembled,
+    base64url,
+    key_id,
+    signing_input,
+    verify_licence,
+)
+from paybill_contracts.licences import (
+    LicenceIssued,
+    LicenceLapsing,
+    LicenceReissued,
+    LicenceRenewed,
+    LicenceRevoked,
+    LicenceSigningFailed,
+    Purpose,
+    RevocationOrigin,
+)
+from paybill_contracts.placement import Preset
+
+SUBSCRIPTION = "sub_" + "5" * 32
+DAYS_30 = 30 * 86_400
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = KEY.public_key()
+KID = key_id(PUBLIC.public_bytes_raw())
+MACHINES = [f"{number:064x}" for number in range(5)]
+
+
+def subscription(quantity=2, access=AccessState.ACTIVE):
+    return Subscription(
+        subscription_id=SUBSCRIPTION,
+        tenant_id=TENANT,
+        provider="stripe",
+        provider_subscription="sub_P1",
+        provider_status="active",
+        access=access,
+        plan=PlanRef(plan="pro", version=1, catalogue_hash="a" * 64),
+        quantity=quantity,
+        price=EUR_20,
+        period_start=NOW,
+        period_end=NOW + 30 * DAY,
+        cancel_at=None,
+        grace_until=None,
+    )
+
+
+def entitled(limit=10, *, allows=True, by=SUBSCRIPTION):
+    return Entitlements(
+        id=TENANT,
+        subscription_id=by,
+        plan=PlanRef(plan="pro", version=1, catalogue_hash="a" * 64),
+        tier="pro",
+        placement=Preset.POOLED,
+        features=(LimitFeature(kind="limit", key="projects", limit=limit),),
+        allows_access=allows,
+        entitlements_hash=f"{limit:064x}",
+    )
+
+
+def fold(state, events, evolve=licences.evolve):
+    for event in events:
+        state = evolve(state, event)
+    return state
+
+
+def issued(known=None, *, seats=None, valid_s=DAYS_30, now=NOW):
+    return licences.issue(known, entitled(), subscription(), seats=seats, valid_s=valid_s, now=now)
+
+
+def signed(licence, key=KEY):
+    """What the effect makes of a licence that waits for it."""
+    claims = licences.claims_of(licence, licence.pending.revision, key_id(key.public_key().public_bytes_raw()))
+    return licences.signed(licence, claims, assembled(claims, base64url(key.sign(signing_input(claims)))))
+
+
+def in_force(**more):
+    licence = fold(None, issued(**more))
+    return fold(licence, signed(licence))
+
+
+LICENCE = in_force()
+REVOKED = fold(LICENCE, licences.revoke(LICENCE, "leaked", RevocationOrigin.OPERATOR))
+LAPSING = fold(LICENCE, licences.follow(LICENCE, entitled(allows=False), subscription(), NOW))
+
+
+def test_a_licence_that_is_issued_is_signed_and_says_what_was_bought():
+    waiting = fold(None, issued())
+    (said,) = signed(waiting)
+
+    assert (waiting.status, waiting.token, waiting.due) == (Status.SIGNING, None, None)
+    assert isinstance(said, LicenceIssued)
+    verified = verify_licence(LICENCE.token, {KID: PUBLIC}, NOW)
+    assert verified == LICENCE.claims == said.licence
+    assert (verified.seats, verified.expires_at, verified.revision) == (2, NOW + 30 * DAY, 1)
+    assert verified.features == entitled().features
+    assert (LICENCE.status, LICENCE.due) == (Status.IN_FORCE, NOW + 20 * DAY)
+
+
+def test_issued_again_as_it_is_says_nothing_and_with_other_seats_it_is_reissued():
+    (asked,) = issued(LICENCE, seats=9)
+    (said,) = signed(fold(LICENCE, [asked]))
+
+    assert issued(LICENCE) == []
+    assert (asked.purpose, asked.terms.seats, asked.revision) == (Purpose.REISSUE, 9, 2)
+    assert isinstance(said, LicenceReissued)
+    assert [event.valid_s for event in issued(LICENCE, valid_s=60)] == [60]
+
+
+def test_a_subscription_without_access_gives_no_licence():
+    with pytest.raises(NoAccessError, match="suspended"):
+        licences.issue(
+            None, entitled(allows=False), subscription(access=AccessState.SUSPENDED), seats=1, valid_s=60, now=NOW
+        )
+
+
+def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_once():
+    due = LICENCE.due
+    (asked,) = licences.on_time(LICENCE, due)
+    waiting = fold(LICENCE, [asked])
+    (said,) = signed(waiting)
+
+    assert licences.on_time(LICENCE, due - timedelta(seconds=1)) == []
+    assert (asked.purpose, asked.expires_at) == (Purpose.RENEW, due + 30 * DAY)
+    assert licences.on_time(waiting, due + DAY) == []
+    assert (waiting.token, waiting.status) == (LICENCE.token, Status.IN_FORCE)
+    assert isinstance(said, LicenceRenewed)
+    assert fold(waiting, [said]).due == due + 20 * DAY
+
+
+def test_an_operator_renews_it_at_once_and_not_twice_at_once():
+    waiting = fold(LICENCE, licences.renew(LICENCE, NOW + DAY))
+
+    assert waiting.pending.purpose is Purpose.RENEW
+    assert licences.renew(waiting, NOW + DAY) == []
+
+
+def test_what_could_not_be_signed_is_tried_again_and_what_was_signed_stays():
+    waiting = fold(LICENCE, licences.renew(LICENCE, NOW))
+    (failed,) = licences.signing_failed(waiting, 2, "no key", NOW)
+    state = fold(waiting, [failed])
+
+    assert isinstance(failed, LicenceSigningFailed)
+    assert (state.failure, state.token, state.due) == ("no key", LICENCE.token, NOW + licences.RETRY)
+    assert licences.on_time(state, NOW + licences.RETRY)[0].revision == 3
+    assert licences.renew(state, NOW)[0].revision == 3
+    assert licences.signing_failed(waiting, 1, "late", NOW) == []
+    assert licences.signing_failed(LICENCE, 1, "late", NOW) == []
+
+
+def test_what_was_never_signed_is_issued_however_often_it_is_tried():
+    waiting = fold(None, issued())
+    failed = fold(waiting, licences.signing_failed(waiting, 1, "no key", NOW))
+
+    for again in (licences.on_time(failed, NOW + DAY), licences.renew(failed, NOW), issued(failed)):
+        assert [(event.purpose, event.revision) for event in again] == [(Purpose.ISSUE, 2)]
+
+
+def test_it_is_reissued_when_the_entitlements_or_the_seats_change_and_not_otherwise():
+    def follow(held, bought):
+        return [
+            (event.purpose, event.terms.seats, event.terms.entitlements_hash)
+            for event in licences.follow(LICENCE, held, bought, NOW)
+        ]
+
+    assert follow(entitled(), subscription()) == []
+    assert follow(entitled(20), subscription()) == [(Purpose.REISSUE, 2, f"{20:064x}")]
+    assert follow(entitled(), subscription(7)) == [(Purpose.REISSUE, 7, f"{10:064x}")]
+    assert follow(entitled(), subscription(10**9))[0][1] == 10_000
+
+
+def test_seats_that_an_operator_fixed_do_not_follow_the_subscription():
+    assert licences.follow(in_force(seats=5), entitled(), subscription(7), NOW) == []
+
+
+def test_a_change_while_it_is_being_signed_takes_the_place_of_what_is_signed():
+    waiting = fold(None, issued())
+    stale = signed(waiting)
+    changed = fold(waiting, licences.follow(waiting, entitled(20), subscription(), NOW))
+
+    assert licences.claims_of(changed, 1, KID) is None
+    assert licences.signed(changed, stale[0].licence, stale[0].token) == []
+    assert signed(changed)[0].licence.entitlements_hash == f"{20:064x}"
+
+
+@pytest.mark.parametrize(
+    ("held", "bought"),
+    [
+        (entitled(allows=False), subscription()),
+        (entitled(by="sub_" + "6" * 32), subscription()),
+        (None, subscription()),
+        (entitled(), None),
+    ],
+)
+def test_it_lapses_while_the_subscription_gives_no_access_and_is_good_until_it_ends(held, bought):
+    (said,) = licences.follow(LICENCE, held, bought, NOW)
+    state = fold(LICENCE, [said])
+
+    assert isinstance(said, LicenceLapsing)
+    assert (state.status, state.due, state.token) == (Status.LAPSING, None, LICENCE.token)
+    assert licences.follow(state, held, bought, NOW) == []
+    assert licences.on_time(state, NOW + 99 * DAY) == []
+    with pytest.raises(NoAccessError):
+        licences.renew(state, NOW)
+
+
+def test_it_is_signed_anew_when_access_comes_back():
+    (asked,) = licences.follow(LAPSING, entitled(), subscription(), NOW + DAY)
+
+    assert asked.expires_at == NOW + 31 * DAY
+    assert fold(LAPSING, [asked]).status is Status.IN_FORCE
+    assert issued(LAPSING)[0].revision == 2
+
+
+def test_a_licence_is_revoked_once_with_all_that_was_signed_of_it():
+    waiting = fold(LICENCE, licences.renew(LICENCE, NOW + DAY))
+    (said,) = licences.revoke(waiting, "leaked", RevocationOrigin.OPERATOR)
+    state = fold(waiting, [said])
+
+    assert (said.revision, said.last_expiry) == (2, NOW + 31 * DAY)
+    assert licences.revoke(state, "again", RevocationOrigin.OPERATOR) == []
+    assert licences.revoke(None, "none", RevocationOrigin.SUBSCRIPTION_ENDED) == []
+    assert (state.token, state.claims, state.due, licences.claims_of(state, 2, KID)) == (None, None, None, None)
+    with pytest.raises(LicenceTakenBackError, match="leaked"):
+        licences.renew(state, NOW)
+
+
+def test_what_was_revoked_stays_so_until_it_is_issued_again_with_a_later_revision():
+    (asked,) = issued(REVOKED)
+    again = fold(REVOKED, [asked])
+
+    assert licences.follow(REVOKED, entitled(20), subscription(), NOW) == []
+    assert (asked.purpose, asked.revision) == (Purpose.ISSUE, 2)
+    assert (again.status, again.revoked) == (Status.SIGNING, None)
+
+
+def test_a_shorter_life_does_not_hide_that_an_earlier_licence_lives_longer():
+    shorter = fold(LICENCE, issued(LICENCE, valid_s=86_400))
+
+    assert licences.revoke(shorter, "x", RevocationOrigin.OPERATOR)[0].last_expiry == NOW + 30 * DAY
+
+
+def test_as_many_machines_as_it_has_seats_are_activated():
+    state = LICENCE
+    for machine in MACHINES[:2]:
+        state = fold(state, seats.activate(state, machine, NOW))
+
+    with pytest.raises(NoSeatLeftError, match=r"all 2 seats .*paybill licence deactivate"):
+        seats.activate(state, MACHINES[2], NOW)
+    assert seats.activate(state, MACHINES[0], NOW) == []
+    (freed,) = seats.deactivate(state, MACHINES[0])
+    assert freed.seats_used == 1
+    assert seats.deactivate(fold(state, [freed]), MACHINES[0]) == []
+    assert seats.activate(fold(state, [freed]), MACHINES[2], NOW)[0].seats_used == 2
+
+
+def test_a_machine_that_is_seen_again_is_a_fact_once_a_day():
+    state = fold(LICENCE, seats.activate(LICENCE, MACHINES[0], NOW))
+    (seen,) = seats.activate(state, MACHINES[0], NOW + DAY)
+    again = fold(state, [seen])
+
+    assert seats.activate(state, MACHINES[0], NOW + DAY - timedelta(seconds=1)) == []
+    assert [(each.activated_at, each.seen_at) for each in again.activations] == [(NOW, NOW + DAY)]
+    assert seen.seats_used == 1
+
+
+def test_fewer_seats_than_machines_push_nobody_out_and_let_nobody_in():
+    state = LICENCE
+    for machine in MACHINES[:2]:
+        state = fold(state, seats.activate(state, machine, NOW))
+    state = fold(state, licences.follow(state, entitled(), subscription(1), NOW))
+    state = fold(state, signed(state))
+
+    assert len(state.activations) == 2
+    assert seats.activate(state, MACHINES[0], NOW + DAY) != []
+    with pytest.raises(NoSeatLeftError):
+        seats.activate(state, MACHINES[2], NOW)
+
+
+def test_a_licence_that_is_not_in_force_activates_nothing():
+    with pytest.raises(LicenceNotInForceError):
+        seats.activate(fold(None, issued()), MACHINES[0], NOW)
+    with pytest.raises(LicenceNotInForceError):
+        seats.activate(LICENCE, MACHINES[0], LICENCE.claims.expires_at)
+    with pytest.raises(LicenceTakenBackError):
+        seats.activate(REVOKED, MACHINES[0], NOW)
+    assert seats.activate(LAPSING, MACHINES[0], NOW) != []
+
+
+_STEPS = st.one_of(
+    st.tuples(st.just("activate"), st.sampled_from(MACHINES)),
+    st.tuples(st.just("deactivate"), st.sampled_from(MACHINES)),
+    st.tuples(st.just("wait"), st.integers(1, 40)),
+    st.tuples(st.just("follow"), st.integers(0, 3)),
+    st.tuples(st.sampled_from(["renew", "lapse", "revoke", "issue", "sign", "fail", "time"]), st.none()),
+)
+
+
+@given(st.lists(_STEPS, max_size=40))
+def test_whatever_happens_seats_hold_revisions_grow_and_every_token_verifies_or_is_revoked(steps):
+    state, now, tokens, entries = LICENCE, NOW, [], {}
+    for step, value in steps:
+        before = state
+        try:
+            match step:
+                case "wait":
+                    now += value * DAY
+                    continue
+                case "activate":
+                    events = seats.activate(state, value, now)
+                case "deactivate":
+                    events = seats.deactivate(state, value)
+                case "follow":
+                    events = licences.follow(state, entitled(10 + value), subscription(value), now)
+                case "lapse":
+                    events = licences.follow(state, entitled(allows=False), subscription(), now)
+                case "renew":
+                    events = licences.renew(state, now)
+                case "revoke":
+                    events = licences.revoke(state, "why", RevocationOrigin.OPERATOR)
+                case "issue":
+                    events = issued(state, now=now)
+                case "sign":
+                    events = signed(state) if state.pending is not None else []
+                case "fail":
+                    events = licences.signing_failed(state, state.revision, "why", now)
+                case "time":
+                    events = licences.on_time(state, now)
+        except (NoSeatLeftError, NoAccessError, LicenceTakenBackError, LicenceNotInForceError):
+            continue
+        state = fold(state, events)
+        for event in events:
+            if isinstance(event, LicenceRevoked):
+                entries[event.licence_id] = event.revision
+            if isinstance(event, LicenceIssued | LicenceRenewed | LicenceReissued):
+                tokens.append(event.licence)
+        assert state.revision >= before.revision
+        assert len(state.activations) <= max(len(before.activations), state.terms.seats)
+        assert (state.status is Status.REVOKED) == (state.token is None and state.revoked is not None)
+        assert state.token is None or state.claims.revision > entries.get(state.id, 0)
+        assert all(claims.expires_at <= state.last_expiry for claims in tokens)
+
+
+def test_a_licence_begins_by_being_asked_for():
+    with pytest.raises(LicenceOrderError):
+        licences.evolve(None, licences.revoke(LICENCE, "x", RevocationOrigin.OPERATOR)[0])
