@@ -5,9 +5,11 @@ from billing_samples import CATALOGUE, EMAIL, NOW, REQUESTED, TENANT
 from paybill_billing.domain import accounts
 from paybill_billing.domain.accounts import AccountOrderError, Opened, Status
 from paybill_billing.domain.catalogue import UnknownPlanError
+from paybill_billing.domain.providers import Choice, UnknownProviderError, configure, evolve
 from paybill_contracts.billing import AccountFailed, AccountOpened, CancellationRequested
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 
+CHOICE = Choice("providers", ("manual", "stripe"), "stripe", "a" * 64)
 AT_PROVIDER = Opened(customer="cus_1", checkout="cs_1", checkout_url="https://pay.example/cs_1")
 
 
@@ -21,7 +23,7 @@ def leaving(origin):
     return OffboardingStarted(tenant_id=TENANT, origin=origin, reason="bye", retain_until=NOW)
 
 
-OPENING = fold(None, accounts.on_tenant_requested(None, CATALOGUE, REQUESTED))
+OPENING = fold(None, accounts.on_tenant_requested(None, CATALOGUE, CHOICE, REQUESTED))
 OPEN = fold(OPENING, accounts.opened(OPENING, AT_PROVIDER))
 
 
@@ -31,12 +33,33 @@ def test_a_new_tenant_is_registered_for_the_newest_version_of_its_plan():
 
 
 def test_a_tenant_is_registered_once():
-    assert accounts.on_tenant_requested(OPENING, CATALOGUE, REQUESTED) == []
+    assert accounts.on_tenant_requested(OPENING, CATALOGUE, CHOICE, REQUESTED) == []
 
 
 def test_a_plan_that_is_not_sold_is_refused():
     with pytest.raises(UnknownPlanError):
-        accounts.on_tenant_requested(None, CATALOGUE, REQUESTED.model_copy(update={"plan": "gold"}))
+        accounts.on_tenant_requested(None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"plan": "gold"}))
+
+
+def test_a_tenant_pays_where_it_wants_to_and_at_the_default_when_it_does_not_say():
+    wants = REQUESTED.model_copy(update={"payment": "manual"})
+    (registered,) = accounts.on_tenant_requested(None, CATALOGUE, CHOICE, wants)
+
+    assert (registered.provider, OPENING.provider) == ("manual", "stripe")
+
+
+def test_a_provider_that_is_not_there_is_refused():
+    with pytest.raises(UnknownProviderError, match="choose one of manual, stripe"):
+        accounts.on_tenant_requested(None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"payment": "gold"}))
+
+
+def test_the_same_providers_configured_again_are_no_news():
+    (configured,) = configure(None, ["stripe", "manual"], "manual")
+    choice = evolve(None, configured)
+
+    assert (choice.names, choice.default) == (("manual", "stripe"), "manual")
+    assert configure(choice, ["manual", "stripe"], "manual") == []
+    assert len(configure(choice, ["manual", "stripe"], "stripe")) == 1
 
 
 def test_an_opened_account_knows_where_to_pay():

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from billing_samples import DAY, NOW, TENANT, plan
+from billing_samples import DAY, NOW, TENANT
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.domain import contracts, manual
@@ -310,7 +310,7 @@ def test_what_cannot_be_invoiced_is_refused():
 
     for quantity in (0, 2):
         with pytest.raises(TermsError):
-            terms_of(plan("pro", 1), price, quantity)
+            terms_of("pro", 1, price, quantity)
 
 
 def test_open_invoices_and_what_is_remembered_of_settled_ones_are_bounded():

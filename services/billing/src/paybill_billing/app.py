@@ -1,6 +1,8 @@
 """Puts the service together."""
 
 import asyncio
+from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 
 from fastapi import APIRouter
@@ -13,75 +15,96 @@ from paybill_runtime.leases import Leases
 from paybill_runtime.secrets import Secrets
 from paybill_runtime.unit import Moment, Unit
 from paybill_runtime.work import Timer
+from sqlmodel import select
 
 from paybill_billing.api import router
 from paybill_billing.consumer import HEARS
 from paybill_billing.domain import (
     catalogue,
+    contracts,
     entitlements,
     licence_keys,
     licences,
+    manual,
+    providers,
     publishers,
     revocations,
     subscriptions,
+    tiers,
 )
-from paybill_billing.domain.catalogue import PublishedPlanEditedError
+from paybill_billing.domain.catalogue import CatalogueRefusedError
+from paybill_billing.effects import Connected
+from paybill_billing.effects.connecting import connect
 from paybill_billing.effects.signing import Outside, SigningKeys
-from paybill_billing.effects.stripe import NAME, Stripe
-from paybill_billing.effects.stripe_inbound import StripeInbound
 from paybill_billing.settings import Settings
 from paybill_billing.tables import (
     CATALOGUES,
+    CONTRACTS,
     ENTITLEMENTS,
     KEYRINGS,
     LICENCES,
+    PROVIDERS,
     PUBLISHERS,
     REVOCATION_LISTS,
     STATES,
     SUBSCRIPTIONS,
+    TIERS,
+    CatalogueRow,
+    look_again,
 )
 from paybill_billing.work.accounts import WORK
 from paybill_billing.work.licences import request_first_key
+from paybill_billing.work.manual import ContractBooks
+from paybill_billing.work.usage import close_windows
 from paybill_billing.work.webhooks import Ingest
 
 _START = Origin("start", "start", "service:billing", "")
 
 
-class AtStripe:
-    """This process's one connection to Stripe: what it does there and what it looks at there share one pace."""
+class Connections:
+    """This process's one connection to each provider: what is done there and what is looked at share one pace."""
 
     def __init__(self) -> None:
-        self._stripe: Stripe | None = None
-        self._arrived = asyncio.Event()
-
-    def router(self, edge: Edge) -> APIRouter:
-        """The service's routes. A message that is kept is looked at without delay."""
-        return router(edge, self._arrived.set)
+        self._books = ContractBooks()
+        self._connected: Mapping[str, Connected] = {}
+        self._arrived: Mapping[str, asyncio.Event] = {}
 
     def connect(self, settings: Settings, secrets: Secrets) -> Outside:
         """The providers that accounts can be opened at, and the keys that sign licences."""
-        self._stripe = Stripe(
-            settings.stripe_api_key(),
-            settings.stripe_api_base,
-            settings.checkout_return_url,
-            settings.stripe_requests_per_s,
-        )
-        return Outside({NAME: self._stripe}, SigningKeys(secrets))
+        self._connected = connect(settings, self._books)
+        self._arrived = {name: asyncio.Event() for name in self._connected}
+        return Outside({name: one.provider for name, one in self._connected.items()}, SigningKeys(secrets))
+
+    async def begin(self, edge: Edge) -> None:
+        """Say who the providers are, before anything is asked of them."""
+        await self._books.begin(edge)
+        names, default = list(self._connected), edge.settings.default_provider
+
+        def decide(unit: Unit, _: Moment) -> None:
+            known = unit.get(PROVIDERS, providers.PROVIDERS)
+            unit.record(PROVIDERS, providers.PROVIDERS, providers.configure(known, names, default))
+
+        await edge.decide(_START, decide, writes=[PROVIDERS.key(providers.PROVIDERS)])
+
+    def router(self, edge: Edge) -> APIRouter:
+        """The service's routes. A message that is kept is looked at without delay."""
+        return router(edge, self._connected, lambda provider: self._arrived[provider].set())
 
     async def webhooks(self, edge: Edge, leases: Leases) -> None:
-        """Understand what Stripe has sent, until the service ends; then nothing is done at Stripe either."""
-        if self._stripe is None:
-            raise RuntimeError("effects are built before anything runs")
-        inbound = StripeInbound(edge.settings.stripe_webhook_secrets())
+        """Follow what changes at every provider, until the service ends; then nothing is done there either."""
         try:
-            await Ingest(edge, leases, NAME, self._stripe, inbound, self._arrived).run()
+            async with asyncio.TaskGroup() as group:
+                for name, one in self._connected.items():
+                    ingest = Ingest(edge, leases, name, one.provider, one.inbound, self._arrived[name])
+                    group.create_task(ingest.run(), name=f"webhooks of {name}")
         finally:
-            await self._stripe.close()
+            for one in self._connected.values():
+                await one.close()
 
 
 def service() -> Service:
     """The billing service."""
-    at_stripe = AtStripe()
+    connections = Connections()
     return Service(
         name="billing",
         settings=Settings,
@@ -90,31 +113,43 @@ def service() -> Service:
         work=WORK,
         timers=(
             Timer(SUBSCRIPTIONS, "due", subscriptions.on_time),
+            Timer(
+                CONTRACTS,
+                "due",
+                manual.on_time,
+                besides=lambda id_, now: partial(look_again, contracts.MANUAL, id_, now),
+            ),
             Timer(ENTITLEMENTS, "due", entitlements.on_time),
             Timer(LICENCES, "due", licences.on_time),
             Timer(KEYRINGS, "due", licence_keys.on_time),
             Timer(REVOCATION_LISTS, "due", revocations.on_time),
         ),
-        router=at_stripe.router,
-        effects=at_stripe.connect,
-        on_start=(publish_catalogue, allow_publishers, request_first_key),
-        background=(at_stripe.webhooks,),
+        router=connections.router,
+        effects=connections.connect,
+        on_start=(connections.begin, publish_catalogue, allow_publishers, request_first_key),
+        background=(connections.webhooks, close_windows),
     )
 
 
 async def publish_catalogue(edge: Edge) -> None:
-    """Sell what plans.yaml says. Raises ConfigurationError, which ends the start: nothing is sold by mistake."""
+    """Sell what plans.yaml says when nothing was ever published; after that, people publish.
+
+    Raises ConfigurationError, which ends the start: nothing is sold by mistake.
+    """
+    if await edge.rows(select(CatalogueRow.id)):
+        return
     plans = _plans(edge.settings)
 
     def decide(unit: Unit, _: Moment) -> None:
-        known = unit.get(CATALOGUES, catalogue.CATALOGUE)
-        unit.record(CATALOGUES, catalogue.CATALOGUE, catalogue.publish(known, plans.content))
+        known, noted = unit.get(CATALOGUES, catalogue.CATALOGUE), unit.get(TIERS, tiers.TIERS)
+        if known is None:
+            said = catalogue.publish(None, plans.content, noted.buildable if noted is not None else None)
+            unit.record(CATALOGUES, catalogue.CATALOGUE, said)
 
     try:
-        await edge.decide(_START, decide, writes=[CATALOGUES.key(catalogue.CATALOGUE)])
-    except PublishedPlanEditedError as error:
-        line = plans.lines[f"{error.plan}@{error.version}", ""]
-        raise ConfigurationError(f"{_name(edge.settings)}:{line}: {error}") from None
+        await edge.decide(_START, decide, writes=[CATALOGUES.key(catalogue.CATALOGUE)], reads=[TIERS.key(tiers.TIERS)])
+    except CatalogueRefusedError as error:
+        raise ConfigurationError("\n".join(plans.report(error.objections))) from None
 
 
 async def allow_publishers(edge: Edge) -> None:

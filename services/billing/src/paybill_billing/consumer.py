@@ -18,7 +18,17 @@ from paybill_runtime.hearing import Hearing
 from paybill_runtime.state import Key
 from paybill_runtime.unit import Moment, Unit
 
-from paybill_billing.domain import accounts, catalogue, entitlements, licences, publishers, revocations, tiers, usage
+from paybill_billing.domain import (
+    accounts,
+    catalogue,
+    entitlements,
+    licences,
+    providers,
+    publishers,
+    revocations,
+    tiers,
+    usage,
+)
 from paybill_billing.tables import (
     ACCOUNTS,
     CATALOGUES,
@@ -26,6 +36,7 @@ from paybill_billing.tables import (
     LICENCES,
     MEMBERS,
     METERS,
+    PROVIDERS,
     PUBLISHERS,
     REVOCATION_LISTS,
     SUBSCRIPTIONS,
@@ -37,6 +48,7 @@ HEARS = Hearing()
 _CATALOGUE = CATALOGUES.key(catalogue.CATALOGUE)
 _REVOCATIONS = REVOCATION_LISTS.key(revocations.REVOCATIONS)
 _TIERS = TIERS.key(tiers.TIERS)
+_PROVIDERS = PROVIDERS.key(providers.PROVIDERS)
 _PUBLISHERS = PUBLISHERS.key(publishers.PUBLISHERS)
 
 
@@ -49,6 +61,10 @@ class CatalogueMissingError(Exception):
     """Nothing is published yet: the fact is parked, and heard again when something is."""
 
 
+class ProvidersMissingError(Exception):
+    """Nobody can pay anywhere yet: the fact is parked, and heard again when somebody can."""
+
+
 def _catalogue(unit: Unit) -> catalogue.Catalogue:
     found = unit.get(CATALOGUES, catalogue.CATALOGUE)
     if found is None:
@@ -56,10 +72,14 @@ def _catalogue(unit: Unit) -> catalogue.Catalogue:
     return found
 
 
-@HEARS.fact(TenantRequested, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)], reads=lambda _: [_CATALOGUE])
+@HEARS.fact(
+    TenantRequested, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)], reads=lambda _: [_CATALOGUE, _PROVIDERS]
+)
 def tenant_requested(unit: Unit, fact: TenantRequested, _: Moment) -> None:
-    account = unit.get(ACCOUNTS, fact.tenant_id)
-    unit.record(ACCOUNTS, fact.tenant_id, accounts.on_tenant_requested(account, _catalogue(unit), fact))
+    account, choice = unit.get(ACCOUNTS, fact.tenant_id), unit.get(PROVIDERS, providers.PROVIDERS)
+    if choice is None:
+        raise ProvidersMissingError("no provider is configured yet")
+    unit.record(ACCOUNTS, fact.tenant_id, accounts.on_tenant_requested(account, _catalogue(unit), choice, fact))
 
 
 def _tenant_leaving(unit: Unit, fact: OffboardingStarted | TenantCancelled, _: Moment) -> None:

@@ -16,8 +16,13 @@ EVERY_TENANT = "*"
 class Settings(ServiceSettings):
     """catalogue_file: plans.yaml; the one in this package when it is not set.
 
-    stripe_api_base: empty for Stripe itself. stripe_requests_per_s: how often it is asked at most; the default is its
-    limit for one endpoint (https://docs.stripe.com/rate-limits), which it raises for who asks.
+    providers: JSON, those of third parties that are used, each with settings of its own, such as
+    `{"acmepay": {"region": "eu", "api_key_file": "/run/secrets/acmepay"}}`; what ends in `_file` is a secret's path.
+    default_provider: where a tenant pays that does not say how. manual_offer_url: where customers who pay by invoice
+    read their offer; its id follows.
+    stripe_api_key_file: without it there is no Stripe. stripe_api_base: empty for Stripe itself. stripe_requests_per_s:
+    how often it is asked at most; the default is its limit for one endpoint (https://docs.stripe.com/rate-limits),
+    which it raises for who asks.
     stripe_webhook_secrets_file: one secret a line, all of them active, so that a secret can be rolled; without it the
     webhook's address does not exist. publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids;
     without it nobody reports usage.
@@ -29,7 +34,10 @@ class Settings(ServiceSettings):
 
     licence_valid_s: Annotated[int, Field(ge=1, le=366 * 86_400)] = 30 * 86_400
     catalogue_file: Path | None = None
-    stripe_api_key_file: Path
+    providers: Annotated[dict[Key, dict[str, str]], Field(default_factory=dict)]
+    default_provider: Key = "stripe"
+    manual_offer_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1/offers/"
+    stripe_api_key_file: Path | None = None
     stripe_api_base: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
     stripe_requests_per_s: Annotated[float, Field(gt=0, le=10_000)] = 25.0
     stripe_webhook_secrets_file: Path | None = None
@@ -43,7 +51,7 @@ class Settings(ServiceSettings):
         """Raises ConfigurationError when the file is empty."""
         key = read_secret(self.stripe_api_key_file)
         if not key:
-            raise ConfigurationError(f"{self.stripe_api_key_file.name} is empty; write Stripe's secret key into it")
+            raise ConfigurationError("PAYBILL_STRIPE_API_KEY_FILE is empty; write Stripe's secret key into it")
         return key
 
     def stripe_webhook_secrets(self) -> tuple[str, ...]:

@@ -25,12 +25,14 @@ from paybill_billing.domain import (
     catalogue,
     changes,
     closed_windows,
+    contracts,
     entitlements,
     licence_keys,
     licences,
     members,
     moves,
     payments,
+    providers,
     publishers,
     reconciliation,
     revocations,
@@ -54,6 +56,21 @@ class PublishersRow(Base, table=True):
     """Who may report usage: one row."""
 
     __tablename__ = "publishers"
+
+
+class ProvidersRow(Base, table=True):
+    """Which billing providers there are: one row."""
+
+    __tablename__ = "providers"
+
+
+class ContractRow(Base, table=True):
+    """What a tenant has with the provider `manual`. `due` is the next due date, or the end of the period."""
+
+    __tablename__ = "contracts"
+
+    status: str | None = generated("state->'contract'->>'status'", index=True)
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
 
 
 class AccountRow(Base, table=True):
@@ -199,6 +216,8 @@ Index(
 CATALOGUES = Stored("catalogue", CatalogueRow, catalogue.Catalogue, catalogue.evolve)
 TIERS = Stored("tiers", TiersRow, tiers.Tiers, tiers.evolve)
 PUBLISHERS = Stored("publishers", PublishersRow, publishers.Publishers, publishers.evolve)
+PROVIDERS = Stored("providers", ProvidersRow, providers.Choice, providers.evolve)
+CONTRACTS = Stored("contract", ContractRow, contracts.Agreement, contracts.evolve)
 ACCOUNTS = Stored("account", AccountRow, accounts.Account, accounts.evolve)
 SUBSCRIPTIONS = Stored("subscription", SubscriptionRow, subscriptions.Standing, subscriptions.evolve)
 ENTITLEMENTS = Stored("entitlements", EntitlementsRow, entitlements.Entitlements, entitlements.evolve)
@@ -229,6 +248,8 @@ STATES = (
     CATALOGUES,
     TIERS,
     PUBLISHERS,
+    PROVIDERS,
+    CONTRACTS,
     ACCOUNTS,
     SUBSCRIPTIONS,
     ENTITLEMENTS,

@@ -1,19 +1,35 @@
 """HTTP: what operators and clients may look at, and where providers send their messages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
 from paybill_runtime.http import Edge
 
-from paybill_billing.api import licence_keys, licences, queries, webhooks, well_known
+from paybill_billing.api import (
+    catalogue,
+    entitlements,
+    licence_keys,
+    licences,
+    queries,
+    usage,
+    usage_windows,
+    webhooks,
+    well_known,
+)
+from paybill_billing.effects import Connected
 
 
-def router(edge: Edge, kept: Callable[[], None]) -> APIRouter:
-    """The routes, on this edge. kept: called when messages of a provider are durable."""
+def router(edge: Edge, connected: Mapping[str, Connected], kept: Callable[[str], None]) -> APIRouter:
+    """The routes, on this edge. connected: the providers. kept: called with the one whose messages are durable."""
+    inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
     routes = APIRouter()
     routes.include_router(queries.router(edge))
+    routes.include_router(catalogue.router(edge))
+    routes.include_router(entitlements.router(edge))
     routes.include_router(licences.router(edge))
     routes.include_router(licence_keys.router(edge))
     routes.include_router(well_known.router(edge))
-    routes.include_router(webhooks.router(edge, kept))
+    routes.include_router(usage.router(edge))
+    routes.include_router(usage_windows.router(edge))
+    routes.include_router(webhooks.router(edge, inbound, kept))
     return routes

@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from paybill_billing.effects import Delivery, DeliveryRefusedError, Inbound
-from paybill_billing.effects.stripe_inbound import StripeInbound
 from paybill_billing.tables import NO_ACCOUNT
 
 MAX_GROUP = 256
@@ -63,10 +62,10 @@ class Kept(Delivery):
 class Inbox:
     """Keeps messages by group commit: all that wait share one statement, and each is answered when it is durable.
 
-    kept: called after every such commit, for whoever finds out what they mean.
+    kept: called after every such commit for each provider that sent some, for whoever finds out what they mean.
     """
 
-    def __init__(self, database: Database, kept: Callable[[], None]) -> None:
+    def __init__(self, database: Database, kept: Callable[[str], None]) -> None:
         self._database = database
         self._kept = kept
         self._waiting: list[tuple[Kept, asyncio.Future[None]]] = []
@@ -86,7 +85,8 @@ class Inbox:
         while self._waiting:
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             error = await self._stored([message for message, _ in group])
-            self._kept()
+            for provider in {message.provider for message, _ in group}:
+                self._kept(provider)
             for _, done in group:
                 if done.cancelled():
                     continue
@@ -109,16 +109,10 @@ class Inbox:
         return OverloadedError("others change the same subscriptions; send it again later")
 
 
-def router(edge: Edge, kept: Callable[[], None]) -> APIRouter:
-    """The route, on this edge. kept: as `Inbox` has it.
-
-    A provider without a secret has none: its messages cannot be told from forged ones.
-    """
+def router(edge: Edge, inbound: Mapping[str, Inbound], kept: Callable[[str], None]) -> APIRouter:
+    """The route, on this edge. inbound: how each provider's messages are read. kept: as `Inbox` has it."""
     routes = APIRouter(tags=["webhooks"])
     inbox = Inbox(edge.database, kept)
-    inbound: dict[str, Inbound] = {}
-    if secrets := edge.settings.stripe_webhook_secrets():
-        inbound["stripe"] = StripeInbound(secrets)
 
     @routes.post("/webhooks/{provider}")
     async def receive(

@@ -10,8 +10,7 @@ from paybill_contracts.personal import Personal
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
 
 from paybill_billing.domain.catalogue import Catalogue, on_sale
-
-STRIPE = "stripe"
+from paybill_billing.domain.providers import Choice, choose
 
 AccountEvent = AccountRegistered | AccountOpened | AccountFailed | CancellationRequested
 
@@ -62,8 +61,10 @@ class Opened:
     checkout_url: str
 
 
-def on_tenant_requested(account: Account | None, catalogue: Catalogue, event: TenantRequested) -> list[AccountEvent]:
-    """A new tenant gets an account. Raises UnknownPlanError."""
+def on_tenant_requested(
+    account: Account | None, catalogue: Catalogue, providers: Choice, event: TenantRequested
+) -> list[AccountEvent]:
+    """A new tenant gets an account, where it wants to pay. Raises UnknownPlanError, UnknownProviderError."""
     if account is not None:
         return []
     plan = on_sale(catalogue, event.plan)
@@ -74,7 +75,7 @@ def on_tenant_requested(account: Account | None, catalogue: Catalogue, event: Te
             contact_email=event.contact_email,
             plan=plan.plan,
             plan_version=plan.version,
-            provider=STRIPE,
+            provider=choose(providers, event.payment),
             retention_s=plan.retention_s,
         )
     ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from paybill_contracts.catalogue import PlanVersion, Price
+from paybill_contracts.catalogue import Interval, PlanVersion, Price
 from paybill_contracts.changes import ProrationLine
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.manual import (
@@ -136,17 +136,20 @@ def existing(agreement: Agreement | None, tenant_id: str) -> Agreement:
     return agreement
 
 
-def terms_of(plan: PlanVersion, price: Price, quantity: int) -> Terms:
+def terms_of(plan: str, version: int, price: Price, quantity: int) -> Terms:
     """What is bought when somebody orders so many of this plan at this price. Raises TermsError."""
     if quantity < 1 or not 0 <= price.amount.minor * quantity <= MOST:
-        raise TermsError(f"{quantity} of {plan.plan} cannot be invoiced; order at least 1, and at most {MOST} in all")
-    return Terms(
-        plan=plan.plan,
-        version=plan.version,
-        quantity=quantity,
-        unit_price=price.amount,
-        interval=price.interval,
-    )
+        raise TermsError(f"{quantity} of {plan} cannot be invoiced; order at least 1, and for at most {MOST} in all")
+    return Terms(plan=plan, version=version, quantity=quantity, unit_price=price.amount, interval=price.interval)
+
+
+def priced(plan: PlanVersion, interval: Interval | None, currency: str | None) -> Price:
+    """The first price of the plan for this interval and in this currency. Raises TermsError."""
+    for price in plan.prices:
+        if interval in {None, price.interval} and currency in {None, price.amount.currency}:
+            return price
+    sold = ", ".join(f"{price.amount.currency} by the {price.interval}" for price in plan.prices) or "nothing"
+    raise TermsError(f"{plan.plan} version {plan.version} has no such price; it is sold for {sold}")
 
 
 def amount_of(terms: Terms) -> Money:

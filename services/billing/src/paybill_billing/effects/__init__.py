@@ -4,19 +4,21 @@
 `Portal`): a provider has one by having its methods, and what needs it says so when it is missing.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from paybill_contracts.catalogue import PlanVersion, Price
-from paybill_contracts.changes import ChangeKind, Proration
+from paybill_contracts.catalogue import PlanVersion
+from paybill_contracts.changes import Proration
 
 from paybill_billing.domain.accounts import Opened
-from paybill_billing.domain.payments import Attempt
+from paybill_billing.domain.payments import Attempt, Dispute, Refund
 from paybill_billing.domain.subscriptions import Seen
+from paybill_billing.domain.wanted import Wanted as Wanted  # a part of the port
 
 MAX_BODY_BYTES = 1024 * 1024
+NOT_CONFIGURED_S = 60.0
 
 
 class ProviderRefusedError(Exception):
@@ -52,7 +54,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A verified message, without what it says about people. `target`: the subscription that it is about."""
+    """A verified message, without what it says about people.
+
+    event_id: the same for all copies of a message. target: what is to be looked at because of it, a subscription or
+    `<kind>/<id>` of another object. quarantine: why it is kept, and nothing else is done about it.
+    """
 
     event_id: str
     type: str
@@ -63,21 +69,22 @@ class Delivery:
     object_id: str | None
     customer: str | None
     target: str | None
+    quarantine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a subscription is to become. plan, price, quantity: None when they stay as they are.
+class Trail:
+    """Where an object of the provider leads.
 
-    at_period_end: not now, but when what is paid for is over.
+    target: what else is to be looked at because of it. returned: what is to be remembered for itself. customer: whose
+    payment it was. subscription, invoice: what for; None when the provider does not tell.
     """
 
-    kind: ChangeKind
-    at_period_end: bool
-    product: str
-    plan: PlanVersion | None = None
-    price: Price | None = None
-    quantity: int | None = None
+    target: str | None = None
+    returned: tuple[Refund | Dispute, ...] = ()
+    customer: str | None = None
+    subscription: str | None = None
+    invoice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +122,8 @@ class Inbound(Protocol):
     def tells_of_failure(self, type_: str) -> bool:
         """Whether messages of this type tell of a failed attempt to collect."""
 
-    def attempt(self, body: bytes) -> Attempt | None:
-        """The failed attempt in such a message; None when it tells too little."""
+    def attempt(self, event_id: str, body: bytes) -> Attempt | None:
+        """The failed attempt in such a message; None when it tells too little, and its object has to be asked for."""
 
 
 class Provider(Protocol):
@@ -136,6 +143,17 @@ class Provider(Protocol):
 
     async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
         """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
+
+
+@runtime_checkable
+class Traces(Protocol):
+    """A provider whose messages may name an object and say no more, or one that is no subscription."""
+
+    async def trace(self, kind: str, id_: str) -> Trail | None:
+        """Where the object leads; None when the provider never had it."""
+
+    async def attempt(self, event_id: str, invoice: str) -> Attempt | None:
+        """The failed attempt that the event was about, as the invoice shows it; None when there was none."""
 
 
 @runtime_checkable
@@ -173,6 +191,37 @@ class Portal(Protocol):
         """A link for this customer, good for a short while."""
 
 
+async def _nothing_to_close() -> None:
+    """Most providers hold no connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a provider is made of: its own part of the setting `providers`.
+
+    settings: as written. secrets: the content of the files that names ending in `_file` point at, under the names
+    without that ending. return_url: where people go after a checkout.
+    """
+
+    name: str
+    settings: Mapping[str, str]
+    secrets: Mapping[str, str] = field(repr=False)
+    return_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A provider that can be used. inbound: None when it sends no messages. close: gives its connections back."""
+
+    provider: Provider
+    inbound: Inbound | None = None
+    close: Callable[[], Awaitable[None]] = _nothing_to_close
+
+
+Factory = Callable[[Given], Connected]
+"""What the entry points of the group `paybill.billing_providers` name. Raises ConfigurationError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Providers:
     """The providers of this installation, by the name that accounts carry."""
@@ -180,7 +229,7 @@ class Providers:
     by_name: Mapping[str, Provider]
 
     def __getitem__(self, name: str) -> Provider:
-        """Raises ProviderRefusedError for one that is not configured."""
+        """Raises ProviderAwayError for one that is not configured any more: what is wanted of it waits."""
         if name not in self.by_name:
-            raise ProviderRefusedError(f"the provider {name} is not configured here")
+            raise ProviderAwayError(NOT_CONFIGURED_S, f"the provider {name} is not configured here; configure it again")
         return self.by_name[name]

@@ -11,6 +11,8 @@ depends_on = None
 
 STATES = {
     "tiers": {},
+    "providers": {},
+    "contracts": {"status": "state->'contract'->>'status'", "due": "rtrim(state->>'due', 'Z')"},
     "reconciliations": {"provider": "state->>'provider'", "status": "state->>'status'"},
     "licences": {
         "tenant_id": "state->>'tenant_id'",
@@ -44,6 +46,8 @@ INDEXES = (
     ("changes", "subscription_id"),
     ("changes", "move_id"),
     ("changes", "due"),
+    ("contracts", "status"),
+    ("contracts", "due"),
     ("licences", "tenant_id"),
     ("licences", "due"),
 )
