@@ -89,7 +89,7 @@ class Account:
         """The resource, or the refusal that Stripe gives; `param` is where the id came from, when not the URL."""
         found = self.store.find(kind, identifier)
         if found is None or (found.get("deleted") and param):
-            raise ResourceMissingError(kind.replace("_", " "), identifier[:200], param=param)
+            raise ResourceMissingError(kind.replace("_", " ").replace(".", " "), identifier[:200], param=param)
         return found
 
     def put(self, resource: Resource) -> Resource:

@@ -27,12 +27,18 @@ def collect(
 
 
 def bill(
-    account: Account, subscription: Resource, reason: str, past: tuple[int, int], *, recurring: bool = True
+    account: Account,
+    subscription: Resource,
+    reason: str,
+    past: tuple[int, int],
+    *,
+    recurring: bool = True,
+    used: bool = True,
 ) -> Resource:
-    """Draw up the invoice of the period that has begun, or only of what waited, and collect it."""
+    """Draw up the invoice of the period that has begun, or only of what waited or was used, and collect it."""
     dormant, paused = subscription["status"] == "unpaid", subscription["pause_collection"]
     invoice = invoices.draft(
-        account, subscription, reason, past=past, advance=not (dormant or paused), recurring=recurring
+        account, subscription, reason, past=past, advance=not (dormant or paused), recurring=recurring, used=used
     )
     if invoice["total"] and (dormant or (paused and paused["behavior"] == "keep_as_draft")):
         # Nobody collects from a subscription that was given up; paying the draft wakes it.

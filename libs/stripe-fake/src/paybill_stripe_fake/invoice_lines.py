@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from paybill_stripe_fake import prices
+from paybill_stripe_fake import meters, prices
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.store import Resource
 from paybill_stripe_fake.subscription_state import period_of
@@ -25,6 +25,29 @@ def of_item(account: Account, invoice_id: str, subscription: Resource, item: Res
         "pricing": pricing_of(price, "0" if trial else price["unit_amount_decimal"]),
         "quantity": quantity,
         "quantity_decimal": str(quantity),
+        "subscription": subscription["id"],
+    }
+
+
+def of_usage(
+    account: Account, invoice_id: str, subscription: Resource, item: Resource, past: tuple[int, int]
+) -> Resource:
+    """What was used of a metered item in the time that is over, and is billed now for good."""
+    price = item["price"]
+    billed = account.store.find("usage_billed", item["id"])
+    start = max(past[0], billed["until"]) if billed else past[0]
+    used = meters.usage(account, price["recurring"]["meter"], subscription["customer"], start, past[1])
+    account.store.put("usage_billed", item["id"], {"until": past[1]})
+    name = account.get("product", price["product"])["name"]
+    return {
+        **_line(invoice_id, prices.amount(price, used), price["currency"]),
+        "description": f"{used.normalize():f} x {name}",
+        "metadata": subscription["metadata"],
+        "parent": _item_parent(subscription["id"], item["id"], None),
+        "period": {"end": past[1], "start": start},
+        "pricing": pricing_of(price, price["unit_amount_decimal"]),
+        "quantity": int(used),
+        "quantity_decimal": f"{used.normalize():f}",
         "subscription": subscription["id"],
     }
 

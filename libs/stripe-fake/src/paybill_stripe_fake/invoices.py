@@ -1,6 +1,6 @@
 """Invoices: what a subscription owes for a period, from draft over open to paid or void."""
 
-from paybill_stripe_fake import events, invoice_items, invoice_lines, payments
+from paybill_stripe_fake import events, invoice_items, invoice_lines, payments, prices
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.lists import list_object
 from paybill_stripe_fake.store import Resource
@@ -22,20 +22,23 @@ def draft(
     past: tuple[int, int],
     advance: bool,
     recurring: bool = True,
+    used: bool = True,
 ) -> Resource:
     """The invoice for the subscription's current period, under the id that it names as its latest.
 
     reason: Stripe's `billing_reason`. past: the period that the invoice closes.
     advance: whether it will be finalised and collected by itself.
     recurring: whether it bills for the period that has begun, or only for what waited.
+    used: whether it bills for what was used in the period that is over.
     """
     identifier = subscription["latest_invoice"]
     waiting = invoice_items.waiting_for(account, subscription["customer"], subscription["id"])
     lines = _lines_of(account, identifier, waiting)
-    if recurring:
-        lines += [
-            invoice_lines.of_item(account, identifier, subscription, item) for item in subscription["items"]["data"]
-        ]
+    for item in subscription["items"]["data"]:
+        if prices.is_metered(item["price"]):
+            lines += [invoice_lines.of_usage(account, identifier, subscription, item, past)] if used else []
+        elif recurring:
+            lines.append(invoice_lines.of_item(account, identifier, subscription, item))
     details = {"metadata": subscription["metadata"], "subscription": subscription["id"]}
     invoice = _new(account, identifier, subscription["customer"], subscription["currency"], lines) | {
         "auto_advance": advance,

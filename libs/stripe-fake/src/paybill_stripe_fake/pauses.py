@@ -38,8 +38,10 @@ def pause(account: Account, params: Params, subscription_id: str) -> Resource:
         item = subscription["items"]["data"][0]
         at = account.now() if since == "now" else item["current_period_start"]
         prorations.charge(account, subscription, [], at)
+    usage = bill_for.nested("outstanding_usage_through")
+    used = (usage.choice("type", "now", "none") if usage else None) != "none"
     if invoicing == "invoice":
-        subscription = periods.bill_now(account, subscription)
+        subscription = periods.bill_now(account, subscription, used=used)
     return pause_now(account, subscription, "pause_requested")
 
 

@@ -1,6 +1,6 @@
 """Billing periods: the next one begins, what waits is billed at once, a trial ends, everything ends."""
 
-from paybill_stripe_fake import collection, invoice_items, prorations
+from paybill_stripe_fake import collection, invoice_items, prices, prorations
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.billing_cycle import period_end
 from paybill_stripe_fake.payment_methods import card_of
@@ -10,7 +10,7 @@ from paybill_stripe_fake.subscription_state import change, end, pause, period_of
 
 def roll(account: Account, subscription: Resource, *, begin: int, anchor: int, reason: str) -> Resource:
     """Let a new period begin, bill for it and collect."""
-    past = period_of(subscription)
+    past, trial = period_of(subscription), subscription["status"] == "trialing"
     recurring = subscription["items"]["data"][0]["price"]["recurring"]
     finish = period_end(anchor, begin, recurring["interval"], recurring["interval_count"])
     changes: Resource = {
@@ -18,8 +18,11 @@ def roll(account: Account, subscription: Resource, *, begin: int, anchor: int, r
         "billing_cycle_anchor": anchor,
         "latest_invoice": new_id("in"),
     }
-    if subscription["status"] == "trialing":
+    if trial:
         changes |= {"status": "active", "trial_end": begin}
+        for item in subscription["items"]["data"]:
+            # What is used on trial is free.
+            account.store.put("usage_billed", item["id"], {"until": begin})
     if subscription["cancel_at_period_end"]:
         changes["cancel_at"] = finish
     subscription = change(account, subscription, changes)
@@ -34,12 +37,18 @@ def within(subscription: Resource, start: int, finish: int) -> Resource:
     return {**items, "data": data}
 
 
-def bill_now(account: Account, subscription: Resource, reason: str = "subscription_update") -> Resource:
-    """Bill what waits for the subscription's next invoice on one of its own, if anything does."""
-    if invoice_items.waiting_for(account, subscription["customer"], subscription["id"]):
+def bill_now(
+    account: Account, subscription: Resource, reason: str = "subscription_update", *, used: bool = False
+) -> Resource:
+    """Bill what waits for the subscription's next invoice on one of its own, if anything does.
+
+    used: and what was used in the current period so far.
+    """
+    metered = used and any(prices.is_metered(item["price"]) for item in subscription["items"]["data"])
+    if metered or invoice_items.waiting_for(account, subscription["customer"], subscription["id"]):
         subscription = change(account, subscription, {"latest_invoice": new_id("in")})
         past = (period_of(subscription)[0], account.now())
-        collection.bill(account, subscription, reason, past, recurring=False)
+        collection.bill(account, subscription, reason, past, recurring=False, used=used)
     return account.get("subscription", subscription["id"])
 
 
@@ -54,7 +63,7 @@ def finish(
     if prorate and subscription["status"] != "trialing":
         prorations.charge(account, subscription, [], account.now())
     if invoice_now:
-        subscription = bill_now(account, subscription, "subscription_cycle")
+        subscription = bill_now(account, subscription, "subscription_cycle", used=True)
     elif not prorate:
         invoice_items.remove_prorations(account, subscription["id"])
     return end(account, account.get("subscription", subscription["id"]), reason)

@@ -78,7 +78,7 @@ def update(account: Account, params: Params, price_id: str) -> Resource:
     return events.change(account, price, changes)
 
 
-def amount(price: Resource, quantity: int) -> int:
+def amount(price: Resource, quantity: int | Decimal) -> int:
     """What so many units cost, in minor units; halves are rounded up."""
     exact = Decimal(price["unit_amount_decimal"]) * quantity
     return int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
@@ -105,7 +105,7 @@ def plan_of(price: Resource) -> Resource:
         "interval_count": recurring["interval_count"],
         "livemode": False,
         "metadata": price["metadata"],
-        "meter": None,
+        "meter": recurring["meter"],
         "nickname": price["nickname"],
         "product": price["product"],
         "tiers_mode": None,
@@ -129,7 +129,7 @@ def _new(account: Account, params: Params) -> Resource:
     exact = Decimal(unit or 0) if exact is None else exact
     if exact > MAX_AMOUNT:
         raise InvalidRequestError(f"Invalid decimal: at most {MAX_AMOUNT}", param=params.name("unit_amount_decimal"))
-    recurring = _recurring(params)
+    recurring = _recurring(account, params)
     return {
         "id": new_id("price"),
         "object": "price",
@@ -153,19 +153,23 @@ def _new(account: Account, params: Params) -> Resource:
     }
 
 
-def _recurring(params: Params) -> Resource | None:
+def _recurring(account: Account, params: Params) -> Resource | None:
     given = params.nested("recurring")
     if given is None:
         return None
     given.required("interval")
     interval = given.choice("interval", *INTERVALS) or ""
-    given.choice("usage_type", "licensed")
+    usage_type, meter = given.choice("usage_type", "licensed", "metered") or "licensed", given.text("meter")
+    if (usage_type == "metered") != (meter is not None):
+        raise InvalidRequestError("usage_type=metered and a meter go together.", param=given.name("meter"))
+    if meter is not None:
+        account.get("billing.meter", meter, given.name("meter"))
     return {
         "interval": interval,
         "interval_count": given.integer("interval_count", least=1, most=LONGEST[interval]) or 1,
-        "meter": None,
+        "meter": meter,
         "trial_period_days": None,
-        "usage_type": "licensed",
+        "usage_type": usage_type,
     }
 
 

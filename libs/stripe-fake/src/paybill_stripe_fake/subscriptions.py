@@ -33,7 +33,7 @@ def start(account: Account, terms: Terms) -> tuple[Resource, Resource]:
         events.change(account, customer, {"currency": subscription["currency"]})
     events.create(account, subscription, "customer.subscription.created")
     now = subscription["created"]
-    invoice = invoices.draft(account, subscription, "subscription_create", past=(now, now), advance=True)
+    invoice = invoices.draft(account, subscription, "subscription_create", past=(now, now), advance=True, used=False)
     invoice = collection.finalize(account, invoice)
     warn_of_trial_end(account, subscription)
     return account.get("subscription", subscription["id"]), invoice
