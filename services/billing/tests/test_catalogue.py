@@ -3,13 +3,16 @@
 from importlib.resources import files
 
 import pytest
-from billing_samples import CONTENT, PRO_1, PRO_2, published
-from paybill_billing.domain import catalogue
-from paybill_billing.domain.catalogue import PriceSeen, PublishedPlanEditedError, UnknownPlanError, UnknownPriceError
+from billing_samples import BASIC, CONTENT, PRO_1, PRO_2, published
+from paybill_billing.domain import catalogue, differences, tiers
+from paybill_billing.domain.catalogue import CatalogueRefusedError, PriceSeen, UnknownPlanError, UnknownPriceError
+from paybill_contracts.catalogue import BooleanFeature, LimitFeature, Meter, Window
 from paybill_contracts.catalogue import Catalogue as Content
-from paybill_contracts.catalogue import Meter, Window
 from paybill_contracts.event import digest
+from paybill_contracts.money import Money
+from paybill_contracts.placement import Preset
 from paybill_contracts.plans_file import read_plans
+from paybill_contracts.provisioner import Blueprint, BlueprintPublished, TierBlueprint
 
 
 def test_publishing_the_same_catalogue_again_says_nothing():
@@ -26,7 +29,7 @@ def test_the_first_publication_holds_the_whole_content_and_its_hash():
 def test_an_edit_of_a_published_version_is_refused_and_names_what_differs():
     edited = Content(product="shop", plans=(PRO_1.model_copy(update={"grace_s": 1}),))
 
-    with pytest.raises(PublishedPlanEditedError, match=r"pro version 1 .* differs in grace_s.* version 3"):
+    with pytest.raises(CatalogueRefusedError, match=r"pro@1 .* differs in grace_s.* version 3"):
         catalogue.publish(published(CONTENT), edited)
 
 
@@ -37,7 +40,7 @@ def test_a_version_taken_off_sale_can_neither_be_bought_nor_come_back_edited():
     assert catalogue.on_sale(state, "pro") == PRO_2
     assert catalogue.published(state, "pro", 1).plan == PRO_1
     assert catalogue.published(state, "pro", 1).catalogue_hash == digest(CONTENT)
-    with pytest.raises(PublishedPlanEditedError):
+    with pytest.raises(CatalogueRefusedError):
         catalogue.publish(state, Content(product="shop", plans=(PRO_1.model_copy(update={"name": "New"}), PRO_2)))
 
 
@@ -91,3 +94,75 @@ def test_a_meter_stays_known_when_the_plans_that_name_it_are_off_sale_and_an_und
 
     assert catalogue.meter(state, "calls") == daily
     assert catalogue.meter(state, "disk") == Meter(meter="disk", window=Window.MONTH)
+
+
+def test_a_meter_that_published_plans_are_counted_by_stays_as_it_was_but_for_lateness_and_providers():
+    daily = Meter(meter="calls", window=Window.DAY)
+    later = Meter(meter="calls", lateness_s=60, provider_meters={"stripe": "calls"})
+    unused = Meter(meter="disk")
+    state = published(CONTENT.model_copy(update={"meters": (unused,)}))
+
+    with pytest.raises(CatalogueRefusedError, match="the meter calls differs in window"):
+        catalogue.publish(state, CONTENT.model_copy(update={"meters": (daily,)}))
+    assert catalogue.publish(state, CONTENT.model_copy(update={"meters": (later,)}))
+    assert catalogue.publish(state, CONTENT.model_copy(update={"meters": (Meter(meter="disk", window=Window.DAY),)}))
+    assert catalogue.meters(state) == {"calls", "disk"}
+
+
+def test_what_cannot_be_built_is_not_sold_and_all_objections_come_at_once():
+    edited = CONTENT.model_copy(update={"plans": (BASIC, PRO_1.model_copy(update={"grace_s": 1, "name": "New"}))})
+    only_pro = {("pro", Preset.POOLED)}
+
+    found = catalogue.objections(published(CONTENT), edited, only_pro)
+
+    assert [(each.name, each.field) for each in found] == [("pro@1", "name"), ("basic@1", "tier")]
+    assert "it has pro (pooled)" in found[1].reason
+    with pytest.raises(CatalogueRefusedError):
+        catalogue.publish(None, CONTENT, only_pro)
+    assert catalogue.publish(None, CONTENT, {*only_pro, ("basic", Preset.POOLED)})
+
+
+def test_the_tiers_of_the_blueprint_are_noted_once():
+    tier = TierBlueprint(tier="pro", placement=Preset.SILO, cloud="local", connection_limit=1)
+    blueprint = Blueprint(name="x", regions=(), tiers=(tier, tier.model_copy(update={"cloud": "aws"})), tables=())
+    fact = BlueprintPublished(blueprint="main", content=blueprint, content_hash="c" * 64)
+
+    (said,) = tiers.on_blueprint_published(None, fact)
+    noted = tiers.evolve(None, said)
+
+    assert noted.buildable == {("pro", Preset.SILO)}
+    assert tiers.on_blueprint_published(noted, fact) == []
+
+
+def test_a_difference_tells_versions_features_prices_terms_and_meters():
+    features = (
+        LimitFeature(kind="limit", key="projects", limit=99),
+        BooleanFeature(kind="boolean", key="sso", enabled=True),
+    )
+    dearer = PRO_2.prices[0].model_copy(update={"amount": Money(minor=3000, currency="EUR"), "provider_prices": {}})
+    pro_3 = PRO_2.model_copy(update={"version": 3, "features": features, "prices": (dearer,), "grace_s": 60})
+    meter = Meter(meter="calls")
+
+    found = differences.between(published(CONTENT), Content(product="shop", plans=(PRO_2, pro_3), meters=(meter,)))
+
+    assert (found.added, found.retired) == (("pro@3",), ("basic@1", "pro@1"))
+    (version,) = found.versions
+    assert (version.before, version.after) == ("pro@2", "pro@3")
+    assert [(term.field, term.before, term.after) for term in version.terms] == [("grace_s", "604800", "60")]
+    assert [(each.before, each.after) for each in version.features] == [
+        (PRO_2.features[0], features[0]),
+        (PRO_2.features[1], None),
+        (None, features[1]),
+    ]
+    assert [(each.before.minor, each.after.minor) for each in version.prices] == [(2000, 3000)]
+    assert [(each.before, each.after) for each in found.meters] == [(None, meter)]
+
+
+def test_the_first_catalogue_differs_from_nothing_and_a_version_that_comes_back_from_its_predecessor():
+    first = differences.between(None, CONTENT)
+    back = differences.between(published(CONTENT, Content(product="shop", plans=(PRO_1,))), CONTENT)
+
+    assert first.added == ("basic@1", "pro@1", "pro@2")
+    assert [version.before for version in first.versions] == [None, None, "pro@1"]
+    assert back.added == ("basic@1", "pro@2")
+    assert not back.retired

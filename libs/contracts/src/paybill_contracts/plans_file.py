@@ -107,20 +107,24 @@ class _Price(_Written):
     provider_prices: dict[Key, ProviderId] = {}
 
 
-class _Boolean(BooleanFeature):
+class WrittenBoolean(BooleanFeature):
     model_config = _Written.model_config
 
 
-class _Static(StaticFeature):
+class WrittenStatic(StaticFeature):
     model_config = _Written.model_config
 
 
-class _Limit(LimitFeature):
+class WrittenLimit(LimitFeature):
     model_config = _Written.model_config
 
 
-class _Metered(MeteredFeature):
+class WrittenMetered(MeteredFeature):
     model_config = _Written.model_config
+
+
+WrittenFeature = Annotated[WrittenBoolean | WrittenStatic | WrittenLimit | WrittenMetered, Field(discriminator="kind")]
+"""A feature as people write it: a name in it that is not known is refused, not ignored."""
 
 
 class _Meter(_Written):
@@ -140,9 +144,7 @@ class _Plan(_Written):
     trial: Annotated[Span, Field(le=730 * 86_400)] = 0
     grace: Annotated[Span, Field(le=365 * 86_400)]
     retention: Annotated[Span, Field(le=3650 * 86_400)]
-    features: Annotated[
-        list[Annotated[_Boolean | _Static | _Limit | _Metered, Field(discriminator="kind")]], Field(max_length=200)
-    ]
+    features: Annotated[list[WrittenFeature], Field(max_length=200)]
     prices: Annotated[list[_Price], Field(min_length=1)]
 
 
@@ -175,6 +177,11 @@ def read_plans(text: str, name: str) -> Plans:
         meters=tuple(_meter(meter) for meter in written.meters),
     )
     return Plans(content=content, file=name, lines=_places(content, lines))
+
+
+def feature_of(written: WrittenFeature) -> Feature:
+    """The feature that was written."""
+    return _FEATURE.validate_python(written.model_dump())
 
 
 def read_tiers(text: str, name: str) -> frozenset[tuple[str, Preset]]:
@@ -295,7 +302,7 @@ def _version(plan: _Plan) -> PlanVersion:
         trial_days=plan.trial // _SECONDS["d"],
         grace_s=plan.grace,
         retention_s=plan.retention,
-        features=tuple(_FEATURE.validate_python(feature.model_dump()) for feature in plan.features),
+        features=tuple(map(feature_of, plan.features)),
         prices=tuple(
             Price(
                 amount=Money(minor=price.minor, currency=price.currency),

@@ -21,6 +21,7 @@ from paybill_billing.api import router
 from paybill_billing.consumer import HEARS
 from paybill_billing.domain import (
     catalogue,
+    changes,
     contracts,
     entitlements,
     licence_keys,
@@ -39,6 +40,7 @@ from paybill_billing.effects.signing import Outside, SigningKeys
 from paybill_billing.settings import Settings
 from paybill_billing.tables import (
     CATALOGUES,
+    CHANGES,
     CONTRACTS,
     ENTITLEMENTS,
     KEYRINGS,
@@ -52,9 +54,10 @@ from paybill_billing.tables import (
     CatalogueRow,
     look_again,
 )
-from paybill_billing.work.accounts import WORK
+from paybill_billing.work.changes import WORK
 from paybill_billing.work.licences import request_first_key
 from paybill_billing.work.manual import ContractBooks
+from paybill_billing.work.moves import move_subscribers
 from paybill_billing.work.usage import close_windows
 from paybill_billing.work.webhooks import Ingest
 
@@ -120,6 +123,7 @@ def service() -> Service:
                 besides=lambda id_, now: partial(look_again, contracts.MANUAL, id_, now),
             ),
             Timer(ENTITLEMENTS, "due", entitlements.on_time),
+            Timer(CHANGES, "due", changes.on_time),
             Timer(LICENCES, "due", licences.on_time),
             Timer(KEYRINGS, "due", licence_keys.on_time),
             Timer(REVOCATION_LISTS, "due", revocations.on_time),
@@ -127,7 +131,7 @@ def service() -> Service:
         router=connections.router,
         effects=connections.connect,
         on_start=(connections.begin, publish_catalogue, allow_publishers, request_first_key),
-        background=(connections.webhooks, close_windows),
+        background=(connections.webhooks, close_windows, move_subscribers),
     )
 
 

@@ -7,9 +7,11 @@ from paybill_runtime.http import Edge
 
 from paybill_billing.api import (
     catalogue,
+    changes,
     entitlements,
     licence_keys,
     licences,
+    moves,
     queries,
     usage,
     usage_windows,
@@ -26,6 +28,8 @@ def router(edge: Edge, connected: Mapping[str, Connected], kept: Callable[[str],
     routes.include_router(queries.router(edge))
     routes.include_router(catalogue.router(edge))
     routes.include_router(entitlements.router(edge))
+    routes.include_router(changes.router(edge))
+    routes.include_router(moves.router(edge))
     routes.include_router(licences.router(edge))
     routes.include_router(licence_keys.router(edge))
     routes.include_router(well_known.router(edge))

@@ -1,12 +1,11 @@
 """What may be looked at: the catalogue, accounts, subscriptions, entitlements, and webhooks that wait."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from paybill_contracts.billing import AccessState, PlanRef, Subscription
-from paybill_contracts.catalogue import Feature, MeteredFeature, PlanVersion
-from paybill_contracts.placement import Preset
-from paybill_contracts.values import Digest, SubscriptionId, TenantId, Timestamp
+from paybill_contracts.billing import AccessState, Subscription
+from paybill_contracts.catalogue import MeteredFeature
+from paybill_contracts.values import SubscriptionId, TenantId, Timestamp
 from paybill_runtime.auth import Role
 from paybill_runtime.http import Caller, Edge, caller
 from paybill_runtime.state import StateRow
@@ -15,19 +14,16 @@ from sqlalchemy import Label, Text, cast
 from sqlalchemy import select as core_select
 from sqlmodel import col, select
 
-from paybill_billing.domain import accounts, catalogue, entitlements
+from paybill_billing.api.entitlements import EntitlementsView
+from paybill_billing.domain import accounts, entitlements
 from paybill_billing.domain.accounts import Account, UnknownTenantError
-from paybill_billing.domain.catalogue import UnknownPlanError
-from paybill_billing.domain.entitlements import Entitlements
 from paybill_billing.tables import (
     ACCOUNTS,
-    CATALOGUES,
     ENTITLEMENTS,
     METERS,
     SUBSCRIPTIONS,
     WEBHOOK_TARGETS,
     AccountRow,
-    CatalogueRow,
     EntitlementsRow,
     MeterRow,
     SubscriptionRow,
@@ -37,41 +33,6 @@ MAX_PAGE = 200
 
 Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
-
-
-class CatalogueView(BaseModel):
-    """What is on sale. Decisions of billing name `content_hash`."""
-
-    product: str
-    content_hash: Digest
-    plans: list[PlanVersion]
-
-
-class EntitlementsView(BaseModel):
-    """What the tenant may use, and whether it may at all."""
-
-    tenant_id: TenantId
-    subscription_id: SubscriptionId
-    plan: PlanRef
-    tier: str
-    placement: Preset
-    features: list[Feature]
-    allows_access: bool
-    entitlements_hash: Digest
-
-    @classmethod
-    def of(cls, held: Entitlements) -> Self:
-        """What is shown of `held`."""
-        return cls(
-            tenant_id=held.id,
-            subscription_id=held.subscription_id,
-            plan=held.plan,
-            tier=held.tier,
-            placement=held.placement,
-            features=list(held.features),
-            allows_access=held.allows_access,
-            entitlements_hash=held.entitlements_hash,
-        )
 
 
 class UsageView(BaseModel):
@@ -138,17 +99,6 @@ def router(edge: Edge) -> APIRouter:
             raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
         return ACCOUNTS.load(rows[0].state)
 
-    @routes.get("/catalogue")
-    async def show_catalogue(_: Reader) -> CatalogueView:
-        """The plans on sale."""
-        rows = await edge.rows(select(_document(CatalogueRow)).where(CatalogueRow.id == catalogue.CATALOGUE))
-        if not rows:
-            raise UnknownPlanError("no catalogue is published yet")
-        found = CATALOGUES.load(rows[0].state)
-        return CatalogueView(
-            product=found.on_sale.product, content_hash=found.content_hash, plans=list(found.on_sale.plans)
-        )
-
     @routes.get("/tenants/{tenant_id}/account")
     async def show_account(tenant_id: TenantId, _: Reader) -> AccountView:
         """A tenant as a customer: where it pays, what it subscribed to, what that gives it, and what it used."""
@@ -180,15 +130,6 @@ def router(edge: Edge) -> APIRouter:
                 for meter in [METERS.load(row.state)]
             ],
         )
-
-    @routes.get("/tenants/{tenant_id}/entitlements")
-    async def show_entitlements(tenant_id: TenantId, _: Reader) -> EntitlementsView:
-        """What a tenant may use now."""
-        held = await entitlements_of(tenant_id)
-        if held is None:
-            await account_of(tenant_id)
-            raise entitlements.NothingEntitledError(f"{tenant_id} has not subscribed to anything yet")
-        return EntitlementsView.of(held)
 
     @routes.get("/subscriptions")
     async def show_subscriptions(

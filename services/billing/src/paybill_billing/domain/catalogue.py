@@ -1,29 +1,26 @@
 """What we sell: plan versions that never change once published, so that a subscription can pin one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from paybill_contracts.catalogue import Catalogue as Content
-from paybill_contracts.catalogue import CataloguePublished, Meter, PlanVersion, Price
+from paybill_contracts.catalogue import CataloguePublished, Meter, MeteredFeature, PlanVersion, Price
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
+from paybill_contracts.plans_file import Objection, Tiers, unknown_tiers, version_name
 
 CATALOGUE = "plans"
 """There is one catalogue; a handler must know what to load before it has read anything."""
 
 
-class PublishedPlanEditedError(ConflictError):
-    """A published version is what customers agreed to."""
+class CatalogueRefusedError(ConflictError):
+    """What is well written and cannot be sold; a line for each objection."""
 
-    code = "published_plan_edited"
+    code = "catalogue_refused"
 
-    def __init__(self, plan: PlanVersion, differences: Iterable[str], newest: int) -> None:
-        super().__init__(
-            f"{plan.plan} version {plan.version} is published and differs in {', '.join(differences)}; "
-            f"customers agreed to it as it was: restore it, and add version {newest + 1}"
-        )
-        self.plan = plan.plan
-        self.version = plan.version
+    def __init__(self, objections: Sequence[Objection]) -> None:
+        super().__init__("\n".join(objection.reason for objection in objections))
+        self.objections = objections
 
 
 class UnknownPlanError(NotFoundError):
@@ -65,19 +62,49 @@ class PriceSeen:
     version: int | None
 
 
-def publish(catalogue: Catalogue | None, content: Content) -> list[CataloguePublished]:
-    """Sell this from now on. Raises PublishedPlanEditedError when a published version is not what it was."""
-    content_hash = digest(content)
-    if catalogue is None:
-        return [CataloguePublished(catalogue=CATALOGUE, content=content, content_hash=content_hash)]
-    if catalogue.content_hash == content_hash:
+def publish(catalogue: Catalogue | None, content: Content, buildable: Tiers | None = None) -> list[CataloguePublished]:
+    """Sell this from now on. buildable: as in `objections`. Raises CatalogueRefusedError."""
+    if catalogue is not None and catalogue.on_sale == content:
         return []
-    known = {(entry.plan.plan, entry.plan.version): entry.plan for entry in catalogue.published}
+    refused = objections(catalogue, content, buildable)
+    if refused:
+        raise CatalogueRefusedError(refused)
+    return [CataloguePublished(catalogue=CATALOGUE, content=content, content_hash=digest(content))]
+
+
+def objections(catalogue: Catalogue | None, content: Content, buildable: Tiers | None) -> list[Objection]:
+    """Why this cannot be sold: customers agreed to published versions as they were, and to how usage is counted.
+
+    buildable: the tiers of the blueprint, None while nothing is known of them.
+    """
+    missing = unknown_tiers(content, buildable) if buildable is not None else []
+    return [*_edits(catalogue, content), *missing] if catalogue is not None else missing
+
+
+def _edits(catalogue: Catalogue, content: Content) -> Iterator[Objection]:
+    known = {version_name(entry.plan): entry.plan for entry in catalogue.published}
+    counted = meters(catalogue)
     for plan in content.plans:
-        before = known.get((plan.plan, plan.version))
-        if before is not None and before != plan:
-            raise PublishedPlanEditedError(plan, _differences(before, plan), _newest(catalogue, plan.plan))
-    return [CataloguePublished(catalogue=CATALOGUE, content=content, content_hash=content_hash)]
+        name = version_name(plan)
+        before = known.get(name, plan)
+        fields = [field for field in PlanVersion.model_fields if getattr(before, field) != getattr(plan, field)]
+        if fields:
+            yield Objection(
+                name,
+                fields[0],
+                f"{name} is published and differs in {', '.join(fields)}; customers agreed to it as it was: "
+                f"restore it, and add version {_newest(catalogue, plan.plan) + 1}",
+            )
+    for declared in content.meters:
+        before_it = meter(catalogue, declared.meter)
+        fields = [field for field in ("aggregation", "window") if getattr(before_it, field) != getattr(declared, field)]
+        if fields and declared.meter in counted:
+            yield Objection(
+                declared.meter,
+                fields[0],
+                f"the meter {declared.meter} differs in {', '.join(fields)} from how published plans are counted; "
+                f"restore it, and declare another meter",
+            )
 
 
 def on_sale(catalogue: Catalogue, plan: str) -> PlanVersion:
@@ -95,6 +122,13 @@ def published(catalogue: Catalogue, plan: str, version: int) -> Published:
         if (entry.plan.plan, entry.plan.version) == (plan, version):
             return entry
     raise UnknownPlanError(f"{plan} version {version} was never published")
+
+
+def meters(catalogue: Catalogue) -> frozenset[str]:
+    """Those that were ever declared, or named by a plan of old."""
+    features = (feature for entry in catalogue.published for feature in entry.plan.features)
+    named = {feature.meter for feature in features if isinstance(feature, MeteredFeature)}
+    return frozenset(named | {declared.meter for declared in catalogue.meters})
 
 
 def meter(catalogue: Catalogue, name: str) -> Meter:
@@ -144,7 +178,3 @@ def evolve(catalogue: Catalogue | None, event: CataloguePublished) -> Catalogue:
 
 def _newest(catalogue: Catalogue, plan: str) -> int:
     return max(entry.plan.version for entry in catalogue.published if entry.plan.plan == plan)
-
-
-def _differences(before: PlanVersion, after: PlanVersion) -> Iterable[str]:
-    return [name for name in PlanVersion.model_fields if getattr(before, name) != getattr(after, name)]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from paybill_contracts.catalogue import BuildableTier, TiersNoted
+from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import BlueprintPublished
 
 TIERS = "tiers"
@@ -17,6 +18,11 @@ class Tiers:
     id: str
     tiers: tuple[BuildableTier, ...]
     source_hash: str
+
+    @property
+    def buildable(self) -> frozenset[tuple[str, Preset]]:
+        """Each tier with a placement that it can be built on."""
+        return frozenset((each.tier, each.placement) for each in self.tiers)
 
 
 def on_blueprint_published(known: Tiers | None, fact: BlueprintPublished) -> list[TiersNoted]:
