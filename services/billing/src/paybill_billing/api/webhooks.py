@@ -28,15 +28,17 @@ _KEEP = text(
     "WITH given AS (SELECT * FROM unnest(CAST(:provider AS text[]), CAST(:event_id AS text[]), CAST(:type AS text[]), "
     "CAST(:created AS timestamptz[]), CAST(:api_version AS text[]), CAST(:livemode AS boolean[]), "
     "CAST(:object_type AS text[]), CAST(:object_id AS text[]), CAST(:customer AS text[]), CAST(:target AS text[]), "
-    "CAST(:traceparent AS text[]), CAST(:body AS bytea[]), CAST(:received_at AS timestamptz[])) "
+    "CAST(:traceparent AS text[]), CAST(:body AS bytea[]), CAST(:received_at AS timestamptz[]), "
+    "CAST(:quarantine AS text[])) "
     "AS g (provider, event_id, type, created, api_version, livemode, object_type, object_id, customer, target, "
-    "traceparent, body, received_at)), "
+    "traceparent, body, received_at, quarantine)), "
     "kept AS (INSERT INTO webhooks (provider, event_id, type, created, api_version, livemode, object_type, object_id, "
-    "customer, target, traceparent, body, received_at, done_at) "
-    "SELECT *, CASE WHEN target IS NULL THEN received_at END FROM given ORDER BY provider, event_id "
-    "ON CONFLICT DO NOTHING RETURNING provider, target, customer, received_at) "
+    "customer, target, traceparent, body, received_at, quarantine, done_at) "
+    "SELECT *, CASE WHEN target IS NULL OR quarantine IS NOT NULL THEN received_at END FROM given "
+    "ORDER BY provider, event_id "
+    "ON CONFLICT DO NOTHING RETURNING provider, target, customer, received_at, quarantine) "
     "INSERT INTO webhook_targets AS t (provider, target, seq, customer, tries, due) "
-    "SELECT provider, target, count(*), max(customer), 0, max(received_at) FROM kept WHERE target IS NOT NULL "
+    "SELECT provider, target, count(*), max(customer), 0, max(received_at) FROM kept WHERE target IS NOT NULL AND quarantine IS NULL "
     "GROUP BY provider, target ORDER BY provider, target "
     "ON CONFLICT (provider, target) DO UPDATE SET seq = t.seq + excluded.seq, "
     "due = CASE WHEN t.reason = :no_account THEN t.due ELSE excluded.due END"
@@ -49,7 +51,7 @@ class Received(BaseModel):
     received: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kept(Delivery):
     """A message as it is kept; `body` is sealed."""
 
