@@ -7,13 +7,17 @@ from paybill_contracts.billing import AccessState, PlanRef, Subscription
 from paybill_contracts.catalogue import Interval, PlanVersion
 from paybill_contracts.changes import ChangeKind as Kind
 from paybill_contracts.changes import WantedChange
-from paybill_contracts.errors import ConflictError, DomainError
+from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 
 from paybill_billing.domain.catalogue import Catalogue, Published, on_sale, published
 from paybill_billing.domain.wanted import Wanted
 
 MOST = 1_000_000
 """Seats of one subscription: more is a slip of the finger."""
+
+
+class UnknownSubscriptionError(NotFoundError):
+    code = "unknown_subscription"
 
 
 class SubscriptionEndedError(ConflictError):
@@ -156,8 +160,9 @@ def still_possible(subscription: Subscription, kind: Kind, *, at_period_end: boo
         raise NoPeriodError(f"{name} has no period yet; ask for it now")
 
 
-def at_provider(catalogue: Catalogue, wanted: WantedChange) -> Wanted:
+def at_provider(catalogue: Catalogue, subscription: Subscription, wanted: WantedChange) -> Wanted:
     """The change as the provider is asked for it."""
+    pinned = published(catalogue, subscription.plan.plan, subscription.plan.version).plan
     plan = None if wanted.plan is None else published(catalogue, wanted.plan.plan, wanted.plan.version).plan
     return Wanted(
         kind=wanted.kind,
@@ -166,6 +171,7 @@ def at_provider(catalogue: Catalogue, wanted: WantedChange) -> Wanted:
         plan=plan,
         price=None if plan is None else plan.prices[wanted.price_index],
         quantity=wanted.quantity,
+        pinned=pinned,
     )
 
 

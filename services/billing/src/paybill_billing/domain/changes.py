@@ -1,6 +1,5 @@
 """Changes of a subscription: wanted, quoted, confirmed, and made by its provider or refused."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -171,7 +170,7 @@ def quoted(
         return []
     ends = subscription.period_end
     valid_until = min(now + VALID, ends) if ends is not None and ends > now else now + VALID
-    features = _differences(change.wanted, before, after)
+    features = _gives(change.wanted.kind, before, after)
     content = {
         "change_id": change.id,
         "wanted": change.wanted.model_dump(mode="json"),
@@ -315,23 +314,28 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
             assert_never(event)
 
 
-def _differences(wanted: WantedChange, before: PlanVersion, after: PlanVersion) -> tuple[FeatureDifference, ...]:
-    """What the plans give differently; a subscription that is cancelled or paused gives nothing."""
-    had = {feature.key: feature for feature in before.features}
-    gets = {feature.key: feature for feature in after.features}
-    match wanted.kind:
-        case Kind.CANCEL | Kind.PAUSE:
-            gets = {}
-        case Kind.RESUME:
-            had = {}
-        case Kind.PLAN | Kind.REACTIVATE:
-            pass
-        case _:
-            assert_never(wanted.kind)
-    keys: Sequence[str] = sorted({*had, *gets})
+def differences(before: PlanVersion | None, after: PlanVersion | None) -> tuple[FeatureDifference, ...]:
+    """What two plans give differently, by the features' keys; None gives nothing."""
+    had = {feature.key: feature for feature in before.features} if before is not None else {}
+    gets = {feature.key: feature for feature in after.features} if after is not None else {}
     return tuple(
-        FeatureDifference(before=had.get(key), after=gets.get(key)) for key in keys if had.get(key) != gets.get(key)
+        FeatureDifference(before=had.get(key), after=gets.get(key))
+        for key in sorted({*had, *gets})
+        if had.get(key) != gets.get(key)
     )
+
+
+def _gives(kind: Kind, before: PlanVersion, after: PlanVersion) -> tuple[FeatureDifference, ...]:
+    """What the tenant gets and loses; one that is cancelled or paused has nothing."""
+    match kind:
+        case Kind.PLAN | Kind.REACTIVATE:
+            return differences(before, after)
+        case Kind.CANCEL | Kind.PAUSE:
+            return differences(before, None)
+        case Kind.RESUME:
+            return differences(None, after)
+        case _:
+            assert_never(kind)
 
 
 def _confirmation(change: Change, quote_hash: str) -> ChangeConfirmed:

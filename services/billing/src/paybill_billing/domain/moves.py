@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from hashlib import sha256
 from typing import assert_never
 
-from paybill_contracts.billing import PlanRef
+from paybill_contracts.billing import PlanRef, Subscription
+from paybill_contracts.changes import ChangeKind, WantedChange
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.moves import MoveFinished, MovePaused, MoveProgressed, MoveResumed, MoveStarted
 
+from paybill_billing.domain import change_requests, changes
 from paybill_billing.domain.catalogue import Catalogue, published
+from paybill_billing.domain.changes import ChangeEvent
 
 MoveEvent = MoveStarted | MoveProgressed | MovePaused | MoveResumed | MoveFinished
 
@@ -125,12 +129,44 @@ def start(
     ]
 
 
-def progress(move: Move, after: str, settled: Settled) -> list[MoveEvent]:
-    """The subscriptions up to `after` have been asked; `settled` is what was known when they were."""
+def ask(move: Move, catalogue: Catalogue, subscription: Subscription, open_change: str | None) -> list[ChangeEvent]:
+    """The change of one subscription, confirmed; one that a rule refuses is recorded with the reason.
+
+    open_change: another change of it that is not over.
+    """
+    id_ = change_id(move.id, subscription.subscription_id)
+    wish = partial(
+        changes.request,
+        None,
+        subscription,
+        change_id=id_,
+        confirmed=True,
+        reason=move.reason,
+        move_id=move.id,
+    )
+    try:
+        wanted = change_requests.moved(catalogue, subscription, move.to, at_period_end=move.at_period_end)
+        return wish(wanted, open_change=open_change)
+    except DomainError as error:
+        wanted = WantedChange(
+            kind=ChangeKind.PLAN, at_period_end=move.at_period_end, plan=move.to, price_index=0, quantity=None
+        )
+        events = wish(wanted, open_change=None)
+        return [*events, *changes.refused(changes.evolve(None, events[0]), error.code, str(error)[:500])]
+
+
+def progress(move: Move, after: str, batch: int, settled: Settled) -> list[MoveEvent]:
+    """A batch of so many, up to `after`, is asked; `settled`: what became of all that were asked before."""
     if move.status is not Status.RUNNING or after <= move.after:
         return []
     return [
-        MoveProgressed(move_id=move.id, after=after, asked=settled.asked, moved=settled.moved, refused=settled.refused)
+        MoveProgressed(
+            move_id=move.id,
+            after=after,
+            asked=settled.asked + batch,
+            moved=settled.moved,
+            refused=settled.refused,
+        )
     ]
 
 

@@ -10,7 +10,8 @@ from paybill_contracts.changes import ChangeKind
 class Wanted:
     """What a subscription is to become. plan, price, quantity: None when they stay as they are.
 
-    at_period_end: not now, but when what is paid for is over.
+    at_period_end: not now, but when what is paid for is over. pinned: what it is of now, which tells the plan from what
+    else a subscription may consist of.
     """
 
     kind: ChangeKind
@@ -19,3 +20,4 @@ class Wanted:
     plan: PlanVersion | None = None
     price: Price | None = None
     quantity: int | None = None
+    pinned: PlanVersion | None = None

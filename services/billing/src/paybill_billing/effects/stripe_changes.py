@@ -8,6 +8,7 @@ at the subscription, and does only what is missing.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import quote as quoted
@@ -19,7 +20,7 @@ from paybill_contracts.values import Text
 from pydantic import TypeAdapter
 
 from paybill_billing.effects import ProviderRefusedError, Wanted
-from paybill_billing.effects.shapes import Json, items_of, plan_item
+from paybill_billing.effects.shapes import Json, id_of, items_of, plan_item
 from paybill_billing.effects.stripe_client import answers
 from paybill_billing.effects.stripe_prices import StripePrices
 
@@ -33,7 +34,34 @@ if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
     )
 
 _LINE = TypeAdapter(Text)
+PAGE = 100
 _OVER = frozenset({"canceled", "incomplete_expired"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A subscription as Stripe shows it now, and the item of it that is the plan."""
+
+    whole: Json
+    items: list[Json]
+    item: Json
+
+    @property
+    def id(self) -> str:
+        return str(self.whole["id"])
+
+    @property
+    def period(self) -> tuple[datetime, datetime]:
+        """What is being paid for. Raises ProviderRefusedError."""
+        starts = self.item.get("current_period_start", self.whole.get("current_period_start"))
+        ends = self.item.get("current_period_end", self.whole.get("current_period_end"))
+        if not isinstance(starts, int) or not isinstance(ends, int):
+            raise ProviderRefusedError(f"{self.id} has no current period")
+        return datetime.fromtimestamp(starts, UTC), datetime.fromtimestamp(ends, UTC)
+
+    def says(self, name: str) -> Any:
+        """A field of the subscription."""
+        return self.whole.get(name)
 
 
 class StripeChanges:
@@ -46,10 +74,10 @@ class StripeChanges:
     async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
         """What the change would cost at `at`, or at the nearest moment of the period that is being paid for."""
         with answers():
-            found = await self._found(subscription)
+            found = await self._found(subscription, wanted)
             now = _within(found, at)
-            ends = _period(found)[1]
-            nothing = Proration(lines=(), due_now=_money(found, 0), next_amount=None, effective_at=now)
+            ends = found.period[1]
+            nothing = Proration(lines=(), due_now=_money(found.whole, 0), next_amount=None, effective_at=now)
             match wanted.kind:
                 case ChangeKind.PLAN:
                     item = await self._item(found, wanted)
@@ -75,7 +103,7 @@ class StripeChanges:
                     return nothing.model_copy(update={"next_amount": _total(regular)})
                 case ChangeKind.PAUSE:
                     return nothing
-                case ChangeKind.RESUME if found.get("status") == "paused":
+                case ChangeKind.RESUME if found.says("status") == "paused":
                     return _invoiced(nothing, await self._preview(found, {"resume_at": "now"}), None)
                 case ChangeKind.RESUME:
                     return nothing.model_copy(update={"next_amount": _total(await self._preview(found, {}))})
@@ -85,8 +113,8 @@ class StripeChanges:
     async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
         """Make the change. `key` is the same at every attempt, and what was done already is left alone."""
         with answers():
-            found = await self._found(subscription)
-            if found.get("status") in _OVER:
+            found = await self._found(subscription, wanted)
+            if found.says("status") in _OVER:
                 if wanted.kind is ChangeKind.CANCEL:
                     return
                 raise ProviderRefusedError(f"{subscription} has ended")
@@ -98,7 +126,7 @@ class StripeChanges:
                     await self._become(found, await self._item(found, wanted), at, key)
                 case ChangeKind.CANCEL if wanted.at_period_end:
                     await self._release(found, key)
-                    if not found.get("cancel_at_period_end"):
+                    if not found.says("cancel_at_period_end"):
                         await self._update(found, {"cancel_at_period_end": True}, key)
                 case ChangeKind.CANCEL:
                     # What was used and not invoiced yet is invoiced; what was paid is not given back.
@@ -110,30 +138,41 @@ class StripeChanges:
                     if undo := _uncancelled(found):
                         await self._update(found, undo, key)
                 case ChangeKind.PAUSE:
-                    if not found.get("pause_collection"):
+                    if not found.says("pause_collection"):
                         await self._update(found, {"pause_collection": {"behavior": "void"}}, key)
                 case ChangeKind.RESUME:
                     await self._resume(found, key)
                 case _:
                     assert_never(wanted.kind)
 
-    async def _found(self, subscription: str) -> Json:
+    async def _found(self, subscription: str, wanted: Wanted) -> _Found:
         answer = await self._client.raw_request_async("get", f"/v1/subscriptions/{quoted(subscription, safe='')}")
         found: Json = answer.data
-        return found
+        items = items_of(found)
+        if not items:
+            raise ProviderRefusedError(f"{subscription} has no items")
+        if found["items"].get("has_more"):
+            # All of them: what is not named for the next period is not in it.
+            answer = await self._client.raw_request_async(
+                "get", "/v1/subscription_items", subscription=subscription, limit=PAGE
+            )
+            items = list(answer.data["data"])
+        plans = [plan for plan in (wanted.pinned, wanted.plan) if plan is not None]
+        sold = [one for one in items if any(self._prices.sells(one["price"], plan) for plan in plans)]
+        return _Found(found, items, sold[0] if sold else plan_item(found))
 
-    async def _item(self, found: Json, wanted: Wanted) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
+    async def _item(self, found: _Found, wanted: Wanted) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
         """The plan's item as it is to be; the other items are left alone."""
-        item = _item_params(plan_item(found))
+        item = _item_params(found.item)
         if wanted.plan is not None and wanted.price is not None:
             item["price"] = await self._prices.id_of(wanted.product, wanted.plan, wanted.price)
         if wanted.quantity is not None:
             item["quantity"] = wanted.quantity
         return item
 
-    async def _preview(self, found: Json, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
+    async def _preview(self, found: _Found, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
         """The invoice that there would be; None when there would be none."""
-        wanted = {"subscription": found["id"], **({"subscription_details": details} if details else {})}
+        wanted = {"subscription": found.id, **({"subscription_details": details} if details else {})}
         try:
             answer = await self._client.raw_request_async("post", "/v1/invoices/create_preview", **wanted)
         except stripe.InvalidRequestError as error:
@@ -144,44 +183,44 @@ class StripeChanges:
         return invoice
 
     async def _become(
-        self, found: Json, item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem", at: datetime, key: str
+        self, found: _Found, item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem", at: datetime, key: str
     ) -> None:
-        if item == _item_params(plan_item(found)):
+        if item == _item_params(found.item):
             return
         wanted: SubscriptionUpdateParams = {
             "items": [{"id": item["id"], "price": item["price"], "quantity": item["quantity"]}],
             "proration_behavior": "always_invoice",
             "proration_date": int(at.timestamp()),
         }
-        if found.get("collection_method") != "send_invoice":
+        if found.says("collection_method") != "send_invoice":
             # Otherwise the change stands, unpaid, and the whole subscription is past due.
             wanted["payment_behavior"] = "error_if_incomplete"
         await self._update(found, wanted, key)
 
     async def _schedule(
         self,
-        found: Json,
+        found: _Found,
         item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem",
         wanted: Wanted,
         key: str,
     ) -> None:
         """Have it become so when the period ends; what waited for that before is replaced."""
+        if item == _item_params(found.item):
+            return
         schedules = self._client.v1.subscription_schedules
-        if (known := _id(found.get("schedule"))) is None:
-            made = await schedules.create_async(
-                {"from_subscription": found["id"]}, {"idempotency_key": f"{key}/schedule"}
-            )
+        if (known := id_of(found.says("schedule"))) is None:
+            made = await schedules.create_async({"from_subscription": found.id}, {"idempotency_key": f"{key}/schedule"})
             known = made.id
-        now = [_phase_item(_item_params(one)) for one in items_of(found)]
-        plan_at = [one["id"] for one in items_of(found)].index(item["id"])
+        now = [_phase_item(_item_params(one)) for one in found.items]
+        plan_at = [one["id"] for one in found.items].index(item["id"])
         then = [*now[:plan_at], _phase_item(item), *now[plan_at + 1 :]]
-        starts, ends = _period(found)
+        starts, ends = found.period
         current: SubscriptionScheduleUpdateParamsPhase = {
             "items": now,
             "start_date": int(starts.timestamp()),
             "end_date": int(ends.timestamp()),
         }
-        if found.get("status") == "trialing":
+        if found.says("status") == "trialing":
             current["trial"] = True
         after: SubscriptionScheduleUpdateParamsPhase = {
             "items": then,
@@ -196,38 +235,28 @@ class StripeChanges:
             {"idempotency_key": f"{key}/phases"},
         )
 
-    async def _release(self, found: Json, key: str) -> None:
+    async def _release(self, found: _Found, key: str) -> None:
         """What waits for the end of the period does not happen."""
-        if (schedule := _id(found.get("schedule"))) is not None:
+        if (schedule := id_of(found.says("schedule"))) is not None:
             await self._client.v1.subscription_schedules.release_async(
                 schedule, None, {"idempotency_key": f"{key}/release"}
             )
 
-    async def _resume(self, found: Json, key: str) -> None:
+    async def _resume(self, found: _Found, key: str) -> None:
         """Stripe pauses in two ways: nobody collects, or a trial ended without a way to pay."""
-        if found.get("pause_collection"):
+        if found.says("pause_collection"):
             await self._update(found, {"pause_collection": ""}, key)
-        if found.get("status") == "paused":
-            await self._client.v1.subscriptions.resume_async(found["id"], None, {"idempotency_key": f"{key}/resume"})
+        if found.says("status") == "paused":
+            await self._client.v1.subscriptions.resume_async(found.id, None, {"idempotency_key": f"{key}/resume"})
 
-    async def _update(self, found: Json, wanted: "SubscriptionUpdateParams", key: str) -> None:
-        await self._client.v1.subscriptions.update_async(found["id"], wanted, {"idempotency_key": key})
+    async def _update(self, found: _Found, wanted: "SubscriptionUpdateParams", key: str) -> None:
+        await self._client.v1.subscriptions.update_async(found.id, wanted, {"idempotency_key": key})
 
 
-def _within(found: Json, at: datetime) -> datetime:
+def _within(found: _Found, at: datetime) -> datetime:
     """The nearest moment of the current period: Stripe prorates within it only, and its clock may be another."""
-    starts, ends = _period(found)
+    starts, ends = found.period
     return min(max(at.replace(microsecond=0), starts), ends)
-
-
-def _period(found: Json) -> tuple[datetime, datetime]:
-    """The period that is being paid for: the plan item's."""
-    item = plan_item(found)
-    starts = item.get("current_period_start", found.get("current_period_start"))
-    ends = item.get("current_period_end", found.get("current_period_end"))
-    if not isinstance(starts, int) or not isinstance(ends, int):
-        raise ProviderRefusedError(f"{found.get('id')} has no current period")
-    return datetime.fromtimestamp(starts, UTC), datetime.fromtimestamp(ends, UTC)
 
 
 def _item_params(item: Json) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
@@ -247,31 +276,31 @@ def _phase_item(
     return same
 
 
-def _keep(found: Json, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
+def _keep(found: _Found, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
     """Every phase has to say again what is to hold in it."""
-    if discounts := [id_ for one in found.get("discounts") or () if (id_ := _id(one)) is not None]:
+    if discounts := [id_ for one in found.says("discounts") or () if (id_ := id_of(one)) is not None]:
         phase["discounts"] = [{"discount": id_} for id_ in discounts]
-    if rates := [id_ for one in found.get("default_tax_rates") or () if (id_ := _id(one)) is not None]:
+    if rates := [id_ for one in found.says("default_tax_rates") or () if (id_ := id_of(one)) is not None]:
         phase["default_tax_rates"] = rates
 
 
-def _interval(found: Json, wanted: Wanted) -> str:
+def _interval(found: _Found, wanted: Wanted) -> str:
     if wanted.price is not None:
         return wanted.price.interval.value
-    return str(plan_item(found)["price"]["recurring"]["interval"])
+    return str(found.item["price"]["recurring"]["interval"])
 
 
-def _uncancelled(found: Json) -> "SubscriptionUpdateParams":
+def _uncancelled(found: _Found) -> "SubscriptionUpdateParams":
     """What takes a cancellation back; empty when there is none."""
-    if found.get("cancel_at_period_end"):
+    if found.says("cancel_at_period_end"):
         return {"cancel_at_period_end": False}
-    return {"cancel_at": ""} if found.get("cancel_at") else {}
+    return {"cancel_at": ""} if found.says("cancel_at") else {}
 
 
-def _reactivated(found: Json) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
+def _reactivated(found: _Found) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
     """As it goes on when nothing waits for the end of the period."""
     details: InvoiceCreatePreviewParamsSubscriptionDetails = {
-        "items": [_item_params(plan_item(found))],
+        "items": [_item_params(found.item)],
         "proration_behavior": "none",
     }
     undo = _uncancelled(found)
@@ -311,10 +340,3 @@ def _total(invoice: Json | None) -> Money | None:
 
 def _money(holder: Mapping[str, Any], minor: int) -> Money:
     return Money(minor=minor, currency=str(holder["currency"]).upper())
-
-
-def _id(reference: object) -> str | None:
-    """The id in a reference: plain, or expanded to the whole object."""
-    if isinstance(reference, Mapping):
-        reference = reference.get("id")
-    return reference if isinstance(reference, str) and reference else None

@@ -5,7 +5,7 @@ from paybill_contracts.catalogue import PlanVersion, Price
 
 from paybill_billing.domain.catalogue import lookup_key
 from paybill_billing.effects import ProviderRefusedError
-from paybill_billing.effects.shapes import PLAN, VERSION
+from paybill_billing.effects.shapes import PLAN, VERSION, Json
 from paybill_billing.effects.stripe_client import MissingError, answers
 
 
@@ -24,6 +24,15 @@ class StripePrices:
         if known is None:
             known = self._known[name] = await self._found(name, price) or await self._made(product, plan, price)
         return known
+
+    def sells(self, price: Json, plan: PlanVersion) -> bool:
+        """Whether a price as Stripe shows it is one of this plan."""
+        metadata = price.get("metadata") or {}
+        return (
+            price.get("id") in {offer.provider_prices.get(self._provider) for offer in plan.prices}
+            or (metadata.get(PLAN), metadata.get(VERSION)) == (plan.plan, str(plan.version))
+            or price.get("lookup_key") in {lookup_key(plan, offer) for offer in plan.prices}
+        )
 
     async def _found(self, name: str, price: Price) -> str | None:
         page = await self._client.v1.prices.list_async({"lookup_keys": [name], "active": True, "limit": 1})
