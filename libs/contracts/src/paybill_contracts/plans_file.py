@@ -353,9 +353,7 @@ def _contradictions(written: _File, lines: dict[Path, int]) -> Iterator[_Flaw]:
 def _metered(feature: MeteredFeature, declared: Collection[str], line: int) -> Iterator[_Flaw]:
     if feature.meter not in declared:
         known = ", ".join(declared) or "none"
-        yield _Flaw(
-            line, f"the meter {feature.meter} is not declared; declare it under `meters`, where there is {known}"
-        )
+        yield _Flaw(line, f"the meter {feature.meter} is not declared under `meters`; there is {known}")
     if feature.quota is not None and feature.quota < feature.included:
         yield _Flaw(line, f"the quota of {feature.key} is less than what is included")
 

@@ -83,7 +83,7 @@ def objections(catalogue: Catalogue | None, content: Content, buildable: Tiers |
 
 def _edits(catalogue: Catalogue, content: Content) -> Iterator[Objection]:
     known = {version_name(entry.plan): entry.plan for entry in catalogue.published}
-    counted = meters(catalogue)
+    counted = _counted(catalogue)
     for plan in content.plans:
         name = version_name(plan)
         before = known.get(name, plan)
@@ -125,10 +125,8 @@ def published(catalogue: Catalogue, plan: str, version: int) -> Published:
 
 
 def meters(catalogue: Catalogue) -> frozenset[str]:
-    """Those that were ever declared, or named by a plan of old."""
-    features = (feature for entry in catalogue.published for feature in entry.plan.features)
-    named = {feature.meter for feature in features if isinstance(feature, MeteredFeature)}
-    return frozenset(named | {declared.meter for declared in catalogue.meters})
+    """Those that were ever declared, or named by a plan."""
+    return _counted(catalogue) | {declared.meter for declared in catalogue.meters}
 
 
 def meter(catalogue: Catalogue, name: str) -> Meter:
@@ -174,6 +172,11 @@ def evolve(catalogue: Catalogue | None, event: CataloguePublished) -> Catalogue:
         published=(*kept, *now),
         meters=(*undeclared, *event.content.meters),
     )
+
+
+def _counted(catalogue: Catalogue) -> frozenset[str]:
+    features = (feature for entry in catalogue.published for feature in entry.plan.features)
+    return frozenset(feature.meter for feature in features if isinstance(feature, MeteredFeature))
 
 
 def _newest(catalogue: Catalogue, plan: str) -> int:
