@@ -57,6 +57,25 @@ TREE = Branch(
                 ),
             },
         ),
+        "usage": Branch(
+            "See what tenants use, and prove that it is what is billed.",
+            {
+                "show": Leaf("paybill_cli.usage:show", "Show what a tenant uses now, of what it may use."),
+                "windows": Leaf(
+                    "paybill_cli.usage:windows", "List windows of usage, those that are open and those that are closed."
+                ),
+                "consume": Leaf(
+                    "paybill_cli.usage:consume", "Count usage if the plan allows it; exit code 6 when it does not."
+                ),
+                "report": Leaf(
+                    "paybill_cli.usage:report",
+                    "Have a window's value sent to the provider again.",
+                ),
+                "prove": Leaf(
+                    "paybill_cli.usage:prove", "Prove that usage in is usage billed; exit code 1 when it is not."
+                ),
+            },
+        ),
         "events": Branch(
             "Read the log, publish, and decide about what is stuck.",
             {
