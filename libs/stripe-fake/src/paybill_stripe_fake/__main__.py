@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from paybill_stripe_fake.account import Account, RetryPolicy
+from paybill_stripe_fake.deliveries import PAYLOADS
 from paybill_stripe_fake.forms import is_web_url
 from paybill_stripe_fake.sender import Sender
 from paybill_stripe_fake.server import create_app
@@ -52,6 +53,7 @@ def _serve(options: argparse.Namespace) -> int:
             base_url=(options.public_url or url).rstrip("/"),
             retry_policy=RetryPolicy(options.retry_days, options.when_retries_fail),
             allow_remote=options.allow_remote,
+            static_payload=options.webhook_payload,
             traffic=Traffic(options.limit_per_endpoint, options.limit_per_account),
         )
         with account.work():
@@ -83,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key-file", type=Path, required=True, help="file with the API key that clients use")
     add("--webhook-url", help="where all events are sent")
     add("--webhook-secret-file", type=Path, help="file with the secrets that sign them, one a line; each one signs")
+    add(
+        "--webhook-payload",
+        choices=PAYLOADS,
+        default="snapshot",
+        help="whether events are sent whole, thin, or in both forms (default: %(default)s)",
+    )
     add("--allow-remote", action="store_true", help="listen beyond this machine and send webhooks beyond it")
     add("--public-url", help="where people reach the checkout page, if not under the listening address")
     add(

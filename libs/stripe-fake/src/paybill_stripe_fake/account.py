@@ -46,7 +46,7 @@ class Account:
 
     base_url: where people reach the checkout page.
     allow_remote: whether webhooks may leave this machine.
-    static_secrets: sign for the endpoint of the command line.
+    static_secrets: sign for the endpoint of the command line. static_payload: what it is sent.
     committed: called after a change, so that the sender looks for webhooks.
     traffic: the API calls: how many, how many are allowed, and which fail.
     """
@@ -56,6 +56,7 @@ class Account:
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     allow_remote: bool = False
     static_secrets: tuple[str, ...] = ()
+    static_payload: str = "snapshot"
     committed: Callable[[], None] = lambda: None
     traffic: Traffic = field(default_factory=Traffic)
     request: ApiRequest = field(default_factory=ApiRequest)

@@ -130,6 +130,10 @@ class FakeControl:
         """Count API calls from nought."""
         self._post("/fake/requests/forget", {})
 
+    def set_payload(self, payload: Literal["snapshot", "thin", "both"], endpoint_id: str = "we_commandline") -> None:
+        """Decide what an endpoint is sent from now on; without an id, the one of the command line."""
+        self._post(f"/fake/webhook-endpoints/{endpoint_id}/payload", {"payload": payload})
+
     def pause_delivery(self) -> None:
         """Hold webhooks back; events go on happening."""
         self._post("/fake/delivery/pause", {})

@@ -37,7 +37,8 @@ def resume(account: Account, params: Params) -> Resource:
 
 def redeliver(account: Account, _params: Params, event_id: str) -> Resource:
     """Send an event once more."""
-    return {"data": deliveries.redeliver(account, account.get("event", event_id))}
+    event = account.store.find("v2.core.event", event_id) or account.get("event", event_id)
+    return {"data": deliveries.redeliver(account, event)}
 
 
 def get_requests(account: Account, _params: Params) -> Resource:
@@ -73,7 +74,7 @@ def set_api_faults(account: Account, params: Params) -> Resource:
 
 def reset(account: Account, _params: Params) -> Resource:
     """Start with an empty account in real time; the endpoint of the command line stays."""
-    static = account.store.find("webhook_endpoint", webhook_endpoints.STATIC_ID)
+    static = account.store.find("webhook_endpoint", deliveries.STATIC_ID)
     account.store.clear()
     account.traffic.reset()
     if static is not None:
@@ -102,5 +103,6 @@ ENDPOINTS = [
     ("POST", "/fake/delivery/resume", resume),
     ("GET", "/fake/deliveries", deliveries.list_deliveries),
     ("POST", "/fake/events/{id}/redeliver", redeliver),
+    ("POST", "/fake/webhook-endpoints/{id}/payload", webhook_endpoints.set_payload),
     ("POST", "/fake/reset", reset),
 ]

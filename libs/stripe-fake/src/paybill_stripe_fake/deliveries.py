@@ -7,11 +7,14 @@ import hashlib
 import time
 from typing import Any
 
+from paybill_stripe_fake import thin_events
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
 
+STATIC_ID = "we_commandline"
+PAYLOADS = ("snapshot", "thin", "both")
 MAX_COPIES = 100
 _ATTEMPTS_KEPT = 10
 _MAX_LISTED = 1000
@@ -30,21 +33,33 @@ _NO_FAULTS = {
 
 def enqueue(account: Account, event: Resource) -> None:
     """Queue an event for every endpoint that wants it, as the faults that are set demand."""
-    endpoints = _subscribed(account, event)
-    if not endpoints:
+    wanted = _subscribed(account, event)
+    if not wanted:
         return
     active = faults(account)
-    lost = event["type"] in active["lose_types"] or active["lose_next"] > 0
-    if active["lose_next"] > 0 and event["type"] not in active["lose_types"]:
+    lost = active["lose_next"] > 0 and event["type"] not in active["lose_types"]
+    if lost:
         account.store.put("setting", "faults", {**active, "lose_next": active["lose_next"] - 1})
-    for endpoint in endpoints:
-        for _ in range(1 if lost else active["duplicate"]):
-            _queue(account, event, endpoint, "lost" if lost else "pending", delay_s=active["delay_s"])
+    for endpoint, payload, kind in wanted:
+        gone = lost or kind in active["lose_types"]
+        for _ in range(1 if gone else active["duplicate"]):
+            _queue(account, event, endpoint, payload, kind, "lost" if gone else "pending", delay_s=active["delay_s"])
 
 
 def redeliver(account: Account, event: Resource) -> list[Resource]:
     """Queue an event once more for every endpoint that wants it; faults do not apply."""
-    return [_queue(account, event, endpoint, "pending") for endpoint in _subscribed(account, event)]
+    return [
+        _queue(account, event, endpoint, payload, kind, "pending")
+        for endpoint, payload, kind in _subscribed(account, event)
+    ]
+
+
+def payloads(account: Account, endpoint_id: str) -> str:
+    """What an endpoint is sent: snapshot, thin or both."""
+    held = account.store.find("payload", endpoint_id)
+    if held is None:
+        return account.static_payload if endpoint_id == STATIC_ID else "snapshot"
+    return str(held["payload"])
 
 
 def of_event(account: Account, event_id: str) -> list[Resource]:
@@ -56,10 +71,10 @@ def of_event(account: Account, event_id: str) -> list[Resource]:
 
 
 def undelivered(account: Account, event_id: str) -> int:
-    """How many endpoints have not had the event yet."""
+    """How many endpoints have not had the event yet, each form that they want counted for itself."""
     tried = of_event(account, event_id)
-    had = {delivery["endpoint"] for delivery in tried if delivery["state"] == "delivered"}
-    return len({delivery["endpoint"] for delivery in tried if delivery["state"] != "dropped"} - had)
+    had = {_place(delivery) for delivery in tried if delivery["state"] == "delivered"}
+    return len({_place(delivery) for delivery in tried if delivery["state"] != "dropped"} - had)
 
 
 def due(account: Account, endpoint_id: str, now: float) -> list[Resource]:
@@ -155,12 +170,23 @@ def _loss(params: Params) -> Resource:
         return {"lose_next": 0, "lose_types": params.texts("lose", most=_MAX_LOST_TYPES) or []}
 
 
-def _subscribed(account: Account, event: Resource) -> list[Resource]:
+def _subscribed(account: Account, event: Resource) -> list[tuple[Resource, str, str]]:
+    """The endpoints that want an event, in which form, and its type in that form."""
+    forms = {"thin": thin_events.name_of(event)}
+    if event["object"] == "event":
+        forms = {"snapshot": event["type"], **forms}
     return [
-        endpoint
+        (endpoint, payload, kind)
         for endpoint in account.store.oldest_first("webhook_endpoint")
-        if endpoint["status"] == "enabled" and {"*", event["type"]} & set(endpoint["enabled_events"])
+        if endpoint["status"] == "enabled"
+        for payload, kind in forms.items()
+        if kind is not None and payloads(account, endpoint["id"]) in {payload, "both"}
+        if {"*", *forms.values()} & set(endpoint["enabled_events"])
     ]
+
+
+def _place(delivery: Resource) -> tuple[str, str]:
+    return delivery["endpoint"], delivery.get("payload", "snapshot")
 
 
 def _chance(delivery: Resource) -> float:
@@ -168,12 +194,22 @@ def _chance(delivery: Resource) -> float:
     return int.from_bytes(hashlib.sha256(delivery["id"].encode()).digest()[:4]) / 2**32
 
 
-def _queue(account: Account, event: Resource, endpoint: Resource, state: str, *, delay_s: float = 0.0) -> Resource:
+def _queue(
+    account: Account,
+    event: Resource,
+    endpoint: Resource,
+    payload: str,
+    kind: str,
+    state: str,
+    *,
+    delay_s: float = 0.0,
+) -> Resource:
     identifier = f"{event['id']}.{len(of_event(account, event['id'])) + 1}"
     delivery = {
         "id": identifier,
         "event": event["id"],
-        "type": event["type"],
+        "type": kind,
+        "payload": payload,
         "endpoint": endpoint["id"],
         "state": state,
         "attempts": 0,

@@ -9,9 +9,8 @@ from paybill_stripe_fake.errors import InvalidRequestError, ResourceMissingError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.store import Resource
+from paybill_stripe_fake.thin_events import KEPT_S
 
-KEPT_S = 30 * 86_400
-"""How long the API shows an event; deliveries and the control routes know it for ever."""
 _MAX_TYPES = 20
 
 

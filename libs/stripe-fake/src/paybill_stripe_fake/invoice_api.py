@@ -85,6 +85,11 @@ def list_payments(account: Account, params: Params) -> Resource:
     return page_of(params, listed["data"], lambda _: True, listed["url"])
 
 
+def retrieve_payment(account: Account, _params: Params, payment_id: str) -> Resource:
+    """One payment of an invoice."""
+    return account.get("invoice_payment", payment_id)
+
+
 def retrieve(account: Account, _params: Params, invoice_id: str) -> Resource:
     """One invoice."""
     return account.get("invoice", invoice_id)
@@ -124,6 +129,7 @@ def _in(account: Account, invoice_id: str, done: str, *statuses: str) -> Resourc
 
 ENDPOINTS = [
     ("GET", "/v1/invoice_payments", list_payments),
+    ("GET", "/v1/invoice_payments/{id}", retrieve_payment),
     ("GET", "/v1/invoices", list_invoices),
     ("POST", "/v1/invoices", create),
     ("GET", "/v1/invoices/{id}", retrieve),

@@ -1,8 +1,9 @@
 """Meters: what customers use, reported as events, added up and billed after the period."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 
-from paybill_stripe_fake import events
+from paybill_stripe_fake import deliveries, events, thin_events
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
@@ -132,8 +133,10 @@ def report(account: Account, params: Params) -> Resource:
         raise error
     kind, key = _kind(meter["id"], customer), new_id("mevt")
     account.store.put("meter_identifier", identifier, {"at": now, "kind": kind, "key": key})
-    # Of an unknown customer it is taken too, and never billed: Stripe finds out later.
     account.store.put(kind, key, {"timestamp": at, "value": str(value)})
+    if account.store.find("customer", customer) is None:
+        # It is taken, and never billed to anybody: Stripe looks for the customer later, and tells by a thin event.
+        _tell_of_error(account, meter, identifier)
     return event
 
 
@@ -190,6 +193,21 @@ def usage(account: Account, meter_id: str, customer: str, start: int, end: int) 
             return Decimal(max(found, key=lambda one: one["timestamp"])["value"]) if found else Decimal(0)
         case _:
             return sum((Decimal(one["value"]) for one in found), Decimal(0))
+
+
+def _tell_of_error(account: Account, meter: Resource, identifier: str) -> None:
+    message = "The customer of the event does not exist."
+    sample = {"error_message": message, "request": {"identifier": identifier}}
+    error = {"code": "meter_event_customer_not_found", "error_count": 1, "sample_errors": [sample]}
+    moment = datetime.fromtimestamp(account.now(), tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    data = {
+        "developer_message_summary": "There is 1 invalid event",
+        "reason": {"error_count": 1, "error_types": [error]},
+        "validation_end": moment,
+        "validation_start": moment,
+    }
+    told = thin_events.new(account, "v1.billing.meter.error_report_triggered", meter, data)
+    deliveries.enqueue(account, told)
 
 
 def _summary(account: Account, meter: Resource, customer: str, start: int, end: int) -> Resource:

@@ -11,7 +11,7 @@ from functools import partial
 
 import httpx
 
-from paybill_stripe_fake import deliveries, events
+from paybill_stripe_fake import deliveries, events, thin_events
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.store import Resource
 from paybill_stripe_fake.webhook_endpoints import signing_secrets
@@ -97,7 +97,10 @@ class Sender:
                 await self._send(current)
 
     async def _send(self, delivery: Resource) -> None:
-        event = events.rendered(self._account, self._account.get("event", delivery["event"]))
+        thin = self._account.store.find("v2.core.event", delivery["event"])
+        event = thin or events.rendered(self._account, self._account.get("event", delivery["event"]))
+        if delivery.get("payload") == "thin":
+            event = thin_events.notification(event)
         # Where it goes now, which may not be where it went when it was queued.
         endpoint = self._account.get("webhook_endpoint", delivery["endpoint"])
         payload = json.dumps(event, separators=(",", ":"))

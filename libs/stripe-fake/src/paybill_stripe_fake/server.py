@@ -39,6 +39,7 @@ from paybill_stripe_fake import (
     subscription_changes,
     subscription_items,
     subscriptions,
+    thin_events,
     webhook_endpoints,
 )
 from paybill_stripe_fake.account import Account, ApiRequest, new_id
@@ -87,6 +88,7 @@ _MODULES = (
     subscription_changes,
     subscription_items,
     subscriptions,
+    thin_events,
     webhook_endpoints,
 )
 _logger = logging.getLogger("paybill_stripe_fake.server")
@@ -243,7 +245,7 @@ class _Server:
         account = self._account
         request_id, headers = new_id("req"), {}
         # What the control routes bring about happens of itself, as far as events are concerned.
-        own = request.url.path.startswith("/v1/")
+        own = not request.url.path.startswith("/fake/")
         called = ApiRequest(request_id, key[0] if key else None) if own else ApiRequest()
 
         def keep(status: int, body: Resource) -> None:

@@ -5,12 +5,12 @@ from urllib.parse import urlsplit
 
 from paybill_stripe_fake import API_VERSION, deliveries
 from paybill_stripe_fake.account import Account, new_id
+from paybill_stripe_fake.deliveries import PAYLOADS, STATIC_ID
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.store import Resource
 
-STATIC_ID = "we_commandline"
 _MAX_EVENTS = 500
 
 
@@ -96,7 +96,17 @@ def delete(account: Account, _params: Params, endpoint_id: str) -> Resource:
     deliveries.drop(account, endpoint_id)
     account.store.delete("webhook_endpoint", endpoint_id)
     account.store.delete("webhook_secret", endpoint_id)
+    account.store.delete("payload", endpoint_id)
     return {"id": endpoint_id, "object": "webhook_endpoint", "deleted": True}
+
+
+def set_payload(account: Account, params: Params, endpoint_id: str) -> Resource:
+    """Send snapshots, thin events or both from now on."""
+    account.get("webhook_endpoint", endpoint_id)
+    params.required("payload")
+    payload = params.choice("payload", *PAYLOADS)
+    account.store.put("payload", endpoint_id, {"payload": payload})
+    return {"id": endpoint_id, "payload": payload}
 
 
 def _endpoint(account: Account, identifier: str, url: str, enabled_events: list[str]) -> Resource:
