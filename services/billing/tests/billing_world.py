@@ -66,7 +66,9 @@ class Publisher:
         await self._jetstream.publish(intake_subject(publisher, event), encode(event), headers=headers_of(fact))
         return id_
 
-    async def request_tenant(self, tenant_id: str, plan: str = "starter", email: str = EMAIL) -> None:
+    async def request_tenant(
+        self, tenant_id: str, plan: str = "starter", email: str = EMAIL, payment: str | None = None
+    ) -> None:
         """What the tenant service says when somebody signs up, with the key that billing may open."""
         key = AESGCM.generate_key(256)
         box = Identity.load(self._identities, "tenant").lock(key, "billing")
@@ -81,6 +83,7 @@ class Publisher:
                 region="local",
                 contact_email=seal(email, key=key, name=f"tenant/{tenant_id}", nonce=bytes(12)),
                 source=Source.API,
+                payment=payment,
             )
         )
 

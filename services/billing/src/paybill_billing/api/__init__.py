@@ -11,6 +11,7 @@ from paybill_billing.api import (
     entitlements,
     licence_keys,
     licences,
+    manual,
     moves,
     queries,
     usage,
@@ -26,6 +27,7 @@ def router(edge: Edge, connected: Mapping[str, Connected], kept: Callable[[str],
     inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
     routes = APIRouter()
     routes.include_router(queries.router(edge))
+    routes.include_router(manual.router(edge))
     routes.include_router(catalogue.router(edge))
     routes.include_router(entitlements.router(edge))
     routes.include_router(changes.router(edge))

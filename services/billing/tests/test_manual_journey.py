@@ -1,0 +1,187 @@
+"""Customers who pay by invoice, from sign-up to leaving, on real PostgreSQL and NATS."""
+
+import pytest
+from billing_samples import NOW
+from billing_world import eventually
+from paybill_billing.app import service
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
+from paybill_runtime.replay import replay
+
+TENANT = "ten_" + "c" * 32
+CONTRACT = "con_" + "c" * 32
+PLAN = """
+product: shop
+plans:
+  - plan: starter
+    version: 1
+    name: Starter
+    tier: starter
+    placement: pooled
+    grace: {grace}
+    retention: 30d
+    features: []
+    prices:
+      - {{ minor: 3000, currency: EUR, interval: month }}
+      - {{ minor: 30000, currency: EUR, interval: year }}
+"""
+
+
+def plans(grace):
+    return pytest.mark.parametrize("catalogue", [PLAN.format(grace=grace)], indirect=True)
+
+
+class Manual:
+    """What an operator does for one customer."""
+
+    def __init__(self, world):
+        self.world = world
+        self.client = world.served.client
+
+    async def sign_up(self, tenant_id=TENANT):
+        await self.world.tenants.request_tenant(tenant_id, payment="manual")
+        return await self.world.opened(tenant_id)
+
+    async def post(self, path, body, status=200, **query):
+        answer = await self.client.post(f"/v1/manual/{path}", json=body, params=query)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def accept(self, **more):
+        return await self.post(f"contracts/{TENANT}/accept", {"order": "PO 7", **more})
+
+    async def show(self):
+        return await self.world.get(f"/v1/manual/contracts/{TENANT}")
+
+
+@pytest.fixture
+async def world(world_of):
+    return await world_of(service())
+
+
+@pytest.fixture
+async def operator(world):
+    return Manual(world)
+
+
+async def test_an_order_gives_access_before_anything_is_paid(world, operator):
+    account = await operator.sign_up()
+    offers = (await world.get("/v1/manual/offers"))["offers"]
+    preview = await operator.accept(quantity=2)
+
+    standing = await world.standing(TENANT, "active")
+
+    assert (account["provider"], account["customer"]) == ("manual", CONTRACT)
+    assert account["checkout_url"].endswith(CONTRACT)
+    assert [offer["offer"]["terms"]["unit_price"]["minor"] for offer in offers] == [2900]
+    assert preview["invoices"][0]["total"] == {"minor": 5800, "currency": "EUR"}
+    assert (standing["quantity"], standing["plan"]["plan"], standing["interval"]) == (2, "starter", "month")
+    assert (await world.get("/v1/manual/offers"))["offers"] == []
+    held = await world.get(f"/v1/tenants/{TENANT}/entitlements")
+    assert held["allows_access"]
+
+
+async def test_a_preview_does_nothing_and_a_repeated_request_is_answered_the_same(world, operator):
+    await operator.sign_up()
+
+    preview = await operator.post(f"contracts/{TENANT}/accept", {"order": "PO 7"}, dry_run=True)
+    before = await operator.show()
+    first = await operator.accept()
+    again = await operator.accept()
+
+    assert preview["contract"]["order"] == "PO 7"
+    assert before["contract"] is None
+    assert first["contract"] == again["contract"]
+    assert len(again["invoices"]) == 1
+
+
+@plans("1h")
+async def test_an_invoice_that_nobody_pays_gives_grace_and_paying_it_recovers(world, operator):
+    await operator.sign_up()
+    accepted = await operator.accept(payment_days=0)
+    (invoice,) = accepted["invoices"]
+
+    grace = await world.standing(TENANT, "grace")
+    await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "bank 1"})
+    recovered = await world.standing(TENANT, "active")
+
+    assert grace["provider_status"] == "past_due"
+    assert recovered["paid_until"] == recovered["period_end"]
+    (found,) = (await world.get("/v1/manual/invoices", tenant_id=TENANT))["invoices"]
+    assert (found["status"], found["reference"], found["tenant_id"]) == ("paid", "bank 1", TENANT)
+    assert (await world.get("/v1/manual/invoices", status="overdue"))["invoices"] == []
+
+
+@plans("1s")
+async def test_when_grace_is_over_access_ends_and_a_voided_invoice_gives_it_back(world, operator):
+    await operator.sign_up()
+    (invoice,) = (await operator.accept(payment_days=0))["invoices"]
+
+    await world.standing(TENANT, "suspended")
+    await operator.post(f"invoices/{invoice['invoice_id']}/void", {"reason": "sent twice"})
+    await world.standing(TENANT, "active")
+
+    refused = await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "x"}, status=409)
+    assert refused["code"] == "invoice_settled"
+
+
+async def test_a_contract_is_quoted_and_changed_like_any_subscription(world, operator):
+    await operator.sign_up()
+    await operator.accept()
+    standing = await world.standing(TENANT, "active")
+
+    asked = {"kind": "plan", "quantity": 3, "when": "now", "reason": "grows", "confirm": True}
+    answer = await world.served.client.post(f"/v1/subscriptions/{standing['subscription_id']}/changes", json=asked)
+    assert answer.status_code == 202, answer.text
+
+    async def grown():
+        found = await world.standing(TENANT, "active")
+        return found if found["quantity"] == 3 else None
+
+    await eventually(grown)
+    invoices = (await operator.show())["invoices"]
+    assert [invoice["total"]["minor"] for invoice in invoices] == [2900, 5800]
+
+
+async def test_an_offer_can_be_made_anew_and_what_is_wrong_is_refused(world, operator):
+    await operator.sign_up()
+    other = "ten_" + "d" * 32
+
+    made = await operator.post(f"contracts/{TENANT}/offer", {"plan": "team", "quantity": 4, "valid_days": 5})
+
+    assert (made["offer"]["terms"]["plan"], made["offer"]["terms"]["quantity"]) == ("team", 4)
+    for path, body, status, code in (
+        (f"contracts/{TENANT}/offer", {"plan": "gold"}, 404, "unknown_plan"),
+        (f"contracts/{TENANT}/accept", {"order": "PO 1", "quantity": 0}, 422, "invalid_request"),
+        (f"contracts/{other}/accept", {"order": "PO 1"}, 404, "no_contract"),
+        (f"contracts/{other}/offer", {}, 404, "unknown_tenant"),
+        (f"invoices/inv_{TENANT[4:]}_1/paid", {"reference": "x"}, 404, "unknown_invoice"),
+        (f"contracts/{TENANT}/accept", {"order": "a\nb"}, 422, "invalid_request"),
+    ):
+        assert (await operator.post(path, body, status))["code"] == code, path
+
+
+async def test_who_leaves_is_cancelled_and_its_invoices_stay(world, operator):
+    await operator.sign_up()
+    await operator.accept()
+    await world.standing(TENANT, "active")
+
+    await world.tenants.say(
+        OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
+    )
+    await world.standing(TENANT, "ended")
+
+    agreement = await operator.show()
+    assert (agreement["contract"]["status"], agreement["invoices"][0]["status"]) == ("cancelled", "open")
+
+
+async def test_the_log_replays_to_the_same_tables(world, operator):
+    await operator.sign_up()
+    (invoice,) = (await operator.accept(payment_days=0))["invoices"]
+    await world.standing(TENANT, "grace")
+    await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "bank 1"})
+    await world.standing(TENANT, "active")
+    running = world.served.running
+
+    report = await replay(running.service, running.settings, running.database)
+
+    assert report.equal, report.as_dict()
