@@ -16,6 +16,7 @@ BENCHMARKS = {
     "pipeline": "one full hop, against FastStream with SQLModel, a bare reference, and DBOS",
     "tenants": "the hop with 10,000 tenants, against itself with 100",
     "saga": "a webhook until its tenant is active, against DBOS",
+    "webhooks": "webhooks that are durable when acknowledged, against a bare handler",
     "replay": "a whole log verified, against no more than reading and validating it",
     "memory": "the tenant service and billing after many facts",
     "start": "`paybill up` until it is ready",

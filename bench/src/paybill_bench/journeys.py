@@ -31,10 +31,10 @@ from paybill_embedded.ports import free_port
 from paybill_runtime.feed import Feed
 from paybill_runtime.streams import EVENTS, connect
 from paybill_stripe_fake.client import FakeControl
-from paybill_stripe_fake.sender import signature_header
 
 from paybill_bench import provider
 from paybill_bench.lab import BenchmarkError, Lab, child
+from paybill_bench.press import Door, signed
 
 SENDERS = 32
 """Webhooks that are on their way at the same time."""
@@ -42,8 +42,6 @@ ACTIVATED = "tenant.tenant_activated"
 _OPENED = "billing.account_opened"
 _CALLERS = 12
 _PATIENCE_S = 60.0
-_RATE = "10000"
-"""Our own pace at Stripe; 25 a second, its limit for one endpoint, would be all that is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +53,13 @@ class Webhook:
 
 
 class Stack:
-    """The services, each a process; billing asks the stand-in, or the recorded answers once `record` was called."""
+    """The services, each a process; billing asks the stand-in, or the recorded answers once `record` was called.
 
-    def __init__(self, lab: Lab, bus: NatsServer) -> None:
+    environment: of billing, beside what `paybill up` gives it.
+    """
+
+    def __init__(self, lab: Lab, bus: NatsServer, **environment: str) -> None:
+        self._environment_of_billing = environment
         self._lab = lab
         self._bus = bus
         self._recorded = False
@@ -110,8 +112,21 @@ class Stack:
         """Of the services and the stand-in."""
         return {name: process.pid for name, process in self._processes.items()}
 
+    @property
+    def door(self) -> Door:
+        """Where billing takes webhooks."""
+        return Door(self._at.ports["billing"], self._layout.stripe_webhook_secrets)
+
+    @asynccontextmanager
+    async def provider(self) -> AsyncIterator[httpx.AsyncClient]:
+        """The stand-in, as Stripe's API."""
+        key = self._layout.stripe_api_key.read_text(encoding="utf-8").strip()
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(base_url=self._at.url(STRIPE_FAKE), headers=headers, trust_env=False) as client:
+            yield client
+
     def _environment(self, name: str, **more: str) -> dict[str, str]:
-        own = {"PAYBILL_STRIPE_REQUESTS_PER_S": _RATE} if name == "billing" else {}
+        own = self._environment_of_billing if name == "billing" else {}
         return service_environment(name, self._layout, self._at) | own | more
 
     async def _run(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -151,11 +166,8 @@ class Stack:
 
     async def _record(self, plans: Sequence[str]) -> dict[str, Any]:
         """What the stand-in says about a tenant of each plan, with ids that can be told apart."""
-        key = self._layout.stripe_api_key.read_text(encoding="utf-8").strip()
         said: dict[str, Any] = {"prices": {}, "subscriptions": {}}
-        async with httpx.AsyncClient(
-            base_url=self._at.url(STRIPE_FAKE), headers={"Authorization": f"Bearer {key}"}, trust_env=False
-        ) as client:
+        async with self.provider() as client:
             for plan in plans:
                 session = json.loads(self._sessions[plan])
                 found = (await client.get(f"/v1/subscriptions/{session['subscription']}")).json()
@@ -236,7 +248,7 @@ class Stack:
     async def start_all(self, webhooks: Sequence[Webhook]) -> float:
         """Send every webhook; seconds from the first byte to the last tenant that is active in the log."""
         secret = self._layout.stripe_webhook_secrets.read_text(encoding="utf-8").strip()
-        requests = iter([_signed(webhook.body, secret) for webhook in webhooks])
+        requests = iter([signed(webhook.body, secret) for webhook in webhooks])
         clock = asyncio.get_running_loop().time
         left = {webhook.tenant for webhook in webhooks}
         async with self.reading(ACTIVATED) as feed, Senders(self._at.ports["billing"], SENDERS) as senders:
@@ -260,7 +272,7 @@ class Stack:
             for webhook in webhooks:
                 way: dict[str, float] = {}
                 begin = time.time()
-                sending = asyncio.create_task(senders.send(iter([_signed(webhook.body, secret)])))
+                sending = asyncio.create_task(senders.send(iter([signed(webhook.body, secret)])))
                 async with asyncio.timeout(_PATIENCE_S):
                     while ACTIVATED not in way:
                         for message in await feed.next(1.0):
@@ -350,15 +362,6 @@ def _event(session: Mapping[str, Any], tenant: str) -> str:
             "type": "checkout.session.completed",
         }
     )
-
-
-def _signed(body: str, secret: str) -> bytes:
-    signature = signature_header(body, (secret,), int(time.time()))
-    head = (
-        "POST /webhooks/stripe HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json; charset=utf-8\r\n"
-        f"Stripe-Signature: {signature}\r\nContent-Length: {len(body.encode())}\r\n\r\n"
-    )
-    return head.encode() + body.encode()
 
 
 def _tenant(message: Msg) -> str:
