@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from paybill_billing.domain import catalogue
 from paybill_billing.domain.catalogue import PriceSeen
-from paybill_billing.domain.subscriptions import Seen
+from paybill_billing.domain.subscriptions import Item, Seen, Sold
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.catalogue import Interval, LimitFeature, MeteredFeature, PlanVersion, Price
 from paybill_contracts.money import Money
@@ -59,7 +59,16 @@ def published(*contents):
 
 
 CATALOGUE = published(CONTENT)
-SOLD = catalogue.published(CATALOGUE, "pro", 1)
+PRICE = PriceSeen("price_1", "pro_v1_month_eur", None, None)
+ITEM = Item(PRICE, 1, EUR_20, Interval.MONTH)
+
+
+def sold(version=1, item=ITEM, pending=None, **changes):
+    found = catalogue.published(CATALOGUE, "pro", version)
+    return Sold(found.plan.model_copy(update=changes), found.catalogue_hash, item, pending)
+
+
+SOLD = sold()
 
 REQUESTED = TenantRequested(
     tenant_id=TENANT,
@@ -73,18 +82,20 @@ REQUESTED = TenantRequested(
 
 
 def seen(status, **changes):
+    """A subscription in a period that is paid, or, when collecting failed, in the next one, which began just now."""
+    failing = status in {"past_due", "unpaid"}
+    began = NOW - timedelta(hours=2) if failing else NOW - DAY
     values = {
         "id": "sub_P1",
         "customer": "cus_1",
         "tenant": TENANT,
         "status": status,
         "collection_paused": False,
-        "quantity": 1,
-        "price": PriceSeen("price_1", "pro_v1_month_eur", None, None),
-        "amount": EUR_20,
-        "period_start": NOW - DAY,
-        "period_end": NOW + 29 * DAY,
+        "items": (ITEM,),
+        "period_start": began,
+        "period_end": began + 30 * DAY,
         "cancel_at": None,
         "invoice": "in_1",
+        "paid_until": began if failing else began + 30 * DAY if status == "active" else None,
     }
     return Seen(**{**values, **changes})

@@ -212,7 +212,7 @@ async def test_a_hundred_messages_at_once_share_a_few_transactions(world, outsid
 
 
 async def test_when_too_many_wait_the_sender_is_told_to_come_back():
-    inbox = Inbox(None, lambda: None)
+    inbox = Inbox(None, lambda _: None)
     inbox._waiting = [None] * MAX_WAITING
 
     with pytest.raises(OverloadedError):
@@ -242,4 +242,4 @@ def test_every_recorded_message_is_accepted(signed):
         delivery = inbound.receive(body, signed(body), now)
         assert delivery.type == json.loads(body)["type"], path.name
         if inbound.tells_of_failure(delivery.type):
-            assert inbound.attempt(body) is not None, path.name
+            assert inbound.attempt(delivery.event_id, body) is not None, path.name

@@ -11,7 +11,7 @@ from billing_samples import EUR_20
 from billing_world import EMAIL, SECRETS, eventually
 from paybill_billing.app import service
 from paybill_billing.domain.catalogue import PriceSeen
-from paybill_billing.domain.subscriptions import Seen
+from paybill_billing.domain.subscriptions import Item, Seen
 from paybill_billing.effects import ProviderAwayError
 from paybill_billing.effects.stripe_inbound import StripeInbound
 from paybill_billing.work.webhooks import Ingest
@@ -150,9 +150,7 @@ def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=N
         tenant=tenant,
         status=status,
         collection_paused=False,
-        quantity=1,
-        price=PriceSeen("price_1", lookup_key, None, None),
-        amount=EUR_20,
+        items=(Item(PriceSeen("price_1", lookup_key, None, None), 1, EUR_20),),
         period_start=None,
         period_end=None,
         cancel_at=None,

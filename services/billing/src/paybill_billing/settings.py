@@ -24,8 +24,9 @@ class Settings(ServiceSettings):
     how often it is asked at most; the default is its limit for one endpoint (https://docs.stripe.com/rate-limits),
     which it raises for who asks.
     stripe_webhook_secrets_file: one secret a line, all of them active, so that a secret can be rolled; without it the
-    webhook's address does not exist. publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids;
-    without it nobody reports usage.
+    webhook's address does not exist. stripe_livemode: whether its messages are of live mode; what the API key says when
+    it is not set. stripe_account: our account, when messages of others may come too.
+    publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids; without it nobody reports usage.
     licence_valid_s: how long a licence lasts that is issued without saying so; it is renewed when a third is left.
     checkout_return_url: where the provider sends people after the checkout.
     sweep_every_s: how often a provider is asked for messages that it could not deliver. reconcile_every_s: how often
@@ -41,6 +42,8 @@ class Settings(ServiceSettings):
     stripe_api_base: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
     stripe_requests_per_s: Annotated[float, Field(gt=0, le=10_000)] = 25.0
     stripe_webhook_secrets_file: Path | None = None
+    stripe_livemode: bool | None = None
+    stripe_account: Annotated[str, StringConstraints(pattern=r"^acct_[A-Za-z0-9]{1,100}$")] | None = None
     publishers_file: Path | None = None
     checkout_return_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1/"
 
@@ -53,6 +56,12 @@ class Settings(ServiceSettings):
         if not key:
             raise ConfigurationError("PAYBILL_STRIPE_API_KEY_FILE is empty; write Stripe's secret key into it")
         return key
+
+    def stripe_is_live(self) -> bool | None:
+        """Whether Stripe's messages are to be of live mode; None when nothing says so."""
+        modes = {"live": True, "test": False}
+        mode = self.stripe_api_key().split("_")[1:2]
+        return self.stripe_livemode if self.stripe_livemode is not None else modes.get("".join(mode))
 
     def stripe_webhook_secrets(self) -> tuple[str, ...]:
         """All that are active; none means that no webhook can be told from a forged one."""

@@ -82,13 +82,14 @@ class AccountRow(Base, table=True):
 
 
 class SubscriptionRow(Base, table=True):
-    """A subscription. `due` is when its grace ends, as text that compares in the order of time."""
+    """A subscription. due, look: as `Standing` has them, as text that compares in the order of time."""
 
     __tablename__ = "subscriptions"
 
     tenant_id: str = generated("state->'subscription'->>'tenant_id'", index=True)
     access: str = generated("state->'subscription'->>'access'", index=True)
     due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
+    look: str | None = generated("rtrim(state->>'look', 'Z')", index=True)
 
 
 class TiersRow(Base, table=True):
@@ -106,7 +107,7 @@ class EntitlementsRow(Base, table=True):
 
 
 class PaymentRow(Base, table=True):
-    """A failed attempt to collect; the id is that of the provider's event."""
+    """A payment that failed, went back or is disputed; the id is that of the provider's event, refund or dispute."""
 
     __tablename__ = "payments"
 
@@ -283,9 +284,11 @@ WEBHOOKS = Table(
     Column("body", LargeBinary),
     Column("received_at", DateTime(timezone=True), nullable=False),
     Column("done_at", DateTime(timezone=True)),
+    Column("quarantine", Text),
 )
-"""Every verified message of a provider, once. `target` is the subscription that it is about, null when it is about
-none; `body` is sealed, and gone after 30 days."""
+"""Every verified message of a provider, once. `target` is the subscription, or `<kind>/<id>` of another object, that is
+looked at because of it, null for none; `body` is sealed, and gone after 30 days; `quarantine` is why nothing is done.
+"""
 Index("webhooks_waiting_idx", WEBHOOKS.c.provider, WEBHOOKS.c.target, postgresql_where=WEBHOOKS.c.done_at.is_(None))
 Index("webhooks_body_idx", WEBHOOKS.c.received_at, postgresql_where=WEBHOOKS.c.body.is_not(None))
 
@@ -300,8 +303,8 @@ WEBHOOK_TARGETS = Table(
     Column("due", DateTime(timezone=True), nullable=False),
     Column("reason", Text),
 )
-"""Subscriptions to be looked at again. `seq` grows with every message, so that whoever has looked can tell whether more
-came meanwhile; `reason` says why it waits."""
+"""Subscriptions and other objects to be looked at again. `seq` grows with every message, so that whoever has looked can
+tell whether more came meanwhile; `reason` says why it waits."""
 Index("webhook_targets_due_idx", WEBHOOK_TARGETS.c.due)
 
 RECONCILIATION_SEEN = Table(

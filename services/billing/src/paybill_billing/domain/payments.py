@@ -1,22 +1,48 @@
-"""Payments that failed: one fact per provider event, because the next state no longer shows them."""
+"""Payments that failed, went back or are disputed: told once each, because the next state no longer shows them."""
 
-from dataclasses import dataclass
-from typing import assert_never
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, assert_never
 
 from paybill_contracts.billing import PaymentFailed
+from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
+from paybill_contracts.payments import DisputeClosed, DisputeOutcome, PaymentDisputed, PaymentRefunded
+
+PaymentEvent = PaymentFailed | PaymentRefunded | PaymentDisputed | DisputeClosed
+
+
+class PaymentOrderError(DomainError):
+    """A dispute was closed that nobody opened."""
+
+    code = "payment_order"
+
+
+class Kind(StrEnum):
+    """What happened to the money."""
+
+    FAILED = "failed"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
 
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """An attempt to collect. `id` is the provider's event, so that a message heard twice is one failure."""
+    """A payment that did not come, or not stay.
+
+    id: the provider's event for a failure, for there is no other name of it; else its refund or dispute. So what is
+    heard twice, and in whatever form, is told once. attempt: of a failure. outcome: of a dispute that is closed.
+    """
 
     id: str
     tenant_id: str
-    subscription_id: str
-    invoice: str
+    subscription_id: str | None
+    invoice: str | None
     amount: Money
-    attempt: int
+    attempt: int | None = None
+    kind: Kind = Kind.FAILED
+    outcome: DisputeOutcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +55,37 @@ class Attempt:
     number: int
 
 
-def fail(payment: Payment | None, attempt: Attempt, *, tenant_id: str, subscription_id: str) -> list[PaymentFailed]:
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Money that goes back, as the provider shows it."""
+
+    id: str
+    amount: Money
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """Money that a bank asks back, as the provider shows it. outcome: None while it is open."""
+
+    id: str
+    amount: Money
+    reason: str | None
+    respond_by: datetime | None
+    outcome: DisputeOutcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whose payment it was, and what for as far as is known."""
+
+    tenant_id: str
+    provider: str
+    subscription_id: str | None
+    invoice: str | None
+
+
+def fail(payment: Payment | None, attempt: Attempt, *, tenant_id: str, subscription_id: str) -> list[PaymentEvent]:
     """Remember that the provider could not collect."""
     if payment is not None:
         return []
@@ -45,7 +101,28 @@ def fail(payment: Payment | None, attempt: Attempt, *, tenant_id: str, subscript
     ]
 
 
-def evolve(_payment: Payment | None, event: PaymentFailed) -> Payment:
+def give_back(payment: Payment | None, returned: Refund | Dispute, payer: Payer) -> list[PaymentEvent]:
+    """Remember that money went back or is asked back, and how that ended."""
+    about: dict[str, Any] = {
+        "payment": returned.id,
+        "tenant_id": payer.tenant_id,
+        "provider": payer.provider,
+        "subscription_id": payer.subscription_id,
+        "invoice": payer.invoice,
+        "amount": returned.amount,
+    }
+    if isinstance(returned, Refund):
+        return [] if payment is not None else [PaymentRefunded(**about, reason=returned.reason)]
+    said: list[PaymentEvent] = []
+    if payment is None:
+        said.append(PaymentDisputed(**about, reason=returned.reason, respond_by=returned.respond_by))
+    if returned.outcome is not None and (payment is None or payment.outcome is None):
+        said.append(DisputeClosed(**about, outcome=returned.outcome))
+    return said
+
+
+def evolve(payment: Payment | None, event: PaymentEvent) -> Payment:
+    """The payment after `event`."""
     match event:
         case PaymentFailed():
             return Payment(
@@ -56,5 +133,24 @@ def evolve(_payment: Payment | None, event: PaymentFailed) -> Payment:
                 amount=event.amount,
                 attempt=event.attempt,
             )
+        case PaymentRefunded():
+            return _returned(event, Kind.REFUNDED)
+        case PaymentDisputed():
+            return _returned(event, Kind.DISPUTED)
+        case DisputeClosed():
+            if payment is None:
+                raise PaymentOrderError(f"{event.TYPE} came before the dispute {event.payment}")
+            return replace(payment, outcome=event.outcome)
         case _:
             assert_never(event)
+
+
+def _returned(event: PaymentRefunded | PaymentDisputed, kind: Kind) -> Payment:
+    return Payment(
+        id=event.payment,
+        tenant_id=event.tenant_id,
+        subscription_id=event.subscription_id,
+        invoice=event.invoice,
+        amount=event.amount,
+        kind=kind,
+    )

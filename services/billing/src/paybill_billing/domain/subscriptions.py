@@ -1,13 +1,15 @@
 """Subscriptions: what the provider shows, told as facts, and what each state means for access."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TypeVar, assert_never
 
 from paybill_contracts.billing import (
     AccessState,
+    PendingChange,
     PlanRef,
     Subscription,
     SubscriptionActivated,
@@ -19,9 +21,11 @@ from paybill_contracts.billing import (
     SubscriptionRegistered,
     SubscriptionSuspended,
 )
+from paybill_contracts.catalogue import Interval, PlanVersion
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
 
+from paybill_billing.domain import lapses
 from paybill_billing.domain.accounts import Account
 from paybill_billing.domain.catalogue import Catalogue, PriceSeen, Published, UnknownPriceError, published, sold_at
 
@@ -48,6 +52,7 @@ F = TypeVar(
 )
 
 GIVES_ACCESS = frozenset({AccessState.TRIALING, AccessState.ACTIVE, AccessState.GRACE})
+_FAILING = frozenset({"past_due", "unpaid"})
 
 
 class UnknownStatusError(DomainError):
@@ -58,11 +63,30 @@ class UnknownStatusError(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A subscription as it is. `due`: when time alone changes what it gives."""
+    """A subscription as it is. due: when time alone changes what it gives. look: when we ask although all is silent."""
 
     id: str
     subscription: Subscription
     due: datetime | None = None
+    look: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One of the things that a subscription is for. amount: of one unit, each `interval`; None for one we never use."""
+
+    price: PriceSeen
+    quantity: int
+    amount: Money
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSeen:
+    """What the provider will make of the subscription at `at`."""
+
+    items: tuple[Item, ...]
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +94,9 @@ class Seen:
     """A subscription as the provider shows it now, in our words.
 
     tenant: what we wrote on it at checkout, a hint and no proof. collection_paused: the provider has stopped
-    collecting on somebody's wish. invoice: the newest one, which an open failure must belong to.
+    collecting on somebody's wish. items: at least one, the likeliest plan first. invoice: the newest one, which an open
+    failure must belong to. paid_until: the end of the newest period that is paid. failed_at: when the newest invoice
+    was tried in vain or became overdue, where the provider still shows it.
     """
 
     id: str
@@ -78,13 +104,25 @@ class Seen:
     tenant: str | None
     status: str
     collection_paused: bool
-    quantity: int
-    price: PriceSeen
-    amount: Money
+    items: tuple[Item, ...]
     period_start: datetime | None
     period_end: datetime | None
     cancel_at: datetime | None
     invoice: str | None
+    trial_end: datetime | None = None
+    paid_until: datetime | None = None
+    failed_at: datetime | None = None
+    pending: PendingSeen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sold:
+    """What a subscription pins. item: the one of its items that sells the plan."""
+
+    plan: PlanVersion
+    catalogue_hash: str
+    item: Item
+    pending: PendingChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +138,25 @@ def subscription_id(provider: str, provider_subscription: str) -> str:
     return "sub_" + sha256(f"{provider}/{provider_subscription}".encode()).hexdigest()[:32]
 
 
-def sold(catalogue: Catalogue, account: Account, standing: Standing | None, seen: Seen) -> Published:
-    """The plan version that a subscription of this account pins.
+def sold(catalogue: Catalogue, account: Account, standing: Standing | None, seen: Seen) -> Sold:
+    """The plan version that a subscription of this account pins: that of the first item whose price sells one.
 
-    A price that sells no plan of ours was made for this customer alone: then the subscription keeps the plan it has,
+    Prices that sell no plan of ours were made for this customer alone: then the subscription keeps the plan it has,
     or, when we wrote the tenant on it at checkout, gets the one that the account was opened for. Raises
     UnknownPriceError when it is none of ours.
     """
     try:
-        return sold_at(catalogue, account.provider, seen.price)
+        found, item = _first_sold(catalogue, account.provider, seen.items)
     except UnknownPriceError:
+        item = seen.items[0]
         if standing is not None:
             pinned = standing.subscription.plan
-            return published(catalogue, pinned.plan, pinned.version)
-        if seen.tenant == account.id:
-            return published(catalogue, account.plan, account.plan_version)
-        raise
+            found = published(catalogue, pinned.plan, pinned.version)
+        elif seen.tenant == account.id:
+            found = published(catalogue, account.plan, account.plan_version)
+        else:
+            raise
+    return Sold(found.plan, found.catalogue_hash, item, _pending(catalogue, account.provider, seen, found, item))
 
 
 def sync(
@@ -124,7 +165,7 @@ def sync(
     *,
     tenant_id: str,
     provider: str,
-    sold: Published,
+    sold: Sold,
     failures: Iterable[Failure],
     now: datetime,
 ) -> list[SubscriptionEvent]:
@@ -133,36 +174,44 @@ def sync(
     The provider's state decides, never the order of its messages. Raises UnknownStatusError.
     """
     before = standing.subscription if standing is not None else None
-    grace_until = _grace_until(before, seen, sold.plan.grace_s, failures, now)
-    access = _access(before, seen, grace_until, now)
+    paid_until = _paid_until(before, seen, sold.item)
+    grace_until = _grace_until(before, seen, sold.plan.grace_s, paid_until, failures, now)
     after = Subscription(
         subscription_id=subscription_id(provider, seen.id),
         tenant_id=tenant_id,
         provider=provider,
         provider_subscription=seen.id,
         provider_status=seen.status,
-        access=access,
+        access=_access(before, seen, grace_until, now),
         plan=_pinned(before, sold),
-        quantity=seen.quantity,
-        price=seen.amount,
+        quantity=sold.item.quantity,
+        price=sold.item.amount,
         period_start=seen.period_start,
         period_end=seen.period_end,
         cancel_at=seen.cancel_at,
         grace_until=grace_until,
+        trial_end=seen.trial_end,
+        paid_until=paid_until,
+        interval=sold.item.interval,
+        pending=sold.pending,
+        grace_s=sold.plan.grace_s,
     )
+    if lapses.is_past_end(after, now):
+        after = after.model_copy(update={"past_end": True})
     return [] if after == before else _told(before, after, sold.plan.retention_s)
 
 
 def on_time(standing: Standing, now: datetime) -> list[SubscriptionEvent]:
-    """Grace is over: access ends although the provider is silent."""
-    subscription = standing.subscription
-    if standing.due is None or now < standing.due or subscription.access is not AccessState.GRACE:
+    """Something is over although the provider is silent: grace, trial, a period, or all that was agreed."""
+    lapsed = lapses.lapsed(standing.subscription, now)
+    if lapsed is None:
         return []
-    suspended = subscription.model_copy(update={"access": AccessState.SUSPENDED})
-    return [_fact(SubscriptionSuspended, suspended)]
+    if lapsed.access is AccessState.GRACE:
+        return [_fact(SubscriptionGraceStarted, lapsed)]
+    return [_fact(SubscriptionSuspended, lapsed)]
 
 
-def evolve(standing: Standing | None, event: SubscriptionEvent) -> Standing:
+def evolve(_standing: Standing | None, event: SubscriptionEvent) -> Standing:
     """The subscription after `event`. Every fact holds the whole of it, so any may come first."""
     match event:
         case (
@@ -175,13 +224,41 @@ def evolve(standing: Standing | None, event: SubscriptionEvent) -> Standing:
             | SubscriptionRecovered()
             | SubscriptionEnded()
         ):
-            in_grace = event.subscription.access is AccessState.GRACE
-            due = event.subscription.grace_until if in_grace else None
-            if standing is None:
-                return Standing(id=event.subscription_id, subscription=event.subscription, due=due)
-            return replace(standing, subscription=event.subscription, due=due)
+            after = event.subscription
+            return Standing(
+                id=after.subscription_id, subscription=after, due=lapses.due(after), look=lapses.look(after)
+            )
         case _:
             assert_never(event)
+
+
+def _first_sold(catalogue: Catalogue, provider: str, items: tuple[Item, ...]) -> tuple[Published, Item]:
+    for item in items:
+        with suppress(UnknownPriceError):
+            return sold_at(catalogue, provider, item.price), item
+    ids = ", ".join(item.price.id for item in items)
+    raise UnknownPriceError(
+        f"no price of {ids} at {provider} sells a plan of the catalogue; add one to provider_prices"
+    )
+
+
+def _pending(catalogue: Catalogue, provider: str, seen: Seen, now: Published, item: Item) -> PendingChange | None:
+    """What it will become; None when that is what it is, or when we sell none of it."""
+    if seen.pending is None:
+        return None
+    try:
+        found, then = _first_sold(catalogue, provider, seen.pending.items)
+    except UnknownPriceError:
+        return None
+    if (found.plan, then.quantity, then.interval or item.interval) == (now.plan, item.quantity, item.interval):
+        return None
+    return PendingChange(
+        plan=found.plan.plan,
+        version=found.plan.version,
+        quantity=then.quantity,
+        at=seen.pending.at,
+        interval=then.interval,
+    )
 
 
 def _access(before: Subscription | None, seen: Seen, grace_until: datetime | None, now: datetime) -> AccessState:
@@ -190,15 +267,12 @@ def _access(before: Subscription | None, seen: Seen, grace_until: datetime | Non
             return AccessState.ENDED
         case "incomplete":
             return AccessState.PENDING
-        case "unpaid":
-            return AccessState.SUSPENDED
+        case "past_due" | "unpaid":
+            # Grace is given once: who was shut out gets in again by paying, not by another attempt to collect.
+            over = _was_shut_out(before) or grace_until is None or now >= grace_until
+            return AccessState.SUSPENDED if over else AccessState.GRACE
         case "paused":
             return AccessState.PAUSED
-        case "past_due":
-            # Grace is given once: who was shut out gets in again by paying, not by another attempt to collect.
-            was_shut_out = before is not None and before.access is AccessState.SUSPENDED
-            over = was_shut_out or grace_until is None or now >= grace_until
-            return AccessState.SUSPENDED if over else AccessState.GRACE
         case "active" | "trialing" if seen.collection_paused:
             return AccessState.PAUSED
         case "active":
@@ -209,28 +283,53 @@ def _access(before: Subscription | None, seen: Seen, grace_until: datetime | Non
             raise UnknownStatusError(f"the provider calls {seen.id} {seen.status!r:.60}, which has no meaning here yet")
 
 
-def _grace_until(
-    before: Subscription | None, seen: Seen, grace_s: int, failures: Iterable[Failure], now: datetime
-) -> datetime | None:
-    """First failure plus the plan's grace; the earliest that we have heard of, in whatever order we heard.
+def _was_shut_out(before: Subscription | None) -> bool:
+    return before is not None and before.access is AccessState.SUSPENDED
 
-    A failure that the provider dates after our own clock counts as now.
+
+def _paid_until(before: Subscription | None, seen: Seen, item: Item) -> datetime | None:
+    """The end of the newest period that was paid, also while a later invoice is open.
+
+    An open invoice for something within a period does not prove that the period was paid, so it never adds to what we
+    knew. Nor does one for another price take away what was paid at the old one.
     """
-    if before is not None and before.access is AccessState.SUSPENDED and seen.status in {"past_due", "unpaid"}:
-        return before.grace_until
-    match seen.status:
-        case "past_due":
-            failed = min([now, *(failure.at for failure in failures if failure.invoice == seen.invoice)])
-            until = failed + timedelta(seconds=grace_s)
-            known = before.grace_until if before is not None else None
-            return until if known is None else min(until, known)
-        case "unpaid":
-            return before.grace_until if before is not None else None
-        case _:
-            return None
+    known, shown = before.paid_until if before is not None else None, seen.paid_until
+    if before is None or known is None or seen.status not in _FAILING:
+        return shown
+    is_same_price = (before.price, before.interval) == (item.amount, item.interval)
+    return min(known, shown) if is_same_price and shown is not None else known
 
 
-def _pinned(before: Subscription | None, sold: Published) -> PlanRef:
+def _grace_until(
+    before: Subscription | None,
+    seen: Seen,
+    grace_s: int,
+    paid_until: datetime | None,
+    failures: Iterable[Failure],
+    now: datetime,
+) -> datetime | None:
+    """First failure plus the plan's grace, and no end before what was paid is over.
+
+    The first failure is the earliest that we know of, in whatever order we heard; one that the provider dates after our
+    own clock counts as now. When the provider gave up collecting, only what was paid is left.
+    """
+    if seen.status not in _FAILING:
+        return None
+    known = before.grace_until if before is not None else None
+    if _was_shut_out(before):
+        return known
+    if seen.status == "unpaid":
+        if paid_until is not None and now < paid_until:
+            return paid_until
+        return min(known, now) if known is not None else None
+    shown = [seen.failed_at] if seen.failed_at is not None else []
+    heard = [failure.at for failure in failures if failure.invoice == seen.invoice]
+    until = min([now, *shown, *heard]) + timedelta(seconds=grace_s)
+    until = until if known is None else min(until, known)
+    return until if paid_until is None else max(until, paid_until)
+
+
+def _pinned(before: Subscription | None, sold: Sold) -> PlanRef:
     """The plan version, under the catalogue that it was first pinned from."""
     if before is not None and (before.plan.plan, before.plan.version) == (sold.plan.plan, sold.plan.version):
         return before.plan

@@ -44,7 +44,8 @@ def _stripe(settings: Settings) -> Connected:
     )
     secrets = settings.stripe_webhook_secrets()
     # Without a secret its messages cannot be told from forged ones, so that there is no address for them.
-    return Connected(stripe, StripeInbound(secrets) if secrets else None, stripe.close)
+    inbound = StripeInbound(secrets, settings.stripe_is_live(), settings.stripe_account) if secrets else None
+    return Connected(stripe, inbound, stripe.close)
 
 
 def _factory(name: str) -> Factory:

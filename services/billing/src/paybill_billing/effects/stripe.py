@@ -11,6 +11,7 @@ import stripe
 from paybill_contracts.changes import Proration
 
 from paybill_billing.domain.accounts import Opened
+from paybill_billing.domain.payments import Attempt
 from paybill_billing.domain.subscriptions import Seen
 from paybill_billing.effects import (
     DeliveryRefusedError,
@@ -19,6 +20,7 @@ from paybill_billing.effects import (
     Page,
     ProviderRefusedError,
     Reading,
+    Trail,
     Wanted,
     shapes,
 )
@@ -28,6 +30,7 @@ from paybill_billing.effects.stripe_client import MissingError, PacedClient, ans
 from paybill_billing.effects.stripe_inbound import delivery_of
 from paybill_billing.effects.stripe_meters import StripeMeters
 from paybill_billing.effects.stripe_prices import StripePrices
+from paybill_billing.effects.stripe_traces import StripeTraces
 
 if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
     from stripe.params.checkout import SessionCreateParams, SessionCreateParamsSubscriptionData
@@ -55,6 +58,7 @@ class Stripe:
         self._prices = StripePrices(self._client, NAME)
         self._changes = StripeChanges(self._client, self._prices)
         self._meters = StripeMeters(self._client)
+        self._traces = StripeTraces(self._client)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -79,11 +83,19 @@ class Stripe:
             with answers():
                 # As it came: the library's object of objects costs more than all the rest of a look.
                 found = await self._client.raw_request_async(
-                    "get", f"/v1/subscriptions/{quoted(subscription, safe='')}"
+                    "get", f"/v1/subscriptions/{quoted(subscription, safe='')}", expand=["latest_invoice"]
                 )
         except MissingError:
             return None
-        return shapes.seen(found.data)
+        return shapes.seen(await self._traces.whole(found.data))
+
+    async def trace(self, kind: str, id_: str) -> Trail | None:
+        """Where an object leads. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
+        return await self._traces.trace(kind, id_)
+
+    async def attempt(self, event_id: str, invoice: str) -> Attempt | None:
+        """The failed attempt that the event was about, as the invoice shows it now."""
+        return await self._traces.attempt(event_id, invoice)
 
     async def leave(self, customer: str) -> None:
         """Close every checkout, so that nothing new begins; then cancel what there is. Doing it twice is no error."""
@@ -125,11 +137,11 @@ class Stripe:
 
     async def subscriptions(self, after: str | None) -> Page:
         """A page of them, those that ended too; `after`: the page before's `next`."""
-        found, next_ = await self._page("/v1/subscriptions", after, status="all")
+        found, next_ = await self._page("/v1/subscriptions", after, status="all", expand=["data.latest_invoice"])
         seen = []
         for subscription in found:
             try:
-                seen.append(shapes.seen(subscription))
+                seen.append(shapes.seen(await self._traces.whole(subscription)))
             except shapes.ShapeError as error:
                 # It may be none of ours, and must not hide all that are behind it.
                 log.warning("a subscription in Stripe's list is left out: %s", error)

@@ -1,13 +1,14 @@
-"""Stripe's webhooks: told from forged ones, and read without trusting anything that they say.
+"""Stripe's webhooks, snapshot and thin: told from forged ones, and read without trusting anything that they say.
 
-Source: https://docs.stripe.com/webhooks#verify-manually. The library's `construct_event` accepts times in the future
-and builds objects that nobody needs; its check of the signature is used, and the rest is ours.
+Sources: https://docs.stripe.com/webhooks#verify-manually, https://docs.stripe.com/event-destinations#thin-events. The
+library's `construct_event` accepts times in the future and builds objects that nobody needs; its check of the signature
+is used, and the rest is ours.
 """
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -15,22 +16,33 @@ from stripe import SignatureVerificationError, WebhookSignature
 
 from paybill_billing.domain.payments import Attempt
 from paybill_billing.effects import Delivery, DeliveryRefusedError
+from paybill_billing.effects.payment_shapes import related, return_target, target_of
 from paybill_billing.effects.shapes import ShapeError, attempt, customer_of, subscription_of
 
 TOLERANCE_S = 300
 """How far a message's time may be from ours, both ways."""
 
+THIN = "v2.core.event"
+LOST = "v2.core.health.event_generation_failure.resolved"
+"""An alert: an event was never made. It names the object that the event would have been about."""
+_FAILED = frozenset({"invoice.payment_failed", "v1.invoice.payment_failed"})
 _HEADER = "stripe-signature"
 _TIME = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)")
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,255}")
+_TARGET = re.compile(r"[A-Za-z0-9_./\-]{1,300}")
 _YEAR_5138 = 10**11
 
 
 @dataclass(frozen=True, slots=True)
 class StripeInbound:
-    """`secrets` are all active: while one is being rolled, both sign."""
+    """secrets: all are active; while one is being rolled, both sign.
+
+    livemode, account: of the account that we are a customer of; None when we do not know, and take any.
+    """
 
     secrets: tuple[str, ...]
+    livemode: bool | None = None
+    account: str | None = None
 
     def receive(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Delivery:
         """The message in a request. Raises DeliveryRefusedError."""
@@ -39,19 +51,29 @@ class StripeInbound:
             _refuse("unsigned", "the header Stripe-Signature is missing")
         text = _text(body)
         self._verify(text, signature, now)
-        return delivery_of(_object(text), now)
+        event = _object(text)
+        return replace(delivery_of(event, now), quarantine=self._strange(event))
 
     def tells_of_failure(self, type_: str) -> bool:
         """Whether messages of this type tell of a failed attempt to collect."""
-        return type_ == "invoice.payment_failed"
+        return type_ in _FAILED
 
-    def attempt(self, body: bytes) -> Attempt | None:
-        """The failed attempt in such a message; None when it tells too little."""
-        event = _object(_text(body))
+    def attempt(self, event_id: str, body: bytes) -> Attempt | None:
+        """The failed attempt in such a message; None when it tells too little, as a thin one does."""
         try:
-            return attempt(event["id"], _item(event))
+            return attempt(event_id, _item(_object(_text(body))))
         except ShapeError:
             return None
+
+    def _strange(self, event: Mapping[str, Any]) -> str | None:
+        """Why a message that Stripe did sign is not for us; None when it is. Sending it again could not help."""
+        live, account = event.get("livemode"), event.get("account") or event.get("context")
+        if self.livemode is not None and isinstance(live, bool) and live is not self.livemode:
+            modes = {True: "live mode", False: "test mode"}
+            return f"it is of {modes[live]}, and we are in {modes[self.livemode]}"
+        if self.account is not None and isinstance(account, str) and account != self.account:
+            return f"it is of another account than {self.account}"
+        return None
 
     def _verify(self, text: str, signature: str, now: datetime) -> None:
         if not any(_signed(text, signature, secret) for secret in self.secrets):
@@ -68,22 +90,26 @@ class StripeInbound:
 
 def delivery_of(event: Mapping[str, Any], now: datetime) -> Delivery:
     """What an event of Stripe's is about; `now` stands for a time that it lacks. Raises DeliveryRefusedError."""
-    event_id, type_, created = event.get("id"), event.get("type"), event.get("created")
+    event_id, type_ = event.get("id"), event.get("type")
     if not isinstance(event_id, str) or _NAME.fullmatch(event_id) is None:
         _refuse("missing_id", "the event has no usable id")
     if not isinstance(type_, str) or _NAME.fullmatch(type_) is None:
         _refuse("missing_type", "the event has no usable type")
-    item = _item(event)
+    item = _named(event) if event.get("object") == THIN else _item(event)
+    target = subscription_of(item) or return_target(type_, item)
+    if event.get("object") == THIN and target is None:
+        target = _thin_target(event_id, type_, item)
     return Delivery(
-        event_id=event_id,
+        # A thin copy goes by the name of its snapshot, so that both are one message.
+        event_id=_name(event.get("snapshot_event")) or event_id,
         type=type_,
-        created=_time(created) or now,
+        created=_time(event.get("created")) or now,
         api_version=_name(event.get("api_version")),
         livemode=event.get("livemode") is True,
         object_type=_name(item.get("object")),
         object_id=_name(item.get("id")),
         customer=_name(customer_of(item)),
-        target=_name(subscription_of(item)),
+        target=target if target is not None and _TARGET.fullmatch(target) else None,
     )
 
 
@@ -119,12 +145,33 @@ def _item(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return item if isinstance(item, dict) else {}
 
 
+def _named(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a thin event is about: a kind and an id, and nothing else."""
+    kind, id_ = related(event) or (None, None)
+    return {"object": kind, "id": id_}
+
+
+def _thin_target(event_id: str, type_: str, item: Mapping[str, Any]) -> str | None:
+    """Where to look for what a thin event does not say; of charges, only what goes back concerns us."""
+    kind, id_ = item.get("object"), item.get("id")
+    if type_ == LOST:
+        return target_of(kind, id_) if kind and id_ else f"event/{event_id}"
+    return target_of(kind, id_) if kind and id_ and kind != "charge" else None
+
+
 def _name(value: object) -> str | None:
     return value if isinstance(value, str) and _NAME.fullmatch(value) else None
 
 
 def _time(value: object) -> datetime | None:
-    return datetime.fromtimestamp(value, UTC) if isinstance(value, int) and 0 < value < _YEAR_5138 else None
+    """Unix seconds, or as thin events say it, RFC 3339."""
+    if isinstance(value, int) and 0 < value < _YEAR_5138:
+        return datetime.fromtimestamp(value, UTC)
+    try:
+        said = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return said.astimezone(UTC) if said is not None and said.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _refuse(code: str, why: str) -> NoReturn:

@@ -54,6 +54,11 @@ INDEXES = (
 
 
 def upgrade() -> None:
+    op.add_column(
+        "subscriptions", sa.Column("look", sa.Text(), sa.Computed("rtrim(state->>'look', 'Z')", persisted=True))
+    )
+    op.create_index("subscriptions_look_idx", "subscriptions", ["look"])
+    op.add_column("webhooks", sa.Column("quarantine", sa.Text()))
     op.add_column("entitlements", sa.Column("due", sa.Text(), sa.Computed("rtrim(state->>'due', 'Z')", persisted=True)))
     op.create_index("entitlements_due_idx", "entitlements", ["due"])
     op.add_column("meters", sa.Column("due", sa.Text(), sa.Computed("rtrim(state->>'due', 'Z')", persisted=True)))
@@ -91,3 +96,5 @@ def downgrade() -> None:
         op.drop_table(table)
     op.drop_column("meters", "due")
     op.drop_column("entitlements", "due")
+    op.drop_column("webhooks", "quarantine")
+    op.drop_column("subscriptions", "look")
