@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from paybill_contracts.providers import ProvidersConfigured
 from paybill_runtime.auth import Role, make_key
 from paybill_tenant.app import service
 
@@ -55,6 +56,22 @@ async def test_the_address_is_nowhere_in_the_database_in_clear(tenant, databases
 
     assert "acme" in everything
     assert "somebody.unlikely" not in everything
+
+
+async def test_a_tenant_says_how_it_pays_and_only_ways_that_billing_has_are_taken(tenant, say, log, sign_up) -> None:
+    wants = sign_up | {"payment": "manual"}
+    early = await tenant.client.post("/v1/tenants", json=wants)
+    await say(ProvidersConfigured(providers="providers", names=("manual",), default="manual", content_hash="e" * 64))
+    await log.facts("tenant.offering_noted", at_least=3)
+
+    unknown = await tenant.client.post("/v1/tenants", json=sign_up | {"payment": "barter"})
+    taken = await tenant.client.post("/v1/tenants", json=wants)
+
+    assert (early.status_code, early.json()["code"]) == (503, "offerings_not_published")
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_payment")
+    assert taken.status_code == 202
+    (requested,) = await log.facts("tenant.tenant_requested")
+    assert requested.event.payment == "manual"
 
 
 async def test_nothing_can_be_requested_before_the_offerings_are_known(start, sign_up) -> None:

@@ -3,16 +3,20 @@
 import pytest
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
 from paybill_contracts.placement import Preset
+from paybill_contracts.providers import ProvidersConfigured
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_tenant.domain.offerings import (
     Offering,
     OfferingsNotPublishedError,
+    UnknownPaymentError,
     UnknownPlanError,
     UnknownRegionError,
     check_offered,
+    check_payment,
     evolve,
     on_blueprint_published,
     on_catalogue_published,
+    on_providers_configured,
 )
 
 PLANS = Offering(id="plans", keys=("pro", "starter"), source_hash="a" * 64)
@@ -72,6 +76,26 @@ def test_regions_come_from_the_blueprint() -> None:
 
     assert regions == Offering(id="regions", keys=("eu-1", "us-1"), source_hash="d" * 64)
     assert on_blueprint_published(regions, blueprint("us-1", "eu-1")) == []
+
+
+def test_ways_to_pay_are_the_providers_that_billing_has() -> None:
+    fact = ProvidersConfigured(
+        providers="providers", names=("manual", "stripe"), default="stripe", content_hash="e" * 64
+    )
+    (noted,) = on_providers_configured(None, fact)
+    payments = evolve(None, noted)
+
+    assert payments == Offering(id="payments", keys=("manual", "stripe"), source_hash="e" * 64)
+    assert on_providers_configured(payments, fact) == []
+    check_payment(payments, "manual")
+    with pytest.raises(UnknownPaymentError, match="choose one of manual, stripe"):
+        check_payment(payments, "barter")
+
+
+def test_who_does_not_say_how_to_pay_need_not_wait_for_what_billing_has() -> None:
+    check_payment(None, None)
+    with pytest.raises(OfferingsNotPublishedError):
+        check_payment(None, "manual")
 
 
 def test_what_is_offered_passes() -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import Text as SqlText
 from sqlmodel import col, select
 
 from paybill_tenant.domain import tenants
-from paybill_tenant.domain.offerings import PLANS, REGIONS
+from paybill_tenant.domain.offerings import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, TenantNotFoundError, existing
 from paybill_tenant.tables import OFFERINGS, TENANTS, TenantRow
 
@@ -64,6 +64,10 @@ class RequestBody(Body):
         Email,
         Field(description="Where billing reaches the organisation. Sealed before anything is stored; never shown."),
     ]
+    payment: Annotated[
+        Key | None,
+        Field(description="The billing provider to pay through; billing's default if null.", examples=["manual"]),
+    ] = None
 
 
 class SuspendBody(Body):
@@ -173,7 +177,8 @@ def router(edge: Edge) -> APIRouter:
         """Ask for a new tenant. It becomes active when its subscription gives access and its environment is ready.
 
         An `Idempotency-Key` makes it safe to send again: the answer is the first one. Refused with `slug_taken`,
-        `slug_reserved`, `unknown_plan`, `unknown_region`, or `offerings_not_published` (later it succeeds).
+        `slug_reserved`, `unknown_plan`, `unknown_region`, `unknown_payment`, or `offerings_not_published` (later it
+        succeeds).
         """
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await edge.seal(tenant_id, body.contact_email)
@@ -189,6 +194,8 @@ def router(edge: Edge) -> APIRouter:
                 region=body.region,
                 contact_email=sealed,
                 source=Source.API,
+                payments=unit.get(OFFERINGS, PAYMENTS),
+                payment=body.payment,
             )
             unit.record(TENANTS, tenant_id, events)
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), tenant_id))
@@ -197,7 +204,7 @@ def router(edge: Edge) -> APIRouter:
             who.origin,
             decide,
             writes=[TENANTS.key(tenant_id)],
-            reads=[OFFERINGS.key(PLANS), OFFERINGS.key(REGIONS)],
+            reads=[OFFERINGS.key(offering) for offering in (PLANS, REGIONS, PAYMENTS)],
             seals=[sealed],
             verb="request",
             target=body.slug,

@@ -11,6 +11,7 @@ from paybill_contracts.billing import (
     SubscriptionSuspended,
 )
 from paybill_contracts.catalogue import CataloguePublished
+from paybill_contracts.providers import ProvidersConfigured
 from paybill_contracts.provisioner import (
     BlueprintPublished,
     EnvironmentFailed,
@@ -23,7 +24,7 @@ from paybill_runtime.state import Key
 from paybill_runtime.unit import Moment, Unit
 
 from paybill_tenant.domain import offerings, tenants
-from paybill_tenant.domain.offerings import PLANS, REGIONS
+from paybill_tenant.domain.offerings import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Tenant, existing
 from paybill_tenant.tables import OFFERINGS, TENANTS
 
@@ -51,6 +52,11 @@ def catalogue_published(unit: Unit, fact: CataloguePublished, _: Moment) -> None
 @HEARS.fact(BlueprintPublished, writes=lambda _: [OFFERINGS.key(REGIONS)])
 def blueprint_published(unit: Unit, fact: BlueprintPublished, _: Moment) -> None:
     unit.record(OFFERINGS, REGIONS, offerings.on_blueprint_published(unit.get(OFFERINGS, REGIONS), fact))
+
+
+@HEARS.fact(ProvidersConfigured, writes=lambda _: [OFFERINGS.key(PAYMENTS)])
+def providers_configured(unit: Unit, fact: ProvidersConfigured, _: Moment) -> None:
+    unit.record(OFFERINGS, PAYMENTS, offerings.on_providers_configured(unit.get(OFFERINGS, PAYMENTS), fact))
 
 
 @HEARS.fact(AccountRegistered, writes=_writes)

@@ -25,7 +25,7 @@ class TenantRow(Base, table=True):
 
 
 class OfferingRow(Base, table=True):
-    """What may be asked for: the row `plans`, and the row `regions`."""
+    """What may be asked for: the rows `plans`, `regions` and `payments`."""
 
     __tablename__ = "offerings"
 

@@ -1,20 +1,22 @@
-"""What may be asked for when signing up: billing's plans and the provisioner's regions, as they published them."""
+"""What may be asked for when signing up: plans, regions and ways to pay, as their owners published them."""
 
 from dataclasses import dataclass
 
 from paybill_contracts.catalogue import CataloguePublished
 from paybill_contracts.errors import DomainError, RetryLaterError
+from paybill_contracts.providers import ProvidersConfigured
 from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.tenant import OfferingNoted
 from paybill_contracts.values import Digest, Key
 
 PLANS = "plans"
 REGIONS = "regions"
+PAYMENTS = "payments"
 
 
 @dataclass(frozen=True, slots=True)
 class Offering:
-    """The keys that one owner offers. `id` is `plans` or `regions`."""
+    """The keys that one owner offers. `id` is `plans`, `regions` or `payments`."""
 
     id: Key
     keys: tuple[Key, ...]
@@ -39,6 +41,12 @@ class UnknownRegionError(DomainError):
     code = "unknown_region"
 
 
+class UnknownPaymentError(DomainError):
+    """None of the providers that billing has."""
+
+    code = "unknown_payment"
+
+
 def check_offered(plans: Offering | None, regions: Offering | None, *, plan: str, region: str) -> None:
     """Raise OfferingsNotPublishedError, UnknownPlanError or UnknownRegionError unless both can be had."""
     if plans is None:
@@ -49,6 +57,21 @@ def check_offered(plans: Offering | None, regions: Offering | None, *, plan: str
         raise UnknownPlanError(f"there is no plan {plan}; choose one of {', '.join(plans.keys)}")
     if region not in regions.keys:
         raise UnknownRegionError(f"there is no region {region}; choose one of {', '.join(regions.keys)}")
+
+
+def check_payment(payments: Offering | None, payment: str | None) -> None:
+    """Raise OfferingsNotPublishedError or UnknownPaymentError unless one can pay like this. None: billing chooses."""
+    if payment is None:
+        return
+    if payments is None:
+        raise OfferingsNotPublishedError("billing has not said yet how one can pay; try again when it runs")
+    if payment not in payments.keys:
+        raise UnknownPaymentError(f"nobody can pay by {payment}; choose one of {', '.join(payments.keys)}")
+
+
+def on_providers_configured(payments: Offering | None, fact: ProvidersConfigured) -> list[OfferingNoted]:
+    """Note how one can pay."""
+    return _note(payments, PAYMENTS, set(fact.names), fact.content_hash)
 
 
 def on_catalogue_published(plans: Offering | None, fact: CataloguePublished) -> list[OfferingNoted]:

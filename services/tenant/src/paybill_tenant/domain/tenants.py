@@ -33,7 +33,7 @@ from paybill_contracts.tenant import (
 )
 from paybill_contracts.values import Count, EnvironmentId, Key, Slug, TenantId, Text, Timestamp
 
-from paybill_tenant.domain.offerings import Offering, check_offered
+from paybill_tenant.domain.offerings import Offering, check_offered, check_payment
 
 TenantEvent = (
     TenantRequested
@@ -145,11 +145,14 @@ def request(
     region: str,
     contact_email: Personal[str],
     source: Source,
+    payments: Offering | None = None,
+    payment: str | None = None,
 ) -> list[TenantEvent]:
     """Ask to become a customer. That the slug is free is checked where it is stored, by a unique column."""
     if slug in RESERVED_SLUGS or slug.startswith(RESERVED_PREFIXES):
         raise SlugReservedError(f"the slug {slug} is reserved; choose another")
     check_offered(plans, regions, plan=plan, region=region)
+    check_payment(payments, payment)
     return [
         TenantRequested(
             tenant_id=tenant_id,
@@ -159,6 +162,7 @@ def request(
             region=region,
             contact_email=contact_email,
             source=source,
+            payment=payment,
         )
     ]
 
