@@ -1,0 +1,387 @@
+"""Windows of usage on real servers: opened, consumed, closed when all is heard, sent once, and asked about."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from billing_samples import CONTENT, EMAIL, published
+from billing_world import Publisher
+from fastapi import APIRouter
+from paybill_billing.api import usage as usage_api
+from paybill_billing.api import usage_windows
+from paybill_billing.consumer import HEARS
+from paybill_billing.domain import catalogue, publishers
+from paybill_billing.domain.closed_windows import ClosedWindow
+from paybill_billing.effects import ProviderAwayError, ProviderRefusedError, Providers, Reading
+from paybill_billing.settings import Settings
+from paybill_billing.tables import ACCOUNTS, CATALOGUES, ENTITLEMENTS, PUBLISHERS, STATES
+from paybill_billing.work.usage import WORK, Closing
+from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PlanRef, PublisherGrant
+from paybill_contracts.envelope import Offer, Origin, headers_of_offer, intake_subject
+from paybill_contracts.metering import UsageWindowOpened
+from paybill_contracts.placement import Preset
+from paybill_contracts.usage import Usage
+from paybill_runtime.app import Service
+from paybill_runtime.clock import new_id
+from paybill_runtime.replay import replay
+from paybill_runtime.streams import connect
+from paybill_runtime.telemetry import child
+from paybill_runtime.testing import until
+from usage_samples import counts, feature
+
+TENANT = "ten_" + "d" * 32
+CUSTOMER = "cus_1"
+LATER = datetime.now(UTC) + timedelta(days=70)
+QUOTA = 10
+
+
+class AtProvider:
+    """A provider's meters in memory: they know a key for ever unless they forget it, and can be away or refuse."""
+
+    def __init__(self):
+        self.readings = {}
+        self.calls = []
+        self.raises = []
+        self.lost_answers = 0
+
+    async def report(self, reading, key):
+        self.calls.append(key)
+        if self.raises:
+            raise self.raises.pop(0)
+        self.readings.setdefault(key, reading)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise ProviderAwayError(0.05, "the answer was lost")
+
+    async def reported(self, meter, customer, since, until):
+        mine = [r for r in self.readings.values() if (r.meter, r.customer) == (meter, customer)]
+        return sum(reading.quantity for reading in mine if since <= reading.at < until)
+
+
+class Metered:
+    """Billing, as far as usage goes."""
+
+    def __init__(self, served, client, metering, provider, log):
+        self.served, self.client, self.metering, self.provider, self.log = served, client, metering, provider, log
+        self.closing = Closing(served.running.edge)
+
+    async def offer(self, quantity=1, id_=None, **changes):
+        values = {"tenant_id": TENANT, "meter": "calls", "quantity": quantity, "occurred_at": datetime.now(UTC)}
+        return await self.metering.offer(Usage(**{**values, **changes}), id_=id_)
+
+    async def offer_raw(self, payload):
+        """As another program may: our own library refuses to send what is not valid."""
+        sound = Usage(tenant_id=TENANT, meter="calls", quantity=1, occurred_at=datetime.now(UTC))
+        headers = headers_of_offer(Offer(sound, new_id(), "metering", datetime.now(UTC), child(None)))
+        await self.client.jetstream().publish(intake_subject("metering", sound), payload, headers=headers)
+
+    async def consume(self, quantity=1, key=None, **more):
+        headers = {"Idempotency-Key": key or new_id()}
+        body = {"meter": "calls", "quantity": quantity, **more}
+        return await self.served.client.post(f"/v1/tenants/{TENANT}/usage/consume", json=body, headers=headers)
+
+    async def allowance(self):
+        answer = await self.served.client.get(f"/v1/tenants/{TENANT}/usage")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["meters"][0]
+
+    async def windows(self, **query):
+        answer = await self.served.client.get("/v1/usage/windows", params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["windows"]
+
+    async def standing(self, status):
+        async def look():
+            found = await self.windows(status=status)
+            return found[0] if found else None
+
+        return await until(look)
+
+    async def close(self):
+        """As soon as anything is counted; what was offered before is to be counted, too."""
+        await until(lambda: self.closing.tick(LATER))
+
+
+@pytest.fixture
+def how():
+    """How the meter counts; a test may say it otherwise."""
+    return {"provider_meters": {"stripe": "api_calls"}}
+
+
+@pytest.fixture
+async def metered(start, nats, log, tmp_path, how):
+    provider = AtProvider()
+    service = Service(
+        name="billing",
+        settings=Settings,
+        states=STATES,
+        hears=HEARS,
+        work=WORK,
+        router=_router,
+        effects=lambda _settings, _secrets: Providers({"stripe": provider}),
+        on_start=(lambda edge: _subscribed(edge, how),),
+    )
+    served = await start(service)
+    client = await connect(nats.url, "metering", nats.password("metering"))
+    found = Metered(served, client, Publisher(client, tmp_path), provider, log)
+    yield found
+    await found.closing._leave()
+    await client.close()
+
+
+def _router(edge):
+    routes = APIRouter()
+    routes.include_router(usage_api.router(edge))
+    routes.include_router(usage_windows.router(edge))
+    return routes
+
+
+async def _subscribed(edge, how):
+    content = CONTENT.model_copy(update={"meters": (counts(**how),)})
+    about = {"tenant_id": TENANT}
+    grant = PublisherGrant(publisher="metering", all_tenants=True, tenants=())
+
+    def decide(unit, _):
+        unit.record(CATALOGUES, catalogue.CATALOGUE, catalogue.publish(None, content))
+        unit.record(PUBLISHERS, publishers.PUBLISHERS, publishers.allow(None, [grant]))
+        account = AccountRegistered(
+            **about, name="Acme", contact_email=EMAIL, plan="pro", plan_version=1, provider="stripe", retention_s=0
+        )
+        opened = AccountOpened(
+            **about, provider="stripe", customer=CUSTOMER, checkout="cs_1", checkout_url="http://127.0.0.1/c"
+        )
+        unit.record(ACCOUNTS, TENANT, [account, opened])
+        entitled = EntitlementsSet(
+            **about,
+            subscription_id="sub_" + "1" * 32,
+            plan=PlanRef(plan="pro", version=1, catalogue_hash=published(content).content_hash),
+            tier="pro",
+            placement=Preset.POOLED,
+            features=(feature(quota=QUOTA),),
+            allows_access=True,
+            entitlements_hash="c" * 64,
+        )
+        unit.record(ENTITLEMENTS, TENANT, [entitled])
+
+    await edge.decide(
+        Origin("start", "start", "service:billing", ""),
+        decide,
+        writes=[
+            CATALOGUES.key(catalogue.CATALOGUE),
+            PUBLISHERS.key(publishers.PUBLISHERS),
+            ACCOUNTS.key(TENANT),
+            ENTITLEMENTS.key(TENANT),
+        ],
+    )
+
+
+async def test_of_many_who_consume_at_once_no_two_share_the_last_unit(metered):
+    answers = await asyncio.gather(*(metered.consume() for _ in range(3 * QUOTA)))
+
+    allowed = [answer.json()["allowed"] for answer in answers]
+    refusals = {answer.json()["refusal"] for answer in answers}
+    assert (sum(allowed), refusals) == (QUOTA, {None, "quota_exceeded"})
+    assert (await metered.allowance())["remaining"] == 0
+    facts = await metered.log.facts("billing.usage_recorded", at_least=QUOTA)
+    assert len(facts) == QUOTA
+    told = await metered.log.facts("billing.quota_warned", "billing.quota_exceeded", at_least=2)
+    assert [fact.event.value for fact in told] == [8, QUOTA]
+
+
+async def test_a_request_to_consume_that_is_sent_again_counts_once_and_one_without_a_key_not_at_all(metered):
+    first, again = await metered.consume(4, key="k"), await metered.consume(4, key="k")
+    bare = await metered.served.client.post(f"/v1/tenants/{TENANT}/usage/consume", json={"meter": "calls"})
+
+    assert first.json() == again.json()
+    assert (first.json()["value"], first.json()["remaining"], first.json()["quota"]) == (4, 6, QUOTA)
+    assert (bare.status_code, bare.json()["code"]) == (400, "idempotency_key_missing")
+    assert (await metered.allowance())["value"] == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"meter": "disk"}, 422, "unknown_meter"),
+        ({"meter": "calls", "quantity": 0}, 422, "invalid_request"),
+        ({"meter": "calls", "quantity": -1}, 422, "invalid_request"),
+        ({"meter": "calls", "of": "a\nb"}, 422, "invalid_request"),
+        ({"meter": "calls", "more": 1}, 422, "invalid_request"),
+    ],
+    ids=["meter", "nothing", "negative", "two lines", "unknown field"],
+)
+async def test_what_cannot_be_consumed_is_refused_with_a_code(metered, body, status, code):
+    headers = {"Idempotency-Key": "k"}
+    answer = await metered.served.client.post(f"/v1/tenants/{TENANT}/usage/consume", json=body, headers=headers)
+    nobody = await metered.served.client.post(
+        f"/v1/tenants/ten_{'e' * 32}/usage/consume", json={"meter": "calls"}, headers=headers
+    )
+
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert (nobody.status_code, nobody.json()["code"]) == (404, "unknown_tenant")
+
+
+async def test_a_window_closes_when_all_that_reached_the_intake_before_is_counted(metered):
+    await asyncio.gather(*(metered.offer() for _ in range(300)))
+
+    await metered.close()
+
+    (window,) = await metered.windows()
+    assert (window["value"], window["records"]) == (300, 300)
+    opened = await metered.log.facts("billing.usage_window_opened")
+    (closed,) = await metered.log.facts("billing.usage_window_closed")
+    assert isinstance(opened[0].event, UsageWindowOpened)
+    assert (closed.event.value, closed.event.catalogue_hash) == (300, opened[0].event.catalogue_hash)
+
+
+async def test_the_provider_is_told_once_although_its_answers_are_lost_and_has_counted_what_was_used(metered):
+    metered.provider.lost_answers = 2
+    for _ in range(2):
+        await metered.offer(7, id_="0190a5b0-0000-7000-8000-00000000000a")
+    await metered.offer(5)
+
+    await metered.close()
+    window = await metered.standing("reported")
+    await metered.served.client.post(f"/v1/usage/windows/{window['id']}/count")
+
+    async def counted():
+        answer = await metered.served.client.get(f"/v1/usage/windows/{window['id']}")
+        return answer.json()["counted"]
+
+    assert await until(counted) == 12 == window["reported"]
+    (reading,) = metered.provider.readings.values()
+    assert (reading.customer, reading.meter, reading.quantity) == (CUSTOMER, "api_calls", 12)
+    assert window["start"] <= reading.at.isoformat() < window["end"]
+    # The first attempt's answer was lost; the second one looked, and sent nothing.
+    assert len(metered.provider.calls) == 1
+    (fact,) = await metered.log.facts("billing.usage_reported")
+    (closed,) = await metered.log.facts("billing.usage_window_closed")
+    assert fact.origin.cause == closed.id
+
+
+async def test_what_the_provider_refuses_is_a_fact_and_can_be_sent_again(metered):
+    metered.provider.raises = [ProviderRefusedError("Stripe has no active meter of this name")]
+    await metered.offer(3)
+    await metered.close()
+    failed = await metered.standing("failed")
+
+    answer = await metered.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
+    reported = await metered.standing("reported")
+
+    assert "no active meter" in failed["failure"]
+    assert answer.status_code == 202
+    assert (reported["reported"], reported["failure"], len(metered.provider.readings)) == (3, None, 1)
+    assert len(set(metered.provider.calls)) == 1  # the same key both times
+    nothing = await metered.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
+    assert (nothing.status_code, len(metered.provider.calls)) == (202, 2)
+
+
+async def test_what_somebody_else_sent_to_the_providers_meter_is_not_added_to(metered):
+    metered.provider.readings["another"] = Reading(CUSTOMER, "api_calls", 99, datetime.now(UTC))
+    await metered.offer(3)
+    await metered.close()
+
+    failed = await metered.standing("failed")
+
+    assert "has counted 99 in this window without us, where 3 was used" in failed["failure"]
+    assert metered.provider.calls == []
+
+
+@pytest.mark.parametrize("how", [{}], ids=["no provider's meter"])
+async def test_a_window_of_a_meter_that_no_provider_bills_is_closed_and_sent_nowhere(metered):
+    await metered.offer(3)
+    await metered.close()
+
+    window = await metered.standing("unbilled")
+    answers = [
+        await metered.served.client.post(f"/v1/usage/windows/{window['id']}/{verb}") for verb in ("report", "count")
+    ]
+
+    assert [answer.json()["code"] for answer in answers] == ["window_not_reported"] * 2
+    assert metered.provider.calls == []
+
+
+async def test_what_comes_when_its_window_is_closed_is_quarantined_with_the_reason_and_the_next_counts(metered):
+    at = datetime.now(UTC)
+    await metered.offer(3)
+    await metered.close()
+
+    await metered.offer(4, occurred_at=at)
+    await metered.offer(5, occurred_at=at, meter="disk")
+
+    facts = await metered.log.facts("billing.intake_quarantined", at_least=2)
+    assert "came too late: that time is closed since" in facts[0].event.reason
+    assert "does not count disk" in facts[1].event.reason
+    (window,) = await metered.windows()
+    assert window["value"] == 3
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        ({"quantity": -1}, "quantity"),
+        ({"quantity": 1.5}, "quantity"),
+        ({"occurred_at": "2020-01-01T00:00:00Z"}, "accepted is from 35 days ago"),
+        ({"occurred_at": "9999-12-31T23:59:59Z"}, "5 minutes ahead"),
+        ({"tenant_id": "ten_" + "e" * 32}, "there is no tenant"),
+        ({"meter": "disk"}, "does not count disk"),
+        ({"quantity": 10**14}, "more than one report"),
+    ],
+    ids=["negative", "a part", "far past", "far future", "tenant", "meter", "too much"],
+)
+async def test_bad_usage_is_quarantined_with_the_reason_and_what_is_behind_it_counts(metered, edit, why):
+    good = {"tenant_id": TENANT, "meter": "calls", "quantity": 2, "occurred_at": datetime.now(UTC).isoformat()}
+    await metered.offer_raw(json.dumps(good | edit).encode())
+    await metered.offer(2)
+
+    (fact,) = await metered.log.facts("billing.intake_quarantined")
+
+    async def counted():
+        return (await metered.allowance())["value"]
+
+    assert await until(counted) == 2
+    assert why in fact.event.reason
+    listed = (await metered.served.client.get("/v1/operations/quarantine")).json()
+    assert [row["quarantine_id"] for row in listed] == [fact.event.quarantine_id]
+
+
+@pytest.mark.parametrize("how", [{"aggregation": "unique", "window": "day"}], ids=["unique"])
+async def test_different_things_are_counted_once_in_a_window_by_reports_and_requests_alike(metered):
+    for of in ("ada", "bob", "ada"):
+        await metered.offer(of=of)
+
+    async def counted():
+        found = await metered.allowance()
+        return found if found["records"] == 3 else None
+
+    await until(counted)
+    again, new = await metered.consume(of="bob"), await metered.consume(of="eve")
+
+    assert (again.json()["value"], new.json()["value"]) == (2, 3)
+    facts = await metered.log.facts("billing.usage_member_counted", at_least=3)
+    assert len({fact.event.member for fact in facts}) == 3
+
+
+async def test_all_of_it_replays_to_the_same_tables(metered):
+    metered.provider.raises = [ProviderRefusedError("no")]
+    for _ in range(12):
+        await metered.offer()
+    await metered.close()
+    failed = await metered.standing("failed")
+    await metered.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
+    await metered.standing("reported")
+    await metered.consume(key="k")
+    running = metered.served.running
+
+    report = await replay(running.service, running.settings, running.database)
+
+    assert report.equal, report.as_dict()
+
+
+def test_a_window_has_one_key_for_ever_and_another_than_any_other_window():
+    common = {"tenant_id": TENANT, "meter": "calls", "aggregation": "sum", "value": 1, "records": 1}
+    about = {**common, "provider": "stripe", "provider_meter": "m", "status": "due", "start": LATER, "end": LATER}
+    keys = {ClosedWindow(id=f"{TENANT}:calls:{at}", **about).report_key for at in ("2026-03-01T00", "2026-04-01T00")}
+
+    assert len(keys) == 2
+    assert {len(key) for key in keys} == {32}
