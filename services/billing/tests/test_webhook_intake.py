@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from billing_world import SECRETS
-from paybill_billing.api.webhooks import MAX_WAITING, Inbox
+from paybill_billing.work.inbox import MAX_WAITING, Inbox
 from paybill_billing.app import service
 from paybill_billing.effects import DeliveryRefusedError
 from paybill_billing.effects.stripe_inbound import StripeInbound

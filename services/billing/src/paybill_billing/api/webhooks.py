@@ -1,115 +1,23 @@
 """Where providers send their messages: verify, keep durably, answer; what they mean is found out later."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 from paybill_contracts.values import Key
-from paybill_runtime.database import Database
-from paybill_runtime.errors import OverloadedError, is_collision
 from paybill_runtime.http import Edge
 from paybill_runtime.problems import Problem
 from pydantic import BaseModel
-from sqlalchemy import text
 
-from paybill_billing.effects import Delivery, DeliveryRefusedError, Inbound
-from paybill_billing.tables import NO_ACCOUNT
-
-MAX_GROUP = 256
-MAX_WAITING = 4096
-MAX_TRIES = 5
-
-# One more message of a customer that we do not know changes nothing: its account will wake it.
-# Locked in the order of their names, so that two processes that keep messages of one subscription cannot deadlock.
-_KEEP = text(
-    "WITH given AS (SELECT * FROM unnest(CAST(:provider AS text[]), CAST(:event_id AS text[]), CAST(:type AS text[]), "
-    "CAST(:created AS timestamptz[]), CAST(:api_version AS text[]), CAST(:livemode AS boolean[]), "
-    "CAST(:object_type AS text[]), CAST(:object_id AS text[]), CAST(:customer AS text[]), CAST(:target AS text[]), "
-    "CAST(:traceparent AS text[]), CAST(:body AS bytea[]), CAST(:received_at AS timestamptz[]), "
-    "CAST(:quarantine AS text[])) "
-    "AS g (provider, event_id, type, created, api_version, livemode, object_type, object_id, customer, target, "
-    "traceparent, body, received_at, quarantine)), "
-    "kept AS (INSERT INTO webhooks (provider, event_id, type, created, api_version, livemode, object_type, object_id, "
-    "customer, target, traceparent, body, received_at, quarantine, done_at) "
-    "SELECT *, CASE WHEN target IS NULL OR quarantine IS NOT NULL THEN received_at END FROM given "
-    "ORDER BY provider, event_id "
-    "ON CONFLICT DO NOTHING RETURNING provider, target, customer, received_at, quarantine) "
-    "INSERT INTO webhook_targets AS t (provider, target, seq, customer, tries, due) "
-    "SELECT provider, target, count(*), max(customer), 0, max(received_at) FROM kept "
-    "WHERE target IS NOT NULL AND quarantine IS NULL "
-    "GROUP BY provider, target ORDER BY provider, target "
-    "ON CONFLICT (provider, target) DO UPDATE SET seq = t.seq + excluded.seq, "
-    "due = CASE WHEN t.reason = :no_account THEN t.due ELSE excluded.due END"
-)
+from paybill_billing.effects import DeliveryRefusedError, Inbound
+from paybill_billing.work.inbox import Inbox, Kept
 
 
 class Received(BaseModel):
     """The message is kept and will not be lost. A copy of one that is kept already is received, too."""
 
     received: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept(Delivery):
-    """A message as it is kept; `body` is sealed."""
-
-    provider: str
-    traceparent: str
-    body: bytes
-    received_at: datetime
-
-
-class Inbox:
-    """Keeps messages by group commit: all that wait share one statement, and each is answered when it is durable.
-
-    kept: called after every such commit for each provider that sent some, for whoever finds out what they mean.
-    """
-
-    def __init__(self, database: Database, kept: Callable[[str], None]) -> None:
-        self._database = database
-        self._kept = kept
-        self._waiting: list[tuple[Kept, asyncio.Future[None]]] = []
-        self._writing: asyncio.Task[None] | None = None
-
-    async def keep(self, message: Kept) -> None:
-        """Return once it is durable. Raises OverloadedError, DatabaseUnavailableError."""
-        if len(self._waiting) >= MAX_WAITING:
-            raise OverloadedError("too many messages wait to be kept; send it again later")
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((message, done))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
-        await done
-
-    async def _write(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-            error = await self._stored([message for message, _ in group])
-            for provider in {message.provider for message, _ in group}:
-                self._kept(provider)
-            for _, done in group:
-                if done.cancelled():
-                    continue
-                if error is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(error)
-
-    async def _stored(self, messages: Sequence[Kept]) -> Exception | None:
-        unique = {(message.provider, message.event_id): asdict(message) for message in messages}
-        for _ in range(MAX_TRIES):
-            try:
-                async with self._database.transaction() as connection:
-                    await connection.execute(_KEEP, {**_columns(list(unique.values())), "no_account": NO_ACCOUNT})
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is every waiting sender's answer
-                if not is_collision(error):
-                    return error
-            else:
-                return None
-        return OverloadedError("others change the same subscriptions; send it again later")
 
 
 def router(edge: Edge, inbound: Mapping[str, Inbound], kept: Callable[[str], None]) -> APIRouter:
@@ -138,7 +46,3 @@ def router(edge: Edge, inbound: Mapping[str, Inbound], kept: Callable[[str], Non
         return Received()
 
     return routes
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
