@@ -4,34 +4,17 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from paybill_billing.app import service
 from paybill_billing.settings import Settings
-from paybill_runtime.app import Running
 from paybill_runtime.auth import Role, make_key
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.migrate import check
 from pydantic import ValidationError
 
 TENANT = "ten_" + "f" * 32
-EDITED = """\
-product: paybill-demo
-plans:
-  - {plan: pro, version: 1, name: Pro, tier: pro, placement: pooled, grace: 7d, retention: 30d, features: [],
-     prices: [{minor: 2900, currency: EUR, interval: month}]}
-"""
 
 
 async def test_the_tables_in_the_code_are_those_of_the_migrations(world):
     await check(world.served.running.database, "billing")
-
-
-async def test_the_catalogue_on_sale_is_shown_with_its_hash(world):
-    shown = await world.get("/v1/catalogue")
-
-    (fact,) = await world.log.facts("billing.catalogue_published")
-    assert shown["product"] == "paybill-demo"
-    assert [plan["plan"] for plan in shown["plans"]] == ["starter", "team", "business"]
-    assert shown["content_hash"] == fact.event.content_hash
 
 
 async def test_subscriptions_are_paged_by_their_ids(world):
@@ -75,43 +58,6 @@ async def test_only_who_may_read_billing_sees_any_of_it(world, outside):
     for path in paths:
         assert (await outside.get(path)).json()["code"] == "no_key"
         assert (await outside.get(path, headers={"Authorization": "Bearer pbk_x_y"})).json()["code"] == "wrong_key"
-
-
-async def test_starting_again_with_the_same_catalogue_says_nothing_new(start, world, settings):
-    url = world.served.running.settings.database_url
-
-    again = await start(service(), url, **{**settings, "http_port": 0})
-
-    answer = await again.client.get("/v1/catalogue")
-    assert answer.status_code == 200
-    said = await world.log.facts("billing.catalogue_published", "billing.publishers_allowed", at_least=2)
-    assert len(said) == 2
-
-
-@pytest.mark.parametrize("catalogue", [EDITED], indirect=True)
-async def test_an_edit_of_a_published_plan_ends_the_start_with_file_line_and_reason(world, catalogue):
-    catalogue.write_text(EDITED.replace("2900", "3900"))
-    running = world.served.running
-    again = Running(service(), running.settings)
-
-    with pytest.raises(ConfigurationError, match=r"plans\.yaml:3: pro version 1 .* differs in prices.* version 2"):
-        await again.__aenter__()
-    await again.__aexit__()
-
-
-@pytest.mark.parametrize("catalogue", ["product: [\n"], indirect=True)
-async def test_a_broken_catalogue_ends_the_start(start, settings):
-    running = Running(service(), Settings(**(await _settings(start, settings))))
-
-    with pytest.raises(ConfigurationError, match="no YAML"):
-        await running.__aenter__()
-    await running.__aexit__()
-
-
-async def _settings(start, settings):
-    """The settings of a billing that starts, with those of the test put over them."""
-    good = await start(service(), **{**settings, "catalogue_file": None, "http_port": 0})
-    return {**good.running.settings.model_dump(), **settings, "http_port": 0}
 
 
 @pytest.mark.parametrize(
