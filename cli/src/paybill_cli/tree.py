@@ -76,6 +76,76 @@ TREE = Branch(
                 ),
             },
         ),
+        "licence": Branch(
+            "Issue, renew and revoke licences, and verify one offline.",
+            {
+                "issue": Leaf(
+                    "paybill_cli.licences:issue", "Issue the licence of the subscription that entitles a tenant."
+                ),
+                "list": Leaf("paybill_cli.licences:list_all", "List licences in the order of their ids."),
+                "show": Leaf("paybill_cli.licences:show", "Show a licence and its machines, or print its text."),
+                "renew": Leaf("paybill_cli.licences:renew", "Sign a licence anew, without waiting for its time."),
+                "revoke": Leaf(
+                    "paybill_cli.licences:revoke",
+                    "Take a licence back: it goes on the signed list, and its seats are free.",
+                ),
+                "activate": Leaf(
+                    "paybill_cli.licences:activate",
+                    "Let a machine use a seat of a licence; again for the same machine, it was seen.",
+                ),
+                "deactivate": Leaf("paybill_cli.licences:deactivate", "Give a machine's seat back."),
+                "keys": Leaf(
+                    "paybill_cli.licences:keys",
+                    "Print the public keys that licences are verified with, as a JWK set.",
+                ),
+                "rotate-keys": Leaf(
+                    "paybill_cli.licences:rotate_keys", "Have licences signed with a new key from now on."
+                ),
+                "verify": Leaf(
+                    "paybill_cli.licence_verify:verify",
+                    "Say whether a licence is good, offline; exit code 1 when it is not.",
+                ),
+            },
+        ),
+        "plans": Branch(
+            "Check, compare and publish what is sold.",
+            {
+                "lint": Leaf(
+                    "paybill_cli.plans:lint",
+                    "Check a catalogue without a running stack; exit code 1 when it has flaws.",
+                ),
+                "diff": Leaf(
+                    "paybill_cli.plans:diff",
+                    "Show what publishing a catalogue would change; exit code 6 when it cannot be published.",
+                ),
+                "publish": Leaf("paybill_cli.plans:publish", "Sell what a catalogue says from now on."),
+                "list": Leaf("paybill_cli.plans:list_all", "List the plan versions on sale."),
+                "show": Leaf(
+                    "paybill_cli.plans:show", "Show one plan version; the newest on sale when no version is named."
+                ),
+            },
+        ),
+        "entitlement": Branch(
+            "See what a tenant may use, and add to its plan.",
+            {
+                "show": Leaf(
+                    "paybill_cli.entitlements:show",
+                    "Show what a tenant may use, and where that differs from its plan.",
+                ),
+                "check": Leaf(
+                    "paybill_cli.entitlements:check",
+                    "Ask whether a tenant may use a feature now; exit code 6 when it may not.",
+                ),
+                "override": Leaf(
+                    "paybill_cli.entitlements:override",
+                    "Give a tenant a feature other than its plan's, for ever or for a time.",
+                ),
+                "grant": Leaf(
+                    "paybill_cli.entitlements:grant", "Give a tenant more of a feature, for ever or for a time."
+                ),
+                "withdraw": Leaf("paybill_cli.entitlements:withdraw", "End an override or a grant now."),
+            },
+        ),
         "events": Branch(
             "Read the log, publish, and decide about what is stuck.",
             {
