@@ -221,7 +221,7 @@ class StripeChanges:
             "end_date": int(ends.timestamp()),
         }
         if found.says("status") == "trialing":
-            current["trial"] = True
+            current["trial_end"] = found.says("trial_end")
         after: SubscriptionScheduleUpdateParamsPhase = {
             "items": then,
             "proration_behavior": "none",

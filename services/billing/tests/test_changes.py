@@ -1,0 +1,331 @@
+"""The rules of changes: what may be asked, what a quote holds, and what any order of facts comes to."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from billing_samples import BASIC, CATALOGUE, CONTENT, DAY, EUR_20, NOW, PRO_1, PRO_2, TENANT, plan, published
+from change_samples import PINNED, SUBSCRIPTION, SUBSCRIPTION_ID, having
+from hypothesis import given
+from hypothesis import strategies as st
+from paybill_billing.domain import catalogue, change_requests, changes
+from paybill_billing.domain.catalogue import UnknownPlanError
+from paybill_billing.domain.change_requests import Asked, at_provider, resolve, still_possible
+from paybill_billing.domain.changes import OPEN, Status
+from paybill_contracts.billing import AccessState, PendingChange
+from paybill_contracts.catalogue import Interval, Price
+from paybill_contracts.changes import ChangeConfirmed, ChangeKind, ChangeQuoted, ChangeRequested, Proration
+from paybill_contracts.errors import DomainError
+from paybill_contracts.money import Money
+
+CHANGE_ID = "chg_" + "1" * 32
+PENDING = PendingChange(plan="pro", version=2, quantity=1, at=NOW + DAY)
+PRORATION = Proration(lines=(), due_now=EUR_20, next_amount=EUR_20, effective_at=NOW)
+UPGRADE = Asked(ChangeKind.PLAN, plan="pro")
+
+
+def wants(asked, subscription=SUBSCRIPTION, sold=CATALOGUE, *, leaving=False):
+    return resolve(sold, subscription, asked, leaving=leaving)
+
+
+def code_of(asked, subscription=SUBSCRIPTION, **more):
+    with pytest.raises(DomainError) as caught:
+        wants(asked, subscription, **more)
+    assert str(caught.value)
+    return caught.value.code
+
+
+def requested(*, confirmed=False, asked=UPGRADE):
+    events = changes.request(
+        None,
+        SUBSCRIPTION,
+        wants(asked),
+        change_id=CHANGE_ID,
+        confirmed=confirmed,
+        reason="grow",
+        open_change=None,
+    )
+    return changes.evolve(None, events[0])
+
+
+def after(change, events):
+    for event in events:
+        change = changes.evolve(change, event)
+    return change
+
+
+def quoted(change=None, now=NOW, subscription=SUBSCRIPTION):
+    change = change or requested()
+    return after(change, changes.quoted(change, subscription, PRORATION, PRO_1, PRO_2, now))
+
+
+def test_the_newest_version_on_sale_is_wanted_when_none_is_named():
+    wanted = wants(UPGRADE)
+
+    assert (wanted.plan.plan, wanted.plan.version, wanted.quantity) == ("pro", 2, None)
+
+
+def test_what_stays_is_not_in_what_is_wanted():
+    seats, plan_alone = wants(Asked(ChangeKind.PLAN, quantity=5)), wants(Asked(ChangeKind.PLAN, plan="pro", quantity=3))
+
+    assert (seats.plan, seats.quantity) == (None, 5)
+    assert (plan_alone.plan.version, plan_alone.quantity) == (2, None)
+
+
+def test_a_version_that_was_retired_can_be_kept_and_not_bought():
+    sold = published(CONTENT, CONTENT.model_copy(update={"plans": (BASIC, PRO_2)}))
+
+    more_seats = wants(Asked(ChangeKind.PLAN, plan="pro", version=1, quantity=9), sold=sold)
+    back = code_of(
+        Asked(ChangeKind.PLAN, plan="pro", version=1), having(plan=PINNED.model_copy(update={"version": 2})), sold=sold
+    )
+
+    assert (more_seats.plan, more_seats.quantity) == (None, 9)
+    assert back == "plan_not_on_sale"
+
+
+def test_another_interval_is_another_price_of_the_plan():
+    yearly = Price(amount=Money(minor=20_000, currency="EUR"), interval=Interval.YEAR, provider_prices={})
+    both = plan("pro", 1).model_copy(update={"prices": (*PRO_1.prices, yearly)})
+    sold = published(CONTENT.model_copy(update={"plans": (both,)}))
+
+    wanted = wants(Asked(ChangeKind.PLAN, interval=Interval.YEAR), sold=sold)
+
+    assert (wanted.plan.plan, wanted.plan.version, wanted.price_index) == ("pro", 1, 1)
+    assert at_provider(sold, SUBSCRIPTION, wanted).price == yearly
+    assert code_of(Asked(ChangeKind.PLAN, interval=Interval.MONTH), sold=sold) == "nothing_to_change"
+
+
+@pytest.mark.parametrize(
+    ("asked", "subscription", "code"),
+    [
+        (Asked(ChangeKind.PLAN), SUBSCRIPTION, "nothing_to_change"),
+        (Asked(ChangeKind.PLAN, plan="pro", version=1, quantity=3), SUBSCRIPTION, "nothing_to_change"),
+        (Asked(ChangeKind.PLAN, plan="gold"), SUBSCRIPTION, "unknown_plan"),
+        (Asked(ChangeKind.PLAN, plan="pro", version=9), SUBSCRIPTION, "unknown_plan"),
+        (Asked(ChangeKind.PLAN, plan="basic", interval=Interval.YEAR), SUBSCRIPTION, "no_such_price"),
+        (UPGRADE, having(price=Money(minor=2000, currency="USD")), "no_such_price"),
+        (Asked(ChangeKind.PLAN, quantity=0), SUBSCRIPTION, "quantity_out_of_bounds"),
+        (Asked(ChangeKind.PLAN, quantity=-1), SUBSCRIPTION, "quantity_out_of_bounds"),
+        (Asked(ChangeKind.PLAN, quantity=change_requests.MOST + 1), SUBSCRIPTION, "quantity_out_of_bounds"),
+        (UPGRADE, having(access=AccessState.SUSPENDED), "subscription_suspended"),
+        (UPGRADE, having(access=AccessState.PAUSED), "subscription_paused"),
+        (UPGRADE, having(cancel_at=NOW + DAY), "subscription_cancels"),
+        (replace(UPGRADE, at_period_end=True), having(period_end=None), "no_period"),
+        (Asked(ChangeKind.CANCEL, at_period_end=True), having(cancel_at=NOW + DAY), "subscription_cancels"),
+        (Asked(ChangeKind.REACTIVATE), SUBSCRIPTION, "nothing_to_reactivate"),
+        (Asked(ChangeKind.REACTIVATE, at_period_end=True), having(cancel_at=NOW + DAY), "only_now"),
+        (Asked(ChangeKind.PAUSE), having(access=AccessState.PAUSED), "subscription_paused"),
+        (Asked(ChangeKind.PAUSE), having(access=AccessState.SUSPENDED), "subscription_suspended"),
+        (Asked(ChangeKind.PAUSE, at_period_end=True), SUBSCRIPTION, "only_now"),
+        (Asked(ChangeKind.RESUME), SUBSCRIPTION, "not_paused"),
+        (Asked(ChangeKind.RESUME, at_period_end=True), having(access=AccessState.PAUSED), "only_now"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_code_of_its_own(asked, subscription, code):
+    assert code_of(asked, subscription) == code
+
+
+@pytest.mark.parametrize("kind", ChangeKind)
+def test_nothing_is_changed_of_what_has_ended_is_not_paid_yet_or_is_being_left(kind):
+    assert code_of(Asked(kind), having(access=AccessState.ENDED)) == "subscription_ended"
+    assert code_of(Asked(kind), having(access=AccessState.PENDING)) == "subscription_pending"
+    assert code_of(Asked(kind), leaving=True) == "tenant_leaving"
+
+
+@pytest.mark.parametrize(
+    ("asked", "subscription"),
+    [
+        (Asked(ChangeKind.CANCEL), having(access=AccessState.SUSPENDED)),
+        (Asked(ChangeKind.CANCEL), having(access=AccessState.PAUSED)),
+        (Asked(ChangeKind.CANCEL), having(cancel_at=NOW + DAY)),
+        (Asked(ChangeKind.CANCEL, at_period_end=True), SUBSCRIPTION),
+        (Asked(ChangeKind.REACTIVATE), having(cancel_at=NOW + DAY)),
+        (Asked(ChangeKind.REACTIVATE), having(pending=PENDING)),
+        (Asked(ChangeKind.PAUSE), having(access=AccessState.GRACE)),
+        (Asked(ChangeKind.RESUME), having(access=AccessState.PAUSED)),
+        (UPGRADE, having(access=AccessState.TRIALING)),
+        (UPGRADE, having(access=AccessState.GRACE)),
+        (UPGRADE, having(pending=PENDING)),
+    ],
+)
+def test_what_can_be_is_wanted(asked, subscription):
+    assert wants(asked, subscription).kind is asked.kind
+
+
+@given(
+    access=st.sampled_from(AccessState),
+    kind=st.sampled_from(ChangeKind),
+    later=st.booleans(),
+    cancels=st.booleans(),
+    period=st.booleans(),
+)
+def test_only_what_gives_access_can_change_its_plan_or_pause(access, kind, later, cancels, period):
+    subscription = having(
+        access=access, cancel_at=NOW + DAY if cancels else None, period_end=NOW + DAY if period else None
+    )
+
+    try:
+        still_possible(subscription, kind, at_period_end=later)
+    except DomainError:
+        return
+
+    assert access not in {AccessState.ENDED, AccessState.PENDING}
+    assert not (later and kind in {ChangeKind.PAUSE, ChangeKind.RESUME, ChangeKind.REACTIVATE})
+    if kind in {ChangeKind.PLAN, ChangeKind.PAUSE}:
+        assert access in {AccessState.ACTIVE, AccessState.TRIALING, AccessState.GRACE}
+
+
+def test_a_second_open_change_is_refused_with_the_name_of_the_first():
+    with pytest.raises(changes.ChangeOpenError, match="chg_other"):
+        changes.request(
+            None,
+            SUBSCRIPTION,
+            wants(UPGRADE),
+            change_id=CHANGE_ID,
+            confirmed=False,
+            reason="grow",
+            open_change="chg_other",
+        )
+
+
+def test_a_quote_holds_what_the_plans_give_differently():
+    quote = quoted().quote
+
+    assert [(one.before.limit, one.after.limit) for one in quote.features] == [(10, 20)]
+    assert (quote.tier_before, quote.tier_after, quote.placement_after) == ("pro", "pro", "pooled")
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "now"), [(ChangeKind.CANCEL, 2, 0), (ChangeKind.PAUSE, 2, 0), (ChangeKind.RESUME, 0, 2)]
+)
+def test_who_is_cancelled_or_paused_has_nothing(kind, before, now):
+    subscription = having(access=AccessState.PAUSED) if kind is ChangeKind.RESUME else SUBSCRIPTION
+    change = replace(requested(), wanted=wants(Asked(kind), subscription))
+
+    (said,) = changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_1, NOW)
+
+    assert [sum(side is not None for side in sides) for sides in zip(*map(tuple_of, said.features), strict=True)] == [
+        before,
+        now,
+    ]
+
+
+def tuple_of(difference):
+    return difference.before, difference.after
+
+
+def test_a_quote_is_valid_for_an_hour_and_never_longer_than_the_period():
+    ending = having(period_end=NOW + timedelta(minutes=20))
+    over = having(period_end=NOW - DAY)
+
+    assert quoted().quote.valid_until == NOW + timedelta(hours=1)
+    assert quoted(subscription=ending).quote.valid_until == ending.period_end
+    assert quoted(subscription=over).quote.valid_until == NOW + timedelta(hours=1)
+
+
+def test_two_quotes_that_differ_in_anything_have_two_hashes():
+    dearer = PRORATION.model_copy(update={"due_now": Money(minor=2001, currency="EUR")})
+    change = requested()
+    quotes = [
+        changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW),
+        changes.quoted(change, SUBSCRIPTION, dearer, PRO_1, PRO_2, NOW),
+        changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_1, NOW),
+        changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW + timedelta(seconds=1)),
+        changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_2.model_copy(update={"tier": "large"}), NOW),
+        changes.quoted(replace(change, id="chg_" + "2" * 32), SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW),
+    ]
+
+    assert len({events[0].quote_hash for events in quotes}) == len(quotes)
+
+
+def test_what_needs_nobodys_yes_is_confirmed_with_its_own_quote():
+    quote, yes = changes.quoted(requested(confirmed=True), SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW)
+
+    assert isinstance(quote, ChangeQuoted)
+    assert isinstance(yes, ChangeConfirmed)
+    assert yes.quote_hash == quote.quote_hash
+
+
+def test_a_quote_is_confirmed_once_by_its_hash_while_it_is_valid():
+    change = quoted()
+    hash_, until = change.quote.quote_hash, change.quote.valid_until
+
+    confirmed = after(change, changes.confirm(change, hash_, until - timedelta(seconds=1)))
+
+    assert confirmed.status is Status.CONFIRMED
+    assert changes.confirm(confirmed, hash_, until + DAY) == []
+    for wrong, now, code in (("0" * 64, NOW, "quote_changed"), (hash_, until, "quote_expired")):
+        with pytest.raises(DomainError) as caught:
+            changes.confirm(change, wrong, now)
+        assert caught.value.code == code
+    with pytest.raises(changes.NotQuotedYetError):
+        changes.confirm(requested(), hash_, NOW)
+
+
+def test_a_quote_that_nobody_confirmed_expires_at_its_end_and_not_before():
+    change = quoted()
+
+    assert changes.on_time(change, change.due - timedelta(seconds=1)) == []
+    expired = after(change, changes.on_time(change, change.due))
+    assert (expired.status, expired.due) == (Status.EXPIRED, None)
+    with pytest.raises(changes.ChangeOverError):
+        changes.confirm(expired, change.quote.quote_hash, NOW)
+
+
+def test_a_fact_before_the_request_is_refused():
+    confirmed = ChangeConfirmed(
+        change_id=CHANGE_ID, tenant_id=TENANT, subscription_id=SUBSCRIPTION_ID, quote_hash="0" * 64
+    )
+
+    with pytest.raises(changes.ChangeOrderError):
+        changes.evolve(None, confirmed)
+
+
+VERBS = {
+    "quoted": lambda change, now: changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_2, now),
+    "confirm": lambda change, now: changes.confirm(change, change.quote.quote_hash if change.quote else "0" * 64, now),
+    "discard": lambda change, _: changes.discard(change),
+    "applied": lambda change, _: changes.applied(change),
+    "refused": lambda change, _: changes.refused(change, "provider_refused", "no"),
+    "on_time": changes.on_time,
+}
+ENDS = frozenset(Status) - OPEN
+
+
+@given(
+    confirmed=st.booleans(),
+    steps=st.lists(st.tuples(st.sampled_from(sorted(VERBS)), st.integers(0, 5000)), max_size=30),
+)
+def test_whatever_happens_in_whatever_order_a_change_ends_once_and_is_made_only_when_confirmed(confirmed, steps):
+    change, now, path = requested(confirmed=confirmed), NOW, [Status.REQUESTED]
+    for verb, seconds in steps:
+        now += timedelta(seconds=seconds)
+        try:
+            events = VERBS[verb](change, now)
+        except DomainError:
+            continue
+        for event in events:
+            assert not isinstance(event, ChangeRequested)
+            change = changes.evolve(change, event)
+            path.append(change.status)
+
+    assert sum(status in ENDS for status in path) <= 1
+    assert all(status in OPEN for status in path[:-1])
+    if Status.APPLIED in path:
+        assert path[-2] is Status.CONFIRMED
+    if Status.CONFIRMED in path:
+        assert path[path.index(Status.CONFIRMED) - 1] is Status.QUOTED
+    assert (change.due is not None) == (change.status is Status.QUOTED)
+
+
+def test_what_a_provider_is_asked_for_holds_the_plan_that_is_and_the_one_that_will_be():
+    wanted = at_provider(CATALOGUE, SUBSCRIPTION, wants(UPGRADE))
+
+    assert (wanted.pinned, wanted.plan, wanted.price, wanted.quantity) == (PRO_1, PRO_2, PRO_2.prices[0], None)
+    assert wanted.product == "shop"
+
+
+def test_a_plan_that_was_never_published_cannot_be_wanted():
+    with pytest.raises(UnknownPlanError):
+        catalogue.published(CATALOGUE, "pro", 3)
