@@ -12,18 +12,27 @@ from paybill_billing.api import (
     licence_keys,
     licences,
     manual,
+    messages,
     moves,
     queries,
+    reconciliation,
     usage,
     usage_windows,
     webhooks,
     well_known,
 )
-from paybill_billing.effects import Connected
+from paybill_billing.effects import Connected, Lists
 
 
-def router(edge: Edge, connected: Mapping[str, Connected], kept: Callable[[str], None]) -> APIRouter:
-    """The routes, on this edge. connected: the providers. kept: called with the one whose messages are durable."""
+def router(
+    edge: Edge, connected: Mapping[str, Connected], kept: Callable[[str], None], asked: Callable[[], None]
+) -> APIRouter:
+    """The routes, on this edge.
+
+    connected: the providers. kept: called with the one whose messages are durable. asked: called when everything at a
+    provider is to be compared.
+    """
+    listed = frozenset(name for name, one in connected.items() if isinstance(one.provider, Lists))
     inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
     routes = APIRouter()
     routes.include_router(queries.router(edge))
@@ -37,5 +46,7 @@ def router(edge: Edge, connected: Mapping[str, Connected], kept: Callable[[str],
     routes.include_router(well_known.router(edge))
     routes.include_router(usage.router(edge))
     routes.include_router(usage_windows.router(edge))
+    routes.include_router(messages.router(edge))
+    routes.include_router(reconciliation.router(edge, listed, asked))
     routes.include_router(webhooks.router(edge, inbound, kept))
     return routes

@@ -1,17 +1,16 @@
-"""What may be looked at: the catalogue, accounts, subscriptions, entitlements, and webhooks that wait."""
+"""What may be looked at: accounts and subscriptions."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from paybill_contracts.billing import AccessState, Subscription
 from paybill_contracts.catalogue import MeteredFeature
-from paybill_contracts.values import SubscriptionId, TenantId, Timestamp
+from paybill_contracts.values import SubscriptionId, TenantId
 from paybill_runtime.auth import Role
 from paybill_runtime.http import Caller, Edge, caller
 from paybill_runtime.state import StateRow
 from pydantic import BaseModel, Field
 from sqlalchemy import Label, Text, cast
-from sqlalchemy import select as core_select
 from sqlmodel import col, select
 
 from paybill_billing.api.entitlements import EntitlementsView
@@ -22,7 +21,6 @@ from paybill_billing.tables import (
     ENTITLEMENTS,
     METERS,
     SUBSCRIPTIONS,
-    WEBHOOK_TARGETS,
     AccountRow,
     EntitlementsRow,
     MeterRow,
@@ -66,18 +64,6 @@ class SubscriptionPage(BaseModel):
 
     subscriptions: list[Subscription]
     next: Annotated[SubscriptionId | None, Field(description="Send it as `after` for the next page; null on the last.")]
-
-
-class WaitingView(BaseModel):
-    """A provider's object that is to be looked at again, and why it was not understood yet."""
-
-    provider: str
-    object: str
-    customer: str | None
-    messages: int
-    tries: int
-    due: Timestamp
-    reason: str | None
 
 
 def _document(row: type[StateRow]) -> Label[str]:
@@ -152,25 +138,5 @@ def router(edge: Edge) -> APIRouter:
             subscriptions=[standing.subscription for standing in page],
             next=page[-1].id if len(found) > limit else None,
         )
-
-    @routes.get("/webhooks/waiting")
-    async def show_waiting(_: Reader, limit: Limit = 50) -> list[WaitingView]:
-        """Providers' objects that are still to be looked at, the longest tried first."""
-        targets = WEBHOOK_TARGETS.c
-        wanted = (
-            core_select(WEBHOOK_TARGETS).order_by(targets.tries.desc(), targets.provider, targets.target).limit(limit)
-        )
-        return [
-            WaitingView(
-                provider=row.provider,
-                object=row.target,
-                customer=row.customer,
-                messages=row.seq,
-                tries=row.tries,
-                due=row.due,
-                reason=row.reason,
-            )
-            for row in await edge.rows(wanted)
-        ]
 
     return routes

@@ -1,0 +1,145 @@
+"""Operators see what providers sent and what waits, without what it says about people, and have it looked at again."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from billing_world import eventually
+from paybill_billing.app import service
+from paybill_runtime.auth import Role, make_key
+
+
+def about(number, subscription="sub_1", **more):
+    """A message of Stripe about a subscription of nobody."""
+    item = {"id": subscription, "object": "subscription", "customer": "cus_none"}
+    type_ = "customer.subscription.updated"
+    return json.dumps({"id": f"evt_{number}", "type": type_, "created": 1, "data": {"object": item}, **more}).encode()
+
+
+@pytest.fixture
+def send(world, signed):
+    async def post(*bodies):
+        for body in bodies:
+            answer = await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+            assert answer.status_code == 200, answer.text
+
+    return post
+
+
+async def test_messages_are_listed_the_last_first_a_page_at_a_time_and_hold_nothing_of_their_body(world, send):
+    await send(*(about(number) for number in range(5)))
+
+    first = await world.get("/v1/webhooks", limit=3)
+    second = await world.get("/v1/webhooks", limit=3, after=first["next"])
+
+    assert [message["id"] for message in first["messages"] + second["messages"]] == [
+        f"evt_{n}" for n in (4, 3, 2, 1, 0)
+    ]
+    assert (first["next"], second["next"]) == ("stripe/evt_2", None)
+    (message,) = (await world.get("/v1/webhooks", limit=1))["messages"]
+    assert message["object"] == "sub_1"
+    assert "body" not in message
+
+
+async def test_messages_are_found_by_what_they_are_about_and_by_what_became_of_them(world, send):
+    await send(about(1), about(2, "sub_2"), about(3, livemode=True))
+    await send(json.dumps({"id": "evt_4", "type": "customer.created", "data": {"object": {}}}).encode())
+
+    async def ids(**query):
+        return [message["id"] for message in (await world.get("/v1/webhooks", **query))["messages"]]
+
+    assert await ids(object="sub_2") == ["evt_2"]
+    assert await ids(state="waiting") == ["evt_2", "evt_1"]
+    assert await ids(state="done") == ["evt_4"]
+    assert await ids(state="quarantined") == ["evt_3"]
+    assert await ids(provider="manual") == []
+
+
+@pytest.mark.parametrize(
+    ("settings_of", "body", "why"),
+    [
+        ({}, about(1, livemode=True), "it is of live mode, and we are in test mode"),
+        ({"stripe_livemode": True}, about(1, livemode=False), "it is of test mode, and we are in live mode"),
+        ({"stripe_account": "acct_ours"}, about(1, account="acct_theirs"), "it is of another account than acct_ours"),
+        (
+            {"stripe_account": "acct_ours"},
+            json.dumps(
+                {
+                    "id": "evt_1",
+                    "object": "v2.core.event",
+                    "type": "v1.customer.subscription.updated",
+                    "context": "acct_theirs",
+                    "related_object": {"id": "sub_1", "type": "subscription"},
+                }
+            ).encode(),
+            "it is of another account than acct_ours",
+        ),
+    ],
+)
+async def test_a_message_of_another_mode_or_account_is_kept_and_seen_and_nothing_is_done(
+    start, settings, signed, settings_of, body, why
+):
+    served = await start(service(), **settings, **settings_of)
+
+    answer = await served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    assert answer.status_code == 200
+    (message,) = (await served.client.get("/v1/webhooks")).json()["messages"]
+    assert (message["state"], message["quarantine"]) == ("quarantined", why)
+    assert (await served.client.get("/v1/webhooks/waiting")).json() == []
+
+
+async def test_messages_of_our_own_mode_and_account_are_not_quarantined(start, settings, signed):
+    served = await start(service(), **settings, stripe_account="acct_ours")
+    bodies = [about(1, livemode=False, account="acct_ours"), about(2), about(3, livemode=False, account=None)]
+
+    for body in bodies:
+        await served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    page = (await served.client.get("/v1/webhooks")).json()
+    assert [message["quarantine"] for message in page["messages"]] == [None] * 3
+
+
+async def test_what_waits_is_looked_at_when_an_operator_says_so(world, send):
+    await send(about(1))
+
+    async def tried():
+        return [each for each in await world.get("/v1/webhooks/waiting") if each["tries"] > 0]
+
+    (waiting,) = await eventually(tried)
+    answer = await world.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry")
+
+    assert (answer.status_code, answer.json()["object"], answer.json()["tries"]) == (200, "sub_1", 0)
+    assert answer.json()["due"] < waiting["due"]
+
+
+async def test_objects_of_every_kind_can_be_tried_again_by_the_name_that_is_shown(world, send):
+    refund = {"id": "re_1", "object": "refund", "amount": 1, "currency": "eur", "customer": "cus_none"}
+    await send(json.dumps({"id": "evt_1", "type": "refund.created", "data": {"object": refund}}).encode())
+
+    (waiting,) = await world.get("/v1/webhooks/waiting")
+    answer = await world.served.client.post(f"/v1/webhooks/waiting/stripe/{waiting['object']}/retry")
+
+    assert (waiting["object"], answer.status_code) == ("refund/re_1", 200)
+
+
+async def test_what_does_not_wait_cannot_be_tried_again(world):
+    answer = await world.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry")
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_waiting")
+
+
+async def test_who_may_only_look_can_have_nothing_tried_again(world):
+    ring = world.served.running.settings.api_keys_file
+    kept = json.loads(ring.read_text())
+    viewer = make_key("viewer", "viewer", Role.VIEWER, ("billing:read",), datetime.now(UTC) + timedelta(days=1))
+    ring.write_text(json.dumps({"keys": [*kept["keys"], viewer.kept]}))
+    headers = {"Authorization": f"Bearer {viewer.raw}"}
+
+    async def allowed():
+        return (await world.served.client.get("/v1/webhooks", headers=headers)).status_code == 200
+
+    await eventually(allowed)
+    answer = await world.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry", headers=headers)
+
+    assert (answer.status_code, answer.json()["code"]) == (403, "wrong_scope")
