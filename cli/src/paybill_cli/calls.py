@@ -25,13 +25,19 @@ _EXIT = {
     503: ExitCode.UNREACHABLE,
 }
 _NEXT = {
+    "catalogue_refused": "correct the file, then: paybill plans diff FILE",
     "database_unavailable": "paybill doctor, then the same command again",
     "dead_letter_not_found": "paybill events quarantine",
     "invalid_request": "correct it; the command's --help says what is wanted",
+    "invalid_plans": "paybill plans lint FILE",
     "internal_error": "look for the trace id in the service's log, or run paybill doctor",
     "no_such_route": "check the URL: another service may listen there",
+    "no_such_override_or_grant": "paybill entitlement show TENANT",
+    "not_grantable": "paybill entitlement show TENANT",
     "not_ready": "wait a moment, then the same command again",
     "offerings_not_published": "wait a moment, then the same command again",
+    "no_contract": "paybill manual offer TENANT",
+    "nothing_offered": "paybill manual offer TENANT",
     "overloaded": "paybill doctor",
     "retention_unknown": "wait until billing has registered the account, then the same command again",
     "slug_reserved": "choose another slug",
@@ -72,6 +78,11 @@ class Service:
         """The answer's JSON. With an idempotency `key` it is sent again while the outcome is unknown."""
         headers = {"Idempotency-Key": key} if key else {}
         return self._answer("POST", path, json=body, headers=headers, again=bool(key))
+
+    def send(self, path: str, content: bytes, type_: str, query: Mapping[str, Any], key: str = "") -> Any:
+        """The answer to a file of this media type. With an idempotency `key`, as `post`."""
+        headers = {"Content-Type": type_} | ({"Idempotency-Key": key} if key else {})
+        return self._answer("POST", path, content=content, params=query, headers=headers, again=bool(key))
 
     def _answer(self, method: str, path: str, *, again: bool = True, **more: Any) -> Any:
         for attempt in range(1, ATTEMPTS + 1):

@@ -18,8 +18,10 @@ COLUMNS = ("slug", "status", "plan", "region", "id")
 FIELDS = ("slug", "id", "name", "status", "plan", "region", "holds", "environment", "failure", "retain_until")
 
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_ID = re.compile(r"ten_[0-9a-f]{32}")
 _POLL_S = 0.25
 CHECKOUT_WAIT_S = 10.0
+MANUAL = "manual"
 _PAGE = 200
 
 Name = Annotated[str, typer.Argument(help="The tenant's slug or id.", metavar="TENANT")]
@@ -39,6 +41,9 @@ def create(
     region: Annotated[str, typer.Option("--region", help="A region of the published blueprint.")],
     email: Annotated[str, typer.Option("--email", help="Where billing reaches the customer; sealed, never shown.")],
     name: Annotated[str | None, typer.Option("--name", help="The organisation's name; the slug if not given.")] = None,
+    payment: Annotated[
+        str | None, typer.Option("--payment", help="Where it pays: a provider, such as manual (by invoice).")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the tenant until it is active.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait, then exit 8.")] = 120,
     idempotency_key: Again = None,
@@ -51,6 +56,7 @@ def create(
     Example: paybill tenant create acme --plan team --region eu-central --email ops@acme.example --wait
     """
     body = {"slug": slug, "name": name or slug, "plan": plan, "region": region, "contact_email": email}
+    body |= {"payment": payment} if payment is not None else {}
     if dry_run:
         _show_request(out, "/v1/tenants", body | {"contact_email": "(sealed)"})
         return
@@ -60,12 +66,13 @@ def create(
             deadline = time.monotonic() + timeout
             checkout = _checkout(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
             if wait and checkout:
-                out.say(f"waiting for {slug} to pay at {checkout}")
+                out.say(f"waiting for {slug} to {'order' if payment == MANUAL else f'pay at {checkout}'}")
             while wait and tenant["status"] != "active":
                 tenant = _next_standing(tenants, tenant, deadline, progress)
     _show(out, tenant | {"checkout_url": checkout}, (*FIELDS, "checkout_url"))
     if not wait and checkout:
-        out.say(f"next: pay at the checkout, then: paybill tenant show {slug}")
+        pay = f"paybill manual accept {slug} --po NUMBER" if payment == MANUAL else "pay at the checkout"
+        out.say(f"next: {pay}, then: paybill tenant show {slug}")
 
 
 def list_all(
@@ -181,6 +188,14 @@ def offboard(
             out.say(f"  - {step}")
         out.confirm(f"Offboard {found['slug']}? This cannot be undone.", yes=yes)
         _show(out, _sent(out, tenants, path, body, idempotency_key))
+
+
+def id_of(stack: Stack, tenant: str) -> str:
+    """The id of a tenant that is named by its slug or id."""
+    if _ID.fullmatch(tenant):
+        return tenant
+    with Service(stack, "tenant") as tenants:
+        return str(tenants.get(_path(tenant))["id"])
 
 
 def _path(tenant: str) -> str:

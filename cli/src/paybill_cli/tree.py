@@ -57,6 +57,26 @@ TREE = Branch(
                 ),
             },
         ),
+        "manual": Branch(
+            "Offers, purchase orders and invoices of customers who pay by invoice.",
+            {
+                "offers": Leaf("paybill_cli.manual:offers", "List what was offered and not ordered yet."),
+                "offer": Leaf(
+                    "paybill_cli.manual:offer", "Offer a tenant something, instead of what was offered before."
+                ),
+                "show": Leaf("paybill_cli.manual:show", "Show a tenant's offer, contract and invoices."),
+                "accept": Leaf(
+                    "paybill_cli.manual:accept",
+                    "Take a customer's purchase order: access begins, and an invoice is issued.",
+                ),
+                "invoices": Leaf(
+                    "paybill_cli.manual:invoices",
+                    "List invoices: all that are owed, and of every tenant the newest that are settled.",
+                ),
+                "paid": Leaf("paybill_cli.manual:paid", "Note that the money of an invoice has come."),
+                "void": Leaf("paybill_cli.manual:void", "Have nobody owe an invoice any more. This cannot be undone."),
+            },
+        ),
         "usage": Branch(
             "See what tenants use, and prove that it is what is billed.",
             {
@@ -91,7 +111,7 @@ TREE = Branch(
                 ),
                 "activate": Leaf(
                     "paybill_cli.licences:activate",
-                    "Let a machine use a seat of a licence; again for the same machine, it was seen.",
+                    "Let a machine use a seat of a licence.",
                 ),
                 "deactivate": Leaf("paybill_cli.licences:deactivate", "Give a machine's seat back."),
                 "keys": Leaf(

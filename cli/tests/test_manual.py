@@ -1,0 +1,93 @@
+"""`paybill manual` against the real services: a customer who pays by invoice."""
+
+import time
+
+import pytest
+from paybill_cli.exit_codes import ExitCode
+
+
+def create(slug, *more):
+    place = ("--plan", "starter", "--region", "eu-central")
+    return ("tenant", "create", slug, *place, "--email", "ops@acme.example", *more)
+
+
+@pytest.fixture(scope="session")
+def numbers():
+    return iter(range(1000))
+
+
+@pytest.fixture
+def by_invoice(on_stack, numbers):
+    """A tenant that signed up to pay by invoice: its slug and its id."""
+    slug = f"inv{next(numbers)}"
+    done = on_stack(*create(slug, "--payment", "manual"))
+    assert done.code == ExitCode.OK, done.err
+    assert f"next: paybill manual accept {slug} --po NUMBER" in done.err
+    fields = dict(line.split(": ", 1) for line in done.out.splitlines())
+    return slug, fields["id"]
+
+
+def access(on_stack, tenant_id, wanted):
+    """What the tenant's subscription gives, once it is as wanted."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        done = on_stack("tenant", "show", tenant_id, "--json")
+        if done.data["status"] == wanted:
+            return wanted
+        time.sleep(0.1)
+    return done.data["status"]
+
+
+def test_an_order_is_previewed_accepted_invoiced_and_paid(on_stack, by_invoice) -> None:
+    slug, tenant_id = by_invoice
+    offered = on_stack("manual", "offers", "--json").data
+    order = ("manual", "accept", slug, "--po", "PO 1", "--interval", "year", "--quantity", 5, "--terms", "14d")
+
+    tried = on_stack(*order, "--dry-run")
+    asked = on_stack(*order)
+    done = on_stack(*order, "--yes", "--json")
+
+    assert tenant_id in [offer["tenant_id"] for offer in offered]
+    assert (tried.code, tried.err) == (ExitCode.OK, "nothing was done\n")
+    assert "quantity: 5" in tried.out
+    assert (asked.code, "there is nobody to ask" in asked.err) == (ExitCode.USAGE, True)
+    assert (done.code, done.data["invoices"][0]["total"]["minor"]) == (ExitCode.OK, 5 * 29000)
+    assert access(on_stack, tenant_id, "active") == "active"
+    (listed,) = on_stack("manual", "invoices", "--tenant", slug).rows
+    assert listed[1:3] == ["open", "145000 EUR"]
+    paid = on_stack("manual", "paid", listed[0], "--reference", "bank 1", "--yes", "--json")
+    assert paid.data["invoices"][0]["status"] == "paid"
+    assert "status: active" in on_stack("manual", "show", slug).out
+    voided = on_stack("manual", "void", listed[0], "--reason", "twice", "--yes", "--json")
+    assert (voided.code, voided.error["code"]) == (ExitCode.CONFLICT, "invoice_settled")
+
+
+def test_another_offer_takes_the_place_of_the_first(on_stack, by_invoice) -> None:
+    slug, _ = by_invoice
+
+    done = on_stack("manual", "offer", slug, "--plan", "team", "--quantity", 3, "--valid", "60d", "--yes", "--json")
+
+    assert (done.data["offer"]["terms"]["plan"], done.data["offer"]["terms"]["quantity"]) == ("team", 3)
+    wrong = on_stack("manual", "offer", slug, "--plan", "gold", "--yes", "--json")
+    assert (wrong.code, wrong.error["code"]) == (ExitCode.NOT_FOUND, "unknown_plan")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("accept", "acme", "--po", "1", "--terms", "soon"),
+        ("accept", "../acme", "--po", "1"),
+        ("paid", "inv_1", "--reference", "x"),
+        ("offer", "acme", "--valid", "60"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_use(on_stack, arguments) -> None:
+    done = on_stack("manual", *arguments, "--yes", "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.USAGE, "usage")
+
+
+def test_a_way_to_pay_that_is_not_there_is_refused(on_stack) -> None:
+    done = on_stack(*create("barterer", "--payment", "barter", "--json"))
+
+    assert (done.code, done.error["code"]) == (ExitCode.USAGE, "unknown_payment")
