@@ -44,6 +44,7 @@ def test_paying_begins_a_subscription_and_tells_it_in_stripes_order(fake):
         "invoice.created",
         "invoice.finalized",
         "payment_intent.created",
+        "charge.succeeded",
         "payment_intent.succeeded",
         "invoice_payment.paid",
         "invoice.updated",

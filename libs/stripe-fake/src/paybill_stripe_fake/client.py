@@ -75,6 +75,18 @@ class FakeControl:
         """Try to pay an open invoice, with this outcome whatever the card; returns the invoice."""
         return self._post(f"/fake/invoices/{invoice_id}/pay", {"outcome": outcome})
 
+    def dispute(self, paid_id: str, *, reason: str = "fraudulent", inquiry: bool = False) -> dict[str, Any]:
+        """Dispute a charge, or the charge of a paid invoice or payment intent; returns the dispute."""
+        return self._post(f"/fake/charges/{paid_id}/dispute", {"reason": reason, "inquiry": inquiry})
+
+    def close_dispute(self, dispute_id: str, outcome: Literal["won", "lost"]) -> dict[str, Any]:
+        """End a dispute as the bank would; returns it."""
+        return self._post(f"/fake/disputes/{dispute_id}/close", {"outcome": outcome})
+
+    def fail_refund(self, refund_id: str) -> dict[str, Any]:
+        """Let a refund come back from the bank; returns it."""
+        return self._post(f"/fake/refunds/{refund_id}/fail", {})
+
     def clock(self) -> dict[str, Any]:
         """The account's time (`now`, Unix seconds) and how far it is ahead (`offset_s`)."""
         return self._get("/fake/clock", {})

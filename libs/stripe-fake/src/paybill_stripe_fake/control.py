@@ -1,6 +1,15 @@
 """What Stripe has no API for: outcomes, time, and webhooks that misbehave."""
 
-from paybill_stripe_fake import checkout, collection, deliveries, payment_methods, renewals, webhook_endpoints
+from paybill_stripe_fake import (
+    checkout,
+    collection,
+    deliveries,
+    disputes,
+    payment_methods,
+    refunds,
+    renewals,
+    webhook_endpoints,
+)
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
@@ -89,6 +98,9 @@ ENDPOINTS = [
     ("POST", "/fake/customers/{id}/payment", set_payment),
     ("POST", "/fake/subscriptions/{id}/renew", renewals.renew),
     ("POST", "/fake/invoices/{id}/pay", collection.pay_as_told),
+    ("POST", "/fake/charges/{id}/dispute", disputes.start_as_told),
+    ("POST", "/fake/disputes/{id}/close", disputes.finish_as_told),
+    ("POST", "/fake/refunds/{id}/fail", refunds.fail),
     ("GET", "/fake/clock", renewals.clock),
     ("POST", "/fake/clock/advance", renewals.advance),
     ("GET", "/fake/faults", get_faults),

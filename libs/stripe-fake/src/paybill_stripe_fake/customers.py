@@ -106,6 +106,9 @@ def _given(params: Params, customer: Resource) -> Resource:
 def _cards(params: Params, *, creating: bool = True) -> tuple[str | None, str | None]:
     settings = params.nested("invoice_settings")
     default = settings.text("default_payment_method") if settings else None
+    # A `source`, as older clients give it, is a card that is the default by that.
+    if source := params.text("source"):
+        default = source.replace("tok_", "pm_card_", 1)
     return params.text("payment_method") if creating else None, default
 
 

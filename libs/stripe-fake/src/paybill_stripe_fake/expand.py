@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paybill_stripe_fake import checkout, invoices
+from paybill_stripe_fake import checkout, invoices, refunds
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.lists import list_object
@@ -14,7 +14,7 @@ _MAX_DEPTH = 4
 _KINDS = {
     "cus": "customer",
     "ch": "charge",
-    "dp": "dispute",
+    "du": "dispute",
     "ii": "invoiceitem",
     "in": "invoice",
     "mtr": "billing.meter",
@@ -81,6 +81,7 @@ def _subscriptions(account: Account, customer: Resource) -> Resource:
 
 
 _LISTS = {
+    ("charge", "refunds"): refunds.of_charge,
     ("checkout.session", "line_items"): checkout.line_items,
     ("customer", "subscriptions"): _subscriptions,
     ("invoice", "payments"): invoices.payments_of,

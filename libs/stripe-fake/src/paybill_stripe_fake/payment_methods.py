@@ -8,26 +8,44 @@ from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.store import Resource
 
 OUTCOMES = ("succeed", "fail")
-TEST_CARDS = {"pm_card_visa": "succeed", "pm_card_mastercard": "succeed", "pm_card_chargeCustomerFail": "fail"}
-"""Stripe's names for test cards, and how charging them ends."""
-_DECLINED_AT_ONCE = "pm_card_chargeDeclined"
-_LAST4 = {"succeed": "4242", "fail": "0341"}
+TEST_CARDS = {
+    "pm_card_visa": "succeed",
+    "pm_card_mastercard": "succeed",
+    "pm_card_chargeCustomerFail": "fail",
+    "pm_card_createDispute": "dispute",
+    "pm_card_createDisputeInquiry": "inquiry",
+}
+"""Stripe's names for test cards, and how charging them ends; what is disputed has succeeded before."""
+_DECLINED_AT_ONCE = frozenset({"pm_card_chargeDeclined", "pm_card_visa_chargeDeclined"})
+_LAST4 = {"succeed": "4242", "fail": "0341", "dispute": "0259", "inquiry": "1976"}
 _NO_ADDRESS = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
 
 
 def attach(account: Account, customer: Resource, outcome: str) -> Resource:
     """Give a customer a new card, whose charges end so."""
-    card = {
-        "id": new_id("pm"),
+    card = _new(account, outcome) | {"customer": customer["id"], "billing_details": _billed_to(customer)}
+    return events.create(account, card, "payment_method.attached")
+
+
+def _billed_to(customer: Resource) -> Resource:
+    return {
+        "address": _NO_ADDRESS,
+        "email": customer["email"],
+        "name": customer["name"],
+        "phone": customer["phone"],
+        "tax_id": None,
+    }
+
+
+def _new(account: Account, outcome: str) -> Resource:
+    """A card that nobody has yet; charges to it end so."""
+    identifier = new_id("pm")
+    account.store.put("outcome", identifier, {"outcome": outcome})
+    return {
+        "id": identifier,
         "object": "payment_method",
         "allow_redisplay": "unspecified",
-        "billing_details": {
-            "address": _NO_ADDRESS,
-            "email": customer["email"],
-            "name": customer["name"],
-            "phone": customer["phone"],
-            "tax_id": None,
-        },
+        "billing_details": {"address": _NO_ADDRESS, "email": None, "name": None, "phone": None, "tax_id": None},
         "card": {
             "brand": "visa",
             "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
@@ -45,15 +63,12 @@ def attach(account: Account, customer: Resource, outcome: str) -> Resource:
             "wallet": None,
         },
         "created": account.now(),
-        "customer": customer["id"],
+        "customer": None,
         "customer_account": None,
         "livemode": False,
         "metadata": {},
         "type": "card",
     }
-    events.create(account, card, "payment_method.attached")
-    account.store.put("outcome", card["id"], {"outcome": outcome})
-    return card
 
 
 def attach_named(account: Account, customer: Resource, name: str, param: str) -> Resource:
@@ -61,15 +76,31 @@ def attach_named(account: Account, customer: Resource, name: str, param: str) ->
     held = account.store.find("payment_method", name)
     if held is not None and held["customer"] == customer["id"]:
         return held
-    if name == _DECLINED_AT_ONCE:
+    if held is not None and held["customer"] is None:
+        mine = {**held, "customer": customer["id"], "billing_details": _billed_to(customer)}
+        return events.create(account, mine, "payment_method.attached")
+    if name in _DECLINED_AT_ONCE:
         raise CardDeclinedError(None, keep=False)
+    return attach(account, customer, _test_card(name, param))
+
+
+def named_card(account: Account, name: str, customer_id: str | None) -> str:
+    """The id of a card for one payment: a customer's, one of nobody, or a new one by the name of a test card."""
+    held = account.store.find("payment_method", name)
+    if held is not None and held["customer"] in {None, customer_id}:
+        return name
+    outcome = "fail" if name in _DECLINED_AT_ONCE else _test_card(name, "payment_method")
+    return str(account.put(_new(account, outcome))["id"])
+
+
+def _test_card(name: str, param: str) -> str:
     if name not in TEST_CARDS:
         raise InvalidRequestError(
             f"No such PaymentMethod: '{name[:200]}'; test cards are {', '.join(TEST_CARDS)}",
             code="resource_missing",
             param=param,
         )
-    return attach(account, customer, TEST_CARDS[name])
+    return TEST_CARDS[name]
 
 
 def card_of(account: Account, customer_id: str, subscription: Resource | None = None) -> str | None:
@@ -122,8 +153,39 @@ def attach_card(account: Account, params: Params, name: str) -> Resource:
     return attach_named(account, customer, name, "payment_method")
 
 
+def create(account: Account, params: Params) -> Resource:
+    """A card by the name of a test token, of nobody until it is attached."""
+    params.required("type")
+    params.choice("type", "card")
+    card = params.nested("card") or Params({}, "card")
+    token = card.required("token")
+    made = _new(account, _test_card(token.replace("tok_", "pm_card_", 1), "card[token]"))
+    return account.put({**made, "metadata": params.metadata()})
+
+
+def update(account: Account, params: Params, card_id: str) -> Resource:
+    """Change what is written on it."""
+    card = account.get("payment_method", card_id)
+    return events.change(account, card, {"metadata": params.metadata(card["metadata"])})
+
+
+def detach(account: Account, _params: Params, card_id: str) -> Resource:
+    """Take a card from its customer, and from being anybody's default."""
+    card = account.get("payment_method", card_id)
+    if card["customer"] is None:
+        raise InvalidRequestError("The payment method you provided is not attached to a customer.")
+    customer = account.get("customer", card["customer"])
+    if not customer.get("deleted") and customer["invoice_settings"]["default_payment_method"] == card_id:
+        settings = {**customer["invoice_settings"], "default_payment_method": None}
+        events.change(account, customer, {"invoice_settings": settings})
+    return events.change(account, card, {"customer": None}, "payment_method.detached")
+
+
 ENDPOINTS = [
+    ("POST", "/v1/payment_methods", create),
     ("GET", "/v1/payment_methods", list_cards),
     ("GET", "/v1/payment_methods/{id}", retrieve),
+    ("POST", "/v1/payment_methods/{id}", update),
     ("POST", "/v1/payment_methods/{id}/attach", attach_card),
+    ("POST", "/v1/payment_methods/{id}/detach", detach),
 ]

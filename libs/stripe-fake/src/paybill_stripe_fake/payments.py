@@ -1,14 +1,19 @@
 """Payment intents: the attempts to charge a card for an invoice; and the balance of what came in."""
 
-from paybill_stripe_fake import events
+from paybill_stripe_fake import charges, disputes, events
 from paybill_stripe_fake.account import Account, new_id
+from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page
-from paybill_stripe_fake.payment_methods import outcome_of
+from paybill_stripe_fake.payment_methods import named_card, outcome_of
 from paybill_stripe_fake.store import Resource
 
+_MAX_AMOUNT = 99_999_999
 
-def new_intent(account: Account, customer_id: str, amount: int, currency: str, description: str) -> Resource:
+
+def new_intent(
+    account: Account, customer_id: str | None, amount: int, currency: str, description: str | None
+) -> Resource:
     """An intent to charge, before any attempt."""
     identifier = new_id("pi")
     intent = {
@@ -66,23 +71,68 @@ def new_intent(account: Account, customer_id: str, amount: int, currency: str, d
 
 def attempt(account: Account, intent: Resource, card_id: str | None, outcome: str | None = None) -> Resource:
     """Charge the card; its outcome, or the one given, decides whether the intent then is `succeeded`."""
-    if (outcome or outcome_of(account, card_id)) == "succeed":
+    outcome = outcome or outcome_of(account, card_id)
+    card = account.store.find("payment_method", card_id or "")
+    charge = charges.attempt(account, intent, card, succeeded=outcome != "fail")
+    intent = {**intent, "latest_charge": charge["id"]}
+    if outcome != "fail":
         paid = {
             "status": "succeeded",
             "amount_received": intent["amount"],
             "payment_method": card_id,
             "last_payment_error": None,
         }
-        return _concluded(account, {**intent, **paid}, "payment_intent.succeeded")
+        concluded = _concluded(account, {**intent, **paid}, "payment_intent.succeeded")
+        if outcome in {"dispute", "inquiry"}:
+            disputes.start(account, charge, inquiry=outcome == "inquiry")
+        return concluded
     error = {
+        "charge": charge["id"],
         "code": "card_declined",
         "decline_code": "generic_decline",
         "doc_url": "https://docs.stripe.com/error-codes/card-declined",
         "message": "Your card was declined.",
-        "payment_method": account.store.find("payment_method", card_id or ""),
+        "payment_method": card,
         "type": "card_error",
     }
     return _concluded(account, {**intent, "last_payment_error": error}, "payment_intent.payment_failed")
+
+
+def create(account: Account, params: Params) -> Resource:
+    """A payment of its own, outside of any invoice; made at once with `confirm`."""
+    params.required("amount")
+    amount = params.integer("amount", least=1, most=_MAX_AMOUNT) or 0
+    customer = params.text("customer")
+    if customer:
+        account.get("customer", customer, "customer")
+    intent = new_intent(
+        account, customer, amount, params.required("currency").lower(), params.text("description", longest=1000)
+    )
+    params.texts("payment_method_types", most=1)
+    _ignored(params)
+    account.put({**intent, "metadata": params.metadata()})
+    return confirm(account, params, intent["id"]) if params.flag("confirm") else account.get(*_of(intent))
+
+
+def confirm(account: Account, params: Params, intent_id: str) -> Resource:
+    """Charge the card that is named; a declined one is a 402, and on record."""
+    intent = account.get("payment_intent", intent_id)
+    _refuse_unless_open(intent)
+    named = params.required("payment_method")
+    params.url("return_url")
+    intent = attempt(account, intent, named_card(account, named, intent["customer"]))
+    if intent["status"] != "succeeded":
+        raise CardDeclinedError(intent, keep=True)
+    return intent
+
+
+def cancel(account: Account, params: Params, intent_id: str) -> Resource:
+    """Give a payment up."""
+    intent = account.get("payment_intent", intent_id)
+    _refuse_unless_open(intent)
+    why = params.choice("cancellation_reason", "abandoned", "duplicate", "fraudulent", "requested_by_customer")
+    cancelled = {"status": "canceled", "canceled_at": account.now(), "cancellation_reason": why}
+    return _concluded(account, {**intent, **cancelled}, "payment_intent.canceled")
 
 
 def retrieve(account: Account, _params: Params, intent_id: str) -> Resource:
@@ -101,16 +151,40 @@ def list_intents(account: Account, params: Params) -> Resource:
 
 
 def balance(account: Account, _params: Params) -> Resource:
-    """All that was ever received, as available; no fees and no payouts."""
+    """All that was received and not given back or disputed, as available; no fees and no payouts."""
     received: dict[str, int] = {}
     for intent in account.store.oldest_first("payment_intent"):
         received[intent["currency"]] = received.get(intent["currency"], 0) + intent["amount_received"]
+    for charge in account.store.oldest_first("charge"):
+        received[charge["currency"]] -= charge["amount_refunded"]
+    for dispute in account.store.oldest_first("dispute"):
+        if dispute["status"] in {"needs_response", "under_review", "lost"}:
+            received[dispute["currency"]] -= dispute["amount"]
     available = [
         {"amount": amount, "currency": currency, "source_types": {"card": amount}}
         for currency, amount in sorted((received or {"usd": 0}).items())
     ]
     pending = [{**funds, "amount": 0, "source_types": {"card": 0}} for funds in available]
     return {"object": "balance", "available": available, "livemode": False, "pending": pending}
+
+
+def _ignored(params: Params) -> None:
+    """What is written on a payment and changes nothing here."""
+    params.url("return_url")
+    if (shipping := params.nested("shipping")) is not None:
+        shipping.text("name")
+        if (address := shipping.nested("address")) is not None:
+            for key in sorted(address.given()):
+                address.text(key)
+
+
+def _of(intent: Resource) -> tuple[str, str]:
+    return "payment_intent", intent["id"]
+
+
+def _refuse_unless_open(intent: Resource) -> None:
+    if intent["status"] != "requires_payment_method":
+        raise InvalidRequestError(f"This PaymentIntent is {intent['status']}.", code="payment_intent_unexpected_state")
 
 
 def _concluded(account: Account, intent: Resource, event: str) -> Resource:
@@ -120,7 +194,10 @@ def _concluded(account: Account, intent: Resource, event: str) -> Resource:
 
 
 ENDPOINTS = [
+    ("POST", "/v1/payment_intents", create),
     ("GET", "/v1/payment_intents", list_intents),
     ("GET", "/v1/payment_intents/{id}", retrieve),
+    ("POST", "/v1/payment_intents/{id}/cancel", cancel),
+    ("POST", "/v1/payment_intents/{id}/confirm", confirm),
     ("GET", "/v1/balance", balance),
 ]

@@ -19,10 +19,12 @@ from starlette.routing import Route
 
 from paybill_stripe_fake import (
     API_VERSION,
+    charges,
     checkout,
     collection,
     control,
     customers,
+    disputes,
     events,
     invoice_api,
     invoice_items,
@@ -34,6 +36,7 @@ from paybill_stripe_fake import (
     previews,
     prices,
     products,
+    refunds,
     renewals,
     schedules,
     subscription_changes,
@@ -71,9 +74,11 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _MODULES = (
+    charges,
     checkout,
     collection,
     customers,
+    disputes,
     events,
     invoice_api,
     invoice_items,
@@ -84,6 +89,7 @@ _MODULES = (
     previews,
     prices,
     products,
+    refunds,
     schedules,
     subscription_changes,
     subscription_items,
