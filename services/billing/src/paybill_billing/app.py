@@ -34,7 +34,7 @@ from paybill_billing.domain import (
     tiers,
 )
 from paybill_billing.domain.catalogue import CatalogueRefusedError
-from paybill_billing.effects import Connected
+from paybill_billing.effects import Connected, Lists, Redelivers
 from paybill_billing.effects.connecting import connect
 from paybill_billing.effects.signing import Outside, SigningKeys
 from paybill_billing.settings import Settings
@@ -58,6 +58,8 @@ from paybill_billing.work.changes import WORK
 from paybill_billing.work.licences import request_first_key
 from paybill_billing.work.manual import ContractBooks
 from paybill_billing.work.moves import move_subscribers
+from paybill_billing.work.reconciliation import Reconciler
+from paybill_billing.work.sweeps import Sweeper
 from paybill_billing.work.usage import close_windows
 from paybill_billing.work.webhooks import Ingest
 
@@ -71,6 +73,7 @@ class Connections:
         self._books = ContractBooks()
         self._connected: Mapping[str, Connected] = {}
         self._arrived: Mapping[str, asyncio.Event] = {}
+        self._asked = asyncio.Event()
 
     def connect(self, settings: Settings, secrets: Secrets) -> Outside:
         """The providers that accounts can be opened at, and the keys that sign licences."""
@@ -91,7 +94,10 @@ class Connections:
 
     def router(self, edge: Edge) -> APIRouter:
         """The service's routes. A message that is kept is looked at without delay."""
-        return router(edge, self._connected, lambda provider: self._arrived[provider].set())
+        return router(edge, self._connected, self._kept, self._asked.set)
+
+    def _kept(self, provider: str) -> None:
+        self._arrived[provider].set()
 
     async def webhooks(self, edge: Edge, leases: Leases) -> None:
         """Follow what changes at every provider, until the service ends; then nothing is done there either."""
@@ -100,6 +106,12 @@ class Connections:
                 for name, one in self._connected.items():
                     ingest = Ingest(edge, leases, name, one.provider, one.inbound, self._arrived[name])
                     group.create_task(ingest.run(), name=f"webhooks of {name}")
+                    if isinstance(one.provider, Lists):
+                        reconciler = Reconciler(edge, leases, name, one.provider, self._asked)
+                        group.create_task(reconciler.run(), name=f"reconciling {name}")
+                    if isinstance(one.provider, Redelivers):
+                        sweeper = Sweeper(edge, leases, name, one.provider, self._kept)
+                        group.create_task(sweeper.run(), name=f"sweeping {name}")
         finally:
             for one in self._connected.values():
                 await one.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from paybill_contracts.billing import Subscription
 from paybill_contracts.envelope import Origin
@@ -57,10 +57,14 @@ class _Found:
     repairs: list[str] = field(default_factory=list)
 
 
+class Listing(Lists, Provider, Protocol):
+    """A provider that lists all subscriptions, and shows one."""
+
+
 class Reconciler:
     """Compares one provider with us. Only the process that holds the lease of the webhooks works."""
 
-    def __init__(self, edge: Edge, leases: Leases, name: str, provider: Provider, asked: asyncio.Event) -> None:
+    def __init__(self, edge: Edge, leases: Leases, name: str, provider: Listing, asked: asyncio.Event) -> None:
         """asked: set when an operator starts a run in this process; others are found within POLL_S."""
         self._edge = edge
         self._leases = leases
@@ -88,8 +92,6 @@ class Reconciler:
 
     async def _step(self, held: dict[str, int]) -> bool:
         """Whether there was something to do."""
-        if not isinstance(self._provider, Lists):
-            return False
         rows = await self._edge.rows(_RUNNING, {"provider": self._name})
         if not rows:
             return await self._start_due()
