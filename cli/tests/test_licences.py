@@ -1,7 +1,7 @@
 """`paybill licence`: issuing on the real stack, and verifying with nothing but files."""
 
-import io
 import json
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -93,10 +93,12 @@ def test_a_licence_of_which_a_third_is_left_should_be_renewed(verify) -> None:
     assert verify("--json", at="2026-03-25T12:00:00+00:00").data["advice"] == "renew_soon"
 
 
-def test_a_licence_is_read_from_standard_input(verify, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TOKEN.encode())))
+def test_a_licence_is_read_from_standard_input(files) -> None:
+    command = [sys.executable, "-m", "paybill_cli", "licence", "verify", "-", "--keys", str(files / "keys.json")]
+    command += ["--at", "2026-03-02T12:00:00Z", "--json"]
+    done = subprocess.run(command, input=TOKEN, capture_output=True, text=True, check=True)
 
-    assert verify("--json", file="-").data["licence_id"] == ID
+    assert json.loads(done.stdout)["data"]["licence_id"] == ID
 
 
 @pytest.mark.parametrize(

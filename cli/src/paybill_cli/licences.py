@@ -192,7 +192,9 @@ def activate(
     idempotency_key: Again = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Let a machine use a seat of a licence; again for the same machine, it was seen.
+    """Let a machine use a seat of a licence.
+
+    Again for the same machine, it says that the machine was seen.
 
     Example: paybill licence activate lic_0123456789abcdef0123456789abcdef "$(cat /etc/machine-id)"
     """

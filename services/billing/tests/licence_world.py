@@ -1,0 +1,123 @@
+"""Billing with a tenant that has a subscription, as the tests of licences see it; no provider is asked for anything."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from billing_samples import EUR_20, NOW
+from billing_world import eventually
+from paybill_billing.tables import ENTITLEMENTS, SUBSCRIPTIONS
+from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef, Subscription
+from paybill_contracts.catalogue import LimitFeature
+from paybill_contracts.envelope import Origin
+from paybill_contracts.event import Event
+from paybill_contracts.licence import read_keys, verify_revocations
+from paybill_contracts.placement import Preset
+
+TENANT = "ten_" + "a" * 32
+SUBSCRIPTION = "sub_" + "c" * 32
+TEST = Origin("test", "test", "operator:test", "")
+
+
+@dataclass
+class Vendor:
+    """The service, its log, and a client without a key."""
+
+    served: Any
+    log: Any
+    anybody: httpx.AsyncClient
+    start: Any
+
+    async def get(self, path: str, **query: Any) -> Any:
+        answer = await self.served.client.get(path, params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def say(self, *events: Event) -> None:
+        """What billing says when it has looked at a subscription."""
+
+        def decide(unit, _):
+            for event in events:
+                stored, id_ = (
+                    (ENTITLEMENTS, TENANT) if isinstance(event, EntitlementsSet) else (SUBSCRIPTIONS, SUBSCRIPTION)
+                )
+                unit.record(stored, id_, [event])
+
+        keys = [ENTITLEMENTS.key(TENANT), SUBSCRIPTIONS.key(SUBSCRIPTION)]
+        await self.served.running.edge.decide(TEST, decide, writes=keys)
+
+
+def bought(kind, quantity=1, access=AccessState.ACTIVE, **more):
+    subscription = Subscription(
+        subscription_id=SUBSCRIPTION,
+        tenant_id=TENANT,
+        provider="stripe",
+        provider_subscription="sub_P1",
+        provider_status="active",
+        access=access,
+        plan=PlanRef(plan="team", version=1, catalogue_hash="a" * 64),
+        quantity=quantity,
+        price=EUR_20,
+        period_start=NOW,
+        period_end=NOW,
+        cancel_at=None,
+        grace_until=None,
+    )
+    return kind(tenant_id=TENANT, subscription_id=SUBSCRIPTION, subscription=subscription, **more)
+
+
+def entitled(limit=10, *, allows=True):
+    return EntitlementsSet(
+        tenant_id=TENANT,
+        subscription_id=SUBSCRIPTION,
+        plan=PlanRef(plan="team", version=1, catalogue_hash="a" * 64),
+        tier="team",
+        placement=Preset.BRIDGE,
+        features=(LimitFeature(kind="limit", key="projects", limit=limit),),
+        allows_access=allows,
+        entitlements_hash=f"{limit:063x}{allows:x}",
+    )
+
+
+async def post(vendor, path, body=None, *, status=200, key=None, **query):
+    headers = {"Idempotency-Key": key} if key else {}
+    answer = await vendor.served.client.post(path, json=body, params=query, headers=headers)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def issue(vendor, tenant=TENANT, status=202, **body):
+    return await post(vendor, f"/v1/tenants/{tenant}/licences", body, status=status)
+
+
+async def in_force(vendor, licence_id, revision=1):
+    """The licence, as soon as this revision of it is signed."""
+
+    async def look():
+        found = await vendor.get(f"/v1/licences/{licence_id}")
+        shown = found["licence"]
+        return found if shown["revision"] >= revision and shown["pending"] is None and found["token"] else None
+
+    return await eventually(look)
+
+
+async def public_keys(vendor):
+    async def look():
+        answer = await vendor.anybody.get("/.well-known/license-keys.json")
+        return answer if answer.status_code == 200 else None
+
+    return read_keys((await eventually(look)).content)
+
+
+async def revocations(vendor, *, number=1):
+    """The list that anybody gets, from this number on."""
+
+    async def look():
+        answer = await vendor.anybody.get("/.well-known/license-revocations")
+        if answer.status_code != 200:
+            return None
+        found = verify_revocations(answer.content, await public_keys(vendor), datetime.now(UTC))
+        return found if found.number >= number else None
+
+    return await eventually(look)
