@@ -136,7 +136,7 @@ TREE = Branch(
                 ),
                 "diff": Leaf(
                     "paybill_cli.plans:diff",
-                    "Show what publishing a catalogue would change; exit code 6 when it cannot be published.",
+                    "Show what publishing a file would change; exit code 6 when it is refused.",
                 ),
                 "publish": Leaf("paybill_cli.plans:publish", "Sell what a catalogue says from now on."),
                 "list": Leaf("paybill_cli.plans:list_all", "List the plan versions on sale."),
