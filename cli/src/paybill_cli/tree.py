@@ -70,8 +70,7 @@ TREE = Branch(
                     "Take a customer's purchase order: access begins, and an invoice is issued.",
                 ),
                 "invoices": Leaf(
-                    "paybill_cli.manual:invoices",
-                    "List invoices: all that are owed, and of every tenant the newest that are settled.",
+                    "paybill_cli.manual:invoices", "List invoices: those that are owed, and the newest of the rest."
                 ),
                 "paid": Leaf("paybill_cli.manual:paid", "Note that the money of an invoice has come."),
                 "void": Leaf("paybill_cli.manual:void", "Have nobody owe an invoice any more. This cannot be undone."),

@@ -1,0 +1,101 @@
+"""`paybill entitlement` against the real services."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paybill_cli.exit_codes import ExitCode
+
+
+@pytest.fixture
+def tenant(on_stack, customers) -> str:
+    """The slug of a tenant that has paid."""
+    made = customers.sign_up()
+    customers.pay(made["checkout_url"])
+    deadline = time.monotonic() + 20
+    while on_stack("entitlement", "show", made["slug"]).code != ExitCode.OK:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return str(made["slug"])
+
+
+def features(shown: dict[str, Any]) -> dict[str, Any]:
+    return {feature["key"]: feature for feature in shown["features"]}
+
+
+def test_what_operators_add_is_shown_beside_what_the_plan_says_until_it_is_withdrawn(on_stack, tenant: str) -> None:
+    why = ("--reason", "contract 7", "--yes")
+    over = on_stack("entitlement", "override", tenant, "projects", "--limit", 500, "--until", "2999-01-01", *why)
+    more = on_stack("entitlement", "grant", tenant, "calls", "--amount", 5, *why, "--json")
+    id_ = more.data["overrides"][0]["id"]
+    gone = on_stack("entitlement", "withdraw", tenant, id_, *why, "--json")
+
+    assert over.code == more.code == gone.code == ExitCode.OK, over.err
+    assert "feature projects: at most 500 (plan: at most 5)" in over.out
+    assert "changes_at: 2999-01-01" in over.out
+    assert features(more.data)["calls"]["included"] == 10_005
+    assert features(gone.data)["projects"]["limit"] == 5
+    assert gone.data["set_revision"] == 4
+    assert on_stack("entitlement", "withdraw", tenant, id_, *why).code == ExitCode.NOT_FOUND
+
+
+def test_a_check_is_answered_with_a_reason_and_an_exit_code(on_stack, tenant: str) -> None:
+    yes = on_stack("entitlement", "check", tenant, "projects", "--used", 4, "--json")
+    no = on_stack("entitlement", "check", tenant, "projects", "--used", 5, "--json")
+    metered = on_stack("entitlement", "check", tenant, "calls", "--used", 99, "--json").data
+
+    assert (yes.code, yes.data["remaining"]) == (ExitCode.OK, 1)
+    assert (no.code, no.error["code"], no.data["limit"]) == (ExitCode.CONFLICT, "limit_reached", 5)
+    assert (metered["used"], metered["used_from"]) == (0, "usage")
+
+
+def test_what_makes_no_sense_is_refused(on_stack, tenant: str) -> None:
+    refused: list[tuple[list[object], str]] = [
+        (["override", tenant, "calls", "--limit", 1], "other_kind_of_feature"),
+        (["override", tenant, "disk", "--meter", "disk"], "undeclared_meter"),
+        (["override", tenant, "projects", "--limit", 1, "--until", "2001-01-01"], "invalid_validity"),
+        (["override", tenant, "projects"], "usage"),
+        (["override", tenant, "projects", "--limit", 1, "--off"], "usage"),
+        (["grant", tenant, "support"], "not_grantable"),
+        (["grant", tenant, "calls", "--amount", 1, "--from", "soon"], "usage"),
+        (["withdraw", tenant, "../x"], "usage"),
+    ]
+
+    for arguments, code in refused:
+        done = on_stack("entitlement", *arguments, "--reason", "x", "--yes", "--json")
+        assert (done.code, done.error["code"]) == (ExitCode.USAGE, code), arguments
+    nobody = on_stack("entitlement", "show", "nobody", "--json")
+    assert (nobody.code, nobody.error["code"]) == (ExitCode.NOT_FOUND, "tenant_not_found")
+
+
+def test_a_tenant_that_never_paid_has_nothing_to_override(on_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+
+    shown = on_stack("entitlement", "show", slug, "--json")
+    done = on_stack("entitlement", "grant", slug, "projects", "--amount", 1, "--reason", "x", "--yes", "--json")
+    asked = on_stack("entitlement", "check", slug, "projects", "--json")
+
+    assert (shown.code, shown.error["code"]) == (ExitCode.NOT_FOUND, "nothing_entitled")
+    assert (done.code, done.error["code"]) == (ExitCode.NOT_FOUND, "nothing_entitled")
+    assert (asked.code, asked.error["code"]) == (ExitCode.CONFLICT, "no_access")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["override", "acme", "projects", "--limit", 1],
+        ["grant", "acme", "projects", "--amount", 1, "--until", "2999-01-01"],
+        ["withdraw", "acme", "ovr_" + "0" * 32],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_dry_run_shows_the_request_and_sends_nothing(paybill, arguments: list[object], tmp_path: Path) -> None:
+    done = paybill(
+        "entitlement", *arguments, "--reason", "x", "--dry-run", "--json", "--data-dir", tmp_path / "there is none"
+    )
+
+    assert done.code == ExitCode.OK
+    assert done.data["path"].startswith("/v1/tenants/acme/entitlements/")
+    assert done.data["body"]["reason"] == "x"
+    assert "nothing was sent" in done.err
