@@ -1,0 +1,220 @@
+"""`paybill usage`: what is used, what may be, and a proof that finds every way in which it could be wrong."""
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.usage_proof import MEANS, Ledger
+from paybill_contracts.usage import Usage
+from paybill_runtime.publisher import publish
+
+TENANT = "ten_" + "1" * 32
+METER = f"{TENANT}:calls"
+START = "2026-03-01T00:00:00Z"
+WINDOW = f"{METER}:2026-03-01T00"
+
+
+def opened(aggregation="sum"):
+    return fact("usage_window_opened", METER, meter_id=METER, window_start=START, aggregation=aggregation)
+
+
+def used(quantity, total, value, **more):
+    return fact("usage_recorded", METER, meter_id=METER, quantity=quantity, total=total, value=value, **more)
+
+
+def closed(value, provider_meter="m"):
+    return fact("usage_window_closed", WINDOW, value=value, provider_meter=provider_meter)
+
+
+def told(quantity):
+    return fact("usage_reported", WINDOW, quantity=quantity)
+
+
+def fact(kind, aggregate, **payload):
+    about = {"tenant_id": TENANT, "meter": "calls", "window_start": START}
+    return {"type": f"billing.{kind}", "tenant": TENANT, "aggregate": aggregate, "payload": about | payload}
+
+
+def ledger(*facts, **wanted):
+    found = Ledger(wanted.get("tenant"), wanted.get("since"), wanted.get("until"))
+    revisions = {}
+    for said in facts:
+        revisions[said["aggregate"]] = revisions.get(said["aggregate"], 0) + 1
+        found.take({"revision": revisions[said["aggregate"]], **said})
+    return found
+
+
+RIGHT = [opened(), used(5, 5, 5), used(7, 12, 12), closed(12), told(12)]
+
+
+def kinds(found):
+    return [difference["kind"] for difference in found.differences()]
+
+
+def test_what_is_right_has_no_difference() -> None:
+    found = ledger(*RIGHT)
+
+    assert kinds(found) == []
+    assert (found.sums()["measurements"], found.sums()["reported"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind"),
+    [
+        ([opened(), used(5, 6, 5)], "total"),
+        ([opened(), used(5, 5, 4)], "value"),
+        ([opened("count"), used(5, 5, 5)], "value"),
+        ([opened(), used(5, 5, 5), closed(6, None)], "closed"),
+        ([opened(), used(5, 5, 5), closed(5, None), used(1, 6, 6)], "late"),
+        (RIGHT[:-1], "unreported"),
+        ([*RIGHT[:-1], fact("usage_report_failed", WINDOW, reason="no meter")], "unreported"),
+        ([*RIGHT[:-1], told(11)], "reported"),
+    ],
+    ids=["total", "value", "aggregation", "closed", "late", "not told", "refused", "told wrong"],
+)
+def test_each_way_to_be_wrong_is_named(facts, kind) -> None:
+    assert kind in kinds(ledger(*facts))
+
+
+@pytest.mark.parametrize(
+    ("counted", "unanswered", "found"),
+    [(12, None, []), (11, None, ["provider"]), (24, None, ["provider"]), (None, "away", ["unanswered"])],
+    ids=["as told", "less", "twice", "away"],
+)
+def test_what_the_provider_has_counted_is_compared_with_what_it_was_told(counted, unanswered, found) -> None:
+    made = ledger(*RIGHT)
+    (tally,) = made.told()
+    tally.counted, tally.unanswered = counted, unanswered
+
+    assert kinds(made) == found
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "value"), [("count", 3), ("sum", 9), ("max", 5), ("unique", 2)], ids=["count", "sum", "max", "of"]
+)
+def test_every_aggregation_is_counted_anew(aggregation, value) -> None:
+    quantities = [(3, "a"), (5, "b"), (1, "a")]
+    facts, total = [opened(aggregation)], 0
+    for quantity, member in quantities:
+        total += quantity
+        facts.append(used(quantity, total, value, member=member))
+
+    assert kinds(ledger(*facts)) == []
+
+
+def test_a_copy_of_a_fact_and_another_tenants_are_left_out_and_a_time_narrows_it() -> None:
+    copy = [{**said, "revision": 1} for said in (opened(), opened())]
+    march = datetime(2026, 3, 1, tzinfo=UTC)
+
+    assert kinds(ledger(*RIGHT, {**RIGHT[2], "revision": 3})) == []
+    assert len(ledger(*copy).windows) == 1
+    assert ledger(*RIGHT, tenant="ten_" + "2" * 32).windows == {}
+    assert ledger(*RIGHT, since=march + timedelta(seconds=1)).windows == {}
+    assert len(ledger(*RIGHT, since=march, until=march + timedelta(seconds=1)).windows) == 1
+
+
+def test_facts_of_the_time_before_windows_count_in_the_total_alone() -> None:
+    old = used(5, 5, None)
+    old["payload"] = {**old["payload"], "window_start": None}
+
+    found = ledger(old, opened(), used(2, 7, 2))
+
+    assert (kinds(found), found.unwindowed, found.windows[WINDOW].value) == ([], 1, 2)
+
+
+def test_tables_that_say_something_else_than_the_log_are_found() -> None:
+    found = ledger(*RIGHT)
+    row = {"value": 12, "records": 2, "start": START}
+
+    assert found.beside({}, {WINDOW: row}) == []
+    for open_, shut in (
+        ({}, {}),
+        ({WINDOW: row}, {}),
+        ({}, {WINDOW: row | {"value": 13}}),
+        ({}, {"x": row, WINDOW: row}),
+    ):
+        (difference,) = found.beside(open_, shut)
+        assert difference["kind"] == "state"
+        assert difference["meaning"] == MEANS["state"]
+
+
+def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack, real_stack, customers) -> None:
+    tenant = customers.sign_up()
+    slug, id_ = tenant["slug"], tenant["id"]
+    customers.pay(tenant["checkout_url"])
+    wait_for(lambda: on_stack("usage", "show", slug, "--json").data)
+    stack = json.loads((real_stack.data_dir / "stack.json").read_text())
+    password = (real_stack.data_dir / "credentials" / "nats-metering").read_text().strip()
+    for _ in range(3):
+        publish(
+            Usage(tenant_id=id_, meter="calls", quantity=4, occurred_at=datetime.now(UTC)),
+            url=stack["nats"]["url"],
+            name="metering",
+            password=password,
+        )
+    consumed = on_stack("usage", "consume", slug, "calls", "--quantity", 5, "--json")
+    wait_for(lambda: on_stack("usage", "show", slug, "--json").data[0]["value"] == 17)
+    right = on_stack("usage", "prove", "--tenant", slug, "--json")
+    whole = on_stack("usage", "prove")
+    edit = "UPDATE meters SET state = jsonb_set(state, '{{windows,0,value}}', '{}') WHERE id = '{}:calls'"
+    asyncio.run(_as_billing(real_stack.data_dir, edit.format(16, id_)))
+    wrong = on_stack("usage", "prove", "--tenant", slug)
+    asyncio.run(_as_billing(real_stack.data_dir, edit.format(17, id_)))
+    listed = on_stack("usage", "windows", "--tenant", slug, "--status", "open", "--json")
+
+    assert (consumed.data["allowed"], consumed.code) == (True, ExitCode.OK)
+    assert (right.code, right.data["equal"], right.data["measurements"]) == (ExitCode.OK, True, 4)
+    assert whole.code == ExitCode.OK, whole.out
+    assert "usage in is usage billed" in whole.err
+    assert (wrong.code, "16 of 4 measurements" in wrong.out) == (ExitCode.FAILED, True)
+    assert [(row["value"], row["records"]) for row in listed.data] == [(17, 4)]
+
+
+def wait_for(condition, timeout_s=20) -> None:
+    """Until it is true; what it waits for happens in other processes."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+async def _as_billing(data_dir, statement) -> None:
+    server = json.loads((data_dir / "stack.json").read_text())["postgres"]
+    connection = await asyncpg.connect(
+        f"postgresql://billing@{server['host']}:{server['port']}/billing",
+        password=(data_dir / "credentials" / "pg-billing").read_text().strip(),
+    )
+    await connection.execute(statement)
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["consume", "acme", "calls", "--quantity", "2"], ["report", WINDOW]],
+    ids=["consume", "report"],
+)
+def test_a_dry_run_shows_the_request_and_sends_nothing(paybill, arguments, tmp_path) -> None:
+    done = paybill("usage", *arguments, "--dry-run", "--json", "--data-dir", tmp_path / "there is none")
+
+    assert (done.code, done.data["service"], done.data["method"]) == (ExitCode.OK, "billing", "POST")
+    assert "nothing was sent" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "../../healthz"],
+        ["report", "../x"],
+        ["windows", "--since", "yesterday"],
+        ["prove", "--until", "2026-13-01"],
+    ],
+    ids=["tenant", "window", "since", "until"],
+)
+def test_wrong_use_is_refused_before_anything_is_sent(on_stack, arguments) -> None:
+    done = on_stack("usage", *arguments, "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.USAGE, "usage")
