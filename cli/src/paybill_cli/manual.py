@@ -124,7 +124,7 @@ def invoices(
     ] = None,
     limit: Limit = 1000,
 ) -> None:
-    """List invoices: all that are owed, and of every tenant the newest that are settled.
+    """List invoices: those that are owed, and the newest of the rest.
 
     Example: paybill manual invoices --status overdue
     """
