@@ -5,8 +5,8 @@ import socket
 import httpx
 import pytest
 import stripe
+from paybill_stripe_fake.bodies import MAX_BODY_BYTES
 from paybill_stripe_fake.client import FakeControl, FakeControlError
-from paybill_stripe_fake.server import MAX_BODY_BYTES
 
 
 @pytest.fixture

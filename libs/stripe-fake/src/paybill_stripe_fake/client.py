@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -62,6 +63,10 @@ class FakeControl:
     def pay_checkout(self, session_id: str, outcome: Outcome = "succeed") -> dict[str, Any]:
         """Pay as the customer would; returns the session, which is still `open` after a declined card."""
         return self._post(f"/fake/checkout/{session_id}/pay", {"outcome": outcome})
+
+    def click_portal(self, url: str, subscription_id: str, action: Literal["cancel", "resume"]) -> dict[str, Any]:
+        """Click on the page of a portal session as the customer would; returns the subscription."""
+        return self._post(urlsplit(url).path, {"subscription": subscription_id, "action": action})
 
     def set_payment(self, customer_id: str, outcome: Outcome) -> dict[str, Any]:
         """Decide how charges to this customer's cards end from now on; gives a card to one who has none."""

@@ -1,7 +1,6 @@
 """What Stripe has no API for: outcomes, time, and webhooks that misbehave."""
 
 from paybill_stripe_fake import (
-    checkout,
     collection,
     deliveries,
     disputes,
@@ -90,9 +89,6 @@ def reset(account: Account, _params: Params) -> Resource:
         account.put(static)
     return {}
 
-
-PAY_CHECKOUT = ("POST", "/fake/checkout/{id}/pay", checkout.pay)
-"""The one control route without a key: it belongs to the page, and a session's id cannot be guessed."""
 
 ENDPOINTS = [
     ("POST", "/fake/customers/{id}/payment", set_payment),

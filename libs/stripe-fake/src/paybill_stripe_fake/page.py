@@ -1,5 +1,6 @@
-"""The checkout page: what a person sees under a session's `url`."""
+"""What a person sees: the checkout page and the customer portal, under the `url` of their sessions."""
 
+from datetime import UTC, datetime
 from html import escape
 
 from paybill_stripe_fake.store import Resource
@@ -21,11 +22,38 @@ def checkout_page(session: Resource, lines: list[Resource], *, declined: bool = 
         for line in lines
     )
     total = f"<tr><th>Due today</th><td>{_money(session['amount_total'], session['currency'])}</td></tr>"
+    return _page("Checkout", "Subscribe", f"<table>{rows}{total}</table>{_state(session, declined=declined)}")
+
+
+def portal_page(
+    secret: str, session: Resource, subscriptions: list[tuple[Resource, list[str]]], *, cancellable: bool
+) -> str:
+    """A customer's subscriptions, each with the names of its products; one may be cancelled, or that taken back."""
+    rows = "".join(_subscription(secret, held, names, cancellable=cancellable) for held, names in subscriptions)
+    back = f'<p><a href="{escape(session["return_url"])}">Return</a></p>' if session["return_url"] else ""
+    return _page("Customer portal", "Your subscriptions", (rows or "<p>There is nothing here.</p>") + back)
+
+
+def _subscription(secret: str, held: Resource, names: list[str], *, cancellable: bool) -> str:
+    until = datetime.fromtimestamp(held["items"]["data"][0]["current_period_end"], tz=UTC).strftime("%d %B %Y")
+    ends = held["cancel_at"] is not None
+    action, label = ("resume", "Keep it") if ends else ("cancel", "Cancel")
+    button = (
+        f'<form method="post" action="/fake/portal/{escape(secret)}">'
+        f'<input type="hidden" name="subscription" value="{escape(held["id"])}">'
+        f'<button name="action" value="{action}">{label}</button></form>'
+        if ends or cancellable
+        else ""
+    )
+    said = f"Ends on {until}" if ends else f"Renews on {until}"
+    return f"<h2>{escape(', '.join(names))}</h2><p>{escape(held['status'])}. {said}.</p>{button}"
+
+
+def _page(title: str, heading: str, content: str) -> str:
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Checkout</title>'
-        '<meta name="viewport" content="width=device-width"><style>' + _STYLE + "</style></head><body>"
-        "<h1>Subscribe</h1><p>A stand-in for Stripe: no card is charged.</p>"
-        f"<table>{rows}{total}</table>{_state(session, declined=declined)}</body></html>"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
+        f"<h1>{heading}</h1><p>A stand-in for Stripe: no card is charged.</p>{content}</body></html>"
     )
 
 

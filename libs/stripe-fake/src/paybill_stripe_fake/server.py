@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from paybill_stripe_fake import (
@@ -29,10 +29,11 @@ from paybill_stripe_fake import (
     invoice_api,
     invoice_items,
     meters,
-    page,
+    pages,
     pauses,
     payment_methods,
     payments,
+    portal,
     previews,
     prices,
     products,
@@ -46,33 +47,25 @@ from paybill_stripe_fake import (
     webhook_endpoints,
 )
 from paybill_stripe_fake.account import Account, ApiRequest, new_id
+from paybill_stripe_fake.bodies import parameters
 from paybill_stripe_fake.errors import (
     ApiError,
     AuthenticationError,
-    BodyTooLargeError,
     IdempotencyError,
     InvalidRequestError,
     KeyInUseError,
     UnknownUrlError,
 )
 from paybill_stripe_fake.expand import MAX_PATHS, expanded
-from paybill_stripe_fake.forms import Params, Value, from_json, parse_form
+from paybill_stripe_fake.forms import Params, Value
 from paybill_stripe_fake.sender import Sender
 from paybill_stripe_fake.store import Resource
 
 Handler: TypeAlias = Callable[..., Resource]
 
-MAX_BODY_BYTES = 1_048_576
 _MAX_KEY = 255
 _KEPT_S = 24 * 3600
 _TICK_S = 1.0
-_FORM = "application/x-www-form-urlencoded"
-_PAGE_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 _MODULES = (
     charges,
     checkout,
@@ -86,6 +79,7 @@ _MODULES = (
     pauses,
     payment_methods,
     payments,
+    portal,
     previews,
     prices,
     products,
@@ -125,11 +119,7 @@ def create_app(account: Account, api_key: str, sender: Callable[[], Sender], sta
         Route(path, server.endpoint(path, by_method), methods=list(by_method))
         for path, by_method in sorted(table.items(), key=lambda entry: entry[0].count("{"))
     ]
-    own = [
-        Route("/healthz", _healthz),
-        Route("/fake/checkout/{id}", server.checkout_page),
-        Route(control.PAY_CHECKOUT[1], server.pay_checkout, methods=["POST"]),
-    ]
+    own = [Route("/healthz", _healthz), *pages.routes(account, server.answer_anybody)]
     handlers: dict[Any, Any] = {HTTPException: _unknown_url, ApiError: _refused, Exception: _failed}
     app = Starlette(routes=[*own, *routes], lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
@@ -148,7 +138,7 @@ class _Server:
 
         async def run(request: Request) -> Response:
             self._authenticate(request)
-            tree = await _parameters(request, json_too=fake)
+            tree = await parameters(request, json_too=fake)
             method = "GET" if request.method == "HEAD" else request.method
             handler, arguments = handlers[method], list(request.path_params.values())
             if fake:
@@ -183,31 +173,9 @@ class _Server:
         finally:
             self._under_way.discard(key)
 
-    async def checkout_page(self, request: Request) -> Response:
-        """The page of a session."""
-        return self._page(request.path_params["id"])
-
-    async def pay_checkout(self, request: Request) -> Response:
-        """Pay, from the page's form or as JSON."""
-        tree = await _parameters(request, json_too=True)
-        session_id = request.path_params["id"]
-        if "text/html" not in request.headers.get("accept", ""):
-            return self._run(request, checkout.pay, tree, [session_id], None)
-        try:
-            with self._account.work():
-                session = checkout.pay(self._account, Params(tree), session_id)
-        except InvalidRequestError:
-            # Someone pressed twice, or came too late: the page says how it stands.
-            return self._page(session_id)
-        if session["status"] == "complete":
-            return RedirectResponse(page.return_url(session), status_code=303, headers=_PAGE_HEADERS)
-        return self._page(session_id, declined=True)
-
-    def _page(self, session_id: str, *, declined: bool = False) -> Response:
-        session = self._account.get("checkout.session", session_id)
-        lines = checkout.line_items(self._account, session)["data"]
-        html = page.checkout_page(session, lines, declined=declined)
-        return HTMLResponse(html, status_code=402 if declined else 200, headers=_PAGE_HEADERS)
+    async def answer_anybody(self, request: Request, handler: Handler, argument: str) -> Response:
+        """Carry out what a page offers, for whoever knows its address."""
+        return self._run(request, handler, await parameters(request, json_too=True), [argument], None)
 
     def _authenticate(self, request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -293,37 +261,6 @@ async def _keep_time(account: Account) -> None:
         with account.work():
             renewals.catch_up(account)
         await asyncio.sleep(_TICK_S)
-
-
-async def _parameters(request: Request, *, json_too: bool) -> dict[str, Value]:
-    """The parameters of the query, or of the body, which is read no further than its limit."""
-    if request.method in {"GET", "HEAD"}:
-        return parse_form(request.url.query)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLargeError(MAX_BODY_BYTES)
-    if not body:
-        return parse_form(request.url.query)
-    media_type = request.headers.get("content-type", _FORM).split(";")[0].strip().lower()
-    if media_type == _FORM:
-        return parse_form(bytes(body))
-    if json_too and media_type == "application/json":
-        return _from_json(bytes(body))
-    raise InvalidRequestError(f"The body is to be {_FORM}.")
-
-
-def _from_json(body: bytes) -> dict[str, Value]:
-    try:
-        decoded = json.loads(body)
-        tree = from_json(decoded)
-        json.dumps(tree, ensure_ascii=False).encode()  # half a surrogate pair could never be answered again
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError("The body is no JSON in UTF-8.") from error
-    if isinstance(tree, str) or not isinstance(decoded, dict):
-        raise InvalidRequestError("The body is no JSON object.")
-    return tree
 
 
 def _answer(
