@@ -1,0 +1,86 @@
+"""Usage at Stripe: a window that closes becomes one event of its meter, and Stripe's own sum is what was used."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from billing_world import eventually
+from paybill_billing.work.usage import Closing
+from paybill_contracts.usage import Usage
+
+TENANT = "ten_" + "d" * 32
+PLANS = """
+product: shop
+meters:
+  - {meter: calls, window: hour, lateness: 30d, provider_meters: {stripe: api_calls}}
+plans:
+  - plan: starter
+    version: 1
+    name: Starter
+    tier: starter
+    placement: pooled
+    grace: 7d
+    retention: 30d
+    features:
+      - {key: calls, kind: metered, meter: calls, included: 100}
+    prices:
+      - {minor: 2900, currency: EUR, interval: month}
+"""
+
+
+@pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
+async def test_what_was_used_in_a_window_is_counted_by_stripe_once_a_refusal_is_mended_and_sent_again(world):
+    await world.subscribed(TENANT)
+    await eventually(lambda: _entitled(world))
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    for quantity in (5, 7):
+        await world.metering.offer(Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=hour))
+    await world.log.facts("billing.usage_recorded", at_least=2)
+    closing = Closing(world.served.running.edge)
+
+    await closing.tick(datetime.now(UTC) + timedelta(days=40))
+    failed = await eventually(lambda: _window(world, "failed"))
+    meter = await asyncio.to_thread(
+        world.fake.stripe.billing.meters.create,
+        {
+            "display_name": "Calls",
+            "event_name": "api_calls",
+            "default_aggregation": {"formula": "sum"},
+            "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+            "value_settings": {"event_payload_key": "value"},
+        },
+    )
+    await world.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
+    window = await eventually(lambda: _window(world, "reported"))
+    await world.served.client.post(f"/v1/usage/windows/{failed['id']}/count")
+    await eventually(lambda: _counted(world))
+
+    assert "api_calls" in failed["failure"]
+    assert (window["value"], window["reported"]) == (12, 12)
+    assert (await _counted(world))["counted"] == 12
+    customer = (await world.account(TENANT))["customer"]
+    summaries = await asyncio.to_thread(
+        world.fake.stripe.billing.meters.event_summaries.list,
+        meter.id,
+        {
+            "customer": customer,
+            "start_time": int(hour.timestamp()),
+            "end_time": int((hour + timedelta(hours=1)).timestamp()),
+        },
+    )
+    assert [summary.aggregated_value for summary in summaries.data] == [12]
+    await closing._leave()
+
+
+async def _entitled(world):
+    return (await world.account(TENANT))["entitlements"]
+
+
+async def _window(world, status):
+    found = (await world.get("/v1/usage/windows", status=status))["windows"]
+    return found[0] if found else None
+
+
+async def _counted(world):
+    found = await _window(world, "reported")
+    return found if found["answered"] == found["asked"] == 1 else None
