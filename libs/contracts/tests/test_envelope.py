@@ -1,6 +1,7 @@
 """The wire form: what is written is read back, and whatever does not add up is refused."""
 
 import string
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -95,6 +96,12 @@ def test_the_headers_are_those_of_cloudevents_in_binary_mode() -> None:
         "pb-correlation": "req-1",
         "pb-actor": "operator:op1",
     } == HEADERS
+
+
+@pytest.mark.parametrize("actor", ["", "nobody", "cron:nightly", "operator:", "operator:a b", "operator:" + "x" * 101])
+def test_what_no_reader_would_take_is_not_written(actor: str) -> None:
+    with pytest.raises(MalformedFactError, match="actor"):
+        headers_of(replace(FACT, origin=replace(FACT.origin, actor=actor)))
 
 
 def test_fields_that_the_reader_does_not_know_are_ignored() -> None:

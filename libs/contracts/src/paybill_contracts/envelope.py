@@ -84,14 +84,14 @@ def intake_subject(publisher: str, event: Event) -> str:
 
 
 def headers_of(fact: Fact) -> dict[str, str]:
-    """The CloudEvents attributes and ours, as NATS headers."""
+    """The CloudEvents attributes and ours, as NATS headers. Raises MalformedFactError for what no reader would take."""
     event, origin = fact.event, fact.origin
     headers = _attributes(event, fact.id, event.OWNER, fact.time, origin.traceparent) | {
         "pb-aggregate": fact.aggregate,
         "pb-revision": str(fact.revision),
         "pb-cause": origin.cause,
         "pb-correlation": origin.correlation,
-        "pb-actor": origin.actor,
+        "pb-actor": _actor(origin.actor),
     }
     if event.tenant is not None:
         headers["pb-tenant"] = event.tenant
@@ -111,6 +111,13 @@ def _attributes(event: Event, id_: str, source: str, time: datetime, traceparent
         "ce-dataschema": f"paybill:{event.TYPE}:v{event.VERSION}",
         "traceparent": traceparent,
     }
+
+
+@lru_cache(maxsize=256)
+def _actor(text: str) -> str:
+    if _ACTOR.fullmatch(text) is None:
+        raise MalformedFactError(f"{text[:100]!r} is no actor; name a user, service, agent, webhook or operator")
+    return text
 
 
 @lru_cache(maxsize=16)

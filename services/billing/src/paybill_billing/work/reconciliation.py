@@ -173,7 +173,7 @@ class Reconciler:
 
         objects = [one.id for one, _ in judged] + [drift.provider_object for drift in more]
         await self._edge.decide(
-            Origin(run.id, run.id, f"reconciliation:{self._name}", ""),
+            Origin(run.id, run.id, "service:billing", ""),
             decide,
             writes=[RUNS.key(run.id), *(DRIFTS.key(_drift_id(run.id, object_)) for object_ in objects)],
             reads=[

@@ -103,7 +103,7 @@ class Sweeper:
                     unit.record(DRIFTS, drift.drift_id, [drift])
 
         cause = missed[-1].event_id
-        origin = Origin(cause, cause, f"reconciliation:{self._name}", "")
+        origin = Origin(cause, cause, "service:billing", "")
         await self._edge.decide(origin, decide, writes=[DRIFTS.key(drift.drift_id) for drift in drifts], held=held)
 
     def _drift(self, target: str, delivery: Delivery) -> DriftFound:

@@ -1,0 +1,166 @@
+"""Reconciliation as it runs: what was lost on the way is found at the provider, said, and repaired."""
+
+import asyncio
+
+import pytest
+from billing_world import eventually
+from paybill_billing.app import service
+from paybill_billing.work import sweeps
+from paybill_contracts.reconciliation import DriftKind
+from paybill_runtime.replay import replay
+
+TENANT = "ten_" + "a" * 32
+
+
+async def reconciled(world, *, repair: bool):
+    answer = await world.served.client.post("/v1/providers/stripe/reconciliations", json={"repair": repair})
+    assert answer.status_code == 202, answer.text
+
+    async def over():
+        run = await world.get(f"/v1/reconciliations/{answer.json()['id']}")
+        return run if run["status"] == "finished" else None
+
+    return await eventually(over)
+
+
+async def drifts(world, run) -> list[dict]:
+    return (await world.get("/v1/drifts", run=run["id"]))["drifts"]
+
+
+async def lost(world, change, *arguments) -> None:
+    """Change something at the provider, of which no message arrives."""
+    await asyncio.to_thread(world.fake.control.wait_delivered)
+    await asyncio.to_thread(world.fake.control.faults, lose=1000)
+    await asyncio.to_thread(change, *arguments)
+    await asyncio.to_thread(world.fake.control.faults, lose=0)
+
+
+@pytest.fixture
+async def changed(world):
+    """A subscription that was cancelled at the provider, and we were not told."""
+    subscription = await world.subscribed(TENANT)
+    await world.quiet()
+    await lost(world, world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    return subscription
+
+
+async def test_nothing_differs_when_every_message_arrived(world) -> None:
+    await world.subscribed(TENANT)
+    await world.quiet()
+
+    run = await reconciled(world, repair=True)
+
+    assert (run["looked"], run["drifted"]) == (1, 0)
+
+
+async def test_a_dry_run_says_what_differs_and_repairs_nothing(world, changed) -> None:
+    run = await reconciled(world, repair=False)
+
+    (drift,) = await drifts(world, run)
+    assert (drift["kind"], drift["repaired"], drift["provider_object"]) == (
+        "different",
+        False,
+        changed["provider_subscription"],
+    )
+    assert {d["field"]: (d["here"], d["there"]) for d in drift["differences"]}["access"] == ("active", "ended")
+    assert (await world.account(TENANT))["subscriptions"][0]["access"] == "active"
+
+
+async def test_what_differs_is_a_fact_and_is_repaired(world, changed) -> None:
+    run = await reconciled(world, repair=True)
+
+    await world.standing(TENANT, "ended")
+    (fact,) = await world.log.facts("billing.drift_found")
+    assert fact.event.kind is DriftKind.DIFFERENT
+    assert (fact.event.run_id, fact.event.tenant_id, fact.event.repaired) == (run["id"], TENANT, True)
+    assert (await reconciled(world, repair=True))["drifted"] == 0
+
+
+async def test_a_subscription_that_we_never_heard_of_is_found(world) -> None:
+    await world.tenants.request_tenant(TENANT)
+    account = await world.opened(TENANT)
+    checkout = account["checkout_url"].rpartition("/")[2]
+    await lost(world, world.fake.control.pay_checkout, checkout)
+
+    run = await reconciled(world, repair=True)
+
+    assert [drift["kind"] for drift in await drifts(world, run)] == ["unknown_here"]
+    await world.standing(TENANT, "active")
+
+
+async def test_what_belongs_to_nobody_here_or_is_gone_there_waits_for_a_person(world) -> None:
+    known = await world.subscribed(TENANT)
+    await world.quiet()
+    await asyncio.to_thread(world.fake.control.reset)
+    stripe = world.fake.stripe
+
+    def stranger():
+        customer = stripe.customers.create({"name": "stranger"})
+        price = stripe.prices.create(
+            {
+                "currency": "eur",
+                "unit_amount": 100,
+                "recurring": {"interval": "month"},
+                "product_data": {"name": "other"},
+            }
+        )
+        return stripe.subscriptions.create(
+            {"customer": customer.id, "items": [{"price": price.id}], "trial_period_days": 30}
+        ).id
+
+    strange = await asyncio.to_thread(stranger)
+
+    run = await reconciled(world, repair=True)
+
+    found = {drift["provider_object"]: (drift["kind"], drift["repaired"]) for drift in await drifts(world, run)}
+    assert found == {
+        strange: ("unknown_customer", False),
+        known["provider_subscription"]: ("unknown_there", False),
+    }
+
+
+async def test_one_run_at_a_time_and_it_can_be_stopped(world) -> None:
+    await world.subscribed(TENANT)
+    await asyncio.to_thread(world.fake.control.fail_calls, 1000, path="/v1/subscriptions")
+    client = world.served.client
+    run = (await client.post("/v1/providers/stripe/reconciliations", json={})).json()
+
+    second = await client.post("/v1/providers/stripe/reconciliations", json={})
+    stopped = await client.post(f"/v1/reconciliations/{run['id']}/stop")
+    again = await client.post(f"/v1/reconciliations/{run['id']}/stop")
+
+    assert (second.status_code, second.json()["code"]) == (409, "reconciliation_runs")
+    assert stopped.json()["status"] == "stopped"
+    assert (again.status_code, again.json()["code"]) == (409, "reconciliation_ended")
+
+
+async def test_a_provider_that_lists_nothing_is_refused_by_name(world) -> None:
+    answer = await world.served.client.post("/v1/providers/manual/reconciliations", json={})
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_provider")
+    assert "stripe" in answer.json()["detail"]
+
+
+async def test_a_message_that_never_came_is_fetched(world_of, settings, monkeypatch) -> None:
+    monkeypatch.setattr(sweeps, "ON_ITS_WAY", sweeps.ON_ITS_WAY * 0)
+    settings["sweep_every_s"] = 0.2
+    world = await world_of(service())
+    subscription = await world.subscribed(TENANT)
+    await world.quiet()
+
+    await lost(world, world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+
+    await world.standing(TENANT, "ended")
+    found = await world.log.facts("billing.drift_found", at_least=1)
+    assert {fact.event.kind for fact in found} == {DriftKind.UNDELIVERED}
+    assert subscription["provider_subscription"] in {fact.event.provider_object for fact in found}
+
+
+async def test_what_was_compared_replays(world, changed) -> None:
+    await reconciled(world, repair=True)
+    await world.standing(TENANT, "ended")
+
+    running = world.served.running
+    report = await replay(running.service, running.settings, running.database)
+
+    assert report.equal, report
