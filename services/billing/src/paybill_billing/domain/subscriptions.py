@@ -283,21 +283,28 @@ def _access(before: Subscription | None, seen: Seen, grace_until: datetime | Non
             raise UnknownStatusError(f"the provider calls {seen.id} {seen.status!r:.60}, which has no meaning here yet")
 
 
+def _was_failing(before: Subscription | None) -> bool:
+    """Whether the provider said before that collecting failed. What time alone took away in its silence is no grace."""
+    return before is not None and before.provider_status in _FAILING
+
+
 def _was_shut_out(before: Subscription | None) -> bool:
-    return before is not None and before.access is AccessState.SUSPENDED
+    return before is not None and _was_failing(before) and before.access is AccessState.SUSPENDED
 
 
 def _paid_until(before: Subscription | None, seen: Seen, item: Item) -> datetime | None:
     """The end of the newest period that was paid, also while a later invoice is open.
 
-    An open invoice for something within a period does not prove that the period was paid, so it never adds to what we
-    knew. Nor does one for another price take away what was paid at the old one.
+    An open invoice for something within a period does not prove that the period was paid: what we knew of it counts.
+    One for a period at another price does not take away what was paid at the old one.
     """
     known, shown = before.paid_until if before is not None else None, seen.paid_until
-    if before is None or known is None or seen.status not in _FAILING:
+    if before is None or known is None or shown is None or seen.status not in _FAILING:
         return shown
+    if shown == seen.period_end:
+        return min(known, shown) if before.period_start == seen.period_start else shown
     is_same_price = (before.price, before.interval) == (item.amount, item.interval)
-    return min(known, shown) if is_same_price and shown is not None else known
+    return shown if is_same_price else max(known, shown)
 
 
 def _grace_until(
@@ -315,13 +322,11 @@ def _grace_until(
     """
     if seen.status not in _FAILING:
         return None
-    known = before.grace_until if before is not None else None
+    if seen.status == "unpaid":
+        return paid_until if paid_until is not None and now < paid_until else None
+    known = before.grace_until if before is not None and _was_failing(before) else None
     if _was_shut_out(before):
         return known
-    if seen.status == "unpaid":
-        if paid_until is not None and now < paid_until:
-            return paid_until
-        return min(known, now) if known is not None else None
     shown = [seen.failed_at] if seen.failed_at is not None else []
     heard = [failure.at for failure in failures if failure.invoice == seen.invoice]
     until = min([now, *shown, *heard]) + timedelta(seconds=grace_s)

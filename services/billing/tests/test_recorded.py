@@ -1,0 +1,89 @@
+"""Everything that others recorded of Stripe is taken, kept and understood, in the shapes of every year."""
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+import recorded
+from billing_world import SECRETS, eventually
+from paybill_billing.effects.payment_shapes import dispute, refund
+from paybill_billing.effects.shapes import ShapeError, attempt, customer_of, seen, subscription_of
+from paybill_billing.effects.stripe_inbound import StripeInbound
+
+pytestmark = recorded.needed
+
+
+def test_every_recorded_event_is_accepted_as_it_is(signed):
+    inbound, now = StripeInbound(SECRETS), datetime.now(UTC)
+    for name, body in recorded.events().items():
+        delivery = inbound.receive(body, signed(body), now)
+        assert (delivery.event_id, delivery.type) == (json.loads(body)["id"], json.loads(body)["type"]), name
+        if inbound.tells_of_failure(delivery.type):
+            assert inbound.attempt(delivery.event_id, body) is not None, name
+
+    assert len(recorded.events()) >= 95
+
+
+def test_every_recorded_subscription_invoice_and_customer_is_read():
+    for name, item in recorded.of_kind("subscription").items():
+        found = seen(item)
+        assert found.id == subscription_of(item), name
+        assert found.period_end is not None, name
+        assert found.items[0].price.id, name
+    for name, item in recorded.of_kind("invoice").items():
+        # The invoice that is still to come has no id, and one that is deleted no amount.
+        if "id" in item and not item.get("deleted"):
+            assert attempt("evt_1", item).invoice == item["id"], name
+    for name, item in recorded.of_kind("customer").items():
+        assert customer_of(item) == item["id"], name
+    for name, item in recorded.of_kind("refund").items():
+        assert refund(item).id == item["id"], name
+    for name, item in recorded.of_kind("dispute").items():
+        if "id" in item:
+            assert dispute(item).amount.minor == item["amount"], name
+
+
+@pytest.mark.parametrize("shape", [recorded.current, recorded.of_2020, recorded.of_2017])
+def test_every_recorded_subscription_says_the_same_in_the_shape_of_every_year(shape):
+    for name, item in recorded.of_kind("subscription").items():
+        assert seen(shape(item)).items[0] == seen(item).items[0], name
+        same, was = seen(shape(item)), seen(item)
+        assert (same.status, same.period_start, same.period_end, same.cancel_at, same.trial_end, same.paid_until) == (
+            was.status,
+            was.period_start,
+            was.period_end,
+            was.cancel_at,
+            was.trial_end,
+            was.paid_until,
+        ), name
+
+
+def test_nothing_recorded_breaks_whoever_reads_it():
+    for item in recorded.objects().values():
+        for read in (seen, lambda it: attempt("evt_1", it), refund, dispute):
+            with suppress(ShapeError):
+                read(item)
+        subscription_of(item)
+        customer_of(item)
+
+
+async def test_every_recorded_payload_is_kept_and_nothing_of_it_stops_the_worker(world, outside, signed):
+    bodies = [json.loads(body) for body in recorded.events().values()]
+    bodies += [
+        {"object": "event", "type": f"{item.get('object', 'none')}.updated", "created": 1, "data": {"object": item}}
+        for item in recorded.objects().values()
+    ]
+    for number, event in enumerate(bodies):
+        body = json.dumps({**event, "id": f"evt_{number}", "livemode": False}).encode()
+        answer = await outside.post("/webhooks/stripe", content=body, headers=signed(body))
+        assert answer.status_code == 200, answer.text
+
+    async def looked_at():
+        rows = await world.sql("SELECT DISTINCT reason FROM webhook_targets")
+        return rows if (None,) not in rows else None
+
+    # They are of customers that are none of ours; whatever names no customer is looked for, and not there.
+    assert await eventually(looked_at, 30) == [("no account has this customer",)]
+    assert await world.sql("SELECT count(*) FROM webhooks") == [(len(bodies),)]
+    assert len(bodies) > 300
