@@ -125,6 +125,8 @@ def _declined(account: Account, invoice: Resource, subscription: Resource | None
     elif counts:
         changes["next_payment_attempt"] = account.retry_policy.next_attempt(attempts, account.now())
     invoice = events.change(account, invoice, changes)
+    if invoices.intent_of(account, invoice)["status"] == "requires_action":
+        events.emit(account, "invoice.payment_action_required", invoice)
     events.emit(account, "invoice.payment_failed", invoice)
     _set_delinquent(account, invoice["customer"], delinquent=True)
     if retried and subscription:

@@ -1,9 +1,8 @@
 """Meters: what customers use, reported as events, added up and billed after the period."""
 
-from datetime import UTC, datetime
 from decimal import Decimal
 
-from paybill_stripe_fake import deliveries, events, thin_events
+from paybill_stripe_fake import events, meter_errors
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
@@ -22,7 +21,7 @@ _FORMULAS = ("sum", "count", "last")
 def create(account: Account, params: Params) -> Resource:
     """Create a meter for events of a name."""
     name = params.required("event_name", longest=100)
-    if _active(account, name) is not None:
+    if active(account, name) is not None:
         raise InvalidRequestError(
             f"A meter with event_name '{name}' already exists.", code="resource_already_exists", param="event_name"
         )
@@ -89,41 +88,43 @@ def reactivate(account: Account, _params: Params, meter_id: str) -> Resource:
 def report(account: Account, params: Params) -> Resource:
     """Report usage; the same identifier within 24 hours is refused, as Stripe does, and so counted once."""
     name = params.required("event_name", longest=100)
+    at = params.integer("timestamp")
+    return take(account, name, read_payload(params), account.now() if at is None else at, read_identifier(params))
+
+
+def read_payload(params: Params) -> dict[str, str]:
+    """What an event carries: who used how much."""
     payload = params.nested("payload") or Params({}, "payload")
     if len(payload.given()) > _MAX_KEYS:
         raise InvalidRequestError(f"The payload has at most {_MAX_KEYS} keys.", param="payload")
-    values = {key: payload.required(key, longest=500) for key in sorted(payload.given())}
+    return {key: payload.required(key, longest=500) for key in sorted(payload.given())}
+
+
+def read_identifier(params: Params) -> str:
+    """What makes an event the same as another one; a new one unless it is given."""
+    return params.text("identifier", longest=100) or new_id("mevt")
+
+
+def take(account: Account, name: str, payload: dict[str, str], at: int, identifier: str) -> Resource:
+    """Count an event; what is refused has one of Stripe's codes."""
     now = account.now()
-    at = params.integer("timestamp")
-    identifier = params.text("identifier", longest=100) or new_id("mevt")
-    at = now if at is None else at
     if not now - _OLDEST_S <= at <= now + _AHEAD_S:
-        code = "timestamp_too_far_in_past" if at < now else "timestamp_in_future"
         raise InvalidRequestError(
             "The timestamp must be within the past 35 calendar days or up to 5 minutes in the future.",
-            code=code,
+            code="timestamp_too_far_in_past" if at < now else "timestamp_in_future",
             param="timestamp",
         )
-    meter = _active(account, name)
+    meter = active(account, name)
     if meter is None:
         raise InvalidRequestError(
             f"No active meter found for event name '{name}'.", code="no_meter", param="event_name"
         )
-    event = {
-        "object": "billing.meter_event",
-        "created": now,
-        "event_name": name,
-        "identifier": identifier,
-        "livemode": False,
-        "payload": values,
-        "timestamp": at,
-    }
-    customer = values.get(meter["customer_mapping"]["event_payload_key"])
-    if customer is None:
+    key = meter["customer_mapping"]["event_payload_key"]
+    if key not in payload:
         raise InvalidRequestError(
-            f"The payload lacks the key '{meter['customer_mapping']['event_payload_key']}'.", param="payload"
+            f"The payload lacks the key '{key}'.", code="meter_event_no_customer_defined", param="payload"
         )
-    value = _value(meter, values)
+    customer, value = payload[key], _value(meter, payload)
     held = account.store.find("meter_identifier", identifier)
     if held is not None and held["at"] > now - _UNIQUE_S:
         error = InvalidRequestError(
@@ -131,13 +132,22 @@ def report(account: Account, params: Params) -> Resource:
         )
         error.headers = {"Stripe-Should-Retry": "false"}
         raise error
-    kind, key = _kind(meter["id"], customer), new_id("mevt")
-    account.store.put("meter_identifier", identifier, {"at": now, "kind": kind, "key": key})
-    account.store.put(kind, key, {"timestamp": at, "value": str(value)})
+    kind, number = _kind(meter["id"], customer), new_id("mevt")
+    account.store.put("meter_identifier", identifier, {"at": now, "kind": kind, "key": number})
+    account.store.put(kind, number, {"timestamp": at, "value": str(value)})
     if account.store.find("customer", customer) is None:
         # It is taken, and never billed to anybody: Stripe looks for the customer later, and tells by a thin event.
-        _tell_of_error(account, meter, identifier)
-    return event
+        message = "The customer of the event does not exist."
+        meter_errors.tell(account, meter, "meter_event_customer_not_found", message, identifier)
+    return {
+        "object": "billing.meter_event",
+        "created": now,
+        "event_name": name,
+        "identifier": identifier,
+        "livemode": False,
+        "payload": payload,
+        "timestamp": at,
+    }
 
 
 def adjust(account: Account, params: Params) -> Resource:
@@ -195,21 +205,6 @@ def usage(account: Account, meter_id: str, customer: str, start: int, end: int) 
             return sum((Decimal(one["value"]) for one in found), Decimal(0))
 
 
-def _tell_of_error(account: Account, meter: Resource, identifier: str) -> None:
-    message = "The customer of the event does not exist."
-    sample = {"error_message": message, "request": {"identifier": identifier}}
-    error = {"code": "meter_event_customer_not_found", "error_count": 1, "sample_errors": [sample]}
-    moment = datetime.fromtimestamp(account.now(), tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    data = {
-        "developer_message_summary": "There is 1 invalid event",
-        "reason": {"error_count": 1, "error_types": [error]},
-        "validation_end": moment,
-        "validation_start": moment,
-    }
-    told = thin_events.new(account, "v1.billing.meter.error_report_triggered", meter, data)
-    deliveries.enqueue(account, told)
-
-
 def _summary(account: Account, meter: Resource, customer: str, start: int, end: int) -> Resource:
     value = usage(account, meter["id"], customer, start, end)
     return {
@@ -228,13 +223,20 @@ def _value(meter: Resource, payload: dict[str, str]) -> Decimal:
     if key not in payload and meter["default_aggregation"]["formula"] == "count":
         return Decimal(1)
     sign = -1 if payload.get(key, "").startswith("-") else 1
-    number = Params({key: payload.get(key, "").removeprefix("-")}, "payload").decimal(key)
+    try:
+        number = Params({key: payload.get(key, "").removeprefix("-")}, "payload").decimal(key)
+    except InvalidRequestError as error:
+        error.code = "meter_event_invalid_value"
+        raise
     if number is None:
-        raise InvalidRequestError(f"The payload lacks the key '{key}'.", param="payload")
+        raise InvalidRequestError(
+            f"The payload lacks the key '{key}'.", code="meter_event_invalid_value", param="payload"
+        )
     return sign * number
 
 
-def _active(account: Account, event_name: str) -> Resource | None:
+def active(account: Account, event_name: str) -> Resource | None:
+    """The meter that takes events of this name."""
     for meter in account.store.oldest_first("billing.meter"):
         if meter["event_name"] == event_name and meter["status"] == "active":
             return meter

@@ -12,12 +12,17 @@ TEST_CARDS = {
     "pm_card_visa": "succeed",
     "pm_card_mastercard": "succeed",
     "pm_card_chargeCustomerFail": "fail",
+    "pm_card_threeDSecure2Required": "action",
+    "pm_card_authenticationRequired": "action",
     "pm_card_createDispute": "dispute",
     "pm_card_createDisputeInquiry": "inquiry",
 }
-"""Stripe's names for test cards, and how charging them ends; what is disputed has succeeded before."""
+"""Stripe's names for test cards, and how charging them ends.
+
+What is disputed has succeeded before; `action` fails until the customer confirms the payment, which nobody does here.
+"""
 _DECLINED_AT_ONCE = frozenset({"pm_card_chargeDeclined", "pm_card_visa_chargeDeclined"})
-_LAST4 = {"succeed": "4242", "fail": "0341", "dispute": "0259", "inquiry": "1976"}
+_LAST4 = {"succeed": "4242", "fail": "0341", "action": "3155", "dispute": "0259", "inquiry": "1976"}
 _NO_ADDRESS = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
 
 

@@ -73,9 +73,10 @@ def attempt(account: Account, intent: Resource, card_id: str | None, outcome: st
     """Charge the card; its outcome, or the one given, decides whether the intent then is `succeeded`."""
     outcome = outcome or outcome_of(account, card_id)
     card = account.store.find("payment_method", card_id or "")
-    charge = charges.attempt(account, intent, card, succeeded=outcome != "fail")
-    intent = {**intent, "latest_charge": charge["id"]}
-    if outcome != "fail":
+    succeeded = outcome not in {"fail", "action"}
+    charge = charges.attempt(account, intent, card, succeeded=succeeded)
+    intent = {**intent, "latest_charge": charge["id"], "next_action": None}
+    if succeeded:
         paid = {
             "status": "succeeded",
             "amount_received": intent["amount"],
@@ -86,6 +87,13 @@ def attempt(account: Account, intent: Resource, card_id: str | None, outcome: st
         if outcome in {"dispute", "inquiry"}:
             disputes.start(account, charge, inquiry=outcome == "inquiry")
         return concluded
+    if outcome == "action":
+        intent |= {
+            "status": "requires_action",
+            "next_action": {"type": "use_stripe_sdk", "use_stripe_sdk": {"type": "three_d_secure_redirect"}},
+            "payment_method": card_id,
+        }
+        return _concluded(account, intent, "payment_intent.requires_action")
     error = {
         "charge": charge["id"],
         "code": "card_declined",
@@ -95,7 +103,8 @@ def attempt(account: Account, intent: Resource, card_id: str | None, outcome: st
         "payment_method": card,
         "type": "card_error",
     }
-    return _concluded(account, {**intent, "last_payment_error": error}, "payment_intent.payment_failed")
+    failed = {"status": "requires_payment_method", "last_payment_error": error}
+    return _concluded(account, {**intent, **failed}, "payment_intent.payment_failed")
 
 
 def create(account: Account, params: Params) -> Resource:
@@ -121,7 +130,7 @@ def confirm(account: Account, params: Params, intent_id: str) -> Resource:
     named = params.required("payment_method")
     params.url("return_url")
     intent = attempt(account, intent, named_card(account, named, intent["customer"]))
-    if intent["status"] != "succeeded":
+    if intent["status"] == "requires_payment_method":
         raise CardDeclinedError(intent, keep=True)
     return intent
 
@@ -183,7 +192,7 @@ def _of(intent: Resource) -> tuple[str, str]:
 
 
 def _refuse_unless_open(intent: Resource) -> None:
-    if intent["status"] != "requires_payment_method":
+    if intent["status"] not in {"requires_payment_method", "requires_action"}:
         raise InvalidRequestError(f"This PaymentIntent is {intent['status']}.", code="payment_intent_unexpected_state")
 
 

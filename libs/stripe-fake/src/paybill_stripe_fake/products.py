@@ -77,6 +77,18 @@ def update(account: Account, params: Params, product_id: str) -> Resource:
     return events.change(account, product, {**changed, "updated": account.now()}) if changed else product
 
 
+def delete(account: Account, _params: Params, product_id: str) -> Resource:
+    """Delete a product that has no prices."""
+    product = account.get("product", product_id)
+    if any(price["product"] == product_id for price in account.store.oldest_first("price")):
+        raise InvalidRequestError(
+            "This product cannot be deleted because it has one or more user-created prices.", param="id"
+        )
+    events.emit(account, "product.deleted", product)
+    account.store.delete("product", product_id)
+    return {"id": product_id, "object": "product", "deleted": True}
+
+
 def _given(params: Params, product: Resource) -> Resource:
     changes: Resource = {
         key: params.text(key) for key in ("description", "statement_descriptor", "unit_label") if params.has(key)
@@ -100,4 +112,5 @@ ENDPOINTS = [
     ("GET", "/v1/products", list_products),
     ("GET", "/v1/products/{id}", retrieve),
     ("POST", "/v1/products/{id}", update),
+    ("DELETE", "/v1/products/{id}", delete),
 ]

@@ -28,6 +28,7 @@ from paybill_stripe_fake import (
     events,
     invoice_api,
     invoice_items,
+    meter_stream,
     meters,
     pages,
     pauses,
@@ -75,6 +76,7 @@ _MODULES = (
     events,
     invoice_api,
     invoice_items,
+    meter_stream,
     meters,
     pauses,
     payment_methods,
@@ -138,7 +140,7 @@ class _Server:
 
         async def run(request: Request) -> Response:
             self._authenticate(request)
-            tree = await parameters(request, json_too=fake)
+            tree = await parameters(request, json_too=fake or path.startswith("/v2/"))
             method = "GET" if request.method == "HEAD" else request.method
             handler, arguments = handlers[method], list(request.path_params.values())
             if fake:
@@ -179,6 +181,8 @@ class _Server:
 
     def _authenticate(self, request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if request.url.path == meter_stream.STREAM and meter_stream.may_stream(self._account, key.strip()):
+            return
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._api_key):
             raise AuthenticationError(given=bool(key))
 

@@ -56,7 +56,7 @@ def notification(event: Resource) -> Resource:
         "id": _ID + event["id"].removeprefix("evt_"),
         "object": "v2.core.event",
         "context": None,
-        "created": _iso(event["created"]),
+        "created": iso(event["created"]),
         "livemode": event["livemode"],
         "reason": _reason(event),
         "related_object": _related(resource),
@@ -81,7 +81,7 @@ def new(account: Account, kind: str, related: Resource | None, data: Resource) -
         "object": "v2.core.event",
         "changes": None,
         "context": None,
-        "created": _iso(account.now()),
+        "created": iso(account.now()),
         "data": data,
         "livemode": False,
         "reason": None,
@@ -157,34 +157,36 @@ def _now(resource: Any, previous: Resource) -> Resource:
 
 
 def _at(event: Resource) -> int:
-    return event["created"] if event["object"] == "event" else _seconds(event["created"])
+    return event["created"] if event["object"] == "event" else seconds(event["created"])
 
 
 def _within(params: Params) -> Callable[[int], bool]:
     given = params.nested("created") or Params({})
     bounds = {key: given.text(key, longest=40) for key in ("gt", "gte", "lt", "lte")}
-    seconds = {key: _bound(value, key) for key, value in bounds.items() if value}
+    limits = {key: _bound(value, key) for key, value in bounds.items() if value}
     return lambda at: (
-        seconds.get("gt", at - 1) < at
-        and seconds.get("gte", at) <= at
-        and seconds.get("lt", at + 1) > at
-        and seconds.get("lte", at) >= at
+        limits.get("gt", at - 1) < at
+        and limits.get("gte", at) <= at
+        and limits.get("lt", at + 1) > at
+        and limits.get("lte", at) >= at
     )
 
 
 def _bound(text: str, key: str) -> int:
     try:
-        return _seconds(text)
+        return seconds(text)
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError(f"Invalid timestamp: {text}", param=f"created[{key}]") from error
 
 
-def _seconds(text: str) -> int:
+def seconds(text: str) -> int:
+    """Unix seconds of a time as the second version of the API writes it."""
     return int(datetime.fromisoformat(text).timestamp())
 
 
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+def iso(moment: int) -> str:
+    """A time as the second version of the API writes it."""
+    return datetime.fromtimestamp(moment, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 ENDPOINTS = [("GET", "/v2/core/events", list_events), ("GET", "/v2/core/events/{id}", retrieve)]

@@ -1,0 +1,20 @@
+"""What Stripe tells later about usage that it could not count: thin events that have no snapshot."""
+
+from paybill_stripe_fake import deliveries, thin_events
+from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.store import Resource
+
+
+def tell(account: Account, meter: Resource | None, code: str, message: str, identifier: str) -> None:
+    """Say that an event was not billed; without a meter, that there is none."""
+    sample = {"error_message": message, "request": {"identifier": identifier}}
+    error = {"code": code, "error_count": 1, "sample_errors": [sample]}
+    moment = thin_events.iso(account.now())
+    data = {
+        "developer_message_summary": "There is 1 invalid event",
+        "reason": {"error_count": 1, "error_types": [error]},
+        "validation_end": moment,
+        "validation_start": moment,
+    }
+    kind = "v1.billing.meter.error_report_triggered" if meter else "v1.billing.meter.no_meter_found"
+    deliveries.enqueue(account, thin_events.new(account, kind, meter, data))
