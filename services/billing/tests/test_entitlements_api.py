@@ -1,0 +1,213 @@
+"""What operators add to a plan, from HTTP to the facts that others hear, and what a check answers."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from billing_world import eventually
+from paybill_contracts.entitlements import Copy, Reason, check
+from paybill_contracts.usage import Usage
+from paybill_runtime.auth import Role, make_key
+from paybill_runtime.replay import replay
+
+TENANT = "ten_" + "c" * 32
+PLANS = """\
+product: shop
+meters:
+  - {meter: calls, window: day}
+plans:
+  - plan: starter
+    version: 1
+    name: Starter
+    tier: starter
+    placement: pooled
+    grace: 7d
+    retention: 30d
+    features:
+      - {key: projects, kind: limit, limit: 5}
+      - {key: sso, kind: boolean, enabled: false}
+      - {key: calls, kind: metered, meter: calls, included: 3, quota: 10}
+    prices:
+      - {minor: 2900, currency: EUR, interval: month}
+"""
+pytestmark = pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
+
+
+async def post(world, path, *, key=None, **body):
+    headers = {"Idempotency-Key": key} if key else {}
+    return await world.served.client.post(f"/v1/tenants/{TENANT}/entitlements/{path}", json=body, headers=headers)
+
+
+async def entitled(world):
+    """A tenant that paid, and what it may use."""
+    await world.subscribed(TENANT)
+
+    async def look():
+        return (await world.account(TENANT))["entitlements"]
+
+    return await eventually(look)
+
+
+def limit(number):
+    return {"kind": "limit", "key": "projects", "limit": number}
+
+
+def given(held):
+    return {feature["key"]: feature for feature in held["features"]}
+
+
+async def test_an_override_is_in_force_at_once_is_told_and_done_once_for_each_key(world):
+    before = await entitled(world)
+
+    first, again = [(await post(world, "overrides", key="k1", feature=limit(500), reason="x")).json() for _ in range(2)]
+    other = await post(world, "overrides", key="k1", feature=limit(501), reason="x")
+
+    assert first == again
+    assert (given(first)["projects"], given(before)["projects"]) == (limit(500), limit(5))
+    assert (first["set_revision"], first["plan_features"]) == (2, before["features"])
+    assert other.json()["code"] == "idempotency_key_reused"
+    facts = await world.log.facts("billing.entitlement_overridden", "billing.entitlements_set", at_least=3)
+    assert [(fact.revision, fact.event.TYPE.partition(".")[2]) for fact in facts] == [
+        (1, "entitlements_set"),
+        (2, "entitlement_overridden"),
+        (3, "entitlements_set"),
+    ]
+    assert facts[2].origin.cause == facts[1].origin.cause
+    assert facts[1].origin.actor.startswith("operator:")
+
+
+async def test_a_copy_in_another_process_answers_what_the_service_answers(world):
+    await entitled(world)
+    await post(world, "grants", feature="projects", amount=2, reason="x")
+    facts = await world.log.facts("billing.entitlements_set", at_least=2)
+    copy = Copy()
+    for fact in [*facts[::-1], *facts]:
+        copy.hear(fact.event, fact.revision)
+
+    for used in (6, 7):
+        said = (await post(world, "check", feature="projects", used=used)).json()
+        answer = check(copy.get(TENANT), "projects", used=used)
+        assert (said["allowed"], said["reason"], said["remaining"]) == (answer.allowed, answer.reason, answer.remaining)
+        assert answer.allowed is (used == 6)
+
+
+async def test_what_is_for_a_time_begins_and_ends_by_itself_and_replays(world):
+    await entitled(world)
+    now = datetime.now(UTC)
+    since, until = ((now + timedelta(seconds=s)).isoformat() for s in (0.7, 1.6))
+
+    made = (await post(world, "grants", feature="sso", valid_from=since, valid_until=until, reason="a trial")).json()
+
+    facts = await world.log.facts("billing.entitlements_set", at_least=3)
+    shown = await world.get(f"/v1/tenants/{TENANT}/entitlements")
+    running = world.served.running
+    report = await replay(running.service, running.settings, running.database)
+    assert not given(made)["sso"]["enabled"]
+    assert datetime.fromisoformat(made["changes_at"]) == datetime.fromisoformat(since)
+    assert [fact.event.features[1].enabled for fact in facts] == [False, True, False]
+    assert [fact.event.set_revision for fact in facts] == [1, 2, 3]
+    assert facts[1].origin.cause == f"timer:entitlements/{TENANT}"
+    assert (shown["changes_at"], shown["grants"]) == (None, [])
+    assert report.equal, report.as_dict()
+
+
+async def test_who_does_not_pay_loses_access_and_keeps_what_operators_added(world):
+    await entitled(world)
+    subscription = await world.standing(TENANT, "active")
+    await post(world, "overrides", feature=limit(500), reason="x")
+    await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    await world.standing(TENANT, "ended")
+
+    held = await world.get(f"/v1/tenants/{TENANT}/entitlements")
+    said = (await post(world, "check", feature="projects")).json()
+
+    assert (held["allows_access"], given(held)["projects"], len(held["overrides"])) == (False, limit(500), 1)
+    assert (said["allowed"], said["reason"]) == (False, Reason.NO_ACCESS)
+
+
+async def test_what_is_metered_is_checked_against_what_we_have_counted_in_the_open_window(world):
+    await entitled(world)
+    await world.metering.offer(
+        Usage(tenant_id=TENANT, meter="calls", quantity=9, occurred_at=datetime.now(UTC)), id_=None
+    )
+
+    async def counted():
+        said = (await post(world, "check", feature="calls", used=777)).json()
+        return said if said["used"] else None
+
+    fits = await eventually(counted)
+    over = (await post(world, "check", feature="calls", want=2)).json()
+    await post(world, "grants", feature="calls", amount=1, reason="x")
+    more = (await post(world, "check", feature="calls", want=2)).json()
+
+    assert fits == {"allowed": True, "reason": "allowed", "limit": 10, "remaining": 1, "used": 9, "used_from": "usage"}
+    assert (over["allowed"], over["reason"], over["remaining"]) == (False, "quota_exceeded", 1)
+    assert (more["allowed"], more["limit"]) == (True, 11)
+
+
+async def test_what_makes_no_sense_is_refused_with_a_code_and_noted(world):
+    await entitled(world)
+    refused = {
+        "other_kind_of_feature": ("overrides", {"feature": {**limit(1), "key": "calls"}}),
+        "undeclared_meter": ("overrides", {"feature": {"kind": "metered", "key": "d", "meter": "d", "included": 1}}),
+        "invalid_validity": ("overrides", {"feature": limit(1), "valid_until": "2001-01-01T00:00:00Z"}),
+        "not_grantable": ("grants", {"feature": "gold", "amount": 1}),
+        "no_such_override_or_grant": ("withdraw", {"id": "ovr_" + "0" * 32}),
+    }
+    malformed = [
+        ("overrides", {"feature": {**limit(1), "limt": 1}}),
+        ("overrides", {"feature": {**limit(1), "kind": "magic"}}),
+        ("overrides", {"feature": limit(-1)}),
+        ("overrides", {"feature": limit(1), "valid_from": "2026-01-01"}),
+        ("grants", {"feature": "projects", "amount": 10**16}),
+        ("grants", {"feature": "projects", "amount": 1, "tier": "gold"}),
+        ("withdraw", {"id": "ovr_1"}),
+        ("check", {"feature": "projects", "used": -1}),
+    ]
+
+    for code, (path, body) in refused.items():
+        answer = await post(world, path, **body, **({} if path == "check" else {"reason": "x"}))
+        assert answer.json()["code"] == code
+    for path, body in malformed:
+        answer = await post(world, path, **body, **({} if path == "check" else {"reason": "x"}))
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), body
+    facts = await world.log.facts("billing.request_refused", at_least=len(refused))
+    assert [fact.event.code for fact in facts] == list(refused)
+
+
+async def test_a_tenant_that_nobody_knows_or_that_never_paid_has_nothing_to_add_to(world):
+    unknown = await post(world, "grants", feature="projects", amount=1, reason="x")
+    await world.tenants.request_tenant(TENANT)
+    await world.opened(TENANT)
+    unpaid = await post(world, "grants", feature="projects", amount=1, reason="x")
+    asked = await post(world, "check", feature="projects")
+
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_tenant")
+    assert (unpaid.status_code, unpaid.json()["code"]) == (404, "nothing_entitled")
+    assert asked.json()["reason"] == "no_access"
+
+
+async def test_who_may_only_look_may_check_and_add_nothing(world, outside):
+    keys = world.served.running.settings.api_keys_file
+    kept = json.loads(keys.read_text())
+    expires = datetime.now(UTC) + timedelta(days=1)
+    made = make_key("viewer", "viewer", Role.VIEWER, ("billing:read", "billing:write"), expires)
+    keys.write_text(json.dumps({"keys": [*kept["keys"], made.kept]}))
+    await entitled(world)
+    bodies = {
+        "overrides": {"feature": limit(1), "reason": "x"},
+        "grants": {"feature": "projects", "amount": 1, "reason": "x"},
+        "withdraw": {"id": "ovr_" + "0" * 32, "reason": "x"},
+    }
+
+    for path, body in bodies.items():
+        headers = {"Authorization": f"Bearer {made.raw}"}
+        answer = await outside.post(f"/v1/tenants/{TENANT}/entitlements/{path}", json=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "wrong_scope")
+    looked = await outside.post(
+        f"/v1/tenants/{TENANT}/entitlements/check",
+        json={"feature": "projects"},
+        headers={"Authorization": f"Bearer {made.raw}"},
+    )
+    assert looked.json()["allowed"]
