@@ -26,6 +26,7 @@ _EXIT = {
 }
 _NEXT = {
     "catalogue_refused": "correct the file, then: paybill plans diff FILE",
+    "change_open": "paybill subscription changes, then: paybill subscription discard CHANGE",
     "database_unavailable": "paybill doctor, then the same command again",
     "dead_letter_not_found": "paybill events quarantine",
     "invalid_request": "correct it; the command's --help says what is wanted",
@@ -38,12 +39,18 @@ _NEXT = {
     "offerings_not_published": "wait a moment, then the same command again",
     "no_contract": "paybill manual offer TENANT",
     "nothing_offered": "paybill manual offer TENANT",
+    "nothing_to_reactivate": "paybill subscription show SUBSCRIPTION",
+    "move_runs": "paybill plans moves",
     "overloaded": "paybill doctor",
     "retention_unknown": "wait until billing has registered the account, then the same command again",
     "slug_reserved": "choose another slug",
     "slug_taken": "choose another slug, or look at whose it is: paybill tenant show SLUG",
     "tenant_left": "paybill tenant show TENANT",
     "tenant_not_found": "paybill tenant list",
+    "unknown_change": "paybill subscription changes",
+    "unknown_move": "paybill plans moves",
+    "unknown_plan": "paybill plans list",
+    "unknown_subscription": "paybill subscription list",
     "wrong_key": "check PAYBILL_API_KEY; `paybill up --new-key` makes a new one",
     "wrong_scope": "ask an admin for a key that may",
 }

@@ -57,6 +57,33 @@ TREE = Branch(
                 ),
             },
         ),
+        "subscription": Branch(
+            "Look at subscriptions, and change them.",
+            {
+                "list": Leaf("paybill_cli.subscriptions:list_all", "List subscriptions in the order of their ids."),
+                "show": Leaf(
+                    "paybill_cli.subscriptions:show", "Show one subscription, as its provider showed it last."
+                ),
+                "change": Leaf("paybill_cli.subscriptions:change", "Change a subscription's plan, seats or interval."),
+                "cancel": Leaf(
+                    "paybill_cli.subscriptions:cancel",
+                    "Cancel a subscription, now or when what is paid for is over.",
+                ),
+                "reactivate": Leaf(
+                    "paybill_cli.subscriptions:reactivate",
+                    "Take back what waits for the end of the period: a cancellation, or a change.",
+                ),
+                "pause": Leaf(
+                    "paybill_cli.subscriptions:pause",
+                    "Pause a subscription: no access and nothing collected until it is resumed.",
+                ),
+                "resume": Leaf("paybill_cli.subscriptions:resume", "Resume a subscription that is paused."),
+                "changes": Leaf(
+                    "paybill_cli.changes:changes", "List changes of subscriptions, in the order of their ids."
+                ),
+                "discard": Leaf("paybill_cli.changes:discard", "Give up a change that is not confirmed yet."),
+            },
+        ),
         "manual": Branch(
             "Offers, purchase orders and invoices of customers who pay by invoice.",
             {
@@ -138,6 +165,12 @@ TREE = Branch(
                     "Show what publishing a file would change; exit code 6 when it is refused.",
                 ),
                 "publish": Leaf("paybill_cli.plans:publish", "Sell what a catalogue says from now on."),
+                "move": Leaf("paybill_cli.moves:move", "Move everybody from one plan version to another."),
+                "moves": Leaf("paybill_cli.moves:moves", "List moves and how far each is, or who was refused by one."),
+                "pause-move": Leaf(
+                    "paybill_cli.moves:pause", "Pause a move: nobody more is asked until it is resumed."
+                ),
+                "resume-move": Leaf("paybill_cli.moves:resume", "Resume a move where it was paused."),
                 "list": Leaf("paybill_cli.plans:list_all", "List the plan versions on sale."),
                 "show": Leaf(
                     "paybill_cli.plans:show", "Show one plan version; the newest on sale when no version is named."
