@@ -36,7 +36,7 @@ async def up(
             exists=True,
             dir_okay=False,
             resolve_path=True,
-            help="What is sold; else plans.yaml in the data directory, else billing's own.",
+            help="What is sold at first; else plans.yaml in the data directory, else billing's own. Then: paybill plans.",
         ),
     ] = None,
     blueprints: Annotated[

@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def plans(self) -> Path:
-        """A catalogue of this stack's own, sold instead of billing's default when it is there."""
+        """A catalogue of this stack's own, sold at first instead of billing's default when it is there."""
         return self.root / "plans.yaml"
 
     @property

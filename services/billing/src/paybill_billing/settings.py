@@ -14,7 +14,7 @@ EVERY_TENANT = "*"
 
 
 class Settings(ServiceSettings):
-    """catalogue_file: plans.yaml; the one in this package when it is not set.
+    """catalogue_file: plans.yaml, read when nothing was ever published; the one in this package when it is not set.
 
     providers: JSON, those of third parties that are used, each with settings of its own, such as
     `{"acmepay": {"region": "eu", "api_key_file": "/run/secrets/acmepay"}}`; what ends in `_file` is a secret's path.
