@@ -164,6 +164,9 @@ def test_what_is_not_one_canonical_object_is_refused_even_when_it_is_signed(payl
 
 
 def test_more_characters_than_any_licence_has_are_refused_unread():
+    large = canonical(LICENCE.model_dump(mode="json") | {"more": "x" * MAX_LICENCE_CHARS})
+
+    assert refused(handmade(large)) is MalformedLicenceError
     assert refused("A" * (MAX_LICENCE_CHARS + 1)) is MalformedLicenceError
     assert refused(b"\xff" * (MAX_LICENCE_CHARS + 1)) is MalformedLicenceError
 
@@ -234,6 +237,15 @@ def test_it_is_good_in_its_time_give_or_take_what_clocks_differ_by(offset):
         assert refused(TOKEN, now=now) is LicenceExpiredError
     else:
         assert verify_licence(TOKEN, KEYS, now) == LICENCE
+
+
+def test_the_first_and_the_last_moment_at_which_it_is_good():
+    instant = timedelta(microseconds=1)
+
+    assert verify_licence(TOKEN, KEYS, NOW - TOLERANCE) == LICENCE
+    assert verify_licence(TOKEN, KEYS, LICENCE.expires_at + TOLERANCE - instant) == LICENCE
+    assert refused(TOKEN, now=NOW - TOLERANCE - instant) is LicenceNotYetValidError
+    assert refused(TOKEN, now=LICENCE.expires_at + TOLERANCE) is LicenceExpiredError
 
 
 def test_a_revoked_licence_is_refused_up_to_that_revision():
