@@ -84,6 +84,13 @@ def router(edge: Edge) -> APIRouter:
         found = [ClosedWindowView.of(CLOSED_WINDOWS.load(row.state)) for row in await edge.rows(wanted)]
         return ClosedWindowPage(windows=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
+    @routes.get("/windows/{window_id}")
+    async def show_window(window_id: Window, _: Reader) -> ClosedWindowView:
+        """One closed window."""
+        rows = await edge.rows(select(document(ClosedWindowRow)).where(ClosedWindowRow.id == window_id))
+        found = CLOSED_WINDOWS.load(rows[0].state) if rows else None
+        return ClosedWindowView.of(existing(found, window_id))
+
     @routes.post("/windows/{window_id}/report", status_code=status.HTTP_202_ACCEPTED)
     async def report(window_id: Window, who: Writer) -> ClosedWindowView:
         """Tell the provider again what was used, after it has refused to hear it. It is counted once."""
