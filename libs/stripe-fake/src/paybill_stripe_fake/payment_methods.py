@@ -82,7 +82,7 @@ def attach_named(account: Account, customer: Resource, name: str, param: str) ->
     if held is not None and held["customer"] == customer["id"]:
         return held
     if held is not None and held["customer"] is None:
-        mine = {**held, "customer": customer["id"], "billing_details": _billed_to(customer)}
+        mine = {**held, "customer": customer["id"]}
         return events.create(account, mine, "payment_method.attached")
     if name in _DECLINED_AT_ONCE:
         raise CardDeclinedError(None, keep=False)
@@ -165,7 +165,12 @@ def create(account: Account, params: Params) -> Resource:
     card = params.nested("card") or Params({}, "card")
     token = card.required("token")
     made = _new(account, _test_card(token.replace("tok_", "pm_card_", 1), "card[token]"))
-    return account.put({**made, "metadata": params.metadata()})
+    details = dict(made["billing_details"])
+    if (given := params.nested("billing_details")) is not None:
+        details |= {key: given.text(key, longest=512) for key in ("email", "name", "phone") if given.has(key)}
+        if (address := given.nested("address")) is not None:
+            details["address"] = {key: address.text(key) for key in _NO_ADDRESS}
+    return account.put({**made, "billing_details": details, "metadata": params.metadata()})
 
 
 def update(account: Account, params: Params, card_id: str) -> Resource:
