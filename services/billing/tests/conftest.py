@@ -30,8 +30,10 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 
 
-@pytest.fixture
-def fake(tmp_path):
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory):
+    """The stand-in for Stripe, one process for all tests."""
+    tmp_path = tmp_path_factory.mktemp("stand-in")
     key_file, secrets_file = tmp_path / "stripe-key", tmp_path / "stripe-secrets"
     key_file.write_text(f"{API_KEY}\n")
     secrets_file.write_text("\n".join(SECRETS))
@@ -52,6 +54,13 @@ def fake(tmp_path):
         process.send_signal(signal.SIGTERM)
         process.wait(10)
         process.stdout.close()
+
+
+@pytest.fixture
+def fake(stand_in):
+    """The stand-in as it is at its start, for one test."""
+    stand_in.control.reset()
+    return stand_in
 
 
 @pytest.fixture
