@@ -36,7 +36,7 @@ async def up(
             exists=True,
             dir_okay=False,
             resolve_path=True,
-            help="What is sold at first; else plans.yaml in the data directory, else billing's own. Then: paybill plans.",
+            help="What is sold at first: this, else plans.yaml in the data directory, else billing's own.",
         ),
     ] = None,
     blueprints: Annotated[
