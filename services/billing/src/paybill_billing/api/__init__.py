@@ -14,6 +14,7 @@ from paybill_billing.api import (
     manual,
     messages,
     moves,
+    portal,
     queries,
     reconciliation,
     usage,
@@ -37,6 +38,7 @@ def router(
     routes = APIRouter()
     routes.include_router(queries.router(edge))
     routes.include_router(manual.router(edge))
+    routes.include_router(portal.router(edge, connected))
     routes.include_router(catalogue.router(edge))
     routes.include_router(entitlements.router(edge))
     routes.include_router(changes.router(edge))

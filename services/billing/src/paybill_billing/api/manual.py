@@ -152,6 +152,7 @@ def router(edge: Edge) -> APIRouter:
     async def act(
         who: Caller, tenant_id: str, verb: str, decision: Decision, *, dry_run: bool, reads: Sequence[StateKey] = ()
     ) -> AgreementView:
+        """Decide and record, or show what would come of it; what was ordered is looked at again."""
         id_ = contract_id(tenant_id)
 
         def decide(unit: Unit, at: Moment) -> AgreementView:
@@ -170,7 +171,7 @@ def router(edge: Edge) -> APIRouter:
             decide,
             writes=[CONTRACTS.key(id_)],
             reads=reads,
-            besides=partial(look_again, MANUAL, id_, edge.now()),
+            besides=partial(look_again, MANUAL, id_, edge.now()) if verb != "offer" else None,
             idempotency=who.idempotency,
             answer=AgreementView,
             verb=verb,

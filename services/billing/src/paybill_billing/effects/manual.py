@@ -39,8 +39,8 @@ class Books(Protocol):
     async def read(self, id_: str) -> Agreement | None:
         """An agreement as it is now; None when there is none."""
 
-    async def decide(self, id_: str, cause: str, decide: Decide) -> Agreement | None:
-        """The agreement after what was decided about it; its subscription is looked at again."""
+    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> Agreement | None:
+        """The agreement after what was decided about it. follow: its subscription is looked at again."""
 
 
 class Manual:
@@ -63,7 +63,7 @@ class Manual:
 
         id_ = contract_id(order.tenant_id)
         with _answers():
-            await self._books.decide(id_, key, decide)
+            await self._books.decide(id_, key, decide, follow=False)
         return Opened(customer=id_, checkout=id_, checkout_url=f"{self._offer_url}{id_}")
 
     async def look(self, subscription: str) -> Seen | None:

@@ -29,8 +29,8 @@ class ContractBooks:
         rows = await self._begun().rows(wanted)
         return CONTRACTS.load(rows[0].state) if rows else None
 
-    async def decide(self, id_: str, cause: str, decide: Decide) -> Agreement | None:
-        """The agreement after what was decided about it; its subscription is looked at again."""
+    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> Agreement | None:
+        """The agreement after what was decided about it. follow: its subscription is looked at again."""
         edge = self._begun()
 
         def decided(unit: Unit, at: Moment) -> Agreement | None:
@@ -41,7 +41,7 @@ class ContractBooks:
             Origin(cause, cause, "service:billing", ""),
             decided,
             writes=[CONTRACTS.key(id_)],
-            besides=partial(look_again, MANUAL, id_, edge.now()),
+            besides=partial(look_again, MANUAL, id_, edge.now()) if follow else None,
         )
 
     def _begun(self) -> Edge:

@@ -1,0 +1,222 @@
+"""Every provider keeps the same promises: Stripe with its stand-in, manual on real PostgreSQL, a third party's."""
+
+import asyncio
+import hmac
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+
+import pytest
+from billing_samples import EUR_20, plan
+from paybill_billing import conformance
+from paybill_billing.app import service
+from paybill_billing.conformance import BrokenPromiseError
+from paybill_billing.domain import manual
+from paybill_billing.domain.contracts import existing
+from paybill_billing.effects import Delivery, Order
+from paybill_billing.effects.manual import Manual
+from paybill_billing.effects.stripe import Stripe
+from paybill_billing.effects.stripe_inbound import StripeInbound
+from paybill_billing.work.manual import ContractBooks
+
+sys.path.append(str(Path(__file__).parent / "third_party"))
+
+from acmepay import AcmeInbound, AcmePay, Remote, sign  # found through the path above
+
+PLAN = plan("pro", 1)
+SECRET = b"0123456789abcdef"
+PROMISES = conformance.CHECKS
+every_promise = pytest.mark.parametrize("check", PROMISES, ids=lambda check: check.__name__)
+
+
+class Orders:
+    """New customers, one after the other."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+
+    def order(self) -> Order:
+        number = next(self._numbers)
+        return Order(f"ten_{number:032x}", "Acme", f"ops{number}@acme.example", conformance.PRODUCT, PLAN)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class AtAcmePay(Orders):
+    def __init__(self) -> None:
+        super().__init__()
+        self.remote = Remote()
+        self.provider = AcmePay(self.remote)
+        self.inbound = AcmeInbound(SECRET)
+
+    async def buy(self, opened):
+        return self.remote.buy(opened.customer)
+
+    def message(self) -> bytes:
+        customer = "acc_0"
+        self.remote.orders[customer] = self.order()
+        return self.remote.message(self.remote.buy(customer))
+
+    def sign(self, body: bytes, at: datetime) -> Mapping[str, str]:
+        return sign(body, at, SECRET)
+
+
+class ByInvoice(Orders):
+    def __init__(self, books) -> None:
+        super().__init__()
+        self.books = books
+        self.provider = Manual(books, "https://shop.example/offers/")
+
+    async def buy(self, opened):
+        def accept(agreement, now):
+            found = existing(agreement, opened.customer)
+            terms = found.offer.terms
+            return manual.accept(found, order="PO 1", terms=terms, payment_days=30, trial_days=0, now=now)
+
+        await self.books.decide(opened.checkout, "accept", accept)
+        return opened.checkout
+
+
+class AtStripe(Orders):
+    def __init__(self, provider, fake) -> None:
+        super().__init__()
+        self.provider = provider
+        self.fake = fake
+
+    async def buy(self, opened):
+        paid = await asyncio.to_thread(self.fake.control.pay_checkout, opened.checkout)
+        return paid["subscription"]
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.fake.control.clock()["now"], UTC)
+
+
+class StripesMessages:
+    inbound = StripeInbound((SECRET.decode(),))
+
+    def message(self) -> bytes:
+        item = {"object": "subscription", "id": "sub_1"}
+        event = {"id": "evt_1", "type": "customer.subscription.updated", "data": {"object": item}}
+        return json.dumps(event).encode()
+
+    def sign(self, body: bytes, at: datetime) -> Mapping[str, str]:
+        time = int(at.timestamp())
+        return {"stripe-signature": f"t={time},v1={hmac.new(SECRET, b'%d.' % time + body, sha256).hexdigest()}"}
+
+
+@pytest.fixture
+async def by_invoice(start, fake, settings):
+    served = await start(service(), **settings)
+    books = ContractBooks()
+    await books.begin(served.running.edge)
+    return ByInvoice(books)
+
+
+@pytest.fixture
+async def at_stripe(fake):
+    async with AsyncExitStack() as stack:
+        provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
+        stack.push_async_callback(provider.close)
+        yield AtStripe(provider, fake)
+
+
+@every_promise
+async def test_a_third_party_keeps(check) -> None:
+    await check(AtAcmePay())
+
+
+@pytest.mark.parametrize("check", conformance.INBOUND_CHECKS, ids=lambda check: check.__name__)
+async def test_a_third_partys_messages_keep(check) -> None:
+    await check(AtAcmePay())
+
+
+@pytest.mark.parametrize(
+    "check", [*conformance.PORTAL_CHECKS, *conformance.LIST_CHECKS], ids=lambda check: check.__name__
+)
+async def test_a_third_party_that_can_do_more_keeps(check) -> None:
+    await check(AtAcmePay())
+
+
+async def test_manual_keeps_every_promise(by_invoice) -> None:
+    for check in PROMISES:
+        await check(by_invoice)
+
+
+async def test_stripe_keeps_every_promise(at_stripe) -> None:
+    for check in (*PROMISES, *conformance.LIST_CHECKS):
+        await check(at_stripe)
+
+
+@pytest.mark.parametrize("check", conformance.INBOUND_CHECKS, ids=lambda check: check.__name__)
+async def test_stripes_messages_keep(check) -> None:
+    await check(StripesMessages())
+
+
+class Forgetful(AcmePay):
+    """It makes another customer at every attempt, quotes by changing, and never says no."""
+
+    async def open(self, order, key):
+        self.remote.opened.pop(key, None)
+        return await super().open(order, key)
+
+    async def look(self, subscription):
+        return self.remote.subscriptions.get(subscription) or next(iter(self.remote.subscriptions.values()), None)
+
+    async def leave(self, customer) -> None:
+        pass
+
+    async def quote(self, subscription, wanted, at):
+        await self.change(subscription, wanted, at, "quote")
+        return await super().quote(subscription, wanted, at)
+
+    async def change(self, subscription, wanted, at, key) -> None:
+        if wanted.kind not in {conformance.ChangeKind.PAUSE, conformance.ChangeKind.REACTIVATE}:
+            self.remote.done.clear()
+            await super().change(next(iter(self.remote.subscriptions), subscription), wanted, at, key)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        conformance.opens_once_for_each_key,
+        conformance.quotes_without_changing,
+        conformance.cancels_when_the_period_ends_and_takes_that_back,
+        conformance.pauses_and_resumes,
+        conformance.lets_a_customer_go_twice,
+    ],
+    ids=lambda check: check.__name__,
+)
+async def test_a_provider_that_breaks_its_promises_is_found_out(check) -> None:
+    rig = AtAcmePay()
+    rig.provider = Forgetful(rig.remote)
+
+    with pytest.raises(BrokenPromiseError):
+        await check(rig)
+
+
+ABOUT = {"object_type": "subscription", "object_id": "acs_1", "customer": "acc_1", "target": "acs_1"}
+
+
+class Trusting:
+    """It takes whatever comes."""
+
+    def receive(self, _body, _headers, now):
+        return Delivery("ace_1", "changed", now, None, livemode=True, **ABOUT)
+
+
+async def test_one_that_takes_what_nobody_signed_is_found_out() -> None:
+    rig = AtAcmePay()
+    rig.inbound = Trusting()
+
+    with pytest.raises(BrokenPromiseError, match="without a signature"):
+        await conformance.refuses_what_is_not_signed(rig)
+
+
+def test_the_plan_of_these_tests_costs_something() -> None:
+    assert PLAN.prices[0].amount == EUR_20

@@ -1,0 +1,207 @@
+"""A third party's provider beside Stripe and manual: found by its entry point, chosen by tenants, missed when gone."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from billing_samples import NOW
+from billing_world import Publisher, eventually
+from paybill_billing.app import service
+from paybill_billing.effects import Given
+from paybill_billing.effects.connecting import connect
+from paybill_billing.settings import Settings
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
+from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.replay import replay
+from paybill_runtime.streams import connect as connected_to
+
+sys.path.append(str(Path(__file__).parent / "third_party"))
+
+from acmepay import REMOTES, Remote, sign  # found through the path above
+
+TENANT, OTHER = "ten_" + "e" * 32, "ten_" + "f" * 32
+SECRET = b"0123456789abcdef"
+
+
+@pytest.fixture
+def remote(request):
+    name = request.node.name
+    REMOTES[name] = Remote()
+    yield REMOTES[name]
+    del REMOTES[name]
+
+
+@pytest.fixture
+def settings(settings, remote, request, tmp_path):
+    secret = tmp_path / "acme-secret"
+    secret.write_bytes(SECRET)
+    own = {"remote": request.node.name, "webhook_file": str(secret)}
+    return settings | {"providers": {"acmepay": own}, "default_provider": "acmepay"}
+
+
+@pytest.fixture
+async def world(world_of):
+    return await world_of(service())
+
+
+async def told(outside, remote, subscription, path="acmepay", secret=SECRET):
+    """The remote tells about a subscription; the status of the answer."""
+    body = remote.message(subscription)
+    answer = await outside.post(f"/webhooks/{path}", content=body, headers=sign(body, datetime.now(UTC), secret))
+    return answer.status_code
+
+
+async def bought(world, outside, remote, tenant_id=TENANT):
+    await world.tenants.request_tenant(tenant_id)
+    account = await world.opened(tenant_id)
+    id_ = remote.buy(account["customer"])
+    assert await told(outside, remote, id_) == 200
+    return id_, await world.standing(tenant_id, "active")
+
+
+async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(world, outside, remote):
+    id_, standing = await bought(world, outside, remote)
+
+    assert (standing["provider"], standing["provider_subscription"]) == ("acmepay", id_)
+    assert [call.partition(" ")[0] for call in remote.calls[:2]] == ["open", "look"]
+    asked = {"kind": "plan", "quantity": 4, "when": "now", "reason": "grows", "confirm": True}
+    await world.served.client.post(f"/v1/subscriptions/{standing['subscription_id']}/changes", json=asked)
+
+    async def grown():
+        return (await world.standing(TENANT, "active"))["quantity"] == 4
+
+    await eventually(grown)
+    await world.tenants.say(
+        OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
+    )
+
+    async def left():
+        return remote.subscriptions[id_].status == "canceled"
+
+    await eventually(left)
+    assert await told(outside, remote, id_) == 200
+    await world.standing(TENANT, "ended")
+    running = world.served.running
+    report = await replay(running.service, running.settings, running.database)
+    assert report.equal, report.as_dict()
+
+
+async def test_messages_are_read_by_the_provider_whose_they_are(world, outside, remote):
+    id_ = remote.buy((await _opened(world))["customer"])
+
+    assert await told(outside, remote, id_, secret=b"another") == 400
+    assert await told(outside, remote, id_, path="stripe") == 400
+    assert await told(outside, remote, id_, path="manual") == 404
+    assert await told(outside, remote, id_, path="nobody") == 404
+    assert await told(outside, remote, id_) == 200
+
+
+async def _opened(world):
+    await world.tenants.request_tenant(TENANT)
+    return await world.opened(TENANT)
+
+
+async def test_every_tenant_pays_where_it_wants_to(world):
+    for number, payment in enumerate([None, "stripe", "manual"]):
+        await world.tenants.request_tenant(f"ten_{number:032x}", payment=payment)
+
+    opened = [(await world.opened(f"ten_{number:032x}"))["provider"] for number in range(3)]
+    await world.tenants.request_tenant(OTHER, payment="barter")
+    (refused,) = await world.log.facts("billing.request_refused")
+
+    assert opened == ["acmepay", "stripe", "manual"]
+    assert refused.event.code == "unknown_provider"
+    (configured,) = await world.log.facts("billing.providers_configured")
+    assert configured.event.names == ("acmepay", "manual", "stripe")
+
+
+async def test_a_link_to_the_portal_comes_from_the_provider_and_is_kept_nowhere(world, remote):
+    account = await _opened(world)
+    await world.tenants.request_tenant(OTHER, payment="manual")
+    await world.opened(OTHER)
+    link = await world.served.client.post(f"/v1/tenants/{TENANT}/portal")
+
+    assert link.status_code == 200
+    assert link.json()["url"] == f"https://acmepay.example/portal/{account['customer']}?back=http://127.0.0.1/"
+    assert link.headers["Cache-Control"] == "no-store"
+    none = await world.served.client.post(f"/v1/tenants/{OTHER}/portal")
+    assert (none.status_code, none.json()["code"]) == (409, "no_portal")
+    unknown = await world.served.client.post(f"/v1/tenants/ten_{'0' * 32}/portal")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_tenant")
+    remote.away = "it is asleep"
+    away = await world.served.client.post(f"/v1/tenants/{TENANT}/portal")
+    assert (away.status_code, away.json()["code"]) == (503, "provider_away")
+
+
+@pytest.fixture
+async def tenants(nats, start, tmp_path):
+    """The tenant service, as far as billing can tell."""
+    client = await connected_to(nats.url, "tenant", nats.password("tenant"))
+    yield Publisher(client, tmp_path / "identities")
+    await client.close()
+
+
+async def test_what_is_wanted_of_a_provider_that_is_gone_waits_in_sight_and_holds_nobody_up(
+    start, settings, tenants, remote
+):
+    async def opened(served, tenant_id):
+        answer = await served.client.get(f"/v1/tenants/{tenant_id}/account")
+        return answer.status_code == 200 and answer.json()["status"] == "open"
+
+    first = await start(service(), **settings)
+    await tenants.request_tenant(TENANT)
+    await eventually(lambda: opened(first, TENANT))
+    await first.running.__aexit__(None, None, None)
+    without = settings | {"providers": {}, "default_provider": "manual"}
+    served = await start(service(), url=first.running.settings.database_url, **without)
+
+    await tenants.say(OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW))
+    await tenants.request_tenant(OTHER)
+
+    async def waiting():
+        effects = (await served.client.get("/v1/operations/effects")).json()
+        return [effect for effect in effects if effect["work"] == "cancel" and effect["reason"]]
+
+    await eventually(lambda: opened(served, OTHER))
+    (effect,) = await eventually(waiting)
+    assert "acmepay is not configured here" in effect["reason"]
+    assert effect["state"] == "pending"
+    assert not [call for call in remote.calls if call.startswith("leave")]
+
+
+SECRET_FILE = Path(__file__)
+REQUIRED = {"database_url": "postgresql://nobody@127.0.0.1/none", "api_keys_file": SECRET_FILE} | {
+    "identity_dir": SECRET_FILE.parent,
+    "secrets_dir": SECRET_FILE.parent,
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, "set PAYBILL_STRIPE_API_KEY_FILE, or set PAYBILL_DEFAULT_PROVIDER to one of: manual"),
+        ({"default_provider": "gold"}, "name gold in PAYBILL_PROVIDERS"),
+        ({"default_provider": "manual", "providers": {"gold": {}}}, "no installed package has it"),
+        ({"default_provider": "manual", "providers": {"stripe": {}}}, "leave stripe out"),
+        ({"default_provider": "manual", "providers": {"acmepay": {}}}, "needs webhook_file"),
+        (
+            {"default_provider": "manual", "providers": {"acmepay": {"webhook_file": "/nowhere"}}},
+            "the secret file nowhere cannot be read",
+        ),
+    ],
+)
+def test_a_provider_that_cannot_be_had_ends_the_start_and_says_what_to_do(more, says):
+    with pytest.raises(ConfigurationError, match=says):
+        connect(Settings(**REQUIRED, **more), books=None)
+
+
+def test_a_third_party_is_loaded_only_when_it_is_named():
+    assert list(connect(Settings(**REQUIRED, default_provider="manual"), books=None)) == ["manual"]
+
+
+def test_a_secret_is_not_shown_with_what_a_provider_is_given():
+    given = Given("acmepay", {"region": "eu"}, {"webhook": "very-secret"}, "http://127.0.0.1/")
+
+    assert "eu" in repr(given)
+    assert "very-secret" not in repr(given)

@@ -1,0 +1,206 @@
+"""A billing provider that a third party might write: it knows the port, and nothing else of billing.
+
+Its remote is a dictionary in this process, one for each `remote` in its settings; its webhooks are signed with HMAC.
+"""
+
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from itertools import count
+from typing import Any
+
+from paybill_billing.domain.accounts import Opened
+from paybill_billing.domain.catalogue import PriceSeen
+from paybill_billing.domain.subscriptions import Item, Seen
+from paybill_billing.effects import (
+    Connected,
+    Delivery,
+    DeliveryRefusedError,
+    Given,
+    Order,
+    Page,
+    ProviderAwayError,
+    ProviderRefusedError,
+    Wanted,
+)
+from paybill_contracts.changes import ChangeKind, Proration
+from paybill_contracts.money import Money
+from paybill_runtime.errors import ConfigurationError
+
+TOLERANCE_S = 300
+MONTH = timedelta(days=30)
+
+
+@dataclass
+class Remote:
+    """The other side. `away` makes every call fail until it is None."""
+
+    orders: dict[str, Order] = field(default_factory=dict)
+    subscriptions: dict[str, Seen] = field(default_factory=dict)
+    opened: dict[str, Opened] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    calls: list[str] = field(default_factory=list)
+    away: str | None = None
+    numbers: Any = field(default_factory=lambda: count(1))
+
+    def buy(self, customer: str) -> str:
+        """What the customer does at the checkout; the id of its subscription."""
+        plan, now, id_ = self.orders[customer].plan, datetime.now(UTC), f"acs_{next(self.numbers)}"
+        price = plan.prices[0]
+        self.subscriptions[id_] = Seen(
+            id=id_,
+            customer=customer,
+            tenant=self.orders[customer].tenant_id,
+            status="active",
+            collection_paused=False,
+            items=(Item(PriceSeen(id_, None, plan.plan, plan.version), 1, price.amount, price.interval),),
+            period_start=now,
+            period_end=now + MONTH,
+            cancel_at=None,
+            invoice=None,
+            paid_until=now + MONTH,
+        )
+        return id_
+
+    def message(self, subscription: str) -> bytes:
+        """A webhook about a subscription."""
+        customer = self.subscriptions[subscription].customer
+        said = {"id": f"ace_{next(self.numbers)}", "subscription": subscription, "customer": customer}
+        return json.dumps(said).encode()
+
+
+REMOTES: dict[str, Remote] = {}
+
+
+def connect(given: Given) -> Connected:
+    """What the entry point names."""
+    if not given.secrets.get("webhook"):
+        raise ConfigurationError(f"the provider {given.name} needs webhook_file, with the secret of its webhooks")
+    remote = REMOTES.setdefault(given.settings.get("remote", "default"), Remote())
+    return Connected(AcmePay(remote), AcmeInbound(given.secrets["webhook"].encode()))
+
+
+def sign(body: bytes, at: datetime, secret: bytes) -> dict[str, str]:
+    """The header of a webhook."""
+    time = str(int(at.timestamp()))
+    return {"acme-signature": f"{time}.{hmac.new(secret, time.encode() + b'.' + body, sha256).hexdigest()}"}
+
+
+@dataclass(frozen=True)
+class AcmePay:
+    """The port, over the remote."""
+
+    remote: Remote
+
+    async def open(self, order: Order, key: str) -> Opened:
+        """Once for each key: the remote keeps them."""
+        self._call(f"open {key}")
+        if key not in self.remote.opened:
+            customer = f"acc_{next(self.remote.numbers)}"
+            self.remote.orders[customer] = order
+            self.remote.opened[key] = Opened(customer, f"ach_{customer}", f"https://acmepay.example/{customer}")
+        return self.remote.opened[key]
+
+    async def look(self, subscription: str) -> Seen | None:
+        self._call(f"look {subscription}")
+        return self.remote.subscriptions.get(subscription)
+
+    async def leave(self, customer: str) -> None:
+        self._call(f"leave {customer}")
+        for id_, seen in self.remote.subscriptions.items():
+            if seen.customer == customer:
+                self.remote.subscriptions[id_] = replace(seen, status="canceled")
+
+    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+        """Nothing is prorated here: what is due is due with the next period."""
+        after = _changed(self._found(subscription), wanted, at)
+        item = after.items[0]
+        due = Money(minor=0, currency=item.amount.currency)
+        regular = Money(minor=item.amount.minor * item.quantity, currency=item.amount.currency)
+        return Proration(lines=(), due_now=due, next_amount=regular, effective_at=at)
+
+    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+        seen = self._found(subscription)
+        if key not in self.remote.done:
+            self.remote.subscriptions[subscription] = _changed(seen, wanted, at)
+            self.remote.done.add(key)
+
+    async def subscriptions(self, after: str | None) -> Page:
+        """One a page, so that pages are used."""
+        ids = sorted(self.remote.subscriptions)
+        rest = [id_ for id_ in ids if after is None or id_ > after]
+        shown = tuple(self.remote.subscriptions[id_] for id_ in rest[:1])
+        return Page(shown, rest[0] if len(rest) > 1 else None)
+
+    async def portal(self, customer: str, return_url: str) -> str:
+        self._call(f"portal {customer}")
+        return f"https://acmepay.example/portal/{customer}?back={return_url}"
+
+    def _found(self, subscription: str) -> Seen:
+        self._call(f"find {subscription}")
+        if subscription not in self.remote.subscriptions:
+            raise ProviderRefusedError("no such subscription")
+        return self.remote.subscriptions[subscription]
+
+    def _call(self, what: str) -> None:
+        self.remote.calls.append(what)
+        if self.remote.away is not None:
+            raise ProviderAwayError(0.2, self.remote.away)
+
+
+def _changed(seen: Seen, wanted: Wanted, at: datetime) -> Seen:
+    changes: Mapping[ChangeKind, Callable[[], Seen]] = {
+        ChangeKind.PLAN: lambda: replace(seen, items=(replace(seen.items[0], quantity=wanted.quantity or 1),)),
+        ChangeKind.CANCEL: lambda: (
+            replace(seen, cancel_at=seen.period_end)
+            if wanted.at_period_end
+            else replace(seen, status="canceled", cancel_at=at)
+        ),
+        ChangeKind.REACTIVATE: lambda: replace(seen, cancel_at=None),
+        ChangeKind.PAUSE: lambda: replace(seen, status="paused"),
+        ChangeKind.RESUME: lambda: replace(seen, status="active"),
+    }
+    return changes[wanted.kind]()
+
+
+@dataclass(frozen=True)
+class AcmeInbound:
+    """Webhooks: `acme-signature: <seconds>.<HMAC-SHA256 of seconds, a dot and the body>`."""
+
+    secret: bytes
+
+    def receive(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Delivery:
+        time, _, signature = headers.get("acme-signature", "").partition(".")
+        if not time.isascii() or not time.isdigit() or len(time) > 12:
+            raise DeliveryRefusedError("unsigned", "the header Acme-Signature is missing, or says no time")
+        wanted = hmac.new(self.secret, time.encode() + b"." + body, sha256).hexdigest()
+        if not hmac.compare_digest(wanted.encode(), signature.encode("utf-8", "surrogateescape")):
+            raise DeliveryRefusedError("bad_signature", "the secret did not make this signature")
+        if abs(int(time) - now.timestamp()) > TOLERANCE_S:
+            raise DeliveryRefusedError("stale", f"it was not signed within {TOLERANCE_S} s of now")
+        try:
+            said = json.loads(body)
+            id_, subscription, customer = (str(said[name]) for name in ("id", "subscription", "customer"))
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise DeliveryRefusedError("not_ours", "the body does not say what changed") from None
+        return Delivery(
+            event_id=id_,
+            type="subscription.changed",
+            created=now,
+            api_version=None,
+            livemode=True,
+            object_type="subscription",
+            object_id=subscription,
+            customer=customer,
+            target=subscription,
+        )
+
+    def tells_of_failure(self, type_: str) -> bool:
+        """What it sends never tells why; a look does."""
+        return type_ == "never"
+
+    def attempt(self, event_id: str, body: bytes) -> None:
+        """As above."""
