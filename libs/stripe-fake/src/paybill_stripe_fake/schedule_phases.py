@@ -17,13 +17,14 @@ _WARNING_S = 7 * 86_400
 
 
 def read(account: Account, params: Params, customer: str, start: int | None) -> list[Resource] | None:
-    """`phases`, each beginning where the one before it ends, the first at `start` unless it says otherwise."""
+    """`phases`, each beginning where the one before it ends, the first at `start`, or where it says without one."""
+    creating = start is not None
     given = params.many("phases", most=_MAX_PHASES)
     if given is None:
         return None
     phases: list[Resource] = []
     for phase in given:
-        begins = _moment(account, phase, "start_date") or start
+        begins = start if creating else _moment(account, phase, "start_date") or start
         if begins is None or (phases and begins != start):
             raise InvalidRequestError(
                 "The subscription schedule update is missing at least one phase with a `start_date` to anchor end "

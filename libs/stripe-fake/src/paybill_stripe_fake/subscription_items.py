@@ -36,6 +36,7 @@ def list_items(account: Account, params: Params) -> Resource:
 def update(account: Account, params: Params, item_id: str) -> Resource:
     """Change price, quantity or metadata of an item."""
     subscription, item = _find(account, item_id)
+    params.flag("off_session")
     changed = changed_item(account, params, item)
     after = [changed if held["id"] == item_id else held for held in subscription["items"]["data"]]
     _change(account, params, subscription, after)
@@ -53,7 +54,6 @@ def delete(account: Account, params: Params, item_id: str) -> Resource:
 
 def _change(account: Account, params: Params, subscription: Resource, after: list[Resource]) -> None:
     behaviour = params.choice("payment_behavior", *_PAYMENT)
-    params.flag("off_session")
     if subscription["status"] in ENDED | {"incomplete"}:
         raise InvalidRequestError(f"The items of a subscription that is {subscription['status']} cannot be changed.")
     check_prices(account, [item["price"] for item in after], subscription["customer"])
