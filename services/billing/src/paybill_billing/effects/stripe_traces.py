@@ -1,12 +1,13 @@
 """What Stripe has to be asked beside a subscription: where a payment belongs, and the rest of what is cut short."""
 
+import logging
 from typing import Any
 from urllib.parse import quote as quoted
 
 import stripe
 
 from paybill_billing.domain.payments import Attempt, Dispute, Refund
-from paybill_billing.effects import Trail
+from paybill_billing.effects import ProviderRefusedError, Trail
 from paybill_billing.effects.payment_shapes import (
     LEADING,
     dispute,
@@ -18,6 +19,8 @@ from paybill_billing.effects.payment_shapes import (
 )
 from paybill_billing.effects.shapes import Json, ShapeError, attempt, customer_of, id_of, items_of, subscription_of
 from paybill_billing.effects.stripe_client import MissingError, answers
+
+log = logging.getLogger(__name__)
 
 PAGE = 100
 
@@ -99,8 +102,9 @@ class StripeTraces:
         payment = {"type": "payment_intent", "payment_intent": intent}
         try:
             page = await self._get("/v1/invoice_payments", payment=payment, limit=1, expand=["data.invoice"])
-        except MissingError:
-            # A version of the API that has no such list; its charges name their invoices.
+        except ProviderRefusedError as error:
+            # That money went back is told without its invoice rather than never.
+            log.warning("the invoice of %s is not to be had: %s", intent, error)
             return None
         return first_invoice(page)
 

@@ -1,0 +1,132 @@
+"""Thin events name what changed and say little more; they lead to the same facts, once, with or without snapshots."""
+
+import asyncio
+import json
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from billing_world import SECRETS, eventually
+from paybill_billing.effects.stripe_inbound import StripeInbound
+
+TENANT = "ten_" + "e" * 32
+
+
+def thin(type_, kind, id_, **more):
+    return {
+        "id": "evt_test_1",
+        "object": "v2.core.event",
+        "type": type_,
+        "created": "2026-03-01T12:00:00.000Z",
+        "livemode": False,
+        "related_object": {"id": id_, "type": kind, "url": f"/v1/{kind}s/{id_}"},
+        **more,
+    }
+
+
+def received(event, signed):
+    body = json.dumps(event).encode()
+    return StripeInbound(SECRETS).receive(body, signed(body), datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("type_", "kind", "id_", "target"),
+    [
+        ("v1.customer.subscription.updated", "subscription", "sub_1", "sub_1"),
+        ("v1.customer.subscription.updated", "customer.subscription", "sub_1", "sub_1"),
+        ("v1.invoice.payment_failed", "invoice", "in_1", "invoice/in_1"),
+        (
+            "v1.subscription_schedule.released",
+            "subscription_schedule",
+            "sub_sched_1",
+            "subscription_schedule/sub_sched_1",
+        ),
+        ("v1.checkout.session.completed", "checkout.session", "cs_1", "checkout.session/cs_1"),
+        ("v1.charge.refunded", "charge", "ch_1", "charge/ch_1"),
+        ("v1.charge.succeeded", "charge", "ch_1", None),
+        ("v1.refund.created", "refund", "re_1", "refund/re_1"),
+        ("v1.charge.dispute.created", "dispute", "du_1", "dispute/du_1"),
+        ("v1.product.created", "product", "prod_1", None),
+    ],
+)
+def test_a_thin_event_leads_to_what_it_names(signed, type_, kind, id_, target):
+    delivery = received(thin(type_, kind, id_), signed)
+
+    assert (delivery.target, delivery.object_id) == (target, id_)
+    assert delivery.created == datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def test_a_thin_copy_goes_by_the_name_of_its_snapshot(signed):
+    named = thin("v1.customer.subscription.updated", "subscription", "sub_1", snapshot_event="evt_1")
+
+    assert received(named, signed).event_id == "evt_1"
+    assert received({**named, "snapshot_event": None}, signed).event_id == "evt_test_1"
+
+
+@pytest.mark.parametrize("related", [None, 7, {}, {"id": "sub_1"}, {"type": "subscription"}, {"id": 1, "type": []}])
+def test_a_thin_event_that_names_nothing_is_kept_and_leads_nowhere(signed, related):
+    odd = {**thin("v1.customer.subscription.updated", "subscription", "sub_1"), "related_object": related}
+
+    assert received(odd, signed).target is None
+
+
+@pytest.mark.parametrize("created", ["yesterday", "2026-03-01T12:00:00", "9999-12-31T23:59:59-12:00", 10**30, None, []])
+def test_a_time_that_is_none_is_when_it_came(signed, created):
+    before = datetime.now(UTC)
+
+    assert received(thin("v1.x", "x", "x_1", created=created), signed).created >= before
+
+
+async def counted(world, *types):
+    await world.quiet()
+    facts = await world.log.facts(*(f"billing.{type_}" for type_ in types), at_least=len(types))
+    return Counter(fact.event.TYPE[8:] for fact in facts)
+
+
+@pytest.mark.parametrize("payload", ["thin", "both"])
+async def test_the_journey_of_a_payer_is_the_same_with_thin_events(world, payload):
+    control = world.fake.control
+    await asyncio.to_thread(control.set_payload, payload)
+    await asyncio.to_thread(lambda: control.faults(duplicate=2, reorder=True))
+    subscription = await world.subscribed(TENANT)
+    customer = (await world.account(TENANT))["customer"]
+
+    await asyncio.to_thread(control.set_payment, customer, "fail")
+    await asyncio.to_thread(control.renew, subscription["provider_subscription"])
+    await world.standing(TENANT, "grace")
+    await world.quiet()
+    (failed,) = await world.log.facts("billing.payment_failed")
+    await asyncio.to_thread(control.pay_invoice, failed.event.invoice)
+    await world.standing(TENANT, "active")
+
+    assert (failed.event.amount.minor, failed.event.attempt) == (2900, 1)
+    expected = ("subscription_activated", "subscription_grace_started", "payment_failed", "subscription_recovered")
+    assert await counted(world, *expected) == dict.fromkeys(expected, 1)
+
+
+async def test_an_alert_about_an_event_that_was_never_made_has_its_object_looked_at(world, outside, signed):
+    subscription = await world.subscribed(TENANT)
+    await world.quiet()
+    await asyncio.to_thread(
+        lambda: world.fake.control.faults(lose=["customer.subscription.deleted", "invoice.created"])
+    )
+    await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    alert = thin("v2.core.health.event_generation_failure.resolved", "x", "y")
+    lost = {"event_type": "customer.subscription.deleted"}
+    lost["related_object"] = {"id": subscription["provider_subscription"], "type": "subscription", "url": "/"}
+    body = json.dumps({**alert, "related_object": None, "data": {"impact": lost}}).encode()
+
+    await outside.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    await world.standing(TENANT, "ended")
+
+
+async def test_an_alert_that_names_nothing_is_asked_for_and_does_not_stay(world, outside, signed):
+    body = json.dumps({**thin("v2.core.health.event_generation_failure.resolved", "x", "y"), "related_object": None})
+
+    await outside.post("/webhooks/stripe", content=body, headers=signed(body.encode()))
+
+    async def done():
+        return await world.sql("SELECT target FROM webhooks WHERE done_at IS NOT NULL")
+
+    assert await eventually(done) == [("event/evt_test_1",)]
