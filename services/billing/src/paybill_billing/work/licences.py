@@ -12,6 +12,7 @@ from paybill_contracts.licences import (
     LicenceRevocationsChanged,
     LicenceSigningRequested,
 )
+from paybill_runtime.errors import line_of
 from paybill_runtime.http import Edge
 from paybill_runtime.unit import Moment, Unit
 from paybill_runtime.work import Job, Outcome, Refused
@@ -47,12 +48,11 @@ async def request_first_key(edge: Edge) -> None:
 
 def _failed(job: Job[LicenceSigningRequested], reason: str) -> Outcome:
     id_, revision = job.event.licence_id, job.event.revision
-    line = " ".join(reason.split())[:500] or "unknown"
 
     def decide(unit: Unit, at: Moment) -> None:
         known = unit.get(LICENCES, id_)
         if known is not None:
-            unit.record(LICENCES, id_, licences.signing_failed(known, revision, line, at.now))
+            unit.record(LICENCES, id_, licences.signing_failed(known, revision, line_of(reason), at.now))
 
     return Outcome(decide, writes=[LICENCES.key(id_)])
 
