@@ -1,0 +1,267 @@
+"""What a killed service leaves behind in the midst of a change or a move is gone on with, and done once."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from billing_samples import EMAIL
+from billing_world import eventually
+from paybill_billing.app import service
+from paybill_billing.tables import ACCOUNTS, look_again
+from paybill_contracts.billing import AccountOpened, AccountRegistered
+from paybill_contracts.changes import ChangeApplied
+from paybill_contracts.envelope import Origin
+from paybill_runtime.telemetry import child
+
+TENANT = "ten_" + "a" * 32
+SUBSCRIBERS = 200
+FIRST = """
+product: shop
+plans:
+  - plan: pro
+    version: 1
+    name: Pro
+    tier: pro
+    placement: pooled
+    grace: 7d
+    retention: 30d
+    features:
+      - {key: projects, kind: limit, limit: 10}
+    prices:
+      - {minor: 2000, currency: EUR, interval: month}
+"""
+SECOND = (
+    FIRST
+    + """
+  - plan: pro
+    version: 2
+    name: Pro
+    tier: pro
+    placement: bridge
+    grace: 7d
+    retention: 30d
+    features:
+      - {key: projects, kind: limit, limit: 20}
+    prices:
+      - {minor: 3000, currency: EUR, interval: month}
+"""
+)
+
+
+@pytest.fixture
+def settings(settings):
+    """The stand-in is not to be spared."""
+    return {**settings, "stripe_requests_per_s": 2000}
+
+
+class Stalled:
+    """A provider whose answers to changes never arrive, although it makes them."""
+
+    def __init__(self, provider):
+        self._provider = provider
+        self.made = asyncio.Event()
+
+    def __getattr__(self, name):
+        return getattr(self._provider, name)
+
+    async def change(self, *wanted):
+        await self._provider.change(*wanted)
+        self.made.set()
+        await asyncio.Event().wait()
+
+
+async def kill(served):
+    """End a service as a crash does: nothing is handed over or finished. Its port is the fixture's to close."""
+    for name, task in served.running._tasks.items():
+        if name != "http":
+            task.cancel()
+    await served.running.database.close()
+
+
+async def test_a_worker_killed_between_the_call_and_its_record_changes_once(world_of, start, settings, fake):
+    ordinary, stalled = service(), []
+
+    def effects(given, secrets):
+        outside = ordinary.effects(given, secrets)
+        stalled.append(Stalled(outside.by_name["stripe"]))
+        return replace(outside, by_name={**outside.by_name, "stripe": stalled[0]})
+
+    world = await world_of(replace(ordinary, effects=effects))
+    subscription = await world.subscribed(TENANT, "starter")
+    path = f"/v1/subscriptions/{subscription['subscription_id']}/changes"
+    body = {"kind": "plan", "plan": "business", "reason": "grow", "confirm": True}
+    change = (await world.served.client.post(path, json=body)).json()
+    await asyncio.wait_for(stalled[0].made.wait(), 10)
+    await kill(world.served)
+
+    other = await start(service(), url=world.served.running.settings.database_url, **settings)
+    (applied,) = await world.log.facts("billing.change_applied")
+
+    async def shown():
+        answer = await other.client.get(f"/v1/subscriptions/{subscription['subscription_id']}")
+        return answer.json()["plan"]["plan"] == "business"
+
+    await eventually(shown)
+    invoices = fake.stripe.invoices.list({"subscription": subscription["provider_subscription"]}).data
+    assert applied.event.change_id == change["id"]
+    assert len(invoices) == 2
+
+
+async def test_an_answer_that_was_lost_changes_once(world, fake):
+    subscription = await world.subscribed(TENANT, "starter")
+    target = f"/v1/subscriptions/{subscription['provider_subscription']}"
+    path = f"/v1/subscriptions/{subscription['subscription_id']}/changes"
+    change = (await world.served.client.post(path, json={"kind": "plan", "plan": "business", "reason": "grow"})).json()
+
+    async def quoted():
+        found = await world.get(f"/v1/changes/{change['id']}")
+        return found["quote"]
+
+    quote = await eventually(quoted)
+    await asyncio.to_thread(fake.control.fail_calls, 2, path=target, after=True)
+    await world.served.client.post(f"/v1/changes/{change['id']}/confirm", json={"quote_hash": quote["quote_hash"]})
+    await world.log.facts("billing.change_applied", timeout_s=20)
+
+    invoices = fake.stripe.invoices.list({"subscription": subscription["provider_subscription"]}).data
+    assert len(invoices) == 2
+    assert invoices[0].amount_paid == quote["proration"]["due_now"]["minor"]
+
+
+async def subscribed(world, count):
+    """So many tenants with the plan, at once: accounts that are open, and what they bought at the stand-in."""
+    fake, running = world.fake, world.served.running
+    tenants = [f"ten_{number:032x}" for number in range(count)]
+    price = fake.stripe.prices.create(
+        {
+            "product_data": {"name": "Pro"},
+            "currency": "eur",
+            "unit_amount": 2000,
+            "recurring": {"interval": "month"},
+            "lookup_key": "pro_v1_month_eur",
+        }
+    )
+
+    def buy(tenant):
+        customer = fake.stripe.customers.create({"email": "ada@acme.example", "metadata": {"tenant_id": tenant}}).id
+        fake.control.set_payment(customer, "succeed")
+        return customer
+
+    customers = dict(zip(tenants, [buy(tenant) for tenant in tenants], strict=True))
+
+    def decide(unit, _):
+        for tenant, customer in customers.items():
+            about = {"tenant_id": tenant, "provider": "stripe"}
+            registered = AccountRegistered(
+                **about, name="Acme", contact_email=EMAIL, plan="pro", plan_version=1, retention_s=0
+            )
+            opened = AccountOpened(**about, customer=customer, checkout="cs_1", checkout_url="http://127.0.0.1/c")
+            unit.record(ACCOUNTS, tenant, [registered, opened])
+
+    origin = Origin("test", "test", "operator:test", child(None))
+    await running.edge.decide(origin, decide, writes=[ACCOUNTS.key(tenant) for tenant in tenants])
+    # Nothing is delivered, which would take most of the time: each is looked at once, as after any change.
+    fake.control.pause_delivery()
+    items = [{"price": price.id}]
+    bought = [fake.stripe.subscriptions.create({"customer": one, "items": items}) for one in customers.values()]
+
+    def besides(statement):
+        for subscription in bought:
+            look_again("stripe", subscription.id, running.edge.now(), statement)
+
+    await running.edge.decide(origin, lambda *_: None, besides=besides)
+
+    async def all_there():
+        rows = await world.sql("SELECT count(*) FROM subscriptions WHERE access = 'active'")
+        return rows[0][0] == count
+
+    await eventually(all_there, timeout_s=30)
+    return tenants
+
+
+async def publish(world, text):
+    answer = await world.served.client.post("/v1/catalogue", content=text)
+    assert answer.status_code == 200, answer.text
+
+
+async def moved(client, move, wanted):
+    async def look():
+        found = (await client.get(f"/v1/moves/{move['id']}")).json()
+        return found if wanted(found) else None
+
+    return await eventually(look, timeout_s=60)
+
+
+@pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
+async def test_two_hundred_subscribers_are_moved_once_each_over_a_pause_and_a_crash(world_of, start, settings, fake):
+    world = await world_of(service())
+    await subscribed(world, SUBSCRIBERS)
+    await publish(world, SECOND)
+    query = {"from_plan": "pro", "from_version": 1, "to_plan": "pro", "to_version": 2}
+    preview = await world.get("/v1/moves/preview", **query)
+    move = (await world.served.client.post("/v1/moves", json={**query, "when": "now", "reason": "new prices"})).json()
+    await moved(world.served.client, move, lambda found: found["moved"] > 20)
+    await world.served.client.post(f"/v1/moves/{move['id']}/pause", json={"reason": "look first"})
+    paused = await moved(world.served.client, move, lambda found: found["moved"] == found["asked"])
+    await world.served.client.post(f"/v1/moves/{move['id']}/resume")
+    await moved(world.served.client, move, lambda found: found["moved"] > paused["moved"])
+    await kill(world.served)
+
+    other = await start(service(), url=world.served.running.settings.database_url, **settings)
+    done = await moved(other.client, move, lambda found: found["status"] == "finished")
+
+    facts = await world.log.facts("billing.change_applied", at_least=SUBSCRIBERS)
+    applied = Counter(fact.event.subscription_id for fact in facts if isinstance(fact.event, ChangeApplied))
+    invoices = Counter(
+        invoice.parent.subscription_details.subscription
+        for invoice in fake.stripe.invoices.list({"limit": 100}).auto_paging_iter()
+    )
+    assert (paused["status"], paused["asked"] < SUBSCRIBERS) == ("paused", True)
+    assert preview["subscriptions"] == SUBSCRIBERS
+    assert preview["prices"] == [
+        {
+            "currency": "EUR",
+            "interval": "month",
+            "subscriptions": SUBSCRIBERS,
+            "before": {"minor": 2000 * SUBSCRIBERS, "currency": "EUR"},
+            "after": {"minor": 3000 * SUBSCRIBERS, "currency": "EUR"},
+        }
+    ]
+    assert (preview["placement_before"], preview["placement_after"]) == ("pooled", "bridge")
+    assert (done["asked"], done["moved"], done["refused"]) == (SUBSCRIBERS, SUBSCRIBERS, 0)
+    assert set(applied.values()) == {1}
+    assert len(applied) == SUBSCRIBERS
+    assert set(invoices.values()) == {2}
+    assert len(invoices) == SUBSCRIBERS
+
+
+@pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
+async def test_whoever_cannot_be_moved_is_told_with_the_reason_and_one_move_runs_at_a_time(world):
+    tenants = [f"ten_{number:032x}" for number in range(3)]
+    subscriptions = [await world.subscribed(tenant, "pro") for tenant in tenants]
+    await publish(world, SECOND)
+    held = f"/v1/subscriptions/{subscriptions[0]['subscription_id']}/changes"
+    await world.served.client.post(held, json={"kind": "cancel", "when": "period_end", "reason": "x"})
+    query = {"from_plan": "pro", "from_version": 1, "to_plan": "pro", "to_version": 2}
+
+    client = world.served.client
+    move = (await client.post("/v1/moves", json={**query, "reason": "new prices"})).json()
+    second = await client.post("/v1/moves", json={**query, "reason": "again"})
+    done = await moved(client, move, lambda found: found["status"] == "finished")
+    refused = (await world.get("/v1/changes", move_id=move["id"], status="refused"))["changes"]
+    await asyncio.to_thread(world.fake.control.advance_clock, timedelta(days=32))
+
+    async def all_there():
+        standings = [await world.standing(tenant, "active") for tenant in tenants]
+        return [standing["plan"]["version"] for standing in standings] == [1, 2, 2]
+
+    await eventually(all_there)
+    assert (second.status_code, second.json()["code"]) == (409, "move_runs")
+    assert (done["moved"], done["refused"]) == (2, 1)
+    assert [(change["subscription_id"], change["code"]) for change in refused] == [
+        (subscriptions[0]["subscription_id"], "change_open")
+    ]
+    assert done["left"] == 3
+    again = await client.post(f"/v1/moves/{move['id']}/pause", json={"reason": "late"})
+    assert (again.status_code, again.json()["code"]) == (409, "move_finished")
