@@ -87,6 +87,12 @@ def test_what_cannot_be_meant_is_wrong_use(on_stack, arguments) -> None:
     assert (done.code, done.error["code"]) == (ExitCode.USAGE, "usage")
 
 
+def test_who_pays_by_invoice_has_no_pages_at_a_provider(on_stack, by_invoice) -> None:
+    done = on_stack("tenant", "portal", by_invoice[0], "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.CONFLICT, "no_portal")
+
+
 def test_a_way_to_pay_that_is_not_there_is_refused(on_stack) -> None:
     done = on_stack(*create("barterer", "--payment", "barter", "--json"))
 

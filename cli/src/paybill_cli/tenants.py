@@ -198,6 +198,20 @@ def id_of(stack: Stack, tenant: str) -> str:
         return str(tenants.get(_path(tenant))["id"])
 
 
+def portal(out: Output, stack: Stack, tenant: Name) -> None:
+    """Get a link to the provider's own pages for a tenant.
+
+    There it sees its invoices, changes its card, and cancels. The link is good for a short while, and whoever has it
+    can use it: hand it to nobody else.
+
+    Example: paybill tenant portal acme
+    """
+    with Service(stack, "tenant") as tenants:
+        tenant_id = tenants.get(_path(tenant))["id"]
+    with Service(stack, "billing") as billing:
+        out.record("tenant.portal", billing.post(f"/v1/tenants/{tenant_id}/portal"))
+
+
 def _path(tenant: str) -> str:
     """Where the tenant is; a name that could lead elsewhere is none."""
     if not _NAME.fullmatch(tenant):

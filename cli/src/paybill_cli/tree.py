@@ -36,6 +36,7 @@ TREE = Branch(
                 "suspend": Leaf("paybill_cli.tenants:suspend", "Shut a tenant out, keeping everything it owns."),
                 "resume": Leaf("paybill_cli.tenants:resume", "Lift the operator's hold on a tenant."),
                 "offboard": Leaf("paybill_cli.tenants:offboard", "Let a tenant go: export, close, keep."),
+                "portal": Leaf("paybill_cli.tenants:portal", "Get a link to the provider's own pages for a tenant."),
             },
         ),
         "provider": Branch(
@@ -85,7 +86,7 @@ TREE = Branch(
             },
         ),
         "manual": Branch(
-            "Offers, purchase orders and invoices of customers who pay by invoice.",
+            "Customers who pay by invoice: offers, orders, payments.",
             {
                 "offers": Leaf("paybill_cli.manual:offers", "List what was offered and not ordered yet."),
                 "offer": Leaf(

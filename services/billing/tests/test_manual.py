@@ -22,6 +22,7 @@ from paybill_billing.domain.contracts import (
     evolve,
     terms_of,
 )
+from paybill_billing.effects.manual import seen
 from paybill_contracts.catalogue import Interval, Price
 from paybill_contracts.event import decode, encode
 from paybill_contracts.manual import ContractStatus, InvoiceStatus, Terms
@@ -303,6 +304,29 @@ def test_after_a_contract_is_over_another_can_be_ordered():
     again = accepted(terms(500), state=offered)
 
     assert [invoice.invoice_id.rpartition("_")[2] for invoice in again.invoices] == ["1", "2"]
+
+
+def test_a_contract_is_shown_in_the_words_of_any_provider():
+    late = at(ACTIVE, NOW + 30 * DAY)
+    later = fold(ACTIVE, manual.change(ACTIVE, terms(6200), at_period_end=True, at=NOW, made_for=None))
+    shown = {
+        "trialing": accepted(trial_days=14),
+        "active": ACTIVE,
+        "past_due": late,
+        "unpaid": at(ACTIVE, NOW + 1000 * DAY),
+        "paused": fold(late, manual.pause(late, made_for=None)),
+        "canceled": fold(late, manual.leave(late, NOW)),
+    }
+
+    assert {status: seen(state, state.contract).status for status, state in shown.items()} == {s: s for s in shown}
+    assert seen(shown["trialing"], shown["trialing"].contract).trial_end == NOW + 14 * DAY
+    assert (seen(late, late.contract).failed_at, seen(late, late.contract).invoice) == (
+        NOW + 30 * DAY,
+        late.invoices[0].invoice_id,
+    )
+    pending = seen(later, later.contract).pending
+    assert (pending.items[0].amount.minor, pending.at) == (6200, ACTIVE.contract.period_end)
+    assert seen(paid(ACTIVE), ACTIVE.contract).paid_until == ACTIVE.contract.period_end
 
 
 def test_what_cannot_be_invoiced_is_refused():

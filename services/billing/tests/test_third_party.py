@@ -15,6 +15,7 @@ from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.replay import replay
 from paybill_runtime.streams import connect as connected_to
+from pydantic import ValidationError
 
 sys.path.append(str(Path(__file__).parent / "third_party"))
 
@@ -194,6 +195,20 @@ REQUIRED = {"database_url": "postgresql://nobody@127.0.0.1/none", "api_keys_file
 def test_a_provider_that_cannot_be_had_ends_the_start_and_says_what_to_do(more, says):
     with pytest.raises(ConfigurationError, match=says):
         connect(Settings(**REQUIRED, **more), books=None)
+
+
+@pytest.mark.parametrize("written", ["acmepay", "[]", '{"acmepay": {"port": {}}}', '{"Acme Pay": {}}'])
+def test_providers_that_are_written_wrong_are_refused_in_words(written, monkeypatch):
+    monkeypatch.setenv("PAYBILL_PROVIDERS", written)
+
+    with pytest.raises(ValidationError, match="providers"):
+        Settings(**REQUIRED)
+
+
+def test_providers_are_read_from_the_environment(monkeypatch):
+    monkeypatch.setenv("PAYBILL_PROVIDERS", '{"acmepay": {"remote": "here"}}')
+
+    assert Settings(**REQUIRED).providers == {"acmepay": {"remote": "here"}}
 
 
 def test_a_third_party_is_loaded_only_when_it_is_named():

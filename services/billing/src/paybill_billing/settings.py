@@ -8,9 +8,19 @@ from paybill_contracts.billing import PublisherGrant
 from paybill_contracts.values import Key, TenantId
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.settings import ServiceSettings, read_secret
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic_settings import NoDecode
 
 EVERY_TENANT = "*"
+
+
+def _from_json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('this is no JSON; write {"name": {}}, with the provider\'s settings') from None
 
 
 class Settings(ServiceSettings):
@@ -35,7 +45,7 @@ class Settings(ServiceSettings):
 
     licence_valid_s: Annotated[int, Field(ge=1, le=366 * 86_400)] = 30 * 86_400
     catalogue_file: Path | None = None
-    providers: Annotated[dict[Key, dict[str, str]], Field(default_factory=dict)]
+    providers: Annotated[dict[Key, dict[str, str]], NoDecode, BeforeValidator(_from_json)] = Field(default_factory=dict)
     default_provider: Key = "stripe"
     manual_offer_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1/offers/"
     stripe_api_key_file: Path | None = None
