@@ -20,7 +20,9 @@ def period_end(anchor: int, start: int, interval: str, count: int) -> int:
 
 
 def current_period(anchor: int, moment: int, interval: str, count: int) -> tuple[int, int]:
-    """Start and end of the period that a moment not before the anchor lies in."""
+    """Start and end of the period that a moment lies in; one before the anchor begins then and there."""
+    if moment < anchor:
+        return moment, anchor
     step = 0
     while (boundary := _after(anchor, interval, count * (step + 1))) <= moment:
         step += 1

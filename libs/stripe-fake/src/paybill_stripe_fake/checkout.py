@@ -181,7 +181,7 @@ def _completed(account: Account, session: Resource, customer: Resource, card: st
         description=order["description"],
         card=card,
         trial_end=trial_end if trial_end and trial_end > account.now() else None,
-        without_card=order["without_card"],
+        without_card=order.get("without_card", "create_invoice"),
     )
     subscription, invoice = subscriptions.start(account, agreed)
     if invoice["status"] == "open":

@@ -14,6 +14,7 @@ from paybill_stripe_fake.terms import MAX_ITEMS, Terms, check_prices, new_item, 
 _MAX_PHASES = 10
 _MAX_ITERATIONS = 100
 _WARNING_S = 7 * 86_400
+_LONGEST_S = 5 * 366 * 86_400
 
 
 def read(account: Account, params: Params, customer: str, start: int | None) -> list[Resource] | None:
@@ -180,7 +181,7 @@ def _end(account: Account, params: Params, start: int, price: Resource) -> int:
 def _moment(account: Account, params: Params, key: str) -> int | None:
     if params.has(key) and params.text(key) == "now":
         return account.now()
-    return params.integer(key)
+    return params.integer(key, most=account.now() + _LONGEST_S)
 
 
 def _item(price: str, quantity: int | None, metadata: dict[str, str]) -> Resource:

@@ -9,6 +9,7 @@ from paybill_stripe_fake.prorations import BEHAVIOURS, Prorating
 from paybill_stripe_fake.store import Resource
 from paybill_stripe_fake.subscription_state import ENDED, change, living_customer
 
+_LONGEST_S = 5 * 366 * 86_400
 _OPEN = frozenset({"not_started", "active"})
 
 
@@ -128,7 +129,7 @@ def _from_phases(account: Account, params: Params) -> Resource:
     customer = living_customer(account, params.required("customer"), "customer")
     now = account.now()
     named = params.text("start_date")
-    start = now if named in {None, "now"} else params.integer("start_date", least=now)
+    start = now if named in {None, "now"} else params.integer("start_date", least=now, most=now + _LONGEST_S)
     phases = schedule_phases.read(account, params, customer["id"], start)
     if phases is None:
         raise InvalidRequestError("Missing required param: phases.", code="parameter_missing", param="phases")
