@@ -2,8 +2,9 @@
 
 import pytest
 from paybill_contracts.catalogue import Aggregation, Meter, Window
+from paybill_contracts.lined_yaml import MAX_FLAWS
 from paybill_contracts.placement import Preset
-from paybill_contracts.plans_file import MAX_FLAWS, Objection, PlansError, read_plans, read_tiers, unknown_tiers
+from paybill_contracts.plans_file import Objection, PlansError, read_plans, read_tiers, unknown_tiers
 
 GOOD = """\
 product: shop
@@ -113,8 +114,12 @@ def test_aliases_that_multiply_are_refused():
     assert "aliases multiply" in flaws(bomb)[0]
 
 
-def test_a_file_of_more_than_a_megabyte_is_refused():
-    assert "larger than" in flaws("#" * (1024 * 1024 + 1))[0]
+def test_a_file_or_a_fact_that_is_too_large_is_refused():
+    name, plan = "n" * 500, GOOD.split("plans:\n")[1]
+    many = GOOD + "".join(plan.replace("Basic", name).replace("version: 1", f"version: {n}") for n in range(2, 600))
+
+    assert "the file is larger than" in flaws("#" * (512 * 1024 + 1))[0]
+    assert "bytes as a fact" in flaws(many)[0]
 
 
 def test_more_flaws_than_anybody_reads_at_once_are_counted():

@@ -4,10 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from paybill_contracts.catalogue import (
     Aggregation,
@@ -24,21 +23,19 @@ from paybill_contracts.catalogue import (
     Window,
 )
 from paybill_contracts.errors import DomainError
+from paybill_contracts.event import canonical
+from paybill_contracts.lined_yaml import Flaw, FlawedError, Lines, M, read, report
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Key, ProviderId, Text
 
-MAX_BYTES = 1024 * 1024
-MAX_FLAWS = 20
-MAX_VALUES = 100_000
+MAX_CONTENT_BYTES = 480 * 1024
+"""Of the catalogue as a fact, which must fit into one message."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _FEATURE: TypeAdapter[Feature] = TypeAdapter(Feature)
 _AS_WRITTEN = {"trial_days": "trial", "grace_s": "grace", "retention_s": "retention", "lateness_s": "lateness"}
 
-M = TypeVar("M", bound=BaseModel)
-
-Path = tuple[int | str, ...]
 Tiers = Collection[tuple[str, Preset]]
 """What environments can be built of: each tier on each placement that the blueprint has it on."""
 
@@ -68,17 +65,11 @@ class Plans:
 
     def report(self, objections: Iterable[Objection]) -> list[str]:
         """A line for each: `<file>:<line>: <reason>`."""
-        return _lines(self.file, [_Flaw(self._line(item), item.reason) for item in objections])
+        return report(self.file, [Flaw(self._line(item), item.reason) for item in objections])
 
     def _line(self, objection: Objection) -> int:
         written = _AS_WRITTEN.get(objection.field, objection.field)
         return self.lines.get((objection.name, written), self.lines.get((objection.name, ""), 1))
-
-
-@dataclass(frozen=True, slots=True)
-class _Flaw:
-    line: int
-    reason: str
 
 
 def _span(text: object) -> int:
@@ -170,12 +161,17 @@ def read_plans(text: str, name: str) -> Plans:
     written, lines = _read(_File, text, name)
     flaws = list(_contradictions(written, lines))
     if flaws:
-        raise PlansError(_report(name, flaws))
+        raise PlansError("\n".join(report(name, flaws)))
     content = Catalogue(
         product=written.product,
         plans=tuple(_version(plan) for plan in written.plans),
         meters=tuple(_meter(meter) for meter in written.meters),
     )
+    size = len(canonical(content.model_dump(mode="json")))
+    if size > MAX_CONTENT_BYTES:
+        raise PlansError(
+            f"{name}:1: the catalogue has {size} bytes as a fact, at most {MAX_CONTENT_BYTES}; retire some"
+        )
     return Plans(content=content, file=name, lines=_places(content, lines))
 
 
@@ -210,65 +206,14 @@ def version_name(plan: PlanVersion) -> str:
     return f"{plan.plan}@{plan.version}"
 
 
-class _Flawed(Exception):  # noqa: N818  # carries flaws to the report, and never leaves this module
-    def __init__(self, *flaws: _Flaw) -> None:
-        super().__init__()
-        self.flaws = list(flaws)
-
-
-def _read(model: type[M], text: str, name: str) -> tuple[M, dict[Path, int]]:
-    """What is written, and the line of each part by its path."""
-    if len(text) > MAX_BYTES:
-        raise PlansError(f"{name}:1: the file is larger than {MAX_BYTES} bytes")
-    lines: dict[Path, int] = {}
+def _read(model: type[M], text: str, name: str) -> tuple[M, Lines]:
     try:
-        return model.model_validate(_parsed(text, lines)), lines
-    except _Flawed as error:
-        flaws = error.flaws
-    except yaml.YAMLError as error:
-        flaws = [_yaml_flaw(error)]
-    except RecursionError:
-        flaws = [_Flaw(1, "no YAML: nested too deeply")]
-    except ValidationError as error:
-        flaws = [_schema_flaw(item, lines) for item in error.errors()]
-    raise PlansError(_report(name, flaws))
+        return read(model, text)
+    except FlawedError as error:
+        raise PlansError("\n".join(report(name, error.flaws))) from None
 
 
-def _parsed(text: str, lines: dict[Path, int]) -> Any:
-    """Plain values, with the line of each noted by its path."""
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            raise _Flawed(_Flaw(1, "the file is empty"))
-        return _plain(loader, node, (), lines)
-    finally:
-        loader.dispose()
-
-
-def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
-    line = node.start_mark.line + 1
-    if path in lines:
-        raise _Flawed(_Flaw(line, f"{path[-1]} is written twice, first in line {lines[path]}"))
-    lines[path] = line
-    if len(lines) > MAX_VALUES:
-        raise _Flawed(_Flaw(line, f"more than {MAX_VALUES} values; aliases multiply"))
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(loader, item, (*path, index), lines) for index, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        plain = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _Flawed(_Flaw(key.start_mark.line + 1, "a name must be plain text"))
-            plain[key.value] = _plain(loader, value, (*path, key.value), lines)
-        return plain
-    try:
-        return loader.construct_object(node)
-    except ValueError as error:  # such as a thirteenth month
-        raise _Flawed(_Flaw(line, f"{node.value!r:.60} is no value: {error}")) from None
-
-
-def _places(content: Catalogue, lines: Mapping[Path, int]) -> dict[tuple[str, str], int]:
+def _places(content: Catalogue, lines: Lines) -> dict[tuple[str, str], int]:
     """The line of each plan version and meter by its name, and of each of their fields."""
     names = {("plans", index): version_name(plan) for index, plan in enumerate(content.plans)}
     names |= {("meters", index): meter.meter for index, meter in enumerate(content.meters)}
@@ -314,31 +259,31 @@ def _version(plan: _Plan) -> PlanVersion:
     )
 
 
-def _contradictions(written: _File, lines: dict[Path, int]) -> Iterator[_Flaw]:
+def _contradictions(written: _File, lines: Lines) -> Iterator[Flaw]:
     """What each plan says well alone, and not together."""
     declared = [meter.meter for meter in written.meters]
     for index, name in _repeated(declared):
-        yield _Flaw(lines["meters", index], f"the meter {name} is written twice")
+        yield Flaw(lines["meters", index], f"the meter {name} is written twice")
     theirs = [
         (index, f"{provider} {name}")
         for index, meter in enumerate(written.meters)
         for provider, name in meter.provider_meters.items()
     ]
     for place, name in _repeated([name for _, name in theirs]):
-        yield _Flaw(lines["meters", theirs[place][0]], f"{name} is the meter of two meters")
+        yield Flaw(lines["meters", theirs[place][0]], f"{name} is the meter of two meters")
     for index, name in _repeated([f"{plan.plan} version {plan.version}" for plan in written.plans]):
-        yield _Flaw(lines["plans", index], f"{name} is written twice")
+        yield Flaw(lines["plans", index], f"{name} is written twice")
     for index, plan in enumerate(written.plans):
         path = ("plans", index)
         for place, key in _repeated([feature.key for feature in plan.features]):
-            yield _Flaw(lines[*path, "features", place], f"the feature {key} is written twice")
+            yield Flaw(lines[*path, "features", place], f"the feature {key} is written twice")
         for place, feature in enumerate(plan.features):
             if isinstance(feature, MeteredFeature):
                 yield from _metered(feature, declared, lines[*path, "features", place])
         for price, name in _repeated([f"{price.interval}ly price in {price.currency}" for price in plan.prices]):
-            yield _Flaw(lines[*path, "prices", price], f"the {name} is written twice")
+            yield Flaw(lines[*path, "prices", price], f"the {name} is written twice")
         if plan.trial % _SECONDS["d"]:
-            yield _Flaw(lines[*path, "trial"], "a trial is in whole days")
+            yield Flaw(lines[*path, "trial"], "a trial is in whole days")
     ids = [
         (index, price, f"{provider} {price_id}")
         for index, plan in enumerate(written.plans)
@@ -347,15 +292,15 @@ def _contradictions(written: _File, lines: dict[Path, int]) -> Iterator[_Flaw]:
     ]
     for place, name in _repeated([name for _, _, name in ids]):
         index, price, _ = ids[place]
-        yield _Flaw(lines["plans", index, "prices", price], f"{name} is the price of two plans")
+        yield Flaw(lines["plans", index, "prices", price], f"{name} is the price of two plans")
 
 
-def _metered(feature: MeteredFeature, declared: Collection[str], line: int) -> Iterator[_Flaw]:
+def _metered(feature: MeteredFeature, declared: Collection[str], line: int) -> Iterator[Flaw]:
     if feature.meter not in declared:
         known = ", ".join(declared) or "none"
-        yield _Flaw(line, f"the meter {feature.meter} is not declared under `meters`; there is {known}")
+        yield Flaw(line, f"the meter {feature.meter} is not declared under `meters`; there is {known}")
     if feature.quota is not None and feature.quota < feature.included:
-        yield _Flaw(line, f"the quota of {feature.key} is less than what is included")
+        yield Flaw(line, f"the quota of {feature.key} is less than what is included")
 
 
 def _repeated(names: list[str]) -> Iterator[tuple[int, str]]:
@@ -365,29 +310,3 @@ def _repeated(names: list[str]) -> Iterator[tuple[int, str]]:
         seen[name] += 1
         if seen[name] > 1:
             yield index, name
-
-
-def _schema_flaw(item: Any, lines: dict[Path, int]) -> _Flaw:
-    """The nearest line to where the schema said no. Some steps of its path are names of types, not of the file."""
-    path: Path = ()
-    for step in item["loc"]:
-        if (*path, step) in lines:
-            path = (*path, step)
-    missing = item["type"] == "missing"
-    where = ".".join(str(step) for step in (*path, item["loc"][-1] if missing else "") if step != "")
-    return _Flaw(lines.get(path, 1), f"{where or 'the file'}: {item['msg']}")
-
-
-def _yaml_flaw(error: yaml.YAMLError) -> _Flaw:
-    mark = getattr(error, "problem_mark", None)
-    return _Flaw(mark.line + 1 if mark is not None else 1, f"no YAML: {getattr(error, 'problem', None) or error}")
-
-
-def _report(name: str, flaws: list[_Flaw]) -> str:
-    return "\n".join(_lines(name, flaws))
-
-
-def _lines(name: str, flaws: list[_Flaw]) -> list[str]:
-    ordered = sorted(flaws, key=lambda flaw: flaw.line)
-    left = [f"{name}: and {len(ordered) - MAX_FLAWS} more"] if len(ordered) > MAX_FLAWS else []
-    return [f"{name}:{flaw.line}: {flaw.reason}" for flaw in ordered[:MAX_FLAWS]] + left

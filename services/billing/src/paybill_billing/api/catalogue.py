@@ -98,6 +98,7 @@ class PublicationView(BaseModel):
 def router(edge: Edge) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
+    reading = asyncio.Lock()
     plans_key, tiers_key = CATALOGUES.key(catalogue.CATALOGUE), TIERS.key(tiers.TIERS)
 
     async def document(row: type[StateRow], id_: str) -> str | None:
@@ -122,7 +123,9 @@ def router(edge: Edge) -> APIRouter:
         Refused with `invalid_plans` when the file is wrong, and with `catalogue_refused` when it edits what customers
         agreed to or promises what cannot be built: a line for each flaw.
         """
-        plans = await _read(await request.body(), file)
+        body = await request.body()
+        async with reading:
+            plans = await _read(body, file)
 
         def decide(unit: Unit, _: Moment) -> PublicationView:
             known, noted = unit.get(CATALOGUES, catalogue.CATALOGUE), unit.get(TIERS, tiers.TIERS)
@@ -156,7 +159,7 @@ def router(edge: Edge) -> APIRouter:
 
 
 async def _read(body: bytes, file: str) -> Plans:
-    """Raises PlansError, and Problem for what is no text. In a thread, for a large file takes its time."""
+    """Raises PlansError, and Problem for what is no text. In a thread, one at a time: a large file takes seconds."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:

@@ -1,0 +1,105 @@
+"""Reads YAML that people wrote into a model, and knows the line of everything that is wrong with it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+MAX_BYTES = 512 * 1024
+MAX_FLAWS = 20
+MAX_VALUES = 100_000
+
+M = TypeVar("M", bound=BaseModel)
+Path = tuple[int | str, ...]
+Lines = dict[Path, int]
+"""Where each value stands, by the names and places that lead to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What is wrong in a line."""
+
+    line: int
+    reason: str
+
+
+class FlawedError(Exception):
+    """The text is not what the model says."""
+
+    def __init__(self, *flaws: Flaw) -> None:
+        super().__init__()
+        self.flaws = flaws
+
+
+def read(model: type[M], text: str) -> tuple[M, Lines]:
+    """What is written, and the line of each part. Raises FlawedError."""
+    if len(text) > MAX_BYTES:
+        raise FlawedError(Flaw(1, f"the file is larger than {MAX_BYTES} bytes"))
+    lines: Lines = {}
+    try:
+        return model.model_validate(_parsed(text, lines)), lines
+    except yaml.YAMLError as error:
+        raise FlawedError(_yaml_flaw(error)) from None
+    except RecursionError:
+        raise FlawedError(Flaw(1, "no YAML: nested too deeply")) from None
+    except ValidationError as error:
+        raise FlawedError(*(_schema_flaw(item, lines) for item in error.errors())) from None
+
+
+def report(name: str, flaws: Iterable[Flaw]) -> list[str]:
+    """A line for each: `<file>:<line>: <reason>`; of more than people read at once, how many more there are."""
+    ordered = sorted(flaws, key=lambda flaw: flaw.line)
+    left = [f"{name}: and {len(ordered) - MAX_FLAWS} more"] if len(ordered) > MAX_FLAWS else []
+    return [f"{name}:{flaw.line}: {flaw.reason}" for flaw in ordered[:MAX_FLAWS]] + left
+
+
+def _parsed(text: str, lines: Lines) -> Any:
+    """Plain values, with the line of each noted by its path."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise FlawedError(Flaw(1, "the file is empty"))
+        return _plain(loader, node, (), lines)
+    finally:
+        loader.dispose()
+
+
+def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -> Any:
+    line = node.start_mark.line + 1
+    if path in lines:
+        raise FlawedError(Flaw(line, f"{path[-1]} is written twice, first in line {lines[path]}"))
+    lines[path] = line
+    if len(lines) > MAX_VALUES:
+        raise FlawedError(Flaw(line, f"more than {MAX_VALUES} values; aliases multiply"))
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, item, (*path, index), lines) for index, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        plain = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise FlawedError(Flaw(key.start_mark.line + 1, "a name must be plain text"))
+            plain[key.value] = _plain(loader, value, (*path, key.value), lines)
+        return plain
+    try:
+        return loader.construct_object(node)
+    except ValueError as error:  # such as a thirteenth month
+        raise FlawedError(Flaw(line, f"{node.value!r:.60} is no value: {error}")) from None
+
+
+def _schema_flaw(item: Any, lines: Lines) -> Flaw:
+    """The nearest line to where the schema said no. Some steps of its path are names of types, not of the file."""
+    path: Path = ()
+    for step in item["loc"]:
+        if (*path, step) in lines:
+            path = (*path, step)
+    missing = item["type"] == "missing"
+    where = ".".join(str(step) for step in (*path, item["loc"][-1] if missing else "") if step != "")
+    return Flaw(lines.get(path, 1), f"{where or 'the file'}: {item['msg']}")
+
+
+def _yaml_flaw(error: yaml.YAMLError) -> Flaw:
+    mark = getattr(error, "problem_mark", None)
+    return Flaw(mark.line + 1 if mark is not None else 1, f"no YAML: {getattr(error, 'problem', None) or error}")
