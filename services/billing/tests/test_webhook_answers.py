@@ -1,0 +1,198 @@
+"""What a provider hears when not all is well: nothing is lost that it was told we have."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+import stripe
+from billing_world import eventually
+from paybill_billing.app import service
+from paybill_billing.settings import Settings
+from paybill_runtime.app import serving
+from sqlalchemy import text
+
+TENANT = "ten_" + "f" * 32
+
+
+def message(number, subscription="sub_1", customer="cus_none", type_="customer.subscription.updated"):
+    item = {"id": subscription, "object": "subscription", "customer": customer}
+    event = {"id": f"evt_{number}", "type": type_, "created": 1, "livemode": False, "data": {"object": item}}
+    return json.dumps(event).encode()
+
+
+@asynccontextmanager
+async def held(running, table):
+    """Nobody can write into the table while the block runs."""
+    async with running.database.engine.connect() as connection, connection.begin():
+        await connection.execute(text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
+        yield
+
+
+@pytest.mark.parametrize("secrets", ["", " \n\t\n"])
+async def test_with_an_empty_secret_nothing_is_verified_and_there_is_no_such_address(
+    start, settings, tmp_path, secrets
+):
+    file = tmp_path / "empty"
+    file.write_text(secrets)
+    served = await start(service(), **{**settings, "stripe_webhook_secrets_file": file})
+    body = message(1)
+    made = stripe.WebhookSignature.generate_signature_header(body.decode(), "")
+
+    answer = await served.client.post("/webhooks/stripe", content=body, headers={"stripe-signature": made})
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_provider")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+async def test_only_post_is_for_messages(outside, method):
+    answer = await outside.request(method, "/webhooks/stripe")
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_a_type_that_nobody_knows_is_kept_and_answered_as_any_other(world, outside, signed):
+    body = message(1, type_="customer.subscription.something_of_tomorrow")
+
+    answer = await outside.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    assert answer.status_code == 200
+    assert await world.sql("SELECT target FROM webhooks") == [("sub_1",)]
+
+
+async def test_when_too_many_come_at_once_the_rest_is_told_to_come_back_and_then_all_are_kept(world, signed):
+    client = world.served.client
+    bodies = [message(number, f"sub_{number}") for number in range(200)]
+
+    async def send(body):
+        return await client.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    async with held(world.served.running, "webhooks"):
+        sending = [asyncio.create_task(send(body)) for body in bodies]
+        done, _ = await asyncio.wait(sending, timeout=2)
+        refused = [task.result() for task in done]
+    await asyncio.gather(*sending)
+
+    assert {answer.status_code for answer in refused} == {503}
+    assert all(answer.json()["code"] == "overloaded" and int(answer.headers["retry-after"]) > 0 for answer in refused)
+    again = [body for body, task in zip(bodies, sending, strict=True) if task.result().status_code == 503]
+    assert {(await send(body)).status_code for body in again} == {200}
+    assert await world.sql("SELECT count(*) FROM webhooks") == [(200,)]
+
+
+async def test_what_came_before_the_service_stops_is_kept_and_answered(start, settings, signed):
+    served = await start(service(), **settings)
+    body = message(1)
+    async with httpx.AsyncClient(trust_env=False) as client, AsyncExitStack() as http:
+        port = await http.enter_async_context(serving(served.running))
+        url = f"http://127.0.0.1:{port}/webhooks/stripe"
+        async with held(served.running, "webhooks"):
+            sending = asyncio.create_task(client.post(url, content=body, headers=signed(body)))
+            await asyncio.sleep(0.3)
+            stopping = asyncio.create_task(http.aclose())
+            await asyncio.sleep(0.3)
+            with pytest.raises(httpx.ConnectError):
+                await client.post(url, content=body, headers=signed(body))
+        await stopping
+        answer = await sending
+
+    assert answer.status_code == 200
+
+
+async def test_while_nats_is_away_messages_are_kept_and_understood_and_the_facts_follow(world, nats):
+    subscription = await world.subscribed(TENANT)
+    await world.quiet()
+
+    await asyncio.to_thread(nats.stop)
+    await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    await world.standing(TENANT, "ended")
+    waiting = await world.sql("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
+    await asyncio.to_thread(nats.start)
+
+    (ended,) = await world.log.facts("billing.subscription_ended", timeout_s=20)
+    assert waiting[0][0] > 0
+    assert ended.event.subscription.provider_subscription == subscription["provider_subscription"]
+
+
+@pytest.mark.parametrize(("status", "retry_after_s"), [(429, 1), (500, None), (503, 1)])
+async def test_a_provider_that_cannot_answer_now_is_asked_again_and_nothing_is_lost(
+    world, outside, signed, status, retry_after_s
+):
+    subscription = await world.subscribed(TENANT)
+    await world.quiet()
+    customer = (await world.account(TENANT))["customer"]
+    body = message(1, subscription["provider_subscription"], customer)
+    control = world.fake.control
+    await asyncio.to_thread(
+        lambda: control.fail_calls(2, status=status, path="/v1/subscriptions/", retry_after_s=retry_after_s)
+    )
+
+    began = datetime.now(UTC)
+    await outside.post("/webhooks/stripe", content=body, headers=signed(body))
+    await world.quiet()
+
+    assert (datetime.now(UTC) - began).total_seconds() >= 2 * (retry_after_s or 1)
+    assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
+    assert await world.standing(TENANT, "active") == subscription
+
+
+async def test_one_object_that_cannot_be_understood_holds_up_no_other_and_its_sender_never_hears_of_it(world):
+    stripe_, control = world.fake.stripe, world.fake.control
+    await world.tenants.request_tenant("ten_" + "0" * 32)
+    customer = (await world.opened("ten_" + "0" * 32))["customer"]
+    price = stripe_.prices.create(
+        {"product_data": {"name": "x"}, "currency": "eur", "unit_amount": 1, "recurring": {"interval": "month"}}
+    )
+    stripe_.customers.update(customer, {"invoice_settings": {"default_payment_method": "pm_card_visa"}})
+    odd = stripe_.subscriptions.create({"customer": customer, "items": [{"price": price.id}]})
+
+    await world.subscribed(TENANT)
+
+    async def waits():
+        return [each for each in await world.get("/v1/webhooks/waiting") if each["reason"]]
+
+    (waiting,) = await eventually(waits)
+    assert waiting["object"] == odd.id
+    assert waiting["reason"].startswith("UnknownPriceError: no price of")
+    await asyncio.to_thread(control.wait_delivered)
+    answered = [delivery["state"] for delivery in await asyncio.to_thread(control.deliveries)]
+    assert set(answered) == {"delivered"}
+
+
+async def test_a_thousand_messages_about_one_subscription_cost_a_handful_of_looks(world, outside, signed):
+    subscription = await world.subscribed(TENANT)
+    await world.quiet()
+    customer = (await world.account(TENANT))["customer"]
+    bodies = [message(n, subscription["provider_subscription"], customer) for n in range(1000)]
+    await asyncio.to_thread(world.fake.control.forget_calls)
+
+    async def send(some):
+        for body in some:
+            assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body))).status_code == 200
+
+    async with held(world.served.running, "webhook_targets"):
+        early = asyncio.create_task(send(bodies[:1]))
+        await asyncio.sleep(0)
+    await asyncio.gather(early, *(send(bodies[1 + n :: 20]) for n in range(20)))
+    await world.quiet()
+
+    calls = await asyncio.to_thread(world.fake.control.calls)
+    assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
+    assert calls["total"] <= 1000 // 10
+
+
+async def test_the_provider_never_sees_more_requests_a_second_than_it_allows(world, outside, signed):
+    await world.tenants.request_tenant(TENANT)
+    customer = (await world.opened(TENANT))["customer"]
+    bodies = [message(n, f"sub_{n}", customer) for n in range(80)]
+    await asyncio.to_thread(world.fake.control.forget_calls)
+
+    for body in bodies:
+        assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body))).status_code == 200
+    await world.quiet()
+
+    calls = await asyncio.to_thread(world.fake.control.calls)
+    assert calls["total"] == 80
+    assert calls["max_per_s"] <= Settings.model_fields["stripe_requests_per_s"].default
