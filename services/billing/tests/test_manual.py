@@ -258,6 +258,19 @@ def test_cancelled_now_is_over_and_what_was_invoiced_stays_owed():
         manual.reactivate(state, made_for=None)
 
 
+def test_when_a_cancellation_is_effective_is_what_is_quoted():
+    paused = fold(ACTIVE, manual.pause(ACTIVE, made_for=None))
+    when = NOW + 3 * DAY
+
+    def effective(state, *, later):
+        events = manual.cancel(state, at_period_end=later, at=when, made_for=None)
+        return manual.cost(state, events, when).effective_at
+
+    assert effective(ACTIVE, later=False) == when
+    assert effective(ACTIVE, later=True) == ACTIVE.contract.period_end
+    assert effective(paused, later=True) == when
+
+
 def test_cancelled_at_the_end_of_the_period_runs_until_then_and_can_be_taken_back():
     state = fold(ACTIVE, manual.cancel(ACTIVE, at_period_end=True, at=NOW, made_for=None))
     kept = fold(state, manual.reactivate(state, made_for=None))

@@ -172,6 +172,8 @@ async def test_who_leaves_is_cancelled_and_its_invoices_stay(world, operator):
 
     agreement = await operator.show()
     assert (agreement["contract"]["status"], agreement["invoices"][0]["status"]) == ("cancelled", "open")
+    again = await operator.post(f"contracts/{TENANT}/offer", {}, status=409)
+    assert again["code"] == "customer_leaves"
 
 
 async def test_the_log_replays_to_the_same_tables(world, operator):

@@ -211,6 +211,17 @@ def test_providers_are_read_from_the_environment(monkeypatch):
     assert Settings(**REQUIRED).providers == {"acmepay": {"remote": "here"}}
 
 
+def test_two_packages_with_one_providers_name_are_refused(tmp_path, monkeypatch):
+    package = tmp_path / "acmeclone-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: acmeclone\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[paybill.billing_providers]\nacmepay = acmeclone:connect\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ConfigurationError, match="acmeclone, acmepay"):
+        connect(Settings(**REQUIRED, default_provider="manual", providers={"acmepay": {}}), books=None)
+
+
 def test_a_third_party_is_loaded_only_when_it_is_named():
     assert list(connect(Settings(**REQUIRED, default_provider="manual"), books=None)) == ["manual"]
 

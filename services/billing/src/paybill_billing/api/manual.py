@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Depends, Query
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.errors import ConflictError
-from paybill_contracts.manual import Contract, ContractId, Invoice, InvoiceId, InvoiceStatus, Offer
+from paybill_contracts.manual import Contract, ContractId, Invoice, InvoiceId, InvoiceStatus, Offer, Terms
 from paybill_contracts.values import Key, TenantId, Text, Timestamp
 from paybill_runtime.auth import Role
 from paybill_runtime.http import Caller, Edge, caller
@@ -57,6 +57,12 @@ class PaysElsewhereError(ConflictError):
     """The tenant's account is at another provider."""
 
     code = "pays_elsewhere"
+
+
+class CustomerLeavesError(ConflictError):
+    """Who leaves can order nothing any more."""
+
+    code = "customer_leaves"
 
 
 class Body(BaseModel):
@@ -205,8 +211,8 @@ def router(edge: Edge) -> APIRouter:
     async def offer(tenant_id: TenantId, body: OfferBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
         """Offer something, instead of what was offered before.
 
-        Refused with `unknown_tenant`, `pays_elsewhere`, `contract_runs` (then it is changed), `unknown_plan`,
-        `impossible_terms`.
+        Refused with `unknown_tenant`, `pays_elsewhere`, `customer_leaves`, `contract_runs` (then it is changed),
+        `unknown_plan`, `impossible_terms`.
         """
 
         def decision(unit: Unit, agreement: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
@@ -221,16 +227,13 @@ def router(edge: Edge) -> APIRouter:
     async def accept(tenant_id: TenantId, body: AcceptBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
         """Take the customer's purchase order: access begins, and the first invoice is issued.
 
-        The same order again is no error. Refused with `no_contract`, `nothing_offered`, `contract_runs`,
-        `impossible_terms`.
+        The same order again is no error. Refused with `no_contract`, `nothing_offered`, `customer_leaves`,
+        `contract_runs`, `impossible_terms`.
         """
 
         def decision(unit: Unit, found: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
-            agreement = existing(found, tenant_id)
-            offered = agreement.offer.terms if agreement.offer is not None else None
-            offered = offered or (agreement.contract.terms if agreement.contract is not None else None)
-            if offered is None:
-                raise NothingOfferedError(f"nothing is offered to {tenant_id}; offer something first")
+            agreement, _ = existing(found, tenant_id), _account(unit, tenant_id)
+            offered = _offered(agreement)
             plan = catalogue.published(_sold(unit), offered.plan, offered.version).plan
             price = priced(plan, body.interval or offered.interval, offered.unit_price.currency)
             return manual.accept(
@@ -300,12 +303,23 @@ def _tenant_of(id_: str) -> str:
     return f"ten_{id_.split('_')[1]}"
 
 
+def _offered(agreement: Agreement) -> Terms:
+    """What an order is for that names nothing else; after it was accepted, what was ordered."""
+    if agreement.offer is not None:
+        return agreement.offer.terms
+    if agreement.contract is not None:
+        return agreement.contract.terms
+    raise NothingOfferedError(f"nothing is offered to {agreement.tenant_id}; offer something first")
+
+
 def _account(unit: Unit, tenant_id: str) -> Account:
     account = unit.get(ACCOUNTS, tenant_id)
     if account is None:
         raise UnknownTenantError(f"there is no account of {tenant_id}")
     if account.provider != MANUAL:
         raise PaysElsewhereError(f"{tenant_id} pays at {account.provider}, and not by invoice")
+    if account.leaving:
+        raise CustomerLeavesError(f"{tenant_id} is leaving; it can order nothing any more")
     return account
 
 

@@ -271,14 +271,16 @@ def cost(agreement: Agreement, events: Sequence[ManualEvent], at: datetime) -> P
         elif isinstance(event, InvoiceIssued):
             lines, due = event.invoice.lines, event.invoice.total.minor
     after = contract_of(agreement)
-    goes_on = after.status in RUNS and after.cancel_at is None
+    runs = after.status in RUNS
     next_minor = amount_of(after.next_terms or after.terms).minor
     waits = after.cancel_at != contract.cancel_at or after.next_terms != contract.next_terms
     return Proration(
         lines=lines,
         due_now=Money(minor=due, currency=currency),
-        next_amount=Money(minor=max(next_minor - after.credit, 0), currency=currency) if goes_on else None,
-        effective_at=after.period_end if waits and (after.cancel_at or after.next_terms) else at,
+        next_amount=Money(minor=max(next_minor - after.credit, 0), currency=currency)
+        if runs and after.cancel_at is None
+        else None,
+        effective_at=after.period_end if runs and waits and (after.cancel_at or after.next_terms) else at,
     )
 
 
