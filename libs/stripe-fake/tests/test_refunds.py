@@ -113,6 +113,17 @@ def test_a_dispute_is_accepted_by_closing_it_and_found_by_what_was_paid(fake):
         fake.control.dispute(invoice)
 
 
+def test_the_invoice_behind_a_payment_is_found(fake, paid, refusal):
+    asked = {"payment": {"type": "payment_intent", "payment_intent": paid.payment_intent}, "status": "paid"}
+    [found] = fake.stripe.invoice_payments.list({**asked, "expand": ["data.invoice"]}).data
+
+    assert found.invoice.parent.subscription_details.subscription.startswith("sub_")
+    assert [one.id for one in fake.stripe.invoice_payments.list({"invoice": found.invoice.id})] == [found.id]
+    assert fake.stripe.invoice_payments.list({**asked, "status": "open"}).data == []
+    unknown = {"payment": {"payment_intent": paid.payment_intent}}
+    assert refusal(stripe.InvalidRequestError, fake.stripe.invoice_payments.list, unknown).param == "payment[type]"
+
+
 def test_a_payment_of_its_own_succeeds_is_declined_or_is_given_up(fake, refusal):
     create, card = fake.stripe.payment_intents.create, {"payment_method": "pm_card_visa", "confirm": True}
     asked = {"amount": 700, "currency": "usd"}

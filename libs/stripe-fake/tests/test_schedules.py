@@ -195,6 +195,34 @@ def test_a_schedule_begins_its_subscription_at_its_time(fake, refusal):
     assert refusal(stripe.InvalidRequestError, fake.stripe.subscription_schedules.create, early).param == "start_date"
 
 
+def test_a_schedule_of_a_trial_shows_it_and_goes_on_after_it(fake):
+    subscription, dearer = fake.subscribe(trial_period_days=10), fake.price(5000)
+    schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
+    [phase] = schedule.phases
+    assert (phase.trial_end, phase.end_date) == (subscription.trial_end, subscription.trial_end)
+    phases = [{**phase_of(phase), "trial_end": phase.trial_end}, {"items": [{"price": dearer.id}]}]
+    fake.stripe.subscription_schedules.update(schedule.id, {"phases": phases})
+
+    assert fake.stripe.subscriptions.retrieve(subscription.id).status == "trialing"
+    fake.control.advance_clock(timedelta(days=11))
+    after = fake.stripe.subscriptions.retrieve(subscription.id)
+    assert (after.status, after["items"].data[0].price.id) == ("active", dearer.id)
+    assert latest(fake, subscription.id).total == 5000
+
+
+def test_a_phase_that_leaves_the_trial_out_ends_it_and_another_time_moves_it(fake):
+    subscription = fake.subscribe(trial_period_days=10)
+    schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
+    phase, update = phase_of(schedule.phases[0]), fake.stripe.subscription_schedules.update
+    sooner = subscription.trial_end - 86_400
+    update(schedule.id, {"phases": [{**phase, "trial_end": sooner}]})
+
+    assert fake.stripe.subscriptions.retrieve(subscription.id).trial_end == sooner
+    update(schedule.id, {"phases": [phase]})
+    assert fake.stripe.subscriptions.retrieve(subscription.id).status == "active"
+    assert latest(fake, subscription.id).total == 2000
+
+
 @pytest.mark.parametrize(
     "phases",
     [

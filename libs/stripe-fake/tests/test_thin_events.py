@@ -114,6 +114,26 @@ def test_usage_of_nobody_is_told_by_an_event_that_has_no_snapshot(hooked, receiv
     assert notified.fetch_related_object().id == meter.id
 
 
+def test_an_event_that_could_not_be_generated_is_told_by_an_alert(hooked, receiver, client):
+    customer = hooked.customer(card=None)
+    hooked.control.wait_delivered()
+    receiver.clear()
+    hooked.control.set_payload("both")
+    hooked.control.alert_lost("customer.updated", customer.id)
+    receiver.wait_for(len)
+
+    [notified] = notifications(client, receiver)
+    event = client.v2.core.events.retrieve(notified.id)
+    assert event.type == "v2.core.health.event_generation_failure.resolved"
+    assert event.data.impact.related_object.to_dict() == {
+        "id": customer.id,
+        "type": "customer",
+        "url": f"/v1/customers/{customer.id}",
+    }
+    with pytest.raises(FakeControlError, match="No such object"):
+        hooked.control.alert_lost("customer.updated", "cus_nobody")
+
+
 def test_thin_events_are_listed_and_walked(hooked, client):
     customer = hooked.customer(card=None)
     for number in range(5):

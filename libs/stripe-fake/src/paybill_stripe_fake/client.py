@@ -172,6 +172,10 @@ class FakeControl:
         queued: list[dict[str, Any]] = self._post(f"/fake/events/{event_id}/redeliver", {})["data"]
         return queued
 
+    def alert_lost(self, event_type: str, object_id: str) -> dict[str, Any]:
+        """Tell by a thin event that one about this object could not be generated; returns what was told."""
+        return self._post("/fake/alerts", {"event_type": event_type, "object": object_id})
+
     def wait_delivered(self, timeout_s: float = 10.0) -> None:
         """Return once no delivery is pending; FakeControlError if that takes longer."""
         deadline = time.monotonic() + timeout_s

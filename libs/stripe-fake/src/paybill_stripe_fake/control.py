@@ -4,6 +4,7 @@ from paybill_stripe_fake import (
     collection,
     deliveries,
     disputes,
+    health,
     payment_methods,
     refunds,
     renewals,
@@ -111,6 +112,7 @@ ENDPOINTS = [
     ("POST", "/fake/delivery/resume", resume),
     ("GET", "/fake/deliveries", deliveries.list_deliveries),
     ("POST", "/fake/events/{id}/redeliver", redeliver),
+    ("POST", "/fake/alerts", health.alert_lost),
     ("POST", "/fake/webhook-endpoints/{id}/payload", webhook_endpoints.set_payload),
     ("POST", "/fake/reset", reset),
 ]

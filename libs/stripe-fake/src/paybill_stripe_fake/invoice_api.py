@@ -80,9 +80,25 @@ def mark_uncollectible(account: Account, _params: Params, invoice_id: str) -> Re
 
 
 def list_payments(account: Account, params: Params) -> Resource:
-    """The payments of one invoice."""
-    listed = invoices.payments_of(account, account.get("invoice", params.required("invoice"), "invoice"))
-    return page_of(params, listed["data"], lambda _: True, listed["url"])
+    """Payments of invoices, the last first; of one invoice, or by one payment intent, if so asked."""
+    invoice, status = params.text("invoice"), params.choice("status", "canceled", "open", "paid")
+    created, payment = params.within("created"), params.nested("payment") or Params({}, "payment")
+    if invoice:
+        account.get("invoice", invoice, "invoice")
+    if payment.given():
+        payment.required("type")
+        payment.choice("type", "payment_intent")
+    intent = payment.text("payment_intent")
+
+    def wanted(held: Resource) -> bool:
+        return (
+            invoice in {None, held["invoice"]}
+            and status in {None, held["status"]}
+            and intent in {None, held["payment"]["payment_intent"]}
+            and created(held["created"])
+        )
+
+    return page(account, params, "invoice_payment", wanted, "/v1/invoice_payments")
 
 
 def retrieve_payment(account: Account, _params: Params, payment_id: str) -> Resource:

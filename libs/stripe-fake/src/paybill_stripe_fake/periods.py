@@ -69,6 +69,12 @@ def finish(
     return end(account, account.get("subscription", subscription["id"]), reason)
 
 
+def move_trial(account: Account, subscription: Resource, until: int) -> Resource:
+    """The trial, and with it the current period, ends at another time."""
+    items = within(subscription, period_of(subscription)[0], until)
+    return change(account, subscription, {"trial_end": until, "billing_cycle_anchor": until, "items": items})
+
+
 def end_trial(account: Account, subscription: Resource, at: int) -> Resource:
     """The first paid period begins, unless nobody can pay and that is to pause or to end it."""
     behaviour = subscription["trial_settings"]["end_behavior"]["missing_payment_method"]

@@ -45,7 +45,8 @@ def of_subscription(subscription: Resource) -> Resource:
     items = [
         _item(item["price"]["id"], item.get("quantity"), item["metadata"]) for item in subscription["items"]["data"]
     ]
-    return _phase(items, subscription["currency"], (start, finish), "create_prorations", {})
+    trial_end = subscription["trial_end"] if subscription["status"] == "trialing" else None
+    return _phase(items, subscription["currency"], (start, finish), "create_prorations", {}) | {"trial_end": trial_end}
 
 
 def due_at(account: Account, schedule: Resource) -> int | None:
@@ -77,7 +78,14 @@ def begin(account: Account, schedule: Resource) -> Resource:
     """Start the subscription of a schedule with its first phase."""
     phase = schedule["phases"][0]
     items = [(account.get("price", item["price"]), item.get("quantity"), item["metadata"]) for item in phase["items"]]
-    terms = Terms(customer=schedule["customer"], items=items, metadata=phase["metadata"], schedule=schedule["id"])
+    trial_end = phase["trial_end"] if phase["trial_end"] and phase["trial_end"] > account.now() else None
+    terms = Terms(
+        customer=schedule["customer"],
+        items=items,
+        metadata=phase["metadata"],
+        schedule=schedule["id"],
+        trial_end=trial_end,
+    )
     subscription, invoice = subscriptions.start(account, terms)
     if invoice["status"] == "open":
         # Nobody waits at a checkout: it is active from the start, and past due if it is not paid.
@@ -102,7 +110,19 @@ def put_in_force(account: Account, schedule: Resource, phase: Resource, proratin
         items = {**subscription["items"], "data": after}
         change(account, subscription, {**changes, "items": items})
     else:
-        change_items(account, subscription, after, prorating, changes=changes)
+        subscription = change_items(account, subscription, after, prorating, changes=changes)
+        _set_trial(account, subscription, phase["trial_end"])
+
+
+def _set_trial(account: Account, subscription: Resource, until: int | None) -> None:
+    """A trial ends when the phase says, at once if it says nothing; one that is over does not begin again."""
+    if subscription["status"] != "trialing" or subscription["trial_end"] == until:
+        return
+    now = account.now()
+    if until is None or until <= now:
+        periods.end_trial(account, subscription, now)
+    else:
+        periods.move_trial(account, subscription, until)
 
 
 def current_of(schedule: Resource) -> Resource | None:
@@ -159,7 +179,11 @@ def _read_one(account: Account, params: Params, customer: str, start: int) -> Re
     check_prices(account, priced, customer, params.name("items"))
     end = _end(account, params, start, priced[0])
     behaviour = params.choice("proration_behavior", *BEHAVIOURS) or "create_prorations"
-    return _phase(items, priced[0]["currency"], (start, end), behaviour, params.metadata())
+    phase = _phase(items, priced[0]["currency"], (start, end), behaviour, params.metadata())
+    trial, trial_end = params.flag("trial"), _moment(account, params, "trial_end")
+    if trial_end is not None and trial_end > end:
+        raise InvalidRequestError("A trial ends no later than its phase.", param=params.name("trial_end"))
+    return phase | {"trial_end": end if trial else trial_end}
 
 
 def _end(account: Account, params: Params, start: int, price: Resource) -> int:

@@ -53,12 +53,9 @@ def apply(account: Account, params: Params, subscription: Resource) -> Resource:
     trial = _trial(account, params, subscription)
     given = params.many("items", most=MAX_ITEMS)
     after = None if given is None else changed_items(account, given, subscription)
-    if trial is not None and trial != account.now():
-        held = {**subscription["items"], "data": after} if after else subscription["items"]
-        moved = periods.within({**subscription, "items": held}, period_of(subscription)[0], trial)
-        changes |= {"trial_end": trial, "billing_cycle_anchor": trial, "items": moved}
-        after = moved["data"]
     changed = change_items(account, subscription, after, prorating, changes=changes, restart=restart)
+    if trial is not None and trial != account.now():
+        changed = periods.move_trial(account, changed, trial)
     if trial == account.now():
         changed = periods.end_trial(account, changed, trial)
     refuse_if_unpaid(account, subscription, changed, behaviour)

@@ -59,7 +59,7 @@ def notification(event: Resource) -> Resource:
         "created": iso(event["created"]),
         "livemode": event["livemode"],
         "reason": _reason(event),
-        "related_object": _related(resource),
+        "related_object": related_to(resource),
         "snapshot_event": event["id"],
         "type": name_of(event),
     }
@@ -85,7 +85,7 @@ def new(account: Account, kind: str, related: Resource | None, data: Resource) -
         "data": data,
         "livemode": False,
         "reason": None,
-        "related_object": related and _related(related),
+        "related_object": related and related_to(related),
         "snapshot_event": None,
         "type": kind,
     }
@@ -131,7 +131,13 @@ def list_events(account: Account, params: Params) -> Resource:
     return {"data": found, "next_page_url": next_url, "previous_page_url": None}
 
 
-def _related(resource: Resource) -> Resource:
+def find(account: Account, identifier: str) -> Resource | None:
+    """What has this id, of all that thin events can be about."""
+    return next((found for kind in _PATHS if (found := account.store.find(kind, identifier))), None)
+
+
+def related_to(resource: Resource) -> Resource:
+    """How an event names what it is about."""
     path = _PATHS[resource["object"]]
     return {"id": resource["id"], "type": resource["object"], "url": f"{path}{resource['id']}"}
 
