@@ -146,7 +146,7 @@ def sold(catalogue: Catalogue, account: Account, standing: Standing | None, seen
     UnknownPriceError when it is none of ours.
     """
     try:
-        found, item = _first_sold(catalogue, account.provider, seen.items)
+        found, item = first_sold(catalogue, account.provider, seen.items)
     except UnknownPriceError:
         item = seen.items[0]
         if standing is not None:
@@ -168,10 +168,12 @@ def sync(
     sold: Sold,
     failures: Iterable[Failure],
     now: datetime,
+    adopted: bool = False,
 ) -> list[SubscriptionEvent]:
     """Tell what changed between what we knew and what the provider shows.
 
-    The provider's state decides, never the order of its messages. Raises UnknownStatusError.
+    The provider's state decides, never the order of its messages. adopted: it is of a customer that was there before
+    us; what had ended when we first looked is its past, and ends nothing here. Raises UnknownStatusError.
     """
     before = standing.subscription if standing is not None else None
     paid_until = _paid_until(before, seen, sold.item)
@@ -198,6 +200,8 @@ def sync(
     )
     if lapses.is_past_end(after, now):
         after = after.model_copy(update={"past_end": True})
+    if adopted and before is None and after.access is AccessState.ENDED:
+        return []
     return [] if after == before else _told(before, after, sold.plan.retention_s)
 
 
@@ -232,7 +236,8 @@ def evolve(_standing: Standing | None, event: SubscriptionEvent) -> Standing:
             assert_never(event)
 
 
-def _first_sold(catalogue: Catalogue, provider: str, items: tuple[Item, ...]) -> tuple[Published, Item]:
+def first_sold(catalogue: Catalogue, provider: str, items: tuple[Item, ...]) -> tuple[Published, Item]:
+    """The plan that these items buy, and the one that does. Raises UnknownPriceError."""
     for item in items:
         with suppress(UnknownPriceError):
             return sold_at(catalogue, provider, item.price), item
@@ -247,7 +252,7 @@ def _pending(catalogue: Catalogue, provider: str, seen: Seen, now: Published, it
     if seen.pending is None:
         return None
     try:
-        found, then = _first_sold(catalogue, provider, seen.pending.items)
+        found, then = first_sold(catalogue, provider, seen.pending.items)
     except UnknownPriceError:
         return None
     if (found.plan, then.quantity, then.interval or item.interval) == (now.plan, item.quantity, item.interval):
@@ -322,6 +327,9 @@ def _grace_until(
     """
     if seen.status not in _FAILING:
         return None
+    if paid_until is not None and seen.period_start is not None and paid_until <= seen.period_start:
+        # What was paid was over when the period began that was not.
+        paid_until = None
     if seen.status == "unpaid":
         return paid_until if paid_until is not None and now < paid_until else None
     known = before.grace_until if before is not None and _was_failing(before) else None
