@@ -1,15 +1,11 @@
-"""Contracts by invoice: ordered, renewed, overdue, paid, changed and cancelled, by rules alone."""
-
-from datetime import timedelta
+"""Contracts by invoice: ordered, renewed, overdue, paid and cancelled, by rules alone."""
 
 import pytest
 from billing_samples import DAY, NOW, TENANT
-from hypothesis import given
-from hypothesis import strategies as st
+from manual_samples import ACTIVE, OFFERED, accepted, at, fold, paid, statuses, terms
 from paybill_billing.domain import contracts, manual
 from paybill_billing.domain.contracts import (
     MAX_OPEN,
-    Agreement,
     ContractNotRunningError,
     ContractRunsError,
     InvoiceSettledError,
@@ -17,72 +13,12 @@ from paybill_billing.domain.contracts import (
     TermsError,
     TooManyInvoicesError,
     UnknownInvoiceError,
-    amount_of,
-    contract_id,
-    evolve,
     terms_of,
 )
 from paybill_billing.effects.manual import seen
 from paybill_contracts.catalogue import Interval, Price
-from paybill_contracts.event import decode, encode
-from paybill_contracts.manual import ContractStatus, InvoiceStatus, Terms
-from paybill_contracts.money import CurrencyMismatchError, Money
-
-ID = contract_id(TENANT)
-
-
-def terms(minor=3100, quantity=1, interval=Interval.MONTH, plan_="pro", currency="EUR"):
-    return Terms(
-        plan=plan_,
-        version=1,
-        quantity=quantity,
-        unit_price=Money(minor=minor, currency=currency),
-        interval=interval,
-    )
-
-
-def fold(state, events):
-    """As the log would: every fact goes through its wire form."""
-    for event in events:
-        assert decode(event.TYPE, event.VERSION, encode(event)) == event
-        state = evolve(state, event)
-    return state
-
-
-OFFERED = fold(None, manual.offer(None, TENANT, terms(), NOW + 30 * DAY))
-
-
-def accepted(wanted=None, trial_days=0, payment_days=30, at=NOW, state=OFFERED):
-    events = manual.accept(
-        state,
-        order="PO 7",
-        terms=wanted or terms(),
-        payment_days=payment_days,
-        trial_days=trial_days,
-        now=at,
-    )
-    return fold(state, events)
-
-
-ACTIVE = accepted()
-
-
-def at(state, moment):
-    """After all timers until then have fired, each at its time."""
-    while state.due is not None and state.due <= moment:
-        events = manual.on_time(state, state.due)
-        assert events, "what is due says something"
-        state = fold(state, events)
-    return state
-
-
-def statuses(state):
-    return [invoice.status.value for invoice in state.invoices]
-
-
-def paid(state, number=-1, moment=NOW):
-    invoice = state.invoices[number]
-    return fold(state, manual.pay(state, invoice.invoice_id, "bank 1", moment))
+from paybill_contracts.manual import ContractStatus
+from paybill_contracts.money import Money
 
 
 def test_an_order_begins_a_contract_with_access_and_an_invoice_with_a_due_date():
@@ -173,81 +109,6 @@ def test_what_nobody_pays_does_not_grow_for_ever_and_goes_on_from_the_day_it_is_
     assert statuses(again) == ["paid", "paid", "open"]
 
 
-def test_a_bigger_plan_now_is_invoiced_for_the_days_that_are_left():
-    """March has 31 days; on the 11th, ten are used."""
-    events = manual.change(ACTIVE, terms(6200), at_period_end=False, at=NOW + 10 * DAY, made_for="k1")
-    quote = manual.cost(ACTIVE, events, NOW + 10 * DAY)
-    state = fold(ACTIVE, events)
-
-    assert [line.amount.minor for line in quote.lines] == [-2100, 4200]
-    assert quote.due_now.minor == state.invoices[-1].total.minor == 2100
-    assert (quote.next_amount.minor, quote.effective_at) == (6200, NOW + 10 * DAY)
-    assert state.invoices[-1].covers_until is None
-    assert state.made == ("k1",)
-
-
-def test_a_smaller_plan_now_is_credit_that_the_next_invoices_use():
-    events = manual.change(ACTIVE, terms(1000), at_period_end=False, at=NOW + 10 * DAY, made_for=None)
-    quote = manual.cost(ACTIVE, events, NOW + 10 * DAY)
-    state = at(fold(ACTIVE, events), NOW + 70 * DAY)
-
-    assert quote.due_now.minor == 0
-    assert [line.amount.minor for line in quote.lines] == [-2100, 677]
-    assert quote.next_amount.minor == 0
-    assert [invoice.total.minor for invoice in state.invoices] == [3100, 0, 577]
-    assert statuses(state)[1] == "paid"
-    assert state.invoices[1].credit_used == 1000
-
-
-def test_voiding_an_invoice_gives_back_the_credit_that_it_used():
-    events = manual.change(ACTIVE, terms(1000), at_period_end=False, at=NOW + 10 * DAY, made_for=None)
-    state = at(fold(ACTIVE, events), NOW + 62 * DAY)
-    owed = state.invoices[-1]
-    after = fold(state, manual.void(state, owed.invoice_id, "mistake", NOW))
-
-    assert (owed.credit_used, state.contract.credit, after.contract.credit) == (423, 0, 423)
-
-
-def test_another_interval_begins_a_new_period():
-    when = NOW + 10 * DAY
-    events = manual.change(ACTIVE, terms(30000, interval=Interval.YEAR), at_period_end=False, at=when, made_for=None)
-    state = fold(ACTIVE, events)
-
-    assert (state.contract.period_start, state.contract.anchor) == (when, when)
-    assert (state.contract.period_end - when).days == 365
-    assert manual.cost(ACTIVE, events, when).due_now.minor == 30000 - 2100
-    assert state.contract.credit == 0
-
-
-def test_a_change_at_the_end_of_the_period_costs_nothing_now_and_comes_with_the_next():
-    events = manual.change(ACTIVE, terms(6200, quantity=2), at_period_end=True, at=NOW, made_for=None)
-    quote = manual.cost(ACTIVE, events, NOW)
-    state = at(fold(ACTIVE, events), NOW + 31 * DAY)
-
-    assert (quote.lines, quote.due_now.minor, quote.next_amount.minor) == ((), 0, 12400)
-    assert quote.effective_at == ACTIVE.contract.period_end
-    assert (state.contract.terms.quantity, state.contract.next_terms) == (2, None)
-    assert state.invoices[-1].total.minor == 12400
-
-
-def test_a_change_on_trial_costs_nothing():
-    state = accepted(trial_days=14)
-    events = manual.change(state, terms(6200), at_period_end=False, at=NOW + DAY, made_for=None)
-
-    assert manual.cost(state, events, NOW).due_now.minor == 0
-    assert at(fold(state, events), NOW + 14 * DAY).invoices[0].total.minor == 6200
-
-
-def test_a_change_to_what_is_there_says_nothing():
-    assert manual.change(ACTIVE, terms(), at_period_end=False, at=NOW, made_for="k") == []
-    assert manual.change(ACTIVE, terms(), at_period_end=True, at=NOW, made_for="k") == []
-
-
-def test_another_currency_is_refused():
-    with pytest.raises(CurrencyMismatchError):
-        manual.change(ACTIVE, terms(currency="USD"), at_period_end=False, at=NOW, made_for=None)
-
-
 def test_cancelled_now_is_over_and_what_was_invoiced_stays_owed():
     state = fold(ACTIVE, manual.cancel(ACTIVE, at_period_end=False, at=NOW + DAY, made_for=None))
 
@@ -256,19 +117,6 @@ def test_cancelled_now_is_over_and_what_was_invoiced_stays_owed():
     assert manual.cancel(state, at_period_end=False, at=NOW, made_for=None) == []
     with pytest.raises(ContractNotRunningError):
         manual.reactivate(state, made_for=None)
-
-
-def test_when_a_cancellation_is_effective_is_what_is_quoted():
-    paused = fold(ACTIVE, manual.pause(ACTIVE, made_for=None))
-    when = NOW + 3 * DAY
-
-    def effective(state, *, later):
-        events = manual.cancel(state, at_period_end=later, at=when, made_for=None)
-        return manual.cost(state, events, when).effective_at
-
-    assert effective(ACTIVE, later=False) == when
-    assert effective(ACTIVE, later=True) == ACTIVE.contract.period_end
-    assert effective(paused, later=True) == when
 
 
 def test_cancelled_at_the_end_of_the_period_runs_until_then_and_can_be_taken_back():
@@ -365,71 +213,3 @@ def test_open_invoices_and_what_is_remembered_of_settled_ones_are_bounded():
     for invoice in state.invoices:
         state = fold(state, manual.pay(state, invoice.invoice_id, "bank", NOW))
     assert len(state.invoices) == contracts.KEPT_SETTLED
-
-
-prices = st.integers(0, 10**9)
-quantities = st.integers(1, 1000)
-offsets = st.timedeltas(timedelta(0), timedelta(days=31))
-
-
-@given(prices, quantities, prices, quantities, offsets)
-def test_a_change_costs_as_much_up_as_it_gives_down_and_never_more_than_the_full_price(one, few, other, many, after):
-    low, high = terms(one, few), terms(other, many)
-    moment = NOW + after
-
-    def lines(state, wanted):
-        events = manual.change(state, wanted, at_period_end=False, at=moment, made_for=None)
-        return manual.cost(state, events, moment).lines
-
-    up, down = lines(accepted(low), high), lines(accepted(high), low)
-
-    assert sum(line.amount.minor for line in up) == -sum(line.amount.minor for line in down)
-    for line, whole in zip(up, (low, high), strict=bool(up)):
-        assert abs(line.amount.minor) <= amount_of(whole).minor
-
-
-steps = st.lists(
-    st.tuples(
-        st.sampled_from(["terms", "later", "cancel", "end", "reactivate", "pause", "resume", "pay", "void", "wait"]),
-        st.integers(0, 5000),
-        st.sampled_from(Interval),
-    ),
-    max_size=25,
-)
-
-
-@given(steps)
-def test_whatever_happens_money_is_accounted_for_and_every_timer_moves(taken):
-    """All that was invoiced and credited is all that was bought; nothing is negative; what is due always ends."""
-    state, now = ACTIVE, NOW
-    for step, number, interval in taken:
-        try:
-            match step:
-                case "terms" | "later":
-                    wanted = terms(number, interval=interval)
-                    events = manual.change(state, wanted, at_period_end=step == "later", at=now, made_for=None)
-                case "cancel" | "end":
-                    events = manual.cancel(state, at_period_end=step == "end", at=now, made_for=None)
-                case "reactivate":
-                    events = manual.reactivate(state, made_for=None)
-                case "pause":
-                    events = manual.pause(state, made_for=None)
-                case "resume":
-                    events = manual.resume(state, at=now, made_for=None)
-                case "pay" | "void":
-                    id_ = state.invoices[number % len(state.invoices)].invoice_id
-                    events = getattr(manual, step)(state, id_, "why", now)
-                case _:
-                    now += timedelta(hours=number)
-                    events = []
-        except (ContractNotRunningError, InvoiceSettledError, TooManyInvoicesError):
-            events = []
-        state = at(fold(state, events), now)
-        assert state.contract.credit >= 0
-        assert all(invoice.total.minor >= 0 for invoice in state.invoices)
-        for invoice in state.invoices:
-            assert sum(line.amount.minor for line in invoice.lines) == invoice.total.minor
-            assert invoice.total.minor or invoice.status in {InvoiceStatus.PAID, InvoiceStatus.VOID}
-        assert state.due is None or state.due > now
-    assert isinstance(state, Agreement)
-    assert state.id == ID

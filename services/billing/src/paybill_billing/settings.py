@@ -64,7 +64,8 @@ class Settings(ServiceSettings):
         """Raises ConfigurationError when the file is empty."""
         key = read_secret(self.stripe_api_key_file)
         if not key:
-            raise ConfigurationError("PAYBILL_STRIPE_API_KEY_FILE is empty; write Stripe's secret key into it")
+            name = self.stripe_api_key_file.name if self.stripe_api_key_file else "stripe_api_key_file"
+            raise ConfigurationError(f"{name} is empty; write Stripe's secret key into it")
         return key
 
     def stripe_is_live(self) -> bool | None:

@@ -1,0 +1,65 @@
+"""Contracts by invoice that several tests begin with."""
+
+from billing_samples import DAY, NOW, TENANT
+from paybill_billing.domain import manual
+from paybill_billing.domain.contracts import contract_id, evolve
+from paybill_contracts.catalogue import Interval
+from paybill_contracts.event import decode, encode
+from paybill_contracts.manual import Terms
+from paybill_contracts.money import Money
+
+ID = contract_id(TENANT)
+
+
+def terms(minor=3100, quantity=1, interval=Interval.MONTH, plan_="pro", currency="EUR"):
+    return Terms(
+        plan=plan_,
+        version=1,
+        quantity=quantity,
+        unit_price=Money(minor=minor, currency=currency),
+        interval=interval,
+    )
+
+
+def fold(state, events):
+    """As the log would: every fact goes through its wire form."""
+    for event in events:
+        assert decode(event.TYPE, event.VERSION, encode(event)) == event
+        state = evolve(state, event)
+    return state
+
+
+OFFERED = fold(None, manual.offer(None, TENANT, terms(), NOW + 30 * DAY))
+
+
+def accepted(wanted=None, trial_days=0, payment_days=30, at=NOW, state=OFFERED):
+    events = manual.accept(
+        state,
+        order="PO 7",
+        terms=wanted or terms(),
+        payment_days=payment_days,
+        trial_days=trial_days,
+        now=at,
+    )
+    return fold(state, events)
+
+
+ACTIVE = accepted()
+
+
+def at(state, moment):
+    """After all timers until then have fired, each at its time."""
+    while state.due is not None and state.due <= moment:
+        events = manual.on_time(state, state.due)
+        assert events, "what is due says something"
+        state = fold(state, events)
+    return state
+
+
+def statuses(state):
+    return [invoice.status.value for invoice in state.invoices]
+
+
+def paid(state, number=-1, moment=NOW):
+    invoice = state.invoices[number]
+    return fold(state, manual.pay(state, invoice.invoice_id, "bank 1", moment))
