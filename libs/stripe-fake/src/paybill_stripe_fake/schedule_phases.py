@@ -104,7 +104,6 @@ def put_in_force(account: Account, schedule: Resource, phase: Resource, proratin
     at_period_end = period_of(subscription)[1] <= account.now()
     if at_period_end:
         # The renewal that is due at this very moment bills the new items; nothing is left of the old ones.
-        prorating = Prorating("none", prorating.at)
         if rhythm(after[0]["price"]) != rhythm(subscription["items"]["data"][0]["price"]):
             changes["billing_cycle_anchor"] = account.now()
         items = {**subscription["items"], "data": after}

@@ -148,7 +148,8 @@ class _Server:
             traffic = self._account.traffic
             faults = traffic.admit(method, path, request.url.path)
             with self._only_one(request):
-                await asyncio.sleep(faults["delay_s"])
+                if faults["delay_s"]:
+                    await asyncio.sleep(faults["delay_s"])
                 answer = (
                     self._idempotent(request, handler, tree, arguments)
                     if method == "POST"
