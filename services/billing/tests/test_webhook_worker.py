@@ -5,12 +5,14 @@ import json
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_samples import EUR_20
 from billing_world import EMAIL, SECRETS, eventually
 from paybill_billing.app import service
 from paybill_billing.domain.catalogue import PriceSeen
+from paybill_billing.domain.lapses import LATE
 from paybill_billing.domain.subscriptions import Item, Seen
 from paybill_billing.effects import ProviderAwayError
 from paybill_billing.effects.stripe_inbound import StripeInbound
@@ -143,7 +145,7 @@ class Scripted:
         return self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]
 
 
-def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=None):
+def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=None, **more):
     return Seen(
         id="sub_1",
         customer=customer,
@@ -152,9 +154,10 @@ def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=N
         collection_paused=False,
         items=(Item(PriceSeen("price_1", lookup_key, None, None), 1, EUR_20),),
         period_start=None,
-        period_end=None,
+        period_end=more.pop("period_end", None),
         cancel_at=None,
         invoice=None,
+        **more,
     )
 
 
@@ -266,6 +269,46 @@ async def test_messages_that_come_while_we_look_are_looked_at_too(scripted, sign
     await world.standing(TENANT, "ended")
 
     assert len(provider.looks) == 2
+
+
+async def test_what_should_have_changed_is_looked_at_although_nobody_said_anything(scripted):
+    ended = datetime.now(UTC) - LATE + timedelta(seconds=2)
+    provider, world = await scripted(
+        lambda customer: Scripted(shown(customer, period_end=ended), shown(customer, "canceled")),
+        lambda customer: [about("sub_1", customer)],
+    )
+    await world.standing(TENANT, "active")
+
+    await world.standing(TENANT, "ended")
+
+    assert provider.looks == ["sub_1", "sub_1"]
+
+
+@pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
+async def test_what_time_took_while_we_looked_is_not_undone_by_what_we_saw_before(scripted, signed):
+    class Slow(Scripted):
+        async def look(self, subscription):
+            found = await super().look(subscription)
+            if len(self.looks) == 2:
+                await self.world.standing(TENANT, "suspended")
+            return found
+
+    provider, world = await scripted(
+        lambda customer: Slow(shown(customer, "past_due"), shown(customer, "active"), shown(customer, "past_due")),
+        lambda customer: [about("sub_1", customer)],
+    )
+    provider.world = world
+    await world.standing(TENANT, "grace")
+    body = about("sub_1", (await world.account(TENANT))["customer"], 2)
+    await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    async def looked():
+        return len(provider.looks) >= 3 and await world.get("/v1/webhooks/waiting") == []
+
+    await eventually(looked)
+    assert (await world.standing(TENANT, "suspended"))["provider_status"] == "past_due"
+    facts = await world.log.facts("billing.subscription_suspended", "billing.subscription_recovered")
+    assert [fact.event.TYPE for fact in facts] == ["billing.subscription_suspended"]
 
 
 async def test_who_has_lost_the_lease_records_nothing(scripted, signed):
