@@ -67,7 +67,12 @@ class Publisher:
         return id_
 
     async def request_tenant(
-        self, tenant_id: str, plan: str = "starter", email: str = EMAIL, payment: str | None = None
+        self,
+        tenant_id: str,
+        plan: str = "starter",
+        email: str = EMAIL,
+        payment: str | None = None,
+        customer: str | None = None,
     ) -> None:
         """What the tenant service says when somebody signs up, with the key that billing may open."""
         key = AESGCM.generate_key(256)
@@ -84,6 +89,7 @@ class Publisher:
                 contact_email=seal(email, key=key, name=f"tenant/{tenant_id}", nonce=bytes(12)),
                 source=Source.API,
                 payment=payment,
+                customer=customer,
             )
         )
 
@@ -139,6 +145,20 @@ class World:
             return await self.get("/v1/webhooks/waiting") == []
 
         await eventually(look)
+
+    async def reconciled(self, *, repair: bool) -> Any:
+        """Everything is compared with Stripe."""
+        answer = await self.served.client.post("/v1/providers/stripe/reconciliations", json={"repair": repair})
+        assert answer.status_code == 202, answer.text
+
+        async def over():
+            run = await self.get(f"/v1/reconciliations/{answer.json()['id']}")
+            return run if run["status"] == "finished" else None
+
+        return await eventually(over)
+
+    async def drifts(self, run: Any) -> list[dict[str, Any]]:
+        return (await self.get("/v1/drifts", run=run["id"]))["drifts"]
 
     async def sql(self, statement: str) -> Any:
         database = self.served.running.database

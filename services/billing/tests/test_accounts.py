@@ -6,7 +6,7 @@ from paybill_billing.domain import accounts
 from paybill_billing.domain.accounts import AccountOrderError, Opened, Status
 from paybill_billing.domain.catalogue import UnknownPlanError
 from paybill_billing.domain.providers import Choice, UnknownProviderError, configure, evolve
-from paybill_contracts.billing import AccountFailed, AccountOpened, CancellationRequested
+from paybill_contracts.billing import AccountAdopted, AccountFailed, AccountOpened, CancellationRequested
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 
 CHOICE = Choice("providers", ("manual", "stripe"), "stripe", "a" * 64)
@@ -103,6 +103,28 @@ def test_a_tenant_that_left_while_its_account_was_being_opened_is_cancelled_as_s
 def test_a_tenant_whose_subscription_ended_has_nothing_to_cancel():
     assert accounts.on_tenant_leaving(OPEN, leaving(HoldOrigin.BILLING)) == []
     assert accounts.on_tenant_leaving(None, leaving(HoldOrigin.OPERATOR)) == []
+
+
+def test_a_tenant_that_was_a_customer_before_is_that_customer_and_has_nothing_to_pay_here():
+    (registered,) = accounts.on_tenant_requested(
+        None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"customer": "cus_9"})
+    )
+    opening = accounts.evolve(None, registered)
+
+    state = fold(opening, accounts.adopted(opening, "cus_9"))
+
+    assert (opening.adopts, opening.customer) == ("cus_9", None)
+    assert (state.status, state.customer, state.checkout_url) == (Status.OPEN, "cus_9", None)
+    assert accounts.adopted(state, "cus_9") == []
+
+
+def test_a_customer_that_left_while_it_was_taken_over_is_cancelled():
+    state = fold(OPENING, accounts.on_tenant_leaving(OPENING, leaving(HoldOrigin.OPERATOR)))
+
+    adopted, cancelled = accounts.adopted(state, "cus_9")
+
+    assert isinstance(adopted, AccountAdopted)
+    assert cancelled == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_9")
 
 
 def test_an_account_begins_by_being_registered():

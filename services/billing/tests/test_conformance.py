@@ -149,7 +149,7 @@ async def test_manual_keeps_every_promise(by_invoice) -> None:
 
 
 async def test_stripe_keeps_every_promise(at_stripe) -> None:
-    for check in (*PROMISES, *conformance.LIST_CHECKS, *conformance.PORTAL_CHECKS):
+    for check in (*PROMISES, *conformance.LIST_CHECKS, *conformance.PORTAL_CHECKS, *conformance.ADOPT_CHECKS):
         await check(at_stripe)
 
 

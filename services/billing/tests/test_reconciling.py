@@ -3,28 +3,12 @@
 import asyncio
 
 import pytest
-from billing_world import eventually
 from paybill_billing.app import service
 from paybill_billing.work import sweeps
 from paybill_contracts.reconciliation import DriftKind
 from paybill_runtime.replay import replay
 
 TENANT = "ten_" + "a" * 32
-
-
-async def reconciled(world, *, repair: bool):
-    answer = await world.served.client.post("/v1/providers/stripe/reconciliations", json={"repair": repair})
-    assert answer.status_code == 202, answer.text
-
-    async def over():
-        run = await world.get(f"/v1/reconciliations/{answer.json()['id']}")
-        return run if run["status"] == "finished" else None
-
-    return await eventually(over)
-
-
-async def drifts(world, run) -> list[dict]:
-    return (await world.get("/v1/drifts", run=run["id"]))["drifts"]
 
 
 async def lost(world, change, *arguments) -> None:
@@ -48,15 +32,15 @@ async def test_nothing_differs_when_every_message_arrived(world) -> None:
     await world.subscribed(TENANT)
     await world.quiet()
 
-    run = await reconciled(world, repair=True)
+    run = await world.reconciled(repair=True)
 
     assert (run["looked"], run["drifted"]) == (1, 0)
 
 
 async def test_a_dry_run_says_what_differs_and_repairs_nothing(world, changed) -> None:
-    run = await reconciled(world, repair=False)
+    run = await world.reconciled(repair=False)
 
-    (drift,) = await drifts(world, run)
+    (drift,) = await world.drifts(run)
     assert (drift["kind"], drift["repaired"], drift["provider_object"]) == (
         "different",
         False,
@@ -67,13 +51,13 @@ async def test_a_dry_run_says_what_differs_and_repairs_nothing(world, changed) -
 
 
 async def test_what_differs_is_a_fact_and_is_repaired(world, changed) -> None:
-    run = await reconciled(world, repair=True)
+    run = await world.reconciled(repair=True)
 
     await world.standing(TENANT, "ended")
     (fact,) = await world.log.facts("billing.drift_found")
     assert fact.event.kind is DriftKind.DIFFERENT
     assert (fact.event.run_id, fact.event.tenant_id, fact.event.repaired) == (run["id"], TENANT, True)
-    assert (await reconciled(world, repair=True))["drifted"] == 0
+    assert (await world.reconciled(repair=True))["drifted"] == 0
 
 
 async def test_a_subscription_that_we_never_heard_of_is_found(world) -> None:
@@ -82,9 +66,9 @@ async def test_a_subscription_that_we_never_heard_of_is_found(world) -> None:
     checkout = account["checkout_url"].rpartition("/")[2]
     await lost(world, world.fake.control.pay_checkout, checkout)
 
-    run = await reconciled(world, repair=True)
+    run = await world.reconciled(repair=True)
 
-    assert [drift["kind"] for drift in await drifts(world, run)] == ["unknown_here"]
+    assert [drift["kind"] for drift in await world.drifts(run)] == ["unknown_here"]
     await world.standing(TENANT, "active")
 
 
@@ -110,9 +94,9 @@ async def test_what_belongs_to_nobody_here_or_is_gone_there_waits_for_a_person(w
 
     strange = await asyncio.to_thread(stranger)
 
-    run = await reconciled(world, repair=True)
+    run = await world.reconciled(repair=True)
 
-    found = {drift["provider_object"]: (drift["kind"], drift["repaired"]) for drift in await drifts(world, run)}
+    found = {drift["provider_object"]: (drift["kind"], drift["repaired"]) for drift in await world.drifts(run)}
     assert found == {
         strange: ("unknown_customer", False),
         known["provider_subscription"]: ("unknown_there", False),
@@ -157,7 +141,7 @@ async def test_a_message_that_never_came_is_fetched(world_of, settings, monkeypa
 
 
 async def test_what_was_compared_replays(world, changed) -> None:
-    await reconciled(world, repair=True)
+    await world.reconciled(repair=True)
     await world.standing(TENANT, "ended")
 
     running = world.served.running

@@ -183,6 +183,18 @@ def test_an_abandoned_first_payment_ends_nothing():
     assert decide(None, seen("incomplete_expired")) == []
 
 
+def test_what_a_customer_had_before_it_came_to_us_and_ended_then_ends_nothing_here():
+    shown, pinned = seen("canceled"), replace(SOLD, item=seen("canceled").items[0])
+
+    def told(standing):
+        return subscriptions.sync(
+            standing, shown, tenant_id=TENANT, provider="stripe", sold=pinned, failures=(), now=NOW, adopted=True
+        )
+
+    assert told(None) == []
+    assert [type(event) for event in told(ACTIVE)] == [SubscriptionEnded]
+
+
 def test_an_ended_subscription_says_how_long_the_data_is_kept():
     (said,) = decide(ACTIVE, seen("canceled"))
 

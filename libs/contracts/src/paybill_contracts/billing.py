@@ -2,7 +2,6 @@
 
 from enum import StrEnum
 
-
 from paybill_contracts.catalogue import Feature, Interval
 from paybill_contracts.event import Event, Value
 from paybill_contracts.metering import Member, MeterId
@@ -43,7 +42,10 @@ class AccessState(StrEnum):
 
 
 class AccountRegistered(Event, type="billing.account_registered", version=1, aggregate="account", key="tenant_id"):
-    """Billing knows the tenant, and will open its account at the provider, under this name and address."""
+    """Billing knows the tenant, and will open its account at the provider, under this name and address.
+
+    adopts: the customer that it is there already, which becomes its account; None for a new one.
+    """
 
     tenant_id: TenantId
     name: Text
@@ -52,6 +54,7 @@ class AccountRegistered(Event, type="billing.account_registered", version=1, agg
     plan_version: Count
     provider: Key
     retention_s: Count
+    adopts: ProviderId | None = None
 
 
 class AccountOpened(Event, type="billing.account_opened", version=1, aggregate="account", key="tenant_id"):
@@ -62,6 +65,14 @@ class AccountOpened(Event, type="billing.account_opened", version=1, aggregate="
     customer: ProviderId
     checkout: ProviderId
     checkout_url: Url
+
+
+class AccountAdopted(Event, type="billing.account_adopted", version=1, aggregate="account", key="tenant_id"):
+    """The tenant is a customer that the provider had before; what it subscribed to there is looked at next."""
+
+    tenant_id: TenantId
+    provider: Key
+    customer: ProviderId
 
 
 class AccountFailed(Event, type="billing.account_failed", version=1, aggregate="account", key="tenant_id"):

@@ -42,7 +42,9 @@ class DriftFound(Event, type="billing.drift_found", version=1, aggregate="drift"
     """A provider and we differ about one of its objects.
 
     run_id: the reconciliation that found it, None for the sweep of what was not delivered. repaired: the object is
-    looked at again, and what it is follows as facts of its own; otherwise somebody has to decide.
+    looked at again, and what it is follows as facts of its own; otherwise somebody has to decide. customer: whose it is
+    at the provider; provider_status, plan, version: what it is there, and what its price sells of ours, if anything.
+    These four are told of customers that belong to no tenant here.
     """
 
     drift_id: Annotated[str, StringConstraints(pattern=r"^dri_[0-9a-f]{32}$"), Field(examples=["dri_" + "0" * 32])]
@@ -54,6 +56,10 @@ class DriftFound(Event, type="billing.drift_found", version=1, aggregate="drift"
     kind: DriftKind
     differences: tuple[Difference, ...]
     repaired: bool
+    customer: ProviderId | None = None
+    provider_status: Text | None = None
+    plan: Key | None = None
+    version: Count | None = None
 
 
 class ReconciliationFact(Event):

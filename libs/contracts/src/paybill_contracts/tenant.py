@@ -12,7 +12,7 @@ from paybill_contracts.operations import (
 )
 from paybill_contracts.personal import Personal
 from paybill_contracts.provisioner import Export
-from paybill_contracts.values import Count, Digest, EnvironmentId, Key, Slug, TenantId, Text, Timestamp
+from paybill_contracts.values import Count, Digest, EnvironmentId, Key, ProviderId, Slug, TenantId, Text, Timestamp
 
 
 class SuspensionMode(StrEnum):
@@ -45,7 +45,10 @@ class Source(StrEnum):
 
 
 class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregate="tenant", key="tenant_id"):
-    """Somebody wants to become a customer. payment: the billing provider that it wants to pay through, None for any."""
+    """Somebody wants to become a customer. payment: the billing provider that it wants to pay through, None for any.
+
+    customer: the customer that it is there already, with what it subscribed to; None for a new one.
+    """
 
     tenant_id: TenantId
     slug: Slug
@@ -55,6 +58,7 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
     contact_email: Personal[str]
     source: Source
     payment: Key | None = None
+    customer: ProviderId | None = None
 
 
 class ProvisioningStarted(Event, type="tenant.provisioning_started", version=1, aggregate="tenant", key="tenant_id"):

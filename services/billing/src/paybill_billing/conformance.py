@@ -13,6 +13,7 @@ from paybill_contracts.changes import ChangeKind, Proration
 from paybill_billing.domain.accounts import Opened
 from paybill_billing.domain.subscriptions import Seen
 from paybill_billing.effects import (
+    Adopts,
     DeliveryRefusedError,
     Inbound,
     Lists,
@@ -217,6 +218,19 @@ async def lists_what_there_is_and_what_there_was(rig: Rig) -> None:
     _expect([found.count(id_) for id_ in (first, second)] == [1, 1], "a list has each once, what ended too")
 
 
+async def takes_over_a_customer_once(rig: Rig) -> None:
+    """With what it has; an attempt whose outcome is unknown is made again, and nobody takes a tenant's customer."""
+    order, opened, id_ = await _bought(rig)
+    if not isinstance(rig.provider, Adopts):
+        raise BrokenPromiseError("a provider whose customers can be taken over has the method `adopt`")
+    for _ in range(2):
+        held = await rig.provider.adopt(opened.customer, order.tenant_id, "adopt")
+        _expect(held == (id_,), "a customer that is taken over brings its subscriptions")
+    other = rig.order().tenant_id
+    await _refused(rig.provider.adopt(opened.customer, other, "k"), "a customer that is a tenant is not another one")
+    await _refused(rig.provider.adopt("never-there", other, "k"), "a customer that never was is not taken over")
+
+
 Check = Callable[[Rig], Awaitable[None]]
 
 CHECKS: tuple[Check, ...] = (
@@ -239,6 +253,8 @@ PORTAL_CHECKS: tuple[Check, ...] = (links_to_its_portal,)
 """For those with pages of their own for customers."""
 LIST_CHECKS: tuple[Check, ...] = (lists_what_there_is_and_what_there_was,)
 """For those that can be reconciled."""
+ADOPT_CHECKS: tuple[Check, ...] = (takes_over_a_customer_once,)
+"""For those whose customers can become tenants."""
 
 
 async def _bought(rig: Rig) -> tuple[Order, Opened, str]:

@@ -2,9 +2,11 @@
 
 from datetime import datetime
 
+from paybill_contracts.errors import ConflictError
 from paybill_runtime.state import StateRow, Stored, generated
 from paybill_runtime.store import Statement
 from paybill_runtime.tables import NAMING
+from paybill_runtime.work import Refused
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -40,6 +42,15 @@ from paybill_billing.domain import (
     tiers,
     usage,
 )
+
+
+class CustomerTakenError(ConflictError, Refused):
+    """A customer of a provider is one tenant here. Refused: what would have made it two is not tried again."""
+
+    code = "customer_taken"
+
+    def __init__(self, _: str) -> None:
+        super().__init__("another tenant here is this customer already")
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
@@ -219,7 +230,13 @@ TIERS = Stored("tiers", TiersRow, tiers.Tiers, tiers.evolve)
 PUBLISHERS = Stored("publishers", PublishersRow, publishers.Publishers, publishers.evolve)
 PROVIDERS = Stored("providers", ProvidersRow, providers.Choice, providers.evolve)
 CONTRACTS = Stored("contract", ContractRow, contracts.Agreement, contracts.evolve)
-ACCOUNTS = Stored("account", AccountRow, accounts.Account, accounts.evolve)
+ACCOUNTS = Stored(
+    "account",
+    AccountRow,
+    accounts.Account,
+    accounts.evolve,
+    conflicts={"accounts_customer_key": CustomerTakenError},
+)
 SUBSCRIPTIONS = Stored("subscription", SubscriptionRow, subscriptions.Standing, subscriptions.evolve)
 ENTITLEMENTS = Stored("entitlements", EntitlementsRow, entitlements.Entitlements, entitlements.evolve)
 PAYMENTS = Stored("payment", PaymentRow, payments.Payment, payments.evolve)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Path, Query, Response, status
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
-from paybill_contracts.values import Key, Slug, TenantId, Text, Timestamp
+from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
 from paybill_runtime.auth import Role
 from paybill_runtime.http import Caller, Edge, caller
 from paybill_runtime.unit import Moment, Unit
@@ -67,6 +67,10 @@ class RequestBody(Body):
     payment: Annotated[
         Key | None,
         Field(description="The billing provider to pay through; billing's default if null.", examples=["manual"]),
+    ] = None
+    customer: Annotated[
+        ProviderId | None,
+        Field(description="The customer that it is at this provider already; a new one if null.", examples=["cus_Q1"]),
     ] = None
 
 
@@ -196,6 +200,7 @@ def router(edge: Edge) -> APIRouter:
                 source=Source.API,
                 payments=unit.get(OFFERINGS, PAYMENTS),
                 payment=body.payment,
+                customer=body.customer,
             )
             unit.record(TENANTS, tenant_id, events)
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), tenant_id))

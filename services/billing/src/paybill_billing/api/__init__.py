@@ -15,6 +15,7 @@ from paybill_billing.api import (
     messages,
     moves,
     portal,
+    providers,
     queries,
     reconciliation,
     usage,
@@ -38,6 +39,7 @@ def router(
     routes = APIRouter()
     routes.include_router(queries.router(edge))
     routes.include_router(manual.router(edge))
+    routes.include_router(providers.router(edge, connected))
     routes.include_router(portal.router(edge, connected))
     routes.include_router(catalogue.router(edge))
     routes.include_router(entitlements.router(edge))

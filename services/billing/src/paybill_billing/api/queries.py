@@ -51,6 +51,7 @@ class AccountView(BaseModel):
     plan_version: int
     provider: str
     customer: str | None
+    adopts: Annotated[str | None, Field(description="The customer that it was at the provider before it came here.")]
     checkout_url: Annotated[str | None, Field(description="Where to pay; null until the account is open.")]
     failure: Annotated[str | None, Field(description="Why the provider would not open the account.")]
     leaving: bool
@@ -100,6 +101,7 @@ def router(edge: Edge) -> APIRouter:
             plan_version=account.plan_version,
             provider=account.provider,
             customer=account.customer,
+            adopts=account.adopts,
             checkout_url=account.checkout_url,
             failure=account.failure,
             leaving=account.leaving,

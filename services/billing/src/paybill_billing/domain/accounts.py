@@ -4,7 +4,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
-from paybill_contracts.billing import AccountFailed, AccountOpened, AccountRegistered, CancellationRequested
+from paybill_contracts.billing import (
+    AccountAdopted,
+    AccountFailed,
+    AccountOpened,
+    AccountRegistered,
+    CancellationRequested,
+)
 from paybill_contracts.errors import DomainError, NotFoundError
 from paybill_contracts.personal import Personal
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
@@ -12,7 +18,7 @@ from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCance
 from paybill_billing.domain.catalogue import Catalogue, on_sale
 from paybill_billing.domain.providers import Choice, choose
 
-AccountEvent = AccountRegistered | AccountOpened | AccountFailed | CancellationRequested
+AccountEvent = AccountRegistered | AccountOpened | AccountAdopted | AccountFailed | CancellationRequested
 
 
 class UnknownTenantError(NotFoundError):
@@ -35,7 +41,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A tenant as a customer. `leaving`: whatever it has at the provider is to be cancelled."""
+    """A tenant as a customer.
+
+    adopts: the customer that it was at the provider before it came to us. leaving: whatever it has there is to be
+    cancelled.
+    """
 
     id: str
     name: str
@@ -50,6 +60,7 @@ class Account:
     checkout_url: str | None = None
     failure: str | None = None
     leaving: bool = False
+    adopts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,30 +88,28 @@ def on_tenant_requested(
             plan_version=plan.version,
             provider=choose(providers, event.payment),
             retention_s=plan.retention_s,
+            adopts=event.customer,
         )
     ]
 
 
 def opened(account: Account, at_provider: Opened) -> list[AccountEvent]:
     """The provider knows the tenant. One that left meanwhile must not be able to pay."""
-    match account.status:
-        case Status.OPENING | Status.FAILED:
-            said: list[AccountEvent] = [
-                AccountOpened(
-                    tenant_id=account.id,
-                    provider=account.provider,
-                    customer=at_provider.customer,
-                    checkout=at_provider.checkout,
-                    checkout_url=at_provider.checkout_url,
-                )
-            ]
-            if account.leaving:
-                said.append(_cancellation(account, at_provider.customer))
-            return said
-        case Status.OPEN:
-            return []
-        case _:
-            assert_never(account.status)
+    return _begun(
+        account,
+        AccountOpened(
+            tenant_id=account.id,
+            provider=account.provider,
+            customer=at_provider.customer,
+            checkout=at_provider.checkout,
+            checkout_url=at_provider.checkout_url,
+        ),
+    )
+
+
+def adopted(account: Account, customer: str) -> list[AccountEvent]:
+    """The tenant is this customer of the provider, with what it has there."""
+    return _begun(account, AccountAdopted(tenant_id=account.id, provider=account.provider, customer=customer))
 
 
 def failed(account: Account, reason: str) -> list[AccountEvent]:
@@ -136,6 +145,7 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             plan_version=event.plan_version,
             provider=event.provider,
             retention_s=event.retention_s,
+            adopts=event.adopts,
         )
     if account is None:
         raise AccountOrderError(f"{event.TYPE} came before the account of {event.tenant_id}")
@@ -149,12 +159,24 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
                 checkout_url=event.checkout_url,
                 failure=None,
             )
+        case AccountAdopted():
+            return replace(account, status=Status.OPEN, customer=event.customer, failure=None)
         case AccountFailed():
             return replace(account, status=Status.FAILED, failure=event.reason)
         case CancellationRequested():
             return replace(account, leaving=True)
         case _:
             assert_never(event)
+
+
+def _begun(account: Account, said: AccountOpened | AccountAdopted) -> list[AccountEvent]:
+    match account.status:
+        case Status.OPENING | Status.FAILED:
+            return [said, _cancellation(account, said.customer)] if account.leaving else [said]
+        case Status.OPEN:
+            return []
+        case _:
+            assert_never(account.status)
 
 
 def _cancellation(account: Account, customer: str | None) -> CancellationRequested:

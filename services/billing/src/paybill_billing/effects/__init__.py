@@ -1,7 +1,7 @@
 """The outside world: billing providers, behind one port.
 
-`Provider` is what every provider does. What only some can do are ports of their own (`Redelivers`, `Lists`, `Meters`,
-`Portal`): a provider has one by having its methods, and what needs it says so when it is missing.
+`Provider` is what every provider does. What only some can do are ports of their own (`Adopts`, `Redelivers`, `Lists`,
+`Meters`, `Portal`): a provider has one by having its methods, and what needs it says so when it is missing.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -143,6 +143,17 @@ class Provider(Protocol):
 
     async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
         """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
+
+
+@runtime_checkable
+class Adopts(Protocol):
+    """A provider whose customers may become tenants here, with what they subscribed to before."""
+
+    async def adopt(self, customer: str, tenant_id: str, key: str) -> tuple[str, ...]:
+        """Write the tenant on the customer, once for each `key`; the subscriptions that it has and that did not end.
+
+        Raises ProviderRefusedError for a customer that is not there, or that is another tenant.
+        """
 
 
 @runtime_checkable

@@ -77,6 +77,26 @@ class Stripe:
             raise ProviderRefusedError(f"checkout {session.id} has no address")
         return Opened(customer=customer, checkout=session.id, checkout_url=session.url)
 
+    async def adopt(self, customer: str, tenant_id: str, key: str) -> tuple[str, ...]:
+        """Write the tenant on the customer; the subscriptions that it has and that did not end.
+
+        Raises ProviderRefusedError for a customer that is not there, or that is another tenant.
+        """
+        v1 = self._client.v1
+        with answers():
+            found = (await v1.customers.retrieve_async(customer)).to_dict()
+            if found.get("deleted"):
+                raise ProviderRefusedError(f"the customer {customer} was deleted at Stripe")
+            owner = (found.get("metadata") or {}).get(TENANT)
+            if owner not in {None, "", tenant_id}:
+                raise ProviderRefusedError(f"the customer {customer} is another tenant already")
+            if owner != tenant_id:
+                await v1.customers.update_async(
+                    customer, {"metadata": {TENANT: tenant_id}}, {"idempotency_key": f"{key}/adopt"}
+                )
+            held = await v1.subscriptions.list_async({"customer": customer, "limit": PAGE})
+            return tuple([subscription.id async for subscription in held.auto_paging_iter()])
+
     async def look(self, subscription: str) -> Seen | None:
         """The subscription as it is now. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
         try:

@@ -5,14 +5,16 @@ from contextlib import contextmanager
 
 from paybill_contracts.billing import AccountRegistered, CancellationRequested
 from paybill_contracts.values import Text
+from paybill_runtime.clock import now
+from paybill_runtime.store import Statement
 from paybill_runtime.unit import Moment, Unit
 from paybill_runtime.work import Job, Outcome, Refused, RetryAfter, Work
 from pydantic import TypeAdapter
 
 from paybill_billing.domain import accounts, catalogue
 from paybill_billing.domain.accounts import Account, Opened, Status, UnknownTenantError
-from paybill_billing.effects import Order, ProviderAwayError, ProviderRefusedError, Providers
-from paybill_billing.tables import ACCOUNTS, CATALOGUES
+from paybill_billing.effects import Adopts, Order, ProviderAwayError, ProviderRefusedError, Providers
+from paybill_billing.tables import ACCOUNTS, CATALOGUES, look_again
 
 WORK = Work()
 _LINE = TypeAdapter(Text)
@@ -30,11 +32,14 @@ def _failed(job: Job[AccountRegistered], reason: str) -> Outcome:
 
 @WORK.effect(AccountRegistered, attempts=8, failed=_failed)
 async def open_account(job: Job[AccountRegistered], providers: Providers) -> AsyncIterator[Outcome]:
-    """Make the tenant a customer of its provider. One that left meanwhile is not made one."""
+    """Make the tenant a customer of its provider, or the customer that it is already. One that left is not made one."""
     tenant_id = job.event.tenant_id
     account = await job.state(ACCOUNTS, tenant_id)
     sold = await job.state(CATALOGUES, catalogue.CATALOGUE)
     if account is None or sold is None or account.status is Status.OPEN or account.leaving:
+        return
+    if account.adopts is not None:
+        yield await _adopt(account, account.adopts, providers, job.id)
         return
     order = Order(
         tenant_id=tenant_id,
@@ -55,6 +60,24 @@ async def cancel(job: Job[CancellationRequested], providers: Providers) -> Async
         with answers():
             await providers[job.event.provider].leave(job.event.customer)
     yield Outcome(_nothing, last=True)
+
+
+async def _adopt(account: Account, customer: str, providers: Providers, key: str) -> Outcome:
+    """What it has is looked at as soon as the account is open; no message may ever come about it."""
+    with answers():
+        provider = providers[account.provider]
+        if not isinstance(provider, Adopts):
+            raise ProviderRefusedError(f"{account.provider} cannot take over a customer that it has already")
+        held = await provider.adopt(customer, account.id, key)
+
+    def decide(unit: Unit, _: Moment) -> None:
+        unit.record(ACCOUNTS, account.id, accounts.adopted(_account(unit, account.id), customer))
+
+    def look(statement: Statement) -> None:
+        for subscription in sorted(held):
+            look_again(account.provider, subscription, now(), statement)
+
+    return Outcome(decide, writes=[ACCOUNTS.key(account.id)], last=True, besides=look)
 
 
 def _nothing(_unit: Unit, _at: Moment) -> None:

@@ -117,6 +117,7 @@ class Following:
                 sold=pinned,
                 failures=[Failure(attempt.invoice, when) for attempt, when in failures],
                 now=at.now,
+                adopted=account.adopts is not None,
             )
             unit.record(SUBSCRIPTIONS, id_, events)
             # In the same decision, for the tenant waits: hearing our own fact first would cost it a hop.

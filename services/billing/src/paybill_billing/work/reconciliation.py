@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -21,6 +22,7 @@ from paybill_runtime.unit import Moment, Unit
 from sqlalchemy import text
 
 from paybill_billing.domain import catalogue, reconciliation, subscriptions
+from paybill_billing.domain.catalogue import Catalogue, UnknownPriceError
 from paybill_billing.domain.reconciliation import Page, Run
 from paybill_billing.domain.subscriptions import Seen
 from paybill_billing.effects import Lists, Provider, ProviderAwayError, ProviderRefusedError
@@ -35,7 +37,10 @@ MINE_AT_ONCE = 25
 START = Origin("schedule", "schedule", "service:billing", "")
 
 _RUNNING = text("SELECT state::text AS state FROM reconciliations WHERE provider = :provider AND status = 'running'")
-_ON_THEIR_WAY = text("SELECT target FROM webhook_targets WHERE provider = :provider AND target = ANY(:ids)")
+# One that was looked at in vain is not on its way: it is here that somebody learns of it.
+_ON_THEIR_WAY = text(
+    "SELECT target FROM webhook_targets WHERE provider = :provider AND target = ANY(:ids) AND reason IS NULL"
+)
 _OWNERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
 _MINE = text(
     "SELECT s.id, s.state->'subscription'->>'provider_subscription' AS theirs FROM subscriptions AS s "
@@ -188,7 +193,7 @@ class Reconciler:
     def _judged(self, unit: Unit, at: Moment, run: Run, seen: Seen, tenant_id: str | None) -> DriftFound | None:
         """The drift of one subscription, None when there is none."""
         if tenant_id is None:
-            return _drift(run, seen.id, DriftKind.UNKNOWN_CUSTOMER)
+            return _stranger(run, seen, unit.get(CATALOGUES, catalogue.CATALOGUE))
         id_ = subscriptions.subscription_id(self._name, seen.id)
         standing = unit.get(SUBSCRIPTIONS, id_)
         before = standing.subscription if standing is not None else None
@@ -242,6 +247,7 @@ def _as_shown(unit: Unit, at: Moment, seen: Seen, tenant_id: str, provider: str)
         sold=subscriptions.sold(sold, account, standing, seen),
         failures=[],
         now=at.now,
+        adopted=account.adopts is not None,
     )
     return events[-1].subscription if events else None
 
@@ -260,6 +266,7 @@ def _drift(
     differences: tuple[Difference, ...] = (),
     *,
     repaired: bool = False,
+    **shown: Any,
 ) -> DriftFound:
     return DriftFound(
         drift_id=_drift_id(run.id, object_),
@@ -271,7 +278,18 @@ def _drift(
         kind=kind,
         differences=differences,
         repaired=repaired,
+        **shown,
     )
+
+
+def _stranger(run: Run, seen: Seen, sold: Catalogue | None) -> DriftFound:
+    """A subscription of nobody here, and what it would be if its customer became a tenant."""
+    shown: dict[str, Any] = {"customer": seen.customer, "provider_status": seen.status}
+    with suppress(UnknownPriceError):
+        if sold is not None:
+            plan = subscriptions.first_sold(sold, run.provider, seen.items)[0].plan
+            shown |= {"plan": plan.plan, "version": plan.version}
+    return _drift(run, seen.id, DriftKind.UNKNOWN_CUSTOMER, **shown)
 
 
 def _note_seen(statement: Statement, run_id: str, ids: Sequence[str], *, done: bool) -> None:

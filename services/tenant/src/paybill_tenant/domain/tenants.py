@@ -147,6 +147,7 @@ def request(
     source: Source,
     payments: Offering | None = None,
     payment: str | None = None,
+    customer: str | None = None,
 ) -> list[TenantEvent]:
     """Ask to become a customer. That the slug is free is checked where it is stored, by a unique column."""
     if slug in RESERVED_SLUGS or slug.startswith(RESERVED_PREFIXES):
@@ -163,6 +164,7 @@ def request(
             contact_email=contact_email,
             source=source,
             payment=payment,
+            customer=customer,
         )
     ]
 

@@ -1,0 +1,170 @@
+"""A customer that the provider had before we came becomes a tenant, with what it subscribed to there."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from billing_world import eventually
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
+from paybill_runtime.replay import replay
+
+TENANT, OTHER = "ten_" + "a" * 32, "ten_" + "b" * 32
+OURS = "starter_v1_month_eur"
+"""The name that we give to the first price of the plan starter."""
+
+
+@pytest.fixture
+def bought(fake):
+    """Makes a customer at the provider that subscribed to something there, of which no message arrives."""
+
+    def make(lookup_key=OURS, *, ended=False):
+        stripe = fake.stripe
+        held = {"lookup_key": lookup_key} if lookup_key else {}
+        customer = stripe.customers.create({"name": "Old", "email": "old@acme.example"})
+        price = next(iter(stripe.prices.list({"lookup_keys": [lookup_key]}).data), None) if lookup_key else None
+        price = price or stripe.prices.create(
+            {"currency": "eur", "unit_amount": 100, "recurring": {"interval": "month"}, "product_data": {"name": "Old"}}
+            | held
+        )
+        wanted = {"customer": customer.id, "items": [{"price": price.id}], "trial_period_days": 30}
+        subscription = stripe.subscriptions.create(wanted)
+        if ended:
+            stripe.subscriptions.cancel(subscription.id)
+        return customer.id, subscription.id
+
+    async def run(*arguments, **more):
+        fake.control.faults(lose=1000)
+        made = await asyncio.to_thread(make, *arguments, **more)
+        fake.control.faults(lose=0)
+        return made
+
+    return run
+
+
+async def failed(world, tenant_id):
+    async def look():
+        account = await world.account(tenant_id)
+        return account if account and account["status"] == "failed" else None
+
+    return (await eventually(look))["failure"]
+
+
+async def test_what_it_had_gives_access_without_a_message_and_without_a_checkout(world, bought) -> None:
+    customer, subscription = await bought()
+
+    await world.tenants.request_tenant(TENANT, customer=customer)
+    standing = await world.standing(TENANT, "trialing")
+
+    account = await world.account(TENANT)
+    (fact,) = await world.log.facts("billing.account_adopted")
+    assert (standing["provider_subscription"], standing["plan"]["plan"]) == (subscription, "starter")
+    assert (account["customer"], account["checkout_url"]) == (customer, None)
+    assert (fact.event.tenant_id, fact.event.provider, fact.event.customer) == (TENANT, "stripe", customer)
+    found = await asyncio.to_thread(world.fake.stripe.customers.retrieve, customer)
+    assert found.metadata["tenant_id"] == TENANT
+    running = world.served.running
+    report = await replay(running.service, running.settings, running.database)
+    assert report.equal, report.as_dict()
+
+
+async def test_a_customer_is_one_tenant_and_no_other(world, bought) -> None:
+    customer, _ = await bought()
+    await world.tenants.request_tenant(TENANT, customer=customer)
+    await world.opened(TENANT)
+
+    await world.tenants.request_tenant(OTHER, customer=customer)
+    refused = await failed(world, OTHER)
+    await asyncio.to_thread(world.fake.stripe.customers.update, customer, {"metadata": {"tenant_id": ""}})
+    third = "ten_" + "c" * 32
+    await world.tenants.request_tenant(third, customer=customer)
+
+    assert "another tenant" in refused
+    assert "another tenant" in await failed(world, third)
+    whose = await world.get(f"/v1/providers/stripe/customers/{customer}")
+    assert (whose["tenant_id"], whose["status"]) == (TENANT, "open")
+
+
+async def test_a_customer_that_is_not_there_is_refused_with_the_reason(world) -> None:
+    await world.tenants.request_tenant(TENANT, customer="cus_nobody")
+
+    assert "Stripe does not have it" in await failed(world, TENANT)
+    answer = await world.served.client.get("/v1/providers/stripe/customers/cus_nobody")
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_customer")
+
+
+async def test_a_provider_that_takes_nobody_over_says_so(world) -> None:
+    await world.tenants.request_tenant(TENANT, payment="manual", customer="cus_1")
+
+    assert "manual cannot take over" in await failed(world, TENANT)
+
+
+async def test_it_is_taken_over_once_when_the_outcome_was_unknown(world, bought) -> None:
+    customer, _ = await bought()
+    await asyncio.to_thread(world.fake.control.fail_calls, 1, path="/v1/customers", after=True)
+
+    await world.tenants.request_tenant(TENANT, customer=customer)
+
+    await world.standing(TENANT, "trialing")
+    assert len(await world.log.facts("billing.account_adopted")) == 1
+
+
+async def test_what_ended_before_sends_nobody_away(world, bought) -> None:
+    customer, _ = await bought(ended=True)
+    await world.tenants.request_tenant(TENANT, customer=customer)
+    await world.opened(TENANT)
+
+    run = await world.reconciled(repair=True)
+
+    assert (run["looked"], run["drifted"]) == (1, 0)
+    assert (await world.account(TENANT))["subscriptions"] == []
+    assert await world.log.facts("billing.subscription_ended", at_least=0) == []
+
+
+async def test_one_that_leaves_is_cancelled_like_any_other(world, bought) -> None:
+    customer, _ = await bought()
+    await world.tenants.request_tenant(TENANT, customer=customer)
+    await world.standing(TENANT, "trialing")
+
+    await world.tenants.say(
+        OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=datetime.now(UTC))
+    )
+
+    await world.standing(TENANT, "ended")
+
+
+async def test_a_dry_run_says_whose_a_strange_subscription_is_and_what_it_sells(world, bought) -> None:
+    customer, subscription = await bought()
+    other, unsold = await bought(None)
+    run = await world.reconciled(repair=False)
+
+    found = {
+        drift["provider_object"]: [drift[name] for name in ("customer", "provider_status", "plan", "version")]
+        for drift in await world.drifts(run)
+    }
+    assert found == {
+        subscription: [customer, "trialing", "starter", 1],
+        unsold: [other, "trialing", None, None],
+    }
+
+
+async def test_what_was_looked_at_in_vain_is_found_by_reconciliation_with_the_reason(world, bought) -> None:
+    customer, subscription = await bought(None)
+    await world.tenants.request_tenant(TENANT, customer=customer)
+
+    async def waits():
+        return [one for one in await world.get("/v1/webhooks/waiting") if one["reason"]]
+
+    await eventually(waits)
+    run = await world.reconciled(repair=False)
+
+    (drift,) = await world.drifts(run)
+    assert (drift["tenant_id"], drift["provider_object"]) == (TENANT, subscription)
+    assert "provider_prices" in drift["differences"][0]["there"]
+
+
+async def test_the_providers_of_an_installation_are_listed_with_what_they_can_do(world) -> None:
+    found = {one["name"]: one for one in await world.get("/v1/providers")}
+
+    assert {name: one["default"] for name, one in found.items()} == {"manual": False, "stripe": True}
+    assert found["manual"]["capabilities"] == []
+    assert found["stripe"]["capabilities"] == ["messages", "redelivers", "lists", "adopts", "meters", "portal"]
