@@ -1,0 +1,183 @@
+"""`paybill subscription` against the real services: quoted, shown, confirmed, followed."""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from paybill_cli.exit_codes import ExitCode
+
+WHY = ("--reason", "asked for")
+
+
+@pytest.fixture
+def subscriber(on_stack, customers) -> str:
+    """The slug of a tenant that subscribes to `starter`."""
+    tenant = customers.sign_up()
+    customers.pay(tenant["checkout_url"])
+    slug: str = tenant["slug"]
+    until(lambda: on_stack("subscription", "show", slug, "--json").code == ExitCode.OK)
+    return slug
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
+    end = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+def test_a_plan_is_changed_after_its_quote_was_shown(on_stack, subscriber) -> None:
+    done = on_stack("subscription", "change", subscriber, "--plan", "business", "--quantity", 2, *WHY, "--yes")
+
+    fields = dict(line.split(": ", 1) for line in done.out.splitlines())
+    assert done.code == ExitCode.OK, done.err
+    assert (fields["plan"].partition("@")[0], fields["quantity"], fields["access"]) == ("business", "2", "active")
+    assert "due now" in done.err
+    assert "then, each period" in done.err
+    assert "placement: pooled -> silo" in done.err
+
+
+def test_a_dry_run_shows_the_quote_changes_nothing_and_leaves_nothing_open(on_stack, subscriber) -> None:
+    dry = on_stack("subscription", "change", subscriber, "--plan", "business", *WHY, "--dry-run", "--json")
+    after = on_stack("subscription", "show", subscriber, "--json").data
+    changes = on_stack("subscription", "changes", subscriber, "--json").data
+
+    assert dry.code == ExitCode.OK
+    assert dry.data["quote"]["proration"]["due_now"]["minor"] > 0
+    assert "nothing was changed" in dry.err
+    assert after["plan"]["plan"] == "starter"
+    assert [change["status"] for change in changes] == ["discarded"]
+
+
+def test_a_change_at_period_end_waits_and_is_taken_back(on_stack, subscriber) -> None:
+    later = on_stack("subscription", "change", subscriber, "--plan", "team", "--when", "period_end", *WHY, "--yes")
+    back = on_stack("subscription", "reactivate", subscriber, *WHY, "--yes", "--json")
+
+    assert later.code == ExitCode.OK, later.err
+    assert "then: team@" in later.out
+    assert (back.code, back.data["pending"]) == (ExitCode.OK, None)
+
+
+def test_it_is_cancelled_for_the_end_of_the_period_reactivated_paused_and_resumed(on_stack, subscriber) -> None:
+    seen = [
+        on_stack("subscription", verb, subscriber, *WHY, "--yes", "--json").data
+        for verb in ("cancel", "reactivate", "pause", "resume")
+    ]
+
+    assert [(one["cancel_at"] is not None, one["access"]) for one in seen] == [
+        (True, "active"),
+        (False, "active"),
+        (False, "paused"),
+        (False, "active"),
+    ]
+
+
+def test_a_cancellation_now_ends_it(on_stack, subscriber) -> None:
+    done = on_stack("subscription", "cancel", subscriber, "--when", "now", *WHY, "--yes", "--json")
+
+    assert done.data["access"] == "ended"
+
+
+def test_without_a_terminal_a_change_needs_a_yes_and_none_stays_open(on_stack, subscriber) -> None:
+    asked = on_stack("subscription", "pause", subscriber, *WHY, "--json")
+    again = on_stack("subscription", "pause", subscriber, *WHY, "--dry-run", "--json")
+
+    assert (asked.code, asked.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    assert again.code == ExitCode.OK
+
+
+def test_the_same_under_one_key_is_one_change(on_stack, subscriber) -> None:
+    key = str(uuid.uuid4())
+    command = ("subscription", "change", subscriber, "--quantity", 3, *WHY, "--yes", "--idempotency-key", key)
+
+    codes = [on_stack(*command).code for _ in range(2)]
+    changes = on_stack("subscription", "changes", subscriber, "--json").data
+
+    assert codes == [ExitCode.OK, ExitCode.OK]
+    assert [change["status"] for change in changes] == ["applied"]
+
+
+def test_a_wait_that_is_too_short_ends_with_a_code_of_its_own(on_stack, subscriber) -> None:
+    done = on_stack("subscription", "change", subscriber, "--quantity", 4, *WHY, "--yes", "--timeout", 0, "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.TIMEOUT, "still_running")
+    assert "--idempotency-key" in done.error["next"]
+
+
+def test_subscriptions_are_listed_and_shown_by_id_and_by_tenant(on_stack, subscriber) -> None:
+    by_tenant = on_stack("subscription", "show", subscriber, "--json").data
+    by_id = on_stack("subscription", "show", by_tenant["subscription_id"], "--json").data
+    rows = on_stack("subscription", "list", "--access", "active")
+    few = on_stack("subscription", "list", "--limit", 1)
+
+    assert by_id["subscription_id"] == by_tenant["subscription_id"]
+    assert by_tenant["subscription_id"] in [row[0] for row in rows.rows]
+    assert rows.out.splitlines()[0] == "subscription_id\ttenant_id\tplan\tquantity\taccess\tperiod_end\tthen"
+    assert len(few.rows) == 1
+
+
+REFUSALS = [
+    (("change", "--plan", "starter"), "nothing_to_change", ExitCode.CONFLICT),
+    (("change", "--plan", "gold"), "unknown_plan", ExitCode.NOT_FOUND),
+    (("change", "--plan", "no plan"), "usage", ExitCode.USAGE),
+    (("change", "--quantity", 0), "quantity_out_of_bounds", ExitCode.USAGE),
+    (("reactivate",), "nothing_to_reactivate", ExitCode.CONFLICT),
+    (("resume",), "not_paused", ExitCode.CONFLICT),
+]
+
+
+def test_a_refusal_has_the_services_code(on_stack, subscriber) -> None:
+    refused = [
+        on_stack("subscription", verb, subscriber, *options, *WHY, "--yes", "--json")
+        for (verb, *options), _, _ in REFUSALS
+    ]
+
+    assert [(done.error["code"], done.code) for done in refused] == [(code, exit_) for _, code, exit_ in REFUSALS]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"),
+    [
+        (("subscription", "show", "sub_" + "0" * 32), ExitCode.NOT_FOUND),
+        (("subscription", "show", "nobody-there"), ExitCode.NOT_FOUND),
+        (("subscription", "show", "../healthz"), ExitCode.USAGE),
+        (("subscription", "discard", "chg_" + "0" * 32), ExitCode.NOT_FOUND),
+        (("subscription", "discard", "../x"), ExitCode.USAGE),
+        (("plans", "moves", "mov_" + "0" * 32), ExitCode.NOT_FOUND),
+        (("plans", "moves", "../x"), ExitCode.USAGE),
+        (("plans", "move", "starter", "team@1"), ExitCode.USAGE),
+        (("plans", "move", "starter@1", "gold@1", "--reason", "x", "--yes"), ExitCode.NOT_FOUND),
+        (("plans", "move", "starter@1", "team@1", "--yes"), ExitCode.USAGE),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_what_is_not_there_or_no_name_is_said_so(on_stack, arguments, exit_code: ExitCode) -> None:
+    done = on_stack(*arguments, "--json")
+
+    assert done.code == exit_code
+    assert done.error["what"]
+
+
+def test_everybody_is_moved_and_followed_with_a_bar(on_stack, subscriber) -> None:
+    preview = on_stack("plans", "move", "starter@1", "team@1", "--dry-run", "--json").data
+    asked = on_stack("plans", "move", "starter@1", "team@1", "--reason", "new prices", "--json")
+    done = on_stack(
+        *("plans", "move", "starter@1", "team@1", "--when", "now", "--reason", "new prices", "--yes", "--json")
+    )
+    listed = on_stack("plans", "moves", "--json").data
+    refused = on_stack("plans", "moves", done.data["id"], "--json").data
+    late = on_stack("plans", "pause-move", done.data["id"], "--reason", "late", "--json")
+    resumed = on_stack("plans", "resume-move", done.data["id"], "--json")
+
+    assert preview["subscriptions"] >= 1
+    assert (asked.code, asked.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    assert done.code == (ExitCode.FAILED if done.data["refused"] else ExitCode.OK)
+    assert (done.data["status"], done.data["asked"]) == ("finished", done.data["moved"] + done.data["refused"])
+    assert "moved" in done.err
+    assert done.data["id"] in [move["id"] for move in listed]
+    assert len(refused) == done.data["refused"]
+    assert [late.error["code"], resumed.error["code"]] == ["move_finished", "move_finished"]
+    until(lambda: on_stack("subscription", "show", subscriber, "--json").data["plan"]["plan"] == "team")
