@@ -74,6 +74,15 @@ async def test_a_tenant_says_how_it_pays_and_only_ways_that_billing_has_are_take
     assert requested.event.payment == "manual"
 
 
+async def test_a_tenant_says_which_customer_it_is_already(tenant, log, sign_up) -> None:
+    taken = await tenant.client.post("/v1/tenants", json=sign_up | {"customer": "cus_9"})
+    wrong = await tenant.client.post("/v1/tenants", json=sign_up | {"slug": "other", "customer": "cus 9"})
+
+    assert (taken.status_code, wrong.status_code) == (202, 422)
+    (requested,) = await log.facts("tenant.tenant_requested")
+    assert requested.event.customer == "cus_9"
+
+
 async def test_nothing_can_be_requested_before_the_offerings_are_known(start, sign_up) -> None:
     tenant = await start(service())
 
