@@ -84,6 +84,9 @@ class StripeChanges:
                     regular = await self._preview(found, {"items": [item], "proration_behavior": "none"})
                     if wanted.at_period_end:
                         return nothing.model_copy(update={"next_amount": _total(regular), "effective_at": ends})
+                    if found.says("status") == "trialing":
+                        # Nothing is invoiced before the trial ends: what would be shown is the invoice after it.
+                        return nothing.model_copy(update={"next_amount": _total(regular)})
                     invoice = await self._preview(
                         found,
                         {
