@@ -182,6 +182,46 @@ def test_ended_subscriptions_are_listed_only_when_asked_for(fake, status, expect
     assert [found.status for found in fake.stripe.subscriptions.list(asked).data] == expected
 
 
+def test_all_subscriptions_are_walked_with_their_latest_invoices(fake):
+    price = fake.price()
+    made = [fake.subscribe(items=[{"price": price.id}]).id for _ in range(5)]
+    fake.stripe.subscriptions.cancel(made[2])
+    asked = {"status": "all", "limit": 2, "expand": ["data.latest_invoice"]}
+    first = fake.stripe.subscriptions.list(asked)
+    second = fake.stripe.subscriptions.list({**asked, "starting_after": first.data[-1].id})
+
+    assert [held.id for held in [*first.data, *second.data]] == made[:0:-1]
+    walked = list(first.auto_paging_iter())
+    assert [held.id for held in walked] == made[::-1]
+    assert {held.latest_invoice.status for held in walked} == {"paid"}
+
+
+def test_more_than_ten_items_and_lines_are_shown_at_their_own_address(hooked, receiver):
+    items = [{"price": hooked.price(100 + number).id} for number in range(12)]
+    subscription = hooked.subscribe(items=items, expand=["latest_invoice"])
+    hooked.control.wait_delivered()
+
+    for shown in (subscription["items"], subscription.latest_invoice.lines):
+        assert (len(shown.data), shown.has_more) == (10, True)
+    assert len(list(subscription["items"].auto_paging_iter())) == 12
+    assert len(list(hooked.stripe.invoices.line_items.list(subscription.latest_invoice.id, {"limit": 100}))) == 12
+    sent = next(event for event in receiver.taken if event["type"] == "customer.subscription.created")
+    assert len(sent["data"]["object"]["items"]["data"]) == 10
+    preview = hooked.stripe.invoices.create_preview({"subscription": subscription.id})
+    assert len(preview.lines.data) == 12
+
+
+def test_what_is_changed_while_paused_costs_nothing_until_it_is_resumed(fake):
+    subscription = fake.subscribe()
+    fake.stripe.subscriptions.pause(subscription.id, {"bill_for": {"unused_time_from": {"type": "none"}}})
+    change = {"items": [{"id": subscription["items"].data[0].id, "quantity": 4}]}
+    fake.stripe.subscriptions.update(subscription.id, change)
+
+    assert fake.stripe.invoice_items.list().data == []
+    resumed = fake.stripe.subscriptions.resume(subscription.id, {"expand": ["latest_invoice"]})
+    assert resumed.latest_invoice.total == 8000
+
+
 def test_saying_the_same_again_is_no_event(fake):
     subscription = fake.subscribe(metadata={"a": "1"})
     told = fake.newest_event()

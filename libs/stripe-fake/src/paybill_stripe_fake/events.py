@@ -7,7 +7,7 @@ from paybill_stripe_fake import API_VERSION, deliveries
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.errors import InvalidRequestError, ResourceMissingError
 from paybill_stripe_fake.forms import Params
-from paybill_stripe_fake.lists import page
+from paybill_stripe_fake.lists import page, shortened
 from paybill_stripe_fake.store import Resource
 from paybill_stripe_fake.thin_events import KEPT_S
 
@@ -54,7 +54,7 @@ def change(account: Account, resource: Resource, changes: Resource, event: str |
 
 def rendered(account: Account, event: Resource) -> Resource:
     """The event as the API shows it now."""
-    return {**event, "pending_webhooks": deliveries.undelivered(account, event["id"])}
+    return {**event, "data": shortened(event["data"]), "pending_webhooks": deliveries.undelivered(account, event["id"])}
 
 
 def retrieve(account: Account, _params: Params, event_id: str) -> Resource:

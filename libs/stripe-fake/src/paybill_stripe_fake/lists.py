@@ -1,6 +1,7 @@
 """Stripe's lists: the newest first, walked by the ids of their elements."""
 
 from collections.abc import Callable
+from typing import Any
 
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import InvalidRequestError
@@ -14,6 +15,24 @@ _MAX_LIMIT = 100
 def list_object(data: list[Resource], url: str, *, has_more: bool = False) -> Resource:
     """A list as Stripe wraps it."""
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
+
+
+def shortened(value: Any) -> Any:
+    """The same with every list inside an object cut to its first ten; the list's own address has the rest."""
+    if isinstance(value, list):
+        return [shortened(element) for element in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _first_ten(inner) if _is_list(inner) else shortened(inner) for key, inner in value.items()}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("object") == "list"
+
+
+def _first_ten(held: Resource) -> Resource:
+    more = len(held["data"]) > _DEFAULT_LIMIT
+    return {**held, "data": shortened(held["data"][:_DEFAULT_LIMIT]), "has_more": held["has_more"] or more}
 
 
 def page(account: Account, params: Params, kind: str, wanted: Callable[[Resource], bool], url: str) -> Resource:

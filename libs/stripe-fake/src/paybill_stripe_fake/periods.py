@@ -60,7 +60,7 @@ def finish(
     prorate: what was paid for the rest of the period is credited.
     invoice_now: what waits is billed on a last invoice; else its prorations are forgotten.
     """
-    if prorate and subscription["status"] != "trialing":
+    if prorate and subscription["status"] not in {"trialing", "paused"}:
         prorations.charge(account, subscription, [], account.now())
     if invoice_now:
         subscription = bill_now(account, subscription, "subscription_cycle", used=True)

@@ -59,6 +59,7 @@ from paybill_stripe_fake.errors import (
 )
 from paybill_stripe_fake.expand import MAX_PATHS, expanded
 from paybill_stripe_fake.forms import Params, Value
+from paybill_stripe_fake.lists import shortened
 from paybill_stripe_fake.sender import Sender
 from paybill_stripe_fake.store import Resource
 
@@ -250,7 +251,9 @@ class _Server:
         paths = params.texts("expand", most=MAX_PATHS) or []
         body = handler(self._account, params, *arguments)
         params.finish()
-        return expanded(self._account, body, paths)
+        body = expanded(self._account, body, paths)
+        # A preview is at no address where the rest of its lines could be.
+        return body if handler is previews.create_preview else shortened(body)
 
 
 def _stop_if_failed(task: asyncio.Task[None]) -> None:

@@ -75,10 +75,10 @@ def change_items(
 
     restart: a new period begins now even if the items keep their rhythm.
     """
-    held, trialing = subscription["items"]["data"], subscription["status"] == "trialing"
+    held, unbilled = subscription["items"]["data"], subscription["status"] in {"trialing", "paused"}
     restart = restart or (after is not None and rhythm(after[0]["price"]) != rhythm(held[0]["price"]))
-    restart = restart and not trialing
-    if prorating.behaviour != "none" and not trialing and (restart or after is not None):
+    restart = restart and not unbilled
+    if prorating.behaviour != "none" and not unbilled and (restart or after is not None):
         prorations.charge(account, subscription, [] if restart else after or [], prorating.at)
     items = {} if after is None else {"items": {**subscription["items"], "data": after}}
     subscription = change(account, subscription, {**(changes or {}), **items})
