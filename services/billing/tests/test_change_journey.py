@@ -180,6 +180,8 @@ REFUSALS = [
     ({"kind": "reactivate"}, 409, "nothing_to_reactivate"),
     ({"kind": "pause", "when": "period_end"}, 422, "only_now"),
     ({"kind": "upgrade"}, 422, "invalid_request"),
+    ({"kind": "cancel", "plan": "business"}, 422, "invalid_request"),
+    ({"kind": "plan", "version": 1}, 422, "invalid_request"),
     ({"kind": "plan", "plan": "business", "colour": "red"}, 422, "invalid_request"),
 ]
 

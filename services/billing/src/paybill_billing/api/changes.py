@@ -21,7 +21,7 @@ from paybill_runtime.auth import Role
 from paybill_runtime.http import Caller, Edge, caller
 from paybill_runtime.state import StateRow
 from paybill_runtime.unit import Moment, Unit
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Label, cast
 from sqlalchemy import Text as SqlText
 from sqlmodel import col, select
@@ -61,6 +61,16 @@ class ChangeBody(BaseModel):
     when: When = When.NOW
     reason: Annotated[Text, Field(description="Kept in the log for ever: no personal data.")]
     confirm: Annotated[bool, Field(description="Make it as soon as it is quoted, without asking again.")] = False
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        """Nothing of what was asked for is left undone in silence."""
+        given = {self.plan, self.version, self.interval, self.quantity} != {None}
+        if given and self.kind is not ChangeKind.PLAN:
+            raise ValueError(f"plan, version, interval and quantity are for the kind `plan`, and not for {self.kind}")
+        if self.version is not None and self.plan is None:
+            raise ValueError("a version needs its plan")
+        return self
 
 
 class ConfirmBody(BaseModel):

@@ -15,6 +15,7 @@ from urllib.parse import quote as quoted
 
 import stripe
 from paybill_contracts.changes import ChangeKind, Proration, ProrationLine
+from paybill_contracts.event import digest
 from paybill_contracts.money import Money
 from paybill_contracts.values import Text
 from pydantic import TypeAdapter
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
     from stripe.params import (
         InvoiceCreatePreviewParamsSubscriptionDetails,
         InvoiceCreatePreviewParamsSubscriptionDetailsItem,
+        SubscriptionScheduleUpdateParams,
         SubscriptionScheduleUpdateParamsPhase,
         SubscriptionScheduleUpdateParamsPhaseItem,
         SubscriptionUpdateParams,
@@ -232,11 +234,13 @@ class StripeChanges:
         }
         for phase in (current, after):
             _keep(found, phase)
-        await schedules.update_async(
-            known,
-            {"end_behavior": "release", "proration_behavior": "none", "phases": [current, after]},
-            {"idempotency_key": f"{key}/phases"},
-        )
+        phases: SubscriptionScheduleUpdateParams = {
+            "end_behavior": "release",
+            "proration_behavior": "none",
+            "phases": [current, after],
+        }
+        # Another attempt may find another period or other seats, and Stripe takes a key for one set of parameters.
+        await schedules.update_async(known, phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
 
     async def _release(self, found: _Found, key: str) -> None:
         """What waits for the end of the period does not happen."""

@@ -4,7 +4,6 @@ import asyncio
 import logging
 
 from paybill_contracts.envelope import Origin
-from paybill_runtime.clock import woken
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
 from paybill_runtime.http import Edge
 from paybill_runtime.leases import Leases
@@ -21,6 +20,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 32
 """How many change at the same time: a pause takes effect, and a person's change waits, for so many at most."""
 POLL_S = 0.25
+IDLE_S = 1.0
 
 PINS = (
     "state->'subscription'->'plan'->>'plan' = :plan AND state->'subscription'->'plan'->>'version' = :version "
@@ -49,20 +49,26 @@ class Mover:
 
     async def run(self) -> None:
         """Go on, for ever. What a move has done is in the tables, so that any process goes on where another ended."""
-        rest = asyncio.Event()
         while True:
+            going = []
             try:
                 if held := self._leases.some([LEASE]):
-                    for row in await self._edge.rows(_RUNNING):
-                        move = MOVES.load(row.state)
-                        if move.status is Status.RUNNING:
-                            await self._step(move, held)
+                    found = [MOVES.load(row.state) for row in await self._edge.rows(_RUNNING)]
+                    going = [move for move in found if move.status is Status.RUNNING]
+                    for move in going:
+                        await self._one(move, held)
             except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
                 log.warning("moves wait: %s", error)
-            except Exception:
-                log.exception("a move cannot go on; it is tried again")
-                await asyncio.sleep(POLL_S)
-            await woken(rest, POLL_S)
+            await asyncio.sleep(POLL_S if going else IDLE_S)
+
+    async def _one(self, move: Move, held: dict[str, int]) -> None:
+        """Whatever is wrong with one move concerns no other."""
+        try:
+            await self._step(move, held)
+        except (DatabaseUnavailableError, LeaseLostError, OverloadedError):
+            raise
+        except Exception:
+            log.exception("the move %s cannot go on; it is tried again", move.id)
 
     async def _step(self, move: Move, held: dict[str, int]) -> None:
         """Ask the next batch, unless the one before is still being changed; finish when nobody is left."""
