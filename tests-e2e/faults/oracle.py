@@ -5,6 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from faults.books import Books, Row, Said
 
+SILENT = {"cancel", "destroy_replaced"}
+"""Effects after which nothing is said: the provider's own messages follow, or there may have been nothing to do."""
+
 
 def always(log: Sequence[Said], upto: int, books: Books) -> list[str]:
     """What is wrong although nothing may ever be so.
@@ -116,7 +119,7 @@ def _at_rest(log: Sequence[Said], books: Books) -> Iterator[str]:
     for effect in books.effects:
         if effect.state != "done":
             yield f"the effect {effect.work} of {effect.id} is {effect.state}"
-        elif effect.id not in caused:
+        elif effect.id not in caused and effect.work not in SILENT:
             yield f"the effect {effect.work} of {effect.id} has no outcome"
     if books.parked:
         yield f"{books.parked} facts are parked"
