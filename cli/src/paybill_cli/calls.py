@@ -38,6 +38,7 @@ _NEXT = {
     "not_ready": "wait a moment, then the same command again",
     "offerings_not_published": "wait a moment, then the same command again",
     "no_contract": "paybill manual offer TENANT",
+    "not_waiting": "paybill webhook waiting",
     "nothing_offered": "paybill manual offer TENANT",
     "nothing_to_reactivate": "paybill subscription show SUBSCRIPTION",
     "move_runs": "paybill plans moves",

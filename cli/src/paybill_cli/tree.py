@@ -40,8 +40,15 @@ TREE = Branch(
             },
         ),
         "provider": Branch(
-            "Compare billing providers with what is known here.",
+            "Billing providers: which there are, compare one with what is known here, take its customers over.",
             {
+                "list": Leaf(
+                    "paybill_cli.providers:list_all",
+                    "List the billing providers of this installation, and what each can do.",
+                ),
+                "backfill": Leaf(
+                    "paybill_cli.backfill:backfill", "Make tenants of customers that a provider has already."
+                ),
                 "reconcile": Leaf(
                     "paybill_cli.providers:reconcile",
                     "Compare all subscriptions at a provider with ours, and repair what differs.",
@@ -197,6 +204,16 @@ TREE = Branch(
                     "paybill_cli.entitlements:grant", "Give a tenant more of a feature, for ever or for a time."
                 ),
                 "withdraw": Leaf("paybill_cli.entitlements:withdraw", "End an override or a grant now."),
+            },
+        ),
+        "webhook": Branch(
+            "See what billing providers sent, and what waits.",
+            {
+                "waiting": Leaf(
+                    "paybill_cli.webhooks:waiting", "List what is still to be looked at there, the longest tried first."
+                ),
+                "retry": Leaf("paybill_cli.webhooks:retry", "Have an object that waits looked at now."),
+                "list": Leaf("paybill_cli.webhooks:list_all", "List messages of the last 30 days, the last first."),
             },
         ),
         "events": Branch(

@@ -104,21 +104,24 @@ async def test_the_journey_of_a_payer_is_the_same_with_thin_events(world, payloa
     assert await counted(world, *expected) == dict.fromkeys(expected, 1)
 
 
-async def test_an_alert_about_an_event_that_was_never_made_has_its_object_looked_at(world, outside, signed):
-    subscription = await world.subscribed(TENANT)
+async def test_an_alert_about_an_event_that_was_never_made_has_its_object_looked_at(world):
+    subscription, control = await world.subscribed(TENANT), world.fake.control
     await world.quiet()
-    await asyncio.to_thread(
-        lambda: world.fake.control.faults(lose=["customer.subscription.deleted", "invoice.created"])
-    )
+    await asyncio.to_thread(control.set_payload, "both")
+    await asyncio.to_thread(lambda: control.faults(lose=["customer.subscription.deleted"]))
     await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
-    alert = thin("v2.core.health.event_generation_failure.resolved", "x", "y")
-    lost = {"event_type": "customer.subscription.deleted"}
-    lost["related_object"] = {"id": subscription["provider_subscription"], "type": "subscription", "url": "/"}
-    body = json.dumps({**alert, "related_object": None, "data": {"impact": lost}}).encode()
 
-    await outside.post("/webhooks/stripe", content=body, headers=signed(body))
+    await asyncio.to_thread(control.alert_lost, "customer.subscription.deleted", subscription["provider_subscription"])
 
     await world.standing(TENANT, "ended")
+
+
+def test_an_alert_that_says_all_leads_at_once_to_what_it_names(signed):
+    alert = thin("v2.core.health.event_generation_failure.resolved", "x", "y")
+    lost = {"event_type": "x", "related_object": {"id": "sub_1", "type": "subscription", "url": "/"}}
+
+    assert received({**alert, "data": {"impact": lost}}, signed).target == "sub_1"
+    assert received({**alert, "related_object": None}, signed).target == "event/evt_test_1"
 
 
 async def test_an_alert_that_names_nothing_is_asked_for_and_does_not_stay(world, outside, signed):

@@ -1,0 +1,70 @@
+"""`paybill webhook` against the real services: what was sent, what waits, and look again."""
+
+import json
+import uuid
+
+import httpx
+import pytest
+import stripe
+from paybill_cli.exit_codes import ExitCode
+
+
+@pytest.fixture
+def sent(real_stack):
+    """Sends billing a message, signed as the provider signs; about a subscription of nobody unless told otherwise."""
+    secret = (real_stack.data_dir / "credentials" / "stripe-webhook-secrets").read_text().split()[0]
+
+    def send(**more):
+        number = uuid.uuid4().hex[:12]
+        item = {"id": f"sub_{number}", "object": "subscription", "customer": "cus_none"}
+        type_ = "customer.subscription.updated"
+        event = {"id": f"evt_{number}", "type": type_, "created": 1, "data": {"object": item}, **more}
+        body = json.dumps(event)
+        headers = {"stripe-signature": stripe.WebhookSignature.generate_signature_header(body, secret)}
+        url = f"{real_stack.url('billing')}/webhooks/stripe"
+        assert httpx.post(url, content=body, headers=headers, trust_env=False).status_code == 200
+        return event["id"], item["id"]
+
+    return send
+
+
+def test_what_waits_is_listed_with_its_reason_and_looked_at_again(on_stack, sent) -> None:
+    _, object_ = sent()
+
+    listed = on_stack("webhook", "waiting", "--json").data
+    dry = on_stack("webhook", "retry", object_, "--dry-run")
+    done = on_stack("webhook", "retry", object_, "--json")
+
+    assert object_ in {row["object"] for row in listed}
+    assert "nothing was sent" in dry.err
+    assert (done.code, done.data["object"], done.data["tries"]) == (ExitCode.OK, object_, 0)
+
+
+def test_messages_are_listed_by_what_they_are_about_and_what_became_of_them(on_stack, sent) -> None:
+    first, object_ = sent()
+    strange, _ = sent(livemode=True)
+
+    about = on_stack("webhook", "list", "--object", object_, "--json").data
+    quarantined = on_stack("webhook", "list", "--state", "quarantined")
+    limited = on_stack("webhook", "list", "--limit", 1)
+
+    assert [(row["id"], row["state"]) for row in about] == [(first, "waiting")]
+    assert [row[2] for row in quarantined.rows] == [strange]
+    assert "it is of live mode" in quarantined.out
+    assert [row[2] for row in limited.rows] == [strange]
+    assert "there are more than 1" in limited.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (["sub_unknown"], "not_waiting", ExitCode.NOT_FOUND),
+        (["sub_unknown", "--dry-run"], "not_waiting", ExitCode.NOT_FOUND),
+        (["../../tenants"], "usage", ExitCode.USAGE),
+        (["sub_1", "--provider", "../x"], "usage", ExitCode.USAGE),
+    ],
+)
+def test_only_what_waits_can_be_looked_at_again(on_stack, arguments, code, exit_code) -> None:
+    done = on_stack("webhook", "retry", *arguments, "--json")
+
+    assert (done.code, done.error["code"]) == (exit_code, code)
