@@ -21,6 +21,7 @@ CHANGES = {
     ("tenant", "suspend"),
     ("tenant", "resume"),
     ("tenant", "offboard"),
+    ("provider", "backfill"),
     ("plans", "publish"),
     ("plans", "move"),
     ("plans", "pause-move"),

@@ -1,4 +1,4 @@
-"""`paybill provider`: compare what a billing provider holds with what we know, and see where they differed."""
+"""`paybill provider`: which billing providers there are; compare what one holds with what we know."""
 
 import time
 import uuid
@@ -13,6 +13,7 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
 
+COLUMNS = ("name", "default", "capabilities")
 RUN_COLUMNS = ("id", "provider", "status", "repair", "looked", "drifted", "started_at")
 DRIFT_COLUMNS = ("provider_object", "tenant_id", "kind", "repaired", "differs")
 
@@ -25,6 +26,17 @@ Again = Annotated[
     str | None,
     typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
 ]
+
+
+def list_all(out: Output, stack: Stack) -> None:
+    """List the billing providers of this installation, and what each can do.
+
+    Example: paybill provider list
+    """
+    with Service(stack, "billing") as billing:
+        found = billing.get("/v1/providers")
+    words = [one | {"capabilities": ", ".join(one["capabilities"]) or None} for one in found]
+    out.rows("provider.list", found if out.json else words, COLUMNS)
 
 
 def reconcile(
@@ -43,8 +55,8 @@ def reconcile(
     Example: paybill provider reconcile stripe --dry-run
     """
     with Service(stack, "billing") as billing:
-        path = f"/v1/providers/{_name(provider)}/reconciliations"
-        run = billing.post(path, {"repair": not dry_run}, key=idempotency_key or str(uuid.uuid4()))
+        key = idempotency_key or str(uuid.uuid4())
+        run = billing.post(f"{path_of(provider)}/reconciliations", {"repair": not dry_run}, key=key)
         if not detach:
             run = _followed(out, billing, run, timeout)
             _show_drifts(out, billing, run["id"])
@@ -91,6 +103,14 @@ def drifts(
 
 
 def _show_drifts(out: Output, billing: Service, run: str | None, tenant: str | None = None) -> None:
+    found = drifts_of(billing, run, tenant)
+    out.rows(
+        "drift.list", found if out.json else [drift | {"differs": _differs(drift)} for drift in found], DRIFT_COLUMNS
+    )
+
+
+def drifts_of(billing: Service, run: str | None, tenant: str | None = None) -> list[dict[str, Any]]:
+    """All that a reconciliation found, or all of a tenant."""
     found: list[dict[str, Any]] = []
     after: str | None = None
     while True:
@@ -98,10 +118,25 @@ def _show_drifts(out: Output, billing: Service, run: str | None, tenant: str | N
         found += page["drifts"]
         after = page["next"]
         if after is None:
-            break
-    out.rows(
-        "drift.list", found if out.json else [drift | {"differs": _differs(drift)} for drift in found], DRIFT_COLUMNS
-    )
+            return found
+
+
+def compared(out: Output, billing: Service, provider: str, *, repair: bool, timeout_s: float) -> dict[str, Any]:
+    """A reconciliation from its start to its end; one that runs already ends first."""
+    deadline, key = time.monotonic() + timeout_s, str(uuid.uuid4())
+    while True:
+        left_s = max(deadline - time.monotonic(), 0.0)
+        try:
+            run = billing.post(f"{path_of(provider)}/reconciliations", {"repair": repair}, key=key)
+        except CliError as error:
+            if error.code != "reconciliation_runs":
+                raise
+            runs = billing.get("/v1/reconciliations", {"limit": _PAGE})
+            for other in runs:
+                if (other["provider"], other["status"]) == (provider, "running"):
+                    _followed(out, billing, other, left_s)
+        else:
+            return _followed(out, billing, run, left_s)
 
 
 def _differs(drift: Mapping[str, Any]) -> str:
@@ -126,6 +161,11 @@ def _followed(out: Output, billing: Service, run: Mapping[str, Any], timeout_s: 
             current = billing.get(f"/v1/reconciliations/{run['id']}")
             progress.now(f"compared {current['looked']} subscriptions, {current['drifted']} differ")
     return current
+
+
+def path_of(provider: str) -> str:
+    """Where the provider is."""
+    return f"/v1/providers/{_name(provider)}"
 
 
 def _name(text: str) -> str:

@@ -44,6 +44,10 @@ def create(
     payment: Annotated[
         str | None, typer.Option("--payment", help="Where it pays: a provider, such as manual (by invoice).")
     ] = None,
+    customer: Annotated[
+        str | None,
+        typer.Option("--customer", help="The customer that it is there already, such as cus_Q1; it pays nothing anew."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the tenant until it is active.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait, then exit 8.")] = 120,
     idempotency_key: Again = None,
@@ -57,6 +61,7 @@ def create(
     """
     body = {"slug": slug, "name": name or slug, "plan": plan, "region": region, "contact_email": email}
     body |= {"payment": payment} if payment is not None else {}
+    body |= {"customer": customer} if customer is not None else {}
     if dry_run:
         _show_request(out, "/v1/tenants", body | {"contact_email": "(sealed)"})
         return
@@ -236,7 +241,7 @@ def _checkout(out: Output, stack: Stack, tenant_id: str, wait_s: float) -> str |
     deadline = time.monotonic() + wait_s
     try:
         with Service(stack, "billing") as billing:
-            while (account := _account(billing, tenant_id)) is None or not account["checkout_url"]:
+            while (account := _account(billing, tenant_id)) is None or account["status"] != "open":
                 if account is not None and account["failure"]:
                     out.say(f"billing could not open the account: {account['failure']}")
                     return None
@@ -246,7 +251,8 @@ def _checkout(out: Output, stack: Stack, tenant_id: str, wait_s: float) -> str |
     except CliError as error:
         out.say(f"where to pay is not known yet: {error.what}")
         return None
-    return str(account["checkout_url"])
+    checkout: str | None = account["checkout_url"]
+    return checkout
 
 
 def _account(billing: Service, tenant_id: str) -> dict[str, Any] | None:
