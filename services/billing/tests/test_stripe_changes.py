@@ -54,6 +54,11 @@ class Bought:
     def invoices(self):
         return self.fake.stripe.invoices.list({"subscription": self.id}).data
 
+    def changing_calls(self):
+        """How often anything was asked for that changes something, since they were forgotten."""
+        calls = self.fake.control.calls()["endpoints"]
+        return sum(one["total"] for one in calls if one["method"] != "GET" and "preview" not in one["path"])
+
     async def quote(self, wanted):
         return await self.provider.quote(self.id, wanted, self.now())
 
@@ -100,11 +105,14 @@ async def test_a_cheaper_plan_credits_and_collects_nothing_now(bought):
 
 
 async def test_a_quote_changes_nothing(bought):
+    await bought.quote(to(TWO))
     before = bought.shown().to_dict()
+    bought.fake.control.forget_calls()
 
     for wanted in (to(TWO), to(TWO, later=True), to(None, quantity=9), *(does(kind) for kind in ChangeKind)):
         await bought.quote(wanted)
 
+    assert bought.changing_calls() == 0
     assert bought.shown().to_dict() == before
     assert len(bought.invoices()) == 1
 
@@ -119,12 +127,38 @@ async def test_another_interval_begins_a_new_period_at_once_as_quoted(bought):
     assert bought.item().current_period_end - bought.item().current_period_start >= 365 * 86_400
 
 
-@pytest.mark.parametrize("key", ["the same key", "a key that was forgotten"])
-async def test_a_change_that_was_made_is_not_made_again(bought, key):
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        to(TWO),
+        to(None, quantity=4),
+        does(ChangeKind.CANCEL, later=True),
+        does(ChangeKind.CANCEL),
+        does(ChangeKind.REACTIVATE),
+        does(ChangeKind.PAUSE),
+        does(ChangeKind.RESUME),
+    ],
+    ids=lambda wanted: f"{wanted.kind} {wanted.at_period_end}",
+)
+async def test_what_is_so_already_is_not_asked_for_again(bought, wanted):
     at = bought.now()
-    await bought.change(to(TWO), at=at, key="the same key")
+    if wanted.kind is ChangeKind.RESUME:
+        await bought.change(does(ChangeKind.PAUSE), key="before")
+    if wanted.kind is ChangeKind.REACTIVATE:
+        await bought.change(does(ChangeKind.CANCEL, later=True), key="before")
+    await bought.change(wanted, at=at, key="first")
+    bought.fake.control.forget_calls()
 
-    await bought.change(to(TWO), at=at, key=key)
+    await bought.change(wanted, at=at, key="a key of another day")
+
+    assert bought.changing_calls() == 0
+
+
+async def test_a_key_that_is_known_there_changes_nothing_more(bought):
+    at = bought.now()
+    await bought.change(to(TWO), at=at)
+
+    await bought.change(to(TWO), at=at)
 
     assert len(bought.invoices()) == 2
 
