@@ -40,7 +40,7 @@ TREE = Branch(
             },
         ),
         "provider": Branch(
-            "Billing providers: which there are, compare one with what is known here, take its customers over.",
+            "List, compare and backfill billing providers.",
             {
                 "list": Leaf(
                     "paybill_cli.providers:list_all",
