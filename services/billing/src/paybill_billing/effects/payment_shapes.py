@@ -10,7 +10,7 @@ from typing import Any
 from paybill_contracts.payments import DisputeOutcome
 
 from paybill_billing.domain.payments import Dispute, Refund
-from paybill_billing.effects.shapes import Json, id_of, money_of, text_of, time_of
+from paybill_billing.effects.shapes import Json, id_of, money_of, text_of, time_of, word_of
 
 LEADING = {
     "checkout.session": "/v1/checkout/sessions",
@@ -33,7 +33,7 @@ _OUTCOMES = {
 
 def refund(shown: Json) -> Refund | None:
     """A refund; None when nothing went back. Raises ShapeError."""
-    if shown.get("status") in _UNDONE:
+    if word_of(shown, "status") in _UNDONE:
         return None
     return Refund(
         id=text_of(shown, "id"),
@@ -46,13 +46,12 @@ def dispute(shown: Json) -> Dispute:
     """A dispute, as it stands. Raises ShapeError."""
     details = shown.get("evidence_details")
     due = details.get("due_by") if isinstance(details, Mapping) else shown.get("evidence_due_by")
-    status = shown.get("status")
     return Dispute(
         id=text_of(shown, "id"),
         amount=money_of(shown.get("amount"), shown.get("currency"), shown),
         reason=_reason(shown),
         respond_by=time_of(due),
-        outcome=_OUTCOMES.get(status) if isinstance(status, str) else None,
+        outcome=_OUTCOMES.get(word_of(shown, "status") or ""),
     )
 
 
@@ -103,5 +102,5 @@ def first_invoice(page: Any) -> Json | None:
 
 
 def _reason(shown: Json) -> str | None:
-    reason = shown.get("reason")
-    return reason if isinstance(reason, str) and reason.isidentifier() else None
+    reason = word_of(shown, "reason")
+    return reason if reason is not None and reason.isidentifier() and reason.isascii() else None

@@ -167,7 +167,7 @@ def _paid_until(
         return None
     settled = status not in _FAILING
     if invoice is not None:
-        settled = invoice.get("paid") is True or invoice.get("status") in {"paid", "void"}
+        settled = invoice.get("paid") is True or word_of(invoice, "status") in {"paid", "void"}
     if settled or (invoice is not None and not _opens_a_period(invoice, period_start)):
         return period_end
     trial_end = time_of(subscription.get("trial_end"))
@@ -179,7 +179,7 @@ def _paid_until(
 
 def _opens_a_period(invoice: Json, period_start: datetime | None) -> bool:
     """Whether it is for the whole period, and not for something within one that was paid before."""
-    if invoice.get("billing_reason") in _OF_A_PERIOD or period_start is None:
+    if word_of(invoice, "billing_reason") in _OF_A_PERIOD or period_start is None:
         return True
     made = time_of(invoice.get("created") or invoice.get("date"))
     return made is None or (made - period_start).total_seconds() <= _SAME_MOMENT_S
@@ -187,7 +187,7 @@ def _opens_a_period(invoice: Json, period_start: datetime | None) -> bool:
 
 def _failed_at(invoice: Json | None) -> datetime | None:
     """When an open invoice was first tried in vain, which is as soon as it was final, or became overdue."""
-    if invoice is None or invoice.get("status") not in {"open", "uncollectible"}:
+    if invoice is None or word_of(invoice, "status") not in {"open", "uncollectible"}:
         return None
     if invoice.get("collection_method", invoice.get("billing")) == "send_invoice":
         return time_of(invoice.get("due_date"))
@@ -271,6 +271,12 @@ def id_of(reference: object) -> str | None:
 def _metadata(holder: Json) -> dict[str, str]:
     found = holder.get("metadata")
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, Mapping) else {}
+
+
+def word_of(holder: Json, name: str) -> str | None:
+    """A text that `holder` may have."""
+    value = holder.get(name)
+    return value if isinstance(value, str) else None
 
 
 def text_of(holder: Json, name: str) -> str:
