@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from billing_world import eventually
 from paybill_billing.app import service
+from paybill_billing.settings import Settings
 from paybill_runtime.auth import Role, make_key
 
 
@@ -143,3 +144,21 @@ async def test_who_may_only_look_can_have_nothing_tried_again(world):
     answer = await world.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry", headers=headers)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_scope")
+
+
+@pytest.mark.parametrize(
+    ("key", "set_to", "live"),
+    [
+        ("sk_live_1", None, True),
+        ("rk_live_1", None, True),
+        ("sk_test_1", None, False),
+        ("whatever", None, None),
+        ("sk_live_1", False, False),
+    ],
+)
+def test_the_mode_is_what_is_set_or_else_what_the_key_says(tmp_path, key, set_to, live):
+    file = tmp_path / "key"
+    file.write_text(key)
+    settings = Settings.model_construct(stripe_api_key_file=file, stripe_livemode=set_to)
+
+    assert settings.stripe_is_live() is live
