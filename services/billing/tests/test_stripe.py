@@ -96,8 +96,9 @@ async def test_a_subscription_is_seen_as_it_is(client, fake):
     seen = await client.look(session["subscription"])
 
     assert (seen.status, seen.customer, seen.tenant) == ("active", opened.customer, ORDER.tenant_id)
-    assert (seen.amount, seen.price.plan, seen.price.version) == (Money(minor=2000, currency="EUR"), "pro", 1)
-    assert seen.period_start < seen.period_end
+    (item,) = seen.items
+    assert (item.amount, item.price.plan, item.price.version) == (Money(minor=2000, currency="EUR"), "pro", 1)
+    assert seen.period_start < seen.period_end == seen.paid_until
 
 
 async def test_a_subscription_that_is_not_there_is_none(client):
