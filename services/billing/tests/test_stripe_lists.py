@@ -9,6 +9,7 @@ import httpx
 import pytest
 from billing_samples import plan
 from paybill_billing.effects import Lists, Meters, Order, Portal, ProviderRefusedError, Reading, Redelivers
+from paybill_billing.effects import stripe as at_stripe
 from paybill_billing.effects.stripe import Stripe
 
 EMAIL = "ada@acme.example"
@@ -39,7 +40,7 @@ def test_stripe_can_do_all_that_only_some_can():
 
 
 async def test_subscriptions_are_listed_over_all_pages_with_those_that_ended(provider, fake, monkeypatch):
-    monkeypatch.setattr("paybill_billing.effects.stripe.PAGE", 2)
+    monkeypatch.setattr(at_stripe, "PAGE", 2)
     bought = [(await buy(provider, fake, number))[1] for number in range(5)]
     fake.stripe.subscriptions.cancel(bought[0])
 
@@ -72,7 +73,7 @@ async def test_what_nobody_took_is_listed_with_its_body_and_what_was_taken_is_no
 
 
 async def test_undelivered_messages_come_page_by_page_the_oldest_last(provider, fake, monkeypatch):
-    monkeypatch.setattr("paybill_billing.effects.stripe.PAGE", 3)
+    monkeypatch.setattr(at_stripe, "PAGE", 3)
     began = now(fake)
     await buy(provider, fake, 1)
 
