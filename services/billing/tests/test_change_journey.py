@@ -149,9 +149,11 @@ async def test_another_quote_than_the_one_that_was_seen_is_not_confirmed(world, 
     quoted = await at(world, change, "quoted")
     path = f"/v1/changes/{change['id']}/confirm"
 
+    ((due,),) = await world.sql("SELECT due FROM changes")
     wrong = await world.served.client.post(path, json={"quote_hash": "0" * 64})
     right = [await world.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]}) for _ in range(2)]
 
+    assert due == quoted["quote"]["valid_until"].rstrip("Z"), "the timer looks here"
     assert (wrong.status_code, wrong.json()["code"]) == (409, "quote_changed")
     assert [answer.status_code for answer in right] == [202, 202]
 
