@@ -36,7 +36,10 @@ REST_S = 300.0
 # What is due, with all that is needed to look at it: what was said about it, by whose customer, whose that is, and what
 # we know already, so that what is decided meanwhile is noticed.
 _DUE = text(
-    "SELECT t.target, t.seq, t.tries, w.ids, w.types, w.traceparent, w.customers, coalesce(s.revision, 0) AS revision, "
+    "SELECT t.target, t.seq, t.tries, w.ids, w.types, w.traceparent, w.customers, "
+    "coalesce((SELECT revision FROM subscriptions "
+    "WHERE id = 'sub_' || left(encode(sha256(convert_to(t.provider || '/' || t.target, 'UTF8')), 'hex'), 32)), 0) "
+    "AS revision, "
     "ARRAY(SELECT ARRAY[a.customer, a.id] FROM accounts AS a WHERE a.customer = ANY(w.customers)) AS owners "
     "FROM webhook_targets AS t CROSS JOIN LATERAL ("
     "SELECT array_agg(event_id ORDER BY created, event_id) AS ids, "
@@ -44,8 +47,6 @@ _DUE = text(
     "(array_agg(traceparent ORDER BY created, event_id))[1] AS traceparent, "
     "array_agg(DISTINCT provider || '/' || customer) FILTER (WHERE customer IS NOT NULL) AS customers "
     "FROM webhooks WHERE provider = t.provider AND target = t.target AND done_at IS NULL) AS w "
-    "LEFT JOIN subscriptions AS s "
-    "ON s.id = 'sub_' || left(encode(sha256(convert_to(t.provider || '/' || t.target, 'UTF8')), 'hex'), 32) "
     "WHERE t.provider = :provider AND t.due <= :now AND NOT t.target = ANY(:busy) ORDER BY t.due LIMIT :room"
 )
 _WELCOME = text(
