@@ -31,15 +31,17 @@ class PacedClient(stripe.HTTPXClient):
     def __init__(self, per_s: float) -> None:
         super().__init__(timeout=TIMEOUT_S)
         self._gap_s = SLACK / per_s
+        self._turn = asyncio.Lock()
         self._next = 0.0
 
     @override
     async def request_async(
         self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
-        turn = max(self._next, time.monotonic())
-        self._next = turn + self._gap_s
-        await asyncio.sleep(turn - time.monotonic())
+        async with self._turn:
+            # From when the last one really went: after a pause of this process they would all go at once.
+            await asyncio.sleep(self._next - time.monotonic())
+            self._next = time.monotonic() + self._gap_s
         return await super().request_async(method, url, headers, post_data)
 
 
