@@ -23,6 +23,7 @@ from paybill_runtime.auth import KeyRing
 from paybill_runtime.connection import Bus
 from paybill_runtime.database import Database
 from paybill_runtime.decide import Decider
+from paybill_runtime.direct import Doors
 from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.handling import Handling
 from paybill_runtime.hearing import Hearing
@@ -198,8 +199,15 @@ class Running:
         app.include_router(operations.probes(self.service.name, self._alive, self.health))
         app.include_router(operations.operations(self.edge, self.parking, self.health, self._lag))
         app.include_router(self.service.router(self.edge))
-        app.add_middleware(EdgeMiddleware, busy=self.busy, broken=lambda: self.agreement.trouble)
+        app.add_middleware(EdgeMiddleware, busy=self.busy, broken=self._broken)
         return app
+
+    def doors(self) -> Doors:
+        """What is answered past all that, once `app` was made."""
+        return {path: EdgeMiddleware(door, self.busy, self._broken) for path, door in self.edge.doors.items()}
+
+    def _broken(self) -> str:
+        return self.agreement.trouble
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a loop until the service stops; if it dies before, the service has failed."""
@@ -258,9 +266,10 @@ async def serving(running: Running) -> AsyncIterator[int]:
     _spare_the_collector()
     settings = running.settings
     socket = listener(settings.http_host, settings.http_port)
+    app = running.app()
     config = uvicorn.Config(
-        running.app(),
-        http=partial(Connection, busy=running.busy),  # type: ignore[arg-type]  # what makes one will do
+        app,
+        http=partial(Connection, busy=running.busy, doors=running.doors()),  # type: ignore[arg-type]  # what makes one will do
         ws="none",
         log_config=None,
         access_log=False,

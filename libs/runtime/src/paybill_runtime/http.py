@@ -1,7 +1,7 @@
 """The edge of a service: who calls, what is decided for them, and what they get back."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -17,6 +17,7 @@ from paybill_contracts.personal import Personal
 from pydantic import BaseModel
 from sqlalchemy import Executable, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.types import ASGIApp
 
 from paybill_runtime import clock
 from paybill_runtime.auth import KeyRing, KeysUnavailableError, Role
@@ -30,6 +31,7 @@ from paybill_runtime.state import Key
 from paybill_runtime.store import Statement
 
 T = TypeVar("T")
+Doors = Mapping[str, ASGIApp]
 
 REFUSALS_PER_MINUTE = 60
 """Refusals of one caller that become facts; the rest are only counted."""
@@ -63,7 +65,11 @@ class Caller:
 
 
 class Edge:
-    """What a service's routes can do: decide, read, seal. `settings` are the service's own."""
+    """What a service's routes can do: decide, read, seal. `settings` are the service's own.
+
+    doors: answer a POST to their path past FastAPI, as `direct` says, and raise what routes raise. A route has to be
+    there, too: for requests that are not plain, and to be documented.
+    """
 
     def __init__(
         self,
@@ -86,6 +92,7 @@ class Edge:
         self._raw = raw
         self._refusals: dict[str, tuple[datetime, int]] = {}
         self.backlog: Callable[[], int] = lambda: 0
+        self.doors: dict[str, ASGIApp] = {}
 
     def now(self) -> datetime:
         """The edge reads the clock, so that rules need not."""

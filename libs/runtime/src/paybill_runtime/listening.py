@@ -9,9 +9,10 @@ from typing import Any
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from paybill_runtime.direct import Doors, Plain, plain
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.places import PROBES, Places
-from paybill_runtime.telemetry import of_request
+from paybill_runtime.telemetry import about, child
 
 MAX_CONNECTIONS = 2000
 """A burst of new clients within a second at three times what a service can do; they hold 60 MB at most."""
@@ -26,15 +27,19 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,7}) *(?=\r\n)")
 
 
 class Connection(H11Protocol):
-    """One client's. busy: the places for requests, of all connections.
+    """One client's. busy: the places for requests, of all connections. doors: what is answered past uvicorn.
 
     When there are too many connections, one whose client is slow to ask makes room. So clients that are silent or slow
     take nothing from those that ask, however many there are.
     """
 
-    def __init__(self, *args: Any, busy: Places, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, busy: Places, doors: Doors, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._busy = busy
+        self._doors = doors
+        self._answering = False
+        self._ends = False
+        self._later = b""
         self.waits_since = 0.0
 
     @override
@@ -51,7 +56,7 @@ class Connection(H11Protocol):
     def _asks(self) -> bool:
         """Whether its client is still to ask, or to end what it asks, so that nothing is being done for it."""
         cycle: RequestResponseCycle | None = self.cycle
-        return cycle is None or cycle.response_complete or cycle.more_body
+        return not self._answering and (cycle is None or cycle.response_complete or cycle.more_body)
 
     @property
     def slow(self) -> bool:
@@ -60,12 +65,53 @@ class Connection(H11Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._busy.full and self._idle() and _is_whole(data):
-            self._refuse()
+        if self._answering:
+            self._later += data
+            self.flow.pause_reading()
             return
+        if self._idle():
+            if self._busy.full and _is_whole(data):
+                self._refuse()
+                return
+            request = plain(data, self._doors)
+            if request is not None:
+                self._begin(request)
+                return
         # Without stopping the clock, which uvicorn does: a head that comes drop by drop gets no more time than none.
         self.conn.receive_data(data)
         self.handle_events()
+
+    def _begin(self, request: Plain) -> None:
+        """Have it answered past uvicorn, which waits for the task when it stops."""
+        self._unset_keepalive_if_required()
+        self._answering = True
+        task = self.loop.create_task(self._answer(request))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer(self, request: Plain) -> None:
+        try:
+            await request.call(self.server_state.default_headers)
+        finally:
+            # Without an answer there was a fault, or we are stopping: then the connection ends.
+            self._answering = False
+            if request.answer and not self.transport.is_closing():
+                self.transport.write(request.answer)
+            if self._ends or not request.answer:
+                self.transport.close()
+        if not self.transport.is_closing():
+            self._wait()
+            self.flow.resume_reading()
+            later, self._later = self._later, b""
+            if later:
+                self.data_received(later)
+
+    @override
+    def shutdown(self) -> None:
+        if self._answering:
+            self._ends = True
+        else:
+            super().shutdown()
 
     @override
     def on_response_complete(self) -> None:
@@ -81,7 +127,7 @@ class Connection(H11Protocol):
 
     def _refuse(self) -> None:
         """As the middleware does, but unparsed: to parse a webhook for nothing costs half of what keeping it does."""
-        with of_request(None) as here:
+        with about("", child(None)) as here:
             answer = self._busy.refusal()
         headers = [*self.server_state.default_headers, *answer.raw_headers, (b"traceparent", here.encode())]
         lines = [b"HTTP/1.1 503 Service Unavailable", *(name + b": " + value for name, value in headers)]

@@ -16,7 +16,7 @@ from paybill_runtime.migrate import migrate
 from paybill_runtime.replay import LogUnavailableError, replay
 from paybill_runtime.settings import read_secret
 
-for unused in ("httpx._main", "pydantic.v1"):
+for unused in ("httpx._main", "pydantic.v1", "sniffio"):
     # httpx brings its own command line, with Rich and Pygments, wherever those are installed; FastAPI asks whether a
     # model is one of pydantic's first version. Both go on without, and a service is 10 MB smaller.
     sys.modules.setdefault(unused, None)  # type: ignore[arg-type]  # None is what keeps a module from being imported

@@ -45,14 +45,14 @@ class EdgeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        with of_request(headers.get("traceparent")) as here:
+        headers = dict(scope["headers"])
+        with of_request(scope["method"], scope["path"], headers.get(b"traceparent", b"").decode("latin-1")) as here:
             scope["paybill.request_id"] = clock.new_id()
             scope["paybill.traceparent"] = here
             answer = _Answer(send, here)
             began = time.perf_counter()
             try:
-                await self._answer(scope, headers.get("content-length", ""), receive, answer)
+                await self._answer(scope, headers.get(b"content-length", b"").decode("latin-1"), receive, answer)
             except _GoneError:
                 log.info("%s %s was given up by its client", scope["method"], scope["path"])
             except OverloadedError:

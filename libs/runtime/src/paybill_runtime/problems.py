@@ -107,6 +107,8 @@ def install(app: FastAPI) -> None:
 def unexpected(error: Exception) -> JSONResponse:
     """The answer to what no rule and no route foresees. It tells nothing of what is inside."""
     match error:
+        case Problem():
+            return problem(error.status, error.code, error.detail)
         case UnknownOutcomeError():
             return problem(
                 503,

@@ -1,7 +1,6 @@
 """Where providers send their messages: verify, keep durably, answer; what they mean is found out later."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -9,6 +8,9 @@ from paybill_contracts.values import Key
 from paybill_runtime.http import Edge
 from paybill_runtime.problems import Problem
 from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from paybill_billing.effects import DeliveryRefusedError, Inbound
 from paybill_billing.work.inbox import Inbox, Kept
@@ -20,29 +22,50 @@ class Received(BaseModel):
     received: bool = True
 
 
+_RECEIVED = JSONResponse(Received().model_dump())
+
+
+class Door:
+    """Where one provider's messages come in."""
+
+    def __init__(self, edge: Edge, provider: str, reader: Inbound, inbox: Inbox) -> None:
+        self._edge = edge
+        self._provider = provider
+        self._reader = reader
+        self._inbox = inbox
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take the message in a request, and say that it is kept."""
+        await self.take(scope, (await receive())["body"])
+        await _RECEIVED(scope, receive, send)
+
+    async def take(self, scope: Scope, body: bytes) -> None:
+        """Return once a message is durable. Raises Problem, and what `Inbox.keep` raises."""
+        now = self._edge.now()
+        try:
+            delivery = self._reader.receive(body, Headers(scope=scope), now)
+        except DeliveryRefusedError as error:
+            raise Problem(400, error.code, str(error)) from None
+        traceparent = scope["paybill.traceparent"]
+        sealed = self._edge.seal_raw(body)
+        await self._inbox.keep(Kept(delivery, self._provider, traceparent, sealed, now))
+
+
 def router(edge: Edge, inbound: Mapping[str, Inbound], kept: Callable[[str], None]) -> APIRouter:
     """The route, on this edge. inbound: how each provider's messages are read. kept: as `Inbox` has it."""
     routes = APIRouter(tags=["webhooks"])
     inbox = Inbox(edge.database, kept)
+    doors = {name: Door(edge, name, reader, inbox) for name, reader in inbound.items()}
+    edge.doors.update((f"/webhooks/{name}", door) for name, door in doors.items())
 
     @routes.post("/webhooks/{provider}")
     async def receive(
         provider: Annotated[Key, Path(description="Who sends it: `stripe`.")], request: Request
     ) -> Received:
         """For providers: a message, signed by its sender. 200 means that it is kept; anything else: send it again."""
-        reader = inbound.get(provider)
-        if reader is None:
+        if provider not in doors:
             raise Problem(404, "unknown_provider", f"no provider {provider} sends messages here; check its settings")
-        body, now = await request.body(), edge.now()
-        try:
-            delivery = reader.receive(body, request.headers, now)
-        except DeliveryRefusedError as error:
-            raise Problem(400, error.code, str(error)) from None
-        traceparent = request.scope["paybill.traceparent"]
-        kept = Kept(
-            **asdict(delivery), provider=provider, traceparent=traceparent, body=edge.seal_raw(body), received_at=now
-        )
-        await inbox.keep(kept)
+        await doors[provider].take(request.scope, await request.body())
         return Received()
 
     return routes

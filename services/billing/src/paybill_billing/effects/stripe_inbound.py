@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+import orjson
 from stripe import SignatureVerificationError, WebhookSignature
 
 from paybill_billing.domain.payments import Attempt
@@ -130,12 +131,20 @@ def _text(body: bytes) -> str:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        event = json.loads(text)
+        event = _parsed(text)
     except (ValueError, RecursionError):
         _refuse("not_json", "the body is no JSON")
     if not isinstance(event, dict):
         _refuse("not_an_object", "the body is no JSON object")
     return event
+
+
+def _parsed(text: str) -> Any:
+    """By orjson, which is three times as fast, and stricter: what it refuses has a second chance."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
 
 
 def _item(event: Mapping[str, Any]) -> Mapping[str, Any]:

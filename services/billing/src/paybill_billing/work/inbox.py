@@ -1,14 +1,14 @@
 """The inbox of providers' messages: durable before it is acknowledged, each once, many to a statement."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from paybill_runtime.database import Database
 from paybill_runtime.errors import OverloadedError, is_collision
-from sqlalchemy import text
 
 from paybill_billing.effects import Delivery
 from paybill_billing.tables import NO_ACCOUNT
@@ -17,18 +17,27 @@ MAX_GROUP = 256
 MAX_WAITING = 4096
 MAX_TRIES = 5
 
+_OF_DELIVERY = {
+    "event_id": "text",
+    "type": "text",
+    "created": "timestamptz",
+    "api_version": "text",
+    "livemode": "boolean",
+    "object_type": "text",
+    "object_id": "text",
+    "customer": "text",
+    "target": "text",
+    "quarantine": "text",
+}
+_TYPES = {"provider": "text", "traceparent": "text", "body": "bytea", "received_at": "timestamptz", **_OF_DELIVERY}
+_of_delivery = attrgetter(*_OF_DELIVERY)
+_NAMES = ", ".join(_TYPES)
+_GIVEN = ", ".join(f"${place}::{type_}[]" for place, type_ in enumerate(_TYPES.values(), start=1))
 # One more message of a customer that we do not know changes nothing: its account will wake it.
 # Locked in the order of their names, so that two processes that keep messages of one subscription cannot deadlock.
-_KEEP = text(
-    "WITH given AS (SELECT * FROM unnest(CAST(:provider AS text[]), CAST(:event_id AS text[]), CAST(:type AS text[]), "
-    "CAST(:created AS timestamptz[]), CAST(:api_version AS text[]), CAST(:livemode AS boolean[]), "
-    "CAST(:object_type AS text[]), CAST(:object_id AS text[]), CAST(:customer AS text[]), CAST(:target AS text[]), "
-    "CAST(:traceparent AS text[]), CAST(:body AS bytea[]), CAST(:received_at AS timestamptz[]), "
-    "CAST(:quarantine AS text[])) "
-    "AS g (provider, event_id, type, created, api_version, livemode, object_type, object_id, customer, target, "
-    "traceparent, body, received_at, quarantine)), "
-    "kept AS (INSERT INTO webhooks (provider, event_id, type, created, api_version, livemode, object_type, object_id, "
-    "customer, target, traceparent, body, received_at, quarantine, done_at) "
+_KEEP = (
+    f"WITH given AS (SELECT * FROM unnest({_GIVEN}) AS g ({_NAMES})), "  # noqa: S608  # names and types are those above
+    f"kept AS (INSERT INTO webhooks ({_NAMES}, done_at) "
     "SELECT *, CASE WHEN target IS NULL OR quarantine IS NOT NULL THEN received_at END FROM given "
     "ORDER BY provider, event_id "
     "ON CONFLICT DO NOTHING RETURNING provider, target, customer, received_at, quarantine) "
@@ -37,14 +46,15 @@ _KEEP = text(
     "WHERE target IS NOT NULL AND quarantine IS NULL "
     "GROUP BY provider, target ORDER BY provider, target "
     "ON CONFLICT (provider, target) DO UPDATE SET seq = t.seq + excluded.seq, "
-    "due = CASE WHEN t.reason = :no_account THEN t.due ELSE excluded.due END"
+    f"due = CASE WHEN t.reason = '{NO_ACCOUNT}' THEN t.due ELSE excluded.due END"
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept(Delivery):
+@dataclass(frozen=True, slots=True)
+class Kept:
     """A message as it is kept; `body` is sealed."""
 
+    delivery: Delivery
     provider: str
     traceparent: str
     body: bytes
@@ -88,11 +98,12 @@ class Inbox:
                     done.set_exception(error)
 
     async def _stored(self, messages: Sequence[Kept]) -> Exception | None:
-        unique = {(message.provider, message.event_id): asdict(message) for message in messages}
+        unique = {(message.provider, message.delivery.event_id): message for message in messages}
+        columns = [list(column) for column in zip(*map(_row, unique.values()), strict=True)]
         for _ in range(MAX_TRIES):
             try:
-                async with self._database.transaction() as connection:
-                    await connection.execute(_KEEP, {**_columns(list(unique.values())), "no_account": NO_ACCOUNT})
+                async with self._database.direct() as connection:
+                    await connection.fetch(_KEEP, *columns)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is every waiting sender's answer
                 if not is_collision(error):
                     return error
@@ -101,5 +112,11 @@ class Inbox:
         return OverloadedError("others change the same subscriptions; send it again later")
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
+def _row(message: Kept) -> tuple[Any, ...]:
+    return (
+        message.provider,
+        message.traceparent,
+        message.body,
+        message.received_at,
+        *_of_delivery(message.delivery),
+    )

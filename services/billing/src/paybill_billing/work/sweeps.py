@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import timedelta
 from hashlib import sha256
 
@@ -82,15 +81,8 @@ class Sweeper:
                 return
 
     async def _keep(self, delivery: Delivery, body: bytes) -> None:
-        await self._inbox.keep(
-            Kept(
-                **asdict(delivery),
-                provider=self._name,
-                traceparent="",
-                body=self._edge.seal_raw(body),
-                received_at=self._edge.now(),
-            )
-        )
+        sealed = self._edge.seal_raw(body)
+        await self._inbox.keep(Kept(delivery, self._name, "", sealed, self._edge.now()))
 
     async def _say(self, missed: list[Delivery], held: dict[str, int]) -> None:
         """Before they are kept, so that a crash in between says it again under the same id."""
