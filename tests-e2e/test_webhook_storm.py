@@ -10,12 +10,13 @@ import json
 import os
 import random
 import secrets
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import asyncpg
 import httpx
@@ -35,6 +36,7 @@ AGAIN, NEVER = 0.10, 0.05
 SENDERS = 16
 KILLING_S = 3.0 * KILLS
 WITHIN_S = 90
+TAKEN_UP_S = 30
 PER_S = 25
 """What the provider allows for one endpoint."""
 SOME_DAYS = timedelta(days=3)
@@ -276,3 +278,39 @@ async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet
     assert max(failed.values(), default=1) == 1
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
     assert {each["path"]: each["max_per_s"] for each in calls["endpoints"] if each["max_per_s"] > PER_S} == {}
+
+
+async def test_what_a_killed_worker_was_looking_at_is_taken_up_by_another(fleet, capsys):
+    account = Account(fleet)
+    key = {"Authorization": f"Bearer {fleet.operator_key}"}
+    async with httpx.AsyncClient(headers=key, timeout=10) as client:
+        await _subscribed(fleet, client, account, 0)
+        (id_,) = account.subscriptions()
+        fleet.join("billing")
+        await asyncio.to_thread(account.control.wait_delivered)
+        await _all_understood(fleet, client, WITHIN_S)
+        account.control.forget_calls()
+        account.control.delay_calls(60, path="/v1/subscriptions/")
+        await asyncio.to_thread(account.control.renew, id_)
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                worker = await fleet.holding("billing", "webhooks")
+                if worker is not None and account.control.calls()["total"]:
+                    break
+                await asyncio.sleep(0.1)
+
+        os.kill(worker, signal.SIGKILL)
+        killed_at = time.monotonic()
+        account.control.delay_calls(0)
+        period = account.subscriptions()[id_]["items"]["data"][0]["current_period_end"]
+
+        async with asyncio.timeout(TAKEN_UP_S):
+            while True:
+                with suppress(httpx.HTTPError):
+                    held = (await _held(fleet, client))[id_]
+                    if datetime.fromisoformat(held["period_end"]).timestamp() == period:
+                        break
+                await asyncio.sleep(0.1)
+    account.close()
+    with capsys.disabled():
+        sys.stdout.write(f"\ntaken up {time.monotonic() - killed_at:.1f} s after the kill\n")

@@ -109,15 +109,15 @@ class Fleet:
         server = self.stack["postgres"]
         return f"postgresql://{role}@{server['host']}:{server['port']}/{database or role}"
 
-    async def relaying(self, service: str) -> int | None:
-        """The process that holds the relay's lease of this service; None when nobody does who is there."""
+    async def holding(self, service: str, lease: str = "relay") -> int | None:
+        """The process that holds this lease of the service; None when nobody does who is there."""
         query = (
             "SELECT client_port FROM pg_stat_activity JOIN chassis.lease ON owner = application_name "
-            "WHERE lease.name = 'relay' AND client_port IS NOT NULL LIMIT 1"
+            "WHERE lease.name = $1 AND client_port IS NOT NULL LIMIT 1"
         )
         connection = await asyncpg.connect(self.database(service), password=self.password(f"pg-{service}"), timeout=3)
         try:
-            port = await connection.fetchval(query)
+            port = await connection.fetchval(query, lease)
         finally:
             await connection.close()
         mine = [replica.fork.pid for replica in self.living(service)]

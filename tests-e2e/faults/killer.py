@@ -143,7 +143,7 @@ class Killer:
         with suppress(
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
         ):
-            pid = await self._fleet.relaying(service)
+            pid = await self._fleet.holding(service)
             if pid is None or pid == spare:
                 return
             with suppress(ProcessLookupError):
