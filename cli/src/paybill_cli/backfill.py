@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import typer
 
+from paybill_cli.asking import Yes
 from paybill_cli.calls import Service
 from paybill_cli.context import Stack
 from paybill_cli.customers_file import CustomerRow, read_customers
@@ -61,7 +62,7 @@ def backfill(
     ],
     at_once: Annotated[int, typer.Option("--at-once", min=1, max=32, help="How many are taken over at a time.")] = 4,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait until all are settled.")] = 3600,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become of each row.")] = False,
 ) -> int:
     """Make tenants of customers that a provider has already.

@@ -13,6 +13,8 @@ from paybill_cli.exit_codes import ExitCode
 TIMEOUT_S = 10.0
 ATTEMPTS = 3
 LONGEST_PAUSE_S = 5.0
+PAGE = 200
+"""The longest page that every service gives."""
 
 _EXIT = {
     400: ExitCode.USAGE,
@@ -81,6 +83,21 @@ class Service:
         """The answer's JSON."""
         given = {key: value for key, value in (query or {}).items() if value is not None}
         return self._answer("GET", path, params=given)
+
+    def listed(
+        self, path: str, name: str, query: Mapping[str, Any], limit: int | None = None
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """The rows `name` of all pages, at most `limit`; and whether there are more."""
+        found: list[dict[str, Any]] = []
+        after: str | None = None
+        while limit is None or len(found) < limit:
+            size = PAGE if limit is None else min(limit - len(found), PAGE)
+            page = self.get(path, {**query, "after": after, "limit": size})
+            found += page[name]
+            after = page["next"]
+            if after is None:
+                return found, False
+        return found, True
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, key: str = "") -> Any:
         """The answer's JSON. With an idempotency `key` it is sent again while the outcome is unknown."""

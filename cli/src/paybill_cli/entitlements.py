@@ -1,19 +1,19 @@
 """`paybill entitlement`: what a tenant may use, and what operators add to its plan."""
 
 import re
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
+from paybill_cli import words
+from paybill_cli.asking import Again, Reason, Unsent, Yes, sent, show_unsent
 from paybill_cli.calls import Service
 from paybill_cli.context import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
-from paybill_cli.plans import in_words
 from paybill_cli.tenants import id_of
 
 _EXCEPTION = re.compile(r"(ovr|grt)_[0-9a-f]{32}")
@@ -24,13 +24,6 @@ Since = Annotated[
     str | None, typer.Option("--from", help="From when on, such as 2026-03-01 or 2026-03-01T09:00Z; now if not given.")
 ]
 Until = Annotated[str | None, typer.Option("--until", help="Until before when; for ever if not given.")]
-Why = Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be asked for, and ask for nothing.")]
-Again = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
-]
 
 
 def show(out: Output, stack: Stack, tenant: Name) -> None:
@@ -74,7 +67,7 @@ def override(
     stack: Stack,
     tenant: Name,
     feature: Feature,
-    reason: Why,
+    reason: Reason,
     limit: Annotated[int | None, typer.Option("--limit", min=0, help="At most so many.")] = None,
     enabled: Annotated[bool | None, typer.Option("--on/--off", help="Switched on, or off.")] = None,
     value: Annotated[str | None, typer.Option("--value", help="A fixed value.")] = None,
@@ -85,7 +78,7 @@ def override(
     until: Until = None,
     yes: Yes = False,
     idempotency_key: Again = None,
-    dry_run: DryRun = False,
+    dry_run: Unsent = False,
 ) -> None:
     """Give a tenant a feature other than its plan's, for ever or for a time.
 
@@ -105,7 +98,7 @@ def override(
     kind, more = kinds[0]
     wanted = {"kind": kind, "key": feature} | more
     body = {"feature": wanted, **_validity(since, until), "reason": reason}
-    question = f"Give {tenant} {feature}: {in_words(wanted)}, instead of what its plan says?"
+    question = f"Give {tenant} {feature}: {words.feature(wanted)}, instead of what its plan says?"
     _decide(out, stack, tenant, "overrides", body, question, yes=yes, key=idempotency_key, dry_run=dry_run)
 
 
@@ -114,7 +107,7 @@ def grant(
     stack: Stack,
     tenant: Name,
     feature: Feature,
-    reason: Why,
+    reason: Reason,
     amount: Annotated[
         int, typer.Option("--amount", min=0, help="How much more; none for what is switched on or off.")
     ] = 0,
@@ -122,7 +115,7 @@ def grant(
     until: Until = None,
     yes: Yes = False,
     idempotency_key: Again = None,
-    dry_run: DryRun = False,
+    dry_run: Unsent = False,
 ) -> None:
     """Give a tenant more of a feature, for ever or for a time.
 
@@ -140,10 +133,10 @@ def withdraw(
     stack: Stack,
     tenant: Name,
     id_: Annotated[str, typer.Argument(help="Of an override or a grant: ovr_… or grt_….", metavar="ID")],
-    reason: Why,
+    reason: Reason,
     yes: Yes = False,
     idempotency_key: Again = None,
-    dry_run: DryRun = False,
+    dry_run: Unsent = False,
 ) -> None:
     """End an override or a grant now.
 
@@ -170,19 +163,12 @@ def _decide(
 ) -> None:
     if dry_run:
         path = f"/v1/tenants/{tenant}/entitlements/{verb}"
-        out.record("request", {"service": "billing", "method": "POST", "path": path, "body": body})
-        out.say("nothing was sent")
+        show_unsent(out, "billing", path, body)
         return
     path = f"{_path(stack, tenant)}/{verb}"
-    made = key or str(uuid.uuid4())
     with Service(stack, "billing") as billing:
         out.confirm(question, yes=yes)
-        try:
-            found = billing.post(path, body, key=made)
-        except CliError as error:
-            if error.exit_code is ExitCode.UNREACHABLE:
-                out.say(f"send the same again with --idempotency-key {made}: it is done once")
-            raise
+        found = sent(out, billing, path, body, key)
     _show(out, found)
 
 
@@ -191,10 +177,10 @@ def _show(out: Output, found: Mapping[str, Any]) -> None:
     if out.json:
         out.record("entitlements", found)
         return
-    of_plan = {feature["key"]: in_words(feature) for feature in found["plan_features"]}
+    of_plan = {feature["key"]: words.feature(feature) for feature in found["plan_features"]}
     shown = {
         "tenant": found["tenant_id"],
-        "plan": f"{found['plan']['plan']}@{found['plan']['version']}",
+        "plan": words.plan(found["plan"]),
         "tier": found["tier"],
         "placement": found["placement"],
         "access": "yes" if found["allows_access"] else "no",
@@ -202,11 +188,11 @@ def _show(out: Output, found: Mapping[str, Any]) -> None:
         "changes_at": found["changes_at"],
     }
     for feature in found["features"]:
-        key, words = feature["key"], in_words(feature)
+        key, given = feature["key"], words.feature(feature)
         plain = of_plan.get(key)
-        shown[f"feature {key}"] = words if words == plain else f"{words} (plan: {plain or 'none'})"
+        shown[f"feature {key}"] = given if given == plain else f"{given} (plan: {plain or 'none'})"
     for each in found["overrides"]:
-        shown[each["id"]] = f"{each['feature']['key']}: {in_words(each['feature'])}{_when(each)}"
+        shown[each["id"]] = f"{each['feature']['key']}: {words.feature(each['feature'])}{_when(each)}"
     for each in found["grants"]:
         more = f"{each['amount']} more" if each["amount"] else "on"
         shown[each["id"]] = f"{each['feature']}: {more}{_when(each)}"

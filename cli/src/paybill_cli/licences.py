@@ -2,18 +2,19 @@
 
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 from paybill_contracts.licence import machine_digest
 
+from paybill_cli.asking import Again, Reason, Yes, sent
 from paybill_cli.calls import Service
 from paybill_cli.context import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
+from paybill_cli.tenants import id_of
 
 COLUMNS = ("licence_id", "tenant_id", "status", "plan", "seats_used", "seats", "expires_at")
 FIELDS = (
@@ -35,11 +36,8 @@ FIELDS = (
 )
 KEYS = ("kid", "state", "published_at", "retire_at", "retired")
 
-_TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
-_TENANT = re.compile(r"[a-z0-9_-]{1,64}")
 _LICENCE = re.compile(r"lic_[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PAGE = 200
 _POLL_S = 0.2
 _WAIT_S = 30.0
 
@@ -50,13 +48,7 @@ Machine = Annotated[
     typer.Argument(help="What identifies the machine there, such as its /etc/machine-id; only a hash of it is sent."),
 ]
 Digest = Annotated[str | None, typer.Option("--digest", help="The hash itself, as `paybill licence show` lists it.")]
-Reason = Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would come of it, and change nothing.")]
-Again = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
-]
 
 
 def issue(
@@ -79,9 +71,9 @@ def issue(
 
     Example: paybill licence issue acme --seats 5
     """
-    path = f"/v1/tenants/{_tenant_id(stack, tenant)}/licences"
+    path, body = f"/v1/tenants/{id_of(stack, tenant)}/licences", {"seats": seats, "valid_days": valid_days}
     with Service(stack, "billing") as billing:
-        found = _sent(out, billing, path, {"seats": seats, "valid_days": valid_days}, idempotency_key, dry_run=dry_run)
+        found = _answered(out, billing, path, body, idempotency_key, dry_run=dry_run)
         _show(out, found if dry_run else _signed(out, billing, found))
     if not dry_run:
         out.say(f"next: paybill licence show {found['licence_id']} --token > FILE, for its holder")
@@ -102,18 +94,11 @@ def list_all(
 
     Example: paybill licence list --status lapsing
     """
-    query = {"tenant": tenant and _tenant_id(stack, tenant), "status": status, "kid": kid}
-    found: list[dict[str, Any]] = []
-    after: str | None = None
+    query = {"tenant": tenant and id_of(stack, tenant), "status": status, "kid": kid}
     with Service(stack, "billing") as billing:
-        while len(found) < limit:
-            page = billing.get("/v1/licences", query | {"after": after, "limit": min(limit - len(found), _PAGE)})
-            found += page["licences"]
-            after = page["next"]
-            if after is None:
-                break
+        found, more = billing.listed("/v1/licences", "licences", query, limit)
     out.rows("licence.list", found if out.json else [_for_people(licence) for licence in found], COLUMNS)
-    if after is not None:
+    if more:
         out.say(f"there are more than {limit}; see them with --limit")
 
 
@@ -157,7 +142,7 @@ def renew(out: Output, stack: Stack, licence: Id, idempotency_key: Again = None,
     """
     path = _path(licence)
     with Service(stack, "billing") as billing:
-        found = _sent(out, billing, f"{path}/renew", None, idempotency_key, dry_run=dry_run)
+        found = _answered(out, billing, f"{path}/renew", None, idempotency_key, dry_run=dry_run)
         _show(out, found if dry_run else _signed(out, billing, found))
 
 
@@ -180,7 +165,7 @@ def revoke(
     with Service(stack, "billing") as billing:
         if not dry_run:
             out.confirm(f"Revoke {licence}? Whoever holds it has to be given another.", yes=yes)
-        _show(out, _sent(out, billing, f"{path}/revoke", body, idempotency_key, dry_run=dry_run))
+        _show(out, _answered(out, billing, f"{path}/revoke", body, idempotency_key, dry_run=dry_run))
 
 
 def activate(
@@ -200,7 +185,7 @@ def activate(
     """
     path, body = _path(licence), {"machine": _machine(licence, machine, digest)}
     with Service(stack, "billing") as billing:
-        _show(out, _sent(out, billing, f"{path}/activate", body, idempotency_key, dry_run=dry_run))
+        _show(out, _answered(out, billing, f"{path}/activate", body, idempotency_key, dry_run=dry_run))
 
 
 def deactivate(
@@ -218,7 +203,7 @@ def deactivate(
     """
     path, body = _path(licence), {"machine": _machine(licence, machine, digest)}
     with Service(stack, "billing") as billing:
-        _show(out, _sent(out, billing, f"{path}/deactivate", body, idempotency_key, dry_run=dry_run))
+        _show(out, _answered(out, billing, f"{path}/deactivate", body, idempotency_key, dry_run=dry_run))
 
 
 def keys(
@@ -260,7 +245,7 @@ def rotate_keys(
         if not dry_run:
             effect = "Nothing that it signed will verify any more." if compromised else "What it signed stays good."
             out.confirm(f"Replace the key {' '.join(old) or '(none yet)'}? {effect}", yes=yes)
-        found = _sent(out, billing, path, body, idempotency_key, dry_run=dry_run)
+        found = _answered(out, billing, path, body, idempotency_key, dry_run=dry_run)
         if not dry_run:
             found = _until(
                 out,
@@ -272,16 +257,6 @@ def rotate_keys(
     out.rows("licence.keys", found["keys"], KEYS)
     for kid in old if compromised and not dry_run else ():
         out.say(f"next: renew what it signed, each of: paybill licence list --kid {kid}")
-
-
-def _tenant_id(stack: Stack, tenant: str) -> str:
-    """The id of a tenant that is named by its slug or its id."""
-    if _TENANT_ID.fullmatch(tenant):
-        return tenant
-    if not _TENANT.fullmatch(tenant):
-        raise usage(f"{tenant!r} is neither a slug nor an id", next="paybill tenant list")
-    with Service(stack, "tenant") as tenants:
-        return str(tenants.get(f"/v1/tenants/{tenant}")["id"])
 
 
 def _path(licence: str) -> str:
@@ -301,22 +276,15 @@ def _machine(licence: str, machine: str | None, digest: str | None) -> str:
     return str(digest)
 
 
-def _sent(
+def _answered(
     out: Output, billing: Service, path: str, body: Mapping[str, Any] | None, key: str | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    """The answer; when it stays unknown whether it was done, the way to ask again without doing it twice."""
+    """What came of it, or would."""
     if dry_run:
         tried: dict[str, Any] = billing.post(f"{path}?dry_run=true", body)
         out.say("nothing was changed")
         return tried
-    made = key or str(uuid.uuid4())
-    try:
-        answer: dict[str, Any] = billing.post(path, body, key=made)
-    except CliError as error:
-        if error.exit_code is ExitCode.UNREACHABLE:
-            out.say(f"send the same again with --idempotency-key {made}: it is done once")
-        raise
-    return answer
+    return sent(out, billing, path, body, key)
 
 
 def _signed(out: Output, billing: Service, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """`paybill manual`: offers, purchase orders and invoices of customers who pay by invoice."""
 
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
+from paybill_cli import words
+from paybill_cli.asking import Again, Reason, Yes, sent
 from paybill_cli.calls import Service
 from paybill_cli.context import Stack
-from paybill_cli.errors import CliError, usage
-from paybill_cli.exit_codes import ExitCode
+from paybill_cli.errors import usage
 from paybill_cli.output import Output
+from paybill_cli.tenants import id_of
 
 OFFERS = ("tenant_id", "plan", "quantity", "price", "interval", "valid_until")
 INVOICES = ("invoice_id", "status", "total", "due_at", "tenant_id", "reference")
@@ -27,10 +28,7 @@ FIELDS = (
     "paid_until",
     "invoices",
 )
-_PAGE = 200
 
-_TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _INVOICE = re.compile(r"inv_[0-9a-f]{32}_[0-9]{1,9}")
 _DAYS = re.compile(r"([0-9]{1,3})d")
 
@@ -41,11 +39,6 @@ InvoiceId = Annotated[
 IntervalOption = Annotated[Literal["month", "year"] | None, typer.Option("--interval", help="How often it is paid.")]
 Quantity = Annotated[int | None, typer.Option("--quantity", min=1, help="How many.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
-Again = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would come of it, and do nothing.")]
 
 
@@ -55,7 +48,9 @@ def offers(out: Output, stack: Stack, limit: Limit = 1000) -> None:
     Example: paybill manual offers
     """
     rows = []
-    for found in _all(stack, "/v1/manual/offers", "offers", {}, limit):
+    with Service(stack, "billing") as billing:
+        offered, _ = billing.listed("/v1/manual/offers", "offers", {}, limit)
+    for found in offered:
         terms = found["offer"]["terms"]
         rows.append(found | _terms(terms) | {"valid_until": found["offer"]["valid_until"]})
     out.rows("manual.offers", rows, OFFERS)
@@ -78,7 +73,7 @@ def offer(
     Example: paybill manual offer acme --plan team --interval year --quantity 5 --valid 60d
     """
     body = {"plan": plan, "interval": interval, "quantity": quantity, "valid_days": _days(valid)}
-    path = f"/v1/manual/contracts/{_tenant_id(stack, tenant)}/offer"
+    path = f"/v1/manual/contracts/{id_of(stack, tenant)}/offer"
     _act(out, stack, path, body, f"Offer this to {tenant}?", yes=yes, key=idempotency_key, dry_run=dry_run)
 
 
@@ -87,7 +82,7 @@ def show(out: Output, stack: Stack, tenant: Name) -> None:
 
     Example: paybill manual show acme
     """
-    path = f"/v1/manual/contracts/{_tenant_id(stack, tenant)}"
+    path = f"/v1/manual/contracts/{id_of(stack, tenant)}"
     with Service(stack, "billing") as billing:
         _show(out, billing.get(path))
 
@@ -111,7 +106,7 @@ def accept(
     Example: paybill manual accept acme --po "PO 4711" --interval year --quantity 5 --terms 30d
     """
     body = {"order": order, "interval": interval, "quantity": quantity, "payment_days": _days(terms)}
-    path = f"/v1/manual/contracts/{_tenant_id(stack, tenant)}/accept"
+    path = f"/v1/manual/contracts/{id_of(stack, tenant)}/accept"
     _act(out, stack, path, body, f"Accept {order} of {tenant}?", yes=yes, key=idempotency_key, dry_run=dry_run)
 
 
@@ -128,9 +123,10 @@ def invoices(
 
     Example: paybill manual invoices --status overdue
     """
-    query = {"status": status, "tenant_id": _tenant_id(stack, tenant) if tenant is not None else None}
-    found = _all(stack, "/v1/manual/invoices", "invoices", query, limit)
-    rows = found if out.json else [invoice | {"total": _money(invoice["total"])} for invoice in found]
+    query = {"status": status, "tenant_id": id_of(stack, tenant) if tenant is not None else None}
+    with Service(stack, "billing") as billing:
+        found, _ = billing.listed("/v1/manual/invoices", "invoices", query, limit)
+    rows = found if out.json else [invoice | {"total": words.money(invoice["total"])} for invoice in found]
     out.rows("manual.invoices", rows, INVOICES)
 
 
@@ -155,7 +151,7 @@ def void(
     out: Output,
     stack: Stack,
     invoice: InvoiceId,
-    reason: Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")],
+    reason: Reason,
     yes: Yes = False,
     idempotency_key: Again = None,
     dry_run: DryRun = False,
@@ -189,13 +185,7 @@ def _act(
                 return
             out.say(" ".join(f"{name}: {value}" for name, value in _row(preview).items() if value is not None))
         out.confirm(question, yes=yes)
-        made = key or str(uuid.uuid4())
-        try:
-            done = billing.post(path, body, key=made)
-        except CliError as error:
-            if error.exit_code is ExitCode.UNREACHABLE:
-                out.say(f"send the same again with --idempotency-key {made}: it is done once")
-            raise
+        done = sent(out, billing, path, body, key)
     _show(out, done)
 
 
@@ -214,7 +204,7 @@ def _row(agreement: Mapping[str, Any]) -> dict[str, Any]:
     row |= {name: contract.get(name) for name in ("order", "period_end")}
     row |= _terms(terms) if terms is not None else {}
     owed = [
-        f"{invoice['invoice_id']} {invoice['status']} {_money(invoice['total'])} due {invoice['due_at']}"
+        f"{invoice['invoice_id']} {invoice['status']} {words.money(invoice['total'])} due {invoice['due_at']}"
         for invoice in agreement["invoices"]
     ]
     return row | {"paid_until": agreement["paid_until"], "invoices": ", ".join(owed) or None}
@@ -222,40 +212,11 @@ def _row(agreement: Mapping[str, Any]) -> dict[str, Any]:
 
 def _terms(terms: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "plan": f"{terms['plan']}@{terms['version']}",
+        "plan": words.plan(terms),
         "quantity": terms["quantity"],
-        "price": _money(terms["unit_price"]),
+        "price": words.money(terms["unit_price"]),
         "interval": terms["interval"],
     }
-
-
-def _money(amount: Mapping[str, Any]) -> str:
-    """In minor units, as everywhere: how many make a whole one depends on the currency."""
-    return f"{amount['minor']} {amount['currency']}"
-
-
-def _all(stack: Stack, path: str, name: str, query: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
-    """All pages together, at most `limit`."""
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    with Service(stack, "billing") as billing:
-        while len(found) < limit:
-            page = billing.get(path, {**query, "after": after, "limit": min(limit - len(found), _PAGE)})
-            found += page[name]
-            after = page["next"]
-            if after is None:
-                break
-    return found
-
-
-def _tenant_id(stack: Stack, tenant: str) -> str:
-    """The id of a tenant; billing knows no slugs."""
-    if _TENANT_ID.fullmatch(tenant):
-        return tenant
-    if not _NAME.fullmatch(tenant):
-        raise usage(f"{tenant!r} is neither a slug nor an id", next="paybill tenant list")
-    with Service(stack, "tenant") as tenants:
-        return str(tenants.get(f"/v1/tenants/{tenant}")["id"])
 
 
 def _invoice(text: str) -> str:

@@ -2,13 +2,14 @@
 
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli.calls import Service
+from paybill_cli import words
+from paybill_cli.asking import Again, Reason, Unsent, Yes, sent, show_unsent
+from paybill_cli.calls import PAGE, Service
 from paybill_cli.context import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -20,16 +21,9 @@ REFUSED_COLUMNS = ("subscription_id", "tenant_id", "code", "refusal")
 _VERSION = re.compile(r"([a-z][a-z0-9_-]{0,62})@([1-9][0-9]{0,6})")
 _MOVE = re.compile(r"mov_[0-9a-f]{32}")
 _POLL_S = 0.25
-_PAGE = 200
 _BAR = 24
 
 Id = Annotated[str, typer.Argument(help="The move's id, mov_….", metavar="MOVE")]
-Reason = Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")]
-Again = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be asked for, and ask for nothing.")]
 
 
 def move(
@@ -37,11 +31,11 @@ def move(
     stack: Stack,
     from_: Annotated[str, typer.Argument(help="Who subscribes to this version, such as pro@1.", metavar="FROM")],
     to: Annotated[str, typer.Argument(help="Where they go, such as pro@2.", metavar="TO")],
-    reason: Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")] = "",
+    reason: Reason = "",
     when: Annotated[
         Literal["now", "period_end"], typer.Option("--when", help="Now, or each when what it paid for is over.")
     ] = "period_end",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start it, and do not wait; it goes on by itself.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait, then exit 8.")] = 3600,
     idempotency_key: Again = None,
@@ -66,13 +60,7 @@ def move(
         _say_preview(out, preview, from_, to)
         out.confirm(f"Move {preview['subscriptions']} subscriptions from {from_} to {to} ({when})?", yes=yes)
         body = {**who, "when": when, "reason": reason}
-        key = idempotency_key or str(uuid.uuid4())
-        try:
-            started = billing.post("/v1/moves", body, key=key)
-        except CliError as error:
-            if error.exit_code is ExitCode.UNREACHABLE:
-                out.say(f"send the same again with --idempotency-key {key}: it is done once")
-            raise
+        started = sent(out, billing, "/v1/moves", body, idempotency_key)
         current = started if detach else _followed(out, billing, started, timeout)
     out.record("move", current if out.json else _in_words(current), COLUMNS)
     if current["refused"]:
@@ -91,15 +79,16 @@ def moves(
     """
     with Service(stack, "billing") as billing:
         if move is None:
-            found = billing.get("/v1/moves", {"limit": _PAGE})
+            found = billing.get("/v1/moves", {"limit": PAGE})
             out.rows("move.list", found if out.json else [_in_words(one) for one in found], COLUMNS)
             return
         billing.get(f"/v1/moves/{_id(move)}")
-        out.rows("change.list", _refused(billing, move), REFUSED_COLUMNS)
+        refused, _ = billing.listed("/v1/changes", "changes", {"move_id": move, "status": "refused"})
+        out.rows("change.list", refused, REFUSED_COLUMNS)
 
 
 def pause(
-    out: Output, stack: Stack, move: Id, reason: Reason, idempotency_key: Again = None, dry_run: DryRun = False
+    out: Output, stack: Stack, move: Id, reason: Reason, idempotency_key: Again = None, dry_run: Unsent = False
 ) -> None:
     """Pause a move: nobody more is asked until it is resumed.
 
@@ -108,7 +97,7 @@ def pause(
     _act(out, stack, f"/v1/moves/{_id(move)}/pause", {"reason": reason}, idempotency_key, dry_run=dry_run)
 
 
-def resume(out: Output, stack: Stack, move: Id, idempotency_key: Again = None, dry_run: DryRun = False) -> None:
+def resume(out: Output, stack: Stack, move: Id, idempotency_key: Again = None, dry_run: Unsent = False) -> None:
     """Resume a move where it was paused.
 
     Example: paybill plans resume-move mov_0123456789abcdef0123456789abcdef
@@ -120,11 +109,10 @@ def _act(
     out: Output, stack: Stack, path: str, body: Mapping[str, Any] | None, key: str | None, *, dry_run: bool
 ) -> None:
     if dry_run:
-        out.record("request", {"service": "billing", "method": "POST", "path": path, "body": body or {}})
-        out.say("nothing was sent")
+        show_unsent(out, "billing", path, body or {})
         return
     with Service(stack, "billing") as billing:
-        found = billing.post(path, body, key=key or str(uuid.uuid4()))
+        found = sent(out, billing, path, body, key)
     out.record("move", found if out.json else _in_words(found), COLUMNS)
 
 
@@ -157,17 +145,6 @@ def _bar(move: Mapping[str, Any]) -> str:
     return f"[{'#' * filled}{'.' * (_BAR - filled)}] {move['moved']} of {move['total']} moved{refused}"
 
 
-def _refused(billing: Service, move: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    while True:
-        page = billing.get("/v1/changes", {"move_id": move, "status": "refused", "after": after, "limit": _PAGE})
-        found += page["changes"]
-        after = page["next"]
-        if after is None:
-            return found
-
-
 def _show_preview(out: Output, preview: Mapping[str, Any], from_: str, to: str) -> None:
     if out.json:
         out.record("move.preview", preview)
@@ -178,19 +155,12 @@ def _show_preview(out: Output, preview: Mapping[str, Any], from_: str, to: str) 
 
 def _say_preview(out: Output, preview: Mapping[str, Any], from_: str, to: str) -> None:
     """What a move would mean, in words."""
-    from paybill_cli.plans import in_words  # it reads catalogues too, and what that needs takes its time
-
     access = ", ".join(f"{count} {name}" for name, count in preview["by_access"].items()) or "nobody"
     out.say(f"{from_} -> {to}: {preview['subscriptions']} subscriptions ({access})")
     for price in preview["prices"]:
         after = f"{price['after']['minor']} {price['currency']}" if price["after"] else "no such price: refused"
         out.say(f"  by the {price['interval']}: {price['before']['minor']} {price['currency']} -> {after}")
-    for difference in preview["features"]:
-        one = difference["after"] or difference["before"]
-        out.say(f"  {one['key']}: {in_words(difference['before']) or '-'} -> {in_words(difference['after']) or '-'}")
-    for what in ("tier", "placement"):
-        if preview[f"{what}_before"] != preview[f"{what}_after"]:
-            out.say(f"  {what}: {preview[f'{what}_before']} -> {preview[f'{what}_after']}")
+    words.say_differences(out, preview)
     if preview["refused_now"]:
         out.say(f"  {preview['refused_now']} would be refused as they stand")
 
@@ -206,8 +176,7 @@ def _versions(from_: str, to: str) -> dict[str, Any]:
 
 
 def _in_words(move: Mapping[str, Any]) -> dict[str, Any]:
-    to = f"{move['to']['plan']}@{move['to']['version']}"
-    return {**move, "from": f"{move['from_plan']}@{move['from_version']}", "to": to}
+    return {**move, "from": f"{move['from_plan']}@{move['from_version']}", "to": words.plan(move["to"])}
 
 
 def _id(move: str) -> str:

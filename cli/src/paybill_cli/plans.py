@@ -1,7 +1,6 @@
 """`paybill plans`: what is sold; a file is checked, compared with it, and published."""
 
 import re
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,8 @@ from paybill_contracts.event import digest
 from paybill_contracts.lined_yaml import MAX_BYTES
 from paybill_contracts.plans_file import PlansError, read_plans, read_tiers, unknown_tiers
 
+from paybill_cli import words
+from paybill_cli.asking import Again, Yes, once
 from paybill_cli.calls import Service
 from paybill_cli.context import Stack
 from paybill_cli.errors import CliError, usage
@@ -70,12 +71,9 @@ def publish(
     out: Output,
     stack: Stack,
     file: File,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
-    ] = None,
+    idempotency_key: Again = None,
 ) -> None:
     """Sell what a catalogue says from now on.
 
@@ -95,13 +93,8 @@ def publish(
             out.say("nothing was published")
             return
         out.confirm(f"Publish {file}? A published version cannot be changed any more.", yes=yes)
-        key = idempotency_key or str(uuid.uuid4())
-        try:
+        with once(out, idempotency_key) as key:
             billing.send("/v1/catalogue", _bytes(file), "application/yaml", {"file": _shown(file)}, key=key)
-        except CliError as error:
-            if error.exit_code is ExitCode.UNREACHABLE:
-                out.say(f"send the same again with --idempotency-key {key}: it is done once")
-            raise
     out.say(f"published: {found['content_hash']}")
 
 
@@ -153,25 +146,9 @@ def show(
         out.record("plan", version | {"sold": sold})
         return
     terms = {key: version[key] for key in ("name", "tier", "placement", "trial_days", "grace_s", "retention_s")}
-    features = {f"feature {feature['key']}": in_words(feature) for feature in version["features"]}
+    features = {f"feature {feature['key']}": words.feature(feature) for feature in version["features"]}
     meters = {f"meter {meter['meter']}": _counted(meter) for meter in _meters(version, found["meters"])}
     out.record("plan", _row(version, sold=sold) | terms | features | meters)
-
-
-def in_words(feature: Mapping[str, Any] | None) -> str | None:
-    """What a feature gives, on one line; None for none."""
-    if feature is None:
-        return None
-    match feature["kind"]:
-        case "boolean":
-            return "on" if feature["enabled"] else "off"
-        case "static":
-            return str(feature["value"])
-        case "limit":
-            return f"at most {feature['limit']}"
-        case _:
-            quota = "" if feature["quota"] is None else f", at most {feature['quota']}"
-            return f"{feature['included']} included{quota}"
 
 
 def _difference(billing: Service, file: Path) -> dict[str, Any]:
@@ -205,7 +182,12 @@ def _changes(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for feature in version["features"]:
             before, after = feature["before"], feature["after"]
             key = (after or before)["key"]
-            yield {"change": f"feature {key}", "of": name, "before": in_words(before), "after": in_words(after)}
+            yield {
+                "change": f"feature {key}",
+                "of": name,
+                "before": words.feature(before),
+                "after": words.feature(after),
+            }
         for price in version["prices"]:
             before, after = _amount(price["before"]), _amount(price["after"])
             yield {"change": f"price a {price['interval']}", "of": name, "before": before, "after": after}
@@ -217,8 +199,13 @@ def _changes(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _row(plan: Mapping[str, Any], *, sold: bool) -> dict[str, Any]:
     prices = ", ".join(f"{_amount(price['amount'])} a {price['interval']}" for price in plan["prices"])
-    name = f"{plan['plan']}@{plan['version']}"
-    return {"plan": name, "sold": sold, "tier": plan["tier"], "placement": plan["placement"], "prices": prices}
+    return {
+        "plan": words.plan(plan),
+        "sold": sold,
+        "tier": plan["tier"],
+        "placement": plan["placement"],
+        "prices": prices,
+    }
 
 
 def _meters(plan: Mapping[str, Any], meters: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -236,7 +223,7 @@ def _counted(meter: Mapping[str, Any] | None) -> str | None:
 
 def _amount(money: Mapping[str, Any] | None) -> str | None:
     """In minor units, as it is written in the file: how many make one differs between currencies."""
-    return None if money is None else f"{money['minor']} {money['currency']} (minor)"
+    return None if money is None else f"{words.money(money)} (minor)"
 
 
 def _flawed(out: Output, file: Path, flaws: list[str]) -> CliError:

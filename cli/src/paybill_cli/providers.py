@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from paybill_cli.calls import Service
+from paybill_cli.asking import Again, sent
+from paybill_cli.calls import PAGE, Service
 from paybill_cli.context import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -18,14 +19,9 @@ RUN_COLUMNS = ("id", "provider", "status", "repair", "looked", "drifted", "start
 DRIFT_COLUMNS = ("provider_object", "tenant_id", "kind", "repaired", "differs")
 
 _POLL_S = 0.25
-_PAGE = 200
 
 Name = Annotated[str, typer.Argument(help="The provider's name, such as stripe.", metavar="PROVIDER")]
 Id = Annotated[str, typer.Argument(help="The reconciliation's id, rec_….", metavar="ID")]
-Again = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
-]
 
 
 def list_all(out: Output, stack: Stack) -> None:
@@ -55,8 +51,7 @@ def reconcile(
     Example: paybill provider reconcile stripe --dry-run
     """
     with Service(stack, "billing") as billing:
-        key = idempotency_key or str(uuid.uuid4())
-        run = billing.post(f"{path_of(provider)}/reconciliations", {"repair": not dry_run}, key=key)
+        run = sent(out, billing, f"{path_of(provider)}/reconciliations", {"repair": not dry_run}, idempotency_key)
         if not detach:
             run = _followed(out, billing, run, timeout)
             _show_drifts(out, billing, run["id"])
@@ -68,7 +63,7 @@ def reconcile(
 def reconciliations(
     out: Output,
     stack: Stack,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=_PAGE, help="How many at most.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=PAGE, help="How many at most.")] = 20,
 ) -> None:
     """List reconciliations, the newest first.
 
@@ -84,7 +79,7 @@ def stop(out: Output, stack: Stack, run: Id, idempotency_key: Again = None) -> N
     Example: paybill provider stop rec_0123456789abcdef0123456789abcdef
     """
     with Service(stack, "billing") as billing:
-        ended = billing.post(f"/v1/reconciliations/{_name(run)}/stop", None, key=idempotency_key or str(uuid.uuid4()))
+        ended = sent(out, billing, f"/v1/reconciliations/{_name(run)}/stop", None, idempotency_key)
     out.record("reconciliation", ended, RUN_COLUMNS)
 
 
@@ -111,14 +106,8 @@ def _show_drifts(out: Output, billing: Service, run: str | None, tenant: str | N
 
 def drifts_of(billing: Service, run: str | None, tenant: str | None = None) -> list[dict[str, Any]]:
     """All that a reconciliation found, or all of a tenant."""
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    while True:
-        page = billing.get("/v1/drifts", {"run": run, "tenant": tenant, "after": after, "limit": _PAGE})
-        found += page["drifts"]
-        after = page["next"]
-        if after is None:
-            return found
+    found, _ = billing.listed("/v1/drifts", "drifts", {"run": run, "tenant": tenant})
+    return found
 
 
 def compared(out: Output, billing: Service, provider: str, *, repair: bool, timeout_s: float) -> dict[str, Any]:
@@ -131,7 +120,7 @@ def compared(out: Output, billing: Service, provider: str, *, repair: bool, time
         except CliError as error:
             if error.code != "reconciliation_runs":
                 raise
-            runs = billing.get("/v1/reconciliations", {"limit": _PAGE})
+            runs = billing.get("/v1/reconciliations", {"limit": PAGE})
             for other in runs:
                 if (other["provider"], other["status"]) == (provider, "running"):
                     _followed(out, billing, other, left_s)

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import typer
 
+from paybill_cli.asking import Reason, Yes
 from paybill_cli.calls import Service
 from paybill_cli.context import SERVICES, Stack
 from paybill_cli.errors import CliError, usage
@@ -15,7 +16,6 @@ COLUMNS = ("id", "service", "state", "subject", "tenant", "attempts", "next_at",
 _OPERATIONS = "/v1/operations"
 
 Id = Annotated[str, typer.Argument(help="The fact's id, as `paybill events quarantine` lists it.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
 
@@ -59,7 +59,7 @@ def skip(
     out: Output,
     stack: Stack,
     id: Id,
-    reason: Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")],
+    reason: Reason,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:

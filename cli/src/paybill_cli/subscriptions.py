@@ -2,17 +2,20 @@
 
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 import typer
 
+from paybill_cli import words
+from paybill_cli.asking import Again, Reason, Yes, once
 from paybill_cli.calls import Service
 from paybill_cli.context import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output, Progress
+from paybill_cli.tenants import id_of
 
 COLUMNS = ("subscription_id", "tenant_id", "plan", "quantity", "access", "period_end", "then")
 FIELDS = (
@@ -32,24 +35,15 @@ FIELDS = (
 )
 
 _SUBSCRIPTION = re.compile(r"sub_[0-9a-f]{32}")
-_TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _PLAN = re.compile(r"([a-z][a-z0-9_-]{0,62})(?:@([1-9][0-9]{0,6}))?")
 _POLL_S = 0.25
-_PAGE = 200
 
 When = Literal["now", "period_end"]
 Name = Annotated[
     str, typer.Argument(help="The subscription's id, or the slug or id of its tenant.", metavar="SUBSCRIPTION")
 ]
-Reason = Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Have it quoted, and change nothing.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait, then exit 8.")]
-Again = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
-]
 
 
 def list_all(
@@ -62,18 +56,10 @@ def list_all(
 
     Example: paybill subscription list --access grace
     """
-    found: list[dict[str, Any]] = []
-    after: str | None = None
     with Service(stack, "billing") as billing:
-        while len(found) < limit:
-            query = {"access": access, "after": after, "limit": min(limit - len(found), _PAGE)}
-            page = billing.get("/v1/subscriptions", query)
-            found += page["subscriptions"]
-            after = page["next"]
-            if after is None:
-                break
+        found, more = billing.listed("/v1/subscriptions", "subscriptions", {"access": access}, limit)
     out.rows("subscription.list", found if out.json else [_in_words(one) for one in found], COLUMNS)
-    if after is not None:
+    if more:
         out.say(f"there are more than {limit}; see them with --limit")
 
 
@@ -201,7 +187,7 @@ class _Change:
         self._deadline = time.monotonic() + timeout_s
         self._yes = yes
         self._dry_run = dry_run
-        self._key = key or str(uuid.uuid4())
+        self._key = key or str(uuid4())
 
     def carry_out(self, name: str, body: Mapping[str, Any]) -> None:
         """Ask, show the quote, confirm it, wait until the subscription shows it."""
@@ -239,13 +225,8 @@ class _Change:
             billing.post(f"/v1/changes/{change['id']}/discard", None, key=f"{self._key}/discard")
 
     def _post(self, billing: Service, path: str, body: Mapping[str, Any], step: str = "") -> dict[str, Any]:
-        key = f"{self._key}/{step}" if step else self._key
-        try:
-            answer: dict[str, Any] = billing.post(path, body, key=key)
-        except CliError as error:
-            if error.exit_code is ExitCode.UNREACHABLE:
-                self._out.say(f"send the same again with --idempotency-key {self._key}: it is done once")
-            raise
+        with once(self._out, self._key) as key:
+            answer: dict[str, Any] = billing.post(path, body, key=f"{key}/{step}" if step else key)
         return answer
 
     def _until(self, billing: Service, change: Mapping[str, Any], progress: Progress, *underway: str) -> dict[str, Any]:
@@ -314,13 +295,7 @@ def found_by_name(stack: Stack, billing: Service, name: str) -> dict[str, Any]:
     if _SUBSCRIPTION.fullmatch(name):
         found: dict[str, Any] = billing.get(f"/v1/subscriptions/{name}")
         return found
-    if not _NAME.fullmatch(name):
-        raise usage(f"{name!r} is no id and no slug", next="paybill subscription list")
-    tenant_id = name
-    if not _TENANT_ID.fullmatch(name):
-        with Service(stack, "tenant") as tenants:
-            tenant_id = tenants.get(f"/v1/tenants/{name}")["id"]
-    account = billing.get(f"/v1/tenants/{tenant_id}/account")
+    account = billing.get(f"/v1/tenants/{id_of(stack, name)}/account")
     going = [one for one in account["subscriptions"] if one["access"] != "ended"] or account["subscriptions"]
     if len(going) != 1:
         ids = ", ".join(one["subscription_id"] for one in going)
@@ -336,22 +311,15 @@ def found_by_name(stack: Stack, billing: Service, name: str) -> dict[str, Any]:
 
 def _say_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, Any]) -> None:
     """What a change costs and gives, in words."""
-    from paybill_cli.plans import in_words  # it reads catalogues too, and what that needs takes its time
-
     quote, wanted = change["quote"], change["wanted"]
     proration = quote["proration"]
-    out.say(f"{_plan_words(before['plan'])}, quantity {before['quantity']} -> {_wanted_words(before, wanted)}")
+    out.say(f"{words.plan(before['plan'])}, quantity {before['quantity']} -> {_wanted_words(before, wanted)}")
     for line in proration["lines"]:
-        out.say(f"  {_money(line['amount']):>14}  {line['text']}")
-    out.say(f"  {_money(proration['due_now']):>14}  due now")
+        out.say(f"  {words.money(line['amount']):>14}  {line['text']}")
+    out.say(f"  {words.money(proration['due_now']):>14}  due now")
     if proration["next_amount"] is not None:
-        out.say(f"  {_money(proration['next_amount']):>14}  then, each period")
-    for difference in quote["features"]:
-        one = difference["after"] or difference["before"]
-        out.say(f"  {one['key']}: {in_words(difference['before']) or '-'} -> {in_words(difference['after']) or '-'}")
-    for what in ("tier", "placement"):
-        if quote[f"{what}_before"] != quote[f"{what}_after"]:
-            out.say(f"  {what}: {quote[f'{what}_before']} -> {quote[f'{what}_after']}")
+        out.say(f"  {words.money(proration['next_amount']):>14}  then, each period")
+    words.say_differences(out, quote)
     out.say(f"  from {proration['effective_at']} on; the quote is valid until {quote['valid_until']}")
 
 
@@ -359,16 +327,7 @@ def _wanted_words(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if wanted["kind"] != "plan":
         return str(wanted["kind"])
     quantity = wanted["quantity"] or before["quantity"]
-    return f"{_plan_words(wanted['plan'] or before['plan'])}, quantity {quantity}"
-
-
-def _plan_words(plan: Mapping[str, Any]) -> str:
-    return f"{plan['plan']}@{plan['version']}"
-
-
-def _money(amount: Mapping[str, Any]) -> str:
-    """Minor units, as they are in the log: how many make a whole one depends on the currency."""
-    return f"{amount['minor']} {amount['currency']}"
+    return f"{words.plan(wanted['plan'] or before['plan'])}, quantity {quantity}"
 
 
 def _summary(change: Mapping[str, Any]) -> dict[str, Any]:
@@ -376,8 +335,8 @@ def _summary(change: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "change": change["id"],
         "subscription_id": change["subscription_id"],
-        "due_now": proration and _money(proration["due_now"]),
-        "next_amount": proration and proration["next_amount"] and _money(proration["next_amount"]),
+        "due_now": proration and words.money(proration["due_now"]),
+        "next_amount": proration and proration["next_amount"] and words.money(proration["next_amount"]),
         "effective_at": proration and proration["effective_at"],
     }
 
@@ -385,11 +344,11 @@ def _summary(change: Mapping[str, Any]) -> dict[str, Any]:
 def _in_words(subscription: Mapping[str, Any]) -> dict[str, Any]:
     """For people: what it is and what becomes of it."""
     pending, cancel_at = subscription["pending"], subscription["cancel_at"]
-    then = f"{_plan_words(pending)}, quantity {pending['quantity']} at {pending['at']}" if pending else None
+    then = f"{words.plan(pending)}, quantity {pending['quantity']} at {pending['at']}" if pending else None
     return {
         **subscription,
-        "plan": _plan_words(subscription["plan"]),
-        "price": _money(subscription["price"]),
+        "plan": words.plan(subscription["plan"]),
+        "price": words.money(subscription["price"]),
         "then": f"ends at {cancel_at}" if cancel_at else then,
     }
 

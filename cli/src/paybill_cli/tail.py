@@ -12,15 +12,14 @@ from paybill_contracts.event import partition_of
 from paybill_runtime.feed import stream_sequence
 
 from paybill_cli.bus import connected, messages, seen, stream_info
-from paybill_cli.calls import Service
 from paybill_cli.context import NatsAccess, Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output, shown
+from paybill_cli.tenants import id_of
 
 COLUMNS = ("sequence", "time", "type", "aggregate", "revision", "actor", "cause", "trace_id")
 
-_TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
 _TYPE = re.compile(r"([a-z-]+)(\.[a-z_]*)?")
 _PAUSE_S = 0.5
 
@@ -68,7 +67,7 @@ async def tail(
     """
     if prefix is not None and not _TYPE.fullmatch(prefix):
         raise usage(f"no type begins with {prefix!r}", next="paybill events schema")
-    wanted = Wanted(_tenant_id(stack, tenant), prefix)
+    wanted = Wanted(tenant and id_of(stack, tenant), prefix)
     reading = Reading(out, wanted, follow)
     first = None if start is None else start - 1
     if follow:
@@ -155,10 +154,3 @@ def _joined(values: Any) -> str:
         return "\t".join(texts)
     widths = (8, 27, 36, 40, 8, 18, 36, 0)
     return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
-
-
-def _tenant_id(stack: Stack, tenant: str | None) -> str | None:
-    if tenant is None or _TENANT_ID.fullmatch(tenant):
-        return tenant
-    with Service(stack, "tenant") as tenants:
-        return str(tenants.get(f"/v1/tenants/{tenant}")["id"])

@@ -2,12 +2,12 @@
 
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
+from paybill_cli.asking import Again, Reason, Unsent, Yes, sent, show_unsent
 from paybill_cli.calls import Service
 from paybill_cli.context import Stack
 from paybill_cli.errors import CliError, usage
@@ -22,15 +22,8 @@ _ID = re.compile(r"ten_[0-9a-f]{32}")
 _POLL_S = 0.25
 CHECKOUT_WAIT_S = 10.0
 MANUAL = "manual"
-_PAGE = 200
 
 Name = Annotated[str, typer.Argument(help="The tenant's slug or id.", metavar="TENANT")]
-Again = Annotated[
-    str | None,
-    typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it is done once."),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be asked for, and ask for nothing.")]
 
 
 def create(
@@ -51,7 +44,7 @@ def create(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the tenant until it is active.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait, then exit 8.")] = 120,
     idempotency_key: Again = None,
-    dry_run: DryRun = False,
+    dry_run: Unsent = False,
 ) -> None:
     """Ask for a new tenant.
 
@@ -63,10 +56,10 @@ def create(
     body |= {"payment": payment} if payment is not None else {}
     body |= {"customer": customer} if customer is not None else {}
     if dry_run:
-        _show_request(out, "/v1/tenants", body | {"contact_email": "(sealed)"})
+        show_unsent(out, "tenant", "/v1/tenants", body | {"contact_email": "(sealed)"})
         return
     with Service(stack, "tenant") as tenants:
-        tenant = _sent(out, tenants, "/v1/tenants", body, idempotency_key)
+        tenant = sent(out, tenants, "/v1/tenants", body, idempotency_key)
         with out.progress(f"{slug} is {tenant['status']} ({tenant['id']})") as progress:
             deadline = time.monotonic() + timeout
             checkout = _checkout(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
@@ -90,18 +83,10 @@ def list_all(
 
     Example: paybill tenant list --status suspended
     """
-    found: list[dict[str, Any]] = []
-    after: str | None = None
     with Service(stack, "tenant") as tenants:
-        while len(found) < limit:
-            query = {"status": status, "after": after, "limit": min(limit - len(found), _PAGE)}
-            page = tenants.get("/v1/tenants", query)
-            found += page["tenants"]
-            after = page["next"]
-            if after is None:
-                break
+        found, more = tenants.listed("/v1/tenants", "tenants", {"status": status}, limit)
     out.rows("tenant.list", found, COLUMNS)
-    if after is not None:
+    if more:
         out.say(f"there are more than {limit}; see them with --limit")
 
 
@@ -110,7 +95,7 @@ def show(out: Output, stack: Stack, tenant: Name) -> None:
 
     Example: paybill tenant show acme
     """
-    path = _path(tenant)
+    path = path_of(tenant)
     with Service(stack, "tenant") as tenants:
         found = tenants.get(path)
     _show(out, found)
@@ -120,13 +105,13 @@ def suspend(
     out: Output,
     stack: Stack,
     tenant: Name,
-    reason: Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")],
+    reason: Reason,
     mode: Annotated[
         Literal["blocked", "read_only"], typer.Option("--mode", help="How far; blocked: no access at all.")
     ] = "blocked",
     yes: Yes = False,
     idempotency_key: Again = None,
-    dry_run: DryRun = False,
+    dry_run: Unsent = False,
 ) -> None:
     """Shut a tenant out, keeping everything it owns.
 
@@ -134,28 +119,28 @@ def suspend(
 
     Example: paybill tenant suspend acme --reason "abuse report 7" --mode read_only
     """
-    path, body = f"{_path(tenant)}/suspend", {"mode": mode, "reason": reason}
+    path, body = f"{path_of(tenant)}/suspend", {"mode": mode, "reason": reason}
     if dry_run:
-        _show_request(out, path, body)
+        show_unsent(out, "tenant", path, body)
         return
     with Service(stack, "tenant") as tenants:
         out.confirm(f"Shut {tenant} out ({mode})? Nothing is deleted; `paybill tenant resume` lifts it.", yes=yes)
-        _show(out, _sent(out, tenants, path, body, idempotency_key))
+        _show(out, sent(out, tenants, path, body, idempotency_key))
 
 
-def resume(out: Output, stack: Stack, tenant: Name, idempotency_key: Again = None, dry_run: DryRun = False) -> None:
+def resume(out: Output, stack: Stack, tenant: Name, idempotency_key: Again = None, dry_run: Unsent = False) -> None:
     """Lift the operator's hold on a tenant.
 
     It stays suspended while billing holds it too.
 
     Example: paybill tenant resume acme
     """
-    path = f"{_path(tenant)}/resume"
+    path = f"{path_of(tenant)}/resume"
     if dry_run:
-        _show_request(out, path, {})
+        show_unsent(out, "tenant", path, {})
         return
     with Service(stack, "tenant") as tenants:
-        found = _sent(out, tenants, path, None, idempotency_key)
+        found = sent(out, tenants, path, None, idempotency_key)
     _show(out, found)
     for hold in found["holds"]:
         out.say(f"{tenant} is still held by {hold['origin']}: {hold['reason']}")
@@ -165,10 +150,10 @@ def offboard(
     out: Output,
     stack: Stack,
     tenant: Name,
-    reason: Annotated[str, typer.Option("--reason", help="Kept in the log for ever: no personal data.")],
+    reason: Reason,
     yes: Yes = False,
     idempotency_key: Again = None,
-    dry_run: DryRun = False,
+    dry_run: Unsent = False,
 ) -> None:
     """Let a tenant go: export, close, keep.
 
@@ -177,12 +162,12 @@ def offboard(
 
     Example: paybill tenant offboard acme --reason "contract ended" --yes
     """
-    path, body = f"{_path(tenant)}/offboard", {"reason": reason}
+    path, body = f"{path_of(tenant)}/offboard", {"reason": reason}
     if dry_run:
-        _show_request(out, path, body)
+        show_unsent(out, "tenant", path, body)
         return
     with Service(stack, "tenant") as tenants:
-        found = tenants.get(_path(tenant))
+        found = tenants.get(path_of(tenant))
         out.say(f"{found['slug']} ({found['name']}) is {found['status']}. Offboarding it will, in this order:")
         for step in (
             "cancel its subscription",
@@ -192,7 +177,7 @@ def offboard(
         ):
             out.say(f"  - {step}")
         out.confirm(f"Offboard {found['slug']}? This cannot be undone.", yes=yes)
-        _show(out, _sent(out, tenants, path, body, idempotency_key))
+        _show(out, sent(out, tenants, path, body, idempotency_key))
 
 
 def id_of(stack: Stack, tenant: str) -> str:
@@ -200,7 +185,7 @@ def id_of(stack: Stack, tenant: str) -> str:
     if _ID.fullmatch(tenant):
         return tenant
     with Service(stack, "tenant") as tenants:
-        return str(tenants.get(_path(tenant))["id"])
+        return str(tenants.get(path_of(tenant))["id"])
 
 
 def portal(out: Output, stack: Stack, tenant: Name) -> None:
@@ -212,28 +197,16 @@ def portal(out: Output, stack: Stack, tenant: Name) -> None:
     Example: paybill tenant portal acme
     """
     with Service(stack, "tenant") as tenants:
-        tenant_id = tenants.get(_path(tenant))["id"]
+        tenant_id = tenants.get(path_of(tenant))["id"]
     with Service(stack, "billing") as billing:
         out.record("tenant.portal", billing.post(f"/v1/tenants/{tenant_id}/portal"))
 
 
-def _path(tenant: str) -> str:
+def path_of(tenant: str) -> str:
     """Where the tenant is; a name that could lead elsewhere is none."""
     if not _NAME.fullmatch(tenant):
         raise usage(f"{tenant!r} is neither a slug nor an id", next="paybill tenant list")
     return f"/v1/tenants/{tenant}"
-
-
-def _sent(out: Output, tenants: Service, path: str, body: Mapping[str, Any] | None, key: str | None) -> dict[str, Any]:
-    """The answer; when it stays unknown whether it was done, the way to ask again without doing it twice."""
-    made = key or str(uuid.uuid4())
-    try:
-        answer: dict[str, Any] = tenants.post(path, body, key=made)
-    except CliError as error:
-        if error.exit_code is ExitCode.UNREACHABLE:
-            out.say(f"send the same again with --idempotency-key {made}: it is done once")
-        raise
-    return answer
 
 
 def _checkout(out: Output, stack: Stack, tenant_id: str, wait_s: float) -> str | None:
@@ -284,7 +257,7 @@ def _next_standing(tenants: Service, tenant: dict[str, Any], deadline: float, pr
             next=f"paybill tenant show {tenant['slug']}",
         )
     time.sleep(_POLL_S)
-    found: dict[str, Any] = tenants.get(_path(tenant["id"]))
+    found: dict[str, Any] = tenants.get(path_of(tenant["id"]))
     progress.now(f"{found['slug']} is {found['status']} ({found['id']})")
     return found
 
@@ -297,8 +270,3 @@ def _show(out: Output, tenant: Mapping[str, Any], fields: tuple[str, ...] = FIEL
     environment = tenant["environment"]
     holds = ", ".join(f"{hold['origin']} ({hold['mode']}): {hold['reason']}" for hold in tenant["holds"])
     out.record("tenant", {**tenant, "holds": holds or None, "environment": environment and environment["id"]}, fields)
-
-
-def _show_request(out: Output, path: str, body: Mapping[str, Any]) -> None:
-    out.record("request", {"service": "tenant", "method": "POST", "path": path, "body": body})
-    out.say("nothing was sent")

@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from paybill_contracts.event import partition_of
 from paybill_runtime.feed import stream_sequence
 
+from paybill_cli.asking import Again, Unsent, sent, show_unsent
 from paybill_cli.bus import connected, messages, seen, stream_info
 from paybill_cli.calls import Service
 from paybill_cli.context import Stack
@@ -20,17 +21,15 @@ from paybill_cli.errors import CliError
 from paybill_cli.errors import usage as wrong_use
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output, Progress
+from paybill_cli.tenants import id_of, path_of
 from paybill_cli.usage_proof import TYPES, Ledger, Tally, states_of
 
 ALLOWED = ("meter", "value", "included", "quota", "remaining", "window_end", "total")
 WINDOWS = ("id", "aggregation", "value", "records", "status", "closes_at", "reported", "failure")
 DIFFERENCES = ("where", "meaning", "expected", "found")
-_PAGE = 500
 _SAY_EVERY = 5000
 _LOOKS = 8
 _POLL_S = 0.25
-_TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _WINDOW_ID = re.compile(r"ten_[0-9a-f]{32}:[a-z][a-z0-9_-]{0,62}:[0-9T-]{13}")
 
 Name = Annotated[str, typer.Argument(help="The tenant's slug or id.", metavar="TENANT")]
@@ -39,7 +38,6 @@ Since = Annotated[
     str | None, typer.Option("--since", help="Only windows that start then or later, such as 2026-03-01.")
 ]
 Until = Annotated[str | None, typer.Option("--until", help="Only windows that start before.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be asked for, and ask for nothing.")]
 
 
 def show(out: Output, stack: Stack, tenant: Name) -> None:
@@ -47,7 +45,7 @@ def show(out: Output, stack: Stack, tenant: Name) -> None:
 
     Example: paybill usage show acme
     """
-    id_ = _tenant_id(stack, tenant)
+    id_ = id_of(stack, tenant)
     with Service(stack, "billing") as billing:
         found = billing.get(f"/v1/tenants/{id_}/usage")
     now = datetime.now(UTC)
@@ -77,21 +75,24 @@ def windows(
 
     Example: paybill usage windows --status failed
     """
-    query = {"tenant_id": _tenant_id(stack, tenant), "since": _text(since), "until": _text(until)}
+    query = {"tenant_id": tenant and id_of(stack, tenant), "since": _text(since), "until": _text(until)}
     start, end = _moment(since), _moment(until)
     rows: list[dict[str, Any]] = []
+    more = False
     with Service(stack, "billing") as billing:
         if status in {None, "open"}:
-            for meter in _all(billing, "/v1/usage/meters", "meters", {"tenant_id": query["tenant_id"]}):
+            meters, _ = billing.listed("/v1/usage/meters", "meters", {"tenant_id": query["tenant_id"]})
+            for meter in meters:
                 rows += [
                     window | {"id": f"{meter['id']}:{window['start'][:13]}", "status": "open"}
                     for window in meter["windows"]
                     if (start is None or _at(window["start"]) >= start) and (end is None or _at(window["start"]) < end)
                 ]
         if status != "open":
-            rows += _all(billing, "/v1/usage/windows", "windows", query | {"status": status}, limit)
+            closed, more = billing.listed("/v1/usage/windows", "windows", query | {"status": status}, limit)
+            rows += closed
     out.rows("usage.windows", sorted(rows, key=lambda row: row["id"])[:limit], WINDOWS)
-    if len(rows) > limit:
+    if more or len(rows) > limit:
         out.say(f"there are more than {limit}; see them with --limit")
 
 
@@ -102,11 +103,8 @@ def consume(
     meter: Annotated[str, typer.Argument(help="A meter that the tenant's plan counts.")],
     quantity: Annotated[int, typer.Option("--quantity", min=1, help="How much is about to be used.")] = 1,
     of: Annotated[str | None, typer.Option("--of", help="Which thing, where the meter counts different ones.")] = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option("--idempotency-key", help="The key of an earlier try whose outcome is unknown: it counts once."),
-    ] = None,
-    dry_run: DryRun = False,
+    idempotency_key: Again = None,
+    dry_run: Unsent = False,
 ) -> None:
     """Count usage if the plan allows it; exit code 6 when it does not.
 
@@ -114,17 +112,11 @@ def consume(
     """
     body = {"meter": meter, "quantity": quantity} | ({"of": of} if of is not None else {})
     if dry_run:
-        _show_request(out, f"/v1/tenants/{_named(tenant)}/usage/consume", body)
+        show_unsent(out, "billing", f"{path_of(tenant)}/usage/consume", body)
         return
-    path = f"/v1/tenants/{_tenant_id(stack, tenant)}/usage/consume"
-    key = idempotency_key or str(uuid.uuid4())
+    path = f"/v1/tenants/{id_of(stack, tenant)}/usage/consume"
     with Service(stack, "billing") as billing:
-        try:
-            answer = billing.post(path, body, key=key)
-        except CliError as error:
-            if error.exit_code is ExitCode.UNREACHABLE:
-                out.say(f"send the same again with --idempotency-key {key}: it counts once")
-            raise
+        answer = sent(out, billing, path, body, idempotency_key)
     out.record("usage.consumed", answer)
     if not answer["allowed"]:
         raise CliError(
@@ -139,7 +131,7 @@ def report(
     out: Output,
     stack: Stack,
     window: Annotated[str, typer.Argument(help="The window's id, as `paybill usage windows` lists it.")],
-    dry_run: DryRun = False,
+    dry_run: Unsent = False,
 ) -> None:
     """Have a window's value sent to the provider again.
 
@@ -149,7 +141,7 @@ def report(
     """
     path = f"{_window_path(window)}/report"
     if dry_run:
-        _show_request(out, path, {})
+        show_unsent(out, "billing", path, {})
         return
     with Service(stack, "billing") as billing:
         out.record("usage.window", billing.post(path, key=str(uuid.uuid4())))
@@ -173,7 +165,7 @@ async def prove(
 
     Example: paybill usage prove --since 2026-03-01
     """
-    id_ = _tenant_id(stack, tenant)
+    id_ = tenant and id_of(stack, tenant)
     ledger = Ledger(id_, _moment(since), _moment(until))
     query = {"tenant_id": id_, "since": _text(since), "until": _text(until)}
     with out.progress("reading the log") as progress, Service(stack, "billing") as billing:
@@ -216,7 +208,7 @@ async def _folded(
             ledger.take(seen(place, message.subject, message.headers or {}, message.data))
         place = last
         progress.now("comparing with billing's tables")
-        differences = ledger.beside(*states_of(lambda path, name: _all(billing, path, name, query)))
+        differences = ledger.beside(*states_of(lambda path, name: billing.listed(path, name, query)[0]))
         if not differences:
             break
         await asyncio.sleep(_POLL_S * (look + 1))
@@ -243,36 +235,6 @@ async def _ask(billing: Service, told: list[Tally], timeout_s: float, progress: 
             await asyncio.sleep(_POLL_S)
 
 
-def _all(
-    billing: Service, path: str, name: str, query: Mapping[str, Any], limit: int | None = None
-) -> list[dict[str, Any]]:
-    """All that a route lists, page by page."""
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    while limit is None or len(found) <= limit:
-        page = billing.get(path, {**query, "after": after, "limit": _PAGE})
-        found += page[name]
-        after = page["next"]
-        if after is None:
-            break
-    return found
-
-
-def _tenant_id(stack: Stack, tenant: str | None) -> Any:
-    """The id of a tenant that is named by either; None when none is."""
-    if tenant is None or _TENANT_ID.fullmatch(tenant):
-        return tenant
-    with Service(stack, "tenant") as tenants:
-        return tenants.get(f"/v1/tenants/{_named(tenant)}")["id"]
-
-
-def _named(tenant: str) -> str:
-    """A name that could lead elsewhere is none."""
-    if not _NAME.fullmatch(tenant):
-        raise wrong_use(f"{tenant!r} is neither a slug nor an id", next="paybill tenant list")
-    return tenant
-
-
 def _window_path(window: str) -> str:
     if not _WINDOW_ID.fullmatch(window):
         raise wrong_use(f"{window!r} is no window", next="paybill usage windows")
@@ -297,8 +259,3 @@ def _text(text: str | None) -> str | None:
 def _at(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-
-
-def _show_request(out: Output, path: str, body: Mapping[str, Any]) -> None:
-    out.record("request", {"service": "billing", "method": "POST", "path": path, "body": dict(body)})
-    out.say("nothing was sent")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli.calls import Service
+from paybill_cli.calls import PAGE, Service
 from paybill_cli.context import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -16,13 +16,12 @@ MESSAGES = ("received_at", "provider", "id", "type", "state", "object", "quarant
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _OBJECT = re.compile(r"[A-Za-z0-9_\-.:]{1,200}(/[A-Za-z0-9_\-.:]{1,200})?")
-_PAGE = 200
 
 
 def waiting(
     out: Output,
     stack: Stack,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=_PAGE, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=PAGE, help="How many at most.")] = 50,
 ) -> None:
     """List what is still to be looked at there, the longest tried first.
 
@@ -76,24 +75,17 @@ def list_all(
 
     Example: paybill webhook list --state quarantined
     """
-    found: list[dict[str, Any]] = []
-    after: str | None = None
+    query = {"state": state, "object": object_, "provider": provider}
     with Service(stack, "billing") as billing:
-        while len(found) < limit:
-            query = {"state": state, "object": object_, "provider": provider, "after": after}
-            page = billing.get("/v1/webhooks", {**query, "limit": min(limit - len(found), _PAGE)})
-            found += page["messages"]
-            after = page["next"]
-            if after is None:
-                break
+        found, more = billing.listed("/v1/webhooks", "messages", query, limit)
     out.rows("webhook.list", found, MESSAGES)
-    if after is not None:
+    if more:
         out.say(f"there are more than {limit}; see them with --limit")
 
 
 def _found(billing: Service, provider: str, object_: str) -> dict[str, Any]:
     """What waits under this name."""
-    rows: list[dict[str, Any]] = billing.get("/v1/webhooks/waiting", {"limit": _PAGE})
+    rows: list[dict[str, Any]] = billing.get("/v1/webhooks/waiting", {"limit": PAGE})
     for row in rows:
         if (row["provider"], row["object"]) == (provider, object_):
             return row
