@@ -198,7 +198,18 @@ def test_what_a_customer_had_before_it_came_to_us_and_ended_then_ends_nothing_he
 def test_an_ended_subscription_says_how_long_the_data_is_kept():
     (said,) = decide(ACTIVE, seen("canceled"))
 
-    assert said.retention_s == SOLD.plan.retention_s
+    assert (said.retention_s, said.others) == (SOLD.plan.retention_s, 0)
+
+
+def test_an_ended_subscription_says_how_many_others_give_access():
+    shown = seen("canceled")
+    pinned = replace(SOLD, item=shown.items[0])
+
+    (said,) = subscriptions.sync(
+        ACTIVE, shown, tenant_id=TENANT, provider="stripe", sold=pinned, failures=(), now=NOW, others=2
+    )
+
+    assert said.others == 2
 
 
 def test_a_subscription_keeps_the_catalogue_it_was_pinned_from():

@@ -228,9 +228,13 @@ class SubscriptionEnded(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """The subscription is over. `retention_s` is how long the plan promises to keep the data."""
+    """The subscription is over. `retention_s` is how long the plan promises to keep the data.
+
+    others: how many other subscriptions of the tenant give access still; with any, the tenant goes on.
+    """
 
     retention_s: Count
+    others: Count = 0
 
 
 class PaymentFailed(Event, type="billing.payment_failed", version=1, aggregate="payment", key="payment"):

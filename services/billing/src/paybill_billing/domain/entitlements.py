@@ -1,6 +1,6 @@
 """Entitlements: what a tenant may use, by the plan version that its subscription pins and by what operators add."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
@@ -19,8 +19,9 @@ from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.placement import Preset
 
+from paybill_billing.domain.catalogue import Catalogue, published
 from paybill_billing.domain.overrides import Grant, Override, effective, living, next_change
-from paybill_billing.domain.subscriptions import GIVES_ACCESS
+from paybill_billing.domain.subscriptions import GIVES_ACCESS, Standing
 
 EntitlementsEvent = EntitlementsSet | EntitlementOverridden | EntitlementGranted | EntitlementWithdrawn
 
@@ -96,18 +97,38 @@ class Entitlements:
         return self.features if self.plan_features is None else self.plan_features
 
 
-def settle(
-    held: Entitlements | None, subscription: Subscription, plan: PlanVersion, now: datetime
-) -> list[EntitlementsEvent]:
-    """What the tenant may use now that its subscription is like this.
+def giving(standings: Iterable[Standing | None]) -> list[Subscription]:
+    """Those that give access, in an order that never changes."""
+    found = [each.subscription for each in standings if each is not None and each.subscription.access in GIVES_ACCESS]
+    return sorted(found, key=lambda each: each.subscription_id)
 
-    A subscription that gives no access takes away only what it gave itself, and one that gives access does not push
-    out another that does: two subscriptions of one tenant would take turns. What operators added stays.
+
+def instead(giving: Sequence[Subscription], sold: Catalogue) -> tuple[Subscription, PlanVersion] | None:
+    """What takes over from a subscription that gives no access any more: always the same of several."""
+    if not giving:
+        return None
+    return giving[0], published(sold, giving[0].plan.plan, giving[0].plan.version).plan
+
+
+def settle(
+    held: Entitlements | None,
+    subscription: Subscription,
+    plan: PlanVersion,
+    now: datetime,
+    instead: tuple[Subscription, PlanVersion] | None = None,
+) -> list[EntitlementsEvent]:
+    """What the tenant may use now that its subscription is like this. instead: another of its that gives access.
+
+    A subscription that gives no access takes away only what it gave itself, when there is none instead; and one that
+    gives access does not push out another that does: two subscriptions of one tenant would take turns. What operators
+    added stays.
     """
-    allows = subscription.access in GIVES_ACCESS
-    if held is None and not allows:
+    if held is not None and held.subscription_id != subscription.subscription_id and held.allows_access:
         return []
-    if held is not None and held.subscription_id != subscription.subscription_id and (held.allows_access or not allows):
+    if subscription.access not in GIVES_ACCESS and instead is not None:
+        subscription, plan = instead
+    allows = subscription.access in GIVES_ACCESS
+    if not allows and (held is None or held.subscription_id != subscription.subscription_id):
         return []
     said = _set_of(
         Entitlements(
@@ -125,7 +146,11 @@ def settle(
         ),
         now,
     )
-    return [] if held is not None and said.entitlements_hash == held.entitlements_hash else [said]
+    is_same = held is not None and (said.entitlements_hash, said.subscription_id) == (
+        held.entitlements_hash,
+        held.subscription_id,
+    )
+    return [] if is_same else [said]
 
 
 def override(

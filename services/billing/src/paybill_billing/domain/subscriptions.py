@@ -15,6 +15,7 @@ from paybill_contracts.billing import (
     SubscriptionActivated,
     SubscriptionChanged,
     SubscriptionEnded,
+    SubscriptionFact,
     SubscriptionGraceStarted,
     SubscriptionPaused,
     SubscriptionRecovered,
@@ -40,19 +41,11 @@ SubscriptionEvent = (
     | SubscriptionEnded
 )
 
-F = TypeVar(
-    "F",
-    SubscriptionRegistered,
-    SubscriptionActivated,
-    SubscriptionChanged,
-    SubscriptionGraceStarted,
-    SubscriptionSuspended,
-    SubscriptionPaused,
-    SubscriptionRecovered,
-)
+F = TypeVar("F", bound=SubscriptionFact)
 
 GIVES_ACCESS = frozenset({AccessState.TRIALING, AccessState.ACTIVE, AccessState.GRACE})
 _FAILING = frozenset({"past_due", "unpaid"})
+_RUNNING = frozenset({"active", "trialing"})
 
 
 class UnknownStatusError(DomainError):
@@ -114,6 +107,11 @@ class Seen:
     failed_at: datetime | None = None
     pending: PendingSeen | None = None
 
+    @property
+    def runs(self) -> bool:
+        """Whether it gives access, whatever we knew of it."""
+        return self.status in _RUNNING and not self.collection_paused
+
 
 @dataclass(frozen=True, slots=True)
 class Sold:
@@ -169,11 +167,13 @@ def sync(
     failures: Iterable[Failure],
     now: datetime,
     adopted: bool = False,
+    others: int = 0,
 ) -> list[SubscriptionEvent]:
     """Tell what changed between what we knew and what the provider shows.
 
     The provider's state decides, never the order of its messages. adopted: it is of a customer that was there before
-    us; what had ended when we first looked is its past, and ends nothing here. Raises UnknownStatusError.
+    us; what had ended when we first looked is its past, and ends nothing here. others: how many other subscriptions of
+    the tenant give access. Raises UnknownStatusError.
     """
     before = standing.subscription if standing is not None else None
     paid_until = _paid_until(before, seen, sold.item)
@@ -202,7 +202,7 @@ def sync(
         after = after.model_copy(update={"past_end": True})
     if adopted and before is None and after.access is AccessState.ENDED:
         return []
-    return [] if after == before else _told(before, after, sold.plan.retention_s)
+    return [] if after == before else _told(before, after, sold.plan.retention_s, others)
 
 
 def on_time(standing: Standing, now: datetime) -> list[SubscriptionEvent]:
@@ -349,7 +349,7 @@ def _pinned(before: Subscription | None, sold: Sold) -> PlanRef:
     return PlanRef(plan=sold.plan.plan, version=sold.plan.version, catalogue_hash=sold.catalogue_hash)
 
 
-def _told(before: Subscription | None, after: Subscription, retention_s: int) -> list[SubscriptionEvent]:
+def _told(before: Subscription | None, after: Subscription, retention_s: int, others: int) -> list[SubscriptionEvent]:
     """The fact that says what happened between two snapshots."""
     was = before.access if before is not None else None
     if was is after.access:
@@ -383,6 +383,7 @@ def _told(before: Subscription | None, after: Subscription, retention_s: int) ->
                     subscription_id=after.subscription_id,
                     subscription=after,
                     retention_s=retention_s,
+                    others=others,
                 )
             ]
         case _:

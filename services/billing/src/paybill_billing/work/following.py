@@ -1,10 +1,12 @@
 """What one object of a provider comes to: looked at once, and told in one statement with the end of its messages."""
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import RetryLaterError
@@ -35,6 +37,7 @@ _BODIES = text(
     "WHERE provider = :provider AND event_id = ANY(:ids) ORDER BY created, event_id"
 )
 _TENANT = text("SELECT id FROM accounts WHERE customer = :customer")
+_OTHERS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")
 
 
 class UnknownCustomerError(Exception):
@@ -59,6 +62,7 @@ class Following:
         self._name = name
         self._provider = provider
         self._inbound = inbound
+        self._deciding: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def follow(self, target: Row[Any], held: dict[str, int]) -> None:
         """Look at what is due, and record what it comes to. held: the lease that has to be ours then.
@@ -84,7 +88,10 @@ class Following:
             return
         tenant_id = await self._tenant(target, seen.customer)
         failures = await self._failures(target)
-        await self._decide(target, origin, tenant_id, seen, failures, held)
+        # One of a tenant at a time: a subscription that is new between finding the others and deciding would be missed.
+        async with self._deciding.setdefault(tenant_id, asyncio.Lock()):
+            others = await self._others(tenant_id, seen)
+            await self._decide(target, origin, tenant_id, seen, failures, held, others)
 
     async def _decide(
         self,
@@ -94,6 +101,7 @@ class Following:
         seen: Seen,
         failures: Sequence[tuple[Attempt, datetime]],
         held: dict[str, int],
+        others: Sequence[str],
     ) -> None:
         id_ = subscriptions.subscription_id(self._name, seen.id)
 
@@ -109,6 +117,7 @@ class Following:
                 unit.record(PAYMENTS, attempt.event, said)
             standing = unit.get(SUBSCRIPTIONS, id_)
             pinned = subscriptions.sold(sold, account, standing, seen)
+            giving = entitlements.giving(unit.get(SUBSCRIPTIONS, other) for other in others)
             events = subscriptions.sync(
                 standing,
                 seen,
@@ -118,12 +127,14 @@ class Following:
                 failures=[Failure(attempt.invoice, when) for attempt, when in failures],
                 now=at.now,
                 adopted=account.adopts is not None,
+                others=len(giving),
             )
             unit.record(SUBSCRIPTIONS, id_, events)
             # In the same decision, for the tenant waits: hearing our own fact first would cost it a hop.
             for event in events:
                 before = unit.get(ENTITLEMENTS, tenant_id)
-                settled = entitlements.settle(before, event.subscription, pinned.plan, at.now)
+                instead = entitlements.instead(giving, sold)
+                settled = entitlements.settle(before, event.subscription, pinned.plan, at.now, instead)
                 unit.record(ENTITLEMENTS, tenant_id, settled)
 
         await self._edge.decide(
@@ -134,7 +145,7 @@ class Following:
                 ENTITLEMENTS.key(tenant_id),
                 *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
             ],
-            reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE)],
+            reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE), *map(SUBSCRIPTIONS.key, others)],
             besides=partial(_finish, self._done(target)),
             held=held,
         )
@@ -187,6 +198,13 @@ class Following:
         if owner is None:
             raise UnknownCustomerError(customer)
         return owner
+
+    async def _others(self, tenant_id: str, seen: Seen) -> list[str]:
+        """The tenant's other subscriptions, any of which may take over from one that need not give access."""
+        if seen.runs:
+            return []
+        id_ = subscriptions.subscription_id(self._name, seen.id)
+        return [row.id for row in await self._edge.rows(_OTHERS, {"tenant_id": tenant_id, "id": id_})]
 
     async def _failures(self, target: Row[Any]) -> list[tuple[Attempt, datetime]]:
         """The failed attempts among what waits, and when the provider says that each was."""

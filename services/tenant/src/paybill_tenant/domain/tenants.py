@@ -256,6 +256,9 @@ def on_subscription_recovered(tenant: Tenant) -> list[TenantEvent]:
 
 
 def on_subscription_ended(tenant: Tenant, fact: SubscriptionEnded, now: datetime) -> list[TenantEvent]:
+    """Nobody leaves, or stays shut out, whom another subscription gives access."""
+    if fact.others:
+        return _lift(tenant, HoldOrigin.BILLING)
     return _leave(tenant, HoldOrigin.BILLING, "the subscription ended", fact.retention_s, now)
 
 
