@@ -17,6 +17,7 @@ BENCHMARKS = {
     "tenants": "the hop with 10,000 tenants, against itself with 100",
     "saga": "a webhook until its tenant is active, against DBOS",
     "webhooks": "webhooks that are durable when acknowledged, against a bare handler",
+    "entitlements": "a check of what a tenant may use, in process",
     "replay": "a whole log verified, against no more than reading and validating it",
     "memory": "the tenant service and billing after many facts",
     "start": "`paybill up` until it is ready",
