@@ -184,8 +184,9 @@ def id_of(stack: Stack, tenant: str) -> str:
     """The id of a tenant that is named by its slug or id."""
     if _ID.fullmatch(tenant):
         return tenant
+    path = path_of(tenant)
     with Service(stack, "tenant") as tenants:
-        return str(tenants.get(path_of(tenant))["id"])
+        return str(tenants.get(path)["id"])
 
 
 def portal(out: Output, stack: Stack, tenant: Name) -> None:
@@ -196,10 +197,9 @@ def portal(out: Output, stack: Stack, tenant: Name) -> None:
 
     Example: paybill tenant portal acme
     """
-    with Service(stack, "tenant") as tenants:
-        tenant_id = tenants.get(path_of(tenant))["id"]
+    path = f"/v1/tenants/{id_of(stack, tenant)}/portal"
     with Service(stack, "billing") as billing:
-        out.record("tenant.portal", billing.post(f"/v1/tenants/{tenant_id}/portal"))
+        out.record("tenant.portal", billing.post(path))
 
 
 def path_of(tenant: str) -> str:

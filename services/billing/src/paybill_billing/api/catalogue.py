@@ -3,28 +3,23 @@
 import asyncio
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from paybill_contracts.catalogue import BuildableTier, Meter, PlanVersion
 from paybill_contracts.event import digest
 from paybill_contracts.plans_file import Plans, read_plans
 from paybill_contracts.values import Digest
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Edge
 from paybill_runtime.problems import Problem
-from paybill_runtime.state import StateRow
 from paybill_runtime.unit import Moment, Unit
 from pydantic import BaseModel, Field, StringConstraints
-from sqlalchemy import Text, cast
-from sqlmodel import col, select
 
+from paybill_billing.api.reading import Reader, Writer, found
 from paybill_billing.domain import catalogue, differences, tiers
-from paybill_billing.domain.catalogue import Catalogue, CatalogueRefusedError, UnknownPlanError
+from paybill_billing.domain.catalogue import Catalogue, CatalogueRefusedError
 from paybill_billing.domain.differences import Difference, MeterDifference, VersionDifference
 from paybill_billing.domain.tiers import Tiers
-from paybill_billing.tables import CATALOGUES, TIERS, CatalogueRow, TiersRow
+from paybill_billing.tables import CATALOGUES, TIERS
 
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
 File = Annotated[
     str,
     StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$"),
@@ -101,18 +96,11 @@ def router(edge: Edge) -> APIRouter:
     reading = asyncio.Lock()
     plans_key, tiers_key = CATALOGUES.key(catalogue.CATALOGUE), TIERS.key(tiers.TIERS)
 
-    async def document(row: type[StateRow], id_: str) -> str | None:
-        rows = await edge.rows(select(cast(col(row.state), Text).label("state")).where(row.id == id_))
-        return rows[0].state if rows else None
-
     @routes.get("/catalogue")
     async def show_catalogue(_: Reader) -> CatalogueView:
         """The plans on sale, those that were, and how usage is counted."""
-        known = await document(CatalogueRow, catalogue.CATALOGUE)
-        if known is None:
-            raise UnknownPlanError("no catalogue is published yet; publish one: paybill plans publish FILE")
-        noted = await document(TiersRow, tiers.TIERS)
-        return CatalogueView.of(CATALOGUES.load(known), TIERS.load(noted) if noted is not None else None)
+        known = catalogue.existing(await found(edge, CATALOGUES, catalogue.CATALOGUE))
+        return CatalogueView.of(known, await found(edge, TIERS, tiers.TIERS))
 
     @routes.post("/catalogue", openapi_extra=_YAML)
     async def publish(

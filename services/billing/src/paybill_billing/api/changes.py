@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Annotated, Self
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Query, Response, status
+from fastapi import APIRouter, Query, Response, status
 from paybill_contracts.billing import Subscription
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.changes import (
@@ -17,26 +17,18 @@ from paybill_contracts.changes import (
     WantedChange,
 )
 from paybill_contracts.values import Digest, Key, SubscriptionId, TenantId, Text, Timestamp
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
-from paybill_runtime.state import StateRow
+from paybill_runtime.http import Caller, Edge
 from paybill_runtime.unit import Moment, Unit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sqlalchemy import Label, cast
-from sqlalchemy import Text as SqlText
-from sqlmodel import col, select
+from sqlmodel import select
 
+from paybill_billing.api.reading import Limit, Reader, Writer, found, page
 from paybill_billing.domain import catalogue, change_requests, changes
-from paybill_billing.domain.catalogue import UnknownPlanError
 from paybill_billing.domain.change_requests import Asked, UnknownSubscriptionError
 from paybill_billing.domain.changes import Change, ChangeEvent, Status, UnknownChangeError
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, CHANGES, SUBSCRIPTIONS, ChangeRow, SubscriptionRow
+from paybill_billing.tables import ACCOUNTS, CATALOGUES, CHANGES, SUBSCRIPTIONS, ChangeRow
 
-MAX_PAGE = 200
 MAX_COUNT = 10**9
-
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
 
 
 class When(StrEnum):
@@ -144,15 +136,11 @@ class ChangePage(BaseModel):
     next: Annotated[ChangeId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def _document(row: type[StateRow]) -> Label[str]:
-    return cast(col(row.state), SqlText).label("state")
-
-
 async def _subscription(edge: Edge, subscription_id: str) -> Subscription:
-    rows = await edge.rows(select(_document(SubscriptionRow)).where(SubscriptionRow.id == subscription_id))
-    if not rows:
+    standing = await found(edge, SUBSCRIPTIONS, subscription_id)
+    if standing is None:
         raise UnknownSubscriptionError(f"there is no subscription {subscription_id}")
-    return SUBSCRIPTIONS.load(rows[0].state).subscription
+    return standing.subscription
 
 
 def router(edge: Edge) -> APIRouter:
@@ -188,10 +176,10 @@ def _asking(routes: APIRouter, edge: Edge) -> None:
         change_id = f"chg_{uuid4().hex}"
 
         def decide(unit: Unit, _: Moment) -> ChangeView:
-            standing, sold = unit.get(SUBSCRIPTIONS, subscription_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
-            account = unit.get(ACCOUNTS, tenant_id)
-            if standing is None or sold is None:
-                raise UnknownPlanError("no catalogue is published yet")
+            standing, account = unit.get(SUBSCRIPTIONS, subscription_id), unit.get(ACCOUNTS, tenant_id)
+            sold = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
+            if standing is None:
+                raise UnknownSubscriptionError(f"there is no subscription {subscription_id}")
             leaving = account is not None and account.leaving
             events = changes.request(
                 unit.get(CHANGES, change_id),
@@ -236,31 +224,18 @@ def _looking(routes: APIRouter, edge: Edge) -> None:
         move_id: Annotated[MoveId | None, Query(description="Only of this move.")] = None,
         standing: Annotated[Status | None, Query(alias="status", description="Only those that stand here.")] = None,
         after: Annotated[ChangeId | None, Query(description="Only ids behind this one: `next` of a page.")] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")] = 50,
+        limit: Limit = 50,
     ) -> ChangePage:
         """Changes in the order of their ids, a page at a time."""
-        wanted = select(_document(ChangeRow)).order_by(ChangeRow.id).limit(limit + 1)
-        if subscription_id is not None:
-            wanted = wanted.where(ChangeRow.subscription_id == subscription_id)
-        if move_id is not None:
-            wanted = wanted.where(ChangeRow.move_id == move_id)
-        if standing is not None:
-            wanted = wanted.where(ChangeRow.status == standing)
-        if after is not None:
-            wanted = wanted.where(col(ChangeRow.id) > after)
-        found = [CHANGES.load(row.state) for row in await edge.rows(wanted)]
-        page = found[:limit]
-        return ChangePage(
-            changes=[ChangeView.of(change) for change in page], next=page[-1].id if len(found) > limit else None
+        asked, next_ = await page(
+            edge, CHANGES, after, limit, subscription_id=subscription_id, move_id=move_id, status=standing
         )
+        return ChangePage(changes=[ChangeView.of(change) for change in asked], next=next_)
 
     @routes.get("/changes/{change_id}")
     async def show(change_id: ChangeId, _: Reader) -> ChangeView:
         """One change: its quote, and what became of it."""
-        rows = await edge.rows(select(_document(ChangeRow)).where(ChangeRow.id == change_id))
-        if not rows:
-            raise UnknownChangeError(f"there is no change {change_id}")
-        return ChangeView.of(CHANGES.load(rows[0].state))
+        return ChangeView.of(changes.existing(await found(edge, CHANGES, change_id), change_id))
 
 
 def _deciding(routes: APIRouter, edge: Edge) -> None:

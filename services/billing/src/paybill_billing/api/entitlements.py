@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal, Self
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, status
+from fastapi import APIRouter, status
 from paybill_contracts.billing import PlanRef
 from paybill_contracts.catalogue import Feature, MeteredFeature
 from paybill_contracts.entitlements import ExceptionId, GrantId, OverrideId, Reason, check
@@ -12,21 +12,15 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.plans_file import WrittenFeature, feature_of
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Timestamp
 from paybill_contracts.values import Text as Line
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
-from paybill_runtime.state import StateRow
+from paybill_runtime.http import Caller, Edge
 from paybill_runtime.unit import Moment, Unit
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Text, cast
-from sqlmodel import col, select
 
+from paybill_billing.api.reading import Reader, Writer, account_of, found
 from paybill_billing.domain import catalogue, entitlements, usage
-from paybill_billing.domain.accounts import UnknownTenantError
 from paybill_billing.domain.entitlements import Entitlements, EntitlementsEvent
-from paybill_billing.tables import CATALOGUES, ENTITLEMENTS, METERS, AccountRow, EntitlementsRow, MeterRow
+from paybill_billing.tables import CATALOGUES, ENTITLEMENTS, METERS
 
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
 Decision = Callable[[Entitlements | None, Unit, Moment], list[EntitlementsEvent]]
 
 
@@ -165,16 +159,12 @@ def router(edge: Edge) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1/tenants/{tenant_id}/entitlements", tags=["entitlements"])
 
-    async def document(row: type[StateRow], id_: str) -> str | None:
-        rows = await edge.rows(select(cast(col(row.state), Text).label("state")).where(row.id == id_))
-        return rows[0].state if rows else None
-
     async def held_by(tenant_id: str) -> Entitlements | None:
         """Raises UnknownTenantError."""
-        found = await document(EntitlementsRow, tenant_id)
-        if found is None and await document(AccountRow, tenant_id) is None:
-            raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
-        return ENTITLEMENTS.load(found) if found is not None else None
+        held = await found(edge, ENTITLEMENTS, tenant_id)
+        if held is None:
+            await account_of(edge, tenant_id)
+        return held
 
     async def act(who: Caller, tenant_id: str, verb: str, decision: Decision) -> EntitlementsView:
         await held_by(tenant_id)
@@ -206,8 +196,7 @@ def router(edge: Edge) -> APIRouter:
         used = body.used
         metered = [f for f in held.features if isinstance(f, MeteredFeature) and f.key == body.feature] if held else []
         for feature in metered:
-            found = await document(MeterRow, usage.meter_id(tenant_id, feature.meter))
-            used = usage.used_now(METERS.load(found) if found is not None else None, edge.now())
+            used = usage.used_now(await found(edge, METERS, usage.meter_id(tenant_id, feature.meter)), edge.now())
         answer = check(held, body.feature, used=used, want=body.want)
         return CheckView(
             allowed=answer.allowed,

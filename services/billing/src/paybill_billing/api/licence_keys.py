@@ -3,24 +3,22 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, status
+from fastapi import APIRouter, Depends, status
 from paybill_runtime.auth import Role
 from paybill_runtime.http import Caller, Edge, caller
 from paybill_runtime.unit import Moment, Unit
-from sqlalchemy import Text, cast, text
-from sqlmodel import col, select
+from sqlalchemy import text
 
 from paybill_billing.api.licence_views import KeyringView, RotateBody
+from paybill_billing.api.reading import DryRun, Reader, found
 from paybill_billing.domain import licence_keys
 from paybill_billing.domain.licence_keys import KEYRING
-from paybill_billing.tables import KEYRINGS, KeyringRow
+from paybill_billing.tables import KEYRINGS
 
 _LONGEST = text("SELECT max(state->>'last_expiry') AS ends, max((state->>'valid_s')::bigint) AS valid_s FROM licences")
 """When the last licence ends of all that were signed, and how long the longest lives that is renewed."""
 
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
 Admin = Annotated[Caller, Depends(caller(Role.ADMIN, "billing:write"))]
-DryRun = Annotated[bool, Query(description="Answer what would come of it, and change nothing.")]
 
 
 def router(edge: Edge) -> APIRouter:
@@ -30,8 +28,7 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("")
     async def show_keys(_: Reader) -> KeyringView:
         """All keys that there ever were; `/.well-known/license-keys.json` has those that are trusted."""
-        rows = await edge.rows(select(cast(col(KeyringRow.state), Text).label("state")).where(KeyringRow.id == KEYRING))
-        return KeyringView.of(KEYRINGS.load(rows[0].state) if rows else None)
+        return KeyringView.of(await found(edge, KEYRINGS, KEYRING))
 
     @routes.post("/rotate", status_code=status.HTTP_202_ACCEPTED)
     async def rotate(body: RotateBody, who: Admin, *, dry_run: DryRun = False) -> KeyringView:

@@ -4,16 +4,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, status
+from fastapi import APIRouter, Query, status
 from paybill_contracts.licence import KeyId, LicenceId
 from paybill_contracts.licences import RevocationOrigin
 from paybill_contracts.values import TenantId
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
-from paybill_runtime.state import StateRow
+from paybill_runtime.http import Caller, Edge
 from paybill_runtime.unit import Moment, Unit
-from sqlalchemy import Label, Text, cast
-from sqlmodel import col, select
 
 from paybill_billing.api.licence_views import (
     ActivationView,
@@ -24,32 +20,20 @@ from paybill_billing.api.licence_views import (
     ReasonBody,
     WholeLicenceView,
 )
+from paybill_billing.api.reading import DryRun, Limit, Reader, Writer, account_of, found, page
 from paybill_billing.domain import licences, seats
-from paybill_billing.domain.accounts import UnknownTenantError
 from paybill_billing.domain.entitlements import NothingEntitledError
 from paybill_billing.domain.licences import Licence, LicenceEvent, LicenceNotFoundError, Status
 from paybill_billing.tables import (
     ENTITLEMENTS,
     LICENCES,
     SUBSCRIPTIONS,
-    AccountRow,
-    EntitlementsRow,
-    LicenceRow,
 )
 
-MAX_PAGE = 200
 DAY_S = 86_400
 
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
-DryRun = Annotated[bool, Query(description="Answer what would come of it, and change nothing.")]
 
 Decision = Callable[[Licence, datetime], list[LicenceEvent]]
-
-
-def _document(row: type[StateRow]) -> Label[str]:
-    """The state as text, which is what `Stored.load` reads."""
-    return cast(col(row.state), Text).label("state")
 
 
 def router(edge: Edge) -> APIRouter:
@@ -78,14 +62,13 @@ def router(edge: Edge) -> APIRouter:
         Issued already, it is reissued if its seats or its life are to be others. Refused with
         `subscription_gives_no_access`.
         """
-        rows = await edge.rows(select(_document(EntitlementsRow)).where(EntitlementsRow.id == tenant_id))
-        if not rows:
-            if not await edge.rows(select(AccountRow.id).where(AccountRow.id == tenant_id)):
-                raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
+        entitled = await found(edge, ENTITLEMENTS, tenant_id)
+        if entitled is None:
+            await account_of(edge, tenant_id)
             raise NothingEntitledError(
                 f"{tenant_id} has not subscribed to anything yet; a licence needs a subscription"
             )
-        subscription_id = ENTITLEMENTS.load(rows[0].state).subscription_id
+        subscription_id = entitled.subscription_id
         licence_id = licences.licence_id(subscription_id)
         valid_s = edge.settings.licence_valid_s if body.valid_days is None else body.valid_days * DAY_S
 
@@ -115,23 +98,11 @@ def router(edge: Edge) -> APIRouter:
         standing: Annotated[Status | None, Query(alias="status", description="Only those that stand here.")] = None,
         kid: Annotated[KeyId | None, Query(description="Only those that this key signed.")] = None,
         after: Annotated[LicenceId | None, Query(description="Only ids behind this one.")] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")] = 50,
+        limit: Limit = 50,
     ) -> LicencePage:
         """Licences in the order of their ids, a page at a time."""
-        wanted = select(_document(LicenceRow)).order_by(LicenceRow.id).limit(limit + 1)
-        if tenant is not None:
-            wanted = wanted.where(LicenceRow.tenant_id == tenant)
-        if standing is not None:
-            wanted = wanted.where(LicenceRow.status == standing)
-        if kid is not None:
-            wanted = wanted.where(LicenceRow.kid == kid)
-        if after is not None:
-            wanted = wanted.where(col(LicenceRow.id) > after)
-        found = [LICENCES.load(row.state) for row in await edge.rows(wanted)]
-        page = found[:limit]
-        return LicencePage(
-            licences=[LicenceView.of(licence) for licence in page], next=page[-1].id if len(found) > limit else None
-        )
+        issued, next_ = await page(edge, LICENCES, after, limit, tenant_id=tenant, status=standing, kid=kid)
+        return LicencePage(licences=[LicenceView.of(licence) for licence in issued], next=next_)
 
     @routes.get("/licences/{licence_id}")
     async def show(licence_id: LicenceId, _: Reader) -> WholeLicenceView:
@@ -190,8 +161,7 @@ def router(edge: Edge) -> APIRouter:
         )
 
     async def licence_of(licence_id: str) -> Licence:
-        rows = await edge.rows(select(_document(LicenceRow)).where(LicenceRow.id == licence_id))
-        return _existing(LICENCES.load(rows[0].state) if rows else None, licence_id)
+        return _existing(await found(edge, LICENCES, licence_id), licence_id)
 
     return routes
 

@@ -5,23 +5,22 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.errors import ConflictError
 from paybill_contracts.manual import Contract, ContractId, Invoice, InvoiceId, InvoiceStatus, Offer, Terms
 from paybill_contracts.values import Key, TenantId, Text, Timestamp
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Caller, Edge
 from paybill_runtime.state import Key as StateKey
 from paybill_runtime.unit import Moment, Unit
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-from sqlalchemy import Text as SqlText
-from sqlalchemy import cast, text
-from sqlmodel import col, select
+from sqlalchemy import text
+from sqlmodel import col
 
+from paybill_billing.api.reading import DryRun, Limit, Reader, Writer, found, page
 from paybill_billing.domain import catalogue, contracts, manual
 from paybill_billing.domain.accounts import Account, UnknownTenantError
-from paybill_billing.domain.catalogue import Catalogue, UnknownPlanError
+from paybill_billing.domain.catalogue import Catalogue
 from paybill_billing.domain.contracts import (
     MANUAL,
     PAYMENT_DAYS,
@@ -35,15 +34,9 @@ from paybill_billing.domain.contracts import (
 )
 from paybill_billing.tables import ACCOUNTS, CATALOGUES, CONTRACTS, ContractRow, look_again
 
-MAX_PAGE = 200
-
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
-DryRun = Annotated[bool, Query(description="Show what would come of it, and do nothing.")]
 Quantity = Annotated[int, Field(ge=1, le=10**9)]
 
-_STATE = cast(col(ContractRow.state), SqlText).label("state")
+_OFFERED = col(ContractRow.state)["offer"].as_string().is_not(None)
 _INVOICES = text(
     "SELECT id, invoice::text AS invoice FROM contracts, "
     "jsonb_array_elements(state->'invoices') WITH ORDINALITY AS n (invoice, place) "
@@ -191,21 +184,13 @@ def router(edge: Edge) -> APIRouter:
         limit: Limit = 50,
     ) -> OfferPage:
         """What was offered and not ordered yet, a page at a time."""
-        wanted = (
-            select(_STATE)
-            .where(text("state->>'offer' IS NOT NULL"), col(ContractRow.id) > (after or ""))
-            .order_by(ContractRow.id)
-            .limit(limit + 1)
-        )
-        found = [CONTRACTS.load(row.state) for row in await edge.rows(wanted)]
-        page = [AgreementView.of(agreement) for agreement in found[:limit]]
-        return OfferPage(offers=page, next=page[-1].contract_id if len(found) > limit else None)
+        offered, next_ = await page(edge, CONTRACTS, after, limit, _OFFERED)
+        return OfferPage(offers=[AgreementView.of(agreement) for agreement in offered], next=next_)
 
     @routes.get("/contracts/{tenant_id}")
     async def show(tenant_id: TenantId, _: Reader) -> AgreementView:
         """A tenant's offer, contract and invoices."""
-        rows = await edge.rows(select(_STATE).where(ContractRow.id == contract_id(tenant_id)))
-        return AgreementView.of(existing(CONTRACTS.load(rows[0].state) if rows else None, tenant_id))
+        return AgreementView.of(existing(await found(edge, CONTRACTS, contract_id(tenant_id)), tenant_id))
 
     @routes.post("/contracts/{tenant_id}/offer")
     async def offer(tenant_id: TenantId, body: OfferBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
@@ -231,8 +216,8 @@ def router(edge: Edge) -> APIRouter:
         `contract_runs`, `impossible_terms`.
         """
 
-        def decision(unit: Unit, found: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
-            agreement, _ = existing(found, tenant_id), _account(unit, tenant_id)
+        def decision(unit: Unit, known: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
+            agreement, _ = existing(known, tenant_id), _account(unit, tenant_id)
             offered = _offered(agreement)
             plan = catalogue.published(_sold(unit), offered.plan, offered.version).plan
             price = priced(plan, body.interval or offered.interval, offered.unit_price.currency)
@@ -259,11 +244,11 @@ def router(edge: Edge) -> APIRouter:
         given = contract_id(tenant_id) if tenant_id is not None else None
         values = {"after": after or "", "id": given, "status": status, "limit": limit + 1}
         rows = await edge.rows(_INVOICES, values)
-        page = [
+        shown = [
             InvoiceView(tenant_id=_tenant_of(row.id), **dict(_INVOICE.validate_json(row.invoice)))
             for row in rows[:limit]
         ]
-        return InvoicePage(invoices=page, next=page[-1].invoice_id if len(rows) > limit else None)
+        return InvoicePage(invoices=shown, next=shown[-1].invoice_id if len(rows) > limit else None)
 
     @routes.post("/invoices/{invoice_id}/paid")
     async def paid(invoice_id: InvoiceId, body: PaidBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
@@ -324,7 +309,4 @@ def _account(unit: Unit, tenant_id: str) -> Account:
 
 
 def _sold(unit: Unit) -> Catalogue:
-    sold = unit.get(CATALOGUES, catalogue.CATALOGUE)
-    if sold is None:
-        raise UnknownPlanError("no catalogue is published yet")
-    return sold
+    return catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))

@@ -5,23 +5,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Path, Query
 from paybill_contracts.errors import NotFoundError
 from paybill_contracts.values import Key, ProviderId
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Edge
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, and_, select, text, tuple_
 
+from paybill_billing.api.reading import Limit, Reader, Writer
 from paybill_billing.tables import WEBHOOK_TARGETS, WEBHOOKS
 
 log = logging.getLogger(__name__)
 
-MAX_PAGE = 200
-
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
 
 _RETRY = text(
     "UPDATE webhook_targets SET due = :now, tries = 0 WHERE provider = :provider AND target = :target RETURNING *"

@@ -5,28 +5,25 @@ from collections.abc import Callable
 from typing import Annotated, Any, Self
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Query, Response, status
+from fastapi import APIRouter, Query, Response, status
 from paybill_contracts.billing import PlanRef
 from paybill_contracts.catalogue import Interval, PlanVersion
 from paybill_contracts.changes import FeatureDifference, MoveId
 from paybill_contracts.money import Money
 from paybill_contracts.values import Count, Key, Text
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Caller, Edge
 from paybill_runtime.unit import Moment, Unit
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 
 from paybill_billing.api.changes import MAX_COUNT, When
+from paybill_billing.api.reading import Limit, Reader, Writer, found
 from paybill_billing.domain import catalogue, changes, moves
-from paybill_billing.domain.catalogue import Catalogue, UnknownPlanError
 from paybill_billing.domain.change_requests import NoSuchPriceError, price_index
 from paybill_billing.domain.moves import Move, MoveEvent, Status, UnknownMoveError
 from paybill_billing.tables import CATALOGUES, MOVES
 from paybill_billing.work.moves import PINS
 
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
 Version = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 _WHO = text(
@@ -41,7 +38,6 @@ _MOVES = text(
     "count(c.id) FILTER (WHERE c.open_for IS NULL AND c.status <> 'applied') AS refused FROM moves AS m "
     "LEFT JOIN changes AS c ON c.move_id = m.id WHERE :id = '' OR m.id = :id GROUP BY m.id ORDER BY m.id LIMIT :limit"
 )
-_CATALOGUE = text("SELECT state::text AS state FROM catalogues WHERE id = :id")
 
 
 class MoveBody(BaseModel):
@@ -128,12 +124,6 @@ def router(edge: Edge) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1/moves", tags=["moves"])
 
-    async def sold() -> Catalogue:
-        rows = await edge.rows(_CATALOGUE, {"id": catalogue.CATALOGUE})
-        if not rows:
-            raise UnknownPlanError("no catalogue is published yet")
-        return CATALOGUES.load(rows[0].state)
-
     async def act(who: Caller, move_id: str, verb: str, decision: Callable[[Move], list[MoveEvent]]) -> MoveView:
         def decide(unit: Unit, _: Moment) -> MoveView:
             unit.record(MOVES, move_id, decision(moves.existing(unit.get(MOVES, move_id), move_id)))
@@ -159,7 +149,7 @@ def router(edge: Edge) -> APIRouter:
         to_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
     ) -> MovePreview:
         """How many would be moved, what they pay before and after, and what the plans give differently."""
-        known = await sold()
+        known = catalogue.existing(await found(edge, CATALOGUES, catalogue.CATALOGUE))
         before = catalogue.published(known, from_plan, from_version).plan
         after = catalogue.published(known, to_plan, to_version).plan
         groups = await edge.rows(_WHO, {"plan": from_plan, "version": str(from_version)})
@@ -190,9 +180,7 @@ def router(edge: Edge) -> APIRouter:
         move_id = f"mov_{uuid4().hex}"
 
         def decide(unit: Unit, _: Moment) -> MoveView:
-            known = unit.get(CATALOGUES, catalogue.CATALOGUE)
-            if known is None:
-                raise UnknownPlanError("no catalogue is published yet")
+            known = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             events = moves.start(
                 unit.get(MOVES, move_id),
                 known,
@@ -222,7 +210,7 @@ def router(edge: Edge) -> APIRouter:
         return view
 
     @routes.get("")
-    async def show_all(_: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> list[MoveView]:
+    async def show_all(_: Reader, limit: Limit = 50) -> list[MoveView]:
         """Moves, in the order of their ids."""
         rows = await edge.rows(_MOVES, {"id": "", "limit": limit})
         return [MoveView.of(MOVES.load(row.state), row.asked, row.moved, row.refused) for row in rows]

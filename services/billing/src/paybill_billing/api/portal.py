@@ -4,25 +4,19 @@ import asyncio
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from paybill_contracts.errors import ConflictError
 from paybill_contracts.values import TenantId, Url
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Edge
 from paybill_runtime.problems import Problem
 from pydantic import BaseModel, Field
-from sqlalchemy import Text, cast
-from sqlmodel import col, select
 
-from paybill_billing.domain.accounts import Account, UnknownTenantError
+from paybill_billing.api.reading import Writer, account_of
 from paybill_billing.effects import Connected, Portal, ProviderAwayError, ProviderRefusedError
-from paybill_billing.tables import ACCOUNTS, AccountRow
 
 TIMEOUT_S = 8.0
 AT_ONCE = 4
 """People wait for these links; what follows subscriptions needs the provider's pace more."""
-
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
 
 
 class NoPortalError(ConflictError):
@@ -42,21 +36,13 @@ def router(edge: Edge, connected: Mapping[str, Connected]) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["portal"])
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def account_of(tenant_id: str) -> Account:
-        rows = await edge.rows(
-            select(cast(col(AccountRow.state), Text).label("state")).where(AccountRow.id == tenant_id)
-        )
-        if not rows:
-            raise UnknownTenantError(f"there is no account of {tenant_id}")
-        return ACCOUNTS.load(rows[0].state)
-
     @routes.post("/tenants/{tenant_id}/portal")
     async def open_portal(tenant_id: TenantId, _: Writer, response: Response) -> PortalView:
         """A link to the provider's pages for this customer; nothing is recorded, and each call makes another.
 
         Refused with `no_portal`; 502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
         """
-        account = await account_of(tenant_id)
+        account = await account_of(edge, tenant_id)
         one = connected.get(account.provider)
         if one is None:
             raise Problem(503, "provider_away", f"the provider {account.provider} is not configured here")

@@ -4,20 +4,17 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Path
 from paybill_contracts.errors import NotFoundError
 from paybill_contracts.values import Key, ProviderId, TenantId
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Edge
 from pydantic import BaseModel, Field
-from sqlalchemy import Text, cast
-from sqlmodel import col, select
+from sqlmodel import select
 
+from paybill_billing.api.reading import Reader, document
 from paybill_billing.domain.accounts import Status
 from paybill_billing.effects import Adopts, Connected, Lists, Meters, Portal, Redelivers
 from paybill_billing.tables import ACCOUNTS, AccountRow
-
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
 
 
 class Capability(StrEnum):
@@ -79,11 +76,7 @@ def router(edge: Edge, connected: Mapping[str, Connected]) -> APIRouter:
         _: Reader,
     ) -> CustomerView:
         """Which tenant a customer is, as soon as its account is open. The provider is not asked."""
-        rows = await edge.rows(
-            select(cast(col(AccountRow.state), Text).label("state")).where(
-                AccountRow.customer == f"{provider}/{customer}"
-            )
-        )
+        rows = await edge.rows(select(document(AccountRow)).where(AccountRow.customer == f"{provider}/{customer}"))
         if not rows:
             raise UnknownCustomerError(f"no account here is the customer {customer} of {provider}")
         account = ACCOUNTS.load(rows[0].state)

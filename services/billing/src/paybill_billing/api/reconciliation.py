@@ -5,28 +5,21 @@ from datetime import datetime
 from typing import Annotated, Self
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Path, Query, status
+from fastapi import APIRouter, Path, Query, status
 from paybill_contracts.reconciliation import DriftFound, RunId
 from paybill_contracts.values import Key, TenantId
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Edge
 from paybill_runtime.problems import Problem
-from paybill_runtime.state import StateRow
 from paybill_runtime.unit import Moment, Unit
 from pydantic import BaseModel, Field
-from sqlalchemy import Label, Text, cast
 from sqlmodel import col, select
 
+from paybill_billing.api.reading import Limit, Reader, Writer, document, found, page
 from paybill_billing.domain import reconciliation
 from paybill_billing.domain.reconciliation import Run, Status, UnknownRunError
-from paybill_billing.tables import DRIFTS, RUNS, DriftRow, ReconciliationRow
+from paybill_billing.tables import DRIFTS, RUNS, ReconciliationRow
 from paybill_billing.work.reconciliation import begin
 
-MAX_PAGE = 200
-
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
 Provider = Annotated[Key, Path(description="The provider's name, such as `stripe`.")]
 
 
@@ -68,10 +61,6 @@ class DriftPage(BaseModel):
     next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def _document(row: type[StateRow]) -> Label[str]:
-    return cast(col(row.state), Text).label("state")
-
-
 def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> APIRouter:
     """The routes, on this edge. listed: the providers that can list what they hold; asked: called when a run starts."""
     routes = APIRouter(prefix="/v1", tags=["reconciliation"])
@@ -105,16 +94,16 @@ def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> API
     @routes.get("/reconciliations")
     async def show_all(_: Reader, limit: Limit = 50) -> list[RunView]:
         """Reconciliations, the newest first."""
-        wanted = select(_document(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
+        wanted = select(document(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
         return [RunView.of(RUNS.load(row.state)) for row in await edge.rows(wanted.limit(limit))]
 
     @routes.get("/reconciliations/{run_id}")
     async def show(run_id: RunId, _: Reader) -> RunView:
         """One reconciliation, and how far it is."""
-        rows = await edge.rows(select(_document(ReconciliationRow)).where(ReconciliationRow.id == run_id))
-        if not rows:
+        run = await found(edge, RUNS, run_id)
+        if run is None:
             raise UnknownRunError(f"there is no reconciliation {run_id}")
-        return RunView.of(RUNS.load(rows[0].state))
+        return RunView.of(run)
 
     @routes.post("/reconciliations/{run_id}/stop")
     async def stop(run_id: RunId, who: Writer) -> RunView:
@@ -146,15 +135,7 @@ def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> API
         limit: Limit = 50,
     ) -> DriftPage:
         """Where a provider and we differed, in the order of their ids, a page at a time."""
-        wanted = select(_document(DriftRow)).order_by(DriftRow.id).limit(limit + 1)
-        if run is not None:
-            wanted = wanted.where(DriftRow.run == run)
-        if tenant is not None:
-            wanted = wanted.where(DriftRow.tenant_id == tenant)
-        if after is not None:
-            wanted = wanted.where(col(DriftRow.id) > after)
-        found = [DRIFTS.load(row.state) for row in await edge.rows(wanted)]
-        page = found[:limit]
-        return DriftPage(drifts=[drift.found for drift in page], next=page[-1].id if len(found) > limit else None)
+        drifts, next_ = await page(edge, DRIFTS, after, limit, run=run, tenant_id=tenant)
+        return DriftPage(drifts=[drift.found for drift in drifts], next=next_)
 
     return routes

@@ -1,21 +1,17 @@
 """HTTP of usage: what a tenant uses of what it may use, and consuming it."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from paybill_contracts.usage import Usage
 from paybill_contracts.values import TenantId
 from paybill_runtime import clock
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Edge
 from paybill_runtime.problems import Problem
 from paybill_runtime.unit import Moment, Unit
 from sqlmodel import select
 
-from paybill_billing.api.usage_views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView, document
+from paybill_billing.api.reading import Reader, Writer, account_of, document, found
+from paybill_billing.api.usage_views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView
 from paybill_billing.domain import catalogue, usage
-from paybill_billing.domain.accounts import UnknownTenantError
-from paybill_billing.domain.catalogue import UnknownPlanError
 from paybill_billing.domain.quotas import bound_of, metered
 from paybill_billing.tables import (
     ACCOUNTS,
@@ -23,17 +19,12 @@ from paybill_billing.tables import (
     ENTITLEMENTS,
     MEMBERS,
     METERS,
-    AccountRow,
-    EntitlementsRow,
     MeterRow,
 )
 
 MAX_METERS = 500
 CONSUMER = "consume"
 """The publisher of what was consumed over HTTP; who it was stands in the fact's actor."""
-
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
 
 
 def router(edge: Edge) -> APIRouter:
@@ -43,10 +34,8 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("/tenants/{tenant_id}/usage")
     async def show_usage(tenant_id: TenantId, _: Reader) -> TenantUsageView:
         """What a tenant uses now, of what it may use."""
-        if not await edge.rows(select(AccountRow.id).where(AccountRow.id == tenant_id)):
-            raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
-        rows = await edge.rows(select(document(EntitlementsRow)).where(EntitlementsRow.id == tenant_id))
-        held = ENTITLEMENTS.load(rows[0].state) if rows else None
+        await account_of(edge, tenant_id)
+        held = await found(edge, ENTITLEMENTS, tenant_id)
         wanted = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
         meters = {meter.meter: meter for row in await edge.rows(wanted) for meter in [METERS.load(row.state)]}
         names = sorted({feature.meter for feature in metered(held)} | meters.keys())
@@ -69,9 +58,7 @@ def router(edge: Edge) -> APIRouter:
         id_, shard, usage_id = usage.meter_id(tenant_id, body.meter), usage.shard_of(used), clock.new_id()
 
         def decide(unit: Unit, _: Moment) -> ConsumeView:
-            sold = unit.get(CATALOGUES, catalogue.CATALOGUE)
-            if sold is None:
-                raise UnknownPlanError("no catalogue is published yet")
+            sold = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             consumed = usage.consume(
                 unit.get(METERS, id_),
                 unit.get(MEMBERS, shard) if shard is not None else None,

@@ -7,10 +7,7 @@ from paybill_contracts.catalogue import Aggregation
 from paybill_contracts.metering import MeterId, WindowId
 from paybill_contracts.usage import Thing
 from paybill_contracts.values import Key, TenantId
-from paybill_runtime.state import StateRow
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Label, Text, cast
-from sqlmodel import col
 
 from paybill_billing.domain import usage
 from paybill_billing.domain.closed_windows import ClosedWindow, Status
@@ -182,11 +179,6 @@ class ClosedWindowPage(BaseModel):
 
     windows: list[ClosedWindowView]
     next: Annotated[WindowId | None, Field(description="Send it as `after` for the next page; null on the last.")]
-
-
-def document(row: type[StateRow]) -> Label[str]:
-    """The state as text, which is what `Stored.load` reads."""
-    return cast(col(row.state), Text).label("state")
 
 
 def _remaining(bound: Bound, value: int) -> int | None:

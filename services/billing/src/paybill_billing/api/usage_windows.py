@@ -4,24 +4,22 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, status
+from fastapi import APIRouter, Path, Query, status
 from paybill_contracts.metering import MeterId, WindowId
 from paybill_contracts.values import TenantId, Timestamp
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
+from paybill_runtime.http import Caller, Edge
 from paybill_runtime.unit import Moment, Unit
-from sqlmodel import col, select
+from sqlmodel import col
 
-from paybill_billing.api.usage_views import ClosedWindowPage, ClosedWindowView, MeterPage, MeterView, document
+from paybill_billing.api.reading import Reader, Writer, found, page
+from paybill_billing.api.usage_views import ClosedWindowPage, ClosedWindowView, MeterPage, MeterView
 from paybill_billing.domain import closed_windows
 from paybill_billing.domain.closed_windows import ClosedWindow, Status, WindowEvent, existing
-from paybill_billing.tables import CLOSED_WINDOWS, METERS, ClosedWindowRow, MeterRow
+from paybill_billing.tables import CLOSED_WINDOWS, METERS, ClosedWindowRow
 
 MAX_PAGE = 500
 
 Decision = Callable[[ClosedWindow], list[WindowEvent]]
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
 Window = Annotated[WindowId, Path(description="As `GET /v1/usage/windows` names it.")]
 
@@ -50,13 +48,8 @@ def router(edge: Edge) -> APIRouter:
         _: Reader, tenant_id: TenantId | None = None, after: MeterId | None = None, limit: Limit = 100
     ) -> MeterPage:
         """Meters with their open windows, a page at a time."""
-        wanted = select(document(MeterRow)).order_by(MeterRow.id).limit(limit + 1)
-        if tenant_id is not None:
-            wanted = wanted.where(MeterRow.tenant_id == tenant_id)
-        if after is not None:
-            wanted = wanted.where(col(MeterRow.id) > after)
-        found = [MeterView.of(METERS.load(row.state)) for row in await edge.rows(wanted)]
-        return MeterPage(meters=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+        meters, next_ = await page(edge, METERS, after, limit, tenant_id=tenant_id)
+        return MeterPage(meters=[MeterView.of(meter) for meter in meters], next=next_)
 
     @routes.get("/windows")
     async def show_windows(
@@ -69,27 +62,16 @@ def router(edge: Edge) -> APIRouter:
         limit: Limit = 100,
     ) -> ClosedWindowPage:
         """Closed windows, a page at a time."""
-        wanted = select(document(ClosedWindowRow)).order_by(ClosedWindowRow.id).limit(limit + 1)
-        if tenant_id is not None:
-            wanted = wanted.where(ClosedWindowRow.tenant_id == tenant_id)
-        if status is not None:
-            wanted = wanted.where(ClosedWindowRow.status == status)
         start = col(ClosedWindowRow.state)["start"].as_string()
-        if since is not None:
-            wanted = wanted.where(start >= _text(since))
-        if until is not None:
-            wanted = wanted.where(start < _text(until))
-        if after is not None:
-            wanted = wanted.where(col(ClosedWindowRow.id) > after)
-        found = [ClosedWindowView.of(CLOSED_WINDOWS.load(row.state)) for row in await edge.rows(wanted)]
-        return ClosedWindowPage(windows=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+        bounds = [start >= _text(since)] if since is not None else []
+        bounds += [start < _text(until)] if until is not None else []
+        closed, next_ = await page(edge, CLOSED_WINDOWS, after, limit, *bounds, tenant_id=tenant_id, status=status)
+        return ClosedWindowPage(windows=[ClosedWindowView.of(window) for window in closed], next=next_)
 
     @routes.get("/windows/{window_id}")
     async def show_window(window_id: Window, _: Reader) -> ClosedWindowView:
         """One closed window."""
-        rows = await edge.rows(select(document(ClosedWindowRow)).where(ClosedWindowRow.id == window_id))
-        found = CLOSED_WINDOWS.load(rows[0].state) if rows else None
-        return ClosedWindowView.of(existing(found, window_id))
+        return ClosedWindowView.of(existing(await found(edge, CLOSED_WINDOWS, window_id), window_id))
 
     @routes.post("/windows/{window_id}/report", status_code=status.HTTP_202_ACCEPTED)
     async def report(window_id: Window, who: Writer) -> ClosedWindowView:

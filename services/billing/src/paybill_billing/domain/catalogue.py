@@ -62,6 +62,13 @@ class PriceSeen:
     version: int | None
 
 
+def existing(catalogue: Catalogue | None) -> Catalogue:
+    """Raises UnknownPlanError: nothing was published yet."""
+    if catalogue is None:
+        raise UnknownPlanError("no catalogue is published yet; publish one: paybill plans publish FILE")
+    return catalogue
+
+
 def publish(catalogue: Catalogue | None, content: Content, buildable: Tiers | None = None) -> list[CataloguePublished]:
     """Sell this from now on. buildable: as in `objections`. Raises CatalogueRefusedError."""
     if catalogue is not None and catalogue.on_sale == content:
