@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from paybill_contracts.envelope import Fact, read_fact, subject_of
 from paybill_contracts.event import Event
+from paybill_contracts.schemas import published_events
 from paybill_contracts.tenant import TenantRequested
 from paybill_runtime.feed import Feed, stream_sequence
 from paybill_runtime.streams import EVENTS, connect
@@ -55,7 +56,8 @@ class Journal:
         return self.facts[-1].sequence if self.facts else 0
 
     async def follow(self) -> None:
-        """Read for ever."""
+        """Read for ever, whatever anybody publishes."""
+        published_events()
         while True:
             for message in await self._feed.next(_POLL_S):
                 fact = read_fact(message.subject, message.headers, message.data, stream_sequence(message))
