@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paybill_billing.domain import payments, subscriptions
 from paybill_billing.domain.accounts import Account, Status
+from paybill_billing.domain.giving import GIVES_ACCESS
 from paybill_billing.domain.subscriptions import Failure
 from paybill_billing.effects.shapes import attempt, seen
 from stripe_model import HAPPENINGS, Stripe
@@ -120,7 +121,7 @@ def test_what_was_paid_is_given_until_it_is_over_unless_the_provider_ends_or_pau
     subscription = billing.standing.subscription
     paid = subscription.paid_until is not None and now < subscription.paid_until
     if paid and subscription.provider_status != "canceled" and not shown["pause_collection"]:
-        assert subscription.access in subscriptions.GIVES_ACCESS
+        assert subscription.access in GIVES_ACCESS
 
 
 @settings(max_examples=100, deadline=None)
@@ -133,5 +134,5 @@ def test_when_the_provider_is_silent_for_ever_nobody_has_access_for_ever(whats):
 
     billing.pass_time(datetime.fromtimestamp(at + 400 * 86_400, UTC))
 
-    assert billing.standing.subscription.access not in subscriptions.GIVES_ACCESS
+    assert billing.standing.subscription.access not in GIVES_ACCESS
     assert billing.standing.due is None

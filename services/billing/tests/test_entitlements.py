@@ -4,7 +4,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from billing_samples import BASIC, CATALOGUE, DAY, EUR_20, NOW, PRO_1, PRO_2, TENANT
+from billing_samples import BASIC, DAY, EUR_20, NOW, PRO_1, PRO_2, TENANT
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.domain import entitlements
@@ -19,7 +19,6 @@ from paybill_billing.domain.entitlements import (
     ValidityError,
 )
 from paybill_billing.domain.overrides import Grant, Override, effective
-from paybill_billing.domain.subscriptions import GIVES_ACCESS, Standing
 from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef, Subscription
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.entitlements import EntitlementGranted, EntitlementOverridden, EntitlementWithdrawn
@@ -110,45 +109,6 @@ def test_a_subscription_that_was_never_paid_gives_nothing():
 def test_a_change_that_gives_the_same_says_nothing():
     assert entitlements.settle(HELD, ACTIVE.model_copy(update={"quantity": 9}), PRO_1, NOW) == []
     assert entitlements.settle(HELD, now_with(AccessState.GRACE), PRO_1, NOW) == []
-
-
-def test_what_entitles_hands_over_to_another_that_gives_access_at_once():
-    second = SECOND.model_copy(update={"plan": ON_BASIC.plan})
-
-    for access in (AccessState.ENDED, AccessState.SUSPENDED, AccessState.PAUSED):
-        (said,) = entitlements.settle(HELD, now_with(access), PRO_1, NOW, (second, BASIC))
-        assert (said.subscription_id, said.plan, said.tier) == (SECOND.subscription_id, second.plan, "basic")
-        assert said.allows_access
-
-
-def test_it_hands_over_to_one_of_the_same_plan_too_so_that_the_end_of_that_one_is_the_end():
-    second = after(HELD, entitlements.settle(HELD, now_with(AccessState.ENDED), PRO_1, NOW, (SECOND, PRO_1)))
-    (lost,) = entitlements.settle(second, now_with(AccessState.ENDED, SECOND), PRO_1, NOW)
-
-    assert (second.subscription_id, second.allows_access) == (SECOND.subscription_id, True)
-    assert (second.entitlements_hash, lost.allows_access) == (HELD.entitlements_hash, False)
-
-
-def test_what_does_not_entitle_changes_nothing_when_it_ends_beside_a_third():
-    third = ACTIVE.model_copy(update={"subscription_id": "sub_" + "3" * 32})
-
-    assert entitlements.settle(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW, (third, PRO_1)) == []
-    assert entitlements.settle(HELD, now_with(AccessState.GRACE), PRO_1, NOW, (third, PRO_1)) == []
-
-
-@given(st.lists(st.sampled_from(AccessState), max_size=6), st.randoms())
-def test_of_several_that_give_access_the_same_one_takes_over_in_whatever_order_they_are_read(states, random):
-    others = [
-        Standing(subscription.subscription_id, subscription)
-        for number, access in enumerate(states)
-        for subscription in [now_with(access, ACTIVE.model_copy(update={"subscription_id": f"sub_{number:032x}"}))]
-    ]
-    first = next((each.id for each in others if each.subscription.access in GIVES_ACCESS), None)
-    random.shuffle(others)
-
-    chosen = entitlements.instead(entitlements.giving([None, *others]), CATALOGUE)
-
-    assert (chosen and (chosen[0].subscription_id, chosen[1])) == (first and (first, PRO_1))
 
 
 def test_losing_access_and_getting_it_back_are_told():

@@ -1,12 +1,71 @@
 """A tenant with several subscriptions keeps access as long as one of them gives it."""
 
 import asyncio
+from importlib.resources import files
 
+import pytest
+from billing_samples import BASIC, CATALOGUE, NOW, PRO_1
 from billing_world import eventually
+from hypothesis import given
+from hypothesis import strategies as st
+from paybill_billing.domain import entitlements, subscriptions
+from paybill_billing.domain.giving import GIVES_ACCESS, first
 from paybill_billing.domain.subscriptions import subscription_id
+from paybill_contracts.billing import AccessState
 from paybill_runtime.replay import replay
+from test_entitlements import ACTIVE, HELD, ON_BASIC, SECOND, after, now_with
+from test_subscriptions import GRACE
 
 TENANT = "ten_" + "a" * 32
+QUICK = files("paybill_billing").joinpath("plans.yaml").read_text().replace("grace: 7d", "grace: 1s")
+
+
+def test_what_entitles_hands_over_to_another_that_gives_access_at_once():
+    second = SECOND.model_copy(update={"plan": ON_BASIC.plan})
+
+    for access in (AccessState.ENDED, AccessState.SUSPENDED, AccessState.PAUSED):
+        (said,) = entitlements.settle(HELD, now_with(access), PRO_1, NOW, (second, BASIC))
+        assert (said.subscription_id, said.plan, said.tier) == (SECOND.subscription_id, second.plan, "basic")
+        assert said.allows_access
+
+
+def test_it_hands_over_to_one_of_the_same_plan_too_so_that_the_end_of_that_one_is_the_end():
+    second = after(HELD, entitlements.settle(HELD, now_with(AccessState.ENDED), PRO_1, NOW, (SECOND, PRO_1)))
+    (lost,) = entitlements.settle(second, now_with(AccessState.ENDED, SECOND), PRO_1, NOW)
+
+    assert (second.subscription_id, second.allows_access) == (SECOND.subscription_id, True)
+    assert (second.entitlements_hash, lost.allows_access) == (HELD.entitlements_hash, False)
+
+
+def test_what_does_not_entitle_changes_nothing_when_it_ends_beside_a_third():
+    third = ACTIVE.model_copy(update={"subscription_id": "sub_" + "3" * 32})
+
+    assert entitlements.settle(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW, (third, PRO_1)) == []
+    assert entitlements.settle(HELD, now_with(AccessState.GRACE), PRO_1, NOW, (third, PRO_1)) == []
+
+
+@given(st.lists(st.sampled_from(AccessState), max_size=6), st.randoms())
+def test_the_same_one_takes_over_in_whatever_order_they_are_read(states, random):
+    others = [
+        now_with(access, ACTIVE.model_copy(update={"subscription_id": f"sub_{number:032x}"}))
+        for number, access in enumerate(states)
+    ]
+    expected = next((each for each in others if each.access in GIVES_ACCESS), None)
+    random.shuffle(others)
+
+    chosen = entitlements.instead_of(others, CATALOGUE)
+
+    assert chosen == (expected and (expected, PRO_1))
+    assert first(others) == (expected and expected.subscription_id)
+
+
+def test_a_timer_that_suspends_names_what_gives_access_instead():
+    other = subscriptions.Standing(SECOND.subscription_id, SECOND)
+    gone = subscriptions.Standing(SECOND.subscription_id, now_with(AccessState.ENDED, SECOND))
+
+    told = [subscriptions.on_time(GRACE, GRACE.due, others)[0].instead for others in ([], [gone], [gone, other])]
+
+    assert told == [None, None, SECOND.subscription_id]
 
 
 async def bought_besides(world, plan):
@@ -31,8 +90,7 @@ async def entitled_by(world, theirs, *, allows):
 
 async def ended(world, theirs, count):
     await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, theirs)
-    facts = await world.log.facts("billing.subscription_ended", at_least=count)
-    return facts[-1]
+    return (await world.log.facts("billing.subscription_ended", at_least=count))[-1]
 
 
 async def replays(world):
@@ -70,4 +128,21 @@ async def test_two_that_end_at_once_leave_none_and_exactly_one_of_them_says_so(w
 
     assert sorted(fact.event.others for fact in facts) == [0, 1]
     assert not (await world.account(TENANT))["entitlements"]["allows_access"]
+    await replays(world)
+
+
+@pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
+async def test_when_time_alone_suspends_the_first_the_second_takes_over(world) -> None:
+    control, theirs = world.fake.control, (await world.subscribed(TENANT))["provider_subscription"]
+    second = await bought_besides(world, "starter")
+
+    await asyncio.to_thread(control.set_payment, (await world.account(TENANT))["customer"], "fail")
+    await asyncio.to_thread(control.renew, theirs)
+    await entitled_by(world, second, allows=True)
+
+    (suspended,) = await world.log.facts("billing.subscription_suspended")
+    assert suspended.origin.actor == "service:billing"
+    assert suspended.event.instead == subscription_id("stripe", second)
+    sets = await world.log.facts("billing.entitlements_set", at_least=2)
+    assert [fact.event.allows_access for fact in sets] == [True, True]
     await replays(world)

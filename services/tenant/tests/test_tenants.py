@@ -339,16 +339,6 @@ def test_who_left_cannot_be_suspended_or_resumed(tenant) -> None:
     assert refusal.value.code == "tenant_left"
 
 
-def test_the_end_of_one_of_several_subscriptions_sends_nobody_away_and_lets_in_whom_it_had_shut_out() -> None:
-    beside_another = ENDED.model_copy(update={"others": 1})
-
-    assert tenants.on_subscription_ended(ACTIVE, beside_another, NOW) == []
-    assert tenants.on_subscription_ended(SUSPENDED, beside_another, NOW) == [
-        TenantReactivated(tenant_id=ID, lifted=HoldOrigin.BILLING)
-    ]
-    assert [type(event) for event in tenants.on_subscription_ended(ACTIVE, ENDED, NOW)] == [OffboardingStarted]
-
-
 @pytest.mark.parametrize("tenant", LEFT)
 def test_who_left_hears_of_payments_and_accounts_in_vain(tenant) -> None:
     held = replace(tenant, holds=(BILLING,))

@@ -198,7 +198,12 @@ class SubscriptionSuspended(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """Grace is over, or the provider gave up collecting: no access until it is paid. Nothing is deleted."""
+    """Grace is over, or the provider gave up collecting: no access until it is paid. Nothing is deleted.
+
+    instead: another subscription of the tenant that gives access still; then the tenant goes on with that.
+    """
+
+    instead: SubscriptionId | None = None
 
 
 class SubscriptionPaused(
@@ -208,7 +213,9 @@ class SubscriptionPaused(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """The customer paused: no access until it is resumed."""
+    """The customer paused: no access until it is resumed. instead: as in SubscriptionSuspended."""
+
+    instead: SubscriptionId | None = None
 
 
 class SubscriptionRecovered(

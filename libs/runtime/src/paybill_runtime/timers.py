@@ -47,8 +47,12 @@ class Timers:
     async def _fire(self, timer: Timer) -> None:
         stored, now = timer.stored, clock.now()
         self._resting = {key: until for key, until in self._resting.items() if until > now}
+        others = "'{}'::text[]"
+        if timer.owner is not None:
+            same = f"o.{timer.owner} = t.{timer.owner} AND o.id <> t.id"
+            others = f"ARRAY(SELECT o.id FROM {stored.table.name} AS o WHERE {same})"  # noqa: S608  # names are our own
         query = text(
-            f"SELECT id FROM {stored.table.name} WHERE {timer.column} <= :now "  # noqa: S608  # names are from our code
+            f"SELECT id, {others} AS others FROM {stored.table.name} AS t WHERE {timer.column} <= :now "  # noqa: S608
             f"AND NOT id = ANY(:resting) ORDER BY {timer.column} LIMIT {ROUND}"
         )
         values = {
@@ -57,7 +61,7 @@ class Timers:
         }
         async with self._database.reading() as connection:
             rows = (await connection.execute(query, values)).all()
-        answers = await asyncio.gather(*(self._one(timer, row.id) for row in rows), return_exceptions=True)
+        answers = await asyncio.gather(*(self._one(timer, row.id, row.others) for row in rows), return_exceptions=True)
         for row, answer in zip(rows, answers, strict=True):
             match answer:
                 case DatabaseUnavailableError():
@@ -72,10 +76,10 @@ class Timers:
                     continue
             self._resting[stored.key(row.id)] = now + timedelta(seconds=REST_S)
 
-    async def _one(self, timer: Timer, id_: str) -> int:
+    async def _one(self, timer: Timer, id_: str, others: Sequence[str]) -> int:
         cause = f"timer:{timer.stored.kind}/{id_}"
         with span(f"timer {timer.stored.kind}", None) as here:
             origin = Origin(cause, cause, f"service:{self._service}", here)
             besides = [timer.besides(id_, clock.now())] if timer.besides is not None else []
-            key = timer.stored.key(id_)
-            return await self._decider.decide(Decision(origin, timer.decision(id_), [key], besides=besides))
+            key, reads = timer.stored.key(id_), [timer.stored.key(other) for other in others]
+            return await self._decider.decide(Decision(origin, timer.decision(id_, others), [key], reads, {}, besides))

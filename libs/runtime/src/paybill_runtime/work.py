@@ -116,20 +116,24 @@ class Timer:
 
     column: the generated text column that holds when, empty when nothing is due. on_time: decides, given the state and
     the time; what it returns makes the column change, so that a timer fires once. besides: given the id and the time,
-    adds to the statement that writes it, for tables of the service that are not state.
+    adds to the statement that writes it, for tables of the service that are not state. owner: the column of whom it
+    belongs to; then on_time is given the others of that owner, too.
     """
 
     stored: Stored[Any]
     column: str
-    on_time: Callable[[Any, datetime], Sequence[Event]]
+    on_time: Callable[..., Sequence[Event]]
     besides: Callable[[str, datetime], Besides] | None = None
+    owner: str | None = None
 
-    def decision(self, id_: str) -> Decide[int]:
+    def decision(self, id_: str, others: Sequence[str] = ()) -> Decide[int]:
         """Decide for one aggregate; it looks again under the lock. The number of events that came of it."""
 
         def decide(unit: Unit, at: Moment) -> int:
             state = unit.get(self.stored, id_)
-            events = self.on_time(state, at.now) if state is not None else ()
+            found = [other for name in others if (other := unit.get(self.stored, name)) is not None]
+            more = (found,) if self.owner is not None else ()
+            events = self.on_time(state, at.now, *more) if state is not None else ()
             unit.record(self.stored, id_, events)
             return len(events)
 

@@ -127,7 +127,7 @@ def service() -> Service:
         hears=HEARS,
         work=WORK,
         timers=(
-            Timer(SUBSCRIPTIONS, "due", subscriptions.on_time),
+            Timer(SUBSCRIPTIONS, "due", subscriptions.on_time, owner="tenant_id"),
             Timer(
                 CONTRACTS,
                 "due",

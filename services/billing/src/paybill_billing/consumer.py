@@ -6,6 +6,7 @@ from paybill_contracts.billing import (
     SubscriptionEnded,
     SubscriptionFact,
     SubscriptionGraceStarted,
+    SubscriptionPaused,
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
@@ -91,15 +92,6 @@ HEARS.fact(OffboardingStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)
 HEARS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
 
 
-@HEARS.fact(SubscriptionSuspended, writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id)], reads=lambda _: [_CATALOGUE])
-def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, at: Moment) -> None:
-    """A timer's decision sees its subscription alone, so entitlements follow it here; a webhook's settles both."""
-    pinned = fact.subscription.plan
-    sold = catalogue.published(_catalogue(unit), pinned.plan, pinned.version)
-    held = unit.get(ENTITLEMENTS, fact.tenant_id)
-    unit.record(ENTITLEMENTS, fact.tenant_id, entitlements.settle(held, fact.subscription, sold.plan, at.now))
-
-
 def _licence(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
     return [LICENCES.key(licences.licence_id(fact.subscription_id))]
 
@@ -117,7 +109,29 @@ def _licence_follows(unit: Unit, fact: EntitlementsSet | SubscriptionFact, at: M
     unit.record(LICENCES, id_, licences.follow(unit.get(LICENCES, id_), held, subscription, at.now))
 
 
+def _suspended(fact: SubscriptionSuspended) -> list[Key]:
+    ids = [fact.subscription_id] if fact.instead is None else [fact.subscription_id, fact.instead]
+    return [_CATALOGUE, *map(SUBSCRIPTIONS.key, ids)]
+
+
+@HEARS.fact(
+    SubscriptionSuspended,
+    writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id), *_licence(fact)],
+    reads=_suspended,
+)
+def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, at: Moment) -> None:
+    """A timer's decision writes its subscription alone, so entitlements follow it here; a webhook's settles both."""
+    sold, pinned = _catalogue(unit), fact.subscription.plan
+    plan = catalogue.published(sold, pinned.plan, pinned.version).plan
+    other = unit.get(SUBSCRIPTIONS, fact.instead) if fact.instead is not None else None
+    instead = entitlements.instead_of([other.subscription] if other is not None else [], sold)
+    held = unit.get(ENTITLEMENTS, fact.tenant_id)
+    unit.record(ENTITLEMENTS, fact.tenant_id, entitlements.settle(held, fact.subscription, plan, at.now, instead))
+    _licence_follows(unit, fact, at)
+
+
 HEARS.fact(EntitlementsSet, writes=_licence, reads=_bought)(_licence_follows)
+HEARS.fact(SubscriptionPaused, writes=_licence, reads=_bought)(_licence_follows)
 HEARS.fact(SubscriptionChanged, writes=_licence, reads=_bought)(_licence_follows)
 HEARS.fact(SubscriptionGraceStarted, writes=_licence, reads=_bought)(_licence_follows)
 HEARS.fact(SubscriptionRecovered, writes=_licence, reads=_bought)(_licence_follows)

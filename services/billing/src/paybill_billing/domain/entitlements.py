@@ -1,6 +1,6 @@
 """Entitlements: what a tenant may use, by the plan version that its subscription pins and by what operators add."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
@@ -20,8 +20,8 @@ from paybill_contracts.event import digest
 from paybill_contracts.placement import Preset
 
 from paybill_billing.domain.catalogue import Catalogue, published
+from paybill_billing.domain.giving import GIVES_ACCESS, giving
 from paybill_billing.domain.overrides import Grant, Override, effective, living, next_change
-from paybill_billing.domain.subscriptions import GIVES_ACCESS, Standing
 
 EntitlementsEvent = EntitlementsSet | EntitlementOverridden | EntitlementGranted | EntitlementWithdrawn
 
@@ -97,17 +97,11 @@ class Entitlements:
         return self.features if self.plan_features is None else self.plan_features
 
 
-def giving(standings: Iterable[Standing | None]) -> list[Subscription]:
-    """Those that give access, in an order that never changes."""
-    found = [each.subscription for each in standings if each is not None and each.subscription.access in GIVES_ACCESS]
-    return sorted(found, key=lambda each: each.subscription_id)
-
-
-def instead(giving: Sequence[Subscription], sold: Catalogue) -> tuple[Subscription, PlanVersion] | None:
+def instead_of(others: Iterable[Subscription], sold: Catalogue) -> tuple[Subscription, PlanVersion] | None:
     """What takes over from a subscription that gives no access any more: always the same of several."""
-    if not giving:
-        return None
-    return giving[0], published(sold, giving[0].plan.plan, giving[0].plan.version).plan
+    for other in giving(others):
+        return other, published(sold, other.plan.plan, other.plan.version).plan
+    return None
 
 
 def settle(

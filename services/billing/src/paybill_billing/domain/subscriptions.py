@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
 
 from paybill_contracts.billing import (
     AccessState,
@@ -29,6 +29,7 @@ from paybill_contracts.money import Money
 from paybill_billing.domain import lapses
 from paybill_billing.domain.accounts import Account
 from paybill_billing.domain.catalogue import Catalogue, PriceSeen, Published, UnknownPriceError, published, sold_at
+from paybill_billing.domain.giving import first, giving
 
 SubscriptionEvent = (
     SubscriptionRegistered
@@ -43,7 +44,6 @@ SubscriptionEvent = (
 
 F = TypeVar("F", bound=SubscriptionFact)
 
-GIVES_ACCESS = frozenset({AccessState.TRIALING, AccessState.ACTIVE, AccessState.GRACE})
 _FAILING = frozenset({"past_due", "unpaid"})
 _RUNNING = frozenset({"active", "trialing"})
 
@@ -167,13 +167,12 @@ def sync(
     failures: Iterable[Failure],
     now: datetime,
     adopted: bool = False,
-    others: int = 0,
+    others: Iterable[Subscription] = (),
 ) -> list[SubscriptionEvent]:
     """Tell what changed between what we knew and what the provider shows.
 
     The provider's state decides, never the order of its messages. adopted: it is of a customer that was there before
-    us; what had ended when we first looked is its past, and ends nothing here. others: how many other subscriptions of
-    the tenant give access. Raises UnknownStatusError.
+    us; what had ended when we first looked is its past. others: what else the tenant has. Raises UnknownStatusError.
     """
     before = standing.subscription if standing is not None else None
     paid_until = _paid_until(before, seen, sold.item)
@@ -202,17 +201,17 @@ def sync(
         after = after.model_copy(update={"past_end": True})
     if adopted and before is None and after.access is AccessState.ENDED:
         return []
-    return [] if after == before else _told(before, after, sold.plan.retention_s, others)
+    return [] if after == before else _told(before, after, sold.plan.retention_s, list(others))
 
 
-def on_time(standing: Standing, now: datetime) -> list[SubscriptionEvent]:
+def on_time(standing: Standing, now: datetime, others: Iterable[Standing] = ()) -> list[SubscriptionEvent]:
     """Something is over although the provider is silent: grace, trial, a period, or all that was agreed."""
     lapsed = lapses.lapsed(standing.subscription, now)
     if lapsed is None:
         return []
     if lapsed.access is AccessState.GRACE:
         return [_fact(SubscriptionGraceStarted, lapsed)]
-    return [_fact(SubscriptionSuspended, lapsed)]
+    return [_fact(SubscriptionSuspended, lapsed, instead=first(other.subscription for other in others))]
 
 
 def evolve(_standing: Standing | None, event: SubscriptionEvent) -> Standing:
@@ -349,7 +348,9 @@ def _pinned(before: Subscription | None, sold: Sold) -> PlanRef:
     return PlanRef(plan=sold.plan.plan, version=sold.plan.version, catalogue_hash=sold.catalogue_hash)
 
 
-def _told(before: Subscription | None, after: Subscription, retention_s: int, others: int) -> list[SubscriptionEvent]:
+def _told(
+    before: Subscription | None, after: Subscription, retention_s: int, others: list[Subscription]
+) -> list[SubscriptionEvent]:
     """The fact that says what happened between two snapshots."""
     was = before.access if before is not None else None
     if was is after.access:
@@ -370,9 +371,9 @@ def _told(before: Subscription | None, after: Subscription, retention_s: int, ot
         case AccessState.GRACE:
             return [_fact(SubscriptionGraceStarted, after)]
         case AccessState.SUSPENDED:
-            return [_fact(SubscriptionSuspended, after)]
+            return [_fact(SubscriptionSuspended, after, instead=first(others))]
         case AccessState.PAUSED:
-            return [_fact(SubscriptionPaused, after)]
+            return [_fact(SubscriptionPaused, after, instead=first(others))]
         case AccessState.ENDED:
             if after.provider_status == "incomplete_expired":
                 # An abandoned first payment: nothing was ever given, so nothing ends and nobody is sent away.
@@ -383,16 +384,17 @@ def _told(before: Subscription | None, after: Subscription, retention_s: int, ot
                     subscription_id=after.subscription_id,
                     subscription=after,
                     retention_s=retention_s,
-                    others=others,
+                    others=len(giving(others)),
                 )
             ]
         case _:
             assert_never(after.access)
 
 
-def _fact(kind: type[F], subscription: Subscription) -> F:
+def _fact(kind: type[F], subscription: Subscription, **more: Any) -> F:
     return kind(
         tenant_id=subscription.tenant_id,
         subscription_id=subscription.subscription_id,
         subscription=subscription,
+        **more,
     )

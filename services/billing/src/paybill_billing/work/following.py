@@ -117,7 +117,8 @@ class Following:
                 unit.record(PAYMENTS, attempt.event, said)
             standing = unit.get(SUBSCRIPTIONS, id_)
             pinned = subscriptions.sold(sold, account, standing, seen)
-            giving = entitlements.giving(unit.get(SUBSCRIPTIONS, other) for other in others)
+            found = [unit.get(SUBSCRIPTIONS, other) for other in others]
+            besides = [other.subscription for other in found if other is not None]
             events = subscriptions.sync(
                 standing,
                 seen,
@@ -127,13 +128,13 @@ class Following:
                 failures=[Failure(attempt.invoice, when) for attempt, when in failures],
                 now=at.now,
                 adopted=account.adopts is not None,
-                others=len(giving),
+                others=besides,
             )
             unit.record(SUBSCRIPTIONS, id_, events)
             # In the same decision, for the tenant waits: hearing our own fact first would cost it a hop.
             for event in events:
                 before = unit.get(ENTITLEMENTS, tenant_id)
-                instead = entitlements.instead(giving, sold)
+                instead = entitlements.instead_of(besides, sold)
                 settled = entitlements.settle(before, event.subscription, pinned.plan, at.now, instead)
                 unit.record(ENTITLEMENTS, tenant_id, settled)
 

@@ -240,14 +240,11 @@ def on_environment_ready(tenant: Tenant, fact: EnvironmentReady) -> list[TenantE
 
 
 def on_subscription_suspended(tenant: Tenant, fact: SubscriptionSuspended | SubscriptionPaused) -> list[TenantEvent]:
-    return _hold(
-        tenant,
-        Hold(
-            origin=HoldOrigin.BILLING,
-            mode=SuspensionMode.BLOCKED,
-            reason=f"the subscription is {fact.subscription.access}",
-        ),
-    )
+    """Nobody is shut out whom another subscription gives access."""
+    if fact.instead is not None:
+        return []
+    reason = f"the subscription is {fact.subscription.access}"
+    return _hold(tenant, Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason=reason))
 
 
 def on_subscription_recovered(tenant: Tenant) -> list[TenantEvent]:
