@@ -4,7 +4,8 @@ import asyncio
 from importlib.resources import files
 
 import pytest
-from billing_samples import BASIC, CATALOGUE, NOW, PRO_1
+from billing_samples import BASIC, CATALOGUE, NOW, PRO_1, SOLD, seen
+from billing_samples import TENANT as ID
 from billing_world import eventually
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,24 +14,46 @@ from paybill_billing.domain.giving import GIVES_ACCESS, first
 from paybill_billing.domain.subscriptions import subscription_id
 from paybill_contracts.billing import AccessState
 from paybill_runtime.replay import replay
-from test_entitlements import ACTIVE, HELD, ON_BASIC, SECOND, after, now_with
-from test_subscriptions import GRACE
 
 TENANT = "ten_" + "a" * 32
 QUICK = files("paybill_billing").joinpath("plans.yaml").read_text().replace("grace: 7d", "grace: 1s")
 
 
+def after(evolve, state, events):
+    for event in events:
+        state = evolve(state, event)
+    return state
+
+
+def standing(status):
+    told = subscriptions.sync(None, seen(status), tenant_id=ID, provider="stripe", sold=SOLD, failures=(), now=NOW)
+    return after(subscriptions.evolve, None, told)
+
+
+def now_with(access, subscription):
+    return subscription.model_copy(update={"access": access})
+
+
+GRACE, ACTIVE = standing("past_due"), standing("active").subscription
+SECOND = ACTIVE.model_copy(update={"subscription_id": "sub_" + "2" * 32})
+HELD = after(entitlements.evolve, None, entitlements.settle(None, ACTIVE, PRO_1, NOW))
+
+
 def test_what_entitles_hands_over_to_another_that_gives_access_at_once():
-    second = SECOND.model_copy(update={"plan": ON_BASIC.plan})
+    second = SECOND.model_copy(update={"plan": SECOND.plan.model_copy(update={"plan": "basic"})})
 
     for access in (AccessState.ENDED, AccessState.SUSPENDED, AccessState.PAUSED):
-        (said,) = entitlements.settle(HELD, now_with(access), PRO_1, NOW, (second, BASIC))
+        (said,) = entitlements.settle(HELD, now_with(access, ACTIVE), PRO_1, NOW, (second, BASIC))
         assert (said.subscription_id, said.plan, said.tier) == (SECOND.subscription_id, second.plan, "basic")
         assert said.allows_access
 
 
 def test_it_hands_over_to_one_of_the_same_plan_too_so_that_the_end_of_that_one_is_the_end():
-    second = after(HELD, entitlements.settle(HELD, now_with(AccessState.ENDED), PRO_1, NOW, (SECOND, PRO_1)))
+    second = after(
+        entitlements.evolve,
+        HELD,
+        entitlements.settle(HELD, now_with(AccessState.ENDED, ACTIVE), PRO_1, NOW, (SECOND, PRO_1)),
+    )
     (lost,) = entitlements.settle(second, now_with(AccessState.ENDED, SECOND), PRO_1, NOW)
 
     assert (second.subscription_id, second.allows_access) == (SECOND.subscription_id, True)
@@ -41,7 +64,7 @@ def test_what_does_not_entitle_changes_nothing_when_it_ends_beside_a_third():
     third = ACTIVE.model_copy(update={"subscription_id": "sub_" + "3" * 32})
 
     assert entitlements.settle(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW, (third, PRO_1)) == []
-    assert entitlements.settle(HELD, now_with(AccessState.GRACE), PRO_1, NOW, (third, PRO_1)) == []
+    assert entitlements.settle(HELD, now_with(AccessState.GRACE, ACTIVE), PRO_1, NOW, (third, PRO_1)) == []
 
 
 @given(st.lists(st.sampled_from(AccessState), max_size=6), st.randoms())
