@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-from billing_samples import EUR_20, NOW
+from billing_samples import NOW
 from billing_world import eventually
+from change_samples import having
 from paybill_billing.tables import ENTITLEMENTS, SUBSCRIPTIONS
-from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef, Subscription
+from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef
 from paybill_contracts.catalogue import LimitFeature
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import Event
@@ -49,20 +50,14 @@ class Vendor:
 
 
 def bought(kind, quantity=1, access=AccessState.ACTIVE, **more):
-    subscription = Subscription(
+    subscription = having(
         subscription_id=SUBSCRIPTION,
         tenant_id=TENANT,
-        provider="stripe",
-        provider_subscription="sub_P1",
-        provider_status="active",
         access=access,
         plan=PlanRef(plan="team", version=1, catalogue_hash="a" * 64),
         quantity=quantity,
-        price=EUR_20,
         period_start=NOW,
         period_end=NOW,
-        cancel_at=None,
-        grace_until=None,
     )
     return kind(tenant_id=TENANT, subscription_id=SUBSCRIPTION, subscription=subscription, **more)
 

@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 import pytest
-from billing_samples import DAY, EUR_20, NOW, TENANT
+from billing_samples import DAY, NOW, TENANT
+from change_samples import having
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from paybill_billing.domain.licences import (
     Status,
 )
 from paybill_billing.domain.seats import LicenceNotInForceError, NoSeatLeftError
-from paybill_contracts.billing import AccessState, PlanRef, Subscription
+from paybill_contracts.billing import AccessState, PlanRef
 from paybill_contracts.catalogue import LimitFeature
 from paybill_contracts.licence import (
     assembled,
@@ -46,21 +47,7 @@ MACHINES = [f"{number:064x}" for number in range(5)]
 
 
 def subscription(quantity=2, access=AccessState.ACTIVE):
-    return Subscription(
-        subscription_id=SUBSCRIPTION,
-        tenant_id=TENANT,
-        provider="stripe",
-        provider_subscription="sub_P1",
-        provider_status="active",
-        access=access,
-        plan=PlanRef(plan="pro", version=1, catalogue_hash="a" * 64),
-        quantity=quantity,
-        price=EUR_20,
-        period_start=NOW,
-        period_end=NOW + 30 * DAY,
-        cancel_at=None,
-        grace_until=None,
-    )
+    return having(subscription_id=SUBSCRIPTION, quantity=quantity, access=access)
 
 
 def entitled(limit=10, *, allows=True, by=SUBSCRIPTION):
