@@ -3,6 +3,7 @@
 import asyncio
 import json
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -145,6 +146,11 @@ class World:
             return await self.get("/v1/webhooks/waiting") == []
 
         await eventually(look)
+
+    async def told(self, *types: str) -> Counter[str]:
+        """How often each fact was said."""
+        facts = await self.log.facts(*(f"billing.{type_}" for type_ in types), at_least=len(types))
+        return Counter(fact.event.TYPE[8:] for fact in facts)
 
     async def reconciled(self, *, repair: bool) -> Any:
         """Everything is compared with Stripe."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -41,12 +40,6 @@ def about(subscription, customer, number=1, type_="customer.subscription.updated
     return json.dumps({"id": f"evt_{number}", "type": type_, "created": 1, "data": {"object": item}}).encode()
 
 
-async def told(world, *types):
-    """How often each fact was said."""
-    facts = await world.log.facts(*(f"billing.{type_}" for type_ in types), at_least=len(types))
-    return Counter(fact.event.TYPE[8:] for fact in facts)
-
-
 async def test_every_message_three_times_and_reordered_says_every_fact_once(world):
     control = world.fake.control
     await asyncio.to_thread(lambda: control.faults(duplicate=3, reorder=True))
@@ -57,7 +50,7 @@ async def test_every_message_three_times_and_reordered_says_every_fact_once(worl
     await world.standing(TENANT, "grace")
     await world.quiet()
 
-    counted = await told(world, "subscription_activated", "payment_failed", "subscription_grace_started")
+    counted = await world.told("subscription_activated", "payment_failed", "subscription_grace_started")
 
     assert counted == {"subscription_activated": 1, "payment_failed": 1, "subscription_grace_started": 1}
 
@@ -87,7 +80,7 @@ async def test_messages_that_come_before_the_tenant_is_known_lead_to_the_same_en
 
     assert (waiting["reason"], waiting["customer"]) == ("no account has this customer", customer.id)
     assert (await world.account(TENANT))["customer"] == customer.id
-    assert await told(world, "subscription_activated") == {"subscription_activated": 1}
+    assert await world.told("subscription_activated") == {"subscription_activated": 1}
 
 
 async def test_messages_of_a_customer_that_is_none_of_ours_wait_and_hold_up_nobody(world, outside, signed):
@@ -126,7 +119,7 @@ async def test_grace_ends_by_our_own_clock_while_the_provider_is_silent(world):
 
     await eventually(shut_out)
     assert suspended["provider_status"] == "past_due"
-    counted = await told(world, "subscription_grace_started", "subscription_suspended")
+    counted = await world.told("subscription_grace_started", "subscription_suspended")
     assert counted == {"subscription_grace_started": 1, "subscription_suspended": 1}
 
 
