@@ -135,7 +135,7 @@ def test_a_service_understands_every_setting_that_it_is_given(
 
 def test_the_stand_in_sends_its_webhooks_where_billing_takes_them(credentials: Path) -> None:
     (url,) = [word for word in CONTAINERS["stripe-fake"]["command"] if word.startswith("--webhook-url=")]
-    edge: Any = SimpleNamespace(database=None)
+    edge: Any = SimpleNamespace(database=None, doors={})
     paths = [route.path for route in webhooks.router(edge, {}, lambda _: None).routes if isinstance(route, APIRoute)]
 
     assert (credentials / "billing/stripe-webhook-secrets").read_text().split()

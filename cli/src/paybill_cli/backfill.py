@@ -14,7 +14,7 @@ from urllib.parse import quote
 import typer
 
 from paybill_cli.asking import Yes
-from paybill_cli.calls import Service
+from paybill_cli.calls import PAGE, Service
 from paybill_cli.context import Stack
 from paybill_cli.customers_file import CustomerRow, read_customers
 from paybill_cli.errors import CliError
@@ -205,9 +205,20 @@ class _Backfill:
                 continue
             if held:
                 return _settled(one, "waiting", plan, f"its subscription is {held[0]['provider_status']}")
+            if why is None:
+                waits = self._waiting(one.customer)
+                if waits is not None and waits["reason"] is None:
+                    continue
+                why = waits and waits["reason"]
             if why is not None or time.monotonic() > settling:
                 return _settled(one, "waiting", plan, why or "it has no subscription there that runs")
         return _settled(one, "waiting", plan, "its environment is being built" if plan else one.why)
+
+    def _waiting(self, customer: str) -> dict[str, Any] | None:
+        """What of this customer's is still to be looked at: on its way, or not understood for the reason it names."""
+        waiting: list[dict[str, Any]] = self._billing.get("/v1/webhooks/waiting", {"limit": PAGE})
+        mine = (one for one in waiting if (one["provider"], one["customer"]) == (self._provider, customer))
+        return next(mine, None)
 
     def _account(self, tenant_id: str) -> dict[str, Any] | None:
         account: dict[str, Any] | None = _or_none(lambda: self._billing.get(f"/v1/tenants/{tenant_id}/account"))
