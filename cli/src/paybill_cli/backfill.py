@@ -209,7 +209,8 @@ class _Backfill:
                 waits = self._waiting(one.customer)
                 if waits is not None and waits["reason"] is None:
                     continue
-                why = waits and waits["reason"]
+                # Without the name of the error, as a reconciliation says it.
+                why = waits["reason"].rpartition("Error: ")[2] if waits is not None else None
             if why is not None or time.monotonic() > settling:
                 return _settled(one, "waiting", plan, why or "it has no subscription there that runs")
         return _settled(one, "waiting", plan, "its environment is being built" if plan else one.why)
