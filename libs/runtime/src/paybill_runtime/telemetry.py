@@ -43,8 +43,9 @@ def trace_id(traceparent: str) -> str:
 
 def child(parent: str | None) -> str:
     """A traceparent for work that `parent` led to; a new trace when there is none."""
-    trace_ = trace_id(parent) if parent and valid(parent) else os.urandom(16).hex()
-    return f"00-{trace_}-{os.urandom(8).hex()}-01"
+    digits = os.urandom(24).hex()
+    trace_ = trace_id(parent) if parent and valid(parent) else digits[16:]
+    return f"00-{trace_}-{digits[:16]}-01"
 
 
 class _Lines:
