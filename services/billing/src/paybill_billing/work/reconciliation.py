@@ -150,12 +150,13 @@ class Reconciler:
         done: bool = False,
     ) -> None:
         ids = [one.id for one in seen]
-        # Whoever is about to be looked at anyway is not drifting, it is on its way.
+        # What of our customers is about to be looked at anyway is not drifting, it is on its way.
         waiting = await self._edge.rows(_ON_THEIR_WAY, {"provider": self._name, "ids": ids})
         on_their_way = {row.target for row in waiting}
         customers = [f"{self._name}/{one.customer}" for one in seen]
         owners = {row.customer: row.id for row in await self._edge.rows(_OWNERS, {"customers": customers})}
-        judged = [(one, owners.get(f"{self._name}/{one.customer}")) for one in seen if one.id not in on_their_way]
+        owned = [(one, owners.get(f"{self._name}/{one.customer}")) for one in seen]
+        judged = [(one, owner) for one, owner in owned if owner is None or one.id not in on_their_way]
         found = _Found()
 
         def decide(unit: Unit, at: Moment) -> None:
