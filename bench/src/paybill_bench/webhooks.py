@@ -29,7 +29,7 @@ CONNECTIONS = 32
 ROUNDS = 3
 CHANGES = 200
 """Alone, one after the other: 99 % of them are 198."""
-_REST_S = 0.05
+_REST_S = 0.02
 _PATIENCE_S = 30.0
 
 
