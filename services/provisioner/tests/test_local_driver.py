@@ -284,6 +284,19 @@ def test_a_verifier_is_what_the_server_would_have_computed() -> None:
     assert signature == b64decode("6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
 
 
+async def test_no_two_tenants_get_one_login_whether_it_was_made_ahead_or_not() -> None:
+    logins = scram.Logins()
+    logins.prepare()
+    logins.prepare()
+
+    made = [await logins.new(), await logins.new(), await logins.new()]
+    logins.prepare()
+    await logins.close()
+
+    assert len({login.password for login in made}) == len({login.verifier for login in made}) == 3
+    assert all(login.verifier.startswith("SCRAM-SHA-256$4096:") for login in made)
+
+
 @pytest.mark.parametrize("password", ["naïve", "line\nbreak"])
 def test_a_password_that_would_need_preparation_is_no_password_of_ours(password) -> None:
     with pytest.raises(ValueError, match="printable ASCII"):
