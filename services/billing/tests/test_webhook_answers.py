@@ -161,6 +161,19 @@ async def test_one_object_that_cannot_be_understood_holds_up_no_other_and_its_se
     assert set(answered) == {"delivered"}
 
 
+async def test_a_service_that_stops_says_so_and_when_to_come_back(world, outside, signed):
+    body = message(1, "sub_1", "cus_1")
+    world.served.running.busy.close()
+
+    answer = await outside.post("/webhooks/stripe", content=body, headers=signed(body))
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    assert "stopping" in answer.json()["detail"]
+    assert int(answer.headers["retry-after"]) > 0
+    assert await world.sql("SELECT count(*) FROM webhooks") == [(0,)]
+    assert (await outside.get("/healthz")).status_code == 200
+
+
 async def test_a_thousand_messages_about_one_subscription_cost_a_handful_of_looks(world, outside, signed):
     subscription = await world.subscribed(TENANT)
     await world.quiet()

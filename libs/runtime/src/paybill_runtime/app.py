@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 
 Background = Callable[[Edge, Leases], Coroutine[Any, Any, None]]
 
+LEAVING_S = 0.5
+"""How long requests are refused in words before the connections end."""
 STUCK_S = 5.0
 """How long a bus that is there may take no facts, after the first attempt has failed, before a service is unready.
 
@@ -319,4 +321,9 @@ async def serve(service: Service) -> int:
 async def _until_failed(running: Running) -> None:
     async with running, serving(running) as port:
         log.info("%s listens on %s:%d (pid %d)", running.service.name, running.settings.http_host, port, os.getpid())
-        await running.failed.wait()
+        try:
+            await running.failed.wait()
+        finally:
+            # Whoever has a connection is told before it ends, and not left to guess what became of its request.
+            running.busy.close()
+            await asyncio.sleep(LEAVING_S)

@@ -22,7 +22,8 @@ SAY_EVERY_S = 10.0
 PROBES = ("/healthz", "/readyz")
 FOR_PROBES = 8
 """Places beside the others, so that whoever asks whether the service is well hears it from a busy one, too."""
-_WHY = "too many requests are being answered; send it again later"
+_BUSY = "too many requests are being answered; send it again later"
+_LEAVING = "this process is stopping; send it again, another one answers"
 _REFUSED = meter.create_counter("paybill.requests.refused", "{request}", "Requests refused because too many came.")
 
 
@@ -32,7 +33,12 @@ class Places:
     def __init__(self, most: int) -> None:
         self._most = most
         self._taken = 0
+        self._why = _BUSY
         self._say_at = 0.0
+
+    def close(self) -> None:
+        """Give out no more, because the process stops."""
+        self._most, self._why = 0, _LEAVING
 
     @property
     def full(self) -> bool:
@@ -42,7 +48,7 @@ class Places:
     def check(self, more: int = 0) -> None:
         """Raise OverloadedError when all are taken, and `more` beside them."""
         if self._taken >= self._most + more:
-            raise OverloadedError(_WHY)
+            raise OverloadedError(self._why)
 
     @contextmanager
     def one(self, more: int = 0) -> Iterator[None]:
@@ -57,7 +63,7 @@ class Places:
     def refusal(self) -> JSONResponse:
         """The answer. It is counted: a line for each would press the log as hard as the service."""
         _REFUSED.add(1)
-        if time.monotonic() >= self._say_at:
+        if self._most and time.monotonic() >= self._say_at:
             self._say_at = time.monotonic() + SAY_EVERY_S
             log.warning("more requests come than can be answered; some are refused")
-        return problem(503, "overloaded", _WHY)
+        return problem(503, "overloaded", self._why)
