@@ -217,7 +217,8 @@ async def test_an_operator_who_skips_a_fact_while_it_is_tried_again_has_skipped_
     assert await specimen.running.parking._try(id_, specimen.running.leases.held)
     with pytest.raises(parking.DeadLetterNotFoundError):
         await specimen.running.parking.skip(id_, origin, "again")
-    rows = await databases.execute(url, "tenant", "SELECT subject FROM chassis.outbox WHERE aggregate LIKE 'dead-l%'")
+    said = "SELECT subject FROM chassis.outbox WHERE aggregate LIKE 'dead-l%' ORDER BY position"
+    rows = await databases.execute(url, "tenant", said)
     assert [row["subject"].split(".")[4] for row in rows] == ["message_dead_lettered", "message_skipped"]
 
 
