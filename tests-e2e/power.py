@@ -75,5 +75,17 @@ def hold(pids: list[int]) -> None:
         for each in with_children(pid)[1:]:
             os.kill(each, signal.SIGSTOP)
     threads = [thread for pid in pids for each in with_children(pid) for thread in Path(f"/proc/{each}/task").iterdir()]
-    while any((thread / "stat").read_text().rpartition(")")[2].split()[0] != "T" for thread in threads):
+    deadline = time.monotonic() + 10
+    while any(_moves(thread) for thread in threads):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"these do not stand still: {[str(thread) for thread in threads if _moves(thread)]}")
         time.sleep(0.001)
+
+
+def _moves(thread: Path) -> bool:
+    """Neither stopped nor gone. A child that ended just before stays a zombie: its parent stands still, too."""
+    try:
+        state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in {"T", "Z", "X"}
