@@ -22,7 +22,7 @@ from paybill_billing.tables import CATALOGUES, TIERS
 
 File = Annotated[
     str,
-    StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$"),
+    StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
     Query(description="What the file is called in the lines that say what is wrong with it."),
 ]
 DryRun = Annotated[bool, Query(description="Say what would change and why it would be refused; change nothing.")]
