@@ -1,6 +1,7 @@
 """Who owns a partition: one process at a time, another as soon as that one is gone, and an even share for each."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -159,3 +160,16 @@ async def test_leases_that_a_batch_has_locked_are_not_taken_from_under_it(replic
     await _tick(other)
 
     assert _counts(other) == [16]
+
+
+async def test_who_slept_as_long_as_a_lease_lasts_is_not_certain_until_it_has_looked(replica) -> None:
+    one = replica("one")
+    before = one.leases.certain
+    await _tick(one)
+    looked = one.leases.certain
+
+    time.sleep(TTL_S)  # noqa: ASYNC251  # the whole process sleeps
+    slept = one.leases.certain
+    await _tick(one)
+
+    assert (before, looked, slept, one.leases.certain) == (False, True, False, True)

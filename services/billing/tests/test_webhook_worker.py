@@ -322,3 +322,38 @@ async def test_who_has_lost_the_lease_records_nothing(scripted, signed):
     await eventually(looked)
     await asyncio.sleep(0.3)
     assert (await world.account(TENANT))["subscriptions"] == []
+
+
+async def test_who_has_lost_the_lease_looks_at_nothing_any_more(scripted, signed):
+    class Slow(Scripted):
+        ended = None
+
+        async def look(self, subscription):
+            self.looks.append(subscription)
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError as error:
+                self.ended = error
+                raise
+
+    provider, world = await scripted(
+        lambda customer: Slow(shown(customer)), lambda customer: [about("sub_1", customer)]
+    )
+
+    async def looks():
+        return provider.looks
+
+    async def ended():
+        return provider.ended
+
+    await eventually(looks)
+    async with world.served.running.database.engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        for another_has_it in (
+            "SET application_name = 'another'",
+            "INSERT INTO chassis.member VALUES ('another', now() + interval '1 hour')",
+            "UPDATE chassis.lease SET owner = 'another' WHERE name = 'webhooks'",
+        ):
+            await connection.exec_driver_sql(another_has_it)
+        await eventually(ended)
+        await connection.exec_driver_sql("RESET application_name")

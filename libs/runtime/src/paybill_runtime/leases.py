@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from paybill_contracts.event import PARTITIONS
@@ -64,6 +65,7 @@ class Leases:
         self._owner = owner
         self._ttl_s = ttl_s
         self.held: dict[str, int] = {}
+        self._certain_until = 0.0
         self._changed: list[Callable[[], None]] = []
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -78,6 +80,14 @@ class Leases:
         """Those of `names` that we hold, with their epochs: what a transaction has to fence."""
         return {name: self.held[name] for name in names if name in self.held}
 
+    @property
+    def certain(self) -> bool:
+        """Whether nobody can have taken us for dead since we last looked: we did not sleep, and PostgreSQL is there.
+
+        A transaction is safe without, for it names the epoch; what is only asked of others is not.
+        """
+        return time.monotonic() < self._certain_until
+
     async def run(self) -> None:
         """Renew, take what is free, give up what is more than our share; for ever."""
         while True:
@@ -89,7 +99,9 @@ class Leases:
 
     async def tick(self) -> None:
         """One round."""
+        began = time.monotonic()
         held = await settled(self._round)
+        self._certain_until = began + self._ttl_s
         if held != self.held:
             self.held = held
             for callback in self._changed:
@@ -128,3 +140,4 @@ class Leases:
             await connection.execute(_GIVE_ALL_BACK, {"owner": self._owner})
             await connection.execute(_LEAVE, {"owner": self._owner})
         self.held = {}
+        self._certain_until = 0.0

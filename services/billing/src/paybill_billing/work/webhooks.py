@@ -104,7 +104,9 @@ class Ingest:
             while True:
                 self._arrived.clear()
                 try:
-                    if self._leases.some([LEASE]):
+                    if not (self._leases.certain and self._leases.some([LEASE])):
+                        self._stop_looking()
+                    else:
                         if clock() >= welcome_at:
                             await self._welcome()
                             welcome_at = clock() + POLL_S
@@ -119,8 +121,12 @@ class Ingest:
                     log.warning("webhooks wait: %s", error)
                 await woken(self._arrived, POLL_S)
         finally:
-            for task in self._busy.values():
-                task.cancel()
+            self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        """Whoever has the lease now looks at all of it, as fast as the provider allows: both would be too fast."""
+        for task in self._busy.values():
+            task.cancel()
 
     async def _welcome(self) -> None:
         """What waited for an account that is open now is due."""
