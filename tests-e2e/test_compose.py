@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,12 +19,15 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 from nats.aio.client import Client
+from nats.js.api import PubAck
+from nats.js.errors import NoStreamResponseError
 from paybill_billing.api import webhooks
 from paybill_embedded import free_port
 from paybill_embedded.compose import NODES
 from paybill_embedded.users import SERVICES
 from paybill_runtime import streams
 from paybill_runtime.identity import Identity
+from paybill_runtime.testing import until
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -220,24 +223,37 @@ def is_healthy(port: int) -> bool:
         return False
 
 
+SIGN_UP = "paybill.events.0.tenant.tenant_requested.v1"
+
+
 async def test_a_healthy_cluster_takes_facts_on_three_nodes_and_from_their_owner_only(
     cluster: str, credentials: Path
 ) -> None:
-    async def connect(user: str) -> Client:
-        return await streams.connect(cluster, user, (credentials / user / "nats-password").read_text().strip())
+    async with AsyncExitStack() as stack:
 
-    steward, tenant, billing = [await connect(user) for user in ("steward", "tenant", "billing")]
-    await streams.ensure(steward, replicas=len(NODES))
-    info = await steward.jetstream().stream_info("EVENTS")
-    stored = await tenant.jetstream().publish("paybill.events.0.tenant.tenant_requested.v1", b"{}", timeout=5)
+        async def connect(user: str) -> Client:
+            password = (credentials / user / "nats-password").read_text().strip()
+            client = await streams.connect(cluster, user, password)
+            stack.push_async_callback(client.close)
+            return client
 
-    assert info.cluster is not None
-    assert len(info.cluster.replicas or []) == len(NODES) - 1
-    assert stored.seq == 1
-    with pytest.raises(TimeoutError):
-        await billing.jetstream().publish("paybill.events.0.tenant.tenant_requested.v1", b"{}", timeout=1)
-    for client in (steward, tenant, billing):
-        await client.close()
+        steward, tenant, billing = [await connect(user) for user in ("steward", "tenant", "billing")]
+        await streams.ensure(steward, replicas=len(NODES))
+        info = await steward.jetstream().stream_info("EVENTS")
+
+        async def taken() -> PubAck | None:
+            try:
+                return await tenant.jetstream().publish(SIGN_UP, b"{}", timeout=5)
+            except NoStreamResponseError:  # a node hears of a new stream a moment after it was made
+                return None
+
+        stored = await until(taken, timeout_s=30)
+
+        assert info.cluster is not None
+        assert len(info.cluster.replicas or []) == len(NODES) - 1
+        assert stored.seq == 1
+        with pytest.raises(TimeoutError):
+            await billing.jetstream().publish(SIGN_UP, b"{}", timeout=1)
 
 
 def test_docker_compose_accepts_the_file() -> None:
