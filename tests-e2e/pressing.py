@@ -67,7 +67,8 @@ class _Press:
         self._most = most
         self._per_s = per_s
         self._loop = asyncio.get_running_loop()
-        self._begin = self._end = 0.0
+        self._begin = 0.0
+        self._over = False
         self._due = 0.0
         self._sent = 0
         self._opening: set[asyncio.Task] = set()
@@ -75,8 +76,10 @@ class _Press:
 
     async def run(self, seconds: float) -> list[Answer]:
         self._begin = self._loop.time()
-        self._end = self._begin + seconds
-        while self._sent < self._most and (passed := self._loop.time() - self._begin) < seconds:
+        passed = 0.0
+        while self._sent < self._most and passed < seconds:
+            await asyncio.sleep(_TICK_S)
+            passed = self._loop.time() - self._begin
             self._due = self._most if self._per_s == inf else min(self._most, passed * self._per_s + 1)
             while self._free and self._sent + len(self._opening) < self._due:
                 self._free -= 1
@@ -86,9 +89,11 @@ class _Press:
                     task = self._loop.create_task(self._open())
                     self._opening.add(task)
                     task.add_done_callback(self._opening.discard)
-            await asyncio.sleep(_TICK_S)
+        # What was due in the last moment is sent, too, by connections that are on their way.
+        await asyncio.gather(*self._opening)
+        self._over = True
         async with asyncio.timeout(_PATIENCE_S):
-            while self._opening or len(self._answers) < self._sent:  # noqa: ASYNC110  # an event for each would press us
+            while len(self._answers) < self._sent:  # noqa: ASYNC110  # an event for each would press us
                 await asyncio.sleep(_TICK_S)
         return self._answers
 
@@ -103,7 +108,7 @@ class _Press:
     def next(self, caller: "_Caller") -> None:
         """Send what is due longest, or put the connection aside when nothing is."""
         now = self._loop.time()
-        if caller.transport.is_closing() or now >= self._end or self._sent >= self._due:
+        if caller.transport.is_closing() or self._over or self._sent >= self._due:
             self._free += 1
             if not caller.transport.is_closing():
                 self._door.idle.append(caller)
