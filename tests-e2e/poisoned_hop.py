@@ -10,10 +10,10 @@ from paybill_bench import hop
 from paybill_bench.facts import HopMetered
 from paybill_bench.place import Place
 from paybill_runtime.app import Running, Service, serving
-from paybill_runtime.hearing import Hearing
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.messaging.subscriptions import Hearing
 from paybill_runtime.settings import ServiceSettings
 from paybill_runtime.telemetry import configure
-from paybill_runtime.unit import Moment, Unit
 
 
 def hearing(poison: str) -> Hearing:

@@ -21,12 +21,12 @@ from fastapi.routing import APIRoute
 from nats.aio.client import Client
 from nats.js.api import PubAck
 from nats.js.errors import NoStreamResponseError
-from paybill_billing.api import webhooks
+from paybill_billing.webhooks.api import receive
 from paybill_embedded import free_port
 from paybill_embedded.compose import NODES
 from paybill_embedded.users import SERVICES
-from paybill_runtime import streams
-from paybill_runtime.identity import Identity
+from paybill_runtime.messaging import streams
+from paybill_runtime.security.identity import Identity
 from paybill_runtime.testing import until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,7 +139,7 @@ def test_a_service_understands_every_setting_that_it_is_given(
 def test_the_stand_in_sends_its_webhooks_where_billing_takes_them(credentials: Path) -> None:
     (url,) = [word for word in CONTAINERS["stripe-fake"]["command"] if word.startswith("--webhook-url=")]
     edge: Any = SimpleNamespace(database=None, doors={})
-    paths = [route.path for route in webhooks.router(edge, {}, lambda _: None).routes if isinstance(route, APIRoute)]
+    paths = [route.path for route in receive.router(edge, {}, lambda _: None).routes if isinstance(route, APIRoute)]
 
     assert (credentials / "billing/stripe-webhook-secrets").read_text().split()
     assert url.removeprefix("--webhook-url=http://billing:8080").replace("stripe", "{provider}") in paths

@@ -25,10 +25,10 @@ from paybill_bench.place import Place
 from paybill_contracts.envelope import Fact, read_fact
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.ports import free_port
-from paybill_runtime.auth import Role, make_key
-from paybill_runtime.feed import Feed, stream_sequence
-from paybill_runtime.parking import MAX_ATTEMPTS
-from paybill_runtime.streams import EVENTS, connect
+from paybill_runtime.http.auth import Role, make_key
+from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.retry_queue import MAX_ATTEMPTS
+from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.testing import until
 
 PER_S = 250

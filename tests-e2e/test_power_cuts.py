@@ -23,11 +23,11 @@ from paybill_contracts.event import encode
 from paybill_embedded import EmbeddedError, NatsServer, PostgresServer, free_port
 from paybill_embedded.child import Child
 from paybill_embedded.lock import sole_server
-from paybill_runtime.auth import Role, make_key
 from paybill_runtime.clock import new_id
-from paybill_runtime.feed import Feed, stream_sequence
-from paybill_runtime.identity import make_identity
-from paybill_runtime.streams import EVENTS, connect, ensure
+from paybill_runtime.http.auth import Role, make_key
+from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.streams import EVENTS, connect, ensure
+from paybill_runtime.security.identity import make_identity
 from paybill_runtime.telemetry import child
 from paybill_runtime.testing import until
 from power import Disk, hold

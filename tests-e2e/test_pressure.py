@@ -22,9 +22,9 @@ import httpx
 import pytest
 from paybill_contracts.tenant import OfferingNoted, TenantRequested
 from paybill_embedded.ports import free_port
-from paybill_runtime.auth import Role, make_key
-from paybill_runtime.identity import make_identity
-from paybill_runtime.places import MAX_BUSY
+from paybill_runtime.http.auth import Role, make_key
+from paybill_runtime.http.limits import MAX_BUSY
+from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import until
 from pressing import YES, Answer, Door
 

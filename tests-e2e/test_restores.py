@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 from paybill_embedded import PostgresServer
-from paybill_runtime import relay
-from paybill_runtime.agreement import OLDER_DATABASE, OLDER_STREAM
+from paybill_runtime.decisions.restore_guard import OLDER_DATABASE, OLDER_STREAM
+from paybill_runtime.messaging import relay
 from paybill_runtime.testing import Databases, until
 from paybill_tenant.app import service
 

@@ -21,7 +21,7 @@ RECORDS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
 
 MODULE_LINES = 400
 FOLDERS = {".ci", "bench", "cli", "deploy", "docs", "libs", "services", "tests-e2e"}
-LIBRARIES = {"contracts", "runtime", "embedded", "stripe-fake"}
+LIBRARIES = {"contracts", "runtime", "embedded", "stripe-fake", "stack", "licence", "definitions"}
 NAMELESS = {"utils", "util", "helpers", "common", "base", "manager", "managers", "service", "services", "misc"}
 TWINS = {"unittest.mock", "mock", "pytest_mock", "sqlite3", "aiosqlite", "faststream.nats.testing", "TestNatsBroker"}
 

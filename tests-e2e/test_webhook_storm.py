@@ -24,7 +24,7 @@ import stripe
 from faults.fleet import Fleet
 from faults.killer import Killer
 from faults.watch import Watch
-from paybill_billing.effects import shapes
+from paybill_billing.providers.stripe import mappers
 from paybill_stripe_fake.client import FakeControl
 
 EVENTS = int(os.environ.get("PAYBILL_STORM_EVENTS", "10000"))
@@ -195,7 +195,7 @@ def _differences(account: Account, ours: dict[str, dict]) -> list[str]:
     """Where we are not in the provider's state."""
     wrong = []
     for id_, theirs in account.subscriptions().items():
-        seen, held = shapes.seen(theirs), ours.get(id_)
+        seen, held = mappers.seen(theirs), ours.get(id_)
         if held is None:
             wrong.append(f"{id_} is not known here")
             continue

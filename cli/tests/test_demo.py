@@ -11,12 +11,12 @@ from paybill_cli.demo.scene import Scene
 from paybill_cli.demo.voice import Voice
 from paybill_cli.errors import CliError
 from paybill_cli.output import Output
-from paybill_cli.stack.access import BusAccess
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_contracts.tenant import RetentionNoted, TenantActivated
 from paybill_runtime import clock
-from paybill_runtime.streams import connect
+from paybill_runtime.messaging.streams import connect
+from paybill_stack.access import BusAccess
 
 TENANT = "ten_" + "0" * 32
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"

@@ -13,7 +13,7 @@ from paybill_cli.context import Stack
 from paybill_cli.doctor import Check, State, _clock, _counts, _machine, _ready, _stream, _sync_always
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.nats import NatsServer
-from paybill_runtime.streams import EVENTS, INTAKE, configurations, connect
+from paybill_runtime.messaging.streams import EVENTS, INTAKE, configurations, connect
 
 CALM = {
     "outbox_waiting": 0,

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paybill_cli.exit_codes import ExitCode
 from paybill_contracts.billing import PlanRef
-from paybill_contracts.licence import (
+from paybill_licence.licence import (
     Licence,
     Revocation,
     Revocations,

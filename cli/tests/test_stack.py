@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from paybill_cli.stack import supervisor
-from paybill_cli.stack.supervisor import Options, Supervisor
 from paybill_embedded import EmbeddedError, NatsServer, PostgresServer
+from paybill_stack import supervisor
+from paybill_stack.supervisor import Options, Supervisor
 
 STARTS_WITHIN_S = 60
 SERVICES = ("tenant", "billing", "provisioner")

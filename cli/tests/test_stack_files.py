@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from paybill_cli.errors import CliError
-from paybill_cli.stack.access import BusAccess, DatabaseAccess
-from paybill_cli.stack.environment import Addresses, service_environment
-from paybill_cli.stack.layout import SERVICES, Layout
-from paybill_cli.stack.operator_key import LIFE, lent_key, operator_key
-from paybill_cli.stack.ports import choose_ports
-from paybill_cli.stack.process import gist
-from paybill_cli.stack.servers import Given
-from paybill_runtime.auth import KeyRing, Role
+from paybill_runtime.http.auth import KeyRing, Role
+from paybill_stack.access import BusAccess, DatabaseAccess
+from paybill_stack.environment import Addresses, service_environment
+from paybill_stack.layout import SERVICES, Layout
+from paybill_stack.operator_key import LIFE, lent_key, operator_key
+from paybill_stack.ports import choose_ports
+from paybill_stack.process import gist
+from paybill_stack.servers import Given
 
 NOW = datetime.now(UTC)
 

@@ -23,7 +23,7 @@ from paybill_contracts.event import encode
 from paybill_contracts.tenant import HoldOrigin, TenantReactivated
 from paybill_embedded.nats import NatsServer
 from paybill_runtime import clock
-from paybill_runtime.streams import connect, ensure
+from paybill_runtime.messaging.streams import connect, ensure
 
 ORIGIN = Origin("request", "request", "operator:op1", "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01")
 EVERYTHING = Wanted(None, None)

@@ -10,7 +10,7 @@ import pytest
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.usage_proof import MEANS, Ledger
 from paybill_contracts.usage import Usage
-from paybill_runtime.publisher import publish
+from paybill_runtime.messaging.publisher import publish
 
 TENANT = "ten_" + "1" * 32
 METER = f"{TENANT}:calls"

@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 from nats.aio.client import Client
 from paybill_runtime.app import Service
-from paybill_runtime.feed import Feed, stream_sequence
-from paybill_runtime.streams import EVENTS, connect
+from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.streams import EVENTS, connect
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ from typing import Any
 
 from paybill_contracts.envelope import headers_of, subject_of
 from paybill_contracts.event import encode
-from paybill_runtime import relay, worker
-from paybill_runtime.handling import Handling
-from paybill_runtime.leases import Leases
-from paybill_runtime.relay import Relay
-from paybill_runtime.store import Store
-from paybill_runtime.unit import Unit
+from paybill_runtime.database.leases import Leases
+from paybill_runtime.decisions.store import Store
+from paybill_runtime.decisions.unit_of_work import Unit
+from paybill_runtime.jobs import worker
+from paybill_runtime.messaging import relay
+from paybill_runtime.messaging.inbox import Handling
+from paybill_runtime.messaging.relay import Relay
 from sqlalchemy import text
 
 from faults import planting

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
-from paybill_runtime.auth import Role, make_key
-from paybill_runtime.identity import make_identity
+from paybill_runtime.http.auth import Role, make_key
+from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import Databases
 
 from faults import oracle, probe

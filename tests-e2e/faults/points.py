@@ -7,12 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from paybill_runtime.decide import Decider
-from paybill_runtime.handling import Handling
-from paybill_runtime.leases import Leases
-from paybill_runtime.relay import Relay
-from paybill_runtime.store import Store
-from paybill_runtime.worker import Worker
+from paybill_runtime.database.leases import Leases
+from paybill_runtime.decisions.group_commit import Decider
+from paybill_runtime.decisions.store import Store
+from paybill_runtime.jobs.worker import Worker
+from paybill_runtime.messaging.inbox import Handling
+from paybill_runtime.messaging.relay import Relay
 
 from faults import planting
 

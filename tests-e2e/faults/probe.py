@@ -15,16 +15,16 @@ from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import Event, encode
 from paybill_contracts.values import Count, TenantId
 from paybill_runtime.app import Service
-from paybill_runtime.database import Database
-from paybill_runtime.hearing import Hearing
+from paybill_runtime.database.pool import Database
+from paybill_runtime.database.tables import NAMING
+from paybill_runtime.decisions.aggregates import StateRow, Stored
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.jobs.effects import Job, Outcome, Work
 from paybill_runtime.main import run
+from paybill_runtime.messaging.streams import connect
+from paybill_runtime.messaging.subscriptions import Hearing
 from paybill_runtime.settings import ServiceSettings
-from paybill_runtime.state import StateRow, Stored
-from paybill_runtime.streams import connect
-from paybill_runtime.tables import NAMING
 from paybill_runtime.telemetry import child
-from paybill_runtime.unit import Moment, Unit
-from paybill_runtime.work import Job, Outcome, Work
 from sqlalchemy import MetaData
 from sqlalchemy.orm import registry
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from fastapi import APIRouter
 from paybill_contracts.personal import Personal
 from paybill_runtime.app import Running, Service, serving
-from paybill_runtime.database import Database
-from paybill_runtime.hearing import Hearing
-from paybill_runtime.identity import make_identity
+from paybill_runtime.database.pool import Database
+from paybill_runtime.database.tables import NAMING
+from paybill_runtime.decisions.aggregates import StateRow, Stored
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.security.identity import make_identity
 from paybill_runtime.settings import ServiceSettings
-from paybill_runtime.state import StateRow, Stored
-from paybill_runtime.tables import NAMING
 from paybill_runtime.telemetry import configure
-from paybill_runtime.unit import Moment, Unit
 from sqlalchemy import MetaData
 from sqlalchemy.orm import registry
 

@@ -14,22 +14,22 @@ from typing import Any, Self
 
 import httpx
 from nats.aio.msg import Msg
-from paybill_cli.stack.access import BusAccess, DatabaseAccess
-from paybill_cli.stack.environment import (
+from paybill_embedded.nats import NatsServer
+from paybill_embedded.ports import free_port
+from paybill_runtime.messaging.ordered_consumer import Feed
+from paybill_runtime.messaging.streams import EVENTS, connect
+from paybill_stack.access import BusAccess, DatabaseAccess
+from paybill_stack.environment import (
     Addresses,
     inherited,
     service_command,
     service_environment,
     stripe_fake_command,
 )
-from paybill_cli.stack.layout import SERVICES, STRIPE_FAKE, Layout
-from paybill_cli.stack.operator_key import operator_key
-from paybill_cli.stack.prepare import prepare
-from paybill_cli.stack.process import Process
-from paybill_embedded.nats import NatsServer
-from paybill_embedded.ports import free_port
-from paybill_runtime.feed import Feed
-from paybill_runtime.streams import EVENTS, connect
+from paybill_stack.layout import SERVICES, STRIPE_FAKE, Layout
+from paybill_stack.operator_key import operator_key
+from paybill_stack.prepare import prepare
+from paybill_stack.process import Process
 from paybill_stripe_fake.client import FakeControl
 
 from paybill_bench import provider

@@ -19,8 +19,8 @@ from nats.aio.client import Client
 from nats.js.api import StreamInfo
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
-from paybill_runtime.feed import Feed
-from paybill_runtime.streams import EVENTS, connect, ensure
+from paybill_runtime.messaging.ordered_consumer import Feed
+from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 
 from paybill_bench.facts import Message, messages
 from paybill_bench.place import Place

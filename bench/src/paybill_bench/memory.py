@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 from nats.aio.client import Client
-from paybill_runtime.streams import EVENTS, connect
+from paybill_runtime.messaging.streams import EVENTS, connect
 
 from paybill_bench.figures import Figure, Say
 from paybill_bench.lab import BenchmarkError

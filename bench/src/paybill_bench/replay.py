@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from paybill_contracts.envelope import read_fact
 from paybill_embedded.nats import NatsServer
-from paybill_runtime.database import Database
-from paybill_runtime.feed import Feed, stream_sequence
-from paybill_runtime.replay import replay
-from paybill_runtime.streams import EVENTS, connect
+from paybill_runtime.database.pool import Database
+from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.streams import EVENTS, connect
+from paybill_runtime.replay.verify import replay
 from sqlalchemy import text
 
 from paybill_bench import hop

@@ -11,7 +11,7 @@ from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
 from nats.js.errors import NotFoundError
-from paybill_runtime.feed import Feed, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
 
 from paybill_cli.context import NatsAccess
 from paybill_cli.errors import CliError
@@ -87,7 +87,7 @@ async def stream_info(client: Client, stream: str = EVENTS) -> StreamInfo:
             "no_stream",
             f"there is no stream {stream}",
             why="the steward makes the streams before the services start",
-            next="paybill up, or python -m paybill_runtime.streams",
+            next="paybill up, or python -m paybill_runtime.messaging.streams",
             exit_code=ExitCode.NOT_FOUND,
         ) from error
 

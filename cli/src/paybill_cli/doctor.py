@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from paybill_runtime.streams import configurations
+from paybill_runtime.messaging.streams import configurations
 
 from paybill_cli.bus import connected
 from paybill_cli.context import SERVICES, Stack
@@ -130,7 +130,9 @@ async def _stream(client: Client, name: str) -> Check:
     pairs = [(key, _value(info.config, key), _value(wanted, key)) for key in _PROMISES]
     different = [f"{key} is {found} instead of {right}" for key, found, right in pairs if found != right]
     if different:
-        return _failed("nats", name, ", ".join(different), "run python -m paybill_runtime.streams as the steward")
+        return _failed(
+            "nats", name, ", ".join(different), "run python -m paybill_runtime.messaging.streams as the steward"
+        )
     state = info.state
     return _ok("nats", name, f"{state.messages} messages, {state.bytes} bytes, last seq {state.last_seq}")
 

@@ -11,7 +11,7 @@ from nats.js.errors import NotFoundError
 from paybill_contracts.envelope import read_fact
 from paybill_contracts.errors import DomainError
 from paybill_contracts.schemas import name_of, published_events, schema_of
-from paybill_runtime.feed import stream_sequence
+from paybill_runtime.messaging.ordered_consumer import stream_sequence
 
 from paybill_cli.bus import EVENTS, connected, messages, seen, stream_info
 from paybill_cli.context import Stack

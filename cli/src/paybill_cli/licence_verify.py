@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from paybill_contracts.licence import (
+from paybill_licence.licence import (
     MAX_KEYS_BYTES,
     MAX_LICENCE_CHARS,
     MAX_REVOCATIONS_CHARS,
@@ -15,7 +15,7 @@ from paybill_contracts.licence import (
     verify_licence,
     verify_revocations,
 )
-from paybill_contracts.licence_watch import watch
+from paybill_licence.watch import watch
 from pydantic import AwareDatetime, TypeAdapter
 
 from paybill_cli.errors import CliError, usage

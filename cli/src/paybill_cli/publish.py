@@ -9,7 +9,7 @@ from paybill_contracts.envelope import MalformedFactError
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import Event, explain
 from paybill_contracts.schemas import contexts, name_of, published_events
-from paybill_runtime.publisher import BusUnreachableError, PublishDeniedError, Publisher, PublishError
+from paybill_runtime.messaging.publisher import BusUnreachableError, PublishDeniedError, Publisher, PublishError
 from pydantic import ValidationError
 
 from paybill_cli.context import Stack

@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 
 import typer
 from paybill_embedded import DataDir, EmbeddedError
+from paybill_stack.access import BusAccess, DatabaseAccess
+from paybill_stack.environment import Addresses, service_command, service_environment
+from paybill_stack.layout import STRIPE_FAKE, Layout
+from paybill_stack.ports import choose_ports
+from paybill_stack.servers import Given, Servers
 
 from paybill_cli.context import SERVICES, STACK_FILE, DataDirectory, Stack
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
-from paybill_cli.stack.access import BusAccess, DatabaseAccess
-from paybill_cli.stack.environment import Addresses, service_command, service_environment
-from paybill_cli.stack.layout import STRIPE_FAKE, Layout
-from paybill_cli.stack.ports import choose_ports
-from paybill_cli.stack.servers import Given, Servers
 
 COLUMNS = ("service", "verdict", "facts", "from_outbox", "aggregates", "fault_count")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from nats.aio.msg import Msg
 from paybill_contracts.event import partition_of
-from paybill_runtime.feed import stream_sequence
+from paybill_runtime.messaging.ordered_consumer import stream_sequence
 
 from paybill_cli.bus import connected, messages, seen, stream_info
 from paybill_cli.context import NatsAccess, Stack

@@ -25,7 +25,7 @@ class Branch:
 TREE = Branch(
     "Customers subscribe, infrastructure follows, and the log proves it.",
     {
-        "up": Leaf("paybill_cli.stack.commands:up", "Run the whole stack in the foreground, until Ctrl-C."),
+        "up": Leaf("paybill_cli.up:up", "Run the whole stack in the foreground, until Ctrl-C."),
         "demo": Leaf("paybill_cli.demo.commands:demo", "Show the main job on real parts, from sign-up to replay."),
         "tenant": Branch(
             "Create, look at, suspend and offboard tenants.",

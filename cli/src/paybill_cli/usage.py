@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from nats.aio.client import Client
 from paybill_contracts.event import partition_of
-from paybill_runtime.feed import stream_sequence
+from paybill_runtime.messaging.ordered_consumer import stream_sequence
 
 from paybill_cli.asking import Again, Unsent, sent, show_unsent
 from paybill_cli.bus import connected, messages, seen, stream_info

@@ -14,11 +14,11 @@ from nats.aio.msg import Msg
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_contracts.tenant import HoldOrigin, TenantReactivated
-from paybill_runtime.alignment import Alignment
-from paybill_runtime.decided import Decided
-from paybill_runtime.histories import Histories
-from paybill_runtime.report import Report
-from paybill_runtime.state import Stored
+from paybill_runtime.decisions.aggregates import Stored
+from paybill_runtime.replay.alignment import Alignment
+from paybill_runtime.replay.histories import Histories
+from paybill_runtime.replay.outbox_rows import Decided
+from paybill_runtime.replay.report import Report
 from paybill_tenant.app import service
 
 REVISIONS = 4

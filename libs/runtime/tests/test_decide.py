@@ -7,7 +7,7 @@ import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.clock import new_id
-from paybill_runtime.decide import Decider, Decision
+from paybill_runtime.decisions.group_commit import Decider, Decision
 from paybill_runtime.errors import FactTooLargeError, UnknownOutcomeError, reason
 from paybill_tenant.tables import OFFERINGS
 from sqlalchemy import text

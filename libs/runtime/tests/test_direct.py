@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paybill_runtime.app import serving
-from paybill_runtime.direct import plain
-from paybill_runtime.problems import Problem
+from paybill_runtime.http.fast_path import plain
+from paybill_runtime.http.problems import Problem
 from starlette.responses import JSONResponse
 
 PATH = "/v1/door"

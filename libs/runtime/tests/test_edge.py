@@ -9,12 +9,12 @@ import pytest
 from fastapi import FastAPI
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import NotFoundError
-from paybill_runtime import middleware, problems
 from paybill_runtime.app import serving
-from paybill_runtime.auth import KeyRing, Role, make_key
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.middleware import MAX_BODY_BYTES, EdgeMiddleware
-from paybill_runtime.places import Places
+from paybill_runtime.http import middleware, problems
+from paybill_runtime.http.auth import KeyRing, Role, make_key
+from paybill_runtime.http.limits import Places
+from paybill_runtime.http.middleware import MAX_BODY_BYTES, EdgeMiddleware
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 EARLIER = datetime.now(UTC) - timedelta(seconds=1)

@@ -9,7 +9,7 @@ from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber
 from faststream.specification import AsyncAPI
 from nats.aio.msg import Msg
 from paybill_contracts.tenant import TenantActivated, TenantRequested
-from paybill_runtime.connection import Bus, Subscription
+from paybill_runtime.messaging.broker import Bus, Subscription
 from paybill_runtime.testing import until
 
 

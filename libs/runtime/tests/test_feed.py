@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
-from paybill_runtime import feed as feeds
-from paybill_runtime.connection import Bus
-from paybill_runtime.feed import Feed, stream_sequence
-from paybill_runtime.streams import EVENTS, connect
+from paybill_runtime.messaging import ordered_consumer as feeds
+from paybill_runtime.messaging.broker import Bus
+from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.streams import EVENTS, connect
 
 SUBJECT = "paybill.events.0.tenant.x.v1"
 

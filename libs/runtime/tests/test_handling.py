@@ -8,11 +8,11 @@ from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode, partition_of
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_runtime.clock import new_id
+from paybill_runtime.database.leases import partition_lease
 from paybill_runtime.errors import LeaseLostError
-from paybill_runtime.handling import Handling
-from paybill_runtime.hearing import Hearing, incoming
-from paybill_runtime.leases import partition_lease
-from paybill_runtime.streams import EVENTS
+from paybill_runtime.messaging.inbox import Handling
+from paybill_runtime.messaging.streams import EVENTS
+from paybill_runtime.messaging.subscriptions import Hearing, incoming
 from paybill_runtime.telemetry import child
 from paybill_tenant.app import service
 

@@ -9,10 +9,10 @@ from paybill_contracts.envelope import Origin, subject_of
 from paybill_contracts.errors import RetryLaterError
 from paybill_contracts.personal import Personal
 from paybill_contracts.tenant import OfferingNoted, Source, TenantRequested
-from paybill_runtime import parking
 from paybill_runtime.clock import new_id
-from paybill_runtime.hearing import Hearing
-from paybill_runtime.streams import connect
+from paybill_runtime.messaging import retry_queue
+from paybill_runtime.messaging.streams import connect
+from paybill_runtime.messaging.subscriptions import Hearing
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from paybill_tenant.tables import OFFERINGS
@@ -50,9 +50,9 @@ def brittle() -> _Brittle:
 
 @pytest.fixture
 async def specimen(start, say, log, offerings, brittle, monkeypatch):
-    monkeypatch.setattr(parking, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(parking, "POLL_S", 0.02)
-    monkeypatch.setattr(parking, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
+    monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 3)
     brittle.broken_for = "bad"
     running = await start(replace(service(), hears=brittle.hearing()))
     await say(*offerings)
@@ -215,7 +215,7 @@ async def test_an_operator_who_skips_a_fact_while_it_is_tried_again_has_skipped_
     await specimen.running.parking.skip(id_, origin, "enough")
 
     assert await specimen.running.parking._try(id_, specimen.running.leases.held)
-    with pytest.raises(parking.DeadLetterNotFoundError):
+    with pytest.raises(retry_queue.DeadLetterNotFoundError):
         await specimen.running.parking.skip(id_, origin, "again")
     said = "SELECT subject FROM chassis.outbox WHERE aggregate LIKE 'dead-l%' ORDER BY position"
     rows = await databases.execute(url, "tenant", said)

@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from paybill_runtime.database import Database
+from paybill_runtime.database.leases import DUTIES, Leases, partition_lease
+from paybill_runtime.database.pool import Database
+from paybill_runtime.decisions.store import fence
 from paybill_runtime.errors import LeaseLostError
-from paybill_runtime.leases import DUTIES, Leases, partition_lease
 from paybill_runtime.settings import read_secret
-from paybill_runtime.store import fence
 from paybill_runtime.testing import until
 from sqlalchemy import text
 

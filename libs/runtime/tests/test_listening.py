@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from paybill_runtime import app, listening, middleware, problems
+from paybill_runtime import app
 from paybill_runtime.app import serving
-from paybill_runtime.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, EdgeMiddleware
-from paybill_runtime.places import Places
+from paybill_runtime.http import middleware, problems, server
+from paybill_runtime.http.limits import Places
+from paybill_runtime.http.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, EdgeMiddleware
 
 HEAD = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\n"
 
@@ -36,8 +37,8 @@ async def _asked(port: int) -> int:
 
 @pytest.mark.parametrize("said", [b"", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{"], ids=["nothing", "head", "body"])
 async def test_clients_that_do_not_end_what_they_ask_make_room_for_those_that_do(served, monkeypatch, said) -> None:
-    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 4)
-    monkeypatch.setattr(listening, "SLOW_S", 0.1)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(server, "SLOW_S", 0.1)
     async with serving(served.running) as port, _slow(port, 12, said) as slow:
         await asyncio.sleep(0.3)
         answers = [await _asked(port) for _ in range(3)]
@@ -167,7 +168,7 @@ async def test_a_connection_is_refused_again_and_again_and_served_as_soon_as_the
 async def test_a_connection_that_was_refused_waits_for_its_next_answer_and_another_does_not(
     served, monkeypatch
 ) -> None:
-    monkeypatch.setattr(listening, "REFUSED_S", 60.0)
+    monkeypatch.setattr(server, "REFUSED_S", 60.0)
     served.running.busy = Places(0)
     async with serving(served.running) as port:
         first, second = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
@@ -208,5 +209,5 @@ async def _said(reader, writer, said: bytes) -> tuple[int, dict[str, str], dict]
     ],
 )
 def test_what_is_not_plainly_one_request_is_left_to_the_parser(said) -> None:
-    assert listening._is_whole(WHOLE)
-    assert not listening._is_whole(said)
+    assert server._is_whole(WHOLE)
+    assert not server._is_whole(said)

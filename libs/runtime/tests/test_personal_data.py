@@ -8,10 +8,10 @@ from itertools import count
 import pytest
 from paybill_contracts.personal import Personal, UnsealingError
 from paybill_contracts.tenant import TenantRequested
-from paybill_runtime.connection import Bus
-from paybill_runtime.identity import Identity
-from paybill_runtime.keys import DataKeys, KeyRaceError
-from paybill_runtime.leases import RELAY
+from paybill_runtime.database.leases import RELAY
+from paybill_runtime.messaging.broker import Bus
+from paybill_runtime.security.data_keys import DataKeys, KeyRaceError
+from paybill_runtime.security.identity import Identity
 from paybill_runtime.telemetry import _JsonLines
 from paybill_runtime.testing import until
 from sqlalchemy import text

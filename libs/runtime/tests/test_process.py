@@ -16,10 +16,10 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from paybill_contracts.event import partition_of
-from paybill_runtime.auth import Role, make_key
 from paybill_runtime.clock import new_id
-from paybill_runtime.identity import make_identity
-from paybill_runtime.streams import connect
+from paybill_runtime.http.auth import Role, make_key
+from paybill_runtime.messaging.streams import connect
+from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import until
 
 

@@ -11,14 +11,14 @@ from paybill_contracts.event import InvalidEventError
 from paybill_contracts.usage import Usage
 from paybill_embedded.nats import NatsServer
 from paybill_runtime import clock
-from paybill_runtime.publisher import (
+from paybill_runtime.messaging.publisher import (
     BusUnreachableError,
     PublishDeniedError,
     Publisher,
     PublishRefusedError,
     publish,
 )
-from paybill_runtime.streams import INTAKE, connect, ensure
+from paybill_runtime.messaging.streams import INTAKE, connect, ensure
 from pydantic import ValidationError
 
 TENANT = "ten_0123456789abcdef0123456789abcdef"

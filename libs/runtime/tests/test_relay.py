@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
-from paybill_runtime import relay
-from paybill_runtime.decide import Decision
-from paybill_runtime.streams import EVENTS, configurations, connect
+from paybill_runtime.decisions.group_commit import Decision
+from paybill_runtime.messaging import relay
+from paybill_runtime.messaging.streams import EVENTS, configurations, connect
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from paybill_tenant.tables import OFFERINGS

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from paybill_runtime.database import Database
+from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.replay import replay
+from paybill_runtime.messaging.streams import EVENTS, configurations, connect
+from paybill_runtime.replay.verify import replay
 from paybill_runtime.settings import read_secret
-from paybill_runtime.streams import EVENTS, configurations, connect
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from sqlalchemy import text

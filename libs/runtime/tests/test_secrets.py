@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.identity import Identity, NotForUsError, make_identity
-from paybill_runtime.secrets import FileSecrets, SecretForbiddenError, SecretNotFoundError
+from paybill_runtime.security.identity import Identity, NotForUsError, make_identity
+from paybill_runtime.security.secrets import FileSecrets, SecretForbiddenError, SecretNotFoundError
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 from fastapi import APIRouter
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
-from paybill_runtime import timers
-from paybill_runtime.hearing import Hearing
-from paybill_runtime.state import StateRow, Stored, generated
-from paybill_runtime.tables import NAMING
+from paybill_runtime.database.tables import NAMING
+from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
+from paybill_runtime.jobs import timers
+from paybill_runtime.jobs.effects import Timer
+from paybill_runtime.messaging.subscriptions import Hearing
 from paybill_runtime.testing import until
-from paybill_runtime.work import Timer
 from paybill_tenant.app import service
 from sqlalchemy import MetaData
 from sqlalchemy.orm import registry

@@ -7,7 +7,7 @@ import pytest
 
 HEAVY = ("aiohttp", "alembic", "charset_normalizer", "mako", "pydantic.v1", "pygments", "rich", "typer")
 PROGRAM = f"""
-import paybill_runtime.main, paybill_runtime.otlp, sys
+import paybill_runtime.main, paybill_runtime.telemetry.otlp, sys
 sys.stdout.write(" ".join(name for name in {HEAVY} if sys.modules.get(name)))
 """
 

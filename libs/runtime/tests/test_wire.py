@@ -13,15 +13,15 @@ from paybill_billing.app import service
 from paybill_contracts.errors import DomainError
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_contracts.usage import Usage
-from paybill_runtime import parking
-from paybill_runtime.connection import Bus
-from paybill_runtime.feed import Feed
-from paybill_runtime.hearing import Hearing, received
-from paybill_runtime.publisher import Publisher
-from paybill_runtime.streams import INTAKE, connect
+from paybill_runtime.jobs.effects import Work
+from paybill_runtime.messaging import retry_queue
+from paybill_runtime.messaging.broker import Bus
+from paybill_runtime.messaging.nats_patches import header_lines
+from paybill_runtime.messaging.ordered_consumer import Feed
+from paybill_runtime.messaging.publisher import Publisher
+from paybill_runtime.messaging.streams import INTAKE, connect
+from paybill_runtime.messaging.subscriptions import Hearing, received
 from paybill_runtime.testing import until
-from paybill_runtime.wire import header_lines
-from paybill_runtime.work import Work
 
 TENANT = "ten_" + "b" * 32
 
@@ -119,9 +119,9 @@ class _Owner:
 
 @pytest.fixture
 async def owner(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(parking, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(parking, "POLL_S", 0.02)
-    monkeypatch.setattr(parking, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
+    monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 2)
     made = _Owner()
     (tmp_path / "stripe-key").write_text("sk_test_x")
     quiet = replace(service(), hears=made.hearing(), work=Work(), timers=(), background=(), on_start=())

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import HoldOrigin, OfferingNoted, TenantCancelled, TenantRequested
-from paybill_runtime import parking, worker
-from paybill_runtime.hearing import Hearing
+from paybill_runtime.jobs import worker
+from paybill_runtime.jobs.effects import Outcome, Refused, RetryAfter, Work
+from paybill_runtime.messaging import retry_queue
+from paybill_runtime.messaging.subscriptions import Hearing
 from paybill_runtime.testing import until
-from paybill_runtime.work import Outcome, Refused, RetryAfter, Work
 from paybill_tenant.app import service
 from paybill_tenant.tables import OFFERINGS, TENANTS
 from sqlalchemy import text
@@ -62,7 +63,7 @@ def world() -> _World:
 
 @pytest.fixture
 async def specimen(start, say, log, offerings, world, monkeypatch):
-    monkeypatch.setattr(parking, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
     running = await start(replace(service(), work=_work(), effects=lambda _settings, _secrets: world))
     await say(*offerings)

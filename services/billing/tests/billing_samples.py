@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from paybill_billing.domain import catalogue
-from paybill_billing.domain.catalogue import PriceSeen
-from paybill_billing.domain.subscriptions import Item, Seen, Sold
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.domain.catalogue import PriceSeen
+from paybill_billing.subscriptions.domain.subscriptions import Item, Seen, Sold
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.catalogue import Interval, LimitFeature, MeteredFeature, PlanVersion, Price
 from paybill_contracts.money import Money

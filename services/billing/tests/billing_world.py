@@ -16,7 +16,7 @@ from paybill_contracts.event import encode
 from paybill_contracts.personal import seal
 from paybill_contracts.tenant import Source, TenantRequested
 from paybill_runtime.clock import new_id
-from paybill_runtime.identity import Identity
+from paybill_runtime.security.identity import Identity
 from paybill_runtime.telemetry import child
 from paybill_stripe_fake.client import FakeControl
 

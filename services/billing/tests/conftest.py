@@ -16,7 +16,7 @@ import stripe
 from paybill_billing.app import service
 from paybill_embedded.ports import free_port
 from paybill_runtime.app import serving
-from paybill_runtime.streams import connect
+from paybill_runtime.messaging.streams import connect
 from paybill_stripe_fake.client import FakeControl
 
 # Tests are imported by path, and not as a package: this makes their samples importable.

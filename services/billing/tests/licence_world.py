@@ -13,8 +13,8 @@ from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef
 from paybill_contracts.catalogue import LimitFeature
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import Event
-from paybill_contracts.licence import read_keys, verify_revocations
 from paybill_contracts.placement import Preset
+from paybill_licence.licence import read_keys, verify_revocations
 
 TENANT = "ten_" + "a" * 32
 SUBSCRIPTION = "sub_" + "c" * 32

@@ -1,8 +1,8 @@
 """Contracts by invoice that several tests begin with."""
 
 from billing_samples import DAY, NOW, TENANT
-from paybill_billing.domain import manual
-from paybill_billing.domain.contracts import contract_id, evolve
+from paybill_billing.providers.manual.domain import manual
+from paybill_billing.providers.manual.domain.contracts import contract_id, evolve
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.event import decode, encode
 from paybill_contracts.manual import Terms

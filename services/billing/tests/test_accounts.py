@@ -2,10 +2,10 @@
 
 import pytest
 from billing_samples import CATALOGUE, EMAIL, NOW, REQUESTED, TENANT
-from paybill_billing.domain import accounts
-from paybill_billing.domain.accounts import AccountOrderError, Opened, Status
-from paybill_billing.domain.catalogue import UnknownPlanError
-from paybill_billing.domain.providers import Choice, UnknownProviderError, configure, evolve
+from paybill_billing.catalogue.domain.catalogue import UnknownPlanError
+from paybill_billing.providers.domain import Choice, UnknownProviderError, configure, evolve
+from paybill_billing.subscriptions.domain import accounts
+from paybill_billing.subscriptions.domain.accounts import AccountOrderError, Opened, Status
 from paybill_contracts.billing import AccountAdopted, AccountFailed, AccountOpened, CancellationRequested
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 

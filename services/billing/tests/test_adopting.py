@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from billing_world import eventually
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
-from paybill_runtime.replay import replay
+from paybill_runtime.replay.verify import replay
 
 TENANT, OTHER = "ten_" + "a" * 32, "ten_" + "b" * 32
 OURS = "starter_v1_month_eur"

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from paybill_billing.settings import Settings
-from paybill_runtime.auth import Role, make_key
+from paybill_runtime.database.migrate import check
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.migrate import check
+from paybill_runtime.http.auth import Role, make_key
 from pydantic import ValidationError
 
 TENANT = "ten_" + "f" * 32

@@ -4,15 +4,20 @@ from importlib.resources import files
 
 import pytest
 from billing_samples import BASIC, CONTENT, PRO_1, PRO_2, published
-from paybill_billing.domain import catalogue, differences, tiers
-from paybill_billing.domain.catalogue import CatalogueRefusedError, PriceSeen, UnknownPlanError, UnknownPriceError
+from paybill_billing.catalogue.domain import catalogue, differences, tiers
+from paybill_billing.catalogue.domain.catalogue import (
+    CatalogueRefusedError,
+    PriceSeen,
+    UnknownPlanError,
+    UnknownPriceError,
+)
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, Meter, Window
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.event import digest
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
-from paybill_contracts.plans_file import read_plans
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished, TierBlueprint
+from paybill_definitions.plans_file import read_plans
 
 
 def test_publishing_the_same_catalogue_again_says_nothing():

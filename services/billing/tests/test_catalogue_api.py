@@ -10,8 +10,8 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished, TierBlueprint
 from paybill_runtime.app import Running
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.replay import replay
-from paybill_runtime.streams import connect
+from paybill_runtime.messaging.streams import connect
+from paybill_runtime.replay.verify import replay
 
 FIRST = """\
 product: shop

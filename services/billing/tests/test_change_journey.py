@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 from billing_world import eventually
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
-from paybill_runtime.replay import replay
+from paybill_runtime.replay.verify import replay
 
 TENANT = "ten_" + "a" * 32
 

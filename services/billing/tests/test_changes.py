@@ -8,10 +8,11 @@ from billing_samples import BASIC, CATALOGUE, CONTENT, DAY, EUR_20, NOW, PRO_1, 
 from change_samples import PINNED, SUBSCRIPTION, SUBSCRIPTION_ID, having
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain import catalogue, change_requests, changes
-from paybill_billing.domain.catalogue import UnknownPlanError
-from paybill_billing.domain.change_requests import Asked, at_provider, resolve, still_possible
-from paybill_billing.domain.changes import OPEN, Status
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.domain.catalogue import UnknownPlanError
+from paybill_billing.subscriptions.domain import change_requests, changes
+from paybill_billing.subscriptions.domain.change_requests import Asked, at_provider, resolve, still_possible
+from paybill_billing.subscriptions.domain.changes import OPEN, Status
 from paybill_contracts.billing import AccessState, PendingChange
 from paybill_contracts.catalogue import Interval, Price
 from paybill_contracts.changes import ChangeConfirmed, ChangeKind, ChangeQuoted, ChangeRequested, Proration

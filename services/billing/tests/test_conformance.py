@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 from billing_samples import EUR_20, plan
-from paybill_billing import conformance
 from paybill_billing.app import service
-from paybill_billing.conformance import BrokenPromiseError
-from paybill_billing.domain import manual
-from paybill_billing.domain.contracts import existing
-from paybill_billing.effects import Delivery, Order
-from paybill_billing.effects.manual import Manual
-from paybill_billing.effects.stripe import Stripe
-from paybill_billing.effects.stripe_inbound import StripeInbound
-from paybill_billing.work.manual import ContractBooks
+from paybill_billing.providers import conformance
+from paybill_billing.providers.conformance import BrokenPromiseError
+from paybill_billing.providers.manual.contract_store import ContractBooks
+from paybill_billing.providers.manual.domain import manual
+from paybill_billing.providers.manual.domain.contracts import existing
+from paybill_billing.providers.manual.effects import Manual
+from paybill_billing.providers.port import Delivery, Order
+from paybill_billing.providers.stripe.inbound import StripeInbound
+from paybill_billing.providers.stripe.provider import Stripe
 
 sys.path.append(str(Path(__file__).parent / "third_party"))
 

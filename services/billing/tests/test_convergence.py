@@ -6,11 +6,11 @@ import recorded
 from billing_samples import CATALOGUE, EMAIL, NOW, TENANT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paybill_billing.domain import payments, subscriptions
-from paybill_billing.domain.accounts import Account, Status
-from paybill_billing.domain.giving import GIVES_ACCESS
-from paybill_billing.domain.subscriptions import Failure
-from paybill_billing.effects.shapes import attempt, seen
+from paybill_billing.providers.stripe.mappers import attempt, seen
+from paybill_billing.subscriptions.domain import payments, subscriptions
+from paybill_billing.subscriptions.domain.accounts import Account, Status
+from paybill_billing.subscriptions.domain.entitling import GIVES_ACCESS
+from paybill_billing.subscriptions.domain.subscriptions import Failure
 from stripe_model import HAPPENINGS, Stripe
 
 START = int(NOW.timestamp())

@@ -7,8 +7,8 @@ import pytest
 from billing_samples import BASIC, DAY, EUR_20, NOW, PRO_1, PRO_2, TENANT
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain import entitlements
-from paybill_billing.domain.entitlements import (
+from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.entitlements.domain.entitlements import (
     MAX_EXCEPTIONS,
     NoSuchExceptionError,
     NotGrantableError,
@@ -18,7 +18,7 @@ from paybill_billing.domain.entitlements import (
     UndeclaredMeterError,
     ValidityError,
 )
-from paybill_billing.domain.overrides import Grant, Override, effective
+from paybill_billing.entitlements.domain.overrides import Grant, Override, effective
 from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef, Subscription
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.entitlements import EntitlementGranted, EntitlementOverridden, EntitlementWithdrawn

@@ -8,8 +8,8 @@ import pytest
 from billing_world import eventually
 from paybill_contracts.entitlements import Copy, Reason, check
 from paybill_contracts.usage import Usage
-from paybill_runtime.auth import Role, make_key
-from paybill_runtime.replay import replay
+from paybill_runtime.http.auth import Role, make_key
+from paybill_runtime.replay.verify import replay
 
 TENANT = "ten_" + "c" * 32
 PLANS = """\

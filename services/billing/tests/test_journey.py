@@ -6,7 +6,7 @@ from datetime import timedelta
 from billing_samples import NOW
 from billing_world import EMAIL, eventually
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
-from paybill_runtime.replay import replay
+from paybill_runtime.replay.verify import replay
 
 TENANT = "ten_" + "a" * 32
 

@@ -7,8 +7,8 @@ import pytest
 from billing_samples import DAY, NOW, SOLD, TENANT, seen, sold
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain import subscriptions
-from paybill_billing.domain.lapses import LATE, SILENCE
+from paybill_billing.subscriptions.domain import subscriptions
+from paybill_billing.subscriptions.domain.expiry import LATE, SILENCE
 from paybill_contracts.billing import (
     AccessState,
     SubscriptionChanged,

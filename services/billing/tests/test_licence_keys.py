@@ -8,23 +8,23 @@ from billing_samples import DAY, NOW, TENANT
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain import licence_keys, revocations
-from paybill_billing.domain.licence_keys import KeyOrderError, State
-from paybill_billing.domain.revocations import ListOrderError
-from paybill_contracts.licence import (
-    MAX_REVOCATIONS,
-    TOLERANCE,
-    base64url,
-    key_id,
-    signing_input,
-    verify_revocations,
-)
+from paybill_billing.licences.domain import licence_keys, revocations
+from paybill_billing.licences.domain.licence_keys import KeyOrderError, State
+from paybill_billing.licences.domain.revocations import ListOrderError
 from paybill_contracts.licences import (
     LicenceKeyPublished,
     LicenceKeyRetired,
     LicenceRevocationsChanged,
     LicenceRevoked,
     RevocationOrigin,
+)
+from paybill_licence.licence import (
+    MAX_REVOCATIONS,
+    TOLERANCE,
+    base64url,
+    key_id,
+    signing_input,
+    verify_revocations,
 )
 
 DAYS_30 = 30 * 86_400

@@ -8,24 +8,17 @@ from change_samples import having
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain import licences, seats
-from paybill_billing.domain.entitlements import Entitlements
-from paybill_billing.domain.licences import (
+from paybill_billing.entitlements.domain.entitlements import Entitlements
+from paybill_billing.licences.domain import licences, seats
+from paybill_billing.licences.domain.licences import (
     LicenceOrderError,
     LicenceTakenBackError,
     NoAccessError,
     Status,
 )
-from paybill_billing.domain.seats import LicenceNotInForceError, NoSeatLeftError
+from paybill_billing.licences.domain.seats import LicenceNotInForceError, NoSeatLeftError
 from paybill_contracts.billing import AccessState, PlanRef
 from paybill_contracts.catalogue import LimitFeature
-from paybill_contracts.licence import (
-    assembled,
-    base64url,
-    key_id,
-    signing_input,
-    verify_licence,
-)
 from paybill_contracts.licences import (
     LicenceIssued,
     LicenceLapsing,
@@ -37,6 +30,13 @@ from paybill_contracts.licences import (
     RevocationOrigin,
 )
 from paybill_contracts.placement import Preset
+from paybill_licence.licence import (
+    assembled,
+    base64url,
+    key_id,
+    signing_input,
+    verify_licence,
+)
 
 SUBSCRIPTION = "sub_" + "5" * 32
 DAYS_30 = 30 * 86_400

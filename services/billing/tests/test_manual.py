@@ -3,8 +3,8 @@
 import pytest
 from billing_samples import DAY, NOW, TENANT
 from manual_samples import ACTIVE, OFFERED, accepted, at, fold, paid, statuses, terms
-from paybill_billing.domain import contracts, manual
-from paybill_billing.domain.contracts import (
+from paybill_billing.providers.manual.domain import contracts, manual
+from paybill_billing.providers.manual.domain.contracts import (
     MAX_OPEN,
     ContractNotRunningError,
     ContractRunsError,
@@ -15,7 +15,7 @@ from paybill_billing.domain.contracts import (
     UnknownInvoiceError,
     terms_of,
 )
-from paybill_billing.effects.manual import seen
+from paybill_billing.providers.manual.effects import seen
 from paybill_contracts.catalogue import Interval, Price
 from paybill_contracts.manual import ContractStatus
 from paybill_contracts.money import Money

@@ -7,8 +7,8 @@ from billing_samples import DAY, NOW
 from hypothesis import given
 from hypothesis import strategies as st
 from manual_samples import ACTIVE, ID, accepted, at, fold, statuses, terms
-from paybill_billing.domain import manual
-from paybill_billing.domain.contracts import (
+from paybill_billing.providers.manual.domain import manual
+from paybill_billing.providers.manual.domain.contracts import (
     Agreement,
     ContractNotRunningError,
     InvoiceSettledError,

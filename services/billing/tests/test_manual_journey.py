@@ -5,7 +5,7 @@ from billing_samples import NOW
 from billing_world import eventually
 from paybill_billing.app import service
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
-from paybill_runtime.replay import replay
+from paybill_runtime.replay.verify import replay
 
 TENANT = "ten_" + "c" * 32
 CONTRACT = "con_" + "c" * 32

@@ -7,7 +7,7 @@ import pytest
 from billing_world import eventually
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
-from paybill_runtime.auth import Role, make_key
+from paybill_runtime.http.auth import Role, make_key
 
 
 def about(number, subscription="sub_1", **more):

@@ -5,8 +5,8 @@ from billing_samples import CATALOGUE, NOW
 from change_samples import SUBSCRIPTION, having
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain import changes, moves
-from paybill_billing.domain.moves import Settled, Status
+from paybill_billing.subscriptions.domain import changes, plan_migrations
+from paybill_billing.subscriptions.domain.plan_migrations import Settled, Status
 from paybill_contracts.billing import AccessState
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
@@ -20,7 +20,7 @@ def sub(number):
 
 
 def begin(*, to_version=2, from_version=1, total=3, from_plan="pro"):
-    return moves.start(
+    return plan_migrations.start(
         None,
         CATALOGUE,
         move_id=MOVE_ID,
@@ -36,7 +36,7 @@ def begin(*, to_version=2, from_version=1, total=3, from_plan="pro"):
 
 def after(move, events):
     for event in events:
-        move = moves.evolve(move, event)
+        move = plan_migrations.evolve(move, event)
     return move
 
 
@@ -61,8 +61,8 @@ def test_a_move_needs_two_published_versions_and_somebody_to_move(more, code):
 
 
 def test_a_subscriber_is_asked_once_confirmed_and_keeps_quantity():
-    (asked,) = moves.ask(started(), CATALOGUE, SUBSCRIPTION, None)
-    (again,) = moves.ask(started(), CATALOGUE, SUBSCRIPTION, None)
+    (asked,) = plan_migrations.ask(started(), CATALOGUE, SUBSCRIPTION, None)
+    (again,) = plan_migrations.ask(started(), CATALOGUE, SUBSCRIPTION, None)
 
     assert asked == again
     assert (asked.confirmed, asked.move_id, asked.wanted.at_period_end) == (True, MOVE_ID, True)
@@ -80,7 +80,7 @@ def test_a_subscriber_is_asked_once_confirmed_and_keeps_quantity():
     ],
 )
 def test_one_that_cannot_be_moved_is_recorded_with_the_reason(subscription, open_change, code):
-    asked, refused = moves.ask(started(), CATALOGUE, subscription, open_change)
+    asked, refused = plan_migrations.ask(started(), CATALOGUE, subscription, open_change)
     change = changes.evolve(changes.evolve(None, asked), refused)
 
     assert (change.status, change.code, change.move_id) == (changes.Status.REFUSED, code, MOVE_ID)
@@ -88,33 +88,33 @@ def test_one_that_cannot_be_moved_is_recorded_with_the_reason(subscription, open
 
 
 def test_a_move_goes_on_behind_the_last_batch_and_never_back():
-    move = after(started(), moves.progress(started(), sub(2), 2, NONE))
+    move = after(started(), plan_migrations.progress(started(), sub(2), 2, NONE))
 
     assert (move.after, move.asked) == (sub(2), 2)
-    assert moves.progress(move, sub(1), 2, Settled(2, 2, 0)) == []
-    assert moves.progress(move, sub(2), 2, Settled(2, 2, 0)) == []
+    assert plan_migrations.progress(move, sub(1), 2, Settled(2, 2, 0)) == []
+    assert plan_migrations.progress(move, sub(2), 2, Settled(2, 2, 0)) == []
 
 
 def test_a_move_is_over_when_every_change_is():
     move = started()
 
-    assert moves.finish(move, Settled(3, 1, 1), 0) == []
-    done = after(move, moves.finish(move, Settled(3, 2, 1), 1))
+    assert plan_migrations.finish(move, Settled(3, 1, 1), 0) == []
+    done = after(move, plan_migrations.finish(move, Settled(3, 2, 1), 1))
     assert (done.status, done.moved, done.refused, done.left) == (Status.FINISHED, 2, 1, 1)
-    for verb in (lambda: moves.pause(done, "x"), lambda: moves.resume(done)):
-        with pytest.raises(moves.MoveFinishedError):
+    for verb in (lambda: plan_migrations.pause(done, "x"), lambda: plan_migrations.resume(done)):
+        with pytest.raises(plan_migrations.MoveFinishedError):
             verb()
 
 
 def test_a_paused_move_asks_nobody_until_it_is_resumed():
-    paused = after(started(), moves.pause(started(), "look first"))
+    paused = after(started(), plan_migrations.pause(started(), "look first"))
 
-    assert moves.progress(paused, sub(1), 1, NONE) == []
-    assert moves.finish(paused, NONE, 0) == []
-    assert moves.pause(paused, "again") == []
-    resumed = after(paused, moves.resume(paused))
+    assert plan_migrations.progress(paused, sub(1), 1, NONE) == []
+    assert plan_migrations.finish(paused, NONE, 0) == []
+    assert plan_migrations.pause(paused, "again") == []
+    resumed = after(paused, plan_migrations.resume(paused))
     assert resumed.status is Status.RUNNING
-    assert moves.resume(resumed) == []
+    assert plan_migrations.resume(resumed) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from(["progress", "finish", "pause", "resume"]), st.integers(0, 9)), max_size=25))
@@ -123,12 +123,12 @@ def test_in_any_order_a_move_only_goes_forward_and_ends_once(steps):
     for verb, number in steps:
         try:
             events = {
-                "progress": lambda move=move, number=number: moves.progress(move, sub(number + 1), 1, NONE),
-                "finish": lambda move=move, number=number: moves.finish(move, Settled(number, number, 0), 0),
-                "pause": lambda move=move: moves.pause(move, "x"),
-                "resume": lambda move=move: moves.resume(move),
+                "progress": lambda move=move, number=number: plan_migrations.progress(move, sub(number + 1), 1, NONE),
+                "finish": lambda move=move, number=number: plan_migrations.finish(move, Settled(number, number, 0), 0),
+                "pause": lambda move=move: plan_migrations.pause(move, "x"),
+                "resume": lambda move=move: plan_migrations.resume(move),
             }[verb]()
-        except moves.MoveFinishedError:
+        except plan_migrations.MoveFinishedError:
             assert move.status is Status.FINISHED
             continue
         assert move.status is not Status.FINISHED or not events
@@ -141,5 +141,5 @@ def test_in_any_order_a_move_only_goes_forward_and_ends_once(steps):
 
 
 def test_a_fact_before_the_start_is_refused():
-    with pytest.raises(moves.MoveOrderError):
-        moves.evolve(None, moves.pause(started(), "x")[0])
+    with pytest.raises(plan_migrations.MoveOrderError):
+        plan_migrations.evolve(None, plan_migrations.pause(started(), "x")[0])

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 from billing_samples import DAY, EUR_20, NOW, TENANT
-from paybill_billing.domain import payments
-from paybill_billing.domain.payments import Attempt, Dispute, Kind, Payer, PaymentOrderError, Refund
+from paybill_billing.subscriptions.domain import payments
+from paybill_billing.subscriptions.domain.payments import Attempt, Dispute, Kind, Payer, PaymentOrderError, Refund
 from paybill_contracts.payments import DisputeClosed, DisputeOutcome, PaymentDisputed, PaymentRefunded
 
 ATTEMPT = Attempt(event="evt_1", invoice="in_1", amount=EUR_20, number=2)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain.periods import days_left, part, period_after
+from paybill_billing.providers.manual.domain.periods import days_left, part, period_after
 from paybill_contracts.catalogue import Interval
 
 moments = st.integers(0, 4 * 10**9).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))

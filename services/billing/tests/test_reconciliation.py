@@ -6,7 +6,7 @@ import pytest
 from billing_samples import NOW
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain.reconciliation import (
+from paybill_billing.reconciliation.domain import (
     Page,
     Run,
     RunEndedError,

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from paybill_billing.app import service
-from paybill_billing.work import sweeps
+from paybill_billing.reconciliation.jobs import redelivery
 from paybill_contracts.reconciliation import DriftKind
-from paybill_runtime.replay import replay
+from paybill_runtime.replay.verify import replay
 
 TENANT = "ten_" + "a" * 32
 
@@ -126,7 +126,7 @@ async def test_a_provider_that_lists_nothing_is_refused_by_name(world) -> None:
 
 
 async def test_a_message_that_never_came_is_fetched(world_of, settings, monkeypatch) -> None:
-    monkeypatch.setattr(sweeps, "ON_ITS_WAY", sweeps.ON_ITS_WAY * 0)
+    monkeypatch.setattr(redelivery, "ON_ITS_WAY", redelivery.ON_ITS_WAY * 0)
     settings["sweep_every_s"] = 0.2
     world = await world_of(service())
     subscription = await world.subscribed(TENANT)

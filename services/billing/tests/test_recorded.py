@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 import recorded
 from billing_world import SECRETS, eventually
-from paybill_billing.effects.payment_shapes import dispute, refund
-from paybill_billing.effects.shapes import ShapeError, attempt, customer_of, seen, subscription_of
-from paybill_billing.effects.stripe_inbound import StripeInbound
+from paybill_billing.providers.stripe.inbound import StripeInbound
+from paybill_billing.providers.stripe.mappers import ShapeError, attempt, customer_of, seen, subscription_of
+from paybill_billing.providers.stripe.payment_mappers import dispute, refund
 
 pytestmark = recorded.needed
 

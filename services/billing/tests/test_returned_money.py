@@ -5,10 +5,10 @@ import json
 
 import pytest
 from billing_world import API_KEY
-from paybill_billing.effects import Trail
-from paybill_billing.effects.stripe_traces import StripeTraces
+from paybill_billing.providers.port import Trail
+from paybill_billing.providers.stripe.resolver import StripeTraces
 from paybill_contracts.money import Money
-from paybill_runtime.replay import replay
+from paybill_runtime.replay.verify import replay
 from stripe import HTTPXClient, StripeClient
 
 TENANT = "ten_" + "d" * 32

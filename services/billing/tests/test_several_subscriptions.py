@@ -9,11 +9,12 @@ from billing_samples import TENANT as ID
 from billing_world import eventually
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain import entitlements, subscriptions
-from paybill_billing.domain.giving import GIVES_ACCESS, first
-from paybill_billing.domain.subscriptions import subscription_id
+from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.subscriptions.domain import subscriptions
+from paybill_billing.subscriptions.domain.entitling import GIVES_ACCESS, first
+from paybill_billing.subscriptions.domain.subscriptions import subscription_id
 from paybill_contracts.billing import AccessState
-from paybill_runtime.replay import replay
+from paybill_runtime.replay.verify import replay
 
 TENANT = "ten_" + "a" * 32
 QUICK = files("paybill_billing").joinpath("plans.yaml").read_text().replace("grace: 7d", "grace: 3s")

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 from billing_samples import BASIC, CATALOGUE, DAY, EMAIL, EUR_20, ITEM, NOW, SOLD, TENANT, seen
-from paybill_billing.domain import subscriptions
-from paybill_billing.domain.accounts import Account
-from paybill_billing.domain.catalogue import PriceSeen, UnknownPriceError
-from paybill_billing.domain.subscriptions import Item, PendingSeen
+from paybill_billing.catalogue.domain.catalogue import PriceSeen, UnknownPriceError
+from paybill_billing.subscriptions.domain import subscriptions
+from paybill_billing.subscriptions.domain.accounts import Account
+from paybill_billing.subscriptions.domain.subscriptions import Item, PendingSeen
 from paybill_contracts.billing import PendingChange
 from paybill_contracts.catalogue import Interval
 

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 import pytest
 import stripe
 from billing_samples import plan
-from paybill_billing.effects import Order, ProviderAwayError, ProviderRefusedError
-from paybill_billing.effects.stripe import Stripe
-from paybill_billing.effects.stripe_client import MissingError, answers
+from paybill_billing.providers.port import Order, ProviderAwayError, ProviderRefusedError
+from paybill_billing.providers.stripe.client import MissingError, answers
+from paybill_billing.providers.stripe.provider import Stripe
 from paybill_contracts.money import Money
 from paybill_embedded.ports import free_port
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_samples import plan
-from paybill_billing.domain.wanted import Wanted
-from paybill_billing.effects import Order, ProviderRefusedError
-from paybill_billing.effects.stripe import Stripe
+from paybill_billing.providers.port import Order, ProviderRefusedError
+from paybill_billing.providers.port.desired import Wanted
+from paybill_billing.providers.stripe.provider import Stripe
 from paybill_contracts.catalogue import Interval, Price
 from paybill_contracts.changes import ChangeKind
 from paybill_contracts.money import Money

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from billing_samples import plan
-from paybill_billing.effects import Lists, Meters, Order, Portal, ProviderRefusedError, Reading, Redelivers
-from paybill_billing.effects import stripe as at_stripe
-from paybill_billing.effects.stripe import Stripe
+from paybill_billing.providers.port import Lists, Meters, Order, Portal, ProviderRefusedError, Reading, Redelivers
+from paybill_billing.providers.stripe import provider as at_stripe
+from paybill_billing.providers.stripe.provider import Stripe
 
 EMAIL = "ada@acme.example"
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 from billing_world import SECRETS, eventually
-from paybill_billing.effects.stripe_inbound import StripeInbound
+from paybill_billing.providers.stripe.inbound import StripeInbound
 
 TENANT = "ten_" + "e" * 32
 

@@ -8,13 +8,13 @@ import pytest
 from billing_samples import NOW
 from billing_world import Publisher, eventually
 from paybill_billing.app import service
-from paybill_billing.effects import Given
-from paybill_billing.effects.connecting import connect
+from paybill_billing.providers.port import Given
+from paybill_billing.providers.registry import connect
 from paybill_billing.settings import Settings
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.replay import replay
-from paybill_runtime.streams import connect as connected_to
+from paybill_runtime.messaging.streams import connect as connected_to
+from paybill_runtime.replay.verify import replay
 from pydantic import ValidationError
 
 sys.path.append(str(Path(__file__).parent / "third_party"))

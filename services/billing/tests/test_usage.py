@@ -7,11 +7,11 @@ import pytest
 from billing_samples import NOW, TENANT
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.domain import members, usage
-from paybill_billing.domain.accounts import UnknownTenantError
-from paybill_billing.domain.members import TooManyMembersError
-from paybill_billing.domain.quotas import Bound, bound_of
-from paybill_billing.domain.usage import (
+from paybill_billing.subscriptions.domain.accounts import UnknownTenantError
+from paybill_billing.usage.domain import distinct_counts, usage
+from paybill_billing.usage.domain.distinct_counts import TooManyMembersError
+from paybill_billing.usage.domain.quotas import Bound, bound_of
+from paybill_billing.usage.domain.usage import (
     Refusal,
     UnknownMeterError,
     UsageOfWhatError,
@@ -192,28 +192,28 @@ def test_what_counts_different_things_has_to_say_which():
 
 def test_the_members_of_a_shard_are_bounded_and_those_of_closed_windows_forgotten():
     shard = None
-    texts = [f"7f{number:022x}" for number in range(members.MAX_MEMBERS + 1)]
+    texts = [f"7f{number:022x}" for number in range(distinct_counts.MAX_MEMBERS + 1)]
     for text in texts[:-1]:
-        shard = members.evolve(shard, members.count_member(shard, ID, START, text, START))
+        shard = distinct_counts.evolve(shard, distinct_counts.count_member(shard, ID, START, text, START))
 
     with pytest.raises(TooManyMembersError):
-        members.count_member(shard, ID, START, texts[-1], START)
+        distinct_counts.count_member(shard, ID, START, texts[-1], START)
     later = START + timedelta(days=31)
-    shard = members.evolve(shard, members.count_member(shard, ID, later, texts[-1], later))
+    shard = distinct_counts.evolve(shard, distinct_counts.count_member(shard, ID, later, texts[-1], later))
 
     assert list(shard.seen) == [later]
-    assert members.holds(shard, later, texts[-1])
-    assert not members.holds(shard, later, texts[0])
+    assert distinct_counts.holds(shard, later, texts[-1])
+    assert not distinct_counts.holds(shard, later, texts[0])
 
 
 def test_the_end_of_one_member_and_the_beginning_of_the_next_are_no_member():
     shard = None
     for text in ("7f" + "a" * 22, "7f" + "b" * 22):
-        shard = members.evolve(shard, members.count_member(shard, ID, START, text, START))
+        shard = distinct_counts.evolve(shard, distinct_counts.count_member(shard, ID, START, text, START))
     across = ("7f" + "a" * 22 + "7f" + "b" * 22)[12:36]
 
-    assert not members.holds(shard, START, across)
-    assert members.holds(shard, START, "7f" + "b" * 22)
+    assert not distinct_counts.holds(shard, START, across)
+    assert distinct_counts.holds(shard, START, "7f" + "b" * 22)
 
 
 def test_facts_of_the_time_before_windows_still_replay():

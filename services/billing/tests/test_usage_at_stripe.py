@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_world import eventually
-from paybill_billing.work.usage import Closing
+from paybill_billing.usage.jobs import Closing
 from paybill_contracts.usage import Usage
 
 TENANT = "ten_" + "d" * 32

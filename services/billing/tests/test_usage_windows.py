@@ -8,15 +8,16 @@ import pytest
 from billing_samples import CONTENT, EMAIL, published
 from billing_world import Publisher
 from fastapi import APIRouter
-from paybill_billing.api import usage as usage_api
-from paybill_billing.api import usage_windows
+from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.consumer import HEARS
-from paybill_billing.domain import catalogue, publishers
-from paybill_billing.domain.closed_windows import ClosedWindow
-from paybill_billing.effects import ProviderAwayError, ProviderRefusedError, Providers, Reading
+from paybill_billing.providers.port import ProviderAwayError, ProviderRefusedError, Providers, Reading
 from paybill_billing.settings import Settings
 from paybill_billing.tables import ACCOUNTS, CATALOGUES, ENTITLEMENTS, PUBLISHERS, STATES
-from paybill_billing.work.usage import WORK, Closing
+from paybill_billing.usage.api import usage as usage_api
+from paybill_billing.usage.api import windows
+from paybill_billing.usage.domain import publishers
+from paybill_billing.usage.domain.closed_windows import ClosedWindow
+from paybill_billing.usage.jobs import WORK, Closing
 from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PlanRef, PublisherGrant
 from paybill_contracts.envelope import Offer, Origin, headers_of_offer, intake_subject
 from paybill_contracts.metering import UsageWindowOpened
@@ -24,8 +25,8 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.usage import Usage
 from paybill_runtime.app import Service
 from paybill_runtime.clock import new_id
-from paybill_runtime.replay import replay
-from paybill_runtime.streams import connect
+from paybill_runtime.messaging.streams import connect
+from paybill_runtime.replay.verify import replay
 from paybill_runtime.telemetry import child
 from paybill_runtime.testing import until
 from usage_samples import counts, feature
@@ -133,7 +134,7 @@ async def metered(start, nats, log, tmp_path, how):
 def _router(edge):
     routes = APIRouter()
     routes.include_router(usage_api.router(edge))
-    routes.include_router(usage_windows.router(edge))
+    routes.include_router(windows.router(edge))
     return routes
 
 

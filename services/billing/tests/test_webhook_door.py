@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from paybill_runtime.direct import plain
+from paybill_runtime.http.fast_path import plain
 
 BODY = json.dumps(
     {

@@ -8,10 +8,10 @@ import httpx
 import pytest
 from billing_world import SECRETS
 from paybill_billing.app import service
-from paybill_billing.effects import DeliveryRefusedError
-from paybill_billing.effects.stripe_inbound import StripeInbound
-from paybill_billing.work.inbox import MAX_WAITING, Inbox
-from paybill_billing.work.webhooks import forget_bodies
+from paybill_billing.providers.port import DeliveryRefusedError
+from paybill_billing.providers.stripe.inbound import StripeInbound
+from paybill_billing.webhooks.inbox import MAX_WAITING, Inbox
+from paybill_billing.webhooks.jobs import forget_bodies
 from paybill_embedded import PostgresServer
 from paybill_runtime.app import serving
 from paybill_runtime.errors import OverloadedError

@@ -10,12 +10,12 @@ import pytest
 from billing_samples import EUR_20
 from billing_world import EMAIL, SECRETS, eventually
 from paybill_billing.app import service
-from paybill_billing.domain.catalogue import PriceSeen
-from paybill_billing.domain.lapses import LATE
-from paybill_billing.domain.subscriptions import Item, Seen
-from paybill_billing.effects import ProviderAwayError
-from paybill_billing.effects.stripe_inbound import StripeInbound
-from paybill_billing.work.webhooks import Ingest
+from paybill_billing.catalogue.domain.catalogue import PriceSeen
+from paybill_billing.providers.port import ProviderAwayError
+from paybill_billing.providers.stripe.inbound import StripeInbound
+from paybill_billing.subscriptions.domain.expiry import LATE
+from paybill_billing.subscriptions.domain.subscriptions import Item, Seen
+from paybill_billing.webhooks.jobs import Ingest
 
 TENANT = "ten_" + "b" * 32
 QUICK = """\

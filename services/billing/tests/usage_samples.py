@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from billing_samples import CONTENT, EMAIL, TENANT, published
-from paybill_billing.domain import accounts, entitlements, members, usage
+from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.subscriptions.domain import accounts
+from paybill_billing.usage.domain import distinct_counts, usage
 from paybill_contracts.billing import AccountRegistered, EntitlementsSet, PlanRef
 from paybill_contracts.catalogue import Meter, MeteredFeature
 from paybill_contracts.placement import Preset
@@ -106,7 +108,7 @@ class Metering:
         for event in on_meter:
             self.meter = usage.evolve(self.meter, event)
         for event in on_members:
-            self.shards[event.members_id] = members.evolve(self.shards.get(event.members_id), event)
+            self.shards[event.members_id] = distinct_counts.evolve(self.shards.get(event.members_id), event)
         self.facts += [*on_meter, *on_members]
 
     def of(self, kind):

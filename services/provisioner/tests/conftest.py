@@ -37,8 +37,8 @@ from paybill_provisioner.domain.blueprints import PublishedBlueprint
 from paybill_provisioner.domain.environments import Environment, Status, evolve
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
-from paybill_runtime.identity import Identity, make_identity
-from paybill_runtime.secrets import FileSecrets
+from paybill_runtime.security.identity import Identity, make_identity
+from paybill_runtime.security.secrets import FileSecrets
 
 DRIVER = "provisioner_driver"
 _regions = count(1)

@@ -14,9 +14,9 @@ from paybill_provisioner.drivers import scram
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.identity import Identity
-from paybill_runtime.secrets import FileSecrets
-from paybill_runtime.work import Refused, RetryAfter
+from paybill_runtime.jobs.effects import Refused, RetryAfter
+from paybill_runtime.security.identity import Identity
+from paybill_runtime.security.secrets import FileSecrets
 
 PRESETS = list(Preset)
 ADD = "INSERT INTO documents (id, body) VALUES ($1, $2)"

@@ -10,11 +10,11 @@ from paybill_provisioner.app import service
 from paybill_provisioner.domain.blueprints import check as check_blueprint
 from paybill_provisioner.settings import Settings, read_blueprint
 from paybill_provisioner.work import NoDriverError, build, change_access, retain
-from paybill_runtime.database import Database
+from paybill_runtime.database.migrate import check
+from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.migrate import check
-from paybill_runtime.replay import replay
-from paybill_runtime.work import Refused
+from paybill_runtime.jobs.effects import Refused
+from paybill_runtime.replay.verify import replay
 
 
 def own(facts, tenant):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from paybill_contracts.providers import ProvidersConfigured
-from paybill_runtime.auth import Role, make_key
+from paybill_runtime.http.auth import Role, make_key
 from paybill_tenant.app import service
 
 

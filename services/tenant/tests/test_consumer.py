@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from paybill_runtime.migrate import check
-from paybill_runtime.replay import replay
+from paybill_runtime.database.migrate import check
+from paybill_runtime.replay.verify import replay
 from paybill_tenant.app import service
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from paybill_stack.layout import Layout
 
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
-from paybill_cli.stack.layout import Layout
 
 _PLANS = Path(__file__).with_name("plans.yaml")
 
@@ -32,11 +32,11 @@ async def demo(
     Example: paybill demo --keep
     """
     from paybill_embedded.credentials import write_private
+    from paybill_stack.foreground import in_foreground
+    from paybill_stack.supervisor import Options, Supervisor
 
     from paybill_cli.demo.story import play
     from paybill_cli.demo.voice import Voice
-    from paybill_cli.stack.foreground import in_foreground
-    from paybill_cli.stack.supervisor import Options, Supervisor
 
     root = Path(tempfile.mkdtemp(prefix="paybill-demo-")) if data_dir is None else data_dir
     layout = Layout(root)

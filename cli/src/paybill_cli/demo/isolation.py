@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from paybill_stack.layout import SERVICES
+
 from paybill_cli.demo.scene import Connection, Scene, Tenant
-from paybill_cli.stack.layout import SERVICES
 
 DENIED = "42501"
 WRONG_PASSWORD = "28P01"  # noqa: S105  # an SQLSTATE

@@ -9,11 +9,11 @@ from paybill_contracts.envelope import Fact, read_fact, subject_of
 from paybill_contracts.event import Event
 from paybill_contracts.schemas import published_events
 from paybill_contracts.tenant import TenantRequested
-from paybill_runtime.feed import Feed, stream_sequence
-from paybill_runtime.streams import EVENTS, connect
+from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.streams import EVENTS, connect
+from paybill_stack.access import BusAccess
 
 from paybill_cli.demo.voice import Voice
-from paybill_cli.stack.access import BusAccess
 
 E = TypeVar("E", bound=Event)
 

@@ -8,11 +8,11 @@ import httpx
 from paybill_contracts.billing import SubscriptionEnded
 from paybill_contracts.provisioner import EnvironmentRetained, RetentionStarted
 from paybill_contracts.tenant import OffboardingStarted, TenantRetained
+from paybill_stack.layout import STRIPE_FAKE
 
 from paybill_cli.demo.isolation import login_refused
 from paybill_cli.demo.journal import PATIENCE_S, NotObservedError
 from paybill_cli.demo.scene import Scene, Tenant
-from paybill_cli.stack.layout import STRIPE_FAKE
 
 
 async def leave(scene: Scene, tenant: Tenant) -> None:

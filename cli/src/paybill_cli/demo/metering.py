@@ -5,8 +5,8 @@ from paybill_contracts.envelope import Offer, headers_of_offer, intake_subject
 from paybill_contracts.event import encode
 from paybill_contracts.usage import Usage
 from paybill_runtime import clock
-from paybill_runtime.publisher import Publisher
-from paybill_runtime.streams import connect
+from paybill_runtime.messaging.publisher import Publisher
+from paybill_runtime.messaging.streams import connect
 from paybill_runtime.telemetry import child
 
 from paybill_cli.demo.journal import PATIENCE_S

@@ -3,8 +3,9 @@
 import asyncio
 import json
 
+from paybill_stack.layout import SERVICES
+
 from paybill_cli.demo.scene import Scene
-from paybill_cli.stack.layout import SERVICES
 
 
 async def verify(scene: Scene) -> None:

@@ -11,12 +11,12 @@ import asyncpg
 import httpx
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Endpoint
-from paybill_runtime.secrets import FileSecrets
+from paybill_runtime.security.secrets import FileSecrets
+from paybill_stack.supervisor import Supervisor
 from paybill_stripe_fake.client import FakeControl
 
 from paybill_cli.demo.journal import PATIENCE_S, Journal, NotObservedError
 from paybill_cli.demo.voice import Voice
-from paybill_cli.stack.supervisor import Supervisor
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 

@@ -5,9 +5,12 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import httpx
-from paybill_runtime.auth import Role
-from paybill_runtime.identity import Identity
-from paybill_runtime.secrets import FileSecrets
+from paybill_runtime.http.auth import Role
+from paybill_runtime.security.identity import Identity
+from paybill_runtime.security.secrets import FileSecrets
+from paybill_stack.layout import SERVICES, STRIPE_FAKE
+from paybill_stack.operator_key import lent_key
+from paybill_stack.supervisor import Supervisor
 from paybill_stripe_fake.client import FakeControl, FakeControlError
 
 from paybill_cli.demo import isolation, leaving, metering, paying, replaying, signing_up
@@ -15,9 +18,6 @@ from paybill_cli.demo.journal import PATIENCE_S, NotObservedError, observed
 from paybill_cli.demo.scene import Scene
 from paybill_cli.demo.voice import Voice
 from paybill_cli.errors import CliError
-from paybill_cli.stack.layout import SERVICES, STRIPE_FAKE
-from paybill_cli.stack.operator_key import lent_key
-from paybill_cli.stack.supervisor import Supervisor
 
 _KEY_LIFE = timedelta(hours=1)
 _SCOPES = ("tenant:write", *(f"{service}:read" for service in SERVICES))

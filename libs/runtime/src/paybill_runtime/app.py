@@ -17,36 +17,38 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import text
 
-from paybill_runtime import clock, operations, problems
-from paybill_runtime.agreement import Agreement
-from paybill_runtime.auth import KeyRing
-from paybill_runtime.connection import Bus
-from paybill_runtime.database import Database
-from paybill_runtime.decide import Decider
-from paybill_runtime.direct import Doors
+from paybill_runtime import clock
+from paybill_runtime.database.leases import RELAY, Leases
+from paybill_runtime.database.migrate import migrate
+from paybill_runtime.database.pool import Database
+from paybill_runtime.decisions.aggregates import AnyStored
+from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.group_commit import Decider
+from paybill_runtime.decisions.restore_guard import Agreement
+from paybill_runtime.decisions.store import Store
 from paybill_runtime.errors import DatabaseUnavailableError, reason
-from paybill_runtime.handling import Handling
-from paybill_runtime.hearing import Hearing
-from paybill_runtime.http import Edge
-from paybill_runtime.identity import Identity
-from paybill_runtime.keys import DataKeys, RawSeal
-from paybill_runtime.leases import RELAY, Leases
-from paybill_runtime.listening import IDLE_S, Connection, listener
-from paybill_runtime.middleware import EdgeMiddleware
-from paybill_runtime.migrate import migrate
-from paybill_runtime.parking import Parking
-from paybill_runtime.places import MAX_BUSY, Places
-from paybill_runtime.reader import Reader
-from paybill_runtime.relay import Relay
-from paybill_runtime.secrets import FileSecrets, Secrets
+from paybill_runtime.http import problems
+from paybill_runtime.http.auth import KeyRing
+from paybill_runtime.http.fast_path import Doors
+from paybill_runtime.http.limits import MAX_BUSY, Places
+from paybill_runtime.http.middleware import EdgeMiddleware
+from paybill_runtime.http.server import IDLE_S, Connection, listener
+from paybill_runtime.jobs.effects import Timer, Work
+from paybill_runtime.jobs.timers import Timers
+from paybill_runtime.jobs.worker import Worker
+from paybill_runtime.messaging import operations
+from paybill_runtime.messaging.broker import Bus
+from paybill_runtime.messaging.consumer import Reader
+from paybill_runtime.messaging.inbox import Handling
+from paybill_runtime.messaging.relay import Relay
+from paybill_runtime.messaging.retry_queue import Parking
+from paybill_runtime.messaging.streams import EVENTS, INTAKE
+from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.security.data_keys import DataKeys, RawSeal
+from paybill_runtime.security.identity import Identity
+from paybill_runtime.security.secrets import FileSecrets, Secrets
 from paybill_runtime.settings import ServiceSettings, read_secret
-from paybill_runtime.state import AnyStored
-from paybill_runtime.store import Store
-from paybill_runtime.streams import EVENTS, INTAKE
 from paybill_runtime.telemetry import configure, flush
-from paybill_runtime.timers import Timers
-from paybill_runtime.work import Timer, Work
-from paybill_runtime.worker import Worker
 
 log = logging.getLogger(__name__)
 

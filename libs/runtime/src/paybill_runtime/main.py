@@ -18,10 +18,10 @@ from nats.js.errors import Error as JetStreamError
 from pydantic import ValidationError
 
 from paybill_runtime.app import Service, serve
-from paybill_runtime.database import Database
+from paybill_runtime.database.migrate import migrate
+from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason
-from paybill_runtime.migrate import migrate
-from paybill_runtime.replay import LogUnavailableError, replay
+from paybill_runtime.replay.verify import LogUnavailableError, replay
 from paybill_runtime.settings import read_secret
 
 

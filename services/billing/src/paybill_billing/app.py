@@ -7,37 +7,35 @@ from importlib.resources import files
 
 from fastapi import APIRouter
 from paybill_contracts.envelope import Origin
-from paybill_contracts.plans_file import Plans, PlansError, read_plans
+from paybill_definitions.plans_file import Plans, PlansError, read_plans
 from paybill_runtime.app import Service
+from paybill_runtime.database.leases import Leases
+from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.http import Edge
-from paybill_runtime.leases import Leases
-from paybill_runtime.secrets import Secrets
-from paybill_runtime.unit import Moment, Unit
-from paybill_runtime.work import Timer
+from paybill_runtime.jobs.effects import Timer
+from paybill_runtime.security.secrets import Secrets
 from sqlmodel import select
 
 from paybill_billing.api import router
+from paybill_billing.catalogue.domain import catalogue, tiers
+from paybill_billing.catalogue.domain.catalogue import CatalogueRefusedError
 from paybill_billing.consumer import HEARS
-from paybill_billing.domain import (
-    catalogue,
-    changes,
-    contracts,
-    entitlements,
-    licence_keys,
-    licences,
-    manual,
-    providers,
-    publishers,
-    revocations,
-    subscriptions,
-    tiers,
-)
-from paybill_billing.domain.catalogue import CatalogueRefusedError
-from paybill_billing.effects import Connected, Lists, Redelivers
-from paybill_billing.effects.connecting import connect
-from paybill_billing.effects.signing import Outside, SigningKeys
+from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.licences.domain import licence_keys, licences, revocations
+from paybill_billing.licences.effects import Outside, SigningKeys
+from paybill_billing.licences.jobs import request_first_key
+from paybill_billing.providers import domain as providers
+from paybill_billing.providers.manual.contract_store import ContractBooks
+from paybill_billing.providers.manual.domain import contracts, manual
+from paybill_billing.providers.port import Connected, Lists, Redelivers
+from paybill_billing.providers.registry import connect
+from paybill_billing.reconciliation.jobs.redelivery import Sweeper
+from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.settings import Settings
+from paybill_billing.subscriptions.domain import changes, subscriptions
+from paybill_billing.subscriptions.jobs.changes import WORK
+from paybill_billing.subscriptions.jobs.plan_migrations import move_subscribers
 from paybill_billing.tables import (
     CATALOGUES,
     CHANGES,
@@ -54,14 +52,9 @@ from paybill_billing.tables import (
     CatalogueRow,
     look_again,
 )
-from paybill_billing.work.changes import WORK
-from paybill_billing.work.licences import request_first_key
-from paybill_billing.work.manual import ContractBooks
-from paybill_billing.work.moves import move_subscribers
-from paybill_billing.work.reconciliation import Reconciler
-from paybill_billing.work.sweeps import Sweeper
-from paybill_billing.work.usage import close_windows
-from paybill_billing.work.webhooks import Ingest
+from paybill_billing.usage.domain import publishers
+from paybill_billing.usage.jobs import close_windows
+from paybill_billing.webhooks.jobs import Ingest
 
 _START = Origin("start", "start", "service:billing", "")
 

@@ -15,21 +15,15 @@ from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
 from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.tenant import OffboardingStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
-from paybill_runtime.hearing import Hearing
-from paybill_runtime.state import Key
-from paybill_runtime.unit import Moment, Unit
+from paybill_runtime.decisions.aggregates import Key
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.messaging.subscriptions import Hearing
 
-from paybill_billing.domain import (
-    accounts,
-    catalogue,
-    entitlements,
-    licences,
-    providers,
-    publishers,
-    revocations,
-    tiers,
-    usage,
-)
+from paybill_billing.catalogue.domain import catalogue, tiers
+from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.licences.domain import licences, revocations
+from paybill_billing.providers import domain as providers
+from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.tables import (
     ACCOUNTS,
     CATALOGUES,
@@ -43,6 +37,7 @@ from paybill_billing.tables import (
     SUBSCRIPTIONS,
     TIERS,
 )
+from paybill_billing.usage.domain import publishers, usage
 
 HEARS = Hearing()
 

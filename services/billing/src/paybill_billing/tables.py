@@ -3,10 +3,10 @@
 from datetime import datetime
 
 from paybill_contracts.errors import ConflictError
-from paybill_runtime.state import StateRow, Stored, generated
-from paybill_runtime.store import Statement
-from paybill_runtime.tables import NAMING
-from paybill_runtime.work import Refused
+from paybill_runtime.database.tables import NAMING
+from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
+from paybill_runtime.decisions.store import Statement
+from paybill_runtime.jobs.effects import Refused
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -22,26 +22,14 @@ from sqlalchemy import (
 from sqlalchemy.orm import registry
 from sqlmodel import col
 
-from paybill_billing.domain import (
-    accounts,
-    catalogue,
-    changes,
-    closed_windows,
-    contracts,
-    entitlements,
-    licence_keys,
-    licences,
-    members,
-    moves,
-    payments,
-    providers,
-    publishers,
-    reconciliation,
-    revocations,
-    subscriptions,
-    tiers,
-    usage,
-)
+from paybill_billing.catalogue.domain import catalogue, tiers
+from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.licences.domain import licence_keys, licences, revocations
+from paybill_billing.providers import domain as providers
+from paybill_billing.providers.manual.domain import contracts
+from paybill_billing.reconciliation import domain as reconciliation
+from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions
+from paybill_billing.usage.domain import closed_windows, distinct_counts, publishers, usage
 
 
 class CustomerTakenError(ConflictError, Refused):
@@ -255,12 +243,18 @@ CHANGES = Stored(
     changes.evolve,
     conflicts={"changes_open_for_key": changes.ChangeOpenError},
 )
-MOVES = Stored("move", MoveRow, moves.Move, moves.evolve, conflicts={"moves_open_from_key": moves.MoveRunsError})
+MOVES = Stored(
+    "move",
+    MoveRow,
+    plan_migrations.Move,
+    plan_migrations.evolve,
+    conflicts={"moves_open_from_key": plan_migrations.MoveRunsError},
+)
 LICENCES = Stored("licence", LicenceRow, licences.Licence, licences.evolve)
 KEYRINGS = Stored("licence-keys", KeyringRow, licence_keys.Keyring, licence_keys.evolve)
 REVOCATION_LISTS = Stored("licence-revocations", RevocationListRow, revocations.RevocationList, revocations.evolve)
 METERS = Stored("meter", MeterRow, usage.Meter, usage.evolve)
-MEMBERS = Stored("usage-members", MembersRow, members.Members, members.evolve)
+MEMBERS = Stored("usage-members", MembersRow, distinct_counts.Members, distinct_counts.evolve)
 CLOSED_WINDOWS = Stored("usage-window", ClosedWindowRow, closed_windows.ClosedWindow, closed_windows.evolve)
 STATES = (
     CATALOGUES,

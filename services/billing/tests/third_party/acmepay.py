@@ -12,10 +12,8 @@ from hashlib import sha256
 from itertools import count
 from typing import Any
 
-from paybill_billing.domain.accounts import Opened
-from paybill_billing.domain.catalogue import PriceSeen
-from paybill_billing.domain.subscriptions import Item, Seen
-from paybill_billing.effects import (
+from paybill_billing.catalogue.domain.catalogue import PriceSeen
+from paybill_billing.providers.port import (
     Connected,
     Delivery,
     DeliveryRefusedError,
@@ -26,6 +24,8 @@ from paybill_billing.effects import (
     ProviderRefusedError,
     Wanted,
 )
+from paybill_billing.subscriptions.domain.accounts import Opened
+from paybill_billing.subscriptions.domain.subscriptions import Item, Seen
 from paybill_contracts.changes import ChangeKind, Proration
 from paybill_contracts.money import Money
 from paybill_runtime.errors import ConfigurationError

@@ -7,9 +7,9 @@ from paybill_contracts.errors import NotFoundError
 from paybill_contracts.placement import Placement, Preset
 from paybill_contracts.provisioner import Access, Blueprint, Export, StepAction
 from paybill_contracts.values import EnvironmentId, Key, TenantId
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
-from paybill_runtime.unit import Moment, Unit
+from paybill_runtime.decisions.context import Caller, Edge, caller
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.http.auth import Role
 from pydantic import BaseModel, Field
 from sqlalchemy import Text as SqlText
 from sqlalchemy import cast

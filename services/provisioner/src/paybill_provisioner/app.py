@@ -5,11 +5,11 @@ import asyncio
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import digest
 from paybill_runtime.app import Service
-from paybill_runtime.http import Edge
-from paybill_runtime.leases import Leases
-from paybill_runtime.secrets import Secrets
+from paybill_runtime.database.leases import Leases
+from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.settings import read_secret
-from paybill_runtime.unit import Moment, Unit
 
 from paybill_provisioner.api import router
 from paybill_provisioner.consumer import HEARS

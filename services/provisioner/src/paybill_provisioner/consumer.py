@@ -10,9 +10,9 @@ from paybill_contracts.tenant import (
     TenantRequested,
     TenantSuspended,
 )
-from paybill_runtime.hearing import Hearing
-from paybill_runtime.state import Key
-from paybill_runtime.unit import Moment, Unit
+from paybill_runtime.decisions.aggregates import Key
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.messaging.subscriptions import Hearing
 
 from paybill_provisioner.domain import access, environments
 from paybill_provisioner.domain.blueprints import IN_FORCE, in_force

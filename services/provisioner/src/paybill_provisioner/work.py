@@ -10,8 +10,8 @@ from paybill_contracts.provisioner import (
     EnvironmentPlanned,
     RetentionStarted,
 )
-from paybill_runtime.unit import Moment, Unit
-from paybill_runtime.work import Job, Outcome, Refused, Work
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.jobs.effects import Job, Outcome, Refused, Work
 
 from paybill_provisioner.domain import access, environments
 from paybill_provisioner.domain.environments import (

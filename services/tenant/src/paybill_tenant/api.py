@@ -8,9 +8,9 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Path, Query, Response, status
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
-from paybill_runtime.auth import Role
-from paybill_runtime.http import Caller, Edge, caller
-from paybill_runtime.unit import Moment, Unit
+from paybill_runtime.decisions.context import Caller, Edge, caller
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.http.auth import Role
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement, cast
 from sqlalchemy import Text as SqlText

@@ -19,9 +19,9 @@ from paybill_contracts.provisioner import (
     EnvironmentReady,
     EnvironmentRetained,
 )
-from paybill_runtime.hearing import Hearing
-from paybill_runtime.state import Key
-from paybill_runtime.unit import Moment, Unit
+from paybill_runtime.decisions.aggregates import Key
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.messaging.subscriptions import Hearing
 
 from paybill_tenant.domain import offerings, tenants
 from paybill_tenant.domain.offerings import PAYMENTS, PLANS, REGIONS

@@ -1,7 +1,7 @@
 """The states of this service: tenants and offerings, a JSON document each, with columns to look tenants up by."""
 
-from paybill_runtime.state import StateRow, Stored, generated
-from paybill_runtime.tables import NAMING
+from paybill_runtime.database.tables import NAMING
+from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 

@@ -3,27 +3,17 @@
 from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
-from paybill_runtime.http import Edge
+from paybill_runtime.decisions.context import Edge
 
-from paybill_billing.api import (
-    catalogue,
-    changes,
-    entitlements,
-    licence_keys,
-    licences,
-    manual,
-    messages,
-    moves,
-    portal,
-    providers,
-    queries,
-    reconciliation,
-    usage,
-    usage_windows,
-    webhooks,
-    well_known,
-)
-from paybill_billing.effects import Connected, Lists
+from paybill_billing.catalogue import api as catalogue
+from paybill_billing.entitlements import api as entitlements
+from paybill_billing.licences.api import keys, licences, well_known
+from paybill_billing.providers.manual import api as manual
+from paybill_billing.providers.port import Connected, Lists
+from paybill_billing.reconciliation import api as reconciliation
+from paybill_billing.subscriptions.api import changes, plan_migrations, portal, providers, queries
+from paybill_billing.usage.api import usage, windows
+from paybill_billing.webhooks.api import messages, receive
 
 
 def router(
@@ -44,13 +34,13 @@ def router(
     routes.include_router(catalogue.router(edge))
     routes.include_router(entitlements.router(edge))
     routes.include_router(changes.router(edge))
-    routes.include_router(moves.router(edge))
+    routes.include_router(plan_migrations.router(edge))
     routes.include_router(licences.router(edge))
-    routes.include_router(licence_keys.router(edge))
+    routes.include_router(keys.router(edge))
     routes.include_router(well_known.router(edge))
     routes.include_router(usage.router(edge))
-    routes.include_router(usage_windows.router(edge))
+    routes.include_router(windows.router(edge))
     routes.include_router(messages.router(edge))
     routes.include_router(reconciliation.router(edge, listed, asked))
-    routes.include_router(webhooks.router(edge, inbound, kept))
+    routes.include_router(receive.router(edge, inbound, kept))
     return routes

@@ -1,6 +1,6 @@
 """Alembic's entry point for this service's tables."""
 
-from paybill_runtime.migrate import run
+from paybill_runtime.database.migrate import run
 
 from paybill_billing.tables import Base
 

@@ -18,8 +18,8 @@ class Driver(Protocol):
     """Builds, closes, opens and exports the environments of one cloud.
 
     Every call can be interrupted anywhere and made again: it looks at what is there before it makes anything. An error
-    is tried again; `paybill_runtime.work.Refused` means that trying again cannot help. An environment is never handled
-    by two calls at a time, two environments may be.
+    is tried again; `paybill_runtime.jobs.effects.Refused` means that trying again cannot help. An environment is never
+    handled by two calls at a time, two environments may be.
     """
 
     def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncGenerator[Sequence[Done], None]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from paybill_contracts.placement import Isolation
 from paybill_contracts.provisioner import Access, Export, Resource, Step, StepAction
-from paybill_runtime.secrets import Secrets
-from paybill_runtime.work import Refused
+from paybill_runtime.jobs.effects import Refused
+from paybill_runtime.security.secrets import Secrets
 
 from paybill_provisioner.domain.environments import Environment
 from paybill_provisioner.domain.graph import Kind

@@ -1,0 +1,144 @@
+"""plans.yaml is checked like code: every flaw by file, line and reason."""
+
+import pytest
+from paybill_contracts.catalogue import Aggregation, Meter, Window
+from paybill_contracts.placement import Preset
+from paybill_definitions.lined_yaml import MAX_FLAWS
+from paybill_definitions.plans_file import Objection, PlansError, read_plans, read_tiers, unknown_tiers
+
+GOOD = """\
+product: shop
+meters:
+  - {meter: calls}
+plans:
+  - plan: basic
+    version: 1
+    name: Basic
+    tier: basic
+    placement: pooled
+    grace: 7d
+    retention: 30d
+    features:
+      - {key: projects, kind: limit, limit: 5}
+      - {key: calls, kind: metered, meter: calls, included: 10}
+    prices:
+      - {minor: 2900, currency: EUR, interval: month}
+"""
+
+
+def flaws(text):
+    with pytest.raises(PlansError) as caught:
+        read_plans(text, "plans.yaml")
+    return str(caught.value).splitlines()
+
+
+def test_a_good_file_becomes_a_catalogue_and_tells_where_each_plan_stands():
+    plans = read_plans(GOOD, "plans.yaml")
+
+    (plan,) = plans.content.plans
+    assert (plan.grace_s, plan.placement, plan.prices[0].amount.minor) == (604_800, Preset.POOLED, 2900)
+    assert plans.content.meters == (Meter(meter="calls", aggregation=Aggregation.SUM, window=Window.MONTH),)
+    said = plans.report([Objection("basic@1", "grace_s", "too long"), Objection("calls", "", "unused")])
+    assert said == ["plans.yaml:3: unused", "plans.yaml:10: too long"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("currency: EUR, ", "", "plans.yaml:16: plans.0.prices.0.currency: Field required"),
+        ("kind: limit", "kind: magic", "plans.yaml:13: plans.0.features.0: Input tag 'magic'"),
+        ("limit: 5", "limt: 5", "plans.yaml:13: plans.0.features.0.limt: Extra inputs are not permitted"),
+        ("minor: 2900", "minor: 29.00", "plans.yaml:16: plans.0.prices.0.minor: Input should be a valid integer"),
+        ("placement: pooled", "placement: moon", "plans.yaml:9: plans.0.placement: Input should be 'pooled'"),
+        ("grace: 7d", "grace: 7 days", "plans.yaml:10: plans.0.grace: Value error, write a duration as"),
+        ("grace: 7d", "grace: 9999d", "plans.yaml:10: plans.0.grace: Input should be less than"),
+        ("tier: basic", "tear: basic", "plans.yaml:8: plans.0.tear: Extra inputs are not permitted"),
+        ("tier: basic", "tier: basic\n    tier: two", "plans.yaml:9: tier is written twice, first in line 8"),
+        ("key: calls", "key: projects", "plans.yaml:14: the feature projects is written twice"),
+        ("version: 1", "version: 0", "plans.yaml:6: plans.0.version: Input should be greater"),
+        ("product: shop", "product: [", "no YAML"),
+        ("name: Basic", "name: 2026-13-45", "plans.yaml:7: '2026-13-45' is no value"),
+        ("name: Basic", f"name: {'9' * 5000}", "plans.yaml:7: '999"),
+        ("product: shop", "product: " + "[" * 2000, "nested too deeply"),
+        ("    retention: 30d", "    trial: 12h\n    retention: 30d", "plans.yaml:11: a trial is in whole days"),
+        (
+            "meter: calls,",
+            "meter: disk,",
+            "plans.yaml:14: the meter disk is not declared under `meters`",
+        ),
+        ("{meter: calls}", "{meter: calls}\n  - {meter: calls}", "plans.yaml:4: the meter calls is written twice"),
+        ("{meter: calls}", "{meter: calls, window: week}", "plans.yaml:3: meters.0.window: Input should be 'hour'"),
+        ("{meter: calls}", "{meter: calls, lateness: 90d}", "plans.yaml:3: meters.0.lateness: Input should be less"),
+        ("included: 10", "included: 10, quota: 9", "plans.yaml:14: the quota of calls is less than what is included"),
+        (
+            "{meter: calls}",
+            "{meter: calls, provider_meters: {stripe: c}}\n  - {meter: hits, provider_meters: {stripe: c}}",
+            "plans.yaml:4: stripe c is the meter of two meters",
+        ),
+    ],
+)
+def test_a_flaw_is_named_by_file_line_and_reason(old, new, said):
+    assert any(said in flaw for flaw in flaws(GOOD.replace(old, new)))
+
+
+def test_every_flaw_is_named_at_once():
+    found = flaws(GOOD.replace("version: 1", "version: 0").replace("currency: EUR", "currency: euro"))
+
+    assert [flaw.split(":")[1] for flaw in found] == ["6", "16"]
+
+
+def test_a_plan_version_or_a_price_that_is_there_twice_is_refused():
+    plan = GOOD.split("plans:\n")[1]
+    two = GOOD + plan
+    price = "      - {minor: 1, currency: EUR, interval: month}\n"
+    shared = "provider_prices: {stripe: price_1}"
+
+    assert "plans.yaml:17: basic version 1 is written twice" in flaws(two)
+    assert "plans.yaml:17: the monthly price in EUR is written twice" in flaws(GOOD + price)
+    assert "plans.yaml:28: stripe price_1 is the price of two plans" in flaws(
+        two.replace("interval: month", f"interval: month, {shared}").replace("version: 1", "version: 2", 1)
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "- a", "? [a]\n: b", "\x00"])
+def test_what_is_no_catalogue_at_all_is_refused(text):
+    assert flaws(text)
+
+
+def test_aliases_that_multiply_are_refused():
+    bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+        f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n"
+        for before, name in zip("abcdefg", "bcdefgh", strict=True)
+    )
+
+    assert "aliases multiply" in flaws(bomb)[0]
+
+
+def test_a_file_or_a_fact_that_is_too_large_is_refused():
+    name, plan = "n" * 500, GOOD.split("plans:\n")[1]
+    many = GOOD + "".join(plan.replace("Basic", name).replace("version: 1", f"version: {n}") for n in range(2, 600))
+
+    assert "the file is larger than" in flaws("#" * (512 * 1024 + 1))[0]
+    assert "bytes as a fact" in flaws(many)[0]
+
+
+def test_more_flaws_than_anybody_reads_at_once_are_counted():
+    many = GOOD + "".join(f"      - {{minor: 1, currency: EUR, interval: month, wrong{n}: 1}}\n" for n in range(25))
+
+    found = flaws(many)
+
+    assert len(found) == MAX_FLAWS + 1
+    assert found[-1] == "plans.yaml: and 5 more"
+
+
+def test_a_tier_that_the_blueprint_does_not_have_on_this_placement_is_named_with_its_line():
+    plans = read_plans(GOOD, "plans.yaml")
+    text = "name: standard\ntiers:\n  - {{tier: {}, placement: {}, cloud: local, connection_limit: 1}}\n"
+    same, other = (read_tiers(text.format("basic", placement), "b.yaml") for placement in ("pooled", "silo"))
+
+    assert unknown_tiers(plans.content, same) == []
+    assert plans.report(unknown_tiers(plans.content, other)) == [
+        "plans.yaml:8: basic@1 wants the tier basic (pooled), which the blueprint does not have; it has basic (silo)"
+    ]
+    with pytest.raises(PlansError, match=r"b\.yaml:3: tiers\.0\.placement: Input should be"):
+        read_tiers(text.format("basic", "moon"), "b.yaml")

@@ -1,0 +1,143 @@
+"""Who owns which partition: rows with an epoch, so that a paused owner can never commit."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from paybill_contracts.event import PARTITIONS
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paybill_runtime.database.pool import Database
+from paybill_runtime.decisions.group_commit import settled
+from paybill_runtime.errors import DatabaseUnavailableError
+
+log = logging.getLogger(__name__)
+
+RELAY = "relay"
+INTAKE = "intake"
+DUTIES = (RELAY, INTAKE, "webhooks")
+"""Leases beside the partitions: what one process of a service does at a time."""
+
+
+def partition_lease(partition: int) -> str:
+    """The name of a partition's lease."""
+    return f"partition-{partition}"
+
+
+_HEARTBEAT = text(
+    "INSERT INTO chassis.member (owner, expires_at) VALUES (:owner, now() + make_interval(secs => :ttl)) "
+    "ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at"
+)
+_ALIVE = "m.expires_at > now() AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.application_name = m.owner)"
+_MEMBERS = text(f"SELECT count(*) FROM chassis.member AS m WHERE {_ALIVE}")  # noqa: S608  # a constant, above
+_BURY = text("DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour'")
+_HELD = text("SELECT name, epoch FROM chassis.lease WHERE owner = :owner")
+_TAKE = text(
+    "WITH unowned AS MATERIALIZED (SELECT name, epoch FROM chassis.lease AS l WHERE name = ANY(:names) "  # noqa: S608
+    f"AND NOT EXISTS (SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND {_ALIVE})), "
+    # PostgreSQL looks at a row again that changed before it was locked, but not at its owner's life: hence the epoch.
+    "free AS MATERIALIZED (SELECT name FROM chassis.lease AS l JOIN unowned USING (name, epoch) "
+    "ORDER BY name LIMIT :count FOR NO KEY UPDATE OF l SKIP LOCKED) "
+    "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1 FROM free WHERE lease.name = free.name "
+    "RETURNING lease.name, lease.epoch"
+)
+_LOOK_AGAIN = text("SELECT pg_stat_clear_snapshot()")
+_GIVE_BACK = text("UPDATE chassis.lease SET owner = '' WHERE name = :name AND owner = :owner")
+_GIVE_ALL_BACK = text("UPDATE chassis.lease SET owner = '' WHERE owner = :owner")
+_SEED = text(
+    "INSERT INTO chassis.lease (name, owner, epoch) SELECT unnest(CAST(:names AS text[])), '', 0 ON CONFLICT DO NOTHING"
+)
+_LEAVE = text("DELETE FROM chassis.member WHERE owner = :owner")
+
+
+class Leases:
+    """The leases that this process holds.
+
+    They last as long as the process is a member: it says so every fifth of `ttl_s`, by PostgreSQL's clock, and is taken
+    for dead when it has not for `ttl_s`, or at once when its connections are all gone. Rows of leases change only with
+    their owner, so that a sign of life never waits for the transactions that lock them.
+    """
+
+    def __init__(self, database: Database, owner: str, ttl_s: float) -> None:
+        self._database = database
+        self._owner = owner
+        self._ttl_s = ttl_s
+        self.held: dict[str, int] = {}
+        self._certain_until = 0.0
+        self._changed: list[Callable[[], None]] = []
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever a lease is won or lost."""
+        self._changed.append(callback)
+
+    def partitions(self) -> list[int]:
+        """The partitions that are ours now."""
+        return [p for p in range(PARTITIONS) if partition_lease(p) in self.held]
+
+    def some(self, names: Iterable[str]) -> dict[str, int]:
+        """Those of `names` that we hold, with their epochs: what a transaction has to fence."""
+        return {name: self.held[name] for name in names if name in self.held}
+
+    @property
+    def certain(self) -> bool:
+        """Whether nobody can have taken us for dead since we last looked: we did not sleep, and PostgreSQL is there.
+
+        A transaction is safe without, for it names the epoch; what is only asked of others is not.
+        """
+        return time.monotonic() < self._certain_until
+
+    async def run(self) -> None:
+        """Renew, take what is free, give up what is more than our share; for ever."""
+        while True:
+            try:
+                await self.tick()
+            except DatabaseUnavailableError:
+                log.warning("leases cannot be renewed: PostgreSQL does not answer")
+            await asyncio.sleep(self._ttl_s / 5)
+
+    async def tick(self) -> None:
+        """One round."""
+        began = time.monotonic()
+        held = await settled(self._round)
+        self._certain_until = began + self._ttl_s
+        if held != self.held:
+            self.held = held
+            for callback in self._changed:
+                callback()
+
+    async def _round(self) -> dict[str, int]:
+        names = [partition_lease(p) for p in range(PARTITIONS)]
+        async with self._database.transaction() as connection:
+            await connection.execute(_SEED, {"names": [*names, *DUTIES]})
+            await connection.execute(_HEARTBEAT, {"owner": self._owner, "ttl": self._ttl_s})
+            await connection.execute(_BURY)
+        # The sign of life is given, whatever the rest has to wait for; replicas that start together see each other.
+        async with self._database.transaction() as connection:
+            members = (await connection.execute(_MEMBERS)).scalar_one()
+            share = -(-PARTITIONS // max(members, 1))
+            held = {row.name: row.epoch for row in await connection.execute(_HELD, {"owner": self._owner})}
+            mine = [name for name in names if name in held]
+            for name in sorted(mine[share:]):  # in the order in which batches lock them
+                await connection.execute(_GIVE_BACK, {"name": name, "owner": self._owner})
+                del held[name]
+            held |= await self._take(connection, [name for name in names if name not in held], share - len(mine))
+            held |= await self._take(connection, [name for name in DUTIES if name not in held], len(DUTIES))
+        return held
+
+    async def _take(self, connection: AsyncConnection, names: list[str], count: int) -> dict[str, int]:
+        if not names or count <= 0:
+            return {}
+        # PostgreSQL keeps what it saw of connections until a transaction ends: who came since would be taken for dead.
+        await connection.execute(_LOOK_AGAIN)
+        rows = await connection.execute(_TAKE, {"owner": self._owner, "names": names, "count": count})
+        return {row.name: row.epoch for row in rows}
+
+    async def give_back(self) -> None:
+        """Hand everything over, so that the next owner need not wait."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_GIVE_ALL_BACK, {"owner": self._owner})
+            await connection.execute(_LEAVE, {"owner": self._owner})
+        self.held = {}
+        self._certain_until = 0.0

@@ -1,0 +1,6 @@
+"""Alembic's entry point for the chassis's tables."""
+
+from paybill_runtime.database.migrate import run
+from paybill_runtime.database.tables import metadata
+
+run(metadata)

@@ -1,0 +1,117 @@
+"""A unit of work: the states that a decision looks at, and what it records. Pure until it is written out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, TypeVar
+
+from paybill_contracts.envelope import Fact, Origin
+from paybill_contracts.event import Event
+
+from paybill_runtime.clock import new_id
+from paybill_runtime.decisions.aggregates import Key, Stored
+from paybill_runtime.telemetry import child, valid
+
+S = TypeVar("S")
+
+_NOBODY = Origin("none", "none", "service:none", "")
+
+
+class NotLoadedError(Exception):
+    """A decision looked at a state that it did not ask for: a bug in `writes` or `reads`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When and as what a decision happens. `id` is 32 hex digits, the same when a message is handled again."""
+
+    now: datetime
+    id: str
+
+
+def moment(now: datetime, *parts: str) -> Moment:
+    """The moment of the decision that `parts` name."""
+    return Moment(now, sha256("/".join(parts).encode()).hexdigest()[:32])
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A state as it was read, and as it is now."""
+
+    stored: Stored[Any]
+    state: Any
+    revision: int
+    base: int
+    writable: bool
+
+
+@dataclass(slots=True)
+class Unit:
+    """States that are loaded and locked, and the facts recorded on them so far."""
+
+    now: datetime
+    origin: Origin = _NOBODY
+    states: dict[Key, Loaded] = field(default_factory=dict)
+    facts: list[Fact] = field(default_factory=list)
+    _before: dict[Key, tuple[Any, int]] = field(default_factory=dict)
+
+    def get(self, stored: Stored[S], id_: str) -> S | None:
+        """The state of an aggregate; None when it does not exist yet."""
+        return self._loaded(stored, id_).state  # type: ignore[no-any-return]  # states of all kinds share one dict
+
+    def record(self, stored: Stored[Any], id_: str, events: Iterable[Event]) -> None:
+        """Say that `events` happened to this aggregate, in order; its state follows."""
+        loaded = self._loaded(stored, id_)
+        if not loaded.writable:
+            raise NotLoadedError(f"{stored.kind}/{id_} was loaded for reading only; name it in `writes`")
+        for event in events:
+            if event.aggregate_id != f"{stored.kind}/{id_}":
+                raise NotLoadedError(f"{event.TYPE} happened to {event.aggregate_id}, not to {stored.kind}/{id_}")
+            state = stored.fold(loaded.state, event)
+            self._before.setdefault(Key(stored.kind, id_), (loaded.state, loaded.revision))
+            loaded.state, loaded.revision = state, loaded.revision + 1
+            self._add(event, loaded.revision)
+
+    def emit(self, event: Event, revision: int = 1) -> None:
+        """Record a fact that no state is folded from, such as a refusal."""
+        self._add(event, revision)
+
+    def attempt(self, origin: Origin) -> "_Attempt":
+        """Record under `origin` in a `with` block; when it raises, nothing of it was recorded."""
+        return _Attempt(self, origin)
+
+    def _loaded(self, stored: Stored[Any], id_: str) -> Loaded:
+        loaded = self.states.get(Key(stored.kind, id_))
+        if loaded is None:
+            raise NotLoadedError(f"{stored.kind}/{id_} was not loaded; name it in `writes` or `reads`")
+        return loaded
+
+    def _add(self, event: Event, revision: int) -> None:
+        origin = self.origin
+        if not valid(origin.traceparent):
+            origin = Origin(origin.cause, origin.correlation, origin.actor, child(None))
+        self.facts.append(Fact(event, new_id(), self.now, revision, origin))
+
+
+class _Attempt:
+    """The block of `Unit.attempt`."""
+
+    __slots__ = ("_before", "_count", "_origin", "_unit")
+
+    def __init__(self, unit: Unit, origin: Origin) -> None:
+        self._unit, self._origin = unit, origin
+
+    def __enter__(self) -> None:
+        unit = self._unit
+        unit._before.clear()  # noqa: SLF001  # the unit's other half
+        self._count, self._before = len(unit.facts), unit.origin
+        unit.origin = self._origin
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        unit = self._unit
+        unit.origin = self._before
+        if kind is not None:
+            del unit.facts[self._count :]
+            for key, (state, revision) in unit._before.items():  # noqa: SLF001  # as above
+                unit.states[key].state, unit.states[key].revision = state, revision

@@ -1,0 +1,232 @@
+"""Does effects: at least once, under a fenced lease, never inside a transaction."""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+from opentelemetry.trace import SpanKind
+from paybill_contracts.envelope import Fact, Origin, read_fact
+from paybill_contracts.errors import DomainError
+
+from paybill_runtime import clock
+from paybill_runtime.database.leases import Leases, partition_lease
+from paybill_runtime.database.pool import Database
+from paybill_runtime.decisions.group_commit import Decider, Decision
+from paybill_runtime.decisions.restore_guard import Agreement
+from paybill_runtime.decisions.store import Statement
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, line_of, reason
+from paybill_runtime.jobs.effects import Effect, Job, Outcome, Refused, RetryAfter, Work
+from paybill_runtime.messaging import retry_queue
+from paybill_runtime.messaging.retry_queue import delay_s
+from paybill_runtime.security.data_keys import DataKeys
+from paybill_runtime.telemetry import about, span
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 16
+POLL_S = 0.5
+
+# An effect is due when no earlier one of its tenant is pending. A lease that somebody has taken over claims nothing.
+# No tenant is here twice, and what waits is read in its order, so that the length of the queue costs nothing.
+_DUE = (
+    "SELECT e.event_id, e.work, e.tenant, e.partition, e.attempts, l.epoch, o.subject, o.headers, o.payload "
+    "FROM chassis.effect AS e JOIN chassis.outbox AS o USING (event_id) "
+    "JOIN unnest($1::text[], $2::bigint[]) AS l (name, epoch) ON l.name = 'partition-' || e.partition "
+    "WHERE e.state = 'pending' AND e.next_at <= $3 AND NOT e.tenant = ANY($4::text[]) "
+    "AND EXISTS (SELECT FROM chassis.lease AS held WHERE held.name = l.name AND held.epoch = l.epoch) "
+    "AND NOT EXISTS (SELECT FROM chassis.effect AS earlier WHERE earlier.state = 'pending' "
+    "AND earlier.tenant = e.tenant AND earlier.position < e.position) "
+    "ORDER BY e.position LIMIT $5"
+)
+
+
+class _Due(NamedTuple):
+    """An effect that is due, with the fact that intends it."""
+
+    event_id: UUID
+    work: str
+    tenant: str
+    partition: int
+    attempts: int
+    epoch: int
+    subject: str
+    headers: str
+    payload: bytes
+
+
+class Worker:
+    """Does what is due, one effect of a tenant at a time and in order, many tenants at once."""
+
+    def __init__(
+        self,
+        service: str,
+        work: Work,
+        effects: Any,
+        database: Database,
+        decider: Decider,
+        leases: Leases,
+        keys: DataKeys,
+        agreement: Agreement,
+    ) -> None:
+        self._service = service
+        self._work = work
+        self._effects = effects
+        self._database = database
+        self._decider = decider
+        self._leases = leases
+        self._keys = keys
+        self._agreement = agreement
+        self._wake = asyncio.Event()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._served: deque[str] = deque(maxlen=CONCURRENCY)
+        leases.on_change(self._wake.set)
+
+    def wake(self) -> None:
+        """Something was committed; it may intend effects."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Look for what is due, for ever."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self._start_due()
+                except DatabaseUnavailableError as error:
+                    log.warning("effects wait: %s", error)
+                # All that was due has begun, or there is no room; whatever changes that wakes us.
+                await clock.woken(self._wake, POLL_S)
+        finally:
+            ending = list(self._busy.values())
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _start_due(self) -> None:
+        room = CONCURRENCY - len(self._busy)
+        held = self._leases.some(map(partition_lease, self._leases.partitions()))
+        if room <= 0 or not held or not self._work.effects:
+            return
+        self._agreement.insist()
+        async with self._database.direct() as connection:
+            found = await connection.fetch(
+                _DUE, list(held), list(held.values()), clock.now(), list(self._busy), room + len(self._served)
+            )
+        # First those that were not served just now: a tenant with much to do does not keep the others waiting.
+        rows = sorted(map(_Due._make, found), key=lambda row: row.tenant in self._served)[:room]
+        for row in rows:
+            self._served.append(row.tenant)
+            task = asyncio.create_task(self._one(row))
+            self._busy[row.tenant] = task
+            task.add_done_callback(partial(self._finished, row.tenant))
+
+    def _finished(self, tenant: str, _: asyncio.Task[None]) -> None:
+        self._busy.pop(tenant, None)
+        self._wake.set()
+
+    async def _one(self, row: _Due) -> None:
+        with about(row.tenant, json.loads(row.headers).get("traceparent", "")):
+            try:
+                await self._attempt(row)
+            except (DatabaseUnavailableError, LeaseLostError) as error:
+                log.warning("the effect %s of %s stops: %s", row.work, row.event_id, error)
+                await asyncio.sleep(POLL_S)
+
+    async def _attempt(self, row: _Due) -> None:
+        try:
+            fact = read_fact(row.subject, json.loads(row.headers), row.payload)
+            effect = self._work.effects[fact.event.TYPE]
+        except (DomainError, KeyError) as error:
+            # A newer version of us intended it, or a mistake took the function away: it waits, and operators see it.
+            log.error("no effect %s here for %s: %s", row.work, row.event_id, error)  # noqa: TRY400  # said all
+            why = f"this version of the service has no effect {row.work}"
+            await self._later(row, row.attempts, retry_queue.LONGEST_DELAY_S, why)
+            return
+        with span(f"effect {row.work}", fact.origin.traceparent, SpanKind.CLIENT) as here:
+            origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", here)
+            job = self._job(row, fact, here)
+            try:
+                await self._run(row, effect, job, origin)
+            except (DatabaseUnavailableError, LeaseLostError):
+                raise
+            except RetryAfter as error:
+                await self._later(row, row.attempts, error.after_s, line_of(str(error)))
+            except Exception as error:  # noqa: BLE001  # every failure of the outside world is tried again or recorded
+                await self._failed(row, effect, job, origin, error)
+
+    def _job(self, row: _Due, fact: Fact, traceparent: str) -> Job[Any]:
+        logger = logging.getLogger(f"effect.{row.work}")
+        attempt = row.attempts + 1
+        return Job(fact.event, fact.id, attempt, row.tenant, traceparent, logger, self._keys, self._database)
+
+    async def _run(self, row: _Due, effect: Effect, job: Job[Any], origin: Origin) -> None:
+        ended = False
+        async with aclosing(cast("AsyncGenerator[Outcome]", effect.run(job, self._effects))) as outcomes:
+            async for outcome in outcomes:
+                await self._commit(row, outcome, origin, "done" if outcome.last else "")
+                ended = outcome.last
+        if not ended:
+            await self._end(row, "done", row.attempts + 1)
+
+    async def _failed(self, row: _Due, effect: Effect, job: Job[Any], origin: Origin, error: Exception) -> None:
+        attempts = row.attempts + 1
+        why = line_of(str(error)) if isinstance(error, Refused) else reason(error)
+        if not isinstance(error, Refused) and attempts < effect.attempts:
+            log.warning("the effect %s failed (attempt %d of %d): %s", row.work, attempts, effect.attempts, why)
+            await self._later(row, attempts, delay_s(attempts), why)
+            return
+        log.error("the effect %s failed for good: %s", row.work, why, exc_info=error)
+        if effect.failed is None:
+            await self._end(row, "failed", attempts, why)
+            return
+        try:
+            await self._commit(row, effect.failed(job, why), origin, "failed", why)
+        except (DatabaseUnavailableError, LeaseLostError):
+            raise
+        except Exception as inner:
+            log.exception("the failure of the effect %s cannot be recorded", row.work)
+            await self._later(row, attempts, delay_s(attempts), reason(inner))
+
+    async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
+        """Record what came of it; with a `state`, the effect ends in the same transaction."""
+        besides = [outcome.besides] if outcome.besides is not None else []
+        if state:
+            besides.append(partial(_change, row, _ending(state, row.attempts + 1, why)))
+        await self._decider.decide(Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), besides))
+
+    async def _end(self, row: _Due, state: str, attempts: int, why: str = "") -> None:
+        await self._keep(row, _ending(state, attempts, why))
+
+    async def _later(self, row: _Due, attempts: int, after_s: float, why: str) -> None:
+        next_at = clock.now() + timedelta(seconds=after_s)
+        await self._keep(row, {"attempts": attempts, "next_at": next_at, "reason": why})
+
+    async def _keep(self, row: _Due, columns: Mapping[str, Any]) -> None:
+        """Change the row of an effect, under its lease."""
+        statement = Statement()
+        statement.hold(_held(row).items())
+        _change(row, columns, statement)
+        async with self._database.direct(committing=True) as connection:
+            await statement.run(connection)
+
+
+def _held(row: _Due) -> dict[str, int]:
+    """The lease under which the effect was claimed."""
+    return {partition_lease(row.partition): row.epoch}
+
+
+def _ending(state: str, attempts: int, why: str) -> Mapping[str, Any]:
+    return {"state": state, "attempts": attempts, "reason": why or None}
+
+
+def _change(row: _Due, columns: Mapping[str, Any], statement: Statement) -> None:
+    changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
+    where = f"event_id = {statement.value(row.event_id)} AND work = {statement.value(row.work)}"
+    statement.do(f"UPDATE chassis.effect SET {changes} WHERE {where}")  # noqa: S608  # columns are named above

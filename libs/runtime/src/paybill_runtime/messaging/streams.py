@@ -1,0 +1,118 @@
+"""The streams and the key bucket, as only the steward may make them: `python -m paybill_runtime.messaging.streams`."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from nats.aio.client import Client
+from nats.errors import NoServersError
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import NotFoundError
+
+from paybill_runtime.messaging.nats_patches import survive_any_message
+from paybill_runtime.settings import read_secret
+
+EVENTS = "EVENTS"
+INTAKE = "INTAKE"
+KEYS = "KV_keys"
+
+_GIB = 1024**3
+
+
+def configurations(replicas: int) -> list[StreamConfig]:
+    """What each stream promises. EVENTS forgets nothing and lets nobody delete; keys must be erasable."""
+    return [
+        StreamConfig(
+            name=EVENTS,
+            subjects=["paybill.events.>"],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.NEW,
+            num_replicas=replicas,
+            duplicate_window=600,
+            deny_delete=True,
+            deny_purge=True,
+            allow_direct=True,
+            allow_atomic=True,
+        ),
+        StreamConfig(
+            name=INTAKE,
+            subjects=["paybill.intake.>"],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.NEW,
+            num_replicas=replicas,
+            duplicate_window=600,
+            max_age=7 * 86_400,
+            max_bytes=_GIB,
+            max_msg_size=64 * 1024,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=KEYS,
+            subjects=["$KV.keys.>"],
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.NEW,
+            num_replicas=replicas,
+            max_msgs_per_subject=1,
+            allow_rollup_hdrs=True,
+            allow_direct=True,
+        ),
+    ]
+
+
+async def ensure(client: Client, replicas: int = 1) -> None:
+    """Create what is missing and bring the rest to its configuration. Idempotent."""
+    jetstream = client.jetstream()
+    for configuration in configurations(replicas):
+        try:
+            await jetstream.stream_info(configuration.name or "")
+        except NotFoundError:
+            await jetstream.add_stream(configuration)
+        else:
+            await jetstream.update_stream(configuration)
+
+
+async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Client:
+    """A connection as `user`, tried until `wait_s` have passed."""
+    client = Client()
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while True:
+        try:
+            # By default the client itself would try for two minutes before it raises.
+            await client.connect(
+                url,
+                user=user,
+                password=password,
+                inbox_prefix=f"_INBOX_{user}".encode(),
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=2,
+                error_cb=_raised_anyway,
+            )
+        except (OSError, NoServersError, TimeoutError):
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            survive_any_message(client)
+            return client
+
+
+async def _raised_anyway(_: Exception) -> None:
+    """The client would log every attempt that fails with a traceback; the last one is raised."""
+
+
+async def _main() -> None:
+    client = await connect(
+        os.environ.get("PAYBILL_NATS_URL", "nats://127.0.0.1:4222"),
+        os.environ.get("PAYBILL_NATS_USER", "steward"),
+        read_secret(Path(os.environ["PAYBILL_NATS_PASSWORD_FILE"])),
+    )
+    await ensure(client, int(os.environ.get("PAYBILL_NATS_REPLICAS", "1")))
+    await client.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

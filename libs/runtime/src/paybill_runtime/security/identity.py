@@ -1,0 +1,101 @@
+"""Who a service is to the others: an X25519 key pair, so that a value can be locked for named readers only."""
+
+import argparse
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from paybill_runtime.errors import ConfigurationError
+
+_PUBLIC_BYTES = 32
+_NONCE = bytes(12)
+"""A fixed nonce is safe: every box has a fresh key from a fresh ephemeral pair (as in HPKE base mode, RFC 9180)."""
+
+
+class NotForUsError(Exception):
+    """A box that is locked for somebody else, or that was altered."""
+
+
+def _key(shared: bytes, ephemeral: bytes, public: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"paybill-box-v1" + ephemeral + public).derive(shared)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The own private key, and the folder in which everybody's public key is found as `<name>.pub`."""
+
+    name: str
+    private: X25519PrivateKey
+    directory: Path
+
+    @classmethod
+    def load(cls, directory: Path, name: str) -> "Identity":
+        """Read `<name>.key` (32 raw bytes). Raises ConfigurationError when it is missing or malformed."""
+        path = directory / f"{name}.key"
+        try:
+            return cls(name, X25519PrivateKey.from_private_bytes(path.read_bytes()), directory)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"the identity {path.name} cannot be read; make it with `python -m paybill_runtime.security.identity`"
+            ) from error
+
+    def lock(self, value: bytes, reader: str) -> bytes:
+        """`value` in a box that only `reader` can open."""
+        path = self.directory / f"{reader}.pub"
+        try:
+            public = path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the public identity {path.name} is missing; copy it here from its owner"
+            ) from error
+        ephemeral = X25519PrivateKey.generate()
+        mine = ephemeral.public_key().public_bytes_raw()
+        key = _key(ephemeral.exchange(X25519PublicKey.from_public_bytes(public)), mine, public)
+        return mine + AESGCM(key).encrypt(_NONCE, value, reader.encode())
+
+    def unlock(self, box: bytes) -> bytes:
+        """The value in a box locked for us. Raises NotForUsError."""
+        ephemeral = box[:_PUBLIC_BYTES]
+        public = self.private.public_key().public_bytes_raw()
+        try:
+            shared = self.private.exchange(X25519PublicKey.from_public_bytes(ephemeral))
+            return AESGCM(_key(shared, ephemeral, public)).decrypt(_NONCE, box[_PUBLIC_BYTES:], self.name.encode())
+        except (InvalidTag, ValueError) as error:
+            raise NotForUsError(f"this box does not open for {self.name}") from error
+
+
+def make_identity(directory: Path, name: str) -> None:
+    """Make the key pair of `name` in `directory` unless it is there: the private half 0600. Safe to do again."""
+    path = directory / f"{name}.key"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        # Whole or not at all: half a key would be found, and refused, at every later start.
+        draft = directory / f".{name}.key.{os.getpid()}"
+        draft.touch(mode=0o600)
+        draft.write_bytes(X25519PrivateKey.generate().private_bytes_raw())
+        with contextlib.suppress(FileExistsError):  # somebody else has just made it: theirs counts
+            path.hardlink_to(draft)
+        draft.unlink()
+    public = Identity.load(directory, name).private.public_key().public_bytes_raw()
+    (directory / f"{name}.pub").write_bytes(public)
+
+
+def main() -> None:
+    """`python -m paybill_runtime.security.identity DIR NAME…`: make the identities that are named."""
+    parser = argparse.ArgumentParser(prog="python -m paybill_runtime.security.identity", description="Make identities.")
+    parser.add_argument("directory", type=Path, help="where `<name>.key` and `<name>.pub` are put")
+    parser.add_argument("names", nargs="+", metavar="name", help="a service, or an operator")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        make_identity(arguments.directory, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""One port for secrets. Here: sealed files, a folder for each writer, each value locked for its readers only."""
+
+import asyncio
+import json
+import os
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from paybill_contracts.errors import ForbiddenError, NotFoundError
+
+from paybill_runtime.security.identity import Identity
+
+_REF = re.compile(r"secret://([a-z][a-z0-9-]*)/([a-z0-9_\-]+(?:/[a-z0-9_\-]+)*)\?v=([1-9][0-9]{0,8})")
+_NONCE = bytes(12)
+"""A fixed nonce is safe: every version has a fresh key, locked for its readers beside it."""
+_LAST = ".last"
+"""The file that remembers the highest version of a secret that was deleted."""
+
+
+class SecretNotFoundError(NotFoundError):
+    """No secret has this name or version; it may have been deleted."""
+
+    code = "secret_not_found"
+
+
+class SecretForbiddenError(ForbiddenError):
+    """The secret was not granted to this reader, or this writer does not own it."""
+
+    code = "secret_forbidden"
+
+
+class Secrets(Protocol):
+    """Puts, gets and deletes secrets. Facts carry the reference, `secret://<writer>/<name>?v=<n>`, never the value."""
+
+    async def put(self, name: str, value: str, readers: Sequence[str] = ()) -> str:
+        """Store a new version, readable by the writer and `readers`; its reference."""
+
+    async def get(self, reference: str) -> str:
+        """The value. Raises SecretNotFoundError or SecretForbiddenError."""
+
+    async def latest(self, name: str) -> str | None:
+        """The reference of the newest version of an own secret; None when there is none."""
+
+    async def delete(self, name: str) -> None:
+        """Destroy every version of an own secret; doing it twice is no error."""
+
+
+class FileSecrets:
+    """Secrets in files below `directory`, 0600, as `<writer>/<name>/<version>`."""
+
+    def __init__(self, directory: Path, identity: Identity) -> None:
+        self._directory = directory
+        self._identity = identity
+
+    async def put(self, name: str, value: str, readers: Sequence[str] = ()) -> str:
+        """Store a new version, readable by the writer and `readers`; its reference."""
+        return await asyncio.to_thread(self._put, name, value, readers)
+
+    async def get(self, reference: str) -> str:
+        """The value. Raises SecretNotFoundError or SecretForbiddenError."""
+        return await asyncio.to_thread(self.read, reference)
+
+    async def latest(self, name: str) -> str | None:
+        """The reference of the newest version of an own secret; None when there is none."""
+        versions = await asyncio.to_thread(self._versions, self._folder(self._identity.name, name))
+        return self._reference(name, versions[-1]) if versions else None
+
+    async def delete(self, name: str) -> None:
+        """Destroy every version of an own secret; doing it twice is no error."""
+        await asyncio.to_thread(self._delete, self._folder(self._identity.name, name))
+
+    def read(self, reference: str) -> str:
+        """As `get`, for callers without an event loop."""
+        match = _REF.fullmatch(reference)
+        if match is None:
+            raise SecretNotFoundError("this is no reference of a secret; it looks like secret://writer/name?v=1")
+        path = self._folder(match[1], match[2]) / match[3]
+        try:
+            kept = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise SecretNotFoundError(f"{reference} does not exist; it may have been deleted") from error
+        box = kept["keys"].get(self._identity.name)
+        if box is None:
+            raise SecretForbiddenError(f"{reference} was not granted to {self._identity.name}")
+        key = self._identity.unlock(b64decode(box))
+        return AESGCM(key).decrypt(_NONCE, b64decode(kept["sealed"]), reference.encode()).decode()
+
+    def _put(self, name: str, value: str, readers: Sequence[str]) -> str:
+        folder = self._folder(self._identity.name, name)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        version = self._last(folder) + 1
+        while True:
+            key = AESGCM.generate_key(256)
+            keys = {
+                reader: b64encode(self._identity.lock(key, reader)).decode()
+                for reader in {self._identity.name, *readers}
+            }
+            reference = self._reference(name, version)
+            sealed = b64encode(AESGCM(key).encrypt(_NONCE, value.encode(), reference.encode())).decode()
+            if self._write(folder, version, json.dumps({"keys": keys, "sealed": sealed}).encode()):
+                return reference
+            version += 1
+
+    @staticmethod
+    def _write(folder: Path, version: int, content: bytes) -> bool:
+        """Put a version there durably and at once; False when somebody else has just made it."""
+        temporary = folder / f".{version}.{token_hex(8)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, folder / str(version))
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        return True
+
+    def _folder(self, writer: str, name: str) -> Path:
+        if re.fullmatch(r"[a-z0-9_\-]+(/[a-z0-9_\-]+)*", name) is None or len(name) > 180:  # noqa: PLR2004  # file names end at 255
+            raise SecretNotFoundError(
+                "the name of a secret is lower-case letters, digits, dashes and slashes, at most 180"
+            )
+        return self._directory / writer / name
+
+    def _reference(self, name: str, version: int) -> str:
+        return f"secret://{self._identity.name}/{name}?v={version}"
+
+    @staticmethod
+    def _versions(folder: Path) -> list[int]:
+        if not folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+    def _last(self, folder: Path) -> int:
+        """The highest version that there ever was: a reference in the log may never come to mean another value."""
+        kept = folder / _LAST
+        return max([int(kept.read_text()) if kept.is_file() else 0, *self._versions(folder)])
+
+    def _delete(self, folder: Path) -> None:
+        versions = self._versions(folder)
+        if versions:
+            draft = folder / f".{token_hex(8)}"
+            draft.write_text(str(self._last(folder)))
+            draft.replace(folder / _LAST)
+        for version in versions:
+            path = folder / str(version)
+            path.write_bytes(bytes(path.stat().st_size))
+            path.unlink()

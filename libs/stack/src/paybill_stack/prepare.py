@@ -1,0 +1,32 @@
+"""The files that every start needs, made once: identities, secrets of the stand-in, who may report usage."""
+
+import json
+import secrets
+
+from paybill_embedded.credentials import private_dir, write_private
+from paybill_embedded.errors import writing
+from paybill_embedded.nats import DEFAULT_PUBLISHERS
+from paybill_runtime.security.identity import make_identity
+
+from paybill_stack.layout import READERS, Layout
+
+
+def prepare(layout: Layout) -> None:
+    """Make what is missing below `layout`; what is there stays as it is.
+
+    Raises EmbeddedError data_dir_unwritable.
+    """
+    folders = (layout.credentials, layout.secrets, layout.local, layout.stripe_state.parent, layout.log("any").parent)
+    for folder in folders:
+        private_dir(folder)
+    with writing(layout.identities):
+        for name in READERS:
+            make_identity(layout.identities, name)
+    texts = {
+        layout.publishers: json.dumps({name: {"tenants": ["*"]} for name in DEFAULT_PUBLISHERS}, indent=2),
+        layout.stripe_api_key: f"sk_test_{secrets.token_urlsafe(32)}",
+        layout.stripe_webhook_secrets: f"whsec_{secrets.token_urlsafe(32)}",
+    }
+    for path, text in texts.items():
+        if not path.exists():
+            write_private(path, text + "\n")

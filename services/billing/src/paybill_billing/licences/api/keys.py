@@ -1,0 +1,62 @@
+"""HTTP of the keys that sign licences: look, rotate."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, status
+from paybill_runtime.decisions.context import Caller, Edge, caller
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.http.auth import Role
+from sqlalchemy import text
+
+from paybill_billing.licences.api.views import KeyringView, RotateBody
+from paybill_billing.licences.domain import licence_keys
+from paybill_billing.licences.domain.licence_keys import KEYRING
+from paybill_billing.reading import DryRun, Reader, found
+from paybill_billing.tables import KEYRINGS
+
+_LONGEST = text("SELECT max(state->>'last_expiry') AS ends, max((state->>'valid_s')::bigint) AS valid_s FROM licences")
+"""When the last licence ends of all that were signed, and how long the longest lives that is renewed."""
+
+Admin = Annotated[Caller, Depends(caller(Role.ADMIN, "billing:write"))]
+
+
+def router(edge: Edge) -> APIRouter:
+    """The routes, on this edge."""
+    routes = APIRouter(prefix="/v1/licence-keys", tags=["licences"])
+
+    @routes.get("")
+    async def show_keys(_: Reader) -> KeyringView:
+        """All keys that there ever were; `/.well-known/license-keys.json` has those that are trusted."""
+        return KeyringView.of(await found(edge, KEYRINGS, KEYRING))
+
+    @routes.post("/rotate", status_code=status.HTTP_202_ACCEPTED)
+    async def rotate(body: RotateBody, who: Admin, *, dry_run: DryRun = False) -> KeyringView:
+        """Have a new key made. The one in use is trusted until the last licence has ended that it signed."""
+        longest = (await edge.rows(_LONGEST))[0]
+        valid_s = max(longest.valid_s or 0, edge.settings.licence_valid_s)
+        ends = datetime.fromisoformat(longest.ends) if longest.ends else None
+
+        def decide(unit: Unit, _: Moment) -> KeyringView:
+            keyring = unit.get(KEYRINGS, KEYRING)
+            events = licence_keys.rotate(
+                keyring, body.reason, compromised=body.compromised, licences_end=ends, valid_s=valid_s
+            )
+            if dry_run:
+                for event in events:
+                    keyring = licence_keys.evolve(keyring, event)
+                return KeyringView.of(keyring, dry_run=True)
+            unit.record(KEYRINGS, KEYRING, events)
+            return KeyringView.of(unit.get(KEYRINGS, KEYRING))
+
+        return await edge.decide(
+            who.origin,
+            decide,
+            writes=[KEYRINGS.key(KEYRING)],
+            verb="" if dry_run else "rotate_licence_keys",
+            target=KEYRING,
+            idempotency=None if dry_run else who.idempotency,
+            answer=KeyringView,
+        )
+
+    return routes

@@ -1,0 +1,313 @@
+"""HTTP of the provider `manual`: offers, purchase orders and invoices, for the people who settle them."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Annotated, Self
+
+from fastapi import APIRouter, Query
+from paybill_contracts.catalogue import Interval
+from paybill_contracts.errors import ConflictError
+from paybill_contracts.manual import Contract, ContractId, Invoice, InvoiceId, InvoiceStatus, Offer, Terms
+from paybill_contracts.values import Key, TenantId, Text, Timestamp
+from paybill_runtime.decisions.aggregates import Key as StateKey
+from paybill_runtime.decisions.context import Caller, Edge
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from sqlalchemy import text
+from sqlmodel import col
+
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.domain.catalogue import Catalogue
+from paybill_billing.providers.manual.domain import contracts, manual
+from paybill_billing.providers.manual.domain.contracts import (
+    MANUAL,
+    PAYMENT_DAYS,
+    Agreement,
+    ManualEvent,
+    NothingOfferedError,
+    contract_id,
+    existing,
+    priced,
+    terms_of,
+)
+from paybill_billing.reading import DryRun, Limit, Reader, Writer, found, page
+from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
+from paybill_billing.tables import ACCOUNTS, CATALOGUES, CONTRACTS, ContractRow, look_again
+
+Quantity = Annotated[int, Field(ge=1, le=10**9)]
+
+_OFFERED = col(ContractRow.state)["offer"].as_string().is_not(None)
+_INVOICES = text(
+    "SELECT id, invoice::text AS invoice FROM contracts, "
+    "jsonb_array_elements(state->'invoices') WITH ORDINALITY AS n (invoice, place) "
+    "WHERE invoice->>'invoice_id' > :after AND (CAST(:id AS text) IS NULL OR id = :id) "
+    "AND (CAST(:status AS text) IS NULL OR invoice->>'status' = :status) ORDER BY invoice->>'invoice_id' LIMIT :limit"
+)
+_INVOICE = TypeAdapter(Invoice)
+
+
+class PaysElsewhereError(ConflictError):
+    """The tenant's account is at another provider."""
+
+    code = "pays_elsewhere"
+
+
+class CustomerLeavesError(ConflictError):
+    """Who leaves can order nothing any more."""
+
+    code = "customer_leaves"
+
+
+class Body(BaseModel):
+    """What a caller sends: a field that we do not know is a mistake, and said to be one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OfferBody(Body):
+    """What to offer, instead of what was offered before."""
+
+    plan: Annotated[Key | None, Field(description="A plan on sale; the one that the tenant signed up for if null.")] = (
+        None
+    )
+    interval: Annotated[Interval | None, Field(description="How often it is paid; the plan's first price if null.")] = (
+        None
+    )
+    quantity: Quantity = 1
+    valid_days: Annotated[int, Field(ge=1, le=365)] = contracts.OFFER_VALID.days
+
+
+class AcceptBody(Body):
+    """The customer's order. What is null is as it was offered."""
+
+    order: Annotated[Text, Field(description="The customer's number of its purchase order.", examples=["PO 4711"])]
+    interval: Interval | None = None
+    quantity: Quantity | None = None
+    payment_days: Annotated[int, Field(ge=0, le=365, description="From an invoice to its due date.")] = PAYMENT_DAYS
+
+
+class PaidBody(Body):
+    """How the money came."""
+
+    reference: Annotated[Text, Field(description="Kept in the log for ever: no personal data.", examples=["bank 17-3"])]
+
+
+class VoidBody(Body):
+    """Why nobody owes it."""
+
+    reason: Annotated[Text, Field(description="Kept in the log for ever: no personal data.")]
+
+
+class AgreementView(BaseModel):
+    """What a tenant may order, what it has ordered, and its invoices: the open ones and the newest that are settled."""
+
+    tenant_id: TenantId
+    contract_id: ContractId
+    offer: Offer | None
+    contract: Contract | None
+    invoices: list[Invoice]
+    paid_until: Timestamp | None
+
+    @classmethod
+    def of(cls, agreement: Agreement) -> Self:
+        """What is shown of `agreement`."""
+        return cls(
+            tenant_id=agreement.tenant_id,
+            contract_id=agreement.id,
+            offer=agreement.offer,
+            contract=agreement.contract,
+            invoices=list(agreement.invoices),
+            paid_until=agreement.paid_until,
+        )
+
+
+class OfferPage(BaseModel):
+    """Agreements with an offer that waits for an order, in the order of their ids."""
+
+    offers: list[AgreementView]
+    next: Annotated[ContractId | None, Field(description="Send it as `after` for the next page; null on the last.")]
+
+
+class InvoiceView(Invoice):
+    """An invoice and whose it is."""
+
+    tenant_id: TenantId
+
+
+class InvoicePage(BaseModel):
+    """Invoices in the order of their ids."""
+
+    invoices: list[InvoiceView]
+    next: Annotated[InvoiceId | None, Field(description="Send it as `after` for the next page; null on the last.")]
+
+
+Decision = Callable[[Unit, Agreement | None, datetime], Sequence[ManualEvent]]
+
+
+def router(edge: Edge) -> APIRouter:
+    """The routes, on this edge."""
+    routes = APIRouter(prefix="/v1/manual", tags=["manual"])
+
+    async def act(
+        who: Caller, tenant_id: str, verb: str, decision: Decision, *, dry_run: bool, reads: Sequence[StateKey] = ()
+    ) -> AgreementView:
+        """Decide and record, or show what would come of it; what was ordered is looked at again."""
+        id_ = contract_id(tenant_id)
+
+        def decide(unit: Unit, at: Moment) -> AgreementView:
+            agreement = unit.get(CONTRACTS, id_)
+            events = decision(unit, agreement, at.now)
+            if not dry_run:
+                unit.record(CONTRACTS, id_, events)
+            for event in events:
+                agreement = contracts.evolve(agreement, event)
+            return AgreementView.of(existing(agreement, tenant_id))
+
+        if dry_run:
+            return await edge.decide(who.origin, decide, reads=[CONTRACTS.key(id_), *reads])
+        return await edge.decide(
+            who.origin,
+            decide,
+            writes=[CONTRACTS.key(id_)],
+            reads=reads,
+            besides=partial(look_again, MANUAL, id_, edge.now()) if verb != "offer" else None,
+            idempotency=who.idempotency,
+            answer=AgreementView,
+            verb=verb,
+            target=tenant_id,
+        )
+
+    @routes.get("/offers")
+    async def show_offers(
+        _: Reader,
+        after: Annotated[ContractId | None, Query(description="Only ids behind this one.")] = None,
+        limit: Limit = 50,
+    ) -> OfferPage:
+        """What was offered and not ordered yet, a page at a time."""
+        offered, next_ = await page(edge, CONTRACTS, after, limit, _OFFERED)
+        return OfferPage(offers=[AgreementView.of(agreement) for agreement in offered], next=next_)
+
+    @routes.get("/contracts/{tenant_id}")
+    async def show(tenant_id: TenantId, _: Reader) -> AgreementView:
+        """A tenant's offer, contract and invoices."""
+        return AgreementView.of(existing(await found(edge, CONTRACTS, contract_id(tenant_id)), tenant_id))
+
+    @routes.post("/contracts/{tenant_id}/offer")
+    async def offer(tenant_id: TenantId, body: OfferBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
+        """Offer something, instead of what was offered before.
+
+        Refused with `unknown_tenant`, `pays_elsewhere`, `customer_leaves`, `contract_runs` (then it is changed),
+        `unknown_plan`, `impossible_terms`.
+        """
+
+        def decision(unit: Unit, agreement: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
+            account = _account(unit, tenant_id)
+            plan = catalogue.on_sale(_sold(unit), body.plan or account.plan)
+            terms = terms_of(plan.plan, plan.version, priced(plan, body.interval, None), body.quantity)
+            return manual.offer(agreement, tenant_id, terms, now + timedelta(days=body.valid_days))
+
+        return await act(who, tenant_id, "offer", decision, dry_run=dry_run, reads=_reads(tenant_id))
+
+    @routes.post("/contracts/{tenant_id}/accept")
+    async def accept(tenant_id: TenantId, body: AcceptBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
+        """Take the customer's purchase order: access begins, and the first invoice is issued.
+
+        The same order again is no error. Refused with `no_contract`, `nothing_offered`, `customer_leaves`,
+        `contract_runs`, `impossible_terms`.
+        """
+
+        def decision(unit: Unit, known: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
+            agreement, _ = existing(known, tenant_id), _account(unit, tenant_id)
+            offered = _offered(agreement)
+            plan = catalogue.published(_sold(unit), offered.plan, offered.version).plan
+            price = priced(plan, body.interval or offered.interval, offered.unit_price.currency)
+            return manual.accept(
+                agreement,
+                order=body.order,
+                terms=terms_of(plan.plan, plan.version, price, body.quantity or offered.quantity),
+                payment_days=body.payment_days,
+                trial_days=plan.trial_days,
+                now=now,
+            )
+
+        return await act(who, tenant_id, "accept", decision, dry_run=dry_run, reads=_reads(tenant_id))
+
+    @routes.get("/invoices")
+    async def show_invoices(
+        _: Reader,
+        status: Annotated[InvoiceStatus | None, Query(description="Only those that stand so.")] = None,
+        tenant_id: Annotated[TenantId | None, Query(description="Only those of this tenant.")] = None,
+        after: Annotated[InvoiceId | None, Query(description="Only ids behind this one.")] = None,
+        limit: Limit = 50,
+    ) -> InvoicePage:
+        """Invoices, a page at a time: all that are owed, and of every tenant the newest that are settled."""
+        given = contract_id(tenant_id) if tenant_id is not None else None
+        values = {"after": after or "", "id": given, "status": status, "limit": limit + 1}
+        rows = await edge.rows(_INVOICES, values)
+        shown = [
+            InvoiceView(tenant_id=_tenant_of(row.id), **dict(_INVOICE.validate_json(row.invoice)))
+            for row in rows[:limit]
+        ]
+        return InvoicePage(invoices=shown, next=shown[-1].invoice_id if len(rows) > limit else None)
+
+    @routes.post("/invoices/{invoice_id}/paid")
+    async def paid(invoice_id: InvoiceId, body: PaidBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
+        """Note that the money has come. Doing it twice is no error.
+
+        Refused with `no_contract`, `unknown_invoice`, `invoice_settled`.
+        """
+        tenant_id = _tenant_of(invoice_id)
+
+        def decision(_: Unit, agreement: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
+            return manual.pay(existing(agreement, tenant_id), invoice_id, body.reference, now)
+
+        return await act(who, tenant_id, "paid", decision, dry_run=dry_run)
+
+    @routes.post("/invoices/{invoice_id}/void")
+    async def void(invoice_id: InvoiceId, body: VoidBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
+        """Have nobody owe it any more. Doing it twice is no error.
+
+        Refused with `no_contract`, `unknown_invoice`, `invoice_settled`.
+        """
+        tenant_id = _tenant_of(invoice_id)
+
+        def decision(_: Unit, agreement: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
+            return manual.void(existing(agreement, tenant_id), invoice_id, body.reason, now)
+
+        return await act(who, tenant_id, "void", decision, dry_run=dry_run)
+
+    return routes
+
+
+def _reads(tenant_id: str) -> list[StateKey]:
+    return [ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE)]
+
+
+def _tenant_of(id_: str) -> str:
+    """The tenant whose contract, or invoice, has this id."""
+    return f"ten_{id_.split('_')[1]}"
+
+
+def _offered(agreement: Agreement) -> Terms:
+    """What an order is for that names nothing else; after it was accepted, what was ordered."""
+    if agreement.offer is not None:
+        return agreement.offer.terms
+    if agreement.contract is not None:
+        return agreement.contract.terms
+    raise NothingOfferedError(f"nothing is offered to {agreement.tenant_id}; offer something first")
+
+
+def _account(unit: Unit, tenant_id: str) -> Account:
+    account = unit.get(ACCOUNTS, tenant_id)
+    if account is None:
+        raise UnknownTenantError(f"there is no account of {tenant_id}")
+    if account.provider != MANUAL:
+        raise PaysElsewhereError(f"{tenant_id} pays at {account.provider}, and not by invoice")
+    if account.leaving:
+        raise CustomerLeavesError(f"{tenant_id} is leaving; it can order nothing any more")
+    return account
+
+
+def _sold(unit: Unit) -> Catalogue:
+    return catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))

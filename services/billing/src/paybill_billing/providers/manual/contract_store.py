@@ -1,0 +1,50 @@
+"""The agreements of the provider `manual`, as its adapter reads and decides about them."""
+
+from functools import partial
+
+from paybill_contracts.envelope import Origin
+from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from sqlalchemy import Text, cast
+from sqlmodel import col, select
+
+from paybill_billing.providers.manual.domain.contracts import MANUAL, Agreement
+from paybill_billing.providers.manual.effects import Decide
+from paybill_billing.tables import CONTRACTS, ContractRow, look_again
+
+
+class ContractBooks:
+    """Agreements in this service's own tables. Nothing is decided before `begin`."""
+
+    def __init__(self) -> None:
+        self._edge: Edge | None = None
+
+    async def begin(self, edge: Edge) -> None:
+        """Use the tables of this service."""
+        self._edge = edge
+
+    async def read(self, id_: str) -> Agreement | None:
+        """An agreement as it is now; None when there is none."""
+        wanted = select(cast(col(ContractRow.state), Text).label("state")).where(col(ContractRow.id) == id_)
+        rows = await self._begun().rows(wanted)
+        return CONTRACTS.load(rows[0].state) if rows else None
+
+    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> Agreement | None:
+        """The agreement after what was decided about it. follow: its subscription is looked at again."""
+        edge = self._begun()
+
+        def decided(unit: Unit, at: Moment) -> Agreement | None:
+            unit.record(CONTRACTS, id_, decide(unit.get(CONTRACTS, id_), at.now))
+            return unit.get(CONTRACTS, id_)
+
+        return await edge.decide(
+            Origin(cause, cause, "service:billing", ""),
+            decided,
+            writes=[CONTRACTS.key(id_)],
+            besides=partial(look_again, MANUAL, id_, edge.now()) if follow else None,
+        )
+
+    def _begun(self) -> Edge:
+        if self._edge is None:
+            raise RuntimeError("the books are opened before anything runs")
+        return self._edge

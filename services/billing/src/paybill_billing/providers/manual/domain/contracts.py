@@ -1,0 +1,345 @@
+"""What the provider `manual` keeps, which another provider keeps on its side: an aggregate for each tenant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from paybill_contracts.catalogue import Interval, PlanVersion, Price
+from paybill_contracts.changes import ProrationLine
+from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
+from paybill_contracts.manual import (
+    Contract,
+    ContractCancelled,
+    ContractChanged,
+    ContractHalted,
+    ContractRenewed,
+    ContractStatus,
+    Invoice,
+    InvoiceIssued,
+    InvoiceOverdue,
+    InvoicePaid,
+    InvoiceStatus,
+    InvoiceVoided,
+    ManualOfferMade,
+    ManualOfferWithdrawn,
+    Offer,
+    PurchaseOrderAccepted,
+    Terms,
+)
+from paybill_contracts.money import Money
+
+from paybill_billing.providers.manual.domain.periods import period_after
+
+MANUAL = "manual"
+OFFER_VALID = timedelta(days=30)
+PAYMENT_DAYS = 30
+
+MAX_OVERDUE = 2
+"""With so many overdue invoices no further period begins: what nobody pays does not grow for ever."""
+MAX_OPEN = 50
+KEPT_SETTLED = 24
+KEPT_KEYS = 32
+MOST = 10**15
+
+ManualEvent = (
+    ManualOfferMade
+    | ManualOfferWithdrawn
+    | PurchaseOrderAccepted
+    | ContractRenewed
+    | ContractHalted
+    | ContractChanged
+    | ContractCancelled
+    | InvoiceIssued
+    | InvoiceOverdue
+    | InvoicePaid
+    | InvoiceVoided
+)
+
+RUNS = frozenset({ContractStatus.TRIALING, ContractStatus.ACTIVE})
+OWED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.OVERDUE})
+
+
+class NoContractError(NotFoundError):
+    """The tenant has neither an offer nor a contract with the provider `manual`."""
+
+    code = "no_contract"
+
+
+class NothingOfferedError(ConflictError):
+    """There is no offer that an order could be for, or it is not valid any more."""
+
+    code = "nothing_offered"
+
+
+class ContractRunsError(ConflictError):
+    """What runs is changed, and not ordered anew."""
+
+    code = "contract_runs"
+
+
+class ContractNotRunningError(ConflictError):
+    """What is over, paused or unpaid cannot be changed like this."""
+
+    code = "contract_not_running"
+
+
+class UnknownInvoiceError(NotFoundError):
+    code = "unknown_invoice"
+
+
+class InvoiceSettledError(ConflictError):
+    """What is paid cannot be voided, and what is void cannot be paid."""
+
+    code = "invoice_settled"
+
+
+class TooManyInvoicesError(ConflictError):
+    """So many invoices are open that no further change is invoiced."""
+
+    code = "too_many_invoices"
+
+
+class TermsError(DomainError):
+    """Nothing can be sold on these terms."""
+
+    code = "impossible_terms"
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A tenant's offer, contract and invoices: those that are owed, and the newest that are settled.
+
+    paid_until: the end of the newest period that was paid. made: the newest idempotency keys of changes. due: when time
+    alone changes something.
+    """
+
+    id: str
+    tenant_id: str
+    offer: Offer | None = None
+    contract: Contract | None = None
+    invoices: tuple[Invoice, ...] = ()
+    paid_until: datetime | None = None
+    made: tuple[str, ...] = ()
+    due: datetime | None = None
+
+
+def contract_id(tenant_id: str) -> str:
+    """The id of the tenant's contract; the provider's customer and subscription are called so, too."""
+    return f"con_{tenant_id.removeprefix('ten_')}"
+
+
+def existing(agreement: Agreement | None, tenant_id: str) -> Agreement:
+    """The agreement itself. Raises NoContractError."""
+    if agreement is None:
+        raise NoContractError(f"{tenant_id} does not pay by invoice; offer it something first")
+    return agreement
+
+
+def terms_of(plan: str, version: int, price: Price, quantity: int) -> Terms:
+    """What is bought when somebody orders so many of this plan at this price. Raises TermsError."""
+    if quantity < 1 or not 0 <= price.amount.minor * quantity <= MOST:
+        raise TermsError(f"{quantity} of {plan} cannot be invoiced; order at least 1, and for at most {MOST} in all")
+    return Terms(plan=plan, version=version, quantity=quantity, unit_price=price.amount, interval=price.interval)
+
+
+def priced(plan: PlanVersion, interval: Interval | None, currency: str | None) -> Price:
+    """The first price of the plan for this interval and in this currency. Raises TermsError."""
+    for price in plan.prices:
+        if interval in {None, price.interval} and currency in {None, price.amount.currency}:
+            return price
+    sold = ", ".join(f"{price.amount.currency} by the {price.interval}" for price in plan.prices) or "nothing"
+    raise TermsError(f"{plan.plan} version {plan.version} has no such price; it is sold for {sold}")
+
+
+def amount_of(terms: Terms) -> Money:
+    """What a whole period costs."""
+    return Money(minor=terms.unit_price.minor * terms.quantity, currency=terms.unit_price.currency)
+
+
+def evolve(agreement: Agreement | None, event: ManualEvent) -> Agreement:
+    """The agreement after `event`. Every fact holds the whole of what it changes, so any may come first."""
+    before = agreement or Agreement(id=event.contract_id, tenant_id=event.tenant_id)
+    match event:
+        case ManualOfferMade():
+            after = replace(before, offer=event.offer)
+        case ManualOfferWithdrawn():
+            after = replace(before, offer=None)
+        case PurchaseOrderAccepted():
+            after = replace(before, offer=None, contract=event.contract)
+        case ContractRenewed() | ContractHalted():
+            after = replace(before, contract=event.contract)
+        case ContractChanged() | ContractCancelled():
+            made = before.made if event.made_for is None else (*before.made, event.made_for)[-KEPT_KEYS:]
+            after = replace(before, contract=event.contract, made=made)
+        case InvoiceIssued() | InvoiceOverdue() | InvoicePaid() | InvoiceVoided():
+            invoices = _with(before.invoices, event.invoice)
+            after = replace(before, contract=event.contract, invoices=invoices)
+            covers = event.invoice.covers_until
+            if event.invoice.status is InvoiceStatus.PAID and covers is not None:
+                after = replace(after, paid_until=max(covers, before.paid_until or covers))
+        case _:
+            assert_never(event)
+    return replace(after, due=_due(after))
+
+
+def _due(agreement: Agreement) -> datetime | None:
+    times = [invoice.due_at for invoice in agreement.invoices if invoice.status is InvoiceStatus.OPEN]
+    if agreement.contract is not None and agreement.contract.status in RUNS:
+        times.append(agreement.contract.period_end)
+    return min(times, default=None)
+
+
+def _with(invoices: Sequence[Invoice], invoice: Invoice) -> tuple[Invoice, ...]:
+    """All that are owed and the newest that are settled, with this one, in the order of their numbers."""
+    known = {**{other.invoice_id: other for other in invoices}, invoice.invoice_id: invoice}
+    in_order = sorted(known.values(), key=lambda other: int(other.invoice_id.rpartition("_")[2]))
+    settled = [other.invoice_id for other in in_order if other.status not in OWED]
+    gone = set(settled[:-KEPT_SETTLED])
+    return tuple(other for other in in_order if other.invoice_id not in gone)
+
+
+def contract_of(agreement: Agreement) -> Contract:
+    """The contract itself. Raises NoContractError."""
+    if agreement.contract is None:
+        raise NoContractError(f"{agreement.tenant_id} has ordered nothing yet")
+    return agreement.contract
+
+
+def running(agreement: Agreement) -> Contract:
+    """The contract, while it can be changed. Raises NoContractError, ContractNotRunningError."""
+    contract = contract_of(agreement)
+    match contract.status:
+        case ContractStatus.TRIALING | ContractStatus.ACTIVE:
+            return contract
+        case ContractStatus.PAUSED:
+            raise ContractNotRunningError(f"the contract of {agreement.tenant_id} is paused; resume it first")
+        case ContractStatus.UNPAID:
+            raise ContractNotRunningError(f"the contract of {agreement.tenant_id} is unpaid; settle what is overdue")
+        case ContractStatus.CANCELLED:
+            raise ContractNotRunningError(f"the contract of {agreement.tenant_id} is over; offer a new one")
+        case _:
+            assert_never(contract.status)
+
+
+def not_running(agreement: Agreement | None) -> None:
+    """Raises ContractRunsError when there is a contract that is not over."""
+    contract = agreement.contract if agreement is not None else None
+    if agreement is not None and contract is not None and contract.status is not ContractStatus.CANCELLED:
+        raise ContractRunsError(f"{agreement.tenant_id} has a contract by order {contract.order}; change it instead")
+
+
+def owed_or_settled(agreement: Agreement, invoice_id: str) -> tuple[Invoice, Contract]:
+    """An invoice and its contract. Raises UnknownInvoiceError."""
+    for invoice in agreement.invoices:
+        if invoice.invoice_id == invoice_id:
+            return invoice, contract_of(agreement)
+    raise UnknownInvoiceError(f"there is no invoice {invoice_id}, or it was settled long ago")
+
+
+def owes_too_much(agreement: Agreement) -> bool:
+    """Whether no further period begins."""
+    return sum(invoice.status is InvoiceStatus.OVERDUE for invoice in agreement.invoices) >= MAX_OVERDUE
+
+
+def next_period(contract: Contract, start: datetime, anchor: datetime) -> Contract:
+    """The contract in the period that begins at `start`, on the terms that were agreed for it."""
+    terms = contract.next_terms or contract.terms
+    if terms.interval is not contract.terms.interval:
+        anchor = start
+    return contract.model_copy(
+        update={
+            "status": ContractStatus.ACTIVE,
+            "terms": terms,
+            "next_terms": None,
+            "anchor": anchor,
+            "period_start": start,
+            "period_end": period_after(anchor, terms.interval, start),
+        }
+    )
+
+
+def changed(
+    agreement: Agreement, contract: Contract, lines: tuple[ProrationLine, ...], made_for: str | None
+) -> list[ManualEvent]:
+    """The fact that the contract was changed; nothing when it is as it was."""
+    if contract == agreement.contract:
+        return []
+    if contract.credit > MOST:
+        raise TermsError(f"more than {MOST} of credit cannot be kept; pay it out first")
+    return [
+        ContractChanged(
+            contract_id=agreement.id,
+            tenant_id=agreement.tenant_id,
+            contract=contract,
+            lines=lines,
+            made_for=made_for,
+        )
+    ]
+
+
+def cancelled(agreement: Agreement, contract: Contract, at: datetime, made_for: str | None) -> ContractCancelled:
+    """The fact that the contract is over since `at`."""
+    over = {"status": ContractStatus.CANCELLED, "cancel_at": at, "next_terms": None}
+    return ContractCancelled(
+        contract_id=agreement.id,
+        tenant_id=agreement.tenant_id,
+        contract=contract.model_copy(update=over),
+        made_for=made_for,
+    )
+
+
+def period_invoice(agreement: Agreement, contract: Contract, now: datetime) -> InvoiceIssued:
+    """The invoice of a period that begins."""
+    line = line_of(
+        f"{named(contract.terms)}, until {contract.period_end:%Y-%m-%d}", amount_of(contract.terms).minor, contract
+    )
+    return issued(agreement, contract, (line,), now, covers_until=contract.period_end)
+
+
+def issued(
+    agreement: Agreement,
+    contract: Contract,
+    lines: tuple[ProrationLine, ...],
+    now: datetime,
+    *,
+    covers_until: datetime | None,
+) -> InvoiceIssued:
+    """An invoice of these lines, less the credit that there is; one of nothing is paid."""
+    owed = sum(line.amount.minor for line in lines)
+    used = min(contract.credit, owed)
+    settled = used == owed
+    number = contract.invoices + 1
+    invoice = Invoice(
+        invoice_id=f"inv_{agreement.id.removeprefix('con_')}_{number}",
+        status=InvoiceStatus.PAID if settled else InvoiceStatus.OPEN,
+        lines=(*lines, line_of("credit", -used, contract)) if used else lines,
+        total=Money(minor=owed - used, currency=currency_of(contract)),
+        credit_used=used,
+        issued_at=now,
+        due_at=now + timedelta(days=contract.payment_days),
+        covers_until=covers_until,
+        closed_at=now if settled else None,
+        reference=None,
+    )
+    return InvoiceIssued(
+        contract_id=agreement.id,
+        tenant_id=agreement.tenant_id,
+        contract=contract.model_copy(update={"credit": contract.credit - used, "invoices": number}),
+        invoice=invoice,
+    )
+
+
+def currency_of(contract: Contract) -> str:
+    """What the contract is paid in."""
+    return contract.terms.unit_price.currency
+
+
+def line_of(text: str, minor: int, contract: Contract) -> ProrationLine:
+    """A line of an invoice."""
+    return ProrationLine(text=text, amount=Money(minor=minor, currency=currency_of(contract)))
+
+
+def named(terms: Terms) -> str:
+    """The terms in words for an invoice."""
+    return f"{terms.plan} version {terms.version} x {terms.quantity}"

@@ -1,0 +1,84 @@
+"""Which providers this installation has: Stripe when its key is there, `manual` always, and those of third parties."""
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.settings import read_secret
+
+from paybill_billing.providers.manual.domain.contracts import MANUAL
+from paybill_billing.providers.manual.effects import Books, Manual
+from paybill_billing.providers.port import Connected, Factory, Given
+from paybill_billing.providers.stripe.inbound import StripeInbound
+from paybill_billing.providers.stripe.provider import NAME as STRIPE
+from paybill_billing.providers.stripe.provider import Stripe
+from paybill_billing.settings import Settings
+
+GROUP = "paybill.billing_providers"
+"""The group of entry points that packages with a provider declare."""
+
+
+def connect(settings: Settings, books: Books) -> Mapping[str, Connected]:
+    """All providers that are configured, by name. Raises ConfigurationError."""
+    connected = {MANUAL: Connected(Manual(books, settings.manual_offer_url))}
+    if settings.stripe_api_key_file is not None:
+        connected[STRIPE] = _stripe(settings)
+    for name in settings.providers:
+        if name in {MANUAL, STRIPE}:
+            raise ConfigurationError(
+                f"the setting `providers` is for others than {MANUAL} and {STRIPE}: leave {name} out"
+            )
+        connected[name] = _factory(name)(_given(settings, name))
+    if settings.default_provider not in connected:
+        raise ConfigurationError(_no_default(settings.default_provider, connected))
+    return connected
+
+
+def _stripe(settings: Settings) -> Connected:
+    stripe = Stripe(
+        settings.stripe_api_key(),
+        settings.stripe_api_base,
+        settings.checkout_return_url,
+        settings.stripe_requests_per_s,
+    )
+    secrets = settings.stripe_webhook_secrets()
+    # Without a secret its messages cannot be told from forged ones, so that there is no address for them.
+    inbound = StripeInbound(secrets, settings.stripe_is_live(), settings.stripe_account) if secrets else None
+    return Connected(stripe, inbound, stripe.close)
+
+
+def _factory(name: str) -> Factory:
+    found = list(entry_points(group=GROUP, name=name))
+    match found:
+        case [one]:
+            factory: Factory = one.load()
+            return factory
+        case []:
+            offered = ", ".join(sorted(entry_points(group=GROUP).names)) or "none"
+            raise ConfigurationError(
+                f"the setting `providers` names {name}, and no installed package has it (there are: {offered}); "
+                f"install the package whose entry point in the group {GROUP} is called {name}, or take it out"
+            )
+        case _:
+            packages = ", ".join(sorted(one.dist.name for one in found if one.dist is not None))
+            raise ConfigurationError(
+                f"several packages have a provider {name} ({packages}); keep one of them installed"
+            )
+
+
+def _given(settings: Settings, name: str) -> Given:
+    written = settings.providers[name]
+    paths = {key.removesuffix("_file"): path for key, path in written.items() if key.endswith("_file")}
+    return Given(
+        name=name,
+        settings={key: value for key, value in written.items() if not key.endswith("_file")},
+        secrets={key: read_secret(Path(path)) for key, path in paths.items()},
+        return_url=settings.checkout_return_url,
+    )
+
+
+def _no_default(name: str, connected: Mapping[str, Connected]) -> str:
+    mend = "set PAYBILL_STRIPE_API_KEY_FILE" if name == STRIPE else f"name {name} in PAYBILL_PROVIDERS"
+    others = ", ".join(sorted(connected))
+    return f"the default provider {name} is not configured: {mend}, or set PAYBILL_DEFAULT_PROVIDER to one of: {others}"

@@ -1,0 +1,349 @@
+"""Changes of a subscription at Stripe: what one would cost, and making it.
+
+Sources: https://docs.stripe.com/api/invoices/create_preview, https://docs.stripe.com/billing/subscriptions/prorations,
+https://docs.stripe.com/billing/subscriptions/subscription-schedules.
+
+Stripe forgets an idempotency key after a day, and an effect may be tried after that. So every change begins by looking
+at the subscription, and does only what is missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, assert_never
+from urllib.parse import quote as quoted
+
+import stripe
+from paybill_contracts.changes import ChangeKind, Proration, ProrationLine
+from paybill_contracts.event import digest
+from paybill_contracts.money import Money
+from paybill_contracts.values import Text
+from pydantic import TypeAdapter
+
+from paybill_billing.providers.port import ProviderRefusedError, Wanted
+from paybill_billing.providers.stripe.client import answers
+from paybill_billing.providers.stripe.mappers import Json, id_of, items_of, plan_item
+from paybill_billing.providers.stripe.prices import StripePrices
+
+if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
+    from stripe.params import (
+        InvoiceCreatePreviewParamsSubscriptionDetails,
+        InvoiceCreatePreviewParamsSubscriptionDetailsItem,
+        SubscriptionScheduleUpdateParams,
+        SubscriptionScheduleUpdateParamsPhase,
+        SubscriptionScheduleUpdateParamsPhaseItem,
+        SubscriptionUpdateParams,
+    )
+
+_LINE = TypeAdapter(Text)
+PAGE = 100
+_OVER = frozenset({"canceled", "incomplete_expired"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A subscription as Stripe shows it now, and the item of it that is the plan."""
+
+    whole: Json
+    items: list[Json]
+    item: Json
+
+    @property
+    def id(self) -> str:
+        return str(self.whole["id"])
+
+    @property
+    def period(self) -> tuple[datetime, datetime]:
+        """What is being paid for. Raises ProviderRefusedError."""
+        starts = self.item.get("current_period_start", self.whole.get("current_period_start"))
+        ends = self.item.get("current_period_end", self.whole.get("current_period_end"))
+        if not isinstance(starts, int) or not isinstance(ends, int):
+            raise ProviderRefusedError(f"{self.id} has no current period")
+        return datetime.fromtimestamp(starts, UTC), datetime.fromtimestamp(ends, UTC)
+
+    def says(self, name: str) -> Any:
+        """A field of the subscription."""
+        return self.whole.get(name)
+
+
+class StripeChanges:
+    """Quotes and makes changes in one account."""
+
+    def __init__(self, client: stripe.StripeClient, prices: StripePrices) -> None:
+        self._client = client
+        self._prices = prices
+
+    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+        """What the change would cost at `at`, or at the nearest moment of the period that is being paid for."""
+        with answers():
+            found = await self._found(subscription, wanted)
+            now = _within(found, at)
+            ends = found.period[1]
+            nothing = Proration(lines=(), due_now=_money(found.whole, 0), next_amount=None, effective_at=now)
+            match wanted.kind:
+                case ChangeKind.PLAN:
+                    item = await self._item(found, wanted)
+                    regular = await self._preview(found, {"items": [item], "proration_behavior": "none"})
+                    if wanted.at_period_end:
+                        return nothing.model_copy(update={"next_amount": _total(regular), "effective_at": ends})
+                    if found.says("status") == "trialing":
+                        # Nothing is invoiced before the trial ends: what would be shown is the invoice after it.
+                        return nothing.model_copy(update={"next_amount": _total(regular)})
+                    invoice = await self._preview(
+                        found,
+                        {
+                            "items": [item],
+                            "proration_behavior": "always_invoice",
+                            "proration_date": int(now.timestamp()),
+                        },
+                    )
+                    return _invoiced(nothing, invoice, _total(regular))
+                case ChangeKind.CANCEL if wanted.at_period_end:
+                    return nothing.model_copy(update={"effective_at": ends})
+                case ChangeKind.CANCEL:
+                    last = await self._preview(found, {"cancel_now": True, "proration_behavior": "none"})
+                    return _invoiced(nothing, last, None)
+                case ChangeKind.REACTIVATE:
+                    regular = await self._preview(found, _reactivated(found))
+                    return nothing.model_copy(update={"next_amount": _total(regular)})
+                case ChangeKind.PAUSE:
+                    return nothing
+                case ChangeKind.RESUME if found.says("status") == "paused":
+                    return _invoiced(nothing, await self._preview(found, {"resume_at": "now"}), None)
+                case ChangeKind.RESUME:
+                    return nothing.model_copy(update={"next_amount": _total(await self._preview(found, {}))})
+                case _:
+                    assert_never(wanted.kind)
+
+    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+        """Make the change. `key` is the same at every attempt, and what was done already is left alone."""
+        with answers():
+            found = await self._found(subscription, wanted)
+            if found.says("status") in _OVER:
+                if wanted.kind is ChangeKind.CANCEL:
+                    return
+                raise ProviderRefusedError(f"{subscription} has ended")
+            match wanted.kind:
+                case ChangeKind.PLAN if wanted.at_period_end:
+                    await self._schedule(found, await self._item(found, wanted), wanted, key)
+                case ChangeKind.PLAN:
+                    await self._release(found, key)
+                    await self._become(found, await self._item(found, wanted), at, key)
+                case ChangeKind.CANCEL if wanted.at_period_end:
+                    await self._release(found, key)
+                    if not found.says("cancel_at_period_end"):
+                        await self._update(found, {"cancel_at_period_end": True}, key)
+                case ChangeKind.CANCEL:
+                    # What was used and not invoiced yet is invoiced; what was paid is not given back.
+                    await self._client.v1.subscriptions.cancel_async(
+                        subscription, {"invoice_now": True}, {"idempotency_key": key}
+                    )
+                case ChangeKind.REACTIVATE:
+                    await self._release(found, key)
+                    if undo := _uncancelled(found):
+                        await self._update(found, undo, key)
+                case ChangeKind.PAUSE:
+                    if not found.says("pause_collection"):
+                        await self._update(found, {"pause_collection": {"behavior": "void"}}, key)
+                case ChangeKind.RESUME:
+                    await self._resume(found, key)
+                case _:
+                    assert_never(wanted.kind)
+
+    async def _found(self, subscription: str, wanted: Wanted) -> _Found:
+        answer = await self._client.raw_request_async("get", f"/v1/subscriptions/{quoted(subscription, safe='')}")
+        found: Json = answer.data
+        items = items_of(found)
+        if not items:
+            raise ProviderRefusedError(f"{subscription} has no items")
+        if found["items"].get("has_more"):
+            # All of them: what is not named for the next period is not in it.
+            answer = await self._client.raw_request_async(
+                "get", "/v1/subscription_items", subscription=subscription, limit=PAGE
+            )
+            items = list(answer.data["data"])
+        plans = [plan for plan in (wanted.pinned, wanted.plan) if plan is not None]
+        sold = [one for one in items if any(self._prices.sells(one["price"], plan) for plan in plans)]
+        return _Found(found, items, sold[0] if sold else plan_item(found))
+
+    async def _item(self, found: _Found, wanted: Wanted) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
+        """The plan's item as it is to be; the other items are left alone."""
+        item = _item_params(found.item)
+        if wanted.plan is not None and wanted.price is not None:
+            item["price"] = await self._prices.id_of(wanted.product, wanted.plan, wanted.price)
+        if wanted.quantity is not None:
+            item["quantity"] = wanted.quantity
+        return item
+
+    async def _preview(self, found: _Found, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
+        """The invoice that there would be; None when there would be none."""
+        wanted = {"subscription": found.id, **({"subscription_details": details} if details else {})}
+        try:
+            answer = await self._client.raw_request_async("post", "/v1/invoices/create_preview", **wanted)
+        except stripe.InvalidRequestError as error:
+            if error.code == "invoice_upcoming_none":
+                return None
+            raise
+        invoice: Json = answer.data
+        return invoice
+
+    async def _become(
+        self, found: _Found, item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem", at: datetime, key: str
+    ) -> None:
+        if item == _item_params(found.item):
+            return
+        wanted: SubscriptionUpdateParams = {
+            "items": [{"id": item["id"], "price": item["price"], "quantity": item["quantity"]}],
+            "proration_behavior": "always_invoice",
+            "proration_date": int(at.timestamp()),
+        }
+        if found.says("collection_method") != "send_invoice":
+            # Otherwise the change stands, unpaid, and the whole subscription is past due.
+            wanted["payment_behavior"] = "error_if_incomplete"
+        await self._update(found, wanted, key)
+
+    async def _schedule(
+        self,
+        found: _Found,
+        item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem",
+        wanted: Wanted,
+        key: str,
+    ) -> None:
+        """Have it become so when the period ends; what waited for that before is replaced."""
+        if item == _item_params(found.item):
+            return
+        schedules = self._client.v1.subscription_schedules
+        if (known := id_of(found.says("schedule"))) is None:
+            made = await schedules.create_async({"from_subscription": found.id}, {"idempotency_key": f"{key}/schedule"})
+            known = made.id
+        now = [_phase_item(_item_params(one)) for one in found.items]
+        plan_at = [one["id"] for one in found.items].index(item["id"])
+        then = [*now[:plan_at], _phase_item(item), *now[plan_at + 1 :]]
+        starts, ends = found.period
+        current: SubscriptionScheduleUpdateParamsPhase = {
+            "items": now,
+            "start_date": int(starts.timestamp()),
+            "end_date": int(ends.timestamp()),
+        }
+        if found.says("status") == "trialing":
+            current["trial_end"] = found.says("trial_end")
+        after: SubscriptionScheduleUpdateParamsPhase = {
+            "items": then,
+            "proration_behavior": "none",
+            "duration": {"interval": _interval(found, wanted), "interval_count": 1},
+        }
+        for phase in (current, after):
+            _keep(found, phase)
+        phases: SubscriptionScheduleUpdateParams = {
+            "end_behavior": "release",
+            "proration_behavior": "none",
+            "phases": [current, after],
+        }
+        # Another attempt may find another period or other seats, and Stripe takes a key for one set of parameters.
+        await schedules.update_async(known, phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
+
+    async def _release(self, found: _Found, key: str) -> None:
+        """What waits for the end of the period does not happen."""
+        if (schedule := id_of(found.says("schedule"))) is not None:
+            await self._client.v1.subscription_schedules.release_async(
+                schedule, None, {"idempotency_key": f"{key}/release"}
+            )
+
+    async def _resume(self, found: _Found, key: str) -> None:
+        """Stripe pauses in two ways: nobody collects, or a trial ended without a way to pay."""
+        if found.says("pause_collection"):
+            await self._update(found, {"pause_collection": ""}, key)
+        if found.says("status") == "paused":
+            await self._client.v1.subscriptions.resume_async(found.id, None, {"idempotency_key": f"{key}/resume"})
+
+    async def _update(self, found: _Found, wanted: "SubscriptionUpdateParams", key: str) -> None:
+        await self._client.v1.subscriptions.update_async(found.id, wanted, {"idempotency_key": key})
+
+
+def _within(found: _Found, at: datetime) -> datetime:
+    """The nearest moment of the current period: Stripe prorates within it only, and its clock may be another."""
+    starts, ends = found.period
+    return min(max(at.replace(microsecond=0), starts), ends)
+
+
+def _item_params(item: Json) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
+    """An item as it is; what is metered has no quantity."""
+    same: InvoiceCreatePreviewParamsSubscriptionDetailsItem = {"id": item["id"], "price": item["price"]["id"]}
+    if isinstance(item.get("quantity"), int):
+        same["quantity"] = item["quantity"]
+    return same
+
+
+def _phase_item(
+    item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem",
+) -> "SubscriptionScheduleUpdateParamsPhaseItem":
+    same: SubscriptionScheduleUpdateParamsPhaseItem = {"price": item["price"]}
+    if "quantity" in item:
+        same["quantity"] = item["quantity"]
+    return same
+
+
+def _keep(found: _Found, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
+    """Every phase has to say again what is to hold in it."""
+    if discounts := [id_ for one in found.says("discounts") or () if (id_ := id_of(one)) is not None]:
+        phase["discounts"] = [{"discount": id_} for id_ in discounts]
+    if rates := [id_ for one in found.says("default_tax_rates") or () if (id_ := id_of(one)) is not None]:
+        phase["default_tax_rates"] = rates
+
+
+def _interval(found: _Found, wanted: Wanted) -> str:
+    if wanted.price is not None:
+        return wanted.price.interval.value
+    return str(found.item["price"]["recurring"]["interval"])
+
+
+def _uncancelled(found: _Found) -> "SubscriptionUpdateParams":
+    """What takes a cancellation back; empty when there is none."""
+    if found.says("cancel_at_period_end"):
+        return {"cancel_at_period_end": False}
+    return {"cancel_at": ""} if found.says("cancel_at") else {}
+
+
+def _reactivated(found: _Found) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
+    """As it goes on when nothing waits for the end of the period."""
+    details: InvoiceCreatePreviewParamsSubscriptionDetails = {
+        "items": [_item_params(found.item)],
+        "proration_behavior": "none",
+    }
+    undo = _uncancelled(found)
+    if "cancel_at_period_end" in undo:
+        details["cancel_at_period_end"] = False
+    if "cancel_at" in undo:
+        details["cancel_at"] = ""
+    return details
+
+
+def _invoiced(nothing: Proration, invoice: Json | None, next_amount: Money | None) -> Proration:
+    if invoice is None:
+        return nothing.model_copy(update={"next_amount": next_amount})
+    return nothing.model_copy(
+        update={"lines": _lines(invoice), "due_now": _money(invoice, invoice["amount_due"]), "next_amount": next_amount}
+    )
+
+
+def _lines(invoice: Json) -> tuple[ProrationLine, ...]:
+    """The lines of an invoice; they add up to its total."""
+    shown = [
+        ProrationLine(
+            text=_LINE.validate_python(" ".join(str(line.get("description") or "").split())[:500] or "without a text"),
+            amount=_money(invoice, line["amount"]),
+        )
+        for line in invoice["lines"]["data"]
+    ]
+    rest = invoice["total"] - sum(line.amount.minor for line in shown)
+    if rest:
+        shown.append(ProrationLine(text="taxes, discounts and what is not shown", amount=_money(invoice, rest)))
+    return tuple(shown)
+
+
+def _total(invoice: Json | None) -> Money | None:
+    return _money(invoice, invoice["total"]) if invoice is not None else None
+
+
+def _money(holder: Mapping[str, Any], minor: int) -> Money:
+    return Money(minor=minor, currency=str(holder["currency"]).upper())

@@ -1,0 +1,301 @@
+"""Stripe's objects in our words: every shape that an account may still send, old and current.
+
+Source: https://docs.stripe.com/api; what moved is in https://docs.stripe.com/changelog (2025-03-31.basil): a
+subscription's period to its items, an invoice's subscription under `parent`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from paybill_contracts.catalogue import Interval
+from paybill_contracts.money import Money
+from pydantic import ValidationError
+
+from paybill_billing.catalogue.domain.catalogue import PriceSeen
+from paybill_billing.subscriptions.domain.payments import Attempt
+from paybill_billing.subscriptions.domain.subscriptions import Item, PendingSeen, Seen
+
+Json = Mapping[str, Any]
+
+TENANT = "tenant_id"
+PLAN = "paybill_plan"
+VERSION = "paybill_version"
+"""The metadata that we write on what we create."""
+
+
+_YEAR_9999 = 253_370_764_800
+_FAILING = frozenset({"past_due", "unpaid"})
+_UNPAID_ALWAYS = frozenset({"trialing", "incomplete", "incomplete_expired", "paused"})
+_OF_A_PERIOD = frozenset({None, "subscription", "subscription_create", "subscription_cycle"})
+"""Why an invoice was made that is about the whole period; others are about something within it."""
+_SAME_MOMENT_S = 60
+_VERSION = re.compile(r"[0-9]{1,7}")
+
+
+class ShapeError(Exception):
+    """Stripe sent an object that lacks what every version of it has."""
+
+
+def seen(subscription: Json) -> Seen:
+    """A subscription as Stripe shows it. Raises ShapeError."""
+    item = plan_item(subscription)
+    status = text_of(subscription, "status")
+    cancel_at = time_of(subscription.get("cancel_at"))
+    period_start = time_of(item.get("current_period_start") or subscription.get("current_period_start"))
+    period_end = time_of(item.get("current_period_end") or subscription.get("current_period_end"))
+    if cancel_at is None and subscription.get("cancel_at_period_end"):
+        cancel_at = period_end
+    invoice = _invoice(subscription.get("latest_invoice"))
+    return Seen(
+        id=text_of(subscription, "id"),
+        customer=id_of(subscription.get("customer")) or _lacking(subscription, "customer"),
+        tenant=_metadata(subscription).get(TENANT),
+        status=status,
+        collection_paused=bool(subscription.get("pause_collection")),
+        items=_items(subscription, item),
+        period_start=period_start,
+        period_end=period_end,
+        cancel_at=cancel_at,
+        invoice=id_of(subscription.get("latest_invoice")),
+        trial_end=time_of(subscription.get("trial_end")),
+        paid_until=_paid_until(subscription, status, invoice, period_start, period_end),
+        failed_at=_failed_at(invoice) if status in _FAILING else None,
+        pending=_pending(subscription),
+    )
+
+
+def items_of(subscription: Json) -> list[Json]:
+    """What a subscription consists of: the plan, and perhaps metered prices beside it."""
+    return _list(subscription, "items")
+
+
+def plan_item(subscription: Json) -> Json:
+    """The item that sells the plan: the first whose price we made, else the first that is not metered."""
+    items = items_of(subscription)
+    ours = (item for item in items if PLAN in _metadata(_offer(item)))
+    licensed = (item for item in items if not _is_metered(_offer(item)))
+    return next(ours, None) or next(licensed, None) or next(iter(items), {})
+
+
+def attempt(event_id: str, invoice: Json) -> Attempt:
+    """What an `invoice.payment_failed` says. Raises ShapeError."""
+    return Attempt(
+        event=event_id,
+        invoice=text_of(invoice, "id"),
+        amount=money_of(invoice.get("amount_due"), invoice.get("currency"), invoice),
+        number=_count(invoice.get("attempt_count")),
+    )
+
+
+def subscription_of(item: Json) -> str | None:
+    """The id of the subscription that an event's object is about; None when it is about none."""
+    match item.get("object"):
+        case "subscription":
+            return id_of(item)
+        case "invoice":
+            parent = item.get("parent")
+            details = parent.get("subscription_details") if isinstance(parent, Mapping) else None
+            under_parent = details.get("subscription") if isinstance(details, Mapping) else None
+            return id_of(item.get("subscription")) or id_of(under_parent)
+        case "checkout.session":
+            return id_of(item.get("subscription"))
+        case "subscription_schedule":
+            return id_of(item.get("subscription")) or id_of(item.get("released_subscription"))
+        case _:
+            return None
+
+
+def customer_of(item: Json) -> str | None:
+    """The id of the customer that an event's object belongs to."""
+    return id_of(item) if item.get("object") == "customer" else id_of(item.get("customer"))
+
+
+def _items(subscription: Json, first: Json) -> tuple[Item, ...]:
+    """All that can be read, the likeliest plan first; of 2017, what the subscription itself says. Raises ShapeError."""
+    # The older form of the item that it has is on the subscription too: it is read where there is no other.
+    holders = [
+        first if _offer(first) else subscription,
+        *(item for item in items_of(subscription) if item is not first),
+    ]
+    return _readable(holders, subscription) or (_item(holders[0], subscription),)
+
+
+def _readable(holders: list[Json], subscription: Json) -> tuple[Item, ...]:
+    items = []
+    for holder in holders:
+        with suppress(ShapeError):
+            items.append(_item(holder, subscription))
+    return tuple(items)
+
+
+def _item(holder: Json, subscription: Json) -> Item:
+    price = _offer(holder) or _lacking(subscription, "price")
+    return Item(
+        price=_price_seen(price),
+        quantity=_count(holder.get("quantity")),
+        amount=_amount(price, subscription),
+        interval=_interval(price),
+    )
+
+
+def _interval(price: Json) -> Interval | None:
+    """How often it is paid; None for what we never sell by, such as weeks."""
+    recurring = price.get("recurring")
+    holder = recurring if isinstance(recurring, Mapping) else price
+    match holder.get("interval"), holder.get("interval_count", 1):
+        case "month", 1:
+            return Interval.MONTH
+        case ("year", 1) | ("month", 12):
+            return Interval.YEAR
+        case _:
+            return None
+
+
+def _invoice(latest: object) -> Json | None:
+    """The newest invoice, where it was sent whole."""
+    return latest if isinstance(latest, Mapping) and ("status" in latest or "paid" in latest) else None
+
+
+def _paid_until(
+    subscription: Json, status: str, invoice: Json | None, period_start: datetime | None, period_end: datetime | None
+) -> datetime | None:
+    """The end of the newest period that was paid, as far as the newest invoice, or else the status, tells."""
+    if status in _UNPAID_ALWAYS:
+        return None
+    settled = status not in _FAILING
+    if invoice is not None:
+        settled = invoice.get("paid") is True or word_of(invoice, "status") in {"paid", "void"}
+    if settled or (invoice is not None and not _opens_a_period(invoice, period_start)):
+        return period_end
+    trial_end = time_of(subscription.get("trial_end"))
+    first = invoice is not None and invoice.get("billing_reason") == "subscription_create"
+    if period_start is None or first or (trial_end is not None and period_start <= trial_end):
+        return None
+    return period_start
+
+
+def _opens_a_period(invoice: Json, period_start: datetime | None) -> bool:
+    """Whether it is for the whole period, and not for something within one that was paid before."""
+    if word_of(invoice, "billing_reason") in _OF_A_PERIOD or period_start is None:
+        return True
+    made = time_of(invoice.get("created") or invoice.get("date"))
+    return made is None or (made - period_start).total_seconds() <= _SAME_MOMENT_S
+
+
+def _failed_at(invoice: Json | None) -> datetime | None:
+    """When an open invoice was first tried in vain, which is as soon as it was final, or became overdue."""
+    if invoice is None or word_of(invoice, "status") not in {"open", "uncollectible"}:
+        return None
+    if invoice.get("collection_method", invoice.get("billing")) == "send_invoice":
+        return time_of(invoice.get("due_date"))
+    became = invoice.get("status_transitions")
+    return time_of((became if isinstance(became, Mapping) else invoice).get("finalized_at"))
+
+
+def _pending(subscription: Json) -> PendingSeen | None:
+    """What it will become: an update that waits for its payment, or the next phase of an expanded schedule."""
+    update, schedule = subscription.get("pending_update"), subscription.get("schedule")
+    if isinstance(update, Mapping):
+        items, at = list(_mappings(update.get("subscription_items"))), time_of(update.get("expires_at"))
+    elif isinstance(schedule, Mapping):
+        current = schedule.get("current_phase")
+        ends = current.get("end_date") if isinstance(current, Mapping) else None
+        phases = (phase for phase in _mappings(schedule.get("phases")) if phase.get("start_date") == ends)
+        phase: Json = next(phases, {}) if ends is not None else {}
+        items, at = list(_mappings(phase.get("items"))), time_of(ends)
+    else:
+        return None
+    found = _readable(items, subscription)
+    return PendingSeen(items=found, at=at) if found and at is not None else None
+
+
+def _offer(item: Json) -> Json:
+    """The price of an item, or its older form the plan; empty when it has neither."""
+    found = (item.get(name) for name in ("price", "plan"))
+    return next((price for price in found if isinstance(price, Mapping)), {})
+
+
+def _is_metered(price: Json) -> bool:
+    recurring = price.get("recurring")
+    holders = (price, recurring if isinstance(recurring, Mapping) else {})
+    return any(holder.get("usage_type") == "metered" for holder in holders)
+
+
+def _price_seen(price: Json) -> PriceSeen:
+    metadata, name = _metadata(price), price.get("lookup_key")
+    version = metadata.get(VERSION, "")
+    return PriceSeen(
+        id=text_of(price, "id"),
+        lookup_key=name if isinstance(name, str) else None,
+        plan=metadata.get(PLAN),
+        version=int(version) if _VERSION.fullmatch(version) else None,
+    )
+
+
+def _amount(price: Json, subscription: Json) -> Money:
+    """What one unit costs; a price in tiers, or one with parts of a cent, has no such amount, and counts as 0."""
+    minor = price.get("unit_amount", price.get("amount"))
+    return money_of(0 if minor is None else minor, price.get("currency") or subscription.get("currency"), price)
+
+
+def money_of(minor: object, currency: object, holder: Json) -> Money:
+    """An amount that `holder` has. Raises ShapeError."""
+    if not isinstance(minor, int) or not isinstance(currency, str):
+        _lacking(holder, "amount and currency")
+    try:
+        return Money(minor=minor, currency=currency.upper())
+    except ValidationError:
+        _lacking(holder, "amount and currency")
+
+
+def _list(holder: Json, name: str) -> list[Json]:
+    page = holder.get(name)
+    return list(_mappings(page.get("data"))) if isinstance(page, Mapping) else []
+
+
+def _mappings(values: object) -> Iterator[Json]:
+    if isinstance(values, list):
+        yield from (value for value in values if isinstance(value, Mapping))
+
+
+def id_of(reference: object) -> str | None:
+    """The id in a reference: Stripe sends it plain, or expanded to the whole object."""
+    if isinstance(reference, Mapping):
+        reference = reference.get("id")
+    return reference if isinstance(reference, str) and reference else None
+
+
+def _metadata(holder: Json) -> dict[str, str]:
+    found = holder.get("metadata")
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, Mapping) else {}
+
+
+def word_of(holder: Json, name: str) -> str | None:
+    """A text that `holder` may have."""
+    value = holder.get(name)
+    return value if isinstance(value, str) else None
+
+
+def text_of(holder: Json, name: str) -> str:
+    """A text that every version of `holder` has. Raises ShapeError."""
+    value = holder.get(name)
+    return value if isinstance(value, str) and value else _lacking(holder, name)
+
+
+def _count(value: object) -> int:
+    """A quantity; metered items have none, and count as one."""
+    return value if isinstance(value, int) and value >= 0 else 1
+
+
+def time_of(value: object) -> datetime | None:
+    """A time in Unix seconds; None for what is none."""
+    if not isinstance(value, int) or not 0 < value < _YEAR_9999:
+        return None
+    return datetime.fromtimestamp(value, UTC)
+
+
+def _lacking(holder: Json, name: str) -> NoReturn:
+    raise ShapeError(f"{holder.get('object')!s:.40} {holder.get('id')!s:.80} has no usable {name}")

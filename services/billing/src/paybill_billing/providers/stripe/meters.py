@@ -1,0 +1,93 @@
+"""Usage at Stripe: events of its meters, and what it has counted.
+
+Source: https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage. Our name for a meter there is its
+`event_name`.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import stripe
+
+from paybill_billing.providers.port import ProviderRefusedError, Reading
+from paybill_billing.providers.stripe.client import answers
+
+PAGE = 100
+MINUTE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Meter:
+    """A meter, and the fields of an event's payload that hold whose usage it is and how much."""
+
+    id: str
+    customer_field: str
+    value_field: str
+
+
+class StripeMeters:
+    """The meters of one account."""
+
+    def __init__(self, client: stripe.StripeClient) -> None:
+        self._client = client
+        self._known: dict[str, _Meter] = {}
+
+    async def report(self, reading: Reading, key: str) -> None:
+        """Add to the customer's meter, once for each `key`: Stripe keeps an event's identifier for a day at least.
+
+        Raises ProviderRefusedError, also for a reading that is older than the 35 days that Stripe takes.
+        """
+        with answers():
+            meter = await self._meter(reading.meter)
+            try:
+                await self._client.v1.billing.meter_events.create_async(
+                    {
+                        "event_name": reading.meter,
+                        "identifier": key,
+                        "timestamp": int(reading.at.timestamp()),
+                        "payload": {
+                            meter.customer_field: reading.customer,
+                            meter.value_field: str(reading.quantity),
+                        },
+                    },
+                    {"idempotency_key": key},
+                )
+            except stripe.InvalidRequestError as error:
+                # It has no code of its own; that it names our identifier tells it from every other refusal.
+                if "already exists" not in str(error) or key not in str(error):
+                    raise
+
+    async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
+        """What Stripe has counted from the minute of `since` to the end of the minute of `until`; it lags a little."""
+        asked: dict[str, Any] = {
+            "customer": customer,
+            "start_time": int(since.timestamp()) // MINUTE_S * MINUTE_S,
+            "end_time": -(-int(until.timestamp()) // MINUTE_S) * MINUTE_S,
+            "limit": PAGE,
+        }
+        total = Decimal(0)
+        with answers():
+            id_ = (await self._meter(meter)).id
+            more = True
+            while more:
+                answer = await self._client.raw_request_async(
+                    "get", f"/v1/billing/meters/{id_}/event_summaries", **asked
+                )
+                page = answer.data
+                total += sum(Decimal(str(summary["aggregated_value"])) for summary in page["data"])
+                more = bool(page["has_more"] and page["data"])
+                asked["starting_after"] = page["data"][-1]["id"] if more else None
+        return int(total)
+
+    async def _meter(self, name: str) -> _Meter:
+        if name not in self._known:
+            meters = await self._client.v1.billing.meters.list_async({"status": "active", "limit": PAGE})
+            async for found in meters.auto_paging_iter():
+                self._known[found.event_name] = _Meter(
+                    found.id, found.customer_mapping.event_payload_key, found.value_settings.event_payload_key
+                )
+        if name not in self._known:
+            raise ProviderRefusedError(f"Stripe has no active meter whose event name is {name}; make it there first")
+        return self._known[name]

@@ -1,0 +1,69 @@
+"""Our plans as Stripe's prices: found by the name that we give them, made when nobody has bought them yet."""
+
+import stripe
+from paybill_contracts.catalogue import PlanVersion, Price
+
+from paybill_billing.catalogue.domain.catalogue import lookup_key
+from paybill_billing.providers.port import ProviderRefusedError
+from paybill_billing.providers.stripe.client import MissingError, answers
+from paybill_billing.providers.stripe.mappers import PLAN, VERSION, Json
+
+
+class StripePrices:
+    """The prices of one account. provider: the name that plans.yaml gives it."""
+
+    def __init__(self, client: stripe.StripeClient, provider: str) -> None:
+        self._client = client
+        self._provider = provider
+        self._known: dict[str, str] = {}
+
+    async def id_of(self, product: str, plan: PlanVersion, price: Price) -> str:
+        """The id of a price of this plan. Raises ProviderRefusedError when ours costs something else there."""
+        name = lookup_key(plan, price)
+        known = price.provider_prices.get(self._provider) or self._known.get(name)
+        if known is None:
+            known = self._known[name] = await self._found(name, price) or await self._made(product, plan, price)
+        return known
+
+    def sells(self, price: Json, plan: PlanVersion) -> bool:
+        """Whether a price as Stripe shows it is one of this plan."""
+        metadata = price.get("metadata") or {}
+        return (
+            price.get("id") in {offer.provider_prices.get(self._provider) for offer in plan.prices}
+            or (metadata.get(PLAN), metadata.get(VERSION)) == (plan.plan, str(plan.version))
+            or price.get("lookup_key") in {lookup_key(plan, offer) for offer in plan.prices}
+        )
+
+    async def _found(self, name: str, price: Price) -> str | None:
+        page = await self._client.v1.prices.list_async({"lookup_keys": [name], "active": True, "limit": 1})
+        for found in page.data:
+            if (found.unit_amount, found.currency.upper()) != (price.amount.minor, price.amount.currency):
+                raise ProviderRefusedError(f"price {found.id} is called {name} and costs something else than the plan")
+            return found.id
+        return None
+
+    async def _made(self, product: str, plan: PlanVersion, price: Price) -> str:
+        name = lookup_key(plan, price)
+        made = await self._client.v1.prices.create_async(
+            {
+                "product": await self._product(f"{product}_{plan.plan}", plan),
+                "currency": price.amount.currency.lower(),
+                "unit_amount": price.amount.minor,
+                "recurring": {"interval": price.interval.value},
+                "lookup_key": name,
+                "metadata": {PLAN: plan.plan, VERSION: str(plan.version)},
+            },
+            {"idempotency_key": f"price/{name}"},
+        )
+        return made.id
+
+    async def _product(self, id_: str, plan: PlanVersion) -> str:
+        products = self._client.v1.products
+        try:
+            with answers():
+                return (await products.retrieve_async(id_)).id
+        except MissingError:
+            made = await products.create_async(
+                {"id": id_, "name": plan.name, "metadata": {PLAN: plan.plan}}, {"idempotency_key": f"product/{id_}"}
+            )
+            return made.id

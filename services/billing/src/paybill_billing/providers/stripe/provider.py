@@ -1,0 +1,221 @@
+"""Stripe, through its official library: customers, checkouts, subscriptions as they are, events, meters, the portal."""
+
+import json
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote as quoted
+
+import stripe
+from paybill_contracts.changes import Proration
+
+from paybill_billing.providers.port import (
+    DeliveryRefusedError,
+    Missed,
+    Order,
+    Page,
+    ProviderRefusedError,
+    Reading,
+    Trail,
+    Wanted,
+)
+from paybill_billing.providers.stripe import mappers
+from paybill_billing.providers.stripe.changes import StripeChanges
+from paybill_billing.providers.stripe.client import MissingError, PacedClient, answers, still_there
+from paybill_billing.providers.stripe.inbound import delivery_of
+from paybill_billing.providers.stripe.mappers import TENANT
+from paybill_billing.providers.stripe.meters import StripeMeters
+from paybill_billing.providers.stripe.prices import StripePrices
+from paybill_billing.providers.stripe.resolver import StripeTraces
+from paybill_billing.subscriptions.domain.accounts import Opened
+from paybill_billing.subscriptions.domain.payments import Attempt
+from paybill_billing.subscriptions.domain.subscriptions import Seen
+
+if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
+    from stripe.params.checkout import SessionCreateParams, SessionCreateParamsSubscriptionData
+
+log = logging.getLogger(__name__)
+
+NAME = "stripe"
+PAGE = 100
+
+
+class Stripe:
+    """One account at Stripe. The library's own retries are off: they know neither our pace nor who waits."""
+
+    def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float) -> None:
+        # Nothing is told that nobody asked for; otherwise the library also writes an id into the home directory.
+        stripe.enable_telemetry = False
+        self._http = PacedClient(per_s)
+        self._client = stripe.StripeClient(
+            api_key,
+            base_addresses={"api": api_base} if api_base else None,
+            http_client=self._http,
+            max_network_retries=0,
+        )
+        self._return_url = return_url
+        self._prices = StripePrices(self._client, NAME)
+        self._changes = StripeChanges(self._client, self._prices)
+        self._meters = StripeMeters(self._client)
+        self._traces = StripeTraces(self._client)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close_async()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+
+    async def open(self, order: Order, key: str) -> Opened:
+        """Make the customer and a checkout for it, once for each `key`.
+
+        Raises ProviderRefusedError, ProviderAwayError.
+        """
+        with answers():
+            customer = await self._customer(order, key)
+            price = await self._prices.id_of(order.product, order.plan, order.plan.prices[0])
+            session = await self._checkout(order, customer, price, key)
+        if session.url is None:
+            raise ProviderRefusedError(f"checkout {session.id} has no address")
+        return Opened(customer=customer, checkout=session.id, checkout_url=session.url)
+
+    async def adopt(self, customer: str, tenant_id: str, key: str) -> tuple[str, ...]:
+        """Write the tenant on the customer; the subscriptions that it has and that did not end.
+
+        Raises ProviderRefusedError for a customer that is not there, or that is another tenant.
+        """
+        v1 = self._client.v1
+        with answers():
+            found = (await v1.customers.retrieve_async(customer)).to_dict()
+            if found.get("deleted"):
+                raise ProviderRefusedError(f"the customer {customer} was deleted at Stripe")
+            owner = (found.get("metadata") or {}).get(TENANT)
+            if owner not in {None, "", tenant_id}:
+                raise ProviderRefusedError(f"the customer {customer} is another tenant already")
+            if owner != tenant_id:
+                await v1.customers.update_async(
+                    customer, {"metadata": {TENANT: tenant_id}}, {"idempotency_key": f"{key}/adopt"}
+                )
+            held = await v1.subscriptions.list_async({"customer": customer, "limit": PAGE})
+            return tuple([subscription.id async for subscription in held.auto_paging_iter()])
+
+    async def look(self, subscription: str) -> Seen | None:
+        """The subscription as it is now. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
+        try:
+            with answers():
+                # As it came: the library's object of objects costs more than all the rest of a look.
+                found = await self._client.raw_request_async(
+                    "get", f"/v1/subscriptions/{quoted(subscription, safe='')}", expand=["latest_invoice"]
+                )
+        except MissingError:
+            return None
+        return mappers.seen(await self._traces.whole(found.data))
+
+    async def trace(self, kind: str, id_: str) -> Trail | None:
+        """Where an object leads. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
+        return await self._traces.trace(kind, id_)
+
+    async def attempt(self, event_id: str, invoice: str) -> Attempt | None:
+        """The failed attempt that the event was about, as the invoice shows it now."""
+        return await self._traces.attempt(event_id, invoice)
+
+    async def leave(self, customer: str) -> None:
+        """Close every checkout, so that nothing new begins; then cancel what there is. Doing it twice is no error."""
+        v1 = self._client.v1
+        with answers(), suppress(MissingError):
+            sessions = await v1.checkout.sessions.list_async({"customer": customer, "status": "open", "limit": PAGE})
+            async for session in sessions.auto_paging_iter():
+                with still_there():
+                    await v1.checkout.sessions.expire_async(session.id)
+            subscriptions = await v1.subscriptions.list_async({"customer": customer, "limit": PAGE})
+            async for subscription in subscriptions.auto_paging_iter():
+                with still_there():
+                    await v1.subscriptions.cancel_async(subscription.id)
+
+    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+        """What the change would cost if it were made at `at`. Changes nothing."""
+        return await self._changes.quote(subscription, wanted, at)
+
+    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+        """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
+        await self._changes.change(subscription, wanted, at, key)
+
+    async def undelivered(self, since: datetime, after: str | None) -> Missed:
+        """A page of what was not delivered since then, the oldest page last; `after`: the page before's `next`.
+
+        Stripe keeps events for 30 days. Who may list them is whose events they are, so they carry no signature.
+        """
+        created = {"gte": int(since.timestamp())}
+        found, next_ = await self._page("/v1/events", after, delivery_success="false", created=created)
+        messages = []
+        for event in found:
+            try:
+                delivery = delivery_of(event, datetime.now(UTC))
+            except DeliveryRefusedError as error:
+                log.warning("an event in Stripe's list is left out: %s", error)
+            else:
+                messages.append((delivery, json.dumps(event).encode()))
+        return Missed(tuple(messages), next_)
+
+    async def subscriptions(self, after: str | None) -> Page:
+        """A page of them, those that ended too; `after`: the page before's `next`."""
+        found, next_ = await self._page("/v1/subscriptions", after, status="all", expand=["data.latest_invoice"])
+        seen = []
+        for subscription in found:
+            try:
+                seen.append(mappers.seen(await self._traces.whole(subscription)))
+            except mappers.ShapeError as error:
+                # It may be none of ours, and must not hide all that are behind it.
+                log.warning("a subscription in Stripe's list is left out: %s", error)
+        return Page(tuple(seen), next_)
+
+    async def report(self, reading: Reading, key: str) -> None:
+        """Add to the customer's meter, once for each `key`."""
+        await self._meters.report(reading, key)
+
+    async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
+        """What the provider has counted in that time."""
+        return await self._meters.reported(meter, customer, since, until)
+
+    async def portal(self, customer: str, return_url: str) -> str:
+        """A link for this customer, good for a short while."""
+        with answers():
+            session = await self._client.v1.billing_portal.sessions.create_async(
+                {"customer": customer, "return_url": return_url}
+            )
+        return session.url
+
+    async def _page(self, path: str, after: str | None, **wanted: Any) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of a list as it came, and what to ask for the next one with."""
+        if after is not None:
+            wanted["starting_after"] = after
+        with answers():
+            page = (await self._client.raw_request_async("get", path, limit=PAGE, **wanted)).data
+        found: list[dict[str, Any]] = page["data"]
+        return found, found[-1]["id"] if found and page["has_more"] else None
+
+    async def _customer(self, order: Order, key: str) -> str:
+        """Looked for first: Stripe forgets an idempotency key after a day, and an effect may be tried after that."""
+        customers = self._client.v1.customers
+        same_address = await customers.list_async({"email": order.email, "limit": PAGE})
+        async for customer in same_address.auto_paging_iter():
+            if (customer.to_dict().get("metadata") or {}).get(TENANT) == order.tenant_id:
+                return customer.id
+        made = await customers.create_async(
+            {"email": order.email, "name": order.name, "metadata": {TENANT: order.tenant_id}},
+            {"idempotency_key": f"{key}/customer"},
+        )
+        return made.id
+
+    async def _checkout(self, order: Order, customer: str, price: str, key: str) -> stripe.checkout.Session:
+        subscribed: SessionCreateParamsSubscriptionData = {"metadata": {TENANT: order.tenant_id}}
+        if order.plan.trial_days:
+            subscribed["trial_period_days"] = order.plan.trial_days
+        wanted: SessionCreateParams = {
+            "mode": "subscription",
+            "customer": customer,
+            "client_reference_id": order.tenant_id,
+            "line_items": [{"price": price, "quantity": 1}],
+            "subscription_data": subscribed,
+            "success_url": self._return_url,
+            "cancel_url": self._return_url,
+        }
+        return await self._client.v1.checkout.sessions.create_async(wanted, {"idempotency_key": f"{key}/checkout"})

@@ -1,0 +1,130 @@
+"""What Stripe has to be asked beside a subscription: where a payment belongs, and the rest of what is cut short."""
+
+import logging
+from typing import Any
+from urllib.parse import quote as quoted
+
+import stripe
+
+from paybill_billing.providers.port import ProviderRefusedError, Trail
+from paybill_billing.providers.stripe.client import MissingError, answers
+from paybill_billing.providers.stripe.mappers import (
+    Json,
+    ShapeError,
+    attempt,
+    customer_of,
+    id_of,
+    items_of,
+    subscription_of,
+)
+from paybill_billing.providers.stripe.payment_mappers import (
+    LEADING,
+    dispute,
+    first_invoice,
+    invoice_of,
+    refund,
+    related,
+    target_of,
+)
+from paybill_billing.subscriptions.domain.payments import Attempt, Dispute, Refund
+
+log = logging.getLogger(__name__)
+
+PAGE = 100
+
+
+class StripeTraces:
+    """Follows objects of one account to where they belong."""
+
+    def __init__(self, client: stripe.StripeClient) -> None:
+        self._client = client
+
+    async def trace(self, kind: str, id_: str) -> Trail | None:
+        """Where the object leads; None when Stripe never had it. Raises ShapeError."""
+        match kind:
+            case "charge":
+                return await self._charge(id_)
+            case "refund":
+                found = await self._find("/v1/refunds", id_, expand=["charge"])
+                return await self._paid(found, [refund(found)]) if found is not None else None
+            case "dispute":
+                found = await self._find("/v1/disputes", id_, expand=["charge"])
+                return await self._paid(found, [dispute(found)]) if found is not None else None
+            case "event":
+                found = await self._find("/v2/core/events", id_)
+                named = related(found) if found is not None else None
+                return Trail(target=target_of(*named)) if named is not None else None
+            case _ if kind in LEADING:
+                found = await self._find(LEADING[kind], id_)
+                return Trail(target=subscription_of({"object": kind, **found})) if found is not None else None
+            case _:
+                return Trail()
+
+    async def attempt(self, event_id: str, invoice: str) -> Attempt | None:
+        """The failed attempt that the event was about, as the invoice shows it now."""
+        found = await self._find("/v1/invoices", invoice)
+        return attempt(event_id, found) if found is not None else None
+
+    async def whole(self, subscription: Json) -> Json:
+        """The subscription with the items that were cut off, and with the schedule that it only named."""
+        whole = dict(subscription)
+        items = subscription.get("items")
+        if isinstance(items, dict) and items.get("has_more"):
+            page = await self._get("/v1/subscription_items", subscription=subscription.get("id"), limit=PAGE)
+            whole["items"] = page
+        schedule = subscription.get("schedule")
+        if isinstance(schedule, str) and items_of(whole):
+            whole["schedule"] = await self._find("/v1/subscription_schedules", schedule, expand=["phases.items.price"])
+        return whole
+
+    async def _charge(self, id_: str) -> Trail | None:
+        """All refunds and disputes of a charge: events of one name only the charge, since 2022-11-15."""
+        charge = await self._find("/v1/charges", id_)
+        if charge is None:
+            return None
+        refunds = (await self._get("/v1/refunds", charge=id_, limit=PAGE)).get("data", [])
+        disputed = charge.get("disputed") or charge.get("dispute")
+        disputes = (await self._get("/v1/disputes", charge=id_, limit=PAGE)).get("data", []) if disputed else []
+        return await self._paid({"charge": charge}, [*map(refund, refunds), *map(dispute, disputes)])
+
+    async def _paid(self, found: Json, returned: list[Refund | Dispute | None]) -> Trail:
+        """Who had paid, and what for: by the charge's invoice, by its payment's, or by nothing but the customer."""
+        charge = found.get("charge")
+        charge = charge if isinstance(charge, dict) else {}
+        invoice = await self._invoice(
+            invoice_of(charge), id_of(found.get("payment_intent") or charge.get("payment_intent"))
+        )
+        holders = (charge, invoice or {}, found)
+        return Trail(
+            returned=tuple(each for each in returned if each is not None),
+            customer=next((customer for holder in holders if (customer := customer_of(holder))), None),
+            subscription=subscription_of({"object": "invoice", **invoice}) if invoice else None,
+            invoice=id_of(invoice),
+        )
+
+    async def _invoice(self, invoice: str | None, intent: str | None) -> Json | None:
+        if invoice is not None:
+            return await self._find("/v1/invoices", invoice)
+        if intent is None:
+            return None
+        payment = {"type": "payment_intent", "payment_intent": intent}
+        try:
+            page = await self._get("/v1/invoice_payments", payment=payment, limit=1, expand=["data.invoice"])
+        except ProviderRefusedError as error:
+            # That money went back is told without its invoice rather than never.
+            log.warning("the invoice of %s is not to be had: %s", intent, error)
+            return None
+        return first_invoice(page)
+
+    async def _find(self, path: str, id_: str, **more: Any) -> Json | None:
+        try:
+            return await self._get(f"{path}/{quoted(id_, safe='')}", **more)
+        except MissingError:
+            return None
+
+    async def _get(self, path: str, **more: Any) -> Json:
+        with answers():
+            found = (await self._client.raw_request_async("get", path, **more)).data
+        if not isinstance(found, dict):
+            raise ShapeError(f"{path} is no object")
+        return found

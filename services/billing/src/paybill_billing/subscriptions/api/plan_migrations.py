@@ -1,0 +1,264 @@
+"""Moves over HTTP: what one would mean, start it, follow it, pause it."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Annotated, Any, Self
+from uuid import uuid4
+
+from fastapi import APIRouter, Query, Response, status
+from paybill_contracts.billing import PlanRef
+from paybill_contracts.catalogue import Interval, PlanVersion
+from paybill_contracts.changes import FeatureDifference, MoveId
+from paybill_contracts.money import Money
+from paybill_contracts.values import Count, Key, Text
+from paybill_runtime.decisions.context import Caller, Edge
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import text
+
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.reading import Limit, Reader, Writer, found
+from paybill_billing.subscriptions.api.changes import MAX_COUNT, When
+from paybill_billing.subscriptions.domain import changes, plan_migrations
+from paybill_billing.subscriptions.domain.change_requests import NoSuchPriceError, price_index
+from paybill_billing.subscriptions.domain.plan_migrations import Move, MoveEvent, Status, UnknownMoveError
+from paybill_billing.subscriptions.jobs.plan_migrations import PINS
+from paybill_billing.tables import CATALOGUES, MOVES
+
+Version = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+
+_WHO = text(
+    "SELECT access, state->'subscription'->'price'->>'currency' AS currency, "  # noqa: S608  # from our code
+    "state->'subscription'->>'interval' AS interval, count(*) AS subscriptions, "
+    "sum((state->'subscription'->>'quantity')::bigint)::bigint AS quantity, "
+    "sum((state->'subscription'->'price'->>'minor')::bigint * (state->'subscription'->>'quantity')::bigint)::bigint "
+    f"AS paid FROM subscriptions WHERE {PINS} GROUP BY 1, 2, 3 ORDER BY 2, 3, 1"
+)
+_MOVES = text(
+    "SELECT m.state::text AS state, count(c.id) AS asked, count(c.id) FILTER (WHERE c.status = 'applied') AS moved, "
+    "count(c.id) FILTER (WHERE c.open_for IS NULL AND c.status <> 'applied') AS refused FROM moves AS m "
+    "LEFT JOIN changes AS c ON c.move_id = m.id WHERE :id = '' OR m.id = :id GROUP BY m.id ORDER BY m.id LIMIT :limit"
+)
+
+
+class MoveBody(BaseModel):
+    """Who is to be moved where. Both versions must have been published once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_plan: Key
+    from_version: Version
+    to_plan: Key
+    to_version: Version
+    when: When = When.PERIOD_END
+    reason: Annotated[Text, Field(description="Kept in the log for ever: no personal data.")]
+
+
+class PauseBody(BaseModel):
+    """Why nobody more is to be moved for now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Text
+
+
+class PriceDifference(BaseModel):
+    """What those who pay in one currency and interval pay all together, before and after; null: no such price."""
+
+    currency: str
+    interval: Interval
+    subscriptions: int
+    before: Money
+    after: Money | None
+
+
+class MovePreview(BaseModel):
+    """What a move would mean. `refused_now`: how many could not be moved as they stand, by access."""
+
+    subscriptions: int
+    by_access: dict[str, int]
+    refused_now: int
+    prices: list[PriceDifference]
+    features: list[FeatureDifference]
+    tier_before: str
+    tier_after: str
+    placement_before: str
+    placement_after: str
+
+
+class MoveView(BaseModel):
+    """A move and how far it is: of `total` subscriptions `asked` to change, `moved` and `refused`."""
+
+    id: MoveId
+    status: Status
+    from_plan: str
+    from_version: int
+    to: PlanRef
+    when: When
+    reason: str
+    total: Count
+    asked: Count
+    moved: Count
+    refused: Count
+    left: Annotated[int | None, Field(description="Who pins the old version still; null until it is finished.")]
+
+    @classmethod
+    def of(cls, move: Move, asked: int, moved: int, refused: int) -> Self:
+        """What is shown of `move`, with what became of its changes by now."""
+        return cls(
+            id=move.id,
+            status=move.status,
+            from_plan=move.from_plan,
+            from_version=move.from_version,
+            to=move.to,
+            when=When.PERIOD_END if move.at_period_end else When.NOW,
+            reason=move.reason,
+            total=move.total,
+            asked=asked,
+            moved=moved,
+            refused=refused,
+            left=move.left,
+        )
+
+
+def router(edge: Edge) -> APIRouter:
+    """The routes, on this edge."""
+    routes = APIRouter(prefix="/v1/moves", tags=["moves"])
+
+    async def act(who: Caller, move_id: str, verb: str, decision: Callable[[Move], list[MoveEvent]]) -> MoveView:
+        def decide(unit: Unit, _: Moment) -> MoveView:
+            unit.record(MOVES, move_id, decision(plan_migrations.existing(unit.get(MOVES, move_id), move_id)))
+            move = plan_migrations.existing(unit.get(MOVES, move_id), move_id)
+            return MoveView.of(move, move.asked, move.moved, move.refused)
+
+        return await edge.decide(
+            who.origin,
+            decide,
+            writes=[MOVES.key(move_id)],
+            verb=verb,
+            target=move_id,
+            idempotency=who.idempotency,
+            answer=MoveView,
+        )
+
+    @routes.get("/preview")
+    async def preview(
+        _: Reader,
+        from_plan: Annotated[Key, Query()],
+        from_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
+        to_plan: Annotated[Key, Query()],
+        to_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
+    ) -> MovePreview:
+        """How many would be moved, what they pay before and after, and what the plans give differently."""
+        known = catalogue.existing(await found(edge, CATALOGUES, catalogue.CATALOGUE))
+        before = catalogue.published(known, from_plan, from_version).plan
+        after = catalogue.published(known, to_plan, to_version).plan
+        groups = await edge.rows(_WHO, {"plan": from_plan, "version": str(from_version)})
+        by_access: Counter[str] = Counter()
+        for group in groups:
+            by_access[group.access] += group.subscriptions
+        return MovePreview(
+            subscriptions=by_access.total(),
+            by_access=dict(by_access),
+            refused_now=by_access["suspended"] + by_access["paused"],
+            prices=_prices(groups, after),
+            features=list(changes.differences(before, after)),
+            tier_before=before.tier,
+            tier_after=after.tier,
+            placement_before=before.placement,
+            placement_after=after.placement,
+        )
+
+    @routes.post("", status_code=status.HTTP_202_ACCEPTED)
+    async def start(body: MoveBody, who: Writer, response: Response) -> MoveView:
+        """Take everybody who pins one plan version to another, each by a change of its own, confirmed.
+
+        It goes on by itself, over restarts, too. Refused with `unknown_plan`, `same_version`, `nobody_to_move`, or
+        `move_runs` while another move away from this version is not finished.
+        """
+        groups = await edge.rows(_WHO, {"plan": body.from_plan, "version": str(body.from_version)})
+        total = sum(group.subscriptions for group in groups)
+        move_id = f"mov_{uuid4().hex}"
+
+        def decide(unit: Unit, _: Moment) -> MoveView:
+            known = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
+            events = plan_migrations.start(
+                unit.get(MOVES, move_id),
+                known,
+                move_id=move_id,
+                from_plan=body.from_plan,
+                from_version=body.from_version,
+                to_plan=body.to_plan,
+                to_version=body.to_version,
+                at_period_end=body.when is When.PERIOD_END,
+                total=total,
+                reason=body.reason,
+            )
+            unit.record(MOVES, move_id, events)
+            return MoveView.of(plan_migrations.existing(unit.get(MOVES, move_id), move_id), 0, 0, 0)
+
+        view = await edge.decide(
+            who.origin,
+            decide,
+            writes=[MOVES.key(move_id)],
+            reads=[CATALOGUES.key(catalogue.CATALOGUE)],
+            verb="move",
+            target=f"{body.from_plan}@{body.from_version}",
+            idempotency=who.idempotency,
+            answer=MoveView,
+        )
+        response.headers["Location"] = f"/v1/moves/{view.id}"
+        return view
+
+    @routes.get("")
+    async def show_all(_: Reader, limit: Limit = 50) -> list[MoveView]:
+        """Moves, in the order of their ids."""
+        rows = await edge.rows(_MOVES, {"id": "", "limit": limit})
+        return [MoveView.of(MOVES.load(row.state), row.asked, row.moved, row.refused) for row in rows]
+
+    @routes.get("/{move_id}")
+    async def show(move_id: MoveId, _: Reader) -> MoveView:
+        """One move, and how far it is; what was refused: `/v1/changes?move_id=…&status=refused`."""
+        rows = await edge.rows(_MOVES, {"id": move_id, "limit": 1})
+        if not rows:
+            raise UnknownMoveError(f"there is no move {move_id}")
+        return MoveView.of(MOVES.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)
+
+    @routes.post("/{move_id}/pause")
+    async def pause(move_id: MoveId, body: PauseBody, who: Writer) -> MoveView:
+        """Ask nobody more to change; what is under way is made. Refused with `move_finished`."""
+        return await act(who, move_id, "pause_move", lambda move: plan_migrations.pause(move, body.reason))
+
+    @routes.post("/{move_id}/resume")
+    async def resume(move_id: MoveId, who: Writer) -> MoveView:
+        """Go on where it was paused. Refused with `move_finished`."""
+        return await act(who, move_id, "resume_move", plan_migrations.resume)
+
+    return routes
+
+
+def _prices(groups: Any, after: PlanVersion) -> list[PriceDifference]:
+    """By currency and interval; who shows no interval is taken for one who pays by the month."""
+    found: dict[tuple[str, Interval], PriceDifference] = {}
+    for group in groups:
+        interval = Interval(group.interval or Interval.MONTH)
+        try:
+            price = after.prices[price_index(after, group.currency, interval)].amount
+            more = Money(minor=price.minor * group.quantity, currency=group.currency)
+        except NoSuchPriceError:
+            more = None
+        paid = Money(minor=group.paid, currency=group.currency)
+        known = found.get((group.currency, interval))
+        if known is None:
+            found[group.currency, interval] = PriceDifference(
+                currency=group.currency,
+                interval=interval,
+                subscriptions=group.subscriptions,
+                before=paid,
+                after=more,
+            )
+            continue
+        known.subscriptions += group.subscriptions
+        known.before += paid
+        known.after = known.after + more if known.after is not None and more is not None else None
+    return list(found.values())

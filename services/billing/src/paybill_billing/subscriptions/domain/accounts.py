@@ -1,0 +1,183 @@
+"""Accounts: a tenant as a customer of a billing provider, from sign-up to leaving."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import assert_never
+
+from paybill_contracts.billing import (
+    AccountAdopted,
+    AccountFailed,
+    AccountOpened,
+    AccountRegistered,
+    CancellationRequested,
+)
+from paybill_contracts.errors import DomainError, NotFoundError
+from paybill_contracts.personal import Personal
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
+
+from paybill_billing.catalogue.domain.catalogue import Catalogue, on_sale
+from paybill_billing.providers.domain import Choice, choose
+
+AccountEvent = AccountRegistered | AccountOpened | AccountAdopted | AccountFailed | CancellationRequested
+
+
+class UnknownTenantError(NotFoundError):
+    code = "unknown_tenant"
+
+
+class AccountOrderError(DomainError):
+    """A fact came before the one that makes the account."""
+
+    code = "account_order"
+
+
+class Status(StrEnum):
+    """Where the account stands at its provider."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A tenant as a customer.
+
+    adopts: the customer that it was at the provider before it came to us. leaving: whatever it has there is to be
+    cancelled.
+    """
+
+    id: str
+    name: str
+    contact_email: Personal[str]
+    plan: str
+    plan_version: int
+    provider: str
+    retention_s: int
+    status: Status = Status.OPENING
+    customer: str | None = None
+    checkout: str | None = None
+    checkout_url: str | None = None
+    failure: str | None = None
+    leaving: bool = False
+    adopts: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the provider gave us for a new customer."""
+
+    customer: str
+    checkout: str
+    checkout_url: str
+
+
+def on_tenant_requested(
+    account: Account | None, catalogue: Catalogue, providers: Choice, event: TenantRequested
+) -> list[AccountEvent]:
+    """A new tenant gets an account, where it wants to pay. Raises UnknownPlanError, UnknownProviderError."""
+    if account is not None:
+        return []
+    plan = on_sale(catalogue, event.plan)
+    return [
+        AccountRegistered(
+            tenant_id=event.tenant_id,
+            name=event.name,
+            contact_email=event.contact_email,
+            plan=plan.plan,
+            plan_version=plan.version,
+            provider=choose(providers, event.payment),
+            retention_s=plan.retention_s,
+            adopts=event.customer,
+        )
+    ]
+
+
+def opened(account: Account, at_provider: Opened) -> list[AccountEvent]:
+    """The provider knows the tenant. One that left meanwhile must not be able to pay."""
+    return _begun(
+        account,
+        AccountOpened(
+            tenant_id=account.id,
+            provider=account.provider,
+            customer=at_provider.customer,
+            checkout=at_provider.checkout,
+            checkout_url=at_provider.checkout_url,
+        ),
+    )
+
+
+def adopted(account: Account, customer: str) -> list[AccountEvent]:
+    """The tenant is this customer of the provider, with what it has there."""
+    return _begun(account, AccountAdopted(tenant_id=account.id, provider=account.provider, customer=customer))
+
+
+def failed(account: Account, reason: str) -> list[AccountEvent]:
+    """The provider would not have the tenant."""
+    match account.status:
+        case Status.OPENING:
+            return [AccountFailed(tenant_id=account.id, provider=account.provider, reason=reason)]
+        case Status.OPEN | Status.FAILED:
+            return []
+        case _:
+            assert_never(account.status)
+
+
+def on_tenant_leaving(account: Account | None, event: OffboardingStarted | TenantCancelled) -> list[AccountEvent]:
+    """Cancel what the tenant has, unless it leaves because billing itself said that it is over."""
+    match event.origin:
+        case HoldOrigin.BILLING:
+            return []
+        case HoldOrigin.OPERATOR:
+            return [] if account is None or account.leaving else [_cancellation(account, account.customer)]
+        case _:
+            assert_never(event.origin)
+
+
+def evolve(account: Account | None, event: AccountEvent) -> Account:
+    """The account after `event`; only `AccountRegistered` may come first."""
+    if isinstance(event, AccountRegistered):
+        return Account(
+            id=event.tenant_id,
+            name=event.name,
+            contact_email=event.contact_email,
+            plan=event.plan,
+            plan_version=event.plan_version,
+            provider=event.provider,
+            retention_s=event.retention_s,
+            adopts=event.adopts,
+        )
+    if account is None:
+        raise AccountOrderError(f"{event.TYPE} came before the account of {event.tenant_id}")
+    match event:
+        case AccountOpened():
+            return replace(
+                account,
+                status=Status.OPEN,
+                customer=event.customer,
+                checkout=event.checkout,
+                checkout_url=event.checkout_url,
+                failure=None,
+            )
+        case AccountAdopted():
+            return replace(account, status=Status.OPEN, customer=event.customer, failure=None)
+        case AccountFailed():
+            return replace(account, status=Status.FAILED, failure=event.reason)
+        case CancellationRequested():
+            return replace(account, leaving=True)
+        case _:
+            assert_never(event)
+
+
+def _begun(account: Account, said: AccountOpened | AccountAdopted) -> list[AccountEvent]:
+    match account.status:
+        case Status.OPENING | Status.FAILED:
+            return [said, _cancellation(account, said.customer)] if account.leaving else [said]
+        case Status.OPEN:
+            return []
+        case _:
+            assert_never(account.status)
+
+
+def _cancellation(account: Account, customer: str | None) -> CancellationRequested:
+    return CancellationRequested(tenant_id=account.id, provider=account.provider, customer=customer)

@@ -1,0 +1,107 @@
+"""Effects of an account's facts: open it at the provider, cancel all it has there."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from paybill_contracts.billing import AccountRegistered, CancellationRequested
+from paybill_contracts.values import Text
+from paybill_runtime.clock import now
+from paybill_runtime.decisions.store import Statement
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.jobs.effects import Job, Outcome, Refused, RetryAfter, Work
+from pydantic import TypeAdapter
+
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.providers.port import Adopts, Order, ProviderAwayError, ProviderRefusedError, Providers
+from paybill_billing.subscriptions.domain import accounts
+from paybill_billing.subscriptions.domain.accounts import Account, Opened, Status, UnknownTenantError
+from paybill_billing.tables import ACCOUNTS, CATALOGUES, look_again
+
+WORK = Work()
+_LINE = TypeAdapter(Text)
+
+
+def _failed(job: Job[AccountRegistered], reason: str) -> Outcome:
+    tenant_id = job.event.tenant_id
+    line = _LINE.validate_python(" ".join(reason.split()) or "unknown")
+
+    def decide(unit: Unit, _: Moment) -> None:
+        unit.record(ACCOUNTS, tenant_id, accounts.failed(_account(unit, tenant_id), line))
+
+    return Outcome(decide, writes=[ACCOUNTS.key(tenant_id)])
+
+
+@WORK.effect(AccountRegistered, attempts=8, failed=_failed)
+async def open_account(job: Job[AccountRegistered], providers: Providers) -> AsyncIterator[Outcome]:
+    """Make the tenant a customer of its provider, or the customer that it is already. One that left is not made one."""
+    tenant_id = job.event.tenant_id
+    account = await job.state(ACCOUNTS, tenant_id)
+    sold = await job.state(CATALOGUES, catalogue.CATALOGUE)
+    if account is None or sold is None or account.status is Status.OPEN or account.leaving:
+        return
+    if account.adopts is not None:
+        yield await _adopt(account, account.adopts, providers, job.id)
+        return
+    order = Order(
+        tenant_id=tenant_id,
+        name=account.name,
+        email=await job.open(account.contact_email),
+        product=sold.on_sale.product,
+        plan=catalogue.published(sold, account.plan, account.plan_version).plan,
+    )
+    with answers():
+        opened = await providers[account.provider].open(order, job.id)
+    yield Outcome(lambda unit, _: _opened(unit, tenant_id, opened), writes=[ACCOUNTS.key(tenant_id)], last=True)
+
+
+@WORK.effect(CancellationRequested, attempts=8)
+async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
+    """Cancel all that the tenant has. What that changes comes back as webhooks, and is heard like any other."""
+    if job.event.customer is not None:
+        with answers():
+            await providers[job.event.provider].leave(job.event.customer)
+    yield Outcome(_nothing, last=True)
+
+
+async def _adopt(account: Account, customer: str, providers: Providers, key: str) -> Outcome:
+    """What it has is looked at as soon as the account is open; no message may ever come about it."""
+    with answers():
+        provider = providers[account.provider]
+        if not isinstance(provider, Adopts):
+            raise ProviderRefusedError(f"{account.provider} cannot take over a customer that it has already")
+        held = await provider.adopt(customer, account.id, key)
+
+    def decide(unit: Unit, _: Moment) -> None:
+        unit.record(ACCOUNTS, account.id, accounts.adopted(_account(unit, account.id), customer))
+
+    def look(statement: Statement) -> None:
+        for subscription in sorted(held):
+            look_again(account.provider, subscription, now(), statement)
+
+    return Outcome(decide, writes=[ACCOUNTS.key(account.id)], last=True, besides=look)
+
+
+def _nothing(_unit: Unit, _at: Moment) -> None:
+    """The provider's own messages will say what changed."""
+
+
+def _opened(unit: Unit, tenant_id: str, opened: Opened) -> None:
+    unit.record(ACCOUNTS, tenant_id, accounts.opened(_account(unit, tenant_id), opened))
+
+
+def _account(unit: Unit, tenant_id: str) -> Account:
+    account = unit.get(ACCOUNTS, tenant_id)
+    if account is None:
+        raise UnknownTenantError(f"there is no account of {tenant_id}")
+    return account
+
+
+@contextmanager
+def answers() -> Iterator[None]:
+    """A provider's no and not-now, as the loop understands them."""
+    try:
+        yield
+    except ProviderAwayError as error:
+        raise RetryAfter(error.after_s, str(error)) from error
+    except ProviderRefusedError as error:
+        raise Refused(str(error)) from error

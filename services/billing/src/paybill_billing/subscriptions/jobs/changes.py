@@ -1,0 +1,91 @@
+"""Effects of a change's facts: have the provider quote it, have the provider make it."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+
+from paybill_contracts.billing import Subscription
+from paybill_contracts.changes import ChangeConfirmed, ChangeRequested
+from paybill_contracts.values import Text
+from paybill_runtime import clock
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.jobs.effects import Job, Outcome, Refused
+from pydantic import TypeAdapter
+
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.domain.catalogue import Catalogue
+from paybill_billing.providers.port import Providers
+from paybill_billing.subscriptions.domain import change_requests, changes
+from paybill_billing.subscriptions.domain.changes import Change, Status
+from paybill_billing.subscriptions.jobs.accounts import WORK as ACCOUNTS_WORK
+from paybill_billing.subscriptions.jobs.accounts import answers
+from paybill_billing.tables import CATALOGUES, CHANGES, SUBSCRIPTIONS, look_again
+
+WORK = ACCOUNTS_WORK
+"""One table of effects a service; this module adds its own."""
+
+REFUSED = "provider_refused"
+_LINE = TypeAdapter(Text)
+
+
+def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Outcome:
+    change_id = job.event.change_id
+    line = _LINE.validate_python(" ".join(reason.split())[:500] or "unknown")
+
+    def decide(unit: Unit, _: Moment) -> None:
+        change = changes.existing(unit.get(CHANGES, change_id), change_id)
+        unit.record(CHANGES, change_id, changes.refused(change, REFUSED, line))
+
+    return Outcome(decide, writes=[CHANGES.key(change_id)])
+
+
+@WORK.effect(ChangeRequested, attempts=8, failed=_failed)
+async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
+    """What the change costs now, and what it gives."""
+    change, subscription, sold = await _known(job)
+    if change.status is not Status.REQUESTED:
+        return
+    wanted = change_requests.at_provider(sold, subscription, change.wanted)
+    before = catalogue.published(sold, subscription.plan.plan, subscription.plan.version).plan
+    with answers():
+        proration = await providers[subscription.provider].quote(
+            subscription.provider_subscription, wanted, clock.now()
+        )
+
+    def decide(unit: Unit, at: Moment) -> None:
+        asked = changes.existing(unit.get(CHANGES, change.id), change.id)
+        quoted = changes.quoted(asked, subscription, proration, before, wanted.plan or before, at.now)
+        unit.record(CHANGES, change.id, quoted)
+
+    yield Outcome(decide, writes=[CHANGES.key(change.id)], last=True)
+
+
+@WORK.effect(ChangeConfirmed, attempts=8, failed=_failed)
+async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
+    """Make the change as it was quoted, and look at the subscription again: what it is now follows as its facts."""
+    change, subscription, sold = await _known(job)
+    if change.status is not Status.CONFIRMED or change.quote is None:
+        return
+    wanted = change_requests.at_provider(sold, subscription, change.wanted)
+    target = subscription.provider_subscription
+    with answers():
+        await providers[subscription.provider].change(target, wanted, change.quote.proration.effective_at, job.id)
+
+    def decide(unit: Unit, _: Moment) -> None:
+        made = changes.existing(unit.get(CHANGES, change.id), change.id)
+        unit.record(CHANGES, change.id, changes.applied(made))
+
+    yield Outcome(
+        decide,
+        writes=[CHANGES.key(change.id)],
+        last=True,
+        besides=partial(look_again, subscription.provider, target, clock.now()),
+    )
+
+
+async def _known(job: Job[ChangeRequested] | Job[ChangeConfirmed]) -> tuple[Change, Subscription, Catalogue]:
+    change = await job.state(CHANGES, job.event.change_id)
+    standing = await job.state(SUBSCRIPTIONS, job.event.subscription_id)
+    sold = await job.state(CATALOGUES, catalogue.CATALOGUE)
+    if change is None or standing is None or sold is None:
+        raise Refused(f"{job.event.change_id} is of a subscription that is not known here")
+    return change, standing.subscription, sold

@@ -1,0 +1,91 @@
+"""HTTP of usage: what a tenant uses of what it may use, and consuming it."""
+
+from fastapi import APIRouter
+from paybill_contracts.usage import Usage
+from paybill_contracts.values import TenantId
+from paybill_runtime import clock
+from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.http.problems import Problem
+from sqlmodel import select
+
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.reading import Reader, Writer, account_of, document, found
+from paybill_billing.tables import (
+    ACCOUNTS,
+    CATALOGUES,
+    ENTITLEMENTS,
+    MEMBERS,
+    METERS,
+    MeterRow,
+)
+from paybill_billing.usage.api.views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView
+from paybill_billing.usage.domain import usage
+from paybill_billing.usage.domain.quotas import bound_of, metered
+
+MAX_METERS = 500
+CONSUMER = "consume"
+"""The publisher of what was consumed over HTTP; who it was stands in the fact's actor."""
+
+
+def router(edge: Edge) -> APIRouter:
+    """The routes, on this edge."""
+    routes = APIRouter(prefix="/v1", tags=["usage"])
+
+    @routes.get("/tenants/{tenant_id}/usage")
+    async def show_usage(tenant_id: TenantId, _: Reader) -> TenantUsageView:
+        """What a tenant uses now, of what it may use."""
+        await account_of(edge, tenant_id)
+        held = await found(edge, ENTITLEMENTS, tenant_id)
+        wanted = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
+        meters = {meter.meter: meter for row in await edge.rows(wanted) for meter in [METERS.load(row.state)]}
+        names = sorted({feature.meter for feature in metered(held)} | meters.keys())
+        now = edge.now()
+        return TenantUsageView(
+            tenant_id=tenant_id,
+            allows_access=held is not None and held.allows_access,
+            meters=[AllowanceView.of(name, meters.get(name), bound_of(held, name), now) for name in names],
+        )
+
+    @routes.post("/tenants/{tenant_id}/usage/consume")
+    async def consume(tenant_id: TenantId, body: ConsumeBody, who: Writer) -> ConsumeView:
+        """Count what is about to be used if the plan allows it, at once: two cannot share the last unit.
+
+        Needs an Idempotency-Key: the same request again is answered as the first time, and counted once.
+        """
+        if who.idempotency is None:
+            raise Problem(400, "idempotency_key_missing", "send an Idempotency-Key: without it a retry counts twice")
+        used = Usage(tenant_id=tenant_id, meter=body.meter, quantity=body.quantity, occurred_at=edge.now(), of=body.of)
+        id_, shard, usage_id = usage.meter_id(tenant_id, body.meter), usage.shard_of(used), clock.new_id()
+
+        def decide(unit: Unit, _: Moment) -> ConsumeView:
+            sold = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
+            consumed = usage.consume(
+                unit.get(METERS, id_),
+                unit.get(MEMBERS, shard) if shard is not None else None,
+                used,
+                usage_id=usage_id,
+                publisher=CONSUMER,
+                plan=usage.Plan(unit.get(ACCOUNTS, tenant_id), unit.get(ENTITLEMENTS, tenant_id), sold),
+            )
+            unit.record(METERS, id_, consumed.on_meter)
+            if shard is not None:
+                unit.record(MEMBERS, shard, consumed.on_members)
+            return ConsumeView.of(body.meter, consumed)
+
+        return await edge.decide(
+            who.origin,
+            decide,
+            writes=[METERS.key(id_), *([MEMBERS.key(shard)] if shard is not None else [])],
+            reads=[
+                ACCOUNTS.key(tenant_id),
+                ENTITLEMENTS.key(tenant_id),
+                CATALOGUES.key(catalogue.CATALOGUE),
+            ],
+            idempotency=who.idempotency,
+            answer=ConsumeView,
+            verb="consume",
+            target=id_,
+        )
+
+    return routes

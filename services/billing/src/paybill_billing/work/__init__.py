@@ -1,1 +1,0 @@
-"""What billing has done at its providers, and what it learns from them: effects of facts, and the inbox of webhooks."""
