@@ -16,7 +16,7 @@ from paybill_licence.licence import (
     Licence,
     Revocation,
     Revocations,
-    assembled,
+    assemble,
     base64url,
     jwk,
     key_id,
@@ -30,7 +30,7 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def signed(claims) -> str:
-    return assembled(claims, base64url(KEY.sign(signing_input(claims))))
+    return assemble(claims, base64url(KEY.sign(signing_input(claims))))
 
 
 LICENCE = Licence(

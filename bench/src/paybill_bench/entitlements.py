@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from paybill_contracts.billing import EntitlementsSet, PlanRef
 from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
-from paybill_contracts.entitlements import Copy, check
+from paybill_contracts.entitlements import EntitlementsCache, check
 from paybill_contracts.event import encode
 from paybill_contracts.placement import Preset
 
@@ -25,10 +25,10 @@ CHECKS = 200_000
 
 async def measure(say: Say) -> Sequence[Figure]:
     """All in this process."""
-    copy = Copy()
+    copy = EntitlementsCache()
     for number in range(TENANTS):
         fact = EntitlementsSet.model_validate_json(encode(_set(tenant(number, TENANTS))))
-        copy.hear(fact, 1)
+        copy.apply(fact, 1)
     chance = random.Random(1)  # noqa: S311  # which are asked for is no secret
     asked = [
         (tenant(chance.randrange(TENANTS), TENANTS), f"feature-{chance.randrange(FEATURES + 1)}", chance.randrange(200))

@@ -15,7 +15,7 @@ from paybill_licence.licence import (
     verify_licence,
     verify_revocations,
 )
-from paybill_licence.watch import watch
+from paybill_licence.watch import update_status
 from pydantic import AwareDatetime, TypeAdapter
 
 from paybill_cli.errors import CliError, usage
@@ -74,7 +74,7 @@ def verify(
         )
     said = licence.model_dump(mode="json")
     plan = said["plan"] if out.json else f"{licence.plan.plan} v{licence.plan.version}"
-    advice = watch(None, licence, now).advice
+    advice = update_status(None, licence, now).advice
     out.record("licence.verified", {**said, "plan": plan, "advice": advice}, FIELDS)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from paybill_contracts.billing import EntitlementsSet, PlanRef
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
-from paybill_contracts.entitlements import Answer, Copy, Reason, check
+from paybill_contracts.entitlements import CheckResult, EntitlementsCache, Reason, check
 from paybill_contracts.placement import Preset
 
 TENANT = "ten_" + "1" * 32
@@ -24,7 +24,7 @@ HELD = EntitlementsSet(
     allows_access=True,
     entitlements_hash="d" * 64,
 )
-YES = Answer(allowed=True, reason=Reason.ALLOWED)
+YES = CheckResult(allowed=True, reason=Reason.ALLOWED)
 
 
 @pytest.mark.parametrize(
@@ -33,18 +33,18 @@ YES = Answer(allowed=True, reason=Reason.ALLOWED)
         ("export", 0, 1, YES),
         ("support", 0, 1, YES),
         ("bytes", 10**15, 1, YES),
-        ("sso", 0, 1, Answer(allowed=False, reason=Reason.SWITCHED_OFF)),
-        ("nothing", 0, 1, Answer(allowed=False, reason=Reason.NOT_INCLUDED)),
-        ("projects", 4, 1, Answer(allowed=True, reason=Reason.ALLOWED, limit=5, remaining=1)),
-        ("projects", 5, 1, Answer(allowed=False, reason=Reason.LIMIT_REACHED, limit=5, remaining=0)),
-        ("projects", 9, 0, Answer(allowed=False, reason=Reason.LIMIT_REACHED, limit=5, remaining=0)),
-        ("projects", 3, 3, Answer(allowed=False, reason=Reason.LIMIT_REACHED, limit=5, remaining=2)),
-        ("calls", 99, 1, Answer(allowed=True, reason=Reason.ALLOWED, limit=100, remaining=1)),
-        ("calls", 100, 1, Answer(allowed=False, reason=Reason.QUOTA_EXCEEDED, limit=100, remaining=0)),
+        ("sso", 0, 1, CheckResult(allowed=False, reason=Reason.SWITCHED_OFF)),
+        ("nothing", 0, 1, CheckResult(allowed=False, reason=Reason.NOT_INCLUDED)),
+        ("projects", 4, 1, CheckResult(allowed=True, reason=Reason.ALLOWED, limit=5, remaining=1)),
+        ("projects", 5, 1, CheckResult(allowed=False, reason=Reason.LIMIT_REACHED, limit=5, remaining=0)),
+        ("projects", 9, 0, CheckResult(allowed=False, reason=Reason.LIMIT_REACHED, limit=5, remaining=0)),
+        ("projects", 3, 3, CheckResult(allowed=False, reason=Reason.LIMIT_REACHED, limit=5, remaining=2)),
+        ("calls", 99, 1, CheckResult(allowed=True, reason=Reason.ALLOWED, limit=100, remaining=1)),
+        ("calls", 100, 1, CheckResult(allowed=False, reason=Reason.QUOTA_EXCEEDED, limit=100, remaining=0)),
     ],
 )
 def test_a_feature_is_answered_by_its_kind(feature, used, want, answer):
-    assert check(HELD, feature, used=used, want=want) == answer
+    assert check(HELD, feature, used=used, requested=want) == answer
 
 
 def test_without_access_nothing_may_be_used():
@@ -55,13 +55,13 @@ def test_without_access_nothing_may_be_used():
 
 
 def test_a_copy_takes_what_is_newer_and_drops_the_rest():
-    copy = Copy()
+    copy = EntitlementsCache()
     newer = HELD.model_copy(update={"allows_access": False})
 
     assert copy.get(TENANT) is None
-    assert copy.hear(HELD, 3)
-    assert not copy.hear(newer, 3)
-    assert not copy.hear(newer, 2)
+    assert copy.apply(HELD, 3)
+    assert not copy.apply(newer, 3)
+    assert not copy.apply(newer, 2)
     assert copy.get(TENANT) is HELD
-    assert copy.hear(newer, 4)
+    assert copy.apply(newer, 4)
     assert copy.get(TENANT) is newer

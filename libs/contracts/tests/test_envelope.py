@@ -16,7 +16,7 @@ from paybill_contracts.envelope import (
     headers_of,
     intake_subject,
     read_fact,
-    read_offer,
+    read_intake_event,
     subject_of,
 )
 from paybill_contracts.event import Event, InvalidEventError, UnknownEventError, encode, partition_of
@@ -280,7 +280,7 @@ def offer(subject: str = intake_subject("metering", USAGE), payload: bytes = enc
     headers = {"ce-id": ID, "ce-time": "2026-11-22T12:00:00Z", "traceparent": TRACE}
     headers |= {name.replace("_", "-"): value for name, value in edits.items() if value is not None}
     kept = {name: value for name, value in headers.items() if edits.get(name.replace("-", "_"), "") is not None}
-    return read_offer(subject, kept, payload, 5)
+    return read_intake_event(subject, kept, payload, 5)
 
 
 def test_an_offer_says_who_offers_what() -> None:

@@ -3,8 +3,8 @@
 import pytest
 from paybill_contracts.catalogue import Aggregation, Meter, Window
 from paybill_contracts.placement import Preset
-from paybill_definitions.lined_yaml import MAX_FLAWS
-from paybill_definitions.plans_file import Objection, PlansError, read_plans, read_tiers, unknown_tiers
+from paybill_definitions.lined_yaml import MAX_DIAGNOSTICS
+from paybill_definitions.plans_file import CatalogueDiagnostic, PlansError, read_plans, read_tiers, unknown_tiers
 
 GOOD = """\
 product: shop
@@ -38,7 +38,9 @@ def test_a_good_file_becomes_a_catalogue_and_tells_where_each_plan_stands():
     (plan,) = plans.content.plans
     assert (plan.grace_s, plan.placement, plan.prices[0].amount.minor) == (604_800, Preset.POOLED, 2900)
     assert plans.content.meters == (Meter(meter="calls", aggregation=Aggregation.SUM, window=Window.MONTH),)
-    said = plans.report([Objection("basic@1", "grace_s", "too long"), Objection("calls", "", "unused")])
+    said = plans.report(
+        [CatalogueDiagnostic("basic@1", "grace_s", "too long"), CatalogueDiagnostic("calls", "", "unused")]
+    )
     assert said == ["plans.yaml:3: unused", "plans.yaml:10: too long"]
 
 
@@ -127,7 +129,7 @@ def test_more_flaws_than_anybody_reads_at_once_are_counted():
 
     found = flaws(many)
 
-    assert len(found) == MAX_FLAWS + 1
+    assert len(found) == MAX_DIAGNOSTICS + 1
     assert found[-1] == "plans.yaml: and 5 more"
 
 

@@ -28,7 +28,7 @@ from paybill_licence.licence import (
     Revocations,
     UnknownLicenceKeyError,
     WrongLicenceAlgorithmError,
-    assembled,
+    assemble,
     base64url,
     jwk,
     key_id,
@@ -77,7 +77,7 @@ LIST = Revocations(alg="Ed25519", kid=KID, number=7, issued_at=NOW, next_update=
 
 
 def signed(claims, key=KEY):
-    return assembled(claims, base64url(key.sign(signing_input(claims))))
+    return assemble(claims, base64url(key.sign(signing_input(claims))))
 
 
 def handmade(payload, prefix=b"paybill-licence-v1.", key=KEY):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from nats.errors import NoServersError
-from paybill_contracts.envelope import MalformedFactError, read_offer
+from paybill_contracts.envelope import MalformedFactError, read_intake_event
 from paybill_contracts.event import InvalidEventError
 from paybill_contracts.usage import Usage
 from paybill_embedded.nats import NatsServer
@@ -51,7 +51,7 @@ async def test_what_was_published_is_what_the_owner_of_the_type_reads(nats: Nats
     async with metering(nats) as publisher:
         receipt = await publisher.publish(USAGE, time=NOON)
 
-    offer = read_offer(*await first(nats))
+    offer = read_intake_event(*await first(nats))
 
     assert (offer.event, offer.id, offer.publisher, offer.time) == (USAGE, receipt.id, "metering", NOON)
     assert receipt.sequence == 1

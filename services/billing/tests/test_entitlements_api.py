@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_world import eventually
-from paybill_contracts.entitlements import Copy, Reason, check
+from paybill_contracts.entitlements import EntitlementsCache, Reason, check
 from paybill_contracts.usage import Usage
 from paybill_runtime.http.auth import Role, make_key
 from paybill_runtime.replay.verify import replay
@@ -81,9 +81,9 @@ async def test_a_copy_in_another_process_answers_what_the_service_answers(world)
     await entitled(world)
     await post(world, "grants", feature="projects", amount=2, reason="x")
     facts = await world.log.facts("billing.entitlements_set", at_least=2)
-    copy = Copy()
+    copy = EntitlementsCache()
     for fact in [*facts[::-1], *facts]:
-        copy.hear(fact.event, fact.revision)
+        copy.apply(fact.event, fact.revision)
 
     for used in (6, 7):
         said = (await post(world, "check", feature="projects", used=used)).json()

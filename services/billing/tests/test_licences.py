@@ -31,7 +31,7 @@ from paybill_contracts.licences import (
 )
 from paybill_contracts.placement import Preset
 from paybill_licence.licence import (
-    assembled,
+    assemble,
     base64url,
     key_id,
     signing_input,
@@ -76,7 +76,7 @@ def issued(known=None, *, seats=None, valid_s=DAYS_30, now=NOW):
 def signed(licence, key=KEY):
     """What the effect makes of a licence that waits for it."""
     claims = licences.claims_of(licence, licence.pending.revision, key_id(key.public_key().public_bytes_raw()))
-    return licences.signed(licence, claims, assembled(claims, base64url(key.sign(signing_input(claims)))))
+    return licences.signed(licence, claims, assemble(claims, base64url(key.sign(signing_input(claims)))))
 
 
 def in_force(**more):

@@ -19,7 +19,7 @@ from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.domain.closed_windows import ClosedWindow
 from paybill_billing.usage.jobs import WORK, Closing
 from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PlanRef, PublisherGrant
-from paybill_contracts.envelope import Offer, Origin, headers_of_offer, intake_subject
+from paybill_contracts.envelope import IntakeEvent, Origin, intake_headers, intake_subject
 from paybill_contracts.metering import UsageWindowOpened
 from paybill_contracts.placement import Preset
 from paybill_contracts.usage import Usage
@@ -74,7 +74,7 @@ class Metered:
     async def offer_raw(self, payload):
         """As another program may: our own library refuses to send what is not valid."""
         sound = Usage(tenant_id=TENANT, meter="calls", quantity=1, occurred_at=datetime.now(UTC))
-        headers = headers_of_offer(Offer(sound, new_id(), "metering", datetime.now(UTC), child(None)))
+        headers = intake_headers(IntakeEvent(sound, new_id(), "metering", datetime.now(UTC), child(None)))
         await self.client.jetstream().publish(intake_subject("metering", sound), payload, headers=headers)
 
     async def consume(self, quantity=1, key=None, **more):

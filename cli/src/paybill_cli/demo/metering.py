@@ -1,7 +1,7 @@
 """Chapter 6: an internal service reports usage; what is wrong is set aside with its reason and holds up nothing."""
 
 from paybill_contracts.billing import BillingIntakeQuarantined, UsageRecorded
-from paybill_contracts.envelope import Offer, headers_of_offer, intake_subject
+from paybill_contracts.envelope import IntakeEvent, intake_headers, intake_subject
 from paybill_contracts.event import encode
 from paybill_contracts.usage import Usage
 from paybill_runtime import clock
@@ -37,10 +37,10 @@ async def report_usage(scene: Scene, tenant: Tenant) -> None:
 async def _publish_unchecked(scene: Scene, usage: Usage) -> None:
     """As another program may: our own library refuses to send what is not valid."""
     bus = scene.stack.at.bus
-    offer = Offer(usage, clock.new_id(), PUBLISHER, clock.now(), child(None))
+    offer = IntakeEvent(usage, clock.new_id(), PUBLISHER, clock.now(), child(None))
     client = await connect(bus.url, PUBLISHER, bus.password(PUBLISHER), wait_s=PATIENCE_S)
     try:
         subject = intake_subject(PUBLISHER, usage)
-        await client.jetstream().publish(subject, encode(usage), headers=headers_of_offer(offer))
+        await client.jetstream().publish(subject, encode(usage), headers=intake_headers(offer))
     finally:
         await client.close()

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from paybill_contracts.catalogue import Feature, Interval
 from paybill_contracts.event import Event, Value
-from paybill_contracts.metering import Member, MeterId
+from paybill_contracts.metering import ItemDigest, MeterId
 from paybill_contracts.money import Money
 from paybill_contracts.operations import (
     IntakeQuarantined,
@@ -292,7 +292,7 @@ class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="
     occurred_at: Timestamp
     window_start: Timestamp | None = None
     value: Count | None = None
-    member: Member | None = None
+    member: ItemDigest | None = None
 
 
 class PublisherGrant(Value):

@@ -18,7 +18,7 @@ ChangeId = Annotated[
 ]
 
 
-MoveId = Annotated[
+MigrationId = Annotated[
     str,
     StringConstraints(pattern=r"^mov_[0-9a-f]{32}$"),
     Field(examples=["mov_0123456789abcdef0123456789abcdef"]),
@@ -97,7 +97,7 @@ class ChangeRequested(ChangeFact, type="billing.change_requested", version=1, ag
     wanted: WantedChange
     confirmed: bool
     reason: Text
-    move_id: MoveId | None = None
+    move_id: MigrationId | None = None
 
 
 class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregate="change", key="change_id"):

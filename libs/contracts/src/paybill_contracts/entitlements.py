@@ -92,7 +92,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CheckResult:
     """Whether the tenant may. limit: a limit or quota, None where there is no bound; remaining: what is left of it."""
 
     allowed: bool
@@ -101,7 +101,7 @@ class Answer:
     remaining: int | None = None
 
 
-class Held(Protocol):
+class Entitlements(Protocol):
     """What a tenant may use, such as the fact `EntitlementsSet`."""
 
     @property
@@ -111,21 +111,21 @@ class Held(Protocol):
     def features(self) -> tuple[Feature, ...]: ...
 
 
-_ALLOWED = Answer(allowed=True, reason=Reason.ALLOWED)
-_NO_ACCESS = Answer(allowed=False, reason=Reason.NO_ACCESS)
-_NOT_INCLUDED = Answer(allowed=False, reason=Reason.NOT_INCLUDED)
-_SWITCHED_OFF = Answer(allowed=False, reason=Reason.SWITCHED_OFF)
+_ALLOWED = CheckResult(allowed=True, reason=Reason.ALLOWED)
+_NO_ACCESS = CheckResult(allowed=False, reason=Reason.NO_ACCESS)
+_NOT_INCLUDED = CheckResult(allowed=False, reason=Reason.NOT_INCLUDED)
+_SWITCHED_OFF = CheckResult(allowed=False, reason=Reason.SWITCHED_OFF)
 
 
-def check(held: Held | None, feature: str, *, used: int = 0, want: int = 1) -> Answer:
+def check(entitlements: Entitlements | None, feature: str, *, used: int = 0, requested: int = 1) -> CheckResult:
     """Whether `want` more of `feature` may be used when `used` are in use already.
 
     held: None for a tenant that never had a subscription which gave access. used: for a limit what exists now, for
     what is metered what was used in the open window. used and want are not negative.
     """
-    if held is None or not held.allows_access:
+    if entitlements is None or not entitlements.allows_access:
         return _NO_ACCESS
-    for each in held.features:
+    for each in entitlements.features:
         if each.key == feature:
             break
     else:
@@ -136,25 +136,25 @@ def check(held: Held | None, feature: str, *, used: int = 0, want: int = 1) -> A
         case StaticFeature():
             return _ALLOWED
         case LimitFeature():
-            return _bounded(each.limit, used, want, Reason.LIMIT_REACHED)
+            return _bounded(each.limit, used, requested, Reason.LIMIT_REACHED)
         case MeteredFeature():
-            return _ALLOWED if each.quota is None else _bounded(each.quota, used, want, Reason.QUOTA_EXCEEDED)
+            return _ALLOWED if each.quota is None else _bounded(each.quota, used, requested, Reason.QUOTA_EXCEEDED)
         case _:
             assert_never(each)
 
 
-def _bounded(limit: int, used: int, want: int, refusal: Reason) -> Answer:
-    allowed = used + want <= limit
-    return Answer(allowed, Reason.ALLOWED if allowed else refusal, limit, max(limit - used, 0))
+def _bounded(limit: int, used: int, requested: int, refusal: Reason) -> CheckResult:
+    allowed = used + requested <= limit
+    return CheckResult(allowed, Reason.ALLOWED if allowed else refusal, limit, max(limit - used, 0))
 
 
-class Copy:
+class EntitlementsCache:
     """What tenants may use, as this process heard it; a fact that is not newer than what is known changes nothing."""
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[int, EntitlementsSet]] = {}
 
-    def hear(self, event: EntitlementsSet, revision: int) -> bool:
+    def apply(self, event: EntitlementsSet, revision: int) -> bool:
         """Take a fact in; revision: of its envelope. Whether it was news."""
         known = self._held.get(event.tenant_id)
         if known is not None and revision <= known[0]:

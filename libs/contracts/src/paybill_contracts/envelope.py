@@ -160,7 +160,7 @@ def read_fact(subject: str, headers: Mapping[str, str] | None, payload: bytes, s
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class IntakeEvent:
     """A message of INTAKE: what a publisher says happened; the owner of the type decides whether it becomes a fact."""
 
     event: Event
@@ -171,18 +171,22 @@ class Offer:
     sequence: int = 0
 
 
-def headers_of_offer(offer: Offer) -> dict[str, str]:
+def intake_headers(intake_event: IntakeEvent) -> dict[str, str]:
     """The CloudEvents attributes of an offer, as NATS headers."""
-    return _attributes(offer.event, offer.id, offer.publisher, offer.time, offer.traceparent)
+    return _attributes(
+        intake_event.event, intake_event.id, intake_event.publisher, intake_event.time, intake_event.traceparent
+    )
 
 
-def read_offer(subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0) -> Offer:
+def read_intake_event(
+    subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0
+) -> IntakeEvent:
     """The offer in a message of INTAKE. Raises as `read_fact` does."""
     match = _INTAKE.fullmatch(subject)
     if match is None:
         raise MalformedFactError(f"{subject[:200]} is no subject of the intake")
     head = headers or {}
-    return Offer(
+    return IntakeEvent(
         event=decode(match[2], int(match[3]), payload),
         id=_matching(head, "ce-id", _ID),
         publisher=match[1],

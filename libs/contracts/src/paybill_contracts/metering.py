@@ -19,10 +19,10 @@ WindowId = Annotated[
 ]
 """`<tenant>:<meter>:<the hour in which the window starts, UTC>`."""
 
-MembersId = Annotated[str, Field(pattern=rf"{_METER}:[0-9a-f]{{2}}$", examples=[f"{_EXAMPLE}:7f"])]
+ItemSetId = Annotated[str, Field(pattern=rf"{_METER}:[0-9a-f]{{2}}$", examples=[f"{_EXAMPLE}:7f"])]
 """`<tenant>:<meter>:<the first byte of the members' digests>`."""
 
-Member = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{24}$"), Field(examples=["7f3456789abcdef012345678"])]
+ItemDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{24}$"), Field(examples=["7f3456789abcdef012345678"])]
 """The first 96 bits of SHA-256 of one of the things that a meter tells apart, lower-case hex."""
 
 
@@ -51,11 +51,11 @@ class UsageMemberCounted(
     Members of windows that start before `forget_before` are needed no more.
     """
 
-    members_id: MembersId
+    members_id: ItemSetId
     tenant_id: TenantId
     meter: Key
     window_start: Timestamp
-    member: Member
+    member: ItemDigest
     forget_before: Timestamp
 
 

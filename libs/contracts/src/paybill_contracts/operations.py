@@ -54,10 +54,10 @@ class IntakeQuarantined(Event):
     reason: Text
 
 
-def said_by(context: str, fact: type[F]) -> type[F]:
+def service_event(service: str, kind: type[F]) -> type[F]:
     """The class with which `context` says `fact`, one of those above. Raises UnknownEventError when it has none."""
-    prefix = f"{context}."
-    own = [event for event in known_events() if issubclass(event, fact) and event.TYPE.startswith(prefix)]
+    prefix = f"{service}."
+    own = [event for event in known_events() if issubclass(event, kind) and event.TYPE.startswith(prefix)]
     if not own:
-        raise UnknownEventError(f"{context} declares no {fact.__name__} of its own")
+        raise UnknownEventError(f"{service} declares no {kind.__name__} of its own")
     return max(own, key=lambda event: event.VERSION)

@@ -1,18 +1,18 @@
 """Facts about moves: all who subscribe to one plan version are taken to another."""
 
 from paybill_contracts.billing import PlanRef
-from paybill_contracts.changes import MoveId
+from paybill_contracts.changes import MigrationId
 from paybill_contracts.event import Event
 from paybill_contracts.values import Count, Key, SubscriptionId, Text
 
 
-class MoveFact(Event):
+class PlanMigrationEvent(Event):
     """What all facts of a move carry."""
 
-    move_id: MoveId
+    move_id: MigrationId
 
 
-class MoveStarted(MoveFact, type="billing.move_started", version=1, aggregate="move", key="move_id"):
+class MoveStarted(PlanMigrationEvent, type="billing.move_started", version=1, aggregate="move", key="move_id"):
     """Everybody who pins `from_plan` in `from_version` is to pin `to` instead, each by a change of its own.
 
     at_period_end: each when what it paid for is over, and not now. total: how many they were.
@@ -26,7 +26,7 @@ class MoveStarted(MoveFact, type="billing.move_started", version=1, aggregate="m
     reason: Text
 
 
-class MoveProgressed(MoveFact, type="billing.move_progressed", version=1, aggregate="move", key="move_id"):
+class MoveProgressed(PlanMigrationEvent, type="billing.move_progressed", version=1, aggregate="move", key="move_id"):
     """The subscriptions up to `after`, in the order of their ids, have been asked to change.
 
     moved, refused: how many of all changes so far were made, and were not.
@@ -38,17 +38,17 @@ class MoveProgressed(MoveFact, type="billing.move_progressed", version=1, aggreg
     refused: Count
 
 
-class MovePaused(MoveFact, type="billing.move_paused", version=1, aggregate="move", key="move_id"):
+class MovePaused(PlanMigrationEvent, type="billing.move_paused", version=1, aggregate="move", key="move_id"):
     """Nobody more is asked to change until it is resumed; changes that are under way are made."""
 
     reason: Text
 
 
-class MoveResumed(MoveFact, type="billing.move_resumed", version=1, aggregate="move", key="move_id"):
+class MoveResumed(PlanMigrationEvent, type="billing.move_resumed", version=1, aggregate="move", key="move_id"):
     """It goes on behind the last subscription that was asked."""
 
 
-class MoveFinished(MoveFact, type="billing.move_finished", version=1, aggregate="move", key="move_id"):
+class MoveFinished(PlanMigrationEvent, type="billing.move_finished", version=1, aggregate="move", key="move_id"):
     """Everybody was asked, and every change was made or refused.
 
     left: how many pin the old version still: those that were refused, and who came meanwhile.

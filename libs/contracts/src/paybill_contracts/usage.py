@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from paybill_contracts.event import Event
 from paybill_contracts.values import Count, Key, TenantId, Timestamp
 
-Thing = Annotated[
+ItemName = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
     Field(examples=["user-4711"]),
@@ -25,4 +25,4 @@ class Usage(Event, type="usage.recorded", version=1, aggregate="usage", key="ten
     meter: Key
     quantity: Count
     occurred_at: Timestamp
-    of: Thing | None = None
+    of: ItemName | None = None

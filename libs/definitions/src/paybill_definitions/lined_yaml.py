@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 MAX_BYTES = 512 * 1024
-MAX_FLAWS = 20
+MAX_DIAGNOSTICS = 20
 MAX_VALUES = 100_000
 
 M = TypeVar("M", bound=BaseModel)
@@ -18,17 +18,17 @@ Lines = dict[Path, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Flaw:
+class Diagnostic:
     """What is wrong in a line."""
 
     line: int
     reason: str
 
 
-class FlawedError(Exception):
+class InvalidDocumentError(Exception):
     """The text is not what the model says."""
 
-    def __init__(self, *flaws: Flaw) -> None:
+    def __init__(self, *flaws: Diagnostic) -> None:
         super().__init__()
         self.flaws = flaws
 
@@ -36,23 +36,23 @@ class FlawedError(Exception):
 def read(model: type[M], text: str) -> tuple[M, Lines]:
     """What is written, and the line of each part. Raises FlawedError."""
     if len(text) > MAX_BYTES:
-        raise FlawedError(Flaw(1, f"the file is larger than {MAX_BYTES} bytes"))
+        raise InvalidDocumentError(Diagnostic(1, f"the file is larger than {MAX_BYTES} bytes"))
     lines: Lines = {}
     try:
         return model.model_validate(_parsed(text, lines)), lines
     except yaml.YAMLError as error:
-        raise FlawedError(_yaml_flaw(error)) from None
+        raise InvalidDocumentError(_yaml_flaw(error)) from None
     except RecursionError:
-        raise FlawedError(Flaw(1, "no YAML: nested too deeply")) from None
+        raise InvalidDocumentError(Diagnostic(1, "no YAML: nested too deeply")) from None
     except ValidationError as error:
-        raise FlawedError(*(_schema_flaw(item, lines) for item in error.errors())) from None
+        raise InvalidDocumentError(*(_schema_flaw(item, lines) for item in error.errors())) from None
 
 
-def report(name: str, flaws: Iterable[Flaw]) -> list[str]:
+def report(name: str, diagnostics: Iterable[Diagnostic]) -> list[str]:
     """A line for each: `<file>:<line>: <reason>`; of more than people read at once, how many more there are."""
-    ordered = sorted(flaws, key=lambda flaw: flaw.line)
-    left = [f"{name}: and {len(ordered) - MAX_FLAWS} more"] if len(ordered) > MAX_FLAWS else []
-    return [f"{name}:{flaw.line}: {flaw.reason}" for flaw in ordered[:MAX_FLAWS]] + left
+    ordered = sorted(diagnostics, key=lambda flaw: flaw.line)
+    left = [f"{name}: and {len(ordered) - MAX_DIAGNOSTICS} more"] if len(ordered) > MAX_DIAGNOSTICS else []
+    return [f"{name}:{flaw.line}: {flaw.reason}" for flaw in ordered[:MAX_DIAGNOSTICS]] + left
 
 
 def _parsed(text: str, lines: Lines) -> Any:
@@ -61,7 +61,7 @@ def _parsed(text: str, lines: Lines) -> Any:
     try:
         node = loader.get_single_node()
         if node is None:
-            raise FlawedError(Flaw(1, "the file is empty"))
+            raise InvalidDocumentError(Diagnostic(1, "the file is empty"))
         return _plain(loader, node, (), lines)
     finally:
         loader.dispose()
@@ -70,26 +70,26 @@ def _parsed(text: str, lines: Lines) -> Any:
 def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -> Any:
     line = node.start_mark.line + 1
     if path in lines:
-        raise FlawedError(Flaw(line, f"{path[-1]} is written twice, first in line {lines[path]}"))
+        raise InvalidDocumentError(Diagnostic(line, f"{path[-1]} is written twice, first in line {lines[path]}"))
     lines[path] = line
     if len(lines) > MAX_VALUES:
-        raise FlawedError(Flaw(line, f"more than {MAX_VALUES} values; aliases multiply"))
+        raise InvalidDocumentError(Diagnostic(line, f"more than {MAX_VALUES} values; aliases multiply"))
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, index), lines) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         plain = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise FlawedError(Flaw(key.start_mark.line + 1, "a name must be plain text"))
+                raise InvalidDocumentError(Diagnostic(key.start_mark.line + 1, "a name must be plain text"))
             plain[key.value] = _plain(loader, value, (*path, key.value), lines)
         return plain
     try:
         return loader.construct_object(node)
     except ValueError as error:  # such as a thirteenth month
-        raise FlawedError(Flaw(line, f"{node.value!r:.60} is no value: {error}")) from None
+        raise InvalidDocumentError(Diagnostic(line, f"{node.value!r:.60} is no value: {error}")) from None
 
 
-def _schema_flaw(item: Any, lines: Lines) -> Flaw:
+def _schema_flaw(item: Any, lines: Lines) -> Diagnostic:
     """The nearest line to where the schema said no. Some steps of its path are names of types, not of the file."""
     path: Path = ()
     for step in item["loc"]:
@@ -97,9 +97,9 @@ def _schema_flaw(item: Any, lines: Lines) -> Flaw:
             path = (*path, step)
     missing = item["type"] == "missing"
     where = ".".join(str(step) for step in (*path, item["loc"][-1] if missing else "") if step != "")
-    return Flaw(lines.get(path, 1), f"{where or 'the file'}: {item['msg']}")
+    return Diagnostic(lines.get(path, 1), f"{where or 'the file'}: {item['msg']}")
 
 
-def _yaml_flaw(error: yaml.YAMLError) -> Flaw:
+def _yaml_flaw(error: yaml.YAMLError) -> Diagnostic:
     mark = getattr(error, "problem_mark", None)
-    return Flaw(mark.line + 1 if mark is not None else 1, f"no YAML: {getattr(error, 'problem', None) or error}")
+    return Diagnostic(mark.line + 1 if mark is not None else 1, f"no YAML: {getattr(error, 'problem', None) or error}")

@@ -27,7 +27,7 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.values import Key, ProviderId, Text
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from paybill_definitions.lined_yaml import Flaw, FlawedError, Lines, M, read, report
+from paybill_definitions.lined_yaml import Diagnostic, InvalidDocumentError, Lines, M, read, report
 
 MAX_CONTENT_BYTES = 480 * 1024
 """Of the catalogue as a fact, which must fit into one message."""
@@ -47,7 +47,7 @@ class PlansError(DomainError):
 
 
 @dataclass(frozen=True, slots=True)
-class Objection:
+class CatalogueDiagnostic:
     """Why a catalogue that is well written cannot be sold. name: of a plan version, `pro@2`, or of a meter."""
 
     name: str
@@ -63,11 +63,11 @@ class Plans:
     file: str
     lines: Mapping[tuple[str, str], int]
 
-    def report(self, objections: Iterable[Objection]) -> list[str]:
+    def report(self, diagnostics: Iterable[CatalogueDiagnostic]) -> list[str]:
         """A line for each: `<file>:<line>: <reason>`."""
-        return report(self.file, [Flaw(self._line(item), item.reason) for item in objections])
+        return report(self.file, [Diagnostic(self._line(item), item.reason) for item in diagnostics])
 
-    def _line(self, objection: Objection) -> int:
+    def _line(self, objection: CatalogueDiagnostic) -> int:
         written = _AS_WRITTEN.get(objection.field, objection.field)
         return self.lines.get((objection.name, written), self.lines.get((objection.name, ""), 1))
 
@@ -114,7 +114,7 @@ class WrittenMetered(MeteredFeature):
     model_config = _Written.model_config
 
 
-WrittenFeature = Annotated[WrittenBoolean | WrittenStatic | WrittenLimit | WrittenMetered, Field(discriminator="kind")]
+FeatureInput = Annotated[WrittenBoolean | WrittenStatic | WrittenLimit | WrittenMetered, Field(discriminator="kind")]
 """A feature as people write it: a name in it that is not known is refused, not ignored."""
 
 
@@ -135,7 +135,7 @@ class _Plan(_Written):
     trial: Annotated[Span, Field(le=730 * 86_400)] = 0
     grace: Annotated[Span, Field(le=365 * 86_400)]
     retention: Annotated[Span, Field(le=3650 * 86_400)]
-    features: Annotated[list[WrittenFeature], Field(max_length=200)]
+    features: Annotated[list[FeatureInput], Field(max_length=200)]
     prices: Annotated[list[_Price], Field(min_length=1)]
 
 
@@ -175,7 +175,7 @@ def read_plans(text: str, name: str) -> Plans:
     return Plans(content=content, file=name, lines=_places(content, lines))
 
 
-def feature_of(written: WrittenFeature) -> Feature:
+def to_feature(written: FeatureInput) -> Feature:
     """The feature that was written."""
     return _FEATURE.validate_python(written.model_dump())
 
@@ -186,11 +186,11 @@ def read_tiers(text: str, name: str) -> frozenset[tuple[str, Preset]]:
     return frozenset((each.tier, each.placement) for each in written.tiers)
 
 
-def unknown_tiers(content: Catalogue, tiers: Tiers) -> list[Objection]:
+def unknown_tiers(content: Catalogue, tiers: Tiers) -> list[CatalogueDiagnostic]:
     """Plan versions that promise an environment which nobody can build."""
     known = ", ".join(sorted(f"{tier} ({placement})" for tier, placement in tiers)) or "none"
     return [
-        Objection(
+        CatalogueDiagnostic(
             version_name(plan),
             "tier",
             f"{version_name(plan)} wants the tier {plan.tier} ({plan.placement}), which the blueprint does not have; "
@@ -209,7 +209,7 @@ def version_name(plan: PlanVersion) -> str:
 def _read(model: type[M], text: str, name: str) -> tuple[M, Lines]:
     try:
         return read(model, text)
-    except FlawedError as error:
+    except InvalidDocumentError as error:
         raise PlansError("\n".join(report(name, error.flaws))) from None
 
 
@@ -247,7 +247,7 @@ def _version(plan: _Plan) -> PlanVersion:
         trial_days=plan.trial // _SECONDS["d"],
         grace_s=plan.grace,
         retention_s=plan.retention,
-        features=tuple(map(feature_of, plan.features)),
+        features=tuple(map(to_feature, plan.features)),
         prices=tuple(
             Price(
                 amount=Money(minor=price.minor, currency=price.currency),
@@ -259,31 +259,31 @@ def _version(plan: _Plan) -> PlanVersion:
     )
 
 
-def _contradictions(written: _File, lines: Lines) -> Iterator[Flaw]:
+def _contradictions(written: _File, lines: Lines) -> Iterator[Diagnostic]:
     """What each plan says well alone, and not together."""
     declared = [meter.meter for meter in written.meters]
     for index, name in _repeated(declared):
-        yield Flaw(lines["meters", index], f"the meter {name} is written twice")
+        yield Diagnostic(lines["meters", index], f"the meter {name} is written twice")
     theirs = [
         (index, f"{provider} {name}")
         for index, meter in enumerate(written.meters)
         for provider, name in meter.provider_meters.items()
     ]
     for place, name in _repeated([name for _, name in theirs]):
-        yield Flaw(lines["meters", theirs[place][0]], f"{name} is the meter of two meters")
+        yield Diagnostic(lines["meters", theirs[place][0]], f"{name} is the meter of two meters")
     for index, name in _repeated([f"{plan.plan} version {plan.version}" for plan in written.plans]):
-        yield Flaw(lines["plans", index], f"{name} is written twice")
+        yield Diagnostic(lines["plans", index], f"{name} is written twice")
     for index, plan in enumerate(written.plans):
         path = ("plans", index)
         for place, key in _repeated([feature.key for feature in plan.features]):
-            yield Flaw(lines[*path, "features", place], f"the feature {key} is written twice")
+            yield Diagnostic(lines[*path, "features", place], f"the feature {key} is written twice")
         for place, feature in enumerate(plan.features):
             if isinstance(feature, MeteredFeature):
                 yield from _metered(feature, declared, lines[*path, "features", place])
         for price, name in _repeated([f"{price.interval}ly price in {price.currency}" for price in plan.prices]):
-            yield Flaw(lines[*path, "prices", price], f"the {name} is written twice")
+            yield Diagnostic(lines[*path, "prices", price], f"the {name} is written twice")
         if plan.trial % _SECONDS["d"]:
-            yield Flaw(lines[*path, "trial"], "a trial is in whole days")
+            yield Diagnostic(lines[*path, "trial"], "a trial is in whole days")
     ids = [
         (index, price, f"{provider} {price_id}")
         for index, plan in enumerate(written.plans)
@@ -292,15 +292,15 @@ def _contradictions(written: _File, lines: Lines) -> Iterator[Flaw]:
     ]
     for place, name in _repeated([name for _, _, name in ids]):
         index, price, _ = ids[place]
-        yield Flaw(lines["plans", index, "prices", price], f"{name} is the price of two plans")
+        yield Diagnostic(lines["plans", index, "prices", price], f"{name} is the price of two plans")
 
 
-def _metered(feature: MeteredFeature, declared: Collection[str], line: int) -> Iterator[Flaw]:
+def _metered(feature: MeteredFeature, declared: Collection[str], line: int) -> Iterator[Diagnostic]:
     if feature.meter not in declared:
         known = ", ".join(declared) or "none"
-        yield Flaw(line, f"the meter {feature.meter} is not declared under `meters`; there is {known}")
+        yield Diagnostic(line, f"the meter {feature.meter} is not declared under `meters`; there is {known}")
     if feature.quota is not None and feature.quota < feature.included:
-        yield Flaw(line, f"the quota of {feature.key} is less than what is included")
+        yield Diagnostic(line, f"the quota of {feature.key} is less than what is included")
 
 
 def _repeated(names: list[str]) -> Iterator[tuple[int, str]]:

@@ -139,7 +139,7 @@ class Licence(Value):
     @property
     def renew_at(self) -> datetime:
         """From when on a newer one should be fetched: see `renewal_of`."""
-        return renewal_of(self.issued_at, self.expires_at)
+        return renewal_time(self.issued_at, self.expires_at)
 
 
 class Revocation(Value):
@@ -177,7 +177,7 @@ _PREFIX: Mapping[type[Value], bytes] = {
 """Signed with the payload, so that a signature under one kind of text means nothing under the other."""
 
 
-def renewal_of(issued_at: datetime, expires_at: datetime) -> datetime:
+def renewal_time(issued_at: datetime, expires_at: datetime) -> datetime:
     """When two thirds of a licence's life are over: a third is left for whoever has trouble renewing it."""
     return issued_at + (expires_at - issued_at) * 2 / 3
 
@@ -187,7 +187,7 @@ def signing_input(claims: Licence | Revocations) -> bytes:
     return _PREFIX[type(claims)] + _payload(claims)
 
 
-def assembled(claims: Licence | Revocations, signature: str) -> str:
+def assemble(claims: Licence | Revocations, signature: str) -> str:
     """The text, of what it says and the signature (as base64url) over its `signing_input`."""
     return f"{_payload(claims).decode()}.{signature}"
 

@@ -25,7 +25,7 @@ class Advice(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class LicenceStatus:
     """What is known of the licence of a running system.
 
     since: from when on the advice is what it is. licence: what the last licence that was verified said: a system goes
@@ -38,40 +38,46 @@ class Watch:
     code: str = ""
 
 
-def watch(before: Watch | None, seen: Licence | LicenceRefusedError, now: datetime) -> Watch:
+def update_status(
+    previous: LicenceStatus | None, result: Licence | LicenceRefusedError, now: datetime
+) -> LicenceStatus:
     """What is known after looking once more. Never raises, and no time that passes makes it worse than `unverified`.
 
     seen: what `verify_licence` returned or raised. Revoked is only what a signed list says, and it lasts until a
     later revision, or another licence, is verified: losing the list does not bring the licence back.
     """
-    last = before.licence if before is not None else None
-    match seen:
+    last = previous.licence if previous is not None else None
+    match result:
         case LicenceRevokedError():
-            after = Watch(Advice.REVOKED, now, seen.licence, seen.code)
+            after = LicenceStatus(Advice.REVOKED, now, result.licence, result.code)
         case LicenceRefusedError():
-            if before is not None and before.advice is Advice.REVOKED:
-                return before
-            after = Watch(Advice.UNVERIFIED, now, last, seen.code)
+            if previous is not None and previous.advice is Advice.REVOKED:
+                return previous
+            after = LicenceStatus(Advice.UNVERIFIED, now, last, result.code)
         case Licence():
-            if before is not None and before.advice is Advice.REVOKED and _is_same(seen, last):
-                return before
-            after = Watch(Advice.RENEW_SOON if now >= seen.renew_at else Advice.VALID, now, seen)
+            if previous is not None and previous.advice is Advice.REVOKED and _is_same(result, last):
+                return previous
+            after = LicenceStatus(Advice.RENEW_SOON if now >= result.renew_at else Advice.VALID, now, result)
         case _:
-            assert_never(seen)
-    if before is not None and before.advice is after.advice:
-        return Watch(after.advice, before.since, after.licence, after.code)
+            assert_never(result)
+    if previous is not None and previous.advice is after.advice:
+        return LicenceStatus(after.advice, previous.since, after.licence, after.code)
     return after
 
 
-def look_again(
-    before: Watch | None, token: str | bytes, keys: LicenceKeys, now: datetime, revoked: Revocations | None = None
-) -> Watch:
+def check_licence(
+    previous: LicenceStatus | None,
+    token: str | bytes,
+    keys: LicenceKeys,
+    now: datetime,
+    revoked: Revocations | None = None,
+) -> LicenceStatus:
     """Verify and watch, in one: for a running system, which must not stumble over its licence."""
     try:
         seen: Licence | LicenceRefusedError = verify_licence(token, keys, now, revoked)
     except LicenceRefusedError as error:
         seen = error
-    return watch(before, seen, now)
+    return update_status(previous, seen, now)
 
 
 def _is_same(seen: Licence, revoked: Licence | None) -> bool:

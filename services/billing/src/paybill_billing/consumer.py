@@ -10,7 +10,7 @@ from paybill_contracts.billing import (
     SubscriptionRecovered,
     SubscriptionSuspended,
 )
-from paybill_contracts.envelope import Offer
+from paybill_contracts.envelope import IntakeEvent
 from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
 from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.tenant import OffboardingStarted, TenantCancelled, TenantRequested
@@ -157,7 +157,7 @@ def _counted_by(used: Usage) -> list[Key]:
     writes=_counted_by,
     reads=lambda used: [ACCOUNTS.key(used.tenant_id), ENTITLEMENTS.key(used.tenant_id), _PUBLISHERS, _CATALOGUE],
 )
-def usage_recorded(unit: Unit, offer: Offer, at: Moment) -> None:
+def usage_recorded(unit: Unit, offer: IntakeEvent, at: Moment) -> None:
     used = offer.event
     if not isinstance(used, Usage):
         raise TypeError(f"{used.TYPE} is no usage")

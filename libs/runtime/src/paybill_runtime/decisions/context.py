@@ -12,7 +12,7 @@ from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError, RetryLaterError
-from paybill_contracts.operations import RequestRefused, said_by
+from paybill_contracts.operations import RequestRefused, service_event
 from paybill_contracts.personal import Personal
 from pydantic import BaseModel
 from sqlalchemy import Executable, Row, text
@@ -180,7 +180,7 @@ class Edge:
         self._refusals[origin.actor] = (since, count + 1)
         if count >= REFUSALS_PER_MINUTE:
             return
-        event = said_by(self.service, RequestRefused)(
+        event = service_event(self.service, RequestRefused)(
             refusal_id=clock.new_id(), verb=verb, code=error.code, target=line_of(target)
         )
         await self._decider.decide(Decision(origin, lambda unit, _: unit.emit(event)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from opentelemetry.trace import SpanKind
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError, RetryLaterError
-from paybill_contracts.operations import IntakeQuarantined, RequestRefused, said_by
+from paybill_contracts.operations import IntakeQuarantined, RequestRefused, service_event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
@@ -155,7 +155,7 @@ class Handling:
     def _note_refusal(self, unit: Unit, item: Incoming, error: DomainError) -> None:
         if item.stream == INTAKE:
             unit.emit(
-                said_by(self.service, IntakeQuarantined)(
+                service_event(self.service, IntakeQuarantined)(
                     quarantine_id=item.id,
                     publisher=item.publisher,
                     subject=line_of(item.subject),
@@ -164,7 +164,7 @@ class Handling:
             )
         else:
             unit.emit(
-                said_by(self.service, RequestRefused)(
+                service_event(self.service, RequestRefused)(
                     refusal_id=clock.new_id(),
                     verb="hear",
                     code=error.code,

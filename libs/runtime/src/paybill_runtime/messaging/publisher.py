@@ -15,7 +15,7 @@ from nats.errors import ConnectionClosedError, ConnectionReconnectingError, Outb
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NoStreamResponseError
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from paybill_contracts.envelope import Offer, headers_of_offer, intake_subject, read_offer
+from paybill_contracts.envelope import IntakeEvent, intake_headers, intake_subject, read_intake_event
 from paybill_contracts.event import Event, encode
 
 from paybill_runtime import clock
@@ -123,10 +123,12 @@ class Publisher:
         Raises InvalidEventError or MalformedFactError before anything is sent, PublishDeniedError, PublishRefusedError,
         BusUnreachableError.
         """
-        offer = Offer(event, id or clock.new_id(), self._name, time or clock.now(), child(traceparent or _current()))
-        subject, headers, payload = intake_subject(self._name, event), headers_of_offer(offer), encode(event)
+        offer = IntakeEvent(
+            event, id or clock.new_id(), self._name, time or clock.now(), child(traceparent or _current())
+        )
+        subject, headers, payload = intake_subject(self._name, event), intake_headers(offer), encode(event)
         # Read as its owner will: what was built without validation is found here.
-        read_offer(subject, headers, payload)
+        read_intake_event(subject, headers, payload)
         return await self._stored(subject, payload, headers, timeout_s)
 
     async def _stored(self, subject: str, payload: bytes, headers: dict[str, str], timeout_s: float) -> Receipt:

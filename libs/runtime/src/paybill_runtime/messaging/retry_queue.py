@@ -11,7 +11,7 @@ from uuid import UUID
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import NotFoundError
 from paybill_contracts.event import PARTITIONS, Event
-from paybill_contracts.operations import MessageDeadLettered, MessageRedriven, MessageSkipped, said_by
+from paybill_contracts.operations import MessageDeadLettered, MessageRedriven, MessageSkipped, service_event
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -243,7 +243,7 @@ class Parking:
                 log.error("%s %s is dead after %d attempts: %s", row.subject, row.event_id, attempts, values["reason"])
             unit = Unit(now, Origin(str(row.event_id), str(row.event_id), f"service:{self._handling.service}", ""))
             unit.emit(
-                said_by(self._handling.service, MessageDeadLettered)(
+                service_event(self._handling.service, MessageDeadLettered)(
                     message_key=str(row.event_id),
                     message_type=line_of(row.subject),
                     message_tenant=row.tenant or None,
@@ -257,12 +257,12 @@ class Parking:
 
     async def redrive(self, id_: UUID, origin: Origin) -> None:
         """Have a parked fact tried again now; raises DeadLetterNotFoundError."""
-        said = said_by(self._handling.service, MessageRedriven)(message_key=str(id_), operator=origin.actor)
+        said = service_event(self._handling.service, MessageRedriven)(message_key=str(id_), operator=origin.actor)
         await self._operate(id_, origin, said, _RETRY)
 
     async def skip(self, id_: UUID, origin: Origin, why: str) -> None:
         """Give a parked fact up, so that the tenant's queue goes on; raises DeadLetterNotFoundError."""
-        said = said_by(self._handling.service, MessageSkipped)(
+        said = service_event(self._handling.service, MessageSkipped)(
             message_key=str(id_), operator=origin.actor, reason=line_of(why)
         )
         await self._operate(id_, origin, said, _DELETE)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 import orjson
 from nats.aio.msg import Msg
-from paybill_contracts.envelope import Fact, MalformedFactError, Offer, Origin, read_fact, read_offer
+from paybill_contracts.envelope import Fact, IntakeEvent, MalformedFactError, Origin, read_fact, read_intake_event
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import PARTITIONS, Event
 
@@ -75,10 +75,12 @@ class Hearing:
         *,
         writes: Callable[[E], Sequence[Key]] = _nothing,
         reads: Callable[[E], Sequence[Key]] = _nothing,
-    ) -> Callable[[Callable[[Unit, Offer, Moment], None]], Callable[[Unit, Offer, Moment], None]]:
+    ) -> Callable[[Callable[[Unit, IntakeEvent, Moment], None]], Callable[[Unit, IntakeEvent, Moment], None]]:
         """Hear what internal services publish to INTAKE; a DomainError quarantines it with the reason."""
 
-        def register(function: Callable[[Unit, Offer, Moment], None]) -> Callable[[Unit, Offer, Moment], None]:
+        def register(
+            function: Callable[[Unit, IntakeEvent, Moment], None],
+        ) -> Callable[[Unit, IntakeEvent, Moment], None]:
             self.offers[event.TYPE] = Handler(event, function, writes, reads)
             return function
 
@@ -99,7 +101,7 @@ class Incoming:
     payload: bytes
     origin: Origin
     handler: Handler | None = None
-    argument: Fact | Offer | None = None
+    argument: Fact | IntakeEvent | None = None
     error: Exception | None = None
 
     @property
@@ -171,7 +173,7 @@ def _third(subject: str) -> str:
 
 def _read(item: Incoming, hearing: Hearing) -> None:
     if item.stream == INTAKE:
-        offer = read_offer(item.subject, item.headers, item.payload, item.sequence)
+        offer = read_intake_event(item.subject, item.headers, item.payload, item.sequence)
         item.argument, item.handler = offer, hearing.offers.get(offer.event.TYPE)
         if item.handler is None:
             raise MalformedFactError(f"{offer.event.TYPE} is nothing that may be published from outside")

@@ -11,7 +11,7 @@ from paybill_contracts.entitlements import ExceptionId, GrantId, OverrideId, Rea
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Timestamp
 from paybill_contracts.values import Text as Line
-from paybill_definitions.plans_file import WrittenFeature, feature_of
+from paybill_definitions.plans_file import FeatureInput, to_feature
 from paybill_runtime.decisions.context import Caller, Edge
 from paybill_runtime.decisions.unit_of_work import Moment, Unit
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,7 +41,7 @@ class _Exception(Body):
 class OverrideBody(_Exception):
     """A feature instead of the plan's of the same key, or beside the plan's."""
 
-    feature: WrittenFeature
+    feature: FeatureInput
 
 
 class GrantBody(_Exception):
@@ -199,7 +199,7 @@ def router(edge: Edge) -> APIRouter:
         metered = [f for f in held.features if isinstance(f, MeteredFeature) and f.key == body.feature] if held else []
         for feature in metered:
             used = usage.used_now(await found(edge, METERS, usage.meter_id(tenant_id, feature.meter)), edge.now())
-        answer = check(held, body.feature, used=used, want=body.want)
+        answer = check(held, body.feature, used=used, requested=body.want)
         return CheckView(
             allowed=answer.allowed,
             reason=answer.reason,
@@ -223,7 +223,7 @@ def router(edge: Edge) -> APIRouter:
             return entitlements.override(
                 held,
                 override_id=override_id,
-                feature=feature_of(body.feature),
+                feature=to_feature(body.feature),
                 valid_from=body.valid_from or at.now,
                 valid_until=body.valid_until,
                 reason=body.reason,

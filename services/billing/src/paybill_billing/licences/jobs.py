@@ -11,7 +11,7 @@ from paybill_contracts.licences import (
     LicenceSigningRequested,
 )
 from paybill_licence.licence import Licence as Claims
-from paybill_licence.licence import assembled, signing_input
+from paybill_licence.licence import assemble, signing_input
 from paybill_runtime.decisions.context import Edge
 from paybill_runtime.decisions.unit_of_work import Moment, Unit
 from paybill_runtime.errors import line_of
@@ -66,7 +66,7 @@ async def sign_licence(job: Job[LicenceSigningRequested], outside: Outside) -> A
     claims = licences.claims_of(known, job.event.revision, key.kid) if known is not None else None
     if claims is None:
         return
-    token = assembled(claims, await _signature(outside, key, signing_input(claims)))
+    token = assemble(claims, await _signature(outside, key, signing_input(claims)))
     yield Outcome(partial(_signed, claims, token), writes=[LICENCES.key(id_)], reads=[_KEYRING], last=True)
 
 

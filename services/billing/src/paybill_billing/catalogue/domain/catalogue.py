@@ -7,7 +7,7 @@ from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.catalogue import CataloguePublished, Meter, MeteredFeature, PlanVersion, Price
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
-from paybill_definitions.plans_file import Objection, Tiers, unknown_tiers, version_name
+from paybill_definitions.plans_file import CatalogueDiagnostic, Tiers, unknown_tiers, version_name
 
 CATALOGUE = "plans"
 """There is one catalogue; a handler must know what to load before it has read anything."""
@@ -18,7 +18,7 @@ class CatalogueRefusedError(ConflictError):
 
     code = "catalogue_refused"
 
-    def __init__(self, objections: Sequence[Objection]) -> None:
+    def __init__(self, objections: Sequence[CatalogueDiagnostic]) -> None:
         super().__init__("\n".join(objection.reason for objection in objections))
         self.objections = objections
 
@@ -79,7 +79,7 @@ def publish(catalogue: Catalogue | None, content: Content, buildable: Tiers | No
     return [CataloguePublished(catalogue=CATALOGUE, content=content, content_hash=digest(content))]
 
 
-def objections(catalogue: Catalogue | None, content: Content, buildable: Tiers | None) -> list[Objection]:
+def objections(catalogue: Catalogue | None, content: Content, buildable: Tiers | None) -> list[CatalogueDiagnostic]:
     """Why this cannot be sold: customers agreed to published versions as they were, and to how usage is counted.
 
     buildable: the tiers of the blueprint, None while nothing is known of them.
@@ -88,7 +88,7 @@ def objections(catalogue: Catalogue | None, content: Content, buildable: Tiers |
     return [*_edits(catalogue, content), *missing] if catalogue is not None else missing
 
 
-def _edits(catalogue: Catalogue, content: Content) -> Iterator[Objection]:
+def _edits(catalogue: Catalogue, content: Content) -> Iterator[CatalogueDiagnostic]:
     known = {version_name(entry.plan): entry.plan for entry in catalogue.published}
     counted = _counted(catalogue)
     for plan in content.plans:
@@ -96,7 +96,7 @@ def _edits(catalogue: Catalogue, content: Content) -> Iterator[Objection]:
         before = known.get(name, plan)
         fields = [field for field in PlanVersion.model_fields if getattr(before, field) != getattr(plan, field)]
         if fields:
-            yield Objection(
+            yield CatalogueDiagnostic(
                 name,
                 fields[0],
                 f"{name} is published and differs in {', '.join(fields)}; customers agreed to it as it was: "
@@ -106,7 +106,7 @@ def _edits(catalogue: Catalogue, content: Content) -> Iterator[Objection]:
         before_it = meter(catalogue, declared.meter)
         fields = [field for field in ("aggregation", "window") if getattr(before_it, field) != getattr(declared, field)]
         if fields and declared.meter in counted:
-            yield Objection(
+            yield CatalogueDiagnostic(
                 declared.meter,
                 fields[0],
                 f"the meter {declared.meter} differs in {', '.join(fields)} from how published plans are counted; "

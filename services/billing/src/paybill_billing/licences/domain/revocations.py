@@ -11,7 +11,7 @@ from paybill_contracts.licences import (
     LicenceRevoked,
     ListedRevocation,
 )
-from paybill_licence.licence import ALGORITHM, MAX_REVOCATIONS, TOLERANCE, Revocation, Revocations, assembled
+from paybill_licence.licence import ALGORITHM, MAX_REVOCATIONS, TOLERANCE, Revocation, Revocations, assemble
 
 REVOCATIONS = "licences"
 """There is one list; a handler must know what to load before it has read anything."""
@@ -122,7 +122,7 @@ def evolve(known: RevocationList | None, event: ListEvent) -> RevocationList:
         case LicenceRevocationsSigned():
             if known is None:
                 raise ListOrderError("a signature came before the first list")
-            text = assembled(claims_of(known, event.kid), event.signature)
+            text = assemble(claims_of(known, event.kid), event.signature)
             done = Signed(known.number, event.kid, known.issued_at, known.next_update, text)
             return replace(known, signed=done, due=known.issued_at + REFRESH)
         case _:

@@ -12,7 +12,7 @@ from paybill_contracts.changes import (
     ChangeId,
     ChangeKind,
     FeatureDifference,
-    MoveId,
+    MigrationId,
     Proration,
     WantedChange,
 )
@@ -96,7 +96,7 @@ class ChangeView(BaseModel):
     status: Status
     wanted: WantedChange
     reason: str
-    move_id: MoveId | None
+    move_id: MigrationId | None
     quote: Annotated[QuoteView | None, Field(description="Null until the provider has quoted it.")]
     code: Annotated[str | None, Field(description="Of the rule that refused it, or `provider_refused`.")]
     refusal: str | None
@@ -222,7 +222,7 @@ def _looking(routes: APIRouter, edge: Edge) -> None:
     async def show_all(
         _: Reader,
         subscription_id: Annotated[SubscriptionId | None, Query(description="Only of this subscription.")] = None,
-        move_id: Annotated[MoveId | None, Query(description="Only of this move.")] = None,
+        move_id: Annotated[MigrationId | None, Query(description="Only of this move.")] = None,
         standing: Annotated[Status | None, Query(alias="status", description="Only those that stand here.")] = None,
         after: Annotated[ChangeId | None, Query(description="Only ids behind this one: `next` of a page.")] = None,
         limit: Limit = 50,

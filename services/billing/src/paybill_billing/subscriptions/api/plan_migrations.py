@@ -8,7 +8,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Query, Response, status
 from paybill_contracts.billing import PlanRef
 from paybill_contracts.catalogue import Interval, PlanVersion
-from paybill_contracts.changes import FeatureDifference, MoveId
+from paybill_contracts.changes import FeatureDifference, MigrationId
 from paybill_contracts.money import Money
 from paybill_contracts.values import Count, Key, Text
 from paybill_runtime.decisions.context import Caller, Edge
@@ -89,7 +89,7 @@ class MovePreview(BaseModel):
 class MoveView(BaseModel):
     """A move and how far it is: of `total` subscriptions `asked` to change, `moved` and `refused`."""
 
-    id: MoveId
+    id: MigrationId
     status: Status
     from_plan: str
     from_version: int
@@ -217,7 +217,7 @@ def router(edge: Edge) -> APIRouter:
         return [MoveView.of(MOVES.load(row.state), row.asked, row.moved, row.refused) for row in rows]
 
     @routes.get("/{move_id}")
-    async def show(move_id: MoveId, _: Reader) -> MoveView:
+    async def show(move_id: MigrationId, _: Reader) -> MoveView:
         """One move, and how far it is; what was refused: `/v1/changes?move_id=…&status=refused`."""
         rows = await edge.rows(_MOVES, {"id": move_id, "limit": 1})
         if not rows:
@@ -225,12 +225,12 @@ def router(edge: Edge) -> APIRouter:
         return MoveView.of(MOVES.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)
 
     @routes.post("/{move_id}/pause")
-    async def pause(move_id: MoveId, body: PauseBody, who: Writer) -> MoveView:
+    async def pause(move_id: MigrationId, body: PauseBody, who: Writer) -> MoveView:
         """Ask nobody more to change; what is under way is made. Refused with `move_finished`."""
         return await act(who, move_id, "pause_move", lambda move: plan_migrations.pause(move, body.reason))
 
     @routes.post("/{move_id}/resume")
-    async def resume(move_id: MoveId, who: Writer) -> MoveView:
+    async def resume(move_id: MigrationId, who: Writer) -> MoveView:
         """Go on where it was paused. Refused with `move_finished`."""
         return await act(who, move_id, "resume_move", plan_migrations.resume)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from paybill_contracts.catalogue import Aggregation
 from paybill_contracts.metering import MeterId, WindowId
-from paybill_contracts.usage import Thing
+from paybill_contracts.usage import ItemName
 from paybill_contracts.values import Key, TenantId
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +24,7 @@ class ConsumeBody(BaseModel):
     meter: Key
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)] = 1
     of: Annotated[
-        Thing | None, Field(description="Which of the things that the meter tells apart; an opaque name.")
+        ItemName | None, Field(description="Which of the things that the meter tells apart; an opaque name.")
     ] = None
 
 
