@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.domain.entitlements import (
-    MAX_EXCEPTIONS,
-    NoSuchExceptionError,
+    MAX_OVERRIDES_AND_GRANTS,
+    FeatureKindError,
+    InvalidValidityError,
+    NoSuchOverrideOrGrantError,
     NotGrantableError,
     NothingEntitledError,
-    OtherKindError,
-    TooManyExceptionsError,
+    TooManyOverridesError,
     UndeclaredMeterError,
-    ValidityError,
 )
 from paybill_billing.entitlements.domain.overrides import Grant, Override, effective
 from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef, Subscription
@@ -58,7 +58,7 @@ def after(held, events):
 
 
 def settled(held, subscription, plan, now=NOW):
-    return after(held, entitlements.settle(held, subscription, plan, now))
+    return after(held, entitlements.apply_subscription(held, subscription, plan, now))
 
 
 HELD = settled(None, ACTIVE, PRO_1)
@@ -103,17 +103,17 @@ def test_an_active_subscription_gives_what_its_plan_holds():
 
 
 def test_a_subscription_that_was_never_paid_gives_nothing():
-    assert entitlements.settle(None, now_with(AccessState.PENDING), PRO_1, NOW) == []
+    assert entitlements.apply_subscription(None, now_with(AccessState.PENDING), PRO_1, NOW) == []
 
 
 def test_a_change_that_gives_the_same_says_nothing():
-    assert entitlements.settle(HELD, ACTIVE.model_copy(update={"quantity": 9}), PRO_1, NOW) == []
-    assert entitlements.settle(HELD, now_with(AccessState.GRACE), PRO_1, NOW) == []
+    assert entitlements.apply_subscription(HELD, ACTIVE.model_copy(update={"quantity": 9}), PRO_1, NOW) == []
+    assert entitlements.apply_subscription(HELD, now_with(AccessState.GRACE), PRO_1, NOW) == []
 
 
 def test_losing_access_and_getting_it_back_are_told():
-    (lost,) = entitlements.settle(HELD, now_with(AccessState.SUSPENDED), PRO_1, NOW)
-    (back,) = entitlements.settle(after(HELD, [lost]), ACTIVE, PRO_1, NOW)
+    (lost,) = entitlements.apply_subscription(HELD, now_with(AccessState.SUSPENDED), PRO_1, NOW)
+    (back,) = entitlements.apply_subscription(after(HELD, [lost]), ACTIVE, PRO_1, NOW)
 
     assert not lost.allows_access
     assert back.allows_access
@@ -122,31 +122,31 @@ def test_losing_access_and_getting_it_back_are_told():
 
 
 def test_another_plan_is_told():
-    (said,) = entitlements.settle(HELD, ON_BASIC, BASIC, NOW)
+    (said,) = entitlements.apply_subscription(HELD, ON_BASIC, BASIC, NOW)
 
     assert said.features == BASIC.features
 
 
 def test_a_second_subscription_neither_pushes_out_the_first_nor_takes_it_away():
-    assert entitlements.settle(HELD, SECOND, BASIC, NOW) == []
-    assert entitlements.settle(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW) == []
+    assert entitlements.apply_subscription(HELD, SECOND, BASIC, NOW) == []
+    assert entitlements.apply_subscription(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW) == []
 
 
 def test_a_second_subscription_takes_over_from_one_that_gives_no_access():
     lost = settled(HELD, now_with(AccessState.ENDED), PRO_1)
 
-    (said,) = entitlements.settle(lost, SECOND, PRO_1, NOW)
+    (said,) = entitlements.apply_subscription(lost, SECOND, PRO_1, NOW)
 
     assert said.subscription_id != HELD.subscription_id
 
 
 def test_the_set_of_an_older_version_of_this_service_is_read_as_what_the_plan_gives():
-    (old,) = entitlements.settle(None, ACTIVE, PRO_1, NOW)
+    (old,) = entitlements.apply_subscription(None, ACTIVE, PRO_1, NOW)
     old = old.model_copy(update={"set_revision": 0, "as_of": None})
 
     held = after(None, [old])
 
-    assert (held.set_revision, held.of_plan, held.as_of) == (1, PRO_1.features, None)
+    assert (held.set_revision, held.features_of_plan, held.as_of) == (1, PRO_1.features, None)
 
 
 def test_a_field_that_features_gained_changes_no_hash():
@@ -164,7 +164,7 @@ def test_an_override_replaces_the_feature_of_the_plan_at_once():
     assert isinstance(made, EntitlementOverridden)
     assert said.features == (limit(500), PRO_1.features[1])
     assert (said.plan_features, said.set_revision) == (PRO_1.features, 2)
-    assert held.of_plan == PRO_1.features
+    assert held.features_of_plan == PRO_1.features
 
 
 def test_an_override_may_add_a_feature_that_the_plan_does_not_have():
@@ -206,7 +206,7 @@ def test_what_is_withdrawn_is_over_at_once_and_leaves_the_rest():
 
     assert isinstance(gone, EntitlementWithdrawn)
     assert said.features[0] == limit(15)
-    with pytest.raises(NoSuchExceptionError, match="ovr_"):
+    with pytest.raises(NoSuchOverrideOrGrantError, match="ovr_"):
         entitlements.withdraw(after(held, [gone, said]), f"ovr_{1:032x}", "again", NOW)
 
 
@@ -220,7 +220,7 @@ def test_a_suspension_and_another_plan_keep_what_operators_added():
     assert not suspended.allows_access
     assert suspended.features == held.features
     assert moved.features[0] == limit(500)
-    assert moved.of_plan == PRO_2.features
+    assert moved.features_of_plan == PRO_2.features
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_a_suspension_and_another_plan_keep_what_operators_added():
         (lambda: overridden(None, limit(1)), NothingEntitledError),
         (lambda: granted(None, "projects", 1), NothingEntitledError),
         (lambda: entitlements.withdraw(None, "ovr_1", "x", NOW), NothingEntitledError),
-        (lambda: overridden(HELD, limit(1), until=NOW), ValidityError),
-        (lambda: overridden(HELD, limit(1), since=NOW + DAY, until=NOW + DAY), ValidityError),
-        (lambda: overridden(HELD, limit(1, "calls")), OtherKindError),
+        (lambda: overridden(HELD, limit(1), until=NOW), InvalidValidityError),
+        (lambda: overridden(HELD, limit(1), since=NOW + DAY, until=NOW + DAY), InvalidValidityError),
+        (lambda: overridden(HELD, limit(1, "calls")), FeatureKindError),
         (lambda: overridden(HELD, QUOTA.model_copy(update={"key": "disk", "meter": "disk"})), UndeclaredMeterError),
         (lambda: granted(HELD, "sso"), NotGrantableError),
         (lambda: granted(RICHLY, "sso", 1), NotGrantableError),
@@ -246,12 +246,12 @@ def test_what_makes_no_sense_is_refused(decide, error):
 
 def test_overrides_are_bounded_and_those_that_are_over_do_not_count():
     held = HELD
-    for number in range(MAX_EXCEPTIONS):
+    for number in range(MAX_OVERRIDES_AND_GRANTS):
         held = after(held, granted(held, "projects", 1, number=number, until=NOW + DAY))
 
-    with pytest.raises(TooManyExceptionsError):
-        granted(held, "projects", 1, number=MAX_EXCEPTIONS)
-    later = after(held, granted(held, "projects", 1, number=MAX_EXCEPTIONS, now=NOW + DAY, since=NOW + DAY))
+    with pytest.raises(TooManyOverridesError):
+        granted(held, "projects", 1, number=MAX_OVERRIDES_AND_GRANTS)
+    later = after(held, granted(held, "projects", 1, number=MAX_OVERRIDES_AND_GRANTS, now=NOW + DAY, since=NOW + DAY))
     assert len(later.grants) == 1
 
 
@@ -293,7 +293,7 @@ def test_a_timer_that_comes_late_says_one_set_although_all_is_as_before():
 def test_a_subscription_that_is_settled_after_a_boundary_gives_what_holds_then():
     held = after(HELD, granted(HELD, "projects", 5, since=NOW + DAY))
 
-    (said,) = entitlements.settle(held, now_with(AccessState.SUSPENDED), PRO_1, NOW + 2 * DAY)
+    (said,) = entitlements.apply_subscription(held, now_with(AccessState.SUSPENDED), PRO_1, NOW + 2 * DAY)
 
     assert said.features[0] == limit(15)
 
@@ -345,7 +345,7 @@ def test_the_effective_set_has_each_feature_once_can_be_written_and_loses_none_o
     given_overrides, given_grants, at
 ):
     found = effective(RICH.features, given_overrides, given_grants, at)
-    (said,) = entitlements.settle(None, ACTIVE, RICH, NOW)
+    (said,) = entitlements.apply_subscription(None, ACTIVE, RICH, NOW)
 
     keys = [feature.key for feature in found]
     assert len(keys) == len(set(keys))

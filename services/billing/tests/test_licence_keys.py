@@ -55,12 +55,12 @@ FIRST = turn(None, "A")
 
 
 def test_the_first_key_is_asked_for_until_there_is_one():
-    asked = licence_keys.begin(None, DAYS_30)
+    asked = licence_keys.request_first(None, DAYS_30)
     waiting = fold(None, asked, licence_keys.evolve)
 
     assert licence_keys.active(waiting) is None
-    assert licence_keys.begin(waiting, DAYS_30) == asked
-    assert licence_keys.begin(FIRST, DAYS_30) == []
+    assert licence_keys.request_first(waiting, DAYS_30) == asked
+    assert licence_keys.request_first(FIRST, DAYS_30) == []
     assert [key.state for key in licence_keys.trusted(FIRST)] == [State.ACTIVE]
     assert licence_keys.trusted(None) == []
 
@@ -146,7 +146,7 @@ def with_signature(known):
     return fold(known, revocations.signed(known, known.number, KID, signature), revocations.evolve)
 
 
-EMPTY = with_signature(fold(None, revocations.draw(None, NOW), revocations.evolve))
+EMPTY = with_signature(fold(None, revocations.next_list(None, NOW), revocations.evolve))
 
 
 def test_a_revoked_licence_is_on_the_next_list_which_verifies():

@@ -86,7 +86,7 @@ def in_force(**more):
 
 LICENCE = in_force()
 REVOKED = fold(LICENCE, licences.revoke(LICENCE, "leaked", RevocationOrigin.OPERATOR))
-LAPSING = fold(LICENCE, licences.follow(LICENCE, entitled(allows=False), subscription(), NOW))
+LAPSING = fold(LICENCE, licences.on_subscription_changed(LICENCE, entitled(allows=False), subscription(), NOW))
 
 
 def test_a_licence_that_is_issued_is_signed_and_says_what_was_bought():
@@ -165,7 +165,7 @@ def test_it_is_reissued_when_the_entitlements_or_the_seats_change_and_not_otherw
     def follow(held, bought):
         return [
             (event.purpose, event.terms.seats, event.terms.entitlements_hash)
-            for event in licences.follow(LICENCE, held, bought, NOW)
+            for event in licences.on_subscription_changed(LICENCE, held, bought, NOW)
         ]
 
     assert follow(entitled(), subscription()) == []
@@ -175,13 +175,13 @@ def test_it_is_reissued_when_the_entitlements_or_the_seats_change_and_not_otherw
 
 
 def test_seats_that_an_operator_fixed_do_not_follow_the_subscription():
-    assert licences.follow(in_force(seats=5), entitled(), subscription(7), NOW) == []
+    assert licences.on_subscription_changed(in_force(seats=5), entitled(), subscription(7), NOW) == []
 
 
 def test_a_change_while_it_is_being_signed_takes_the_place_of_what_is_signed():
     waiting = fold(None, issued())
     stale = signed(waiting)
-    changed = fold(waiting, licences.follow(waiting, entitled(20), subscription(), NOW))
+    changed = fold(waiting, licences.on_subscription_changed(waiting, entitled(20), subscription(), NOW))
 
     assert licences.claims_of(changed, 1, KID) is None
     assert licences.signed(changed, stale[0].licence, stale[0].token) == []
@@ -198,19 +198,19 @@ def test_a_change_while_it_is_being_signed_takes_the_place_of_what_is_signed():
     ],
 )
 def test_it_lapses_while_the_subscription_gives_no_access_and_is_good_until_it_ends(held, bought):
-    (said,) = licences.follow(LICENCE, held, bought, NOW)
+    (said,) = licences.on_subscription_changed(LICENCE, held, bought, NOW)
     state = fold(LICENCE, [said])
 
     assert isinstance(said, LicenceLapsing)
     assert (state.status, state.due, state.token) == (Status.LAPSING, None, LICENCE.token)
-    assert licences.follow(state, held, bought, NOW) == []
+    assert licences.on_subscription_changed(state, held, bought, NOW) == []
     assert licences.on_time(state, NOW + 99 * DAY) == []
     with pytest.raises(NoAccessError):
         licences.renew(state, NOW)
 
 
 def test_it_is_signed_anew_when_access_comes_back():
-    (asked,) = licences.follow(LAPSING, entitled(), subscription(), NOW + DAY)
+    (asked,) = licences.on_subscription_changed(LAPSING, entitled(), subscription(), NOW + DAY)
 
     assert asked.expires_at == NOW + 31 * DAY
     assert fold(LAPSING, [asked]).status is Status.IN_FORCE
@@ -234,7 +234,7 @@ def test_what_was_revoked_stays_so_until_it_is_issued_again_with_a_later_revisio
     (asked,) = issued(REVOKED)
     again = fold(REVOKED, [asked])
 
-    assert licences.follow(REVOKED, entitled(20), subscription(), NOW) == []
+    assert licences.on_subscription_changed(REVOKED, entitled(20), subscription(), NOW) == []
     assert (asked.purpose, asked.revision) == (Purpose.ISSUE, 2)
     assert (again.status, again.revoked) == (Status.SIGNING, None)
 
@@ -273,7 +273,7 @@ def test_fewer_seats_than_machines_push_nobody_out_and_let_nobody_in():
     state = LICENCE
     for machine in MACHINES[:2]:
         state = fold(state, seats.activate(state, machine, NOW))
-    state = fold(state, licences.follow(state, entitled(), subscription(1), NOW))
+    state = fold(state, licences.on_subscription_changed(state, entitled(), subscription(1), NOW))
     state = fold(state, signed(state))
 
     assert len(state.activations) == 2
@@ -316,9 +316,9 @@ def test_whatever_happens_seats_hold_revisions_grow_and_every_token_verifies_or_
                 case "deactivate":
                     events = seats.deactivate(state, value)
                 case "follow":
-                    events = licences.follow(state, entitled(10 + value), subscription(value), now)
+                    events = licences.on_subscription_changed(state, entitled(10 + value), subscription(value), now)
                 case "lapse":
-                    events = licences.follow(state, entitled(allows=False), subscription(), now)
+                    events = licences.on_subscription_changed(state, entitled(allows=False), subscription(), now)
                 case "renew":
                     events = licences.renew(state, now)
                 case "revoke":

@@ -37,14 +37,14 @@ def now_with(access, subscription):
 
 GRACE, ACTIVE = standing("past_due"), standing("active").subscription
 SECOND = ACTIVE.model_copy(update={"subscription_id": "sub_" + "2" * 32})
-HELD = after(entitlements.evolve, None, entitlements.settle(None, ACTIVE, PRO_1, NOW))
+HELD = after(entitlements.evolve, None, entitlements.apply_subscription(None, ACTIVE, PRO_1, NOW))
 
 
 def test_what_entitles_hands_over_to_another_that_gives_access_at_once():
     second = SECOND.model_copy(update={"plan": SECOND.plan.model_copy(update={"plan": "basic"})})
 
     for access in (AccessState.ENDED, AccessState.SUSPENDED, AccessState.PAUSED):
-        (said,) = entitlements.settle(HELD, now_with(access, ACTIVE), PRO_1, NOW, (second, BASIC))
+        (said,) = entitlements.apply_subscription(HELD, now_with(access, ACTIVE), PRO_1, NOW, (second, BASIC))
         assert (said.subscription_id, said.plan, said.tier) == (SECOND.subscription_id, second.plan, "basic")
         assert said.allows_access
 
@@ -53,9 +53,9 @@ def test_it_hands_over_to_one_of_the_same_plan_too_so_that_the_end_of_that_one_i
     second = after(
         entitlements.evolve,
         HELD,
-        entitlements.settle(HELD, now_with(AccessState.ENDED, ACTIVE), PRO_1, NOW, (SECOND, PRO_1)),
+        entitlements.apply_subscription(HELD, now_with(AccessState.ENDED, ACTIVE), PRO_1, NOW, (SECOND, PRO_1)),
     )
-    (lost,) = entitlements.settle(second, now_with(AccessState.ENDED, SECOND), PRO_1, NOW)
+    (lost,) = entitlements.apply_subscription(second, now_with(AccessState.ENDED, SECOND), PRO_1, NOW)
 
     assert (second.subscription_id, second.allows_access) == (SECOND.subscription_id, True)
     assert (second.entitlements_hash, lost.allows_access) == (HELD.entitlements_hash, False)
@@ -64,8 +64,8 @@ def test_it_hands_over_to_one_of_the_same_plan_too_so_that_the_end_of_that_one_i
 def test_what_does_not_entitle_changes_nothing_when_it_ends_beside_a_third():
     third = ACTIVE.model_copy(update={"subscription_id": "sub_" + "3" * 32})
 
-    assert entitlements.settle(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW, (third, PRO_1)) == []
-    assert entitlements.settle(HELD, now_with(AccessState.GRACE, ACTIVE), PRO_1, NOW, (third, PRO_1)) == []
+    assert entitlements.apply_subscription(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW, (third, PRO_1)) == []
+    assert entitlements.apply_subscription(HELD, now_with(AccessState.GRACE, ACTIVE), PRO_1, NOW, (third, PRO_1)) == []
 
 
 @given(st.lists(st.sampled_from(AccessState), max_size=6), st.randoms())
@@ -77,7 +77,7 @@ def test_the_same_one_takes_over_in_whatever_order_they_are_read(states, random)
     expected = next((each for each in others if each.access in GIVES_ACCESS), None)
     random.shuffle(others)
 
-    chosen = entitlements.instead_of(others, CATALOGUE)
+    chosen = entitlements.fallback_of(others, CATALOGUE)
 
     assert chosen == (expected and (expected, PRO_1))
     assert first(others) == (expected and expected.subscription_id)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from billing_samples import plan
-from paybill_billing.providers.port import Lists, Meters, Order, Portal, ProviderRefusedError, Reading, Redelivers
+from paybill_billing.providers.port import Lists, MeterReading, Meters, Order, Portal, ProviderRefusedError, Redelivers
 from paybill_billing.providers.stripe import provider as at_stripe
 from paybill_billing.providers.stripe.provider import Stripe
 
@@ -102,7 +102,7 @@ async def test_a_reading_is_counted_once_for_its_key(provider, fake):
     at = now(fake)
 
     for key, quantity in (("a", 5), ("a", 5), ("b", 7)):
-        await provider.report(Reading(customer, "calls", quantity, at), key)
+        await provider.report(MeterReading(customer, "calls", quantity, at), key)
 
     since, until = at - timedelta(hours=1), at + timedelta(minutes=1)
     assert await provider.reported("calls", customer, since, until) == 12
@@ -124,7 +124,7 @@ async def test_a_reading_whose_key_the_provider_knows_is_taken_for_sent_even_whe
         }
     )
 
-    await provider.report(Reading(customer, "calls", 5, at), "a")
+    await provider.report(MeterReading(customer, "calls", 5, at), "a")
 
     assert await provider.reported("calls", customer, at - timedelta(hours=1), at + timedelta(minutes=1)) == 5
 
@@ -137,7 +137,7 @@ async def test_the_fields_of_a_meter_are_those_that_it_declares(provider, fake):
         value_settings={"event_payload_key": "many"},
     )
 
-    await provider.report(Reading(customer, "calls", 3, now(fake)), "a")
+    await provider.report(MeterReading(customer, "calls", 3, now(fake)), "a")
 
     until = now(fake) + timedelta(minutes=1)
     assert await provider.reported("calls", customer, until - timedelta(hours=1), until) == 3
@@ -146,11 +146,11 @@ async def test_the_fields_of_a_meter_are_those_that_it_declares(provider, fake):
 async def test_a_meter_that_is_not_there_and_a_reading_that_is_too_old_are_refused(provider, fake):
     customer, _ = await buy(provider, fake, 1)
     with pytest.raises(ProviderRefusedError, match="no active meter"):
-        await provider.report(Reading(customer, "calls", 1, now(fake)), "a")
+        await provider.report(MeterReading(customer, "calls", 1, now(fake)), "a")
     meter(fake)
 
     with pytest.raises(ProviderRefusedError):
-        await provider.report(Reading(customer, "calls", 1, now(fake) - timedelta(days=40)), "b")
+        await provider.report(MeterReading(customer, "calls", 1, now(fake) - timedelta(days=40)), "b")
 
 
 async def test_the_portal_is_a_link_that_opens(provider, fake):

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain.accounts import UnknownTenantError
 from paybill_billing.usage.domain import distinct_counts, usage
-from paybill_billing.usage.domain.distinct_counts import TooManyMembersError
-from paybill_billing.usage.domain.quotas import Bound, bound_of
+from paybill_billing.usage.domain.distinct_counts import TooManyDistinctValuesError
+from paybill_billing.usage.domain.quotas import Allowance, allowance_of
 from paybill_billing.usage.domain.usage import (
+    DistinctValueMissingError,
     Refusal,
     UnknownMeterError,
-    UsageOfWhatError,
     UsageOutsideWindowError,
     UsageTooLargeError,
     UsageTooLateError,
@@ -154,7 +154,7 @@ def test_without_a_quota_what_is_included_is_told_about_and_several_features_bin
     metering.record(used(2))
 
     assert [fact.quota for fact in metering.of(QuotaExceeded)] == [2]
-    assert bound_of(held, "calls") == Bound(included=7, quota=30)
+    assert allowance_of(held, "calls") == Allowance(included=7, quota=30)
 
 
 def test_consuming_counts_up_to_the_quota_and_not_beyond():
@@ -186,34 +186,34 @@ def test_somebody_who_came_before_needs_no_room_in_a_full_window():
 
 
 def test_what_counts_different_things_has_to_say_which():
-    with pytest.raises(UsageOfWhatError):
+    with pytest.raises(DistinctValueMissingError):
         Metering(plan(meters=[counts(aggregation="unique")])).record(used())
 
 
 def test_the_members_of_a_shard_are_bounded_and_those_of_closed_windows_forgotten():
     shard = None
-    texts = [f"7f{number:022x}" for number in range(distinct_counts.MAX_MEMBERS + 1)]
+    texts = [f"7f{number:022x}" for number in range(distinct_counts.MAX_DIGESTS + 1)]
     for text in texts[:-1]:
-        shard = distinct_counts.evolve(shard, distinct_counts.count_member(shard, ID, START, text, START))
+        shard = distinct_counts.evolve(shard, distinct_counts.count_distinct(shard, ID, START, text, START))
 
-    with pytest.raises(TooManyMembersError):
-        distinct_counts.count_member(shard, ID, START, texts[-1], START)
+    with pytest.raises(TooManyDistinctValuesError):
+        distinct_counts.count_distinct(shard, ID, START, texts[-1], START)
     later = START + timedelta(days=31)
-    shard = distinct_counts.evolve(shard, distinct_counts.count_member(shard, ID, later, texts[-1], later))
+    shard = distinct_counts.evolve(shard, distinct_counts.count_distinct(shard, ID, later, texts[-1], later))
 
     assert list(shard.seen) == [later]
-    assert distinct_counts.holds(shard, later, texts[-1])
-    assert not distinct_counts.holds(shard, later, texts[0])
+    assert distinct_counts.contains(shard, later, texts[-1])
+    assert not distinct_counts.contains(shard, later, texts[0])
 
 
 def test_the_end_of_one_member_and_the_beginning_of_the_next_are_no_member():
     shard = None
     for text in ("7f" + "a" * 22, "7f" + "b" * 22):
-        shard = distinct_counts.evolve(shard, distinct_counts.count_member(shard, ID, START, text, START))
+        shard = distinct_counts.evolve(shard, distinct_counts.count_distinct(shard, ID, START, text, START))
     across = ("7f" + "a" * 22 + "7f" + "b" * 22)[12:36]
 
-    assert not distinct_counts.holds(shard, START, across)
-    assert distinct_counts.holds(shard, START, "7f" + "b" * 22)
+    assert not distinct_counts.contains(shard, START, across)
+    assert distinct_counts.contains(shard, START, "7f" + "b" * 22)
 
 
 def test_facts_of_the_time_before_windows_still_replay():

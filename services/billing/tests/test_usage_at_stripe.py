@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_world import eventually
-from paybill_billing.usage.jobs import Closing
+from paybill_billing.usage.jobs import WindowCloser
 from paybill_contracts.usage import Usage
 
 TENANT = "ten_" + "d" * 32
@@ -36,7 +36,7 @@ async def test_what_was_used_in_a_window_is_counted_by_stripe_once_a_refusal_is_
     for quantity in (5, 7):
         await world.metering.offer(Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=hour))
     await world.log.facts("billing.usage_recorded", at_least=2)
-    closing = Closing(world.served.running.edge)
+    closing = WindowCloser(world.served.running.edge)
 
     await closing.tick(datetime.now(UTC) + timedelta(days=40))
     failed = await eventually(lambda: _window(world, "failed"))
@@ -69,7 +69,7 @@ async def test_what_was_used_in_a_window_is_counted_by_stripe_once_a_refusal_is_
         },
     )
     assert [summary.aggregated_value for summary in summaries.data] == [12]
-    await closing._leave()
+    await closing.disconnect()
 
 
 async def _entitled(world):

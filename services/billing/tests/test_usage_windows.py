@@ -10,14 +10,14 @@ from billing_world import Publisher
 from fastapi import APIRouter
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.consumer import HEARS
-from paybill_billing.providers.port import ProviderAwayError, ProviderRefusedError, Providers, Reading
+from paybill_billing.providers.port import MeterReading, ProviderAwayError, ProviderRefusedError, Providers
 from paybill_billing.settings import Settings
 from paybill_billing.tables import ACCOUNTS, CATALOGUES, ENTITLEMENTS, PUBLISHERS, STATES
 from paybill_billing.usage.api import usage as usage_api
 from paybill_billing.usage.api import windows
 from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.domain.closed_windows import ClosedWindow
-from paybill_billing.usage.jobs import WORK, Closing
+from paybill_billing.usage.jobs import WORK, WindowCloser
 from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PlanRef, PublisherGrant
 from paybill_contracts.envelope import IntakeEvent, Origin, intake_headers, intake_subject
 from paybill_contracts.metering import UsageWindowOpened
@@ -65,7 +65,7 @@ class Metered:
 
     def __init__(self, served, client, metering, provider, log):
         self.served, self.client, self.metering, self.provider, self.log = served, client, metering, provider, log
-        self.closing = Closing(served.running.edge)
+        self.closing = WindowCloser(served.running.edge)
 
     async def offer(self, quantity=1, id_=None, **changes):
         values = {"tenant_id": TENANT, "meter": "calls", "quantity": quantity, "occurred_at": datetime.now(UTC)}
@@ -127,7 +127,7 @@ async def metered(start, nats, log, tmp_path, how):
     client = await connect(nats.url, "metering", nats.password("metering"))
     found = Metered(served, client, Publisher(client, tmp_path), provider, log)
     yield found
-    await found.closing._leave()
+    await found.closing.disconnect()
     await client.close()
 
 
@@ -278,7 +278,7 @@ async def test_what_the_provider_refuses_is_a_fact_and_can_be_sent_again(metered
 
 
 async def test_what_somebody_else_sent_to_the_providers_meter_is_not_added_to(metered):
-    metered.provider.readings["another"] = Reading(CUSTOMER, "api_calls", 99, datetime.now(UTC))
+    metered.provider.readings["another"] = MeterReading(CUSTOMER, "api_calls", 99, datetime.now(UTC))
     await metered.offer(3)
     await metered.close()
 

@@ -82,7 +82,7 @@ class Metering:
             arrived=arrived or now,
             now=now,
         )
-        self.happened(counted.on_meter, counted.on_members)
+        self.happened(counted.on_meter, counted.on_distinct_set)
         return counted
 
     def consume(self, used_):
@@ -94,7 +94,7 @@ class Metering:
             publisher="consume",
             plan=self.plan,
         )
-        self.happened(consumed.on_meter, consumed.on_members)
+        self.happened(consumed.on_meter, consumed.on_distinct_set)
         return consumed
 
     def close(self, now):

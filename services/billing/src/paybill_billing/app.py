@@ -23,7 +23,7 @@ from paybill_billing.catalogue.domain.catalogue import CatalogueRefusedError
 from paybill_billing.consumer import HEARS
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.licences.domain import licence_keys, licences, revocations
-from paybill_billing.licences.effects import Outside, SigningKeys
+from paybill_billing.licences.effects import ExternalSystems, SigningKeys
 from paybill_billing.licences.jobs import request_first_key
 from paybill_billing.providers import domain as providers
 from paybill_billing.providers.manual.contract_store import ContractBooks
@@ -68,11 +68,11 @@ class Connections:
         self._arrived: Mapping[str, asyncio.Event] = {}
         self._asked = asyncio.Event()
 
-    def connect(self, settings: Settings, secrets: Secrets) -> Outside:
+    def connect(self, settings: Settings, secrets: Secrets) -> ExternalSystems:
         """The providers that accounts can be opened at, and the keys that sign licences."""
         self._connected = connect(settings, self._books)
         self._arrived = {name: asyncio.Event() for name in self._connected}
-        return Outside({name: one.provider for name, one in self._connected.items()}, SigningKeys(secrets))
+        return ExternalSystems({name: one.provider for name, one in self._connected.items()}, SigningKeys(secrets))
 
     async def begin(self, edge: Edge) -> None:
         """Say who the providers are, before anything is asked of them."""

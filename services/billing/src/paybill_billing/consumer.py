@@ -27,9 +27,9 @@ from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.tables import (
     ACCOUNTS,
     CATALOGUES,
+    DISTINCT_SETS,
     ENTITLEMENTS,
     LICENCES,
-    MEMBERS,
     METERS,
     PROVIDERS,
     PUBLISHERS,
@@ -101,7 +101,7 @@ def _licence_follows(unit: Unit, fact: EntitlementsSet | SubscriptionFact, at: M
     standing = unit.get(SUBSCRIPTIONS, fact.subscription_id)
     subscription = standing.subscription if standing is not None else None
     held = unit.get(ENTITLEMENTS, fact.tenant_id)
-    unit.record(LICENCES, id_, licences.follow(unit.get(LICENCES, id_), held, subscription, at.now))
+    unit.record(LICENCES, id_, licences.on_subscription_changed(unit.get(LICENCES, id_), held, subscription, at.now))
 
 
 def _suspended(fact: SubscriptionSuspended) -> list[Key]:
@@ -119,9 +119,11 @@ def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, at: Moment) 
     sold, pinned = _catalogue(unit), fact.subscription.plan
     plan = catalogue.published(sold, pinned.plan, pinned.version).plan
     other = unit.get(SUBSCRIPTIONS, fact.instead) if fact.instead is not None else None
-    instead = entitlements.instead_of([other.subscription] if other is not None else [], sold)
+    instead = entitlements.fallback_of([other.subscription] if other is not None else [], sold)
     held = unit.get(ENTITLEMENTS, fact.tenant_id)
-    unit.record(ENTITLEMENTS, fact.tenant_id, entitlements.settle(held, fact.subscription, plan, at.now, instead))
+    unit.record(
+        ENTITLEMENTS, fact.tenant_id, entitlements.apply_subscription(held, fact.subscription, plan, at.now, instead)
+    )
     _licence_follows(unit, fact, at)
 
 
@@ -149,7 +151,7 @@ def _counted_by(used: Usage) -> list[Key]:
     """The meter, and where it keeps what it has seen of this kind."""
     shard = usage.shard_of(used)
     meter = METERS.key(usage.meter_id(used.tenant_id, used.meter))
-    return [meter] if shard is None else [meter, MEMBERS.key(shard)]
+    return [meter] if shard is None else [meter, DISTINCT_SETS.key(shard)]
 
 
 @HEARS.offer(
@@ -161,11 +163,11 @@ def usage_recorded(unit: Unit, offer: IntakeEvent, at: Moment) -> None:
     used = offer.event
     if not isinstance(used, Usage):
         raise TypeError(f"{used.TYPE} is no usage")
-    publishers.insist(unit.get(PUBLISHERS, publishers.PUBLISHERS), offer.publisher, used.tenant_id)
+    publishers.require_grant(unit.get(PUBLISHERS, publishers.PUBLISHERS), offer.publisher, used.tenant_id)
     id_, shard = usage.meter_id(used.tenant_id, used.meter), usage.shard_of(used)
     counted = usage.record(
         unit.get(METERS, id_),
-        unit.get(MEMBERS, shard) if shard is not None else None,
+        unit.get(DISTINCT_SETS, shard) if shard is not None else None,
         used,
         usage_id=offer.id,
         publisher=offer.publisher,
@@ -179,4 +181,4 @@ def usage_recorded(unit: Unit, offer: IntakeEvent, at: Moment) -> None:
     )
     unit.record(METERS, id_, counted.on_meter)
     if shard is not None:
-        unit.record(MEMBERS, shard, counted.on_members)
+        unit.record(DISTINCT_SETS, shard, counted.on_distinct_set)

@@ -120,7 +120,7 @@ class MeterRow(Base, table=True):
     due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
 
 
-class MembersRow(Base, table=True):
+class DistinctSetRow(Base, table=True):
     """Which different things were used in the open windows of a meter: one of 256 shards."""
 
     __tablename__ = "usage_members"
@@ -254,7 +254,7 @@ LICENCES = Stored("licence", LicenceRow, licences.Licence, licences.evolve)
 KEYRINGS = Stored("licence-keys", KeyringRow, licence_keys.Keyring, licence_keys.evolve)
 REVOCATION_LISTS = Stored("licence-revocations", RevocationListRow, revocations.RevocationList, revocations.evolve)
 METERS = Stored("meter", MeterRow, usage.Meter, usage.evolve)
-MEMBERS = Stored("usage-members", MembersRow, distinct_counts.Members, distinct_counts.evolve)
+DISTINCT_SETS = Stored("usage-members", DistinctSetRow, distinct_counts.DistinctSet, distinct_counts.evolve)
 CLOSED_WINDOWS = Stored("usage-window", ClosedWindowRow, closed_windows.ClosedWindow, closed_windows.evolve)
 STATES = (
     CATALOGUES,
@@ -267,7 +267,7 @@ STATES = (
     ENTITLEMENTS,
     PAYMENTS,
     METERS,
-    MEMBERS,
+    DISTINCT_SETS,
     CLOSED_WINDOWS,
     RUNS,
     DRIFTS,

@@ -131,7 +131,7 @@ class EntitlementsView(BaseModel):
             allows_access=held.allows_access,
             entitlements_hash=held.entitlements_hash,
             set_revision=held.set_revision,
-            plan_features=list(held.of_plan),
+            plan_features=list(held.features_of_plan),
             overrides=[
                 OverrideView(
                     id=each.id,

@@ -28,7 +28,7 @@ class LostKeyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class GeneratedKey:
     """A new key: its id, its public half, and where the private one is."""
 
     kid: str
@@ -42,7 +42,7 @@ class SigningKeys:
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
 
-    async def make(self, name: str) -> Made:
+    async def make(self, name: str) -> GeneratedKey:
         """The key of this name; made when it is not there, so that another attempt finds the same."""
         reference = await self._secrets.latest(name)
         if reference is None:
@@ -51,7 +51,7 @@ class SigningKeys:
         else:
             private = _private(await self._secrets.get(reference))
         public = private.public_key().public_bytes_raw()
-        return Made(key_id(public), base64url(public), reference)
+        return GeneratedKey(key_id(public), base64url(public), reference)
 
     async def sign(self, kid: str, reference: str, message: bytes) -> str:
         """The signature, as base64url. Raises LostKeyError."""
@@ -71,7 +71,7 @@ class SigningKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside(Providers):
+class ExternalSystems(Providers):
     """All that effects reach: the providers, and the keys that sign licences."""
 
     keys: SigningKeys

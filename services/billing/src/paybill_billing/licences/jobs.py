@@ -20,7 +20,7 @@ from paybill_runtime.jobs.effects import Job, Outcome, Refused
 from paybill_billing.licences.domain import licence_keys, licences, revocations
 from paybill_billing.licences.domain.licence_keys import KEYRING, SigningKey
 from paybill_billing.licences.domain.revocations import REVOCATIONS
-from paybill_billing.licences.effects import LostKeyError, Made, Outside
+from paybill_billing.licences.effects import ExternalSystems, GeneratedKey, LostKeyError
 from paybill_billing.subscriptions.jobs.accounts import WORK
 from paybill_billing.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
 
@@ -41,7 +41,7 @@ async def request_first_key(edge: Edge) -> None:
 
     def decide(unit: Unit, _: Moment) -> None:
         known = unit.get(KEYRINGS, KEYRING)
-        unit.record(KEYRINGS, KEYRING, licence_keys.begin(known, edge.settings.licence_valid_s))
+        unit.record(KEYRINGS, KEYRING, licence_keys.request_first(known, edge.settings.licence_valid_s))
 
     await edge.decide(_START, decide, writes=[_KEYRING])
 
@@ -58,7 +58,7 @@ def _failed(job: Job[LicenceSigningRequested], reason: str) -> Outcome:
 
 
 @WORK.effect(LicenceSigningRequested, attempts=ATTEMPTS, failed=_failed)
-async def sign_licence(job: Job[LicenceSigningRequested], outside: Outside) -> AsyncIterator[Outcome]:
+async def sign_licence(job: Job[LicenceSigningRequested], outside: ExternalSystems) -> AsyncIterator[Outcome]:
     """Sign a licence with the key of the day. A revision that a later one took the place of is left to the later."""
     id_ = job.event.licence_id
     known = await job.state(LICENCES, id_)
@@ -71,7 +71,7 @@ async def sign_licence(job: Job[LicenceSigningRequested], outside: Outside) -> A
 
 
 @WORK.effect(LicenceKeyRequested, attempts=ATTEMPTS)
-async def make_key(job: Job[LicenceKeyRequested], outside: Outside) -> AsyncIterator[Outcome]:
+async def make_key(job: Job[LicenceKeyRequested], outside: ExternalSystems) -> AsyncIterator[Outcome]:
     """Make a key and publish it; the list of revocations is signed anew with it."""
     keyring = await job.state(KEYRINGS, KEYRING)
     if keyring is None or keyring.wanted is None:
@@ -81,7 +81,7 @@ async def make_key(job: Job[LicenceKeyRequested], outside: Outside) -> AsyncIter
 
 
 @WORK.effect(LicenceKeyPublished, attempts=ATTEMPTS)
-async def destroy_replaced(job: Job[LicenceKeyPublished], outside: Outside) -> AsyncIterator[Outcome]:
+async def destroy_replaced(job: Job[LicenceKeyPublished], outside: ExternalSystems) -> AsyncIterator[Outcome]:
     """A key that signs no more needs no private half: nobody can steal what is gone."""
     keyring = await job.state(KEYRINGS, KEYRING)
     for key in keyring.keys if keyring is not None else ():
@@ -91,7 +91,7 @@ async def destroy_replaced(job: Job[LicenceKeyPublished], outside: Outside) -> A
 
 
 @WORK.effect(LicenceRevocationsChanged, attempts=ATTEMPTS)
-async def sign_revocations(job: Job[LicenceRevocationsChanged], outside: Outside) -> AsyncIterator[Outcome]:
+async def sign_revocations(job: Job[LicenceRevocationsChanged], outside: ExternalSystems) -> AsyncIterator[Outcome]:
     """Sign the newest list; an older one is not needed any more."""
     known = await job.state(REVOCATION_LISTS, REVOCATIONS)
     if known is None or known.number != job.event.number:
@@ -116,7 +116,7 @@ async def _key(job: Job[LicenceSigningRequested] | Job[LicenceRevocationsChanged
     return key
 
 
-async def _signature(outside: Outside, key: SigningKey, message: bytes) -> str:
+async def _signature(outside: ExternalSystems, key: SigningKey, message: bytes) -> str:
     try:
         return await outside.keys.sign(key.kid, key.secret, message)
     except LostKeyError as error:
@@ -132,11 +132,13 @@ def _signed(claims: Claims, token: str, unit: Unit, _: Moment) -> None:
         unit.record(LICENCES, claims.licence_id, licences.signed(known, claims, token))
 
 
-def _published(made: Made, unit: Unit, at: Moment) -> None:
+def _published(made: GeneratedKey, unit: Unit, at: Moment) -> None:
     keyring = unit.get(KEYRINGS, KEYRING)
     if keyring is None:
         return
     said = licence_keys.published(keyring, kid=made.kid, public_key=made.public_key, secret=made.secret, now=at.now)
     unit.record(KEYRINGS, KEYRING, said)
     if said:
-        unit.record(REVOCATION_LISTS, REVOCATIONS, revocations.draw(unit.get(REVOCATION_LISTS, REVOCATIONS), at.now))
+        unit.record(
+            REVOCATION_LISTS, REVOCATIONS, revocations.next_list(unit.get(REVOCATION_LISTS, REVOCATIONS), at.now)
+        )

@@ -21,7 +21,7 @@ from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.settings import read_secret
 from sqlalchemy import text
 
-from paybill_billing.providers.port import Meters, Providers, Reading
+from paybill_billing.providers.port import MeterReading, Meters, Providers
 from paybill_billing.subscriptions.jobs.accounts import WORK, answers
 from paybill_billing.tables import ACCOUNTS, CLOSED_WINDOWS, METERS
 from paybill_billing.usage.domain import closed_windows, usage
@@ -41,7 +41,7 @@ _DUE = text("SELECT id, state::text AS state FROM meters WHERE due <= :at ORDER 
 _HEARD = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
 
 
-class Closing:
+class WindowCloser:
     """Closes windows whose time has come, once all is counted that reached INTAKE before.
 
     A timer would shut out what waited there while this service was away.
@@ -59,11 +59,11 @@ class Closing:
                     await self.tick(self._edge.now())
                 except (DatabaseUnavailableError, OverloadedError, *_AWAY) as error:
                     log.warning("windows of usage close later: %s", reason(error))
-                    await self._leave()
+                    await self.disconnect()
                     await asyncio.sleep(POLL_S)
                 await asyncio.sleep(POLL_S)
         finally:
-            await self._leave()
+            await self.disconnect()
 
     async def tick(self, at: datetime) -> int:
         """Close what is due at this time; how many meters that were."""
@@ -118,7 +118,7 @@ class Closing:
             reads=[ACCOUNTS.key(meter.tenant_id)],
         )
 
-    async def _leave(self) -> None:
+    async def disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             with suppress(*_AWAY):
@@ -127,7 +127,7 @@ class Closing:
 
 async def close_windows(edge: Edge, _: Leases) -> None:
     """The service's loop that closes windows."""
-    await Closing(edge).run()
+    await WindowCloser(edge).run()
 
 
 def _text(at: datetime) -> str:
@@ -139,7 +139,9 @@ def _failed(job: Job[Any], why: str) -> Outcome:
     id_, line = job.event.window_id, line_of(why)
 
     def decide(unit: Unit, _: Moment) -> None:
-        unit.record(CLOSED_WINDOWS, id_, closed_windows.failed(existing(unit.get(CLOSED_WINDOWS, id_), id_), line))
+        unit.record(
+            CLOSED_WINDOWS, id_, closed_windows.report_failed(existing(unit.get(CLOSED_WINDOWS, id_), id_), line)
+        )
 
     return Outcome(decide, writes=[CLOSED_WINDOWS.key(id_)])
 
@@ -162,7 +164,7 @@ async def report_usage(job: Job[Any], providers: Providers) -> AsyncIterator[Out
                 f"see who reports to its meter {window.provider_meter}"
             )
         if counted != window.value:
-            reading = Reading(customer, window.provider_meter, window.value, window.at)
+            reading = MeterReading(customer, window.provider_meter, window.value, window.at)
             await meters.report(reading, window.report_key)
 
     def decide(unit: Unit, _: Moment) -> None:
@@ -195,7 +197,7 @@ async def count_at_provider(job: Job[UsageCountRequested], providers: Providers)
 def _answer(id_: str, quantity: int | None, why: str | None, *, last: bool = False) -> Outcome:
     def decide(unit: Unit, _: Moment) -> None:
         found = existing(unit.get(CLOSED_WINDOWS, id_), id_)
-        unit.record(CLOSED_WINDOWS, id_, closed_windows.answered(found, quantity, why))
+        unit.record(CLOSED_WINDOWS, id_, closed_windows.record_count(found, quantity, why))
 
     return Outcome(decide, writes=[CLOSED_WINDOWS.key(id_)], last=last)
 

@@ -136,8 +136,8 @@ class Following:
             # In the same decision, for the tenant waits: hearing our own fact first would cost it a hop.
             for event in events:
                 before = unit.get(ENTITLEMENTS, tenant_id)
-                instead = entitlements.instead_of(besides, sold)
-                settled = entitlements.settle(before, event.subscription, pinned.plan, at.now, instead)
+                instead = entitlements.fallback_of(besides, sold)
+                settled = entitlements.apply_subscription(before, event.subscription, pinned.plan, at.now, instead)
                 unit.record(ENTITLEMENTS, tenant_id, settled)
 
         await self._edge.decide(

@@ -20,12 +20,12 @@ from paybill_contracts.event import digest
 from paybill_contracts.placement import Preset
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, published
-from paybill_billing.entitlements.domain.overrides import Grant, Override, effective, living, next_change
+from paybill_billing.entitlements.domain.overrides import Grant, Override, effective, next_change, unexpired
 from paybill_billing.subscriptions.domain.entitling import GIVES_ACCESS, giving
 
 EntitlementsEvent = EntitlementsSet | EntitlementOverridden | EntitlementGranted | EntitlementWithdrawn
 
-MAX_EXCEPTIONS = 100
+MAX_OVERRIDES_AND_GRANTS = 100
 """Overrides and grants of one tenant: above that, it wants a plan of its own."""
 
 
@@ -35,23 +35,23 @@ class NothingEntitledError(NotFoundError):
     code = "nothing_entitled"
 
 
-class NoSuchExceptionError(NotFoundError):
+class NoSuchOverrideOrGrantError(NotFoundError):
     """Neither an override nor a grant of this tenant has the id, or it is over."""
 
     code = "no_such_override_or_grant"
 
 
-class TooManyExceptionsError(ConflictError):
+class TooManyOverridesError(ConflictError):
     code = "too_many_overrides"
 
 
-class ValidityError(DomainError):
+class InvalidValidityError(DomainError):
     """It would end before it begins, or has ended already."""
 
     code = "invalid_validity"
 
 
-class OtherKindError(DomainError):
+class FeatureKindError(DomainError):
     """Those who check a feature know its kind."""
 
     code = "other_kind_of_feature"
@@ -92,24 +92,24 @@ class Entitlements:
     due: datetime | None = None
 
     @property
-    def of_plan(self) -> tuple[Feature, ...]:
+    def features_of_plan(self) -> tuple[Feature, ...]:
         """What the plan alone gives."""
         return self.features if self.plan_features is None else self.plan_features
 
 
-def instead_of(others: Iterable[Subscription], sold: Catalogue) -> tuple[Subscription, PlanVersion] | None:
+def fallback_of(others: Iterable[Subscription], sold: Catalogue) -> tuple[Subscription, PlanVersion] | None:
     """What takes over from a subscription that gives no access any more: always the same of several."""
     for other in giving(others):
         return other, published(sold, other.plan.plan, other.plan.version).plan
     return None
 
 
-def settle(
+def apply_subscription(
     held: Entitlements | None,
     subscription: Subscription,
     plan: PlanVersion,
     now: datetime,
-    instead: tuple[Subscription, PlanVersion] | None = None,
+    fallback: tuple[Subscription, PlanVersion] | None = None,
 ) -> list[EntitlementsEvent]:
     """What the tenant may use now that its subscription is like this. instead: another of its that gives access.
 
@@ -119,8 +119,8 @@ def settle(
     """
     if held is not None and held.subscription_id != subscription.subscription_id and held.allows_access:
         return []
-    if subscription.access not in GIVES_ACCESS and instead is not None:
-        subscription, plan = instead
+    if subscription.access not in GIVES_ACCESS and fallback is not None:
+        subscription, plan = fallback
     allows = subscription.access in GIVES_ACCESS
     if not allows and (held is None or held.subscription_id != subscription.subscription_id):
         return []
@@ -163,9 +163,9 @@ def override(
     Raises NothingEntitledError, ValidityError, OtherKindError, UndeclaredMeterError, TooManyExceptionsError.
     """
     entitled = _room(held, valid_from, valid_until, now)
-    of_plan = next((each for each in entitled.of_plan if each.key == feature.key), feature)
+    of_plan = next((each for each in entitled.features_of_plan if each.key == feature.key), feature)
     if of_plan.kind != feature.kind:
-        raise OtherKindError(f"{feature.key} is {of_plan.kind} in the plan, not {feature.kind}; override it as that")
+        raise FeatureKindError(f"{feature.key} is {of_plan.kind} in the plan, not {feature.kind}; override it as that")
     if isinstance(feature, MeteredFeature) and feature.meter not in meters:
         known = ", ".join(sorted(meters)) or "none"
         raise UndeclaredMeterError(f"no catalogue declares the meter {feature.meter}; there is {known}")
@@ -197,7 +197,9 @@ def grant(
     Raises NothingEntitledError, ValidityError, NotGrantableError, TooManyExceptionsError.
     """
     entitled = _room(held, valid_from, valid_until, now)
-    there = {each.key: each for each in effective(entitled.of_plan, entitled.overrides, (), max(valid_from, now))}
+    there = {
+        each.key: each for each in effective(entitled.features_of_plan, entitled.overrides, (), max(valid_from, now))
+    }
     match there.get(feature):
         case None:
             known = ", ".join(there) or "nothing"
@@ -225,9 +227,11 @@ def grant(
 def withdraw(held: Entitlements | None, withdrawn_id: str, reason: str, now: datetime) -> list[EntitlementsEvent]:
     """Take an override or a grant back. Raises NothingEntitledError, NoSuchExceptionError."""
     entitled = existing(held)
-    known = {each.id for each in living(entitled.overrides, now)} | {each.id for each in living(entitled.grants, now)}
+    known = {each.id for each in unexpired(entitled.overrides, now)} | {
+        each.id for each in unexpired(entitled.grants, now)
+    }
     if withdrawn_id not in known:
-        raise NoSuchExceptionError(f"{entitled.id} has no override or grant {withdrawn_id} that is not over")
+        raise NoSuchOverrideOrGrantError(f"{entitled.id} has no override or grant {withdrawn_id} that is not over")
     gone = EntitlementWithdrawn(tenant_id=entitled.id, withdrawn_id=withdrawn_id, reason=reason, decided_at=now)
     return _followed(entitled, gone, now)
 
@@ -301,7 +305,7 @@ def _followed(held: Entitlements, made: EntitlementsEvent, now: datetime) -> lis
 
 def _set_of(held: Entitlements, now: datetime) -> EntitlementsSet:
     """The next set, as plan, operators and time make it now."""
-    features = effective(held.of_plan, held.overrides, held.grants, now)
+    features = effective(held.features_of_plan, held.overrides, held.grants, now)
     content = {
         "plan": held.plan.plan,
         "version": held.plan.version,
@@ -321,7 +325,7 @@ def _set_of(held: Entitlements, now: datetime) -> EntitlementsSet:
         allows_access=held.allows_access,
         entitlements_hash=digest(content),
         set_revision=held.set_revision + 1,
-        plan_features=None if features == held.of_plan else held.of_plan,
+        plan_features=None if features == held.features_of_plan else held.features_of_plan,
         as_of=now,
     )
 
@@ -330,17 +334,17 @@ def _looked_at(held: Entitlements, at: datetime | None) -> Entitlements:
     """Without what is over at `at`, and with the next time at which the set changes by itself."""
     if at is None or not (held.overrides or held.grants):
         return replace(held, as_of=at, due=None)
-    overrides, grants = living(held.overrides, at), living(held.grants, at)
-    due = next_change(held.of_plan, overrides, grants, held.features, at)
+    overrides, grants = unexpired(held.overrides, at), unexpired(held.grants, at)
+    due = next_change(held.features_of_plan, overrides, grants, held.features, at)
     return replace(held, overrides=overrides, grants=grants, as_of=at, due=due)
 
 
 def _room(held: Entitlements | None, valid_from: datetime, valid_until: datetime | None, now: datetime) -> Entitlements:
     entitled = existing(held)
     if valid_until is not None and valid_until <= max(valid_from, now):
-        raise ValidityError("it would end before it begins, or has ended already; let it end later")
-    if len(living(entitled.overrides, now)) + len(living(entitled.grants, now)) >= MAX_EXCEPTIONS:
-        raise TooManyExceptionsError(
-            f"{entitled.id} has {MAX_EXCEPTIONS} overrides and grants; withdraw some, or give it a plan of its own"
+        raise InvalidValidityError("it would end before it begins, or has ended already; let it end later")
+    if len(unexpired(entitled.overrides, now)) + len(unexpired(entitled.grants, now)) >= MAX_OVERRIDES_AND_GRANTS:
+        raise TooManyOverridesError(
+            f"{entitled.id} has {MAX_OVERRIDES_AND_GRANTS} overrides and grants; withdraw some, or give it a plan of its own"
         )
     return entitled

@@ -57,7 +57,7 @@ def effective(
     return tuple(features.values())
 
 
-def living(all_: Iterable[T], at: datetime) -> tuple[T, ...]:
+def unexpired(all_: Iterable[T], at: datetime) -> tuple[T, ...]:
     """Those that are not over at `at`."""
     return tuple(each for each in all_ if each.valid_until is None or at < each.valid_until)
 
@@ -78,7 +78,7 @@ def next_change(
 
 def _holding(all_: Iterable[T], at: datetime) -> Iterable[T]:
     """Those that are valid at `at`, each once."""
-    return {each.id: each for each in living(all_, at) if each.valid_from <= at}.values()
+    return {each.id: each for each in unexpired(all_, at) if each.valid_from <= at}.values()
 
 
 def _more(feature: Feature, amount: int) -> Feature:

@@ -44,7 +44,7 @@ class SigningKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class KeyRequest:
     """A key that is to be made: see LicenceKeyRequested."""
 
     compromised: bool
@@ -58,7 +58,7 @@ class Keyring:
 
     id: str
     keys: tuple[SigningKey, ...] = ()
-    wanted: Wanted | None = None
+    wanted: KeyRequest | None = None
     due: datetime | None = None
 
 
@@ -74,7 +74,7 @@ def trusted(keyring: Keyring | None) -> list[SigningKey]:
     return [key for state in (State.ACTIVE, State.RETIRING) for key in keys if key.state is state]
 
 
-def begin(keyring: Keyring | None, valid_s: int) -> list[KeyEvent]:
+def request_first(keyring: Keyring | None, valid_s: int) -> list[KeyEvent]:
     """Ask for the first key, once; for another one when making it was given up."""
     if active(keyring) is not None:
         return []
@@ -130,7 +130,7 @@ def on_time(keyring: Keyring, now: datetime) -> list[KeyEvent]:
 def evolve(keyring: Keyring | None, event: KeyEvent) -> Keyring:
     """The keys after `event`; only a request may come first."""
     if isinstance(event, LicenceKeyRequested):
-        wanted = Wanted(event.compromised, event.licences_end, event.valid_s)
+        wanted = KeyRequest(event.compromised, event.licences_end, event.valid_s)
         return replace(keyring or Keyring(id=event.keyring), wanted=wanted)
     if keyring is None:
         raise KeyOrderError(f"{event.TYPE} came before a key was asked for")

@@ -151,7 +151,7 @@ def issue(
             "issue it once it is paid"
         )
     terms = _terms(entitlements, subscription, seats)
-    if licence is not None and is_alive(licence):
+    if licence is not None and not_revoked(licence):
         same = (licence.fixed_seats, licence.valid_s, licence.terms) == (seats, valid_s, terms)
         if same and licence.status is not Status.LAPSING and licence.failure is None:
             return []
@@ -194,11 +194,11 @@ def on_time(licence: Licence, now: datetime) -> list[LicenceEvent]:
     return [_request(licence, Purpose.RENEW, licence.terms, now)]
 
 
-def follow(
+def on_subscription_changed(
     licence: Licence | None, entitlements: Entitlements | None, subscription: Subscription | None, now: datetime
 ) -> list[LicenceEvent]:
     """Say what the subscription gives now: reissued when that changed, lapsing while it gives nothing."""
-    if licence is None or not is_alive(licence):
+    if licence is None or not not_revoked(licence):
         return []
     if (
         entitlements is None
@@ -216,7 +216,7 @@ def follow(
 
 def revoke(licence: Licence | None, reason: str, origin: RevocationOrigin) -> list[LicenceEvent]:
     """Take back all that was ever signed of it. Its machines give their seats back."""
-    if licence is None or not is_alive(licence):
+    if licence is None or not not_revoked(licence):
         return []
     return [
         LicenceRevoked(
@@ -364,6 +364,6 @@ def _terms(entitlements: Entitlements, subscription: Subscription, seats: int | 
     )
 
 
-def is_alive(licence: Licence) -> bool:
+def not_revoked(licence: Licence) -> bool:
     """Whether it was not revoked."""
     return licence.status is not Status.REVOKED

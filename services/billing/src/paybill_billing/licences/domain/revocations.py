@@ -54,7 +54,7 @@ class RevocationList:
     signed: Signed | None = None
 
 
-def draw(known: RevocationList | None, now: datetime, *added: ListedRevocation) -> list[ListEvent]:
+def next_list(known: RevocationList | None, now: datetime, *added: ListedRevocation) -> list[ListEvent]:
     """The next list, with these besides."""
     issued_at = now.replace(microsecond=0)
     return [
@@ -74,12 +74,12 @@ def on_licence_revoked(known: RevocationList | None, fact: LicenceRevoked, now: 
     listed = known.entries if known is not None else ()
     if until <= now or any(e.licence_id == fact.licence_id and e.revision >= fact.revision for e in listed):
         return []
-    return draw(known, now, ListedRevocation(licence_id=fact.licence_id, revision=fact.revision, until=until))
+    return next_list(known, now, ListedRevocation(licence_id=fact.licence_id, revision=fact.revision, until=until))
 
 
 def on_time(known: RevocationList, now: datetime) -> list[ListEvent]:
     """A list gets old although nothing changes, so that who gets none any more can tell."""
-    return draw(known, now) if known.due <= now else []
+    return next_list(known, now) if known.due <= now else []
 
 
 def claims_of(known: RevocationList, kid: str) -> Revocations:

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from paybill_contracts.errors import ConflictError
 from paybill_contracts.licences import LicenceActivated, LicenceDeactivated
 
-from paybill_billing.licences.domain.licences import Licence, LicenceEvent, LicenceTakenBackError, is_alive
+from paybill_billing.licences.domain.licences import Licence, LicenceEvent, LicenceTakenBackError, not_revoked
 
-SEEN_EVERY = timedelta(days=1)
+HEARTBEAT_INTERVAL = timedelta(days=1)
 """A machine that is seen again is a fact once in this time."""
 
 
@@ -28,14 +28,14 @@ def activate(licence: Licence, machine: str, now: datetime) -> list[LicenceEvent
 
     Raises LicenceTakenBackError, LicenceNotInForceError, NoSeatLeftError.
     """
-    if not is_alive(licence):
+    if not not_revoked(licence):
         raise LicenceTakenBackError(f"{licence.id} was revoked ({licence.revoked}); issue it again")
     if licence.claims is None or now >= licence.claims.expires_at:
         raise LicenceNotInForceError(f"{licence.id} is not signed, or has ended; look at it: paybill licence show")
     known = next((each for each in licence.activations if each.machine == machine), None)
     used = len(licence.activations)
     if known is not None:
-        if now - known.seen_at < SEEN_EVERY:
+        if now - known.seen_at < HEARTBEAT_INTERVAL:
             return []
     elif used >= licence.terms.seats:
         raise NoSeatLeftError(

@@ -104,7 +104,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MeterReading:
     """What a customer used of a meter until `at`. meter: the provider's name for it."""
 
     customer: str
@@ -187,7 +187,7 @@ class Lists(Protocol):
 class Meters(Protocol):
     """A provider that bills usage."""
 
-    async def report(self, reading: Reading, key: str) -> None:
+    async def report(self, reading: MeterReading, key: str) -> None:
         """Add to the customer's meter, once for each `key`."""
 
     async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import stripe
 
-from paybill_billing.providers.port import ProviderRefusedError, Reading
+from paybill_billing.providers.port import MeterReading, ProviderRefusedError
 from paybill_billing.providers.stripe.client import answers
 
 PAGE = 100
@@ -34,7 +34,7 @@ class StripeMeters:
         self._client = client
         self._known: dict[str, _Meter] = {}
 
-    async def report(self, reading: Reading, key: str) -> None:
+    async def report(self, reading: MeterReading, key: str) -> None:
         """Add to the customer's meter, once for each `key`: Stripe keeps an event's identifier for a day at least.
 
         Raises ProviderRefusedError, also for a reading that is older than the 35 days that Stripe takes.

@@ -12,11 +12,11 @@ from paybill_contracts.changes import Proration
 
 from paybill_billing.providers.port import (
     DeliveryRefusedError,
+    MeterReading,
     Missed,
     Order,
     Page,
     ProviderRefusedError,
-    Reading,
     Trail,
     Wanted,
 )
@@ -167,7 +167,7 @@ class Stripe:
                 log.warning("a subscription in Stripe's list is left out: %s", error)
         return Page(tuple(seen), next_)
 
-    async def report(self, reading: Reading, key: str) -> None:
+    async def report(self, reading: MeterReading, key: str) -> None:
         """Add to the customer's meter, once for each `key`."""
         await self._meters.report(reading, key)
 

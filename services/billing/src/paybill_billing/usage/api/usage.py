@@ -14,14 +14,14 @@ from paybill_billing.reading import Reader, Writer, account_of, document, found
 from paybill_billing.tables import (
     ACCOUNTS,
     CATALOGUES,
+    DISTINCT_SETS,
     ENTITLEMENTS,
-    MEMBERS,
     METERS,
     MeterRow,
 )
 from paybill_billing.usage.api.views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView
 from paybill_billing.usage.domain import usage
-from paybill_billing.usage.domain.quotas import bound_of, metered
+from paybill_billing.usage.domain.quotas import allowance_of, metered_features
 
 MAX_METERS = 500
 CONSUMER = "consume"
@@ -39,12 +39,12 @@ def router(edge: Edge) -> APIRouter:
         held = await found(edge, ENTITLEMENTS, tenant_id)
         wanted = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
         meters = {meter.meter: meter for row in await edge.rows(wanted) for meter in [METERS.load(row.state)]}
-        names = sorted({feature.meter for feature in metered(held)} | meters.keys())
+        names = sorted({feature.meter for feature in metered_features(held)} | meters.keys())
         now = edge.now()
         return TenantUsageView(
             tenant_id=tenant_id,
             allows_access=held is not None and held.allows_access,
-            meters=[AllowanceView.of(name, meters.get(name), bound_of(held, name), now) for name in names],
+            meters=[AllowanceView.of(name, meters.get(name), allowance_of(held, name), now) for name in names],
         )
 
     @routes.post("/tenants/{tenant_id}/usage/consume")
@@ -62,7 +62,7 @@ def router(edge: Edge) -> APIRouter:
             sold = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             consumed = usage.consume(
                 unit.get(METERS, id_),
-                unit.get(MEMBERS, shard) if shard is not None else None,
+                unit.get(DISTINCT_SETS, shard) if shard is not None else None,
                 used,
                 usage_id=usage_id,
                 publisher=CONSUMER,
@@ -70,13 +70,13 @@ def router(edge: Edge) -> APIRouter:
             )
             unit.record(METERS, id_, consumed.on_meter)
             if shard is not None:
-                unit.record(MEMBERS, shard, consumed.on_members)
+                unit.record(DISTINCT_SETS, shard, consumed.on_distinct_set)
             return ConsumeView.of(body.meter, consumed)
 
         return await edge.decide(
             who.origin,
             decide,
-            writes=[METERS.key(id_), *([MEMBERS.key(shard)] if shard is not None else [])],
+            writes=[METERS.key(id_), *([DISTINCT_SETS.key(shard)] if shard is not None else [])],
             reads=[
                 ACCOUNTS.key(tenant_id),
                 ENTITLEMENTS.key(tenant_id),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.usage.domain import usage
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status
-from paybill_billing.usage.domain.quotas import Bound
+from paybill_billing.usage.domain.quotas import Allowance
 from paybill_billing.usage.domain.usage import MAX_QUANTITY, Consumed, Meter, Refusal
 from paybill_billing.usage.domain.windows import OpenWindow
 
@@ -124,7 +124,7 @@ class AllowanceView(BaseModel):
     windows: list[OpenWindowView]
 
     @classmethod
-    def of(cls, name: str, meter: Meter | None, bound: Bound | None, now: datetime) -> Self:
+    def of(cls, name: str, meter: Meter | None, bound: Allowance | None, now: datetime) -> Self:
         """What is shown of a meter; None when nothing was used, or the plan does not count it."""
         value = usage.used_now(meter, now)
         return cls(
@@ -181,5 +181,5 @@ class ClosedWindowPage(BaseModel):
     next: Annotated[WindowId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def _remaining(bound: Bound, value: int) -> int | None:
+def _remaining(bound: Allowance, value: int) -> int | None:
     return max(bound.quota - value, 0) if bound.quota is not None else None

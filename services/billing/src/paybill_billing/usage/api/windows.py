@@ -76,12 +76,12 @@ def router(edge: Edge) -> APIRouter:
     @routes.post("/windows/{window_id}/report", status_code=status.HTTP_202_ACCEPTED)
     async def report(window_id: Window, who: Writer) -> ClosedWindowView:
         """Tell the provider again what was used, after it has refused to hear it. It is counted once."""
-        return await act(who, window_id, "report_usage", closed_windows.report_again)
+        return await act(who, window_id, "report_usage", closed_windows.retry_report)
 
     @routes.post("/windows/{window_id}/count", status_code=status.HTTP_202_ACCEPTED)
     async def count(window_id: Window, who: Writer) -> ClosedWindowView:
         """Ask the provider what it has counted. It is answered when `answered` is as large as `asked` is now."""
-        return await act(who, window_id, "count_usage", closed_windows.ask)
+        return await act(who, window_id, "count_usage", closed_windows.request_count)
 
     return routes
 

@@ -121,7 +121,7 @@ def reported(window: ClosedWindow, customer: str) -> list[WindowEvent]:
             assert_never(window.status)
 
 
-def failed(window: ClosedWindow, reason: str) -> list[WindowEvent]:
+def report_failed(window: ClosedWindow, reason: str) -> list[WindowEvent]:
     """The provider has not taken the value, and will not by itself."""
     match window.status:
         case Status.DUE:
@@ -132,7 +132,7 @@ def failed(window: ClosedWindow, reason: str) -> list[WindowEvent]:
             assert_never(window.status)
 
 
-def report_again(window: ClosedWindow) -> list[WindowEvent]:
+def retry_report(window: ClosedWindow) -> list[WindowEvent]:
     """Send the value again, after the reason of the failure is gone. Raises WindowNotReportedError."""
     match window.status:
         case Status.FAILED:
@@ -145,14 +145,14 @@ def report_again(window: ClosedWindow) -> list[WindowEvent]:
             assert_never(window.status)
 
 
-def ask(window: ClosedWindow) -> list[WindowEvent]:
+def request_count(window: ClosedWindow) -> list[WindowEvent]:
     """Ask the provider what it has counted, unless that is being asked already. Raises WindowNotReportedError."""
     if window.provider_meter is None:
         raise _unbilled(window)
     return [] if window.asked > window.answered else [_fact(UsageCountRequested, window)]
 
 
-def answered(window: ClosedWindow, quantity: int | None, reason: str | None) -> list[WindowEvent]:
+def record_count(window: ClosedWindow, quantity: int | None, reason: str | None) -> list[WindowEvent]:
     """What the provider says that it has counted, or why it could not be asked."""
     if window.asked == window.answered:
         return []

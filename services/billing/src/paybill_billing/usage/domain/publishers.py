@@ -36,7 +36,7 @@ def allow(publishers: Publishers | None, grants: Sequence[PublisherGrant]) -> li
     return [PublishersAllowed(publishers=PUBLISHERS, grants=ordered, content_hash=content_hash)]
 
 
-def insist(publishers: Publishers | None, publisher: str, tenant_id: str) -> None:
+def require_grant(publishers: Publishers | None, publisher: str, tenant_id: str) -> None:
     """Raise PublisherNotAllowedError unless `publisher` may report usage of this tenant."""
     grants = publishers.grants if publishers is not None else ()
     if not any(g.publisher == publisher and (g.all_tenants or tenant_id in g.tenants) for g in grants):

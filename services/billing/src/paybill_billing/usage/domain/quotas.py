@@ -12,34 +12,34 @@ WARN_AT_PERCENT = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class Allowance:
     """What a plan allows of a meter. quota: None when there is no bound but the price."""
 
     included: int
     quota: int | None
 
     @property
-    def full(self) -> int:
+    def threshold(self) -> int:
         """What is told about when it is used up: what may be used, or else what costs nothing extra."""
         return self.quota if self.quota is not None else self.included
 
 
-def metered(entitlements: Entitlements | None) -> list[MeteredFeature]:
+def metered_features(entitlements: Entitlements | None) -> list[MeteredFeature]:
     """What of the tenant is counted."""
     features = entitlements.features if entitlements is not None else ()
     return [feature for feature in features if isinstance(feature, MeteredFeature)]
 
 
-def bound_of(entitlements: Entitlements | None, meter: str) -> Bound | None:
+def allowance_of(entitlements: Entitlements | None, meter: str) -> Allowance | None:
     """What the tenant's plan says of a meter, the tightest where several features name it; None when it counts none."""
-    features = [feature for feature in metered(entitlements) if feature.meter == meter]
+    features = [feature for feature in metered_features(entitlements) if feature.meter == meter]
     if not features:
         return None
     quotas = [feature.quota for feature in features if feature.quota is not None]
-    return Bound(included=min(feature.included for feature in features), quota=min(quotas, default=None))
+    return Allowance(included=min(feature.included for feature in features), quota=min(quotas, default=None))
 
 
-def told(
+def quota_events(
     meter_id: str, tenant_id: str, meter: str, window: OpenWindow, value: int, quota: int
 ) -> list[QuotaWarned | QuotaExceeded]:
     """What `value` says of the quota: each once in a window, and once more for a quota that is higher than before."""

@@ -22,9 +22,9 @@ from paybill_contracts.usage import Usage
 from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.entitlements.domain.entitlements import Entitlements
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
-from paybill_billing.usage.domain.distinct_counts import Members, count_member, holds, member_of, members_id
-from paybill_billing.usage.domain.quotas import Bound, bound_of, metered, told
-from paybill_billing.usage.domain.windows import OpenWindow, opened
+from paybill_billing.usage.domain.distinct_counts import DistinctSet, contains, count_distinct, digest_of, shard_id
+from paybill_billing.usage.domain.quotas import Allowance, allowance_of, metered_features, quota_events
+from paybill_billing.usage.domain.windows import OpenWindow, open_window
 
 MeterEvent = UsageRecorded | UsageWindowOpened | UsageWatermarkMoved | QuotaWarned | QuotaExceeded
 
@@ -63,7 +63,7 @@ class UsageTooLargeError(DomainError):
     code = "usage_too_large"
 
 
-class UsageOfWhatError(DomainError):
+class DistinctValueMissingError(DomainError):
     """The meter counts different things, and this does not say which one it was."""
 
     code = "usage_of_what"
@@ -103,7 +103,7 @@ class Counted:
     window: OpenWindow
     value: int
     on_meter: Sequence[MeterEvent]
-    on_members: Sequence[UsageMemberCounted]
+    on_distinct_set: Sequence[UsageMemberCounted]
 
 
 class Refusal(StrEnum):
@@ -120,9 +120,9 @@ class Consumed:
     refusal: Refusal | None
     window: OpenWindow
     value: int
-    bound: Bound
+    bound: Allowance
     on_meter: Sequence[MeterEvent] = ()
-    on_members: Sequence[UsageMemberCounted] = ()
+    on_distinct_set: Sequence[UsageMemberCounted] = ()
 
 
 def meter_id(tenant_id: str, meter: str) -> str:
@@ -134,7 +134,7 @@ def shard_of(usage: Usage) -> str | None:
     if usage.of is None:
         return None
     id_ = meter_id(usage.tenant_id, usage.meter)
-    return members_id(id_, member_of(id_, usage.of))
+    return shard_id(id_, digest_of(id_, usage.of))
 
 
 def used_now(meter: Meter | None, at: datetime) -> int:
@@ -145,12 +145,12 @@ def used_now(meter: Meter | None, at: datetime) -> int:
 
 def window_at(meter: Meter | None, at: datetime) -> OpenWindow | None:
     """The open window that this time is in."""
-    return next((w for w in meter.windows if w.holds(at)), None) if meter is not None else None
+    return next((w for w in meter.windows if w.contains(at)), None) if meter is not None else None
 
 
 def record(
     meter: Meter | None,
-    members: Members | None,
+    distinct: DistinctSet | None,
     usage: Usage,
     *,
     usage_id: str,
@@ -175,18 +175,18 @@ def record(
         raise UsageTooLargeError(f"{usage.quantity} is more than one report of {usage.meter} can say: send it in parts")
     id_ = meter_id(usage.tenant_id, usage.meter)
     open_now = meter.windows if meter is not None else ()
-    window = next((w for w in open_now if w.holds(usage.occurred_at)), None)
+    window = next((w for w in open_now if w.contains(usage.occurred_at)), None)
     on_meter: list[MeterEvent] = []
     if window is None:
         watermark = meter.watermark if meter is not None else None
         if watermark is not None and usage.occurred_at < watermark:
             raise _too_late(usage, watermark)
         counts = _counts(plan.catalogue, usage.meter)
-        window = opened(usage.occurred_at, counts, plan.catalogue.content_hash, open_now, watermark)
+        window = open_window(usage.occurred_at, counts, plan.catalogue.content_hash, open_now, watermark)
         on_meter.append(_opened(id_, usage, window))
     if min(arrived, now) >= window.closes_at:
         raise _too_late(usage, window.closes_at)
-    member, is_new = _member(members, id_, usage, window)
+    member, is_new = _digest(distinct, id_, usage, window)
     value = _value(window, usage.quantity, is_new=is_new)
     on_meter.append(
         UsageRecorded(
@@ -203,23 +203,23 @@ def record(
             member=member,
         )
     )
-    on_meter += told(id_, usage.tenant_id, usage.meter, window, value, bound.full)
+    on_meter += quota_events(id_, usage.tenant_id, usage.meter, window, value, bound.threshold)
     on_members = []
     if member is not None and is_new:
         forget_before = min([window.start, *(w.start for w in open_now)])
-        on_members = [count_member(members, id_, window.start, member, forget_before)]
+        on_members = [count_distinct(distinct, id_, window.start, member, forget_before)]
     return Counted(window, value, on_meter, on_members)
 
 
 def consume(
-    meter: Meter | None, members: Members | None, usage: Usage, *, usage_id: str, publisher: str, plan: Plan
+    meter: Meter | None, distinct: DistinctSet | None, usage: Usage, *, usage_id: str, publisher: str, plan: Plan
 ) -> Consumed:
     """Count what is about to be used now, at `usage.occurred_at`, unless the plan does not allow so much.
 
     Raises as `record` does.
     """
     now = usage.occurred_at
-    counted = record(meter, members, usage, usage_id=usage_id, publisher=publisher, plan=plan, arrived=now, now=now)
+    counted = record(meter, distinct, usage, usage_id=usage_id, publisher=publisher, plan=plan, arrived=now, now=now)
     bound = _known(plan, usage)
     before = counted.window.value
     if plan.entitlements is None or not plan.entitlements.allows_access:
@@ -227,7 +227,7 @@ def consume(
     # What is counted already, such as a user who came before, needs no more room.
     if bound.quota is not None and counted.value > max(bound.quota, before):
         return Consumed(Refusal.QUOTA_EXCEEDED, counted.window, before, bound)
-    return Consumed(None, counted.window, counted.value, bound, counted.on_meter, counted.on_members)
+    return Consumed(None, counted.window, counted.value, bound, counted.on_meter, counted.on_distinct_set)
 
 
 def advance(meter: Meter, closed: Sequence[OpenWindow]) -> list[MeterEvent]:
@@ -278,12 +278,12 @@ def evolve(meter: Meter | None, event: MeterEvent) -> Meter:
             assert_never(event)
 
 
-def _known(plan: Plan, usage: Usage) -> Bound:
+def _known(plan: Plan, usage: Usage) -> Allowance:
     if plan.account is None:
         raise UnknownTenantError(f"there is no tenant {usage.tenant_id}")
-    bound = bound_of(plan.entitlements, usage.meter)
+    bound = allowance_of(plan.entitlements, usage.meter)
     if bound is None:
-        counted = ", ".join(sorted({feature.meter for feature in metered(plan.entitlements)})) or "nothing"
+        counted = ", ".join(sorted({feature.meter for feature in metered_features(plan.entitlements)})) or "nothing"
         raise UnknownMeterError(f"the plan of {usage.tenant_id} does not count {usage.meter}; it counts {counted}")
     return bound
 
@@ -307,14 +307,14 @@ def _opened(meter_id: str, usage: Usage, window: OpenWindow) -> UsageWindowOpene
     )
 
 
-def _member(members: Members | None, meter_id: str, usage: Usage, window: OpenWindow) -> tuple[str | None, bool]:
+def _digest(distinct: DistinctSet | None, meter_id: str, usage: Usage, window: OpenWindow) -> tuple[str | None, bool]:
     """Which of different things it was, and whether that is new to the window; None where they are not told apart."""
     if window.aggregation is not Aggregation.UNIQUE:
         return None, False
     if usage.of is None:
-        raise UsageOfWhatError(f"{usage.meter} counts different things: say in `of` which one this was")
-    member = member_of(meter_id, usage.of)
-    return member, not holds(members, window.start, member)
+        raise DistinctValueMissingError(f"{usage.meter} counts different things: say in `of` which one this was")
+    member = digest_of(meter_id, usage.of)
+    return member, not contains(distinct, window.start, member)
 
 
 def _value(window: OpenWindow, quantity: int, *, is_new: bool) -> int:

@@ -27,7 +27,7 @@ class OpenWindow:
     warned: int | None = None
     exceeded: int | None = None
 
-    def holds(self, at: datetime) -> bool:
+    def contains(self, at: datetime) -> bool:
         """Whether what was used at this time counts here."""
         return self.start <= at < self.end
 
@@ -46,7 +46,7 @@ def bounds(kind: Window, at: datetime) -> tuple[datetime, datetime]:
             return month, (month + timedelta(days=31)).replace(day=1)
 
 
-def opened(
+def open_window(
     at: datetime, counts: Meter, catalogue_hash: str, others: Iterable[OpenWindow], watermark: datetime | None
 ) -> OpenWindow:
     """The window for `at`, as the meter counts now.
