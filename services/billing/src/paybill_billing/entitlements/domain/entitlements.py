@@ -345,6 +345,6 @@ def _room(held: Entitlements | None, valid_from: datetime, valid_until: datetime
         raise InvalidValidityError("it would end before it begins, or has ended already; let it end later")
     if len(unexpired(entitled.overrides, now)) + len(unexpired(entitled.grants, now)) >= MAX_OVERRIDES_AND_GRANTS:
         raise TooManyOverridesError(
-            f"{entitled.id} has {MAX_OVERRIDES_AND_GRANTS} overrides and grants; withdraw some, or give it a plan of its own"
+            f"{entitled.id} has {MAX_OVERRIDES_AND_GRANTS} overrides and grants; withdraw some, or create a plan for it"
         )
     return entitled
