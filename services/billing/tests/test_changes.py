@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import UnknownPlanError
 from paybill_billing.subscriptions.domain import change_requests, changes
-from paybill_billing.subscriptions.domain.change_requests import Asked, at_provider, resolve, still_possible
+from paybill_billing.subscriptions.domain.change_requests import (
+    ChangeIntent,
+    check_allowed,
+    desired_at_provider,
+    resolve,
+)
 from paybill_billing.subscriptions.domain.changes import OPEN, Status
 from paybill_contracts.billing import AccessState, PendingChange
 from paybill_contracts.catalogue import Interval, Price
@@ -22,7 +27,7 @@ from paybill_contracts.money import Money
 CHANGE_ID = "chg_" + "1" * 32
 PENDING = PendingChange(plan="pro", version=2, quantity=1, at=NOW + DAY)
 PRORATION = Proration(lines=(), due_now=EUR_20, next_amount=EUR_20, effective_at=NOW)
-UPGRADE = Asked(ChangeKind.PLAN, plan="pro")
+UPGRADE = ChangeIntent(ChangeKind.PLAN, plan="pro")
 
 
 def wants(asked, subscription=SUBSCRIPTION, sold=CATALOGUE, *, leaving=False):
@@ -67,7 +72,10 @@ def test_the_newest_version_on_sale_is_wanted_when_none_is_named():
 
 
 def test_what_stays_is_not_in_what_is_wanted():
-    seats, plan_alone = wants(Asked(ChangeKind.PLAN, quantity=5)), wants(Asked(ChangeKind.PLAN, plan="pro", quantity=3))
+    seats, plan_alone = (
+        wants(ChangeIntent(ChangeKind.PLAN, quantity=5)),
+        wants(ChangeIntent(ChangeKind.PLAN, plan="pro", quantity=3)),
+    )
 
     assert (seats.plan, seats.quantity) == (None, 5)
     assert (plan_alone.plan.version, plan_alone.quantity) == (2, None)
@@ -76,9 +84,11 @@ def test_what_stays_is_not_in_what_is_wanted():
 def test_a_version_that_was_retired_can_be_kept_and_not_bought():
     sold = published(CONTENT, CONTENT.model_copy(update={"plans": (BASIC, PRO_2)}))
 
-    more_seats = wants(Asked(ChangeKind.PLAN, plan="pro", version=1, quantity=9), sold=sold)
+    more_seats = wants(ChangeIntent(ChangeKind.PLAN, plan="pro", version=1, quantity=9), sold=sold)
     back = code_of(
-        Asked(ChangeKind.PLAN, plan="pro", version=1), having(plan=PINNED.model_copy(update={"version": 2})), sold=sold
+        ChangeIntent(ChangeKind.PLAN, plan="pro", version=1),
+        having(plan=PINNED.model_copy(update={"version": 2})),
+        sold=sold,
     )
 
     assert (more_seats.plan, more_seats.quantity) == (None, 9)
@@ -90,37 +100,41 @@ def test_another_interval_is_another_price_of_the_plan():
     both = plan("pro", 1).model_copy(update={"prices": (*PRO_1.prices, yearly)})
     sold = published(CONTENT.model_copy(update={"plans": (both,)}))
 
-    wanted = wants(Asked(ChangeKind.PLAN, interval=Interval.YEAR), sold=sold)
+    wanted = wants(ChangeIntent(ChangeKind.PLAN, interval=Interval.YEAR), sold=sold)
 
     assert (wanted.plan.plan, wanted.plan.version, wanted.price_index) == ("pro", 1, 1)
-    assert at_provider(sold, SUBSCRIPTION, wanted).price == yearly
-    assert code_of(Asked(ChangeKind.PLAN, interval=Interval.MONTH), sold=sold) == "nothing_to_change"
+    assert desired_at_provider(sold, SUBSCRIPTION, wanted).price == yearly
+    assert code_of(ChangeIntent(ChangeKind.PLAN, interval=Interval.MONTH), sold=sold) == "nothing_to_change"
 
 
 @pytest.mark.parametrize(
     ("asked", "subscription", "code"),
     [
-        (Asked(ChangeKind.PLAN), SUBSCRIPTION, "nothing_to_change"),
-        (Asked(ChangeKind.PLAN, plan="pro", version=1, quantity=3), SUBSCRIPTION, "nothing_to_change"),
-        (Asked(ChangeKind.PLAN, plan="gold"), SUBSCRIPTION, "unknown_plan"),
-        (Asked(ChangeKind.PLAN, plan="pro", version=9), SUBSCRIPTION, "unknown_plan"),
-        (Asked(ChangeKind.PLAN, plan="basic", interval=Interval.YEAR), SUBSCRIPTION, "no_such_price"),
+        (ChangeIntent(ChangeKind.PLAN), SUBSCRIPTION, "nothing_to_change"),
+        (ChangeIntent(ChangeKind.PLAN, plan="pro", version=1, quantity=3), SUBSCRIPTION, "nothing_to_change"),
+        (ChangeIntent(ChangeKind.PLAN, plan="gold"), SUBSCRIPTION, "unknown_plan"),
+        (ChangeIntent(ChangeKind.PLAN, plan="pro", version=9), SUBSCRIPTION, "unknown_plan"),
+        (ChangeIntent(ChangeKind.PLAN, plan="basic", interval=Interval.YEAR), SUBSCRIPTION, "no_such_price"),
         (UPGRADE, having(price=Money(minor=2000, currency="USD")), "no_such_price"),
-        (Asked(ChangeKind.PLAN, quantity=0), SUBSCRIPTION, "quantity_out_of_bounds"),
-        (Asked(ChangeKind.PLAN, quantity=-1), SUBSCRIPTION, "quantity_out_of_bounds"),
-        (Asked(ChangeKind.PLAN, quantity=change_requests.MOST + 1), SUBSCRIPTION, "quantity_out_of_bounds"),
+        (ChangeIntent(ChangeKind.PLAN, quantity=0), SUBSCRIPTION, "quantity_out_of_bounds"),
+        (ChangeIntent(ChangeKind.PLAN, quantity=-1), SUBSCRIPTION, "quantity_out_of_bounds"),
+        (
+            ChangeIntent(ChangeKind.PLAN, quantity=change_requests.MAX_QUANTITY + 1),
+            SUBSCRIPTION,
+            "quantity_out_of_bounds",
+        ),
         (UPGRADE, having(access=AccessState.SUSPENDED), "subscription_suspended"),
         (UPGRADE, having(access=AccessState.PAUSED), "subscription_paused"),
         (UPGRADE, having(cancel_at=NOW + DAY), "subscription_cancels"),
         (replace(UPGRADE, at_period_end=True), having(period_end=None), "no_period"),
-        (Asked(ChangeKind.CANCEL, at_period_end=True), having(cancel_at=NOW + DAY), "subscription_cancels"),
-        (Asked(ChangeKind.REACTIVATE), SUBSCRIPTION, "nothing_to_reactivate"),
-        (Asked(ChangeKind.REACTIVATE, at_period_end=True), having(cancel_at=NOW + DAY), "only_now"),
-        (Asked(ChangeKind.PAUSE), having(access=AccessState.PAUSED), "subscription_paused"),
-        (Asked(ChangeKind.PAUSE), having(access=AccessState.SUSPENDED), "subscription_suspended"),
-        (Asked(ChangeKind.PAUSE, at_period_end=True), SUBSCRIPTION, "only_now"),
-        (Asked(ChangeKind.RESUME), SUBSCRIPTION, "not_paused"),
-        (Asked(ChangeKind.RESUME, at_period_end=True), having(access=AccessState.PAUSED), "only_now"),
+        (ChangeIntent(ChangeKind.CANCEL, at_period_end=True), having(cancel_at=NOW + DAY), "subscription_cancels"),
+        (ChangeIntent(ChangeKind.REACTIVATE), SUBSCRIPTION, "nothing_to_reactivate"),
+        (ChangeIntent(ChangeKind.REACTIVATE, at_period_end=True), having(cancel_at=NOW + DAY), "only_now"),
+        (ChangeIntent(ChangeKind.PAUSE), having(access=AccessState.PAUSED), "subscription_paused"),
+        (ChangeIntent(ChangeKind.PAUSE), having(access=AccessState.SUSPENDED), "subscription_suspended"),
+        (ChangeIntent(ChangeKind.PAUSE, at_period_end=True), SUBSCRIPTION, "only_now"),
+        (ChangeIntent(ChangeKind.RESUME), SUBSCRIPTION, "not_paused"),
+        (ChangeIntent(ChangeKind.RESUME, at_period_end=True), having(access=AccessState.PAUSED), "only_now"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_code_of_its_own(asked, subscription, code):
@@ -129,22 +143,22 @@ def test_what_cannot_be_is_refused_with_a_code_of_its_own(asked, subscription, c
 
 @pytest.mark.parametrize("kind", ChangeKind)
 def test_nothing_is_changed_of_what_has_ended_is_not_paid_yet_or_is_being_left(kind):
-    assert code_of(Asked(kind), having(access=AccessState.ENDED)) == "subscription_ended"
-    assert code_of(Asked(kind), having(access=AccessState.PENDING)) == "subscription_pending"
-    assert code_of(Asked(kind), leaving=True) == "tenant_leaving"
+    assert code_of(ChangeIntent(kind), having(access=AccessState.ENDED)) == "subscription_ended"
+    assert code_of(ChangeIntent(kind), having(access=AccessState.PENDING)) == "subscription_pending"
+    assert code_of(ChangeIntent(kind), leaving=True) == "tenant_leaving"
 
 
 @pytest.mark.parametrize(
     ("asked", "subscription"),
     [
-        (Asked(ChangeKind.CANCEL), having(access=AccessState.SUSPENDED)),
-        (Asked(ChangeKind.CANCEL), having(access=AccessState.PAUSED)),
-        (Asked(ChangeKind.CANCEL), having(cancel_at=NOW + DAY)),
-        (Asked(ChangeKind.CANCEL, at_period_end=True), SUBSCRIPTION),
-        (Asked(ChangeKind.REACTIVATE), having(cancel_at=NOW + DAY)),
-        (Asked(ChangeKind.REACTIVATE), having(pending=PENDING)),
-        (Asked(ChangeKind.PAUSE), having(access=AccessState.GRACE)),
-        (Asked(ChangeKind.RESUME), having(access=AccessState.PAUSED)),
+        (ChangeIntent(ChangeKind.CANCEL), having(access=AccessState.SUSPENDED)),
+        (ChangeIntent(ChangeKind.CANCEL), having(access=AccessState.PAUSED)),
+        (ChangeIntent(ChangeKind.CANCEL), having(cancel_at=NOW + DAY)),
+        (ChangeIntent(ChangeKind.CANCEL, at_period_end=True), SUBSCRIPTION),
+        (ChangeIntent(ChangeKind.REACTIVATE), having(cancel_at=NOW + DAY)),
+        (ChangeIntent(ChangeKind.REACTIVATE), having(pending=PENDING)),
+        (ChangeIntent(ChangeKind.PAUSE), having(access=AccessState.GRACE)),
+        (ChangeIntent(ChangeKind.RESUME), having(access=AccessState.PAUSED)),
         (UPGRADE, having(access=AccessState.TRIALING)),
         (UPGRADE, having(access=AccessState.GRACE)),
         (UPGRADE, having(pending=PENDING)),
@@ -167,7 +181,7 @@ def test_only_what_gives_access_can_change_its_plan_or_pause(access, kind, later
     )
 
     try:
-        still_possible(subscription, kind, at_period_end=later)
+        check_allowed(subscription, kind, at_period_end=later)
     except DomainError:
         return
 
@@ -202,7 +216,7 @@ def test_a_quote_holds_what_the_plans_give_differently():
 )
 def test_who_is_cancelled_or_paused_has_nothing(kind, before, now):
     subscription = having(access=AccessState.PAUSED) if kind is ChangeKind.RESUME else SUBSCRIPTION
-    change = replace(requested(), wanted=wants(Asked(kind), subscription))
+    change = replace(requested(), wanted=wants(ChangeIntent(kind), subscription))
 
     (said,) = changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_1, NOW)
 
@@ -321,7 +335,7 @@ def test_whatever_happens_in_whatever_order_a_change_ends_once_and_is_made_only_
 
 
 def test_what_a_provider_is_asked_for_holds_the_plan_that_is_and_the_one_that_will_be():
-    wanted = at_provider(CATALOGUE, SUBSCRIPTION, wants(UPGRADE))
+    wanted = desired_at_provider(CATALOGUE, SUBSCRIPTION, wants(UPGRADE))
 
     assert (wanted.pinned, wanted.plan, wanted.price, wanted.quantity) == (PRO_1, PRO_2, PRO_2.prices[0], None)
     assert wanted.product == "shop"

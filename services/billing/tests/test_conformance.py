@@ -16,7 +16,7 @@ from billing_samples import EUR_20, plan
 from paybill_billing.app import service
 from paybill_billing.providers import conformance
 from paybill_billing.providers.conformance import BrokenPromiseError
-from paybill_billing.providers.manual.contract_store import ContractBooks
+from paybill_billing.providers.manual.contract_store import ManualContractTable
 from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import existing
 from paybill_billing.providers.manual.effects import Manual
@@ -113,7 +113,7 @@ class StripesMessages:
 @pytest.fixture
 async def by_invoice(start, fake, settings):
     served = await start(service(), **settings)
-    books = ContractBooks()
+    books = ManualContractTable()
     await books.begin(served.running.edge)
     return ByInvoice(books)
 
@@ -171,14 +171,14 @@ class Forgetful(AcmePay):
     async def leave(self, customer) -> None:
         pass
 
-    async def quote(self, subscription, wanted, at):
-        await self.change(subscription, wanted, at, "quote")
-        return await super().quote(subscription, wanted, at)
+    async def quote(self, subscription, desired, at):
+        await self.change(subscription, desired, at, "quote")
+        return await super().quote(subscription, desired, at)
 
-    async def change(self, subscription, wanted, at, key) -> None:
-        if wanted.kind not in {conformance.ChangeKind.PAUSE, conformance.ChangeKind.REACTIVATE}:
+    async def change(self, subscription, desired, at, key) -> None:
+        if desired.kind not in {conformance.ChangeKind.PAUSE, conformance.ChangeKind.REACTIVATE}:
             self.remote.done.clear()
-            await super().change(next(iter(self.remote.subscriptions), subscription), wanted, at, key)
+            await super().change(next(iter(self.remote.subscriptions), subscription), desired, at, key)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from paybill_billing.providers.stripe.mappers import attempt, seen
 from paybill_billing.subscriptions.domain import payments, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account, Status
-from paybill_billing.subscriptions.domain.entitling import GIVES_ACCESS
-from paybill_billing.subscriptions.domain.subscriptions import Failure
+from paybill_billing.subscriptions.domain.entitling import ENTITLING
+from paybill_billing.subscriptions.domain.subscriptions import FailedCollection
 from stripe_model import HAPPENINGS, Stripe
 
 START = int(NOW.timestamp())
@@ -44,7 +44,7 @@ class Billing:
         for event in heard:
             if event.type == "invoice.payment_failed":
                 failure = attempt(event.id, event.object)
-                failures.append(Failure(failure.invoice, datetime.fromtimestamp(event.created, UTC)))
+                failures.append(FailedCollection(failure.invoice, datetime.fromtimestamp(event.created, UTC)))
                 said = payments.fail(
                     self.failed.get(event.id), failure, tenant_id=TENANT, subscription_id="sub_" + 32 * "1"
                 )
@@ -121,7 +121,7 @@ def test_what_was_paid_is_given_until_it_is_over_unless_the_provider_ends_or_pau
     subscription = billing.standing.subscription
     paid = subscription.paid_until is not None and now < subscription.paid_until
     if paid and subscription.provider_status != "canceled" and not shown["pause_collection"]:
-        assert subscription.access in GIVES_ACCESS
+        assert subscription.access in ENTITLING
 
 
 @settings(max_examples=100, deadline=None)
@@ -134,5 +134,5 @@ def test_when_the_provider_is_silent_for_ever_nobody_has_access_for_ever(whats):
 
     billing.pass_time(datetime.fromtimestamp(at + 400 * 86_400, UTC))
 
-    assert billing.standing.subscription.access not in GIVES_ACCESS
+    assert billing.standing.subscription.access not in ENTITLING
     assert billing.standing.due is None

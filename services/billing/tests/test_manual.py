@@ -9,7 +9,7 @@ from paybill_billing.providers.manual.domain.contracts import (
     ContractNotRunningError,
     ContractRunsError,
     InvoiceSettledError,
-    NothingOfferedError,
+    NoValidOfferError,
     TermsError,
     TooManyInvoicesError,
     UnknownInvoiceError,
@@ -50,7 +50,7 @@ def test_the_same_order_twice_is_one_contract_and_another_is_refused():
 
 
 def test_an_offer_that_is_over_cannot_be_ordered():
-    with pytest.raises(NothingOfferedError):
+    with pytest.raises(NoValidOfferError):
         accepted(at=NOW + 31 * DAY)
 
 

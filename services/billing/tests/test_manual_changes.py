@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from manual_samples import ACTIVE, ID, accepted, at, fold, statuses, terms
 from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import (
-    Agreement,
     ContractNotRunningError,
     InvoiceSettledError,
+    ManualContract,
     TooManyInvoicesError,
     amount_of,
 )
@@ -172,5 +172,5 @@ def test_whatever_happens_money_is_accounted_for_and_every_timer_moves(taken):
             assert sum(line.amount.minor for line in invoice.lines) == invoice.total.minor
             assert invoice.total.minor or invoice.status in {InvoiceStatus.PAID, InvoiceStatus.VOID}
         assert state.due is None or state.due > now
-    assert isinstance(state, Agreement)
+    assert isinstance(state, ManualContract)
     assert state.id == ID

@@ -16,7 +16,7 @@ DISPUTE = Dispute("du_1", EUR_20, "fraudulent", NOW + 9 * DAY, None)
 
 
 def told(payment, returned, payer=PAYER):
-    said = payments.give_back(payment, returned, payer)
+    said = payments.record_return(payment, returned, payer)
     for event in said:
         payment = payments.evolve(payment, event)
     return payment, [type(event) for event in said]
@@ -59,13 +59,13 @@ def test_an_older_view_of_a_closed_dispute_does_not_open_it_again():
 
 
 def test_what_was_paid_for_may_be_unknown():
-    (said,) = payments.give_back(None, REFUND, Payer(TENANT, "stripe", None, None))
+    (said,) = payments.record_return(None, REFUND, Payer(TENANT, "stripe", None, None))
 
     assert (said.tenant_id, said.subscription_id, said.invoice) == (TENANT, None, None)
 
 
 def test_only_a_dispute_can_be_closed():
-    _, closed = payments.give_back(None, replace(DISPUTE, outcome=DisputeOutcome.WON), PAYER)
+    _, closed = payments.record_return(None, replace(DISPUTE, outcome=DisputeOutcome.WON), PAYER)
 
     with pytest.raises(PaymentOrderError):
         payments.evolve(None, closed)

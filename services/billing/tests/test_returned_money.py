@@ -6,7 +6,7 @@ import json
 import pytest
 from billing_world import API_KEY
 from paybill_billing.providers.port import Trail
-from paybill_billing.providers.stripe.resolver import StripeTraces
+from paybill_billing.providers.stripe.resolver import StripeReferenceResolver
 from paybill_contracts.money import Money
 from paybill_runtime.replay.verify import replay
 from stripe import HTTPXClient, StripeClient
@@ -122,7 +122,9 @@ async def canned():
 
     def traces(answers):
         clients.append(Canned(answers))
-        return StripeTraces(StripeClient(API_KEY, http_client=clients[-1], max_network_retries=0)), clients[-1]
+        return StripeReferenceResolver(StripeClient(API_KEY, http_client=clients[-1], max_network_retries=0)), clients[
+            -1
+        ]
 
     yield traces
     for client in clients:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.subscriptions.domain import subscriptions
-from paybill_billing.subscriptions.domain.entitling import GIVES_ACCESS, first
+from paybill_billing.subscriptions.domain.entitling import ENTITLING, fallback_subscription
 from paybill_billing.subscriptions.domain.subscriptions import subscription_id
 from paybill_contracts.billing import AccessState
 from paybill_runtime.replay.verify import replay
@@ -74,18 +74,18 @@ def test_the_same_one_takes_over_in_whatever_order_they_are_read(states, random)
         now_with(access, ACTIVE.model_copy(update={"subscription_id": f"sub_{number:032x}"}))
         for number, access in enumerate(states)
     ]
-    expected = next((each for each in others if each.access in GIVES_ACCESS), None)
+    expected = next((each for each in others if each.access in ENTITLING), None)
     random.shuffle(others)
 
     chosen = entitlements.fallback_of(others, CATALOGUE)
 
     assert chosen == (expected and (expected, PRO_1))
-    assert first(others) == (expected and expected.subscription_id)
+    assert fallback_subscription(others) == (expected and expected.subscription_id)
 
 
 def test_a_timer_that_suspends_names_what_gives_access_instead():
-    other = subscriptions.Standing(SECOND.subscription_id, SECOND)
-    gone = subscriptions.Standing(SECOND.subscription_id, now_with(AccessState.ENDED, SECOND))
+    other = subscriptions.SubscriptionState(SECOND.subscription_id, SECOND)
+    gone = subscriptions.SubscriptionState(SECOND.subscription_id, now_with(AccessState.ENDED, SECOND))
 
     told = [subscriptions.on_time(GRACE, GRACE.due, others)[0].instead for others in ([], [gone], [gone, other])]
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from billing_samples import plan
 from paybill_billing.providers.port import Order, ProviderRefusedError
-from paybill_billing.providers.port.desired import Wanted
+from paybill_billing.providers.port.desired import DesiredSubscription
 from paybill_billing.providers.stripe.provider import Stripe
 from paybill_contracts.catalogue import Interval, Price
 from paybill_contracts.changes import ChangeKind
@@ -26,11 +26,13 @@ ONE, TWO, YEARLY = priced(1, 2000), priced(2, 5000), priced(3, 40_000, Interval.
 
 
 def to(target, *, later=False, quantity=None):
-    return Wanted(ChangeKind.PLAN, later, "shop", target, target.prices[0] if target else None, quantity, pinned=ONE)
+    return DesiredSubscription(
+        ChangeKind.PLAN, later, "shop", target, target.prices[0] if target else None, quantity, pinned=ONE
+    )
 
 
 def does(kind, *, later=False):
-    return Wanted(kind, later, "shop", pinned=ONE)
+    return DesiredSubscription(kind, later, "shop", pinned=ONE)
 
 
 class Bought:

@@ -8,7 +8,7 @@ from billing_samples import DAY, ITEM, NOW, SOLD, TENANT, seen, sold
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import subscriptions
-from paybill_billing.subscriptions.domain.subscriptions import Failure, UnknownStatusError
+from paybill_billing.subscriptions.domain.subscriptions import FailedCollection, UnknownStatusError
 from paybill_contracts.billing import (
     AccessState,
     SubscriptionActivated,
@@ -112,9 +112,9 @@ def test_a_subscription_whose_collection_is_paused_gives_no_access():
 
 def test_grace_runs_from_the_first_failure_of_the_open_invoice():
     failures = [
-        Failure("in_1", NOW - timedelta(hours=1)),
-        Failure("in_1", NOW - timedelta(hours=3)),
-        Failure("in_0", NOW - 40 * DAY),
+        FailedCollection("in_1", NOW - timedelta(hours=1)),
+        FailedCollection("in_1", NOW - timedelta(hours=3)),
+        FailedCollection("in_0", NOW - 40 * DAY),
     ]
 
     (said,) = decide(ACTIVE, seen("past_due"), failures)
@@ -123,15 +123,15 @@ def test_grace_runs_from_the_first_failure_of_the_open_invoice():
 
 
 def test_an_earlier_failure_that_is_heard_later_shortens_grace_and_a_later_one_does_not_prolong_it():
-    earlier = after(seen("past_due"), standing=GRACE, failures=[Failure("in_1", NOW - DAY)])
-    later = after(seen("past_due"), standing=earlier, failures=[Failure("in_1", NOW + DAY)], now=NOW + DAY)
+    earlier = after(seen("past_due"), standing=GRACE, failures=[FailedCollection("in_1", NOW - DAY)])
+    later = after(seen("past_due"), standing=earlier, failures=[FailedCollection("in_1", NOW + DAY)], now=NOW + DAY)
 
     assert earlier.subscription.grace_until == NOW + 6 * DAY
     assert later == earlier
 
 
 def test_a_failure_dated_after_our_clock_counts_as_now():
-    (said,) = decide(ACTIVE, seen("past_due"), [Failure("in_1", NOW + 300 * DAY)])
+    (said,) = decide(ACTIVE, seen("past_due"), [FailedCollection("in_1", NOW + 300 * DAY)])
 
     assert said.subscription.grace_until == NOW + 7 * DAY
 

@@ -13,7 +13,7 @@ from paybill_billing.app import service
 from paybill_billing.catalogue.domain.catalogue import PriceSeen
 from paybill_billing.providers.port import ProviderAwayError
 from paybill_billing.providers.stripe.inbound import StripeInbound
-from paybill_billing.subscriptions.domain.expiry import LATE
+from paybill_billing.subscriptions.domain.expiry import SYNC_DELAY
 from paybill_billing.subscriptions.domain.subscriptions import Item, Seen
 from paybill_billing.webhooks.jobs import Ingest
 
@@ -265,7 +265,7 @@ async def test_messages_that_come_while_we_look_are_looked_at_too(scripted, sign
 
 
 async def test_what_should_have_changed_is_looked_at_although_nobody_said_anything(scripted):
-    ended = datetime.now(UTC) - LATE + timedelta(seconds=2)
+    ended = datetime.now(UTC) - SYNC_DELAY + timedelta(seconds=2)
     provider, world = await scripted(
         lambda customer: Scripted(shown(customer, period_end=ended), shown(customer, "canceled")),
         lambda customer: [about("sub_1", customer)],

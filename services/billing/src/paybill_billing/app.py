@@ -26,7 +26,7 @@ from paybill_billing.licences.domain import licence_keys, licences, revocations
 from paybill_billing.licences.effects import ExternalSystems, SigningKeys
 from paybill_billing.licences.jobs import request_first_key
 from paybill_billing.providers import domain as providers
-from paybill_billing.providers.manual.contract_store import ContractBooks
+from paybill_billing.providers.manual.contract_store import ManualContractTable
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.port import Connected, Lists, Redelivers
 from paybill_billing.providers.registry import connect
@@ -35,7 +35,7 @@ from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.settings import Settings
 from paybill_billing.subscriptions.domain import changes, subscriptions
 from paybill_billing.subscriptions.jobs.changes import WORK
-from paybill_billing.subscriptions.jobs.plan_migrations import move_subscribers
+from paybill_billing.subscriptions.jobs.plan_migrations import run_plan_migrations
 from paybill_billing.tables import (
     CATALOGUES,
     CHANGES,
@@ -63,7 +63,7 @@ class Connections:
     """This process's one connection to each provider: what is done there and what is looked at share one pace."""
 
     def __init__(self) -> None:
-        self._books = ContractBooks()
+        self._books = ManualContractTable()
         self._connected: Mapping[str, Connected] = {}
         self._arrived: Mapping[str, asyncio.Event] = {}
         self._asked = asyncio.Event()
@@ -136,7 +136,7 @@ def service() -> Service:
         router=connections.router,
         effects=connections.connect,
         on_start=(connections.begin, publish_catalogue, allow_publishers, request_first_key),
-        background=(connections.webhooks, close_windows, move_subscribers),
+        background=(connections.webhooks, close_windows, run_plan_migrations),
     )
 
 

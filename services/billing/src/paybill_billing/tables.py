@@ -195,7 +195,7 @@ class ChangeRow(Base, table=True):
     due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
 
 
-class MoveRow(Base, table=True):
+class PlanMigrationRow(Base, table=True):
     """A move of subscribers. `open_from` is the version that they leave, until it is finished: one move at a time."""
 
     __tablename__ = "moves"
@@ -217,7 +217,7 @@ CATALOGUES = Stored("catalogue", CatalogueRow, catalogue.Catalogue, catalogue.ev
 TIERS = Stored("tiers", TiersRow, tiers.Tiers, tiers.evolve)
 PUBLISHERS = Stored("publishers", PublishersRow, publishers.Publishers, publishers.evolve)
 PROVIDERS = Stored("providers", ProvidersRow, providers.Choice, providers.evolve)
-CONTRACTS = Stored("contract", ContractRow, contracts.Agreement, contracts.evolve)
+CONTRACTS = Stored("contract", ContractRow, contracts.ManualContract, contracts.evolve)
 ACCOUNTS = Stored(
     "account",
     AccountRow,
@@ -225,7 +225,7 @@ ACCOUNTS = Stored(
     accounts.evolve,
     conflicts={"accounts_customer_key": CustomerTakenError},
 )
-SUBSCRIPTIONS = Stored("subscription", SubscriptionRow, subscriptions.Standing, subscriptions.evolve)
+SUBSCRIPTIONS = Stored("subscription", SubscriptionRow, subscriptions.SubscriptionState, subscriptions.evolve)
 ENTITLEMENTS = Stored("entitlements", EntitlementsRow, entitlements.Entitlements, entitlements.evolve)
 PAYMENTS = Stored("payment", PaymentRow, payments.Payment, payments.evolve)
 RUNS = Stored(
@@ -243,12 +243,12 @@ CHANGES = Stored(
     changes.evolve,
     conflicts={"changes_open_for_key": changes.ChangeOpenError},
 )
-MOVES = Stored(
+PLAN_MIGRATIONS = Stored(
     "move",
-    MoveRow,
-    plan_migrations.Move,
+    PlanMigrationRow,
+    plan_migrations.PlanMigration,
     plan_migrations.evolve,
-    conflicts={"moves_open_from_key": plan_migrations.MoveRunsError},
+    conflicts={"moves_open_from_key": plan_migrations.PlanMigrationRunsError},
 )
 LICENCES = Stored("licence", LicenceRow, licences.Licence, licences.evolve)
 KEYRINGS = Stored("licence-keys", KeyringRow, licence_keys.Keyring, licence_keys.evolve)
@@ -272,7 +272,7 @@ STATES = (
     RUNS,
     DRIFTS,
     CHANGES,
-    MOVES,
+    PLAN_MIGRATIONS,
     LICENCES,
     KEYRINGS,
     REVOCATION_LISTS,

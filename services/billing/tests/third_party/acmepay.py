@@ -17,12 +17,12 @@ from paybill_billing.providers.port import (
     Connected,
     Delivery,
     DeliveryRefusedError,
+    DesiredSubscription,
     Given,
     Order,
     Page,
     ProviderAwayError,
     ProviderRefusedError,
-    Wanted,
 )
 from paybill_billing.subscriptions.domain.accounts import Opened
 from paybill_billing.subscriptions.domain.subscriptions import Item, Seen
@@ -114,18 +114,18 @@ class AcmePay:
             if seen.customer == customer:
                 self.remote.subscriptions[id_] = replace(seen, status="canceled")
 
-    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+    async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """Nothing is prorated here: what is due is due with the next period."""
-        after = _changed(self._found(subscription), wanted, at)
+        after = _changed(self._found(subscription), desired, at)
         item = after.items[0]
         due = Money(minor=0, currency=item.amount.currency)
         regular = Money(minor=item.amount.minor * item.quantity, currency=item.amount.currency)
         return Proration(lines=(), due_now=due, next_amount=regular, effective_at=at)
 
-    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+    async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
         seen = self._found(subscription)
         if key not in self.remote.done:
-            self.remote.subscriptions[subscription] = _changed(seen, wanted, at)
+            self.remote.subscriptions[subscription] = _changed(seen, desired, at)
             self.remote.done.add(key)
 
     async def subscriptions(self, after: str | None) -> Page:
@@ -151,19 +151,19 @@ class AcmePay:
             raise ProviderAwayError(0.2, self.remote.away)
 
 
-def _changed(seen: Seen, wanted: Wanted, at: datetime) -> Seen:
+def _changed(seen: Seen, desired: DesiredSubscription, at: datetime) -> Seen:
     changes: Mapping[ChangeKind, Callable[[], Seen]] = {
-        ChangeKind.PLAN: lambda: replace(seen, items=(replace(seen.items[0], quantity=wanted.quantity or 1),)),
+        ChangeKind.PLAN: lambda: replace(seen, items=(replace(seen.items[0], quantity=desired.quantity or 1),)),
         ChangeKind.CANCEL: lambda: (
             replace(seen, cancel_at=seen.period_end)
-            if wanted.at_period_end
+            if desired.at_period_end
             else replace(seen, status="canceled", cancel_at=at)
         ),
         ChangeKind.REACTIVATE: lambda: replace(seen, cancel_at=None),
         ChangeKind.PAUSE: lambda: replace(seen, status="paused"),
         ChangeKind.RESUME: lambda: replace(seen, status="active"),
     }
-    return changes[wanted.kind]()
+    return changes[desired.kind]()
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,8 @@ class AcmeInbound:
         time, _, signature = headers.get("acme-signature", "").partition(".")
         if not time.isascii() or not time.isdigit() or len(time) > 12:
             raise DeliveryRefusedError("unsigned", "the header Acme-Signature is missing, or says no time")
-        wanted = hmac.new(self.secret, time.encode() + b"." + body, sha256).hexdigest()
-        if not hmac.compare_digest(wanted.encode(), signature.encode("utf-8", "surrogateescape")):
+        expected = hmac.new(self.secret, time.encode() + b"." + body, sha256).hexdigest()
+        if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogateescape")):
             raise DeliveryRefusedError("bad_signature", "the secret did not make this signature")
         if abs(int(time) - now.timestamp()) > TOLERANCE_S:
             raise DeliveryRefusedError("stale", f"it was not signed within {TOLERANCE_S} s of now")

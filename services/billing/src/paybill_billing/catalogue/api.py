@@ -125,8 +125,8 @@ def router(edge: Edge) -> APIRouter:
                 changes=known is None or known.on_sale != plans.content,
             )
             if not dry_run:
-                said = catalogue.publish(known, plans.content, buildable)
-                unit.record(CATALOGUES, catalogue.CATALOGUE, said)
+                events = catalogue.publish(known, plans.content, buildable)
+                unit.record(CATALOGUES, catalogue.CATALOGUE, events)
             return view
 
         try:

@@ -13,13 +13,13 @@ from paybill_contracts.changes import ChangeKind, Proration
 from paybill_billing.providers.port import (
     Adopts,
     DeliveryRefusedError,
+    DesiredSubscription,
     Inbound,
     Lists,
     Order,
     Portal,
     Provider,
     ProviderRefusedError,
-    Wanted,
 )
 from paybill_billing.subscriptions.domain.accounts import Opened
 from paybill_billing.subscriptions.domain.subscriptions import Seen
@@ -286,8 +286,8 @@ def _is_refused(inbound: Inbound, body: bytes, headers: Mapping[str, str], now: 
     return False
 
 
-def _seats(plan: PlanVersion, quantity: int) -> Wanted:
-    return Wanted(
+def _seats(plan: PlanVersion, quantity: int) -> DesiredSubscription:
+    return DesiredSubscription(
         ChangeKind.PLAN,
         at_period_end=False,
         product=PRODUCT,
@@ -298,12 +298,12 @@ def _seats(plan: PlanVersion, quantity: int) -> Wanted:
     )
 
 
-def _wanted(kind: ChangeKind, plan: PlanVersion) -> Wanted:
-    return Wanted(kind, at_period_end=False, product=PRODUCT, pinned=plan)
+def _wanted(kind: ChangeKind, plan: PlanVersion) -> DesiredSubscription:
+    return DesiredSubscription(kind, at_period_end=False, product=PRODUCT, pinned=plan)
 
 
-def _later(kind: ChangeKind, plan: PlanVersion) -> Wanted:
-    return Wanted(kind, at_period_end=True, product=PRODUCT, pinned=plan)
+def _later(kind: ChangeKind, plan: PlanVersion) -> DesiredSubscription:
+    return DesiredSubscription(kind, at_period_end=True, product=PRODUCT, pinned=plan)
 
 
 def _adds_up(quote: Proration) -> bool:

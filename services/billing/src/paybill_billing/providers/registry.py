@@ -8,7 +8,7 @@ from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.settings import read_secret
 
 from paybill_billing.providers.manual.domain.contracts import MANUAL
-from paybill_billing.providers.manual.effects import Books, Manual
+from paybill_billing.providers.manual.effects import Manual, ManualContractStore
 from paybill_billing.providers.port import Connected, Factory, Given
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.providers.stripe.provider import NAME as STRIPE
@@ -19,7 +19,7 @@ GROUP = "paybill.billing_providers"
 """The group of entry points that packages with a provider declare."""
 
 
-def connect(settings: Settings, books: Books) -> Mapping[str, Connected]:
+def connect(settings: Settings, books: ManualContractStore) -> Mapping[str, Connected]:
     """All providers that are configured, by name. Raises ConfigurationError."""
     connected = {MANUAL: Connected(Manual(books, settings.manual_offer_url))}
     if settings.stripe_api_key_file is not None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy import Row, text
 
 from paybill_billing.providers.port import Inbound, Provider, ProviderAwayError, ProviderRefusedError
-from paybill_billing.providers.stripe.mappers import ShapeError
+from paybill_billing.providers.stripe.mappers import MalformedObjectError
 from paybill_billing.tables import NO_ACCOUNT
 from paybill_billing.webhooks.subscription_sync import Following, OvertakenError, UnknownCustomerError
 
@@ -180,7 +180,7 @@ class Ingest:
         except ProviderAwayError as error:
             log.warning("webhooks of %s wait: %s", target.target, error)
             await self._later(target, error.after_s, str(error))
-        except (DomainError, ProviderRefusedError, ShapeError, ValidationError) as error:
+        except (DomainError, ProviderRefusedError, MalformedObjectError, ValidationError) as error:
             log.error("webhooks of %s cannot be understood: %s", target.target, _short(error))  # noqa: TRY400  # said all
             await self._later(target, _delay_s(target.tries), _short(error))
         except Exception as error:

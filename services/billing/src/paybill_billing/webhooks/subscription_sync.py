@@ -21,7 +21,7 @@ from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.providers.port import Inbound, Provider, ProviderRefusedError, Traces, Trail
 from paybill_billing.subscriptions.domain import payments, subscriptions
 from paybill_billing.subscriptions.domain.payments import Attempt, Payer
-from paybill_billing.subscriptions.domain.subscriptions import Failure, Seen
+from paybill_billing.subscriptions.domain.subscriptions import FailedCollection, Seen
 from paybill_billing.tables import (
     ACCOUNTS,
     CATALOGUES,
@@ -127,7 +127,7 @@ class Following:
                 tenant_id=tenant_id,
                 provider=self._name,
                 sold=pinned,
-                failures=[Failure(attempt.invoice, when) for attempt, when in failures],
+                failures=[FailedCollection(attempt.invoice, when) for attempt, when in failures],
                 now=at.now,
                 adopted=account.adopts is not None,
                 others=besides,
@@ -181,7 +181,7 @@ class Following:
         def decide(unit: Unit, _: Moment) -> None:
             for returned in trail.returned:
                 known = unit.get(PAYMENTS, returned.id)
-                unit.record(PAYMENTS, returned.id, payments.give_back(known, returned, payer))
+                unit.record(PAYMENTS, returned.id, payments.record_return(known, returned, payer))
 
         await self._edge.decide(
             origin,

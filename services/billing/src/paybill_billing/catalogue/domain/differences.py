@@ -66,14 +66,14 @@ _TERMS = ("name", "tier", "placement", "trial_days", "grace_s", "retention_s")
 def between(catalogue: Catalogue | None, content: Content) -> Difference:
     """What publishing `content` would change."""
     sold = {version_name(plan): plan for plan in (catalogue.on_sale.plans if catalogue is not None else ())}
-    wanted = {version_name(plan): plan for plan in content.plans}
+    after_by_name = {version_name(plan): plan for plan in content.plans}
     known = [entry.plan for entry in (catalogue.published if catalogue is not None else ())]
-    added = [plan for name, plan in wanted.items() if name not in sold]
+    added = [plan for name, plan in after_by_name.items() if name not in sold]
     before = {meter.meter: meter for meter in (catalogue.on_sale.meters if catalogue is not None else ())}
     after = {meter.meter: meter for meter in content.meters}
     return Difference(
         added=tuple(map(version_name, added)),
-        retired=tuple(name for name in sold if name not in wanted),
+        retired=tuple(name for name in sold if name not in after_by_name),
         versions=tuple(_version(_earlier(plan, [*known, *content.plans]), plan) for plan in added),
         meters=tuple(
             MeterDifference(before.get(name), after.get(name))

@@ -21,7 +21,7 @@ from paybill_contracts.placement import Preset
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, published
 from paybill_billing.entitlements.domain.overrides import Grant, Override, effective, next_change, unexpired
-from paybill_billing.subscriptions.domain.entitling import GIVES_ACCESS, giving
+from paybill_billing.subscriptions.domain.entitling import ENTITLING, entitling_subscriptions
 
 EntitlementsEvent = EntitlementsSet | EntitlementOverridden | EntitlementGranted | EntitlementWithdrawn
 
@@ -99,7 +99,7 @@ class Entitlements:
 
 def fallback_of(others: Iterable[Subscription], sold: Catalogue) -> tuple[Subscription, PlanVersion] | None:
     """What takes over from a subscription that gives no access any more: always the same of several."""
-    for other in giving(others):
+    for other in entitling_subscriptions(others):
         return other, published(sold, other.plan.plan, other.plan.version).plan
     return None
 
@@ -119,9 +119,9 @@ def apply_subscription(
     """
     if held is not None and held.subscription_id != subscription.subscription_id and held.allows_access:
         return []
-    if subscription.access not in GIVES_ACCESS and fallback is not None:
+    if subscription.access not in ENTITLING and fallback is not None:
         subscription, plan = fallback
-    allows = subscription.access in GIVES_ACCESS
+    allows = subscription.access in ENTITLING
     if not allows and (held is None or held.subscription_id != subscription.subscription_id):
         return []
     said = _set_of(

@@ -23,9 +23,9 @@ from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.domain.contracts import (
     MANUAL,
     PAYMENT_DAYS,
-    Agreement,
+    ManualContract,
     ManualEvent,
-    NothingOfferedError,
+    NoValidOfferError,
     contract_id,
     existing,
     priced,
@@ -99,7 +99,7 @@ class VoidBody(Body):
     reason: Annotated[Text, Field(description="Kept in the log for ever: no personal data.")]
 
 
-class AgreementView(BaseModel):
+class ManualContractView(BaseModel):
     """What a tenant may order, what it has ordered, and its invoices: the open ones and the newest that are settled."""
 
     tenant_id: TenantId
@@ -110,22 +110,22 @@ class AgreementView(BaseModel):
     paid_until: Timestamp | None
 
     @classmethod
-    def of(cls, agreement: Agreement) -> Self:
-        """What is shown of `agreement`."""
+    def of(cls, state: ManualContract) -> Self:
+        """What is shown of `state`."""
         return cls(
-            tenant_id=agreement.tenant_id,
-            contract_id=agreement.id,
-            offer=agreement.offer,
-            contract=agreement.contract,
-            invoices=list(agreement.invoices),
-            paid_until=agreement.paid_until,
+            tenant_id=state.tenant_id,
+            contract_id=state.id,
+            offer=state.offer,
+            contract=state.contract,
+            invoices=list(state.invoices),
+            paid_until=state.paid_until,
         )
 
 
 class OfferPage(BaseModel):
     """Agreements with an offer that waits for an order, in the order of their ids."""
 
-    offers: list[AgreementView]
+    offers: list[ManualContractView]
     next: Annotated[ContractId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
@@ -142,7 +142,7 @@ class InvoicePage(BaseModel):
     next: Annotated[InvoiceId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-Decision = Callable[[Unit, Agreement | None, datetime], Sequence[ManualEvent]]
+Decision = Callable[[Unit, ManualContract | None, datetime], Sequence[ManualEvent]]
 
 
 def router(edge: Edge) -> APIRouter:
@@ -151,18 +151,18 @@ def router(edge: Edge) -> APIRouter:
 
     async def act(
         who: Caller, tenant_id: str, verb: str, decision: Decision, *, dry_run: bool, reads: Sequence[StateKey] = ()
-    ) -> AgreementView:
+    ) -> ManualContractView:
         """Decide and record, or show what would come of it; what was ordered is looked at again."""
         id_ = contract_id(tenant_id)
 
-        def decide(unit: Unit, at: Moment) -> AgreementView:
-            agreement = unit.get(CONTRACTS, id_)
-            events = decision(unit, agreement, at.now)
+        def decide(unit: Unit, at: Moment) -> ManualContractView:
+            state = unit.get(CONTRACTS, id_)
+            events = decision(unit, state, at.now)
             if not dry_run:
                 unit.record(CONTRACTS, id_, events)
             for event in events:
-                agreement = contracts.evolve(agreement, event)
-            return AgreementView.of(existing(agreement, tenant_id))
+                state = contracts.evolve(state, event)
+            return ManualContractView.of(existing(state, tenant_id))
 
         if dry_run:
             return await edge.decide(who.origin, decide, reads=[CONTRACTS.key(id_), *reads])
@@ -173,7 +173,7 @@ def router(edge: Edge) -> APIRouter:
             reads=reads,
             besides=partial(look_again, MANUAL, id_, edge.now()) if verb != "offer" else None,
             idempotency=who.idempotency,
-            answer=AgreementView,
+            answer=ManualContractView,
             verb=verb,
             target=tenant_id,
         )
@@ -186,44 +186,48 @@ def router(edge: Edge) -> APIRouter:
     ) -> OfferPage:
         """What was offered and not ordered yet, a page at a time."""
         offered, next_ = await page(edge, CONTRACTS, after, limit, _OFFERED)
-        return OfferPage(offers=[AgreementView.of(agreement) for agreement in offered], next=next_)
+        return OfferPage(offers=[ManualContractView.of(state) for state in offered], next=next_)
 
     @routes.get("/contracts/{tenant_id}")
-    async def show(tenant_id: TenantId, _: Reader) -> AgreementView:
+    async def show(tenant_id: TenantId, _: Reader) -> ManualContractView:
         """A tenant's offer, contract and invoices."""
-        return AgreementView.of(existing(await found(edge, CONTRACTS, contract_id(tenant_id)), tenant_id))
+        return ManualContractView.of(existing(await found(edge, CONTRACTS, contract_id(tenant_id)), tenant_id))
 
     @routes.post("/contracts/{tenant_id}/offer")
-    async def offer(tenant_id: TenantId, body: OfferBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
+    async def offer(
+        tenant_id: TenantId, body: OfferBody, who: Writer, *, dry_run: DryRun = False
+    ) -> ManualContractView:
         """Offer something, instead of what was offered before.
 
         Refused with `unknown_tenant`, `pays_elsewhere`, `customer_leaves`, `contract_runs` (then it is changed),
         `unknown_plan`, `impossible_terms`.
         """
 
-        def decision(unit: Unit, agreement: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
+        def decision(unit: Unit, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             account = _account(unit, tenant_id)
             plan = catalogue.on_sale(_sold(unit), body.plan or account.plan)
             terms = terms_of(plan.plan, plan.version, priced(plan, body.interval, None), body.quantity)
-            return manual.offer(agreement, tenant_id, terms, now + timedelta(days=body.valid_days))
+            return manual.offer(state, tenant_id, terms, now + timedelta(days=body.valid_days))
 
         return await act(who, tenant_id, "offer", decision, dry_run=dry_run, reads=_reads(tenant_id))
 
     @routes.post("/contracts/{tenant_id}/accept")
-    async def accept(tenant_id: TenantId, body: AcceptBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
+    async def accept(
+        tenant_id: TenantId, body: AcceptBody, who: Writer, *, dry_run: DryRun = False
+    ) -> ManualContractView:
         """Take the customer's purchase order: access begins, and the first invoice is issued.
 
         The same order again is no error. Refused with `no_contract`, `nothing_offered`, `customer_leaves`,
         `contract_runs`, `impossible_terms`.
         """
 
-        def decision(unit: Unit, known: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
-            agreement, _ = existing(known, tenant_id), _account(unit, tenant_id)
-            offered = _offered(agreement)
+        def decision(unit: Unit, known: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+            state, _ = existing(known, tenant_id), _account(unit, tenant_id)
+            offered = _offered(state)
             plan = catalogue.published(_sold(unit), offered.plan, offered.version).plan
             price = priced(plan, body.interval or offered.interval, offered.unit_price.currency)
             return manual.accept(
-                agreement,
+                state,
                 order=body.order,
                 terms=terms_of(plan.plan, plan.version, price, body.quantity or offered.quantity),
                 payment_days=body.payment_days,
@@ -252,28 +256,32 @@ def router(edge: Edge) -> APIRouter:
         return InvoicePage(invoices=shown, next=shown[-1].invoice_id if len(rows) > limit else None)
 
     @routes.post("/invoices/{invoice_id}/paid")
-    async def paid(invoice_id: InvoiceId, body: PaidBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
+    async def paid(
+        invoice_id: InvoiceId, body: PaidBody, who: Writer, *, dry_run: DryRun = False
+    ) -> ManualContractView:
         """Note that the money has come. Doing it twice is no error.
 
         Refused with `no_contract`, `unknown_invoice`, `invoice_settled`.
         """
         tenant_id = _tenant_of(invoice_id)
 
-        def decision(_: Unit, agreement: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
-            return manual.pay(existing(agreement, tenant_id), invoice_id, body.reference, now)
+        def decision(_: Unit, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+            return manual.pay(existing(state, tenant_id), invoice_id, body.reference, now)
 
         return await act(who, tenant_id, "paid", decision, dry_run=dry_run)
 
     @routes.post("/invoices/{invoice_id}/void")
-    async def void(invoice_id: InvoiceId, body: VoidBody, who: Writer, *, dry_run: DryRun = False) -> AgreementView:
+    async def void(
+        invoice_id: InvoiceId, body: VoidBody, who: Writer, *, dry_run: DryRun = False
+    ) -> ManualContractView:
         """Have nobody owe it any more. Doing it twice is no error.
 
         Refused with `no_contract`, `unknown_invoice`, `invoice_settled`.
         """
         tenant_id = _tenant_of(invoice_id)
 
-        def decision(_: Unit, agreement: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
-            return manual.void(existing(agreement, tenant_id), invoice_id, body.reason, now)
+        def decision(_: Unit, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+            return manual.void(existing(state, tenant_id), invoice_id, body.reason, now)
 
         return await act(who, tenant_id, "void", decision, dry_run=dry_run)
 
@@ -289,13 +297,13 @@ def _tenant_of(id_: str) -> str:
     return f"ten_{id_.split('_')[1]}"
 
 
-def _offered(agreement: Agreement) -> Terms:
+def _offered(state: ManualContract) -> Terms:
     """What an order is for that names nothing else; after it was accepted, what was ordered."""
-    if agreement.offer is not None:
-        return agreement.offer.terms
-    if agreement.contract is not None:
-        return agreement.contract.terms
-    raise NothingOfferedError(f"nothing is offered to {agreement.tenant_id}; offer something first")
+    if state.offer is not None:
+        return state.offer.terms
+    if state.contract is not None:
+        return state.contract.terms
+    raise NoValidOfferError(f"nothing is offered to {state.tenant_id}; offer something first")
 
 
 def _account(unit: Unit, tenant_id: str) -> Account:

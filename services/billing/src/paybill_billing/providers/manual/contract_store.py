@@ -8,12 +8,12 @@ from paybill_runtime.decisions.unit_of_work import Moment, Unit
 from sqlalchemy import Text, cast
 from sqlmodel import col, select
 
-from paybill_billing.providers.manual.domain.contracts import MANUAL, Agreement
+from paybill_billing.providers.manual.domain.contracts import MANUAL, ManualContract
 from paybill_billing.providers.manual.effects import Decide
 from paybill_billing.tables import CONTRACTS, ContractRow, look_again
 
 
-class ContractBooks:
+class ManualContractTable:
     """Agreements in this service's own tables. Nothing is decided before `begin`."""
 
     def __init__(self) -> None:
@@ -23,17 +23,17 @@ class ContractBooks:
         """Use the tables of this service."""
         self._edge = edge
 
-    async def read(self, id_: str) -> Agreement | None:
+    async def read(self, id_: str) -> ManualContract | None:
         """An agreement as it is now; None when there is none."""
-        wanted = select(cast(col(ContractRow.state), Text).label("state")).where(col(ContractRow.id) == id_)
-        rows = await self._begun().rows(wanted)
+        query = select(cast(col(ContractRow.state), Text).label("state")).where(col(ContractRow.id) == id_)
+        rows = await self._begun().rows(query)
         return CONTRACTS.load(rows[0].state) if rows else None
 
-    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> Agreement | None:
+    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> ManualContract | None:
         """The agreement after what was decided about it. follow: its subscription is looked at again."""
         edge = self._begun()
 
-        def decided(unit: Unit, at: Moment) -> Agreement | None:
+        def decided(unit: Unit, at: Moment) -> ManualContract | None:
             unit.record(CONTRACTS, id_, decide(unit.get(CONTRACTS, id_), at.now))
             return unit.get(CONTRACTS, id_)
 

@@ -1,4 +1,4 @@
-"""The provider `manual`: what another provider keeps on its side is an agreement of ours, and people settle it."""
+"""The provider `manual`: what another provider keeps on its side is a contract of ours, and people settle it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import (
     OFFER_VALID,
     OWED,
-    Agreement,
     ContractNotRunningError,
+    ManualContract,
     ManualEvent,
     contract_id,
     contract_of,
@@ -24,38 +24,38 @@ from paybill_billing.providers.manual.domain.contracts import (
     priced,
     terms_of,
 )
-from paybill_billing.providers.port import Order, ProviderAwayError, ProviderRefusedError, Wanted
+from paybill_billing.providers.port import DesiredSubscription, Order, ProviderAwayError, ProviderRefusedError
 from paybill_billing.subscriptions.domain.accounts import Opened
 from paybill_billing.subscriptions.domain.subscriptions import Item, PendingSeen, Seen
 
-BUSY_S = 1.0
+RETRY_S = 1.0
 
-Decide = Callable[[Agreement | None, datetime], Sequence[ManualEvent]]
+Decide = Callable[[ManualContract | None, datetime], Sequence[ManualEvent]]
 
 
-class Books(Protocol):
+class ManualContractStore(Protocol):
     """Where agreements are kept."""
 
-    async def read(self, id_: str) -> Agreement | None:
-        """An agreement as it is now; None when there is none."""
+    async def read(self, id_: str) -> ManualContract | None:
+        """A contract as it is now; None when there is none."""
 
-    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> Agreement | None:
-        """The agreement after what was decided about it. follow: its subscription is looked at again."""
+    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> ManualContract | None:
+        """The state after what was decided about it. follow: its subscription is looked at again."""
 
 
 class Manual:
     """Customers who pay by invoice. The ids of customer, checkout and subscription are that of the contract."""
 
-    def __init__(self, books: Books, offer_url: str) -> None:
+    def __init__(self, store: ManualContractStore, offer_url: str) -> None:
         """offer_url: where a customer reads its offer; the contract's id follows."""
-        self._books = books
+        self._store = store
         self._offer_url = offer_url
 
     async def open(self, order: Order, key: str) -> Opened:
         """Make an offer: one of the plan, at its first price. What was offered before stays."""
 
-        def decide(agreement: Agreement | None, now: datetime) -> Sequence[ManualEvent]:
-            if agreement is not None:
+        def decide(state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+            if state is not None:
                 return []
             price = priced(order.plan, None, None)
             terms = terms_of(order.plan.plan, order.plan.version, price, 1)
@@ -63,47 +63,47 @@ class Manual:
 
         id_ = contract_id(order.tenant_id)
         with _answers():
-            await self._books.decide(id_, key, decide, follow=False)
+            await self._store.decide(id_, key, decide, follow=False)
         return Opened(customer=id_, checkout=id_, checkout_url=f"{self._offer_url}{id_}")
 
     async def look(self, subscription: str) -> Seen | None:
         """The contract as any provider would show it; None before something was ordered."""
-        agreement = await self._books.read(subscription)
-        return None if agreement is None or agreement.contract is None else seen(agreement, agreement.contract)
+        state = await self._store.read(subscription)
+        return None if state is None or state.contract is None else seen(state, state.contract)
 
     async def leave(self, customer: str) -> None:
         """End the contract and withdraw the offer. Invoices that are open stay owed until they are paid or voided."""
         with _answers():
-            await self._books.decide(
-                customer, customer, lambda agreement, now: manual.leave(agreement, now) if agreement is not None else []
+            await self._store.decide(
+                customer, customer, lambda state, now: manual.leave(state, now) if state is not None else []
             )
 
-    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+    async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """What the change would cost if it were made at `at`: it is decided, and not recorded."""
         with _answers():
-            agreement = existing(await self._books.read(subscription), subscription)
-            return manual.cost(agreement, _decided(agreement, wanted, at, None), at)
+            state = existing(await self._store.read(subscription), subscription)
+            return manual.cost(state, _decided(state, desired, at, None), at)
 
-    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+    async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
         """Make the change, prorated as it was quoted for `at`, once for each `key`."""
 
-        def decide(agreement: Agreement | None, _: datetime) -> Sequence[ManualEvent]:
-            found = existing(agreement, subscription)
-            return [] if key in found.made else _decided(found, wanted, at, key)
+        def decide(state: ManualContract | None, _: datetime) -> Sequence[ManualEvent]:
+            found = existing(state, subscription)
+            return [] if key in found.made else _decided(found, desired, at, key)
 
         with _answers():
-            await self._books.decide(subscription, key, decide)
+            await self._store.decide(subscription, key, decide)
 
 
-def seen(agreement: Agreement, contract: Contract) -> Seen:
+def seen(state: ManualContract, contract: Contract) -> Seen:
     """The contract in the words that subscriptions are followed in."""
-    owed = [invoice for invoice in agreement.invoices if invoice.status in OWED]
+    owed = [invoice for invoice in state.invoices if invoice.status in OWED]
     overdue = [invoice.due_at for invoice in owed if invoice.status is InvoiceStatus.OVERDUE]
     pending = contract.next_terms
     return Seen(
-        id=agreement.id,
-        customer=agreement.id,
-        tenant=agreement.tenant_id,
+        id=state.id,
+        customer=state.id,
+        tenant=state.tenant_id,
         status=_status(contract, is_overdue=bool(overdue)),
         collection_paused=False,
         items=(_item(contract.terms),),
@@ -112,7 +112,7 @@ def seen(agreement: Agreement, contract: Contract) -> Seen:
         cancel_at=contract.cancel_at,
         invoice=owed[-1].invoice_id if owed else None,
         trial_end=contract.anchor if contract.status is ContractStatus.TRIALING else None,
-        paid_until=agreement.paid_until,
+        paid_until=state.paid_until,
         failed_at=min(overdue, default=None),
         pending=PendingSeen((_item(pending),), contract.period_end) if pending is not None else None,
     )
@@ -139,34 +139,36 @@ def _item(terms: Terms) -> Item:
     return Item(PriceSeen(name, None, terms.plan, terms.version), terms.quantity, terms.unit_price, terms.interval)
 
 
-def _decided(agreement: Agreement, wanted: Wanted, at: datetime, key: str | None) -> Sequence[ManualEvent]:
-    match wanted.kind:
+def _decided(
+    state: ManualContract, desired: DesiredSubscription, at: datetime, key: str | None
+) -> Sequence[ManualEvent]:
+    match desired.kind:
         case ChangeKind.PLAN:
-            terms = _terms(contract_of(agreement).terms, wanted)
-            return manual.change(agreement, terms, at_period_end=wanted.at_period_end, at=at, made_for=key)
+            terms = _terms(contract_of(state).terms, desired)
+            return manual.change(state, terms, at_period_end=desired.at_period_end, at=at, made_for=key)
         case ChangeKind.CANCEL:
-            return manual.cancel(agreement, at_period_end=wanted.at_period_end, at=at, made_for=key)
+            return manual.cancel(state, at_period_end=desired.at_period_end, at=at, made_for=key)
         case ChangeKind.REACTIVATE:
-            return manual.reactivate(agreement, made_for=key)
-        case ChangeKind.PAUSE | ChangeKind.RESUME if wanted.at_period_end:
+            return manual.reactivate(state, made_for=key)
+        case ChangeKind.PAUSE | ChangeKind.RESUME if desired.at_period_end:
             raise ContractNotRunningError("a contract is paused and resumed now, not at the end of its period")
         case ChangeKind.PAUSE:
-            return manual.pause(agreement, made_for=key)
+            return manual.pause(state, made_for=key)
         case ChangeKind.RESUME:
-            return manual.resume(agreement, at=at, made_for=key)
+            return manual.resume(state, at=at, made_for=key)
         case _:
-            assert_never(wanted.kind)
+            assert_never(desired.kind)
 
 
-def _terms(now: Terms, wanted: Wanted) -> Terms:
+def _terms(now: Terms, desired: DesiredSubscription) -> Terms:
     """What is wanted, and for the rest what is there; another plan without a price is paid as this one is."""
-    price = wanted.price
-    if price is None and wanted.plan is not None:
-        price = priced(wanted.plan, now.interval, now.unit_price.currency)
+    price = desired.price
+    if price is None and desired.plan is not None:
+        price = priced(desired.plan, now.interval, now.unit_price.currency)
     if price is None:
         price = Price(amount=now.unit_price, interval=now.interval, provider_prices={})
-    plan, version = (now.plan, now.version) if wanted.plan is None else (wanted.plan.plan, wanted.plan.version)
-    return terms_of(plan, version, price, now.quantity if wanted.quantity is None else wanted.quantity)
+    plan, version = (now.plan, now.version) if desired.plan is None else (desired.plan.plan, desired.plan.version)
+    return terms_of(plan, version, price, now.quantity if desired.quantity is None else desired.quantity)
 
 
 @contextmanager
@@ -175,6 +177,6 @@ def _answers() -> Iterator[None]:
     try:
         yield
     except RetryLaterError as error:
-        raise ProviderAwayError(BUSY_S, str(error)) from error
+        raise ProviderAwayError(RETRY_S, str(error)) from error
     except DomainError as error:
         raise ProviderRefusedError(f"{error.code}: {error}") from error

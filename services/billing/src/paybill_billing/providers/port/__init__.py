@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.changes import Proration
 
-from paybill_billing.providers.port.desired import Wanted as Wanted  # a part of the port
+from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
 from paybill_billing.subscriptions.domain.accounts import Opened
 from paybill_billing.subscriptions.domain.payments import Attempt, Dispute, Refund
 from paybill_billing.subscriptions.domain.subscriptions import Seen
@@ -138,10 +138,10 @@ class Provider(Protocol):
     async def leave(self, customer: str) -> None:
         """Cancel all that the customer has, and close every checkout."""
 
-    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+    async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """What the change would cost if it were made at `at`. Changes nothing."""
 
-    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+    async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
         """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
 
 

@@ -7,7 +7,7 @@ from paybill_contracts.changes import ChangeKind
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredSubscription:
     """What a subscription is to become. plan, price, quantity: None when they stay as they are.
 
     at_period_end: not now, but when what is paid for is over. pinned: what it is of now, which tells the plan from what

@@ -20,7 +20,7 @@ from paybill_contracts.money import Money
 from paybill_contracts.values import Text
 from pydantic import TypeAdapter
 
-from paybill_billing.providers.port import ProviderRefusedError, Wanted
+from paybill_billing.providers.port import DesiredSubscription, ProviderRefusedError
 from paybill_billing.providers.stripe.client import answers
 from paybill_billing.providers.stripe.mappers import Json, id_of, items_of, plan_item
 from paybill_billing.providers.stripe.prices import StripePrices
@@ -41,7 +41,7 @@ _OVER = frozenset({"canceled", "incomplete_expired"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Current:
     """A subscription as Stripe shows it now, and the item of it that is the plan."""
 
     whole: Json
@@ -61,7 +61,7 @@ class _Found:
             raise ProviderRefusedError(f"{self.id} has no current period")
         return datetime.fromtimestamp(starts, UTC), datetime.fromtimestamp(ends, UTC)
 
-    def says(self, name: str) -> Any:
+    def field(self, name: str) -> Any:
         """A field of the subscription."""
         return self.whole.get(name)
 
@@ -73,20 +73,20 @@ class StripeChanges:
         self._client = client
         self._prices = prices
 
-    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+    async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """What the change would cost at `at`, or at the nearest moment of the period that is being paid for."""
         with answers():
-            found = await self._found(subscription, wanted)
+            found = await self._fetch(subscription, desired)
             now = _within(found, at)
             ends = found.period[1]
             nothing = Proration(lines=(), due_now=_money(found.whole, 0), next_amount=None, effective_at=now)
-            match wanted.kind:
+            match desired.kind:
                 case ChangeKind.PLAN:
-                    item = await self._item(found, wanted)
+                    item = await self._item(found, desired)
                     regular = await self._preview(found, {"items": [item], "proration_behavior": "none"})
-                    if wanted.at_period_end:
+                    if desired.at_period_end:
                         return nothing.model_copy(update={"next_amount": _total(regular), "effective_at": ends})
-                    if found.says("status") == "trialing":
+                    if found.field("status") == "trialing":
                         # Nothing is invoiced before the trial ends: what would be shown is the invoice after it.
                         return nothing.model_copy(update={"next_amount": _total(regular)})
                     invoice = await self._preview(
@@ -98,7 +98,7 @@ class StripeChanges:
                         },
                     )
                     return _invoiced(nothing, invoice, _total(regular))
-                case ChangeKind.CANCEL if wanted.at_period_end:
+                case ChangeKind.CANCEL if desired.at_period_end:
                     return nothing.model_copy(update={"effective_at": ends})
                 case ChangeKind.CANCEL:
                     last = await self._preview(found, {"cancel_now": True, "proration_behavior": "none"})
@@ -108,30 +108,30 @@ class StripeChanges:
                     return nothing.model_copy(update={"next_amount": _total(regular)})
                 case ChangeKind.PAUSE:
                     return nothing
-                case ChangeKind.RESUME if found.says("status") == "paused":
+                case ChangeKind.RESUME if found.field("status") == "paused":
                     return _invoiced(nothing, await self._preview(found, {"resume_at": "now"}), None)
                 case ChangeKind.RESUME:
                     return nothing.model_copy(update={"next_amount": _total(await self._preview(found, {}))})
                 case _:
-                    assert_never(wanted.kind)
+                    assert_never(desired.kind)
 
-    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+    async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
         """Make the change. `key` is the same at every attempt, and what was done already is left alone."""
         with answers():
-            found = await self._found(subscription, wanted)
-            if found.says("status") in _OVER:
-                if wanted.kind is ChangeKind.CANCEL:
+            found = await self._fetch(subscription, desired)
+            if found.field("status") in _OVER:
+                if desired.kind is ChangeKind.CANCEL:
                     return
                 raise ProviderRefusedError(f"{subscription} has ended")
-            match wanted.kind:
-                case ChangeKind.PLAN if wanted.at_period_end:
-                    await self._schedule(found, await self._item(found, wanted), wanted, key)
+            match desired.kind:
+                case ChangeKind.PLAN if desired.at_period_end:
+                    await self._schedule(found, await self._item(found, desired), desired, key)
                 case ChangeKind.PLAN:
                     await self._release(found, key)
-                    await self._become(found, await self._item(found, wanted), at, key)
-                case ChangeKind.CANCEL if wanted.at_period_end:
+                    await self._change_now(found, await self._item(found, desired), at, key)
+                case ChangeKind.CANCEL if desired.at_period_end:
                     await self._release(found, key)
-                    if not found.says("cancel_at_period_end"):
+                    if not found.field("cancel_at_period_end"):
                         await self._update(found, {"cancel_at_period_end": True}, key)
                 case ChangeKind.CANCEL:
                     # What was used and not invoiced yet is invoiced; what was paid is not given back.
@@ -143,14 +143,14 @@ class StripeChanges:
                     if undo := _uncancelled(found):
                         await self._update(found, undo, key)
                 case ChangeKind.PAUSE:
-                    if not found.says("pause_collection"):
+                    if not found.field("pause_collection"):
                         await self._update(found, {"pause_collection": {"behavior": "void"}}, key)
                 case ChangeKind.RESUME:
                     await self._resume(found, key)
                 case _:
-                    assert_never(wanted.kind)
+                    assert_never(desired.kind)
 
-    async def _found(self, subscription: str, wanted: Wanted) -> _Found:
+    async def _fetch(self, subscription: str, desired: DesiredSubscription) -> _Current:
         answer = await self._client.raw_request_async("get", f"/v1/subscriptions/{quoted(subscription, safe='')}")
         found: Json = answer.data
         items = items_of(found)
@@ -162,24 +162,26 @@ class StripeChanges:
                 "get", "/v1/subscription_items", subscription=subscription, limit=PAGE
             )
             items = list(answer.data["data"])
-        plans = [plan for plan in (wanted.pinned, wanted.plan) if plan is not None]
+        plans = [plan for plan in (desired.pinned, desired.plan) if plan is not None]
         sold = [one for one in items if any(self._prices.sells(one["price"], plan) for plan in plans)]
-        return _Found(found, items, sold[0] if sold else plan_item(found))
+        return _Current(found, items, sold[0] if sold else plan_item(found))
 
-    async def _item(self, found: _Found, wanted: Wanted) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
+    async def _item(
+        self, found: _Current, desired: DesiredSubscription
+    ) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
         """The plan's item as it is to be; the other items are left alone."""
         item = _item_params(found.item)
-        if wanted.plan is not None and wanted.price is not None:
-            item["price"] = await self._prices.id_of(wanted.product, wanted.plan, wanted.price)
-        if wanted.quantity is not None:
-            item["quantity"] = wanted.quantity
+        if desired.plan is not None and desired.price is not None:
+            item["price"] = await self._prices.id_of(desired.product, desired.plan, desired.price)
+        if desired.quantity is not None:
+            item["quantity"] = desired.quantity
         return item
 
-    async def _preview(self, found: _Found, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
+    async def _preview(self, found: _Current, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
         """The invoice that there would be; None when there would be none."""
-        wanted = {"subscription": found.id, **({"subscription_details": details} if details else {})}
+        params = {"subscription": found.id, **({"subscription_details": details} if details else {})}
         try:
-            answer = await self._client.raw_request_async("post", "/v1/invoices/create_preview", **wanted)
+            answer = await self._client.raw_request_async("post", "/v1/invoices/create_preview", **params)
         except stripe.InvalidRequestError as error:
             if error.code == "invoice_upcoming_none":
                 return None
@@ -187,33 +189,33 @@ class StripeChanges:
         invoice: Json = answer.data
         return invoice
 
-    async def _become(
-        self, found: _Found, item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem", at: datetime, key: str
+    async def _change_now(
+        self, found: _Current, item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem", at: datetime, key: str
     ) -> None:
         if item == _item_params(found.item):
             return
-        wanted: SubscriptionUpdateParams = {
+        params: SubscriptionUpdateParams = {
             "items": [{"id": item["id"], "price": item["price"], "quantity": item["quantity"]}],
             "proration_behavior": "always_invoice",
             "proration_date": int(at.timestamp()),
         }
-        if found.says("collection_method") != "send_invoice":
+        if found.field("collection_method") != "send_invoice":
             # Otherwise the change stands, unpaid, and the whole subscription is past due.
-            wanted["payment_behavior"] = "error_if_incomplete"
-        await self._update(found, wanted, key)
+            params["payment_behavior"] = "error_if_incomplete"
+        await self._update(found, params, key)
 
     async def _schedule(
         self,
-        found: _Found,
+        found: _Current,
         item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem",
-        wanted: Wanted,
+        desired: DesiredSubscription,
         key: str,
     ) -> None:
         """Have it become so when the period ends; what waited for that before is replaced."""
         if item == _item_params(found.item):
             return
         schedules = self._client.v1.subscription_schedules
-        if (known := id_of(found.says("schedule"))) is None:
+        if (known := id_of(found.field("schedule"))) is None:
             made = await schedules.create_async({"from_subscription": found.id}, {"idempotency_key": f"{key}/schedule"})
             known = made.id
         now = [_phase_item(_item_params(one)) for one in found.items]
@@ -225,12 +227,12 @@ class StripeChanges:
             "start_date": int(starts.timestamp()),
             "end_date": int(ends.timestamp()),
         }
-        if found.says("status") == "trialing":
-            current["trial_end"] = found.says("trial_end")
+        if found.field("status") == "trialing":
+            current["trial_end"] = found.field("trial_end")
         after: SubscriptionScheduleUpdateParamsPhase = {
             "items": then,
             "proration_behavior": "none",
-            "duration": {"interval": _interval(found, wanted), "interval_count": 1},
+            "duration": {"interval": _interval(found, desired), "interval_count": 1},
         }
         for phase in (current, after):
             _keep(found, phase)
@@ -242,25 +244,25 @@ class StripeChanges:
         # Another attempt may find another period or other seats, and Stripe takes a key for one set of parameters.
         await schedules.update_async(known, phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
 
-    async def _release(self, found: _Found, key: str) -> None:
+    async def _release(self, found: _Current, key: str) -> None:
         """What waits for the end of the period does not happen."""
-        if (schedule := id_of(found.says("schedule"))) is not None:
+        if (schedule := id_of(found.field("schedule"))) is not None:
             await self._client.v1.subscription_schedules.release_async(
                 schedule, None, {"idempotency_key": f"{key}/release"}
             )
 
-    async def _resume(self, found: _Found, key: str) -> None:
+    async def _resume(self, found: _Current, key: str) -> None:
         """Stripe pauses in two ways: nobody collects, or a trial ended without a way to pay."""
-        if found.says("pause_collection"):
+        if found.field("pause_collection"):
             await self._update(found, {"pause_collection": ""}, key)
-        if found.says("status") == "paused":
+        if found.field("status") == "paused":
             await self._client.v1.subscriptions.resume_async(found.id, None, {"idempotency_key": f"{key}/resume"})
 
-    async def _update(self, found: _Found, wanted: "SubscriptionUpdateParams", key: str) -> None:
-        await self._client.v1.subscriptions.update_async(found.id, wanted, {"idempotency_key": key})
+    async def _update(self, found: _Current, params: "SubscriptionUpdateParams", key: str) -> None:
+        await self._client.v1.subscriptions.update_async(found.id, params, {"idempotency_key": key})
 
 
-def _within(found: _Found, at: datetime) -> datetime:
+def _within(found: _Current, at: datetime) -> datetime:
     """The nearest moment of the current period: Stripe prorates within it only, and its clock may be another."""
     starts, ends = found.period
     return min(max(at.replace(microsecond=0), starts), ends)
@@ -283,28 +285,28 @@ def _phase_item(
     return same
 
 
-def _keep(found: _Found, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
+def _keep(found: _Current, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
     """Every phase has to say again what is to hold in it."""
-    if discounts := [id_ for one in found.says("discounts") or () if (id_ := id_of(one)) is not None]:
+    if discounts := [id_ for one in found.field("discounts") or () if (id_ := id_of(one)) is not None]:
         phase["discounts"] = [{"discount": id_} for id_ in discounts]
-    if rates := [id_ for one in found.says("default_tax_rates") or () if (id_ := id_of(one)) is not None]:
+    if rates := [id_ for one in found.field("default_tax_rates") or () if (id_ := id_of(one)) is not None]:
         phase["default_tax_rates"] = rates
 
 
-def _interval(found: _Found, wanted: Wanted) -> str:
-    if wanted.price is not None:
-        return wanted.price.interval.value
+def _interval(found: _Current, desired: DesiredSubscription) -> str:
+    if desired.price is not None:
+        return desired.price.interval.value
     return str(found.item["price"]["recurring"]["interval"])
 
 
-def _uncancelled(found: _Found) -> "SubscriptionUpdateParams":
+def _uncancelled(found: _Current) -> "SubscriptionUpdateParams":
     """What takes a cancellation back; empty when there is none."""
-    if found.says("cancel_at_period_end"):
+    if found.field("cancel_at_period_end"):
         return {"cancel_at_period_end": False}
-    return {"cancel_at": ""} if found.says("cancel_at") else {}
+    return {"cancel_at": ""} if found.field("cancel_at") else {}
 
 
-def _reactivated(found: _Found) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
+def _reactivated(found: _Current) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
     """As it goes on when nothing waits for the end of the period."""
     details: InvoiceCreatePreviewParamsSubscriptionDetails = {
         "items": [_item_params(found.item)],

@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from paybill_billing.providers.port import ProviderAwayError, ProviderRefusedError
 
-BUSY_S = 2.0
-AWAY_S = 5.0
+RETRY_S = 2.0
+UNREACHABLE_S = 5.0
 KEY_REFUSED_S = 30.0
 
 SLACK = 1.2
@@ -56,13 +56,13 @@ def answers() -> Iterator[None]:
         raise ProviderAwayError(KEY_REFUSED_S, f"Stripe does not take our API key ({codes(error)})") from None
     except stripe.APIConnectionError as error:
         why = type(error.__cause__ or error.__context__ or error).__name__
-        raise ProviderAwayError(AWAY_S, f"Stripe cannot be reached ({why})") from None
+        raise ProviderAwayError(UNREACHABLE_S, f"Stripe cannot be reached ({why})") from None
     except stripe.StripeError as error:
         if error.http_status == 404 or error.code == "resource_missing":  # noqa: PLR2004  # RFC 9110, section 15.5.5
             raise MissingError(f"Stripe does not have it ({codes(error)})") from None
         again = error.code in {"resource_already_exists", "lock_timeout", "idempotency_key_in_use"}
         if again or error.http_status is None or error.http_status >= 500 or error.http_status == 409:  # noqa: PLR2004
-            raise ProviderAwayError(BUSY_S, f"Stripe cannot do it now ({codes(error)})") from None
+            raise ProviderAwayError(RETRY_S, f"Stripe cannot do it now ({codes(error)})") from None
         raise ProviderRefusedError(f"Stripe refuses ({codes(error)})") from None
 
 
@@ -72,17 +72,17 @@ def still_there() -> Iterator[None]:
     try:
         yield
     except stripe.InvalidRequestError as error:
-        raise ProviderAwayError(BUSY_S, f"it changed while it was being cancelled ({codes(error)})") from None
+        raise ProviderAwayError(RETRY_S, f"it changed while it was being cancelled ({codes(error)})") from None
 
 
 def codes(error: stripe.StripeError) -> str:
     """An error's codes, and nothing of its words."""
     param = getattr(error, "param", None)
-    said = [f"HTTP {error.http_status}", error.code, f"parameter {param}" if param else None, error.request_id]
-    return ", ".join(str(part) for part in said if part)
+    details = [f"HTTP {error.http_status}", error.code, f"parameter {param}" if param else None, error.request_id]
+    return ", ".join(str(part) for part in details if part)
 
 
 def _retry_after(error: stripe.StripeError) -> float:
     """Seconds from the header Retry-After, at most ten minutes; Stripe does not always send it."""
-    given = {name.lower(): value for name, value in (error.headers or {}).items()}.get("retry-after", "")
-    return min(float(given), 600.0) if given.isascii() and given.isdigit() else BUSY_S
+    header = {name.lower(): value for name, value in (error.headers or {}).items()}.get("retry-after", "")
+    return min(float(header), 600.0) if header.isascii() and header.isdigit() else RETRY_S

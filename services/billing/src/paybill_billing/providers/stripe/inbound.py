@@ -16,7 +16,7 @@ import orjson
 from stripe import SignatureVerificationError, WebhookSignature
 
 from paybill_billing.providers.port import Delivery, DeliveryRefusedError
-from paybill_billing.providers.stripe.mappers import ShapeError, attempt, customer_of, subscription_of
+from paybill_billing.providers.stripe.mappers import MalformedObjectError, attempt, customer_of, subscription_of
 from paybill_billing.providers.stripe.payment_mappers import related, return_target, target_of
 from paybill_billing.subscriptions.domain.payments import Attempt
 
@@ -53,7 +53,7 @@ class StripeInbound:
         text = _text(body)
         self._verify(text, signature, now)
         event = _object(text)
-        return replace(delivery_of(event, now), quarantine=self._strange(event))
+        return replace(delivery_of(event, now), quarantine=self._quarantine_reason(event))
 
     def tells_of_failure(self, type_: str) -> bool:
         """Whether messages of this type tell of a failed attempt to collect."""
@@ -63,10 +63,10 @@ class StripeInbound:
         """The failed attempt in such a message; None when it tells too little, as a thin one does."""
         try:
             return attempt(event_id, _item(_object(_text(body))))
-        except ShapeError:
+        except MalformedObjectError:
             return None
 
-    def _strange(self, event: Mapping[str, Any]) -> str | None:
+    def _quarantine_reason(self, event: Mapping[str, Any]) -> str | None:
         """Why a message that Stripe did sign is not for us; None when it is. Sending it again could not help."""
         live, account = event.get("livemode"), event.get("account") or event.get("context")
         if self.livemode is not None and isinstance(live, bool) and live is not self.livemode:
@@ -177,8 +177,8 @@ def _time(value: object) -> datetime | None:
     if isinstance(value, int) and 0 < value < _YEAR_5138:
         return datetime.fromtimestamp(value, UTC)
     try:
-        said = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return said.astimezone(UTC) if said is not None and said.tzinfo is not None else None
+        parsed = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return parsed.astimezone(UTC) if parsed is not None and parsed.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None
 

@@ -35,7 +35,7 @@ _SAME_MOMENT_S = 60
 _VERSION = re.compile(r"[0-9]{1,7}")
 
 
-class ShapeError(Exception):
+class MalformedObjectError(Exception):
     """Stripe sent an object that lacks what every version of it has."""
 
 
@@ -75,8 +75,8 @@ def items_of(subscription: Json) -> list[Json]:
 def plan_item(subscription: Json) -> Json:
     """The item that sells the plan: the first whose price we made, else the first that is not metered."""
     items = items_of(subscription)
-    ours = (item for item in items if PLAN in _metadata(_offer(item)))
-    licensed = (item for item in items if not _is_metered(_offer(item)))
+    ours = (item for item in items if PLAN in _metadata(_price_of(item)))
+    licensed = (item for item in items if not _is_metered(_price_of(item)))
     return next(ours, None) or next(licensed, None) or next(iter(items), {})
 
 
@@ -117,7 +117,7 @@ def _items(subscription: Json, first: Json) -> tuple[Item, ...]:
     """All that can be read, the likeliest plan first; of 2017, what the subscription itself says. Raises ShapeError."""
     # The older form of the item that it has is on the subscription too: it is read where there is no other.
     holders = [
-        first if _offer(first) else subscription,
+        first if _price_of(first) else subscription,
         *(item for item in items_of(subscription) if item is not first),
     ]
     return _readable(holders, subscription) or (_item(holders[0], subscription),)
@@ -126,13 +126,13 @@ def _items(subscription: Json, first: Json) -> tuple[Item, ...]:
 def _readable(holders: list[Json], subscription: Json) -> tuple[Item, ...]:
     items = []
     for holder in holders:
-        with suppress(ShapeError):
+        with suppress(MalformedObjectError):
             items.append(_item(holder, subscription))
     return tuple(items)
 
 
 def _item(holder: Json, subscription: Json) -> Item:
-    price = _offer(holder) or _lacking(subscription, "price")
+    price = _price_of(holder) or _lacking(subscription, "price")
     return Item(
         price=_price_seen(price),
         quantity=_count(holder.get("quantity")),
@@ -212,7 +212,7 @@ def _pending(subscription: Json) -> PendingSeen | None:
     return PendingSeen(items=found, at=at) if found and at is not None else None
 
 
-def _offer(item: Json) -> Json:
+def _price_of(item: Json) -> Json:
     """The price of an item, or its older form the plan; empty when it has neither."""
     found = (item.get(name) for name in ("price", "plan"))
     return next((price for price in found if isinstance(price, Mapping)), {})
@@ -298,4 +298,4 @@ def time_of(value: object) -> datetime | None:
 
 
 def _lacking(holder: Json, name: str) -> NoReturn:
-    raise ShapeError(f"{holder.get('object')!s:.40} {holder.get('id')!s:.80} has no usable {name}")
+    raise MalformedObjectError(f"{holder.get('object')!s:.40} {holder.get('id')!s:.80} has no usable {name}")

@@ -12,13 +12,13 @@ from paybill_contracts.changes import Proration
 
 from paybill_billing.providers.port import (
     DeliveryRefusedError,
+    DesiredSubscription,
     MeterReading,
     Missed,
     Order,
     Page,
     ProviderRefusedError,
     Trail,
-    Wanted,
 )
 from paybill_billing.providers.stripe import mappers
 from paybill_billing.providers.stripe.changes import StripeChanges
@@ -27,7 +27,7 @@ from paybill_billing.providers.stripe.inbound import delivery_of
 from paybill_billing.providers.stripe.mappers import TENANT
 from paybill_billing.providers.stripe.meters import StripeMeters
 from paybill_billing.providers.stripe.prices import StripePrices
-from paybill_billing.providers.stripe.resolver import StripeTraces
+from paybill_billing.providers.stripe.resolver import StripeReferenceResolver
 from paybill_billing.subscriptions.domain.accounts import Opened
 from paybill_billing.subscriptions.domain.payments import Attempt
 from paybill_billing.subscriptions.domain.subscriptions import Seen
@@ -58,7 +58,7 @@ class Stripe:
         self._prices = StripePrices(self._client, NAME)
         self._changes = StripeChanges(self._client, self._prices)
         self._meters = StripeMeters(self._client)
-        self._traces = StripeTraces(self._client)
+        self._resolver = StripeReferenceResolver(self._client)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -107,15 +107,15 @@ class Stripe:
                 )
         except MissingError:
             return None
-        return mappers.seen(await self._traces.whole(found.data))
+        return mappers.seen(await self._resolver.whole(found.data))
 
     async def trace(self, kind: str, id_: str) -> Trail | None:
         """Where an object leads. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
-        return await self._traces.trace(kind, id_)
+        return await self._resolver.trace(kind, id_)
 
     async def attempt(self, event_id: str, invoice: str) -> Attempt | None:
         """The failed attempt that the event was about, as the invoice shows it now."""
-        return await self._traces.attempt(event_id, invoice)
+        return await self._resolver.attempt(event_id, invoice)
 
     async def leave(self, customer: str) -> None:
         """Close every checkout, so that nothing new begins; then cancel what there is. Doing it twice is no error."""
@@ -130,13 +130,13 @@ class Stripe:
                 with still_there():
                     await v1.subscriptions.cancel_async(subscription.id)
 
-    async def quote(self, subscription: str, wanted: Wanted, at: datetime) -> Proration:
+    async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """What the change would cost if it were made at `at`. Changes nothing."""
-        return await self._changes.quote(subscription, wanted, at)
+        return await self._changes.quote(subscription, desired, at)
 
-    async def change(self, subscription: str, wanted: Wanted, at: datetime, key: str) -> None:
+    async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
         """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
-        await self._changes.change(subscription, wanted, at, key)
+        await self._changes.change(subscription, desired, at, key)
 
     async def undelivered(self, since: datetime, after: str | None) -> Missed:
         """A page of what was not delivered since then, the oldest page last; `after`: the page before's `next`.
@@ -161,8 +161,8 @@ class Stripe:
         seen = []
         for subscription in found:
             try:
-                seen.append(mappers.seen(await self._traces.whole(subscription)))
-            except mappers.ShapeError as error:
+                seen.append(mappers.seen(await self._resolver.whole(subscription)))
+            except mappers.MalformedObjectError as error:
                 # It may be none of ours, and must not hide all that are behind it.
                 log.warning("a subscription in Stripe's list is left out: %s", error)
         return Page(tuple(seen), next_)
@@ -183,12 +183,12 @@ class Stripe:
             )
         return session.url
 
-    async def _page(self, path: str, after: str | None, **wanted: Any) -> tuple[list[dict[str, Any]], str | None]:
+    async def _page(self, path: str, after: str | None, **params: Any) -> tuple[list[dict[str, Any]], str | None]:
         """A page of a list as it came, and what to ask for the next one with."""
         if after is not None:
-            wanted["starting_after"] = after
+            params["starting_after"] = after
         with answers():
-            page = (await self._client.raw_request_async("get", path, limit=PAGE, **wanted)).data
+            page = (await self._client.raw_request_async("get", path, limit=PAGE, **params)).data
         found: list[dict[str, Any]] = page["data"]
         return found, found[-1]["id"] if found and page["has_more"] else None
 
@@ -209,7 +209,7 @@ class Stripe:
         subscribed: SessionCreateParamsSubscriptionData = {"metadata": {TENANT: order.tenant_id}}
         if order.plan.trial_days:
             subscribed["trial_period_days"] = order.plan.trial_days
-        wanted: SessionCreateParams = {
+        params: SessionCreateParams = {
             "mode": "subscription",
             "customer": customer,
             "client_reference_id": order.tenant_id,
@@ -218,4 +218,4 @@ class Stripe:
             "success_url": self._return_url,
             "cancel_url": self._return_url,
         }
-        return await self._client.v1.checkout.sessions.create_async(wanted, {"idempotency_key": f"{key}/checkout"})
+        return await self._client.v1.checkout.sessions.create_async(params, {"idempotency_key": f"{key}/checkout"})

@@ -10,7 +10,7 @@ from paybill_billing.providers.port import ProviderRefusedError, Trail
 from paybill_billing.providers.stripe.client import MissingError, answers
 from paybill_billing.providers.stripe.mappers import (
     Json,
-    ShapeError,
+    MalformedObjectError,
     attempt,
     customer_of,
     id_of,
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PAGE = 100
 
 
-class StripeTraces:
+class StripeReferenceResolver:
     """Follows objects of one account to where they belong."""
 
     def __init__(self, client: stripe.StripeClient) -> None:
@@ -126,5 +126,5 @@ class StripeTraces:
         with answers():
             found = (await self._client.raw_request_async("get", path, **more)).data
         if not isinstance(found, dict):
-            raise ShapeError(f"{path} is no object")
+            raise MalformedObjectError(f"{path} is no object")
         return found

@@ -25,7 +25,7 @@ from sqlmodel import select
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.reading import Limit, Reader, Writer, found, page
 from paybill_billing.subscriptions.domain import change_requests, changes
-from paybill_billing.subscriptions.domain.change_requests import Asked, UnknownSubscriptionError
+from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError
 from paybill_billing.subscriptions.domain.changes import Change, ChangeEvent, Status, UnknownChangeError
 from paybill_billing.tables import ACCOUNTS, CATALOGUES, CHANGES, SUBSCRIPTIONS, ChangeRow
 
@@ -166,7 +166,7 @@ def _asking(routes: APIRouter, edge: Edge) -> None:
         """
         tenant_id = (await _subscription(edge, subscription_id)).tenant_id
         open_ones = await edge.rows(select(ChangeRow.id).where(ChangeRow.open_for == subscription_id))
-        asked = Asked(
+        asked = ChangeIntent(
             kind=body.kind,
             at_period_end=body.when is When.PERIOD_END,
             plan=body.plan,
@@ -275,7 +275,7 @@ def _deciding(routes: APIRouter, edge: Edge) -> None:
             standing = unit.get(SUBSCRIPTIONS, change.subscription_id)
             if standing is not None and change.status is Status.QUOTED:
                 wanted = change.wanted
-                change_requests.still_possible(standing.subscription, wanted.kind, at_period_end=wanted.at_period_end)
+                change_requests.check_allowed(standing.subscription, wanted.kind, at_period_end=wanted.at_period_end)
             return changes.confirm(change, body.quote_hash, at.now)
 
         return await act(who, change_id, "confirm_change", decision)

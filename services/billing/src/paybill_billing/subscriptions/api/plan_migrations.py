@@ -21,27 +21,32 @@ from paybill_billing.reading import Limit, Reader, Writer, found
 from paybill_billing.subscriptions.api.changes import MAX_COUNT, When
 from paybill_billing.subscriptions.domain import changes, plan_migrations
 from paybill_billing.subscriptions.domain.change_requests import NoSuchPriceError, price_index
-from paybill_billing.subscriptions.domain.plan_migrations import Move, MoveEvent, Status, UnknownMoveError
-from paybill_billing.subscriptions.jobs.plan_migrations import PINS
-from paybill_billing.tables import CATALOGUES, MOVES
+from paybill_billing.subscriptions.domain.plan_migrations import (
+    PlanMigration,
+    PlanMigrationEvent,
+    Status,
+    UnknownPlanMigrationError,
+)
+from paybill_billing.subscriptions.jobs.plan_migrations import SUBSCRIBED_TO_VERSION
+from paybill_billing.tables import CATALOGUES, PLAN_MIGRATIONS
 
 Version = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
-_WHO = text(
+_SUBSCRIBERS = text(
     "SELECT access, state->'subscription'->'price'->>'currency' AS currency, "  # noqa: S608  # from our code
     "state->'subscription'->>'interval' AS interval, count(*) AS subscriptions, "
     "sum((state->'subscription'->>'quantity')::bigint)::bigint AS quantity, "
     "sum((state->'subscription'->'price'->>'minor')::bigint * (state->'subscription'->>'quantity')::bigint)::bigint "
-    f"AS paid FROM subscriptions WHERE {PINS} GROUP BY 1, 2, 3 ORDER BY 2, 3, 1"
+    f"AS paid FROM subscriptions WHERE {SUBSCRIBED_TO_VERSION} GROUP BY 1, 2, 3 ORDER BY 2, 3, 1"
 )
-_MOVES = text(
+_MIGRATIONS = text(
     "SELECT m.state::text AS state, count(c.id) AS asked, count(c.id) FILTER (WHERE c.status = 'applied') AS moved, "
     "count(c.id) FILTER (WHERE c.open_for IS NULL AND c.status <> 'applied') AS refused FROM moves AS m "
     "LEFT JOIN changes AS c ON c.move_id = m.id WHERE :id = '' OR m.id = :id GROUP BY m.id ORDER BY m.id LIMIT :limit"
 )
 
 
-class MoveBody(BaseModel):
+class PlanMigrationBody(BaseModel):
     """Who is to be moved where. Both versions must have been published once."""
 
     model_config = ConfigDict(extra="forbid")
@@ -72,7 +77,7 @@ class PriceDifference(BaseModel):
     after: Money | None
 
 
-class MovePreview(BaseModel):
+class PlanMigrationPreview(BaseModel):
     """What a move would mean. `refused_now`: how many could not be moved as they stand, by access."""
 
     subscriptions: int
@@ -86,7 +91,7 @@ class MovePreview(BaseModel):
     placement_after: str
 
 
-class MoveView(BaseModel):
+class PlanMigrationView(BaseModel):
     """A move and how far it is: of `total` subscriptions `asked` to change, `moved` and `refused`."""
 
     id: MigrationId
@@ -103,7 +108,7 @@ class MoveView(BaseModel):
     left: Annotated[int | None, Field(description="Who pins the old version still; null until it is finished.")]
 
     @classmethod
-    def of(cls, move: Move, asked: int, moved: int, refused: int) -> Self:
+    def of(cls, move: PlanMigration, asked: int, moved: int, refused: int) -> Self:
         """What is shown of `move`, with what became of its changes by now."""
         return cls(
             id=move.id,
@@ -125,20 +130,26 @@ def router(edge: Edge) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1/moves", tags=["moves"])
 
-    async def act(who: Caller, move_id: str, verb: str, decision: Callable[[Move], list[MoveEvent]]) -> MoveView:
-        def decide(unit: Unit, _: Moment) -> MoveView:
-            unit.record(MOVES, move_id, decision(plan_migrations.existing(unit.get(MOVES, move_id), move_id)))
-            move = plan_migrations.existing(unit.get(MOVES, move_id), move_id)
-            return MoveView.of(move, move.asked, move.moved, move.refused)
+    async def act(
+        who: Caller, move_id: str, verb: str, decision: Callable[[PlanMigration], list[PlanMigrationEvent]]
+    ) -> PlanMigrationView:
+        def decide(unit: Unit, _: Moment) -> PlanMigrationView:
+            unit.record(
+                PLAN_MIGRATIONS,
+                move_id,
+                decision(plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id)),
+            )
+            move = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id)
+            return PlanMigrationView.of(move, move.asked, move.moved, move.refused)
 
         return await edge.decide(
             who.origin,
             decide,
-            writes=[MOVES.key(move_id)],
+            writes=[PLAN_MIGRATIONS.key(move_id)],
             verb=verb,
             target=move_id,
             idempotency=who.idempotency,
-            answer=MoveView,
+            answer=PlanMigrationView,
         )
 
     @routes.get("/preview")
@@ -148,16 +159,16 @@ def router(edge: Edge) -> APIRouter:
         from_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
         to_plan: Annotated[Key, Query()],
         to_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
-    ) -> MovePreview:
+    ) -> PlanMigrationPreview:
         """How many would be moved, what they pay before and after, and what the plans give differently."""
         known = catalogue.existing(await found(edge, CATALOGUES, catalogue.CATALOGUE))
         before = catalogue.published(known, from_plan, from_version).plan
         after = catalogue.published(known, to_plan, to_version).plan
-        groups = await edge.rows(_WHO, {"plan": from_plan, "version": str(from_version)})
+        groups = await edge.rows(_SUBSCRIBERS, {"plan": from_plan, "version": str(from_version)})
         by_access: Counter[str] = Counter()
         for group in groups:
             by_access[group.access] += group.subscriptions
-        return MovePreview(
+        return PlanMigrationPreview(
             subscriptions=by_access.total(),
             by_access=dict(by_access),
             refused_now=by_access["suspended"] + by_access["paused"],
@@ -170,20 +181,20 @@ def router(edge: Edge) -> APIRouter:
         )
 
     @routes.post("", status_code=status.HTTP_202_ACCEPTED)
-    async def start(body: MoveBody, who: Writer, response: Response) -> MoveView:
+    async def start(body: PlanMigrationBody, who: Writer, response: Response) -> PlanMigrationView:
         """Take everybody who pins one plan version to another, each by a change of its own, confirmed.
 
         It goes on by itself, over restarts, too. Refused with `unknown_plan`, `same_version`, `nobody_to_move`, or
         `move_runs` while another move away from this version is not finished.
         """
-        groups = await edge.rows(_WHO, {"plan": body.from_plan, "version": str(body.from_version)})
+        groups = await edge.rows(_SUBSCRIBERS, {"plan": body.from_plan, "version": str(body.from_version)})
         total = sum(group.subscriptions for group in groups)
         move_id = f"mov_{uuid4().hex}"
 
-        def decide(unit: Unit, _: Moment) -> MoveView:
+        def decide(unit: Unit, _: Moment) -> PlanMigrationView:
             known = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             events = plan_migrations.start(
-                unit.get(MOVES, move_id),
+                unit.get(PLAN_MIGRATIONS, move_id),
                 known,
                 move_id=move_id,
                 from_plan=body.from_plan,
@@ -194,43 +205,45 @@ def router(edge: Edge) -> APIRouter:
                 total=total,
                 reason=body.reason,
             )
-            unit.record(MOVES, move_id, events)
-            return MoveView.of(plan_migrations.existing(unit.get(MOVES, move_id), move_id), 0, 0, 0)
+            unit.record(PLAN_MIGRATIONS, move_id, events)
+            return PlanMigrationView.of(plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id), 0, 0, 0)
 
         view = await edge.decide(
             who.origin,
             decide,
-            writes=[MOVES.key(move_id)],
+            writes=[PLAN_MIGRATIONS.key(move_id)],
             reads=[CATALOGUES.key(catalogue.CATALOGUE)],
             verb="move",
             target=f"{body.from_plan}@{body.from_version}",
             idempotency=who.idempotency,
-            answer=MoveView,
+            answer=PlanMigrationView,
         )
         response.headers["Location"] = f"/v1/moves/{view.id}"
         return view
 
     @routes.get("")
-    async def show_all(_: Reader, limit: Limit = 50) -> list[MoveView]:
+    async def show_all(_: Reader, limit: Limit = 50) -> list[PlanMigrationView]:
         """Moves, in the order of their ids."""
-        rows = await edge.rows(_MOVES, {"id": "", "limit": limit})
-        return [MoveView.of(MOVES.load(row.state), row.asked, row.moved, row.refused) for row in rows]
+        rows = await edge.rows(_MIGRATIONS, {"id": "", "limit": limit})
+        return [
+            PlanMigrationView.of(PLAN_MIGRATIONS.load(row.state), row.asked, row.moved, row.refused) for row in rows
+        ]
 
     @routes.get("/{move_id}")
-    async def show(move_id: MigrationId, _: Reader) -> MoveView:
+    async def show(move_id: MigrationId, _: Reader) -> PlanMigrationView:
         """One move, and how far it is; what was refused: `/v1/changes?move_id=…&status=refused`."""
-        rows = await edge.rows(_MOVES, {"id": move_id, "limit": 1})
+        rows = await edge.rows(_MIGRATIONS, {"id": move_id, "limit": 1})
         if not rows:
-            raise UnknownMoveError(f"there is no move {move_id}")
-        return MoveView.of(MOVES.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)
+            raise UnknownPlanMigrationError(f"there is no move {move_id}")
+        return PlanMigrationView.of(PLAN_MIGRATIONS.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)
 
     @routes.post("/{move_id}/pause")
-    async def pause(move_id: MigrationId, body: PauseBody, who: Writer) -> MoveView:
+    async def pause(move_id: MigrationId, body: PauseBody, who: Writer) -> PlanMigrationView:
         """Ask nobody more to change; what is under way is made. Refused with `move_finished`."""
         return await act(who, move_id, "pause_move", lambda move: plan_migrations.pause(move, body.reason))
 
     @routes.post("/{move_id}/resume")
-    async def resume(move_id: MigrationId, who: Writer) -> MoveView:
+    async def resume(move_id: MigrationId, who: Writer) -> PlanMigrationView:
         """Go on where it was paused. Refused with `move_finished`."""
         return await act(who, move_id, "resume_move", plan_migrations.resume)
 

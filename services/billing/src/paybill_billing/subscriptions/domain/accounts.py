@@ -95,7 +95,7 @@ def on_tenant_requested(
 
 def opened(account: Account, at_provider: Opened) -> list[AccountEvent]:
     """The provider knows the tenant. One that left meanwhile must not be able to pay."""
-    return _begun(
+    return _opened(
         account,
         AccountOpened(
             tenant_id=account.id,
@@ -109,7 +109,7 @@ def opened(account: Account, at_provider: Opened) -> list[AccountEvent]:
 
 def adopted(account: Account, customer: str) -> list[AccountEvent]:
     """The tenant is this customer of the provider, with what it has there."""
-    return _begun(account, AccountAdopted(tenant_id=account.id, provider=account.provider, customer=customer))
+    return _opened(account, AccountAdopted(tenant_id=account.id, provider=account.provider, customer=customer))
 
 
 def failed(account: Account, reason: str) -> list[AccountEvent]:
@@ -169,10 +169,10 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             assert_never(event)
 
 
-def _begun(account: Account, said: AccountOpened | AccountAdopted) -> list[AccountEvent]:
+def _opened(account: Account, opened: AccountOpened | AccountAdopted) -> list[AccountEvent]:
     match account.status:
         case Status.OPENING | Status.FAILED:
-            return [said, _cancellation(account, said.customer)] if account.leaving else [said]
+            return [opened, _cancellation(account, opened.customer)] if account.leaving else [opened]
         case Status.OPEN:
             return []
         case _:

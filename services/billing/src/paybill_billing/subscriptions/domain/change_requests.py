@@ -10,9 +10,9 @@ from paybill_contracts.changes import WantedChange
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, on_sale, published
-from paybill_billing.providers.port.desired import Wanted
+from paybill_billing.providers.port.desired import DesiredSubscription
 
-MOST = 1_000_000
+MAX_QUANTITY = 1_000_000
 """Seats of one subscription: more is a slip of the finger."""
 
 
@@ -95,7 +95,7 @@ class NoSuchPriceError(DomainError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ChangeIntent:
     """A change as somebody asks for it; None for what stays. version: None for the newest that is on sale."""
 
     kind: Kind
@@ -106,30 +106,32 @@ class Asked:
     quantity: int | None = None
 
 
-def resolve(catalogue: Catalogue, subscription: Subscription, asked: Asked, *, leaving: bool) -> WantedChange:
+def resolve(catalogue: Catalogue, subscription: Subscription, intent: ChangeIntent, *, leaving: bool) -> WantedChange:
     """What was asked for, in full. leaving: everything that the tenant has is being cancelled.
 
     Raises a refusal of this module, or UnknownPlanError.
     """
     if leaving:
         raise TenantLeavingError(f"{subscription.tenant_id} leaves: all that it subscribed to is being cancelled")
-    still_possible(subscription, asked.kind, at_period_end=asked.at_period_end)
-    if asked.kind is not Kind.PLAN:
-        return WantedChange(kind=asked.kind, at_period_end=asked.at_period_end, plan=None, price_index=0, quantity=None)
-    return _plan(catalogue, subscription, asked, _bought(catalogue, subscription, asked))
+    check_allowed(subscription, intent.kind, at_period_end=intent.at_period_end)
+    if intent.kind is not Kind.PLAN:
+        return WantedChange(
+            kind=intent.kind, at_period_end=intent.at_period_end, plan=None, price_index=0, quantity=None
+        )
+    return _plan_change(catalogue, subscription, intent, _requested_version(catalogue, subscription, intent))
 
 
-def moved(catalogue: Catalogue, subscription: Subscription, to: PlanRef, *, at_period_end: bool) -> WantedChange:
+def migrated(catalogue: Catalogue, subscription: Subscription, to: PlanRef, *, at_period_end: bool) -> WantedChange:
     """The same subscription with another published version, on sale or not, at the same interval and quantity.
 
     Raises a refusal of this module.
     """
-    asked = Asked(Kind.PLAN, at_period_end=at_period_end, plan=to.plan, version=to.version)
-    still_possible(subscription, asked.kind, at_period_end=at_period_end)
-    return _plan(catalogue, subscription, asked, published(catalogue, to.plan, to.version))
+    asked = ChangeIntent(Kind.PLAN, at_period_end=at_period_end, plan=to.plan, version=to.version)
+    check_allowed(subscription, asked.kind, at_period_end=at_period_end)
+    return _plan_change(catalogue, subscription, asked, published(catalogue, to.plan, to.version))
 
 
-def still_possible(subscription: Subscription, kind: Kind, *, at_period_end: bool) -> None:
+def check_allowed(subscription: Subscription, kind: Kind, *, at_period_end: bool) -> None:
     """Raise the refusal of this module when the subscription, as it stands, cannot be changed so."""
     name, access = subscription.subscription_id, subscription.access
     if access is AccessState.ENDED:
@@ -160,17 +162,17 @@ def still_possible(subscription: Subscription, kind: Kind, *, at_period_end: boo
         raise NoPeriodError(f"{name} has no period yet; ask for it now")
 
 
-def at_provider(catalogue: Catalogue, subscription: Subscription, wanted: WantedChange) -> Wanted:
+def desired_at_provider(catalogue: Catalogue, subscription: Subscription, desired: WantedChange) -> DesiredSubscription:
     """The change as the provider is asked for it."""
     pinned = published(catalogue, subscription.plan.plan, subscription.plan.version).plan
-    plan = None if wanted.plan is None else published(catalogue, wanted.plan.plan, wanted.plan.version).plan
-    return Wanted(
-        kind=wanted.kind,
-        at_period_end=wanted.at_period_end,
+    plan = None if desired.plan is None else published(catalogue, desired.plan.plan, desired.plan.version).plan
+    return DesiredSubscription(
+        kind=desired.kind,
+        at_period_end=desired.at_period_end,
         product=catalogue.on_sale.product,
         plan=plan,
-        price=None if plan is None else plan.prices[wanted.price_index],
-        quantity=wanted.quantity,
+        price=None if plan is None else plan.prices[desired.price_index],
+        quantity=desired.quantity,
         pinned=pinned,
     )
 
@@ -194,30 +196,32 @@ def price_index(plan: PlanVersion, currency: str, interval: Interval) -> int:
     )
 
 
-def _bought(catalogue: Catalogue, subscription: Subscription, asked: Asked) -> Published:
+def _requested_version(catalogue: Catalogue, subscription: Subscription, intent: ChangeIntent) -> Published:
     """The version that is asked for: what stays may be older than what is on sale."""
     pinned = subscription.plan
-    if asked.plan is None or (asked.plan, asked.version) == (pinned.plan, pinned.version):
+    if intent.plan is None or (intent.plan, intent.version) == (pinned.plan, pinned.version):
         return published(catalogue, pinned.plan, pinned.version)
-    if asked.version is None:
-        newest = on_sale(catalogue, asked.plan)
+    if intent.version is None:
+        newest = on_sale(catalogue, intent.plan)
         return published(catalogue, newest.plan, newest.version)
-    found = published(catalogue, asked.plan, asked.version)
+    found = published(catalogue, intent.plan, intent.version)
     sold = {(plan.plan, plan.version) for plan in catalogue.on_sale.plans}
-    if (asked.plan, asked.version) not in sold:
+    if (intent.plan, intent.version) not in sold:
         raise PlanNotOnSaleError(
-            f"{asked.plan}@{asked.version} is not sold any more; leave the version out for the one that is"
+            f"{intent.plan}@{intent.version} is not sold any more; leave the version out for the one that is"
         )
     return found
 
 
-def _plan(catalogue: Catalogue, subscription: Subscription, asked: Asked, sold: Published) -> WantedChange:
-    quantity = subscription.quantity if asked.quantity is None else asked.quantity
-    if not 1 <= quantity <= MOST:
-        raise QuantityOutOfBoundsError(f"the quantity is from 1 to {MOST}; for 0, cancel the subscription")
+def _plan_change(
+    catalogue: Catalogue, subscription: Subscription, intent: ChangeIntent, sold: Published
+) -> WantedChange:
+    quantity = subscription.quantity if intent.quantity is None else intent.quantity
+    if not 1 <= quantity <= MAX_QUANTITY:
+        raise QuantityOutOfBoundsError(f"the quantity is from 1 to {MAX_QUANTITY}; for 0, cancel the subscription")
     pinned = published(catalogue, subscription.plan.plan, subscription.plan.version).plan
     before = interval_of(subscription, pinned)
-    interval = asked.interval or before
+    interval = intent.interval or before
     same_plan = sold.plan == pinned and interval is before
     if same_plan and quantity == subscription.quantity:
         raise NothingToChangeError(
@@ -227,7 +231,7 @@ def _plan(catalogue: Catalogue, subscription: Subscription, asked: Asked, sold: 
     plan = PlanRef(plan=sold.plan.plan, version=sold.plan.version, catalogue_hash=sold.catalogue_hash)
     return WantedChange(
         kind=Kind.PLAN,
-        at_period_end=asked.at_period_end,
+        at_period_end=intent.at_period_end,
         plan=None if same_plan else plan,
         price_index=0 if same_plan else price_index(sold.plan, subscription.price.currency, interval),
         quantity=None if quantity == subscription.quantity else quantity,

@@ -23,7 +23,7 @@ from paybill_contracts.changes import ChangeKind as Kind
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 
-VALID = timedelta(hours=1)
+QUOTE_VALIDITY = timedelta(hours=1)
 
 ChangeEvent = (
     ChangeRequested | ChangeQuoted | ChangeConfirmed | ChangeApplied | ChangeRefused | ChangeExpired | ChangeDiscarded
@@ -125,7 +125,7 @@ class Change:
 def request(
     change: Change | None,
     subscription: Subscription,
-    wanted: WantedChange,
+    desired: WantedChange,
     *,
     change_id: str,
     confirmed: bool,
@@ -146,7 +146,7 @@ def request(
             change_id=change_id,
             tenant_id=subscription.tenant_id,
             subscription_id=subscription.subscription_id,
-            wanted=wanted,
+            wanted=desired,
             confirmed=confirmed,
             reason=reason,
             move_id=move_id,
@@ -169,8 +169,8 @@ def quoted(
     if change.status is not Status.REQUESTED:
         return []
     ends = subscription.period_end
-    valid_until = min(now + VALID, ends) if ends is not None and ends > now else now + VALID
-    features = _gives(change.wanted.kind, before, after)
+    valid_until = min(now + QUOTE_VALIDITY, ends) if ends is not None and ends > now else now + QUOTE_VALIDITY
+    features = _feature_differences(change.wanted.kind, before, after)
     content = {
         "change_id": change.id,
         "wanted": change.wanted.model_dump(mode="json"),
@@ -325,7 +325,7 @@ def differences(before: PlanVersion | None, after: PlanVersion | None) -> tuple[
     )
 
 
-def _gives(kind: Kind, before: PlanVersion, after: PlanVersion) -> tuple[FeatureDifference, ...]:
+def _feature_differences(kind: Kind, before: PlanVersion, after: PlanVersion) -> tuple[FeatureDifference, ...]:
     """What the tenant gets and loses; one that is cancelled or paused has nothing."""
     match kind:
         case Kind.PLAN | Kind.REACTIVATE:

@@ -4,16 +4,14 @@ from collections.abc import Iterable
 
 from paybill_contracts.billing import AccessState, Subscription
 
-GIVES_ACCESS = frozenset({AccessState.TRIALING, AccessState.ACTIVE, AccessState.GRACE})
+ENTITLING = frozenset({AccessState.TRIALING, AccessState.ACTIVE, AccessState.GRACE})
 
 
-def giving(subscriptions: Iterable[Subscription]) -> list[Subscription]:
+def entitling_subscriptions(subscriptions: Iterable[Subscription]) -> list[Subscription]:
     """Those that give access, in an order that never changes."""
-    return sorted(
-        (each for each in subscriptions if each.access in GIVES_ACCESS), key=lambda each: each.subscription_id
-    )
+    return sorted((each for each in subscriptions if each.access in ENTITLING), key=lambda each: each.subscription_id)
 
 
-def first(subscriptions: Iterable[Subscription]) -> str | None:
+def fallback_subscription(subscriptions: Iterable[Subscription]) -> str | None:
     """The id of the one that takes over; None when none gives access."""
-    return next((each.subscription_id for each in giving(subscriptions)), None)
+    return next((each.subscription_id for each in entitling_subscriptions(subscriptions)), None)

@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 
 from paybill_contracts.billing import AccessState, Subscription
 
-LATE = timedelta(minutes=15)
+SYNC_DELAY = timedelta(minutes=15)
 """How long after something ended we look by ourselves: the provider's message has come by then, or was lost."""
-SILENCE = timedelta(days=1)
+PROVIDER_TIMEOUT = timedelta(days=1)
 """How long after that we give access without a word from the provider, because it is away or cannot be reached."""
 
 _RUNNING = frozenset({AccessState.TRIALING, AccessState.ACTIVE})
@@ -24,10 +24,10 @@ def ends_at(subscription: Subscription) -> datetime | None:
 def is_past_end(subscription: Subscription, now: datetime) -> bool:
     """Whether a look at this moment comes so late that what it shows is not about to change."""
     ends = ends_at(subscription) if subscription.access in _RUNNING else None
-    return ends is not None and now >= ends + LATE
+    return ends is not None and now >= ends + SYNC_DELAY
 
 
-def due(subscription: Subscription) -> datetime | None:
+def next_transition(subscription: Subscription) -> datetime | None:
     """When time alone changes what it gives."""
     if subscription.access is AccessState.GRACE:
         return subscription.grace_until
@@ -35,28 +35,28 @@ def due(subscription: Subscription) -> datetime | None:
     if subscription.access not in _RUNNING or subscription.past_end or subscription.grace_s is None:
         return None
     ends = ends_at(subscription)
-    return ends + SILENCE if ends is not None else None
+    return ends + PROVIDER_TIMEOUT if ends is not None else None
 
 
-def look(subscription: Subscription) -> datetime | None:
+def next_sync(subscription: Subscription) -> datetime | None:
     """When we look at it although nothing was heard."""
     if subscription.access in _SHUT and subscription.provider_status in _GOOD:
         return ends_at(subscription)
     if subscription.access is AccessState.GRACE:
         # Who has paid must not be shut out because the message about it was lost.
-        return subscription.grace_until - LATE if subscription.grace_until is not None else None
+        return subscription.grace_until - SYNC_DELAY if subscription.grace_until is not None else None
     ends = ends_at(subscription) if subscription.access in _RUNNING and not subscription.past_end else None
-    return ends + LATE if ends is not None else None
+    return ends + SYNC_DELAY if ends is not None else None
 
 
-def lapsed(subscription: Subscription, now: datetime) -> Subscription | None:
+def expired(subscription: Subscription, now: datetime) -> Subscription | None:
     """The subscription after what was due by now; None when nothing was."""
-    at = due(subscription)
+    at = next_transition(subscription)
     if at is None or now < at:
         return None
     if subscription.access is AccessState.GRACE or subscription.grace_s is None:
         return subscription.model_copy(update={"access": AccessState.SUSPENDED})
-    ends = at - SILENCE
+    ends = at - PROVIDER_TIMEOUT
     if subscription.cancel_at is not None and subscription.cancel_at <= ends:
         # It is not ended: that starts the time after which data goes, and is the provider's to say.
         return subscription.model_copy(update={"access": AccessState.SUSPENDED})

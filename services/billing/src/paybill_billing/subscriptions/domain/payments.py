@@ -101,7 +101,7 @@ def fail(payment: Payment | None, attempt: Attempt, *, tenant_id: str, subscript
     ]
 
 
-def give_back(payment: Payment | None, returned: Refund | Dispute, payer: Payer) -> list[PaymentEvent]:
+def record_return(payment: Payment | None, returned: Refund | Dispute, payer: Payer) -> list[PaymentEvent]:
     """Remember that money went back or is asked back, and how that ended."""
     about: dict[str, Any] = {
         "payment": returned.id,
@@ -113,12 +113,12 @@ def give_back(payment: Payment | None, returned: Refund | Dispute, payer: Payer)
     }
     if isinstance(returned, Refund):
         return [] if payment is not None else [PaymentRefunded(**about, reason=returned.reason)]
-    said: list[PaymentEvent] = []
+    events: list[PaymentEvent] = []
     if payment is None:
-        said.append(PaymentDisputed(**about, reason=returned.reason, respond_by=returned.respond_by))
+        events.append(PaymentDisputed(**about, reason=returned.reason, respond_by=returned.respond_by))
     if returned.outcome is not None and (payment is None or payment.outcome is None):
-        said.append(DisputeClosed(**about, outcome=returned.outcome))
-    return said
+        events.append(DisputeClosed(**about, outcome=returned.outcome))
+    return events
 
 
 def evolve(payment: Payment | None, event: PaymentEvent) -> Payment:

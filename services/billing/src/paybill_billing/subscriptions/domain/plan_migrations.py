@@ -15,7 +15,7 @@ from paybill_billing.catalogue.domain.catalogue import Catalogue, published
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import ChangeEvent
 
-MoveEvent = MoveStarted | MoveProgressed | MovePaused | MoveResumed | MoveFinished
+PlanMigrationEvent = MoveStarted | MoveProgressed | MovePaused | MoveResumed | MoveFinished
 
 
 class Status(StrEnum):
@@ -26,7 +26,7 @@ class Status(StrEnum):
     FINISHED = "finished"
 
 
-class UnknownMoveError(NotFoundError):
+class UnknownPlanMigrationError(NotFoundError):
     code = "unknown_move"
 
 
@@ -36,28 +36,28 @@ class SameVersionError(DomainError):
     code = "same_version"
 
 
-class NobodyToMoveError(ConflictError):
+class NoSubscribersError(ConflictError):
     code = "nobody_to_move"
 
 
-class MoveRunsError(ConflictError):
+class PlanMigrationRunsError(ConflictError):
     """Two moves away from one version would race for its subscribers."""
 
     code = "move_runs"
 
 
-class MoveFinishedError(ConflictError):
+class PlanMigrationFinishedError(ConflictError):
     code = "move_finished"
 
 
-class MoveOrderError(DomainError):
+class PlanMigrationOrderError(DomainError):
     """A fact came before the one that starts the move."""
 
     code = "move_order"
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class PlanMigration:
     """A move of subscribers. after: the last subscription that was asked to change, in the order of ids."""
 
     id: str
@@ -76,17 +76,17 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class ChangeCounts:
     """What became of a move's changes so far."""
 
-    asked: int
-    moved: int
+    requested: int
+    applied: int
     refused: int
 
     @property
     def open(self) -> int:
         """How many are under way."""
-        return self.asked - self.moved - self.refused
+        return self.requested - self.applied - self.refused
 
 
 def change_id(move_id: str, subscription_id: str) -> str:
@@ -95,7 +95,7 @@ def change_id(move_id: str, subscription_id: str) -> str:
 
 
 def start(
-    move: Move | None,
+    migration: PlanMigration | None,
     catalogue: Catalogue,
     *,
     move_id: str,
@@ -106,16 +106,16 @@ def start(
     at_period_end: bool,
     total: int,
     reason: str,
-) -> list[MoveEvent]:
+) -> list[PlanMigrationEvent]:
     """Begin. Both versions must have been published. Raises UnknownPlanError, SameVersionError, NobodyToMoveError."""
-    if move is not None:
+    if migration is not None:
         return []
     published(catalogue, from_plan, from_version)
     to = published(catalogue, to_plan, to_version)
     if (from_plan, from_version) == (to_plan, to_version):
         raise SameVersionError(f"{to_plan}@{to_version} is where they are; name another version")
     if not total:
-        raise NobodyToMoveError(f"nobody subscribes to {from_plan}@{from_version}")
+        raise NoSubscribersError(f"nobody subscribes to {from_plan}@{from_version}")
     return [
         MoveStarted(
             move_id=move_id,
@@ -129,91 +129,97 @@ def start(
     ]
 
 
-def ask(move: Move, catalogue: Catalogue, subscription: Subscription, open_change: str | None) -> list[ChangeEvent]:
+def request_change(
+    migration: PlanMigration, catalogue: Catalogue, subscription: Subscription, open_change: str | None
+) -> list[ChangeEvent]:
     """The change of one subscription, confirmed; one that a rule refuses is recorded with the reason.
 
     open_change: another change of it that is not over.
     """
-    id_ = change_id(move.id, subscription.subscription_id)
-    wish = partial(
+    id_ = change_id(migration.id, subscription.subscription_id)
+    request = partial(
         changes.request,
         None,
         subscription,
         change_id=id_,
         confirmed=True,
-        reason=move.reason,
-        move_id=move.id,
+        reason=migration.reason,
+        move_id=migration.id,
     )
     try:
-        wanted = change_requests.moved(catalogue, subscription, move.to, at_period_end=move.at_period_end)
-        return wish(wanted, open_change=open_change)
+        desired = change_requests.migrated(catalogue, subscription, migration.to, at_period_end=migration.at_period_end)
+        return request(desired, open_change=open_change)
     except DomainError as error:
-        wanted = WantedChange(
-            kind=ChangeKind.PLAN, at_period_end=move.at_period_end, plan=move.to, price_index=0, quantity=None
+        desired = WantedChange(
+            kind=ChangeKind.PLAN, at_period_end=migration.at_period_end, plan=migration.to, price_index=0, quantity=None
         )
-        events = wish(wanted, open_change=None)
+        events = request(desired, open_change=None)
         return [*events, *changes.refused(changes.evolve(None, events[0]), error.code, str(error)[:500])]
 
 
-def progress(move: Move, after: str, batch: int, settled: Settled) -> list[MoveEvent]:
+def progress(migration: PlanMigration, after: str, batch: int, counts: ChangeCounts) -> list[PlanMigrationEvent]:
     """A batch of so many, up to `after`, is asked; `settled`: what became of all that were asked before."""
-    if move.status is not Status.RUNNING or after <= move.after:
+    if migration.status is not Status.RUNNING or after <= migration.after:
         return []
     return [
         MoveProgressed(
-            move_id=move.id,
+            move_id=migration.id,
             after=after,
-            asked=settled.asked + batch,
-            moved=settled.moved,
-            refused=settled.refused,
+            asked=counts.requested + batch,
+            moved=counts.applied,
+            refused=counts.refused,
         )
     ]
 
 
-def finish(move: Move, settled: Settled, left: int) -> list[MoveEvent]:
+def finish(migration: PlanMigration, counts: ChangeCounts, left: int) -> list[PlanMigrationEvent]:
     """Nobody is left to ask, and nothing is under way."""
-    if move.status is not Status.RUNNING or settled.open:
+    if migration.status is not Status.RUNNING or counts.open:
         return []
-    return [MoveFinished(move_id=move.id, asked=settled.asked, moved=settled.moved, refused=settled.refused, left=left)]
+    return [
+        MoveFinished(
+            move_id=migration.id, asked=counts.requested, moved=counts.applied, refused=counts.refused, left=left
+        )
+    ]
 
 
-def pause(move: Move, reason: str) -> list[MoveEvent]:
+def pause(migration: PlanMigration, reason: str) -> list[PlanMigrationEvent]:
     """Ask nobody more until it is resumed. Raises MoveFinishedError."""
-    match move.status:
+    match migration.status:
         case Status.RUNNING:
-            return [MovePaused(move_id=move.id, reason=reason)]
+            return [MovePaused(move_id=migration.id, reason=reason)]
         case Status.PAUSED:
             return []
         case Status.FINISHED:
-            raise MoveFinishedError(f"{move.id} is finished; there is nothing to pause")
+            raise PlanMigrationFinishedError(f"{migration.id} is finished; there is nothing to pause")
         case _:
-            assert_never(move.status)
+            assert_never(migration.status)
 
 
-def resume(move: Move) -> list[MoveEvent]:
+def resume(migration: PlanMigration) -> list[PlanMigrationEvent]:
     """Go on. Raises MoveFinishedError."""
-    match move.status:
+    match migration.status:
         case Status.PAUSED:
-            return [MoveResumed(move_id=move.id)]
+            return [MoveResumed(move_id=migration.id)]
         case Status.RUNNING:
             return []
         case Status.FINISHED:
-            raise MoveFinishedError(f"{move.id} is finished; start another for who is left")
+            raise PlanMigrationFinishedError(f"{migration.id} is finished; start another for who is left")
         case _:
-            assert_never(move.status)
+            assert_never(migration.status)
 
 
-def existing(move: Move | None, move_id: str) -> Move:
+def existing(migration: PlanMigration | None, move_id: str) -> PlanMigration:
     """The move. Raises UnknownMoveError."""
-    if move is None:
-        raise UnknownMoveError(f"there is no move {move_id}")
-    return move
+    if migration is None:
+        raise UnknownPlanMigrationError(f"there is no move {move_id}")
+    return migration
 
 
-def evolve(move: Move | None, event: MoveEvent) -> Move:
+def evolve(migration: PlanMigration | None, event: PlanMigrationEvent) -> PlanMigration:
     """The move after `event`; only `MoveStarted` may come first."""
     if isinstance(event, MoveStarted):
-        return Move(
+        return PlanMigration(
             id=event.move_id,
             from_plan=event.from_plan,
             from_version=event.from_version,
@@ -222,18 +228,18 @@ def evolve(move: Move | None, event: MoveEvent) -> Move:
             total=event.total,
             reason=event.reason,
         )
-    if move is None:
-        raise MoveOrderError(f"{event.TYPE} came before the start of {event.move_id}")
+    if migration is None:
+        raise PlanMigrationOrderError(f"{event.TYPE} came before the start of {event.move_id}")
     match event:
         case MoveProgressed():
-            return replace(move, after=event.after, asked=event.asked, moved=event.moved, refused=event.refused)
+            return replace(migration, after=event.after, asked=event.asked, moved=event.moved, refused=event.refused)
         case MovePaused():
-            return replace(move, status=Status.PAUSED)
+            return replace(migration, status=Status.PAUSED)
         case MoveResumed():
-            return replace(move, status=Status.RUNNING)
+            return replace(migration, status=Status.RUNNING)
         case MoveFinished():
             return replace(
-                move,
+                migration,
                 status=Status.FINISHED,
                 asked=event.asked,
                 moved=event.moved,

@@ -36,7 +36,7 @@ from paybill_billing.catalogue.domain.catalogue import (
 )
 from paybill_billing.subscriptions.domain import expiry
 from paybill_billing.subscriptions.domain.accounts import Account
-from paybill_billing.subscriptions.domain.entitling import first, giving
+from paybill_billing.subscriptions.domain.entitling import entitling_subscriptions, fallback_subscription
 
 SubscriptionEvent = (
     SubscriptionRegistered
@@ -62,7 +62,7 @@ class UnknownStatusError(DomainError):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SubscriptionState:
     """A subscription as it is. due: when time alone changes what it gives. look: when we ask although all is silent."""
 
     id: str
@@ -131,7 +131,7 @@ class Sold:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedCollection:
     """The provider said at `at` that it could not collect `invoice`."""
 
     invoice: str
@@ -143,7 +143,7 @@ def subscription_id(provider: str, provider_subscription: str) -> str:
     return "sub_" + sha256(f"{provider}/{provider_subscription}".encode()).hexdigest()[:32]
 
 
-def sold(catalogue: Catalogue, account: Account, standing: Standing | None, seen: Seen) -> Sold:
+def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None, seen: Seen) -> Sold:
     """The plan version that a subscription of this account pins: that of the first item whose price sells one.
 
     Prices that sell no plan of ours were made for this customer alone: then the subscription keeps the plan it has,
@@ -154,8 +154,8 @@ def sold(catalogue: Catalogue, account: Account, standing: Standing | None, seen
         found, item = first_sold(catalogue, account.provider, seen.items)
     except UnknownPriceError:
         item = seen.items[0]
-        if standing is not None:
-            pinned = standing.subscription.plan
+        if state is not None:
+            pinned = state.subscription.plan
             found = published(catalogue, pinned.plan, pinned.version)
         elif seen.tenant == account.id:
             found = published(catalogue, account.plan, account.plan_version)
@@ -165,13 +165,13 @@ def sold(catalogue: Catalogue, account: Account, standing: Standing | None, seen
 
 
 def sync(
-    standing: Standing | None,
+    state: SubscriptionState | None,
     seen: Seen,
     *,
     tenant_id: str,
     provider: str,
     sold: Sold,
-    failures: Iterable[Failure],
+    failures: Iterable[FailedCollection],
     now: datetime,
     adopted: bool = False,
     others: Iterable[Subscription] = (),
@@ -181,7 +181,7 @@ def sync(
     The provider's state decides, never the order of its messages. adopted: it is of a customer that was there before
     us; what had ended when we first looked is its past. others: what else the tenant has. Raises UnknownStatusError.
     """
-    before = standing.subscription if standing is not None else None
+    before = state.subscription if state is not None else None
     paid_until = _paid_until(before, seen, sold.item)
     grace_until = _grace_until(before, seen, sold.plan.grace_s, paid_until, failures, now)
     after = Subscription(
@@ -208,20 +208,22 @@ def sync(
         after = after.model_copy(update={"past_end": True})
     if adopted and before is None and after.access is AccessState.ENDED:
         return []
-    return [] if after == before else _told(before, after, sold.plan.retention_s, list(others))
+    return [] if after == before else _transition(before, after, sold.plan.retention_s, list(others))
 
 
-def on_time(standing: Standing, now: datetime, others: Iterable[Standing] = ()) -> list[SubscriptionEvent]:
+def on_time(
+    state: SubscriptionState, now: datetime, others: Iterable[SubscriptionState] = ()
+) -> list[SubscriptionEvent]:
     """Something is over although the provider is silent: grace, trial, a period, or all that was agreed."""
-    lapsed = expiry.lapsed(standing.subscription, now)
+    lapsed = expiry.expired(state.subscription, now)
     if lapsed is None:
         return []
     if lapsed.access is AccessState.GRACE:
         return [_fact(SubscriptionGraceStarted, lapsed)]
-    return [_fact(SubscriptionSuspended, lapsed, instead=first(other.subscription for other in others))]
+    return [_fact(SubscriptionSuspended, lapsed, instead=fallback_subscription(other.subscription for other in others))]
 
 
-def evolve(_standing: Standing | None, event: SubscriptionEvent) -> Standing:
+def evolve(_state: SubscriptionState | None, event: SubscriptionEvent) -> SubscriptionState:
     """The subscription after `event`. Every fact holds the whole of it, so any may come first."""
     match event:
         case (
@@ -235,8 +237,11 @@ def evolve(_standing: Standing | None, event: SubscriptionEvent) -> Standing:
             | SubscriptionEnded()
         ):
             after = event.subscription
-            return Standing(
-                id=after.subscription_id, subscription=after, due=expiry.due(after), look=expiry.look(after)
+            return SubscriptionState(
+                id=after.subscription_id,
+                subscription=after,
+                due=expiry.next_transition(after),
+                look=expiry.next_sync(after),
             )
         case _:
             assert_never(event)
@@ -323,7 +328,7 @@ def _grace_until(
     seen: Seen,
     grace_s: int,
     paid_until: datetime | None,
-    failures: Iterable[Failure],
+    failures: Iterable[FailedCollection],
     now: datetime,
 ) -> datetime | None:
     """First failure plus the plan's grace, and no end before what was paid is over.
@@ -355,7 +360,7 @@ def _pinned(before: Subscription | None, sold: Sold) -> PlanRef:
     return PlanRef(plan=sold.plan.plan, version=sold.plan.version, catalogue_hash=sold.catalogue_hash)
 
 
-def _told(
+def _transition(
     before: Subscription | None, after: Subscription, retention_s: int, others: list[Subscription]
 ) -> list[SubscriptionEvent]:
     """The fact that says what happened between two snapshots."""
@@ -378,9 +383,9 @@ def _told(
         case AccessState.GRACE:
             return [_fact(SubscriptionGraceStarted, after)]
         case AccessState.SUSPENDED:
-            return [_fact(SubscriptionSuspended, after, instead=first(others))]
+            return [_fact(SubscriptionSuspended, after, instead=fallback_subscription(others))]
         case AccessState.PAUSED:
-            return [_fact(SubscriptionPaused, after, instead=first(others))]
+            return [_fact(SubscriptionPaused, after, instead=fallback_subscription(others))]
         case AccessState.ENDED:
             if after.provider_status == "incomplete_expired":
                 # An abandoned first payment: nothing was ever given, so nothing ends and nobody is sent away.
@@ -391,7 +396,7 @@ def _told(
                     subscription_id=after.subscription_id,
                     subscription=after,
                     retention_s=retention_s,
-                    others=len(giving(others)),
+                    others=len(entitling_subscriptions(others)),
                 )
             ]
         case _:

@@ -44,7 +44,7 @@ async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterato
     change, subscription, sold = await _known(job)
     if change.status is not Status.REQUESTED:
         return
-    wanted = change_requests.at_provider(sold, subscription, change.wanted)
+    wanted = change_requests.desired_at_provider(sold, subscription, change.wanted)
     before = catalogue.published(sold, subscription.plan.plan, subscription.plan.version).plan
     with answers():
         proration = await providers[subscription.provider].quote(
@@ -65,7 +65,7 @@ async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator
     change, subscription, sold = await _known(job)
     if change.status is not Status.CONFIRMED or change.quote is None:
         return
-    wanted = change_requests.at_provider(sold, subscription, change.wanted)
+    wanted = change_requests.desired_at_provider(sold, subscription, change.wanted)
     target = subscription.provider_subscription
     with answers():
         await providers[subscription.provider].change(target, wanted, change.quote.proration.effective_at, job.id)

@@ -66,7 +66,7 @@ class NoContractError(NotFoundError):
     code = "no_contract"
 
 
-class NothingOfferedError(ConflictError):
+class NoValidOfferError(ConflictError):
     """There is no offer that an order could be for, or it is not valid any more."""
 
     code = "nothing_offered"
@@ -107,7 +107,7 @@ class TermsError(DomainError):
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class ManualContract:
     """A tenant's offer, contract and invoices: those that are owed, and the newest that are settled.
 
     paid_until: the end of the newest period that was paid. made: the newest idempotency keys of changes. due: when time
@@ -129,11 +129,11 @@ def contract_id(tenant_id: str) -> str:
     return f"con_{tenant_id.removeprefix('ten_')}"
 
 
-def existing(agreement: Agreement | None, tenant_id: str) -> Agreement:
-    """The agreement itself. Raises NoContractError."""
-    if agreement is None:
+def existing(state: ManualContract | None, tenant_id: str) -> ManualContract:
+    """The state itself. Raises NoContractError."""
+    if state is None:
         raise NoContractError(f"{tenant_id} does not pay by invoice; offer it something first")
-    return agreement
+    return state
 
 
 def terms_of(plan: str, version: int, price: Price, quantity: int) -> Terms:
@@ -157,9 +157,9 @@ def amount_of(terms: Terms) -> Money:
     return Money(minor=terms.unit_price.minor * terms.quantity, currency=terms.unit_price.currency)
 
 
-def evolve(agreement: Agreement | None, event: ManualEvent) -> Agreement:
-    """The agreement after `event`. Every fact holds the whole of what it changes, so any may come first."""
-    before = agreement or Agreement(id=event.contract_id, tenant_id=event.tenant_id)
+def evolve(state: ManualContract | None, event: ManualEvent) -> ManualContract:
+    """The state after `event`. Every fact holds the whole of what it changes, so any may come first."""
+    before = state or ManualContract(id=event.contract_id, tenant_id=event.tenant_id)
     match event:
         case ManualOfferMade():
             after = replace(before, offer=event.offer)
@@ -183,10 +183,10 @@ def evolve(agreement: Agreement | None, event: ManualEvent) -> Agreement:
     return replace(after, due=_due(after))
 
 
-def _due(agreement: Agreement) -> datetime | None:
-    times = [invoice.due_at for invoice in agreement.invoices if invoice.status is InvoiceStatus.OPEN]
-    if agreement.contract is not None and agreement.contract.status in RUNS:
-        times.append(agreement.contract.period_end)
+def _due(state: ManualContract) -> datetime | None:
+    times = [invoice.due_at for invoice in state.invoices if invoice.status is InvoiceStatus.OPEN]
+    if state.contract is not None and state.contract.status in RUNS:
+        times.append(state.contract.period_end)
     return min(times, default=None)
 
 
@@ -199,47 +199,47 @@ def _with(invoices: Sequence[Invoice], invoice: Invoice) -> tuple[Invoice, ...]:
     return tuple(other for other in in_order if other.invoice_id not in gone)
 
 
-def contract_of(agreement: Agreement) -> Contract:
+def contract_of(state: ManualContract) -> Contract:
     """The contract itself. Raises NoContractError."""
-    if agreement.contract is None:
-        raise NoContractError(f"{agreement.tenant_id} has ordered nothing yet")
-    return agreement.contract
+    if state.contract is None:
+        raise NoContractError(f"{state.tenant_id} has ordered nothing yet")
+    return state.contract
 
 
-def running(agreement: Agreement) -> Contract:
+def running(state: ManualContract) -> Contract:
     """The contract, while it can be changed. Raises NoContractError, ContractNotRunningError."""
-    contract = contract_of(agreement)
+    contract = contract_of(state)
     match contract.status:
         case ContractStatus.TRIALING | ContractStatus.ACTIVE:
             return contract
         case ContractStatus.PAUSED:
-            raise ContractNotRunningError(f"the contract of {agreement.tenant_id} is paused; resume it first")
+            raise ContractNotRunningError(f"the contract of {state.tenant_id} is paused; resume it first")
         case ContractStatus.UNPAID:
-            raise ContractNotRunningError(f"the contract of {agreement.tenant_id} is unpaid; settle what is overdue")
+            raise ContractNotRunningError(f"the contract of {state.tenant_id} is unpaid; settle what is overdue")
         case ContractStatus.CANCELLED:
-            raise ContractNotRunningError(f"the contract of {agreement.tenant_id} is over; offer a new one")
+            raise ContractNotRunningError(f"the contract of {state.tenant_id} is over; offer a new one")
         case _:
             assert_never(contract.status)
 
 
-def not_running(agreement: Agreement | None) -> None:
+def not_running(state: ManualContract | None) -> None:
     """Raises ContractRunsError when there is a contract that is not over."""
-    contract = agreement.contract if agreement is not None else None
-    if agreement is not None and contract is not None and contract.status is not ContractStatus.CANCELLED:
-        raise ContractRunsError(f"{agreement.tenant_id} has a contract by order {contract.order}; change it instead")
+    contract = state.contract if state is not None else None
+    if state is not None and contract is not None and contract.status is not ContractStatus.CANCELLED:
+        raise ContractRunsError(f"{state.tenant_id} has a contract by order {contract.order}; change it instead")
 
 
-def owed_or_settled(agreement: Agreement, invoice_id: str) -> tuple[Invoice, Contract]:
+def owed_or_settled(state: ManualContract, invoice_id: str) -> tuple[Invoice, Contract]:
     """An invoice and its contract. Raises UnknownInvoiceError."""
-    for invoice in agreement.invoices:
+    for invoice in state.invoices:
         if invoice.invoice_id == invoice_id:
-            return invoice, contract_of(agreement)
+            return invoice, contract_of(state)
     raise UnknownInvoiceError(f"there is no invoice {invoice_id}, or it was settled long ago")
 
 
-def owes_too_much(agreement: Agreement) -> bool:
+def owes_too_much(state: ManualContract) -> bool:
     """Whether no further period begins."""
-    return sum(invoice.status is InvoiceStatus.OVERDUE for invoice in agreement.invoices) >= MAX_OVERDUE
+    return sum(invoice.status is InvoiceStatus.OVERDUE for invoice in state.invoices) >= MAX_OVERDUE
 
 
 def next_period(contract: Contract, start: datetime, anchor: datetime) -> Contract:
@@ -260,17 +260,17 @@ def next_period(contract: Contract, start: datetime, anchor: datetime) -> Contra
 
 
 def changed(
-    agreement: Agreement, contract: Contract, lines: tuple[ProrationLine, ...], made_for: str | None
+    state: ManualContract, contract: Contract, lines: tuple[ProrationLine, ...], made_for: str | None
 ) -> list[ManualEvent]:
     """The fact that the contract was changed; nothing when it is as it was."""
-    if contract == agreement.contract:
+    if contract == state.contract:
         return []
     if contract.credit > MOST:
         raise TermsError(f"more than {MOST} of credit cannot be kept; pay it out first")
     return [
         ContractChanged(
-            contract_id=agreement.id,
-            tenant_id=agreement.tenant_id,
+            contract_id=state.id,
+            tenant_id=state.tenant_id,
             contract=contract,
             lines=lines,
             made_for=made_for,
@@ -278,27 +278,27 @@ def changed(
     ]
 
 
-def cancelled(agreement: Agreement, contract: Contract, at: datetime, made_for: str | None) -> ContractCancelled:
+def cancelled(state: ManualContract, contract: Contract, at: datetime, made_for: str | None) -> ContractCancelled:
     """The fact that the contract is over since `at`."""
     over = {"status": ContractStatus.CANCELLED, "cancel_at": at, "next_terms": None}
     return ContractCancelled(
-        contract_id=agreement.id,
-        tenant_id=agreement.tenant_id,
+        contract_id=state.id,
+        tenant_id=state.tenant_id,
         contract=contract.model_copy(update=over),
         made_for=made_for,
     )
 
 
-def period_invoice(agreement: Agreement, contract: Contract, now: datetime) -> InvoiceIssued:
+def period_invoice(state: ManualContract, contract: Contract, now: datetime) -> InvoiceIssued:
     """The invoice of a period that begins."""
     line = line_of(
         f"{named(contract.terms)}, until {contract.period_end:%Y-%m-%d}", amount_of(contract.terms).minor, contract
     )
-    return issued(agreement, contract, (line,), now, covers_until=contract.period_end)
+    return issued(state, contract, (line,), now, covers_until=contract.period_end)
 
 
 def issued(
-    agreement: Agreement,
+    state: ManualContract,
     contract: Contract,
     lines: tuple[ProrationLine, ...],
     now: datetime,
@@ -311,7 +311,7 @@ def issued(
     settled = used == owed
     number = contract.invoices + 1
     invoice = Invoice(
-        invoice_id=f"inv_{agreement.id.removeprefix('con_')}_{number}",
+        invoice_id=f"inv_{state.id.removeprefix('con_')}_{number}",
         status=InvoiceStatus.PAID if settled else InvoiceStatus.OPEN,
         lines=(*lines, line_of("credit", -used, contract)) if used else lines,
         total=Money(minor=owed - used, currency=currency_of(contract)),
@@ -323,8 +323,8 @@ def issued(
         reference=None,
     )
     return InvoiceIssued(
-        contract_id=agreement.id,
-        tenant_id=agreement.tenant_id,
+        contract_id=state.id,
+        tenant_id=state.tenant_id,
         contract=contract.model_copy(update={"credit": contract.credit - used, "invoices": number}),
         invoice=invoice,
     )

@@ -28,11 +28,11 @@ from paybill_billing.providers.manual.domain.contracts import (
     MAX_OPEN,
     OWED,
     RUNS,
-    Agreement,
     ContractNotRunningError,
     InvoiceSettledError,
+    ManualContract,
     ManualEvent,
-    NothingOfferedError,
+    NoValidOfferError,
     TooManyInvoicesError,
     amount_of,
     cancelled,
@@ -54,26 +54,26 @@ from paybill_billing.providers.manual.domain.contracts import (
 from paybill_billing.providers.manual.domain.periods import days_left, part, period_after
 
 
-def offer(agreement: Agreement | None, tenant_id: str, terms: Terms, valid_until: datetime) -> list[ManualEvent]:
+def offer(state: ManualContract | None, tenant_id: str, terms: Terms, valid_until: datetime) -> list[ManualEvent]:
     """Offer this, instead of whatever was offered before. Raises ContractRunsError."""
-    not_running(agreement)
+    not_running(state)
     made = Offer(terms=terms, valid_until=valid_until)
     return [ManualOfferMade(contract_id=contract_id(tenant_id), tenant_id=tenant_id, offer=made)]
 
 
 def accept(
-    agreement: Agreement, *, order: str, terms: Terms, payment_days: int, trial_days: int, now: datetime
+    state: ManualContract, *, order: str, terms: Terms, payment_days: int, trial_days: int, now: datetime
 ) -> list[ManualEvent]:
     """Take the customer's order, which may be for other terms than were offered; access begins with it.
 
     The same order twice is no error. Raises ContractRunsError, NothingOfferedError.
     """
-    before = agreement.contract
+    before = state.contract
     if before is not None and before.status is not ContractStatus.CANCELLED and before.order == order:
         return []
-    not_running(agreement)
-    if agreement.offer is None or agreement.offer.valid_until < now:
-        raise NothingOfferedError(f"{agreement.tenant_id} has no valid offer; make one: paybill manual offer TENANT")
+    not_running(state)
+    if state.offer is None or state.offer.valid_until < now:
+        raise NoValidOfferError(f"{state.tenant_id} has no valid offer; make one: paybill manual offer TENANT")
     anchor = now + timedelta(days=trial_days)
     on_trial = trial_days > 0
     contract = Contract(
@@ -89,13 +89,13 @@ def accept(
         credit=before.credit if before is not None and currency_of(before) == terms.unit_price.currency else 0,
         invoices=before.invoices if before is not None else 0,
     )
-    accepted = PurchaseOrderAccepted(contract_id=agreement.id, tenant_id=agreement.tenant_id, contract=contract)
-    return [accepted] if on_trial else [accepted, period_invoice(agreement, contract, now)]
+    accepted = PurchaseOrderAccepted(contract_id=state.id, tenant_id=state.tenant_id, contract=contract)
+    return [accepted] if on_trial else [accepted, period_invoice(state, contract, now)]
 
 
-def pay(agreement: Agreement, invoice_id: str, reference: str, now: datetime) -> list[ManualEvent]:
+def pay(state: ManualContract, invoice_id: str, reference: str, now: datetime) -> list[ManualEvent]:
     """Somebody has seen the money. Raises UnknownInvoiceError, InvoiceSettledError."""
-    invoice, contract = owed_or_settled(agreement, invoice_id)
+    invoice, contract = owed_or_settled(state, invoice_id)
     match invoice.status:
         case InvoiceStatus.PAID:
             return []
@@ -104,19 +104,19 @@ def pay(agreement: Agreement, invoice_id: str, reference: str, now: datetime) ->
         case InvoiceStatus.OPEN | InvoiceStatus.OVERDUE:
             closed = {"status": InvoiceStatus.PAID, "closed_at": now, "reference": reference}
             paid = InvoicePaid(
-                contract_id=agreement.id,
-                tenant_id=agreement.tenant_id,
+                contract_id=state.id,
+                tenant_id=state.tenant_id,
                 contract=contract,
                 invoice=invoice.model_copy(update=closed),
             )
-            return [paid, *_restarted(evolve(agreement, paid), now)]
+            return [paid, *_restarted(evolve(state, paid), now)]
         case _:
             assert_never(invoice.status)
 
 
-def void(agreement: Agreement, invoice_id: str, reason: str, now: datetime) -> list[ManualEvent]:
+def void(state: ManualContract, invoice_id: str, reason: str, now: datetime) -> list[ManualEvent]:
     """Owe it nobody any more. Raises UnknownInvoiceError, InvoiceSettledError."""
-    invoice, contract = owed_or_settled(agreement, invoice_id)
+    invoice, contract = owed_or_settled(state, invoice_id)
     match invoice.status:
         case InvoiceStatus.VOID:
             return []
@@ -125,39 +125,37 @@ def void(agreement: Agreement, invoice_id: str, reason: str, now: datetime) -> l
         case InvoiceStatus.OPEN | InvoiceStatus.OVERDUE:
             again = invoice.credit_used if invoice.total.currency == currency_of(contract) else 0
             voided = InvoiceVoided(
-                contract_id=agreement.id,
-                tenant_id=agreement.tenant_id,
+                contract_id=state.id,
+                tenant_id=state.tenant_id,
                 contract=contract.model_copy(update={"credit": contract.credit + again}),
                 invoice=invoice.model_copy(update={"status": InvoiceStatus.VOID, "closed_at": now}),
                 reason=reason,
             )
-            return [voided, *_restarted(evolve(agreement, voided), now)]
+            return [voided, *_restarted(evolve(state, voided), now)]
         case _:
             assert_never(invoice.status)
 
 
 def change(
-    agreement: Agreement, terms: Terms, *, at_period_end: bool, at: datetime, made_for: str | None
+    state: ManualContract, terms: Terms, *, at_period_end: bool, at: datetime, made_for: str | None
 ) -> list[ManualEvent]:
     """Have other terms: now, prorated to the day, or when the period is over.
 
     Another interval begins a new period. Raises ContractNotRunningError, CurrencyMismatchError.
     """
-    contract = running(agreement)
-    if sum(invoice.status in OWED for invoice in agreement.invoices) >= MAX_OPEN:
-        raise TooManyInvoicesError(
-            f"{MAX_OPEN} invoices of {agreement.tenant_id} are open; have some paid or void them"
-        )
+    contract = running(state)
+    if sum(invoice.status in OWED for invoice in state.invoices) >= MAX_OPEN:
+        raise TooManyInvoicesError(f"{MAX_OPEN} invoices of {state.tenant_id} are open; have some paid or void them")
     if terms.unit_price.currency != currency_of(contract):
         raise CurrencyMismatchError(
             f"a contract in {currency_of(contract)} cannot go on in {terms.unit_price.currency}"
         )
     if at_period_end:
         wanted = None if terms == contract.terms else terms
-        return changed(agreement, contract.model_copy(update={"next_terms": wanted}), (), made_for)
+        return changed(state, contract.model_copy(update={"next_terms": wanted}), (), made_for)
     after = contract.model_copy(update={"terms": terms, "next_terms": None})
     if contract.status is ContractStatus.TRIALING or terms == contract.terms:
-        return changed(agreement, after, (), made_for)
+        return changed(state, after, (), made_for)
     left, days = days_left(contract.period_start, contract.period_end, at)
     rest = f"{left} of {days} days"
     before = part(amount_of(contract.terms).minor, left, days)
@@ -169,108 +167,108 @@ def change(
             "period_start": at,
             "period_end": period_after(at, terms.interval, at),
         }
-        return _with_period(agreement, after.model_copy(update=begun), (unused,), made_for, at)
+        return _with_period(state, after.model_copy(update=begun), (unused,), made_for, at)
     owed = part(amount_of(terms).minor, left, days)
     lines = (unused, line_of(f"{named(terms)}, {rest}", owed, contract))
     if owed <= before:
         more = {"credit": contract.credit + before - owed}
-        return changed(agreement, after.model_copy(update=more), lines, made_for)
+        return changed(state, after.model_copy(update=more), lines, made_for)
     return [
-        *changed(agreement, after, lines, made_for),
-        issued(agreement, after, lines, at, covers_until=None),
+        *changed(state, after, lines, made_for),
+        issued(state, after, lines, at, covers_until=None),
     ]
 
 
-def cancel(agreement: Agreement, *, at_period_end: bool, at: datetime, made_for: str | None) -> list[ManualEvent]:
+def cancel(state: ManualContract, *, at_period_end: bool, at: datetime, made_for: str | None) -> list[ManualEvent]:
     """End it: now, or when the period is over; what is paused or unpaid ends now. Doing it twice is no error."""
-    contract = agreement.contract
+    contract = state.contract
     if contract is None or contract.status is ContractStatus.CANCELLED:
         return []
     if at_period_end and contract.status in RUNS:
         update = {"cancel_at": contract.period_end, "next_terms": None}
-        return changed(agreement, contract.model_copy(update=update), (), made_for)
-    return [cancelled(agreement, contract, at, made_for)]
+        return changed(state, contract.model_copy(update=update), (), made_for)
+    return [cancelled(state, contract, at, made_for)]
 
 
-def reactivate(agreement: Agreement, *, made_for: str | None) -> list[ManualEvent]:
+def reactivate(state: ManualContract, *, made_for: str | None) -> list[ManualEvent]:
     """Take back what was to happen at the end of the period. Raises ContractNotRunningError."""
-    contract = running(agreement)
-    return changed(agreement, contract.model_copy(update={"cancel_at": None, "next_terms": None}), (), made_for)
+    contract = running(state)
+    return changed(state, contract.model_copy(update={"cancel_at": None, "next_terms": None}), (), made_for)
 
 
-def pause(agreement: Agreement, *, made_for: str | None) -> list[ManualEvent]:
+def pause(state: ManualContract, *, made_for: str | None) -> list[ManualEvent]:
     """No access and no further invoices until it is resumed. Raises ContractNotRunningError."""
-    contract = agreement.contract
+    contract = state.contract
     if contract is not None and contract.status is ContractStatus.PAUSED:
         return []
     update = {"status": ContractStatus.PAUSED}
-    return changed(agreement, running(agreement).model_copy(update=update), (), made_for)
+    return changed(state, running(state).model_copy(update=update), (), made_for)
 
 
-def resume(agreement: Agreement, *, at: datetime, made_for: str | None) -> list[ManualEvent]:
+def resume(state: ManualContract, *, at: datetime, made_for: str | None) -> list[ManualEvent]:
     """Go on after a pause; when its period is over, with a new one. Raises ContractNotRunningError."""
-    contract = agreement.contract
+    contract = state.contract
     if contract is not None and contract.status in RUNS:
         return []
     if contract is None or contract.status is not ContractStatus.PAUSED:
-        raise ContractNotRunningError(f"the contract of {agreement.tenant_id} is not paused")
+        raise ContractNotRunningError(f"the contract of {state.tenant_id} is not paused")
     if contract.cancel_at is not None and contract.cancel_at <= at:
-        return [cancelled(agreement, contract, contract.cancel_at, made_for)]
+        return [cancelled(state, contract, contract.cancel_at, made_for)]
     on_trial = contract.period_start < contract.anchor
     goes_on = {"status": ContractStatus.TRIALING if on_trial else ContractStatus.ACTIVE}
     if at < contract.period_end:
-        return changed(agreement, contract.model_copy(update=goes_on), (), made_for)
-    return _with_period(agreement, next_period(contract, at, at), (), made_for, at)
+        return changed(state, contract.model_copy(update=goes_on), (), made_for)
+    return _with_period(state, next_period(contract, at, at), (), made_for, at)
 
 
-def leave(agreement: Agreement, at: datetime) -> list[ManualEvent]:
+def leave(state: ManualContract, at: datetime) -> list[ManualEvent]:
     """The customer goes: nothing can be ordered any more, and what runs ends."""
-    withdrawn = ManualOfferWithdrawn(contract_id=agreement.id, tenant_id=agreement.tenant_id)
+    withdrawn = ManualOfferWithdrawn(contract_id=state.id, tenant_id=state.tenant_id)
     return [
-        *([withdrawn] if agreement.offer is not None else []),
-        *cancel(agreement, at_period_end=False, at=at, made_for=None),
+        *([withdrawn] if state.offer is not None else []),
+        *cancel(state, at_period_end=False, at=at, made_for=None),
     ]
 
 
-def on_time(agreement: Agreement, now: datetime) -> list[ManualEvent]:
+def on_time(state: ManualContract, now: datetime) -> list[ManualEvent]:
     """What was not paid by its due date is overdue; what has come to the end of its period goes on, or does not."""
-    contract, events = agreement.contract, list[ManualEvent]()
-    if contract is None or agreement.due is None or now < agreement.due:
+    contract, events = state.contract, list[ManualEvent]()
+    if contract is None or state.due is None or now < state.due:
         return []
-    for invoice in agreement.invoices:
+    for invoice in state.invoices:
         if invoice.status is InvoiceStatus.OPEN and invoice.due_at <= now:
             overdue = InvoiceOverdue(
-                contract_id=agreement.id,
-                tenant_id=agreement.tenant_id,
+                contract_id=state.id,
+                tenant_id=state.tenant_id,
                 contract=contract,
                 invoice=invoice.model_copy(update={"status": InvoiceStatus.OVERDUE}),
             )
             events.append(overdue)
-            agreement = evolve(agreement, overdue)
+            state = evolve(state, overdue)
     if contract.status not in RUNS or now < contract.period_end:
         return events
     if contract.cancel_at is not None:
-        return [*events, cancelled(agreement, contract, contract.cancel_at, None)]
-    if owes_too_much(agreement):
+        return [*events, cancelled(state, contract, contract.cancel_at, None)]
+    if owes_too_much(state):
         unpaid = contract.model_copy(update={"status": ContractStatus.UNPAID})
-        halted = ContractHalted(contract_id=agreement.id, tenant_id=agreement.tenant_id, contract=unpaid)
+        halted = ContractHalted(contract_id=state.id, tenant_id=state.tenant_id, contract=unpaid)
         return [*events, halted]
-    return [*events, *_renewed(agreement, next_period(contract, contract.period_end, contract.anchor), now)]
+    return [*events, *_renewed(state, next_period(contract, contract.period_end, contract.anchor), now)]
 
 
-def cost(agreement: Agreement, events: Sequence[ManualEvent], at: datetime) -> Proration:
+def cost(state: ManualContract, events: Sequence[ManualEvent], at: datetime) -> Proration:
     """What a change costs that these events are, in the words of a quote."""
-    contract = contract_of(agreement)
+    contract = contract_of(state)
     currency = currency_of(contract)
     lines: tuple[ProrationLine, ...] = ()
     due = 0
     for event in events:
-        agreement = evolve(agreement, event)
+        state = evolve(state, event)
         if isinstance(event, ContractChanged):
             lines = event.lines
         elif isinstance(event, InvoiceIssued):
             lines, due = event.invoice.lines, event.invoice.total.minor
-    after = contract_of(agreement)
+    after = contract_of(state)
     runs = after.status in RUNS
     next_minor = amount_of(after.next_terms or after.terms).minor
     waits = after.cancel_at != contract.cancel_at or after.next_terms != contract.next_terms
@@ -285,20 +283,20 @@ def cost(agreement: Agreement, events: Sequence[ManualEvent], at: datetime) -> P
 
 
 def _with_period(
-    agreement: Agreement, contract: Contract, lines: tuple[ProrationLine, ...], made_for: str | None, at: datetime
+    state: ManualContract, contract: Contract, lines: tuple[ProrationLine, ...], made_for: str | None, at: datetime
 ) -> list[ManualEvent]:
-    return [*changed(agreement, contract, lines, made_for), period_invoice(agreement, contract, at)]
+    return [*changed(state, contract, lines, made_for), period_invoice(state, contract, at)]
 
 
-def _renewed(agreement: Agreement, contract: Contract, now: datetime) -> list[ManualEvent]:
-    renewed = ContractRenewed(contract_id=agreement.id, tenant_id=agreement.tenant_id, contract=contract)
-    return [renewed, period_invoice(agreement, contract, now)]
+def _renewed(state: ManualContract, contract: Contract, now: datetime) -> list[ManualEvent]:
+    renewed = ContractRenewed(contract_id=state.id, tenant_id=state.tenant_id, contract=contract)
+    return [renewed, period_invoice(state, contract, now)]
 
 
-def _restarted(agreement: Agreement, now: datetime) -> list[ManualEvent]:
+def _restarted(state: ManualContract, now: datetime) -> list[ManualEvent]:
     """What was unpaid goes on from the day that all is settled: the time without access is not invoiced."""
-    contract = contract_of(agreement)
-    overdue = any(invoice.status is InvoiceStatus.OVERDUE for invoice in agreement.invoices)
+    contract = contract_of(state)
+    overdue = any(invoice.status is InvoiceStatus.OVERDUE for invoice in state.invoices)
     if contract.status is not ContractStatus.UNPAID or overdue:
         return []
-    return _renewed(agreement, next_period(contract, now, now), now)
+    return _renewed(state, next_period(contract, now, now), now)

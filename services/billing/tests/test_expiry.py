@@ -8,7 +8,7 @@ from billing_samples import DAY, NOW, SOLD, TENANT, seen, sold
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import subscriptions
-from paybill_billing.subscriptions.domain.expiry import LATE, SILENCE
+from paybill_billing.subscriptions.domain.expiry import PROVIDER_TIMEOUT, SYNC_DELAY
 from paybill_contracts.billing import (
     AccessState,
     SubscriptionChanged,
@@ -59,13 +59,13 @@ TRIALING = look(None, ON_TRIAL)
     ids=["a period", "a trial", "all", "a period before all"],
 )
 def test_what_is_over_is_looked_at_soon_and_decided_alone_after_a_day_of_silence(standing, ends):
-    assert (standing.look, standing.due) == (ends + LATE, ends + SILENCE)
-    assert subscriptions.on_time(standing, ends + SILENCE - timedelta(seconds=1)) == []
+    assert (standing.look, standing.due) == (ends + SYNC_DELAY, ends + PROVIDER_TIMEOUT)
+    assert subscriptions.on_time(standing, ends + PROVIDER_TIMEOUT - timedelta(seconds=1)) == []
 
 
 @pytest.mark.parametrize(("standing", "ends"), [(ACTIVE, PERIOD_END), (TRIALING, TRIAL_END)])
 def test_a_period_or_a_trial_over_in_silence_is_a_failed_payment_at_its_end(standing, ends):
-    (grace,) = subscriptions.on_time(standing, ends + SILENCE)
+    (grace,) = subscriptions.on_time(standing, ends + PROVIDER_TIMEOUT)
 
     assert isinstance(grace, SubscriptionGraceStarted)
     assert grace.subscription.grace_until == ends + WEEK
@@ -82,7 +82,7 @@ def test_grace_over_in_silence_is_suspended_and_nothing_is_due_any_more():
 def test_without_grace_silence_suspends_at_once():
     standing = look(None, ON_TRIAL, pinned=sold(grace_s=0))
 
-    (said,) = subscriptions.on_time(standing, TRIAL_END + SILENCE)
+    (said,) = subscriptions.on_time(standing, TRIAL_END + PROVIDER_TIMEOUT)
 
     assert isinstance(said, SubscriptionSuspended)
 
@@ -90,19 +90,19 @@ def test_without_grace_silence_suspends_at_once():
 def test_what_was_cancelled_for_a_day_ends_access_in_silence_and_never_the_subscription():
     standing = look(None, seen("active", cancel_at=NOW + 5 * DAY))
 
-    (said,) = subscriptions.on_time(standing, NOW + 5 * DAY + SILENCE)
+    (said,) = subscriptions.on_time(standing, NOW + 5 * DAY + PROVIDER_TIMEOUT)
 
     assert isinstance(said, SubscriptionSuspended)
 
 
 def test_what_time_took_is_looked_at_until_the_provider_speaks():
-    grace, _ = later(ACTIVE, PERIOD_END + SILENCE)
+    grace, _ = later(ACTIVE, PERIOD_END + PROVIDER_TIMEOUT)
     gone, _ = later(ACTIVE, PERIOD_END + WEEK)
 
     assert (grace.look, gone.look) == (PERIOD_END, PERIOD_END)
 
 
-@pytest.mark.parametrize("silent_for", [SILENCE, WEEK, 40 * DAY])
+@pytest.mark.parametrize("silent_for", [PROVIDER_TIMEOUT, WEEK, 40 * DAY])
 def test_after_silence_the_next_look_decides(silent_for):
     now = PERIOD_END + silent_for
     shut, _ = later(ACTIVE, now)
@@ -123,7 +123,7 @@ def test_after_silence_the_next_look_decides(silent_for):
 
 
 def test_a_provider_that_shows_nothing_new_after_the_end_is_believed_and_silence_is_over():
-    now = PERIOD_END + SILENCE
+    now = PERIOD_END + PROVIDER_TIMEOUT
     shut, _ = later(ACTIVE, now)
 
     believed = look(shut, seen("active"), now)
@@ -140,20 +140,22 @@ def test_a_look_right_at_the_end_does_not_count_as_late():
 
 
 def test_a_new_period_is_timed_anew_after_one_that_was_believed():
-    believed = look(ACTIVE, seen("active"), PERIOD_END + SILENCE)
+    believed = look(ACTIVE, seen("active"), PERIOD_END + PROVIDER_TIMEOUT)
 
     renewed = look(
-        believed, seen("active", period_start=PERIOD_END, period_end=PERIOD_END + 30 * DAY), PERIOD_END + 2 * SILENCE
+        believed,
+        seen("active", period_start=PERIOD_END, period_end=PERIOD_END + 30 * DAY),
+        PERIOD_END + 2 * PROVIDER_TIMEOUT,
     )
 
     assert not renewed.subscription.past_end
-    assert renewed.due == PERIOD_END + 30 * DAY + SILENCE
+    assert renewed.due == PERIOD_END + 30 * DAY + PROVIDER_TIMEOUT
 
 
 def test_grace_is_looked_at_before_it_ends_so_that_a_lost_message_shuts_nobody_out():
     grace = look(ACTIVE, seen("past_due"))
 
-    assert grace.look == grace.due - LATE
+    assert grace.look == grace.due - SYNC_DELAY
 
 
 def test_nothing_is_due_that_gives_no_access_and_nothing_is_asked():
@@ -170,7 +172,7 @@ def test_a_subscription_told_before_time_had_a_say_waits_for_the_next_look():
     )
 
     assert told.due is None
-    assert told.look == PERIOD_END + LATE
+    assert told.look == PERIOD_END + SYNC_DELAY
 
 
 def test_a_failed_payment_takes_nothing_that_was_paid():

@@ -6,13 +6,13 @@ from change_samples import SUBSCRIPTION, having
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import changes, plan_migrations
-from paybill_billing.subscriptions.domain.plan_migrations import Settled, Status
+from paybill_billing.subscriptions.domain.plan_migrations import ChangeCounts, Status
 from paybill_contracts.billing import AccessState
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
 
 MOVE_ID = "mov_" + "1" * 32
-NONE = Settled(0, 0, 0)
+NONE = ChangeCounts(0, 0, 0)
 
 
 def sub(number):
@@ -61,8 +61,8 @@ def test_a_move_needs_two_published_versions_and_somebody_to_move(more, code):
 
 
 def test_a_subscriber_is_asked_once_confirmed_and_keeps_quantity():
-    (asked,) = plan_migrations.ask(started(), CATALOGUE, SUBSCRIPTION, None)
-    (again,) = plan_migrations.ask(started(), CATALOGUE, SUBSCRIPTION, None)
+    (asked,) = plan_migrations.request_change(started(), CATALOGUE, SUBSCRIPTION, None)
+    (again,) = plan_migrations.request_change(started(), CATALOGUE, SUBSCRIPTION, None)
 
     assert asked == again
     assert (asked.confirmed, asked.move_id, asked.wanted.at_period_end) == (True, MOVE_ID, True)
@@ -80,7 +80,7 @@ def test_a_subscriber_is_asked_once_confirmed_and_keeps_quantity():
     ],
 )
 def test_one_that_cannot_be_moved_is_recorded_with_the_reason(subscription, open_change, code):
-    asked, refused = plan_migrations.ask(started(), CATALOGUE, subscription, open_change)
+    asked, refused = plan_migrations.request_change(started(), CATALOGUE, subscription, open_change)
     change = changes.evolve(changes.evolve(None, asked), refused)
 
     assert (change.status, change.code, change.move_id) == (changes.Status.REFUSED, code, MOVE_ID)
@@ -91,18 +91,18 @@ def test_a_move_goes_on_behind_the_last_batch_and_never_back():
     move = after(started(), plan_migrations.progress(started(), sub(2), 2, NONE))
 
     assert (move.after, move.asked) == (sub(2), 2)
-    assert plan_migrations.progress(move, sub(1), 2, Settled(2, 2, 0)) == []
-    assert plan_migrations.progress(move, sub(2), 2, Settled(2, 2, 0)) == []
+    assert plan_migrations.progress(move, sub(1), 2, ChangeCounts(2, 2, 0)) == []
+    assert plan_migrations.progress(move, sub(2), 2, ChangeCounts(2, 2, 0)) == []
 
 
 def test_a_move_is_over_when_every_change_is():
     move = started()
 
-    assert plan_migrations.finish(move, Settled(3, 1, 1), 0) == []
-    done = after(move, plan_migrations.finish(move, Settled(3, 2, 1), 1))
+    assert plan_migrations.finish(move, ChangeCounts(3, 1, 1), 0) == []
+    done = after(move, plan_migrations.finish(move, ChangeCounts(3, 2, 1), 1))
     assert (done.status, done.moved, done.refused, done.left) == (Status.FINISHED, 2, 1, 1)
     for verb in (lambda: plan_migrations.pause(done, "x"), lambda: plan_migrations.resume(done)):
-        with pytest.raises(plan_migrations.MoveFinishedError):
+        with pytest.raises(plan_migrations.PlanMigrationFinishedError):
             verb()
 
 
@@ -124,11 +124,13 @@ def test_in_any_order_a_move_only_goes_forward_and_ends_once(steps):
         try:
             events = {
                 "progress": lambda move=move, number=number: plan_migrations.progress(move, sub(number + 1), 1, NONE),
-                "finish": lambda move=move, number=number: plan_migrations.finish(move, Settled(number, number, 0), 0),
+                "finish": lambda move=move, number=number: plan_migrations.finish(
+                    move, ChangeCounts(number, number, 0), 0
+                ),
                 "pause": lambda move=move: plan_migrations.pause(move, "x"),
                 "resume": lambda move=move: plan_migrations.resume(move),
             }[verb]()
-        except plan_migrations.MoveFinishedError:
+        except plan_migrations.PlanMigrationFinishedError:
             assert move.status is Status.FINISHED
             continue
         assert move.status is not Status.FINISHED or not events
@@ -141,5 +143,5 @@ def test_in_any_order_a_move_only_goes_forward_and_ends_once(steps):
 
 
 def test_a_fact_before_the_start_is_refused():
-    with pytest.raises(plan_migrations.MoveOrderError):
+    with pytest.raises(plan_migrations.PlanMigrationOrderError):
         plan_migrations.evolve(None, plan_migrations.pause(started(), "x")[0])
