@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from paybill_billing.catalogue.domain import catalogue
-from paybill_billing.catalogue.domain.catalogue import PriceSeen
-from paybill_billing.subscriptions.domain.subscriptions import Item, Seen, Sold
+from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
+from paybill_billing.subscriptions.domain.subscriptions import Sold
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.catalogue import Interval, LimitFeature, MeteredFeature, PlanVersion, Price
 from paybill_contracts.money import Money
@@ -59,8 +59,8 @@ def published(*contents):
 
 
 CATALOGUE = published(CONTENT)
-PRICE = PriceSeen("price_1", "pro_v1_month_eur", None, None)
-ITEM = Item(PRICE, 1, EUR_20, Interval.MONTH)
+PRICE = PriceSnapshot("price_1", "pro_v1_month_eur", None, None)
+ITEM = SnapshotItem(PRICE, 1, EUR_20, Interval.MONTH)
 
 
 def sold(version=1, item=ITEM, pending=None, **changes):
@@ -98,4 +98,4 @@ def seen(status, **changes):
         "invoice": "in_1",
         "paid_until": began if failing else began + 30 * DAY if status == "active" else None,
     }
-    return Seen(**{**values, **changes})
+    return ProviderSnapshot(**{**values, **changes})

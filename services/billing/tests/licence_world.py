@@ -8,7 +8,8 @@ import httpx
 from billing_samples import NOW
 from billing_world import eventually
 from change_samples import having
-from paybill_billing.tables import ENTITLEMENTS, SUBSCRIPTIONS
+from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.subscriptions.tables import SUBSCRIPTIONS
 from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef
 from paybill_contracts.catalogue import LimitFeature
 from paybill_contracts.envelope import Origin

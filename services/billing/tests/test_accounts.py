@@ -4,13 +4,14 @@ import pytest
 from billing_samples import CATALOGUE, EMAIL, NOW, REQUESTED, TENANT
 from paybill_billing.catalogue.domain.catalogue import UnknownPlanError
 from paybill_billing.providers.domain import Choice, UnknownProviderError, configure, evolve
+from paybill_billing.providers.port.snapshots import OpenedAccount
 from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.subscriptions.domain.accounts import AccountOrderError, Opened, Status
+from paybill_billing.subscriptions.domain.accounts import AccountOrderError, Status
 from paybill_contracts.billing import AccountAdopted, AccountFailed, AccountOpened, CancellationRequested
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 
 CHOICE = Choice("providers", ("manual", "stripe"), "stripe", "a" * 64)
-AT_PROVIDER = Opened(customer="cus_1", checkout="cs_1", checkout_url="https://pay.example/cs_1")
+AT_PROVIDER = OpenedAccount(customer="cus_1", checkout="cs_1", checkout_url="https://pay.example/cs_1")
 
 
 def fold(state, events):

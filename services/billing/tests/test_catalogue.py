@@ -5,12 +5,8 @@ from importlib.resources import files
 import pytest
 from billing_samples import BASIC, CONTENT, PRO_1, PRO_2, published
 from paybill_billing.catalogue.domain import catalogue, differences, tiers
-from paybill_billing.catalogue.domain.catalogue import (
-    CatalogueRefusedError,
-    PriceSeen,
-    UnknownPlanError,
-    UnknownPriceError,
-)
+from paybill_billing.catalogue.domain.catalogue import CatalogueRefusedError, UnknownPlanError, UnknownPriceError
+from paybill_billing.providers.port.snapshots import PriceSnapshot
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, Meter, Window
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.event import digest
@@ -63,10 +59,10 @@ def test_an_unknown_plan_is_refused_with_the_plans_there_are():
 @pytest.mark.parametrize(
     ("price", "sold"),
     [
-        (PriceSeen("price_pro2", None, None, None), PRO_2),
-        (PriceSeen("price_pro2", "pro_v1_month_eur", "pro", 1), PRO_2),
-        (PriceSeen("price_x", "pro_v2_month_eur", "pro", 1), PRO_1),
-        (PriceSeen("price_x", "pro_v1_month_eur", None, None), PRO_1),
+        (PriceSnapshot("price_pro2", None, None, None), PRO_2),
+        (PriceSnapshot("price_pro2", "pro_v1_month_eur", "pro", 1), PRO_2),
+        (PriceSnapshot("price_x", "pro_v2_month_eur", "pro", 1), PRO_1),
+        (PriceSnapshot("price_x", "pro_v1_month_eur", None, None), PRO_1),
     ],
     ids=["catalogue's id", "catalogue's id first", "metadata before lookup key", "lookup key"],
 )
@@ -76,7 +72,7 @@ def test_a_price_leads_to_its_plan_version(price, sold):
 
 def test_a_price_of_something_else_is_refused():
     with pytest.raises(UnknownPriceError, match="price_x at stripe"):
-        catalogue.sold_at(published(CONTENT), "stripe", PriceSeen("price_x", None, None, None))
+        catalogue.sold_at(published(CONTENT), "stripe", PriceSnapshot("price_x", None, None, None))
 
 
 def test_the_catalogue_that_comes_with_billing_is_good():

@@ -9,7 +9,8 @@ import pytest
 from billing_samples import EMAIL
 from billing_world import eventually
 from paybill_billing.app import service
-from paybill_billing.tables import ACCOUNTS, look_again
+from paybill_billing.providers.sync_queue import enqueue_sync
+from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_contracts.billing import AccountOpened, AccountRegistered
 from paybill_contracts.changes import ChangeApplied
 from paybill_contracts.envelope import Origin
@@ -168,7 +169,7 @@ async def subscribed(world, count):
 
     def besides(statement):
         for subscription in bought:
-            look_again("stripe", subscription.id, running.edge.now(), statement)
+            enqueue_sync("stripe", subscription.id, running.edge.now(), statement)
 
     await running.edge.decide(origin, lambda *_: None, besides=besides)
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 from billing_samples import DAY, EUR_20, NOW, TENANT
+from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, Refund
 from paybill_billing.subscriptions.domain import payments
-from paybill_billing.subscriptions.domain.payments import Attempt, Dispute, Kind, Payer, PaymentOrderError, Refund
+from paybill_billing.subscriptions.domain.payments import Kind, Payer, PaymentOrderError
 from paybill_contracts.payments import DisputeClosed, DisputeOutcome, PaymentDisputed, PaymentRefunded
 
-ATTEMPT = Attempt(event="evt_1", invoice="in_1", amount=EUR_20, number=2)
+ATTEMPT = CollectionAttempt(event="evt_1", invoice="in_1", amount=EUR_20, number=2)
 SUBSCRIPTION = "sub_" + "a" * 32
 PAYER = Payer(TENANT, "stripe", SUBSCRIPTION, "in_1")
 REFUND = Refund("re_1", EUR_20, "duplicate")

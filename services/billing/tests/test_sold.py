@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 from billing_samples import BASIC, CATALOGUE, DAY, EMAIL, EUR_20, ITEM, NOW, SOLD, TENANT, seen
-from paybill_billing.catalogue.domain.catalogue import PriceSeen, UnknownPriceError
+from paybill_billing.catalogue.domain.catalogue import UnknownPriceError
+from paybill_billing.providers.port.snapshots import PendingSnapshot, PriceSnapshot, SnapshotItem
 from paybill_billing.subscriptions.domain import subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account
-from paybill_billing.subscriptions.domain.subscriptions import Item, PendingSeen
 from paybill_contracts.billing import PendingChange
 from paybill_contracts.catalogue import Interval
 
 ACCOUNT = Account(
     id=TENANT, name="Acme", contact_email=EMAIL, plan="basic", plan_version=1, provider="stripe", retention_s=0
 )
-ODD = Item(PriceSeen("price_odd", None, None, None), 9, EUR_20)
-PRO_2 = Item(PriceSeen("price_pro2", None, None, None), 4, EUR_20, Interval.MONTH)
+ODD = SnapshotItem(PriceSnapshot("price_odd", None, None, None), 9, EUR_20)
+PRO_2 = SnapshotItem(PriceSnapshot("price_pro2", None, None, None), 4, EUR_20, Interval.MONTH)
 
 
 def sold(shown, standing=None):
@@ -63,13 +63,13 @@ def test_a_subscription_that_is_none_of_ours_is_refused_with_all_its_prices():
     ids=["another version", "among other items", "more seats", "the same", "none of ours"],
 )
 def test_what_it_is_about_to_become_is_told_when_it_differs(items, pending):
-    found = sold(seen("active", pending=PendingSeen(items, NOW + DAY)))
+    found = sold(seen("active", pending=PendingSnapshot(items, NOW + DAY)))
 
     assert found.pending == pending
 
 
 def test_what_is_told_of_a_subscription_is_all_that_was_seen_of_it():
-    shown = seen("active", trial_end=NOW - DAY, pending=PendingSeen((PRO_2,), NOW + DAY))
+    shown = seen("active", trial_end=NOW - DAY, pending=PendingSnapshot((PRO_2,), NOW + DAY))
 
     (said,) = subscriptions.sync(
         None, shown, tenant_id=TENANT, provider="stripe", sold=sold(shown), failures=(), now=NOW

@@ -9,15 +9,19 @@ from billing_samples import CONTENT, EMAIL, published
 from billing_world import Publisher
 from fastapi import APIRouter
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.consumer import HEARS
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.providers.port import MeterReading, ProviderAwayError, ProviderRefusedError, Providers
 from paybill_billing.settings import Settings
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, ENTITLEMENTS, PUBLISHERS, STATES
+from paybill_billing.subscriptions.tables import ACCOUNTS
+from paybill_billing.tables import STATES
 from paybill_billing.usage.api import usage as usage_api
 from paybill_billing.usage.api import windows
 from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.domain.closed_windows import ClosedWindow
 from paybill_billing.usage.jobs import WORK, WindowCloser
+from paybill_billing.usage.tables import PUBLISHERS
 from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PlanRef, PublisherGrant
 from paybill_contracts.envelope import IntakeEvent, Origin, intake_headers, intake_subject
 from paybill_contracts.metering import UsageWindowOpened

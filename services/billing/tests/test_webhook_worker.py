@@ -10,11 +10,10 @@ import pytest
 from billing_samples import EUR_20
 from billing_world import EMAIL, SECRETS, eventually
 from paybill_billing.app import service
-from paybill_billing.catalogue.domain.catalogue import PriceSeen
 from paybill_billing.providers.port import ProviderAwayError
+from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.subscriptions.domain.expiry import SYNC_DELAY
-from paybill_billing.subscriptions.domain.subscriptions import Item, Seen
 from paybill_billing.webhooks.jobs import Ingest
 
 TENANT = "ten_" + "b" * 32
@@ -139,13 +138,13 @@ class Scripted:
 
 
 def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=None, **more):
-    return Seen(
+    return ProviderSnapshot(
         id="sub_1",
         customer=customer,
         tenant=tenant,
         status=status,
         collection_paused=False,
-        items=(Item(PriceSeen("price_1", lookup_key, None, None), 1, EUR_20),),
+        items=(SnapshotItem(PriceSnapshot("price_1", lookup_key, None, None), 1, EUR_20),),
         period_start=None,
         period_end=more.pop("period_end", None),
         cancel_at=None,

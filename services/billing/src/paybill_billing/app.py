@@ -20,40 +20,33 @@ from sqlmodel import select
 from paybill_billing.api import router
 from paybill_billing.catalogue.domain import catalogue, tiers
 from paybill_billing.catalogue.domain.catalogue import CatalogueRefusedError
+from paybill_billing.catalogue.tables import CATALOGUES, TIERS, CatalogueRow
 from paybill_billing.consumer import HEARS
 from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.licences.domain import licence_keys, licences, revocations
 from paybill_billing.licences.effects import ExternalSystems, SigningKeys
 from paybill_billing.licences.jobs import request_first_key
+from paybill_billing.licences.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
 from paybill_billing.providers import domain as providers
 from paybill_billing.providers.manual.contract_store import ManualContractTable
 from paybill_billing.providers.manual.domain import contracts, manual
+from paybill_billing.providers.manual.tables import CONTRACTS
 from paybill_billing.providers.port import Connected, Lists, Redelivers
 from paybill_billing.providers.registry import connect
+from paybill_billing.providers.sync_queue import enqueue_sync
+from paybill_billing.providers.tables import PROVIDERS
 from paybill_billing.reconciliation.jobs.redelivery import Sweeper
 from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.settings import Settings
 from paybill_billing.subscriptions.domain import changes, subscriptions
 from paybill_billing.subscriptions.jobs.changes import WORK
 from paybill_billing.subscriptions.jobs.plan_migrations import run_plan_migrations
-from paybill_billing.tables import (
-    CATALOGUES,
-    CHANGES,
-    CONTRACTS,
-    ENTITLEMENTS,
-    KEYRINGS,
-    LICENCES,
-    PROVIDERS,
-    PUBLISHERS,
-    REVOCATION_LISTS,
-    STATES,
-    SUBSCRIPTIONS,
-    TIERS,
-    CatalogueRow,
-    look_again,
-)
+from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
+from paybill_billing.tables import STATES
 from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.jobs import close_windows
+from paybill_billing.usage.tables import PUBLISHERS
 from paybill_billing.webhooks.jobs import Ingest
 
 _START = Origin("start", "start", "service:billing", "")
@@ -125,7 +118,7 @@ def service() -> Service:
                 CONTRACTS,
                 "due",
                 manual.on_time,
-                besides=lambda id_, now: partial(look_again, contracts.MANUAL, id_, now),
+                besides=lambda id_, now: partial(enqueue_sync, contracts.MANUAL, id_, now),
             ),
             Timer(ENTITLEMENTS, "due", entitlements.on_time),
             Timer(CHANGES, "due", changes.on_time),

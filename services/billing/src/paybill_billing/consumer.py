@@ -20,24 +20,17 @@ from paybill_runtime.decisions.unit_of_work import Moment, Unit
 from paybill_runtime.messaging.subscriptions import Hearing
 
 from paybill_billing.catalogue.domain import catalogue, tiers
+from paybill_billing.catalogue.tables import CATALOGUES, TIERS
 from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.licences.domain import licences, revocations
+from paybill_billing.licences.tables import LICENCES, REVOCATION_LISTS
 from paybill_billing.providers import domain as providers
+from paybill_billing.providers.tables import PROVIDERS
 from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.tables import (
-    ACCOUNTS,
-    CATALOGUES,
-    DISTINCT_SETS,
-    ENTITLEMENTS,
-    LICENCES,
-    METERS,
-    PROVIDERS,
-    PUBLISHERS,
-    REVOCATION_LISTS,
-    SUBSCRIPTIONS,
-    TIERS,
-)
+from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS
 from paybill_billing.usage.domain import publishers, usage
+from paybill_billing.usage.tables import DISTINCT_SETS, METERS, PUBLISHERS
 
 HEARS = Hearing()
 

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Label, Text, cast
 from sqlmodel import col, select
 
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
-from paybill_billing.tables import ACCOUNTS
+from paybill_billing.subscriptions.tables import ACCOUNTS
 
 S_co = TypeVar("S_co", covariant=True)
 

@@ -12,7 +12,6 @@ from hashlib import sha256
 from itertools import count
 from typing import Any
 
-from paybill_billing.catalogue.domain.catalogue import PriceSeen
 from paybill_billing.providers.port import (
     Connected,
     Delivery,
@@ -24,8 +23,7 @@ from paybill_billing.providers.port import (
     ProviderAwayError,
     ProviderRefusedError,
 )
-from paybill_billing.subscriptions.domain.accounts import Opened
-from paybill_billing.subscriptions.domain.subscriptions import Item, Seen
+from paybill_billing.providers.port.snapshots import OpenedAccount, PriceSnapshot, ProviderSnapshot, SnapshotItem
 from paybill_contracts.changes import ChangeKind, Proration
 from paybill_contracts.money import Money
 from paybill_runtime.errors import ConfigurationError
@@ -39,8 +37,8 @@ class Remote:
     """The other side. `away` makes every call fail until it is None."""
 
     orders: dict[str, Order] = field(default_factory=dict)
-    subscriptions: dict[str, Seen] = field(default_factory=dict)
-    opened: dict[str, Opened] = field(default_factory=dict)
+    subscriptions: dict[str, ProviderSnapshot] = field(default_factory=dict)
+    opened: dict[str, OpenedAccount] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     away: str | None = None
@@ -50,13 +48,13 @@ class Remote:
         """What the customer does at the checkout; the id of its subscription."""
         plan, now, id_ = self.orders[customer].plan, datetime.now(UTC), f"acs_{next(self.numbers)}"
         price = plan.prices[0]
-        self.subscriptions[id_] = Seen(
+        self.subscriptions[id_] = ProviderSnapshot(
             id=id_,
             customer=customer,
             tenant=self.orders[customer].tenant_id,
             status="active",
             collection_paused=False,
-            items=(Item(PriceSeen(id_, None, plan.plan, plan.version), 1, price.amount, price.interval),),
+            items=(SnapshotItem(PriceSnapshot(id_, None, plan.plan, plan.version), 1, price.amount, price.interval),),
             period_start=now,
             period_end=now + MONTH,
             cancel_at=None,
@@ -95,16 +93,16 @@ class AcmePay:
 
     remote: Remote
 
-    async def open(self, order: Order, key: str) -> Opened:
+    async def open(self, order: Order, key: str) -> OpenedAccount:
         """Once for each key: the remote keeps them."""
         self._call(f"open {key}")
         if key not in self.remote.opened:
             customer = f"acc_{next(self.remote.numbers)}"
             self.remote.orders[customer] = order
-            self.remote.opened[key] = Opened(customer, f"ach_{customer}", f"https://acmepay.example/{customer}")
+            self.remote.opened[key] = OpenedAccount(customer, f"ach_{customer}", f"https://acmepay.example/{customer}")
         return self.remote.opened[key]
 
-    async def look(self, subscription: str) -> Seen | None:
+    async def look(self, subscription: str) -> ProviderSnapshot | None:
         self._call(f"look {subscription}")
         return self.remote.subscriptions.get(subscription)
 
@@ -139,7 +137,7 @@ class AcmePay:
         self._call(f"portal {customer}")
         return f"https://acmepay.example/portal/{customer}?back={return_url}"
 
-    def _found(self, subscription: str) -> Seen:
+    def _found(self, subscription: str) -> ProviderSnapshot:
         self._call(f"find {subscription}")
         if subscription not in self.remote.subscriptions:
             raise ProviderRefusedError("no such subscription")
@@ -151,8 +149,8 @@ class AcmePay:
             raise ProviderAwayError(0.2, self.remote.away)
 
 
-def _changed(seen: Seen, desired: DesiredSubscription, at: datetime) -> Seen:
-    changes: Mapping[ChangeKind, Callable[[], Seen]] = {
+def _changed(seen: ProviderSnapshot, desired: DesiredSubscription, at: datetime) -> ProviderSnapshot:
+    changes: Mapping[ChangeKind, Callable[[], ProviderSnapshot]] = {
         ChangeKind.PLAN: lambda: replace(seen, items=(replace(seen.items[0], quantity=desired.quantity or 1),)),
         ChangeKind.CANCEL: lambda: (
             replace(seen, cancel_at=seen.period_end)

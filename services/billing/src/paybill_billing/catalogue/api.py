@@ -17,8 +17,8 @@ from paybill_billing.catalogue.domain import catalogue, differences, tiers
 from paybill_billing.catalogue.domain.catalogue import Catalogue, CatalogueRefusedError
 from paybill_billing.catalogue.domain.differences import Difference, MeterDifference, VersionDifference
 from paybill_billing.catalogue.domain.tiers import Tiers
+from paybill_billing.catalogue.tables import CATALOGUES, TIERS
 from paybill_billing.reading import Reader, Writer, found
-from paybill_billing.tables import CATALOGUES, TIERS
 
 File = Annotated[
     str,

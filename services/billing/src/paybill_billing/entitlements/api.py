@@ -17,11 +17,13 @@ from paybill_runtime.decisions.unit_of_work import Moment, Unit
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.domain.entitlements import Entitlements, EntitlementsEvent
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.reading import Reader, Writer, account_of, found
-from paybill_billing.tables import CATALOGUES, ENTITLEMENTS, METERS
 from paybill_billing.usage.domain import usage
+from paybill_billing.usage.tables import METERS
 
 Decision = Callable[[Entitlements | None, Unit, Moment], list[EntitlementsEvent]]
 

@@ -21,8 +21,8 @@ from paybill_billing.licences.domain import licence_keys, licences, revocations
 from paybill_billing.licences.domain.licence_keys import KEYRING, SigningKey
 from paybill_billing.licences.domain.revocations import REVOCATIONS
 from paybill_billing.licences.effects import ExternalSystems, GeneratedKey, LostKeyError
+from paybill_billing.licences.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
 from paybill_billing.subscriptions.jobs.accounts import WORK
-from paybill_billing.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
 
 ATTEMPTS = 5
 """A quarter of a minute: what else is to be done for the tenant waits meanwhile. A timer has it tried again later."""

@@ -2,6 +2,6 @@
 
 from paybill_runtime.database.migrate import run
 
-from paybill_billing.tables import Base
+from paybill_billing.tables import METADATA
 
-run(Base.metadata)
+run(METADATA)

@@ -21,8 +21,7 @@ from paybill_billing.providers.port import (
     Provider,
     ProviderRefusedError,
 )
-from paybill_billing.subscriptions.domain.accounts import Opened
-from paybill_billing.subscriptions.domain.subscriptions import Seen
+from paybill_billing.providers.port.snapshots import OpenedAccount, ProviderSnapshot
 
 PRODUCT = "shop"
 """The product of the orders that a rig makes."""
@@ -45,7 +44,7 @@ class Rig(Protocol):
     def order(self) -> Order:
         """A new customer at every call, that wants a plan with a price above zero and no trial."""
 
-    async def buy(self, opened: Opened) -> str:
+    async def buy(self, opened: OpenedAccount) -> str:
         """The customer takes what was offered to it; the id of its subscription, which gives access now."""
 
     def now(self) -> datetime:
@@ -257,13 +256,13 @@ ADOPT_CHECKS: tuple[Check, ...] = (takes_over_a_customer_once,)
 """For those whose customers can become tenants."""
 
 
-async def _bought(rig: Rig) -> tuple[Order, Opened, str]:
+async def _bought(rig: Rig) -> tuple[Order, OpenedAccount, str]:
     order = rig.order()
     opened = await rig.provider.open(order, f"open/{order.tenant_id}")
     return order, opened, await rig.buy(opened)
 
 
-async def _seen(rig: Rig, id_: str) -> Seen:
+async def _seen(rig: Rig, id_: str) -> ProviderSnapshot:
     seen = await rig.provider.look(id_)
     if seen is None:
         raise BrokenPromiseError("what was bought can be looked at, and is never None again")

@@ -18,7 +18,7 @@ from paybill_billing.reading import Limit, Reader, Writer, document, found, page
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Run, Status, UnknownRunError
 from paybill_billing.reconciliation.jobs.runs import begin
-from paybill_billing.tables import DRIFTS, RUNS, ReconciliationRow
+from paybill_billing.reconciliation.tables import DRIFTS, RUNS, ReconciliationRow
 
 Provider = Annotated[Key, Path(description="The provider's name, such as `stripe`.")]
 

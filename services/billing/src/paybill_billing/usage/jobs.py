@@ -23,11 +23,12 @@ from sqlalchemy import text
 
 from paybill_billing.providers.port import MeterReading, Meters, Providers
 from paybill_billing.subscriptions.jobs.accounts import WORK, answers
-from paybill_billing.tables import ACCOUNTS, CLOSED_WINDOWS, METERS
+from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_billing.usage.domain import closed_windows, usage
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, existing
 from paybill_billing.usage.domain.usage import Meter
 from paybill_billing.usage.domain.windows import window_id
+from paybill_billing.usage.tables import CLOSED_WINDOWS, METERS
 
 log = logging.getLogger(__name__)
 

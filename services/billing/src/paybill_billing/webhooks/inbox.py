@@ -11,7 +11,7 @@ from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import OverloadedError, is_collision
 
 from paybill_billing.providers.port import Delivery
-from paybill_billing.tables import NO_ACCOUNT
+from paybill_billing.providers.sync_queue import NO_ACCOUNT
 
 MAX_GROUP = 256
 MAX_WAITING = 4096

@@ -16,7 +16,7 @@ from sqlalchemy import Row, text
 
 from paybill_billing.providers.port import Inbound, Provider, ProviderAwayError, ProviderRefusedError
 from paybill_billing.providers.stripe.mappers import MalformedObjectError
-from paybill_billing.tables import NO_ACCOUNT
+from paybill_billing.providers.sync_queue import NO_ACCOUNT
 from paybill_billing.webhooks.subscription_sync import Following, OvertakenError, UnknownCustomerError
 
 log = logging.getLogger(__name__)

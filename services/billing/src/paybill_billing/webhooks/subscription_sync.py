@@ -17,20 +17,16 @@ from paybill_runtime.telemetry import span
 from sqlalchemy import Row, text
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.providers.port import Inbound, Provider, ProviderRefusedError, Traces, Trail
+from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
+from paybill_billing.providers.sync_queue import NO_ACCOUNT, enqueue_sync
 from paybill_billing.subscriptions.domain import payments, subscriptions
-from paybill_billing.subscriptions.domain.payments import Attempt, Payer
-from paybill_billing.subscriptions.domain.subscriptions import FailedCollection, Seen
-from paybill_billing.tables import (
-    ACCOUNTS,
-    CATALOGUES,
-    ENTITLEMENTS,
-    NO_ACCOUNT,
-    PAYMENTS,
-    SUBSCRIPTIONS,
-    look_again,
-)
+from paybill_billing.subscriptions.domain.payments import Payer
+from paybill_billing.subscriptions.domain.subscriptions import FailedCollection
+from paybill_billing.subscriptions.tables import ACCOUNTS, PAYMENTS, SUBSCRIPTIONS
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +96,8 @@ class Following:
         target: Row[Any],
         origin: Origin,
         tenant_id: str,
-        seen: Seen,
-        failures: Sequence[tuple[Attempt, datetime]],
+        seen: ProviderSnapshot,
+        failures: Sequence[tuple[CollectionAttempt, datetime]],
         held: dict[str, int],
         others: Sequence[str],
     ) -> None:
@@ -202,14 +198,14 @@ class Following:
             raise UnknownCustomerError(customer)
         return owner
 
-    async def _others(self, tenant_id: str, seen: Seen) -> list[str]:
+    async def _others(self, tenant_id: str, seen: ProviderSnapshot) -> list[str]:
         """The tenant's other subscriptions, any of which may take over from one that need not give access."""
         if seen.runs:
             return []
         id_ = subscriptions.subscription_id(self._name, seen.id)
         return [row.id for row in await self._edge.rows(_OTHERS, {"tenant_id": tenant_id, "id": id_})]
 
-    async def _failures(self, target: Row[Any]) -> list[tuple[Attempt, datetime]]:
+    async def _failures(self, target: Row[Any]) -> list[tuple[CollectionAttempt, datetime]]:
         """The failed attempts among what waits, and when the provider says that each was."""
         if self._inbound is None:
             return []
@@ -253,7 +249,7 @@ def _move(done: Mapping[str, Any], target: str, statement: Statement) -> None:
     to, provider, ids = map(statement.value, (target, done["provider"], done["ids"]))
     statement.do(f"UPDATE webhooks SET target = {to} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
     _release(done, statement)
-    look_again(done["provider"], target, done["now"], statement)
+    enqueue_sync(done["provider"], target, done["now"], statement)
 
 
 def _release(done: Mapping[str, Any], statement: Statement) -> None:

@@ -9,6 +9,8 @@ from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_definitions.plans_file import CatalogueDiagnostic, Tiers, unknown_tiers, version_name
 
+from paybill_billing.providers.port.snapshots import PriceSnapshot
+
 CATALOGUE = "plans"
 """There is one catalogue; a handler must know what to load before it has read anything."""
 
@@ -50,16 +52,6 @@ class Catalogue:
     on_sale: Content
     published: tuple[Published, ...]
     meters: tuple[Meter, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PriceSeen:
-    """A price as the provider shows it. plan, version: what we wrote on it when we made it, None when we did not."""
-
-    id: str
-    lookup_key: str | None
-    plan: str | None
-    version: int | None
 
 
 def existing(catalogue: Catalogue | None) -> Catalogue:
@@ -141,7 +133,7 @@ def meter(catalogue: Catalogue, name: str) -> Meter:
     return next((declared for declared in catalogue.meters if declared.meter == name), Meter(meter=name))
 
 
-def sold_at(catalogue: Catalogue, provider: str, price: PriceSeen) -> Published:
+def sold_at(catalogue: Catalogue, provider: str, price: PriceSnapshot) -> Published:
     """The plan version that this price of the provider sells.
 
     What the catalogue says comes first, then what we wrote on the price, then its lookup key, which somebody at the

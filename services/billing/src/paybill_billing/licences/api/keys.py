@@ -12,8 +12,8 @@ from sqlalchemy import text
 from paybill_billing.licences.api.views import KeyringView, RotateBody
 from paybill_billing.licences.domain import licence_keys
 from paybill_billing.licences.domain.licence_keys import KEYRING
+from paybill_billing.licences.tables import KEYRINGS
 from paybill_billing.reading import DryRun, Reader, found
-from paybill_billing.tables import KEYRINGS
 
 _LONGEST = text("SELECT max(state->>'last_expiry') AS ends, max((state->>'valid_s')::bigint) AS valid_s FROM licences")
 """When the last licence ends of all that were signed, and how long the longest lives that is renewed."""

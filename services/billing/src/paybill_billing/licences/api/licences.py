@@ -12,6 +12,7 @@ from paybill_runtime.decisions.context import Caller, Edge
 from paybill_runtime.decisions.unit_of_work import Moment, Unit
 
 from paybill_billing.entitlements.domain.entitlements import NothingEntitledError
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.licences.api.views import (
     ActivationView,
     IssueBody,
@@ -23,12 +24,9 @@ from paybill_billing.licences.api.views import (
 )
 from paybill_billing.licences.domain import licences, seats
 from paybill_billing.licences.domain.licences import Licence, LicenceEvent, LicenceNotFoundError, Status
+from paybill_billing.licences.tables import LICENCES
 from paybill_billing.reading import DryRun, Limit, Reader, Writer, account_of, found, page
-from paybill_billing.tables import (
-    ENTITLEMENTS,
-    LICENCES,
-    SUBSCRIPTIONS,
-)
+from paybill_billing.subscriptions.tables import SUBSCRIPTIONS
 
 DAY_S = 86_400
 

@@ -15,7 +15,7 @@ from sqlmodel import col
 
 from paybill_billing.licences.domain.licence_keys import KEYRING, trusted
 from paybill_billing.licences.domain.revocations import REVOCATIONS
-from paybill_billing.tables import KEYRINGS, REVOCATION_LISTS, KeyringRow, RevocationListRow
+from paybill_billing.licences.tables import KEYRINGS, REVOCATION_LISTS, KeyringRow, RevocationListRow
 
 MAX_AGE_S = 300
 """How long whoever fetched it may use it without asking again."""

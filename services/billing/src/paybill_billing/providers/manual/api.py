@@ -19,6 +19,7 @@ from sqlmodel import col
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.domain.contracts import (
     MANUAL,
@@ -31,9 +32,11 @@ from paybill_billing.providers.manual.domain.contracts import (
     priced,
     terms_of,
 )
+from paybill_billing.providers.manual.tables import CONTRACTS, ContractRow
+from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.reading import DryRun, Limit, Reader, Writer, found, page
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, CONTRACTS, ContractRow, look_again
+from paybill_billing.subscriptions.tables import ACCOUNTS
 
 Quantity = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -171,7 +174,7 @@ def router(edge: Edge) -> APIRouter:
             decide,
             writes=[CONTRACTS.key(id_)],
             reads=reads,
-            besides=partial(look_again, MANUAL, id_, edge.now()) if verb != "offer" else None,
+            besides=partial(enqueue_sync, MANUAL, id_, edge.now()) if verb != "offer" else None,
             idempotency=who.idempotency,
             answer=ManualContractView,
             verb=verb,

@@ -10,7 +10,8 @@ from sqlmodel import col, select
 
 from paybill_billing.providers.manual.domain.contracts import MANUAL, ManualContract
 from paybill_billing.providers.manual.effects import Decide
-from paybill_billing.tables import CONTRACTS, ContractRow, look_again
+from paybill_billing.providers.manual.tables import CONTRACTS, ContractRow
+from paybill_billing.providers.sync_queue import enqueue_sync
 
 
 class ManualContractTable:
@@ -41,7 +42,7 @@ class ManualContractTable:
             Origin(cause, cause, "service:billing", ""),
             decided,
             writes=[CONTRACTS.key(id_)],
-            besides=partial(look_again, MANUAL, id_, edge.now()) if follow else None,
+            besides=partial(enqueue_sync, MANUAL, id_, edge.now()) if follow else None,
         )
 
     def _begun(self) -> Edge:

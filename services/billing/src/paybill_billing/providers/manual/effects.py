@@ -10,7 +10,6 @@ from paybill_contracts.changes import ChangeKind, Proration
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.manual import Contract, ContractStatus, InvoiceStatus, Terms
 
-from paybill_billing.catalogue.domain.catalogue import PriceSeen
 from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import (
     OFFER_VALID,
@@ -25,8 +24,13 @@ from paybill_billing.providers.manual.domain.contracts import (
     terms_of,
 )
 from paybill_billing.providers.port import DesiredSubscription, Order, ProviderAwayError, ProviderRefusedError
-from paybill_billing.subscriptions.domain.accounts import Opened
-from paybill_billing.subscriptions.domain.subscriptions import Item, PendingSeen, Seen
+from paybill_billing.providers.port.snapshots import (
+    OpenedAccount,
+    PendingSnapshot,
+    PriceSnapshot,
+    ProviderSnapshot,
+    SnapshotItem,
+)
 
 RETRY_S = 1.0
 
@@ -51,7 +55,7 @@ class Manual:
         self._store = store
         self._offer_url = offer_url
 
-    async def open(self, order: Order, key: str) -> Opened:
+    async def open(self, order: Order, key: str) -> OpenedAccount:
         """Make an offer: one of the plan, at its first price. What was offered before stays."""
 
         def decide(state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
@@ -64,9 +68,9 @@ class Manual:
         id_ = contract_id(order.tenant_id)
         with _answers():
             await self._store.decide(id_, key, decide, follow=False)
-        return Opened(customer=id_, checkout=id_, checkout_url=f"{self._offer_url}{id_}")
+        return OpenedAccount(customer=id_, checkout=id_, checkout_url=f"{self._offer_url}{id_}")
 
-    async def look(self, subscription: str) -> Seen | None:
+    async def look(self, subscription: str) -> ProviderSnapshot | None:
         """The contract as any provider would show it; None before something was ordered."""
         state = await self._store.read(subscription)
         return None if state is None or state.contract is None else seen(state, state.contract)
@@ -95,12 +99,12 @@ class Manual:
             await self._store.decide(subscription, key, decide)
 
 
-def seen(state: ManualContract, contract: Contract) -> Seen:
+def seen(state: ManualContract, contract: Contract) -> ProviderSnapshot:
     """The contract in the words that subscriptions are followed in."""
     owed = [invoice for invoice in state.invoices if invoice.status in OWED]
     overdue = [invoice.due_at for invoice in owed if invoice.status is InvoiceStatus.OVERDUE]
     pending = contract.next_terms
-    return Seen(
+    return ProviderSnapshot(
         id=state.id,
         customer=state.id,
         tenant=state.tenant_id,
@@ -114,7 +118,7 @@ def seen(state: ManualContract, contract: Contract) -> Seen:
         trial_end=contract.anchor if contract.status is ContractStatus.TRIALING else None,
         paid_until=state.paid_until,
         failed_at=min(overdue, default=None),
-        pending=PendingSeen((_item(pending),), contract.period_end) if pending is not None else None,
+        pending=PendingSnapshot((_item(pending),), contract.period_end) if pending is not None else None,
     )
 
 
@@ -134,9 +138,11 @@ def _status(contract: Contract, *, is_overdue: bool) -> str:
             assert_never(contract.status)
 
 
-def _item(terms: Terms) -> Item:
+def _item(terms: Terms) -> SnapshotItem:
     name = f"{terms.plan}@{terms.version}"
-    return Item(PriceSeen(name, None, terms.plan, terms.version), terms.quantity, terms.unit_price, terms.interval)
+    return SnapshotItem(
+        PriceSnapshot(name, None, terms.plan, terms.version), terms.quantity, terms.unit_price, terms.interval
+    )
 
 
 def _decided(

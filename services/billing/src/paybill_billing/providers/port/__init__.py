@@ -13,9 +13,7 @@ from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.changes import Proration
 
 from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
-from paybill_billing.subscriptions.domain.accounts import Opened
-from paybill_billing.subscriptions.domain.payments import Attempt, Dispute, Refund
-from paybill_billing.subscriptions.domain.subscriptions import Seen
+from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, OpenedAccount, ProviderSnapshot, Refund
 
 MAX_BODY_BYTES = 1024 * 1024
 NOT_CONFIGURED_S = 60.0
@@ -99,7 +97,7 @@ class Missed:
 class Page:
     """A page of subscriptions as the provider shows them now; `next` is None on the last."""
 
-    seen: tuple[Seen, ...]
+    seen: tuple[ProviderSnapshot, ...]
     next: str | None
 
 
@@ -122,17 +120,17 @@ class Inbound(Protocol):
     def tells_of_failure(self, type_: str) -> bool:
         """Whether messages of this type tell of a failed attempt to collect."""
 
-    def attempt(self, event_id: str, body: bytes) -> Attempt | None:
+    def attempt(self, event_id: str, body: bytes) -> CollectionAttempt | None:
         """The failed attempt in such a message; None when it tells too little, and its object has to be asked for."""
 
 
 class Provider(Protocol):
     """What billing asks of a provider."""
 
-    async def open(self, order: Order, key: str) -> Opened:
+    async def open(self, order: Order, key: str) -> OpenedAccount:
         """Make the customer and a checkout for it, once for each `key`."""
 
-    async def look(self, subscription: str) -> Seen | None:
+    async def look(self, subscription: str) -> ProviderSnapshot | None:
         """The subscription as it is now; None when the provider never had it."""
 
     async def leave(self, customer: str) -> None:
@@ -163,7 +161,7 @@ class Traces(Protocol):
     async def trace(self, kind: str, id_: str) -> Trail | None:
         """Where the object leads; None when the provider never had it."""
 
-    async def attempt(self, event_id: str, invoice: str) -> Attempt | None:
+    async def attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
         """The failed attempt that the event was about, as the invoice shows it; None when there was none."""
 
 

@@ -16,9 +16,9 @@ import orjson
 from stripe import SignatureVerificationError, WebhookSignature
 
 from paybill_billing.providers.port import Delivery, DeliveryRefusedError
+from paybill_billing.providers.port.snapshots import CollectionAttempt
 from paybill_billing.providers.stripe.mappers import MalformedObjectError, attempt, customer_of, subscription_of
 from paybill_billing.providers.stripe.payment_mappers import related, return_target, target_of
-from paybill_billing.subscriptions.domain.payments import Attempt
 
 TOLERANCE_S = 300
 """How far a message's time may be from ours, both ways."""
@@ -59,7 +59,7 @@ class StripeInbound:
         """Whether messages of this type tell of a failed attempt to collect."""
         return type_ in _FAILED
 
-    def attempt(self, event_id: str, body: bytes) -> Attempt | None:
+    def attempt(self, event_id: str, body: bytes) -> CollectionAttempt | None:
         """The failed attempt in such a message; None when it tells too little, as a thin one does."""
         try:
             return attempt(event_id, _item(_object(_text(body))))

@@ -14,9 +14,13 @@ from paybill_contracts.catalogue import Interval
 from paybill_contracts.money import Money
 from pydantic import ValidationError
 
-from paybill_billing.catalogue.domain.catalogue import PriceSeen
-from paybill_billing.subscriptions.domain.payments import Attempt
-from paybill_billing.subscriptions.domain.subscriptions import Item, PendingSeen, Seen
+from paybill_billing.providers.port.snapshots import (
+    CollectionAttempt,
+    PendingSnapshot,
+    PriceSnapshot,
+    ProviderSnapshot,
+    SnapshotItem,
+)
 
 Json = Mapping[str, Any]
 
@@ -39,7 +43,7 @@ class MalformedObjectError(Exception):
     """Stripe sent an object that lacks what every version of it has."""
 
 
-def seen(subscription: Json) -> Seen:
+def seen(subscription: Json) -> ProviderSnapshot:
     """A subscription as Stripe shows it. Raises ShapeError."""
     item = plan_item(subscription)
     status = text_of(subscription, "status")
@@ -49,7 +53,7 @@ def seen(subscription: Json) -> Seen:
     if cancel_at is None and subscription.get("cancel_at_period_end"):
         cancel_at = period_end
     invoice = _invoice(subscription.get("latest_invoice"))
-    return Seen(
+    return ProviderSnapshot(
         id=text_of(subscription, "id"),
         customer=id_of(subscription.get("customer")) or _lacking(subscription, "customer"),
         tenant=_metadata(subscription).get(TENANT),
@@ -80,9 +84,9 @@ def plan_item(subscription: Json) -> Json:
     return next(ours, None) or next(licensed, None) or next(iter(items), {})
 
 
-def attempt(event_id: str, invoice: Json) -> Attempt:
+def attempt(event_id: str, invoice: Json) -> CollectionAttempt:
     """What an `invoice.payment_failed` says. Raises ShapeError."""
-    return Attempt(
+    return CollectionAttempt(
         event=event_id,
         invoice=text_of(invoice, "id"),
         amount=money_of(invoice.get("amount_due"), invoice.get("currency"), invoice),
@@ -113,7 +117,7 @@ def customer_of(item: Json) -> str | None:
     return id_of(item) if item.get("object") == "customer" else id_of(item.get("customer"))
 
 
-def _items(subscription: Json, first: Json) -> tuple[Item, ...]:
+def _items(subscription: Json, first: Json) -> tuple[SnapshotItem, ...]:
     """All that can be read, the likeliest plan first; of 2017, what the subscription itself says. Raises ShapeError."""
     # The older form of the item that it has is on the subscription too: it is read where there is no other.
     holders = [
@@ -123,7 +127,7 @@ def _items(subscription: Json, first: Json) -> tuple[Item, ...]:
     return _readable(holders, subscription) or (_item(holders[0], subscription),)
 
 
-def _readable(holders: list[Json], subscription: Json) -> tuple[Item, ...]:
+def _readable(holders: list[Json], subscription: Json) -> tuple[SnapshotItem, ...]:
     items = []
     for holder in holders:
         with suppress(MalformedObjectError):
@@ -131,9 +135,9 @@ def _readable(holders: list[Json], subscription: Json) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def _item(holder: Json, subscription: Json) -> Item:
+def _item(holder: Json, subscription: Json) -> SnapshotItem:
     price = _price_of(holder) or _lacking(subscription, "price")
-    return Item(
+    return SnapshotItem(
         price=_price_seen(price),
         quantity=_count(holder.get("quantity")),
         amount=_amount(price, subscription),
@@ -195,7 +199,7 @@ def _failed_at(invoice: Json | None) -> datetime | None:
     return time_of((became if isinstance(became, Mapping) else invoice).get("finalized_at"))
 
 
-def _pending(subscription: Json) -> PendingSeen | None:
+def _pending(subscription: Json) -> PendingSnapshot | None:
     """What it will become: an update that waits for its payment, or the next phase of an expanded schedule."""
     update, schedule = subscription.get("pending_update"), subscription.get("schedule")
     if isinstance(update, Mapping):
@@ -209,7 +213,7 @@ def _pending(subscription: Json) -> PendingSeen | None:
     else:
         return None
     found = _readable(items, subscription)
-    return PendingSeen(items=found, at=at) if found and at is not None else None
+    return PendingSnapshot(items=found, at=at) if found and at is not None else None
 
 
 def _price_of(item: Json) -> Json:
@@ -224,10 +228,10 @@ def _is_metered(price: Json) -> bool:
     return any(holder.get("usage_type") == "metered" for holder in holders)
 
 
-def _price_seen(price: Json) -> PriceSeen:
+def _price_seen(price: Json) -> PriceSnapshot:
     metadata, name = _metadata(price), price.get("lookup_key")
     version = metadata.get(VERSION, "")
-    return PriceSeen(
+    return PriceSnapshot(
         id=text_of(price, "id"),
         lookup_key=name if isinstance(name, str) else None,
         plan=metadata.get(PLAN),

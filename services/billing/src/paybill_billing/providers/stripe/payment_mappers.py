@@ -9,8 +9,8 @@ from typing import Any
 
 from paybill_contracts.payments import DisputeOutcome
 
+from paybill_billing.providers.port.snapshots import Dispute, Refund
 from paybill_billing.providers.stripe.mappers import Json, id_of, money_of, text_of, time_of, word_of
-from paybill_billing.subscriptions.domain.payments import Dispute, Refund
 
 LEADING = {
     "checkout.session": "/v1/checkout/sessions",

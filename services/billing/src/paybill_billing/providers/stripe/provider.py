@@ -20,6 +20,7 @@ from paybill_billing.providers.port import (
     ProviderRefusedError,
     Trail,
 )
+from paybill_billing.providers.port.snapshots import CollectionAttempt, OpenedAccount, ProviderSnapshot
 from paybill_billing.providers.stripe import mappers
 from paybill_billing.providers.stripe.changes import StripeChanges
 from paybill_billing.providers.stripe.client import MissingError, PacedClient, answers, still_there
@@ -28,9 +29,6 @@ from paybill_billing.providers.stripe.mappers import TENANT
 from paybill_billing.providers.stripe.meters import StripeMeters
 from paybill_billing.providers.stripe.prices import StripePrices
 from paybill_billing.providers.stripe.resolver import StripeReferenceResolver
-from paybill_billing.subscriptions.domain.accounts import Opened
-from paybill_billing.subscriptions.domain.payments import Attempt
-from paybill_billing.subscriptions.domain.subscriptions import Seen
 
 if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
     from stripe.params.checkout import SessionCreateParams, SessionCreateParamsSubscriptionData
@@ -64,7 +62,7 @@ class Stripe:
         """Close the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
-    async def open(self, order: Order, key: str) -> Opened:
+    async def open(self, order: Order, key: str) -> OpenedAccount:
         """Make the customer and a checkout for it, once for each `key`.
 
         Raises ProviderRefusedError, ProviderAwayError.
@@ -75,7 +73,7 @@ class Stripe:
             session = await self._checkout(order, customer, price, key)
         if session.url is None:
             raise ProviderRefusedError(f"checkout {session.id} has no address")
-        return Opened(customer=customer, checkout=session.id, checkout_url=session.url)
+        return OpenedAccount(customer=customer, checkout=session.id, checkout_url=session.url)
 
     async def adopt(self, customer: str, tenant_id: str, key: str) -> tuple[str, ...]:
         """Write the tenant on the customer; the subscriptions that it has and that did not end.
@@ -97,7 +95,7 @@ class Stripe:
             held = await v1.subscriptions.list_async({"customer": customer, "limit": PAGE})
             return tuple([subscription.id async for subscription in held.auto_paging_iter()])
 
-    async def look(self, subscription: str) -> Seen | None:
+    async def look(self, subscription: str) -> ProviderSnapshot | None:
         """The subscription as it is now. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
         try:
             with answers():
@@ -113,7 +111,7 @@ class Stripe:
         """Where an object leads. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
         return await self._resolver.trace(kind, id_)
 
-    async def attempt(self, event_id: str, invoice: str) -> Attempt | None:
+    async def attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
         """The failed attempt that the event was about, as the invoice shows it now."""
         return await self._resolver.attempt(event_id, invoice)
 

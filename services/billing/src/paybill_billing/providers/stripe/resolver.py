@@ -7,6 +7,7 @@ from urllib.parse import quote as quoted
 import stripe
 
 from paybill_billing.providers.port import ProviderRefusedError, Trail
+from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, Refund
 from paybill_billing.providers.stripe.client import MissingError, answers
 from paybill_billing.providers.stripe.mappers import (
     Json,
@@ -26,7 +27,6 @@ from paybill_billing.providers.stripe.payment_mappers import (
     related,
     target_of,
 )
-from paybill_billing.subscriptions.domain.payments import Attempt, Dispute, Refund
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class StripeReferenceResolver:
             case _:
                 return Trail()
 
-    async def attempt(self, event_id: str, invoice: str) -> Attempt | None:
+    async def attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
         """The failed attempt that the event was about, as the invoice shows it now."""
         found = await self._find("/v1/invoices", invoice)
         return attempt(event_id, found) if found is not None else None

@@ -23,12 +23,15 @@ from sqlalchemy import text
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue, UnknownPriceError
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.port import Lists, Provider, ProviderAwayError, ProviderRefusedError
+from paybill_billing.providers.port.snapshots import ProviderSnapshot
+from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Page, Run
+from paybill_billing.reconciliation.tables import DRIFTS, RUNS
 from paybill_billing.subscriptions.domain import subscriptions
-from paybill_billing.subscriptions.domain.subscriptions import Seen
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, DRIFTS, RUNS, SUBSCRIPTIONS, look_again
+from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS
 from paybill_billing.webhooks.jobs import LEASE
 
 T = TypeVar("T")
@@ -142,7 +145,7 @@ class Reconciler:
     async def _compare(
         self,
         run: Run,
-        seen: Sequence[Seen],
+        seen: Sequence[ProviderSnapshot],
         held: dict[str, int],
         *,
         after: str | None,
@@ -176,7 +179,7 @@ class Reconciler:
 
         def besides(statement: Statement) -> None:
             for object_ in found.repairs:
-                look_again(self._name, object_, self._edge.now(), statement)
+                enqueue_sync(self._name, object_, self._edge.now(), statement)
             _note_seen(statement, run.id, ids, done=done)
 
         objects = [one.id for one, _ in judged] + [drift.provider_object for drift in more]
@@ -193,7 +196,9 @@ class Reconciler:
             held=held,
         )
 
-    def _judged(self, unit: Unit, at: Moment, run: Run, seen: Seen, tenant_id: str | None) -> DriftFound | None:
+    def _judged(
+        self, unit: Unit, at: Moment, run: Run, seen: ProviderSnapshot, tenant_id: str | None
+    ) -> DriftFound | None:
         """The drift of one subscription, None when there is none."""
         if tenant_id is None:
             return _stranger(run, seen, unit.get(CATALOGUES, catalogue.CATALOGUE))
@@ -236,7 +241,7 @@ async def begin(
     return await edge.decide(origin, decide, writes=[RUNS.key(run_id)], **more)
 
 
-def _as_shown(unit: Unit, at: Moment, seen: Seen, tenant_id: str, provider: str) -> Subscription | None:
+def _as_shown(unit: Unit, at: Moment, seen: ProviderSnapshot, tenant_id: str, provider: str) -> Subscription | None:
     """The subscription that a look at this object would make; None when it would change nothing."""
     account, sold = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
     if account is None or sold is None:
@@ -285,7 +290,7 @@ def _drift(
     )
 
 
-def _stranger(run: Run, seen: Seen, sold: Catalogue | None) -> DriftFound:
+def _stranger(run: Run, seen: ProviderSnapshot, sold: Catalogue | None) -> DriftFound:
     """A subscription of nobody here, and what it would be if its customer became a tenant."""
     shown: dict[str, Any] = {"customer": seen.customer, "provider_status": seen.status}
     with suppress(UnknownPriceError):

@@ -23,11 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlmodel import select
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.reading import Limit, Reader, Writer, found, page
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError
 from paybill_billing.subscriptions.domain.changes import Change, ChangeEvent, Status, UnknownChangeError
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, CHANGES, SUBSCRIPTIONS, ChangeRow
+from paybill_billing.subscriptions.tables import ACCOUNTS, CHANGES, SUBSCRIPTIONS, ChangeRow
 
 MAX_COUNT = 10**9
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.reading import Limit, Reader, Writer, found
 from paybill_billing.subscriptions.api.changes import MAX_COUNT, When
 from paybill_billing.subscriptions.domain import changes, plan_migrations
@@ -28,7 +29,7 @@ from paybill_billing.subscriptions.domain.plan_migrations import (
     UnknownPlanMigrationError,
 )
 from paybill_billing.subscriptions.jobs.plan_migrations import SUBSCRIBED_TO_VERSION
-from paybill_billing.tables import CATALOGUES, PLAN_MIGRATIONS
+from paybill_billing.subscriptions.tables import PLAN_MIGRATIONS
 
 Version = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 

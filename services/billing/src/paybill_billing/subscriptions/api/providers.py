@@ -14,7 +14,7 @@ from sqlmodel import select
 from paybill_billing.providers.port import Adopts, Connected, Lists, Meters, Portal, Redelivers
 from paybill_billing.reading import Reader, document
 from paybill_billing.subscriptions.domain.accounts import Status
-from paybill_billing.tables import ACCOUNTS, AccountRow
+from paybill_billing.subscriptions.tables import ACCOUNTS, AccountRow
 
 
 class Capability(StrEnum):

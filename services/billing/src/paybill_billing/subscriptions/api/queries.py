@@ -11,15 +11,11 @@ from pydantic import BaseModel, Field
 from sqlmodel import select
 
 from paybill_billing.entitlements.api import EntitlementsView
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.reading import MAX_PAGE, Limit, Reader, account_of, document, found, page
 from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.tables import (
-    ENTITLEMENTS,
-    METERS,
-    SUBSCRIPTIONS,
-    MeterRow,
-    SubscriptionRow,
-)
+from paybill_billing.subscriptions.tables import SUBSCRIPTIONS, SubscriptionRow
+from paybill_billing.usage.tables import METERS, MeterRow
 
 
 class UsageView(BaseModel):

@@ -17,6 +17,7 @@ from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCance
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, on_sale
 from paybill_billing.providers.domain import Choice, choose
+from paybill_billing.providers.port.snapshots import OpenedAccount
 
 AccountEvent = AccountRegistered | AccountOpened | AccountAdopted | AccountFailed | CancellationRequested
 
@@ -63,15 +64,6 @@ class Account:
     adopts: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What the provider gave us for a new customer."""
-
-    customer: str
-    checkout: str
-    checkout_url: str
-
-
 def on_tenant_requested(
     account: Account | None, catalogue: Catalogue, providers: Choice, event: TenantRequested
 ) -> list[AccountEvent]:
@@ -93,7 +85,7 @@ def on_tenant_requested(
     ]
 
 
-def opened(account: Account, at_provider: Opened) -> list[AccountEvent]:
+def opened(account: Account, at_provider: OpenedAccount) -> list[AccountEvent]:
     """The provider knows the tenant. One that left meanwhile must not be able to pay."""
     return _opened(
         account,

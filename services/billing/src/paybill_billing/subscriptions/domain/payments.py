@@ -1,7 +1,6 @@
 """Payments that failed, went back or are disputed: told once each, because the next state no longer shows them."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, assert_never
 
@@ -9,6 +8,8 @@ from paybill_contracts.billing import PaymentFailed
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
 from paybill_contracts.payments import DisputeClosed, DisputeOutcome, PaymentDisputed, PaymentRefunded
+
+from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, Refund
 
 PaymentEvent = PaymentFailed | PaymentRefunded | PaymentDisputed | DisputeClosed
 
@@ -46,36 +47,6 @@ class Payment:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """What a provider's event says about a failed attempt. `event`: its id; `number` counts from 1 per invoice."""
-
-    event: str
-    invoice: str
-    amount: Money
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refund:
-    """Money that goes back, as the provider shows it."""
-
-    id: str
-    amount: Money
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Dispute:
-    """Money that a bank asks back, as the provider shows it. outcome: None while it is open."""
-
-    id: str
-    amount: Money
-    reason: str | None
-    respond_by: datetime | None
-    outcome: DisputeOutcome | None
-
-
-@dataclass(frozen=True, slots=True)
 class Payer:
     """Whose payment it was, and what for as far as is known."""
 
@@ -85,7 +56,9 @@ class Payer:
     invoice: str | None
 
 
-def fail(payment: Payment | None, attempt: Attempt, *, tenant_id: str, subscription_id: str) -> list[PaymentEvent]:
+def fail(
+    payment: Payment | None, attempt: CollectionAttempt, *, tenant_id: str, subscription_id: str
+) -> list[PaymentEvent]:
     """Remember that the provider could not collect."""
     if payment is not None:
         return []

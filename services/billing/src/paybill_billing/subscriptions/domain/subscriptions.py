@@ -22,18 +22,11 @@ from paybill_contracts.billing import (
     SubscriptionRegistered,
     SubscriptionSuspended,
 )
-from paybill_contracts.catalogue import Interval, PlanVersion
+from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.errors import DomainError
-from paybill_contracts.money import Money
 
-from paybill_billing.catalogue.domain.catalogue import (
-    Catalogue,
-    PriceSeen,
-    Published,
-    UnknownPriceError,
-    published,
-    sold_at,
-)
+from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, UnknownPriceError, published, sold_at
+from paybill_billing.providers.port.snapshots import ProviderSnapshot, SnapshotItem
 from paybill_billing.subscriptions.domain import expiry
 from paybill_billing.subscriptions.domain.accounts import Account
 from paybill_billing.subscriptions.domain.entitling import entitling_subscriptions, fallback_subscription
@@ -52,7 +45,6 @@ SubscriptionEvent = (
 F = TypeVar("F", bound=SubscriptionFact)
 
 _FAILING = frozenset({"past_due", "unpaid"})
-_RUNNING = frozenset({"active", "trialing"})
 
 
 class UnknownStatusError(DomainError):
@@ -72,61 +64,12 @@ class SubscriptionState:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One of the things that a subscription is for. amount: of one unit, each `interval`; None for one we never use."""
-
-    price: PriceSeen
-    quantity: int
-    amount: Money
-    interval: Interval | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PendingSeen:
-    """What the provider will make of the subscription at `at`."""
-
-    items: tuple[Item, ...]
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A subscription as the provider shows it now, in our words.
-
-    tenant: what we wrote on it at checkout, a hint and no proof. collection_paused: the provider has stopped
-    collecting on somebody's wish. items: at least one, the likeliest plan first. invoice: the newest one, which an open
-    failure must belong to. paid_until: the end of the newest period that is paid. failed_at: when the newest invoice
-    was tried in vain or became overdue, where the provider still shows it.
-    """
-
-    id: str
-    customer: str
-    tenant: str | None
-    status: str
-    collection_paused: bool
-    items: tuple[Item, ...]
-    period_start: datetime | None
-    period_end: datetime | None
-    cancel_at: datetime | None
-    invoice: str | None
-    trial_end: datetime | None = None
-    paid_until: datetime | None = None
-    failed_at: datetime | None = None
-    pending: PendingSeen | None = None
-
-    @property
-    def runs(self) -> bool:
-        """Whether it gives access, whatever we knew of it."""
-        return self.status in _RUNNING and not self.collection_paused
-
-
-@dataclass(frozen=True, slots=True)
 class Sold:
     """What a subscription pins. item: the one of its items that sells the plan."""
 
     plan: PlanVersion
     catalogue_hash: str
-    item: Item
+    item: SnapshotItem
     pending: PendingChange | None = None
 
 
@@ -143,7 +86,7 @@ def subscription_id(provider: str, provider_subscription: str) -> str:
     return "sub_" + sha256(f"{provider}/{provider_subscription}".encode()).hexdigest()[:32]
 
 
-def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None, seen: Seen) -> Sold:
+def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None, seen: ProviderSnapshot) -> Sold:
     """The plan version that a subscription of this account pins: that of the first item whose price sells one.
 
     Prices that sell no plan of ours were made for this customer alone: then the subscription keeps the plan it has,
@@ -166,7 +109,7 @@ def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None
 
 def sync(
     state: SubscriptionState | None,
-    seen: Seen,
+    seen: ProviderSnapshot,
     *,
     tenant_id: str,
     provider: str,
@@ -247,7 +190,7 @@ def evolve(_state: SubscriptionState | None, event: SubscriptionEvent) -> Subscr
             assert_never(event)
 
 
-def first_sold(catalogue: Catalogue, provider: str, items: tuple[Item, ...]) -> tuple[Published, Item]:
+def first_sold(catalogue: Catalogue, provider: str, items: tuple[SnapshotItem, ...]) -> tuple[Published, SnapshotItem]:
     """The plan that these items buy, and the one that does. Raises UnknownPriceError."""
     for item in items:
         with suppress(UnknownPriceError):
@@ -258,7 +201,9 @@ def first_sold(catalogue: Catalogue, provider: str, items: tuple[Item, ...]) -> 
     )
 
 
-def _pending(catalogue: Catalogue, provider: str, seen: Seen, now: Published, item: Item) -> PendingChange | None:
+def _pending(
+    catalogue: Catalogue, provider: str, seen: ProviderSnapshot, now: Published, item: SnapshotItem
+) -> PendingChange | None:
     """What it will become; None when that is what it is, or when we sell none of it."""
     if seen.pending is None:
         return None
@@ -277,7 +222,9 @@ def _pending(catalogue: Catalogue, provider: str, seen: Seen, now: Published, it
     )
 
 
-def _access(before: Subscription | None, seen: Seen, grace_until: datetime | None, now: datetime) -> AccessState:
+def _access(
+    before: Subscription | None, seen: ProviderSnapshot, grace_until: datetime | None, now: datetime
+) -> AccessState:
     match seen.status:
         case "canceled" | "incomplete_expired":
             return AccessState.ENDED
@@ -308,7 +255,7 @@ def _was_shut_out(before: Subscription | None) -> bool:
     return before is not None and _was_failing(before) and before.access is AccessState.SUSPENDED
 
 
-def _paid_until(before: Subscription | None, seen: Seen, item: Item) -> datetime | None:
+def _paid_until(before: Subscription | None, seen: ProviderSnapshot, item: SnapshotItem) -> datetime | None:
     """The end of the newest period that was paid, also while a later invoice is open.
 
     An open invoice for something within a period does not prove that the period was paid: what we knew of it counts.
@@ -325,7 +272,7 @@ def _paid_until(before: Subscription | None, seen: Seen, item: Item) -> datetime
 
 def _grace_until(
     before: Subscription | None,
-    seen: Seen,
+    seen: ProviderSnapshot,
     grace_s: int,
     paid_until: datetime | None,
     failures: Iterable[FailedCollection],

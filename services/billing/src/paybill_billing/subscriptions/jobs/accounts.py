@@ -12,10 +12,13 @@ from paybill_runtime.jobs.effects import Job, Outcome, Refused, RetryAfter, Work
 from pydantic import TypeAdapter
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.port import Adopts, Order, ProviderAwayError, ProviderRefusedError, Providers
+from paybill_billing.providers.port.snapshots import OpenedAccount
+from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.subscriptions.domain.accounts import Account, Opened, Status, UnknownTenantError
-from paybill_billing.tables import ACCOUNTS, CATALOGUES, look_again
+from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
+from paybill_billing.subscriptions.tables import ACCOUNTS
 
 WORK = Work()
 _LINE = TypeAdapter(Text)
@@ -76,7 +79,7 @@ async def _adopt(account: Account, customer: str, providers: Providers, key: str
 
     def look(statement: Statement) -> None:
         for subscription in sorted(held):
-            look_again(account.provider, subscription, now(), statement)
+            enqueue_sync(account.provider, subscription, now(), statement)
 
     return Outcome(decide, writes=[ACCOUNTS.key(account.id)], last=True, besides=look)
 
@@ -85,7 +88,7 @@ def _nothing(_unit: Unit, _at: Moment) -> None:
     """The provider's own messages will say what changed."""
 
 
-def _opened(unit: Unit, tenant_id: str, opened: Opened) -> None:
+def _opened(unit: Unit, tenant_id: str, opened: OpenedAccount) -> None:
     unit.record(ACCOUNTS, tenant_id, accounts.opened(_account(unit, tenant_id), opened))
 
 

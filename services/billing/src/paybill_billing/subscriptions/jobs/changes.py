@@ -13,12 +13,14 @@ from pydantic import TypeAdapter
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.port import Providers
+from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
 from paybill_billing.subscriptions.jobs.accounts import WORK as ACCOUNTS_WORK
 from paybill_billing.subscriptions.jobs.accounts import answers
-from paybill_billing.tables import CATALOGUES, CHANGES, SUBSCRIPTIONS, look_again
+from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
 
 WORK = ACCOUNTS_WORK
 """One table of effects a service; this module adds its own."""
@@ -78,7 +80,7 @@ async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator
         decide,
         writes=[CHANGES.key(change.id)],
         last=True,
-        besides=partial(look_again, subscription.provider, target, clock.now()),
+        besides=partial(enqueue_sync, subscription.provider, target, clock.now()),
     )
 
 

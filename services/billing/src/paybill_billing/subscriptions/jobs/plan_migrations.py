@@ -11,9 +11,10 @@ from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, Ove
 from sqlalchemy import text
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.subscriptions.domain import plan_migrations
 from paybill_billing.subscriptions.domain.plan_migrations import ChangeCounts, PlanMigration, Status
-from paybill_billing.tables import CATALOGUES, CHANGES, PLAN_MIGRATIONS, SUBSCRIPTIONS
+from paybill_billing.subscriptions.tables import CHANGES, PLAN_MIGRATIONS, SUBSCRIPTIONS
 from paybill_billing.webhooks.jobs import LEASE
 
 log = logging.getLogger(__name__)

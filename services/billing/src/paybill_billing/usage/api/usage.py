@@ -10,18 +10,14 @@ from paybill_runtime.http.problems import Problem
 from sqlmodel import select
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.reading import Reader, Writer, account_of, document, found
-from paybill_billing.tables import (
-    ACCOUNTS,
-    CATALOGUES,
-    DISTINCT_SETS,
-    ENTITLEMENTS,
-    METERS,
-    MeterRow,
-)
+from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_billing.usage.api.views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView
 from paybill_billing.usage.domain import usage
 from paybill_billing.usage.domain.quotas import allowance_of, metered_features
+from paybill_billing.usage.tables import DISTINCT_SETS, METERS, MeterRow
 
 MAX_METERS = 500
 CONSUMER = "consume"

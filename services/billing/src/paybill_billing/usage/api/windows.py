@@ -12,10 +12,10 @@ from paybill_runtime.decisions.unit_of_work import Moment, Unit
 from sqlmodel import col
 
 from paybill_billing.reading import Reader, Writer, found, page
-from paybill_billing.tables import CLOSED_WINDOWS, METERS, ClosedWindowRow
 from paybill_billing.usage.api.views import ClosedWindowPage, ClosedWindowView, MeterPage, MeterView
 from paybill_billing.usage.domain import closed_windows
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, WindowEvent, existing
+from paybill_billing.usage.tables import CLOSED_WINDOWS, METERS, ClosedWindowRow
 
 MAX_PAGE = 500
 

@@ -12,8 +12,9 @@ from paybill_runtime.decisions.context import Edge
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, and_, select, text, tuple_
 
+from paybill_billing.providers.sync_queue import WEBHOOK_TARGETS
 from paybill_billing.reading import Limit, Reader, Writer
-from paybill_billing.tables import WEBHOOK_TARGETS, WEBHOOKS
+from paybill_billing.webhooks.tables import WEBHOOKS
 
 log = logging.getLogger(__name__)
 
