@@ -1,1 +1,1 @@
-"""TODO."""
+"""Plans, prices and meters on sale, and the tiers that environments can be built from."""

@@ -1,4 +1,4 @@
-"""HTTP of the catalogue: what is sold and was sold, and publishing what is to be sold."""
+"""HTTP routes that show and publish the catalogue."""
 
 import asyncio
 from typing import Annotated, Self
@@ -23,9 +23,9 @@ from paybill_billing.reading import Reader, Writer, found
 File = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
-    Query(description="What the file is called in the lines that say what is wrong with it."),
+    Query(description="The file name in the lines that report errors."),
 ]
-DryRun = Annotated[bool, Query(description="Say what would change and why it would be refused; change nothing.")]
+DryRun = Annotated[bool, Query(description="Report the changes and the reasons for a refusal; change nothing.")]
 
 _YAML = {
     "requestBody": {
@@ -36,20 +36,21 @@ _YAML = {
 
 
 class CatalogueView(BaseModel):
-    """What is on sale, and what was. Decisions of billing name `content_hash`."""
+    """The plans on sale and the retired ones. Decisions of billing name `content_hash`."""
 
     product: str
     content_hash: Digest
     plans: list[PlanVersion]
-    retired: Annotated[list[PlanVersion], Field(description="Off sale, and kept for those who bought them.")]
+    retired: Annotated[list[PlanVersion], Field(description="No longer on sale, and kept for their subscribers.")]
     meters: list[Meter]
     tiers: Annotated[
-        list[BuildableTier] | None, Field(description="What environments can be built of; null until that is known.")
+        list[BuildableTier] | None,
+        Field(description="The tiers that environments can be built from; null until they are known."),
     ]
 
     @classmethod
-    def of(cls, known: Catalogue, noted: Tiers | None) -> Self:
-        """What is shown of `known`."""
+    def of(cls, known: Catalogue, buildable_tiers: Tiers | None) -> Self:
+        """Returns the view of `known`."""
         sold = list(known.on_sale.plans)
         return cls(
             product=known.on_sale.product,
@@ -57,28 +58,27 @@ class CatalogueView(BaseModel):
             plans=sold,
             retired=[entry.plan for entry in known.published if entry.plan not in sold],
             meters=list(known.meters),
-            tiers=list(noted.tiers) if noted is not None else None,
+            tiers=list(buildable_tiers.tiers) if buildable_tiers is not None else None,
         )
 
 
 class PublicationView(BaseModel):
-    """What a publication changes of what is on sale."""
+    """The effect of a publication on the plans on sale."""
 
     content_hash: Digest
-    changes: Annotated[bool, Field(description="False when this is on sale already.")]
+    changes: Annotated[bool, Field(description="False when this content is already on sale.")]
     added: Annotated[list[str], Field(description="Plan versions that come on sale.", examples=[["pro@2"]])]
     retired: Annotated[list[str], Field(description="Plan versions that go off sale.", examples=[["pro@1"]])]
     versions: Annotated[
-        list[VersionDifference], Field(description="Each that comes on sale, beside the version before it.")
+        list[VersionDifference],
+        Field(description="Each version that comes on sale, compared with the version before it."),
     ]
     meters: list[MeterDifference]
-    refused: Annotated[
-        list[str], Field(description="Why it cannot be published: `<file>:<line>: <reason>`.", examples=[[]])
-    ]
+    refused: Annotated[list[str], Field(description="Reasons for a refusal: `<file>:<line>: <reason>`.", examples=[[]])]
 
     @classmethod
     def of(cls, plans: Plans, difference: Difference, refused: list[str], *, changes: bool) -> Self:
-        """What is shown of `difference`."""
+        """Returns the view of `difference`."""
         return cls(
             content_hash=digest(plans.content),
             changes=changes,
@@ -91,14 +91,14 @@ class PublicationView(BaseModel):
 
 
 def router(edge: Edge) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes of the catalogue."""
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
-    reading = asyncio.Lock()
+    parse_lock = asyncio.Lock()
     plans_key, tiers_key = CATALOGUES.key(catalogue.CATALOGUE), TIERS.key(tiers.TIERS)
 
     @routes.get("/catalogue")
     async def show_catalogue(_: Reader) -> CatalogueView:
-        """The plans on sale, those that were, and how usage is counted."""
+        """Returns the plans on sale, the retired plans, and the meters."""
         known = catalogue.existing(await found(edge, CATALOGUES, catalogue.CATALOGUE))
         return CatalogueView.of(known, await found(edge, TIERS, tiers.TIERS))
 
@@ -106,18 +106,18 @@ def router(edge: Edge) -> APIRouter:
     async def publish(
         request: Request, who: Writer, *, file: File = "plans.yaml", dry_run: DryRun = False
     ) -> PublicationView:
-        """Sell what the plans.yaml in the body says, from now on. The same again changes nothing.
+        """Publishes the plans.yaml in the body; its plans are on sale from now on. Idempotent.
 
-        Refused with `invalid_plans` when the file is wrong, and with `catalogue_refused` when it edits what customers
-        agreed to or promises what cannot be built: a line for each flaw.
+        Refused with `invalid_plans` when the file is invalid, and with `catalogue_refused` when it edits a published
+        plan version or names a tier that cannot be built: one line for each problem.
         """
         body = await request.body()
-        async with reading:
+        async with parse_lock:
             plans = await _read(body, file)
 
         def decide(unit: Unit, _: Moment) -> PublicationView:
-            known, noted = unit.get(CATALOGUES, catalogue.CATALOGUE), unit.get(TIERS, tiers.TIERS)
-            buildable = noted.buildable if noted is not None else None
+            known, buildable_tiers = unit.get(CATALOGUES, catalogue.CATALOGUE), unit.get(TIERS, tiers.TIERS)
+            buildable = buildable_tiers.buildable if buildable_tiers is not None else None
             view = PublicationView.of(
                 plans,
                 differences.between(known, plans.content),
@@ -147,9 +147,9 @@ def router(edge: Edge) -> APIRouter:
 
 
 async def _read(body: bytes, file: str) -> Plans:
-    """Raises PlansError, and Problem for what is no text. In a thread, one at a time: a large file takes seconds."""
+    """Parses plans.yaml in a thread: a large file takes seconds. Raises PlansError, or Problem if it is not UTF-8."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise Problem(422, "invalid_plans", f"{file}:1: this is no UTF-8: {error.reason}") from None
+        raise Problem(422, "invalid_plans", f"{file}:1: the file is not UTF-8: {error.reason}") from None
     return await asyncio.to_thread(read_plans, text, file)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Accounts, subscriptions and payments of tenants, changes of subscriptions, and plan migrations."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rules of the catalogue: publication, differences between catalogues, and buildable tiers."""

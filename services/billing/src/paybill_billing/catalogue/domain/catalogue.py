@@ -1,4 +1,4 @@
-"""What we sell: plan versions that never change once published, so that a subscription can pin one."""
+"""Plan catalogue: published plan versions never change, so that a subscription can pin one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from paybill_definitions.plans_file import CatalogueDiagnostic, Tiers, unknown_t
 from paybill_billing.providers.port.snapshots import PriceSnapshot
 
 CATALOGUE = "plans"
-"""There is one catalogue; a handler must know what to load before it has read anything."""
+"""The id of the only catalogue. It is fixed because a handler names its states before it loads them."""
 
 
 class CatalogueRefusedError(ConflictError):
-    """What is well written and cannot be sold; a line for each objection."""
+    """Raised for a valid catalogue that cannot be published; its message has one line for each objection."""
 
     code = "catalogue_refused"
 
@@ -30,14 +30,14 @@ class UnknownPlanError(NotFoundError):
 
 
 class UnknownPriceError(DomainError):
-    """The provider's subscription is for something that the catalogue does not hold."""
+    """Raised when a provider's price belongs to no plan of the catalogue."""
 
     code = "unknown_price"
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A plan version and the hash of the newest catalogue that held it."""
+    """A plan version and the hash of the newest catalogue that contains it."""
 
     plan: PlanVersion
     catalogue_hash: str
@@ -45,7 +45,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All plan versions and meters ever published. `on_sale` is what the newest publication holds."""
+    """All plan versions and meters ever published. `on_sale` is the content of the newest publication."""
 
     id: str
     content_hash: str
@@ -55,14 +55,14 @@ class Catalogue:
 
 
 def existing(catalogue: Catalogue | None) -> Catalogue:
-    """Raises UnknownPlanError: nothing was published yet."""
+    """Returns the catalogue. Raises UnknownPlanError when none is published."""
     if catalogue is None:
         raise UnknownPlanError("no catalogue is published yet; publish one: paybill plans publish FILE")
     return catalogue
 
 
 def publish(catalogue: Catalogue | None, content: Content, buildable: Tiers | None = None) -> list[CataloguePublished]:
-    """Sell this from now on. buildable: as in `objections`. Raises CatalogueRefusedError."""
+    """Puts `content` on sale. buildable: as in `objections`. Raises CatalogueRefusedError."""
     if catalogue is not None and catalogue.on_sale == content:
         return []
     refused = objections(catalogue, content, buildable)
@@ -72,9 +72,9 @@ def publish(catalogue: Catalogue | None, content: Content, buildable: Tiers | No
 
 
 def objections(catalogue: Catalogue | None, content: Content, buildable: Tiers | None) -> list[CatalogueDiagnostic]:
-    """Why this cannot be sold: customers agreed to published versions as they were, and to how usage is counted.
+    """Returns the reasons against publishing `content`: edited plan versions, recounted meters, unknown tiers.
 
-    buildable: the tiers of the blueprint, None while nothing is known of them.
+    buildable: the tiers of the blueprint, None until a blueprint is published.
     """
     missing = unknown_tiers(content, buildable) if buildable is not None else []
     return [*_edits(catalogue, content), *missing] if catalogue is not None else missing
@@ -82,7 +82,7 @@ def objections(catalogue: Catalogue | None, content: Content, buildable: Tiers |
 
 def _edits(catalogue: Catalogue, content: Content) -> Iterator[CatalogueDiagnostic]:
     known = {version_name(entry.plan): entry.plan for entry in catalogue.published}
-    counted = _counted(catalogue)
+    counted = _used_meters(catalogue)
     for plan in content.plans:
         name = version_name(plan)
         before = known.get(name, plan)
@@ -91,32 +91,32 @@ def _edits(catalogue: Catalogue, content: Content) -> Iterator[CatalogueDiagnost
             yield CatalogueDiagnostic(
                 name,
                 fields[0],
-                f"{name} is published and differs in {', '.join(fields)}; customers agreed to it as it was: "
-                f"restore it, and add version {_newest(catalogue, plan.plan) + 1}",
+                f"{name} is published and differs in {', '.join(fields)}; a published version cannot change: "
+                f"restore it and add version {_newest(catalogue, plan.plan) + 1}",
             )
     for declared in content.meters:
-        before_it = meter(catalogue, declared.meter)
-        fields = [field for field in ("aggregation", "window") if getattr(before_it, field) != getattr(declared, field)]
+        current = meter(catalogue, declared.meter)
+        fields = [field for field in ("aggregation", "window") if getattr(current, field) != getattr(declared, field)]
         if fields and declared.meter in counted:
             yield CatalogueDiagnostic(
                 declared.meter,
                 fields[0],
-                f"the meter {declared.meter} differs in {', '.join(fields)} from how published plans are counted; "
-                f"restore it, and declare another meter",
+                f"the meter {declared.meter} differs in {', '.join(fields)} from its declaration in published plans; "
+                f"restore it and declare another meter",
             )
 
 
 def on_sale(catalogue: Catalogue, plan: str) -> PlanVersion:
-    """The newest version of `plan` that can be bought. Raises UnknownPlanError."""
+    """Returns the newest version of `plan` on sale. Raises UnknownPlanError."""
     versions = [version for version in catalogue.on_sale.plans if version.plan == plan]
     if not versions:
         names = ", ".join(sorted({version.plan for version in catalogue.on_sale.plans}))
-        raise UnknownPlanError(f"there is no plan {plan}; on sale are: {names}")
+        raise UnknownPlanError(f"there is no plan {plan}; plans on sale: {names}")
     return max(versions, key=lambda version: version.version)
 
 
 def published(catalogue: Catalogue, plan: str, version: int) -> Published:
-    """A version that was ever published. Raises UnknownPlanError."""
+    """Returns a published version, on sale or retired. Raises UnknownPlanError."""
     for entry in catalogue.published:
         if (entry.plan.plan, entry.plan.version) == (plan, version):
             return entry
@@ -124,40 +124,42 @@ def published(catalogue: Catalogue, plan: str, version: int) -> Published:
 
 
 def meters(catalogue: Catalogue) -> frozenset[str]:
-    """Those that were ever declared, or named by a plan."""
-    return _counted(catalogue) | {declared.meter for declared in catalogue.meters}
+    """Returns the names of all meters that were declared or are used by a published plan."""
+    return _used_meters(catalogue) | {declared.meter for declared in catalogue.meters}
 
 
 def meter(catalogue: Catalogue, name: str) -> Meter:
-    """How `name` is counted: as it was declared last, or, where a plan of old names it undeclared, summed by month."""
+    """Returns the last declaration of the meter `name`; a meter that an old plan uses undeclared is summed by month."""
     return next((declared for declared in catalogue.meters if declared.meter == name), Meter(meter=name))
 
 
 def sold_at(catalogue: Catalogue, provider: str, price: PriceSnapshot) -> Published:
-    """The plan version that this price of the provider sells.
+    """Returns the plan version of this provider price.
 
-    What the catalogue says comes first, then what we wrote on the price, then its lookup key, which somebody at the
-    provider can move to another price. Raises UnknownPriceError.
+    `provider_prices` of the catalogue comes first, then our metadata on the price, then its lookup key: at the
+    provider anybody can transfer a lookup key to another price. Raises UnknownPriceError.
     """
     for entry in catalogue.published:
-        if any(offer.provider_prices.get(provider) == price.id for offer in entry.plan.prices):
+        if any(ours.provider_prices.get(provider) == price.id for ours in entry.plan.prices):
             return entry
     for entry in catalogue.published:
         if (entry.plan.plan, entry.plan.version) == (price.plan, price.version):
             return entry
     for entry in catalogue.published:
-        if any(lookup_key(entry.plan, offer) == price.lookup_key for offer in entry.plan.prices):
+        if any(lookup_key(entry.plan, ours) == price.lookup_key for ours in entry.plan.prices):
             return entry
-    raise UnknownPriceError(f"price {price.id} at {provider} sells no plan of the catalogue; add it to provider_prices")
+    raise UnknownPriceError(
+        f"price {price.id} at {provider} belongs to no plan of the catalogue; add it to provider_prices"
+    )
 
 
 def lookup_key(plan: PlanVersion, price: Price) -> str:
-    """Our own name for a price at a provider."""
+    """Returns our lookup key of a price at a provider."""
     return f"{plan.plan}_v{plan.version}_{price.interval}_{price.amount.currency.lower()}"
 
 
 def evolve(catalogue: Catalogue | None, event: CataloguePublished) -> Catalogue:
-    """The catalogue after `event`: versions that are no longer sold stay known, for those who bought them."""
+    """Returns the catalogue after `event`; retired versions are kept for their subscribers."""
     now = [Published(plan=plan, catalogue_hash=event.content_hash) for plan in event.content.plans]
     current = {(entry.plan.plan, entry.plan.version) for entry in now}
     before = catalogue.published if catalogue is not None else ()
@@ -173,7 +175,7 @@ def evolve(catalogue: Catalogue | None, event: CataloguePublished) -> Catalogue:
     )
 
 
-def _counted(catalogue: Catalogue) -> frozenset[str]:
+def _used_meters(catalogue: Catalogue) -> frozenset[str]:
     features = (feature for entry in catalogue.published for feature in entry.plan.features)
     return frozenset(feature.meter for feature in features if isinstance(feature, MeteredFeature))
 

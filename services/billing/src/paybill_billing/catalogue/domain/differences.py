@@ -1,4 +1,4 @@
-"""Differences: what a catalogue changes of the one that is on sale, for people to look at before it is published."""
+"""Differences between the catalogue on sale and a new one, for review before publication."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from paybill_billing.catalogue.domain.catalogue import Catalogue
 
 @dataclass(frozen=True, slots=True)
 class PriceDifference:
-    """A price before and after; None where it is not there."""
+    """A price before and after; None where it does not exist."""
 
     currency: str
     interval: Interval
@@ -24,7 +24,7 @@ class PriceDifference:
 
 @dataclass(frozen=True, slots=True)
 class TermDifference:
-    """Another term of a plan version, such as its tier or its grace, before and after."""
+    """A changed term of a plan version, such as its tier or its grace period."""
 
     field: str
     before: str
@@ -33,7 +33,7 @@ class TermDifference:
 
 @dataclass(frozen=True, slots=True)
 class VersionDifference:
-    """A version that comes on sale, beside the newest of its plan before it; all is new when there was none."""
+    """A version that comes on sale, compared with the earlier version of its plan; `before` is None for a new plan."""
 
     before: str | None
     after: str
@@ -52,7 +52,7 @@ class MeterDifference:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What changes. added: on sale from then on; retired: not on sale any more, and kept for those who bought it."""
+    """The changes of a publication. added: newly on sale. retired: no longer on sale, kept for their subscribers."""
 
     added: tuple[str, ...]
     retired: tuple[str, ...]
@@ -64,7 +64,7 @@ _TERMS = ("name", "tier", "placement", "trial_days", "grace_s", "retention_s")
 
 
 def between(catalogue: Catalogue | None, content: Content) -> Difference:
-    """What publishing `content` would change."""
+    """Returns the changes that publishing `content` would make."""
     sold = {version_name(plan): plan for plan in (catalogue.on_sale.plans if catalogue is not None else ())}
     after_by_name = {version_name(plan): plan for plan in content.plans}
     known = [entry.plan for entry in (catalogue.published if catalogue is not None else ())]
@@ -84,20 +84,18 @@ def between(catalogue: Catalogue | None, content: Content) -> Difference:
 
 
 def features_between(before: Iterable[Feature], after: Iterable[Feature]) -> tuple[FeatureDifference, ...]:
-    """The features that differ, in the order of their first appearance."""
-    had, gets = ({feature.key: feature for feature in features} for features in (before, after))
+    """Returns the features that differ, in the order of their first appearance."""
+    old, new = ({feature.key: feature for feature in features} for features in (before, after))
     return tuple(
-        FeatureDifference(before=had.get(key), after=gets.get(key))
-        for key in had | gets
-        if had.get(key) != gets.get(key)
+        FeatureDifference(before=old.get(key), after=new.get(key)) for key in old | new if old.get(key) != new.get(key)
     )
 
 
 def prices_between(before: Iterable[Price], after: Iterable[Price]) -> Iterator[PriceDifference]:
-    """The amounts that differ, by currency and interval."""
-    had, gets = ({(price.amount.currency, price.interval): price.amount for price in p} for p in (before, after))
-    for currency, interval in had | gets:
-        was, is_ = had.get((currency, interval)), gets.get((currency, interval))
+    """Yields the amounts that differ, by currency and interval."""
+    old, new = ({(price.amount.currency, price.interval): price.amount for price in p} for p in (before, after))
+    for currency, interval in old | new:
+        was, is_ = old.get((currency, interval)), new.get((currency, interval))
         if was != is_:
             yield PriceDifference(currency, interval, was, is_)
 
@@ -117,6 +115,6 @@ def _version(before: PlanVersion | None, after: PlanVersion) -> VersionDifferenc
 
 
 def _earlier(plan: PlanVersion, all_: Iterable[PlanVersion]) -> PlanVersion | None:
-    """The newest version of the plan before this one."""
+    """Returns the newest version of the plan before this one."""
     versions = [each for each in all_ if each.plan == plan.plan and each.version < plan.version]
     return max(versions, key=lambda each: each.version, default=None)

@@ -1,4 +1,4 @@
-"""Tiers: what environments can be built of, as the provisioner's blueprint says."""
+"""Tiers that environments can be built from, according to the provisioner's blueprint."""
 
 from dataclasses import dataclass
 from typing import assert_never
@@ -8,7 +8,7 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import BlueprintPublished
 
 TIERS = "tiers"
-"""There is one list of them; a handler must know what to load before it has read anything."""
+"""The id of the only list. It is fixed because a handler names its states before it loads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class Tiers:
 
     @property
     def buildable(self) -> frozenset[tuple[str, Preset]]:
-        """Each tier with a placement that it can be built on."""
+        """The pairs of tier and placement that can be built."""
         return frozenset((each.tier, each.placement) for each in self.tiers)
 
 
 def on_blueprint_published(known: Tiers | None, fact: BlueprintPublished) -> list[TiersNoted]:
-    """Note the tiers."""
+    """Records the tiers of a new blueprint."""
     if known is not None and known.source_hash == fact.content_hash:
         return []
     pairs = sorted({(tier.tier, tier.placement) for tier in fact.content.tiers})
@@ -35,7 +35,7 @@ def on_blueprint_published(known: Tiers | None, fact: BlueprintPublished) -> lis
 
 
 def evolve(_known: Tiers | None, event: TiersNoted) -> Tiers:
-    """The fact is the whole list."""
+    """Returns the tiers after `event`, which contains the whole list."""
     match event:
         case TiersNoted():
             return Tiers(id=event.noted, tiers=event.tiers, source_hash=event.source_hash)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rules of accounts, subscriptions, payments, changes, expiry and plan migrations."""

@@ -1,4 +1,4 @@
-"""Accounts: a tenant as a customer of a billing provider, from sign-up to leaving."""
+"""Accounts of tenants at their billing provider, from sign-up to offboarding."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -27,13 +27,13 @@ class UnknownTenantError(NotFoundError):
 
 
 class AccountOrderError(DomainError):
-    """A fact came before the one that makes the account."""
+    """Raised when an event precedes the registration of its account."""
 
     code = "account_order"
 
 
 class Status(StrEnum):
-    """Where the account stands at its provider."""
+    """The status of an account at its provider."""
 
     OPENING = "opening"
     OPEN = "open"
@@ -42,10 +42,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A tenant as a customer.
+    """A tenant as a customer of a billing provider.
 
-    adopts: the customer that it was at the provider before it came to us. leaving: whatever it has there is to be
-    cancelled.
+    adopts: the provider's customer that existed before the tenant. leaving: the tenant is offboarding, and all that
+    it has at the provider is cancelled.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Account:
 def on_tenant_requested(
     account: Account | None, catalogue: Catalogue, providers: Choice, event: TenantRequested
 ) -> list[AccountEvent]:
-    """A new tenant gets an account, where it wants to pay. Raises UnknownPlanError, UnknownProviderError."""
+    """Registers an account at the provider that the tenant chose. Raises UnknownPlanError, UnknownProviderError."""
     if account is not None:
         return []
     plan = on_sale(catalogue, event.plan)
@@ -86,7 +86,7 @@ def on_tenant_requested(
 
 
 def opened(account: Account, at_provider: OpenedAccount) -> list[AccountEvent]:
-    """The provider knows the tenant. One that left meanwhile must not be able to pay."""
+    """Records the new customer. If the tenant has left meanwhile, its checkout is cancelled."""
     return _opened(
         account,
         AccountOpened(
@@ -100,12 +100,12 @@ def opened(account: Account, at_provider: OpenedAccount) -> list[AccountEvent]:
 
 
 def adopted(account: Account, customer: str) -> list[AccountEvent]:
-    """The tenant is this customer of the provider, with what it has there."""
+    """Records that the tenant is this existing customer of the provider."""
     return _opened(account, AccountAdopted(tenant_id=account.id, provider=account.provider, customer=customer))
 
 
 def failed(account: Account, reason: str) -> list[AccountEvent]:
-    """The provider would not have the tenant."""
+    """Records that the provider refused the customer."""
     match account.status:
         case Status.OPENING:
             return [AccountFailed(tenant_id=account.id, provider=account.provider, reason=reason)]
@@ -116,7 +116,7 @@ def failed(account: Account, reason: str) -> list[AccountEvent]:
 
 
 def on_tenant_leaving(account: Account | None, event: OffboardingStarted | TenantCancelled) -> list[AccountEvent]:
-    """Cancel what the tenant has, unless it leaves because billing itself said that it is over."""
+    """Cancels all that the tenant has at its provider, unless billing itself has started the offboarding."""
     match event.origin:
         case HoldOrigin.BILLING:
             return []
@@ -127,7 +127,7 @@ def on_tenant_leaving(account: Account | None, event: OffboardingStarted | Tenan
 
 
 def evolve(account: Account | None, event: AccountEvent) -> Account:
-    """The account after `event`; only `AccountRegistered` may come first."""
+    """Returns the account after `event`; only `AccountRegistered` may come first."""
     if isinstance(event, AccountRegistered):
         return Account(
             id=event.tenant_id,
@@ -140,7 +140,7 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             adopts=event.adopts,
         )
     if account is None:
-        raise AccountOrderError(f"{event.TYPE} came before the account of {event.tenant_id}")
+        raise AccountOrderError(f"{event.TYPE} came before the registration of the account of {event.tenant_id}")
     match event:
         case AccountOpened():
             return replace(
@@ -161,10 +161,10 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             assert_never(event)
 
 
-def _opened(account: Account, opened: AccountOpened | AccountAdopted) -> list[AccountEvent]:
+def _opened(account: Account, fact: AccountOpened | AccountAdopted) -> list[AccountEvent]:
     match account.status:
         case Status.OPENING | Status.FAILED:
-            return [opened, _cancellation(account, opened.customer)] if account.leaving else [opened]
+            return [fact, _cancellation(account, fact.customer)] if account.leaving else [fact]
         case Status.OPEN:
             return []
         case _:

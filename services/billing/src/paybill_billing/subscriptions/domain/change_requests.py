@@ -1,4 +1,4 @@
-"""What may be asked of a subscription as it stands, and what that is in full."""
+"""Validation of requested subscription changes, and their resolution to plan, price and quantity."""
 
 from dataclasses import dataclass
 from typing import assert_never
@@ -13,7 +13,7 @@ from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, on_
 from paybill_billing.providers.port.desired import DesiredSubscription
 
 MAX_QUANTITY = 1_000_000
-"""Seats of one subscription: more is a slip of the finger."""
+"""The largest quantity of one subscription; a larger one is a typing error."""
 
 
 class UnknownSubscriptionError(NotFoundError):
@@ -25,19 +25,19 @@ class SubscriptionEndedError(ConflictError):
 
 
 class SubscriptionPendingError(ConflictError):
-    """Its first payment is not made yet."""
+    """Raised while the first payment is outstanding."""
 
     code = "subscription_pending"
 
 
 class SubscriptionSuspendedError(ConflictError):
-    """What is owed comes first: a change would be invoiced on top of it."""
+    """Raised while invoices are unpaid: a change would be invoiced in addition to them."""
 
     code = "subscription_suspended"
 
 
 class SubscriptionPausedError(ConflictError):
-    """While it is paused nothing is collected, so that a dearer plan would be free."""
+    """Raised while collection is paused: a more expensive plan would be free."""
 
     code = "subscription_paused"
 
@@ -55,25 +55,25 @@ class NotPausedError(ConflictError):
 
 
 class NothingToReactivateError(ConflictError):
-    """Neither a cancellation nor a change waits for the end of the period."""
+    """Raised when neither a cancellation nor a change is scheduled for the end of the period."""
 
     code = "nothing_to_reactivate"
 
 
 class NothingToChangeError(ConflictError):
-    """It is so already."""
+    """Raised when the subscription already has the requested plan, interval and quantity."""
 
     code = "nothing_to_change"
 
 
 class NoPeriodError(ConflictError):
-    """There is no end of a period to wait for."""
+    """Raised when a change is requested for the end of a period and prices is no current period."""
 
     code = "no_period"
 
 
 class OnlyNowError(DomainError):
-    """Pausing, resuming and reactivating do not wait for the end of the period."""
+    """Raised when pausing, resuming or reactivating is requested for the end of the period."""
 
     code = "only_now"
 
@@ -83,20 +83,20 @@ class QuantityOutOfBoundsError(DomainError):
 
 
 class PlanNotOnSaleError(DomainError):
-    """The version was published once, and is not sold any more."""
+    """Raised for a plan version that is retired."""
 
     code = "plan_not_on_sale"
 
 
 class NoSuchPriceError(DomainError):
-    """The plan has no price in the subscription's currency for this interval."""
+    """Raised when the plan has no price in the subscription's currency for the interval."""
 
     code = "no_such_price"
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeIntent:
-    """A change as somebody asks for it; None for what stays. version: None for the newest that is on sale."""
+    """A change as requested; None for a part that stays the same. version: None for the newest one on sale."""
 
     kind: Kind
     at_period_end: bool = False
@@ -107,12 +107,12 @@ class ChangeIntent:
 
 
 def resolve(catalogue: Catalogue, subscription: Subscription, intent: ChangeIntent, *, leaving: bool) -> WantedChange:
-    """What was asked for, in full. leaving: everything that the tenant has is being cancelled.
+    """Returns the complete change. leaving: the tenant is offboarding, and all its subscriptions are being cancelled.
 
     Raises a refusal of this module, or UnknownPlanError.
     """
     if leaving:
-        raise TenantLeavingError(f"{subscription.tenant_id} leaves: all that it subscribed to is being cancelled")
+        raise TenantLeavingError(f"{subscription.tenant_id} is leaving: all its subscriptions are being cancelled")
     check_allowed(subscription, intent.kind, at_period_end=intent.at_period_end)
     if intent.kind is not Kind.PLAN:
         return WantedChange(
@@ -122,7 +122,7 @@ def resolve(catalogue: Catalogue, subscription: Subscription, intent: ChangeInte
 
 
 def migrated(catalogue: Catalogue, subscription: Subscription, to: PlanRef, *, at_period_end: bool) -> WantedChange:
-    """The same subscription with another published version, on sale or not, at the same interval and quantity.
+    """Returns the change to another published version, on sale or retired, with the same interval and quantity.
 
     Raises a refusal of this module.
     """
@@ -132,38 +132,42 @@ def migrated(catalogue: Catalogue, subscription: Subscription, to: PlanRef, *, a
 
 
 def check_allowed(subscription: Subscription, kind: Kind, *, at_period_end: bool) -> None:
-    """Raise the refusal of this module when the subscription, as it stands, cannot be changed so."""
+    """Raises a refusal of this module when the current state of the subscription does not allow the change."""
     name, access = subscription.subscription_id, subscription.access
     if access is AccessState.ENDED:
         raise SubscriptionEndedError(f"{name} has ended; the tenant has to subscribe again")
     if access is AccessState.PENDING:
-        raise SubscriptionPendingError(f"the first payment of {name} is not made yet; wait for it")
+        raise SubscriptionPendingError(f"the first payment of {name} is outstanding; wait for it")
     match kind:
         case Kind.PLAN:
             _has_access(subscription)
             if subscription.cancel_at is not None:
-                raise SubscriptionCancelsError(f"{name} is cancelled for {subscription.cancel_at}; reactivate it first")
+                raise SubscriptionCancelsError(
+                    f"{name} is to be cancelled at {subscription.cancel_at}; reactivate it first"
+                )
         case Kind.CANCEL:
             if at_period_end and subscription.cancel_at is not None:
-                raise SubscriptionCancelsError(f"{name} is cancelled for {subscription.cancel_at} already")
+                raise SubscriptionCancelsError(f"{name} is already to be cancelled at {subscription.cancel_at}")
         case Kind.REACTIVATE:
             if subscription.cancel_at is None and subscription.pending is None:
-                raise NothingToReactivateError(f"{name} goes on as it is: nothing waits for the end of its period")
+                raise NothingToReactivateError(
+                    f"{name} renews unchanged: nothing is scheduled for the end of its period"
+                )
         case Kind.PAUSE:
             _has_access(subscription)
         case Kind.RESUME:
             if access is not AccessState.PAUSED:
-                raise NotPausedError(f"{name} is {access}; only what is paused can be resumed")
+                raise NotPausedError(f"{name} is {access}; only a paused subscription can be resumed")
         case _:
             assert_never(kind)
     if at_period_end and kind in {Kind.REACTIVATE, Kind.PAUSE, Kind.RESUME}:
-        raise OnlyNowError(f"{kind} cannot wait for the end of the period; ask for it now")
+        raise OnlyNowError(f"{kind} cannot be scheduled for the end of the period; request it for now")
     if at_period_end and subscription.period_end is None:
-        raise NoPeriodError(f"{name} has no period yet; ask for it now")
+        raise NoPeriodError(f"{name} has no period yet; request the change for now")
 
 
 def desired_at_provider(catalogue: Catalogue, subscription: Subscription, desired: WantedChange) -> DesiredSubscription:
-    """The change as the provider is asked for it."""
+    """Returns the change as the port of billing providers expects it."""
     pinned = published(catalogue, subscription.plan.plan, subscription.plan.version).plan
     plan = None if desired.plan is None else published(catalogue, desired.plan.plan, desired.plan.version).plan
     return DesiredSubscription(
@@ -178,26 +182,26 @@ def desired_at_provider(catalogue: Catalogue, subscription: Subscription, desire
 
 
 def interval_of(subscription: Subscription, pinned: PlanVersion) -> Interval:
-    """How often it is paid: as the provider shows it, else as the plan has a price like it, else each month."""
+    """Returns the billing interval: the provider's, else that of a plan price with the same amount, else a month."""
     if subscription.interval is not None:
         return subscription.interval
-    alike = (price.interval for price in pinned.prices if price.amount == subscription.price)
-    return next(alike, Interval.MONTH)
+    intervals = (price.interval for price in pinned.prices if price.amount == subscription.price)
+    return next(intervals, Interval.MONTH)
 
 
 def price_index(plan: PlanVersion, currency: str, interval: Interval) -> int:
-    """Which of the plan's prices it is. Raises NoSuchPriceError."""
+    """Returns the index of the plan's price. Raises NoSuchPriceError."""
     for index, price in enumerate(plan.prices):
         if (price.amount.currency, price.interval) == (currency, interval):
             return index
-    there = ", ".join(f"{price.amount.currency} by the {price.interval}" for price in plan.prices) or "none"
+    prices = ", ".join(f"{price.amount.currency} per {price.interval}" for price in plan.prices) or "none"
     raise NoSuchPriceError(
-        f"{plan.plan}@{plan.version} has no price in {currency} by the {interval}; its prices are: {there}"
+        f"{plan.plan}@{plan.version} has no price in {currency} per {interval}; its prices: {prices}"
     )
 
 
 def _requested_version(catalogue: Catalogue, subscription: Subscription, intent: ChangeIntent) -> Published:
-    """The version that is asked for: what stays may be older than what is on sale."""
+    """Returns the requested version; a subscription may keep a version that is retired."""
     pinned = subscription.plan
     if intent.plan is None or (intent.plan, intent.version) == (pinned.plan, pinned.version):
         return published(catalogue, pinned.plan, pinned.version)
@@ -207,9 +211,7 @@ def _requested_version(catalogue: Catalogue, subscription: Subscription, intent:
     found = published(catalogue, intent.plan, intent.version)
     sold = {(plan.plan, plan.version) for plan in catalogue.on_sale.plans}
     if (intent.plan, intent.version) not in sold:
-        raise PlanNotOnSaleError(
-            f"{intent.plan}@{intent.version} is not sold any more; leave the version out for the one that is"
-        )
+        raise PlanNotOnSaleError(f"{intent.plan}@{intent.version} is retired; omit the version to get the one on sale")
     return found
 
 
@@ -218,15 +220,17 @@ def _plan_change(
 ) -> WantedChange:
     quantity = subscription.quantity if intent.quantity is None else intent.quantity
     if not 1 <= quantity <= MAX_QUANTITY:
-        raise QuantityOutOfBoundsError(f"the quantity is from 1 to {MAX_QUANTITY}; for 0, cancel the subscription")
+        raise QuantityOutOfBoundsError(
+            f"the quantity must be from 1 to {MAX_QUANTITY}; to have 0, cancel the subscription"
+        )
     pinned = published(catalogue, subscription.plan.plan, subscription.plan.version).plan
     before = interval_of(subscription, pinned)
     interval = intent.interval or before
     same_plan = sold.plan == pinned and interval is before
     if same_plan and quantity == subscription.quantity:
         raise NothingToChangeError(
-            f"{subscription.subscription_id} has {pinned.plan}@{pinned.version} by the {before}, quantity {quantity}, "
-            "already"
+            f"{subscription.subscription_id} already has {pinned.plan}@{pinned.version} per {before},"
+            f" quantity {quantity}"
         )
     plan = PlanRef(plan=sold.plan.plan, version=sold.plan.version, catalogue_hash=sold.catalogue_hash)
     return WantedChange(
@@ -241,6 +245,6 @@ def _plan_change(
 def _has_access(subscription: Subscription) -> None:
     name = subscription.subscription_id
     if subscription.access is AccessState.SUSPENDED:
-        raise SubscriptionSuspendedError(f"{name} is suspended; have what is owed paid first")
+        raise SubscriptionSuspendedError(f"{name} is suspended; pay its open invoices first")
     if subscription.access is AccessState.PAUSED:
         raise SubscriptionPausedError(f"{name} is paused; resume it first")

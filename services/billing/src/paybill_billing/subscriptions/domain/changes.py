@@ -1,4 +1,4 @@
-"""Changes of a subscription: wanted, quoted, confirmed, and made by its provider or refused."""
+"""Changes of a subscription: requested, quoted, confirmed, then applied by the provider or refused."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -31,7 +31,7 @@ ChangeEvent = (
 
 
 class Status(StrEnum):
-    """Where a change stands."""
+    """The status of a change."""
 
     REQUESTED = "requested"
     QUOTED = "quoted"
@@ -50,7 +50,7 @@ class UnknownChangeError(NotFoundError):
 
 
 class ChangeOpenError(ConflictError):
-    """One change of a subscription at a time: the second would be quoted for what the first makes of it."""
+    """Raised while another change of the subscription is open: a second quote would not account for the first."""
 
     code = "change_open"
 
@@ -60,7 +60,7 @@ class NotQuotedYetError(ConflictError):
 
 
 class QuoteChangedError(ConflictError):
-    """Whoever confirms has seen another quote than this one."""
+    """Raised when the confirmed hash is not that of the current quote."""
 
     code = "quote_changed"
 
@@ -70,26 +70,26 @@ class QuoteExpiredError(ConflictError):
 
 
 class ChangeOverError(ConflictError):
-    """It was made, refused, given up, or not confirmed in time."""
+    """Raised for a change that was applied, refused, discarded, or not confirmed in time."""
 
     code = "change_over"
 
 
 class ChangeConfirmedError(ConflictError):
-    """It is being made at this moment, and can be taken back only by another change."""
+    """Raised for a change that is being applied; only another change can reverse it."""
 
     code = "change_confirmed"
 
 
 class ChangeOrderError(DomainError):
-    """A fact came before the one that makes the change."""
+    """Raised when an event precedes the request of its change."""
 
     code = "change_order"
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a change costs and gives, as the fact says it."""
+    """The cost and the feature differences of a change, as in `ChangeQuoted`."""
 
     proration: Proration
     features: tuple[FeatureDifference, ...]
@@ -103,9 +103,9 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of a subscription. confirmed: needs nobody's yes to its quote. `due`: when its quote expires.
+    """A change of a subscription. confirmed: its quote is confirmed automatically. due: the expiry of its quote.
 
-    code, refusal: why it will not be made.
+    code, refusal: the reason why it was refused.
     """
 
     id: str
@@ -133,14 +133,14 @@ def request(
     open_change: str | None,
     move_id: str | None = None,
 ) -> list[ChangeEvent]:
-    """Ask for a change that `wanted.py` found possible. `open_change`: another of this subscription that is not over.
+    """Requests a change that `change_requests` has resolved. open_change: another open change of the subscription.
 
     Raises ChangeOpenError.
     """
     if change is not None:
         return []
     if open_change is not None:
-        raise ChangeOpenError(f"{open_change} is open already; confirm or discard it first")
+        raise ChangeOpenError(f"{open_change} is still open; confirm or discard it first")
     return [
         ChangeRequested(
             change_id=change_id,
@@ -162,9 +162,9 @@ def quoted(
     after: PlanVersion,
     now: datetime,
 ) -> list[ChangeEvent]:
-    """What the provider would ask for it. before, after: the plan versions, the same when the plan stays.
+    """Records the provider's quote. before, after: the plan versions, the same when the plan stays.
 
-    A quote never outlives the period that it was computed for. What needs nobody's yes is confirmed at once.
+    A quote expires at the latest with the period that it was computed for. An automatic change is confirmed at once.
     """
     if change.status is not Status.REQUESTED:
         return []
@@ -197,31 +197,29 @@ def quoted(
 
 
 def confirm(change: Change, quote_hash: str, now: datetime) -> list[ChangeEvent]:
-    """Have it made as it was quoted.
+    """Confirms the quote; the change is then applied.
 
     Raises NotQuotedYetError, QuoteChangedError, QuoteExpiredError, ChangeOverError.
     """
     match change.status:
         case Status.REQUESTED:
-            raise NotQuotedYetError(f"{change.id} is not quoted yet; look at it again in a moment")
+            raise NotQuotedYetError(f"{change.id} is not quoted yet; try again in a moment")
         case Status.QUOTED | Status.CONFIRMED | Status.APPLIED:
             if change.quote is None or change.quote.quote_hash != quote_hash:
-                raise QuoteChangedError(
-                    f"this is not the quote of {change.id}; look at the change and confirm its hash"
-                )
+                raise QuoteChangedError(f"this is not the quote of {change.id}; show the change and confirm its hash")
             if change.status is not Status.QUOTED:
                 return []
             if now >= change.quote.valid_until:
-                raise QuoteExpiredError(f"the quote of {change.id} is not valid any more; ask for the change again")
+                raise QuoteExpiredError(f"the quote of {change.id} has expired; request the change again")
             return [_confirmation(change, quote_hash)]
         case Status.REFUSED | Status.EXPIRED | Status.DISCARDED:
-            raise ChangeOverError(f"{change.id} is {change.status}; ask for the change again")
+            raise ChangeOverError(f"{change.id} is {change.status}; request the change again")
         case _:
             assert_never(change.status)
 
 
 def discard(change: Change) -> list[ChangeEvent]:
-    """Give it up before it is made. Raises ChangeConfirmedError, ChangeOverError."""
+    """Discards a change that is not confirmed. Raises ChangeConfirmedError, ChangeOverError."""
     match change.status:
         case Status.REQUESTED | Status.QUOTED:
             return [
@@ -230,7 +228,7 @@ def discard(change: Change) -> list[ChangeEvent]:
         case Status.DISCARDED:
             return []
         case Status.CONFIRMED:
-            raise ChangeConfirmedError(f"{change.id} is being made; wait for it, then take it back by another change")
+            raise ChangeConfirmedError(f"{change.id} is being applied; wait for it, then reverse it by another change")
         case Status.APPLIED | Status.REFUSED | Status.EXPIRED:
             raise ChangeOverError(f"{change.id} is {change.status}; there is nothing to discard")
         case _:
@@ -238,14 +236,14 @@ def discard(change: Change) -> list[ChangeEvent]:
 
 
 def applied(change: Change) -> list[ChangeEvent]:
-    """The provider has made it."""
+    """Records that the provider has applied the change."""
     if change.status is not Status.CONFIRMED:
         return []
     return [ChangeApplied(change_id=change.id, tenant_id=change.tenant_id, subscription_id=change.subscription_id)]
 
 
 def refused(change: Change, code: str, reason: str) -> list[ChangeEvent]:
-    """It will not be made."""
+    """Records that the change is refused."""
     if change.status not in OPEN:
         return []
     return [
@@ -260,21 +258,21 @@ def refused(change: Change, code: str, reason: str) -> list[ChangeEvent]:
 
 
 def on_time(change: Change, now: datetime) -> list[ChangeEvent]:
-    """Nobody confirmed the quote while it was valid."""
+    """Expires a quote that was not confirmed in time."""
     if change.due is None or now < change.due:
         return []
     return [ChangeExpired(change_id=change.id, tenant_id=change.tenant_id, subscription_id=change.subscription_id)]
 
 
 def existing(change: Change | None, change_id: str) -> Change:
-    """The change. Raises UnknownChangeError."""
+    """Returns the change. Raises UnknownChangeError."""
     if change is None:
         raise UnknownChangeError(f"there is no change {change_id}")
     return change
 
 
 def evolve(change: Change | None, event: ChangeEvent) -> Change:
-    """The change after `event`; only `ChangeRequested` may come first."""
+    """Returns the change after `event`; only `ChangeRequested` may come first."""
     if isinstance(event, ChangeRequested):
         return Change(
             id=event.change_id,
@@ -315,18 +313,18 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
 
 
 def differences(before: PlanVersion | None, after: PlanVersion | None) -> tuple[FeatureDifference, ...]:
-    """What two plans give differently, by the features' keys; None gives nothing."""
-    had = {feature.key: feature for feature in before.features} if before is not None else {}
-    gets = {feature.key: feature for feature in after.features} if after is not None else {}
+    """Returns the feature differences of two plans, by key; None has no features."""
+    old = {feature.key: feature for feature in before.features} if before is not None else {}
+    new = {feature.key: feature for feature in after.features} if after is not None else {}
     return tuple(
-        FeatureDifference(before=had.get(key), after=gets.get(key))
-        for key in sorted({*had, *gets})
-        if had.get(key) != gets.get(key)
+        FeatureDifference(before=old.get(key), after=new.get(key))
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
     )
 
 
 def _feature_differences(kind: Kind, before: PlanVersion, after: PlanVersion) -> tuple[FeatureDifference, ...]:
-    """What the tenant gets and loses; one that is cancelled or paused has nothing."""
+    """Returns the features that the tenant gains and loses; a cancelled or paused subscription has none."""
     match kind:
         case Kind.PLAN | Kind.REACTIVATE:
             return differences(before, after)

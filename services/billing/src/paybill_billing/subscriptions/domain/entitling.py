@@ -1,4 +1,4 @@
-"""Which of a tenant's subscriptions give access, and which of those is the first to take over from another."""
+"""Entitling subscriptions of a tenant: those that give access, and the fallback when one of them ends."""
 
 from collections.abc import Iterable
 
@@ -8,10 +8,10 @@ ENTITLING = frozenset({AccessState.TRIALING, AccessState.ACTIVE, AccessState.GRA
 
 
 def entitling_subscriptions(subscriptions: Iterable[Subscription]) -> list[Subscription]:
-    """Those that give access, in an order that never changes."""
+    """Returns the subscriptions that give access, in a stable order."""
     return sorted((each for each in subscriptions if each.access in ENTITLING), key=lambda each: each.subscription_id)
 
 
 def fallback_subscription(subscriptions: Iterable[Subscription]) -> str | None:
-    """The id of the one that takes over; None when none gives access."""
+    """Returns the id of the subscription that takes over; None when none gives access."""
     return next((each.subscription_id for each in entitling_subscriptions(subscriptions)), None)

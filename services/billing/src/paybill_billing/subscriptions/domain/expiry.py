@@ -1,34 +1,34 @@
-"""What time alone does to a subscription: access ends by our own clock, even while its provider is silent."""
+"""Expiry of access by our own clock, also while the provider sends no messages."""
 
 from datetime import datetime, timedelta
 
 from paybill_contracts.billing import AccessState, Subscription
 
 SYNC_DELAY = timedelta(minutes=15)
-"""How long after something ended we look by ourselves: the provider's message has come by then, or was lost."""
+"""From the end of a period to our own sync: by then the provider's message has arrived, or it was lost."""
 PROVIDER_TIMEOUT = timedelta(days=1)
-"""How long after that we give access without a word from the provider, because it is away or cannot be reached."""
+"""From the end of a period to our own transition, while the provider is unavailable or sends no messages."""
 
 _RUNNING = frozenset({AccessState.TRIALING, AccessState.ACTIVE})
-_SHUT = frozenset({AccessState.GRACE, AccessState.SUSPENDED})
-_GOOD = frozenset({"active", "trialing"})
+_LIMITED = frozenset({AccessState.GRACE, AccessState.SUSPENDED})
+_PAID = frozenset({"active", "trialing"})
 
 
 def ends_at(subscription: Subscription) -> datetime | None:
-    """When what was agreed is over, unless the provider says otherwise; None when nothing is."""
+    """Returns the end of the trial or period, or the cancellation if it is earlier; None when neither is known."""
     on_trial = subscription.provider_status == "trialing"
     ends = subscription.trial_end if on_trial and subscription.trial_end is not None else subscription.period_end
     return min((at for at in (ends, subscription.cancel_at) if at is not None), default=None)
 
 
 def is_past_end(subscription: Subscription, now: datetime) -> bool:
-    """Whether a look at this moment comes so late that what it shows is not about to change."""
+    """Returns True when a sync at `now` is so late after the end that its result is final."""
     ends = ends_at(subscription) if subscription.access in _RUNNING else None
     return ends is not None and now >= ends + SYNC_DELAY
 
 
 def next_transition(subscription: Subscription) -> datetime | None:
-    """When time alone changes what it gives."""
+    """Returns the time at which access changes without a message from the provider; None when it does not."""
     if subscription.access is AccessState.GRACE:
         return subscription.grace_until
     # Without grace_s it was told before time had a say; the next look tells it again.
@@ -39,8 +39,8 @@ def next_transition(subscription: Subscription) -> datetime | None:
 
 
 def next_sync(subscription: Subscription) -> datetime | None:
-    """When we look at it although nothing was heard."""
-    if subscription.access in _SHUT and subscription.provider_status in _GOOD:
+    """Returns the time of a sync without a message from the provider; None when there is none."""
+    if subscription.access in _LIMITED and subscription.provider_status in _PAID:
         return ends_at(subscription)
     if subscription.access is AccessState.GRACE:
         # Who has paid must not be shut out because the message about it was lost.
@@ -50,7 +50,7 @@ def next_sync(subscription: Subscription) -> datetime | None:
 
 
 def expired(subscription: Subscription, now: datetime) -> Subscription | None:
-    """The subscription after what was due by now; None when nothing was."""
+    """Returns the subscription after the transition that is due by `now`; None when none is due."""
     at = next_transition(subscription)
     if at is None or now < at:
         return None

@@ -1,4 +1,4 @@
-"""Payments that failed, went back or are disputed: told once each, because the next state no longer shows them."""
+"""Payments that failed, were refunded or are disputed: each is recorded once, when the provider reports it."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,13 +15,13 @@ PaymentEvent = PaymentFailed | PaymentRefunded | PaymentDisputed | DisputeClosed
 
 
 class PaymentOrderError(DomainError):
-    """A dispute was closed that nobody opened."""
+    """Raised when a dispute is closed that was never opened."""
 
     code = "payment_order"
 
 
 class Kind(StrEnum):
-    """What happened to the money."""
+    """The kind of a payment record."""
 
     FAILED = "failed"
     REFUNDED = "refunded"
@@ -30,10 +30,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """A payment that did not come, or not stay.
+    """A payment that failed, was refunded or is disputed.
 
-    id: the provider's event for a failure, for there is no other name of it; else its refund or dispute. So what is
-    heard twice, and in whatever form, is told once. attempt: of a failure. outcome: of a dispute that is closed.
+    id: that of the provider's event for a failure, which has no id of its own; else that of the refund or dispute.
+    A repeated message is therefore recorded once. attempt: of a failure. outcome: of a closed dispute.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Whose payment it was, and what for as far as is known."""
+    """The tenant of a payment, with its subscription and invoice as far as they are known."""
 
     tenant_id: str
     provider: str
@@ -59,7 +59,7 @@ class Payer:
 def fail(
     payment: Payment | None, attempt: CollectionAttempt, *, tenant_id: str, subscription_id: str
 ) -> list[PaymentEvent]:
-    """Remember that the provider could not collect."""
+    """Records a failed attempt to collect."""
     if payment is not None:
         return []
     return [
@@ -75,8 +75,8 @@ def fail(
 
 
 def record_return(payment: Payment | None, returned: Refund | Dispute, payer: Payer) -> list[PaymentEvent]:
-    """Remember that money went back or is asked back, and how that ended."""
-    about: dict[str, Any] = {
+    """Records a refund, or a dispute and its outcome."""
+    common: dict[str, Any] = {
         "payment": returned.id,
         "tenant_id": payer.tenant_id,
         "provider": payer.provider,
@@ -85,17 +85,17 @@ def record_return(payment: Payment | None, returned: Refund | Dispute, payer: Pa
         "amount": returned.amount,
     }
     if isinstance(returned, Refund):
-        return [] if payment is not None else [PaymentRefunded(**about, reason=returned.reason)]
+        return [] if payment is not None else [PaymentRefunded(**common, reason=returned.reason)]
     events: list[PaymentEvent] = []
     if payment is None:
-        events.append(PaymentDisputed(**about, reason=returned.reason, respond_by=returned.respond_by))
+        events.append(PaymentDisputed(**common, reason=returned.reason, respond_by=returned.respond_by))
     if returned.outcome is not None and (payment is None or payment.outcome is None):
-        events.append(DisputeClosed(**about, outcome=returned.outcome))
+        events.append(DisputeClosed(**common, outcome=returned.outcome))
     return events
 
 
 def evolve(payment: Payment | None, event: PaymentEvent) -> Payment:
-    """The payment after `event`."""
+    """Returns the payment after `event`."""
     match event:
         case PaymentFailed():
             return Payment(

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Background jobs: effects at the provider, and plan migrations."""

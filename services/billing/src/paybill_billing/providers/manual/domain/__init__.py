@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rules of manual contracts: offers, purchase orders, periods and invoices."""
