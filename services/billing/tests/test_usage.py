@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain.accounts import UnknownTenantError
 from paybill_billing.usage.domain import distinct_counts, usage
-from paybill_billing.usage.domain.distinct_counts import TooManyDistinctValuesError
+from paybill_billing.usage.domain.distinct_counts import TooManyDistinctItemsError
 from paybill_billing.usage.domain.quotas import Allowance, allowance_of
 from paybill_billing.usage.domain.usage import (
-    DistinctValueMissingError,
+    DistinctItemMissingError,
     Refusal,
     UnknownMeterError,
     UsageOutsideWindowError,
@@ -186,17 +186,17 @@ def test_somebody_who_came_before_needs_no_room_in_a_full_window():
 
 
 def test_what_counts_different_things_has_to_say_which():
-    with pytest.raises(DistinctValueMissingError):
+    with pytest.raises(DistinctItemMissingError):
         Metering(plan(meters=[counts(aggregation="unique")])).record(used())
 
 
 def test_the_members_of_a_shard_are_bounded_and_those_of_closed_windows_forgotten():
     shard = None
-    texts = [f"7f{number:022x}" for number in range(distinct_counts.MAX_DIGESTS + 1)]
+    texts = [f"7f{number:022x}" for number in range(distinct_counts.MAX_ITEMS + 1)]
     for text in texts[:-1]:
         shard = distinct_counts.evolve(shard, distinct_counts.count_distinct(shard, ID, START, text, START))
 
-    with pytest.raises(TooManyDistinctValuesError):
+    with pytest.raises(TooManyDistinctItemsError):
         distinct_counts.count_distinct(shard, ID, START, texts[-1], START)
     later = START + timedelta(days=31)
     shard = distinct_counts.evolve(shard, distinct_counts.count_distinct(shard, ID, later, texts[-1], later))

@@ -288,7 +288,7 @@ async def test_what_somebody_else_sent_to_the_providers_meter_is_not_added_to(me
 
     failed = await metered.standing("failed")
 
-    assert "has counted 99 in this window without us, where 3 was used" in failed["failure"]
+    assert "has counted 99 in this window, but 3 was used" in failed["failure"]
     assert metered.provider.calls == []
 
 
@@ -315,7 +315,7 @@ async def test_what_comes_when_its_window_is_closed_is_quarantined_with_the_reas
     await metered.offer(5, occurred_at=at, meter="disk")
 
     facts = await metered.log.facts("billing.intake_quarantined", at_least=2)
-    assert "came too late: that time is closed since" in facts[0].event.reason
+    assert "came too late: that window closed at" in facts[0].event.reason
     assert "does not count disk" in facts[1].event.reason
     (window,) = await metered.windows()
     assert window["value"] == 3
@@ -326,7 +326,7 @@ async def test_what_comes_when_its_window_is_closed_is_quarantined_with_the_reas
     [
         ({"quantity": -1}, "quantity"),
         ({"quantity": 1.5}, "quantity"),
-        ({"occurred_at": "2020-01-01T00:00:00Z"}, "accepted is from 35 days ago"),
+        ({"occurred_at": "2020-01-01T00:00:00Z"}, "from 35 days ago"),
         ({"occurred_at": "9999-12-31T23:59:59Z"}, "5 minutes ahead"),
         ({"tenant_id": "ten_" + "e" * 32}, "there is no tenant"),
         ({"meter": "disk"}, "does not count disk"),

@@ -1,4 +1,4 @@
-"""HTTP of entitlements: what a tenant may use, whether it may now, and what operators add to its plan."""
+"""HTTP routes of entitlements: a tenant's features, checks of one feature, and operators' overrides and grants."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
@@ -29,61 +29,61 @@ Decision = Callable[[Entitlements | None, Unit, Moment], list[EntitlementsEvent]
 
 
 class Body(BaseModel):
-    """What a caller sends: a field that we do not know is a mistake, and said to be one."""
+    """Request body. Unknown fields are refused, because they are usually misspelt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Exception(Body):
-    valid_from: Annotated[Timestamp | None, Field(description="From when on; now, when it is not given.")] = None
-    valid_until: Annotated[Timestamp | None, Field(description="Until before when; for ever, when not given.")] = None
-    reason: Annotated[Line, Field(description="Kept in the log for ever: no personal data.")]
+class _ValidityBody(Body):
+    valid_from: Annotated[Timestamp | None, Field(description="Start of the validity; now by default.")] = None
+    valid_until: Annotated[Timestamp | None, Field(description="Exclusive end; without it, no end.")] = None
+    reason: Annotated[Line, Field(description="Kept in the log permanently: no personal data.")]
 
 
-class OverrideBody(_Exception):
-    """A feature instead of the plan's of the same key, or beside the plan's."""
+class OverrideBody(_ValidityBody):
+    """A feature that replaces the plan's feature with the same key, or is added to the plan's features."""
 
     feature: FeatureInput
 
 
-class GrantBody(_Exception):
-    """More of a feature: added to a limit, or to what is included and to the quota of what is metered."""
+class GrantBody(_ValidityBody):
+    """An amount added to a limit, or to the included amount and the quota of a metered feature."""
 
     feature: Key
-    amount: Annotated[Count, Field(description="0 for a boolean, which is switched on.")] = 0
+    amount: Annotated[Count, Field(description="0 for a boolean feature, which is switched on.")] = 0
 
 
 class WithdrawBody(Body):
-    """An override or a grant that ends now."""
+    """An override or a grant to end now."""
 
     id: ExceptionId
-    reason: Annotated[Line, Field(description="Kept in the log for ever: no personal data.")]
+    reason: Annotated[Line, Field(description="Kept in the log permanently: no personal data.")]
 
 
 class CheckBody(Body):
-    """What somebody wants to use."""
+    """A feature and the quantity to be used."""
 
     feature: Key
-    used: Annotated[Count, Field(description="Of a limit: how much there is already. What is metered, we count.")] = 0
-    want: Annotated[Count, Field(description="How much more.")] = 1
+    used: Annotated[Count, Field(description="Current use of a limit feature. Ignored for metered features.")] = 0
+    want: Annotated[Count, Field(description="Additional quantity.")] = 1
 
 
 class CheckView(BaseModel):
-    """Whether it may be used. limit: a limit or quota; null where there is no bound."""
+    """Result of a check. limit: the limit or quota; null when unlimited."""
 
     allowed: bool
     reason: Reason
     limit: int | None
-    remaining: Annotated[int | None, Field(description="What is left of the limit before `want`.")]
+    remaining: Annotated[int | None, Field(description="The rest of the limit, before `want`.")]
     used: int
     used_from: Annotated[
         Literal["caller", "usage"],
-        Field(description="`usage`: what billing has counted in the window that is open now."),
+        Field(description="`usage`: the value that billing counted in the open window."),
     ]
 
 
 class OverrideView(BaseModel):
-    """A feature that counts instead of the plan's while it is valid."""
+    """A feature that replaces the plan's during its validity."""
 
     id: OverrideId
     feature: Feature
@@ -93,7 +93,7 @@ class OverrideView(BaseModel):
 
 
 class GrantView(BaseModel):
-    """What is added to a feature while it is valid."""
+    """An amount that is added to a feature during its validity."""
 
     id: GrantId
     feature: str
@@ -104,36 +104,40 @@ class GrantView(BaseModel):
 
 
 class EntitlementsView(BaseModel):
-    """What the tenant may use, and whether it may at all."""
+    """A tenant's features in force, and `allows_access`."""
 
     tenant_id: TenantId
     subscription_id: SubscriptionId
     plan: PlanRef
     tier: str
     placement: Preset
-    features: Annotated[list[Feature], Field(description="In force: the plan's, with overrides and grants.")]
+    features: Annotated[
+        list[Feature], Field(description="In force: the plan's features with overrides and grants applied.")
+    ]
     allows_access: bool
     entitlements_hash: Digest
-    set_revision: Annotated[int, Field(description="Counts the sets of this tenant.")]
-    plan_features: Annotated[list[Feature], Field(description="What the plan alone gives.")]
+    set_revision: Annotated[int, Field(description="Number of this set among the tenant's sets.")]
+    plan_features: Annotated[list[Feature], Field(description="The plan's features, without overrides and grants.")]
     overrides: list[OverrideView]
     grants: list[GrantView]
-    changes_at: Annotated[Timestamp | None, Field(description="When time alone changes the set next.")]
+    changes_at: Annotated[
+        Timestamp | None, Field(description="Next time at which a beginning or an end of validity changes the set.")
+    ]
 
     @classmethod
-    def of(cls, held: Entitlements) -> Self:
-        """What is shown of `held`."""
+    def of(cls, current: Entitlements) -> Self:
+        """Returns the response for `current`."""
         return cls(
-            tenant_id=held.id,
-            subscription_id=held.subscription_id,
-            plan=held.plan,
-            tier=held.tier,
-            placement=held.placement,
-            features=list(held.features),
-            allows_access=held.allows_access,
-            entitlements_hash=held.entitlements_hash,
-            set_revision=held.set_revision,
-            plan_features=list(held.features_of_plan),
+            tenant_id=current.id,
+            subscription_id=current.subscription_id,
+            plan=current.plan,
+            tier=current.tier,
+            placement=current.placement,
+            features=list(current.features),
+            allows_access=current.allows_access,
+            entitlements_hash=current.entitlements_hash,
+            set_revision=current.set_revision,
+            plan_features=list(current.features_of_plan),
             overrides=[
                 OverrideView(
                     id=each.id,
@@ -142,7 +146,7 @@ class EntitlementsView(BaseModel):
                     valid_until=each.valid_until,
                     reason=each.reason,
                 )
-                for each in held.overrides
+                for each in current.overrides
             ],
             grants=[
                 GrantView(
@@ -153,99 +157,101 @@ class EntitlementsView(BaseModel):
                     valid_until=each.valid_until,
                     reason=each.reason,
                 )
-                for each in held.grants
+                for each in current.grants
             ],
-            changes_at=held.due,
+            changes_at=current.due,
         )
 
 
 def router(edge: Edge) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes."""
     routes = APIRouter(prefix="/v1/tenants/{tenant_id}/entitlements", tags=["entitlements"])
 
-    async def held_by(tenant_id: str) -> Entitlements | None:
-        """Raises UnknownTenantError."""
-        held = await found(edge, ENTITLEMENTS, tenant_id)
-        if held is None:
+    async def load(tenant_id: str) -> Entitlements | None:
+        """Returns the tenant's entitlements. Raises UnknownTenantError."""
+        current = await found(edge, ENTITLEMENTS, tenant_id)
+        if current is None:
             await account_of(edge, tenant_id)
-        return held
+        return current
 
-    async def act(who: Caller, tenant_id: str, verb: str, decision: Decision) -> EntitlementsView:
-        await held_by(tenant_id)
+    async def act(caller: Caller, tenant_id: str, verb: str, decision: Decision) -> EntitlementsView:
+        await load(tenant_id)
 
         def decide(unit: Unit, at: Moment) -> EntitlementsView:
             unit.record(ENTITLEMENTS, tenant_id, decision(unit.get(ENTITLEMENTS, tenant_id), unit, at))
             return EntitlementsView.of(entitlements.existing(unit.get(ENTITLEMENTS, tenant_id)))
 
         return await edge.decide(
-            who.origin,
+            caller.origin,
             decide,
             writes=[ENTITLEMENTS.key(tenant_id)],
             reads=[CATALOGUES.key(catalogue.CATALOGUE)],
             verb=verb,
             target=tenant_id,
-            idempotency=who.idempotency,
+            idempotency=caller.idempotency,
             answer=EntitlementsView,
         )
 
     @routes.get("")
     async def show_entitlements(tenant_id: TenantId, _: Reader) -> EntitlementsView:
-        """What a tenant may use now."""
-        return EntitlementsView.of(entitlements.existing(await held_by(tenant_id)))
+        """Shows a tenant's entitlements."""
+        return EntitlementsView.of(entitlements.existing(await load(tenant_id)))
 
     @routes.post("/check")
     async def check_feature(tenant_id: TenantId, body: CheckBody, _: Reader) -> CheckView:
-        """Whether a tenant may use so much more of a feature now. Nothing is reserved and nothing is counted."""
-        held = await held_by(tenant_id)
+        """Checks one feature of a tenant for an additional quantity. Reserves and counts nothing."""
+        current = await load(tenant_id)
         used = body.used
-        metered = [f for f in held.features if isinstance(f, MeteredFeature) and f.key == body.feature] if held else []
+        metered = (
+            [f for f in current.features if isinstance(f, MeteredFeature) and f.key == body.feature] if current else []
+        )
         for feature in metered:
             used = usage.used_now(await found(edge, METERS, usage.meter_id(tenant_id, feature.meter)), edge.now())
-        answer = check(held, body.feature, used=used, requested=body.want)
+        result = check(current, body.feature, used=used, requested=body.want)
         return CheckView(
-            allowed=answer.allowed,
-            reason=answer.reason,
-            limit=answer.limit,
-            remaining=answer.remaining,
+            allowed=result.allowed,
+            reason=result.reason,
+            limit=result.limit,
+            remaining=result.remaining,
             used=used,
             used_from="usage" if metered else "caller",
         )
 
     @routes.post("/overrides", status_code=status.HTTP_201_CREATED)
-    async def override(tenant_id: TenantId, body: OverrideBody, who: Writer) -> EntitlementsView:
-        """Give a tenant a feature other than its plan's, now or for a time to come.
+    async def override(tenant_id: TenantId, body: OverrideBody, caller: Writer) -> EntitlementsView:
+        """Replaces or adds a feature for a tenant, from now or from a later time.
 
-        Of several overrides of a feature, the one that began last counts. Refused with `nothing_entitled`,
+        Of several overrides of a feature, the one that began last applies. Refused with `nothing_entitled`,
         `invalid_validity`, `other_kind_of_feature`, `undeclared_meter`, `too_many_overrides`.
         """
         override_id = f"ovr_{uuid4().hex}"
 
-        def decision(held: Entitlements | None, unit: Unit, at: Moment) -> list[EntitlementsEvent]:
-            known = unit.get(CATALOGUES, catalogue.CATALOGUE)
+        def decision(current: Entitlements | None, unit: Unit, at: Moment) -> list[EntitlementsEvent]:
+            declared = unit.get(CATALOGUES, catalogue.CATALOGUE)
             return entitlements.override(
-                held,
+                current,
                 override_id=override_id,
                 feature=to_feature(body.feature),
                 valid_from=body.valid_from or at.now,
                 valid_until=body.valid_until,
                 reason=body.reason,
-                meters=catalogue.meters(known) if known is not None else (),
+                meters=catalogue.meters(declared) if declared is not None else (),
                 now=at.now,
             )
 
-        return await act(who, tenant_id, "override_entitlement", decision)
+        return await act(caller, tenant_id, "override_entitlement", decision)
 
     @routes.post("/grants", status_code=status.HTTP_201_CREATED)
-    async def grant(tenant_id: TenantId, body: GrantBody, who: Writer) -> EntitlementsView:
-        """Give a tenant more of a feature, now or for a time to come; grants add up.
+    async def grant(tenant_id: TenantId, body: GrantBody, caller: Writer) -> EntitlementsView:
+        """Adds an amount to a feature of a tenant, from now or from a later time; grants add up.
 
         Refused with `nothing_entitled`, `invalid_validity`, `not_grantable`, `too_many_overrides`.
         """
         grant_id = f"grt_{uuid4().hex}"
 
-        def decision(held: Entitlements | None, _: Unit, at: Moment) -> list[EntitlementsEvent]:
+        def decision(current: Entitlements | None, _: Unit, at: Moment) -> list[EntitlementsEvent]:
             return entitlements.grant(
-                held,
+                current,
                 grant_id=grant_id,
                 feature=body.feature,
                 amount=body.amount,
@@ -255,15 +261,15 @@ def router(edge: Edge) -> APIRouter:
                 now=at.now,
             )
 
-        return await act(who, tenant_id, "grant_entitlement", decision)
+        return await act(caller, tenant_id, "grant_entitlement", decision)
 
     @routes.post("/withdraw")
-    async def withdraw(tenant_id: TenantId, body: WithdrawBody, who: Writer) -> EntitlementsView:
-        """End an override or a grant now. Refused with `no_such_override_or_grant` when it is over already."""
+    async def withdraw(tenant_id: TenantId, body: WithdrawBody, caller: Writer) -> EntitlementsView:
+        """Ends an override or a grant now. Refused with `no_such_override_or_grant` when it has ended."""
 
-        def decision(held: Entitlements | None, _: Unit, at: Moment) -> list[EntitlementsEvent]:
-            return entitlements.withdraw(held, body.id, body.reason, at.now)
+        def decision(current: Entitlements | None, _: Unit, at: Moment) -> list[EntitlementsEvent]:
+            return entitlements.withdraw(current, body.id, body.reason, at.now)
 
-        return await act(who, tenant_id, "withdraw_entitlement", decision)
+        return await act(caller, tenant_id, "withdraw_entitlement", decision)
 
     return routes

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Context that counts metered usage in windows, enforces quotas and reports closed windows to the provider."""

@@ -1,4 +1,4 @@
-"""Closing windows of usage in time, telling the provider what was used in them, and asking what it has counted."""
+"""Closes usage windows when they are due, reports their values to the provider, and fetches its counts."""
 
 import asyncio
 import logging
@@ -33,19 +33,19 @@ from paybill_billing.usage.tables import CLOSED_WINDOWS, METERS
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-REST_S = 5.0
-ROUND = 64
-_AWAY = (NatsError, JetStreamError, OSError, TimeoutError)
+CONNECT_WAIT_S = 5.0
+BATCH = 64
+_BROKER_ERRORS = (NatsError, JetStreamError, OSError, TimeoutError)
 
-_SOONEST = text("SELECT min(due) FROM meters")
-_DUE = text("SELECT id, state::text AS state FROM meters WHERE due <= :at ORDER BY due LIMIT :round")
-_HEARD = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
+_NEXT_DUE = text("SELECT min(due) FROM meters")
+_DUE = text("SELECT id, state::text AS state FROM meters WHERE due <= :at ORDER BY due LIMIT :batch")
+_POSITION = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
 
 
 class WindowCloser:
-    """Closes windows whose time has come, once all is counted that reached INTAKE before.
+    """Closes due windows after all usage that reached INTAKE before has been counted.
 
-    A timer would shut out what waited there while this service was away.
+    A timer would refuse usage that waited in INTAKE while this service was down.
     """
 
     def __init__(self, edge: Edge) -> None:
@@ -53,13 +53,13 @@ class WindowCloser:
         self._client: Client | None = None
 
     async def run(self) -> None:
-        """Look for what is due, for ever. Any replica may: who comes second finds nothing to close."""
+        """Polls for due windows until cancelled. Replicas may run it at once: closing twice changes nothing."""
         try:
             while True:
                 try:
                     await self.tick(self._edge.now())
-                except (DatabaseUnavailableError, OverloadedError, *_AWAY) as error:
-                    log.warning("windows of usage close later: %s", reason(error))
+                except (DatabaseUnavailableError, OverloadedError, *_BROKER_ERRORS) as error:
+                    log.warning("closing usage windows failed, it is retried: %s", reason(error))
                     await self.disconnect()
                     await asyncio.sleep(POLL_S)
                 await asyncio.sleep(POLL_S)
@@ -67,33 +67,33 @@ class WindowCloser:
             await self.disconnect()
 
     async def tick(self, at: datetime) -> int:
-        """Close what is due at this time; how many meters that were."""
-        due = (await self._edge.rows(_SOONEST))[0][0]
-        if due is None or due > _text(at):
+        """Closes the windows that are due at `at`. Returns the number of meters."""
+        due = (await self._edge.rows(_NEXT_DUE))[0][0]
+        if due is None or due > _as_stored(at):
             return 0
-        await self._heard_all()
+        await self._wait_for_intake()
         closed = 0
-        while rows := await self._edge.rows(_DUE, {"at": _text(at), "round": ROUND}):
+        while rows := await self._edge.rows(_DUE, {"at": _as_stored(at), "batch": BATCH}):
             meters = [METERS.load(row.state) for row in rows]
-            done = await asyncio.gather(*(self._close(meter, at) for meter in meters), return_exceptions=True)
-            errors = [error for error in done if isinstance(error, BaseException)]
-            closed += len(done) - len(errors)
+            results = await asyncio.gather(*(self._close(meter, at) for meter in meters), return_exceptions=True)
+            errors = [error for error in results if isinstance(error, BaseException)]
+            closed += len(results) - len(errors)
             if errors:
                 raise errors[0]
         return closed
 
-    async def _heard_all(self) -> None:
-        """Return when all that INTAKE holds at this moment has been decided about."""
+    async def _wait_for_intake(self) -> None:
+        """Returns when everything that INTAKE holds now has been processed."""
         if self._client is None or not self._client.is_connected:
             settings = self._edge.settings
             password = read_secret(settings.nats_password_file)
-            self._client = await connect(settings.nats_url, settings.nats_user, password, wait_s=REST_S)
+            self._client = await connect(settings.nats_url, settings.nats_user, password, wait_s=CONNECT_WAIT_S)
         state = (await self._client.jetstream().stream_info(INTAKE)).state
         if not state.messages:
             return
-        heard = 0
-        while heard < state.last_seq:
-            heard = (await self._edge.rows(_HEARD, {"stream": INTAKE}))[0][0]
+        position = 0
+        while position < state.last_seq:
+            position = (await self._edge.rows(_POSITION, {"stream": INTAKE}))[0][0]
             await asyncio.sleep(POLL_S / 10)
 
     async def _close(self, meter: Meter, at: datetime) -> None:
@@ -101,16 +101,16 @@ class WindowCloser:
         cause = f"timer:{METERS.kind}/{meter.id}"
 
         def decide(unit: Unit, _: Moment) -> None:
-            found = unit.get(METERS, meter.id)
-            if found is None:
+            current = unit.get(METERS, meter.id)
+            if current is None:
                 return
-            # Those that were opened since are not loaded; they are found in the next round.
-            closing = [w for w in found.windows if w.closes_at <= at and window_id(found.id, w.start) in ids]
-            unit.record(METERS, found.id, usage.advance(found, closing))
-            account = unit.get(ACCOUNTS, found.tenant_id)
+            # Windows opened in the meantime are not loaded; the next batch closes them.
+            closing = [w for w in current.windows if w.closes_at <= at and window_id(current.id, w.start) in ids]
+            unit.record(METERS, current.id, usage.advance(current, closing))
+            account = unit.get(ACCOUNTS, current.tenant_id)
             for window in closing:
-                id_ = window_id(found.id, window.start)
-                unit.record(CLOSED_WINDOWS, id_, closed_windows.close(found, window, account))
+                id_ = window_id(current.id, window.start)
+                unit.record(CLOSED_WINDOWS, id_, closed_windows.close(current, window, account))
 
         await self._edge.decide(
             Origin(cause, cause, "service:billing", ""),
@@ -122,17 +122,17 @@ class WindowCloser:
     async def disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with suppress(*_AWAY):
+            with suppress(*_BROKER_ERRORS):
                 await client.close()
 
 
 async def close_windows(edge: Edge, _: Leases) -> None:
-    """The service's loop that closes windows."""
+    """Runs the background loop that closes windows."""
     await WindowCloser(edge).run()
 
 
-def _text(at: datetime) -> str:
-    """As the generated column has it, which compares in the order of time."""
+def _as_stored(at: datetime) -> str:
+    """Returns `at` in the text form of the generated column, which sorts by time."""
     return at.replace(tzinfo=None).isoformat()
 
 
@@ -148,29 +148,30 @@ def _failed(job: Job[Any], why: str) -> Outcome:
 
 
 async def report_usage(job: Job[Any], providers: Providers) -> AsyncIterator[Outcome]:
-    """Have the provider bill what was used. What it has counted already is not sent again.
+    """Reports a window's value to the provider, unless the provider has counted it already.
 
-    Providers forget keys (Stripe after a day), so that the key alone does not keep a late attempt from counting twice.
+    Providers forget idempotency keys (Stripe after a day), so the key alone cannot prevent a late attempt from
+    counting twice.
     """
     id_ = job.event.window_id
     window = await _window(job)
     if window.status is not Status.DUE or window.provider_meter is None:
         return
     with answers():
-        meters, customer = await _at_provider(job, providers, window)
+        meters, customer = await _meters_and_customer(job, providers, window)
         counted = await meters.reported(window.provider_meter, customer, window.start, window.end)
         if counted not in {0, window.value}:
             raise Refused(
-                f"{window.provider} has counted {counted} in this window without us, where {window.value} was used: "
-                f"see who reports to its meter {window.provider_meter}"
+                f"{window.provider} has counted {counted} in this window, but {window.value} was used and nothing was "
+                f"reported yet: find the other program that reports to its meter {window.provider_meter}"
             )
         if counted != window.value:
             reading = MeterReading(customer, window.provider_meter, window.value, window.at)
             await meters.report(reading, window.report_key)
 
     def decide(unit: Unit, _: Moment) -> None:
-        found = existing(unit.get(CLOSED_WINDOWS, id_), id_)
-        unit.record(CLOSED_WINDOWS, id_, closed_windows.reported(found, customer))
+        current = existing(unit.get(CLOSED_WINDOWS, id_), id_)
+        unit.record(CLOSED_WINDOWS, id_, closed_windows.reported(current, customer))
 
     yield Outcome(decide, writes=[CLOSED_WINDOWS.key(id_)], last=True)
 
@@ -179,42 +180,41 @@ WORK.effect(UsageWindowClosed, attempts=8, failed=_failed)(report_usage)
 WORK.effect(UsageReportRequested, attempts=8, failed=_failed)(report_usage)
 
 
-def _uncounted(job: Job[UsageCountRequested], why: str) -> Outcome:
-    return _answer(job.event.window_id, None, line_of(why))
+def _count_failed(job: Job[UsageCountRequested], why: str) -> Outcome:
+    return _count_outcome(job.event.window_id, None, line_of(why))
 
 
-@WORK.effect(UsageCountRequested, attempts=3, failed=_uncounted)
+@WORK.effect(UsageCountRequested, attempts=3, failed=_count_failed)
 async def count_at_provider(job: Job[UsageCountRequested], providers: Providers) -> AsyncIterator[Outcome]:
-    """Ask the provider what it has counted in a window."""
+    """Fetches the provider's count of a window."""
     window = await _window(job)
     if window.provider_meter is None:
         return
     with answers():
-        meters, customer = await _at_provider(job, providers, window)
+        meters, customer = await _meters_and_customer(job, providers, window)
         counted = await meters.reported(window.provider_meter, customer, window.start, window.end)
-    yield _answer(window.id, counted, None, last=True)
+    yield _count_outcome(window.id, counted, None, last=True)
 
 
-def _answer(id_: str, quantity: int | None, why: str | None, *, last: bool = False) -> Outcome:
+def _count_outcome(id_: str, quantity: int | None, why: str | None, *, last: bool = False) -> Outcome:
     def decide(unit: Unit, _: Moment) -> None:
-        found = existing(unit.get(CLOSED_WINDOWS, id_), id_)
-        unit.record(CLOSED_WINDOWS, id_, closed_windows.record_count(found, quantity, why))
+        current = existing(unit.get(CLOSED_WINDOWS, id_), id_)
+        unit.record(CLOSED_WINDOWS, id_, closed_windows.record_count(current, quantity, why))
 
     return Outcome(decide, writes=[CLOSED_WINDOWS.key(id_)], last=last)
 
 
 async def _window(job: Job[Any]) -> ClosedWindow:
-    """The window that any of these facts is about."""
-    found = await job.state(CLOSED_WINDOWS, job.event.window_id)
-    return existing(found, job.event.window_id)
+    """Returns the window that the job's fact refers to."""
+    return existing(await job.state(CLOSED_WINDOWS, job.event.window_id), job.event.window_id)
 
 
-async def _at_provider(job: Job[Any], providers: Providers, window: ClosedWindow) -> tuple[Meters, str]:
-    """The provider's meters, and the tenant's name there. Raises Refused when it has none."""
+async def _meters_and_customer(job: Job[Any], providers: Providers, window: ClosedWindow) -> tuple[Meters, str]:
+    """Returns the provider's meters and the tenant's customer id there. Raises Refused when either is missing."""
     provider = providers[window.provider]
     if not isinstance(provider, Meters):
-        raise Refused(f"the provider {window.provider} bills no usage; take it out of `provider_meters`")
+        raise Refused(f"the provider {window.provider} bills no usage; remove it from `provider_meters`")
     account = await job.state(ACCOUNTS, window.tenant_id)
     if account is None or account.customer is None or account.provider != window.provider:
-        raise Refused(f"{window.tenant_id} is no customer of {window.provider}")
+        raise Refused(f"{window.tenant_id} is not a customer of {window.provider}")
     return provider, account.customer

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rules of entitlements: the effective set of a tenant, overrides and grants."""

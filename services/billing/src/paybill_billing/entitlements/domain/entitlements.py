@@ -1,4 +1,4 @@
-"""Entitlements: what a tenant may use, by the plan version that its subscription pins and by what operators add."""
+"""Entitlements: the features of a tenant, from its subscription's plan version and from overrides and grants."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -26,17 +26,17 @@ from paybill_billing.subscriptions.domain.entitling import ENTITLING, entitling_
 EntitlementsEvent = EntitlementsSet | EntitlementOverridden | EntitlementGranted | EntitlementWithdrawn
 
 MAX_OVERRIDES_AND_GRANTS = 100
-"""Overrides and grants of one tenant: above that, it wants a plan of its own."""
+"""Maximum number of overrides and grants of one tenant; above that, it needs a plan of its own."""
 
 
 class NothingEntitledError(NotFoundError):
-    """The tenant has never had a subscription that gave access."""
+    """The tenant never had an entitling subscription."""
 
     code = "nothing_entitled"
 
 
 class NoSuchOverrideOrGrantError(NotFoundError):
-    """Neither an override nor a grant of this tenant has the id, or it is over."""
+    """No override or grant of this tenant has the id, or it has ended."""
 
     code = "no_such_override_or_grant"
 
@@ -46,13 +46,13 @@ class TooManyOverridesError(ConflictError):
 
 
 class InvalidValidityError(DomainError):
-    """It would end before it begins, or has ended already."""
+    """The validity ends before it begins, or in the past."""
 
     code = "invalid_validity"
 
 
 class FeatureKindError(DomainError):
-    """Those who check a feature know its kind."""
+    """An override may not change a feature's kind: programs that check the feature depend on it."""
 
     code = "other_kind_of_feature"
 
@@ -62,17 +62,18 @@ class UndeclaredMeterError(DomainError):
 
 
 class NotGrantableError(DomainError):
-    """There is nothing that the amount could be added to."""
+    """The feature has no value to which the amount could be added."""
 
     code = "not_grantable"
 
 
 @dataclass(frozen=True, slots=True)
 class Entitlements:
-    """The effective set of a tenant, from one subscription, and what operators add to its plan.
+    """The effective feature set of a tenant, from one subscription and from overrides and grants.
 
-    plan_features: what the plan alone gives, None when that is what is in force. as_of: when overrides and grants were
-    looked at last. due: when time alone changes the set.
+    plan_features: the plan's own features; None when they equal `features`. made: number of overrides made so far.
+    as_of: the time for which overrides and grants were last evaluated. due: the next time at which a beginning or an
+    end of validity changes the set.
     """
 
     id: str
@@ -93,38 +94,38 @@ class Entitlements:
 
     @property
     def features_of_plan(self) -> tuple[Feature, ...]:
-        """What the plan alone gives."""
+        """The plan's features, without overrides and grants."""
         return self.features if self.plan_features is None else self.plan_features
 
 
-def fallback_of(others: Iterable[Subscription], sold: Catalogue) -> tuple[Subscription, PlanVersion] | None:
-    """What takes over from a subscription that gives no access any more: always the same of several."""
+def fallback_of(others: Iterable[Subscription], catalogue: Catalogue) -> tuple[Subscription, PlanVersion] | None:
+    """Returns the entitling subscription that replaces one without access, deterministic among several."""
     for other in entitling_subscriptions(others):
-        return other, published(sold, other.plan.plan, other.plan.version).plan
+        return other, published(catalogue, other.plan.plan, other.plan.version).plan
     return None
 
 
 def apply_subscription(
-    held: Entitlements | None,
+    current: Entitlements | None,
     subscription: Subscription,
     plan: PlanVersion,
     now: datetime,
     fallback: tuple[Subscription, PlanVersion] | None = None,
 ) -> list[EntitlementsEvent]:
-    """What the tenant may use now that its subscription is like this. instead: another of its that gives access.
+    """Updates the tenant's entitlements from the state of one subscription. fallback: its other entitling subscription.
 
-    A subscription that gives no access takes away only what it gave itself, when there is none instead; and one that
-    gives access does not push out another that does: two subscriptions of one tenant would take turns. What operators
-    added stays.
+    A subscription without access removes only the entitlements that it gave, unless there is a fallback. A subscription
+    with access does not replace another one with access: two subscriptions of one tenant would alternate. Overrides and
+    grants are kept.
     """
-    if held is not None and held.subscription_id != subscription.subscription_id and held.allows_access:
+    if current is not None and current.subscription_id != subscription.subscription_id and current.allows_access:
         return []
     if subscription.access not in ENTITLING and fallback is not None:
         subscription, plan = fallback
     allows = subscription.access in ENTITLING
-    if not allows and (held is None or held.subscription_id != subscription.subscription_id):
+    if not allows and (current is None or current.subscription_id != subscription.subscription_id):
         return []
-    said = _set_of(
+    event = _set_of(
         Entitlements(
             id=subscription.tenant_id,
             subscription_id=subscription.subscription_id,
@@ -134,21 +135,21 @@ def apply_subscription(
             features=plan.features,
             allows_access=allows,
             entitlements_hash="",
-            set_revision=held.set_revision if held is not None else 0,
-            overrides=held.overrides if held is not None else (),
-            grants=held.grants if held is not None else (),
+            set_revision=current.set_revision if current is not None else 0,
+            overrides=current.overrides if current is not None else (),
+            grants=current.grants if current is not None else (),
         ),
         now,
     )
-    is_same = held is not None and (said.entitlements_hash, said.subscription_id) == (
-        held.entitlements_hash,
-        held.subscription_id,
+    is_same = current is not None and (event.entitlements_hash, event.subscription_id) == (
+        current.entitlements_hash,
+        current.subscription_id,
     )
-    return [] if is_same else [said]
+    return [] if is_same else [event]
 
 
 def override(
-    held: Entitlements | None,
+    current: Entitlements | None,
     *,
     override_id: str,
     feature: Feature,
@@ -158,17 +159,17 @@ def override(
     meters: Collection[str],
     now: datetime,
 ) -> list[EntitlementsEvent]:
-    """Give the tenant this feature instead of its plan's. meters: those that are declared.
+    """Gives the tenant this feature instead of its plan's. meters: the declared ones.
 
-    Raises NothingEntitledError, ValidityError, OtherKindError, UndeclaredMeterError, TooManyExceptionsError.
+    Raises NothingEntitledError, InvalidValidityError, FeatureKindError, UndeclaredMeterError, TooManyOverridesError.
     """
-    entitled = _room(held, valid_from, valid_until, now)
+    entitled = _extensible(current, valid_from, valid_until, now)
     of_plan = next((each for each in entitled.features_of_plan if each.key == feature.key), feature)
     if of_plan.kind != feature.kind:
-        raise FeatureKindError(f"{feature.key} is {of_plan.kind} in the plan, not {feature.kind}; override it as that")
+        raise FeatureKindError(f"{feature.key} is {of_plan.kind} in the plan, not {feature.kind}; keep the plan's kind")
     if isinstance(feature, MeteredFeature) and feature.meter not in meters:
-        known = ", ".join(sorted(meters)) or "none"
-        raise UndeclaredMeterError(f"no catalogue declares the meter {feature.meter}; there is {known}")
+        declared = ", ".join(sorted(meters)) or "none"
+        raise UndeclaredMeterError(f"no catalogue declares the meter {feature.meter}; declared meters: {declared}")
     made = EntitlementOverridden(
         tenant_id=entitled.id,
         override_id=override_id,
@@ -178,11 +179,11 @@ def override(
         reason=reason,
         decided_at=now,
     )
-    return _followed(entitled, made, now)
+    return _with_new_set(entitled, made, now)
 
 
 def grant(
-    held: Entitlements | None,
+    current: Entitlements | None,
     *,
     grant_id: str,
     feature: str,
@@ -192,24 +193,24 @@ def grant(
     reason: str,
     now: datetime,
 ) -> list[EntitlementsEvent]:
-    """Give the tenant more of a feature. amount: 0 for a boolean, which is switched on.
+    """Adds an amount to a feature of the tenant. amount: 0 for a boolean, which is switched on.
 
-    Raises NothingEntitledError, ValidityError, NotGrantableError, TooManyExceptionsError.
+    Raises NothingEntitledError, InvalidValidityError, NotGrantableError, TooManyOverridesError.
     """
-    entitled = _room(held, valid_from, valid_until, now)
+    entitled = _extensible(current, valid_from, valid_until, now)
     there = {
         each.key: each for each in effective(entitled.features_of_plan, entitled.overrides, (), max(valid_from, now))
     }
     match there.get(feature):
         case None:
             known = ", ".join(there) or "nothing"
-            raise NotGrantableError(f"there is no {feature} to add to, only {known}; override {feature} to give it")
+            raise NotGrantableError(f"there is no feature {feature}, only {known}; override {feature} to add it")
         case StaticFeature():
             raise NotGrantableError(f"{feature} is a fixed value; override it instead")
         case BooleanFeature() if amount != 0:
-            raise NotGrantableError(f"{feature} is on or off: grant it without an amount")
+            raise NotGrantableError(f"{feature} is a boolean; grant it without an amount")
         case LimitFeature() | MeteredFeature() if amount == 0:
-            raise NotGrantableError(f"say how much more of {feature}")
+            raise NotGrantableError(f"give the amount to add to {feature}")
         case _:
             made = EntitlementGranted(
                 tenant_id=entitled.id,
@@ -221,32 +222,35 @@ def grant(
                 reason=reason,
                 decided_at=now,
             )
-            return _followed(entitled, made, now)
+            return _with_new_set(entitled, made, now)
 
 
-def withdraw(held: Entitlements | None, withdrawn_id: str, reason: str, now: datetime) -> list[EntitlementsEvent]:
-    """Take an override or a grant back. Raises NothingEntitledError, NoSuchExceptionError."""
-    entitled = existing(held)
+def withdraw(current: Entitlements | None, withdrawn_id: str, reason: str, now: datetime) -> list[EntitlementsEvent]:
+    """Ends an override or a grant now. Raises NothingEntitledError, NoSuchOverrideOrGrantError."""
+    entitled = existing(current)
     known = {each.id for each in unexpired(entitled.overrides, now)} | {
         each.id for each in unexpired(entitled.grants, now)
     }
     if withdrawn_id not in known:
-        raise NoSuchOverrideOrGrantError(f"{entitled.id} has no override or grant {withdrawn_id} that is not over")
-    gone = EntitlementWithdrawn(tenant_id=entitled.id, withdrawn_id=withdrawn_id, reason=reason, decided_at=now)
-    return _followed(entitled, gone, now)
+        raise NoSuchOverrideOrGrantError(f"{entitled.id} has no override or grant {withdrawn_id}, or it has ended")
+    withdrawn = EntitlementWithdrawn(tenant_id=entitled.id, withdrawn_id=withdrawn_id, reason=reason, decided_at=now)
+    return _with_new_set(entitled, withdrawn, now)
 
 
-def on_time(held: Entitlements, now: datetime) -> list[EntitlementsEvent]:
-    """An override or a grant begins or ends. It is told even when, late, all is as before: the time in it counts."""
-    if held.due is None or now < held.due:
+def on_time(current: Entitlements, now: datetime) -> list[EntitlementsEvent]:
+    """Emits the set when an override or a grant begins or ends.
+
+    A late timer emits it even if the features are the same, because `as_of` advances.
+    """
+    if current.due is None or now < current.due:
         return []
-    return [_set_of(held, now)]
+    return [_set_of(current, now)]
 
 
-def evolve(held: Entitlements | None, event: EntitlementsEvent) -> Entitlements:
-    """The entitlements after `event`; only `EntitlementsSet` may come first. What is over is forgotten."""
+def evolve(current: Entitlements | None, event: EntitlementsEvent) -> Entitlements:
+    """Returns the entitlements after `event`; only `EntitlementsSet` may come first. Ended validities are dropped."""
     if isinstance(event, EntitlementsSet):
-        return _looked_at(
+        return _evaluated(
             Entitlements(
                 id=event.tenant_id,
                 subscription_id=event.subscription_id,
@@ -256,15 +260,15 @@ def evolve(held: Entitlements | None, event: EntitlementsEvent) -> Entitlements:
                 features=event.features,
                 allows_access=event.allows_access,
                 entitlements_hash=event.entitlements_hash,
-                set_revision=(held.set_revision if held is not None else 0) + 1,
+                set_revision=(current.set_revision if current is not None else 0) + 1,
                 plan_features=event.plan_features,
-                overrides=held.overrides if held is not None else (),
-                grants=held.grants if held is not None else (),
-                made=held.made if held is not None else 0,
+                overrides=current.overrides if current is not None else (),
+                grants=current.grants if current is not None else (),
+                made=current.made if current is not None else 0,
             ),
             event.as_of,
         )
-    entitled = existing(held)
+    entitled = existing(current)
     match event:
         case EntitlementOverridden():
             made = Override(
@@ -277,8 +281,10 @@ def evolve(held: Entitlements | None, event: EntitlementsEvent) -> Entitlements:
             )
             after = replace(entitled, overrides=(*entitled.overrides, made), made=made.number)
         case EntitlementGranted():
-            more = Grant(event.grant_id, event.feature, event.amount, event.valid_from, event.valid_until, event.reason)
-            after = replace(entitled, grants=(*entitled.grants, more))
+            added = Grant(
+                event.grant_id, event.feature, event.amount, event.valid_from, event.valid_until, event.reason
+            )
+            after = replace(entitled, grants=(*entitled.grants, added))
         case EntitlementWithdrawn():
             after = replace(
                 entitled,
@@ -287,62 +293,64 @@ def evolve(held: Entitlements | None, event: EntitlementsEvent) -> Entitlements:
             )
         case _:
             assert_never(event)
-    return _looked_at(after, event.decided_at)
+    return _evaluated(after, event.decided_at)
 
 
-def existing(held: Entitlements | None) -> Entitlements:
-    """Raises NothingEntitledError when there is nothing to begin with."""
-    if held is None:
-        raise NothingEntitledError("the tenant has not subscribed to anything yet")
-    return held
+def existing(current: Entitlements | None) -> Entitlements:
+    """Returns `current`. Raises NothingEntitledError when it is None."""
+    if current is None:
+        raise NothingEntitledError("the tenant has no subscription yet")
+    return current
 
 
-def _followed(held: Entitlements, made: EntitlementsEvent, now: datetime) -> list[EntitlementsEvent]:
-    """What was decided, and the set that follows when it changes what is in force now."""
-    said = _set_of(evolve(held, made), now)
-    return [made] if said.entitlements_hash == held.entitlements_hash else [made, said]
+def _with_new_set(current: Entitlements, decided: EntitlementsEvent, now: datetime) -> list[EntitlementsEvent]:
+    """Returns `decided`, and the new set if the features in force change."""
+    new_set = _set_of(evolve(current, decided), now)
+    return [decided] if new_set.entitlements_hash == current.entitlements_hash else [decided, new_set]
 
 
-def _set_of(held: Entitlements, now: datetime) -> EntitlementsSet:
-    """The next set, as plan, operators and time make it now."""
-    features = effective(held.features_of_plan, held.overrides, held.grants, now)
+def _set_of(current: Entitlements, now: datetime) -> EntitlementsSet:
+    """Returns the next set, evaluated for `now`."""
+    features = effective(current.features_of_plan, current.overrides, current.grants, now)
     content = {
-        "plan": held.plan.plan,
-        "version": held.plan.version,
-        "tier": held.tier,
-        "placement": held.placement,
-        # What has its default is left out: a field that features gain later changes no hash.
+        "plan": current.plan.plan,
+        "version": current.plan.version,
+        "tier": current.tier,
+        "placement": current.placement,
+        # Defaults are left out, so that a field added to features later changes no hash.
         "features": [feature.model_dump(mode="json", exclude_defaults=True) for feature in features],
-        "allows_access": held.allows_access,
+        "allows_access": current.allows_access,
     }
     return EntitlementsSet(
-        tenant_id=held.id,
-        subscription_id=held.subscription_id,
-        plan=held.plan,
-        tier=held.tier,
-        placement=held.placement,
+        tenant_id=current.id,
+        subscription_id=current.subscription_id,
+        plan=current.plan,
+        tier=current.tier,
+        placement=current.placement,
         features=features,
-        allows_access=held.allows_access,
+        allows_access=current.allows_access,
         entitlements_hash=digest(content),
-        set_revision=held.set_revision + 1,
-        plan_features=None if features == held.features_of_plan else held.features_of_plan,
+        set_revision=current.set_revision + 1,
+        plan_features=None if features == current.features_of_plan else current.features_of_plan,
         as_of=now,
     )
 
 
-def _looked_at(held: Entitlements, at: datetime | None) -> Entitlements:
-    """Without what is over at `at`, and with the next time at which the set changes by itself."""
-    if at is None or not (held.overrides or held.grants):
-        return replace(held, as_of=at, due=None)
-    overrides, grants = unexpired(held.overrides, at), unexpired(held.grants, at)
-    due = next_change(held.features_of_plan, overrides, grants, held.features, at)
-    return replace(held, overrides=overrides, grants=grants, as_of=at, due=due)
+def _evaluated(current: Entitlements, at: datetime | None) -> Entitlements:
+    """Drops overrides and grants that have ended at `at`, and sets `due` to the next change."""
+    if at is None or not (current.overrides or current.grants):
+        return replace(current, as_of=at, due=None)
+    overrides, grants = unexpired(current.overrides, at), unexpired(current.grants, at)
+    due = next_change(current.features_of_plan, overrides, grants, current.features, at)
+    return replace(current, overrides=overrides, grants=grants, as_of=at, due=due)
 
 
-def _room(held: Entitlements | None, valid_from: datetime, valid_until: datetime | None, now: datetime) -> Entitlements:
-    entitled = existing(held)
+def _extensible(
+    current: Entitlements | None, valid_from: datetime, valid_until: datetime | None, now: datetime
+) -> Entitlements:
+    entitled = existing(current)
     if valid_until is not None and valid_until <= max(valid_from, now):
-        raise InvalidValidityError("it would end before it begins, or has ended already; let it end later")
+        raise InvalidValidityError("the validity ends before it begins, or in the past; choose a later end")
     if len(unexpired(entitled.overrides, now)) + len(unexpired(entitled.grants, now)) >= MAX_OVERRIDES_AND_GRANTS:
         raise TooManyOverridesError(
             f"{entitled.id} has {MAX_OVERRIDES_AND_GRANTS} overrides and grants; withdraw some, or create a plan for it"

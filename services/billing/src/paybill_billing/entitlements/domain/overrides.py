@@ -1,4 +1,4 @@
-"""Overrides and grants: what operators add to a plan for one tenant and for a time, and what that makes of the plan."""
+"""Overrides and grants: additions of operators to one tenant's plan, with a validity, and the effective feature set."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from typing import TypeVar, assert_never
 from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
 
 MAX_AMOUNT = 10**15
-"""What a Count can hold."""
+"""The largest `Count`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A feature instead of the plan's. number: counts the overrides of the tenant in the order they were made."""
+    """A feature that replaces the plan's. number: position in the order in which the tenant's overrides were made."""
 
     id: str
     feature: Feature
@@ -25,7 +25,7 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """More of a feature."""
+    """An amount that is added to a feature."""
 
     id: str
     feature: str
@@ -39,49 +39,53 @@ T = TypeVar("T", Override, Grant)
 
 
 def effective(
-    of_plan: Iterable[Feature], overrides: Iterable[Override], grants: Iterable[Grant], at: datetime
+    plan_features: Iterable[Feature], overrides: Iterable[Override], grants: Iterable[Grant], at: datetime
 ) -> tuple[Feature, ...]:
-    """What may be used at `at`: the plan's features in their order, then what overrides add, by key.
+    """Returns the features in force at `at`: the plan's in their order, then those that overrides add, by key.
 
-    The order in which overrides and grants are given, and whether one is given twice, makes no difference.
+    The order of overrides and grants, and duplicates among them, make no difference.
     """
-    features: dict[str, Feature] = {feature.key: feature for feature in of_plan}
+    features: dict[str, Feature] = {feature.key: feature for feature in plan_features}
     added: dict[str, Feature] = {}
-    for override in sorted(_holding(overrides, at), key=lambda each: (each.valid_from, each.number)):
+    for override in sorted(_in_force(overrides, at), key=lambda each: (each.valid_from, each.number)):
         key = override.feature.key
         (features if key in features else added)[key] = override.feature
     features |= dict(sorted(added.items()))
-    for grant in _holding(grants, at):
+    for grant in _in_force(grants, at):
         if grant.feature in features:
-            features[grant.feature] = _more(features[grant.feature], grant.amount)
+            features[grant.feature] = _increased(features[grant.feature], grant.amount)
     return tuple(features.values())
 
 
 def unexpired(all_: Iterable[T], at: datetime) -> tuple[T, ...]:
-    """Those that are not over at `at`."""
+    """Returns those that have not ended at `at`."""
     return tuple(each for each in all_ if each.valid_until is None or at < each.valid_until)
 
 
 def next_change(
-    of_plan: Sequence[Feature],
+    plan_features: Sequence[Feature],
     overrides: Sequence[Override],
     grants: Sequence[Grant],
-    now: Sequence[Feature],
+    current: Sequence[Feature],
     after: datetime,
 ) -> datetime | None:
-    """The first time after `after` at which time alone makes another set of what is in force `now`."""
+    """Returns the first time after `after` at which the effective set differs from `current`, if nothing else changes.
+
+    None when there is no such time.
+    """
     spans = [(each.valid_from, each.valid_until) for each in overrides]
     spans += [(each.valid_from, each.valid_until) for each in grants]
     times = {time for span in spans for time in span if time is not None and time > after}
-    return next((time for time in sorted(times) if effective(of_plan, overrides, grants, time) != tuple(now)), None)
+    expected = tuple(current)
+    return next((time for time in sorted(times) if effective(plan_features, overrides, grants, time) != expected), None)
 
 
-def _holding(all_: Iterable[T], at: datetime) -> Iterable[T]:
-    """Those that are valid at `at`, each once."""
+def _in_force(all_: Iterable[T], at: datetime) -> Iterable[T]:
+    """Returns those that are valid at `at`, without duplicates."""
     return {each.id: each for each in unexpired(all_, at) if each.valid_from <= at}.values()
 
 
-def _more(feature: Feature, amount: int) -> Feature:
+def _increased(feature: Feature, amount: int) -> Feature:
     match feature:
         case BooleanFeature():
             return feature.model_copy(update={"enabled": True})

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rules of licences: lifecycle, seats, signing keys and the revocation list."""

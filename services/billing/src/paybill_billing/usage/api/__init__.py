@@ -1,1 +1,1 @@
-"""TODO."""
+"""HTTP routes of usage: allowances, consumption, open windows and closed windows."""

@@ -1,4 +1,4 @@
-"""HTTP of usage: what a tenant uses of what it may use, and consuming it."""
+"""HTTP routes of usage: a tenant's usage against its allowances, and consumption checked against quotas."""
 
 from fastapi import APIRouter
 from paybill_contracts.usage import Usage
@@ -21,48 +21,48 @@ from paybill_billing.usage.tables import DISTINCT_SETS, METERS, MeterRow
 
 MAX_METERS = 500
 CONSUMER = "consume"
-"""The publisher of what was consumed over HTTP; who it was stands in the fact's actor."""
+"""The publisher of usage that is consumed over HTTP; the fact's actor names the caller."""
 
 
 def router(edge: Edge) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes."""
     routes = APIRouter(prefix="/v1", tags=["usage"])
 
     @routes.get("/tenants/{tenant_id}/usage")
     async def show_usage(tenant_id: TenantId, _: Reader) -> TenantUsageView:
-        """What a tenant uses now, of what it may use."""
+        """Shows a tenant's current usage and its allowances."""
         await account_of(edge, tenant_id)
-        held = await found(edge, ENTITLEMENTS, tenant_id)
-        wanted = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
-        meters = {meter.meter: meter for row in await edge.rows(wanted) for meter in [METERS.load(row.state)]}
-        names = sorted({feature.meter for feature in metered_features(held)} | meters.keys())
+        entitlements = await found(edge, ENTITLEMENTS, tenant_id)
+        query = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
+        meters = {meter.meter: meter for row in await edge.rows(query) for meter in [METERS.load(row.state)]}
+        names = sorted({feature.meter for feature in metered_features(entitlements)} | meters.keys())
         now = edge.now()
         return TenantUsageView(
             tenant_id=tenant_id,
-            allows_access=held is not None and held.allows_access,
-            meters=[AllowanceView.of(name, meters.get(name), allowance_of(held, name), now) for name in names],
+            allows_access=entitlements is not None and entitlements.allows_access,
+            meters=[AllowanceView.of(name, meters.get(name), allowance_of(entitlements, name), now) for name in names],
         )
 
     @routes.post("/tenants/{tenant_id}/usage/consume")
-    async def consume(tenant_id: TenantId, body: ConsumeBody, who: Writer) -> ConsumeView:
-        """Count what is about to be used if the plan allows it, at once: two cannot share the last unit.
+    async def consume(tenant_id: TenantId, body: ConsumeBody, caller: Writer) -> ConsumeView:
+        """Counts usage before it happens if the plan allows it. Atomic: two callers cannot both get the last unit.
 
-        Needs an Idempotency-Key: the same request again is answered as the first time, and counted once.
+        Needs an Idempotency-Key: a repeated request gets the first answer and is counted once.
         """
-        if who.idempotency is None:
-            raise Problem(400, "idempotency_key_missing", "send an Idempotency-Key: without it a retry counts twice")
+        if caller.idempotency is None:
+            raise Problem(400, "idempotency_key_missing", "send an Idempotency-Key: without one, a retry counts twice")
         used = Usage(tenant_id=tenant_id, meter=body.meter, quantity=body.quantity, occurred_at=edge.now(), of=body.of)
         id_, shard, usage_id = usage.meter_id(tenant_id, body.meter), usage.shard_of(used), clock.new_id()
 
         def decide(unit: Unit, _: Moment) -> ConsumeView:
-            sold = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
+            current = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             consumed = usage.consume(
                 unit.get(METERS, id_),
                 unit.get(DISTINCT_SETS, shard) if shard is not None else None,
                 used,
                 usage_id=usage_id,
                 publisher=CONSUMER,
-                plan=usage.Plan(unit.get(ACCOUNTS, tenant_id), unit.get(ENTITLEMENTS, tenant_id), sold),
+                plan=usage.Plan(unit.get(ACCOUNTS, tenant_id), unit.get(ENTITLEMENTS, tenant_id), current),
             )
             unit.record(METERS, id_, consumed.on_meter)
             if shard is not None:
@@ -70,7 +70,7 @@ def router(edge: Edge) -> APIRouter:
             return ConsumeView.of(body.meter, consumed)
 
         return await edge.decide(
-            who.origin,
+            caller.origin,
             decide,
             writes=[METERS.key(id_), *([DISTINCT_SETS.key(shard)] if shard is not None else [])],
             reads=[
@@ -78,7 +78,7 @@ def router(edge: Edge) -> APIRouter:
                 ENTITLEMENTS.key(tenant_id),
                 CATALOGUES.key(catalogue.CATALOGUE),
             ],
-            idempotency=who.idempotency,
+            idempotency=caller.idempotency,
             answer=ConsumeView,
             verb="consume",
             target=id_,

@@ -1,4 +1,4 @@
-"""What is shown of usage: meters, their open windows, those that are closed, and what may be used."""
+"""Request and response bodies of usage: consumption, meters, open windows, closed windows and allowances."""
 
 from datetime import datetime
 from typing import Annotated, Self
@@ -17,42 +17,43 @@ from paybill_billing.usage.domain.windows import OpenWindow
 
 
 class ConsumeBody(BaseModel):
-    """What is about to be used."""
+    """Usage that is about to happen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     meter: Key
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)] = 1
     of: Annotated[
-        ItemName | None, Field(description="Which of the things that the meter tells apart; an opaque name.")
+        ItemName | None,
+        Field(description="Opaque name of the item used; for a meter that counts distinct items."),
     ] = None
 
 
 class ConsumeView(BaseModel):
-    """Whether it may be used. Nothing is counted unless `allowed`."""
+    """Result of a consumption. Nothing is counted unless `allowed`."""
 
     allowed: bool
-    refusal: Annotated[Refusal | None, Field(description="Why not.")]
+    refusal: Annotated[Refusal | None, Field(description="Why it is not allowed; null when it is.")]
     meter: str
-    value: Annotated[int, Field(description="What is used in the window, with this if it is allowed.")]
+    value: Annotated[int, Field(description="Usage in the window, this consumption included if it is allowed.")]
     included: int
-    quota: Annotated[int | None, Field(description="What may be used in a window; null without a bound.")]
+    quota: Annotated[int | None, Field(description="Maximum usage in a window; null when unlimited.")]
     remaining: int | None
     window_start: datetime
     window_end: datetime
 
     @classmethod
     def of(cls, meter: str, consumed: Consumed) -> Self:
-        """What is answered."""
-        bound, window = consumed.bound, consumed.window
+        """Returns the response for `consumed`."""
+        allowance, window = consumed.allowance, consumed.window
         return cls(
             allowed=consumed.refusal is None,
             refusal=consumed.refusal,
             meter=meter,
             value=consumed.value,
-            included=bound.included,
-            quota=bound.quota,
-            remaining=_remaining(bound, consumed.value),
+            included=allowance.included,
+            quota=allowance.quota,
+            remaining=_remaining(allowance, consumed.value),
             window_start=window.start,
             window_end=window.end,
         )
@@ -70,7 +71,7 @@ class OpenWindowView(BaseModel):
 
     @classmethod
     def of(cls, window: OpenWindow) -> Self:
-        """What is shown of it."""
+        """Returns the response for `window`."""
         return cls(
             start=window.start,
             end=window.end,
@@ -82,7 +83,7 @@ class OpenWindowView(BaseModel):
 
 
 class MeterView(BaseModel):
-    """What a tenant used of one thing: since ever, and in each window that is open."""
+    """A tenant's usage of one meter: in total, and in each open window."""
 
     id: MeterId
     tenant_id: TenantId
@@ -93,7 +94,7 @@ class MeterView(BaseModel):
 
     @classmethod
     def of(cls, meter: Meter) -> Self:
-        """What is shown of it."""
+        """Returns the response for `meter`."""
         return cls(
             id=meter.id,
             tenant_id=meter.tenant_id,
@@ -105,14 +106,14 @@ class MeterView(BaseModel):
 
 
 class MeterPage(BaseModel):
-    """Meters in the order of their ids."""
+    """Meters ordered by id."""
 
     meters: list[MeterView]
     next: Annotated[MeterId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
 class AllowanceView(BaseModel):
-    """What is used of a meter now, and what the plan allows. included, quota: null when the plan counts it no more."""
+    """Current usage of a meter and the plan's allowance. included, quota: null when the plan does not meter it."""
 
     meter: str
     value: int
@@ -124,15 +125,15 @@ class AllowanceView(BaseModel):
     windows: list[OpenWindowView]
 
     @classmethod
-    def of(cls, name: str, meter: Meter | None, bound: Allowance | None, now: datetime) -> Self:
-        """What is shown of a meter; None when nothing was used, or the plan does not count it."""
+    def of(cls, name: str, meter: Meter | None, allowance: Allowance | None, now: datetime) -> Self:
+        """Returns the response for a meter. meter: None without usage. allowance: None when the plan has none."""
         value = usage.used_now(meter, now)
         return cls(
             meter=name,
             value=value,
-            included=bound.included if bound is not None else None,
-            quota=bound.quota if bound is not None else None,
-            remaining=_remaining(bound, value) if bound is not None else None,
+            included=allowance.included if allowance is not None else None,
+            quota=allowance.quota if allowance is not None else None,
+            remaining=_remaining(allowance, value) if allowance is not None else None,
             total=meter.total if meter is not None else 0,
             records=meter.records if meter is not None else 0,
             windows=[OpenWindowView.of(window) for window in meter.windows] if meter is not None else [],
@@ -140,7 +141,7 @@ class AllowanceView(BaseModel):
 
 
 class TenantUsageView(BaseModel):
-    """All that a tenant uses and may use."""
+    """A tenant's usage and allowances, by meter."""
 
     tenant_id: TenantId
     allows_access: bool
@@ -148,7 +149,7 @@ class TenantUsageView(BaseModel):
 
 
 class ClosedWindowView(BaseModel):
-    """A window that is over. status: whether the provider has its value; `unbilled` is sent nowhere."""
+    """A closed window. status: the progress of reporting to the provider; `unbilled` is not reported."""
 
     id: WindowId
     tenant_id: TenantId
@@ -161,25 +162,25 @@ class ClosedWindowView(BaseModel):
     status: Status
     provider: str
     provider_meter: str | None
-    reported: Annotated[int | None, Field(description="What the provider was told.")]
-    failure: Annotated[str | None, Field(description="Why it was not told.")]
-    asked: Annotated[int, Field(description="How often the provider was asked what it has counted.")]
-    answered: Annotated[int, Field(description="How many of those questions are answered.")]
-    counted: Annotated[int | None, Field(description="What it said last.")]
-    count_failure: Annotated[str | None, Field(description="Why it could not be asked.")]
+    reported: Annotated[int | None, Field(description="The value that was reported to the provider.")]
+    failure: Annotated[str | None, Field(description="Why reporting failed.")]
+    asked: Annotated[int, Field(description="Number of requests for the provider's count.")]
+    answered: Annotated[int, Field(description="Number of those requests that are answered.")]
+    counted: Annotated[int | None, Field(description="The provider's count in its last answer.")]
+    count_failure: Annotated[str | None, Field(description="Why the count could not be fetched.")]
 
     @classmethod
     def of(cls, window: ClosedWindow) -> Self:
-        """What is shown of it."""
+        """Returns the response for `window`."""
         return cls(**{name: getattr(window, name) for name in cls.model_fields})
 
 
 class ClosedWindowPage(BaseModel):
-    """Closed windows in the order of their ids: by tenant, meter and time."""
+    """Closed windows ordered by id, that is by tenant, meter and time."""
 
     windows: list[ClosedWindowView]
     next: Annotated[WindowId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def _remaining(bound: Allowance, value: int) -> int | None:
-    return max(bound.quota - value, 0) if bound.quota is not None else None
+def _remaining(allowance: Allowance, value: int) -> int | None:
+    return max(allowance.quota - value, 0) if allowance.quota is not None else None

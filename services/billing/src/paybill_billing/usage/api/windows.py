@@ -1,4 +1,4 @@
-"""HTTP of windows: those that are open, by meter, and those that are closed; having one sent or counted again."""
+"""HTTP routes of windows: open windows by meter, closed windows, and requests to report or count one again."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -20,24 +20,24 @@ from paybill_billing.usage.tables import CLOSED_WINDOWS, METERS, ClosedWindowRow
 MAX_PAGE = 500
 
 Decision = Callable[[ClosedWindow], list[WindowEvent]]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")]
-Window = Annotated[WindowId, Path(description="As `GET /v1/usage/windows` names it.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of results.")]
+Window = Annotated[WindowId, Path(description="The `id` in `GET /v1/usage/windows`.")]
 
 
 def router(edge: Edge) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes."""
     routes = APIRouter(prefix="/v1/usage", tags=["usage"])
 
-    async def act(who: Caller, id_: str, verb: str, decision: Decision) -> ClosedWindowView:
+    async def act(caller: Caller, id_: str, verb: str, decision: Decision) -> ClosedWindowView:
         def decide(unit: Unit, _: Moment) -> ClosedWindowView:
             unit.record(CLOSED_WINDOWS, id_, decision(existing(unit.get(CLOSED_WINDOWS, id_), id_)))
             return ClosedWindowView.of(existing(unit.get(CLOSED_WINDOWS, id_), id_))
 
         return await edge.decide(
-            who.origin,
+            caller.origin,
             decide,
             writes=[CLOSED_WINDOWS.key(id_)],
-            idempotency=who.idempotency,
+            idempotency=caller.idempotency,
             answer=ClosedWindowView,
             verb=verb,
             target=id_,
@@ -47,7 +47,7 @@ def router(edge: Edge) -> APIRouter:
     async def show_meters(
         _: Reader, tenant_id: TenantId | None = None, after: MeterId | None = None, limit: Limit = 100
     ) -> MeterPage:
-        """Meters with their open windows, a page at a time."""
+        """Lists meters with their open windows, one page at a time."""
         meters, next_ = await page(edge, METERS, after, limit, tenant_id=tenant_id)
         return MeterPage(meters=[MeterView.of(meter) for meter in meters], next=next_)
 
@@ -55,37 +55,37 @@ def router(edge: Edge) -> APIRouter:
     async def show_windows(
         _: Reader,
         tenant_id: TenantId | None = None,
-        status: Annotated[Status | None, Query(description="Only those that stand so.")] = None,
-        since: Annotated[Timestamp | None, Query(description="Only those that start then or later.")] = None,
-        until: Annotated[Timestamp | None, Query(description="Only those that start before.")] = None,
+        status: Annotated[Status | None, Query(description="Only windows with this status.")] = None,
+        since: Annotated[Timestamp | None, Query(description="Only windows that start at this time or later.")] = None,
+        until: Annotated[Timestamp | None, Query(description="Only windows that start before this time.")] = None,
         after: WindowId | None = None,
         limit: Limit = 100,
     ) -> ClosedWindowPage:
-        """Closed windows, a page at a time."""
+        """Lists closed windows, one page at a time."""
         start = col(ClosedWindowRow.state)["start"].as_string()
-        bounds = [start >= _text(since)] if since is not None else []
-        bounds += [start < _text(until)] if until is not None else []
+        bounds = [start >= _as_stored(since)] if since is not None else []
+        bounds += [start < _as_stored(until)] if until is not None else []
         closed, next_ = await page(edge, CLOSED_WINDOWS, after, limit, *bounds, tenant_id=tenant_id, status=status)
         return ClosedWindowPage(windows=[ClosedWindowView.of(window) for window in closed], next=next_)
 
     @routes.get("/windows/{window_id}")
     async def show_window(window_id: Window, _: Reader) -> ClosedWindowView:
-        """One closed window."""
+        """Shows one closed window."""
         return ClosedWindowView.of(existing(await found(edge, CLOSED_WINDOWS, window_id), window_id))
 
     @routes.post("/windows/{window_id}/report", status_code=status.HTTP_202_ACCEPTED)
-    async def report(window_id: Window, who: Writer) -> ClosedWindowView:
-        """Tell the provider again what was used, after it has refused to hear it. It is counted once."""
-        return await act(who, window_id, "report_usage", closed_windows.retry_report)
+    async def report(window_id: Window, caller: Writer) -> ClosedWindowView:
+        """Reports a window's value to the provider again after a failure. The provider counts it once."""
+        return await act(caller, window_id, "report_usage", closed_windows.retry_report)
 
     @routes.post("/windows/{window_id}/count", status_code=status.HTTP_202_ACCEPTED)
-    async def count(window_id: Window, who: Writer) -> ClosedWindowView:
-        """Ask the provider what it has counted. It is answered when `answered` is as large as `asked` is now."""
-        return await act(who, window_id, "count_usage", closed_windows.request_count)
+    async def count(window_id: Window, caller: Writer) -> ClosedWindowView:
+        """Requests the provider's count of a window. It has arrived when `answered` reaches the returned `asked`."""
+        return await act(caller, window_id, "count_usage", closed_windows.request_count)
 
     return routes
 
 
-def _text(at: datetime) -> str:
-    """As it stands in the state, which compares in the order of time: windows start at full hours."""
+def _as_stored(at: datetime) -> str:
+    """Returns `at` in the text form of the state, which sorts by time: windows start at full hours."""
     return at.replace(tzinfo=None).isoformat()

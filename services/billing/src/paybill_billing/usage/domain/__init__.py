@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rules of usage: meters, windows, quotas, distinct counts, closed windows and publishers' grants."""

@@ -1,4 +1,4 @@
-"""Closed windows: what was used in each, whether the provider has it, and what the provider says that it counted."""
+"""Closed windows: the final value of each, its report to the provider, and the provider's own count."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -32,19 +32,19 @@ class UnknownWindowError(NotFoundError):
 
 
 class WindowNotReportedError(ConflictError):
-    """The provider was not told of this window, so there is nothing to ask or to send again."""
+    """The window is not billed by a provider, so it can be neither reported nor counted there."""
 
     code = "window_not_reported"
 
 
 class WindowOrderError(DomainError):
-    """A fact came before the one that closes the window."""
+    """A fact about the window precedes `UsageWindowClosed`."""
 
     code = "window_order"
 
 
 class Status(StrEnum):
-    """Whether the provider has the window's value. UNBILLED: it is sent nowhere."""
+    """Progress of reporting the window to its provider. UNBILLED: no provider bills it."""
 
     UNBILLED = "unbilled"
     DUE = "due"
@@ -54,10 +54,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClosedWindow:
-    """A window as it was billed.
+    """A closed window and its billed value.
 
-    reported: what the provider was told. counted: what it says that it counted, when it was last asked; asked,
-    answered: how often that was.
+    reported: the value sent to the provider. asked, answered: number of requests for the provider's count, and of
+    answers. counted: the count in the last answer.
     """
 
     id: str
@@ -80,17 +80,17 @@ class ClosedWindow:
 
     @property
     def report_key(self) -> str:
-        """The idempotency key of every attempt to report it: a window is billed once, whoever asks for it."""
+        """The idempotency key of every attempt to report the window, so that it is billed once."""
         return sha256(f"paybill/usage/{self.id}".encode()).hexdigest()[:32]
 
     @property
     def at(self) -> datetime:
-        """When the provider is told that it was used: the end of a window belongs to the next one."""
+        """The time of use that is reported to the provider: `end` itself belongs to the next window."""
         return self.end - timedelta(seconds=1)
 
 
 def close(meter: Meter, window: OpenWindow, account: Account | None) -> list[WindowEvent]:
-    """What was used in the window is final."""
+    """Closes the window; its value is final."""
     provider = account.provider if account is not None else "none"
     return [
         UsageWindowClosed(
@@ -110,11 +110,11 @@ def close(meter: Meter, window: OpenWindow, account: Account | None) -> list[Win
 
 
 def reported(window: ClosedWindow, customer: str) -> list[WindowEvent]:
-    """The provider has taken the value."""
+    """Records that the provider accepted the value."""
     match window.status:
         case Status.DUE | Status.FAILED:
-            said = {"quantity": window.value, "provider": window.provider, "provider_meter": window.provider_meter}
-            return [_fact(UsageReported, window, **said, customer=customer)]
+            report = {"quantity": window.value, "provider": window.provider, "provider_meter": window.provider_meter}
+            return [_fact(UsageReported, window, **report, customer=customer)]
         case Status.REPORTED | Status.UNBILLED:
             return []
         case _:
@@ -122,7 +122,7 @@ def reported(window: ClosedWindow, customer: str) -> list[WindowEvent]:
 
 
 def report_failed(window: ClosedWindow, reason: str) -> list[WindowEvent]:
-    """The provider has not taken the value, and will not by itself."""
+    """Records that reporting failed permanently; an operator has to retry it."""
     match window.status:
         case Status.DUE:
             return [_fact(UsageReportFailed, window, reason=reason)]
@@ -133,7 +133,7 @@ def report_failed(window: ClosedWindow, reason: str) -> list[WindowEvent]:
 
 
 def retry_report(window: ClosedWindow) -> list[WindowEvent]:
-    """Send the value again, after the reason of the failure is gone. Raises WindowNotReportedError."""
+    """Requests another report after the cause of the failure was removed. Raises WindowNotReportedError."""
     match window.status:
         case Status.FAILED:
             return [_fact(UsageReportRequested, window)]
@@ -146,21 +146,21 @@ def retry_report(window: ClosedWindow) -> list[WindowEvent]:
 
 
 def request_count(window: ClosedWindow) -> list[WindowEvent]:
-    """Ask the provider what it has counted, unless that is being asked already. Raises WindowNotReportedError."""
+    """Requests the provider's count unless a request is pending. Raises WindowNotReportedError."""
     if window.provider_meter is None:
         raise _unbilled(window)
     return [] if window.asked > window.answered else [_fact(UsageCountRequested, window)]
 
 
 def record_count(window: ClosedWindow, quantity: int | None, reason: str | None) -> list[WindowEvent]:
-    """What the provider says that it has counted, or why it could not be asked."""
+    """Records the provider's count, or the reason why it could not be fetched."""
     if window.asked == window.answered:
         return []
     return [_fact(UsageCounted, window, quantity=quantity, reason=reason)]
 
 
 def evolve(window: ClosedWindow | None, event: WindowEvent) -> ClosedWindow:
-    """The window after `event`; only `UsageWindowClosed` may come first."""
+    """Returns the window after `event`; only `UsageWindowClosed` may come first."""
     if isinstance(event, UsageWindowClosed):
         return ClosedWindow(
             id=event.window_id,
@@ -176,7 +176,7 @@ def evolve(window: ClosedWindow | None, event: WindowEvent) -> ClosedWindow:
             status=Status.UNBILLED if event.provider_meter is None else Status.DUE,
         )
     if window is None:
-        raise WindowOrderError(f"{event.TYPE} came before {event.window_id} was closed")
+        raise WindowOrderError(f"{event.TYPE} precedes the fact that closes {event.window_id}")
     match event:
         case UsageReported():
             return replace(window, status=Status.REPORTED, reported=event.quantity, failure=None)
@@ -193,15 +193,15 @@ def evolve(window: ClosedWindow | None, event: WindowEvent) -> ClosedWindow:
 
 
 def existing(window: ClosedWindow | None, id_: str) -> ClosedWindow:
-    """Raises UnknownWindowError when there is none."""
+    """Returns `window`. Raises UnknownWindowError when it is None."""
     if window is None:
-        raise UnknownWindowError(f"no window {id_} is closed; see paybill usage windows")
+        raise UnknownWindowError(f"there is no closed window {id_}; list them with: paybill usage windows")
     return window
 
 
 def _unbilled(window: ClosedWindow) -> WindowNotReportedError:
     return WindowNotReportedError(
-        f"{window.id} is sent nowhere: the catalogue named no meter of {window.provider} when it was opened"
+        f"{window.id} is not reported: the catalogue named no meter of {window.provider} when the window opened"
     )
 
 

@@ -1,7 +1,7 @@
-"""Members: the different things that were used in the open windows of a meter, exact and bounded.
+"""Exact, bounded counts of the distinct items used in a meter's open windows.
 
-What a customer pays for is not estimated, so there is no sketch. Digests are spread over 256 shards by their first
-byte, so that a meter can tell about a quarter of a million things apart while no state is larger than 24 kB.
+Billed values are not estimated, so no probabilistic sketch is used. Item digests are spread over 256 shards by their
+first byte: a meter can distinguish about 250,000 items while no state exceeds 24 kB.
 """
 
 from collections.abc import Mapping
@@ -13,73 +13,73 @@ from typing import assert_never
 from paybill_contracts.errors import DomainError
 from paybill_contracts.metering import UsageMemberCounted
 
-MAX_DIGESTS = 1000
-"""Of one shard, in all open windows together."""
+MAX_ITEMS = 1000
+"""Maximum for one shard, all open windows together."""
 _DIGITS = 24
-"""Hex digits of a member: 96 bits, so that among a million any two are the same once in 10**17 times."""
+"""Hex digits of a digest: 96 bits; among a million items a collision has a probability of about 10**-17."""
 
 
-class TooManyDistinctValuesError(DomainError):
-    """Exact counting has a bound, and what is beyond it is not guessed."""
+class TooManyDistinctItemsError(DomainError):
+    """A shard is full; exact counting is bounded, and the excess is not estimated."""
 
     code = "too_many_members"
 
 
 @dataclass(frozen=True, slots=True)
 class DistinctSet:
-    """A shard. `seen` maps the start of a window to its members, one after the other."""
+    """Shard of a meter's distinct items. seen: the concatenated digests of each window, by the window's start."""
 
     id: str
     seen: Mapping[datetime, str] = field(default_factory=dict)
 
 
-def digest_of(meter_id: str, thing: str) -> str:
-    """What is kept of a thing's name."""
-    return sha256(f"{meter_id}/{thing}".encode()).hexdigest()[:_DIGITS]
+def digest_of(meter_id: str, item: str) -> str:
+    """Returns the stored digest of an item's name."""
+    return sha256(f"{meter_id}/{item}".encode()).hexdigest()[:_DIGITS]
 
 
-def shard_id(meter_id: str, member: str) -> str:
-    """The shard that a member is in."""
-    return f"{meter_id}:{member[:2]}"
+def shard_id(meter_id: str, digest: str) -> str:
+    """Returns the id of the shard that holds a digest."""
+    return f"{meter_id}:{digest[:2]}"
 
 
-def contains(members: DistinctSet | None, window_start: datetime, member: str) -> bool:
-    """Whether this thing was used in this window before."""
-    seen = members.seen.get(window_start, "") if members is not None else ""
-    at = seen.find(member)
-    while at > 0 and at % _DIGITS:  # the end of one and the beginning of the next
-        at = seen.find(member, at + 1)
+def contains(shard: DistinctSet | None, window_start: datetime, digest: str) -> bool:
+    """Returns True when the item was used in this window before."""
+    digests = shard.seen.get(window_start, "") if shard is not None else ""
+    at = digests.find(digest)
+    while at > 0 and at % _DIGITS:  # a match across two adjacent digests
+        at = digests.find(digest, at + 1)
     return at >= 0
 
 
 def count_distinct(
-    members: DistinctSet | None, meter_id: str, window_start: datetime, member: str, forget_before: datetime
+    shard: DistinctSet | None, meter_id: str, window_start: datetime, digest: str, forget_before: datetime
 ) -> UsageMemberCounted:
-    """Keep a member that the window does not hold yet. Raises TooManyMembersError."""
-    known = members.seen.items() if members is not None else ()
-    if sum(len(seen) for start, seen in known if start >= forget_before) >= MAX_DIGESTS * _DIGITS:
-        raise TooManyDistinctValuesError(
-            f"{meter_id} has seen about {MAX_DIGESTS * 256} different things in its open windows, and tells no more "
-            "apart; count less fine-grained things, or choose a shorter window"
+    """Adds an item that the window does not contain yet. Raises TooManyDistinctItemsError."""
+    stored = shard.seen.items() if shard is not None else ()
+    if sum(len(digests) for start, digests in stored if start >= forget_before) >= MAX_ITEMS * _DIGITS:
+        raise TooManyDistinctItemsError(
+            f"{meter_id} has counted about {MAX_ITEMS * 256} distinct items in its open windows, which is its limit; "
+            "count coarser items, or choose a shorter window"
         )
     tenant_id, _, meter = meter_id.partition(":")
     return UsageMemberCounted(
-        members_id=shard_id(meter_id, member),
+        members_id=shard_id(meter_id, digest),
         tenant_id=tenant_id,
         meter=meter,
         window_start=window_start,
-        member=member,
+        member=digest,
         forget_before=forget_before,
     )
 
 
-def evolve(members: DistinctSet | None, event: UsageMemberCounted) -> DistinctSet:
-    """What is over is forgotten with the next member that comes."""
+def evolve(shard: DistinctSet | None, event: UsageMemberCounted) -> DistinctSet:
+    """Returns the shard after `event`; digests of closed windows are dropped."""
     match event:
         case UsageMemberCounted():
-            known = members.seen.items() if members is not None else ()
-            seen = {start: text for start, text in known if start >= event.forget_before}
-            seen[event.window_start] = seen.get(event.window_start, "") + event.member
-            return DistinctSet(id=event.members_id, seen=seen)
+            stored = shard.seen.items() if shard is not None else ()
+            digests = {start: text for start, text in stored if start >= event.forget_before}
+            digests[event.window_start] = digests.get(event.window_start, "") + event.member
+            return DistinctSet(id=event.members_id, seen=digests)
         case _:
             assert_never(event)

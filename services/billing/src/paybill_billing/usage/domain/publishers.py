@@ -1,4 +1,4 @@
-"""Publishers: the internal services that may report usage, and of which tenants."""
+"""Publishers: internal services that may report usage, each with the tenants that it may report for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from paybill_contracts.errors import ForbiddenError
 from paybill_contracts.event import digest
 
 PUBLISHERS = "publishers"
-"""There is one list of them; a handler must know what to load before it has read anything."""
+"""The id of the only list: handlers need a constant key, because states are loaded before they run."""
 
 
 class PublisherNotAllowedError(ForbiddenError):
@@ -20,7 +20,7 @@ class PublisherNotAllowedError(ForbiddenError):
 
 @dataclass(frozen=True, slots=True)
 class Publishers:
-    """Who may report usage. Whoever is not named may not."""
+    """Allow-list of publishers."""
 
     id: str
     grants: tuple[PublisherGrant, ...]
@@ -28,7 +28,7 @@ class Publishers:
 
 
 def allow(publishers: Publishers | None, grants: Sequence[PublisherGrant]) -> list[PublishersAllowed]:
-    """Let these report usage from now on, and nobody else."""
+    """Replaces the allow-list."""
     ordered = tuple(sorted(grants, key=lambda grant: grant.publisher))
     content_hash = digest([grant.model_dump(mode="json") for grant in ordered])
     if publishers is not None and publishers.content_hash == content_hash:
@@ -37,14 +37,14 @@ def allow(publishers: Publishers | None, grants: Sequence[PublisherGrant]) -> li
 
 
 def require_grant(publishers: Publishers | None, publisher: str, tenant_id: str) -> None:
-    """Raise PublisherNotAllowedError unless `publisher` may report usage of this tenant."""
+    """Raises PublisherNotAllowedError unless `publisher` may report usage of this tenant."""
     grants = publishers.grants if publishers is not None else ()
     if not any(g.publisher == publisher and (g.all_tenants or tenant_id in g.tenants) for g in grants):
-        raise PublisherNotAllowedError(f"{publisher} may not publish for {tenant_id}; see the publishers file")
+        raise PublisherNotAllowedError(f"{publisher} may not publish for {tenant_id}; check the publishers file")
 
 
 def evolve(_publishers: Publishers | None, event: PublishersAllowed) -> Publishers:
-    """The fact is the whole list."""
+    """Returns the list of `event`, which replaces the one before."""
     match event:
         case PublishersAllowed():
             return Publishers(id=event.publishers, grants=event.grants, content_hash=event.content_hash)

@@ -1,4 +1,4 @@
-"""Quotas: what a plan allows of a meter in each window, and when that is worth a fact."""
+"""Quotas: a plan's allowance of a meter in each window, and the facts emitted when usage approaches or reaches it."""
 
 from dataclasses import dataclass
 
@@ -13,25 +13,28 @@ WARN_AT_PERCENT = 80
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a plan allows of a meter. quota: None when there is no bound but the price."""
+    """A plan's allowance of a meter. quota: the maximum usage of a window; None when unlimited."""
 
     included: int
     quota: int | None
 
     @property
     def threshold(self) -> int:
-        """What is told about when it is used up: what may be used, or else what costs nothing extra."""
+        """The value at which `QuotaExceeded` is emitted: the quota, or the included amount when there is none."""
         return self.quota if self.quota is not None else self.included
 
 
 def metered_features(entitlements: Entitlements | None) -> list[MeteredFeature]:
-    """What of the tenant is counted."""
+    """Returns the tenant's metered features."""
     features = entitlements.features if entitlements is not None else ()
     return [feature for feature in features if isinstance(feature, MeteredFeature)]
 
 
 def allowance_of(entitlements: Entitlements | None, meter: str) -> Allowance | None:
-    """What the tenant's plan says of a meter, the tightest where several features name it; None when it counts none."""
+    """Returns the plan's allowance of a meter, or None when no feature counts it.
+
+    Where several features name the meter, the smallest values apply.
+    """
     features = [feature for feature in metered_features(entitlements) if feature.meter == meter]
     if not features:
         return None
@@ -42,12 +45,12 @@ def allowance_of(entitlements: Entitlements | None, meter: str) -> Allowance | N
 def quota_events(
     meter_id: str, tenant_id: str, meter: str, window: OpenWindow, value: int, quota: int
 ) -> list[QuotaWarned | QuotaExceeded]:
-    """What `value` says of the quota: each once in a window, and once more for a quota that is higher than before."""
-    said: list[QuotaWarned | QuotaExceeded] = []
+    """Returns the facts for `value`: each once in a window, and once more after the quota was raised."""
+    events: list[QuotaWarned | QuotaExceeded] = []
     about = {"meter_id": meter_id, "tenant_id": tenant_id, "meter": meter, "value": value, "quota": quota}
     about |= {"window_start": window.start, "window_end": window.end}
     if value * 100 >= quota * WARN_AT_PERCENT and (window.warned is None or quota > window.warned):
-        said.append(QuotaWarned.model_validate(about))
+        events.append(QuotaWarned.model_validate(about))
     if value >= quota and (window.exceeded is None or quota > window.exceeded):
-        said.append(QuotaExceeded.model_validate(about))
-    return said
+        events.append(QuotaExceeded.model_validate(about))
+    return events

@@ -1,4 +1,4 @@
-"""Usage: what was used of a meter, counted in windows, held against the plan's quota, and closed by a watermark."""
+"""Meters: usage is counted in windows, compared with the plan's quota, and closed by a watermark."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import assert_never
 
 from paybill_contracts.billing import UsageRecorded
 from paybill_contracts.catalogue import Aggregation
-from paybill_contracts.catalogue import Meter as Counts
+from paybill_contracts.catalogue import Meter as MeterDefinition
 from paybill_contracts.errors import DomainError
 from paybill_contracts.metering import (
     QuotaExceeded,
@@ -29,32 +29,32 @@ from paybill_billing.usage.domain.windows import OpenWindow, open_window
 MeterEvent = UsageRecorded | UsageWindowOpened | UsageWatermarkMoved | QuotaWarned | QuotaExceeded
 
 OLDEST = timedelta(days=35)
-"""A month's invoice and a few days in which a publisher may have been away."""
+"""One invoice period of a month, and a few days for an outage of the publisher."""
 
 NEWEST = timedelta(minutes=5)
-"""What two machines' clocks may differ by."""
+"""The accepted difference between the clocks of two machines."""
 
 MAX_QUANTITY = 10**12
-"""Of one measurement; a larger one is a mistake, and a few of those would be the last that the total can hold."""
+"""Maximum of one measurement; a larger one is a mistake, and a few of them would exhaust `MAX_TOTAL`."""
 
 MAX_TOTAL = 10**15
-"""What a fact can hold."""
+"""The largest `Count` that a fact can carry."""
 
 
 class UnknownMeterError(DomainError):
-    """The tenant's plan does not count this."""
+    """The tenant's plan does not count this meter."""
 
     code = "unknown_meter"
 
 
 class UsageOutsideWindowError(DomainError):
-    """Too old to be billed, or not used yet."""
+    """The time of use is too old to be billed, or in the future."""
 
     code = "usage_outside_window"
 
 
 class UsageTooLateError(DomainError):
-    """Its window is closed, and was billed as it was."""
+    """The usage belongs to a closed window, whose value is final."""
 
     code = "usage_too_late"
 
@@ -63,18 +63,18 @@ class UsageTooLargeError(DomainError):
     code = "usage_too_large"
 
 
-class DistinctValueMissingError(DomainError):
-    """The meter counts different things, and this does not say which one it was."""
+class DistinctItemMissingError(DomainError):
+    """The meter counts distinct items, and the usage names none."""
 
     code = "usage_of_what"
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """What a tenant used of one thing. `id` is `<tenant>:<meter>`; total, records: since ever.
+    """A tenant's usage of one meter. id: `<tenant>:<meter>`. total, records: over all time.
 
-    windows: those that are open. watermark: nothing before it is taken any more, except into those. due: when the next
-    one closes.
+    windows: the open ones. watermark: usage before it is accepted only into open windows. due: when the next window
+    closes.
     """
 
     id: str
@@ -89,7 +89,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that counting depends on beside the meter itself."""
+    """The states of other aggregates on which counting depends."""
 
     account: Account | None
     entitlements: Entitlements | None
@@ -98,7 +98,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What is to be recorded on the meter and, if one was seen for the first time, on the members' shard."""
+    """Facts to record on the meter and, for an item's first use in the window, on its shard."""
 
     window: OpenWindow
     value: int
@@ -107,7 +107,7 @@ class Counted:
 
 
 class Refusal(StrEnum):
-    """Why nothing may be used."""
+    """Reasons to refuse a consumption."""
 
     NO_ACCESS = "no_access"
     QUOTA_EXCEEDED = "quota_exceeded"
@@ -115,12 +115,12 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """Whether it may be used, and if so, what is to be recorded. value: what is used in the window after it."""
+    """Result of a consumption, with the facts to record if it is allowed. value: usage in the window after it."""
 
     refusal: Refusal | None
     window: OpenWindow
     value: int
-    bound: Allowance
+    allowance: Allowance
     on_meter: Sequence[MeterEvent] = ()
     on_distinct_set: Sequence[UsageMemberCounted] = ()
 
@@ -130,7 +130,7 @@ def meter_id(tenant_id: str, meter: str) -> str:
 
 
 def shard_of(usage: Usage) -> str | None:
-    """Where the members are kept that this usage may be of; None when it names none."""
+    """Returns the id of the shard for the usage's item; None when the usage names none."""
     if usage.of is None:
         return None
     id_ = meter_id(usage.tenant_id, usage.meter)
@@ -138,19 +138,19 @@ def shard_of(usage: Usage) -> str | None:
 
 
 def used_now(meter: Meter | None, at: datetime) -> int:
-    """What was used in the window that is open at this time; 0 when nothing was."""
-    found = window_at(meter, at)
-    return found.value if found is not None else 0
+    """Returns the usage in the window that is open at this time; 0 when there is none."""
+    window = window_at(meter, at)
+    return window.value if window is not None else 0
 
 
 def window_at(meter: Meter | None, at: datetime) -> OpenWindow | None:
-    """The open window that this time is in."""
+    """Returns the open window that contains this time."""
     return next((w for w in meter.windows if w.contains(at)), None) if meter is not None else None
 
 
 def record(
     meter: Meter | None,
-    distinct: DistinctSet | None,
+    shard: DistinctSet | None,
     usage: Usage,
     *,
     usage_id: str,
@@ -159,20 +159,20 @@ def record(
     arrived: datetime,
     now: datetime,
 ) -> Counted:
-    """Count what was used. That a measurement is counted once is the care of whoever calls, by `usage_id`.
+    """Counts a measurement. The caller deduplicates by `usage_id`.
 
-    arrived: when its publisher handed it over; a window takes what arrives before it closes, however long that waited
-    to be heard. Raises UnknownTenantError, UnknownMeterError, UsageOutsideWindowError, UsageTooLateError,
-    UsageTooLargeError, UsageOfWhatError, TooManyMembersError.
+    arrived: when the publisher handed it over; a window accepts usage that arrived before the window closed, however
+    late it is processed. Raises UnknownTenantError, UnknownMeterError, UsageOutsideWindowError, UsageTooLateError,
+    UsageTooLargeError, DistinctItemMissingError, TooManyDistinctItemsError.
     """
-    bound = _known(plan, usage)
+    allowance = _allowance(plan, usage)
     if not now - OLDEST <= usage.occurred_at <= now + NEWEST:
         raise UsageOutsideWindowError(
-            f"it was used at {usage.occurred_at.isoformat()}; accepted is from {OLDEST.days} days ago "
+            f"usage at {usage.occurred_at.isoformat()} is outside the accepted range, from {OLDEST.days} days ago "
             f"to {NEWEST.seconds // 60} minutes ahead"
         )
     if usage.quantity > MAX_QUANTITY or (meter.total if meter is not None else 0) + usage.quantity > MAX_TOTAL:
-        raise UsageTooLargeError(f"{usage.quantity} is more than one report of {usage.meter} can say: send it in parts")
+        raise UsageTooLargeError(f"{usage.quantity} is more than one report of {usage.meter} can hold; split it")
     id_ = meter_id(usage.tenant_id, usage.meter)
     open_now = meter.windows if meter is not None else ()
     window = next((w for w in open_now if w.contains(usage.occurred_at)), None)
@@ -181,12 +181,12 @@ def record(
         watermark = meter.watermark if meter is not None else None
         if watermark is not None and usage.occurred_at < watermark:
             raise _too_late(usage, watermark)
-        counts = _counts(plan.catalogue, usage.meter)
-        window = open_window(usage.occurred_at, counts, plan.catalogue.content_hash, open_now, watermark)
+        definition = _definition(plan.catalogue, usage.meter)
+        window = open_window(usage.occurred_at, definition, plan.catalogue.content_hash, open_now, watermark)
         on_meter.append(_opened(id_, usage, window))
     if min(arrived, now) >= window.closes_at:
         raise _too_late(usage, window.closes_at)
-    member, is_new = _digest(distinct, id_, usage, window)
+    digest, is_new = _digest(shard, id_, usage, window)
     value = _value(window, usage.quantity, is_new=is_new)
     on_meter.append(
         UsageRecorded(
@@ -200,38 +200,38 @@ def record(
             occurred_at=usage.occurred_at,
             window_start=window.start,
             value=value,
-            member=member,
+            member=digest,
         )
     )
-    on_meter += quota_events(id_, usage.tenant_id, usage.meter, window, value, bound.threshold)
-    on_members = []
-    if member is not None and is_new:
+    on_meter += quota_events(id_, usage.tenant_id, usage.meter, window, value, allowance.threshold)
+    on_distinct_set = []
+    if digest is not None and is_new:
         forget_before = min([window.start, *(w.start for w in open_now)])
-        on_members = [count_distinct(distinct, id_, window.start, member, forget_before)]
-    return Counted(window, value, on_meter, on_members)
+        on_distinct_set = [count_distinct(shard, id_, window.start, digest, forget_before)]
+    return Counted(window, value, on_meter, on_distinct_set)
 
 
 def consume(
-    meter: Meter | None, distinct: DistinctSet | None, usage: Usage, *, usage_id: str, publisher: str, plan: Plan
+    meter: Meter | None, shard: DistinctSet | None, usage: Usage, *, usage_id: str, publisher: str, plan: Plan
 ) -> Consumed:
-    """Count what is about to be used now, at `usage.occurred_at`, unless the plan does not allow so much.
+    """Counts usage that is about to happen at `usage.occurred_at`, if the plan allows that quantity.
 
-    Raises as `record` does.
+    Raises the errors of `record`.
     """
     now = usage.occurred_at
-    counted = record(meter, distinct, usage, usage_id=usage_id, publisher=publisher, plan=plan, arrived=now, now=now)
-    bound = _known(plan, usage)
+    counted = record(meter, shard, usage, usage_id=usage_id, publisher=publisher, plan=plan, arrived=now, now=now)
+    allowance = _allowance(plan, usage)
     before = counted.window.value
     if plan.entitlements is None or not plan.entitlements.allows_access:
-        return Consumed(Refusal.NO_ACCESS, counted.window, before, bound)
-    # What is counted already, such as a user who came before, needs no more room.
-    if bound.quota is not None and counted.value > max(bound.quota, before):
-        return Consumed(Refusal.QUOTA_EXCEEDED, counted.window, before, bound)
-    return Consumed(None, counted.window, counted.value, bound, counted.on_meter, counted.on_distinct_set)
+        return Consumed(Refusal.NO_ACCESS, counted.window, before, allowance)
+    # Usage that does not raise the value, such as an item counted before, is allowed above the quota.
+    if allowance.quota is not None and counted.value > max(allowance.quota, before):
+        return Consumed(Refusal.QUOTA_EXCEEDED, counted.window, before, allowance)
+    return Consumed(None, counted.window, counted.value, allowance, counted.on_meter, counted.on_distinct_set)
 
 
 def advance(meter: Meter, closed: Sequence[OpenWindow]) -> list[MeterEvent]:
-    """Close these windows of the meter for good."""
+    """Closes these windows of the meter."""
     if not closed:
         return []
     watermark = max(window.end for window in closed)
@@ -247,7 +247,7 @@ def advance(meter: Meter, closed: Sequence[OpenWindow]) -> list[MeterEvent]:
 
 
 def evolve(meter: Meter | None, event: MeterEvent) -> Meter:
-    """The meter after `event`. Usage of the time before there were windows counts in the total alone."""
+    """Returns the meter after `event`. Facts from before windows existed change the total only."""
     if meter is None:
         meter = Meter(id=event.meter_id, tenant_id=event.tenant_id, meter=event.meter, total=0, records=0)
     match event:
@@ -272,25 +272,25 @@ def evolve(meter: Meter | None, event: MeterEvent) -> Meter:
         case QuotaExceeded():
             return _changed(meter, event.window_start, lambda w: replace(w, exceeded=event.quota))
         case UsageWatermarkMoved():
-            left = tuple(window for window in meter.windows if window.start not in event.closed)
-            return _with(replace(meter, watermark=event.watermark), left)
+            open_windows = tuple(window for window in meter.windows if window.start not in event.closed)
+            return _with(replace(meter, watermark=event.watermark), open_windows)
         case _:
             assert_never(event)
 
 
-def _known(plan: Plan, usage: Usage) -> Allowance:
+def _allowance(plan: Plan, usage: Usage) -> Allowance:
     if plan.account is None:
         raise UnknownTenantError(f"there is no tenant {usage.tenant_id}")
-    bound = allowance_of(plan.entitlements, usage.meter)
-    if bound is None:
+    allowance = allowance_of(plan.entitlements, usage.meter)
+    if allowance is None:
         counted = ", ".join(sorted({feature.meter for feature in metered_features(plan.entitlements)})) or "nothing"
         raise UnknownMeterError(f"the plan of {usage.tenant_id} does not count {usage.meter}; it counts {counted}")
-    return bound
+    return allowance
 
 
-def _counts(catalogue: Catalogue, meter: str) -> Counts:
-    """How the meter counts; one that the catalogue does not name is a sum by the month."""
-    return next((counts for counts in catalogue.on_sale.meters if counts.meter == meter), Counts(meter=meter))
+def _definition(catalogue: Catalogue, meter: str) -> MeterDefinition:
+    """Returns the catalogue's definition of the meter; by default a monthly sum."""
+    return next((each for each in catalogue.on_sale.meters if each.meter == meter), MeterDefinition(meter=meter))
 
 
 def _opened(meter_id: str, usage: Usage, window: OpenWindow) -> UsageWindowOpened:
@@ -307,14 +307,14 @@ def _opened(meter_id: str, usage: Usage, window: OpenWindow) -> UsageWindowOpene
     )
 
 
-def _digest(distinct: DistinctSet | None, meter_id: str, usage: Usage, window: OpenWindow) -> tuple[str | None, bool]:
-    """Which of different things it was, and whether that is new to the window; None where they are not told apart."""
+def _digest(shard: DistinctSet | None, meter_id: str, usage: Usage, window: OpenWindow) -> tuple[str | None, bool]:
+    """Returns the item's digest and True if it is new to the window; None where the meter counts no items."""
     if window.aggregation is not Aggregation.UNIQUE:
         return None, False
     if usage.of is None:
-        raise DistinctValueMissingError(f"{usage.meter} counts different things: say in `of` which one this was")
-    member = digest_of(meter_id, usage.of)
-    return member, not contains(distinct, window.start, member)
+        raise DistinctItemMissingError(f"{usage.meter} counts distinct items: name the one that was used in `of`")
+    digest = digest_of(meter_id, usage.of)
+    return digest, not contains(shard, window.start, digest)
 
 
 def _value(window: OpenWindow, quantity: int, *, is_new: bool) -> int:
@@ -333,8 +333,8 @@ def _value(window: OpenWindow, quantity: int, *, is_new: bool) -> int:
 
 def _too_late(usage: Usage, closed_at: datetime) -> UsageTooLateError:
     return UsageTooLateError(
-        f"{usage.meter} of {usage.occurred_at.isoformat()} came too late: that time is closed since "
-        f"{closed_at.isoformat()}, and was billed as it was"
+        f"{usage.meter} of {usage.occurred_at.isoformat()} came too late: that window closed at "
+        f"{closed_at.isoformat()}, and its value is final"
     )
 
 

@@ -1,4 +1,4 @@
-"""Windows: the stretches of time in which a meter counts; they never overlap, whatever the catalogue says later."""
+"""Windows: the periods in which a meter counts. They never overlap, also after changes of the catalogue."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class OpenWindow:
-    """A window that still counts, as the catalogue was when it was opened.
+    """A window that accepts usage, with the catalogue's settings at the time of its opening.
 
-    warned, exceeded: the quota for which that was said; None when it was not.
+    warned, exceeded: the quota for which that fact was emitted; None when it was not.
     """
 
     start: datetime
@@ -28,12 +28,12 @@ class OpenWindow:
     exceeded: int | None = None
 
     def contains(self, at: datetime) -> bool:
-        """Whether what was used at this time counts here."""
+        """Returns True when usage at this time counts in this window."""
         return self.start <= at < self.end
 
 
 def bounds(kind: Window, at: datetime) -> tuple[datetime, datetime]:
-    """The hour, day or month in UTC that `at` is in: its start, and its end, which is not in it."""
+    """Returns the start and the exclusive end of the hour, day or month in UTC that contains `at`."""
     hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     match kind:
         case Window.HOUR:
@@ -49,10 +49,10 @@ def bounds(kind: Window, at: datetime) -> tuple[datetime, datetime]:
 def open_window(
     at: datetime, counts: Meter, catalogue_hash: str, others: Iterable[OpenWindow], watermark: datetime | None
 ) -> OpenWindow:
-    """The window for `at`, as the meter counts now.
+    """Returns a new window that contains `at`, with the meter's current settings.
 
-    It leaves alone what others hold and what is closed, which it can meet only after the catalogue has changed the
-    meter's window. at: not before the watermark, and in none of the others.
+    It is shortened to overlap neither other windows nor closed time, which can happen only after a change of the
+    meter's window in the catalogue. at: not before the watermark, and in none of the others.
     """
     start, end = bounds(counts.window, at)
     if watermark is not None:
@@ -73,5 +73,5 @@ def open_window(
 
 
 def window_id(meter_id: str, start: datetime) -> str:
-    """The name of a window; all windows start at a full hour."""
+    """Returns the id of a window; all windows start at a full hour."""
     return f"{meter_id}:{start.astimezone(UTC):%Y-%m-%dT%H}"
