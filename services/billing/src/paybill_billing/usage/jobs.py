@@ -206,7 +206,8 @@ def _count_outcome(id_: str, quantity: int | None, why: str | None, *, last: boo
 
 async def _window(job: Job[Any]) -> ClosedWindow:
     """Returns the window that the job's fact refers to."""
-    return existing(await job.state(CLOSED_WINDOWS, job.event.window_id), job.event.window_id)
+    window = await job.state(CLOSED_WINDOWS, job.event.window_id)
+    return existing(window, job.event.window_id)
 
 
 async def _meters_and_customer(job: Job[Any], providers: Providers, window: ClosedWindow) -> tuple[Meters, str]:
