@@ -1,4 +1,4 @@
-"""A stand-in for Stripe: the part of its API and its webhooks that billing needs, as a process of its own."""
+"""Fake Stripe: the part of Stripe's API and webhooks that billing needs, as a separate process."""
 
 API_VERSION = "2026-10-28.endive"
-"""The version of Stripe's API whose shapes are answered, whatever version a client asks for."""
+"""The version of Stripe's API whose object shapes are returned, whatever version a client requests."""

@@ -1,4 +1,4 @@
-"""`python -m paybill_stripe_fake serve`: starts the stand-in and stops it on SIGTERM."""
+"""Runs `python -m paybill_stripe_fake serve`: starts the Stripe fake and stops it on SIGTERM."""
 
 import argparse
 import json
@@ -28,11 +28,11 @@ _SHUTDOWN_S = 5
 
 
 class StartError(Exception):
-    """The process cannot start as it was told to; the message says what to do."""
+    """Raised when the process cannot start with its options; the message names the next step."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Runs the command; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
@@ -63,7 +63,7 @@ def _serve(options: argparse.Namespace) -> int:
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_S
         )
-        # Uvicorn stops in good order on SIGTERM, then raises it again: to us, for whom that is the end.
+        # Uvicorn shuts down on SIGTERM, then raises the signal again; the second signal ends this process.
         signal.signal(signal.SIGTERM, _stop)
         uvicorn.Server(config).run(sockets=[listener])
     return 0
@@ -76,29 +76,29 @@ def _announce(url: str, *, as_json: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m paybill_stripe_fake", description="A stand-in for Stripe.")
+    parser = argparse.ArgumentParser(prog="python -m paybill_stripe_fake", description="Stripe fake.")
     serve = parser.add_subparsers(required=True).add_parser("serve", help="run until SIGTERM or Ctrl-C")
     add = serve.add_argument
-    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    add("--port", type=int, default=8420, help="port to listen at, 0 for any (default: %(default)s)")
-    add("--state", type=Path, help="file that keeps everything over a restart (default: memory only)")
+    add("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
+    add("--port", type=int, default=8420, help="port to bind, 0 for any free one (default: %(default)s)")
+    add("--state", type=Path, help="file that keeps all state across restarts (default: memory only)")
     add("--api-key-file", type=Path, required=True, help="file with the API key that clients use")
-    add("--webhook-url", help="where all events are sent")
-    add("--webhook-secret-file", type=Path, help="file with the secrets that sign them, one a line; each one signs")
+    add("--webhook-url", help="URL that receives all events")
+    add("--webhook-secret-file", type=Path, help="file with the signing secrets, one a line; every one signs")
     add(
         "--webhook-payload",
         choices=PAYLOADS,
         default="snapshot",
-        help="whether events are sent whole, thin, or in both forms (default: %(default)s)",
+        help="payload style: full snapshots, thin events, or both (default: %(default)s)",
     )
-    add("--allow-remote", action="store_true", help="listen beyond this machine and send webhooks beyond it")
-    add("--public-url", help="where people reach the checkout page, if not under the listening address")
+    add("--allow-remote", action="store_true", help="accept connections from, and send webhooks to, other machines")
+    add("--public-url", help="public address of the checkout page (default: the bound address)")
     add(
         "--retry-days",
         type=_days,
         default=(3.0, 5.0, 7.0),
         metavar="D,D,…",
-        help="retries of a failed renewal, in days after the failure before (default: 3,5,7)",
+        help="retries of a failed renewal, in days after the previous failure (default: 3,5,7)",
     )
     add(
         "--when-retries-fail",
@@ -112,21 +112,24 @@ def _parser() -> argparse.ArgumentParser:
         default=0.5,
         help="delay before the second attempt; it doubles up to 15 s (default: %(default)s)",
     )
-    add("--webhook-timeout-s", type=_seconds, default=10.0, help="how long an attempt may take (default: %(default)s)")
+    add("--webhook-timeout-s", type=_seconds, default=10.0, help="timeout of an attempt (default: %(default)s)")
     add(
-        "--limit-per-endpoint", type=_rate, metavar="N", help="API calls a second of one endpoint (default: any number)"
+        "--limit-per-endpoint",
+        type=_rate,
+        metavar="N",
+        help="limit of API calls per second to one endpoint (default: none)",
     )
-    add("--limit-per-account", type=_rate, metavar="N", help="API calls a second in all (default: any number)")
-    add("--json", action="store_true", help="print where it listens as JSON")
+    add("--limit-per-account", type=_rate, metavar="N", help="limit of API calls per second in total (default: none)")
+    add("--json", action="store_true", help="print the address as JSON")
     return parser
 
 
 def _check_loopback(options: argparse.Namespace) -> None:
     if bool(options.webhook_url) != bool(options.webhook_secret_file):
-        raise StartError("--webhook-url and --webhook-secret-file go together")
+        raise StartError("--webhook-url and --webhook-secret-file must be given together")
     for option, url in (("--webhook-url", options.webhook_url), ("--public-url", options.public_url)):
         if url and not is_web_url(url):
-            raise StartError(f"{option} {url} is no http(s) URL")
+            raise StartError(f"{option} {url} is not an http(s) URL")
     if options.allow_remote:
         return
     for option, host in (
@@ -134,11 +137,11 @@ def _check_loopback(options: argparse.Namespace) -> None:
         ("--webhook-url", urlsplit(options.webhook_url or "//localhost").hostname),
     ):
         if not is_loopback(host):
-            raise StartError(f"{option} {host} is not this machine; add --allow-remote if that is meant")
+            raise StartError(f"{option} {host} is not this machine; add --allow-remote to permit it")
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    # With the protocol named, asyncio switches Nagle off; without, every answer takes 40 ms.
+    # With the protocol named, asyncio disables Nagle's algorithm; without it, every response takes 40 ms.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -148,7 +151,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise StartError(
-            f"cannot listen at {host}:{port}: {error}; give another --port, or stop what listens there"
+            f"cannot listen at {host}:{port}: {error}; choose another --port, or stop the process that uses it"
         ) from error
     return listener
 
@@ -159,7 +162,7 @@ def _secrets(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(f"cannot read {path}: {error}") from error
     if not lines:
-        raise StartError(f"{path} is empty; it is to hold a secret")
+        raise StartError(f"{path} is empty; write a secret into it")
     return lines
 
 
@@ -181,7 +184,7 @@ def _seconds(text: str) -> float:
 
 def _rate(text: str) -> int:
     rate = int(text)
-    if not 1 <= rate <= 100_000:  # noqa: PLR2004 - far above what it can answer
+    if not 1 <= rate <= 100_000:  # noqa: PLR2004 - far above the rate that it can serve
         message = "a whole number from 1 to 100000"
         raise argparse.ArgumentTypeError(message)
     return rate

@@ -1,4 +1,4 @@
-"""The one account this process stands in for: its resources, its clock and the request it is working on."""
+"""The one Stripe account of this process: its resources, its clock and the request in progress."""
 
 import secrets
 import string
@@ -18,23 +18,23 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What happens after a failed renewal.
+    """Retries after a failed renewal.
 
-    after_days: how long after each failed attempt the next one follows.
-    finally_status: what becomes of the subscription when the last of them failed.
+    after_days: delay from each failed attempt to the next one.
+    finally_status: status of the subscription after the last attempt failed.
     """
 
     after_days: tuple[float, ...] = (3, 5, 7)
     finally_status: str = "canceled"
 
     def next_attempt(self, attempts: int, now: int) -> int | None:
-        """When to try again after so many attempts, or None when there were enough."""
+        """Returns the time of the next attempt, or None when all retries are used up."""
         return now + round(self.after_days[attempts - 1] * _DAY_S) if attempts <= len(self.after_days) else None
 
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """What events say about where they came from."""
+    """The API request that caused an event, as events show it."""
 
     id: str | None = None
     idempotency_key: str | None = None
@@ -42,13 +42,13 @@ class ApiRequest:
 
 @dataclass(slots=True)
 class Account:
-    """Everything a handler works with; it changes only inside `work`.
+    """State that every handler works with; it changes only inside `work`.
 
-    base_url: where people reach the checkout page.
+    base_url: address under which people reach the checkout page.
     allow_remote: whether webhooks may leave this machine.
-    static_secrets: sign for the endpoint of the command line. static_payload: what it is sent.
-    committed: called after a change, so that the sender looks for webhooks.
-    traffic: the API calls: how many, how many are allowed, and which fail.
+    static_secrets: sign for the endpoint of the command line. static_payload: its payload style.
+    committed: called after a change, so that the sender checks for pending webhooks.
+    traffic: counts, limits and faults of the API calls.
     """
 
     store: Store
@@ -64,7 +64,7 @@ class Account:
 
     @contextmanager
     def work(self, request: ApiRequest | None = None) -> Iterator[None]:
-        """One transaction, at one instant."""
+        """Runs one transaction at one instant."""
         self.request = request or ApiRequest()
         self._instant = int(time.time())
         try:
@@ -76,30 +76,30 @@ class Account:
             self.committed()
 
     def now(self) -> int:
-        """The account's time in Unix seconds: real time plus what the clock was advanced by."""
+        """Returns the account's time in Unix seconds: real time plus the offset of the clock."""
         clock = self.store.find("setting", "clock") or {"offset_s": 0}
         return (int(time.time()) if self._instant is None else self._instant) + int(clock["offset_s"])
 
     def move_clock(self, to: int) -> None:
-        """Let the account's time be `to`, and go on from there."""
+        """Sets the account's time to `to`; it advances with real time from there."""
         if (step := to - self.now()) != 0:
             clock = self.store.find("setting", "clock") or {"offset_s": 0}
             self.store.put("setting", "clock", {"offset_s": int(clock["offset_s"]) + step})
 
     def get(self, kind: str, identifier: str, param: str | None = None) -> Resource:
-        """The resource, or the refusal that Stripe gives; `param` is where the id came from, when not the URL."""
+        """Returns the resource, or raises Stripe's error; `param` names the parameter with the id, if it is not in the URL."""
         found = self.store.find(kind, identifier)
         if found is None or (found.get("deleted") and param):
             raise ResourceMissingError(kind.replace("_", " ").replace(".", " "), identifier[:200], param=param)
         return found
 
     def put(self, resource: Resource) -> Resource:
-        """Keep a resource under its own kind and id."""
+        """Stores a resource under its own kind and id."""
         self.store.put(resource["object"], resource["id"], resource)
         return resource
 
 
 def new_id(prefix: str) -> str:
-    """An id in Stripe's style, such as `cus_8sJk2…`."""
+    """Returns an id in Stripe's style, such as `cus_8sJk2…`."""
     length = _ID_LENGTHS.get(prefix, 24)
     return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(length))

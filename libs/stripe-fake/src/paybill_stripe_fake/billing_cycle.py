@@ -1,4 +1,4 @@
-"""When a billing period ends: the day of its anchor is kept, or the last day of a shorter month."""
+"""Ends of billing periods: on the anchor's day of the month, or on the last day of a shorter month."""
 
 import calendar
 from datetime import UTC, datetime, timedelta
@@ -9,9 +9,9 @@ LONGEST = {"day": 1095, "week": 156, "month": 36, "year": 3}
 
 
 def period_end(anchor: int, start: int, interval: str, count: int) -> int:
-    """The first boundary after `start`, counted from `anchor` in steps of `count` intervals; all in Unix seconds.
+    """Returns the first boundary after `start`, counted from `anchor` in steps of `count` intervals (Unix seconds).
 
-    An anchor that lies after `start`, as with a trial, is itself the boundary.
+    An anchor after `start`, as with a trial, is itself the boundary.
     """
     step = 0
     while (boundary := _after(anchor, interval, count * step)) <= start:
@@ -20,7 +20,7 @@ def period_end(anchor: int, start: int, interval: str, count: int) -> int:
 
 
 def current_period(anchor: int, moment: int, interval: str, count: int) -> tuple[int, int]:
-    """Start and end of the period that a moment lies in; one before the anchor begins then and there."""
+    """Returns start and end of the period that contains a time; a time before the anchor starts its own period."""
     if moment < anchor:
         return moment, anchor
     step = 0

@@ -1,4 +1,4 @@
-"""The parameters of a request: of its query or its body, which is read no further than its limit."""
+"""Reads the parameters of a request from its query or its body, up to a size limit."""
 
 import json
 
@@ -12,7 +12,7 @@ _FORM = "application/x-www-form-urlencoded"
 
 
 async def parameters(request: Request, *, json_too: bool) -> dict[str, Value]:
-    """The parameters of the query, or of the body, which is read no further than its limit."""
+    """Returns the parameters of the query, or of the body, which is read no further than its limit."""
     if request.method in {"GET", "HEAD"}:
         return parse_form(request.url.query)
     body = bytearray()
@@ -27,16 +27,16 @@ async def parameters(request: Request, *, json_too: bool) -> dict[str, Value]:
         return parse_form(bytes(body))
     if json_too and media_type == "application/json":
         return _from_json(bytes(body))
-    raise InvalidRequestError(f"The body is to be {_FORM}.")
+    raise InvalidRequestError(f"The body must be {_FORM}.")
 
 
 def _from_json(body: bytes) -> dict[str, Value]:
     try:
         decoded = json.loads(body)
         tree = from_json(decoded)
-        json.dumps(tree, ensure_ascii=False).encode()  # half a surrogate pair could never be answered again
+        json.dumps(tree, ensure_ascii=False).encode()  # a lone surrogate could not be encoded in any response
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError("The body is no JSON in UTF-8.") from error
+        raise InvalidRequestError("The body is not JSON in UTF-8.") from error
     if isinstance(tree, str) or not isinstance(decoded, dict):
-        raise InvalidRequestError("The body is no JSON object.")
+        raise InvalidRequestError("The body is not a JSON object.")
     return tree

@@ -1,4 +1,4 @@
-"""Charges: each attempt to take money from a card, and what was given back of it."""
+"""Charges: each attempt to charge a card, and the refunded amount."""
 
 from paybill_stripe_fake import events
 from paybill_stripe_fake.account import Account, new_id
@@ -20,7 +20,7 @@ _NO_3DS = {
 
 
 def attempt(account: Account, intent: Resource, card: Resource | None, *, succeeded: bool) -> Resource:
-    """The charge of one attempt, and its event."""
+    """Returns the charge of one attempt, and emits its event."""
     status = "succeeded" if succeeded else "failed"
     charge = {
         "id": new_id("ch"),
@@ -55,7 +55,9 @@ def attempt(account: Account, intent: Resource, card: Resource | None, *, succee
             "network_status": "approved_by_network" if succeeded else "declined_by_network",
             "reason": None if succeeded else "generic_decline",
             "risk_level": "normal",
-            "seller_message": "Payment complete." if succeeded else "The bank did not say why.",
+            "seller_message": "Payment complete."
+            if succeeded
+            else "The bank did not return any further details with this decline.",
             "type": "authorized" if succeeded else "issuer_declined",
         },
         "paid": succeeded,
@@ -80,12 +82,12 @@ def attempt(account: Account, intent: Resource, card: Resource | None, *, succee
 
 
 def retrieve(account: Account, _params: Params, charge_id: str) -> Resource:
-    """One charge."""
+    """Returns one charge."""
     return account.get("charge", charge_id)
 
 
 def list_charges(account: Account, params: Params) -> Resource:
-    """Charges, the last first."""
+    """Lists charges, newest first."""
     exact = {key: params.text(key) for key in ("customer", "payment_intent")}
     created = params.within("created")
 
@@ -96,7 +98,7 @@ def list_charges(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, charge_id: str) -> Resource:
-    """Change what is written on it."""
+    """Changes description or metadata."""
     charge = account.get("charge", charge_id)
     changes: Resource = {"metadata": params.metadata(charge["metadata"])}
     if params.has("description"):

@@ -14,7 +14,7 @@ _NO_TEXT = dict.fromkeys(("after_submit", "shipping_address", "submit", "terms_o
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Open a session in which a customer subscribes."""
+    """Opens a session in which a customer subscribes."""
     params.required("mode")
     params.choice("mode", "subscription")
     params.choice("ui_mode", "hosted_page")
@@ -105,19 +105,19 @@ def create(account: Account, params: Params) -> Resource:
         "wallet_options": None,
     }
     if session["payment_method_types"] != ["card"]:
-        raise InvalidRequestError("Only cards are accepted here.", param="payment_method_types")
+        raise InvalidRequestError("The fake accepts cards only.", param="payment_method_types")
     lines = [{"price": price["id"], "quantity": quantity, "metadata": metadata} for price, quantity, metadata in items]
     account.store.put("order", identifier, {"lines": lines, **agreed})
     return account.put(session)
 
 
 def retrieve(account: Account, _params: Params, session_id: str) -> Resource:
-    """One session."""
+    """Returns one session."""
     return account.get("checkout.session", session_id)
 
 
 def list_sessions(account: Account, params: Params) -> Resource:
-    """Sessions, the last first."""
+    """Lists sessions, newest first."""
     exact = {"customer": params.text("customer"), "subscription": params.text("subscription")}
     exact["status"] = params.choice("status", "open", "complete", "expired")
     created = params.within("created")
@@ -129,33 +129,33 @@ def list_sessions(account: Account, params: Params) -> Resource:
 
 
 def list_lines(account: Account, params: Params, session_id: str) -> Resource:
-    """What a session sells."""
+    """Lists the line items of a session."""
     lines = line_items(account, account.get("checkout.session", session_id))
     return page_of(params, lines["data"], lambda _: True, lines["url"])
 
 
 def line_items(account: Account, session: Resource) -> Resource:
-    """The list that `expand[]=line_items` shows."""
+    """Returns the list that `expand[]=line_items` shows."""
     url = f"/v1/checkout/sessions/{session['id']}/line_items"
     return list_object([_line(account, session, line) for line in account.get("order", session["id"])["lines"]], url)
 
 
 def expire(account: Account, _params: Params, session_id: str) -> Resource:
-    """Close an open session."""
+    """Closes an open session."""
     session = account.get("checkout.session", session_id)
     _refuse_unless_open(session)
     return expired(account, session)
 
 
 def expired(account: Account, session: Resource) -> Resource:
-    """Nobody can pay here any more."""
+    """Marks a session as expired; it can no longer be paid."""
     closed = account.put({**session, "status": "expired", "url": None})
     events.emit(account, "checkout.session.expired", closed)
     return closed
 
 
 def pay(account: Account, params: Params, session_id: str) -> Resource:
-    """Pay with a card whose charges end as `outcome` says; after a declined one the session stays open."""
+    """Pays with a card whose charges end with `outcome`; after a declined card the session stays open."""
     params.required("outcome")
     outcome = params.choice("outcome", *OUTCOMES) or ""
     email = params.text("email", longest=512)

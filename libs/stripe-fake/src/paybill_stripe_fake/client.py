@@ -1,4 +1,4 @@
-"""The control verbs from Python: what a demo or a test does to the stand-in besides being its customer."""
+"""Client for the control routes, used by demos and tests."""
 
 import time
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ _POLL_S = 0.02
 
 
 class FakeControlError(Exception):
-    """The stand-in refused, or did not become what was waited for."""
+    """Raised when the fake refuses a call, or does not reach the awaited state in time."""
 
 
 class FakeControl:
-    """A connection to the control routes of a running stand-in.
+    """Connection to the control routes of a running Stripe fake.
 
-    api_key: the key that it was started with. timeout_s: of one call.
+    api_key: the key that the fake was started with. timeout_s: of one call.
     """
 
     def __init__(self, base_url: str, api_key: str, *, timeout_s: float = 10.0) -> None:
@@ -42,11 +42,11 @@ class FakeControl:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Closes the connection."""
         self._http.close()
 
     def wait_ready(self, timeout_s: float = 10.0) -> None:
-        """Return once the stand-in answers; FakeControlError if it does not in time."""
+        """Returns once the fake responds; raises FakeControlError on a timeout."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -54,50 +54,50 @@ class FakeControl:
             except httpx.HTTPError as error:
                 if time.monotonic() > deadline:
                     raise FakeControlError(
-                        f"the stand-in at {self._http.base_url} did not answer within {timeout_s} s"
+                        f"the Stripe fake at {self._http.base_url} did not answer within {timeout_s} s"
                     ) from error
                 time.sleep(_POLL_S)
             else:
                 return
 
     def pay_checkout(self, session_id: str, outcome: Outcome = "succeed") -> dict[str, Any]:
-        """Pay as the customer would; returns the session, which is still `open` after a declined card."""
+        """Pays as the customer would; returns the session, which is still `open` after a declined card."""
         return self._post(f"/fake/checkout/{session_id}/pay", {"outcome": outcome})
 
     def click_portal(self, url: str, subscription_id: str, action: Literal["cancel", "resume"]) -> dict[str, Any]:
-        """Click on the page of a portal session as the customer would; returns the subscription."""
+        """Clicks on the page of a portal session as the customer would; returns the subscription."""
         return self._post(urlsplit(url).path, {"subscription": subscription_id, "action": action})
 
     def set_payment(self, customer_id: str, outcome: Outcome) -> dict[str, Any]:
-        """Decide how charges to this customer's cards end from now on; gives a card to one who has none."""
+        """Sets the outcome of future charges to this customer's cards; adds a card if the customer has none."""
         return self._post(f"/fake/customers/{customer_id}/payment", {"outcome": outcome})
 
     def renew(self, subscription_id: str) -> dict[str, Any]:
-        """Let the subscription's period end now; returns the subscription."""
+        """Ends the subscription's current period now; returns the subscription."""
         return self._post(f"/fake/subscriptions/{subscription_id}/renew", {})
 
     def pay_invoice(self, invoice_id: str, outcome: Outcome = "succeed") -> dict[str, Any]:
-        """Try to pay an open invoice, with this outcome whatever the card; returns the invoice."""
+        """Tries to pay an open invoice with this outcome, whatever the card; returns the invoice."""
         return self._post(f"/fake/invoices/{invoice_id}/pay", {"outcome": outcome})
 
     def dispute(self, paid_id: str, *, reason: str = "fraudulent", inquiry: bool = False) -> dict[str, Any]:
-        """Dispute a charge, or the charge of a paid invoice or payment intent; returns the dispute."""
+        """Disputes a charge, or the charge of a paid invoice or payment intent; returns the dispute."""
         return self._post(f"/fake/charges/{paid_id}/dispute", {"reason": reason, "inquiry": inquiry})
 
     def close_dispute(self, dispute_id: str, outcome: Literal["won", "lost"]) -> dict[str, Any]:
-        """End a dispute as the bank would; returns it."""
+        """Closes a dispute as the bank would; returns it."""
         return self._post(f"/fake/disputes/{dispute_id}/close", {"outcome": outcome})
 
     def fail_refund(self, refund_id: str) -> dict[str, Any]:
-        """Let a refund come back from the bank; returns it."""
+        """Fails a refund, as when the bank returns it; returns the refund."""
         return self._post(f"/fake/refunds/{refund_id}/fail", {})
 
     def clock(self) -> dict[str, Any]:
-        """The account's time (`now`, Unix seconds) and how far it is ahead (`offset_s`)."""
+        """Returns the account's time (`now`, Unix seconds) and its offset from real time (`offset_s`)."""
         return self._get("/fake/clock", {})
 
     def advance_clock(self, by: timedelta) -> dict[str, Any]:
-        """Move the account's time forward, by whole seconds; all that falls due on the way happens."""
+        """Advances the account's time by whole seconds; everything that falls due in between happens."""
         return self._post("/fake/clock/advance", {"seconds": int(by.total_seconds())})
 
     def faults(
@@ -109,11 +109,11 @@ class FakeControl:
         delay_s: float | None = None,
         lose: int | Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Set the given faults of webhook delivery, and return all.
+        """Sets the passed faults of webhook delivery, and returns all.
 
-        duplicate: copies of each event, 1 for no fault. reorder: the newest queued first. shuffle: in no order.
-        delay_s: the longest time that a copy waits before its first attempt, each one of its own.
-        lose: how many of the next events never arrive, or the types that never do; 0 ends either.
+        duplicate: copies of each event, 1 for no fault. reorder: newest queued event first. shuffle: random order.
+        delay_s: upper bound of a random delay before the first attempt of each copy.
+        lose: number of next events that are never delivered, or the types that never are; 0 ends either.
         """
         given = {
             "duplicate": duplicate,
@@ -127,40 +127,40 @@ class FakeControl:
     def fail_calls(
         self, count: int, *, status: int = 500, path: str = "/", after: bool = False, retry_after_s: int | None = None
     ) -> None:
-        """Let the next so many API calls whose path begins so fail; with `after`, once they were carried out."""
+        """Fails the next `count` API calls under this path; with `after`, each call is carried out first."""
         given = {"fail": count, "status": status, "path": path, "after": after, "retry_after_s": retry_after_s}
         self._post("/fake/api-faults", given)
 
     def delay_calls(self, delay_s: float, *, path: str = "/") -> None:
-        """Hold every API call whose path begins so up; 0 ends it, and any failures still to come."""
+        """Delays every API call under this path; 0 ends it, and any failures still to come."""
         self._post("/fake/api-faults", {"delay_s": delay_s, "path": path})
 
     def limit_calls(self, *, per_endpoint: int | None = None, per_account: int | None = None) -> None:
-        """Answer 429 to more API calls than these within a second; 0 ends a limit."""
+        """Limits API calls per second, beyond which the response is 429; 0 removes a limit."""
         self._post("/fake/limits", {"per_endpoint": per_endpoint, "per_account": per_account})
 
     def calls(self) -> dict[str, Any]:
-        """API calls so far: `total`, `refused`, `max_per_s` (the most within any one second), and by `endpoints`."""
+        """Returns counts of API calls: `total`, `refused`, `max_per_s` (peak of any one second), and by `endpoints`."""
         return self._get("/fake/requests", {})
 
     def forget_calls(self) -> None:
-        """Count API calls from nought."""
+        """Resets the counts of API calls."""
         self._post("/fake/requests/forget", {})
 
     def set_payload(self, payload: Literal["snapshot", "thin", "both"], endpoint_id: str = "we_commandline") -> None:
-        """Decide what an endpoint is sent from now on; without an id, the one of the command line."""
+        """Sets the payload style of an endpoint, by default of the one from the command line."""
         self._post(f"/fake/webhook-endpoints/{endpoint_id}/payload", {"payload": payload})
 
     def pause_delivery(self) -> None:
-        """Hold webhooks back; events go on happening."""
+        """Pauses webhook delivery; events are still recorded."""
         self._post("/fake/delivery/pause", {})
 
     def resume_delivery(self) -> None:
-        """Let webhooks go out again."""
+        """Resumes webhook delivery."""
         self._post("/fake/delivery/resume", {})
 
     def deliveries(self, *, event: str | None = None, state: DeliveryState | None = None) -> list[dict[str, Any]]:
-        """The last 1,000 deliveries, oldest first, with their attempts; of one event or in one state if given."""
+        """Returns the last 1,000 deliveries, oldest first, with their attempts; filtered by event or state."""
         given = {"event": event, "state": state}
         found: list[dict[str, Any]] = self._get(
             "/fake/deliveries", {key: value for key, value in given.items() if value is not None}
@@ -168,16 +168,16 @@ class FakeControl:
         return found
 
     def redeliver(self, event_id: str) -> list[dict[str, Any]]:
-        """Send an event once more, faults or not; returns the new deliveries."""
+        """Sends an event once more, regardless of faults; returns the new deliveries."""
         queued: list[dict[str, Any]] = self._post(f"/fake/events/{event_id}/redeliver", {})["data"]
         return queued
 
     def alert_lost(self, event_type: str, object_id: str) -> dict[str, Any]:
-        """Tell by a thin event that one about this object could not be generated; returns what was told."""
+        """Emits the thin event that reports a failure to generate an event about this object; returns it."""
         return self._post("/fake/alerts", {"event_type": event_type, "object": object_id})
 
     def wait_delivered(self, timeout_s: float = 10.0) -> None:
-        """Return once no delivery is pending; FakeControlError if that takes longer."""
+        """Returns once no delivery is pending; raises FakeControlError on a timeout."""
         deadline = time.monotonic() + timeout_s
         while pending := self._get("/fake/deliveries", {"limit": "1", "state": "pending"})["pending"]:
             if time.monotonic() > deadline:
@@ -185,7 +185,7 @@ class FakeControl:
             time.sleep(_POLL_S)
 
     def reset(self) -> None:
-        """Start with an empty account in real time; the webhook endpoint of the command line stays."""
+        """Resets to an empty account in real time; the webhook endpoint of the command line stays."""
         self._post("/fake/reset", {})
 
     def _get(self, path: str, query: dict[str, str]) -> dict[str, Any]:

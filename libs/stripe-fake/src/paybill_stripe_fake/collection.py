@@ -1,4 +1,4 @@
-"""Collecting invoices, and what a payment or its failure does to the subscription behind them."""
+"""Collects invoices, and applies the outcome of a payment to the invoiced subscription."""
 
 from paybill_stripe_fake import events, invoices, payments
 from paybill_stripe_fake.account import Account
@@ -12,10 +12,10 @@ from paybill_stripe_fake.subscription_state import ENDED, change, end, living_cu
 def collect(
     account: Account, invoice: Resource, *, card: str | None = None, outcome: str | None = None, automatic: bool = True
 ) -> Resource:
-    """Charge for an open invoice and draw the consequences; the invoice then is `paid`, or still `open`.
+    """Charges for an open invoice and applies the outcome; the invoice then is `paid`, or still `open`.
 
-    card: pays this time instead of the one on file. outcome: how the charge ends, instead of as the card would have it.
-    automatic: an attempt of ours, which counts for the retries; somebody's extra attempt does not.
+    card: pays this time instead of the default card. outcome: overrides how the charge ends.
+    automatic: an attempt of the retry schedule, which uses up a retry; a manual attempt does not.
     """
     subscription = _subscription_behind(account, invoice)
     card = card or card_of(account, invoice["customer"], subscription)
@@ -35,13 +35,13 @@ def bill(
     recurring: bool = True,
     used: bool = True,
 ) -> Resource:
-    """Draw up the invoice of the period that has begun, or only of what waited or was used, and collect it."""
+    """Drafts the invoice of the new period, or only of pending items and usage, and collects it."""
     dormant, paused = subscription["status"] == "unpaid", subscription["pause_collection"]
     invoice = invoices.draft(
         account, subscription, reason, past=past, advance=not (dormant or paused), recurring=recurring, used=used
     )
     if invoice["total"] and (dormant or (paused and paused["behavior"] == "keep_as_draft")):
-        # Nobody collects from a subscription that was given up; paying the draft wakes it.
+        # Invoices of an unpaid subscription stay drafts; paying the draft reactivates it.
         return invoice
     invoice = finalize(account, invoice)
     if invoice["status"] != "open":
@@ -56,13 +56,13 @@ def bill(
 
 
 def finalize(account: Account, invoice: Resource) -> Resource:
-    """Make a draft an invoice; one over nothing is paid by that, with the consequences."""
+    """Finalises a draft; an invoice over zero is paid at once."""
     invoice = invoices.finalize(account, invoice)
     return invoice if invoice["status"] == "open" else _settled(account, invoice)
 
 
 def _settled(account: Account, invoice: Resource) -> Resource:
-    """The subscription runs again if the invoice that was paid is its latest."""
+    """Reactivates the subscription if the paid invoice is its latest."""
     subscription = _subscription_behind(account, invoice)
     if subscription is None or subscription["latest_invoice"] == invoice["id"]:
         if subscription and subscription["status"] in {"incomplete", "past_due", "unpaid"}:
@@ -74,7 +74,7 @@ def _settled(account: Account, invoice: Resource) -> Resource:
 
 
 def pay(account: Account, params: Params, invoice_id: str) -> Resource:
-    """Pay an invoice now, by the customer's card or outside of Stripe; a declined card is a 402, and on record."""
+    """Pays an invoice now, by card or out of band; a declined card returns 402, and the attempt is recorded."""
     invoice = _payable(account, invoice_id)
     elsewhere, named = params.flag("paid_out_of_band"), params.text("payment_method")
     params.flag("off_session")
@@ -93,7 +93,7 @@ def pay(account: Account, params: Params, invoice_id: str) -> Resource:
 
 
 def pay_as_told(account: Account, params: Params, invoice_id: str) -> Resource:
-    """Pay an invoice with an outcome of the caller's choice, `succeed` unless told otherwise."""
+    """Pays an invoice with the requested outcome, `succeed` by default."""
     outcome = params.choice("outcome", *OUTCOMES) or "succeed"
     return collect(account, _payable(account, invoice_id), outcome=outcome, automatic=False)
 
@@ -115,7 +115,7 @@ def _subscription_behind(account: Account, invoice: Resource) -> Resource | None
 
 
 def _declined(account: Account, invoice: Resource, subscription: Resource | None, *, counts: bool) -> Resource:
-    """Plan the next attempt, or give up as the policy says; `counts` tells an attempt that uses up a retry."""
+    """Schedules the next attempt, or applies the policy's final status; `counts` means that it uses up a retry."""
     attempts = invoice["attempt_count"] + counts
     status = subscription["status"] if subscription else "active"
     retried = status not in ENDED and status != "incomplete" and invoice["auto_advance"]

@@ -1,4 +1,4 @@
-"""What Stripe has no API for: outcomes, time, and webhooks that misbehave."""
+"""Control routes without a counterpart in Stripe's API: payment outcomes, clock, and delivery faults."""
 
 from paybill_stripe_fake import (
     collection,
@@ -16,73 +16,73 @@ from paybill_stripe_fake.store import Resource
 
 
 def set_payment(account: Account, params: Params, customer_id: str) -> Resource:
-    """Decide how charges to a customer's cards end from now on."""
+    """Sets the outcome of future charges to a customer's cards."""
     params.required("outcome")
     return payment_methods.set_outcome(account, customer_id, params.choice("outcome", *payment_methods.OUTCOMES) or "")
 
 
 def get_faults(account: Account, _params: Params) -> Resource:
-    """How delivery misbehaves, and whether it is held back."""
+    """Returns the delivery faults, and whether delivery is paused."""
     return {**deliveries.faults(account), "paused": deliveries.paused(account)}
 
 
 def set_faults(account: Account, params: Params) -> Resource:
-    """Let delivery misbehave."""
+    """Sets the delivery faults."""
     deliveries.set_faults(account, params)
     return get_faults(account, params)
 
 
 def pause(account: Account, params: Params) -> Resource:
-    """Hold webhooks back."""
+    """Pauses webhook delivery."""
     deliveries.set_paused(account, paused=True)
     return get_faults(account, params)
 
 
 def resume(account: Account, params: Params) -> Resource:
-    """Let webhooks go out again."""
+    """Resumes webhook delivery."""
     deliveries.set_paused(account, paused=False)
     return get_faults(account, params)
 
 
 def redeliver(account: Account, _params: Params, event_id: str) -> Resource:
-    """Send an event once more."""
+    """Sends an event once more."""
     event = account.store.find("v2.core.event", event_id) or account.get("event", event_id)
     return {"data": deliveries.redeliver(account, event)}
 
 
 def get_requests(account: Account, _params: Params) -> Resource:
-    """How often the API was called, and how often within one second."""
+    """Returns counts and peak rates of API calls."""
     return account.traffic.report()
 
 
 def forget_requests(account: Account, _params: Params) -> Resource:
-    """Count calls from nought."""
+    """Resets the counts of API calls."""
     account.traffic.forget()
     return account.traffic.report()
 
 
 def get_limits(account: Account, _params: Params) -> Resource:
-    """How many calls a second are let in."""
+    """Returns the rate limits."""
     return account.traffic.limits()
 
 
 def set_limits(account: Account, params: Params) -> Resource:
-    """Limit the calls that are let in."""
+    """Sets the rate limits."""
     return account.traffic.set_limits(params)
 
 
 def get_api_faults(account: Account, _params: Params) -> Resource:
-    """Which calls of the API fail."""
+    """Returns the faults of API calls."""
     return dict(account.traffic.faults)
 
 
 def set_api_faults(account: Account, params: Params) -> Resource:
-    """Let calls of the API fail or take long."""
+    """Sets failures and delays of API calls."""
     return account.traffic.set_faults(params)
 
 
 def reset(account: Account, _params: Params) -> Resource:
-    """Start with an empty account in real time; the endpoint of the command line stays."""
+    """Resets to an empty account in real time; the endpoint of the command line stays."""
     static = account.store.find("webhook_endpoint", deliveries.STATIC_ID)
     account.store.clear()
     account.traffic.reset()

@@ -1,4 +1,4 @@
-"""Customers."""
+"""Customers, with their default cards."""
 
 from paybill_stripe_fake import events, payment_methods, subscription_state
 from paybill_stripe_fake.account import Account, new_id
@@ -11,7 +11,7 @@ _ADDRESS = ("city", "country", "line1", "line2", "postal_code", "state")
 
 
 def new(account: Account, *, email: str | None = None, name: str | None = None) -> Resource:
-    """A customer who owes nothing, not kept yet."""
+    """Returns a new customer with a zero balance, not stored yet."""
     return {
         "id": new_id("cus"),
         "object": "customer",
@@ -45,7 +45,7 @@ def new(account: Account, *, email: str | None = None, name: str | None = None) 
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Create a customer, with one of Stripe's test cards if given."""
+    """Creates a customer, optionally with one of Stripe's test cards."""
     customer = new(account)
     customer |= _given(params, customer)
     card, default = _cards(params)
@@ -57,12 +57,12 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, customer_id: str) -> Resource:
-    """One customer; one who was deleted shows only that."""
+    """Returns one customer; a deleted customer shows only that it is deleted."""
     return account.get("customer", customer_id)
 
 
 def list_customers(account: Account, params: Params) -> Resource:
-    """Customers, the last first."""
+    """Lists customers, newest first."""
     email, created = params.text("email", longest=512), params.within("created")
 
     def wanted(customer: Resource) -> bool:
@@ -72,7 +72,7 @@ def list_customers(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, customer_id: str) -> Resource:
-    """Change what is given."""
+    """Changes the passed attributes."""
     customer = subscription_state.living_customer(account, customer_id)
     _, default = _cards(params, creating=False)
     changed = events.change(account, customer, _given(params, customer))
@@ -80,7 +80,7 @@ def update(account: Account, params: Params, customer_id: str) -> Resource:
 
 
 def delete(account: Account, _params: Params, customer_id: str) -> Resource:
-    """Delete a customer for good and cancel what was subscribed to."""
+    """Deletes a customer permanently and cancels all of its subscriptions."""
     customer = subscription_state.living_customer(account, customer_id)
     for subscription in account.store.oldest_first("subscription"):
         if subscription["customer"] == customer_id and subscription["status"] not in subscription_state.ENDED:
@@ -106,7 +106,7 @@ def _given(params: Params, customer: Resource) -> Resource:
 def _cards(params: Params, *, creating: bool = True) -> tuple[str | None, str | None]:
     settings = params.nested("invoice_settings")
     default = settings.text("default_payment_method") if settings else None
-    # A `source`, as older clients give it, is a card that is the default by that.
+    # Older clients pass the default card as `source`.
     if source := params.text("source"):
         default = source.replace("tok_", "pm_card_", 1)
     return params.text("payment_method") if creating else None, default

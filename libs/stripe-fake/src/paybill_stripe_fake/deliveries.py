@@ -1,6 +1,6 @@
-"""Webhook deliveries: which event goes to which endpoint, in how many copies, and how each attempt ended.
+"""Webhook deliveries: the endpoints and copies of each event, and the outcome of each attempt.
 
-A delivery's id is its event's id and a number. Due times are real time, whatever the account's clock says.
+A delivery's id is its event's id and a number. Due times are real time, whatever the account's clock shows.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _NO_FAULTS = {
 
 
 def enqueue(account: Account, event: Resource) -> None:
-    """Queue an event for every endpoint that wants it, as the faults that are set demand."""
+    """Queues an event for every subscribed endpoint, subject to the active faults."""
     wanted = _subscribed(account, event)
     if not wanted:
         return
@@ -47,7 +47,7 @@ def enqueue(account: Account, event: Resource) -> None:
 
 
 def redeliver(account: Account, event: Resource) -> list[Resource]:
-    """Queue an event once more for every endpoint that wants it; faults do not apply."""
+    """Queues an event once more for every subscribed endpoint; faults do not apply."""
     return [
         _queue(account, event, endpoint, payload, kind, "pending")
         for endpoint, payload, kind in _subscribed(account, event)
@@ -55,7 +55,7 @@ def redeliver(account: Account, event: Resource) -> list[Resource]:
 
 
 def payloads(account: Account, endpoint_id: str) -> str:
-    """What an endpoint is sent: snapshot, thin or both."""
+    """Returns the payload style of an endpoint: snapshot, thin or both."""
     held = account.store.find("payload", endpoint_id)
     if held is None:
         return account.static_payload if endpoint_id == STATIC_ID else "snapshot"
@@ -63,7 +63,7 @@ def payloads(account: Account, endpoint_id: str) -> str:
 
 
 def of_event(account: Account, event_id: str) -> list[Resource]:
-    """All deliveries of an event, the first first."""
+    """Returns all deliveries of an event, oldest first."""
     found: list[Resource] = []
     while delivery := account.store.find("delivery", f"{event_id}.{len(found) + 1}"):
         found.append(delivery)
@@ -71,14 +71,14 @@ def of_event(account: Account, event_id: str) -> list[Resource]:
 
 
 def undelivered(account: Account, event_id: str) -> int:
-    """How many endpoints have not had the event yet, each form that they want counted for itself."""
+    """Returns the number of undelivered pairs of endpoint and payload style for an event."""
     tried = of_event(account, event_id)
     had = {_place(delivery) for delivery in tried if delivery["state"] == "delivered"}
     return len({_place(delivery) for delivery in tried if delivery["state"] != "dropped"} - had)
 
 
 def due(account: Account, endpoint_id: str, now: float) -> list[Resource]:
-    """What is to be sent to an endpoint now, in the order in which it goes out."""
+    """Returns the deliveries that are due for an endpoint, in sending order."""
     found = [delivery for delivery in pending(account, endpoint_id) if delivery["due_at"] <= now]
     active = faults(account)
     if active["shuffle"]:
@@ -87,13 +87,13 @@ def due(account: Account, endpoint_id: str, now: float) -> list[Resource]:
 
 
 def pending(account: Account, endpoint_id: str | None = None) -> list[Resource]:
-    """What is still to be sent, now or later."""
+    """Returns the deliveries that are not sent yet, due now or later."""
     queued = (account.store.find("delivery", marker["id"]) for marker in account.store.oldest_first("pending"))
     return [found for found in queued if found is not None and endpoint_id in {None, found["endpoint"]}]
 
 
 def record(account: Account, delivery: Resource, *, status: int | None, error: str | None, retry_s: float) -> None:
-    """Write down how an attempt ended; without a 2xx the next one is due in `retry_s` seconds."""
+    """Records the outcome of an attempt; without a 2xx the next one is due in `retry_s` seconds."""
     attempt: Resource = {"at": time.time(), "status": status, "error": error}
     done = error is None
     outcome = {
@@ -109,24 +109,24 @@ def record(account: Account, delivery: Resource, *, status: int | None, error: s
 
 
 def drop(account: Account, endpoint_id: str) -> None:
-    """Give up what is queued for an endpoint that is gone."""
+    """Drops the queued deliveries of a removed endpoint."""
     for delivery in pending(account, endpoint_id):
         account.store.put("delivery", delivery["id"], {**delivery, "state": "dropped", "due_at": None})
         account.store.delete("pending", delivery["id"])
 
 
 def faults(account: Account) -> dict[str, Any]:
-    """How delivery misbehaves at present."""
+    """Returns the active delivery faults."""
     return {**_NO_FAULTS, **(account.store.find("setting", "faults") or {})}
 
 
 def paused(account: Account) -> bool:
-    """Whether delivery is held back."""
+    """Returns whether delivery is paused."""
     return account.store.find("setting", "paused") is not None
 
 
 def set_paused(account: Account, *, paused: bool) -> None:
-    """Hold delivery back, or let it go on; a delivery under way is finished."""
+    """Pauses or resumes delivery; an attempt in progress is finished."""
     if paused:
         account.store.put("setting", "paused", {})
     else:
@@ -134,11 +134,11 @@ def set_paused(account: Account, *, paused: bool) -> None:
 
 
 def set_faults(account: Account, params: Params) -> dict[str, Any]:
-    """Set the faults that are given and leave the others as they are.
+    """Sets the passed faults and leaves the others unchanged.
 
     duplicate: how many copies of each event are sent, 1 to 100.
-    reorder: whether what is queued goes out the newest first. shuffle: in no order at all.
-    delay_s: each copy waits a time of its own, up to so many seconds, before its first attempt.
+    reorder: whether the newest queued event is sent first. shuffle: in random order.
+    delay_s: each copy waits a random time up to this many seconds before its first attempt.
     lose: how many of the next events are never sent, or a list of types that never are; 0 ends it.
     """
     changed = dict(faults(account))
@@ -155,7 +155,7 @@ def set_faults(account: Account, params: Params) -> dict[str, Any]:
 
 
 def list_deliveries(account: Account, params: Params) -> Resource:
-    """Deliveries, the oldest first, of one event or in one state if so asked; the last `limit` of them."""
+    """Lists deliveries, oldest first, filtered by event or state; the last `limit` of them."""
     event, state = params.text("event"), params.choice("state", *_STATES)
     limit = params.integer("limit", least=1, most=_MAX_LISTED) or _MAX_LISTED
     candidates = of_event(account, event) if event else account.store.oldest_first("delivery")
@@ -171,7 +171,7 @@ def _loss(params: Params) -> Resource:
 
 
 def _subscribed(account: Account, event: Resource) -> list[tuple[Resource, str, str]]:
-    """The endpoints that want an event, in which form, and its type in that form."""
+    """Returns the endpoints subscribed to an event, each with payload style and event type in that style."""
     forms = {"thin": thin_events.name_of(event)}
     if event["object"] == "event":
         forms = {"snapshot": event["type"], **forms}
@@ -190,7 +190,7 @@ def _place(delivery: Resource) -> tuple[str, str]:
 
 
 def _chance(delivery: Resource) -> float:
-    """From 0 to 1, as good as random and always the same for one delivery."""
+    """Returns a pseudo-random number from 0 to 1 that is constant for one delivery."""
     return int.from_bytes(hashlib.sha256(delivery["id"].encode()).digest()[:4]) / 2**32
 
 

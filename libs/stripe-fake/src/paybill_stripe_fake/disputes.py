@@ -1,4 +1,4 @@
-"""Disputes: a cardholder who does not recognise a charge, and how that ends."""
+"""Disputes: a cardholder contests a charge, and the bank decides."""
 
 from paybill_stripe_fake import events
 from paybill_stripe_fake.account import Account, new_id
@@ -42,7 +42,7 @@ _CLOSED = frozenset({"won", "lost", "warning_closed"})
 
 
 def start(account: Account, charge: Resource, *, inquiry: bool, reason: str = "fraudulent") -> Resource:
-    """Dispute a charge; an inquiry does not take the money away yet."""
+    """Disputes a charge; an inquiry does not withdraw the money."""
     if charge["disputed"] or not charge["paid"]:
         raise InvalidRequestError(f"Charge {charge['id']} was not paid, or is disputed already.")
     amount = charge["amount_captured"] - charge["amount_refunded"]
@@ -88,7 +88,7 @@ def start(account: Account, charge: Resource, *, inquiry: bool, reason: str = "f
 
 
 def finish(account: Account, dispute: Resource, outcome: str) -> Resource:
-    """Won: the money comes back. Lost: it does not. An inquiry is only closed."""
+    """Closes a dispute: `won` returns the money, `lost` does not; an inquiry moves no money."""
     if dispute["status"] in _CLOSED:
         raise InvalidRequestError(f"This dispute is already closed: {dispute['status']}.")
     inquiry = dispute["status"].startswith("warning")
@@ -100,25 +100,25 @@ def finish(account: Account, dispute: Resource, outcome: str) -> Resource:
 
 
 def start_as_told(account: Account, params: Params, charge_id: str) -> Resource:
-    """Dispute a charge, or the charge that paid an invoice or a payment intent."""
+    """Disputes a charge, or the charge that paid an invoice or a payment intent."""
     reason, inquiry = params.choice("reason", *_REASONS) or "fraudulent", params.flag("inquiry") or False
     return start(account, _charge_of(account, charge_id), inquiry=inquiry, reason=reason)
 
 
 def finish_as_told(account: Account, params: Params, dispute_id: str) -> Resource:
-    """End a dispute as the bank would."""
+    """Closes a dispute as the bank would."""
     params.required("outcome")
     outcome = params.choice("outcome", "won", "lost") or ""
     return finish(account, account.get("dispute", dispute_id), outcome)
 
 
 def retrieve(account: Account, _params: Params, dispute_id: str) -> Resource:
-    """One dispute."""
+    """Returns one dispute."""
     return account.get("dispute", dispute_id)
 
 
 def list_disputes(account: Account, params: Params) -> Resource:
-    """Disputes, the last first."""
+    """Lists disputes, newest first."""
     exact = {key: params.text(key) for key in ("charge", "payment_intent")}
     created = params.within("created")
 
@@ -129,7 +129,7 @@ def list_disputes(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, dispute_id: str) -> Resource:
-    """Give evidence, which is looked at once it is submitted."""
+    """Adds evidence, which is reviewed once it is submitted."""
     dispute = account.get("dispute", dispute_id)
     changes: Resource = {"metadata": params.metadata(dispute["metadata"])}
     evidence = params.nested("evidence")
@@ -149,7 +149,7 @@ def update(account: Account, params: Params, dispute_id: str) -> Resource:
 
 
 def close(account: Account, _params: Params, dispute_id: str) -> Resource:
-    """Accept that it is lost."""
+    """Accepts that the dispute is lost."""
     return finish(account, account.get("dispute", dispute_id), "lost")
 
 

@@ -1,15 +1,15 @@
-"""What the API refuses, in the shape in which Stripe says it."""
+"""Errors of the API, in the shape of Stripe's error objects."""
 
 import math
 from typing import Any
 
 
 class ApiError(Exception):
-    """A request was refused.
+    """Raised when a request is refused.
 
-    status: the HTTP status of the answer.
-    keep: what the request has changed so far stays, as after a declined card.
-    headers: of the answer, besides the usual ones.
+    status: the HTTP status of the response.
+    keep: commits the changes made so far, as after a declined card.
+    headers: additional response headers.
     """
 
     status = 400
@@ -25,17 +25,17 @@ class ApiError(Exception):
         self.headers: dict[str, str] = {}
 
     def body(self) -> dict[str, Any]:
-        """The JSON that Stripe's SDKs turn into an exception."""
+        """Returns the JSON that Stripe's SDKs turn into an exception."""
         error = {"type": self.type, "code": self.code, "message": self.message, "param": self.param, **self.more}
         return {"error": {key: value for key, value in error.items() if value is not None}}
 
 
 class InvalidRequestError(ApiError):
-    """The request is not one that Stripe would carry out."""
+    """Raised for a request that Stripe would not carry out."""
 
 
 class ResourceMissingError(ApiError):
-    """Nothing of this kind has this id; 404 when the URL names it, 400 when a parameter does."""
+    """Raised when no resource of this kind has this id; 404 if the id is in the URL, 400 if in a parameter."""
 
     def __init__(self, noun: str, identifier: str, *, param: str | None = None) -> None:
         super().__init__(f"No such {noun}: '{identifier}'", code="resource_missing", param=param or "id")
@@ -43,16 +43,16 @@ class ResourceMissingError(ApiError):
 
 
 class UnknownUrlError(ApiError):
-    """No endpoint of ours has this method and path."""
+    """Raised when no endpoint has this method and path."""
 
     status = 404
 
     def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"Unrecognized request URL ({method}: {path}). This stand-in answers a part of the API only.")
+        super().__init__(f"Unrecognized request URL ({method}: {path}). The Stripe fake implements only a part.")
 
 
 class AuthenticationError(ApiError):
-    """The API key is absent or not ours."""
+    """Raised when the API key is absent or wrong."""
 
     status = 401
 
@@ -62,7 +62,7 @@ class AuthenticationError(ApiError):
 
 
 class BodyTooLargeError(ApiError):
-    """The body is larger than this process is willing to read."""
+    """Raised when the body is larger than the limit."""
 
     status = 413
 
@@ -71,13 +71,13 @@ class BodyTooLargeError(ApiError):
 
 
 class IdempotencyError(ApiError):
-    """An idempotency key was used before, for something else."""
+    """Raised when an idempotency key was used before with other parameters."""
 
     type = "idempotency_error"
 
 
 class KeyInUseError(IdempotencyError):
-    """A request with this idempotency key is still under way."""
+    """Raised while a request with the same idempotency key is in progress."""
 
     status = 409
 
@@ -90,7 +90,7 @@ class KeyInUseError(IdempotencyError):
 
 
 class RateLimitError(ApiError):
-    """Too many calls within a second."""
+    """Raised when there are too many calls within a second."""
 
     status = 429
 
@@ -107,12 +107,12 @@ class RateLimitError(ApiError):
 
 
 class InjectedError(ApiError):
-    """A call that a test wanted to fail."""
+    """Raised for a call that a test injected a failure into."""
 
     type = "api_error"
 
     def __init__(self, status: int, retry_after_s: int | None) -> None:
-        super().__init__("An error occurred on our end, as the stand-in was told to have.")
+        super().__init__("An error occurred on our end, as injected into the Stripe fake.")
         self.status = status
         self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
         if status == 429:  # noqa: PLR2004 - Too Many Requests
@@ -120,7 +120,7 @@ class InjectedError(ApiError):
 
 
 class CardDeclinedError(ApiError):
-    """The customer's card was declined; the attempt itself is on record."""
+    """Raised when the customer's card is declined; the attempt itself is recorded."""
 
     status = 402
     type = "card_error"

@@ -1,4 +1,4 @@
-"""Events: what happened in the account, with the resource as it was then."""
+"""Events: changes of the account, each with the resource as it was then."""
 
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,7 +15,7 @@ _MAX_TYPES = 20
 
 
 def emit(account: Account, kind: str, resource: Resource, previous: Resource | None = None) -> Resource:
-    """Record that something happened and queue it for the webhook endpoints."""
+    """Records an event and queues it for the webhook endpoints."""
     data: Resource = {"object": resource}
     if previous is not None:
         data["previous_attributes"] = previous
@@ -36,14 +36,14 @@ def emit(account: Account, kind: str, resource: Resource, previous: Resource | N
 
 
 def create(account: Account, resource: Resource, event: str | None = None) -> Resource:
-    """Keep a new resource and say so."""
+    """Stores a new resource and emits its event."""
     account.put(resource)
     emit(account, event or f"{resource['object']}.created", resource)
     return resource
 
 
 def change(account: Account, resource: Resource, changes: Resource, event: str | None = None) -> Resource:
-    """Replace attributes of a resource and say what they were; says nothing when nothing changes."""
+    """Replaces attributes of a resource and emits the old values; emits nothing when nothing changes."""
     after = {**resource, **changes}
     previous = _previous(resource, after)
     if previous:
@@ -53,12 +53,12 @@ def change(account: Account, resource: Resource, changes: Resource, event: str |
 
 
 def rendered(account: Account, event: Resource) -> Resource:
-    """The event as the API shows it now."""
+    """Returns the event as the API shows it now."""
     return {**event, "data": shortened(event["data"]), "pending_webhooks": deliveries.undelivered(account, event["id"])}
 
 
 def retrieve(account: Account, _params: Params, event_id: str) -> Resource:
-    """One event of the last 30 days."""
+    """Returns one event of the last 30 days."""
     event = account.get("event", event_id)
     if event["created"] <= account.now() - KEPT_S:
         raise ResourceMissingError("event", event_id)
@@ -66,7 +66,7 @@ def retrieve(account: Account, _params: Params, event_id: str) -> Resource:
 
 
 def list_events(account: Account, params: Params) -> Resource:
-    """Events of the last 30 days, the last first."""
+    """Lists events of the last 30 days, newest first."""
     oldest = account.now() - KEPT_S
     pattern = params.text("type", longest=200)
     kinds = params.texts("types", most=_MAX_TYPES)
@@ -91,7 +91,7 @@ def list_events(account: Account, params: Params) -> Resource:
 
 
 def _previous(before: Any, after: Any) -> Resource:
-    """The old values of what differs, down through objects; lists and Stripe's list objects as a whole."""
+    """Returns the old values of changed attributes, recursively through objects; lists and list objects as a whole."""
     previous: Resource = {}
     for key, old in before.items():
         new = after.get(key)

@@ -1,4 +1,4 @@
-"""`expand[]`: ids in an answer replaced by what they name."""
+"""Implements `expand[]`: replaces ids in a response with the resources."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ _KINDS = {
     "sub": "subscription",
 }
 _OF_STEP = {"product": "product", "schedule": "subscription_schedule", "configuration": "billing_portal.configuration"}
-# An id by its own name would expand to itself; products may have ids that look like any other.
+# The field `id` would expand to its own resource; products may have ids that look like any other.
 _NEVER = frozenset({"id", "object", "client_reference_id", "description", "name", "email", "nickname"})
 
 
 def expanded(account: Account, resource: Resource, paths: list[str]) -> Resource:
-    """The resource with every path of `expand[]` filled in; refuses a path that leads nowhere."""
+    """Returns the resource with every path of `expand[]` filled in; refuses an invalid path."""
     for path in paths:
         steps = path.split(".")
         if len(steps) > _MAX_DEPTH:

@@ -1,4 +1,4 @@
-"""Form-encoded parameters as Stripe nests them (`items[0][price]=…`), read with types and names in every refusal."""
+"""Parses form-encoded parameters as Stripe nests them (`items[0][price]=…`); each error names the parameter."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 
 
 def parse_form(encoded: str | bytes) -> dict[str, Value]:
-    """The nested parameters of a form or query string; lists become objects with the index as key."""
+    """Returns the nested parameters of a form or query string; lists become objects with the index as key."""
     try:
         text = encoded.decode("utf-8") if isinstance(encoded, bytes) else encoded
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
@@ -46,7 +46,7 @@ def parse_form(encoded: str | bytes) -> dict[str, Value]:
 
 
 def is_web_url(text: str) -> bool:
-    """Whether this is an absolute http or https URL that can stand in a page."""
+    """Returns whether `text` is an absolute http or https URL that is safe in a page."""
     try:
         parts = urlsplit(text)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and not re.search(r'[\s<>"\\\x00-\x20]', text)
@@ -55,7 +55,7 @@ def is_web_url(text: str) -> bool:
 
 
 def from_json(value: Any) -> Value:
-    """The same tree from JSON, for the control routes."""
+    """Returns the same tree from JSON, for the control routes."""
     match value:
         case dict():
             return {str(key): from_json(inner) for key, inner in value.items() if inner is not None}
@@ -71,23 +71,23 @@ def _place(tree: dict[str, Value], path: list[str], value: str, key: str) -> Non
     node = tree
     for step, inner in pairwise(path):
         name = step or str(max(0, len(node) - 1) if inner else len(node))
-        # `a[][x]=1&a[][y]=2` is one element until a name comes twice; then the next element begins.
+        # `a[][x]=1&a[][y]=2` is one element until a name repeats; then the next element begins.
         if not step and name in node and isinstance(node[name], dict) and inner in node[name]:
             name = str(len(node))
         child = node.setdefault(name, {})
         if isinstance(child, str):
-            raise InvalidRequestError(f"Invalid parameter: {key[:100]!r} is given both as a value and as an object.")
+            raise InvalidRequestError(f"Invalid parameter: {key[:100]!r} is both a value and an object.")
         node = child
     last = path[-1] or str(len(node))
     if isinstance(node.get(last), dict):
-        raise InvalidRequestError(f"Invalid parameter: {key[:100]!r} is given both as a value and as an object.")
+        raise InvalidRequestError(f"Invalid parameter: {key[:100]!r} is both a value and an object.")
     node[last] = value
 
 
 class Params:
-    """Parameters that are taken out one by one; `finish` refuses what nobody took.
+    """Parameters that are read one by one; `finish` refuses those that were not read.
 
-    A reader returns None for a parameter that is absent, or that was given empty in order to unset it.
+    A method returns None for a parameter that is absent, or that is empty in order to unset it.
     """
 
     def __init__(self, tree: Mapping[str, Value], path: str = "") -> None:
@@ -97,19 +97,19 @@ class Params:
         self._children: list[Params] = []
 
     def name(self, key: str) -> str:
-        """The parameter's full name, as in `items[0][price]`."""
+        """Returns the parameter's full name, as in `items[0][price]`."""
         return f"{self._path}[{key}]" if self._path else key
 
     def has(self, key: str) -> bool:
-        """Whether the parameter was given at all, empty included."""
+        """Returns whether the parameter is present, even if empty."""
         return key in self._tree
 
     def given(self) -> set[str]:
-        """The names of all parameters, read or not."""
+        """Returns the names of all parameters, read or not."""
         return set(self._tree)
 
     def text(self, key: str, *, longest: int = _MAX_TEXT) -> str | None:
-        """A string of at most `longest` characters."""
+        """Returns a string of at most `longest` characters."""
         value = self._scalar(key)
         if value is not None and len(value) > longest:
             raise InvalidRequestError(
@@ -118,14 +118,14 @@ class Params:
         return value or None
 
     def required(self, key: str, *, longest: int = _MAX_TEXT) -> str:
-        """A string that must be there and not empty."""
+        """Returns a string that must be present and not empty."""
         value = self.text(key, longest=longest)
         if value is None:
             raise self._missing(key)
         return value
 
     def choice(self, key: str, *choices: str) -> str | None:
-        """One of the given words."""
+        """Returns one of the allowed words."""
         value = self.text(key)
         if value is not None and value not in choices:
             raise InvalidRequestError(
@@ -134,14 +134,14 @@ class Params:
         return value
 
     def flag(self, key: str) -> bool | None:
-        """`true` or `false`."""
+        """Returns the boolean of `true` or `false`."""
         value = self.text(key)
         if value is not None and value not in {"true", "false"}:
             raise InvalidRequestError(f"Invalid boolean: {value[:100]}", param=self.name(key))
         return None if value is None else value == "true"
 
     def integer(self, key: str, *, least: int = 0, most: int = _MAX_INTEGER) -> int | None:
-        """A whole number from `least` to `most`."""
+        """Returns a whole number from `least` to `most`."""
         value = self.text(key, longest=100)
         if value is None:
             return None
@@ -158,7 +158,7 @@ class Params:
         return int(value)
 
     def decimal(self, key: str) -> Decimal | None:
-        """A number that is not negative, with at most 12 decimal places."""
+        """Returns a number that is not negative, with at most 12 decimal places."""
         value = self.text(key, longest=40)
         if value is None:
             return None
@@ -172,14 +172,14 @@ class Params:
         return number
 
     def url(self, key: str) -> str | None:
-        """An absolute http or https URL."""
+        """Returns an absolute http or https URL."""
         value = self.text(key)
         if value is not None and not is_web_url(value):
             raise InvalidRequestError("Not a valid URL", code="url_invalid", param=self.name(key))
         return value
 
     def nested(self, key: str) -> "Params | None":
-        """An object with parameters of its own."""
+        """Returns an object with parameters of its own."""
         self._taken.add(key)
         value = self._tree.get(key)
         if value is None or value == "":
@@ -191,7 +191,7 @@ class Params:
         return child
 
     def many(self, key: str, *, most: int) -> "list[Params] | None":
-        """A list of objects, in the order of their indices."""
+        """Returns a list of objects, in the order of their indices."""
         holder = self.nested(key)
         if holder is None:
             return None
@@ -203,12 +203,12 @@ class Params:
         return [element for element in elements if element is not None]
 
     def texts(self, key: str, *, most: int) -> list[str] | None:
-        """A list of strings, in the order of their indices."""
+        """Returns a list of strings, in the order of their indices."""
         holder = self.nested(key)
         return None if holder is None else [holder.required(index) for index in holder.indices(most)]
 
     def metadata(self, held: Mapping[str, str] | None = None, key: str = "metadata") -> dict[str, str]:
-        """What is held with the given keys set, and those given empty removed; given empty as a whole, nothing."""
+        """Returns the held metadata with the passed keys set and the empty ones removed; an empty value removes all."""
         if self._tree.get(key) == "":
             self._taken.add(key)
             return {}
@@ -229,7 +229,7 @@ class Params:
         return merged
 
     def within(self, key: str) -> Callable[[int], bool]:
-        """A test for a time filter: an exact number, or bounds named gt, gte, lt and lte."""
+        """Returns a predicate for a time filter: an exact number, or bounds named gt, gte, lt and lte."""
         if isinstance(self._tree.get(key), str):
             exact = self.integer(key)
             return lambda value: exact is None or value == exact
@@ -238,17 +238,17 @@ class Params:
         return lambda value: all(bound is None or _COMPARISONS[name](value, bound) for name, bound in bounds.items())
 
     def indices(self, most: int) -> list[str]:
-        """The keys of a list, in order; refuses what is no list or too long."""
+        """Returns the keys of a list, in order; refuses an object that is no list or too long."""
         if len(self._tree) > most or not all(re.fullmatch(r"[0-9]{1,6}", key) for key in self._tree):
             raise InvalidRequestError(f"Invalid array: {self._path} takes at most {most} elements", param=self._path)
         return sorted(self._tree, key=int)
 
     def finish(self) -> None:
-        """Refuse every parameter that was given and not read."""
+        """Refuses every parameter that was sent and not read."""
         for key in self._tree:
             if key not in self._taken:
                 raise InvalidRequestError(
-                    f"Received unknown parameter: {self.name(key)[:200]} (Stripe may know it; this stand-in does not)",
+                    f"Received unknown parameter: {self.name(key)[:200]} (the Stripe fake does not implement it)",
                     code="parameter_unknown",
                     param=self.name(key)[:200],
                 )

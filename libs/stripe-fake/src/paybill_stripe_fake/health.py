@@ -1,4 +1,4 @@
-"""The alert that an event could not be generated: what it was about is told, and the event itself is lost for good.
+"""The alert that an event could not be generated: it names the object, and the event itself is lost permanently.
 
 Source: https://docs.stripe.com/webhooks/handle-irrecoverable-events.
 """
@@ -11,7 +11,7 @@ from paybill_stripe_fake.store import Resource
 
 
 def alert_lost(account: Account, params: Params) -> Resource:
-    """Tell that an event of `event_type` about `object` could not be generated."""
+    """Emits the alert that an event of `event_type` about `object` could not be generated."""
     kind, identifier = params.required("event_type", longest=200), params.required("object", longest=200)
     related = thin_events.find(account, identifier)
     if related is None:

@@ -1,4 +1,4 @@
-"""Invoices as the API shows, makes and changes them."""
+"""The API of invoices: create, change, list and finalise."""
 
 from paybill_stripe_fake import events, invoice_items, invoices
 from paybill_stripe_fake.account import Account
@@ -13,12 +13,14 @@ _MAX_DAYS = 365
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Draft an invoice of no subscription."""
+    """Drafts an invoice without a subscription."""
     customer = living_customer(account, params.required("customer"), "customer")
     method = params.choice("collection_method", "charge_automatically", "send_invoice") or "charge_automatically"
     days = params.integer("days_until_due", most=_MAX_DAYS)
     if (method == "send_invoice") != (days is not None):
-        raise InvalidRequestError("days_until_due goes with collection_method=send_invoice.", param="days_until_due")
+        raise InvalidRequestError(
+            "days_until_due requires collection_method=send_invoice, and the other way round.", param="days_until_due"
+        )
     behaviour = params.choice("pending_invoice_items_behavior", "include", "exclude") or "exclude"
     more = {
         "auto_advance": params.flag("auto_advance") or False,
@@ -32,7 +34,7 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, invoice_id: str) -> Resource:
-    """Change what is written on it."""
+    """Changes description, metadata or `auto_advance`."""
     invoice = account.get("invoice", invoice_id)
     changes: Resource = {"metadata": params.metadata(invoice["metadata"])}
     if params.has("description"):
@@ -43,7 +45,7 @@ def update(account: Account, params: Params, invoice_id: str) -> Resource:
 
 
 def delete(account: Account, _params: Params, invoice_id: str) -> Resource:
-    """Throw a draft away; what was on it waits again."""
+    """Deletes a draft; its items are pending again."""
     invoice = _in(account, invoice_id, "deleted", "draft")
     if subscription_of(invoice):
         raise InvalidRequestError("An invoice of a subscription cannot be deleted.", code="invoice_not_editable")
@@ -54,14 +56,14 @@ def delete(account: Account, _params: Params, invoice_id: str) -> Resource:
 
 
 def finalize(account: Account, params: Params, invoice_id: str) -> Resource:
-    """Make a draft an invoice; collected at once only by `pay`."""
+    """Finalises a draft; only `pay` collects it at once."""
     advance = params.flag("auto_advance")
     invoice = _in(account, invoice_id, "finalized", "draft")
     return invoices.finalize(account, invoice if advance is None else {**invoice, "auto_advance": advance})
 
 
 def send(account: Account, _params: Params, invoice_id: str) -> Resource:
-    """Pretend to send it to the customer."""
+    """Marks an invoice as sent to the customer; nothing is sent."""
     invoice = _in(account, invoice_id, "sent", "draft", "open")
     if invoice["status"] == "draft":
         invoice = invoices.finalize(account, invoice)
@@ -70,17 +72,17 @@ def send(account: Account, _params: Params, invoice_id: str) -> Resource:
 
 
 def void(account: Account, _params: Params, invoice_id: str) -> Resource:
-    """Nobody owes this any more."""
+    """Voids an invoice; it is no longer owed."""
     return invoices.void(account, _in(account, invoice_id, "voided", "open", "uncollectible"))
 
 
 def mark_uncollectible(account: Account, _params: Params, invoice_id: str) -> Resource:
-    """Give up hope."""
+    """Marks an invoice as uncollectible."""
     return invoices.mark_uncollectible(account, _in(account, invoice_id, "marked uncollectible", "open"))
 
 
 def list_payments(account: Account, params: Params) -> Resource:
-    """Payments of invoices, the last first; of one invoice, or by one payment intent, if so asked."""
+    """Lists payments of invoices, newest first; filtered by invoice or payment intent."""
     invoice, status = params.text("invoice"), params.choice("status", "canceled", "open", "paid")
     created, payment = params.within("created"), params.nested("payment") or Params({}, "payment")
     if invoice:
@@ -102,17 +104,17 @@ def list_payments(account: Account, params: Params) -> Resource:
 
 
 def retrieve_payment(account: Account, _params: Params, payment_id: str) -> Resource:
-    """One payment of an invoice."""
+    """Returns one payment of an invoice."""
     return account.get("invoice_payment", payment_id)
 
 
 def retrieve(account: Account, _params: Params, invoice_id: str) -> Resource:
-    """One invoice."""
+    """Returns one invoice."""
     return account.get("invoice", invoice_id)
 
 
 def list_invoices(account: Account, params: Params) -> Resource:
-    """Invoices, the last first."""
+    """Lists invoices, newest first."""
     customer, subscription = params.text("customer"), params.text("subscription")
     status = params.choice("status", "draft", "open", "paid", "uncollectible", "void")
     created = params.within("created")
@@ -129,7 +131,7 @@ def list_invoices(account: Account, params: Params) -> Resource:
 
 
 def list_lines(account: Account, params: Params, invoice_id: str) -> Resource:
-    """What an invoice is made up of."""
+    """Lists the lines of an invoice."""
     lines = account.get("invoice", invoice_id)["lines"]
     return page_of(params, lines["data"], lambda _: True, lines["url"])
 

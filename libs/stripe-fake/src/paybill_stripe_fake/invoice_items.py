@@ -1,4 +1,4 @@
-"""Invoice items: what waits to be billed on a customer's next invoice, prorations among them."""
+"""Invoice items: pending charges and credits for a customer's next invoice, prorations included."""
 
 from paybill_stripe_fake import events, prices
 from paybill_stripe_fake.account import Account, new_id
@@ -28,7 +28,7 @@ def add(
     metadata: dict[str, str] | None = None,
     invoice: str | None = None,
 ) -> Resource:
-    """Let something wait for the customer's next invoice, or be on the draft that is named."""
+    """Adds an item to the customer's next invoice, or to the draft with the id `invoice`."""
     of_subscription = {"subscription": subscription, "subscription_item": subscription_item}
     unit_amount = per_unit(amount, quantity)
     item: Resource = {
@@ -63,7 +63,7 @@ def add(
 
 
 def waiting_for(account: Account, customer_id: str, subscription_id: str | None) -> list[Resource]:
-    """What a customer's next invoice takes up: the subscription's own items, and those of no subscription."""
+    """Returns the items for a customer's next invoice: the subscription's own, and those of no subscription."""
     return [
         item
         for item in _waiting(account)
@@ -74,18 +74,18 @@ def waiting_for(account: Account, customer_id: str, subscription_id: str | None)
 
 
 def added_to(account: Account, invoice_id: str) -> list[Resource]:
-    """What was put on a draft by name and is not among its lines yet."""
+    """Returns the items added to a draft explicitly that are not among its lines yet."""
     return [item for item in _waiting(account) if item["invoice"] == invoice_id]
 
 
 def bill(account: Account, item: Resource, invoice_id: str) -> None:
-    """It is a line of this invoice now."""
+    """Marks an item as billed on this invoice."""
     account.put({**item, "invoice": invoice_id})
     account.store.delete("waiting", item["id"])
 
 
 def release(account: Account, invoice_id: str) -> None:
-    """What was on a draft that is gone waits again."""
+    """Makes the items of a deleted draft pending again."""
     for item in account.store.oldest_first("invoiceitem"):
         if item["invoice"] == invoice_id:
             account.put({**item, "invoice": None})
@@ -93,19 +93,19 @@ def release(account: Account, invoice_id: str) -> None:
 
 
 def subscription_of(item: Resource) -> str | None:
-    """The id of the subscription that an item is billed with, if it is one's."""
+    """Returns the id of the subscription that an item is billed with, or None."""
     return item["parent"]["subscription_details"]["subscription"] if item["parent"] else None
 
 
 def remove_prorations(account: Account, subscription_id: str) -> None:
-    """Forget the prorations of a subscription that were not billed yet."""
+    """Deletes the unbilled prorations of a subscription."""
     for item in _waiting(account):
         if item["proration"] and subscription_of(item) == subscription_id:
             _remove(account, item)
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Add something to the customer's next invoice, or to a draft."""
+    """Adds an item to the customer's next invoice, or to a draft."""
     customer = living_customer(account, params.required("customer"), "customer")
     quantity = params.integer("quantity", most=_MAX_QUANTITY)
     price, amount, currency = _charged(account, params, quantity)
@@ -135,12 +135,12 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, item_id: str) -> Resource:
-    """One invoice item."""
+    """Returns one invoice item."""
     return account.get("invoiceitem", item_id)
 
 
 def list_items(account: Account, params: Params) -> Resource:
-    """Invoice items, the last first."""
+    """Lists invoice items, newest first."""
     exact = {"customer": params.text("customer"), "invoice": params.text("invoice")}
     pending, created = params.flag("pending"), params.within("created")
 
@@ -155,7 +155,7 @@ def list_items(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, item_id: str) -> Resource:
-    """Change what is written on it; Stripe tells nobody."""
+    """Changes description or metadata; emits no event, as at Stripe."""
     item = account.get("invoiceitem", item_id)
     changes: Resource = {"metadata": params.metadata(item["metadata"])}
     if params.has("description"):
@@ -164,7 +164,7 @@ def update(account: Account, params: Params, item_id: str) -> Resource:
 
 
 def delete(account: Account, _params: Params, item_id: str) -> Resource:
-    """Forget something that was not billed yet."""
+    """Deletes an item that was not billed yet."""
     item = account.get("invoiceitem", item_id)
     if account.store.find("waiting", item_id) is None:
         raise InvalidRequestError(
@@ -190,7 +190,9 @@ def _charged(account: Account, params: Params, quantity: int | None) -> tuple[Re
         price = account.get("price", pricing.required("price"), pricing.name("price"))
         return price, prices.amount(price, 1 if quantity is None else quantity), price["currency"]
     if amount is None:
-        raise InvalidRequestError("Give one of amount and pricing[price].", code="parameter_missing", param="amount")
+        raise InvalidRequestError(
+            "One of amount and pricing[price] is required.", code="parameter_missing", param="amount"
+        )
     return None, amount, params.required("currency").lower()
 
 

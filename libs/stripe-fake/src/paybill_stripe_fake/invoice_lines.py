@@ -1,4 +1,4 @@
-"""The lines of an invoice: a period of an item, or something that waited to be billed."""
+"""Lines of an invoice: a period of a subscription item, or an invoice item."""
 
 from decimal import Decimal
 from typing import Any
@@ -10,7 +10,7 @@ from paybill_stripe_fake.subscription_state import period_of
 
 
 def of_item(account: Account, invoice_id: str, subscription: Resource, item: Resource) -> Resource:
-    """The current period of a licensed item, paid in advance; free on trial."""
+    """Returns the line for the current period of a licensed item, paid in advance; free on trial."""
     price, quantity = item["price"], item["quantity"]
     start, end = period_of(subscription)
     trial = subscription["status"] == "trialing"
@@ -32,7 +32,7 @@ def of_item(account: Account, invoice_id: str, subscription: Resource, item: Res
 def of_usage(
     account: Account, invoice_id: str, subscription: Resource, item: Resource, past: tuple[int, int]
 ) -> Resource:
-    """What was used of a metered item in the time that is over, and is billed now for good."""
+    """Returns the line for the usage of a metered item in the past period, and marks that usage as billed."""
     price = item["price"]
     billed = account.store.find("usage_billed", item["id"])
     start = max(past[0], billed["until"]) if billed else past[0]
@@ -53,7 +53,7 @@ def of_usage(
 
 
 def of_invoice_item(invoice_id: str, waiting: Resource) -> Resource:
-    """What waited for the next invoice, a proration or something of a customer's own."""
+    """Returns the line for an invoice item, a proration or a manual one."""
     details = (waiting["parent"] or {}).get("subscription_details")
     of_subscription_item = details and details["subscription_item"]
     plain: Resource = {
@@ -81,7 +81,7 @@ def of_invoice_item(invoice_id: str, waiting: Resource) -> Resource:
 
 
 def pricing_of(price: Resource, unit_amount: str) -> Resource:
-    """Which price a line has, and what one unit of it costs there."""
+    """Returns the `pricing` of a line: its price and the amount of one unit."""
     return {
         "price_details": {"price": price["id"], "product": price["product"]},
         "type": "price_details",
@@ -90,7 +90,7 @@ def pricing_of(price: Resource, unit_amount: str) -> Resource:
 
 
 def per_unit(amount: int, quantity: int) -> str:
-    """What one of so many costs, with 12 decimal places at most."""
+    """Returns the amount of one unit, with 12 decimal places at most."""
     each = round(Decimal(amount) / quantity, 12) if quantity else Decimal(0)
     return f"{each.normalize():f}"
 

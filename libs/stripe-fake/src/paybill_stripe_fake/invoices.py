@@ -1,4 +1,4 @@
-"""Invoices: what a subscription owes for a period, from draft over open to paid or void."""
+"""Invoices: amounts owed for a period, from draft over open to paid or void."""
 
 from paybill_stripe_fake import events, invoice_items, invoice_lines, payments, prices
 from paybill_stripe_fake.account import Account, new_id
@@ -24,12 +24,12 @@ def draft(
     recurring: bool = True,
     used: bool = True,
 ) -> Resource:
-    """The invoice for the subscription's current period, under the id that it names as its latest.
+    """Drafts the invoice for the subscription's current period, and sets the subscription's `latest_invoice`.
 
     reason: Stripe's `billing_reason`. past: the period that the invoice closes.
-    advance: whether it will be finalised and collected by itself.
-    recurring: whether it bills for the period that has begun, or only for what waited.
-    used: whether it bills for what was used in the period that is over.
+    advance: whether it is finalised and collected automatically.
+    recurring: whether it bills for the new period, or only for pending items.
+    used: whether it bills for the usage of the past period.
     """
     identifier = subscription["latest_invoice"]
     waiting = invoice_items.waiting_for(account, subscription["customer"], subscription["id"])
@@ -51,7 +51,7 @@ def draft(
 
 
 def draft_by_hand(account: Account, customer_id: str, currency: str, *, take_waiting: bool, more: Resource) -> Resource:
-    """An invoice of no subscription, with what waits for the customer's next one if so wished."""
+    """Drafts an invoice without a subscription, optionally with the customer's pending items."""
     identifier = new_id("in")
     waiting = invoice_items.waiting_for(account, customer_id, None) if take_waiting else []
     lines = _lines_of(account, identifier, waiting)
@@ -59,7 +59,7 @@ def draft_by_hand(account: Account, customer_id: str, currency: str, *, take_wai
 
 
 def with_added_items(account: Account, invoice: Resource) -> Resource:
-    """The draft with the items that were put on it since."""
+    """Returns the draft with the items that were added to it since."""
     added = invoice_items.added_to(account, invoice["id"])
     lines = [*invoice["lines"]["data"], *_lines_of(account, invoice["id"], added)]
     changes = {"lines": {**invoice["lines"], "data": lines}, **_amounts(account, invoice["customer"], lines)}
@@ -73,7 +73,7 @@ def _lines_of(account: Account, invoice_id: str, waiting: list[Resource]) -> lis
 
 
 def _amounts(account: Account, customer_id: str, lines: list[Resource]) -> Resource:
-    """What the lines come to, and what the customer's balance leaves of that to be paid."""
+    """Returns the amounts of the lines, and what remains to pay after the customer's balance."""
     total = sum(line["amount"] for line in lines)
     balance = account.get("customer", customer_id)["balance"]
     due = max(0, total + balance)
@@ -95,7 +95,7 @@ def _new(account: Account, identifier: str, customer_id: str, currency: str, lin
         "id": identifier,
         "object": "invoice",
         "account_country": "US",
-        "account_name": "Stand-in for Stripe",
+        "account_name": "Stripe fake",
         "account_tax_ids": None,
         "amount_overpaid": 0,
         "amount_paid": 0,
@@ -174,7 +174,7 @@ def _new(account: Account, identifier: str, customer_id: str, currency: str, lin
 
 
 def finalize(account: Account, invoice: Resource) -> Resource:
-    """Number the draft, settle it with the customer's balance and ask for the rest; nothing to pay is paid by that."""
+    """Numbers the draft and applies the customer's balance; an invoice with nothing left to pay is paid at once."""
     customer = living_customer(account, invoice["customer"])
     invoice = with_added_items(account, invoice)
     sequence = customer["next_invoice_sequence"]
@@ -198,7 +198,7 @@ def finalize(account: Account, invoice: Resource) -> Resource:
 
 
 def intent_of(account: Account, invoice: Resource) -> Resource:
-    """The payment intent that an invoice is paid by, made at the first need."""
+    """Returns the payment intent of an invoice, created on first use."""
     payment = account.store.find("invoice_payment", _payment_id(invoice))
     if payment is not None:
         return account.get("payment_intent", payment["payment"]["payment_intent"])
@@ -225,7 +225,7 @@ def intent_of(account: Account, invoice: Resource) -> Resource:
 
 
 def mark_paid(account: Account, invoice: Resource, *, attempts: int = 0) -> Resource:
-    """Nothing remains to be paid, by whatever means and so many more attempts."""
+    """Marks an invoice as paid, after `attempts` more attempts."""
     now = account.now()
     paid = {
         "status": "paid",
@@ -250,12 +250,12 @@ def mark_paid(account: Account, invoice: Resource, *, attempts: int = 0) -> Reso
 
 
 def void(account: Account, invoice: Resource) -> Resource:
-    """Nobody owes this any more."""
+    """Voids an invoice; it is no longer owed."""
     return _written_off(account, invoice, "void", "voided")
 
 
 def mark_uncollectible(account: Account, invoice: Resource) -> Resource:
-    """It is owed, and nobody believes that it will be paid."""
+    """Marks an invoice as owed but uncollectible."""
     return _written_off(account, invoice, "uncollectible", "marked_uncollectible")
 
 
@@ -273,11 +273,11 @@ def _written_off(account: Account, invoice: Resource, status: str, done: str) ->
 
 
 def payments_of(account: Account, invoice: Resource) -> Resource:
-    """The list that `expand[]=payments` shows."""
+    """Returns the list that `expand[]=payments` shows."""
     payment = account.store.find("invoice_payment", _payment_id(invoice))
     return list_object([payment] if payment else [], f"/v1/invoice_payments?invoice={invoice['id']}")
 
 
 def _payment_id(invoice: Resource) -> str:
-    # Derived, so that the one payment of an invoice is found without a search.
+    # Derived from the invoice's id, so that its one payment is found without a search.
     return f"inpay_{invoice['id'].removeprefix('in_')}"

@@ -1,4 +1,4 @@
-"""Stripe's lists: the newest first, walked by the ids of their elements."""
+"""Stripe's lists: newest first, with the ids of elements as cursors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +13,12 @@ _MAX_LIMIT = 100
 
 
 def list_object(data: list[Resource], url: str, *, has_more: bool = False) -> Resource:
-    """A list as Stripe wraps it."""
+    """Returns a list in Stripe's list object."""
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
 
 
 def shortened(value: Any) -> Any:
-    """The same with every list inside an object cut to its first ten; the list's own address has the rest."""
+    """Returns the resource with every list inside it cut to its first ten elements; the list's `url` has the rest."""
     if isinstance(value, list):
         return [shortened(element) for element in value]
     if not isinstance(value, dict):
@@ -36,12 +36,12 @@ def _first_ten(held: Resource) -> Resource:
 
 
 def page(account: Account, params: Params, kind: str, wanted: Callable[[Resource], bool], url: str) -> Resource:
-    """The page of a kind that `limit`, `starting_after` and `ending_before` ask for."""
+    """Returns the page of a kind that `limit`, `starting_after` and `ending_before` select."""
     return page_of(params, account.store.newest_first(kind), wanted, url)
 
 
 def page_of(params: Params, resources: list[Resource], wanted: Callable[[Resource], bool], url: str) -> Resource:
-    """The same of any list; a cursor may name an element that the filter does not show."""
+    """Returns a page of any list; a cursor may name an element that the filter hides."""
     limit = params.integer("limit", least=1, most=_MAX_LIMIT) or _DEFAULT_LIMIT
     after, before = params.text("starting_after"), params.text("ending_before")
     if after and before:
@@ -51,7 +51,7 @@ def page_of(params: Params, resources: list[Resource], wanted: Callable[[Resourc
             param="starting_after",
         )
     if before:
-        # The page that ends just before the cursor, so it is gathered backwards.
+        # The page ends just before the cursor, so it is collected backwards.
         newer = list(reversed(resources[: _position(resources, before, "ending_before")]))
         found = _first(newer, wanted, limit + 1)
         return list_object(found[:limit][::-1], url, has_more=len(found) > limit)

@@ -1,4 +1,4 @@
-"""What Stripe tells later about usage that it could not count: thin events that have no snapshot."""
+"""Reports usage that could not be counted, in thin events that have no snapshot."""
 
 from paybill_stripe_fake import deliveries, thin_events
 from paybill_stripe_fake.account import Account
@@ -6,7 +6,7 @@ from paybill_stripe_fake.store import Resource
 
 
 def tell(account: Account, meter: Resource | None, code: str, message: str, identifier: str) -> None:
-    """Say that an event was not billed; without a meter, that there is none."""
+    """Emits an error report for an event that was not billed; without a meter, that no meter was found."""
     sample = {"error_message": message, "request": {"identifier": identifier}}
     error = {"code": code, "error_count": 1, "sample_errors": [sample]}
     moment = thin_events.iso(account.now())

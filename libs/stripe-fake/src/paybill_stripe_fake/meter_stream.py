@@ -1,4 +1,4 @@
-"""Usage by the second version of the API: at once, or in a stream whose errors are told later."""
+"""Usage in version 2 of the API: validated at once, or streamed with errors reported later."""
 
 from paybill_stripe_fake import meter_errors, meters, thin_events
 from paybill_stripe_fake.account import Account, new_id
@@ -12,7 +12,7 @@ _MAX_EVENTS = 100
 
 
 def open_session(account: Account, _params: Params) -> Resource:
-    """A token with which usage may be streamed for a quarter of an hour."""
+    """Returns a token that allows streaming usage for 15 minutes."""
     now, token = account.now(), new_id("token")
     account.store.put("meter_session", token, {"until": now + _SESSION_S})
     return {
@@ -26,20 +26,20 @@ def open_session(account: Account, _params: Params) -> Resource:
 
 
 def may_stream(account: Account, token: str) -> bool:
-    """Whether this token is of a session that is not over."""
+    """Returns whether this token belongs to a session that has not expired."""
     session = account.store.find("meter_session", token)
     return session is not None and session["until"] > account.now()
 
 
 def report(account: Account, params: Params) -> Resource:
-    """Report usage, which is looked at before it is answered."""
+    """Records usage that is validated before the response."""
     taken = meters.take(account, *_event(account, params))
     moments = {key: thin_events.iso(taken[key]) for key in ("created", "timestamp")}
     return {**taken, **moments, "object": "v2.billing.meter_event"}
 
 
 def stream(account: Account, params: Params) -> Resource:
-    """Report usage that is looked at later."""
+    """Records usage that is validated after the response."""
     for event in params.many("events", most=_MAX_EVENTS) or []:
         name, payload, at, identifier = _event(account, event)
         try:

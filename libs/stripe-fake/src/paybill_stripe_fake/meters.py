@@ -1,4 +1,4 @@
-"""Meters: what customers use, reported as events, added up and billed after the period."""
+"""Meters: usage reported as events, aggregated and billed after the period."""
 
 from decimal import Decimal
 
@@ -19,7 +19,7 @@ _FORMULAS = ("sum", "count", "last")
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Create a meter for events of a name."""
+    """Creates a meter for events of a name."""
     name = params.required("event_name", longest=100)
     if active(account, name) is not None:
         raise InvalidRequestError(
@@ -54,46 +54,46 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, meter_id: str) -> Resource:
-    """One meter."""
+    """Returns one meter."""
     return account.get("billing.meter", meter_id)
 
 
 def list_meters(account: Account, params: Params) -> Resource:
-    """Meters, the last first."""
+    """Lists meters, newest first."""
     status = params.choice("status", "active", "inactive")
     return page(account, params, "billing.meter", lambda meter: status in {None, meter["status"]}, "/v1/billing/meters")
 
 
 def update(account: Account, params: Params, meter_id: str) -> Resource:
-    """Change the name that people see."""
+    """Changes the display name."""
     meter = account.get("billing.meter", meter_id)
     changes = {"display_name": params.text("display_name", longest=250) or meter["display_name"]}
     return events.change(account, meter, {**changes, "updated": account.now()})
 
 
 def deactivate(account: Account, _params: Params, meter_id: str) -> Resource:
-    """Take no more events."""
+    """Stops accepting events."""
     meter, now = account.get("billing.meter", meter_id), account.now()
     changes = {"status": "inactive", "status_transitions": {"deactivated_at": now}, "updated": now}
     return events.change(account, meter, changes, "billing.meter.deactivated")
 
 
 def reactivate(account: Account, _params: Params, meter_id: str) -> Resource:
-    """Take events again."""
+    """Accepts events again."""
     meter = account.get("billing.meter", meter_id)
     changes = {"status": "active", "status_transitions": {"deactivated_at": None}, "updated": account.now()}
     return events.change(account, meter, changes, "billing.meter.reactivated")
 
 
 def report(account: Account, params: Params) -> Resource:
-    """Report usage; the same identifier within 24 hours is refused, as Stripe does, and so counted once."""
+    """Records usage; the same identifier within 24 hours is refused, as by Stripe, and so counted once."""
     name = params.required("event_name", longest=100)
     at = params.integer("timestamp")
     return take(account, name, read_payload(params), account.now() if at is None else at, read_identifier(params))
 
 
 def read_payload(params: Params) -> dict[str, str]:
-    """What an event carries: who used how much."""
+    """Returns the payload of an event: customer and value."""
     payload = params.nested("payload") or Params({}, "payload")
     if len(payload.given()) > _MAX_KEYS:
         raise InvalidRequestError(f"The payload has at most {_MAX_KEYS} keys.", param="payload")
@@ -101,12 +101,12 @@ def read_payload(params: Params) -> dict[str, str]:
 
 
 def read_identifier(params: Params) -> str:
-    """What makes an event the same as another one; a new one unless it is given."""
+    """Returns the identifier that deduplicates an event; a new one if absent."""
     return params.text("identifier", longest=100) or new_id("mevt")
 
 
 def take(account: Account, name: str, payload: dict[str, str], at: int, identifier: str) -> Resource:
-    """Count an event; what is refused has one of Stripe's codes."""
+    """Counts an event; an error has one of Stripe's codes."""
     now = account.now()
     if not now - _OLDEST_S <= at <= now + _AHEAD_S:
         raise InvalidRequestError(
@@ -136,7 +136,7 @@ def take(account: Account, name: str, payload: dict[str, str], at: int, identifi
     account.store.put("meter_identifier", identifier, {"at": now, "kind": kind, "key": number})
     account.store.put(kind, number, {"timestamp": at, "value": str(value)})
     if account.store.find("customer", customer) is None:
-        # It is taken, and never billed to anybody: Stripe looks for the customer later, and tells by a thin event.
+        # It is accepted, and never billed: Stripe resolves the customer later, and reports the error by a thin event.
         message = "The customer of the event does not exist."
         meter_errors.tell(account, meter, "meter_event_customer_not_found", message, identifier)
     return {
@@ -151,7 +151,7 @@ def take(account: Account, name: str, payload: dict[str, str], at: int, identifi
 
 
 def adjust(account: Account, params: Params) -> Resource:
-    """Take an event of the last 24 hours back."""
+    """Cancels an event of the last 24 hours."""
     name = params.required("event_name", longest=100)
     params.required("type")
     params.choice("type", "cancel")
@@ -176,14 +176,16 @@ def adjust(account: Account, params: Params) -> Resource:
 
 
 def list_summaries(account: Account, params: Params, meter_id: str) -> Resource:
-    """What a customer used between two times, in all or by hour or day; the latest first."""
+    """Returns a customer's usage between two times, in total or by hour or day; newest first."""
     meter = account.get("billing.meter", meter_id)
     customer = params.required("customer")
     start, end = _aligned(params, "start_time"), _aligned(params, "end_time")
     window = params.choice("value_grouping_window", *_WINDOWS)
     step = _WINDOWS[window] if window else max(end - start, 1)
     if end <= start or (end - start) / step > _MAX_BUCKETS:
-        raise InvalidRequestError("end_time must be after start_time, by not too much.", param="end_time")
+        raise InvalidRequestError(
+            f"end_time must be after start_time, by at most {_MAX_BUCKETS} windows.", param="end_time"
+        )
     found = [
         _summary(account, meter, customer, begin, min(begin + step, end))
         for begin in range(start - start % step if window else start, end, step)
@@ -193,7 +195,7 @@ def list_summaries(account: Account, params: Params, meter_id: str) -> Resource:
 
 
 def usage(account: Account, meter_id: str, customer: str, start: int, end: int) -> Decimal:
-    """What a customer used from `start` until before `end`, as the meter adds it up."""
+    """Returns a customer's usage from `start` until before `end`, aggregated by the meter's formula."""
     meter = account.get("billing.meter", meter_id)
     found = [one for one in account.store.oldest_first(_kind(meter_id, customer)) if start <= one["timestamp"] < end]
     match meter["default_aggregation"]["formula"]:
@@ -236,7 +238,7 @@ def _value(meter: Resource, payload: dict[str, str]) -> Decimal:
 
 
 def active(account: Account, event_name: str) -> Resource | None:
-    """The meter that takes events of this name."""
+    """Returns the active meter for events of this name."""
     for meter in account.store.oldest_first("billing.meter"):
         if meter["event_name"] == event_name and meter["status"] == "active":
             return meter
@@ -252,7 +254,7 @@ def _aligned(params: Params, key: str) -> int:
 
 
 def _kind(meter_id: str, customer: str) -> str:
-    # A kind of its own for each customer, so that adding up does not go through what others used.
+    # A separate kind for each customer, so that aggregation does not scan the usage of others.
     return f"usage {meter_id} {customer}"
 
 

@@ -1,4 +1,4 @@
-"""What a person sees: the checkout page and the customer portal, under the `url` of their sessions."""
+"""HTML of the checkout page and the customer portal, served under the `url` of their sessions."""
 
 from datetime import UTC, datetime
 from html import escape
@@ -15,7 +15,7 @@ _STYLE = (
 
 
 def checkout_page(session: Resource, lines: list[Resource], *, declined: bool = False) -> str:
-    """The page of a session in any state; an open one can be paid."""
+    """Returns the page of a session in any state; an open session can be paid."""
     rows = "".join(
         f"<tr><td>{line['quantity']} x {escape(line['description'])}</td>"
         f"<td>{_money(line['amount_total'], line['currency'])}</td></tr>"
@@ -28,10 +28,10 @@ def checkout_page(session: Resource, lines: list[Resource], *, declined: bool = 
 def portal_page(
     secret: str, session: Resource, subscriptions: list[tuple[Resource, list[str]]], *, cancellable: bool
 ) -> str:
-    """A customer's subscriptions, each with the names of its products; one may be cancelled, or that taken back."""
+    """Returns the page with a customer's subscriptions and their products; each can be cancelled or resumed."""
     rows = "".join(_subscription(secret, held, names, cancellable=cancellable) for held, names in subscriptions)
     back = f'<p><a href="{escape(session["return_url"])}">Return</a></p>' if session["return_url"] else ""
-    return _page("Customer portal", "Your subscriptions", (rows or "<p>There is nothing here.</p>") + back)
+    return _page("Customer portal", "Your subscriptions", (rows or "<p>There are no subscriptions.</p>") + back)
 
 
 def _subscription(secret: str, held: Resource, names: list[str], *, cancellable: bool) -> str:
@@ -53,12 +53,12 @@ def _page(title: str, heading: str, content: str) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
-        f"<h1>{heading}</h1><p>A stand-in for Stripe: no card is charged.</p>{content}</body></html>"
+        f"<h1>{heading}</h1><p>Stripe fake: no card is charged.</p>{content}</body></html>"
     )
 
 
 def return_url(session: Resource) -> str:
-    """Where a person goes after paying."""
+    """Returns the address to which the customer returns after paying."""
     return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])
 
 
@@ -74,11 +74,11 @@ def _state(session: Resource, *, declined: bool) -> str:
             link = f'<p><a href="{back}">Cancel</a></p>' if back else ""
             return (
                 f'{message}<form method="post" action="/fake/checkout/{escape(session["id"])}/pay">'
-                '<button name="outcome" value="succeed">Pay with a good card</button>'
+                '<button name="outcome" value="succeed">Pay with a valid card</button>'
                 f'<button name="outcome" value="fail">Pay with a declined card</button></form>{link}'
             )
 
 
 def _money(amount: int, currency: str) -> str:
-    # Enough for a stand-in: every currency is shown with two decimals.
+    # Sufficient for a fake: every currency is shown with two decimals.
     return f"{amount // 100:,}.{amount % 100:02} {escape(currency.upper())}"

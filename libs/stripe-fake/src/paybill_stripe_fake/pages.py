@@ -1,4 +1,4 @@
-"""Routes of the pages that people see; no key, since what is in their paths cannot be guessed."""
+"""Routes of the customer pages; they need no key, since their paths contain unguessable ids."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ _PAGE_HEADERS = {
 
 
 def routes(account: Account, answer: Answer) -> list[Route]:
-    """The pages; `answer` carries out what a program asks of one, in JSON."""
+    """Returns the routes of the pages; `answer` handles requests of programs in JSON."""
     pages = _Pages(account, answer)
     return [
         Route("/fake/checkout/{id}", pages.checkout_page),
@@ -40,11 +40,11 @@ class _Pages:
         self._answer = answer
 
     async def checkout_page(self, request: Request) -> Response:
-        """The page of a session."""
+        """Returns the page of a session."""
         return self._page(request.path_params["id"])
 
     async def pay_checkout(self, request: Request) -> Response:
-        """Pay, from the page's form or as JSON."""
+        """Pays, from the page's form or as JSON."""
         session_id = request.path_params["id"]
         if not _of_browser(request):
             return await self._answer(request, checkout.pay, session_id)
@@ -53,18 +53,18 @@ class _Pages:
             with self._account.work():
                 session = checkout.pay(self._account, Params(tree), session_id)
         except InvalidRequestError:
-            # Someone pressed twice, or came too late: the page says how it stands.
+            # Pressed twice, or too late: the page shows the current state.
             return self._page(session_id)
         if session["status"] == "complete":
             return RedirectResponse(page.return_url(session), status_code=303, headers=_PAGE_HEADERS)
         return self._page(session_id, declined=True)
 
     async def portal_page(self, request: Request) -> Response:
-        """The page of a portal session."""
+        """Returns the page of a portal session."""
         return self._portal(request.path_params["secret"])
 
     async def click_portal(self, request: Request) -> Response:
-        """Do what a customer clicked, from the page's form or as JSON."""
+        """Applies a customer's click, from the page's form or as JSON."""
         secret = request.path_params["secret"]
         if not _of_browser(request):
             return await self._answer(request, portal.click, secret)

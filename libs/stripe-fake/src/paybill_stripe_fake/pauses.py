@@ -1,4 +1,4 @@
-"""Pausing: of collection, while the subscription goes on; or of the subscription itself, until it is resumed."""
+"""Pauses: of collection, while the subscription continues; or of the subscription itself, until it is resumed."""
 
 from paybill_stripe_fake import periods, prorations
 from paybill_stripe_fake.account import Account
@@ -13,7 +13,7 @@ _UNUSED = ("now", "item_current_period_start", "none")
 
 
 def read_pause_collection(account: Account, params: Params) -> Resource | None:
-    """`pause_collection`, or None where it is given empty."""
+    """Returns `pause_collection`, or None if it is empty."""
     given = params.nested("pause_collection")
     if given is None:
         return None
@@ -25,7 +25,7 @@ def read_pause_collection(account: Account, params: Params) -> Resource | None:
 
 
 def pause(account: Account, params: Params, subscription_id: str) -> Resource:
-    """Stop a subscription; the unused time is credited, unless told otherwise."""
+    """Pauses a subscription; the unused time is credited by default."""
     subscription = account.get("subscription", subscription_id)
     if subscription["status"] not in RUNNING:
         raise InvalidRequestError(f"A subscription that is {subscription['status']} cannot be paused.")
@@ -46,7 +46,7 @@ def pause(account: Account, params: Params, subscription_id: str) -> Resource:
 
 
 def resume(account: Account, params: Params, subscription_id: str) -> Resource:
-    """Let a paused subscription run again, in a new period or in the one that goes on."""
+    """Resumes a paused subscription, in a new period or in the current one."""
     subscription = account.get("subscription", subscription_id)
     if subscription["status"] != "paused":
         raise InvalidRequestError(f"Only a paused subscription can be resumed; this one is {subscription['status']}.")

@@ -1,4 +1,4 @@
-"""Customers' cards, and whether charging them succeeds."""
+"""Customers' cards, and the outcome of charging them."""
 
 from paybill_stripe_fake import events
 from paybill_stripe_fake.account import Account, new_id
@@ -17,9 +17,9 @@ TEST_CARDS = {
     "pm_card_createDispute": "dispute",
     "pm_card_createDisputeInquiry": "inquiry",
 }
-"""Stripe's names for test cards, and how charging them ends.
+"""Stripe's names for test cards, and the outcome of charging them.
 
-What is disputed has succeeded before; `action` fails until the customer confirms the payment, which nobody does here.
+A disputed charge succeeds first; `action` fails until the customer confirms the payment, which never happens here.
 """
 _DECLINED_AT_ONCE = frozenset({"pm_card_chargeDeclined", "pm_card_visa_chargeDeclined"})
 _LAST4 = {"succeed": "4242", "fail": "0341", "action": "3155", "dispute": "0259", "inquiry": "1976"}
@@ -27,7 +27,7 @@ _NO_ADDRESS = dict.fromkeys(("city", "country", "line1", "line2", "postal_code",
 
 
 def attach(account: Account, customer: Resource, outcome: str) -> Resource:
-    """Give a customer a new card, whose charges end so."""
+    """Adds a new card with this charge outcome to a customer."""
     card = _new(account, outcome) | {"customer": customer["id"], "billing_details": _billed_to(customer)}
     return events.create(account, card, "payment_method.attached")
 
@@ -43,7 +43,7 @@ def _billed_to(customer: Resource) -> Resource:
 
 
 def _new(account: Account, outcome: str) -> Resource:
-    """A card that nobody has yet; charges to it end so."""
+    """Returns a card without a customer, with this charge outcome."""
     identifier = new_id("pm")
     account.store.put("outcome", identifier, {"outcome": outcome})
     return {
@@ -77,7 +77,7 @@ def _new(account: Account, outcome: str) -> Resource:
 
 
 def attach_named(account: Account, customer: Resource, name: str, param: str) -> Resource:
-    """Give a customer the test card of this name, or the card that the customer has under this id."""
+    """Attaches the test card of this name to a customer, or returns the customer's card with this id."""
     held = account.store.find("payment_method", name)
     if held is not None and held["customer"] == customer["id"]:
         return held
@@ -90,7 +90,7 @@ def attach_named(account: Account, customer: Resource, name: str, param: str) ->
 
 
 def named_card(account: Account, name: str, customer_id: str | None) -> str:
-    """The id of a card for one payment: a customer's, one of nobody, or a new one by the name of a test card."""
+    """Returns the id of a card for one payment: a customer's, an unattached one, or a new test card of this name."""
     held = account.store.find("payment_method", name)
     if held is not None and held["customer"] in {None, customer_id}:
         return name
@@ -109,7 +109,7 @@ def _test_card(name: str, param: str) -> str:
 
 
 def card_of(account: Account, customer_id: str, subscription: Resource | None = None) -> str | None:
-    """The card that pays: the subscription's own, else the customer's default."""
+    """Returns the card that pays: the subscription's own, else the customer's default."""
     customer = account.get("customer", customer_id)
     own = subscription["default_payment_method"] if subscription else None
     if own or customer.get("deleted"):
@@ -118,12 +118,12 @@ def card_of(account: Account, customer_id: str, subscription: Resource | None = 
 
 
 def outcome_of(account: Account, card_id: str | None) -> str:
-    """How charging a card ends; charging none fails."""
+    """Returns the outcome of charging a card; without a card it is `fail`."""
     return str((account.store.find("outcome", card_id or "") or {"outcome": "fail"})["outcome"])
 
 
 def set_outcome(account: Account, customer_id: str, outcome: str) -> Resource:
-    """From now on charges to all cards of a customer end so; one who has none is given one as default."""
+    """Sets the outcome of future charges to all cards of a customer; adds a default card if there is none."""
     customer = account.get("customer", customer_id)
     if customer.get("deleted"):
         raise InvalidRequestError(f"Customer {customer_id} is deleted and has no cards.")
@@ -139,12 +139,12 @@ def set_outcome(account: Account, customer_id: str, outcome: str) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, card_id: str) -> Resource:
-    """One card."""
+    """Returns one card."""
     return account.get("payment_method", card_id)
 
 
 def list_cards(account: Account, params: Params) -> Resource:
-    """A customer's cards, the last first."""
+    """Lists a customer's cards, newest first."""
     customer = account.get("customer", params.required("customer"), "customer")
     params.choice("type", "card")
     return page(
@@ -153,13 +153,13 @@ def list_cards(account: Account, params: Params) -> Resource:
 
 
 def attach_card(account: Account, params: Params, name: str) -> Resource:
-    """Attach a test card to a customer."""
+    """Attaches a test card to a customer."""
     customer = account.get("customer", params.required("customer"), "customer")
     return attach_named(account, customer, name, "payment_method")
 
 
 def create(account: Account, params: Params) -> Resource:
-    """A card by the name of a test token, of nobody until it is attached."""
+    """Creates a card from the name of a test token, without a customer until it is attached."""
     params.required("type")
     params.choice("type", "card")
     card = params.nested("card") or Params({}, "card")
@@ -174,13 +174,13 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, card_id: str) -> Resource:
-    """Change what is written on it."""
+    """Changes billing details or metadata."""
     card = account.get("payment_method", card_id)
     return events.change(account, card, {"metadata": params.metadata(card["metadata"])})
 
 
 def detach(account: Account, _params: Params, card_id: str) -> Resource:
-    """Take a card from its customer, and from being anybody's default."""
+    """Detaches a card from its customer, and removes it as default."""
     card = account.get("payment_method", card_id)
     if card["customer"] is None:
         raise InvalidRequestError("The payment method you provided is not attached to a customer.")

@@ -1,4 +1,4 @@
-"""Payment intents: the attempts to charge a card for an invoice; and the balance of what came in."""
+"""Payment intents: attempts to charge a card for an invoice; and the balance of received money."""
 
 from paybill_stripe_fake import charges, disputes, events
 from paybill_stripe_fake.account import Account, new_id
@@ -14,7 +14,7 @@ _MAX_AMOUNT = 99_999_999
 def new_intent(
     account: Account, customer_id: str | None, amount: int, currency: str, description: str | None
 ) -> Resource:
-    """An intent to charge, before any attempt."""
+    """Returns an intent to charge, before any attempt."""
     identifier = new_id("pi")
     intent = {
         "id": identifier,
@@ -70,7 +70,7 @@ def new_intent(
 
 
 def attempt(account: Account, intent: Resource, card_id: str | None, outcome: str | None = None) -> Resource:
-    """Charge the card; its outcome, or the one given, decides whether the intent then is `succeeded`."""
+    """Charges the card; its outcome, or `outcome`, decides whether the intent then is `succeeded`."""
     outcome = outcome or outcome_of(account, card_id)
     card = account.store.find("payment_method", card_id or "")
     succeeded = outcome not in {"fail", "action"}
@@ -108,7 +108,7 @@ def attempt(account: Account, intent: Resource, card_id: str | None, outcome: st
 
 
 def create(account: Account, params: Params) -> Resource:
-    """A payment of its own, outside of any invoice; made at once with `confirm`."""
+    """Creates a payment outside of any invoice; charged at once with `confirm`."""
     params.required("amount")
     amount = params.integer("amount", least=1, most=_MAX_AMOUNT) or 0
     customer = params.text("customer")
@@ -124,7 +124,7 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def confirm(account: Account, params: Params, intent_id: str) -> Resource:
-    """Charge the card that is named; a declined one is a 402, and on record."""
+    """Charges the passed card; a declined card returns 402, and the attempt is recorded."""
     intent = account.get("payment_intent", intent_id)
     _refuse_unless_open(intent)
     named = params.required("payment_method")
@@ -136,7 +136,7 @@ def confirm(account: Account, params: Params, intent_id: str) -> Resource:
 
 
 def cancel(account: Account, params: Params, intent_id: str) -> Resource:
-    """Give a payment up."""
+    """Cancels a payment."""
     intent = account.get("payment_intent", intent_id)
     _refuse_unless_open(intent)
     why = params.choice("cancellation_reason", "abandoned", "duplicate", "fraudulent", "requested_by_customer")
@@ -145,12 +145,12 @@ def cancel(account: Account, params: Params, intent_id: str) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, intent_id: str) -> Resource:
-    """One payment intent."""
+    """Returns one payment intent."""
     return account.get("payment_intent", intent_id)
 
 
 def list_intents(account: Account, params: Params) -> Resource:
-    """Payment intents, the last first."""
+    """Lists payment intents, newest first."""
     customer, created = params.text("customer"), params.within("created")
 
     def wanted(intent: Resource) -> bool:
@@ -160,7 +160,7 @@ def list_intents(account: Account, params: Params) -> Resource:
 
 
 def balance(account: Account, _params: Params) -> Resource:
-    """All that was received and not given back or disputed, as available; no fees and no payouts."""
+    """Returns the sum received minus refunds and disputes, as available; no fees and no payouts."""
     received: dict[str, int] = {}
     for intent in account.store.oldest_first("payment_intent"):
         received[intent["currency"]] = received.get(intent["currency"], 0) + intent["amount_received"]
@@ -178,7 +178,7 @@ def balance(account: Account, _params: Params) -> Resource:
 
 
 def _ignored(params: Params) -> None:
-    """What is written on a payment and changes nothing here."""
+    """Reads parameters that have no effect here."""
     params.url("return_url")
     if (shipping := params.nested("shipping")) is not None:
         shipping.text("name")

@@ -1,4 +1,4 @@
-"""Billing periods: the next one begins, what waits is billed at once, a trial ends, everything ends."""
+"""Billing periods: starting the next one, billing pending items at once, ending a trial or a subscription."""
 
 from paybill_stripe_fake import collection, invoice_items, prices, prorations
 from paybill_stripe_fake.account import Account, new_id
@@ -9,7 +9,7 @@ from paybill_stripe_fake.subscription_state import change, end, pause, period_of
 
 
 def roll(account: Account, subscription: Resource, *, begin: int, anchor: int, reason: str) -> Resource:
-    """Let a new period begin, bill for it and collect."""
+    """Starts a new period, bills for it and collects."""
     past, trial = period_of(subscription), subscription["status"] == "trialing"
     recurring = subscription["items"]["data"][0]["price"]["recurring"]
     finish = period_end(anchor, begin, recurring["interval"], recurring["interval_count"])
@@ -21,7 +21,7 @@ def roll(account: Account, subscription: Resource, *, begin: int, anchor: int, r
     if trial:
         changes |= {"status": "active", "trial_end": begin}
         for item in subscription["items"]["data"]:
-            # What is used on trial is free.
+            # Usage on trial is free.
             account.store.put("usage_billed", item["id"], {"until": begin})
     if subscription["cancel_at_period_end"]:
         changes["cancel_at"] = finish
@@ -31,7 +31,7 @@ def roll(account: Account, subscription: Resource, *, begin: int, anchor: int, r
 
 
 def within(subscription: Resource, start: int, finish: int) -> Resource:
-    """The subscription's items with this as their current period."""
+    """Returns the subscription's items with this as their current period."""
     items = subscription["items"]
     data = [{**item, "current_period_start": start, "current_period_end": finish} for item in items["data"]]
     return {**items, "data": data}
@@ -40,9 +40,9 @@ def within(subscription: Resource, start: int, finish: int) -> Resource:
 def bill_now(
     account: Account, subscription: Resource, reason: str = "subscription_update", *, used: bool = False
 ) -> Resource:
-    """Bill what waits for the subscription's next invoice on one of its own, if anything does.
+    """Bills the subscription's pending items on a separate invoice, if there are any.
 
-    used: and what was used in the current period so far.
+    used: bills the usage of the current period so far, too.
     """
     metered = used and any(prices.is_metered(item["price"]) for item in subscription["items"]["data"])
     if metered or invoice_items.waiting_for(account, subscription["customer"], subscription["id"]):
@@ -55,10 +55,10 @@ def bill_now(
 def finish(
     account: Account, subscription: Resource, reason: str | None, *, prorate: bool = False, invoice_now: bool = True
 ) -> Resource:
-    """End the subscription.
+    """Ends the subscription.
 
-    prorate: what was paid for the rest of the period is credited.
-    invoice_now: what waits is billed on a last invoice; else its prorations are forgotten.
+    prorate: credits the unused paid time of the period.
+    invoice_now: bills pending items on a last invoice; otherwise its prorations are deleted.
     """
     if prorate and subscription["status"] not in {"trialing", "paused"}:
         prorations.charge(account, subscription, [], account.now())
@@ -70,13 +70,13 @@ def finish(
 
 
 def move_trial(account: Account, subscription: Resource, until: int) -> Resource:
-    """The trial, and with it the current period, ends at another time."""
+    """Changes the end of the trial, and with it the end of the current period."""
     items = within(subscription, period_of(subscription)[0], until)
     return change(account, subscription, {"trial_end": until, "billing_cycle_anchor": until, "items": items})
 
 
 def end_trial(account: Account, subscription: Resource, at: int) -> Resource:
-    """The first paid period begins, unless nobody can pay and that is to pause or to end it."""
+    """Starts the first paid period, unless there is no card and the trial settings pause or cancel then."""
     behaviour = subscription["trial_settings"]["end_behavior"]["missing_payment_method"]
     if behaviour == "create_invoice" or card_of(account, subscription["customer"], subscription):
         return roll(account, subscription, begin=at, anchor=at, reason="subscription_cycle")

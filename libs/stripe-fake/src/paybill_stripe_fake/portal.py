@@ -1,4 +1,4 @@
-"""The customer portal: links to a page on which customers cancel and take that back."""
+"""The customer portal: links to a page on which customers cancel and resume subscriptions."""
 
 from paybill_stripe_fake import events, periods
 from paybill_stripe_fake.account import Account, new_id
@@ -15,18 +15,18 @@ _TEXTS = ("headline", "privacy_policy_url", "terms_of_service_url")
 
 
 def create_configuration(account: Account, params: Params) -> Resource:
-    """Decide what customers may do."""
+    """Creates a configuration of what customers may do."""
     configuration = _configuration(account)
     return events.create(account, configuration | _given(params, configuration))
 
 
 def retrieve_configuration(account: Account, _params: Params, configuration_id: str) -> Resource:
-    """One configuration."""
+    """Returns one configuration."""
     return account.get("billing_portal.configuration", configuration_id)
 
 
 def list_configurations(account: Account, params: Params) -> Resource:
-    """Configurations, the last first."""
+    """Lists configurations, newest first."""
     exact = {key: params.flag(key) for key in ("active", "is_default")}
 
     def wanted(configuration: Resource) -> bool:
@@ -36,7 +36,7 @@ def list_configurations(account: Account, params: Params) -> Resource:
 
 
 def update_configuration(account: Account, params: Params, configuration_id: str) -> Resource:
-    """Change what customers may do."""
+    """Changes a configuration."""
     configuration = account.get("billing_portal.configuration", configuration_id)
     changes = _given(params, configuration)
     if (active := params.flag("active")) is not None:
@@ -45,7 +45,7 @@ def update_configuration(account: Account, params: Params, configuration_id: str
 
 
 def create_session(account: Account, params: Params) -> Resource:
-    """Make a link for one customer."""
+    """Creates a link for one customer."""
     customer = living_customer(account, params.required("customer"), "customer")
     named = params.text("configuration")
     configuration = account.get("billing_portal.configuration", named, "configuration") if named else _default(account)
@@ -70,7 +70,7 @@ def create_session(account: Account, params: Params) -> Resource:
 
 
 def shown(account: Account, secret: str) -> tuple[Resource, Resource, list[Resource]]:
-    """What the page behind a link shows: the session, its configuration and the subscriptions that are not over."""
+    """Returns the content of the page behind a link: session, configuration and subscriptions that have not ended."""
     link = account.store.find("portal_link", secret)
     if link is None:
         raise ResourceMissingError("portal session", secret[:200])
@@ -87,7 +87,7 @@ def shown(account: Account, secret: str) -> tuple[Resource, Resource, list[Resou
 
 
 def click(account: Account, params: Params, secret: str) -> Resource:
-    """What a customer's click does: `cancel` or `resume` one of the subscriptions on the page."""
+    """Applies a customer's click: `cancel` or `resume` of one of the subscriptions on the page."""
     params.required("action")
     action, named = params.choice("action", *ACTIONS), params.required("subscription")
     _, configuration, held = shown(account, secret)
@@ -126,7 +126,7 @@ def _flow(account: Account, params: Params, customer: str) -> Resource | None:
         subscription = account.get("subscription", named, cancel.name("subscription"))
         if subscription["customer"] != customer or subscription["status"] in ENDED:
             raise InvalidRequestError(
-                "The subscription is not the customer's, or it is over.", param=cancel.name("subscription")
+                "The subscription belongs to another customer, or it has ended.", param=cancel.name("subscription")
             )
         flow["subscription_cancel"] = {"retention": None, "subscription": subscription["id"]}
     return flow

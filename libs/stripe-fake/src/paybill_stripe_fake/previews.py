@@ -1,4 +1,4 @@
-"""What an invoice would be: the change is carried out and time passes, in a rehearsal of which nothing stays."""
+"""Previews of invoices: the change is simulated in a transaction that is rolled back."""
 
 from paybill_stripe_fake import periods, renewals, subscription_changes, subscriptions
 from paybill_stripe_fake.account import Account, new_id
@@ -9,7 +9,7 @@ from paybill_stripe_fake.subscription_state import ENDED, period_of, subscriptio
 
 
 class NothingUpcomingError(ApiError):
-    """No invoice will be drawn up."""
+    """Raised when the subscription has no upcoming invoice."""
 
     status = 404
 
@@ -18,14 +18,16 @@ class NothingUpcomingError(ApiError):
 
 
 def create_preview(account: Account, params: Params) -> Resource:
-    """The next invoice of a subscription, with changes if given; or the first one of a new subscription."""
+    """Returns the next invoice of a subscription, optionally with changes; or the first one of a new subscription."""
     params.choice("preview_mode", "next")
     named, customer = _named(account, params), params.text("customer")
     details = params.nested("subscription_details") or Params({})
     if named is None and customer is None:
-        raise InvalidRequestError("Give a customer or a subscription.", code="parameter_missing", param="customer")
+        raise InvalidRequestError(
+            "One of customer and subscription is required.", code="parameter_missing", param="customer"
+        )
     if named is not None and customer not in {None, named["customer"]}:
-        raise InvalidRequestError(f"The subscription is not of customer {customer}.", param="customer")
+        raise InvalidRequestError(f"The subscription does not belong to customer {customer}.", param="customer")
     already = len(account.store.oldest_first("event"))
     with account.store.rehearsal():
         if named is None:
@@ -52,7 +54,7 @@ def _named(account: Account, params: Params) -> Resource | None:
 
 
 def _live_on(account: Account, details: Params, subscription: Resource) -> None:
-    """Carry the change out, and wait until the subscription is billed."""
+    """Applies the change, and advances the clock until the subscription is billed."""
     latest = subscription["latest_invoice"]
     if subscription["status"] in ENDED:
         return
@@ -70,7 +72,7 @@ def _shown(invoice: Resource, *, known: bool) -> Resource:
     lines = [{**line, "id": f"il_tmp_{line['id'][3:]}", "invoice": identifier} for line in invoice["lines"]["data"]]
     parent = invoice["parent"]
     if not known:
-        # The subscription that it would be for exists in the rehearsal only.
+        # The new subscription exists only in the dry run.
         parent = {**parent, "subscription_details": {**parent["subscription_details"], "subscription": ""}}
     return {
         **invoice,

@@ -1,4 +1,4 @@
-"""Prices: how much a product costs and how often; all but labels is fixed for ever."""
+"""Prices: amount and interval of a product; immutable except for labels."""
 
 import re
 from decimal import ROUND_HALF_UP, Decimal
@@ -15,7 +15,7 @@ MAX_AMOUNT = 99_999_999
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Create a price per unit for a product, which may be made on the way."""
+    """Creates a price per unit for a product, which may be created by the same request."""
     price = _new(account, params)
     if (active := params.flag("active")) is not None:
         price["active"] = active
@@ -31,18 +31,18 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def inline(account: Account, params: Params) -> Resource:
-    """A price given as data inside another request; it is kept, not for sale."""
+    """Returns a price from `price_data` of another request; it is stored, but inactive."""
     price = _new(account, params)
     return events.create(account, price | {"active": False, "product": _product(account, params)})
 
 
 def retrieve(account: Account, _params: Params, price_id: str) -> Resource:
-    """One price."""
+    """Returns one price."""
     return account.get("price", price_id)
 
 
 def list_prices(account: Account, params: Params) -> Resource:
-    """Prices, the last first."""
+    """Lists prices, newest first."""
     active, created = params.flag("active"), params.within("created")
     exact = {key: params.text(key) for key in ("product", "currency", "type")}
     lookup_keys = params.texts("lookup_keys", most=10)
@@ -62,7 +62,7 @@ def list_prices(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, price_id: str) -> Resource:
-    """Change labels, or whether it is for sale."""
+    """Changes labels, or whether the price is active."""
     price = account.get("price", price_id)
     changes: Resource = {}
     if (active := params.flag("active")) is not None:
@@ -79,18 +79,18 @@ def update(account: Account, params: Params, price_id: str) -> Resource:
 
 
 def amount(price: Resource, quantity: int | Decimal) -> int:
-    """What so many units cost, in minor units; halves are rounded up."""
+    """Returns the amount for a quantity, in minor units; halves are rounded up."""
     exact = Decimal(price["unit_amount_decimal"]) * quantity
     return int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
 def is_metered(price: Resource) -> bool:
-    """Whether it is charged by what a meter counted, after the period."""
+    """Returns whether the price is charged by metered usage, after the period."""
     return bool(price["recurring"] and price["recurring"]["usage_type"] == "metered")
 
 
 def plan_of(price: Resource) -> Resource:
-    """The price in the older shape that subscription items still carry beside it."""
+    """Returns the price in the older `plan` shape that subscription items still carry."""
     recurring = price["recurring"]
     return {
         "id": price["id"],
@@ -161,7 +161,9 @@ def _recurring(account: Account, params: Params) -> Resource | None:
     interval = given.choice("interval", *INTERVALS) or ""
     usage_type, meter = given.choice("usage_type", "licensed", "metered") or "licensed", given.text("meter")
     if (usage_type == "metered") != (meter is not None):
-        raise InvalidRequestError("usage_type=metered and a meter go together.", param=given.name("meter"))
+        raise InvalidRequestError(
+            "usage_type=metered requires a meter, and the other way round.", param=given.name("meter")
+        )
     if meter is not None:
         account.get("billing.meter", meter, given.name("meter"))
     return {
@@ -184,7 +186,7 @@ def _product(account: Account, params: Params) -> str:
 
 
 def _claim_lookup_key(account: Account, params: Params, lookup_key: str | None) -> None:
-    """A lookup key names one price; another gives it up only when told to."""
+    """Assigns a lookup key to a price; taking it from another price needs `transfer_lookup_key`."""
     transfer = params.flag("transfer_lookup_key")
     held = [price for price in account.store.oldest_first("price") if price["lookup_key"] == lookup_key]
     if lookup_key is None or not held:

@@ -1,4 +1,4 @@
-"""Products: what is sold."""
+"""Products."""
 
 from paybill_stripe_fake import events
 from paybill_stripe_fake.account import Account, new_id
@@ -12,7 +12,7 @@ _MAX_IMAGES = 8
 
 
 def new(account: Account, name: str, *, identifier: str | None = None) -> Resource:
-    """A product that can be sold, not kept yet."""
+    """Returns a new active product, not stored yet."""
     now = account.now()
     return {
         "id": identifier or new_id("prod"),
@@ -38,7 +38,7 @@ def new(account: Account, name: str, *, identifier: str | None = None) -> Resour
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Create a product, under an id of the caller's choice if given."""
+    """Creates a product, optionally under an id that the caller chooses."""
     identifier = params.text("id", longest=200)
     if identifier and account.store.find("product", identifier):
         raise InvalidRequestError(f"Product already exists: {identifier}", code="resource_already_exists", param="id")
@@ -47,12 +47,12 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, product_id: str) -> Resource:
-    """One product."""
+    """Returns one product."""
     return account.get("product", product_id)
 
 
 def list_products(account: Account, params: Params) -> Resource:
-    """Products, the last first."""
+    """Lists products, newest first."""
     active, created, ids = params.flag("active"), params.within("created"), params.texts("ids", most=100)
 
     def wanted(product: Resource) -> bool:
@@ -66,7 +66,7 @@ def list_products(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, product_id: str) -> Resource:
-    """Change what is given."""
+    """Changes the passed attributes."""
     product = account.get("product", product_id)
     changes = _given(params, product)
     if params.has("name"):
@@ -78,7 +78,7 @@ def update(account: Account, params: Params, product_id: str) -> Resource:
 
 
 def delete(account: Account, _params: Params, product_id: str) -> Resource:
-    """Delete a product that has no prices."""
+    """Deletes a product that has no prices."""
     product = account.get("product", product_id)
     if any(price["product"] == product_id for price in account.store.oldest_first("price")):
         raise InvalidRequestError(

@@ -1,4 +1,4 @@
-"""What a change within a period costs: the unused time of what was, and the remaining time of what is."""
+"""Prorations of a change within a period: credit for unused time of the old items, charge for the new ones."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,14 +16,14 @@ BEHAVIOURS = ("create_prorations", "always_invoice", "none")
 
 @dataclass(frozen=True, slots=True)
 class Prorating:
-    """How a change is charged for: Stripe's `proration_behavior`, and the moment from which it counts."""
+    """Proration of a change: Stripe's `proration_behavior`, and the time from which it counts."""
 
     behaviour: str
     at: int
 
 
 def read(account: Account, params: Params, subscription: Resource) -> Prorating:
-    """`proration_behavior` and `proration_date`, which lies in the current period."""
+    """Returns `proration_behavior` and `proration_date`, which lies in the current period."""
     behaviour = params.choice("proration_behavior", *BEHAVIOURS) or "create_prorations"
     at = params.integer("proration_date")
     start, end = period_of(subscription)
@@ -43,9 +43,9 @@ def charge(
     *,
     period: tuple[int, int] | None = None,
 ) -> None:
-    """Let the difference between a subscription's items and these wait for the next invoice.
+    """Adds the difference between a subscription's old and new items to the next invoice.
 
-    subscription: as it was before. after: the items it has from `at` on; none credits all that was paid.
+    subscription: before the change. after: the items from `at` on; an empty list credits all that was paid.
     """
     before = {item["id"]: item for item in subscription["items"]["data"]}
     changed = {item["id"]: item for item in after}

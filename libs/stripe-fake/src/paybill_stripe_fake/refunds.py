@@ -1,4 +1,4 @@
-"""Refunds: a charge given back, whole or in part."""
+"""Refunds of a charge, in full or in part."""
 
 from paybill_stripe_fake import events
 from paybill_stripe_fake.account import Account, new_id
@@ -11,7 +11,7 @@ _REASONS = ("duplicate", "fraudulent", "requested_by_customer")
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Give back what a charge took, all that is left of it unless an amount is said."""
+    """Refunds a charge: `amount`, or all that is left of it."""
     charge = _charge(account, params)
     left = charge["amount_captured"] - charge["amount_refunded"]
     amount = params.integer("amount", least=1)
@@ -54,12 +54,12 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, refund_id: str) -> Resource:
-    """One refund."""
+    """Returns one refund."""
     return account.get("refund", refund_id)
 
 
 def list_refunds(account: Account, params: Params) -> Resource:
-    """Refunds, the last first."""
+    """Lists refunds, newest first."""
     exact = {key: params.text(key) for key in ("charge", "payment_intent")}
     created = params.within("created")
 
@@ -70,13 +70,13 @@ def list_refunds(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, refund_id: str) -> Resource:
-    """Change what is written on it."""
+    """Changes the metadata."""
     refund = account.get("refund", refund_id)
     return _change(account, refund, {"metadata": params.metadata(refund["metadata"])})
 
 
 def fail(account: Account, _params: Params, refund_id: str) -> Resource:
-    """Let a refund come back from the bank, as happens days after it was made."""
+    """Fails a refund, as when the bank returns it days later."""
     refund = account.get("refund", refund_id)
     if refund["status"] != "succeeded":
         raise InvalidRequestError(f"Refund {refund_id} is {refund['status']}.")
@@ -88,7 +88,7 @@ def fail(account: Account, _params: Params, refund_id: str) -> Resource:
 
 
 def of_charge(account: Account, charge: Resource) -> Resource:
-    """The list that `expand[]=refunds` shows."""
+    """Returns the list that `expand[]=refunds` shows."""
     found = [refund for refund in account.store.newest_first("refund") if refund["charge"] == charge["id"]]
     return list_object(found, f"/v1/charges/{charge['id']}/refunds")
 

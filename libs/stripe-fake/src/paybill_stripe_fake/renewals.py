@@ -1,4 +1,4 @@
-"""What happens as time passes: periods end, payments are tried again, what nobody finished expires."""
+"""Actions that fall due as time passes: periods end, payments are retried, unpaid sessions and subscriptions expire."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
@@ -16,9 +16,9 @@ _MAX_ADVANCE_S = 2 * 366 * _DAY_S
 
 
 def catch_up(account: Account, to: int | None = None, only: Resource | None = None) -> None:
-    """Do all that is due until `to`, or until now, each at its own time, and leave the clock there.
+    """Runs all actions due until `to`, or until now, each at its own time, and sets the clock to the end.
 
-    only: the subscription to which that is confined.
+    only: the one subscription to process; None for all.
     """
     until = account.now() if to is None else to
     while upcoming := min(_upcoming(account, only), key=lambda found: found[0], default=None):
@@ -31,7 +31,7 @@ def catch_up(account: Account, to: int | None = None, only: Resource | None = No
 
 
 def advance(account: Account, params: Params) -> Resource:
-    """Move the clock forward by `seconds` or `days`, or to the Unix time `to`."""
+    """Advances the clock by `seconds` or `days`, or to the Unix time `to`."""
     now = account.now()
     targets = [
         base + value * unit_s
@@ -40,20 +40,20 @@ def advance(account: Account, params: Params) -> Resource:
     ]
     if len(targets) != 1 or not now <= targets[0] <= now + _MAX_ADVANCE_S:
         raise InvalidRequestError(
-            f"Give one of seconds, days and to; forward, and by at most {_MAX_ADVANCE_S // _DAY_S} days."
+            f"One of seconds, days and to is required; forward, and by at most {_MAX_ADVANCE_S // _DAY_S} days."
         )
     catch_up(account, targets[0])
     return clock(account, params)
 
 
 def clock(account: Account, _params: Params) -> Resource:
-    """The account's time, and how far ahead of real time it is."""
+    """Returns the account's time, and its offset from real time."""
     offset_s = (account.store.find("setting", "clock") or {"offset_s": 0})["offset_s"]
     return {"now": account.now(), "offset_s": offset_s}
 
 
 def renew(account: Account, _params: Params, subscription_id: str) -> Resource:
-    """Let the current period of one subscription end now; the clock and all others stay as they are."""
+    """Ends the current period of one subscription now; the clock and all other subscriptions stay unchanged."""
     subscription = account.get("subscription", subscription_id)
     if subscription["status"] not in RUNNING:
         raise InvalidRequestError(f"Subscription {subscription_id} is {subscription['status']} and does not renew.")
@@ -69,7 +69,7 @@ _Due: TypeAlias = tuple[int, Callable[[Account, Resource], object], Resource]
 
 
 def _upcoming(account: Account, only: Resource | None) -> Iterator[_Due]:
-    # Schedules first: what changes at the end of a period is what its renewal bills.
+    # Schedules first: a renewal bills the items that a schedule sets at the end of the period.
     for schedule in account.store.oldest_first("subscription_schedule"):
         due_at = schedule_phases.due_at(account, schedule)
         if due_at is not None and (only is None or schedule["subscription"] == only["id"]):
@@ -120,6 +120,6 @@ def _collect_again(account: Account, subscription: Resource) -> None:
 
 
 def _expire(account: Account, subscription: Resource) -> None:
-    """Nobody paid the first invoice in time, so it never was a subscription."""
+    """Expires a subscription whose first invoice was not paid in time."""
     change(account, subscription, {"status": "incomplete_expired", "ended_at": account.now()})
     invoices.void(account, account.get("invoice", subscription["latest_invoice"]))

@@ -1,4 +1,4 @@
-"""The phases of a subscription schedule: how they are read, and how each comes into force."""
+"""Phases of a subscription schedule: parsing them, and applying each when it begins."""
 
 from paybill_stripe_fake import collection, events, periods, prices, subscriptions
 from paybill_stripe_fake.account import Account
@@ -18,7 +18,7 @@ _LONGEST_S = 5 * 366 * 86_400
 
 
 def read(account: Account, params: Params, customer: str, start: int | None) -> list[Resource] | None:
-    """`phases`, each beginning where the one before it ends, the first at `start`, or where it says without one."""
+    """Returns `phases`, each starting at the end of the previous one; the first at `start` or its own `start_date`."""
     creating = start is not None
     given = params.many("phases", most=_MAX_PHASES)
     if given is None:
@@ -40,7 +40,7 @@ def read(account: Account, params: Params, customer: str, start: int | None) -> 
 
 
 def of_subscription(subscription: Resource) -> Resource:
-    """A phase of what a subscription is at present, to the end of its period."""
+    """Returns a phase with the subscription's current items, to the end of its period."""
     start, finish = period_of(subscription)
     items = [
         _item(item["price"]["id"], item.get("quantity"), item["metadata"]) for item in subscription["items"]["data"]
@@ -50,7 +50,7 @@ def of_subscription(subscription: Resource) -> Resource:
 
 
 def due_at(account: Account, schedule: Resource) -> int | None:
-    """When something happens to a schedule next, or None when it is over."""
+    """Returns the time of a schedule's next action, or None when it is over."""
     if schedule["status"] == "not_started":
         return int(schedule["phases"][0]["start_date"])
     if schedule["status"] != "active":
@@ -61,7 +61,7 @@ def due_at(account: Account, schedule: Resource) -> int | None:
 
 
 def act(account: Account, schedule: Resource) -> None:
-    """Do what is due: begin, warn of the end, go on to the next phase, or end."""
+    """Runs the due action: begin, warn of the end, enter the next phase, or end."""
     now = account.now()
     if schedule["status"] == "not_started":
         begin(account, schedule)
@@ -75,7 +75,7 @@ def act(account: Account, schedule: Resource) -> None:
 
 
 def begin(account: Account, schedule: Resource) -> Resource:
-    """Start the subscription of a schedule with its first phase."""
+    """Starts the subscription of a schedule with its first phase."""
     phase = schedule["phases"][0]
     items = [(account.get("price", item["price"]), item.get("quantity"), item["metadata"]) for item in phase["items"]]
     trial_end = phase["trial_end"] if phase["trial_end"] and phase["trial_end"] > account.now() else None
@@ -88,7 +88,7 @@ def begin(account: Account, schedule: Resource) -> Resource:
     )
     subscription, invoice = subscriptions.start(account, terms)
     if invoice["status"] == "open":
-        # Nobody waits at a checkout: it is active from the start, and past due if it is not paid.
+        # No checkout is involved: the subscription is active from the start, and past due if it is not paid.
         change(account, subscription, {"status": "active"})
         collection.collect(account, invoice)
     current = {"start_date": phase["start_date"], "end_date": phase["end_date"]}
@@ -97,13 +97,13 @@ def begin(account: Account, schedule: Resource) -> Resource:
 
 
 def put_in_force(account: Account, schedule: Resource, phase: Resource, prorating: Prorating) -> None:
-    """Let the subscription be as a phase says."""
+    """Applies a phase to the subscription."""
     subscription = account.get("subscription", schedule["subscription"])
     after = _items_of(account, subscription, phase)
     changes: Resource = {"metadata": {**subscription["metadata"], **phase["metadata"]}}
     at_period_end = period_of(subscription)[1] <= account.now()
     if at_period_end:
-        # The renewal that is due at this very moment bills the new items; nothing is left of the old ones.
+        # The renewal that is due at this same time bills the new items; the old ones have no time left to credit.
         if rhythm(after[0]["price"]) != rhythm(subscription["items"]["data"][0]["price"]):
             changes["billing_cycle_anchor"] = account.now()
         items = {**subscription["items"], "data": after}
@@ -114,7 +114,7 @@ def put_in_force(account: Account, schedule: Resource, phase: Resource, proratin
 
 
 def _set_trial(account: Account, subscription: Resource, until: int | None) -> None:
-    """A trial ends when the phase says, at once if it says nothing; one that is over does not begin again."""
+    """Sets the end of the trial from the phase, now if the phase has none; an ended trial does not start again."""
     if subscription["status"] != "trialing" or subscription["trial_end"] == until:
         return
     now = account.now()
@@ -125,7 +125,7 @@ def _set_trial(account: Account, subscription: Resource, until: int | None) -> N
 
 
 def current_of(schedule: Resource) -> Resource | None:
-    """The phase that is in force."""
+    """Returns the current phase."""
     start = (schedule["current_phase"] or {}).get("start_date")
     return next((phase for phase in schedule["phases"] if phase["start_date"] == start), None)
 
@@ -137,7 +137,7 @@ def _enter(account: Account, schedule: Resource, phase: Resource) -> None:
 
 
 def _complete(account: Account, schedule: Resource) -> None:
-    """The last phase is over: the subscription goes on by itself, or ends."""
+    """Completes the schedule after its last phase: the subscription continues without it, or ends."""
     subscription = account.get("subscription", schedule["subscription"])
     over = {**schedule, "status": "completed", "completed_at": account.now(), "current_phase": None}
     account.put(over)
@@ -157,7 +157,7 @@ def _is_last(schedule: Resource) -> bool:
 
 
 def _items_of(account: Account, subscription: Resource, phase: Resource) -> list[Resource]:
-    """The phase's items; those whose price the subscription has already keep their ids."""
+    """Returns the phase's items; an item keeps its id if the subscription already has its price."""
     held = {item["price"]["id"]: item for item in subscription["items"]["data"]}
     after = []
     for wanted in phase["items"]:
@@ -181,15 +181,15 @@ def _read_one(account: Account, params: Params, customer: str, start: int) -> Re
     phase = _phase(items, priced[0]["currency"], (start, end), behaviour, params.metadata())
     trial, trial_end = params.flag("trial"), _moment(account, params, "trial_end")
     if trial_end is not None and trial_end > end:
-        raise InvalidRequestError("A trial ends no later than its phase.", param=params.name("trial_end"))
+        raise InvalidRequestError("A trial must end no later than its phase.", param=params.name("trial_end"))
     return phase | {"trial_end": end if trial else trial_end}
 
 
 def _end(account: Account, params: Params, start: int, price: Resource) -> int:
-    """`end_date`, or so many intervals after the start; one period where nothing is said."""
+    """Returns `end_date`, or the given number of intervals after the start; one period by default."""
     end = _moment(account, params, "end_date")
     if end is not None and end <= start:
-        raise InvalidRequestError("A phase ends after it begins.", param=params.name("end_date"))
+        raise InvalidRequestError("A phase must end after its start.", param=params.name("end_date"))
     duration, iterations = params.nested("duration"), params.integer("iterations", least=1, most=_MAX_ITERATIONS)
     if end is not None:
         return end

@@ -1,4 +1,4 @@
-"""Subscription schedules: what a subscription becomes at which time."""
+"""Subscription schedules: planned changes of a subscription."""
 
 from paybill_stripe_fake import events, periods, schedule_phases
 from paybill_stripe_fake.account import Account, new_id
@@ -14,18 +14,18 @@ _OPEN = frozenset({"not_started", "active"})
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Schedule what a subscription becomes, or one that is still to begin."""
+    """Creates a schedule for an existing subscription, or for one that begins later."""
     existing = params.text("from_subscription")
     return _from_subscription(account, params, existing) if existing else _from_phases(account, params)
 
 
 def retrieve(account: Account, _params: Params, schedule_id: str) -> Resource:
-    """One schedule."""
+    """Returns one schedule."""
     return account.get("subscription_schedule", schedule_id)
 
 
 def list_schedules(account: Account, params: Params) -> Resource:
-    """Schedules, the last first."""
+    """Lists schedules, newest first."""
     customer, scheduled, created = params.text("customer"), params.flag("scheduled"), params.within("created")
 
     def wanted(schedule: Resource) -> bool:
@@ -39,7 +39,7 @@ def list_schedules(account: Account, params: Params) -> Resource:
 
 
 def update(account: Account, params: Params, schedule_id: str) -> Resource:
-    """Change phases, or what comes after them; what changes in the phase in force does so at once."""
+    """Changes phases or the end behaviour; changes of the current phase apply at once."""
     schedule = _open(account, schedule_id)
     prorating = Prorating(params.choice("proration_behavior", *BEHAVIOURS) or "create_prorations", account.now())
     changes: Resource = {"metadata": params.metadata(schedule["metadata"])}
@@ -66,7 +66,7 @@ def update(account: Account, params: Params, schedule_id: str) -> Resource:
 
 
 def release(account: Account, params: Params, schedule_id: str) -> Resource:
-    """Let the subscription go on by itself, as it is now."""
+    """Releases the subscription, which continues unchanged without the schedule."""
     schedule = _open(account, schedule_id)
     params.flag("preserve_cancel_date")
     released = {
@@ -85,7 +85,7 @@ def release(account: Account, params: Params, schedule_id: str) -> Resource:
 
 
 def cancel(account: Account, params: Params, schedule_id: str) -> Resource:
-    """End schedule and subscription now."""
+    """Ends schedule and subscription now."""
     schedule = _open(account, schedule_id)
     invoice_now, prorate = params.flag("invoice_now"), params.flag("prorate")
     if schedule["subscription"]:
@@ -99,7 +99,7 @@ def cancel(account: Account, params: Params, schedule_id: str) -> Resource:
         )
         return account.get("subscription_schedule", schedule_id)
     cancelled = account.put({**schedule, "status": "canceled", "canceled_at": account.now()})
-    # Both, as the recipe of Stripe's command line shows for one that never began.
+    # Both events, as in the recipe of Stripe's command line for a schedule that never began.
     events.emit(account, "subscription_schedule.canceled", cancelled)
     events.emit(account, "subscription_schedule.aborted", cancelled)
     return cancelled
@@ -142,7 +142,7 @@ def _open(account: Account, schedule_id: str) -> Resource:
     schedule = account.get("subscription_schedule", schedule_id)
     if schedule["status"] not in _OPEN:
         raise InvalidRequestError(
-            f"You cannot do this to a subscription schedule that is {schedule['status']}; only to one that is "
+            f"This action is not possible for a schedule that is {schedule['status']}; only to one that is "
             f"{' or '.join(sorted(_OPEN))}."
         )
     return schedule

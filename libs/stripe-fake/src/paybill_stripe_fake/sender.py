@@ -1,4 +1,4 @@
-"""Sends webhooks, signed as Stripe signs them, again and again until each was taken."""
+"""Sends webhooks, signed like Stripe's, and retries each until the endpoint accepts it."""
 
 import asyncio
 import hashlib
@@ -24,14 +24,14 @@ _logger = logging.getLogger("paybill_stripe_fake.sender")
 
 
 def signature_header(payload: str, secrets: tuple[str, ...], timestamp: int) -> str:
-    """The `Stripe-Signature` of a body, one v1 signature for each secret."""
+    """Returns the `Stripe-Signature` header of a body, with one v1 signature for each secret."""
     signed = f"{timestamp}.{payload}".encode()
     signatures = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets]
     return ",".join([f"t={timestamp}", *(f"v1={signature}" for signature in signatures)])
 
 
 class Sender:
-    """One queue for each endpoint, worked off one by one, so that order is kept unless a fault says otherwise.
+    """Sends webhooks from one queue per endpoint, one at a time, so that order is kept unless a fault changes it.
 
     retry_s: the delay after the first failed attempt; it doubles up to MAX_RETRY_S.
     """
@@ -45,7 +45,7 @@ class Sender:
         account.committed = self._announce
 
     async def run(self) -> None:
-        """Send until cancelled; an attempt cut off by that is made again after the next start."""
+        """Sends until cancelled; an interrupted attempt is repeated after the next start."""
         try:
             while True:
                 changed = self._changed
@@ -62,7 +62,7 @@ class Sender:
             await self._client.aclose()
 
     def _announce(self) -> None:
-        # Everyone waits on the event that was current when they looked, so no change goes unseen.
+        # Each waiter holds the event that was current when it read the state, so that no change is missed.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -77,7 +77,7 @@ class Sender:
             self._announce()
 
     async def _drain(self, endpoint_id: str) -> None:
-        """Send all that is pending for one endpoint, waiting for what is due later."""
+        """Sends all pending deliveries of one endpoint, and waits for those that are due later."""
         while True:
             changed = self._changed
             queued = deliveries.pending(self._account, endpoint_id)
@@ -101,13 +101,13 @@ class Sender:
         event = thin or events.rendered(self._account, self._account.get("event", delivery["event"]))
         if delivery.get("payload") == "thin":
             event = thin_events.notification(event)
-        # Where it goes now, which may not be where it went when it was queued.
+        # The endpoint's current address, which may have changed since the delivery was queued.
         endpoint = self._account.get("webhook_endpoint", delivery["endpoint"])
         payload = json.dumps(event, separators=(",", ":"))
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
-            # The receiver compares this time with its own, so it is never the account's virtual one.
+            # The receiver compares this time with its own clock, so it is never the account's virtual time.
             "Stripe-Signature": signature_header(
                 payload, signing_secrets(self._account, delivery["endpoint"]), int(time.time())
             ),
@@ -132,7 +132,7 @@ class Sender:
 
 
 async def _read_some(response: httpx.Response) -> None:
-    """Read a short answer to its end, so that the connection can be used again, and a long one not."""
+    """Reads a short response to its end, so that the connection can be reused; gives up on a long one."""
     size = 0
     async for chunk in response.aiter_raw():
         size += len(chunk)

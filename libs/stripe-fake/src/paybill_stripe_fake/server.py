@@ -1,4 +1,4 @@
-"""The HTTP server: keys, bodies, idempotency, and errors as Stripe words them."""
+"""The HTTP server: keys, bodies, idempotency, and Stripe's error responses."""
 
 import asyncio
 import hashlib
@@ -98,7 +98,7 @@ _logger = logging.getLogger("paybill_stripe_fake.server")
 
 
 def create_app(account: Account, api_key: str, sender: Callable[[], Sender], started: Callable[[], None]) -> Starlette:
-    """The application; `sender` is made, and `started` called, once the event loop runs."""
+    """Returns the application; `sender` is created, and `started` called, once the event loop runs."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -118,7 +118,7 @@ def create_app(account: Account, api_key: str, sender: Callable[[], Sender], sta
     for method, path, handler in [*(entry for module in _MODULES for entry in module.ENDPOINTS), *control.ENDPOINTS]:
         table.setdefault(path, {})[method] = handler
     routes = [
-        # A path that is spelled out goes before one with an id in its place.
+        # A literal path precedes one with an id in its place.
         Route(path, server.endpoint(path, by_method), methods=list(by_method))
         for path, by_method in sorted(table.items(), key=lambda entry: entry[0].count("{"))
     ]
@@ -136,7 +136,7 @@ class _Server:
         self._under_way: set[str] = set()
 
     def endpoint(self, path: str, handlers: dict[str, Handler]) -> Callable[[Request], Any]:
-        """An endpoint for one path that checks the key and runs the handler of the method in one transaction."""
+        """Returns an endpoint for one path that checks the key and runs the method's handler in one transaction."""
         fake = path.startswith("/fake/")
 
         async def run(request: Request) -> Response:
@@ -164,7 +164,7 @@ class _Server:
 
     @contextmanager
     def _only_one(self, request: Request) -> Iterator[None]:
-        """Refuse a second request of one idempotency key while the first is under way."""
+        """Refuses a second request with the same idempotency key while the first is in progress."""
         key = request.headers.get("idempotency-key") if request.method == "POST" else None
         if key is None:
             yield
@@ -178,7 +178,7 @@ class _Server:
             self._under_way.discard(key)
 
     async def answer_anybody(self, request: Request, handler: Handler, argument: str) -> Response:
-        """Carry out what a page offers, for whoever knows its address."""
+        """Runs the action of a page; its unguessable path replaces the key."""
         return self._run(request, handler, await parameters(request, json_too=True), [argument], None)
 
     def _authenticate(self, request: Request) -> None:
@@ -189,7 +189,7 @@ class _Server:
             raise AuthenticationError(given=bool(key))
 
     def _idempotent(self, request: Request, handler: Handler, tree: dict[str, Value], arguments: list[str]) -> Response:
-        """Run once for each Idempotency-Key, and answer later ones as the first."""
+        """Runs a request once per Idempotency-Key, and repeats its response to later requests."""
         key = request.headers.get("idempotency-key")
         if not key:
             return self._run(request, handler, tree, arguments, None)
@@ -221,10 +221,10 @@ class _Server:
         arguments: list[str],
         key: tuple[str, str] | None,
     ) -> Response:
-        """One request, one transaction; what a declined card answers is kept under the key too."""
+        """Runs one request in one transaction; the response to a declined card is stored under the key, too."""
         account = self._account
         request_id, headers = new_id("req"), {}
-        # What the control routes bring about happens of itself, as far as events are concerned.
+        # Events that a control route causes name no API request.
         own = not request.url.path.startswith("/fake/")
         called = ApiRequest(request_id, key[0] if key else None) if own else ApiRequest()
 
@@ -252,19 +252,19 @@ class _Server:
         body = handler(self._account, params, *arguments)
         params.finish()
         body = expanded(self._account, body, paths)
-        # A preview is at no address where the rest of its lines could be.
+        # A preview is not stored, so no address could serve the rest of its lines.
         return body if handler is previews.create_preview else shortened(body)
 
 
 def _stop_if_failed(task: asyncio.Task[None]) -> None:
-    """Half a stand-in misleads more than none."""
+    """Ends the process when a background task fails; a partly working fake would mislead."""
     if not task.cancelled() and (error := task.exception()) is not None:
         _logger.critical("a background task failed; the process ends", exc_info=error)
         signal.raise_signal(signal.SIGTERM)
 
 
 async def _keep_time(account: Account) -> None:
-    """Do what is due as real time passes."""
+    """Runs due actions as real time passes."""
     while True:
         with account.work():
             renewals.catch_up(account)
@@ -299,5 +299,10 @@ async def _unknown_url(request: Request, _error: HTTPException) -> Response:
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    body = {"error": {"type": "api_error", "message": "The stand-in failed; its log says how. Nothing was changed."}}
+    body = {
+        "error": {
+            "type": "api_error",
+            "message": "The Stripe fake failed; see its log for the cause. Nothing was changed.",
+        }
+    }
     return _answer(body, 500)

@@ -1,4 +1,4 @@
-"""Everything the account holds, in memory, and in a journal that survives a restart."""
+"""All resources of the account, in memory and in a journal that survives a restart."""
 
 import fcntl
 import json
@@ -11,20 +11,20 @@ from typing import Any, TypeAlias
 from paybill_stripe_fake.errors import ApiError
 
 Resource: TypeAlias = dict[str, Any]
-"""A JSON object. What is stored is never changed in place, only replaced, so that events may share it."""
+"""A JSON object. A stored resource is never changed in place, only replaced, so that events may share it."""
 
 _HEADER = {"format": "paybill-stripe-fake", "version": 1}
 
 
 class StateFileError(Exception):
-    """The state file cannot be used; the message says what to do."""
+    """Raised when the state file cannot be used; the message names the next step."""
 
 
 class Store:
     """Resources by kind and id, in the order of their creation.
 
     With a path, every transaction is one line appended to that file by one write, so that a killed process loses
-    nothing it has answered; starting writes the file anew, without what was replaced.
+    nothing that it acknowledged; a start compacts the file.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -40,37 +40,37 @@ class Store:
             )
 
     def find(self, kind: str, identifier: str) -> Resource | None:
-        """The resource, if there is one."""
+        """Returns the resource, or None."""
         return self._kinds.get(kind, {}).get(identifier)
 
     def oldest_first(self, kind: str) -> list[Resource]:
-        """All of a kind, in the order of creation."""
+        """Returns all resources of a kind, in the order of creation."""
         return list(self._kinds.get(kind, {}).values())
 
     def newest_first(self, kind: str) -> list[Resource]:
-        """All of a kind, the last created first: the order of Stripe's lists."""
+        """Returns all resources of a kind, newest first: the order of Stripe's lists."""
         return list(reversed(self._kinds.get(kind, {}).values()))
 
     def put(self, kind: str, identifier: str, value: Resource) -> None:
-        """Create or replace a resource; only inside a transaction."""
+        """Creates or replaces a resource; only inside a transaction."""
         self._remember(kind, identifier)
         self._set(kind, identifier, value)
 
     def delete(self, kind: str, identifier: str) -> None:
-        """Forget a resource, if it is there; only inside a transaction."""
+        """Deletes a resource, if it exists; only inside a transaction."""
         if self.find(kind, identifier) is not None:
             self._remember(kind, identifier)
             self._set(kind, identifier, None)
 
     def clear(self) -> None:
-        """Forget everything; only inside a transaction."""
+        """Deletes everything; only inside a transaction."""
         for kind, held in self._kinds.items():
             for identifier in list(held):
                 self.delete(kind, identifier)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Keep all changes made inside, or none if something is raised (save an ApiError that says `keep`)."""
+        """Commits all changes made inside, or none if an exception is raised (except an ApiError with `keep`)."""
         self._undo = {}
         try:
             try:
@@ -87,7 +87,7 @@ class Store:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Undo all that is done inside, whatever happens; only inside a transaction."""
+        """Rolls back all changes made inside, in any case; only inside a transaction."""
         outer, self._undo = self._undo, {}
         try:
             yield
@@ -97,7 +97,7 @@ class Store:
             self._undo = outer
 
     def close(self) -> None:
-        """Let another process have the state file."""
+        """Releases the state file for another process."""
         if self._journal is not None:
             self._journal.close()
 
@@ -121,7 +121,7 @@ class Store:
 
 
 class _Journal:
-    """A file of JSON lines, each the changes of one transaction; held by one process at a time."""
+    """A file of JSON lines, each with the changes of one transaction; locked by one process at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -130,17 +130,17 @@ class _Journal:
             self._lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateFileError(
-                f"cannot keep state in {path}: {error.strerror}; give a path in a folder that can be written"
+                f"cannot keep state in {path}: {error.strerror}; choose a path in a writable folder"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StateFileError(
-                f"{path} is in use by another stripe-fake; stop that one or give another --state"
+                f"{path} is in use by another stripe-fake; stop it or choose another --state"
             ) from error
 
     def read(self) -> Iterator[list[list[Any]]]:
-        """Every transaction that was written whole; a line torn by a kill at the end was never answered."""
+        """Returns every complete transaction; a last line torn by a kill was never acknowledged."""
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
@@ -158,10 +158,10 @@ class _Journal:
                     f"{self._path} is damaged in line {number}; move it away to start with an empty account"
                 ) from error
             if number == 1 and entry != _HEADER:
-                raise StateFileError(f"{self._path} is no state file of this version; give another --state")
+                raise StateFileError(f"{self._path} is not a state file of this version; choose another --state")
 
     def rewrite(self, changes: Iterator[list[Any]]) -> None:
-        """Replace the file by one that holds just these, at once."""
+        """Replaces the file atomically by one that holds only these entries."""
         fresh = self._path.with_name(f"{self._path.name}.new")
         try:
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -174,7 +174,7 @@ class _Journal:
         self._file = descriptor
 
     def append(self, changes: list[list[Any]]) -> None:
-        """Write one transaction, whole or not at all."""
+        """Appends one transaction, in full or not at all."""
         size = os.fstat(self._file).st_size
         line = _line(changes)
         try:

@@ -1,4 +1,4 @@
-"""Changing a subscription: items, the end, the trial, the card; and what that costs."""
+"""Changes of a subscription: items, end, trial and card, with their prorations."""
 
 from typing import Any
 
@@ -37,14 +37,14 @@ _UNCHANGEABLE = ENDED | {"incomplete"}
 
 
 def update(account: Account, params: Params, subscription_id: str) -> Resource:
-    """Change what is given."""
+    """Changes the passed attributes."""
     subscription = account.get("subscription", subscription_id)
     _refuse_if_ended(params, subscription)
     return apply(account, params, subscription)
 
 
 def apply(account: Account, params: Params, subscription: Resource) -> Resource:
-    """Carry out what an update or its preview asks for; nothing is refused after the first change."""
+    """Applies the changes of an update or its preview; every check precedes the first change."""
     behaviour = params.choice("payment_behavior", "allow_incomplete", "default_incomplete", "error_if_incomplete")
     params.flag("off_session")
     prorating = prorations.read(account, params, subscription)
@@ -71,9 +71,9 @@ def change_items(
     changes: Resource | None = None,
     restart: bool = False,
 ) -> Resource:
-    """Give the subscription these items and whatever else changes, and charge for the difference.
+    """Replaces the subscription's items and other attributes, and charges for the difference.
 
-    restart: a new period begins now even if the items keep their rhythm.
+    restart: starts a new period now even if the billing interval stays the same.
     """
     held, unbilled = subscription["items"]["data"], subscription["status"] in {"trialing", "paused"}
     restart = restart or (after is not None and rhythm(after[0]["price"]) != rhythm(held[0]["price"]))
@@ -91,7 +91,7 @@ def change_items(
 
 
 def refuse_if_unpaid(account: Account, before: Resource, after: Resource, behaviour: str | None) -> None:
-    """With `error_if_incomplete`, an invoice that the change brought about and that was declined undoes it."""
+    """Rolls the change back if its invoice was declined, with `error_if_incomplete`."""
     if behaviour != "error_if_incomplete" or before["latest_invoice"] == after["latest_invoice"]:
         return
     if account.get("invoice", after["latest_invoice"])["status"] == "open":
@@ -99,7 +99,7 @@ def refuse_if_unpaid(account: Account, before: Resource, after: Resource, behavi
 
 
 def cancel(account: Account, params: Params, subscription_id: str) -> Resource:
-    """End a subscription now."""
+    """Ends a subscription now."""
     subscription = account.get("subscription", subscription_id)
     if subscription["status"] in ENDED:
         raise ResourceMissingError("subscription", subscription_id)
@@ -110,7 +110,7 @@ def cancel(account: Account, params: Params, subscription_id: str) -> Resource:
 
 
 def changed_items(account: Account, given: list[Params], subscription: Resource) -> list[Resource]:
-    """The items with the given ones changed, added or removed."""
+    """Returns the items with the passed ones changed, added or removed."""
     items = {item["id"]: item for item in subscription["items"]["data"]}
     for change_of in given:
         identifier, deleted = change_of.text("id"), change_of.flag("deleted")
@@ -133,7 +133,7 @@ def changed_items(account: Account, given: list[Params], subscription: Resource)
 
 
 def changed_item(account: Account, params: Params, item: Resource) -> Resource:
-    """One item with its price, quantity and metadata as given."""
+    """Returns one item with price, quantity and metadata from the parameters."""
     price = item["price"]
     if params.has("price") or params.has("price_data"):
         price = read_price(account, params)
@@ -158,7 +158,7 @@ def _labels(account: Account, params: Params, subscription: Resource) -> Resourc
 
 
 def _restart(params: Params) -> bool:
-    """Whether `billing_cycle_anchor` asks for a new period; older versions of the API gave the bare word."""
+    """Returns whether `billing_cycle_anchor` requests a new period; older API versions pass the bare word."""
     try:
         anchor = params.nested("billing_cycle_anchor")
     except InvalidRequestError:
@@ -167,7 +167,7 @@ def _restart(params: Params) -> bool:
 
 
 def _trial(account: Account, params: Params, subscription: Resource) -> int | None:
-    """When the trial is to end from now on: now, at another time, or None for no change."""
+    """Returns the new end of the trial: now, another time, or None for no change."""
     if not params.has("trial_end"):
         return None
     now = params.text("trial_end") == "now"
@@ -175,12 +175,12 @@ def _trial(account: Account, params: Params, subscription: Resource) -> int | No
     if subscription["status"] == "trialing":
         return until
     if not now:
-        raise InvalidRequestError("Only a subscription on trial can be given another end of it.", param="trial_end")
+        raise InvalidRequestError("Only a subscription on trial can get another trial_end.", param="trial_end")
     return None
 
 
 def _ending(account: Account, params: Params, subscription: Resource) -> Resource:
-    """What changes when the subscription is told to end later, or no longer to."""
+    """Returns the changes for a scheduled cancellation, or for its removal."""
     changes: Resource = {"cancellation_details": _cancellation_details(params, subscription)}
     at_period_end = params.flag("cancel_at_period_end")
     finish = period_of(subscription)[1]

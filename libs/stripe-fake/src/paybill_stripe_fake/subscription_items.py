@@ -1,4 +1,4 @@
-"""Subscription items by themselves: the same changes as through their subscription."""
+"""The API of subscription items: the same changes as through their subscription."""
 
 from paybill_stripe_fake import prorations
 from paybill_stripe_fake.account import Account
@@ -14,7 +14,7 @@ _PAYMENT = ("allow_incomplete", "default_incomplete", "error_if_incomplete")
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Add an item to a subscription."""
+    """Adds an item to a subscription."""
     subscription = account.get("subscription", params.required("subscription"), "subscription")
     [(price, quantity, metadata)] = read_items(account, [params])
     added = new_item(account, subscription["id"], price, quantity, metadata, period_of(subscription))
@@ -23,18 +23,18 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, item_id: str) -> Resource:
-    """One item."""
+    """Returns one item."""
     return _find(account, item_id)[1]
 
 
 def list_items(account: Account, params: Params) -> Resource:
-    """The items of one subscription."""
+    """Lists the items of one subscription."""
     items = account.get("subscription", params.required("subscription"), "subscription")["items"]
     return page_of(params, items["data"], lambda _: True, items["url"])
 
 
 def update(account: Account, params: Params, item_id: str) -> Resource:
-    """Change price, quantity or metadata of an item."""
+    """Changes price, quantity or metadata of an item."""
     subscription, item = _find(account, item_id)
     params.flag("off_session")
     changed = changed_item(account, params, item)
@@ -44,7 +44,7 @@ def update(account: Account, params: Params, item_id: str) -> Resource:
 
 
 def delete(account: Account, params: Params, item_id: str) -> Resource:
-    """Take an item off its subscription, which keeps at least one."""
+    """Removes an item from its subscription, which keeps at least one."""
     subscription, _ = _find(account, item_id)
     params.flag("clear_usage")
     after = [held for held in subscription["items"]["data"] if held["id"] != item_id]

@@ -1,4 +1,4 @@
-"""How a subscription changes and ends, whoever makes it do so."""
+"""Status changes of a subscription, shared by all that cause them."""
 
 from paybill_stripe_fake import events
 from paybill_stripe_fake.account import Account
@@ -10,7 +10,7 @@ RUNNING = frozenset({"trialing", "active", "past_due", "unpaid"})
 
 
 def living_customer(account: Account, customer_id: str, param: str | None = None) -> Resource:
-    """The customer, refused as missing when deleted."""
+    """Returns the customer; a deleted one raises ResourceMissingError."""
     customer = account.get("customer", customer_id, param)
     if customer.get("deleted"):
         raise ResourceMissingError("customer", customer_id, param=param)
@@ -18,12 +18,12 @@ def living_customer(account: Account, customer_id: str, param: str | None = None
 
 
 def change(account: Account, subscription: Resource, changes: Resource) -> Resource:
-    """Change attributes and say so."""
+    """Changes attributes and emits the event."""
     return events.change(account, subscription, changes, "customer.subscription.updated")
 
 
 def pause(account: Account, subscription: Resource, why: str) -> Resource:
-    """Stop it until it is resumed; no periods, no invoices. why: Stripe's word for it."""
+    """Pauses a subscription until it is resumed; no periods, no invoices. why: Stripe's word for the cause."""
     details = {
         "paused": {"subscription": {"type": why}, "transitioned_at": account.now(), "type": "subscription"},
     }
@@ -35,14 +35,14 @@ def pause(account: Account, subscription: Resource, why: str) -> Resource:
 
 
 def wake(account: Account, subscription: Resource) -> Resource:
-    """It runs again after a pause."""
+    """Sets a paused subscription to active."""
     running = change(account, subscription, {"status": "active", "status_details": None})
     events.emit(account, "customer.subscription.resumed", running)
     return running
 
 
 def end(account: Account, subscription: Resource, reason: str | None) -> Resource:
-    """Cancel now; what is owed stays owed, but nobody tries to collect it any more."""
+    """Cancels now; open invoices stay open, but are no longer collected."""
     now = account.now()
     ended = {
         **subscription,
@@ -62,18 +62,18 @@ def end(account: Account, subscription: Resource, reason: str | None) -> Resourc
 
 
 def _end_schedule(account: Account, schedule: Resource, reason: str | None) -> None:
-    """Nothing is left to be scheduled."""
+    """Ends the schedule of an ended subscription."""
     over = account.put({**schedule, "status": "canceled", "canceled_at": account.now(), "current_phase": None})
     aborted = reason == "payment_failed"
     events.emit(account, f"subscription_schedule.{'aborted' if aborted else 'canceled'}", over)
 
 
 def subscription_of(invoice: Resource) -> str | None:
-    """The id of the subscription that an invoice is for, if it is for one."""
+    """Returns the id of the subscription that an invoice is for, or None."""
     return str(invoice["parent"]["subscription_details"]["subscription"]) if invoice["parent"] else None
 
 
 def period_of(subscription: Resource) -> tuple[int, int]:
-    """Start and end of the current period, which all items share."""
+    """Returns start and end of the current period, which all items share."""
     item = subscription["items"]["data"][0]
     return item["current_period_start"], item["current_period_end"]

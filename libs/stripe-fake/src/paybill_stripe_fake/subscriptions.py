@@ -26,7 +26,7 @@ _TRIAL_WARNING_S = 3 * 86_400
 
 
 def start(account: Account, terms: Terms) -> tuple[Resource, Resource]:
-    """Begin a subscription and draw up its first invoice; `incomplete` until that is paid, unless on trial."""
+    """Starts a subscription and drafts its first invoice; `incomplete` until that is paid, unless on trial."""
     subscription = new_subscription(account, terms)
     customer = account.get("customer", terms.customer)
     if customer["currency"] is None:
@@ -40,7 +40,7 @@ def start(account: Account, terms: Terms) -> tuple[Resource, Resource]:
 
 
 def trial_warning_at(account: Account, subscription: Resource) -> int | None:
-    """When it is to be said that the trial will end, or None where it is said or there is none."""
+    """Returns the time of the warning before the trial ends, or None if it was sent or there is no trial."""
     told = account.store.find("trial_warning", subscription["id"])
     if subscription["status"] != "trialing" or (told and told["trial_end"] == subscription["trial_end"]):
         return None
@@ -48,7 +48,7 @@ def trial_warning_at(account: Account, subscription: Resource) -> int | None:
 
 
 def warn_of_trial_end(account: Account, subscription: Resource) -> None:
-    """Say once, three days before, that the trial will end."""
+    """Emits once, three days before, that the trial will end."""
     due = trial_warning_at(account, subscription)
     if due is not None and due <= account.now():
         account.store.put("trial_warning", subscription["id"], {"trial_end": subscription["trial_end"]})
@@ -56,7 +56,7 @@ def warn_of_trial_end(account: Account, subscription: Resource) -> None:
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Subscribe a customer and charge the card on file, as `payment_behavior` says."""
+    """Subscribes a customer and charges the default card, according to `payment_behavior`."""
     behaviour = params.choice("payment_behavior", "allow_incomplete", "default_incomplete", "error_if_incomplete")
     terms = read_terms(account, params, params.required("customer"))
     params.choice("collection_method", "charge_automatically")
@@ -77,12 +77,12 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, subscription_id: str) -> Resource:
-    """One subscription, ended ones too."""
+    """Returns one subscription, ended ones too."""
     return account.get("subscription", subscription_id)
 
 
 def list_subscriptions(account: Account, params: Params) -> Resource:
-    """Subscriptions, the last first; those that ended only if asked for by `status`."""
+    """Lists subscriptions, newest first; ended ones only if `status` requests them."""
     customer, price, status = (
         params.text("customer"),
         params.text("price"),
@@ -108,7 +108,7 @@ def list_subscriptions(account: Account, params: Params) -> Resource:
 
 
 def read_terms(account: Account, params: Params, customer_id: str) -> Terms:
-    """What a customer is to be subscribed to."""
+    """Returns the terms of a new subscription."""
     customer = living_customer(account, customer_id, "customer")
     items = read_items(account, params.many("items", most=MAX_ITEMS) or [])
     check_prices(account, [price for price, _, _ in items], customer["id"])

@@ -1,4 +1,4 @@
-"""What is subscribed to: prices and quantities, read from a request and made into a subscription."""
+"""Terms of a subscription: prices and quantities, parsed from a request and made into a subscription."""
 
 from dataclasses import dataclass, field
 
@@ -18,11 +18,11 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What is subscribed to.
+    """Terms of a new subscription.
 
     items: price, quantity and metadata of each; all of one currency and one interval.
     card: pays for this subscription instead of the customer's default.
-    trial_end: Unix seconds; until then nothing is owed. without_card: what happens then if nobody can pay.
+    trial_end: Unix seconds; until then nothing is owed. without_card: `missing_payment_method` of its end.
     """
 
     customer: str
@@ -38,13 +38,13 @@ class Terms:
 
 
 def read_items(account: Account, given: list[Params]) -> list[tuple[Resource, int | None, dict[str, str]]]:
-    """Prices, quantities and metadata of new items; what is metered has no quantity."""
+    """Returns prices, quantities and metadata of new items; a metered item has no quantity."""
     priced = [(item, read_price(account, item)) for item in given]
     return [(price, read_quantity(item, price), item.metadata()) for item, price in priced]
 
 
 def check_prices(account: Account, priced: list[Resource], customer: str | None, param: str = "items") -> None:
-    """All prices of a subscription are in one rhythm and in one currency, which is the customer's."""
+    """Refuses prices with different intervals or currencies, or with another currency than the customer's."""
     if not priced:
         raise InvalidRequestError("A subscription needs at least one item.", param=param)
     currency = account.get("customer", customer)["currency"] if customer else None
@@ -59,7 +59,7 @@ def check_prices(account: Account, priced: list[Resource], customer: str | None,
 
 
 def read_trial_end(account: Account, params: Params) -> int | None:
-    """When the trial ends that `trial_period_days` or `trial_end` grant."""
+    """Returns the end of the trial from `trial_period_days` or `trial_end`."""
     days = params.integer("trial_period_days", least=1, most=_MAX_TRIAL_DAYS)
     if params.has("trial_end") and params.text("trial_end") == "now":
         return None
@@ -68,7 +68,7 @@ def read_trial_end(account: Account, params: Params) -> int | None:
 
 
 def read_trial_settings(params: Params) -> Resource:
-    """What happens at the end of a trial when there is no card."""
+    """Returns the behaviour at the end of a trial without a card."""
     settings = params.nested("trial_settings") or Params({})
     behaviour = settings.nested("end_behavior") or Params({})
     missing = behaviour.choice("missing_payment_method", "cancel", "create_invoice", "pause") or "create_invoice"
@@ -76,7 +76,7 @@ def read_trial_settings(params: Params) -> Resource:
 
 
 def new_subscription(account: Account, terms: Terms) -> Resource:
-    """A subscription whose first period has begun, not kept yet."""
+    """Returns a subscription whose first period has begun, not stored yet."""
     now, identifier = account.now(), new_id("sub")
     recurring = terms.items[0][0]["recurring"]
     anchor = terms.trial_end or now
@@ -152,7 +152,7 @@ def new_item(
     metadata: dict[str, str],
     period: tuple[int, int],
 ) -> Resource:
-    """An item of a subscription, for its current period."""
+    """Returns an item of a subscription, for its current period."""
     licensed = {} if quantity is None else {"quantity": quantity}
     return {
         "id": new_id("si"),
@@ -172,7 +172,7 @@ def new_item(
 
 
 def read_price(account: Account, item: Params) -> Resource:
-    """The price of an item, which recurs and is for sale, or is given as data."""
+    """Returns the price of an item, which is recurring and active, or passed as `price_data`."""
     data = item.nested("price_data")
     price = prices.inline(account, data) if data else account.get("price", item.required("price"), item.name("price"))
     if not price["active"] and data is None:
@@ -188,7 +188,7 @@ def read_price(account: Account, item: Params) -> Resource:
 
 
 def read_quantity(item: Params, price: Resource) -> int | None:
-    """How many of an item, 1 unless said; None for what is metered."""
+    """Returns the quantity of an item, 1 by default; None for a metered one."""
     quantity = item.integer("quantity", most=_MAX_QUANTITY)
     if not prices.is_metered(price):
         return 1 if quantity is None else quantity
@@ -198,5 +198,5 @@ def read_quantity(item: Params, price: Resource) -> int | None:
 
 
 def rhythm(price: Resource) -> tuple[str, int]:
-    """How often a price recurs."""
+    """Returns the billing interval of a price."""
     return price["recurring"]["interval"], price["recurring"]["interval_count"]

@@ -1,6 +1,6 @@
-"""Thin events: notifications that name what changed and say little more; the copies of snapshots, and their API (v2).
+"""Thin events: notifications with little more than the changed object's id, copied from snapshots; and their API (v2).
 
-A copy's id is made from its snapshot's, so that only events without a snapshot are kept here.
+A copy's id is derived from its snapshot's, so that only events without a snapshot are stored here.
 Source: https://docs.stripe.com/event-destinations, and the event classes of the SDK.
 """
 
@@ -15,7 +15,7 @@ from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
 
 KEPT_S = 30 * 86_400
-"""How long the API shows an event; deliveries and the control routes know it for ever."""
+"""Time for which the API shows an event; deliveries and the control routes keep it permanently."""
 
 _ID = "evt_test_"
 _MAX_TYPES = 20
@@ -41,14 +41,14 @@ _PATHS = {
 
 
 def name_of(event: Resource) -> str | None:
-    """The type of the event's thin form, or None where there is none: what it is about has no address."""
+    """Returns the type of the event's thin form, or None if its object has no address."""
     if event["object"] == "v2.core.event":
         return str(event["type"])
     return f"v1.{event['type']}" if event["data"]["object"]["object"] in _PATHS else None
 
 
 def notification(event: Resource) -> Resource:
-    """What is sent: of a snapshot its thin copy, of an event that was thin from the start the same."""
+    """Returns the notification of an event: the thin copy of a snapshot, or the thin event itself."""
     if event["object"] == "v2.core.event":
         return {key: value for key, value in event.items() if key not in {"data", "changes"}}
     resource = event["data"]["object"]
@@ -66,7 +66,7 @@ def notification(event: Resource) -> Resource:
 
 
 def whole(event: Resource) -> Resource:
-    """What the API shows: with what changed."""
+    """Returns the event as the API shows it: with `changes`."""
     if event["object"] == "v2.core.event":
         return event
     before: Resource | None = event["data"].get("previous_attributes")
@@ -75,7 +75,7 @@ def whole(event: Resource) -> Resource:
 
 
 def new(account: Account, kind: str, related: Resource | None, data: Resource) -> Resource:
-    """An event that has no snapshot; it is kept."""
+    """Stores and returns an event that has no snapshot."""
     event = {
         "id": new_id("evt_test"),
         "object": "v2.core.event",
@@ -93,7 +93,7 @@ def new(account: Account, kind: str, related: Resource | None, data: Resource) -
 
 
 def retrieve(account: Account, _params: Params, event_id: str) -> Resource:
-    """One event of the last 30 days."""
+    """Returns one event of the last 30 days."""
     event = account.store.find("v2.core.event", event_id) or account.store.find(
         "event", "evt_" + event_id.removeprefix(_ID)
     )
@@ -103,7 +103,7 @@ def retrieve(account: Account, _params: Params, event_id: str) -> Resource:
 
 
 def list_events(account: Account, params: Params) -> Resource:
-    """Events of the last 30 days, the last first."""
+    """Lists events of the last 30 days, newest first."""
     limit = params.integer("limit", least=1, most=_MAX_LIMIT) or _DEFAULT_LIMIT
     object_id, types = params.text("object_id"), params.texts("types", most=_MAX_TYPES)
     created, after = _within(params), params.text("page", longest=100)
@@ -132,12 +132,12 @@ def list_events(account: Account, params: Params) -> Resource:
 
 
 def find(account: Account, identifier: str) -> Resource | None:
-    """What has this id, of all that thin events can be about."""
+    """Returns the resource with this id, among the kinds that thin events can be about."""
     return next((found for kind in _PATHS if (found := account.store.find(kind, identifier))), None)
 
 
 def related_to(resource: Resource) -> Resource:
-    """How an event names what it is about."""
+    """Returns the reference by which an event names its object."""
     path = _PATHS[resource["object"]]
     return {"id": resource["id"], "type": resource["object"], "url": f"{path}{resource['id']}"}
 
@@ -153,7 +153,7 @@ def _reason(event: Resource) -> Resource | None:
 
 
 def _now(resource: Any, previous: Resource) -> Resource:
-    """The values of today of what is in `previous`."""
+    """Returns the current values of the attributes in `previous`."""
     return {
         key: _now(resource[key], old)
         if isinstance(old, dict) and old.get("object") != "list" and isinstance(resource.get(key), dict)
@@ -186,12 +186,12 @@ def _bound(text: str, key: str) -> int:
 
 
 def seconds(text: str) -> int:
-    """Unix seconds of a time as the second version of the API writes it."""
+    """Returns Unix seconds of a time in the format of API version 2."""
     return int(datetime.fromisoformat(text).timestamp())
 
 
 def iso(moment: int) -> str:
-    """A time as the second version of the API writes it."""
+    """Returns a time in the format of API version 2."""
     return datetime.fromtimestamp(moment, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 

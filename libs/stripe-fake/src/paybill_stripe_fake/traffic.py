@@ -1,4 +1,4 @@
-"""API calls counted, limited, held up and failed on demand; real time, and never kept in the state file."""
+"""Counts, limits, delays and fails API calls; in real time, and never stored in the state file."""
 
 import time
 from collections import deque
@@ -24,7 +24,7 @@ _NO_FAULTS: Resource = {
 
 @dataclass(slots=True)
 class _Endpoint:
-    """Calls of one method and path pattern; `recent` are those let in within the last second."""
+    """Calls of one method and path pattern; `admitted` are those admitted within the last second."""
 
     total: int = 0
     refused: int = 0
@@ -34,9 +34,9 @@ class _Endpoint:
 
 
 class Traffic:
-    """Everything that calls /v1 and /v2 of the API is admitted here.
+    """Admits every call to /v1 and /v2 of the API.
 
-    per_endpoint, per_account: calls let in within any one second; None for no limit.
+    per_endpoint, per_account: calls admitted within any one second; None for no limit.
     """
 
     def __init__(self, per_endpoint: int | None = None, per_account: int | None = None) -> None:
@@ -47,7 +47,7 @@ class Traffic:
         self._account = _Endpoint()
 
     def admit(self, method: str, pattern: str, path: str) -> Resource:
-        """Count a call; refuse it if there were too many or it is to fail, else say which faults apply to it."""
+        """Counts a call and returns the faults to apply; raises if a limit is exceeded or a failure is injected."""
         now = time.monotonic()
         endpoint = self._endpoints.setdefault((method, pattern), _Endpoint())
         for counted, limit, reason in (
@@ -72,11 +72,11 @@ class Traffic:
         return {"lost": applies, "delay_s": self.faults["delay_s"] if path.startswith(self.faults["path"]) else 0.0}
 
     def lose_answer(self) -> InjectedError:
-        """What is answered instead, when a call is carried out and its caller is not to know."""
+        """Returns the error that replaces the response of a call that was carried out."""
         return InjectedError(self.faults["status"], self.faults["retry_after_s"])
 
     def report(self) -> Resource:
-        """Calls so far: all, and by endpoint; `max_per_s` is the most within any one second, refused ones included."""
+        """Returns counts of calls, total and by endpoint; `max_per_s` is the peak of any one second, refused ones included."""
         by_endpoint = [
             {"method": method, "path": pattern, **_shown(endpoint)}
             for (method, pattern), endpoint in sorted(self._endpoints.items())
@@ -84,22 +84,22 @@ class Traffic:
         return {**_shown(self._account), "endpoints": by_endpoint}
 
     def forget(self) -> None:
-        """Count from nought."""
+        """Resets the counts."""
         self._endpoints.clear()
         self._account = _Endpoint()
 
     def reset(self) -> None:
-        """As at the start: no faults, the limits of the command line, nothing counted."""
+        """Restores the initial state: no faults, the limits of the command line, zero counts."""
         self.faults = dict(_NO_FAULTS)
         self.per_endpoint, self.per_account = self._started_with
         self.forget()
 
     def limits(self) -> Resource:
-        """The limits in force."""
+        """Returns the limits in force."""
         return {"per_endpoint": self.per_endpoint, "per_account": self.per_account}
 
     def set_limits(self, params: Params) -> Resource:
-        """Set `per_endpoint` or `per_account`, in calls per second; 0 for none."""
+        """Sets `per_endpoint` or `per_account`, in calls per second; 0 for none."""
         per_endpoint, per_account = (params.integer(key, most=_MAX_LIMIT) for key in ("per_endpoint", "per_account"))
         params.finish()
         self.per_endpoint = self.per_endpoint if per_endpoint is None else per_endpoint or None
@@ -107,11 +107,11 @@ class Traffic:
         return self.limits()
 
     def set_faults(self, params: Params) -> Resource:
-        """Set which calls fail, and how; what is not given is as without faults.
+        """Sets failures and delays of calls; an absent parameter is reset to its default.
 
-        fail: how many of the next calls. status: 429 or 500 to 599. path: only calls that begin so.
-        after: carried out first, so that only the answer is lost. retry_after_s: a header of the refusal.
-        delay_s: every call is held up so long before it is carried out.
+        fail: how many of the next calls. status: 429 or 500 to 599. path: prefix of the affected paths.
+        after: carried out first, so that only the response is lost. retry_after_s: a header of the refusal.
+        delay_s: delay of every call before it is carried out.
         """
         delay = params.decimal("delay_s")
         status = params.integer("status", least=429, most=599)

@@ -15,7 +15,7 @@ _MAX_EVENTS = 500
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host is this machine, by its name or address alone."""
+    """Returns whether a host is this machine, by its name or address alone."""
     if host == "localhost":
         return True
     try:
@@ -25,7 +25,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 def set_static(account: Account, url: str | None, secrets: list[str]) -> None:
-    """Let the endpoint of the command line be this one; its secrets are not kept in the state file."""
+    """Sets URL and secrets of the command line's endpoint; its secrets are not stored in the state file."""
     held = account.store.find("webhook_endpoint", STATIC_ID)
     if url is None:
         if held is not None:
@@ -37,14 +37,14 @@ def set_static(account: Account, url: str | None, secrets: list[str]) -> None:
 
 
 def signing_secrets(account: Account, endpoint_id: str) -> tuple[str, ...]:
-    """The secrets that sign for an endpoint; several while one is being replaced."""
+    """Returns the secrets that sign for an endpoint; several while one is being replaced."""
     if endpoint_id == STATIC_ID:
         return account.static_secrets
     return (str((account.store.find("webhook_secret", endpoint_id) or {})["secret"]),)
 
 
 def create(account: Account, params: Params) -> Resource:
-    """Create an endpoint; only this answer holds its secret."""
+    """Creates an endpoint; only this response holds its secret."""
     params.choice("api_version", API_VERSION)
     endpoint = {
         **_endpoint(account, new_id("we"), _url(account, params), _events(params) or []),
@@ -62,17 +62,17 @@ def create(account: Account, params: Params) -> Resource:
 
 
 def retrieve(account: Account, _params: Params, endpoint_id: str) -> Resource:
-    """One endpoint."""
+    """Returns one endpoint."""
     return account.get("webhook_endpoint", endpoint_id)
 
 
 def list_endpoints(account: Account, params: Params) -> Resource:
-    """Endpoints, the last first."""
+    """Lists endpoints, newest first."""
     return page(account, params, "webhook_endpoint", lambda _: True, "/v1/webhook_endpoints")
 
 
 def update(account: Account, params: Params, endpoint_id: str) -> Resource:
-    """Change where to, which events, or whether at all."""
+    """Changes URL, event types, or whether the endpoint is disabled."""
     endpoint = account.get("webhook_endpoint", endpoint_id)
     disabled, enabled_events = params.flag("disabled"), _events(params)
     changed = {
@@ -91,7 +91,7 @@ def update(account: Account, params: Params, endpoint_id: str) -> Resource:
 
 
 def delete(account: Account, _params: Params, endpoint_id: str) -> Resource:
-    """Remove an endpoint and what was queued for it."""
+    """Removes an endpoint and its queued deliveries."""
     account.get("webhook_endpoint", endpoint_id)
     deliveries.drop(account, endpoint_id)
     account.store.delete("webhook_endpoint", endpoint_id)
@@ -101,7 +101,7 @@ def delete(account: Account, _params: Params, endpoint_id: str) -> Resource:
 
 
 def set_payload(account: Account, params: Params, endpoint_id: str) -> Resource:
-    """Send snapshots, thin events or both from now on."""
+    """Sets the payload style: snapshots, thin events or both."""
     account.get("webhook_endpoint", endpoint_id)
     params.required("payload")
     payload = params.choice("payload", *PAYLOADS)
