@@ -240,7 +240,7 @@ async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet
         killer = Killer(fleet, dice, KILLS)
         watch = Watch(fleet)
         watching = asyncio.create_task(watch.run())
-        account.control.forget_calls()
+        account.control.reset_calls()
         until = time.monotonic() + KILLING_S + WITHIN_S
         async with asyncio.TaskGroup() as group:
             killing = group.create_task(_killing(killer))
@@ -289,7 +289,7 @@ async def test_what_a_killed_worker_was_looking_at_is_taken_up_by_another(fleet,
         fleet.join("billing")
         await asyncio.to_thread(account.control.wait_delivered)
         await _all_understood(fleet, client, WITHIN_S)
-        account.control.forget_calls()
+        account.control.reset_calls()
         account.control.delay_calls(60, path="/v1/subscriptions/")
         await asyncio.to_thread(account.control.renew, id_)
         async with asyncio.timeout(WITHIN_S):

@@ -1,4 +1,4 @@
-"""The stand-in as a real process, the official SDK as its client, and a real receiver for its webhooks."""
+"""Fixtures: the Stripe fake as a real process, the official SDK as its client, and a real webhook receiver."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ DEADLINE_S = 10.0
 
 
 class RunningFake:
-    """One process of the stand-in; `start` and `stop` may be repeated on the same state file."""
+    """One process of the Stripe fake; `start` and `stop` may be repeated on the same state file."""
 
     def __init__(self, folder: Path, receiver_url: str | None, *options: str):
         self.folder = folder
@@ -60,7 +60,7 @@ class RunningFake:
             self.process.stdout.close()
 
     def clone(self) -> httpx.Client:
-        """Another connection, for a thread of its own."""
+        """Returns another connection, for use in a separate thread."""
         return httpx.Client(base_url=self.url, headers=self.http.headers, trust_env=False)
 
     def price(self, amount: int = 2000, **more):
@@ -82,18 +82,18 @@ class RunningFake:
         return self.stripe.checkout.sessions.create({**data, **more})
 
     def middle_of(self, subscription) -> int:
-        """Let half of the subscription's period pass; the time it is then."""
+        """Advances the clock to the middle of the subscription's period; returns that time."""
         item = subscription["items"].data[0]
         moment = (item.current_period_start + item.current_period_end) // 2
         self.http.post("/fake/clock/advance", json={"to": moment}).raise_for_status()
         return moment
 
     def newest_event(self) -> str:
-        """The id of what happened last."""
+        """Returns the id of the newest event."""
         return self.http.get("/v1/events", params={"limit": 1}).json()["data"][0]["id"]
 
     def events(self, object_id: str | None = None, *, since: str | None = None) -> list:
-        """Events, the oldest first; of one object, or after another event, if given."""
+        """Returns events, oldest first; of one object, or after the event `since`."""
         asked = {"limit": 100, **({"ending_before": since} if since else {})}
         found = list(self.stripe.events.list(asked).auto_paging_iter())
         oldest_first = found if since else found[::-1]
@@ -106,7 +106,7 @@ class RunningFake:
 
 
 class Receiver:
-    """Takes webhooks as a customer's server would, and keeps each one that the SDK finds well signed."""
+    """Webhook endpoint of a customer; it keeps each event whose signature the SDK accepts."""
 
     def __init__(self):
         self.clear()
@@ -119,7 +119,7 @@ class Receiver:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status = receiver.take(body, dict(self.headers), self.path)
-                with suppress(ConnectionError):  # a sender that was held may have given up
+                with suppress(ConnectionError):  # a sender whose response was held may have given up
                     self.send_response(status)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
@@ -141,28 +141,28 @@ class Receiver:
 
     def clear(self):
         self.secrets = list(SECRETS)
-        self.taken: list[dict] = []
+        self.received: list[dict] = []
         self.bodies: list[bytes] = []
         self.refused: list[str] = []
         self.paths: list[str] = []
         self.headers: list[dict] = []
-        self.answers: list[int] = []
-        self._held = threading.Event()
-        self._held.set()
+        self.statuses: list[int] = []
+        self._released = threading.Event()
+        self._released.set()
 
     @contextmanager
-    def holding(self):
-        """Answer nothing meanwhile."""
-        self._held.clear()
+    def holding_responses(self):
+        """Holds all responses back meanwhile."""
+        self._released.clear()
         yield
-        self._held.set()
+        self._released.set()
 
     def take(self, body: bytes, headers: dict, path: str) -> int:
         with self._changed:
-            status, current = self.answers.pop(0) if self.answers else 200, self.taken
-        self._held.wait(DEADLINE_S)
-        if current is not self.taken:
-            return status  # held so long that its test is over
+            status, current = self.statuses.pop(0) if self.statuses else 200, self.received
+        self._released.wait(DEADLINE_S)
+        if current is not self.received:
+            return status  # held until after the end of its test
         for secret in self.secrets:
             stripe.WebhookSignature.verify_header(body, headers["Stripe-Signature"], secret, tolerance=300)
         event = json.loads(body)
@@ -170,7 +170,7 @@ class Receiver:
             self.headers.append(headers)
             self.paths.append(path)
             if status < 300:
-                self.taken.append(event)
+                self.received.append(event)
                 self.bodies.append(body)
             else:
                 self.refused.append(event["id"])
@@ -178,10 +178,12 @@ class Receiver:
         return status
 
     def wait_for(self, condition: Callable[[list[dict]], object]) -> list[dict]:
-        """What was taken, once that satisfies the condition."""
+        """Returns the received events once they satisfy the condition."""
         with self._changed:
-            assert self._changed.wait_for(lambda: condition(self.taken), DEADLINE_S), [e["type"] for e in self.taken]
-            return list(self.taken)
+            assert self._changed.wait_for(lambda: condition(self.received), DEADLINE_S), [
+                e["type"] for e in self.received
+            ]
+            return list(self.received)
 
     def close(self):
         self._server.shutdown()
@@ -191,7 +193,7 @@ class Receiver:
 
 @pytest.fixture(scope="session")
 def launch() -> type[RunningFake]:
-    """For a file that has a process of its own."""
+    """Returns the process class, for test modules with their own processes."""
     return RunningFake
 
 
@@ -210,37 +212,37 @@ def running_receiver() -> Iterator["Receiver"]:
 
 
 @pytest.fixture(scope="session")
-def running_hooked(tmp_path_factory, running_receiver) -> Iterator[RunningFake]:
-    process = RunningFake(tmp_path_factory.mktemp("stripe-fake-hooked"), running_receiver.url)
+def running_with_webhooks(tmp_path_factory, running_receiver) -> Iterator[RunningFake]:
+    process = RunningFake(tmp_path_factory.mktemp("stripe-fake-webhooks"), running_receiver.url)
     yield process
     assert process.stop() == 0
 
 
 @pytest.fixture
 def fake(running) -> RunningFake:
-    """An empty account, without webhooks."""
+    """Returns the shared process with an empty account, without webhooks."""
     running.control.reset()
     return running
 
 
 @pytest.fixture
 def receiver(running_receiver) -> "Receiver":
-    """A receiver that has taken nothing yet."""
+    """Returns the shared receiver, without received events."""
     running_receiver.clear()
     return running_receiver
 
 
 @pytest.fixture
-def hooked(running_hooked, receiver) -> RunningFake:
-    """An empty account whose webhooks go to the receiver."""
-    running_hooked.control.reset()
+def webhook_fake(running_with_webhooks, receiver) -> RunningFake:
+    """Returns the shared process with an empty account whose webhooks go to the receiver."""
+    running_with_webhooks.control.reset()
     receiver.clear()
-    return running_hooked
+    return running_with_webhooks
 
 
 @pytest.fixture
 def start(tmp_path) -> Iterator[Callable[..., RunningFake]]:
-    """Start a stand-in of the test's own."""
+    """Starts a separate process for one test."""
     running: list[RunningFake] = []
 
     def begin(*options: str, receiver: Receiver | None = None) -> RunningFake:
@@ -256,7 +258,7 @@ def start(tmp_path) -> Iterator[Callable[..., RunningFake]]:
 
 @pytest.fixture
 def refusal() -> Callable[..., SimpleNamespace]:
-    """Call, and return what Stripe's SDK raises."""
+    """Runs a call and returns the error that Stripe's SDK raises."""
 
     def refused(kind: type[stripe.StripeError], call: Callable, *arguments) -> SimpleNamespace:
         with pytest.raises(kind) as caught:

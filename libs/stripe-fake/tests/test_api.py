@@ -1,4 +1,4 @@
-"""The API as the official SDK meets it: keys, errors, idempotency, lists and expansion."""
+"""The API through the official SDK: keys, errors, idempotency, lists and expansion."""
 
 import socket
 
@@ -11,11 +11,11 @@ from paybill_stripe_fake.client import FakeControl, FakeControlError
 
 @pytest.fixture
 def catalogue(fake):
-    """25 products with a label of their own."""
+    """Creates 25 products with a common label."""
     return [fake.stripe.products.create({"name": f"P{number}", "unit_label": "seat"}) for number in range(25)]
 
 
-def test_no_key_and_a_wrong_key_are_refused_and_the_key_is_not_repeated(fake, refusal):
+def test_an_absent_or_wrong_key_is_refused_and_not_repeated_in_the_error(fake, refusal):
     http_client = stripe.RequestsClient()
     wrong = stripe.StripeClient("sk_test_wrong", base_addresses={"api": fake.url}, http_client=http_client)
 
@@ -43,7 +43,7 @@ def test_no_key_and_a_wrong_key_are_refused_and_the_key_is_not_repeated(fake, re
         ("POST", "/fake/events/evt_1/redeliver"),
     ],
 )
-def test_control_needs_the_key_too(fake, method, path):
+def test_control_routes_need_the_key(fake, method, path):
     assert httpx.request(method, f"{fake.url}{path}").status_code == 401
 
 
@@ -51,7 +51,7 @@ def test_health_needs_no_key(fake):
     assert httpx.get(f"{fake.url}/healthz").json() == {"status": "ok"}
 
 
-def test_what_does_not_exist_is_a_resource_missing(fake, refusal):
+def test_an_unknown_id_in_the_url_is_resource_missing(fake, refusal):
     for service in ("customers", "products", "prices", "subscriptions", "invoices", "events", "payment_intents"):
         refused = refusal(stripe.InvalidRequestError, getattr(fake.stripe, service).retrieve, "nothing")
 
@@ -59,14 +59,14 @@ def test_what_does_not_exist_is_a_resource_missing(fake, refusal):
         assert "No such" in refused.text
 
 
-def test_what_a_parameter_names_and_does_not_exist_is_a_400_that_names_the_parameter(fake, refusal):
-    asked = {"customer": "cus_nobody", "items": [{"price": fake.price().id}]}
+def test_an_unknown_id_in_a_parameter_is_a_400_that_names_the_parameter(fake, refusal):
+    params = {"customer": "cus_nobody", "items": [{"price": fake.price().id}]}
 
-    refused = refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.create, asked)
+    refused = refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.create, params)
     assert (refused.status, refused.code, refused.param) == (400, "resource_missing", "customer")
 
 
-def test_an_unknown_url_and_method_answer_in_stripes_words(fake):
+def test_an_unknown_url_or_method_returns_stripes_error_text(fake):
     for method, path in [("GET", "/v1/nothing"), ("DELETE", "/v1/events/evt_1"), ("GET", "/")]:
         answer = fake.http.request(method, path)
 
@@ -108,19 +108,19 @@ def test_a_wrong_parameter_is_a_400_that_names_it_and_changes_nothing(fake, path
     assert fake.events(since=before) == []
 
 
-def test_the_api_takes_forms_only(fake):
+def test_the_api_accepts_forms_only(fake):
     assert fake.http.post("/v1/customers", json={"email": "a@b.c"}).status_code == 400
     assert fake.http.post("/v1/customers", content=b"\xff", headers={"Content-Type": "text/plain"}).status_code == 400
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"lose": ["\\ud800"]}', b'"x"', b"\xff\xfe", b"[" * 100_000])
-def test_control_takes_json_objects_only(fake, body):
+def test_control_routes_accept_json_objects_only(fake, body):
     answer = fake.http.post("/fake/faults", content=body, headers={"Content-Type": "application/json"})
 
     assert answer.status_code == 400
 
 
-def test_a_body_over_a_mebibyte_is_a_413_however_it_is_sent(fake):
+def test_a_body_over_a_mebibyte_is_a_413_with_or_without_a_content_length(fake):
     large = b"description=" + b"x" * MAX_BODY_BYTES
     form = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -128,7 +128,7 @@ def test_a_body_over_a_mebibyte_is_a_413_however_it_is_sent(fake):
     assert fake.http.post("/v1/customers", content=iter([large]), headers=form).status_code == 413
 
 
-def test_every_answer_has_a_request_id_that_its_events_name(fake):
+def test_every_response_has_a_request_id_that_its_events_name(fake):
     customer = fake.customer()
 
     answered = customer.last_response.headers
@@ -140,7 +140,7 @@ def test_every_answer_has_a_request_id_that_its_events_name(fake):
     assert fake.http.get("/v1/customers/nobody").headers["Request-Id"].startswith("req_")
 
 
-def test_the_same_key_and_parameters_answer_the_same_and_do_it_once(fake):
+def test_the_same_key_and_parameters_run_once_and_return_the_same_response(fake):
     first = fake.stripe.customers.create({"email": "once@example.com"}, {"idempotency_key": "once"})
     second = fake.stripe.customers.create({"email": "once@example.com"}, {"idempotency_key": "once"})
 
@@ -151,7 +151,7 @@ def test_the_same_key_and_parameters_answer_the_same_and_do_it_once(fake):
     assert len(fake.stripe.customers.list({"email": "once@example.com"}).data) == 1
 
 
-def test_the_same_key_for_something_else_is_refused(fake, refusal):
+def test_the_same_key_with_other_parameters_is_refused(fake, refusal):
     options = {"idempotency_key": "else"}
     fake.stripe.customers.create({"email": "else@example.com"}, options)
 
@@ -161,14 +161,14 @@ def test_the_same_key_for_something_else_is_refused(fake, refusal):
     assert (elsewhere.status, "same endpoint" in elsewhere.text) == (400, True)
 
 
-def test_a_refused_request_leaves_its_key_free(fake, refusal):
+def test_a_refused_request_leaves_its_key_unused(fake, refusal):
     options = {"idempotency_key": "free"}
     refusal(stripe.InvalidRequestError, fake.stripe.products.create, {"name": "P", "active": "x"}, options)
 
     assert fake.stripe.products.create({"name": "P"}, options).name == "P"
 
 
-def test_a_declined_card_answers_the_same_again_under_its_key(fake, refusal):
+def test_a_declined_card_returns_the_same_response_under_its_key(fake, refusal):
     subscription = fake.subscribe("pm_card_chargeCustomerFail")
     pay, invoice, options = fake.stripe.invoices.pay, subscription.latest_invoice, {"idempotency_key": "declined"}
 
@@ -179,12 +179,12 @@ def test_a_declined_card_answers_the_same_again_under_its_key(fake, refusal):
     assert len(fake.events(invoice)) == attempts
 
 
-def test_a_key_may_not_be_endless(fake, refusal):
+def test_the_length_of_a_key_is_bounded(fake, refusal):
     refused = refusal(stripe.InvalidRequestError, fake.stripe.customers.create, {}, {"idempotency_key": "k" * 256})
     assert refused.status == 400
 
 
-def test_lists_are_walked_to_the_end_in_both_directions(fake, catalogue):
+def test_lists_are_paged_to_the_end_in_both_directions(fake, catalogue):
     newest_first = [product.id for product in reversed(catalogue)]
     labelled = [p.id for p in fake.stripe.products.list({"limit": 7}).auto_paging_iter() if p.unit_label]
 
@@ -200,13 +200,13 @@ def test_lists_are_walked_to_the_end_in_both_directions(fake, catalogue):
 
 
 @pytest.mark.usefixtures("catalogue")
-def test_ten_is_the_limit_unless_told_and_a_hundred_the_most(fake, refusal):
+def test_the_page_size_is_ten_by_default_and_at_most_a_hundred(fake, refusal):
     assert len(fake.stripe.products.list().data) == 10
     for limit in (0, 101):
         refusal(stripe.InvalidRequestError, fake.stripe.products.list, {"limit": limit})
 
 
-def test_a_cursor_that_names_nothing_is_refused(fake, refusal):
+def test_an_unknown_cursor_is_refused(fake, refusal):
     for cursor in ("starting_after", "ending_before"):
         refused = refusal(stripe.InvalidRequestError, fake.stripe.products.list, {cursor: "prod_nothing"})
 
@@ -224,21 +224,21 @@ def test_expansion_follows_ids_through_objects_and_lists(fake):
     assert subscription.latest_invoice.payments.data[0].payment.payment_intent.startswith("pi_")
     assert subscription["items"].data[0].price.product.name == "Team"
     assert subscription.default_payment_method is None
-    asked = {"customer": subscription.customer.id, "expand": ["data.latest_invoice"]}
-    assert fake.stripe.subscriptions.list(asked).data[0].latest_invoice.status == "paid"
+    params = {"customer": subscription.customer.id, "expand": ["data.latest_invoice"]}
+    assert fake.stripe.subscriptions.list(params).data[0].latest_invoice.status == "paid"
     customer = fake.stripe.customers.retrieve(subscription.customer.id, {"expand": ["subscriptions"]})
     assert [held.id for held in customer.subscriptions.data] == [subscription.id]
 
 
 @pytest.mark.parametrize("path", ["id", "nothing", "email", "metadata.x", "a.b.c.d.e", "livemode.x"])
-def test_what_cannot_be_expanded_is_refused(fake, refusal, path):
-    asked = {"expand": [path]}
-    refused = refusal(stripe.InvalidRequestError, fake.stripe.customers.retrieve, fake.customer().id, asked)
+def test_an_invalid_expansion_is_refused(fake, refusal, path):
+    params = {"expand": [path]}
+    refused = refusal(stripe.InvalidRequestError, fake.stripe.customers.retrieve, fake.customer().id, params)
 
     assert (refused.status, refused.param) == (400, "expand")
 
 
-def test_the_lists_inside_objects_are_where_their_urls_say(fake):
+def test_nested_lists_are_served_at_their_urls(fake):
     subscription = fake.subscribe(expand=["latest_invoice.payments"])
     invoice = subscription.latest_invoice
 
@@ -258,7 +258,7 @@ def test_lists_filter_by_time(fake):
     assert found(gt=at) == found(lt=at) == []
 
 
-def test_a_product_is_found_changed_and_its_change_is_told(fake, refusal):
+def test_a_product_is_found_and_changed_and_its_change_emits_an_event(fake, refusal):
     product = fake.stripe.products.create({"id": "team-plan", "name": "Team", "metadata": {"tier": "2"}})
     fake.stripe.products.update("team-plan", {"name": "Teams", "active": False, "metadata": {"tier": ""}})
 
@@ -272,7 +272,7 @@ def test_a_product_is_found_changed_and_its_change_is_told(fake, refusal):
     assert previous == {"active": True, "metadata": {"tier": "2"}, "name": "Team"}
 
 
-def test_a_lookup_key_names_one_price_and_moves_only_when_told(fake, refusal):
+def test_a_lookup_key_names_one_price_and_is_transferred_only_on_request(fake, refusal):
     first = fake.price(lookup_key="standard")
     again = {"currency": "usd", "unit_amount": 1, "product": first.product, "lookup_key": "standard"}
 
@@ -282,7 +282,7 @@ def test_a_lookup_key_names_one_price_and_moves_only_when_told(fake, refusal):
     assert fake.stripe.prices.retrieve(first.id).lookup_key is None
 
 
-def test_a_price_may_have_parts_of_a_cent(fake):
+def test_a_price_may_have_fractions_of_a_cent(fake):
     price = fake.stripe.prices.create(
         {
             "currency": "EUR",
@@ -297,7 +297,7 @@ def test_a_price_may_have_parts_of_a_cent(fake):
     assert invoice.total == 3
 
 
-def test_a_deleted_customer_shows_only_that_and_has_no_subscriptions(fake, refusal):
+def test_a_deleted_customer_shows_only_its_deletion_and_has_no_subscriptions(fake, refusal):
     subscription = fake.subscribe()
     fake.stripe.customers.delete(subscription.customer)
 
@@ -312,15 +312,15 @@ def test_a_deleted_customer_shows_only_that_and_has_no_subscriptions(fake, refus
     assert refused.status == 404
 
 
-def test_the_balance_is_what_was_paid(fake):
+def test_the_balance_is_the_sum_of_payments(fake):
     fake.subscribe()
     fake.subscribe("pm_card_chargeCustomerFail")
 
     assert [(funds.currency, funds.amount) for funds in fake.stripe.balance.retrieve().available] == [("usd", 2000)]
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the SDK's own way of calling httpx
-async def test_the_sdk_works_asynchronously_too(fake):
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the SDK's asynchronous use of httpx
+async def test_the_sdk_works_asynchronously(fake):
     async with httpx.AsyncClient(base_url=fake.url) as http:
         assert (await http.get("/healthz")).status_code == 200
     client = stripe.HTTPXClient()
@@ -332,7 +332,7 @@ async def test_the_sdk_works_asynchronously_too(fake):
     assert customer.id in found
 
 
-def test_the_control_client_waits_for_the_process_and_says_what_failed(fake):
+def test_the_control_client_waits_for_the_process_and_reports_failures(fake):
     with FakeControl(fake.url, fake.key) as control:
         control.wait_ready()
         with pytest.raises(FakeControlError, match="No such customer"):
@@ -344,7 +344,7 @@ def test_the_control_client_waits_for_the_process_and_says_what_failed(fake):
             control.clock()
 
 
-def test_a_client_that_sends_nonsense_does_not_stop_the_others(fake):
+def test_a_client_that_sends_garbage_does_not_stop_others(fake):
     host, port = fake.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Period ends: the anchor's day, however long the months between are."""
+"""Period ends keep the anchor's day, whatever the length of the months between."""
 
 from datetime import UTC, datetime
 
@@ -35,7 +35,7 @@ def test_a_period_ends_on_the_anchors_day_or_the_months_last(anchor, start, inte
     st.sampled_from(INTERVALS),
     st.integers(1, 3),
 )
-def test_a_period_ends_after_it_starts_and_the_next_follows_without_a_gap(anchor, later, interval, count):
+def test_a_period_ends_after_it_starts_and_the_next_begins_without_a_gap(anchor, later, interval, count):
     start = anchor + later
     end = period_end(anchor, start, interval, count)
 

@@ -13,7 +13,7 @@ def types(events):
     return [event.type for event in events]
 
 
-def test_paying_begins_a_subscription_and_tells_it_in_stripes_order(fake):
+def test_paying_starts_a_subscription_and_emits_events_in_stripes_order(fake):
     price = fake.price()
     customer = fake.customer(card=None)
     session = fake.checkout(
@@ -23,7 +23,7 @@ def test_paying_begins_a_subscription_and_tells_it_in_stripes_order(fake):
         metadata={"from": "signup"},
         subscription_data={"metadata": {"tenant": "tenant-1"}, "description": "Team plan"},
     )
-    told = fake.newest_event()
+    newest = fake.newest_event()
     paid = fake.control.pay_checkout(session.id)
 
     assert (paid["status"], paid["payment_status"], paid["url"]) == ("complete", "paid", None)
@@ -37,7 +37,7 @@ def test_paying_begins_a_subscription_and_tells_it_in_stripes_order(fake):
     assert (subscription.latest_invoice.status, subscription.latest_invoice.amount_paid) == ("paid", 6000)
     assert subscription.latest_invoice.parent.subscription_details.subscription == subscription.id
     assert subscription.latest_invoice.parent.subscription_details.metadata.to_dict() == {"tenant": "tenant-1"}
-    assert types(fake.events(since=told)) == [
+    assert types(fake.events(since=newest)) == [
         "payment_method.attached",
         "customer.updated",
         "customer.subscription.created",
@@ -69,7 +69,7 @@ def test_a_declined_card_leaves_the_session_open_for_another(fake):
     assert fake.control.pay_checkout(session.id)["status"] == "complete"
 
 
-def test_a_customer_is_made_for_who_is_none_yet(fake):
+def test_checkout_creates_a_customer_if_none_is_passed(fake):
     session = fake.checkout(customer_email="new@example.com")
     paid = fake.control.pay_checkout(session.id)
 
@@ -88,7 +88,7 @@ def test_a_trial_costs_nothing_today(fake):
     assert subscription["items"].data[0].current_period_end == subscription.trial_end
 
 
-def test_nothing_can_be_paid_twice_or_after_it_expired(fake, refusal):
+def test_a_paid_or_expired_session_cannot_be_paid(fake, refusal):
     complete, expired = fake.checkout(), fake.checkout()
     fake.control.pay_checkout(complete.id)
     fake.stripe.checkout.sessions.expire(expired.id)
@@ -100,7 +100,7 @@ def test_nothing_can_be_paid_twice_or_after_it_expired(fake, refusal):
     assert types(fake.events(expired.id)) == ["checkout.session.expired"]
 
 
-def test_a_session_expires_by_itself(fake):
+def test_a_session_expires_automatically(fake):
     session = fake.checkout()
     fake.control.advance_clock(timedelta(days=1))
 
@@ -115,7 +115,7 @@ def test_line_items_are_listed_and_expanded(fake):
     assert (line.description, line.amount_total) == ("Team", 2000)
 
 
-def test_a_price_may_be_given_as_data(fake):
+def test_a_price_may_be_passed_as_data(fake):
     data = {"currency": "usd", "unit_amount": 700, "recurring": {"interval": "week"}, "product_data": {"name": "Wk"}}
     session = fake.checkout(line_items=[{"price_data": data, "quantity": 2}])
 
@@ -135,11 +135,11 @@ def test_a_price_may_be_given_as_data(fake):
         {"payment_method_types": ["sepa_debit"]},
     ],
 )
-def test_a_session_that_could_not_be_paid_is_not_opened(fake, refusal, more):
+def test_a_session_that_could_not_be_paid_is_refused(fake, refusal, more):
     assert refusal(stripe.InvalidRequestError, lambda: fake.checkout(**more)).status == 400
 
 
-def test_one_time_and_inactive_prices_are_no_subscription(fake, refusal):
+def test_one_time_and_inactive_prices_are_refused(fake, refusal):
     one_time = fake.stripe.prices.create({"currency": "usd", "unit_amount": 1, "product_data": {"name": "Once"}})
     inactive = fake.price(active=False)
 
@@ -148,7 +148,7 @@ def test_one_time_and_inactive_prices_are_no_subscription(fake, refusal):
         assert refused.param == "line_items[0][price]"
 
 
-def test_a_person_sees_what_it_costs_and_pays_by_a_button(fake):
+def test_the_page_shows_the_price_and_pays_by_a_button(fake):
     product = fake.stripe.products.create({"name": "<script>alert(1)</script>"})
     price = fake.stripe.prices.create(
         {"product": product.id, "currency": "usd", "unit_amount": 123456, "recurring": {"interval": "month"}}
@@ -158,11 +158,11 @@ def test_a_person_sees_what_it_costs_and_pays_by_a_button(fake):
         success_url="https://example.com/done?session={CHECKOUT_SESSION_ID}",
         cancel_url="https://example.com/back",
     )
-    seen = httpx.get(session.url, headers=BROWSER)
+    page = httpx.get(session.url, headers=BROWSER)
 
-    assert "1,234.56 USD" in seen.text
-    assert "<script>" not in seen.text
-    assert "default-src 'none'" in seen.headers["Content-Security-Policy"]
+    assert "1,234.56 USD" in page.text
+    assert "<script>" not in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     declined = httpx.post(f"{session.url}/pay", data={"outcome": "fail"}, headers=BROWSER)
     assert (declined.status_code, "declined" in declined.text) == (402, True)
     paid = httpx.post(f"{session.url}/pay", data={"outcome": "succeed"}, headers=BROWSER)
@@ -173,7 +173,7 @@ def test_a_person_sees_what_it_costs_and_pays_by_a_button(fake):
     assert "Thank you" in httpx.get(session.url).text
 
 
-def test_a_page_of_no_session_is_a_404(fake):
+def test_the_page_of_an_unknown_session_is_a_404(fake):
     assert httpx.get(f"{fake.url}/fake/checkout/cs_test_nothing").status_code == 404
     assert httpx.post(f"{fake.url}/fake/checkout/cs_test_nothing/pay", json={"outcome": "succeed"}).status_code == 404
 

@@ -1,4 +1,4 @@
-"""Webhooks: signed, in order, again until taken, and misbehaving on demand."""
+"""Webhooks: signed, in order, retried until accepted, and with faults on request."""
 
 import signal
 import time
@@ -16,31 +16,31 @@ def types(events):
 
 
 def has(kind):
-    return lambda taken: kind in types(taken)
+    return lambda received: kind in types(received)
 
 
-def test_the_signature_is_the_one_that_the_sdk_makes():
-    ours = sender.signature_header('{"a":"é"}', ("whsec_x",), 1_700_000_000)
+def test_the_signature_equals_the_sdks():
+    header = sender.signature_header('{"a":"é"}', ("whsec_x",), 1_700_000_000)
 
-    assert ours == stripe.WebhookSignature.generate_signature_header('{"a":"é"}', "whsec_x", 1_700_000_000)
+    assert header == stripe.WebhookSignature.generate_signature_header('{"a":"é"}', "whsec_x", 1_700_000_000)
 
 
-def test_every_event_arrives_once_in_order_and_signed_by_every_secret(hooked, receiver):
-    hooked.control.pay_checkout(hooked.checkout(customer_email="ada@example.com").id)
-    taken = receiver.wait_for(has("checkout.session.completed"))
+def test_every_event_arrives_once_in_order_and_signed_by_every_secret(webhook_fake, receiver):
+    webhook_fake.control.pay_checkout(webhook_fake.checkout(customer_email="ada@example.com").id)
+    received = receiver.wait_for(has("checkout.session.completed"))
 
-    assert [event["id"] for event in taken] == [event.id for event in hooked.events()]
-    assert {event["pending_webhooks"] for event in taken} == {1}
+    assert [event["id"] for event in received] == [event.id for event in webhook_fake.events()]
+    assert {event["pending_webhooks"] for event in received} == {1}
     headers = receiver.headers[0]
     assert headers["Content-Type"] == "application/json; charset=utf-8"
     assert headers["User-Agent"].startswith("Stripe/1.0")
     assert headers["Stripe-Signature"].count("v1=") == 2
-    hooked.control.wait_delivered()
-    assert {event.pending_webhooks for event in hooked.events()} == {0}
+    webhook_fake.control.wait_delivered()
+    assert {event.pending_webhooks for event in webhook_fake.events()} == {0}
 
 
-def test_the_sdk_takes_the_body_as_an_event(hooked, receiver):
-    customer = hooked.customer(card=None)
+def test_the_sdk_parses_the_body_as_an_event(webhook_fake, receiver):
+    customer = webhook_fake.customer(card=None)
     receiver.wait_for(len)
 
     body, signature = receiver.bodies[0], receiver.headers[0]["Stripe-Signature"]
@@ -48,9 +48,9 @@ def test_the_sdk_takes_the_body_as_an_event(hooked, receiver):
     assert (built.type, built.data.object["id"]) == ("customer.created", customer.id)
 
 
-def test_signatures_carry_real_time_whatever_the_account_has(hooked, receiver):
-    hooked.http.post("/fake/clock/advance", json={"days": 60})
-    customer = hooked.customer(card=None)
+def test_signatures_carry_real_time_whatever_the_accounts_clock(webhook_fake, receiver):
+    webhook_fake.http.post("/fake/clock/advance", json={"days": 60})
+    customer = webhook_fake.customer(card=None)
     [event] = receiver.wait_for(len)
 
     signed_at = int(receiver.headers[0]["Stripe-Signature"].split(",")[0].removeprefix("t="))
@@ -59,14 +59,14 @@ def test_signatures_carry_real_time_whatever_the_account_has(hooked, receiver):
 
 
 @pytest.mark.parametrize("refusals", [[500, 503, 400], [302], [404, 410]])
-def test_whatever_is_no_2xx_is_tried_again_until_it_is_taken(hooked, receiver, refusals):
-    receiver.answers = list(refusals)
-    hooked.customer(card=None)
+def test_a_response_other_than_2xx_is_retried_until_accepted(webhook_fake, receiver, refusals):
+    receiver.statuses = list(refusals)
+    webhook_fake.customer(card=None)
     [event] = receiver.wait_for(len)
 
-    hooked.control.wait_delivered()
+    webhook_fake.control.wait_delivered()
     assert receiver.refused == [event["id"]] * len(refusals)
-    [delivery] = hooked.control.deliveries(event=event["id"])
+    [delivery] = webhook_fake.control.deliveries(event=event["id"])
     assert (delivery["state"], delivery["attempts"]) == ("delivered", len(refusals) + 1)
     assert [attempt["status"] for attempt in delivery["last_attempts"]] == [*refusals, 200]
     times = [attempt["at"] for attempt in delivery["last_attempts"]]
@@ -74,20 +74,20 @@ def test_whatever_is_no_2xx_is_tried_again_until_it_is_taken(hooked, receiver, r
     assert all(delay >= 0.02 * 2**index for index, delay in enumerate(delays))
 
 
-def test_an_event_that_is_refused_does_not_hold_up_the_next(hooked, receiver):
-    hooked.control.pause_delivery()
-    hooked.customer(card=None)
-    hooked.stripe.products.create({"name": "P"})
-    receiver.answers = [500]
-    hooked.control.resume_delivery()
-    hooked.control.wait_delivered()
+def test_a_refused_event_does_not_delay_the_next(webhook_fake, receiver):
+    webhook_fake.control.pause_delivery()
+    webhook_fake.customer(card=None)
+    webhook_fake.stripe.products.create({"name": "P"})
+    receiver.statuses = [500]
+    webhook_fake.control.resume_delivery()
+    webhook_fake.control.wait_delivered()
 
-    assert types(receiver.taken) == ["product.created", "customer.created"]
+    assert types(receiver.received) == ["product.created", "customer.created"]
 
 
-def test_an_endpoint_that_does_not_answer_in_time_is_tried_again(start, receiver):
+def test_an_endpoint_that_times_out_is_retried(start, receiver):
     fake = start("--webhook-timeout-s", "0.1", receiver=receiver)
-    with receiver.holding():
+    with receiver.holding_responses():
         fake.customer(card=None)
         [delivery] = wait_for_attempts(fake, 1)
 
@@ -96,21 +96,21 @@ def test_an_endpoint_that_does_not_answer_in_time_is_tried_again(start, receiver
     fake.control.wait_delivered()
 
 
-def wait_for_attempts(hooked, count):
-    while sum(delivery["attempts"] for delivery in hooked.control.deliveries()) < count:
+def wait_for_attempts(webhook_fake, count):
+    while sum(delivery["attempts"] for delivery in webhook_fake.control.deliveries()) < count:
         pass
-    return hooked.control.deliveries()
+    return webhook_fake.control.deliveries()
 
 
-def test_events_are_listed_by_whether_they_were_delivered(hooked, receiver):
-    hooked.customer(card=None)
+def test_events_are_listed_by_delivery_success(webhook_fake, receiver):
+    webhook_fake.customer(card=None)
     receiver.wait_for(len)
-    hooked.control.wait_delivered()
-    hooked.control.pause_delivery()
-    hooked.stripe.products.create({"name": "P"})
+    webhook_fake.control.wait_delivered()
+    webhook_fake.control.pause_delivery()
+    webhook_fake.stripe.products.create({"name": "P"})
 
-    def listed(**asked):
-        return types(hooked.stripe.events.list(asked).data)
+    def listed(**filters):
+        return types(webhook_fake.stripe.events.list(filters).data)
 
     assert listed(delivery_success=True) == ["customer.created"]
     assert listed(delivery_success=False) == ["product.created"]
@@ -118,98 +118,98 @@ def test_events_are_listed_by_whether_they_were_delivered(hooked, receiver):
     assert listed() == ["product.created", "customer.created"]
 
 
-def test_duplicates_come_in_as_many_copies_as_asked_for(hooked, receiver):
-    hooked.control.faults(duplicate=3)
-    hooked.control.pay_checkout(hooked.checkout(customer_email="ada@example.com").id)
-    hooked.control.wait_delivered()
+def test_the_duplicate_fault_sends_the_set_number_of_copies(webhook_fake, receiver):
+    webhook_fake.control.faults(duplicate=3)
+    webhook_fake.control.pay_checkout(webhook_fake.checkout(customer_email="ada@example.com").id)
+    webhook_fake.control.wait_delivered()
 
-    copies = Counter(event["id"] for event in receiver.taken)
-    assert copies == {event.id: 3 for event in hooked.events()}
-
-
-def test_reordering_sends_the_newest_first(hooked, receiver):
-    session = hooked.checkout(customer_email="ada@example.com")
-    hooked.control.wait_delivered()
-    before = len(receiver.taken)
-    hooked.control.faults(reorder=True)
-    hooked.control.pay_checkout(session.id)
-    hooked.control.wait_delivered()
-
-    happened = [event.id for event in hooked.events()][before:]
-    assert [event["id"] for event in receiver.taken[before:]] == happened[::-1]
+    copies = Counter(event["id"] for event in receiver.received)
+    assert copies == {event.id: 3 for event in webhook_fake.events()}
 
 
-def test_lost_events_never_arrive_and_are_known_as_undelivered(hooked, receiver):
-    hooked.control.faults(lose=2)
+def test_the_reorder_fault_sends_the_newest_first(webhook_fake, receiver):
+    session = webhook_fake.checkout(customer_email="ada@example.com")
+    webhook_fake.control.wait_delivered()
+    before = len(receiver.received)
+    webhook_fake.control.faults(reorder=True)
+    webhook_fake.control.pay_checkout(session.id)
+    webhook_fake.control.wait_delivered()
+
+    happened = [event.id for event in webhook_fake.events()][before:]
+    assert [event["id"] for event in receiver.received[before:]] == happened[::-1]
+
+
+def test_lost_events_never_arrive_and_count_as_undelivered(webhook_fake, receiver):
+    webhook_fake.control.faults(lose=2)
     for name in ("a", "b", "c"):
-        hooked.stripe.products.create({"name": name})
-    hooked.control.wait_delivered()
+        webhook_fake.stripe.products.create({"name": name})
+    webhook_fake.control.wait_delivered()
 
-    assert [event["data"]["object"]["name"] for event in receiver.taken] == ["c"]
-    lost = hooked.stripe.events.list({"delivery_success": False}).data
+    assert [event["data"]["object"]["name"] for event in receiver.received] == ["c"]
+    lost = webhook_fake.stripe.events.list({"delivery_success": False}).data
     assert [event.data.object["name"] for event in lost] == ["b", "a"]
-    assert [delivery["state"] for delivery in hooked.control.deliveries()] == ["lost", "lost", "delivered"]
+    assert [delivery["state"] for delivery in webhook_fake.control.deliveries()] == ["lost", "lost", "delivered"]
 
 
-def test_types_can_be_lost_until_that_is_ended(hooked, receiver):
-    assert hooked.control.faults(lose=["product.created"])["lose_types"] == ["product.created"]
-    hooked.stripe.products.create({"name": "a"})
-    hooked.customer(card=None)
-    assert hooked.control.faults(lose=0)["lose_types"] == []
-    hooked.stripe.products.create({"name": "b"})
-    hooked.control.wait_delivered()
+def test_types_are_lost_until_the_fault_is_removed(webhook_fake, receiver):
+    assert webhook_fake.control.faults(lose=["product.created"])["lose_types"] == ["product.created"]
+    webhook_fake.stripe.products.create({"name": "a"})
+    webhook_fake.customer(card=None)
+    assert webhook_fake.control.faults(lose=0)["lose_types"] == []
+    webhook_fake.stripe.products.create({"name": "b"})
+    webhook_fake.control.wait_delivered()
 
-    assert types(receiver.taken) == ["customer.created", "product.created"]
-    assert receiver.taken[1]["data"]["object"]["name"] == "b"
+    assert types(receiver.received) == ["customer.created", "product.created"]
+    assert receiver.received[1]["data"]["object"]["name"] == "b"
 
 
 @pytest.mark.parametrize(
     "body", [{"duplicate": 0}, {"duplicate": 101}, {"reorder": "perhaps"}, {"lose": -1}, {"lose": "x"}, {"other": 1}]
 )
-def test_faults_that_make_no_sense_are_refused(hooked, body):
-    before = hooked.control.faults()
+def test_invalid_faults_are_refused(webhook_fake, body):
+    before = webhook_fake.control.faults()
 
-    assert hooked.http.post("/fake/faults", json=body).status_code == 400
-    assert hooked.control.faults() == before
+    assert webhook_fake.http.post("/fake/faults", json=body).status_code == 400
+    assert webhook_fake.control.faults() == before
 
 
-def test_held_back_webhooks_go_out_when_let_go(hooked, receiver):
-    hooked.control.pause_delivery()
-    hooked.customer(card=None)
+def test_paused_webhooks_are_sent_on_resume(webhook_fake, receiver):
+    webhook_fake.control.pause_delivery()
+    webhook_fake.customer(card=None)
 
-    assert [delivery["attempts"] for delivery in hooked.control.deliveries(state="pending")] == [0]
+    assert [delivery["attempts"] for delivery in webhook_fake.control.deliveries(state="pending")] == [0]
     with pytest.raises(FakeControlError, match="undelivered"):
-        hooked.control.wait_delivered(0.1)
-    assert receiver.taken == []
-    hooked.control.resume_delivery()
+        webhook_fake.control.wait_delivered(0.1)
+    assert receiver.received == []
+    webhook_fake.control.resume_delivery()
     receiver.wait_for(len)
 
 
-def test_holding_back_stops_a_queue_in_its_middle(hooked, receiver):
-    with receiver.holding():
+def test_a_pause_interrupts_a_queue(webhook_fake, receiver):
+    with receiver.holding_responses():
         for name in ("a", "b", "c"):
-            hooked.stripe.products.create({"name": name})
-        hooked.control.pause_delivery()
+            webhook_fake.stripe.products.create({"name": name})
+        webhook_fake.control.pause_delivery()
     receiver.wait_for(len)
 
-    assert [delivery["attempts"] for delivery in wait_for_attempts(hooked, 1)] == [1, 0, 0]
-    hooked.control.resume_delivery()
-    hooked.control.wait_delivered()
-    assert [event["data"]["object"]["name"] for event in receiver.taken] == ["a", "b", "c"]
+    assert [delivery["attempts"] for delivery in wait_for_attempts(webhook_fake, 1)] == [1, 0, 0]
+    webhook_fake.control.resume_delivery()
+    webhook_fake.control.wait_delivered()
+    assert [event["data"]["object"]["name"] for event in receiver.received] == ["a", "b", "c"]
 
 
-def test_an_event_is_delivered_again_on_demand_lost_or_not(hooked, receiver):
-    hooked.control.faults(lose=1, duplicate=5)
-    hooked.customer(card=None)
-    [event] = hooked.events()
+def test_an_event_is_redelivered_on_request_even_if_it_was_lost(webhook_fake, receiver):
+    webhook_fake.control.faults(lose=1, duplicate=5)
+    webhook_fake.customer(card=None)
+    [event] = webhook_fake.events()
     for _ in range(2):
-        [queued] = hooked.control.redeliver(event.id)
+        [queued] = webhook_fake.control.redeliver(event.id)
         assert queued["event"] == event.id
-        hooked.control.wait_delivered()
+        webhook_fake.control.wait_delivered()
 
-    assert [taken["id"] for taken in receiver.taken] == [event.id] * 2
-    assert hooked.stripe.events.retrieve(event.id).pending_webhooks == 0
-    assert [delivery["state"] for delivery in hooked.control.deliveries(event=event.id)] == [
+    assert [received["id"] for received in receiver.received] == [event.id] * 2
+    assert webhook_fake.stripe.events.retrieve(event.id).pending_webhooks == 0
+    assert [delivery["state"] for delivery in webhook_fake.control.deliveries(event=event.id)] == [
         "lost",
         "delivered",
         "delivered",
@@ -217,7 +217,7 @@ def test_an_event_is_delivered_again_on_demand_lost_or_not(hooked, receiver):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_what_was_not_delivered_is_after_a_restart(start, receiver, tmp_path, how):
+def test_undelivered_webhooks_are_delivered_after_a_restart(start, receiver, tmp_path, how):
     fake = start("--state", str(tmp_path / "state"), receiver=receiver)
     fake.control.faults(duplicate=2)
     fake.stripe.products.create({"name": "before"})
@@ -230,13 +230,13 @@ def test_what_was_not_delivered_is_after_a_restart(start, receiver, tmp_path, ho
 
     assert [event.to_dict() for event in fake.events()] == happened
     assert (fake.control.faults()["duplicate"], fake.control.faults()["paused"]) == (2, True)
-    assert types(receiver.taken) == ["product.created"] * 2
+    assert types(receiver.received) == ["product.created"] * 2
     fake.control.resume_delivery()
     fake.control.wait_delivered()
-    assert Counter(event["id"] for event in receiver.taken) == {event["id"]: 2 for event in happened}
+    assert Counter(event["id"] for event in receiver.received) == {event["id"]: 2 for event in happened}
 
 
-def test_an_endpoint_made_by_the_api_gets_what_it_asked_for_under_its_own_secret(fake, receiver):
+def test_an_endpoint_created_by_the_api_gets_its_event_types_under_its_own_secret(fake, receiver):
     endpoint = fake.stripe.webhook_endpoints.create(
         {"url": receiver.url, "enabled_events": ["product.created"], "metadata": {"for": "tests"}}
     )
@@ -245,7 +245,7 @@ def test_an_endpoint_made_by_the_api_gets_what_it_asked_for_under_its_own_secret
     fake.stripe.products.create({"name": "P"})
     fake.control.wait_delivered()
 
-    assert types(receiver.taken) == ["product.created"]
+    assert types(receiver.received) == ["product.created"]
     assert endpoint.secret.startswith("whsec_")
     [listed] = fake.stripe.webhook_endpoints.list().data
     assert "secret" not in listed.to_dict()
@@ -254,14 +254,14 @@ def test_an_endpoint_made_by_the_api_gets_what_it_asked_for_under_its_own_secret
     fake.stripe.webhook_endpoints.update(endpoint.id, {"disabled": False})
     fake.customer(card=None)
     fake.control.wait_delivered()
-    assert types(receiver.taken) == ["product.created", "customer.created"]
+    assert types(receiver.received) == ["product.created", "customer.created"]
     fake.stripe.webhook_endpoints.delete(endpoint.id)
     fake.customer(card=None)
     assert fake.control.deliveries(state="pending") == []
     assert fake.stripe.webhook_endpoints.list().data == []
 
 
-def test_one_slow_endpoint_does_not_hold_up_another(fake, receiver):
+def test_a_slow_endpoint_does_not_delay_another(fake, receiver):
     slow = fake.stripe.webhook_endpoints.create({"url": receiver.url, "enabled_events": ["*"]})
     receiver.secrets = [slow.secret]
     down = fake.stripe.webhook_endpoints.create({"url": "http://127.0.0.1:1/hook", "enabled_events": ["*"]})
@@ -269,15 +269,15 @@ def test_one_slow_endpoint_does_not_hold_up_another(fake, receiver):
     def tried():
         return [delivery for delivery in fake.control.deliveries() if delivery["endpoint"] == down.id]
 
-    with receiver.holding():
+    with receiver.holding_responses():
         fake.customer(card=None)
         while not tried()[0]["attempts"]:
             pass
-        assert receiver.taken == []
+        assert receiver.received == []
     assert tried()[0]["last_attempts"][0]["error"] == "ConnectError"
     receiver.wait_for(len)
 
 
-def test_events_that_do_not_exist_are_not_delivered_again(hooked):
+def test_an_unknown_event_cannot_be_redelivered(webhook_fake):
     with pytest.raises(FakeControlError, match="No such event"):
-        hooked.control.redeliver("evt_nothing")
+        webhook_fake.control.redeliver("evt_nothing")

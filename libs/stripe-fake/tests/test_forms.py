@@ -1,4 +1,4 @@
-"""Form encoding: what the SDK encodes is what we read, and what it would never send is refused."""
+"""Form encoding: values encoded by the SDK are parsed, and malformed input is refused."""
 
 from urllib.parse import urlencode
 
@@ -11,7 +11,7 @@ from stripe._encode import _api_encode
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="[]\0"), min_size=1, max_size=8)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
-# No parameter of Stripe's is a list of booleans, and the SDK would write them as Python does.
+# No parameter of Stripe's is a list of booleans, and the SDK would encode them in Python's spelling.
 values = st.booleans() | st.recursive(
     texts | st.integers(),
     lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(names, inner, min_size=1, max_size=3),
@@ -20,7 +20,7 @@ values = st.booleans() | st.recursive(
 
 
 @given(st.dictionaries(names, values, max_size=4))
-def test_what_the_sdk_encodes_is_read_as_it_was_meant(params):
+def test_values_encoded_by_the_sdk_are_parsed_unchanged(params):
     assert parse_form(urlencode(list(_api_encode(params)))) == from_json(params)
 
 
@@ -30,7 +30,7 @@ def test_empty_brackets_append():
     assert read == {"a": {"0": "1", "1": "2"}, "b": {"0": {"x": "1", "y": "2"}, "1": {"x": "3"}}}
 
 
-def test_list_elements_come_in_the_order_of_their_indices():
+def test_list_elements_are_ordered_by_their_indices():
     params = Params(parse_form("a[10]=c&a[2]=b&a[0]=a"))
 
     assert params.texts("a", most=3) == ["a", "b", "c"]
@@ -53,7 +53,7 @@ def test_list_elements_come_in_the_order_of_their_indices():
         "&".join(f"a{number}=1" for number in range(1001)),
     ],
 )
-def test_a_form_that_means_nothing_is_refused(encoded):
+def test_a_malformed_form_is_refused(encoded):
     with pytest.raises(InvalidRequestError):
         parse_form(encoded)
 
@@ -103,7 +103,7 @@ def test_metadata_is_bounded(metadata):
         Params({"metadata": metadata}).metadata()
 
 
-def test_a_parameter_nobody_reads_is_refused_by_its_full_name():
+def test_an_unread_parameter_is_refused_by_its_full_name():
     params = Params(parse_form("items[0][price]=p&items[0][colour]=red"))
     [item] = params.many("items", most=1) or []
     item.required("price")
@@ -113,7 +113,7 @@ def test_a_parameter_nobody_reads_is_refused_by_its_full_name():
     assert (caught.value.code, caught.value.param) == ("parameter_unknown", "items[0][colour]")
 
 
-def test_time_filters_take_bounds_or_an_exact_time():
+def test_time_filters_accept_bounds_or_an_exact_time():
     between = Params(parse_form("created[gte]=10&created[lt]=20")).within("created")
     exactly = Params(parse_form("created=10")).within("created")
 

@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is one of Stripe's, and never a 500."""
+"""Any request gets one of Stripe's responses, and never a 500."""
 
 from urllib.parse import quote, urlencode
 
@@ -97,8 +97,8 @@ URLS = ["http://127.0.0.1:1/x", "https://[", "http://[::1", "https://example.com
 
 
 @pytest.fixture
-def lived_in(fake):
-    """An account with one of each, under whose ids the requests go."""
+def populated(fake):
+    """Creates one object of each kind, and returns their ids for the requests."""
     price = fake.price()
     subscription = fake.subscribe(items=[{"price": price.id}])
     session = fake.checkout(line_items=[{"price": price.id}])
@@ -108,11 +108,11 @@ def lived_in(fake):
     meter = fake.stripe.billing.meters.create(
         {"display_name": "m", "event_name": "usd", "default_aggregation": {"formula": "sum"}}
     )
-    waiting = fake.stripe.invoice_items.create({"customer": subscription.customer, "amount": 5, "currency": "usd"})
+    pending = fake.stripe.invoice_items.create({"customer": subscription.customer, "amount": 5, "currency": "usd"})
     charge = fake.stripe.charges.list().data[0]
     dispute = fake.control.dispute(fake.stripe.charges.list().data[1].id)
     secret = fake.stripe.billing_portal.sessions.create({"customer": subscription.customer}).url.split("/")[-1]
-    more = [subscription["items"].data[0].id, schedule.id, meter.id, waiting.id, charge.id, dispute["id"], secret]
+    more = [subscription["items"].data[0].id, schedule.id, meter.id, pending.id, charge.id, dispute["id"], secret]
     more += [charge.payment_intent, charge.payment_method]
     ids = [
         *more,
@@ -190,8 +190,8 @@ PATHS = [
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_request_is_answered_by_a_500(lived_in, data):
-    fake, ids = lived_in
+def test_no_request_causes_a_500(populated, data):
+    fake, ids = populated
     identifier = data.draw(st.sampled_from(ids) | st.text(min_size=1, max_size=5))
     path = data.draw(st.sampled_from(PATHS)).format(quote(identifier, safe=""))
     values = st.sampled_from([*WORDS, *URLS, *ids]) | st.text(max_size=5)
@@ -203,6 +203,6 @@ def test_no_request_is_answered_by_a_500(lived_in, data):
         answer = fake.http.post(path, content=params, headers=form)
 
     if path == "/fake/api-faults":
-        fake.http.post(path, json={})  # what it was told to fail would be no news
+        fake.http.post(path, json={})  # injected failures are expected, so they are removed
     assert answer.status_code in {200, 303, 400, 402, 404}, answer.text
     assert answer.status_code == 303 or answer.is_success or answer.json()["error"]["message"]

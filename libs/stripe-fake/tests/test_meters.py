@@ -1,4 +1,4 @@
-"""Meters: usage reported once, added up, and billed after the period."""
+"""Meters: usage recorded once, aggregated, and billed after the period."""
 
 from datetime import timedelta
 
@@ -39,7 +39,7 @@ def latest(fake, subscription):
     return fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]}).latest_invoice
 
 
-def test_what_was_used_in_a_period_is_billed_when_it_ends(fake, meter):
+def test_usage_of_a_period_is_billed_when_it_ends(fake, meter):
     subscription = fake.subscribe(items=[{"price": fake.price().id}, {"price": price_of(fake, meter).id}])
     for value in (100, 21, "0.5"):
         use(fake, subscription.customer, value)
@@ -73,21 +73,21 @@ def test_the_same_identifier_counts_once_within_a_day(fake, meter, refusal):
     assert [summary.aggregated_value for summary in used(fake, meter, customer)] == [10]
 
 
-def test_usage_is_of_the_last_35_days(fake, meter, refusal):
+def test_usage_older_than_35_days_is_refused(fake, meter, refusal):
     customer, now = fake.customer().id, fake.control.clock()["now"]
     use(fake, customer, 1, timestamp=now - 35 * 86_400 + 60)
     use(fake, customer, 1, timestamp=now + 290)
 
     for moment, code in ((now - 35 * 86_400 - 60, "timestamp_too_far_in_past"), (now + 360, "timestamp_in_future")):
         payload = {"stripe_customer_id": customer, "value": "1"}
-        asked = {"event_name": "api_calls", "payload": payload, "timestamp": moment}
-        refused = refusal(stripe.InvalidRequestError, fake.stripe.billing.meter_events.create, asked)
+        params = {"event_name": "api_calls", "payload": payload, "timestamp": moment}
+        refused = refusal(stripe.InvalidRequestError, fake.stripe.billing.meter_events.create, params)
         assert (refused.code, refused.param) == (code, "timestamp")
     assert [summary.aggregated_value for summary in used(fake, meter, customer)] == [2]
 
 
 @pytest.mark.parametrize(("formula", "expected"), [("sum", 7), ("count", 3), ("last", 3)])
-def test_a_meter_adds_up_as_its_formula_says(fake, formula, expected):
+def test_a_meter_aggregates_by_its_formula(fake, formula, expected):
     meter, customer, now = metered(fake, formula), fake.customer().id, fake.control.clock()["now"]
     for value, at in ((3, now), (5, now - 60), (-1, now - 120)):
         use(fake, customer, value, timestamp=at)
@@ -95,7 +95,7 @@ def test_a_meter_adds_up_as_its_formula_says(fake, formula, expected):
     assert [summary.aggregated_value for summary in used(fake, meter, customer)] == [expected]
 
 
-def test_usage_is_shown_by_hour_and_by_day(fake, meter):
+def test_usage_is_grouped_by_hour_and_by_day(fake, meter):
     customer, now = fake.customer().id, fake.control.clock()["now"]
     for hours in (0, 1, 1, 30):
         use(fake, customer, 1, timestamp=now - hours * 3600)
@@ -106,23 +106,23 @@ def test_usage_is_shown_by_hour_and_by_day(fake, meter):
     assert sum(one.aggregated_value for one in used(fake, meter, customer, value_grouping_window="day")) == 4
 
 
-def test_an_event_is_taken_back(fake, meter, refusal):
+def test_an_event_is_cancelled(fake, meter, refusal):
     customer = fake.customer().id
     use(fake, customer, 5, identifier="wrong")
-    taken = {"event_name": "api_calls", "type": "cancel", "cancel": {"identifier": "wrong"}}
-    assert fake.stripe.billing.meter_event_adjustments.create(taken).cancel.identifier == "wrong"
+    received = {"event_name": "api_calls", "type": "cancel", "cancel": {"identifier": "wrong"}}
+    assert fake.stripe.billing.meter_event_adjustments.create(received).cancel.identifier == "wrong"
 
     assert [summary.aggregated_value for summary in used(fake, meter, customer)] == [0]
-    unknown = {**taken, "cancel": {"identifier": "nothing"}}
+    unknown = {**received, "cancel": {"identifier": "nothing"}}
     refused = refusal(stripe.InvalidRequestError, fake.stripe.billing.meter_event_adjustments.create, unknown)
     assert refused.code == "resource_missing"
 
 
-def test_a_meter_is_switched_off_and_on(fake, meter, refusal):
+def test_a_meter_is_deactivated_and_reactivated(fake, meter, refusal):
     meters, customer = fake.stripe.billing.meters, fake.customer().id
     assert meters.deactivate(meter.id).status == "inactive"
-    asked = {"event_name": "api_calls", "payload": {"stripe_customer_id": customer, "value": "1"}}
-    assert refusal(stripe.InvalidRequestError, fake.stripe.billing.meter_events.create, asked).code == "no_meter"
+    params = {"event_name": "api_calls", "payload": {"stripe_customer_id": customer, "value": "1"}}
+    assert refusal(stripe.InvalidRequestError, fake.stripe.billing.meter_events.create, params).code == "no_meter"
 
     assert [one.id for one in meters.list({"status": "inactive"})] == [meter.id]
     assert meters.reactivate(meter.id).status == "active"
@@ -132,7 +132,7 @@ def test_a_meter_is_switched_off_and_on(fake, meter, refusal):
     assert refusal(stripe.InvalidRequestError, meters.create, twin).param == "event_name"
 
 
-def test_what_is_used_on_trial_is_free_and_what_is_used_before_the_end_is_not(fake, meter):
+def test_usage_on_trial_is_free_and_usage_before_a_cancellation_is_billed(fake, meter):
     subscription = fake.subscribe(items=[{"price": price_of(fake, meter, "100").id}], trial_period_days=3)
     use(fake, subscription.customer, 7)
     fake.control.advance_clock(4 * DAY)
@@ -158,20 +158,20 @@ def test_what_is_used_on_trial_is_free_and_what_is_used_before_the_end_is_not(fa
         {"interval": "month", "meter": "mtr_nothing"},
     ],
 )
-def test_a_metered_price_has_a_meter(fake, refusal, recurring):
+def test_a_metered_price_requires_a_meter(fake, refusal, recurring):
     refused = refusal(stripe.InvalidRequestError, lambda: fake.price(recurring=recurring))
 
     assert refused.param == "recurring[meter]"
 
 
 @pytest.mark.parametrize("payload", [{}, {"value": "1"}, {"stripe_customer_id": "c"}, {"value": "x"}])
-def test_usage_that_makes_no_sense_is_refused(fake, meter, refusal, payload):
-    asked = {"event_name": "api_calls", "payload": payload}
+def test_invalid_usage_is_refused(fake, meter, refusal, payload):
+    params = {"event_name": "api_calls", "payload": payload}
 
-    assert refusal(stripe.InvalidRequestError, fake.stripe.billing.meter_events.create, asked).status == 400
+    assert refusal(stripe.InvalidRequestError, fake.stripe.billing.meter_events.create, params).status == 400
 
 
-def test_metered_items_take_no_quantity(fake, meter, refusal):
+def test_metered_items_accept_no_quantity(fake, meter, refusal):
     items = [{"price": price_of(fake, meter).id, "quantity": 2}]
 
     assert refusal(stripe.InvalidRequestError, lambda: fake.subscribe(items=items)).param == "items[0][quantity]"

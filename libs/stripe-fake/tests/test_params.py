@@ -1,4 +1,4 @@
-"""Requests: nothing is read from one that the SDK's own parameter types do not name."""
+"""Requests: handlers read only parameters that the SDK's own parameter types contain."""
 
 import re
 import sys
@@ -29,7 +29,7 @@ from paybill_stripe_fake.store import Store
 from stripe import params as sdk
 
 OLDER = {"iterations", "payment_method_types"}
-"""What clients of older versions still send: phases had iterations before a duration, payments a list of types."""
+"""Parameters of older API versions: phases had iterations before a duration, payments a list of types."""
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def account():
 
 
 @pytest.fixture
-def known(account):
-    """One of each, by its kind."""
+def ids(account):
+    """Returns the id of one object of each kind."""
     price = {"currency": "usd", "unit_amount": 100, "recurring": {"interval": "month"}, "product_data": {"name": "P"}}
     priced = prices.create(account, Params(from_json(price)))
     card = {"payment_method": "pm_card_visa", "invoice_settings": {"default_payment_method": "pm_card_visa"}}
@@ -108,35 +108,35 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("handler", "kind", "asked", "arguments"), CASES)
-def test_nothing_is_read_that_the_sdk_does_not_know(account, known, handler, kind, asked, arguments):
+@pytest.mark.parametrize(("handler", "kind", "passed", "arguments"), CASES)
+def test_only_parameters_known_to_the_sdk_are_read(account, ids, handler, kind, passed, arguments):
     extra = {"default_aggregation": {"formula": "sum"}} if handler is meters.create else {}
     extra |= {"success_url": "https://example.com/done"} if handler is checkout.create else {}
-    params = Params(from_json(filled({**asked, **extra}, known)))
-    handler(account, params, *(known[name] for name in arguments))
+    params = Params(from_json(filled({**passed, **extra}, ids)))
+    handler(account, params, *(ids[name] for name in arguments))
 
     assert unknown(params, kind) == []
 
 
-def filled(value, known):
+def filled(value, ids):
     match value:
         case dict():
-            return {key: filled(inner, known) for key, inner in value.items()}
+            return {key: filled(inner, ids) for key, inner in value.items()}
         case list():
-            return [filled(inner, known) for inner in value]
+            return [filled(inner, ids) for inner in value]
         case str():
-            return value.format(**known) if value.startswith("{") else value
+            return value.format(**ids) if value.startswith("{") else value
         case _:
             return value
 
 
 def unknown(params, kind):
-    """The names that were asked for and that the type lacks, those of nested parameters too."""
-    found = sorted(params._taken - kind.__annotations__.keys() - OLDER)
+    """Returns the read names that the type lacks, nested parameters included."""
+    found = sorted(params._read - kind.__annotations__.keys() - OLDER)
     for child in params._children:
         inner = nested(kind, last(child))
         if inner is not None:
-            elements = child._children if all(key.isdigit() for key in child._taken) else [child]
+            elements = child._children if all(key.isdigit() for key in child._read) else [child]
             found += [f"{last(child)}[{name}]" for element in elements for name in unknown(element, inner)]
     return found
 
@@ -146,7 +146,7 @@ def last(params):
 
 
 def nested(kind, key):
-    """The type of a parameter that has parameters of its own; the SDK names it in the same module."""
+    """Returns the type of a nested parameter; the SDK defines it in the same module."""
     beside = vars(sys.modules[kind.__module__])
     names = re.findall(r"\w*Params\w+", str(kind.__annotations__.get(key)))
     return next((beside[name] for name in names if name in beside), None)

@@ -1,4 +1,4 @@
-"""Pausing: of the subscription, of its collection, and of a trial that nobody pays for."""
+"""Pauses: of the subscription, of its collection, and of a trial without a card."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ def latest(fake, subscription):
     return fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]}).latest_invoice
 
 
-def test_a_paused_subscription_stands_still_until_it_is_resumed(fake, refusal):
+def test_a_paused_subscription_has_no_periods_until_it_is_resumed(fake, refusal):
     subscription = fake.subscribe()
     fake.middle_of(subscription)
     paused = fake.stripe.subscriptions.pause(subscription.id)
@@ -36,7 +36,7 @@ def test_a_paused_subscription_stands_still_until_it_is_resumed(fake, refusal):
     assert refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.resume, subscription.id).status == 400
 
 
-def test_pausing_without_credit_and_resuming_in_the_period_that_goes_on(fake):
+def test_pausing_without_credit_and_resuming_in_the_current_period(fake):
     subscription = fake.subscribe()
     fake.stripe.subscriptions.pause(subscription.id, {"bill_for": {"unused_time_from": {"type": "none"}}})
     assert fake.stripe.invoice_items.list().data == []
@@ -48,14 +48,14 @@ def test_pausing_without_credit_and_resuming_in_the_period_that_goes_on(fake):
     assert resumed.latest_invoice == subscription.latest_invoice
 
 
-def test_resuming_can_wait_for_the_payment(fake):
+def test_a_resume_can_depend_on_the_payment(fake):
     subscription = fake.subscribe()
     fake.stripe.subscriptions.pause(subscription.id, {"bill_for": {"unused_time_from": {"type": "none"}}})
     fake.control.set_payment(subscription.customer, "fail")
-    waiting = fake.stripe.subscriptions.resume(subscription.id, {"payment_behavior": "resume_on_payment_success"})
+    resuming = fake.stripe.subscriptions.resume(subscription.id, {"payment_behavior": "resume_on_payment_success"})
 
-    assert waiting.status == "paused"
-    fake.control.pay_invoice(waiting.latest_invoice)
+    assert resuming.status == "paused"
+    fake.control.pay_invoice(resuming.latest_invoice)
     assert fake.stripe.subscriptions.retrieve(subscription.id).status == "active"
 
 
@@ -79,7 +79,7 @@ def test_while_collection_is_paused_invoices_are_not_collected(fake, behaviour, 
     assert latest(fake, subscription).status == "paid"
 
 
-def test_collection_is_resumed_by_unsetting_its_pause(fake):
+def test_collection_is_resumed_by_unsetting_pause_collection(fake):
     subscription = fake.subscribe()
     fake.stripe.subscriptions.update(subscription.id, {"pause_collection": {"behavior": "void"}})
     resumed = fake.stripe.subscriptions.update(subscription.id, {"pause_collection": ""})
@@ -90,7 +90,7 @@ def test_collection_is_resumed_by_unsetting_its_pause(fake):
 
 
 @pytest.mark.parametrize(("behaviour", "status"), [("pause", "paused"), ("cancel", "canceled")])
-def test_a_trial_that_nobody_pays_for_ends_as_its_settings_say(fake, behaviour, status):
+def test_a_trial_without_a_card_ends_by_its_settings(fake, behaviour, status):
     settings = {"end_behavior": {"missing_payment_method": behaviour}}
     unpaid = fake.subscribe(card=None, trial_period_days=5, trial_settings=settings)
     paid = fake.subscribe(trial_period_days=5, trial_settings=settings)
@@ -119,12 +119,16 @@ def test_the_end_of_a_trial_is_announced_once_three_days_before(fake):
     assert "customer.subscription.trial_will_end" in types(fake.events(short.id))
 
 
-def test_a_trial_is_ended_now_or_moved(fake, refusal):
+def test_a_trial_is_ended_now_or_updated(fake, refusal):
     subscription = fake.subscribe(trial_period_days=5)
     later = subscription.trial_end + 86_400
-    moved = fake.stripe.subscriptions.update(subscription.id, {"trial_end": later})
+    updated = fake.stripe.subscriptions.update(subscription.id, {"trial_end": later})
 
-    assert (moved.status, moved.trial_end, moved["items"].data[0].current_period_end) == ("trialing", later, later)
+    assert (updated.status, updated.trial_end, updated["items"].data[0].current_period_end) == (
+        "trialing",
+        later,
+        later,
+    )
     ended = fake.stripe.subscriptions.update(subscription.id, {"trial_end": "now"})
     assert (ended.status, latest(fake, subscription).total) == ("active", 2000)
     refused = refusal(

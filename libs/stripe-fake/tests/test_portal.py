@@ -1,4 +1,4 @@
-"""The customer portal: a link to a page on which a customer cancels and takes that back."""
+"""The customer portal: a link to a page on which a customer cancels and resumes."""
 
 import httpx
 import pytest
@@ -16,13 +16,13 @@ def link(fake, subscription, **more):
     return fake.stripe.billing_portal.sessions.create({"customer": subscription.customer, **more})
 
 
-def test_a_customer_cancels_and_takes_it_back_by_buttons(fake):
+def test_a_customer_cancels_and_resumes_by_buttons(fake):
     subscription = fake.subscribe()
     session = link(fake, subscription, return_url="https://example.com/back")
-    seen = httpx.get(session.url, headers=BROWSER)
+    page = httpx.get(session.url, headers=BROWSER)
 
-    assert ("Team" in seen.text, "Renews on" in seen.text, "https://example.com/back" in seen.text) == (True,) * 3
-    assert "default-src 'none'" in seen.headers["Content-Security-Policy"]
+    assert ("Team" in page.text, "Renews on" in page.text, "https://example.com/back" in page.text) == (True,) * 3
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     form = {"subscription": subscription.id, "action": "cancel"}
     clicked = httpx.post(session.url, data=form, headers=BROWSER)
     assert (clicked.status_code, clicked.headers["Location"]) == (303, httpx.URL(session.url).path)
@@ -36,14 +36,14 @@ def test_a_customer_cancels_and_takes_it_back_by_buttons(fake):
     assert types(fake.events(subscription.id))[-2:] == ["customer.subscription.updated"] * 2
 
 
-def test_a_program_clicks_too(fake):
+def test_a_program_can_click(fake):
     subscription = fake.subscribe()
     clicked = fake.control.click_portal(link(fake, subscription).url, subscription.id, "cancel")
 
     assert clicked["cancel_at_period_end"]
 
 
-def test_the_configuration_decides_what_cancelling_does(fake):
+def test_the_configuration_sets_the_mode_of_cancelling(fake):
     subscription = fake.subscribe()
     configurations = fake.stripe.billing_portal.configurations
     made = configurations.create({"features": {"subscription_cancel": {"enabled": True, "mode": "immediately"}}})
@@ -52,26 +52,26 @@ def test_the_configuration_decides_what_cancelling_does(fake):
     assert clicked["status"] == "canceled"
     off = configurations.update(made.id, {"features": {"subscription_cancel": {"enabled": False}}})
     assert not off.features.subscription_cancel.enabled
-    other = fake.subscribe()
-    url = link(fake, other, configuration=made.id).url
+    second = fake.subscribe()
+    url = link(fake, second, configuration=made.id).url
     assert "Cancel</button>" not in httpx.get(url).text
     with pytest.raises(FakeControlError, match="does not let customers cancel"):
-        fake.control.click_portal(url, other.id, "cancel")
+        fake.control.click_portal(url, second.id, "cancel")
     assert [one.id for one in configurations.list({"is_default": False})] == [made.id]
 
 
-def test_a_link_shows_only_the_customers_own(fake):
-    mine, other = fake.subscribe(), fake.subscribe()
-    url = link(fake, mine).url
+def test_a_link_shows_only_the_customers_own_subscriptions(fake):
+    first, second = fake.subscribe(), fake.subscribe()
+    url = link(fake, first).url
 
-    assert other.id not in httpx.get(url).text
+    assert second.id not in httpx.get(url).text
     with pytest.raises(FakeControlError, match="No such subscription"):
-        fake.control.click_portal(url, other.id, "cancel")
+        fake.control.click_portal(url, second.id, "cancel")
     assert httpx.get(f"{fake.url}/fake/portal/test_nothing").status_code == 404
-    assert httpx.post(url, json={"subscription": mine.id, "action": "explode"}).status_code == 400
+    assert httpx.post(url, json={"subscription": first.id, "action": "explode"}).status_code == 400
 
 
-def test_a_link_can_lead_straight_to_one_cancellation(fake, refusal):
+def test_a_link_can_lead_directly_to_one_cancellation(fake, refusal):
     first = fake.subscribe()
     items = [{"price": first["items"].data[0].price.id}]
     second = fake.stripe.subscriptions.create({"customer": first.customer, "items": items})
@@ -79,8 +79,8 @@ def test_a_link_can_lead_straight_to_one_cancellation(fake, refusal):
     session = link(fake, first, flow_data=flow)
 
     assert session.flow.subscription_cancel.subscription == second.id
-    seen = httpx.get(session.url).text
-    assert (second.id in seen, first.id in seen) == (True, False)
+    page = httpx.get(session.url).text
+    assert (second.id in page, first.id in page) == (True, False)
     flow["subscription_cancel"]["subscription"] = fake.subscribe().id
     refused = refusal(stripe.InvalidRequestError, lambda: link(fake, first, flow_data=flow))
     assert refused.param == "flow_data[subscription_cancel][subscription]"

@@ -1,4 +1,4 @@
-"""The process: how it starts, what it refuses, and how it stops."""
+"""The process: its start, its refusals, and its stop."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from paybill_stripe_fake.__main__ import main
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Run the command in this process, to its end; for what is refused."""
+    """Runs the command in this process to its end, for options that are refused."""
     monkeypatch.chdir(tmp_path)
 
     def command(*options):
@@ -48,11 +48,11 @@ def key_file(tmp_path):
         (["--public-url", "pay.example.com"], "--public-url"),
         (["--api-key-file", "absent"], "cannot read absent"),
         (["--api-key-file", os.devnull], "is empty"),
-        (["--state", "absent/state"], "can be written"),
+        (["--state", "absent/state"], "writable folder"),
         (["--state", "key"], "key"),
     ],
 )
-def test_what_cannot_run_says_why_in_one_line(run, key_file, options, hint):
+def test_a_failed_start_gives_its_reason_in_one_line(run, key_file, options, hint):
     code, out, err = run("--api-key-file", key_file, *options)
 
     assert (code, out, err.count("\n")) == (1, "", 1)
@@ -67,16 +67,16 @@ def test_a_wrong_option_is_a_usage_error(run, key_file, options):
     assert run("--api-key-file", key_file, *options)[0] == 2
 
 
-def test_a_taken_port_is_one_clear_line(key_file, fake):
+def test_an_occupied_port_is_one_clear_line(key_file, fake):
     port = fake.url.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", port, "--api-key-file", key_file]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert "give another --port" in ended.stderr
+    assert "choose another --port" in ended.stderr
 
 
-def test_without_json_it_says_so_to_a_person(key_file):
+def test_without_json_the_address_is_printed_as_text(key_file):
     command = [sys.executable, "-m", "paybill_stripe_fake", "serve", "--port", "0", "--api-key-file", key_file]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
@@ -86,7 +86,7 @@ def test_without_json_it_says_so_to_a_person(key_file):
     assert process.returncode == 0
 
 
-def test_a_restart_on_the_same_state_knows_everything(start, tmp_path):
+def test_a_restart_on_the_same_state_keeps_everything(start, tmp_path):
     fake = start("--state", str(tmp_path / "state"))
     paid = fake.control.pay_checkout(fake.checkout(customer_email="ada@example.com").id)
     options = {"idempotency_key": "kept"}
@@ -103,7 +103,7 @@ def test_a_restart_on_the_same_state_knows_everything(start, tmp_path):
     assert 0 <= fake.control.clock()["offset_s"] - ahead["offset_s"] <= 1
 
 
-def test_another_webhook_url_at_the_next_start_gets_what_the_first_did_not(start, receiver, tmp_path):
+def test_another_webhook_url_after_a_restart_gets_the_undelivered_events(start, receiver, tmp_path):
     fake = start("--state", str(tmp_path / "state"), receiver=receiver)
     fake.control.pause_delivery()
     fake.customer(card=None)
@@ -120,7 +120,7 @@ def test_another_webhook_url_at_the_next_start_gets_what_the_first_did_not(start
 
 @pytest.fixture(scope="module")
 def unusual(launch, tmp_path_factory, running_receiver):
-    """A stand-in with every option that the others go without."""
+    """Starts a process with all options that other tests leave out."""
     folder = tmp_path_factory.mktemp("unusual")
     options = ["--host", "::1", "--public-url", "https://pay.example.com/", "--state", str(folder / "state")]
     process = launch(folder, running_receiver.url, *options)
@@ -128,7 +128,7 @@ def unusual(launch, tmp_path_factory, running_receiver):
     process.stop(signal.SIGKILL)
 
 
-def test_ipv6_loopback_is_this_machine_too(unusual):
+def test_ipv6_loopback_counts_as_this_machine(unusual):
     assert unusual.url.startswith("http://[::1]:")
     assert unusual.customer().id.startswith("cus_")
 
@@ -151,8 +151,8 @@ def test_secrets_from_the_command_line_are_not_in_the_state_file(unusual, receiv
     assert json.loads(content.splitlines()[0])["format"] == "paybill-stripe-fake"
 
 
-def test_it_is_there_in_about_a_second_says_so_in_one_line_and_ends_with_0(start):
-    """The promise is under one second; the bound leaves room for a busy machine."""
+def test_the_process_starts_within_about_a_second_prints_one_line_and_ends_with_0(start):
+    """Start time is promised below one second; the bound leaves room for a loaded machine."""
     begun = time.monotonic()
     fake = start()
     took = time.monotonic() - begun

@@ -1,4 +1,4 @@
-"""Changes within a period: what they cost, and that the preview says just that."""
+"""Changes within a period: their prorations, and previews that equal the invoices."""
 
 from datetime import timedelta
 
@@ -8,8 +8,8 @@ import stripe
 MONTH = timedelta(days=32)
 
 
-def told(invoice):
-    """What an invoice says that must not differ from its preview."""
+def totals(invoice):
+    """Returns the parts of an invoice that must equal its preview."""
     lines = [
         (line.amount, line.description, line.period.start, line.period.end, line.quantity) for line in invoice.lines
     ]
@@ -24,15 +24,15 @@ def latest(fake, subscription):
     return fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]}).latest_invoice
 
 
-def test_more_seats_are_charged_for_the_rest_of_the_period_with_the_next(fake):
+def test_more_seats_are_charged_for_the_rest_of_the_period_on_the_next_invoice(fake):
     subscription = fake.subscribe()
     at = fake.middle_of(subscription)
     item = subscription["items"].data[0]
     change = {"items": [{"id": item.id, "quantity": 3}], "proration_date": at}
     fake.stripe.subscriptions.update(subscription.id, change)
 
-    waiting = fake.stripe.invoice_items.list({"customer": subscription.customer, "pending": True}).data
-    assert [(one.amount, one.proration, one.parent.subscription_details.subscription) for one in waiting] == [
+    pending = fake.stripe.invoice_items.list({"customer": subscription.customer, "pending": True}).data
+    assert [(one.amount, one.proration, one.parent.subscription_details.subscription) for one in pending] == [
         (3000, True, subscription.id),
         (-1000, True, subscription.id),
     ]
@@ -77,7 +77,7 @@ def test_none_charges_nothing_before_the_next_period(fake):
     assert amounts(latest(fake, subscription)) == [4000]
 
 
-def test_what_was_paid_too_much_stays_as_credit_and_pays_the_next_invoice(fake):
+def test_an_overpayment_stays_as_credit_and_pays_the_next_invoice(fake):
     subscription = fake.subscribe()
     at = fake.middle_of(subscription)
     cheaper = fake.price(400)
@@ -99,13 +99,13 @@ def test_what_was_paid_too_much_stays_as_credit_and_pays_the_next_invoice(fake):
 
 @pytest.mark.parametrize("behaviour", ["create_prorations", "always_invoice", "none"])
 @pytest.mark.parametrize("change", ["quantity", "price", "interval", "added", "removed", "anchor"])
-def test_the_preview_of_a_change_is_what_is_invoiced(fake, behaviour, change):
+def test_the_preview_of_a_change_equals_its_invoice(fake, behaviour, change):
     first, second = fake.price(), fake.price(700)
     subscription = fake.subscribe(items=[{"price": first.id, "quantity": 2}, {"price": second.id}])
     one, other = (item.id for item in subscription["items"].data)
     at = fake.middle_of(subscription)
     yearly = [fake.price(amount, recurring={"interval": "year"}).id for amount in (20_000, 7000)]
-    asked = {
+    changes = {
         "quantity": {"items": [{"id": one, "quantity": 5}]},
         "price": {"items": [{"id": one, "price": fake.price(3333).id}]},
         "interval": {"items": [{"id": one, "price": yearly[0]}, {"id": other, "price": yearly[1]}]},
@@ -114,17 +114,17 @@ def test_the_preview_of_a_change_is_what_is_invoiced(fake, behaviour, change):
         "anchor": {"billing_cycle_anchor": {"type": "now"}},
     }[change] | {"proration_behavior": behaviour, "proration_date": at}
     before = fake.newest_event()
-    preview = fake.stripe.invoices.create_preview({"subscription": subscription.id, "subscription_details": asked})
+    preview = fake.stripe.invoices.create_preview({"subscription": subscription.id, "subscription_details": changes})
 
     assert fake.events(since=before) == []
     assert fake.stripe.subscriptions.retrieve(subscription.id).to_dict() == subscription.to_dict()
     assert preview.id.startswith("upcoming_in_")
-    updated = fake.stripe.subscriptions.update(subscription.id, asked)
+    updated = fake.stripe.subscriptions.update(subscription.id, changes)
     if updated.latest_invoice == subscription.latest_invoice:
         fake.control.advance_clock(MONTH)
-    billed, shown = told(latest(fake, subscription)), told(preview)
+    billed, shown = totals(latest(fake, subscription)), totals(preview)
     if change in {"interval", "anchor"}:
-        # The new period begins at the second in which it is asked for.
+        # The new period begins at the second of the request.
         assert (billed[:4], [line[:2] for line in billed[4]]) == (shown[:4], [line[:2] for line in shown[4]])
     else:
         assert billed == shown
@@ -135,18 +135,18 @@ def test_a_preview_without_changes_is_the_next_renewal(fake):
     preview = fake.stripe.invoices.create_preview({"subscription": subscription.id})
     fake.control.advance_clock(MONTH)
 
-    assert told(latest(fake, subscription)) == told(preview)
+    assert totals(latest(fake, subscription)) == totals(preview)
     assert preview.created == subscription["items"].data[0].current_period_end
     assert (preview.status, preview.number) == ("draft", None)
 
 
-def test_a_trial_is_previewed_as_what_follows_it(fake):
+def test_the_preview_of_a_trial_is_the_first_paid_period(fake):
     subscription = fake.subscribe(trial_period_days=10)
 
     assert fake.stripe.invoices.create_preview({"subscription": subscription.id}).total == 2000
 
 
-def test_cancelling_is_previewed_as_the_credit_or_as_nothing(fake, refusal):
+def test_the_preview_of_a_cancellation_is_the_credit_or_nothing(fake, refusal):
     subscription = fake.subscribe()
     at = fake.middle_of(subscription)
     now = {"subscription": subscription.id, "subscription_details": {"cancel_now": True}}
@@ -161,15 +161,15 @@ def test_cancelling_is_previewed_as_the_credit_or_as_nothing(fake, refusal):
     assert last.lines.data[0].period.start >= at
 
 
-def test_a_subscription_that_is_none_yet_is_previewed(fake):
+def test_a_new_subscription_is_previewed(fake):
     customer = fake.customer()
-    asked = {"customer": customer.id, "subscription_details": {"items": [{"price": fake.price().id, "quantity": 2}]}}
+    changes = {"customer": customer.id, "subscription_details": {"items": [{"price": fake.price().id, "quantity": 2}]}}
 
-    assert fake.stripe.invoices.create_preview(asked).total == 4000
+    assert fake.stripe.invoices.create_preview(changes).total == 4000
     assert fake.stripe.subscriptions.list({"status": "all"}).data == []
 
 
-def test_items_change_by_themselves_too(fake, refusal):
+def test_items_change_through_their_own_api(fake, refusal):
     subscription = fake.subscribe()
     at = fake.middle_of(subscription)
     items, more = fake.stripe.subscription_items, fake.price(600)
@@ -183,13 +183,13 @@ def test_items_change_by_themselves_too(fake, refusal):
     ]
     assert items.retrieve(added.id).price.id == more.id
     items.delete(added.id, {"proration_behavior": "none"})
-    waiting = fake.stripe.invoice_items.list({"pending": True}).data
-    assert [one.amount for one in waiting] == [600]
+    pending = fake.stripe.invoice_items.list({"pending": True}).data
+    assert [one.amount for one in pending] == [600]
     assert refusal(stripe.InvalidRequestError, items.delete, subscription["items"].data[0].id).param == "items"
     assert refusal(stripe.InvalidRequestError, items.retrieve, added.id).status == 404
 
 
-def test_a_change_that_must_be_paid_and_is_not_does_not_happen(fake, refusal):
+def test_a_change_that_must_be_paid_is_rolled_back_when_declined(fake, refusal):
     subscription = fake.subscribe()
     fake.control.set_payment(subscription.customer, "fail")
     change = {
@@ -217,7 +217,7 @@ def test_a_free_subscription_is_active_without_a_payment(fake):
     assert fake.subscribe(items=[{"price": fake.price(0).id}]).status == "active"
 
 
-def test_something_of_a_customers_own_is_on_the_next_invoice(fake):
+def test_a_manual_item_is_on_the_next_invoice(fake):
     subscription = fake.subscribe()
     item = {"customer": subscription.customer, "amount": 500, "currency": "usd", "description": "Setup"}
     fake.stripe.invoice_items.create(item)
@@ -227,7 +227,7 @@ def test_something_of_a_customers_own_is_on_the_next_invoice(fake):
     assert [(line.amount, line.description) for line in invoice.lines.data] == [(500, "Setup"), (2000, "1 x Team")]
 
 
-def test_an_invoice_by_hand_goes_from_draft_to_paid_void_or_uncollectible(fake, refusal):
+def test_a_manual_invoice_goes_from_draft_to_paid_void_or_uncollectible(fake, refusal):
     customer, invoices = fake.customer(), fake.stripe.invoices
 
     def drafted():
@@ -240,9 +240,9 @@ def test_an_invoice_by_hand_goes_from_draft_to_paid_void_or_uncollectible(fake, 
     assert invoices.void_invoice(opened.id).status == "void"
     assert invoices.mark_uncollectible(invoices.finalize_invoice(drafted().id).id).status == "uncollectible"
     assert refusal(stripe.InvalidRequestError, invoices.pay, opened.id).code == "invoice_not_editable"
-    gone = drafted()
-    invoices.delete(gone.id)
-    assert refusal(stripe.InvalidRequestError, invoices.retrieve, gone.id).status == 404
+    deleted = drafted()
+    invoices.delete(deleted.id)
+    assert refusal(stripe.InvalidRequestError, invoices.retrieve, deleted.id).status == 404
     assert [item.amount for item in fake.stripe.invoice_items.list({"pending": True}).data] == [500]
     late = invoices.create({"customer": customer.id, "pending_invoice_items_behavior": "exclude"})
     fake.stripe.invoice_items.create({"customer": customer.id, "amount": 70, "currency": "usd", "invoice": late.id})

@@ -1,4 +1,4 @@
-"""Recipes of Stripe's own command line: API calls, in order, that are said to lead to an event; replayed here."""
+"""Recipes of Stripe's own command line: documented sequences of API calls that lead to an event; replayed here."""
 
 import json
 import re
@@ -38,23 +38,25 @@ OUT_OF_SCOPE = {
     "reporting": "reports",
     "setup_intent": "setup intents",
     "tax_rate": "taxes",
-    "test_helpers": "Stripe's test clocks; the stand-in has one clock, for all",
+    "test_helpers": "Stripe's test clocks; the Stripe fake has one clock for the account",
     "topup": "payouts",
     "transfer": "connected accounts",
 }
-"""Families of recipes that do not touch billing as far as the stand-in goes, and what they are about."""
+"""Families of recipes outside of the implemented part of billing, and their subjects."""
 NAMED_OTHERWISE = {
     "subscription.payment_failed": "invoice.payment_failed",
     "subscription.payment_succeeded": "invoice.payment_succeeded",
 }
 NOT_BILLED_HERE = {"payment_intent_data"}
-"""What a recipe says for one-time payments; its checkout is replayed as one for a subscription."""
+"""Replaced values of recipes for one-time payments; their checkout is replayed as one for a subscription."""
 THEIR_CLOCK = 1_577_836_800
-"""Where recipes with a test clock begin; ours begins now."""
+"""Start time of recipes with a test clock; the replay starts now."""
 
 
 def family(name):
-    return next((known for known in OUT_OF_SCOPE if name == known or name.startswith(known)), None)
+    return next(
+        (family_name for family_name in OUT_OF_SCOPE if name == family_name or name.startswith(family_name)), None
+    )
 
 
 def in_scope():
@@ -64,19 +66,19 @@ def in_scope():
 
 @pytest.fixture(scope="module")
 def recipe_fake(launch, tmp_path_factory):
-    # Recipes with a clock have no card, and no patience either.
+    # Recipes with a clock have no card, and expect no delays.
     process = launch(tmp_path_factory.mktemp("recipes"), None, "--when-retries-fail", "past_due")
     yield process
     assert process.stop() == 0
 
 
 class Replay:
-    """Carries the steps of one recipe out, with what earlier ones answered in place of `${name:path}`."""
+    """Runs the steps of one recipe, and substitutes earlier responses for `${name:path}`."""
 
     def __init__(self, fake):
         self.fake = fake
-        self.answers = {}
-        # A little later than now, so that what begins there is not past when it is asked for.
+        self.responses = {}
+        # Slightly after now, so that a start time is not past when the request arrives.
         self.began = fake.control.clock()["now"] + 60
         self.clocked = False
 
@@ -85,7 +87,7 @@ class Replay:
         for step in recipe["fixtures"]:
             path = self.filled(step["path"])
             params = self.filled(step.get("params") or {})
-            self.answers[step["name"]] = self.call(step, path, params)
+            self.responses[step["name"]] = self.call(step, path, params)
 
     def call(self, step, path, params):
         if path == "/v1/test_helpers/test_clocks":
@@ -139,7 +141,7 @@ class Replay:
         if reference == "time-now-RFC3339":
             return datetime.fromtimestamp(time.time(), tz=UTC).isoformat()
         name, path = reference.split(":")
-        value = self.answers[name]
+        value = self.responses[name]
         for step in path.split("."):
             value = value[int(step) if step.isdigit() else step]
         return str(value)
@@ -157,21 +159,21 @@ def test_a_recipe_leads_to_the_event_that_it_is_named_after(recipe_fake, name):
     fake.control.reset()
     Replay(fake).run(json.loads((RECIPES / f"{name}.json").read_text()))
     if name == "subscription_schedule.expiring":
-        # Its clock stops nine days before the end, where Stripe's documentation says seven.
+        # Its clock stops nine days before the end, whereas Stripe's documentation says seven.
         fake.http.post("/fake/clock/advance", json={"days": 2}).raise_for_status()
 
     assert NAMED_OTHERWISE.get(name, name) in happened(fake)
 
 
-def test_every_recipe_is_replayed_or_of_a_family_that_is_out_of_scope():
+def test_every_recipe_is_replayed_or_out_of_scope():
     if not RECIPES.exists():
         pytest.skip(ABSENT)
     left_out = {}
     for path in sorted(RECIPES.glob("*.json")):
-        if known := family(path.stem):
-            left_out.setdefault(known, []).append(path.stem)
-    for known, names in left_out.items():
-        print(f"out of scope, {OUT_OF_SCOPE[known]}: {', '.join(names)}")  # noqa: T201 - read with -rP
+        if family_name := family(path.stem):
+            left_out.setdefault(family_name, []).append(path.stem)
+    for family_name, names in left_out.items():
+        print(f"out of scope, {OUT_OF_SCOPE[family_name]}: {', '.join(names)}")  # noqa: T201 - read with -rP
 
     assert left_out.keys() == OUT_OF_SCOPE.keys()
     replayed = [name for name in in_scope() if isinstance(name, str)]

@@ -1,4 +1,4 @@
-"""Money given back: refunds, and disputes that are opened and closed."""
+"""Returned money: refunds, and disputes that are opened and closed."""
 
 import pytest
 import stripe
@@ -11,7 +11,7 @@ def types(events):
 
 @pytest.fixture
 def paid(fake):
-    """A charge that paid the first invoice of a subscription."""
+    """Returns a charge that paid the first invoice of a subscription."""
     invoice = fake.stripe.invoices.retrieve(fake.subscribe().latest_invoice, {"expand": ["payments"]})
     intent = fake.stripe.payment_intents.retrieve(
         invoice.payments.data[0].payment.payment_intent, {"expand": ["latest_charge"]}
@@ -19,7 +19,7 @@ def paid(fake):
     return intent.latest_charge
 
 
-def test_a_charge_is_on_record_with_every_attempt(fake):
+def test_every_attempt_records_a_charge(fake):
     subscription = fake.subscribe()
     fake.control.set_payment(subscription.customer, "fail")
     fake.control.renew(subscription.id)
@@ -51,7 +51,7 @@ def test_a_charge_is_refunded_in_parts_until_nothing_is_left(fake, paid, refusal
     assert fake.stripe.balance.retrieve().available[0].amount == 0
 
 
-def test_a_refund_may_come_back(fake, paid):
+def test_a_refund_may_fail_later(fake, paid):
     refund = fake.stripe.refunds.create({"charge": paid.id})
     fake.stripe.refunds.update(refund.id, {"metadata": {"a": "1"}})
     assert fake.control.fail_refund(refund.id)["status"] == "failed"
@@ -63,13 +63,13 @@ def test_a_refund_may_come_back(fake, paid):
         fake.control.fail_refund(refund.id)
 
 
-@pytest.mark.parametrize("asked", [{}, {"charge": "ch_nothing"}, {"payment_intent": "pi_nothing"}, {"amount": 1}])
-def test_a_refund_of_nothing_is_refused(fake, refusal, asked):
-    assert refusal(stripe.InvalidRequestError, fake.stripe.refunds.create, asked).status == 400
+@pytest.mark.parametrize("params", [{}, {"charge": "ch_nothing"}, {"payment_intent": "pi_nothing"}, {"amount": 1}])
+def test_a_refund_without_a_charge_is_refused(fake, refusal, params):
+    assert refusal(stripe.InvalidRequestError, fake.stripe.refunds.create, params).status == 400
 
 
 @pytest.mark.parametrize(("outcome", "balance"), [("won", 2000), ("lost", 0)])
-def test_a_dispute_takes_the_money_until_it_is_won(fake, paid, refusal, outcome, balance):
+def test_a_dispute_withdraws_the_money_until_it_is_won(fake, paid, refusal, outcome, balance):
     dispute = fake.control.dispute(paid.id, reason="subscription_canceled")
 
     assert (dispute["status"], dispute["amount"], dispute["charge"]) == ("needs_response", 2000, paid.id)
@@ -93,7 +93,7 @@ def test_a_dispute_takes_the_money_until_it_is_won(fake, paid, refusal, outcome,
         fake.control.close_dispute(dispute["id"], outcome)
 
 
-def test_an_inquiry_takes_no_money_and_is_only_closed(fake):
+def test_an_inquiry_withdraws_no_money_and_is_only_closed(fake):
     subscription = fake.subscribe("pm_card_createDisputeInquiry")
     [dispute] = fake.stripe.disputes.list().data
 
@@ -102,7 +102,7 @@ def test_an_inquiry_takes_no_money_and_is_only_closed(fake):
     assert fake.control.close_dispute(dispute.id, "won")["status"] == "warning_closed"
 
 
-def test_a_dispute_is_accepted_by_closing_it_and_found_by_what_was_paid(fake):
+def test_a_dispute_is_accepted_by_closing_it_and_found_by_its_payment(fake):
     invoice = fake.subscribe().latest_invoice
     dispute = fake.control.dispute(invoice)
     found = fake.stripe.disputes.list({"payment_intent": dispute["payment_intent"]}).data
@@ -113,31 +113,31 @@ def test_a_dispute_is_accepted_by_closing_it_and_found_by_what_was_paid(fake):
         fake.control.dispute(invoice)
 
 
-def test_the_invoice_behind_a_payment_is_found(fake, paid, refusal):
-    asked = {"payment": {"type": "payment_intent", "payment_intent": paid.payment_intent}, "status": "paid"}
-    [found] = fake.stripe.invoice_payments.list({**asked, "expand": ["data.invoice"]}).data
+def test_the_invoice_of_a_payment_is_found(fake, paid, refusal):
+    params = {"payment": {"type": "payment_intent", "payment_intent": paid.payment_intent}, "status": "paid"}
+    [found] = fake.stripe.invoice_payments.list({**params, "expand": ["data.invoice"]}).data
 
     assert found.invoice.parent.subscription_details.subscription.startswith("sub_")
     assert [one.id for one in fake.stripe.invoice_payments.list({"invoice": found.invoice.id})] == [found.id]
-    assert fake.stripe.invoice_payments.list({**asked, "status": "open"}).data == []
+    assert fake.stripe.invoice_payments.list({**params, "status": "open"}).data == []
     unknown = {"payment": {"payment_intent": paid.payment_intent}}
     assert refusal(stripe.InvalidRequestError, fake.stripe.invoice_payments.list, unknown).param == "payment[type]"
 
 
-def test_a_payment_of_its_own_succeeds_is_declined_or_is_given_up(fake, refusal):
+def test_a_separate_payment_succeeds_is_declined_or_is_cancelled(fake, refusal):
     create, card = fake.stripe.payment_intents.create, {"payment_method": "pm_card_visa", "confirm": True}
-    asked = {"amount": 700, "currency": "usd"}
-    assert (create({**asked, **card}).status, create(asked).status) == ("succeeded", "requires_payment_method")
-    declined = refusal(stripe.CardError, create, {**asked, **card, "payment_method": "pm_card_visa_chargeDeclined"})
+    params = {"amount": 700, "currency": "usd"}
+    assert (create({**params, **card}).status, create(params).status) == ("succeeded", "requires_payment_method")
+    declined = refusal(stripe.CardError, create, {**params, **card, "payment_method": "pm_card_visa_chargeDeclined"})
 
     assert declined.code == "card_declined"
-    waiting = create(asked)
-    assert fake.stripe.payment_intents.cancel(waiting.id).status == "canceled"
-    refused = refusal(stripe.InvalidRequestError, fake.stripe.payment_intents.confirm, waiting.id, card)
+    pending = create(params)
+    assert fake.stripe.payment_intents.cancel(pending.id).status == "canceled"
+    refused = refusal(stripe.InvalidRequestError, fake.stripe.payment_intents.confirm, pending.id, card)
     assert refused.code == "payment_intent_unexpected_state"
 
 
-def test_a_card_is_made_attached_and_taken_away(fake, refusal):
+def test_a_card_is_created_attached_and_detached(fake, refusal):
     card = fake.stripe.payment_methods.create({"type": "card", "card": {"token": "tok_visa"}})
     customer = fake.customer(card=None)
     fake.stripe.payment_methods.attach(card.id, {"customer": customer.id})

@@ -1,4 +1,4 @@
-"""Time: renewals, failed payments and their retries, and what expires; all by the virtual clock."""
+"""Time: renewals, failed payments and their retries, and expiry; all by the virtual clock."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -16,7 +16,7 @@ def types(events):
 
 
 def state(fake, subscription):
-    """Status of a subscription and of its latest invoice."""
+    """Returns the status of a subscription and of its latest invoice."""
     now = fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]})
     return now.status, now.latest_invoice.status
 
@@ -26,7 +26,7 @@ def period(subscription):
     return item.current_period_start, item.current_period_end
 
 
-def test_the_clock_goes_only_forward_and_stays_ahead(fake):
+def test_the_clock_only_advances_and_stays_ahead(fake):
     before = fake.control.clock()["now"]
     after = fake.control.advance_clock(10 * DAY)
 
@@ -36,9 +36,9 @@ def test_the_clock_goes_only_forward_and_stays_ahead(fake):
         assert fake.http.post("/fake/clock/advance", json=body).status_code == 400
 
 
-def test_a_period_ends_the_next_begins_and_is_paid(fake):
+def test_a_period_ends_and_the_next_begins_and_is_paid(fake):
     subscription = fake.subscribe()
-    old, told = period(subscription), fake.newest_event()
+    old, newest = period(subscription), fake.newest_event()
     fake.control.advance_clock(MONTH)
 
     renewed = fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]})
@@ -48,7 +48,7 @@ def test_a_period_ends_the_next_begins_and_is_paid(fake):
     assert (invoice.billing_reason, invoice.status, invoice.amount_paid) == ("subscription_cycle", "paid", 2000)
     assert (invoice.period_start, invoice.period_end, invoice.created) == (*old, old[1])
     assert (invoice.lines.data[0].period.start, invoice.lines.data[0].period.end) == period(renewed)
-    assert types(fake.events(since=told)) == [
+    assert types(fake.events(since=newest)) == [
         "customer.subscription.updated",
         "invoice.created",
         "invoice.finalized",
@@ -60,7 +60,7 @@ def test_a_period_ends_the_next_begins_and_is_paid(fake):
         "invoice.paid",
         "invoice.payment_succeeded",
     ]
-    assert {event.request.id for event in fake.events(since=told)} == {None}
+    assert {event.request.id for event in fake.events(since=newest)} == {None}
 
 
 def test_a_year_of_months_is_twelve_invoices_each_at_its_time(fake):
@@ -76,7 +76,7 @@ def test_a_year_of_months_is_twelve_invoices_each_at_its_time(fake):
     assert numbers == list(range(1, 14))
 
 
-def test_renewing_one_subscription_leaves_the_clock_and_the_others_alone(fake):
+def test_renewing_one_subscription_leaves_clock_and_others_unchanged(fake):
     subscription, other = fake.subscribe(), fake.subscribe()
     offset_s = fake.control.clock()["offset_s"]
     renewed = fake.control.renew(subscription.id)
@@ -90,12 +90,12 @@ def test_renewing_one_subscription_leaves_the_clock_and_the_others_alone(fake):
 def test_a_failed_renewal_is_past_due_and_paying_makes_it_active_again(fake):
     subscription = fake.subscribe()
     fake.control.set_payment(subscription.customer, "fail")
-    told = fake.newest_event()
+    newest = fake.newest_event()
     fake.control.renew(subscription.id)
 
     assert state(fake, subscription) == ("past_due", "open")
     assert fake.stripe.customers.retrieve(subscription.customer).delinquent
-    assert types(fake.events(since=told)) == [
+    assert types(fake.events(since=newest)) == [
         "customer.subscription.updated",
         "invoice.created",
         "invoice.finalized",
@@ -107,12 +107,12 @@ def test_a_failed_renewal_is_past_due_and_paying_makes_it_active_again(fake):
         "customer.updated",
         "customer.subscription.updated",
     ]
-    told = fake.newest_event()
+    newest = fake.newest_event()
     fake.control.set_payment(subscription.customer, "succeed")
     fake.stripe.invoices.pay(fake.stripe.subscriptions.retrieve(subscription.id).latest_invoice)
     assert state(fake, subscription) == ("active", "paid")
     assert not fake.stripe.customers.retrieve(subscription.customer).delinquent
-    recovered = fake.events(since=told)
+    recovered = fake.events(since=newest)
     assert [kind for kind in types(recovered) if kind.startswith("invoice.")] == [
         "invoice.updated",
         "invoice.paid",
@@ -122,7 +122,7 @@ def test_a_failed_renewal_is_past_due_and_paying_makes_it_active_again(fake):
     assert changed.data.previous_attributes.to_dict() == {"status": "past_due"}
 
 
-def test_a_failed_renewal_is_tried_again_until_it_is_paid(fake):
+def test_a_failed_renewal_is_retried_until_it_is_paid(fake):
     subscription = fake.subscribe()
     fake.control.set_payment(subscription.customer, "fail")
     renewed = fake.control.renew(subscription.id)
@@ -144,9 +144,9 @@ def test_after_the_last_retry_it_is_cancelled(fake):
     fake.control.renew(subscription.id)
     fake.control.advance_clock(16 * DAY)
 
-    given_up = fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]})
-    assert (given_up.status, given_up.cancellation_details.reason) == ("canceled", "payment_failed")
-    assert (given_up.latest_invoice.attempt_count, given_up.latest_invoice.next_payment_attempt) == (4, None)
+    exhausted = fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]})
+    assert (exhausted.status, exhausted.cancellation_details.reason) == ("canceled", "payment_failed")
+    assert (exhausted.latest_invoice.attempt_count, exhausted.latest_invoice.next_payment_attempt) == (4, None)
     assert types(fake.events(subscription.id))[-1] == "customer.subscription.deleted"
 
 
@@ -158,17 +158,17 @@ def test_after_the_last_retry_the_policy_decides(start, policy):
     fake.control.renew(subscription.id)
     fake.control.advance_clock(2 * DAY)
 
-    given_up = fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]})
-    assert (given_up.status, given_up.latest_invoice.status) == (policy, "open")
-    assert given_up.latest_invoice.next_payment_attempt is None
+    exhausted = fake.stripe.subscriptions.retrieve(subscription.id, {"expand": ["latest_invoice"]})
+    assert (exhausted.status, exhausted.latest_invoice.status) == (policy, "open")
+    assert exhausted.latest_invoice.next_payment_attempt is None
     if policy == "past_due":
-        fake.control.pay_invoice(given_up.latest_invoice.id)
+        fake.control.pay_invoice(exhausted.latest_invoice.id)
         assert state(fake, subscription) == ("active", "paid")
     else:
-        goes_on_in_drafts_that_nobody_collects(fake, subscription)
+        check_that_new_invoices_stay_drafts(fake, subscription)
 
 
-def goes_on_in_drafts_that_nobody_collects(fake, subscription):
+def check_that_new_invoices_stay_drafts(fake, subscription):
     fake.control.advance_clock(MONTH)
     assert state(fake, subscription) == ("unpaid", "draft")
     fake.control.set_payment(subscription.customer, "succeed")
@@ -179,7 +179,7 @@ def goes_on_in_drafts_that_nobody_collects(fake, subscription):
     assert state(fake, subscription) == ("active", "paid")
 
 
-def test_extra_attempts_do_not_use_up_retries(fake, refusal):
+def test_manual_attempts_do_not_use_up_retries(fake, refusal):
     subscription = fake.subscribe()
     fake.control.set_payment(subscription.customer, "fail")
     invoice = fake.control.renew(subscription.id)["latest_invoice"]
@@ -192,7 +192,7 @@ def test_extra_attempts_do_not_use_up_retries(fake, refusal):
     assert types(fake.events(invoice)).count("invoice.payment_failed") == 2
 
 
-def test_an_invoice_can_be_paid_elsewhere_or_by_another_card(fake):
+def test_an_invoice_can_be_paid_out_of_band_or_by_another_card(fake):
     for paying in ({"paid_out_of_band": True}, {"payment_method": "pm_card_visa"}):
         subscription = fake.subscribe()
         fake.control.set_payment(subscription.customer, "fail")
@@ -202,7 +202,7 @@ def test_an_invoice_can_be_paid_elsewhere_or_by_another_card(fake):
         assert state(fake, subscription) == ("active", "paid")
 
 
-def test_a_subscription_that_was_to_end_does(fake):
+def test_a_subscription_ends_at_the_period_end_when_scheduled(fake):
     by_time, by_hand = fake.subscribe(), fake.subscribe()
     for subscription in (by_time, by_hand):
         fake.stripe.subscriptions.update(subscription.id, {"cancel_at_period_end": True})
@@ -218,7 +218,7 @@ def test_a_subscription_that_was_to_end_does(fake):
     assert fake.stripe.subscriptions.retrieve(by_time.id).ended_at == period(by_time)[1]
 
 
-def test_a_subscription_ends_in_mid_period_when_told_a_time(fake):
+def test_a_subscription_ends_within_a_period_at_a_scheduled_time(fake):
     subscription = fake.subscribe()
     moment = subscription.created + 5 * 86_400
     fake.stripe.subscriptions.update(subscription.id, {"cancel_at": moment})
@@ -245,7 +245,7 @@ def test_a_trial_without_a_card_ends_past_due(fake):
     assert state(fake, subscription) == ("past_due", "open")
 
 
-def test_what_nobody_paid_in_a_day_never_was_a_subscription(fake):
+def test_an_unpaid_first_invoice_expires_the_subscription_after_a_day(fake):
     subscription = fake.subscribe("pm_card_chargeCustomerFail")
     fake.control.advance_clock(DAY)
 
@@ -255,7 +255,7 @@ def test_what_nobody_paid_in_a_day_never_was_a_subscription(fake):
         fake.control.renew(subscription.id)
 
 
-def test_a_cancelled_subscription_is_not_collected_any_more(fake):
+def test_a_cancelled_subscription_is_no_longer_collected(fake):
     subscription = fake.subscribe()
     fake.control.set_payment(subscription.customer, "fail")
     invoice = fake.control.renew(subscription.id)["latest_invoice"]

@@ -1,4 +1,4 @@
-"""Subscription schedules: what changes at which time, by the virtual clock."""
+"""Subscription schedules: planned changes, by the virtual clock."""
 
 from datetime import timedelta
 
@@ -17,20 +17,20 @@ def latest(fake, subscription_id):
 
 
 def phase_of(phase):
-    """A phase as it is sent back in an update."""
+    """Returns a phase in the form that an update expects."""
     items = [{"price": item.price, "quantity": item.quantity} for item in phase["items"]]
     return {"items": items, "start_date": phase.start_date, "end_date": phase.end_date}
 
 
 @pytest.fixture
 def scheduled(fake):
-    """A subscription that changes to a dearer price when its period ends."""
+    """Returns a subscription that changes to a higher price when its period ends."""
     subscription, dearer = fake.subscribe(), fake.price(5000)
     schedules = fake.stripe.subscription_schedules
     schedule = schedules.create({"from_subscription": subscription.id})
-    following = {"items": [{"price": dearer.id, "quantity": 2}], "duration": {"interval": "month"}}
+    next_phase = {"items": [{"price": dearer.id, "quantity": 2}], "duration": {"interval": "month"}}
     updated = schedules.update(
-        schedule.id, {"phases": [phase_of(schedule.phases[0]), following], "end_behavior": "release"}
+        schedule.id, {"phases": [phase_of(schedule.phases[0]), next_phase], "end_behavior": "release"}
     )
     return subscription, updated, dearer
 
@@ -52,7 +52,7 @@ def test_a_schedule_made_from_a_subscription_is_its_period(fake, refusal):
     assert "managed by the subscription schedule" in refused.text
 
 
-def test_a_change_at_the_end_of_the_period_happens_when_the_clock_passes_it(fake, scheduled):
+def test_a_change_at_the_end_of_the_period_applies_when_the_clock_passes_it(fake, scheduled):
     subscription, schedule, dearer = scheduled
     preview = fake.stripe.invoices.create_preview({"subscription": subscription.id})
     before = fake.stripe.subscriptions.retrieve(subscription.id)
@@ -71,7 +71,7 @@ def test_a_change_at_the_end_of_the_period_happens_when_the_clock_passes_it(fake
     }
 
 
-def test_after_its_last_phase_a_schedule_lets_the_subscription_go(fake, scheduled):
+def test_after_its_last_phase_a_schedule_releases_the_subscription(fake, scheduled):
     subscription, schedule, dearer = scheduled
     fake.control.advance_clock(2 * MONTH)
 
@@ -95,11 +95,11 @@ def test_a_schedule_can_end_the_subscription(fake):
     assert ended.latest_invoice == subscription.latest_invoice
 
 
-def test_another_interval_begins_with_its_phase(fake):
+def test_a_phase_may_change_the_interval(fake):
     subscription, yearly = fake.subscribe(), fake.price(20_000, recurring={"interval": "year"})
     schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
-    following = {"items": [{"price": yearly.id}], "duration": {"interval": "year"}}
-    fake.stripe.subscription_schedules.update(schedule.id, {"phases": [phase_of(schedule.phases[0]), following]})
+    next_phase = {"items": [{"price": yearly.id}], "duration": {"interval": "year"}}
+    fake.stripe.subscription_schedules.update(schedule.id, {"phases": [phase_of(schedule.phases[0]), next_phase]})
     fake.control.advance_clock(MONTH)
 
     item = fake.stripe.subscriptions.retrieve(subscription.id)["items"].data[0]
@@ -113,18 +113,18 @@ def test_a_phase_that_begins_within_a_period_is_prorated(fake):
     schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
     phase = phase_of(schedule.phases[0])
     middle = (phase["start_date"] + phase["end_date"]) // 2
-    following = {
+    next_phase = {
         "items": [{"price": dearer.id}],
         "end_date": phase["end_date"],
         "proration_behavior": "always_invoice",
     }
-    fake.stripe.subscription_schedules.update(schedule.id, {"phases": [{**phase, "end_date": middle}, following]})
+    fake.stripe.subscription_schedules.update(schedule.id, {"phases": [{**phase, "end_date": middle}, next_phase]})
     fake.control.advance_clock(timedelta(days=20))
 
     assert [line.amount for line in latest(fake, subscription.id).lines] == [-1000, 2000]
 
 
-def test_what_changes_in_the_phase_in_force_does_so_at_once(fake):
+def test_changes_of_the_current_phase_apply_at_once(fake):
     subscription = fake.subscribe()
     schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
     phase = phase_of(schedule.phases[0])
@@ -134,7 +134,7 @@ def test_what_changes_in_the_phase_in_force_does_so_at_once(fake):
     assert fake.stripe.subscriptions.retrieve(subscription.id)["items"].data[0].quantity == 4
 
 
-def test_a_released_schedule_changes_nothing_any_more(fake, scheduled, refusal):
+def test_a_released_schedule_changes_nothing(fake, scheduled, refusal):
     subscription, schedule, _ = scheduled
     released = fake.stripe.subscription_schedules.release(schedule.id)
     fake.control.advance_clock(MONTH)
@@ -162,13 +162,13 @@ def test_cancelling_a_schedule_ends_the_subscription_and_the_other_way_round(fak
     assert types(fake.events(schedule.id))[-1] == "subscription_schedule.canceled"
 
 
-def test_a_subscription_that_nobody_pays_for_aborts_its_schedule(start):
+def test_an_unpaid_subscription_aborts_its_schedule(start):
     fake = start("--retry-days", "1")
     subscription = fake.subscribe()
     schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
-    following = {"items": [{"price": subscription["items"].data[0].price.id, "quantity": 2}]}
+    next_phase = {"items": [{"price": subscription["items"].data[0].price.id, "quantity": 2}]}
     fake.stripe.subscription_schedules.update(
-        schedule.id, {"phases": [phase_of(schedule.phases[0]), {**following, "iterations": 3}]}
+        schedule.id, {"phases": [phase_of(schedule.phases[0]), {**next_phase, "iterations": 3}]}
     )
     fake.control.set_payment(subscription.customer, "fail")
     fake.control.advance_clock(MONTH + 2 * DAY)
@@ -176,11 +176,11 @@ def test_a_subscription_that_nobody_pays_for_aborts_its_schedule(start):
     assert types(fake.events(schedule.id))[-1] == "subscription_schedule.aborted"
 
 
-def test_a_schedule_begins_its_subscription_at_its_time(fake, refusal):
+def test_a_schedule_starts_its_subscription_at_its_time(fake, refusal):
     price, now = fake.price(), fake.control.clock()["now"]
     phases = [{"items": [{"price": price.id}], "iterations": 2}, {"items": [{"price": price.id, "quantity": 3}]}]
-    asked = {"customer": fake.customer().id, "start_date": now + 5 * 86_400, "phases": phases}
-    schedule = fake.stripe.subscription_schedules.create(asked)
+    params = {"customer": fake.customer().id, "start_date": now + 5 * 86_400, "phases": phases}
+    schedule = fake.stripe.subscription_schedules.create(params)
 
     assert (schedule.status, schedule.subscription) == ("not_started", None)
     fake.control.advance_clock(6 * DAY)
@@ -189,13 +189,13 @@ def test_a_schedule_begins_its_subscription_at_its_time(fake, refusal):
     assert begun.subscription.created == now + 5 * 86_400
     fake.control.advance_clock(timedelta(days=62))
     assert latest(fake, begun.subscription.id).total == 6000
-    listed = fake.stripe.subscription_schedules.list({"customer": asked["customer"]}).data
+    listed = fake.stripe.subscription_schedules.list({"customer": params["customer"]}).data
     assert [one.id for one in listed] == [schedule.id]
-    early = {**asked, "start_date": now - 1}
+    early = {**params, "start_date": now - 1}
     assert refusal(stripe.InvalidRequestError, fake.stripe.subscription_schedules.create, early).param == "start_date"
 
 
-def test_a_schedule_of_a_trial_shows_it_and_goes_on_after_it(fake):
+def test_a_schedule_shows_a_trial_and_continues_after_it(fake):
     subscription, dearer = fake.subscribe(trial_period_days=10), fake.price(5000)
     schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
     [phase] = schedule.phases
@@ -210,7 +210,7 @@ def test_a_schedule_of_a_trial_shows_it_and_goes_on_after_it(fake):
     assert latest(fake, subscription.id).total == 5000
 
 
-def test_a_phase_that_leaves_the_trial_out_ends_it_and_another_time_moves_it(fake):
+def test_a_phase_without_a_trial_ends_it_and_another_time_changes_it(fake):
     subscription = fake.subscribe(trial_period_days=10)
     schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
     phase, update = phase_of(schedule.phases[0]), fake.stripe.subscription_schedules.update
@@ -231,17 +231,17 @@ def test_a_phase_that_leaves_the_trial_out_ends_it_and_another_time_moves_it(fak
         [{"items": [{"price": "price_nothing"}], "start_date": "now"}],
     ],
 )
-def test_phases_that_make_no_sense_are_refused(fake, refusal, phases):
-    asked = {"customer": fake.customer().id, "phases": phases}
+def test_invalid_phases_are_refused(fake, refusal, phases):
+    params = {"customer": fake.customer().id, "phases": phases}
 
-    assert refusal(stripe.InvalidRequestError, fake.stripe.subscription_schedules.create, asked).status == 400
+    assert refusal(stripe.InvalidRequestError, fake.stripe.subscription_schedules.create, params).status == 400
 
 
-def test_an_update_names_the_phase_in_force(fake, scheduled, refusal):
+def test_an_update_must_contain_the_current_phase(fake, scheduled, refusal):
     _, schedule, dearer = scheduled
     update = fake.stripe.subscription_schedules.update
     unanchored = {"phases": [{"items": [{"price": dearer.id}]}]}
-    moved = {"phases": [{"items": [{"price": dearer.id}], "start_date": schedule.phases[0].start_date + 60}]}
+    changed = {"phases": [{"items": [{"price": dearer.id}], "start_date": schedule.phases[0].start_date + 60}]}
 
     assert "anchor" in refusal(stripe.InvalidRequestError, update, schedule.id, unanchored).text
-    assert "start date of the current phase" in refusal(stripe.InvalidRequestError, update, schedule.id, moved).text
+    assert "start date of the current phase" in refusal(stripe.InvalidRequestError, update, schedule.id, changed).text

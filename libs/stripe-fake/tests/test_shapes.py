@@ -1,4 +1,4 @@
-"""Shapes: every object and event is one that the SDK's annotations and Stripe's published examples describe."""
+"""Shapes: every object and event conforms to the SDK's annotations and Stripe's published examples."""
 
 import inspect
 import json
@@ -11,8 +11,8 @@ import pytest
 import stripe
 from paybill_stripe_fake import API_VERSION
 
-# What Stripe shows only for features that are no part of this stand-in, or (a charge's refunds) only when expanded.
-NOT_SHOWN = {"managed_payments", "refunds", "sources", "tax_ids"}
+# Fields of features that the fake does not implement, or (a charge's refunds) shown only when expanded.
+NOT_IMPLEMENTED = {"managed_payments", "refunds", "sources", "tax_ids"}
 CLASSES = {
     "balance": stripe.Balance,
     "billing.meter": stripe.billing.Meter,
@@ -54,14 +54,14 @@ def annotations(cls):
 
 
 def resolved(kind):
-    """The class that a forward reference of the SDK names, or None for one that we do not follow."""
+    """Returns the class that a forward reference of the SDK names, or None for one that is not checked."""
     if isinstance(kind, typing.ForwardRef):
         kind = kind.__forward_arg__
     return getattr(stripe, kind, None) if isinstance(kind, str) else kind
 
 
 def problems(value, kind, path):
-    """What is wrong with a JSON value that should be of an annotated kind."""
+    """Returns the differences between a JSON value and its annotated type."""
     kind = resolved(kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is None or kind is typing.Any:
@@ -91,7 +91,7 @@ def problems(value, kind, path):
 def union_problems(value, choices, path):
     if value is None:
         return [] if type(None) in choices else [f"{path}: null"]
-    # An open set of words is annotated as `Literal | str`; ours are to be known ones.
+    # An open set of words is annotated as `Literal | str`; the fake must use the known ones.
     words = [choice for choice in choices if typing.get_origin(choice) is typing.Literal]
     if words and isinstance(value, str):
         return problems(value, words[0], path)
@@ -113,8 +113,8 @@ def object_problems(value, cls, path):
 
 
 @pytest.fixture(scope="module")
-def lived(running):
-    """A stand-in in which much has happened."""
+def populated(running):
+    """Returns an account with one of every object and event."""
     fake = running
     fake.control.reset()
     customer = fake.customer(metadata={"tenant": "t1"})
@@ -132,12 +132,12 @@ def lived(running):
     fake.stripe.checkout.sessions.expire(fake.checkout().id)
     fake.control.renew(fake.subscribe(items=[{"price": fake.price(recurring={"interval": "year"}).id}]).id)
     change_and_pause(fake)
-    use_and_pay_back(fake)
+    bill_usage_and_refund(fake)
     return fake
 
 
 def change_and_pause(fake):
-    """What subscriptions go through besides being paid."""
+    """Changes, pauses and ends subscriptions."""
     changed = fake.subscribe()
     more = {"items": [{"id": changed["items"].data[0].id, "quantity": 3}]}
     fake.stripe.subscriptions.update(changed.id, more)
@@ -161,8 +161,8 @@ def change_and_pause(fake):
     fake.stripe.invoices.mark_uncollectible(drafted.id)
 
 
-def use_and_pay_back(fake):
-    """Usage that is billed, and money that is given back."""
+def bill_usage_and_refund(fake):
+    """Bills usage, and refunds and disputes charges."""
     meter = fake.stripe.billing.meters.create(
         {"display_name": "Calls", "event_name": "calls", "default_aggregation": {"formula": "sum"}}
     )
@@ -184,22 +184,22 @@ def use_and_pay_back(fake):
     fake.subscribe("pm_card_threeDSecure2Required")
 
 
-def walk_events(lived):
-    asked = {"limit": 100}
+def walk_events(populated):
+    params = {"limit": 100}
     while True:
-        listed = lived.http.get("/v1/events", params=asked).json()
+        listed = populated.http.get("/v1/events", params=params).json()
         yield from listed["data"]
         if not listed["has_more"]:
             return
-        asked["starting_after"] = listed["data"][-1]["id"]
+        params["starting_after"] = listed["data"][-1]["id"]
 
 
-def test_every_event_and_the_object_in_it_is_as_the_sdk_annotates(lived):
-    events = list(walk_events(lived))
+def test_every_event_and_its_object_conform_to_the_sdk(populated):
+    events = list(walk_events(populated))
     found = [each for event in events for each in object_problems(event, stripe.Event, event["type"])]
     for event in events:
-        held = event["data"]["object"]
-        found += object_problems(held, CLASSES[held["object"]], event["type"])
+        resource = event["data"]["object"]
+        found += object_problems(resource, CLASSES[resource["object"]], event["type"])
 
     assert found == []
     assert {event["type"] for event in events} >= {
@@ -274,50 +274,54 @@ LISTS = [
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_every_listed_object_is_as_the_sdk_annotates(lived, path):
-    listed = lived.http.get(path).json()
+def test_every_listed_object_conforms_to_the_sdk(populated, path):
+    listed = populated.http.get(path).json()
 
     assert listed["data"]
-    assert [each for held in listed["data"] for each in object_problems(held, CLASSES[held["object"]], path)] == []
+    assert [
+        each for resource in listed["data"] for each in object_problems(resource, CLASSES[resource["object"]], path)
+    ] == []
 
 
 @pytest.mark.parametrize("path", [*LISTS, "/v1/events", "/v1/balance"])
-def test_every_object_shows_all_that_stripes_published_example_shows(lived, path, examples):
-    listed = lived.http.get(path).json()
-    for held in listed.get("data", [listed]):
-        example = examples[held["object"]]
-        missing = (example.keys() & annotations(CLASSES[held["object"]]).keys()) - held.keys() - NOT_SHOWN
+def test_every_object_has_all_fields_of_stripes_published_example(populated, path, examples):
+    listed = populated.http.get(path).json()
+    for resource in listed.get("data", [listed]):
+        example = examples[resource["object"]]
+        missing = (example.keys() & annotations(CLASSES[resource["object"]]).keys()) - resource.keys() - NOT_IMPLEMENTED
 
-        assert missing == (set() if held["object"] != "balance" else {"connect_reserved"})
+        assert missing == (set() if resource["object"] != "balance" else {"connect_reserved"})
 
 
-def others(lived):
-    """What is answered and never listed in the first version of the API."""
-    customer = lived.customer(card="pm_card_visa")
+def unlisted(populated):
+    """Returns objects that version 1 of the API never lists."""
+    customer = populated.customer(card="pm_card_visa")
     meter = {"display_name": "C", "event_name": "others", "default_aggregation[formula]": "count"}
-    meter = lived.http.post("/v1/billing/meters", data=meter).json()
+    meter = populated.http.post("/v1/billing/meters", data=meter).json()
     used = {"event_name": "others", "payload[stripe_customer_id]": customer.id, "identifier": "other"}
-    yield lived.http.post("/v1/billing/meter_events", data=used).json()
+    yield populated.http.post("/v1/billing/meter_events", data=used).json()
     span = {"customer": customer.id, "start_time": 0, "end_time": 60_000_000_000}
-    yield lived.http.get(f"/v1/billing/meters/{meter['id']}/event_summaries", params=span).json()["data"][0]
-    taken_back = {"event_name": "others", "type": "cancel", "cancel[identifier]": "other"}
-    yield lived.http.post("/v1/billing/meter_event_adjustments", data=taken_back).json()
-    yield lived.http.post("/v1/billing_portal/sessions", data={"customer": customer.id}).json()
-    subscription = lived.stripe.subscriptions.create({"customer": customer.id, "items": [{"price": lived.price().id}]})
-    yield lived.http.post("/v1/invoices/create_preview", data={"subscription": subscription.id}).json()
-    yield lived.http.get("/v1/subscription_items", params={"subscription": subscription.id}).json()["data"][0]
+    yield populated.http.get(f"/v1/billing/meters/{meter['id']}/event_summaries", params=span).json()["data"][0]
+    adjustment = {"event_name": "others", "type": "cancel", "cancel[identifier]": "other"}
+    yield populated.http.post("/v1/billing/meter_event_adjustments", data=adjustment).json()
+    yield populated.http.post("/v1/billing_portal/sessions", data={"customer": customer.id}).json()
+    subscription = populated.stripe.subscriptions.create(
+        {"customer": customer.id, "items": [{"price": populated.price().id}]}
+    )
+    yield populated.http.post("/v1/invoices/create_preview", data={"subscription": subscription.id}).json()
+    yield populated.http.get("/v1/subscription_items", params={"subscription": subscription.id}).json()["data"][0]
 
 
-def test_what_is_never_listed_is_as_the_sdk_annotates_and_the_examples_show(lived, examples):
-    for held in others(lived):
-        example, known = examples[held["object"]], annotations(CLASSES[held["object"]])
+def test_objects_that_are_never_listed_conform_to_the_sdk_and_the_examples(populated, examples):
+    for resource in unlisted(populated):
+        example, known = examples[resource["object"]], annotations(CLASSES[resource["object"]])
 
-        assert object_problems(held, CLASSES[held["object"]], held["object"]) == []
-        assert (example.keys() & known.keys()) - held.keys() - NOT_SHOWN == set()
+        assert object_problems(resource, CLASSES[resource["object"]], resource["object"]) == []
+        assert (example.keys() & known.keys()) - resource.keys() - NOT_IMPLEMENTED == set()
 
 
-def test_thin_events_are_as_the_sdk_annotates(lived):
-    events = lived.http.get("/v2/core/events", params={"limit": 100}).json()["data"]
+def test_thin_events_conform_to_the_sdk(populated):
+    events = populated.http.get("/v2/core/events", params={"limit": 100}).json()["data"]
     own = {"related_object", "data"}
     found = [
         each
@@ -326,47 +330,47 @@ def test_thin_events_are_as_the_sdk_annotates(lived):
     ]
 
     assert found == []
-    assert "v1.billing.meter.error_report_triggered" in {event["type"] for event in walk_thin(lived)}
+    assert "v1.billing.meter.error_report_triggered" in {event["type"] for event in walk_thin(populated)}
 
 
-def walk_thin(lived):
+def walk_thin(populated):
     url = "/v2/core/events?limit=100"
     while url:
-        listed = lived.http.get(url).json()
+        listed = populated.http.get(url).json()
         yield from listed["data"]
         url = listed["next_page_url"]
 
 
-def test_usage_in_the_second_version_is_as_the_sdk_annotates(lived):
+def test_usage_in_api_version_2_conforms_to_the_sdk(populated):
     meter = {"display_name": "S", "event_name": "streamed", "default_aggregation[formula]": "sum"}
-    lived.http.post("/v1/billing/meters", data=meter).raise_for_status()
-    session = lived.http.post("/v2/billing/meter_event_session", json={}).json()
-    event = {"event_name": "streamed", "payload": {"stripe_customer_id": lived.customer().id, "value": "2"}}
-    reported = lived.http.post("/v2/billing/meter_events", json=event).json()
+    populated.http.post("/v1/billing/meters", data=meter).raise_for_status()
+    session = populated.http.post("/v2/billing/meter_event_session", json={}).json()
+    event = {"event_name": "streamed", "payload": {"stripe_customer_id": populated.customer().id, "value": "2"}}
+    reported = populated.http.post("/v2/billing/meter_events", json=event).json()
 
-    for held in (session, reported):
-        assert object_problems(held, CLASSES[held["object"]], held["object"]) == []
+    for resource in (session, reported):
+        assert object_problems(resource, CLASSES[resource["object"]], resource["object"]) == []
     token = {"Authorization": f"Bearer {session['authentication_token']}"}
-    streamed = lived.http.post("/v2/billing/meter_event_stream", json={"events": [event]}, headers=token)
+    streamed = populated.http.post("/v2/billing/meter_event_stream", json={"events": [event]}, headers=token)
     assert (streamed.status_code, streamed.json()) == (200, {})
-    assert lived.http.get("/v1/customers", headers=token).status_code == 401
+    assert populated.http.get("/v1/customers", headers=token).status_code == 401
 
 
-def test_nested_objects_show_what_the_published_example_shows(lived, examples):
-    invoice = lived.http.get("/v1/invoices", params={"limit": 1}).json()["data"][0]
-    subscription = lived.http.get("/v1/subscriptions", params={"limit": 1}).json()["data"][0]
-    for held in (invoice["lines"]["data"][0], subscription["items"]["data"][0]):
-        example = examples[held["object"]]
+def test_nested_objects_have_all_fields_of_the_published_example(populated, examples):
+    invoice = populated.http.get("/v1/invoices", params={"limit": 1}).json()["data"][0]
+    subscription = populated.http.get("/v1/subscriptions", params={"limit": 1}).json()["data"][0]
+    for resource in (invoice["lines"]["data"][0], subscription["items"]["data"][0]):
+        example = examples[resource["object"]]
 
-        assert (example.keys() & annotations(CLASSES[held["object"]]).keys()) - held.keys() == set()
+        assert (example.keys() & annotations(CLASSES[resource["object"]]).keys()) - resource.keys() == set()
 
 
-def test_the_answered_version_is_the_sdks_own():
+def test_the_api_version_is_the_sdks_own():
     assert stripe.api_version == API_VERSION
 
 
-def test_the_stand_in_does_not_need_the_sdk():
-    """What it says must not agree with the SDK merely because the SDK said it."""
+def test_the_fake_does_not_import_the_sdk():
+    """If the fake used the SDK, its agreement with the SDK would prove nothing."""
     import subprocess  # noqa: PLC0415 - only here
 
     code = "import sys, paybill_stripe_fake.__main__, paybill_stripe_fake.client; sys.exit('stripe' in sys.modules)"

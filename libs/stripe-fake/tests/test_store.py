@@ -1,4 +1,4 @@
-"""The store: all of a transaction or nothing, in memory and on disk."""
+"""The store: transactions are atomic, in memory and on disk."""
 
 import json
 
@@ -17,7 +17,7 @@ def ids(store, kind):
     return [found["id"] for found in store.oldest_first(kind)]
 
 
-def test_a_refused_transaction_leaves_nothing_behind():
+def test_a_refused_transaction_changes_nothing():
     store = Store()
     put(store, "customer", "a", "b")
 
@@ -33,7 +33,7 @@ def test_a_refused_transaction_leaves_nothing_behind():
     assert store.oldest_first("customer") == [{"id": "a"}, {"id": "b"}]
 
 
-def test_a_declined_card_stays_on_record_when_it_says_so():
+def test_a_declined_card_is_recorded_when_the_error_says_keep():
     store = Store()
 
     def declined():
@@ -52,7 +52,7 @@ def test_a_change_outside_a_transaction_is_a_bug():
         Store().put("customer", "a", {})
 
 
-def test_what_was_committed_is_there_after_a_restart_in_the_same_order(tmp_path):
+def test_committed_changes_are_present_in_order_after_a_restart(tmp_path):
     store = Store(tmp_path / "state")
     put(store, "customer", "b", "a", "c")
     with store.transaction():
@@ -67,7 +67,7 @@ def test_what_was_committed_is_there_after_a_restart_in_the_same_order(tmp_path)
     again.close()
 
 
-def test_a_line_torn_by_a_kill_is_no_transaction(tmp_path):
+def test_a_line_torn_by_a_kill_is_ignored(tmp_path):
     path = tmp_path / "state"
     store = Store(path)
     put(store, "customer", "a")
@@ -86,7 +86,7 @@ def test_a_line_torn_by_a_kill_is_no_transaction(tmp_path):
 @pytest.mark.parametrize(
     "content", ["nonsense\n", '{"format":"other"}\n', '{"format":"paybill-stripe-fake","version":1}\n{}}\n']
 )
-def test_a_file_that_is_no_state_is_refused_and_left_alone(tmp_path, content):
+def test_a_file_that_is_not_a_state_file_is_refused_and_unchanged(tmp_path, content):
     path = tmp_path / "state"
     path.write_text(content)
 
@@ -104,6 +104,6 @@ def test_two_processes_cannot_share_a_state_file(tmp_path):
     Store(tmp_path / "state").close()
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
-    with pytest.raises(StateFileError, match="folder that can be written"):
+def test_a_read_only_folder_is_one_clear_line(tmp_path):
+    with pytest.raises(StateFileError, match="writable folder"):
         Store(tmp_path / "absent" / "state")

@@ -1,4 +1,4 @@
-"""Subscriptions made, changed and ended through the API."""
+"""Subscriptions created, changed and ended through the API."""
 
 import pytest
 import stripe
@@ -8,7 +8,7 @@ def types(events):
     return [event.type for event in events]
 
 
-def test_a_good_card_makes_it_active_at_once(fake):
+def test_a_valid_card_makes_it_active_at_once(fake):
     subscription = fake.subscribe(metadata={"tenant": "t"}, expand=["latest_invoice"])
 
     assert (subscription.status, subscription.latest_invoice.status) == ("active", "paid")
@@ -26,22 +26,22 @@ def test_a_declined_first_payment_leaves_it_incomplete_until_paid(fake):
     assert fake.stripe.subscriptions.retrieve(subscription.id).status == "active"
 
 
-def test_a_first_payment_that_must_succeed_leaves_nothing_behind(fake, refusal):
+def test_a_first_payment_that_must_succeed_leaves_nothing_when_declined(fake, refusal):
     customer = fake.customer("pm_card_chargeCustomerFail")
-    asked = {
+    params = {
         "customer": customer.id,
         "items": [{"price": fake.price().id}],
         "payment_behavior": "error_if_incomplete",
     }
-    told = fake.newest_event()
+    newest = fake.newest_event()
 
-    refused = refusal(stripe.CardError, fake.stripe.subscriptions.create, asked)
+    refused = refusal(stripe.CardError, fake.stripe.subscriptions.create, params)
     assert (refused.status, refused.code) == (402, "card_declined")
     assert fake.stripe.subscriptions.list({"customer": customer.id, "status": "all"}).data == []
-    assert fake.events(since=told) == []
+    assert fake.events(since=newest) == []
 
 
-def test_a_first_payment_can_be_left_for_later(fake):
+def test_a_first_payment_can_be_deferred(fake):
     subscription = fake.subscribe(card=None, payment_behavior="default_incomplete", expand=["latest_invoice"])
 
     assert (subscription.status, subscription.latest_invoice.attempted) == ("incomplete", False)
@@ -66,7 +66,7 @@ def test_a_card_that_is_declined_at_once_is_not_attached(fake, refusal):
     assert subscription.default_payment_method == attached.id
 
 
-def test_seats_plans_and_labels_change_and_the_old_values_are_told(fake):
+def test_seats_plans_and_labels_change_and_events_hold_the_old_values(fake):
     subscription = fake.subscribe(metadata={"kept": "1", "gone": "2"})
     item, dearer = subscription["items"].data[0], fake.price(5000)
     changed = fake.stripe.subscriptions.update(
@@ -101,12 +101,12 @@ def test_items_are_added_and_removed(fake, refusal):
     assert refusal(stripe.InvalidRequestError, update, subscription.id, unknown).param == "items[0][id]"
 
 
-def test_another_interval_begins_a_new_period_and_bills_for_it(fake):
+def test_another_interval_starts_a_new_period_and_bills_it(fake):
     subscription, yearly = fake.subscribe(), fake.price(20_000, recurring={"interval": "year"})
     item = subscription["items"].data[0]
     change = {"items": [{"id": item.id, "price": yearly.id}], "proration_date": item.current_period_start}
-    asked = {**change, "expand": ["latest_invoice"]}
-    changed = fake.stripe.subscriptions.update(subscription.id, asked)
+    params = {**change, "expand": ["latest_invoice"]}
+    changed = fake.stripe.subscriptions.update(subscription.id, params)
 
     [now] = changed["items"].data
     assert now.current_period_end - now.current_period_start >= 365 * 86_400
@@ -116,18 +116,18 @@ def test_another_interval_begins_a_new_period_and_bills_for_it(fake):
     assert [line.amount for line in invoice.lines.data] == [-2000, 20_000]
 
 
-def test_prices_of_different_rhythm_or_currency_do_not_mix(fake, refusal):
+def test_prices_of_different_interval_or_currency_are_refused(fake, refusal):
     monthly, yearly, euros = fake.price(), fake.price(recurring={"interval": "year"}), fake.price(currency="eur")
 
     for other in (yearly, euros):
         items = [{"price": monthly.id}, {"price": other.id}]
         assert refusal(stripe.InvalidRequestError, lambda: fake.subscribe(items=items)).param == "items"  # noqa: B023
     customer = fake.subscribe().customer
-    asked = {"customer": customer, "items": [{"price": euros.id}]}
-    assert refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.create, asked).status == 400
+    params = {"customer": customer, "items": [{"price": euros.id}]}
+    assert refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.create, params).status == 400
 
 
-def test_it_can_be_told_to_end_with_its_period_and_told_otherwise(fake):
+def test_a_cancellation_can_be_scheduled_at_period_end_and_removed(fake):
     subscription = fake.subscribe()
     update = fake.stripe.subscriptions.update
     ending = update(
@@ -144,7 +144,7 @@ def test_it_can_be_told_to_end_with_its_period_and_told_otherwise(fake):
     assert (going_on.cancel_at, going_on.canceled_at, going_on.cancellation_details.reason) == (None, None, None)
 
 
-def test_cancelling_ends_it_now_and_for_good(fake, refusal):
+def test_cancelling_ends_it_now_and_permanently(fake, refusal):
     subscription = fake.subscribe()
     ended = fake.stripe.subscriptions.cancel(subscription.id, {"cancellation_details": {"comment": "Bye"}})
 
@@ -153,8 +153,8 @@ def test_cancelling_ends_it_now_and_for_good(fake, refusal):
     assert types(fake.events(subscription.id))[-1] == "customer.subscription.deleted"
     again = refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.cancel, subscription.id)
     assert (again.status, again.code) == (404, "resource_missing")
-    asked = {"cancel_at_period_end": True}
-    refused = refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.update, subscription.id, asked)
+    params = {"cancel_at_period_end": True}
+    refused = refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.update, subscription.id, params)
     assert refused.code == "invalid_canceled_subscription_fields"
     labelled = fake.stripe.subscriptions.update(subscription.id, {"metadata": {"why": "moved"}})
     assert labelled.metadata.to_dict() == {"why": "moved"}
@@ -172,23 +172,23 @@ def test_cancelling_ends_it_now_and_for_good(fake, refusal):
         ("all", ["canceled", "active"]),
     ],
 )
-def test_ended_subscriptions_are_listed_only_when_asked_for(fake, status, expected):
+def test_ended_subscriptions_are_listed_only_on_request(fake, status, expected):
     first = fake.subscribe()
     items = [{"price": first["items"].data[0].price.id}]
     second = fake.stripe.subscriptions.create({"customer": first.customer, "items": items})
     fake.stripe.subscriptions.cancel(second.id)
-    asked = {"customer": first.customer, "price": items[0]["price"], **({"status": status} if status else {})}
+    params = {"customer": first.customer, "price": items[0]["price"], **({"status": status} if status else {})}
 
-    assert [found.status for found in fake.stripe.subscriptions.list(asked).data] == expected
+    assert [found.status for found in fake.stripe.subscriptions.list(params).data] == expected
 
 
-def test_all_subscriptions_are_walked_with_their_latest_invoices(fake):
+def test_all_subscriptions_are_paged_with_their_latest_invoices(fake):
     price = fake.price()
     made = [fake.subscribe(items=[{"price": price.id}]).id for _ in range(5)]
     fake.stripe.subscriptions.cancel(made[2])
-    asked = {"status": "all", "limit": 2, "expand": ["data.latest_invoice"]}
-    first = fake.stripe.subscriptions.list(asked)
-    second = fake.stripe.subscriptions.list({**asked, "starting_after": first.data[-1].id})
+    params = {"status": "all", "limit": 2, "expand": ["data.latest_invoice"]}
+    first = fake.stripe.subscriptions.list(params)
+    second = fake.stripe.subscriptions.list({**params, "starting_after": first.data[-1].id})
 
     assert [held.id for held in [*first.data, *second.data]] == made[:0:-1]
     walked = list(first.auto_paging_iter())
@@ -196,22 +196,22 @@ def test_all_subscriptions_are_walked_with_their_latest_invoices(fake):
     assert {held.latest_invoice.status for held in walked} == {"paid"}
 
 
-def test_more_than_ten_items_and_lines_are_shown_at_their_own_address(hooked, receiver):
-    items = [{"price": hooked.price(100 + number).id} for number in range(12)]
-    subscription = hooked.subscribe(items=items, expand=["latest_invoice"])
-    hooked.control.wait_delivered()
+def test_more_than_ten_items_and_lines_are_served_at_their_own_url(webhook_fake, receiver):
+    items = [{"price": webhook_fake.price(100 + number).id} for number in range(12)]
+    subscription = webhook_fake.subscribe(items=items, expand=["latest_invoice"])
+    webhook_fake.control.wait_delivered()
 
     for shown in (subscription["items"], subscription.latest_invoice.lines):
         assert (len(shown.data), shown.has_more) == (10, True)
     assert len(list(subscription["items"].auto_paging_iter())) == 12
-    assert len(list(hooked.stripe.invoices.line_items.list(subscription.latest_invoice.id, {"limit": 100}))) == 12
-    sent = next(event for event in receiver.taken if event["type"] == "customer.subscription.created")
+    assert len(list(webhook_fake.stripe.invoices.line_items.list(subscription.latest_invoice.id, {"limit": 100}))) == 12
+    sent = next(event for event in receiver.received if event["type"] == "customer.subscription.created")
     assert len(sent["data"]["object"]["items"]["data"]) == 10
-    preview = hooked.stripe.invoices.create_preview({"subscription": subscription.id})
+    preview = webhook_fake.stripe.invoices.create_preview({"subscription": subscription.id})
     assert len(preview.lines.data) == 12
 
 
-def test_what_is_changed_while_paused_costs_nothing_until_it_is_resumed(fake):
+def test_a_change_during_a_pause_costs_nothing_until_it_is_resumed(fake):
     subscription = fake.subscribe()
     fake.stripe.subscriptions.pause(subscription.id, {"bill_for": {"unused_time_from": {"type": "none"}}})
     change = {"items": [{"id": subscription["items"].data[0].id, "quantity": 4}]}
@@ -222,12 +222,12 @@ def test_what_is_changed_while_paused_costs_nothing_until_it_is_resumed(fake):
     assert resumed.latest_invoice.total == 8000
 
 
-def test_saying_the_same_again_is_no_event(fake):
+def test_an_update_without_a_change_emits_no_event(fake):
     subscription = fake.subscribe(metadata={"a": "1"})
-    told = fake.newest_event()
+    newest = fake.newest_event()
     fake.stripe.subscriptions.update(subscription.id, {"metadata": {"a": "1"}})
 
-    assert fake.events(since=told) == []
+    assert fake.events(since=newest) == []
 
 
 @pytest.mark.parametrize(
@@ -244,9 +244,9 @@ def test_saying_the_same_again_is_no_event(fake):
         {"coupon": "FREE"},
     ],
 )
-def test_what_cannot_be_subscribed_to_is_refused_and_leaves_nothing(fake, refusal, more):
+def test_an_invalid_subscription_is_refused_and_changes_nothing(fake, refusal, more):
     customer = fake.customer()
-    asked = {"customer": customer.id, "items": [{"price": fake.price().id}], **more}
+    params = {"customer": customer.id, "items": [{"price": fake.price().id}], **more}
 
-    assert refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.create, asked).status == 400
+    assert refusal(stripe.InvalidRequestError, fake.stripe.subscriptions.create, params).status == 400
     assert fake.stripe.subscriptions.list({"customer": customer.id, "status": "all"}).data == []

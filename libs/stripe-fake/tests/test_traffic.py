@@ -1,4 +1,4 @@
-"""Calls of the API: counted, limited, failed and held up; and the events that are read back."""
+"""API calls counted, limited, failed and delayed; and lists of events."""
 
 import threading
 import time
@@ -8,9 +8,9 @@ import pytest
 import stripe
 
 
-def test_calls_are_counted_by_endpoint_and_by_the_busiest_second(fake):
+def test_calls_are_counted_by_endpoint_and_by_the_peak_second(fake):
     customer = fake.customer(card=None)
-    fake.control.forget_calls()
+    fake.control.reset_calls()
     for _ in range(5):
         fake.stripe.customers.retrieve(customer.id)
     fake.stripe.products.list()
@@ -23,7 +23,7 @@ def test_calls_are_counted_by_endpoint_and_by_the_busiest_second(fake):
     assert (calls["total"], calls["max_per_s"], calls["refused"]) == (7, 6, 0)
 
 
-def test_more_calls_than_the_limit_are_a_429_that_says_when_to_come_again(fake, refusal):
+def test_calls_beyond_the_limit_are_a_429_with_retry_after(fake, refusal):
     fake.control.limit_calls(per_endpoint=3)
     refused = [fake.http.get("/v1/customers") for _ in range(5)][-1]
 
@@ -38,12 +38,12 @@ def test_more_calls_than_the_limit_are_a_429_that_says_when_to_come_again(fake, 
     assert fake.http.get("/v1/customers").status_code == 200
 
 
-def test_an_account_has_a_limit_of_its_own(fake):
+def test_the_account_has_a_separate_limit(fake):
     fake.control.limit_calls(per_account=2)
-    answers = [fake.http.get(f"/v1/{path}") for path in ("customers", "products", "prices")]
+    responses = [fake.http.get(f"/v1/{path}") for path in ("customers", "products", "prices")]
 
-    assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert answers[-1].headers["Stripe-Rate-Limited-Reason"] == "global-rate"
+    assert [answer.status_code for answer in responses] == [200, 200, 429]
+    assert responses[-1].headers["Stripe-Rate-Limited-Reason"] == "global-rate"
 
 
 def test_the_command_line_sets_limits(start):
@@ -57,17 +57,17 @@ def test_the_command_line_sets_limits(start):
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_calls_fail_as_often_as_told(fake, status):
+def test_the_set_number_of_calls_fails(fake, status):
     fake.control.fail_calls(2, status=status, path="/v1/products", retry_after_s=7)
 
     assert fake.http.get("/v1/customers").status_code == 200
-    answers = [fake.http.post("/v1/products", data={"name": "P"}) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [status, status, 200]
-    assert answers[0].headers["Retry-After"] == "7"
+    responses = [fake.http.post("/v1/products", data={"name": "P"}) for _ in range(3)]
+    assert [answer.status_code for answer in responses] == [status, status, 200]
+    assert responses[0].headers["Retry-After"] == "7"
     assert len(fake.stripe.products.list().data) == 1
 
 
-def test_an_answer_that_is_lost_is_replayed_under_its_key(fake):
+def test_a_lost_response_is_replayed_under_its_key(fake):
     fake.control.fail_calls(1, path="/v1/products", after=True)
     key = {"Idempotency-Key": "once"}
     first = fake.http.post("/v1/products", data={"name": "P"}, headers=key)
@@ -78,21 +78,21 @@ def test_an_answer_that_is_lost_is_replayed_under_its_key(fake):
     assert [product.id for product in fake.stripe.products.list().data] == [again.json()["id"]]
 
 
-def test_two_requests_of_one_key_at_a_time_are_a_conflict(fake):
+def test_two_concurrent_requests_with_one_key_conflict(fake):
     fake.control.delay_calls(0.5, path="/v1/products")
-    answers = []
+    responses = []
 
     def create():
         with fake.clone() as http:
-            answers.append(http.post("/v1/products", data={"name": "P"}, headers={"Idempotency-Key": "twice"}))
+            responses.append(http.post("/v1/products", data={"name": "P"}, headers={"Idempotency-Key": "twice"}))
 
     threads = [threading.Thread(target=create) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(answer.status_code for answer in answers) == [200, 409]
-    refused = next(answer for answer in answers if answer.status_code == 409).json()["error"]
+    assert sorted(answer.status_code for answer in responses) == [200, 409]
+    refused = next(answer for answer in responses if answer.status_code == 409).json()["error"]
     assert (refused["type"], refused["code"]) == ("idempotency_error", "idempotency_key_in_use")
     fake.control.delay_calls(0)
     again = fake.http.post("/v1/products", data={"name": "P"}, headers={"Idempotency-Key": "twice"})
@@ -109,7 +109,7 @@ def test_two_requests_of_one_key_at_a_time_are_a_conflict(fake):
         ("/fake/api-faults", {"other": 1}),
     ],
 )
-def test_control_of_calls_that_makes_no_sense_is_refused_and_changes_nothing(fake, path, body):
+def test_invalid_limits_and_faults_are_refused_and_change_nothing(fake, path, body):
     before = fake.http.get(path).json()
 
     assert fake.http.post(path, json=body).status_code == 400
@@ -127,7 +127,7 @@ def test_events_are_shown_for_30_days(fake, refusal):
     assert fake.stripe.customers.retrieve(old.id).id == old.id
 
 
-def test_events_are_found_by_types_and_time_and_walked_both_ways(fake, refusal):
+def test_events_are_found_by_types_and_time_and_paged_both_ways(fake, refusal):
     for name in ("a", "b", "c", "d"):
         fake.stripe.products.create({"name": name})
     fake.customer(card=None)
@@ -145,18 +145,18 @@ def test_events_are_found_by_types_and_time_and_walked_both_ways(fake, refusal):
     assert refusal(stripe.InvalidRequestError, fake.stripe.events.list, both).param == "types"
 
 
-def test_deliveries_are_shuffled_and_delayed(hooked, receiver):
-    hooked.control.pause_delivery()
-    hooked.control.faults(shuffle=True, delay_s=0.2)
+def test_deliveries_are_shuffled_and_delayed(webhook_fake, receiver):
+    webhook_fake.control.pause_delivery()
+    webhook_fake.control.faults(shuffle=True, delay_s=0.2)
     for number in range(20):
-        hooked.stripe.products.create({"name": str(number)})
+        webhook_fake.stripe.products.create({"name": str(number)})
     begun = time.time()
-    dues = [delivery["due_at"] for delivery in hooked.control.deliveries()]
+    dues = [delivery["due_at"] for delivery in webhook_fake.control.deliveries()]
     time.sleep(0.3)
-    hooked.control.resume_delivery()
-    hooked.control.wait_delivered()
+    webhook_fake.control.resume_delivery()
+    webhook_fake.control.wait_delivered()
 
-    names = [event["data"]["object"]["name"] for event in receiver.taken]
+    names = [event["data"]["object"]["name"] for event in receiver.received]
     assert sorted(names, key=int) == [str(number) for number in range(20)]
     assert names not in (sorted(names, key=int), sorted(names, key=int, reverse=True))
     assert max(dues) <= begun + 0.2

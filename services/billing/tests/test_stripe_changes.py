@@ -109,7 +109,7 @@ async def test_a_cheaper_plan_credits_and_collects_nothing_now(bought):
 async def test_a_quote_changes_nothing(bought):
     await bought.quote(to(TWO))
     before = bought.shown().to_dict()
-    bought.fake.control.forget_calls()
+    bought.fake.control.reset_calls()
 
     for wanted in (to(TWO), to(TWO, later=True), to(None, quantity=9), *(does(kind) for kind in ChangeKind)):
         await bought.quote(wanted)
@@ -149,7 +149,7 @@ async def test_what_is_so_already_is_not_asked_for_again(bought, wanted):
     if wanted.kind is ChangeKind.REACTIVATE:
         await bought.change(does(ChangeKind.CANCEL, later=True), key="before")
     await bought.change(wanted, at=at, key="first")
-    bought.fake.control.forget_calls()
+    bought.fake.control.reset_calls()
 
     await bought.change(wanted, at=at, key="a key of another day")
 

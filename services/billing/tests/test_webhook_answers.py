@@ -179,7 +179,7 @@ async def test_a_thousand_messages_about_one_subscription_cost_a_handful_of_look
     await world.quiet()
     customer = (await world.account(TENANT))["customer"]
     bodies = [message(n, subscription["provider_subscription"], customer) for n in range(1000)]
-    await asyncio.to_thread(world.fake.control.forget_calls)
+    await asyncio.to_thread(world.fake.control.reset_calls)
 
     async def send(some):
         for body in some:
@@ -200,7 +200,7 @@ async def test_the_provider_never_sees_more_requests_a_second_than_it_allows(wor
     await world.tenants.request_tenant(TENANT)
     customer = (await world.opened(TENANT))["customer"]
     bodies = [message(n, f"sub_{n}", customer) for n in range(80)]
-    await asyncio.to_thread(world.fake.control.forget_calls)
+    await asyncio.to_thread(world.fake.control.reset_calls)
 
     for body in bodies:
         assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body))).status_code == 200

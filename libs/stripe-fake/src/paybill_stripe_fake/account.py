@@ -80,14 +80,14 @@ class Account:
         clock = self.store.find("setting", "clock") or {"offset_s": 0}
         return (int(time.time()) if self._instant is None else self._instant) + int(clock["offset_s"])
 
-    def move_clock(self, to: int) -> None:
+    def set_clock(self, to: int) -> None:
         """Sets the account's time to `to`; it advances with real time from there."""
         if (step := to - self.now()) != 0:
             clock = self.store.find("setting", "clock") or {"offset_s": 0}
             self.store.put("setting", "clock", {"offset_s": int(clock["offset_s"]) + step})
 
     def get(self, kind: str, identifier: str, param: str | None = None) -> Resource:
-        """Returns the resource, or raises Stripe's error; `param` names the parameter with the id, if it is not in the URL."""
+        """Returns the resource, or raises Stripe's error; `param` names the parameter with the id, None for the URL."""
         found = self.store.find(kind, identifier)
         if found is None or (found.get("deleted") and param):
             raise ResourceMissingError(kind.replace("_", " ").replace(".", " "), identifier[:200], param=param)

@@ -19,25 +19,25 @@ def period_end(anchor: int, start: int, interval: str, count: int) -> int:
     return boundary
 
 
-def current_period(anchor: int, moment: int, interval: str, count: int) -> tuple[int, int]:
+def current_period(anchor: int, time: int, interval: str, count: int) -> tuple[int, int]:
     """Returns start and end of the period that contains a time; a time before the anchor starts its own period."""
-    if moment < anchor:
-        return moment, anchor
+    if time < anchor:
+        return time, anchor
     step = 0
-    while (boundary := _after(anchor, interval, count * (step + 1))) <= moment:
+    while (boundary := _after(anchor, interval, count * (step + 1))) <= time:
         step += 1
     return _after(anchor, interval, count * step), boundary
 
 
 def _after(anchor: int, interval: str, intervals: int) -> int:
-    moment = datetime.fromtimestamp(anchor, tz=UTC)
+    time = datetime.fromtimestamp(anchor, tz=UTC)
     match interval:
         case "day":
-            return int((moment + timedelta(days=intervals)).timestamp())
+            return int((time + timedelta(days=intervals)).timestamp())
         case "week":
-            return int((moment + timedelta(weeks=intervals)).timestamp())
+            return int((time + timedelta(weeks=intervals)).timestamp())
         case _:
-            months = moment.year * 12 + moment.month - 1 + intervals * (12 if interval == "year" else 1)
+            months = time.year * 12 + time.month - 1 + intervals * (12 if interval == "year" else 1)
             year, month = divmod(months, 12)
-            day = min(moment.day, calendar.monthrange(year, month + 1)[1])
-            return int(moment.replace(year=year, month=month + 1, day=day).timestamp())
+            day = min(time.day, calendar.monthrange(year, month + 1)[1])
+            return int(time.replace(year=year, month=month + 1, day=day).timestamp())

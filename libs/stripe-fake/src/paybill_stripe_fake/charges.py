@@ -7,7 +7,7 @@ from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.store import Resource
 
 _NO_ADDRESS = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
-_NOBODY = {"address": _NO_ADDRESS, "email": None, "name": None, "phone": None, "tax_id": None}
+_EMPTY_BILLING_DETAILS = {"address": _NO_ADDRESS, "email": None, "name": None, "phone": None, "tax_id": None}
 _NO_3DS = {
     "authentication_flow": None,
     "electronic_commerce_indicator": None,
@@ -33,7 +33,7 @@ def attempt(account: Account, intent: Resource, card: Resource | None, *, succee
         "application_fee_amount": None,
         "authorization_code": None,
         "balance_transaction": None,
-        "billing_details": card["billing_details"] if card else _NOBODY,
+        "billing_details": card["billing_details"] if card else _EMPTY_BILLING_DETAILS,
         "calculated_statement_descriptor": None,
         "captured": succeeded,
         "created": account.now(),
@@ -91,10 +91,10 @@ def list_charges(account: Account, params: Params) -> Resource:
     exact = {key: params.text(key) for key in ("customer", "payment_intent")}
     created = params.within("created")
 
-    def wanted(charge: Resource) -> bool:
+    def matches(charge: Resource) -> bool:
         return created(charge["created"]) and all(value in {None, charge[key]} for key, value in exact.items())
 
-    return page(account, params, "charge", wanted, "/v1/charges")
+    return page(account, params, "charge", matches, "/v1/charges")
 
 
 def update(account: Account, params: Params, charge_id: str) -> Resource:

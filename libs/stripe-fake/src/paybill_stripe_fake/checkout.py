@@ -7,7 +7,7 @@ from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import list_object, page, page_of
 from paybill_stripe_fake.payment_methods import OUTCOMES, attach
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import living_customer
+from paybill_stripe_fake.subscription_state import existing_customer
 
 _SHORTEST_S, _LONGEST_S = 30 * 60, 24 * 3600
 _NO_TEXT = dict.fromkeys(("after_submit", "shipping_address", "submit", "terms_of_service_acceptance"))
@@ -28,7 +28,7 @@ def create(account: Account, params: Params) -> Resource:
             param="customer_email",
         )
     if customer:
-        email = living_customer(account, customer, "customer")["email"]
+        email = existing_customer(account, customer, "customer")["email"]
     items = terms.read_items(account, params.many("line_items", most=terms.MAX_ITEMS) or [])
     terms.check_prices(account, [price for price, _, _ in items], customer, "line_items")
     order = params.nested("subscription_data") or Params({})
@@ -122,10 +122,10 @@ def list_sessions(account: Account, params: Params) -> Resource:
     exact["status"] = params.choice("status", "open", "complete", "expired")
     created = params.within("created")
 
-    def wanted(session: Resource) -> bool:
+    def matches(session: Resource) -> bool:
         return created(session["created"]) and all(value in {None, session[key]} for key, value in exact.items())
 
-    return page(account, params, "checkout.session", wanted, "/v1/checkout/sessions")
+    return page(account, params, "checkout.session", matches, "/v1/checkout/sessions")
 
 
 def list_lines(account: Account, params: Params, session_id: str) -> Resource:
@@ -203,7 +203,7 @@ def _completed(account: Account, session: Resource, customer: Resource, card: st
 
 def _customer(account: Account, session: Resource, email: str | None) -> Resource:
     if session["customer"]:
-        return living_customer(account, session["customer"])
+        return existing_customer(account, session["customer"])
     return events.create(account, customers.new(account, email=session["customer_email"] or email))
 
 

@@ -115,21 +115,21 @@ class FakeControl:
         delay_s: upper bound of a random delay before the first attempt of each copy.
         lose: number of next events that are never delivered, or the types that never are; 0 ends either.
         """
-        given = {
+        parameters = {
             "duplicate": duplicate,
             "reorder": reorder,
             "shuffle": shuffle,
             "delay_s": delay_s,
             "lose": lose if isinstance(lose, int | None) else [*lose],
         }
-        return self._post("/fake/faults", {key: value for key, value in given.items() if value is not None})
+        return self._post("/fake/faults", {key: value for key, value in parameters.items() if value is not None})
 
     def fail_calls(
         self, count: int, *, status: int = 500, path: str = "/", after: bool = False, retry_after_s: int | None = None
     ) -> None:
         """Fails the next `count` API calls under this path; with `after`, each call is carried out first."""
-        given = {"fail": count, "status": status, "path": path, "after": after, "retry_after_s": retry_after_s}
-        self._post("/fake/api-faults", given)
+        parameters = {"fail": count, "status": status, "path": path, "after": after, "retry_after_s": retry_after_s}
+        self._post("/fake/api-faults", parameters)
 
     def delay_calls(self, delay_s: float, *, path: str = "/") -> None:
         """Delays every API call under this path; 0 ends it, and any failures still to come."""
@@ -143,7 +143,7 @@ class FakeControl:
         """Returns counts of API calls: `total`, `refused`, `max_per_s` (peak of any one second), and by `endpoints`."""
         return self._get("/fake/requests", {})
 
-    def forget_calls(self) -> None:
+    def reset_calls(self) -> None:
         """Resets the counts of API calls."""
         self._post("/fake/requests/forget", {})
 
@@ -161,9 +161,9 @@ class FakeControl:
 
     def deliveries(self, *, event: str | None = None, state: DeliveryState | None = None) -> list[dict[str, Any]]:
         """Returns the last 1,000 deliveries, oldest first, with their attempts; filtered by event or state."""
-        given = {"event": event, "state": state}
+        parameters = {"event": event, "state": state}
         found: list[dict[str, Any]] = self._get(
-            "/fake/deliveries", {key: value for key, value in given.items() if value is not None}
+            "/fake/deliveries", {key: value for key, value in parameters.items() if value is not None}
         )["data"]
         return found
 
@@ -172,7 +172,7 @@ class FakeControl:
         queued: list[dict[str, Any]] = self._post(f"/fake/events/{event_id}/redeliver", {})["data"]
         return queued
 
-    def alert_lost(self, event_type: str, object_id: str) -> dict[str, Any]:
+    def report_generation_failure(self, event_type: str, object_id: str) -> dict[str, Any]:
         """Emits the thin event that reports a failure to generate an event about this object; returns it."""
         return self._post("/fake/alerts", {"event_type": event_type, "object": object_id})
 
@@ -197,9 +197,9 @@ class FakeControl:
     def _call(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         try:
             response = self._http.request(method, path, **more)
-            answer: dict[str, Any] = response.json()
+            body: dict[str, Any] = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise FakeControlError(f"{method} {path}: no answer from {self._http.base_url} ({error})") from error
         if response.is_error:
-            raise FakeControlError(f"{method} {path}: {answer['error']['message']}")
-        return answer
+            raise FakeControlError(f"{method} {path}: {body['error']['message']}")
+        return body

@@ -6,7 +6,7 @@ from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.payment_methods import OUTCOMES, attach_named, card_of
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import ENDED, change, end, living_customer, subscription_of, wake
+from paybill_stripe_fake.subscription_state import ENDED, change, end, existing_customer, reactivate, subscription_of
 
 
 def collect(
@@ -17,7 +17,7 @@ def collect(
     card: pays this time instead of the default card. outcome: overrides how the charge ends.
     automatic: an attempt of the retry schedule, which uses up a retry; a manual attempt does not.
     """
-    subscription = _subscription_behind(account, invoice)
+    subscription = _invoiced_subscription(account, invoice)
     card = card or card_of(account, invoice["customer"], subscription)
     intent = payments.attempt(account, invoices.intent_of(account, invoice), card, outcome)
     counts = automatic or not invoice["attempted"]
@@ -63,12 +63,12 @@ def finalize(account: Account, invoice: Resource) -> Resource:
 
 def _settled(account: Account, invoice: Resource) -> Resource:
     """Reactivates the subscription if the paid invoice is its latest."""
-    subscription = _subscription_behind(account, invoice)
+    subscription = _invoiced_subscription(account, invoice)
     if subscription is None or subscription["latest_invoice"] == invoice["id"]:
         if subscription and subscription["status"] in {"incomplete", "past_due", "unpaid"}:
             change(account, subscription, {"status": "active"})
         if subscription and subscription["status"] == "paused":
-            wake(account, subscription)
+            reactivate(account, subscription)
         _set_delinquent(account, invoice["customer"], delinquent=False)
     return invoice
 
@@ -80,9 +80,9 @@ def pay(account: Account, params: Params, invoice_id: str) -> Resource:
     params.flag("off_session")
     if elsewhere:
         return _settled(account, invoices.mark_paid(account, invoice))
-    customer = living_customer(account, invoice["customer"])
+    customer = existing_customer(account, invoice["customer"])
     card = attach_named(account, customer, named, "payment_method")["id"] if named else None
-    if not card and not card_of(account, customer["id"], _subscription_behind(account, invoice)):
+    if not card and not card_of(account, customer["id"], _invoiced_subscription(account, invoice)):
         raise InvalidRequestError(
             "There is no default payment method for this invoice; the customer has no card.", code="resource_missing"
         )
@@ -92,7 +92,7 @@ def pay(account: Account, params: Params, invoice_id: str) -> Resource:
     return invoice
 
 
-def pay_as_told(account: Account, params: Params, invoice_id: str) -> Resource:
+def pay_with_outcome(account: Account, params: Params, invoice_id: str) -> Resource:
     """Pays an invoice with the requested outcome, `succeed` by default."""
     outcome = params.choice("outcome", *OUTCOMES) or "succeed"
     return collect(account, _payable(account, invoice_id), outcome=outcome, automatic=False)
@@ -109,7 +109,7 @@ def _payable(account: Account, invoice_id: str) -> Resource:
     return invoice
 
 
-def _subscription_behind(account: Account, invoice: Resource) -> Resource | None:
+def _invoiced_subscription(account: Account, invoice: Resource) -> Resource | None:
     identifier = subscription_of(invoice)
     return account.get("subscription", identifier) if identifier else None
 

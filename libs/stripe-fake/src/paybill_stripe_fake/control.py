@@ -55,9 +55,9 @@ def get_requests(account: Account, _params: Params) -> Resource:
     return account.traffic.report()
 
 
-def forget_requests(account: Account, _params: Params) -> Resource:
+def reset_requests(account: Account, _params: Params) -> Resource:
     """Resets the counts of API calls."""
-    account.traffic.forget()
+    account.traffic.reset_counts()
     return account.traffic.report()
 
 
@@ -94,16 +94,16 @@ def reset(account: Account, _params: Params) -> Resource:
 ENDPOINTS = [
     ("POST", "/fake/customers/{id}/payment", set_payment),
     ("POST", "/fake/subscriptions/{id}/renew", renewals.renew),
-    ("POST", "/fake/invoices/{id}/pay", collection.pay_as_told),
-    ("POST", "/fake/charges/{id}/dispute", disputes.start_as_told),
-    ("POST", "/fake/disputes/{id}/close", disputes.finish_as_told),
+    ("POST", "/fake/invoices/{id}/pay", collection.pay_with_outcome),
+    ("POST", "/fake/charges/{id}/dispute", disputes.dispute_payment),
+    ("POST", "/fake/disputes/{id}/close", disputes.close_with_outcome),
     ("POST", "/fake/refunds/{id}/fail", refunds.fail),
     ("GET", "/fake/clock", renewals.clock),
     ("POST", "/fake/clock/advance", renewals.advance),
     ("GET", "/fake/faults", get_faults),
     ("POST", "/fake/faults", set_faults),
     ("GET", "/fake/requests", get_requests),
-    ("POST", "/fake/requests/forget", forget_requests),
+    ("POST", "/fake/requests/forget", reset_requests),
     ("GET", "/fake/limits", get_limits),
     ("POST", "/fake/limits", set_limits),
     ("GET", "/fake/api-faults", get_api_faults),
@@ -112,7 +112,7 @@ ENDPOINTS = [
     ("POST", "/fake/delivery/resume", resume),
     ("GET", "/fake/deliveries", deliveries.list_deliveries),
     ("POST", "/fake/events/{id}/redeliver", redeliver),
-    ("POST", "/fake/alerts", health.alert_lost),
+    ("POST", "/fake/alerts", health.report_generation_failure),
     ("POST", "/fake/webhook-endpoints/{id}/payload", webhook_endpoints.set_payload),
     ("POST", "/fake/reset", reset),
 ]

@@ -47,7 +47,7 @@ def new(account: Account, *, email: str | None = None, name: str | None = None) 
 def create(account: Account, params: Params) -> Resource:
     """Creates a customer, optionally with one of Stripe's test cards."""
     customer = new(account)
-    customer |= _given(params, customer)
+    customer |= _changes(params, customer)
     card, default = _cards(params)
     events.create(account, customer)
     if card:
@@ -65,23 +65,23 @@ def list_customers(account: Account, params: Params) -> Resource:
     """Lists customers, newest first."""
     email, created = params.text("email", longest=512), params.within("created")
 
-    def wanted(customer: Resource) -> bool:
+    def matches(customer: Resource) -> bool:
         return created(customer["created"]) and email in {None, customer["email"]}
 
-    return page(account, params, "customer", wanted, "/v1/customers")
+    return page(account, params, "customer", matches, "/v1/customers")
 
 
 def update(account: Account, params: Params, customer_id: str) -> Resource:
     """Changes the passed attributes."""
-    customer = subscription_state.living_customer(account, customer_id)
+    customer = subscription_state.existing_customer(account, customer_id)
     _, default = _cards(params, creating=False)
-    changed = events.change(account, customer, _given(params, customer))
+    changed = events.change(account, customer, _changes(params, customer))
     return _with_default(account, changed, default)
 
 
 def delete(account: Account, _params: Params, customer_id: str) -> Resource:
     """Deletes a customer permanently and cancels all of its subscriptions."""
-    customer = subscription_state.living_customer(account, customer_id)
+    customer = subscription_state.existing_customer(account, customer_id)
     for subscription in account.store.oldest_first("subscription"):
         if subscription["customer"] == customer_id and subscription["status"] not in subscription_state.ENDED:
             subscription_state.end(account, subscription, "cancellation_requested")
@@ -89,7 +89,7 @@ def delete(account: Account, _params: Params, customer_id: str) -> Resource:
     return account.put({"id": customer_id, "object": "customer", "deleted": True})
 
 
-def _given(params: Params, customer: Resource) -> Resource:
+def _changes(params: Params, customer: Resource) -> Resource:
     changes: Resource = {key: params.text(key, longest=longest) for key, longest in _TEXTS.items() if params.has(key)}
     if params.has("address"):
         address = params.nested("address")

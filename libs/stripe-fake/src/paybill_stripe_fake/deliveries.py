@@ -33,17 +33,17 @@ _NO_FAULTS = {
 
 def enqueue(account: Account, event: Resource) -> None:
     """Queues an event for every subscribed endpoint, subject to the active faults."""
-    wanted = _subscribed(account, event)
-    if not wanted:
+    subscribed = _subscribed(account, event)
+    if not subscribed:
         return
     active = faults(account)
-    lost = active["lose_next"] > 0 and event["type"] not in active["lose_types"]
-    if lost:
+    lose_next = active["lose_next"] > 0 and event["type"] not in active["lose_types"]
+    if lose_next:
         account.store.put("setting", "faults", {**active, "lose_next": active["lose_next"] - 1})
-    for endpoint, payload, kind in wanted:
-        gone = lost or kind in active["lose_types"]
-        for _ in range(1 if gone else active["duplicate"]):
-            _queue(account, event, endpoint, payload, kind, "lost" if gone else "pending", delay_s=active["delay_s"])
+    for endpoint, payload, kind in subscribed:
+        is_lost = lose_next or kind in active["lose_types"]
+        for _ in range(1 if is_lost else active["duplicate"]):
+            _queue(account, event, endpoint, payload, kind, "lost" if is_lost else "pending", delay_s=active["delay_s"])
 
 
 def redeliver(account: Account, event: Resource) -> list[Resource]:
@@ -56,10 +56,10 @@ def redeliver(account: Account, event: Resource) -> list[Resource]:
 
 def payloads(account: Account, endpoint_id: str) -> str:
     """Returns the payload style of an endpoint: snapshot, thin or both."""
-    held = account.store.find("payload", endpoint_id)
-    if held is None:
+    stored = account.store.find("payload", endpoint_id)
+    if stored is None:
         return account.static_payload if endpoint_id == STATIC_ID else "snapshot"
-    return str(held["payload"])
+    return str(stored["payload"])
 
 
 def of_event(account: Account, event_id: str) -> list[Resource]:

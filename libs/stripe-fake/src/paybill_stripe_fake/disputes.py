@@ -8,7 +8,7 @@ from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.store import Resource
 
 _REASONS = ("duplicate", "fraudulent", "general", "product_not_received", "subscription_canceled", "unrecognized")
-_DAYS_TO_ANSWER_S = 9 * 86_400
+_RESPONSE_TIME_S = 9 * 86_400
 _EVIDENCE = (
     "access_activity_log",
     "billing_address",
@@ -57,7 +57,7 @@ def start(account: Account, charge: Resource, *, inquiry: bool, reason: str = "f
         "enhanced_eligibility_types": [],
         "evidence": {**dict.fromkeys(_EVIDENCE), "enhanced_evidence": {}},
         "evidence_details": {
-            "due_by": account.now() + _DAYS_TO_ANSWER_S,
+            "due_by": account.now() + _RESPONSE_TIME_S,
             "enhanced_eligibility": {},
             "has_evidence": False,
             "past_due": False,
@@ -99,13 +99,13 @@ def finish(account: Account, dispute: Resource, outcome: str) -> Resource:
     return closed
 
 
-def start_as_told(account: Account, params: Params, charge_id: str) -> Resource:
+def dispute_payment(account: Account, params: Params, charge_id: str) -> Resource:
     """Disputes a charge, or the charge that paid an invoice or a payment intent."""
     reason, inquiry = params.choice("reason", *_REASONS) or "fraudulent", params.flag("inquiry") or False
     return start(account, _charge_of(account, charge_id), inquiry=inquiry, reason=reason)
 
 
-def finish_as_told(account: Account, params: Params, dispute_id: str) -> Resource:
+def close_with_outcome(account: Account, params: Params, dispute_id: str) -> Resource:
     """Closes a dispute as the bank would."""
     params.required("outcome")
     outcome = params.choice("outcome", "won", "lost") or ""
@@ -122,10 +122,10 @@ def list_disputes(account: Account, params: Params) -> Resource:
     exact = {key: params.text(key) for key in ("charge", "payment_intent")}
     created = params.within("created")
 
-    def wanted(dispute: Resource) -> bool:
+    def matches(dispute: Resource) -> bool:
         return created(dispute["created"]) and all(value in {None, dispute[key]} for key, value in exact.items())
 
-    return page(account, params, "dispute", wanted, "/v1/disputes")
+    return page(account, params, "dispute", matches, "/v1/disputes")
 
 
 def update(account: Account, params: Params, dispute_id: str) -> Resource:
@@ -134,8 +134,8 @@ def update(account: Account, params: Params, dispute_id: str) -> Resource:
     changes: Resource = {"metadata": params.metadata(dispute["metadata"])}
     evidence = params.nested("evidence")
     if evidence is not None:
-        given = {key: evidence.text(key) for key in _EVIDENCE if evidence.has(key)}
-        changes["evidence"] = {**dispute["evidence"], **given}
+        texts = {key: evidence.text(key) for key in _EVIDENCE if evidence.has(key)}
+        changes["evidence"] = {**dispute["evidence"], **texts}
         submit = params.flag("submit") is not False
         changes["evidence_details"] = {
             **dispute["evidence_details"],

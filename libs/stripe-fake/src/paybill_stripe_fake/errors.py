@@ -56,9 +56,9 @@ class AuthenticationError(ApiError):
 
     status = 401
 
-    def __init__(self, *, given: bool) -> None:
+    def __init__(self, *, present: bool) -> None:
         absent = "You did not provide an API key in the Authorization header (Authorization: Bearer YOUR_SECRET_KEY)."
-        super().__init__("Invalid API Key provided." if given else absent)
+        super().__init__("Invalid API Key provided." if present else absent)
 
 
 class BodyTooLargeError(ApiError):

@@ -77,7 +77,7 @@ def list_events(account: Account, params: Params) -> Resource:
     delivered = params.flag("delivery_success")
     created = params.within("created")
 
-    def wanted(event: Resource) -> bool:
+    def matches(event: Resource) -> bool:
         return (
             event["created"] > oldest
             and (pattern is None or fnmatchcase(event["type"], pattern))
@@ -86,7 +86,7 @@ def list_events(account: Account, params: Params) -> Resource:
             and (delivered is None or delivered == (deliveries.undelivered(account, event["id"]) == 0))
         )
 
-    found = page(account, params, "event", wanted, "/v1/events")
+    found = page(account, params, "event", matches, "/v1/events")
     return {**found, "data": [rendered(account, event) for event in found["data"]]}
 
 

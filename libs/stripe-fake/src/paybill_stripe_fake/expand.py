@@ -70,14 +70,14 @@ def _filled(account: Account, value: Any, step: str, rest: list[str], path: str)
 
 
 def _subscriptions(account: Account, customer: Resource) -> Resource:
-    held = [
+    subscriptions = [
         subscription
         for subscription in account.store.newest_first("subscription")
         if subscription["customer"] == customer["id"] and subscription["status"] not in ENDED
     ]
     shown = 10
     url = f"/v1/customers/{customer['id']}/subscriptions"
-    return list_object(held[:shown], url, has_more=len(held) > shown)
+    return list_object(subscriptions[:shown], url, has_more=len(subscriptions) > shown)
 
 
 _LISTS = {

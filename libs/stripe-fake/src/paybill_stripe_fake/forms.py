@@ -93,7 +93,7 @@ class Params:
     def __init__(self, tree: Mapping[str, Value], path: str = "") -> None:
         self._tree = tree
         self._path = path
-        self._taken: set[str] = set()
+        self._read: set[str] = set()
         self._children: list[Params] = []
 
     def name(self, key: str) -> str:
@@ -104,7 +104,7 @@ class Params:
         """Returns whether the parameter is present, even if empty."""
         return key in self._tree
 
-    def given(self) -> set[str]:
+    def names(self) -> set[str]:
         """Returns the names of all parameters, read or not."""
         return set(self._tree)
 
@@ -180,7 +180,7 @@ class Params:
 
     def nested(self, key: str) -> "Params | None":
         """Returns an object with parameters of its own."""
-        self._taken.add(key)
+        self._read.add(key)
         value = self._tree.get(key)
         if value is None or value == "":
             return None
@@ -207,15 +207,15 @@ class Params:
         holder = self.nested(key)
         return None if holder is None else [holder.required(index) for index in holder.indices(most)]
 
-    def metadata(self, held: Mapping[str, str] | None = None, key: str = "metadata") -> dict[str, str]:
+    def metadata(self, current: Mapping[str, str] | None = None, key: str = "metadata") -> dict[str, str]:
         """Returns the held metadata with the passed keys set and the empty ones removed; an empty value removes all."""
         if self._tree.get(key) == "":
-            self._taken.add(key)
+            self._read.add(key)
             return {}
-        given = self.nested(key) or Params({})
-        merged = dict(held or {})
-        for name in sorted(given.given()):
-            value = given.text(name, longest=_MAX_METADATA_VALUE)
+        changes = self.nested(key) or Params({})
+        merged = dict(current or {})
+        for name in sorted(changes.names()):
+            value = changes.text(name, longest=_MAX_METADATA_VALUE)
             if len(name) > _MAX_METADATA_KEY:
                 raise InvalidRequestError(
                     f"Metadata keys can have at most {_MAX_METADATA_KEY} characters.", param=self.name(key)
@@ -233,8 +233,8 @@ class Params:
         if isinstance(self._tree.get(key), str):
             exact = self.integer(key)
             return lambda value: exact is None or value == exact
-        given = self.nested(key)
-        bounds = {name: given.integer(name) for name in _COMPARISONS} if given else {}
+        filters = self.nested(key)
+        bounds = {name: filters.integer(name) for name in _COMPARISONS} if filters else {}
         return lambda value: all(bound is None or _COMPARISONS[name](value, bound) for name, bound in bounds.items())
 
     def indices(self, most: int) -> list[str]:
@@ -246,7 +246,7 @@ class Params:
     def finish(self) -> None:
         """Refuses every parameter that was sent and not read."""
         for key in self._tree:
-            if key not in self._taken:
+            if key not in self._read:
                 raise InvalidRequestError(
                     f"Received unknown parameter: {self.name(key)[:200]} (the Stripe fake does not implement it)",
                     code="parameter_unknown",
@@ -256,7 +256,7 @@ class Params:
             child.finish()
 
     def _scalar(self, key: str) -> str | None:
-        self._taken.add(key)
+        self._read.add(key)
         value = self._tree.get(key)
         if isinstance(value, dict):
             raise InvalidRequestError(f"Invalid string: {self.name(key)} is an object", param=self.name(key))

@@ -10,7 +10,7 @@ from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
 
 
-def alert_lost(account: Account, params: Params) -> Resource:
+def report_generation_failure(account: Account, params: Params) -> Resource:
     """Emits the alert that an event of `event_type` about `object` could not be generated."""
     kind, identifier = params.required("event_type", longest=200), params.required("object", longest=200)
     related = thin_events.find(account, identifier)

@@ -6,7 +6,7 @@ from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page, page_of
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import living_customer, subscription_of
+from paybill_stripe_fake.subscription_state import existing_customer, subscription_of
 
 _DAY_S = 86_400
 _MAX_DAYS = 365
@@ -14,7 +14,7 @@ _MAX_DAYS = 365
 
 def create(account: Account, params: Params) -> Resource:
     """Drafts an invoice without a subscription."""
-    customer = living_customer(account, params.required("customer"), "customer")
+    customer = existing_customer(account, params.required("customer"), "customer")
     method = params.choice("collection_method", "charge_automatically", "send_invoice") or "charge_automatically"
     days = params.integer("days_until_due", most=_MAX_DAYS)
     if (method == "send_invoice") != (days is not None):
@@ -30,7 +30,7 @@ def create(account: Account, params: Params) -> Resource:
         "metadata": params.metadata(),
     }
     currency = (params.text("currency") or customer["currency"] or "usd").lower()
-    return invoices.draft_by_hand(account, customer["id"], currency, take_waiting=behaviour == "include", more=more)
+    return invoices.draft_manually(account, customer["id"], currency, include_pending=behaviour == "include", more=more)
 
 
 def update(account: Account, params: Params, invoice_id: str) -> Resource:
@@ -87,20 +87,20 @@ def list_payments(account: Account, params: Params) -> Resource:
     created, payment = params.within("created"), params.nested("payment") or Params({}, "payment")
     if invoice:
         account.get("invoice", invoice, "invoice")
-    if payment.given():
+    if payment.names():
         payment.required("type")
         payment.choice("type", "payment_intent")
     intent = payment.text("payment_intent")
 
-    def wanted(held: Resource) -> bool:
+    def matches(payment_of: Resource) -> bool:
         return (
-            invoice in {None, held["invoice"]}
-            and status in {None, held["status"]}
-            and intent in {None, held["payment"]["payment_intent"]}
-            and created(held["created"])
+            invoice in {None, payment_of["invoice"]}
+            and status in {None, payment_of["status"]}
+            and intent in {None, payment_of["payment"]["payment_intent"]}
+            and created(payment_of["created"])
         )
 
-    return page(account, params, "invoice_payment", wanted, "/v1/invoice_payments")
+    return page(account, params, "invoice_payment", matches, "/v1/invoice_payments")
 
 
 def retrieve_payment(account: Account, _params: Params, payment_id: str) -> Resource:
@@ -119,7 +119,7 @@ def list_invoices(account: Account, params: Params) -> Resource:
     status = params.choice("status", "draft", "open", "paid", "uncollectible", "void")
     created = params.within("created")
 
-    def wanted(invoice: Resource) -> bool:
+    def matches(invoice: Resource) -> bool:
         return (
             customer in {None, invoice["customer"]}
             and subscription in {None, subscription_of(invoice)}
@@ -127,7 +127,7 @@ def list_invoices(account: Account, params: Params) -> Resource:
             and created(invoice["created"])
         )
 
-    return page(account, params, "invoice", wanted, "/v1/invoices")
+    return page(account, params, "invoice", matches, "/v1/invoices")
 
 
 def list_lines(account: Account, params: Params, invoice_id: str) -> Resource:

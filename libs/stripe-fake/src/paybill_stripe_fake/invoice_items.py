@@ -7,7 +7,7 @@ from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.invoice_lines import per_unit, pricing_of
 from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import living_customer
+from paybill_stripe_fake.subscription_state import existing_customer
 
 _MAX_QUANTITY = 1_000_000
 
@@ -62,11 +62,11 @@ def add(
     return events.create(account, item)
 
 
-def waiting_for(account: Account, customer_id: str, subscription_id: str | None) -> list[Resource]:
+def pending_for(account: Account, customer_id: str, subscription_id: str | None) -> list[Resource]:
     """Returns the items for a customer's next invoice: the subscription's own, and those of no subscription."""
     return [
         item
-        for item in _waiting(account)
+        for item in _pending(account)
         if item["invoice"] is None
         and item["customer"] == customer_id
         and subscription_of(item) in {None, subscription_id}
@@ -75,7 +75,7 @@ def waiting_for(account: Account, customer_id: str, subscription_id: str | None)
 
 def added_to(account: Account, invoice_id: str) -> list[Resource]:
     """Returns the items added to a draft explicitly that are not among its lines yet."""
-    return [item for item in _waiting(account) if item["invoice"] == invoice_id]
+    return [item for item in _pending(account) if item["invoice"] == invoice_id]
 
 
 def bill(account: Account, item: Resource, invoice_id: str) -> None:
@@ -99,14 +99,14 @@ def subscription_of(item: Resource) -> str | None:
 
 def remove_prorations(account: Account, subscription_id: str) -> None:
     """Deletes the unbilled prorations of a subscription."""
-    for item in _waiting(account):
+    for item in _pending(account):
         if item["proration"] and subscription_of(item) == subscription_id:
             _remove(account, item)
 
 
 def create(account: Account, params: Params) -> Resource:
     """Adds an item to the customer's next invoice, or to a draft."""
-    customer = living_customer(account, params.required("customer"), "customer")
+    customer = existing_customer(account, params.required("customer"), "customer")
     quantity = params.integer("quantity", most=_MAX_QUANTITY)
     price, amount, currency = _charged(account, params, quantity)
     subscription, invoice = params.text("subscription"), params.text("invoice")
@@ -144,14 +144,14 @@ def list_items(account: Account, params: Params) -> Resource:
     exact = {"customer": params.text("customer"), "invoice": params.text("invoice")}
     pending, created = params.flag("pending"), params.within("created")
 
-    def wanted(item: Resource) -> bool:
+    def matches(item: Resource) -> bool:
         return (
             all(value in {None, item[key]} for key, value in exact.items())
             and pending in {None, item["invoice"] is None}
             and created(item["date"])
         )
 
-    return page(account, params, "invoiceitem", wanted, "/v1/invoiceitems")
+    return page(account, params, "invoiceitem", matches, "/v1/invoiceitems")
 
 
 def update(account: Account, params: Params, item_id: str) -> Resource:
@@ -173,7 +173,7 @@ def delete(account: Account, _params: Params, item_id: str) -> Resource:
     return _remove(account, item)
 
 
-def _waiting(account: Account) -> list[Resource]:
+def _pending(account: Account) -> list[Resource]:
     return [account.get("invoiceitem", marker["id"]) for marker in account.store.oldest_first("waiting")]
 
 

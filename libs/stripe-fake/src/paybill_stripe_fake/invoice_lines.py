@@ -52,14 +52,14 @@ def of_usage(
     }
 
 
-def of_invoice_item(invoice_id: str, waiting: Resource) -> Resource:
+def of_invoice_item(invoice_id: str, invoice_item: Resource) -> Resource:
     """Returns the line for an invoice item, a proration or a manual one."""
-    details = (waiting["parent"] or {}).get("subscription_details")
+    details = (invoice_item["parent"] or {}).get("subscription_details")
     of_subscription_item = details and details["subscription_item"]
     plain: Resource = {
         "invoice_item_details": {
-            "invoice_item": waiting["id"],
-            "proration": waiting["proration"],
+            "invoice_item": invoice_item["id"],
+            "proration": invoice_item["proration"],
             "proration_details": {"credited_items": None},
             "subscription": details and details["subscription"],
         },
@@ -67,14 +67,14 @@ def of_invoice_item(invoice_id: str, waiting: Resource) -> Resource:
         "type": "invoice_item_details",
     }
     parent = (
-        _item_parent(details["subscription"], of_subscription_item, waiting)
+        _item_parent(details["subscription"], of_subscription_item, invoice_item)
         if details and of_subscription_item
         else plain
     )
     same = ("description", "metadata", "period", "pricing", "quantity", "quantity_decimal", "discountable")
     return {
-        **_line(invoice_id, waiting["amount"], waiting["currency"]),
-        **{key: waiting[key] for key in same},
+        **_line(invoice_id, invoice_item["amount"], invoice_item["currency"]),
+        **{key: invoice_item[key] for key in same},
         "parent": parent,
         "subscription": details and details["subscription"],
     }
@@ -95,12 +95,12 @@ def per_unit(amount: int, quantity: int) -> str:
     return f"{each.normalize():f}"
 
 
-def _item_parent(subscription_id: str, item_id: str, waiting: Resource | None) -> Resource:
+def _item_parent(subscription_id: str, item_id: str, invoice_item: Resource | None) -> Resource:
     return {
         "invoice_item_details": None,
         "subscription_item_details": {
-            "invoice_item": waiting and waiting["id"],
-            "proration": bool(waiting and waiting["proration"]),
+            "invoice_item": invoice_item and invoice_item["id"],
+            "proration": bool(invoice_item and invoice_item["proration"]),
             "proration_details": {"credited_items": None},
             "subscription": subscription_id,
             "subscription_item": item_id,

@@ -4,7 +4,7 @@ from paybill_stripe_fake import events, invoice_items, invoice_lines, payments, 
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.lists import list_object
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import living_customer
+from paybill_stripe_fake.subscription_state import existing_customer
 
 _PURPOSES = {
     "manual": "Payment for Invoice",
@@ -32,8 +32,8 @@ def draft(
     used: whether it bills for the usage of the past period.
     """
     identifier = subscription["latest_invoice"]
-    waiting = invoice_items.waiting_for(account, subscription["customer"], subscription["id"])
-    lines = _lines_of(account, identifier, waiting)
+    pending = invoice_items.pending_for(account, subscription["customer"], subscription["id"])
+    lines = _lines_of(account, identifier, pending)
     for item in subscription["items"]["data"]:
         if prices.is_metered(item["price"]):
             lines += [invoice_lines.of_usage(account, identifier, subscription, item, past)] if used else []
@@ -50,11 +50,13 @@ def draft(
     return events.create(account, invoice)
 
 
-def draft_by_hand(account: Account, customer_id: str, currency: str, *, take_waiting: bool, more: Resource) -> Resource:
+def draft_manually(
+    account: Account, customer_id: str, currency: str, *, include_pending: bool, more: Resource
+) -> Resource:
     """Drafts an invoice without a subscription, optionally with the customer's pending items."""
     identifier = new_id("in")
-    waiting = invoice_items.waiting_for(account, customer_id, None) if take_waiting else []
-    lines = _lines_of(account, identifier, waiting)
+    pending = invoice_items.pending_for(account, customer_id, None) if include_pending else []
+    lines = _lines_of(account, identifier, pending)
     return events.create(account, _new(account, identifier, customer_id, currency, lines) | more)
 
 
@@ -66,10 +68,10 @@ def with_added_items(account: Account, invoice: Resource) -> Resource:
     return events.change(account, invoice, changes) if added else invoice
 
 
-def _lines_of(account: Account, invoice_id: str, waiting: list[Resource]) -> list[Resource]:
-    for item in waiting:
+def _lines_of(account: Account, invoice_id: str, pending: list[Resource]) -> list[Resource]:
+    for item in pending:
         invoice_items.bill(account, item, invoice_id)
-    return [invoice_lines.of_invoice_item(invoice_id, item) for item in waiting]
+    return [invoice_lines.of_invoice_item(invoice_id, item) for item in pending]
 
 
 def _amounts(account: Account, customer_id: str, lines: list[Resource]) -> Resource:
@@ -175,7 +177,7 @@ def _new(account: Account, identifier: str, customer_id: str, currency: str, lin
 
 def finalize(account: Account, invoice: Resource) -> Resource:
     """Numbers the draft and applies the customer's balance; an invoice with nothing left to pay is paid at once."""
-    customer = living_customer(account, invoice["customer"])
+    customer = existing_customer(account, invoice["customer"])
     invoice = with_added_items(account, invoice)
     sequence = customer["next_invoice_sequence"]
     account.put({**customer, "next_invoice_sequence": sequence + 1})

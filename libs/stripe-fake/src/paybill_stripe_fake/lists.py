@@ -30,17 +30,17 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, dict) and value.get("object") == "list"
 
 
-def _first_ten(held: Resource) -> Resource:
-    more = len(held["data"]) > _DEFAULT_LIMIT
-    return {**held, "data": shortened(held["data"][:_DEFAULT_LIMIT]), "has_more": held["has_more"] or more}
+def _first_ten(list_: Resource) -> Resource:
+    more = len(list_["data"]) > _DEFAULT_LIMIT
+    return {**list_, "data": shortened(list_["data"][:_DEFAULT_LIMIT]), "has_more": list_["has_more"] or more}
 
 
-def page(account: Account, params: Params, kind: str, wanted: Callable[[Resource], bool], url: str) -> Resource:
+def page(account: Account, params: Params, kind: str, matches: Callable[[Resource], bool], url: str) -> Resource:
     """Returns the page of a kind that `limit`, `starting_after` and `ending_before` select."""
-    return page_of(params, account.store.newest_first(kind), wanted, url)
+    return page_of(params, account.store.newest_first(kind), matches, url)
 
 
-def page_of(params: Params, resources: list[Resource], wanted: Callable[[Resource], bool], url: str) -> Resource:
+def page_of(params: Params, resources: list[Resource], matches: Callable[[Resource], bool], url: str) -> Resource:
     """Returns a page of any list; a cursor may name an element that the filter hides."""
     limit = params.integer("limit", least=1, most=_MAX_LIMIT) or _DEFAULT_LIMIT
     after, before = params.text("starting_after"), params.text("ending_before")
@@ -53,17 +53,17 @@ def page_of(params: Params, resources: list[Resource], wanted: Callable[[Resourc
     if before:
         # The page ends just before the cursor, so it is collected backwards.
         newer = list(reversed(resources[: _position(resources, before, "ending_before")]))
-        found = _first(newer, wanted, limit + 1)
+        found = _first(newer, matches, limit + 1)
         return list_object(found[:limit][::-1], url, has_more=len(found) > limit)
     older = resources[_position(resources, after, "starting_after") + 1 :] if after else resources
-    found = _first(older, wanted, limit + 1)
+    found = _first(older, matches, limit + 1)
     return list_object(found[:limit], url, has_more=len(found) > limit)
 
 
-def _first(resources: list[Resource], wanted: Callable[[Resource], bool], count: int) -> list[Resource]:
+def _first(resources: list[Resource], matches: Callable[[Resource], bool], count: int) -> list[Resource]:
     found: list[Resource] = []
     for resource in resources:
-        if not resource.get("deleted") and wanted(resource):
+        if not resource.get("deleted") and matches(resource):
             found.append(resource)
             if len(found) == count:
                 break

@@ -33,9 +33,9 @@ def may_stream(account: Account, token: str) -> bool:
 
 def report(account: Account, params: Params) -> Resource:
     """Records usage that is validated before the response."""
-    taken = meters.take(account, *_event(account, params))
-    moments = {key: thin_events.iso(taken[key]) for key in ("created", "timestamp")}
-    return {**taken, **moments, "object": "v2.billing.meter_event"}
+    event = meters.take(account, *_event(account, params))
+    times = {key: thin_events.iso(event[key]) for key in ("created", "timestamp")}
+    return {**event, **times, "object": "v2.billing.meter_event"}
 
 
 def stream(account: Account, params: Params) -> Resource:
@@ -45,16 +45,16 @@ def stream(account: Account, params: Params) -> Resource:
         try:
             meters.take(account, name, payload, at, identifier)
         except InvalidRequestError as error:
-            meter_errors.tell(account, meters.active(account, name), str(error.code), error.message, identifier)
+            meter_errors.report(account, meters.active(account, name), str(error.code), error.message, identifier)
     return {}
 
 
 def _event(account: Account, params: Params) -> tuple[str, dict[str, str], int, str]:
-    name, given = params.required("event_name", longest=100), params.text("timestamp", longest=40)
+    name, timestamp = params.required("event_name", longest=100), params.text("timestamp", longest=40)
     try:
-        at = thin_events.seconds(given) if given else account.now()
+        at = thin_events.seconds(timestamp) if timestamp else account.now()
     except (ValueError, OverflowError) as error:
-        raise InvalidRequestError(f"Invalid timestamp: {given}", param=params.name("timestamp")) from error
+        raise InvalidRequestError(f"Invalid timestamp: {timestamp}", param=params.name("timestamp")) from error
     return name, meters.read_payload(params), at, meters.read_identifier(params)
 
 

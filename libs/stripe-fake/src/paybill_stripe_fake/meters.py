@@ -95,9 +95,9 @@ def report(account: Account, params: Params) -> Resource:
 def read_payload(params: Params) -> dict[str, str]:
     """Returns the payload of an event: customer and value."""
     payload = params.nested("payload") or Params({}, "payload")
-    if len(payload.given()) > _MAX_KEYS:
+    if len(payload.names()) > _MAX_KEYS:
         raise InvalidRequestError(f"The payload has at most {_MAX_KEYS} keys.", param="payload")
-    return {key: payload.required(key, longest=500) for key in sorted(payload.given())}
+    return {key: payload.required(key, longest=500) for key in sorted(payload.names())}
 
 
 def read_identifier(params: Params) -> str:
@@ -125,8 +125,8 @@ def take(account: Account, name: str, payload: dict[str, str], at: int, identifi
             f"The payload lacks the key '{key}'.", code="meter_event_no_customer_defined", param="payload"
         )
     customer, value = payload[key], _value(meter, payload)
-    held = account.store.find("meter_identifier", identifier)
-    if held is not None and held["at"] > now - _UNIQUE_S:
+    stored = account.store.find("meter_identifier", identifier)
+    if stored is not None and stored["at"] > now - _UNIQUE_S:
         error = InvalidRequestError(
             f"An event already exists with identifier {identifier}.", code="duplicate_meter_event", param="identifier"
         )
@@ -138,7 +138,7 @@ def take(account: Account, name: str, payload: dict[str, str], at: int, identifi
     if account.store.find("customer", customer) is None:
         # It is accepted, and never billed: Stripe resolves the customer later, and reports the error by a thin event.
         message = "The customer of the event does not exist."
-        meter_errors.tell(account, meter, "meter_event_customer_not_found", message, identifier)
+        meter_errors.report(account, meter, "meter_event_customer_not_found", message, identifier)
     return {
         "object": "billing.meter_event",
         "created": now,
@@ -157,14 +157,14 @@ def adjust(account: Account, params: Params) -> Resource:
     params.choice("type", "cancel")
     cancel = params.nested("cancel") or Params({}, "cancel")
     identifier = cancel.required("identifier", longest=100)
-    held = account.store.find("meter_identifier", identifier)
-    if held is None or held["at"] <= account.now() - _UNIQUE_S:
+    stored = account.store.find("meter_identifier", identifier)
+    if stored is None or stored["at"] <= account.now() - _UNIQUE_S:
         raise InvalidRequestError(
             f"No event of the last 24 hours has the identifier {identifier}.",
             code="resource_missing",
             param="cancel[identifier]",
         )
-    account.store.delete(held["kind"], held["key"])
+    account.store.delete(stored["kind"], stored["key"])
     return {
         "object": "billing.meter_event_adjustment",
         "cancel": {"identifier": identifier},

@@ -29,24 +29,26 @@ def portal_page(
     secret: str, session: Resource, subscriptions: list[tuple[Resource, list[str]]], *, cancellable: bool
 ) -> str:
     """Returns the page with a customer's subscriptions and their products; each can be cancelled or resumed."""
-    rows = "".join(_subscription(secret, held, names, cancellable=cancellable) for held, names in subscriptions)
+    rows = "".join(
+        _subscription(secret, subscription, names, cancellable=cancellable) for subscription, names in subscriptions
+    )
     back = f'<p><a href="{escape(session["return_url"])}">Return</a></p>' if session["return_url"] else ""
     return _page("Customer portal", "Your subscriptions", (rows or "<p>There are no subscriptions.</p>") + back)
 
 
-def _subscription(secret: str, held: Resource, names: list[str], *, cancellable: bool) -> str:
-    until = datetime.fromtimestamp(held["items"]["data"][0]["current_period_end"], tz=UTC).strftime("%d %B %Y")
-    ends = held["cancel_at"] is not None
+def _subscription(secret: str, subscription: Resource, names: list[str], *, cancellable: bool) -> str:
+    until = datetime.fromtimestamp(subscription["items"]["data"][0]["current_period_end"], tz=UTC).strftime("%d %B %Y")
+    ends = subscription["cancel_at"] is not None
     action, label = ("resume", "Keep it") if ends else ("cancel", "Cancel")
     button = (
         f'<form method="post" action="/fake/portal/{escape(secret)}">'
-        f'<input type="hidden" name="subscription" value="{escape(held["id"])}">'
+        f'<input type="hidden" name="subscription" value="{escape(subscription["id"])}">'
         f'<button name="action" value="{action}">{label}</button></form>'
         if ends or cancellable
         else ""
     )
-    said = f"Ends on {until}" if ends else f"Renews on {until}"
-    return f"<h2>{escape(', '.join(names))}</h2><p>{escape(held['status'])}. {said}.</p>{button}"
+    renewal = f"Ends on {until}" if ends else f"Renews on {until}"
+    return f"<h2>{escape(', '.join(names))}</h2><p>{escape(subscription['status'])}. {renewal}.</p>{button}"
 
 
 def _page(title: str, heading: str, content: str) -> str:

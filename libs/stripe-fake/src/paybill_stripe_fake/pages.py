@@ -74,10 +74,10 @@ class _Pages:
         return RedirectResponse(request.url.path, status_code=303, headers=_PAGE_HEADERS)
 
     def _portal(self, secret: str) -> Response:
-        session, configuration, held = portal.shown(self._account, secret)
+        session, configuration, subscriptions = portal.page_content(self._account, secret)
         named = [
             (one, [self._account.get("product", item["price"]["product"])["name"] for item in one["items"]["data"]])
-            for one in held
+            for one in subscriptions
         ]
         cancellable = configuration["features"]["subscription_cancel"]["enabled"]
         html = page.portal_page(secret, session, named, cancellable=cancellable)

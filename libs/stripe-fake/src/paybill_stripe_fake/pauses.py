@@ -6,7 +6,7 @@ from paybill_stripe_fake.billing_cycle import current_period
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import RUNNING, change, wake
+from paybill_stripe_fake.subscription_state import RUNNING, change, reactivate
 from paybill_stripe_fake.subscription_state import pause as pause_now
 
 _UNUSED = ("now", "item_current_period_start", "none")
@@ -14,13 +14,13 @@ _UNUSED = ("now", "item_current_period_start", "none")
 
 def read_pause_collection(account: Account, params: Params) -> Resource | None:
     """Returns `pause_collection`, or None if it is empty."""
-    given = params.nested("pause_collection")
-    if given is None:
+    settings = params.nested("pause_collection")
+    if settings is None:
         return None
-    given.required("behavior")
+    settings.required("behavior")
     return {
-        "behavior": given.choice("behavior", "keep_as_draft", "mark_uncollectible", "void"),
-        "resumes_at": given.integer("resumes_at", least=account.now() + 1),
+        "behavior": settings.choice("behavior", "keep_as_draft", "mark_uncollectible", "void"),
+        "resumes_at": settings.integer("resumes_at", least=account.now() + 1),
     }
 
 
@@ -50,12 +50,12 @@ def resume(account: Account, params: Params, subscription_id: str) -> Resource:
     subscription = account.get("subscription", subscription_id)
     if subscription["status"] != "paused":
         raise InvalidRequestError(f"Only a paused subscription can be resumed; this one is {subscription['status']}.")
-    given = params.nested("billing_cycle_anchor")
-    unchanged = given is not None and given.choice("type", "now", "unchanged") == "unchanged"
+    settings = params.nested("billing_cycle_anchor")
+    unchanged = settings is not None and settings.choice("type", "now", "unchanged") == "unchanged"
     on_attempt = params.choice("payment_behavior", "resume_on_payment_attempt", "resume_on_payment_success")
     prorating = prorations.read(account, params, subscription)
     if on_attempt != "resume_on_payment_success":
-        subscription = wake(account, subscription)
+        subscription = reactivate(account, subscription)
     now = account.now()
     if not unchanged:
         return periods.roll(account, subscription, begin=now, anchor=now, reason="subscription_update")

@@ -21,7 +21,7 @@ TEST_CARDS = {
 
 A disputed charge succeeds first; `action` fails until the customer confirms the payment, which never happens here.
 """
-_DECLINED_AT_ONCE = frozenset({"pm_card_chargeDeclined", "pm_card_visa_chargeDeclined"})
+_DECLINED_ON_ATTACH = frozenset({"pm_card_chargeDeclined", "pm_card_visa_chargeDeclined"})
 _LAST4 = {"succeed": "4242", "fail": "0341", "action": "3155", "dispute": "0259", "inquiry": "1976"}
 _NO_ADDRESS = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
 
@@ -78,23 +78,23 @@ def _new(account: Account, outcome: str) -> Resource:
 
 def attach_named(account: Account, customer: Resource, name: str, param: str) -> Resource:
     """Attaches the test card of this name to a customer, or returns the customer's card with this id."""
-    held = account.store.find("payment_method", name)
-    if held is not None and held["customer"] == customer["id"]:
-        return held
-    if held is not None and held["customer"] is None:
-        mine = {**held, "customer": customer["id"]}
-        return events.create(account, mine, "payment_method.attached")
-    if name in _DECLINED_AT_ONCE:
+    stored = account.store.find("payment_method", name)
+    if stored is not None and stored["customer"] == customer["id"]:
+        return stored
+    if stored is not None and stored["customer"] is None:
+        attached = {**stored, "customer": customer["id"]}
+        return events.create(account, attached, "payment_method.attached")
+    if name in _DECLINED_ON_ATTACH:
         raise CardDeclinedError(None, keep=False)
     return attach(account, customer, _test_card(name, param))
 
 
 def named_card(account: Account, name: str, customer_id: str | None) -> str:
     """Returns the id of a card for one payment: a customer's, an unattached one, or a new test card of this name."""
-    held = account.store.find("payment_method", name)
-    if held is not None and held["customer"] in {None, customer_id}:
+    stored = account.store.find("payment_method", name)
+    if stored is not None and stored["customer"] in {None, customer_id}:
         return name
-    outcome = "fail" if name in _DECLINED_AT_ONCE else _test_card(name, "payment_method")
+    outcome = "fail" if name in _DECLINED_ON_ATTACH else _test_card(name, "payment_method")
     return str(account.put(_new(account, outcome))["id"])
 
 
@@ -111,9 +111,9 @@ def _test_card(name: str, param: str) -> str:
 def card_of(account: Account, customer_id: str, subscription: Resource | None = None) -> str | None:
     """Returns the card that pays: the subscription's own, else the customer's default."""
     customer = account.get("customer", customer_id)
-    own = subscription["default_payment_method"] if subscription else None
-    if own or customer.get("deleted"):
-        return own
+    subscription_card = subscription["default_payment_method"] if subscription else None
+    if subscription_card or customer.get("deleted"):
+        return subscription_card
     return customer["invoice_settings"]["default_payment_method"]  # type: ignore[no-any-return]
 
 
@@ -166,9 +166,9 @@ def create(account: Account, params: Params) -> Resource:
     token = card.required("token")
     made = _new(account, _test_card(token.replace("tok_", "pm_card_", 1), "card[token]"))
     details = dict(made["billing_details"])
-    if (given := params.nested("billing_details")) is not None:
-        details |= {key: given.text(key, longest=512) for key in ("email", "name", "phone") if given.has(key)}
-        if (address := given.nested("address")) is not None:
+    if (changed := params.nested("billing_details")) is not None:
+        details |= {key: changed.text(key, longest=512) for key in ("email", "name", "phone") if changed.has(key)}
+        if (address := changed.nested("address")) is not None:
             details["address"] = {key: address.text(key) for key in _NO_ADDRESS}
     return account.put({**made, "billing_details": details, "metadata": params.metadata()})
 

@@ -153,10 +153,10 @@ def list_intents(account: Account, params: Params) -> Resource:
     """Lists payment intents, newest first."""
     customer, created = params.text("customer"), params.within("created")
 
-    def wanted(intent: Resource) -> bool:
+    def matches(intent: Resource) -> bool:
         return customer in {None, intent["customer"]} and created(intent["created"])
 
-    return page(account, params, "payment_intent", wanted, "/v1/payment_intents")
+    return page(account, params, "payment_intent", matches, "/v1/payment_intents")
 
 
 def balance(account: Account, _params: Params) -> Resource:
@@ -183,7 +183,7 @@ def _ignored(params: Params) -> None:
     if (shipping := params.nested("shipping")) is not None:
         shipping.text("name")
         if (address := shipping.nested("address")) is not None:
-            for key in sorted(address.given()):
+            for key in sorted(address.names()):
                 address.text(key)
 
 

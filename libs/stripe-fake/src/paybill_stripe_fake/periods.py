@@ -45,7 +45,7 @@ def bill_now(
     used: bills the usage of the current period so far, too.
     """
     metered = used and any(prices.is_metered(item["price"]) for item in subscription["items"]["data"])
-    if metered or invoice_items.waiting_for(account, subscription["customer"], subscription["id"]):
+    if metered or invoice_items.pending_for(account, subscription["customer"], subscription["id"]):
         subscription = change(account, subscription, {"latest_invoice": new_id("in")})
         past = (period_of(subscription)[0], account.now())
         collection.bill(account, subscription, reason, past, recurring=False, used=used)
@@ -69,7 +69,7 @@ def finish(
     return end(account, account.get("subscription", subscription["id"]), reason)
 
 
-def move_trial(account: Account, subscription: Resource, until: int) -> Resource:
+def change_trial_end(account: Account, subscription: Resource, until: int) -> Resource:
     """Changes the end of the trial, and with it the end of the current period."""
     items = within(subscription, period_of(subscription)[0], until)
     return change(account, subscription, {"trial_end": until, "billing_cycle_anchor": until, "items": items})

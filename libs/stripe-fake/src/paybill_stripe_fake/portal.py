@@ -7,7 +7,7 @@ from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.prorations import BEHAVIOURS
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import ENDED, change, living_customer, period_of
+from paybill_stripe_fake.subscription_state import ENDED, change, existing_customer, period_of
 
 ACTIONS = ("cancel", "resume")
 _MODES = ("at_period_end", "immediately")
@@ -17,7 +17,7 @@ _TEXTS = ("headline", "privacy_policy_url", "terms_of_service_url")
 def create_configuration(account: Account, params: Params) -> Resource:
     """Creates a configuration of what customers may do."""
     configuration = _configuration(account)
-    return events.create(account, configuration | _given(params, configuration))
+    return events.create(account, configuration | _changes(params, configuration))
 
 
 def retrieve_configuration(account: Account, _params: Params, configuration_id: str) -> Resource:
@@ -29,16 +29,16 @@ def list_configurations(account: Account, params: Params) -> Resource:
     """Lists configurations, newest first."""
     exact = {key: params.flag(key) for key in ("active", "is_default")}
 
-    def wanted(configuration: Resource) -> bool:
+    def matches(configuration: Resource) -> bool:
         return all(value in {None, configuration[key]} for key, value in exact.items())
 
-    return page(account, params, "billing_portal.configuration", wanted, "/v1/billing_portal/configurations")
+    return page(account, params, "billing_portal.configuration", matches, "/v1/billing_portal/configurations")
 
 
 def update_configuration(account: Account, params: Params, configuration_id: str) -> Resource:
     """Changes a configuration."""
     configuration = account.get("billing_portal.configuration", configuration_id)
-    changes = _given(params, configuration)
+    changes = _changes(params, configuration)
     if (active := params.flag("active")) is not None:
         changes["active"] = active
     return events.change(account, configuration, {**changes, "updated": account.now()})
@@ -46,7 +46,7 @@ def update_configuration(account: Account, params: Params, configuration_id: str
 
 def create_session(account: Account, params: Params) -> Resource:
     """Creates a link for one customer."""
-    customer = living_customer(account, params.required("customer"), "customer")
+    customer = existing_customer(account, params.required("customer"), "customer")
     named = params.text("configuration")
     configuration = account.get("billing_portal.configuration", named, "configuration") if named else _default(account)
     secret = new_id("test")
@@ -69,29 +69,29 @@ def create_session(account: Account, params: Params) -> Resource:
     return events.create(account, session)
 
 
-def shown(account: Account, secret: str) -> tuple[Resource, Resource, list[Resource]]:
+def page_content(account: Account, secret: str) -> tuple[Resource, Resource, list[Resource]]:
     """Returns the content of the page behind a link: session, configuration and subscriptions that have not ended."""
     link = account.store.find("portal_link", secret)
     if link is None:
         raise ResourceMissingError("portal session", secret[:200])
     session = account.get("billing_portal.session", link["session"])
     only = ((session["flow"] or {}).get("subscription_cancel") or {}).get("subscription")
-    held = [
+    subscriptions = [
         subscription
         for subscription in account.store.newest_first("subscription")
         if subscription["customer"] == session["customer"]
         and subscription["status"] not in ENDED
         and only in {None, subscription["id"]}
     ]
-    return session, account.get("billing_portal.configuration", session["configuration"]), held
+    return session, account.get("billing_portal.configuration", session["configuration"]), subscriptions
 
 
 def click(account: Account, params: Params, secret: str) -> Resource:
     """Applies a customer's click: `cancel` or `resume` of one of the subscriptions on the page."""
     params.required("action")
     action, named = params.choice("action", *ACTIONS), params.required("subscription")
-    _, configuration, held = shown(account, secret)
-    subscription = next((one for one in held if one["id"] == named), None)
+    _, configuration, subscriptions = page_content(account, secret)
+    subscription = next((one for one in subscriptions if one["id"] == named), None)
     if subscription is None:
         raise ResourceMissingError("subscription", named[:200], param="subscription")
     cancelling = configuration["features"]["subscription_cancel"]
@@ -139,7 +139,7 @@ def _default(account: Account) -> Resource:
     return account.put(_configuration(account) | {"is_default": True})
 
 
-def _given(params: Params, configuration: Resource) -> Resource:
+def _changes(params: Params, configuration: Resource) -> Resource:
     changes: Resource = {"metadata": params.metadata(configuration["metadata"])}
     if params.has("default_return_url"):
         changes["default_return_url"] = params.url("default_return_url")
@@ -149,23 +149,23 @@ def _given(params: Params, configuration: Resource) -> Resource:
         texts = {key: profile.text(key) for key in _TEXTS if profile.has(key)}
         changes["business_profile"] = {**configuration["business_profile"], **texts}
     if (features := params.nested("features")) is not None:
-        held = dict(configuration["features"])
+        merged = dict(configuration["features"])
         if (cancel := features.nested("subscription_cancel")) is not None:
-            held["subscription_cancel"] = _cancelling(cancel, held["subscription_cancel"])
+            merged["subscription_cancel"] = _cancelling(cancel, merged["subscription_cancel"])
         for key in ("invoice_history", "payment_method_update"):
             if (feature := features.nested(key)) is not None:
-                held[key] = {**held[key], "enabled": feature.flag("enabled") or False}
-        changes["features"] = held
+                merged[key] = {**merged[key], "enabled": feature.flag("enabled") or False}
+        changes["features"] = merged
     return changes
 
 
-def _cancelling(params: Params, held: Resource) -> Resource:
+def _cancelling(params: Params, current: Resource) -> Resource:
     enabled = params.flag("enabled")
     return {
-        **held,
-        "enabled": held["enabled"] if enabled is None else enabled,
-        "mode": params.choice("mode", *_MODES) or held["mode"],
-        "proration_behavior": params.choice("proration_behavior", *BEHAVIOURS) or held["proration_behavior"],
+        **current,
+        "enabled": current["enabled"] if enabled is None else enabled,
+        "mode": params.choice("mode", *_MODES) or current["mode"],
+        "proration_behavior": params.choice("proration_behavior", *BEHAVIOURS) or current["proration_behavior"],
     }
 
 

@@ -8,7 +8,7 @@ from paybill_stripe_fake.store import Resource
 from paybill_stripe_fake.subscription_state import ENDED, period_of, subscription_of
 
 
-class NothingUpcomingError(ApiError):
+class NoUpcomingInvoiceError(ApiError):
     """Raised when the subscription has no upcoming invoice."""
 
     status = 404
@@ -29,11 +29,11 @@ def create_preview(account: Account, params: Params) -> Resource:
     if named is not None and customer not in {None, named["customer"]}:
         raise InvalidRequestError(f"The subscription does not belong to customer {customer}.", param="customer")
     already = len(account.store.oldest_first("event"))
-    with account.store.rehearsal():
+    with account.store.dry_run():
         if named is None:
             subscriptions.start(account, subscriptions.read_terms(account, details, str(customer)))
         else:
-            _live_on(account, details, named)
+            _simulate(account, details, named)
         drafted = [
             event["data"]["object"]
             for event in account.store.oldest_first("event")[already:]
@@ -41,8 +41,8 @@ def create_preview(account: Account, params: Params) -> Resource:
             and (named is None or subscription_of(event["data"]["object"]) == named["id"])
         ]
     if not drafted:
-        raise NothingUpcomingError(named["customer"] if named else str(customer))
-    return _shown(drafted[0], known=named is not None)
+        raise NoUpcomingInvoiceError(named["customer"] if named else str(customer))
+    return _as_preview(drafted[0], existing=named is not None)
 
 
 def _named(account: Account, params: Params) -> Resource | None:
@@ -53,7 +53,7 @@ def _named(account: Account, params: Params) -> Resource | None:
     return account.get("subscription", subscription, "subscription") if subscription else None
 
 
-def _live_on(account: Account, details: Params, subscription: Resource) -> None:
+def _simulate(account: Account, details: Params, subscription: Resource) -> None:
     """Applies the change, and advances the clock until the subscription is billed."""
     latest = subscription["latest_invoice"]
     if subscription["status"] in ENDED:
@@ -67,11 +67,11 @@ def _live_on(account: Account, details: Params, subscription: Resource) -> None:
         renewals.catch_up(account, max(account.now(), period_of(subscription)[1]), only=subscription)
 
 
-def _shown(invoice: Resource, *, known: bool) -> Resource:
+def _as_preview(invoice: Resource, *, existing: bool) -> Resource:
     identifier = new_id("upcoming_in")
     lines = [{**line, "id": f"il_tmp_{line['id'][3:]}", "invoice": identifier} for line in invoice["lines"]["data"]]
     parent = invoice["parent"]
-    if not known:
+    if not existing:
         # The new subscription exists only in the dry run.
         parent = {**parent, "subscription_details": {**parent["subscription_details"], "subscription": ""}}
     return {

@@ -49,7 +49,7 @@ def list_prices(account: Account, params: Params) -> Resource:
     recurring = params.nested("recurring")
     interval = recurring and recurring.choice("interval", *INTERVALS)
 
-    def wanted(price: Resource) -> bool:
+    def matches(price: Resource) -> bool:
         return (
             active in {None, price["active"]}
             and created(price["created"])
@@ -58,7 +58,7 @@ def list_prices(account: Account, params: Params) -> Resource:
             and (interval is None or (price["recurring"] or {}).get("interval") == interval)
         )
 
-    return page(account, params, "price", wanted, "/v1/prices")
+    return page(account, params, "price", matches, "/v1/prices")
 
 
 def update(account: Account, params: Params, price_id: str) -> Resource:
@@ -154,21 +154,21 @@ def _new(account: Account, params: Params) -> Resource:
 
 
 def _recurring(account: Account, params: Params) -> Resource | None:
-    given = params.nested("recurring")
-    if given is None:
+    recurring = params.nested("recurring")
+    if recurring is None:
         return None
-    given.required("interval")
-    interval = given.choice("interval", *INTERVALS) or ""
-    usage_type, meter = given.choice("usage_type", "licensed", "metered") or "licensed", given.text("meter")
+    recurring.required("interval")
+    interval = recurring.choice("interval", *INTERVALS) or ""
+    usage_type, meter = recurring.choice("usage_type", "licensed", "metered") or "licensed", recurring.text("meter")
     if (usage_type == "metered") != (meter is not None):
         raise InvalidRequestError(
-            "usage_type=metered requires a meter, and the other way round.", param=given.name("meter")
+            "usage_type=metered requires a meter, and the other way round.", param=recurring.name("meter")
         )
     if meter is not None:
-        account.get("billing.meter", meter, given.name("meter"))
+        account.get("billing.meter", meter, recurring.name("meter"))
     return {
         "interval": interval,
-        "interval_count": given.integer("interval_count", least=1, most=LONGEST[interval]) or 1,
+        "interval_count": recurring.integer("interval_count", least=1, most=LONGEST[interval]) or 1,
         "meter": meter,
         "trial_period_days": None,
         "usage_type": usage_type,
@@ -188,16 +188,16 @@ def _product(account: Account, params: Params) -> str:
 def _claim_lookup_key(account: Account, params: Params, lookup_key: str | None) -> None:
     """Assigns a lookup key to a price; taking it from another price needs `transfer_lookup_key`."""
     transfer = params.flag("transfer_lookup_key")
-    held = [price for price in account.store.oldest_first("price") if price["lookup_key"] == lookup_key]
-    if lookup_key is None or not held:
+    holders = [price for price in account.store.oldest_first("price") if price["lookup_key"] == lookup_key]
+    if lookup_key is None or not holders:
         return
     if not transfer:
         raise InvalidRequestError(
-            f"A price ({held[0]['id']}) already uses that lookup key.",
+            f"A price ({holders[0]['id']}) already uses that lookup key.",
             code="resource_already_exists",
             param="lookup_key",
         )
-    events.change(account, held[0], {"lookup_key": None})
+    events.change(account, holders[0], {"lookup_key": None})
 
 
 ENDPOINTS = [

@@ -43,7 +43,7 @@ def create(account: Account, params: Params) -> Resource:
     if identifier and account.store.find("product", identifier):
         raise InvalidRequestError(f"Product already exists: {identifier}", code="resource_already_exists", param="id")
     product = new(account, params.required("name", longest=250), identifier=identifier)
-    return events.create(account, product | _given(params, product))
+    return events.create(account, product | _changes(params, product))
 
 
 def retrieve(account: Account, _params: Params, product_id: str) -> Resource:
@@ -55,20 +55,20 @@ def list_products(account: Account, params: Params) -> Resource:
     """Lists products, newest first."""
     active, created, ids = params.flag("active"), params.within("created"), params.texts("ids", most=100)
 
-    def wanted(product: Resource) -> bool:
+    def matches(product: Resource) -> bool:
         return (
             active in {None, product["active"]}
             and created(product["created"])
             and (ids is None or product["id"] in ids)
         )
 
-    return page(account, params, "product", wanted, "/v1/products")
+    return page(account, params, "product", matches, "/v1/products")
 
 
 def update(account: Account, params: Params, product_id: str) -> Resource:
     """Changes the passed attributes."""
     product = account.get("product", product_id)
-    changes = _given(params, product)
+    changes = _changes(params, product)
     if params.has("name"):
         changes["name"] = params.required("name", longest=250)
     if params.has("default_price"):
@@ -89,7 +89,7 @@ def delete(account: Account, _params: Params, product_id: str) -> Resource:
     return {"id": product_id, "object": "product", "deleted": True}
 
 
-def _given(params: Params, product: Resource) -> Resource:
+def _changes(params: Params, product: Resource) -> Resource:
     changes: Resource = {
         key: params.text(key) for key in ("description", "statement_descriptor", "unit_label") if params.has(key)
     }

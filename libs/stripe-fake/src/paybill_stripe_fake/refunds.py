@@ -63,10 +63,10 @@ def list_refunds(account: Account, params: Params) -> Resource:
     exact = {key: params.text(key) for key in ("charge", "payment_intent")}
     created = params.within("created")
 
-    def wanted(refund: Resource) -> bool:
+    def matches(refund: Resource) -> bool:
         return created(refund["created"]) and all(value in {None, refund[key]} for key, value in exact.items())
 
-    return page(account, params, "refund", wanted, "/v1/refunds")
+    return page(account, params, "refund", matches, "/v1/refunds")
 
 
 def update(account: Account, params: Params, refund_id: str) -> Resource:

@@ -25,9 +25,9 @@ def catch_up(account: Account, to: int | None = None, only: Resource | None = No
         at, act, resource = upcoming
         if at > until:
             break
-        account.move_clock(max(at, account.now()))
+        account.set_clock(max(at, account.now()))
         act(account, resource)
-    account.move_clock(until)
+    account.set_clock(until)
 
 
 def advance(account: Account, params: Params) -> Resource:

@@ -20,19 +20,19 @@ _LONGEST_S = 5 * 366 * 86_400
 def read(account: Account, params: Params, customer: str, start: int | None) -> list[Resource] | None:
     """Returns `phases`, each starting at the end of the previous one; the first at `start` or its own `start_date`."""
     creating = start is not None
-    given = params.many("phases", most=_MAX_PHASES)
-    if given is None:
+    passed = params.many("phases", most=_MAX_PHASES)
+    if passed is None:
         return None
     phases: list[Resource] = []
-    for phase in given:
-        begins = start if creating else _moment(account, phase, "start_date") or start
+    for phase in passed:
+        begins = start if creating else _time(account, phase, "start_date") or start
         if begins is None or (phases and begins != start):
             raise InvalidRequestError(
                 "The subscription schedule update is missing at least one phase with a `start_date` to anchor end "
                 "dates to, or a phase does not begin where the one before it ends.",
                 param=phase.name("start_date"),
             )
-        phases.append(_read_one(account, phase, customer, begins))
+        phases.append(_read_phase(account, phase, customer, begins))
         start = phases[-1]["end_date"]
     if not phases:
         raise InvalidRequestError("A schedule needs at least one phase.", param="phases")
@@ -71,7 +71,7 @@ def act(account: Account, schedule: Resource) -> None:
     elif _is_last(schedule):
         _complete(account, schedule)
     else:
-        _enter(account, schedule, _following(schedule)[0])
+        _enter(account, schedule, _later_phases(schedule)[0])
 
 
 def begin(account: Account, schedule: Resource) -> Resource:
@@ -121,7 +121,7 @@ def _set_trial(account: Account, subscription: Resource, until: int | None) -> N
     if until is None or until <= now:
         periods.end_trial(account, subscription, now)
     else:
-        periods.move_trial(account, subscription, until)
+        periods.change_trial_end(account, subscription, until)
 
 
 def current_of(schedule: Resource) -> Resource | None:
@@ -147,29 +147,34 @@ def _complete(account: Account, schedule: Resource) -> None:
         periods.finish(account, subscription, None)
 
 
-def _following(schedule: Resource) -> list[Resource]:
+def _later_phases(schedule: Resource) -> list[Resource]:
     end = schedule["current_phase"]["end_date"]
     return [phase for phase in schedule["phases"] if phase["start_date"] >= end]
 
 
 def _is_last(schedule: Resource) -> bool:
-    return not _following(schedule)
+    return not _later_phases(schedule)
 
 
 def _items_of(account: Account, subscription: Resource, phase: Resource) -> list[Resource]:
     """Returns the phase's items; an item keeps its id if the subscription already has its price."""
-    held = {item["price"]["id"]: item for item in subscription["items"]["data"]}
+    items_by_price = {item["price"]["id"]: item for item in subscription["items"]["data"]}
     after = []
-    for wanted in phase["items"]:
-        price = account.get("price", wanted["price"])
-        item = held.get(price["id"]) or new_item(
-            account, subscription["id"], price, wanted.get("quantity"), wanted["metadata"], period_of(subscription)
+    for phase_item in phase["items"]:
+        price = account.get("price", phase_item["price"])
+        item = items_by_price.get(price["id"]) or new_item(
+            account,
+            subscription["id"],
+            price,
+            phase_item.get("quantity"),
+            phase_item["metadata"],
+            period_of(subscription),
         )
-        after.append(item if prices.is_metered(price) else {**item, "quantity": wanted["quantity"]})
+        after.append(item if prices.is_metered(price) else {**item, "quantity": phase_item["quantity"]})
     return after
 
 
-def _read_one(account: Account, params: Params, customer: str, start: int) -> Resource:
+def _read_phase(account: Account, params: Params, customer: str, start: int) -> Resource:
     items, priced = [], []
     for item in params.many("items", most=MAX_ITEMS) or []:
         price = read_price(account, item)
@@ -179,7 +184,7 @@ def _read_one(account: Account, params: Params, customer: str, start: int) -> Re
     end = _end(account, params, start, priced[0])
     behaviour = params.choice("proration_behavior", *BEHAVIOURS) or "create_prorations"
     phase = _phase(items, priced[0]["currency"], (start, end), behaviour, params.metadata())
-    trial, trial_end = params.flag("trial"), _moment(account, params, "trial_end")
+    trial, trial_end = params.flag("trial"), _time(account, params, "trial_end")
     if trial_end is not None and trial_end > end:
         raise InvalidRequestError("A trial must end no later than its phase.", param=params.name("trial_end"))
     return phase | {"trial_end": end if trial else trial_end}
@@ -187,7 +192,7 @@ def _read_one(account: Account, params: Params, customer: str, start: int) -> Re
 
 def _end(account: Account, params: Params, start: int, price: Resource) -> int:
     """Returns `end_date`, or the given number of intervals after the start; one period by default."""
-    end = _moment(account, params, "end_date")
+    end = _time(account, params, "end_date")
     if end is not None and end <= start:
         raise InvalidRequestError("A phase must end after its start.", param=params.name("end_date"))
     duration, iterations = params.nested("duration"), params.integer("iterations", least=1, most=_MAX_ITERATIONS)
@@ -201,7 +206,7 @@ def _end(account: Account, params: Params, start: int, price: Resource) -> int:
     return period_end(start, start, interval, count * (iterations or 1))
 
 
-def _moment(account: Account, params: Params, key: str) -> int | None:
+def _time(account: Account, params: Params, key: str) -> int | None:
     if params.has(key) and params.text(key) == "now":
         return account.now()
     return params.integer(key, most=account.now() + _LONGEST_S)

@@ -7,7 +7,7 @@ from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.prorations import BEHAVIOURS, Prorating
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import ENDED, change, living_customer
+from paybill_stripe_fake.subscription_state import ENDED, change, existing_customer
 
 _LONGEST_S = 5 * 366 * 86_400
 _OPEN = frozenset({"not_started", "active"})
@@ -28,14 +28,14 @@ def list_schedules(account: Account, params: Params) -> Resource:
     """Lists schedules, newest first."""
     customer, scheduled, created = params.text("customer"), params.flag("scheduled"), params.within("created")
 
-    def wanted(schedule: Resource) -> bool:
+    def matches(schedule: Resource) -> bool:
         return (
             customer in {None, schedule["customer"]}
             and scheduled in {None, schedule["status"] == "not_started"}
             and created(schedule["created"])
         )
 
-    return page(account, params, "subscription_schedule", wanted, "/v1/subscription_schedules")
+    return page(account, params, "subscription_schedule", matches, "/v1/subscription_schedules")
 
 
 def update(account: Account, params: Params, schedule_id: str) -> Resource:
@@ -126,7 +126,7 @@ def _from_subscription(account: Account, params: Params, subscription_id: str) -
 
 
 def _from_phases(account: Account, params: Params) -> Resource:
-    customer = living_customer(account, params.required("customer"), "customer")
+    customer = existing_customer(account, params.required("customer"), "customer")
     now = account.now()
     named = params.text("start_date")
     start = now if named in {None, "now"} else params.integer("start_date", least=now, most=now + _LONGEST_S)

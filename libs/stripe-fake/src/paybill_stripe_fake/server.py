@@ -122,9 +122,9 @@ def create_app(account: Account, api_key: str, sender: Callable[[], Sender], sta
         Route(path, server.endpoint(path, by_method), methods=list(by_method))
         for path, by_method in sorted(table.items(), key=lambda entry: entry[0].count("{"))
     ]
-    own = [Route("/healthz", _healthz), *pages.routes(account, server.answer_anybody)]
+    fixed_routes = [Route("/healthz", _healthz), *pages.routes(account, server.answer_without_key)]
     handlers: dict[Any, Any] = {HTTPException: _unknown_url, ApiError: _refused, Exception: _failed}
-    app = Starlette(routes=[*own, *routes], lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=[*fixed_routes, *routes], lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app
 
@@ -133,7 +133,7 @@ class _Server:
     def __init__(self, account: Account, api_key: str) -> None:
         self._account = account
         self._api_key = api_key.encode()
-        self._under_way: set[str] = set()
+        self._in_progress: set[str] = set()
 
     def endpoint(self, path: str, handlers: dict[str, Handler]) -> Callable[[Request], Any]:
         """Returns an endpoint for one path that checks the key and runs the method's handler in one transaction."""
@@ -148,7 +148,7 @@ class _Server:
                 return self._run(request, handler, tree, arguments, None)
             traffic = self._account.traffic
             faults = traffic.admit(method, path, request.url.path)
-            with self._only_one(request):
+            with self._exclusive(request):
                 if faults["delay_s"]:
                     await asyncio.sleep(faults["delay_s"])
                 answer = (
@@ -157,27 +157,27 @@ class _Server:
                     else self._run(request, handler, tree, arguments, None)
                 )
             if faults["lost"]:
-                raise traffic.lose_answer()
+                raise traffic.lost_response()
             return answer
 
         return run
 
     @contextmanager
-    def _only_one(self, request: Request) -> Iterator[None]:
+    def _exclusive(self, request: Request) -> Iterator[None]:
         """Refuses a second request with the same idempotency key while the first is in progress."""
         key = request.headers.get("idempotency-key") if request.method == "POST" else None
         if key is None:
             yield
             return
-        if key in self._under_way:
+        if key in self._in_progress:
             raise KeyInUseError(key[:_MAX_KEY])
-        self._under_way.add(key)
+        self._in_progress.add(key)
         try:
             yield
         finally:
-            self._under_way.discard(key)
+            self._in_progress.discard(key)
 
-    async def answer_anybody(self, request: Request, handler: Handler, argument: str) -> Response:
+    async def answer_without_key(self, request: Request, handler: Handler, argument: str) -> Response:
         """Runs the action of a page; its unguessable path replaces the key."""
         return self._run(request, handler, await parameters(request, json_too=True), [argument], None)
 
@@ -186,7 +186,7 @@ class _Server:
         if request.url.path == meter_stream.STREAM and meter_stream.may_stream(self._account, key.strip()):
             return
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._api_key):
-            raise AuthenticationError(given=bool(key))
+            raise AuthenticationError(present=bool(key))
 
     def _idempotent(self, request: Request, handler: Handler, tree: dict[str, Value], arguments: list[str]) -> Response:
         """Runs a request once per Idempotency-Key, and repeats its response to later requests."""
@@ -195,23 +195,23 @@ class _Server:
             return self._run(request, handler, tree, arguments, None)
         if len(key) > _MAX_KEY:
             raise InvalidRequestError(f"Idempotency keys can have at most {_MAX_KEY} characters.")
-        asked = json.dumps([request.url.path, tree], sort_keys=True)
-        digest = hashlib.sha256(asked.encode()).hexdigest()
-        held = self._account.store.find("idempotency", key)
-        if held is None or held["at"] < time.time() - _KEPT_S:
+        request_parameters = json.dumps([request.url.path, tree], sort_keys=True)
+        digest = hashlib.sha256(request_parameters.encode()).hexdigest()
+        stored = self._account.store.find("idempotency", key)
+        if stored is None or stored["at"] < time.time() - _KEPT_S:
             return self._run(request, handler, tree, arguments, (key, digest))
-        if held["path"] != request.url.path:
+        if stored["path"] != request.url.path:
             raise IdempotencyError(
                 "Keys for idempotent requests can only be used for the same endpoint they were first used for "
-                f"('{request.url.path}' vs '{held['path']}'). Try using a key other than '{key}'."
+                f"('{request.url.path}' vs '{stored['path']}'). Try using a key other than '{key}'."
             )
-        if held["digest"] != digest:
+        if stored["digest"] != digest:
             raise IdempotencyError(
                 "Keys for idempotent requests can only be used with the same parameters they were first used with. "
                 f"Try using a key other than '{key}' if you meant to execute a different request."
             )
-        replayed = {"Idempotent-Replayed": "true", "Original-Request": held["request"]}
-        return _answer(held["body"], held["status"], idempotency_key=key, headers=replayed)
+        replayed = {"Idempotent-Replayed": "true", "Original-Request": stored["request"]}
+        return _answer(stored["body"], stored["status"], idempotency_key=key, headers=replayed)
 
     def _run(
         self,
@@ -225,8 +225,8 @@ class _Server:
         account = self._account
         request_id, headers = new_id("req"), {}
         # Events that a control route causes name no API request.
-        own = not request.url.path.startswith("/fake/")
-        called = ApiRequest(request_id, key[0] if key else None) if own else ApiRequest()
+        fixed_routes = not request.url.path.startswith("/fake/")
+        called = ApiRequest(request_id, key[0] if key else None) if fixed_routes else ApiRequest()
 
         def keep(status: int, body: Resource) -> None:
             if key is not None:

@@ -36,7 +36,9 @@ class Store:
                 for kind, identifier, value in changes:
                     self._set(kind, identifier, value)
             self._journal.rewrite(
-                [kind, identifier, value] for kind, held in self._kinds.items() for identifier, value in held.items()
+                [kind, identifier, value]
+                for kind, resources in self._kinds.items()
+                for identifier, value in resources.items()
             )
 
     def find(self, kind: str, identifier: str) -> Resource | None:
@@ -64,8 +66,8 @@ class Store:
 
     def clear(self) -> None:
         """Deletes everything; only inside a transaction."""
-        for kind, held in self._kinds.items():
-            for identifier in list(held):
+        for kind, resources in self._kinds.items():
+            for identifier in list(resources):
                 self.delete(kind, identifier)
 
     @contextmanager
@@ -86,7 +88,7 @@ class Store:
             self._undo = None
 
     @contextmanager
-    def rehearsal(self) -> Iterator[None]:
+    def dry_run(self) -> Iterator[None]:
         """Rolls back all changes made inside, in any case; only inside a transaction."""
         outer, self._undo = self._undo, {}
         try:
@@ -107,11 +109,11 @@ class Store:
         self._undo.setdefault((kind, identifier), self.find(kind, identifier))
 
     def _set(self, kind: str, identifier: str, value: Resource | None) -> None:
-        held = self._kinds.setdefault(kind, {})
+        resources = self._kinds.setdefault(kind, {})
         if value is None:
-            held.pop(identifier, None)
+            resources.pop(identifier, None)
         else:
-            held[identifier] = value
+            resources[identifier] = value
 
     def _commit(self) -> None:
         undo = self._undo or {}

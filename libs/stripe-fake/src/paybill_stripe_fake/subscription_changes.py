@@ -10,7 +10,7 @@ from paybill_stripe_fake.pauses import read_pause_collection
 from paybill_stripe_fake.payment_methods import attach_named
 from paybill_stripe_fake.prorations import Prorating
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import ENDED, change, living_customer, period_of
+from paybill_stripe_fake.subscription_state import ENDED, change, existing_customer, period_of
 from paybill_stripe_fake.terms import (
     MAX_ITEMS,
     check_prices,
@@ -51,11 +51,11 @@ def apply(account: Account, params: Params, subscription: Resource) -> Resource:
     restart = _restart(params)
     changes = _labels(account, params, subscription) | _ending(account, params, subscription)
     trial = _trial(account, params, subscription)
-    given = params.many("items", most=MAX_ITEMS)
-    after = None if given is None else changed_items(account, given, subscription)
+    item_changes = params.many("items", most=MAX_ITEMS)
+    after = None if item_changes is None else changed_items(account, item_changes, subscription)
     changed = change_items(account, subscription, after, prorating, changes=changes, restart=restart)
     if trial is not None and trial != account.now():
-        changed = periods.move_trial(account, changed, trial)
+        changed = periods.change_trial_end(account, changed, trial)
     if trial == account.now():
         changed = periods.end_trial(account, changed, trial)
     refuse_if_unpaid(account, subscription, changed, behaviour)
@@ -75,8 +75,8 @@ def change_items(
 
     restart: starts a new period now even if the billing interval stays the same.
     """
-    held, unbilled = subscription["items"]["data"], subscription["status"] in {"trialing", "paused"}
-    restart = restart or (after is not None and rhythm(after[0]["price"]) != rhythm(held[0]["price"]))
+    current, unbilled = subscription["items"]["data"], subscription["status"] in {"trialing", "paused"}
+    restart = restart or (after is not None and rhythm(after[0]["price"]) != rhythm(current[0]["price"]))
     restart = restart and not unbilled
     if prorating.behaviour != "none" and not unbilled and (restart or after is not None):
         prorations.charge(account, subscription, [] if restart else after or [], prorating.at)
@@ -105,26 +105,26 @@ def cancel(account: Account, params: Params, subscription_id: str) -> Resource:
         raise ResourceMissingError("subscription", subscription_id)
     details = _cancellation_details(params, subscription)
     prorate, invoice_now = params.flag("prorate") or False, params.flag("invoice_now") or False
-    held = {**subscription, "cancellation_details": details}
-    return periods.finish(account, held, "cancellation_requested", prorate=prorate, invoice_now=invoice_now)
+    updated = {**subscription, "cancellation_details": details}
+    return periods.finish(account, updated, "cancellation_requested", prorate=prorate, invoice_now=invoice_now)
 
 
-def changed_items(account: Account, given: list[Params], subscription: Resource) -> list[Resource]:
+def changed_items(account: Account, item_changes: list[Params], subscription: Resource) -> list[Resource]:
     """Returns the items with the passed ones changed, added or removed."""
     items = {item["id"]: item for item in subscription["items"]["data"]}
-    for change_of in given:
-        identifier, deleted = change_of.text("id"), change_of.flag("deleted")
+    for item_change in item_changes:
+        identifier, deleted = item_change.text("id"), item_change.flag("deleted")
         if identifier is None:
-            [(price, quantity, metadata)] = read_items(account, [change_of])
+            [(price, quantity, metadata)] = read_items(account, [item_change])
             added = new_item(account, subscription["id"], price, quantity, metadata, period_of(subscription))
             items[added["id"]] = added
             continue
         if identifier not in items:
-            raise ResourceMissingError("subscription item", identifier, param=change_of.name("id"))
+            raise ResourceMissingError("subscription item", identifier, param=item_change.name("id"))
         if deleted:
             del items[identifier]
             continue
-        items[identifier] = changed_item(account, change_of, items[identifier])
+        items[identifier] = changed_item(account, item_change, items[identifier])
     kept = list(items.values())
     check_prices(account, [item["price"] for item in kept], subscription["customer"])
     if len(kept) > MAX_ITEMS:
@@ -148,7 +148,7 @@ def _labels(account: Account, params: Params, subscription: Resource) -> Resourc
     if params.has("description"):
         changes["description"] = params.text("description", longest=500)
     if card := params.text("default_payment_method"):
-        customer = living_customer(account, subscription["customer"])
+        customer = existing_customer(account, subscription["customer"])
         changes["default_payment_method"] = attach_named(account, customer, card, "default_payment_method")["id"]
     if params.has("pause_collection"):
         changes["pause_collection"] = read_pause_collection(account, params)
@@ -185,10 +185,10 @@ def _ending(account: Account, params: Params, subscription: Resource) -> Resourc
     at_period_end = params.flag("cancel_at_period_end")
     finish = period_of(subscription)[1]
     if params.text("cancel_at") in {"min_period_end", "max_period_end"}:
-        moment: int | None = finish
+        cancel_at: int | None = finish
     else:
-        moment = params.integer("cancel_at", least=account.now() + 1)
-    if at_period_end and moment:
+        cancel_at = params.integer("cancel_at", least=account.now() + 1)
+    if at_period_end and cancel_at:
         raise InvalidRequestError(
             "You can use only one of cancel_at and cancel_at_period_end.",
             code="parameters_exclusive",
@@ -202,7 +202,7 @@ def _ending(account: Account, params: Params, subscription: Resource) -> Resourc
             "cancelation behavior directly is not allowed. Please update the schedule instead.",
             param="cancel_at_period_end",
         )
-    until = finish if at_period_end else moment
+    until = finish if at_period_end else cancel_at
     details = changes["cancellation_details"]
     return {
         "cancel_at": until,
@@ -214,14 +214,14 @@ def _ending(account: Account, params: Params, subscription: Resource) -> Resourc
 
 def _cancellation_details(params: Params, subscription: Resource) -> dict[str, Any]:
     details = dict(subscription["cancellation_details"])
-    if given := params.nested("cancellation_details"):
-        details |= {"comment": given.text("comment"), "feedback": given.choice("feedback", *_FEEDBACK)}
+    if passed := params.nested("cancellation_details"):
+        details |= {"comment": passed.text("comment"), "feedback": passed.choice("feedback", *_FEEDBACK)}
     return details
 
 
 def _refuse_if_ended(params: Params, subscription: Resource) -> None:
     harmless = {"metadata", "cancellation_details"}
-    if subscription["status"] not in _UNCHANGEABLE or not params.given() - harmless:
+    if subscription["status"] not in _UNCHANGEABLE or not params.names() - harmless:
         return
     message = f"A subscription that is {subscription['status']} can only update its {' and '.join(sorted(harmless))}."
     code = "invalid_canceled_subscription_fields" if subscription["status"] in ENDED else None

@@ -38,7 +38,7 @@ def update(account: Account, params: Params, item_id: str) -> Resource:
     subscription, item = _find(account, item_id)
     params.flag("off_session")
     changed = changed_item(account, params, item)
-    after = [changed if held["id"] == item_id else held for held in subscription["items"]["data"]]
+    after = [changed if current["id"] == item_id else current for current in subscription["items"]["data"]]
     _change(account, params, subscription, after)
     return retrieve(account, params, item_id)
 
@@ -47,7 +47,7 @@ def delete(account: Account, params: Params, item_id: str) -> Resource:
     """Removes an item from its subscription, which keeps at least one."""
     subscription, _ = _find(account, item_id)
     params.flag("clear_usage")
-    after = [held for held in subscription["items"]["data"] if held["id"] != item_id]
+    after = [current for current in subscription["items"]["data"] if current["id"] != item_id]
     _change(account, params, subscription, after)
     return {"id": item_id, "object": "subscription_item", "deleted": True}
 

@@ -9,7 +9,7 @@ ENDED = frozenset({"canceled", "incomplete_expired"})
 RUNNING = frozenset({"trialing", "active", "past_due", "unpaid"})
 
 
-def living_customer(account: Account, customer_id: str, param: str | None = None) -> Resource:
+def existing_customer(account: Account, customer_id: str, param: str | None = None) -> Resource:
     """Returns the customer; a deleted one raises ResourceMissingError."""
     customer = account.get("customer", customer_id, param)
     if customer.get("deleted"):
@@ -27,14 +27,14 @@ def pause(account: Account, subscription: Resource, why: str) -> Resource:
     details = {
         "paused": {"subscription": {"type": why}, "transitioned_at": account.now(), "type": "subscription"},
     }
-    held = account.get("subscription", subscription["id"])
+    current = account.get("subscription", subscription["id"])
     changes = {"status": "paused", "status_details": details, "trial_end": subscription["trial_end"]}
-    paused = change(account, held, changes)
+    paused = change(account, current, changes)
     events.emit(account, "customer.subscription.paused", paused)
     return paused
 
 
-def wake(account: Account, subscription: Resource) -> Resource:
+def reactivate(account: Account, subscription: Resource) -> Resource:
     """Sets a paused subscription to active."""
     running = change(account, subscription, {"status": "active", "status_details": None})
     events.emit(account, "customer.subscription.resumed", running)

@@ -10,7 +10,7 @@ from paybill_stripe_fake.lists import page
 from paybill_stripe_fake.payment_methods import attach_named, card_of
 from paybill_stripe_fake.prorations import BEHAVIOURS
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import ENDED, living_customer, period_of
+from paybill_stripe_fake.subscription_state import ENDED, existing_customer, period_of
 from paybill_stripe_fake.terms import (
     MAX_ITEMS,
     Terms,
@@ -41,8 +41,8 @@ def start(account: Account, terms: Terms) -> tuple[Resource, Resource]:
 
 def trial_warning_at(account: Account, subscription: Resource) -> int | None:
     """Returns the time of the warning before the trial ends, or None if it was sent or there is no trial."""
-    told = account.store.find("trial_warning", subscription["id"])
-    if subscription["status"] != "trialing" or (told and told["trial_end"] == subscription["trial_end"]):
+    warned = account.store.find("trial_warning", subscription["id"])
+    if subscription["status"] != "trialing" or (warned and warned["trial_end"] == subscription["trial_end"]):
         return None
     return max(int(subscription["created"]), int(subscription["trial_end"]) - _TRIAL_WARNING_S)
 
@@ -91,7 +91,7 @@ def list_subscriptions(account: Account, params: Params) -> Resource:
     created = params.within("created")
     starts, ends = params.within("current_period_start"), params.within("current_period_end")
 
-    def wanted(subscription: Resource) -> bool:
+    def matches(subscription: Resource) -> bool:
         ended = subscription["status"] in ENDED
         shown = {"all": True, "ended": ended, None: not ended}.get(status, subscription["status"] == status)
         start_at, end_at = period_of(subscription)
@@ -104,12 +104,12 @@ def list_subscriptions(account: Account, params: Params) -> Resource:
             and ends(end_at)
         )
 
-    return page(account, params, "subscription", wanted, "/v1/subscriptions")
+    return page(account, params, "subscription", matches, "/v1/subscriptions")
 
 
 def read_terms(account: Account, params: Params, customer_id: str) -> Terms:
     """Returns the terms of a new subscription."""
-    customer = living_customer(account, customer_id, "customer")
+    customer = existing_customer(account, customer_id, "customer")
     items = read_items(account, params.many("items", most=MAX_ITEMS) or [])
     check_prices(account, [price for price, _, _ in items], customer["id"])
     terms = Terms(

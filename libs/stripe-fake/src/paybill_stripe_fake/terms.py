@@ -37,9 +37,9 @@ class Terms:
     schedule: str | None = None
 
 
-def read_items(account: Account, given: list[Params]) -> list[tuple[Resource, int | None, dict[str, str]]]:
+def read_items(account: Account, items: list[Params]) -> list[tuple[Resource, int | None, dict[str, str]]]:
     """Returns prices, quantities and metadata of new items; a metered item has no quantity."""
-    priced = [(item, read_price(account, item)) for item in given]
+    priced = [(item, read_price(account, item)) for item in items]
     return [(price, read_quantity(item, price), item.metadata()) for item, price in priced]
 
 

@@ -108,23 +108,23 @@ def list_events(account: Account, params: Params) -> Resource:
     object_id, types = params.text("object_id"), params.texts("types", most=_MAX_TYPES)
     created, after = _within(params), params.text("page", longest=100)
     oldest = account.now() - KEPT_S
-    known = [*account.store.oldest_first("event"), *account.store.oldest_first("v2.core.event")]
+    stored = [*account.store.oldest_first("event"), *account.store.oldest_first("v2.core.event")]
     shown = [
         whole(event)
-        for event in sorted(known, key=_at)[::-1]
+        for event in sorted(stored, key=_at)[::-1]
         if _at(event) > oldest and created(_at(event)) and name_of(event) is not None
     ]
-    wanted = [
+    matching = [
         event
         for event in shown
         if types is None or event["type"] in types
         if object_id is None or (event.get("related_object") or {}).get("id") == object_id
     ]
-    ids = [event["id"] for event in wanted]
+    ids = [event["id"] for event in matching]
     if after is not None and after not in ids:
         raise InvalidRequestError("The page does not exist.", param="page")
     start = ids.index(after) if after else 0
-    found, rest = wanted[start : start + limit], wanted[start + limit :]
+    found, rest = matching[start : start + limit], matching[start + limit :]
     query: list[tuple[str, Any]] = [("limit", limit), *((f"types[{i}]", kind) for i, kind in enumerate(types or []))]
     query += [("object_id", object_id)] if object_id else []
     next_url = "/v2/core/events?" + urlencode([*query, ("page", rest[0]["id"])]) if rest else None
@@ -167,8 +167,8 @@ def _at(event: Resource) -> int:
 
 
 def _within(params: Params) -> Callable[[int], bool]:
-    given = params.nested("created") or Params({})
-    bounds = {key: given.text(key, longest=40) for key in ("gt", "gte", "lt", "lte")}
+    created = params.nested("created") or Params({})
+    bounds = {key: created.text(key, longest=40) for key in ("gt", "gte", "lt", "lte")}
     limits = {key: _bound(value, key) for key, value in bounds.items() if value}
     return lambda at: (
         limits.get("gt", at - 1) < at
@@ -190,9 +190,9 @@ def seconds(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp())
 
 
-def iso(moment: int) -> str:
+def iso(time: int) -> str:
     """Returns a time in the format of API version 2."""
-    return datetime.fromtimestamp(moment, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return datetime.fromtimestamp(time, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 ENDPOINTS = [("GET", "/v2/core/events", list_events), ("GET", "/v2/core/events/{id}", retrieve)]

@@ -29,8 +29,8 @@ class _Endpoint:
     total: int = 0
     refused: int = 0
     max_per_s: int = 0
-    seen: deque[float] = field(default_factory=deque)
-    recent: deque[float] = field(default_factory=deque)
+    attempts: deque[float] = field(default_factory=deque)
+    admitted: deque[float] = field(default_factory=deque)
 
 
 class Traffic:
@@ -54,16 +54,16 @@ class Traffic:
             (endpoint, self.per_endpoint, "endpoint-rate"),
             (self._account, self.per_account, "global-rate"),
         ):
-            _forget_old(counted.recent, now)
-            if limit is not None and len(counted.recent) >= limit:
+            _drop_old(counted.admitted, now)
+            if limit is not None and len(counted.admitted) >= limit:
                 _count(endpoint, now)
                 _count(self._account, now)
                 endpoint.refused += 1
                 self._account.refused += 1
-                raise RateLimitError(reason, counted.recent[0] + _WINDOW_S - now)
+                raise RateLimitError(reason, counted.admitted[0] + _WINDOW_S - now)
         for counted in (endpoint, self._account):
             _count(counted, now)
-            counted.recent.append(now)
+            counted.admitted.append(now)
         applies = self.faults["fail_next"] > 0 and path.startswith(self.faults["path"])
         if applies:
             self.faults["fail_next"] -= 1
@@ -71,19 +71,19 @@ class Traffic:
             raise InjectedError(self.faults["status"], self.faults["retry_after_s"])
         return {"lost": applies, "delay_s": self.faults["delay_s"] if path.startswith(self.faults["path"]) else 0.0}
 
-    def lose_answer(self) -> InjectedError:
+    def lost_response(self) -> InjectedError:
         """Returns the error that replaces the response of a call that was carried out."""
         return InjectedError(self.faults["status"], self.faults["retry_after_s"])
 
     def report(self) -> Resource:
-        """Returns counts of calls, total and by endpoint; `max_per_s` is the peak of any one second, refused ones included."""
+        """Returns counts, total and by endpoint; `max_per_s` is the peak of any one second, refused calls included."""
         by_endpoint = [
-            {"method": method, "path": pattern, **_shown(endpoint)}
+            {"method": method, "path": pattern, **_counts(endpoint)}
             for (method, pattern), endpoint in sorted(self._endpoints.items())
         ]
-        return {**_shown(self._account), "endpoints": by_endpoint}
+        return {**_counts(self._account), "endpoints": by_endpoint}
 
-    def forget(self) -> None:
+    def reset_counts(self) -> None:
         """Resets the counts."""
         self._endpoints.clear()
         self._account = _Endpoint()
@@ -92,7 +92,7 @@ class Traffic:
         """Restores the initial state: no faults, the limits of the command line, zero counts."""
         self.faults = dict(_NO_FAULTS)
         self.per_endpoint, self.per_account = self._started_with
-        self.forget()
+        self.reset_counts()
 
     def limits(self) -> Resource:
         """Returns the limits in force."""
@@ -129,16 +129,16 @@ class Traffic:
 
 
 def _count(counted: _Endpoint, now: float) -> None:
-    _forget_old(counted.seen, now)
-    counted.seen.append(now)
+    _drop_old(counted.attempts, now)
+    counted.attempts.append(now)
     counted.total += 1
-    counted.max_per_s = max(counted.max_per_s, len(counted.seen))
+    counted.max_per_s = max(counted.max_per_s, len(counted.attempts))
 
 
-def _forget_old(times: deque[float], now: float) -> None:
+def _drop_old(times: deque[float], now: float) -> None:
     while times and times[0] <= now - _WINDOW_S:
         times.popleft()
 
 
-def _shown(counted: _Endpoint) -> Resource:
+def _counts(counted: _Endpoint) -> Resource:
     return {"total": counted.total, "refused": counted.refused, "max_per_s": counted.max_per_s}

@@ -26,12 +26,12 @@ def is_loopback(host: str | None) -> bool:
 
 def set_static(account: Account, url: str | None, secrets: list[str]) -> None:
     """Sets URL and secrets of the command line's endpoint; its secrets are not stored in the state file."""
-    held = account.store.find("webhook_endpoint", STATIC_ID)
+    current = account.store.find("webhook_endpoint", STATIC_ID)
     if url is None:
-        if held is not None:
+        if current is not None:
             deliveries.drop(account, STATIC_ID)
             account.store.delete("webhook_endpoint", STATIC_ID)
-    elif held is None or held["url"] != url:
+    elif current is None or current["url"] != url:
         account.put(_endpoint(account, STATIC_ID, url, ["*"]))
     account.static_secrets = tuple(secrets)
 
