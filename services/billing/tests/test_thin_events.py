@@ -105,7 +105,9 @@ async def test_an_alert_about_an_event_that_was_never_made_has_its_object_looked
     await asyncio.to_thread(lambda: control.faults(lose=["customer.subscription.deleted"]))
     await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
 
-    await asyncio.to_thread(control.report_generation_failure, "customer.subscription.deleted", subscription["provider_subscription"])
+    await asyncio.to_thread(
+        control.report_generation_failure, "customer.subscription.deleted", subscription["provider_subscription"]
+    )
 
     await world.standing(TENANT, "ended")
 
