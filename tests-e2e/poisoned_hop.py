@@ -10,18 +10,18 @@ from paybill_bench import hop
 from paybill_bench.facts import HopMetered
 from paybill_bench.place import Place
 from paybill_runtime.app import Running, Service, serving
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.settings import ServiceSettings
 from paybill_runtime.telemetry import configure
 
 
-def hearing(poison: str) -> Hearing:
+def hearing(poison: str) -> Subscriptions:
     """As the hop hears, but for the tenant `poison`."""
-    hears = Hearing()
+    hears = Subscriptions()
 
     @hears.fact(HopMetered, writes=lambda event: [hop.HOPS.key(event.tenant_id)])
-    def metered(unit: Unit, event: HopMetered, at: Moment) -> None:
+    def metered(unit: UnitOfWork, event: HopMetered, at: DecisionContext) -> None:
         if event.tenant_id == poison:
             raise ZeroDivisionError("the usage of nobody, a share of")
         hop.metered(unit, event, at)
@@ -31,7 +31,7 @@ def hearing(poison: str) -> Hearing:
 
 async def main(place: Place, poison: str, api_keys_file: Path, port: int) -> None:
     """For ever."""
-    service = Service("tenant", ServiceSettings, (hop.HOPS,), lambda _edge: APIRouter(), hearing(poison))
+    service = Service("tenant", ServiceSettings, (hop.HOPS,), lambda _context: APIRouter(), hearing(poison))
     settings = hop.settings(place).model_copy(update={"api_keys_file": api_keys_file, "http_port": port})
     await hop.make_tables(place)
     async with Running(service, settings) as running, serving(running):

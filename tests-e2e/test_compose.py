@@ -138,8 +138,8 @@ def test_a_service_understands_every_setting_that_it_is_given(
 
 def test_the_stand_in_sends_its_webhooks_where_billing_takes_them(credentials: Path) -> None:
     (url,) = [word for word in CONTAINERS["stripe-fake"]["command"] if word.startswith("--webhook-url=")]
-    edge: Any = SimpleNamespace(database=None, doors={})
-    paths = [route.path for route in receive.router(edge, {}, lambda _: None).routes if isinstance(route, APIRoute)]
+    context: Any = SimpleNamespace(database=None, doors={})
+    paths = [route.path for route in receive.router(context, {}, lambda _: None).routes if isinstance(route, APIRoute)]
 
     assert (credentials / "billing/stripe-webhook-secrets").read_text().split()
     assert url.removeprefix("--webhook-url=http://billing:8080").replace("stripe", "{provider}") in paths
@@ -148,7 +148,7 @@ def test_the_stand_in_sends_its_webhooks_where_billing_takes_them(credentials: P
 def test_services_can_lock_values_for_each_other(credentials: Path) -> None:
     tenant, billing = (Identity.load(credentials / name / "identity", name) for name in ("tenant", "billing"))
 
-    assert billing.unlock(tenant.lock(b"a data key", "billing")) == b"a data key"
+    assert billing.decrypt(tenant.encrypt_for(b"a data key", "billing")) == b"a data key"
     assert not (credentials / "billing/identity/tenant.key").exists()
 
 

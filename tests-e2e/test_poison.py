@@ -26,7 +26,7 @@ from paybill_contracts.envelope import Fact, read_fact
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.ports import free_port
 from paybill_runtime.http.auth import Role, make_key
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.retry_queue import MAX_ATTEMPTS
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.testing import until
@@ -84,7 +84,7 @@ def stages(postgres, databases, tmp_path):
     lab = Lab(tmp_path, postgres)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
-    keys.write_text(json.dumps({"keys": [key.kept]}))
+    keys.write_text(json.dumps({"keys": [key.stored]}))
 
     @asynccontextmanager
     async def stage() -> AsyncIterator[Stage]:
@@ -113,14 +113,14 @@ async def _waits(stage: Stage, load: list[Message]) -> list[float]:
     clock = asyncio.get_running_loop().time
     source = await connect(stage.server.url, "billing", stage.server.password("billing"))
     reader = await connect(stage.server.url, "operator", stage.server.password("operator"))
-    feed = Feed(reader, EVENTS, [ANSWERS], 1)
+    feed = OrderedConsumer(reader, EVENTS, [ANSWERS], 1)
     due: dict[str, float] = {}
     answered: dict[str, float] = {}
     others = {said.headers["ce-id"] for said in load if said.headers["pb-tenant"] != POISON}
 
     async def read() -> None:
         while not others <= answered.keys():
-            for message in await feed.next(1.0):
+            for message in await feed.fetch(1.0):
                 answered[message.headers["pb-cause"]] = clock()
 
     reading = asyncio.create_task(read())
@@ -200,10 +200,10 @@ async def _overview(client: httpx.AsyncClient, *, parked: int, dead: int) -> dic
 
 async def _answers_about_poison(stage: Stage) -> list[Fact]:
     client = await connect(stage.server.url, "operator", stage.server.password("operator"))
-    feed = Feed(client, EVENTS, ["paybill.events.*.tenant.hop_noted.*"], 1)
+    feed = OrderedConsumer(client, EVENTS, ["paybill.events.*.tenant.hop_noted.*"], 1)
     facts: list[Fact] = []
     while await feed.pending():
-        for message in await feed.next(1.0):
+        for message in await feed.fetch(1.0):
             fact = read_fact(message.subject, message.headers, message.data, stream_sequence(message))
             facts += [fact] * (fact.event.tenant == POISON)
     await feed.close()

@@ -25,7 +25,7 @@ from paybill_embedded.child import Child
 from paybill_embedded.lock import sole_server
 from paybill_runtime.clock import new_id
 from paybill_runtime.http.auth import Role, make_key
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.telemetry import child
@@ -192,11 +192,11 @@ class World:
     async def stream(self) -> list[tuple[int, dict[str, str], dict]]:
         """Every fact: its place, headers and payload. Nothing, when even the stream is gone."""
         client = await self._connected("operator")
-        feed = Feed(client, EVENTS, ["paybill.events.>"], 1)
+        feed = OrderedConsumer(client, EVENTS, ["paybill.events.>"], 1)
         facts = []
         try:
             while await feed.pending():
-                facts += [(stream_sequence(m), m.headers, json.loads(m.data)) for m in await feed.next(1)]
+                facts += [(stream_sequence(m), m.headers, json.loads(m.data)) for m in await feed.fetch(1)]
         except NotFoundError:
             return []
         finally:
@@ -222,7 +222,7 @@ class World:
 
     def _made_settings(self) -> dict[str, str]:
         key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
-        (self._folder / "keys.json").write_text(json.dumps({"keys": [key.kept]}))
+        (self._folder / "keys.json").write_text(json.dumps({"keys": [key.stored]}))
         for name in ("tenant", "billing", "provisioner"):
             make_identity(self._folder / "identities", name)
         for name in SERVERS:

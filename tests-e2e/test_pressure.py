@@ -23,7 +23,7 @@ import pytest
 from paybill_contracts.tenant import OfferingNoted, TenantRequested
 from paybill_embedded.ports import free_port
 from paybill_runtime.http.auth import Role, make_key
-from paybill_runtime.http.limits import MAX_BUSY
+from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import until
 from pressing import YES, Answer, Door
@@ -63,7 +63,7 @@ async def run(postgres, databases, nats, tmp_path):
         make_identity(tmp_path / "identities", name)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
-    keys.write_text(json.dumps({"keys": [key.kept]}))
+    keys.write_text(json.dumps({"keys": [key.stored]}))
     said = tmp_path / "service.log"
     async with AsyncExitStack() as stack:
 
@@ -192,7 +192,7 @@ async def test_three_times_as_many_webhooks_come_as_can_be_kept(webhooks) -> Non
 
 
 def _bound(accepted: float) -> float:
-    return max(2.0, PATIENCE * MAX_BUSY / accepted)
+    return max(2.0, PATIENCE * MAX_CONCURRENT_REQUESTS / accepted)
 
 
 async def _press(

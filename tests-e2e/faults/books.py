@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 from nats.aio.client import Client
 from paybill_runtime.app import Service
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect
 
 
@@ -75,16 +75,16 @@ class Log:
     connected: Callable[[], Any]
     facts: list[Said] = field(default_factory=list)
     _client: Client | None = None
-    _feed: Feed | None = None
+    _feed: OrderedConsumer | None = None
 
     async def read_on(self) -> None:
         """Read up to its end. Raises what NATS raises while it is away; what was read stays."""
         try:
             if self._feed is None:
                 self._client = await self.connected()
-                self._feed = Feed(self._client, EVENTS, ["paybill.events.>"], self.end + 1, batch=1000)
+                self._feed = OrderedConsumer(self._client, EVENTS, ["paybill.events.>"], self.end + 1, batch=1000)
             while await self._feed.pending():
-                self.facts += [_said(message) for message in await self._feed.next(1)]
+                self.facts += [_said(message) for message in await self._feed.fetch(1)]
         except BaseException:
             await self.close()
             raise
@@ -140,7 +140,7 @@ async def read_books(service: Service, url: str, password: str) -> Books:
             positions = await connection.fetch(_POSITIONS)
             return Books(
                 service=service.name,
-                hears=frozenset(service.hears.facts),
+                hears=frozenset(service.subscriptions.fact_handlers),
                 rows=[Row(*row) for row in await connection.fetch(_ROWS)],
                 inbox={row[0] for row in await connection.fetch("SELECT event_id::text FROM chassis.inbox")},
                 positions={row[0]: row[1] for row in positions},

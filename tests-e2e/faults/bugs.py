@@ -8,10 +8,10 @@ from paybill_contracts.envelope import headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.store import Store
-from paybill_runtime.decisions.unit_of_work import Unit
+from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.jobs import worker
 from paybill_runtime.messaging import relay
-from paybill_runtime.messaging.inbox import Handling
+from paybill_runtime.messaging.inbox import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
 from sqlalchemy import text
 
@@ -32,7 +32,7 @@ def position_before_decisions() -> None:
     """Our form of "ack before commit": the reader's position is committed first, and its decisions after it."""
 
     async def early(
-        handling: Handling, items: Sequence[Any], _: Mapping[str, int], positions: dict[int, int], *__: Any
+        handling: MessageProcessor, items: Sequence[Any], _: Mapping[str, int], positions: dict[int, int], *__: Any
     ) -> None:
         upto = items[-1].sequence
         values = {"stream": items[0].stream, "partitions": list(positions), "sequence": upto}
@@ -40,17 +40,17 @@ def position_before_decisions() -> None:
             await connection.execute(_ADVANCE, values)
         positions |= dict.fromkeys(positions, upto)  # the batch insists on finding them as it believes that they are
 
-    planting.before(Handling, "_commit", early, takes=("items", "positions"))
+    planting.before(MessageProcessor, "_commit", early, takes=("items", "positions"))
 
 
 def inbox_skipped() -> None:
     """Nothing is remembered of what was handled before."""
 
-    async def forget(handling: Handling, items: Sequence[Any], *_: Any) -> None:
+    async def forget(handling: MessageProcessor, items: Sequence[Any], *_: Any) -> None:
         async with handling.database.transaction() as connection:
             await connection.execute(_FORGET, {"ids": [item.id for item in items]})
 
-    planting.before(Handling, "_commit", forget, takes=("items",))
+    planting.before(MessageProcessor, "_commit", forget, takes=("items",))
 
 
 def unfenced_lease() -> None:
@@ -71,9 +71,9 @@ def publish_before_commit() -> None:
     async def remember(relay: Relay) -> None:
         relays[:] = [relay]
 
-    async def publish(_: Store, __: Any, unit: Unit, *___: Any, **____: Any) -> None:
+    async def publish(_: Store, __: Any, unit: UnitOfWork, *___: Any, **____: Any) -> None:
         for fact in unit.facts:
-            bus = relays[0]._bus.client.jetstream()
+            bus = relays[0]._broker.client.jetstream()
             await bus.publish(subject_of(fact.event), encode(fact.event), headers=headers_of(fact))
 
     planting.before(Relay, "run", remember)

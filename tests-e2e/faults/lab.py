@@ -48,7 +48,7 @@ class Lab:
         make_identity(folder / "identities", "tenant")
         keys = folder / "keys.json"
         key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
-        keys.write_text(json.dumps({"keys": [key.kept]}))
+        keys.write_text(json.dumps({"keys": [key.stored]}))
         environment = {
             "PATH": os.environ["PATH"],
             "PAYBILL_DATABASE_URL": url,

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.group_commit import Decider
+from paybill_runtime.decisions.group_commit import GroupCommit
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.jobs.worker import Worker
-from paybill_runtime.messaging.inbox import Handling
+from paybill_runtime.messaging.inbox import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
 
 from faults import planting
@@ -73,21 +73,21 @@ def _when_there_is_something_to_mark(act: Act) -> None:
 
 POINTS: dict[str, Callable[[Act], None]] = {
     # A decision is in PostgreSQL, and nobody was told: neither who asked nor the relay.
-    "after_commit_before_answer": partial(_after, Decider, "_once"),
+    "after_commit_before_answer": partial(_after, GroupCommit, "_once"),
     "after_commit_before_publish": partial(_before, Relay, "_publish"),
     "after_publish_before_mark": _when_there_is_something_to_mark,
     # The outside world was changed, and nothing of ours says so.
     "after_effect_before_outcome": partial(_before, Worker, "_commit"),
     # Messages are here, no transaction has begun.
-    "batch_in_hand": partial(_before, Handling, "batch"),
+    "batch_in_hand": partial(_before, MessageProcessor, "batch"),
     # Everything is decided and nothing written; or the statement that writes it is on its way, with an unknown outcome.
-    "inside_a_batch": partial(_decided, Handling, "_commit"),
-    "while_a_batch_is_written": partial(_being_written, Handling, "_commit"),
+    "inside_a_batch": partial(_decided, MessageProcessor, "_commit"),
+    "while_a_batch_is_written": partial(_being_written, MessageProcessor, "_commit"),
     # There is no acknowledgement in this design (decision 0006). What follows the commit is that the reader's position
     # counts in memory: this is where others have "after commit before ack".
-    "after_commit_before_position_counts": partial(_after, Handling, "_commit"),
-    "inside_a_decision": partial(_decided, Decider, "_once"),
-    "while_a_decision_is_written": partial(_being_written, Decider, "_once"),
+    "after_commit_before_position_counts": partial(_after, MessageProcessor, "_commit"),
+    "inside_a_decision": partial(_decided, GroupCommit, "_once"),
+    "while_a_decision_is_written": partial(_being_written, GroupCommit, "_once"),
     # PostgreSQL says that the leases are ours, or not ours any more, and this process does not know it yet.
     "while_a_lease_changes_hands": _when_leases_changed,
     "while_leases_are_given_back": partial(_after, Leases, "give_back"),

@@ -18,11 +18,11 @@ from paybill_runtime.app import Service
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.jobs.effects import Job, Outcome, Work
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome
 from paybill_runtime.main import run
 from paybill_runtime.messaging.streams import connect
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.settings import ServiceSettings
 from paybill_runtime.telemetry import child
 from sqlalchemy import MetaData
@@ -84,17 +84,17 @@ class ProbeRow(Base, table=True):
 
 
 PROBES = Stored("probe", ProbeRow, Probe, evolve)
-HEARS = Hearing()
-WORK = Work()
+HANDLERS = Subscriptions()
+JOBS = JobRegistry()
 
 
-@HEARS.fact(ProbeAsked, writes=lambda event: [PROBES.key(event.tenant_id)])
-def asked(unit: Unit, event: ProbeAsked, _: Moment) -> None:
+@HANDLERS.fact(ProbeAsked, writes=lambda event: [PROBES.key(event.tenant_id)])
+def asked(unit: UnitOfWork, event: ProbeAsked, _: DecisionContext) -> None:
     """Note it."""
     unit.record(PROBES, event.tenant_id, [ProbeNoted(tenant_id=event.tenant_id, number=event.number)])
 
 
-@WORK.effect(ProbeNoted)
+@JOBS.effect(ProbeNoted)
 async def settle(job: Job[ProbeNoted], _: None) -> AsyncIterator[Outcome]:
     """Call nobody, and say so: what is of interest is whether each call's outcome is recorded once."""
     said = ProbeSettled(tenant_id=job.event.tenant_id, number=job.event.number)
@@ -104,7 +104,7 @@ async def settle(job: Job[ProbeNoted], _: None) -> AsyncIterator[Outcome]:
 
 def service() -> Service:
     """The probe."""
-    return Service("tenant", ServiceSettings, (PROBES,), lambda _edge: APIRouter(), HEARS, WORK)
+    return Service("tenant", ServiceSettings, (PROBES,), lambda _context: APIRouter(), HANDLERS, JOBS)
 
 
 def main() -> None:

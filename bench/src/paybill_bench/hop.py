@@ -12,8 +12,8 @@ from paybill_runtime.app import Running, Service, serving
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.settings import ServiceSettings
 from paybill_runtime.telemetry import configure
@@ -67,18 +67,18 @@ class HopRow(Base, table=True):
 
 
 HOPS = Stored("hop", HopRow, Hop, evolve)
-HEARS = Hearing()
+HANDLERS = Subscriptions()
 
 
-@HEARS.fact(HopMetered, writes=lambda event: [HOPS.key(event.tenant_id)])
-def metered(unit: Unit, event: HopMetered, _: Moment) -> None:
+@HANDLERS.fact(HopMetered, writes=lambda event: [HOPS.key(event.tenant_id)])
+def metered(unit: UnitOfWork, event: HopMetered, _: DecisionContext) -> None:
     """Add it up."""
     unit.record(HOPS, event.tenant_id, note(unit.get(HOPS, event.tenant_id), event))
 
 
 def service() -> Service:
     """It runs as the tenant service, whose user and database role it has."""
-    return Service("tenant", ServiceSettings, (HOPS,), lambda _edge: APIRouter(), HEARS)
+    return Service("tenant", ServiceSettings, (HOPS,), lambda _context: APIRouter(), HANDLERS)
 
 
 def settings(place: Place) -> ServiceSettings:

@@ -16,7 +16,7 @@ import httpx
 from nats.aio.msg import Msg
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.ports import free_port
-from paybill_runtime.messaging.ordered_consumer import Feed
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_stack.access import BusAccess, DatabaseAccess
 from paybill_stack.environment import (
@@ -227,17 +227,17 @@ class Stack:
             await asyncio.gather(*(call() for _ in range(_CALLERS)))
             async with asyncio.timeout(_PATIENCE_S):
                 while wanted - found.keys():
-                    for message in await feed.next(1.0):
+                    for message in await feed.fetch(1.0):
                         fact = json.loads(message.data)
                         found[fact["tenant_id"]] = fact["checkout"]
         return {tenant: found[tenant] for tenant in wanted}
 
     @asynccontextmanager
-    async def reading(self, *types: str) -> AsyncIterator[Feed]:
+    async def reading(self, *types: str) -> AsyncIterator[OrderedConsumer]:
         """Facts of these types from now on."""
         client = await connect(self._bus.url, "operator", self._bus.password("operator"))
         last = (await client.jetstream().stream_info(EVENTS)).state.last_seq
-        feed = Feed(client, EVENTS, [f"paybill.events.*.{type_}.*" for type_ in types], last + 1)
+        feed = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{type_}.*" for type_ in types], last + 1)
         await feed.pending()
         try:
             yield feed
@@ -257,7 +257,7 @@ class Stack:
             try:
                 async with asyncio.timeout(_PATIENCE_S):
                     while left:
-                        left.difference_update(_tenant(message) for message in await feed.next(1.0))
+                        left.difference_update(_tenant(message) for message in await feed.fetch(1.0))
             except TimeoutError:
                 raise BenchmarkError(f"{len(left)} of {len(webhooks)} tenants do not become active") from None
             taken = clock() - begin
@@ -275,7 +275,7 @@ class Stack:
                 sending = asyncio.create_task(senders.send(iter([signed(webhook.body, secret)])))
                 async with asyncio.timeout(_PATIENCE_S):
                     while ACTIVATED not in way:
-                        for message in await feed.next(1.0):
+                        for message in await feed.fetch(1.0):
                             if _tenant(message) == webhook.tenant:
                                 at = datetime.fromisoformat((message.headers or {})["ce-time"]).timestamp()
                                 way[message.subject.split(".", 3)[3].rpartition(".")[0]] = (at - begin) * 1000

@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.js.api import StreamInfo
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
-from paybill_runtime.messaging.ordered_consumer import Feed
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 
 from paybill_bench.facts import Message, messages
@@ -186,7 +186,7 @@ async def latencies(lab_: Lab, module: str, per_s: int, seconds: float) -> list[
         place = await lab_.place(server)
         source = await connect(server.url, "billing", server.password("billing"))
         reader = await connect(server.url, "operator", server.password("operator"))
-        feed = Feed(reader, EVENTS, [ANSWERS], 1)
+        feed = OrderedConsumer(reader, EVENTS, [ANSWERS], 1)
         due: dict[str, float] = {}
         taken: list[float] = []
         log = lab_.folder / "child.log"
@@ -194,7 +194,7 @@ async def latencies(lab_: Lab, module: str, per_s: int, seconds: float) -> list[
             # The hop is up when it has answered a first fact.
             for first in messages(1):
                 await source.jetstream().publish(first.subject, first.payload, headers=first.headers)
-            if not await feed.next(30):
+            if not await feed.fetch(30):
                 raise BenchmarkError(f"{module} does not answer: {_last_line(log)}")
             await asyncio.sleep(1)
             reading = asyncio.create_task(_read(feed, due, taken, len(facts)))
@@ -215,10 +215,10 @@ async def latencies(lab_: Lab, module: str, per_s: int, seconds: float) -> list[
     return sorted(taken[per_s:])
 
 
-async def _read(feed: Feed, due: dict[str, float], taken: list[float], amount: int) -> None:
+async def _read(feed: OrderedConsumer, due: dict[str, float], taken: list[float], amount: int) -> None:
     clock = asyncio.get_running_loop().time
     while len(taken) < amount:
-        for message in await feed.next(1.0):
+        for message in await feed.fetch(1.0):
             at = due.get((message.headers or {}).get("pb-cause", ""))
             if at is not None:
                 taken.append((clock() - at) * 1000)

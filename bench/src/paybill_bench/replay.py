@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from paybill_contracts.envelope import read_fact
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.database.pool import Database
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.replay.verify import replay
 from sqlalchemy import text
@@ -62,10 +62,10 @@ async def all_marked(place: Place) -> bool:
 
 async def _read(server: NatsServer) -> int:
     client = await connect(server.url, "operator", server.password("operator"))
-    feed = Feed(client, EVENTS, [ANSWERS], 1, batch=1000)
+    feed = OrderedConsumer(client, EVENTS, [ANSWERS], 1, batch=1000)
     count, left = 0, await feed.pending()
     while count < left:
-        for message in await feed.next(10):
+        for message in await feed.fetch(10):
             read_fact(message.subject, message.headers, message.data, stream_sequence(message))
             count += 1
     await feed.close()

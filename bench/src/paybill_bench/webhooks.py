@@ -101,7 +101,7 @@ async def _changes(stack: Stack, followed: Sequence[dict[str, Any]]) -> list[flo
             sending = asyncio.create_task(senders.send(iter([request])))
             try:
                 async with asyncio.timeout(_PATIENCE_S):
-                    while not any((message.headers or {}).get("pb-cause") == id_ for message in await feed.next(1.0)):
+                    while not any((message.headers or {}).get("pb-cause") == id_ for message in await feed.fetch(1.0)):
                         pass
             except TimeoutError:
                 raise BenchmarkError(f"no fact came of a change after {number}") from None

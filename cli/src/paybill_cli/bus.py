@@ -11,7 +11,7 @@ from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
 from nats.js.errors import NotFoundError
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 
 from paybill_cli.context import NatsAccess
 from paybill_cli.errors import CliError
@@ -97,10 +97,10 @@ async def messages(client: Client, filters: list[str], start: int, until: int | 
 
     Raises an error of NATS when the connection is lost, which `connected` puts into words.
     """
-    feed = Feed(client, EVENTS, filters, start)
+    feed = OrderedConsumer(client, EVENTS, filters, start)
     try:
         while until is None or await feed.pending() > 0:
-            for message in await feed.next(_LOOK_S):
+            for message in await feed.fetch(_LOOK_S):
                 if until is not None and stream_sequence(message) > until:
                     return
                 yield message

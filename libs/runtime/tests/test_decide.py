@@ -7,7 +7,7 @@ import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.clock import new_id
-from paybill_runtime.decisions.group_commit import Decider, Decision
+from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.errors import FactTooLargeError, UnknownOutcomeError, reason
 from paybill_tenant.tables import OFFERINGS
 from sqlalchemy import text
@@ -26,11 +26,11 @@ def _noting(name: str, also=None, keys: tuple[str, ...] = ("eu-1",)) -> Decision
 
     cause = new_id()
     origin = Origin(cause, cause, "service:tenant", "")
-    return Decision(origin, decide, writes=[OFFERINGS.key(name)], also=also)
+    return Decision(origin, decide, writes=[OFFERINGS.key(name)], in_transaction=also)
 
 
 async def _decided(served, *decisions: Decision[str]):
-    return await asyncio.gather(*map(served.running.decider.decide, decisions), return_exceptions=True)
+    return await asyncio.gather(*map(served.running.group_commit.decide, decisions), return_exceptions=True)
 
 
 async def _names(served, databases) -> list[str]:
@@ -68,10 +68,10 @@ async def test_whoever_gives_up_while_it_commits_gets_no_answer_and_everybody_el
     served, databases
 ) -> None:
     gate, reached = asyncio.Event(), asyncio.Event()
-    first = asyncio.create_task(served.running.decider.decide(_noting("x-first", _holding(gate, reached))))
+    first = asyncio.create_task(served.running.group_commit.decide(_noting("x-first", _holding(gate, reached))))
     await reached.wait()
-    waiting = asyncio.create_task(served.running.decider.decide(_noting("x-waiting")))
-    given_up = asyncio.create_task(served.running.decider.decide(_noting("x-given-up")))
+    waiting = asyncio.create_task(served.running.group_commit.decide(_noting("x-waiting")))
+    given_up = asyncio.create_task(served.running.group_commit.decide(_noting("x-given-up")))
     await asyncio.sleep(0)
 
     first.cancel()
@@ -119,9 +119,10 @@ async def test_a_fact_that_no_reader_would_take_is_refused_alone(served, databas
 
 async def test_two_replicas_that_create_one_aggregate_at_once_agree_on_its_history(served, databases) -> None:
     gate, reached = asyncio.Event(), asyncio.Event()
-    first = asyncio.create_task(served.running.decider.decide(_noting("x-one", _holding(gate, reached))))
+    first = asyncio.create_task(served.running.group_commit.decide(_noting("x-one", _holding(gate, reached))))
     await reached.wait()
-    other = Decider("tenant", served.running.database, served.running.store, lambda: None, served.running.agreement)
+    running = served.running
+    other = GroupCommit("tenant", running.database, running.store, lambda: None, running.restore_guard)
     second = asyncio.create_task(other.commit([_noting("x-one")]))
     await asyncio.sleep(0.1)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paybill_runtime.app import serving
-from paybill_runtime.http.fast_path import plain
+from paybill_runtime.http.fast_path import parse_fast_request
 from paybill_runtime.http.problems import Problem
 from starlette.responses import JSONResponse
 
@@ -38,7 +38,7 @@ class Door:
 
 @pytest.fixture
 def door(served) -> Door:
-    made = served.running.edge.doors[PATH] = Door()
+    made = served.running.context.fast_routes[PATH] = Door()
     return made
 
 
@@ -98,7 +98,7 @@ REQUESTS = st.builds(
 @example(WHOLE)
 @given(REQUESTS)
 def test_whatever_is_taken_is_one_request_that_the_parser_reads_in_the_same_way(said) -> None:
-    taken = plain(said, DOORS)
+    taken = parse_fast_request(said, DOORS)
     if taken is None:
         assert said != WHOLE
         return
@@ -130,8 +130,8 @@ def test_whatever_is_taken_is_one_request_that_the_parser_reads_in_the_same_way(
     ],
 )
 def test_everything_else_goes_the_long_way(said) -> None:
-    assert plain(WHOLE, DOORS) is not None
-    assert plain(said, DOORS) is None
+    assert parse_fast_request(WHOLE, DOORS) is not None
+    assert parse_fast_request(said, DOORS) is None
 
 
 async def test_one_connection_is_answered_both_ways_in_the_order_in_which_it_asks(served, door) -> None:

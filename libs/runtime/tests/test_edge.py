@@ -13,8 +13,8 @@ from paybill_runtime.app import serving
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.http import middleware, problems
 from paybill_runtime.http.auth import KeyRing, Role, make_key
-from paybill_runtime.http.limits import Places
-from paybill_runtime.http.middleware import MAX_BODY_BYTES, EdgeMiddleware
+from paybill_runtime.http.limits import ConcurrencyLimit
+from paybill_runtime.http.middleware import MAX_BODY_BYTES, RequestMiddleware
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 EARLIER = datetime.now(UTC) - timedelta(seconds=1)
@@ -22,7 +22,7 @@ EARLIER = datetime.now(UTC) - timedelta(seconds=1)
 
 def _keys(served, *keys) -> None:
     path = served.running.settings.api_keys_file
-    path.write_text(json.dumps({"keys": [key.kept for key in keys]}))
+    path.write_text(json.dumps({"keys": [key.stored for key in keys]}))
 
 
 def _with(raw: str) -> dict[str, str]:
@@ -121,7 +121,7 @@ async def test_an_unknown_route_or_method_is_a_problem_too(served) -> None:
 
 
 async def test_too_long_an_outbox_answers_503_instead_of_growing(served, sign_up) -> None:
-    served.running.edge.backlog = lambda: served.running.settings.outbox_limit + 1
+    served.running.context.backlog = lambda: served.running.settings.outbox_limit + 1
 
     answer = await sign_up(served)
 
@@ -194,7 +194,7 @@ def broken() -> httpx.AsyncClient:
     """An app of ours whose one route has a bug."""
     app = FastAPI()
     problems.install(app)
-    app.add_middleware(EdgeMiddleware, busy=Places(1))
+    app.add_middleware(RequestMiddleware, busy=ConcurrencyLimit(1))
 
     @app.get("/bug")
     async def bug() -> None:
@@ -220,7 +220,7 @@ async def test_a_refusal_is_recorded_whatever_was_asked_for(served, log) -> None
         raise NotFoundError("no such thing")
 
     with pytest.raises(NotFoundError):
-        await served.running.edge.decide(
+        await served.running.context.decide(
             Origin("c", "c", "operator:test", ""), decide, verb="resume", target="a\0\n" + "b" * 1000
         )
 
@@ -239,4 +239,4 @@ def test_a_broken_file_of_keys_lets_nobody_in_and_says_so(tmp_path) -> None:
 def test_a_key_is_kept_only_as_its_hash() -> None:
     key = make_key("op", "operator", Role.ADMIN, ("*",), LATER)
 
-    assert key.raw.rpartition("_")[2] not in json.dumps(key.kept)
+    assert key.raw.rpartition("_")[2] not in json.dumps(key.stored)

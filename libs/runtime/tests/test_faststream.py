@@ -9,7 +9,7 @@ from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber
 from faststream.specification import AsyncAPI
 from nats.aio.msg import Msg
 from paybill_contracts.tenant import TenantActivated, TenantRequested
-from paybill_runtime.messaging.broker import Bus, Subscription
+from paybill_runtime.messaging.broker import BatchSubscriber, Broker
 from paybill_runtime.testing import until
 
 
@@ -19,7 +19,7 @@ def _message(body: bytes) -> Msg:
 
 @pytest.fixture
 async def bus(nats):
-    made = Bus(nats.url, "tenant", nats.password("tenant"))
+    made = Broker(nats.url, "tenant", nats.password("tenant"))
     yield made
     await made.close()
 
@@ -32,14 +32,14 @@ async def test_a_batch_is_read_and_heard_and_what_hearing_raises_is_raised(bus) 
         if b"bad" in batch:
             raise RuntimeError("not committed")
 
-    subscription = Subscription(
+    subscription = BatchSubscriber(
         bus, "EVENTS", "paybill.events.>", [TenantRequested], lambda messages: [m.data for m in messages], hear
     )
     await bus.run()
 
-    await subscription.take([_message(b"one"), _message(b"two")])
+    await subscription.process([_message(b"one"), _message(b"two")])
     with pytest.raises(RuntimeError, match="not committed"):
-        await subscription.take([_message(b"bad")])
+        await subscription.process([_message(b"bad")])
 
     assert heard == [b"one", b"two", b"bad"]
 
@@ -48,7 +48,7 @@ async def test_faststream_makes_no_consumer_of_its_own(bus, nats) -> None:
     async def hear(_) -> None:
         return
 
-    Subscription(bus, "EVENTS", "paybill.events.>", [TenantRequested], list, hear)
+    BatchSubscriber(bus, "EVENTS", "paybill.events.>", [TenantRequested], list, hear)
     await bus.run()
 
     info = await bus.client.jetstream().stream_info("EVENTS")
@@ -64,10 +64,10 @@ def test_what_is_heard_is_documented_as_asyncapi() -> None:
     async def hear(_) -> None:
         return
 
-    bus = Bus("nats://127.0.0.1:4222", "tenant", "x")
-    Subscription(bus, "EVENTS", "paybill.events.>", [TenantRequested, TenantActivated], list, hear)
+    bus = Broker("nats://127.0.0.1:4222", "tenant", "x")
+    BatchSubscriber(bus, "EVENTS", "paybill.events.>", [TenantRequested, TenantActivated], list, hear)
 
-    document = json.loads(AsyncAPI(bus.broker, title="tenant", version="1").to_specification().to_json())
+    document = json.loads(AsyncAPI(bus.faststream, title="tenant", version="1").to_specification().to_json())
     assert document["asyncapi"].startswith("3.")
     assert {"TenantRequested", "TenantActivated"} <= document["components"]["schemas"].keys()
 

@@ -7,8 +7,8 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 from paybill_runtime.messaging import ordered_consumer as feeds
-from paybill_runtime.messaging.broker import Bus
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect
 
 SUBJECT = "paybill.events.0.tenant.x.v1"
@@ -17,7 +17,7 @@ SUBJECT = "paybill.events.0.tenant.x.v1"
 @pytest.fixture
 async def reader(nats) -> AsyncIterator[Client]:
     """The connection of a service: it comes back by itself."""
-    bus = Bus(nats.url, "tenant", nats.password("tenant"))
+    bus = Broker(nats.url, "tenant", nats.password("tenant"))
     await bus.run()
     yield bus.client
     await bus.close()
@@ -36,12 +36,12 @@ async def put(nats):
     return store
 
 
-async def _read(feed: Feed, count: int, timeout_s: float = 10) -> list[int]:
+async def _read(feed: OrderedConsumer, count: int, timeout_s: float = 10) -> list[int]:
     sequences: list[int] = []
     async with asyncio.timeout(timeout_s):
         while len(sequences) < count:
             try:
-                sequences += [stream_sequence(message) for message in await feed.next(0.5)]
+                sequences += [stream_sequence(message) for message in await feed.fetch(0.5)]
             except (OSError, TimeoutError, NotFoundError):
                 await asyncio.sleep(0.1)
     return sequences
@@ -49,11 +49,11 @@ async def _read(feed: Feed, count: int, timeout_s: float = 10) -> list[int]:
 
 async def test_what_is_there_comes_at_once_and_never_more_than_a_batch(reader, put) -> None:
     await put(10)
-    feed = Feed(reader, EVENTS, [SUBJECT], 3, batch=4)
+    feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 3, batch=4)
 
     batches = []
     while not batches or batches[-1]:
-        batches.append([stream_sequence(message) for message in await feed.next(0.3)])
+        batches.append([stream_sequence(message) for message in await feed.fetch(0.3)])
 
     assert [place for batch in batches for place in batch] == list(range(3, 11))
     assert max(len(batch) for batch in batches) <= 4
@@ -62,22 +62,22 @@ async def test_what_is_there_comes_at_once_and_never_more_than_a_batch(reader, p
 
 async def test_whoever_asks_how_far_behind_it_is_counts_what_it_is_busy_with(reader, put) -> None:
     await put(3)
-    feed = Feed(reader, EVENTS, [SUBJECT], 1)
+    feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1)
 
     left = 3
     while left:
-        taken = await feed.next(0.5)
-        assert await feed.behind() == left
+        taken = await feed.fetch(0.5)
+        assert await feed.lag() == left
         left -= len(taken)
 
-    assert await feed.next(0.1) == []
-    assert await feed.behind() == 0
+    assert await feed.fetch(0.1) == []
+    assert await feed.lag() == 0
 
 
 async def test_a_message_that_comes_while_nothing_is_there_arrives_within_moments(reader, put) -> None:
-    feed = Feed(reader, EVENTS, [SUBJECT], 1)
-    assert await feed.next(0.2) == []
-    waiting = asyncio.create_task(feed.next(5))
+    feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1)
+    assert await feed.fetch(0.2) == []
+    waiting = asyncio.create_task(feed.fetch(5))
 
     await put(1)
 
@@ -87,7 +87,7 @@ async def test_a_message_that_comes_while_nothing_is_there_arrives_within_moment
 
 async def test_a_server_that_was_killed_and_came_back_is_read_on(reader, put, nats) -> None:
     await put(3)
-    feed = Feed(reader, EVENTS, [SUBJECT], 1)
+    feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1)
     before = await _read(feed, 3)
 
     nats.kill()
@@ -99,7 +99,7 @@ async def test_a_server_that_was_killed_and_came_back_is_read_on(reader, put, na
 
 async def test_a_consumer_that_was_deleted_is_made_anew(reader, put, nats) -> None:
     await put(2)
-    feed = Feed(reader, EVENTS, [SUBJECT], 1)
+    feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1)
     before = await _read(feed, 2)
 
     await reader.jetstream().delete_consumer(EVENTS, feed._consumer)
@@ -110,8 +110,8 @@ async def test_a_consumer_that_was_deleted_is_made_anew(reader, put, nats) -> No
 
 async def test_a_request_that_was_forgotten_is_noticed_by_its_silence(reader, put, monkeypatch) -> None:
     monkeypatch.setattr(feeds, "SILENCE_S", 0.5)
-    feed = Feed(reader, EVENTS, [SUBJECT], 1)
-    assert await feed.next(0.1) == []
+    feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1)
+    assert await feed.fetch(0.1) == []
     await reader._send_unsubscribe(feed._subscription._id)  # as if the server had lost it: nothing arrives any more
 
     await put(2)
@@ -120,8 +120,8 @@ async def test_a_request_that_was_forgotten_is_noticed_by_its_silence(reader, pu
 
 
 async def test_a_gap_is_read_again(reader, put) -> None:
-    feed = Feed(reader, EVENTS, [SUBJECT], 1)
-    assert await feed.next(0.1) == []
+    feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1)
+    assert await feed.fetch(0.1) == []
     deliver = feed._subscription._cb
     lost = []
 
@@ -142,8 +142,8 @@ async def test_a_gap_is_read_again(reader, put) -> None:
 async def test_a_request_that_expires_is_renewed(reader, put, monkeypatch) -> None:
     monkeypatch.setattr(feeds, "EXPIRES_S", 0.3)
     monkeypatch.setattr(feeds, "HEARTBEAT_S", 0.1)
-    feed = Feed(reader, EVENTS, [SUBJECT], 1, batch=4)
-    assert await feed.next(1.0) == []
+    feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1, batch=4)
+    assert await feed.fetch(1.0) == []
     requests = feed._requests
 
     await put(10)

@@ -10,9 +10,9 @@ from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_runtime.clock import new_id
 from paybill_runtime.database.leases import partition_lease
 from paybill_runtime.errors import LeaseLostError
-from paybill_runtime.messaging.inbox import Handling
+from paybill_runtime.messaging.inbox import MessageProcessor
 from paybill_runtime.messaging.streams import EVENTS
-from paybill_runtime.messaging.subscriptions import Hearing, incoming
+from paybill_runtime.messaging.subscriptions import Subscriptions, parse_stored
 from paybill_runtime.telemetry import child
 from paybill_tenant.app import service
 
@@ -26,8 +26,8 @@ class _Heard:
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
-    def hearing(self) -> Hearing:
-        hears = Hearing()
+    def hearing(self) -> Subscriptions:
+        hears = Subscriptions()
 
         @hears.fact(TenantCancelled)
         def cancelled(_unit, fact, _at) -> None:
@@ -43,7 +43,7 @@ class _SpoilsError(BaseException):
     """Nothing in a unit catches this, as nothing there catches what a statement raises."""
 
 
-class _Robbed(Handling):
+class _Robbed(MessageProcessor):
     """Loses its lease right before it handles the message at `robbed_at` by itself."""
 
     robbed_at = 0
@@ -61,7 +61,7 @@ class _Robbed(Handling):
 @pytest.fixture
 async def quiet(start):
     """A service whose own reader is still."""
-    return await start(replace(service(), hears=Hearing()))
+    return await start(replace(service(), subscriptions=Subscriptions()))
 
 
 @pytest.fixture
@@ -71,16 +71,18 @@ def heard() -> _Heard:
 
 @pytest.fixture
 def handling(quiet, heard) -> _Robbed:
-    running = quiet.running
-    return _Robbed("tenant", heard.hearing(), running.database, running.store, running.decider, running.agreement)
+    this = quiet.running
+    return _Robbed("tenant", heard.hearing(), this.database, this.store, this.group_commit, this.restore_guard)
 
 
-def _items(hearing: Hearing, *reasons: str):
+def _items(hearing: Subscriptions, *reasons: str):
     items = []
     for sequence, reason in enumerate(reasons, start=1):
         event = TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason=reason)
         fact = Fact(event, new_id(), datetime.now(UTC), sequence, Origin("c", "c", "service:tenant", child("")))
-        items.append(incoming(hearing, "tenant", EVENTS, sequence, subject_of(event), headers_of(fact), encode(event)))
+        items.append(
+            parse_stored(hearing, "tenant", EVENTS, sequence, subject_of(event), headers_of(fact), encode(event))
+        )
     return items
 
 
@@ -99,15 +101,15 @@ async def _seeded(quiet, databases) -> dict[str, int]:
         "tenant",
         f"INSERT INTO chassis.position (stream, partition, sequence) VALUES ('EVENTS', {PLACE}, 0)",
     )
-    return quiet.running.leases.some([partition_lease(PLACE)])
+    return quiet.running.leases.held_of([partition_lease(PLACE)])
 
 
 async def test_a_batch_is_handled_in_order_and_a_second_copy_changes_nothing(quiet, handling, heard, databases) -> None:
     held = await _seeded(quiet, databases)
-    items = _items(handling.hearing, "one", "two", "three")
+    items = _items(handling.subscriptions, "one", "two", "three")
 
-    await handling.batch(items, held, {PLACE: 0})
-    await handling.batch(items[1:], held, {PLACE: 3})
+    await handling.process(items, held, {PLACE: 0})
+    await handling.process(items[1:], held, {PLACE: 3})
 
     assert heard.reasons == ["one", "two", "three"]
     assert await _position(quiet, databases) == 3
@@ -118,10 +120,10 @@ async def test_a_partition_that_was_read_further_before_stays_where_it_is(quiet,
     url, other = str(quiet.running.settings.database_url), (PLACE + 1) % 16
     ahead = f"INSERT INTO chassis.position (stream, partition, sequence, message) VALUES ('EVENTS', {other}, 2, NULL)"
     await databases.execute(url, "tenant", ahead)
-    items = _items(handling.hearing, "one", "spoils the batch", "three")
+    items = _items(handling.subscriptions, "one", "spoils the batch", "three")
     positions = {PLACE: 0, other: 2}
 
-    await handling.batch(items, held, positions)
+    await handling.process(items, held, positions)
 
     rows = await databases.execute(url, "tenant", "SELECT partition, sequence, message::text FROM chassis.position")
     assert {tuple(row) for row in rows} == {(PLACE, 3, items[-1].id), (other, 3, items[-1].id)}
@@ -130,9 +132,9 @@ async def test_a_partition_that_was_read_further_before_stays_where_it_is(quiet,
 
 async def test_one_that_spoils_a_batch_is_parked_and_the_position_passes_it(quiet, handling, heard, databases) -> None:
     held = await _seeded(quiet, databases)
-    items = _items(handling.hearing, "one", "spoils the batch", "three")
+    items = _items(handling.subscriptions, "one", "spoils the batch", "three")
 
-    await handling.batch(items, held, {PLACE: 0})
+    await handling.process(items, held, {PLACE: 0})
 
     assert heard.reasons == ["one", "spoiled", "one", "spoiled"]  # together, and then each by itself
     assert await _position(quiet, databases) == 3
@@ -147,10 +149,10 @@ async def test_an_owner_that_is_replaced_between_two_messages_stops_behind_the_l
     held = await _seeded(quiet, databases)
     quiet.running._tasks["leases"].cancel()
     handling.robbed_at = 3
-    items = _items(handling.hearing, "one", "spoils the batch", "three")
+    items = _items(handling.subscriptions, "one", "spoils the batch", "three")
 
     with pytest.raises(LeaseLostError):
-        await handling.batch(items, held, {PLACE: 0})
+        await handling.process(items, held, {PLACE: 0})
 
     assert await _position(quiet, databases) == 2
     url = str(quiet.running.settings.database_url)

@@ -12,7 +12,7 @@ from paybill_contracts.tenant import OfferingNoted, Source, TenantRequested
 from paybill_runtime.clock import new_id
 from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.streams import connect
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from paybill_tenant.tables import OFFERINGS
@@ -27,9 +27,9 @@ class _Brittle:
         self.error: Exception = RuntimeError("a bug in a handler")
         self.notes = False
 
-    def hearing(self) -> Hearing:
-        hears = Hearing()
-        hears.facts.update(service().hears.facts)
+    def hearing(self) -> Subscriptions:
+        hears = Subscriptions()
+        hears.fact_handlers.update(service().subscriptions.fact_handlers)
 
         @hears.fact(TenantRequested, writes=lambda fact: [OFFERINGS.key(f"x-{fact.slug}")])
         def requested(unit, fact, _at) -> None:
@@ -54,7 +54,7 @@ async def specimen(start, say, log, offerings, brittle, monkeypatch):
     monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 3)
     brittle.broken_for = "bad"
-    running = await start(replace(service(), hears=brittle.hearing()))
+    running = await start(replace(service(), subscriptions=brittle.hearing()))
     await say(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
@@ -212,11 +212,11 @@ async def test_an_operator_who_skips_a_fact_while_it_is_tried_again_has_skipped_
     origin = Origin("c", "c", "operator:test", "")
     id_ = UUID(dead[0]["event_id"])
 
-    await specimen.running.parking.skip(id_, origin, "enough")
+    await specimen.running.retry_queue.skip(id_, origin, "enough")
 
-    assert await specimen.running.parking._try(id_, specimen.running.leases.held)
+    assert await specimen.running.retry_queue._try(id_, specimen.running.leases.held)
     with pytest.raises(retry_queue.DeadLetterNotFoundError):
-        await specimen.running.parking.skip(id_, origin, "again")
+        await specimen.running.retry_queue.skip(id_, origin, "again")
     said = "SELECT subject FROM chassis.outbox WHERE aggregate LIKE 'dead-l%' ORDER BY position"
     rows = await databases.execute(url, "tenant", said)
     assert [row["subject"].split(".")[4] for row in rows] == ["message_dead_lettered", "message_skipped"]
@@ -264,7 +264,7 @@ async def test_an_owner_that_lost_its_lease_cannot_commit(served, say, databases
 
 
 async def _paused(served) -> bool:
-    return served.running.readers["reader"]._changed or served.running.readers["reader"]._feed is None
+    return served.running.consumers["reader"]._changed or served.running.consumers["reader"]._ordered_consumer is None
 
 
 async def test_a_service_that_is_there_before_the_bus_hears_and_speaks_as_soon_as_it_comes(
@@ -281,4 +281,4 @@ async def test_a_service_that_is_there_before_the_bus_hears_and_speaks_as_soon_a
 
 
 async def _connected(served) -> bool:
-    return served.running.bus.connected.is_set()
+    return served.running.broker.connected.is_set()

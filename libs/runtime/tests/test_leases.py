@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from paybill_runtime.database.leases import DUTIES, Leases, partition_lease
+from paybill_runtime.database.leases import SINGLETON_LEASES, Leases, partition_lease
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.store import fence
 from paybill_runtime.errors import LeaseLostError
@@ -55,7 +55,7 @@ async def test_one_alone_owns_everything(replica) -> None:
     await _tick(alone)
 
     assert _counts(alone) == [16]
-    assert set(DUTIES) <= alone.leases.held.keys()
+    assert set(SINGLETON_LEASES) <= alone.leases.held.keys()
 
 
 async def test_replicas_that_start_at_once_never_own_a_lease_twice_and_end_with_even_shares(replica) -> None:
@@ -67,7 +67,7 @@ async def test_replicas_that_start_at_once_never_own_a_lease_twice_and_end_with_
         assert len(owned) == len(set(owned))
 
     assert sorted(_counts(*replicas)) == [4, 6, 6]
-    assert sum(len(one.leases.some(DUTIES)) for one in replicas) == len(DUTIES)
+    assert sum(len(one.leases.held_of(SINGLETON_LEASES)) for one in replicas) == len(SINGLETON_LEASES)
 
 
 async def test_who_came_while_another_was_looking_is_not_taken_for_dead(replica) -> None:
@@ -77,7 +77,7 @@ async def test_who_came_while_another_was_looking_is_not_taken_for_dead(replica)
         assert "late" not in seen.scalars().all()
         await _tick(late)
 
-        taken = await first.leases._take(connection, list(DUTIES), len(DUTIES))
+        taken = await first.leases._take(connection, list(SINGLETON_LEASES), len(SINGLETON_LEASES))
 
     assert not taken
 
@@ -113,7 +113,7 @@ async def test_what_is_handed_over_is_free_at_once(replica) -> None:
     leaving, other = replica("leaving"), replica("other")
     await _tick(leaving)
 
-    await leaving.leases.give_back()
+    await leaving.leases.release_all()
     await _tick(other)
 
     assert _counts(leaving, other) == [0, 16]
@@ -122,17 +122,17 @@ async def test_what_is_handed_over_is_free_at_once(replica) -> None:
 async def test_an_owner_that_was_replaced_cannot_commit_even_if_it_gets_the_lease_again(replica) -> None:
     first, second = replica("first"), replica("second")
     await _tick(first)
-    stale = first.leases.some([partition_lease(3)])
-    await first.leases.give_back()
+    stale = first.leases.held_of([partition_lease(3)])
+    await first.leases.release_all()
     await _tick(second)
-    await second.leases.give_back()
+    await second.leases.release_all()
     await _tick(first)
 
     with pytest.raises(LeaseLostError, match="partition-3"):
         async with first.database.transaction() as connection:
             await fence(connection, stale)
     async with first.database.transaction() as connection:
-        await fence(connection, first.leases.some([partition_lease(3)]))
+        await fence(connection, first.leases.held_of([partition_lease(3)]))
 
 
 async def test_a_sign_of_life_does_not_wait_for_a_long_batch(replica) -> None:
@@ -151,7 +151,7 @@ async def test_leases_that_a_batch_has_locked_are_not_taken_from_under_it(replic
     paused, other = replica("paused"), replica("other")
     await _tick(paused)
     async with paused.database.transaction() as connection:
-        await fence(connection, paused.leases.some([partition_lease(0)]))
+        await fence(connection, paused.leases.held_of([partition_lease(0)]))
         await asyncio.sleep(1.2 * TTL_S)
 
         await _tick(other)

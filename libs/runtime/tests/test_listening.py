@@ -10,8 +10,8 @@ from fastapi import FastAPI, Request
 from paybill_runtime import app
 from paybill_runtime.app import serving
 from paybill_runtime.http import middleware, problems, server
-from paybill_runtime.http.limits import Places
-from paybill_runtime.http.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, EdgeMiddleware
+from paybill_runtime.http.limits import ConcurrencyLimit
+from paybill_runtime.http.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, RequestMiddleware
 
 HEAD = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\n"
 
@@ -70,7 +70,7 @@ def slow():
     """An app of ours whose route answers once it is let; and how many requests are in it."""
     made = FastAPI()
     problems.install(made)
-    made.add_middleware(EdgeMiddleware, busy=Places(3))
+    made.add_middleware(RequestMiddleware, busy=ConcurrencyLimit(3))
     made.state.go, made.state.inside = asyncio.Event(), 0
 
     @made.post("/slow")
@@ -107,7 +107,7 @@ async def test_a_request_that_finds_no_place_is_refused_at_once_and_a_probe_is_n
 
 
 async def test_bodies_that_come_slowly_hold_no_place(served) -> None:
-    served.running.busy = Places(3)
+    served.running.request_limit = ConcurrencyLimit(3)
     async with (
         serving(served.running) as port,
         _slow(port, 12, HEAD + b"Content-Length: 100\r\n\r\n{"),
@@ -148,12 +148,12 @@ WHOLE = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
     ids=["whole", "chunked", "closer", "bare"],
 )
 async def test_a_connection_is_refused_again_and_again_and_served_as_soon_as_there_is_a_place(served, said) -> None:
-    served.running.busy = Places(0)
+    served.running.request_limit = ConcurrencyLimit(0)
     async with serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         refused = [await _said(reader, writer, said) for _ in range(3)]
         probe = await _said(reader, writer, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
-        served.running.busy._most = 1
+        served.running.request_limit._most = 1
         answer = await _said(reader, writer, said)
         writer.close()
 
@@ -169,7 +169,7 @@ async def test_a_connection_that_was_refused_waits_for_its_next_answer_and_anoth
     served, monkeypatch
 ) -> None:
     monkeypatch.setattr(server, "REFUSED_S", 60.0)
-    served.running.busy = Places(0)
+    served.running.request_limit = ConcurrencyLimit(0)
     async with serving(served.running) as port:
         first, second = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         await _said(*first, WHOLE)

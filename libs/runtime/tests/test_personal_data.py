@@ -9,8 +9,8 @@ import pytest
 from paybill_contracts.personal import Personal, UnsealingError
 from paybill_contracts.tenant import TenantRequested
 from paybill_runtime.database.leases import RELAY
-from paybill_runtime.messaging.broker import Bus
-from paybill_runtime.security.data_keys import DataKeys, KeyRaceError
+from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.security.data_keys import DataKeys, KeyConflictError
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.telemetry import _JsonLines
 from paybill_runtime.testing import until
@@ -61,7 +61,7 @@ async def reader(served, nats):
     buses = []
 
     async def make(name: str) -> DataKeys:
-        bus = Bus(nats.url, name, nats.password(name))
+        bus = Broker(nats.url, name, nats.password(name))
         await bus.run()
         buses.append(bus)
         identity = Identity.load(served.running.settings.identity_dir, name)
@@ -74,7 +74,7 @@ async def reader(served, nats):
 
 async def test_the_entitled_service_opens_it_and_the_owner_too(served, sealed, reader) -> None:
     assert await (await reader("billing")).open(sealed) == EMAIL
-    assert await served.running.keys.open(sealed) == EMAIL
+    assert await served.running.data_keys.open(sealed) == EMAIL
 
 
 async def test_a_service_that_is_not_entitled_cannot(sealed, reader) -> None:
@@ -88,7 +88,7 @@ async def test_a_value_moved_under_another_tenant_does_not_open(served, sealed, 
     moved = Personal[str](key=other.contact_email.key, sealed=sealed.sealed)
 
     with pytest.raises(UnsealingError):
-        await served.running.keys.open(moved)
+        await served.running.data_keys.open(moved)
 
 
 async def test_without_the_key_nothing_opens(served, sealed, databases) -> None:
@@ -96,7 +96,7 @@ async def test_without_the_key_nothing_opens(served, sealed, databases) -> None:
     await databases.execute(url, "tenant", "DELETE FROM chassis.data_key")
 
     with pytest.raises(UnsealingError, match="erased"):
-        await served.running.keys.open(sealed)
+        await served.running.data_keys.open(sealed)
 
 
 async def test_every_address_opens_although_a_transaction_was_given_up_and_done_again(served, sign_up, log) -> None:
@@ -106,11 +106,11 @@ async def test_every_address_opens_although_a_transaction_was_given_up_and_done_
 
     assert [answer.status_code for answer in answers] == [202, 409, 202]
     facts = await log.facts("tenant.tenant_requested", at_least=3)
-    assert [await served.running.keys.open(fact.event.contact_email) for fact in facts] == [EMAIL] * 3
+    assert [await served.running.data_keys.open(fact.event.contact_email) for fact in facts] == [EMAIL] * 3
 
 
 async def test_values_sealed_at_once_for_a_new_tenant_are_under_one_key(served) -> None:
-    keys = served.running.keys
+    keys = served.running.data_keys
 
     sealed = await asyncio.gather(*(keys.seal(TENANT, str(number)) for number in range(5)))
     async with served.running.database.transaction() as connection:
@@ -122,13 +122,13 @@ async def test_values_sealed_at_once_for_a_new_tenant_are_under_one_key(served) 
 
 
 async def test_a_value_whose_key_lost_a_race_is_refused_and_the_next_one_is_kept(served, reader) -> None:
-    keys, replica = served.running.keys, await reader("tenant")
+    keys, replica = served.running.data_keys, await reader("tenant")
     late = await keys.seal(TENANT, "late")
     first = await replica.seal(TENANT, "first")
     async with served.running.database.transaction() as connection:
         await replica.store(connection, first)
 
-    with pytest.raises(KeyRaceError):
+    with pytest.raises(KeyConflictError):
         async with served.running.database.transaction() as connection:
             await keys.store(connection, late)
     again = await keys.seal(TENANT, "again")
@@ -151,22 +151,23 @@ async def test_the_copy_is_in_the_bucket_before_the_fact_is_in_the_stream(served
 async def test_however_many_keys_wait_none_is_left_when_facts_go_out(served) -> None:
     running = served.running
     keys = [
-        {"tenant": f"ten_{number:032x}", "key": running.identity.lock(bytes(32), "tenant")} for number in range(513)
+        {"tenant": f"ten_{number:032x}", "key": running.identity.encrypt_for(bytes(32), "tenant")}
+        for number in range(513)
     ]
     running.leases.held.pop(RELAY)
     async with running.database.transaction() as connection:
         await connection.execute(text("INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :key)"), keys)
 
-    await running.keys.copy_out()
+    await running.data_keys.publish_keys()
 
-    left = await running.edge.rows(text("SELECT count(*) FROM chassis.data_key WHERE NOT copied"))
+    left = await running.context.rows(text("SELECT count(*) FROM chassis.data_key WHERE NOT copied"))
     assert left[0][0] == 0
 
 
 async def test_keys_that_come_while_others_are_handed_on_do_not_hold_the_facts_up(served) -> None:
     running = served.running
     running.leases.held.pop(RELAY)
-    wrapped = running.identity.lock(bytes(32), "tenant")
+    wrapped = running.identity.encrypt_for(bytes(32), "tenant")
     add = text("INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :key)")
 
     async def add_more() -> None:
@@ -178,7 +179,7 @@ async def test_keys_that_come_while_others_are_handed_on_do_not_hold_the_facts_u
     adding = asyncio.create_task(add_more())
     await asyncio.sleep(0.2)
     async with asyncio.timeout(10):
-        await running.keys.copy_out()
+        await running.data_keys.publish_keys()
     adding.cancel()
     with suppress(asyncio.CancelledError):
         await adding

@@ -96,7 +96,7 @@ async def home(postgres, databases, nats, tmp_path) -> _Home:
         make_identity(identities, name)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
-    keys.write_text(json.dumps({"keys": [key.kept]}))
+    keys.write_text(json.dumps({"keys": [key.stored]}))
     environment = {
         "PATH": os.environ["PATH"],
         "PAYBILL_DATABASE_URL": await databases.fresh("tenant"),

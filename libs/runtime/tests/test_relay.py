@@ -87,7 +87,7 @@ async def test_facts_of_one_aggregate_that_are_sent_together_stay_in_order(
     notes = [OfferingNoted(offering="x", keys=(f"eu-{number}",), source_hash="e" * 64) for number in range(4)]
     origin = Origin("test", "test", "service:tenant", "")
     decide = partial(_record, notes)
-    await served.running.decider.decide(Decision(origin, decide, writes=[OFFERINGS.key("x")]))
+    await served.running.group_commit.decide(Decision(origin, decide, writes=[OFFERINGS.key("x")]))
     rows = [row for row in await _outbox(served, databases) if row["sequence"] is None]
     client = await connect(nats.url, "tenant", nats.password("tenant"))
     for row in rows[:taken]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.security.identity import Identity, NotForUsError, make_identity
+from paybill_runtime.security.identity import Identity, WrongRecipientError, make_identity
 from paybill_runtime.security.secrets import FileSecrets, SecretForbiddenError, SecretNotFoundError
 
 
@@ -21,7 +21,7 @@ def people(tmp_path: Path) -> dict[str, FileSecrets]:
 
 
 async def test_the_writer_and_the_granted_reader_get_it_and_nobody_else(people) -> None:
-    reference = await people["provisioner"].put("env/database", "s3cret", readers=["operator"])
+    reference = await people["provisioner"].put("env/database", "s3cret", recipients=["operator"])
 
     assert reference == "secret://provisioner/env/database?v=1"
     assert await people["provisioner"].get(reference) == "s3cret"
@@ -99,16 +99,16 @@ def test_a_box_opens_only_for_its_reader_and_only_unaltered(tmp_path: Path) -> N
     for name in ("alpha", "beta"):
         make_identity(tmp_path, name)
     alpha, beta = Identity.load(tmp_path, "alpha"), Identity.load(tmp_path, "beta")
-    box = alpha.lock(b"hello", "beta")
+    box = alpha.encrypt_for(b"hello", "beta")
 
-    assert beta.unlock(box) == b"hello"
-    with pytest.raises(NotForUsError):
-        alpha.unlock(box)
+    assert beta.decrypt(box) == b"hello"
+    with pytest.raises(WrongRecipientError):
+        alpha.decrypt(box)
     for place in (0, 31, 32, len(box) - 1):
         altered = bytearray(box)
         altered[place] ^= 1
-        with pytest.raises(NotForUsError):
-            beta.unlock(bytes(altered))
+        with pytest.raises(WrongRecipientError):
+            beta.decrypt(bytes(altered))
 
 
 def test_an_identity_is_made_once_and_its_public_half_is_mended(tmp_path: Path) -> None:

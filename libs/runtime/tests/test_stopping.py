@@ -9,7 +9,7 @@ from paybill_tenant.app import service
 async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again(start) -> None:
     swallowed = asyncio.Event()
 
-    async def stubborn(_edge, _leases) -> None:
+    async def stubborn(_context, _leases) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

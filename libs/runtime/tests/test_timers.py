@@ -12,7 +12,7 @@ from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from paybill_runtime.jobs import timers
 from paybill_runtime.jobs.effects import Timer
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from sqlalchemy import MetaData
@@ -66,16 +66,15 @@ BROKEN, SILENT = 666, 777
 
 def _heard(id_: str, now: datetime):
     def add(statement) -> None:
-        statement.do(f"INSERT INTO heard (id, at) VALUES ({statement.value(id_)}, {statement.value(now)})")
+        statement.add(f"INSERT INTO heard (id, at) VALUES ({statement.value(id_)}, {statement.value(now)})")
 
     return add
 
 
 def _service(*, ticking: bool = True):
-    timer = (Timer(ALARMS, "due", on_time, besides=_heard),) if ticking else ()
-    return replace(
-        service(), states=(ALARMS,), hears=Hearing(), timers=timer, router=lambda _: APIRouter(prefix="/v1/none")
-    )
+    timer = (Timer(ALARMS, "due", on_time, extra_statements=_heard),) if ticking else ()
+    router = APIRouter(prefix="/v1/none")
+    return replace(service(), states=(ALARMS,), subscriptions=Subscriptions(), timers=timer, router=lambda _: router)
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ async def _set(served, *seconds: int) -> None:
     for second in seconds:
         name = f"alarm-{second}"
         fact = OfferingNoted(offering=name, keys=(f"s{second}",), source_hash="a" * 64)
-        await served.running.edge.decide(
+        await served.running.context.decide(
             Origin(name, name, "service:tenant", ""),
             lambda unit, _, name=name, fact=fact: unit.record(ALARMS, name, [fact]),
             writes=[ALARMS.key(name)],

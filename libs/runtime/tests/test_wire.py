@@ -13,14 +13,14 @@ from paybill_billing.app import service
 from paybill_contracts.errors import DomainError
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_contracts.usage import Usage
-from paybill_runtime.jobs.effects import Work
+from paybill_runtime.jobs.effects import JobRegistry
 from paybill_runtime.messaging import retry_queue
-from paybill_runtime.messaging.broker import Bus
-from paybill_runtime.messaging.nats_patches import header_lines
-from paybill_runtime.messaging.ordered_consumer import Feed
+from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.messaging.nats_patches import parse_headers
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.publisher import Publisher
 from paybill_runtime.messaging.streams import INTAKE, connect
-from paybill_runtime.messaging.subscriptions import Hearing, received
+from paybill_runtime.messaging.subscriptions import Subscriptions, parse_message
 from paybill_runtime.testing import until
 
 TENANT = "ten_" + "b" * 32
@@ -70,7 +70,7 @@ async def client(nats, request) -> AsyncIterator[Client]:
         yield plain
         await plain.close()
     else:
-        bus = Bus(nats.url, "billing", nats.password("billing"))
+        bus = Broker(nats.url, "billing", nats.password("billing"))
         await bus.run()
         yield bus.client
         await bus.close()
@@ -79,15 +79,15 @@ async def client(nats, request) -> AsyncIterator[Client]:
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
 async def test_a_message_that_cannot_be_decoded_arrives_and_so_does_the_next(nats, client, odd) -> None:
     await _send(nats, odd + FINE)
-    feed = Feed(client, INTAKE, ["paybill.intake.>"], 1)
+    feed = OrderedConsumer(client, INTAKE, ["paybill.intake.>"], 1)
 
     messages = []
     async with asyncio.timeout(5):
         while len(messages) < 2:
-            messages += await feed.next(1)
+            messages += await feed.fetch(1)
     await feed.close()
 
-    first, second = (received(Hearing(), "billing", message) for message in messages)
+    first, second = (parse_message(Subscriptions(), "billing", message) for message in messages)
     assert first.error is not None
     assert first.publisher == "metering"
     assert second.subject == "paybill.intake.metering.fine.v1"
@@ -99,10 +99,10 @@ class _Owner:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def hearing(self) -> Hearing:
-        hears = Hearing()
+    def hearing(self) -> Subscriptions:
+        hears = Subscriptions()
 
-        @hears.offer(Usage)
+        @hears.intake(Usage)
         def used(_unit, offer, _at) -> None:
             if offer.event.meter == "broken":
                 raise RuntimeError("a bug in a handler")
@@ -124,7 +124,7 @@ async def owner(start, tmp_path, monkeypatch):
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 2)
     made = _Owner()
     (tmp_path / "stripe-key").write_text("sk_test_x")
-    quiet = replace(service(), hears=made.hearing(), work=Work(), timers=(), background=(), on_start=())
+    quiet = replace(service(), subscriptions=made.hearing(), jobs=JobRegistry(), timers=(), background=(), on_start=())
     made.served = await start(quiet, stripe_api_key_file=tmp_path / "stripe-key")
     return made
 
@@ -194,4 +194,4 @@ def test_the_private_method_that_we_wrap_is_still_there() -> None:
 )
 def test_headers_are_read_as_the_client_itself_would(raw) -> None:
     for _ in range(2):
-        assert header_lines(raw) == Client._parse_header_lines(raw)
+        assert parse_headers(raw) == Client._parse_header_lines(raw)

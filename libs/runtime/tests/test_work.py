@@ -7,9 +7,9 @@ import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import HoldOrigin, OfferingNoted, TenantCancelled, TenantRequested
 from paybill_runtime.jobs import worker
-from paybill_runtime.jobs.effects import Outcome, Refused, RetryAfter, Work
+from paybill_runtime.jobs.effects import JobRegistry, Outcome, Refused, RetryAfter
 from paybill_runtime.messaging import retry_queue
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from paybill_tenant.tables import OFFERINGS, TENANTS
@@ -43,8 +43,8 @@ def _cancelled(event: TenantRequested, why: str) -> Outcome:
     )
 
 
-def _work() -> Work:
-    made = Work()
+def _work() -> JobRegistry:
+    made = JobRegistry()
 
     @made.effect(TenantRequested, attempts=3, failed=lambda job, why: _cancelled(job.event, f"failed: {why}"))
     async def greet(job, world):
@@ -65,7 +65,7 @@ def world() -> _World:
 async def specimen(start, say, log, offerings, world, monkeypatch):
     monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
-    running = await start(replace(service(), work=_work(), effects=lambda _settings, _secrets: world))
+    running = await start(replace(service(), jobs=_work(), effects=lambda _settings, _secrets: world))
     await say(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
@@ -87,14 +87,14 @@ async def test_an_effect_is_done_after_its_fact_under_the_facts_id(specimen, sig
 
 
 async def test_what_is_written_beside_an_outcome_is_written_with_it(start, say, log, offerings, sign_up, databases):
-    made = Work()
+    made = JobRegistry()
 
     @made.effect(TenantRequested)
     async def greet(job, _world):
         add = "INSERT INTO offerings (id, revision, state) VALUES ('beside', 1, '{}')"
-        yield replace(_cancelled(job.event, "greeted"), besides=lambda statement: statement.do(add))
+        yield replace(_cancelled(job.event, "greeted"), extra_statements=lambda statement: statement.add(add))
 
-    running = await start(replace(service(), work=made))
+    running = await start(replace(service(), jobs=made))
     await say(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
 
@@ -159,9 +159,9 @@ async def test_an_effect_that_nobody_knows_waits_and_is_shown(start, specimen, s
     await until(lambda: _called(world))
     await specimen.running.__aexit__(None, None, None)
 
-    other = Work()
+    other = JobRegistry()
     other.effects["tenant.tenant_cancelled"] = specimen.running.service.work.effects["tenant.tenant_requested"]
-    older = await start(replace(service(), work=other, effects=lambda _settings, _secrets: world), url=url)
+    older = await start(replace(service(), jobs=other, effects=lambda _settings, _secrets: world), url=url)
 
     async def shown():
         return [row for row in (await older.client.get("/v1/operations/effects")).json() if row["reason"]]
@@ -193,7 +193,7 @@ async def test_a_tenant_with_much_to_do_does_not_keep_the_others_waiting(start, 
     monkeypatch.setattr(worker, "CONCURRENCY", 1)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
     order: list[str] = []
-    work = Work()
+    work = JobRegistry()
 
     @work.effect(OfferingNoted)
     async def note(job, _effects):
@@ -203,7 +203,7 @@ async def test_a_tenant_with_much_to_do_does_not_keep_the_others_waiting(start, 
         for _ in ():
             yield _
 
-    served = await start(replace(service(), work=work, hears=Hearing()))
+    served = await start(replace(service(), jobs=work, subscriptions=Subscriptions()))
     for name in ("busy-1", "busy-2", "other"):
         await _note(served, name)
     async with served.running.database.transaction() as connection:
@@ -216,7 +216,7 @@ async def test_a_tenant_with_much_to_do_does_not_keep_the_others_waiting(start, 
 
 async def _note(served, name: str) -> None:
     fact = OfferingNoted(offering=name, keys=(), source_hash="a" * 64)
-    await served.running.edge.decide(
+    await served.running.context.decide(
         Origin(name, name, "service:tenant", ""),
         lambda unit, _: unit.record(OFFERINGS, name, [fact]),
         writes=[OFFERINGS.key(name)],
@@ -271,7 +271,7 @@ async def test_a_killed_executor_runs_the_effect_again_under_the_same_key(start,
     world.gate.set()
 
     await start(
-        replace(service(), work=_work(), effects=lambda _settings, _secrets: world),
+        replace(service(), jobs=_work(), effects=lambda _settings, _secrets: world),
         url=specimen.running.settings.database_url,
     )
 

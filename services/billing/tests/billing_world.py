@@ -77,7 +77,7 @@ class Publisher:
     ) -> None:
         """What the tenant service says when somebody signs up, with the key that billing may open."""
         key = AESGCM.generate_key(256)
-        box = Identity.load(self._identities, "tenant").lock(key, "billing")
+        box = Identity.load(self._identities, "tenant").encrypt_for(key, "billing")
         copies = json.dumps({"billing": b64encode(box).decode()}).encode()
         await self._jetstream.publish(f"$KV.keys.tenant.{tenant_id}", copies)
         await self.say(

@@ -47,7 +47,7 @@ class Vendor:
                 unit.record(stored, id_, [event])
 
         keys = [ENTITLEMENTS.key(TENANT), SUBSCRIPTIONS.key(SUBSCRIPTION)]
-        await self.served.running.edge.decide(TEST, decide, writes=keys)
+        await self.served.running.context.decide(TEST, decide, writes=keys)
 
 
 def bought(kind, quantity=1, access=AccessState.ACTIVE, **more):

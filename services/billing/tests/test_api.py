@@ -52,7 +52,7 @@ async def test_only_who_may_read_billing_sees_any_of_it(world, outside):
     keys = world.served.running.settings.api_keys_file
     kept = json.loads(keys.read_text())
     made = make_key("other", "other", Role.ADMIN, ("tenant:read",), datetime.now(UTC) + timedelta(days=1))
-    keys.write_text(json.dumps({"keys": [*kept["keys"], made.kept]}))
+    keys.write_text(json.dumps({"keys": [*kept["keys"], made.stored]}))
     paths = ["/v1/catalogue", "/v1/subscriptions", f"/v1/tenants/{TENANT}/account", "/v1/webhooks/waiting"]
 
     for path in paths:

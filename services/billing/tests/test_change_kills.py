@@ -161,17 +161,17 @@ async def subscribed(world, count):
             unit.record(ACCOUNTS, tenant, [registered, opened])
 
     origin = Origin("test", "test", "operator:test", child(None))
-    await running.edge.decide(origin, decide, writes=[ACCOUNTS.key(tenant) for tenant in tenants])
+    await running.context.decide(origin, decide, writes=[ACCOUNTS.key(tenant) for tenant in tenants])
     # Nothing is delivered, which would take most of the time: each is looked at once, as after any change.
     fake.control.pause_delivery()
     items = [{"price": price.id}]
     bought = [fake.stripe.subscriptions.create({"customer": one, "items": items}) for one in customers.values()]
 
-    def besides(statement):
+    def extra_statements(statement):
         for subscription in bought:
-            enqueue_sync("stripe", subscription.id, running.edge.now(), statement)
+            enqueue_sync("stripe", subscription.id, running.context.now(), statement)
 
-    await running.edge.decide(origin, lambda *_: None, besides=besides)
+    await running.context.decide(origin, lambda *_: None, extra_statements=extra_statements)
 
     async def all_there():
         rows = await world.sql("SELECT count(*) FROM subscriptions WHERE access = 'active'")

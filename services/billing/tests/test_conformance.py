@@ -114,7 +114,7 @@ class StripesMessages:
 async def by_invoice(start, fake, settings):
     served = await start(service(), **settings)
     books = ManualContractTable()
-    await books.begin(served.running.edge)
+    await books.begin(served.running.context)
     return ByInvoice(books)
 
 

@@ -193,7 +193,7 @@ async def test_who_may_only_look_may_check_and_add_nothing(world, outside):
     kept = json.loads(keys.read_text())
     expires = datetime.now(UTC) + timedelta(days=1)
     made = make_key("viewer", "viewer", Role.VIEWER, ("billing:read", "billing:write"), expires)
-    keys.write_text(json.dumps({"keys": [*kept["keys"], made.kept]}))
+    keys.write_text(json.dumps({"keys": [*kept["keys"], made.stored]}))
     await entitled(world)
     bodies = {
         "overrides": {"feature": limit(1), "reason": "x"},

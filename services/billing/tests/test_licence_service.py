@@ -63,11 +63,11 @@ async def test_a_licence_is_issued_signed_and_verified_with_what_anybody_may_fet
 async def test_no_private_half_of_a_key_is_in_a_fact_or_an_answer(vendor, tmp_path):
     await in_force(vendor, (await issue(vendor))["licence_id"])
     (fact,) = await vendor.log.facts("billing.licence_key_published")
-    private = (await vendor.served.running.edge.secrets.get(fact.event.secret)).encode()
+    private = (await vendor.served.running.context.secrets.get(fact.event.secret)).encode()
 
     shown = [await vendor.get("/v1/licence-keys"), (await vendor.anybody.get("/.well-known/license-keys.json")).json()]
     every = text("SELECT payload FROM chassis.outbox UNION ALL SELECT state::text::bytea FROM licence_keys")
-    kept = await vendor.served.running.edge.rows(every)
+    kept = await vendor.served.running.context.rows(every)
     assert len(kept) > 4
     assert all(private not in bytes(row[0]) for row in kept)
     assert private.decode() not in str(shown)
@@ -203,7 +203,7 @@ async def test_what_a_key_signed_verifies_after_another_took_over_unless_it_is_c
     assert listed.kid == new["licence"]["kid"]
     for each in (old, new):
         verify_licence(each["token"], keys, datetime.now(UTC), listed)
-    secrets = vendor.served.running.edge.secrets
+    secrets = vendor.served.running.context.secrets
     first, second = (await vendor.log.facts("billing.licence_key_published", at_least=2))[:2]
 
     async def destroyed():

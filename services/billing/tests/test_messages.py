@@ -134,7 +134,7 @@ async def test_who_may_only_look_can_have_nothing_tried_again(world):
     ring = world.served.running.settings.api_keys_file
     kept = json.loads(ring.read_text())
     viewer = make_key("viewer", "viewer", Role.VIEWER, ("billing:read",), datetime.now(UTC) + timedelta(days=1))
-    ring.write_text(json.dumps({"keys": [*kept["keys"], viewer.kept]}))
+    ring.write_text(json.dumps({"keys": [*kept["keys"], viewer.stored]}))
     headers = {"Authorization": f"Bearer {viewer.raw}"}
 
     async def allowed():

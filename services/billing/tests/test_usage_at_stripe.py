@@ -36,7 +36,7 @@ async def test_what_was_used_in_a_window_is_counted_by_stripe_once_a_refusal_is_
     for quantity in (5, 7):
         await world.metering.offer(Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=hour))
     await world.log.facts("billing.usage_recorded", at_least=2)
-    closing = WindowCloser(world.served.running.edge)
+    closing = WindowCloser(world.served.running.context)
 
     await closing.tick(datetime.now(UTC) + timedelta(days=40))
     failed = await eventually(lambda: _window(world, "failed"))

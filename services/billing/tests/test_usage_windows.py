@@ -10,7 +10,7 @@ from billing_world import Publisher
 from fastapi import APIRouter
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.consumer import HEARS
+from paybill_billing.consumer import HANDLERS
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.providers.port import MeterReading, ProviderAwayError, ProviderRefusedError, Providers
 from paybill_billing.settings import Settings
@@ -20,7 +20,7 @@ from paybill_billing.usage.api import usage as usage_api
 from paybill_billing.usage.api import windows
 from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.domain.closed_windows import ClosedWindow
-from paybill_billing.usage.jobs import WORK, WindowCloser
+from paybill_billing.usage.jobs import JOBS, WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
 from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PlanRef, PublisherGrant
 from paybill_contracts.envelope import IntakeEvent, Origin, intake_headers, intake_subject
@@ -69,7 +69,7 @@ class Metered:
 
     def __init__(self, served, client, metering, provider, log):
         self.served, self.client, self.metering, self.provider, self.log = served, client, metering, provider, log
-        self.closing = WindowCloser(served.running.edge)
+        self.closing = WindowCloser(served.running.context)
 
     async def offer(self, quantity=1, id_=None, **changes):
         values = {"tenant_id": TENANT, "meter": "calls", "quantity": quantity, "occurred_at": datetime.now(UTC)}
@@ -121,11 +121,11 @@ async def metered(start, nats, log, tmp_path, how):
         name="billing",
         settings=Settings,
         states=STATES,
-        hears=HEARS,
-        work=WORK,
+        subscriptions=HANDLERS,
+        jobs=JOBS,
         router=_router,
         effects=lambda _settings, _secrets: Providers({"stripe": provider}),
-        on_start=(lambda edge: _subscribed(edge, how),),
+        on_start=(lambda context: _subscribed(context, how),),
     )
     served = await start(service)
     client = await connect(nats.url, "metering", nats.password("metering"))
@@ -135,14 +135,14 @@ async def metered(start, nats, log, tmp_path, how):
     await client.close()
 
 
-def _router(edge):
+def _router(context):
     routes = APIRouter()
-    routes.include_router(usage_api.router(edge))
-    routes.include_router(windows.router(edge))
+    routes.include_router(usage_api.router(context))
+    routes.include_router(windows.router(context))
     return routes
 
 
-async def _subscribed(edge, how):
+async def _subscribed(context, how):
     content = CONTENT.model_copy(update={"meters": (counts(**how),)})
     about = {"tenant_id": TENANT}
     grant = PublisherGrant(publisher="metering", all_tenants=True, tenants=())
@@ -169,7 +169,7 @@ async def _subscribed(edge, how):
         )
         unit.record(ENTITLEMENTS, TENANT, [entitled])
 
-    await edge.decide(
+    await context.decide(
         Origin("start", "start", "service:billing", ""),
         decide,
         writes=[

@@ -163,7 +163,7 @@ async def test_one_object_that_cannot_be_understood_holds_up_no_other_and_its_se
 
 async def test_a_service_that_stops_says_so_and_when_to_come_back(world, outside, signed):
     body = message(1, "sub_1", "cus_1")
-    world.served.running.busy.close()
+    world.served.running.request_limit.close()
 
     answer = await outside.post("/webhooks/stripe", content=body, headers=signed(body))
 

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from paybill_runtime.http.fast_path import plain
+from paybill_runtime.http.fast_path import parse_fast_request
 
 BODY = json.dumps(
     {
@@ -32,7 +32,9 @@ async def test_a_message_is_answered_in_the_same_way_at_the_door_and_by_the_rout
     headers = {} if signing is None else signed(**{"body": body, **signing})
     request = outside.build_request("POST", "/webhooks/stripe", content=body, headers=headers)
     lines = b"".join(b"%b: %b\r\n" % field for field in request.headers.raw)
-    assert plain(b"POST /webhooks/stripe HTTP/1.1\r\n" + lines + b"\r\n" + body, world.served.running.edge.doors)
+    assert parse_fast_request(
+        b"POST /webhooks/stripe HTTP/1.1\r\n" + lines + b"\r\n" + body, world.served.running.context.fast_routes
+    )
 
     direct = await outside.send(request)
     routed = await outside.post("/webhooks/stripe", content=body, headers={**headers, "trailer": "x"})

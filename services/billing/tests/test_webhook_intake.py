@@ -157,20 +157,20 @@ async def test_what_a_message_says_about_people_is_nowhere_in_clear(world, outsi
         assert not [row for (row,) in rows if person in row or hexed in row], table
     assert person not in caplog.text
     ((sealed,),) = await world.sql("SELECT body FROM webhooks")
-    assert world.served.running.edge.open_raw(bytes(sealed)) == body
+    assert world.served.running.context.open_raw(bytes(sealed)) == body
 
 
 async def test_bodies_go_after_thirty_days_and_the_message_stays_known(world, outside, signed):
     for number in range(2):
         body = event(id=f"evt_{number}", type="customer.updated", data=None)
         await outside.post("/webhooks/stripe", content=body, headers=signed(body))
-    edge = world.served.running.edge
-    async with edge.database.transaction() as connection:
+    context = world.served.running.context
+    async with context.database.transaction() as connection:
         await connection.execute(
             text("UPDATE webhooks SET received_at = received_at - interval '31 days' WHERE event_id = 'evt_0'")
         )
 
-    await forget_bodies(edge)
+    await forget_bodies(context)
 
     kept = await world.sql("SELECT event_id, body IS NULL FROM webhooks ORDER BY event_id")
     assert kept == [("evt_0", True), ("evt_1", False)]

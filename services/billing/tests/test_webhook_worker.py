@@ -168,7 +168,9 @@ async def scripted(world_of, signed):
                 answer = await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
                 assert answer.is_success
             provider = provider_of(customer)
-            ingest = Ingest(running.edge, running.leases, "stripe", provider, StripeInbound(SECRETS), asyncio.Event())
+            ingest = Ingest(
+                running.context, running.leases, "stripe", provider, StripeInbound(SECRETS), asyncio.Event()
+            )
             task = asyncio.create_task(ingest.run())
             stack.push_async_callback(_ended, task)
             return provider, world

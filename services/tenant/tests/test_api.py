@@ -239,7 +239,7 @@ async def test_a_viewer_reads_and_an_operator_writes(tenant, sign_up) -> None:
     viewer = make_key("viewer", "viewer", Role.VIEWER, ("*",), until)
     reader = make_key("reader", "reader", Role.ADMIN, ("tenant:read",), until)
     operator = make_key("operator", "operator", Role.OPERATOR, ("tenant:write",), until)
-    path.write_text(json.dumps({"keys": [viewer.kept, reader.kept, operator.kept]}))
+    path.write_text(json.dumps({"keys": [viewer.stored, reader.stored, operator.stored]}))
 
     async def get(key) -> int:
         return (await tenant.client.get("/v1/tenants", headers={"Authorization": f"Bearer {key.raw}"})).status_code

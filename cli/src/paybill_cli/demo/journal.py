@@ -9,7 +9,7 @@ from paybill_contracts.envelope import Fact, read_fact, subject_of
 from paybill_contracts.event import Event
 from paybill_contracts.schemas import published_events
 from paybill_contracts.tenant import TenantRequested
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_stack.access import BusAccess
 
@@ -35,7 +35,7 @@ class NotObservedError(Exception):
 class Journal:
     """All facts since the demo began, and those that were in the log before."""
 
-    def __init__(self, feed: Feed, voice: Voice, silent_upto: int, patience_s: float) -> None:
+    def __init__(self, feed: OrderedConsumer, voice: Voice, silent_upto: int, patience_s: float) -> None:
         self._feed = feed
         self._voice = voice
         self._silent_upto = silent_upto
@@ -59,7 +59,7 @@ class Journal:
         """Read for ever, whatever anybody publishes."""
         published_events()
         while True:
-            for message in await self._feed.next(_POLL_S):
+            for message in await self._feed.fetch(_POLL_S):
                 fact = read_fact(message.subject, message.headers, message.data, stream_sequence(message))
                 if isinstance(fact.event, TenantRequested):
                     self._slugs[fact.event.tenant_id] = fact.event.slug
@@ -125,7 +125,7 @@ async def observed(
 ) -> AsyncIterator[Journal]:
     """The journal of the log, read as the operator while the block runs; what is old is not shown unless `fresh`."""
     client = await connect(bus.url, _OPERATOR, bus.password(_OPERATOR), wait_s=PATIENCE_S)
-    feed = Feed(client, EVENTS, ["paybill.events.>"], 1)
+    feed = OrderedConsumer(client, EVENTS, ["paybill.events.>"], 1)
     info = await client.jetstream().stream_info(EVENTS)
     journal = Journal(feed, voice, 0 if fresh else info.state.last_seq, patience_s)
     journal.following = asyncio.create_task(journal.follow())

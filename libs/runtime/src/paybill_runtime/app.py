@@ -22,29 +22,29 @@ from paybill_runtime.database.leases import RELAY, Leases
 from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import AnyStored
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.group_commit import Decider
-from paybill_runtime.decisions.restore_guard import Agreement
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.group_commit import GroupCommit
+from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.http import problems
 from paybill_runtime.http.auth import KeyRing
-from paybill_runtime.http.fast_path import Doors
-from paybill_runtime.http.limits import MAX_BUSY, Places
-from paybill_runtime.http.middleware import EdgeMiddleware
+from paybill_runtime.http.fast_path import FastRoutes
+from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS, ConcurrencyLimit
+from paybill_runtime.http.middleware import RequestMiddleware
 from paybill_runtime.http.server import IDLE_S, Connection, listener
-from paybill_runtime.jobs.effects import Timer, Work
+from paybill_runtime.jobs.effects import JobRegistry, Timer
 from paybill_runtime.jobs.timers import Timers
 from paybill_runtime.jobs.worker import Worker
 from paybill_runtime.messaging import operations
-from paybill_runtime.messaging.broker import Bus
-from paybill_runtime.messaging.consumer import Reader
-from paybill_runtime.messaging.inbox import Handling
+from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.messaging.consumer import Consumer
+from paybill_runtime.messaging.inbox import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
-from paybill_runtime.messaging.retry_queue import Parking
+from paybill_runtime.messaging.retry_queue import RetryQueue
 from paybill_runtime.messaging.streams import EVENTS, INTAKE
-from paybill_runtime.messaging.subscriptions import Hearing
-from paybill_runtime.security.data_keys import DataKeys, RawSeal
+from paybill_runtime.messaging.subscriptions import Subscriptions
+from paybill_runtime.security.data_keys import DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets, Secrets
 from paybill_runtime.settings import ServiceSettings, read_secret
@@ -52,11 +52,11 @@ from paybill_runtime.telemetry import configure, flush
 
 log = logging.getLogger(__name__)
 
-Background = Callable[[Edge, Leases], Coroutine[Any, Any, None]]
+Background = Callable[[ServiceContext, Leases], Coroutine[Any, Any, None]]
 
-LEAVING_S = 0.5
+DRAIN_S = 0.5
 """How long requests are refused in words before the connections end."""
-STUCK_S = 5.0
+STALL_TIMEOUT_S = 5.0
 """How long a bus that is there may take no facts, after the first attempt has failed, before a service is unready.
 
 A cluster elects a new leader in less. Longer than that is a server whose disk has failed: JetStream then answers
@@ -74,12 +74,12 @@ class Service:
     name: str
     settings: type[ServiceSettings]
     states: Sequence[AnyStored]
-    router: Callable[[Edge], APIRouter]
-    hears: Hearing = field(default_factory=Hearing)
-    work: Work = field(default_factory=Work)
+    router: Callable[[ServiceContext], APIRouter]
+    subscriptions: Subscriptions = field(default_factory=Subscriptions)
+    jobs: JobRegistry = field(default_factory=JobRegistry)
     timers: Sequence[Timer] = ()
     effects: Callable[[Any, Secrets], Any] = lambda _settings, _secrets: None
-    on_start: Sequence[Callable[[Edge], Awaitable[None]]] = ()
+    on_start: Sequence[Callable[[ServiceContext], Awaitable[None]]] = ()
     background: Sequence[Background] = ()
 
     def __post_init__(self) -> None:
@@ -95,51 +95,55 @@ class Running:
         self.settings = settings
         self.owner = f"{service.name}-{clock.new_id()}"
         self.database = Database(settings.database_url, read_secret(settings.database_password_file), self.owner)
-        self.bus = Bus(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
+        self.broker = Broker(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
         self.identity = Identity.load(settings.identity_dir, service.name)
-        self.store = Store(service.states, service.work.of)
+        self.store = Store(service.states, service.jobs.effect_names)
         self.leases = Leases(self.database, self.owner, settings.lease_s)
-        self.keys = DataKeys(service.name, self.identity, self.database, self.bus)
-        self.agreement = Agreement()
-        self.decider = Decider(service.name, self.database, self.store, self._committed, self.agreement)
-        self.relay = Relay(service.name, self.database, self.bus, self.leases, self.keys.copy_out, self.agreement)
+        self.data_keys = DataKeys(service.name, self.identity, self.database, self.broker)
+        self.restore_guard = RestoreGuard()
+        self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
+        self.relay = Relay(
+            service.name, self.database, self.broker, self.leases, self.data_keys.publish_keys, self.restore_guard
+        )
         secrets = FileSecrets(settings.secrets_dir, self.identity)
         effects = service.effects(settings, secrets)
         self.worker = Worker(
             service.name,
-            service.work,
+            service.jobs,
             effects,
             self.database,
-            self.decider,
+            self.group_commit,
             self.leases,
-            self.keys,
-            self.agreement,
+            self.data_keys,
+            self.restore_guard,
         )
-        self.handling = Handling(service.name, service.hears, self.database, self.store, self.decider, self.agreement)
-        self.parking = Parking(self.handling, self.store, self.leases, self._committed)
-        self.edge = Edge(
+        self.processor = MessageProcessor(
+            service.name, service.subscriptions, self.database, self.store, self.group_commit, self.restore_guard
+        )
+        self.retry_queue = RetryQueue(self.processor, self.store, self.leases, self._on_commit)
+        self.context = ServiceContext(
             service.name,
             settings,
             self.database,
-            self.decider,
-            self.keys,
-            RawSeal(self.identity),
+            self.group_commit,
+            self.data_keys,
+            ServiceSeal(self.identity),
             KeyRing(settings.api_keys_file),
             secrets,
         )
-        self.readers = {"reader": Reader(EVENTS, self.handling, self.bus, self.leases)}
-        if service.hears.offers:
-            self.readers["intake"] = Reader(INTAKE, self.handling, self.bus, self.leases)
-        self.timers = Timers(service.timers, service.name, self.database, self.decider)
+        self.consumers = {"reader": Consumer(EVENTS, self.processor, self.broker, self.leases)}
+        if service.subscriptions.intake_handlers:
+            self.consumers["intake"] = Consumer(INTAKE, self.processor, self.broker, self.leases)
+        self.timers = Timers(service.timers, service.name, self.database, self.group_commit)
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self.busy = Places(MAX_BUSY)
+        self.request_limit = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS)
         self._waiting = 0
         self._flowing_at = time.monotonic()
         self.failed = asyncio.Event()
-        self.edge.backlog = lambda: self._waiting
-        self.handling.committed = self._committed
+        self.context.backlog = lambda: self._waiting
+        self.processor.on_commit = self._on_commit
 
-    def _committed(self) -> None:
+    def _on_commit(self) -> None:
         self.relay.wake()
         self.worker.wake()
 
@@ -151,44 +155,44 @@ class Running:
         checks = {
             name: "ok" if not task.done() else "stopped" for name, task in self._tasks.items() if name != "connect"
         }
-        checks["bus"] = (self.relay.trouble or "ok") if self.bus.connected.is_set() else "away"
-        if time.monotonic() - self._flowing_at > STUCK_S and checks["bus"] not in {"ok", "away"}:
-            checks["relay"] = self.relay.trouble
-        checks |= {"relay" if who == RELAY else "reader": why for who, why in self.agreement.found.items()}
+        checks["bus"] = (self.relay.problem or "ok") if self.broker.connected.is_set() else "away"
+        if time.monotonic() - self._flowing_at > STALL_TIMEOUT_S and checks["bus"] not in {"ok", "away"}:
+            checks["relay"] = self.relay.problem
+        checks |= {"relay" if who == RELAY else "reader": why for who, why in self.restore_guard.mismatches.items()}
         return checks
 
     async def __aenter__(self) -> Self:
         """Migrate, then start every loop."""
         try:
             await self._until_there(partial(migrate, self.database, self.service.name))
-            self.start("decider", self.decider.run())
-            self.start("connect", self.bus.run())
+            self.start("decider", self.group_commit.run())
+            self.start("connect", self.broker.run())
             await self._until_there(self.leases.tick)
             for act in self.service.on_start:
-                await self._until_there(partial(act, self.edge))
+                await self._until_there(partial(act, self.context))
         except BaseException:
             await self.__aexit__()
             raise
         self.start("leases", self.leases.run())
         self.start("relay", self.relay.run())
-        for name, reader in self.readers.items():
+        for name, reader in self.consumers.items():
             self.start(name, reader.run())
-        self.start("parking", self.parking.run())
+        self.start("parking", self.retry_queue.run())
         self.start("worker", self.worker.run())
         self.start("timers", self.timers.run())
         self.start("backlog", self._watch_backlog())
         for place, background in enumerate(self.service.background):
-            self.start(getattr(background, "__name__", f"background-{place}"), background(self.edge, self.leases))
+            self.start(getattr(background, "__name__", f"background-{place}"), background(self.context, self.leases))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop every loop, hand the leases over, leave."""
         await _end(self._tasks.values())
         try:
-            await self.leases.give_back()
+            await self.leases.release_all()
         except Exception as error:  # noqa: BLE001  # they end by themselves; whatever it is, the rest is closed too
             log.warning("leases are not handed over: %s", reason(error))
-        await self.bus.close()
+        await self.broker.close()
         await self.database.close()
 
     def app(self) -> FastAPI:
@@ -198,20 +202,23 @@ class Running:
             version="1",
             telemetry={"operation_spans": False, "logs": False},  # one span a request; our own lines are the log
         )
-        app.state.edge = self.edge
+        app.state.context = self.context
         problems.install(app)
         app.include_router(operations.probes(self.service.name, self._alive, self.health))
-        app.include_router(operations.operations(self.edge, self.parking, self.health, self._lag))
-        app.include_router(self.service.router(self.edge))
-        app.add_middleware(EdgeMiddleware, busy=self.busy, broken=self._broken)
+        app.include_router(operations.operations(self.context, self.retry_queue, self.health, self._lag))
+        app.include_router(self.service.router(self.context))
+        app.add_middleware(RequestMiddleware, limit=self.request_limit, mismatch=self._mismatch)
         return app
 
-    def doors(self) -> Doors:
+    def fast_routes(self) -> FastRoutes:
         """What is answered past all that, once `app` was made."""
-        return {path: EdgeMiddleware(door, self.busy, self._broken) for path, door in self.edge.doors.items()}
+        return {
+            path: RequestMiddleware(door, self.request_limit, self._mismatch)
+            for path, door in self.context.fast_routes.items()
+        }
 
-    def _broken(self) -> str:
-        return self.agreement.trouble
+    def _mismatch(self) -> str:
+        return self.restore_guard.problem
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a loop until the service stops; if it dies before, the service has failed."""
@@ -239,7 +246,7 @@ class Running:
                 return
 
     async def _lag(self) -> dict[str, int | None]:
-        return {name: await reader.lag() for name, reader in self.readers.items()}
+        return {name: await reader.lag() for name, reader in self.consumers.items()}
 
     async def _alive(self) -> None:
         async with self.database.reading() as connection:
@@ -248,10 +255,10 @@ class Running:
     async def _watch_backlog(self) -> None:
         count = text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
         while True:
-            if not self.relay.trouble or not self.bus.connected.is_set():
+            if not self.relay.problem or not self.broker.connected.is_set():
                 self._flowing_at = time.monotonic()
             with contextlib.suppress(DatabaseUnavailableError):
-                self._waiting = (await self.edge.rows(count))[0][0]
+                self._waiting = (await self.context.rows(count))[0][0]
             await asyncio.sleep(1)
 
 
@@ -273,7 +280,7 @@ async def serving(running: Running) -> AsyncIterator[int]:
     app = running.app()
     config = uvicorn.Config(
         app,
-        http=partial(Connection, busy=running.busy, doors=running.doors()),  # type: ignore[arg-type]  # what makes one will do
+        http=partial(Connection, limit=running.request_limit, fast_routes=running.fast_routes()),  # type: ignore[arg-type]  # what makes one will do
         ws="none",
         log_config=None,
         access_log=False,
@@ -327,5 +334,5 @@ async def _until_failed(running: Running) -> None:
             await running.failed.wait()
         finally:
             # Whoever has a connection is told before it ends, and not left to guess what became of its request.
-            running.busy.close()
-            await asyncio.sleep(LEAVING_S)
+            running.request_limit.close()
+            await asyncio.sleep(DRAIN_S)

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 
-async def woken(event: asyncio.Event, within_s: float) -> None:
+async def wait_for_event(event: asyncio.Event, within_s: float) -> None:
     """Return when `event` is set, or after `within_s`: what polls as a backstop waits here."""
     try:
         async with asyncio.timeout(within_s):  # not wait_for: before 3.12 it can swallow a cancellation

@@ -66,7 +66,7 @@ def _cause(error: BaseException) -> BaseException:
     return (error.orig.__cause__ or error.orig) if isinstance(error, DBAPIError) and error.orig else error
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether this error says that PostgreSQL is not there, rather than that a statement was wrong."""
     if isinstance(error, DatabaseUnavailableError):
         return True
@@ -92,14 +92,16 @@ def constraint_of(error: BaseException) -> str:
     return cause.constraint_name or "" if isinstance(cause, asyncpg.IntegrityConstraintViolationError) else ""
 
 
-def is_collision(error: BaseException) -> bool:
+def is_transaction_conflict(error: BaseException) -> bool:
     """Whether two transactions met: deadlock or serialization failure. Running it again resolves it."""
     return isinstance(_cause(error), asyncpg.DeadlockDetectedError | asyncpg.SerializationError)
 
 
-def is_nobodys_fault(error: BaseException) -> bool:
+def is_infrastructure_error(error: BaseException) -> bool:
     """Whether an error says nothing about what was being handled, so that it is to be handled again."""
-    return isinstance(error, DatabaseUnavailableError | LeaseLostError | ConfigurationError) or is_collision(error)
+    return isinstance(error, DatabaseUnavailableError | LeaseLostError | ConfigurationError) or is_transaction_conflict(
+        error
+    )
 
 
 def is_unstorable(error: BaseException) -> bool:
@@ -107,7 +109,7 @@ def is_unstorable(error: BaseException) -> bool:
     return isinstance(_cause(error), asyncpg.CharacterNotInRepertoireError | asyncpg.UntranslatableCharacterError)
 
 
-def line_of(text: str) -> str:
+def single_line(text: str) -> str:
     """`text` as it may stand in a fact or a table: one line, bounded, nothing that PostgreSQL cannot hold."""
     return text.encode("utf-8", "replace").decode().translate(_CONTROL).strip()[:MAX_TEXT] or "-"
 
@@ -115,4 +117,4 @@ def line_of(text: str) -> str:
 def reason(error: BaseException) -> str:
     """What is shown to an operator: the kind of error and its first line, bounded."""
     lines = str(error).splitlines()
-    return line_of(f"{type(error).__name__}: {lines[0] if lines else ''}")
+    return single_line(f"{type(error).__name__}: {lines[0] if lines else ''}")

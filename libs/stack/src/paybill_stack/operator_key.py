@@ -28,7 +28,7 @@ def operator_key(path: Path, now: datetime, *, new: bool) -> str | None:
         return None
     number = 1 + max((int(key.id.removeprefix("op")) for key in held if key.id[2:].isdigit()), default=0)
     made = make_key(f"op{number}", OPERATOR, Role.ADMIN, ("*",), now + LIFE)
-    _write(path, [*(key for key in keys if key.name != OPERATOR), ApiKey.model_validate(made.kept)])
+    _write(path, [*(key for key in keys if key.name != OPERATOR), ApiKey.model_validate(made.stored)])
     return made.raw
 
 
@@ -36,7 +36,7 @@ def operator_key(path: Path, now: datetime, *, new: bool) -> str | None:
 def lent_key(path: Path, name: str, role: Role, scopes: tuple[str, ...], life: timedelta) -> Iterator[str]:
     """A key that is valid while the block runs, and for `life` at most."""
     made = make_key(name, name, role, scopes, datetime.now(UTC) + life)
-    _write(path, [*_without(path, name), ApiKey.model_validate(made.kept)])
+    _write(path, [*_without(path, name), ApiKey.model_validate(made.stored)])
     try:
         yield made.raw
     finally:

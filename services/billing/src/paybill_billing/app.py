@@ -10,8 +10,8 @@ from paybill_contracts.envelope import Origin
 from paybill_definitions.plans_file import Plans, PlansError, read_plans
 from paybill_runtime.app import Service
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.jobs.effects import Timer
 from paybill_runtime.security.secrets import Secrets
@@ -21,7 +21,7 @@ from paybill_billing.api import router
 from paybill_billing.catalogue.domain import catalogue, tiers
 from paybill_billing.catalogue.domain.catalogue import CatalogueRefusedError
 from paybill_billing.catalogue.tables import CATALOGUES, TIERS, CatalogueRow
-from paybill_billing.consumer import HEARS
+from paybill_billing.consumer import HANDLERS
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.licences.domain import licence_keys, licences, revocations
@@ -40,7 +40,7 @@ from paybill_billing.reconciliation.jobs.redelivery import Sweeper
 from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.settings import Settings
 from paybill_billing.subscriptions.domain import changes, subscriptions
-from paybill_billing.subscriptions.jobs.changes import WORK
+from paybill_billing.subscriptions.jobs.changes import JOBS
 from paybill_billing.subscriptions.jobs.plan_migrations import run_plan_migrations
 from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
 from paybill_billing.tables import STATES
@@ -67,36 +67,36 @@ class Connections:
         self._arrived = {name: asyncio.Event() for name in self._connected}
         return ExternalSystems({name: one.provider for name, one in self._connected.items()}, SigningKeys(secrets))
 
-    async def begin(self, edge: Edge) -> None:
+    async def begin(self, context: ServiceContext) -> None:
         """Say who the providers are, before anything is asked of them."""
-        await self._books.begin(edge)
-        names, default = list(self._connected), edge.settings.default_provider
+        await self._books.begin(context)
+        names, default = list(self._connected), context.settings.default_provider
 
-        def decide(unit: Unit, _: Moment) -> None:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
             known = unit.get(PROVIDERS, providers.PROVIDERS)
             unit.record(PROVIDERS, providers.PROVIDERS, providers.configure(known, names, default))
 
-        await edge.decide(_START, decide, writes=[PROVIDERS.key(providers.PROVIDERS)])
+        await context.decide(_START, decide, writes=[PROVIDERS.key(providers.PROVIDERS)])
 
-    def router(self, edge: Edge) -> APIRouter:
+    def router(self, context: ServiceContext) -> APIRouter:
         """The service's routes. A message that is kept is looked at without delay."""
-        return router(edge, self._connected, self._kept, self._asked.set)
+        return router(context, self._connected, self._kept, self._asked.set)
 
     def _kept(self, provider: str) -> None:
         self._arrived[provider].set()
 
-    async def webhooks(self, edge: Edge, leases: Leases) -> None:
+    async def webhooks(self, context: ServiceContext, leases: Leases) -> None:
         """Follow what changes at every provider, until the service ends; then nothing is done there either."""
         try:
             async with asyncio.TaskGroup() as group:
                 for name, one in self._connected.items():
-                    ingest = Ingest(edge, leases, name, one.provider, one.inbound, self._arrived[name])
+                    ingest = Ingest(context, leases, name, one.provider, one.inbound, self._arrived[name])
                     group.create_task(ingest.run(), name=f"webhooks of {name}")
                     if isinstance(one.provider, Lists):
-                        reconciler = Reconciler(edge, leases, name, one.provider, self._asked)
+                        reconciler = Reconciler(context, leases, name, one.provider, self._asked)
                         group.create_task(reconciler.run(), name=f"reconciling {name}")
                     if isinstance(one.provider, Redelivers):
-                        sweeper = Sweeper(edge, leases, name, one.provider, self._kept)
+                        sweeper = Sweeper(context, leases, name, one.provider, self._kept)
                         group.create_task(sweeper.run(), name=f"sweeping {name}")
         finally:
             for one in self._connected.values():
@@ -110,15 +110,15 @@ def service() -> Service:
         name="billing",
         settings=Settings,
         states=STATES,
-        hears=HEARS,
-        work=WORK,
+        subscriptions=HANDLERS,
+        jobs=JOBS,
         timers=(
             Timer(SUBSCRIPTIONS, "due", subscriptions.on_time, owner="tenant_id"),
             Timer(
                 CONTRACTS,
                 "due",
                 manual.on_time,
-                besides=lambda id_, now: partial(enqueue_sync, contracts.MANUAL, id_, now),
+                extra_statements=lambda id_, now: partial(enqueue_sync, contracts.MANUAL, id_, now),
             ),
             Timer(ENTITLEMENTS, "due", entitlements.on_time),
             Timer(CHANGES, "due", changes.on_time),
@@ -133,36 +133,38 @@ def service() -> Service:
     )
 
 
-async def publish_catalogue(edge: Edge) -> None:
+async def publish_catalogue(context: ServiceContext) -> None:
     """Sell what plans.yaml says when nothing was ever published; after that, people publish.
 
     Raises ConfigurationError, which ends the start: nothing is sold by mistake.
     """
-    if await edge.rows(select(CatalogueRow.id)):
+    if await context.rows(select(CatalogueRow.id)):
         return
-    plans = _plans(edge.settings)
+    plans = _plans(context.settings)
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         known, noted = unit.get(CATALOGUES, catalogue.CATALOGUE), unit.get(TIERS, tiers.TIERS)
         if known is None:
             said = catalogue.publish(None, plans.content, noted.buildable if noted is not None else None)
             unit.record(CATALOGUES, catalogue.CATALOGUE, said)
 
     try:
-        await edge.decide(_START, decide, writes=[CATALOGUES.key(catalogue.CATALOGUE)], reads=[TIERS.key(tiers.TIERS)])
+        await context.decide(
+            _START, decide, writes=[CATALOGUES.key(catalogue.CATALOGUE)], reads=[TIERS.key(tiers.TIERS)]
+        )
     except CatalogueRefusedError as error:
         raise ConfigurationError("\n".join(plans.report(error.objections))) from None
 
 
-async def allow_publishers(edge: Edge) -> None:
+async def allow_publishers(context: ServiceContext) -> None:
     """Let those report usage whom the publishers file names."""
-    grants = edge.settings.publisher_grants()
+    grants = context.settings.publisher_grants()
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         known = unit.get(PUBLISHERS, publishers.PUBLISHERS)
         unit.record(PUBLISHERS, publishers.PUBLISHERS, publishers.allow(known, grants))
 
-    await edge.decide(_START, decide, writes=[PUBLISHERS.key(publishers.PUBLISHERS)])
+    await context.decide(_START, decide, writes=[PUBLISHERS.key(publishers.PUBLISHERS)])
 
 
 def _plans(settings: Settings) -> Plans:

@@ -16,8 +16,8 @@ from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.tenant import OffboardingStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_billing.catalogue.domain import catalogue, tiers
 from paybill_billing.catalogue.tables import CATALOGUES, TIERS
@@ -32,7 +32,7 @@ from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS
 from paybill_billing.usage.domain import publishers, usage
 from paybill_billing.usage.tables import DISTINCT_SETS, METERS, PUBLISHERS
 
-HEARS = Hearing()
+HANDLERS = Subscriptions()
 
 _CATALOGUE = CATALOGUES.key(catalogue.CATALOGUE)
 _REVOCATIONS = REVOCATION_LISTS.key(revocations.REVOCATIONS)
@@ -41,8 +41,8 @@ _PROVIDERS = PROVIDERS.key(providers.PROVIDERS)
 _PUBLISHERS = PUBLISHERS.key(publishers.PUBLISHERS)
 
 
-@HEARS.fact(BlueprintPublished, writes=lambda _: [_TIERS])
-def blueprint_published(unit: Unit, fact: BlueprintPublished, _: Moment) -> None:
+@HANDLERS.fact(BlueprintPublished, writes=lambda _: [_TIERS])
+def blueprint_published(unit: UnitOfWork, fact: BlueprintPublished, _: DecisionContext) -> None:
     unit.record(TIERS, tiers.TIERS, tiers.on_blueprint_published(unit.get(TIERS, tiers.TIERS), fact))
 
 
@@ -54,30 +54,30 @@ class ProvidersMissingError(Exception):
     """Nobody can pay anywhere yet: the fact is parked, and heard again when somebody can."""
 
 
-def _catalogue(unit: Unit) -> catalogue.Catalogue:
+def _catalogue(unit: UnitOfWork) -> catalogue.Catalogue:
     found = unit.get(CATALOGUES, catalogue.CATALOGUE)
     if found is None:
         raise CatalogueMissingError("no catalogue is published yet")
     return found
 
 
-@HEARS.fact(
+@HANDLERS.fact(
     TenantRequested, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)], reads=lambda _: [_CATALOGUE, _PROVIDERS]
 )
-def tenant_requested(unit: Unit, fact: TenantRequested, _: Moment) -> None:
+def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext) -> None:
     account, choice = unit.get(ACCOUNTS, fact.tenant_id), unit.get(PROVIDERS, providers.PROVIDERS)
     if choice is None:
         raise ProvidersMissingError("no provider is configured yet")
     unit.record(ACCOUNTS, fact.tenant_id, accounts.on_tenant_requested(account, _catalogue(unit), choice, fact))
 
 
-def _tenant_leaving(unit: Unit, fact: OffboardingStarted | TenantCancelled, _: Moment) -> None:
+def _tenant_leaving(unit: UnitOfWork, fact: OffboardingStarted | TenantCancelled, _: DecisionContext) -> None:
     account = unit.get(ACCOUNTS, fact.tenant_id)
     unit.record(ACCOUNTS, fact.tenant_id, accounts.on_tenant_leaving(account, fact))
 
 
-HEARS.fact(OffboardingStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
-HEARS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
+HANDLERS.fact(OffboardingStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
+HANDLERS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
 
 
 def _licence(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
@@ -88,7 +88,7 @@ def _bought(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
     return [ENTITLEMENTS.key(fact.tenant_id), SUBSCRIPTIONS.key(fact.subscription_id)]
 
 
-def _licence_follows(unit: Unit, fact: EntitlementsSet | SubscriptionFact, at: Moment) -> None:
+def _licence_follows(unit: UnitOfWork, fact: EntitlementsSet | SubscriptionFact, at: DecisionContext) -> None:
     """What a subscription gives has changed, or how much of it: its licence says so too."""
     id_ = licences.licence_id(fact.subscription_id)
     standing = unit.get(SUBSCRIPTIONS, fact.subscription_id)
@@ -102,12 +102,12 @@ def _suspended(fact: SubscriptionSuspended) -> list[Key]:
     return [_CATALOGUE, *map(SUBSCRIPTIONS.key, ids)]
 
 
-@HEARS.fact(
+@HANDLERS.fact(
     SubscriptionSuspended,
     writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id), *_licence(fact)],
     reads=_suspended,
 )
-def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, at: Moment) -> None:
+def subscription_suspended(unit: UnitOfWork, fact: SubscriptionSuspended, at: DecisionContext) -> None:
     """A timer's decision writes its subscription alone, so entitlements follow it here; a webhook's settles both."""
     sold, pinned = _catalogue(unit), fact.subscription.plan
     plan = catalogue.published(sold, pinned.plan, pinned.version).plan
@@ -120,22 +120,22 @@ def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, at: Moment) 
     _licence_follows(unit, fact, at)
 
 
-HEARS.fact(EntitlementsSet, writes=_licence, reads=_bought)(_licence_follows)
-HEARS.fact(SubscriptionPaused, writes=_licence, reads=_bought)(_licence_follows)
-HEARS.fact(SubscriptionChanged, writes=_licence, reads=_bought)(_licence_follows)
-HEARS.fact(SubscriptionGraceStarted, writes=_licence, reads=_bought)(_licence_follows)
-HEARS.fact(SubscriptionRecovered, writes=_licence, reads=_bought)(_licence_follows)
+HANDLERS.fact(EntitlementsSet, writes=_licence, reads=_bought)(_licence_follows)
+HANDLERS.fact(SubscriptionPaused, writes=_licence, reads=_bought)(_licence_follows)
+HANDLERS.fact(SubscriptionChanged, writes=_licence, reads=_bought)(_licence_follows)
+HANDLERS.fact(SubscriptionGraceStarted, writes=_licence, reads=_bought)(_licence_follows)
+HANDLERS.fact(SubscriptionRecovered, writes=_licence, reads=_bought)(_licence_follows)
 
 
-@HEARS.fact(SubscriptionEnded, writes=_licence)
-def subscription_ended(unit: Unit, fact: SubscriptionEnded, _: Moment) -> None:
+@HANDLERS.fact(SubscriptionEnded, writes=_licence)
+def subscription_ended(unit: UnitOfWork, fact: SubscriptionEnded, _: DecisionContext) -> None:
     id_ = licences.licence_id(fact.subscription_id)
     said = licences.revoke(unit.get(LICENCES, id_), "the subscription has ended", RevocationOrigin.SUBSCRIPTION_ENDED)
     unit.record(LICENCES, id_, said)
 
 
-@HEARS.fact(LicenceRevoked, writes=lambda _: [_REVOCATIONS])
-def licence_revoked(unit: Unit, fact: LicenceRevoked, at: Moment) -> None:
+@HANDLERS.fact(LicenceRevoked, writes=lambda _: [_REVOCATIONS])
+def licence_revoked(unit: UnitOfWork, fact: LicenceRevoked, at: DecisionContext) -> None:
     known = unit.get(REVOCATION_LISTS, revocations.REVOCATIONS)
     unit.record(REVOCATION_LISTS, revocations.REVOCATIONS, revocations.on_licence_revoked(known, fact, at.now))
 
@@ -147,12 +147,12 @@ def _counted_by(used: Usage) -> list[Key]:
     return [meter] if shard is None else [meter, DISTINCT_SETS.key(shard)]
 
 
-@HEARS.offer(
+@HANDLERS.intake(
     Usage,
     writes=_counted_by,
     reads=lambda used: [ACCOUNTS.key(used.tenant_id), ENTITLEMENTS.key(used.tenant_id), _PUBLISHERS, _CATALOGUE],
 )
-def usage_recorded(unit: Unit, offer: IntakeEvent, at: Moment) -> None:
+def usage_recorded(unit: UnitOfWork, offer: IntakeEvent, at: DecisionContext) -> None:
     used = offer.event
     if not isinstance(used, Usage):
         raise TypeError(f"{used.TYPE} is no usage")

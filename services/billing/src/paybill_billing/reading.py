@@ -4,7 +4,7 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Query
 from paybill_runtime.decisions.aggregates import StateRow
-from paybill_runtime.decisions.context import Caller, Edge, caller
+from paybill_runtime.decisions.context import Caller, ServiceContext, caller
 from paybill_runtime.http.auth import Role
 from sqlalchemy import ColumnElement, Label, Text, cast
 from sqlmodel import col, select
@@ -38,22 +38,27 @@ def document(row: type[StateRow]) -> Label[str]:
     return cast(col(row.state), Text).label("state")
 
 
-async def found(edge: Edge, kind: Kept[S_co], id_: str) -> S_co | None:
+async def found(context: ServiceContext, kind: Kept[S_co], id_: str) -> S_co | None:
     """The state of one, as it was committed last."""
-    rows = await edge.rows(select(document(kind.row)).where(kind.row.id == id_))
+    rows = await context.rows(select(document(kind.row)).where(kind.row.id == id_))
     return kind.load(rows[0].state) if rows else None
 
 
-async def account_of(edge: Edge, tenant_id: str) -> Account:
+async def account_of(context: ServiceContext, tenant_id: str) -> Account:
     """Raises UnknownTenantError."""
-    account = await found(edge, ACCOUNTS, tenant_id)
+    account = await found(context, ACCOUNTS, tenant_id)
     if account is None:
         raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
     return account
 
 
 async def page(
-    edge: Edge, kind: Kept[S_co], after: str | None, limit: int, *also: ColumnElement[bool], **equal: str | None
+    context: ServiceContext,
+    kind: Kept[S_co],
+    after: str | None,
+    limit: int,
+    *also: ColumnElement[bool],
+    **equal: str | None,
 ) -> tuple[list[S_co], str | None]:
     """States in the order of their ids, and the id that the next page comes after; None on the last.
 
@@ -66,5 +71,5 @@ async def page(
             wanted = wanted.where(getattr(row, name) == value)
     if after is not None:
         wanted = wanted.where(col(row.id) > after)
-    rows = await edge.rows(wanted)
+    rows = await context.rows(wanted)
     return [kind.load(each.state) for each in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None

@@ -7,8 +7,8 @@ from paybill_contracts.errors import NotFoundError
 from paybill_contracts.placement import Placement, Preset
 from paybill_contracts.provisioner import Access, Blueprint, Export, StepAction
 from paybill_contracts.values import EnvironmentId, Key, TenantId
-from paybill_runtime.decisions.context import Caller, Edge, caller
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext, caller
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from pydantic import BaseModel, Field
 from sqlalchemy import Text as SqlText
@@ -162,14 +162,14 @@ class EnvironmentPage(BaseModel):
     next: Annotated[EnvironmentId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1", tags=["environments"])
 
     @routes.get("/blueprint")
     async def show_blueprint(_: Reader) -> BlueprintView:
         """The blueprint by which environments are planned from now on."""
-        rows = await edge.rows(select(cast(col(BlueprintRow.state), SqlText).label("state")))
+        rows = await context.rows(select(cast(col(BlueprintRow.state), SqlText).label("state")))
         if not rows:
             raise BlueprintNotFoundError("no blueprint is published yet; see the service's log for why")
         published = BLUEPRINTS.load(rows[0].state)
@@ -196,7 +196,7 @@ def router(edge: Edge) -> APIRouter:
             wanted = wanted.where(EnvironmentRow.preset == preset)
         if after is not None:
             wanted = wanted.where(col(EnvironmentRow.id) > after)
-        found = [ENVIRONMENTS.load(row.state) for row in await edge.rows(wanted)]
+        found = [ENVIRONMENTS.load(row.state) for row in await context.rows(wanted)]
         page = found[:limit]
         return EnvironmentPage(
             environments=[EnvironmentSummary.of(each) for each in page],
@@ -206,7 +206,7 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("/environments/{environment}")
     async def show(environment: Named, _: Reader) -> EnvironmentView:
         """One environment, by its id or its tenant's: placement, access, plan and what stands."""
-        rows = await edge.rows(select(_STATE).where(EnvironmentRow.id == _id(environment)))
+        rows = await context.rows(select(_STATE).where(EnvironmentRow.id == _id(environment)))
         if not rows:
             raise EnvironmentUnknownError(f"there is no environment {environment}")
         return EnvironmentView.full(ENVIRONMENTS.load(rows[0].state))
@@ -216,12 +216,12 @@ def router(edge: Edge) -> APIRouter:
         """Plan again after a failure, by the blueprint that is now in force; what stands already stays."""
         id_ = _id(environment)
 
-        def decide(unit: Unit, _: Moment) -> EnvironmentView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> EnvironmentView:
             blueprint = in_force(unit.get(BLUEPRINTS, IN_FORCE))
             unit.record(ENVIRONMENTS, id_, environments.retry(unit.get(ENVIRONMENTS, id_), environment, blueprint))
             return EnvironmentView.full(existing(unit.get(ENVIRONMENTS, id_), environment))
 
-        return await edge.decide(
+        return await context.decide(
             who.origin,
             decide,
             writes=[ENVIRONMENTS.key(id_)],
@@ -229,7 +229,7 @@ def router(edge: Edge) -> APIRouter:
             verb="retry",
             target=environment,
             idempotency=who.idempotency,
-            answer=EnvironmentView,
+            response_type=EnvironmentView,
         )
 
     return routes

@@ -6,13 +6,13 @@ from paybill_contracts.envelope import Origin
 from paybill_contracts.event import digest
 from paybill_runtime.app import Service
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.settings import read_secret
 
 from paybill_provisioner.api import router
-from paybill_provisioner.consumer import HEARS
+from paybill_provisioner.consumer import HANDLERS
 from paybill_provisioner.domain import blueprints
 from paybill_provisioner.domain.blueprints import IN_FORCE
 from paybill_provisioner.drivers import Drivers
@@ -20,19 +20,19 @@ from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_provisioner.settings import Settings
 from paybill_provisioner.tables import BLUEPRINTS, STATES
-from paybill_provisioner.work import WORK
+from paybill_provisioner.work import JOBS
 
 
-async def publish_blueprint(edge: Edge) -> None:
+async def publish_blueprint(context: ServiceContext) -> None:
     """Put the blueprint of the settings in force; the same one again says nothing."""
-    blueprint = edge.settings.blueprint()
+    blueprint = context.settings.blueprint()
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         unit.record(BLUEPRINTS, IN_FORCE, blueprints.publish(unit.get(BLUEPRINTS, IN_FORCE), blueprint))
 
     cause = f"blueprint:{digest(blueprint)}"
     origin = Origin(cause, cause, "service:provisioner", "")
-    await edge.decide(origin, decide, writes=[BLUEPRINTS.key(IN_FORCE)])
+    await context.decide(origin, decide, writes=[BLUEPRINTS.key(IN_FORCE)])
 
 
 def service() -> Service:
@@ -44,7 +44,7 @@ def service() -> Service:
         opened.append(LocalDriver(TenantServer(settings.local_database_url, password), settings.local_dir, secrets))
         return {"local": opened[-1]}
 
-    async def close_drivers(_edge: Edge, _leases: Leases) -> None:
+    async def close_drivers(_context: ServiceContext, _leases: Leases) -> None:
         """Wait for the end, then close the connections to tenants' databases."""
         try:
             await asyncio.Event().wait()
@@ -56,8 +56,8 @@ def service() -> Service:
         name="provisioner",
         settings=Settings,
         states=STATES,
-        hears=HEARS,
-        work=WORK,
+        subscriptions=HANDLERS,
+        jobs=JOBS,
         router=router,
         effects=drivers,
         on_start=(publish_blueprint,),

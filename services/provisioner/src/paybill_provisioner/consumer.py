@@ -11,15 +11,15 @@ from paybill_contracts.tenant import (
     TenantSuspended,
 )
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_provisioner.domain import access, environments
 from paybill_provisioner.domain.blueprints import IN_FORCE, in_force
 from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, id_of
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
 
-HEARS = Hearing()
+HANDLERS = Subscriptions()
 
 
 class _OfTenant(Protocol):
@@ -31,40 +31,40 @@ def _writes(fact: _OfTenant) -> list[Key]:
     return [ENVIRONMENTS.key(id_of(fact.tenant_id))]
 
 
-def _environment(unit: Unit, fact: _OfTenant) -> Environment | None:
+def _environment(unit: UnitOfWork, fact: _OfTenant) -> Environment | None:
     return unit.get(ENVIRONMENTS, id_of(fact.tenant_id))
 
 
-def _record(unit: Unit, fact: _OfTenant, events: list[EnvironmentEvent]) -> None:
+def _record(unit: UnitOfWork, fact: _OfTenant, events: list[EnvironmentEvent]) -> None:
     unit.record(ENVIRONMENTS, id_of(fact.tenant_id), events)
 
 
-@HEARS.fact(TenantRequested, writes=_writes)
-def tenant_requested(unit: Unit, fact: TenantRequested, _: Moment) -> None:
+@HANDLERS.fact(TenantRequested, writes=_writes)
+def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext) -> None:
     _record(unit, fact, environments.on_tenant_requested(_environment(unit, fact), fact))
 
 
-@HEARS.fact(EntitlementsSet, writes=_writes, reads=lambda _: [BLUEPRINTS.key(IN_FORCE)])
-def entitlements_set(unit: Unit, fact: EntitlementsSet, _: Moment) -> None:
+@HANDLERS.fact(EntitlementsSet, writes=_writes, reads=lambda _: [BLUEPRINTS.key(IN_FORCE)])
+def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, _: DecisionContext) -> None:
     blueprint = in_force(unit.get(BLUEPRINTS, IN_FORCE))
     _record(unit, fact, environments.on_entitlements_set(_environment(unit, fact), fact, blueprint))
 
 
-@HEARS.fact(TenantSuspended, writes=_writes)
-def tenant_suspended(unit: Unit, fact: TenantSuspended, _: Moment) -> None:
+@HANDLERS.fact(TenantSuspended, writes=_writes)
+def tenant_suspended(unit: UnitOfWork, fact: TenantSuspended, _: DecisionContext) -> None:
     _record(unit, fact, access.on_tenant_suspended(_environment(unit, fact), fact))
 
 
-@HEARS.fact(TenantReactivated, writes=_writes)
-def tenant_reactivated(unit: Unit, fact: TenantReactivated, _: Moment) -> None:
+@HANDLERS.fact(TenantReactivated, writes=_writes)
+def tenant_reactivated(unit: UnitOfWork, fact: TenantReactivated, _: DecisionContext) -> None:
     _record(unit, fact, access.on_tenant_reactivated(_environment(unit, fact), fact))
 
 
-@HEARS.fact(OffboardingStarted, writes=_writes)
-def offboarding_started(unit: Unit, fact: OffboardingStarted, _: Moment) -> None:
+@HANDLERS.fact(OffboardingStarted, writes=_writes)
+def offboarding_started(unit: UnitOfWork, fact: OffboardingStarted, _: DecisionContext) -> None:
     _record(unit, fact, access.on_tenant_left(_environment(unit, fact), fact))
 
 
-@HEARS.fact(TenantCancelled, writes=_writes)
-def tenant_cancelled(unit: Unit, fact: TenantCancelled, _: Moment) -> None:
+@HANDLERS.fact(TenantCancelled, writes=_writes)
+def tenant_cancelled(unit: UnitOfWork, fact: TenantCancelled, _: DecisionContext) -> None:
     _record(unit, fact, access.on_tenant_left(_environment(unit, fact), fact))

@@ -10,8 +10,8 @@ from paybill_contracts.provisioner import (
     EnvironmentPlanned,
     RetentionStarted,
 )
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.jobs.effects import Job, Outcome, Refused, Work
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 
 from paybill_provisioner.domain import access, environments
 from paybill_provisioner.domain.environments import (
@@ -25,7 +25,7 @@ from paybill_provisioner.domain.environments import (
 from paybill_provisioner.drivers import Driver, Drivers
 from paybill_provisioner.tables import ENVIRONMENTS
 
-WORK = Work()
+JOBS = JobRegistry()
 
 BUILD_ATTEMPTS = 6
 """Enough for a server that starts again; an operator sees a plan that fails more often, and has it tried again."""
@@ -44,7 +44,7 @@ def build_failed(job: Job[EnvironmentPlanned], reason: str) -> Outcome:
     return _recorded(job.event.tenant_id, lambda found: environments.build_failed(found, job.event.plan_hash, why))
 
 
-@WORK.effect(EnvironmentPlanned, attempts=BUILD_ATTEMPTS, failed=build_failed)
+@JOBS.effect(EnvironmentPlanned, attempts=BUILD_ATTEMPTS, failed=build_failed)
 async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Do the steps of the recorded plan that are not done yet; no other plan is done."""
     environment = await _current(job, job.event.tenant_id)
@@ -62,7 +62,7 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
             yield _recorded(environment.tenant_id, said, last=not left)
 
 
-@WORK.effect(AccessChangeStarted, attempts=UNTIL_DONE)
+@JOBS.effect(AccessChangeStarted, attempts=UNTIL_DONE)
 async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Bring about what is wanted now. A wish that a later one took the place of is left to the later one."""
     environment = await _current(job, job.event.tenant_id)
@@ -73,7 +73,7 @@ async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> Asyn
     yield _recorded(environment.tenant_id, lambda found: access.access_changed(found, wanted), last=True)
 
 
-@WORK.effect(RetentionStarted, attempts=UNTIL_DONE)
+@JOBS.effect(RetentionStarted, attempts=UNTIL_DONE)
 async def retain(job: Job[RetentionStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Close first, so that the export is the last word; then export. Nothing is removed."""
     environment = await _current(job, job.event.tenant_id)
@@ -105,7 +105,7 @@ def _recorded(
     """Let `decision` look at the environment as it is now, and record what it says; `last` ends the effect with it."""
     environment_id = id_of(tenant_id)
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         unit.record(ENVIRONMENTS, environment_id, decision(existing(unit.get(ENVIRONMENTS, environment_id), tenant_id)))
 
     return Outcome(decide, writes=[ENVIRONMENTS.key(environment_id)], last=last)

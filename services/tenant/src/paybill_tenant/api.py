@@ -8,8 +8,8 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Path, Query, Response, status
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
-from paybill_runtime.decisions.context import Caller, Edge, caller
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext, caller
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement, cast
@@ -153,27 +153,27 @@ class TenantPage(BaseModel):
     next: Annotated[Slug | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1/tenants", tags=["tenants"])
 
     async def act(
-        who: Caller, name: str, verb: str, decision: Callable[[Tenant, Moment], list[TenantEvent]]
+        who: Caller, name: str, verb: str, decision: Callable[[Tenant, DecisionContext], list[TenantEvent]]
     ) -> TenantView:
-        tenant_id = await _id_of(edge, name)
+        tenant_id = await _id_of(context, name)
 
-        def decide(unit: Unit, at: Moment) -> TenantView:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> TenantView:
             unit.record(TENANTS, tenant_id, decision(existing(unit.get(TENANTS, tenant_id), name), at))
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), name))
 
-        return await edge.decide(
+        return await context.decide(
             who.origin,
             decide,
             writes=[TENANTS.key(tenant_id)],
             verb=verb,
             target=name,
             idempotency=who.idempotency,
-            answer=TenantView,
+            response_type=TenantView,
         )
 
     @routes.post("", status_code=status.HTTP_202_ACCEPTED)
@@ -185,9 +185,9 @@ def router(edge: Edge) -> APIRouter:
         succeeds).
         """
         tenant_id = f"ten_{uuid4().hex}"
-        sealed = await edge.seal(tenant_id, body.contact_email)
+        sealed = await context.seal(tenant_id, body.contact_email)
 
-        def decide(unit: Unit, _: Moment) -> TenantView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> TenantView:
             events = tenants.request(
                 unit.get(OFFERINGS, PLANS),
                 unit.get(OFFERINGS, REGIONS),
@@ -205,7 +205,7 @@ def router(edge: Edge) -> APIRouter:
             unit.record(TENANTS, tenant_id, events)
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), tenant_id))
 
-        view = await edge.decide(
+        view = await context.decide(
             who.origin,
             decide,
             writes=[TENANTS.key(tenant_id)],
@@ -214,7 +214,7 @@ def router(edge: Edge) -> APIRouter:
             verb="request",
             target=body.slug,
             idempotency=who.idempotency,
-            answer=TenantView,
+            response_type=TenantView,
         )
         response.headers["Location"] = view.links.self
         return view
@@ -237,7 +237,7 @@ def router(edge: Edge) -> APIRouter:
             wanted = wanted.where(TenantRow.slug == slug)
         if after is not None:
             wanted = wanted.where(col(TenantRow.slug) > after)
-        found = [TENANTS.load(row.state) for row in await edge.rows(wanted)]
+        found = [TENANTS.load(row.state) for row in await context.rows(wanted)]
         page = found[:limit]
         return TenantPage(
             tenants=[TenantView.of(tenant) for tenant in page], next=page[-1].slug if len(found) > limit else None
@@ -246,7 +246,7 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("/{tenant}")
     async def show(tenant: Named, _: Reader) -> TenantView:
         """One tenant, by id or slug."""
-        rows = await edge.rows(select(_STATE).where(_is(tenant)))
+        rows = await context.rows(select(_STATE).where(_is(tenant)))
         if not rows:
             raise TenantNotFoundError(f"there is no tenant {tenant}")
         return TenantView.of(TENANTS.load(rows[0].state))
@@ -279,9 +279,9 @@ def router(edge: Edge) -> APIRouter:
     return routes
 
 
-async def _id_of(edge: Edge, name: str) -> str:
+async def _id_of(context: ServiceContext, name: str) -> str:
     """The id of the tenant that is called so; when there is none, `name` itself, which then is nobody's id either."""
-    rows = await edge.rows(select(TenantRow.id).where(_is(name)))
+    rows = await context.rows(select(TenantRow.id).where(_is(name)))
     return rows[0].id if rows else name
 
 

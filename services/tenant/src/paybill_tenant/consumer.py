@@ -20,15 +20,15 @@ from paybill_contracts.provisioner import (
     EnvironmentRetained,
 )
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.messaging.subscriptions import Hearing
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_tenant.domain import offerings, tenants
 from paybill_tenant.domain.offerings import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Tenant, existing
 from paybill_tenant.tables import OFFERINGS, TENANTS
 
-HEARS = Hearing()
+HANDLERS = Subscriptions()
 
 
 class _OfTenant(Protocol):
@@ -40,70 +40,70 @@ def _writes(fact: _OfTenant) -> list[Key]:
     return [TENANTS.key(fact.tenant_id)]
 
 
-def _tenant(unit: Unit, fact: _OfTenant) -> Tenant:
+def _tenant(unit: UnitOfWork, fact: _OfTenant) -> Tenant:
     return existing(unit.get(TENANTS, fact.tenant_id), fact.tenant_id)
 
 
-@HEARS.fact(CataloguePublished, writes=lambda _: [OFFERINGS.key(PLANS)])
-def catalogue_published(unit: Unit, fact: CataloguePublished, _: Moment) -> None:
+@HANDLERS.fact(CataloguePublished, writes=lambda _: [OFFERINGS.key(PLANS)])
+def catalogue_published(unit: UnitOfWork, fact: CataloguePublished, _: DecisionContext) -> None:
     unit.record(OFFERINGS, PLANS, offerings.on_catalogue_published(unit.get(OFFERINGS, PLANS), fact))
 
 
-@HEARS.fact(BlueprintPublished, writes=lambda _: [OFFERINGS.key(REGIONS)])
-def blueprint_published(unit: Unit, fact: BlueprintPublished, _: Moment) -> None:
+@HANDLERS.fact(BlueprintPublished, writes=lambda _: [OFFERINGS.key(REGIONS)])
+def blueprint_published(unit: UnitOfWork, fact: BlueprintPublished, _: DecisionContext) -> None:
     unit.record(OFFERINGS, REGIONS, offerings.on_blueprint_published(unit.get(OFFERINGS, REGIONS), fact))
 
 
-@HEARS.fact(ProvidersConfigured, writes=lambda _: [OFFERINGS.key(PAYMENTS)])
-def providers_configured(unit: Unit, fact: ProvidersConfigured, _: Moment) -> None:
+@HANDLERS.fact(ProvidersConfigured, writes=lambda _: [OFFERINGS.key(PAYMENTS)])
+def providers_configured(unit: UnitOfWork, fact: ProvidersConfigured, _: DecisionContext) -> None:
     unit.record(OFFERINGS, PAYMENTS, offerings.on_providers_configured(unit.get(OFFERINGS, PAYMENTS), fact))
 
 
-@HEARS.fact(AccountRegistered, writes=_writes)
-def account_registered(unit: Unit, fact: AccountRegistered, _: Moment) -> None:
+@HANDLERS.fact(AccountRegistered, writes=_writes)
+def account_registered(unit: UnitOfWork, fact: AccountRegistered, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_account_registered(_tenant(unit, fact), fact))
 
 
-@HEARS.fact(EnvironmentPlanned, writes=_writes)
-def environment_planned(unit: Unit, fact: EnvironmentPlanned, _: Moment) -> None:
+@HANDLERS.fact(EnvironmentPlanned, writes=_writes)
+def environment_planned(unit: UnitOfWork, fact: EnvironmentPlanned, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_environment_planned(_tenant(unit, fact), fact))
 
 
-@HEARS.fact(EnvironmentFailed, writes=_writes)
-def environment_failed(unit: Unit, fact: EnvironmentFailed, _: Moment) -> None:
+@HANDLERS.fact(EnvironmentFailed, writes=_writes)
+def environment_failed(unit: UnitOfWork, fact: EnvironmentFailed, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_environment_failed(_tenant(unit, fact), fact))
 
 
-@HEARS.fact(EnvironmentReady, writes=_writes)
-def environment_ready(unit: Unit, fact: EnvironmentReady, _: Moment) -> None:
+@HANDLERS.fact(EnvironmentReady, writes=_writes)
+def environment_ready(unit: UnitOfWork, fact: EnvironmentReady, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_environment_ready(_tenant(unit, fact), fact))
 
 
-@HEARS.fact(EnvironmentRetained, writes=_writes)
-def environment_retained(unit: Unit, fact: EnvironmentRetained, _: Moment) -> None:
+@HANDLERS.fact(EnvironmentRetained, writes=_writes)
+def environment_retained(unit: UnitOfWork, fact: EnvironmentRetained, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_environment_retained(_tenant(unit, fact), fact))
 
 
-@HEARS.fact(SubscriptionSuspended, writes=_writes)
-def subscription_suspended(unit: Unit, fact: SubscriptionSuspended, _: Moment) -> None:
+@HANDLERS.fact(SubscriptionSuspended, writes=_writes)
+def subscription_suspended(unit: UnitOfWork, fact: SubscriptionSuspended, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_suspended(_tenant(unit, fact), fact))
 
 
-@HEARS.fact(SubscriptionPaused, writes=_writes)
-def subscription_paused(unit: Unit, fact: SubscriptionPaused, _: Moment) -> None:
+@HANDLERS.fact(SubscriptionPaused, writes=_writes)
+def subscription_paused(unit: UnitOfWork, fact: SubscriptionPaused, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_suspended(_tenant(unit, fact), fact))
 
 
-@HEARS.fact(SubscriptionRecovered, writes=_writes)
-def subscription_recovered(unit: Unit, fact: SubscriptionRecovered, _: Moment) -> None:
+@HANDLERS.fact(SubscriptionRecovered, writes=_writes)
+def subscription_recovered(unit: UnitOfWork, fact: SubscriptionRecovered, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_recovered(_tenant(unit, fact)))
 
 
-@HEARS.fact(SubscriptionActivated, writes=_writes)
-def subscription_activated(unit: Unit, fact: SubscriptionActivated, _: Moment) -> None:
+@HANDLERS.fact(SubscriptionActivated, writes=_writes)
+def subscription_activated(unit: UnitOfWork, fact: SubscriptionActivated, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_recovered(_tenant(unit, fact)))
 
 
-@HEARS.fact(SubscriptionEnded, writes=_writes)
-def subscription_ended(unit: Unit, fact: SubscriptionEnded, at: Moment) -> None:
+@HANDLERS.fact(SubscriptionEnded, writes=_writes)
+def subscription_ended(unit: UnitOfWork, fact: SubscriptionEnded, at: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_ended(_tenant(unit, fact), fact, at.now))

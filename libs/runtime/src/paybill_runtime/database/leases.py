@@ -10,14 +10,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime.database.pool import Database
-from paybill_runtime.decisions.group_commit import settled
+from paybill_runtime.decisions.group_commit import retry_on_conflict
 from paybill_runtime.errors import DatabaseUnavailableError
 
 log = logging.getLogger(__name__)
 
 RELAY = "relay"
 INTAKE = "intake"
-DUTIES = (RELAY, INTAKE, "webhooks")
+SINGLETON_LEASES = (RELAY, INTAKE, "webhooks")
 """Leases beside the partitions: what one process of a service does at a time."""
 
 
@@ -31,8 +31,8 @@ _HEARTBEAT = text(
     "ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at"
 )
 _ALIVE = "m.expires_at > now() AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.application_name = m.owner)"
-_MEMBERS = text(f"SELECT count(*) FROM chassis.member AS m WHERE {_ALIVE}")  # noqa: S608  # a constant, above
-_BURY = text("DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour'")
+_INSTANCES = text(f"SELECT count(*) FROM chassis.member AS m WHERE {_ALIVE}")  # noqa: S608  # a constant, above
+_DELETE_EXPIRED = text("DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour'")
 _HELD = text("SELECT name, epoch FROM chassis.lease WHERE owner = :owner")
 _TAKE = text(
     "WITH unowned AS MATERIALIZED (SELECT name, epoch FROM chassis.lease AS l WHERE name = ANY(:names) "  # noqa: S608
@@ -43,13 +43,13 @@ _TAKE = text(
     "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1 FROM free WHERE lease.name = free.name "
     "RETURNING lease.name, lease.epoch"
 )
-_LOOK_AGAIN = text("SELECT pg_stat_clear_snapshot()")
-_GIVE_BACK = text("UPDATE chassis.lease SET owner = '' WHERE name = :name AND owner = :owner")
-_GIVE_ALL_BACK = text("UPDATE chassis.lease SET owner = '' WHERE owner = :owner")
+_CLEAR_SNAPSHOT = text("SELECT pg_stat_clear_snapshot()")
+_RELEASE = text("UPDATE chassis.lease SET owner = '' WHERE name = :name AND owner = :owner")
+_RELEASE_ALL = text("UPDATE chassis.lease SET owner = '' WHERE owner = :owner")
 _SEED = text(
     "INSERT INTO chassis.lease (name, owner, epoch) SELECT unnest(CAST(:names AS text[])), '', 0 ON CONFLICT DO NOTHING"
 )
-_LEAVE = text("DELETE FROM chassis.member WHERE owner = :owner")
+_DELETE_INSTANCE = text("DELETE FROM chassis.member WHERE owner = :owner")
 
 
 class Leases:
@@ -66,17 +66,17 @@ class Leases:
         self._ttl_s = ttl_s
         self.held: dict[str, int] = {}
         self._certain_until = 0.0
-        self._changed: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], None]] = []
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever a lease is won or lost."""
-        self._changed.append(callback)
+        self._callbacks.append(callback)
 
     def partitions(self) -> list[int]:
         """The partitions that are ours now."""
         return [p for p in range(PARTITIONS) if partition_lease(p) in self.held]
 
-    def some(self, names: Iterable[str]) -> dict[str, int]:
+    def held_of(self, names: Iterable[str]) -> dict[str, int]:
         """Those of `names` that we hold, with their epochs: what a transaction has to fence."""
         return {name: self.held[name] for name in names if name in self.held}
 
@@ -100,44 +100,46 @@ class Leases:
     async def tick(self) -> None:
         """One round."""
         began = time.monotonic()
-        held = await settled(self._round)
+        held = await retry_on_conflict(self._round)
         self._certain_until = began + self._ttl_s
         if held != self.held:
             self.held = held
-            for callback in self._changed:
+            for callback in self._callbacks:
                 callback()
 
     async def _round(self) -> dict[str, int]:
         names = [partition_lease(p) for p in range(PARTITIONS)]
         async with self._database.transaction() as connection:
-            await connection.execute(_SEED, {"names": [*names, *DUTIES]})
+            await connection.execute(_SEED, {"names": [*names, *SINGLETON_LEASES]})
             await connection.execute(_HEARTBEAT, {"owner": self._owner, "ttl": self._ttl_s})
-            await connection.execute(_BURY)
+            await connection.execute(_DELETE_EXPIRED)
         # The sign of life is given, whatever the rest has to wait for; replicas that start together see each other.
         async with self._database.transaction() as connection:
-            members = (await connection.execute(_MEMBERS)).scalar_one()
+            members = (await connection.execute(_INSTANCES)).scalar_one()
             share = -(-PARTITIONS // max(members, 1))
             held = {row.name: row.epoch for row in await connection.execute(_HELD, {"owner": self._owner})}
             mine = [name for name in names if name in held]
             for name in sorted(mine[share:]):  # in the order in which batches lock them
-                await connection.execute(_GIVE_BACK, {"name": name, "owner": self._owner})
+                await connection.execute(_RELEASE, {"name": name, "owner": self._owner})
                 del held[name]
             held |= await self._take(connection, [name for name in names if name not in held], share - len(mine))
-            held |= await self._take(connection, [name for name in DUTIES if name not in held], len(DUTIES))
+            held |= await self._take(
+                connection, [name for name in SINGLETON_LEASES if name not in held], len(SINGLETON_LEASES)
+            )
         return held
 
     async def _take(self, connection: AsyncConnection, names: list[str], count: int) -> dict[str, int]:
         if not names or count <= 0:
             return {}
         # PostgreSQL keeps what it saw of connections until a transaction ends: who came since would be taken for dead.
-        await connection.execute(_LOOK_AGAIN)
+        await connection.execute(_CLEAR_SNAPSHOT)
         rows = await connection.execute(_TAKE, {"owner": self._owner, "names": names, "count": count})
         return {row.name: row.epoch for row in rows}
 
-    async def give_back(self) -> None:
+    async def release_all(self) -> None:
         """Hand everything over, so that the next owner need not wait."""
         async with self._database.transaction() as connection:
-            await connection.execute(_GIVE_ALL_BACK, {"owner": self._owner})
-            await connection.execute(_LEAVE, {"owner": self._owner})
+            await connection.execute(_RELEASE_ALL, {"owner": self._owner})
+            await connection.execute(_DELETE_INSTANCE, {"owner": self._owner})
         self.held = {}
         self._certain_until = 0.0

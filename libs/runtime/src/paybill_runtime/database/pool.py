@@ -15,8 +15,8 @@ from paybill_runtime.errors import (
     DatabaseUnavailableError,
     LeaseLostError,
     UnknownOutcomeError,
-    is_away,
     is_misconfigured,
+    is_unavailable,
     reason,
     sqlstate,
 )
@@ -60,7 +60,7 @@ class Database:
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._connect_args = {**self.engine.dialect.create_connect_args(address)[1], **connect_args}
         self._free: list[asyncpg.Connection] = []
-        self.losses = 0
+        self.disconnects = 0
         self._room = asyncio.Semaphore(DIRECT)
 
     @asynccontextmanager
@@ -71,7 +71,7 @@ class Database:
         went away during the commit; ConfigurationError when it does not let this role in.
         """
         committing = False
-        with _in_our_words(lambda: committing):
+        with _translating_errors(lambda: committing):
             async with self.engine.begin() as connection:
                 yield connection
                 committing = True
@@ -79,7 +79,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """For statements that only read, each by itself: a transaction around one costs two round trips more."""
-        with _in_our_words():
+        with _translating_errors():
             async with self._reading.connect() as connection:
                 yield connection
 
@@ -91,7 +91,7 @@ class Database:
         committing: the statement writes, so that UnknownOutcomeError is raised when PostgreSQL goes away.
         """
         try:
-            with _in_our_words(lambda: committing):
+            with _translating_errors(lambda: committing):
                 async with self._room:
                     connection = self._idle() or await asyncpg.connect(**self._connect_args)
                     try:
@@ -104,7 +104,7 @@ class Database:
                         raise
                     self._free.append(connection)
         except DatabaseUnavailableError:
-            self.losses += 1
+            self.disconnects += 1
             raise
 
     def _idle(self) -> asyncpg.Connection | None:
@@ -112,13 +112,13 @@ class Database:
             connection = self._free.pop()
             if not connection.is_closed():
                 return connection
-            self.losses += 1
+            self.disconnects += 1
         return None
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """One unchanging view of the whole database, for reading only."""
-        with _in_our_words():
+        with _translating_errors():
             async with self.engine.connect() as connection:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 async with connection.begin():
@@ -131,7 +131,7 @@ class Database:
         await self.engine.dispose()
 
 
-async def ask(connection: Connection, statement: str, *values: object) -> Sequence[Any]:
+async def fetch_rows(connection: Connection, statement: str, *values: object) -> Sequence[Any]:
     """The rows that a statement with `$1`, `$2`… returns."""
     if isinstance(connection, AsyncConnection):
         return (await connection.exec_driver_sql(statement, values)).all()
@@ -140,18 +140,18 @@ async def ask(connection: Connection, statement: str, *values: object) -> Sequen
 
 
 @contextmanager
-def _in_our_words(committing: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def _translating_errors(committing: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Raise what an error of the block says about PostgreSQL as a whole, if it does."""
     try:
         yield
     except Exception as error:
-        said = _said_by(error, committing=committing())
+        said = _database_error(error, committing=committing())
         if said is None:
             raise
         raise said from error
 
 
-def _said_by(error: Exception, *, committing: bool) -> Exception | None:
+def _database_error(error: Exception, *, committing: bool) -> Exception | None:
     """What an error says about PostgreSQL as a whole; None when it is about one statement, or said already."""
     if isinstance(error, DatabaseUnavailableError):
         return None
@@ -159,7 +159,7 @@ def _said_by(error: Exception, *, committing: bool) -> Exception | None:
         return LeaseLostError("another process owns this now")
     if is_misconfigured(error):
         return ConfigurationError(f"PostgreSQL refuses PAYBILL_DATABASE_URL with its password file: {reason(error)}")
-    if is_away(error):
+    if is_unavailable(error):
         if committing:
             return UnknownOutcomeError("PostgreSQL went away during a commit")
         return DatabaseUnavailableError("PostgreSQL does not answer")

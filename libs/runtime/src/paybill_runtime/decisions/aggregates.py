@@ -38,9 +38,10 @@ def generated(expression: str, *, unique: bool = False, index: bool = False) -> 
 
 
 class Stored(Generic[S]):
-    """Where the states of one kind of aggregate live, and how they change.
+    """Persistence of one kind of aggregate: its table, its JSON form and its `evolve`.
 
-    conflicts: the refusal to raise when a unique constraint of the table says no.
+    A field whose name in the stored JSON has to stay is renamed as `new: Annotated[T, Field(alias="old")]`.
+    conflicts: the error to raise for each unique constraint of the table that is violated.
     """
 
     def __init__(
@@ -64,11 +65,11 @@ class Stored(Generic[S]):
 
     def dump(self, state: S) -> str:
         """The state as canonical JSON: what replay compares."""
-        return canonical(self._adapter.dump_python(state, mode="json")).decode()
+        return canonical(self._adapter.dump_python(state, mode="json", by_alias=True)).decode()
 
     def document(self, state: S) -> str:
         """The state as JSON, for a column that sorts it by itself."""
-        return self._adapter.dump_json(state).decode()
+        return self._adapter.dump_json(state, by_alias=True).decode()
 
     def load(self, document: str | bytes) -> S:
         """The state from its JSON."""

@@ -22,16 +22,16 @@ from starlette.types import ASGIApp
 from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.group_commit import Besides, Decide, Decider, Decision
+from paybill_runtime.decisions.group_commit import Decide, Decision, ExtraStatements, GroupCommit
 from paybill_runtime.decisions.store import Statement
-from paybill_runtime.errors import OverloadedError, line_of
+from paybill_runtime.errors import OverloadedError, single_line
 from paybill_runtime.http.auth import KeyRing, KeysUnavailableError, Role
 from paybill_runtime.http.problems import Problem
-from paybill_runtime.security.data_keys import DataKeys, RawSeal
+from paybill_runtime.security.data_keys import DataKeys, ServiceSeal
 from paybill_runtime.security.secrets import Secrets
 
 T = TypeVar("T")
-Doors = Mapping[str, ASGIApp]
+FastRoutes = Mapping[str, ASGIApp]
 
 REFUSALS_PER_MINUTE = 60
 """Refusals of one caller that become facts; the rest are only counted."""
@@ -64,7 +64,7 @@ class Caller:
     idempotency: Idempotency | None
 
 
-class Edge:
+class ServiceContext:
     """What a service's routes can do: decide, read, seal. `settings` are the service's own.
 
     doors: answer a POST to their path past FastAPI, as `direct` says, and raise what routes raise. A route has to be
@@ -76,9 +76,9 @@ class Edge:
         service: str,
         settings: Any,
         database: Database,
-        decider: Decider,
+        decider: GroupCommit,
         keys: DataKeys,
-        raw: RawSeal,
+        raw: ServiceSeal,
         ring: KeyRing,
         secrets: Secrets,
     ) -> None:
@@ -86,13 +86,13 @@ class Edge:
         self.settings = settings
         self.database = database
         self.secrets = secrets
-        self.ring = ring
-        self._decider = decider
+        self.key_ring = ring
+        self._group_commit = decider
         self._keys = keys
         self._raw = raw
         self._refusals: dict[str, tuple[datetime, int]] = {}
         self.backlog: Callable[[], int] = lambda: 0
-        self.doors: dict[str, ASGIApp] = {}
+        self.fast_routes: dict[str, ASGIApp] = {}
 
     def now(self) -> datetime:
         """The edge reads the clock, so that rules need not."""
@@ -123,10 +123,10 @@ class Edge:
         writes: Sequence[Key] = (),
         reads: Sequence[Key] = (),
         seals: Sequence[Personal[str]] = (),
-        besides: Besides | None = None,
-        held: dict[str, int] | None = None,
+        extra_statements: ExtraStatements | None = None,
+        leases: dict[str, int] | None = None,
         idempotency: Idempotency | None = None,
-        answer: type[BaseModel] | None = None,
+        response_type: type[BaseModel] | None = None,
         verb: str = "",
         target: str = "",
     ) -> T:
@@ -137,23 +137,25 @@ class Edge:
         """
         if self.backlog() > self.settings.outbox_limit:
             raise OverloadedError("too many facts wait for the bus; come back later")
-        earlier: T | None = await self._earlier(idempotency, answer)
+        earlier: T | None = await self._earlier_response(idempotency, response_type)
         if earlier is not None:
             return earlier
-        decision = Decision(origin, decide, writes, reads, held or {}, [besides] if besides is not None else [])
+        decision = Decision(
+            origin, decide, writes, reads, leases or {}, [extra_statements] if extra_statements is not None else []
+        )
         if idempotency is not None:
-            decision.besides = [*decision.besides, partial(_keep, idempotency, decision)]
+            decision.extra_statements = [*decision.extra_statements, partial(_keep, idempotency, decision)]
         if seals:
-            decision.also = partial(self._store_keys, seals)
+            decision.in_transaction = partial(self._store_keys, seals)
         try:
-            outcome = await self._decider.decide(decision)
+            outcome = await self._group_commit.decide(decision)
         except DomainError as error:
             # The same request may have been answered meanwhile; then this is what was asked for.
-            earlier = await self._earlier(idempotency, answer)
+            earlier = await self._earlier_response(idempotency, response_type)
             if earlier is not None:
                 return earlier
             if verb and not isinstance(error, RetryLaterError):
-                await self._note_refusal(origin, verb, error, target)
+                await self._record_refusal(origin, verb, error, target)
             raise
         self._keys.stored(seals)
         return outcome
@@ -162,7 +164,7 @@ class Edge:
         for sealed in seals:
             await self._keys.store(connection, sealed)
 
-    async def _earlier(self, asked: Idempotency | None, answer: type[BaseModel] | None) -> Any:
+    async def _earlier_response(self, asked: Idempotency | None, answer: type[BaseModel] | None) -> Any:
         """The answer that was given to the same request, None if it is new. Raises IdempotencyKeyReusedError."""
         if asked is None or answer is None:
             return None
@@ -173,7 +175,7 @@ class Edge:
             raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request; choose a new one")
         return answer.model_validate_json(given[0].answer)
 
-    async def _note_refusal(self, origin: Origin, verb: str, error: DomainError, target: str) -> None:
+    async def _record_refusal(self, origin: Origin, verb: str, error: DomainError, target: str) -> None:
         since, count = self._refusals.get(origin.actor, (self.now(), 0))
         if (self.now() - since).total_seconds() > 60:  # noqa: PLR2004  # a minute
             since, count = self.now(), 0
@@ -181,9 +183,9 @@ class Edge:
         if count >= REFUSALS_PER_MINUTE:
             return
         event = service_event(self.service, RequestRefused)(
-            refusal_id=clock.new_id(), verb=verb, code=error.code, target=line_of(target)
+            refusal_id=clock.new_id(), verb=verb, code=error.code, target=single_line(target)
         )
-        await self._decider.decide(Decision(origin, lambda unit, _: unit.emit(event)))
+        await self._group_commit.decide(Decision(origin, lambda unit, _: unit.emit(event)))
 
 
 def _keep(asked: Idempotency, decision: Decision[Any], statement: Statement) -> None:
@@ -191,7 +193,7 @@ def _keep(asked: Idempotency, decision: Decision[Any], statement: Statement) -> 
     if isinstance(decision.outcome, BaseModel):
         values = (asked.key, asked.digest, decision.outcome.model_dump_json(), clock.now())
         places = ", ".join(map(statement.value, values))
-        statement.do(f"INSERT INTO chassis.idempotency (key, digest, answer, created_at) VALUES ({places})")  # noqa: S608
+        statement.add(f"INSERT INTO chassis.idempotency (key, digest, answer, created_at) VALUES ({places})")  # noqa: S608
 
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `pbk_…`")
@@ -205,11 +207,11 @@ def caller(role: Role, scope: str) -> Callable[..., Any]:
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
         idempotency_key: Annotated[str | None, Header()] = None,
     ) -> Caller:
-        edge: Edge = request.app.state.edge
+        context: ServiceContext = request.app.state.context
         if credentials is None:
             raise Problem(401, "no_key", "send an API key as `Authorization: Bearer pbk_…`")
         try:
-            key = edge.ring.find(credentials.credentials, edge.now())
+            key = context.key_ring.find(credentials.credentials, context.now())
         except KeysUnavailableError as error:
             raise Problem(503, "keys_unavailable", "nobody can be let in now; send it again later") from error
         if key is None:

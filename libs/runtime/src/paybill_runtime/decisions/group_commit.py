@@ -12,19 +12,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.restore_guard import Agreement
+from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Statement, Store
-from paybill_runtime.decisions.unit_of_work import Moment, Unit, moment
-from paybill_runtime.errors import DatabaseUnavailableError, RequestInProgressError, constraint_of, is_collision
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork, decision_context
+from paybill_runtime.errors import (
+    DatabaseUnavailableError,
+    RequestInProgressError,
+    constraint_of,
+    is_transaction_conflict,
+)
 
 T = TypeVar("T")
-Decide = Callable[[Unit, Moment], T]
-Besides = Callable[[Statement], None]
-Extra = Callable[[AsyncConnection], Any]
+Decide = Callable[[UnitOfWork, DecisionContext], T]
+ExtraStatements = Callable[[Statement], None]
+InTransaction = Callable[[AsyncConnection], Any]
 
 MAX_GROUP = 128
 MAX_TRIES = 5
-_FIRST_COME = {"outbox_aggregate_revision_key", "inbox_pkey"}
+_CONFLICT_CONSTRAINTS = {"outbox_aggregate_revision_key", "inbox_pkey"}
 """Constraints that say that another was first with this revision, or with this message."""
 
 
@@ -41,24 +46,24 @@ class Decision(Generic[T]):
     decide: Decide[T]
     writes: Sequence[Key] = ()
     reads: Sequence[Key] = ()
-    held: Mapping[str, int] = field(default_factory=dict)
-    besides: Sequence[Besides] = ()
-    also: Extra | None = None
+    leases: Mapping[str, int] = field(default_factory=dict)
+    extra_statements: Sequence[ExtraStatements] = ()
+    in_transaction: InTransaction | None = None
     outcome: "T | None" = None
     error: BaseException | None = None
 
 
-class Decider:
+class GroupCommit:
     """Runs decisions in groups. One transaction is open at a time; what arrives meanwhile forms the next group."""
 
     def __init__(
-        self, service: str, database: Database, store: Store, committed: Callable[[], None], agreement: Agreement
+        self, service: str, database: Database, store: Store, on_commit: Callable[[], None], restore_guard: RestoreGuard
     ) -> None:  # what it brings together
         self._service = service
         self._database = database
         self._store = store
-        self._committed = committed
-        self._agreement = agreement
+        self._on_commit = on_commit
+        self._restore_guard = restore_guard
         self._queue: asyncio.Queue[tuple[Decision[Any], asyncio.Future[Any]]] = asyncio.Queue()
 
     async def decide(self, decision: Decision[T]) -> T:
@@ -100,46 +105,48 @@ class Decider:
         if not decisions:
             return
         try:
-            await settled(lambda: self._once(decisions))
+            await retry_on_conflict(lambda: self._once(decisions))
         except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer to whoever decided it
             if len(decisions) > 1 and not isinstance(error, DatabaseUnavailableError):
                 for decision in decisions:
                     await self.commit([decision])
                 return
-            refusal = self.conflict(error)
+            refusal = self.domain_error_for(error)
             for decision in decisions:
                 decision.error = refusal or error
         else:
-            self._committed()
+            self._on_commit()
 
     async def _once(self, decisions: Sequence[Decision[Any]]) -> None:
-        self._agreement.insist()
-        unit = Unit(clock.now())
+        self._restore_guard.check()
+        unit = UnitOfWork(clock.now())
         async with self._database.direct() as connection:
-            await self._store.look(
+            await self._store.load(
                 connection, unit, _keys(d.writes for d in decisions), _keys(d.reads for d in decisions)
             )
         for decision in decisions:
             decision.error = None
             try:
-                with unit.attempt(decision.origin):
-                    decision.outcome = decision.decide(unit, moment(unit.now, self._service, decision.origin.cause))
+                with unit.savepoint(decision.origin):
+                    decision.outcome = decision.decide(
+                        unit, decision_context(unit.now, self._service, decision.origin.cause)
+                    )
             except Exception as error:  # noqa: BLE001  # it is this caller's answer; the others go on
                 decision.error = error
         decided = [decision for decision in decisions if decision.error is None]
-        held = {lease for decision in decided for lease in decision.held.items()}
-        besides = [add for decision in decided for add in decision.besides]
-        extra = [decision.also for decision in decided if decision.also is not None]
+        held = {lease for decision in decided for lease in decision.leases.items()}
+        besides = [add for decision in decided for add in decision.extra_statements]
+        extra = [decision.in_transaction for decision in decided if decision.in_transaction is not None]
         if extra:
             async with self._database.transaction() as connection:
                 for also in extra:
                     await also(connection)
-                await self._store.write(connection, unit, held, besides=besides)
+                await self._store.write(connection, unit, held, extra_statements=besides)
         elif unit.facts or besides:
             async with self._database.direct(committing=True) as connection:
-                await self._store.write(connection, unit, held, besides=besides)
+                await self._store.write(connection, unit, held, extra_statements=besides)
 
-    def conflict(self, error: Exception) -> DomainError | None:
+    def domain_error_for(self, error: Exception) -> DomainError | None:
         """The refusal that a violated constraint stands for; None when it is no rule of the domain."""
         name = constraint_of(error)
         if name == "idempotency_pkey":
@@ -150,13 +157,13 @@ class Decider:
         return None
 
 
-async def settled(act: Callable[[], Awaitable[T]]) -> T:
+async def retry_on_conflict(act: Callable[[], Awaitable[T]]) -> T:
     """What a transaction comes to, run again when another one came in between and won."""
     for _ in range(MAX_TRIES - 1):
         try:
             return await act()
         except Exception as error:
-            if not is_collision(error) and constraint_of(error) not in _FIRST_COME:
+            if not is_transaction_conflict(error) and constraint_of(error) not in _CONFLICT_CONSTRAINTS:
                 raise
     return await act()
 

@@ -9,7 +9,7 @@ from paybill_runtime.errors import DatabaseUnavailableError
 log = logging.getLogger(__name__)
 
 
-class LogAndStateDisagreeError(DatabaseUnavailableError):
+class LogStateMismatchError(DatabaseUnavailableError):
     """The stream and this database do not belong together, so nothing may be decided on it."""
 
 
@@ -21,42 +21,42 @@ OLDER_DATABASE = (
 )
 
 
-class Agreement:
+class RestoreGuard:
     """What the relay and the readers have found. While one of them sees a difference, this process decides nothing.
 
     found: who found what, in words for operators.
     """
 
     def __init__(self) -> None:
-        self.found: dict[str, str] = {}
+        self.mismatches: dict[str, str] = {}
 
     @contextmanager
-    def judged_by(self, who: str) -> Iterator[None]:
+    def checking(self, who: str) -> Iterator[None]:
         """The block compares: whether it raises LogAndStateDisagreeError is what `who` finds."""
         try:
             yield
-        except LogAndStateDisagreeError as error:
-            self._broken(who, error)
+        except LogStateMismatchError as error:
+            self._report(who, error)
             raise
-        self.mended(who)
+        self.clear(who)
 
-    def _broken(self, who: str, error: LogAndStateDisagreeError) -> None:
+    def _report(self, who: str, error: LogStateMismatchError) -> None:
         """Say it once."""
-        if self.found.get(who) != str(error):
+        if self.mismatches.get(who) != str(error):
             log.error("%s stops: %s", who, error)
-        self.found[who] = str(error)
+        self.mismatches[who] = str(error)
 
-    def mended(self, who: str) -> None:
+    def clear(self, who: str) -> None:
         """The right copy is there again, or the difference was about leases that we do not hold any more."""
-        if self.found.pop(who, None) is not None:
+        if self.mismatches.pop(who, None) is not None:
             log.warning("%s goes on: the stream and the database belong together", who)
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why nothing is decided; empty when all is well."""
-        return next(iter(self.found.values()), "")
+        return next(iter(self.mismatches.values()), "")
 
-    def insist(self) -> None:
+    def check(self) -> None:
         """Raise LogAndStateDisagreeError while anybody has found a difference."""
-        if self.found:
-            raise LogAndStateDisagreeError(self.trouble)
+        if self.mismatches:
+            raise LogStateMismatchError(self.problem)

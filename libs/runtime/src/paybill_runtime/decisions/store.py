@@ -14,19 +14,19 @@ from paybill_contracts.event import canonical, encode, partition_of
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_runtime.database.pool import Connection, ask
+from paybill_runtime.database.pool import Connection, fetch_rows
 from paybill_runtime.decisions.aggregates import AnyStored, Key
-from paybill_runtime.decisions.unit_of_work import Loaded, Unit
+from paybill_runtime.decisions.unit_of_work import Loaded, UnitOfWork
 from paybill_runtime.errors import LEASE_LOST, FactTooLargeError, LeaseLostError
 
-WorksOf = Callable[[Fact], Iterable[str]]
+EffectNames = Callable[[Fact], Iterable[str]]
 """Names of the effects that a fact intends."""
 Queue = tuple[int, str]
 """A partition and a tenant: those whose facts wait for one another when one is parked."""
 
 STATE_CHANGED = "40001"
 """The SQLSTATE of a statement that another transaction came before (serialization_failure)."""
-_HANDLED, _PARKED, _STATES = 0, 1, 2
+_HANDLED, _BLOCKED, _STATES = 0, 1, 2
 """What a row is about that `look` reads; from the last on, which kind of state."""
 _OF_MESSAGES = "SELECT 0, event_id::text, 0::bigint, NULL FROM chassis.inbox WHERE event_id = ANY($1::uuid[])"
 _OF_QUEUES = (
@@ -36,7 +36,7 @@ _OF_QUEUES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class HandledBatch:
     """The messages that a transaction handles, and how far their stream was read.
 
     positions: where each partition has been read to until now; upto, last: where it is read to now, and which message
@@ -46,24 +46,24 @@ class Heard:
     stream: str
     messages: Mapping[str, int]
     positions: Mapping[int, int]
-    upto: int
-    last: str
+    up_to: int
+    last_message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownMessages:
     """Which messages were handled before, and in which queues something is parked."""
 
     handled: set[str]
-    parked: set[Queue]
+    blocked: set[Queue]
 
 
 @dataclass(slots=True)
 class Statement:
     """A statement in the making. The same shape makes the same text, so that PostgreSQL plans it once."""
 
-    parts: list[str] = field(default_factory=list)
-    insists: list[str] = field(default_factory=list)
+    clauses: list[str] = field(default_factory=list)
+    preconditions: list[str] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
 
     def columns(self, **columns: tuple[str, Sequence[Any]]) -> str:
@@ -76,48 +76,48 @@ class Statement:
         self.values.append(value)
         return f"${len(self.values)}"
 
-    def insist(self, rows: str, count: int, sqlstate: str) -> None:
+    def require(self, rows: str, count: int, sqlstate: str) -> None:
         """Fail with `sqlstate` unless the query `rows` finds so many; they stay as they are until the end."""
         found = f"(SELECT count(*) FROM ({rows}) AS r) = {self.value(count)}::bigint"  # noqa: S608  # only our own text
-        self.insists.append(f"chassis.insist({found}, {self.value(sqlstate)})")
+        self.preconditions.append(f"chassis.insist({found}, {self.value(sqlstate)})")
 
-    def hold(self, leases: Collection[tuple[str, int]]) -> None:
+    def fence(self, leases: Collection[tuple[str, int]]) -> None:
         """Fail, so that LeaseLostError is raised, unless these leases (name, epoch) are ours until the end."""
         if leases:
             names, epochs = zip(*sorted(leases), strict=True)
             claimed = self.columns(name=("text", names), epoch=("bigint", epochs))
             rows = f"SELECT FROM chassis.lease JOIN {claimed} USING (name, epoch) ORDER BY name FOR SHARE OF lease"
-            self.insist(rows, len(leases), LEASE_LOST)
+            self.require(rows, len(leases), LEASE_LOST)
 
-    def do(self, change: str) -> str:
+    def add(self, change: str) -> str:
         """Change something, too; the name of what it returns."""
-        name = f"c{len(self.parts)}"
-        self.parts.append(f"{name} AS ({change})")
+        name = f"c{len(self.clauses)}"
+        self.clauses.append(f"{name} AS ({change})")
         return name
 
-    async def run(self, connection: Connection) -> None:
+    async def execute(self, connection: Connection) -> None:
         """All of it, or nothing. What was insisted on is looked at first."""
-        changes = f"WITH {', '.join(self.parts)} " if self.parts else ""
-        checks = ", ".join(self.insists) or "1"
-        await ask(connection, f"{changes}SELECT {checks}", *self.values)
+        changes = f"WITH {', '.join(self.clauses)} " if self.clauses else ""
+        checks = ", ".join(self.preconditions) or "1"
+        await fetch_rows(connection, f"{changes}SELECT {checks}", *self.values)
 
 
 class Store:
     """The states of one service. `works_of` says which effects a fact intends; they are put down beside it."""
 
-    def __init__(self, states: Sequence[AnyStored], works_of: WorksOf) -> None:
+    def __init__(self, states: Sequence[AnyStored], effect_names: EffectNames) -> None:
         self.states: Mapping[str, AnyStored] = {stored.kind: stored for stored in sorted(states, key=lambda s: s.kind)}
-        self._works_of = works_of
+        self._effect_names = effect_names
 
-    async def look(
+    async def load(
         self,
         connection: Connection,
-        unit: Unit,
+        unit: UnitOfWork,
         writes: Iterable[Key],
         reads: Iterable[Key] = (),
         messages: Collection[str] = (),
         queues: Collection[Queue] = (),
-    ) -> Known:
+    ) -> KnownMessages:
         """Load states into `unit`; what is known of these messages and queues."""
         for key in reads:
             unit.states[key] = Loaded(self.states[key.kind], None, 0, 0, writable=False)
@@ -138,14 +138,14 @@ class Store:
             asked.append(
                 f"SELECT {number}, id, revision, state::text FROM {table} WHERE id = ANY(${len(values)}::text[])"  # noqa: S608
             )
-        known = Known(set(), set())
+        known = KnownMessages(set(), set())
         if not asked:
             return known
-        for number, id_, revision, state in await ask(connection, " UNION ALL ".join(asked), *values):
+        for number, id_, revision, state in await fetch_rows(connection, " UNION ALL ".join(asked), *values):
             if number == _HANDLED:
                 known.handled.add(id_)
-            elif number == _PARKED:
-                known.parked.add((revision, id_))
+            elif number == _BLOCKED:
+                known.blocked.add((revision, id_))
             else:
                 loaded = unit.states[Key(kinds[number - _STATES], id_)]
                 loaded.state, loaded.revision, loaded.base = loaded.stored.load(state), revision, revision
@@ -154,10 +154,10 @@ class Store:
     async def write(
         self,
         connection: Connection,
-        unit: Unit,
-        held: Collection[tuple[str, int]] = (),
-        heard: Heard | None = None,
-        besides: Iterable[Callable[[Statement], None]] = (),
+        unit: UnitOfWork,
+        leases: Collection[tuple[str, int]] = (),
+        handled: HandledBatch | None = None,
+        extra_statements: Iterable[Callable[[Statement], None]] = (),
     ) -> None:
         """Write every changed state, the facts, their effects, what was heard, and what `besides` adds; all or nothing.
 
@@ -165,19 +165,19 @@ class Store:
         `errors.is_collision`) when a state is not any more as it was looked at, FactTooLargeError.
         """
         statement = Statement()
-        statement.hold(held)
-        self._compare(statement, unit)
+        statement.fence(leases)
+        self._require_unchanged(statement, unit)
         self._save(statement, unit)
         if unit.facts:
             _append(statement, unit.facts)
             self._intend(statement, unit)
-        if heard is not None:
-            _note(statement, heard)
-        for add in besides:
+        if handled is not None:
+            _record_handled(statement, handled)
+        for add in extra_statements:
             add(statement)
-        await statement.run(connection)
+        await statement.execute(connection)
 
-    def _compare(self, statement: Statement, unit: Unit) -> None:
+    def _require_unchanged(self, statement: Statement, unit: UnitOfWork) -> None:
         """Insist that what was looked at and not changed is as it was. What was changed, the outbox compares."""
         same: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for key, loaded in unit.states.items():
@@ -190,9 +190,9 @@ class Store:
                 f"SELECT FROM {self.states[kind].table.name} AS t JOIN {looked} USING (id, revision) "
                 "ORDER BY id FOR SHARE OF t"
             )
-            statement.insist(rows, len(ids), STATE_CHANGED)
+            statement.require(rows, len(ids), STATE_CHANGED)
 
-    def _save(self, statement: Statement, unit: Unit) -> None:
+    def _save(self, statement: Statement, unit: UnitOfWork) -> None:
         changed: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
         for key, loaded in unit.states.items():
             if loaded.revision != loaded.base:
@@ -200,14 +200,14 @@ class Store:
         for kind in sorted(changed):
             ids, revisions, states = zip(*sorted(changed[kind]), strict=True)
             rows = statement.columns(id=("text", ids), revision=("bigint", revisions), state=("text", states))
-            statement.do(
+            statement.add(
                 f"INSERT INTO {self.states[kind].table.name} (id, revision, state) "  # noqa: S608
                 f"SELECT id, revision, state::jsonb FROM {rows} "
                 "ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, state = excluded.state"
             )
 
-    def _intend(self, statement: Statement, unit: Unit) -> None:
-        intended = [(fact, work) for fact in unit.facts for work in self._works_of(fact)]
+    def _intend(self, statement: Statement, unit: UnitOfWork) -> None:
+        intended = [(fact, work) for fact in unit.facts for work in self._effect_names(fact)]
         if not intended:
             return
         rows = statement.columns(
@@ -216,7 +216,7 @@ class Store:
             tenant=("text", [fact.event.tenant or "" for fact, _ in intended]),
             partition=("smallint", [partition_of(fact.event.tenant) for fact, _ in intended]),
         )
-        statement.do(
+        statement.add(
             "INSERT INTO chassis.effect (event_id, work, tenant, partition, state, next_at) SELECT event_id, work, "  # noqa: S608
             f"tenant, partition, 'pending', {statement.value(unit.now)}::timestamptz FROM {rows} ORDER BY place"
         )
@@ -244,26 +244,27 @@ def _append(statement: Statement, facts: Sequence[Fact]) -> None:
         payload=("bytea", payloads),
         recorded_at=("timestamptz", [fact.time for fact in facts]),
     )
-    statement.do(f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place")  # noqa: S608
+    statement.add(f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place")  # noqa: S608
 
 
-def _note(statement: Statement, heard: Heard) -> None:
+def _record_handled(statement: Statement, heard: HandledBatch) -> None:
     """Count messages as handled; a second copy collides. Move the positions on."""
     if heard.messages:
         rows = statement.columns(
             event_id=("uuid", list(heard.messages)), sequence=("bigint", list(heard.messages.values()))
         )
-        statement.do(f"INSERT INTO chassis.inbox (event_id, sequence) SELECT event_id, sequence FROM {rows}")  # noqa: S608
+        statement.add(f"INSERT INTO chassis.inbox (event_id, sequence) SELECT event_id, sequence FROM {rows}")  # noqa: S608
     rows = statement.columns(
         partition=("smallint", list(heard.positions)), sequence=("bigint", list(heard.positions.values()))
     )
-    moved = statement.do(
-        f"UPDATE chassis.position AS p SET sequence = {statement.value(heard.upto)}::bigint, "  # noqa: S608
-        f"message = {statement.value(heard.last)}::uuid FROM {rows} WHERE p.stream = {statement.value(heard.stream)} "
+    moved = statement.add(
+        f"UPDATE chassis.position AS p SET sequence = {statement.value(heard.up_to)}::bigint, "  # noqa: S608
+        f"message = {statement.value(heard.last_message)}::uuid FROM {rows} "
+        f"WHERE p.stream = {statement.value(heard.stream)} "
         "AND p.partition = n.partition AND p.sequence = n.sequence RETURNING 1"
     )
     # They are not where we left them: another process has read on, or the database was set back.
-    statement.insist(f"SELECT FROM {moved}", len(heard.positions), LEASE_LOST)
+    statement.require(f"SELECT FROM {moved}", len(heard.positions), LEASE_LOST)
 
 
 _FENCE = text("SELECT name, epoch FROM chassis.lease WHERE name = ANY(:names) ORDER BY name FOR SHARE")

@@ -11,11 +11,11 @@ from paybill_contracts.event import Event
 
 from paybill_runtime.clock import new_id
 from paybill_runtime.decisions.aggregates import Key, Stored
-from paybill_runtime.telemetry import child, valid
+from paybill_runtime.telemetry import child, is_valid_traceparent
 
 S = TypeVar("S")
 
-_NOBODY = Origin("none", "none", "service:none", "")
+_NO_ORIGIN = Origin("none", "none", "service:none", "")
 
 
 class NotLoadedError(Exception):
@@ -23,16 +23,16 @@ class NotLoadedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class DecisionContext:
     """When and as what a decision happens. `id` is 32 hex digits, the same when a message is handled again."""
 
     now: datetime
     id: str
 
 
-def moment(now: datetime, *parts: str) -> Moment:
+def decision_context(now: datetime, *parts: str) -> DecisionContext:
     """The moment of the decision that `parts` name."""
-    return Moment(now, sha256("/".join(parts).encode()).hexdigest()[:32])
+    return DecisionContext(now, sha256("/".join(parts).encode()).hexdigest()[:32])
 
 
 @dataclass(slots=True)
@@ -47,11 +47,11 @@ class Loaded:
 
 
 @dataclass(slots=True)
-class Unit:
+class UnitOfWork:
     """States that are loaded and locked, and the facts recorded on them so far."""
 
     now: datetime
-    origin: Origin = _NOBODY
+    origin: Origin = _NO_ORIGIN
     states: dict[Key, Loaded] = field(default_factory=dict)
     facts: list[Fact] = field(default_factory=list)
     _before: dict[Key, tuple[Any, int]] = field(default_factory=dict)
@@ -77,9 +77,9 @@ class Unit:
         """Record a fact that no state is folded from, such as a refusal."""
         self._add(event, revision)
 
-    def attempt(self, origin: Origin) -> "_Attempt":
+    def savepoint(self, origin: Origin) -> "_Savepoint":
         """Record under `origin` in a `with` block; when it raises, nothing of it was recorded."""
-        return _Attempt(self, origin)
+        return _Savepoint(self, origin)
 
     def _loaded(self, stored: Stored[Any], id_: str) -> Loaded:
         loaded = self.states.get(Key(stored.kind, id_))
@@ -89,17 +89,17 @@ class Unit:
 
     def _add(self, event: Event, revision: int) -> None:
         origin = self.origin
-        if not valid(origin.traceparent):
+        if not is_valid_traceparent(origin.traceparent):
             origin = Origin(origin.cause, origin.correlation, origin.actor, child(None))
         self.facts.append(Fact(event, new_id(), self.now, revision, origin))
 
 
-class _Attempt:
+class _Savepoint:
     """The block of `Unit.attempt`."""
 
     __slots__ = ("_before", "_count", "_origin", "_unit")
 
-    def __init__(self, unit: Unit, origin: Origin) -> None:
+    def __init__(self, unit: UnitOfWork, origin: Origin) -> None:
         self._unit, self._origin = unit, origin
 
     def __enter__(self) -> None:

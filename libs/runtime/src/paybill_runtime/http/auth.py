@@ -64,13 +64,13 @@ class NewKey:
     """A key that was just made: `raw` is shown once, `kept` is stored."""
 
     raw: str
-    kept: dict[str, Any]
+    stored: dict[str, Any]
 
 
 def make_key(id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_at: datetime) -> NewKey:
     """A new random key of 256 bits; at that strength a plain hash is enough to keep."""
     secret = secrets.token_urlsafe(32)
-    kept = {
+    stored = {
         "id": id_,
         "name": name,
         "sha256": sha256(secret.encode()).hexdigest(),
@@ -78,7 +78,7 @@ def make_key(id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_a
         "scopes": list(scopes),
         "expires_at": expires_at.isoformat(),
     }
-    return NewKey(f"pbk_{id_}_{secret}", kept)
+    return NewKey(f"pbk_{id_}_{secret}", stored)
 
 
 class KeysUnavailableError(Exception):
@@ -92,7 +92,7 @@ class KeyRing:
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
         self._keys: dict[str, ApiKey] = {}
-        self._mended = True
+        self._readable = True
         try:
             self._refresh()
         except KeysUnavailableError as error:
@@ -118,12 +118,12 @@ class KeyRing:
                 keys = _KeyFile.model_validate(json.loads(self._path.read_bytes())).keys
                 self._keys = {key.id: key for key in keys}
                 self._stamp = stamp
-                self._mended = True
+                self._readable = True
         except (OSError, ValueError) as error:
             self._stamp = None
-            if self._mended:
+            if self._readable:
                 log.error("%s cannot be read, nobody is let in: %s", self._path.name, _without_values(error))  # noqa: TRY400  # said all
-                self._mended = False
+                self._readable = False
             raise KeysUnavailableError(self._path.name) from error
 
 

@@ -11,25 +11,25 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-Doors = Mapping[str, ASGIApp]
+FastRoutes = Mapping[str, ASGIApp]
 """What answers a POST to a path. It is given the whole body in one message, and answers in two."""
 
 MAX_HEAD_BYTES = 16 * 1024
 _FIELD = rb"[a-z0-9-]+: ?[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\r\n"
 _HEAD = re.compile(rb"POST (/[a-z0-9/-]{1,200}) HTTP/1\.1\r\n((?:%b){1,60})\r\n" % _FIELD, re.IGNORECASE)
 _ONCE = (b"host", b"content-length")
-_LONG_WAY = {b"transfer-encoding", b"connection", b"expect", b"upgrade", b"trailer"}
+_NOT_FAST = {b"transfer-encoding", b"connection", b"expect", b"upgrade", b"trailer"}
 """What changes how a message is read, or what becomes of its connection."""
-_STAYS = (b"connection", b"keep-alive")
+_KEEP_ALIVE = (b"connection", b"keep-alive")
 """As it is without being said; many clients say it."""
 
 
-class Plain:
+class FastRequest:
     """A request to `door`, and its answer once the door was called."""
 
-    def __init__(self, door: ASGIApp, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        self.answer = b""
-        self._door = door
+    def __init__(self, endpoint: ASGIApp, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.response = b""
+        self._endpoint = endpoint
         self._path = path
         self._headers = headers
         self._body = body
@@ -52,7 +52,7 @@ class Plain:
             "headers": self._headers,
             "state": {},
         }
-        await self._door(scope, self._receive, self._send)
+        await self._endpoint(scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
         return {"type": "http.request", "body": self._body, "more_body": False}
@@ -63,22 +63,22 @@ class Plain:
             fields = b"".join(b"%b: %b\r\n" % field for field in (*self._always, *message["headers"]))
             self._head = b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, status.phrase.encode(), fields)
         else:
-            self.answer = self._head + message["body"]
+            self.response = self._head + message["body"]
 
 
-def plain(data: bytes, doors: Doors) -> Plain | None:
+def parse_fast_request(data: bytes, routes: FastRoutes) -> FastRequest | None:
     """The request that `data` is from its first byte to its last; None when it has to go the long way."""
     match = _HEAD.match(data, 0, MAX_HEAD_BYTES)
-    door = doors.get(match[1].decode()) if match is not None else None
-    if match is None or door is None:
+    endpoint = routes.get(match[1].decode()) if match is not None else None
+    if match is None or endpoint is None:
         return None
     headers = []
     for field in match[2].split(b"\r\n")[:-1]:
         name, _, value = field.partition(b":")
         headers.append((name.lower(), value.lstrip()))
-    names = [field[0] for field in headers if field != _STAYS]
-    if any(names.count(name) != 1 for name in _ONCE) or not _LONG_WAY.isdisjoint(names):
+    names = [field[0] for field in headers if field != _KEEP_ALIVE]
+    if any(names.count(name) != 1 for name in _ONCE) or not _NOT_FAST.isdisjoint(names):
         return None
     body = data[match.end() :]
     whole = dict(headers)[b"content-length"] == b"%d" % len(body)
-    return Plain(door, match[1], headers, body) if whole else None
+    return FastRequest(endpoint, match[1], headers, body) if whole else None

@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paybill_runtime import clock
 from paybill_runtime.errors import OverloadedError
-from paybill_runtime.http.limits import FOR_PROBES, PROBES, Places
+from paybill_runtime.http.limits import PROBE_RESERVE, PROBES, ConcurrencyLimit
 from paybill_runtime.http.problems import problem, unexpected
-from paybill_runtime.telemetry import of_request
+from paybill_runtime.telemetry import request_span
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +24,21 @@ MAX_LARGE_BODIES = 32
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
-class _GoneError(Exception):
+class _ClientDisconnectedError(Exception):
     """The client left before its request was complete."""
 
 
-class EdgeMiddleware:
+class RequestMiddleware:
     """Handles what is the same for every route.
 
     busy: the places for requests. broken: why nothing may be changed now; empty when it may.
     """
 
-    def __init__(self, app: ASGIApp, busy: Places, broken: Callable[[], str] = str) -> None:
+    def __init__(self, app: ASGIApp, limit: ConcurrencyLimit, mismatch: Callable[[], str] = str) -> None:
         self._app = app
-        self._broken = broken
-        self._busy = busy
-        self._large = Places(MAX_LARGE_BODIES)
+        self._mismatch = mismatch
+        self._limit = limit
+        self._large = ConcurrencyLimit(MAX_LARGE_BODIES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -46,32 +46,32 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        with of_request(scope["method"], scope["path"], headers.get(b"traceparent", b"").decode("latin-1")) as here:
+        with request_span(scope["method"], scope["path"], headers.get(b"traceparent", b"").decode("latin-1")) as here:
             scope["paybill.request_id"] = clock.new_id()
             scope["paybill.traceparent"] = here
-            answer = _Answer(send, here)
+            answer = _Response(send, here)
             began = time.perf_counter()
             try:
                 await self._answer(scope, headers.get(b"content-length", b"").decode("latin-1"), receive, answer)
-            except _GoneError:
+            except _ClientDisconnectedError:
                 log.info("%s %s was given up by its client", scope["method"], scope["path"])
             except OverloadedError:
-                await self._busy.refusal()(scope, receive, answer.send)
+                await self._limit.overloaded_response()(scope, receive, answer.send)
             else:
                 _note(scope, answer.status, time.perf_counter() - began)
 
-    async def _answer(self, scope: Scope, length: str, receive: Receive, answer: "_Answer") -> None:
-        if scope["method"] not in _SAFE and self._broken():
+    async def _answer(self, scope: Scope, length: str, receive: Receive, answer: "_Response") -> None:
+        if scope["method"] not in _SAFE and self._mismatch():
             # What was taken now would be gone with the copy that has to be replaced.
-            await problem(503, "log_and_state_disagree", self._broken())(scope, receive, answer.send)
+            await problem(503, "log_and_state_disagree", self._mismatch())(scope, receive, answer.send)
             return
-        more = FOR_PROBES if scope["path"] in PROBES else 0
+        more = PROBE_RESERVE if scope["path"] in PROBES else 0
         # Looked at before, so that no body is read in vain; taken after, so that one that comes slowly holds no place.
-        self._busy.check(more)
+        self._limit.check(more)
         with ExitStack() as held:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
-                    body = await _body(length, receive, lambda: held.enter_context(self._large.one()))
+                    body = await _body(length, receive, lambda: held.enter_context(self._large.slot()))
             except TimeoutError:
                 await problem(408, "too_slow", f"the whole body must come within {BODY_TIMEOUT_S:.0f} seconds")(
                     scope, receive, answer.send
@@ -83,7 +83,7 @@ class EdgeMiddleware:
                     scope, receive, answer.send
                 )
                 return
-            held.enter_context(self._busy.one(more))
+            held.enter_context(self._limit.slot(more))
             try:
                 await self._app(scope, _replay(body, receive), answer.send)
             except Exception as error:
@@ -92,7 +92,7 @@ class EdgeMiddleware:
                 await unexpected(error)(scope, receive, answer.send)
 
 
-class _Answer:
+class _Response:
     """Sends the answer, and remembers how it began."""
 
     def __init__(self, send: Send, traceparent: str) -> None:
@@ -122,7 +122,7 @@ async def _body(length: str, receive: Receive, take_large: Callable[[], None]) -
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise _GoneError
+            raise _ClientDisconnectedError
         parts += message.get("body", b"")
         if len(parts) > MAX_BODY_BYTES:
             return None

@@ -10,9 +10,9 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.http.fast_path import Doors, Plain, plain
-from paybill_runtime.http.limits import PROBES, Places
-from paybill_runtime.telemetry import about, child
+from paybill_runtime.http.fast_path import FastRequest, FastRoutes, parse_fast_request
+from paybill_runtime.http.limits import PROBES, ConcurrencyLimit
+from paybill_runtime.telemetry import child, log_context
 
 MAX_CONNECTIONS = 2000
 """A burst of new clients within a second at three times what a service can do; they hold 60 MB at most."""
@@ -20,9 +20,9 @@ MAX_FILES = MAX_CONNECTIONS + 100
 """Many systems let a process open 1,024 unless it asks for more, which it may."""
 IDLE_S = 30
 """How long a client may take to ask: from its connection, or its last answer, to the end of its request's head."""
-SLOW_S = 1.0
+SLOW_CLIENT_S = 1.0
 """Who takes longer than this makes room for others when all places are taken."""
-REFUSED_S = 0.25
+REFUSED_PAUSE_S = 0.25
 """How long a connection is not listened to once it was refused. Whoever asks again at once, on a thousand connections,
 was refused 15,000 times a second, and what had a place waited for all that: a seventh was kept of what can be."""
 _LINE = re.compile(rb"(?:POST|PUT|PATCH|DELETE|GET) (\S+) HTTP/1\.1\r\n")
@@ -36,10 +36,10 @@ class Connection(H11Protocol):
     take nothing from those that ask, however many there are.
     """
 
-    def __init__(self, *args: Any, busy: Places, doors: Doors, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limit: ConcurrencyLimit, fast_routes: FastRoutes, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._busy = busy
-        self._doors = doors
+        self._limit = limit
+        self._fast_routes = fast_routes
         self._answering = False
         self._ends = False
         self._later = b""
@@ -56,7 +56,7 @@ class Connection(H11Protocol):
             leaving.transport.abort()
 
     @property
-    def _asks(self) -> bool:
+    def _awaits_request(self) -> bool:
         """Whether its client is still to ask, or to end what it asks, so that nothing is being done for it."""
         cycle: RequestResponseCycle | None = self.cycle
         return not self._answering and (cycle is None or cycle.response_complete or cycle.more_body)
@@ -64,7 +64,7 @@ class Connection(H11Protocol):
     @property
     def slow(self) -> bool:
         """Whether its client takes long to ask."""
-        return self._asks and self.loop.time() - self.waits_since > SLOW_S
+        return self._awaits_request and self.loop.time() - self.waits_since > SLOW_CLIENT_S
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -73,10 +73,10 @@ class Connection(H11Protocol):
             self.flow.pause_reading()
             return
         if self._idle():
-            if self._busy.full and _is_whole(data):
+            if self._limit.full and _is_whole(data):
                 self._refuse()
                 return
-            request = plain(data, self._doors)
+            request = parse_fast_request(data, self._fast_routes)
             if request is not None:
                 self._begin(request)
                 return
@@ -84,7 +84,7 @@ class Connection(H11Protocol):
         self.conn.receive_data(data)
         self.handle_events()
 
-    def _begin(self, request: Plain) -> None:
+    def _begin(self, request: FastRequest) -> None:
         """Have it answered past uvicorn, which waits for the task when it stops."""
         self._unset_keepalive_if_required()
         self._answering = True
@@ -92,15 +92,15 @@ class Connection(H11Protocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _answer(self, request: Plain) -> None:
+    async def _answer(self, request: FastRequest) -> None:
         try:
             await request.call(self.server_state.default_headers)
         finally:
             # Without an answer there was a fault, or we are stopping: then the connection ends.
             self._answering = False
-            if request.answer and not self.transport.is_closing():
-                self.transport.write(request.answer)
-            if self._ends or not request.answer:
+            if request.response and not self.transport.is_closing():
+                self.transport.write(request.response)
+            if self._ends or not request.response:
                 self.transport.close()
         if not self.transport.is_closing():
             self._wait()
@@ -130,14 +130,14 @@ class Connection(H11Protocol):
 
     def _refuse(self) -> None:
         """As the middleware does, but unparsed: to parse a webhook for nothing costs half of what keeping it does."""
-        with about("", child(None)) as here:
-            answer = self._busy.refusal()
+        with log_context("", child(None)) as here:
+            answer = self._limit.overloaded_response()
         headers = [*self.server_state.default_headers, *answer.raw_headers, (b"traceparent", here.encode())]
         lines = [b"HTTP/1.1 503 Service Unavailable", *(name + b": " + value for name, value in headers)]
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(answer.body))
         self._wait()
         self.flow.pause_reading()
-        self.loop.call_later(REFUSED_S, self.flow.resume_reading)
+        self.loop.call_later(REFUSED_PAUSE_S, self.flow.resume_reading)
 
     def _wait(self) -> None:
         self.waits_since = self.loop.time()

@@ -12,8 +12,8 @@ from paybill_contracts.personal import Personal
 
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import Key, Stored
-from paybill_runtime.decisions.group_commit import Besides, Decide
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.group_commit import Decide, ExtraStatements
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.security.data_keys import DataKeys
 
 E = TypeVar("E", bound=Event)
@@ -43,7 +43,7 @@ class Outcome:
     writes: Sequence[Key] = ()
     reads: Sequence[Key] = ()
     last: bool = False
-    besides: Besides | None = None
+    extra_statements: ExtraStatements | None = None
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Effect:
     attempts: int
 
 
-class Work:
+class JobRegistry:
     """The table of a service's work.py: each type of fact and the effect that it intends."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Work:
 
         return register
 
-    def of(self, fact: Fact) -> list[str]:
+    def effect_names(self, fact: Fact) -> list[str]:
         """The names of the effects that a fact intends."""
         effect = self.effects.get(fact.event.TYPE)
         return [effect.name] if effect is not None else []
@@ -123,13 +123,13 @@ class Timer:
     stored: Stored[Any]
     column: str
     on_time: Callable[..., Sequence[Event]]
-    besides: Callable[[str, datetime], Besides] | None = None
+    extra_statements: Callable[[str, datetime], ExtraStatements] | None = None
     owner: str | None = None
 
     def decision(self, id_: str, others: Sequence[str] = ()) -> Decide[int]:
         """Decide for one aggregate; it looks again under the lock. The number of events that came of it."""
 
-        def decide(unit: Unit, at: Moment) -> int:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> int:
             state = unit.get(self.stored, id_)
             found = [other for name in others if (other := unit.get(self.stored, name)) is not None]
             more = (found,) if self.owner is not None else ()

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.group_commit import Decider, Decision
+from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.jobs.effects import Timer
 from paybill_runtime.telemetry import span
@@ -19,20 +19,20 @@ from paybill_runtime.telemetry import span
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-REST_S = 5.0
+PAUSE_S = 5.0
 """How long an aggregate is left alone whose rule fails, or has nothing to say although it is due."""
-ROUND = 64
+BATCH = 64
 
 
 class Timers:
     """Looks for what is due."""
 
-    def __init__(self, timers: Sequence[Timer], service: str, database: Database, decider: Decider) -> None:
+    def __init__(self, timers: Sequence[Timer], service: str, database: Database, group_commit: GroupCommit) -> None:
         self._timers = timers
         self._service = service
         self._database = database
-        self._decider = decider
-        self._resting: dict[Key, datetime] = {}
+        self._group_commit = group_commit
+        self._paused: dict[Key, datetime] = {}
 
     async def run(self) -> None:
         """Look, for ever."""
@@ -46,18 +46,18 @@ class Timers:
 
     async def _fire(self, timer: Timer) -> None:
         stored, now = timer.stored, clock.now()
-        self._resting = {key: until for key, until in self._resting.items() if until > now}
+        self._paused = {key: until for key, until in self._paused.items() if until > now}
         others = "'{}'::text[]"
         if timer.owner is not None:
             same = f"o.{timer.owner} = t.{timer.owner} AND o.id <> t.id"
             others = f"ARRAY(SELECT o.id FROM {stored.table.name} AS o WHERE {same})"  # noqa: S608  # names are our own
         query = text(
             f"SELECT id, {others} AS others FROM {stored.table.name} AS t WHERE {timer.column} <= :now "  # noqa: S608
-            f"AND NOT id = ANY(:resting) ORDER BY {timer.column} LIMIT {ROUND}"
+            f"AND NOT id = ANY(:resting) ORDER BY {timer.column} LIMIT {BATCH}"
         )
         values = {
             "now": now.replace(tzinfo=None).isoformat(),
-            "resting": [key.id for key in self._resting if key.kind == stored.kind],
+            "resting": [key.id for key in self._paused if key.kind == stored.kind],
         }
         async with self._database.reading() as connection:
             rows = (await connection.execute(query, values)).all()
@@ -74,12 +74,14 @@ class Timers:
                     log.debug("the timer of %s/%s had nothing to say", stored.kind, row.id)
                 case _:
                     continue
-            self._resting[stored.key(row.id)] = now + timedelta(seconds=REST_S)
+            self._paused[stored.key(row.id)] = now + timedelta(seconds=PAUSE_S)
 
     async def _one(self, timer: Timer, id_: str, others: Sequence[str]) -> int:
         cause = f"timer:{timer.stored.kind}/{id_}"
         with span(f"timer {timer.stored.kind}", None) as here:
             origin = Origin(cause, cause, f"service:{self._service}", here)
-            besides = [timer.besides(id_, clock.now())] if timer.besides is not None else []
+            besides = [timer.extra_statements(id_, clock.now())] if timer.extra_statements is not None else []
             key, reads = timer.stored.key(id_), [timer.stored.key(other) for other in others]
-            return await self._decider.decide(Decision(origin, timer.decision(id_, others), [key], reads, {}, besides))
+            return await self._group_commit.decide(
+                Decision(origin, timer.decision(id_, others), [key], reads, {}, besides)
+            )

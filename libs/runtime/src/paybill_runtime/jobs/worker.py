@@ -18,15 +18,15 @@ from paybill_contracts.errors import DomainError
 from paybill_runtime import clock
 from paybill_runtime.database.leases import Leases, partition_lease
 from paybill_runtime.database.pool import Database
-from paybill_runtime.decisions.group_commit import Decider, Decision
-from paybill_runtime.decisions.restore_guard import Agreement
+from paybill_runtime.decisions.group_commit import Decision, GroupCommit
+from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Statement
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, line_of, reason
-from paybill_runtime.jobs.effects import Effect, Job, Outcome, Refused, RetryAfter, Work
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
+from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused, RetryAfter
 from paybill_runtime.messaging import retry_queue
-from paybill_runtime.messaging.retry_queue import delay_s
+from paybill_runtime.messaging.retry_queue import backoff_s
 from paybill_runtime.security.data_keys import DataKeys
-from paybill_runtime.telemetry import about, span
+from paybill_runtime.telemetry import log_context, span
 
 log = logging.getLogger(__name__)
 
@@ -67,24 +67,24 @@ class Worker:
     def __init__(
         self,
         service: str,
-        work: Work,
+        jobs: JobRegistry,
         effects: Any,
         database: Database,
-        decider: Decider,
+        group_commit: GroupCommit,
         leases: Leases,
         keys: DataKeys,
-        agreement: Agreement,
+        restore_guard: RestoreGuard,
     ) -> None:
         self._service = service
-        self._work = work
+        self._jobs = jobs
         self._effects = effects
         self._database = database
-        self._decider = decider
+        self._group_commit = group_commit
         self._leases = leases
         self._keys = keys
-        self._agreement = agreement
+        self._restore_guard = restore_guard
         self._wake = asyncio.Event()
-        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
         self._served: deque[str] = deque(maxlen=CONCURRENCY)
         leases.on_change(self._wake.set)
 
@@ -102,37 +102,37 @@ class Worker:
                 except DatabaseUnavailableError as error:
                     log.warning("effects wait: %s", error)
                 # All that was due has begun, or there is no room; whatever changes that wakes us.
-                await clock.woken(self._wake, POLL_S)
+                await clock.wait_for_event(self._wake, POLL_S)
         finally:
-            ending = list(self._busy.values())
+            ending = list(self._running.values())
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
 
     async def _start_due(self) -> None:
-        room = CONCURRENCY - len(self._busy)
-        held = self._leases.some(map(partition_lease, self._leases.partitions()))
-        if room <= 0 or not held or not self._work.effects:
+        room = CONCURRENCY - len(self._running)
+        held = self._leases.held_of(map(partition_lease, self._leases.partitions()))
+        if room <= 0 or not held or not self._jobs.effects:
             return
-        self._agreement.insist()
+        self._restore_guard.check()
         async with self._database.direct() as connection:
             found = await connection.fetch(
-                _DUE, list(held), list(held.values()), clock.now(), list(self._busy), room + len(self._served)
+                _DUE, list(held), list(held.values()), clock.now(), list(self._running), room + len(self._served)
             )
         # First those that were not served just now: a tenant with much to do does not keep the others waiting.
         rows = sorted(map(_Due._make, found), key=lambda row: row.tenant in self._served)[:room]
         for row in rows:
             self._served.append(row.tenant)
             task = asyncio.create_task(self._one(row))
-            self._busy[row.tenant] = task
+            self._running[row.tenant] = task
             task.add_done_callback(partial(self._finished, row.tenant))
 
     def _finished(self, tenant: str, _: asyncio.Task[None]) -> None:
-        self._busy.pop(tenant, None)
+        self._running.pop(tenant, None)
         self._wake.set()
 
     async def _one(self, row: _Due) -> None:
-        with about(row.tenant, json.loads(row.headers).get("traceparent", "")):
+        with log_context(row.tenant, json.loads(row.headers).get("traceparent", "")):
             try:
                 await self._attempt(row)
             except (DatabaseUnavailableError, LeaseLostError) as error:
@@ -142,12 +142,12 @@ class Worker:
     async def _attempt(self, row: _Due) -> None:
         try:
             fact = read_fact(row.subject, json.loads(row.headers), row.payload)
-            effect = self._work.effects[fact.event.TYPE]
+            effect = self._jobs.effects[fact.event.TYPE]
         except (DomainError, KeyError) as error:
             # A newer version of us intended it, or a mistake took the function away: it waits, and operators see it.
             log.error("no effect %s here for %s: %s", row.work, row.event_id, error)  # noqa: TRY400  # said all
             why = f"this version of the service has no effect {row.work}"
-            await self._later(row, row.attempts, retry_queue.LONGEST_DELAY_S, why)
+            await self._later(row, row.attempts, retry_queue.MAX_BACKOFF_S, why)
             return
         with span(f"effect {row.work}", fact.origin.traceparent, SpanKind.CLIENT) as here:
             origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", here)
@@ -157,7 +157,7 @@ class Worker:
             except (DatabaseUnavailableError, LeaseLostError):
                 raise
             except RetryAfter as error:
-                await self._later(row, row.attempts, error.after_s, line_of(str(error)))
+                await self._later(row, row.attempts, error.after_s, single_line(str(error)))
             except Exception as error:  # noqa: BLE001  # every failure of the outside world is tried again or recorded
                 await self._failed(row, effect, job, origin, error)
 
@@ -177,10 +177,10 @@ class Worker:
 
     async def _failed(self, row: _Due, effect: Effect, job: Job[Any], origin: Origin, error: Exception) -> None:
         attempts = row.attempts + 1
-        why = line_of(str(error)) if isinstance(error, Refused) else reason(error)
+        why = single_line(str(error)) if isinstance(error, Refused) else reason(error)
         if not isinstance(error, Refused) and attempts < effect.attempts:
             log.warning("the effect %s failed (attempt %d of %d): %s", row.work, attempts, effect.attempts, why)
-            await self._later(row, attempts, delay_s(attempts), why)
+            await self._later(row, attempts, backoff_s(attempts), why)
             return
         log.error("the effect %s failed for good: %s", row.work, why, exc_info=error)
         if effect.failed is None:
@@ -192,14 +192,16 @@ class Worker:
             raise
         except Exception as inner:
             log.exception("the failure of the effect %s cannot be recorded", row.work)
-            await self._later(row, attempts, delay_s(attempts), reason(inner))
+            await self._later(row, attempts, backoff_s(attempts), reason(inner))
 
     async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
         """Record what came of it; with a `state`, the effect ends in the same transaction."""
-        besides = [outcome.besides] if outcome.besides is not None else []
+        besides = [outcome.extra_statements] if outcome.extra_statements is not None else []
         if state:
             besides.append(partial(_change, row, _ending(state, row.attempts + 1, why)))
-        await self._decider.decide(Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), besides))
+        await self._group_commit.decide(
+            Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), besides)
+        )
 
     async def _end(self, row: _Due, state: str, attempts: int, why: str = "") -> None:
         await self._keep(row, _ending(state, attempts, why))
@@ -211,10 +213,10 @@ class Worker:
     async def _keep(self, row: _Due, columns: Mapping[str, Any]) -> None:
         """Change the row of an effect, under its lease."""
         statement = Statement()
-        statement.hold(_held(row).items())
+        statement.fence(_held(row).items())
         _change(row, columns, statement)
         async with self._database.direct(committing=True) as connection:
-            await statement.run(connection)
+            await statement.execute(connection)
 
 
 def _held(row: _Due) -> dict[str, int]:
@@ -229,4 +231,4 @@ def _ending(state: str, attempts: int, why: str) -> Mapping[str, Any]:
 def _change(row: _Due, columns: Mapping[str, Any], statement: Statement) -> None:
     changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
     where = f"event_id = {statement.value(row.event_id)} AND work = {statement.value(row.work)}"
-    statement.do(f"UPDATE chassis.effect SET {changes} WHERE {where}")  # noqa: S608  # columns are named above
+    statement.add(f"UPDATE chassis.effect SET {changes} WHERE {where}")  # noqa: S608  # columns are named above

@@ -21,29 +21,29 @@ from nats.errors import Error as NatsError
 from paybill_contracts.event import Event
 
 from paybill_runtime.errors import reason
-from paybill_runtime.messaging.nats_patches import survive_any_message
+from paybill_runtime.messaging.nats_patches import tolerate_malformed_messages
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Bus:
+class Broker:
     """A connection that keeps trying. `client` is used only while `connected` is set."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
         self._url = url
         self.connected = asyncio.Event()
         self._lost = asyncio.Event()
-        self.broker = NatsBroker(
+        self.faststream = NatsBroker(
             url,
             security=NatsUserPassword(user, password) if user else None,
             inbox_prefix=f"_INBOX_{user or 'paybill'}",
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,  # type: ignore[arg-type]  # nats-py does take parts of a second
             connect_timeout=2,
-            disconnected_cb=self._away,
-            reconnected_cb=self._back,
-            error_cb=self._failed,
+            disconnected_cb=self._on_disconnect,
+            reconnected_cb=self._on_reconnect,
+            error_cb=self._on_error,
             apply_types=False,
             logger=None,  # what it would log, readers and the callbacks above say in a line
         )
@@ -53,7 +53,7 @@ class Bus:
         """The NATS client; raises ConnectionError before the first connection."""
         if not self.connected.is_set():
             raise ConnectionError("no connection to NATS")
-        return self.broker.config.broker_config.connection_state.connection
+        return self.faststream.config.broker_config.connection_state.connection
 
     @property
     def reconnects(self) -> int:
@@ -64,13 +64,13 @@ class Bus:
         """Connect, as often as it takes; afterwards the client reconnects by itself."""
         while True:
             try:
-                await self.broker.start()
+                await self.faststream.start()
             except (OSError, NatsError, TimeoutError) as error:
                 log.warning("no connection to NATS at %s (%s); trying again", self._url, reason(error))
                 await asyncio.sleep(0.5)
             else:
-                survive_any_message(self.broker.config.broker_config.connection_state.connection)
-                self._is_there()
+                tolerate_malformed_messages(self.faststream.config.broker_config.connection_state.connection)
+                self._set_connected()
                 return
 
     async def close(self) -> None:
@@ -79,7 +79,7 @@ class Bus:
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0  # who leaves at a signal was cancelled before
         try:
-            await self.broker.stop()
+            await self.faststream.stop()
         except NatsError as error:
             log.info("left NATS while it was away: %s", reason(error))
         except asyncio.CancelledError:
@@ -100,35 +100,35 @@ class Bus:
             lost.cancel()
             task.cancel()
 
-    async def _away(self) -> None:
-        self._is_away()
+    async def _on_disconnect(self) -> None:
+        self._set_disconnected()
         log.warning("the connection to NATS is lost; facts wait in the outbox")
 
-    async def _back(self) -> None:
-        self._is_there()
+    async def _on_reconnect(self) -> None:
+        self._set_connected()
         log.info("connected to NATS again")
 
-    def _is_there(self) -> None:
+    def _set_connected(self) -> None:
         self._lost.clear()
         self.connected.set()
 
-    def _is_away(self) -> None:
+    def _set_disconnected(self) -> None:
         self.connected.clear()
         self._lost.set()
 
-    async def _failed(self, error: Exception) -> None:
+    async def _on_error(self, error: Exception) -> None:
         log.warning("NATS: %s", reason(error))
 
 
-Read = Callable[[Sequence[Msg]], Sequence[Any]]
-Hear = Callable[[Sequence[Any]], Awaitable[None]]
+Decode = Callable[[Sequence[Msg]], Sequence[Any]]
+HandleBatch = Callable[[Sequence[Any]], Awaitable[None]]
 
 
-class Subscription:
+class BatchSubscriber:
     """A batch subscriber of FastStream's, fed by us: it decodes with `read` and calls `hear`, which may raise."""
 
     def __init__(
-        self, bus: Bus, stream: str, subject: str, types: Sequence[type[Event]], read: Read, hear: Hear
+        self, bus: Broker, stream: str, subject: str, types: Sequence[type[Event]], read: Decode, hear: HandleBatch
     ) -> None:  # what a subscriber is made of
         async def decode(message: StreamMessage[list[Msg]]) -> Sequence[Any]:
             return read(message.raw_message)
@@ -141,7 +141,7 @@ class Subscription:
         for type_ in types[1:]:
             union |= type_
         heard.__annotations__["batch"] = list[union]
-        self._subscriber = bus.broker.subscriber(
+        self._subscriber = bus.faststream.subscriber(
             subject,
             stream=JStream(stream, declare=False),
             pull_sub=PullSub(batch=True),
@@ -150,12 +150,12 @@ class Subscription:
             title=f"{stream} as heard here",
         )
         self._subscriber(heard)
-        self._subscriber._create_subscription = MethodType(_fed_by_us, self._subscriber)  # type: ignore[method-assign]  # noqa: SLF001  # the point of this class
+        self._subscriber._create_subscription = MethodType(_no_pull_loop, self._subscriber)  # type: ignore[method-assign]  # noqa: SLF001  # the point of this class
 
-    async def take(self, messages: list[Msg]) -> None:
+    async def process(self, messages: list[Msg]) -> None:
         """Have a batch decoded and heard; raises what `hear` raises, unlike FastStream's own loop."""
         await self._subscriber.process_message(messages)
 
 
-async def _fed_by_us(_subscriber: object) -> None:
+async def _no_pull_loop(_subscriber: object) -> None:
     """In place of FastStream's pull loop: the reader calls `take`."""

@@ -10,14 +10,14 @@ from paybill_contracts.event import PARTITIONS
 from sqlalchemy import text
 
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.restore_guard import LogAndStateDisagreeError
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_collision, reason
-from paybill_runtime.messaging.broker import Bus, Subscription
-from paybill_runtime.messaging.inbox import Handling
-from paybill_runtime.messaging.ordered_consumer import Feed
-from paybill_runtime.messaging.stream_identity import insist_on
+from paybill_runtime.decisions.restore_guard import LogStateMismatchError
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_transaction_conflict, reason
+from paybill_runtime.messaging.broker import BatchSubscriber, Broker
+from paybill_runtime.messaging.inbox import MessageProcessor
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
+from paybill_runtime.messaging.stream_identity import check_stream_identity
 from paybill_runtime.messaging.streams import INTAKE
-from paybill_runtime.messaging.subscriptions import Incoming, lease_of, received
+from paybill_runtime.messaging.subscriptions import IncomingMessage, lease_of, parse_message
 
 log = logging.getLogger(__name__)
 
@@ -33,29 +33,29 @@ _POSITIONS = text(
 )
 
 
-class Reader:
+class Consumer:
     """Reads one stream for the partitions that this process owns."""
 
-    def __init__(self, stream: str, handling: Handling, bus: Bus, leases: Leases) -> None:
+    def __init__(self, stream: str, processor: MessageProcessor, broker: Broker, leases: Leases) -> None:
         self._stream = stream
         self._name = f"reading {stream}"
         self._reconnects = 0
-        self._handling = handling
-        self._bus = bus
+        self._processor = processor
+        self._broker = broker
         self._leases = leases
-        self._feed: Feed | None = None
+        self._ordered_consumer: OrderedConsumer | None = None
         self._held: dict[str, int] = {}
         self._positions: dict[int, int] = {}
         self._all_at = 0.0
-        hearing = handling.hearing
-        handlers = hearing.offers if stream == INTAKE else hearing.facts
-        self._subscription = Subscription(
-            bus,
+        hearing = processor.subscriptions
+        handlers = hearing.intake_handlers if stream == INTAKE else hearing.fact_handlers
+        self._subscription = BatchSubscriber(
+            broker,
             stream,
             "paybill.intake.>" if stream == INTAKE else "paybill.events.>",
             [handler.event for _, handler in sorted(handlers.items())],
-            lambda messages: [received(hearing, handling.service, message) for message in messages],
-            self._hear,
+            lambda messages: [parse_message(hearing, processor.service, message) for message in messages],
+            self._handle,
         )
         leases.on_change(self._owners_changed)
         self._changed = True
@@ -68,7 +68,7 @@ class Reader:
         while True:
             try:
                 await self._step()
-            except LogAndStateDisagreeError:
+            except LogStateMismatchError:
                 self._changed = True
                 await asyncio.sleep(PAUSE_S)
             except (
@@ -83,35 +83,35 @@ class Reader:
                 self._changed = True
                 await asyncio.sleep(PAUSE_S)
             except Exception as error:
-                if not is_collision(error):
+                if not is_transaction_conflict(error):
                     raise
                 self._changed = True
 
     async def lag(self) -> int | None:
         """How many messages still wait to be heard here or are being heard; None when that cannot be told now."""
-        if self._feed is None or not self._bus.connected.is_set():
+        if self._ordered_consumer is None or not self._broker.connected.is_set():
             return None
         try:
-            return await self._feed.behind()
+            return await self._ordered_consumer.lag()
         except (NatsError, JetStreamError, OSError, TimeoutError):
             return None
 
     async def _step(self) -> None:
-        if not self._bus.connected.is_set():
+        if not self._broker.connected.is_set():
             await asyncio.sleep(0.05)
             return
         # After a reconnect it may be another server, with an older copy of the stream.
-        if self._changed or self._reconnects != self._bus.reconnects:
-            await self._bus.while_connected(self._take_over())
-        if self._feed is None:
+        if self._changed or self._reconnects != self._broker.reconnects:
+            await self._broker.while_connected(self._resume())
+        if self._ordered_consumer is None:
             await asyncio.sleep(0.05)
             return
-        messages = await self._bus.while_connected(self._feed.next(1.0))
+        messages = await self._broker.while_connected(self._ordered_consumer.fetch(1.0))
         if messages:
-            await self._subscription.take(messages)
+            await self._subscription.process(messages)
 
-    async def _hear(self, items: Sequence[Incoming]) -> None:
-        ours = [item for item in items if self._wanted(item)]
+    async def _handle(self, items: Sequence[IncomingMessage]) -> None:
+        ours = [item for item in items if self._is_new(item)]
         if ours:
             # Partitions in which nothing came follow now and then: only where reading starts again depends on it.
             now = asyncio.get_running_loop().time()
@@ -121,39 +121,45 @@ class Reader:
                 partitions = {item.partition for item in ours}
             held = {lease: self._held[lease] for lease in (lease_of(self._stream, place) for place in partitions)}
             positions = {partition: self._positions[partition] for partition in sorted(partitions)}
-            await self._handling.batch(ours, held, positions)
+            await self._processor.process(ours, held, positions)
             self._positions |= positions
 
-    def _wanted(self, item: Incoming) -> bool:
+    def _is_new(self, item: IncomingMessage) -> bool:
         return item.sequence > self._positions.get(item.partition, item.sequence)
 
-    async def _take_over(self) -> None:
+    async def _resume(self) -> None:
         """Read on from where the last owner's last transaction ended."""
         self._changed = False
-        if self._feed is not None:
-            await self._feed.close()
-            self._feed = None
+        if self._ordered_consumer is not None:
+            await self._ordered_consumer.close()
+            self._ordered_consumer = None
         owned = [PARTITIONS] if self._stream == INTAKE else self._leases.partitions()
-        self._held = self._leases.some({lease_of(self._stream, partition) for partition in owned})
+        self._held = self._leases.held_of({lease_of(self._stream, partition) for partition in owned})
         filters = self._filters(owned)
         self._positions = {}
         if not self._held or not filters:
-            self._handling.agreement.mended(self._name)
+            self._processor.restore_guard.clear(self._name)
             return
-        async with self._handling.database.transaction() as connection:
+        async with self._processor.database.transaction() as connection:
             await connection.execute(_SEED, {"stream": self._stream, "partitions": owned})
             rows = (await connection.execute(_POSITIONS, {"stream": self._stream, "partitions": owned})).all()
-        self._reconnects = self._bus.reconnects
+        self._reconnects = self._broker.reconnects
         last = max(rows, key=lambda row: row.sequence)
-        with self._handling.agreement.judged_by(self._name):
-            await insist_on(self._bus.client, self._stream, last.sequence, str(last.message) if last.message else None)
+        with self._processor.restore_guard.checking(self._name):
+            await check_stream_identity(
+                self._broker.client, self._stream, last.sequence, str(last.message) if last.message else None
+            )
         self._positions = {row.partition: row.sequence for row in rows}
-        self._feed = Feed(self._bus.client, self._stream, filters, min(self._positions.values()) + 1)
+        self._ordered_consumer = OrderedConsumer(
+            self._broker.client, self._stream, filters, min(self._positions.values()) + 1
+        )
 
     def _filters(self, owned: Sequence[int]) -> list[str]:
         if self._stream == INTAKE:
-            return ["paybill.intake.>"] if self._handling.hearing.offers else []
+            return ["paybill.intake.>"] if self._processor.subscriptions.intake_handlers else []
         tokens = ["*"] if len(owned) == PARTITIONS else [str(partition) for partition in owned]
         return [
-            f"paybill.events.{token}.{type_}.*" for token in tokens for type_ in sorted(self._handling.hearing.facts)
+            f"paybill.events.{token}.{type_}.*"
+            for token in tokens
+            for type_ in sorted(self._processor.subscriptions.fact_handlers)
         ]

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.errors import ConnectionClosedError
 
 
-def survive_any_message(client: Client) -> None:
+def tolerate_malformed_messages(client: Client) -> None:
     """Have `client` deliver what it cannot decode: the subject escaped, without headers.
 
     nats-py ends its reading for good when a subject is not UTF-8 (the server lets any bytes pass), and notices minutes
@@ -28,11 +28,11 @@ def survive_any_message(client: Client) -> None:
             readable = subject.decode("utf-8", "backslashreplace").encode()
             await process(sid, readable, reply, data, b"")
 
-    client._parse_header_lines = header_lines  # type: ignore[method-assign]  # noqa: SLF001  # as above
+    client._parse_header_lines = parse_headers  # type: ignore[method-assign]  # noqa: SLF001  # as above
     client._process_msg = MethodType(forgiving, client)  # type: ignore[method-assign]  # noqa: SLF001  # as above
 
 
-def header_lines(raw: bytes) -> dict[str, str]:
+def parse_headers(raw: bytes) -> dict[str, str]:
     """Headers from `Name: Value` lines: what has no name, or a name that is none, is left out."""
     headers: dict[str, str] = {}
     for line in raw.decode("utf-8", "replace").split("\r\n"):
@@ -55,7 +55,7 @@ def _name(raw: str) -> str | None:
 _known = lru_cache(maxsize=256)(_name)
 
 
-def header_block(headers: Mapping[str, str]) -> bytes:
+def encode_headers(headers: Mapping[str, str]) -> bytes:
     """Headers as they go over the wire, for `publish_all`. Names are ours; a line break in a value becomes a space."""
     lines = [f"{name}: {value}" for name, value in headers.items()]
     block = "\r\n".join(lines)
@@ -67,7 +67,7 @@ def header_block(headers: Mapping[str, str]) -> bytes:
 _ONE_LINE = {ord("\r"): " ", ord("\n"): " "}
 
 
-async def publish_all(client: Client, messages: Iterable[tuple[str, bytes, bytes]]) -> None:
+async def publish_batch(client: Client, messages: Iterable[tuple[str, bytes, bytes]]) -> None:
     """Publish many (subject, header block, payload) at once; they go in order. Nothing says that they have arrived.
 
     nats-py writes each header through a regular expression: that was a tenth of what a fact costs.

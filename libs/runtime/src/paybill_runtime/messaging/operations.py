@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 
-from paybill_runtime.decisions.context import Caller, Edge, caller
+from paybill_runtime.decisions.context import Caller, ServiceContext, caller
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.http.auth import Role
-from paybill_runtime.messaging.retry_queue import Parking
+from paybill_runtime.messaging.retry_queue import RetryQueue
 
 Text500 = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -49,7 +49,7 @@ class Reason(BaseModel):
     reason: Text500
 
 
-class Moved(BaseModel):
+class OperationResult(BaseModel):
     """What was done with a dead letter."""
 
     id: UUID
@@ -80,21 +80,21 @@ def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -
     return router
 
 
-def operations(edge: Edge, parking: Parking, health: Health, lag: Lag) -> APIRouter:
+def operations(context: ServiceContext, retry_queue: RetryQueue, health: Health, lag: Lag) -> APIRouter:
     """The routes below `/v1/operations`."""
     router = APIRouter(prefix="/v1/operations", tags=["operations"])
-    viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{edge.service}:read"))]
-    operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{edge.service}:write"))]
+    viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{context.service}:read"))]
+    operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{context.service}:write"))]
 
     async def listed(statement: Any, **values: Any) -> list[dict[str, Any]]:  # a query and its values
-        return [dict(row._mapping) for row in await edge.rows(statement, values)]  # noqa: SLF001  # SQLAlchemy's public name
+        return [dict(row._mapping) for row in await context.rows(statement, values)]  # noqa: SLF001  # SQLAlchemy's public name
 
     @router.get("")
     async def overview(_: viewer) -> dict[str, Any]:
         """How much waits where. `lag` counts the messages that are still to be heard, by loop; null when unknown."""
         counts = (await listed(_COUNTS))[0]
         counts["outbox_age_s"] = round(float(counts["outbox_age_s"]), 1)
-        return {"service": edge.service, "checks": health(), "lag": await lag(), **counts}
+        return {"service": context.service, "checks": health(), "lag": await lag(), **counts}
 
     @router.get("/dead-letters")
     async def dead_letters(_: viewer, limit: Limit = 100, *, only_dead: bool = False) -> list[dict[str, Any]]:
@@ -102,16 +102,16 @@ def operations(edge: Edge, parking: Parking, health: Health, lag: Lag) -> APIRou
         return await listed(_PARKED, limit=limit, dead=only_dead)
 
     @router.post("/dead-letters/{event_id}/redrive")
-    async def redrive(event_id: UUID, who: operator) -> Moved:
+    async def redrive(event_id: UUID, who: operator) -> OperationResult:
         """Have it tried again now."""
-        await parking.redrive(event_id, who.origin)
-        return Moved(id=event_id, done="redriven")
+        await retry_queue.redrive(event_id, who.origin)
+        return OperationResult(id=event_id, done="redriven")
 
     @router.post("/dead-letters/{event_id}/skip")
-    async def skip(event_id: UUID, body: Reason, who: operator) -> Moved:
+    async def skip(event_id: UUID, body: Reason, who: operator) -> OperationResult:
         """Give it up, so that its tenant's queue goes on. This cannot be undone."""
-        await parking.skip(event_id, who.origin, body.reason)
-        return Moved(id=event_id, done="skipped")
+        await retry_queue.skip(event_id, who.origin, body.reason)
+        return OperationResult(id=event_id, done="skipped")
 
     @router.get("/quarantine")
     async def quarantine(_: viewer, limit: Limit = 100) -> list[dict[str, Any]]:

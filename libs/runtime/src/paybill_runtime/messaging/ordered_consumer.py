@@ -20,28 +20,28 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from paybill_runtime.clock import woken
+from paybill_runtime.clock import wait_for_event
 
 log = logging.getLogger(__name__)
 
 EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
-SILENCE_S = 2.5 * HEARTBEAT_S
+HEARTBEAT_TIMEOUT_S = 2.5 * HEARTBEAT_S
 
 
 def stream_sequence(message: Msg) -> int:
     """The message's place in the stream, from its reply subject (ADR-15)."""
-    return _places(message)[0]
+    return _sequences(message)[0]
 
 
-def _places(message: Msg) -> tuple[int, int]:
+def _sequences(message: Msg) -> tuple[int, int]:
     """Stream sequence and consumer sequence; the longer form carries a domain and an account in front."""
     parts = message.reply.split(".")
     first = 5 if len(parts) == 9 else 7  # noqa: PLR2004  # the two forms of ADR-15
     return int(parts[first]), int(parts[first + 1])
 
 
-class Feed:
+class OrderedConsumer:
     """The messages of `stream` that match `filters`, from `start` on. Not safe for two readers at once."""
 
     def __init__(self, client: Client, stream: str, filters: Sequence[str], start: int, batch: int = 256) -> None:
@@ -55,18 +55,18 @@ class Feed:
         self._credit = 0
         self._delivered = 0
         self._taken = 0
-        self._in_hand = 0
+        self._in_progress = 0
         self._broken = True
         self._reconnects = 0
-        self._last_sign = 0.0
+        self._last_activity = 0.0
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._requests = 0
         self._consumer = ""
 
-    async def next(self, timeout_s: float) -> list[Msg]:
+    async def fetch(self, timeout_s: float) -> list[Msg]:
         """What has arrived, at most one batch; empty after `timeout_s` of nothing. Who asks is done with the last."""
-        self._in_hand = 0
+        self._in_progress = 0
         deadline = monotonic() + timeout_s
         while not self._messages:
             if self._needs_reopening():
@@ -77,11 +77,11 @@ class Feed:
             left = deadline - monotonic()
             if left <= 0:
                 return []
-            await woken(self._arrived, min(left, 1.0))
+            await wait_for_event(self._arrived, min(left, 1.0))
         taken = [self._messages.popleft() for _ in range(min(len(self._messages), self._batch))]
-        self._in_hand = len(taken)
-        self._taken += self._in_hand
-        await self._ask()
+        self._in_progress = len(taken)
+        self._taken += self._in_progress
+        await self._request()
         return taken
 
     async def pending(self) -> int:
@@ -92,9 +92,9 @@ class Feed:
         delivered = info.delivered.consumer_seq if info.delivered else 0
         return (info.num_pending or 0) + delivered - self._taken
 
-    async def behind(self) -> int | None:
+    async def lag(self) -> int | None:
         """As `pending`, with what the reader is busy with; None when the feed has to be made anew. Safe beside it."""
-        return None if self._needs_reopening() else await self.pending() + self._in_hand
+        return None if self._needs_reopening() else await self.pending() + self._in_progress
 
     async def close(self) -> None:
         """Stop listening; the server forgets the consumer by itself."""
@@ -105,7 +105,7 @@ class Feed:
                 await subscription.unsubscribe()
 
     def _needs_reopening(self) -> bool:
-        silent = self._credit > 0 and monotonic() - self._last_sign > SILENCE_S
+        silent = self._credit > 0 and monotonic() - self._last_activity > HEARTBEAT_TIMEOUT_S
         return self._broken or silent or self._client.stats["reconnects"] != self._reconnects
 
     async def _open(self) -> None:
@@ -134,10 +134,10 @@ class Feed:
         self._inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_message)
         self._broken = False
-        self._last_sign = monotonic()
-        await self._ask()
+        self._last_activity = monotonic()
+        await self._request()
 
-    async def _ask(self) -> None:
+    async def _request(self) -> None:
         """Keep a request standing that covers the next batch."""
         if self._credit > self._batch // 2 or self._broken:
             return
@@ -151,11 +151,11 @@ class Feed:
         )
 
     async def _on_message(self, message: Msg) -> None:
-        self._last_sign = monotonic()
+        self._last_activity = monotonic()
         if not message.reply:
             await self._on_status(message)
             return
-        sequence, delivered = _places(message)
+        sequence, delivered = _sequences(message)
         if delivered != self._delivered + 1:
             log.warning("a gap in %s before %d; reading again from %d", self._stream, sequence, self._next)
             self._broken = True
@@ -176,7 +176,7 @@ class Feed:
         if status in {"404", "408"}:
             self._credit -= int(headers.get("Nats-Pending-Messages", self._batch))
             self._credit = max(self._credit, 0)
-            await self._ask()
+            await self._request()
             return
         log.info("the feed of %s ended: %s %s", self._stream, status, headers.get("Description", ""))
         self._broken = True

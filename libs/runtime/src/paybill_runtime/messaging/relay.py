@@ -17,16 +17,16 @@ from sqlalchemy import text
 from paybill_runtime import clock
 from paybill_runtime.database.leases import RELAY, Leases
 from paybill_runtime.database.pool import Database
-from paybill_runtime.decisions.restore_guard import OLDER_DATABASE, Agreement, LogAndStateDisagreeError
+from paybill_runtime.decisions.restore_guard import OLDER_DATABASE, LogStateMismatchError, RestoreGuard
 from paybill_runtime.decisions.store import Statement
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
-from paybill_runtime.messaging.broker import Bus
-from paybill_runtime.messaging.nats_patches import header_block, publish_all
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
-from paybill_runtime.messaging.stream_identity import insist_on
+from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.messaging.nats_patches import encode_headers, publish_batch
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
+from paybill_runtime.messaging.stream_identity import check_stream_identity
 from paybill_runtime.messaging.streams import EVENTS
 from paybill_runtime.messaging.subscriptions import UUID_TEXT
-from paybill_runtime.security.identity import NotForUsError
+from paybill_runtime.security.identity import WrongRecipientError
 from paybill_runtime.telemetry import meter
 
 log = logging.getLogger(__name__)
@@ -83,24 +83,24 @@ class Relay:
 
     def __init__(
         self,
-        context: str,
+        service: str,
         database: Database,
-        bus: Bus,
+        broker: Broker,
         leases: Leases,
         copy_keys: CopyKeys,
-        agreement: Agreement,
+        restore_guard: RestoreGuard,
     ) -> None:
-        self._context = context
+        self._service = service
         self._database = database
-        self._bus = bus
+        self._broker = broker
         self._leases = leases
         self._copy_keys = copy_keys
         self._wake = asyncio.Event()
-        self._agreement = agreement
+        self._restore_guard = restore_guard
         self._relaying: tuple[int, int, int] | None = None
-        self._sure = False
+        self._aligned = False
         self._failures = 0
-        self.trouble = ""
+        self.problem = ""
 
     def wake(self) -> None:
         """Something was committed."""
@@ -112,51 +112,51 @@ class Relay:
             self._wake.clear()
             try:
                 more = await self._round()
-                self.trouble, self._failures = "", 0
+                self.problem, self._failures = "", 0
             except (NatsError, APIError, OSError, TimeoutError) as error:
                 more = await self._pause(f"the bus does not take facts ({reason(error)}); they wait in the outbox")
             except (DatabaseUnavailableError, LeaseLostError) as error:
                 more = await self._pause(str(error))
-            except (ConfigurationError, NotForUsError) as error:
+            except (ConfigurationError, WrongRecipientError) as error:
                 more = await self._pause(f"keys of personal data cannot be handed on, so no fact is: {error}")
             if not more:
-                await clock.woken(self._wake, POLL_S)
+                await clock.wait_for_event(self._wake, POLL_S)
 
     async def _pause(self, trouble: str) -> bool:
         """Say once what is wrong, wait longer each time, and look again at what the stream holds before going on."""
-        if trouble != self.trouble:
+        if trouble != self.problem:
             log.error("the relay pauses: %s", trouble)
-        self.trouble, self._sure = trouble, False
+        self.problem, self._aligned = trouble, False
         self._failures += 1
-        if self._bus.connected.is_set():
+        if self._broker.connected.is_set():
             await asyncio.sleep(min(POLL_S * 2.0 ** min(self._failures, 10), LONGEST_PAUSE_S))
         else:
-            await self._bus.connected.wait()
+            await self._broker.connected.wait()
         return False
 
     async def _round(self) -> bool:
         epoch = self._leases.held.get(RELAY)
         if epoch is None:
-            self._agreement.mended(RELAY)
-        if epoch is None or not self._bus.connected.is_set():
-            self._sure = False
+            self._restore_guard.clear(RELAY)
+        if epoch is None or not self._broker.connected.is_set():
+            self._aligned = False
             return False
         # After a reconnect it may be another server, with an older copy of the stream, or of the database.
-        relaying = epoch, self._bus.reconnects, self._database.losses
+        relaying = epoch, self._broker.reconnects, self._database.disconnects
         if relaying != self._relaying:
-            self._relaying, self._sure = relaying, False
-        if not self._sure:
-            with self._agreement.judged_by(RELAY):
+            self._relaying, self._aligned = relaying, False
+        if not self._aligned:
+            with self._restore_guard.checking(RELAY):
                 await self._catch_up(epoch)
-            self._sure = True
-        self._agreement.insist()
+            self._aligned = True
+        self._restore_guard.check()
         async with self._database.direct() as connection:
             rows = await connection.fetch(_WAITING, ROUND)
         if not rows:
             return False
         if rows[0]["keys_wait"]:
             await self._copy_keys()
-        stored, failure = await self._bus.while_connected(self._publish([_waiting(row) for row in rows]))
+        stored, failure = await self._broker.while_connected(self._publish([_waiting(row) for row in rows]))
         await self._mark(stored, epoch)
         if failure is not None:
             raise failure
@@ -177,16 +177,16 @@ class Relay:
     async def _publish_atomic(self, rows: Sequence[_Waiting]) -> int:
         """All or nothing (ADR-50); the sequence of the last."""
         batch = secrets.token_hex(12)
-        await publish_all(
-            self._bus.client,
+        await publish_batch(
+            self._broker.client,
             (
-                (row.subject, header_block(row.headers | {_BATCH: batch, _PLACE: str(place)}), row.payload)
+                (row.subject, encode_headers(row.headers | {_BATCH: batch, _PLACE: str(place)}), row.payload)
                 for place, row in enumerate(rows[:-1], start=1)
             ),
         )
         row = rows[-1]
         headers = row.headers | {_BATCH: batch, _PLACE: str(len(rows)), "Nats-Batch-Commit": "1"}
-        answer = await self._bus.client.request(row.subject, row.payload, timeout=ACK_TIMEOUT_S, headers=headers)
+        answer = await self._broker.client.request(row.subject, row.payload, timeout=ACK_TIMEOUT_S, headers=headers)
         said = json.loads(answer.data)
         if "error" in said:
             raise APIError.from_error(said["error"])
@@ -229,7 +229,7 @@ class Relay:
 
     async def _send(self, rows: Sequence[_Waiting]) -> list[int | Exception]:
         """The sequence of each, or why it was not confirmed."""
-        jetstream = self._bus.client.jetstream()
+        jetstream = self._broker.client.jetstream()
         answers = await asyncio.gather(
             *(
                 jetstream.publish(row.subject, row.payload, timeout=ACK_TIMEOUT_S, stream=EVENTS, headers=row.headers)
@@ -249,13 +249,13 @@ class Relay:
             return
         positions, sequences = zip(*stored, strict=True)
         statement = Statement()
-        statement.hold([(RELAY, epoch)])
+        statement.fence([(RELAY, epoch)])
         rows = statement.columns(position=("bigint", positions), sequence=("bigint", sequences))
-        statement.do(
+        statement.add(
             f"UPDATE chassis.outbox AS o SET sequence = n.sequence FROM {rows} WHERE o.position = n.position"  # noqa: S608
         )
         async with self._database.direct(committing=True) as connection:
-            await statement.run(connection)
+            await statement.execute(connection)
         _RELAYED.add(len(stored))
 
     async def _catch_up(self, epoch: int) -> None:
@@ -266,12 +266,12 @@ class Relay:
         last_known = 0
         if last is not None:
             last_known = last.sequence
-            await insist_on(self._bus.client, EVENTS, last_known, str(last.event_id))
-        feed = Feed(self._bus.client, EVENTS, [f"paybill.events.*.{self._context}.>"], start or 1)
+            await check_stream_identity(self._broker.client, EVENTS, last_known, str(last.event_id))
+        feed = OrderedConsumer(self._broker.client, EVENTS, [f"paybill.events.*.{self._service}.>"], start or 1)
         try:
             left = await feed.pending()
             while left > 0:
-                messages = await feed.next(ACK_TIMEOUT_S)
+                messages = await feed.fetch(ACK_TIMEOUT_S)
                 if not messages:
                     raise TimeoutError("the stream does not answer")
                 left -= len(messages)
@@ -289,8 +289,8 @@ class Relay:
         known = {str(row.event_id) for row in rows}
         strange = [sequence for id_, sequence in found.items() if id_ not in known and sequence > last_known]
         if strange:
-            raise LogAndStateDisagreeError(
-                f"the stream holds facts of {self._context} that this database never decided, from {min(strange)} on: "
+            raise LogStateMismatchError(
+                f"the stream holds facts of {self._service} that this database never decided, from {min(strange)} on: "
                 f"{OLDER_DATABASE}"
             )
 

@@ -17,32 +17,32 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
 from paybill_runtime.database.leases import INTAKE, Leases
-from paybill_runtime.decisions.group_commit import settled
+from paybill_runtime.decisions.group_commit import retry_on_conflict
 from paybill_runtime.decisions.store import Store, fence
-from paybill_runtime.decisions.unit_of_work import Unit
+from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.errors import (
     DatabaseUnavailableError,
     LeaseLostError,
-    is_collision,
-    is_nobodys_fault,
-    line_of,
+    is_infrastructure_error,
+    is_transaction_conflict,
     reason,
+    single_line,
 )
-from paybill_runtime.messaging.subscriptions import Incoming, headers_text, incoming, lease_of
-from paybill_runtime.telemetry import about
+from paybill_runtime.messaging.subscriptions import IncomingMessage, headers_json, lease_of, parse_stored
+from paybill_runtime.telemetry import log_context
 
 if TYPE_CHECKING:
-    from paybill_runtime.messaging.inbox import Handling
+    from paybill_runtime.messaging.inbox import MessageProcessor
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 8
-FIRST_DELAY_S = 1.0
-LONGEST_DELAY_S = 300.0
+FIRST_BACKOFF_S = 1.0
+MAX_BACKOFF_S = 300.0
 POLL_S = 0.5
-AT_ONCE = 100
+MAX_PER_TURN = 100
 """Facts of one queue that are tried before it is another's turn."""
-WAITING = "an earlier fact of this tenant waits"
+BLOCKED = "an earlier fact of this tenant waits"
 
 _PARK = text(
     "INSERT INTO chassis.parked "
@@ -85,28 +85,28 @@ class DeadLetterNotFoundError(NotFoundError):
     code = "dead_letter_not_found"
 
 
-def delay_s(attempts: int) -> float:
+def backoff_s(attempts: int) -> float:
     """How long to wait after this many attempts: doubling, at most five minutes."""
-    return float(min(FIRST_DELAY_S * 2.0 ** min(attempts - 1, 30), LONGEST_DELAY_S))
+    return float(min(FIRST_BACKOFF_S * 2.0 ** min(attempts - 1, 30), MAX_BACKOFF_S))
 
 
-async def park(
+async def enqueue(
     connection: AsyncConnection,
-    failed: Sequence[tuple[Incoming, Exception]],
-    waiting: Sequence[Incoming],
+    failed: Sequence[tuple[IncomingMessage, Exception]],
+    waiting: Sequence[IncomingMessage],
     now: datetime,
 ) -> None:
     """Keep messages with the reason, in the transaction that counts them as handled. Only `failed` were tried."""
     rows = [
-        _parked(item) | {"attempts": 1, "next_at": now + timedelta(seconds=delay_s(1)), "reason": reason(error)}
+        _row(item) | {"attempts": 1, "next_at": now + timedelta(seconds=backoff_s(1)), "reason": reason(error)}
         for item, error in failed
     ]
-    rows += [_parked(item) | {"attempts": 0, "next_at": now, "reason": WAITING} for item in waiting]
+    rows += [_row(item) | {"attempts": 0, "next_at": now, "reason": BLOCKED} for item in waiting]
     if rows:
         await connection.execute(_PARK, rows)
 
 
-def _parked(item: Incoming) -> dict[str, Any]:
+def _row(item: IncomingMessage) -> dict[str, Any]:
     return {
         "event_id": item.id,
         "stream": item.stream,
@@ -114,21 +114,21 @@ def _parked(item: Incoming) -> dict[str, Any]:
         "partition": item.partition,
         "tenant": item.tenant,
         "subject": item.subject.replace("\0", ""),
-        "headers": headers_text(item.headers),
+        "headers": headers_json(item.headers),
         "payload": item.payload,
     }
 
 
-async def quarantine(connection: AsyncConnection, items: Sequence[Incoming], now: datetime) -> None:
+async def quarantine(connection: AsyncConnection, items: Sequence[IncomingMessage], now: datetime) -> None:
     """Keep what the owner of a type refused, as it came."""
     rows = [
         {
             "id": item.id,
             "publisher": item.publisher,
-            "subject": line_of(item.subject),
-            "headers": headers_text(item.headers),
+            "subject": single_line(item.subject),
+            "headers": headers_json(item.headers),
             "payload": item.payload,
-            "reason": line_of(str(item.error)),
+            "reason": single_line(str(item.error)),
             "sequence": item.sequence,
             "now": now,
         }
@@ -138,14 +138,16 @@ async def quarantine(connection: AsyncConnection, items: Sequence[Incoming], now
         await connection.execute(_QUARANTINE, rows)
 
 
-class Parking:
+class RetryQueue:
     """Tries parked facts again, each tenant's in order, and lets operators decide about dead ones."""
 
-    def __init__(self, handling: "Handling", store: Store, leases: Leases, committed: Callable[[], None]) -> None:
-        self._handling = handling
+    def __init__(
+        self, processor: "MessageProcessor", store: Store, leases: Leases, on_commit: Callable[[], None]
+    ) -> None:
+        self._processor = processor
         self._store = store
         self._leases = leases
-        self._committed = committed
+        self._on_commit = on_commit
 
     async def run(self) -> None:
         """Look for what is due, for ever."""
@@ -156,7 +158,7 @@ class Parking:
                 log.warning("parked facts wait: %s", error)
                 moved = False
             except Exception as error:
-                if not is_collision(error):
+                if not is_transaction_conflict(error):
                     raise
                 moved = False
             if not moved:
@@ -164,27 +166,27 @@ class Parking:
 
     async def tick(self) -> bool:
         """Try the first parked facts of every queue of ours that is due; whether any queue moved."""
-        self._handling.agreement.insist()
+        self._processor.restore_guard.check()
         partitions = self._leases.partitions()
-        if self._leases.some([INTAKE]):
+        if self._leases.held_of([INTAKE]):
             partitions.append(PARTITIONS)
-        async with self._handling.database.reading() as connection:
+        async with self._processor.database.reading() as connection:
             heads = (await connection.execute(_HEADS, {"partitions": partitions, "now": clock.now()})).all()
         moved = False
         for head in heads:
-            held = self._leases.some([lease_of(head.stream, head.partition)])
+            held = self._leases.held_of([lease_of(head.stream, head.partition)])
             if held:
-                moved |= await self._go_through(head, held)
+                moved |= await self._process_queue(head, held)
         return moved
 
-    async def _go_through(self, head: Row[Any], held: Mapping[str, int]) -> bool:
+    async def _process_queue(self, head: Row[Any], held: Mapping[str, int]) -> bool:
         """Try a queue from its head on until one fails; whether it moved. Then it is the others' turn."""
         queue = {"partition": head.partition, "tenant": head.tenant}
         id_ = head.event_id
-        for place in range(AT_ONCE):
+        for place in range(MAX_PER_TURN):
             if not await self._try(id_, held):
                 return place > 0
-            async with self._handling.database.reading() as connection:
+            async with self._processor.database.reading() as connection:
                 id_ = (await connection.execute(_NEXT, queue)).scalar_one_or_none()
             if id_ is None:
                 break
@@ -193,33 +195,33 @@ class Parking:
     async def _try(self, id_: UUID, held: Mapping[str, int]) -> bool:
         """Handle one again; whether its queue moves on."""
         try:
-            return await settled(lambda: self._again(id_, held))
+            return await retry_on_conflict(lambda: self._retry(id_, held))
         except Exception as error:
-            if is_nobodys_fault(error):
+            if is_infrastructure_error(error):
                 raise
             # What its writes violate shows only when they fail, and then nothing else of that transaction can be kept.
-            return await self._again(id_, held, error)
+            return await self._retry(id_, held, error)
 
-    async def _again(self, id_: UUID, held: Mapping[str, int], broken: Exception | None = None) -> bool:
-        async with self._handling.database.transaction() as connection:
+    async def _retry(self, id_: UUID, held: Mapping[str, int], broken: Exception | None = None) -> bool:
+        async with self._processor.database.transaction() as connection:
             await fence(connection, held)
             row = (await connection.execute(_ONE, {"id": id_})).one_or_none()
             if row is None or row.dead:
                 return row is None
             item = self._read(row)
-            failure = self._handling.blame(item, broken) if broken is not None else None
-            failure = failure or await self._handling.again(connection, item)
+            failure = self._processor.classify(item, broken) if broken is not None else None
+            failure = failure or await self._processor.retry(connection, item)
             if failure is None:
                 await connection.execute(_DELETE, {"id": id_})
             else:
                 await self._later(connection, row, failure)
-        self._committed()
+        self._on_commit()
         return failure is None
 
-    def _read(self, row: Row[Any]) -> Incoming:
-        return incoming(
-            self._handling.hearing,
-            self._handling.service,
+    def _read(self, row: Row[Any]) -> IncomingMessage:
+        return parse_stored(
+            self._processor.subscriptions,
+            self._processor.service,
             row.stream,
             row.sequence,
             row.subject,
@@ -232,20 +234,22 @@ class Parking:
         values = {
             "id": row.event_id,
             "attempts": attempts,
-            "next_at": now + timedelta(seconds=delay_s(attempts)),
+            "next_at": now + timedelta(seconds=backoff_s(attempts)),
             "reason": reason(failure),
             "dead": attempts >= MAX_ATTEMPTS,
             "revision": row.revision,
         }
         if values["dead"]:
             values["revision"] += 1
-            with about(row.tenant, json.loads(row.headers).get("traceparent", "")):
+            with log_context(row.tenant, json.loads(row.headers).get("traceparent", "")):
                 log.error("%s %s is dead after %d attempts: %s", row.subject, row.event_id, attempts, values["reason"])
-            unit = Unit(now, Origin(str(row.event_id), str(row.event_id), f"service:{self._handling.service}", ""))
+            unit = UnitOfWork(
+                now, Origin(str(row.event_id), str(row.event_id), f"service:{self._processor.service}", "")
+            )
             unit.emit(
-                service_event(self._handling.service, MessageDeadLettered)(
+                service_event(self._processor.service, MessageDeadLettered)(
                     message_key=str(row.event_id),
-                    message_type=line_of(row.subject),
+                    message_type=single_line(row.subject),
                     message_tenant=row.tenant or None,
                     attempts=attempts,
                     reason=values["reason"],
@@ -257,23 +261,23 @@ class Parking:
 
     async def redrive(self, id_: UUID, origin: Origin) -> None:
         """Have a parked fact tried again now; raises DeadLetterNotFoundError."""
-        said = service_event(self._handling.service, MessageRedriven)(message_key=str(id_), operator=origin.actor)
+        said = service_event(self._processor.service, MessageRedriven)(message_key=str(id_), operator=origin.actor)
         await self._operate(id_, origin, said, _RETRY)
 
     async def skip(self, id_: UUID, origin: Origin, why: str) -> None:
         """Give a parked fact up, so that the tenant's queue goes on; raises DeadLetterNotFoundError."""
-        said = service_event(self._handling.service, MessageSkipped)(
-            message_key=str(id_), operator=origin.actor, reason=line_of(why)
+        said = service_event(self._processor.service, MessageSkipped)(
+            message_key=str(id_), operator=origin.actor, reason=single_line(why)
         )
         await self._operate(id_, origin, said, _DELETE)
 
     async def _operate(self, id_: UUID, origin: Origin, said: Event, statement: TextClause) -> None:
-        async with self._handling.database.transaction() as connection:
+        async with self._processor.database.transaction() as connection:
             row = (await connection.execute(_ONE, {"id": id_})).one_or_none()
             if row is None:
                 raise DeadLetterNotFoundError(f"no parked fact has the id {id_}; it may have been handled by now")
-            unit = Unit(clock.now(), origin)
+            unit = UnitOfWork(clock.now(), origin)
             unit.emit(said, row.revision + 1)
             await self._store.write(connection, unit)
             await connection.execute(statement, {"id": id_, "revision": row.revision + 1})
-        self._committed()
+        self._on_commit()

@@ -3,15 +3,15 @@
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from paybill_runtime.decisions.restore_guard import OLDER_STREAM, LogAndStateDisagreeError
+from paybill_runtime.decisions.restore_guard import OLDER_STREAM, LogStateMismatchError
 from paybill_runtime.messaging.subscriptions import message_id
 
 
-async def insist_on(client: Client, stream: str, sequence: int, id_: str | None) -> None:
+async def check_stream_identity(client: Client, stream: str, sequence: int, id_: str | None) -> None:
     """Raise LogAndStateDisagreeError unless the stream still holds the message `id_` at `sequence` (None: any)."""
     state = (await client.jetstream().stream_info(stream)).state
     if state.last_seq < sequence:
-        raise LogAndStateDisagreeError(f"the stream ends at {state.last_seq}, but {sequence} was seen: {OLDER_STREAM}")
+        raise LogStateMismatchError(f"the stream ends at {state.last_seq}, but {sequence} was seen: {OLDER_STREAM}")
     if id_ is None or sequence < max(state.first_seq, 1):
         return
     try:
@@ -20,4 +20,4 @@ async def insist_on(client: Client, stream: str, sequence: int, id_: str | None)
     except NotFoundError:
         found = ""
     if found != id_:
-        raise LogAndStateDisagreeError(f"the stream holds another message at {sequence} than was seen: {OLDER_STREAM}")
+        raise LogStateMismatchError(f"the stream holds another message at {sequence} than was seen: {OLDER_STREAM}")

@@ -9,7 +9,7 @@ from nats.errors import NoServersError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
-from paybill_runtime.messaging.nats_patches import survive_any_message
+from paybill_runtime.messaging.nats_patches import tolerate_malformed_messages
 from paybill_runtime.settings import read_secret
 
 EVENTS = "EVENTS"
@@ -96,7 +96,7 @@ async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Cli
                 raise
             await asyncio.sleep(0.2)
         else:
-            survive_any_message(client)
+            tolerate_malformed_messages(client)
             return client
 
 

@@ -15,18 +15,20 @@ from paybill_contracts.event import PARTITIONS, Event
 from paybill_runtime.database.leases import INTAKE as INTAKE_LEASE
 from paybill_runtime.database.leases import partition_lease
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.errors import line_of, reason
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.errors import reason, single_line
 from paybill_runtime.messaging.ordered_consumer import stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, INTAKE
 
 E = TypeVar("E", bound=Event)
+FactHandler = Callable[[UnitOfWork, E, DecisionContext], None]
+IntakeHandler = Callable[[UnitOfWork, IntakeEvent, DecisionContext], None]
 Keys = Callable[[Any], Sequence[Key]]
-Handle = Callable[[Unit, Any, Moment], None]
+Handle = Callable[[UnitOfWork, Any, DecisionContext], None]
 
 _PUBLISHERS = UUID("5f0c4c2a-3a0e-4d0e-9d1e-6f0a1c8f2b11")
 """The namespace in which publishers' ids become ours: two publishers may use the same id."""
-_PLACES = {str(place): place for place in range(PARTITIONS)}
+_PARTITION_TOKENS = {str(place): place for place in range(PARTITIONS)}
 UUID_TEXT = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TENANT = re.compile(r"ten_[0-9a-f]{32}")
 
@@ -45,12 +47,12 @@ class Handler:
     reads: Keys
 
 
-class Hearing:
+class Subscriptions:
     """The table of a service's consumer.py: each type and the function that hears it."""
 
     def __init__(self) -> None:
-        self.facts: dict[str, Handler] = {}
-        self.offers: dict[str, Handler] = {}
+        self.fact_handlers: dict[str, Handler] = {}
+        self.intake_handlers: dict[str, Handler] = {}
 
     def fact(
         self,
@@ -58,37 +60,35 @@ class Hearing:
         *,
         writes: Callable[[E], Sequence[Key]] = _nothing,
         reads: Callable[[E], Sequence[Key]] = _nothing,
-    ) -> Callable[[Callable[[Unit, E, Moment], None]], Callable[[Unit, E, Moment], None]]:
+    ) -> Callable[[FactHandler[E]], FactHandler[E]]:
         """Hear a fact of the stream EVENTS; `writes` and `reads` name the states that the function looks at."""
 
-        def register(function: Callable[[Unit, E, Moment], None]) -> Callable[[Unit, E, Moment], None]:
-            if event.TYPE in self.facts:
+        def register(function: FactHandler[E]) -> FactHandler[E]:
+            if event.TYPE in self.fact_handlers:
                 raise TypeError(f"{event.TYPE} is heard twice; call the second function from the first")
-            self.facts[event.TYPE] = Handler(event, function, writes, reads)
+            self.fact_handlers[event.TYPE] = Handler(event, function, writes, reads)
             return function
 
         return register
 
-    def offer(
+    def intake(
         self,
         event: type[E],
         *,
         writes: Callable[[E], Sequence[Key]] = _nothing,
         reads: Callable[[E], Sequence[Key]] = _nothing,
-    ) -> Callable[[Callable[[Unit, IntakeEvent, Moment], None]], Callable[[Unit, IntakeEvent, Moment], None]]:
+    ) -> Callable[[IntakeHandler], IntakeHandler]:
         """Hear what internal services publish to INTAKE; a DomainError quarantines it with the reason."""
 
-        def register(
-            function: Callable[[Unit, IntakeEvent, Moment], None],
-        ) -> Callable[[Unit, IntakeEvent, Moment], None]:
-            self.offers[event.TYPE] = Handler(event, function, writes, reads)
+        def register(function: IntakeHandler) -> IntakeHandler:
+            self.intake_handlers[event.TYPE] = Handler(event, function, writes, reads)
             return function
 
         return register
 
 
 @dataclass(slots=True)
-class Incoming:
+class IncomingMessage:
     """A message on its way through: as it came, as it was read, and what went wrong."""
 
     stream: str
@@ -112,7 +112,7 @@ class Incoming:
     @property
     def publisher(self) -> str:
         """Who sent it, as the third token of an intake subject says."""
-        return line_of(_third(self.subject))
+        return single_line(_third(self.subject))
 
     @property
     def event(self) -> Event | None:
@@ -125,7 +125,7 @@ class Incoming:
             return ()
         return getattr(self.handler, which)(self.event)  # type: ignore[no-any-return]  # Keys returns Sequence[Key]
 
-    def run(self, unit: Unit, at: Moment) -> None:
+    def handle(self, unit: UnitOfWork, at: DecisionContext) -> None:
         """Let the handler decide."""
         if self.error is not None:
             raise self.error
@@ -133,23 +133,31 @@ class Incoming:
             self.handler.handle(unit, self.argument.event if isinstance(self.argument, Fact) else self.argument, at)
 
 
-def received(hearing: Hearing, service: str, message: Msg) -> Incoming:
+def parse_message(hearing: Subscriptions, service: str, message: Msg) -> IncomingMessage:
     """What has arrived from NATS."""
     sequence = stream_sequence(message)
     parts = message.reply.split(".")
     stream = parts[2] if len(parts) == 9 else parts[4]  # noqa: PLR2004  # the two forms of ADR-15
-    return incoming(hearing, service, stream, sequence, message.subject, message.headers or {}, message.data)
+    return parse_stored(hearing, service, stream, sequence, message.subject, message.headers or {}, message.data)
 
 
-def incoming(
-    hearing: Hearing, service: str, stream: str, sequence: int, subject: str, headers: Mapping[str, str], payload: bytes
-) -> Incoming:
+def parse_stored(
+    hearing: Subscriptions,
+    service: str,
+    stream: str,
+    sequence: int,
+    subject: str,
+    headers: Mapping[str, str],
+    payload: bytes,
+) -> IncomingMessage:
     """Read one message. It never raises: what cannot be read carries its error."""
     id_ = message_id(stream, subject, headers, sequence)
     told = headers.get("pb-tenant", "") if stream == EVENTS else ""
     tenant = told if _TENANT.fullmatch(told) else ""
     origin = Origin(id_, id_, f"service:{service}", headers.get("traceparent", ""))
-    item = Incoming(stream, id_, sequence, _place(subject, stream), tenant, subject, headers, payload, origin)
+    item = IncomingMessage(
+        stream, id_, sequence, _partition(subject, stream), tenant, subject, headers, payload, origin
+    )
     try:
         _read(item, hearing)
     except DomainError as error:
@@ -159,11 +167,11 @@ def incoming(
     return item
 
 
-def _place(subject: str, stream: str) -> int:
+def _partition(subject: str, stream: str) -> int:
     """The partition that the subject names, 0 when it names none; offers share one more, with one reader."""
     if stream == INTAKE:
         return PARTITIONS
-    return _PLACES.get(_third(subject), 0)
+    return _PARTITION_TOKENS.get(_third(subject), 0)
 
 
 def _third(subject: str) -> str:
@@ -171,17 +179,17 @@ def _third(subject: str) -> str:
     return (*subject.split(".", 3), "", "", "")[2]
 
 
-def _read(item: Incoming, hearing: Hearing) -> None:
+def _read(item: IncomingMessage, hearing: Subscriptions) -> None:
     if item.stream == INTAKE:
         offer = read_intake_event(item.subject, item.headers, item.payload, item.sequence)
-        item.argument, item.handler = offer, hearing.offers.get(offer.event.TYPE)
+        item.argument, item.handler = offer, hearing.intake_handlers.get(offer.event.TYPE)
         if item.handler is None:
             raise MalformedFactError(f"{offer.event.TYPE} is nothing that may be published from outside")
         item.tenant = offer.event.tenant or ""
         item.origin = Origin(offer.id, offer.id, f"service:{offer.publisher}", offer.traceparent)
     else:
         fact = read_fact(item.subject, item.headers, item.payload, item.sequence)
-        item.argument, item.handler = fact, hearing.facts.get(fact.event.TYPE)
+        item.argument, item.handler = fact, hearing.fact_handlers.get(fact.event.TYPE)
         item.origin = Origin(item.id, fact.origin.correlation, item.origin.actor, fact.origin.traceparent)
 
 
@@ -203,6 +211,6 @@ def lease_of(stream: str, partition: int) -> str:
     return INTAKE_LEASE if stream == INTAKE else partition_lease(partition)
 
 
-def headers_text(headers: Mapping[str, str]) -> str:
+def headers_json(headers: Mapping[str, str]) -> str:
     """Headers as they are kept in a table."""
     return orjson.dumps(dict(headers)).decode()

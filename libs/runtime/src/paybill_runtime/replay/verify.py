@@ -21,7 +21,7 @@ from paybill_runtime.app import Service
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.errors import ConfigurationError, reason
-from paybill_runtime.messaging.ordered_consumer import Feed
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.replay.alignment import Alignment
 from paybill_runtime.replay.histories import Histories
@@ -74,11 +74,11 @@ async def replay(service: Service, settings: ServiceSettings, database: Database
 
 async def _log(client: Client, context: str) -> AsyncIterator[Sequence[Msg]]:
     """Every message of this context that the stream holds now. Raises LogUnavailableError."""
-    feed = Feed(client, EVENTS, [f"paybill.events.*.{context}.>"], 1, batch=PART)
+    feed = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{context}.>"], 1, batch=PART)
     try:
         left = await feed.pending()
         while left > 0:
-            messages = await feed.next(SILENCE_S)
+            messages = await feed.fetch(SILENCE_S)
             if not messages:
                 raise LogUnavailableError("the stream does not answer")
             left -= len(messages)

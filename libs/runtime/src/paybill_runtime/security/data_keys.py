@@ -18,11 +18,11 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime.database.pool import Database
-from paybill_runtime.messaging.broker import Bus
+from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.streams import KEYS
 from paybill_runtime.security.identity import Identity
 
-READERS: dict[str, tuple[str, ...]] = {"tenant": ("billing",)}
+RECIPIENTS: dict[str, tuple[str, ...]] = {"tenant": ("billing",)}
 """Which services may open another's personal data. NATS permissions say the same."""
 
 MAX_PENDING_KEYS = 10_000
@@ -37,7 +37,7 @@ _UNCOPIED = text("SELECT tenant, wrapped FROM chassis.data_key WHERE NOT copied"
 _COPIED = text("UPDATE chassis.data_key SET copied = true WHERE tenant = ANY(:tenants)")
 
 
-class KeyRaceError(ConflictError):
+class KeyConflictError(ConflictError):
     """Two requests made the first key of one tenant at once; this one has to be sent again."""
 
     code = "try_again"
@@ -46,11 +46,11 @@ class KeyRaceError(ConflictError):
 class DataKeys:
     """Seals and opens personal values. A new key is stored in the transaction that first uses it."""
 
-    def __init__(self, service: str, identity: Identity, database: Database, bus: Bus) -> None:
+    def __init__(self, service: str, identity: Identity, database: Database, broker: Broker) -> None:
         self._service = service
         self._identity = identity
         self._database = database
-        self._bus = bus
+        self._broker = broker
         self._fresh: dict[str, bytes] = {}
 
     async def seal(self, tenant: str, value: str) -> Personal[str]:
@@ -71,17 +71,17 @@ class DataKeys:
         tenant = sealed.key.partition("/")[2]
         key = self._fresh.get(tenant)
         if key is not None:
-            wrapped = self._identity.lock(key, self._service)
+            wrapped = self._identity.encrypt_for(key, self._service)
             added = await connection.execute(_ADD, {"tenant": tenant, "wrapped": wrapped})
             key = key if added.one_or_none() is not None else None
         if key is None:
             row = (await connection.execute(_ONE, {"tenant": tenant})).one_or_none()
-            key = self._identity.unlock(bytes(row.wrapped)) if row is not None else None
+            key = self._identity.decrypt(bytes(row.wrapped)) if row is not None else None
         try:
             unseal(sealed, key or bytes(32))
         except UnsealingError:
             self._fresh.pop(tenant, None)
-            raise KeyRaceError("two requests for one tenant met; send it again") from None
+            raise KeyConflictError("two requests for one tenant met; send it again") from None
 
     def stored(self, sealed: Sequence[Personal[str]]) -> None:
         """The transaction that `store` was part of is committed: what is kept there need not be remembered."""
@@ -96,7 +96,7 @@ class DataKeys:
             raise UnsealingError(f"the key {value.key} is gone: its data was erased")
         return unseal(value, key)
 
-    async def copy_out(self) -> None:
+    async def publish_keys(self) -> None:
         """Put new keys into the key bucket, locked for each entitled reader; before the facts that need them."""
         # All that are there now, for which of them the next facts need is not known here. Those that come meanwhile are
         # for later facts: waiting for them too, no fact would go out while tenants sign up faster than this copies.
@@ -116,32 +116,35 @@ class DataKeys:
             await connection.execute(_COPIED, {"tenants": [row.tenant for row in rows]})
 
     async def _publish(self, tenant: str, wrapped: bytes) -> None:
-        key = self._identity.unlock(wrapped)
+        key = self._identity.decrypt(wrapped)
         boxes = {
-            reader: b64encode(self._identity.lock(key, reader)).decode() for reader in READERS.get(self._service, ())
+            reader: b64encode(self._identity.encrypt_for(key, reader)).decode()
+            for reader in RECIPIENTS.get(self._service, ())
         }
         if boxes:
-            await self._bus.client.jetstream().publish(
+            await self._broker.client.jetstream().publish(
                 f"$KV.keys.{self._service}.{tenant}", json.dumps(boxes).encode(), stream=KEYS
             )
 
     async def _own(self, tenant: str) -> bytes | None:
         async with self._database.reading() as connection:
             row = (await connection.execute(_ONE, {"tenant": tenant})).one_or_none()
-        return self._identity.unlock(bytes(row.wrapped)) if row is not None else None
+        return self._identity.decrypt(bytes(row.wrapped)) if row is not None else None
 
     async def _copy(self, owner: str, tenant: str) -> bytes | None:
-        if self._service not in READERS.get(owner, ()):
+        if self._service not in RECIPIENTS.get(owner, ()):
             raise UnsealingError(f"{self._service} may not open personal data of {owner}")
         try:
-            message = await self._bus.client.jetstream().get_last_msg(KEYS, f"$KV.keys.{owner}.{tenant}", direct=True)
+            message = await self._broker.client.jetstream().get_last_msg(
+                KEYS, f"$KV.keys.{owner}.{tenant}", direct=True
+            )
         except MessageNotFoundError:
             return None
         boxes = json.loads(message.data or b"{}")
-        return self._identity.unlock(b64decode(boxes[self._service])) if self._service in boxes else None
+        return self._identity.decrypt(b64decode(boxes[self._service])) if self._service in boxes else None
 
 
-class RawSeal:
+class ServiceSeal:
     """Seals what belongs to no tenant yet, such as a provider's webhook, under a key derived from the own identity."""
 
     def __init__(self, identity: Identity) -> None:

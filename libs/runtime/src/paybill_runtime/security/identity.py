@@ -19,7 +19,7 @@ _NONCE = bytes(12)
 """A fixed nonce is safe: every box has a fresh key from a fresh ephemeral pair (as in HPKE base mode, RFC 9180)."""
 
 
-class NotForUsError(Exception):
+class WrongRecipientError(Exception):
     """A box that is locked for somebody else, or that was altered."""
 
 
@@ -46,9 +46,9 @@ class Identity:
                 f"the identity {path.name} cannot be read; make it with `python -m paybill_runtime.security.identity`"
             ) from error
 
-    def lock(self, value: bytes, reader: str) -> bytes:
+    def encrypt_for(self, value: bytes, recipient: str) -> bytes:
         """`value` in a box that only `reader` can open."""
-        path = self.directory / f"{reader}.pub"
+        path = self.directory / f"{recipient}.pub"
         try:
             public = path.read_bytes()
         except OSError as error:
@@ -58,9 +58,9 @@ class Identity:
         ephemeral = X25519PrivateKey.generate()
         mine = ephemeral.public_key().public_bytes_raw()
         key = _key(ephemeral.exchange(X25519PublicKey.from_public_bytes(public)), mine, public)
-        return mine + AESGCM(key).encrypt(_NONCE, value, reader.encode())
+        return mine + AESGCM(key).encrypt(_NONCE, value, recipient.encode())
 
-    def unlock(self, box: bytes) -> bytes:
+    def decrypt(self, box: bytes) -> bytes:
         """The value in a box locked for us. Raises NotForUsError."""
         ephemeral = box[:_PUBLIC_BYTES]
         public = self.private.public_key().public_bytes_raw()
@@ -68,7 +68,7 @@ class Identity:
             shared = self.private.exchange(X25519PublicKey.from_public_bytes(ephemeral))
             return AESGCM(_key(shared, ephemeral, public)).decrypt(_NONCE, box[_PUBLIC_BYTES:], self.name.encode())
         except (InvalidTag, ValueError) as error:
-            raise NotForUsError(f"this box does not open for {self.name}") from error
+            raise WrongRecipientError(f"this box does not open for {self.name}") from error
 
 
 def make_identity(directory: Path, name: str) -> None:

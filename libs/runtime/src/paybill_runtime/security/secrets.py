@@ -37,7 +37,7 @@ class SecretForbiddenError(ForbiddenError):
 class Secrets(Protocol):
     """Puts, gets and deletes secrets. Facts carry the reference, `secret://<writer>/<name>?v=<n>`, never the value."""
 
-    async def put(self, name: str, value: str, readers: Sequence[str] = ()) -> str:
+    async def put(self, name: str, value: str, recipients: Sequence[str] = ()) -> str:
         """Store a new version, readable by the writer and `readers`; its reference."""
 
     async def get(self, reference: str) -> str:
@@ -57,9 +57,9 @@ class FileSecrets:
         self._directory = directory
         self._identity = identity
 
-    async def put(self, name: str, value: str, readers: Sequence[str] = ()) -> str:
+    async def put(self, name: str, value: str, recipients: Sequence[str] = ()) -> str:
         """Store a new version, readable by the writer and `readers`; its reference."""
-        return await asyncio.to_thread(self._put, name, value, readers)
+        return await asyncio.to_thread(self._put, name, value, recipients)
 
     async def get(self, reference: str) -> str:
         """The value. Raises SecretNotFoundError or SecretForbiddenError."""
@@ -87,18 +87,18 @@ class FileSecrets:
         box = kept["keys"].get(self._identity.name)
         if box is None:
             raise SecretForbiddenError(f"{reference} was not granted to {self._identity.name}")
-        key = self._identity.unlock(b64decode(box))
+        key = self._identity.decrypt(b64decode(box))
         return AESGCM(key).decrypt(_NONCE, b64decode(kept["sealed"]), reference.encode()).decode()
 
-    def _put(self, name: str, value: str, readers: Sequence[str]) -> str:
+    def _put(self, name: str, value: str, recipients: Sequence[str]) -> str:
         folder = self._folder(self._identity.name, name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         version = self._last(folder) + 1
         while True:
             key = AESGCM.generate_key(256)
             keys = {
-                reader: b64encode(self._identity.lock(key, reader)).decode()
-                for reader in {self._identity.name, *readers}
+                recipient: b64encode(self._identity.encrypt_for(key, recipient)).decode()
+                for recipient in {self._identity.name, *recipients}
             }
             reference = self._reference(name, version)
             sealed = b64encode(AESGCM(key).encrypt(_NONCE, value.encode(), reference.encode())).decode()

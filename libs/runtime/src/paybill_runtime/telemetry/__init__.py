@@ -31,7 +31,7 @@ FLUSH_S = 2.0
 meter = metrics.get_meter("paybill")
 
 
-def valid(traceparent: str | None) -> bool:
+def is_valid_traceparent(traceparent: str | None) -> bool:
     """Whether this is a usable W3C traceparent (https://www.w3.org/TR/trace-context/)."""
     return _TRACEPARENT.fullmatch(traceparent or "") is not None
 
@@ -44,11 +44,11 @@ def trace_id(traceparent: str) -> str:
 def child(parent: str | None) -> str:
     """A traceparent for work that `parent` led to; a new trace when there is none."""
     digits = os.urandom(24).hex()
-    trace_ = trace_id(parent) if parent and valid(parent) else digits[16:]
+    trace_ = trace_id(parent) if parent and is_valid_traceparent(parent) else digits[16:]
     return f"00-{trace_}-{digits[:16]}-01"
 
 
-class _Lines:
+class _LogContext:
     """While the block runs, log lines say which trace led to them, and which tenant they are about; yields `here`."""
 
     __slots__ = ("_here", "_tenant", "_tokens")
@@ -68,14 +68,14 @@ class _Lines:
         tenant_var.reset(tenant)
 
 
-def about(tenant: str, traceparent: str) -> AbstractContextManager[str]:
+def log_context(tenant: str, traceparent: str) -> AbstractContextManager[str]:
     """Log lines of this block say that they are about this tenant, and which trace led to them."""
-    return _Lines(traceparent, tenant)
+    return _LogContext(traceparent, tenant)
 
 
 def span(name: str, parent: str | None, kind: SpanKind = SpanKind.INTERNAL) -> AbstractContextManager[str]:
     """A span below `parent`; yields its traceparent. Without an OTLP endpoint only ids are made, which costs little."""
-    return _exported(name, parent, kind) if _exports else _Lines(child(parent))
+    return _exported(name, parent, kind) if _exports else _LogContext(child(parent))
 
 
 @contextmanager
@@ -85,17 +85,17 @@ def _exported(name: str, parent: str | None, kind: SpanKind) -> Iterator[str]:
     with trace.get_tracer("paybill").start_as_current_span(name, context=context, kind=kind, attributes=attributes):
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
-        with _Lines(carrier.get("traceparent") or child(parent)) as here:
+        with _LogContext(carrier.get("traceparent") or child(parent)) as here:
             yield here
 
 
-def of_request(method: str, path: str, given: str | None) -> AbstractContextManager[str]:
+def request_span(method: str, path: str, given: str | None) -> AbstractContextManager[str]:
     """The span of an HTTP request, which FastAPI may have made, for an OTLP endpoint; yields its traceparent."""
     carrier: dict[str, str] = {}
     if _exports:
         _propagator.inject(carrier)
     made = carrier.get("traceparent")
-    return _Lines(made) if made else span(f"{method} {path}", given, SpanKind.SERVER)
+    return _LogContext(made) if made else span(f"{method} {path}", given, SpanKind.SERVER)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode

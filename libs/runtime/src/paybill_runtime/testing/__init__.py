@@ -26,7 +26,7 @@ from paybill_runtime.clock import new_id
 from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
 from paybill_runtime.http.auth import Role, make_key
-from paybill_runtime.messaging.ordered_consumer import Feed, stream_sequence
+from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.telemetry import child
@@ -121,7 +121,7 @@ async def start(
         make_identity(identities, name)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
-    keys.write_text(json.dumps({"keys": [key.kept]}))
+    keys.write_text(json.dumps({"keys": [key.stored]}))
     async with AsyncExitStack() as stack:
 
         async def started(service: Service, url: str | None = None, **more: Any) -> Served:
@@ -161,12 +161,12 @@ class Log:
     async def facts(self, *types: str, at_least: int = 1, timeout_s: float = 10) -> list[Fact]:
         """Facts of these types (all when none is named), waiting until there are `at_least` so many."""
         client = await connect(self._server.url, "operator", self._server.password("operator"))
-        feed = Feed(client, EVENTS, ["paybill.events.>"], 1)
+        feed = OrderedConsumer(client, EVENTS, ["paybill.events.>"], 1)
         found: list[Fact] = []
         try:
             async with asyncio.timeout(timeout_s):
                 while len(found) < at_least or await feed.pending():
-                    for message in await feed.next(0.2):
+                    for message in await feed.fetch(0.2):
                         fact = read_fact(message.subject, message.headers, message.data, stream_sequence(message))
                         if not types or fact.event.TYPE in types:
                             found.append(fact)

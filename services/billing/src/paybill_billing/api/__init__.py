@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 
 from paybill_billing.catalogue import api as catalogue
 from paybill_billing.entitlements import api as entitlements
@@ -17,7 +17,7 @@ from paybill_billing.webhooks.api import messages, receive
 
 
 def router(
-    edge: Edge, connected: Mapping[str, Connected], kept: Callable[[str], None], asked: Callable[[], None]
+    context: ServiceContext, connected: Mapping[str, Connected], kept: Callable[[str], None], asked: Callable[[], None]
 ) -> APIRouter:
     """The routes, on this edge.
 
@@ -27,20 +27,20 @@ def router(
     listed = frozenset(name for name, one in connected.items() if isinstance(one.provider, Lists))
     inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
     routes = APIRouter()
-    routes.include_router(queries.router(edge))
-    routes.include_router(manual.router(edge))
-    routes.include_router(providers.router(edge, connected))
-    routes.include_router(portal.router(edge, connected))
-    routes.include_router(catalogue.router(edge))
-    routes.include_router(entitlements.router(edge))
-    routes.include_router(changes.router(edge))
-    routes.include_router(plan_migrations.router(edge))
-    routes.include_router(licences.router(edge))
-    routes.include_router(keys.router(edge))
-    routes.include_router(well_known.router(edge))
-    routes.include_router(usage.router(edge))
-    routes.include_router(windows.router(edge))
-    routes.include_router(messages.router(edge))
-    routes.include_router(reconciliation.router(edge, listed, asked))
-    routes.include_router(receive.router(edge, inbound, kept))
+    routes.include_router(queries.router(context))
+    routes.include_router(manual.router(context))
+    routes.include_router(providers.router(context, connected))
+    routes.include_router(portal.router(context, connected))
+    routes.include_router(catalogue.router(context))
+    routes.include_router(entitlements.router(context))
+    routes.include_router(changes.router(context))
+    routes.include_router(plan_migrations.router(context))
+    routes.include_router(licences.router(context))
+    routes.include_router(keys.router(context))
+    routes.include_router(well_known.router(context))
+    routes.include_router(usage.router(context))
+    routes.include_router(windows.router(context))
+    routes.include_router(messages.router(context))
+    routes.include_router(reconciliation.router(context, listed, asked))
+    routes.include_router(receive.router(context, inbound, kept))
     return routes

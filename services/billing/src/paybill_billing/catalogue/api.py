@@ -8,8 +8,8 @@ from paybill_contracts.catalogue import BuildableTier, Meter, PlanVersion
 from paybill_contracts.event import digest
 from paybill_contracts.values import Digest
 from paybill_definitions.plans_file import Plans, read_plans
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -90,7 +90,7 @@ class PublicationView(BaseModel):
         )
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of the catalogue."""
     routes = APIRouter(prefix="/v1", tags=["catalogue"])
     parse_lock = asyncio.Lock()
@@ -99,8 +99,8 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("/catalogue")
     async def show_catalogue(_: Reader) -> CatalogueView:
         """Returns the plans on sale, the retired plans, and the meters."""
-        known = catalogue.existing(await found(edge, CATALOGUES, catalogue.CATALOGUE))
-        return CatalogueView.of(known, await found(edge, TIERS, tiers.TIERS))
+        known = catalogue.existing(await found(context, CATALOGUES, catalogue.CATALOGUE))
+        return CatalogueView.of(known, await found(context, TIERS, tiers.TIERS))
 
     @routes.post("/catalogue", openapi_extra=_YAML)
     async def publish(
@@ -115,7 +115,7 @@ def router(edge: Edge) -> APIRouter:
         async with parse_lock:
             plans = await _read(body, file)
 
-        def decide(unit: Unit, _: Moment) -> PublicationView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> PublicationView:
             known, buildable_tiers = unit.get(CATALOGUES, catalogue.CATALOGUE), unit.get(TIERS, tiers.TIERS)
             buildable = buildable_tiers.buildable if buildable_tiers is not None else None
             view = PublicationView.of(
@@ -130,7 +130,7 @@ def router(edge: Edge) -> APIRouter:
             return view
 
         try:
-            return await edge.decide(
+            return await context.decide(
                 who.origin,
                 decide,
                 writes=[] if dry_run else [plans_key],
@@ -138,7 +138,7 @@ def router(edge: Edge) -> APIRouter:
                 verb="" if dry_run else "publish_catalogue",
                 target=file,
                 idempotency=None if dry_run else who.idempotency,
-                answer=PublicationView,
+                response_type=PublicationView,
             )
         except CatalogueRefusedError as error:
             raise Problem(409, error.code, "\n".join(plans.report(error.objections))) from None

@@ -12,8 +12,8 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Timestamp
 from paybill_contracts.values import Text as Line
 from paybill_definitions.plans_file import FeatureInput, to_feature
-from paybill_runtime.decisions.context import Caller, Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
@@ -25,7 +25,7 @@ from paybill_billing.reading import Reader, Writer, account_of, found
 from paybill_billing.usage.domain import usage
 from paybill_billing.usage.tables import METERS
 
-Decision = Callable[[Entitlements | None, Unit, Moment], list[EntitlementsEvent]]
+Decision = Callable[[Entitlements | None, UnitOfWork, DecisionContext], list[EntitlementsEvent]]
 
 
 class Body(BaseModel):
@@ -163,25 +163,25 @@ class EntitlementsView(BaseModel):
         )
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
     routes = APIRouter(prefix="/v1/tenants/{tenant_id}/entitlements", tags=["entitlements"])
 
     async def load(tenant_id: str) -> Entitlements | None:
         """Returns the tenant's entitlements. Raises UnknownTenantError."""
-        current = await found(edge, ENTITLEMENTS, tenant_id)
+        current = await found(context, ENTITLEMENTS, tenant_id)
         if current is None:
-            await account_of(edge, tenant_id)
+            await account_of(context, tenant_id)
         return current
 
     async def act(caller: Caller, tenant_id: str, verb: str, decision: Decision) -> EntitlementsView:
         await load(tenant_id)
 
-        def decide(unit: Unit, at: Moment) -> EntitlementsView:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> EntitlementsView:
             unit.record(ENTITLEMENTS, tenant_id, decision(unit.get(ENTITLEMENTS, tenant_id), unit, at))
             return EntitlementsView.of(entitlements.existing(unit.get(ENTITLEMENTS, tenant_id)))
 
-        return await edge.decide(
+        return await context.decide(
             caller.origin,
             decide,
             writes=[ENTITLEMENTS.key(tenant_id)],
@@ -189,7 +189,7 @@ def router(edge: Edge) -> APIRouter:
             verb=verb,
             target=tenant_id,
             idempotency=caller.idempotency,
-            answer=EntitlementsView,
+            response_type=EntitlementsView,
         )
 
     @routes.get("")
@@ -206,7 +206,7 @@ def router(edge: Edge) -> APIRouter:
             [f for f in current.features if isinstance(f, MeteredFeature) and f.key == body.feature] if current else []
         )
         for feature in metered:
-            used = usage.used_now(await found(edge, METERS, usage.meter_id(tenant_id, feature.meter)), edge.now())
+            used = usage.used_now(await found(context, METERS, usage.meter_id(tenant_id, feature.meter)), context.now())
         result = check(current, body.feature, used=used, requested=body.want)
         return CheckView(
             allowed=result.allowed,
@@ -226,7 +226,7 @@ def router(edge: Edge) -> APIRouter:
         """
         override_id = f"ovr_{uuid4().hex}"
 
-        def decision(current: Entitlements | None, unit: Unit, at: Moment) -> list[EntitlementsEvent]:
+        def decision(current: Entitlements | None, unit: UnitOfWork, at: DecisionContext) -> list[EntitlementsEvent]:
             declared = unit.get(CATALOGUES, catalogue.CATALOGUE)
             return entitlements.override(
                 current,
@@ -249,7 +249,7 @@ def router(edge: Edge) -> APIRouter:
         """
         grant_id = f"grt_{uuid4().hex}"
 
-        def decision(current: Entitlements | None, _: Unit, at: Moment) -> list[EntitlementsEvent]:
+        def decision(current: Entitlements | None, _: UnitOfWork, at: DecisionContext) -> list[EntitlementsEvent]:
             return entitlements.grant(
                 current,
                 grant_id=grant_id,
@@ -267,7 +267,7 @@ def router(edge: Edge) -> APIRouter:
     async def withdraw(tenant_id: TenantId, body: WithdrawBody, caller: Writer) -> EntitlementsView:
         """Ends an override or a grant now. Refused with `no_such_override_or_grant` when it has ended."""
 
-        def decision(current: Entitlements | None, _: Unit, at: Moment) -> list[EntitlementsEvent]:
+        def decision(current: Entitlements | None, _: UnitOfWork, at: DecisionContext) -> list[EntitlementsEvent]:
             return entitlements.withdraw(current, body.id, body.reason, at.now)
 
         return await act(caller, tenant_id, "withdraw_entitlement", decision)

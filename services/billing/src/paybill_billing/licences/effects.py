@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paybill_contracts.errors import DomainError
 from paybill_licence.licence import base64url, key_id
-from paybill_runtime.security.identity import NotForUsError
+from paybill_runtime.security.identity import WrongRecipientError
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_billing.providers.port import Providers
@@ -57,7 +57,7 @@ class SigningKeys:
         """The signature, as base64url. Raises LostKeyError."""
         try:
             private = _private(await self._secrets.get(reference))
-        except (DomainError, NotForUsError, InvalidTag, ValueError, LookupError, OSError) as error:
+        except (DomainError, WrongRecipientError, InvalidTag, ValueError, LookupError, OSError) as error:
             raise LostKeyError(kid, getattr(error, "code", type(error).__name__)) from error
         if key_id(private.public_key().public_bytes_raw()) != kid:
             raise LostKeyError(kid, "it is another key")

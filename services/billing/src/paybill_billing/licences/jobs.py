@@ -12,9 +12,9 @@ from paybill_contracts.licences import (
 )
 from paybill_licence.licence import Licence as Claims
 from paybill_licence.licence import assemble, signing_input
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.errors import line_of
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.errors import single_line
 from paybill_runtime.jobs.effects import Job, Outcome, Refused
 
 from paybill_billing.licences.domain import licence_keys, licences, revocations
@@ -22,7 +22,7 @@ from paybill_billing.licences.domain.licence_keys import KEYRING, SigningKey
 from paybill_billing.licences.domain.revocations import REVOCATIONS
 from paybill_billing.licences.effects import ExternalSystems, GeneratedKey, LostKeyError
 from paybill_billing.licences.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
-from paybill_billing.subscriptions.jobs.accounts import WORK
+from paybill_billing.subscriptions.jobs.accounts import JOBS
 
 ATTEMPTS = 5
 """A quarter of a minute: what else is to be done for the tenant waits meanwhile. A timer has it tried again later."""
@@ -36,28 +36,28 @@ class NoKeyError(Exception):
     """The first key is not made yet."""
 
 
-async def request_first_key(edge: Edge) -> None:
+async def request_first_key(context: ServiceContext) -> None:
     """There is a key before the first licence, so that it can be put where licences are verified."""
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         known = unit.get(KEYRINGS, KEYRING)
-        unit.record(KEYRINGS, KEYRING, licence_keys.request_first(known, edge.settings.licence_valid_s))
+        unit.record(KEYRINGS, KEYRING, licence_keys.request_first(known, context.settings.licence_valid_s))
 
-    await edge.decide(_START, decide, writes=[_KEYRING])
+    await context.decide(_START, decide, writes=[_KEYRING])
 
 
 def _failed(job: Job[LicenceSigningRequested], reason: str) -> Outcome:
     id_, revision = job.event.licence_id, job.event.revision
 
-    def decide(unit: Unit, at: Moment) -> None:
+    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
         known = unit.get(LICENCES, id_)
         if known is not None:
-            unit.record(LICENCES, id_, licences.signing_failed(known, revision, line_of(reason), at.now))
+            unit.record(LICENCES, id_, licences.signing_failed(known, revision, single_line(reason), at.now))
 
     return Outcome(decide, writes=[LICENCES.key(id_)])
 
 
-@WORK.effect(LicenceSigningRequested, attempts=ATTEMPTS, failed=_failed)
+@JOBS.effect(LicenceSigningRequested, attempts=ATTEMPTS, failed=_failed)
 async def sign_licence(job: Job[LicenceSigningRequested], outside: ExternalSystems) -> AsyncIterator[Outcome]:
     """Sign a licence with the key of the day. A revision that a later one took the place of is left to the later."""
     id_ = job.event.licence_id
@@ -70,7 +70,7 @@ async def sign_licence(job: Job[LicenceSigningRequested], outside: ExternalSyste
     yield Outcome(partial(_signed, claims, token), writes=[LICENCES.key(id_)], reads=[_KEYRING], last=True)
 
 
-@WORK.effect(LicenceKeyRequested, attempts=ATTEMPTS)
+@JOBS.effect(LicenceKeyRequested, attempts=ATTEMPTS)
 async def make_key(job: Job[LicenceKeyRequested], outside: ExternalSystems) -> AsyncIterator[Outcome]:
     """Make a key and publish it; the list of revocations is signed anew with it."""
     keyring = await job.state(KEYRINGS, KEYRING)
@@ -80,7 +80,7 @@ async def make_key(job: Job[LicenceKeyRequested], outside: ExternalSystems) -> A
     yield Outcome(partial(_published, made), writes=[_KEYRING, _LIST], last=True)
 
 
-@WORK.effect(LicenceKeyPublished, attempts=ATTEMPTS)
+@JOBS.effect(LicenceKeyPublished, attempts=ATTEMPTS)
 async def destroy_replaced(job: Job[LicenceKeyPublished], outside: ExternalSystems) -> AsyncIterator[Outcome]:
     """A key that signs no more needs no private half: nobody can steal what is gone."""
     keyring = await job.state(KEYRINGS, KEYRING)
@@ -90,7 +90,7 @@ async def destroy_replaced(job: Job[LicenceKeyPublished], outside: ExternalSyste
     yield Outcome(lambda _unit, _at: None, last=True)
 
 
-@WORK.effect(LicenceRevocationsChanged, attempts=ATTEMPTS)
+@JOBS.effect(LicenceRevocationsChanged, attempts=ATTEMPTS)
 async def sign_revocations(job: Job[LicenceRevocationsChanged], outside: ExternalSystems) -> AsyncIterator[Outcome]:
     """Sign the newest list; an older one is not needed any more."""
     known = await job.state(REVOCATION_LISTS, REVOCATIONS)
@@ -99,7 +99,7 @@ async def sign_revocations(job: Job[LicenceRevocationsChanged], outside: Externa
     key = await _key(job)
     signature = await _signature(outside, key, signing_input(revocations.claims_of(known, key.kid)))
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         newest = unit.get(REVOCATION_LISTS, REVOCATIONS)
         if newest is not None:
             events = revocations.signed(newest, job.event.number, key.kid, signature)
@@ -123,7 +123,7 @@ async def _signature(outside: ExternalSystems, key: SigningKey, message: bytes) 
         raise Refused(str(error)) from error
 
 
-def _signed(claims: Claims, token: str, unit: Unit, _: Moment) -> None:
+def _signed(claims: Claims, token: str, unit: UnitOfWork, _: DecisionContext) -> None:
     key = licence_keys.active(unit.get(KEYRINGS, KEYRING))
     if key is None or key.kid != claims.kid:
         raise NoKeyError(f"{claims.kid} does not sign any more; the next attempt takes the key that does")
@@ -132,7 +132,7 @@ def _signed(claims: Claims, token: str, unit: Unit, _: Moment) -> None:
         unit.record(LICENCES, claims.licence_id, licences.signed(known, claims, token))
 
 
-def _published(made: GeneratedKey, unit: Unit, at: Moment) -> None:
+def _published(made: GeneratedKey, unit: UnitOfWork, at: DecisionContext) -> None:
     keyring = unit.get(KEYRINGS, KEYRING)
     if keyring is None:
         return

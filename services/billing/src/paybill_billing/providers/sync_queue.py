@@ -28,7 +28,7 @@ NO_ACCOUNT = "no account has this customer"
 def enqueue_sync(provider: str, target: str, now: datetime, statement: Statement) -> None:
     """Have a subscription looked at, as soon as what the rest of the statement writes is there."""
     row = ", ".join(statement.value(value) for value in (provider, target, now))
-    statement.do(
+    statement.add(
         f"INSERT INTO webhook_targets AS t (provider, target, due, seq, tries) VALUES ({row}, 1, 0) "  # noqa: S608
         "ON CONFLICT (provider, target) DO UPDATE SET seq = t.seq + 1, tries = 0, due = excluded.due, reason = NULL"
     )

@@ -8,8 +8,8 @@ from uuid import uuid4
 from fastapi import APIRouter, Path, Query, status
 from paybill_contracts.reconciliation import DriftFound, RunId
 from paybill_contracts.values import Key, TenantId
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 from sqlmodel import col, select
@@ -61,7 +61,7 @@ class DriftPage(BaseModel):
     next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> APIRouter:
+def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], None]) -> APIRouter:
     """The routes, on this edge. listed: the providers that can list what they hold; asked: called when a run starts."""
     routes = APIRouter(prefix="/v1", tags=["reconciliation"])
 
@@ -77,7 +77,7 @@ def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> API
             raise Problem(404, "unknown_provider", f"{provider} lists nothing to compare; those that do: {names}")
         run_id = f"rec_{uuid4().hex}"
         run = await begin(
-            edge,
+            context,
             who.origin,
             run_id,
             provider,
@@ -95,12 +95,12 @@ def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> API
     async def show_all(_: Reader, limit: Limit = 50) -> list[RunView]:
         """Reconciliations, the newest first."""
         wanted = select(document(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
-        return [RunView.of(RUNS.load(row.state)) for row in await edge.rows(wanted.limit(limit))]
+        return [RunView.of(RUNS.load(row.state)) for row in await context.rows(wanted.limit(limit))]
 
     @routes.get("/reconciliations/{run_id}")
     async def show(run_id: RunId, _: Reader) -> RunView:
         """One reconciliation, and how far it is."""
-        run = await found(edge, RUNS, run_id)
+        run = await found(context, RUNS, run_id)
         if run is None:
             raise UnknownRunError(f"there is no reconciliation {run_id}")
         return RunView.of(run)
@@ -109,21 +109,21 @@ def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> API
     async def stop(run_id: RunId, who: Writer) -> RunView:
         """End a reconciliation where it is; what it has found and repaired stays."""
 
-        def decide(unit: Unit, _: Moment) -> RunView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> RunView:
             run = unit.get(RUNS, run_id)
             if run is None:
                 raise UnknownRunError(f"there is no reconciliation {run_id}")
             unit.record(RUNS, run_id, reconciliation.stop(run))
             return RunView.of(unit.get(RUNS, run_id) or run)
 
-        return await edge.decide(
+        return await context.decide(
             who.origin,
             decide,
             writes=[RUNS.key(run_id)],
             verb="stop_reconciliation",
             target=run_id,
             idempotency=who.idempotency,
-            answer=RunView,
+            response_type=RunView,
         )
 
     @routes.get("/drifts")
@@ -135,7 +135,7 @@ def router(edge: Edge, listed: frozenset[str], asked: Callable[[], None]) -> API
         limit: Limit = 50,
     ) -> DriftPage:
         """Where a provider and we differed, in the order of their ids, a page at a time."""
-        drifts, next_ = await page(edge, DRIFTS, after, limit, run=run, tenant_id=tenant)
+        drifts, next_ = await page(context, DRIFTS, after, limit, run=run, tenant_id=tenant)
         return DriftPage(drifts=[drift.found for drift in drifts], next=next_)
 
     return routes

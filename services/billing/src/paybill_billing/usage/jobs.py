@@ -13,16 +13,16 @@ from nats.js.errors import Error as JetStreamError
 from paybill_contracts.envelope import Origin
 from paybill_contracts.metering import UsageCountRequested, UsageReportRequested, UsageWindowClosed
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, line_of, reason
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, reason, single_line
 from paybill_runtime.jobs.effects import Job, Outcome, Refused
 from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.settings import read_secret
 from sqlalchemy import text
 
 from paybill_billing.providers.port import MeterReading, Meters, Providers
-from paybill_billing.subscriptions.jobs.accounts import WORK, answers
+from paybill_billing.subscriptions.jobs.accounts import JOBS, answers
 from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_billing.usage.domain import closed_windows, usage
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, existing
@@ -48,8 +48,8 @@ class WindowCloser:
     A timer would refuse usage that waited in INTAKE while this service was down.
     """
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
         self._client: Client | None = None
 
     async def run(self) -> None:
@@ -57,7 +57,7 @@ class WindowCloser:
         try:
             while True:
                 try:
-                    await self.tick(self._edge.now())
+                    await self.tick(self._context.now())
                 except (DatabaseUnavailableError, OverloadedError, *_BROKER_ERRORS) as error:
                     log.warning("closing usage windows failed, it is retried: %s", reason(error))
                     await self.disconnect()
@@ -68,12 +68,12 @@ class WindowCloser:
 
     async def tick(self, at: datetime) -> int:
         """Closes the windows that are due at `at`. Returns the number of meters."""
-        due = (await self._edge.rows(_NEXT_DUE))[0][0]
+        due = (await self._context.rows(_NEXT_DUE))[0][0]
         if due is None or due > _as_stored(at):
             return 0
         await self._wait_for_intake()
         closed = 0
-        while rows := await self._edge.rows(_DUE, {"at": _as_stored(at), "batch": BATCH}):
+        while rows := await self._context.rows(_DUE, {"at": _as_stored(at), "batch": BATCH}):
             meters = [METERS.load(row.state) for row in rows]
             results = await asyncio.gather(*(self._close(meter, at) for meter in meters), return_exceptions=True)
             errors = [error for error in results if isinstance(error, BaseException)]
@@ -85,7 +85,7 @@ class WindowCloser:
     async def _wait_for_intake(self) -> None:
         """Returns when everything that INTAKE holds now has been processed."""
         if self._client is None or not self._client.is_connected:
-            settings = self._edge.settings
+            settings = self._context.settings
             password = read_secret(settings.nats_password_file)
             self._client = await connect(settings.nats_url, settings.nats_user, password, wait_s=CONNECT_WAIT_S)
         state = (await self._client.jetstream().stream_info(INTAKE)).state
@@ -93,14 +93,14 @@ class WindowCloser:
             return
         position = 0
         while position < state.last_seq:
-            position = (await self._edge.rows(_POSITION, {"stream": INTAKE}))[0][0]
+            position = (await self._context.rows(_POSITION, {"stream": INTAKE}))[0][0]
             await asyncio.sleep(POLL_S / 10)
 
     async def _close(self, meter: Meter, at: datetime) -> None:
         ids = [window_id(meter.id, window.start) for window in meter.windows if window.closes_at <= at]
         cause = f"timer:{METERS.kind}/{meter.id}"
 
-        def decide(unit: Unit, _: Moment) -> None:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
             current = unit.get(METERS, meter.id)
             if current is None:
                 return
@@ -112,7 +112,7 @@ class WindowCloser:
                 id_ = window_id(current.id, window.start)
                 unit.record(CLOSED_WINDOWS, id_, closed_windows.close(current, window, account))
 
-        await self._edge.decide(
+        await self._context.decide(
             Origin(cause, cause, "service:billing", ""),
             decide,
             writes=[METERS.key(meter.id), *map(CLOSED_WINDOWS.key, ids)],
@@ -126,9 +126,9 @@ class WindowCloser:
                 await client.close()
 
 
-async def close_windows(edge: Edge, _: Leases) -> None:
+async def close_windows(context: ServiceContext, _: Leases) -> None:
     """Runs the background loop that closes windows."""
-    await WindowCloser(edge).run()
+    await WindowCloser(context).run()
 
 
 def _as_stored(at: datetime) -> str:
@@ -137,9 +137,9 @@ def _as_stored(at: datetime) -> str:
 
 
 def _failed(job: Job[Any], why: str) -> Outcome:
-    id_, line = job.event.window_id, line_of(why)
+    id_, line = job.event.window_id, single_line(why)
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         unit.record(
             CLOSED_WINDOWS, id_, closed_windows.report_failed(existing(unit.get(CLOSED_WINDOWS, id_), id_), line)
         )
@@ -169,22 +169,22 @@ async def report_usage(job: Job[Any], providers: Providers) -> AsyncIterator[Out
             reading = MeterReading(customer, window.provider_meter, window.value, window.at)
             await meters.report(reading, window.report_key)
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         current = existing(unit.get(CLOSED_WINDOWS, id_), id_)
         unit.record(CLOSED_WINDOWS, id_, closed_windows.reported(current, customer))
 
     yield Outcome(decide, writes=[CLOSED_WINDOWS.key(id_)], last=True)
 
 
-WORK.effect(UsageWindowClosed, attempts=8, failed=_failed)(report_usage)
-WORK.effect(UsageReportRequested, attempts=8, failed=_failed)(report_usage)
+JOBS.effect(UsageWindowClosed, attempts=8, failed=_failed)(report_usage)
+JOBS.effect(UsageReportRequested, attempts=8, failed=_failed)(report_usage)
 
 
 def _count_failed(job: Job[UsageCountRequested], why: str) -> Outcome:
-    return _count_outcome(job.event.window_id, None, line_of(why))
+    return _count_outcome(job.event.window_id, None, single_line(why))
 
 
-@WORK.effect(UsageCountRequested, attempts=3, failed=_count_failed)
+@JOBS.effect(UsageCountRequested, attempts=3, failed=_count_failed)
 async def count_at_provider(job: Job[UsageCountRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """Fetches the provider's count of a window."""
     window = await _window(job)
@@ -197,7 +197,7 @@ async def count_at_provider(job: Job[UsageCountRequested], providers: Providers)
 
 
 def _count_outcome(id_: str, quantity: int | None, why: str | None, *, last: bool = False) -> Outcome:
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         current = existing(unit.get(CLOSED_WINDOWS, id_), id_)
         unit.record(CLOSED_WINDOWS, id_, closed_windows.record_count(current, quantity, why))
 

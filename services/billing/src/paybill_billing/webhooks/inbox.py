@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from paybill_runtime.database.pool import Database
-from paybill_runtime.errors import OverloadedError, is_collision
+from paybill_runtime.errors import OverloadedError, is_transaction_conflict
 
 from paybill_billing.providers.port import Delivery
 from paybill_billing.providers.sync_queue import NO_ACCOUNT
@@ -105,7 +105,7 @@ class Inbox:
                 async with self._database.direct() as connection:
                     await connection.fetch(_KEEP, *columns)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is every waiting sender's answer
-                if not is_collision(error):
+                if not is_transaction_conflict(error):
                     return error
             else:
                 return None

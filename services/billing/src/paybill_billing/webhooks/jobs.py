@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from paybill_contracts.errors import DomainError
-from paybill_runtime.clock import woken
+from paybill_runtime.clock import wait_for_event
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
 from pydantic import ValidationError
 from sqlalchemy import Row, text
@@ -77,7 +77,7 @@ class Ingest:
 
     def __init__(
         self,
-        edge: Edge,
+        context: ServiceContext,
         leases: Leases,
         provider_name: str,
         provider: Provider,
@@ -88,10 +88,10 @@ class Ingest:
 
         arrived: set by whoever keeps a message in this process; what others keep is found within POLL_S.
         """
-        self._edge = edge
+        self._context = context
         self._leases = leases
         self._name = provider_name
-        self._following = Following(edge, provider_name, provider, inbound)
+        self._following = Following(context, provider_name, provider, inbound)
         self._arrived = arrived
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._resting: dict[str, float] = {}
@@ -104,7 +104,7 @@ class Ingest:
             while True:
                 self._arrived.clear()
                 try:
-                    if not (self._leases.certain and self._leases.some([LEASE])):
+                    if not (self._leases.certain and self._leases.held_of([LEASE])):
                         self._stop_looking()
                     else:
                         if clock() >= welcome_at:
@@ -115,11 +115,11 @@ class Ingest:
                             overdue_at = clock() + OVERDUE_S
                         await self._start_due()
                         if clock() >= clean_at:
-                            await forget_bodies(self._edge)
+                            await forget_bodies(self._context)
                             clean_at = clock() + CLEANING_S
                 except DatabaseUnavailableError as error:
                     log.warning("webhooks wait: %s", error)
-                await woken(self._arrived, POLL_S)
+                await wait_for_event(self._arrived, POLL_S)
         finally:
             self._stop_looking()
 
@@ -130,21 +130,21 @@ class Ingest:
 
     async def _welcome(self) -> None:
         """What waited for an account that is open now is due."""
-        values = {"provider": self._name, "now": self._edge.now(), "reason": NO_ACCOUNT}
-        async with self._edge.database.transaction() as connection:
+        values = {"provider": self._name, "now": self._context.now(), "reason": NO_ACCOUNT}
+        async with self._context.database.transaction() as connection:
             await connection.execute(_WELCOME, values)
 
     async def _look_at_overdue(self) -> None:
         """What should have changed by now and was not heard of is due; until we have looked, it stays as it is."""
         time = asyncio.get_running_loop().time()
         self._resting = {id_: until for id_, until in self._resting.items() if until > time}
-        now = self._edge.now()
+        now = self._context.now()
         values = {"now": now.replace(tzinfo=None).isoformat(), "provider": self._name, "room": OVERDUE_AT_ONCE}
-        rows = await self._edge.rows(_OVERDUE, {**values, "resting": list(self._resting)})
+        rows = await self._context.rows(_OVERDUE, {**values, "resting": list(self._resting)})
         if not rows:
             return
         self._resting.update({row.id: time + REST_S for row in rows})
-        async with self._edge.database.transaction() as connection:
+        async with self._context.database.transaction() as connection:
             await connection.execute(
                 _LOOK, {"provider": self._name, "now": now, "targets": [row.theirs for row in rows]}
             )
@@ -153,8 +153,8 @@ class Ingest:
         room = AT_ONCE - len(self._busy)
         if room <= 0:
             return
-        values = {"provider": self._name, "now": self._edge.now(), "busy": list(self._busy), "room": room}
-        for row in await self._edge.rows(_DUE, values):
+        values = {"provider": self._name, "now": self._context.now(), "busy": list(self._busy), "room": room}
+        for row in await self._context.rows(_DUE, values):
             task = asyncio.create_task(self._one(row))
             self._busy[row.target] = task
             task.add_done_callback(partial(self._finished, row.target))
@@ -167,7 +167,7 @@ class Ingest:
     async def _one(self, target: Row[Any]) -> None:
         """Look at one subscription; whatever goes wrong is written beside it, and concerns nobody else."""
         try:
-            held = self._leases.some([LEASE])
+            held = self._leases.held_of([LEASE])
             if held:
                 await self._following.follow(target, held)
         except OvertakenError as error:
@@ -193,21 +193,21 @@ class Ingest:
             "target": target.target,
             "seq": target.seq,
             "tries": target.tries + 1,
-            "due": self._edge.now() + timedelta(seconds=after_s),
+            "due": self._context.now() + timedelta(seconds=after_s),
             "reason": reason,
             "customer": customer,
         }
         try:
-            async with self._edge.database.transaction() as connection:
+            async with self._context.database.transaction() as connection:
                 await connection.execute(_LATER, values)
         except DatabaseUnavailableError as error:
             log.warning("webhooks of %s wait: %s", target.target, error)
 
 
-async def forget_bodies(edge: Edge) -> None:
+async def forget_bodies(context: ServiceContext) -> None:
     """Bodies are personal and go after 30 days; that a message came stays known."""
-    async with edge.database.transaction() as connection:
-        gone = await connection.execute(_FORGET, {"before": edge.now() - KEPT})
+    async with context.database.transaction() as connection:
+        gone = await connection.execute(_FORGET, {"before": context.now() - KEPT})
     if gone.rowcount:
         log.info("the bodies of %d webhooks are gone", gone.rowcount)
 

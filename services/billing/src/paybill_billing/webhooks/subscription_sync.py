@@ -10,9 +10,9 @@ from weakref import WeakValueDictionary
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import RetryLaterError
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.store import Statement
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.telemetry import span
 from sqlalchemy import Row, text
 
@@ -55,8 +55,8 @@ class OvertakenError(RetryLaterError):
 class Following:
     """Looks at the objects of one provider. inbound: None when it sends no messages."""
 
-    def __init__(self, edge: Edge, name: str, provider: Provider, inbound: Inbound | None) -> None:
-        self._edge = edge
+    def __init__(self, context: ServiceContext, name: str, provider: Provider, inbound: Inbound | None) -> None:
+        self._context = context
         self._name = name
         self._provider = provider
         self._inbound = inbound
@@ -82,7 +82,9 @@ class Following:
         seen = await self._provider.look(target.target)
         if seen is None:
             log.warning("%s does not know %s any more", self._name, target.target)
-            await self._edge.decide(origin, _nothing, besides=partial(_finish, self._done(target)), held=held)
+            await self._context.decide(
+                origin, _nothing, extra_statements=partial(_finish, self._done(target)), leases=held
+            )
             return
         tenant_id = await self._tenant(target, seen.customer)
         failures = await self._failures(target)
@@ -103,7 +105,7 @@ class Following:
     ) -> None:
         id_ = subscriptions.subscription_id(self._name, seen.id)
 
-        def decide(unit: Unit, at: Moment) -> None:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             account, sold = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
             if account is None or sold is None:
                 raise UnknownCustomerError(seen.customer)
@@ -136,7 +138,7 @@ class Following:
                 settled = entitlements.apply_subscription(before, event.subscription, pinned.plan, at.now, instead)
                 unit.record(ENTITLEMENTS, tenant_id, settled)
 
-        await self._edge.decide(
+        await self._context.decide(
             origin,
             decide,
             writes=[
@@ -145,8 +147,8 @@ class Following:
                 *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
             ],
             reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE), *map(SUBSCRIPTIONS.key, others)],
-            besides=partial(_finish, self._done(target)),
-            held=held,
+            extra_statements=partial(_finish, self._done(target)),
+            leases=held,
         )
 
     async def _trace(self, target: Row[Any], kind: str, id_: str, origin: Origin, held: dict[str, int]) -> None:
@@ -158,14 +160,14 @@ class Following:
             log.warning("%s does not know %s any more", self._name, target.target)
         elif trail.target is not None and trail.target != target.target:
             move = partial(_move, self._done(target), trail.target)
-            await self._edge.decide(origin, _nothing, besides=move, held=held)
+            await self._context.decide(origin, _nothing, extra_statements=move, leases=held)
             return
         elif trail.returned and trail.customer is None:
             log.info("%s of %s was paid by no customer, so it is none of ours", target.target, self._name)
         elif trail.returned:
             await self._give_back(target, trail, await self._tenant(target, trail.customer or ""), origin, held)
             return
-        await self._edge.decide(origin, _nothing, besides=partial(_finish, self._done(target)), held=held)
+        await self._context.decide(origin, _nothing, extra_statements=partial(_finish, self._done(target)), leases=held)
 
     async def _give_back(
         self, target: Row[Any], trail: Trail, tenant_id: str, origin: Origin, held: dict[str, int]
@@ -174,17 +176,17 @@ class Following:
         id_ = subscriptions.subscription_id(self._name, about) if about is not None else None
         payer = Payer(tenant_id, self._name, id_, trail.invoice)
 
-        def decide(unit: Unit, _: Moment) -> None:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
             for returned in trail.returned:
                 known = unit.get(PAYMENTS, returned.id)
                 unit.record(PAYMENTS, returned.id, payments.record_return(known, returned, payer))
 
-        await self._edge.decide(
+        await self._context.decide(
             origin,
             decide,
             writes=[PAYMENTS.key(returned.id) for returned in trail.returned],
-            besides=partial(_finish, self._done(target)),
-            held=held,
+            extra_statements=partial(_finish, self._done(target)),
+            leases=held,
         )
 
     async def _tenant(self, target: Row[Any], customer: str) -> str:
@@ -192,7 +194,7 @@ class Following:
         name = f"{self._name}/{customer}"
         owner: str | None = dict(target.owners).get(name)
         if owner is None:
-            rows = await self._edge.rows(_TENANT, {"customer": name})
+            rows = await self._context.rows(_TENANT, {"customer": name})
             owner = rows[0].id if rows else None
         if owner is None:
             raise UnknownCustomerError(customer)
@@ -203,7 +205,7 @@ class Following:
         if seen.runs:
             return []
         id_ = subscriptions.subscription_id(self._name, seen.id)
-        return [row.id for row in await self._edge.rows(_OTHERS, {"tenant_id": tenant_id, "id": id_})]
+        return [row.id for row in await self._context.rows(_OTHERS, {"tenant_id": tenant_id, "id": id_})]
 
     async def _failures(self, target: Row[Any]) -> list[tuple[CollectionAttempt, datetime]]:
         """The failed attempts among what waits, and when the provider says that each was."""
@@ -214,10 +216,10 @@ class Following:
         if not telling:
             return []
         found = []
-        for row in await self._edge.rows(_BODIES, {"provider": self._name, "ids": telling}):
+        for row in await self._context.rows(_BODIES, {"provider": self._name, "ids": telling}):
             attempt = None
             if row.body is not None:
-                attempt = self._inbound.attempt(row.event_id, self._edge.open_raw(bytes(row.body)))
+                attempt = self._inbound.attempt(row.event_id, self._context.open_raw(bytes(row.body)))
             if attempt is None and row.object_id is not None and isinstance(self._provider, Traces):
                 attempt = await self._provider.attempt(row.event_id, row.object_id)
             found += [(attempt, row.created)] if attempt is not None else []
@@ -229,25 +231,25 @@ class Following:
             "target": target.target,
             "seq": target.seq,
             "ids": target.ids or [],
-            "now": self._edge.now(),
+            "now": self._context.now(),
         }
 
 
-def _nothing(_unit: Unit, _at: Moment) -> None:
+def _nothing(_unit: UnitOfWork, _at: DecisionContext) -> None:
     """There is nothing to tell."""
 
 
 def _finish(done: Mapping[str, Any], statement: Statement) -> None:
     """What waited is done."""
     now, provider, ids = map(statement.value, (done["now"], done["provider"], done["ids"]))
-    statement.do(f"UPDATE webhooks SET done_at = {now} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
+    statement.add(f"UPDATE webhooks SET done_at = {now} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
     _release(done, statement)
 
 
 def _move(done: Mapping[str, Any], target: str, statement: Statement) -> None:
     """What waited is about another object, and waits there from now on."""
     to, provider, ids = map(statement.value, (target, done["provider"], done["ids"]))
-    statement.do(f"UPDATE webhooks SET target = {to} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
+    statement.add(f"UPDATE webhooks SET target = {to} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
     _release(done, statement)
     enqueue_sync(done["provider"], target, done["now"], statement)
 
@@ -256,5 +258,5 @@ def _release(done: Mapping[str, Any], statement: Statement) -> None:
     """The object was looked at; when more came since, it stays, and is due."""
     now, provider, target, seq = map(statement.value, (done["now"], done["provider"], done["target"], done["seq"]))
     where = f"provider = {provider} AND target = {target}"
-    statement.do(f"DELETE FROM webhook_targets WHERE {where} AND seq = {seq}")  # noqa: S608
-    statement.do(f"UPDATE webhook_targets SET tries = 0, due = {now}, reason = NULL WHERE {where} AND seq <> {seq}")  # noqa: S608
+    statement.add(f"DELETE FROM webhook_targets WHERE {where} AND seq = {seq}")  # noqa: S608
+    statement.add(f"UPDATE webhook_targets SET tries = 0, due = {now}, reason = NULL WHERE {where} AND seq <> {seq}")  # noqa: S608

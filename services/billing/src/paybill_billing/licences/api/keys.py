@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, status
-from paybill_runtime.decisions.context import Caller, Edge, caller
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext, caller
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from sqlalchemy import text
 
@@ -21,23 +21,23 @@ _LONGEST = text("SELECT max(state->>'last_expiry') AS ends, max((state->>'valid_
 Admin = Annotated[Caller, Depends(caller(Role.ADMIN, "billing:write"))]
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1/licence-keys", tags=["licences"])
 
     @routes.get("")
     async def show_keys(_: Reader) -> KeyringView:
         """All keys that there ever were; `/.well-known/license-keys.json` has those that are trusted."""
-        return KeyringView.of(await found(edge, KEYRINGS, KEYRING))
+        return KeyringView.of(await found(context, KEYRINGS, KEYRING))
 
     @routes.post("/rotate", status_code=status.HTTP_202_ACCEPTED)
     async def rotate(body: RotateBody, who: Admin, *, dry_run: DryRun = False) -> KeyringView:
         """Have a new key made. The one in use is trusted until the last licence has ended that it signed."""
-        longest = (await edge.rows(_LONGEST))[0]
-        valid_s = max(longest.valid_s or 0, edge.settings.licence_valid_s)
+        longest = (await context.rows(_LONGEST))[0]
+        valid_s = max(longest.valid_s or 0, context.settings.licence_valid_s)
         ends = datetime.fromisoformat(longest.ends) if longest.ends else None
 
-        def decide(unit: Unit, _: Moment) -> KeyringView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> KeyringView:
             keyring = unit.get(KEYRINGS, KEYRING)
             events = licence_keys.rotate(
                 keyring, body.reason, compromised=body.compromised, licences_end=ends, valid_s=valid_s
@@ -49,14 +49,14 @@ def router(edge: Edge) -> APIRouter:
             unit.record(KEYRINGS, KEYRING, events)
             return KeyringView.of(unit.get(KEYRINGS, KEYRING))
 
-        return await edge.decide(
+        return await context.decide(
             who.origin,
             decide,
             writes=[KEYRINGS.key(KEYRING)],
             verb="" if dry_run else "rotate_licence_keys",
             target=KEYRING,
             idempotency=None if dry_run else who.idempotency,
-            answer=KeyringView,
+            response_type=KeyringView,
         )
 
     return routes

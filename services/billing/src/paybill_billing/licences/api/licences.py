@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, status
 from paybill_contracts.licences import RevocationOrigin
 from paybill_contracts.values import TenantId
 from paybill_licence.licence import KeyId, LicenceId
-from paybill_runtime.decisions.context import Caller, Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 
 from paybill_billing.entitlements.domain.entitlements import NothingEntitledError
 from paybill_billing.entitlements.tables import ENTITLEMENTS
@@ -34,23 +34,23 @@ DAY_S = 86_400
 Decision = Callable[[Licence, datetime], list[LicenceEvent]]
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1", tags=["licences"])
 
     async def act(who: Caller, licence_id: str, verb: str, decision: Decision, *, dry_run: bool) -> LicenceView:
-        def decide(unit: Unit, at: Moment) -> LicenceView:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> LicenceView:
             known = _existing(unit.get(LICENCES, licence_id), licence_id)
             return _come_of(unit, known, decision(known, at.now), dry_run=dry_run)
 
-        return await edge.decide(
+        return await context.decide(
             who.origin,
             decide,
             writes=[LICENCES.key(licence_id)],
             verb="" if dry_run else verb,
             target=licence_id,
             idempotency=None if dry_run else who.idempotency,
-            answer=LicenceView,
+            response_type=LicenceView,
         )
 
     @routes.post("/tenants/{tenant_id}/licences", status_code=status.HTTP_202_ACCEPTED)
@@ -60,17 +60,17 @@ def router(edge: Edge) -> APIRouter:
         Issued already, it is reissued if its seats or its life are to be others. Refused with
         `subscription_gives_no_access`.
         """
-        entitled = await found(edge, ENTITLEMENTS, tenant_id)
+        entitled = await found(context, ENTITLEMENTS, tenant_id)
         if entitled is None:
-            await account_of(edge, tenant_id)
+            await account_of(context, tenant_id)
             raise NothingEntitledError(
                 f"{tenant_id} has not subscribed to anything yet; a licence needs a subscription"
             )
         subscription_id = entitled.subscription_id
         licence_id = licences.licence_id(subscription_id)
-        valid_s = edge.settings.licence_valid_s if body.valid_days is None else body.valid_days * DAY_S
+        valid_s = context.settings.licence_valid_s if body.valid_days is None else body.valid_days * DAY_S
 
-        def decide(unit: Unit, at: Moment) -> LicenceView:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> LicenceView:
             known = unit.get(LICENCES, licence_id)
             held, standing = unit.get(ENTITLEMENTS, tenant_id), unit.get(SUBSCRIPTIONS, subscription_id)
             if held is None or standing is None:
@@ -78,7 +78,7 @@ def router(edge: Edge) -> APIRouter:
             events = licences.issue(known, held, standing.subscription, seats=body.seats, valid_s=valid_s, now=at.now)
             return _come_of(unit, known, events, dry_run=dry_run)
 
-        return await edge.decide(
+        return await context.decide(
             who.origin,
             decide,
             writes=[LICENCES.key(licence_id)],
@@ -86,7 +86,7 @@ def router(edge: Edge) -> APIRouter:
             verb="" if dry_run else "issue_licence",
             target=tenant_id,
             idempotency=None if dry_run else who.idempotency,
-            answer=LicenceView,
+            response_type=LicenceView,
         )
 
     @routes.get("/licences")
@@ -99,7 +99,7 @@ def router(edge: Edge) -> APIRouter:
         limit: Limit = 50,
     ) -> LicencePage:
         """Licences in the order of their ids, a page at a time."""
-        issued, next_ = await page(edge, LICENCES, after, limit, tenant_id=tenant, status=standing, kid=kid)
+        issued, next_ = await page(context, LICENCES, after, limit, tenant_id=tenant, status=standing, kid=kid)
         return LicencePage(licences=[LicenceView.of(licence) for licence in issued], next=next_)
 
     @routes.get("/licences/{licence_id}")
@@ -159,7 +159,7 @@ def router(edge: Edge) -> APIRouter:
         )
 
     async def licence_of(licence_id: str) -> Licence:
-        return _existing(await found(edge, LICENCES, licence_id), licence_id)
+        return _existing(await found(context, LICENCES, licence_id), licence_id)
 
     return routes
 
@@ -170,7 +170,7 @@ def _existing(known: Licence | None, licence_id: str) -> Licence:
     return known
 
 
-def _come_of(unit: Unit, known: Licence | None, events: list[LicenceEvent], *, dry_run: bool) -> LicenceView:
+def _come_of(unit: UnitOfWork, known: Licence | None, events: list[LicenceEvent], *, dry_run: bool) -> LicenceView:
     """The licence after `events`, which are recorded unless it is only a try."""
     after = known
     for event in events:

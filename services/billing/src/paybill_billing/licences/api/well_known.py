@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Response
 from paybill_contracts.errors import RetryLaterError
 from paybill_contracts.event import canonical
 from paybill_licence.licence import jwk
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from sqlalchemy import Text, cast, literal, select, union_all
 from sqlmodel import col
 
@@ -56,7 +56,7 @@ class _Kept:
     until: float
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/.well-known", tags=["licences"])
     last: _Kept | None = None
@@ -64,7 +64,7 @@ def router(edge: Edge) -> APIRouter:
     async def kept() -> _Kept:
         nonlocal last
         if last is None or last.until < time.monotonic():
-            states = {row.name: row.state for row in await edge.rows(_STATES)}
+            states = {row.name: row.state for row in await context.rows(_STATES)}
             found = trusted(KEYRINGS.load(states["keys"])) if "keys" in states else []
             if not found:
                 raise LicenceKeysNotReadyError("the first key for licences is being made; come back in a moment")

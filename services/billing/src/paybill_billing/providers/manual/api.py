@@ -11,8 +11,8 @@ from paybill_contracts.errors import ConflictError
 from paybill_contracts.manual import Contract, ContractId, Invoice, InvoiceId, InvoiceStatus, Offer, Terms
 from paybill_contracts.values import Key, TenantId, Text, Timestamp
 from paybill_runtime.decisions.aggregates import Key as StateKey
-from paybill_runtime.decisions.context import Caller, Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sqlalchemy import text
 from sqlmodel import col
@@ -145,10 +145,10 @@ class InvoicePage(BaseModel):
     next: Annotated[InvoiceId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-Decision = Callable[[Unit, ManualContract | None, datetime], Sequence[ManualEvent]]
+Decision = Callable[[UnitOfWork, ManualContract | None, datetime], Sequence[ManualEvent]]
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1/manual", tags=["manual"])
 
@@ -158,7 +158,7 @@ def router(edge: Edge) -> APIRouter:
         """Decide and record, or show what would come of it; what was ordered is looked at again."""
         id_ = contract_id(tenant_id)
 
-        def decide(unit: Unit, at: Moment) -> ManualContractView:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> ManualContractView:
             state = unit.get(CONTRACTS, id_)
             events = decision(unit, state, at.now)
             if not dry_run:
@@ -168,15 +168,15 @@ def router(edge: Edge) -> APIRouter:
             return ManualContractView.of(existing(state, tenant_id))
 
         if dry_run:
-            return await edge.decide(who.origin, decide, reads=[CONTRACTS.key(id_), *reads])
-        return await edge.decide(
+            return await context.decide(who.origin, decide, reads=[CONTRACTS.key(id_), *reads])
+        return await context.decide(
             who.origin,
             decide,
             writes=[CONTRACTS.key(id_)],
             reads=reads,
-            besides=partial(enqueue_sync, MANUAL, id_, edge.now()) if verb != "offer" else None,
+            extra_statements=partial(enqueue_sync, MANUAL, id_, context.now()) if verb != "offer" else None,
             idempotency=who.idempotency,
-            answer=ManualContractView,
+            response_type=ManualContractView,
             verb=verb,
             target=tenant_id,
         )
@@ -188,13 +188,13 @@ def router(edge: Edge) -> APIRouter:
         limit: Limit = 50,
     ) -> OfferPage:
         """What was offered and not ordered yet, a page at a time."""
-        offered, next_ = await page(edge, CONTRACTS, after, limit, _OFFERED)
+        offered, next_ = await page(context, CONTRACTS, after, limit, _OFFERED)
         return OfferPage(offers=[ManualContractView.of(state) for state in offered], next=next_)
 
     @routes.get("/contracts/{tenant_id}")
     async def show(tenant_id: TenantId, _: Reader) -> ManualContractView:
         """A tenant's offer, contract and invoices."""
-        return ManualContractView.of(existing(await found(edge, CONTRACTS, contract_id(tenant_id)), tenant_id))
+        return ManualContractView.of(existing(await found(context, CONTRACTS, contract_id(tenant_id)), tenant_id))
 
     @routes.post("/contracts/{tenant_id}/offer")
     async def offer(
@@ -206,7 +206,7 @@ def router(edge: Edge) -> APIRouter:
         `unknown_plan`, `impossible_terms`.
         """
 
-        def decision(unit: Unit, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+        def decision(unit: UnitOfWork, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             account = _account(unit, tenant_id)
             plan = catalogue.on_sale(_sold(unit), body.plan or account.plan)
             terms = terms_of(plan.plan, plan.version, priced(plan, body.interval, None), body.quantity)
@@ -224,7 +224,7 @@ def router(edge: Edge) -> APIRouter:
         `contract_runs`, `impossible_terms`.
         """
 
-        def decision(unit: Unit, known: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+        def decision(unit: UnitOfWork, known: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             state, _ = existing(known, tenant_id), _account(unit, tenant_id)
             offered = _offered(state)
             plan = catalogue.published(_sold(unit), offered.plan, offered.version).plan
@@ -251,7 +251,7 @@ def router(edge: Edge) -> APIRouter:
         """Invoices, a page at a time: all that are owed, and of every tenant the newest that are settled."""
         given = contract_id(tenant_id) if tenant_id is not None else None
         values = {"after": after or "", "id": given, "status": status, "limit": limit + 1}
-        rows = await edge.rows(_INVOICES, values)
+        rows = await context.rows(_INVOICES, values)
         shown = [
             InvoiceView(tenant_id=_tenant_of(row.id), **dict(_INVOICE.validate_json(row.invoice)))
             for row in rows[:limit]
@@ -268,7 +268,7 @@ def router(edge: Edge) -> APIRouter:
         """
         tenant_id = _tenant_of(invoice_id)
 
-        def decision(_: Unit, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+        def decision(_: UnitOfWork, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             return manual.pay(existing(state, tenant_id), invoice_id, body.reference, now)
 
         return await act(who, tenant_id, "paid", decision, dry_run=dry_run)
@@ -283,7 +283,7 @@ def router(edge: Edge) -> APIRouter:
         """
         tenant_id = _tenant_of(invoice_id)
 
-        def decision(_: Unit, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+        def decision(_: UnitOfWork, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             return manual.void(existing(state, tenant_id), invoice_id, body.reason, now)
 
         return await act(who, tenant_id, "void", decision, dry_run=dry_run)
@@ -309,7 +309,7 @@ def _offered(state: ManualContract) -> Terms:
     raise NoValidOfferError(f"nothing is offered to {state.tenant_id}; offer something first")
 
 
-def _account(unit: Unit, tenant_id: str) -> Account:
+def _account(unit: UnitOfWork, tenant_id: str) -> Account:
     account = unit.get(ACCOUNTS, tenant_id)
     if account is None:
         raise UnknownTenantError(f"there is no account of {tenant_id}")
@@ -320,5 +320,5 @@ def _account(unit: Unit, tenant_id: str) -> Account:
     return account
 
 
-def _sold(unit: Unit) -> Catalogue:
+def _sold(unit: UnitOfWork) -> Catalogue:
     return catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))

@@ -3,8 +3,8 @@
 from functools import partial
 
 from paybill_contracts.envelope import Origin
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from sqlalchemy import Text, cast
 from sqlmodel import col, select
 
@@ -18,11 +18,11 @@ class ManualContractTable:
     """Agreements in this service's own tables. Nothing is decided before `begin`."""
 
     def __init__(self) -> None:
-        self._edge: Edge | None = None
+        self._context: ServiceContext | None = None
 
-    async def begin(self, edge: Edge) -> None:
+    async def begin(self, context: ServiceContext) -> None:
         """Use the tables of this service."""
-        self._edge = edge
+        self._context = context
 
     async def read(self, id_: str) -> ManualContract | None:
         """An agreement as it is now; None when there is none."""
@@ -32,20 +32,20 @@ class ManualContractTable:
 
     async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> ManualContract | None:
         """The agreement after what was decided about it. follow: its subscription is looked at again."""
-        edge = self._begun()
+        context = self._begun()
 
-        def decided(unit: Unit, at: Moment) -> ManualContract | None:
+        def decided(unit: UnitOfWork, at: DecisionContext) -> ManualContract | None:
             unit.record(CONTRACTS, id_, decide(unit.get(CONTRACTS, id_), at.now))
             return unit.get(CONTRACTS, id_)
 
-        return await edge.decide(
+        return await context.decide(
             Origin(cause, cause, "service:billing", ""),
             decided,
             writes=[CONTRACTS.key(id_)],
-            besides=partial(enqueue_sync, MANUAL, id_, edge.now()) if follow else None,
+            extra_statements=partial(enqueue_sync, MANUAL, id_, context.now()) if follow else None,
         )
 
-    def _begun(self) -> Edge:
-        if self._edge is None:
+    def _begun(self) -> ServiceContext:
+        if self._context is None:
             raise RuntimeError("the books are opened before anything runs")
-        return self._edge
+        return self._context

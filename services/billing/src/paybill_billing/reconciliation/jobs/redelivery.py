@@ -9,8 +9,8 @@ from hashlib import sha256
 from paybill_contracts.envelope import Origin
 from paybill_contracts.reconciliation import DriftFound, DriftKind
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
 from sqlalchemy import text
 
@@ -34,14 +34,14 @@ class Sweeper:
     """Asks one provider for what it could not deliver. Only the process that holds the lease of the webhooks works."""
 
     def __init__(
-        self, edge: Edge, leases: Leases, name: str, provider: Redelivers, kept: Callable[[str], None]
+        self, context: ServiceContext, leases: Leases, name: str, provider: Redelivers, kept: Callable[[str], None]
     ) -> None:
-        self._edge = edge
+        self._context = context
         self._leases = leases
         self._name = name
         self._provider = provider
-        self._inbox = Inbox(edge.database, kept)
-        self._since = edge.now() - LISTED
+        self._inbox = Inbox(context.database, kept)
+        self._since = context.now() - LISTED
 
     async def run(self) -> None:
         """Sweep now and then, for ever."""
@@ -49,10 +49,10 @@ class Sweeper:
         due = clock()
         while True:
             try:
-                if clock() >= due and (held := self._leases.some([LEASE])):
-                    began = self._edge.now()
+                if clock() >= due and (held := self._leases.held_of([LEASE])):
+                    began = self._context.now()
                     await self._sweep(held)
-                    self._since, due = began - OVERLAP, clock() + self._edge.settings.sweep_every_s
+                    self._since, due = began - OVERLAP, clock() + self._context.settings.sweep_every_s
             except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
                 log.warning("what %s could not deliver waits: %s", self._name, error)
             except ProviderAwayError as error:
@@ -60,17 +60,17 @@ class Sweeper:
                 due = clock() + error.after_s
             except ProviderRefusedError as error:
                 log.error("%s does not say what it could not deliver: %s", self._name, error)  # noqa: TRY400  # said all
-                due = clock() + self._edge.settings.sweep_every_s
+                due = clock() + self._context.settings.sweep_every_s
             await asyncio.sleep(POLL_S)
 
     async def _sweep(self, held: dict[str, int]) -> None:
         after: str | None = None
         while True:
             page = await self._provider.undelivered(self._since, after)
-            young = self._edge.now() - ON_ITS_WAY
+            young = self._context.now() - ON_ITS_WAY
             old = [(delivery, body) for delivery, body in page.messages if delivery.created < young]
             ids = [delivery.event_id for delivery, _ in old]
-            known = {row.event_id for row in await self._edge.rows(_KNOWN, {"provider": self._name, "ids": ids})}
+            known = {row.event_id for row in await self._context.rows(_KNOWN, {"provider": self._name, "ids": ids})}
             missed = [(delivery, body) for delivery, body in old if delivery.event_id not in known]
             if missed:
                 log.warning("%s could not deliver %d messages; they are fetched", self._name, len(missed))
@@ -81,22 +81,22 @@ class Sweeper:
                 return
 
     async def _keep(self, delivery: Delivery, body: bytes) -> None:
-        sealed = self._edge.seal_raw(body)
-        await self._inbox.keep(Kept(delivery, self._name, "", sealed, self._edge.now()))
+        sealed = self._context.seal_raw(body)
+        await self._inbox.keep(Kept(delivery, self._name, "", sealed, self._context.now()))
 
     async def _say(self, missed: list[Delivery], held: dict[str, int]) -> None:
         """Before they are kept, so that a crash in between says it again under the same id."""
         first = {delivery.target: delivery for delivery in reversed(missed) if delivery.target is not None}
         drifts = [self._drift(target, delivery) for target, delivery in sorted(first.items())]
 
-        def decide(unit: Unit, _: Moment) -> None:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
             for drift in drifts:
                 if unit.get(DRIFTS, drift.drift_id) is None:
                     unit.record(DRIFTS, drift.drift_id, [drift])
 
         cause = missed[-1].event_id
         origin = Origin(cause, cause, "service:billing", "")
-        await self._edge.decide(origin, decide, writes=[DRIFTS.key(drift.drift_id) for drift in drifts], held=held)
+        await self._context.decide(origin, decide, writes=[DRIFTS.key(drift.drift_id) for drift in drifts], leases=held)
 
     def _drift(self, target: str, delivery: Delivery) -> DriftFound:
         return DriftFound(

@@ -13,12 +13,12 @@ from paybill_contracts.billing import Subscription
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError
 from paybill_contracts.reconciliation import Difference, DriftFound, DriftKind
-from paybill_runtime.clock import woken
+from paybill_runtime.clock import wait_for_event
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.store import Statement
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, line_of
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, single_line
 from sqlalchemy import text
 
 from paybill_billing.catalogue.domain import catalogue
@@ -74,9 +74,11 @@ class Listing(Lists, Provider, Protocol):
 class Reconciler:
     """Compares one provider with us. Only the process that holds the lease of the webhooks works."""
 
-    def __init__(self, edge: Edge, leases: Leases, name: str, provider: Listing, asked: asyncio.Event) -> None:
+    def __init__(
+        self, context: ServiceContext, leases: Leases, name: str, provider: Listing, asked: asyncio.Event
+    ) -> None:
         """asked: set when an operator starts a run in this process; others are found within POLL_S."""
-        self._edge = edge
+        self._context = context
         self._leases = leases
         self._name = name
         self._provider = provider
@@ -88,7 +90,7 @@ class Reconciler:
             self._asked.clear()
             went_on = False
             try:
-                if held := self._leases.some([LEASE]):
+                if held := self._leases.held_of([LEASE]):
                     went_on = await self._step(held)
             except (DatabaseUnavailableError, LeaseLostError, OverloadedError, ProviderAwayError) as error:
                 log.warning("reconciling %s waits: %s", self._name, error)
@@ -98,11 +100,11 @@ class Reconciler:
                 log.error("reconciling %s cannot go on: %s", self._name, error)  # noqa: TRY400  # said all
                 await asyncio.sleep(60)
             if not went_on:
-                await woken(self._asked, POLL_S)
+                await wait_for_event(self._asked, POLL_S)
 
     async def _step(self, held: dict[str, int]) -> bool:
         """Whether there was something to do."""
-        rows = await self._edge.rows(_RUNNING, {"provider": self._name})
+        rows = await self._context.rows(_RUNNING, {"provider": self._name})
         if not rows:
             return await self._start_due()
         run = RUNS.load(rows[0].state)
@@ -115,18 +117,18 @@ class Reconciler:
 
     async def _start_due(self) -> bool:
         """Start the run of every day; the first a day after the first message."""
-        every = timedelta(seconds=self._edge.settings.reconcile_every_s)
-        began: datetime | None = (await self._edge.rows(_BEGAN, {"provider": self._name}))[0].began
-        now = self._edge.now()
+        every = timedelta(seconds=self._context.settings.reconcile_every_s)
+        began: datetime | None = (await self._context.rows(_BEGAN, {"provider": self._name}))[0].began
+        now = self._context.now()
         if began is None or now < began + every:
             return False
         run_id = "rec_" + sha256(f"{self._name}/{now.isoformat()}".encode()).hexdigest()[:32]
-        await begin(self._edge, START, run_id, self._name, repair=True, shown=lambda run: run)
+        await begin(self._context, START, run_id, self._name, repair=True, shown=lambda run: run)
         return True
 
     async def _compare_mine(self, run: Run, held: dict[str, int]) -> None:
         """Ours that the provider's list did not show, looked up one by one."""
-        rows = await self._edge.rows(
+        rows = await self._context.rows(
             _MINE, {"provider": self._name, "after": run.mine or "", "run": run.id, "limit": MINE_AT_ONCE}
         )
         seen, gone = [], []
@@ -156,15 +158,15 @@ class Reconciler:
     ) -> None:
         ids = [one.id for one in seen]
         # What of our customers is about to be looked at anyway is not drifting, it is on its way.
-        waiting = await self._edge.rows(_ON_THEIR_WAY, {"provider": self._name, "ids": ids})
+        waiting = await self._context.rows(_ON_THEIR_WAY, {"provider": self._name, "ids": ids})
         on_their_way = {row.target for row in waiting}
         customers = [f"{self._name}/{one.customer}" for one in seen]
-        owners = {row.customer: row.id for row in await self._edge.rows(_OWNERS, {"customers": customers})}
+        owners = {row.customer: row.id for row in await self._context.rows(_OWNERS, {"customers": customers})}
         owned = [(one, owners.get(f"{self._name}/{one.customer}")) for one in seen]
         judged = [(one, owner) for one, owner in owned if owner is None or one.id not in on_their_way]
         found = _Found()
 
-        def decide(unit: Unit, at: Moment) -> None:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             state = unit.get(RUNS, run.id)
             if state is None or state.status is not reconciliation.Status.RUNNING:
                 return
@@ -179,11 +181,11 @@ class Reconciler:
 
         def besides(statement: Statement) -> None:
             for object_ in found.repairs:
-                enqueue_sync(self._name, object_, self._edge.now(), statement)
+                enqueue_sync(self._name, object_, self._context.now(), statement)
             _note_seen(statement, run.id, ids, done=done)
 
         objects = [one.id for one, _ in judged] + [drift.provider_object for drift in more]
-        await self._edge.decide(
+        await self._context.decide(
             Origin(run.id, run.id, "service:billing", ""),
             decide,
             writes=[RUNS.key(run.id), *(DRIFTS.key(_drift_id(run.id, object_)) for object_ in objects)],
@@ -192,12 +194,12 @@ class Reconciler:
                 *(ACCOUNTS.key(owner) for owner in {owner for _, owner in judged if owner}),
                 *(SUBSCRIPTIONS.key(subscriptions.subscription_id(self._name, one.id)) for one, _ in judged),
             ],
-            besides=besides,
-            held=held,
+            extra_statements=besides,
+            leases=held,
         )
 
     def _judged(
-        self, unit: Unit, at: Moment, run: Run, seen: ProviderSnapshot, tenant_id: str | None
+        self, unit: UnitOfWork, at: DecisionContext, run: Run, seen: ProviderSnapshot, tenant_id: str | None
     ) -> DriftFound | None:
         """The drift of one subscription, None when there is none."""
         if tenant_id is None:
@@ -208,7 +210,7 @@ class Reconciler:
         try:
             after = _as_shown(unit, at, seen, tenant_id, self._name)
         except DomainError as error:
-            unread = (Difference(field="unread", here=None, there=line_of(str(error))),)
+            unread = (Difference(field="unread", here=None, there=single_line(str(error))),)
             return _drift(run, seen.id, DriftKind.DIFFERENT, tenant_id, id_, unread, repaired=run.repair)
         kind = reconciliation.judge(before, after)
         if kind is None or after is None:
@@ -218,7 +220,7 @@ class Reconciler:
 
 
 async def begin(
-    edge: Edge,
+    context: ServiceContext,
     origin: Origin,
     run_id: str,
     provider: str,
@@ -228,20 +230,22 @@ async def begin(
     **more: Any,
 ) -> T:
     """Start a run, and what `shown` makes of it; the background goes on with it. Raises RunningAlreadyError."""
-    rows = await edge.rows(_RUNNING, {"provider": provider})
+    rows = await context.rows(_RUNNING, {"provider": provider})
     running = RUNS.load(rows[0].state).id if rows else None
 
-    def decide(unit: Unit, at: Moment) -> T:
+    def decide(unit: UnitOfWork, at: DecisionContext) -> T:
         unit.record(RUNS, run_id, reconciliation.start(run_id, provider, running, repair=repair, now=at.now))
         run = unit.get(RUNS, run_id)
         if run is None:
             raise reconciliation.UnknownRunError(f"{run_id} was not started")
         return shown(run)
 
-    return await edge.decide(origin, decide, writes=[RUNS.key(run_id)], **more)
+    return await context.decide(origin, decide, writes=[RUNS.key(run_id)], **more)
 
 
-def _as_shown(unit: Unit, at: Moment, seen: ProviderSnapshot, tenant_id: str, provider: str) -> Subscription | None:
+def _as_shown(
+    unit: UnitOfWork, at: DecisionContext, seen: ProviderSnapshot, tenant_id: str, provider: str
+) -> Subscription | None:
     """The subscription that a look at this object would make; None when it would change nothing."""
     account, sold = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
     if account is None or sold is None:
@@ -304,10 +308,10 @@ def _note_seen(statement: Statement, run_id: str, ids: Sequence[str], *, done: b
     """What the provider's list showed, so that ours that it did not are looked up; forgotten when all is done."""
     run = statement.value(run_id)
     if done:
-        statement.do(f"DELETE FROM reconciliation_seen WHERE run = {run}")  # noqa: S608  # only our own text
+        statement.add(f"DELETE FROM reconciliation_seen WHERE run = {run}")  # noqa: S608  # only our own text
     elif ids:
         rows = statement.columns(target=("text", sorted(set(ids))))
-        statement.do(
+        statement.add(
             f"INSERT INTO reconciliation_seen (run, target) SELECT {run}::text, target FROM {rows} "  # noqa: S608  # as above
             "ON CONFLICT DO NOTHING"
         )

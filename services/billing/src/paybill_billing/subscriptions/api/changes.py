@@ -17,8 +17,8 @@ from paybill_contracts.changes import (
     WantedChange,
 )
 from paybill_contracts.values import Digest, Key, SubscriptionId, TenantId, Text, Timestamp
-from paybill_runtime.decisions.context import Caller, Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlmodel import select
 
@@ -138,23 +138,23 @@ class ChangePage(BaseModel):
     next: Annotated[ChangeId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-async def _subscription(edge: Edge, subscription_id: str) -> Subscription:
-    standing = await found(edge, SUBSCRIPTIONS, subscription_id)
+async def _subscription(context: ServiceContext, subscription_id: str) -> Subscription:
+    standing = await found(context, SUBSCRIPTIONS, subscription_id)
     if standing is None:
         raise UnknownSubscriptionError(f"there is no subscription {subscription_id}")
     return standing.subscription
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1", tags=["changes"])
-    _asking(routes, edge)
-    _looking(routes, edge)
-    _deciding(routes, edge)
+    _asking(routes, context)
+    _looking(routes, context)
+    _deciding(routes, context)
     return routes
 
 
-def _asking(routes: APIRouter, edge: Edge) -> None:
+def _asking(routes: APIRouter, context: ServiceContext) -> None:
     @routes.post("/subscriptions/{subscription_id}/changes", status_code=status.HTTP_202_ACCEPTED)
     async def request(subscription_id: SubscriptionId, body: ChangeBody, who: Writer, response: Response) -> ChangeView:
         """Ask for a change. It is quoted in a moment, and made when its quote is confirmed.
@@ -165,8 +165,8 @@ def _asking(routes: APIRouter, edge: Edge) -> None:
         `no_period`, `only_now`, `tenant_leaving`, `unknown_plan`, `plan_not_on_sale`, `no_such_price` or
         `quantity_out_of_bounds` when it cannot be.
         """
-        tenant_id = (await _subscription(edge, subscription_id)).tenant_id
-        open_ones = await edge.rows(select(ChangeRow.id).where(ChangeRow.open_for == subscription_id))
+        tenant_id = (await _subscription(context, subscription_id)).tenant_id
+        open_ones = await context.rows(select(ChangeRow.id).where(ChangeRow.open_for == subscription_id))
         asked = ChangeIntent(
             kind=body.kind,
             at_period_end=body.when is When.PERIOD_END,
@@ -177,7 +177,7 @@ def _asking(routes: APIRouter, edge: Edge) -> None:
         )
         change_id = f"chg_{uuid4().hex}"
 
-        def decide(unit: Unit, _: Moment) -> ChangeView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> ChangeView:
             standing, account = unit.get(SUBSCRIPTIONS, subscription_id), unit.get(ACCOUNTS, tenant_id)
             sold = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             if standing is None:
@@ -195,7 +195,7 @@ def _asking(routes: APIRouter, edge: Edge) -> None:
             unit.record(CHANGES, change_id, events)
             return ChangeView.of(changes.existing(unit.get(CHANGES, change_id), change_id))
 
-        view = await edge.decide(
+        view = await context.decide(
             who.origin,
             decide,
             writes=[CHANGES.key(change_id)],
@@ -207,17 +207,17 @@ def _asking(routes: APIRouter, edge: Edge) -> None:
             verb="change",
             target=subscription_id,
             idempotency=who.idempotency,
-            answer=ChangeView,
+            response_type=ChangeView,
         )
         response.headers["Location"] = f"/v1/changes/{view.id}"
         return view
 
 
-def _looking(routes: APIRouter, edge: Edge) -> None:
+def _looking(routes: APIRouter, context: ServiceContext) -> None:
     @routes.get("/subscriptions/{subscription_id}")
     async def show_subscription(subscription_id: SubscriptionId, _: Reader) -> Subscription:
         """One subscription, as the provider showed it last."""
-        return await _subscription(edge, subscription_id)
+        return await _subscription(context, subscription_id)
 
     @routes.get("/changes")
     async def show_all(
@@ -230,30 +230,33 @@ def _looking(routes: APIRouter, edge: Edge) -> None:
     ) -> ChangePage:
         """Changes in the order of their ids, a page at a time."""
         asked, next_ = await page(
-            edge, CHANGES, after, limit, subscription_id=subscription_id, move_id=move_id, status=standing
+            context, CHANGES, after, limit, subscription_id=subscription_id, move_id=move_id, status=standing
         )
         return ChangePage(changes=[ChangeView.of(change) for change in asked], next=next_)
 
     @routes.get("/changes/{change_id}")
     async def show(change_id: ChangeId, _: Reader) -> ChangeView:
         """One change: its quote, and what became of it."""
-        return ChangeView.of(changes.existing(await found(edge, CHANGES, change_id), change_id))
+        return ChangeView.of(changes.existing(await found(context, CHANGES, change_id), change_id))
 
 
-def _deciding(routes: APIRouter, edge: Edge) -> None:
+def _deciding(routes: APIRouter, context: ServiceContext) -> None:
     async def act(
-        who: Caller, change_id: str, verb: str, decision: Callable[[Unit, Change, Moment], list[ChangeEvent]]
+        who: Caller,
+        change_id: str,
+        verb: str,
+        decision: Callable[[UnitOfWork, Change, DecisionContext], list[ChangeEvent]],
     ) -> ChangeView:
-        rows = await edge.rows(select(ChangeRow.subscription_id).where(ChangeRow.id == change_id))
+        rows = await context.rows(select(ChangeRow.subscription_id).where(ChangeRow.id == change_id))
         if not rows:
             raise UnknownChangeError(f"there is no change {change_id}")
 
-        def decide(unit: Unit, at: Moment) -> ChangeView:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> ChangeView:
             change = changes.existing(unit.get(CHANGES, change_id), change_id)
             unit.record(CHANGES, change_id, decision(unit, change, at))
             return ChangeView.of(changes.existing(unit.get(CHANGES, change_id), change_id))
 
-        return await edge.decide(
+        return await context.decide(
             who.origin,
             decide,
             writes=[CHANGES.key(change_id)],
@@ -261,7 +264,7 @@ def _deciding(routes: APIRouter, edge: Edge) -> None:
             verb=verb,
             target=change_id,
             idempotency=who.idempotency,
-            answer=ChangeView,
+            response_type=ChangeView,
         )
 
     @routes.post("/changes/{change_id}/confirm", status_code=status.HTTP_202_ACCEPTED)
@@ -272,7 +275,7 @@ def _deciding(routes: APIRouter, edge: Edge) -> None:
         subscription stands otherwise by now.
         """
 
-        def decision(unit: Unit, change: Change, at: Moment) -> list[ChangeEvent]:
+        def decision(unit: UnitOfWork, change: Change, at: DecisionContext) -> list[ChangeEvent]:
             standing = unit.get(SUBSCRIPTIONS, change.subscription_id)
             if standing is not None and change.status is Status.QUOTED:
                 wanted = change.wanted

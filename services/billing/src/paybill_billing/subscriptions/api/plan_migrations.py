@@ -11,8 +11,8 @@ from paybill_contracts.catalogue import Interval, PlanVersion
 from paybill_contracts.changes import FeatureDifference, MigrationId
 from paybill_contracts.money import Money
 from paybill_contracts.values import Count, Key, Text
-from paybill_runtime.decisions.context import Caller, Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 
@@ -127,14 +127,14 @@ class PlanMigrationView(BaseModel):
         )
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1/moves", tags=["moves"])
 
     async def act(
         who: Caller, move_id: str, verb: str, decision: Callable[[PlanMigration], list[PlanMigrationEvent]]
     ) -> PlanMigrationView:
-        def decide(unit: Unit, _: Moment) -> PlanMigrationView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> PlanMigrationView:
             unit.record(
                 PLAN_MIGRATIONS,
                 move_id,
@@ -143,14 +143,14 @@ def router(edge: Edge) -> APIRouter:
             move = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id)
             return PlanMigrationView.of(move, move.asked, move.moved, move.refused)
 
-        return await edge.decide(
+        return await context.decide(
             who.origin,
             decide,
             writes=[PLAN_MIGRATIONS.key(move_id)],
             verb=verb,
             target=move_id,
             idempotency=who.idempotency,
-            answer=PlanMigrationView,
+            response_type=PlanMigrationView,
         )
 
     @routes.get("/preview")
@@ -162,10 +162,10 @@ def router(edge: Edge) -> APIRouter:
         to_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
     ) -> PlanMigrationPreview:
         """How many would be moved, what they pay before and after, and what the plans give differently."""
-        known = catalogue.existing(await found(edge, CATALOGUES, catalogue.CATALOGUE))
+        known = catalogue.existing(await found(context, CATALOGUES, catalogue.CATALOGUE))
         before = catalogue.published(known, from_plan, from_version).plan
         after = catalogue.published(known, to_plan, to_version).plan
-        groups = await edge.rows(_SUBSCRIBERS, {"plan": from_plan, "version": str(from_version)})
+        groups = await context.rows(_SUBSCRIBERS, {"plan": from_plan, "version": str(from_version)})
         by_access: Counter[str] = Counter()
         for group in groups:
             by_access[group.access] += group.subscriptions
@@ -188,11 +188,11 @@ def router(edge: Edge) -> APIRouter:
         It goes on by itself, over restarts, too. Refused with `unknown_plan`, `same_version`, `nobody_to_move`, or
         `move_runs` while another move away from this version is not finished.
         """
-        groups = await edge.rows(_SUBSCRIBERS, {"plan": body.from_plan, "version": str(body.from_version)})
+        groups = await context.rows(_SUBSCRIBERS, {"plan": body.from_plan, "version": str(body.from_version)})
         total = sum(group.subscriptions for group in groups)
         move_id = f"mov_{uuid4().hex}"
 
-        def decide(unit: Unit, _: Moment) -> PlanMigrationView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> PlanMigrationView:
             known = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             events = plan_migrations.start(
                 unit.get(PLAN_MIGRATIONS, move_id),
@@ -209,7 +209,7 @@ def router(edge: Edge) -> APIRouter:
             unit.record(PLAN_MIGRATIONS, move_id, events)
             return PlanMigrationView.of(plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id), 0, 0, 0)
 
-        view = await edge.decide(
+        view = await context.decide(
             who.origin,
             decide,
             writes=[PLAN_MIGRATIONS.key(move_id)],
@@ -217,7 +217,7 @@ def router(edge: Edge) -> APIRouter:
             verb="move",
             target=f"{body.from_plan}@{body.from_version}",
             idempotency=who.idempotency,
-            answer=PlanMigrationView,
+            response_type=PlanMigrationView,
         )
         response.headers["Location"] = f"/v1/moves/{view.id}"
         return view
@@ -225,7 +225,7 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("")
     async def show_all(_: Reader, limit: Limit = 50) -> list[PlanMigrationView]:
         """Moves, in the order of their ids."""
-        rows = await edge.rows(_MIGRATIONS, {"id": "", "limit": limit})
+        rows = await context.rows(_MIGRATIONS, {"id": "", "limit": limit})
         return [
             PlanMigrationView.of(PLAN_MIGRATIONS.load(row.state), row.asked, row.moved, row.refused) for row in rows
         ]
@@ -233,7 +233,7 @@ def router(edge: Edge) -> APIRouter:
     @routes.get("/{move_id}")
     async def show(move_id: MigrationId, _: Reader) -> PlanMigrationView:
         """One move, and how far it is; what was refused: `/v1/changes?move_id=…&status=refused`."""
-        rows = await edge.rows(_MIGRATIONS, {"id": move_id, "limit": 1})
+        rows = await context.rows(_MIGRATIONS, {"id": move_id, "limit": 1})
         if not rows:
             raise UnknownPlanMigrationError(f"there is no move {move_id}")
         return PlanMigrationView.of(PLAN_MIGRATIONS.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from paybill_contracts.errors import ConflictError
 from paybill_contracts.values import TenantId, Url
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 
@@ -31,7 +31,7 @@ class PortalView(BaseModel):
     url: Annotated[Url, Field(description="Good for a short while, as the provider says how long.")]
 
 
-def router(edge: Edge, connected: Mapping[str, Connected]) -> APIRouter:
+def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRouter:
     """The route, on this edge. connected: the providers."""
     routes = APIRouter(prefix="/v1", tags=["portal"])
     places = asyncio.Semaphore(AT_ONCE)
@@ -42,7 +42,7 @@ def router(edge: Edge, connected: Mapping[str, Connected]) -> APIRouter:
 
         Refused with `no_portal`; 502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
         """
-        account = await account_of(edge, tenant_id)
+        account = await account_of(context, tenant_id)
         one = connected.get(account.provider)
         if one is None:
             raise Problem(503, "provider_away", f"the provider {account.provider} is not configured here")
@@ -52,7 +52,7 @@ def router(edge: Edge, connected: Mapping[str, Connected]) -> APIRouter:
             raise NoPortalError(f"the account of {tenant_id} is not open yet")
         try:
             async with asyncio.timeout(TIMEOUT_S), places:
-                url = await one.provider.portal(account.customer, edge.settings.checkout_return_url)
+                url = await one.provider.portal(account.customer, context.settings.checkout_return_url)
         except TimeoutError as error:
             raise Problem(503, "provider_away", f"{account.provider} did not answer in {TIMEOUT_S:.0f} s") from error
         except ProviderAwayError as error:

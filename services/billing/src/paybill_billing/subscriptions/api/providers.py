@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from paybill_contracts.errors import NotFoundError
 from paybill_contracts.values import Key, ProviderId, TenantId
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
@@ -56,14 +56,14 @@ class UnknownCustomerError(NotFoundError):
     code = "unknown_customer"
 
 
-def router(edge: Edge, connected: Mapping[str, Connected]) -> APIRouter:
+def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRouter:
     """The routes, on this edge. connected: the providers."""
     routes = APIRouter(prefix="/v1/providers", tags=["providers"])
 
     @routes.get("")
     async def show_providers(_: Reader) -> list[ProviderView]:
         """The providers of this installation, in the order of their names."""
-        default = edge.settings.default_provider
+        default = context.settings.default_provider
         return [
             ProviderView(name=name, default=name == default, capabilities=capabilities(one))
             for name, one in sorted(connected.items())
@@ -76,7 +76,7 @@ def router(edge: Edge, connected: Mapping[str, Connected]) -> APIRouter:
         _: Reader,
     ) -> CustomerView:
         """Which tenant a customer is, as soon as its account is open. The provider is not asked."""
-        rows = await edge.rows(select(document(AccountRow)).where(AccountRow.customer == f"{provider}/{customer}"))
+        rows = await context.rows(select(document(AccountRow)).where(AccountRow.customer == f"{provider}/{customer}"))
         if not rows:
             raise UnknownCustomerError(f"no account here is the customer {customer} of {provider}")
         account = ACCOUNTS.load(rows[0].state)

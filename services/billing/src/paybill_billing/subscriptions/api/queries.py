@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from paybill_contracts.billing import AccessState, Subscription
 from paybill_contracts.catalogue import MeteredFeature
 from paybill_contracts.values import SubscriptionId, TenantId
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
@@ -52,15 +52,15 @@ class SubscriptionPage(BaseModel):
     next: Annotated[SubscriptionId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1", tags=["billing"])
 
     @routes.get("/tenants/{tenant_id}/account")
     async def show_account(tenant_id: TenantId, _: Reader) -> AccountView:
         """A tenant as a customer: where it pays, what it subscribed to, what that gives it, and what it used."""
-        account = await account_of(edge, tenant_id)
-        held = await found(edge, ENTITLEMENTS, tenant_id)
+        account = await account_of(context, tenant_id)
+        held = await found(context, ENTITLEMENTS, tenant_id)
         standings = select(document(SubscriptionRow)).where(SubscriptionRow.tenant_id == tenant_id)
         meters = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id)
         included = {f.meter: f.included for f in held.features if isinstance(f, MeteredFeature)} if held else {}
@@ -77,14 +77,14 @@ def router(edge: Edge) -> APIRouter:
             leaving=account.leaving,
             subscriptions=[
                 SUBSCRIPTIONS.load(row.state).subscription
-                for row in await edge.rows(standings.order_by(SubscriptionRow.id).limit(MAX_PAGE))
+                for row in await context.rows(standings.order_by(SubscriptionRow.id).limit(MAX_PAGE))
             ],
             entitlements=EntitlementsView.of(held) if held is not None else None,
             usage=[
                 UsageView(
                     meter=meter.meter, total=meter.total, records=meter.records, included=included.get(meter.meter)
                 )
-                for row in await edge.rows(meters.order_by(MeterRow.id).limit(MAX_PAGE))
+                for row in await context.rows(meters.order_by(MeterRow.id).limit(MAX_PAGE))
                 for meter in [METERS.load(row.state)]
             ],
         )
@@ -99,7 +99,7 @@ def router(edge: Edge) -> APIRouter:
         limit: Limit = 50,
     ) -> SubscriptionPage:
         """Subscriptions in the order of their ids, a page at a time."""
-        standings, next_ = await page(edge, SUBSCRIPTIONS, after, limit, access=access)
+        standings, next_ = await page(context, SUBSCRIPTIONS, after, limit, access=access)
         return SubscriptionPage(subscriptions=[standing.subscription for standing in standings], next=next_)
 
     return routes

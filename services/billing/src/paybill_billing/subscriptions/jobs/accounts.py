@@ -7,8 +7,8 @@ from paybill_contracts.billing import AccountRegistered, CancellationRequested
 from paybill_contracts.values import Text
 from paybill_runtime.clock import now
 from paybill_runtime.decisions.store import Statement
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
-from paybill_runtime.jobs.effects import Job, Outcome, Refused, RetryAfter, Work
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused, RetryAfter
 from pydantic import TypeAdapter
 
 from paybill_billing.catalogue.domain import catalogue
@@ -20,7 +20,7 @@ from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
 from paybill_billing.subscriptions.tables import ACCOUNTS
 
-WORK = Work()
+JOBS = JobRegistry()
 _LINE = TypeAdapter(Text)
 
 
@@ -28,13 +28,13 @@ def _failed(job: Job[AccountRegistered], reason: str) -> Outcome:
     tenant_id = job.event.tenant_id
     line = _LINE.validate_python(" ".join(reason.split()) or "unknown")
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         unit.record(ACCOUNTS, tenant_id, accounts.failed(_account(unit, tenant_id), line))
 
     return Outcome(decide, writes=[ACCOUNTS.key(tenant_id)])
 
 
-@WORK.effect(AccountRegistered, attempts=8, failed=_failed)
+@JOBS.effect(AccountRegistered, attempts=8, failed=_failed)
 async def open_account(job: Job[AccountRegistered], providers: Providers) -> AsyncIterator[Outcome]:
     """Make the tenant a customer of its provider, or the customer that it is already. One that left is not made one."""
     tenant_id = job.event.tenant_id
@@ -57,7 +57,7 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
     yield Outcome(lambda unit, _: _opened(unit, tenant_id, opened), writes=[ACCOUNTS.key(tenant_id)], last=True)
 
 
-@WORK.effect(CancellationRequested, attempts=8)
+@JOBS.effect(CancellationRequested, attempts=8)
 async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """Cancel all that the tenant has. What that changes comes back as webhooks, and is heard like any other."""
     if job.event.customer is not None:
@@ -74,25 +74,25 @@ async def _adopt(account: Account, customer: str, providers: Providers, key: str
             raise ProviderRefusedError(f"{account.provider} cannot take over a customer that it has already")
         held = await provider.adopt(customer, account.id, key)
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         unit.record(ACCOUNTS, account.id, accounts.adopted(_account(unit, account.id), customer))
 
     def look(statement: Statement) -> None:
         for subscription in sorted(held):
             enqueue_sync(account.provider, subscription, now(), statement)
 
-    return Outcome(decide, writes=[ACCOUNTS.key(account.id)], last=True, besides=look)
+    return Outcome(decide, writes=[ACCOUNTS.key(account.id)], last=True, extra_statements=look)
 
 
-def _nothing(_unit: Unit, _at: Moment) -> None:
+def _nothing(_unit: UnitOfWork, _at: DecisionContext) -> None:
     """The provider's own messages will say what changed."""
 
 
-def _opened(unit: Unit, tenant_id: str, opened: OpenedAccount) -> None:
+def _opened(unit: UnitOfWork, tenant_id: str, opened: OpenedAccount) -> None:
     unit.record(ACCOUNTS, tenant_id, accounts.opened(_account(unit, tenant_id), opened))
 
 
-def _account(unit: Unit, tenant_id: str) -> Account:
+def _account(unit: UnitOfWork, tenant_id: str) -> Account:
     account = unit.get(ACCOUNTS, tenant_id)
     if account is None:
         raise UnknownTenantError(f"there is no account of {tenant_id}")

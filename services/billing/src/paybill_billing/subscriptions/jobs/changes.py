@@ -7,7 +7,7 @@ from paybill_contracts.billing import Subscription
 from paybill_contracts.changes import ChangeConfirmed, ChangeRequested
 from paybill_contracts.values import Text
 from paybill_runtime import clock
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, Outcome, Refused
 from pydantic import TypeAdapter
 
@@ -18,11 +18,11 @@ from paybill_billing.providers.port import Providers
 from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
-from paybill_billing.subscriptions.jobs.accounts import WORK as ACCOUNTS_WORK
+from paybill_billing.subscriptions.jobs.accounts import JOBS as ACCOUNT_JOBS
 from paybill_billing.subscriptions.jobs.accounts import answers
 from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
 
-WORK = ACCOUNTS_WORK
+JOBS = ACCOUNT_JOBS
 """One table of effects a service; this module adds its own."""
 
 REFUSED = "provider_refused"
@@ -33,14 +33,14 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
     change_id = job.event.change_id
     line = _LINE.validate_python(" ".join(reason.split())[:500] or "unknown")
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         change = changes.existing(unit.get(CHANGES, change_id), change_id)
         unit.record(CHANGES, change_id, changes.refused(change, REFUSED, line))
 
     return Outcome(decide, writes=[CHANGES.key(change_id)])
 
 
-@WORK.effect(ChangeRequested, attempts=8, failed=_failed)
+@JOBS.effect(ChangeRequested, attempts=8, failed=_failed)
 async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """What the change costs now, and what it gives."""
     change, subscription, sold = await _known(job)
@@ -53,7 +53,7 @@ async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterato
             subscription.provider_subscription, wanted, clock.now()
         )
 
-    def decide(unit: Unit, at: Moment) -> None:
+    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
         asked = changes.existing(unit.get(CHANGES, change.id), change.id)
         quoted = changes.quoted(asked, subscription, proration, before, wanted.plan or before, at.now)
         unit.record(CHANGES, change.id, quoted)
@@ -61,7 +61,7 @@ async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterato
     yield Outcome(decide, writes=[CHANGES.key(change.id)], last=True)
 
 
-@WORK.effect(ChangeConfirmed, attempts=8, failed=_failed)
+@JOBS.effect(ChangeConfirmed, attempts=8, failed=_failed)
 async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
     """Make the change as it was quoted, and look at the subscription again: what it is now follows as its facts."""
     change, subscription, sold = await _known(job)
@@ -72,7 +72,7 @@ async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator
     with answers():
         await providers[subscription.provider].change(target, wanted, change.quote.proration.effective_at, job.id)
 
-    def decide(unit: Unit, _: Moment) -> None:
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         made = changes.existing(unit.get(CHANGES, change.id), change.id)
         unit.record(CHANGES, change.id, changes.applied(made))
 
@@ -80,7 +80,7 @@ async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator
         decide,
         writes=[CHANGES.key(change.id)],
         last=True,
-        besides=partial(enqueue_sync, subscription.provider, target, clock.now()),
+        extra_statements=partial(enqueue_sync, subscription.provider, target, clock.now()),
     )
 
 

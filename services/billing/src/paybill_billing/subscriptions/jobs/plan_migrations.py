@@ -5,8 +5,8 @@ import logging
 
 from paybill_contracts.envelope import Origin
 from paybill_runtime.database.leases import Leases
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
 from sqlalchemy import text
 
@@ -45,8 +45,8 @@ _REMAINING = text(f"SELECT count(*) AS left_over FROM subscriptions WHERE {SUBSC
 class PlanMigrationRunner:
     """Goes on with every move that runs. Only the process that holds the lease of the webhooks works."""
 
-    def __init__(self, edge: Edge, leases: Leases) -> None:
-        self._edge = edge
+    def __init__(self, context: ServiceContext, leases: Leases) -> None:
+        self._context = context
         self._leases = leases
 
     async def run(self) -> None:
@@ -54,8 +54,8 @@ class PlanMigrationRunner:
         while True:
             going = []
             try:
-                if held := self._leases.some([LEASE]):
-                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._edge.rows(_RUNNING)]
+                if held := self._leases.held_of([LEASE]):
+                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._context.rows(_RUNNING)]
                     going = [move for move in found if move.status is Status.RUNNING]
                     for move in going:
                         await self._one(move, held)
@@ -74,22 +74,22 @@ class PlanMigrationRunner:
 
     async def _step(self, move: PlanMigration, held: dict[str, int]) -> None:
         """Ask the next batch, unless the one before is still being changed; finish when nobody is left."""
-        counted = (await self._edge.rows(_CHANGE_COUNTS, {"move": move.id}))[0]
+        counted = (await self._context.rows(_CHANGE_COUNTS, {"move": move.id}))[0]
         settled = ChangeCounts(counted.asked, counted.moved, counted.refused)
         if settled.open:
             return
         who = {"plan": move.from_plan, "version": str(move.from_version)}
-        batch = await self._edge.rows(_NEXT, {**who, "after": move.after})
+        batch = await self._context.rows(_NEXT, {**who, "after": move.after})
         if batch:
             await self._request_batch(move, {row.id: row.open for row in batch}, settled, held)
             return
-        left = (await self._edge.rows(_REMAINING, who))[0].left_over
+        left = (await self._context.rows(_REMAINING, who))[0].left_over
 
-        def finish(unit: Unit, _: Moment) -> None:
+        def finish(unit: UnitOfWork, _: DecisionContext) -> None:
             found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move.id), move.id)
             unit.record(PLAN_MIGRATIONS, move.id, plan_migrations.finish(found, settled, left))
 
-        await self._edge.decide(_origin(move), finish, writes=[PLAN_MIGRATIONS.key(move.id)], held=held)
+        await self._context.decide(_origin(move), finish, writes=[PLAN_MIGRATIONS.key(move.id)], leases=held)
 
     async def _request_batch(
         self, move: PlanMigration, batch: dict[str, str | None], settled: ChangeCounts, held: dict[str, int]
@@ -97,7 +97,7 @@ class PlanMigrationRunner:
         """batch: the subscriptions, each with the change of it that is open."""
         ids = {subscription_id: plan_migrations.change_id(move.id, subscription_id) for subscription_id in batch}
 
-        def ask(unit: Unit, _: Moment) -> None:
+        def ask(unit: UnitOfWork, _: DecisionContext) -> None:
             sold = unit.get(CATALOGUES, catalogue.CATALOGUE)
             found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move.id), move.id)
             events = plan_migrations.progress(found, max(batch), len(batch), settled)
@@ -110,12 +110,12 @@ class PlanMigrationRunner:
                     asked = plan_migrations.request_change(found, sold, standing.subscription, open_change)
                     unit.record(CHANGES, change_id, asked)
 
-        await self._edge.decide(
+        await self._context.decide(
             _origin(move),
             ask,
             writes=[PLAN_MIGRATIONS.key(move.id), *(CHANGES.key(id_) for id_ in ids.values())],
             reads=[CATALOGUES.key(catalogue.CATALOGUE), *(SUBSCRIPTIONS.key(id_) for id_ in batch)],
-            held=held,
+            leases=held,
         )
 
 
@@ -123,6 +123,6 @@ def _origin(move: PlanMigration) -> Origin:
     return Origin(move.id, move.id, "service:billing", "")
 
 
-async def run_plan_migrations(edge: Edge, leases: Leases) -> None:
+async def run_plan_migrations(context: ServiceContext, leases: Leases) -> None:
     """Go on with every move that runs, until the service ends."""
-    await PlanMigrationRunner(edge, leases).run()
+    await PlanMigrationRunner(context, leases).run()

@@ -4,8 +4,8 @@ from fastapi import APIRouter
 from paybill_contracts.usage import Usage
 from paybill_contracts.values import TenantId
 from paybill_runtime import clock
-from paybill_runtime.decisions.context import Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.problems import Problem
 from sqlmodel import select
 
@@ -24,19 +24,19 @@ CONSUMER = "consume"
 """The publisher of usage that is consumed over HTTP; the fact's actor names the caller."""
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
     routes = APIRouter(prefix="/v1", tags=["usage"])
 
     @routes.get("/tenants/{tenant_id}/usage")
     async def show_usage(tenant_id: TenantId, _: Reader) -> TenantUsageView:
         """Shows a tenant's current usage and its allowances."""
-        await account_of(edge, tenant_id)
-        entitlements = await found(edge, ENTITLEMENTS, tenant_id)
+        await account_of(context, tenant_id)
+        entitlements = await found(context, ENTITLEMENTS, tenant_id)
         query = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
-        meters = {meter.meter: meter for row in await edge.rows(query) for meter in [METERS.load(row.state)]}
+        meters = {meter.meter: meter for row in await context.rows(query) for meter in [METERS.load(row.state)]}
         names = sorted({feature.meter for feature in metered_features(entitlements)} | meters.keys())
-        now = edge.now()
+        now = context.now()
         return TenantUsageView(
             tenant_id=tenant_id,
             allows_access=entitlements is not None and entitlements.allows_access,
@@ -51,10 +51,12 @@ def router(edge: Edge) -> APIRouter:
         """
         if caller.idempotency is None:
             raise Problem(400, "idempotency_key_missing", "send an Idempotency-Key: without one, a retry counts twice")
-        used = Usage(tenant_id=tenant_id, meter=body.meter, quantity=body.quantity, occurred_at=edge.now(), of=body.of)
+        used = Usage(
+            tenant_id=tenant_id, meter=body.meter, quantity=body.quantity, occurred_at=context.now(), of=body.of
+        )
         id_, shard, usage_id = usage.meter_id(tenant_id, body.meter), usage.shard_of(used), clock.new_id()
 
-        def decide(unit: Unit, _: Moment) -> ConsumeView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> ConsumeView:
             current = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             consumed = usage.consume(
                 unit.get(METERS, id_),
@@ -69,7 +71,7 @@ def router(edge: Edge) -> APIRouter:
                 unit.record(DISTINCT_SETS, shard, consumed.on_distinct_set)
             return ConsumeView.of(body.meter, consumed)
 
-        return await edge.decide(
+        return await context.decide(
             caller.origin,
             decide,
             writes=[METERS.key(id_), *([DISTINCT_SETS.key(shard)] if shard is not None else [])],
@@ -79,7 +81,7 @@ def router(edge: Edge) -> APIRouter:
                 CATALOGUES.key(catalogue.CATALOGUE),
             ],
             idempotency=caller.idempotency,
-            answer=ConsumeView,
+            response_type=ConsumeView,
             verb="consume",
             target=id_,
         )

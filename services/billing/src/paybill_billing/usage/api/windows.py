@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, status
 from paybill_contracts.metering import MeterId, WindowId
 from paybill_contracts.values import TenantId, Timestamp
-from paybill_runtime.decisions.context import Caller, Edge
-from paybill_runtime.decisions.unit_of_work import Moment, Unit
+from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from sqlmodel import col
 
 from paybill_billing.reading import Reader, Writer, found, page
@@ -24,21 +24,21 @@ Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of r
 Window = Annotated[WindowId, Path(description="The `id` in `GET /v1/usage/windows`.")]
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """Returns the routes."""
     routes = APIRouter(prefix="/v1/usage", tags=["usage"])
 
     async def act(caller: Caller, id_: str, verb: str, decision: Decision) -> ClosedWindowView:
-        def decide(unit: Unit, _: Moment) -> ClosedWindowView:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> ClosedWindowView:
             unit.record(CLOSED_WINDOWS, id_, decision(existing(unit.get(CLOSED_WINDOWS, id_), id_)))
             return ClosedWindowView.of(existing(unit.get(CLOSED_WINDOWS, id_), id_))
 
-        return await edge.decide(
+        return await context.decide(
             caller.origin,
             decide,
             writes=[CLOSED_WINDOWS.key(id_)],
             idempotency=caller.idempotency,
-            answer=ClosedWindowView,
+            response_type=ClosedWindowView,
             verb=verb,
             target=id_,
         )
@@ -48,7 +48,7 @@ def router(edge: Edge) -> APIRouter:
         _: Reader, tenant_id: TenantId | None = None, after: MeterId | None = None, limit: Limit = 100
     ) -> MeterPage:
         """Lists meters with their open windows, one page at a time."""
-        meters, next_ = await page(edge, METERS, after, limit, tenant_id=tenant_id)
+        meters, next_ = await page(context, METERS, after, limit, tenant_id=tenant_id)
         return MeterPage(meters=[MeterView.of(meter) for meter in meters], next=next_)
 
     @routes.get("/windows")
@@ -65,13 +65,13 @@ def router(edge: Edge) -> APIRouter:
         start = col(ClosedWindowRow.state)["start"].as_string()
         bounds = [start >= _as_stored(since)] if since is not None else []
         bounds += [start < _as_stored(until)] if until is not None else []
-        closed, next_ = await page(edge, CLOSED_WINDOWS, after, limit, *bounds, tenant_id=tenant_id, status=status)
+        closed, next_ = await page(context, CLOSED_WINDOWS, after, limit, *bounds, tenant_id=tenant_id, status=status)
         return ClosedWindowPage(windows=[ClosedWindowView.of(window) for window in closed], next=next_)
 
     @routes.get("/windows/{window_id}")
     async def show_window(window_id: Window, _: Reader) -> ClosedWindowView:
         """Shows one closed window."""
-        return ClosedWindowView.of(existing(await found(edge, CLOSED_WINDOWS, window_id), window_id))
+        return ClosedWindowView.of(existing(await found(context, CLOSED_WINDOWS, window_id), window_id))
 
     @routes.post("/windows/{window_id}/report", status_code=status.HTTP_202_ACCEPTED)
     async def report(window_id: Window, caller: Writer) -> ClosedWindowView:

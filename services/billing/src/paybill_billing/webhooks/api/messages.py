@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.errors import NotFoundError
 from paybill_contracts.values import Key, ProviderId
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, and_, select, text, tuple_
 
@@ -106,7 +106,7 @@ class MessagePage(BaseModel):
     next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def router(edge: Edge) -> APIRouter:
+def router(context: ServiceContext) -> APIRouter:
     """The routes, on this edge."""
     routes = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
@@ -136,7 +136,7 @@ def router(edge: Edge) -> APIRouter:
             last_provider, _slash, last_id = after.partition("/")
             last = select(*place).where(and_(kept.provider == last_provider, kept.event_id == last_id))
             wanted = wanted.where(tuple_(*place) < last.scalar_subquery())
-        rows = await edge.rows(wanted.limit(limit + 1))
+        rows = await context.rows(wanted.limit(limit + 1))
         page = [MessageView.of(row) for row in rows[:limit]]
         next_ = f"{page[-1].provider}/{page[-1].id}" if len(rows) > limit else None
         return MessagePage(messages=page, next=next_)
@@ -146,7 +146,7 @@ def router(edge: Edge) -> APIRouter:
         """Providers' objects that are still to be looked at, the longest tried first."""
         targets = WEBHOOK_TARGETS.c
         wanted = select(WEBHOOK_TARGETS).order_by(targets.tries.desc(), targets.provider, targets.target).limit(limit)
-        return [WaitingView.of(row) for row in await edge.rows(wanted)]
+        return [WaitingView.of(row) for row in await context.rows(wanted)]
 
     @routes.post("/waiting/{provider}/{target:path}/retry")
     async def retry(
@@ -155,8 +155,8 @@ def router(edge: Edge) -> APIRouter:
         who: Writer,
     ) -> WaitingView:
         """Look at it now, and not when its time has come. Doing it twice looks at it twice, which changes nothing."""
-        async with edge.database.transaction() as connection:
-            found = await connection.execute(_RETRY, {"now": edge.now(), "provider": provider, "target": target})
+        async with context.database.transaction() as connection:
+            found = await connection.execute(_RETRY, {"now": context.now(), "provider": provider, "target": target})
             row = found.one_or_none()
         if row is None:
             raise NotWaitingError(f"{target} of {provider} does not wait; GET /v1/webhooks/waiting lists what does")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 from paybill_contracts.values import Key
-from paybill_runtime.decisions.context import Edge
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel
 from starlette.datastructures import Headers
@@ -28,8 +28,8 @@ _RECEIVED = JSONResponse(Received().model_dump())
 class Door:
     """Where one provider's messages come in."""
 
-    def __init__(self, edge: Edge, provider: str, reader: Inbound, inbox: Inbox) -> None:
-        self._edge = edge
+    def __init__(self, context: ServiceContext, provider: str, reader: Inbound, inbox: Inbox) -> None:
+        self._context = context
         self._provider = provider
         self._reader = reader
         self._inbox = inbox
@@ -41,22 +41,22 @@ class Door:
 
     async def take(self, scope: Scope, body: bytes) -> None:
         """Return once a message is durable. Raises Problem, and what `Inbox.keep` raises."""
-        now = self._edge.now()
+        now = self._context.now()
         try:
             delivery = self._reader.receive(body, Headers(scope=scope), now)
         except DeliveryRefusedError as error:
             raise Problem(400, error.code, str(error)) from None
         traceparent = scope["paybill.traceparent"]
-        sealed = self._edge.seal_raw(body)
+        sealed = self._context.seal_raw(body)
         await self._inbox.keep(Kept(delivery, self._provider, traceparent, sealed, now))
 
 
-def router(edge: Edge, inbound: Mapping[str, Inbound], kept: Callable[[str], None]) -> APIRouter:
+def router(context: ServiceContext, inbound: Mapping[str, Inbound], kept: Callable[[str], None]) -> APIRouter:
     """The route, on this edge. inbound: how each provider's messages are read. kept: as `Inbox` has it."""
     routes = APIRouter(tags=["webhooks"])
-    inbox = Inbox(edge.database, kept)
-    doors = {name: Door(edge, name, reader, inbox) for name, reader in inbound.items()}
-    edge.doors.update((f"/webhooks/{name}", door) for name, door in doors.items())
+    inbox = Inbox(context.database, kept)
+    doors = {name: Door(context, name, reader, inbox) for name, reader in inbound.items()}
+    context.fast_routes.update((f"/webhooks/{name}", door) for name, door in doors.items())
 
     @routes.post("/webhooks/{provider}")
     async def receive(
