@@ -11,8 +11,8 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paybill_cli.exit_codes import ExitCode
-from paybill_contracts.billing import PlanRef
-from paybill_licence.licence import (
+from paybill_contracts.catalogue import PlanRef
+from paybill_licence import (
     Licence,
     Revocation,
     Revocations,

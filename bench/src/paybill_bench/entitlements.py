@@ -8,8 +8,8 @@ import random
 import time
 from collections.abc import Sequence
 
-from paybill_contracts.billing import EntitlementsSet, PlanRef
-from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
+from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, PlanRef, StaticFeature
 from paybill_contracts.entitlements import EntitlementsCache, check
 from paybill_contracts.event import encode
 from paybill_contracts.placement import Preset

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from paybill_licence.licence import (
+from paybill_licence import (
     MAX_KEYS_BYTES,
     MAX_LICENCE_CHARS,
     MAX_REVOCATIONS_CHARS,
     LicenceRefusedError,
     read_keys,
+    update_status,
     verify_licence,
     verify_revocations,
 )
-from paybill_licence.watch import update_status
 from pydantic import AwareDatetime, TypeAdapter
 
 from paybill_cli.errors import CliError, usage

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import typer
-from paybill_licence.licence import machine_digest
+from paybill_licence import machine_digest
 
 from paybill_cli.asking import Again, Reason, Yes, sent
 from paybill_cli.calls import Service

@@ -1,8 +1,8 @@
 """A check needs nothing but the set that it is made against; a copy of sets takes only what is newer."""
 
 import pytest
-from paybill_contracts.billing import EntitlementsSet, PlanRef
-from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
+from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, PlanRef, StaticFeature
 from paybill_contracts.entitlements import CheckResult, EntitlementsCache, Reason, check
 from paybill_contracts.placement import Preset
 

@@ -1,7 +1,8 @@
 """A subscription as it stands, that tests of changes and moves begin with."""
 
 from billing_samples import CATALOGUE, DAY, EUR_20, NOW, TENANT
-from paybill_contracts.billing import AccessState, PlanRef, Subscription
+from paybill_contracts.billing import AccessState, Subscription
+from paybill_contracts.catalogue import PlanRef
 
 SUBSCRIPTION_ID = "sub_" + "1" * 32
 PINNED = PlanRef(plan="pro", version=1, catalogue_hash=CATALOGUE.content_hash)

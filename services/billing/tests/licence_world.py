@@ -10,12 +10,12 @@ from billing_world import eventually
 from change_samples import having
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.subscriptions.tables import SUBSCRIPTIONS
-from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef
-from paybill_contracts.catalogue import LimitFeature
+from paybill_contracts.billing import AccessState, EntitlementsSet
+from paybill_contracts.catalogue import LimitFeature, PlanRef
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import Event
 from paybill_contracts.placement import Preset
-from paybill_licence.licence import read_keys, verify_revocations
+from paybill_licence import read_keys, verify_revocations
 
 TENANT = "ten_" + "a" * 32
 SUBSCRIPTION = "sub_" + "c" * 32

@@ -19,8 +19,8 @@ from paybill_billing.entitlements.domain.entitlements import (
     UndeclaredMeterError,
 )
 from paybill_billing.entitlements.domain.overrides import Grant, Override, effective
-from paybill_contracts.billing import AccessState, EntitlementsSet, PlanRef, Subscription
-from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
+from paybill_contracts.billing import AccessState, EntitlementsSet, Subscription
+from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, PlanRef, StaticFeature
 from paybill_contracts.entitlements import EntitlementGranted, EntitlementOverridden, EntitlementWithdrawn
 from paybill_contracts.event import digest, encode
 

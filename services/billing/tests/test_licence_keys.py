@@ -18,7 +18,7 @@ from paybill_contracts.licences import (
     LicenceRevoked,
     RevocationOrigin,
 )
-from paybill_licence.licence import (
+from paybill_licence import (
     MAX_REVOCATIONS,
     TOLERANCE,
     base64url,

@@ -21,7 +21,7 @@ from licence_world import (
 )
 from paybill_billing.app import service
 from paybill_contracts.billing import AccessState, SubscriptionActivated, SubscriptionChanged, SubscriptionEnded
-from paybill_licence.licence import LicenceRevokedError, UnknownLicenceKeyError, machine_digest, verify_licence
+from paybill_licence import LicenceRevokedError, UnknownLicenceKeyError, machine_digest, verify_licence
 from paybill_runtime.replay.verify import replay
 from sqlalchemy import text
 

@@ -17,8 +17,8 @@ from paybill_billing.licences.domain.licences import (
     Status,
 )
 from paybill_billing.licences.domain.seats import LicenceNotInForceError, NoSeatLeftError
-from paybill_contracts.billing import AccessState, PlanRef
-from paybill_contracts.catalogue import LimitFeature
+from paybill_contracts.billing import AccessState
+from paybill_contracts.catalogue import LimitFeature, PlanRef
 from paybill_contracts.licences import (
     LicenceIssued,
     LicenceLapsing,
@@ -30,7 +30,7 @@ from paybill_contracts.licences import (
     RevocationOrigin,
 )
 from paybill_contracts.placement import Preset
-from paybill_licence.licence import (
+from paybill_licence import (
     assemble,
     base64url,
     key_id,

@@ -20,7 +20,8 @@ from paybill_billing.reconciliation.domain import (
     start,
     stop,
 )
-from paybill_contracts.billing import AccessState, PlanRef, Subscription
+from paybill_contracts.billing import AccessState, Subscription
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.money import Money
 from paybill_contracts.reconciliation import DriftKind, ReconciliationFinished, ReconciliationProgressed
 

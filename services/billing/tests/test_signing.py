@@ -6,7 +6,7 @@ from base64 import urlsafe_b64decode
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from paybill_billing.licences.effects import LostKeyError, SigningKeys
-from paybill_licence.licence import jwk, read_keys
+from paybill_licence import jwk, read_keys
 from paybill_runtime.security.identity import Identity, make_identity
 from paybill_runtime.security.secrets import FileSecrets, SecretNotFoundError
 

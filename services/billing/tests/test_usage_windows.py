@@ -22,7 +22,8 @@ from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.domain.closed_windows import ClosedWindow
 from paybill_billing.usage.jobs import JOBS, WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
-from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PlanRef, PublisherGrant
+from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PublisherGrant
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.envelope import IntakeEvent, Origin, intake_headers, intake_subject
 from paybill_contracts.metering import UsageWindowOpened
 from paybill_contracts.placement import Preset

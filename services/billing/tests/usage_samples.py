@@ -8,8 +8,8 @@ from billing_samples import CONTENT, EMAIL, TENANT, published
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.usage.domain import distinct_counts, usage
-from paybill_contracts.billing import AccountRegistered, EntitlementsSet, PlanRef
-from paybill_contracts.catalogue import Meter, MeteredFeature
+from paybill_contracts.billing import AccountRegistered, EntitlementsSet
+from paybill_contracts.catalogue import Meter, MeteredFeature, PlanRef
 from paybill_contracts.placement import Preset
 from paybill_contracts.usage import Usage
 

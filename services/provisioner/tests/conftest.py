@@ -14,7 +14,8 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from paybill_contracts.billing import EntitlementsSet, PlanRef
+from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.event import digest
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset

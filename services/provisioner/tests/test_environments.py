@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_contracts.billing import EntitlementsSet, PlanRef
+from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import decode, digest, encode
 from paybill_contracts.personal import Personal

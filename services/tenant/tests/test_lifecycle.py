@@ -9,12 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from paybill_contracts.billing import (
     AccessState,
     AccountRegistered,
-    PlanRef,
     Subscription,
     SubscriptionEnded,
     SubscriptionPaused,
     SubscriptionSuspended,
 )
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.event import decode, encode
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal

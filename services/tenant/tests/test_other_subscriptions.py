@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 
 from paybill_contracts.billing import (
     AccessState,
-    PlanRef,
     Subscription,
     SubscriptionEnded,
     SubscriptionPaused,
     SubscriptionSuspended,
 )
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.money import Money
 from paybill_contracts.tenant import Hold, HoldOrigin, OffboardingStarted, SuspensionMode, TenantReactivated
 from paybill_tenant.domain import tenants

@@ -7,12 +7,12 @@ import pytest
 from paybill_contracts.billing import (
     AccessState,
     AccountRegistered,
-    PlanRef,
     Subscription,
     SubscriptionEnded,
     SubscriptionPaused,
     SubscriptionSuspended,
 )
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset, placement_of

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from paybill_contracts.catalogue import Feature, Interval
+from paybill_contracts.catalogue import Feature, Interval, PlanRef
 from paybill_contracts.event import Event, Value
 from paybill_contracts.metering import ItemDigest, MeterId
 from paybill_contracts.money import Money
@@ -94,14 +94,6 @@ class CancellationRequested(
     tenant_id: TenantId
     provider: Key
     customer: ProviderId | None
-
-
-class PlanRef(Value):
-    """The plan version that a subscription pins, in the catalogue with this hash."""
-
-    plan: Key
-    version: Count
-    catalogue_hash: Digest
 
 
 class PendingChange(Value):

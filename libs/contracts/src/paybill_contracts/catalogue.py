@@ -1,54 +1,41 @@
 """The catalogue: what is sold, in plan versions that never change, and how usage of it is counted."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
+from paybill_licence.claims import (
+    BooleanFeature,
+    Feature,
+    LimitFeature,
+    MeteredFeature,
+    PlanRef,
+    StaticFeature,
+)
 from pydantic import Field
 
 from paybill_contracts.event import Event, Value
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
-from paybill_contracts.values import Count, Digest, Key, ProviderId, Text
+from paybill_contracts.values import Digest, Key, ProviderId, Text
 
-
-class BooleanFeature(Value):
-    """On or off."""
-
-    kind: Literal["boolean"]
-    key: Key
-    enabled: bool
-
-
-class StaticFeature(Value):
-    """A fixed value, such as a support level."""
-
-    kind: Literal["static"]
-    key: Key
-    value: Text
-
-
-class LimitFeature(Value):
-    """At most `limit` of something."""
-
-    kind: Literal["limit"]
-    key: Key
-    limit: Count
-
-
-class MeteredFeature(Value):
-    """Usage that is counted by `meter`; `included` units cost nothing extra, and no more than `quota` may be used.
-
-    quota: in each window of the meter; None when there is no bound but the price.
-    """
-
-    kind: Literal["metered"]
-    key: Key
-    meter: Key
-    included: Count
-    quota: Count | None = None
-
-
-Feature = Annotated[BooleanFeature | StaticFeature | LimitFeature | MeteredFeature, Field(discriminator="kind")]
+__all__ = [
+    "Aggregation",
+    "BooleanFeature",
+    "BuildableTier",
+    "Catalogue",
+    "CataloguePublished",
+    "Feature",
+    "Interval",
+    "LimitFeature",
+    "Meter",
+    "MeteredFeature",
+    "PlanRef",
+    "PlanVersion",
+    "Price",
+    "StaticFeature",
+    "TiersNoted",
+    "Window",
+]
 
 
 class Aggregation(StrEnum):

@@ -5,8 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from paybill_contracts.billing import PlanRef
-from paybill_contracts.catalogue import Feature
+from paybill_contracts.catalogue import Feature, PlanRef
 from paybill_contracts.event import Event, Value
 from paybill_contracts.money import Money
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Text, Timestamp

@@ -3,11 +3,10 @@
 from enum import StrEnum
 from typing import Annotated
 
-from paybill_licence.licence import MAX_LICENCE_CHARS, MAX_SEATS, KeyId, Licence, LicenceId, PublicKey, Revision
+from paybill_licence import MAX_LICENCE_CHARS, MAX_SEATS, KeyId, Licence, LicenceId, PublicKey, Revision
 from pydantic import Field, StringConstraints
 
-from paybill_contracts.billing import PlanRef
-from paybill_contracts.catalogue import Feature
+from paybill_contracts.catalogue import Feature, PlanRef
 from paybill_contracts.event import Event, Value
 from paybill_contracts.values import Count, Digest, Key, SecretRef, SubscriptionId, TenantId, Text, Timestamp
 

@@ -1,6 +1,6 @@
 """Facts about moves: all who subscribe to one plan version are taken to another."""
 
-from paybill_contracts.billing import PlanRef
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.changes import MigrationId
 from paybill_contracts.event import Event
 from paybill_contracts.values import Count, Key, SubscriptionId, Text

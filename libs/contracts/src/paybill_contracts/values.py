@@ -1,42 +1,32 @@
 """The plain types that facts are made of: bounded text, keys, ids and aware UTC times."""
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from paybill_licence.values import Count, Digest, Key, SubscriptionId, TenantId, Text, Timestamp
+from pydantic import AfterValidator, Field, StringConstraints
+
+__all__ = [
+    "Count",
+    "Digest",
+    "EnvironmentId",
+    "EventId",
+    "Key",
+    "ProviderId",
+    "SecretRef",
+    "Slug",
+    "SubscriptionId",
+    "TenantId",
+    "Text",
+    "Timestamp",
+    "Url",
+]
 
 _HEX = "0123456789abcdef0123456789abcdef"
 
 
-def _utc(value: datetime) -> datetime:
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("no such time in UTC") from None
-
-
-Timestamp = Annotated[AwareDatetime, AfterValidator(_utc), Field(examples=["2026-11-22T18:00:00Z"])]
-"""A point in time, always in UTC, so that equal times have equal text."""
-
-Text = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$"),
-    Field(examples=["some text"]),
-]
-"""One line for people to read: no control characters (PostgreSQL's jsonb cannot hold NUL), at most 500."""
-
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), Field(examples=["pro"])]
-"""A name that people choose and machines compare: plan, region, feature, meter, publisher."""
-
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"), Field(examples=["acme"])]
 """A tenant's name in URLs and database roles: 1 to 40 of a-z, 0-9 and dash, starting with a letter."""
-
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(examples=[_HEX + _HEX])]
-"""SHA-256 of canonical JSON, lower-case hex."""
-
-Count = Annotated[int, Field(ge=0, le=10**15)]
-"""A whole number that fits everywhere, JSON numbers in browsers included (below 2**53)."""
 
 EventId = Annotated[
     str,
@@ -45,10 +35,6 @@ EventId = Annotated[
 ]
 """A UUID (version 7 where we make it), lower case: RFC 9562."""
 
-TenantId = Annotated[str, StringConstraints(pattern=r"^ten_[0-9a-f]{32}$"), Field(examples=["ten_" + _HEX])]
-"""Opaque and permanent: it decides the partition, so it never carries a name."""
-
-SubscriptionId = Annotated[str, StringConstraints(pattern=r"^sub_[0-9a-f]{32}$"), Field(examples=["sub_" + _HEX])]
 EnvironmentId = Annotated[str, StringConstraints(pattern=r"^env_[0-9a-f]{32}$"), Field(examples=["env_" + _HEX])]
 
 ProviderId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-.:/]{1,255}$"), Field(examples=["cus_Q1w2e3"])]

@@ -5,8 +5,7 @@ from typing import Annotated, Literal, Self
 from uuid import uuid4
 
 from fastapi import APIRouter, status
-from paybill_contracts.billing import PlanRef
-from paybill_contracts.catalogue import Feature, MeteredFeature
+from paybill_contracts.catalogue import Feature, MeteredFeature, PlanRef
 from paybill_contracts.entitlements import ExceptionId, GrantId, OverrideId, Reason, check
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Timestamp

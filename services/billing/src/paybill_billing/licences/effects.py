@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paybill_contracts.errors import DomainError
-from paybill_licence.licence import base64url, key_id
+from paybill_licence import base64url, key_id
 from paybill_runtime.security.identity import WrongRecipientError
 from paybill_runtime.security.secrets import Secrets
 

@@ -10,8 +10,8 @@ from paybill_contracts.licences import (
     LicenceRevocationsChanged,
     LicenceSigningRequested,
 )
-from paybill_licence.licence import Licence as Claims
-from paybill_licence.licence import assemble, signing_input
+from paybill_licence import Licence as Claims
+from paybill_licence import assemble, signing_input
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import single_line

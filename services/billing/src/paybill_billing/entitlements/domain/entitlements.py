@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
 
-from paybill_contracts.billing import EntitlementsSet, PlanRef, Subscription
+from paybill_contracts.billing import EntitlementsSet, Subscription
 from paybill_contracts.catalogue import (
     BooleanFeature,
     Feature,
     LimitFeature,
     MeteredFeature,
+    PlanRef,
     PlanVersion,
     StaticFeature,
 )

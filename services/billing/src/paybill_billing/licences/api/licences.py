@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, status
 from paybill_contracts.licences import RevocationOrigin
 from paybill_contracts.values import TenantId
-from paybill_licence.licence import KeyId, LicenceId
+from paybill_licence import KeyId, LicenceId
 from paybill_runtime.decisions.context import Caller, ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 

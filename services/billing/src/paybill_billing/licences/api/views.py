@@ -2,11 +2,10 @@
 
 from typing import Annotated, Self
 
-from paybill_contracts.billing import PlanRef
-from paybill_contracts.catalogue import Feature
+from paybill_contracts.catalogue import Feature, PlanRef
 from paybill_contracts.licences import Purpose
 from paybill_contracts.values import Digest, SubscriptionId, TenantId, Text, Timestamp
-from paybill_licence.licence import MAX_SEATS, LicenceId
+from paybill_licence import MAX_SEATS, LicenceId
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.licences.domain import licence_keys
@@ -46,7 +45,7 @@ class RotateBody(ReasonBody):
 
 
 class MachineBody(Body):
-    """A machine, by the digest that `paybill_licence.licence.machine_digest` makes of what identifies it."""
+    """A machine, by the digest that `paybill_licence.machine_digest` makes of what identifies it."""
 
     machine: Digest
 

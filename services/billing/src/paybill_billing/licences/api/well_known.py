@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 from paybill_contracts.errors import RetryLaterError
 from paybill_contracts.event import canonical
-from paybill_licence.licence import jwk
+from paybill_licence import jwk
 from paybill_runtime.decisions.context import ServiceContext
 from sqlalchemy import Text, cast, literal, select, union_all
 from sqlmodel import col

@@ -23,8 +23,8 @@ from paybill_contracts.licences import (
     Purpose,
     RevocationOrigin,
 )
-from paybill_licence.licence import ALGORITHM, MAX_SEATS
-from paybill_licence.licence import Licence as Claims
+from paybill_licence import ALGORITHM, MAX_SEATS
+from paybill_licence import Licence as Claims
 
 from paybill_billing.entitlements.domain.entitlements import Entitlements
 

@@ -11,7 +11,7 @@ from paybill_contracts.licences import (
     LicenceRevoked,
     ListedRevocation,
 )
-from paybill_licence.licence import ALGORITHM, MAX_REVOCATIONS, TOLERANCE, Revocation, Revocations, assemble
+from paybill_licence import ALGORITHM, MAX_REVOCATIONS, TOLERANCE, Revocation, Revocations, assemble
 
 REVOCATIONS = "licences"
 """There is one list; a handler must know what to load before it has read anything."""

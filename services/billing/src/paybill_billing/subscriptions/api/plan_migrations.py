@@ -6,8 +6,7 @@ from typing import Annotated, Any, Self
 from uuid import uuid4
 
 from fastapi import APIRouter, Query, Response, status
-from paybill_contracts.billing import PlanRef
-from paybill_contracts.catalogue import Interval, PlanVersion
+from paybill_contracts.catalogue import Interval, PlanRef, PlanVersion
 from paybill_contracts.changes import FeatureDifference, MigrationId
 from paybill_contracts.money import Money
 from paybill_contracts.values import Count, Key, Text

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import assert_never
 
-from paybill_contracts.billing import AccessState, PlanRef, Subscription
-from paybill_contracts.catalogue import Interval, PlanVersion
+from paybill_contracts.billing import AccessState, Subscription
+from paybill_contracts.catalogue import Interval, PlanRef, PlanVersion
 from paybill_contracts.changes import ChangeKind as Kind
 from paybill_contracts.changes import WantedChange
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError

@@ -6,7 +6,8 @@ from functools import partial
 from hashlib import sha256
 from typing import assert_never
 
-from paybill_contracts.billing import PlanRef, Subscription
+from paybill_contracts.billing import Subscription
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.changes import ChangeKind, WantedChange
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.plan_migrations import MoveFinished, MovePaused, MoveProgressed, MoveResumed, MoveStarted

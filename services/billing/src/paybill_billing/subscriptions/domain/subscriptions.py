@@ -10,7 +10,6 @@ from typing import Any, TypeVar, assert_never
 from paybill_contracts.billing import (
     AccessState,
     PendingChange,
-    PlanRef,
     Subscription,
     SubscriptionActivated,
     SubscriptionChanged,
@@ -22,7 +21,7 @@ from paybill_contracts.billing import (
     SubscriptionRegistered,
     SubscriptionSuspended,
 )
-from paybill_contracts.catalogue import PlanVersion
+from paybill_contracts.catalogue import PlanRef, PlanVersion
 from paybill_contracts.errors import DomainError
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, UnknownPriceError, published, sold_at
