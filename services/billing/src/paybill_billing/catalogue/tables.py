@@ -1,4 +1,4 @@
-"""Rows of the catalogue and of the tiers that environments can be built of."""
+"""Rows of the catalogue and of the tiers that environments can be built from."""
 
 from paybill_runtime.decisions.aggregates import Stored
 
@@ -7,13 +7,13 @@ from paybill_billing.database import Base
 
 
 class CatalogueRow(Base, table=True):
-    """What we sell: one row."""
+    """The catalogue: one row."""
 
     __tablename__ = "catalogues"
 
 
 class TiersRow(Base, table=True):
-    """What environments can be built of: one row."""
+    """The buildable tiers: one row."""
 
     __tablename__ = "tiers"
 

@@ -9,16 +9,16 @@ from paybill_billing.subscriptions.domain import accounts, changes, payments, pl
 
 
 class CustomerTakenError(ConflictError, Refused):
-    """A customer of a provider is one tenant here. Refused: what would have made it two is not tried again."""
+    """Raised when a second tenant would be the same provider customer. It is Refused, so that no effect retries it."""
 
     code = "customer_taken"
 
     def __init__(self, _: str) -> None:
-        super().__init__("another tenant here is this customer already")
+        super().__init__("this customer already belongs to another tenant")
 
 
 class AccountRow(Base, table=True):
-    """A tenant as a customer. `customer` is `<provider>/<the provider's id>`, null until the account is open."""
+    """An account. `customer` is `<provider>/<the provider's id>`, null until the account is open."""
 
     __tablename__ = "accounts"
 
@@ -26,7 +26,7 @@ class AccountRow(Base, table=True):
 
 
 class SubscriptionRow(Base, table=True):
-    """A subscription. due, look: as `Standing` has them, as text that compares in the order of time."""
+    """A subscription. due, look: those of `SubscriptionState`, as text that sorts by time."""
 
     __tablename__ = "subscriptions"
 
@@ -37,13 +37,13 @@ class SubscriptionRow(Base, table=True):
 
 
 class PaymentRow(Base, table=True):
-    """A payment that failed, went back or is disputed; the id is that of the provider's event, refund or dispute."""
+    """A failed, refunded or disputed payment; the id is that of the provider's event, refund or dispute."""
 
     __tablename__ = "payments"
 
 
 class ChangeRow(Base, table=True):
-    """A change of a subscription. `open_for` is the subscription while it is not over: one at a time."""
+    """A change. `open_for` is its subscription while the change is open: a subscription has one open change."""
 
     __tablename__ = "changes"
 
@@ -58,7 +58,7 @@ class ChangeRow(Base, table=True):
 
 
 class PlanMigrationRow(Base, table=True):
-    """A move of subscribers. `open_from` is the version that they leave, until it is finished: one move at a time."""
+    """A plan migration. `open_from` is the old version until the end: a version has one open migration."""
 
     __tablename__ = "moves"
 

@@ -7,7 +7,7 @@ from paybill_billing.providers.manual.domain import contracts
 
 
 class ContractRow(Base, table=True):
-    """What a tenant has with the provider `manual`. `due` is the next due date, or the end of the period."""
+    """A manual contract. `due` is the next due date of an invoice, or the end of the period."""
 
     __tablename__ = "contracts"
 

@@ -1,4 +1,4 @@
-"""Changes of subscriptions over HTTP: ask, look at the quote, confirm it or let it go."""
+"""HTTP routes that request, show, confirm and discard subscription changes."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -34,41 +34,41 @@ MAX_COUNT = 10**9
 
 
 class When(StrEnum):
-    """Now, or when what is paid for is over."""
+    """The time of a change: now, or at the end of the current period."""
 
     NOW = "now"
     PERIOD_END = "period_end"
 
 
 class ChangeBody(BaseModel):
-    """What is wanted. What is left out stays as it is."""
+    """The requested change. A field that is left out stays the same."""
 
     model_config = ConfigDict(extra="forbid")
 
     kind: ChangeKind
-    plan: Annotated[Key | None, Field(description="For `plan` alone, as the next three.")] = None
-    version: Annotated[
-        int | None, Field(ge=1, le=MAX_COUNT, description="The newest that is on sale when it is left out.")
-    ] = None
+    plan: Annotated[Key | None, Field(description="Only for the kind `plan`, as the next three fields.")] = None
+    version: Annotated[int | None, Field(ge=1, le=MAX_COUNT, description="Default: the newest version on sale.")] = None
     interval: Interval | None = None
     quantity: Annotated[int | None, Field(ge=-MAX_COUNT, le=MAX_COUNT, description="Seats.")] = None
     when: When = When.NOW
-    reason: Annotated[Text, Field(description="Kept in the log for ever: no personal data.")]
-    confirm: Annotated[bool, Field(description="Make it as soon as it is quoted, without asking again.")] = False
+    reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
+    confirm: Annotated[bool, Field(description="Confirm the quote automatically.")] = False
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
-        """Nothing of what was asked for is left undone in silence."""
-        given = {self.plan, self.version, self.interval, self.quantity} != {None}
-        if given and self.kind is not ChangeKind.PLAN:
-            raise ValueError(f"plan, version, interval and quantity are for the kind `plan`, and not for {self.kind}")
+        """Refuses fields that the kind of change does not use."""
+        has_plan_fields = {self.plan, self.version, self.interval, self.quantity} != {None}
+        if has_plan_fields and self.kind is not ChangeKind.PLAN:
+            raise ValueError(
+                f"plan, version, interval and quantity are allowed for the kind `plan` only, not for {self.kind}"
+            )
         if self.version is not None and self.plan is None:
             raise ValueError("a version needs its plan")
         return self
 
 
 class ConfirmBody(BaseModel):
-    """The quote that was seen."""
+    """The hash of the quote to confirm."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,7 +76,7 @@ class ConfirmBody(BaseModel):
 
 
 class QuoteView(BaseModel):
-    """What a change costs and gives. Confirm `quote_hash` before `valid_until`."""
+    """The cost and the feature differences of a change. Confirm `quote_hash` before `valid_until`."""
 
     proration: Proration
     features: list[FeatureDifference]
@@ -89,7 +89,7 @@ class QuoteView(BaseModel):
 
 
 class ChangeView(BaseModel):
-    """A change of a subscription. `applied`: the provider has made it, or will when the period ends."""
+    """A change of a subscription. `applied`: the provider has made it or scheduled it for the end of the period."""
 
     id: ChangeId
     tenant_id: TenantId
@@ -98,13 +98,13 @@ class ChangeView(BaseModel):
     wanted: WantedChange
     reason: str
     move_id: MigrationId | None
-    quote: Annotated[QuoteView | None, Field(description="Null until the provider has quoted it.")]
-    code: Annotated[str | None, Field(description="Of the rule that refused it, or `provider_refused`.")]
+    quote: Annotated[QuoteView | None, Field(description="Null until the provider has sent the quote.")]
+    code: Annotated[str | None, Field(description="Code of the refusal, or `provider_refused`.")]
     refusal: str | None
 
     @classmethod
     def of(cls, change: Change) -> Self:
-        """What is shown of `change`."""
+        """Returns the view of `change`."""
         quote = change.quote
         return cls(
             id=change.id,
@@ -139,35 +139,35 @@ class ChangePage(BaseModel):
 
 
 async def _subscription(context: ServiceContext, subscription_id: str) -> Subscription:
-    standing = await found(context, SUBSCRIPTIONS, subscription_id)
-    if standing is None:
+    state = await found(context, SUBSCRIPTIONS, subscription_id)
+    if state is None:
         raise UnknownSubscriptionError(f"there is no subscription {subscription_id}")
-    return standing.subscription
+    return state.subscription
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes of subscription changes."""
     routes = APIRouter(prefix="/v1", tags=["changes"])
-    _asking(routes, context)
-    _looking(routes, context)
-    _deciding(routes, context)
+    _request_routes(routes, context)
+    _read_routes(routes, context)
+    _decision_routes(routes, context)
     return routes
 
 
-def _asking(routes: APIRouter, context: ServiceContext) -> None:
+def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
     @routes.post("/subscriptions/{subscription_id}/changes", status_code=status.HTTP_202_ACCEPTED)
     async def request(subscription_id: SubscriptionId, body: ChangeBody, who: Writer, response: Response) -> ChangeView:
-        """Ask for a change. It is quoted in a moment, and made when its quote is confirmed.
+        """Requests a change. The provider quotes it, and it is applied when the quote is confirmed.
 
-        An `Idempotency-Key` makes it safe to send again. Refused with `change_open` while another change of the
-        subscription is not over, and with `subscription_ended`, `subscription_pending`, `subscription_suspended`,
+        An `Idempotency-Key` makes retries safe. Refused with `change_open` while another change of the
+        subscription is open, and with `subscription_ended`, `subscription_pending`, `subscription_suspended`,
         `subscription_paused`, `subscription_cancels`, `not_paused`, `nothing_to_change`, `nothing_to_reactivate`,
         `no_period`, `only_now`, `tenant_leaving`, `unknown_plan`, `plan_not_on_sale`, `no_such_price` or
-        `quantity_out_of_bounds` when it cannot be.
+        `quantity_out_of_bounds` when the change is not possible.
         """
         tenant_id = (await _subscription(context, subscription_id)).tenant_id
-        open_ones = await context.rows(select(ChangeRow.id).where(ChangeRow.open_for == subscription_id))
-        asked = ChangeIntent(
+        open_changes = await context.rows(select(ChangeRow.id).where(ChangeRow.open_for == subscription_id))
+        intent = ChangeIntent(
             kind=body.kind,
             at_period_end=body.when is When.PERIOD_END,
             plan=body.plan,
@@ -178,19 +178,19 @@ def _asking(routes: APIRouter, context: ServiceContext) -> None:
         change_id = f"chg_{uuid4().hex}"
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> ChangeView:
-            standing, account = unit.get(SUBSCRIPTIONS, subscription_id), unit.get(ACCOUNTS, tenant_id)
+            state, account = unit.get(SUBSCRIPTIONS, subscription_id), unit.get(ACCOUNTS, tenant_id)
             sold = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
-            if standing is None:
+            if state is None:
                 raise UnknownSubscriptionError(f"there is no subscription {subscription_id}")
             leaving = account is not None and account.leaving
             events = changes.request(
                 unit.get(CHANGES, change_id),
-                standing.subscription,
-                change_requests.resolve(sold, standing.subscription, asked, leaving=leaving),
+                state.subscription,
+                change_requests.resolve(sold, state.subscription, intent, leaving=leaving),
                 change_id=change_id,
                 confirmed=body.confirm,
                 reason=body.reason,
-                open_change=open_ones[0].id if open_ones else None,
+                open_change=open_changes[0].id if open_changes else None,
             )
             unit.record(CHANGES, change_id, events)
             return ChangeView.of(changes.existing(unit.get(CHANGES, change_id), change_id))
@@ -213,34 +213,36 @@ def _asking(routes: APIRouter, context: ServiceContext) -> None:
         return view
 
 
-def _looking(routes: APIRouter, context: ServiceContext) -> None:
+def _read_routes(routes: APIRouter, context: ServiceContext) -> None:
     @routes.get("/subscriptions/{subscription_id}")
     async def show_subscription(subscription_id: SubscriptionId, _: Reader) -> Subscription:
-        """One subscription, as the provider showed it last."""
+        """Returns a subscription as of the last sync with its provider."""
         return await _subscription(context, subscription_id)
 
     @routes.get("/changes")
     async def show_all(
         _: Reader,
-        subscription_id: Annotated[SubscriptionId | None, Query(description="Only of this subscription.")] = None,
-        move_id: Annotated[MigrationId | None, Query(description="Only of this move.")] = None,
-        standing: Annotated[Status | None, Query(alias="status", description="Only those that stand here.")] = None,
-        after: Annotated[ChangeId | None, Query(description="Only ids behind this one: `next` of a page.")] = None,
+        subscription_id: Annotated[
+            SubscriptionId | None, Query(description="Only changes of this subscription.")
+        ] = None,
+        move_id: Annotated[MigrationId | None, Query(description="Only changes of this plan migration.")] = None,
+        status_: Annotated[Status | None, Query(alias="status", description="Only changes with this status.")] = None,
+        after: Annotated[ChangeId | None, Query(description="Only ids after this one: `next` of a page.")] = None,
         limit: Limit = 50,
     ) -> ChangePage:
-        """Changes in the order of their ids, a page at a time."""
-        asked, next_ = await page(
-            context, CHANGES, after, limit, subscription_id=subscription_id, move_id=move_id, status=standing
+        """Returns a page of changes in the order of their ids."""
+        found_changes, next_ = await page(
+            context, CHANGES, after, limit, subscription_id=subscription_id, move_id=move_id, status=status_
         )
-        return ChangePage(changes=[ChangeView.of(change) for change in asked], next=next_)
+        return ChangePage(changes=[ChangeView.of(change) for change in found_changes], next=next_)
 
     @routes.get("/changes/{change_id}")
     async def show(change_id: ChangeId, _: Reader) -> ChangeView:
-        """One change: its quote, and what became of it."""
+        """Returns a change with its quote and status."""
         return ChangeView.of(changes.existing(await found(context, CHANGES, change_id), change_id))
 
 
-def _deciding(routes: APIRouter, context: ServiceContext) -> None:
+def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
     async def act(
         who: Caller,
         change_id: str,
@@ -269,22 +271,22 @@ def _deciding(routes: APIRouter, context: ServiceContext) -> None:
 
     @routes.post("/changes/{change_id}/confirm", status_code=status.HTTP_202_ACCEPTED)
     async def confirm(change_id: ChangeId, body: ConfirmBody, who: Writer) -> ChangeView:
-        """Have a change made as it was quoted; what the subscription is then follows as facts.
+        """Confirms a quote; the change is then applied, and events report the new subscription.
 
-        Refused with `change_not_quoted_yet`, `quote_changed`, `quote_expired`, `change_over`, or because the
-        subscription stands otherwise by now.
+        Refused with `change_not_quoted_yet`, `quote_changed`, `quote_expired`, `change_over`, or because the current
+        state of the subscription does not allow the change.
         """
 
         def decision(unit: UnitOfWork, change: Change, at: DecisionContext) -> list[ChangeEvent]:
-            standing = unit.get(SUBSCRIPTIONS, change.subscription_id)
-            if standing is not None and change.status is Status.QUOTED:
-                wanted = change.wanted
-                change_requests.check_allowed(standing.subscription, wanted.kind, at_period_end=wanted.at_period_end)
+            state = unit.get(SUBSCRIPTIONS, change.subscription_id)
+            if state is not None and change.status is Status.QUOTED:
+                desired = change.wanted
+                change_requests.check_allowed(state.subscription, desired.kind, at_period_end=desired.at_period_end)
             return changes.confirm(change, body.quote_hash, at.now)
 
         return await act(who, change_id, "confirm_change", decision)
 
     @routes.post("/changes/{change_id}/discard")
     async def discard(change_id: ChangeId, who: Writer) -> ChangeView:
-        """Give a change up before it is confirmed. Refused with `change_confirmed` or `change_over`."""
+        """Discards a change that is not confirmed. Refused with `change_confirmed` or `change_over`."""
         return await act(who, change_id, "discard_change", lambda _unit, change, _at: changes.discard(change))

@@ -1,4 +1,4 @@
-"""Moves over HTTP: what one would mean, start it, follow it, pause it."""
+"""HTTP routes that preview, start, show, pause and resume plan migrations."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -47,7 +47,7 @@ _MIGRATIONS = text(
 
 
 class PlanMigrationBody(BaseModel):
-    """Who is to be moved where. Both versions must have been published once."""
+    """The old and the new plan version. Both must be published."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,11 +56,11 @@ class PlanMigrationBody(BaseModel):
     to_plan: Key
     to_version: Version
     when: When = When.PERIOD_END
-    reason: Annotated[Text, Field(description="Kept in the log for ever: no personal data.")]
+    reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
 
 
 class PauseBody(BaseModel):
-    """Why nobody more is to be moved for now."""
+    """The reason for the pause."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,7 +68,7 @@ class PauseBody(BaseModel):
 
 
 class PriceDifference(BaseModel):
-    """What those who pay in one currency and interval pay all together, before and after; null: no such price."""
+    """The total price of the subscriptions with one currency and interval, before and after; null: no such price."""
 
     currency: str
     interval: Interval
@@ -78,7 +78,7 @@ class PriceDifference(BaseModel):
 
 
 class PlanMigrationPreview(BaseModel):
-    """What a move would mean. `refused_now`: how many could not be moved as they stand, by access."""
+    """The effect of a plan migration. `refused_now`: the subscriptions that would be refused in their current state."""
 
     subscriptions: int
     by_access: dict[str, int]
@@ -92,7 +92,7 @@ class PlanMigrationPreview(BaseModel):
 
 
 class PlanMigrationView(BaseModel):
-    """A move and how far it is: of `total` subscriptions `asked` to change, `moved` and `refused`."""
+    """A plan migration and its progress: of `total` subscriptions, `asked` got a change and `moved` completed it."""
 
     id: MigrationId
     status: Status
@@ -105,29 +105,29 @@ class PlanMigrationView(BaseModel):
     asked: Count
     moved: Count
     refused: Count
-    left: Annotated[int | None, Field(description="Who pins the old version still; null until it is finished.")]
+    left: Annotated[int | None, Field(description="Subscriptions that still pin the old version; null until the end.")]
 
     @classmethod
-    def of(cls, move: PlanMigration, asked: int, moved: int, refused: int) -> Self:
-        """What is shown of `move`, with what became of its changes by now."""
+    def of(cls, migration: PlanMigration, asked: int, moved: int, refused: int) -> Self:
+        """Returns the view of `migration` with the current counts of its changes."""
         return cls(
-            id=move.id,
-            status=move.status,
-            from_plan=move.from_plan,
-            from_version=move.from_version,
-            to=move.to,
-            when=When.PERIOD_END if move.at_period_end else When.NOW,
-            reason=move.reason,
-            total=move.total,
+            id=migration.id,
+            status=migration.status,
+            from_plan=migration.from_plan,
+            from_version=migration.from_version,
+            to=migration.to,
+            when=When.PERIOD_END if migration.at_period_end else When.NOW,
+            reason=migration.reason,
+            total=migration.total,
             asked=asked,
             moved=moved,
             refused=refused,
-            left=move.left,
+            left=migration.left,
         )
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes of plan migrations."""
     routes = APIRouter(prefix="/v1/moves", tags=["moves"])
 
     async def act(
@@ -139,8 +139,8 @@ def router(context: ServiceContext) -> APIRouter:
                 move_id,
                 decision(plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id)),
             )
-            move = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id)
-            return PlanMigrationView.of(move, move.asked, move.moved, move.refused)
+            migration = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id)
+            return PlanMigrationView.of(migration, migration.asked, migration.moved, migration.refused)
 
         return await context.decide(
             who.origin,
@@ -160,7 +160,7 @@ def router(context: ServiceContext) -> APIRouter:
         to_plan: Annotated[Key, Query()],
         to_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
     ) -> PlanMigrationPreview:
-        """How many would be moved, what they pay before and after, and what the plans give differently."""
+        """Returns the subscriptions that would change, their prices before and after, and the feature differences."""
         known = catalogue.existing(await found(context, CATALOGUES, catalogue.CATALOGUE))
         before = catalogue.published(known, from_plan, from_version).plan
         after = catalogue.published(known, to_plan, to_version).plan
@@ -182,10 +182,10 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("", status_code=status.HTTP_202_ACCEPTED)
     async def start(body: PlanMigrationBody, who: Writer, response: Response) -> PlanMigrationView:
-        """Take everybody who pins one plan version to another, each by a change of its own, confirmed.
+        """Starts a plan migration: every subscription of the old version gets a confirmed change to the new one.
 
-        It goes on by itself, over restarts, too. Refused with `unknown_plan`, `same_version`, `nobody_to_move`, or
-        `move_runs` while another move away from this version is not finished.
+        It runs in the background and survives restarts. Refused with `unknown_plan`, `same_version`, `nobody_to_move`,
+        or `move_runs` while another migration from this version is not finished.
         """
         groups = await context.rows(_SUBSCRIBERS, {"plan": body.from_plan, "version": str(body.from_version)})
         total = sum(group.subscriptions for group in groups)
@@ -223,7 +223,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("")
     async def show_all(_: Reader, limit: Limit = 50) -> list[PlanMigrationView]:
-        """Moves, in the order of their ids."""
+        """Returns the plan migrations in the order of their ids."""
         rows = await context.rows(_MIGRATIONS, {"id": "", "limit": limit})
         return [
             PlanMigrationView.of(PLAN_MIGRATIONS.load(row.state), row.asked, row.moved, row.refused) for row in rows
@@ -231,28 +231,28 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/{move_id}")
     async def show(move_id: MigrationId, _: Reader) -> PlanMigrationView:
-        """One move, and how far it is; what was refused: `/v1/changes?move_id=…&status=refused`."""
+        """Returns a plan migration with its progress; its refusals: `/v1/changes?move_id=…&status=refused`."""
         rows = await context.rows(_MIGRATIONS, {"id": move_id, "limit": 1})
         if not rows:
-            raise UnknownPlanMigrationError(f"there is no move {move_id}")
+            raise UnknownPlanMigrationError(f"there is no plan migration {move_id}")
         return PlanMigrationView.of(PLAN_MIGRATIONS.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)
 
     @routes.post("/{move_id}/pause")
     async def pause(move_id: MigrationId, body: PauseBody, who: Writer) -> PlanMigrationView:
-        """Ask nobody more to change; what is under way is made. Refused with `move_finished`."""
-        return await act(who, move_id, "pause_move", lambda move: plan_migrations.pause(move, body.reason))
+        """Pauses the migration after the current batch. Refused with `move_finished`."""
+        return await act(who, move_id, "pause_move", lambda migration: plan_migrations.pause(migration, body.reason))
 
     @routes.post("/{move_id}/resume")
     async def resume(move_id: MigrationId, who: Writer) -> PlanMigrationView:
-        """Go on where it was paused. Refused with `move_finished`."""
+        """Resumes a paused migration. Refused with `move_finished`."""
         return await act(who, move_id, "resume_move", plan_migrations.resume)
 
     return routes
 
 
 def _prices(groups: Any, after: PlanVersion) -> list[PriceDifference]:
-    """By currency and interval; who shows no interval is taken for one who pays by the month."""
-    found: dict[tuple[str, Interval], PriceDifference] = {}
+    """Sums prices by currency and interval; a subscription without an interval counts as monthly."""
+    totals: dict[tuple[str, Interval], PriceDifference] = {}
     for group in groups:
         interval = Interval(group.interval or Interval.MONTH)
         try:
@@ -261,9 +261,9 @@ def _prices(groups: Any, after: PlanVersion) -> list[PriceDifference]:
         except NoSuchPriceError:
             more = None
         paid = Money(minor=group.paid, currency=group.currency)
-        known = found.get((group.currency, interval))
+        known = totals.get((group.currency, interval))
         if known is None:
-            found[group.currency, interval] = PriceDifference(
+            totals[group.currency, interval] = PriceDifference(
                 currency=group.currency,
                 interval=interval,
                 subscriptions=group.subscriptions,
@@ -274,4 +274,4 @@ def _prices(groups: Any, after: PlanVersion) -> list[PriceDifference]:
         known.subscriptions += group.subscriptions
         known.before += paid
         known.after = known.after + more if known.after is not None and more is not None else None
-    return list(found.values())
+    return list(totals.values())

@@ -1,4 +1,4 @@
-"""A link to the provider's own pages, where a customer manages what it bought."""
+"""HTTP route to the provider's customer portal."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,29 +16,29 @@ from paybill_billing.reading import Writer, account_of
 
 TIMEOUT_S = 8.0
 AT_ONCE = 4
-"""People wait for these links; what follows subscriptions needs the provider's pace more."""
+"""Portal requests at the same time: they must not use up the provider's rate limit, which subscription syncs need."""
 
 
 class NoPortalError(ConflictError):
-    """The provider has no pages for customers, or the customer is not there yet."""
+    """Raised when the provider has no customer portal, or the account is not open yet."""
 
     code = "no_portal"
 
 
 class PortalView(BaseModel):
-    """Where the customer goes. Whoever has the link can use it: hand it to nobody else, and keep it nowhere."""
+    """A link to the customer portal. It replaces a login: send it to the customer only, and do not store it."""
 
-    url: Annotated[Url, Field(description="Good for a short while, as the provider says how long.")]
+    url: Annotated[Url, Field(description="Expires soon; the provider sets the time.")]
 
 
 def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRouter:
-    """The route, on this edge. connected: the providers."""
+    """Returns the route of the customer portal. connected: the providers by name."""
     routes = APIRouter(prefix="/v1", tags=["portal"])
-    places = asyncio.Semaphore(AT_ONCE)
+    concurrency = asyncio.Semaphore(AT_ONCE)
 
     @routes.post("/tenants/{tenant_id}/portal")
     async def open_portal(tenant_id: TenantId, _: Writer, response: Response) -> PortalView:
-        """A link to the provider's pages for this customer; nothing is recorded, and each call makes another.
+        """Creates a link to the customer portal. Nothing is recorded, and each call creates another link.
 
         Refused with `no_portal`; 502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
         """
@@ -47,18 +47,18 @@ def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRo
         if one is None:
             raise Problem(503, "provider_away", f"the provider {account.provider} is not configured here")
         if not isinstance(one.provider, Portal):
-            raise NoPortalError(f"{account.provider} has no pages for customers")
+            raise NoPortalError(f"{account.provider} has no customer portal")
         if account.customer is None:
             raise NoPortalError(f"the account of {tenant_id} is not open yet")
         try:
-            async with asyncio.timeout(TIMEOUT_S), places:
+            async with asyncio.timeout(TIMEOUT_S), concurrency:
                 url = await one.provider.portal(account.customer, context.settings.checkout_return_url)
         except TimeoutError as error:
             raise Problem(503, "provider_away", f"{account.provider} did not answer in {TIMEOUT_S:.0f} s") from error
         except ProviderAwayError as error:
             raise Problem(503, "provider_away", str(error)) from error
         except ProviderRefusedError as error:
-            raise Problem(502, "provider_refused", f"{account.provider} gives no link: {error}") from error
+            raise Problem(502, "provider_refused", f"{account.provider} refused to create a link: {error}") from error
         response.headers["Cache-Control"] = "no-store"
         return PortalView(url=url)
 

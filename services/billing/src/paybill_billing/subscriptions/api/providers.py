@@ -1,4 +1,4 @@
-"""The billing providers of this installation, what each can do, and which tenant a customer of theirs is."""
+"""HTTP routes of the billing providers: their capabilities, and the tenant of a customer."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -18,11 +18,11 @@ from paybill_billing.subscriptions.tables import ACCOUNTS, AccountRow
 
 
 class Capability(StrEnum):
-    """What only some providers can do.
+    """An optional capability of a provider.
 
-    MESSAGES: it sends webhooks. REDELIVERS: it says which of them nobody took. LISTS: its subscriptions can be compared
-    with ours. ADOPTS: a customer that it has becomes a tenant. METERS: it bills usage. PORTAL: it has pages for
-    customers.
+    MESSAGES: it sends webhooks. REDELIVERS: it lists undelivered webhooks. LISTS: its subscriptions can be compared
+    with ours. ADOPTS: an existing customer can become a tenant. METERS: it bills usage. PORTAL: it has a customer
+    portal.
     """
 
     MESSAGES = "messages"
@@ -37,12 +37,12 @@ class ProviderView(BaseModel):
     """A provider that accounts can be opened at."""
 
     name: Key
-    default: Annotated[bool, Field(description="Whether a tenant that does not say how pays here.")]
+    default: Annotated[bool, Field(description="True for the provider of tenants that choose none.")]
     capabilities: list[Capability]
 
 
 class CustomerView(BaseModel):
-    """Which tenant a customer of a provider is."""
+    """The tenant of a provider's customer."""
 
     provider: Key
     customer: ProviderId
@@ -51,18 +51,18 @@ class CustomerView(BaseModel):
 
 
 class UnknownCustomerError(NotFoundError):
-    """No account here has it."""
+    """Raised when no account has the customer."""
 
     code = "unknown_customer"
 
 
 def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRouter:
-    """The routes, on this edge. connected: the providers."""
+    """Returns the routes of the providers. connected: the providers by name."""
     routes = APIRouter(prefix="/v1/providers", tags=["providers"])
 
     @routes.get("")
     async def show_providers(_: Reader) -> list[ProviderView]:
-        """The providers of this installation, in the order of their names."""
+        """Returns the providers of this installation in the order of their names."""
         default = context.settings.default_provider
         return [
             ProviderView(name=name, default=name == default, capabilities=capabilities(one))
@@ -75,10 +75,10 @@ def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRo
         customer: Annotated[ProviderId, Path(description="The customer's id there.")],
         _: Reader,
     ) -> CustomerView:
-        """Which tenant a customer is, as soon as its account is open. The provider is not asked."""
+        """Returns the tenant of a customer whose account is open. It does not call the provider."""
         rows = await context.rows(select(document(AccountRow)).where(AccountRow.customer == f"{provider}/{customer}"))
         if not rows:
-            raise UnknownCustomerError(f"no account here is the customer {customer} of {provider}")
+            raise UnknownCustomerError(f"no account has the customer {customer} of {provider}")
         account = ACCOUNTS.load(rows[0].state)
         return CustomerView(provider=provider, customer=customer, tenant_id=account.id, status=account.status)
 
@@ -86,7 +86,7 @@ def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRo
 
 
 def capabilities(one: Connected) -> list[Capability]:
-    """What this provider can do beside what every one does."""
+    """Returns the optional capabilities of a provider."""
     ports: Mapping[Capability, type[object]] = {
         Capability.REDELIVERS: Redelivers,
         Capability.LISTS: Lists,
@@ -94,5 +94,5 @@ def capabilities(one: Connected) -> list[Capability]:
         Capability.METERS: Meters,
         Capability.PORTAL: Portal,
     }
-    sends = [Capability.MESSAGES] if one.inbound is not None else []
-    return sends + [name for name, port in ports.items() if isinstance(one.provider, port)]
+    messages = [Capability.MESSAGES] if one.inbound is not None else []
+    return messages + [name for name, port in ports.items() if isinstance(one.provider, port)]

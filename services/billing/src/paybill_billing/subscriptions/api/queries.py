@@ -1,4 +1,4 @@
-"""What may be looked at: accounts and subscriptions."""
+"""HTTP routes that show accounts and list subscriptions."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from paybill_billing.usage.tables import METERS, MeterRow
 
 
 class UsageView(BaseModel):
-    """How much was used of one thing. `included` costs nothing extra; null when the plan does not count it any more."""
+    """Usage of one meter. `included` costs nothing extra; null when the plan has no such feature any more."""
 
     meter: str
     total: int
@@ -28,17 +28,17 @@ class UsageView(BaseModel):
 
 
 class AccountView(BaseModel):
-    """A tenant as a customer. Its address is not shown: it is sealed in the log."""
+    """An account. The contact address is not shown: it is encrypted in the log."""
 
     tenant_id: TenantId
     status: accounts.Status
-    plan: Annotated[str, Field(description="What it signed up for; its subscription says what is in force.")]
+    plan: Annotated[str, Field(description="The plan of the sign-up; the subscription has the current one.")]
     plan_version: int
     provider: str
     customer: str | None
-    adopts: Annotated[str | None, Field(description="The customer that it was at the provider before it came here.")]
-    checkout_url: Annotated[str | None, Field(description="Where to pay; null until the account is open.")]
-    failure: Annotated[str | None, Field(description="Why the provider would not open the account.")]
+    adopts: Annotated[str | None, Field(description="The provider's customer that existed before the tenant.")]
+    checkout_url: Annotated[str | None, Field(description="The checkout; null until the account is open.")]
+    failure: Annotated[str | None, Field(description="The reason why the provider refused to open the account.")]
     leaving: bool
     subscriptions: list[Subscription]
     entitlements: EntitlementsView | None
@@ -53,17 +53,21 @@ class SubscriptionPage(BaseModel):
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes of accounts and subscriptions."""
     routes = APIRouter(prefix="/v1", tags=["billing"])
 
     @routes.get("/tenants/{tenant_id}/account")
     async def show_account(tenant_id: TenantId, _: Reader) -> AccountView:
-        """A tenant as a customer: where it pays, what it subscribed to, what that gives it, and what it used."""
+        """Returns an account with its subscriptions, entitlements and usage."""
         account = await account_of(context, tenant_id)
-        held = await found(context, ENTITLEMENTS, tenant_id)
-        standings = select(document(SubscriptionRow)).where(SubscriptionRow.tenant_id == tenant_id)
+        entitlements = await found(context, ENTITLEMENTS, tenant_id)
+        query = select(document(SubscriptionRow)).where(SubscriptionRow.tenant_id == tenant_id)
         meters = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id)
-        included = {f.meter: f.included for f in held.features if isinstance(f, MeteredFeature)} if held else {}
+        included = (
+            {f.meter: f.included for f in entitlements.features if isinstance(f, MeteredFeature)}
+            if entitlements
+            else {}
+        )
         return AccountView(
             tenant_id=account.id,
             status=account.status,
@@ -77,9 +81,9 @@ def router(context: ServiceContext) -> APIRouter:
             leaving=account.leaving,
             subscriptions=[
                 SUBSCRIPTIONS.load(row.state).subscription
-                for row in await context.rows(standings.order_by(SubscriptionRow.id).limit(MAX_PAGE))
+                for row in await context.rows(query.order_by(SubscriptionRow.id).limit(MAX_PAGE))
             ],
-            entitlements=EntitlementsView.of(held) if held is not None else None,
+            entitlements=EntitlementsView.of(entitlements) if entitlements is not None else None,
             usage=[
                 UsageView(
                     meter=meter.meter, total=meter.total, records=meter.records, included=included.get(meter.meter)
@@ -92,14 +96,14 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("/subscriptions")
     async def show_subscriptions(
         _: Reader,
-        access: Annotated[AccessState | None, Query(description="Only those that give this access.")] = None,
+        access: Annotated[AccessState | None, Query(description="Only subscriptions with this access.")] = None,
         after: Annotated[
-            SubscriptionId | None, Query(description="Only ids behind this one: `next` of the page before.")
+            SubscriptionId | None, Query(description="Only ids after this one: `next` of the page before.")
         ] = None,
         limit: Limit = 50,
     ) -> SubscriptionPage:
-        """Subscriptions in the order of their ids, a page at a time."""
-        standings, next_ = await page(context, SUBSCRIPTIONS, after, limit, access=access)
-        return SubscriptionPage(subscriptions=[standing.subscription for standing in standings], next=next_)
+        """Returns a page of subscriptions in the order of their ids."""
+        states, next_ = await page(context, SUBSCRIPTIONS, after, limit, access=access)
+        return SubscriptionPage(subscriptions=[state.subscription for state in states], next=next_)
 
     return routes

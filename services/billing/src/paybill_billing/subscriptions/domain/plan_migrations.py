@@ -1,4 +1,4 @@
-"""Moves: everybody who pins one plan version is taken to another, batch by batch."""
+"""Plan migrations: all subscriptions of one plan version change to another, in batches."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,7 +20,7 @@ PlanMigrationEvent = MoveStarted | MoveProgressed | MovePaused | MoveResumed | M
 
 
 class Status(StrEnum):
-    """Where a move stands."""
+    """The status of a plan migration."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -32,7 +32,7 @@ class UnknownPlanMigrationError(NotFoundError):
 
 
 class SameVersionError(DomainError):
-    """There is nowhere to move to."""
+    """Raised when the old and the new version are the same."""
 
     code = "same_version"
 
@@ -42,7 +42,7 @@ class NoSubscribersError(ConflictError):
 
 
 class PlanMigrationRunsError(ConflictError):
-    """Two moves away from one version would race for its subscribers."""
+    """Raised while another migration from the version runs: two would race for its subscribers."""
 
     code = "move_runs"
 
@@ -52,14 +52,14 @@ class PlanMigrationFinishedError(ConflictError):
 
 
 class PlanMigrationOrderError(DomainError):
-    """A fact came before the one that starts the move."""
+    """Raised when an event precedes the start of its plan migration."""
 
     code = "move_order"
 
 
 @dataclass(frozen=True, slots=True)
 class PlanMigration:
-    """A move of subscribers. after: the last subscription that was asked to change, in the order of ids."""
+    """A plan migration. after: the last subscription with a requested change, in the order of ids."""
 
     id: str
     from_plan: str
@@ -78,7 +78,7 @@ class PlanMigration:
 
 @dataclass(frozen=True, slots=True)
 class ChangeCounts:
-    """What became of a move's changes so far."""
+    """The counts of a migration's changes."""
 
     requested: int
     applied: int
@@ -86,12 +86,12 @@ class ChangeCounts:
 
     @property
     def open(self) -> int:
-        """How many are under way."""
+        """The number of open changes."""
         return self.requested - self.applied - self.refused
 
 
 def change_id(move_id: str, subscription_id: str) -> str:
-    """The id of the one change that a move makes of a subscription."""
+    """Returns the id of the migration's change of a subscription."""
     return "chg_" + sha256(f"{move_id}/{subscription_id}".encode()).hexdigest()[:32]
 
 
@@ -108,15 +108,18 @@ def start(
     total: int,
     reason: str,
 ) -> list[PlanMigrationEvent]:
-    """Begin. Both versions must have been published. Raises UnknownPlanError, SameVersionError, NobodyToMoveError."""
+    """Starts a migration between two published versions.
+
+    Raises UnknownPlanError, SameVersionError, NoSubscribersError.
+    """
     if migration is not None:
         return []
     published(catalogue, from_plan, from_version)
     to = published(catalogue, to_plan, to_version)
     if (from_plan, from_version) == (to_plan, to_version):
-        raise SameVersionError(f"{to_plan}@{to_version} is where they are; name another version")
+        raise SameVersionError(f"the subscribers already have {to_plan}@{to_version}; name another version")
     if not total:
-        raise NoSubscribersError(f"nobody subscribes to {from_plan}@{from_version}")
+        raise NoSubscribersError(f"{from_plan}@{from_version} has no subscribers")
     return [
         MoveStarted(
             move_id=move_id,
@@ -133,9 +136,9 @@ def start(
 def request_change(
     migration: PlanMigration, catalogue: Catalogue, subscription: Subscription, open_change: str | None
 ) -> list[ChangeEvent]:
-    """The change of one subscription, confirmed; one that a rule refuses is recorded with the reason.
+    """Requests the confirmed change of one subscription; a refusal is recorded with its reason.
 
-    open_change: another change of it that is not over.
+    open_change: another open change of the subscription.
     """
     id_ = change_id(migration.id, subscription.subscription_id)
     request = partial(
@@ -159,7 +162,7 @@ def request_change(
 
 
 def progress(migration: PlanMigration, after: str, batch: int, counts: ChangeCounts) -> list[PlanMigrationEvent]:
-    """A batch of so many, up to `after`, is asked; `settled`: what became of all that were asked before."""
+    """Records the next batch of subscriptions, up to `after`. counts: the changes of the batches before."""
     if migration.status is not Status.RUNNING or after <= migration.after:
         return []
     return [
@@ -174,7 +177,7 @@ def progress(migration: PlanMigration, after: str, batch: int, counts: ChangeCou
 
 
 def finish(migration: PlanMigration, counts: ChangeCounts, left: int) -> list[PlanMigrationEvent]:
-    """Nobody is left to ask, and nothing is under way."""
+    """Finishes the migration when no change is open. left: the subscriptions that still pin the old version."""
     if migration.status is not Status.RUNNING or counts.open:
         return []
     return [
@@ -185,40 +188,42 @@ def finish(migration: PlanMigration, counts: ChangeCounts, left: int) -> list[Pl
 
 
 def pause(migration: PlanMigration, reason: str) -> list[PlanMigrationEvent]:
-    """Ask nobody more until it is resumed. Raises MoveFinishedError."""
+    """Stops further batches until the migration is resumed. Raises PlanMigrationFinishedError."""
     match migration.status:
         case Status.RUNNING:
             return [MovePaused(move_id=migration.id, reason=reason)]
         case Status.PAUSED:
             return []
         case Status.FINISHED:
-            raise PlanMigrationFinishedError(f"{migration.id} is finished; there is nothing to pause")
+            raise PlanMigrationFinishedError(f"{migration.id} is already finished; it cannot be paused")
         case _:
             assert_never(migration.status)
 
 
 def resume(migration: PlanMigration) -> list[PlanMigrationEvent]:
-    """Go on. Raises MoveFinishedError."""
+    """Continues with the next batch. Raises PlanMigrationFinishedError."""
     match migration.status:
         case Status.PAUSED:
             return [MoveResumed(move_id=migration.id)]
         case Status.RUNNING:
             return []
         case Status.FINISHED:
-            raise PlanMigrationFinishedError(f"{migration.id} is finished; start another for who is left")
+            raise PlanMigrationFinishedError(
+                f"{migration.id} is already finished; start another one for the remaining subscribers"
+            )
         case _:
             assert_never(migration.status)
 
 
 def existing(migration: PlanMigration | None, move_id: str) -> PlanMigration:
-    """The move. Raises UnknownMoveError."""
+    """Returns the plan migration. Raises UnknownPlanMigrationError."""
     if migration is None:
-        raise UnknownPlanMigrationError(f"there is no move {move_id}")
+        raise UnknownPlanMigrationError(f"there is no plan migration {move_id}")
     return migration
 
 
 def evolve(migration: PlanMigration | None, event: PlanMigrationEvent) -> PlanMigration:
-    """The move after `event`; only `MoveStarted` may come first."""
+    """Returns the plan migration after `event`; only `MoveStarted` may come first."""
     if isinstance(event, MoveStarted):
         return PlanMigration(
             id=event.move_id,

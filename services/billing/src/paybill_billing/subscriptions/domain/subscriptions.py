@@ -1,4 +1,4 @@
-"""Subscriptions: what the provider shows, told as facts, and what each state means for access."""
+"""Derives subscription events and access from provider snapshots."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -47,14 +47,14 @@ _FAILING = frozenset({"past_due", "unpaid"})
 
 
 class UnknownStatusError(DomainError):
-    """The provider uses a word that we have no meaning for; guessing would lock somebody out or let somebody in."""
+    """Raised for an unknown provider status; a guess could grant access or take it away wrongly."""
 
     code = "unknown_provider_status"
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionState:
-    """A subscription as it is. due: when time alone changes what it gives. look: when we ask although all is silent."""
+    """The current subscription. due: its next transition by time alone. look: its next sync without a message."""
 
     id: str
     subscription: Subscription
@@ -64,7 +64,7 @@ class SubscriptionState:
 
 @dataclass(frozen=True, slots=True)
 class Sold:
-    """What a subscription pins. item: the one of its items that sells the plan."""
+    """The plan version that a subscription pins. item: the item that has the plan's price."""
 
     plan: PlanVersion
     catalogue_hash: str
@@ -74,41 +74,41 @@ class Sold:
 
 @dataclass(frozen=True, slots=True)
 class FailedCollection:
-    """The provider said at `at` that it could not collect `invoice`."""
+    """The provider could not collect `invoice` at `at`."""
 
     invoice: str
     at: datetime
 
 
 def subscription_id(provider: str, provider_subscription: str) -> str:
-    """Our id, derived, so that whoever sees the provider's object first gives it the same one."""
+    """Returns our id, derived from the provider's, so that every process computes the same one."""
     return "sub_" + sha256(f"{provider}/{provider_subscription}".encode()).hexdigest()[:32]
 
 
-def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None, seen: ProviderSnapshot) -> Sold:
-    """The plan version that a subscription of this account pins: that of the first item whose price sells one.
+def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None, snapshot: ProviderSnapshot) -> Sold:
+    """Returns the plan version that a subscription of this account pins: that of the first item with a plan's price.
 
-    Prices that sell no plan of ours were made for this customer alone: then the subscription keeps the plan it has,
-    or, when we wrote the tenant on it at checkout, gets the one that the account was opened for. Raises
-    UnknownPriceError when it is none of ours.
+    Prices that belong to no plan were made for this customer alone: then the subscription keeps its plan, or, when its
+    metadata from our checkout names the tenant, gets the plan that the account was opened for. Raises
+    UnknownPriceError when none of this applies.
     """
     try:
-        found, item = first_sold(catalogue, account.provider, seen.items)
+        found, item = first_sold(catalogue, account.provider, snapshot.items)
     except UnknownPriceError:
-        item = seen.items[0]
+        item = snapshot.items[0]
         if state is not None:
             pinned = state.subscription.plan
             found = published(catalogue, pinned.plan, pinned.version)
-        elif seen.tenant == account.id:
+        elif snapshot.tenant == account.id:
             found = published(catalogue, account.plan, account.plan_version)
         else:
             raise
-    return Sold(found.plan, found.catalogue_hash, item, _pending(catalogue, account.provider, seen, found, item))
+    return Sold(found.plan, found.catalogue_hash, item, _pending(catalogue, account.provider, snapshot, found, item))
 
 
 def sync(
     state: SubscriptionState | None,
-    seen: ProviderSnapshot,
+    snapshot: ProviderSnapshot,
     *,
     tenant_id: str,
     provider: str,
@@ -118,29 +118,30 @@ def sync(
     adopted: bool = False,
     others: Iterable[Subscription] = (),
 ) -> list[SubscriptionEvent]:
-    """Tell what changed between what we knew and what the provider shows.
+    """Returns the event for the difference between the current state and the provider's snapshot.
 
-    The provider's state decides, never the order of its messages. adopted: it is of a customer that was there before
-    us; what had ended when we first looked is its past. others: what else the tenant has. Raises UnknownStatusError.
+    The snapshot decides, never the order of messages. adopted: the customer existed at the provider before its tenant;
+    subscriptions that had ended before the first sync are ignored. others: the tenant's other subscriptions. Raises
+    UnknownStatusError.
     """
     before = state.subscription if state is not None else None
-    paid_until = _paid_until(before, seen, sold.item)
-    grace_until = _grace_until(before, seen, sold.plan.grace_s, paid_until, failures, now)
+    paid_until = _paid_until(before, snapshot, sold.item)
+    grace_until = _grace_until(before, snapshot, sold.plan.grace_s, paid_until, failures, now)
     after = Subscription(
-        subscription_id=subscription_id(provider, seen.id),
+        subscription_id=subscription_id(provider, snapshot.id),
         tenant_id=tenant_id,
         provider=provider,
-        provider_subscription=seen.id,
-        provider_status=seen.status,
-        access=_access(before, seen, grace_until, now),
+        provider_subscription=snapshot.id,
+        provider_status=snapshot.status,
+        access=_access(before, snapshot, grace_until, now),
         plan=_pinned(before, sold),
         quantity=sold.item.quantity,
         price=sold.item.amount,
-        period_start=seen.period_start,
-        period_end=seen.period_end,
-        cancel_at=seen.cancel_at,
+        period_start=snapshot.period_start,
+        period_end=snapshot.period_end,
+        cancel_at=snapshot.cancel_at,
         grace_until=grace_until,
-        trial_end=seen.trial_end,
+        trial_end=snapshot.trial_end,
         paid_until=paid_until,
         interval=sold.item.interval,
         pending=sold.pending,
@@ -156,17 +157,17 @@ def sync(
 def on_time(
     state: SubscriptionState, now: datetime, others: Iterable[SubscriptionState] = ()
 ) -> list[SubscriptionEvent]:
-    """Something is over although the provider is silent: grace, trial, a period, or all that was agreed."""
-    lapsed = expiry.expired(state.subscription, now)
-    if lapsed is None:
+    """Ends a grace period, trial, period or subscription by time alone, without a message from the provider."""
+    after = expiry.expired(state.subscription, now)
+    if after is None:
         return []
-    if lapsed.access is AccessState.GRACE:
-        return [_fact(SubscriptionGraceStarted, lapsed)]
-    return [_fact(SubscriptionSuspended, lapsed, instead=fallback_subscription(other.subscription for other in others))]
+    if after.access is AccessState.GRACE:
+        return [_fact(SubscriptionGraceStarted, after)]
+    return [_fact(SubscriptionSuspended, after, instead=fallback_subscription(other.subscription for other in others))]
 
 
 def evolve(_state: SubscriptionState | None, event: SubscriptionEvent) -> SubscriptionState:
-    """The subscription after `event`. Every fact holds the whole of it, so any may come first."""
+    """Returns the state after `event`. Every event contains the whole subscription, so any may come first."""
     match event:
         case (
             SubscriptionRegistered()
@@ -190,24 +191,24 @@ def evolve(_state: SubscriptionState | None, event: SubscriptionEvent) -> Subscr
 
 
 def first_sold(catalogue: Catalogue, provider: str, items: tuple[SnapshotItem, ...]) -> tuple[Published, SnapshotItem]:
-    """The plan that these items buy, and the one that does. Raises UnknownPriceError."""
+    """Returns the first plan that has one of the items' prices, with that item. Raises UnknownPriceError."""
     for item in items:
         with suppress(UnknownPriceError):
             return sold_at(catalogue, provider, item.price), item
     ids = ", ".join(item.price.id for item in items)
     raise UnknownPriceError(
-        f"no price of {ids} at {provider} sells a plan of the catalogue; add one to provider_prices"
+        f"no price of {ids} at {provider} belongs to a plan of the catalogue; add one to provider_prices"
     )
 
 
 def _pending(
-    catalogue: Catalogue, provider: str, seen: ProviderSnapshot, now: Published, item: SnapshotItem
+    catalogue: Catalogue, provider: str, snapshot: ProviderSnapshot, now: Published, item: SnapshotItem
 ) -> PendingChange | None:
-    """What it will become; None when that is what it is, or when we sell none of it."""
-    if seen.pending is None:
+    """Returns the scheduled change; None when it changes nothing, or when its prices belong to no plan."""
+    if snapshot.pending is None:
         return None
     try:
-        found, then = first_sold(catalogue, provider, seen.pending.items)
+        found, then = first_sold(catalogue, provider, snapshot.pending.items)
     except UnknownPriceError:
         return None
     if (found.plan, then.quantity, then.interval or item.interval) == (now.plan, item.quantity, item.interval):
@@ -216,91 +217,93 @@ def _pending(
         plan=found.plan.plan,
         version=found.plan.version,
         quantity=then.quantity,
-        at=seen.pending.at,
+        at=snapshot.pending.at,
         interval=then.interval,
     )
 
 
 def _access(
-    before: Subscription | None, seen: ProviderSnapshot, grace_until: datetime | None, now: datetime
+    before: Subscription | None, snapshot: ProviderSnapshot, grace_until: datetime | None, now: datetime
 ) -> AccessState:
-    match seen.status:
+    match snapshot.status:
         case "canceled" | "incomplete_expired":
             return AccessState.ENDED
         case "incomplete":
             return AccessState.PENDING
         case "past_due" | "unpaid":
             # Grace is given once: who was shut out gets in again by paying, not by another attempt to collect.
-            over = _was_shut_out(before) or grace_until is None or now >= grace_until
-            return AccessState.SUSPENDED if over else AccessState.GRACE
+            is_over = _was_suspended(before) or grace_until is None or now >= grace_until
+            return AccessState.SUSPENDED if is_over else AccessState.GRACE
         case "paused":
             return AccessState.PAUSED
-        case "active" | "trialing" if seen.collection_paused:
+        case "active" | "trialing" if snapshot.collection_paused:
             return AccessState.PAUSED
         case "active":
             return AccessState.ACTIVE
         case "trialing":
             return AccessState.TRIALING
         case _:
-            raise UnknownStatusError(f"the provider calls {seen.id} {seen.status!r:.60}, which has no meaning here yet")
+            raise UnknownStatusError(
+                f"{snapshot.id} has the provider status {snapshot.status!r:.60}, which is not supported"
+            )
 
 
 def _was_failing(before: Subscription | None) -> bool:
-    """Whether the provider said before that collecting failed. What time alone took away in its silence is no grace."""
+    """Returns True after a failed collection. A grace period by time alone does not count."""
     return before is not None and before.provider_status in _FAILING
 
 
-def _was_shut_out(before: Subscription | None) -> bool:
+def _was_suspended(before: Subscription | None) -> bool:
     return before is not None and _was_failing(before) and before.access is AccessState.SUSPENDED
 
 
-def _paid_until(before: Subscription | None, seen: ProviderSnapshot, item: SnapshotItem) -> datetime | None:
-    """The end of the newest period that was paid, also while a later invoice is open.
+def _paid_until(before: Subscription | None, snapshot: ProviderSnapshot, item: SnapshotItem) -> datetime | None:
+    """Returns the end of the newest paid period, also while a later invoice is open.
 
-    An open invoice for something within a period does not prove that the period was paid: what we knew of it counts.
-    One for a period at another price does not take away what was paid at the old one.
+    An open invoice within a period does not prove that the period was paid: then the known value counts. An open
+    invoice at another price does not shorten the period that was paid at the old price.
     """
-    known, shown = before.paid_until if before is not None else None, seen.paid_until
-    if before is None or known is None or shown is None or seen.status not in _FAILING:
+    known, shown = before.paid_until if before is not None else None, snapshot.paid_until
+    if before is None or known is None or shown is None or snapshot.status not in _FAILING:
         return shown
-    if shown == seen.period_end:
-        return min(known, shown) if before.period_start == seen.period_start else shown
+    if shown == snapshot.period_end:
+        return min(known, shown) if before.period_start == snapshot.period_start else shown
     is_same_price = (before.price, before.interval) == (item.amount, item.interval)
     return shown if is_same_price else max(known, shown)
 
 
 def _grace_until(
     before: Subscription | None,
-    seen: ProviderSnapshot,
+    snapshot: ProviderSnapshot,
     grace_s: int,
     paid_until: datetime | None,
     failures: Iterable[FailedCollection],
     now: datetime,
 ) -> datetime | None:
-    """First failure plus the plan's grace, and no end before what was paid is over.
+    """Returns the end of the grace period: the first failure plus the plan's grace, but not before `paid_until`.
 
-    The first failure is the earliest that we know of, in whatever order we heard; one that the provider dates after our
-    own clock counts as now. When the provider gave up collecting, only what was paid is left.
+    The first failure is the earliest known one, whatever the order of messages; a failure that the provider dates after
+    our own clock counts as now. When the provider has stopped collecting, access ends with the paid period.
     """
-    if seen.status not in _FAILING:
+    if snapshot.status not in _FAILING:
         return None
-    if paid_until is not None and seen.period_start is not None and paid_until <= seen.period_start:
+    if paid_until is not None and snapshot.period_start is not None and paid_until <= snapshot.period_start:
         # What was paid was over when the period began that was not.
         paid_until = None
-    if seen.status == "unpaid":
+    if snapshot.status == "unpaid":
         return paid_until if paid_until is not None and now < paid_until else None
     known = before.grace_until if before is not None and _was_failing(before) else None
-    if _was_shut_out(before):
+    if _was_suspended(before):
         return known
-    shown = [seen.failed_at] if seen.failed_at is not None else []
-    heard = [failure.at for failure in failures if failure.invoice == seen.invoice]
-    until = min([now, *shown, *heard]) + timedelta(seconds=grace_s)
+    shown = [snapshot.failed_at] if snapshot.failed_at is not None else []
+    reported = [failure.at for failure in failures if failure.invoice == snapshot.invoice]
+    until = min([now, *shown, *reported]) + timedelta(seconds=grace_s)
     until = until if known is None else min(until, known)
     return until if paid_until is None else max(until, paid_until)
 
 
 def _pinned(before: Subscription | None, sold: Sold) -> PlanRef:
-    """The plan version, under the catalogue that it was first pinned from."""
+    """Returns the plan version with the hash of the catalogue that it was first pinned from."""
     if before is not None and (before.plan.plan, before.plan.version) == (sold.plan.plan, sold.plan.version):
         return before.plan
     return PlanRef(plan=sold.plan.plan, version=sold.plan.version, catalogue_hash=sold.catalogue_hash)
@@ -309,7 +312,7 @@ def _pinned(before: Subscription | None, sold: Sold) -> PlanRef:
 def _transition(
     before: Subscription | None, after: Subscription, retention_s: int, others: list[Subscription]
 ) -> list[SubscriptionEvent]:
-    """The fact that says what happened between two snapshots."""
+    """Returns the event for the transition between two subscriptions."""
     was = before.access if before is not None else None
     if was is after.access:
         return [_fact(SubscriptionChanged, after)]

@@ -1,4 +1,4 @@
-"""Effects of an account's facts: open it at the provider, cancel all it has there."""
+"""Effects of account events: open an account at its provider, and cancel all its subscriptions."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -36,11 +36,11 @@ def _failed(job: Job[AccountRegistered], reason: str) -> Outcome:
 
 @JOBS.effect(AccountRegistered, attempts=8, failed=_failed)
 async def open_account(job: Job[AccountRegistered], providers: Providers) -> AsyncIterator[Outcome]:
-    """Make the tenant a customer of its provider, or the customer that it is already. One that left is not made one."""
+    """Creates the tenant's customer at the provider, or adopts an existing one; skips a tenant that is leaving."""
     tenant_id = job.event.tenant_id
     account = await job.state(ACCOUNTS, tenant_id)
-    sold = await job.state(CATALOGUES, catalogue.CATALOGUE)
-    if account is None or sold is None or account.status is Status.OPEN or account.leaving:
+    known = await job.state(CATALOGUES, catalogue.CATALOGUE)
+    if account is None or known is None or account.status is Status.OPEN or account.leaving:
         return
     if account.adopts is not None:
         yield await _adopt(account, account.adopts, providers, job.id)
@@ -49,8 +49,8 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
         tenant_id=tenant_id,
         name=account.name,
         email=await job.open(account.contact_email),
-        product=sold.on_sale.product,
-        plan=catalogue.published(sold, account.plan, account.plan_version).plan,
+        product=known.on_sale.product,
+        plan=catalogue.published(known, account.plan, account.plan_version).plan,
     )
     with answers():
         opened = await providers[account.provider].open(order, job.id)
@@ -59,7 +59,7 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
 
 @JOBS.effect(CancellationRequested, attempts=8)
 async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
-    """Cancel all that the tenant has. What that changes comes back as webhooks, and is heard like any other."""
+    """Cancels all that the tenant has at its provider. The changes arrive as webhooks."""
     if job.event.customer is not None:
         with answers():
             await providers[job.event.provider].leave(job.event.customer)
@@ -67,25 +67,25 @@ async def cancel(job: Job[CancellationRequested], providers: Providers) -> Async
 
 
 async def _adopt(account: Account, customer: str, providers: Providers, key: str) -> Outcome:
-    """What it has is looked at as soon as the account is open; no message may ever come about it."""
+    """Adopts a customer and enqueues a sync of its subscriptions: there may never be a webhook about them."""
     with answers():
         provider = providers[account.provider]
         if not isinstance(provider, Adopts):
-            raise ProviderRefusedError(f"{account.provider} cannot take over a customer that it has already")
-        held = await provider.adopt(customer, account.id, key)
+            raise ProviderRefusedError(f"{account.provider} cannot adopt an existing customer")
+        subscriptions = await provider.adopt(customer, account.id, key)
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         unit.record(ACCOUNTS, account.id, accounts.adopted(_account(unit, account.id), customer))
 
-    def look(statement: Statement) -> None:
-        for subscription in sorted(held):
+    def enqueue(statement: Statement) -> None:
+        for subscription in sorted(subscriptions):
             enqueue_sync(account.provider, subscription, now(), statement)
 
-    return Outcome(decide, writes=[ACCOUNTS.key(account.id)], last=True, extra_statements=look)
+    return Outcome(decide, writes=[ACCOUNTS.key(account.id)], last=True, extra_statements=enqueue)
 
 
 def _nothing(_unit: UnitOfWork, _at: DecisionContext) -> None:
-    """The provider's own messages will say what changed."""
+    """Records nothing: the provider's webhooks report the changes."""
 
 
 def _opened(unit: UnitOfWork, tenant_id: str, opened: OpenedAccount) -> None:
@@ -101,7 +101,7 @@ def _account(unit: UnitOfWork, tenant_id: str) -> Account:
 
 @contextmanager
 def answers() -> Iterator[None]:
-    """A provider's no and not-now, as the loop understands them."""
+    """Translates the errors of providers to those of effects: refused, or retry later."""
     try:
         yield
     except ProviderAwayError as error:

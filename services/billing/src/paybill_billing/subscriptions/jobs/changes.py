@@ -42,20 +42,20 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
 
 @JOBS.effect(ChangeRequested, attempts=8, failed=_failed)
 async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
-    """What the change costs now, and what it gives."""
+    """Gets the provider's quote and records it with the feature differences."""
     change, subscription, sold = await _known(job)
     if change.status is not Status.REQUESTED:
         return
-    wanted = change_requests.desired_at_provider(sold, subscription, change.wanted)
+    desired = change_requests.desired_at_provider(sold, subscription, change.wanted)
     before = catalogue.published(sold, subscription.plan.plan, subscription.plan.version).plan
     with answers():
         proration = await providers[subscription.provider].quote(
-            subscription.provider_subscription, wanted, clock.now()
+            subscription.provider_subscription, desired, clock.now()
         )
 
     def decide(unit: UnitOfWork, at: DecisionContext) -> None:
-        asked = changes.existing(unit.get(CHANGES, change.id), change.id)
-        quoted = changes.quoted(asked, subscription, proration, before, wanted.plan or before, at.now)
+        requested = changes.existing(unit.get(CHANGES, change.id), change.id)
+        quoted = changes.quoted(requested, subscription, proration, before, desired.plan or before, at.now)
         unit.record(CHANGES, change.id, quoted)
 
     yield Outcome(decide, writes=[CHANGES.key(change.id)], last=True)
@@ -63,18 +63,18 @@ async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterato
 
 @JOBS.effect(ChangeConfirmed, attempts=8, failed=_failed)
 async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
-    """Make the change as it was quoted, and look at the subscription again: what it is now follows as its facts."""
+    """Applies the change as quoted, and enqueues a sync: its events report the new subscription."""
     change, subscription, sold = await _known(job)
     if change.status is not Status.CONFIRMED or change.quote is None:
         return
-    wanted = change_requests.desired_at_provider(sold, subscription, change.wanted)
+    desired = change_requests.desired_at_provider(sold, subscription, change.wanted)
     target = subscription.provider_subscription
     with answers():
-        await providers[subscription.provider].change(target, wanted, change.quote.proration.effective_at, job.id)
+        await providers[subscription.provider].change(target, desired, change.quote.proration.effective_at, job.id)
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
-        made = changes.existing(unit.get(CHANGES, change.id), change.id)
-        unit.record(CHANGES, change.id, changes.applied(made))
+        confirmed = changes.existing(unit.get(CHANGES, change.id), change.id)
+        unit.record(CHANGES, change.id, changes.applied(confirmed))
 
     yield Outcome(
         decide,
@@ -86,8 +86,8 @@ async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator
 
 async def _known(job: Job[ChangeRequested] | Job[ChangeConfirmed]) -> tuple[Change, Subscription, Catalogue]:
     change = await job.state(CHANGES, job.event.change_id)
-    standing = await job.state(SUBSCRIPTIONS, job.event.subscription_id)
+    state = await job.state(SUBSCRIPTIONS, job.event.subscription_id)
     sold = await job.state(CATALOGUES, catalogue.CATALOGUE)
-    if change is None or standing is None or sold is None:
-        raise Refused(f"{job.event.change_id} is of a subscription that is not known here")
-    return change, standing.subscription, sold
+    if change is None or state is None or sold is None:
+        raise Refused(f"the subscription of {job.event.change_id} is unknown")
+    return change, state.subscription, sold

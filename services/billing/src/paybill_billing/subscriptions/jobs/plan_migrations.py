@@ -1,4 +1,4 @@
-"""Moves at work: a batch of subscribers is asked to change, and when all of them have, the next one."""
+"""Worker that runs plan migrations: it requests the changes of one batch, waits for their end, and continues."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from paybill_billing.webhooks.jobs import LEASE
 log = logging.getLogger(__name__)
 
 AT_ONCE = 32
-"""How many change at the same time: a pause takes effect, and a person's change waits, for so many at most."""
+"""The size of a batch: a pause takes effect, and a customer's own change waits, after at most so many changes."""
 POLL_S = 0.25
 IDLE_S = 1.0
 
@@ -28,101 +28,102 @@ SUBSCRIBED_TO_VERSION = (
     "state->'subscription'->'plan'->>'plan' = :plan AND state->'subscription'->'plan'->>'version' = :version "
     "AND access NOT IN ('ended', 'pending')"
 )
-"""Who subscribes to a plan version."""
+"""Condition for the subscriptions of a plan version."""
 
 _RUNNING = text("SELECT id, state::text AS state FROM moves WHERE open_from IS NOT NULL ORDER BY id")
 _CHANGE_COUNTS = text(
-    "SELECT count(*) AS asked, count(*) FILTER (WHERE status = 'applied') AS moved, "
-    "count(*) FILTER (WHERE open_for IS NULL AND status <> 'applied') AS refused FROM changes WHERE move_id = :move"
+    "SELECT count(*) AS requested, count(*) FILTER (WHERE status = 'applied') AS applied, "
+    "count(*) FILTER (WHERE open_for IS NULL AND status <> 'applied') AS refused "
+    "FROM changes WHERE move_id = :migration"
 )
 _NEXT = text(
     "SELECT s.id, o.id AS open FROM subscriptions AS s LEFT JOIN changes AS o ON o.open_for = s.id "  # noqa: S608
     f"WHERE s.id > :after AND {SUBSCRIBED_TO_VERSION.replace('state', 's.state')} ORDER BY s.id LIMIT {AT_ONCE}"
 )
-_REMAINING = text(f"SELECT count(*) AS left_over FROM subscriptions WHERE {SUBSCRIBED_TO_VERSION}")  # noqa: S608  # from our code
+_REMAINING = text(f"SELECT count(*) AS remaining FROM subscriptions WHERE {SUBSCRIBED_TO_VERSION}")  # noqa: S608  # from our code
 
 
 class PlanMigrationRunner:
-    """Goes on with every move that runs. Only the process that holds the lease of the webhooks works."""
+    """Continues all running migrations. Only the holder of the webhook lease works."""
 
     def __init__(self, context: ServiceContext, leases: Leases) -> None:
         self._context = context
         self._leases = leases
 
     async def run(self) -> None:
-        """Go on, for ever. What a move has done is in the tables, so that any process goes on where another ended."""
+        """Runs until cancelled. The progress is in the tables, so that any process can continue a migration."""
         while True:
-            going = []
+            running = []
             try:
-                if held := self._leases.held_of([LEASE]):
-                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._context.rows(_RUNNING)]
-                    going = [move for move in found if move.status is Status.RUNNING]
-                    for move in going:
-                        await self._one(move, held)
+                if held := self._leases.some([LEASE]):
+                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._edge.rows(_RUNNING)]
+                    running = [migration for migration in found if migration.status is Status.RUNNING]
+                    for migration in running:
+                        await self._run_one(migration, held)
             except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
-                log.warning("moves wait: %s", error)
-            await asyncio.sleep(POLL_S if going else IDLE_S)
+                log.warning("plan migrations wait: %s", error)
+            await asyncio.sleep(POLL_S if running else IDLE_S)
 
-    async def _one(self, move: PlanMigration, held: dict[str, int]) -> None:
-        """Whatever is wrong with one move concerns no other."""
+    async def _run_one(self, migration: PlanMigration, held: dict[str, int]) -> None:
+        """Isolates the errors of one migration from the others."""
         try:
-            await self._step(move, held)
+            await self._step(migration, held)
         except (DatabaseUnavailableError, LeaseLostError, OverloadedError):
             raise
         except Exception:
-            log.exception("the move %s cannot go on; it is tried again", move.id)
+            log.exception("the plan migration %s failed; it is retried", migration.id)
 
-    async def _step(self, move: PlanMigration, held: dict[str, int]) -> None:
-        """Ask the next batch, unless the one before is still being changed; finish when nobody is left."""
-        counted = (await self._context.rows(_CHANGE_COUNTS, {"move": move.id}))[0]
-        settled = ChangeCounts(counted.asked, counted.moved, counted.refused)
-        if settled.open:
+    async def _step(self, migration: PlanMigration, held: dict[str, int]) -> None:
+        """Requests the next batch after the end of the last one; finishes when no subscription is left."""
+        row = (await self._edge.rows(_CHANGE_COUNTS, {"migration": migration.id}))[0]
+        counts = ChangeCounts(row.requested, row.applied, row.refused)
+        if counts.open:
             return
-        who = {"plan": move.from_plan, "version": str(move.from_version)}
-        batch = await self._context.rows(_NEXT, {**who, "after": move.after})
+        version = {"plan": migration.from_plan, "version": str(migration.from_version)}
+        batch = await self._edge.rows(_NEXT, {**version, "after": migration.after})
         if batch:
-            await self._request_batch(move, {row.id: row.open for row in batch}, settled, held)
+            await self._request_batch(migration, {row.id: row.open for row in batch}, counts, held)
             return
-        left = (await self._context.rows(_REMAINING, who))[0].left_over
+        left = (await self._edge.rows(_REMAINING, version))[0].remaining
 
         def finish(unit: UnitOfWork, _: DecisionContext) -> None:
-            found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move.id), move.id)
-            unit.record(PLAN_MIGRATIONS, move.id, plan_migrations.finish(found, settled, left))
+            found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, migration.id), migration.id)
+            unit.record(PLAN_MIGRATIONS, migration.id, plan_migrations.finish(found, counts, left))
 
-        await self._context.decide(_origin(move), finish, writes=[PLAN_MIGRATIONS.key(move.id)], leases=held)
+        await self._edge.decide(_origin(migration), finish, writes=[PLAN_MIGRATIONS.key(migration.id)], held=held)
 
     async def _request_batch(
-        self, move: PlanMigration, batch: dict[str, str | None], settled: ChangeCounts, held: dict[str, int]
+        self, migration: PlanMigration, batch: dict[str, str | None], counts: ChangeCounts, held: dict[str, int]
     ) -> None:
-        """batch: the subscriptions, each with the change of it that is open."""
-        ids = {subscription_id: plan_migrations.change_id(move.id, subscription_id) for subscription_id in batch}
+        """Requests the changes of a batch. batch: the subscriptions, each with its open change."""
+        ids = {subscription_id: plan_migrations.change_id(migration.id, subscription_id) for subscription_id in batch}
 
-        def ask(unit: UnitOfWork, _: DecisionContext) -> None:
+        def request(unit: UnitOfWork, _: DecisionContext) -> None:
             sold = unit.get(CATALOGUES, catalogue.CATALOGUE)
-            found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move.id), move.id)
-            events = plan_migrations.progress(found, max(batch), len(batch), settled)
-            unit.record(PLAN_MIGRATIONS, move.id, events)
-            if not events or sold is None:
+            found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, migration.id), migration.id)
+            progressed = plan_migrations.progress(found, max(batch), len(batch), counts)
+            unit.record(PLAN_MIGRATIONS, migration.id, progressed)
+            if not progressed or sold is None:
                 return
             for subscription_id, open_change in batch.items():
-                standing, change_id = unit.get(SUBSCRIPTIONS, subscription_id), ids[subscription_id]
-                if standing is not None and unit.get(CHANGES, change_id) is None:
-                    asked = plan_migrations.request_change(found, sold, standing.subscription, open_change)
-                    unit.record(CHANGES, change_id, asked)
+                state, change_id = unit.get(SUBSCRIPTIONS, subscription_id), ids[subscription_id]
+                if state is not None and unit.get(CHANGES, change_id) is None:
+                    events = plan_migrations.request_change(found, sold, state.subscription, open_change)
+                    unit.record(CHANGES, change_id, events)
 
-        await self._context.decide(
-            _origin(move),
-            ask,
-            writes=[PLAN_MIGRATIONS.key(move.id), *(CHANGES.key(id_) for id_ in ids.values())],
+        await self._edge.decide(
+            _origin(migration),
+            request,
+            writes=[PLAN_MIGRATIONS.key(migration.id), *(CHANGES.key(id_) for id_ in ids.values())],
             reads=[CATALOGUES.key(catalogue.CATALOGUE), *(SUBSCRIPTIONS.key(id_) for id_ in batch)],
             leases=held,
         )
 
 
-def _origin(move: PlanMigration) -> Origin:
-    return Origin(move.id, move.id, "service:billing", "")
+def _origin(migration: PlanMigration) -> Origin:
+    return Origin(migration.id, migration.id, "service:billing", "")
 
 
 async def run_plan_migrations(context: ServiceContext, leases: Leases) -> None:
-    """Go on with every move that runs, until the service ends."""
+    """Runs plan migrations until the service stops."""
     await PlanMigrationRunner(context, leases).run()
