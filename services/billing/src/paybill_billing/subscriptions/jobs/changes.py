@@ -1,4 +1,4 @@
-"""Effects of a change's facts: have the provider quote it, have the provider make it."""
+"""Effects of change events: get the quote of the provider, and apply the change at the provider."""
 
 from collections.abc import AsyncIterator
 from functools import partial

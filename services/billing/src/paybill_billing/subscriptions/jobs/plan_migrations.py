@@ -55,8 +55,8 @@ class PlanMigrationRunner:
         while True:
             running = []
             try:
-                if held := self._leases.some([LEASE]):
-                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._edge.rows(_RUNNING)]
+                if held := self._leases.held_of([LEASE]):
+                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._context.rows(_RUNNING)]
                     running = [migration for migration in found if migration.status is Status.RUNNING]
                     for migration in running:
                         await self._run_one(migration, held)
@@ -75,22 +75,22 @@ class PlanMigrationRunner:
 
     async def _step(self, migration: PlanMigration, held: dict[str, int]) -> None:
         """Requests the next batch after the end of the last one; finishes when no subscription is left."""
-        row = (await self._edge.rows(_CHANGE_COUNTS, {"migration": migration.id}))[0]
+        row = (await self._context.rows(_CHANGE_COUNTS, {"migration": migration.id}))[0]
         counts = ChangeCounts(row.requested, row.applied, row.refused)
         if counts.open:
             return
         version = {"plan": migration.from_plan, "version": str(migration.from_version)}
-        batch = await self._edge.rows(_NEXT, {**version, "after": migration.after})
+        batch = await self._context.rows(_NEXT, {**version, "after": migration.after})
         if batch:
             await self._request_batch(migration, {row.id: row.open for row in batch}, counts, held)
             return
-        left = (await self._edge.rows(_REMAINING, version))[0].remaining
+        left = (await self._context.rows(_REMAINING, version))[0].remaining
 
         def finish(unit: UnitOfWork, _: DecisionContext) -> None:
             found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, migration.id), migration.id)
             unit.record(PLAN_MIGRATIONS, migration.id, plan_migrations.finish(found, counts, left))
 
-        await self._edge.decide(_origin(migration), finish, writes=[PLAN_MIGRATIONS.key(migration.id)], held=held)
+        await self._context.decide(_origin(migration), finish, writes=[PLAN_MIGRATIONS.key(migration.id)], held=held)
 
     async def _request_batch(
         self, migration: PlanMigration, batch: dict[str, str | None], counts: ChangeCounts, held: dict[str, int]
@@ -111,7 +111,7 @@ class PlanMigrationRunner:
                     events = plan_migrations.request_change(found, sold, state.subscription, open_change)
                     unit.record(CHANGES, change_id, events)
 
-        await self._edge.decide(
+        await self._context.decide(
             _origin(migration),
             request,
             writes=[PLAN_MIGRATIONS.key(migration.id), *(CHANGES.key(id_) for id_ in ids.values())],
