@@ -90,7 +90,7 @@ class PlanMigrationRunner:
             found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, migration.id), migration.id)
             unit.record(PLAN_MIGRATIONS, migration.id, plan_migrations.finish(found, counts, left))
 
-        await self._context.decide(_origin(migration), finish, writes=[PLAN_MIGRATIONS.key(migration.id)], held=held)
+        await self._context.decide(_origin(migration), finish, writes=[PLAN_MIGRATIONS.key(migration.id)], leases=held)
 
     async def _request_batch(
         self, migration: PlanMigration, batch: dict[str, str | None], counts: ChangeCounts, held: dict[str, int]
