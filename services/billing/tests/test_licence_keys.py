@@ -92,7 +92,7 @@ def test_a_compromised_key_is_trusted_no_more_as_soon_as_there_is_another():
     second = turn(FIRST, "B", compromised=True)
 
     assert [key.kid[0] for key in licence_keys.trusted(second)] == ["B"]
-    assert second.keys[0].retired == "it is not to be trusted any more"
+    assert second.keys[0].retired == licence_keys.COMPROMISED
 
 
 def test_a_key_is_published_once_and_only_when_one_is_wanted():
@@ -122,7 +122,7 @@ def test_however_keys_rotate_one_signs_and_no_licence_outlives_the_trust_in_its_
         trusted = {key.kid for key in licence_keys.trusted(keyring)}
         for key in keyring.keys:
             if ends[key.kid] + TOLERANCE > now:
-                assert key.kid in trusted or key.retired == "it is not to be trusted any more"
+                assert key.kid in trusted or key.retired == licence_keys.COMPROMISED
         assert [key.state for key in keyring.keys].count(State.ACTIVE) == 1
 
 

@@ -31,14 +31,14 @@ def public(made) -> Ed25519PublicKey:
 
 
 async def test_another_attempt_finds_the_key_that_the_first_one_made(keys):
-    first, again = await keys.make("licence-keys/a"), await keys.make("licence-keys/a")
+    first, again = await keys.generate("licence-keys/a"), await keys.generate("licence-keys/a")
 
     assert first == again
-    assert (await keys.make("licence-keys/b")).kid != first.kid
+    assert (await keys.generate("licence-keys/b")).kid != first.kid
 
 
 async def test_what_a_key_signs_verifies_with_its_public_half(keys):
-    made = await keys.make("licence-keys/a")
+    made = await keys.generate("licence-keys/a")
 
     signature = await keys.sign(made.kid, made.secret, b"text")
 
@@ -47,7 +47,7 @@ async def test_what_a_key_signs_verifies_with_its_public_half(keys):
 
 
 async def test_a_key_that_was_destroyed_signs_no_more_and_says_what_to_do(keys, secrets):
-    made = await keys.make("licence-keys/a")
+    made = await keys.generate("licence-keys/a")
     await keys.destroy(made.secret)
     await keys.destroy(made.secret)
 
@@ -58,7 +58,7 @@ async def test_a_key_that_was_destroyed_signs_no_more_and_says_what_to_do(keys, 
 
 
 async def test_a_key_that_is_damaged_or_another_one_does_not_sign(keys, secrets, tmp_path):
-    made, other = await keys.make("licence-keys/a"), await keys.make("licence-keys/b")
+    made, other = await keys.generate("licence-keys/a"), await keys.generate("licence-keys/b")
     short = await secrets.put("licence-keys/c", "AAAA")
     for folder in (tmp_path / "secrets/billing/licence-keys/a").iterdir():
         folder.write_bytes(folder.read_bytes()[:-40])
@@ -69,7 +69,7 @@ async def test_a_key_that_is_damaged_or_another_one_does_not_sign(keys, secrets,
 
 
 async def test_nobody_else_reads_a_private_half(keys, tmp_path):
-    made = await keys.make("licence-keys/a")
+    made = await keys.generate("licence-keys/a")
 
     with pytest.raises(LostKeyError, match="secret_forbidden"):
         await SigningKeys(secrets_of(tmp_path, "tenant")).sign(made.kid, made.secret, b"text")

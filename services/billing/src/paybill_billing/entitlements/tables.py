@@ -1,4 +1,4 @@
-"""Rows of entitlements."""
+"""Table of entitlements."""
 
 from paybill_runtime.decisions.aggregates import Stored, generated
 
@@ -7,7 +7,7 @@ from paybill_billing.entitlements.domain import entitlements
 
 
 class EntitlementsRow(Base, table=True):
-    """What a tenant may use; the id is the tenant's. `due` is when an override or a grant begins or ends."""
+    """Entitlements of a tenant, by tenant id. due: when an override or a grant begins or ends."""
 
     __tablename__ = "entitlements"
 

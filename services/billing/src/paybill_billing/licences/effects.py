@@ -1,4 +1,4 @@
-"""Signing: the private halves of licence keys, which never leave the secret store but to sign."""
+"""Signs with private licence keys, which are read from the secret store only to sign."""
 
 import re
 from base64 import b64decode, b64encode
@@ -17,19 +17,19 @@ _NAME = re.compile(r"secret://[^/]+/(.+)\?v=\d+")
 
 
 class LostKeyError(Exception):
-    """The private half of a key cannot be had. The message says what to do."""
+    """The private key cannot be read. The message names the remedies."""
 
     def __init__(self, kid: str, why: str) -> None:
         super().__init__(
             f"the private half of the licence key {kid} cannot be read from the secret store ({why}): restore the "
-            "store from its backup, or have another key made: paybill licence rotate-keys; what this one has signed "
-            "stays valid until it ends"
+            "store from its backup, or create another key: paybill licence rotate-keys; licences signed with this key "
+            "stay valid until they expire"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedKey:
-    """A new key: its id, its public half, and where the private one is."""
+    """A new key: its id, its public half, and the secret reference of its private half."""
 
     kid: str
     public_key: str
@@ -37,13 +37,13 @@ class GeneratedKey:
 
 
 class SigningKeys:
-    """Makes keys, signs with them and destroys them (Ed25519, RFC 8032)."""
+    """Generates Ed25519 keys, signs with them and destroys them (RFC 8032)."""
 
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
 
-    async def make(self, name: str) -> GeneratedKey:
-        """The key of this name; made when it is not there, so that another attempt finds the same."""
+    async def generate(self, name: str) -> GeneratedKey:
+        """Returns the key of this name, generated if it does not exist. Idempotent."""
         reference = await self._secrets.latest(name)
         if reference is None:
             private = Ed25519PrivateKey.generate()
@@ -54,17 +54,17 @@ class SigningKeys:
         return GeneratedKey(key_id(public), base64url(public), reference)
 
     async def sign(self, kid: str, reference: str, message: bytes) -> str:
-        """The signature, as base64url. Raises LostKeyError."""
+        """Returns the signature in base64url. Raises LostKeyError."""
         try:
             private = _private(await self._secrets.get(reference))
         except (DomainError, WrongRecipientError, InvalidTag, ValueError, LookupError, OSError) as error:
             raise LostKeyError(kid, getattr(error, "code", type(error).__name__)) from error
         if key_id(private.public_key().public_bytes_raw()) != kid:
-            raise LostKeyError(kid, "it is another key")
+            raise LostKeyError(kid, "the store holds a different key")
         return base64url(private.sign(message))
 
     async def destroy(self, reference: str) -> None:
-        """Nobody signs with this key any more; doing it twice is no error."""
+        """Deletes the private half. Idempotent."""
         match = _NAME.fullmatch(reference)
         if match is not None:
             await self._secrets.delete(match[1])
@@ -72,7 +72,7 @@ class SigningKeys:
 
 @dataclass(frozen=True, slots=True)
 class ExternalSystems(Providers):
-    """All that effects reach: the providers, and the keys that sign licences."""
+    """The dependencies of effects: the providers and the signing keys."""
 
     keys: SigningKeys
 

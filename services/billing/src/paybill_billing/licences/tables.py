@@ -1,4 +1,4 @@
-"""Rows of licences, signing keys and the revocation list."""
+"""Tables of licences, signing keys and the revocation list."""
 
 from paybill_runtime.decisions.aggregates import Stored, generated
 
@@ -7,7 +7,7 @@ from paybill_billing.licences.domain import licence_keys, licences, revocations
 
 
 class LicenceRow(Base, table=True):
-    """A licence. `kid` signed what is in force; `due` is when it is renewed."""
+    """A licence. kid: the key that signed the licence in force. due: when it is renewed."""
 
     __tablename__ = "licences"
 
@@ -18,7 +18,7 @@ class LicenceRow(Base, table=True):
 
 
 class KeyringRow(Base, table=True):
-    """The keys that sign licences: one row. `due` is when one retires."""
+    """The signing keys, in a single row. due: when the next key retires."""
 
     __tablename__ = "licence_keys"
 
@@ -26,7 +26,7 @@ class KeyringRow(Base, table=True):
 
 
 class RevocationListRow(Base, table=True):
-    """The list of revoked licences: one row. `due` is when there has to be another."""
+    """The revocation list, in a single row. due: when the next list is issued."""
 
     __tablename__ = "licence_revocations"
 

@@ -1,4 +1,4 @@
-"""Rows of publishers, meters, distinct-count sets and closed windows."""
+"""Tables of publishers, meters, distinct-count sets and closed windows."""
 
 from paybill_runtime.decisions.aggregates import Stored, generated
 
@@ -7,13 +7,13 @@ from paybill_billing.usage.domain import closed_windows, distinct_counts, publis
 
 
 class PublishersRow(Base, table=True):
-    """Who may report usage: one row."""
+    """The allow-list of publishers, in a single row."""
 
     __tablename__ = "publishers"
 
 
 class MeterRow(Base, table=True):
-    """All that a tenant used of one thing. `due` is when the next of its windows closes."""
+    """A meter of a tenant. due: when its next window closes."""
 
     __tablename__ = "meters"
 
@@ -22,13 +22,13 @@ class MeterRow(Base, table=True):
 
 
 class DistinctSetRow(Base, table=True):
-    """Which different things were used in the open windows of a meter: one of 256 shards."""
+    """One of the 256 shards of a meter's distinct items in its open windows."""
 
     __tablename__ = "usage_members"
 
 
 class ClosedWindowRow(Base, table=True):
-    """A window of usage that is over."""
+    """A closed window of usage."""
 
     __tablename__ = "usage_windows"
 

@@ -1,4 +1,4 @@
-"""HTTP of the keys that sign licences: look, rotate."""
+"""HTTP routes of signing keys: list and rotate."""
 
 from datetime import datetime
 from typing import Annotated
@@ -16,31 +16,31 @@ from paybill_billing.licences.tables import KEYRINGS
 from paybill_billing.reading import DryRun, Reader, found
 
 _LONGEST = text("SELECT max(state->>'last_expiry') AS ends, max((state->>'valid_s')::bigint) AS valid_s FROM licences")
-"""When the last licence ends of all that were signed, and how long the longest lives that is renewed."""
+"""The latest expiry of all licences, and the longest validity of those that are renewed."""
 
 Admin = Annotated[Caller, Depends(caller(Role.ADMIN, "billing:write"))]
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes."""
     routes = APIRouter(prefix="/v1/licence-keys", tags=["licences"])
 
     @routes.get("")
     async def show_keys(_: Reader) -> KeyringView:
-        """All keys that there ever were; `/.well-known/license-keys.json` has those that are trusted."""
+        """Lists all keys, the retired ones included; `/.well-known/license-keys.json` lists the trusted ones."""
         return KeyringView.of(await found(context, KEYRINGS, KEYRING))
 
     @routes.post("/rotate", status_code=status.HTTP_202_ACCEPTED)
-    async def rotate(body: RotateBody, who: Admin, *, dry_run: DryRun = False) -> KeyringView:
-        """Have a new key made. The one in use is trusted until the last licence has ended that it signed."""
+    async def rotate(body: RotateBody, caller: Admin, *, dry_run: DryRun = False) -> KeyringView:
+        """Requests a new key. The active key stays trusted until the last licence that it signed has expired."""
         longest = (await context.rows(_LONGEST))[0]
         valid_s = max(longest.valid_s or 0, context.settings.licence_valid_s)
-        ends = datetime.fromisoformat(longest.ends) if longest.ends else None
+        licences_end = datetime.fromisoformat(longest.ends) if longest.ends else None
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> KeyringView:
             keyring = unit.get(KEYRINGS, KEYRING)
             events = licence_keys.rotate(
-                keyring, body.reason, compromised=body.compromised, licences_end=ends, valid_s=valid_s
+                keyring, body.reason, compromised=body.compromised, licences_end=licences_end, valid_s=valid_s
             )
             if dry_run:
                 for event in events:
@@ -50,12 +50,12 @@ def router(context: ServiceContext) -> APIRouter:
             return KeyringView.of(unit.get(KEYRINGS, KEYRING))
 
         return await context.decide(
-            who.origin,
+            caller.origin,
             decide,
             writes=[KEYRINGS.key(KEYRING)],
             verb="" if dry_run else "rotate_licence_keys",
             target=KEYRING,
-            idempotency=None if dry_run else who.idempotency,
+            idempotency=None if dry_run else caller.idempotency,
             response_type=KeyringView,
         )
 

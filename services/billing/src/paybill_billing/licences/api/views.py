@@ -1,4 +1,4 @@
-"""What callers send about licences, and what they are shown."""
+"""Request and response bodies of licences and signing keys."""
 
 from typing import Annotated, Self
 
@@ -14,44 +14,45 @@ from paybill_billing.licences.domain.licences import Licence, Status
 
 
 class Body(BaseModel):
-    """What a caller sends: a field that we do not know is a mistake, and said to be one."""
+    """Request body. Unknown fields are refused, because they are usually misspelt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class IssueBody(Body):
-    """What the licence is to be. Both are kept when it is renewed."""
+    """Terms of the licence. Renewals keep them."""
 
     seats: Annotated[
-        int | None, Field(ge=0, le=MAX_SEATS, description="Machines; null to follow the subscription's quantity.")
+        int | None,
+        Field(ge=0, le=MAX_SEATS, description="Number of machines; null to follow the subscription's quantity."),
     ] = None
     valid_days: Annotated[
-        int | None, Field(ge=1, le=366, description="How long each lasts; null for what the service is set to.")
+        int | None, Field(ge=1, le=366, description="Validity of each revision; null for the service's setting.")
     ] = None
 
 
 class ReasonBody(Body):
-    """Why."""
+    """The reason of an action."""
 
-    reason: Annotated[Text, Field(description="Kept in the log for ever: no personal data.")]
+    reason: Annotated[Text, Field(description="Kept in the log permanently: no personal data.")]
 
 
 class RotateBody(ReasonBody):
-    """Why there is to be a new key, and whether the one in use may still be trusted."""
+    """The reason for a new key. `compromised` ends the trust in the active one."""
 
     compromised: Annotated[
-        bool, Field(description="Take the key in use from the public keys at once: nothing that it signed verifies.")
+        bool, Field(description="Remove the active key from the public keys: nothing that it signed verifies.")
     ] = False
 
 
 class MachineBody(Body):
-    """A machine, by the digest that `paybill_licence.machine_digest` makes of what identifies it."""
+    """A machine, by the digest of its identity from `paybill_licence.licence.machine_digest`."""
 
     machine: Digest
 
 
 class PendingView(BaseModel):
-    """What is being signed."""
+    """A requested revision that is not signed yet."""
 
     purpose: Purpose
     revision: int
@@ -59,13 +60,13 @@ class PendingView(BaseModel):
 
 
 class LicenceView(BaseModel):
-    """A licence and where it stands. `dry_run`: it would be so; nothing was changed."""
+    """A licence and its status. `dry_run`: the result of a change that was not made."""
 
     licence_id: LicenceId
     tenant_id: TenantId
     subscription_id: SubscriptionId
     status: Status
-    revision: Annotated[int, Field(description="The newest that was asked for.")]
+    revision: Annotated[int, Field(description="The newest requested revision.")]
     plan: PlanRef
     tier: str
     seats: int
@@ -74,15 +75,15 @@ class LicenceView(BaseModel):
     kid: Annotated[str | None, Field(description="The key that signed it; null until it is signed.")]
     issued_at: Timestamp | None
     expires_at: Timestamp | None
-    renews_at: Annotated[Timestamp | None, Field(description="Null while it is being signed, and once it lapses.")]
+    renews_at: Annotated[Timestamp | None, Field(description="Null while a signature is pending, and when lapsing.")]
     pending: PendingView | None
-    failure: Annotated[str | None, Field(description="Why it could not be signed, and what to do.")]
+    failure: Annotated[str | None, Field(description="Why signing failed, and the remedy.")]
     revoked: Annotated[str | None, Field(description="Why it was revoked.")]
     dry_run: bool
 
     @classmethod
     def of(cls, licence: Licence, *, dry_run: bool = False) -> Self:
-        """What is shown of `licence`."""
+        """Returns the response for `licence`."""
         claims, pending = licence.claims, licence.pending
         return cls(
             licence_id=licence.id,
@@ -117,16 +118,16 @@ class ActivationView(BaseModel):
 
 
 class WholeLicenceView(BaseModel):
-    """A licence, what it entitles to, its machines, and the text that its holder gets."""
+    """A licence with its features, its machines and its signed text."""
 
     licence: LicenceView
     features: list[Feature]
     activations: list[ActivationView]
-    token: Annotated[str | None, Field(description="Null until it is signed, and once it is revoked.")]
+    token: Annotated[str | None, Field(description="Null until it is signed, and after a revocation.")]
 
     @classmethod
     def of(cls, licence: Licence) -> Self:
-        """All that is shown of `licence`."""
+        """Returns the complete response for `licence`."""
         return cls(
             licence=LicenceView.of(licence),
             features=list(licence.terms.features),
@@ -139,24 +140,24 @@ class WholeLicenceView(BaseModel):
 
 
 class LicencePage(BaseModel):
-    """Licences in the order of their ids."""
+    """Licences ordered by id."""
 
     licences: list[LicenceView]
     next: Annotated[LicenceId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
 class KeyView(BaseModel):
-    """A key that signs, or signed, licences."""
+    """A key that signs licences or signed them in the past."""
 
     kid: str
     state: licence_keys.State
     published_at: Timestamp
     retire_at: Timestamp | None
-    retired: Annotated[str | None, Field(description="Why it is trusted no more.")]
+    retired: Annotated[str | None, Field(description="Why it is no longer trusted.")]
 
 
 class KeyringView(BaseModel):
-    """All keys, the newest last. `being_made`: a new one was asked for."""
+    """All keys, the newest last. `being_made`: a new one is requested."""
 
     keys: list[KeyView]
     being_made: bool
@@ -164,7 +165,7 @@ class KeyringView(BaseModel):
 
     @classmethod
     def of(cls, keyring: Keyring | None, *, dry_run: bool = False) -> Self:
-        """What is shown of the keys: never where a private half is."""
+        """Returns the response for the keys, without the references of private halves."""
         keys = keyring.keys if keyring is not None else ()
         return cls(
             keys=[

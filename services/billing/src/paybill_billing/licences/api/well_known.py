@@ -1,4 +1,4 @@
-"""What verifiers of licences fetch without a key (RFC 8615): the public keys, and the list of revocations."""
+"""Public routes for verifiers of licences (RFC 8615): the signing keys' public halves and the revocation list."""
 
 import time
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from paybill_billing.licences.domain.revocations import REVOCATIONS
 from paybill_billing.licences.tables import KEYRINGS, REVOCATION_LISTS, KeyringRow, RevocationListRow
 
 MAX_AGE_S = 300
-"""How long whoever fetched it may use it without asking again."""
-KEPT_S = 0.5
-"""How long it is kept in memory: anybody may ask, and as often as they like."""
+"""The time for which a client may use its copy."""
+CACHE_S = 0.5
+"""The time for which both documents are cached in memory, because the routes need no key and have no rate limit."""
 
 _STATES = union_all(
     select(literal("keys").label("name"), cast(col(KeyringRow.state), Text).label("state")).where(
@@ -31,11 +31,11 @@ _STATES = union_all(
     ),
 )
 
-Known = Annotated[str | None, Header(alias="If-None-Match", max_length=200)]
+KnownETag = Annotated[str | None, Header(alias="If-None-Match", max_length=200)]
 
 
 class LicenceKeysNotReadyError(RetryLaterError):
-    """The first key is being made, or the first list is being signed."""
+    """The first key is not generated yet, or the first list is not signed yet."""
 
     code = "licence_keys_not_ready"
 
@@ -48,8 +48,8 @@ class _Document:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """Both as they were at one moment: the list is signed by one of the keys."""
+class _Cached:
+    """Both documents from one snapshot, so that the list is signed by one of the keys."""
 
     keys: _Document
     revocations: _Document | None
@@ -57,38 +57,38 @@ class _Kept:
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes."""
     routes = APIRouter(prefix="/.well-known", tags=["licences"])
-    last: _Kept | None = None
+    cache: _Cached | None = None
 
-    async def kept() -> _Kept:
-        nonlocal last
-        if last is None or last.until < time.monotonic():
+    async def cached() -> _Cached:
+        nonlocal cache
+        if cache is None or cache.until < time.monotonic():
             states = {row.name: row.state for row in await context.rows(_STATES)}
-            found = trusted(KEYRINGS.load(states["keys"])) if "keys" in states else []
-            if not found:
-                raise LicenceKeysNotReadyError("the first key for licences is being made; come back in a moment")
-            shown: list[dict[str, Any]] = [jwk(key.public_key) | {"state": key.state} for key in found]
+            keys = trusted(KEYRINGS.load(states["keys"])) if "keys" in states else []
+            if not keys:
+                raise LicenceKeysNotReadyError("the first signing key is being generated; retry in a moment")
+            shown: list[dict[str, Any]] = [jwk(key.public_key) | {"state": key.state} for key in keys]
             signed = REVOCATION_LISTS.load(states["revocations"]).signed if "revocations" in states else None
-            last = _Kept(
+            cache = _Cached(
                 _document(canonical({"keys": shown}), "application/jwk-set+json"),
                 _document(signed.text.encode(), "text/plain") if signed is not None else None,
-                time.monotonic() + KEPT_S,
+                time.monotonic() + CACHE_S,
             )
-        return last
+        return cache
 
     @routes.get("/license-keys.json", response_class=Response)
-    async def show_license_keys(known: Known = None) -> Response:
-        """The public keys that licences are verified with: a JWK set of Ed25519 keys (RFC 7517, RFC 8037)."""
-        return _answer((await kept()).keys, known)
+    async def show_license_keys(known: KnownETag = None) -> Response:
+        """Returns the public keys that verify licences: a JWK set of Ed25519 keys (RFC 7517, RFC 8037)."""
+        return _response((await cached()).keys, known)
 
     @routes.get("/license-revocations", response_class=Response)
-    async def show_license_revocations(known: Known = None) -> Response:
-        """The signed list of licences that were revoked, as text; docs/licences.md says what it holds."""
-        revocations = (await kept()).revocations
+    async def show_license_revocations(known: KnownETag = None) -> Response:
+        """Returns the signed revocation list as text; docs/licences.md describes its format."""
+        revocations = (await cached()).revocations
         if revocations is None:
-            raise LicenceKeysNotReadyError("the first list of revocations is being signed; come back in a moment")
-        return _answer(revocations, known)
+            raise LicenceKeysNotReadyError("the first revocation list is being signed; retry in a moment")
+        return _response(revocations, known)
 
     return routes
 
@@ -97,8 +97,8 @@ def _document(body: bytes, media_type: str) -> _Document:
     return _Document(body, f'"{sha256(body).hexdigest()[:32]}"', media_type)
 
 
-def _answer(document: _Document, known: str | None) -> Response:
-    """The document; 304 for who has it already (RFC 9110, section 13.1.2)."""
+def _response(document: _Document, known: str | None) -> Response:
+    """Returns the document, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
     headers = {"ETag": document.etag, "Cache-Control": f"public, max-age={MAX_AGE_S}"}
     if known is not None and document.etag in known:
         return Response(status_code=304, headers=headers)

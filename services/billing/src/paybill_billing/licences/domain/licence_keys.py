@@ -1,4 +1,4 @@
-"""The keys that sign licences, one at a time; those that did stay trusted until what they signed has ended."""
+"""Keys that sign licences: one is active, and replaced keys stay trusted until the last licence they signed expires."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -9,21 +9,22 @@ from paybill_contracts.errors import DomainError
 from paybill_contracts.licences import LicenceKeyPublished, LicenceKeyRequested, LicenceKeyRetired
 
 KEYRING = "licences"
-"""There is one; whoever signs must know what to load before it has read anything."""
+"""The id of the only keyring: handlers need a constant key, because states are loaded before they run."""
 MARGIN = timedelta(days=1)
-"""How much longer than the last licence a key is trusted: more than clocks differ, and than signing takes."""
+"""The time for which a key is trusted after its last licence expires; exceeds clock differences and signing delays."""
+COMPROMISED = "the key is compromised"
 
 KeyEvent = LicenceKeyRequested | LicenceKeyPublished | LicenceKeyRetired
 
 
 class KeyOrderError(DomainError):
-    """A fact came before the one that asks for the first key."""
+    """A fact about keys precedes the request for the first key."""
 
     code = "licence_key_order"
 
 
 class State(StrEnum):
-    """What a key is for: to sign, to verify what it signed, nothing any more."""
+    """Use of a key: ACTIVE signs, RETIRING only verifies, RETIRED is not trusted."""
 
     ACTIVE = "active"
     RETIRING = "retiring"
@@ -32,7 +33,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The public half of a key, and where the private one is until it stops signing."""
+    """A key. secret: the reference of its private half, which is destroyed when the key stops signing."""
 
     kid: str
     public_key: str
@@ -45,7 +46,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """A key that is to be made: see LicenceKeyRequested."""
+    """A pending request for a key; its fields are those of `LicenceKeyRequested`."""
 
     compromised: bool
     licences_end: datetime | None
@@ -54,7 +55,7 @@ class KeyRequest:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All keys that there ever were. due: when the next one retires."""
+    """All keys, the retired ones included. due: when the next one retires."""
 
     id: str
     keys: tuple[SigningKey, ...] = ()
@@ -63,19 +64,19 @@ class Keyring:
 
 
 def active(keyring: Keyring | None) -> SigningKey | None:
-    """The key that signs; None until there is one."""
+    """Returns the key that signs; None until there is one."""
     keys = keyring.keys if keyring is not None else ()
     return next((key for key in keys if key.state is State.ACTIVE), None)
 
 
 def trusted(keyring: Keyring | None) -> list[SigningKey]:
-    """The keys that are published, the one that signs first."""
+    """Returns the published keys, the active one first."""
     keys = keyring.keys if keyring is not None else ()
     return [key for state in (State.ACTIVE, State.RETIRING) for key in keys if key.state is state]
 
 
 def request_first(keyring: Keyring | None, valid_s: int) -> list[KeyEvent]:
-    """Ask for the first key, once; for another one when making it was given up."""
+    """Requests the first key unless one is active; repeated calls retry a generation that failed permanently."""
     if active(keyring) is not None:
         return []
     return rotate(keyring, "there is none yet", compromised=False, licences_end=None, valid_s=valid_s)
@@ -84,9 +85,9 @@ def request_first(keyring: Keyring | None, valid_s: int) -> list[KeyEvent]:
 def rotate(
     _: Keyring | None, reason: str, *, compromised: bool, licences_end: datetime | None, valid_s: int
 ) -> list[KeyEvent]:
-    """Ask for a new key. compromised: the one in use is to be trusted no more, whatever it has signed.
+    """Requests a new key. compromised: the active key loses trust at once, with everything that it signed.
 
-    licences_end, valid_s: when the last licence ends, and how long one lasts that is signed from now on.
+    licences_end: the expiry of the last licence. valid_s: the validity of licences signed from now on.
     """
     return [
         LicenceKeyRequested(
@@ -96,13 +97,13 @@ def rotate(
 
 
 def published(keyring: Keyring, *, kid: str, public_key: str, secret: str, now: datetime) -> list[KeyEvent]:
-    """A key is made: from now on it signs. The one before is trusted as long as what it signed may be in use."""
+    """Activates a generated key. The key before it stays trusted until the last licence that it signed expires."""
     if keyring.wanted is None or any(key.kid == kid for key in keyring.keys):
         return []
-    wanted, before = keyring.wanted, active(keyring)
-    signs_until = now + timedelta(seconds=wanted.valid_s)
-    retire_at = max(signs_until, wanted.licences_end or signs_until) + MARGIN
-    said: list[KeyEvent] = [
+    request, before = keyring.wanted, active(keyring)
+    last_expiry = now + timedelta(seconds=request.valid_s)
+    retire_at = max(last_expiry, request.licences_end or last_expiry) + MARGIN
+    events: list[KeyEvent] = [
         LicenceKeyPublished(
             keyring=KEYRING,
             kid=kid,
@@ -113,45 +114,45 @@ def published(keyring: Keyring, *, kid: str, public_key: str, secret: str, now: 
             retire_at=retire_at if before is not None else None,
         )
     ]
-    if before is not None and wanted.compromised:
-        said.append(LicenceKeyRetired(keyring=KEYRING, kid=before.kid, reason="it is not to be trusted any more"))
-    return said
+    if before is not None and request.compromised:
+        events.append(LicenceKeyRetired(keyring=KEYRING, kid=before.kid, reason=COMPROMISED))
+    return events
 
 
 def on_time(keyring: Keyring, now: datetime) -> list[KeyEvent]:
-    """What these keys signed has ended."""
+    """Retires the keys whose last licence has expired."""
     return [
-        LicenceKeyRetired(keyring=KEYRING, kid=key.kid, reason="the last licence that it signed has ended")
+        LicenceKeyRetired(keyring=KEYRING, kid=key.kid, reason="the last licence that it signed has expired")
         for key in keyring.keys
         if key.state is State.RETIRING and key.retire_at is not None and key.retire_at <= now
     ]
 
 
 def evolve(keyring: Keyring | None, event: KeyEvent) -> Keyring:
-    """The keys after `event`; only a request may come first."""
+    """Returns the keys after `event`; only a request may come first."""
     if isinstance(event, LicenceKeyRequested):
-        wanted = KeyRequest(event.compromised, event.licences_end, event.valid_s)
-        return replace(keyring or Keyring(id=event.keyring), wanted=wanted)
+        request = KeyRequest(event.compromised, event.licences_end, event.valid_s)
+        return replace(keyring or Keyring(id=event.keyring), wanted=request)
     if keyring is None:
-        raise KeyOrderError(f"{event.TYPE} came before a key was asked for")
+        raise KeyOrderError(f"{event.TYPE} precedes the request for a key")
     match event:
         case LicenceKeyPublished():
-            made = SigningKey(event.kid, event.public_key, event.secret, State.ACTIVE, event.published_at)
-            kept = tuple(
+            added = SigningKey(event.kid, event.public_key, event.secret, State.ACTIVE, event.published_at)
+            others = tuple(
                 replace(key, state=State.RETIRING, retire_at=event.retire_at) if key.kid == event.replaces else key
                 for key in keyring.keys
             )
-            return _with(replace(keyring, wanted=None), (*kept, made))
+            return _with(replace(keyring, wanted=None), (*others, added))
         case LicenceKeyRetired():
-            kept = tuple(
+            keys = tuple(
                 replace(key, state=State.RETIRED, retired=event.reason) if key.kid == event.kid else key
                 for key in keyring.keys
             )
-            return _with(keyring, kept)
+            return _with(keyring, keys)
         case _:
             assert_never(event)
 
 
 def _with(keyring: Keyring, keys: tuple[SigningKey, ...]) -> Keyring:
-    ends = [key.retire_at for key in keys if key.state is State.RETIRING and key.retire_at is not None]
-    return replace(keyring, keys=keys, due=min(ends, default=None))
+    times = [key.retire_at for key in keys if key.state is State.RETIRING and key.retire_at is not None]
+    return replace(keyring, keys=keys, due=min(times, default=None))

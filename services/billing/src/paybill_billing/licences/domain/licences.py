@@ -1,4 +1,4 @@
-"""Licences: one for a subscription, renewed while it gives access, reissued when it gives something else."""
+"""Licences: one per subscription, renewed while the subscription gives access, reissued when its terms change."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ _SIGNED: Mapping[Purpose, type[LicenceIssued | LicenceRenewed | LicenceReissued]
 }
 
 RETRY = timedelta(hours=1)
-"""How long a licence waits that could not be signed: what was signed before is still good for days."""
+"""The delay after a failed signature. The earlier licence is still valid for days."""
 
 
 class LicenceNotFoundError(NotFoundError):
@@ -55,25 +55,25 @@ class LicenceNotFoundError(NotFoundError):
 
 
 class LicenceOrderError(DomainError):
-    """A fact came before the one that makes the licence."""
+    """A fact about the licence precedes the request for it."""
 
     code = "licence_order"
 
 
 class NoAccessError(ConflictError):
-    """The subscription gives no access, so it gives no licence."""
+    """The subscription gives no access, so no licence is issued."""
 
     code = "subscription_gives_no_access"
 
 
 class LicenceTakenBackError(ConflictError):
-    """The licence was revoked; it can only be issued again."""
+    """The licence is revoked; it has to be issued again."""
 
     code = "licence_taken_back"
 
 
 class Status(StrEnum):
-    """Where a licence stands. `lapsing`: it is good until it ends, and is not renewed."""
+    """Status of a licence. LAPSING: valid until it expires, and not renewed."""
 
     SIGNING = "signing"
     IN_FORCE = "in_force"
@@ -83,7 +83,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What is being signed, or could not be."""
+    """The requested revision, whose signature is pending or failed."""
 
     purpose: Purpose
     revision: int
@@ -104,9 +104,9 @@ class Activation:
 class Licence:
     """The licence of a subscription.
 
-    revision: the newest that was asked for. terms: what the newest says. fixed_seats: None when they follow the
-    subscription's quantity. last_expiry: when the last ends of all that were asked for. claims, token: the newest that
-    is signed. due: when it is renewed, or tried again.
+    revision, terms: of the newest request. fixed_seats: None when seats follow the subscription's quantity.
+    last_expiry: the latest expiry of all requests. claims, token: the newest signed revision. due: the time of the
+    next renewal or retry.
     """
 
     id: str
@@ -128,7 +128,7 @@ class Licence:
 
 
 def licence_id(subscription_id: str) -> str:
-    """Derived, so that whoever hears of the subscription knows its licence."""
+    """Derives the id from the subscription's, so that handlers of its facts know it."""
     return "lic_" + sha256(f"licence/{subscription_id}".encode()).hexdigest()[:32]
 
 
@@ -141,14 +141,14 @@ def issue(
     valid_s: int,
     now: datetime,
 ) -> list[LicenceEvent]:
-    """Give the subscription a licence. Asked for again with other seats or another life, it is reissued.
+    """Issues a licence for the subscription, or reissues it with other seats or another validity.
 
     seats: None to follow the subscription's quantity. Raises NoAccessError.
     """
     if not entitlements.allows_access:
         raise NoAccessError(
-            f"{subscription.subscription_id} is {subscription.access}: it gives no access, so no licence; "
-            "issue it once it is paid"
+            f"{subscription.subscription_id} is {subscription.access} and gives no access; issue the licence after it "
+            "is paid"
         )
     terms = _terms(entitlements, subscription, seats)
     if licence is not None and not_revoked(licence):
@@ -171,7 +171,7 @@ def issue(
 
 
 def renew(licence: Licence, now: datetime) -> list[LicenceEvent]:
-    """Sign it anew without waiting for its time. Raises LicenceTakenBackError, NoAccessError."""
+    """Renews the licence before it is due. Raises LicenceTakenBackError, NoAccessError."""
     match licence.status:
         case Status.SIGNING | Status.IN_FORCE:
             if licence.pending is not None and licence.failure is None:
@@ -179,7 +179,7 @@ def renew(licence: Licence, now: datetime) -> list[LicenceEvent]:
             return [_request(licence, Purpose.RENEW, licence.terms, now)]
         case Status.LAPSING:
             raise NoAccessError(
-                f"the subscription of {licence.id} gives no access; it is renewed by itself once that changes"
+                f"the subscription of {licence.id} gives no access; the licence is reissued when access returns"
             )
         case Status.REVOKED:
             raise LicenceTakenBackError(f"{licence.id} was revoked ({licence.revoked}); issue it again")
@@ -188,7 +188,7 @@ def renew(licence: Licence, now: datetime) -> list[LicenceEvent]:
 
 
 def on_time(licence: Licence, now: datetime) -> list[LicenceEvent]:
-    """Two thirds of its life are over, or signing is to be tried again."""
+    """Renews the licence after two thirds of its validity, or retries a failed signature."""
     if licence.due is None or now < licence.due or licence.status not in {Status.SIGNING, Status.IN_FORCE}:
         return []
     return [_request(licence, Purpose.RENEW, licence.terms, now)]
@@ -197,7 +197,7 @@ def on_time(licence: Licence, now: datetime) -> list[LicenceEvent]:
 def on_subscription_changed(
     licence: Licence | None, entitlements: Entitlements | None, subscription: Subscription | None, now: datetime
 ) -> list[LicenceEvent]:
-    """Say what the subscription gives now: reissued when that changed, lapsing while it gives nothing."""
+    """Reissues the licence when its terms changed; lets it lapse while the subscription gives no access."""
     if licence is None or not not_revoked(licence):
         return []
     if (
@@ -206,8 +206,8 @@ def on_subscription_changed(
         or entitlements.subscription_id != licence.subscription_id
         or not entitlements.allows_access
     ):
-        said = LicenceLapsing(licence_id=licence.id, tenant_id=licence.tenant_id)
-        return [] if licence.status is Status.LAPSING else [said]
+        event = LicenceLapsing(licence_id=licence.id, tenant_id=licence.tenant_id)
+        return [] if licence.status is Status.LAPSING else [event]
     terms = _terms(entitlements, subscription, licence.fixed_seats)
     if terms == licence.terms and licence.status is not Status.LAPSING:
         return []
@@ -215,7 +215,7 @@ def on_subscription_changed(
 
 
 def revoke(licence: Licence | None, reason: str, origin: RevocationOrigin) -> list[LicenceEvent]:
-    """Take back all that was ever signed of it. Its machines give their seats back."""
+    """Revokes all revisions signed so far, and releases all seats."""
     if licence is None or not not_revoked(licence):
         return []
     return [
@@ -231,7 +231,7 @@ def revoke(licence: Licence | None, reason: str, origin: RevocationOrigin) -> li
 
 
 def claims_of(licence: Licence, revision: int, kid: str) -> Claims | None:
-    """What is to be signed with the key `kid`; None when this revision is not wanted any more."""
+    """Returns the claims to sign with the key `kid`; None when this revision is not pending."""
     pending = licence.pending
     if pending is None or pending.revision != revision:
         return None
@@ -254,7 +254,7 @@ def claims_of(licence: Licence, revision: int, kid: str) -> Claims | None:
 
 
 def signed(licence: Licence, claims: Claims, token: str) -> list[LicenceEvent]:
-    """It is signed, unless something else is wanted by now."""
+    """Records the signature, unless another revision has replaced this one."""
     if licence.pending is None or claims_of(licence, claims.revision, claims.kid) != claims:
         return []
     kind = _SIGNED[licence.pending.purpose]
@@ -262,7 +262,7 @@ def signed(licence: Licence, claims: Claims, token: str) -> list[LicenceEvent]:
 
 
 def signing_failed(licence: Licence, revision: int, reason: str, now: datetime) -> list[LicenceEvent]:
-    """It could not be signed; it is tried again later."""
+    """Records a failed signature and schedules the retry."""
     if licence.pending is None or licence.pending.revision != revision:
         return []
     return [
@@ -273,11 +273,11 @@ def signing_failed(licence: Licence, revision: int, reason: str, now: datetime) 
 
 
 def evolve(licence: Licence | None, event: LicenceEvent) -> Licence:
-    """The licence after `event`; only a request to sign it may come first."""
+    """Returns the licence after `event`; only a request to sign it may come first."""
     if isinstance(event, LicenceSigningRequested):
         return _requested(licence, event)
     if licence is None:
-        raise LicenceOrderError(f"{event.TYPE} came before {event.licence_id} was asked for")
+        raise LicenceOrderError(f"{event.TYPE} precedes the request for {event.licence_id}")
     match event:
         case LicenceIssued() | LicenceRenewed() | LicenceReissued():
             return replace(
@@ -306,8 +306,8 @@ def evolve(licence: Licence | None, event: LicenceEvent) -> Licence:
                 due=None,
             )
         case LicenceActivated():
-            known = next((each for each in licence.activations if each.machine == event.machine), None)
-            since = known.activated_at if known is not None else event.seen_at
+            earlier = next((each for each in licence.activations if each.machine == event.machine), None)
+            since = earlier.activated_at if earlier is not None else event.seen_at
             others = tuple(each for each in licence.activations if each.machine != event.machine)
             return replace(licence, activations=(*others, Activation(event.machine, since, event.seen_at)))
         case LicenceDeactivated():
@@ -338,7 +338,7 @@ def _requested(licence: Licence | None, event: LicenceSigningRequested) -> Licen
 
 
 def _request(licence: Licence, purpose: Purpose, terms: LicenceTerms, now: datetime) -> LicenceSigningRequested:
-    """Ask for the next revision; a licence of which nothing is signed is issued, whatever it is asked for."""
+    """Requests the next revision. Until a revision is signed, the purpose is always ISSUE."""
     issued_at = now.replace(microsecond=0)
     return LicenceSigningRequested(
         licence_id=licence.id,
@@ -365,5 +365,5 @@ def _terms(entitlements: Entitlements, subscription: Subscription, seats: int | 
 
 
 def not_revoked(licence: Licence) -> bool:
-    """Whether it was not revoked."""
+    """Returns True unless the licence is revoked."""
     return licence.status is not Status.REVOKED

@@ -1,4 +1,4 @@
-"""The list of licences that were taken back: numbered, signed, and no longer than somebody may need it."""
+"""The revocation list: numbered and signed; an entry stays until the last licence that it revokes has expired."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,25 +14,25 @@ from paybill_contracts.licences import (
 from paybill_licence import ALGORITHM, MAX_REVOCATIONS, TOLERANCE, Revocation, Revocations, assemble
 
 REVOCATIONS = "licences"
-"""There is one list; a handler must know what to load before it has read anything."""
+"""The id of the only list: handlers need a constant key, because states are loaded before they run."""
 LIFE = timedelta(days=7)
-"""By then whoever has a list needs a newer one."""
+"""The time after which a list is stale, and verifiers need a newer one."""
 REFRESH = timedelta(days=1)
 RETRY = timedelta(hours=1)
-"""How long a list waits that could not be signed."""
+"""The delay before a list that could not be signed is issued again."""
 
 ListEvent = LicenceRevocationsChanged | LicenceRevocationsSigned
 
 
 class ListOrderError(DomainError):
-    """A signature came before the list that it is over."""
+    """A signature precedes the list that it covers."""
 
     code = "licence_revocations_order"
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """The newest list that can be had, as text."""
+    """The newest signed list, as published text."""
 
     number: int
     kid: str
@@ -43,7 +43,7 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """The list as it is, and the newest that is signed. due: when there has to be another."""
+    """The current list, and the newest signed one. due: when the next list is issued."""
 
     id: str
     number: int
@@ -54,13 +54,13 @@ class RevocationList:
     signed: Signed | None = None
 
 
-def next_list(known: RevocationList | None, now: datetime, *added: ListedRevocation) -> list[ListEvent]:
-    """The next list, with these besides."""
+def next_list(current: RevocationList | None, now: datetime, *added: ListedRevocation) -> list[ListEvent]:
+    """Issues the next list, with the entries `added`."""
     issued_at = now.replace(microsecond=0)
     return [
         LicenceRevocationsChanged(
             revocations=REVOCATIONS,
-            number=known.number + 1 if known is not None else 1,
+            number=current.number + 1 if current is not None else 1,
             added=added,
             issued_at=issued_at,
             next_update=issued_at + LIFE,
@@ -68,47 +68,47 @@ def next_list(known: RevocationList | None, now: datetime, *added: ListedRevocat
     ]
 
 
-def on_licence_revoked(known: RevocationList | None, fact: LicenceRevoked, now: datetime) -> list[ListEvent]:
-    """Put it on the list, unless all that was signed of it has ended."""
+def on_licence_revoked(current: RevocationList | None, fact: LicenceRevoked, now: datetime) -> list[ListEvent]:
+    """Adds the licence to the list, unless all its signed revisions have expired."""
     until = fact.last_expiry + TOLERANCE
-    listed = known.entries if known is not None else ()
+    listed = current.entries if current is not None else ()
     if until <= now or any(e.licence_id == fact.licence_id and e.revision >= fact.revision for e in listed):
         return []
-    return next_list(known, now, ListedRevocation(licence_id=fact.licence_id, revision=fact.revision, until=until))
+    return next_list(current, now, ListedRevocation(licence_id=fact.licence_id, revision=fact.revision, until=until))
 
 
-def on_time(known: RevocationList, now: datetime) -> list[ListEvent]:
-    """A list gets old although nothing changes, so that who gets none any more can tell."""
-    return next_list(known, now) if known.due <= now else []
+def on_time(current: RevocationList, now: datetime) -> list[ListEvent]:
+    """Issues a list at regular intervals, so that a verifier detects when it is cut off from new ones."""
+    return next_list(current, now) if current.due <= now else []
 
 
-def claims_of(known: RevocationList, kid: str) -> Revocations:
-    """What is to be signed with the key `kid`."""
+def claims_of(current: RevocationList, kid: str) -> Revocations:
+    """Returns the content to sign with the key `kid`."""
     return Revocations(
         alg=ALGORITHM,
         kid=kid,
-        number=known.number,
-        issued_at=known.issued_at,
-        next_update=known.next_update,
-        revoked=tuple(Revocation(licence_id=entry.licence_id, revision=entry.revision) for entry in known.entries),
+        number=current.number,
+        issued_at=current.issued_at,
+        next_update=current.next_update,
+        revoked=tuple(Revocation(licence_id=entry.licence_id, revision=entry.revision) for entry in current.entries),
     )
 
 
-def signed(known: RevocationList, number: int, kid: str, signature: str) -> list[ListEvent]:
-    """It is signed, unless there is a newer one to be signed by now."""
-    if known.number != number:
+def signed(current: RevocationList, number: int, kid: str, signature: str) -> list[ListEvent]:
+    """Records the signature, unless a newer list has replaced this one."""
+    if current.number != number:
         return []
     return [LicenceRevocationsSigned(revocations=REVOCATIONS, number=number, kid=kid, signature=signature)]
 
 
-def evolve(known: RevocationList | None, event: ListEvent) -> RevocationList:
-    """The list after `event`."""
+def evolve(current: RevocationList | None, event: ListEvent) -> RevocationList:
+    """Returns the list after `event`."""
     match event:
         case LicenceRevocationsChanged():
-            again = {entry.licence_id for entry in event.added}
-            before = known.entries if known is not None else ()
-            kept = [entry for entry in before if entry.licence_id not in again and entry.until > event.issued_at]
-            # When there are too many, those go first that would end by themselves first.
+            added = {entry.licence_id for entry in event.added}
+            before = current.entries if current is not None else ()
+            kept = [entry for entry in before if entry.licence_id not in added and entry.until > event.issued_at]
+            # A full list drops the entries that would end first.
             entries = sorted((*kept, *event.added), key=lambda entry: (entry.until, entry.licence_id), reverse=True)
             return RevocationList(
                 id=event.revocations,
@@ -117,13 +117,13 @@ def evolve(known: RevocationList | None, event: ListEvent) -> RevocationList:
                 issued_at=event.issued_at,
                 next_update=event.next_update,
                 due=event.issued_at + RETRY,
-                signed=known.signed if known is not None else None,
+                signed=current.signed if current is not None else None,
             )
         case LicenceRevocationsSigned():
-            if known is None:
-                raise ListOrderError("a signature came before the first list")
-            text = assemble(claims_of(known, event.kid), event.signature)
-            done = Signed(known.number, event.kid, known.issued_at, known.next_update, text)
-            return replace(known, signed=done, due=known.issued_at + REFRESH)
+            if current is None:
+                raise ListOrderError("a signature precedes the first list")
+            text = assemble(claims_of(current, event.kid), event.signature)
+            signed_list = Signed(current.number, event.kid, current.issued_at, current.next_update, text)
+            return replace(current, signed=signed_list, due=current.issued_at + REFRESH)
         case _:
             assert_never(event)

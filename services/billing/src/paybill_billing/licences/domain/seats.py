@@ -1,4 +1,4 @@
-"""Seats: the machines that use a licence, as many at once as it has seats."""
+"""Seats: each activated machine uses one; a licence bounds their number."""
 
 from datetime import datetime, timedelta
 
@@ -8,39 +8,39 @@ from paybill_contracts.licences import LicenceActivated, LicenceDeactivated
 from paybill_billing.licences.domain.licences import Licence, LicenceEvent, LicenceTakenBackError, not_revoked
 
 HEARTBEAT_INTERVAL = timedelta(days=1)
-"""A machine that is seen again is a fact once in this time."""
+"""The minimum time between two `LicenceActivated` facts that record a sign of life of the same machine."""
 
 
 class LicenceNotInForceError(ConflictError):
-    """The licence is not signed yet, or has ended."""
+    """The licence is not signed yet, or has expired."""
 
     code = "licence_not_in_force"
 
 
 class NoSeatLeftError(ConflictError):
-    """As many machines as the licence has seats are activated."""
+    """All seats of the licence are in use."""
 
     code = "no_seat_left"
 
 
 def activate(licence: Licence, machine: str, now: datetime) -> list[LicenceEvent]:
-    """Let a machine use a seat; one that does already was seen again.
+    """Activates a machine, or records a sign of life of one that is active.
 
     Raises LicenceTakenBackError, LicenceNotInForceError, NoSeatLeftError.
     """
     if not not_revoked(licence):
         raise LicenceTakenBackError(f"{licence.id} was revoked ({licence.revoked}); issue it again")
     if licence.claims is None or now >= licence.claims.expires_at:
-        raise LicenceNotInForceError(f"{licence.id} is not signed, or has ended; look at it: paybill licence show")
-    known = next((each for each in licence.activations if each.machine == machine), None)
+        raise LicenceNotInForceError(f"{licence.id} is not signed yet, or has expired; see: paybill licence show")
+    activation = next((each for each in licence.activations if each.machine == machine), None)
     used = len(licence.activations)
-    if known is not None:
-        if now - known.seen_at < HEARTBEAT_INTERVAL:
+    if activation is not None:
+        if now - activation.seen_at < HEARTBEAT_INTERVAL:
             return []
     elif used >= licence.terms.seats:
         raise NoSeatLeftError(
-            f"all {licence.terms.seats} seats of {licence.id} are taken; deactivate a machine that is not used any "
-            "more (paybill licence deactivate), or have more seats bought or issued"
+            f"all {licence.terms.seats} seats of {licence.id} are in use; deactivate a machine (paybill licence "
+            "deactivate), or buy or issue more seats"
         )
     else:
         used += 1
@@ -52,7 +52,7 @@ def activate(licence: Licence, machine: str, now: datetime) -> list[LicenceEvent
 
 
 def deactivate(licence: Licence, machine: str) -> list[LicenceEvent]:
-    """Give a machine's seat back."""
+    """Releases a machine's seat."""
     if all(each.machine != machine for each in licence.activations):
         return []
     return [
