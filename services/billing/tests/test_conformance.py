@@ -16,10 +16,10 @@ from billing_samples import EUR_20, plan
 from paybill_billing.app import service
 from paybill_billing.providers import conformance
 from paybill_billing.providers.conformance import BrokenPromiseError
-from paybill_billing.providers.manual.contract_store import ManualContractTable
 from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import existing
 from paybill_billing.providers.manual.effects import Manual
+from paybill_billing.providers.manual.tables import ManualContractTable
 from paybill_billing.providers.port import Delivery, Order
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.providers.stripe.provider import Stripe

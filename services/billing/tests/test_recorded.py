@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 import pytest
 import recorded
 from billing_world import SECRETS, eventually
+from paybill_billing.providers.port import MalformedObjectError
 from paybill_billing.providers.stripe.inbound import StripeInbound
-from paybill_billing.providers.stripe.mappers import MalformedObjectError, attempt, customer_of, seen, subscription_of
+from paybill_billing.providers.stripe.mappers import attempt, customer_of, seen, subscription_of
 from paybill_billing.providers.stripe.payment_mappers import dispute, refund
 
 pytestmark = recorded.needed

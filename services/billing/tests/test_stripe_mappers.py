@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.providers.stripe.mappers import MalformedObjectError, attempt, customer_of, seen, subscription_of
+from paybill_billing.providers.port import MalformedObjectError
+from paybill_billing.providers.stripe.mappers import attempt, customer_of, seen, subscription_of
 from paybill_billing.providers.stripe.payment_mappers import dispute, refund, related, return_target
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.money import Money

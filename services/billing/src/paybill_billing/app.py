@@ -13,7 +13,7 @@ from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.jobs.effects import Timer
+from paybill_runtime.jobs.effects import JobRegistry, Timer
 from paybill_runtime.security.secrets import Secrets
 from sqlmodel import select
 
@@ -24,14 +24,14 @@ from paybill_billing.catalogue.tables import CATALOGUES, TIERS, CatalogueRow
 from paybill_billing.consumer import HANDLERS
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.licences import jobs as licence_jobs
 from paybill_billing.licences.domain import licence_keys, licences, revocations
 from paybill_billing.licences.effects import ExternalSystems, SigningKeys
 from paybill_billing.licences.jobs import request_first_key
 from paybill_billing.licences.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
 from paybill_billing.providers import domain as providers
-from paybill_billing.providers.manual.contract_store import ManualContractTable
 from paybill_billing.providers.manual.domain import contracts, manual
-from paybill_billing.providers.manual.tables import CONTRACTS
+from paybill_billing.providers.manual.tables import CONTRACTS, ManualContractTable
 from paybill_billing.providers.port import Connected, Lists, Redelivers
 from paybill_billing.providers.registry import connect
 from paybill_billing.providers.sync_queue import enqueue_sync
@@ -39,15 +39,19 @@ from paybill_billing.providers.tables import PROVIDERS
 from paybill_billing.reconciliation.jobs.redelivery import Sweeper
 from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.settings import Settings
+from paybill_billing.subscriptions import jobs as subscription_jobs
 from paybill_billing.subscriptions.domain import changes, subscriptions
-from paybill_billing.subscriptions.jobs.changes import JOBS
 from paybill_billing.subscriptions.jobs.plan_migrations import run_plan_migrations
 from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
 from paybill_billing.tables import STATES
+from paybill_billing.usage import jobs as usage_jobs
 from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.jobs import close_windows
 from paybill_billing.usage.tables import PUBLISHERS
 from paybill_billing.webhooks.jobs import Ingest
+
+JOBS = JobRegistry(subscription_jobs.JOBS, usage_jobs.JOBS, licence_jobs.JOBS)
+"""All effects of the service."""
 
 _START = Origin("start", "start", "service:billing", "")
 

@@ -60,6 +60,10 @@ class UnitOfWork:
         """The state of an aggregate; None when it does not exist yet."""
         return self._loaded(stored, id_).state  # type: ignore[no-any-return]  # states of all kinds share one dict
 
+    def revision(self, stored: Stored[Any], id_: str) -> int:
+        """Returns the number of events folded into an aggregate; 0 when it does not exist yet."""
+        return self._loaded(stored, id_).revision
+
     def record(self, stored: Stored[Any], id_: str, events: Iterable[Event]) -> None:
         """Say that `events` happened to this aggregate, in order; its state follows."""
         loaded = self._loaded(stored, id_)

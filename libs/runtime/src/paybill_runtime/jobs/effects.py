@@ -86,10 +86,13 @@ class Effect:
 
 
 class JobRegistry:
-    """The table of a service's work.py: each type of fact and the effect that it intends."""
+    """Table of effects by the type of event that intends them. parts: tables of parts of the service, merged."""
 
-    def __init__(self) -> None:
+    def __init__(self, *parts: "JobRegistry") -> None:
         self.effects: dict[str, Effect] = {}
+        for part in parts:
+            for type_, effect in part.effects.items():
+                self._add(type_, effect)
 
     def effect(
         self, event: type[E], *, attempts: int = 8, failed: "Failed[E] | None" = None
@@ -97,12 +100,15 @@ class JobRegistry:
         """Do this when `event` was recorded; after `attempts` failures, `failed` says what that means."""
 
         def register(function: "Run[E]") -> "Run[E]":
-            if event.TYPE in self.effects:
-                raise TypeError(f"{event.TYPE} has an effect already")
-            self.effects[event.TYPE] = Effect(getattr(function, "__name__", event.TYPE), function, failed, attempts)
+            self._add(event.TYPE, Effect(getattr(function, "__name__", event.TYPE), function, failed, attempts))
             return function
 
         return register
+
+    def _add(self, type_: str, effect: Effect) -> None:
+        if type_ in self.effects:
+            raise TypeError(f"{type_} has an effect already")
+        self.effects[type_] = effect
 
     def effect_names(self, fact: Fact) -> list[str]:
         """The names of the effects that a fact intends."""

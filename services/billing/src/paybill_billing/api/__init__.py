@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 from fastapi import APIRouter
 from paybill_runtime.decisions.context import ServiceContext
 
+from paybill_billing.api import accounts
 from paybill_billing.catalogue import api as catalogue
 from paybill_billing.entitlements import api as entitlements
 from paybill_billing.licences.api import keys, licences, well_known
 from paybill_billing.providers.manual import api as manual
 from paybill_billing.providers.port import Connected, Lists
 from paybill_billing.reconciliation import api as reconciliation
-from paybill_billing.subscriptions.api import changes, plan_migrations, portal, providers, queries
-from paybill_billing.usage.api import usage, windows
+from paybill_billing.subscriptions.api import changes, plan_migrations, portal, providers
+from paybill_billing.usage.api import check, usage, windows
 from paybill_billing.webhooks.api import messages, receive
 
 
@@ -27,12 +28,13 @@ def router(
     listed = frozenset(name for name, one in connected.items() if isinstance(one.provider, Lists))
     inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
     routes = APIRouter()
-    routes.include_router(queries.router(context))
+    routes.include_router(accounts.router(context))
     routes.include_router(manual.router(context))
     routes.include_router(providers.router(context, connected))
     routes.include_router(portal.router(context, connected))
     routes.include_router(catalogue.router(context))
     routes.include_router(entitlements.router(context))
+    routes.include_router(check.router(context))
     routes.include_router(changes.router(context))
     routes.include_router(plan_migrations.router(context))
     routes.include_router(licences.router(context))

@@ -18,7 +18,8 @@ from paybill_billing.catalogue.domain.catalogue import Catalogue, CatalogueRefus
 from paybill_billing.catalogue.domain.differences import Difference, MeterDifference, VersionDifference
 from paybill_billing.catalogue.domain.tiers import Tiers
 from paybill_billing.catalogue.tables import CATALOGUES, TIERS
-from paybill_billing.reading import Reader, Writer, found
+from paybill_billing.database import found
+from paybill_billing.http import Reader, Writer
 
 File = Annotated[
     str,

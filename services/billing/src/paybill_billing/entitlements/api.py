@@ -1,12 +1,12 @@
 """HTTP routes of entitlements: a tenant's features, checks of one feature, and operators' overrides and grants."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 from uuid import uuid4
 
 from fastapi import APIRouter, status
-from paybill_contracts.catalogue import Feature, MeteredFeature, PlanRef
-from paybill_contracts.entitlements import ExceptionId, GrantId, OverrideId, Reason, check
+from paybill_contracts.catalogue import Feature, PlanRef
+from paybill_contracts.entitlements import ExceptionId, GrantId, OverrideId
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Timestamp
 from paybill_contracts.values import Text as Line
@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.database import found
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.domain.entitlements import Entitlements, EntitlementsEvent
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.reading import Reader, Writer, account_of, found
-from paybill_billing.usage.domain import usage
-from paybill_billing.usage.tables import METERS
+from paybill_billing.http import Reader, Writer
+from paybill_billing.subscriptions.tables import account_of
 
 Decision = Callable[[Entitlements | None, UnitOfWork, DecisionContext], list[EntitlementsEvent]]
 
@@ -57,28 +57,6 @@ class WithdrawBody(Body):
 
     id: ExceptionId
     reason: Annotated[Line, Field(description="Kept in the log permanently: no personal data.")]
-
-
-class CheckBody(Body):
-    """A feature and the quantity to be used."""
-
-    feature: Key
-    used: Annotated[Count, Field(description="Current use of a limit feature. Ignored for metered features.")] = 0
-    want: Annotated[Count, Field(description="Additional quantity.")] = 1
-
-
-class CheckView(BaseModel):
-    """Result of a check. limit: the limit or quota; null when unlimited."""
-
-    allowed: bool
-    reason: Reason
-    limit: int | None
-    remaining: Annotated[int | None, Field(description="The rest of the limit, before `want`.")]
-    used: int
-    used_from: Annotated[
-        Literal["caller", "usage"],
-        Field(description="`usage`: the value that billing counted in the open window."),
-    ]
 
 
 class OverrideView(BaseModel):
@@ -195,26 +173,6 @@ def router(context: ServiceContext) -> APIRouter:
     async def show_entitlements(tenant_id: TenantId, _: Reader) -> EntitlementsView:
         """Shows a tenant's entitlements."""
         return EntitlementsView.of(entitlements.existing(await load(tenant_id)))
-
-    @routes.post("/check")
-    async def check_feature(tenant_id: TenantId, body: CheckBody, _: Reader) -> CheckView:
-        """Checks one feature of a tenant for an additional quantity. Reserves and counts nothing."""
-        current = await load(tenant_id)
-        used = body.used
-        metered = (
-            [f for f in current.features if isinstance(f, MeteredFeature) and f.key == body.feature] if current else []
-        )
-        for feature in metered:
-            used = usage.used_now(await found(context, METERS, usage.meter_id(tenant_id, feature.meter)), context.now())
-        result = check(current, body.feature, used=used, requested=body.want)
-        return CheckView(
-            allowed=result.allowed,
-            reason=result.reason,
-            limit=result.limit,
-            remaining=result.remaining,
-            used=used,
-            used_from="usage" if metered else "caller",
-        )
 
     @routes.post("/overrides", status_code=status.HTTP_201_CREATED)
     async def override(tenant_id: TenantId, body: OverrideBody, caller: Writer) -> EntitlementsView:

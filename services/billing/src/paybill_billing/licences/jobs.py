@@ -15,14 +15,15 @@ from paybill_licence import assemble, signing_input
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import single_line
-from paybill_runtime.jobs.effects import Job, Outcome, Refused
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 
 from paybill_billing.licences.domain import licence_keys, licences, revocations
 from paybill_billing.licences.domain.licence_keys import KEYRING, SigningKey
 from paybill_billing.licences.domain.revocations import REVOCATIONS
 from paybill_billing.licences.effects import ExternalSystems, GeneratedKey, LostKeyError
 from paybill_billing.licences.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
-from paybill_billing.subscriptions.jobs.accounts import JOBS
+
+JOBS = JobRegistry()
 
 ATTEMPTS = 5
 """About 15 s, during which other effects of the tenant wait. Afterwards a timer retries."""

@@ -32,3 +32,6 @@ def enqueue_sync(provider: str, target: str, now: datetime, statement: Statement
         f"INSERT INTO webhook_targets AS t (provider, target, due, seq, tries) VALUES ({row}, 1, 0) "  # noqa: S608
         "ON CONFLICT (provider, target) DO UPDATE SET seq = t.seq + 1, tries = 0, due = excluded.due, reason = NULL"
     )
+
+
+LEASE = "webhooks"

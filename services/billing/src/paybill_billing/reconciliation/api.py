@@ -14,11 +14,11 @@ from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 from sqlmodel import col, select
 
-from paybill_billing.reading import Limit, Reader, Writer, document, found, page
+from paybill_billing.database import document, found, page
+from paybill_billing.http import Limit, Reader, Writer
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Run, Status, UnknownRunError
-from paybill_billing.reconciliation.jobs.runs import begin
-from paybill_billing.reconciliation.tables import DRIFTS, RUNS, ReconciliationRow
+from paybill_billing.reconciliation.tables import DRIFTS, RUNS, ReconciliationRow, start_run
 
 Provider = Annotated[Key, Path(description="The provider's name, such as `stripe`.")]
 
@@ -76,7 +76,7 @@ def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], 
             names = ", ".join(sorted(listed)) or "none is configured"
             raise Problem(404, "unknown_provider", f"{provider} lists nothing to compare; those that do: {names}")
         run_id = f"rec_{uuid4().hex}"
-        run = await begin(
+        run = await start_run(
             context,
             who.origin,
             run_id,
@@ -86,7 +86,7 @@ def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], 
             target=provider,
             idempotency=who.idempotency,
             answer=RunView,
-            shown=RunView.of,
+            view=RunView.of,
         )
         asked()
         return run

@@ -2,10 +2,13 @@
 
 from paybill_contracts.errors import ConflictError
 from paybill_runtime.decisions.aggregates import Stored, generated
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.jobs.effects import Refused
+from sqlalchemy import text
 
-from paybill_billing.database import Base
+from paybill_billing.database import Base, found
 from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions
+from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 
 
 class CustomerTakenError(ConflictError, Refused):
@@ -92,3 +95,40 @@ PLAN_MIGRATIONS = Stored(
     conflicts={"moves_open_from_key": plan_migrations.PlanMigrationRunsError},
 )
 STATES = (ACCOUNTS, SUBSCRIPTIONS, PAYMENTS, CHANGES, PLAN_MIGRATIONS)
+
+_SUBSCRIBED_TO_VERSION = (
+    "state->'subscription'->'plan'->>'plan' = :plan AND state->'subscription'->'plan'->>'version' = :version "
+    "AND access NOT IN ('ended', 'pending')"
+)
+"""Condition of the subscriptions that pin a plan version."""
+RUNNING_MIGRATIONS = text("SELECT id, state::text AS state FROM moves WHERE open_from IS NOT NULL ORDER BY id")
+CHANGE_COUNTS = text(
+    "SELECT count(*) AS requested, count(*) FILTER (WHERE status = 'applied') AS applied, "
+    "count(*) FILTER (WHERE open_for IS NULL AND status <> 'applied') AS refused "
+    "FROM changes WHERE move_id = :migration"
+)
+NEXT_SUBSCRIBERS = text(
+    "SELECT s.id, o.id AS open FROM subscriptions AS s LEFT JOIN changes AS o ON o.open_for = s.id "  # noqa: S608
+    f"WHERE s.id > :after AND {_SUBSCRIBED_TO_VERSION.replace('state', 's.state')} ORDER BY s.id LIMIT :limit"
+)
+REMAINING_SUBSCRIBERS = text(f"SELECT count(*) AS remaining FROM subscriptions WHERE {_SUBSCRIBED_TO_VERSION}")  # noqa: S608  # our own text
+SUBSCRIBER_GROUPS = text(
+    "SELECT access, state->'subscription'->'price'->>'currency' AS currency, "  # noqa: S608  # from our code
+    "state->'subscription'->>'interval' AS interval, count(*) AS subscriptions, "
+    "sum((state->'subscription'->>'quantity')::bigint)::bigint AS quantity, "
+    "sum((state->'subscription'->'price'->>'minor')::bigint * (state->'subscription'->>'quantity')::bigint)::bigint "
+    f"AS paid FROM subscriptions WHERE {_SUBSCRIBED_TO_VERSION} GROUP BY 1, 2, 3 ORDER BY 2, 3, 1"
+)
+MIGRATION_COUNTS = text(
+    "SELECT m.state::text AS state, count(c.id) AS asked, count(c.id) FILTER (WHERE c.status = 'applied') AS moved, "
+    "count(c.id) FILTER (WHERE c.open_for IS NULL AND c.status <> 'applied') AS refused FROM moves AS m "
+    "LEFT JOIN changes AS c ON c.move_id = m.id WHERE :id = '' OR m.id = :id GROUP BY m.id ORDER BY m.id LIMIT :limit"
+)
+
+
+async def account_of(context: ServiceContext, tenant_id: str) -> Account:
+    """Returns the account of a tenant. Raises UnknownTenantError."""
+    account = await found(context, ACCOUNTS, tenant_id)
+    if account is None:
+        raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
+    return account

@@ -16,13 +16,13 @@ from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, reason, single_line
-from paybill_runtime.jobs.effects import Job, Outcome, Refused
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.settings import read_secret
 from sqlalchemy import text
 
+from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import MeterReading, Meters, Providers
-from paybill_billing.subscriptions.jobs.accounts import JOBS, answers
 from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_billing.usage.domain import closed_windows, usage
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, existing
@@ -31,6 +31,7 @@ from paybill_billing.usage.domain.windows import window_id
 from paybill_billing.usage.tables import CLOSED_WINDOWS, METERS
 
 log = logging.getLogger(__name__)
+JOBS = JobRegistry()
 
 POLL_S = 0.5
 CONNECT_WAIT_S = 5.0
@@ -157,7 +158,7 @@ async def report_usage(job: Job[Any], providers: Providers) -> AsyncIterator[Out
     window = await _window(job)
     if window.status is not Status.DUE or window.provider_meter is None:
         return
-    with answers():
+    with provider_errors():
         meters, customer = await _meters_and_customer(job, providers, window)
         counted = await meters.reported(window.provider_meter, customer, window.start, window.end)
         if counted not in {0, window.value}:
@@ -190,7 +191,7 @@ async def count_at_provider(job: Job[UsageCountRequested], providers: Providers)
     window = await _window(job)
     if window.provider_meter is None:
         return
-    with answers():
+    with provider_errors():
         meters, customer = await _meters_and_customer(job, providers, window)
         counted = await meters.reported(window.provider_meter, customer, window.start, window.end)
     yield _count_outcome(window.id, counted, None, last=True)

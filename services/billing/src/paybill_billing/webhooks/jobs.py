@@ -14,14 +14,18 @@ from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, Ove
 from pydantic import ValidationError
 from sqlalchemy import Row, text
 
-from paybill_billing.providers.port import Inbound, Provider, ProviderAwayError, ProviderRefusedError
-from paybill_billing.providers.stripe.mappers import MalformedObjectError
-from paybill_billing.providers.sync_queue import NO_ACCOUNT
+from paybill_billing.providers.port import (
+    Inbound,
+    MalformedObjectError,
+    Provider,
+    ProviderAwayError,
+    ProviderRefusedError,
+)
+from paybill_billing.providers.sync_queue import LEASE, NO_ACCOUNT
 from paybill_billing.webhooks.subscription_sync import Following, OvertakenError, UnknownCustomerError
 
 log = logging.getLogger(__name__)
 
-LEASE = "webhooks"
 AT_ONCE = 16
 POLL_S = 0.2
 LONGEST_DELAY_S = 3600.0

@@ -109,7 +109,7 @@ class Following:
             account, sold = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
             if account is None or sold is None:
                 raise UnknownCustomerError(seen.customer)
-            if unit.states[SUBSCRIPTIONS.key(id_)].revision != target.revision:
+            if unit.revision(SUBSCRIPTIONS, id_) != target.revision:
                 raise OvertakenError(f"{seen.id} changed while it was looked at")
             for attempt, _ in failures:
                 known = unit.get(PAYMENTS, attempt.event)

@@ -9,11 +9,12 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from sqlalchemy import text
 
+from paybill_billing.database import found
+from paybill_billing.http import DryRun, Reader
 from paybill_billing.licences.api.views import KeyringView, RotateBody
 from paybill_billing.licences.domain import licence_keys
 from paybill_billing.licences.domain.licence_keys import KEYRING
 from paybill_billing.licences.tables import KEYRINGS
-from paybill_billing.reading import DryRun, Reader, found
 
 _LONGEST = text("SELECT max(state->>'last_expiry') AS ends, max((state->>'valid_s')::bigint) AS valid_s FROM licences")
 """The latest expiry of all licences, and the longest validity of those that are renewed."""

@@ -11,8 +11,10 @@ from paybill_licence import KeyId, LicenceId
 from paybill_runtime.decisions.context import Caller, ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 
+from paybill_billing.database import found, page
 from paybill_billing.entitlements.domain.entitlements import NothingEntitledError
 from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.http import DryRun, Limit, Reader, Writer
 from paybill_billing.licences.api.views import (
     ActivationView,
     IssueBody,
@@ -25,8 +27,7 @@ from paybill_billing.licences.api.views import (
 from paybill_billing.licences.domain import licences, seats
 from paybill_billing.licences.domain.licences import Licence, LicenceEvent, LicenceNotFoundError, Status
 from paybill_billing.licences.tables import LICENCES
-from paybill_billing.reading import DryRun, Limit, Reader, Writer, account_of, found, page
-from paybill_billing.subscriptions.tables import SUBSCRIPTIONS
+from paybill_billing.subscriptions.tables import SUBSCRIPTIONS, account_of
 
 DAY_S = 86_400
 

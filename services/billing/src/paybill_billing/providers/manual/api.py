@@ -20,6 +20,8 @@ from sqlmodel import col
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.database import found, page
+from paybill_billing.http import DryRun, Limit, Reader, Writer
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.domain.contracts import (
     MANUAL,
@@ -34,7 +36,6 @@ from paybill_billing.providers.manual.domain.contracts import (
 )
 from paybill_billing.providers.manual.tables import CONTRACTS, ContractRow
 from paybill_billing.providers.sync_queue import enqueue_sync
-from paybill_billing.reading import DryRun, Limit, Reader, Writer, found, page
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 from paybill_billing.subscriptions.tables import ACCOUNTS
 

@@ -1,6 +1,6 @@
 """The provider `manual`: what another provider keeps on its side is a contract of ours, and people settle it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Protocol, assert_never
@@ -15,6 +15,7 @@ from paybill_billing.providers.manual.domain.contracts import (
     OFFER_VALID,
     OWED,
     ContractNotRunningError,
+    Decide,
     ManualContract,
     ManualEvent,
     contract_id,
@@ -33,8 +34,6 @@ from paybill_billing.providers.port.snapshots import (
 )
 
 RETRY_S = 1.0
-
-Decide = Callable[[ManualContract | None, datetime], Sequence[ManualEvent]]
 
 
 class ManualContractStore(Protocol):

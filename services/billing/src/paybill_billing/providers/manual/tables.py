@@ -1,9 +1,17 @@
 """Rows of contracts of the provider `manual`."""
 
-from paybill_runtime.decisions.aggregates import Stored, generated
+from functools import partial
 
-from paybill_billing.database import Base
+from paybill_contracts.envelope import Origin
+from paybill_runtime.decisions.aggregates import Stored, generated
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from sqlmodel import col, select
+
+from paybill_billing.database import Base, document
 from paybill_billing.providers.manual.domain import contracts
+from paybill_billing.providers.manual.domain.contracts import MANUAL, Decide, ManualContract
+from paybill_billing.providers.sync_queue import enqueue_sync
 
 
 class ContractRow(Base, table=True):
@@ -17,3 +25,40 @@ class ContractRow(Base, table=True):
 
 CONTRACTS = Stored("contract", ContractRow, contracts.ManualContract, contracts.evolve)
 STATES = (CONTRACTS,)
+
+
+class ManualContractTable:
+    """Agreements in this service's own tables. Nothing is decided before `begin`."""
+
+    def __init__(self) -> None:
+        self._context: ServiceContext | None = None
+
+    async def begin(self, context: ServiceContext) -> None:
+        """Use the tables of this service."""
+        self._context = context
+
+    async def read(self, id_: str) -> ManualContract | None:
+        """An agreement as it is now; None when there is none."""
+        query = select(document(ContractRow)).where(col(ContractRow.id) == id_)
+        rows = await self._begun().rows(query)
+        return CONTRACTS.load(rows[0].state) if rows else None
+
+    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> ManualContract | None:
+        """The agreement after what was decided about it. follow: its subscription is looked at again."""
+        context = self._begun()
+
+        def decided(unit: UnitOfWork, at: DecisionContext) -> ManualContract | None:
+            unit.record(CONTRACTS, id_, decide(unit.get(CONTRACTS, id_), at.now))
+            return unit.get(CONTRACTS, id_)
+
+        return await context.decide(
+            Origin(cause, cause, "service:billing", ""),
+            decided,
+            writes=[CONTRACTS.key(id_)],
+            extra_statements=partial(enqueue_sync, MANUAL, id_, context.now()) if follow else None,
+        )
+
+    def _begun(self) -> ServiceContext:
+        if self._context is None:
+            raise RuntimeError("the books are opened before anything runs")
+        return self._context

@@ -31,6 +31,10 @@ class ProviderAwayError(Exception):
         self.after_s = after_s
 
 
+class MalformedObjectError(Exception):
+    """Raised for an object of the provider that lacks what every version of it has."""
+
+
 class DeliveryRefusedError(Exception):
     """What was sent is no message of the provider. `code` is part of our API."""
 

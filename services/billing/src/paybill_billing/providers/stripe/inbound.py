@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import orjson
 from stripe import SignatureVerificationError, WebhookSignature
 
-from paybill_billing.providers.port import Delivery, DeliveryRefusedError
+from paybill_billing.providers.port import Delivery, DeliveryRefusedError, MalformedObjectError
 from paybill_billing.providers.port.snapshots import CollectionAttempt
-from paybill_billing.providers.stripe.mappers import MalformedObjectError, attempt, customer_of, subscription_of
+from paybill_billing.providers.stripe.mappers import attempt, customer_of, subscription_of
 from paybill_billing.providers.stripe.payment_mappers import related, return_target, target_of
 
 TOLERANCE_S = 300

@@ -14,6 +14,7 @@ from paybill_contracts.catalogue import Interval
 from paybill_contracts.money import Money
 from pydantic import ValidationError
 
+from paybill_billing.providers.port import MalformedObjectError
 from paybill_billing.providers.port.snapshots import (
     CollectionAttempt,
     PendingSnapshot,
@@ -37,10 +38,6 @@ _OF_A_PERIOD = frozenset({None, "subscription", "subscription_create", "subscrip
 """Why an invoice was made that is about the whole period; others are about something within it."""
 _SAME_MOMENT_S = 60
 _VERSION = re.compile(r"[0-9]{1,7}")
-
-
-class MalformedObjectError(Exception):
-    """Stripe sent an object that lacks what every version of it has."""
 
 
 def seen(subscription: Json) -> ProviderSnapshot:

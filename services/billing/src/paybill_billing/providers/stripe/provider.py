@@ -13,6 +13,7 @@ from paybill_contracts.changes import Proration
 from paybill_billing.providers.port import (
     DeliveryRefusedError,
     DesiredSubscription,
+    MalformedObjectError,
     MeterReading,
     Missed,
     Order,
@@ -160,7 +161,7 @@ class Stripe:
         for subscription in found:
             try:
                 seen.append(mappers.seen(await self._resolver.whole(subscription)))
-            except mappers.MalformedObjectError as error:
+            except MalformedObjectError as error:
                 # It may be none of ours, and must not hide all that are behind it.
                 log.warning("a subscription in Stripe's list is left out: %s", error)
         return Page(tuple(seen), next_)

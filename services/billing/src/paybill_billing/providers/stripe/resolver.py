@@ -6,18 +6,10 @@ from urllib.parse import quote as quoted
 
 import stripe
 
-from paybill_billing.providers.port import ProviderRefusedError, Trail
+from paybill_billing.providers.port import MalformedObjectError, ProviderRefusedError, Trail
 from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, Refund
 from paybill_billing.providers.stripe.client import MissingError, answers
-from paybill_billing.providers.stripe.mappers import (
-    Json,
-    MalformedObjectError,
-    attempt,
-    customer_of,
-    id_of,
-    items_of,
-    subscription_of,
-)
+from paybill_billing.providers.stripe.mappers import Json, attempt, customer_of, id_of, items_of, subscription_of
 from paybill_billing.providers.stripe.payment_mappers import (
     LEADING,
     dispute,

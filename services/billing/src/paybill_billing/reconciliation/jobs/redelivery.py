@@ -15,9 +15,9 @@ from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, Ove
 from sqlalchemy import text
 
 from paybill_billing.providers.port import Delivery, ProviderAwayError, ProviderRefusedError, Redelivers
+from paybill_billing.providers.sync_queue import LEASE
 from paybill_billing.reconciliation.tables import DRIFTS
 from paybill_billing.webhooks.inbox import Inbox, Kept
-from paybill_billing.webhooks.jobs import LEASE
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,13 +26,12 @@ from paybill_billing.catalogue.domain.catalogue import Catalogue, UnknownPriceEr
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.port import Lists, Provider, ProviderAwayError, ProviderRefusedError
 from paybill_billing.providers.port.snapshots import ProviderSnapshot
-from paybill_billing.providers.sync_queue import enqueue_sync
+from paybill_billing.providers.sync_queue import LEASE, enqueue_sync
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Page, Run
-from paybill_billing.reconciliation.tables import DRIFTS, RUNS
+from paybill_billing.reconciliation.tables import DRIFTS, RUNNING, RUNS, start_run
 from paybill_billing.subscriptions.domain import subscriptions
 from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS
-from paybill_billing.webhooks.jobs import LEASE
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -41,7 +40,6 @@ POLL_S = 1.0
 MINE_AT_ONCE = 25
 START = Origin("schedule", "schedule", "service:billing", "")
 
-_RUNNING = text("SELECT state::text AS state FROM reconciliations WHERE provider = :provider AND status = 'running'")
 # One that was looked at in vain is not on its way: it is here that somebody learns of it.
 _ON_THEIR_WAY = text(
     "SELECT target FROM webhook_targets WHERE provider = :provider AND target = ANY(:ids) AND reason IS NULL"
@@ -104,7 +102,7 @@ class Reconciler:
 
     async def _step(self, held: dict[str, int]) -> bool:
         """Whether there was something to do."""
-        rows = await self._context.rows(_RUNNING, {"provider": self._name})
+        rows = await self._context.rows(RUNNING, {"provider": self._name})
         if not rows:
             return await self._start_due()
         run = RUNS.load(rows[0].state)
@@ -123,7 +121,7 @@ class Reconciler:
         if began is None or now < began + every:
             return False
         run_id = "rec_" + sha256(f"{self._name}/{now.isoformat()}".encode()).hexdigest()[:32]
-        await begin(self._context, START, run_id, self._name, repair=True, shown=lambda run: run)
+        await start_run(self._context, START, run_id, self._name, repair=True, view=lambda run: run)
         return True
 
     async def _compare_mine(self, run: Run, held: dict[str, int]) -> None:
@@ -217,30 +215,6 @@ class Reconciler:
             return None
         differ = reconciliation.differences(before, after)
         return _drift(run, seen.id, kind, tenant_id, id_, differ, repaired=run.repair)
-
-
-async def begin(
-    context: ServiceContext,
-    origin: Origin,
-    run_id: str,
-    provider: str,
-    *,
-    repair: bool,
-    shown: Callable[[Run], T],
-    **more: Any,
-) -> T:
-    """Start a run, and what `shown` makes of it; the background goes on with it. Raises RunningAlreadyError."""
-    rows = await context.rows(_RUNNING, {"provider": provider})
-    running = RUNS.load(rows[0].state).id if rows else None
-
-    def decide(unit: UnitOfWork, at: DecisionContext) -> T:
-        unit.record(RUNS, run_id, reconciliation.start(run_id, provider, running, repair=repair, now=at.now))
-        run = unit.get(RUNS, run_id)
-        if run is None:
-            raise reconciliation.UnknownRunError(f"{run_id} was not started")
-        return shown(run)
-
-    return await context.decide(origin, decide, writes=[RUNS.key(run_id)], **more)
 
 
 def _as_shown(

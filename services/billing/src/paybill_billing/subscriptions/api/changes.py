@@ -24,7 +24,8 @@ from sqlmodel import select
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.reading import Limit, Reader, Writer, found, page
+from paybill_billing.database import found, page
+from paybill_billing.http import Limit, Reader, Writer
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError
 from paybill_billing.subscriptions.domain.changes import Change, ChangeEvent, Status, UnknownChangeError

@@ -13,11 +13,11 @@ from paybill_contracts.values import Count, Key, Text
 from paybill_runtime.decisions.context import Caller, ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import text
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.reading import Limit, Reader, Writer, found
+from paybill_billing.database import found
+from paybill_billing.http import Limit, Reader, Writer
 from paybill_billing.subscriptions.api.changes import MAX_COUNT, When
 from paybill_billing.subscriptions.domain import changes, plan_migrations
 from paybill_billing.subscriptions.domain.change_requests import NoSuchPriceError, price_index
@@ -27,23 +27,9 @@ from paybill_billing.subscriptions.domain.plan_migrations import (
     Status,
     UnknownPlanMigrationError,
 )
-from paybill_billing.subscriptions.jobs.plan_migrations import SUBSCRIBED_TO_VERSION
-from paybill_billing.subscriptions.tables import PLAN_MIGRATIONS
+from paybill_billing.subscriptions.tables import MIGRATION_COUNTS, PLAN_MIGRATIONS, SUBSCRIBER_GROUPS
 
 Version = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-
-_SUBSCRIBERS = text(
-    "SELECT access, state->'subscription'->'price'->>'currency' AS currency, "  # noqa: S608  # from our code
-    "state->'subscription'->>'interval' AS interval, count(*) AS subscriptions, "
-    "sum((state->'subscription'->>'quantity')::bigint)::bigint AS quantity, "
-    "sum((state->'subscription'->'price'->>'minor')::bigint * (state->'subscription'->>'quantity')::bigint)::bigint "
-    f"AS paid FROM subscriptions WHERE {SUBSCRIBED_TO_VERSION} GROUP BY 1, 2, 3 ORDER BY 2, 3, 1"
-)
-_MIGRATIONS = text(
-    "SELECT m.state::text AS state, count(c.id) AS asked, count(c.id) FILTER (WHERE c.status = 'applied') AS moved, "
-    "count(c.id) FILTER (WHERE c.open_for IS NULL AND c.status <> 'applied') AS refused FROM moves AS m "
-    "LEFT JOIN changes AS c ON c.move_id = m.id WHERE :id = '' OR m.id = :id GROUP BY m.id ORDER BY m.id LIMIT :limit"
-)
 
 
 class PlanMigrationBody(BaseModel):
@@ -164,7 +150,7 @@ def router(context: ServiceContext) -> APIRouter:
         known = catalogue.existing(await found(context, CATALOGUES, catalogue.CATALOGUE))
         before = catalogue.published(known, from_plan, from_version).plan
         after = catalogue.published(known, to_plan, to_version).plan
-        groups = await context.rows(_SUBSCRIBERS, {"plan": from_plan, "version": str(from_version)})
+        groups = await context.rows(SUBSCRIBER_GROUPS, {"plan": from_plan, "version": str(from_version)})
         by_access: Counter[str] = Counter()
         for group in groups:
             by_access[group.access] += group.subscriptions
@@ -187,7 +173,7 @@ def router(context: ServiceContext) -> APIRouter:
         It runs in the background and survives restarts. Refused with `unknown_plan`, `same_version`, `nobody_to_move`,
         or `move_runs` while another migration from this version is not finished.
         """
-        groups = await context.rows(_SUBSCRIBERS, {"plan": body.from_plan, "version": str(body.from_version)})
+        groups = await context.rows(SUBSCRIBER_GROUPS, {"plan": body.from_plan, "version": str(body.from_version)})
         total = sum(group.subscriptions for group in groups)
         move_id = f"mov_{uuid4().hex}"
 
@@ -224,7 +210,7 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("")
     async def show_all(_: Reader, limit: Limit = 50) -> list[PlanMigrationView]:
         """Returns the plan migrations in the order of their ids."""
-        rows = await context.rows(_MIGRATIONS, {"id": "", "limit": limit})
+        rows = await context.rows(MIGRATION_COUNTS, {"id": "", "limit": limit})
         return [
             PlanMigrationView.of(PLAN_MIGRATIONS.load(row.state), row.asked, row.moved, row.refused) for row in rows
         ]
@@ -232,7 +218,7 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("/{move_id}")
     async def show(move_id: MigrationId, _: Reader) -> PlanMigrationView:
         """Returns a plan migration with its progress; its refusals: `/v1/changes?move_id=…&status=refused`."""
-        rows = await context.rows(_MIGRATIONS, {"id": move_id, "limit": 1})
+        rows = await context.rows(MIGRATION_COUNTS, {"id": move_id, "limit": 1})
         if not rows:
             raise UnknownPlanMigrationError(f"there is no plan migration {move_id}")
         return PlanMigrationView.of(PLAN_MIGRATIONS.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)

@@ -11,8 +11,9 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 
+from paybill_billing.http import Writer
 from paybill_billing.providers.port import Connected, Portal, ProviderAwayError, ProviderRefusedError
-from paybill_billing.reading import Writer, account_of
+from paybill_billing.subscriptions.tables import account_of
 
 TIMEOUT_S = 8.0
 AT_ONCE = 4

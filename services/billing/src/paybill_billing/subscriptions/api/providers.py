@@ -11,8 +11,9 @@ from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
+from paybill_billing.database import document
+from paybill_billing.http import Reader
 from paybill_billing.providers.port import Adopts, Connected, Lists, Meters, Portal, Redelivers
-from paybill_billing.reading import Reader, document
 from paybill_billing.subscriptions.domain.accounts import Status
 from paybill_billing.subscriptions.tables import ACCOUNTS, AccountRow
 

@@ -1,19 +1,19 @@
 """Effects of account events: open an account at its provider, and cancel all its subscriptions."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 from paybill_contracts.billing import AccountRegistered, CancellationRequested
 from paybill_contracts.values import Text
 from paybill_runtime.clock import now
 from paybill_runtime.decisions.store import Statement
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused, RetryAfter
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome
 from pydantic import TypeAdapter
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.providers.port import Adopts, Order, ProviderAwayError, ProviderRefusedError, Providers
+from paybill_billing.providers.errors import provider_errors
+from paybill_billing.providers.port import Adopts, Order, ProviderRefusedError, Providers
 from paybill_billing.providers.port.snapshots import OpenedAccount
 from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.domain import accounts
@@ -52,7 +52,7 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
         product=known.on_sale.product,
         plan=catalogue.published(known, account.plan, account.plan_version).plan,
     )
-    with answers():
+    with provider_errors():
         opened = await providers[account.provider].open(order, job.id)
     yield Outcome(lambda unit, _: _opened(unit, tenant_id, opened), writes=[ACCOUNTS.key(tenant_id)], last=True)
 
@@ -61,14 +61,14 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
 async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """Cancels all that the tenant has at its provider. The changes arrive as webhooks."""
     if job.event.customer is not None:
-        with answers():
+        with provider_errors():
             await providers[job.event.provider].leave(job.event.customer)
     yield Outcome(_nothing, last=True)
 
 
 async def _adopt(account: Account, customer: str, providers: Providers, key: str) -> Outcome:
     """Adopts a customer and enqueues a sync of its subscriptions: there may never be a webhook about them."""
-    with answers():
+    with provider_errors():
         provider = providers[account.provider]
         if not isinstance(provider, Adopts):
             raise ProviderRefusedError(f"{account.provider} cannot adopt an existing customer")
@@ -97,14 +97,3 @@ def _account(unit: UnitOfWork, tenant_id: str) -> Account:
     if account is None:
         raise UnknownTenantError(f"there is no account of {tenant_id}")
     return account
-
-
-@contextmanager
-def answers() -> Iterator[None]:
-    """Translates the errors of providers to those of effects: refused, or retry later."""
-    try:
-        yield
-    except ProviderAwayError as error:
-        raise RetryAfter(error.after_s, str(error)) from error
-    except ProviderRefusedError as error:
-        raise Refused(str(error)) from error

@@ -8,22 +8,20 @@ from paybill_contracts.changes import ChangeConfirmed, ChangeRequested
 from paybill_contracts.values import Text
 from paybill_runtime import clock
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.jobs.effects import Job, Outcome, Refused
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from pydantic import TypeAdapter
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import Providers
 from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
-from paybill_billing.subscriptions.jobs.accounts import JOBS as ACCOUNT_JOBS
-from paybill_billing.subscriptions.jobs.accounts import answers
 from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
 
-JOBS = ACCOUNT_JOBS
-"""One table of effects a service; this module adds its own."""
+JOBS = JobRegistry()
 
 REFUSED = "provider_refused"
 _LINE = TypeAdapter(Text)
@@ -48,7 +46,7 @@ async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterato
         return
     desired = change_requests.desired_at_provider(sold, subscription, change.wanted)
     before = catalogue.published(sold, subscription.plan.plan, subscription.plan.version).plan
-    with answers():
+    with provider_errors():
         proration = await providers[subscription.provider].quote(
             subscription.provider_subscription, desired, clock.now()
         )
@@ -69,7 +67,7 @@ async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator
         return
     desired = change_requests.desired_at_provider(sold, subscription, change.wanted)
     target = subscription.provider_subscription
-    with answers():
+    with provider_errors():
         await providers[subscription.provider].change(target, desired, change.quote.proration.effective_at, job.id)
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:

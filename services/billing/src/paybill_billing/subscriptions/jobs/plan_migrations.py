@@ -8,14 +8,21 @@ from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
-from sqlalchemy import text
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.providers.sync_queue import LEASE
 from paybill_billing.subscriptions.domain import plan_migrations
 from paybill_billing.subscriptions.domain.plan_migrations import ChangeCounts, PlanMigration, Status
-from paybill_billing.subscriptions.tables import CHANGES, PLAN_MIGRATIONS, SUBSCRIPTIONS
-from paybill_billing.webhooks.jobs import LEASE
+from paybill_billing.subscriptions.tables import (
+    CHANGE_COUNTS,
+    CHANGES,
+    NEXT_SUBSCRIBERS,
+    PLAN_MIGRATIONS,
+    REMAINING_SUBSCRIBERS,
+    RUNNING_MIGRATIONS,
+    SUBSCRIPTIONS,
+)
 
 log = logging.getLogger(__name__)
 
@@ -23,24 +30,6 @@ AT_ONCE = 32
 """The size of a batch: a pause takes effect, and a customer's own change waits, after at most so many changes."""
 POLL_S = 0.25
 IDLE_S = 1.0
-
-SUBSCRIBED_TO_VERSION = (
-    "state->'subscription'->'plan'->>'plan' = :plan AND state->'subscription'->'plan'->>'version' = :version "
-    "AND access NOT IN ('ended', 'pending')"
-)
-"""Condition for the subscriptions of a plan version."""
-
-_RUNNING = text("SELECT id, state::text AS state FROM moves WHERE open_from IS NOT NULL ORDER BY id")
-_CHANGE_COUNTS = text(
-    "SELECT count(*) AS requested, count(*) FILTER (WHERE status = 'applied') AS applied, "
-    "count(*) FILTER (WHERE open_for IS NULL AND status <> 'applied') AS refused "
-    "FROM changes WHERE move_id = :migration"
-)
-_NEXT = text(
-    "SELECT s.id, o.id AS open FROM subscriptions AS s LEFT JOIN changes AS o ON o.open_for = s.id "  # noqa: S608
-    f"WHERE s.id > :after AND {SUBSCRIBED_TO_VERSION.replace('state', 's.state')} ORDER BY s.id LIMIT {AT_ONCE}"
-)
-_REMAINING = text(f"SELECT count(*) AS remaining FROM subscriptions WHERE {SUBSCRIBED_TO_VERSION}")  # noqa: S608  # from our code
 
 
 class PlanMigrationRunner:
@@ -56,7 +45,7 @@ class PlanMigrationRunner:
             running = []
             try:
                 if held := self._leases.held_of([LEASE]):
-                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._context.rows(_RUNNING)]
+                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._context.rows(RUNNING_MIGRATIONS)]
                     running = [migration for migration in found if migration.status is Status.RUNNING]
                     for migration in running:
                         await self._run_one(migration, held)
@@ -75,16 +64,16 @@ class PlanMigrationRunner:
 
     async def _step(self, migration: PlanMigration, held: dict[str, int]) -> None:
         """Requests the next batch after the end of the last one; finishes when no subscription is left."""
-        row = (await self._context.rows(_CHANGE_COUNTS, {"migration": migration.id}))[0]
+        row = (await self._context.rows(CHANGE_COUNTS, {"migration": migration.id}))[0]
         counts = ChangeCounts(row.requested, row.applied, row.refused)
         if counts.open:
             return
         version = {"plan": migration.from_plan, "version": str(migration.from_version)}
-        batch = await self._context.rows(_NEXT, {**version, "after": migration.after})
+        batch = await self._context.rows(NEXT_SUBSCRIBERS, {**version, "after": migration.after, "limit": AT_ONCE})
         if batch:
             await self._request_batch(migration, {row.id: row.open for row in batch}, counts, held)
             return
-        left = (await self._context.rows(_REMAINING, version))[0].remaining
+        left = (await self._context.rows(REMAINING_SUBSCRIBERS, version))[0].remaining
 
         def finish(unit: UnitOfWork, _: DecisionContext) -> None:
             found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, migration.id), migration.id)

@@ -11,9 +11,10 @@ from sqlmodel import select
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.database import document, found
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.reading import Reader, Writer, account_of, document, found
-from paybill_billing.subscriptions.tables import ACCOUNTS
+from paybill_billing.http import Reader, Writer
+from paybill_billing.subscriptions.tables import ACCOUNTS, account_of
 from paybill_billing.usage.api.views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView
 from paybill_billing.usage.domain import usage
 from paybill_billing.usage.domain.quotas import allowance_of, metered_features

@@ -11,7 +11,8 @@ from paybill_runtime.decisions.context import Caller, ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from sqlmodel import col
 
-from paybill_billing.reading import Reader, Writer, found, page
+from paybill_billing.database import found, page
+from paybill_billing.http import Reader, Writer
 from paybill_billing.usage.api.views import ClosedWindowPage, ClosedWindowView, MeterPage, MeterView
 from paybill_billing.usage.domain import closed_windows
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, WindowEvent, existing

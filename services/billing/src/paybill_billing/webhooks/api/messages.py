@@ -12,8 +12,8 @@ from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, and_, select, text, tuple_
 
+from paybill_billing.http import Limit, Reader, Writer
 from paybill_billing.providers.sync_queue import WEBHOOK_TARGETS
-from paybill_billing.reading import Limit, Reader, Writer
 from paybill_billing.webhooks.tables import WEBHOOKS
 
 log = logging.getLogger(__name__)

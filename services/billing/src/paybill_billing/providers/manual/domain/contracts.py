@@ -1,6 +1,6 @@
 """What the provider `manual` keeps, which another provider keeps on its side: an aggregate for each tenant."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import assert_never
@@ -122,6 +122,10 @@ class ManualContract:
     paid_until: datetime | None = None
     made: tuple[str, ...] = ()
     due: datetime | None = None
+
+
+Decide = Callable[[ManualContract | None, datetime], Sequence[ManualEvent]]
+"""A decision about a contract at a time."""
 
 
 def contract_id(tenant_id: str) -> str:

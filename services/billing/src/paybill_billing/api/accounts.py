@@ -10,11 +10,12 @@ from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
+from paybill_billing.database import document, found, page
 from paybill_billing.entitlements.api import EntitlementsView
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.reading import MAX_PAGE, Limit, Reader, account_of, document, found, page
-from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.subscriptions.tables import SUBSCRIPTIONS, SubscriptionRow
+from paybill_billing.http import MAX_PAGE, Limit, Reader
+from paybill_billing.subscriptions.domain.accounts import Status
+from paybill_billing.subscriptions.tables import SUBSCRIPTIONS, SubscriptionRow, account_of
 from paybill_billing.usage.tables import METERS, MeterRow
 
 
@@ -31,7 +32,7 @@ class AccountView(BaseModel):
     """An account. The contact address is not shown: it is encrypted in the log."""
 
     tenant_id: TenantId
-    status: accounts.Status
+    status: Status
     plan: Annotated[str, Field(description="The plan of the sign-up; the subscription has the current one.")]
     plan_version: int
     provider: str

@@ -1,0 +1,14 @@
+"""Parameters that the routes of all contexts share: the caller's role, the size of a page, dry runs."""
+
+from typing import Annotated
+
+from fastapi import Depends, Query
+from paybill_runtime.decisions.context import Caller, caller
+from paybill_runtime.http.auth import Role
+
+MAX_PAGE = 200
+
+Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
+Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of items.")]
+DryRun = Annotated[bool, Query(description="Returns the result and changes nothing.")]

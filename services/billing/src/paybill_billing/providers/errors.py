@@ -1,0 +1,19 @@
+"""Translates the errors of a provider into outcomes of an effect."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from paybill_runtime.jobs.effects import Refused, RetryAfter
+
+from paybill_billing.providers.port import ProviderAwayError, ProviderRefusedError
+
+
+@contextmanager
+def provider_errors() -> Iterator[None]:
+    """Raises RetryAfter when the provider is away, and Refused when it refused."""
+    try:
+        yield
+    except ProviderAwayError as error:
+        raise RetryAfter(error.after_s, str(error)) from error
+    except ProviderRefusedError as error:
+        raise Refused(str(error)) from error
