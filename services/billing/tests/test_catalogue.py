@@ -50,7 +50,7 @@ def test_the_newest_version_is_on_sale():
 
 
 def test_an_unknown_plan_is_refused_with_the_plans_there_are():
-    with pytest.raises(UnknownPlanError, match="no plan gold; on sale are: basic, pro"):
+    with pytest.raises(UnknownPlanError, match="no plan gold; plans on sale: basic, pro"):
         catalogue.on_sale(published(CONTENT), "gold")
     with pytest.raises(UnknownPlanError, match="pro version 9"):
         catalogue.published(published(CONTENT), "pro", 9)

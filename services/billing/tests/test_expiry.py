@@ -59,7 +59,7 @@ TRIALING = look(None, ON_TRIAL)
     ids=["a period", "a trial", "all", "a period before all"],
 )
 def test_what_is_over_is_looked_at_soon_and_decided_alone_after_a_day_of_silence(standing, ends):
-    assert (standing.look, standing.due) == (ends + SYNC_DELAY, ends + PROVIDER_TIMEOUT)
+    assert (standing.next_sync, standing.due) == (ends + SYNC_DELAY, ends + PROVIDER_TIMEOUT)
     assert subscriptions.on_time(standing, ends + PROVIDER_TIMEOUT - timedelta(seconds=1)) == []
 
 
@@ -99,7 +99,7 @@ def test_what_time_took_is_looked_at_until_the_provider_speaks():
     grace, _ = later(ACTIVE, PERIOD_END + PROVIDER_TIMEOUT)
     gone, _ = later(ACTIVE, PERIOD_END + WEEK)
 
-    assert (grace.look, gone.look) == (PERIOD_END, PERIOD_END)
+    assert (grace.next_sync, gone.next_sync) == (PERIOD_END, PERIOD_END)
 
 
 @pytest.mark.parametrize("silent_for", [PROVIDER_TIMEOUT, WEEK, 40 * DAY])
@@ -129,7 +129,7 @@ def test_a_provider_that_shows_nothing_new_after_the_end_is_believed_and_silence
     believed = look(shut, seen("active"), now)
 
     assert believed.subscription.past_end
-    assert (believed.subscription.access, believed.due, believed.look) == (AccessState.ACTIVE, None, None)
+    assert (believed.subscription.access, believed.due, believed.next_sync) == (AccessState.ACTIVE, None, None)
     assert later(believed, now + 99 * DAY) == (believed, [])
 
 
@@ -155,13 +155,13 @@ def test_a_new_period_is_timed_anew_after_one_that_was_believed():
 def test_grace_is_looked_at_before_it_ends_so_that_a_lost_message_shuts_nobody_out():
     grace = look(ACTIVE, seen("past_due"))
 
-    assert grace.look == grace.due - SYNC_DELAY
+    assert grace.next_sync == grace.due - SYNC_DELAY
 
 
 def test_nothing_is_due_that_gives_no_access_and_nothing_is_asked():
     for status in ("incomplete", "unpaid", "paused", "canceled"):
         standing = look(None, seen(status))
-        assert (standing.due, standing.look) == (None, None)
+        assert (standing.due, standing.next_sync) == (None, None)
 
 
 def test_a_subscription_told_before_time_had_a_say_waits_for_the_next_look():
@@ -172,7 +172,7 @@ def test_a_subscription_told_before_time_had_a_say_waits_for_the_next_look():
     )
 
     assert told.due is None
-    assert told.look == PERIOD_END + SYNC_DELAY
+    assert told.next_sync == PERIOD_END + SYNC_DELAY
 
 
 def test_a_failed_payment_takes_nothing_that_was_paid():

@@ -1,5 +1,6 @@
 """The provider's state decides what a subscription gives, whatever was heard before and in whatever order."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import subscriptions
 from paybill_billing.subscriptions.domain.subscriptions import FailedCollection, UnknownStatusError
+from paybill_billing.subscriptions.tables import SUBSCRIPTIONS
 from paybill_contracts.billing import (
     AccessState,
     SubscriptionActivated,
@@ -240,3 +242,10 @@ def test_a_fact_is_said_only_when_something_changed(way):
             assert moved != standing
             standing = moved
         assert decide(standing, seen(status)) == []
+
+
+def test_a_stored_state_keeps_its_json_keys():
+    document = json.loads(SUBSCRIPTIONS.dump(ACTIVE))
+
+    assert set(document) == {"id", "subscription", "due", "look"}
+    assert SUBSCRIPTIONS.load(SUBSCRIPTIONS.document(ACTIVE)) == ACTIVE

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, TypeVar, assert_never
+from typing import Annotated, Any, TypeVar, assert_never
 
 from paybill_contracts.billing import (
     AccessState,
@@ -23,6 +23,7 @@ from paybill_contracts.billing import (
 )
 from paybill_contracts.catalogue import PlanRef, PlanVersion
 from paybill_contracts.errors import DomainError
+from pydantic import Field
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, UnknownPriceError, published, sold_at
 from paybill_billing.providers.port.snapshots import ProviderSnapshot, SnapshotItem
@@ -54,12 +55,15 @@ class UnknownStatusError(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionState:
-    """The current subscription. due: its next transition by time alone. look: its next sync without a message."""
+    """The current subscription.
+
+    due: the next transition by time alone. next_sync: the next sync without a message from the provider.
+    """
 
     id: str
     subscription: Subscription
     due: datetime | None = None
-    look: datetime | None = None
+    next_sync: Annotated[datetime | None, Field(alias="look")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,7 @@ def evolve(_state: SubscriptionState | None, event: SubscriptionEvent) -> Subscr
                 id=after.subscription_id,
                 subscription=after,
                 due=expiry.next_transition(after),
-                look=expiry.next_sync(after),
+                next_sync=expiry.next_sync(after),
             )
         case _:
             assert_never(event)
