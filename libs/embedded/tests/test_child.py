@@ -1,4 +1,4 @@
-"""Servers live as long as the process that started them: no longer, and no shorter."""
+"""Servers end with the process that started them, and not earlier."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's pa
 
 
 def _parent(program: str, *arguments: str) -> subprocess.Popen[str]:
-    """A Python process of its own, in a session of its own, that runs `program`."""
+    """Starts a separate Python process in its own session that runs `program`."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],
         stdout=subprocess.PIPE,
@@ -39,7 +39,7 @@ START_BOTH = """
 
 
 def _lives(pid):
-    """Whether the process runs; one that nobody has asked for its exit status does not."""
+    """Returns whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def _all_gone(pids, within_s=5):
 
 
 def _with_children(pid):
-    """`pid` and its children."""
+    """Returns `pid` and its children."""
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
@@ -74,7 +74,7 @@ def test_no_server_outlives_a_parent_that_was_killed(tmp_path):
         pass
 
 
-def test_a_parent_that_was_killed_can_be_followed_at_once_on_the_same_data(tmp_path):
+def test_a_killed_parent_can_be_replaced_at_once_on_the_same_data(tmp_path):
     for _ in range(3):
         with _parent(START_BOTH, str(tmp_path)) as parent:
             parent.stdout.readline()
@@ -83,14 +83,14 @@ def test_a_parent_that_was_killed_can_be_followed_at_once_on_the_same_data(tmp_p
         assert server.running
 
 
-def test_a_parent_that_just_ends_takes_its_servers_along(tmp_path):
+def test_a_parent_that_exits_ends_its_servers(tmp_path):
     with _parent(START_BOTH.replace("time.sleep(60)", ""), str(tmp_path)) as parent:
         pids = list(map(int, parent.stdout.readline().split()))
 
     assert _all_gone(pids)
 
 
-def test_ctrl_c_in_the_terminal_reaches_the_parent_alone(tmp_path):
+def test_ctrl_c_in_the_terminal_reaches_only_the_parent(tmp_path):
     with _parent(START_BOTH, str(tmp_path)) as parent:
         pids = list(map(int, parent.stdout.readline().split()))
         os.killpg(parent.pid, signal.SIGINT)
@@ -113,7 +113,7 @@ def test_a_server_outlives_the_thread_that_started_it(tmp_path):
     server.stop()
 
 
-def test_a_child_whose_parent_died_before_it_could_ask_for_the_signal_does_not_start(tmp_path):
+def test_a_child_whose_parent_died_before_prctl_does_not_start(tmp_path):
     command = tied_to_us(["touch", str(tmp_path / "started")], signal.SIGKILL)
     subprocess.run(command, check=True)
     assert (tmp_path / "started").exists()
@@ -142,12 +142,12 @@ FORK = """
 """
 
 
-def test_a_forked_process_can_start_servers_of_its_own(tmp_path):
+def test_a_forked_process_can_start_servers(tmp_path):
     with _parent(FORK, str(tmp_path)) as parent:
         assert parent.stdout.readline() == "7 True\n"
 
 
-def test_a_child_that_ignores_the_polite_signal_is_killed(tmp_path):
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path):
     child = _run(tmp_path, ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"])
     assert child.wait_until(lambda: "ready" in child.output(), 5)
     child.stop((signal.SIGTERM, 0.1))
@@ -155,7 +155,7 @@ def test_a_child_that_ignores_the_polite_signal_is_killed(tmp_path):
     assert child.exit_status == -signal.SIGKILL
 
 
-def test_nothing_of_our_environment_reaches_a_server(tmp_path, monkeypatch):
+def test_no_environment_variable_reaches_a_server(tmp_path, monkeypatch):
     monkeypatch.setenv("PGOPTIONS", "-c fsync=off")
     child = _run(tmp_path, ["env"])
     child.wait()

@@ -1,4 +1,4 @@
-"""The data directory: who may use it, and one at a time."""
+"""The data directory: its permissions, and its lock."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from paybill_embedded import DataDir, EmbeddedError, NatsServer, PostgresServer
 
-_HOLD = """
+_HOLDER_PROGRAM = """
 import pathlib, sys, time
 import paybill_embedded
 lock = paybill_embedded.DataDir(pathlib.Path(sys.argv[1])).acquire()
@@ -20,30 +20,30 @@ time.sleep(60)
 
 
 def _holder(path: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", _HOLDER_PROGRAM, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "held\n"
     return process
 
 
-def test_a_new_data_directory_is_closed_to_others(tmp_path):
+def test_a_new_data_directory_is_private(tmp_path):
     with DataDir(tmp_path / "deep" / "data") as data:
         assert stat.S_IMODE(data.path.stat().st_mode) == 0o700
         assert stat.S_IMODE((data.path / "lock").stat().st_mode) == 0o600
 
 
-def test_a_second_process_is_refused_and_told_who_holds_the_directory(tmp_path):
+def test_a_second_process_is_refused_with_the_holder_of_the_directory(tmp_path):
     with _holder(tmp_path) as holder:
         with pytest.raises(EmbeddedError) as refused:
             DataDir(tmp_path).acquire()
         holder.kill()
 
     assert refused.value.code == "data_dir_in_use"
-    assert f"in use by process {holder.pid}; stop that one first (kill {holder.pid})" in str(refused.value)
+    assert f"in use by process {holder.pid}; stop it first (kill {holder.pid})" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_a_lock_that_a_crash_left_behind_holds_nobody_up(tmp_path):
+def test_a_crash_leaves_no_stale_lock(tmp_path):
     with _holder(tmp_path) as holder:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -53,7 +53,7 @@ def test_a_lock_that_a_crash_left_behind_holds_nobody_up(tmp_path):
         assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
 
 
-def test_a_released_directory_can_be_had_again(tmp_path):
+def test_a_released_directory_can_be_acquired_again(tmp_path):
     data = DataDir(tmp_path).acquire()
     data.release()
 
@@ -61,7 +61,7 @@ def test_a_released_directory_can_be_had_again(tmp_path):
         pass
 
 
-def test_a_file_is_no_data_directory(file_in_the_way):
+def test_a_file_is_refused_as_data_directory(file_in_the_way):
     with pytest.raises(EmbeddedError, match=r"cannot be written: it is a file; choose another") as refused:
         DataDir(file_in_the_way).acquire()
 
@@ -69,7 +69,7 @@ def test_a_file_is_no_data_directory(file_in_the_way):
 
 
 @pytest.mark.parametrize("use", [DataDir.acquire, NatsServer.start, PostgresServer.start])
-def test_a_place_that_cannot_be_written_is_one_clear_line(file_in_the_way, use):
+def test_an_unwritable_path_is_one_clear_line(file_in_the_way, use):
     kind = {DataDir.acquire: DataDir, NatsServer.start: NatsServer, PostgresServer.start: PostgresServer}[use]
 
     with pytest.raises(EmbeddedError, match="cannot be written: not a directory") as refused:
@@ -80,7 +80,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(file_in_the_way, use):
 
 
 @pytest.mark.parametrize("kind", [NatsServer, PostgresServer])
-def test_whatever_is_in_the_way_of_a_server_is_one_clear_line(tmp_path, kind):
+def test_an_obstacle_to_a_server_is_one_clear_line(tmp_path, kind):
     for name in ("nats", "postgres"):
         (tmp_path / f"{name}.lock").mkdir()
 
@@ -90,8 +90,8 @@ def test_whatever_is_in_the_way_of_a_server_is_one_clear_line(tmp_path, kind):
     assert refused.value.code == "data_dir_unwritable"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; a path below a file stands in for it")
-def test_a_folder_without_the_right_to_write_is_refused(tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; a path below a file covers it")
+def test_a_folder_without_write_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
 
     with pytest.raises(EmbeddedError, match="permission denied"):

@@ -1,4 +1,4 @@
-"""The NATS server as a process: what it keeps, how it starts, stops and fails."""
+"""The NATS server as a process: persistence, start, stop and failures."""
 
 import json
 import socket
@@ -53,7 +53,7 @@ async def test_data_survives_a_restart_and_a_crash(tmp_path):
     assert server.port == port
 
 
-async def test_another_process_finds_data_and_passwords_again(tmp_path):
+async def test_another_process_finds_data_and_passwords(tmp_path):
     with NatsServer(tmp_path) as first:
         await _store(first)
     with NatsServer(tmp_path) as second:
@@ -61,7 +61,7 @@ async def test_another_process_finds_data_and_passwords_again(tmp_path):
 
 
 def _logs_in(server, **credentials):
-    """By hand, for the client leaves sockets open when it is refused."""
+    """Logs in on a plain socket, since the client leaks sockets when it is refused."""
     with (
         socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection,
         connection.makefile("rb") as lines,
@@ -73,7 +73,7 @@ def _logs_in(server, **credentials):
     return answer == "PONG"
 
 
-def test_only_a_user_with_its_password_gets_in(nats_server):
+def test_only_a_user_with_its_password_can_connect(nats_server):
     assert _logs_in(nats_server, user="tenant", **{"pass": nats_server.password("tenant")})
     assert not _logs_in(nats_server, user="tenant", **{"pass": "wrong"})
     assert not _logs_in(nats_server, user="tenant", **{"pass": nats_server.password("billing")})
@@ -87,12 +87,12 @@ def test_acknowledgements_come_after_fsync(tmp_path):
         NatsServer(tmp_path, monitor=free_port()) as server,
         urllib.request.urlopen(f"http://127.0.0.1:{server.monitor}/jsz?config=1") as answer,
     ):
-        told = answer.read()
+        settings = answer.read()
 
-    assert b'"sync_always": true' in told
+    assert b'"sync_always": true' in settings
 
 
-def test_passwords_configuration_and_log_are_for_their_owner_alone(nats_server):
+def test_passwords_configuration_and_log_are_private(nats_server):
     private = [
         *(nats_server.password_file(user) for user in nats_server.users),
         nats_server.data_dir / "nats" / "nats-server.conf",
@@ -106,7 +106,7 @@ def test_passwords_configuration_and_log_are_for_their_owner_alone(nats_server):
     assert not any(nats_server.password(user) in log for user in nats_server.users)
 
 
-def test_a_taken_port_is_refused_in_one_line(tmp_path):
+def test_an_occupied_port_is_refused_in_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(EmbeddedError) as refused:
         NatsServer(tmp_path, port=listener.getsockname()[1]).start()
 
@@ -121,7 +121,7 @@ def test_two_servers_never_share_a_store(tmp_path):
     assert refused.value.code == "nats_running"
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path):
+def test_a_failed_start_gives_its_reason(tmp_path):
     (tmp_path / "nats").mkdir()
     (tmp_path / "nats" / "jetstream").write_text("no folder")
 
@@ -131,7 +131,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
     assert refused.value.code == "nats_failed"
 
 
-def test_a_log_above_ten_mebibytes_is_begun_anew(tmp_path):
+def test_a_log_above_ten_mebibytes_is_truncated(tmp_path):
     server = NatsServer(tmp_path)
     server.log.parent.mkdir()
     server.log.write_bytes(b"x" * (10 * 1024 * 1024 + 1))
@@ -140,7 +140,7 @@ def test_a_log_above_ten_mebibytes_is_begun_anew(tmp_path):
         assert server.log.stat().st_size < 100_000
 
 
-def test_it_starts_in_well_under_a_second(tmp_path):
+def test_it_starts_well_below_a_second(tmp_path):
     begin = time.perf_counter()
     with NatsServer(tmp_path):
         took = time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""Ports: free ones, and ones that others hold."""
+"""Ports: free ones, and ones that other processes hold."""
 
 import socket
 
@@ -13,7 +13,7 @@ def test_no_port_is_handed_out_twice():
     assert len(set(ports)) == len(ports)
 
 
-def test_a_free_port_is_kept_from_other_programs_but_open_to_a_server():
+def test_a_free_port_is_reserved_from_other_programs_but_open_to_a_server():
     port = free_port()
 
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -21,7 +21,7 @@ def test_a_free_port_is_kept_from_other_programs_but_open_to_a_server():
     socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_a_port_that_somebody_listens_on_is_named():
+def test_the_refusal_names_an_occupied_port():
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         pytest.raises(

@@ -1,4 +1,4 @@
-"""Who gets into which database, tried against a real server."""
+"""Access to each database, checked against a real server."""
 
 import asyncpg
 import pytest
@@ -7,7 +7,7 @@ SERVICES = ("tenant", "billing", "provisioner")
 ROLES = (*SERVICES, "provisioner_driver")
 
 
-async def _get_in(server, role, database, password):
+async def _connect(server, role, database, password):
     connection = await asyncpg.connect(server.url(role, database), password=password)
     try:
         return await connection.fetchval("SELECT current_user")
@@ -16,7 +16,7 @@ async def _get_in(server, role, database, password):
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_service_gets_into_its_own_database_and_owns_it(postgres_server, service):
+async def test_a_service_can_connect_to_its_own_database_and_owns_it(postgres_server, service):
     connection = await asyncpg.connect(postgres_server.url(service), password=postgres_server.password(service))
     await connection.execute("CREATE SCHEMA own; CREATE TABLE own.t (n int); CREATE TABLE public.t (n int)")
     await connection.close()
@@ -24,25 +24,25 @@ async def test_a_service_gets_into_its_own_database_and_owns_it(postgres_server,
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("database", [*SERVICES, "postgres", "template1"])
-async def test_no_role_gets_into_the_database_of_another(postgres_server, role, database):
+async def test_no_role_can_connect_to_the_database_of_another(postgres_server, role, database):
     if role == database or (role, database) == ("provisioner_driver", "postgres"):
-        assert await _get_in(postgres_server, role, database, postgres_server.password(role)) == role
+        assert await _connect(postgres_server, role, database, postgres_server.password(role)) == role
         return
 
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
-        await _get_in(postgres_server, role, database, postgres_server.password(role))
+        await _connect(postgres_server, role, database, postgres_server.password(role))
 
 
 @pytest.mark.parametrize("role", ["postgres", *ROLES])
 @pytest.mark.parametrize("password", ["", "wrong", "postgres"])
-async def test_nobody_gets_in_without_the_password(postgres_server, role, password):
+async def test_a_connection_without_the_password_is_refused(postgres_server, role, password):
     with pytest.raises(asyncpg.InvalidPasswordError):
-        await _get_in(postgres_server, role, "postgres", password)
+        await _connect(postgres_server, role, "postgres", password)
 
 
-async def test_one_roles_password_does_not_open_another(postgres_server):
+async def test_a_password_is_valid_for_one_role_only(postgres_server):
     with pytest.raises(asyncpg.InvalidPasswordError):
-        await _get_in(postgres_server, "billing", "billing", postgres_server.password("tenant"))
+        await _connect(postgres_server, "billing", "billing", postgres_server.password("tenant"))
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -65,7 +65,7 @@ async def test_a_service_has_no_right_beyond_its_database(postgres_server, servi
         await connection.close()
 
 
-async def test_the_driver_makes_databases_for_tenants_who_stay_out_of_ours(postgres_server):
+async def test_the_driver_creates_databases_for_tenants_that_cannot_connect_to_ours(postgres_server):
     driver = await asyncpg.connect(
         postgres_server.url("provisioner_driver", "postgres"), password=postgres_server.password("provisioner_driver")
     )
@@ -83,13 +83,13 @@ async def test_the_driver_makes_databases_for_tenants_who_stay_out_of_ours(postg
             await driver.execute(statement)
     await driver.close()
 
-    assert await _get_in(postgres_server, "silo_a", "silo_a", "a") == "silo_a"
+    assert await _connect(postgres_server, "silo_a", "silo_a", "a") == "silo_a"
     for database in (*SERVICES, "postgres", "template1"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await _get_in(postgres_server, "silo_a", database, "a")
+            await _connect(postgres_server, "silo_a", database, "a")
 
 
 @pytest.mark.parametrize("name", ["", "Tenant", "a-b", 'a"b', "a'; DROP", "a b", "a\n", "postgres.x"])
-def test_a_name_that_could_mean_something_to_psql_is_no_database(postgres_server, name):
-    with pytest.raises(ValueError, match="is no name for"):
+def test_a_name_with_special_meaning_in_psql_is_refused(postgres_server, name):
+    with pytest.raises(ValueError, match="is not a (database name|name of a password file)"):
         postgres_server.ensure_databases([name])

@@ -1,4 +1,4 @@
-"""The PostgreSQL server as a process: what it keeps, how it starts, stops, fails and recovers."""
+"""The PostgreSQL server as a process: persistence, start, stop, failures and recovery."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ async def _as_superuser(server, statement):
 
 
 def _lives(pid):
-    """Whether the process runs; one that nobody has asked for its exit status does not."""
+    """Returns whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
@@ -52,7 +52,7 @@ async def test_data_survives_a_restart_and_a_crash(server):
     assert server.port == port
 
 
-async def test_a_crash_takes_sessions_along_that_would_not_notice(server):
+async def test_a_crash_ends_blocked_sessions(server):
     session = await asyncpg.connect(server.url("postgres"), password=server.password("postgres"))
     pid = await session.fetchval("SELECT pg_backend_pid()")
     os.kill(pid, signal.SIGSTOP)
@@ -63,7 +63,7 @@ async def test_a_crash_takes_sessions_along_that_would_not_notice(server):
     assert not _lives(pid)
 
 
-async def test_a_crash_leaves_no_lock_behind_even_if_its_process_id_is_somebody_elses_now(server):
+async def test_a_crash_leaves_no_stale_lock_even_if_its_process_id_is_reused(server):
     server.kill()
     stranger = await asyncio.create_subprocess_exec("sleep", "60")
     pid_file = server.data_dir / "postgres" / "postmaster.pid"
@@ -76,7 +76,7 @@ async def test_a_crash_leaves_no_lock_behind_even_if_its_process_id_is_somebody_
     assert await _as_superuser(server, "SELECT 1") == 1
 
 
-async def test_a_server_that_died_by_itself_is_seen_and_can_be_started_again(server):
+async def test_a_server_that_died_is_detected_and_can_be_started_again(server):
     os.kill(server.pid, signal.SIGKILL)
     while server.running:
         time.sleep(0.01)  # noqa: ASYNC251 - nothing else runs here
@@ -92,7 +92,7 @@ def test_two_servers_never_share_a_cluster(server):
     assert refused.value.code == "postgres_running"
 
 
-async def test_no_server_starts_while_a_session_of_a_killed_one_is_left(server):
+async def test_no_server_starts_while_a_session_of_a_killed_one_exists(server):
     session = await asyncpg.connect(server.url("postgres"), password=server.password("postgres"))
     pid = await session.fetchval("SELECT pg_backend_pid()")
     os.kill(pid, signal.SIGSTOP)
@@ -108,7 +108,7 @@ async def test_no_server_starts_while_a_session_of_a_killed_one_is_left(server):
     assert await _as_superuser(server, "SELECT 1") == 1
 
 
-async def test_a_new_process_finds_the_databases_again_and_making_them_again_changes_nothing(tmp_path):
+async def test_a_new_process_finds_the_databases_and_creating_them_again_changes_nothing(tmp_path):
     with PostgresServer(tmp_path) as first:
         first.ensure_databases()
         connection = await asyncpg.connect(first.url("tenant"), password=first.password("tenant"))
@@ -137,11 +137,11 @@ async def test_a_new_process_finds_the_databases_again_and_making_them_again_cha
         ("shared_buffers", "64MB"),
     ],
 )
-async def test_it_is_durable_local_and_modest(postgres_server, setting, value):
+async def test_it_is_durable_local_and_uses_little_memory(postgres_server, setting, value):
     assert await _as_superuser(postgres_server, f"SHOW {setting}") == value
 
 
-def test_passwords_settings_and_log_are_for_their_owner_alone(postgres_server):
+def test_passwords_settings_and_log_are_private(postgres_server):
     roles = ("postgres", "tenant", "billing", "provisioner", "provisioner_driver")
     private = [postgres_server.log, *map(postgres_server.password_file, roles)]
     private += [postgres_server.data_dir / "postgres" / name for name in ("pg_hba.conf", "postgresql.conf")]
@@ -162,7 +162,7 @@ async def test_errors_are_logged_without_the_data_that_caused_them(postgres_serv
     assert not any(postgres_server.password(role) in log for role in ("postgres", "tenant", "billing"))
 
 
-def test_a_taken_port_is_refused_in_one_line(tmp_path):
+def test_an_occupied_port_is_refused_in_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(EmbeddedError) as refused:
         PostgresServer(tmp_path, port=listener.getsockname()[1]).start()
 
@@ -180,7 +180,7 @@ def test_a_cluster_of_another_version_is_refused_with_its_reason(server):
     assert refused.value.code == "postgres_failed"
 
 
-def test_a_half_made_cluster_is_made_anew(tmp_path):
+def test_a_partial_cluster_is_created_anew(tmp_path):
     (tmp_path / "postgres.draft").mkdir()
     (tmp_path / "postgres.draft" / "PG_VERSION").write_text("18\n")
 
@@ -189,8 +189,8 @@ def test_a_half_made_cluster_is_made_anew(tmp_path):
 
 
 @ROOT_ONLY
-async def test_root_that_cannot_hide_in_a_namespace_runs_it_as_another_user(tmp_path):
-    """A 0700 folder of an ordinary user on the way, as under sudo, is closed to root in a namespace."""
+async def test_root_that_cannot_use_a_namespace_runs_it_as_another_user(tmp_path):
+    """Below a 0700 folder of an ordinary user, as under sudo, root in a namespace has no access."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     os.chown(home, 12345, 12345)
@@ -207,7 +207,7 @@ async def test_root_that_cannot_hide_in_a_namespace_runs_it_as_another_user(tmp_
 
 
 @ROOT_ONLY
-async def test_a_cluster_that_moved_between_the_two_ways_changes_owner(tmp_path):
+async def test_a_change_between_the_two_ways_changes_the_clusters_owner(tmp_path):
     home = tmp_path / "home"
     with PostgresServer(home / "a") as first:
         await _as_superuser(first, "CREATE TABLE kept AS SELECT 42 AS n")
@@ -218,7 +218,7 @@ async def test_a_cluster_that_moved_between_the_two_ways_changes_owner(tmp_path)
         assert await _as_superuser(second, "SELECT n FROM kept") == 42
 
 
-def test_it_starts_in_well_under_three_seconds(tmp_path):
+def test_it_starts_well_below_three_seconds(tmp_path):
     begin = time.perf_counter()
     with PostgresServer(tmp_path):
         took = time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""The table of NATS users: what a real server lets each of them do, and its rendering for a cluster."""
+"""NATS users: the permissions that a real server enforces, and their rendering for a cluster."""
 
 import asyncio
 import os
@@ -43,9 +43,9 @@ async def _connect(server, user, **options):
 
 
 async def _refused(server, user, kind, subjects):
-    """Which of `subjects` the server refuses; kind: publish or subscribe.
+    """Returns the `subjects` that the server refuses; kind: publish or subscribe.
 
-    It answers in order, so a last one that is surely refused tells that the answers are complete.
+    It responds in order, so a last subject that is always refused shows that the responses are complete.
     """
     errors, complete = [], asyncio.Event()
 
@@ -98,14 +98,14 @@ async def _refused(server, user, kind, subjects):
         ("$SYS.REQ.SERVER.PING", set()),
     ],
 )
-async def test_only_those_may_publish_who_should(nats_server, subject, may):
+async def test_only_permitted_users_may_publish(nats_server, subject, may):
     refused = {user for user in ALL if await _refused(nats_server, user, "publish", [subject])}
 
     assert refused == set(ALL) - may
 
 
 @pytest.mark.parametrize("user", ALL)
-async def test_a_user_hears_its_own_inbox_and_nothing_else(nats_server, user):
+async def test_a_user_receives_only_its_own_inbox(nats_server, user):
     others = [f"_INBOX_{other}.>" for other in ALL if other != user]
     foreign = [">", "*", "_INBOX.>", "paybill.>", "paybill.events.3.tenant.tenant_requested.v1", "$JS.>", *others]
 
@@ -118,8 +118,8 @@ async def test_a_fact_is_published_by_one_service_and_consumed_by_another(stream
     stored = await tenant.jetstream().publish("paybill.events.3.tenant.tenant_requested.v1", b"hello")
     js = billing.jetstream()
     await js.add_consumer("EVENTS", ConsumerConfig(name="billing", durable_name="billing", ack_policy="explicit"))
-    heard = await js.pull_subscribe_bind("billing", "EVENTS")
-    [message] = await heard.fetch(1, timeout=5)
+    subscription = await js.pull_subscribe_bind("billing", "EVENTS")
+    [message] = await subscription.fetch(1, timeout=5)
     await message.ack_sync()
     left = await js.consumer_info("EVENTS", "billing")
     again: RawStreamMsg = await js.get_msg("EVENTS", seq=stored.seq)
@@ -142,7 +142,7 @@ async def test_an_entitled_service_reads_anothers_key(streams):
     assert key.data == b"sealed"
 
 
-async def test_a_publisher_is_acknowledged_and_the_owner_of_the_type_hears_it(streams):
+async def test_a_publisher_gets_an_acknowledgement_and_the_owner_of_the_type_gets_the_event(streams):
     metering, billing = await _connect(streams, "metering"), await _connect(streams, "billing")
 
     stored = await metering.jetstream().publish("paybill.intake.metering.usage.recorded.v1", b"{}")
@@ -158,8 +158,8 @@ async def test_a_publisher_is_acknowledged_and_the_owner_of_the_type_hears_it(st
 
 
 @pytest.mark.parametrize("name", ["", "Billing", "a b", "a.b", "*", ">", "a" * 33, 'a"b', "a\n"])
-def test_a_name_that_could_mean_something_in_a_subject_is_no_user(name):
-    with pytest.raises(ValueError, match="is no user name"):
+def test_a_name_with_special_meaning_in_a_subject_is_refused(name):
+    with pytest.raises(ValueError, match="is not a user name"):
         permissions(name)
 
 
@@ -194,7 +194,7 @@ def test_the_servers_own_check_accepts_the_configuration_of_a_cluster(tmp_path):
 
 
 async def test_three_nodes_with_that_configuration_form_one_cluster(tmp_path):
-    """Routes carry user and password in their address; a node that brings none is refused by the others."""
+    """Routes carry user and password in their address; a node without them is refused by the others."""
     clients, routes = [free_port() for _ in range(3)], [free_port() for _ in range(3)]
     addresses = tuple(f"nats-route://route:together@127.0.0.1:{port}" for port in routes)
     passwords = {"steward": "s", "operator": "o"}
@@ -232,7 +232,7 @@ async def test_three_nodes_with_that_configuration_form_one_cluster(tmp_path):
 
 
 async def _ignore(_error):
-    """The nodes are still on their way up."""
+    """Ignores errors of nodes that are still starting."""
 
 
 async def _until_made(js):

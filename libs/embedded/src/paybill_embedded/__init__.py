@@ -1,4 +1,4 @@
-"""Real NATS and PostgreSQL servers as child processes, with nothing to install."""
+"""Real NATS and PostgreSQL servers as child processes, from Python packages alone."""
 
 from paybill_embedded.errors import EmbeddedError
 from paybill_embedded.lock import DataDir

@@ -1,4 +1,4 @@
-"""A server process that is our direct child and never outlives us."""
+"""Server processes that are direct children of this process and never outlive it."""
 
 import os
 import shutil
@@ -17,16 +17,17 @@ from paybill_embedded.lock import name_holder
 _LOG_LIMIT_BYTES = 10 * 1024 * 1024
 _POLL_S = 0.005
 
-# Nothing of our environment reaches the servers: PGPORT, PGOPTIONS or GOFLAGS of a developer would change what they do.
+# No variable of this process reaches the servers: PGPORT, PGOPTIONS or GOFLAGS of a developer would change their
+# behaviour.
 ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
-# The kernel sends the parent-death signal when the *thread* that forked ends, so all children are started by one
-# thread that lives as long as the process does.
+# The kernel sends the parent-death signal when the *thread* that forked ends. So one thread starts all children, and it
+# lives as long as the process.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-starter")
 
 
 def _renew_starter() -> None:
-    """A forked copy of this process has no starter thread; give it its own."""
+    """A forked copy of this process has no starter thread; this creates one."""
     global _starter  # noqa: PLW0603 - one starter per process, and a fork is a new process
     _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-starter")
 
@@ -35,10 +36,10 @@ os.register_at_fork(after_in_child=_renew_starter)
 
 
 def tied_to_us(command: Sequence[str], death_signal: signal.Signals) -> list[str]:
-    """`command`, made to get `death_signal` when this process dies, however it dies.
+    """Wraps `command` so that it gets `death_signal` when this process dies for any reason.
 
-    setpriv asks the kernel for it after the fork, so no Python code runs between fork and exec (unsafe with threads).
-    The shell ends the race with a parent that died before that: its child then has another parent. Both exec, so the
+    setpriv requests the signal after the fork, so no Python code runs between fork and exec (unsafe with threads).
+    The shell covers a parent that died before that: the child then has another parent, and exits. Both exec, so the
     process id stays the server's.
     """
     if sys.platform != "linux":
@@ -58,7 +59,7 @@ def require_program(name: str) -> None:
 class Child:
     """One run of a server.
 
-    log: where its output goes (0600), begun anew at a start that finds it above 10 MB. lock: the descriptor of
+    log: file of its output (0600), truncated at a start that finds it above 10 MB. lock: the descriptor of
     `lock.sole_server`, which the server and its own children keep open.
     """
 
@@ -78,7 +79,7 @@ class Child:
                 stderr=descriptor,
                 pass_fds=(lock,),
                 env=ENVIRONMENT,
-                start_new_session=True,  # Ctrl-C in a terminal goes to us alone, and we stop the child
+                start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which stops the child
             ).result()
             name_holder(lock, self._process.pid)
         finally:
@@ -91,15 +92,15 @@ class Child:
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs; else the exit status, negative for the signal that ended it."""
+        """Returns None while it runs; else the exit status, negative for the signal that ended it."""
         return self._process.poll()
 
     def wait(self) -> int:
-        """Its exit status, once it has ended by itself."""
+        """Waits for the process to end; returns its exit status."""
         return self._process.wait()
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether `ready` came true before the process ended or the time was over."""
+        """Returns whether `ready` came true before the process ended or the timeout passed."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.exit_status is not None:
@@ -110,7 +111,7 @@ class Child:
         return False
 
     def stop(self, *signals: tuple[signal.Signals, float]) -> None:
-        """End it: each signal is given its seconds to work, then the next; at last SIGKILL. Returns when it is gone."""
+        """Sends each signal in turn and waits its seconds; finally SIGKILL. Returns when the process has ended."""
         for number, patience_s in signals:
             if self.exit_status is not None:
                 return
@@ -123,7 +124,7 @@ class Child:
         self._process.wait()
 
     def output(self) -> str:
-        """What this run has written so far, at most the last 16 KiB."""
+        """Returns the output of this run, at most the last 16 KiB."""
         with self._log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(self._log_start, end - 16 * 1024))

@@ -1,4 +1,4 @@
-"""Credentials for the containers of docker-compose.yml: each part gets a folder with its own secrets and no others."""
+"""Credentials for the containers of docker-compose.yml: each container gets a folder with only its own secrets."""
 
 import hashlib
 import json
@@ -19,23 +19,23 @@ from paybill_embedded.users import IDENTITIES, SERVICES, Cluster, render_conf
 
 NODES = ("nats-1", "nats-2", "nats-3")
 _OPERATOR_KEY_LIFE = timedelta(days=365)
-_READERS = (*SERVICES, "operator")
+_SECRET_OWNERS = (*SERVICES, "operator")
 _STRIPE = ("stripe-api-key", "stripe-webhook-secrets")
 
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """User ids that the folders are given to: `postgres` its own, `paybill` all others. None leaves them with us."""
+    """Owners of the folders: `postgres` of its own, `paybill` of all others. None leaves the current owner."""
 
     paybill: int | None = None
     postgres: int | None = None
 
 
-def write_credentials(out: Path, given: Path | None, owners: Owners) -> None:
-    """Write the folders below `out`; secrets that are there already stay, so that running it again changes nothing.
+def write_credentials(out: Path, stripe_secrets: Path | None, owners: Owners) -> None:
+    """Writes the folders below `out`; existing secrets are kept, so that a second run changes nothing.
 
-    given: folder with `stripe-api-key` and `stripe-webhook-secrets` (one a line) of a Stripe account; None makes up
-    both, for the stand-in. Raises EmbeddedError: stripe_secrets_missing.
+    stripe_secrets: folder with `stripe-api-key` and `stripe-webhook-secrets` (one a line) of a Stripe account; None
+    generates both, for the Stripe fake. Raises EmbeddedError: stripe_secrets_missing.
     """
     vault = private_dir(out / "vault")
 
@@ -57,12 +57,12 @@ def write_credentials(out: Path, given: Path | None, owners: Owners) -> None:
     born = datetime.fromtimestamp(password_file(vault, "api-key").stat().st_mtime, tz=UTC)
     for service in SERVICES:
         folders[service]["api-keys.json"] = _api_keys(secret("api-key"), born + _OPERATOR_KEY_LIFE)
-    stripe = _given_stripe(given) if given else _made_up_stripe(secret)
+    stripe = _stripe_of_account(stripe_secrets) if stripe_secrets else _generated_stripe(secret)
     folders["billing"] |= stripe | {
         "publishers.json": json.dumps({name: {"tenants": ["*"]} for name in DEFAULT_PUBLISHERS})
     }
     folders["provisioner"]["local-database-password"] = secret(_database(DRIVER_ROLE))
-    folders["stripe-fake"] = _made_up_stripe(secret)
+    folders["stripe-fake"] = _generated_stripe(secret)
 
     for folder, files in folders.items():
         private_dir(out / folder)
@@ -70,11 +70,11 @@ def write_credentials(out: Path, given: Path | None, owners: Owners) -> None:
             write_private(out / folder / file, text + "\n")
     _write_identities(vault, out)
     for folder in folders:
-        give(out / folder, owners.postgres if folder == "postgres" else owners.paybill)
+        change_owner(out / folder, owners.postgres if folder == "postgres" else owners.paybill)
 
 
-def give(folder: Path, owner: int | None) -> None:
-    """Make `folder` and all in it the property of user and group `owner`."""
+def change_owner(folder: Path, owner: int | None) -> None:
+    """Changes owner and group of `folder` and everything in it to `owner`."""
     if owner is None:
         return
     for path in (folder, *folder.rglob("*")):
@@ -113,18 +113,18 @@ def _api_keys(secret_part: str, expires_at: datetime) -> str:
     return json.dumps({"keys": [key]}, indent=2)
 
 
-def _given_stripe(given: Path) -> dict[str, str]:
+def _stripe_of_account(stripe_secrets: Path) -> dict[str, str]:
     try:
-        return {file: (given / file).read_text(encoding="ascii").strip() for file in _STRIPE}
+        return {file: (stripe_secrets / file).read_text(encoding="ascii").strip() for file in _STRIPE}
     except OSError as error:
         raise EmbeddedError(
             "stripe_secrets_missing",
             f"Stripe's secrets cannot be read: {error.filename}: {error.strerror}",
-            "put them there, or start the stand-in with: docker compose --env-file deploy/dev.env up",
+            "put them there, or start the Stripe fake with: docker compose --env-file deploy/dev.env up",
         ) from error
 
 
-def _made_up_stripe(secret: Callable[[str], str]) -> dict[str, str]:
+def _generated_stripe(secret: Callable[[str], str]) -> dict[str, str]:
     return {
         "stripe-api-key": f"sk_test_{secret('stripe-api-key')}",
         "stripe-webhook-secrets": f"whsec_{secret('stripe-webhook')}",
@@ -132,9 +132,9 @@ def _made_up_stripe(secret: Callable[[str], str]) -> dict[str, str]:
 
 
 def _write_identities(vault: Path, out: Path) -> None:
-    """A key pair (32 raw bytes each) for each reader of secrets: it gets its own private half and all public ones."""
-    pairs = {name: _key_pair(vault / f"{name}.key") for name in _READERS}
-    for name in _READERS:
+    """Writes key pairs (32 raw bytes each): each secret owner gets its own private key and all public ones."""
+    pairs = {name: _key_pair(vault / f"{name}.key") for name in _SECRET_OWNERS}
+    for name in _SECRET_OWNERS:
         folder = private_dir(out / name / "identity")
         _write_key(folder / f"{name}.key", pairs[name].private_bytes_raw())
         for other, pair in pairs.items():

@@ -1,4 +1,4 @@
-"""Passwords of the embedded servers: random, one file each, readable by their owner alone."""
+"""Passwords of the embedded servers: random, in one file each, readable by the owner alone."""
 
 import os
 import re
@@ -11,15 +11,15 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 def password_file(data_dir: Path, name: str) -> Path:
-    """Where the password of `name` lies, such as `nats-billing` or `pg-tenant`."""
+    """Returns the path of the password of `name`, such as `nats-billing` or `pg-tenant`."""
     if not _NAME.fullmatch(name):
-        msg = f"{name!r} is no name for a password file: lower-case letters, digits, - and _"
+        msg = f"{name!r} is not a name of a password file: use lower-case letters, digits, - and _"
         raise ValueError(msg)
     return data_dir / "credentials" / name
 
 
 def password(data_dir: Path, name: str) -> str:
-    """The password of `name`, made at first use: 43 characters of base64url, 256 bits."""
+    """Returns the password of `name`, created on first use: 43 characters of base64url, 256 bits."""
     path = password_file(data_dir, name)
     if path.exists():
         return path.read_text(encoding="ascii").strip()
@@ -30,7 +30,7 @@ def password(data_dir: Path, name: str) -> str:
 
 
 def private_dir(path: Path) -> Path:
-    """`path` as a folder for its owner alone; one that exists is closed to others."""
+    """Creates `path` as a folder for its owner alone; the mode of an existing one is restricted."""
     with writing(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
@@ -38,7 +38,7 @@ def private_dir(path: Path) -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` (0600) whole: a crash leaves the old file or the new one, never half of one."""
+    """Replaces `path` (0600) atomically: a crash leaves the old file or the new one."""
     draft = path.with_name(path.name + ".draft")
     with writing(path.parent):
         draft.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The databases and roles of the services, as a script for psql that can run again and again."""
+"""Idempotent psql script that creates the databases and roles of the services."""
 
 import hashlib
 import hmac
@@ -12,7 +12,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _ITERATIONS = 4096  # PostgreSQL's default; the passwords are random, 256 bits
 
 
-# Each begins with variables of psql, which quotes them as :"names" and :'texts'.
+# Each part begins with variables of psql, which quotes them as :"names" and :'texts'.
 _ROLE = """
 SELECT format('CREATE ROLE %I', :'name') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'name') \\gexec
 ALTER ROLE :"name" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'verifier';
@@ -22,8 +22,8 @@ SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'name')
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec
 REVOKE ALL ON DATABASE :"name" FROM PUBLIC;
 """
-# PostgreSQL lets everybody connect to every new database. Here only its owner may; the driver alone has `postgres`, for
-# CREATE DATABASE must be said from somewhere.
+# PostgreSQL lets every role connect to every new database. Here only its owner may connect; the driver's role alone may
+# also connect to `postgres`, where it runs CREATE DATABASE.
 _DRIVER = """
 ALTER ROLE :"name" CREATEDB CREATEROLE;
 REVOKE ALL ON DATABASE template1, postgres FROM PUBLIC;
@@ -32,7 +32,7 @@ GRANT CONNECT ON DATABASE postgres TO :"name";
 
 
 def databases_script(services: Sequence[str], password_of: Callable[[str], str]) -> str:
-    """The script: a database and a role for each service, and the role that makes tenants' databases."""
+    """Returns the script: a database and a role for each service, and the role that creates tenants' databases."""
     parts = ["\\set VERBOSITY terse\n"]
     for name in services:
         parts += [_variables(name, password_of(name)), _ROLE, _DATABASE]
@@ -42,13 +42,13 @@ def databases_script(services: Sequence[str], password_of: Callable[[str], str])
 
 def _variables(name: str, password: str) -> str:
     if not _NAME.fullmatch(name):
-        msg = f"{name!r} is no name for a database here: a lower-case letter, then lower-case letters, digits and _"
+        msg = f"{name!r} is not a database name: use a lower-case letter, then lower-case letters, digits and _"
         raise ValueError(msg)
     return f"\\set name {name}\n\\set verifier '{scram_verifier(password)}'\n"
 
 
 def scram_verifier(password: str) -> str:
-    """What PostgreSQL stores for `password` (RFC 5803), so that the password itself is never in a statement.
+    """Returns the SCRAM verifier of `password` (RFC 5803), so that no statement contains the password itself.
 
     password: ASCII, for which SASLprep changes nothing.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong when the embedded servers start, in words for the person at the keyboard."""
+"""Errors at the start of the embedded servers, with messages for the person at the keyboard."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 class EmbeddedError(Exception):
-    """The embedded parts cannot run here.
+    """Raised when the embedded servers cannot run here.
 
-    code: stable, for programs. message: one line, what is wrong. next_step: one line, what to do about it.
+    code: stable, for programs. message: one line with the problem. next_step: one line with the remedy.
     """
 
     def __init__(self, code: str, message: str, next_step: str) -> None:

@@ -1,7 +1,7 @@
-"""Locks of the kernel: one `paybill up` for each data directory, one server for each folder in it.
+"""Kernel locks: one `paybill up` per data directory, one server per folder in it.
 
-They end with the processes that hold them, so one that a crash left behind holds nobody up. The files only say who
-holds them, and stay: were they removed, two processes could hold the locks of two files of one name.
+The kernel releases a lock when the processes that hold it end, so a crash leaves no stale lock. The files only name the
+holder, and are never removed: otherwise two processes could hold locks on two files of one name.
 """
 
 import errno
@@ -19,7 +19,7 @@ _LEFTOVER_TIMEOUT_S = 2.0
 
 
 class DataDir:
-    """The folder with all state of `paybill up`, held by this process; its children do not inherit the lock."""
+    """The folder with all state of `paybill up`, locked by this process; its children do not inherit the lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -32,7 +32,7 @@ class DataDir:
         self.release()
 
     def acquire(self) -> Self:
-        """Make the folder (0700) if need be and lock it.
+        """Creates the folder (0700) if it does not exist, and locks it.
 
         Raises EmbeddedError: data_dir_unwritable, data_dir_in_use.
         """
@@ -47,14 +47,14 @@ class DataDir:
             raise EmbeddedError(
                 "data_dir_in_use",
                 f"the data directory {self.path} is in use by process {holder}",
-                f"stop that one first (kill {holder}) or choose another with --data-dir",
+                f"stop it first (kill {holder}) or choose another with --data-dir",
             )
         name_holder(lock, os.getpid())
         self._lock = lock
         return self
 
     def release(self) -> None:
-        """Let others have it."""
+        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -62,10 +62,10 @@ class DataDir:
 
 @contextmanager
 def sole_server(home: Path) -> Iterator[int]:
-    """The lock of the server whose data is in `home`, as a descriptor for that server to inherit.
+    """Returns the lock of the server with its data in `home`, as a descriptor that the server inherits.
 
-    Two servers on one folder destroy it. All processes of a server share the descriptor, so the lock is held until the
-    last of them is gone, also when the first was killed. A server on its way out is waited for.
+    Two servers on one folder destroy its data. All processes of a server share the descriptor, so the lock is held
+    until the last of them has ended, also when the first was killed. Waits for a server that is stopping.
     Raises EmbeddedError: <name of home>_running, and data_dir_unwritable for any OSError of the block.
     """
     with writing(home):
@@ -86,7 +86,7 @@ def sole_server(home: Path) -> Iterator[int]:
 
 
 def name_holder(lock: int, pid: int) -> None:
-    """Write into the lock's file who holds it."""
+    """Writes the holder's process id into the lock file."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{pid}\n".encode("ascii"), 0)
 

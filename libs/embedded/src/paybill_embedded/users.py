@@ -1,4 +1,4 @@
-"""Who may do what on NATS: the one table, for the embedded server and for a cluster's configuration."""
+"""Permissions on NATS: one table, for the embedded server and for a cluster's configuration."""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ENVIRONMENT_VARIABLE = re.compile(r"\$[A-Z][A-Z0-9_]*")
 _ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]+")
 
-# Whose personal data a service may open besides its own: billing writes invoices to the tenant's contact.
-_KEYS_OF_OTHERS = {"billing": ("tenant",)}
-# Who owns types that others publish into INTAKE: billing owns usage.
+# Services whose personal data a service may open besides its own: billing writes invoices to the tenant's contact.
+_READABLE_KEYS = {"billing": ("tenant",)}
+# Owners of event types that others publish into INTAKE: billing owns usage.
 _INTAKE_OWNERS = ("billing",)
 
 
@@ -28,7 +28,7 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A node's place in a cluster: where it listens for the others, and the routes to them (nats-route URLs)."""
+    """A node of a cluster: the address for the other nodes, and the routes to them (nats-route URLs)."""
 
     name: str
     listen: str
@@ -38,9 +38,11 @@ class Cluster:
 
 
 def permissions(user: str) -> Permissions:
-    """What `user` may do; a name that is no identity of ours is a publisher, which has the least."""
+    """Returns the permissions of `user`; a name that is not a service identity is a publisher, which has the fewest."""
     if not _NAME.fullmatch(user):
-        msg = f"{user!r} is no user name: a lower-case letter, then at most 31 of lower-case letters, digits, - and _"
+        msg = (
+            f"{user!r} is not a user name: a lower-case letter, then at most 31 of lower-case letters, digits, - and _"
+        )
         raise ValueError(msg)
     return Permissions(publish=_publish(user), subscribe=(f"_INBOX_{user}.>",))
 
@@ -49,7 +51,7 @@ def _publish(user: str) -> tuple[str, ...]:
     info = ("$JS.API.INFO", *(f"$JS.API.STREAM.INFO.{stream}" for stream in STREAMS))
     read_events = ("$JS.API.DIRECT.GET.EVENTS", "$JS.API.STREAM.MSG.GET.EVENTS")
     if user == "steward":
-        # No delete and no purge: what is in the log stays, whoever asks.
+        # No delete and no purge: the log is append-only for every user.
         return (*info, *(f"$JS.API.STREAM.{verb}.{stream}" for stream in STREAMS for verb in ("CREATE", "UPDATE")))
     if user == "operator":
         return (*info, *_consume("EVENTS"), *read_events)
@@ -60,8 +62,8 @@ def _publish(user: str) -> tuple[str, ...]:
             *info,
             *_consume("EVENTS"),
             *read_events,
-            # Only the form with the key in the subject: the other one could ask for anybody's key.
-            *(f"$JS.API.DIRECT.GET.KV_keys.$KV.keys.{owner}.>" for owner in (user, *_KEYS_OF_OTHERS.get(user, ()))),
+            # Only the form with the key in the subject: the other one could request any key.
+            *(f"$JS.API.DIRECT.GET.KV_keys.$KV.keys.{owner}.>" for owner in (user, *_READABLE_KEYS.get(user, ()))),
             *((*_consume("INTAKE"), "$JS.API.DIRECT.GET.INTAKE") if user in _INTAKE_OWNERS else ()),
         )
     return (f"paybill.intake.{user}.>",)
@@ -81,9 +83,9 @@ def render_conf(
     monitor: str | None = None,
     cluster: Cluster | None = None,
 ) -> str:
-    """The text of nats-server.conf: one account with JetStream, a user for each of `passwords`.
+    """Returns the text of nats-server.conf: one account with JetStream, a user for each of `passwords`.
 
-    listen, monitor: host:port. A value such as `$NATS_PASSWORD_TENANT` is left for the server to take from its
+    listen, monitor: host:port. The server itself resolves a value such as `$NATS_PASSWORD_TENANT` from its
     environment, so that a committed file holds no secret.
     """
     lines = [
@@ -132,7 +134,7 @@ def _cluster_lines(cluster: Cluster) -> list[str]:
 
 
 def _value(text: str) -> str:
-    """`text` as the configuration language has it: an environment variable bare, anything else quoted."""
+    """Returns `text` in the syntax of the configuration: an environment variable bare, any other value quoted."""
     if _ENVIRONMENT_VARIABLE.fullmatch(text):
         return text
     if not _ONE_LINE.fullmatch(text):
