@@ -91,5 +91,5 @@ async def test_the_driver_creates_databases_for_tenants_that_cannot_connect_to_o
 
 @pytest.mark.parametrize("name", ["", "Tenant", "a-b", 'a"b', "a'; DROP", "a b", "a\n", "postgres.x"])
 def test_a_name_with_special_meaning_in_psql_is_refused(postgres_server, name):
-    with pytest.raises(ValueError, match="is not a (database name|name of a password file)"):
+    with pytest.raises(ValueError, match=r"is not a (database name|name of a password file)"):
         postgres_server.ensure_databases([name])
