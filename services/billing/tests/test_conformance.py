@@ -165,10 +165,10 @@ class Forgetful(AcmePay):
         self.remote.opened.pop(key, None)
         return await super().open(order, key)
 
-    async def look(self, subscription):
+    async def fetch(self, subscription):
         return self.remote.subscriptions.get(subscription) or next(iter(self.remote.subscriptions.values()), None)
 
-    async def leave(self, customer) -> None:
+    async def cancel_all(self, customer) -> None:
         pass
 
     async def quote(self, subscription, desired, at):

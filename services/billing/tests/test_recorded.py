@@ -20,8 +20,8 @@ def test_every_recorded_event_is_accepted_as_it_is(signed):
     for name, body in recorded.events().items():
         delivery = inbound.receive(body, signed(body), now)
         assert (delivery.event_id, delivery.type) == (json.loads(body)["id"], json.loads(body)["type"]), name
-        if inbound.tells_of_failure(delivery.type):
-            assert inbound.attempt(delivery.event_id, body) is not None, name
+        if inbound.is_payment_failure(delivery.type):
+            assert inbound.failed_attempt(delivery.event_id, body) is not None, name
 
     assert len(recorded.events()) >= 95
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from billing_world import API_KEY
-from paybill_billing.providers.port import Trail
+from paybill_billing.providers.port import ResolvedReference
 from paybill_billing.providers.stripe.resolver import StripeReferenceResolver
 from paybill_contracts.money import Money
 from paybill_runtime.replay.verify import replay
@@ -188,7 +188,7 @@ def page(*data):
 async def test_where_a_refund_belongs_is_found_in_every_version(canned, answers, subscription, invoice, customer):
     traces, _ = canned(answers)
 
-    trail = await traces.trace("refund", "re_1")
+    trail = await traces.resolve("refund", "re_1")
 
     assert (trail.subscription, trail.invoice, trail.customer) == (subscription, invoice, customer)
     assert [returned.id for returned in trail.returned] == ["re_1"]
@@ -197,7 +197,7 @@ async def test_where_a_refund_belongs_is_found_in_every_version(canned, answers,
 async def test_a_refund_that_failed_gave_nothing_back(canned):
     traces, _ = canned({"v1/refunds/re_1": {**REFUND, "status": "failed"}})
 
-    assert (await traces.trace("refund", "re_1")).returned == ()
+    assert (await traces.resolve("refund", "re_1")).returned == ()
 
 
 async def test_an_alert_about_a_lost_event_leads_to_what_the_event_was_about(canned):
@@ -208,9 +208,9 @@ async def test_an_alert_about_a_lost_event_leads_to_what_the_event_was_about(can
     }
     traces, _ = canned({"v2/core/events/evt_1": alert})
 
-    assert await traces.trace("event", "evt_1") == Trail(target="sub_1")
-    assert await traces.trace("event", "evt_2") is None
-    assert await traces.trace("product", "prod_1") == Trail()
+    assert await traces.resolve("event", "evt_1") == ResolvedReference(target="sub_1")
+    assert await traces.resolve("event", "evt_2") is None
+    assert await traces.resolve("product", "prod_1") == ResolvedReference()
 
 
 async def test_items_that_were_cut_off_and_the_schedule_are_asked_for(canned):

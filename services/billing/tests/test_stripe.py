@@ -93,7 +93,7 @@ async def test_a_subscription_is_seen_as_it_is(client, fake):
     opened = await client.open(ORDER, "key-1")
     session = fake.control.pay_checkout(opened.checkout)
 
-    seen = await client.look(session["subscription"])
+    seen = await client.fetch(session["subscription"])
 
     assert (seen.status, seen.customer, seen.tenant) == ("active", opened.customer, ORDER.tenant_id)
     (item,) = seen.items
@@ -102,7 +102,7 @@ async def test_a_subscription_is_seen_as_it_is(client, fake):
 
 
 async def test_a_subscription_that_is_not_there_is_none(client):
-    assert await client.look("sub_none") is None
+    assert await client.fetch("sub_none") is None
 
 
 async def test_leaving_closes_checkouts_and_cancels_subscriptions_and_can_be_done_twice(client, fake):
@@ -111,31 +111,31 @@ async def test_leaving_closes_checkouts_and_cancels_subscriptions_and_can_be_don
     left_open = await client.open(ORDER, "key-2")
 
     for _ in range(2):
-        await client.leave(opened.customer)
+        await client.cancel_all(opened.customer)
 
     assert fake.stripe.subscriptions.retrieve(paid["subscription"]).status == "canceled"
     assert fake.stripe.checkout.sessions.retrieve(left_open.checkout).status == "expired"
 
 
 async def test_a_customer_that_is_not_there_has_nothing_to_leave(client):
-    await client.leave("cus_none")
+    await client.cancel_all("cus_none")
 
 
 async def test_a_wrong_key_is_not_the_tenants_fault(at, fake):
     with pytest.raises(ProviderAwayError, match="does not take our API key"):
-        await at(fake.url, "sk_test_wrong").look("sub_1")
+        await at(fake.url, "sk_test_wrong").fetch("sub_1")
 
 
 async def test_a_provider_that_cannot_be_reached_is_away(at):
     with pytest.raises(ProviderAwayError, match="cannot be reached"):
-        await at(f"http://127.0.0.1:{free_port()}").look("sub_1")
+        await at(f"http://127.0.0.1:{free_port()}").fetch("sub_1")
 
 
 async def test_requests_go_no_faster_than_they_may(at, fake):
     paced = at(fake.url, per_s=20)
     began = time.monotonic()
 
-    await asyncio.gather(*(paced.look("sub_none") for _ in range(11)))
+    await asyncio.gather(*(paced.fetch("sub_none") for _ in range(11)))
 
     assert time.monotonic() - began >= 10 / 20
 
@@ -169,6 +169,6 @@ async def test_the_library_leaves_nothing_in_the_home_directory(client, monkeypa
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
 
-    await client.look("sub_nobody")
+    await client.fetch("sub_nobody")
 
     assert not home.exists()

@@ -173,7 +173,7 @@ async def test_at_period_end_it_becomes_so_when_the_period_ends_and_not_before(b
 
     assert (quote.lines, quote.due_now.minor, quote.next_amount.minor) == ((), 0, 5000)
     assert bought.item().price.unit_amount == 2000
-    seen = await bought.provider.look(bought.id)
+    seen = await bought.provider.fetch(bought.id)
     assert seen.pending.at == quote.effective_at
     assert len(bought.fake.stripe.subscription_schedules.list().data) == 1
     ends = quote.effective_at - bought.now()

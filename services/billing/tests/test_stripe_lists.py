@@ -52,10 +52,10 @@ async def test_subscriptions_are_listed_over_all_pages_with_those_that_ended(pro
         if after is None:
             break
 
-    seen = {one.id: one.status for page in pages for one in page.seen}
-    assert [len(page.seen) for page in pages] == [2, 2, 1]
+    seen = {one.id: one.status for page in pages for one in page.snapshots}
+    assert [len(page.snapshots) for page in pages] == [2, 2, 1]
     assert seen == {bought[0]: "canceled", **dict.fromkeys(bought[1:], "active")}
-    assert [one for page in pages for one in page.seen if one.id == bought[3]] == [await provider.look(bought[3])]
+    assert [one for page in pages for one in page.snapshots if one.id == bought[3]] == [await provider.fetch(bought[3])]
 
 
 async def test_what_nobody_took_is_listed_with_its_body_and_what_was_taken_is_not(provider, fake):

@@ -8,7 +8,7 @@ import pytest
 from billing_samples import NOW
 from billing_world import Publisher, eventually
 from paybill_billing.app import service
-from paybill_billing.providers.port import Given
+from paybill_billing.providers.port import ProviderConfig
 from paybill_billing.providers.registry import connect
 from paybill_billing.settings import Settings
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
@@ -194,7 +194,7 @@ REQUIRED = {"database_url": "postgresql://nobody@127.0.0.1/none", "api_keys_file
 )
 def test_a_provider_that_cannot_be_had_ends_the_start_and_says_what_to_do(more, says):
     with pytest.raises(ConfigurationError, match=says):
-        connect(Settings(**REQUIRED, **more), books=None)
+        connect(Settings(**REQUIRED, **more), store=None)
 
 
 @pytest.mark.parametrize("written", ["acmepay", "[]", '{"acmepay": {"port": {}}}', '{"Acme Pay": {}}'])
@@ -219,15 +219,15 @@ def test_two_packages_with_one_providers_name_are_refused(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
 
     with pytest.raises(ConfigurationError, match="acmeclone, acmepay"):
-        connect(Settings(**REQUIRED, default_provider="manual", providers={"acmepay": {}}), books=None)
+        connect(Settings(**REQUIRED, default_provider="manual", providers={"acmepay": {}}), store=None)
 
 
 def test_a_third_party_is_loaded_only_when_it_is_named():
-    assert list(connect(Settings(**REQUIRED, default_provider="manual"), books=None)) == ["manual"]
+    assert list(connect(Settings(**REQUIRED, default_provider="manual"), store=None)) == ["manual"]
 
 
 def test_a_secret_is_not_shown_with_what_a_provider_is_given():
-    given = Given("acmepay", {"region": "eu"}, {"webhook": "very-secret"}, "http://127.0.0.1/")
+    given = ProviderConfig("acmepay", {"region": "eu"}, {"webhook": "very-secret"}, "http://127.0.0.1/")
 
     assert "eu" in repr(given)
     assert "very-secret" not in repr(given)

@@ -130,7 +130,7 @@ class Scripted:
         self.away = away
         self.looks = []
 
-    async def look(self, subscription):
+    async def fetch(self, subscription):
         self.looks.append(subscription)
         if len(self.looks) <= self.away:
             raise ProviderAwayError(0.1, "it is away")
@@ -248,8 +248,8 @@ async def test_another_tenants_name_written_on_a_subscription_gives_it_nothing(s
 
 async def test_messages_that_come_while_we_look_are_looked_at_too(scripted, signed):
     class Slow(Scripted):
-        async def look(self, subscription):
-            found = await super().look(subscription)
+        async def fetch(self, subscription):
+            found = await super().fetch(subscription)
             if len(self.looks) == 1:
                 body = about("sub_1", found.customer, 2)
                 await self.client.post("/webhooks/stripe", content=body, headers=signed(body))
@@ -281,8 +281,8 @@ async def test_what_should_have_changed_is_looked_at_although_nobody_said_anythi
 @pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
 async def test_what_time_took_while_we_looked_is_not_undone_by_what_we_saw_before(scripted, signed):
     class Slow(Scripted):
-        async def look(self, subscription):
-            found = await super().look(subscription)
+        async def fetch(self, subscription):
+            found = await super().fetch(subscription)
             if len(self.looks) == 2:
                 await self.world.standing(TENANT, "suspended")
             return found
@@ -307,10 +307,10 @@ async def test_what_time_took_while_we_looked_is_not_undone_by_what_we_saw_befor
 
 async def test_who_has_lost_the_lease_records_nothing(scripted, signed):
     class Robbed(Scripted):
-        async def look(self, subscription):
+        async def fetch(self, subscription):
             async with self.running.database.engine.begin() as connection:
                 await connection.exec_driver_sql("UPDATE chassis.lease SET epoch = epoch + 1 WHERE name = 'webhooks'")
-            return await super().look(subscription)
+            return await super().fetch(subscription)
 
     provider, world = await scripted(lambda customer: Robbed(shown(customer)), lambda _: [])
     provider.running = world.served.running
@@ -329,7 +329,7 @@ async def test_who_has_lost_the_lease_looks_at_nothing_any_more(scripted, signed
     class Slow(Scripted):
         ended = None
 
-        async def look(self, subscription):
+        async def fetch(self, subscription):
             self.looks.append(subscription)
             try:
                 await asyncio.sleep(60)

@@ -32,7 +32,7 @@ from paybill_billing.licences.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
 from paybill_billing.providers import domain as providers
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.tables import CONTRACTS, ManualContractTable
-from paybill_billing.providers.port import Connected, Lists, Redelivers
+from paybill_billing.providers.port import Lists, ProviderConnection, Redelivers
 from paybill_billing.providers.registry import connect
 from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.providers.tables import PROVIDERS
@@ -61,7 +61,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._books = ManualContractTable()
-        self._connected: Mapping[str, Connected] = {}
+        self._connected: Mapping[str, ProviderConnection] = {}
         self._arrived: Mapping[str, asyncio.Event] = {}
         self._asked = asyncio.Event()
 

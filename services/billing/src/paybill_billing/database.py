@@ -27,18 +27,18 @@ class Kind(Protocol[S_co]):
         """Returns the state from its JSON."""
 
 
-def document(row: type[StateRow]) -> Label[str]:
+def state_column(row: type[StateRow]) -> Label[str]:
     """Returns the column of the state as text, which is what `Stored.load` reads."""
     return cast(col(row.state), Text).label("state")
 
 
-async def found(context: ServiceContext, kind: Kind[S_co], id_: str) -> S_co | None:
+async def load_state(context: ServiceContext, kind: Kind[S_co], id_: str) -> S_co | None:
     """Returns the committed state of one aggregate, None when it does not exist."""
-    rows = await context.rows(select(document(kind.row)).where(kind.row.id == id_))
+    rows = await context.rows(select(state_column(kind.row)).where(kind.row.id == id_))
     return kind.load(rows[0].state) if rows else None
 
 
-async def page(
+async def load_page(
     context: ServiceContext,
     kind: Kind[S_co],
     after: str | None,
@@ -51,7 +51,7 @@ async def page(
     after: only greater ids. equal: values that columns of the table must have; None for any.
     """
     row = kind.row
-    query = select(col(row.id), document(row)).where(*conditions).order_by(col(row.id)).limit(limit + 1)
+    query = select(col(row.id), state_column(row)).where(*conditions).order_by(col(row.id)).limit(limit + 1)
     for name, value in equal.items():
         if value is not None:
             query = query.where(getattr(row, name) == value)

@@ -8,7 +8,7 @@ from paybill_runtime.http.auth import Role
 
 MAX_PAGE = 200
 
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
+Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
+Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of items.")]
 DryRun = Annotated[bool, Query(description="Returns the result and changes nothing.")]

@@ -13,15 +13,15 @@ from itertools import count
 from typing import Any
 
 from paybill_billing.providers.port import (
-    Connected,
     Delivery,
     DeliveryRefusedError,
     DesiredSubscription,
-    Given,
     Order,
-    Page,
     ProviderAwayError,
+    ProviderConfig,
+    ProviderConnection,
     ProviderRefusedError,
+    SnapshotPage,
 )
 from paybill_billing.providers.port.snapshots import OpenedAccount, PriceSnapshot, ProviderSnapshot, SnapshotItem
 from paybill_contracts.changes import ChangeKind, Proration
@@ -73,12 +73,12 @@ class Remote:
 REMOTES: dict[str, Remote] = {}
 
 
-def connect(given: Given) -> Connected:
+def connect(config: ProviderConfig) -> ProviderConnection:
     """What the entry point names."""
-    if not given.secrets.get("webhook"):
-        raise ConfigurationError(f"the provider {given.name} needs webhook_file, with the secret of its webhooks")
-    remote = REMOTES.setdefault(given.settings.get("remote", "default"), Remote())
-    return Connected(AcmePay(remote), AcmeInbound(given.secrets["webhook"].encode()))
+    if not config.secrets.get("webhook"):
+        raise ConfigurationError(f"the provider {config.name} needs webhook_file, with the secret of its webhooks")
+    remote = REMOTES.setdefault(config.settings.get("remote", "default"), Remote())
+    return ProviderConnection(AcmePay(remote), AcmeInbound(config.secrets["webhook"].encode()))
 
 
 def sign(body: bytes, at: datetime, secret: bytes) -> dict[str, str]:
@@ -102,11 +102,11 @@ class AcmePay:
             self.remote.opened[key] = OpenedAccount(customer, f"ach_{customer}", f"https://acmepay.example/{customer}")
         return self.remote.opened[key]
 
-    async def look(self, subscription: str) -> ProviderSnapshot | None:
+    async def fetch(self, subscription: str) -> ProviderSnapshot | None:
         self._call(f"look {subscription}")
         return self.remote.subscriptions.get(subscription)
 
-    async def leave(self, customer: str) -> None:
+    async def cancel_all(self, customer: str) -> None:
         self._call(f"leave {customer}")
         for id_, seen in self.remote.subscriptions.items():
             if seen.customer == customer:
@@ -126,12 +126,12 @@ class AcmePay:
             self.remote.subscriptions[subscription] = _changed(seen, desired, at)
             self.remote.done.add(key)
 
-    async def subscriptions(self, after: str | None) -> Page:
+    async def subscriptions(self, after: str | None) -> SnapshotPage:
         """One a page, so that pages are used."""
         ids = sorted(self.remote.subscriptions)
         rest = [id_ for id_ in ids if after is None or id_ > after]
         shown = tuple(self.remote.subscriptions[id_] for id_ in rest[:1])
-        return Page(shown, rest[0] if len(rest) > 1 else None)
+        return SnapshotPage(shown, rest[0] if len(rest) > 1 else None)
 
     async def portal(self, customer: str, return_url: str) -> str:
         self._call(f"portal {customer}")
@@ -196,9 +196,9 @@ class AcmeInbound:
             target=subscription,
         )
 
-    def tells_of_failure(self, type_: str) -> bool:
+    def is_payment_failure(self, type_: str) -> bool:
         """What it sends never tells why; a look does."""
         return type_ == "never"
 
-    def attempt(self, event_id: str, body: bytes) -> None:
+    def failed_attempt(self, event_id: str, body: bytes) -> None:
         """As above."""

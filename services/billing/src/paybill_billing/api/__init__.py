@@ -10,7 +10,7 @@ from paybill_billing.catalogue import api as catalogue
 from paybill_billing.entitlements import api as entitlements
 from paybill_billing.licences.api import keys, licences, well_known
 from paybill_billing.providers.manual import api as manual
-from paybill_billing.providers.port import Connected, Lists
+from paybill_billing.providers.port import Lists, ProviderConnection
 from paybill_billing.reconciliation import api as reconciliation
 from paybill_billing.subscriptions.api import changes, plan_migrations, portal, providers
 from paybill_billing.usage.api import check, usage, windows
@@ -18,7 +18,10 @@ from paybill_billing.webhooks.api import messages, receive
 
 
 def router(
-    context: ServiceContext, connected: Mapping[str, Connected], kept: Callable[[str], None], asked: Callable[[], None]
+    context: ServiceContext,
+    connected: Mapping[str, ProviderConnection],
+    kept: Callable[[str], None],
+    asked: Callable[[], None],
 ) -> APIRouter:
     """The routes, on this edge.
 

@@ -10,10 +10,10 @@ from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
-from paybill_billing.database import document, found, page
+from paybill_billing.database import load_page, load_state, state_column
 from paybill_billing.entitlements.api import EntitlementsView
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.http import MAX_PAGE, Limit, Reader
+from paybill_billing.http import MAX_PAGE, Limit, Viewer
 from paybill_billing.subscriptions.domain.accounts import Status
 from paybill_billing.subscriptions.tables import SUBSCRIPTIONS, SubscriptionRow, account_of
 from paybill_billing.usage.tables import METERS, MeterRow
@@ -58,12 +58,12 @@ def router(context: ServiceContext) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["billing"])
 
     @routes.get("/tenants/{tenant_id}/account")
-    async def show_account(tenant_id: TenantId, _: Reader) -> AccountView:
+    async def show_account(tenant_id: TenantId, _: Viewer) -> AccountView:
         """Returns an account with its subscriptions, entitlements and usage."""
         account = await account_of(context, tenant_id)
-        entitlements = await found(context, ENTITLEMENTS, tenant_id)
-        query = select(document(SubscriptionRow)).where(SubscriptionRow.tenant_id == tenant_id)
-        meters = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id)
+        entitlements = await load_state(context, ENTITLEMENTS, tenant_id)
+        query = select(state_column(SubscriptionRow)).where(SubscriptionRow.tenant_id == tenant_id)
+        meters = select(state_column(MeterRow)).where(MeterRow.tenant_id == tenant_id)
         included = (
             {f.meter: f.included for f in entitlements.features if isinstance(f, MeteredFeature)}
             if entitlements
@@ -96,7 +96,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/subscriptions")
     async def show_subscriptions(
-        _: Reader,
+        _: Viewer,
         access: Annotated[AccessState | None, Query(description="Only subscriptions with this access.")] = None,
         after: Annotated[
             SubscriptionId | None, Query(description="Only ids after this one: `next` of the page before.")
@@ -104,7 +104,7 @@ def router(context: ServiceContext) -> APIRouter:
         limit: Limit = 50,
     ) -> SubscriptionPage:
         """Returns a page of subscriptions in the order of their ids."""
-        states, next_ = await page(context, SUBSCRIPTIONS, after, limit, access=access)
+        states, next_ = await load_page(context, SUBSCRIPTIONS, after, limit, access=access)
         return SubscriptionPage(subscriptions=[state.subscription for state in states], next=next_)
 
     return routes

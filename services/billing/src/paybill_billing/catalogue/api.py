@@ -18,8 +18,8 @@ from paybill_billing.catalogue.domain.catalogue import Catalogue, CatalogueRefus
 from paybill_billing.catalogue.domain.differences import Difference, MeterDifference, VersionDifference
 from paybill_billing.catalogue.domain.tiers import Tiers
 from paybill_billing.catalogue.tables import CATALOGUES, TIERS
-from paybill_billing.database import found
-from paybill_billing.http import Reader, Writer
+from paybill_billing.database import load_state
+from paybill_billing.http import Operator, Viewer
 
 File = Annotated[
     str,
@@ -98,14 +98,14 @@ def router(context: ServiceContext) -> APIRouter:
     plans_key, tiers_key = CATALOGUES.key(catalogue.CATALOGUE), TIERS.key(tiers.TIERS)
 
     @routes.get("/catalogue")
-    async def show_catalogue(_: Reader) -> CatalogueView:
+    async def show_catalogue(_: Viewer) -> CatalogueView:
         """Returns the plans on sale, the retired plans, and the meters."""
-        known = catalogue.existing(await found(context, CATALOGUES, catalogue.CATALOGUE))
-        return CatalogueView.of(known, await found(context, TIERS, tiers.TIERS))
+        known = catalogue.existing(await load_state(context, CATALOGUES, catalogue.CATALOGUE))
+        return CatalogueView.of(known, await load_state(context, TIERS, tiers.TIERS))
 
     @routes.post("/catalogue", openapi_extra=_YAML)
     async def publish(
-        request: Request, who: Writer, *, file: File = "plans.yaml", dry_run: DryRun = False
+        request: Request, who: Operator, *, file: File = "plans.yaml", dry_run: DryRun = False
     ) -> PublicationView:
         """Publishes the plans.yaml in the body; its plans are on sale from now on. Idempotent.
 

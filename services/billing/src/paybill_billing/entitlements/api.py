@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import found
+from paybill_billing.database import load_state
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.domain.entitlements import Entitlements, EntitlementsEvent
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.http import Reader, Writer
+from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.tables import account_of
 
 Decision = Callable[[Entitlements | None, UnitOfWork, DecisionContext], list[EntitlementsEvent]]
@@ -146,7 +146,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     async def load(tenant_id: str) -> Entitlements | None:
         """Returns the tenant's entitlements. Raises UnknownTenantError."""
-        current = await found(context, ENTITLEMENTS, tenant_id)
+        current = await load_state(context, ENTITLEMENTS, tenant_id)
         if current is None:
             await account_of(context, tenant_id)
         return current
@@ -170,12 +170,12 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     @routes.get("")
-    async def show_entitlements(tenant_id: TenantId, _: Reader) -> EntitlementsView:
+    async def show_entitlements(tenant_id: TenantId, _: Viewer) -> EntitlementsView:
         """Shows a tenant's entitlements."""
         return EntitlementsView.of(entitlements.existing(await load(tenant_id)))
 
     @routes.post("/overrides", status_code=status.HTTP_201_CREATED)
-    async def override(tenant_id: TenantId, body: OverrideBody, caller: Writer) -> EntitlementsView:
+    async def override(tenant_id: TenantId, body: OverrideBody, caller: Operator) -> EntitlementsView:
         """Replaces or adds a feature for a tenant, from now or from a later time.
 
         Of several overrides of a feature, the one that began last applies. Refused with `nothing_entitled`,
@@ -199,7 +199,7 @@ def router(context: ServiceContext) -> APIRouter:
         return await act(caller, tenant_id, "override_entitlement", decision)
 
     @routes.post("/grants", status_code=status.HTTP_201_CREATED)
-    async def grant(tenant_id: TenantId, body: GrantBody, caller: Writer) -> EntitlementsView:
+    async def grant(tenant_id: TenantId, body: GrantBody, caller: Operator) -> EntitlementsView:
         """Adds an amount to a feature of a tenant, from now or from a later time; grants add up.
 
         Refused with `nothing_entitled`, `invalid_validity`, `not_grantable`, `too_many_overrides`.
@@ -221,7 +221,7 @@ def router(context: ServiceContext) -> APIRouter:
         return await act(caller, tenant_id, "grant_entitlement", decision)
 
     @routes.post("/withdraw")
-    async def withdraw(tenant_id: TenantId, body: WithdrawBody, caller: Writer) -> EntitlementsView:
+    async def withdraw(tenant_id: TenantId, body: WithdrawBody, caller: Operator) -> EntitlementsView:
         """Ends an override or a grant now. Refused with `no_such_override_or_grant` when it has ended."""
 
         def decision(current: Entitlements | None, _: UnitOfWork, at: DecisionContext) -> list[EntitlementsEvent]:

@@ -75,7 +75,7 @@ async def opens_once_for_each_key(rig: Rig) -> None:
 
 async def knows_nothing_of_what_was_never_bought(rig: Rig) -> None:
     """None is no error: it may be another installation's."""
-    _expect(await rig.provider.look("never-bought") is None, "a subscription that never was is None")
+    _expect(await rig.provider.fetch("never-bought") is None, "a subscription that never was is None")
 
 
 async def shows_what_was_bought(rig: Rig) -> None:
@@ -156,7 +156,7 @@ async def lets_a_customer_go_twice(rig: Rig) -> None:
     """With all that it has."""
     _, opened, id_ = await _bought(rig)
     for _ in range(2):
-        await rig.provider.leave(opened.customer)
+        await rig.provider.cancel_all(opened.customer)
     _expect((await _seen(rig, id_)).status == "canceled", "a customer that left has no subscription that runs")
 
 
@@ -164,8 +164,8 @@ async def lets_go_who_never_bought(rig: Rig) -> None:
     """And somebody whom it does not know."""
     order = rig.order()
     opened = await rig.provider.open(order, f"open/{order.tenant_id}")
-    await rig.provider.leave(opened.customer)
-    await rig.provider.leave(opened.customer)
+    await rig.provider.cancel_all(opened.customer)
+    await rig.provider.cancel_all(opened.customer)
 
 
 async def takes_what_is_signed(rig: InboundRig) -> None:
@@ -213,7 +213,7 @@ async def lists_what_there_is_and_what_there_was(rig: Rig) -> None:
     found, after, pages = list[str](), None, 0
     while pages == 0 or after is not None:
         page = await rig.provider.subscriptions(after)
-        found, after, pages = [*found, *(seen.id for seen in page.seen)], page.next, pages + 1
+        found, after, pages = [*found, *(seen.id for seen in page.snapshots)], page.next, pages + 1
     _expect([found.count(id_) for id_ in (first, second)] == [1, 1], "a list has each once, what ended too")
 
 
@@ -263,7 +263,7 @@ async def _bought(rig: Rig) -> tuple[Order, OpenedAccount, str]:
 
 
 async def _seen(rig: Rig, id_: str) -> ProviderSnapshot:
-    seen = await rig.provider.look(id_)
+    seen = await rig.provider.fetch(id_)
     if seen is None:
         raise BrokenPromiseError("what was bought can be looked at, and is never None again")
     return seen

@@ -9,7 +9,7 @@ from paybill_runtime.settings import read_secret
 
 from paybill_billing.providers.manual.domain.contracts import MANUAL
 from paybill_billing.providers.manual.effects import Manual, ManualContractStore
-from paybill_billing.providers.port import Connected, Factory, Given
+from paybill_billing.providers.port import ProviderConfig, ProviderConnection, ProviderFactory
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.providers.stripe.provider import NAME as STRIPE
 from paybill_billing.providers.stripe.provider import Stripe
@@ -19,9 +19,9 @@ GROUP = "paybill.billing_providers"
 """The group of entry points that packages with a provider declare."""
 
 
-def connect(settings: Settings, books: ManualContractStore) -> Mapping[str, Connected]:
+def connect(settings: Settings, store: ManualContractStore) -> Mapping[str, ProviderConnection]:
     """All providers that are configured, by name. Raises ConfigurationError."""
-    connected = {MANUAL: Connected(Manual(books, settings.manual_offer_url))}
+    connected = {MANUAL: ProviderConnection(Manual(store, settings.manual_offer_url))}
     if settings.stripe_api_key_file is not None:
         connected[STRIPE] = _stripe(settings)
     for name in settings.providers:
@@ -29,13 +29,13 @@ def connect(settings: Settings, books: ManualContractStore) -> Mapping[str, Conn
             raise ConfigurationError(
                 f"the setting `providers` is for others than {MANUAL} and {STRIPE}: leave {name} out"
             )
-        connected[name] = _factory(name)(_given(settings, name))
+        connected[name] = _factory(name)(_config(settings, name))
     if settings.default_provider not in connected:
         raise ConfigurationError(_no_default(settings.default_provider, connected))
     return connected
 
 
-def _stripe(settings: Settings) -> Connected:
+def _stripe(settings: Settings) -> ProviderConnection:
     stripe = Stripe(
         settings.stripe_api_key(),
         settings.stripe_api_base,
@@ -45,14 +45,14 @@ def _stripe(settings: Settings) -> Connected:
     secrets = settings.stripe_webhook_secrets()
     # Without a secret its messages cannot be told from forged ones, so that there is no address for them.
     inbound = StripeInbound(secrets, settings.stripe_is_live(), settings.stripe_account) if secrets else None
-    return Connected(stripe, inbound, stripe.close)
+    return ProviderConnection(stripe, inbound, stripe.close)
 
 
-def _factory(name: str) -> Factory:
+def _factory(name: str) -> ProviderFactory:
     found = list(entry_points(group=GROUP, name=name))
     match found:
         case [one]:
-            factory: Factory = one.load()
+            factory: ProviderFactory = one.load()
             return factory
         case []:
             offered = ", ".join(sorted(entry_points(group=GROUP).names)) or "none"
@@ -67,10 +67,10 @@ def _factory(name: str) -> Factory:
             )
 
 
-def _given(settings: Settings, name: str) -> Given:
+def _config(settings: Settings, name: str) -> ProviderConfig:
     written = settings.providers[name]
     paths = {key.removesuffix("_file"): path for key, path in written.items() if key.endswith("_file")}
-    return Given(
+    return ProviderConfig(
         name=name,
         settings={key: value for key, value in written.items() if not key.endswith("_file")},
         secrets={key: read_secret(Path(path)) for key, path in paths.items()},
@@ -78,7 +78,7 @@ def _given(settings: Settings, name: str) -> Given:
     )
 
 
-def _no_default(name: str, connected: Mapping[str, Connected]) -> str:
+def _no_default(name: str, connected: Mapping[str, ProviderConnection]) -> str:
     mend = "set PAYBILL_STRIPE_API_KEY_FILE" if name == STRIPE else f"name {name} in PAYBILL_PROVIDERS"
     others = ", ".join(sorted(connected))
     return f"the default provider {name} is not configured: {mend}, or set PAYBILL_DEFAULT_PROVIDER to one of: {others}"

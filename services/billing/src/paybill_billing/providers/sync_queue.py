@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, Table, Text
 
 from paybill_billing.database import Base
 
-WEBHOOK_TARGETS = Table(
+SYNC_QUEUE = Table(
     "webhook_targets",
     Base.metadata,
     Column("provider", Text, primary_key=True),
@@ -20,7 +20,7 @@ WEBHOOK_TARGETS = Table(
 )
 """Subscriptions and other objects to be looked at again. `seq` grows with every message, so that whoever has looked can
 tell whether more came meanwhile; `reason` says why it waits."""
-Index("webhook_targets_due_idx", WEBHOOK_TARGETS.c.due)
+Index("webhook_targets_due_idx", SYNC_QUEUE.c.due)
 NO_ACCOUNT = "no account has this customer"
 """The `reason` of a target that waits for its customer's account to be opened."""
 

@@ -14,8 +14,8 @@ from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 from sqlmodel import col, select
 
-from paybill_billing.database import document, found, page
-from paybill_billing.http import Limit, Reader, Writer
+from paybill_billing.database import load_page, load_state, state_column
+from paybill_billing.http import Limit, Operator, Viewer
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Run, Status, UnknownRunError
 from paybill_billing.reconciliation.tables import DRIFTS, RUNS, ReconciliationRow, start_run
@@ -66,7 +66,7 @@ def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], 
     routes = APIRouter(prefix="/v1", tags=["reconciliation"])
 
     @routes.post("/providers/{provider}/reconciliations", status_code=status.HTTP_202_ACCEPTED)
-    async def start(provider: Provider, body: Wish, who: Writer) -> RunView:
+    async def start(provider: Provider, body: Wish, who: Operator) -> RunView:
         """Compare all subscriptions of a provider with ours; what differs is a fact, and repaired if wished.
 
         It goes on by itself, over restarts, too: follow it at `/v1/reconciliations/{id}`. Refused with
@@ -92,21 +92,21 @@ def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], 
         return run
 
     @routes.get("/reconciliations")
-    async def show_all(_: Reader, limit: Limit = 50) -> list[RunView]:
+    async def show_all(_: Viewer, limit: Limit = 50) -> list[RunView]:
         """Reconciliations, the newest first."""
-        wanted = select(document(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
+        wanted = select(state_column(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
         return [RunView.of(RUNS.load(row.state)) for row in await context.rows(wanted.limit(limit))]
 
     @routes.get("/reconciliations/{run_id}")
-    async def show(run_id: RunId, _: Reader) -> RunView:
+    async def show(run_id: RunId, _: Viewer) -> RunView:
         """One reconciliation, and how far it is."""
-        run = await found(context, RUNS, run_id)
+        run = await load_state(context, RUNS, run_id)
         if run is None:
             raise UnknownRunError(f"there is no reconciliation {run_id}")
         return RunView.of(run)
 
     @routes.post("/reconciliations/{run_id}/stop")
-    async def stop(run_id: RunId, who: Writer) -> RunView:
+    async def stop(run_id: RunId, who: Operator) -> RunView:
         """End a reconciliation where it is; what it has found and repaired stays."""
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> RunView:
@@ -128,14 +128,14 @@ def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], 
 
     @routes.get("/drifts")
     async def show_drifts(
-        _: Reader,
+        _: Viewer,
         run: Annotated[RunId | None, Query(description="Only what this reconciliation found.")] = None,
         tenant: Annotated[TenantId | None, Query(description="Only this tenant's.")] = None,
         after: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
         limit: Limit = 50,
     ) -> DriftPage:
         """Where a provider and we differed, in the order of their ids, a page at a time."""
-        drifts, next_ = await page(context, DRIFTS, after, limit, run=run, tenant_id=tenant)
+        drifts, next_ = await load_page(context, DRIFTS, after, limit, run=run, tenant_id=tenant)
         return DriftPage(drifts=[drift.found for drift in drifts], next=next_)
 
     return routes

@@ -6,7 +6,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.jobs.effects import Refused
 from sqlalchemy import text
 
-from paybill_billing.database import Base, found
+from paybill_billing.database import Base, load_state
 from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 
@@ -128,7 +128,7 @@ MIGRATION_COUNTS = text(
 
 async def account_of(context: ServiceContext, tenant_id: str) -> Account:
     """Returns the account of a tenant. Raises UnknownTenantError."""
-    account = await found(context, ACCOUNTS, tenant_id)
+    account = await load_state(context, ACCOUNTS, tenant_id)
     if account is None:
         raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
     return account

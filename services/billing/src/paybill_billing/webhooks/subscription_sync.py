@@ -20,7 +20,7 @@ from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.providers.port import Inbound, Provider, ProviderRefusedError, Traces, Trail
+from paybill_billing.providers.port import Inbound, Provider, ProviderRefusedError, ReferenceResolver, ResolvedReference
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
 from paybill_billing.providers.sync_queue import NO_ACCOUNT, enqueue_sync
 from paybill_billing.subscriptions.domain import payments, subscriptions
@@ -79,7 +79,7 @@ class Following:
                 await self._look(target, origin, held)
 
     async def _look(self, target: Row[Any], origin: Origin, held: dict[str, int]) -> None:
-        seen = await self._provider.look(target.target)
+        seen = await self._provider.fetch(target.target)
         if seen is None:
             log.warning("%s does not know %s any more", self._name, target.target)
             await self._context.decide(
@@ -153,9 +153,9 @@ class Following:
 
     async def _trace(self, target: Row[Any], kind: str, id_: str, origin: Origin, held: dict[str, int]) -> None:
         """Find what another object is about: money that goes back is told here, the rest moves to where it belongs."""
-        if not isinstance(self._provider, Traces):
+        if not isinstance(self._provider, ReferenceResolver):
             raise ProviderRefusedError(f"{self._name} shows no {kind}")
-        trail = await self._provider.trace(kind, id_)
+        trail = await self._provider.resolve(kind, id_)
         if trail is None:
             log.warning("%s does not know %s any more", self._name, target.target)
         elif trail.target is not None and trail.target != target.target:
@@ -170,7 +170,7 @@ class Following:
         await self._context.decide(origin, _nothing, extra_statements=partial(_finish, self._done(target)), leases=held)
 
     async def _give_back(
-        self, target: Row[Any], trail: Trail, tenant_id: str, origin: Origin, held: dict[str, int]
+        self, target: Row[Any], trail: ResolvedReference, tenant_id: str, origin: Origin, held: dict[str, int]
     ) -> None:
         about = trail.subscription
         id_ = subscriptions.subscription_id(self._name, about) if about is not None else None
@@ -202,7 +202,7 @@ class Following:
 
     async def _others(self, tenant_id: str, seen: ProviderSnapshot) -> list[str]:
         """The tenant's other subscriptions, any of which may take over from one that need not give access."""
-        if seen.runs:
+        if seen.is_entitling:
             return []
         id_ = subscriptions.subscription_id(self._name, seen.id)
         return [row.id for row in await self._context.rows(_OTHERS, {"tenant_id": tenant_id, "id": id_})]
@@ -212,16 +212,16 @@ class Following:
         if self._inbound is None:
             return []
         waiting = zip(target.ids or (), target.types or (), strict=True)
-        telling = [event_id for event_id, type_ in waiting if self._inbound.tells_of_failure(type_)]
+        telling = [event_id for event_id, type_ in waiting if self._inbound.is_payment_failure(type_)]
         if not telling:
             return []
         found = []
         for row in await self._context.rows(_BODIES, {"provider": self._name, "ids": telling}):
             attempt = None
             if row.body is not None:
-                attempt = self._inbound.attempt(row.event_id, self._context.open_raw(bytes(row.body)))
-            if attempt is None and row.object_id is not None and isinstance(self._provider, Traces):
-                attempt = await self._provider.attempt(row.event_id, row.object_id)
+                attempt = self._inbound.failed_attempt(row.event_id, self._context.open_raw(bytes(row.body)))
+            if attempt is None and row.object_id is not None and isinstance(self._provider, ReferenceResolver):
+                attempt = await self._provider.failed_attempt(row.event_id, row.object_id)
             found += [(attempt, row.created)] if attempt is not None else []
         return found
 

@@ -9,8 +9,8 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from sqlalchemy import text
 
-from paybill_billing.database import found
-from paybill_billing.http import DryRun, Reader
+from paybill_billing.database import load_state
+from paybill_billing.http import DryRun, Viewer
 from paybill_billing.licences.api.views import KeyringView, RotateBody
 from paybill_billing.licences.domain import licence_keys
 from paybill_billing.licences.domain.licence_keys import KEYRING
@@ -27,9 +27,9 @@ def router(context: ServiceContext) -> APIRouter:
     routes = APIRouter(prefix="/v1/licence-keys", tags=["licences"])
 
     @routes.get("")
-    async def show_keys(_: Reader) -> KeyringView:
+    async def show_keys(_: Viewer) -> KeyringView:
         """Lists all keys, the retired ones included; `/.well-known/license-keys.json` lists the trusted ones."""
-        return KeyringView.of(await found(context, KEYRINGS, KEYRING))
+        return KeyringView.of(await load_state(context, KEYRINGS, KEYRING))
 
     @routes.post("/rotate", status_code=status.HTTP_202_ACCEPTED)
     async def rotate(body: RotateBody, caller: Admin, *, dry_run: DryRun = False) -> KeyringView:

@@ -11,10 +11,10 @@ from paybill_licence import KeyId, LicenceId
 from paybill_runtime.decisions.context import Caller, ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 
-from paybill_billing.database import found, page
+from paybill_billing.database import load_page, load_state
 from paybill_billing.entitlements.domain.entitlements import NothingEntitledError
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.http import DryRun, Limit, Reader, Writer
+from paybill_billing.http import DryRun, Limit, Operator, Viewer
 from paybill_billing.licences.api.views import (
     ActivationView,
     IssueBody,
@@ -55,13 +55,13 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     @routes.post("/tenants/{tenant_id}/licences", status_code=status.HTTP_202_ACCEPTED)
-    async def issue(tenant_id: TenantId, body: IssueBody, caller: Writer, *, dry_run: DryRun = False) -> LicenceView:
+    async def issue(tenant_id: TenantId, body: IssueBody, caller: Operator, *, dry_run: DryRun = False) -> LicenceView:
         """Issues the licence of the tenant's entitling subscription. It is signed asynchronously.
 
         An existing licence is reissued if its seats or its validity differ. Refused with
         `subscription_gives_no_access`.
         """
-        entitlements = await found(context, ENTITLEMENTS, tenant_id)
+        entitlements = await load_state(context, ENTITLEMENTS, tenant_id)
         if entitlements is None:
             await account_of(context, tenant_id)
             raise NothingEntitledError(f"{tenant_id} has no subscription yet; a licence needs a subscription")
@@ -92,7 +92,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/licences")
     async def show_all(
-        _: Reader,
+        _: Viewer,
         tenant: Annotated[TenantId | None, Query(description="Only licences of this tenant.")] = None,
         status_: Annotated[Status | None, Query(alias="status", description="Only licences with this status.")] = None,
         kid: Annotated[KeyId | None, Query(description="Only licences signed by this key.")] = None,
@@ -100,21 +100,21 @@ def router(context: ServiceContext) -> APIRouter:
         limit: Limit = 50,
     ) -> LicencePage:
         """Lists licences ordered by id, one page at a time."""
-        issued, next_ = await page(context, LICENCES, after, limit, tenant_id=tenant, status=status_, kid=kid)
+        issued, next_ = await load_page(context, LICENCES, after, limit, tenant_id=tenant, status=status_, kid=kid)
         return LicencePage(licences=[LicenceView.of(licence) for licence in issued], next=next_)
 
     @routes.get("/licences/{licence_id}")
-    async def show(licence_id: LicenceId, _: Reader) -> WholeLicenceView:
+    async def show(licence_id: LicenceId, _: Viewer) -> WholeLicenceView:
         """Shows a licence, its signed text included."""
         return WholeLicenceView.of(await licence_of(licence_id))
 
     @routes.get("/licences/{licence_id}/activations")
-    async def show_activations(licence_id: LicenceId, _: Reader) -> list[ActivationView]:
+    async def show_activations(licence_id: LicenceId, _: Viewer) -> list[ActivationView]:
         """Lists the activated machines, the most recently active one last."""
         return WholeLicenceView.of(await licence_of(licence_id)).activations
 
     @routes.post("/licences/{licence_id}/renew")
-    async def renew(licence_id: LicenceId, caller: Writer, *, dry_run: DryRun = False) -> LicenceView:
+    async def renew(licence_id: LicenceId, caller: Operator, *, dry_run: DryRun = False) -> LicenceView:
         """Renews a licence now; the service does so itself when a third of the validity is left.
 
         Refused with `licence_taken_back`, and with `subscription_gives_no_access` while the licence is lapsing.
@@ -123,7 +123,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/licences/{licence_id}/revoke")
     async def revoke(
-        licence_id: LicenceId, body: ReasonBody, caller: Writer, *, dry_run: DryRun = False
+        licence_id: LicenceId, body: ReasonBody, caller: Operator, *, dry_run: DryRun = False
     ) -> LicenceView:
         """Revokes a licence: adds it to the signed revocation list and ends its renewal. It can be issued again."""
 
@@ -134,7 +134,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/licences/{licence_id}/activate")
     async def activate(
-        licence_id: LicenceId, body: MachineBody, caller: Writer, *, dry_run: DryRun = False
+        licence_id: LicenceId, body: MachineBody, caller: Operator, *, dry_run: DryRun = False
     ) -> LicenceView:
         """Activates a machine on a seat; repeated for the same machine, it records a sign of life.
 
@@ -150,7 +150,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/licences/{licence_id}/deactivate")
     async def deactivate(
-        licence_id: LicenceId, body: MachineBody, caller: Writer, *, dry_run: DryRun = False
+        licence_id: LicenceId, body: MachineBody, caller: Operator, *, dry_run: DryRun = False
     ) -> LicenceView:
         """Releases a machine's seat."""
         return await act(
@@ -162,7 +162,7 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     async def licence_of(licence_id: str) -> Licence:
-        return _existing(await found(context, LICENCES, licence_id), licence_id)
+        return _existing(await load_state(context, LICENCES, licence_id), licence_id)
 
     return routes
 

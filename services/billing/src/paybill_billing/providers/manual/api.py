@@ -20,8 +20,8 @@ from sqlmodel import col
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import found, page
-from paybill_billing.http import DryRun, Limit, Reader, Writer
+from paybill_billing.database import load_page, load_state
+from paybill_billing.http import DryRun, Limit, Operator, Viewer
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.domain.contracts import (
     MANUAL,
@@ -184,22 +184,22 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/offers")
     async def show_offers(
-        _: Reader,
+        _: Viewer,
         after: Annotated[ContractId | None, Query(description="Only ids behind this one.")] = None,
         limit: Limit = 50,
     ) -> OfferPage:
         """What was offered and not ordered yet, a page at a time."""
-        offered, next_ = await page(context, CONTRACTS, after, limit, _OFFERED)
+        offered, next_ = await load_page(context, CONTRACTS, after, limit, _OFFERED)
         return OfferPage(offers=[ManualContractView.of(state) for state in offered], next=next_)
 
     @routes.get("/contracts/{tenant_id}")
-    async def show(tenant_id: TenantId, _: Reader) -> ManualContractView:
+    async def show(tenant_id: TenantId, _: Viewer) -> ManualContractView:
         """A tenant's offer, contract and invoices."""
-        return ManualContractView.of(existing(await found(context, CONTRACTS, contract_id(tenant_id)), tenant_id))
+        return ManualContractView.of(existing(await load_state(context, CONTRACTS, contract_id(tenant_id)), tenant_id))
 
     @routes.post("/contracts/{tenant_id}/offer")
     async def offer(
-        tenant_id: TenantId, body: OfferBody, who: Writer, *, dry_run: DryRun = False
+        tenant_id: TenantId, body: OfferBody, who: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
         """Offer something, instead of what was offered before.
 
@@ -217,7 +217,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/contracts/{tenant_id}/accept")
     async def accept(
-        tenant_id: TenantId, body: AcceptBody, who: Writer, *, dry_run: DryRun = False
+        tenant_id: TenantId, body: AcceptBody, who: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
         """Take the customer's purchase order: access begins, and the first invoice is issued.
 
@@ -243,7 +243,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/invoices")
     async def show_invoices(
-        _: Reader,
+        _: Viewer,
         status: Annotated[InvoiceStatus | None, Query(description="Only those that stand so.")] = None,
         tenant_id: Annotated[TenantId | None, Query(description="Only those of this tenant.")] = None,
         after: Annotated[InvoiceId | None, Query(description="Only ids behind this one.")] = None,
@@ -261,7 +261,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/invoices/{invoice_id}/paid")
     async def paid(
-        invoice_id: InvoiceId, body: PaidBody, who: Writer, *, dry_run: DryRun = False
+        invoice_id: InvoiceId, body: PaidBody, who: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
         """Note that the money has come. Doing it twice is no error.
 
@@ -276,7 +276,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/invoices/{invoice_id}/void")
     async def void(
-        invoice_id: InvoiceId, body: VoidBody, who: Writer, *, dry_run: DryRun = False
+        invoice_id: InvoiceId, body: VoidBody, who: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
         """Have nobody owe it any more. Doing it twice is no error.
 

@@ -69,12 +69,12 @@ class Manual:
             await self._store.decide(id_, key, decide, follow=False)
         return OpenedAccount(customer=id_, checkout=id_, checkout_url=f"{self._offer_url}{id_}")
 
-    async def look(self, subscription: str) -> ProviderSnapshot | None:
+    async def fetch(self, subscription: str) -> ProviderSnapshot | None:
         """The contract as any provider would show it; None before something was ordered."""
         state = await self._store.read(subscription)
         return None if state is None or state.contract is None else seen(state, state.contract)
 
-    async def leave(self, customer: str) -> None:
+    async def cancel_all(self, customer: str) -> None:
         """End the contract and withdraw the offer. Invoices that are open stay owed until they are paid or voided."""
         with _answers():
             await self._store.decide(

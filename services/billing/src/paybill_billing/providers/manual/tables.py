@@ -8,7 +8,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from sqlmodel import col, select
 
-from paybill_billing.database import Base, document
+from paybill_billing.database import Base, state_column
 from paybill_billing.providers.manual.domain import contracts
 from paybill_billing.providers.manual.domain.contracts import MANUAL, Decide, ManualContract
 from paybill_billing.providers.sync_queue import enqueue_sync
@@ -39,7 +39,7 @@ class ManualContractTable:
 
     async def read(self, id_: str) -> ManualContract | None:
         """An agreement as it is now; None when there is none."""
-        query = select(document(ContractRow)).where(col(ContractRow.id) == id_)
+        query = select(state_column(ContractRow)).where(col(ContractRow.id) == id_)
         rows = await self._begun().rows(query)
         return CONTRACTS.load(rows[0].state) if rows else None
 

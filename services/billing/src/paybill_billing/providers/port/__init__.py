@@ -75,7 +75,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Trail:
+class ResolvedReference:
     """Where an object of the provider leads.
 
     target: what else is to be looked at because of it. returned: what is to be remembered for itself. customer: whose
@@ -90,7 +90,7 @@ class Trail:
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class UndeliveredPage:
     """A page of verified messages that were not delivered, each with its body; `next` is None on the last."""
 
     messages: tuple[tuple[Delivery, bytes], ...]
@@ -98,10 +98,10 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SnapshotPage:
     """A page of subscriptions as the provider shows them now; `next` is None on the last."""
 
-    seen: tuple[ProviderSnapshot, ...]
+    snapshots: tuple[ProviderSnapshot, ...]
     next: str | None
 
 
@@ -121,10 +121,10 @@ class Inbound(Protocol):
     def receive(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Delivery:
         """The message in a request. Raises DeliveryRefusedError."""
 
-    def tells_of_failure(self, type_: str) -> bool:
+    def is_payment_failure(self, type_: str) -> bool:
         """Whether messages of this type tell of a failed attempt to collect."""
 
-    def attempt(self, event_id: str, body: bytes) -> CollectionAttempt | None:
+    def failed_attempt(self, event_id: str, body: bytes) -> CollectionAttempt | None:
         """The failed attempt in such a message; None when it tells too little, and its object has to be asked for."""
 
 
@@ -134,10 +134,10 @@ class Provider(Protocol):
     async def open(self, order: Order, key: str) -> OpenedAccount:
         """Make the customer and a checkout for it, once for each `key`."""
 
-    async def look(self, subscription: str) -> ProviderSnapshot | None:
+    async def fetch(self, subscription: str) -> ProviderSnapshot | None:
         """The subscription as it is now; None when the provider never had it."""
 
-    async def leave(self, customer: str) -> None:
+    async def cancel_all(self, customer: str) -> None:
         """Cancel all that the customer has, and close every checkout."""
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
@@ -159,13 +159,13 @@ class Adopts(Protocol):
 
 
 @runtime_checkable
-class Traces(Protocol):
+class ReferenceResolver(Protocol):
     """A provider whose messages may name an object and say no more, or one that is no subscription."""
 
-    async def trace(self, kind: str, id_: str) -> Trail | None:
+    async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Where the object leads; None when the provider never had it."""
 
-    async def attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
+    async def failed_attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
         """The failed attempt that the event was about, as the invoice shows it; None when there was none."""
 
 
@@ -173,7 +173,7 @@ class Traces(Protocol):
 class Redelivers(Protocol):
     """A provider that says which of its messages nobody took."""
 
-    async def undelivered(self, since: datetime, after: str | None) -> Missed:
+    async def undelivered(self, since: datetime, after: str | None) -> UndeliveredPage:
         """A page of what was not delivered since then, the oldest page last; `after`: the page before's `next`."""
 
 
@@ -181,7 +181,7 @@ class Redelivers(Protocol):
 class Lists(Protocol):
     """A provider that lists all subscriptions, those that ended too."""
 
-    async def subscriptions(self, after: str | None) -> Page:
+    async def subscriptions(self, after: str | None) -> SnapshotPage:
         """A page of them; `after`: the page before's `next`."""
 
 
@@ -204,12 +204,12 @@ class Portal(Protocol):
         """A link for this customer, good for a short while."""
 
 
-async def _nothing_to_close() -> None:
+async def _close_nothing() -> None:
     """Most providers hold no connection."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ProviderConfig:
     """What a provider is made of: its own part of the setting `providers`.
 
     settings: as written. secrets: the content of the files that names ending in `_file` point at, under the names
@@ -223,15 +223,15 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
+class ProviderConnection:
     """A provider that can be used. inbound: None when it sends no messages. close: gives its connections back."""
 
     provider: Provider
     inbound: Inbound | None = None
-    close: Callable[[], Awaitable[None]] = _nothing_to_close
+    close: Callable[[], Awaitable[None]] = _close_nothing
 
 
-Factory = Callable[[Given], Connected]
+ProviderFactory = Callable[[ProviderConfig], ProviderConnection]
 """What the entry points of the group `paybill.billing_providers` name. Raises ConfigurationError."""
 
 

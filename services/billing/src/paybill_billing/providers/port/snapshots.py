@@ -64,7 +64,7 @@ class ProviderSnapshot:
     pending: PendingSnapshot | None = None
 
     @property
-    def runs(self) -> bool:
+    def is_entitling(self) -> bool:
         """Whether it gives access, whatever we knew of it."""
         return self.status in _RUNNING and not self.collection_paused
 

@@ -55,11 +55,11 @@ class StripeInbound:
         event = _object(text)
         return replace(delivery_of(event, now), quarantine=self._quarantine_reason(event))
 
-    def tells_of_failure(self, type_: str) -> bool:
+    def is_payment_failure(self, type_: str) -> bool:
         """Whether messages of this type tell of a failed attempt to collect."""
         return type_ in _FAILED
 
-    def attempt(self, event_id: str, body: bytes) -> CollectionAttempt | None:
+    def failed_attempt(self, event_id: str, body: bytes) -> CollectionAttempt | None:
         """The failed attempt in such a message; None when it tells too little, as a thin one does."""
         try:
             return attempt(event_id, _item(_object(_text(body))))

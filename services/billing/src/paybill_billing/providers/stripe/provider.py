@@ -15,11 +15,11 @@ from paybill_billing.providers.port import (
     DesiredSubscription,
     MalformedObjectError,
     MeterReading,
-    Missed,
     Order,
-    Page,
     ProviderRefusedError,
-    Trail,
+    ResolvedReference,
+    SnapshotPage,
+    UndeliveredPage,
 )
 from paybill_billing.providers.port.snapshots import CollectionAttempt, OpenedAccount, ProviderSnapshot
 from paybill_billing.providers.stripe import mappers
@@ -96,7 +96,7 @@ class Stripe:
             held = await v1.subscriptions.list_async({"customer": customer, "limit": PAGE})
             return tuple([subscription.id async for subscription in held.auto_paging_iter()])
 
-    async def look(self, subscription: str) -> ProviderSnapshot | None:
+    async def fetch(self, subscription: str) -> ProviderSnapshot | None:
         """The subscription as it is now. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
         try:
             with answers():
@@ -108,15 +108,15 @@ class Stripe:
             return None
         return mappers.seen(await self._resolver.whole(found.data))
 
-    async def trace(self, kind: str, id_: str) -> Trail | None:
+    async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Where an object leads. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
-        return await self._resolver.trace(kind, id_)
+        return await self._resolver.resolve(kind, id_)
 
-    async def attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
+    async def failed_attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
         """The failed attempt that the event was about, as the invoice shows it now."""
-        return await self._resolver.attempt(event_id, invoice)
+        return await self._resolver.failed_attempt(event_id, invoice)
 
-    async def leave(self, customer: str) -> None:
+    async def cancel_all(self, customer: str) -> None:
         """Close every checkout, so that nothing new begins; then cancel what there is. Doing it twice is no error."""
         v1 = self._client.v1
         with answers(), suppress(MissingError):
@@ -137,7 +137,7 @@ class Stripe:
         """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
         await self._changes.change(subscription, desired, at, key)
 
-    async def undelivered(self, since: datetime, after: str | None) -> Missed:
+    async def undelivered(self, since: datetime, after: str | None) -> UndeliveredPage:
         """A page of what was not delivered since then, the oldest page last; `after`: the page before's `next`.
 
         Stripe keeps events for 30 days. Who may list them is whose events they are, so they carry no signature.
@@ -152,9 +152,9 @@ class Stripe:
                 log.warning("an event in Stripe's list is left out: %s", error)
             else:
                 messages.append((delivery, json.dumps(event).encode()))
-        return Missed(tuple(messages), next_)
+        return UndeliveredPage(tuple(messages), next_)
 
-    async def subscriptions(self, after: str | None) -> Page:
+    async def subscriptions(self, after: str | None) -> SnapshotPage:
         """A page of them, those that ended too; `after`: the page before's `next`."""
         found, next_ = await self._page("/v1/subscriptions", after, status="all", expand=["data.latest_invoice"])
         seen = []
@@ -164,7 +164,7 @@ class Stripe:
             except MalformedObjectError as error:
                 # It may be none of ours, and must not hide all that are behind it.
                 log.warning("a subscription in Stripe's list is left out: %s", error)
-        return Page(tuple(seen), next_)
+        return SnapshotPage(tuple(seen), next_)
 
     async def report(self, reading: MeterReading, key: str) -> None:
         """Add to the customer's meter, once for each `key`."""

@@ -6,7 +6,7 @@ from urllib.parse import quote as quoted
 
 import stripe
 
-from paybill_billing.providers.port import MalformedObjectError, ProviderRefusedError, Trail
+from paybill_billing.providers.port import MalformedObjectError, ProviderRefusedError, ResolvedReference
 from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, Refund
 from paybill_billing.providers.stripe.client import MissingError, answers
 from paybill_billing.providers.stripe.mappers import Json, attempt, customer_of, id_of, items_of, subscription_of
@@ -31,7 +31,7 @@ class StripeReferenceResolver:
     def __init__(self, client: stripe.StripeClient) -> None:
         self._client = client
 
-    async def trace(self, kind: str, id_: str) -> Trail | None:
+    async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Where the object leads; None when Stripe never had it. Raises ShapeError."""
         match kind:
             case "charge":
@@ -45,14 +45,16 @@ class StripeReferenceResolver:
             case "event":
                 found = await self._find("/v2/core/events", id_)
                 named = related(found) if found is not None else None
-                return Trail(target=target_of(*named)) if named is not None else None
+                return ResolvedReference(target=target_of(*named)) if named is not None else None
             case _ if kind in LEADING:
                 found = await self._find(LEADING[kind], id_)
-                return Trail(target=subscription_of({"object": kind, **found})) if found is not None else None
+                return (
+                    ResolvedReference(target=subscription_of({"object": kind, **found})) if found is not None else None
+                )
             case _:
-                return Trail()
+                return ResolvedReference()
 
-    async def attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
+    async def failed_attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
         """The failed attempt that the event was about, as the invoice shows it now."""
         found = await self._find("/v1/invoices", invoice)
         return attempt(event_id, found) if found is not None else None
@@ -69,7 +71,7 @@ class StripeReferenceResolver:
             whole["schedule"] = await self._find("/v1/subscription_schedules", schedule, expand=["phases.items.price"])
         return whole
 
-    async def _charge(self, id_: str) -> Trail | None:
+    async def _charge(self, id_: str) -> ResolvedReference | None:
         """All refunds and disputes of a charge: events of one name only the charge, since 2022-11-15."""
         charge = await self._find("/v1/charges", id_)
         if charge is None:
@@ -79,7 +81,7 @@ class StripeReferenceResolver:
         disputes = (await self._get("/v1/disputes", charge=id_, limit=PAGE)).get("data", []) if disputed else []
         return await self._paid({"charge": charge}, [*map(refund, refunds), *map(dispute, disputes)])
 
-    async def _paid(self, found: Json, returned: list[Refund | Dispute | None]) -> Trail:
+    async def _paid(self, found: Json, returned: list[Refund | Dispute | None]) -> ResolvedReference:
         """Who had paid, and what for: by the charge's invoice, by its payment's, or by nothing but the customer."""
         charge = found.get("charge")
         charge = charge if isinstance(charge, dict) else {}
@@ -87,7 +89,7 @@ class StripeReferenceResolver:
             invoice_of(charge), id_of(found.get("payment_intent") or charge.get("payment_intent"))
         )
         holders = (charge, invoice or {}, found)
-        return Trail(
+        return ResolvedReference(
             returned=tuple(each for each in returned if each is not None),
             customer=next((customer for holder in holders if (customer := customer_of(holder))), None),
             subscription=subscription_of({"object": "invoice", **invoice}) if invoice else None,

@@ -108,7 +108,7 @@ class Reconciler:
         run = RUNS.load(rows[0].state)
         if not run.listed:
             page = await self._provider.subscriptions(run.after)
-            await self._compare(run, page.seen, held, after=page.next, listed=page.next is None)
+            await self._compare(run, page.snapshots, held, after=page.next, listed=page.next is None)
         else:
             await self._compare_mine(run, held)
         return True
@@ -131,7 +131,7 @@ class Reconciler:
         )
         seen, gone = [], []
         for row in rows:
-            found = await self._provider.look(row.theirs)
+            found = await self._provider.fetch(row.theirs)
             if found is None:
                 gone.append(row)
             else:

@@ -24,8 +24,8 @@ from sqlmodel import select
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import found, page
-from paybill_billing.http import Limit, Reader, Writer
+from paybill_billing.database import load_page, load_state
+from paybill_billing.http import Limit, Operator, Viewer
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError
 from paybill_billing.subscriptions.domain.changes import Change, ChangeEvent, Status, UnknownChangeError
@@ -140,7 +140,7 @@ class ChangePage(BaseModel):
 
 
 async def _subscription(context: ServiceContext, subscription_id: str) -> Subscription:
-    state = await found(context, SUBSCRIPTIONS, subscription_id)
+    state = await load_state(context, SUBSCRIPTIONS, subscription_id)
     if state is None:
         raise UnknownSubscriptionError(f"there is no subscription {subscription_id}")
     return state.subscription
@@ -157,7 +157,9 @@ def router(context: ServiceContext) -> APIRouter:
 
 def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
     @routes.post("/subscriptions/{subscription_id}/changes", status_code=status.HTTP_202_ACCEPTED)
-    async def request(subscription_id: SubscriptionId, body: ChangeBody, who: Writer, response: Response) -> ChangeView:
+    async def request(
+        subscription_id: SubscriptionId, body: ChangeBody, who: Operator, response: Response
+    ) -> ChangeView:
         """Requests a change. The provider quotes it, and it is applied when the quote is confirmed.
 
         An `Idempotency-Key` makes retries safe. Refused with `change_open` while another change of the
@@ -216,13 +218,13 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
 
 def _read_routes(routes: APIRouter, context: ServiceContext) -> None:
     @routes.get("/subscriptions/{subscription_id}")
-    async def show_subscription(subscription_id: SubscriptionId, _: Reader) -> Subscription:
+    async def show_subscription(subscription_id: SubscriptionId, _: Viewer) -> Subscription:
         """Returns a subscription as of the last sync with its provider."""
         return await _subscription(context, subscription_id)
 
     @routes.get("/changes")
     async def show_all(
-        _: Reader,
+        _: Viewer,
         subscription_id: Annotated[
             SubscriptionId | None, Query(description="Only changes of this subscription.")
         ] = None,
@@ -232,15 +234,15 @@ def _read_routes(routes: APIRouter, context: ServiceContext) -> None:
         limit: Limit = 50,
     ) -> ChangePage:
         """Returns a page of changes in the order of their ids."""
-        found_changes, next_ = await page(
+        found_changes, next_ = await load_page(
             context, CHANGES, after, limit, subscription_id=subscription_id, move_id=move_id, status=status_
         )
         return ChangePage(changes=[ChangeView.of(change) for change in found_changes], next=next_)
 
     @routes.get("/changes/{change_id}")
-    async def show(change_id: ChangeId, _: Reader) -> ChangeView:
+    async def show(change_id: ChangeId, _: Viewer) -> ChangeView:
         """Returns a change with its quote and status."""
-        return ChangeView.of(changes.existing(await found(context, CHANGES, change_id), change_id))
+        return ChangeView.of(changes.existing(await load_state(context, CHANGES, change_id), change_id))
 
 
 def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
@@ -271,7 +273,7 @@ def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
         )
 
     @routes.post("/changes/{change_id}/confirm", status_code=status.HTTP_202_ACCEPTED)
-    async def confirm(change_id: ChangeId, body: ConfirmBody, who: Writer) -> ChangeView:
+    async def confirm(change_id: ChangeId, body: ConfirmBody, who: Operator) -> ChangeView:
         """Confirms a quote; the change is then applied, and events report the new subscription.
 
         Refused with `change_not_quoted_yet`, `quote_changed`, `quote_expired`, `change_over`, or because the current
@@ -288,6 +290,6 @@ def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
         return await act(who, change_id, "confirm_change", decision)
 
     @routes.post("/changes/{change_id}/discard")
-    async def discard(change_id: ChangeId, who: Writer) -> ChangeView:
+    async def discard(change_id: ChangeId, who: Operator) -> ChangeView:
         """Discards a change that is not confirmed. Refused with `change_confirmed` or `change_over`."""
         return await act(who, change_id, "discard_change", lambda _unit, change, _at: changes.discard(change))

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import found
-from paybill_billing.http import Limit, Reader, Writer
+from paybill_billing.database import load_state
+from paybill_billing.http import Limit, Operator, Viewer
 from paybill_billing.subscriptions.api.changes import MAX_COUNT, When
 from paybill_billing.subscriptions.domain import changes, plan_migrations
 from paybill_billing.subscriptions.domain.change_requests import NoSuchPriceError, price_index
@@ -140,14 +140,14 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/preview")
     async def preview(
-        _: Reader,
+        _: Viewer,
         from_plan: Annotated[Key, Query()],
         from_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
         to_plan: Annotated[Key, Query()],
         to_version: Annotated[int, Query(ge=1, le=MAX_COUNT)],
     ) -> PlanMigrationPreview:
         """Returns the subscriptions that would change, their prices before and after, and the feature differences."""
-        known = catalogue.existing(await found(context, CATALOGUES, catalogue.CATALOGUE))
+        known = catalogue.existing(await load_state(context, CATALOGUES, catalogue.CATALOGUE))
         before = catalogue.published(known, from_plan, from_version).plan
         after = catalogue.published(known, to_plan, to_version).plan
         groups = await context.rows(SUBSCRIBER_GROUPS, {"plan": from_plan, "version": str(from_version)})
@@ -167,7 +167,7 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     @routes.post("", status_code=status.HTTP_202_ACCEPTED)
-    async def start(body: PlanMigrationBody, who: Writer, response: Response) -> PlanMigrationView:
+    async def start(body: PlanMigrationBody, who: Operator, response: Response) -> PlanMigrationView:
         """Starts a plan migration: every subscription of the old version gets a confirmed change to the new one.
 
         It runs in the background and survives restarts. Refused with `unknown_plan`, `same_version`, `nobody_to_move`,
@@ -208,7 +208,7 @@ def router(context: ServiceContext) -> APIRouter:
         return view
 
     @routes.get("")
-    async def show_all(_: Reader, limit: Limit = 50) -> list[PlanMigrationView]:
+    async def show_all(_: Viewer, limit: Limit = 50) -> list[PlanMigrationView]:
         """Returns the plan migrations in the order of their ids."""
         rows = await context.rows(MIGRATION_COUNTS, {"id": "", "limit": limit})
         return [
@@ -216,7 +216,7 @@ def router(context: ServiceContext) -> APIRouter:
         ]
 
     @routes.get("/{move_id}")
-    async def show(move_id: MigrationId, _: Reader) -> PlanMigrationView:
+    async def show(move_id: MigrationId, _: Viewer) -> PlanMigrationView:
         """Returns a plan migration with its progress; its refusals: `/v1/changes?move_id=…&status=refused`."""
         rows = await context.rows(MIGRATION_COUNTS, {"id": move_id, "limit": 1})
         if not rows:
@@ -224,12 +224,12 @@ def router(context: ServiceContext) -> APIRouter:
         return PlanMigrationView.of(PLAN_MIGRATIONS.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)
 
     @routes.post("/{move_id}/pause")
-    async def pause(move_id: MigrationId, body: PauseBody, who: Writer) -> PlanMigrationView:
+    async def pause(move_id: MigrationId, body: PauseBody, who: Operator) -> PlanMigrationView:
         """Pauses the migration after the current batch. Refused with `move_finished`."""
         return await act(who, move_id, "pause_move", lambda migration: plan_migrations.pause(migration, body.reason))
 
     @routes.post("/{move_id}/resume")
-    async def resume(move_id: MigrationId, who: Writer) -> PlanMigrationView:
+    async def resume(move_id: MigrationId, who: Operator) -> PlanMigrationView:
         """Resumes a paused migration. Refused with `move_finished`."""
         return await act(who, move_id, "resume_move", plan_migrations.resume)
 

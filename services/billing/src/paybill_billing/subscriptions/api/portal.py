@@ -11,8 +11,8 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 
-from paybill_billing.http import Writer
-from paybill_billing.providers.port import Connected, Portal, ProviderAwayError, ProviderRefusedError
+from paybill_billing.http import Operator
+from paybill_billing.providers.port import Portal, ProviderAwayError, ProviderConnection, ProviderRefusedError
 from paybill_billing.subscriptions.tables import account_of
 
 TIMEOUT_S = 8.0
@@ -32,13 +32,13 @@ class PortalView(BaseModel):
     url: Annotated[Url, Field(description="Expires soon; the provider sets the time.")]
 
 
-def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRouter:
+def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the route of the customer portal. connected: the providers by name."""
     routes = APIRouter(prefix="/v1", tags=["portal"])
     concurrency = asyncio.Semaphore(AT_ONCE)
 
     @routes.post("/tenants/{tenant_id}/portal")
-    async def open_portal(tenant_id: TenantId, _: Writer, response: Response) -> PortalView:
+    async def open_portal(tenant_id: TenantId, _: Operator, response: Response) -> PortalView:
         """Creates a link to the customer portal. Nothing is recorded, and each call creates another link.
 
         Refused with `no_portal`; 502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.

@@ -11,9 +11,9 @@ from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
-from paybill_billing.database import document
-from paybill_billing.http import Reader
-from paybill_billing.providers.port import Adopts, Connected, Lists, Meters, Portal, Redelivers
+from paybill_billing.database import state_column
+from paybill_billing.http import Viewer
+from paybill_billing.providers.port import Adopts, Lists, Meters, Portal, ProviderConnection, Redelivers
 from paybill_billing.subscriptions.domain.accounts import Status
 from paybill_billing.subscriptions.tables import ACCOUNTS, AccountRow
 
@@ -57,12 +57,12 @@ class UnknownCustomerError(NotFoundError):
     code = "unknown_customer"
 
 
-def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRouter:
+def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the routes of the providers. connected: the providers by name."""
     routes = APIRouter(prefix="/v1/providers", tags=["providers"])
 
     @routes.get("")
-    async def show_providers(_: Reader) -> list[ProviderView]:
+    async def show_providers(_: Viewer) -> list[ProviderView]:
         """Returns the providers of this installation in the order of their names."""
         default = context.settings.default_provider
         return [
@@ -74,10 +74,12 @@ def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRo
     async def show_customer(
         provider: Annotated[Key, Path(description="The provider's name, such as `stripe`.")],
         customer: Annotated[ProviderId, Path(description="The customer's id there.")],
-        _: Reader,
+        _: Viewer,
     ) -> CustomerView:
         """Returns the tenant of a customer whose account is open. It does not call the provider."""
-        rows = await context.rows(select(document(AccountRow)).where(AccountRow.customer == f"{provider}/{customer}"))
+        rows = await context.rows(
+            select(state_column(AccountRow)).where(AccountRow.customer == f"{provider}/{customer}")
+        )
         if not rows:
             raise UnknownCustomerError(f"no account has the customer {customer} of {provider}")
         account = ACCOUNTS.load(rows[0].state)
@@ -86,7 +88,7 @@ def router(context: ServiceContext, connected: Mapping[str, Connected]) -> APIRo
     return routes
 
 
-def capabilities(one: Connected) -> list[Capability]:
+def capabilities(one: ProviderConnection) -> list[Capability]:
     """Returns the optional capabilities of a provider."""
     ports: Mapping[Capability, type[object]] = {
         Capability.REDELIVERS: Redelivers,

@@ -62,7 +62,7 @@ async def cancel(job: Job[CancellationRequested], providers: Providers) -> Async
     """Cancels all that the tenant has at its provider. The changes arrive as webhooks."""
     if job.event.customer is not None:
         with provider_errors():
-            await providers[job.event.provider].leave(job.event.customer)
+            await providers[job.event.provider].cancel_all(job.event.customer)
     yield Outcome(_nothing, last=True)
 
 

@@ -9,9 +9,9 @@ from paybill_contracts.values import Count, Key, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from paybill_billing.database import found
+from paybill_billing.database import load_state
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.http import Reader
+from paybill_billing.http import Viewer
 from paybill_billing.subscriptions.tables import account_of
 from paybill_billing.usage.domain import usage
 from paybill_billing.usage.tables import METERS
@@ -46,9 +46,9 @@ def router(context: ServiceContext) -> APIRouter:
     routes = APIRouter(prefix="/v1/tenants/{tenant_id}/entitlements", tags=["entitlements"])
 
     @routes.post("/check")
-    async def check_feature(tenant_id: TenantId, body: CheckBody, _: Reader) -> CheckView:
+    async def check_feature(tenant_id: TenantId, body: CheckBody, _: Viewer) -> CheckView:
         """Checks one feature of a tenant for an additional quantity. Reserves and counts nothing."""
-        current = await found(context, ENTITLEMENTS, tenant_id)
+        current = await load_state(context, ENTITLEMENTS, tenant_id)
         if current is None:
             await account_of(context, tenant_id)
         used = body.used
@@ -56,7 +56,9 @@ def router(context: ServiceContext) -> APIRouter:
             [f for f in current.features if isinstance(f, MeteredFeature) and f.key == body.feature] if current else []
         )
         for feature in metered:
-            used = usage.used_now(await found(context, METERS, usage.meter_id(tenant_id, feature.meter)), context.now())
+            used = usage.used_now(
+                await load_state(context, METERS, usage.meter_id(tenant_id, feature.meter)), context.now()
+            )
         result = check(current, body.feature, used=used, requested=body.want)
         return CheckView(
             allowed=result.allowed,

@@ -11,9 +11,9 @@ from sqlmodel import select
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import document, found
+from paybill_billing.database import load_state, state_column
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.http import Reader, Writer
+from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.tables import ACCOUNTS, account_of
 from paybill_billing.usage.api.views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView
 from paybill_billing.usage.domain import usage
@@ -30,11 +30,11 @@ def router(context: ServiceContext) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["usage"])
 
     @routes.get("/tenants/{tenant_id}/usage")
-    async def show_usage(tenant_id: TenantId, _: Reader) -> TenantUsageView:
+    async def show_usage(tenant_id: TenantId, _: Viewer) -> TenantUsageView:
         """Shows a tenant's current usage and its allowances."""
         await account_of(context, tenant_id)
-        entitlements = await found(context, ENTITLEMENTS, tenant_id)
-        query = select(document(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
+        entitlements = await load_state(context, ENTITLEMENTS, tenant_id)
+        query = select(state_column(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
         meters = {meter.meter: meter for row in await context.rows(query) for meter in [METERS.load(row.state)]}
         names = sorted({feature.meter for feature in metered_features(entitlements)} | meters.keys())
         now = context.now()
@@ -45,7 +45,7 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     @routes.post("/tenants/{tenant_id}/usage/consume")
-    async def consume(tenant_id: TenantId, body: ConsumeBody, caller: Writer) -> ConsumeView:
+    async def consume(tenant_id: TenantId, body: ConsumeBody, caller: Operator) -> ConsumeView:
         """Counts usage before it happens if the plan allows it. Atomic: two callers cannot both get the last unit.
 
         Needs an Idempotency-Key: a repeated request gets the first answer and is counted once.

@@ -11,8 +11,8 @@ from paybill_runtime.decisions.context import Caller, ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from sqlmodel import col
 
-from paybill_billing.database import found, page
-from paybill_billing.http import Reader, Writer
+from paybill_billing.database import load_page, load_state
+from paybill_billing.http import Operator, Viewer
 from paybill_billing.usage.api.views import ClosedWindowPage, ClosedWindowView, MeterPage, MeterView
 from paybill_billing.usage.domain import closed_windows
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, WindowEvent, existing
@@ -46,15 +46,15 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/meters")
     async def show_meters(
-        _: Reader, tenant_id: TenantId | None = None, after: MeterId | None = None, limit: Limit = 100
+        _: Viewer, tenant_id: TenantId | None = None, after: MeterId | None = None, limit: Limit = 100
     ) -> MeterPage:
         """Lists meters with their open windows, one page at a time."""
-        meters, next_ = await page(context, METERS, after, limit, tenant_id=tenant_id)
+        meters, next_ = await load_page(context, METERS, after, limit, tenant_id=tenant_id)
         return MeterPage(meters=[MeterView.of(meter) for meter in meters], next=next_)
 
     @routes.get("/windows")
     async def show_windows(
-        _: Reader,
+        _: Viewer,
         tenant_id: TenantId | None = None,
         status: Annotated[Status | None, Query(description="Only windows with this status.")] = None,
         since: Annotated[Timestamp | None, Query(description="Only windows that start at this time or later.")] = None,
@@ -66,21 +66,23 @@ def router(context: ServiceContext) -> APIRouter:
         start = col(ClosedWindowRow.state)["start"].as_string()
         bounds = [start >= _as_stored(since)] if since is not None else []
         bounds += [start < _as_stored(until)] if until is not None else []
-        closed, next_ = await page(context, CLOSED_WINDOWS, after, limit, *bounds, tenant_id=tenant_id, status=status)
+        closed, next_ = await load_page(
+            context, CLOSED_WINDOWS, after, limit, *bounds, tenant_id=tenant_id, status=status
+        )
         return ClosedWindowPage(windows=[ClosedWindowView.of(window) for window in closed], next=next_)
 
     @routes.get("/windows/{window_id}")
-    async def show_window(window_id: Window, _: Reader) -> ClosedWindowView:
+    async def show_window(window_id: Window, _: Viewer) -> ClosedWindowView:
         """Shows one closed window."""
-        return ClosedWindowView.of(existing(await found(context, CLOSED_WINDOWS, window_id), window_id))
+        return ClosedWindowView.of(existing(await load_state(context, CLOSED_WINDOWS, window_id), window_id))
 
     @routes.post("/windows/{window_id}/report", status_code=status.HTTP_202_ACCEPTED)
-    async def report(window_id: Window, caller: Writer) -> ClosedWindowView:
+    async def report(window_id: Window, caller: Operator) -> ClosedWindowView:
         """Reports a window's value to the provider again after a failure. The provider counts it once."""
         return await act(caller, window_id, "report_usage", closed_windows.retry_report)
 
     @routes.post("/windows/{window_id}/count", status_code=status.HTTP_202_ACCEPTED)
-    async def count(window_id: Window, caller: Writer) -> ClosedWindowView:
+    async def count(window_id: Window, caller: Operator) -> ClosedWindowView:
         """Requests the provider's count of a window. It has arrived when `answered` reaches the returned `asked`."""
         return await act(caller, window_id, "count_usage", closed_windows.request_count)
 

@@ -12,8 +12,8 @@ from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, and_, select, text, tuple_
 
-from paybill_billing.http import Limit, Reader, Writer
-from paybill_billing.providers.sync_queue import WEBHOOK_TARGETS
+from paybill_billing.http import Limit, Operator, Viewer
+from paybill_billing.providers.sync_queue import SYNC_QUEUE
 from paybill_billing.webhooks.tables import WEBHOOKS
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("")
     async def show_messages(
-        _: Reader,
+        _: Viewer,
         provider: Annotated[Key | None, Query(description="Only what this provider sent.")] = None,
         state: Annotated[MessageState | None, Query(description="Only what became this.")] = None,
         about: Annotated[
@@ -142,17 +142,17 @@ def router(context: ServiceContext) -> APIRouter:
         return MessagePage(messages=page, next=next_)
 
     @routes.get("/waiting")
-    async def show_waiting(_: Reader, limit: Limit = 50) -> list[WaitingView]:
+    async def show_waiting(_: Viewer, limit: Limit = 50) -> list[WaitingView]:
         """Providers' objects that are still to be looked at, the longest tried first."""
-        targets = WEBHOOK_TARGETS.c
-        wanted = select(WEBHOOK_TARGETS).order_by(targets.tries.desc(), targets.provider, targets.target).limit(limit)
+        targets = SYNC_QUEUE.c
+        wanted = select(SYNC_QUEUE).order_by(targets.tries.desc(), targets.provider, targets.target).limit(limit)
         return [WaitingView.of(row) for row in await context.rows(wanted)]
 
     @routes.post("/waiting/{provider}/{target:path}/retry")
     async def retry(
         provider: Annotated[Key, Path(description="The provider's name, such as `stripe`.")],
         target: Annotated[ProviderId, Path(description="As `GET /v1/webhooks/waiting` shows it.")],
-        who: Writer,
+        who: Operator,
     ) -> WaitingView:
         """Look at it now, and not when its time has come. Doing it twice looks at it twice, which changes nothing."""
         async with context.database.transaction() as connection:
