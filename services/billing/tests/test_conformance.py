@@ -68,10 +68,10 @@ class AtAcmePay(Orders):
 
 
 class ByInvoice(Orders):
-    def __init__(self, books) -> None:
+    def __init__(self, contract_store) -> None:
         super().__init__()
-        self.books = books
-        self.provider = Manual(books, "https://shop.example/offers/")
+        self.contract_store = contract_store
+        self.provider = Manual(contract_store, "https://shop.example/offers/")
 
     async def buy(self, opened):
         def accept(agreement, now):
@@ -79,7 +79,7 @@ class ByInvoice(Orders):
             terms = found.offer.terms
             return manual.accept(found, order="PO 1", terms=terms, payment_days=30, trial_days=0, now=now)
 
-        await self.books.decide(opened.checkout, "accept", accept)
+        await self.contract_store.decide(opened.checkout, "accept", accept)
         return opened.checkout
 
 
@@ -113,9 +113,9 @@ class StripesMessages:
 @pytest.fixture
 async def by_invoice(start, fake, settings):
     served = await start(service(), **settings)
-    books = ManualContractTable()
-    await books.begin(served.running.context)
-    return ByInvoice(books)
+    contract_store = ManualContractTable()
+    await contract_store.begin(served.running.context)
+    return ByInvoice(contract_store)
 
 
 @pytest.fixture

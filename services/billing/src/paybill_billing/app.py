@@ -60,20 +60,20 @@ class Connections:
     """This process's one connection to each provider: what is done there and what is looked at share one pace."""
 
     def __init__(self) -> None:
-        self._books = ManualContractTable()
+        self._contract_store = ManualContractTable()
         self._connected: Mapping[str, ProviderConnection] = {}
         self._arrived: Mapping[str, asyncio.Event] = {}
         self._asked = asyncio.Event()
 
     def connect(self, settings: Settings, secrets: Secrets) -> ExternalSystems:
         """The providers that accounts can be opened at, and the keys that sign licences."""
-        self._connected = connect(settings, self._books)
+        self._connected = connect(settings, self._contract_store)
         self._arrived = {name: asyncio.Event() for name in self._connected}
         return ExternalSystems({name: one.provider for name, one in self._connected.items()}, SigningKeys(secrets))
 
     async def begin(self, context: ServiceContext) -> None:
         """Say who the providers are, before anything is asked of them."""
-        await self._books.begin(context)
+        await self._contract_store.begin(context)
         names, default = list(self._connected), context.settings.default_provider
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:

@@ -1,4 +1,4 @@
-"""HTTP of the provider `manual`: offers, purchase orders and invoices, for the people who settle them."""
+"""HTTP routes of the provider `manual`: offers, purchase orders and invoices, for the accounting team."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -41,7 +41,7 @@ from paybill_billing.subscriptions.tables import ACCOUNTS
 
 Quantity = Annotated[int, Field(ge=1, le=10**9)]
 
-_OFFERED = col(ContractRow.state)["offer"].as_string().is_not(None)
+_HAS_OFFER = col(ContractRow.state)["offer"].as_string().is_not(None)
 _INVOICES = text(
     "SELECT id, invoice::text AS invoice FROM contracts, "
     "jsonb_array_elements(state->'invoices') WITH ORDINALITY AS n (invoice, place) "
@@ -52,59 +52,59 @@ _INVOICE = TypeAdapter(Invoice)
 
 
 class PaysElsewhereError(ConflictError):
-    """The tenant's account is at another provider."""
+    """Raised when the tenant's account is at another provider."""
 
     code = "pays_elsewhere"
 
 
 class CustomerLeavesError(ConflictError):
-    """Who leaves can order nothing any more."""
+    """Raised when a customer that is leaving gets an offer or orders."""
 
     code = "customer_leaves"
 
 
 class Body(BaseModel):
-    """What a caller sends: a field that we do not know is a mistake, and said to be one."""
+    """A request body; an unknown field is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class OfferBody(Body):
-    """What to offer, instead of what was offered before."""
+    """A new offer, which replaces the one before."""
 
-    plan: Annotated[Key | None, Field(description="A plan on sale; the one that the tenant signed up for if null.")] = (
-        None
-    )
-    interval: Annotated[Interval | None, Field(description="How often it is paid; the plan's first price if null.")] = (
-        None
-    )
+    plan: Annotated[Key | None, Field(description="A plan on sale; null for the plan of the sign-up.")] = None
+    interval: Annotated[
+        Interval | None, Field(description="Billing interval; null for that of the plan's first price.")
+    ] = None
     quantity: Quantity = 1
     valid_days: Annotated[int, Field(ge=1, le=365)] = contracts.OFFER_VALID.days
 
 
 class AcceptBody(Body):
-    """The customer's order. What is null is as it was offered."""
+    """A purchase order. A field that is null is taken from the offer."""
 
-    order: Annotated[Text, Field(description="The customer's number of its purchase order.", examples=["PO 4711"])]
+    order: Annotated[Text, Field(description="The customer's purchase order number.", examples=["PO 4711"])]
     interval: Interval | None = None
     quantity: Quantity | None = None
     payment_days: Annotated[int, Field(ge=0, le=365, description="From an invoice to its due date.")] = PAYMENT_DAYS
 
 
 class PaidBody(Body):
-    """How the money came."""
+    """The payment of an invoice."""
 
-    reference: Annotated[Text, Field(description="Kept in the log for ever: no personal data.", examples=["bank 17-3"])]
+    reference: Annotated[
+        Text, Field(description="Kept permanently in the log: no personal data.", examples=["bank 17-3"])
+    ]
 
 
 class VoidBody(Body):
-    """Why nobody owes it."""
+    """The reason for voiding an invoice."""
 
-    reason: Annotated[Text, Field(description="Kept in the log for ever: no personal data.")]
+    reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
 
 
 class ManualContractView(BaseModel):
-    """What a tenant may order, what it has ordered, and its invoices: the open ones and the newest that are settled."""
+    """A tenant's offer, contract and invoices: the unpaid ones, and the newest settled ones."""
 
     tenant_id: TenantId
     contract_id: ContractId
@@ -115,7 +115,7 @@ class ManualContractView(BaseModel):
 
     @classmethod
     def of(cls, state: ManualContract) -> Self:
-        """What is shown of `state`."""
+        """Returns the view of `state`."""
         return cls(
             tenant_id=state.tenant_id,
             contract_id=state.id,
@@ -127,14 +127,14 @@ class ManualContractView(BaseModel):
 
 
 class OfferPage(BaseModel):
-    """Agreements with an offer that waits for an order, in the order of their ids."""
+    """Manual contracts with an open offer, in the order of their ids."""
 
     offers: list[ManualContractView]
     next: Annotated[ContractId | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
 class InvoiceView(Invoice):
-    """An invoice and whose it is."""
+    """An invoice with its tenant."""
 
     tenant_id: TenantId
 
@@ -150,13 +150,13 @@ Decision = Callable[[UnitOfWork, ManualContract | None, datetime], Sequence[Manu
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes of the provider `manual`."""
     routes = APIRouter(prefix="/v1/manual", tags=["manual"])
 
     async def act(
         who: Caller, tenant_id: str, verb: str, decision: Decision, *, dry_run: bool, reads: Sequence[StateKey] = ()
     ) -> ManualContractView:
-        """Decide and record, or show what would come of it; what was ordered is looked at again."""
+        """Decides and records, or only returns the result (`dry_run`); all but an offer enqueue a subscription sync."""
         id_ = contract_id(tenant_id)
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> ManualContractView:
@@ -185,25 +185,25 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("/offers")
     async def show_offers(
         _: Viewer,
-        after: Annotated[ContractId | None, Query(description="Only ids behind this one.")] = None,
+        after: Annotated[ContractId | None, Query(description="Only ids after this one.")] = None,
         limit: Limit = 50,
     ) -> OfferPage:
-        """What was offered and not ordered yet, a page at a time."""
-        offered, next_ = await load_page(context, CONTRACTS, after, limit, _OFFERED)
-        return OfferPage(offers=[ManualContractView.of(state) for state in offered], next=next_)
+        """Returns a page of open offers."""
+        contracts_page, next_ = await load_page(context, CONTRACTS, after, limit, _HAS_OFFER)
+        return OfferPage(offers=[ManualContractView.of(state) for state in contracts_page], next=next_)
 
     @routes.get("/contracts/{tenant_id}")
     async def show(tenant_id: TenantId, _: Viewer) -> ManualContractView:
-        """A tenant's offer, contract and invoices."""
+        """Returns a tenant's offer, contract and invoices."""
         return ManualContractView.of(existing(await load_state(context, CONTRACTS, contract_id(tenant_id)), tenant_id))
 
     @routes.post("/contracts/{tenant_id}/offer")
     async def offer(
         tenant_id: TenantId, body: OfferBody, who: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
-        """Offer something, instead of what was offered before.
+        """Makes an offer, which replaces the one before.
 
-        Refused with `unknown_tenant`, `pays_elsewhere`, `customer_leaves`, `contract_runs` (then it is changed),
+        Refused with `unknown_tenant`, `pays_elsewhere`, `customer_leaves`, `contract_runs` (change it instead),
         `unknown_plan`, `impossible_terms`.
         """
 
@@ -219,21 +219,21 @@ def router(context: ServiceContext) -> APIRouter:
     async def accept(
         tenant_id: TenantId, body: AcceptBody, who: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
-        """Take the customer's purchase order: access begins, and the first invoice is issued.
+        """Accepts a purchase order: access begins, and the first invoice is issued.
 
-        The same order again is no error. Refused with `no_contract`, `nothing_offered`, `customer_leaves`,
+        Idempotent for the same order. Refused with `no_contract`, `nothing_offered`, `customer_leaves`,
         `contract_runs`, `impossible_terms`.
         """
 
         def decision(unit: UnitOfWork, known: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             state, _ = existing(known, tenant_id), _account(unit, tenant_id)
-            offered = _offered(state)
-            plan = catalogue.published(_sold(unit), offered.plan, offered.version).plan
-            price = priced(plan, body.interval or offered.interval, offered.unit_price.currency)
+            default = _default_terms(state)
+            plan = catalogue.published(_sold(unit), default.plan, default.version).plan
+            price = priced(plan, body.interval or default.interval, default.unit_price.currency)
             return manual.accept(
                 state,
                 order=body.order,
-                terms=terms_of(plan.plan, plan.version, price, body.quantity or offered.quantity),
+                terms=terms_of(plan.plan, plan.version, price, body.quantity or default.quantity),
                 payment_days=body.payment_days,
                 trial_days=plan.trial_days,
                 now=now,
@@ -244,14 +244,14 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("/invoices")
     async def show_invoices(
         _: Viewer,
-        status: Annotated[InvoiceStatus | None, Query(description="Only those that stand so.")] = None,
-        tenant_id: Annotated[TenantId | None, Query(description="Only those of this tenant.")] = None,
-        after: Annotated[InvoiceId | None, Query(description="Only ids behind this one.")] = None,
+        status: Annotated[InvoiceStatus | None, Query(description="Only invoices with this status.")] = None,
+        tenant_id: Annotated[TenantId | None, Query(description="Only invoices of this tenant.")] = None,
+        after: Annotated[InvoiceId | None, Query(description="Only ids after this one.")] = None,
         limit: Limit = 50,
     ) -> InvoicePage:
-        """Invoices, a page at a time: all that are owed, and of every tenant the newest that are settled."""
-        given = contract_id(tenant_id) if tenant_id is not None else None
-        values = {"after": after or "", "id": given, "status": status, "limit": limit + 1}
+        """Returns a page of invoices: all unpaid ones, and the newest settled ones of each tenant."""
+        id_filter = contract_id(tenant_id) if tenant_id is not None else None
+        values = {"after": after or "", "id": id_filter, "status": status, "limit": limit + 1}
         rows = await context.rows(_INVOICES, values)
         shown = [
             InvoiceView(tenant_id=_tenant_of(row.id), **dict(_INVOICE.validate_json(row.invoice)))
@@ -263,7 +263,7 @@ def router(context: ServiceContext) -> APIRouter:
     async def paid(
         invoice_id: InvoiceId, body: PaidBody, who: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
-        """Note that the money has come. Doing it twice is no error.
+        """Records the payment of an invoice. Idempotent.
 
         Refused with `no_contract`, `unknown_invoice`, `invoice_settled`.
         """
@@ -278,7 +278,7 @@ def router(context: ServiceContext) -> APIRouter:
     async def void(
         invoice_id: InvoiceId, body: VoidBody, who: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
-        """Have nobody owe it any more. Doing it twice is no error.
+        """Voids an invoice. Idempotent.
 
         Refused with `no_contract`, `unknown_invoice`, `invoice_settled`.
         """
@@ -297,17 +297,17 @@ def _reads(tenant_id: str) -> list[StateKey]:
 
 
 def _tenant_of(id_: str) -> str:
-    """The tenant whose contract, or invoice, has this id."""
+    """Returns the tenant of the contract or invoice with this id."""
     return f"ten_{id_.split('_')[1]}"
 
 
-def _offered(state: ManualContract) -> Terms:
-    """What an order is for that names nothing else; after it was accepted, what was ordered."""
+def _default_terms(state: ManualContract) -> Terms:
+    """Returns the default terms of an order: those of the offer, or of the accepted contract."""
     if state.offer is not None:
         return state.offer.terms
     if state.contract is not None:
         return state.contract.terms
-    raise NoValidOfferError(f"nothing is offered to {state.tenant_id}; offer something first")
+    raise NoValidOfferError(f"{state.tenant_id} has no offer; make one: paybill manual offer TENANT")
 
 
 def _account(unit: UnitOfWork, tenant_id: str) -> Account:
@@ -315,9 +315,9 @@ def _account(unit: UnitOfWork, tenant_id: str) -> Account:
     if account is None:
         raise UnknownTenantError(f"there is no account of {tenant_id}")
     if account.provider != MANUAL:
-        raise PaysElsewhereError(f"{tenant_id} pays at {account.provider}, and not by invoice")
+        raise PaysElsewhereError(f"{tenant_id} pays at {account.provider}, not by invoice")
     if account.leaving:
-        raise CustomerLeavesError(f"{tenant_id} is leaving; it can order nothing any more")
+        raise CustomerLeavesError(f"{tenant_id} is leaving and cannot order")
     return account
 
 

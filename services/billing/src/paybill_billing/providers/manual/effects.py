@@ -1,4 +1,4 @@
-"""The provider `manual`: what another provider keeps on its side is a contract of ours, and people settle it."""
+"""Adapter of the provider `manual`: its records are manual contracts of this service."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,25 +37,25 @@ RETRY_S = 1.0
 
 
 class ManualContractStore(Protocol):
-    """Where agreements are kept."""
+    """Storage of manual contracts."""
 
     async def read(self, id_: str) -> ManualContract | None:
-        """A contract as it is now; None when there is none."""
+        """Returns the current manual contract; None when there is none."""
 
-    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> ManualContract | None:
-        """The state after what was decided about it. follow: its subscription is looked at again."""
+    async def decide(self, id_: str, cause: str, decide: Decide, *, enqueue: bool = True) -> ManualContract | None:
+        """Records the decision and returns the new state. enqueue: also enqueue a sync of the subscription."""
 
 
 class Manual:
-    """Customers who pay by invoice. The ids of customer, checkout and subscription are that of the contract."""
+    """Provider for customers who pay by invoice. The contract's id is the id of customer, checkout and subscription."""
 
     def __init__(self, store: ManualContractStore, offer_url: str) -> None:
-        """offer_url: where a customer reads its offer; the contract's id follows."""
+        """offer_url: prefix of the link to an offer; the contract's id is appended."""
         self._store = store
         self._offer_url = offer_url
 
     async def open(self, order: Order, key: str) -> OpenedAccount:
-        """Make an offer: one of the plan, at its first price. What was offered before stays."""
+        """Makes an offer for quantity 1 at the plan's first price; keeps an earlier offer."""
 
         def decide(state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             if state is not None:
@@ -65,41 +65,41 @@ class Manual:
             return manual.offer(None, order.tenant_id, terms, now + OFFER_VALID)
 
         id_ = contract_id(order.tenant_id)
-        with _answers():
-            await self._store.decide(id_, key, decide, follow=False)
+        with _provider_errors():
+            await self._store.decide(id_, key, decide, enqueue=False)
         return OpenedAccount(customer=id_, checkout=id_, checkout_url=f"{self._offer_url}{id_}")
 
     async def fetch(self, subscription: str) -> ProviderSnapshot | None:
-        """The contract as any provider would show it; None before something was ordered."""
+        """Returns the snapshot of the contract; None before a purchase order."""
         state = await self._store.read(subscription)
-        return None if state is None or state.contract is None else seen(state, state.contract)
+        return None if state is None or state.contract is None else snapshot_of(state, state.contract)
 
     async def cancel_all(self, customer: str) -> None:
-        """End the contract and withdraw the offer. Invoices that are open stay owed until they are paid or voided."""
-        with _answers():
+        """Ends the contract and withdraws the offer. Open invoices stay open until they are paid or voided."""
+        with _provider_errors():
             await self._store.decide(
                 customer, customer, lambda state, now: manual.leave(state, now) if state is not None else []
             )
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
-        """What the change would cost if it were made at `at`: it is decided, and not recorded."""
-        with _answers():
+        """Returns the cost of the change at `at`: it decides the change and does not record it."""
+        with _provider_errors():
             state = existing(await self._store.read(subscription), subscription)
-            return manual.cost(state, _decided(state, desired, at, None), at)
+            return manual.cost(state, _decide_change(state, desired, at, None), at)
 
     async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
-        """Make the change, prorated as it was quoted for `at`, once for each `key`."""
+        """Applies the change, prorated as quoted for `at`. Idempotent by `key`."""
 
         def decide(state: ManualContract | None, _: datetime) -> Sequence[ManualEvent]:
             found = existing(state, subscription)
-            return [] if key in found.made else _decided(found, desired, at, key)
+            return [] if key in found.made else _decide_change(found, desired, at, key)
 
-        with _answers():
+        with _provider_errors():
             await self._store.decide(subscription, key, decide)
 
 
-def seen(state: ManualContract, contract: Contract) -> ProviderSnapshot:
-    """The contract in the words that subscriptions are followed in."""
+def snapshot_of(state: ManualContract, contract: Contract) -> ProviderSnapshot:
+    """Returns the contract as a provider snapshot."""
     owed = [invoice for invoice in state.invoices if invoice.status in OWED]
     overdue = [invoice.due_at for invoice in owed if invoice.status is InvoiceStatus.OVERDUE]
     pending = contract.next_terms
@@ -144,7 +144,7 @@ def _item(terms: Terms) -> SnapshotItem:
     )
 
 
-def _decided(
+def _decide_change(
     state: ManualContract, desired: DesiredSubscription, at: datetime, key: str | None
 ) -> Sequence[ManualEvent]:
     match desired.kind:
@@ -156,7 +156,7 @@ def _decided(
         case ChangeKind.REACTIVATE:
             return manual.reactivate(state, made_for=key)
         case ChangeKind.PAUSE | ChangeKind.RESUME if desired.at_period_end:
-            raise ContractNotRunningError("a contract is paused and resumed now, not at the end of its period")
+            raise ContractNotRunningError("a contract can be paused and resumed now only, not at the end of its period")
         case ChangeKind.PAUSE:
             return manual.pause(state, made_for=key)
         case ChangeKind.RESUME:
@@ -166,7 +166,7 @@ def _decided(
 
 
 def _terms(now: Terms, desired: DesiredSubscription) -> Terms:
-    """What is wanted, and for the rest what is there; another plan without a price is paid as this one is."""
+    """Returns the new terms; a part that is not desired stays. A plan without a price keeps interval and currency."""
     price = desired.price
     if price is None and desired.plan is not None:
         price = priced(desired.plan, now.interval, now.unit_price.currency)
@@ -177,8 +177,8 @@ def _terms(now: Terms, desired: DesiredSubscription) -> Terms:
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
-    """A rule's no is a provider's no."""
+def _provider_errors() -> Iterator[None]:
+    """Translates the errors of the rules to those of a provider."""
     try:
         yield
     except RetryLaterError as error:

@@ -1,4 +1,4 @@
-"""Rows of contracts of the provider `manual`."""
+"""Rows of the provider `manual`, and the storage that its adapter uses."""
 
 from functools import partial
 
@@ -28,23 +28,23 @@ STATES = (CONTRACTS,)
 
 
 class ManualContractTable:
-    """Agreements in this service's own tables. Nothing is decided before `begin`."""
+    """Manual contracts in this service's tables. `begin` must be called before any other method."""
 
     def __init__(self) -> None:
         self._context: ServiceContext | None = None
 
     async def begin(self, context: ServiceContext) -> None:
-        """Use the tables of this service."""
+        """Sets the service context."""
         self._context = context
 
     async def read(self, id_: str) -> ManualContract | None:
-        """An agreement as it is now; None when there is none."""
+        """Returns the current manual contract; None when there is none."""
         query = select(state_column(ContractRow)).where(col(ContractRow.id) == id_)
         rows = await self._begun().rows(query)
         return CONTRACTS.load(rows[0].state) if rows else None
 
-    async def decide(self, id_: str, cause: str, decide: Decide, *, follow: bool = True) -> ManualContract | None:
-        """The agreement after what was decided about it. follow: its subscription is looked at again."""
+    async def decide(self, id_: str, cause: str, decide: Decide, *, enqueue: bool = True) -> ManualContract | None:
+        """Records the decision and returns the new state. enqueue: also enqueue a sync of the subscription."""
         context = self._begun()
 
         def decided(unit: UnitOfWork, at: DecisionContext) -> ManualContract | None:
@@ -55,10 +55,10 @@ class ManualContractTable:
             Origin(cause, cause, "service:billing", ""),
             decided,
             writes=[CONTRACTS.key(id_)],
-            extra_statements=partial(enqueue_sync, MANUAL, id_, context.now()) if follow else None,
+            extra_statements=partial(enqueue_sync, MANUAL, id_, context.now()) if enqueue else None,
         )
 
     def _begun(self) -> ServiceContext:
         if self._context is None:
-            raise RuntimeError("the books are opened before anything runs")
+            raise RuntimeError("the contract store was used before begin()")
         return self._context

@@ -1,10 +1,10 @@
-"""Changes of a subscription at Stripe: what one would cost, and making it.
+"""Quotes and applies changes of a subscription at Stripe.
 
 Sources: https://docs.stripe.com/api/invoices/create_preview, https://docs.stripe.com/billing/subscriptions/prorations,
 https://docs.stripe.com/billing/subscriptions/subscription-schedules.
 
-Stripe forgets an idempotency key after a day, and an effect may be tried after that. So every change begins by looking
-at the subscription, and does only what is missing.
+Stripe forgets an idempotency key after a day, and an effect may be retried later. So every change first fetches the
+subscription, and applies only the missing part.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from paybill_billing.providers.stripe.client import answers
 from paybill_billing.providers.stripe.mappers import Json, id_of, items_of, plan_item
 from paybill_billing.providers.stripe.prices import StripePrices
 
-if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
+if TYPE_CHECKING:  # these parameter types take 1 MB
     from stripe.params import (
         InvoiceCreatePreviewParamsSubscriptionDetails,
         InvoiceCreatePreviewParamsSubscriptionDetailsItem,
@@ -42,7 +42,7 @@ _OVER = frozenset({"canceled", "incomplete_expired"})
 
 @dataclass(frozen=True, slots=True)
 class _Current:
-    """A subscription as Stripe shows it now, and the item of it that is the plan."""
+    """The current subscription at Stripe, with its items and the plan's item."""
 
     whole: Json
     items: list[Json]
@@ -54,7 +54,7 @@ class _Current:
 
     @property
     def period(self) -> tuple[datetime, datetime]:
-        """What is being paid for. Raises ProviderRefusedError."""
+        """The current billing period. Raises ProviderRefusedError."""
         starts = self.item.get("current_period_start", self.whole.get("current_period_start"))
         ends = self.item.get("current_period_end", self.whole.get("current_period_end"))
         if not isinstance(starts, int) or not isinstance(ends, int):
@@ -62,33 +62,33 @@ class _Current:
         return datetime.fromtimestamp(starts, UTC), datetime.fromtimestamp(ends, UTC)
 
     def field(self, name: str) -> Any:
-        """A field of the subscription."""
+        """Returns a field of the subscription."""
         return self.whole.get(name)
 
 
 class StripeChanges:
-    """Quotes and makes changes in one account."""
+    """Quotes and applies changes in one Stripe account."""
 
     def __init__(self, client: stripe.StripeClient, prices: StripePrices) -> None:
         self._client = client
         self._prices = prices
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
-        """What the change would cost at `at`, or at the nearest moment of the period that is being paid for."""
+        """Returns the cost of the change at `at`, or at the nearest time in the current period."""
         with answers():
             found = await self._fetch(subscription, desired)
             now = _within(found, at)
             ends = found.period[1]
-            nothing = Proration(lines=(), due_now=_money(found.whole, 0), next_amount=None, effective_at=now)
+            base = Proration(lines=(), due_now=_money(found.whole, 0), next_amount=None, effective_at=now)
             match desired.kind:
                 case ChangeKind.PLAN:
                     item = await self._item(found, desired)
                     regular = await self._preview(found, {"items": [item], "proration_behavior": "none"})
                     if desired.at_period_end:
-                        return nothing.model_copy(update={"next_amount": _total(regular), "effective_at": ends})
+                        return base.model_copy(update={"next_amount": _total(regular), "effective_at": ends})
                     if found.field("status") == "trialing":
                         # Nothing is invoiced before the trial ends: what would be shown is the invoice after it.
-                        return nothing.model_copy(update={"next_amount": _total(regular)})
+                        return base.model_copy(update={"next_amount": _total(regular)})
                     invoice = await self._preview(
                         found,
                         {
@@ -97,26 +97,26 @@ class StripeChanges:
                             "proration_date": int(now.timestamp()),
                         },
                     )
-                    return _invoiced(nothing, invoice, _total(regular))
+                    return _invoiced(base, invoice, _total(regular))
                 case ChangeKind.CANCEL if desired.at_period_end:
-                    return nothing.model_copy(update={"effective_at": ends})
+                    return base.model_copy(update={"effective_at": ends})
                 case ChangeKind.CANCEL:
                     last = await self._preview(found, {"cancel_now": True, "proration_behavior": "none"})
-                    return _invoiced(nothing, last, None)
+                    return _invoiced(base, last, None)
                 case ChangeKind.REACTIVATE:
                     regular = await self._preview(found, _reactivated(found))
-                    return nothing.model_copy(update={"next_amount": _total(regular)})
+                    return base.model_copy(update={"next_amount": _total(regular)})
                 case ChangeKind.PAUSE:
-                    return nothing
+                    return base
                 case ChangeKind.RESUME if found.field("status") == "paused":
-                    return _invoiced(nothing, await self._preview(found, {"resume_at": "now"}), None)
+                    return _invoiced(base, await self._preview(found, {"resume_at": "now"}), None)
                 case ChangeKind.RESUME:
-                    return nothing.model_copy(update={"next_amount": _total(await self._preview(found, {}))})
+                    return base.model_copy(update={"next_amount": _total(await self._preview(found, {}))})
                 case _:
                     assert_never(desired.kind)
 
     async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
-        """Make the change. `key` is the same at every attempt, and what was done already is left alone."""
+        """Applies the change. `key` is the same at every attempt, and completed steps are skipped."""
         with answers():
             found = await self._fetch(subscription, desired)
             if found.field("status") in _OVER:
@@ -169,7 +169,7 @@ class StripeChanges:
     async def _item(
         self, found: _Current, desired: DesiredSubscription
     ) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
-        """The plan's item as it is to be; the other items are left alone."""
+        """Returns the parameters of the plan's desired item; the other items stay the same."""
         item = _item_params(found.item)
         if desired.plan is not None and desired.price is not None:
             item["price"] = await self._prices.id_of(desired.product, desired.plan, desired.price)
@@ -178,7 +178,7 @@ class StripeChanges:
         return item
 
     async def _preview(self, found: _Current, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
-        """The invoice that there would be; None when there would be none."""
+        """Returns the preview of the invoice; None when there would be none."""
         params = {"subscription": found.id, **({"subscription_details": details} if details else {})}
         try:
             answer = await self._client.raw_request_async("post", "/v1/invoices/create_preview", **params)
@@ -211,7 +211,7 @@ class StripeChanges:
         desired: DesiredSubscription,
         key: str,
     ) -> None:
-        """Have it become so when the period ends; what waited for that before is replaced."""
+        """Schedules the change for the end of the period; it replaces an earlier scheduled change."""
         if item == _item_params(found.item):
             return
         schedules = self._client.v1.subscription_schedules
@@ -235,7 +235,7 @@ class StripeChanges:
             "duration": {"interval": _interval(found, desired), "interval_count": 1},
         }
         for phase in (current, after):
-            _keep(found, phase)
+            _copy_terms(found, phase)
         phases: SubscriptionScheduleUpdateParams = {
             "end_behavior": "release",
             "proration_behavior": "none",
@@ -245,14 +245,14 @@ class StripeChanges:
         await schedules.update_async(known, phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
 
     async def _release(self, found: _Current, key: str) -> None:
-        """What waits for the end of the period does not happen."""
+        """Releases the schedule, which discards its changes."""
         if (schedule := id_of(found.field("schedule"))) is not None:
             await self._client.v1.subscription_schedules.release_async(
                 schedule, None, {"idempotency_key": f"{key}/release"}
             )
 
     async def _resume(self, found: _Current, key: str) -> None:
-        """Stripe pauses in two ways: nobody collects, or a trial ended without a way to pay."""
+        """Resumes from both kinds of pause: of collection, and of a trial that ended without a payment method."""
         if found.field("pause_collection"):
             await self._update(found, {"pause_collection": ""}, key)
         if found.field("status") == "paused":
@@ -263,13 +263,13 @@ class StripeChanges:
 
 
 def _within(found: _Current, at: datetime) -> datetime:
-    """The nearest moment of the current period: Stripe prorates within it only, and its clock may be another."""
+    """Returns the nearest time in the current period: Stripe prorates only within it, and its clock may differ."""
     starts, ends = found.period
     return min(max(at.replace(microsecond=0), starts), ends)
 
 
 def _item_params(item: Json) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
-    """An item as it is; what is metered has no quantity."""
+    """Returns the parameters of the current item; a metered item has no quantity."""
     same: InvoiceCreatePreviewParamsSubscriptionDetailsItem = {"id": item["id"], "price": item["price"]["id"]}
     if isinstance(item.get("quantity"), int):
         same["quantity"] = item["quantity"]
@@ -285,8 +285,8 @@ def _phase_item(
     return same
 
 
-def _keep(found: _Current, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
-    """Every phase has to say again what is to hold in it."""
+def _copy_terms(found: _Current, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
+    """Copies discounts and tax rates to a phase: Stripe does not keep them otherwise."""
     if discounts := [id_ for one in found.field("discounts") or () if (id_ := id_of(one)) is not None]:
         phase["discounts"] = [{"discount": id_} for id_ in discounts]
     if rates := [id_ for one in found.field("default_tax_rates") or () if (id_ := id_of(one)) is not None]:
@@ -300,14 +300,14 @@ def _interval(found: _Current, desired: DesiredSubscription) -> str:
 
 
 def _uncancelled(found: _Current) -> "SubscriptionUpdateParams":
-    """What takes a cancellation back; empty when there is none."""
+    """Returns the parameters that remove a cancellation; empty when there is none."""
     if found.field("cancel_at_period_end"):
         return {"cancel_at_period_end": False}
     return {"cancel_at": ""} if found.field("cancel_at") else {}
 
 
 def _reactivated(found: _Current) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
-    """As it goes on when nothing waits for the end of the period."""
+    """Returns the subscription details without a scheduled change or cancellation."""
     details: InvoiceCreatePreviewParamsSubscriptionDetails = {
         "items": [_item_params(found.item)],
         "proration_behavior": "none",
@@ -320,26 +320,26 @@ def _reactivated(found: _Current) -> "InvoiceCreatePreviewParamsSubscriptionDeta
     return details
 
 
-def _invoiced(nothing: Proration, invoice: Json | None, next_amount: Money | None) -> Proration:
+def _invoiced(base: Proration, invoice: Json | None, next_amount: Money | None) -> Proration:
     if invoice is None:
-        return nothing.model_copy(update={"next_amount": next_amount})
-    return nothing.model_copy(
+        return base.model_copy(update={"next_amount": next_amount})
+    return base.model_copy(
         update={"lines": _lines(invoice), "due_now": _money(invoice, invoice["amount_due"]), "next_amount": next_amount}
     )
 
 
 def _lines(invoice: Json) -> tuple[ProrationLine, ...]:
-    """The lines of an invoice; they add up to its total."""
+    """Returns the lines of an invoice; they add up to its total."""
     shown = [
         ProrationLine(
-            text=_LINE.validate_python(" ".join(str(line.get("description") or "").split())[:500] or "without a text"),
+            text=_LINE.validate_python(" ".join(str(line.get("description") or "").split())[:500] or "no description"),
             amount=_money(invoice, line["amount"]),
         )
         for line in invoice["lines"]["data"]
     ]
     rest = invoice["total"] - sum(line.amount.minor for line in shown)
     if rest:
-        shown.append(ProrationLine(text="taxes, discounts and what is not shown", amount=_money(invoice, rest)))
+        shown.append(ProrationLine(text="taxes, discounts and other lines", amount=_money(invoice, rest)))
     return tuple(shown)
 
 

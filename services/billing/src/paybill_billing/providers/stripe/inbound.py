@@ -1,8 +1,7 @@
-"""Stripe's webhooks, snapshot and thin: told from forged ones, and read without trusting anything that they say.
+"""Verification and parsing of Stripe's webhooks, snapshot and thin events; their content is not trusted.
 
 Sources: https://docs.stripe.com/webhooks#verify-manually, https://docs.stripe.com/event-destinations#thin-events. The
-library's `construct_event` accepts times in the future and builds objects that nobody needs; its check of the signature
-is used, and the rest is ours.
+library's `construct_event` accepts times in the future and builds unused objects; only its signature check is used.
 """
 
 import json
@@ -21,11 +20,11 @@ from paybill_billing.providers.stripe.mappers import attempt, customer_of, subsc
 from paybill_billing.providers.stripe.payment_mappers import related, return_target, target_of
 
 TOLERANCE_S = 300
-"""How far a message's time may be from ours, both ways."""
+"""The largest difference between a message's time and ours, in both directions."""
 
 THIN = "v2.core.event"
 LOST = "v2.core.health.event_generation_failure.resolved"
-"""An alert: an event was never made. It names the object that the event would have been about."""
+"""An alert that an event was never created. It names the object of the missing event."""
 _FAILED = frozenset({"invoice.payment_failed", "v1.invoice.payment_failed"})
 _HEADER = "stripe-signature"
 _TIME = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)")
@@ -36,9 +35,9 @@ _YEAR_5138 = 10**11
 
 @dataclass(frozen=True, slots=True)
 class StripeInbound:
-    """secrets: all are active; while one is being rolled, both sign.
+    """Receiver of Stripe's webhooks. secrets: all active ones; during a rotation both sign.
 
-    livemode, account: of the account that we are a customer of; None when we do not know, and take any.
+    livemode, account: those of our Stripe account; None when they are unknown, and any is accepted.
     """
 
     secrets: tuple[str, ...]
@@ -46,39 +45,39 @@ class StripeInbound:
     account: str | None = None
 
     def receive(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Delivery:
-        """The message in a request. Raises DeliveryRefusedError."""
+        """Returns the message in a request. Raises DeliveryRefusedError."""
         signature = headers.get(_HEADER)
         if not signature:
             _refuse("unsigned", "the header Stripe-Signature is missing")
         text = _text(body)
         self._verify(text, signature, now)
-        event = _object(text)
+        event = _json_object(text)
         return replace(delivery_of(event, now), quarantine=self._quarantine_reason(event))
 
     def is_payment_failure(self, type_: str) -> bool:
-        """Whether messages of this type tell of a failed attempt to collect."""
+        """Returns True for the types of messages about a failed attempt to collect."""
         return type_ in _FAILED
 
     def failed_attempt(self, event_id: str, body: bytes) -> CollectionAttempt | None:
-        """The failed attempt in such a message; None when it tells too little, as a thin one does."""
+        """Returns the failed attempt in such a message; None when the message lacks it, as a thin one does."""
         try:
-            return attempt(event_id, _item(_object(_text(body))))
+            return attempt(event_id, _object_of(_json_object(_text(body))))
         except MalformedObjectError:
             return None
 
     def _quarantine_reason(self, event: Mapping[str, Any]) -> str | None:
-        """Why a message that Stripe did sign is not for us; None when it is. Sending it again could not help."""
+        """Returns the reason to quarantine a signed message of another mode or account; None for one of ours."""
         live, account = event.get("livemode"), event.get("account") or event.get("context")
         if self.livemode is not None and isinstance(live, bool) and live is not self.livemode:
             modes = {True: "live mode", False: "test mode"}
-            return f"it is of {modes[live]}, and we are in {modes[self.livemode]}"
+            return f"it is a {modes[live]} message, and this installation uses {modes[self.livemode]}"
         if self.account is not None and isinstance(account, str) and account != self.account:
-            return f"it is of another account than {self.account}"
+            return f"it belongs to an account other than {self.account}"
         return None
 
     def _verify(self, text: str, signature: str, now: datetime) -> None:
         if not any(_signed(text, signature, secret) for secret in self.secrets):
-            _refuse("bad_signature", "no active secret made this signature")
+            _refuse("bad_signature", "no active secret matches this signature")
         match = _TIME.search(signature)
         if match is None:
             _refuse("bad_signature", "the signature has no time")
@@ -90,13 +89,13 @@ class StripeInbound:
 
 
 def delivery_of(event: Mapping[str, Any], now: datetime) -> Delivery:
-    """What an event of Stripe's is about; `now` stands for a time that it lacks. Raises DeliveryRefusedError."""
+    """Returns the delivery of a Stripe event; `now` replaces a missing time. Raises DeliveryRefusedError."""
     event_id, type_ = event.get("id"), event.get("type")
     if not isinstance(event_id, str) or _NAME.fullmatch(event_id) is None:
         _refuse("missing_id", "the event has no usable id")
     if not isinstance(type_, str) or _NAME.fullmatch(type_) is None:
         _refuse("missing_type", "the event has no usable type")
-    item = _named(event) if event.get("object") == THIN else _item(event)
+    item = _related_object(event) if event.get("object") == THIN else _object_of(event)
     target = subscription_of(item) or return_target(type_, item)
     if event.get("object") == THIN and target is None:
         target = _thin_target(event_id, type_, item)
@@ -126,42 +125,42 @@ def _text(body: bytes) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError:
-        _refuse("not_utf8", "the body is no UTF-8")
+        _refuse("not_utf8", "the body is not UTF-8")
 
 
-def _object(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> dict[str, Any]:
     try:
         event = _parsed(text)
     except (ValueError, RecursionError):
-        _refuse("not_json", "the body is no JSON")
+        _refuse("not_json", "the body is not JSON")
     if not isinstance(event, dict):
-        _refuse("not_an_object", "the body is no JSON object")
+        _refuse("not_an_object", "the body is not a JSON object")
     return event
 
 
 def _parsed(text: str) -> Any:
-    """By orjson, which is three times as fast, and stricter: what it refuses has a second chance."""
+    """Parses with orjson, which is three times as fast, and retries with the more lenient json."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return json.loads(text)
 
 
-def _item(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the event is about; empty when it says nothing of that kind."""
+def _object_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the object of the event; empty when it has none."""
     data = event.get("data")
     item = data.get("object") if isinstance(data, dict) else None
     return item if isinstance(item, dict) else {}
 
 
-def _named(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a thin event is about: a kind and an id, and nothing else."""
+def _related_object(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the object of a thin event: only its kind and id."""
     kind, id_ = related(event) or (None, None)
     return {"object": kind, "id": id_}
 
 
 def _thin_target(event_id: str, type_: str, item: Mapping[str, Any]) -> str | None:
-    """Where to look for what a thin event does not say; of charges, only what goes back concerns us."""
+    """Returns the object to fetch for a thin event; None for charges, of which only refunds and disputes matter."""
     kind, id_ = item.get("object"), item.get("id")
     if type_ == LOST:
         return target_of(kind, id_) if kind and id_ else f"event/{event_id}"
@@ -173,7 +172,7 @@ def _name(value: object) -> str | None:
 
 
 def _time(value: object) -> datetime | None:
-    """Unix seconds, or as thin events say it, RFC 3339."""
+    """Parses Unix seconds, or RFC 3339 in thin events."""
     if isinstance(value, int) and 0 < value < _YEAR_5138:
         return datetime.fromtimestamp(value, UTC)
     try:

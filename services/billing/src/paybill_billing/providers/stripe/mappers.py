@@ -1,7 +1,7 @@
-"""Stripe's objects in our words: every shape that an account may still send, old and current.
+"""Maps Stripe's objects to provider snapshots, for all API versions that an account may use.
 
-Source: https://docs.stripe.com/api; what moved is in https://docs.stripe.com/changelog (2025-03-31.basil): a
-subscription's period to its items, an invoice's subscription under `parent`.
+Source: https://docs.stripe.com/api; changes are in https://docs.stripe.com/changelog (2025-03-31.basil moved a
+subscription's period to its items, and an invoice's subscription under `parent`).
 """
 
 import re
@@ -28,20 +28,20 @@ Json = Mapping[str, Any]
 TENANT = "tenant_id"
 PLAN = "paybill_plan"
 VERSION = "paybill_version"
-"""The metadata that we write on what we create."""
+"""The metadata on the objects that we create."""
 
 
 _YEAR_9999 = 253_370_764_800
 _FAILING = frozenset({"past_due", "unpaid"})
 _UNPAID_ALWAYS = frozenset({"trialing", "incomplete", "incomplete_expired", "paused"})
 _OF_A_PERIOD = frozenset({None, "subscription", "subscription_create", "subscription_cycle"})
-"""Why an invoice was made that is about the whole period; others are about something within it."""
+"""Billing reasons of invoices for a whole period; others are for a part of it."""
 _SAME_MOMENT_S = 60
 _VERSION = re.compile(r"[0-9]{1,7}")
 
 
 def seen(subscription: Json) -> ProviderSnapshot:
-    """A subscription as Stripe shows it. Raises ShapeError."""
+    """Returns the snapshot of a Stripe subscription. Raises MalformedObjectError."""
     item = plan_item(subscription)
     status = text_of(subscription, "status")
     cancel_at = time_of(subscription.get("cancel_at"))
@@ -52,7 +52,7 @@ def seen(subscription: Json) -> ProviderSnapshot:
     invoice = _invoice(subscription.get("latest_invoice"))
     return ProviderSnapshot(
         id=text_of(subscription, "id"),
-        customer=id_of(subscription.get("customer")) or _lacking(subscription, "customer"),
+        customer=id_of(subscription.get("customer")) or _malformed(subscription, "customer"),
         tenant=_metadata(subscription).get(TENANT),
         status=status,
         collection_paused=bool(subscription.get("pause_collection")),
@@ -69,12 +69,12 @@ def seen(subscription: Json) -> ProviderSnapshot:
 
 
 def items_of(subscription: Json) -> list[Json]:
-    """What a subscription consists of: the plan, and perhaps metered prices beside it."""
+    """Returns the items of a subscription: the plan, and possibly metered prices."""
     return _list(subscription, "items")
 
 
 def plan_item(subscription: Json) -> Json:
-    """The item that sells the plan: the first whose price we made, else the first that is not metered."""
+    """Returns the plan's item: the first with a price that we created, else the first that is not metered."""
     items = items_of(subscription)
     ours = (item for item in items if PLAN in _metadata(_price_of(item)))
     licensed = (item for item in items if not _is_metered(_price_of(item)))
@@ -82,7 +82,7 @@ def plan_item(subscription: Json) -> Json:
 
 
 def attempt(event_id: str, invoice: Json) -> CollectionAttempt:
-    """What an `invoice.payment_failed` says. Raises ShapeError."""
+    """Returns the attempt of an `invoice.payment_failed` event. Raises MalformedObjectError."""
     return CollectionAttempt(
         event=event_id,
         invoice=text_of(invoice, "id"),
@@ -92,7 +92,7 @@ def attempt(event_id: str, invoice: Json) -> CollectionAttempt:
 
 
 def subscription_of(item: Json) -> str | None:
-    """The id of the subscription that an event's object is about; None when it is about none."""
+    """Returns the id of the subscription that an event's object belongs to; None when it belongs to none."""
     match item.get("object"):
         case "subscription":
             return id_of(item)
@@ -110,21 +110,21 @@ def subscription_of(item: Json) -> str | None:
 
 
 def customer_of(item: Json) -> str | None:
-    """The id of the customer that an event's object belongs to."""
+    """Returns the id of the customer that an event's object belongs to."""
     return id_of(item) if item.get("object") == "customer" else id_of(item.get("customer"))
 
 
 def _items(subscription: Json, first: Json) -> tuple[SnapshotItem, ...]:
-    """All that can be read, the likeliest plan first; of 2017, what the subscription itself says. Raises ShapeError."""
+    """Returns all items that can be mapped, the plan's first. Raises MalformedObjectError when there is none."""
     # The older form of the item that it has is on the subscription too: it is read where there is no other.
     holders = [
         first if _price_of(first) else subscription,
         *(item for item in items_of(subscription) if item is not first),
     ]
-    return _readable(holders, subscription) or (_item(holders[0], subscription),)
+    return _mapped_items(holders, subscription) or (_item(holders[0], subscription),)
 
 
-def _readable(holders: list[Json], subscription: Json) -> tuple[SnapshotItem, ...]:
+def _mapped_items(holders: list[Json], subscription: Json) -> tuple[SnapshotItem, ...]:
     items = []
     for holder in holders:
         with suppress(MalformedObjectError):
@@ -133,7 +133,7 @@ def _readable(holders: list[Json], subscription: Json) -> tuple[SnapshotItem, ..
 
 
 def _item(holder: Json, subscription: Json) -> SnapshotItem:
-    price = _price_of(holder) or _lacking(subscription, "price")
+    price = _price_of(holder) or _malformed(subscription, "price")
     return SnapshotItem(
         price=_price_seen(price),
         quantity=_count(holder.get("quantity")),
@@ -143,7 +143,7 @@ def _item(holder: Json, subscription: Json) -> SnapshotItem:
 
 
 def _interval(price: Json) -> Interval | None:
-    """How often it is paid; None for what we never sell by, such as weeks."""
+    """Returns the billing interval; None for one that we do not use, such as weeks."""
     recurring = price.get("recurring")
     holder = recurring if isinstance(recurring, Mapping) else price
     match holder.get("interval"), holder.get("interval_count", 1):
@@ -156,19 +156,19 @@ def _interval(price: Json) -> Interval | None:
 
 
 def _invoice(latest: object) -> Json | None:
-    """The newest invoice, where it was sent whole."""
+    """Returns the newest invoice if it is expanded."""
     return latest if isinstance(latest, Mapping) and ("status" in latest or "paid" in latest) else None
 
 
 def _paid_until(
     subscription: Json, status: str, invoice: Json | None, period_start: datetime | None, period_end: datetime | None
 ) -> datetime | None:
-    """The end of the newest period that was paid, as far as the newest invoice, or else the status, tells."""
+    """Returns the end of the newest paid period, according to the newest invoice, or else to the status."""
     if status in _UNPAID_ALWAYS:
         return None
     settled = status not in _FAILING
     if invoice is not None:
-        settled = invoice.get("paid") is True or word_of(invoice, "status") in {"paid", "void"}
+        settled = invoice.get("paid") is True or optional_text_of(invoice, "status") in {"paid", "void"}
     if settled or (invoice is not None and not _opens_a_period(invoice, period_start)):
         return period_end
     trial_end = time_of(subscription.get("trial_end"))
@@ -179,16 +179,16 @@ def _paid_until(
 
 
 def _opens_a_period(invoice: Json, period_start: datetime | None) -> bool:
-    """Whether it is for the whole period, and not for something within one that was paid before."""
-    if word_of(invoice, "billing_reason") in _OF_A_PERIOD or period_start is None:
+    """Returns True when the invoice is for the whole period, and not for a part of a paid one."""
+    if optional_text_of(invoice, "billing_reason") in _OF_A_PERIOD or period_start is None:
         return True
     made = time_of(invoice.get("created") or invoice.get("date"))
     return made is None or (made - period_start).total_seconds() <= _SAME_MOMENT_S
 
 
 def _failed_at(invoice: Json | None) -> datetime | None:
-    """When an open invoice was first tried in vain, which is as soon as it was final, or became overdue."""
-    if invoice is None or word_of(invoice, "status") not in {"open", "uncollectible"}:
+    """Returns the first failure of an open invoice: its finalization, or its due date if it is sent."""
+    if invoice is None or optional_text_of(invoice, "status") not in {"open", "uncollectible"}:
         return None
     if invoice.get("collection_method", invoice.get("billing")) == "send_invoice":
         return time_of(invoice.get("due_date"))
@@ -197,7 +197,7 @@ def _failed_at(invoice: Json | None) -> datetime | None:
 
 
 def _pending(subscription: Json) -> PendingSnapshot | None:
-    """What it will become: an update that waits for its payment, or the next phase of an expanded schedule."""
+    """Returns the scheduled change: an update with an outstanding payment, or the next phase of a schedule."""
     update, schedule = subscription.get("pending_update"), subscription.get("schedule")
     if isinstance(update, Mapping):
         items, at = list(_mappings(update.get("subscription_items"))), time_of(update.get("expires_at"))
@@ -209,12 +209,12 @@ def _pending(subscription: Json) -> PendingSnapshot | None:
         items, at = list(_mappings(phase.get("items"))), time_of(ends)
     else:
         return None
-    found = _readable(items, subscription)
+    found = _mapped_items(items, subscription)
     return PendingSnapshot(items=found, at=at) if found and at is not None else None
 
 
 def _price_of(item: Json) -> Json:
-    """The price of an item, or its older form the plan; empty when it has neither."""
+    """Returns the price of an item, or the plan of older API versions; empty when it has neither."""
     found = (item.get(name) for name in ("price", "plan"))
     return next((price for price in found if isinstance(price, Mapping)), {})
 
@@ -237,19 +237,19 @@ def _price_seen(price: Json) -> PriceSnapshot:
 
 
 def _amount(price: Json, subscription: Json) -> Money:
-    """What one unit costs; a price in tiers, or one with parts of a cent, has no such amount, and counts as 0."""
+    """Returns the unit price; a tiered price, or one with fractions of a cent, has none and counts as 0."""
     minor = price.get("unit_amount", price.get("amount"))
     return money_of(0 if minor is None else minor, price.get("currency") or subscription.get("currency"), price)
 
 
 def money_of(minor: object, currency: object, holder: Json) -> Money:
-    """An amount that `holder` has. Raises ShapeError."""
+    """Returns an amount of `holder`. Raises MalformedObjectError."""
     if not isinstance(minor, int) or not isinstance(currency, str):
-        _lacking(holder, "amount and currency")
+        _malformed(holder, "amount and currency")
     try:
         return Money(minor=minor, currency=currency.upper())
     except ValidationError:
-        _lacking(holder, "amount and currency")
+        _malformed(holder, "amount and currency")
 
 
 def _list(holder: Json, name: str) -> list[Json]:
@@ -263,7 +263,7 @@ def _mappings(values: object) -> Iterator[Json]:
 
 
 def id_of(reference: object) -> str | None:
-    """The id in a reference: Stripe sends it plain, or expanded to the whole object."""
+    """Returns the id of a reference, which Stripe sends as an id or as the expanded object."""
     if isinstance(reference, Mapping):
         reference = reference.get("id")
     return reference if isinstance(reference, str) and reference else None
@@ -274,29 +274,29 @@ def _metadata(holder: Json) -> dict[str, str]:
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, Mapping) else {}
 
 
-def word_of(holder: Json, name: str) -> str | None:
-    """A text that `holder` may have."""
+def optional_text_of(holder: Json, name: str) -> str | None:
+    """Returns an optional text of `holder`."""
     value = holder.get(name)
     return value if isinstance(value, str) else None
 
 
 def text_of(holder: Json, name: str) -> str:
-    """A text that every version of `holder` has. Raises ShapeError."""
+    """Returns a required text of `holder`. Raises MalformedObjectError."""
     value = holder.get(name)
-    return value if isinstance(value, str) and value else _lacking(holder, name)
+    return value if isinstance(value, str) and value else _malformed(holder, name)
 
 
 def _count(value: object) -> int:
-    """A quantity; metered items have none, and count as one."""
+    """Returns a quantity; metered items have none, and count as one."""
     return value if isinstance(value, int) and value >= 0 else 1
 
 
 def time_of(value: object) -> datetime | None:
-    """A time in Unix seconds; None for what is none."""
+    """Returns a time in Unix seconds; None for any other value."""
     if not isinstance(value, int) or not 0 < value < _YEAR_9999:
         return None
     return datetime.fromtimestamp(value, UTC)
 
 
-def _lacking(holder: Json, name: str) -> NoReturn:
+def _malformed(holder: Json, name: str) -> NoReturn:
     raise MalformedObjectError(f"{holder.get('object')!s:.40} {holder.get('id')!s:.80} has no usable {name}")

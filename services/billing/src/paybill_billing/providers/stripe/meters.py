@@ -1,6 +1,6 @@
-"""Usage at Stripe: events of its meters, and what it has counted.
+"""Reports usage to Stripe's meters and reads their totals.
 
-Source: https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage. Our name for a meter there is its
+Source: https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage. The name of our meter is Stripe's
 `event_name`.
 """
 
@@ -20,7 +20,7 @@ MINUTE_S = 60
 
 @dataclass(frozen=True, slots=True)
 class _Meter:
-    """A meter, and the fields of an event's payload that hold whose usage it is and how much."""
+    """A meter, and the fields of an event's payload for the customer and the quantity."""
 
     id: str
     customer_field: str
@@ -35,9 +35,9 @@ class StripeMeters:
         self._known: dict[str, _Meter] = {}
 
     async def report(self, reading: MeterReading, key: str) -> None:
-        """Add to the customer's meter, once for each `key`: Stripe keeps an event's identifier for a day at least.
+        """Adds to the customer's meter, once for each `key`: Stripe keeps an event's identifier for at least a day.
 
-        Raises ProviderRefusedError, also for a reading that is older than the 35 days that Stripe takes.
+        Raises ProviderRefusedError, also for a reading older than the 35 days that Stripe accepts.
         """
         with answers():
             meter = await self._meter(reading.meter)
@@ -60,8 +60,8 @@ class StripeMeters:
                     raise
 
     async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
-        """What Stripe has counted from the minute of `since` to the end of the minute of `until`; it lags a little."""
-        asked: dict[str, Any] = {
+        """Returns Stripe's total from the minute of `since` to the end of the minute of `until`; it lags a little."""
+        params: dict[str, Any] = {
             "customer": customer,
             "start_time": int(since.timestamp()) // MINUTE_S * MINUTE_S,
             "end_time": -(-int(until.timestamp()) // MINUTE_S) * MINUTE_S,
@@ -73,12 +73,12 @@ class StripeMeters:
             more = True
             while more:
                 answer = await self._client.raw_request_async(
-                    "get", f"/v1/billing/meters/{id_}/event_summaries", **asked
+                    "get", f"/v1/billing/meters/{id_}/event_summaries", **params
                 )
                 page = answer.data
                 total += sum(Decimal(str(summary["aggregated_value"])) for summary in page["data"])
                 more = bool(page["has_more"] and page["data"])
-                asked["starting_after"] = page["data"][-1]["id"] if more else None
+                params["starting_after"] = page["data"][-1]["id"] if more else None
         return int(total)
 
     async def _meter(self, name: str) -> _Meter:
@@ -89,5 +89,5 @@ class StripeMeters:
                     found.id, found.customer_mapping.event_payload_key, found.value_settings.event_payload_key
                 )
         if name not in self._known:
-            raise ProviderRefusedError(f"Stripe has no active meter whose event name is {name}; make it there first")
+            raise ProviderRefusedError(f"Stripe has no active meter with the event name {name}; create it at Stripe")
         return self._known[name]

@@ -1,7 +1,7 @@
-"""Stripe's refunds and disputes in our words, and what the objects around them lead to, in shapes old and new.
+"""Maps Stripe's refunds and disputes, and resolves the objects around them, for old and new API versions.
 
-What moved is in https://docs.stripe.com/changelog: a charge's refunds are listed apart (2022-11-15), and its invoice is
-found through invoice payments (2025-03-31.basil).
+Changes are in https://docs.stripe.com/changelog: refunds of a charge are listed separately (2022-11-15), and its invoice
+is found through invoice payments (2025-03-31.basil).
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from typing import Any
 from paybill_contracts.payments import DisputeOutcome
 
 from paybill_billing.providers.port.snapshots import Dispute, Refund
-from paybill_billing.providers.stripe.mappers import Json, id_of, money_of, text_of, time_of, word_of
+from paybill_billing.providers.stripe.mappers import Json, id_of, money_of, optional_text_of, text_of, time_of
 
-LEADING = {
+REFERRING_PATHS = {
     "checkout.session": "/v1/checkout/sessions",
     "invoice": "/v1/invoices",
     "subscription_schedule": "/v1/subscription_schedules",
 }
-"""Objects that only lead to a subscription, and where they are found."""
+"""Paths of the objects that only refer to a subscription."""
 
 REFUNDED = "charge.refunded"
 _RETURNS = frozenset({"charge", "refund", "dispute"})
@@ -32,8 +32,8 @@ _OUTCOMES = {
 
 
 def refund(shown: Json) -> Refund | None:
-    """A refund; None when nothing went back. Raises ShapeError."""
-    if word_of(shown, "status") in _UNDONE:
+    """Returns a refund; None for a failed or cancelled one. Raises MalformedObjectError."""
+    if optional_text_of(shown, "status") in _UNDONE:
         return None
     return Refund(
         id=text_of(shown, "id"),
@@ -43,7 +43,7 @@ def refund(shown: Json) -> Refund | None:
 
 
 def dispute(shown: Json) -> Dispute:
-    """A dispute, as it stands. Raises ShapeError."""
+    """Returns a dispute in its current state. Raises MalformedObjectError."""
     details = shown.get("evidence_details")
     due = details.get("due_by") if isinstance(details, Mapping) else shown.get("evidence_due_by")
     return Dispute(
@@ -51,12 +51,12 @@ def dispute(shown: Json) -> Dispute:
         amount=money_of(shown.get("amount"), shown.get("currency"), shown),
         reason=_reason(shown),
         respond_by=time_of(due),
-        outcome=_OUTCOMES.get(word_of(shown, "status") or ""),
+        outcome=_OUTCOMES.get(optional_text_of(shown, "status") or ""),
     )
 
 
 def related(event: Json) -> tuple[str, str] | None:
-    """Kind and id of the object that a thin event names, or that an alert about a lost event does."""
+    """Returns kind and id of the object that a thin event, or an alert about a missing event, names."""
     data = event.get("data")
     impact = data.get("impact") if isinstance(data, Mapping) else None
     for holder in (impact, event):
@@ -69,14 +69,14 @@ def related(event: Json) -> tuple[str, str] | None:
 
 
 def target_of(kind: str, id_: str) -> str | None:
-    """What is looked at for this object: a subscription by its id, another with its kind; None for what we leave."""
+    """Returns the sync target of an object: a subscription's id, or `<kind>/<id>`; None for kinds that are ignored."""
     if kind == "subscription":
         return id_
-    return f"{kind}/{id_}" if kind in _RETURNS or kind in LEADING else None
+    return f"{kind}/{id_}" if kind in _RETURNS or kind in REFERRING_PATHS else None
 
 
 def return_target(type_: str, item: Json) -> str | None:
-    """What is looked at for an event about money that goes back; None for other events."""
+    """Returns the sync target of an event about a refund or dispute; None for other events."""
     kind, id_, charge = item.get("object"), id_of(item), id_of(item.get("charge"))
     match kind:
         case "refund" | "dispute" if id_ is not None:
@@ -90,17 +90,17 @@ def return_target(type_: str, item: Json) -> str | None:
 
 
 def invoice_of(charge: Json) -> str | None:
-    """The invoice that a charge paid, where the charge still says so."""
+    """Returns the invoice of a charge; newer API versions do not have it."""
     return id_of(charge.get("invoice"))
 
 
 def first_invoice(page: Any) -> Json | None:
-    """The invoice of the first of these invoice payments, expanded."""
+    """Returns the expanded invoice of the first invoice payment."""
     payments = page.get("data") if isinstance(page, Mapping) else None
     found = payments[0].get("invoice") if payments and isinstance(payments[0], Mapping) else None
     return found if isinstance(found, Mapping) else None
 
 
 def _reason(shown: Json) -> str | None:
-    reason = word_of(shown, "reason")
+    reason = optional_text_of(shown, "reason")
     return reason if reason is not None and reason.isidentifier() and reason.isascii() else None

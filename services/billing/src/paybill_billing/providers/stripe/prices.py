@@ -1,4 +1,4 @@
-"""Our plans as Stripe's prices: found by the name that we give them, made when nobody has bought them yet."""
+"""Prices of our plans at Stripe: found by their lookup key, and created before the first purchase."""
 
 import stripe
 from paybill_contracts.catalogue import PlanVersion, Price
@@ -10,7 +10,7 @@ from paybill_billing.providers.stripe.mappers import PLAN, VERSION, Json
 
 
 class StripePrices:
-    """The prices of one account. provider: the name that plans.yaml gives it."""
+    """Prices of one Stripe account. provider: its name in plans.yaml."""
 
     def __init__(self, client: stripe.StripeClient, provider: str) -> None:
         self._client = client
@@ -18,7 +18,7 @@ class StripePrices:
         self._known: dict[str, str] = {}
 
     async def id_of(self, product: str, plan: PlanVersion, price: Price) -> str:
-        """The id of a price of this plan. Raises ProviderRefusedError when ours costs something else there."""
+        """Returns the id of a price of this plan. Raises ProviderRefusedError when its amount at Stripe differs."""
         name = lookup_key(plan, price)
         known = price.provider_prices.get(self._provider) or self._known.get(name)
         if known is None:
@@ -26,19 +26,21 @@ class StripePrices:
         return known
 
     def sells(self, price: Json, plan: PlanVersion) -> bool:
-        """Whether a price as Stripe shows it is one of this plan."""
+        """Returns True for a Stripe price of this plan."""
         metadata = price.get("metadata") or {}
         return (
-            price.get("id") in {offer.provider_prices.get(self._provider) for offer in plan.prices}
+            price.get("id") in {ours.provider_prices.get(self._provider) for ours in plan.prices}
             or (metadata.get(PLAN), metadata.get(VERSION)) == (plan.plan, str(plan.version))
-            or price.get("lookup_key") in {lookup_key(plan, offer) for offer in plan.prices}
+            or price.get("lookup_key") in {lookup_key(plan, ours) for ours in plan.prices}
         )
 
     async def _found(self, name: str, price: Price) -> str | None:
         page = await self._client.v1.prices.list_async({"lookup_keys": [name], "active": True, "limit": 1})
         for found in page.data:
             if (found.unit_amount, found.currency.upper()) != (price.amount.minor, price.amount.currency):
-                raise ProviderRefusedError(f"price {found.id} is called {name} and costs something else than the plan")
+                raise ProviderRefusedError(
+                    f"price {found.id} has the lookup key {name} and an amount other than the plan's"
+                )
             return found.id
         return None
 

@@ -1,4 +1,4 @@
-"""Stripe, through its official library: customers, checkouts, subscriptions as they are, events, meters, the portal."""
+"""Adapter of the provider `stripe`, with Stripe's official library."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from paybill_billing.providers.stripe.meters import StripeMeters
 from paybill_billing.providers.stripe.prices import StripePrices
 from paybill_billing.providers.stripe.resolver import StripeReferenceResolver
 
-if TYPE_CHECKING:  # these descriptions of parameters are 1 MB
+if TYPE_CHECKING:  # these parameter types take 1 MB
     from stripe.params.checkout import SessionCreateParams, SessionCreateParamsSubscriptionData
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ PAGE = 100
 
 
 class Stripe:
-    """One account at Stripe. The library's own retries are off: they know neither our pace nor who waits."""
+    """One Stripe account. The library's own retries are off: they know neither our rate limit nor our backoff."""
 
     def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float) -> None:
         # Nothing is told that nobody asked for; otherwise the library also writes an id into the home directory.
@@ -60,11 +60,11 @@ class Stripe:
         self._resolver = StripeReferenceResolver(self._client)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Closes the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
     async def open(self, order: Order, key: str) -> OpenedAccount:
-        """Make the customer and a checkout for it, once for each `key`.
+        """Creates the customer and a checkout for it, once for each `key`.
 
         Raises ProviderRefusedError, ProviderAwayError.
         """
@@ -73,13 +73,13 @@ class Stripe:
             price = await self._prices.id_of(order.product, order.plan, order.plan.prices[0])
             session = await self._checkout(order, customer, price, key)
         if session.url is None:
-            raise ProviderRefusedError(f"checkout {session.id} has no address")
+            raise ProviderRefusedError(f"checkout {session.id} has no URL")
         return OpenedAccount(customer=customer, checkout=session.id, checkout_url=session.url)
 
     async def adopt(self, customer: str, tenant_id: str, key: str) -> tuple[str, ...]:
-        """Write the tenant on the customer; the subscriptions that it has and that did not end.
+        """Writes the tenant into the customer's metadata, and returns its subscriptions that have not ended.
 
-        Raises ProviderRefusedError for a customer that is not there, or that is another tenant.
+        Raises ProviderRefusedError for a missing customer, or one that belongs to another tenant.
         """
         v1 = self._client.v1
         with answers():
@@ -88,7 +88,7 @@ class Stripe:
                 raise ProviderRefusedError(f"the customer {customer} was deleted at Stripe")
             owner = (found.get("metadata") or {}).get(TENANT)
             if owner not in {None, "", tenant_id}:
-                raise ProviderRefusedError(f"the customer {customer} is another tenant already")
+                raise ProviderRefusedError(f"the customer {customer} already belongs to another tenant")
             if owner != tenant_id:
                 await v1.customers.update_async(
                     customer, {"metadata": {TENANT: tenant_id}}, {"idempotency_key": f"{key}/adopt"}
@@ -97,7 +97,7 @@ class Stripe:
             return tuple([subscription.id async for subscription in held.auto_paging_iter()])
 
     async def fetch(self, subscription: str) -> ProviderSnapshot | None:
-        """The subscription as it is now. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
+        """Returns the current subscription. Raises ProviderAwayError, ProviderRefusedError, MalformedObjectError."""
         try:
             with answers():
                 # As it came: the library's object of objects costs more than all the rest of a look.
@@ -109,15 +109,15 @@ class Stripe:
         return mappers.seen(await self._resolver.whole(found.data))
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
-        """Where an object leads. Raises ProviderAwayError, ProviderRefusedError, ShapeError."""
+        """Resolves an object. Raises ProviderAwayError, ProviderRefusedError, MalformedObjectError."""
         return await self._resolver.resolve(kind, id_)
 
     async def failed_attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
-        """The failed attempt that the event was about, as the invoice shows it now."""
+        """Returns the failed attempt of the event according to the current invoice."""
         return await self._resolver.failed_attempt(event_id, invoice)
 
     async def cancel_all(self, customer: str) -> None:
-        """Close every checkout, so that nothing new begins; then cancel what there is. Doing it twice is no error."""
+        """Expires all checkouts, so that no subscription can start, and then cancels all subscriptions. Idempotent."""
         v1 = self._client.v1
         with answers(), suppress(MissingError):
             sessions = await v1.checkout.sessions.list_async({"customer": customer, "status": "open", "limit": PAGE})
@@ -130,17 +130,17 @@ class Stripe:
                     await v1.subscriptions.cancel_async(subscription.id)
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
-        """What the change would cost if it were made at `at`. Changes nothing."""
+        """Returns the cost of the change at `at`. Changes nothing."""
         return await self._changes.quote(subscription, desired, at)
 
     async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
-        """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
+        """Applies the change, prorated as quoted for `at`. Idempotent by `key`."""
         await self._changes.change(subscription, desired, at, key)
 
     async def undelivered(self, since: datetime, after: str | None) -> UndeliveredPage:
-        """A page of what was not delivered since then, the oldest page last; `after`: the page before's `next`.
+        """Returns a page of undelivered events, the oldest page last; `after`: `next` of the page before.
 
-        Stripe keeps events for 30 days. Who may list them is whose events they are, so they carry no signature.
+        Stripe keeps events for 30 days. The API key authenticates the list, so its events carry no signature.
         """
         created = {"gte": int(since.timestamp())}
         found, next_ = await self._page("/v1/events", after, delivery_success="false", created=created)
@@ -149,33 +149,33 @@ class Stripe:
             try:
                 delivery = delivery_of(event, datetime.now(UTC))
             except DeliveryRefusedError as error:
-                log.warning("an event in Stripe's list is left out: %s", error)
+                log.warning("skipped an event of Stripe's list: %s", error)
             else:
                 messages.append((delivery, json.dumps(event).encode()))
         return UndeliveredPage(tuple(messages), next_)
 
     async def subscriptions(self, after: str | None) -> SnapshotPage:
-        """A page of them, those that ended too; `after`: the page before's `next`."""
+        """Returns a page of all subscriptions, ended ones too; `after`: `next` of the page before."""
         found, next_ = await self._page("/v1/subscriptions", after, status="all", expand=["data.latest_invoice"])
-        seen = []
+        snapshots = []
         for subscription in found:
             try:
-                seen.append(mappers.seen(await self._resolver.whole(subscription)))
+                snapshots.append(mappers.seen(await self._resolver.whole(subscription)))
             except MalformedObjectError as error:
                 # It may be none of ours, and must not hide all that are behind it.
-                log.warning("a subscription in Stripe's list is left out: %s", error)
-        return SnapshotPage(tuple(seen), next_)
+                log.warning("skipped a subscription of Stripe's list: %s", error)
+        return SnapshotPage(tuple(snapshots), next_)
 
     async def report(self, reading: MeterReading, key: str) -> None:
-        """Add to the customer's meter, once for each `key`."""
+        """Adds to the customer's meter, once for each `key`."""
         await self._meters.report(reading, key)
 
     async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
-        """What the provider has counted in that time."""
+        """Returns the provider's total for that time."""
         return await self._meters.reported(meter, customer, since, until)
 
     async def portal(self, customer: str, return_url: str) -> str:
-        """A link for this customer, good for a short while."""
+        """Creates a link to the customer portal that expires soon."""
         with answers():
             session = await self._client.v1.billing_portal.sessions.create_async(
                 {"customer": customer, "return_url": return_url}
@@ -183,7 +183,7 @@ class Stripe:
         return session.url
 
     async def _page(self, path: str, after: str | None, **params: Any) -> tuple[list[dict[str, Any]], str | None]:
-        """A page of a list as it came, and what to ask for the next one with."""
+        """Returns a page of a list as raw JSON, and the cursor of the next page."""
         if after is not None:
             params["starting_after"] = after
         with answers():
@@ -192,7 +192,7 @@ class Stripe:
         return found, found[-1]["id"] if found and page["has_more"] else None
 
     async def _customer(self, order: Order, key: str) -> str:
-        """Looked for first: Stripe forgets an idempotency key after a day, and an effect may be tried after that."""
+        """Finds or creates the customer: Stripe keeps an idempotency key for a day, and a retry may come later."""
         customers = self._client.v1.customers
         same_address = await customers.list_async({"email": order.email, "limit": PAGE})
         async for customer in same_address.auto_paging_iter():
@@ -205,15 +205,15 @@ class Stripe:
         return made.id
 
     async def _checkout(self, order: Order, customer: str, price: str, key: str) -> stripe.checkout.Session:
-        subscribed: SessionCreateParamsSubscriptionData = {"metadata": {TENANT: order.tenant_id}}
+        subscription_data: SessionCreateParamsSubscriptionData = {"metadata": {TENANT: order.tenant_id}}
         if order.plan.trial_days:
-            subscribed["trial_period_days"] = order.plan.trial_days
+            subscription_data["trial_period_days"] = order.plan.trial_days
         params: SessionCreateParams = {
             "mode": "subscription",
             "customer": customer,
             "client_reference_id": order.tenant_id,
             "line_items": [{"price": price, "quantity": 1}],
-            "subscription_data": subscribed,
+            "subscription_data": subscription_data,
             "success_url": self._return_url,
             "cancel_url": self._return_url,
         }

@@ -1,4 +1,4 @@
-"""What Stripe has to be asked beside a subscription: where a payment belongs, and the rest of what is cut short."""
+"""Resolves Stripe's references: payments to their invoices, and subscriptions to their further items and schedule."""
 
 import logging
 from typing import Any
@@ -11,7 +11,7 @@ from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute,
 from paybill_billing.providers.stripe.client import MissingError, answers
 from paybill_billing.providers.stripe.mappers import Json, attempt, customer_of, id_of, items_of, subscription_of
 from paybill_billing.providers.stripe.payment_mappers import (
-    LEADING,
+    REFERRING_PATHS,
     dispute,
     first_invoice,
     invoice_of,
@@ -26,13 +26,13 @@ PAGE = 100
 
 
 class StripeReferenceResolver:
-    """Follows objects of one account to where they belong."""
+    """Resolves objects of one Stripe account to the subscription, invoice and customer that they belong to."""
 
     def __init__(self, client: stripe.StripeClient) -> None:
         self._client = client
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
-        """Where the object leads; None when Stripe never had it. Raises ShapeError."""
+        """Returns the resolved reference; None when Stripe has no such object. Raises MalformedObjectError."""
         match kind:
             case "charge":
                 return await self._charge(id_)
@@ -46,8 +46,8 @@ class StripeReferenceResolver:
                 found = await self._find("/v2/core/events", id_)
                 named = related(found) if found is not None else None
                 return ResolvedReference(target=target_of(*named)) if named is not None else None
-            case _ if kind in LEADING:
-                found = await self._find(LEADING[kind], id_)
+            case _ if kind in REFERRING_PATHS:
+                found = await self._find(REFERRING_PATHS[kind], id_)
                 return (
                     ResolvedReference(target=subscription_of({"object": kind, **found})) if found is not None else None
                 )
@@ -55,12 +55,12 @@ class StripeReferenceResolver:
                 return ResolvedReference()
 
     async def failed_attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
-        """The failed attempt that the event was about, as the invoice shows it now."""
+        """Returns the failed attempt of the event according to the current invoice."""
         found = await self._find("/v1/invoices", invoice)
         return attempt(event_id, found) if found is not None else None
 
     async def whole(self, subscription: Json) -> Json:
-        """The subscription with the items that were cut off, and with the schedule that it only named."""
+        """Returns the subscription with all its items and its expanded schedule."""
         whole = dict(subscription)
         items = subscription.get("items")
         if isinstance(items, dict) and items.get("has_more"):
@@ -72,7 +72,7 @@ class StripeReferenceResolver:
         return whole
 
     async def _charge(self, id_: str) -> ResolvedReference | None:
-        """All refunds and disputes of a charge: events of one name only the charge, since 2022-11-15."""
+        """Returns all refunds and disputes of a charge: since 2022-11-15 their events name only the charge."""
         charge = await self._find("/v1/charges", id_)
         if charge is None:
             return None
@@ -82,7 +82,7 @@ class StripeReferenceResolver:
         return await self._paid({"charge": charge}, [*map(refund, refunds), *map(dispute, disputes)])
 
     async def _paid(self, found: Json, returned: list[Refund | Dispute | None]) -> ResolvedReference:
-        """Who had paid, and what for: by the charge's invoice, by its payment's, or by nothing but the customer."""
+        """Resolves a payment to its invoice and subscription, by the charge or its payment, or only to its customer."""
         charge = found.get("charge")
         charge = charge if isinstance(charge, dict) else {}
         invoice = await self._invoice(
@@ -106,7 +106,7 @@ class StripeReferenceResolver:
             page = await self._get("/v1/invoice_payments", payment=payment, limit=1, expand=["data.invoice"])
         except ProviderRefusedError as error:
             # That money went back is told without its invoice rather than never.
-            log.warning("the invoice of %s is not to be had: %s", intent, error)
+            log.warning("the invoice of %s cannot be fetched: %s", intent, error)
             return None
         return first_invoice(page)
 
@@ -120,5 +120,5 @@ class StripeReferenceResolver:
         with answers():
             found = (await self._client.raw_request_async("get", path, **more)).data
         if not isinstance(found, dict):
-            raise MalformedObjectError(f"{path} is no object")
+            raise MalformedObjectError(f"{path} is not an object")
         return found

@@ -1,4 +1,4 @@
-"""What the provider `manual` keeps, which another provider keeps on its side: an aggregate for each tenant."""
+"""Manual contracts: an aggregate for each tenant with the records that another provider keeps in its own system."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,11 +36,11 @@ OFFER_VALID = timedelta(days=30)
 PAYMENT_DAYS = 30
 
 MAX_OVERDUE = 2
-"""With so many overdue invoices no further period begins: what nobody pays does not grow for ever."""
+"""With this number of overdue invoices no further period begins, so that the debt does not grow without limit."""
 MAX_OPEN = 50
 KEPT_SETTLED = 24
 KEPT_KEYS = 32
-MOST = 10**15
+MAX_MINOR = 10**15
 
 ManualEvent = (
     ManualOfferMade
@@ -61,25 +61,25 @@ OWED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.OVERDUE})
 
 
 class NoContractError(NotFoundError):
-    """The tenant has neither an offer nor a contract with the provider `manual`."""
+    """Raised when the tenant has neither an offer nor a contract with the provider `manual`."""
 
     code = "no_contract"
 
 
 class NoValidOfferError(ConflictError):
-    """There is no offer that an order could be for, or it is not valid any more."""
+    """Raised when an order arrives without a valid offer."""
 
     code = "nothing_offered"
 
 
 class ContractRunsError(ConflictError):
-    """What runs is changed, and not ordered anew."""
+    """Raised when a running contract is ordered again; it has to be changed instead."""
 
     code = "contract_runs"
 
 
 class ContractNotRunningError(ConflictError):
-    """What is over, paused or unpaid cannot be changed like this."""
+    """Raised when a cancelled, paused or unpaid contract is changed."""
 
     code = "contract_not_running"
 
@@ -89,29 +89,29 @@ class UnknownInvoiceError(NotFoundError):
 
 
 class InvoiceSettledError(ConflictError):
-    """What is paid cannot be voided, and what is void cannot be paid."""
+    """Raised when a paid invoice is voided, or a void invoice is paid."""
 
     code = "invoice_settled"
 
 
 class TooManyInvoicesError(ConflictError):
-    """So many invoices are open that no further change is invoiced."""
+    """Raised when too many invoices are open to invoice another change."""
 
     code = "too_many_invoices"
 
 
 class TermsError(DomainError):
-    """Nothing can be sold on these terms."""
+    """Raised for terms that cannot be invoiced."""
 
     code = "impossible_terms"
 
 
 @dataclass(frozen=True, slots=True)
 class ManualContract:
-    """A tenant's offer, contract and invoices: those that are owed, and the newest that are settled.
+    """A tenant's offer, contract and invoices: the unpaid ones, and the newest settled ones.
 
-    paid_until: the end of the newest period that was paid. made: the newest idempotency keys of changes. due: when time
-    alone changes something.
+    paid_until: the end of the newest paid period. made: the newest idempotency keys of changes. due: the next
+    transition by time alone.
     """
 
     id: str
@@ -129,40 +129,40 @@ Decide = Callable[[ManualContract | None, datetime], Sequence[ManualEvent]]
 
 
 def contract_id(tenant_id: str) -> str:
-    """The id of the tenant's contract; the provider's customer and subscription are called so, too."""
+    """Returns the id of the tenant's contract, which is also the id of the provider's customer and subscription."""
     return f"con_{tenant_id.removeprefix('ten_')}"
 
 
 def existing(state: ManualContract | None, tenant_id: str) -> ManualContract:
-    """The state itself. Raises NoContractError."""
+    """Returns the manual contract. Raises NoContractError."""
     if state is None:
-        raise NoContractError(f"{tenant_id} does not pay by invoice; offer it something first")
+        raise NoContractError(f"{tenant_id} has no manual contract; make an offer first: paybill manual offer TENANT")
     return state
 
 
 def terms_of(plan: str, version: int, price: Price, quantity: int) -> Terms:
-    """What is bought when somebody orders so many of this plan at this price. Raises TermsError."""
-    if quantity < 1 or not 0 <= price.amount.minor * quantity <= MOST:
-        raise TermsError(f"{quantity} of {plan} cannot be invoiced; order at least 1, and for at most {MOST} in all")
+    """Returns the terms of an order. Raises TermsError when they cannot be invoiced."""
+    if quantity < 1 or not 0 <= price.amount.minor * quantity <= MAX_MINOR:
+        raise TermsError(f"{quantity} of {plan} cannot be invoiced; order at least 1, for at most {MAX_MINOR} in total")
     return Terms(plan=plan, version=version, quantity=quantity, unit_price=price.amount, interval=price.interval)
 
 
 def priced(plan: PlanVersion, interval: Interval | None, currency: str | None) -> Price:
-    """The first price of the plan for this interval and in this currency. Raises TermsError."""
+    """Returns the first price of the plan for this interval and currency. Raises TermsError."""
     for price in plan.prices:
         if interval in {None, price.interval} and currency in {None, price.amount.currency}:
             return price
-    sold = ", ".join(f"{price.amount.currency} by the {price.interval}" for price in plan.prices) or "nothing"
-    raise TermsError(f"{plan.plan} version {plan.version} has no such price; it is sold for {sold}")
+    sold = ", ".join(f"{price.amount.currency} per {price.interval}" for price in plan.prices) or "none"
+    raise TermsError(f"{plan.plan} version {plan.version} has no such price; its prices: {sold}")
 
 
 def amount_of(terms: Terms) -> Money:
-    """What a whole period costs."""
+    """Returns the price of a whole period."""
     return Money(minor=terms.unit_price.minor * terms.quantity, currency=terms.unit_price.currency)
 
 
 def evolve(state: ManualContract | None, event: ManualEvent) -> ManualContract:
-    """The state after `event`. Every fact holds the whole of what it changes, so any may come first."""
+    """Returns the manual contract after `event`. Every event contains all that it changes, so any may come first."""
     before = state or ManualContract(id=event.contract_id, tenant_id=event.tenant_id)
     match event:
         case ManualOfferMade():
@@ -177,7 +177,7 @@ def evolve(state: ManualContract | None, event: ManualEvent) -> ManualContract:
             made = before.made if event.made_for is None else (*before.made, event.made_for)[-KEPT_KEYS:]
             after = replace(before, contract=event.contract, made=made)
         case InvoiceIssued() | InvoiceOverdue() | InvoicePaid() | InvoiceVoided():
-            invoices = _with(before.invoices, event.invoice)
+            invoices = _with_invoice(before.invoices, event.invoice)
             after = replace(before, contract=event.contract, invoices=invoices)
             covers = event.invoice.covers_until
             if event.invoice.status is InvoiceStatus.PAID and covers is not None:
@@ -194,24 +194,24 @@ def _due(state: ManualContract) -> datetime | None:
     return min(times, default=None)
 
 
-def _with(invoices: Sequence[Invoice], invoice: Invoice) -> tuple[Invoice, ...]:
-    """All that are owed and the newest that are settled, with this one, in the order of their numbers."""
+def _with_invoice(invoices: Sequence[Invoice], invoice: Invoice) -> tuple[Invoice, ...]:
+    """Returns the unpaid and the newest settled invoices, with this one, in the order of their numbers."""
     known = {**{other.invoice_id: other for other in invoices}, invoice.invoice_id: invoice}
     in_order = sorted(known.values(), key=lambda other: int(other.invoice_id.rpartition("_")[2]))
     settled = [other.invoice_id for other in in_order if other.status not in OWED]
-    gone = set(settled[:-KEPT_SETTLED])
-    return tuple(other for other in in_order if other.invoice_id not in gone)
+    dropped = set(settled[:-KEPT_SETTLED])
+    return tuple(other for other in in_order if other.invoice_id not in dropped)
 
 
 def contract_of(state: ManualContract) -> Contract:
-    """The contract itself. Raises NoContractError."""
+    """Returns the contract. Raises NoContractError."""
     if state.contract is None:
-        raise NoContractError(f"{state.tenant_id} has ordered nothing yet")
+        raise NoContractError(f"{state.tenant_id} has no contract yet")
     return state.contract
 
 
 def running(state: ManualContract) -> Contract:
-    """The contract, while it can be changed. Raises NoContractError, ContractNotRunningError."""
+    """Returns the contract if it can be changed. Raises NoContractError, ContractNotRunningError."""
     contract = contract_of(state)
     match contract.status:
         case ContractStatus.TRIALING | ContractStatus.ACTIVE:
@@ -219,35 +219,37 @@ def running(state: ManualContract) -> Contract:
         case ContractStatus.PAUSED:
             raise ContractNotRunningError(f"the contract of {state.tenant_id} is paused; resume it first")
         case ContractStatus.UNPAID:
-            raise ContractNotRunningError(f"the contract of {state.tenant_id} is unpaid; settle what is overdue")
+            raise ContractNotRunningError(f"the contract of {state.tenant_id} is unpaid; settle the overdue invoices")
         case ContractStatus.CANCELLED:
-            raise ContractNotRunningError(f"the contract of {state.tenant_id} is over; offer a new one")
+            raise ContractNotRunningError(f"the contract of {state.tenant_id} has ended; make a new offer")
         case _:
             assert_never(contract.status)
 
 
 def not_running(state: ManualContract | None) -> None:
-    """Raises ContractRunsError when there is a contract that is not over."""
+    """Raises ContractRunsError while a contract has not ended."""
     contract = state.contract if state is not None else None
     if state is not None and contract is not None and contract.status is not ContractStatus.CANCELLED:
-        raise ContractRunsError(f"{state.tenant_id} has a contract by order {contract.order}; change it instead")
+        raise ContractRunsError(f"{state.tenant_id} already has a contract (order {contract.order}); change it instead")
 
 
 def owed_or_settled(state: ManualContract, invoice_id: str) -> tuple[Invoice, Contract]:
-    """An invoice and its contract. Raises UnknownInvoiceError."""
+    """Returns an invoice and its contract. Raises UnknownInvoiceError."""
     for invoice in state.invoices:
         if invoice.invoice_id == invoice_id:
             return invoice, contract_of(state)
-    raise UnknownInvoiceError(f"there is no invoice {invoice_id}, or it was settled long ago")
+    raise UnknownInvoiceError(
+        f"there is no invoice {invoice_id}, or it was settled and dropped from the newest {KEPT_SETTLED}"
+    )
 
 
 def owes_too_much(state: ManualContract) -> bool:
-    """Whether no further period begins."""
+    """Returns True when no further period may begin."""
     return sum(invoice.status is InvoiceStatus.OVERDUE for invoice in state.invoices) >= MAX_OVERDUE
 
 
 def next_period(contract: Contract, start: datetime, anchor: datetime) -> Contract:
-    """The contract in the period that begins at `start`, on the terms that were agreed for it."""
+    """Returns the contract in the period that begins at `start`, with the terms agreed for it."""
     terms = contract.next_terms or contract.terms
     if terms.interval is not contract.terms.interval:
         anchor = start
@@ -266,11 +268,11 @@ def next_period(contract: Contract, start: datetime, anchor: datetime) -> Contra
 def changed(
     state: ManualContract, contract: Contract, lines: tuple[ProrationLine, ...], made_for: str | None
 ) -> list[ManualEvent]:
-    """The fact that the contract was changed; nothing when it is as it was."""
+    """Returns the event of a changed contract; nothing when it is unchanged."""
     if contract == state.contract:
         return []
-    if contract.credit > MOST:
-        raise TermsError(f"more than {MOST} of credit cannot be kept; pay it out first")
+    if contract.credit > MAX_MINOR:
+        raise TermsError(f"the credit cannot exceed {MAX_MINOR}; pay it out first")
     return [
         ContractChanged(
             contract_id=state.id,
@@ -283,7 +285,7 @@ def changed(
 
 
 def cancelled(state: ManualContract, contract: Contract, at: datetime, made_for: str | None) -> ContractCancelled:
-    """The fact that the contract is over since `at`."""
+    """Returns the event of a contract that ended at `at`."""
     over = {"status": ContractStatus.CANCELLED, "cancel_at": at, "next_terms": None}
     return ContractCancelled(
         contract_id=state.id,
@@ -294,7 +296,7 @@ def cancelled(state: ManualContract, contract: Contract, at: datetime, made_for:
 
 
 def period_invoice(state: ManualContract, contract: Contract, now: datetime) -> InvoiceIssued:
-    """The invoice of a period that begins."""
+    """Returns the invoice of a new period."""
     line = line_of(
         f"{named(contract.terms)}, until {contract.period_end:%Y-%m-%d}", amount_of(contract.terms).minor, contract
     )
@@ -309,7 +311,7 @@ def issued(
     *,
     covers_until: datetime | None,
 ) -> InvoiceIssued:
-    """An invoice of these lines, less the credit that there is; one of nothing is paid."""
+    """Returns an invoice of these lines less the available credit; an invoice over nothing is paid at once."""
     owed = sum(line.amount.minor for line in lines)
     used = min(contract.credit, owed)
     settled = used == owed
@@ -335,15 +337,15 @@ def issued(
 
 
 def currency_of(contract: Contract) -> str:
-    """What the contract is paid in."""
+    """Returns the currency of the contract."""
     return contract.terms.unit_price.currency
 
 
 def line_of(text: str, minor: int, contract: Contract) -> ProrationLine:
-    """A line of an invoice."""
+    """Returns a line of an invoice."""
     return ProrationLine(text=text, amount=Money(minor=minor, currency=currency_of(contract)))
 
 
 def named(terms: Terms) -> str:
-    """The terms in words for an invoice."""
+    """Returns the terms as the text of an invoice line."""
     return f"{terms.plan} version {terms.version} x {terms.quantity}"

@@ -1,4 +1,4 @@
-"""The provider `manual`: an offer, a purchase order, invoices, and somebody who sees the money."""
+"""Decisions about manual contracts: offer, purchase order, changes, invoices and payments."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -51,11 +51,11 @@ from paybill_billing.providers.manual.domain.contracts import (
     period_invoice,
     running,
 )
-from paybill_billing.providers.manual.domain.periods import days_left, part, period_after
+from paybill_billing.providers.manual.domain.periods import days_left, period_after, prorated
 
 
 def offer(state: ManualContract | None, tenant_id: str, terms: Terms, valid_until: datetime) -> list[ManualEvent]:
-    """Offer this, instead of whatever was offered before. Raises ContractRunsError."""
+    """Makes an offer, which replaces the one before. Raises ContractRunsError."""
     not_running(state)
     made = Offer(terms=terms, valid_until=valid_until)
     return [ManualOfferMade(contract_id=contract_id(tenant_id), tenant_id=tenant_id, offer=made)]
@@ -64,9 +64,9 @@ def offer(state: ManualContract | None, tenant_id: str, terms: Terms, valid_unti
 def accept(
     state: ManualContract, *, order: str, terms: Terms, payment_days: int, trial_days: int, now: datetime
 ) -> list[ManualEvent]:
-    """Take the customer's order, which may be for other terms than were offered; access begins with it.
+    """Accepts a purchase order, whose terms may differ from the offer; access begins with it.
 
-    The same order twice is no error. Raises ContractRunsError, NothingOfferedError.
+    Idempotent for the same order. Raises ContractRunsError, NoValidOfferError.
     """
     before = state.contract
     if before is not None and before.status is not ContractStatus.CANCELLED and before.order == order:
@@ -94,13 +94,13 @@ def accept(
 
 
 def pay(state: ManualContract, invoice_id: str, reference: str, now: datetime) -> list[ManualEvent]:
-    """Somebody has seen the money. Raises UnknownInvoiceError, InvoiceSettledError."""
+    """Records the payment of an invoice. Idempotent. Raises UnknownInvoiceError, InvoiceSettledError."""
     invoice, contract = owed_or_settled(state, invoice_id)
     match invoice.status:
         case InvoiceStatus.PAID:
             return []
         case InvoiceStatus.VOID:
-            raise InvoiceSettledError(f"{invoice_id} is void; nobody owes it")
+            raise InvoiceSettledError(f"{invoice_id} is void and cannot be paid")
         case InvoiceStatus.OPEN | InvoiceStatus.OVERDUE:
             closed = {"status": InvoiceStatus.PAID, "closed_at": now, "reference": reference}
             paid = InvoicePaid(
@@ -115,19 +115,19 @@ def pay(state: ManualContract, invoice_id: str, reference: str, now: datetime) -
 
 
 def void(state: ManualContract, invoice_id: str, reason: str, now: datetime) -> list[ManualEvent]:
-    """Owe it nobody any more. Raises UnknownInvoiceError, InvoiceSettledError."""
+    """Voids an invoice and returns its credit. Idempotent. Raises UnknownInvoiceError, InvoiceSettledError."""
     invoice, contract = owed_or_settled(state, invoice_id)
     match invoice.status:
         case InvoiceStatus.VOID:
             return []
         case InvoiceStatus.PAID:
-            raise InvoiceSettledError(f"{invoice_id} is paid; give the money back, or sell something for it")
+            raise InvoiceSettledError(f"{invoice_id} is paid and cannot be voided; refund the money outside of Paybill")
         case InvoiceStatus.OPEN | InvoiceStatus.OVERDUE:
-            again = invoice.credit_used if invoice.total.currency == currency_of(contract) else 0
+            returned = invoice.credit_used if invoice.total.currency == currency_of(contract) else 0
             voided = InvoiceVoided(
                 contract_id=state.id,
                 tenant_id=state.tenant_id,
-                contract=contract.model_copy(update={"credit": contract.credit + again}),
+                contract=contract.model_copy(update={"credit": contract.credit + returned}),
                 invoice=invoice.model_copy(update={"status": InvoiceStatus.VOID, "closed_at": now}),
                 reason=reason,
             )
@@ -139,37 +139,37 @@ def void(state: ManualContract, invoice_id: str, reason: str, now: datetime) -> 
 def change(
     state: ManualContract, terms: Terms, *, at_period_end: bool, at: datetime, made_for: str | None
 ) -> list[ManualEvent]:
-    """Have other terms: now, prorated to the day, or when the period is over.
+    """Changes the terms: now, prorated to the day, or at the end of the period.
 
-    Another interval begins a new period. Raises ContractNotRunningError, CurrencyMismatchError.
+    Another interval begins a new period. Raises ContractNotRunningError, CurrencyMismatchError, TooManyInvoicesError.
     """
     contract = running(state)
     if sum(invoice.status in OWED for invoice in state.invoices) >= MAX_OPEN:
-        raise TooManyInvoicesError(f"{MAX_OPEN} invoices of {state.tenant_id} are open; have some paid or void them")
+        raise TooManyInvoicesError(f"{MAX_OPEN} invoices of {state.tenant_id} are open; record payments or void some")
     if terms.unit_price.currency != currency_of(contract):
         raise CurrencyMismatchError(
-            f"a contract in {currency_of(contract)} cannot go on in {terms.unit_price.currency}"
+            f"a contract in {currency_of(contract)} cannot change to {terms.unit_price.currency}"
         )
     if at_period_end:
-        wanted = None if terms == contract.terms else terms
-        return changed(state, contract.model_copy(update={"next_terms": wanted}), (), made_for)
+        next_terms = None if terms == contract.terms else terms
+        return changed(state, contract.model_copy(update={"next_terms": next_terms}), (), made_for)
     after = contract.model_copy(update={"terms": terms, "next_terms": None})
     if contract.status is ContractStatus.TRIALING or terms == contract.terms:
         return changed(state, after, (), made_for)
     left, days = days_left(contract.period_start, contract.period_end, at)
-    rest = f"{left} of {days} days"
-    before = part(amount_of(contract.terms).minor, left, days)
-    unused = line_of(f"unused: {named(contract.terms)}, {rest}", -before, contract)
+    remainder = f"{left} of {days} days"
+    before = prorated(amount_of(contract.terms).minor, left, days)
+    unused = line_of(f"unused: {named(contract.terms)}, {remainder}", -before, contract)
     if terms.interval is not contract.terms.interval:
-        begun = {
+        new_period = {
             "credit": contract.credit + before,
             "anchor": at,
             "period_start": at,
             "period_end": period_after(at, terms.interval, at),
         }
-        return _with_period(state, after.model_copy(update=begun), (unused,), made_for, at)
-    owed = part(amount_of(terms).minor, left, days)
-    lines = (unused, line_of(f"{named(terms)}, {rest}", owed, contract))
+        return _with_period(state, after.model_copy(update=new_period), (unused,), made_for, at)
+    owed = prorated(amount_of(terms).minor, left, days)
+    lines = (unused, line_of(f"{named(terms)}, {remainder}", owed, contract))
     if owed <= before:
         more = {"credit": contract.credit + before - owed}
         return changed(state, after.model_copy(update=more), lines, made_for)
@@ -180,7 +180,7 @@ def change(
 
 
 def cancel(state: ManualContract, *, at_period_end: bool, at: datetime, made_for: str | None) -> list[ManualEvent]:
-    """End it: now, or when the period is over; what is paused or unpaid ends now. Doing it twice is no error."""
+    """Cancels now or at the end of the period; a paused or unpaid contract ends now. Idempotent."""
     contract = state.contract
     if contract is None or contract.status is ContractStatus.CANCELLED:
         return []
@@ -191,13 +191,13 @@ def cancel(state: ManualContract, *, at_period_end: bool, at: datetime, made_for
 
 
 def reactivate(state: ManualContract, *, made_for: str | None) -> list[ManualEvent]:
-    """Take back what was to happen at the end of the period. Raises ContractNotRunningError."""
+    """Removes the scheduled cancellation or change. Raises ContractNotRunningError."""
     contract = running(state)
     return changed(state, contract.model_copy(update={"cancel_at": None, "next_terms": None}), (), made_for)
 
 
 def pause(state: ManualContract, *, made_for: str | None) -> list[ManualEvent]:
-    """No access and no further invoices until it is resumed. Raises ContractNotRunningError."""
+    """Pauses access and invoices until the contract is resumed. Raises ContractNotRunningError."""
     contract = state.contract
     if contract is not None and contract.status is ContractStatus.PAUSED:
         return []
@@ -206,7 +206,7 @@ def pause(state: ManualContract, *, made_for: str | None) -> list[ManualEvent]:
 
 
 def resume(state: ManualContract, *, at: datetime, made_for: str | None) -> list[ManualEvent]:
-    """Go on after a pause; when its period is over, with a new one. Raises ContractNotRunningError."""
+    """Resumes a paused contract, with a new period if the old one has ended. Raises ContractNotRunningError."""
     contract = state.contract
     if contract is not None and contract.status in RUNS:
         return []
@@ -215,14 +215,14 @@ def resume(state: ManualContract, *, at: datetime, made_for: str | None) -> list
     if contract.cancel_at is not None and contract.cancel_at <= at:
         return [cancelled(state, contract, contract.cancel_at, made_for)]
     on_trial = contract.period_start < contract.anchor
-    goes_on = {"status": ContractStatus.TRIALING if on_trial else ContractStatus.ACTIVE}
+    resumed = {"status": ContractStatus.TRIALING if on_trial else ContractStatus.ACTIVE}
     if at < contract.period_end:
-        return changed(state, contract.model_copy(update=goes_on), (), made_for)
+        return changed(state, contract.model_copy(update=resumed), (), made_for)
     return _with_period(state, next_period(contract, at, at), (), made_for, at)
 
 
 def leave(state: ManualContract, at: datetime) -> list[ManualEvent]:
-    """The customer goes: nothing can be ordered any more, and what runs ends."""
+    """Withdraws the offer and cancels the contract of a customer who leaves."""
     withdrawn = ManualOfferWithdrawn(contract_id=state.id, tenant_id=state.tenant_id)
     return [
         *([withdrawn] if state.offer is not None else []),
@@ -231,7 +231,7 @@ def leave(state: ManualContract, at: datetime) -> list[ManualEvent]:
 
 
 def on_time(state: ManualContract, now: datetime) -> list[ManualEvent]:
-    """What was not paid by its due date is overdue; what has come to the end of its period goes on, or does not."""
+    """Marks unpaid invoices as overdue, and renews, halts or ends a contract whose period is over."""
     contract, events = state.contract, list[ManualEvent]()
     if contract is None or state.due is None or now < state.due:
         return []
@@ -257,7 +257,7 @@ def on_time(state: ManualContract, now: datetime) -> list[ManualEvent]:
 
 
 def cost(state: ManualContract, events: Sequence[ManualEvent], at: datetime) -> Proration:
-    """What a change costs that these events are, in the words of a quote."""
+    """Returns the quote for a change that consists of `events`."""
     contract = contract_of(state)
     currency = currency_of(contract)
     lines: tuple[ProrationLine, ...] = ()
@@ -271,14 +271,14 @@ def cost(state: ManualContract, events: Sequence[ManualEvent], at: datetime) -> 
     after = contract_of(state)
     runs = after.status in RUNS
     next_minor = amount_of(after.next_terms or after.terms).minor
-    waits = after.cancel_at != contract.cancel_at or after.next_terms != contract.next_terms
+    is_scheduled = after.cancel_at != contract.cancel_at or after.next_terms != contract.next_terms
     return Proration(
         lines=lines,
         due_now=Money(minor=due, currency=currency),
         next_amount=Money(minor=max(next_minor - after.credit, 0), currency=currency)
         if runs and after.cancel_at is None
         else None,
-        effective_at=after.period_end if runs and waits and (after.cancel_at or after.next_terms) else at,
+        effective_at=after.period_end if runs and is_scheduled and (after.cancel_at or after.next_terms) else at,
     )
 
 
@@ -294,7 +294,7 @@ def _renewed(state: ManualContract, contract: Contract, now: datetime) -> list[M
 
 
 def _restarted(state: ManualContract, now: datetime) -> list[ManualEvent]:
-    """What was unpaid goes on from the day that all is settled: the time without access is not invoiced."""
+    """Restarts an unpaid contract when all overdue invoices are settled: the time without access is not invoiced."""
     contract = contract_of(state)
     overdue = any(invoice.status is InvoiceStatus.OVERDUE for invoice in state.invoices)
     if contract.status is not ContractStatus.UNPAID or overdue:

@@ -1,4 +1,4 @@
-"""Periods that are paid for, and the part of a price that falls on the rest of one: whole days, whole minor units."""
+"""Billing periods and proration in whole days and whole minor units."""
 
 from calendar import monthrange
 from datetime import datetime, timedelta
@@ -10,10 +10,10 @@ _MONTHS_A_YEAR = 12
 
 
 def period_after(anchor: datetime, interval: Interval, start: datetime) -> datetime:
-    """The end of the period that begins at `start`.
+    """Returns the end of the period that begins at `start`.
 
-    Counted from `anchor`, so that what began on the 31st ends on the last day of shorter months and on the 31st of
-    longer ones.
+    It is counted from `anchor`: a contract that began on the 31st renews on the last day of shorter months and on the
+    31st of longer ones.
     """
     match interval:
         case Interval.MONTH:
@@ -27,14 +27,14 @@ def period_after(anchor: datetime, interval: Interval, start: datetime) -> datet
 
 
 def days_left(start: datetime, end: datetime, at: datetime) -> tuple[int, int]:
-    """How many whole days of the period are left at `at`, and how many it has; the day that has begun is left, too."""
+    """Returns the days of the period that are left at `at`, and all its days; the current day counts as left."""
     days = max((end - start) // timedelta(days=1), 1)
     used = (at - start) // timedelta(days=1)
     return days - min(max(used, 0), days), days
 
 
-def part(amount: int, left: int, days: int) -> int:
-    """`left` of `days` of `amount`, half to even. 0 <= left <= days, days > 0, amount not negative."""
+def prorated(amount: int, left: int, days: int) -> int:
+    """Returns `left / days` of `amount`, rounded half to even. 0 <= left <= days, days > 0, amount not negative."""
     whole, rest = divmod(amount * left, days)
     return whole + (2 * rest > days or (2 * rest == days and whole % 2 == 1))
 
