@@ -1,7 +1,7 @@
 """Maps Stripe's refunds and disputes, and resolves the objects around them, for old and new API versions.
 
-Changes are in https://docs.stripe.com/changelog: refunds of a charge are listed separately (2022-11-15), and its invoice
-is found through invoice payments (2025-03-31.basil).
+Changes are in https://docs.stripe.com/changelog: refunds are listed separately from their charge (2022-11-15), and a
+charge refers to its invoice through invoice payments (2025-03-31.basil).
 """
 
 from collections.abc import Mapping
