@@ -81,7 +81,7 @@ REQUESTED = TenantRequested(
 )
 
 
-def seen(status, **changes):
+def snapshot(status, **changes):
     """A subscription in a period that is paid, or, when collecting failed, in the next one, which began just now."""
     failing = status in {"past_due", "unpaid"}
     began = NOW - timedelta(hours=2) if failing else NOW - DAY

@@ -6,7 +6,7 @@ import recorded
 from billing_samples import CATALOGUE, EMAIL, NOW, TENANT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paybill_billing.providers.stripe.mappers import attempt, seen
+from paybill_billing.providers.stripe.mappers import attempt, subscription_snapshot
 from paybill_billing.subscriptions.domain import payments, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account, Status
 from paybill_billing.subscriptions.domain.entitling import ENTITLING
@@ -51,7 +51,7 @@ class Billing:
                 for fact in said:
                     self.failed[event.id] = payments.evolve(self.failed.get(event.id), fact)
                     self.facts += 1
-        found = seen(shown)
+        found = subscription_snapshot(shown)
         sold = subscriptions.sold(CATALOGUE, ACCOUNT, self.standing, found)
         self._fold(
             subscriptions.sync(

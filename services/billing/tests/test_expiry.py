@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from billing_samples import DAY, NOW, SOLD, TENANT, seen, sold
+from billing_samples import DAY, NOW, SOLD, TENANT, snapshot, sold
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import subscriptions
@@ -20,7 +20,7 @@ from paybill_contracts.billing import (
 WEEK = 7 * DAY
 PERIOD_END = NOW + 29 * DAY
 TRIAL_END = NOW + 13 * DAY
-ON_TRIAL = seen("trialing", trial_end=TRIAL_END, period_end=TRIAL_END)
+ON_TRIAL = snapshot("trialing", trial_end=TRIAL_END, period_end=TRIAL_END)
 
 
 def look(standing, shown, now=NOW, pinned=SOLD):
@@ -44,7 +44,7 @@ def later(standing, now):
     return standing, said
 
 
-ACTIVE = look(None, seen("active"))
+ACTIVE = look(None, snapshot("active"))
 TRIALING = look(None, ON_TRIAL)
 
 
@@ -53,8 +53,8 @@ TRIALING = look(None, ON_TRIAL)
     [
         (ACTIVE, PERIOD_END),
         (TRIALING, TRIAL_END),
-        (look(None, seen("active", cancel_at=NOW + 5 * DAY)), NOW + 5 * DAY),
-        (look(None, seen("active", cancel_at=PERIOD_END + 99 * DAY)), PERIOD_END),
+        (look(None, snapshot("active", cancel_at=NOW + 5 * DAY)), NOW + 5 * DAY),
+        (look(None, snapshot("active", cancel_at=PERIOD_END + 99 * DAY)), PERIOD_END),
     ],
     ids=["a period", "a trial", "all", "a period before all"],
 )
@@ -88,7 +88,7 @@ def test_without_grace_silence_suspends_at_once():
 
 
 def test_what_was_cancelled_for_a_day_ends_access_in_silence_and_never_the_subscription():
-    standing = look(None, seen("active", cancel_at=NOW + 5 * DAY))
+    standing = look(None, snapshot("active", cancel_at=NOW + 5 * DAY))
 
     (said,) = subscriptions.on_time(standing, NOW + 5 * DAY + PROVIDER_TIMEOUT)
 
@@ -106,10 +106,10 @@ def test_what_time_took_is_looked_at_until_the_provider_speaks():
 def test_after_silence_the_next_look_decides(silent_for):
     now = PERIOD_END + silent_for
     shut, _ = later(ACTIVE, now)
-    renewed = seen(
+    renewed = snapshot(
         "active", period_start=PERIOD_END, period_end=PERIOD_END + 60 * DAY, paid_until=PERIOD_END + 60 * DAY
     )
-    failed = seen(
+    failed = snapshot(
         "past_due",
         period_start=PERIOD_END,
         period_end=PERIOD_END + 30 * DAY,
@@ -126,7 +126,7 @@ def test_a_provider_that_shows_nothing_new_after_the_end_is_believed_and_silence
     now = PERIOD_END + PROVIDER_TIMEOUT
     shut, _ = later(ACTIVE, now)
 
-    believed = look(shut, seen("active"), now)
+    believed = look(shut, snapshot("active"), now)
 
     assert believed.subscription.past_end
     assert (believed.subscription.access, believed.due, believed.next_sync) == (AccessState.ACTIVE, None, None)
@@ -134,17 +134,17 @@ def test_a_provider_that_shows_nothing_new_after_the_end_is_believed_and_silence
 
 
 def test_a_look_right_at_the_end_does_not_count_as_late():
-    standing = look(ACTIVE, seen("active"), PERIOD_END + timedelta(seconds=1))
+    standing = look(ACTIVE, snapshot("active"), PERIOD_END + timedelta(seconds=1))
 
     assert standing == ACTIVE
 
 
 def test_a_new_period_is_timed_anew_after_one_that_was_believed():
-    believed = look(ACTIVE, seen("active"), PERIOD_END + PROVIDER_TIMEOUT)
+    believed = look(ACTIVE, snapshot("active"), PERIOD_END + PROVIDER_TIMEOUT)
 
     renewed = look(
         believed,
-        seen("active", period_start=PERIOD_END, period_end=PERIOD_END + 30 * DAY),
+        snapshot("active", period_start=PERIOD_END, period_end=PERIOD_END + 30 * DAY),
         PERIOD_END + 2 * PROVIDER_TIMEOUT,
     )
 
@@ -153,14 +153,14 @@ def test_a_new_period_is_timed_anew_after_one_that_was_believed():
 
 
 def test_grace_is_looked_at_before_it_ends_so_that_a_lost_message_shuts_nobody_out():
-    grace = look(ACTIVE, seen("past_due"))
+    grace = look(ACTIVE, snapshot("past_due"))
 
     assert grace.next_sync == grace.due - SYNC_DELAY
 
 
 def test_nothing_is_due_that_gives_no_access_and_nothing_is_asked():
     for status in ("incomplete", "unpaid", "paused", "canceled"):
-        standing = look(None, seen(status))
+        standing = look(None, snapshot(status))
         assert (standing.due, standing.next_sync) == (None, None)
 
 
@@ -176,8 +176,8 @@ def test_a_subscription_told_before_time_had_a_say_waits_for_the_next_look():
 
 
 def test_a_failed_payment_takes_nothing_that_was_paid():
-    at_once = seen("past_due", period_start=NOW - DAY, period_end=PERIOD_END, paid_until=PERIOD_END)
-    given_up = seen("unpaid", period_start=NOW - DAY, period_end=PERIOD_END, paid_until=PERIOD_END)
+    at_once = snapshot("past_due", period_start=NOW - DAY, period_end=PERIOD_END, paid_until=PERIOD_END)
+    given_up = snapshot("unpaid", period_start=NOW - DAY, period_end=PERIOD_END, paid_until=PERIOD_END)
 
     assert look(ACTIVE, at_once).subscription.grace_until == PERIOD_END
     assert look(ACTIVE, given_up).subscription.access is AccessState.GRACE
@@ -185,43 +185,43 @@ def test_a_failed_payment_takes_nothing_that_was_paid():
 
 
 def test_what_was_paid_ends_when_the_provider_begins_the_next_period():
-    cut_short = seen("past_due", period_start=NOW, period_end=NOW + 30 * DAY, paid_until=NOW)
+    cut_short = snapshot("past_due", period_start=NOW, period_end=NOW + 30 * DAY, paid_until=NOW)
 
     assert look(ACTIVE, cut_short).subscription.paid_until == NOW
     assert look(ACTIVE, cut_short).subscription.grace_until == NOW + WEEK
 
 
 def test_another_price_takes_nothing_that_was_paid_at_the_old_one():
-    (item,) = seen("active").items
+    (item,) = snapshot("active").items
     dearer = replace(item, amount=item.amount.model_copy(update={"minor": 9900}))
-    changed = seen("past_due", items=(dearer,), period_start=NOW, period_end=NOW + 365 * DAY, paid_until=NOW)
+    changed = snapshot("past_due", items=(dearer,), period_start=NOW, period_end=NOW + 365 * DAY, paid_until=NOW)
 
     assert look(ACTIVE, changed).subscription.paid_until == PERIOD_END
     assert look(ACTIVE, changed).subscription.grace_until == PERIOD_END
 
 
 def test_who_owes_a_period_gets_none_by_buying_more_of_it():
-    owing = look(ACTIVE, seen("past_due"))
-    bought = replace(seen("past_due"), invoice="in_2", paid_until=seen("past_due").period_end)
+    owing = look(ACTIVE, snapshot("past_due"))
+    bought = replace(snapshot("past_due"), invoice="in_2", paid_until=snapshot("past_due").period_end)
 
     assert look(owing, bought, NOW + DAY).subscription.grace_until == owing.subscription.grace_until
 
 
 def test_a_period_that_the_provider_begins_in_our_future_was_not_paid_until_then():
-    shown = seen("unpaid", period_start=NOW + 9 * DAY, period_end=NOW + 39 * DAY, paid_until=NOW + 9 * DAY)
+    shown = snapshot("unpaid", period_start=NOW + 9 * DAY, period_end=NOW + 39 * DAY, paid_until=NOW + 9 * DAY)
 
     assert look(ACTIVE, shown).subscription.access is AccessState.SUSPENDED
 
 
 def test_grace_counts_from_when_the_provider_first_tried():
-    shown = seen("past_due", failed_at=NOW - 3 * DAY)
+    shown = snapshot("past_due", failed_at=NOW - 3 * DAY)
 
     assert look(ACTIVE, shown).subscription.grace_until == NOW + 4 * DAY
 
 
 @given(st.sampled_from(["trialing", "active", "past_due"]), st.integers(0, 60 * 24))
 def test_time_alone_never_gives_access_and_never_takes_what_was_paid(status, hours):
-    shown = ON_TRIAL if status == "trialing" else seen(status)
+    shown = ON_TRIAL if status == "trialing" else snapshot(status)
     before, now = look(None, shown), NOW + timedelta(hours=hours)
 
     after, said = later(before, now)

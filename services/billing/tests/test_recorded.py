@@ -9,7 +9,7 @@ import recorded
 from billing_world import SECRETS, eventually
 from paybill_billing.providers.port import MalformedObjectError
 from paybill_billing.providers.stripe.inbound import StripeInbound
-from paybill_billing.providers.stripe.mappers import attempt, customer_of, seen, subscription_of
+from paybill_billing.providers.stripe.mappers import attempt, customer_of, subscription_of, subscription_snapshot
 from paybill_billing.providers.stripe.payment_mappers import dispute, refund
 
 pytestmark = recorded.needed
@@ -28,7 +28,7 @@ def test_every_recorded_event_is_accepted_as_it_is(signed):
 
 def test_every_recorded_subscription_invoice_and_customer_is_read():
     for name, item in recorded.of_kind("subscription").items():
-        found = seen(item)
+        found = subscription_snapshot(item)
         assert found.id == subscription_of(item), name
         assert found.period_end is not None, name
         assert found.items[0].price.id, name
@@ -48,8 +48,8 @@ def test_every_recorded_subscription_invoice_and_customer_is_read():
 @pytest.mark.parametrize("shape", [recorded.current, recorded.of_2020, recorded.of_2017])
 def test_every_recorded_subscription_says_the_same_in_the_shape_of_every_year(shape):
     for name, item in recorded.of_kind("subscription").items():
-        assert seen(shape(item)).items[0] == seen(item).items[0], name
-        same, was = seen(shape(item)), seen(item)
+        assert subscription_snapshot(shape(item)).items[0] == subscription_snapshot(item).items[0], name
+        same, was = subscription_snapshot(shape(item)), subscription_snapshot(item)
         assert (same.status, same.period_start, same.period_end, same.cancel_at, same.trial_end, same.paid_until) == (
             was.status,
             was.period_start,
@@ -62,7 +62,7 @@ def test_every_recorded_subscription_says_the_same_in_the_shape_of_every_year(sh
 
 def test_nothing_recorded_breaks_whoever_reads_it():
     for item in recorded.objects().values():
-        for read in (seen, lambda it: attempt("evt_1", it), refund, dispute):
+        for read in (subscription_snapshot, lambda it: attempt("evt_1", it), refund, dispute):
             with suppress(MalformedObjectError):
                 read(item)
         subscription_of(item)

@@ -219,9 +219,9 @@ async def test_items_that_were_cut_off_and_the_schedule_are_asked_for(canned):
     traces, client = canned({"v1/subscription_items": page(*items), "v1/subscription_schedules/sub_sched_1": schedule})
     cut = {"id": "sub_1", "items": {**page(*items[:10]), "has_more": True}, "schedule": "sub_sched_1"}
 
-    whole = await traces.whole(cut)
+    complete = await traces.complete(cut)
 
-    assert (whole["items"]["data"], whole["schedule"]) == (items, schedule)
+    assert (complete["items"]["data"], complete["schedule"]) == (items, schedule)
     client.asked.clear()
-    assert await traces.whole({"id": "sub_1", "items": page(*items[:10]), "schedule": None})
+    assert await traces.complete({"id": "sub_1", "items": page(*items[:10]), "schedule": None})
     assert client.asked == []

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from billing_samples import BASIC, CATALOGUE, DAY, EMAIL, EUR_20, ITEM, NOW, SOLD, TENANT, seen
+from billing_samples import BASIC, CATALOGUE, DAY, EMAIL, EUR_20, ITEM, NOW, SOLD, TENANT, snapshot
 from paybill_billing.catalogue.domain.catalogue import UnknownPriceError
 from paybill_billing.providers.port.snapshots import PendingSnapshot, PriceSnapshot, SnapshotItem
 from paybill_billing.subscriptions.domain import subscriptions
@@ -28,24 +28,24 @@ def standing_of(shown):
 
 
 def test_the_plan_is_that_of_the_first_item_whose_price_sells_one():
-    found = sold(seen("active", items=(ODD, PRO_2, ITEM)))
+    found = sold(snapshot("active", items=(ODD, PRO_2, ITEM)))
 
     assert (found.plan.plan, found.plan.version, found.item) == ("pro", 2, PRO_2)
 
 
 def test_prices_that_sell_nothing_keep_the_plan_that_there_is_and_count_by_the_first_item():
-    found = sold(seen("active", items=(ODD,)), standing_of(seen("active")))
+    found = sold(snapshot("active", items=(ODD,)), standing_of(snapshot("active")))
 
     assert (found.plan.plan, found.plan.version, found.item) == ("pro", 1, ODD)
 
 
 def test_a_first_subscription_at_a_price_of_its_own_is_the_plan_that_was_signed_up_for():
-    assert sold(seen("active", items=(ODD,))).plan == BASIC
+    assert sold(snapshot("active", items=(ODD,))).plan == BASIC
 
 
 def test_a_subscription_that_is_none_of_ours_is_refused_with_all_its_prices():
     with pytest.raises(UnknownPriceError, match="price_odd, price_odd"):
-        sold(seen("active", tenant=None, items=(ODD, ODD)))
+        sold(snapshot("active", tenant=None, items=(ODD, ODD)))
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_a_subscription_that_is_none_of_ours_is_refused_with_all_its_prices():
     ids=["another version", "among other items", "more seats", "the same", "none of ours"],
 )
 def test_what_it_is_about_to_become_is_told_when_it_differs(items, pending):
-    found = sold(seen("active", pending=PendingSnapshot(items, NOW + DAY)))
+    found = sold(snapshot("active", pending=PendingSnapshot(items, NOW + DAY)))
 
     assert found.pending == pending
 
 
 def test_what_is_told_of_a_subscription_is_all_that_was_seen_of_it():
-    shown = seen("active", trial_end=NOW - DAY, pending=PendingSnapshot((PRO_2,), NOW + DAY))
+    shown = snapshot("active", trial_end=NOW - DAY, pending=PendingSnapshot((PRO_2,), NOW + DAY))
 
     (said,) = subscriptions.sync(
         None, shown, tenant_id=TENANT, provider="stripe", sold=sold(shown), failures=(), now=NOW

@@ -1,4 +1,4 @@
-"""Stripe's answers in our words, and how often we ask."""
+"""Stripe's stripe_errors in our words, and how often we ask."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ import pytest
 import stripe
 from billing_samples import plan
 from paybill_billing.providers.port import Order, ProviderAwayError, ProviderRefusedError
-from paybill_billing.providers.stripe.client import MissingError, answers
+from paybill_billing.providers.stripe.client import MissingError, stripe_errors
 from paybill_billing.providers.stripe.provider import Stripe
 from paybill_contracts.money import Money
 from paybill_embedded.ports import free_port
@@ -156,7 +156,7 @@ async def test_requests_go_no_faster_than_they_may(at, fake):
     ],
 )
 def test_an_error_means_refused_or_away_and_never_repeats_what_was_sent(error, becomes, after_s):
-    with pytest.raises(becomes) as caught, answers():
+    with pytest.raises(becomes) as caught, stripe_errors():
         raise error
 
     assert PERSON not in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.providers.port import MalformedObjectError
-from paybill_billing.providers.stripe.mappers import attempt, customer_of, seen, subscription_of
+from paybill_billing.providers.stripe.mappers import attempt, customer_of, subscription_of, subscription_snapshot
 from paybill_billing.providers.stripe.payment_mappers import dispute, refund, related, return_target
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.money import Money
@@ -66,7 +66,7 @@ def oldest():
 
 
 def test_a_subscription_is_told_in_our_words():
-    found = seen(CURRENT)
+    found = subscription_snapshot(CURRENT)
 
     assert (found.id, found.customer, found.tenant, found.status) == ("sub_1", "cus_1", "ten_1", "active")
     (item,) = found.items
@@ -78,18 +78,23 @@ def test_a_subscription_is_told_in_our_words():
 
 @pytest.mark.parametrize("shape", [older(), oldest()], ids=["2020", "2017"])
 def test_older_shapes_say_the_same_as_current_ones(shape):
-    assert seen(shape) == seen(CURRENT)
+    assert subscription_snapshot(shape) == subscription_snapshot(CURRENT)
 
 
 def test_references_may_be_expanded():
     expanded = {**CURRENT, "customer": {"id": "cus_1", "email": "x"}, "latest_invoice": {"id": "in_1"}}
 
-    assert seen(expanded) == seen(CURRENT)
+    assert subscription_snapshot(expanded) == subscription_snapshot(CURRENT)
 
 
 def test_cancelling_at_period_end_is_a_date():
-    assert seen({**CURRENT, "cancel_at_period_end": True}).cancel_at == seen(CURRENT).period_end
-    assert seen({**CURRENT, "cancel_at": 1_701_000_000}).cancel_at == datetime(2023, 11, 26, 12, 0, tzinfo=UTC)
+    assert (
+        subscription_snapshot({**CURRENT, "cancel_at_period_end": True}).cancel_at
+        == subscription_snapshot(CURRENT).period_end
+    )
+    assert subscription_snapshot({**CURRENT, "cancel_at": 1_701_000_000}).cancel_at == datetime(
+        2023, 11, 26, 12, 0, tzinfo=UTC
+    )
 
 
 START, END = 1_700_000_000, 1_702_592_000
@@ -133,7 +138,7 @@ def with_invoice(status, **changes):
     ],
 )
 def test_what_was_paid_is_read_from_the_newest_invoice_or_else_from_the_status(shape, paid_until):
-    assert seen(shape).paid_until == (at(paid_until) if paid_until else None)
+    assert subscription_snapshot(shape).paid_until == (at(paid_until) if paid_until else None)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,7 @@ def test_what_was_paid_is_read_from_the_newest_invoice_or_else_from_the_status(s
     ],
 )
 def test_when_collecting_first_failed_is_read_from_an_open_invoice(shape, failed_at):
-    assert seen(shape).failed_at == (at(failed_at) if failed_at else None)
+    assert subscription_snapshot(shape).failed_at == (at(failed_at) if failed_at else None)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,9 @@ def test_when_collecting_first_failed_is_read_from_an_open_invoice(shape, failed
     ],
 )
 def test_an_interval_that_we_never_sell_by_is_none(recurring, interval):
-    (item,) = seen({**CURRENT, "items": {"data": [{"price": {**PRICE, "recurring": recurring}}]}}).items
+    (item,) = subscription_snapshot(
+        {**CURRENT, "items": {"data": [{"price": {**PRICE, "recurring": recurring}}]}}
+    ).items
 
     assert item.interval is interval
 
@@ -178,7 +185,10 @@ def test_all_items_are_seen_the_likeliest_plan_first_and_what_cannot_be_read_is_
     odd = {**PRICE, "id": None}
 
     def ids(*prices):
-        return [item.price.id for item in seen({**CURRENT, "items": {"data": [{"price": p} for p in prices]}}).items]
+        return [
+            item.price.id
+            for item in subscription_snapshot({**CURRENT, "items": {"data": [{"price": p} for p in prices]}}).items
+        ]
 
     assert ids(metered, seats, PRICE, odd) == ["price_1", "price_calls", "price_seats"]
     assert ids(metered, seats) == ["price_seats", "price_calls"]
@@ -187,7 +197,7 @@ def test_all_items_are_seen_the_likeliest_plan_first_and_what_cannot_be_read_is_
 def test_an_update_that_waits_for_its_payment_is_pending():
     update = {"expires_at": START + 9, "subscription_items": [{"price": {**PRICE, "id": "price_2"}, "quantity": 7}]}
 
-    pending = seen({**CURRENT, "pending_update": update}).pending
+    pending = subscription_snapshot({**CURRENT, "pending_update": update}).pending
 
     assert ([(item.price.id, item.quantity) for item in pending.items], pending.at) == ([("price_2", 7)], at(START + 9))
 
@@ -199,15 +209,15 @@ def test_the_next_phase_of_a_schedule_is_pending():
     ]
     schedule = {"id": "sub_sched_1", "current_phase": {"start_date": START, "end_date": END}, "phases": phases}
 
-    pending = seen({**CURRENT, "schedule": schedule}).pending
+    pending = subscription_snapshot({**CURRENT, "schedule": schedule}).pending
 
     assert ([(item.price.id, item.quantity) for item in pending.items], pending.at) == ([("price_2", 4)], at(END))
-    assert seen({**CURRENT, "schedule": {**schedule, "phases": phases[:1]}}).pending is None
-    assert seen({**CURRENT, "schedule": "sub_sched_1"}).pending is None
+    assert subscription_snapshot({**CURRENT, "schedule": {**schedule, "phases": phases[:1]}}).pending is None
+    assert subscription_snapshot({**CURRENT, "schedule": "sub_sched_1"}).pending is None
 
 
 def test_a_paused_collection_is_seen():
-    assert seen({**CURRENT, "pause_collection": {"behavior": "void"}}).collection_paused
+    assert subscription_snapshot({**CURRENT, "pause_collection": {"behavior": "void"}}).collection_paused
 
 
 @pytest.mark.parametrize(
@@ -224,7 +234,7 @@ def test_a_paused_collection_is_seen():
 )
 def test_what_lacks_what_every_version_has_is_refused(broken):
     with pytest.raises(MalformedObjectError):
-        seen(broken)
+        subscription_snapshot(broken)
 
 
 JSON = st.recursive(
@@ -237,7 +247,7 @@ JSON = st.recursive(
 @given(st.sampled_from([*sorted(CURRENT), "pending_update", "schedule", "trial_end"]), JSON)
 def test_a_field_of_any_type_is_understood_or_refused_and_never_breaks(field, value):
     with suppress(MalformedObjectError):
-        seen({**CURRENT, field: value})
+        subscription_snapshot({**CURRENT, field: value})
 
 
 @given(
@@ -246,7 +256,7 @@ def test_a_field_of_any_type_is_understood_or_refused_and_never_breaks(field, va
 def test_an_invoice_of_any_shape_never_breaks_whoever_reads_its_subscription(field, value, status):
     shape = with_invoice(status)
 
-    seen({**shape, "latest_invoice": {**shape["latest_invoice"], field: value}})
+    subscription_snapshot({**shape, "latest_invoice": {**shape["latest_invoice"], field: value}})
 
 
 @given(st.sampled_from(["id", "status", "amount", "currency", "reason", "evidence_details", "object", "charge"]), JSON)
@@ -264,7 +274,7 @@ def test_a_refund_or_a_dispute_of_any_shape_is_understood_or_refused_and_never_b
 @given(st.sampled_from(sorted(PRICE)), JSON)
 def test_a_price_of_any_shape_is_understood_or_refused_and_never_breaks(field, value):
     with suppress(MalformedObjectError):
-        seen({**CURRENT, "items": {"data": [{"price": {**PRICE, field: value}}]}})
+        subscription_snapshot({**CURRENT, "items": {"data": [{"price": {**PRICE, field: value}}]}})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from paybill_contracts.values import Text
 from pydantic import TypeAdapter
 
 from paybill_billing.providers.port import DesiredSubscription, ProviderRefusedError
-from paybill_billing.providers.stripe.client import answers
+from paybill_billing.providers.stripe.client import stripe_errors
 from paybill_billing.providers.stripe.mappers import Json, id_of, items_of, plan_item
 from paybill_billing.providers.stripe.prices import StripePrices
 
@@ -44,26 +44,26 @@ _OVER = frozenset({"canceled", "incomplete_expired"})
 class _Current:
     """The current subscription at Stripe, with its items and the plan's item."""
 
-    whole: Json
+    data: Json
     items: list[Json]
     item: Json
 
     @property
     def id(self) -> str:
-        return str(self.whole["id"])
+        return str(self.data["id"])
 
     @property
     def period(self) -> tuple[datetime, datetime]:
         """The current billing period. Raises ProviderRefusedError."""
-        starts = self.item.get("current_period_start", self.whole.get("current_period_start"))
-        ends = self.item.get("current_period_end", self.whole.get("current_period_end"))
+        starts = self.item.get("current_period_start", self.data.get("current_period_start"))
+        ends = self.item.get("current_period_end", self.data.get("current_period_end"))
         if not isinstance(starts, int) or not isinstance(ends, int):
             raise ProviderRefusedError(f"{self.id} has no current period")
         return datetime.fromtimestamp(starts, UTC), datetime.fromtimestamp(ends, UTC)
 
     def field(self, name: str) -> Any:
         """Returns a field of the subscription."""
-        return self.whole.get(name)
+        return self.data.get(name)
 
 
 class StripeChanges:
@@ -75,11 +75,11 @@ class StripeChanges:
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """Returns the cost of the change at `at`, or at the nearest time in the current period."""
-        with answers():
+        with stripe_errors():
             found = await self._fetch(subscription, desired)
             now = _within(found, at)
             ends = found.period[1]
-            base = Proration(lines=(), due_now=_money(found.whole, 0), next_amount=None, effective_at=now)
+            base = Proration(lines=(), due_now=_money(found.data, 0), next_amount=None, effective_at=now)
             match desired.kind:
                 case ChangeKind.PLAN:
                     item = await self._item(found, desired)
@@ -87,7 +87,7 @@ class StripeChanges:
                     if desired.at_period_end:
                         return base.model_copy(update={"next_amount": _total(regular), "effective_at": ends})
                     if found.field("status") == "trialing":
-                        # Nothing is invoiced before the trial ends: what would be shown is the invoice after it.
+                        # Nothing is invoiced before the trial ends: a preview would show the invoice after it.
                         return base.model_copy(update={"next_amount": _total(regular)})
                     invoice = await self._preview(
                         found,
@@ -117,7 +117,7 @@ class StripeChanges:
 
     async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
         """Applies the change. `key` is the same at every attempt, and completed steps are skipped."""
-        with answers():
+        with stripe_errors():
             found = await self._fetch(subscription, desired)
             if found.field("status") in _OVER:
                 if desired.kind is ChangeKind.CANCEL:
@@ -134,7 +134,7 @@ class StripeChanges:
                     if not found.field("cancel_at_period_end"):
                         await self._update(found, {"cancel_at_period_end": True}, key)
                 case ChangeKind.CANCEL:
-                    # What was used and not invoiced yet is invoiced; what was paid is not given back.
+                    # Usage without an invoice is invoiced; payments are not refunded.
                     await self._client.v1.subscriptions.cancel_async(
                         subscription, {"invoice_now": True}, {"idempotency_key": key}
                     )
@@ -151,17 +151,17 @@ class StripeChanges:
                     assert_never(desired.kind)
 
     async def _fetch(self, subscription: str, desired: DesiredSubscription) -> _Current:
-        answer = await self._client.raw_request_async("get", f"/v1/subscriptions/{quoted(subscription, safe='')}")
-        found: Json = answer.data
+        response = await self._client.raw_request_async("get", f"/v1/subscriptions/{quoted(subscription, safe='')}")
+        found: Json = response.data
         items = items_of(found)
         if not items:
             raise ProviderRefusedError(f"{subscription} has no items")
         if found["items"].get("has_more"):
-            # All of them: what is not named for the next period is not in it.
-            answer = await self._client.raw_request_async(
+            # All items are needed: the next period contains only the items that the schedule names.
+            response = await self._client.raw_request_async(
                 "get", "/v1/subscription_items", subscription=subscription, limit=PAGE
             )
-            items = list(answer.data["data"])
+            items = list(response.data["data"])
         plans = [plan for plan in (desired.pinned, desired.plan) if plan is not None]
         sold = [one for one in items if any(self._prices.sells(one["price"], plan) for plan in plans)]
         return _Current(found, items, sold[0] if sold else plan_item(found))
@@ -181,12 +181,12 @@ class StripeChanges:
         """Returns the preview of the invoice; None when there would be none."""
         params = {"subscription": found.id, **({"subscription_details": details} if details else {})}
         try:
-            answer = await self._client.raw_request_async("post", "/v1/invoices/create_preview", **params)
+            response = await self._client.raw_request_async("post", "/v1/invoices/create_preview", **params)
         except stripe.InvalidRequestError as error:
             if error.code == "invoice_upcoming_none":
                 return None
             raise
-        invoice: Json = answer.data
+        invoice: Json = response.data
         return invoice
 
     async def _change_now(
@@ -200,7 +200,7 @@ class StripeChanges:
             "proration_date": int(at.timestamp()),
         }
         if found.field("collection_method") != "send_invoice":
-            # Otherwise the change stands, unpaid, and the whole subscription is past due.
+            # Otherwise Stripe keeps the unpaid change, and the whole subscription is past due.
             params["payment_behavior"] = "error_if_incomplete"
         await self._update(found, params, key)
 
@@ -241,7 +241,7 @@ class StripeChanges:
             "proration_behavior": "none",
             "phases": [current, after],
         }
-        # Another attempt may find another period or other seats, and Stripe takes a key for one set of parameters.
+        # A retry may find another period or quantity, and Stripe accepts a key for one set of parameters only.
         await schedules.update_async(known, phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
 
     async def _release(self, found: _Current, key: str) -> None:

@@ -39,14 +39,14 @@ class PacedClient(stripe.HTTPXClient):
         self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
         async with self._slot:
-            # From when the last one really went: after a pause of this process they would all go at once.
+            # Counted from the last request: after a pause of this process the waiting ones must not leave at once.
             await asyncio.sleep(self._next - time.monotonic())
             self._next = time.monotonic() + self._gap_s
         return await super().request_async(method, url, headers, post_data)
 
 
 @contextmanager
-def answers() -> Iterator[None]:
+def stripe_errors() -> Iterator[None]:
     """Translates Stripe's errors to those of the port, without their messages and bodies, which quote the request."""
     try:
         yield
@@ -67,7 +67,7 @@ def answers() -> Iterator[None]:
 
 
 @contextmanager
-def still_there() -> Iterator[None]:
+def retry_if_changed() -> Iterator[None]:
     """Requests a retry when an object was paid or cancelled after it was listed."""
     try:
         yield

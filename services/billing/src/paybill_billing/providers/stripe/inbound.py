@@ -100,7 +100,7 @@ def delivery_of(event: Mapping[str, Any], now: datetime) -> Delivery:
     if event.get("object") == THIN and target is None:
         target = _thin_target(event_id, type_, item)
     return Delivery(
-        # A thin copy goes by the name of its snapshot, so that both are one message.
+        # A thin event has the id of its snapshot event, so that both count as one message.
         event_id=_name(event.get("snapshot_event")) or event_id,
         type=type_,
         created=_time(event.get("created")) or now,
@@ -117,7 +117,7 @@ def _signed(text: str, signature: str, secret: str) -> bool:
     try:
         return bool(WebhookSignature.verify_header(text, signature, secret))
     except (SignatureVerificationError, TypeError, ValueError):
-        # TypeError: the library compares signatures that are not ASCII. Its error holds the body, so it ends here.
+        # TypeError: the library fails on signatures that are not ASCII. Its error contains the body, so it is dropped.
         return False
 
 

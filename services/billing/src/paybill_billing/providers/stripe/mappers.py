@@ -40,7 +40,7 @@ _SAME_MOMENT_S = 60
 _VERSION = re.compile(r"[0-9]{1,7}")
 
 
-def seen(subscription: Json) -> ProviderSnapshot:
+def subscription_snapshot(subscription: Json) -> ProviderSnapshot:
     """Returns the snapshot of a Stripe subscription. Raises MalformedObjectError."""
     item = plan_item(subscription)
     status = text_of(subscription, "status")
@@ -116,7 +116,7 @@ def customer_of(item: Json) -> str | None:
 
 def _items(subscription: Json, first: Json) -> tuple[SnapshotItem, ...]:
     """Returns all items that can be mapped, the plan's first. Raises MalformedObjectError when there is none."""
-    # The older form of the item that it has is on the subscription too: it is read where there is no other.
+    # In API versions of 2017 the plan is on the subscription itself, not on an item.
     holders = [
         first if _price_of(first) else subscription,
         *(item for item in items_of(subscription) if item is not first),
@@ -135,7 +135,7 @@ def _mapped_items(holders: list[Json], subscription: Json) -> tuple[SnapshotItem
 def _item(holder: Json, subscription: Json) -> SnapshotItem:
     price = _price_of(holder) or _malformed(subscription, "price")
     return SnapshotItem(
-        price=_price_seen(price),
+        price=_price_snapshot(price),
         quantity=_count(holder.get("quantity")),
         amount=_amount(price, subscription),
         interval=_interval(price),
@@ -225,7 +225,7 @@ def _is_metered(price: Json) -> bool:
     return any(holder.get("usage_type") == "metered" for holder in holders)
 
 
-def _price_seen(price: Json) -> PriceSnapshot:
+def _price_snapshot(price: Json) -> PriceSnapshot:
     metadata, name = _metadata(price), price.get("lookup_key")
     version = metadata.get(VERSION, "")
     return PriceSnapshot(

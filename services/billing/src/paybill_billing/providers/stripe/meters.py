@@ -12,7 +12,7 @@ from typing import Any
 import stripe
 
 from paybill_billing.providers.port import MeterReading, ProviderRefusedError
-from paybill_billing.providers.stripe.client import answers
+from paybill_billing.providers.stripe.client import stripe_errors
 
 PAGE = 100
 MINUTE_S = 60
@@ -39,7 +39,7 @@ class StripeMeters:
 
         Raises ProviderRefusedError, also for a reading older than the 35 days that Stripe accepts.
         """
-        with answers():
+        with stripe_errors():
             meter = await self._meter(reading.meter)
             try:
                 await self._client.v1.billing.meter_events.create_async(
@@ -55,7 +55,7 @@ class StripeMeters:
                     {"idempotency_key": key},
                 )
             except stripe.InvalidRequestError as error:
-                # It has no code of its own; that it names our identifier tells it from every other refusal.
+                # This error has no code; only its message with our identifier distinguishes it from other refusals.
                 if "already exists" not in str(error) or key not in str(error):
                     raise
 
@@ -68,14 +68,14 @@ class StripeMeters:
             "limit": PAGE,
         }
         total = Decimal(0)
-        with answers():
+        with stripe_errors():
             id_ = (await self._meter(meter)).id
             more = True
             while more:
-                answer = await self._client.raw_request_async(
+                response = await self._client.raw_request_async(
                     "get", f"/v1/billing/meters/{id_}/event_summaries", **params
                 )
-                page = answer.data
+                page = response.data
                 total += sum(Decimal(str(summary["aggregated_value"])) for summary in page["data"])
                 more = bool(page["has_more"] and page["data"])
                 params["starting_after"] = page["data"][-1]["id"] if more else None

@@ -81,7 +81,7 @@ def return_target(type_: str, item: Json) -> str | None:
     match kind:
         case "refund" | "dispute" if id_ is not None:
             return f"{kind}/{id_}"
-        case "dispute" if charge is not None:  # before 2014 a dispute had no name
+        case "dispute" if charge is not None:  # before 2014 a dispute had no id
             return f"charge/{charge}"
         case "charge" if id_ is not None and type_.removeprefix("v1.") == REFUNDED:
             return f"charge/{id_}"

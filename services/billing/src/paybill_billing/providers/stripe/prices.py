@@ -5,7 +5,7 @@ from paybill_contracts.catalogue import PlanVersion, Price
 
 from paybill_billing.catalogue.domain.catalogue import lookup_key
 from paybill_billing.providers.port import ProviderRefusedError
-from paybill_billing.providers.stripe.client import MissingError, answers
+from paybill_billing.providers.stripe.client import MissingError, stripe_errors
 from paybill_billing.providers.stripe.mappers import PLAN, VERSION, Json
 
 
@@ -62,7 +62,7 @@ class StripePrices:
     async def _product(self, id_: str, plan: PlanVersion) -> str:
         products = self._client.v1.products
         try:
-            with answers():
+            with stripe_errors():
                 return (await products.retrieve_async(id_)).id
         except MissingError:
             made = await products.create_async(

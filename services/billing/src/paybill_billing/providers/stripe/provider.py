@@ -24,7 +24,7 @@ from paybill_billing.providers.port import (
 from paybill_billing.providers.port.snapshots import CollectionAttempt, OpenedAccount, ProviderSnapshot
 from paybill_billing.providers.stripe import mappers
 from paybill_billing.providers.stripe.changes import StripeChanges
-from paybill_billing.providers.stripe.client import MissingError, PacedClient, answers, still_there
+from paybill_billing.providers.stripe.client import MissingError, PacedClient, retry_if_changed, stripe_errors
 from paybill_billing.providers.stripe.inbound import delivery_of
 from paybill_billing.providers.stripe.mappers import TENANT
 from paybill_billing.providers.stripe.meters import StripeMeters
@@ -44,7 +44,7 @@ class Stripe:
     """One Stripe account. The library's own retries are off: they know neither our rate limit nor our backoff."""
 
     def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float) -> None:
-        # Nothing is told that nobody asked for; otherwise the library also writes an id into the home directory.
+        # No telemetry: it would also write an id into the home directory.
         stripe.enable_telemetry = False
         self._http = PacedClient(per_s)
         self._client = stripe.StripeClient(
@@ -68,7 +68,7 @@ class Stripe:
 
         Raises ProviderRefusedError, ProviderAwayError.
         """
-        with answers():
+        with stripe_errors():
             customer = await self._customer(order, key)
             price = await self._prices.id_of(order.product, order.plan, order.plan.prices[0])
             session = await self._checkout(order, customer, price, key)
@@ -82,7 +82,7 @@ class Stripe:
         Raises ProviderRefusedError for a missing customer, or one that belongs to another tenant.
         """
         v1 = self._client.v1
-        with answers():
+        with stripe_errors():
             found = (await v1.customers.retrieve_async(customer)).to_dict()
             if found.get("deleted"):
                 raise ProviderRefusedError(f"the customer {customer} was deleted at Stripe")
@@ -99,14 +99,14 @@ class Stripe:
     async def fetch(self, subscription: str) -> ProviderSnapshot | None:
         """Returns the current subscription. Raises ProviderAwayError, ProviderRefusedError, MalformedObjectError."""
         try:
-            with answers():
-                # As it came: the library's object of objects costs more than all the rest of a look.
+            with stripe_errors():
+                # Raw JSON: building the library's objects costs more than the rest of a sync.
                 found = await self._client.raw_request_async(
                     "get", f"/v1/subscriptions/{quoted(subscription, safe='')}", expand=["latest_invoice"]
                 )
         except MissingError:
             return None
-        return mappers.seen(await self._resolver.whole(found.data))
+        return mappers.subscription_snapshot(await self._resolver.complete(found.data))
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Resolves an object. Raises ProviderAwayError, ProviderRefusedError, MalformedObjectError."""
@@ -119,14 +119,14 @@ class Stripe:
     async def cancel_all(self, customer: str) -> None:
         """Expires all checkouts, so that no subscription can start, and then cancels all subscriptions. Idempotent."""
         v1 = self._client.v1
-        with answers(), suppress(MissingError):
+        with stripe_errors(), suppress(MissingError):
             sessions = await v1.checkout.sessions.list_async({"customer": customer, "status": "open", "limit": PAGE})
             async for session in sessions.auto_paging_iter():
-                with still_there():
+                with retry_if_changed():
                     await v1.checkout.sessions.expire_async(session.id)
             subscriptions = await v1.subscriptions.list_async({"customer": customer, "limit": PAGE})
             async for subscription in subscriptions.auto_paging_iter():
-                with still_there():
+                with retry_if_changed():
                     await v1.subscriptions.cancel_async(subscription.id)
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
@@ -160,9 +160,9 @@ class Stripe:
         snapshots = []
         for subscription in found:
             try:
-                snapshots.append(mappers.seen(await self._resolver.whole(subscription)))
+                snapshots.append(mappers.subscription_snapshot(await self._resolver.complete(subscription)))
             except MalformedObjectError as error:
-                # It may be none of ours, and must not hide all that are behind it.
+                # It may not be ours, and must not block the rest of the list.
                 log.warning("skipped a subscription of Stripe's list: %s", error)
         return SnapshotPage(tuple(snapshots), next_)
 
@@ -176,7 +176,7 @@ class Stripe:
 
     async def portal(self, customer: str, return_url: str) -> str:
         """Creates a link to the customer portal that expires soon."""
-        with answers():
+        with stripe_errors():
             session = await self._client.v1.billing_portal.sessions.create_async(
                 {"customer": customer, "return_url": return_url}
             )
@@ -186,7 +186,7 @@ class Stripe:
         """Returns a page of a list as raw JSON, and the cursor of the next page."""
         if after is not None:
             params["starting_after"] = after
-        with answers():
+        with stripe_errors():
             page = (await self._client.raw_request_async("get", path, limit=PAGE, **params)).data
         found: list[dict[str, Any]] = page["data"]
         return found, found[-1]["id"] if found and page["has_more"] else None

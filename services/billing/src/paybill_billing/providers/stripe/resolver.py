@@ -8,7 +8,7 @@ import stripe
 
 from paybill_billing.providers.port import MalformedObjectError, ProviderRefusedError, ResolvedReference
 from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, Refund
-from paybill_billing.providers.stripe.client import MissingError, answers
+from paybill_billing.providers.stripe.client import MissingError, stripe_errors
 from paybill_billing.providers.stripe.mappers import Json, attempt, customer_of, id_of, items_of, subscription_of
 from paybill_billing.providers.stripe.payment_mappers import (
     REFERRING_PATHS,
@@ -59,17 +59,19 @@ class StripeReferenceResolver:
         found = await self._find("/v1/invoices", invoice)
         return attempt(event_id, found) if found is not None else None
 
-    async def whole(self, subscription: Json) -> Json:
+    async def complete(self, subscription: Json) -> Json:
         """Returns the subscription with all its items and its expanded schedule."""
-        whole = dict(subscription)
+        complete = dict(subscription)
         items = subscription.get("items")
         if isinstance(items, dict) and items.get("has_more"):
             page = await self._get("/v1/subscription_items", subscription=subscription.get("id"), limit=PAGE)
-            whole["items"] = page
+            complete["items"] = page
         schedule = subscription.get("schedule")
-        if isinstance(schedule, str) and items_of(whole):
-            whole["schedule"] = await self._find("/v1/subscription_schedules", schedule, expand=["phases.items.price"])
-        return whole
+        if isinstance(schedule, str) and items_of(complete):
+            complete["schedule"] = await self._find(
+                "/v1/subscription_schedules", schedule, expand=["phases.items.price"]
+            )
+        return complete
 
     async def _charge(self, id_: str) -> ResolvedReference | None:
         """Returns all refunds and disputes of a charge: since 2022-11-15 their events name only the charge."""
@@ -105,7 +107,7 @@ class StripeReferenceResolver:
         try:
             page = await self._get("/v1/invoice_payments", payment=payment, limit=1, expand=["data.invoice"])
         except ProviderRefusedError as error:
-            # That money went back is told without its invoice rather than never.
+            # A refund without its invoice is better than no refund.
             log.warning("the invoice of %s cannot be fetched: %s", intent, error)
             return None
         return first_invoice(page)
@@ -117,7 +119,7 @@ class StripeReferenceResolver:
             return None
 
     async def _get(self, path: str, **more: Any) -> Json:
-        with answers():
+        with stripe_errors():
             found = (await self._client.raw_request_async("get", path, **more)).data
         if not isinstance(found, dict):
             raise MalformedObjectError(f"{path} is not an object")

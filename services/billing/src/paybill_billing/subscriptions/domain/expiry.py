@@ -31,7 +31,7 @@ def next_transition(subscription: Subscription) -> datetime | None:
     """Returns the time at which access changes without a message from the provider; None when it does not."""
     if subscription.access is AccessState.GRACE:
         return subscription.grace_until
-    # Without grace_s it was told before time had a say; the next look tells it again.
+    # Events without grace_s are older than expiry; the next sync emits an event that has it.
     if subscription.access not in _RUNNING or subscription.past_end or subscription.grace_s is None:
         return None
     ends = ends_at(subscription)
@@ -43,7 +43,7 @@ def next_sync(subscription: Subscription) -> datetime | None:
     if subscription.access in _LIMITED and subscription.provider_status in _PAID:
         return ends_at(subscription)
     if subscription.access is AccessState.GRACE:
-        # Who has paid must not be shut out because the message about it was lost.
+        # A customer who has paid must not lose access because the message about the payment was lost.
         return subscription.grace_until - SYNC_DELAY if subscription.grace_until is not None else None
     ends = ends_at(subscription) if subscription.access in _RUNNING and not subscription.past_end else None
     return ends + SYNC_DELAY if ends is not None else None
@@ -58,7 +58,7 @@ def expired(subscription: Subscription, now: datetime) -> Subscription | None:
         return subscription.model_copy(update={"access": AccessState.SUSPENDED})
     ends = at - PROVIDER_TIMEOUT
     if subscription.cancel_at is not None and subscription.cancel_at <= ends:
-        # It is not ended: that starts the time after which data goes, and is the provider's to say.
+        # It is suspended and not ended: the end starts the retention period, and only the provider decides it.
         return subscription.model_copy(update={"access": AccessState.SUSPENDED})
     until = ends + timedelta(seconds=subscription.grace_s)
     if subscription.paid_until is not None:

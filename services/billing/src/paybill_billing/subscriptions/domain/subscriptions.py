@@ -235,7 +235,7 @@ def _access(
         case "incomplete":
             return AccessState.PENDING
         case "past_due" | "unpaid":
-            # Grace is given once: who was shut out gets in again by paying, not by another attempt to collect.
+            # There is one grace period: after a suspension only a payment restores access, not another attempt.
             is_over = _was_suspended(before) or grace_until is None or now >= grace_until
             return AccessState.SUSPENDED if is_over else AccessState.GRACE
         case "paused":
@@ -292,7 +292,7 @@ def _grace_until(
     if snapshot.status not in _FAILING:
         return None
     if paid_until is not None and snapshot.period_start is not None and paid_until <= snapshot.period_start:
-        # What was paid was over when the period began that was not.
+        # The paid period had ended when the unpaid one began.
         paid_until = None
     if snapshot.status == "unpaid":
         return paid_until if paid_until is not None and now < paid_until else None
@@ -341,7 +341,7 @@ def _transition(
             return [_fact(SubscriptionPaused, after, instead=fallback_subscription(others))]
         case AccessState.ENDED:
             if after.provider_status == "incomplete_expired":
-                # An abandoned first payment: nothing was ever given, so nothing ends and nobody is sent away.
+                # The first payment was abandoned: there was never access, so nothing ends and no offboarding starts.
                 return [] if before is None else [_fact(SubscriptionChanged, after)]
             return [
                 SubscriptionEnded(
