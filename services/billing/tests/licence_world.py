@@ -1,4 +1,4 @@
-"""Billing with a tenant that has a subscription, as the tests of licences see it; no provider is asked for anything."""
+"""Test environment of licences: billing with one subscribed tenant, and no requests to a provider."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,11 +24,11 @@ TEST = Origin("test", "test", "operator:test", "")
 
 @dataclass
 class Vendor:
-    """The service, its log, and a client without a key."""
+    """The service, its log, and a client without an API key."""
 
     served: Any
     log: Any
-    anybody: httpx.AsyncClient
+    anonymous: httpx.AsyncClient
     start: Any
 
     async def get(self, path: str, **query: Any) -> Any:
@@ -36,8 +36,8 @@ class Vendor:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    async def say(self, *events: Event) -> None:
-        """What billing says when it has looked at a subscription."""
+    async def record(self, *events: Event) -> None:
+        """Records the facts that billing emits after a sync of the subscription."""
 
         def decide(unit, _):
             for event in events:
@@ -88,32 +88,32 @@ async def issue(vendor, tenant=TENANT, status=202, **body):
 
 
 async def in_force(vendor, licence_id, revision=1):
-    """The licence, as soon as this revision of it is signed."""
+    """Returns the licence, as soon as this revision of it is signed."""
 
-    async def look():
+    async def signed():
         found = await vendor.get(f"/v1/licences/{licence_id}")
         shown = found["licence"]
         return found if shown["revision"] >= revision and shown["pending"] is None and found["token"] else None
 
-    return await eventually(look)
+    return await eventually(signed)
 
 
 async def public_keys(vendor):
-    async def look():
-        answer = await vendor.anybody.get("/.well-known/license-keys.json")
+    async def fetched():
+        answer = await vendor.anonymous.get("/.well-known/license-keys.json")
         return answer if answer.status_code == 200 else None
 
-    return read_keys((await eventually(look)).content)
+    return read_keys((await eventually(fetched)).content)
 
 
 async def revocations(vendor, *, number=1):
-    """The list that anybody gets, from this number on."""
+    """Returns the public revocation list, as soon as it has this number."""
 
-    async def look():
-        answer = await vendor.anybody.get("/.well-known/license-revocations")
+    async def fetched():
+        answer = await vendor.anonymous.get("/.well-known/license-revocations")
         if answer.status_code != 200:
             return None
         found = verify_revocations(answer.content, await public_keys(vendor), datetime.now(UTC))
         return found if found.number >= number else None
 
-    return await eventually(look)
+    return await eventually(fetched)

@@ -1,5 +1,6 @@
-"""A tenant may use what its plan version gives and operators add, as long as its subscription gives access."""
+"""Tests of the rules of entitlements: plan features, access, overrides, grants and their timers."""
 
+import json
 from datetime import timedelta
 from itertools import pairwise
 
@@ -19,6 +20,7 @@ from paybill_billing.entitlements.domain.entitlements import (
     UndeclaredMeterError,
 )
 from paybill_billing.entitlements.domain.overrides import Grant, Override, effective
+from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_contracts.billing import AccessState, EntitlementsSet, Subscription
 from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, PlanRef, StaticFeature
 from paybill_contracts.entitlements import EntitlementGranted, EntitlementOverridden, EntitlementWithdrawn
@@ -44,34 +46,34 @@ SECOND = ACTIVE.model_copy(update={"subscription_id": "sub_" + "2" * 32})
 SSO = BooleanFeature(kind="boolean", key="sso", enabled=False)
 SUPPORT = StaticFeature(kind="static", key="support", value="community")
 QUOTA = MeteredFeature(kind="metered", key="calls", meter="calls", included=100, quota=200)
-RICH = PRO_1.model_copy(update={"features": (*PRO_1.features, SSO, SUPPORT)})
+EXTENDED_PLAN = PRO_1.model_copy(update={"features": (*PRO_1.features, SSO, SUPPORT)})
 
 
-def now_with(access, subscription=ACTIVE):
+def with_access(access, subscription=ACTIVE):
     return subscription.model_copy(update={"access": access})
 
 
-def after(held, events):
+def after(current, events):
     for event in events:
-        held = entitlements.evolve(held, event)
-    return held
+        current = entitlements.evolve(current, event)
+    return current
 
 
-def settled(held, subscription, plan, now=NOW):
-    return after(held, entitlements.apply_subscription(held, subscription, plan, now))
+def applied(current, subscription, plan, now=NOW):
+    return after(current, entitlements.apply_subscription(current, subscription, plan, now))
 
 
-HELD = settled(None, ACTIVE, PRO_1)
-RICHLY = settled(None, ACTIVE, RICH)
+PRO = applied(None, ACTIVE, PRO_1)
+EXTENDED = applied(None, ACTIVE, EXTENDED_PLAN)
 
 
 def limit(number, key="projects"):
     return LimitFeature(kind="limit", key=key, limit=number)
 
 
-def overridden(held, feature, since=NOW, until=None, number=1, now=NOW):
+def overridden(current, feature, since=NOW, until=None, number=1, now=NOW):
     return entitlements.override(
-        held,
+        current,
         override_id=f"ovr_{number:032x}",
         feature=feature,
         valid_from=since,
@@ -82,9 +84,9 @@ def overridden(held, feature, since=NOW, until=None, number=1, now=NOW):
     )
 
 
-def granted(held, feature, amount=0, since=NOW, until=None, number=1, now=NOW):
+def granted(current, feature, amount=0, since=NOW, until=None, number=1, now=NOW):
     return entitlements.grant(
-        held,
+        current,
         grant_id=f"grt_{number:032x}",
         feature=feature,
         amount=amount,
@@ -95,132 +97,132 @@ def granted(held, feature, amount=0, since=NOW, until=None, number=1, now=NOW):
     )
 
 
-def test_an_active_subscription_gives_what_its_plan_holds():
-    assert HELD.features == PRO_1.features
-    assert HELD.allows_access
-    assert (HELD.set_revision, HELD.due) == (1, None)
-    assert len(HELD.entitlements_hash) == len(digest({}))
+def test_an_active_subscription_gives_its_plan_s_features():
+    assert PRO.features == PRO_1.features
+    assert PRO.allows_access
+    assert (PRO.set_revision, PRO.due) == (1, None)
+    assert len(PRO.entitlements_hash) == len(digest({}))
 
 
 def test_a_subscription_that_was_never_paid_gives_nothing():
-    assert entitlements.apply_subscription(None, now_with(AccessState.PENDING), PRO_1, NOW) == []
+    assert entitlements.apply_subscription(None, with_access(AccessState.PENDING), PRO_1, NOW) == []
 
 
-def test_a_change_that_gives_the_same_says_nothing():
-    assert entitlements.apply_subscription(HELD, ACTIVE.model_copy(update={"quantity": 9}), PRO_1, NOW) == []
-    assert entitlements.apply_subscription(HELD, now_with(AccessState.GRACE), PRO_1, NOW) == []
+def test_a_change_with_the_same_features_emits_nothing():
+    assert entitlements.apply_subscription(PRO, ACTIVE.model_copy(update={"quantity": 9}), PRO_1, NOW) == []
+    assert entitlements.apply_subscription(PRO, with_access(AccessState.GRACE), PRO_1, NOW) == []
 
 
-def test_losing_access_and_getting_it_back_are_told():
-    (lost,) = entitlements.apply_subscription(HELD, now_with(AccessState.SUSPENDED), PRO_1, NOW)
-    (back,) = entitlements.apply_subscription(after(HELD, [lost]), ACTIVE, PRO_1, NOW)
+def test_loss_and_return_of_access_are_emitted():
+    (lost,) = entitlements.apply_subscription(PRO, with_access(AccessState.SUSPENDED), PRO_1, NOW)
+    (back,) = entitlements.apply_subscription(after(PRO, [lost]), ACTIVE, PRO_1, NOW)
 
     assert not lost.allows_access
     assert back.allows_access
     assert [lost.set_revision, back.set_revision] == [2, 3]
-    assert back.entitlements_hash == HELD.entitlements_hash != lost.entitlements_hash
+    assert back.entitlements_hash == PRO.entitlements_hash != lost.entitlements_hash
 
 
-def test_another_plan_is_told():
-    (said,) = entitlements.apply_subscription(HELD, ON_BASIC, BASIC, NOW)
+def test_a_plan_change_is_emitted():
+    (new_set,) = entitlements.apply_subscription(PRO, ON_BASIC, BASIC, NOW)
 
-    assert said.features == BASIC.features
-
-
-def test_a_second_subscription_neither_pushes_out_the_first_nor_takes_it_away():
-    assert entitlements.apply_subscription(HELD, SECOND, BASIC, NOW) == []
-    assert entitlements.apply_subscription(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW) == []
+    assert new_set.features == BASIC.features
 
 
-def test_a_second_subscription_takes_over_from_one_that_gives_no_access():
-    lost = settled(HELD, now_with(AccessState.ENDED), PRO_1)
-
-    (said,) = entitlements.apply_subscription(lost, SECOND, PRO_1, NOW)
-
-    assert said.subscription_id != HELD.subscription_id
+def test_a_second_subscription_neither_replaces_nor_ends_the_first_one_s_entitlements():
+    assert entitlements.apply_subscription(PRO, SECOND, BASIC, NOW) == []
+    assert entitlements.apply_subscription(PRO, with_access(AccessState.ENDED, SECOND), BASIC, NOW) == []
 
 
-def test_the_set_of_an_older_version_of_this_service_is_read_as_what_the_plan_gives():
+def test_a_second_subscription_replaces_one_without_access():
+    lost = applied(PRO, with_access(AccessState.ENDED), PRO_1)
+
+    (new_set,) = entitlements.apply_subscription(lost, SECOND, PRO_1, NOW)
+
+    assert new_set.subscription_id != PRO.subscription_id
+
+
+def test_a_set_of_an_older_service_version_is_read_as_the_plan_s_features():
     (old,) = entitlements.apply_subscription(None, ACTIVE, PRO_1, NOW)
     old = old.model_copy(update={"set_revision": 0, "as_of": None})
 
-    held = after(None, [old])
+    current = after(None, [old])
 
-    assert (held.set_revision, held.features_of_plan, held.as_of) == (1, PRO_1.features, None)
+    assert (current.set_revision, current.features_of_plan, current.as_of) == (1, PRO_1.features, None)
 
 
-def test_a_field_that_features_gained_changes_no_hash():
+def test_a_new_field_of_features_changes_no_hash():
     features = [feature.model_dump(mode="json") for feature in PRO_1.features]
     features[1].pop("quota")
     content = {"plan": "pro", "version": 1, "tier": "pro", "placement": "pooled", "features": features}
 
-    assert HELD.entitlements_hash == digest(content | {"allows_access": True})
+    assert PRO.entitlements_hash == digest(content | {"allows_access": True})
 
 
-def test_an_override_replaces_the_feature_of_the_plan_at_once():
-    made, said = overridden(HELD, limit(500))
-    held = after(HELD, [made, said])
+def test_an_override_replaces_the_plan_s_feature_at_once():
+    made, new_set = overridden(PRO, limit(500))
+    current = after(PRO, [made, new_set])
 
     assert isinstance(made, EntitlementOverridden)
-    assert said.features == (limit(500), PRO_1.features[1])
-    assert (said.plan_features, said.set_revision) == (PRO_1.features, 2)
-    assert held.features_of_plan == PRO_1.features
+    assert new_set.features == (limit(500), PRO_1.features[1])
+    assert (new_set.plan_features, new_set.set_revision) == (PRO_1.features, 2)
+    assert current.features_of_plan == PRO_1.features
 
 
-def test_an_override_may_add_a_feature_that_the_plan_does_not_have():
-    held = after(HELD, overridden(HELD, SUPPORT))
+def test_an_override_can_add_a_feature_that_the_plan_does_not_have():
+    current = after(PRO, overridden(PRO, SUPPORT))
 
-    assert held.features == (*PRO_1.features, SUPPORT)
-
-
-def test_an_override_of_the_same_changes_no_set():
-    assert [type(event) for event in overridden(HELD, PRO_1.features[0])] == [EntitlementOverridden]
+    assert current.features == (*PRO_1.features, SUPPORT)
 
 
-def test_of_several_overrides_the_one_that_began_last_counts_and_then_the_one_made_last():
-    held = after(HELD, overridden(HELD, limit(1), since=NOW - DAY))
-    held = after(held, overridden(held, limit(2), since=NOW - 2 * DAY, number=2))
-    first = held.features[0]
-    held = after(held, overridden(held, limit(3), since=NOW - DAY, number=0))
+def test_an_override_with_the_plan_s_own_feature_emits_no_set():
+    assert [type(event) for event in overridden(PRO, PRO_1.features[0])] == [EntitlementOverridden]
+
+
+def test_the_override_that_began_last_applies_and_then_the_one_made_last():
+    current = after(PRO, overridden(PRO, limit(1), since=NOW - DAY))
+    current = after(current, overridden(current, limit(2), since=NOW - 2 * DAY, number=2))
+    first = current.features[0]
+    current = after(current, overridden(current, limit(3), since=NOW - DAY, number=0))
 
     assert first == limit(1)
-    assert held.features[0] == limit(3)
+    assert current.features[0] == limit(3)
 
 
-def test_grants_add_up_on_top_of_plan_and_override():
-    held = after(RICHLY, overridden(RICHLY, QUOTA))
+def test_grants_add_up_on_top_of_the_plan_and_overrides():
+    current = after(EXTENDED, overridden(EXTENDED, QUOTA))
     for number, (key, amount) in enumerate([("projects", 5), ("projects", 7), ("calls", 50), ("sso", 0)]):
-        held = after(held, granted(held, key, amount, number=number))
+        current = after(current, granted(current, key, amount, number=number))
 
-    features = {feature.key: feature for feature in held.features}
+    features = {feature.key: feature for feature in current.features}
     assert features["projects"] == limit(22)
     assert (features["calls"].included, features["calls"].quota) == (150, 250)
     assert features["sso"].enabled
 
 
-def test_what_is_withdrawn_is_over_at_once_and_leaves_the_rest():
-    held = after(HELD, overridden(HELD, limit(500)))
-    held = after(held, granted(held, "projects", 5))
+def test_a_withdrawal_ends_one_override_at_once_and_keeps_the_rest():
+    current = after(PRO, overridden(PRO, limit(500)))
+    current = after(current, granted(current, "projects", 5))
 
-    gone, said = entitlements.withdraw(held, f"ovr_{1:032x}", "a mistake", NOW)
+    withdrawn, new_set = entitlements.withdraw(current, f"ovr_{1:032x}", "a mistake", NOW)
 
-    assert isinstance(gone, EntitlementWithdrawn)
-    assert said.features[0] == limit(15)
+    assert isinstance(withdrawn, EntitlementWithdrawn)
+    assert new_set.features[0] == limit(15)
     with pytest.raises(NoSuchOverrideOrGrantError, match="ovr_"):
-        entitlements.withdraw(after(held, [gone, said]), f"ovr_{1:032x}", "again", NOW)
+        entitlements.withdraw(after(current, [withdrawn, new_set]), f"ovr_{1:032x}", "again", NOW)
 
 
-def test_a_suspension_and_another_plan_keep_what_operators_added():
-    held = after(HELD, overridden(HELD, limit(500)))
+def test_a_suspension_and_a_plan_change_keep_overrides():
+    current = after(PRO, overridden(PRO, limit(500)))
 
-    suspended = settled(held, now_with(AccessState.SUSPENDED), PRO_1)
+    suspended = applied(current, with_access(AccessState.SUSPENDED), PRO_1)
     newer = ACTIVE.model_copy(update={"plan": PlanRef(plan="pro", version=2, catalogue_hash="c" * 64)})
-    moved = settled(suspended, newer, PRO_2)
+    migrated = applied(suspended, newer, PRO_2)
 
     assert not suspended.allows_access
-    assert suspended.features == held.features
-    assert moved.features[0] == limit(500)
-    assert moved.features_of_plan == PRO_2.features
+    assert suspended.features == current.features
+    assert migrated.features[0] == limit(500)
+    assert migrated.features_of_plan == PRO_2.features
 
 
 @pytest.mark.parametrize(
@@ -229,76 +231,78 @@ def test_a_suspension_and_another_plan_keep_what_operators_added():
         (lambda: overridden(None, limit(1)), NothingEntitledError),
         (lambda: granted(None, "projects", 1), NothingEntitledError),
         (lambda: entitlements.withdraw(None, "ovr_1", "x", NOW), NothingEntitledError),
-        (lambda: overridden(HELD, limit(1), until=NOW), InvalidValidityError),
-        (lambda: overridden(HELD, limit(1), since=NOW + DAY, until=NOW + DAY), InvalidValidityError),
-        (lambda: overridden(HELD, limit(1, "calls")), FeatureKindError),
-        (lambda: overridden(HELD, QUOTA.model_copy(update={"key": "disk", "meter": "disk"})), UndeclaredMeterError),
-        (lambda: granted(HELD, "sso"), NotGrantableError),
-        (lambda: granted(RICHLY, "sso", 1), NotGrantableError),
-        (lambda: granted(RICHLY, "support", 1), NotGrantableError),
-        (lambda: granted(HELD, "projects", 0), NotGrantableError),
+        (lambda: overridden(PRO, limit(1), until=NOW), InvalidValidityError),
+        (lambda: overridden(PRO, limit(1), since=NOW + DAY, until=NOW + DAY), InvalidValidityError),
+        (lambda: overridden(PRO, limit(1, "calls")), FeatureKindError),
+        (lambda: overridden(PRO, QUOTA.model_copy(update={"key": "disk", "meter": "disk"})), UndeclaredMeterError),
+        (lambda: granted(PRO, "sso"), NotGrantableError),
+        (lambda: granted(EXTENDED, "sso", 1), NotGrantableError),
+        (lambda: granted(EXTENDED, "support", 1), NotGrantableError),
+        (lambda: granted(PRO, "projects", 0), NotGrantableError),
     ],
 )
-def test_what_makes_no_sense_is_refused(decide, error):
+def test_an_invalid_override_or_grant_is_refused(decide, error):
     with pytest.raises(error):
         decide()
 
 
-def test_overrides_are_bounded_and_those_that_are_over_do_not_count():
-    held = HELD
+def test_the_number_of_overrides_is_bounded_and_ended_ones_do_not_count():
+    current = PRO
     for number in range(MAX_OVERRIDES_AND_GRANTS):
-        held = after(held, granted(held, "projects", 1, number=number, until=NOW + DAY))
+        current = after(current, granted(current, "projects", 1, number=number, until=NOW + DAY))
 
     with pytest.raises(TooManyOverridesError):
-        granted(held, "projects", 1, number=MAX_OVERRIDES_AND_GRANTS)
-    later = after(held, granted(held, "projects", 1, number=MAX_OVERRIDES_AND_GRANTS, now=NOW + DAY, since=NOW + DAY))
+        granted(current, "projects", 1, number=MAX_OVERRIDES_AND_GRANTS)
+    later = after(
+        current, granted(current, "projects", 1, number=MAX_OVERRIDES_AND_GRANTS, now=NOW + DAY, since=NOW + DAY)
+    )
     assert len(later.grants) == 1
 
 
-def test_a_timer_begins_and_ends_what_was_promised_for_a_time():
-    held = after(HELD, granted(HELD, "projects", 5, since=NOW + DAY, until=NOW + 3 * DAY))
-    begins = held.due
+def test_a_timer_begins_and_ends_a_grant_with_a_validity():
+    current = after(PRO, granted(PRO, "projects", 5, since=NOW + DAY, until=NOW + 3 * DAY))
+    begins = current.due
 
-    (begun,) = entitlements.on_time(held, begins)
-    during = after(held, [begun])
+    (begun,) = entitlements.on_time(current, begins)
+    during = after(current, [begun])
     (ended,) = entitlements.on_time(during, during.due)
     over = after(during, [ended])
 
-    assert entitlements.on_time(held, begins - timedelta(microseconds=1)) == []
+    assert entitlements.on_time(current, begins - timedelta(microseconds=1)) == []
     assert (begins, during.due, over.due) == (NOW + DAY, NOW + 3 * DAY, None)
     assert (begun.features[0], ended.features[0]) == (limit(15), limit(10))
-    assert ended.entitlements_hash == HELD.entitlements_hash
+    assert ended.entitlements_hash == PRO.entitlements_hash
     assert over.grants == ()
 
 
-def test_a_boundary_at_which_nothing_changes_wakes_nobody():
-    held = after(HELD, overridden(HELD, limit(10), until=NOW + DAY))
-    hidden = after(held, overridden(held, limit(7), since=NOW + timedelta(hours=1), number=2))
+def test_a_boundary_without_a_change_schedules_no_timer():
+    current = after(PRO, overridden(PRO, limit(10), until=NOW + DAY))
+    hidden = after(current, overridden(current, limit(7), since=NOW + timedelta(hours=1), number=2))
     begun = after(hidden, entitlements.on_time(hidden, NOW + timedelta(hours=1)))
 
-    assert held.due is None
+    assert current.due is None
     assert begun.due is None
 
 
-def test_a_timer_that_comes_late_says_one_set_although_all_is_as_before():
-    held = after(HELD, granted(HELD, "projects", 5, since=NOW + DAY, until=NOW + 2 * DAY))
+def test_a_late_timer_emits_one_set_although_the_features_are_the_same():
+    current = after(PRO, granted(PRO, "projects", 5, since=NOW + DAY, until=NOW + 2 * DAY))
 
-    (said,) = entitlements.on_time(held, NOW + 9 * DAY)
-    late = after(held, [said])
+    (new_set,) = entitlements.on_time(current, NOW + 9 * DAY)
+    late = after(current, [new_set])
 
-    assert said.entitlements_hash == HELD.entitlements_hash
+    assert new_set.entitlements_hash == PRO.entitlements_hash
     assert (late.due, late.grants) == (None, ())
 
 
-def test_a_subscription_that_is_settled_after_a_boundary_gives_what_holds_then():
-    held = after(HELD, granted(HELD, "projects", 5, since=NOW + DAY))
+def test_a_subscription_applied_after_a_boundary_gives_the_features_in_force_then():
+    current = after(PRO, granted(PRO, "projects", 5, since=NOW + DAY))
 
-    (said,) = entitlements.apply_subscription(held, now_with(AccessState.SUSPENDED), PRO_1, NOW + 2 * DAY)
+    (new_set,) = entitlements.apply_subscription(current, with_access(AccessState.SUSPENDED), PRO_1, NOW + 2 * DAY)
 
-    assert said.features[0] == limit(15)
+    assert new_set.features[0] == limit(15)
 
 
-# Rules of any overrides and grants, at times that are few, so that they meet.
+# Generated overrides and grants, with few different times, so that their boundaries coincide.
 times = st.integers(-3, 9).map(lambda hours: NOW + timedelta(hours=hours))
 features = st.sampled_from([limit(1), limit(2), SSO, SUPPORT, QUOTA, SSO.model_copy(update={"enabled": True})])
 
@@ -324,34 +328,34 @@ def grants(draw):
 
 
 @given(overrides(), grants(), times, st.randoms(use_true_random=False))
-def test_the_effective_set_does_not_depend_on_order_nor_on_repetition(given_overrides, given_grants, at, random):
-    expected = effective(RICH.features, given_overrides, given_grants, at)
-    more_overrides, more_grants = given_overrides * 2, given_grants * 2
+def test_the_effective_set_is_independent_of_order_and_duplicates(some_overrides, some_grants, at, random):
+    expected = effective(EXTENDED_PLAN.features, some_overrides, some_grants, at)
+    more_overrides, more_grants = some_overrides * 2, some_grants * 2
     random.shuffle(more_overrides)
     random.shuffle(more_grants)
 
-    assert effective(RICH.features, more_overrides, more_grants, at) == expected
+    assert effective(EXTENDED_PLAN.features, more_overrides, more_grants, at) == expected
 
 
 @given(overrides(), times)
-def test_overriding_what_is_overridden_changes_nothing(given_overrides, at):
-    once = effective(RICH.features, given_overrides, (), at)
+def test_applying_overrides_twice_changes_nothing(some_overrides, at):
+    once = effective(EXTENDED_PLAN.features, some_overrides, (), at)
 
-    assert {f.key: f for f in effective(once, given_overrides, (), at)} == {f.key: f for f in once}
+    assert {f.key: f for f in effective(once, some_overrides, (), at)} == {f.key: f for f in once}
 
 
 @given(overrides(), grants(), times)
-def test_the_effective_set_has_each_feature_once_can_be_written_and_loses_none_of_the_plan(
-    given_overrides, given_grants, at
+def test_the_effective_set_has_unique_keys_is_serialisable_and_keeps_the_plan_s_features(
+    some_overrides, some_grants, at
 ):
-    found = effective(RICH.features, given_overrides, given_grants, at)
-    (said,) = entitlements.apply_subscription(None, ACTIVE, RICH, NOW)
+    in_force = effective(EXTENDED_PLAN.features, some_overrides, some_grants, at)
+    (new_set,) = entitlements.apply_subscription(None, ACTIVE, EXTENDED_PLAN, NOW)
 
-    keys = [feature.key for feature in found]
+    keys = [feature.key for feature in in_force]
     assert len(keys) == len(set(keys))
-    assert keys[: len(RICH.features)] == [feature.key for feature in RICH.features]
-    written = encode(said.model_copy(update={"features": found}))
-    assert EntitlementsSet.model_validate_json(written).features == found
+    assert keys[: len(EXTENDED_PLAN.features)] == [feature.key for feature in EXTENDED_PLAN.features]
+    document = encode(new_set.model_copy(update={"features": in_force}))
+    assert EntitlementsSet.model_validate_json(document).features == in_force
 
 
 @given(
@@ -362,33 +366,42 @@ def test_the_effective_set_has_each_feature_once_can_be_written_and_loses_none_o
     ),
     st.integers(0, 14),
 )
-def test_timers_say_a_set_whenever_it_changes_and_never_else(drawn, more_hours):
-    held = HELD
+def test_timers_emit_a_set_exactly_when_it_changes(drawn, more_hours):
+    current = PRO
     for number, (is_grant, amount, start, length) in enumerate(drawn):
         since = NOW + timedelta(hours=start)
         until = None if length is None else since + timedelta(hours=length)
         if is_grant:
-            held = after(held, granted(held, "projects", amount, since, until, number))
+            current = after(current, granted(current, "projects", amount, since, until, number))
         else:
-            held = after(held, overridden(held, limit(amount), since, until, number))
-    all_overrides, all_grants = held.overrides, held.grants
-    seen, said = [held.features], []
+            current = after(current, overridden(current, limit(amount), since, until, number))
+    all_overrides, all_grants = current.overrides, current.grants
+    expected, emitted = [current.features], []
     for quarter in range(1, 4 * (13 + more_hours)):
         now = NOW + timedelta(minutes=15 * quarter)
-        seen.append(effective(PRO_1.features, all_overrides, all_grants, now))
-        told = entitlements.on_time(held, now)
-        assert entitlements.on_time(after(held, told), now) == []
-        held = after(held, told)
-        said += told
-        assert held.features == seen[-1]
+        expected.append(effective(PRO_1.features, all_overrides, all_grants, now))
+        events = entitlements.on_time(current, now)
+        assert entitlements.on_time(after(current, events), now) == []
+        current = after(current, events)
+        emitted += events
+        assert current.features == expected[-1]
 
-    assert len(said) == sum(before != now for before, now in pairwise(seen))
-    assert held.due is None
-    assert all(isinstance(event, EntitlementsSet) for event in said)
+    assert len(emitted) == sum(before != now for before, now in pairwise(expected))
+    assert current.due is None
+    assert all(isinstance(event, EntitlementsSet) for event in emitted)
 
 
-def test_a_grant_is_a_fact_of_its_own():
-    made, _ = granted(HELD, "projects", 5)
+def test_a_grant_is_a_separate_fact():
+    made, _ = granted(PRO, "projects", 5)
 
     assert isinstance(made, EntitlementGranted)
     assert (made.amount, made.valid_until) == (5, None)
+
+
+def test_the_stored_entitlements_keep_their_json_field_names():
+    current = after(PRO, overridden(PRO, limit(500)))
+
+    document = ENTITLEMENTS.dump(current)
+
+    assert json.loads(document)["made"] == current.override_count == 1
+    assert ENTITLEMENTS.load(document) == current

@@ -1,4 +1,4 @@
-"""What operators add to a plan, from HTTP to the facts that others hear, and what a check answers."""
+"""Tests of the HTTP routes of entitlements: overrides, grants, checks, and the facts that they publish."""
 
 import asyncio
 import json
@@ -40,31 +40,31 @@ async def post(world, path, *, key=None, **body):
 
 
 async def entitled(world):
-    """A tenant that paid, and what it may use."""
+    """Returns the entitlements of a tenant that has paid."""
     await world.subscribed(TENANT)
 
-    async def look():
+    async def entitlements():
         return (await world.account(TENANT))["entitlements"]
 
-    return await eventually(look)
+    return await eventually(entitlements)
 
 
 def limit(number):
     return {"kind": "limit", "key": "projects", "limit": number}
 
 
-def given(held):
-    return {feature["key"]: feature for feature in held["features"]}
+def by_key(entitlements):
+    return {feature["key"]: feature for feature in entitlements["features"]}
 
 
-async def test_an_override_is_in_force_at_once_is_told_and_done_once_for_each_key(world):
+async def test_an_override_is_in_force_at_once_published_and_idempotent(world):
     before = await entitled(world)
 
     first, again = [(await post(world, "overrides", key="k1", feature=limit(500), reason="x")).json() for _ in range(2)]
     other = await post(world, "overrides", key="k1", feature=limit(501), reason="x")
 
     assert first == again
-    assert (given(first)["projects"], given(before)["projects"]) == (limit(500), limit(5))
+    assert (by_key(first)["projects"], by_key(before)["projects"]) == (limit(500), limit(5))
     assert (first["set_revision"], first["plan_features"]) == (2, before["features"])
     assert other.json()["code"] == "idempotency_key_reused"
     facts = await world.log.facts("billing.entitlement_overridden", "billing.entitlements_set", at_least=3)
@@ -77,7 +77,7 @@ async def test_an_override_is_in_force_at_once_is_told_and_done_once_for_each_ke
     assert facts[1].origin.actor.startswith("operator:")
 
 
-async def test_a_copy_in_another_process_answers_what_the_service_answers(world):
+async def test_a_copy_in_another_process_answers_like_the_service(world):
     await entitled(world)
     await post(world, "grants", feature="projects", amount=2, reason="x")
     facts = await world.log.facts("billing.entitlements_set", at_least=2)
@@ -86,13 +86,17 @@ async def test_a_copy_in_another_process_answers_what_the_service_answers(world)
         copy.apply(fact.event, fact.revision)
 
     for used in (6, 7):
-        said = (await post(world, "check", feature="projects", used=used)).json()
+        checked = (await post(world, "check", feature="projects", used=used)).json()
         answer = check(copy.get(TENANT), "projects", used=used)
-        assert (said["allowed"], said["reason"], said["remaining"]) == (answer.allowed, answer.reason, answer.remaining)
+        assert (checked["allowed"], checked["reason"], checked["remaining"]) == (
+            answer.allowed,
+            answer.reason,
+            answer.remaining,
+        )
         assert answer.allowed is (used == 6)
 
 
-async def test_what_is_for_a_time_begins_and_ends_by_itself_and_replays(world):
+async def test_a_grant_with_a_validity_begins_and_ends_by_timer_and_replays(world):
     await entitled(world)
     now = datetime.now(UTC)
     since, until = ((now + timedelta(seconds=s)).isoformat() for s in (0.7, 1.6))
@@ -103,7 +107,7 @@ async def test_what_is_for_a_time_begins_and_ends_by_itself_and_replays(world):
     shown = await world.get(f"/v1/tenants/{TENANT}/entitlements")
     running = world.served.running
     report = await replay(running.service, running.settings, running.database)
-    assert not given(made)["sso"]["enabled"]
+    assert not by_key(made)["sso"]["enabled"]
     assert datetime.fromisoformat(made["changes_at"]) == datetime.fromisoformat(since)
     assert [fact.event.features[1].enabled for fact in facts] == [False, True, False]
     assert [fact.event.set_revision for fact in facts] == [1, 2, 3]
@@ -112,29 +116,29 @@ async def test_what_is_for_a_time_begins_and_ends_by_itself_and_replays(world):
     assert report.equal, report.as_dict()
 
 
-async def test_who_does_not_pay_loses_access_and_keeps_what_operators_added(world):
+async def test_an_ended_subscription_removes_access_and_keeps_overrides(world):
     await entitled(world)
     subscription = await world.standing(TENANT, "active")
     await post(world, "overrides", feature=limit(500), reason="x")
     await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
     await world.standing(TENANT, "ended")
 
-    held = await world.get(f"/v1/tenants/{TENANT}/entitlements")
-    said = (await post(world, "check", feature="projects")).json()
+    current = await world.get(f"/v1/tenants/{TENANT}/entitlements")
+    checked = (await post(world, "check", feature="projects")).json()
 
-    assert (held["allows_access"], given(held)["projects"], len(held["overrides"])) == (False, limit(500), 1)
-    assert (said["allowed"], said["reason"]) == (False, Reason.NO_ACCESS)
+    assert (current["allows_access"], by_key(current)["projects"], len(current["overrides"])) == (False, limit(500), 1)
+    assert (checked["allowed"], checked["reason"]) == (False, Reason.NO_ACCESS)
 
 
-async def test_what_is_metered_is_checked_against_what_we_have_counted_in_the_open_window(world):
+async def test_a_metered_feature_is_checked_against_usage_in_the_open_window(world):
     await entitled(world)
     await world.metering.offer(
         Usage(tenant_id=TENANT, meter="calls", quantity=9, occurred_at=datetime.now(UTC)), id_=None
     )
 
     async def counted():
-        said = (await post(world, "check", feature="calls", used=777)).json()
-        return said if said["used"] else None
+        checked = (await post(world, "check", feature="calls", used=777)).json()
+        return checked if checked["used"] else None
 
     fits = await eventually(counted)
     over = (await post(world, "check", feature="calls", want=2)).json()
@@ -146,7 +150,7 @@ async def test_what_is_metered_is_checked_against_what_we_have_counted_in_the_op
     assert (more["allowed"], more["limit"]) == (True, 11)
 
 
-async def test_what_makes_no_sense_is_refused_with_a_code_and_noted(world):
+async def test_invalid_requests_are_refused_with_a_code_and_recorded(world):
     await entitled(world)
     refused = {
         "other_kind_of_feature": ("overrides", {"feature": {**limit(1), "key": "calls"}}),
@@ -176,24 +180,24 @@ async def test_what_makes_no_sense_is_refused_with_a_code_and_noted(world):
     assert [fact.event.code for fact in facts] == list(refused)
 
 
-async def test_a_tenant_that_nobody_knows_or_that_never_paid_has_nothing_to_add_to(world):
+async def test_an_unknown_or_never_paid_tenant_gets_no_override_or_grant(world):
     unknown = await post(world, "grants", feature="projects", amount=1, reason="x")
     await world.tenants.request_tenant(TENANT)
     await world.opened(TENANT)
     unpaid = await post(world, "grants", feature="projects", amount=1, reason="x")
-    asked = await post(world, "check", feature="projects")
+    checked = await post(world, "check", feature="projects")
 
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_tenant")
     assert (unpaid.status_code, unpaid.json()["code"]) == (404, "nothing_entitled")
-    assert asked.json()["reason"] == "no_access"
+    assert checked.json()["reason"] == "no_access"
 
 
-async def test_who_may_only_look_may_check_and_add_nothing(world, outside):
+async def test_a_viewer_may_check_and_add_nothing(world, outside):
     keys = world.served.running.settings.api_keys_file
-    kept = json.loads(keys.read_text())
+    existing = json.loads(keys.read_text())
     expires = datetime.now(UTC) + timedelta(days=1)
     made = make_key("viewer", "viewer", Role.VIEWER, ("billing:read", "billing:write"), expires)
-    keys.write_text(json.dumps({"keys": [*kept["keys"], made.stored]}))
+    keys.write_text(json.dumps({"keys": [*existing["keys"], made.stored]}))
     await entitled(world)
     bodies = {
         "overrides": {"feature": limit(1), "reason": "x"},
@@ -205,9 +209,9 @@ async def test_who_may_only_look_may_check_and_add_nothing(world, outside):
         headers = {"Authorization": f"Bearer {made.raw}"}
         answer = await outside.post(f"/v1/tenants/{TENANT}/entitlements/{path}", json=body, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (403, "wrong_scope")
-    looked = await outside.post(
+    checked = await outside.post(
         f"/v1/tenants/{TENANT}/entitlements/check",
         json={"feature": "projects"},
         headers={"Authorization": f"Bearer {made.raw}"},
     )
-    assert looked.json()["allowed"]
+    assert checked.json()["allowed"]

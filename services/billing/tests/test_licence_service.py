@@ -1,4 +1,4 @@
-"""Licences on real servers: issued, renewed, reissued, revoked, activated, and verified as whoever holds one does."""
+"""Tests of licences on real servers: issue, renewal, reissue, revocation, activation and offline verification."""
 
 import asyncio
 import shutil
@@ -40,43 +40,46 @@ async def vendor(request, start, log, billing_settings):
     more = getattr(request, "param", {})
     served = await start(service(), **billing_settings, **more)
     transport = httpx.ASGITransport(served.client._transport.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as anybody:
-        found = Vendor(served, log, anybody, start)
-        await found.say(bought(SubscriptionActivated), entitled())
-        yield found
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as anonymous:
+        environment = Vendor(served, log, anonymous, start)
+        await environment.record(bought(SubscriptionActivated), entitled())
+        yield environment
 
 
-async def test_a_licence_is_issued_signed_and_verified_with_what_anybody_may_fetch(vendor):
-    asked = await issue(vendor, seats=3)
-    found = await in_force(vendor, asked["licence_id"])
+async def test_a_licence_is_issued_signed_and_verified_with_the_public_keys(vendor):
+    issued = await issue(vendor, seats=3)
+    found = await in_force(vendor, issued["licence_id"])
 
-    said = verify_licence(found["token"], await public_keys(vendor), datetime.now(UTC))
-    assert (asked["status"], asked["pending"]["purpose"]) == ("signing", "issue")
-    assert (said.tenant_id, said.subscription_id, said.seats) == (TENANT, SUBSCRIPTION, 3)
-    assert said.expires_at - said.issued_at == timedelta(days=30)
-    assert [feature.model_dump(mode="json") for feature in said.features] == found["features"]
-    listed = await vendor.get("/v1/licences", tenant=TENANT, status="in_force", kid=said.kid)
+    verified = verify_licence(found["token"], await public_keys(vendor), datetime.now(UTC))
+    assert (issued["status"], issued["pending"]["purpose"]) == ("signing", "issue")
+    assert (verified.tenant_id, verified.subscription_id, verified.seats) == (TENANT, SUBSCRIPTION, 3)
+    assert verified.expires_at - verified.issued_at == timedelta(days=30)
+    assert [feature.model_dump(mode="json") for feature in verified.features] == found["features"]
+    listed = await vendor.get("/v1/licences", tenant=TENANT, status="in_force", kid=verified.kid)
     assert listed == {"licences": [found["licence"]], "next": None}
     assert await vendor.get("/v1/licences", tenant=OTHER) == {"licences": [], "next": None}
 
 
-async def test_no_private_half_of_a_key_is_in_a_fact_or_an_answer(vendor, tmp_path):
+async def test_no_private_key_is_in_a_fact_a_table_a_file_or_a_response(vendor, tmp_path):
     await in_force(vendor, (await issue(vendor))["licence_id"])
     (fact,) = await vendor.log.facts("billing.licence_key_published")
     private = (await vendor.served.running.context.secrets.get(fact.event.secret)).encode()
 
-    shown = [await vendor.get("/v1/licence-keys"), (await vendor.anybody.get("/.well-known/license-keys.json")).json()]
-    every = text("SELECT payload FROM chassis.outbox UNION ALL SELECT state::text::bytea FROM licence_keys")
-    kept = await vendor.served.running.context.rows(every)
-    assert len(kept) > 4
-    assert all(private not in bytes(row[0]) for row in kept)
+    shown = [
+        await vendor.get("/v1/licence-keys"),
+        (await vendor.anonymous.get("/.well-known/license-keys.json")).json(),
+    ]
+    query = text("SELECT payload FROM chassis.outbox UNION ALL SELECT state::text::bytea FROM licence_keys")
+    stored = await vendor.served.running.context.rows(query)
+    assert len(stored) > 4
+    assert all(private not in bytes(row[0]) for row in stored)
     assert private.decode() not in str(shown)
     assert all(private not in path.read_bytes() for path in (tmp_path / "secrets").rglob("*") if path.is_file())
 
 
-async def test_a_dry_run_shows_what_would_come_of_it_and_changes_nothing(vendor):
-    tried = await post(vendor, f"/v1/tenants/{TENANT}/licences", {"seats": 2}, status=202, key="k", dry_run=True)
-    none = await vendor.served.client.get(f"/v1/licences/{tried['licence_id']}")
+async def test_a_dry_run_shows_the_result_and_changes_nothing(vendor):
+    planned = await post(vendor, f"/v1/tenants/{TENANT}/licences", {"seats": 2}, status=202, key="k", dry_run=True)
+    missing = await vendor.served.client.get(f"/v1/licences/{planned['licence_id']}")
     real = await post(vendor, f"/v1/tenants/{TENANT}/licences", {"seats": 2}, status=202, key="k")
     id_ = (await in_force(vendor, real["licence_id"]))["licence"]["licence_id"]
     dry = [
@@ -87,7 +90,7 @@ async def test_a_dry_run_shows_what_would_come_of_it_and_changes_nothing(vendor)
     ]
     keys = await post(vendor, "/v1/licence-keys/rotate", {"reason": "x"}, status=202, dry_run=True)
 
-    assert (tried["dry_run"], real["dry_run"], none.json()["code"]) == (True, False, "licence_not_found")
+    assert (planned["dry_run"], real["dry_run"], missing.json()["code"]) == (True, False, "licence_not_found")
     assert [view["status"] for view in dry] == ["in_force", "revoked", "in_force", "in_force"]
     assert [view["seats_used"] for view in dry] == [0, 0, 1, 0]
     assert all(view["dry_run"] for view in [*dry, keys])
@@ -96,7 +99,7 @@ async def test_a_dry_run_shows_what_would_come_of_it_and_changes_nothing(vendor)
     assert (after["revision"], after["status"], after["seats_used"]) == (1, "in_force", 0)
 
 
-async def test_the_same_request_under_one_key_is_done_once(vendor):
+async def test_requests_with_the_same_idempotency_key_are_executed_once(vendor):
     id_ = (await issue(vendor))["licence_id"]
     await in_force(vendor, id_)
 
@@ -109,7 +112,7 @@ async def test_the_same_request_under_one_key_is_done_once(vendor):
 
 
 @pytest.mark.parametrize("vendor", [{"licence_valid_s": 3}], indirect=True)
-async def test_a_licence_is_renewed_by_the_clock_before_it_ends(vendor):
+async def test_a_timer_renews_a_licence_before_it_expires(vendor):
     id_ = (await issue(vendor))["licence_id"]
     renewed = await in_force(vendor, id_, 2)
 
@@ -119,13 +122,13 @@ async def test_a_licence_is_renewed_by_the_clock_before_it_ends(vendor):
     assert renewed["token"] != facts[0].event.token
 
 
-async def test_a_licence_says_so_when_what_was_bought_changes(vendor):
+async def test_a_licence_is_reissued_when_seats_or_entitlements_change(vendor):
     id_ = (await issue(vendor))["licence_id"]
     await in_force(vendor, id_)
 
-    await vendor.say(bought(SubscriptionChanged, 4))
+    await vendor.record(bought(SubscriptionChanged, 4))
     more_seats = await in_force(vendor, id_, 2)
-    await vendor.say(entitled(20))
+    await vendor.record(entitled(20))
     more_projects = await in_force(vendor, id_, 3)
 
     assert (more_seats["licence"]["seats"], more_seats["features"][0]["limit"]) == (4, 10)
@@ -134,32 +137,32 @@ async def test_a_licence_says_so_when_what_was_bought_changes(vendor):
     assert [fact.event.licence.revision for fact in facts] == [2, 3]
 
 
-async def test_a_licence_lapses_while_nothing_is_paid_and_is_signed_anew_when_it_is(vendor):
+async def test_a_licence_lapses_without_access_and_is_reissued_when_access_returns(vendor):
     id_ = (await issue(vendor))["licence_id"]
     first = await in_force(vendor, id_)
 
-    await vendor.say(entitled(allows=False))
+    await vendor.record(entitled(allows=False))
 
     async def lapsing():
         found = await vendor.get(f"/v1/licences/{id_}")
         return found if found["licence"]["status"] == "lapsing" else None
 
-    lapsed = await eventually(lapsing)
+    without_access = await eventually(lapsing)
     refused = await post(vendor, f"/v1/licences/{id_}/renew", status=409)
-    await vendor.say(entitled())
+    await vendor.record(entitled())
     again = await in_force(vendor, id_, 2)
 
-    assert (lapsed["token"], lapsed["licence"]["renews_at"]) == (first["token"], None)
+    assert (without_access["token"], without_access["licence"]["renews_at"]) == (first["token"], None)
     assert refused["code"] == "subscription_gives_no_access"
     assert again["licence"]["status"] == "in_force"
 
 
-async def test_a_licence_ends_with_its_subscription(vendor):
+async def test_a_licence_is_revoked_when_its_subscription_ends(vendor):
     id_ = (await issue(vendor))["licence_id"]
     token = (await in_force(vendor, id_))["token"]
     before = await revocations(vendor)
 
-    await vendor.say(bought(SubscriptionEnded, access=AccessState.ENDED, retention_s=60))
+    await vendor.record(bought(SubscriptionEnded, access=AccessState.ENDED, retention_s=60))
     (fact,) = await vendor.log.facts("billing.licence_revoked")
     listed = await revocations(vendor, number=before.number + 1)
 
@@ -168,7 +171,7 @@ async def test_a_licence_ends_with_its_subscription(vendor):
         verify_licence(token, await public_keys(vendor), datetime.now(UTC), listed)
 
 
-async def test_a_revoked_licence_is_on_the_signed_list_and_the_one_issued_after_it_is_not(vendor):
+async def test_the_signed_list_covers_a_revoked_licence_and_not_the_one_issued_after_it(vendor):
     id_ = (await issue(vendor))["licence_id"]
     token = (await in_force(vendor, id_))["token"]
     before = await revocations(vendor)
@@ -187,7 +190,7 @@ async def test_a_revoked_licence_is_on_the_signed_list_and_the_one_issued_after_
     assert verify_licence(again, keys, datetime.now(UTC), listed).revision == 2
 
 
-async def test_what_a_key_signed_verifies_after_another_took_over_unless_it_is_compromised(vendor):
+async def test_licences_of_a_replaced_key_verify_unless_it_is_compromised(vendor):
     id_ = (await issue(vendor))["licence_id"]
     old = await in_force(vendor, id_)
     before = await revocations(vendor)
@@ -221,7 +224,7 @@ async def test_what_a_key_signed_verifies_after_another_took_over_unless_it_is_c
     assert [key["state"] for key in (await vendor.get("/v1/licence-keys"))["keys"]] == ["retiring", "retired", "active"]
 
 
-async def test_a_key_that_is_lost_is_named_with_what_to_do_and_a_new_one_signs_again(vendor, tmp_path):
+async def test_a_lost_key_is_reported_with_a_remedy_and_a_new_key_signs_again(vendor, tmp_path):
     id_ = (await issue(vendor))["licence_id"]
     first = await in_force(vendor, id_)
     shutil.rmtree(tmp_path / "secrets" / "billing" / "licence-keys")
@@ -247,7 +250,7 @@ async def test_a_key_that_is_lost_is_named_with_what_to_do_and_a_new_one_signs_a
     assert again["licence"]["failure"] is None
 
 
-async def test_of_machines_that_want_the_last_seat_at_once_one_gets_it_and_gives_it_back(vendor, billing_settings):
+async def test_one_of_several_concurrent_activations_gets_the_last_seat(vendor, billing_settings):
     id_ = (await issue(vendor, seats=2))["licence_id"]
     await in_force(vendor, id_)
     await post(vendor, f"/v1/licences/{id_}/activate", {"machine": "0" * 64})
@@ -271,13 +274,13 @@ async def test_of_machines_that_want_the_last_seat_at_once_one_gets_it_and_gives
     assert [view["seats_used"] for view in (again, freed, other)] == [2, 1, 2]
 
 
-async def test_what_anybody_may_fetch_needs_no_key_and_everything_else_that_is_refused_has_a_code(vendor):
+async def test_public_documents_need_no_key_and_refusals_have_codes(vendor):
     await revocations(vendor)
     for path in ("/.well-known/license-keys.json", "/.well-known/license-revocations"):
-        first = await vendor.anybody.get(path)
-        again = await vendor.anybody.get(path, headers={"If-None-Match": first.headers["etag"]})
+        first = await vendor.anonymous.get(path)
+        again = await vendor.anonymous.get(path, headers={"If-None-Match": first.headers["etag"]})
         assert (first.headers["cache-control"], again.status_code, again.content) == ("public, max-age=300", 304, b"")
-    assert (await vendor.anybody.get("/v1/licences")).json()["code"] == "no_key"
+    assert (await vendor.anonymous.get("/v1/licences")).json()["code"] == "no_key"
     licence = f"/v1/licences/lic_{'0' * 32}"
     refused = [
         (f"/v1/tenants/{OTHER}/licences", {}, 404, "unknown_tenant"),

@@ -1,4 +1,4 @@
-"""A licence follows its subscription, and its seats are counted."""
+"""Tests of the rules of licences: lifecycle, changes of the subscription, and seats."""
 
 from datetime import timedelta
 
@@ -50,10 +50,10 @@ def subscription(quantity=2, access=AccessState.ACTIVE):
     return having(subscription_id=SUBSCRIPTION, quantity=quantity, access=access)
 
 
-def entitled(limit=10, *, allows=True, by=SUBSCRIPTION):
+def entitled(limit=10, *, allows=True, subscription_id=SUBSCRIPTION):
     return Entitlements(
         id=TENANT,
-        subscription_id=by,
+        subscription_id=subscription_id,
         plan=PlanRef(plan="pro", version=1, catalogue_hash="a" * 64),
         tier="pro",
         placement=Preset.POOLED,
@@ -69,12 +69,12 @@ def fold(state, events, evolve=licences.evolve):
     return state
 
 
-def issued(known=None, *, seats=None, valid_s=DAYS_30, now=NOW):
-    return licences.issue(known, entitled(), subscription(), seats=seats, valid_s=valid_s, now=now)
+def issued(licence=None, *, seats=None, valid_s=DAYS_30, now=NOW):
+    return licences.issue(licence, entitled(), subscription(), seats=seats, valid_s=valid_s, now=now)
 
 
 def signed(licence, key=KEY):
-    """What the effect makes of a licence that waits for it."""
+    """Returns the facts of the signing job for a pending licence."""
     claims = licences.claims_of(licence, licence.pending.revision, key_id(key.public_key().public_bytes_raw()))
     return licences.signed(licence, claims, assemble(claims, base64url(key.sign(signing_input(claims)))))
 
@@ -89,26 +89,26 @@ REVOKED = fold(LICENCE, licences.revoke(LICENCE, "leaked", RevocationOrigin.OPER
 LAPSING = fold(LICENCE, licences.on_subscription_changed(LICENCE, entitled(allows=False), subscription(), NOW))
 
 
-def test_a_licence_that_is_issued_is_signed_and_says_what_was_bought():
+def test_an_issued_licence_is_signed_with_the_subscription_s_terms():
     waiting = fold(None, issued())
-    (said,) = signed(waiting)
+    (event,) = signed(waiting)
 
     assert (waiting.status, waiting.token, waiting.due) == (Status.SIGNING, None, None)
-    assert isinstance(said, LicenceIssued)
+    assert isinstance(event, LicenceIssued)
     verified = verify_licence(LICENCE.token, {KID: PUBLIC}, NOW)
-    assert verified == LICENCE.claims == said.licence
+    assert verified == LICENCE.claims == event.licence
     assert (verified.seats, verified.expires_at, verified.revision) == (2, NOW + 30 * DAY, 1)
     assert verified.features == entitled().features
     assert (LICENCE.status, LICENCE.due) == (Status.IN_FORCE, NOW + 20 * DAY)
 
 
-def test_issued_again_as_it_is_says_nothing_and_with_other_seats_it_is_reissued():
-    (asked,) = issued(LICENCE, seats=9)
-    (said,) = signed(fold(LICENCE, [asked]))
+def test_issuing_again_changes_nothing_unless_the_seats_or_the_validity_differ():
+    (request,) = issued(LICENCE, seats=9)
+    (event,) = signed(fold(LICENCE, [request]))
 
     assert issued(LICENCE) == []
-    assert (asked.purpose, asked.terms.seats, asked.revision) == (Purpose.REISSUE, 9, 2)
-    assert isinstance(said, LicenceReissued)
+    assert (request.purpose, request.terms.seats, request.revision) == (Purpose.REISSUE, 9, 2)
+    assert isinstance(event, LicenceReissued)
     assert [event.valid_s for event in issued(LICENCE, valid_s=60)] == [60]
 
 
@@ -119,28 +119,28 @@ def test_a_subscription_without_access_gives_no_licence():
         )
 
 
-def test_it_is_renewed_when_two_thirds_of_its_life_are_over_and_once():
+def test_a_licence_is_renewed_once_after_two_thirds_of_its_validity():
     due = LICENCE.due
-    (asked,) = licences.on_time(LICENCE, due)
-    waiting = fold(LICENCE, [asked])
-    (said,) = signed(waiting)
+    (request,) = licences.on_time(LICENCE, due)
+    waiting = fold(LICENCE, [request])
+    (event,) = signed(waiting)
 
     assert licences.on_time(LICENCE, due - timedelta(seconds=1)) == []
-    assert (asked.purpose, asked.expires_at) == (Purpose.RENEW, due + 30 * DAY)
+    assert (request.purpose, request.expires_at) == (Purpose.RENEW, due + 30 * DAY)
     assert licences.on_time(waiting, due + DAY) == []
     assert (waiting.token, waiting.status) == (LICENCE.token, Status.IN_FORCE)
-    assert isinstance(said, LicenceRenewed)
-    assert fold(waiting, [said]).due == due + 20 * DAY
+    assert isinstance(event, LicenceRenewed)
+    assert fold(waiting, [event]).due == due + 20 * DAY
 
 
-def test_an_operator_renews_it_at_once_and_not_twice_at_once():
+def test_an_operator_s_renewal_is_not_repeated_while_it_is_pending():
     waiting = fold(LICENCE, licences.renew(LICENCE, NOW + DAY))
 
     assert waiting.pending.purpose is Purpose.RENEW
     assert licences.renew(waiting, NOW + DAY) == []
 
 
-def test_what_could_not_be_signed_is_tried_again_and_what_was_signed_stays():
+def test_a_failed_signature_is_retried_and_the_earlier_revision_stays_in_force():
     waiting = fold(LICENCE, licences.renew(LICENCE, NOW))
     (failed,) = licences.signing_failed(waiting, 2, "no key", NOW)
     state = fold(waiting, [failed])
@@ -153,7 +153,7 @@ def test_what_could_not_be_signed_is_tried_again_and_what_was_signed_stays():
     assert licences.signing_failed(LICENCE, 1, "late", NOW) == []
 
 
-def test_what_was_never_signed_is_issued_however_often_it_is_tried():
+def test_retries_of_a_licence_never_signed_keep_the_purpose_issue():
     waiting = fold(None, issued())
     failed = fold(waiting, licences.signing_failed(waiting, 1, "no key", NOW))
 
@@ -161,24 +161,24 @@ def test_what_was_never_signed_is_issued_however_often_it_is_tried():
         assert [(event.purpose, event.revision) for event in again] == [(Purpose.ISSUE, 2)]
 
 
-def test_it_is_reissued_when_the_entitlements_or_the_seats_change_and_not_otherwise():
-    def follow(held, bought):
+def test_a_licence_is_reissued_only_when_entitlements_or_seats_change():
+    def change(entitlements, subscription):
         return [
             (event.purpose, event.terms.seats, event.terms.entitlements_hash)
-            for event in licences.on_subscription_changed(LICENCE, held, bought, NOW)
+            for event in licences.on_subscription_changed(LICENCE, entitlements, subscription, NOW)
         ]
 
-    assert follow(entitled(), subscription()) == []
-    assert follow(entitled(20), subscription()) == [(Purpose.REISSUE, 2, f"{20:064x}")]
-    assert follow(entitled(), subscription(7)) == [(Purpose.REISSUE, 7, f"{10:064x}")]
-    assert follow(entitled(), subscription(10**9))[0][1] == 10_000
+    assert change(entitled(), subscription()) == []
+    assert change(entitled(20), subscription()) == [(Purpose.REISSUE, 2, f"{20:064x}")]
+    assert change(entitled(), subscription(7)) == [(Purpose.REISSUE, 7, f"{10:064x}")]
+    assert change(entitled(), subscription(10**9))[0][1] == 10_000
 
 
-def test_seats_that_an_operator_fixed_do_not_follow_the_subscription():
+def test_seats_fixed_by_an_operator_do_not_follow_the_subscription():
     assert licences.on_subscription_changed(in_force(seats=5), entitled(), subscription(7), NOW) == []
 
 
-def test_a_change_while_it_is_being_signed_takes_the_place_of_what_is_signed():
+def test_a_change_during_signing_replaces_the_pending_revision():
     waiting = fold(None, issued())
     stale = signed(waiting)
     changed = fold(waiting, licences.on_subscription_changed(waiting, entitled(20), subscription(), NOW))
@@ -189,40 +189,41 @@ def test_a_change_while_it_is_being_signed_takes_the_place_of_what_is_signed():
 
 
 @pytest.mark.parametrize(
-    ("held", "bought"),
+    ("entitlements", "bought"),
     [
         (entitled(allows=False), subscription()),
-        (entitled(by="sub_" + "6" * 32), subscription()),
+        (entitled(subscription_id="sub_" + "6" * 32), subscription()),
         (None, subscription()),
         (entitled(), None),
     ],
+    ids=["no access", "another subscription", "no entitlements", "no subscription"],
 )
-def test_it_lapses_while_the_subscription_gives_no_access_and_is_good_until_it_ends(held, bought):
-    (said,) = licences.on_subscription_changed(LICENCE, held, bought, NOW)
-    state = fold(LICENCE, [said])
+def test_a_licence_without_access_is_not_renewed_and_stays_valid_until_it_expires(entitlements, bought):
+    (event,) = licences.on_subscription_changed(LICENCE, entitlements, bought, NOW)
+    state = fold(LICENCE, [event])
 
-    assert isinstance(said, LicenceLapsing)
+    assert isinstance(event, LicenceLapsing)
     assert (state.status, state.due, state.token) == (Status.LAPSING, None, LICENCE.token)
-    assert licences.on_subscription_changed(state, held, bought, NOW) == []
+    assert licences.on_subscription_changed(state, entitlements, bought, NOW) == []
     assert licences.on_time(state, NOW + 99 * DAY) == []
     with pytest.raises(NoAccessError):
         licences.renew(state, NOW)
 
 
-def test_it_is_signed_anew_when_access_comes_back():
-    (asked,) = licences.on_subscription_changed(LAPSING, entitled(), subscription(), NOW + DAY)
+def test_a_licence_is_reissued_when_access_returns():
+    (request,) = licences.on_subscription_changed(LAPSING, entitled(), subscription(), NOW + DAY)
 
-    assert asked.expires_at == NOW + 31 * DAY
-    assert fold(LAPSING, [asked]).status is Status.IN_FORCE
+    assert request.expires_at == NOW + 31 * DAY
+    assert fold(LAPSING, [request]).status is Status.IN_FORCE
     assert issued(LAPSING)[0].revision == 2
 
 
-def test_a_licence_is_revoked_once_with_all_that_was_signed_of_it():
+def test_a_licence_is_revoked_once_with_all_its_signed_revisions():
     waiting = fold(LICENCE, licences.renew(LICENCE, NOW + DAY))
-    (said,) = licences.revoke(waiting, "leaked", RevocationOrigin.OPERATOR)
-    state = fold(waiting, [said])
+    (event,) = licences.revoke(waiting, "leaked", RevocationOrigin.OPERATOR)
+    state = fold(waiting, [event])
 
-    assert (said.revision, said.last_expiry) == (2, NOW + 31 * DAY)
+    assert (event.revision, event.last_expiry) == (2, NOW + 31 * DAY)
     assert licences.revoke(state, "again", RevocationOrigin.OPERATOR) == []
     assert licences.revoke(None, "none", RevocationOrigin.SUBSCRIPTION_ENDED) == []
     assert (state.token, state.claims, state.due, licences.claims_of(state, 2, KID)) == (None, None, None, None)
@@ -230,22 +231,22 @@ def test_a_licence_is_revoked_once_with_all_that_was_signed_of_it():
         licences.renew(state, NOW)
 
 
-def test_what_was_revoked_stays_so_until_it_is_issued_again_with_a_later_revision():
-    (asked,) = issued(REVOKED)
-    again = fold(REVOKED, [asked])
+def test_a_revoked_licence_stays_revoked_until_it_is_issued_with_a_later_revision():
+    (request,) = issued(REVOKED)
+    again = fold(REVOKED, [request])
 
     assert licences.on_subscription_changed(REVOKED, entitled(20), subscription(), NOW) == []
-    assert (asked.purpose, asked.revision) == (Purpose.ISSUE, 2)
+    assert (request.purpose, request.revision) == (Purpose.ISSUE, 2)
     assert (again.status, again.revoked) == (Status.SIGNING, None)
 
 
-def test_a_shorter_life_does_not_hide_that_an_earlier_licence_lives_longer():
+def test_the_last_expiry_covers_an_earlier_revision_with_a_longer_validity():
     shorter = fold(LICENCE, issued(LICENCE, valid_s=86_400))
 
     assert licences.revoke(shorter, "x", RevocationOrigin.OPERATOR)[0].last_expiry == NOW + 30 * DAY
 
 
-def test_as_many_machines_as_it_has_seats_are_activated():
+def test_a_licence_activates_as_many_machines_as_it_has_seats():
     state = LICENCE
     for machine in MACHINES[:2]:
         state = fold(state, seats.activate(state, machine, NOW))
@@ -259,17 +260,17 @@ def test_as_many_machines_as_it_has_seats_are_activated():
     assert seats.activate(fold(state, [freed]), MACHINES[2], NOW)[0].seats_used == 2
 
 
-def test_a_machine_that_is_seen_again_is_a_fact_once_a_day():
+def test_a_repeated_activation_is_recorded_at_most_once_a_day():
     state = fold(LICENCE, seats.activate(LICENCE, MACHINES[0], NOW))
-    (seen,) = seats.activate(state, MACHINES[0], NOW + DAY)
-    again = fold(state, [seen])
+    (event,) = seats.activate(state, MACHINES[0], NOW + DAY)
+    again = fold(state, [event])
 
     assert seats.activate(state, MACHINES[0], NOW + DAY - timedelta(seconds=1)) == []
     assert [(each.activated_at, each.seen_at) for each in again.activations] == [(NOW, NOW + DAY)]
-    assert seen.seats_used == 1
+    assert event.seats_used == 1
 
 
-def test_fewer_seats_than_machines_push_nobody_out_and_let_nobody_in():
+def test_a_reduction_of_seats_keeps_active_machines_and_refuses_new_ones():
     state = LICENCE
     for machine in MACHINES[:2]:
         state = fold(state, seats.activate(state, machine, NOW))
@@ -282,7 +283,7 @@ def test_fewer_seats_than_machines_push_nobody_out_and_let_nobody_in():
         seats.activate(state, MACHINES[2], NOW)
 
 
-def test_a_licence_that_is_not_in_force_activates_nothing():
+def test_a_licence_that_is_not_in_force_activates_no_machine():
     with pytest.raises(LicenceNotInForceError):
         seats.activate(fold(None, issued()), MACHINES[0], NOW)
     with pytest.raises(LicenceNotInForceError):
@@ -296,13 +297,13 @@ _STEPS = st.one_of(
     st.tuples(st.just("activate"), st.sampled_from(MACHINES)),
     st.tuples(st.just("deactivate"), st.sampled_from(MACHINES)),
     st.tuples(st.just("wait"), st.integers(1, 40)),
-    st.tuples(st.just("follow"), st.integers(0, 3)),
+    st.tuples(st.just("change"), st.integers(0, 3)),
     st.tuples(st.sampled_from(["renew", "lapse", "revoke", "issue", "sign", "fail", "time"]), st.none()),
 )
 
 
 @given(st.lists(_STEPS, max_size=40))
-def test_whatever_happens_seats_hold_revisions_grow_and_every_token_verifies_or_is_revoked(steps):
+def test_any_steps_keep_the_invariants_of_seats_revisions_expiry_and_revocations(steps):
     state, now, tokens, entries = LICENCE, NOW, [], {}
     for step, value in steps:
         before = state
@@ -315,7 +316,7 @@ def test_whatever_happens_seats_hold_revisions_grow_and_every_token_verifies_or_
                     events = seats.activate(state, value, now)
                 case "deactivate":
                     events = seats.deactivate(state, value)
-                case "follow":
+                case "change":
                     events = licences.on_subscription_changed(state, entitled(10 + value), subscription(value), now)
                 case "lapse":
                     events = licences.on_subscription_changed(state, entitled(allows=False), subscription(), now)
@@ -346,6 +347,6 @@ def test_whatever_happens_seats_hold_revisions_grow_and_every_token_verifies_or_
         assert all(claims.expires_at <= state.last_expiry for claims in tokens)
 
 
-def test_a_licence_begins_by_being_asked_for():
+def test_a_fact_before_the_first_signing_request_is_refused():
     with pytest.raises(LicenceOrderError):
         licences.evolve(None, licences.revoke(LICENCE, "x", RevocationOrigin.OPERATOR)[0])

@@ -1,4 +1,4 @@
-"""Private halves of licence keys: made once for a name, kept in the secret store, destroyed when they sign no more."""
+"""Tests of private licence keys: generation by name, storage as secrets, signing and destruction."""
 
 import json
 from base64 import urlsafe_b64decode
@@ -26,50 +26,50 @@ def keys(secrets):
     return SigningKeys(secrets)
 
 
-def public(made) -> Ed25519PublicKey:
-    return read_keys(json.dumps({"keys": [jwk(made.public_key)]}))[made.kid]
+def public(key) -> Ed25519PublicKey:
+    return read_keys(json.dumps({"keys": [jwk(key.public_key)]}))[key.kid]
 
 
-async def test_another_attempt_finds_the_key_that_the_first_one_made(keys):
-    first, again = await keys.generate("licence-keys/a"), await keys.generate("licence-keys/a")
+async def test_generating_a_key_is_idempotent_by_name(keys):
+    first, second = await keys.generate("licence-keys/a"), await keys.generate("licence-keys/a")
 
-    assert first == again
+    assert first == second
     assert (await keys.generate("licence-keys/b")).kid != first.kid
 
 
-async def test_what_a_key_signs_verifies_with_its_public_half(keys):
-    made = await keys.generate("licence-keys/a")
+async def test_a_signature_verifies_with_the_public_half(keys):
+    key = await keys.generate("licence-keys/a")
 
-    signature = await keys.sign(made.kid, made.secret, b"text")
+    signature = await keys.sign(key.kid, key.secret, b"text")
 
     assert len(signature) == 86
-    public(made).verify(urlsafe_b64decode(signature + "=="), b"text")
+    public(key).verify(urlsafe_b64decode(signature + "=="), b"text")
 
 
-async def test_a_key_that_was_destroyed_signs_no_more_and_says_what_to_do(keys, secrets):
-    made = await keys.generate("licence-keys/a")
-    await keys.destroy(made.secret)
-    await keys.destroy(made.secret)
+async def test_a_destroyed_key_cannot_sign_and_the_error_names_the_remedy(keys, secrets):
+    key = await keys.generate("licence-keys/a")
+    await keys.destroy(key.secret)
+    await keys.destroy(key.secret)
 
-    with pytest.raises(LostKeyError, match=rf"{made.kid}.*secret_not_found.*rotate-keys"):
-        await keys.sign(made.kid, made.secret, b"text")
+    with pytest.raises(LostKeyError, match=rf"{key.kid}.*secret_not_found.*rotate-keys"):
+        await keys.sign(key.kid, key.secret, b"text")
     with pytest.raises(SecretNotFoundError):
-        await secrets.get(made.secret)
+        await secrets.get(key.secret)
 
 
-async def test_a_key_that_is_damaged_or_another_one_does_not_sign(keys, secrets, tmp_path):
-    made, other = await keys.generate("licence-keys/a"), await keys.generate("licence-keys/b")
+async def test_a_damaged_or_different_key_cannot_sign(keys, secrets, tmp_path):
+    key, other = await keys.generate("licence-keys/a"), await keys.generate("licence-keys/b")
     short = await secrets.put("licence-keys/c", "AAAA")
     for folder in (tmp_path / "secrets/billing/licence-keys/a").iterdir():
         folder.write_bytes(folder.read_bytes()[:-40])
 
-    for reference in (made.secret, other.secret, short, "secret://billing/nothing?v=1", "no reference"):
+    for reference in (key.secret, other.secret, short, "secret://billing/nothing?v=1", "no reference"):
         with pytest.raises(LostKeyError):
-            await keys.sign(made.kid, reference, b"text")
+            await keys.sign(key.kid, reference, b"text")
 
 
-async def test_nobody_else_reads_a_private_half(keys, tmp_path):
-    made = await keys.generate("licence-keys/a")
+async def test_another_service_cannot_read_a_private_half(keys, tmp_path):
+    key = await keys.generate("licence-keys/a")
 
     with pytest.raises(LostKeyError, match="secret_forbidden"):
-        await SigningKeys(secrets_of(tmp_path, "tenant")).sign(made.kid, made.secret, b"text")
+        await SigningKeys(secrets_of(tmp_path, "tenant")).sign(key.kid, key.secret, b"text")

@@ -1,5 +1,6 @@
-"""Usage is counted for tenants and meters that we know, once, in windows that close and are then left alone."""
+"""Tests of counting usage: windows, aggregation, quotas, watermarks and distinct items."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -19,10 +20,11 @@ from paybill_billing.usage.domain.usage import (
     UsageTooLargeError,
     UsageTooLateError,
 )
+from paybill_billing.usage.tables import DISTINCT_SETS
 from paybill_contracts.billing import UsageRecorded
 from paybill_contracts.errors import DomainError
 from paybill_contracts.metering import QuotaExceeded, QuotaWarned, UsageWindowOpened
-from usage_samples import HOUR, ID, START, Metering, counts, feature, plan, used
+from usage_samples import HOUR, ID, START, Metering, feature, meter_definition, plan, used
 
 
 def test_usage_adds_up():
@@ -37,7 +39,7 @@ def test_usage_adds_up():
 
 
 @pytest.mark.parametrize(
-    ("given_", "changes", "error"),
+    ("measurement", "changes", "error"),
     [
         (used(at=NOW), {"account": None}, UnknownTenantError),
         (used(at=NOW), {"entitlements": None}, UnknownMeterError),
@@ -46,17 +48,17 @@ def test_usage_adds_up():
         (used(at=NOW + timedelta(minutes=5, seconds=1)), {}, UsageOutsideWindowError),
         (used(10**12 + 1, at=NOW), {}, UsageTooLargeError),
     ],
-    ids=["tenant", "nothing bought", "meter", "too old", "too new", "too much"],
+    ids=["unknown tenant", "no entitlements", "unknown meter", "too old", "in the future", "too large"],
 )
-def test_usage_that_cannot_be_billed_is_refused(given_, changes, error):
-    known = plan()
-    known = usage.Plan(**{name: changes.get(name, getattr(known, name)) for name in known.__slots__})
+def test_usage_that_cannot_be_billed_is_refused(measurement, changes, error):
+    sound = plan()
+    changed = usage.Plan(**{name: changes.get(name, getattr(sound, name)) for name in sound.__slots__})
 
     with pytest.raises(error):
-        Metering(known).record(given_, now=NOW)
+        Metering(changed).record(measurement, now=NOW)
 
 
-def test_a_total_that_no_fact_could_hold_is_refused_before_it_is_recorded():
+def test_a_total_above_the_maximum_is_refused():
     metering = Metering()
     for _ in range(1000):
         metering.record(used(10**12))
@@ -66,8 +68,8 @@ def test_a_total_that_no_fact_could_hold_is_refused_before_it_is_recorded():
 
 
 @pytest.mark.parametrize(("aggregation", "value"), [("count", 4), ("sum", 17), ("max", 9), ("unique", 2)], ids=str)
-def test_a_window_holds_what_its_meter_counts(aggregation, value):
-    metering = Metering(plan(meters=[counts(aggregation=aggregation)]))
+def test_a_window_aggregates_as_its_meter_defines(aggregation, value):
+    metering = Metering(plan(meters=[meter_definition(aggregation=aggregation)]))
 
     for quantity, of in ((5, "ada"), (9, "bob"), (1, "ada"), (2, "bob")):
         counted = metering.record(used(quantity, of=of))
@@ -76,8 +78,8 @@ def test_a_window_holds_what_its_meter_counts(aggregation, value):
     assert usage.used_now(metering.meter, START + timedelta(days=40)) == 0
 
 
-def test_what_comes_after_the_watermark_is_too_late_and_says_since_when():
-    metering = Metering(plan(meters=[counts(window="hour", lateness_s=60)]))
+def test_usage_before_the_watermark_is_refused_with_the_closing_time():
+    metering = Metering(plan(meters=[meter_definition(window="hour", lateness_s=60)]))
     metering.record(used(at=START))
 
     metering.record(used(at=START), now=START + HOUR + timedelta(seconds=59))
@@ -90,18 +92,18 @@ def test_what_comes_after_the_watermark_is_too_late_and_says_since_when():
     assert metering.closed[START].value == 2
 
 
-def test_what_arrived_in_time_counts_although_it_was_heard_late():
-    metering = Metering(plan(meters=[counts(window="hour", lateness_s=60)]))
+def test_usage_that_arrived_in_time_counts_although_it_is_processed_late():
+    metering = Metering(plan(meters=[meter_definition(window="hour", lateness_s=60)]))
 
     metering.record(used(at=START), arrived=START + HOUR, now=START + 9 * HOUR)
 
     assert metering.meter.windows[0].value == 1
 
 
-def test_windows_follow_the_catalogue_of_the_moment_in_which_they_were_opened():
-    metering = Metering(plan(meters=[counts(window="day", aggregation="sum")]))
+def test_a_window_keeps_the_catalogue_settings_of_its_opening():
+    metering = Metering(plan(meters=[meter_definition(window="day", aggregation="sum")]))
     metering.record(used(5, at=START))
-    metering.plan = plan(meters=[counts(window="month", aggregation="count")])
+    metering.plan = plan(meters=[meter_definition(window="month", aggregation="count")])
 
     metering.record(used(5, at=START + HOUR))
     metering.record(used(5, at=START + 30 * HOUR))
@@ -112,7 +114,7 @@ def test_windows_follow_the_catalogue_of_the_moment_in_which_they_were_opened():
     assert len({fact.catalogue_hash for fact in metering.of(UsageWindowOpened)}) == 2
 
 
-def test_a_plan_that_changes_in_the_window_keeps_the_count():
+def test_a_plan_change_within_a_window_keeps_the_count():
     metering = Metering(plan(feature(quota=10)))
     metering.record(used(10))
     metering.plan = plan(feature(quota=100))
@@ -122,7 +124,7 @@ def test_a_plan_that_changes_in_the_window_keeps_the_count():
     assert usage.used_now(metering.meter, START) == 11
 
 
-def test_quotas_are_told_of_once_and_again_when_they_have_risen():
+def test_quota_facts_are_emitted_once_and_again_after_the_quota_is_raised():
     metering = Metering(plan(feature(quota=10)))
     for _ in range(12):
         metering.record(used(1))
@@ -131,13 +133,13 @@ def test_quotas_are_told_of_once_and_again_when_they_have_risen():
     for _ in range(12):
         metering.record(used(1))
 
-    told = [(fact.TYPE.partition("_")[2], fact.value, fact.quota) for fact in metering.facts if "quota" in fact.TYPE]
+    every = [(fact.TYPE.partition("_")[2], fact.value, fact.quota) for fact in metering.facts if "quota" in fact.TYPE]
 
     assert first == [("warned", 8, 10), ("exceeded", 10, 10)]
-    assert told == [*first, ("warned", 16, 20), ("exceeded", 20, 20)]
+    assert every == [*first, ("warned", 16, 20), ("exceeded", 20, 20)]
 
 
-def test_a_quota_that_fell_is_told_of_but_not_warned_about_again():
+def test_a_lowered_quota_emits_exceeded_but_no_second_warning():
     metering = Metering(plan(feature(quota=20)))
     metering.record(used(16))
     metering.plan = plan(feature(quota=10))
@@ -147,14 +149,14 @@ def test_a_quota_that_fell_is_told_of_but_not_warned_about_again():
     assert [fact.quota for fact in metering.of(QuotaExceeded)] == [10]
 
 
-def test_without_a_quota_what_is_included_is_told_about_and_several_features_bind_as_the_tightest():
-    held = plan(feature(quota=50, included=7), feature(quota=30, included=9, key="more")).entitlements
+def test_the_included_amount_replaces_a_missing_quota_and_the_smallest_allowance_applies():
+    entitlements = plan(feature(quota=50, included=7), feature(quota=30, included=9, key="more")).entitlements
     metering = Metering(plan(feature(included=2)))
 
     metering.record(used(2))
 
     assert [fact.quota for fact in metering.of(QuotaExceeded)] == [2]
-    assert allowance_of(held, "calls") == Allowance(included=7, quota=30)
+    assert allowance_of(entitlements, "calls") == Allowance(included=7, quota=30)
 
 
 def test_consuming_counts_up_to_the_quota_and_not_beyond():
@@ -169,15 +171,15 @@ def test_consuming_counts_up_to_the_quota_and_not_beyond():
 
 
 def test_consuming_is_refused_without_access_and_unlimited_without_a_quota():
-    shut_out = Metering(plan(allows=False))
+    without_access = Metering(plan(allows=False))
 
-    assert shut_out.consume(used(1)).refusal is Refusal.NO_ACCESS
-    assert shut_out.facts == []
+    assert without_access.consume(used(1)).refusal is Refusal.NO_ACCESS
+    assert without_access.facts == []
     assert Metering().consume(used(10**6)).refusal is None
 
 
-def test_somebody_who_came_before_needs_no_room_in_a_full_window():
-    metering = Metering(plan(feature(quota=1), meters=[counts(aggregation="unique")]))
+def test_an_item_counted_before_is_allowed_in_a_window_at_its_quota():
+    metering = Metering(plan(feature(quota=1), meters=[meter_definition(aggregation="unique")]))
     metering.consume(used(of="ada"))
 
     assert metering.consume(used(of="bob")).refusal is Refusal.QUOTA_EXCEEDED
@@ -185,12 +187,12 @@ def test_somebody_who_came_before_needs_no_room_in_a_full_window():
     assert usage.used_now(metering.meter, START) == 1
 
 
-def test_what_counts_different_things_has_to_say_which():
+def test_a_meter_of_distinct_items_refuses_usage_without_an_item():
     with pytest.raises(DistinctItemMissingError):
-        Metering(plan(meters=[counts(aggregation="unique")])).record(used())
+        Metering(plan(meters=[meter_definition(aggregation="unique")])).record(used())
 
 
-def test_the_members_of_a_shard_are_bounded_and_those_of_closed_windows_forgotten():
+def test_the_items_of_a_shard_are_bounded_and_those_of_closed_windows_are_dropped():
     shard = None
     texts = [f"7f{number:022x}" for number in range(distinct_counts.MAX_ITEMS + 1)]
     for text in texts[:-1]:
@@ -201,12 +203,14 @@ def test_the_members_of_a_shard_are_bounded_and_those_of_closed_windows_forgotte
     later = START + timedelta(days=31)
     shard = distinct_counts.evolve(shard, distinct_counts.count_distinct(shard, ID, later, texts[-1], later))
 
-    assert list(shard.seen) == [later]
+    assert list(shard.digests) == [later]
     assert distinct_counts.contains(shard, later, texts[-1])
     assert not distinct_counts.contains(shard, later, texts[0])
+    stored = json.loads(DISTINCT_SETS.dump(shard))
+    assert (list(stored), DISTINCT_SETS.load(DISTINCT_SETS.dump(shard))) == (["id", "seen"], shard)
 
 
-def test_the_end_of_one_member_and_the_beginning_of_the_next_are_no_member():
+def test_a_match_across_two_adjacent_digests_is_ignored():
     shard = None
     for text in ("7f" + "a" * 22, "7f" + "b" * 22):
         shard = distinct_counts.evolve(shard, distinct_counts.count_distinct(shard, ID, START, text, START))
@@ -216,7 +220,7 @@ def test_the_end_of_one_member_and_the_beginning_of_the_next_are_no_member():
     assert distinct_counts.contains(shard, START, "7f" + "b" * 22)
 
 
-def test_facts_of_the_time_before_windows_still_replay():
+def test_facts_from_before_windows_existed_still_replay():
     old = UsageRecorded(
         meter_id=ID,
         tenant_id=TENANT,
@@ -228,7 +232,7 @@ def test_facts_of_the_time_before_windows_still_replay():
         occurred_at=START,
     )
     metering = Metering()
-    metering.happened([old])
+    metering.apply([old])
 
     metering.record(used(2))
 
@@ -238,9 +242,9 @@ def test_facts_of_the_time_before_windows_still_replay():
 
 measurements = st.lists(
     st.tuples(
-        st.integers(0, 9),  # which measurement: the same number again is a copy
-        st.integers(0, 6 * 60),  # minutes after the start when it was used
-        st.integers(0, 5 * 60),  # minutes later when it came
+        st.integers(0, 9),  # number of the measurement: the same number again is a duplicate
+        st.integers(0, 6 * 60),  # time of use, in minutes after the start
+        st.integers(0, 5 * 60),  # delay of its arrival in minutes
         st.sampled_from(["ada", "bob", "eve"]),
     ),
     max_size=40,
@@ -254,19 +258,20 @@ measurements = st.lists(
     st.integers(0, 120),
     st.integers(1, 30),
 )
-def test_in_any_order_with_copies_and_late_ones_a_window_is_what_a_model_says(
-    stream, aggregation, window, lateness, quota
-):
+def test_windows_equal_a_model_for_any_order_duplicates_and_late_usage(stream, aggregation, window, lateness, quota):
     metering = Metering(
-        plan(feature(quota=quota), meters=[counts(aggregation=aggregation, window=window, lateness_s=lateness * 60)])
+        plan(
+            feature(quota=quota),
+            meters=[meter_definition(aggregation=aggregation, window=window, lateness_s=lateness * 60)],
+        )
     )
-    heard, accepted = set(), {}
+    processed, accepted = set(), {}
     for number, minute, later, of in sorted(stream, key=lambda m: m[1] + m[2]):
         at, now = START + timedelta(minutes=minute), START + timedelta(minutes=minute + later)
         metering.close(now)
-        if number in heard:  # the inbox's care
+        if number in processed:  # the inbox deduplicates
             continue
-        heard.add(number)
+        processed.add(number)
         start = at.replace(minute=0) if window == "hour" else START
         closes = start + (HOUR if window == "hour" else timedelta(days=1)) + timedelta(minutes=lateness)
         try:
@@ -290,24 +295,24 @@ def test_in_any_order_with_copies_and_late_ones_a_window_is_what_a_model_says(
     total = sum(fact.quantity for fact in metering.of(UsageRecorded))
     assert total == (metering.meter.total if metering.meter else 0) == sum(q for a in accepted.values() for q, _ in a)
     for kind, share in ((QuotaWarned, 80), (QuotaExceeded, 100)):
-        told = [fact.window_start for fact in metering.of(kind)]
-        assert sorted(told) == sorted(s for s, w in metering.closed.items() if w.value * 100 >= quota * share)
+        starts = [fact.window_start for fact in metering.of(kind)]
+        assert sorted(starts) == sorted(s for s, w in metering.closed.items() if w.value * 100 >= quota * share)
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 72), st.sampled_from(["hour", "day", "month"]), st.integers(0, 48))),
 )
-def test_windows_never_overlap_whatever_the_catalogue_says_meanwhile(uses):
+def test_windows_never_overlap_after_any_changes_of_the_catalogue(uses):
     metering, now = Metering(), START
     for hours, window, lateness in uses:
-        metering.plan = plan(meters=[counts(window=window, lateness_s=lateness * 3600)])
+        metering.plan = plan(meters=[meter_definition(window=window, lateness_s=lateness * 3600)])
         now = max(now, START + hours * HOUR)
         metering.close(now)
         try:
             metering.record(used(at=START + hours * HOUR), now=now)
         except DomainError:
             continue
-    held = sorted((fact.window_start, fact.window_end) for fact in metering.of(UsageWindowOpened))
+    bounds = sorted((fact.window_start, fact.window_end) for fact in metering.of(UsageWindowOpened))
 
-    assert all(start < end for start, end in held)
-    assert all(end <= start for (_, end), (start, _) in pairwise(held))
+    assert all(start < end for start, end in bounds)
+    assert all(end <= start for (_, end), (start, _) in pairwise(bounds))

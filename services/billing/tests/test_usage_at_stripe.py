@@ -1,4 +1,4 @@
-"""Usage at Stripe: a window that closes becomes one event of its meter, and Stripe's own sum is what was used."""
+"""Tests of reporting usage to Stripe: a closed window becomes one meter event, and Stripe's sum equals its value."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ plans:
 
 
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
-async def test_what_was_used_in_a_window_is_counted_by_stripe_once_a_refusal_is_mended_and_sent_again(world):
+async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(world):
     await world.subscribed(TENANT)
     await eventually(lambda: _entitled(world))
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)

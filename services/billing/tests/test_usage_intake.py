@@ -1,4 +1,4 @@
-"""Usage that internal services report is counted once; what cannot be billed is quarantined, and holds up nothing."""
+"""Tests of usage that internal services report: counted once, or quarantined without blocking later usage."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ def used(quantity=5, **changes):
     return Usage(**{**values, **changes})
 
 
-async def test_usage_is_counted_once_and_shown_with_what_the_plan_includes(world):
+async def test_usage_is_counted_once_and_shown_with_the_included_amount(world):
     await world.subscribed(TENANT)
     await _entitled(world)
     repeated = new_id()
@@ -32,7 +32,7 @@ async def test_usage_is_counted_once_and_shown_with_what_the_plan_includes(world
     assert [(fact.event.quantity, fact.event.total) for fact in facts] == [(5, 5), (5, 10)]
 
 
-async def test_what_cannot_be_billed_is_quarantined_with_the_reason_and_the_next_is_counted(world):
+async def test_refused_usage_is_quarantined_with_the_reason_and_later_usage_counts(world):
     await world.subscribed(TENANT)
     await _entitled(world)
     now = datetime.now(UTC)
@@ -42,8 +42,8 @@ async def test_what_cannot_be_billed_is_quarantined_with_the_reason_and_the_next
         "35 days ago": used(occurred_at=now - timedelta(days=36)),
         "5 minutes ahead": used(occurred_at=now + timedelta(hours=1)),
     }
-    for offer in refused.values():
-        await world.metering.offer(offer)
+    for measurement in refused.values():
+        await world.metering.offer(measurement)
     await world.metering.offer(used(7))
 
     facts = await world.log.facts("billing.intake_quarantined", at_least=len(refused))
@@ -57,7 +57,7 @@ async def test_what_cannot_be_billed_is_quarantined_with_the_reason_and_the_next
     assert len(listed) == len(refused)
 
 
-async def test_a_publisher_that_is_not_named_is_quarantined(world_of, settings):
+async def test_usage_of_a_publisher_without_a_grant_is_quarantined(world_of, settings):
     settings["publishers_file"].write_text(json.dumps({"metering": {"tenants": ["ten_" + "9" * 32]}}))
     world = await world_of(service())
     await world.subscribed(TENANT)
@@ -69,7 +69,7 @@ async def test_a_publisher_that_is_not_named_is_quarantined(world_of, settings):
 
 
 async def _entitled(world):
-    async def look():
+    async def entitlements():
         return (await world.account(TENANT))["entitlements"]
 
-    await eventually(look)
+    await eventually(entitlements)

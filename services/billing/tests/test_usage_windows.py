@@ -1,4 +1,4 @@
-"""Windows of usage on real servers: opened, consumed, closed when all is heard, sent once, and asked about."""
+"""Tests of usage windows on real servers: opening, consumption, closing, reporting and counting at the provider."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ from paybill_runtime.messaging.streams import connect
 from paybill_runtime.replay.verify import replay
 from paybill_runtime.telemetry import child
 from paybill_runtime.testing import until
-from usage_samples import counts, feature
+from usage_samples import feature, meter_definition
 
 TENANT = "ten_" + "d" * 32
 CUSTOMER = "cus_1"
@@ -43,7 +43,7 @@ QUOTA = 10
 
 
 class AtProvider:
-    """A provider's meters in memory: they know a key for ever unless they forget it, and can be away or refuse."""
+    """A provider's meters in memory. They keep idempotency keys, and can be unavailable, refuse or lose answers."""
 
     def __init__(self):
         self.readings = {}
@@ -66,21 +66,21 @@ class AtProvider:
 
 
 class Metered:
-    """Billing, as far as usage goes."""
+    """Billing with the routes and jobs of usage, and a publisher."""
 
     def __init__(self, served, client, metering, provider, log):
         self.served, self.client, self.metering, self.provider, self.log = served, client, metering, provider, log
         self.closing = WindowCloser(served.running.context)
 
-    async def offer(self, quantity=1, id_=None, **changes):
+    async def report(self, quantity=1, id_=None, **changes):
         values = {"tenant_id": TENANT, "meter": "calls", "quantity": quantity, "occurred_at": datetime.now(UTC)}
         return await self.metering.offer(Usage(**{**values, **changes}), id_=id_)
 
-    async def offer_raw(self, payload):
-        """As another program may: our own library refuses to send what is not valid."""
-        sound = Usage(tenant_id=TENANT, meter="calls", quantity=1, occurred_at=datetime.now(UTC))
-        headers = intake_headers(IntakeEvent(sound, new_id(), "metering", datetime.now(UTC), child(None)))
-        await self.client.jetstream().publish(intake_subject("metering", sound), payload, headers=headers)
+    async def report_raw(self, payload):
+        """Publishes any payload, as another program can; our own library refuses to send invalid ones."""
+        valid = Usage(tenant_id=TENANT, meter="calls", quantity=1, occurred_at=datetime.now(UTC))
+        headers = intake_headers(IntakeEvent(valid, new_id(), "metering", datetime.now(UTC), child(None)))
+        await self.client.jetstream().publish(intake_subject("metering", valid), payload, headers=headers)
 
     async def consume(self, quantity=1, key=None, **more):
         headers = {"Idempotency-Key": key or new_id()}
@@ -97,26 +97,26 @@ class Metered:
         assert answer.status_code == 200, answer.text
         return answer.json()["windows"]
 
-    async def standing(self, status):
-        async def look():
+    async def window(self, status):
+        async def first():
             found = await self.windows(status=status)
             return found[0] if found else None
 
-        return await until(look)
+        return await until(first)
 
     async def close(self):
-        """As soon as anything is counted; what was offered before is to be counted, too."""
+        """Closes all windows, as soon as there is one."""
         await until(lambda: self.closing.tick(LATER))
 
 
 @pytest.fixture
-def how():
-    """How the meter counts; a test may say it otherwise."""
+def definition():
+    """Settings of the meter, which tests may replace."""
     return {"provider_meters": {"stripe": "api_calls"}}
 
 
 @pytest.fixture
-async def metered(start, nats, log, tmp_path, how):
+async def metered(start, nats, log, tmp_path, definition):
     provider = AtProvider()
     service = Service(
         name="billing",
@@ -126,7 +126,7 @@ async def metered(start, nats, log, tmp_path, how):
         jobs=JOBS,
         router=_router,
         effects=lambda _settings, _secrets: Providers({"stripe": provider}),
-        on_start=(lambda context: _subscribed(context, how),),
+        on_start=(lambda context: _subscribed(context, definition),),
     )
     served = await start(service)
     client = await connect(nats.url, "metering", nats.password("metering"))
@@ -143,8 +143,8 @@ def _router(context):
     return routes
 
 
-async def _subscribed(context, how):
-    content = CONTENT.model_copy(update={"meters": (counts(**how),)})
+async def _subscribed(context, definition):
+    content = CONTENT.model_copy(update={"meters": (meter_definition(**definition),)})
     about = {"tenant_id": TENANT}
     grant = PublisherGrant(publisher="metering", all_tenants=True, tenants=())
 
@@ -182,7 +182,7 @@ async def _subscribed(context, how):
     )
 
 
-async def test_of_many_who_consume_at_once_no_two_share_the_last_unit(metered):
+async def test_concurrent_consumers_never_exceed_the_quota(metered):
     answers = await asyncio.gather(*(metered.consume() for _ in range(3 * QUOTA)))
 
     allowed = [answer.json()["allowed"] for answer in answers]
@@ -191,17 +191,17 @@ async def test_of_many_who_consume_at_once_no_two_share_the_last_unit(metered):
     assert (await metered.allowance())["remaining"] == 0
     facts = await metered.log.facts("billing.usage_recorded", at_least=QUOTA)
     assert len(facts) == QUOTA
-    told = await metered.log.facts("billing.quota_warned", "billing.quota_exceeded", at_least=2)
-    assert [fact.event.value for fact in told] == [8, QUOTA]
+    quota_facts = await metered.log.facts("billing.quota_warned", "billing.quota_exceeded", at_least=2)
+    assert [fact.event.value for fact in quota_facts] == [8, QUOTA]
 
 
-async def test_a_request_to_consume_that_is_sent_again_counts_once_and_one_without_a_key_not_at_all(metered):
+async def test_consume_is_idempotent_and_refused_without_a_key(metered):
     first, again = await metered.consume(4, key="k"), await metered.consume(4, key="k")
-    bare = await metered.served.client.post(f"/v1/tenants/{TENANT}/usage/consume", json={"meter": "calls"})
+    without_key = await metered.served.client.post(f"/v1/tenants/{TENANT}/usage/consume", json={"meter": "calls"})
 
     assert first.json() == again.json()
     assert (first.json()["value"], first.json()["remaining"], first.json()["quota"]) == (4, 6, QUOTA)
-    assert (bare.status_code, bare.json()["code"]) == (400, "idempotency_key_missing")
+    assert (without_key.status_code, without_key.json()["code"]) == (400, "idempotency_key_missing")
     assert (await metered.allowance())["value"] == 4
 
 
@@ -214,21 +214,21 @@ async def test_a_request_to_consume_that_is_sent_again_counts_once_and_one_witho
         ({"meter": "calls", "of": "a\nb"}, 422, "invalid_request"),
         ({"meter": "calls", "more": 1}, 422, "invalid_request"),
     ],
-    ids=["meter", "nothing", "negative", "two lines", "unknown field"],
+    ids=["unknown meter", "zero", "negative", "line break", "unknown field"],
 )
-async def test_what_cannot_be_consumed_is_refused_with_a_code(metered, body, status, code):
+async def test_invalid_consumption_is_refused_with_a_code(metered, body, status, code):
     headers = {"Idempotency-Key": "k"}
     answer = await metered.served.client.post(f"/v1/tenants/{TENANT}/usage/consume", json=body, headers=headers)
-    nobody = await metered.served.client.post(
+    unknown = await metered.served.client.post(
         f"/v1/tenants/ten_{'e' * 32}/usage/consume", json={"meter": "calls"}, headers=headers
     )
 
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert (nobody.status_code, nobody.json()["code"]) == (404, "unknown_tenant")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_tenant")
 
 
-async def test_a_window_closes_when_all_that_reached_the_intake_before_is_counted(metered):
-    await asyncio.gather(*(metered.offer() for _ in range(300)))
+async def test_a_window_closes_after_all_usage_in_the_intake_is_counted(metered):
+    await asyncio.gather(*(metered.report() for _ in range(300)))
 
     await metered.close()
 
@@ -240,14 +240,14 @@ async def test_a_window_closes_when_all_that_reached_the_intake_before_is_counte
     assert (closed.event.value, closed.event.catalogue_hash) == (300, opened[0].event.catalogue_hash)
 
 
-async def test_the_provider_is_told_once_although_its_answers_are_lost_and_has_counted_what_was_used(metered):
+async def test_a_window_is_reported_once_although_the_provider_s_answers_are_lost(metered):
     metered.provider.lost_answers = 2
     for _ in range(2):
-        await metered.offer(7, id_="0190a5b0-0000-7000-8000-00000000000a")
-    await metered.offer(5)
+        await metered.report(7, id_="0190a5b0-0000-7000-8000-00000000000a")
+    await metered.report(5)
 
     await metered.close()
-    window = await metered.standing("reported")
+    window = await metered.window("reported")
     await metered.served.client.post(f"/v1/usage/windows/{window['id']}/count")
 
     async def counted():
@@ -258,47 +258,47 @@ async def test_the_provider_is_told_once_although_its_answers_are_lost_and_has_c
     (reading,) = metered.provider.readings.values()
     assert (reading.customer, reading.meter, reading.quantity) == (CUSTOMER, "api_calls", 12)
     assert window["start"] <= reading.at.isoformat() < window["end"]
-    # The first attempt's answer was lost; the second one looked, and sent nothing.
+    # The first attempt's answer was lost; the second attempt read the provider's count and sent nothing.
     assert len(metered.provider.calls) == 1
     (fact,) = await metered.log.facts("billing.usage_reported")
     (closed,) = await metered.log.facts("billing.usage_window_closed")
     assert fact.origin.cause == closed.id
 
 
-async def test_what_the_provider_refuses_is_a_fact_and_can_be_sent_again(metered):
+async def test_a_refused_report_is_a_fact_and_can_be_retried(metered):
     metered.provider.raises = [ProviderRefusedError("Stripe has no active meter of this name")]
-    await metered.offer(3)
+    await metered.report(3)
     await metered.close()
-    failed = await metered.standing("failed")
+    failed = await metered.window("failed")
 
     answer = await metered.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
-    reported = await metered.standing("reported")
+    reported = await metered.window("reported")
 
     assert "no active meter" in failed["failure"]
     assert answer.status_code == 202
     assert (reported["reported"], reported["failure"], len(metered.provider.readings)) == (3, None, 1)
     assert len(set(metered.provider.calls)) == 1  # the same key both times
-    nothing = await metered.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
-    assert (nothing.status_code, len(metered.provider.calls)) == (202, 2)
+    again = await metered.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
+    assert (again.status_code, len(metered.provider.calls)) == (202, 2)
 
 
-async def test_what_somebody_else_sent_to_the_providers_meter_is_not_added_to(metered):
+async def test_a_window_is_not_reported_on_top_of_another_program_s_count(metered):
     metered.provider.readings["another"] = MeterReading(CUSTOMER, "api_calls", 99, datetime.now(UTC))
-    await metered.offer(3)
+    await metered.report(3)
     await metered.close()
 
-    failed = await metered.standing("failed")
+    failed = await metered.window("failed")
 
     assert "has counted 99 in this window, but 3 was used" in failed["failure"]
     assert metered.provider.calls == []
 
 
-@pytest.mark.parametrize("how", [{}], ids=["no provider's meter"])
-async def test_a_window_of_a_meter_that_no_provider_bills_is_closed_and_sent_nowhere(metered):
-    await metered.offer(3)
+@pytest.mark.parametrize("definition", [{}], ids=["no provider meter"])
+async def test_a_window_without_a_provider_meter_is_closed_and_not_reported(metered):
+    await metered.report(3)
     await metered.close()
 
-    window = await metered.standing("unbilled")
+    window = await metered.window("unbilled")
     answers = [
         await metered.served.client.post(f"/v1/usage/windows/{window['id']}/{verb}") for verb in ("report", "count")
     ]
@@ -307,13 +307,13 @@ async def test_a_window_of_a_meter_that_no_provider_bills_is_closed_and_sent_now
     assert metered.provider.calls == []
 
 
-async def test_what_comes_when_its_window_is_closed_is_quarantined_with_the_reason_and_the_next_counts(metered):
+async def test_usage_for_a_closed_window_is_quarantined_and_later_usage_is_processed(metered):
     at = datetime.now(UTC)
-    await metered.offer(3)
+    await metered.report(3)
     await metered.close()
 
-    await metered.offer(4, occurred_at=at)
-    await metered.offer(5, occurred_at=at, meter="disk")
+    await metered.report(4, occurred_at=at)
+    await metered.report(5, occurred_at=at, meter="disk")
 
     facts = await metered.log.facts("billing.intake_quarantined", at_least=2)
     assert "came too late: that window closed at" in facts[0].event.reason
@@ -333,12 +333,12 @@ async def test_what_comes_when_its_window_is_closed_is_quarantined_with_the_reas
         ({"meter": "disk"}, "does not count disk"),
         ({"quantity": 10**14}, "more than one report"),
     ],
-    ids=["negative", "a part", "far past", "far future", "tenant", "meter", "too much"],
+    ids=["negative", "fraction", "far past", "far future", "unknown tenant", "unknown meter", "too large"],
 )
-async def test_bad_usage_is_quarantined_with_the_reason_and_what_is_behind_it_counts(metered, edit, why):
-    good = {"tenant_id": TENANT, "meter": "calls", "quantity": 2, "occurred_at": datetime.now(UTC).isoformat()}
-    await metered.offer_raw(json.dumps(good | edit).encode())
-    await metered.offer(2)
+async def test_invalid_usage_is_quarantined_with_the_reason_and_later_usage_counts(metered, edit, why):
+    valid = {"tenant_id": TENANT, "meter": "calls", "quantity": 2, "occurred_at": datetime.now(UTC).isoformat()}
+    await metered.report_raw(json.dumps(valid | edit).encode())
+    await metered.report(2)
 
     (fact,) = await metered.log.facts("billing.intake_quarantined")
 
@@ -351,10 +351,10 @@ async def test_bad_usage_is_quarantined_with_the_reason_and_what_is_behind_it_co
     assert [row["quarantine_id"] for row in listed] == [fact.event.quarantine_id]
 
 
-@pytest.mark.parametrize("how", [{"aggregation": "unique", "window": "day"}], ids=["unique"])
-async def test_different_things_are_counted_once_in_a_window_by_reports_and_requests_alike(metered):
+@pytest.mark.parametrize("definition", [{"aggregation": "unique", "window": "day"}], ids=["unique"])
+async def test_a_distinct_item_is_counted_once_per_window_over_reports_and_consumption(metered):
     for of in ("ada", "bob", "ada"):
-        await metered.offer(of=of)
+        await metered.report(of=of)
 
     async def counted():
         found = await metered.allowance()
@@ -368,14 +368,14 @@ async def test_different_things_are_counted_once_in_a_window_by_reports_and_requ
     assert len({fact.event.member for fact in facts}) == 3
 
 
-async def test_all_of_it_replays_to_the_same_tables(metered):
+async def test_usage_replays_to_the_same_tables(metered):
     metered.provider.raises = [ProviderRefusedError("no")]
     for _ in range(12):
-        await metered.offer()
+        await metered.report()
     await metered.close()
-    failed = await metered.standing("failed")
+    failed = await metered.window("failed")
     await metered.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
-    await metered.standing("reported")
+    await metered.window("reported")
     await metered.consume(key="k")
     running = metered.served.running
 
@@ -384,7 +384,7 @@ async def test_all_of_it_replays_to_the_same_tables(metered):
     assert report.equal, report.as_dict()
 
 
-def test_a_window_has_one_key_for_ever_and_another_than_any_other_window():
+def test_each_window_has_its_own_stable_report_key():
     common = {"tenant_id": TENANT, "meter": "calls", "aggregation": "sum", "value": 1, "records": 1}
     about = {**common, "provider": "stripe", "provider_meter": "m", "status": "due", "start": LATER, "end": LATER}
     keys = {ClosedWindow(id=f"{TENANT}:calls:{at}", **about).report_key for at in ("2026-03-01T00", "2026-04-01T00")}

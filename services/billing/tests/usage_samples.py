@@ -1,4 +1,4 @@
-"""A meter in memory, as the consumer and the closing of windows keep it, for tests of the rules."""
+"""A meter in memory, updated through facts as the consumer and the window closer do it, for tests of the rules."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -19,9 +19,9 @@ ID = f"{TENANT}:calls"
 
 
 def plan(*features, allows=True, meters=()):
-    """A tenant that subscribed to these features."""
+    """Returns the states of a tenant that has subscribed to these features."""
     catalogue = published(CONTENT.model_copy(update={"meters": tuple(meters)}))
-    held = EntitlementsSet(
+    entitled = EntitlementsSet(
         tenant_id=TENANT,
         subscription_id="sub_" + "1" * 32,
         plan=PlanRef(plan="pro", version=1, catalogue_hash=catalogue.content_hash),
@@ -41,7 +41,7 @@ def plan(*features, allows=True, meters=()):
         retention_s=0,
     )
     return usage.Plan(
-        account=accounts.evolve(None, account), entitlements=entitlements.evolve(None, held), catalogue=catalogue
+        account=accounts.evolve(None, account), entitlements=entitlements.evolve(None, entitled), catalogue=catalogue
     )
 
 
@@ -49,9 +49,9 @@ def feature(quota=None, included=100, key="calls"):
     return MeteredFeature(kind="metered", key=key, meter="calls", included=included, quota=quota)
 
 
-def counts(**how):
-    """How the meter `calls` counts."""
-    return Meter.model_validate_json(json.dumps({"meter": "calls", **how}))
+def meter_definition(**settings):
+    """Returns the catalogue's definition of the meter `calls`."""
+    return Meter.model_validate_json(json.dumps({"meter": "calls", **settings}))
 
 
 def used(quantity=1, at=START, of=None, meter="calls"):
@@ -59,7 +59,7 @@ def used(quantity=1, at=START, of=None, meter="calls"):
 
 
 class Metering:
-    """One meter: everything goes through facts."""
+    """One meter, changed only through facts."""
 
     def __init__(self, plan_=None):
         self.plan = plan_ or plan()
@@ -82,7 +82,7 @@ class Metering:
             arrived=arrived or now,
             now=now,
         )
-        self.happened(counted.on_meter, counted.on_distinct_set)
+        self.apply(counted.on_meter, counted.on_distinct_set)
         return counted
 
     def consume(self, used_):
@@ -94,7 +94,7 @@ class Metering:
             publisher="consume",
             plan=self.plan,
         )
-        self.happened(consumed.on_meter, consumed.on_distinct_set)
+        self.apply(consumed.on_meter, consumed.on_distinct_set)
         return consumed
 
     def close(self, now):
@@ -102,14 +102,14 @@ class Metering:
         for window in due:
             assert window.start not in self.closed
             self.closed[window.start] = window
-        self.happened(usage.advance(self.meter, due) if due else [])
+        self.apply(usage.advance(self.meter, due) if due else [])
 
-    def happened(self, on_meter, on_members=()):
+    def apply(self, on_meter, on_distinct_set=()):
         for event in on_meter:
             self.meter = usage.evolve(self.meter, event)
-        for event in on_members:
+        for event in on_distinct_set:
             self.shards[event.members_id] = distinct_counts.evolve(self.shards.get(event.members_id), event)
-        self.facts += [*on_meter, *on_members]
+        self.facts += [*on_meter, *on_distinct_set]
 
     def of(self, kind):
         return [fact for fact in self.facts if isinstance(fact, kind)]

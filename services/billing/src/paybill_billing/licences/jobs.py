@@ -75,7 +75,7 @@ async def sign_licence(job: Job[LicenceSigningRequested], systems: ExternalSyste
 async def make_key(job: Job[LicenceKeyRequested], systems: ExternalSystems) -> AsyncIterator[Outcome]:
     """Generates a key and publishes it; the revocation list is signed again with it."""
     keyring = await job.state(KEYRINGS, KEYRING)
-    if keyring is None or keyring.wanted is None:
+    if keyring is None or keyring.request is None:
         return
     key = await systems.keys.generate(f"licence-keys/{job.id}")
     yield Outcome(partial(_published, key), writes=[_KEYRING, _LIST], last=True)

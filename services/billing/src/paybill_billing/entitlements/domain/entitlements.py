@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import assert_never
+from typing import Annotated, assert_never
 
 from paybill_contracts.billing import EntitlementsSet, Subscription
 from paybill_contracts.catalogue import (
@@ -19,6 +19,7 @@ from paybill_contracts.entitlements import EntitlementGranted, EntitlementOverri
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.placement import Preset
+from pydantic import Field
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, published
 from paybill_billing.entitlements.domain.overrides import Grant, Override, effective, next_change, unexpired
@@ -72,7 +73,7 @@ class NotGrantableError(DomainError):
 class Entitlements:
     """The effective feature set of a tenant, from one subscription and from overrides and grants.
 
-    plan_features: the plan's own features; None when they equal `features`. made: number of overrides made so far.
+    plan_features: the plan's own features; None when they equal `features`. override_count: overrides made so far.
     as_of: the time for which overrides and grants were last evaluated. due: the next time at which a beginning or an
     end of validity changes the set.
     """
@@ -89,7 +90,7 @@ class Entitlements:
     plan_features: tuple[Feature, ...] | None = None
     overrides: tuple[Override, ...] = ()
     grants: tuple[Grant, ...] = ()
-    made: int = 0
+    override_count: Annotated[int, Field(alias="made")] = 0
     as_of: datetime | None = None
     due: datetime | None = None
 
@@ -265,7 +266,7 @@ def evolve(current: Entitlements | None, event: EntitlementsEvent) -> Entitlemen
                 plan_features=event.plan_features,
                 overrides=current.overrides if current is not None else (),
                 grants=current.grants if current is not None else (),
-                made=current.made if current is not None else 0,
+                override_count=current.override_count if current is not None else 0,
             ),
             event.as_of,
         )
@@ -278,9 +279,9 @@ def evolve(current: Entitlements | None, event: EntitlementsEvent) -> Entitlemen
                 event.valid_from,
                 event.valid_until,
                 event.reason,
-                entitled.made + 1,
+                entitled.override_count + 1,
             )
-            after = replace(entitled, overrides=(*entitled.overrides, made), made=made.number)
+            after = replace(entitled, overrides=(*entitled.overrides, made), override_count=made.number)
         case EntitlementGranted():
             added = Grant(
                 event.grant_id, event.feature, event.amount, event.valid_from, event.valid_until, event.reason

@@ -178,6 +178,6 @@ class KeyringView(BaseModel):
                 )
                 for key in keys
             ],
-            being_made=keyring is not None and keyring.wanted is not None,
+            being_made=keyring is not None and keyring.request is not None,
             dry_run=dry_run,
         )

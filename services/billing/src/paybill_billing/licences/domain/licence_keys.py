@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import assert_never
+from typing import Annotated, assert_never
 
 from paybill_contracts.errors import DomainError
 from paybill_contracts.licences import LicenceKeyPublished, LicenceKeyRequested, LicenceKeyRetired
+from pydantic import Field
 
 KEYRING = "licences"
 """The id of the only keyring: handlers need a constant key, because states are loaded before they run."""
@@ -59,7 +60,7 @@ class Keyring:
 
     id: str
     keys: tuple[SigningKey, ...] = ()
-    wanted: KeyRequest | None = None
+    request: Annotated[KeyRequest | None, Field(alias="wanted")] = None
     due: datetime | None = None
 
 
@@ -98,9 +99,9 @@ def rotate(
 
 def published(keyring: Keyring, *, kid: str, public_key: str, secret: str, now: datetime) -> list[KeyEvent]:
     """Activates a generated key. The key before it stays trusted until the last licence that it signed expires."""
-    if keyring.wanted is None or any(key.kid == kid for key in keyring.keys):
+    if keyring.request is None or any(key.kid == kid for key in keyring.keys):
         return []
-    request, before = keyring.wanted, active(keyring)
+    request, before = keyring.request, active(keyring)
     last_expiry = now + timedelta(seconds=request.valid_s)
     retire_at = max(last_expiry, request.licences_end or last_expiry) + MARGIN
     events: list[KeyEvent] = [
@@ -132,7 +133,7 @@ def evolve(keyring: Keyring | None, event: KeyEvent) -> Keyring:
     """Returns the keys after `event`; only a request may come first."""
     if isinstance(event, LicenceKeyRequested):
         request = KeyRequest(event.compromised, event.licences_end, event.valid_s)
-        return replace(keyring or Keyring(id=event.keyring), wanted=request)
+        return replace(keyring or Keyring(id=event.keyring), request=request)
     if keyring is None:
         raise KeyOrderError(f"{event.TYPE} precedes the request for a key")
     match event:
@@ -142,7 +143,7 @@ def evolve(keyring: Keyring | None, event: KeyEvent) -> Keyring:
                 replace(key, state=State.RETIRING, retire_at=event.retire_at) if key.kid == event.replaces else key
                 for key in keyring.keys
             )
-            return _with(replace(keyring, wanted=None), (*others, added))
+            return _with(replace(keyring, request=None), (*others, added))
         case LicenceKeyRetired():
             keys = tuple(
                 replace(key, state=State.RETIRED, retired=event.reason) if key.kid == event.kid else key

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from typing import assert_never
+from typing import Annotated, assert_never
 
 from paybill_contracts.errors import DomainError
 from paybill_contracts.metering import UsageMemberCounted
+from pydantic import Field
 
 MAX_ITEMS = 1000
 """Maximum for one shard, all open windows together."""
@@ -27,10 +28,10 @@ class TooManyDistinctItemsError(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class DistinctSet:
-    """Shard of a meter's distinct items. seen: the concatenated digests of each window, by the window's start."""
+    """Shard of a meter's distinct items. digests: the concatenated ones of each window, by its start."""
 
     id: str
-    seen: Mapping[datetime, str] = field(default_factory=dict)
+    digests: Annotated[Mapping[datetime, str], Field(alias="seen")] = field(default_factory=dict)
 
 
 def digest_of(meter_id: str, item: str) -> str:
@@ -45,7 +46,7 @@ def shard_id(meter_id: str, digest: str) -> str:
 
 def contains(shard: DistinctSet | None, window_start: datetime, digest: str) -> bool:
     """Returns True when the item was used in this window before."""
-    digests = shard.seen.get(window_start, "") if shard is not None else ""
+    digests = shard.digests.get(window_start, "") if shard is not None else ""
     at = digests.find(digest)
     while at > 0 and at % _DIGITS:  # a match across two adjacent digests
         at = digests.find(digest, at + 1)
@@ -56,7 +57,7 @@ def count_distinct(
     shard: DistinctSet | None, meter_id: str, window_start: datetime, digest: str, forget_before: datetime
 ) -> UsageMemberCounted:
     """Adds an item that the window does not contain yet. Raises TooManyDistinctItemsError."""
-    stored = shard.seen.items() if shard is not None else ()
+    stored = shard.digests.items() if shard is not None else ()
     if sum(len(digests) for start, digests in stored if start >= forget_before) >= MAX_ITEMS * _DIGITS:
         raise TooManyDistinctItemsError(
             f"{meter_id} has counted about {MAX_ITEMS * 256} distinct items in its open windows, which is its limit; "
@@ -77,9 +78,9 @@ def evolve(shard: DistinctSet | None, event: UsageMemberCounted) -> DistinctSet:
     """Returns the shard after `event`; digests of closed windows are dropped."""
     match event:
         case UsageMemberCounted():
-            stored = shard.seen.items() if shard is not None else ()
+            stored = shard.digests.items() if shard is not None else ()
             digests = {start: text for start, text in stored if start >= event.forget_before}
             digests[event.window_start] = digests.get(event.window_start, "") + event.member
-            return DistinctSet(id=event.members_id, seen=digests)
+            return DistinctSet(id=event.members_id, digests=digests)
         case _:
             assert_never(event)
