@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fastapi import APIRouter
 from paybill_bench import hop
+from paybill_bench.access import ServerAccess
 from paybill_bench.facts import HopMetered
-from paybill_bench.place import Place
 from paybill_runtime.app import Running, Service, serving
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
@@ -29,11 +29,11 @@ def hearing(poison: str) -> Subscriptions:
     return hears
 
 
-async def main(place: Place, poison: str, api_keys_file: Path, port: int) -> None:
+async def main(place: ServerAccess, poison: str, api_keys_file: Path, port: int) -> None:
     """For ever."""
     service = Service("tenant", ServiceSettings, (hop.HOPS,), lambda _context: APIRouter(), hearing(poison))
     settings = hop.settings(place).model_copy(update={"api_keys_file": api_keys_file, "http_port": port})
-    await hop.make_tables(place)
+    await hop.create_tables(place)
     async with Running(service, settings) as running, serving(running):
         await running.failed.wait()
 
@@ -41,4 +41,4 @@ async def main(place: Place, poison: str, api_keys_file: Path, port: int) -> Non
 if __name__ == "__main__":
     configure("tenant", "CRITICAL")
     told = json.loads(sys.argv[1])
-    asyncio.run(main(Place(**told["place"]), told["poison"], Path(told["api_keys_file"]), told["port"]))
+    asyncio.run(main(ServerAccess(**told["place"]), told["poison"], Path(told["api_keys_file"]), told["port"]))

@@ -19,9 +19,9 @@ from pathlib import Path
 import httpx
 import pytest
 from nats.aio.client import Client
+from paybill_bench.access import ServerAccess
 from paybill_bench.facts import Message, messages, tenant
-from paybill_bench.lab import ANSWERS, Lab, percentile
-from paybill_bench.place import Place
+from paybill_bench.testbed import OUTPUT_SUBJECTS, Testbed, percentile
 from paybill_contracts.envelope import Fact, read_fact
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.ports import free_port
@@ -46,7 +46,7 @@ class Stage:
     """A log, a database, and what is told to the service between them."""
 
     server: NatsServer
-    place: Place
+    place: ServerAccess
     api_keys_file: Path
     api_key: str
     port: int
@@ -81,7 +81,7 @@ async def _well(client: httpx.AsyncClient) -> bool:
 @pytest.fixture
 def stages(postgres, databases, tmp_path):
     """`stages()` is a context of an empty stage."""
-    lab = Lab(tmp_path, postgres)
+    lab = Testbed(tmp_path, postgres)
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [key.stored]}))
@@ -89,7 +89,7 @@ def stages(postgres, databases, tmp_path):
     @asynccontextmanager
     async def stage() -> AsyncIterator[Stage]:
         async with lab.bus() as server:
-            place = Place(
+            place = ServerAccess(
                 server.url,
                 "tenant",
                 str(server.password_file("tenant")),
@@ -113,7 +113,7 @@ async def _waits(stage: Stage, load: list[Message]) -> list[float]:
     clock = asyncio.get_running_loop().time
     source = await connect(stage.server.url, "billing", stage.server.password("billing"))
     reader = await connect(stage.server.url, "operator", stage.server.password("operator"))
-    feed = OrderedConsumer(reader, EVENTS, [ANSWERS], 1)
+    feed = OrderedConsumer(reader, EVENTS, [OUTPUT_SUBJECTS], 1)
     due: dict[str, float] = {}
     answered: dict[str, float] = {}
     others = {said.headers["ce-id"] for said in load if said.headers["pb-tenant"] != POISON}

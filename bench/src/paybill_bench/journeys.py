@@ -1,4 +1,4 @@
-"""Tenants who have signed up and are about to pay, in a stack of real services; and how long it takes them to start."""
+"""Tenants that have signed up and are about to pay, in a stack of real services; and the time until they are active."""
 
 import asyncio
 import json
@@ -33,41 +33,41 @@ from paybill_stack.process import Process
 from paybill_stripe_fake.client import FakeControl
 
 from paybill_bench import provider
-from paybill_bench.lab import BenchmarkError, Lab, child
-from paybill_bench.press import Door, signed
+from paybill_bench.load_generator import WebhookEndpoint, signed
+from paybill_bench.testbed import BenchmarkError, Testbed, child
 
-SENDERS = 32
-"""Webhooks that are on their way at the same time."""
+CONNECTIONS = 32
+"""Webhooks in flight at the same time."""
 ACTIVATED = "tenant.tenant_activated"
 _OPENED = "billing.account_opened"
 _CALLERS = 12
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """What the provider will say once the tenant has paid, not yet signed."""
+    """The provider's unsigned event for a tenant that has paid."""
 
     tenant: str
     body: str
 
 
 class Stack:
-    """The services, each a process; billing asks the stand-in, or the recorded answers once `record` was called.
+    """The services, each a process; billing calls the Stripe fake, or the recorded provider inside `recorded`.
 
-    environment: of billing, beside what `paybill up` gives it.
+    environment: additional variables of billing.
     """
 
-    def __init__(self, lab: Lab, bus: NatsServer, **environment: str) -> None:
+    def __init__(self, testbed: Testbed, bus: NatsServer, **environment: str) -> None:
         self._environment_of_billing = environment
-        self._lab = lab
+        self._testbed = testbed
         self._bus = bus
         self._recorded = False
-        self._layout = Layout(lab.folder / "stack")
+        self._layout = Layout(testbed.folder / "stack")
         self._provider_port = free_port()
         self._at = Addresses(
             BusAccess(bus.url, bus.data_dir / "credentials"),
-            DatabaseAccess("127.0.0.1", lab.postgres.port, lab.postgres.data_dir / "credentials"),
+            DatabaseAccess("127.0.0.1", testbed.postgres.port, testbed.postgres.data_dir / "credentials"),
             {name: free_port() for name in (*SERVICES, STRIPE_FAKE)},
         )
         self._processes: dict[str, Process] = {}
@@ -76,11 +76,11 @@ class Stack:
         self._sessions: dict[str, str] = {}
 
     async def start(self) -> None:
-        """Everything, until it is ready."""
+        """Starts all processes and returns when they are ready."""
         prepare(self._layout)
         self._key = operator_key(self._layout.api_keys, datetime.now(UTC), new=True) or ""
         command = stripe_fake_command(self._layout, self._at)
-        cut = command.index("--webhook-url")  # what it would say is said by us, when the clock runs
+        cut = command.index("--webhook-url")  # the benchmark sends the webhooks itself, while the clock runs
         await self._run(STRIPE_FAKE, command[:cut], inherited())
         for name in SERVICES:
             await self._run(name, service_command(name), self._environment(name))
@@ -88,14 +88,14 @@ class Stack:
             await self._ready(name)
 
     async def stop(self) -> None:
-        """Services first."""
+        """Stops all processes, services first."""
         await asyncio.gather(*(self._processes[name].stop(10) for name in SERVICES if name in self._processes))
         for process in self._processes.values():
             await process.stop(5)
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
-        """Nothing of ours runs in the block: also what only polls would slow a peer."""
+        """Stops all processes with SIGSTOP in the block, since even their polling would slow a peer."""
         pids = [pid for pid in self.pids().values() if pid is not None]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -109,25 +109,25 @@ class Stack:
             await asyncio.sleep(1)
 
     def pids(self) -> Mapping[str, int | None]:
-        """Of the services and the stand-in."""
+        """Returns the process ids of the services and the Stripe fake."""
         return {name: process.pid for name, process in self._processes.items()}
 
     @property
-    def door(self) -> Door:
-        """Where billing takes webhooks."""
-        return Door(self._at.ports["billing"], self._layout.stripe_webhook_secrets)
+    def webhook_endpoint(self) -> WebhookEndpoint:
+        """Returns billing's webhook endpoint."""
+        return WebhookEndpoint(self._at.ports["billing"], self._layout.stripe_webhook_secrets)
 
     @asynccontextmanager
     async def provider(self) -> AsyncIterator[httpx.AsyncClient]:
-        """The stand-in, as Stripe's API."""
+        """Returns a client of the Stripe fake's API."""
         key = self._layout.stripe_api_key.read_text(encoding="utf-8").strip()
         headers = {"Authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(base_url=self._at.url(STRIPE_FAKE), headers=headers, trust_env=False) as client:
             yield client
 
     def _environment(self, name: str, **more: str) -> dict[str, str]:
-        own = self._environment_of_billing if name == "billing" else {}
-        return service_environment(name, self._layout, self._at) | own | more
+        billing_variables = self._environment_of_billing if name == "billing" else {}
+        return service_environment(name, self._layout, self._at) | billing_variables | more
 
     async def _run(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._processes[name] = Process(name, command, environment, self._layout.log(name))
@@ -139,21 +139,21 @@ class Stack:
         async with httpx.AsyncClient(base_url=self._at.url(name), trust_env=False) as client:
             while True:
                 try:
-                    answer = (await client.get(path)).json()
-                    if answer.get("status") == "ok":
+                    response = (await client.get(path)).json()
+                    if response.get("status") == "ok":
                         return
                 except (httpx.HTTPError, ValueError):
                     pass
-                if self._processes[name].pid is None or time.monotonic() - begin > _PATIENCE_S:
-                    raise BenchmarkError(f"{name} does not start: {self._processes[name].gist()}")
+                if self._processes[name].pid is None or time.monotonic() - begin > _TIMEOUT_S:
+                    raise BenchmarkError(f"{name} did not start: {self._processes[name].gist()}")
                 await asyncio.sleep(0.05)
 
     @asynccontextmanager
     async def recorded(self, plans: Sequence[str]) -> AsyncIterator[None]:
-        """Billing asks the recorded answers while the block runs. One tenant of each plan has paid for that before."""
-        path = self._lab.folder / "recorded.json"
+        """Billing calls the recorded provider in the block. One tenant of each plan must have paid before."""
+        path = self._testbed.folder / "recorded.json"
         path.write_text(json.dumps(await self._record(plans)), encoding="utf-8")
-        log = self._lab.folder / "child.log"
+        log = self._testbed.folder / "child.log"
         with child("paybill_bench.provider", str(path), str(self._provider_port), log=log):
             await self._processes["billing"].stop(10)
             url = f"http://127.0.0.1:{self._provider_port}"
@@ -165,8 +165,8 @@ class Stack:
             yield
 
     async def _record(self, plans: Sequence[str]) -> dict[str, Any]:
-        """What the stand-in says about a tenant of each plan, with ids that can be told apart."""
-        said: dict[str, Any] = {"prices": {}, "subscriptions": {}}
+        """Returns the Stripe fake's responses about a tenant of each plan, with placeholders for its ids."""
+        recorded: dict[str, Any] = {"prices": {}, "subscriptions": {}}
         async with self.provider() as client:
             for plan in plans:
                 session = json.loads(self._sessions[plan])
@@ -177,16 +177,16 @@ class Stack:
                     session["subscription"]: provider.SUBSCRIPTION,
                 }
                 price = found["items"]["data"][0]["price"]
-                said["prices"][price["lookup_key"]] = json.dumps(price)
-                said["subscriptions"][plan] = _renamed(json.dumps(found), ids)
-                said["customer"] = _renamed((await client.get(f"/v1/customers/{session['customer']}")).text, ids)
-                said["session"] = _renamed(
+                recorded["prices"][price["lookup_key"]] = json.dumps(price)
+                recorded["subscriptions"][plan] = _renamed(json.dumps(found), ids)
+                recorded["customer"] = _renamed((await client.get(f"/v1/customers/{session['customer']}")).text, ids)
+                recorded["session"] = _renamed(
                     json.dumps(session | {"subscription": None, "url": "http://127.0.0.1/"}), ids
                 )
-        return said
+        return recorded
 
     async def sign_up(self, plan: str, amount: int) -> list[Webhook]:
-        """Tenants whose accounts are open, and what the provider will say when they have paid."""
+        """Signs tenants up until their accounts are open; returns the provider's events for their payments."""
         opened = await self._opened(plan, amount)
         if self._recorded:
             return [Webhook(tenant, self._paid(plan, tenant)) for tenant in opened]
@@ -202,16 +202,20 @@ class Stack:
     def _paid(self, plan: str, tenant: str) -> str:
         digits = tenant.removeprefix("ten_")
         session = json.loads(self._sessions[plan])
-        of_tenant = {"customer": f"cus_{digits}", "subscription": f"sub_{plan}_{digits}", "client_reference_id": tenant}
+        of_tenant = {
+            "customer": f"cus_{digits}",
+            "subscription": f"sub_{plan}_{digits}",
+            "client_reference_id": tenant,
+        }
         return _event(session | of_tenant, tenant)
 
     async def _opened(self, plan: str, amount: int) -> dict[str, str]:
-        """Sign up so many; the tenants and their checkouts."""
+        """Signs up `amount` tenants; returns their ids and checkouts."""
         left = iter([next(self._numbers) for _ in range(amount)])
-        wanted: set[str] = set()
+        tenants: set[str] = set()
         found: dict[str, str] = {}
         async with (
-            self.reading(_OPENED) as feed,
+            self.consumer_of(_OPENED) as consumer,
             httpx.AsyncClient(
                 base_url=self._at.url("tenant"),
                 headers={"Authorization": f"Bearer {self._key}"},
@@ -222,72 +226,75 @@ class Stack:
 
             async def call() -> None:
                 for number in left:
-                    wanted.add(await _request(client, plan, number))
+                    tenants.add(await _request(client, plan, number))
 
             await asyncio.gather(*(call() for _ in range(_CALLERS)))
-            async with asyncio.timeout(_PATIENCE_S):
-                while wanted - found.keys():
-                    for message in await feed.fetch(1.0):
+            async with asyncio.timeout(_TIMEOUT_S):
+                while tenants - found.keys():
+                    for message in await consumer.fetch(1.0):
                         fact = json.loads(message.data)
                         found[fact["tenant_id"]] = fact["checkout"]
-        return {tenant: found[tenant] for tenant in wanted}
+        return {tenant: found[tenant] for tenant in tenants}
 
     @asynccontextmanager
-    async def reading(self, *types: str) -> AsyncIterator[OrderedConsumer]:
-        """Facts of these types from now on."""
+    async def consumer_of(self, *types: str) -> AsyncIterator[OrderedConsumer]:
+        """Returns a consumer of facts of these types, starting now."""
         client = await connect(self._bus.url, "operator", self._bus.password("operator"))
         last = (await client.jetstream().stream_info(EVENTS)).state.last_seq
-        feed = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{type_}.*" for type_ in types], last + 1)
-        await feed.pending()
+        consumer = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{type_}.*" for type_ in types], last + 1)
+        await consumer.pending()
         try:
-            yield feed
+            yield consumer
         finally:
-            await feed.close()
+            await consumer.close()
             await client.close()
 
     async def start_all(self, webhooks: Sequence[Webhook]) -> float:
-        """Send every webhook; seconds from the first byte to the last tenant that is active in the log."""
+        """Sends every webhook; returns the seconds from the first byte until the last tenant is active in the log."""
         secret = self._layout.stripe_webhook_secrets.read_text(encoding="utf-8").strip()
         requests = iter([signed(webhook.body, secret) for webhook in webhooks])
         clock = asyncio.get_running_loop().time
         left = {webhook.tenant for webhook in webhooks}
-        async with self.reading(ACTIVATED) as feed, Senders(self._at.ports["billing"], SENDERS) as senders:
+        async with (
+            self.consumer_of(ACTIVATED) as consumer,
+            WebhookClient(self._at.ports["billing"], CONNECTIONS) as sender,
+        ):
             begin = clock()
-            sending = asyncio.create_task(senders.send(requests))
+            sending = asyncio.create_task(sender.send(requests))
             try:
-                async with asyncio.timeout(_PATIENCE_S):
+                async with asyncio.timeout(_TIMEOUT_S):
                     while left:
-                        left.difference_update(_tenant(message) for message in await feed.fetch(1.0))
+                        left.difference_update(_tenant(message) for message in await consumer.fetch(1.0))
             except TimeoutError:
-                raise BenchmarkError(f"{len(left)} of {len(webhooks)} tenants do not become active") from None
-            taken = clock() - begin
+                raise BenchmarkError(f"{len(left)} of {len(webhooks)} tenants did not become active") from None
+            elapsed = clock() - begin
             await sending
-        return taken
+        return elapsed
 
-    async def one_by_one(self, webhooks: Sequence[Webhook]) -> tuple[list[float], list[dict[str, float]]]:
-        """Milliseconds of each journey alone, and when each fact on its way was decided."""
+    async def start_one_by_one(self, webhooks: Sequence[Webhook]) -> tuple[list[float], list[dict[str, float]]]:
+        """Returns milliseconds of each journey alone, and the times at which its facts were decided."""
         secret = self._layout.stripe_webhook_secrets.read_text(encoding="utf-8").strip()
-        taken, ways = [], []
-        async with self.reading("*.*") as feed, Senders(self._at.ports["billing"], 1) as senders:
+        elapsed, timelines = [], []
+        async with self.consumer_of("*.*") as consumer, WebhookClient(self._at.ports["billing"], 1) as sender:
             for webhook in webhooks:
-                way: dict[str, float] = {}
+                timeline: dict[str, float] = {}
                 begin = time.time()
-                sending = asyncio.create_task(senders.send(iter([signed(webhook.body, secret)])))
-                async with asyncio.timeout(_PATIENCE_S):
-                    while ACTIVATED not in way:
-                        for message in await feed.fetch(1.0):
+                sending = asyncio.create_task(sender.send(iter([signed(webhook.body, secret)])))
+                async with asyncio.timeout(_TIMEOUT_S):
+                    while ACTIVATED not in timeline:
+                        for message in await consumer.fetch(1.0):
                             if _tenant(message) == webhook.tenant:
                                 at = datetime.fromisoformat((message.headers or {})["ce-time"]).timestamp()
-                                way[message.subject.split(".", 3)[3].rpartition(".")[0]] = (at - begin) * 1000
-                taken.append((time.time() - begin) * 1000)
-                ways.append(way)
+                                timeline[message.subject.split(".", 3)[3].rpartition(".")[0]] = (at - begin) * 1000
+                elapsed.append((time.time() - begin) * 1000)
+                timelines.append(timeline)
                 await sending
                 await asyncio.sleep(0.1)
-        return taken, ways
+        return elapsed, timelines
 
 
-class Senders:
-    """Connections that are kept, and say what they are given: a client that costs the machine little."""
+class WebhookClient:
+    """Client with persistent connections and little CPU cost."""
 
     def __init__(self, port: int, amount: int) -> None:
         self._port = port
@@ -304,7 +311,7 @@ class Senders:
             writer.close()
 
     async def send(self, requests: Iterator[bytes]) -> None:
-        """All of them, each connection one after the other."""
+        """Sends all requests; each connection sends one after the other."""
 
         async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             for request in requests:
@@ -315,16 +322,16 @@ class Senders:
                     for line in head.split(b"\r\n")
                     if line.lower().startswith(b"content-length")
                 )
-                answer = await reader.readexactly(length)
+                response = await reader.readexactly(length)
                 if not head.startswith(b"HTTP/1.1 200"):
-                    raise BenchmarkError(f"a webhook was refused: {answer.decode(errors='replace')[:300]}")
+                    raise BenchmarkError(f"a webhook was refused: {response.decode(errors='replace')[:300]}")
 
         await asyncio.gather(*(work(reader, writer) for reader, writer in self._open))
 
 
 async def _request(client: httpx.AsyncClient, plan: str, number: int) -> str:
     while True:
-        answer = await client.post(
+        response = await client.post(
             "/v1/tenants",
             json={
                 "slug": f"bench-{number}",
@@ -334,12 +341,12 @@ async def _request(client: httpx.AsyncClient, plan: str, number: int) -> str:
                 "contact_email": f"ops{number}@bench.example",
             },
         )
-        if answer.status_code in {404, 409, 422, 429, 503} and "Retry-After" in answer.headers:
-            await asyncio.sleep(float(answer.headers["Retry-After"]))
+        if response.status_code in {404, 409, 422, 429, 503} and "Retry-After" in response.headers:
+            await asyncio.sleep(float(response.headers["Retry-After"]))
             continue
-        if answer.is_error:
-            raise BenchmarkError(f"a tenant was refused: {answer.text[:300]}")
-        id_: str = answer.json()["id"]
+        if response.is_error:
+            raise BenchmarkError(f"a tenant was refused: {response.text[:300]}")
+        id_: str = response.json()["id"]
         return id_
 
 

@@ -1,6 +1,6 @@
-"""`bench memory`: what the tenant service and billing hold after many facts, as processes of a real stack.
+"""`bench memory`: memory of the tenant service and billing after many facts, as processes of a real stack.
 
-Their tables were made at their first start, and spans and metrics go to an OTLP endpoint, which here throws them away.
+Their tables were created at their first start, and spans and metrics go to an OTLP endpoint that discards them.
 """
 
 import asyncio
@@ -14,24 +14,24 @@ import httpx
 from nats.aio.client import Client
 from paybill_runtime.messaging.streams import EVENTS, connect
 
-from paybill_bench.figures import Figure, Say
-from paybill_bench.lab import BenchmarkError
-from paybill_bench.stack import Up, up
+from paybill_bench.figures import Figure, Progress
+from paybill_bench.stack import RunningStack, up
+from paybill_bench.testbed import BenchmarkError
 
 FACTS = (10_000, 30_000)
 SERVICES = ("tenant", "billing")
 CALLERS = 8
 _MB = 1_000_000
-_PATIENCE_S = 180.0
+_TIMEOUT_S = 180.0
 
 
-async def measure(say: Say) -> Sequence[Figure]:
-    """Sign tenants up until the log holds so many facts, look, and go on."""
+async def measure(progress: Progress) -> Sequence[Figure]:
+    """Signs tenants up to each number of facts in the log, and measures in between."""
     with tempfile.TemporaryDirectory(prefix="paybill-bench-") as folder:
-        async with _nothing_listens() as endpoint:
-            # Its start waits in a blocking way, and the endpoint is ours: another thread.
-            held = await asyncio.to_thread(_measured, Path(folder, "data"), endpoint, say)
-    small, large = held
+        async with _discarding_endpoint() as endpoint:
+            # The start of the stack blocks, and the endpoint runs in this loop: hence another thread.
+            measured = await asyncio.to_thread(_run, Path(folder, "data"), endpoint, progress)
+    small, large = measured
     return [
         *(Figure(f"memory.{name}_mb", small[name][0], "MB resident", most=120) for name in SERVICES),
         *(Figure(f"memory.{name}_own_mb", small[name][1], "MB, shared pages divided") for name in SERVICES),
@@ -39,20 +39,20 @@ async def measure(say: Say) -> Sequence[Figure]:
     ]
 
 
-Held = dict[str, tuple[float, float]]
+MemoryUse = dict[str, tuple[float, float]]
 
 
-def _measured(data: Path, endpoint: str, say: Say) -> list[Held]:
+def _run(data: Path, endpoint: str, progress: Progress) -> list[MemoryUse]:
     with up(data, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as stack:
-        return asyncio.run(_filled(stack, say))
+        return asyncio.run(_measure_growth(stack, progress))
 
 
-async def _filled(stack: Up, say: Say) -> list[Held]:
+async def _measure_growth(stack: RunningStack, progress: Progress) -> list[MemoryUse]:
     nats = stack.parts["nats"]
     password = Path(nats["credentials"], "nats-operator").read_text(encoding="ascii").strip()
     log = await connect(nats["url"], "operator", password)
     numbers = count(1)
-    found: list[Held] = []
+    measured: list[MemoryUse] = []
     async with httpx.AsyncClient(
         base_url=stack.parts["services"]["tenant"]["url"],
         headers={"Authorization": f"Bearer {stack.operator_key}"},
@@ -61,10 +61,10 @@ async def _filled(stack: Up, say: Say) -> list[Held]:
         for amount in FACTS:
             await _sign_up(client, log, numbers, amount)
             await asyncio.sleep(2)
-            found.append({name: _resident(stack.parts["services"][name]["pid"]) for name in SERVICES})
-            say(f"{amount:,} facts: " + ", ".join(f"{name} {found[-1][name][0]:.0f} MB" for name in SERVICES))
+            measured.append({name: _resident(stack.parts["services"][name]["pid"]) for name in SERVICES})
+            progress(f"{amount:,} facts: " + ", ".join(f"{name} {measured[-1][name][0]:.0f} MB" for name in SERVICES))
     await log.close()
-    return found
+    return measured
 
 
 async def _sign_up(client: httpx.AsyncClient, log: Client, numbers: "count[int]", amount: int) -> None:
@@ -73,7 +73,7 @@ async def _sign_up(client: httpx.AsyncClient, log: Client, numbers: "count[int]"
     async def call() -> None:
         while not enough.is_set():
             number = next(numbers)
-            answer = await client.post(
+            response = await client.post(
                 "/v1/tenants",
                 json={
                     "slug": f"bench-{number}",
@@ -83,21 +83,21 @@ async def _sign_up(client: httpx.AsyncClient, log: Client, numbers: "count[int]"
                     "contact_email": f"ops{number}@bench.example",
                 },
             )
-            if answer.status_code in {429, 503}:
-                await asyncio.sleep(float(answer.headers.get("Retry-After", "1")))
-            elif answer.is_error:
-                raise BenchmarkError(f"a tenant was refused: {answer.text[:300]}")
+            if response.status_code in {429, 503}:
+                await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
+            elif response.is_error:
+                raise BenchmarkError(f"a tenant was refused: {response.text[:300]}")
 
-    async with asyncio.timeout(_PATIENCE_S), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(_TIMEOUT_S), asyncio.TaskGroup() as tasks:
         for _ in range(CALLERS):
             tasks.create_task(call())
-        while (await log.jetstream().stream_info(EVENTS)).state.last_seq < amount:  # noqa: ASYNC110  # what it waits for is in a log
+        while (await log.jetstream().stream_info(EVENTS)).state.last_seq < amount:  # noqa: ASYNC110  # the condition is in a log
             await asyncio.sleep(0.1)
         enough.set()
 
 
 def _resident(pid: int) -> tuple[float, float]:
-    """Resident and proportional set size in MB."""
+    """Returns resident and proportional set size in MB."""
     rows = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
     )
@@ -106,10 +106,10 @@ def _resident(pid: int) -> tuple[float, float]:
 
 
 @asynccontextmanager
-async def _nothing_listens() -> AsyncIterator[str]:
-    """An HTTP endpoint on loopback that takes whatever is posted to it."""
+async def _discarding_endpoint() -> AsyncIterator[str]:
+    """HTTP endpoint on loopback that discards all requests."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 lengths = [
@@ -123,7 +123,7 @@ async def _nothing_listens() -> AsyncIterator[str]:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
     try:
         yield f"http://{host}:{port}"

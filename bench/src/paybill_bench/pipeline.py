@@ -1,4 +1,4 @@
-"""`bench pipeline`: one full hop, ours beside three peers, taken in turn so that all see the same machine."""
+"""`bench pipeline`: one full hop of Paybill beside three peers, in alternating rounds under the same machine load."""
 
 import asyncio
 import json
@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from paybill_bench.facts import messages
-from paybill_bench.figures import Figure, Say
-from paybill_bench.lab import BenchmarkError, Lab, lab, latencies, median, percentile, throughput
+from paybill_bench.figures import Figure, Progress
+from paybill_bench.testbed import BenchmarkError, Testbed, latencies, median, percentile, testbed, throughput
 
 OURS = "paybill_bench.hop"
 BARE = "paybill_bench.peers.bare"
@@ -25,23 +25,23 @@ PER_S = 200
 SECONDS = 6.0
 
 
-async def measure(say: Say) -> Sequence[Figure]:
-    """Throughput of all, then the latency of ours and of the bare hop."""
+async def measure(progress: Progress) -> Sequence[Figure]:
+    """Measures the throughput of all, then the latency of Paybill's hop and of the bare hop."""
     rates: dict[str, list[float]] = defaultdict(list)
     waits: dict[str, list[tuple[float, float]]] = defaultdict(list)
     facts = list(messages(max(AMOUNTS.values())))
-    with lab() as servers:
+    with testbed() as servers:
         for number in range(1, ROUNDS + 1):
             for module, amount in AMOUNTS.items():
                 rates[module].append(await throughput(servers, module, amount, facts))
-                say(f"round {number}: {_short(module)} {rates[module][-1]:,.0f} facts/s")
+                progress(f"round {number}: {_short(module)} {rates[module][-1]:,.0f} facts/s")
             for concurrency in CONCURRENCY:
                 rates[f"dbos-{concurrency}"].append(await dbos(servers, concurrency))
-                say(f"round {number}: DBOS at {concurrency}: {rates[f'dbos-{concurrency}'][-1]:,.0f} workflows/s")
+                progress(f"round {number}: DBOS at {concurrency}: {rates[f'dbos-{concurrency}'][-1]:,.0f} workflows/s")
             for module in (OURS, BARE):
-                taken = await latencies(servers, module, PER_S, SECONDS)
-                waits[module].append((percentile(taken, 0.5), percentile(taken, 0.99)))
-                say(
+                elapsed = await latencies(servers, module, PER_S, SECONDS)
+                waits[module].append((percentile(elapsed, 0.5), percentile(elapsed, 0.99)))
+                progress(
                     f"round {number}: {_short(module)} p50 {waits[module][-1][0]:.1f} ms p99 {waits[module][-1][1]:.1f}"
                 )
     workflows = max(median(rates[f"dbos-{concurrency}"]) for concurrency in CONCURRENCY)
@@ -66,26 +66,26 @@ def _short(module: str) -> str:
     return module.rpartition(".")[2]
 
 
-def _column(waits: dict[str, list[tuple[float, float]]], place: int) -> tuple[list[float], list[float]]:
-    return [wait[place] for wait in waits[OURS]], [wait[place] for wait in waits[BARE]]
+def _column(waits: dict[str, list[tuple[float, float]]], index: int) -> tuple[list[float], list[float]]:
+    return [wait[index] for wait in waits[OURS]], [wait[index] for wait in waits[BARE]]
 
 
-def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of each round's own ratio: what slows the machine for a while slows both."""
-    return median([one / other for one, other in zip(ours, theirs, strict=True)])
+def _ratio(ours: Sequence[float], peers: Sequence[float]) -> float:
+    """Returns the median of the per-round ratios: a temporary slowdown of the machine affects both sides."""
+    return median([one / other for one, other in zip(ours, peers, strict=True)])
 
 
-async def dbos(servers: Lab, concurrency: int) -> float:
-    """Workflows of STEPS empty steps a second, on a new database."""
+async def dbos(servers: Testbed, concurrency: int) -> float:
+    """Returns workflows of STEPS empty steps per second, on a new database."""
     async with servers.bus() as bus:
-        place = await servers.place(bus)
+        access = await servers.access(bus)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", DBOS, place.argument(), str(WORKFLOWS), str(concurrency)),
+            *(sys.executable, "-m", DBOS, access.argument(), str(WORKFLOWS), str(concurrency)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        output, said = await process.communicate()
+        output, errors = await process.communicate()
     if process.returncode != 0:
-        raise BenchmarkError(f"DBOS: {said.decode(errors='replace').splitlines()[-1:]}")
+        raise BenchmarkError(f"DBOS: {errors.decode(errors='replace').splitlines()[-1:]}")
     per_s: float = json.loads(output.splitlines()[-1])["workflows_per_s"]
     return per_s

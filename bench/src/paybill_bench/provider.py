@@ -1,7 +1,7 @@
-"""A provider whose answers are in memory: what `paybill stripe-fake` said once, with the ids of whoever asks.
+"""A provider with responses in memory: recorded from `paybill stripe-fake`, with the ids of the requesting tenant.
 
-It stands in for the stand-in, whose own work in Python would otherwise be in every figure. Ids say all that an answer
-needs: `cus_<tenant>` and `sub_<plan>_<tenant>`, where `<tenant>` is the 32 digits of the tenant's id.
+It replaces the Stripe fake, whose own work in Python would otherwise be part of every figure. Ids contain all data of a
+response: `cus_<tenant>` and `sub_<plan>_<tenant>`, where `<tenant>` is the 32 digits of the tenant's id.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote
 from typing_extensions import override
 
 TENANT, CUSTOMER, SUBSCRIPTION = "ten_recorded", "cus_recorded", "sub_recorded"
-"""What is put in the place of ids where answers are recorded."""
+"""Placeholders for ids in recorded responses."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _DIGITS = re.compile("ten_([0-9a-f]{32})")
@@ -24,15 +24,15 @@ _DIGITS = re.compile("ten_([0-9a-f]{32})")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Answers by what was asked. prices: by lookup key; subscriptions, sessions: by plan."""
+    """Recorded responses. prices: by lookup key; subscriptions, sessions: by plan."""
 
     customer: str
     session: str
     prices: dict[str, str]
     subscriptions: dict[str, str]
 
-    def answer(self, method: str, target: str, body: str) -> str | None:
-        """The answer to one request; None when nothing like it was recorded."""
+    def respond(self, method: str, target: str, body: str) -> str | None:
+        """Returns the response to one request; None when nothing matching was recorded."""
         path, _, query = target.partition("?")
         match method, path:
             case "GET", "/v1/customers":
@@ -40,19 +40,19 @@ class Recorded:
             case "GET", "/v1/prices":
                 return _page([self.prices[parse_qs(query)["lookup_keys[0]"][0]]])
             case "POST", "/v1/customers":
-                return _told(self.customer, _tenant(body))
+                return _with_ids(self.customer, _tenant(body))
             case "POST", "/v1/checkout/sessions":
-                return _told(self.session, _tenant(body))
+                return _with_ids(self.session, _tenant(body))
             case "GET", _ if path.startswith("/v1/subscriptions/"):
                 _, plan, digits = path.rpartition("/")[2].split("_")
-                return _told(self.subscriptions[plan], digits, plan)
+                return _with_ids(self.subscriptions[plan], digits, plan)
             case _:
                 return None
 
 
-def _told(recorded: str, digits: str, plan: str = "") -> str:
-    told = recorded.replace(CUSTOMER, f"cus_{digits}").replace(TENANT, f"ten_{digits}")
-    return told.replace(SUBSCRIPTION, f"sub_{plan}_{digits}")
+def _with_ids(recorded: str, digits: str, plan: str = "") -> str:
+    text = recorded.replace(CUSTOMER, f"cus_{digits}").replace(TENANT, f"ten_{digits}")
+    return text.replace(SUBSCRIPTION, f"sub_{plan}_{digits}")
 
 
 def _tenant(body: str) -> str:
@@ -65,7 +65,7 @@ def _page(items: list[str]) -> str:
 
 
 class Connection(asyncio.Protocol):
-    """One client, that asks again when it has been answered (HTTP/1.1)."""
+    """One client, which sends a request after each response (HTTP/1.1)."""
 
     def __init__(self, recorded: Recorded) -> None:
         self._recorded = recorded
@@ -85,18 +85,16 @@ class Connection(asyncio.Protocol):
             return
         self._received = b""
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
-        said = self._recorded.answer(method, target, body.decode())
-        status = "200 OK" if said is not None else "404 Not Found"
-        answer = (said or '{"error":{"message":"this was not recorded"}}').encode()
+        response = self._recorded.respond(method, target, body.decode())
+        status = "200 OK" if response is not None else "404 Not Found"
+        content = (response or '{"error":{"message":"this was not recorded"}}').encode()
         if self._transport is not None:
-            head = (
-                f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(answer)}\r\n\r\n".encode()
-            )
-            self._transport.write(head + answer)
+            fields = f"Content-Type: application/json\r\nContent-Length: {len(content)}"
+            self._transport.write(f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n".encode() + content)
 
 
 async def serve(recorded: Recorded, port: int) -> None:
-    """Answer on loopback, for ever."""
+    """Serves on loopback until the process is stopped."""
     server = await asyncio.get_running_loop().create_server(lambda: Connection(recorded), "127.0.0.1", port)
     await server.serve_forever()
 

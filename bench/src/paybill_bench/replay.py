@@ -1,4 +1,4 @@
-"""`bench replay`: our verification of a whole log, beside no more than reading and validating the same facts."""
+"""`bench replay`: verification of a whole log, beside only reading and validating the same facts."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,34 +12,34 @@ from paybill_runtime.replay.verify import replay
 from sqlalchemy import text
 
 from paybill_bench import hop
+from paybill_bench.access import ServerAccess
 from paybill_bench.facts import messages
-from paybill_bench.figures import Figure, Say
-from paybill_bench.lab import ANSWERS, BenchmarkError, answer_all, lab, median
-from paybill_bench.place import Place
+from paybill_bench.figures import Figure, Progress
+from paybill_bench.testbed import OUTPUT_SUBJECTS, BenchmarkError, median, process_log, testbed
 
 ROUNDS = 3
 AMOUNT = 20_000
 
 
-async def measure(say: Say) -> Sequence[Figure]:
-    """Let our hop answer, then verify its answers and the state that they made; three times, in turn with reading."""
+async def measure(progress: Progress) -> Sequence[Figure]:
+    """Lets Paybill's hop process a log, then verifies its facts and state; three rounds, alternating with reading."""
     ours: list[float] = []
     reading: list[float] = []
     clock = asyncio.get_running_loop().time
-    with lab() as servers:
+    with testbed() as servers:
         async with servers.bus(list(messages(AMOUNT))) as server:
-            place = await servers.place(server)
-            await answer_all(server, place, "paybill_bench.hop", AMOUNT, servers.folder / "child.log", all_marked)
-            database = Database(place.database_url, place.database_password, "bench")
+            access = await servers.access(server)
+            await process_log(server, access, "paybill_bench.hop", AMOUNT, servers.folder / "child.log", all_marked)
+            database = Database(access.database_url, access.database_password, "bench")
             for number in range(1, ROUNDS + 1):
                 begin = clock()
-                report = await replay(hop.service(), hop.settings(place), database)
+                report = await replay(hop.service(), hop.settings(access), database)
                 ours.append(report.facts / (clock() - begin))
                 if not report.equal or report.facts != AMOUNT:
                     raise BenchmarkError(f"the log and the state differ: {report.as_dict()}")
                 begin = clock()
                 reading.append(await _read(server) / (clock() - begin))
-                say(f"round {number}: replay {ours[-1]:,.0f} facts/s, reading and validating {reading[-1]:,.0f}")
+                progress(f"round {number}: replay {ours[-1]:,.0f} facts/s, reading and validating {reading[-1]:,.0f}")
             await database.close()
     return [
         Figure("replay.per_s", median(ours), "facts/s", least=20_000),
@@ -50,24 +50,24 @@ async def measure(say: Say) -> Sequence[Figure]:
     ]
 
 
-async def all_marked(place: Place) -> bool:
-    """Whether the outbox knows where each of its facts is in the log."""
-    database = Database(place.database_url, place.database_password, "bench")
+async def all_marked(access: ServerAccess) -> bool:
+    """Returns whether the outbox knows the stream sequence of each of its facts."""
+    database = Database(access.database_url, access.database_password, "bench")
     async with database.transaction() as connection:
-        waiting = await connection.execute(text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL"))
-        count: int = waiting.scalar_one()
+        pending = await connection.execute(text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL"))
+        count: int = pending.scalar_one()
     await database.close()
     return count == 0
 
 
 async def _read(server: NatsServer) -> int:
     client = await connect(server.url, "operator", server.password("operator"))
-    feed = OrderedConsumer(client, EVENTS, [ANSWERS], 1, batch=1000)
-    count, left = 0, await feed.pending()
+    consumer = OrderedConsumer(client, EVENTS, [OUTPUT_SUBJECTS], 1, batch=1000)
+    count, left = 0, await consumer.pending()
     while count < left:
-        for message in await feed.fetch(10):
+        for message in await consumer.fetch(10):
             read_fact(message.subject, message.headers, message.data, stream_sequence(message))
             count += 1
-    await feed.close()
+    await consumer.close()
     await client.close()
     return count

@@ -1,50 +1,51 @@
-"""`bench saga`: from a webhook that is accepted over HTTP to a tenant that is active in the log, beside DBOS.
+"""`bench saga`: from an accepted webhook to a tenant that is active in the log, beside DBOS.
 
-The services are processes of their own, with the local driver, on the PostgreSQL and the NATS that DBOS gets too.
-Before the clock starts every tenant has signed up, has an account and has been to the checkout. Then the webhooks are
-sent, signed, and the clock stops when the last `tenant_activated` is in the stream.
+The services are separate processes, with the local driver, on the same PostgreSQL and NATS as DBOS. Before the clock
+starts, every tenant has signed up, has an account and a checkout session. Then the signed webhooks are sent, and the
+clock stops when the last `tenant_activated` is in the stream.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from paybill_bench.figures import Figure, Say
+from paybill_bench.figures import Figure, Progress
 from paybill_bench.journeys import Stack
-from paybill_bench.lab import lab, median
 from paybill_bench.pipeline import CONCURRENCY, dbos
+from paybill_bench.testbed import median, testbed
 
 POOLED, BRIDGE = "starter", "team"
 ROUNDS = 3
 AMOUNTS = {POOLED: 200, BRIDGE: 100}
 WITH_PROVIDER = 60
 PACE = "10000"
-"""Our own pace at Stripe; 25 a second, its limit for one endpoint, would be all that is measured."""
+"""Billing's rate limit for Stripe; 25 a second, Stripe's limit for one endpoint, would dominate the figures."""
 IDLE = 31
 """Journeys one at a time: an odd number has a middle one."""
 
 
-async def measure(say: Say) -> Sequence[Figure]:
-    """With the stand-in first; then from recorded answers, in turn with DBOS."""
+async def measure(progress: Progress) -> Sequence[Figure]:
+    """Measures with the Stripe fake first; then with the recorded provider, alternating with DBOS."""
     rates: dict[str, list[float]] = defaultdict(list)
-    with lab() as servers:
+    with testbed() as servers:
         async with servers.bus() as bus:
             stack = Stack(servers, bus, PAYBILL_STRIPE_REQUESTS_PER_S=PACE)
             try:
                 await stack.start()
-                for plan in (POOLED, BRIDGE):  # the first of its kind makes the database
-                    await stack.one_by_one(await stack.sign_up(plan, 1))
-                with_provider = await _idle(stack, say, "with the stand-in")
+                for plan in (POOLED, BRIDGE):  # the first tenant of a plan creates the database
+                    await stack.start_one_by_one(await stack.sign_up(plan, 1))
+                with_provider = await _idle(stack, progress, "with the Stripe fake")
                 amount = WITH_PROVIDER
                 with_provider_per_s = amount / await stack.start_all(await stack.sign_up(POOLED, amount))
-                say(f"with the stand-in: {with_provider_per_s:,.1f} pooled sagas/s")
+                progress(f"with the Stripe fake: {with_provider_per_s:,.1f} pooled sagas/s")
                 async with stack.recorded((POOLED, BRIDGE)):
-                    idle = await _idle(stack, say, "without")
+                    idle = await _idle(stack, progress, "without")
                     for number in range(1, ROUNDS + 1):
                         await _round(stack, rates)
                         async with stack.paused():
                             rates["dbos"].append(max([await dbos(servers, each) for each in CONCURRENCY]))
-                        say(
-                            f"round {number}: " + ", ".join(f"{name} {said[-1]:,.1f}/s" for name, said in rates.items())
+                        progress(
+                            f"round {number}: "
+                            + ", ".join(f"{name} {values[-1]:,.1f}/s" for name, values in rates.items())
                         )
             finally:
                 await stack.stop()
@@ -66,15 +67,19 @@ async def _round(stack: Stack, rates: dict[str, list[float]]) -> None:
         rates[plan].append(amount / await stack.start_all(ready))
 
 
-async def _idle(stack: Stack, say: Say, how: str) -> float:
-    """The median of pooled journeys one at a time; says how far each had come when."""
-    taken, ways = await stack.one_by_one(await stack.sign_up(POOLED, IDLE))
-    marks = {fact: median([way[fact] for way in ways if fact in way]) for way in ways for fact in way}
-    told = ", ".join(f"{fact} {at:.0f}" for fact, at in sorted(marks.items(), key=lambda mark: mark[1]))
-    say(f"{how}, one at a time: {median(taken):.1f} ms; decided at {told}")
-    return median(taken)
+async def _idle(stack: Stack, progress: Progress, provider: str) -> float:
+    """Returns the median of pooled journeys one at a time; reports when each fact was decided."""
+    elapsed, timelines = await stack.start_one_by_one(await stack.sign_up(POOLED, IDLE))
+    marks = {
+        fact: median([timeline[fact] for timeline in timelines if fact in timeline])
+        for timeline in timelines
+        for fact in timeline
+    }
+    decided = ", ".join(f"{fact} {at:.0f}" for fact, at in sorted(marks.items(), key=lambda mark: mark[1]))
+    progress(f"{provider}, one at a time: {median(elapsed):.1f} ms; decided at {decided}")
+    return median(elapsed)
 
 
 def _ratio(rates: Mapping[str, Sequence[float]], plan: str) -> float:
-    """The median of each round's own ratio to the best that DBOS did in that round."""
+    """Returns the median of the per-round ratios to DBOS's best rate in that round."""
     return median([one / other for one, other in zip(rates[plan], rates["dbos"], strict=True)])

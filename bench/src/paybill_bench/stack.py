@@ -1,4 +1,4 @@
-"""The whole stack as its users start it: `paybill up` on a folder of its own."""
+"""The whole stack as users start it: `paybill up` on a new folder."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paybill_bench.lab import BenchmarkError
+from paybill_bench.testbed import BenchmarkError
 
 _KEY = re.compile(r"pbk_[A-Za-z0-9]+_[A-Za-z0-9_-]{43}")
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Up:
-    """A stack that is ready. started_s: from the command to that."""
+class RunningStack:
+    """A running stack. started_s: time from the command until it was ready."""
 
     started_s: float
     parts: Mapping[str, Any]
@@ -30,12 +30,12 @@ class Up:
 
 
 @contextmanager
-def up(folder: Path, **environment: str) -> Iterator[Up]:
-    """The stack of `folder` for as long as the block runs."""
+def up(folder: Path, **environment: str) -> Iterator[RunningStack]:
+    """Runs the stack of `folder` until the end of the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = folder / "up.log"
+    log = folder / "up.log"
     begin = time.monotonic()
-    with told.open("wb") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "paybill_cli", "up", "--data-dir", str(folder)],
             stdout=output,
@@ -45,12 +45,12 @@ def up(folder: Path, **environment: str) -> Iterator[Up]:
         try:
             ready = folder / "stack.json"
             while not ready.exists():
-                if process.poll() is not None or time.monotonic() - begin > _PATIENCE_S:
-                    raise BenchmarkError(f"the stack does not start: {told.read_text(encoding='utf-8')[-300:]}")
+                if process.poll() is not None or time.monotonic() - begin > _TIMEOUT_S:
+                    raise BenchmarkError(f"the stack did not start: {log.read_text(encoding='utf-8')[-300:]}")
                 time.sleep(_POLL_S)
-            taken = time.monotonic() - begin
-            key = _KEY.search(told.read_text(encoding="utf-8"))
-            yield Up(taken, json.loads(ready.read_text(encoding="utf-8")), key[0] if key else "")
+            started_s = time.monotonic() - begin
+            key = _KEY.search(log.read_text(encoding="utf-8"))
+            yield RunningStack(started_s, json.loads(ready.read_text(encoding="utf-8")), key[0] if key else "")
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(_PATIENCE_S)
+            process.wait(_TIMEOUT_S)

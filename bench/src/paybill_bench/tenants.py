@@ -1,36 +1,36 @@
-"""`bench tenants`: what a fact costs once the service knows 10,000 tenants, against 100; the same hop each time.
+"""`bench tenants`: cost of a fact when the service knows 10,000 tenants, against 100, in the same hop.
 
-With 100 tenants in turn a batch of 256 facts changes 100 aggregates, with 10,000 it changes 256: each of those is read,
-folded, and written. So the third figure has the facts of 100 tenants heard by a hop that knows 10,000: what is between
-it and the first is the size of the tables, and what is between it and the second is the wider batch.
+With 100 tenants in turn, a batch of 256 facts changes 100 aggregates, with 10,000 it changes 256: each of those is
+read, folded, and written. So the third figure uses facts of 100 tenants in a hop that knows 10,000: its difference to
+the first is the size of the tables, its difference to the second is the wider batch.
 """
 
 from collections.abc import Sequence
 
 from paybill_bench.facts import Message, messages
-from paybill_bench.figures import Figure, Say
-from paybill_bench.lab import Lab, answer_all, lab, median
+from paybill_bench.figures import Figure, Progress
+from paybill_bench.testbed import Testbed, median, process_log, testbed
 
 FEW = 100
 MANY = 10_000
-KNOWN = MANY
-"""Facts heard before the clock starts: one of each of the many."""
+WARM_UP = MANY
+"""Facts processed before the clock starts: one of each of the many tenants."""
 TIMED = 20_000
 ROUNDS = 3
 OURS = "paybill_bench.hop"
 
 
-async def measure(say: Say) -> Sequence[Figure]:
-    """The three in turn, three times."""
-    few = list(messages(KNOWN + TIMED, tenants=FEW))
-    many = list(messages(KNOWN + TIMED, tenants=MANY))
-    kinds = {"few": few, "many": many, "known": many[:KNOWN] + few[KNOWN:]}
+async def measure(progress: Progress) -> Sequence[Figure]:
+    """Measures the three cases in turn, three times."""
+    few = list(messages(WARM_UP + TIMED, tenants=FEW))
+    many = list(messages(WARM_UP + TIMED, tenants=MANY))
+    kinds = {"few": few, "many": many, "known": many[:WARM_UP] + few[WARM_UP:]}
     per_s: dict[str, list[float]] = {kind: [] for kind in kinds}
-    with lab() as servers:
+    with testbed() as servers:
         for number in range(1, ROUNDS + 1):
             for kind, facts in kinds.items():
-                per_s[kind].append(await _answered(servers, facts))
-            say(
+                per_s[kind].append(await _rate(servers, facts))
+            progress(
                 f"round {number}: {per_s['few'][-1]:,.0f} facts/s of {FEW} tenants, "
                 f"{per_s['many'][-1]:,.0f} of {MANY:,}, "
                 f"{per_s['known'][-1]:,.0f} of {FEW} while {MANY:,} are known"
@@ -43,12 +43,12 @@ async def measure(say: Say) -> Sequence[Figure]:
     ]
 
 
-async def _answered(servers: Lab, facts: Sequence[Message]) -> float:
+async def _rate(servers: Testbed, facts: Sequence[Message]) -> float:
     async with servers.bus(facts) as server:
-        place = await servers.place(server)
-        return await answer_all(server, place, OURS, len(facts), servers.folder / "child.log", untimed=KNOWN)
+        access = await servers.access(server)
+        return await process_log(server, access, OURS, len(facts), servers.folder / "child.log", untimed=WARM_UP)
 
 
 def _cost(ones: Sequence[float], others: Sequence[float]) -> float:
-    """How much longer a fact takes at the first rates: the median of each round's own ratio."""
+    """Returns the median of the per-round cost ratios of a fact."""
     return median([other / one for one, other in zip(ones, others, strict=True)])

@@ -1,1 +1,1 @@
-"""What our figures stand beside: the same work, written as well as its tools allow."""
+"""Peers of Paybill's figures: the same work, written as well as their tools allow."""

@@ -1,7 +1,7 @@
-"""The hop with nothing between it and the servers: the least that still loses nothing.
+"""A hop directly on the servers: the minimum that still loses nothing.
 
 Raw nats-py with a standing pull request, one set-based statement a batch (inbox, state and outbox), an atomic batch to
-publish (ADR-50). Not validated, not traced, one process: no leases, no parking, no schema.
+publish (ADR-50). Not validated, not traced, one process: no leases, no retry queue, no schema.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from paybill_bench.place import HEARD, Place, answer_subject, here
+from paybill_bench.access import INPUT_SUBJECT, ServerAccess, from_command_line, output_subject
 
 BATCH = 256
 ROUND = 512
@@ -49,7 +49,7 @@ WITH heard AS (
 INSERT INTO outbox (id, cause, tenant_id, subject, payload)
 SELECT answer, id, tenant_id, subject, payload FROM heard JOIN fresh USING (id) ORDER BY place
 """
-WAITING = "SELECT * FROM outbox WHERE sequence IS NULL ORDER BY position LIMIT $1"
+PENDING = "SELECT * FROM outbox WHERE sequence IS NULL ORDER BY position LIMIT $1"
 MARK = (
     "UPDATE outbox AS o SET sequence = n.sequence FROM unnest($1::bigint[], $2::bigint[]) AS n (position, sequence) "
     "WHERE o.position = n.position"
@@ -57,7 +57,7 @@ MARK = (
 
 
 class Bare:
-    """The hop: one loop hears, the other publishes."""
+    """The hop: one loop consumes, the other publishes."""
 
     def __init__(self, client: Client, pool: Any) -> None:
         self._client = client
@@ -65,20 +65,20 @@ class Bare:
         self._messages: deque[Msg] = deque()
         self._arrived = asyncio.Event()
         self._committed = asyncio.Event()
-        self._asked = 0
+        self._requested = 0
 
-    async def hear(self) -> None:
-        """Take what has arrived, write it down in one statement, acknowledge the last."""
+    async def consume(self) -> None:
+        """Handles each batch of messages in one statement, then acknowledges the last."""
         jetstream = self._client.jetstream()
         await jetstream.add_consumer(
             "EVENTS",
-            ConsumerConfig(durable_name="bare", name="bare", ack_policy=AckPolicy.ALL, filter_subject=HEARD),
+            ConsumerConfig(durable_name="bare", name="bare", ack_policy=AckPolicy.ALL, filter_subject=INPUT_SUBJECT),
         )
         inbox = self._client.new_inbox()
         await self._client.subscribe(inbox, cb=self._on_message)
         while True:
-            if self._asked <= BATCH // 2:
-                self._asked += BATCH
+            if self._requested <= BATCH // 2:
+                self._requested += BATCH
                 request = json.dumps({"batch": BATCH, "expires": EXPIRES_NS}).encode()
                 await self._client.publish("$JS.API.CONSUMER.MSG.NEXT.EVENTS.bare", request, reply=inbox)
             self._arrived.clear()
@@ -90,10 +90,10 @@ class Bare:
             await messages[-1].ack()
 
     async def _on_message(self, message: Msg) -> None:
-        if not message.reply:  # a request that ran out
-            self._asked = 0
+        if not message.reply:  # an expired pull request
+            self._requested = 0
         else:
-            self._asked -= 1
+            self._requested -= 1
             self._messages.append(message)
         self._arrived.set()
 
@@ -106,17 +106,17 @@ class Bare:
                 [body["tenant_id"] for body in bodies],
                 [body["quantity"] for body in bodies],
                 [uuid.uuid4() for _ in messages],
-                [answer_subject(message.subject) for message in messages],
+                [output_subject(message.subject) for message in messages],
                 [message.data for message in messages],
             )
         self._committed.set()
 
     async def relay(self) -> None:
-        """Publish what waits; woken by every commit."""
+        """Publishes pending outbox rows; woken by every commit."""
         while True:
             self._committed.clear()
             async with self._pool.acquire() as connection:
-                rows = await connection.fetch(WAITING, ROUND)
+                rows = await connection.fetch(PENDING, ROUND)
                 if rows:
                     sequences = await self._publish(rows)
                     await connection.execute(MARK, [row["position"] for row in rows], sequences)
@@ -131,8 +131,8 @@ class Bare:
             )
             return [ack.seq for ack in acks]
         batch = secrets.token_hex(12)
-        for place, row in enumerate(rows[:-1], start=1):
-            headers = _headers(row) | {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(place)}
+        for index, row in enumerate(rows[:-1], start=1):
+            headers = _headers(row) | {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(index)}
             await self._client.publish(row["subject"], row["payload"], headers=headers)
         last = rows[-1]
         headers = _headers(last) | {
@@ -140,8 +140,8 @@ class Bare:
             "Nats-Batch-Sequence": str(len(rows)),
             "Nats-Batch-Commit": "1",
         }
-        answer = json.loads((await self._client.request(last["subject"], last["payload"], 5, headers=headers)).data)
-        first = int(answer["seq"]) - len(rows) + 1
+        response = json.loads((await self._client.request(last["subject"], last["payload"], 5, headers=headers)).data)
+        first = int(response["seq"]) - len(rows) + 1
         return list(range(first, first + len(rows)))
 
 
@@ -156,24 +156,24 @@ def _headers(row: Any) -> dict[str, str]:
     }
 
 
-async def _connect(place: Place) -> Client:
+async def _connect(access: ServerAccess) -> Client:
     client = Client()
     await client.connect(
-        place.nats_url,
-        user=place.nats_user,
-        password=place.nats_password,
-        inbox_prefix=f"_INBOX_{place.nats_user}".encode(),
+        access.nats_url,
+        user=access.nats_user,
+        password=access.nats_password,
+        inbox_prefix=f"_INBOX_{access.nats_user}".encode(),
     )
     return client
 
 
 async def _main() -> None:
-    place = here()
-    pool = await asyncpg.create_pool(place.database_url, password=place.database_password, min_size=2, max_size=4)
+    access = from_command_line()
+    pool = await asyncpg.create_pool(access.database_url, password=access.database_password, min_size=2, max_size=4)
     await pool.execute(TABLES)
-    bare = Bare(await _connect(place), pool)
+    bare = Bare(await _connect(access), pool)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(bare.hear())
+        tasks.create_task(bare.consume())
         tasks.create_task(bare.relay())
 
 

@@ -1,8 +1,8 @@
-"""A door for Stripe's webhooks with nothing behind it: the least that answers only what is durable.
+"""A minimal endpoint for Stripe's webhooks that acknowledges only durable messages.
 
-Raw ASGI on the server that every service of ours has (uvicorn with h11). It checks the signature and its age, reads the
-event's id, and answers when the body is in PostgreSQL: all that wait at a time share one statement. Not routed, not
-traced, not bounded, not sealed; nobody works on what was kept.
+Raw ASGI on the same server as all services (uvicorn with h11). It checks the signature and its age, reads the event's
+id, and responds when the body is in PostgreSQL: concurrent requests share one statement. Not routed, not traced, not
+bounded, not sealed; nothing processes the stored messages.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import asyncpg
 import orjson
 import uvicorn
 
-from paybill_bench.place import Place, here
+from paybill_bench.access import ServerAccess, from_command_line
 
 MAX_GROUP = 256
 TOLERANCE_S = 300
@@ -38,27 +38,27 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Inbox:
-    """Group commit: one statement at a time, with all that came meanwhile."""
+    """Group commit: one statement at a time, with all messages that arrived meanwhile."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
-        self._waiting: list[tuple[str, bytes, asyncio.Future[None]]] = []
+        self._pending: list[tuple[str, bytes, asyncio.Future[None]]] = []
         self._arrived = asyncio.Event()
 
     async def keep(self, event_id: str, body: bytes) -> None:
-        """Return once it is durable."""
+        """Returns once the message is durable."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((event_id, body, done))
+        self._pending.append((event_id, body, done))
         self._arrived.set()
         await done
 
     async def write(self) -> None:
-        """For ever."""
+        """Writes groups until the process is stopped."""
         keep = await self._connection.prepare(KEEP)
         while True:
             await self._arrived.wait()
-            group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-            if not self._waiting:
+            group, self._pending = self._pending[:MAX_GROUP], self._pending[MAX_GROUP:]
+            if not self._pending:
                 self._arrived.clear()
             await keep.fetch([event_id for event_id, _, _ in group], [body for _, body, _ in group])
             for _, _, done in group:
@@ -66,15 +66,15 @@ class Inbox:
                     done.set_result(None)
 
 
-class Door:
-    """The application."""
+class Application:
+    """The ASGI application."""
 
     def __init__(self, inbox: Inbox, secret: str) -> None:
         self._inbox = inbox
         self._secret = secret.encode()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handles one request."""
         parts = []
         while True:
             message = await receive()
@@ -100,13 +100,13 @@ class Door:
         return hmac.compare_digest(made, parts.get(b"v1", b""))
 
 
-async def run(place: Place, port: int, secret: str) -> None:
-    """For ever."""
-    connection = await asyncpg.connect(place.database_url, password=place.database_password)
+async def run(access: ServerAccess, port: int, secret: str) -> None:
+    """Serves until the process is stopped."""
+    connection = await asyncpg.connect(access.database_url, password=access.database_password)
     await connection.execute(TABLES)
     inbox = Inbox(connection)
     config = uvicorn.Config(
-        Door(inbox, secret),
+        Application(inbox, secret),
         port=port,
         http="h11",
         ws="none",
@@ -120,4 +120,4 @@ async def run(place: Place, port: int, secret: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(here(), int(sys.argv[2]), Path(sys.argv[3]).read_text(encoding="utf-8").strip()))
+    asyncio.run(run(from_command_line(), int(sys.argv[2]), Path(sys.argv[3]).read_text(encoding="utf-8").strip()))

@@ -1,6 +1,6 @@
-"""DBOS: a durable workflow of four steps that do nothing, so that only its bookkeeping in PostgreSQL is timed.
+"""DBOS: a durable workflow of four empty steps, so that only its bookkeeping in PostgreSQL is timed.
 
-Prints one line of JSON: workflows a second at the given concurrency.
+Prints one line of JSON: workflows per second at the given concurrency.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import time
 
 from dbos import DBOS, DBOSConfig
 
-from paybill_bench.place import here
+from paybill_bench.access import from_command_line
 
 WARM = 20
 
@@ -47,7 +47,7 @@ async def _measure(count: int, concurrency: int) -> float:
 
 
 def _main() -> None:
-    url = here().engine_url("psycopg").set(drivername="postgresql")
+    url = from_command_line().engine_url("psycopg").set(drivername="postgresql")
     config: DBOSConfig = {
         "name": "bench",
         "system_database_url": url.render_as_string(hide_password=False),

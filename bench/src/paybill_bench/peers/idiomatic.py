@@ -1,6 +1,6 @@
-"""The hop as the guides show it: a FastStream subscriber, a SQLModel session a message, a polled outbox.
+"""The hop as in the guides: a FastStream subscriber, a SQLModel session per message, a polled outbox.
 
-No tracing and no sealing, which our hop has.
+No tracing and no sealing, unlike Paybill's hop.
 """
 
 import asyncio
@@ -19,21 +19,21 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from paybill_bench.place import HEARD, answer_subject, here
+from paybill_bench.access import INPUT_SUBJECT, from_command_line, output_subject
 
 POLL_S = 0.05
 ROUND = 500
 
 
 class Sealed(BaseModel):
-    """A sealed value; this hop only passes it on."""
+    """A sealed value; this hop only forwards it."""
 
     key: str
     sealed: str
 
 
 class Metered(BaseModel):
-    """What is heard, and with a running total what is answered."""
+    """The consumed fact, and with a running total the published one."""
 
     tenant_id: str
     subscription_id: str
@@ -50,13 +50,13 @@ class Metered(BaseModel):
 
 
 class Inbox(SQLModel, table=True):
-    """Messages that were handled."""
+    """Handled messages."""
 
     id: uuid.UUID = Field(primary_key=True)
 
 
 class Usage(SQLModel, table=True):
-    """The state: one row a tenant."""
+    """The state: one row per tenant."""
 
     tenant_id: str = Field(primary_key=True)
     revision: int = 0
@@ -65,7 +65,7 @@ class Usage(SQLModel, table=True):
 
 
 class Outbox(SQLModel, table=True):
-    """Answers, until they are published."""
+    """Facts to be published."""
 
     position: int | None = Field(default=None, primary_key=True)
     id: uuid.UUID
@@ -81,15 +81,15 @@ Index("outbox_waiting", col(Outbox.position), postgresql_where=col(Outbox.publis
 Sessions = async_sessionmaker[AsyncSession]
 
 
-def hear(broker: NatsBroker, sessions: Sessions) -> None:
-    """Declare what is heard and what is done about it."""
+def consume(broker: NatsBroker, sessions: Sessions) -> None:
+    """Registers the subscriber."""
 
     @broker.subscriber(
-        HEARD,
+        INPUT_SUBJECT,
         stream=JStream("EVENTS", declare=False),
         durable="idiomatic",
         config=ConsumerConfig(name="idiomatic"),
-        ack_policy=AckPolicy.NACK_ON_ERROR,  # the default would throw away what fails
+        ack_policy=AckPolicy.NACK_ON_ERROR,  # the default would terminate failing messages
     )
     async def metered(event: Metered, message: NatsMessage) -> None:
         id_ = uuid.UUID(message.headers["ce-id"])
@@ -104,10 +104,10 @@ def hear(broker: NatsBroker, sessions: Sessions) -> None:
             usage.revision += 1
             usage.quantity += event.quantity
             usage.last = event.model_dump(mode="json")
-            session.add(_answer(event, usage.quantity, id_, answer_subject(message.raw_message.subject)))
+            session.add(_output(event, usage.quantity, id_, output_subject(message.raw_message.subject)))
 
 
-def _answer(event: Metered, quantity: int, cause: uuid.UUID, subject: str) -> Outbox:
+def _output(event: Metered, quantity: int, cause: uuid.UUID, subject: str) -> Outbox:
     id_ = uuid.uuid4()
     headers = {
         "Nats-Msg-Id": str(id_),
@@ -122,11 +122,11 @@ def _answer(event: Metered, quantity: int, cause: uuid.UUID, subject: str) -> Ou
 
 
 async def relay(broker: NatsBroker, sessions: Sessions) -> None:
-    """Publish what waits, one by one, and look again every 50 ms."""
-    waiting = select(Outbox).where(col(Outbox.published_at).is_(None)).order_by(col(Outbox.position)).limit(ROUND)
+    """Publishes pending rows one by one, and polls every 50 ms."""
+    pending = select(Outbox).where(col(Outbox.published_at).is_(None)).order_by(col(Outbox.position)).limit(ROUND)
     while True:
         async with sessions() as session, session.begin():
-            rows = (await session.exec(waiting)).all()
+            rows = (await session.exec(pending)).all()
             for row in rows:
                 await broker.publish(row.payload, row.subject, headers=row.headers, stream="EVENTS")
                 row.published_at = datetime.now(UTC)
@@ -135,19 +135,19 @@ async def relay(broker: NatsBroker, sessions: Sessions) -> None:
 
 
 async def _main() -> None:
-    place = here()
+    access = from_command_line()
     logging.getLogger("faststream").setLevel(logging.WARNING)
-    engine = create_async_engine(place.engine_url("asyncpg"))
+    engine = create_async_engine(access.engine_url("asyncpg"))
     async with engine.begin() as connection:
         await connection.run_sync(SQLModel.metadata.create_all)
     broker = NatsBroker(
-        place.nats_url,
-        security=NatsUserPassword(place.nats_user, place.nats_password),
-        inbox_prefix=f"_INBOX_{place.nats_user}",
+        access.nats_url,
+        security=NatsUserPassword(access.nats_user, access.nats_password),
+        inbox_prefix=f"_INBOX_{access.nats_user}",
         log_level=logging.DEBUG,
     )
     sessions = async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
-    hear(broker, sessions)
+    consume(broker, sessions)
     async with asyncio.TaskGroup() as tasks:
         app = FastStream(broker)
         app.after_startup(lambda: tasks.create_task(relay(broker, sessions)))

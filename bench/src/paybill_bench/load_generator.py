@@ -1,6 +1,6 @@
-"""Presses a door for webhooks, ours or the peer's: a process of its own, so that it costs both sides the same.
+"""Load generator for a webhook endpoint, Paybill's or the peer's: a separate process, so that it costs both the same.
 
-Every request is signed before the first is sent. Each connection asks as soon as it was answered.
+All requests are signed before the first is sent. Each connection sends the next request after each response.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from pathlib import Path
 from paybill_stripe_fake.sender import signature_header
 from typing_extensions import override
 
-from paybill_bench.lab import BenchmarkError, percentile
+from paybill_bench.testbed import BenchmarkError, percentile
 
 UNTIMED = 10
 """The first tenth is not timed: connections, prepared statements, the first page of a table."""
@@ -22,8 +22,8 @@ _END = b"\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Pressed:
-    """What came of it. The rate counts answers that said that the message is kept; so do the latencies."""
+class LoadResult:
+    """Result of a load. Rate and latencies count only responses that acknowledge the message."""
 
     per_s: float
     p50_ms: float
@@ -31,15 +31,15 @@ class Pressed:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """Where webhooks are taken, and the file with the secret that signs them."""
+class WebhookEndpoint:
+    """Port of a webhook endpoint, and the file with its signing secret."""
 
     port: int
     secret: Path
 
 
 def signed(body: str, secret: str) -> bytes:
-    """The whole request with one webhook, signed now."""
+    """Returns the whole HTTP request with one webhook, signed now."""
     signature = signature_header(body, (secret,), int(time.time()))
     content = body.encode()
     head = (
@@ -49,27 +49,37 @@ def signed(body: str, secret: str) -> bytes:
     return head.encode() + content
 
 
-async def press(door: Door, bodies: Path, connections: int) -> Pressed:
-    """Have a process of its own send every line of `bodies`, and wait for its end."""
+async def send_load(endpoint: WebhookEndpoint, bodies: Path, connections: int) -> LoadResult:
+    """Sends every line of `bodies` from a separate process, and waits for its end."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "paybill_bench.press", str(door.port), str(door.secret), str(bodies), str(connections)),
+        *(
+            sys.executable,
+            "-m",
+            "paybill_bench.load_generator",
+            str(endpoint.port),
+            str(endpoint.secret),
+            str(bodies),
+            str(connections),
+        ),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    said, wrong = await process.communicate()
+    output, errors = await process.communicate()
     if process.returncode:
-        raise BenchmarkError(f"webhooks are not taken: {wrong.decode(errors='replace').strip()[-300:]}")
-    return Pressed(**json.loads(said))
+        raise BenchmarkError(f"webhooks were not accepted: {errors.decode(errors='replace').strip()[-300:]}")
+    return LoadResult(**json.loads(output))
 
 
 class _Sender(asyncio.Protocol):
-    """One connection: the next request when the last one is answered."""
+    """One connection: sends the next request when the last one is answered."""
 
-    def __init__(self, requests: Iterator[bytes], taken: list[tuple[float, float]], refused: list[bytes]) -> None:
+    def __init__(
+        self, requests: Iterator[bytes], acknowledged: list[tuple[float, float]], refused: list[bytes]
+    ) -> None:
         self._requests = requests
-        self._taken = taken
+        self._acknowledged = acknowledged
         self._refused = refused
-        self._said = b""
+        self._received = b""
         self._sent_at = 0.0
         self._transport: asyncio.Transport
         self.done = asyncio.get_running_loop().create_future()
@@ -81,16 +91,16 @@ class _Sender(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self._said += data
-        head, end, body = self._said.partition(_END)
+        self._received += data
+        head, end, body = self._received.partition(_END)
         if not end or len(body) < _length(head):
             return
         now = time.perf_counter()
         if head.startswith(b"HTTP/1.1 200 "):
-            self._taken.append((now, now - self._sent_at))
+            self._acknowledged.append((now, now - self._sent_at))
         else:
-            self._refused.append(self._said)
-        self._said = b""
+            self._refused.append(self._received)
+        self._received = b""
         self._next()
 
     @override
@@ -109,27 +119,27 @@ class _Sender(asyncio.Protocol):
 
 
 def _length(head: bytes) -> int:
-    """Of the body that follows this head."""
+    """Returns the length of the body that follows this head."""
     fields = head.lower() + b"\r\n"
     start = fields.index(b"\r\ncontent-length:") + len(b"\r\ncontent-length:")
     return int(fields[start : fields.index(b"\r\n", start)])
 
 
-async def _send(port: int, requests: Sequence[bytes], connections: int) -> Pressed:
-    taken: list[tuple[float, float]] = []
+async def _send(port: int, requests: Sequence[bytes], connections: int) -> LoadResult:
+    acknowledged: list[tuple[float, float]] = []
     refused: list[bytes] = []
     left = iter(requests)
     loop = asyncio.get_running_loop()
     made = [
-        await loop.create_connection(lambda: _Sender(left, taken, refused), "127.0.0.1", port)
+        await loop.create_connection(lambda: _Sender(left, acknowledged, refused), "127.0.0.1", port)
         for _ in range(connections)
     ]
     await asyncio.gather(*(sender.done for _, sender in made))
     if refused:
         sys.exit(f"{len(refused)} of {len(requests)} were refused: {refused[0].decode(errors='replace')[-300:]}")
-    timed = taken[len(taken) // UNTIMED :]
+    timed = acknowledged[len(acknowledged) // UNTIMED :]
     took = sorted(each * 1000 for _, each in timed)
-    return Pressed((len(timed) - 1) / (timed[-1][0] - timed[0][0]), percentile(took, 0.5), percentile(took, 0.99))
+    return LoadResult((len(timed) - 1) / (timed[-1][0] - timed[0][0]), percentile(took, 0.5), percentile(took, 0.99))
 
 
 def _main(port: str, secret: str, bodies: str, connections: str) -> None:

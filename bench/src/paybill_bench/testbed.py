@@ -1,4 +1,4 @@
-"""Servers for a run, what is put into the stream before it, and how long the answers take to come out."""
+"""Servers for a run, the facts in its stream, and measurements of throughput and latency."""
 
 import asyncio
 import json
@@ -22,19 +22,19 @@ from paybill_embedded.postgres import PostgresServer
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 
+from paybill_bench.access import ServerAccess
 from paybill_bench.facts import Message, messages
-from paybill_bench.place import Place
 
 ROLE = "tenant"
-ANSWERS = "paybill.events.*.tenant.>"
+OUTPUT_SUBJECTS = "paybill.events.*.tenant.>"
 _ATOMIC = 500
 
 
 class BenchmarkError(Exception):
-    """A run did not come to an end, so there is no figure."""
+    """Raised when a run did not finish, so that there is no figure."""
 
 
-class Lab:
+class Testbed:
     """One PostgreSQL for all runs; a database and a NATS server with an empty log for each."""
 
     def __init__(self, folder: Path, postgres: PostgresServer) -> None:
@@ -43,7 +43,7 @@ class Lab:
         self._numbers = count(1)
 
     async def database(self) -> str:
-        """The URL, without the password, of a new and empty database."""
+        """Creates an empty database; returns its URL without the password."""
         name = f"bench_{next(self._numbers)}"
         connection = await asyncpg.connect(
             self.postgres.url("postgres", "postgres"), password=self.postgres.password("postgres")
@@ -57,7 +57,7 @@ class Lab:
 
     @asynccontextmanager
     async def bus(self, facts: Sequence[Message] = ()) -> AsyncIterator[NatsServer]:
-        """A server whose log holds these facts."""
+        """Starts a server whose log holds these facts."""
         with NatsServer(self.folder / f"nats-{next(self._numbers)}") as server:
             steward = await connect(server.url, "steward", server.password("steward"))
             await ensure(steward)
@@ -66,9 +66,9 @@ class Lab:
                 await publish(server, facts)
             yield server
 
-    async def place(self, server: NatsServer) -> Place:
-        """For a process of its own, as the tenant service, on a new database."""
-        return Place(
+    async def access(self, server: NatsServer) -> ServerAccess:
+        """Returns access for a separate process, as the tenant service, on a new database."""
+        return ServerAccess(
             server.url,
             ROLE,
             str(server.password_file(ROLE)),
@@ -78,35 +78,35 @@ class Lab:
 
 
 @contextmanager
-def lab() -> Iterator[Lab]:
-    """Everything is in a temporary folder and gone afterwards."""
+def testbed() -> Iterator[Testbed]:
+    """Starts the servers in a temporary folder, and removes it afterwards."""
     with tempfile.TemporaryDirectory(prefix="paybill-bench-") as folder:
         Path(folder).chmod(0o755)
         with PostgresServer(Path(folder, "postgres")) as postgres:
             postgres.ensure_databases()
-            yield Lab(Path(folder), postgres)
+            yield Testbed(Path(folder), postgres)
 
 
 async def publish(server: NatsServer, facts: Sequence[Message], user: str = "billing") -> None:
-    """Put facts into the log, in atomic batches."""
+    """Publishes facts to the log, in atomic batches."""
     client = await connect(server.url, user, server.password(user))
     for start in range(0, len(facts), _ATOMIC):
         part = facts[start : start + _ATOMIC]
         batch = {"Nats-Batch-Id": secrets.token_hex(12)}
-        for place, fact in enumerate(part[:-1], start=1):
+        for index, fact in enumerate(part[:-1], start=1):
             await client.publish(
-                fact.subject, fact.payload, headers=fact.headers | batch | {"Nats-Batch-Sequence": str(place)}
+                fact.subject, fact.payload, headers=fact.headers | batch | {"Nats-Batch-Sequence": str(index)}
             )
         last = part[-1].headers | batch | {"Nats-Batch-Sequence": str(len(part)), "Nats-Batch-Commit": "1"}
-        answer = json.loads((await client.request(part[-1].subject, part[-1].payload, 10, headers=last)).data)
-        if "error" in answer:
-            raise BenchmarkError(f"the log does not take the facts: {answer['error']}")
+        response = json.loads((await client.request(part[-1].subject, part[-1].payload, 10, headers=last)).data)
+        if "error" in response:
+            raise BenchmarkError(f"the log refused the facts: {response['error']}")
     await client.close()
 
 
 @contextmanager
 def child(module: str, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process that ends with the block; what it says goes to `log`."""
+    """Runs a Python process until the end of the block; its output goes to `log`."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -126,30 +126,30 @@ async def _stored(steward: Client) -> int:
     return info.state.last_seq
 
 
-async def throughput(lab_: Lab, module: str, amount: int, facts: Sequence[Message]) -> float:
-    """Answers a second while `module` works through a log that already holds the facts."""
-    async with lab_.bus(facts[:amount]) as server:
-        return await answer_all(server, await lab_.place(server), module, amount, lab_.folder / "child.log")
+async def throughput(servers: Testbed, module: str, amount: int, facts: Sequence[Message]) -> float:
+    """Returns facts per second that `module` processes from a log that already holds them."""
+    async with servers.bus(facts[:amount]) as server:
+        return await process_log(server, await servers.access(server), module, amount, servers.folder / "child.log")
 
 
-async def answer_all(
+async def process_log(
     server: NatsServer,
-    place: Place,
+    access: ServerAccess,
     module: str,
     amount: int,
     log: Path,
-    settled: Callable[[Place], Awaitable[bool]] | None = None,
+    settled: Callable[[ServerAccess], Awaitable[bool]] | None = None,
     untimed: int | None = None,
 ) -> float:
-    """Have `module` answer all that the log holds; the rate.
+    """Runs `module` until it has processed the whole log; returns its rate.
 
-    The clock starts when so many are answered (a tenth when none is named) and stops at the last, so that its start is
-    not timed; nobody else uses the machine meanwhile. settled: what else to wait for, untimed.
+    The clock starts after `untimed` facts (default: a tenth) and stops at the last, so that the start of the process is
+    not timed; nothing else runs meanwhile. settled: an additional condition to wait for, untimed.
     """
     untimed = amount // 10 if untimed is None else untimed
     steward = await connect(server.url, "steward", server.password("steward"))
     clock = asyncio.get_running_loop().time
-    with child(module, place.argument(), log=log) as process:
+    with child(module, access.argument(), log=log) as process:
         warm, begun = 0, 0.0
         deadline = clock() + 120
         while True:
@@ -162,46 +162,46 @@ async def answer_all(
             if process.poll() is not None or now > deadline:
                 raise BenchmarkError(f"{module} stopped at {done} of {amount}: {_last_line(log)}")
             await asyncio.sleep(0.02)
-        while settled is not None and not await settled(place):  # noqa: ASYNC110  # what it waits for is in a table
+        while settled is not None and not await settled(access):  # noqa: ASYNC110  # the condition is in a table
             await asyncio.sleep(0.1)
     await steward.close()
     if not begun:
-        raise BenchmarkError(f"{module} was done before the clock started; give it more facts")
+        raise BenchmarkError(f"{module} finished before the clock started; use more facts")
     return (amount - warm) / (now - begun)
 
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it logged nothing"
 
 
-async def latencies(lab_: Lab, module: str, per_s: int, seconds: float) -> list[float]:
-    """Milliseconds from the moment each fact was due to be published to its answer's arrival at a reader, sorted.
+async def latencies(servers: Testbed, module: str, per_s: int, seconds: float) -> list[float]:
+    """Returns sorted milliseconds from each fact's due time until the hop's fact arrives at a consumer.
 
-    Facts are due at even distances, whether or not earlier ones were answered. The first second is not counted.
+    Facts are due at equal intervals, whether or not earlier ones were processed. The first second is not counted.
     """
     facts = list(messages(int(per_s * seconds)))
     clock = asyncio.get_running_loop().time
-    async with lab_.bus() as server:
-        place = await lab_.place(server)
+    async with servers.bus() as server:
+        access = await servers.access(server)
         source = await connect(server.url, "billing", server.password("billing"))
-        reader = await connect(server.url, "operator", server.password("operator"))
-        feed = OrderedConsumer(reader, EVENTS, [ANSWERS], 1)
+        operator = await connect(server.url, "operator", server.password("operator"))
+        consumer = OrderedConsumer(operator, EVENTS, [OUTPUT_SUBJECTS], 1)
         due: dict[str, float] = {}
-        taken: list[float] = []
-        log = lab_.folder / "child.log"
-        with child(module, place.argument(), log=log):
-            # The hop is up when it has answered a first fact.
+        elapsed: list[float] = []
+        log = servers.folder / "child.log"
+        with child(module, access.argument(), log=log):
+            # The hop is ready when it has processed a first fact.
             for first in messages(1):
                 await source.jetstream().publish(first.subject, first.payload, headers=first.headers)
-            if not await feed.fetch(30):
-                raise BenchmarkError(f"{module} does not answer: {_last_line(log)}")
+            if not await consumer.fetch(30):
+                raise BenchmarkError(f"{module} published nothing: {_last_line(log)}")
             await asyncio.sleep(1)
-            reading = asyncio.create_task(_read(feed, due, taken, len(facts)))
+            reading = asyncio.create_task(_read(consumer, due, elapsed, len(facts)))
             begin = clock()
             pending: set[asyncio.Task[Any]] = set()
-            for place_, fact in enumerate(facts):
-                at = begin + place_ / per_s
+            for index, fact in enumerate(facts):
+                at = begin + index / per_s
                 await asyncio.sleep(max(0.0, at - clock()))
                 due[fact.headers["ce-id"]] = at
                 task = asyncio.create_task(source.jetstream().publish(fact.subject, fact.payload, headers=fact.headers))
@@ -209,26 +209,25 @@ async def latencies(lab_: Lab, module: str, per_s: int, seconds: float) -> list[
                 task.add_done_callback(pending.discard)
             async with asyncio.timeout(30):
                 await reading
-        await feed.close()
+        await consumer.close()
         await source.close()
-        await reader.close()
-    return sorted(taken[per_s:])
+        await operator.close()
+    return sorted(elapsed[per_s:])
 
 
-async def _read(feed: OrderedConsumer, due: dict[str, float], taken: list[float], amount: int) -> None:
+async def _read(consumer: OrderedConsumer, due: dict[str, float], elapsed: list[float], amount: int) -> None:
     clock = asyncio.get_running_loop().time
-    while len(taken) < amount:
-        for message in await feed.fetch(1.0):
+    while len(elapsed) < amount:
+        for message in await consumer.fetch(1.0):
             at = due.get((message.headers or {}).get("pb-cause", ""))
             if at is not None:
-                taken.append((clock() - at) * 1000)
+                elapsed.append((clock() - at) * 1000)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Of sorted values, by nearest rank."""
+    """Returns a percentile of sorted values, by nearest rank."""
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one."""
     return statistics.median(values)
