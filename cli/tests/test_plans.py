@@ -78,7 +78,7 @@ def test_a_tier_that_is_not_in_the_blueprint_is_a_flaw(paybill, file: Path, tmp_
     done = paybill("plans", "lint", file, "--blueprint", blueprint)
 
     assert done.code == ExitCode.FAILED
-    assert f"{file}:8: pro@1 wants the tier team (bridge)" in done.out
+    assert f"{file}:8: pro@1 needs the tier team (bridge)" in done.out
 
 
 @pytest.mark.parametrize("content", [None, b"\xff", b"#" * (1024 * 1024 + 1)])

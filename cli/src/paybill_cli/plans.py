@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 from paybill_contracts.event import digest
-from paybill_definitions.lined_yaml import MAX_BYTES
 from paybill_definitions.plans_file import PlansError, read_plans, read_tiers, unknown_tiers
+from paybill_definitions.yaml_lines import MAX_BYTES
 
 from paybill_cli import words
 from paybill_cli.asking import Again, Yes, once

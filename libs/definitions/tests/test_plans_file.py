@@ -1,10 +1,10 @@
-"""plans.yaml is checked like code: every flaw by file, line and reason."""
+"""Errors in plans.yaml are reported by file, line and reason."""
 
 import pytest
 from paybill_contracts.catalogue import Aggregation, Meter, Window
 from paybill_contracts.placement import Preset
-from paybill_definitions.lined_yaml import MAX_DIAGNOSTICS
 from paybill_definitions.plans_file import CatalogueDiagnostic, PlansError, read_plans, read_tiers, unknown_tiers
+from paybill_definitions.yaml_lines import MAX_DIAGNOSTICS
 
 GOOD = """\
 product: shop
@@ -26,26 +26,26 @@ plans:
 """
 
 
-def flaws(text):
+def errors_in(text):
     with pytest.raises(PlansError) as caught:
         read_plans(text, "plans.yaml")
     return str(caught.value).splitlines()
 
 
-def test_a_good_file_becomes_a_catalogue_and_tells_where_each_plan_stands():
+def test_a_valid_file_becomes_a_catalogue_with_the_line_of_each_plan():
     plans = read_plans(GOOD, "plans.yaml")
 
     (plan,) = plans.content.plans
     assert (plan.grace_s, plan.placement, plan.prices[0].amount.minor) == (604_800, Preset.POOLED, 2900)
     assert plans.content.meters == (Meter(meter="calls", aggregation=Aggregation.SUM, window=Window.MONTH),)
-    said = plans.report(
+    report = plans.report(
         [CatalogueDiagnostic("basic@1", "grace_s", "too long"), CatalogueDiagnostic("calls", "", "unused")]
     )
-    assert said == ["plans.yaml:3: unused", "plans.yaml:10: too long"]
+    assert report == ["plans.yaml:3: unused", "plans.yaml:10: too long"]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("currency: EUR, ", "", "plans.yaml:16: plans.0.prices.0.currency: Field required"),
         ("kind: limit", "kind: magic", "plans.yaml:13: plans.0.features.0: Input tag 'magic'"),
@@ -79,68 +79,68 @@ def test_a_good_file_becomes_a_catalogue_and_tells_where_each_plan_stands():
         ),
     ],
 )
-def test_a_flaw_is_named_by_file_line_and_reason(old, new, said):
-    assert any(said in flaw for flaw in flaws(GOOD.replace(old, new)))
+def test_an_error_is_reported_by_file_line_and_reason(old, new, message):
+    assert any(message in error for error in errors_in(GOOD.replace(old, new)))
 
 
-def test_every_flaw_is_named_at_once():
-    found = flaws(GOOD.replace("version: 1", "version: 0").replace("currency: EUR", "currency: euro"))
+def test_all_errors_are_reported_at_once():
+    found = errors_in(GOOD.replace("version: 1", "version: 0").replace("currency: EUR", "currency: euro"))
 
-    assert [flaw.split(":")[1] for flaw in found] == ["6", "16"]
+    assert [error.split(":")[1] for error in found] == ["6", "16"]
 
 
-def test_a_plan_version_or_a_price_that_is_there_twice_is_refused():
+def test_a_repeated_plan_version_or_price_is_refused():
     plan = GOOD.split("plans:\n")[1]
     two = GOOD + plan
     price = "      - {minor: 1, currency: EUR, interval: month}\n"
     shared = "provider_prices: {stripe: price_1}"
 
-    assert "plans.yaml:17: basic version 1 is written twice" in flaws(two)
-    assert "plans.yaml:17: the monthly price in EUR is written twice" in flaws(GOOD + price)
-    assert "plans.yaml:28: stripe price_1 is the price of two plans" in flaws(
+    assert "plans.yaml:17: basic version 1 is written twice" in errors_in(two)
+    assert "plans.yaml:17: the monthly price in EUR is written twice" in errors_in(GOOD + price)
+    assert "plans.yaml:28: stripe price_1 is the price of two plans" in errors_in(
         two.replace("interval: month", f"interval: month, {shared}").replace("version: 1", "version: 2", 1)
     )
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", "- a", "? [a]\n: b", "\x00"])
-def test_what_is_no_catalogue_at_all_is_refused(text):
-    assert flaws(text)
+def test_a_file_without_a_catalogue_is_refused(text):
+    assert errors_in(text)
 
 
-def test_aliases_that_multiply_are_refused():
+def test_an_alias_bomb_is_refused():
     bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n"
         for before, name in zip("abcdefg", "bcdefgh", strict=True)
     )
 
-    assert "aliases multiply" in flaws(bomb)[0]
+    assert "aliases multiply" in errors_in(bomb)[0]
 
 
-def test_a_file_or_a_fact_that_is_too_large_is_refused():
+def test_a_file_or_an_event_over_the_size_limit_is_refused():
     name, plan = "n" * 500, GOOD.split("plans:\n")[1]
     many = GOOD + "".join(plan.replace("Basic", name).replace("version: 1", f"version: {n}") for n in range(2, 600))
 
-    assert "the file is larger than" in flaws("#" * (512 * 1024 + 1))[0]
-    assert "bytes as a fact" in flaws(many)[0]
+    assert "the file is larger than" in errors_in("#" * (512 * 1024 + 1))[0]
+    assert "bytes as an event" in errors_in(many)[0]
 
 
-def test_more_flaws_than_anybody_reads_at_once_are_counted():
+def test_errors_beyond_the_display_limit_are_counted():
     many = GOOD + "".join(f"      - {{minor: 1, currency: EUR, interval: month, wrong{n}: 1}}\n" for n in range(25))
 
-    found = flaws(many)
+    found = errors_in(many)
 
     assert len(found) == MAX_DIAGNOSTICS + 1
     assert found[-1] == "plans.yaml: and 5 more"
 
 
-def test_a_tier_that_the_blueprint_does_not_have_on_this_placement_is_named_with_its_line():
+def test_a_tier_missing_from_the_blueprint_is_reported_with_its_line():
     plans = read_plans(GOOD, "plans.yaml")
     text = "name: standard\ntiers:\n  - {{tier: {}, placement: {}, cloud: local, connection_limit: 1}}\n"
     same, other = (read_tiers(text.format("basic", placement), "b.yaml") for placement in ("pooled", "silo"))
 
     assert unknown_tiers(plans.content, same) == []
     assert plans.report(unknown_tiers(plans.content, other)) == [
-        "plans.yaml:8: basic@1 wants the tier basic (pooled), which the blueprint does not have; it has basic (silo)"
+        "plans.yaml:8: basic@1 needs the tier basic (pooled), which the blueprint does not have; it has basic (silo)"
     ]
     with pytest.raises(PlansError, match=r"b\.yaml:3: tiers\.0\.placement: Input should be"):
         read_tiers(text.format("basic", "moon"), "b.yaml")

@@ -144,7 +144,7 @@ async def test_a_tier_that_nobody_can_build_is_refused_once_the_blueprint_is_kno
     dry = (await send(world, gold, dry_run="true")).json()
     good = await send(world, SECOND)
 
-    assert "plans.yaml:8: pro@1 wants the tier gold (pooled), which the blueprint does not have" in dry["refused"][1]
+    assert "plans.yaml:8: pro@1 needs the tier gold (pooled), which the blueprint does not have" in dry["refused"][1]
     assert good.status_code == 200
     running = world.served.running
     report = await replay(running.service, running.settings, running.database)

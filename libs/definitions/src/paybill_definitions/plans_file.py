@@ -1,4 +1,4 @@
-"""Reads plans.yaml, the catalogue as people write it; every flaw is named by file, line and reason."""
+"""Reads plans.yaml, the catalogue in its source form, and reports every error by file, line and reason."""
 
 import re
 from collections import Counter
@@ -27,28 +27,28 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.values import Key, ProviderId, Text
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from paybill_definitions.lined_yaml import Diagnostic, InvalidDocumentError, Lines, M, read, report
+from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, M, read, report
 
 MAX_CONTENT_BYTES = 480 * 1024
-"""Of the catalogue as a fact, which must fit into one message."""
+"""Maximum of the published catalogue: the event must fit into one message."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _FEATURE: TypeAdapter[Feature] = TypeAdapter(Feature)
-_AS_WRITTEN = {"trial_days": "trial", "grace_s": "grace", "retention_s": "retention", "lateness_s": "lateness"}
+_FILE_FIELDS = {"trial_days": "trial", "grace_s": "grace", "retention_s": "retention", "lateness_s": "lateness"}
 
 Tiers = Collection[tuple[str, Preset]]
-"""What environments can be built of: each tier on each placement that the blueprint has it on."""
+"""Tiers that can be built, each with a placement that the blueprint has for it."""
 
 
 class PlansError(DomainError):
-    """The file is no catalogue. The message has a line for each flaw: `<file>:<line>: <reason>`."""
+    """The file is no valid catalogue. The message has one line for each error: `<file>:<line>: <reason>`."""
 
     code = "invalid_plans"
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueDiagnostic:
-    """Why a catalogue that is well written cannot be sold. name: of a plan version, `pro@2`, or of a meter."""
+    """Reason why a well-formed catalogue cannot be published. name: of a plan version, `pro@2`, or of a meter."""
 
     name: str
     field: str
@@ -57,23 +57,23 @@ class CatalogueDiagnostic:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """A catalogue and where in the file its parts stand."""
+    """A catalogue and the lines of its parts in the file."""
 
     content: Catalogue
     file: str
     lines: Mapping[tuple[str, str], int]
 
     def report(self, diagnostics: Iterable[CatalogueDiagnostic]) -> list[str]:
-        """A line for each: `<file>:<line>: <reason>`."""
+        """Returns `<file>:<line>: <reason>` for each."""
         return report(self.file, [Diagnostic(self._line(item), item.reason) for item in diagnostics])
 
-    def _line(self, objection: CatalogueDiagnostic) -> int:
-        written = _AS_WRITTEN.get(objection.field, objection.field)
-        return self.lines.get((objection.name, written), self.lines.get((objection.name, ""), 1))
+    def _line(self, diagnostic: CatalogueDiagnostic) -> int:
+        field = _FILE_FIELDS.get(diagnostic.field, diagnostic.field)
+        return self.lines.get((diagnostic.name, field), self.lines.get((diagnostic.name, ""), 1))
 
 
 def _span(text: object) -> int:
-    """Seconds in `90s`, `30m`, `12h` or `14d`."""
+    """Returns the seconds in `90s`, `30m`, `12h` or `14d`."""
     match = re.fullmatch(r"(\d{1,9})([smhd])", text) if isinstance(text, str) else None
     if match is None:
         raise ValueError("write a duration as 90s, 30m, 12h or 14d")
@@ -83,13 +83,13 @@ def _span(text: object) -> int:
 Span = Annotated[int, BeforeValidator(_span), Field(ge=0)]
 
 
-class _Written(BaseModel):
-    """People mistype names, so a name that is not known is refused."""
+class _StrictInput(BaseModel):
+    """Refuses unknown names, because people mistype them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Price(_Written):
+class _Price(_StrictInput):
     """`minor` is in minor units: 2900 is 29.00 EUR."""
 
     minor: Annotated[int, Field(strict=True, ge=0, le=10**15)]
@@ -98,27 +98,27 @@ class _Price(_Written):
     provider_prices: dict[Key, ProviderId] = {}
 
 
-class WrittenBoolean(BooleanFeature):
-    model_config = _Written.model_config
+class BooleanInput(BooleanFeature):
+    model_config = _StrictInput.model_config
 
 
-class WrittenStatic(StaticFeature):
-    model_config = _Written.model_config
+class StaticInput(StaticFeature):
+    model_config = _StrictInput.model_config
 
 
-class WrittenLimit(LimitFeature):
-    model_config = _Written.model_config
+class LimitInput(LimitFeature):
+    model_config = _StrictInput.model_config
 
 
-class WrittenMetered(MeteredFeature):
-    model_config = _Written.model_config
+class MeteredInput(MeteredFeature):
+    model_config = _StrictInput.model_config
 
 
-FeatureInput = Annotated[WrittenBoolean | WrittenStatic | WrittenLimit | WrittenMetered, Field(discriminator="kind")]
-"""A feature as people write it: a name in it that is not known is refused, not ignored."""
+FeatureInput = Annotated[BooleanInput | StaticInput | LimitInput | MeteredInput, Field(discriminator="kind")]
+"""A feature in a file or a request: an unknown name in it is refused, not ignored."""
 
 
-class _Meter(_Written):
+class _Meter(_StrictInput):
     meter: Key
     aggregation: Aggregation = Aggregation.SUM
     window: Window = Window.MONTH
@@ -126,7 +126,7 @@ class _Meter(_Written):
     provider_meters: dict[Key, ProviderId] = {}
 
 
-class _Plan(_Written):
+class _Plan(_StrictInput):
     plan: Key
     version: Annotated[int, Field(strict=True, ge=1, le=10**6)]
     name: Text
@@ -139,7 +139,7 @@ class _Plan(_Written):
     prices: Annotated[list[_Price], Field(min_length=1)]
 
 
-class _File(_Written):
+class _File(_StrictInput):
     product: Key
     meters: Annotated[list[_Meter], Field(max_length=200)] = []
     plans: Annotated[list[_Plan], Field(min_length=1, max_length=1000)]
@@ -151,49 +151,49 @@ class _Tier(BaseModel):
 
 
 class _BlueprintFile(BaseModel):
-    """What of a blueprint concerns plans; the provisioner judges the rest."""
+    """Part of a blueprint that plans refer to; the provisioner checks the rest."""
 
     tiers: Annotated[list[_Tier], Field(min_length=1)]
 
 
 def read_plans(text: str, name: str) -> Plans:
-    """The catalogue in `text`, the content of the file called `name`. Raises PlansError."""
-    written, lines = _read(_File, text, name)
-    flaws = list(_contradictions(written, lines))
-    if flaws:
-        raise PlansError("\n".join(report(name, flaws)))
+    """Returns the catalogue in `text`, the content of the file `name`. Raises PlansError."""
+    file, lines = _read(_File, text, name)
+    diagnostics = list(_inconsistencies(file, lines))
+    if diagnostics:
+        raise PlansError("\n".join(report(name, diagnostics)))
     content = Catalogue(
-        product=written.product,
-        plans=tuple(_version(plan) for plan in written.plans),
-        meters=tuple(_meter(meter) for meter in written.meters),
+        product=file.product,
+        plans=tuple(_version(plan) for plan in file.plans),
+        meters=tuple(_meter(meter) for meter in file.meters),
     )
     size = len(canonical(content.model_dump(mode="json")))
     if size > MAX_CONTENT_BYTES:
         raise PlansError(
-            f"{name}:1: the catalogue has {size} bytes as a fact, at most {MAX_CONTENT_BYTES}; retire some"
+            f"{name}:1: the catalogue has {size} bytes as an event, at most {MAX_CONTENT_BYTES}; retire some plans"
         )
-    return Plans(content=content, file=name, lines=_places(content, lines))
+    return Plans(content=content, file=name, lines=_line_index(content, lines))
 
 
-def to_feature(written: FeatureInput) -> Feature:
-    """The feature that was written."""
-    return _FEATURE.validate_python(written.model_dump())
+def to_feature(feature: FeatureInput) -> Feature:
+    """Converts validated input to a catalogue feature."""
+    return _FEATURE.validate_python(feature.model_dump())
 
 
 def read_tiers(text: str, name: str) -> frozenset[tuple[str, Preset]]:
-    """The tiers of the provisioner's blueprint in `text`, the content of the file called `name`. Raises PlansError."""
-    written, _ = _read(_BlueprintFile, text, name)
-    return frozenset((each.tier, each.placement) for each in written.tiers)
+    """Returns the tiers of the blueprint in `text`, the content of the file `name`. Raises PlansError."""
+    blueprint, _ = _read(_BlueprintFile, text, name)
+    return frozenset((each.tier, each.placement) for each in blueprint.tiers)
 
 
 def unknown_tiers(content: Catalogue, tiers: Tiers) -> list[CatalogueDiagnostic]:
-    """Plan versions that promise an environment which nobody can build."""
+    """Returns an error for each plan version whose tier and placement the blueprint does not have."""
     known = ", ".join(sorted(f"{tier} ({placement})" for tier, placement in tiers)) or "none"
     return [
         CatalogueDiagnostic(
             version_name(plan),
             "tier",
-            f"{version_name(plan)} wants the tier {plan.tier} ({plan.placement}), which the blueprint does not have; "
+            f"{version_name(plan)} needs the tier {plan.tier} ({plan.placement}), which the blueprint does not have; "
             f"it has {known}",
         )
         for plan in content.plans
@@ -202,7 +202,7 @@ def unknown_tiers(content: Catalogue, tiers: Tiers) -> list[CatalogueDiagnostic]
 
 
 def version_name(plan: PlanVersion) -> str:
-    """How people name a plan version: `pro@2`."""
+    """Returns the name of a plan version for people: `pro@2`."""
     return f"{plan.plan}@{plan.version}"
 
 
@@ -210,21 +210,21 @@ def _read(model: type[M], text: str, name: str) -> tuple[M, Lines]:
     try:
         return read(model, text)
     except InvalidDocumentError as error:
-        raise PlansError("\n".join(report(name, error.flaws))) from None
+        raise PlansError("\n".join(report(name, error.diagnostics))) from None
 
 
-def _places(content: Catalogue, lines: Lines) -> dict[tuple[str, str], int]:
-    """The line of each plan version and meter by its name, and of each of their fields."""
+def _line_index(content: Catalogue, lines: Lines) -> dict[tuple[str, str], int]:
+    """Returns the line of each plan version and meter by its name, and of each of their fields."""
     names = {("plans", index): version_name(plan) for index, plan in enumerate(content.plans)}
     names |= {("meters", index): meter.meter for index, meter in enumerate(content.meters)}
-    places = {}
+    index_of = {}
     for path, line in lines.items():
         match path:
             case (str(part), int(index)):
-                places[names[part, index], ""] = line
+                index_of[names[part, index], ""] = line
             case (str(part), int(index), str(field)):
-                places[names[part, index], field] = line
-    return places
+                index_of[names[part, index], field] = line
+    return index_of
 
 
 def _meter(meter: _Meter) -> Meter:
@@ -259,54 +259,54 @@ def _version(plan: _Plan) -> PlanVersion:
     )
 
 
-def _contradictions(written: _File, lines: Lines) -> Iterator[Diagnostic]:
-    """What each plan says well alone, and not together."""
-    declared = [meter.meter for meter in written.meters]
+def _inconsistencies(file: _File, lines: Lines) -> Iterator[Diagnostic]:
+    """Finds values that are valid alone and not together."""
+    declared = [meter.meter for meter in file.meters]
     for index, name in _repeated(declared):
         yield Diagnostic(lines["meters", index], f"the meter {name} is written twice")
-    theirs = [
+    provider_meters = [
         (index, f"{provider} {name}")
-        for index, meter in enumerate(written.meters)
+        for index, meter in enumerate(file.meters)
         for provider, name in meter.provider_meters.items()
     ]
-    for place, name in _repeated([name for _, name in theirs]):
-        yield Diagnostic(lines["meters", theirs[place][0]], f"{name} is the meter of two meters")
-    for index, name in _repeated([f"{plan.plan} version {plan.version}" for plan in written.plans]):
+    for position, name in _repeated([name for _, name in provider_meters]):
+        yield Diagnostic(lines["meters", provider_meters[position][0]], f"{name} is the meter of two meters")
+    for index, name in _repeated([f"{plan.plan} version {plan.version}" for plan in file.plans]):
         yield Diagnostic(lines["plans", index], f"{name} is written twice")
-    for index, plan in enumerate(written.plans):
+    for index, plan in enumerate(file.plans):
         path = ("plans", index)
-        for place, key in _repeated([feature.key for feature in plan.features]):
-            yield Diagnostic(lines[*path, "features", place], f"the feature {key} is written twice")
-        for place, feature in enumerate(plan.features):
+        for position, key in _repeated([feature.key for feature in plan.features]):
+            yield Diagnostic(lines[*path, "features", position], f"the feature {key} is written twice")
+        for position, feature in enumerate(plan.features):
             if isinstance(feature, MeteredFeature):
-                yield from _metered(feature, declared, lines[*path, "features", place])
-        for price, name in _repeated([f"{price.interval}ly price in {price.currency}" for price in plan.prices]):
-            yield Diagnostic(lines[*path, "prices", price], f"the {name} is written twice")
+                yield from _metered(feature, declared, lines[*path, "features", position])
+        for position, name in _repeated([f"{price.interval}ly price in {price.currency}" for price in plan.prices]):
+            yield Diagnostic(lines[*path, "prices", position], f"the {name} is written twice")
         if plan.trial % _SECONDS["d"]:
             yield Diagnostic(lines[*path, "trial"], "a trial is in whole days")
     ids = [
-        (index, price, f"{provider} {price_id}")
-        for index, plan in enumerate(written.plans)
-        for price, written_price in enumerate(plan.prices)
-        for provider, price_id in written_price.provider_prices.items()
+        (index, position, f"{provider} {price_id}")
+        for index, plan in enumerate(file.plans)
+        for position, price in enumerate(plan.prices)
+        for provider, price_id in price.provider_prices.items()
     ]
-    for place, name in _repeated([name for _, _, name in ids]):
-        index, price, _ = ids[place]
-        yield Diagnostic(lines["plans", index, "prices", price], f"{name} is the price of two plans")
+    for repeated, name in _repeated([name for _, _, name in ids]):
+        index, position, _ = ids[repeated]
+        yield Diagnostic(lines["plans", index, "prices", position], f"{name} is the price of two plans")
 
 
 def _metered(feature: MeteredFeature, declared: Collection[str], line: int) -> Iterator[Diagnostic]:
     if feature.meter not in declared:
         known = ", ".join(declared) or "none"
-        yield Diagnostic(line, f"the meter {feature.meter} is not declared under `meters`; there is {known}")
+        yield Diagnostic(line, f"the meter {feature.meter} is not declared under `meters`; declared: {known}")
     if feature.quota is not None and feature.quota < feature.included:
         yield Diagnostic(line, f"the quota of {feature.key} is less than what is included")
 
 
 def _repeated(names: list[str]) -> Iterator[tuple[int, str]]:
-    """The places after the first of every name that is there more than once."""
-    seen: Counter[str] = Counter()
+    """Returns the position and name of every occurrence after the first."""
+    counts: Counter[str] = Counter()
     for index, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] > 1:
+        counts[name] += 1
+        if counts[name] > 1:
             yield index, name

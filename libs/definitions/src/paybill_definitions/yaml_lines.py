@@ -1,4 +1,4 @@
-"""Reads YAML that people wrote into a model, and knows the line of everything that is wrong with it."""
+"""Reads YAML into a pydantic model and reports every error with its line."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,49 +14,49 @@ MAX_VALUES = 100_000
 M = TypeVar("M", bound=BaseModel)
 Path = tuple[int | str, ...]
 Lines = dict[Path, int]
-"""Where each value stands, by the names and places that lead to it."""
+"""Line of each value, by its path of names and indexes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """What is wrong in a line."""
+    """An error in a line."""
 
     line: int
     reason: str
 
 
 class InvalidDocumentError(Exception):
-    """The text is not what the model says."""
+    """The text is no YAML document of the expected shape."""
 
-    def __init__(self, *flaws: Diagnostic) -> None:
+    def __init__(self, *diagnostics: Diagnostic) -> None:
         super().__init__()
-        self.flaws = flaws
+        self.diagnostics = diagnostics
 
 
 def read(model: type[M], text: str) -> tuple[M, Lines]:
-    """What is written, and the line of each part. Raises FlawedError."""
+    """Returns the content and the line of each part. Raises InvalidDocumentError."""
     if len(text) > MAX_BYTES:
         raise InvalidDocumentError(Diagnostic(1, f"the file is larger than {MAX_BYTES} bytes"))
     lines: Lines = {}
     try:
         return model.model_validate(_parsed(text, lines)), lines
     except yaml.YAMLError as error:
-        raise InvalidDocumentError(_yaml_flaw(error)) from None
+        raise InvalidDocumentError(_yaml_diagnostic(error)) from None
     except RecursionError:
         raise InvalidDocumentError(Diagnostic(1, "no YAML: nested too deeply")) from None
     except ValidationError as error:
-        raise InvalidDocumentError(*(_schema_flaw(item, lines) for item in error.errors())) from None
+        raise InvalidDocumentError(*(_schema_diagnostic(item, lines) for item in error.errors())) from None
 
 
 def report(name: str, diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """A line for each: `<file>:<line>: <reason>`; of more than people read at once, how many more there are."""
-    ordered = sorted(diagnostics, key=lambda flaw: flaw.line)
-    left = [f"{name}: and {len(ordered) - MAX_DIAGNOSTICS} more"] if len(ordered) > MAX_DIAGNOSTICS else []
-    return [f"{name}:{flaw.line}: {flaw.reason}" for flaw in ordered[:MAX_DIAGNOSTICS]] + left
+    """Returns `<file>:<line>: <reason>` for each, at most MAX_DIAGNOSTICS, and the number of the others."""
+    ordered = sorted(diagnostics, key=lambda each: each.line)
+    rest = [f"{name}: and {len(ordered) - MAX_DIAGNOSTICS} more"] if len(ordered) > MAX_DIAGNOSTICS else []
+    return [f"{name}:{each.line}: {each.reason}" for each in ordered[:MAX_DIAGNOSTICS]] + rest
 
 
 def _parsed(text: str, lines: Lines) -> Any:
-    """Plain values, with the line of each noted by its path."""
+    """Returns plain values, and records the line of each in `lines`."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
@@ -89,8 +89,8 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -
         raise InvalidDocumentError(Diagnostic(line, f"{node.value!r:.60} is no value: {error}")) from None
 
 
-def _schema_flaw(item: Any, lines: Lines) -> Diagnostic:
-    """The nearest line to where the schema said no. Some steps of its path are names of types, not of the file."""
+def _schema_diagnostic(item: Any, lines: Lines) -> Diagnostic:
+    """Returns the error with the nearest known line: some steps of pydantic's path are types, not names in the file."""
     path: Path = ()
     for step in item["loc"]:
         if (*path, step) in lines:
@@ -100,6 +100,6 @@ def _schema_flaw(item: Any, lines: Lines) -> Diagnostic:
     return Diagnostic(lines.get(path, 1), f"{where or 'the file'}: {item['msg']}")
 
 
-def _yaml_flaw(error: yaml.YAMLError) -> Diagnostic:
+def _yaml_diagnostic(error: yaml.YAMLError) -> Diagnostic:
     mark = getattr(error, "problem_mark", None)
     return Diagnostic(mark.line + 1 if mark is not None else 1, f"no YAML: {getattr(error, 'problem', None) or error}")
