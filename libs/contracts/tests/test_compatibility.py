@@ -1,4 +1,4 @@
-"""What a published schema may become, and every way in which it may not change."""
+"""Compatible and incompatible changes of a published schema."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -27,7 +27,7 @@ class Part(Value):
 
 
 class Published(Value):
-    """As others know it."""
+    """The published version."""
 
     name: Annotated[str, Field(max_length=10, pattern="^[a-z]+$")]
     count: int = 3
@@ -45,7 +45,7 @@ def rules(after: type[BaseModel], before: type[BaseModel] = Published) -> set[st
 
 
 def changed(**fields: object) -> type[BaseModel]:
-    """`Published` with these fields declared anew: annotation, or annotation and default."""
+    """Returns `Published` with these fields redeclared: annotation, or annotation and default."""
     defaults = {name: item[1] for name, item in fields.items() if isinstance(item, tuple)}
     hints = {name: item[0] if isinstance(item, tuple) else item for name, item in fields.items()}
     return type("Changed", (Published,), {"__annotations__": hints, "__module__": __name__, **defaults})
@@ -57,7 +57,7 @@ def without(name: str) -> type[BaseModel]:
     return type("Without", (Value,), {"__annotations__": kept, "__module__": __name__, **defaults})
 
 
-def test_the_same_schema_keeps_every_promise() -> None:
+def test_an_unchanged_schema_is_compatible() -> None:
     assert rules(Published) == set()
 
 
@@ -66,21 +66,21 @@ def test_an_optional_field_with_a_constant_default_may_be_added() -> None:
     assert rules(changed(added=(str | None, None))) == set()
 
 
-def test_words_for_people_may_change() -> None:
-    class Said(Published):
-        """In other words."""
+def test_descriptions_and_examples_may_change() -> None:
+    class Reworded(Published):
+        """Another description."""
 
         name: Annotated[str, Field(max_length=10, pattern="^[a-z]+$", description="new", examples=["abc"])]
 
-    assert rules(Said) == set()
+    assert rules(Reworded) == set()
 
 
-def test_a_removed_field_is_found() -> None:
+def test_a_removed_field_is_reported() -> None:
     assert rules(without("colour")) == {"removed field"}
     assert rules(without("note")) == {"removed field"}
 
 
-def test_a_removed_field_of_a_part_is_found() -> None:
+def test_a_removed_field_of_a_part_is_reported() -> None:
     class Hollow(Value):
         pass
 
@@ -90,37 +90,37 @@ def test_a_removed_field_of_a_part_is_found() -> None:
 
 
 @pytest.mark.parametrize("hint", [str, None], ids=["no longer null", "only null"])
-def test_a_narrowed_type_is_found(hint: object) -> None:
+def test_a_narrowed_type_is_reported(hint: object) -> None:
     assert "narrowed type" in rules(changed(note=hint))
 
 
-def test_a_changed_type_is_found() -> None:
+def test_a_changed_type_is_reported() -> None:
     assert rules(changed(count=(str, "3"))) == {"changed type", "changed default"}
     assert rules(changed(parts=tuple[int, ...])) >= {"changed type"}
     assert "changed type" in rules(changed(part=Part | None))
     assert "changed type" in rules(changed(note=Personal[str]))
 
 
-def test_a_new_required_field_is_found() -> None:
+def test_a_new_required_field_is_reported() -> None:
     assert rules(changed(added=int)) == {"new required field"}
 
 
-def test_an_optional_field_that_becomes_required_is_found() -> None:
+def test_an_optional_field_that_becomes_required_is_reported() -> None:
     class Demanding(Published):
         count: int = Field()
 
     assert rules(Demanding) == {"new required field", "changed default"}
 
 
-def test_a_required_field_that_becomes_optional_is_found() -> None:
+def test_a_required_field_that_becomes_optional_is_reported() -> None:
     assert rules(changed(colour=(Colour, Colour.RED))) == {"changed default"}
 
 
-def test_a_changed_default_is_found() -> None:
+def test_a_changed_default_is_reported() -> None:
     assert rules(changed(count=(int, 4))) == {"changed default"}
 
 
-def test_a_default_that_is_computed_is_found() -> None:
+def test_a_default_that_is_computed_is_reported() -> None:
     assert rules(changed(added=(int, Field(default_factory=int)))) == {"changed default"}
     assert rules(changed(count=(int, Field(default_factory=int)))) == {"changed default"}
     assert rules(changed(part=(Part, Field(default_factory=lambda: Part(size=1))))) == {"changed default"}
@@ -140,23 +140,23 @@ def test_a_default_that_is_computed_is_found() -> None:
     ],
     ids=["enum member", "const", "longer", "pattern gone", "pattern wider", "bound added", "keys", "any keys"],
 )
-def test_an_edited_constant_is_found(fields: dict[str, object]) -> None:
+def test_an_edited_constant_is_reported(fields: dict[str, object]) -> None:
     assert rules(changed(**fields)) == {"edited constant"}
 
 
-def test_values_of_a_mapping_are_looked_into() -> None:
+def test_values_of_a_mapping_are_compared() -> None:
     key = Annotated[str, Field(pattern="^[a-z]+$")]
 
     assert rules(changed(labels=dict[key, int])) == {"changed type"}
 
 
-def test_the_kinds_of_a_union_are_looked_into() -> None:
+def test_variants_of_a_union_are_compared() -> None:
     narrower = Annotated[Annotated[int, Field(ge=0)] | str, Field(union_mode="left_to_right")]
 
     assert rules(changed(either=narrower)) == {"edited constant"}
 
 
-def test_a_field_that_is_no_longer_sealed_is_found() -> None:
+def test_a_field_that_is_no_longer_sealed_is_reported() -> None:
     class Sealed(Value):
         mail: Personal[str]
 
@@ -170,7 +170,7 @@ def test_a_field_that_is_no_longer_sealed_is_found() -> None:
     assert rules(Open, Sealed) == {"edited constant"}
 
 
-class Moved(Event, type="gate.moved", version=1, aggregate="box", key="box"):
+class Shipped(Event, type="gate.shipped", version=1, aggregate="box", key="box"):
     box: str
     shelf: str
 
@@ -178,11 +178,11 @@ class Moved(Event, type="gate.moved", version=1, aggregate="box", key="box"):
 @pytest.mark.parametrize(
     "edit", [{"aggregate": "shelf"}, {"key": "shelf"}, {"owner": "attic"}, {"type": "gate.carried"}, {"version": 2}]
 )
-def test_what_an_event_is_about_may_not_be_edited(edit: dict[str, object]) -> None:
-    today = schema_of(Moved)
-    published = today | {"x-paybill": today["x-paybill"] | edit}
+def test_type_owner_and_aggregate_of_an_event_are_permanent(edit: dict[str, object]) -> None:
+    current = schema_of(Shipped)
+    published = current | {"x-paybill": current["x-paybill"] | edit}
 
-    assert {breach.rule for breach in breaches(published, today)} == {"edited constant"}
+    assert {breach.rule for breach in breaches(published, current)} == {"edited constant"}
 
 
 class Node(Value):
@@ -195,14 +195,14 @@ class WiderNode(Value):
     label: Annotated[str, Field(max_length=6)]
 
 
-def test_a_schema_that_holds_itself_is_compared_once() -> None:
+def test_a_recursive_schema_is_compared_once() -> None:
     assert rules(WiderNode, Node) == {"edited constant"}
     assert rules(Node, Node) == set()
 
 
-def test_a_breach_says_where_and_what() -> None:
+def test_a_breach_names_path_change_and_rule() -> None:
     found = breaches(Published.model_json_schema(), changed(count=(int, 4)).model_json_schema())
 
     assert [breach.line() for breach in found] == [
-        ".count: the default was 3, is 4: old facts would mean something new (changed default)"
+        ".count: the default was 3, is 4: old events would change their meaning (changed default)"
     ]

@@ -1,4 +1,4 @@
-"""A check needs nothing but the set that it is made against; a copy of sets takes only what is newer."""
+"""A check needs only the entitlement set; the cache applies only newer events."""
 
 import pytest
 from paybill_contracts.billing import EntitlementsSet
@@ -7,7 +7,7 @@ from paybill_contracts.entitlements import CheckResult, EntitlementsCache, Reaso
 from paybill_contracts.placement import Preset
 
 TENANT = "ten_" + "1" * 32
-HELD = EntitlementsSet(
+SET = EntitlementsSet(
     tenant_id=TENANT,
     subscription_id="sub_" + "1" * 32,
     plan=PlanRef(plan="pro", version=1, catalogue_hash="c" * 64),
@@ -24,15 +24,15 @@ HELD = EntitlementsSet(
     allows_access=True,
     entitlements_hash="d" * 64,
 )
-YES = CheckResult(allowed=True, reason=Reason.ALLOWED)
+ALLOWED = CheckResult(allowed=True, reason=Reason.ALLOWED)
 
 
 @pytest.mark.parametrize(
-    ("feature", "used", "want", "answer"),
+    ("feature", "used", "requested", "result"),
     [
-        ("export", 0, 1, YES),
-        ("support", 0, 1, YES),
-        ("bytes", 10**15, 1, YES),
+        ("export", 0, 1, ALLOWED),
+        ("support", 0, 1, ALLOWED),
+        ("bytes", 10**15, 1, ALLOWED),
         ("sso", 0, 1, CheckResult(allowed=False, reason=Reason.SWITCHED_OFF)),
         ("nothing", 0, 1, CheckResult(allowed=False, reason=Reason.NOT_INCLUDED)),
         ("projects", 4, 1, CheckResult(allowed=True, reason=Reason.ALLOWED, limit=5, remaining=1)),
@@ -43,25 +43,25 @@ YES = CheckResult(allowed=True, reason=Reason.ALLOWED)
         ("calls", 100, 1, CheckResult(allowed=False, reason=Reason.QUOTA_EXCEEDED, limit=100, remaining=0)),
     ],
 )
-def test_a_feature_is_answered_by_its_kind(feature, used, want, answer):
-    assert check(HELD, feature, used=used, requested=want) == answer
+def test_a_feature_is_checked_by_its_kind(feature, used, requested, result):
+    assert check(SET, feature, used=used, requested=requested) == result
 
 
-def test_without_access_nothing_may_be_used():
-    shut_out = HELD.model_copy(update={"allows_access": False})
+def test_without_access_every_feature_is_refused():
+    no_access = SET.model_copy(update={"allows_access": False})
 
-    assert check(shut_out, "export").reason is Reason.NO_ACCESS
+    assert check(no_access, "export").reason is Reason.NO_ACCESS
     assert check(None, "export").reason is Reason.NO_ACCESS
 
 
-def test_a_copy_takes_what_is_newer_and_drops_the_rest():
-    copy = EntitlementsCache()
-    newer = HELD.model_copy(update={"allows_access": False})
+def test_the_cache_applies_newer_events_and_ignores_older_ones():
+    cache = EntitlementsCache()
+    newer = SET.model_copy(update={"allows_access": False})
 
-    assert copy.get(TENANT) is None
-    assert copy.apply(HELD, 3)
-    assert not copy.apply(newer, 3)
-    assert not copy.apply(newer, 2)
-    assert copy.get(TENANT) is HELD
-    assert copy.apply(newer, 4)
-    assert copy.get(TENANT) is newer
+    assert cache.get(TENANT) is None
+    assert cache.apply(SET, 3)
+    assert not cache.apply(newer, 3)
+    assert not cache.apply(newer, 2)
+    assert cache.get(TENANT) is SET
+    assert cache.apply(newer, 4)
+    assert cache.get(TENANT) is newer

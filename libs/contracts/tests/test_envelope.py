@@ -1,4 +1,4 @@
-"""The wire form: what is written is read back, and whatever does not add up is refused."""
+"""Wire format of events: written messages are read back, and inconsistent ones are refused."""
 
 import string
 from dataclasses import replace
@@ -56,7 +56,7 @@ times = st.datetimes(datetime(1971, 1, 2), datetime(9000, 1, 1), timezones=zones
     time=times,
     trace=hexes,
 )
-def test_a_fact_is_read_back_as_it_was_written(
+def test_an_event_is_read_back_unchanged(
     tenant: str, cause: str, correlation: str, actor: str, revision: int, sequence: int, time: datetime, trace: str
 ) -> None:
     origin = Origin(cause, correlation, actor, f"00-{trace}-{trace[:16]}-01")
@@ -68,7 +68,7 @@ def test_a_fact_is_read_back_as_it_was_written(
     assert read.time.utcoffset() == timedelta(0)
 
 
-def test_a_fact_of_no_tenant_has_no_tenant_and_partition_0() -> None:
+def test_an_event_without_a_tenant_has_no_tenant_header_and_partition_0() -> None:
     event = OfferingNoted(offering="plans", keys=("pro",), source_hash="0" * 64)
     fact = Fact(event, ID, NOON, 1, FACT.origin)
 
@@ -99,12 +99,12 @@ def test_the_headers_are_those_of_cloudevents_in_binary_mode() -> None:
 
 
 @pytest.mark.parametrize("actor", ["", "nobody", "cron:nightly", "operator:", "operator:a b", "operator:" + "x" * 101])
-def test_what_no_reader_would_take_is_not_written(actor: str) -> None:
+def test_an_invalid_actor_is_not_written(actor: str) -> None:
     with pytest.raises(MalformedFactError, match="actor"):
         headers_of(replace(FACT, origin=replace(FACT.origin, actor=actor)))
 
 
-def test_fields_that_the_reader_does_not_know_are_ignored() -> None:
+def test_unknown_fields_are_ignored() -> None:
     later = PAYLOAD[:-1] + b',"zeal":"high"}'
 
     assert read_fact(SUBJECT, HEADERS, later, 42) == FACT
@@ -128,7 +128,7 @@ def test_fields_that_the_reader_does_not_know_are_ignored() -> None:
         "x" * 10_000,
     ],
 )
-def test_a_subject_of_another_form_is_refused_and_repeated_at_most_in_part(subject: str) -> None:
+def test_a_malformed_subject_is_refused_and_truncated_in_the_message(subject: str) -> None:
     with pytest.raises(MalformedFactError) as error:
         read_fact(subject, HEADERS, PAYLOAD)
 
@@ -157,7 +157,7 @@ def test_a_missing_header_is_refused_by_name(name: str) -> None:
         read_fact(SUBJECT, headers, PAYLOAD)
 
 
-def test_no_headers_at_all_are_refused() -> None:
+def test_a_message_without_headers_is_refused() -> None:
     with pytest.raises(MalformedFactError):
         read_fact(SUBJECT, None, PAYLOAD)
 
@@ -201,14 +201,14 @@ def test_no_headers_at_all_are_refused() -> None:
         ("pb-aggregate", f"account/{TENANT}"),
     ],
 )
-def test_a_malformed_or_contradicting_header_is_refused_by_name(name: str, value: str) -> None:
+def test_a_malformed_or_contradictory_header_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(MalformedFactError, match=name) as error:
         read_fact(SUBJECT, HEADERS | {name: value}, PAYLOAD)
 
     assert len(str(error.value)) < 400
 
 
-def test_a_tenant_header_on_a_fact_of_no_tenant_is_refused() -> None:
+def test_a_tenant_header_on_an_event_without_a_tenant_is_refused() -> None:
     event = OfferingNoted(offering="plans", keys=(), source_hash="0" * 64)
     headers = headers_of(Fact(event, ID, NOON, 1, FACT.origin)) | {"pb-tenant": TENANT}
 
@@ -217,12 +217,12 @@ def test_a_tenant_header_on_a_fact_of_no_tenant_is_refused() -> None:
 
 
 @pytest.mark.parametrize("partition", [number for number in range(16) if number != partition_of(TENANT)])
-def test_a_fact_in_another_tenants_partition_is_refused(partition: int) -> None:
+def test_an_event_in_another_tenants_partition_is_refused(partition: int) -> None:
     parts = SUBJECT.split(".")
-    elsewhere = ".".join([*parts[:2], str(partition), *parts[3:]])
+    other_subject = ".".join([*parts[:2], str(partition), *parts[3:]])
 
     with pytest.raises(MalformedFactError, match="partition"):
-        read_fact(elsewhere, HEADERS, PAYLOAD)
+        read_fact(other_subject, HEADERS, PAYLOAD)
 
 
 def test_a_partition_with_a_leading_zero_is_refused() -> None:
@@ -233,7 +233,7 @@ def test_a_partition_with_a_leading_zero_is_refused() -> None:
         read_fact(subject_of(event).replace(".0.", ".00."), headers, encode(event))
 
 
-def test_a_payload_past_the_limit_is_refused_before_it_is_read() -> None:
+def test_a_payload_over_the_size_limit_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(MalformedFactError, match="are allowed"):
         read_fact(SUBJECT, HEADERS, b" " * (MAX_PAYLOAD_BYTES + 1))
 
@@ -255,14 +255,14 @@ def test_a_payload_past_the_limit_is_refused_before_it_is_read() -> None:
         b"[" * 10_000,
     ],
 )
-def test_a_payload_of_another_shape_is_refused(payload: bytes) -> None:
+def test_a_payload_of_another_schema_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidEventError) as error:
         read_fact(SUBJECT, HEADERS, payload)
 
     assert len(str(error.value)) < 2000
 
 
-def test_what_is_wrong_with_a_payload_is_said_without_repeating_it() -> None:
+def test_errors_in_a_payload_are_reported_without_its_values() -> None:
     with pytest.raises(InvalidEventError) as error:
         read_fact(SUBJECT, HEADERS, b'{"tenant_id":"alice@example.org","lifted":"billing"}')
 
@@ -271,20 +271,22 @@ def test_what_is_wrong_with_a_payload_is_said_without_repeating_it() -> None:
 
 
 @pytest.mark.parametrize("subject", [SUBJECT.replace("reactivated", "painted"), SUBJECT.replace(".v1", ".v2")])
-def test_a_type_or_version_that_nobody_registered_is_refused(subject: str) -> None:
+def test_an_unregistered_type_or_version_is_refused(subject: str) -> None:
     with pytest.raises(UnknownEventError, match="is not known here"):
         read_fact(subject, HEADERS, PAYLOAD)
 
 
-def offer(subject: str = intake_subject("metering", USAGE), payload: bytes = encode(USAGE), **edits: str | None) -> Any:
+def read_intake(
+    subject: str = intake_subject("metering", USAGE), payload: bytes = encode(USAGE), **edits: str | None
+) -> Any:
     headers = {"ce-id": ID, "ce-time": "2026-11-22T12:00:00Z", "traceparent": TRACE}
     headers |= {name.replace("_", "-"): value for name, value in edits.items() if value is not None}
     kept = {name: value for name, value in headers.items() if edits.get(name.replace("-", "_"), "") is not None}
     return read_intake_event(subject, kept, payload, 5)
 
 
-def test_an_offer_says_who_offers_what() -> None:
-    read = offer()
+def test_an_intake_event_has_its_publisher_and_time() -> None:
+    read = read_intake()
 
     assert (read.event, read.id, read.publisher, read.time, read.traceparent, read.sequence) == (
         USAGE,
@@ -299,9 +301,9 @@ def test_an_offer_says_who_offers_what() -> None:
 @pytest.mark.parametrize(
     "edit", [{"ce_id": None}, {"ce_id": "1"}, {"ce_time": None}, {"traceparent": None}, {"traceparent": "0"}]
 )
-def test_an_offer_with_malformed_headers_is_refused(edit: dict[str, str | None]) -> None:
+def test_an_intake_event_with_malformed_headers_is_refused(edit: dict[str, str | None]) -> None:
     with pytest.raises(MalformedFactError):
-        offer(**edit)
+        read_intake(**edit)
 
 
 @pytest.mark.parametrize(
@@ -313,13 +315,13 @@ def test_an_offer_with_malformed_headers_is_refused(edit: dict[str, str | None])
         "paybill.intake.a.b.usage.recorded.v1",
     ],
 )
-def test_an_offer_on_another_subject_is_refused(subject: str) -> None:
+def test_an_intake_event_on_another_subject_is_refused(subject: str) -> None:
     with pytest.raises(MalformedFactError):
-        offer(subject)
+        read_intake(subject)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(HEADERS)), st.text(max_size=50)))
-def test_headers_of_any_text_are_read_or_refused_and_nothing_else(edits: dict[str, str]) -> None:
+def test_random_headers_are_read_or_refused_with_one_error_type(edits: dict[str, str]) -> None:
     try:
         fact = read_fact(SUBJECT, HEADERS | edits, PAYLOAD)
     except MalformedFactError:
@@ -329,6 +331,6 @@ def test_headers_of_any_text_are_read_or_refused_and_nothing_else(edits: dict[st
 
 
 @given(st.binary(max_size=200))
-def test_bytes_of_any_kind_are_read_or_refused_and_nothing_else(payload: bytes) -> None:
+def test_random_payloads_are_refused_with_one_error_type(payload: bytes) -> None:
     with pytest.raises(InvalidEventError):
         read_fact(SUBJECT, HEADERS, payload)

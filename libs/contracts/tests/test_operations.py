@@ -1,4 +1,4 @@
-"""What every context says about its own running is found by its context."""
+"""Each service has its own classes of the operational events."""
 
 import pytest
 from paybill_contracts.billing import BillingMessageSkipped
@@ -7,11 +7,11 @@ from paybill_contracts.operations import MessageSkipped, service_event
 from paybill_contracts.tenant import TenantMessageSkipped
 
 
-def test_each_context_has_its_own_class() -> None:
+def test_each_service_has_its_own_class() -> None:
     assert service_event("tenant", MessageSkipped) is TenantMessageSkipped
     assert service_event("billing", MessageSkipped) is BillingMessageSkipped
 
 
-def test_a_context_that_declares_none_is_named() -> None:
-    with pytest.raises(UnknownEventError, match="nobody declares no MessageSkipped"):
-        service_event("nobody", MessageSkipped)
+def test_a_service_without_a_class_is_named() -> None:
+    with pytest.raises(UnknownEventError, match="unknown declares no MessageSkipped"):
+        service_event("unknown", MessageSkipped)

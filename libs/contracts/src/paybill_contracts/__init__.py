@@ -1,1 +1,1 @@
-"""What Paybill's services say to each other: versioned facts, their envelope and the types inside them."""
+"""Events that Paybill's services publish, their envelope and the value types in them."""

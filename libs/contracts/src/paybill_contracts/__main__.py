@@ -1,4 +1,4 @@
-"""`python -m paybill_contracts check | update | asyncapi`: the published schemas, and one page about all events."""
+"""Command line `python -m paybill_contracts check | update | asyncapi` for the published schemas."""
 
 import argparse
 import json
@@ -13,17 +13,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the command line says; 0 when all promises are kept."""
+    """Runs the command; returns 0 when all published schemas are still valid."""
     parser = argparse.ArgumentParser(
         prog="python -m paybill_contracts", description="The published schemas of all events."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, words in (
-        ("check", "hold the committed schemas and samples against today's classes"),
-        ("update", "write what is missing, and what may change; then check"),
+    for name, description in (
+        ("check", "compare the committed schemas and samples with the current classes"),
+        ("update", "write missing files and compatible changes, then check"),
     ):
-        command = commands.add_parser(name, help=words)
-        command.add_argument("--root", type=Path, default=ROOT, help="where `schemas` and `samples` are")
+        command = commands.add_parser(name, help=description)
+        command.add_argument("--root", type=Path, default=ROOT, help="the folder with `schemas` and `samples`")
     commands.add_parser("asyncapi", help="print an AsyncAPI 3 document of all events")
     options = parser.parse_args(arguments)
     events = published_events()
@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> int:
     except NoSampleError as error:
         print(error, file=sys.stderr)
         return 1
-    faults = published.check()
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    return 1 if faults else 0
+    problems = published.check()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

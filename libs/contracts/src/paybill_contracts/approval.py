@@ -1,4 +1,4 @@
-"""One kind of approval for tenants, plans and agents: bound to a hash, to people and to a time."""
+"""Approval of a change, bound to a hash, to a requester and an approver, and to a time."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from paybill_contracts.values import Digest, Text, Timestamp
 
 
 class ApprovalMismatchError(ForbiddenError):
-    """What is about to happen is not what was approved, or the approval has run out."""
+    """The approval is for another change, by the requester, or expired."""
 
     code = "approval_mismatch"
 
@@ -23,13 +23,13 @@ class Approval(Value):
     expires_at: Timestamp
 
     def check(self, subject_hash: str, now: datetime) -> None:
-        """Raise ApprovalMismatchError unless this approval is for `subject_hash`, in time, and not by the requester."""
+        """Raises ApprovalMismatchError unless it is for `subject_hash`, valid at `now`, and by another person."""
         if self.subject_hash != subject_hash:
             raise ApprovalMismatchError(
-                f"approved was {self.subject_hash[:12]}…, asked for is {subject_hash[:12]}…; "
-                "look at the new plan and approve it"
+                f"the approval is for {self.subject_hash[:12]}…, the request for {subject_hash[:12]}…; "
+                "review the new plan and approve it"
             )
         if now >= self.expires_at:
-            raise ApprovalMismatchError(f"the approval ended at {self.expires_at.isoformat()}; ask for a new one")
+            raise ApprovalMismatchError(f"the approval expired at {self.expires_at.isoformat()}; request a new one")
         if self.approver == self.requester:
-            raise ApprovalMismatchError("nobody approves their own request; ask somebody else")
+            raise ApprovalMismatchError("requester and approver are the same person; ask another person to approve")

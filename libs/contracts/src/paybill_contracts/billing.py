@@ -1,4 +1,4 @@
-"""Facts of the billing service: what customers subscribed to, what that entitles them to, and what they paid."""
+"""Events of the billing service: accounts, subscriptions, entitlements, usage and failed payments."""
 
 from enum import StrEnum
 
@@ -30,7 +30,7 @@ from paybill_contracts.values import (
 
 
 class AccessState(StrEnum):
-    """What a subscription means for access; kept apart from the provider's own word for it."""
+    """Access that a subscription gives; independent of the provider's own status."""
 
     PENDING = "pending"
     TRIALING = "trialing"
@@ -42,9 +42,9 @@ class AccessState(StrEnum):
 
 
 class AccountRegistered(Event, type="billing.account_registered", version=1, aggregate="account", key="tenant_id"):
-    """Billing knows the tenant, and will open its account at the provider, under this name and address.
+    """Billing will open the tenant's account at the provider, under this name and address.
 
-    adopts: the customer that it is there already, which becomes its account; None for a new one.
+    adopts: the provider's existing customer that becomes the account; None for a new one.
     """
 
     tenant_id: TenantId
@@ -68,7 +68,7 @@ class AccountOpened(Event, type="billing.account_opened", version=1, aggregate="
 
 
 class AccountAdopted(Event, type="billing.account_adopted", version=1, aggregate="account", key="tenant_id"):
-    """The tenant is a customer that the provider had before; what it subscribed to there is looked at next."""
+    """An existing customer of the provider is the tenant's account; its subscriptions are synced next."""
 
     tenant_id: TenantId
     provider: Key
@@ -86,7 +86,7 @@ class AccountFailed(Event, type="billing.account_failed", version=1, aggregate="
 class CancellationRequested(
     Event, type="billing.cancellation_requested", version=1, aggregate="account", key="tenant_id"
 ):
-    """The tenant leaves: whatever it subscribed to is to be cancelled at the provider, and its checkout closed.
+    """The tenant leaves: all its subscriptions are to be cancelled at the provider, and its checkout closed.
 
     `customer` is None while the account is still being opened.
     """
@@ -97,7 +97,7 @@ class CancellationRequested(
 
 
 class PendingChange(Value):
-    """What a subscription becomes at `at`, or before that if it waits for a payment, without anybody asking again."""
+    """Change that a subscription undergoes at `at`, or earlier when it waits for a payment, without another request."""
 
     plan: Key
     version: Count
@@ -107,11 +107,11 @@ class PendingChange(Value):
 
 
 class Subscription(Value):
-    """A subscription as it is after the fact: the whole of it, so that nobody has to ask.
+    """Complete state of a subscription after the event, so that subscribers need not call back.
 
-    paid_until: the end of the newest period that was paid; a failed payment takes no access away before it. interval:
-    how often `price` is paid. grace_s: what the plan gives after a failed payment. past_end: the provider was asked
-    after the trial or the period was over, and shows no other; so time alone takes nothing away.
+    paid_until: the end of the newest paid period; a failed payment does not end access before it. interval: how often
+    `price` is paid. grace_s: the plan's grace period after a failed payment. past_end: the provider was fetched after
+    the end of the trial or period and shows no newer one, so time alone does not end access.
     """
 
     subscription_id: SubscriptionId
@@ -136,7 +136,7 @@ class Subscription(Value):
 
 
 class SubscriptionFact(Event):
-    """What all facts of a subscription carry."""
+    """Common fields of a subscription's events."""
 
     tenant_id: TenantId
     subscription_id: SubscriptionId
@@ -150,7 +150,7 @@ class SubscriptionRegistered(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """The provider has a subscription of ours that gives no access yet."""
+    """The provider has a subscription of the tenant that gives no access yet."""
 
 
 class SubscriptionActivated(
@@ -160,7 +160,7 @@ class SubscriptionActivated(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """A subscription gives access from now on, by payment or on trial."""
+    """The subscription gives access from now on, by payment or on trial."""
 
 
 class SubscriptionChanged(
@@ -170,7 +170,7 @@ class SubscriptionChanged(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """Period, quantity, price or plan changed; what access it gives did not."""
+    """Period, quantity, price or plan changed; access did not."""
 
 
 class SubscriptionGraceStarted(
@@ -180,7 +180,7 @@ class SubscriptionGraceStarted(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """A payment failed, or nothing was heard of one that was due; access stays until `subscription.grace_until`."""
+    """A payment failed, or a due payment was not confirmed; access stays until `subscription.grace_until`."""
 
 
 class SubscriptionSuspended(
@@ -190,9 +190,9 @@ class SubscriptionSuspended(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """Grace is over, or the provider gave up collecting: no access until it is paid. Nothing is deleted.
+    """The grace period is over, or the provider stopped collecting: no access until payment. Nothing is deleted.
 
-    instead: another subscription of the tenant that gives access still; then the tenant goes on with that.
+    instead: another entitling subscription of the tenant, which it continues with.
     """
 
     instead: SubscriptionId | None = None
@@ -205,7 +205,7 @@ class SubscriptionPaused(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """The customer paused: no access until it is resumed. instead: as in SubscriptionSuspended."""
+    """The customer paused the subscription: no access until it resumes. instead: as in SubscriptionSuspended."""
 
     instead: SubscriptionId | None = None
 
@@ -217,7 +217,7 @@ class SubscriptionRecovered(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """It is paid again: access as before."""
+    """The subscription is paid again: access as before."""
 
 
 class SubscriptionEnded(
@@ -227,9 +227,9 @@ class SubscriptionEnded(
     aggregate="subscription",
     key="subscription_id",
 ):
-    """The subscription is over. `retention_s` is how long the plan promises to keep the data.
+    """The subscription ended. `retention_s`: the plan's retention period for the tenant's data.
 
-    others: how many other subscriptions of the tenant give access still; with any, the tenant goes on.
+    others: number of the tenant's other entitling subscriptions; with at least one, the tenant stays.
     """
 
     retention_s: Count
@@ -237,7 +237,7 @@ class SubscriptionEnded(
 
 
 class PaymentFailed(Event, type="billing.payment_failed", version=1, aggregate="payment", key="payment"):
-    """The provider could not collect. One fact per provider event, because the next state no longer shows it."""
+    """The provider could not collect. One event per provider event, because the next state no longer shows it."""
 
     payment: ProviderId
     tenant_id: TenantId
@@ -248,10 +248,10 @@ class PaymentFailed(Event, type="billing.payment_failed", version=1, aggregate="
 
 
 class EntitlementsSet(Event, type="billing.entitlements_set", version=1, aggregate="entitlements", key="tenant_id"):
-    """What the tenant may use from now on: the effective set, its hash, and the placement that it pays for.
+    """The tenant's effective entitlements from now on, their hash, and the placement that it pays for.
 
-    set_revision: counts the sets of the tenant from 1. plan_features: what the plan alone gives, None when that is what
-    is in force. as_of: the time at which overrides and grants were looked at.
+    set_revision: counts the tenant's sets from 1. plan_features: the features of the plan alone, None when they equal
+    `features`. as_of: the time at which overrides and grants were evaluated.
     """
 
     tenant_id: TenantId
@@ -270,8 +270,9 @@ class EntitlementsSet(Event, type="billing.entitlements_set", version=1, aggrega
 class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="meter", key="meter_id"):
     """`quantity` units of `meter` were used; `total` counts all so far.
 
-    `usage_id` is the publisher's id of the measurement, `meter_id` is `<tenant>:<meter>`. window_start: the window that
-    it counts in; value: that window's, with this; member: which of different things it was, where those are counted.
+    `usage_id` is the publisher's id of the measurement, `meter_id` is `<tenant>:<meter>`. window_start: of the window
+    that it counts in; value: of that window, this usage included; member: digest of the item, for a meter of distinct
+    items.
     """
 
     meter_id: MeterId
@@ -288,7 +289,7 @@ class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="
 
 
 class PublisherGrant(Value):
-    """An internal service that may report usage: of all tenants, or of these only."""
+    """An internal service that may report usage: of all tenants, or only of the listed ones."""
 
     publisher: Key
     all_tenants: bool
@@ -296,7 +297,7 @@ class PublisherGrant(Value):
 
 
 class PublishersAllowed(Event, type="billing.publishers_allowed", version=1, aggregate="publishers", key="publishers"):
-    """From now on these may report usage, and nobody else: whether a report counts must replay."""
+    """Only these publishers may report usage from now on. It is an event so that replay gives the same decisions."""
 
     publishers: Key
     grants: tuple[PublisherGrant, ...]
@@ -306,28 +307,28 @@ class PublishersAllowed(Event, type="billing.publishers_allowed", version=1, agg
 class BillingRequestRefused(
     RequestRefused, type="billing.request_refused", version=1, aggregate="refusal", key="refusal_id"
 ):
-    """A caller was refused by a rule of this context."""
+    """A domain rule of this context refused a caller."""
 
 
 class BillingMessageDeadLettered(
     MessageDeadLettered, type="billing.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """A fact that this context heard waits for an operator."""
+    """An event that this context subscribes to is a dead letter and waits for an operator."""
 
 
 class BillingMessageRedriven(
     MessageRedriven, type="billing.message_redriven", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """An operator had a dead letter tried again."""
+    """An operator retried a dead letter."""
 
 
 class BillingMessageSkipped(
     MessageSkipped, type="billing.message_skipped", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """An operator gave up a dead letter."""
+    """An operator skipped a dead letter."""
 
 
 class BillingIntakeQuarantined(
     IntakeQuarantined, type="billing.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"
 ):
-    """A published message was refused by the owner of its type."""
+    """The owner of a message's type refused it."""

@@ -1,4 +1,4 @@
-"""The catalogue: what is sold, in plan versions that never change, and how usage of it is counted."""
+"""The catalogue: immutable plan versions, their features and prices, and the meters of usage."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Aggregation(StrEnum):
-    """How a meter makes one number of many measurements. UNIQUE counts different things that were used."""
+    """Aggregation of a meter's measurements to one number. UNIQUE counts distinct items."""
 
     COUNT = "count"
     SUM = "sum"
@@ -48,7 +48,7 @@ class Aggregation(StrEnum):
 
 
 class Window(StrEnum):
-    """The time that a meter counts in before it starts anew, in UTC."""
+    """Period after which a meter starts again from zero, in UTC."""
 
     HOUR = "hour"
     DAY = "day"
@@ -56,7 +56,7 @@ class Window(StrEnum):
 
 
 class Meter(Value):
-    """What is counted, and how. A window is closed `lateness_s` after its end; what comes later is quarantined.
+    """Measurement of usage. A window closes `lateness_s` after its end; later usage is quarantined.
 
     provider_meters maps a provider's name to its own name for the meter; usage is sent to those providers alone.
     """
@@ -69,14 +69,14 @@ class Meter(Value):
 
 
 class Interval(StrEnum):
-    """How often a price is paid."""
+    """Billing period of a price."""
 
     MONTH = "month"
     YEAR = "year"
 
 
 class Price(Value):
-    """What a plan costs each interval. `provider_prices` maps a provider's name to its price id."""
+    """Amount that a plan costs each interval. `provider_prices` maps a provider's name to its price id."""
 
     amount: Money
     interval: Interval
@@ -84,10 +84,9 @@ class Price(Value):
 
 
 class PlanVersion(Value):
-    """A plan as it was sold from some day on; immutable once published, and a subscription pins it.
+    """A version of a plan; immutable once published, and pinned by subscriptions.
 
-    trial_days: 0 for none. grace_s: how long access stays after a failed payment. retention_s: how long the data of a
-    tenant that left is kept.
+    trial_days: 0 for none. grace_s: access after a failed payment. retention_s: of the data after offboarding.
     """
 
     plan: Key
@@ -103,9 +102,9 @@ class PlanVersion(Value):
 
 
 class Catalogue(Value):
-    """All plan versions on sale or still subscribed to, and the meters that their features name.
+    """All plan versions on sale or with subscribers, and the meters that their features name.
 
-    A meter that is not named in `meters` is a sum by the month.
+    A meter that is not in `meters` is a monthly sum.
     """
 
     product: Key
@@ -114,14 +113,14 @@ class Catalogue(Value):
 
 
 class BuildableTier(Value):
-    """A tier on a placement, of which the provisioner's blueprint says how it is built."""
+    """A tier and placement that the provisioner's blueprint can build."""
 
     tier: Key
     placement: Preset
 
 
 class TiersNoted(Event, type="billing.tiers_noted", version=1, aggregate="tiers", key="noted"):
-    """Billing has heard what environments can be built of; a plan that wants anything else is not published."""
+    """Billing knows the tiers that can be built; a plan with another tier is refused."""
 
     noted: Key
     tiers: tuple[BuildableTier, ...]
@@ -129,7 +128,7 @@ class TiersNoted(Event, type="billing.tiers_noted", version=1, aggregate="tiers"
 
 
 class CataloguePublished(Event, type="billing.catalogue_published", version=1, aggregate="catalogue", key="catalogue"):
-    """From now on this is what we sell. Decisions name `content_hash`, so that a replay needs nothing else."""
+    """This catalogue is in force from now on. Decisions name `content_hash`, so that a replay needs nothing else."""
 
     catalogue: Key
     content: Catalogue

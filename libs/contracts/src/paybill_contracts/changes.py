@@ -1,4 +1,4 @@
-"""Facts about changes of subscriptions: asked for, quoted, confirmed, made or refused."""
+"""Events about changes of subscriptions: requested, quoted, confirmed, applied or refused."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -25,10 +25,10 @@ MigrationId = Annotated[
 
 
 class ChangeKind(StrEnum):
-    """What is to be done with a subscription.
+    """Kind of a change.
 
-    PLAN: another plan version, interval or number of seats. REACTIVATE takes back a cancellation or a change that
-    waits for the end of the period.
+    PLAN: another plan version, interval or number of seats. REACTIVATE undoes a cancellation or a change that is
+    scheduled for the end of the period.
     """
 
     PLAN = "plan"
@@ -39,16 +39,16 @@ class ChangeKind(StrEnum):
 
 
 class ProrationLine(Value):
-    """A line of the invoice that the change makes; negative for a credit."""
+    """A line of the invoice for the change; negative for a credit."""
 
     text: Text
     amount: Money
 
 
 class Proration(Value):
-    """What a change costs. due_now: what is collected when it is made. next_amount: the next regular invoice.
+    """Cost of a change. due_now: collected when it is applied. next_amount: of the next regular invoice.
 
-    effective_at: when the subscription becomes what is wanted.
+    effective_at: the time at which the subscription has the desired terms.
     """
 
     lines: tuple[ProrationLine, ...]
@@ -58,17 +58,17 @@ class Proration(Value):
 
 
 class FeatureDifference(Value):
-    """A feature before and after; None where it is not there."""
+    """A feature before and after; None where it is absent."""
 
     before: Feature | None
     after: Feature | None
 
 
 class WantedChange(Value):
-    """What was asked for, in full: nothing of it depends on what is on sale later.
+    """The requested change in full: it does not depend on later catalogues.
 
-    plan, quantity: None when they stay as they are. price_index: which of the plan's prices. at_period_end: when what
-    is paid for is over, and not now.
+    plan, quantity: None for no change. price_index: of the price in the plan. at_period_end: at the end of the paid
+    period instead of now.
     """
 
     kind: ChangeKind
@@ -79,7 +79,7 @@ class WantedChange(Value):
 
 
 class ChangeFact(Event):
-    """What all facts of a change carry."""
+    """Common fields of a change's events."""
 
     change_id: ChangeId
     tenant_id: TenantId
@@ -87,10 +87,10 @@ class ChangeFact(Event):
 
 
 class ChangeRequested(ChangeFact, type="billing.change_requested", version=1, aggregate="change", key="change_id"):
-    """Somebody wants a subscription changed, and first of all to know what that means.
+    """A change of a subscription is requested; a quote follows.
 
-    confirmed: it is made as soon as it is quoted, without asking again. move_id: the move of subscribers that it is
-    part of.
+    confirmed: it is applied without confirmation as soon as it is quoted. move_id: the plan migration that it is part
+    of.
     """
 
     wanted: WantedChange
@@ -100,7 +100,7 @@ class ChangeRequested(ChangeFact, type="billing.change_requested", version=1, ag
 
 
 class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregate="change", key="change_id"):
-    """What the change costs and gives; confirm it before `valid_until`. Whoever approves it names `quote_hash`."""
+    """Cost and effect of the change; to be confirmed before `valid_until`. An approval names `quote_hash`."""
 
     proration: Proration
     features: tuple[FeatureDifference, ...]
@@ -113,25 +113,25 @@ class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregat
 
 
 class ChangeConfirmed(ChangeFact, type="billing.change_confirmed", version=1, aggregate="change", key="change_id"):
-    """The change is to be made as it was quoted."""
+    """The change is to be applied as quoted."""
 
     quote_hash: Digest
 
 
 class ChangeApplied(ChangeFact, type="billing.change_applied", version=1, aggregate="change", key="change_id"):
-    """The provider has made the change, or will when the period ends; what it looks like follows as a fact."""
+    """The provider applied the change or scheduled it; the new state of the subscription is published separately."""
 
 
 class ChangeRefused(ChangeFact, type="billing.change_refused", version=1, aggregate="change", key="change_id"):
-    """The change will not be made. code: of the rule that said no, or `provider_refused`."""
+    """The change will not be applied. code: of the violated rule, or `provider_refused`."""
 
     code: Key
     reason: Text
 
 
 class ChangeExpired(ChangeFact, type="billing.change_expired", version=1, aggregate="change", key="change_id"):
-    """Nobody confirmed the quote while it was valid."""
+    """The quote was not confirmed while it was valid."""
 
 
 class ChangeDiscarded(ChangeFact, type="billing.change_discarded", version=1, aggregate="change", key="change_id"):
-    """Whoever asked does not want it any more."""
+    """The requester discarded the change."""

@@ -1,6 +1,7 @@
-"""Entitlements: what an operator adds to a plan, as facts, and how any service checks what a tenant may use.
+"""Entitlements: overrides and grants of operators, and the check of a tenant's entitlements.
 
-A service that asks often keeps a `Copy`, fed by the facts that it hears, and calls `check`: no network, no clock.
+A service that checks often keeps an `EntitlementsCache` of the events that it subscribes to, and calls `check` on it:
+no network, no clock.
 """
 
 from dataclasses import dataclass
@@ -35,10 +36,10 @@ ExceptionId = Annotated[
 class EntitlementOverridden(
     Event, type="billing.entitlement_overridden", version=1, aggregate="entitlements", key="tenant_id"
 ):
-    """An operator gives the tenant `feature` instead of the plan's of the same key, or beside the plan's.
+    """An operator gives the tenant `feature` in place of the plan's feature with this key, or in addition.
 
-    It holds from `valid_from` until before `valid_until`, for ever when that is None. Of several that hold, the one
-    that began last counts, and of those that began together the one that was made last.
+    It is valid from `valid_from` until before `valid_until`, permanently when that is None. Of several valid ones, the
+    one with the latest `valid_from` counts, and of equal ones the newest.
     """
 
     tenant_id: TenantId
@@ -53,10 +54,10 @@ class EntitlementOverridden(
 class EntitlementGranted(
     Event, type="billing.entitlement_granted", version=1, aggregate="entitlements", key="tenant_id"
 ):
-    """An operator gives the tenant more of a feature: all grants that hold add up, on top of plan and overrides.
+    """An operator gives the tenant more of a feature: all valid grants are added to plan and overrides.
 
-    amount: added to a limit, or to what is included and to the quota of what is metered; 0 for a boolean, which is
-    switched on. Validity is as of an override.
+    amount: added to a limit, or to the included units and the quota of a metered feature; 0 for a boolean, which is
+    switched on. Valid as an override is.
     """
 
     tenant_id: TenantId
@@ -72,7 +73,7 @@ class EntitlementGranted(
 class EntitlementWithdrawn(
     Event, type="billing.entitlement_withdrawn", version=1, aggregate="entitlements", key="tenant_id"
 ):
-    """An operator took an override or a grant back."""
+    """An operator withdrew an override or a grant."""
 
     tenant_id: TenantId
     withdrawn_id: ExceptionId
@@ -81,7 +82,7 @@ class EntitlementWithdrawn(
 
 
 class Reason(StrEnum):
-    """Why a check was answered as it was. These are part of our API."""
+    """Reason of a check's result; part of our API."""
 
     ALLOWED = "allowed"
     NO_ACCESS = "no_access"
@@ -93,7 +94,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """Whether the tenant may. limit: a limit or quota, None where there is no bound; remaining: what is left of it."""
+    """Result of a check. limit: a limit or quota, None for no bound; remaining: the unused part of it."""
 
     allowed: bool
     reason: Reason
@@ -102,7 +103,7 @@ class CheckResult:
 
 
 class Entitlements(Protocol):
-    """What a tenant may use, such as the fact `EntitlementsSet`."""
+    """Effective entitlements of a tenant, such as the event `EntitlementsSet`."""
 
     @property
     def allows_access(self) -> bool: ...
@@ -118,10 +119,10 @@ _SWITCHED_OFF = CheckResult(allowed=False, reason=Reason.SWITCHED_OFF)
 
 
 def check(entitlements: Entitlements | None, feature: str, *, used: int = 0, requested: int = 1) -> CheckResult:
-    """Whether `want` more of `feature` may be used when `used` are in use already.
+    """Checks that `requested` more units of `feature` may be used when `used` are in use.
 
-    held: None for a tenant that never had a subscription which gave access. used: for a limit what exists now, for
-    what is metered what was used in the open window. used and want are not negative.
+    entitlements: None for a tenant that never had an entitling subscription. used: for a limit the number that exists
+    now, for a metered feature the usage of the open window. used and requested are not negative.
     """
     if entitlements is None or not entitlements.allows_access:
         return _NO_ACCESS
@@ -149,20 +150,20 @@ def _bounded(limit: int, used: int, requested: int, refusal: Reason) -> CheckRes
 
 
 class EntitlementsCache:
-    """What tenants may use, as this process heard it; a fact that is not newer than what is known changes nothing."""
+    """Effective entitlements of tenants, kept up to date by events; an event that is not newer changes nothing."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[int, EntitlementsSet]] = {}
+        self._sets: dict[str, tuple[int, EntitlementsSet]] = {}
 
     def apply(self, event: EntitlementsSet, revision: int) -> bool:
-        """Take a fact in; revision: of its envelope. Whether it was news."""
-        known = self._held.get(event.tenant_id)
+        """Applies an event; revision: of its envelope. Returns False when a newer one is known."""
+        known = self._sets.get(event.tenant_id)
         if known is not None and revision <= known[0]:
             return False
-        self._held[event.tenant_id] = (revision, event)
+        self._sets[event.tenant_id] = (revision, event)
         return True
 
     def get(self, tenant_id: str) -> EntitlementsSet | None:
-        """What the tenant may use; None when nothing was heard of it."""
-        known = self._held.get(tenant_id)
+        """Returns the tenant's entitlements; None when no event about them was applied."""
+        known = self._sets.get(tenant_id)
         return known[1] if known is not None else None

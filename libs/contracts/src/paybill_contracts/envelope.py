@@ -1,4 +1,4 @@
-"""The wire form of a fact: CloudEvents 1.0 in NATS headers (binary mode), and nothing accepted that does not add up."""
+"""Wire format of events: CloudEvents 1.0 in NATS headers (binary mode), with consistency checks."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from paybill_contracts.errors import DomainError
 from paybill_contracts.event import Event, decode, partition_of
 
 MAX_PAYLOAD_BYTES = 512 * 1024
-"""Below the server's default limit of 1 MiB, headers included."""
+"""With headers below the NATS server's default limit of 1 MiB."""
 MAX_CAUSE = 255
 """Characters in the name of a cause or of a correlation."""
 
@@ -27,13 +27,13 @@ _INTAKE = re.compile(r"paybill\.intake\.([a-z][a-z0-9_-]{0,62})\.([a-z-]+\.[a-z_
 
 
 class MalformedFactError(DomainError):
-    """A message whose headers, subject and payload do not agree: it was not written by our library."""
+    """Headers, subject and payload of a message contradict each other: it was not written by this library."""
 
     code = "malformed_fact"
 
 
 class ActorKind(StrEnum):
-    """Who may be behind a fact."""
+    """Kind of the actor that caused an event."""
 
     USER = "user"
     SERVICE = "service"
@@ -44,9 +44,9 @@ class ActorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a fact comes from: what led here, what began it all, who acted, and the trace it belongs to.
+    """Causation, correlation, actor and trace of an event.
 
-    cause: the event or request that led here; correlation: the first cause; actor: `<kind>:<id>`;
+    cause: the event or request that caused it; correlation: the first cause; actor: `<kind>:<id>`;
     traceparent: W3C Trace Context (https://www.w3.org/TR/trace-context/).
     """
 
@@ -58,7 +58,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """An event with its envelope. `sequence` is its place in the stream, 0 before it is stored."""
+    """An event with its envelope. `sequence` is its number in the stream, 0 before it is stored."""
 
     event: Event
     id: str
@@ -69,22 +69,22 @@ class Fact:
 
     @property
     def aggregate(self) -> str:
-        """`kind/id` of what it happened to."""
+        """`<kind>/<id>` of the aggregate."""
         return self.event.aggregate_id
 
 
 def subject_of(event: Event) -> str:
-    """Where the event is published: `paybill.events.<partition>.<context>.<event>.v<n>`."""
+    """Returns the subject of the event: `paybill.events.<partition>.<context>.<event>.v<n>`."""
     return f"{EVENTS_ROOT}.{partition_of(event.tenant)}.{event.TYPE}.v{event.VERSION}"
 
 
 def intake_subject(publisher: str, event: Event) -> str:
-    """Where an internal service publishes what it has observed, for the owner of the type to record."""
+    """Returns the subject at which an internal service submits an event to the owner of its type."""
     return f"{INTAKE_ROOT}.{publisher}.{event.TYPE}.v{event.VERSION}"
 
 
 def headers_of(fact: Fact) -> dict[str, str]:
-    """The CloudEvents attributes and ours, as NATS headers. Raises MalformedFactError for what no reader would take."""
+    """Returns the NATS headers of an event. Raises MalformedFactError for an actor that `read_fact` would refuse."""
     event, origin = fact.event, fact.origin
     headers = _attributes(event, fact.id, event.OWNER, fact.time, origin.traceparent) | {
         "pb-aggregate": fact.aggregate,
@@ -116,24 +116,26 @@ def _attributes(event: Event, id_: str, source: str, time: datetime, traceparent
 @lru_cache(maxsize=256)
 def _actor(text: str) -> str:
     if _ACTOR.fullmatch(text) is None:
-        raise MalformedFactError(f"{text[:100]!r} is no actor; name a user, service, agent, webhook or operator")
+        raise MalformedFactError(
+            f"{text[:100]!r} is no actor; write user:, service:, agent:, webhook: or operator: and an id"
+        )
     return text
 
 
 @lru_cache(maxsize=16)
 def _time_text(time: datetime) -> str:
-    """All that is decided together happens at one time."""
+    """Formats a time. Events of one transaction share it, so the cache saves most calls."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def read_fact(subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0) -> Fact:
-    """The fact in a message, every part checked against every other.
+    """Returns the event of a message, after a check that its parts agree.
 
     Raises MalformedFactError, UnknownEventError or InvalidEventError.
     """
     match = _SUBJECT.fullmatch(subject)
     if match is None:
-        raise MalformedFactError(f"{subject[:200]} is no subject of a fact")
+        raise MalformedFactError(f"{subject[:200]} is no subject of an event")
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise MalformedFactError(f"the payload has {len(payload)} bytes; {MAX_PAYLOAD_BYTES} are allowed")
     head = headers or {}
@@ -152,16 +154,16 @@ def read_fact(subject: str, headers: Mapping[str, str] | None, payload: bytes, s
         ),
         sequence=sequence,
     )
-    _agree("ce-type", head.get("ce-type"), type_)
-    _agree("pb-tenant", head.get("pb-tenant"), event.tenant)
-    _agree("pb-aggregate", head.get("pb-aggregate"), fact.aggregate)
-    _agree("partition", match[1], str(partition_of(event.tenant)))
+    _require_equal("ce-type", head.get("ce-type"), type_)
+    _require_equal("pb-tenant", head.get("pb-tenant"), event.tenant)
+    _require_equal("pb-aggregate", head.get("pb-aggregate"), fact.aggregate)
+    _require_equal("partition", match[1], str(partition_of(event.tenant)))
     return fact
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeEvent:
-    """A message of INTAKE: what a publisher says happened; the owner of the type decides whether it becomes a fact."""
+    """A message of INTAKE: an event that a publisher submits. The owner of the type accepts or refuses it."""
 
     event: Event
     id: str
@@ -172,7 +174,7 @@ class IntakeEvent:
 
 
 def intake_headers(intake_event: IntakeEvent) -> dict[str, str]:
-    """The CloudEvents attributes of an offer, as NATS headers."""
+    """Returns the NATS headers of a submitted event."""
     return _attributes(
         intake_event.event, intake_event.id, intake_event.publisher, intake_event.time, intake_event.traceparent
     )
@@ -181,7 +183,7 @@ def intake_headers(intake_event: IntakeEvent) -> dict[str, str]:
 def read_intake_event(
     subject: str, headers: Mapping[str, str] | None, payload: bytes, sequence: int = 0
 ) -> IntakeEvent:
-    """The offer in a message of INTAKE. Raises as `read_fact` does."""
+    """Returns the event of a message of INTAKE. Raises as `read_fact` does."""
     match = _INTAKE.fullmatch(subject)
     if match is None:
         raise MalformedFactError(f"{subject[:200]} is no subject of the intake")
@@ -227,6 +229,6 @@ def _revision(headers: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _agree(what: str, said: str | None, true: str | None) -> None:
-    if said != true:
-        raise MalformedFactError(f"{what} says {said!r:.100} where the payload says {true!r:.100}")
+def _require_equal(name: str, actual: str | None, expected: str | None) -> None:
+    if actual != expected:
+        raise MalformedFactError(f"{name} is {actual!r:.100}, but the payload has {expected!r:.100}")

@@ -1,22 +1,22 @@
-"""The kinds of refusal. The kind decides what the edge answers; the code is part of the API and stays."""
+"""Kinds of refusals. The kind decides the HTTP status; the code is part of the API and permanent."""
 
 from typing import ClassVar
 
 
 class DomainError(Exception):
-    """A rule said no. `code` is stable; the message says what is wrong and what to do next. HTTP 422."""
+    """A domain rule was violated. `code` is stable; the message names the problem and the next step. HTTP 422."""
 
     code: ClassVar[str] = "refused"
 
 
 class NotFoundError(DomainError):
-    """What was asked for does not exist. HTTP 404."""
+    """The requested object does not exist. HTTP 404."""
 
     code = "not_found"
 
 
 class ConflictError(DomainError):
-    """The state does not allow it now: read it again, then decide. HTTP 409."""
+    """The current state does not allow the operation: read it again, then decide. HTTP 409."""
 
     code = "conflict"
 
@@ -28,6 +28,6 @@ class ForbiddenError(DomainError):
 
 
 class RetryLaterError(DomainError):
-    """A rule cannot decide yet, because something that it depends on is not there. HTTP 503 with Retry-After."""
+    """A dependency of the decision is missing for now. HTTP 503 with Retry-After."""
 
     code = "not_ready"

@@ -1,4 +1,4 @@
-"""What every fact is: frozen, typed, versioned, owned by one service, and known to the registry by its name."""
+"""Base class and registry of events: frozen, typed, versioned and owned by one service."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,29 +22,29 @@ U = TypeVar("U", bound=Callable[[Payload], Payload])
 
 
 class UnknownEventError(DomainError):
-    """No class is registered for this type and version: the reader is older than the writer."""
+    """No class is registered for this type and version: the consumer is older than the publisher."""
 
     code = "unknown_event"
 
 
 class InvalidEventError(DomainError):
-    """The payload does not have the shape that its type promises."""
+    """The payload does not match the schema of its type."""
 
     code = "invalid_event"
 
 
 class Value(BaseModel):
-    """A frozen part of a fact. Readers ignore fields that they do not know."""
+    """Frozen part of an event. Unknown fields are ignored."""
 
-    # Validators are built when they are first used: no process uses all of them, and together they hold 5 MB.
+    # Validators are built at first use: no process uses all of them, and together they take 5 MB.
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
 
 
 class Event(Value):
-    """A fact: past tense, complete enough that a hearer need not call back.
+    """A fact in the past tense, complete enough that a subscriber need not call back.
 
-    Class keywords: `type` is `<owner>.<fact>`; `version` counts from 1; `aggregate` is the kind of thing it happened to
-    and `key` the field that holds that thing's id.
+    Class keywords: `type` is `<owner>.<fact>`; `version` counts from 1; `aggregate` is the kind of the aggregate and
+    `key` the field with its id.
     """
 
     TYPE: ClassVar[str]
@@ -55,7 +55,7 @@ class Event(Value):
 
     @override
     def __init_subclass__(cls, *, type: str = "", version: int = 1, aggregate: str = "", key: str = "") -> None:
-        """Take the class keywords; `__pydantic_init_subclass__` uses them once the fields are known."""
+        """Accepts the class keywords; `__pydantic_init_subclass__` uses them once the fields are known."""
         super().__init_subclass__()
 
     @classmethod
@@ -63,7 +63,7 @@ class Event(Value):
     def __pydantic_init_subclass__(
         cls, *, type: str = "", version: int = 1, aggregate: str = "", key: str = "", **_: object
     ) -> None:
-        """Register the class; a subclass without `type` only shares fields."""
+        """Registers the class; a subclass without `type` only shares fields."""
         if not type:
             return
         cls.TYPE, cls.VERSION, cls.OWNER = type, version, type.partition(".")[0]
@@ -78,41 +78,41 @@ class Event(Value):
 
     @property
     def tenant(self) -> str | None:
-        """The tenant that this is about; None for facts of no tenant."""
+        """Id of the tenant; None for events without one."""
         return getattr(self, "tenant_id", None)
 
     @property
     def aggregate_id(self) -> str:
-        """`kind/id` of the thing that this happened to."""
+        """`<kind>/<id>` of the aggregate."""
         return f"{self.AGGREGATE}/{getattr(self, self.KEY)}"
 
 
 def canonical(value: object) -> bytes:
-    """JSON with sorted keys and no spaces, UTF-8: the one text that is hashed, stored and sent."""
+    """Returns JSON with sorted keys and no spaces, UTF-8: the only form that is hashed, stored and sent."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON of `value` (models are dumped first), as hex."""
+    """Returns the SHA-256 of the canonical JSON of `value` (models are dumped first), as hex."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return sha256(canonical(plain)).hexdigest()
 
 
 @lru_cache(maxsize=4096)
 def partition_of(tenant_id: str | None) -> int:
-    """The partition 0..15 of a tenant's facts: permanent, so it is a hash of the id and of nothing else."""
+    """Returns the partition 0..15 of a tenant's events: permanent, so it is a hash of the id alone."""
     return 0 if tenant_id is None else sha256(tenant_id.encode()).digest()[0] % PARTITIONS
 
 
 def encode(event: Event) -> bytes:
-    """The payload as it is stored, sent and hashed."""
+    """Returns the payload that is stored, sent and hashed."""
     return canonical(event.model_dump(mode="json"))
 
 
 def decode(type_: str, version: int, payload: bytes) -> Event:
-    """The event in its latest version, through the upcasters.
+    """Returns the event in its latest version, through the upcasters.
 
-    Raises UnknownEventError for a type or version that nobody registered, InvalidEventError for another shape.
+    Raises UnknownEventError for an unregistered type or version, InvalidEventError for a payload of another schema.
     """
     latest = _LATEST.get(type_)
     if latest is None or version > latest.VERSION or version < 1:
@@ -126,7 +126,7 @@ def decode(type_: str, version: int, payload: bytes) -> Event:
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong and where, without repeating the values (they may be personal)."""
+    """Returns the errors with their locations, without the values (they may be personal)."""
     return "; ".join(
         f"{'.'.join(str(part) for part in item['loc']) or 'payload'}: {item['msg']}" for item in error.errors()[:5]
     )
@@ -142,12 +142,12 @@ def _upcast(type_: str, version: int, target: int, payload: bytes) -> bytes:
             fields = _UPCASTERS[type_, step](fields)
         return canonical(fields)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        # The shape was not checked yet: an upcaster may stumble over anything.
+        # The payload is not validated yet, so an upcaster may raise any of these.
         raise InvalidEventError(f"{type_} v{version}: not the payload of this version") from error
 
 
 def upcaster(type_: str, version: int) -> Callable[[U], U]:
-    """Register a pure function from the fields of `version` to those of `version + 1`."""
+    """Registers a pure function from the fields of `version` to those of `version + 1`."""
 
     def register(function: U) -> U:
         _UPCASTERS[type_, version] = function
@@ -157,12 +157,12 @@ def upcaster(type_: str, version: int) -> Callable[[U], U]:
 
 
 def known_events() -> list[type[Event]]:
-    """Every registered class, by type and version."""
+    """Returns every registered class, ordered by type and version."""
     return [_KNOWN[name] for name in sorted(_KNOWN)]
 
 
 def latest_event(type_: str) -> type[Event]:
-    """The newest class of a type. Raises UnknownEventError."""
+    """Returns the newest class of a type. Raises UnknownEventError."""
     if type_ not in _LATEST:
         raise UnknownEventError(f"{type_} is not a registered event type")
     return _LATEST[type_]

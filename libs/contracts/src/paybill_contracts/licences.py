@@ -1,4 +1,4 @@
-"""Facts about licences: who holds one, which machines use it, what was revoked, and the keys that sign them."""
+"""Events about licences: signing, activation on machines, revocation, and the signing keys."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -15,15 +15,15 @@ Token = Annotated[
     StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=MAX_LICENCE_CHARS),
     Field(examples=[f"eyJh.{'A' * 86}"]),
 ]
-"""A licence as its holder gets it. It is no secret: it lets nobody in anywhere (docs/licences.md)."""
+"""The text that the customer gets. It is no secret and no credential (docs/licences.md)."""
 Signature = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{86}$"), Field(examples=["A" * 86])]
 Seats = Annotated[int, Field(ge=0, le=MAX_SEATS)]
 ValidS = Annotated[int, Field(ge=1, le=366 * 86_400)]
-"""How long a licence lasts, in seconds; at most a leap year, so that a key can retire."""
+"""Validity period of a licence in seconds; at most a leap year, so that a key can retire."""
 
 
 class Purpose(StrEnum):
-    """Why a licence is signed."""
+    """Reason for signing a licence."""
 
     ISSUE = "issue"
     RENEW = "renew"
@@ -31,14 +31,14 @@ class Purpose(StrEnum):
 
 
 class RevocationOrigin(StrEnum):
-    """Who takes a licence back."""
+    """Origin of a revocation."""
 
     OPERATOR = "operator"
     SUBSCRIPTION_ENDED = "subscription_ended"
 
 
 class LicenceTerms(Value):
-    """What a licence is to say about what was bought."""
+    """Purchased terms that become claims of the licence."""
 
     plan: PlanRef
     tier: Key
@@ -48,7 +48,7 @@ class LicenceTerms(Value):
 
 
 class LicenceFact(Event):
-    """What all facts of a licence carry."""
+    """Common fields of a licence's events."""
 
     licence_id: LicenceId
     tenant_id: TenantId
@@ -57,7 +57,7 @@ class LicenceFact(Event):
 class LicenceSigningRequested(
     LicenceFact, type="billing.licence_signing_requested", version=1, aggregate="licence", key="licence_id"
 ):
-    """A licence with these terms is to be signed. fixed_seats: None when they follow the subscription's quantity."""
+    """A licence with these terms is to be signed. fixed_seats: None to follow the subscription's quantity."""
 
     subscription_id: SubscriptionId
     purpose: Purpose
@@ -70,28 +70,28 @@ class LicenceSigningRequested(
 
 
 class LicenceSigned(LicenceFact):
-    """A licence, and the text that its holder gets."""
+    """The claims of a licence, and the signed text."""
 
     licence: Licence
     token: Token
 
 
 class LicenceIssued(LicenceSigned, type="billing.licence_issued", version=1, aggregate="licence", key="licence_id"):
-    """There is a licence, for the first time or again after it was revoked."""
+    """The licence was issued for the first time, or again after a revocation."""
 
 
 class LicenceRenewed(LicenceSigned, type="billing.licence_renewed", version=1, aggregate="licence", key="licence_id"):
-    """The same licence, for longer."""
+    """The same licence with a later expiry."""
 
 
 class LicenceReissued(LicenceSigned, type="billing.licence_reissued", version=1, aggregate="licence", key="licence_id"):
-    """A licence that says something else now: what was bought has changed."""
+    """The licence has new claims, because the purchased terms changed."""
 
 
 class LicenceSigningFailed(
     LicenceFact, type="billing.licence_signing_failed", version=1, aggregate="licence", key="licence_id"
 ):
-    """This revision could not be signed; what was signed before is as good as it was. Tried again at `retry_at`."""
+    """This revision could not be signed; earlier revisions stay valid. The next attempt is at `retry_at`."""
 
     revision: Revision
     reason: Text
@@ -99,11 +99,11 @@ class LicenceSigningFailed(
 
 
 class LicenceLapsing(LicenceFact, type="billing.licence_lapsing", version=1, aggregate="licence", key="licence_id"):
-    """The subscription gives no access: the licence is not renewed, and runs out unless that changes."""
+    """The subscription gives no access: the licence is not renewed and expires unless access returns."""
 
 
 class LicenceRevoked(LicenceFact, type="billing.licence_revoked", version=1, aggregate="licence", key="licence_id"):
-    """Revisions up to this one are taken back. last_expiry: when the last of them would have ended by itself."""
+    """Revisions up to this one are revoked. last_expiry: the latest expiry among them."""
 
     revision: Revision
     last_expiry: Timestamp
@@ -112,7 +112,7 @@ class LicenceRevoked(LicenceFact, type="billing.licence_revoked", version=1, agg
 
 
 class LicenceActivated(LicenceFact, type="billing.licence_activated", version=1, aggregate="licence", key="licence_id"):
-    """A machine uses a seat, or was seen again. machine: its digest (`machine_digest`), never what identifies it."""
+    """A machine uses a seat, or was activated again. machine: its digest (`machine_digest`), never its identifier."""
 
     machine: Digest
     seen_at: Timestamp
@@ -122,7 +122,7 @@ class LicenceActivated(LicenceFact, type="billing.licence_activated", version=1,
 class LicenceDeactivated(
     LicenceFact, type="billing.licence_deactivated", version=1, aggregate="licence", key="licence_id"
 ):
-    """A machine gave its seat back."""
+    """A machine released its seat."""
 
     machine: Digest
     seats_used: Count
@@ -131,10 +131,10 @@ class LicenceDeactivated(
 class LicenceKeyRequested(
     Event, type="billing.licence_key_requested", version=1, aggregate="licence-keys", key="keyring"
 ):
-    """A new signing key is to be made.
+    """A new signing key is to be generated.
 
-    compromised: the key in use is not to be trusted any more. licences_end: when the last licence that it has signed
-    ends, None when it has signed none. valid_s: how long a licence lasts that is signed while the new key is made.
+    compromised: the current key must not be trusted any more. licences_end: the latest expiry of a licence that it
+    signed, None when it signed none. valid_s: validity of licences that are signed until the new key exists.
     """
 
     keyring: Key
@@ -147,9 +147,9 @@ class LicenceKeyRequested(
 class LicenceKeyPublished(
     Event, type="billing.licence_key_published", version=1, aggregate="licence-keys", key="keyring"
 ):
-    """This key signs from now on. `secret` says where its private half is.
+    """This key signs from now on. `secret` refers to its private half.
 
-    replaces: the key that signed until now; it is trusted until `retire_at`.
+    replaces: the previous signing key; it is trusted until `retire_at`.
     """
 
     keyring: Key
@@ -162,7 +162,7 @@ class LicenceKeyPublished(
 
 
 class LicenceKeyRetired(Event, type="billing.licence_key_retired", version=1, aggregate="licence-keys", key="keyring"):
-    """The key is published no more: the last licence that it signed has ended, or it is not to be trusted."""
+    """The key is no longer published: the last licence that it signed has expired, or it is compromised."""
 
     keyring: Key
     kid: KeyId
@@ -170,7 +170,7 @@ class LicenceKeyRetired(Event, type="billing.licence_key_retired", version=1, ag
 
 
 class ListedRevocation(Value):
-    """An entry of the list of revocations. until: from then on nobody needs it."""
+    """An entry of the revocation list. until: the entry is dropped after this time."""
 
     licence_id: LicenceId
     revision: Revision
@@ -184,7 +184,7 @@ class LicenceRevocationsChanged(
     aggregate="licence-revocations",
     key="revocations",
 ):
-    """The list of revocations gets this number and these entries beside those that are still needed."""
+    """The revocation list gets this number and these entries in addition to those not yet dropped."""
 
     revocations: Key
     number: Annotated[int, Field(ge=1, le=10**12)]
@@ -200,7 +200,7 @@ class LicenceRevocationsSigned(
     aggregate="licence-revocations",
     key="revocations",
 ):
-    """The list with this number can be had: this is the signature over it."""
+    """The list with this number is signed and available."""
 
     revocations: Key
     number: Annotated[int, Field(ge=1, le=10**12)]

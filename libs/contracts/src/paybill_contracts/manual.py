@@ -1,4 +1,4 @@
-"""Facts of the provider `manual`: offers, purchase orders, contracts and invoices, settled among people."""
+"""Events of the provider `manual`: offers, purchase orders, contracts and invoices that operators settle."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -14,19 +14,19 @@ from paybill_contracts.values import Count, Key, TenantId, Text, Timestamp
 _HEX = "0123456789abcdef0123456789abcdef"
 
 ContractId = Annotated[str, StringConstraints(pattern=r"^con_[0-9a-f]{32}$"), Field(examples=["con_" + _HEX])]
-"""`con_` and the hexadecimal part of the tenant's id: a tenant has one contract, and signs further orders under it."""
+"""`con_` and the hexadecimal part of the tenant's id: a tenant has one contract, with all its orders."""
 
 InvoiceId = Annotated[
     str, StringConstraints(pattern=r"^inv_[0-9a-f]{32}_[1-9][0-9]{0,8}$"), Field(examples=[f"inv_{_HEX}_1"])
 ]
-"""`inv_`, that of its contract, and its number there, from 1 and without gaps."""
+"""`inv_`, the hexadecimal part of its contract, and its number there, from 1 and without gaps."""
 
 MadeFor = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$"), Field(examples=["change-1"])]
-"""The idempotency key that a change was made under."""
+"""Idempotency key of the change."""
 
 
 class Terms(Value):
-    """What is bought: `quantity` of a plan version, for `unit_price` each, every `interval`."""
+    """Terms of a purchase: `quantity` of a plan version, for `unit_price` each, every `interval`."""
 
     plan: Key
     version: Count
@@ -36,14 +36,14 @@ class Terms(Value):
 
 
 class Offer(Value):
-    """What a tenant may order, and until when."""
+    """A quotation: terms that a tenant may order until `valid_until`."""
 
     terms: Terms
     valid_until: Timestamp
 
 
 class ContractStatus(StrEnum):
-    """Where a contract stands. UNPAID: its period is over, and none follows before what is overdue is settled."""
+    """Status of a contract. UNPAID: its period ended, and none follows before overdue invoices are settled."""
 
     TRIALING = "trialing"
     ACTIVE = "active"
@@ -53,12 +53,11 @@ class ContractStatus(StrEnum):
 
 
 class Contract(Value):
-    """A contract as it is after the fact.
+    """Complete state of a contract after the event.
 
     order: the customer's number of its newest purchase order. payment_days: from an invoice to its due date.
-    next_terms: what it becomes at the end of the period. anchor: where its periods are counted from; what begins before
-    is a trial. credit: what the next invoices are reduced by, minor units of the terms' currency. invoices: how many
-    were ever issued.
+    next_terms: in force from the end of the period. anchor: start of the first paid period; the time before it is a
+    trial. credit: reduces the next invoices, minor units of the terms' currency. invoices: number ever issued.
     """
 
     order: Text
@@ -75,7 +74,7 @@ class Contract(Value):
 
 
 class InvoiceStatus(StrEnum):
-    """Where an invoice stands."""
+    """Status of an invoice."""
 
     OPEN = "open"
     OVERDUE = "overdue"
@@ -84,10 +83,10 @@ class InvoiceStatus(StrEnum):
 
 
 class Invoice(Value):
-    """An invoice as it is after the fact.
+    """Complete state of an invoice after the event.
 
-    total: what is to be paid, never negative. covers_until: paying it pays the period that ends then; None for one of a
-    change. reference: of the payment, such as a bank's. credit_used: the part of the credit that is among its lines.
+    total: amount due, never negative. covers_until: end of the period that it pays; None for the invoice of a change.
+    reference: of the payment, such as a bank's. credit_used: part of the credit that its lines include.
     """
 
     invoice_id: InvoiceId
@@ -103,7 +102,7 @@ class Invoice(Value):
 
 
 class ContractFact(Event):
-    """What all facts of a contract carry."""
+    """Common fields of a contract's events."""
 
     contract_id: ContractId
     tenant_id: TenantId
@@ -112,7 +111,7 @@ class ContractFact(Event):
 class ManualOfferMade(
     ContractFact, type="billing.manual_offer_made", version=1, aggregate="contract", key="contract_id"
 ):
-    """The tenant may order this. An earlier offer is not valid any more."""
+    """The tenant may order this. It replaces an earlier offer."""
 
     offer: Offer
 
@@ -120,13 +119,13 @@ class ManualOfferMade(
 class ManualOfferWithdrawn(
     ContractFact, type="billing.manual_offer_withdrawn", version=1, aggregate="contract", key="contract_id"
 ):
-    """Nothing can be ordered any more."""
+    """The offer cannot be ordered any more."""
 
 
 class PurchaseOrderAccepted(
     ContractFact, type="billing.purchase_order_accepted", version=1, aggregate="contract", key="contract_id"
 ):
-    """The customer's order is accepted: the contract gives access from now on."""
+    """The customer's purchase order is accepted: the contract gives access from now on."""
 
     contract: Contract
 
@@ -134,13 +133,13 @@ class PurchaseOrderAccepted(
 class ContractRenewed(
     ContractFact, type="billing.contract_renewed", version=1, aggregate="contract", key="contract_id"
 ):
-    """A period is over and the next began, on the terms that were agreed for it."""
+    """A period ended and the next began, on its agreed terms."""
 
     contract: Contract
 
 
 class ContractHalted(ContractFact, type="billing.contract_halted", version=1, aggregate="contract", key="contract_id"):
-    """The period is over and too much is overdue: the next begins on the day that it is settled."""
+    """The period ended with overdue invoices: the next begins on the day of their settlement."""
 
     contract: Contract
 
@@ -148,7 +147,7 @@ class ContractHalted(ContractFact, type="billing.contract_halted", version=1, ag
 class ContractChanged(
     ContractFact, type="billing.contract_changed", version=1, aggregate="contract", key="contract_id"
 ):
-    """The contract was changed, for now or for the end of its period. lines: what that costs; none when nothing."""
+    """The contract was changed, now or for the end of its period. lines: cost of the change; empty for no cost."""
 
     contract: Contract
     lines: tuple[ProrationLine, ...]
@@ -158,35 +157,35 @@ class ContractChanged(
 class ContractCancelled(
     ContractFact, type="billing.contract_cancelled", version=1, aggregate="contract", key="contract_id"
 ):
-    """The contract is over. What was invoiced stays owed until it is paid or voided."""
+    """The contract is cancelled. Open invoices stay due until they are paid or voided."""
 
     contract: Contract
     made_for: MadeFor | None
 
 
 class InvoiceIssued(ContractFact, type="billing.invoice_issued", version=1, aggregate="contract", key="contract_id"):
-    """The customer owes this. contract: as it is with the invoice, whose credit it has used."""
+    """An invoice is issued. contract: after the invoice used its credit."""
 
     contract: Contract
     invoice: Invoice
 
 
 class InvoiceOverdue(ContractFact, type="billing.invoice_overdue", version=1, aggregate="contract", key="contract_id"):
-    """The due date has passed and nobody has paid."""
+    """The due date passed without payment."""
 
     contract: Contract
     invoice: Invoice
 
 
 class InvoicePaid(ContractFact, type="billing.invoice_paid", version=1, aggregate="contract", key="contract_id"):
-    """An operator has seen the money."""
+    """An operator confirmed the payment."""
 
     contract: Contract
     invoice: Invoice
 
 
 class InvoiceVoided(ContractFact, type="billing.invoice_voided", version=1, aggregate="contract", key="contract_id"):
-    """Nobody owes this any more. The credit that it had used is there again."""
+    """The invoice is no longer due. Its used credit is restored."""
 
     contract: Contract
     invoice: Invoice

@@ -1,4 +1,4 @@
-"""Facts about windows of usage: opened, nearly full, closed, and sent to the provider that bills them."""
+"""Events about usage windows: opened, quota warnings, closed, and reported to the billing provider."""
 
 from typing import Annotated
 
@@ -20,16 +20,16 @@ WindowId = Annotated[
 """`<tenant>:<meter>:<the hour in which the window starts, UTC>`."""
 
 ItemSetId = Annotated[str, Field(pattern=rf"{_METER}:[0-9a-f]{{2}}$", examples=[f"{_EXAMPLE}:7f"])]
-"""`<tenant>:<meter>:<the first byte of the members' digests>`."""
+"""`<tenant>:<meter>:<first byte of the item digests>`: one shard of a distinct-count set."""
 
 ItemDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{24}$"), Field(examples=["7f3456789abcdef012345678"])]
-"""The first 96 bits of SHA-256 of one of the things that a meter tells apart, lower-case hex."""
+"""First 96 bits of the SHA-256 of an item's name, lower-case hex."""
 
 
 class UsageWindowOpened(Event, type="billing.usage_window_opened", version=1, aggregate="meter", key="meter_id"):
-    """Usage from `window_start` until before `window_end` is counted from now on, as the catalogue says at this moment.
+    """Usage from `window_start` until before `window_end` is counted from now on, by the current catalogue.
 
-    What comes at `closes_at` or later is too late. provider_meters: what the catalogue has there.
+    Usage that arrives at `closes_at` or later is refused. provider_meters: of the meter in the catalogue.
     """
 
     meter_id: MeterId
@@ -46,9 +46,9 @@ class UsageWindowOpened(Event, type="billing.usage_window_opened", version=1, ag
 class UsageMemberCounted(
     Event, type="billing.usage_member_counted", version=1, aggregate="usage-members", key="members_id"
 ):
-    """One more of the different things that a meter counts was seen, for the first time in this window.
+    """A distinct item was counted, for the first time in this window.
 
-    Members of windows that start before `forget_before` are needed no more.
+    Items of windows that start before `forget_before` are dropped.
     """
 
     members_id: ItemSetId
@@ -60,7 +60,7 @@ class UsageMemberCounted(
 
 
 class QuotaFact(Event):
-    """What both facts about quotas carry: how much is used in this window, and how much may be."""
+    """Common fields of the quota events: `value` is used in this window, and `quota` is allowed."""
 
     meter_id: MeterId
     tenant_id: TenantId
@@ -72,15 +72,15 @@ class QuotaFact(Event):
 
 
 class QuotaWarned(QuotaFact, type="billing.quota_warned", version=1, aggregate="meter", key="meter_id"):
-    """Four fifths are used. Said once in a window, and again when the quota has risen since."""
+    """80 % of the quota is used. Published once in a window, and again after the quota was raised."""
 
 
 class QuotaExceeded(QuotaFact, type="billing.quota_exceeded", version=1, aggregate="meter", key="meter_id"):
-    """All is used. Said once in a window, and again when the quota has risen since."""
+    """The quota is used up. Published once in a window, and again after the quota was raised."""
 
 
 class UsageWatermarkMoved(Event, type="billing.usage_watermark_moved", version=1, aggregate="meter", key="meter_id"):
-    """The windows that start at `closed` take nothing more; nor does any other time before `watermark`."""
+    """The windows that start at `closed` accept no more usage; nor does any other time before `watermark`."""
 
     meter_id: MeterId
     tenant_id: TenantId
@@ -90,7 +90,7 @@ class UsageWatermarkMoved(Event, type="billing.usage_watermark_moved", version=1
 
 
 class WindowFact(Event):
-    """What all facts of a closed window carry."""
+    """Common fields of a closed window's events."""
 
     window_id: WindowId
     tenant_id: TenantId
@@ -102,9 +102,9 @@ class WindowFact(Event):
 class UsageWindowClosed(
     WindowFact, type="billing.usage_window_closed", version=1, aggregate="usage-window", key="window_id"
 ):
-    """`value` is what was used in the window, of `records` measurements, and stays so.
+    """`value` is the final usage of the window, from `records` measurements.
 
-    provider_meter: where it is to be sent, at `provider`; None when it is sent nowhere.
+    provider_meter: the meter at `provider` that it is reported to; None when it is not reported.
     """
 
     aggregation: Aggregation
@@ -116,7 +116,7 @@ class UsageWindowClosed(
 
 
 class UsageReported(WindowFact, type="billing.usage_reported", version=1, aggregate="usage-window", key="window_id"):
-    """The provider has taken the window's value, and will bill it to `customer`."""
+    """The provider accepted the window's value and will bill it to `customer`."""
 
     quantity: Count
     provider: Key
@@ -127,7 +127,7 @@ class UsageReported(WindowFact, type="billing.usage_reported", version=1, aggreg
 class UsageReportFailed(
     WindowFact, type="billing.usage_report_failed", version=1, aggregate="usage-window", key="window_id"
 ):
-    """The provider has not taken the window's value; an operator can have it sent again."""
+    """The provider did not accept the window's value; an operator can request another report."""
 
     reason: Text
 
@@ -135,17 +135,17 @@ class UsageReportFailed(
 class UsageReportRequested(
     WindowFact, type="billing.usage_report_requested", version=1, aggregate="usage-window", key="window_id"
 ):
-    """A window's value is to be sent again, under the same key as before."""
+    """A window's value is to be reported again, under the same idempotency key."""
 
 
 class UsageCountRequested(
     WindowFact, type="billing.usage_count_requested", version=1, aggregate="usage-window", key="window_id"
 ):
-    """Somebody wants to know what the provider has counted in the window."""
+    """The provider's count of the window is requested."""
 
 
 class UsageCounted(WindowFact, type="billing.usage_counted", version=1, aggregate="usage-window", key="window_id"):
-    """What the provider says that it has counted in the window; None when it could not be asked, for this `reason`."""
+    """The provider's count of the window; None when it could not be fetched, for this `reason`."""
 
     quantity: Count | None
     reason: Text | None

@@ -1,4 +1,4 @@
-"""Money: whole minor units of a currency, never a float."""
+"""Amounts of money in whole minor units of a currency."""
 
 from typing import Annotated, Self
 
@@ -22,7 +22,7 @@ class Money(BaseModel):
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$"), Field(examples=["EUR"])]
 
     def __add__(self, other: Self) -> "Money":
-        """The sum; raises CurrencyMismatchError for two currencies."""
+        """Returns the sum. Raises CurrencyMismatchError for different currencies."""
         if self.currency != other.currency:
             raise CurrencyMismatchError(f"cannot add {other.currency} to {self.currency}; convert one of them first")
         return Money(minor=self.minor + other.minor, currency=self.currency)

@@ -1,11 +1,11 @@
-"""What every service says about its own running: refusals, quarantine, dead letters. Each context owns its copies."""
+"""Events that every service publishes about its operation. Each service declares its own subclasses."""
 
 from typing import TypeVar
 
 from paybill_contracts.event import Event, UnknownEventError, known_events
 from paybill_contracts.values import Count, EventId, Text
 
-F = TypeVar("F", bound=Event)
+E = TypeVar("E", bound=Event)
 
 
 class RequestRefused(Event):
@@ -18,9 +18,9 @@ class RequestRefused(Event):
 
 
 class MessageDeadLettered(Event):
-    """A fact could not be handled after `attempts` tries; its tenant's queue waits for an operator.
+    """Handling an event failed `attempts` times; its tenant's queue waits for an operator.
 
-    `message_key` names the dead letter: `<id of the fact>` at the hearer that says this.
+    `message_key`: id of the event, which names the dead letter at the publishing service.
     """
 
     message_key: EventId
@@ -31,14 +31,14 @@ class MessageDeadLettered(Event):
 
 
 class MessageRedriven(Event):
-    """An operator had the message tried again."""
+    """An operator retried the message."""
 
     message_key: EventId
     operator: Text
 
 
 class MessageSkipped(Event):
-    """An operator let the queue go on without the message."""
+    """An operator skipped the message, so that its queue continues."""
 
     message_key: EventId
     operator: Text
@@ -46,7 +46,7 @@ class MessageSkipped(Event):
 
 
 class IntakeQuarantined(Event):
-    """A message that another client published was not recorded. `quarantine_id` finds its raw bytes at the owner."""
+    """A submitted message was refused. `quarantine_id` names its raw bytes at the owner."""
 
     quarantine_id: EventId
     publisher: Text
@@ -54,8 +54,8 @@ class IntakeQuarantined(Event):
     reason: Text
 
 
-def service_event(service: str, kind: type[F]) -> type[F]:
-    """The class with which `context` says `fact`, one of those above. Raises UnknownEventError when it has none."""
+def service_event(service: str, kind: type[E]) -> type[E]:
+    """Returns the subclass of `kind`, one of the above, that `service` declares. Raises UnknownEventError for none."""
     prefix = f"{service}."
     own = [event for event in known_events() if issubclass(event, kind) and event.TYPE.startswith(prefix)]
     if not own:

@@ -1,4 +1,4 @@
-"""Facts about money that went back, or was asked back: refunds and disputes, each under the provider's name for it."""
+"""Events about refunds and disputes, each under the provider's id."""
 
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ from paybill_contracts.values import Key, ProviderId, SubscriptionId, TenantId, 
 
 
 class DisputeOutcome(StrEnum):
-    """How a dispute ended. DROPPED: it was an inquiry, and nothing came of it."""
+    """Outcome of a dispute. DROPPED: an inquiry that had no consequence."""
 
     WON = "won"
     LOST = "lost"
@@ -16,10 +16,10 @@ class DisputeOutcome(StrEnum):
 
 
 class ReturnFact(Event):
-    """What all facts about returned money carry.
+    """Common fields of refund and dispute events.
 
-    payment: the provider's refund or dispute. subscription_id, invoice: None when the provider does not tell what was
-    paid; then it is the tenant's alone.
+    payment: the provider's refund or dispute. subscription_id, invoice: None when the provider does not name the
+    invoice; then only the tenant is known.
     """
 
     payment: ProviderId
@@ -31,19 +31,19 @@ class ReturnFact(Event):
 
 
 class PaymentRefunded(ReturnFact, type="billing.payment_refunded", version=1, aggregate="payment", key="payment"):
-    """`amount` goes back to the customer, by this refund alone. What follows from it, an operator decides."""
+    """`amount` is returned to the customer by this refund. It changes no access; an operator decides."""
 
     reason: Text | None
 
 
 class PaymentDisputed(ReturnFact, type="billing.payment_disputed", version=1, aggregate="payment", key="payment"):
-    """The customer's bank asks for the money back; answer it before `respond_by`."""
+    """The customer's bank claims the payment back; evidence is due before `respond_by`."""
 
     reason: Text | None
     respond_by: Timestamp | None
 
 
 class DisputeClosed(ReturnFact, type="billing.dispute_closed", version=1, aggregate="payment", key="payment"):
-    """The bank has decided about the dispute."""
+    """The bank decided the dispute."""
 
     outcome: DisputeOutcome

@@ -1,4 +1,4 @@
-"""Personal data in facts, sealed from the first event on: erasing a key erases the person, and the log stays whole."""
+"""Encryption of personal data in events: erasing a key erases the data, and the log stays complete."""
 
 import re
 from base64 import b64decode, b64encode
@@ -17,22 +17,22 @@ _SEALED = re.compile(r"[A-Za-z0-9+/]{38,8000}={0,2}")
 
 
 class UnsealingError(DomainError):
-    """The key does not open this value: erased, of another tenant, or the value was altered."""
+    """The key does not decrypt this value: it is another tenant's, or the value was altered."""
 
     code = "cannot_unseal"
 
 
 def _is_sealed(value: str) -> str:
-    """Checked here because pydantic's own engine writes 8,000 repetitions out: 3 MB in every process."""
+    """Checks the form in Python: pydantic's regex engine expands 8,000 repetitions to 3 MB in every process."""
     if not _SEALED.fullmatch(value):
-        raise ValueError("this is not a sealed value: base64 of a nonce and what AES-GCM gave")
+        raise ValueError("this is not a sealed value: base64 of a nonce and AES-GCM output")
     return value
 
 
 class Personal(BaseModel, Generic[T]):
     """A sealed value. `key` names the data key, `<service>/<tenant>`; `sealed`: base64 of nonce and AES-256-GCM output.
 
-    The key's name is the associated data, so that a value cannot be moved under another tenant's key.
+    The key's name is the associated data, so that a value cannot be attributed to another tenant's key.
     Source: NIST SP 800-38D.
     """
 
@@ -51,15 +51,15 @@ class Personal(BaseModel, Generic[T]):
 
 
 def seal(value: str, *, key: bytes, name: str, nonce: bytes) -> Personal[str]:
-    """`value` under the 32-byte data key called `name`; `nonce` is 12 fresh random bytes, made by the edge."""
-    box = AESGCM(key).encrypt(nonce, value.encode(), name.encode())
-    return Personal[str](key=name, sealed=b64encode(nonce + box).decode())
+    """Encrypts `value` with the 32-byte data key `name`; `nonce` is 12 fresh random bytes from the caller."""
+    ciphertext = AESGCM(key).encrypt(nonce, value.encode(), name.encode())
+    return Personal[str](key=name, sealed=b64encode(nonce + ciphertext).decode())
 
 
 def unseal(value: Personal[str], key: bytes) -> str:
-    """The value in clear. Raises UnsealingError when `key` is not the one it was sealed under."""
+    """Decrypts the value. Raises UnsealingError when `key` is not the one that sealed it."""
     raw = b64decode(value.sealed)
     try:
         return AESGCM(key).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], value.key.encode()).decode()
     except InvalidTag as error:
-        raise UnsealingError(f"the key {value.key} does not open this value") from error
+        raise UnsealingError(f"the key {value.key} does not decrypt this value") from error

@@ -1,4 +1,4 @@
-"""Isolation, chosen per layer; pooled, bridge and silo are presets over it."""
+"""Isolation of a tenant per layer, and the presets pooled, bridge and silo."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from paybill_contracts.event import Value
 
 
 class Isolation(StrEnum):
-    """How one layer is shared: with everybody, in part, or not at all."""
+    """Sharing of one layer: with all tenants, in part, or not at all."""
 
     POOL = "pool"
     BRIDGE = "bridge"
@@ -14,7 +14,7 @@ class Isolation(StrEnum):
 
 
 class Preset(StrEnum):
-    """The usual choices."""
+    """Named combinations of isolation levels."""
 
     POOLED = "pooled"
     BRIDGE = "bridge"
@@ -33,7 +33,7 @@ class Placement(Value):
 
 
 def placement_of(preset: Preset) -> Placement:
-    """What a preset means. Identity and secrets are never shared between tenants."""
+    """Returns the isolation levels of a preset. Identity and secrets are never shared between tenants."""
     level = {Preset.POOLED: Isolation.POOL, Preset.BRIDGE: Isolation.BRIDGE, Preset.SILO: Isolation.SILO}[preset]
     compute = Isolation.SILO if preset is Preset.SILO else Isolation.POOL
     return Placement(

@@ -1,4 +1,4 @@
-"""Facts about moves: all who subscribe to one plan version are taken to another."""
+"""Events about plan migrations: all subscriptions of one plan version change to another."""
 
 from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.changes import MigrationId
@@ -7,15 +7,15 @@ from paybill_contracts.values import Count, Key, SubscriptionId, Text
 
 
 class PlanMigrationEvent(Event):
-    """What all facts of a move carry."""
+    """Common fields of a plan migration's events."""
 
     move_id: MigrationId
 
 
 class MoveStarted(PlanMigrationEvent, type="billing.move_started", version=1, aggregate="move", key="move_id"):
-    """Everybody who pins `from_plan` in `from_version` is to pin `to` instead, each by a change of its own.
+    """All subscriptions that pin `from_plan` in `from_version` are to pin `to`, each by its own change.
 
-    at_period_end: each when what it paid for is over, and not now. total: how many they were.
+    at_period_end: each at the end of its paid period instead of now. total: number of these subscriptions.
     """
 
     from_plan: Key
@@ -27,9 +27,9 @@ class MoveStarted(PlanMigrationEvent, type="billing.move_started", version=1, ag
 
 
 class MoveProgressed(PlanMigrationEvent, type="billing.move_progressed", version=1, aggregate="move", key="move_id"):
-    """The subscriptions up to `after`, in the order of their ids, have been asked to change.
+    """Changes were requested for the subscriptions up to `after`, in the order of their ids.
 
-    moved, refused: how many of all changes so far were made, and were not.
+    moved, refused: number of changes so far that were applied, and that were refused.
     """
 
     after: SubscriptionId
@@ -39,19 +39,19 @@ class MoveProgressed(PlanMigrationEvent, type="billing.move_progressed", version
 
 
 class MovePaused(PlanMigrationEvent, type="billing.move_paused", version=1, aggregate="move", key="move_id"):
-    """Nobody more is asked to change until it is resumed; changes that are under way are made."""
+    """No further changes are requested until it is resumed; requested changes continue."""
 
     reason: Text
 
 
 class MoveResumed(PlanMigrationEvent, type="billing.move_resumed", version=1, aggregate="move", key="move_id"):
-    """It goes on behind the last subscription that was asked."""
+    """The migration continues after the last requested change."""
 
 
 class MoveFinished(PlanMigrationEvent, type="billing.move_finished", version=1, aggregate="move", key="move_id"):
-    """Everybody was asked, and every change was made or refused.
+    """All changes were requested, and each was applied or refused.
 
-    left: how many pin the old version still: those that were refused, and who came meanwhile.
+    left: number of subscriptions that still pin the old version: refused changes and new subscriptions.
     """
 
     asked: Count

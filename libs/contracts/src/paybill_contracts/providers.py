@@ -1,4 +1,4 @@
-"""Which billing providers an installation has."""
+"""Event about the billing providers of an installation."""
 
 from paybill_contracts.event import Event
 from paybill_contracts.values import Digest, Key
@@ -7,7 +7,7 @@ from paybill_contracts.values import Digest, Key
 class ProvidersConfigured(
     Event, type="billing.providers_configured", version=1, aggregate="providers", key="providers"
 ):
-    """From now on accounts can be opened at these; `default` is for who does not say where it wants to pay."""
+    """Accounts can be opened at these providers from now on; `default` is used when a request names none."""
 
     providers: Key
     names: tuple[Key, ...]

@@ -1,4 +1,4 @@
-"""Facts of the provisioner: what tenants run on, how it was planned, built, closed, opened and kept."""
+"""Events of the provisioner: environments of tenants, planned, built, closed, opened and retained."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -25,7 +25,7 @@ Property = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*
 
 
 class Resource(Value):
-    """One thing to be built. `needs` are the addresses that must exist before it."""
+    """A resource of an environment. `needs`: addresses of resources that must exist before it."""
 
     address: Address
     kind: Key
@@ -36,21 +36,21 @@ class Resource(Value):
 
 
 class Column(Value):
-    """A column of a table that tenants get. `type` is one of the blueprint's allowed PostgreSQL types."""
+    """A column of a tenant's table. `type` is one of the blueprint's allowed PostgreSQL types."""
 
     name: Key
     type: Key
 
 
 class Table(Value):
-    """A table of the customers' product; every placement gives a tenant its own rows of it."""
+    """A table of the product; in every placement a tenant has its own rows of it."""
 
     name: Key
     columns: tuple[Column, ...]
 
 
 class TierBlueprint(Value):
-    """What a tier's environment is made of, on which placement and cloud."""
+    """Definition of a tier's environment on one placement and cloud."""
 
     tier: Key
     placement: Preset
@@ -59,7 +59,7 @@ class TierBlueprint(Value):
 
 
 class Blueprint(Value):
-    """Versioned data that says which resources a tier and placement need, and in which regions we build."""
+    """Versioned definition of tiers, tables and regions."""
 
     name: Key
     regions: tuple[Key, ...]
@@ -70,7 +70,7 @@ class Blueprint(Value):
 class BlueprintPublished(
     Event, type="provisioner.blueprint_published", version=1, aggregate="blueprint", key="blueprint"
 ):
-    """From now on environments are planned by this. Plans name `content_hash`."""
+    """Environments are planned by this blueprint from now on. Plans name `content_hash`."""
 
     blueprint: Key
     content: Blueprint
@@ -78,7 +78,7 @@ class BlueprintPublished(
 
 
 class EnvironmentFact(Event):
-    """What all facts of an environment carry."""
+    """Common fields of an environment's events."""
 
     tenant_id: TenantId
     environment_id: EnvironmentId
@@ -91,14 +91,14 @@ class EnvironmentRegistered(
     aggregate="environment",
     key="environment_id",
 ):
-    """A tenant will need an environment here; it is built when the tenant is entitled to one."""
+    """A tenant will need an environment in this region; it is built once the tenant is entitled to it."""
 
     slug: Slug
     region: Key
 
 
 class StepAction(StrEnum):
-    """What a plan does to a resource."""
+    """Action of a plan on a resource."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -113,9 +113,9 @@ class Step(Value):
 
 
 class Plan(Value):
-    """The difference between what is wanted and what is there, in an order that respects `needs`.
+    """The difference between desired and existing resources, in an order that respects `needs`.
 
-    `based_on` is the environment's revision that it was computed from.
+    based_on: the environment's revision that it was computed from.
     """
 
     environment_id: EnvironmentId
@@ -137,7 +137,7 @@ class EnvironmentPlanned(
     aggregate="environment",
     key="environment_id",
 ):
-    """This is what will be built. The executor does exactly the plan with `plan_hash`."""
+    """The plan is recorded. The executor applies exactly the plan with `plan_hash`."""
 
     plan: Plan
     plan_hash: Digest
@@ -150,7 +150,7 @@ class ResourceBuilt(
     aggregate="environment",
     key="environment_id",
 ):
-    """One step of the plan is done. `outputs` hold what later steps and readers need, never a secret."""
+    """One step of the plan is done. `outputs`: values for later steps and consumers, never a secret."""
 
     address: Address
     plan_hash: Digest
@@ -164,7 +164,7 @@ class EnvironmentFailed(
     aggregate="environment",
     key="environment_id",
 ):
-    """The plan could not be carried out; what was built stays, and another attempt goes on from there."""
+    """The plan could not be applied; existing resources stay, and a retry continues from them."""
 
     plan_hash: Digest
     address: Address
@@ -172,7 +172,7 @@ class EnvironmentFailed(
 
 
 class Endpoint(Value):
-    """Where a tenant's data is. The password is behind `secret`."""
+    """Connection parameters of a tenant's database. `secret` refers to the password."""
 
     host: Text
     port: Annotated[int, Field(ge=1, le=65_535)]
@@ -189,7 +189,7 @@ class EnvironmentReady(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant's environment stands. `epoch` grows by one with every placement of the tenant."""
+    """The tenant's environment is ready. `epoch` grows by one with every placement of the tenant."""
 
     plan_hash: Digest
     epoch: Count
@@ -197,7 +197,7 @@ class EnvironmentReady(
 
 
 class Access(StrEnum):
-    """Whether the tenant can get in."""
+    """Level of the tenant's access."""
 
     OPEN = "open"
     READ_ONLY = "read_only"
@@ -211,7 +211,7 @@ class AccessChangeStarted(
     aggregate="environment",
     key="environment_id",
 ):
-    """Access is to become `access`."""
+    """The access level is to become `access`."""
 
     access: Access
 
@@ -223,7 +223,7 @@ class AccessOpened(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant can get in again."""
+    """The tenant has access again."""
 
 
 class AccessClosed(
@@ -233,13 +233,13 @@ class AccessClosed(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant is out, or can only read; its data is untouched."""
+    """The tenant has no access, or read access only; its data is unchanged."""
 
     access: Access
 
 
 class Export(Value):
-    """A copy of a tenant's data. `location` is a name inside the provisioner's store, `sha256` that of the file."""
+    """An export of a tenant's data. `location`: name in the provisioner's store; `sha256`: of the file."""
 
     location: Text
     sha256: Digest
@@ -254,7 +254,7 @@ class RetentionStarted(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant leaves: export, then close."""
+    """Offboarding: the data is to be exported and access closed."""
 
 
 class EnvironmentRetained(
@@ -264,7 +264,7 @@ class EnvironmentRetained(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant's data is exported and kept, and nobody can get in."""
+    """The tenant's data is exported and retained, and access is closed."""
 
     export: Export
 
@@ -272,28 +272,28 @@ class EnvironmentRetained(
 class ProvisionerRequestRefused(
     RequestRefused, type="provisioner.request_refused", version=1, aggregate="refusal", key="refusal_id"
 ):
-    """A caller was refused by a rule of this context."""
+    """A domain rule of this context refused a caller."""
 
 
 class ProvisionerMessageDeadLettered(
     MessageDeadLettered, type="provisioner.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """A fact that this context heard waits for an operator."""
+    """An event that this context subscribes to is a dead letter and waits for an operator."""
 
 
 class ProvisionerMessageRedriven(
     MessageRedriven, type="provisioner.message_redriven", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """An operator had a dead letter tried again."""
+    """An operator retried a dead letter."""
 
 
 class ProvisionerMessageSkipped(
     MessageSkipped, type="provisioner.message_skipped", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """An operator gave up a dead letter."""
+    """An operator skipped a dead letter."""
 
 
 class ProvisionerIntakeQuarantined(
     IntakeQuarantined, type="provisioner.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"
 ):
-    """A published message was refused by the owner of its type."""
+    """The owner of a message's type refused it."""

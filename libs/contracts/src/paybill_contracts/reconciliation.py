@@ -1,4 +1,4 @@
-"""Facts about reconciliation: what a provider holds, compared with what we know, and repaired."""
+"""Events about reconciliation: a provider's subscriptions compared with ours, and repaired."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -16,11 +16,11 @@ RunId = Annotated[
 
 
 class DriftKind(StrEnum):
-    """How a provider and we differ.
+    """Kind of a difference between a provider and us.
 
-    UNDELIVERED: a message that never reached us. UNKNOWN_HERE: a subscription of a customer of ours that we have not
-    heard of. UNKNOWN_CUSTOMER: one of a customer that belongs to no tenant here. UNKNOWN_THERE: one that the provider
-    does not have any more. DIFFERENT: both have it, and it is not the same.
+    UNDELIVERED: a webhook that never arrived. UNKNOWN_HERE: an unrecorded subscription of a known customer.
+    UNKNOWN_CUSTOMER: a subscription of a customer that belongs to no tenant. UNKNOWN_THERE: a subscription that the
+    provider does not have any more. DIFFERENT: both have it with different fields.
     """
 
     UNDELIVERED = "undelivered"
@@ -31,7 +31,7 @@ class DriftKind(StrEnum):
 
 
 class Difference(Value):
-    """A field of the subscription, as text: what we hold, and what the provider shows; None for nothing."""
+    """A field of the subscription as text: `here` is ours, `there` the provider's; None for no value."""
 
     field: Key
     here: Text | None
@@ -39,12 +39,11 @@ class Difference(Value):
 
 
 class DriftFound(Event, type="billing.drift_found", version=1, aggregate="drift", key="drift_id"):
-    """A provider and we differ about one of its objects.
+    """An object of a provider differs from our record.
 
-    run_id: the reconciliation that found it, None for the sweep of what was not delivered. repaired: the object is
-    looked at again, and what it is follows as facts of its own; otherwise somebody has to decide. customer: whose it is
-    at the provider; provider_status, plan, version: what it is there, and what its price sells of ours, if anything.
-    These four are told of customers that belong to no tenant here.
+    run_id: the reconciliation that found it, None for the redelivery poll. repaired: the object is synced again, and
+    its state follows in other events; otherwise an operator has to decide. customer, provider_status: at the provider;
+    plan, version: of ours, when its price belongs to one. These four are set for customers that belong to no tenant.
     """
 
     drift_id: Annotated[str, StringConstraints(pattern=r"^dri_[0-9a-f]{32}$"), Field(examples=["dri_" + "0" * 32])]
@@ -63,7 +62,7 @@ class DriftFound(Event, type="billing.drift_found", version=1, aggregate="drift"
 
 
 class ReconciliationFact(Event):
-    """What all facts of a reconciliation carry."""
+    """Common fields of a reconciliation's events."""
 
     run_id: RunId
 
@@ -71,7 +70,7 @@ class ReconciliationFact(Event):
 class ReconciliationStarted(
     ReconciliationFact, type="billing.reconciliation_started", version=1, aggregate="reconciliation", key="run_id"
 ):
-    """All subscriptions of a provider are compared from now on. repair: what differs is looked at again."""
+    """The comparison of all subscriptions of a provider began. repair: differing objects are synced again."""
 
     provider: Key
     repair: bool
@@ -81,9 +80,9 @@ class ReconciliationStarted(
 class ReconciliationProgressed(
     ReconciliationFact, type="billing.reconciliation_progressed", version=1, aggregate="reconciliation", key="run_id"
 ):
-    """A page was compared. after: where the provider's list goes on; None when it is through, and ours follow.
+    """A page was compared. after: cursor in the provider's list; None at its end, when our own list follows.
 
-    mine: our subscriptions up to this id were compared, too. The counts are of the whole run so far.
+    mine: our subscriptions up to this id were compared. The counts cover the whole run so far.
     """
 
     after: ProviderId | None
@@ -96,7 +95,7 @@ class ReconciliationProgressed(
 class ReconciliationFinished(
     ReconciliationFact, type="billing.reconciliation_finished", version=1, aggregate="reconciliation", key="run_id"
 ):
-    """Everything was compared."""
+    """All subscriptions were compared."""
 
     looked: Count
     drifted: Count
@@ -105,4 +104,4 @@ class ReconciliationFinished(
 class ReconciliationStopped(
     ReconciliationFact, type="billing.reconciliation_stopped", version=1, aggregate="reconciliation", key="run_id"
 ):
-    """An operator ended it before it was through."""
+    """An operator stopped the run before its end."""

@@ -1,4 +1,4 @@
-"""What an event is to those who do not read Python: a JSON Schema, and a sample made of its fields' examples."""
+"""JSON Schemas of the events, and samples made of the fields' examples."""
 
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -12,11 +12,11 @@ from paybill_contracts.operations import RequestRefused
 Schema = dict[str, Any]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_SAYS_WHAT_IT_IS = ("type", "enum", "const", "anyOf", "oneOf", "$ref")
+_TYPE_KEYWORDS = ("type", "enum", "const", "anyOf", "oneOf", "$ref")
 
 
 def published_events() -> list[type[Event]]:
-    """Every event of this package, whatever module it is in, by type and version."""
+    """Returns every event of this package, ordered by type and version."""
     for module in iter_modules(paybill_contracts.__path__):
         if not module.name.startswith("_"):
             import_module(f"{paybill_contracts.__name__}.{module.name}")
@@ -24,17 +24,17 @@ def published_events() -> list[type[Event]]:
 
 
 def name_of(event: type[Event]) -> str:
-    """`<type>.v<n>`: what its files are called."""
+    """Returns `<type>.v<n>`, the name of the event's files."""
     return f"{event.TYPE}.v{event.VERSION}"
 
 
 def contexts(events: Sequence[type[Event]]) -> set[str]:
-    """Our services: they decide, so they record refusals. What others own is only offered, through the intake."""
+    """Returns the names of our services: those that record refusals. Other owners only submit through the intake."""
     return {event.OWNER for event in events if issubclass(event, RequestRefused)}
 
 
 def schema_of(event: type[Event]) -> Schema:
-    """The JSON Schema of an event's payload; `x-paybill` says whose it is and what it happened to."""
+    """Returns the JSON Schema of an event's payload; `x-paybill` names its type, owner and aggregate."""
     return {
         "$schema": _DIALECT,
         "$id": f"paybill:{event.TYPE}:v{event.VERSION}",
@@ -51,7 +51,7 @@ def schema_of(event: type[Event]) -> Schema:
 
 
 def untitled(node: Schema) -> Schema:
-    """The schema without the titles that pydantic makes of field names: they say nothing new."""
+    """Returns the schema without the titles that pydantic derives from field names."""
     return cast("Schema", _untitled(node))
 
 
@@ -64,29 +64,29 @@ def _untitled(node: Any) -> Any:
     return {key: _untitled(value) for key, value in kept.items()}
 
 
-def faults_of(schema: Schema) -> Iterator[str]:
-    """What no schema of ours may hold: floats, and values of which nothing is said."""
+def schema_problems(schema: Schema) -> Iterator[str]:
+    """Returns the forbidden parts of a schema: floats, and values without a type."""
     for path, node in _nodes("", schema, schema):
         if "number" in _types(node):
             yield f"{path}: floats are not exact; use a whole number with its unit in the name"
-        if not any(keyword in node for keyword in _SAYS_WHAT_IT_IS):
-            yield f"{path}: anything could be here; give the field a type"
+        if not any(keyword in node for keyword in _TYPE_KEYWORDS):
+            yield f"{path}: it has no type; give the field one"
 
 
-def _nodes(path: str, node: Schema, root: Schema, seen: tuple[str, ...] = ()) -> Iterator[tuple[str, Schema]]:
-    """Every schema inside a schema, with where it is; references are followed once on each way."""
+def _nodes(path: str, node: Schema, root: Schema, visited: tuple[str, ...] = ()) -> Iterator[tuple[str, Schema]]:
+    """Yields every subschema with its path; on each path a reference is resolved once."""
     reference = node.get("$ref")
-    if reference in seen:
+    if reference in visited:
         return
-    here = resolve(node, root)
-    yield path or "payload", here
-    behind = (*seen, reference) if isinstance(reference, str) else seen
-    for step, child in children(here):
-        yield from _nodes(f"{path}{step}", child, root, behind)
+    resolved = resolve(node, root)
+    yield path or "payload", resolved
+    visited = (*visited, reference) if isinstance(reference, str) else visited
+    for step, child in children(resolved):
+        yield from _nodes(f"{path}{step}", child, root, visited)
 
 
 def children(node: Schema) -> Iterator[tuple[str, Schema]]:
-    """The schemas directly below one, with the step that leads there."""
+    """Yields the direct subschemas, each with its path step."""
     for name, child in node.get("properties", {}).items():
         yield f".{name}", child
     for child in node.get("patternProperties", {}).values():
@@ -101,25 +101,25 @@ def children(node: Schema) -> Iterator[tuple[str, Schema]]:
 
 
 def resolve(node: Schema, root: Schema) -> Schema:
-    """The schema that a reference stands for; keywords beside the reference are added to it."""
+    """Returns the schema that a reference names, with the keywords that stand next to the reference."""
     reference = node.get("$ref")
     if not isinstance(reference, str):
         return node
-    beside = {key: value for key, value in node.items() if key != "$ref"}
-    return {**root["$defs"][reference.removeprefix("#/$defs/")], **beside}
+    siblings = {key: value for key, value in node.items() if key != "$ref"}
+    return {**root["$defs"][reference.removeprefix("#/$defs/")], **siblings}
 
 
 def _types(node: Schema) -> Sequence[str]:
-    said = node.get("type", [])
-    return [said] if isinstance(said, str) else said
+    types = node.get("type", [])
+    return [types] if isinstance(types, str) else types
 
 
 class NoSampleError(Exception):
-    """A field has no example, and none can be made of its type alone."""
+    """A field has no example, and its type alone does not give one."""
 
 
 def sample_of(event: type[Event]) -> Any:
-    """A payload made of the fields' examples: every optional part is there, every kind of a union once."""
+    """Returns a payload made of the fields' examples, with every optional part, and every kind of a union once."""
     schema = event.model_json_schema()
     return _sample(name_of(event), schema, schema)
 
@@ -150,9 +150,9 @@ def _sample(path: str, node: Schema, root: Schema) -> Any:
 
 
 def _object(path: str, node: Schema, root: Schema) -> Schema:
-    made = {name: _sample(f"{path}.{name}", child, root) for name, child in node.get("properties", {}).items()}
+    sample = {name: _sample(f"{path}.{name}", child, root) for name, child in node.get("properties", {}).items()}
     for child in (*node.get("patternProperties", {}).values(), node.get("additionalProperties")):
         if isinstance(child, dict):
             name = node.get("propertyNames", {}).get("examples", ["key"])[0]
-            made[name] = _sample(f"{path}.*", child, root)
-    return made
+            sample[name] = _sample(f"{path}.*", child, root)
+    return sample

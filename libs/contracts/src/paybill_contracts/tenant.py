@@ -1,4 +1,4 @@
-"""Facts of the tenant service: who our customers are, and where each stands in its lifecycle."""
+"""Events of the tenant service: the tenants and their lifecycle."""
 
 from enum import StrEnum
 
@@ -16,21 +16,21 @@ from paybill_contracts.values import Count, Digest, EnvironmentId, Key, Provider
 
 
 class SuspensionMode(StrEnum):
-    """What a suspended tenant may still do. Neither deletes anything."""
+    """Remaining access of a suspended tenant. No mode deletes data."""
 
     READ_ONLY = "read_only"
     BLOCKED = "blocked"
 
 
 class HoldOrigin(StrEnum):
-    """Who put a hold on a tenant. Each lifts only its own."""
+    """Origin of a hold. Each origin lifts only its own hold."""
 
     BILLING = "billing"
     OPERATOR = "operator"
 
 
 class Hold(Value):
-    """One reason why a tenant is shut out."""
+    """A reason for the suspension of a tenant."""
 
     origin: HoldOrigin
     mode: SuspensionMode
@@ -38,16 +38,16 @@ class Hold(Value):
 
 
 class Source(StrEnum):
-    """How onboarding began: at our API, or at the provider's checkout."""
+    """Origin of the onboarding: our API, or the provider's checkout."""
 
     API = "api"
     CHECKOUT = "checkout"
 
 
 class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregate="tenant", key="tenant_id"):
-    """Somebody wants to become a customer. payment: the billing provider that it wants to pay through, None for any.
+    """A new tenant is requested. payment: the billing provider for its payments, None for the default.
 
-    customer: the customer that it is there already, with what it subscribed to; None for a new one.
+    customer: an existing customer of that provider with its subscriptions; None for a new one.
     """
 
     tenant_id: TenantId
@@ -62,7 +62,7 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
 
 
 class ProvisioningStarted(Event, type="tenant.provisioning_started", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant's environment is being built, by the plan with this hash."""
+    """The tenant's environment is being built by the plan with this hash."""
 
     tenant_id: TenantId
     environment_id: EnvironmentId
@@ -70,7 +70,7 @@ class ProvisioningStarted(Event, type="tenant.provisioning_started", version=1, 
 
 
 class ProvisioningFailed(Event, type="tenant.provisioning_failed", version=1, aggregate="tenant", key="tenant_id"):
-    """The environment could not be built; it can be tried again."""
+    """The environment could not be built; it can be retried."""
 
     tenant_id: TenantId
     environment_id: EnvironmentId
@@ -78,7 +78,7 @@ class ProvisioningFailed(Event, type="tenant.provisioning_failed", version=1, ag
 
 
 class TenantActivated(Event, type="tenant.tenant_activated", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant can work: its environment of this epoch is ready."""
+    """The tenant is active: its environment of this epoch is ready."""
 
     tenant_id: TenantId
     slug: Slug
@@ -87,7 +87,7 @@ class TenantActivated(Event, type="tenant.tenant_activated", version=1, aggregat
 
 
 class TenantSuspended(Event, type="tenant.tenant_suspended", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant is shut out, all it owns is kept. `holds` are all that are in force; `mode` is the strictest."""
+    """The tenant is suspended, and its data is kept. `holds`: all that are in force; `mode`: the strictest."""
 
     tenant_id: TenantId
     mode: SuspensionMode
@@ -95,28 +95,28 @@ class TenantSuspended(Event, type="tenant.tenant_suspended", version=1, aggregat
 
 
 class TenantReactivated(Event, type="tenant.tenant_reactivated", version=1, aggregate="tenant", key="tenant_id"):
-    """The last hold is gone. `lifted` says whose it was."""
+    """The last hold was lifted. `lifted`: its origin."""
 
     tenant_id: TenantId
     lifted: HoldOrigin
 
 
 class HoldsChanged(Event, type="tenant.holds_changed", version=1, aggregate="tenant", key="tenant_id"):
-    """`holds` are in force from now on; they take effect once the environment is ready: nobody is shut out before."""
+    """`holds` are in force from now on, and take effect once the environment is ready."""
 
     tenant_id: TenantId
     holds: tuple[Hold, ...]
 
 
 class RetentionNoted(Event, type="tenant.retention_noted", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant's plan promises to keep its data for `retention_s` seconds after it left."""
+    """The tenant's plan has a retention period of `retention_s` seconds after offboarding."""
 
     tenant_id: TenantId
     retention_s: Count
 
 
 class OffboardingStarted(Event, type="tenant.offboarding_started", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant leaves: its data is exported, its access ends, and its data stays until `retain_until` at least."""
+    """Offboarding began: data is exported, access ends, and data is kept at least until `retain_until`."""
 
     tenant_id: TenantId
     origin: HoldOrigin
@@ -125,7 +125,7 @@ class OffboardingStarted(Event, type="tenant.offboarding_started", version=1, ag
 
 
 class TenantRetained(Event, type="tenant.tenant_retained", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant is gone and its data is kept. Nothing is purged before `retain_until`."""
+    """The tenant is offboarded and its data is kept. Nothing is purged before `retain_until`."""
 
     tenant_id: TenantId
     retain_until: Timestamp
@@ -133,7 +133,7 @@ class TenantRetained(Event, type="tenant.tenant_retained", version=1, aggregate=
 
 
 class TenantCancelled(Event, type="tenant.tenant_cancelled", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant left before its environment was ready: nothing to export, nothing to keep."""
+    """The tenant left before it had an environment: there is no data to export or keep."""
 
     tenant_id: TenantId
     origin: HoldOrigin
@@ -141,9 +141,9 @@ class TenantCancelled(Event, type="tenant.tenant_cancelled", version=1, aggregat
 
 
 class OfferingNoted(Event, type="tenant.offering_noted", version=1, aggregate="offering", key="offering"):
-    """What may be asked for when signing up, as the owners published it: `plans` or `regions`.
+    """Options of a sign-up, as their owners published them: `plans`, `regions` or `payments`.
 
-    `source_hash` is the hash of the published catalogue or blueprint that it was read from.
+    `source_hash` is the hash of the catalogue, blueprint or provider list that they come from.
     """
 
     offering: Key
@@ -154,28 +154,28 @@ class OfferingNoted(Event, type="tenant.offering_noted", version=1, aggregate="o
 class TenantRequestRefused(
     RequestRefused, type="tenant.request_refused", version=1, aggregate="refusal", key="refusal_id"
 ):
-    """A caller was refused by a rule of this context."""
+    """A domain rule of this context refused a caller."""
 
 
 class TenantMessageDeadLettered(
     MessageDeadLettered, type="tenant.message_dead_lettered", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """A fact that this context heard waits for an operator."""
+    """An event that this context subscribes to is a dead letter and waits for an operator."""
 
 
 class TenantMessageRedriven(
     MessageRedriven, type="tenant.message_redriven", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """An operator had a dead letter tried again."""
+    """An operator retried a dead letter."""
 
 
 class TenantMessageSkipped(
     MessageSkipped, type="tenant.message_skipped", version=1, aggregate="dead-letter", key="message_key"
 ):
-    """An operator gave up a dead letter."""
+    """An operator skipped a dead letter."""
 
 
 class TenantIntakeQuarantined(
     IntakeQuarantined, type="tenant.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"
 ):
-    """A published message was refused by the owner of its type."""
+    """The owner of a message's type refused it."""

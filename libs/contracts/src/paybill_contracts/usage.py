@@ -1,4 +1,4 @@
-"""What internal services offer through INTAKE; billing owns the type and decides whether it becomes a fact."""
+"""Events that internal services submit through INTAKE; billing owns the type and accepts or refuses them."""
 
 from typing import Annotated
 
@@ -12,13 +12,13 @@ ItemName = Annotated[
     StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
     Field(examples=["user-4711"]),
 ]
-"""An opaque name of what was used. Only its digest is kept, but a digest of a guessable name can be guessed."""
+"""Opaque name of a used item. Only its digest is stored, but the digest of a guessable name can be guessed."""
 
 
 class Usage(Event, type="usage.recorded", version=1, aggregate="usage", key="tenant_id"):
     """A tenant used `quantity` units of `meter` at `occurred_at`.
 
-    of: which of the things that the meter tells apart, where it counts different ones.
+    of: name of the item, for a meter that counts distinct items.
     """
 
     tenant_id: TenantId

@@ -1,4 +1,4 @@
-"""Money, approvals, partitions and the bounds of plain values."""
+"""Money, approvals, partitions, upcasters and the bounds of constrained values."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -39,7 +39,7 @@ def test_money_adds_exactly_in_any_order(first: int, second: int, third: int) ->
     assert (a + b + c).minor == first + second + third
 
 
-def test_money_of_two_currencies_is_not_added() -> None:
+def test_money_of_different_currencies_is_not_added() -> None:
     with pytest.raises(CurrencyMismatchError, match="USD to EUR"):
         Money(minor=1, currency="EUR") + Money(minor=1, currency="USD")
 
@@ -56,39 +56,39 @@ def test_money_of_two_currencies_is_not_added() -> None:
         {"minor": 1},
     ],
 )
-def test_money_is_whole_bounded_and_of_a_currency(payload: dict[str, object]) -> None:
+def test_money_has_a_bounded_whole_amount_and_a_currency(payload: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Money.model_validate(payload)
 
 
 def approval(**edits: Any) -> Approval:
-    said = {
+    fields = {
         "subject_hash": HASH,
         "requester": "operator:ada",
         "approver": "operator:bo",
         "approved_at": NOON,
         "expires_at": NOON + timedelta(hours=1),
     }
-    return Approval(**{**said, **edits})
+    return Approval(**{**fields, **edits})
 
 
-def test_an_approval_allows_what_it_names_in_its_time() -> None:
+def test_an_approval_is_valid_for_its_subject_until_it_expires() -> None:
     approval().check(HASH, NOON)
     approval().check(HASH, NOON + timedelta(minutes=59))
 
 
 @pytest.mark.parametrize(
-    ("given_", "subject_hash", "now", "why"),
+    ("candidate", "subject_hash", "now", "message"),
     [
-        (approval(), OTHER_HASH, NOON, "look at the new plan"),
-        (approval(), HASH, NOON + timedelta(hours=1), "the approval ended"),
-        (approval(approver="operator:ada"), HASH, NOON, "nobody approves their own"),
+        (approval(), OTHER_HASH, NOON, "review the new plan"),
+        (approval(), HASH, NOON + timedelta(hours=1), "the approval expired"),
+        (approval(approver="operator:ada"), HASH, NOON, "requester and approver are the same"),
     ],
     ids=["another hash", "too late", "own request"],
 )
-def test_an_approval_allows_nothing_else(given_: Approval, subject_hash: str, now: datetime, why: str) -> None:
-    with pytest.raises(ApprovalMismatchError, match=why):
-        given_.check(subject_hash, now)
+def test_an_approval_is_refused_otherwise(candidate: Approval, subject_hash: str, now: datetime, message: str) -> None:
+    with pytest.raises(ApprovalMismatchError, match=message):
+        candidate.check(subject_hash, now)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_partition_is_one_of_sixteen(tenant: str) -> None:
     assert 0 <= partition_of(f"ten_{tenant}") < 16
 
 
-def test_tenants_spread_over_all_partitions() -> None:
+def test_tenants_are_distributed_evenly_over_the_partitions() -> None:
     counts = [0] * PARTITIONS
     for number in range(16_000):
         counts[partition_of(f"ten_{number:032x}")] += 1
@@ -121,7 +121,7 @@ def test_tenants_spread_over_all_partitions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "good", "bad"),
+    ("kind", "valid", "invalid"),
     [
         (Text, ["a", "é ü", "x" * 500], ["", "x" * 501, "a\nb", "a\x00", "\x7f"]),
         (Key, ["a", "pro-2_b"], ["", "2a", "A", "a" * 64, "a.b", "a\n"]),
@@ -131,17 +131,17 @@ def test_tenants_spread_over_all_partitions() -> None:
         (Url, ["https://pay.example/c/1"], ["javascript:alert(1)", "https://a b", "ftp://a", "https://" + "a" * 2001]),
     ],
 )
-def test_plain_values_are_bounded(kind: Any, good: list[str], bad: list[str]) -> None:
+def test_constrained_values_are_bounded(kind: Any, valid: list[str], invalid: list[str]) -> None:
     adapter = TypeAdapter(kind)
 
-    assert [adapter.validate_python(value) for value in good] == good
-    for value in bad:
+    assert [adapter.validate_python(value) for value in valid] == valid
+    for value in invalid:
         with pytest.raises(ValidationError):
             adapter.validate_python(value)
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
-def test_a_time_that_utc_does_not_have_is_refused(text) -> None:
+def test_a_time_outside_the_range_of_utc_is_refused(text) -> None:
     with pytest.raises(ValidationError, match="no such time"):
         TypeAdapter(Timestamp).validate_json(f'"{text}"')
 
@@ -164,13 +164,13 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.text(), json_values))
 def test_canonical_json_does_not_depend_on_the_order_of_keys(value: dict[str, object]) -> None:
-    backwards = dict(reversed(value.items()))
+    reordered = dict(reversed(value.items()))
 
-    assert canonical(value) == canonical(backwards)
-    assert digest(value) == digest(backwards)
+    assert canonical(value) == canonical(reordered)
+    assert digest(value) == digest(reordered)
 
 
-def test_canonical_json_is_this_text() -> None:
+def test_canonical_json_is_stable() -> None:
     assert canonical({"b": [1, None, True], "a": "é"}) == '{"a":"é","b":[1,null,true]}'.encode()
     assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
@@ -183,7 +183,7 @@ def test_identity_and_secrets_are_never_shared(preset: Preset) -> None:
     assert placement.secrets is Isolation.SILO
 
 
-def test_an_event_is_declared_once_with_a_field_that_holds_its_id() -> None:
+def test_an_event_is_declared_once_with_a_field_for_its_id() -> None:
     with pytest.raises(TypeError, match="declared twice"):
 
         class Again(Event, type="usage.recorded", version=1, aggregate="usage", key="tenant_id"):
@@ -215,21 +215,21 @@ class Gapped(Event, type="test.gapped", version=3, aggregate="thing", key="thing
     thing: str
 
 
-def test_an_old_version_is_read_as_the_latest() -> None:
+def test_an_old_version_is_upcast_to_the_latest() -> None:
     old = FirstRenamed(thing="t1", title="two words")
 
     assert decode("test.renamed", 1, encode(old)) == Renamed(thing="t1", name="two words", words=2)
     assert latest_event("test.renamed") is Renamed
 
 
-def test_the_latest_version_is_read_as_it_is() -> None:
+def test_the_latest_version_is_decoded_unchanged() -> None:
     new = Renamed(thing="t1", name="n", words=1)
 
     assert decode("test.renamed", 2, encode(new)) == new
 
 
 @pytest.mark.parametrize("version", [-1, 0, 3])
-def test_a_version_from_the_future_or_from_nowhere_is_unknown(version: int) -> None:
+def test_a_version_out_of_range_is_unknown(version: int) -> None:
     with pytest.raises(UnknownEventError):
         decode("test.renamed", version, b"{}")
 
@@ -242,11 +242,11 @@ def test_a_version_without_an_upcaster_is_unknown() -> None:
 @pytest.mark.parametrize(
     "payload", [b"", b"{", b"[]", b"null", b"{}", b'{"thing":"t","title":5}', b'{"thing":5,"title":"a"}']
 )
-def test_an_old_payload_of_another_shape_is_refused(payload: bytes) -> None:
+def test_an_invalid_old_payload_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidEventError):
         decode("test.renamed", 1, payload)
 
 
 def test_an_unknown_type_has_no_latest_class() -> None:
     with pytest.raises(UnknownEventError, match="not a registered event type"):
-        latest_event("test.unheard")
+        latest_event("test.missing")
