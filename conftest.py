@@ -1,3 +1,31 @@
-"""What every test of the workspace can use: real servers, fresh databases, whole services."""
+"""Fixtures for tests of every package: real servers, fresh databases, whole services, and something to sell."""
+
+import pytest
+from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
+from paybill_contracts.placement import Preset
+from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 
 pytest_plugins = ["paybill_runtime.testing"]
+
+
+@pytest.fixture
+def offerings() -> tuple[CataloguePublished, BlueprintPublished]:
+    """Catalogue with the plan `pro` and blueprint with the region `eu-1`: without them no request is granted."""
+    plan = PlanVersion(
+        plan="pro",
+        version=1,
+        name="Pro",
+        tier="standard",
+        placement=Preset.POOLED,
+        trial_days=0,
+        grace_s=60,
+        retention_s=86_400,
+        features=(),
+        prices=(),
+    )
+    content = Catalogue(product="app", plans=(plan,))
+    regions = Blueprint(name="main", regions=("eu-1",), tiers=(), tables=())
+    return (
+        CataloguePublished(catalogue="main", content=content, content_hash="c" * 64),
+        BlueprintPublished(blueprint="main", content=regions, content_hash="c" * 64),
+    )

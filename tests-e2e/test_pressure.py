@@ -105,7 +105,7 @@ def _post(path: str, header: str, body: dict | bytes) -> bytes:
 
 
 @pytest.fixture
-async def sign_ups(run, databases, say, log, offerings):
+async def sign_ups(run, databases, publish, log, offerings):
     """Tenants that sign up, and how often each is in the log."""
 
     def ask(api_key: str) -> Callable[[int], tuple[bytes, str]]:
@@ -117,7 +117,7 @@ async def sign_ups(run, databases, say, log, offerings):
         return sign_up
 
     door = await run("tenant", await databases.fresh("tenant"), ask)
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts(OfferingNoted.TYPE, at_least=2, timeout_s=30)
 
     async def stored() -> Counter[str]:

@@ -95,10 +95,10 @@ async def stop(served) -> None:
 
 
 @pytest.fixture
-async def first(start, say, log, offerings):
+async def first(start, publish, log, offerings):
     """The service as it ran before: it knows what may be asked for, and one customer."""
     served = await start(service(), lease_s=1)
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     await sign_up(served, "kept")
     await at_rest(served)
@@ -131,14 +131,14 @@ async def test_a_database_older_than_its_published_facts_stops_the_service(first
 
 
 async def test_a_database_older_than_what_it_heard_reads_again_and_says_each_fact_once(
-    first, start, postgres, say, log, registered
+    first, start, postgres, publish, log, registered
 ) -> None:
     """The decisions that are gone had not been published, so nobody knows of them; they are made again."""
     id_ = await kept(log)
     await stop(first)
     async with set_back(postgres, "postgres"):
         held_up = await start(service(), url_of(first), lease_s=300)
-        await decided_but_not_published(held_up, say, registered(id_))
+        await decided_but_not_published(held_up, publish, registered(id_))
         await stop(held_up)
 
     again = await start(service(), url_of(first), lease_s=1)
@@ -150,16 +150,16 @@ async def test_a_database_older_than_what_it_heard_reads_again_and_says_each_fac
 
 
 async def test_a_database_set_back_under_a_running_service_is_told_again_what_it_forgot(
-    first, start, postgres, say, log, registered
+    first, start, postgres, publish, log, registered
 ) -> None:
     """Nothing was heard between the restore and the next fact: the reader must not go on from what it remembers."""
     id_ = await kept(log)
     await stop(first)
     running = await start(service(), url_of(first), lease_s=300)
     async with set_back(postgres, "postgres"):
-        await decided_but_not_published(running, say, registered(id_))
+        await decided_but_not_published(running, publish, registered(id_))
 
-    await say(registered(f"ten_{'0' * 32}"))
+    await publish(registered(f"ten_{'0' * 32}"))
     await until(lambda: heard_about_nobody(running))
     running.running.leases.held = {}
     await running.running.leases.tick()
@@ -167,12 +167,12 @@ async def test_a_database_set_back_under_a_running_service_is_told_again_what_it
     assert [fact.revision for fact in await log.facts("tenant.retention_noted")] == [2]
 
 
-async def decided_but_not_published(served, say, fact) -> None:
+async def decided_but_not_published(served, publish, fact) -> None:
     """A fact about the tenant is heard, and the answer waits: the relay's lease is not looked at again for a minute."""
     await at_rest(served)
     served.running.leases.held.pop(relay.RELAY)
     await asyncio.sleep(0.5)  # a round of the relay that is under way ends
-    await say(fact)
+    await publish(fact)
 
     async def waiting() -> bool:
         return (await overview(served))["outbox_waiting"] == 1
@@ -198,14 +198,14 @@ async def test_a_stream_older_than_its_own_facts_stops_the_service(first, start,
 
 
 async def test_a_stream_older_than_its_own_facts_that_has_grown_since_stops_the_service(
-    first, start, nats, say, log, offerings
+    first, start, nats, publish, log, offerings
 ) -> None:
     """Others have filled the places of the facts that are gone, so its end says nothing."""
     async with set_back(nats, "nats"):
         await sign_up(first, "gone")
         await at_rest(first)
         await stop(first)
-    await say(*offerings, copies=5)
+    await publish(*offerings, copies=5)
 
     again = await start(service(), url_of(first), lease_s=1)
 
@@ -213,11 +213,11 @@ async def test_a_stream_older_than_its_own_facts_that_has_grown_since_stops_the_
 
 
 async def test_a_stream_that_ends_before_what_was_heard_stops_the_service(
-    first, start, nats, say, log, offerings, caplog
+    first, start, nats, publish, log, offerings, caplog
 ) -> None:
     """It has said nothing that is gone; but the next facts would get places that it has read already."""
     async with set_back(nats, "nats"):
-        await say(*offerings, copies=5)  # no news, so nothing is said about them
+        await publish(*offerings, copies=5)  # no news, so nothing is said about them
         await at_rest(first)
         await stop(first)
 
@@ -228,13 +228,13 @@ async def test_a_stream_that_ends_before_what_was_heard_stops_the_service(
 
 
 async def test_a_stream_with_other_facts_where_it_was_heard_stops_the_service(
-    first, start, nats, say, log, offerings, registered
+    first, start, nats, publish, log, offerings, registered
 ) -> None:
     async with set_back(nats, "nats"):
-        await say(*offerings, copies=5)
+        await publish(*offerings, copies=5)
         await at_rest(first)
         await stop(first)
-    await say(registered(await kept(log)), copies=12)
+    await publish(registered(await kept(log)), copies=12)
 
     again = await start(service(), url_of(first), lease_s=1)
 
@@ -242,10 +242,10 @@ async def test_a_stream_with_other_facts_where_it_was_heard_stops_the_service(
 
 
 async def test_a_stream_set_back_under_a_running_service_stops_it_until_the_right_one_is_back(
-    first, nats, say, log, offerings, tmp_path
+    first, nats, publish, log, offerings, tmp_path
 ) -> None:
     async with set_back(nats, "nats"):
-        await say(*offerings, copies=5)
+        await publish(*offerings, copies=5)
         await at_rest(first)
         await asyncio.to_thread(copy_of, nats, "nats", tmp_path / "newer")
     await stopped(first, log, OLDER_STREAM)

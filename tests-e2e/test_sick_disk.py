@@ -29,9 +29,9 @@ def databases(postgres):
 
 
 @pytest.fixture
-async def served(start, say, log, offerings):
+async def served(start, publish, log, offerings):
     running = await start(service(), lease_s=1)
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
 
@@ -91,12 +91,12 @@ async def ready(served) -> bool:
 
 
 async def test_a_bus_whose_disk_fails_confirms_nothing_more_and_is_said(
-    served, nats, databases, say, log, registered, caplog
+    served, nats, databases, publish, log, registered, caplog
 ) -> None:
     ids = [await sign_up(served, 0)]
     await log.facts("tenant.tenant_requested")
     with one_failed_sync(nats.pid) as failed, pytest.raises(TimeoutError):
-        await say(registered(ids[0]))
+        await publish(registered(ids[0]))
     assert failed.is_set()
 
     ids += await asyncio.gather(*(sign_up(served, number) for number in range(1, CUSTOMERS)))

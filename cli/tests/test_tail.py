@@ -64,6 +64,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], s
     return [json.loads(line)["data"] for line in captured.out.splitlines()], captured.err
 
 
+@pytest.mark.own_nats
 async def test_over_many_disconnects_every_fact_is_shown_once_and_in_order(
     nats: NatsServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +123,7 @@ async def test_only_what_is_wanted_is_shown(nats: NatsServer, capsys: pytest.Cap
     assert "gap: " not in talk
 
 
+@pytest.mark.own_nats
 async def test_a_log_that_lost_its_end_is_not_read_on_in_silence(
     nats: NatsServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,10 +9,10 @@ from paybill_tenant.app import service
 
 
 @pytest.fixture
-async def served(start, say, log, offerings) -> Served:
+async def served(start, publish, log, offerings) -> Served:
     """The specimen, running, with what may be asked for."""
     running = await start(service())
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
 

@@ -72,6 +72,7 @@ def test_what_is_heard_is_documented_as_asyncapi() -> None:
     assert {"TenantRequested", "TenantActivated"} <= document["components"]["schemas"].keys()
 
 
+@pytest.mark.own_nats
 async def test_who_is_told_to_leave_while_nats_is_away_leaves_in_good_order(bus, nats) -> None:
     """As at SIGTERM: who leaves was cancelled before, and that is not news."""
     left = []
@@ -94,6 +95,7 @@ async def test_who_is_told_to_leave_while_nats_is_away_leaves_in_good_order(bus,
     assert left
 
 
+@pytest.mark.own_nats
 async def test_leaving_while_nats_is_away_is_no_error(bus, nats) -> None:
     await bus.run()
     nats.kill()

@@ -85,6 +85,7 @@ async def test_a_message_that_comes_while_nothing_is_there_arrives_within_moment
         assert [stream_sequence(message) for message in await waiting] == [1]
 
 
+@pytest.mark.own_nats
 async def test_a_server_that_was_killed_and_came_back_is_read_on(reader, put, nats) -> None:
     await put(3)
     feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1)

@@ -49,13 +49,13 @@ def brittle() -> _Brittle:
 
 
 @pytest.fixture
-async def specimen(start, say, log, offerings, brittle, monkeypatch):
+async def specimen(start, publish, log, offerings, brittle, monkeypatch):
     monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
     monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 3)
     brittle.broken_for = "bad"
     running = await start(replace(service(), subscriptions=brittle.hearing()))
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
 
@@ -112,12 +112,12 @@ async def test_an_unknown_dead_letter_is_a_404(specimen) -> None:
 
 
 async def test_what_waits_behind_a_failure_is_not_tried_and_then_handled_in_order(
-    specimen, brittle, sign_up, say, databases
+    specimen, brittle, sign_up, publish, databases
 ) -> None:
     brittle.broken_for = "bad"
     tenant = (await sign_up(specimen, "bad-one")).json()["id"]
     await until(lambda: _dead(specimen))
-    await say(_requested(tenant, "bad-two"), _requested(tenant, "good-three"))
+    await publish(_requested(tenant, "bad-two"), _requested(tenant, "good-three"))
     rows = await until(lambda: _parked(specimen, 3))
     await asyncio.sleep(0.2)
 
@@ -222,22 +222,22 @@ async def test_an_operator_who_skips_a_fact_while_it_is_tried_again_has_skipped_
     assert [row["subject"].split(".")[4] for row in rows] == ["message_dead_lettered", "message_skipped"]
 
 
-async def test_a_fact_that_is_stored_three_times_is_heard_once(served, say, log, offerings) -> None:
+async def test_a_fact_that_is_stored_three_times_is_heard_once(served, publish, log, offerings) -> None:
     newer = offerings[0].model_copy(update={"content_hash": "d" * 64})
 
-    await say(newer, copies=3)
+    await publish(newer, copies=3)
 
     facts = await log.facts("tenant.offering_noted", at_least=3)
     assert [fact.event.source_hash[0] for fact in facts if fact.event.offering == "plans"] == ["c", "d"]
 
 
-async def test_a_second_replica_takes_over_where_the_first_one_ended(start, served, say, log, offerings) -> None:
+async def test_a_second_replica_takes_over_where_the_first_one_ended(start, served, publish, log, offerings) -> None:
     second = await start(service(), url=served.running.settings.database_url)
     await until(lambda: _shares(served, second))
     await served.running.__aexit__(None, None, None)
     await second.running.leases.tick()
 
-    await say(offerings[0].model_copy(update={"content_hash": "e" * 64}))
+    await publish(offerings[0].model_copy(update={"content_hash": "e" * 64}))
 
     facts = await log.facts("tenant.offering_noted", at_least=3)
     assert facts[-1].event.source_hash == "e" * 64
@@ -250,13 +250,13 @@ async def _shares(first, second) -> bool:
     return len(first.running.leases.partitions()) == len(second.running.leases.partitions()) == 8
 
 
-async def test_an_owner_that_lost_its_lease_cannot_commit(served, say, databases, offerings) -> None:
+async def test_an_owner_that_lost_its_lease_cannot_commit(served, publish, databases, offerings) -> None:
     url = str(served.running.settings.database_url)
     before = await databases.execute(url, "tenant", "SELECT max(sequence) AS s FROM chassis.position")
     served.running._tasks["leases"].cancel()
     await databases.execute(url, "tenant", "UPDATE chassis.lease SET owner = 'another', epoch = epoch + 1")
 
-    await say(offerings[0].model_copy(update={"content_hash": "f" * 64}))
+    await publish(offerings[0].model_copy(update={"content_hash": "f" * 64}))
     await until(lambda: _paused(served))
 
     after = await databases.execute(url, "tenant", "SELECT max(sequence) AS s FROM chassis.position")
@@ -267,15 +267,16 @@ async def _paused(served) -> bool:
     return served.running.consumers["reader"]._changed or served.running.consumers["reader"]._ordered_consumer is None
 
 
+@pytest.mark.own_nats
 async def test_a_service_that_is_there_before_the_bus_hears_and_speaks_as_soon_as_it_comes(
-    start, nats, say, log, offerings
+    start, nats, publish, log, offerings
 ) -> None:
     await asyncio.to_thread(nats.stop)
     early = await start(service())
     await asyncio.to_thread(nats.start)
 
     await until(lambda: _connected(early))
-    await say(*offerings)
+    await publish(*offerings)
 
     assert len(await log.facts("tenant.offering_noted", at_least=2)) == 2
 

@@ -36,6 +36,7 @@ async def test_refusals_of_one_caller_become_facts_only_up_to_a_limit(served, lo
     assert len(await log.facts("tenant.request_refused", at_least=60)) == 60
 
 
+@pytest.mark.own_nats
 async def test_http_accepts_while_nats_is_away_and_the_outbox_drains_afterwards(served, nats, log, sign_up) -> None:
     nats.kill()
 
@@ -74,6 +75,7 @@ async def test_what_was_published_but_not_marked_is_found_in_the_stream_and_not_
     ]
 
 
+@pytest.mark.own_nats
 async def test_many_facts_at_once_go_out_whole_and_in_order(served, nats, log, sign_up) -> None:
     nats.kill()
     answers = await asyncio.gather(*(sign_up(served, f"tenant-{n}") for n in range(60)))

@@ -20,6 +20,7 @@ EMAIL = "un.likely@acme.example"
 TENANT = "ten_" + "0" * 32
 
 
+@pytest.mark.own_nats
 async def test_an_address_is_nowhere_in_clear(
     served, sign_up, log, databases, nats, postgres, tmp_path, caplog
 ) -> None:

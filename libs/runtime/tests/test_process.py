@@ -280,12 +280,12 @@ def collector():
 
 
 async def test_log_lines_and_spans_of_a_request_share_its_trace_down_to_what_heard_it(
-    home, collector, say, offerings, log
+    home, collector, publish, offerings, log
 ) -> None:
     trace = "5a" * 16
     async with home.serving(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as process:
         port = _port(await process.said("listens on"))
-        await say(*offerings)
+        await publish(*offerings)
         await log.facts("tenant.offering_noted", at_least=2)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             answer = await client.post(

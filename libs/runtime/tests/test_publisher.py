@@ -140,6 +140,7 @@ async def test_a_bus_that_is_not_there_is_said_to_be_unreachable() -> None:
                 pass
 
 
+@pytest.mark.own_nats
 async def test_a_bus_that_went_away_is_waited_for(nats: NatsServer) -> None:
     async with metering(nats) as publisher:
         await publisher.publish(USAGE)
@@ -153,6 +154,7 @@ async def test_a_bus_that_went_away_is_waited_for(nats: NatsServer) -> None:
     assert await stored(nats) == 2
 
 
+@pytest.mark.own_nats
 async def test_a_bus_that_stays_away_ends_the_wait_with_an_error(nats: NatsServer) -> None:
     async with metering(nats) as publisher:
         await asyncio.to_thread(nats.stop)

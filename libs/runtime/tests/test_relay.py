@@ -35,10 +35,10 @@ async def _outbox(served, databases):
 
 
 @pytest.fixture
-async def served(start, say, log, offerings):
+async def served(start, publish, log, offerings):
     """The specimen with leases that are looked at so seldom that `_pause_relay` lasts."""
     running = await start(service(), lease_s=300)
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
 
@@ -79,7 +79,7 @@ async def test_what_the_stream_has_already_is_not_stored_twice_and_the_rest_goes
 
 @pytest.mark.parametrize("taken", [0, 1], ids=["nobody comes in between", "it is there, and others behind it"])
 async def test_facts_of_one_aggregate_that_are_sent_together_stay_in_order(
-    served, databases, nats, log, say, offerings, taken
+    served, databases, nats, log, publish, offerings, taken
 ) -> None:
     """Each is sent on condition that the one before it is the last; when it is not, they go one after the other."""
     await until(lambda: _drained(served))
@@ -92,7 +92,7 @@ async def test_facts_of_one_aggregate_that_are_sent_together_stay_in_order(
     client = await connect(nats.url, "tenant", nats.password("tenant"))
     for row in rows[:taken]:
         await client.jetstream().publish(row["subject"], row["payload"], headers=json.loads(row["headers"]))
-        await say(*offerings)
+        await publish(*offerings)
     await client.close()
     served.running.relay._sure = True  # as if it had looked before
 
@@ -108,6 +108,7 @@ def _record(events, unit, _at) -> None:
     unit.record(OFFERINGS, "x", events)
 
 
+@pytest.mark.own_nats
 async def test_a_bus_that_dies_again_and_again_loses_nothing_and_repeats_nothing(
     served, sign_up, databases, nats, log
 ) -> None:
@@ -152,6 +153,7 @@ async def test_trouble_is_said_once_and_not_with_every_attempt(served, sign_up, 
     assert sum("the relay pauses" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.own_nats
 async def test_a_stream_from_an_older_copy_is_noticed_before_anything_is_added(served, sign_up, nats) -> None:
     await sign_up(served)
     await until(lambda: _drained(served))

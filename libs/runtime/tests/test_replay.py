@@ -144,6 +144,7 @@ async def test_what_was_changed_behind_the_log_is_named(filled, databases, state
     assert any(named in fault.message for fault in report.faults)
 
 
+@pytest.mark.own_nats
 async def test_a_fact_that_was_lost_from_the_log_is_named(filled, nats) -> None:
     await _without(nats, {3})
 
@@ -152,6 +153,7 @@ async def test_a_fact_that_was_lost_from_the_log_is_named(filled, nats) -> None:
     assert "lost_fact" in _kinds(report)
 
 
+@pytest.mark.own_nats
 async def test_two_facts_that_changed_places_are_named(filled, nats, log) -> None:
     facts = [fact for fact in await log.facts() if fact.event.tenant and fact.event.OWNER == "tenant"]
     first, second = sorted((f for f in facts if f.event.tenant == facts[0].event.tenant), key=lambda f: f.revision)[:2]

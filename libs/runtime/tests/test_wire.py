@@ -149,12 +149,14 @@ async def test_every_odd_message_is_quarantined_with_the_reason_and_the_next_one
     assert facts[-1].origin.actor == "service:metering"
 
 
-async def test_an_offer_that_cannot_be_handled_holds_up_its_tenants_offers_and_nothing_else(owner, nats, say) -> None:
+async def test_an_offer_that_cannot_be_handled_holds_up_its_tenants_offers_and_nothing_else(
+    owner, nats, publish
+) -> None:
     async with Publisher(nats.url, "metering", nats.password("metering")) as publisher:
         for tenant, meter in ((TENANT, "broken"), (TENANT, "waiting"), ("ten_" + "c" * 32, "fine")):
             await publisher.publish(Usage(tenant_id=tenant, meter=meter, quantity=1, occurred_at=datetime.now(UTC)))
     await until(lambda: _heard(owner, "fine"))
-    await say(TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="the fact of this tenant"))
+    await publish(TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="the fact of this tenant"))
 
     async def parked() -> bool:
         rows = (await owner.served.client.get("/v1/operations/dead-letters")).json()

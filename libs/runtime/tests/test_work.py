@@ -62,11 +62,11 @@ def world() -> _World:
 
 
 @pytest.fixture
-async def specimen(start, say, log, offerings, world, monkeypatch):
+async def specimen(start, publish, log, offerings, world, monkeypatch):
     monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
     running = await start(replace(service(), jobs=_work(), effects=lambda _settings, _secrets: world))
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
 
@@ -86,7 +86,7 @@ async def test_an_effect_is_done_after_its_fact_under_the_facts_id(specimen, sig
     assert outcome.origin.traceparent[3:35] == fact.origin.traceparent[3:35]
 
 
-async def test_what_is_written_beside_an_outcome_is_written_with_it(start, say, log, offerings, sign_up, databases):
+async def test_what_is_written_beside_an_outcome_is_written_with_it(start, publish, log, offerings, sign_up, databases):
     made = JobRegistry()
 
     @made.effect(TenantRequested)
@@ -95,7 +95,7 @@ async def test_what_is_written_beside_an_outcome_is_written_with_it(start, say, 
         yield replace(_cancelled(job.event, "greeted"), extra_statements=lambda statement: statement.add(add))
 
     running = await start(replace(service(), jobs=made))
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
 
     await sign_up(running)
@@ -189,7 +189,7 @@ async def test_who_has_lost_the_lease_records_nothing_of_what_came(specimen, sig
     assert len(world.calls) == 1
 
 
-async def test_a_tenant_with_much_to_do_does_not_keep_the_others_waiting(start, say, log, monkeypatch) -> None:
+async def test_a_tenant_with_much_to_do_does_not_keep_the_others_waiting(start, publish, log, monkeypatch) -> None:
     monkeypatch.setattr(worker, "CONCURRENCY", 1)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
     order: list[str] = []

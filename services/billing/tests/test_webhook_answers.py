@@ -101,6 +101,7 @@ async def test_what_came_before_the_service_stops_is_kept_and_answered(start, se
     assert answer.status_code == 200
 
 
+@pytest.mark.own_nats
 async def test_while_nats_is_away_messages_are_kept_and_understood_and_the_facts_follow(world, nats):
     subscription = await world.subscribed(TENANT)
     await world.quiet()

@@ -31,27 +31,27 @@ async def test_starting_publishes_the_blueprint_once(provisioner, log) -> None:
 
 @pytest.mark.parametrize("preset", list(Preset))
 async def test_the_journey_of_an_environment_is_walked_once_however_often_it_is_told(
-    provisioner, site, say, log, about, preset
+    provisioner, site, publish, log, about, preset
 ) -> None:
     assert (await provisioner.client.get("/readyz")).status_code == 200
     tenant = about(preset)
-    await say(tenant.requested, tenant.entitled, copies=2)
+    await publish(tenant.requested, tenant.entitled, copies=2)
     (ready,) = await log.facts("provisioner.environment_ready")
     environment = SimpleNamespace(endpoint=ready.event.endpoint)
     async with site.enter(environment) as connection:
         await connection.execute("INSERT INTO documents (id) VALUES ('a')")
 
-    await say(tenant.blocked, copies=2)
+    await publish(tenant.blocked, copies=2)
     await log.facts("provisioner.access_closed")
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
         async with site.enter(environment):
             pass
-    await say(tenant.reactivated, copies=2)
+    await publish(tenant.reactivated, copies=2)
     await log.facts("provisioner.access_opened")
     async with site.enter(environment) as connection:
         assert await connection.fetchval("SELECT count(*) FROM documents") == 1
 
-    await say(tenant.leaves, tenant.blocked, tenant.reactivated, copies=2)
+    await publish(tenant.leaves, tenant.blocked, tenant.reactivated, copies=2)
     (retained,) = await log.facts("provisioner.environment_retained")
     said = own(await log.facts(), tenant.tenant)
 
@@ -76,18 +76,18 @@ async def test_the_journey_of_an_environment_is_walked_once_however_often_it_is_
             pass
 
 
-async def test_a_cancelled_tenant_is_never_built(provisioner, say, log, about) -> None:
+async def test_a_cancelled_tenant_is_never_built(provisioner, publish, log, about) -> None:
     tenant = about()
-    await say(tenant.requested, tenant.cancelled, tenant.entitled)
+    await publish(tenant.requested, tenant.cancelled, tenant.entitled)
     await log.facts("provisioner.environment_retained")
     shown = (await provisioner.client.get(f"/v1/environments/{tenant.tenant}")).json()
 
     assert (shown["status"], shown["plan"]) == ("retained", None)
 
 
-async def test_an_unknown_tier_is_refused_and_holds_up_nobody(provisioner, say, log, about) -> None:
+async def test_an_unknown_tier_is_refused_and_holds_up_nobody(provisioner, publish, log, about) -> None:
     unknown, known = about(tier="platinum"), about()
-    await say(unknown.requested, unknown.entitled, known.requested, known.entitled)
+    await publish(unknown.requested, unknown.entitled, known.requested, known.entitled)
     await log.facts("provisioner.environment_ready")
 
     refusals = await log.facts("provisioner.request_refused")
@@ -97,13 +97,15 @@ async def test_an_unknown_tier_is_refused_and_holds_up_nobody(provisioner, say, 
     assert shown["status"] == "registered"
 
 
-async def test_a_failed_environment_says_why_and_is_built_after_another_try(provisioner, site, say, log, about) -> None:
+async def test_a_failed_environment_says_why_and_is_built_after_another_try(
+    provisioner, site, publish, log, about
+) -> None:
     first, second = about(), about()
-    await say(first.requested, first.entitled)
+    await publish(first.requested, first.entitled)
     (ready,) = await log.facts("provisioner.environment_ready")
     database = ready.event.endpoint.database
     await site.owner(database, "ALTER TABLE product.documents NO FORCE ROW LEVEL SECURITY")
-    await say(second.requested, second.entitled)
+    await publish(second.requested, second.entitled)
     await log.facts("provisioner.environment_failed")
     shown = (await provisioner.client.get(f"/v1/environments/{second.tenant}")).json()
 
@@ -127,9 +129,11 @@ async def test_a_failed_environment_says_why_and_is_built_after_another_try(prov
     assert all(step["done"] for step in shown["plan"]["steps"])
 
 
-async def test_an_environment_is_shown_with_its_plan_and_without_its_secret(provisioner, site, say, log, about) -> None:
+async def test_an_environment_is_shown_with_its_plan_and_without_its_secret(
+    provisioner, site, publish, log, about
+) -> None:
     tenant = about(Preset.BRIDGE)
-    await say(tenant.requested, tenant.entitled)
+    await publish(tenant.requested, tenant.entitled)
     (planned,) = await log.facts("provisioner.environment_planned")
     (ready,) = await log.facts("provisioner.environment_ready")
     answer = await provisioner.client.get(f"/v1/environments/{tenant.tenant}")
@@ -144,9 +148,9 @@ async def test_an_environment_is_shown_with_its_plan_and_without_its_secret(prov
     assert await site.secrets.get(ready.event.endpoint.secret) not in answer.text
 
 
-async def test_environments_are_listed_by_page_and_filter(provisioner, say, log, about) -> None:
+async def test_environments_are_listed_by_page_and_filter(provisioner, publish, log, about) -> None:
     tenants = [about() for _ in range(3)]
-    await say(*(tenant.requested for tenant in tenants), tenants[0].entitled)
+    await publish(*(tenant.requested for tenant in tenants), tenants[0].entitled)
     await log.facts("provisioner.environment_ready")
     await log.facts("provisioner.environment_registered", at_least=3)
     client = provisioner.client
@@ -179,9 +183,9 @@ async def test_bad_requests_get_a_clear_answer(provisioner, method, path, status
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-async def test_only_a_failed_environment_is_tried_again(provisioner, say, log, about) -> None:
+async def test_only_a_failed_environment_is_tried_again(provisioner, publish, log, about) -> None:
     tenant = about()
-    await say(tenant.requested)
+    await publish(tenant.requested)
     await log.facts("provisioner.environment_registered")
     answer = await provisioner.client.post(f"/v1/environments/{tenant.tenant}/retry")
 

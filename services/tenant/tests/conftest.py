@@ -90,10 +90,10 @@ def facts_about(tenant_id: str) -> SimpleNamespace:
 
 
 @pytest.fixture
-async def tenant(start, say, log, offerings) -> Any:
+async def tenant(start, publish, log, offerings) -> Any:
     """The service, which has heard what may be asked for."""
     served = await start(service())
-    await say(*offerings)
+    await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return served
 

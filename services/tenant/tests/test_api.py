@@ -58,10 +58,14 @@ async def test_the_address_is_nowhere_in_the_database_in_clear(tenant, databases
     assert "somebody.unlikely" not in everything
 
 
-async def test_a_tenant_says_how_it_pays_and_only_ways_that_billing_has_are_taken(tenant, say, log, sign_up) -> None:
+async def test_a_tenant_says_how_it_pays_and_only_ways_that_billing_has_are_taken(
+    tenant, publish, log, sign_up
+) -> None:
     wants = sign_up | {"payment": "manual"}
     early = await tenant.client.post("/v1/tenants", json=wants)
-    await say(ProvidersConfigured(providers="providers", names=("manual",), default="manual", content_hash="e" * 64))
+    await publish(
+        ProvidersConfigured(providers="providers", names=("manual",), default="manual", content_hash="e" * 64)
+    )
     await log.facts("tenant.offering_noted", at_least=3)
 
     unknown = await tenant.client.post("/v1/tenants", json=sign_up | {"payment": "barter"})
@@ -206,10 +210,10 @@ async def test_tenants_are_listed_by_slug_page_by_page(tenant, sign_up) -> None:
     assert none == {"tenants": [], "next": None}
 
 
-async def test_an_operator_holds_releases_and_lets_go(tenant, say, log, about, sign_up) -> None:
+async def test_an_operator_holds_releases_and_lets_go(tenant, publish, log, about, sign_up) -> None:
     tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
     facts = about(tenant_id)
-    await say(facts.registered, facts.planned, facts.ready)
+    await publish(facts.registered, facts.planned, facts.ready)
     await log.facts("tenant.tenant_activated")
 
     async def act(verb: str, body: object = None) -> dict:

@@ -7,11 +7,11 @@ from paybill_runtime.replay.verify import replay
 from paybill_tenant.app import service
 
 
-async def test_the_journey_is_heard_once_however_often_it_is_told(tenant, say, log, about, sign_up) -> None:
+async def test_the_journey_is_heard_once_however_often_it_is_told(tenant, publish, log, about, sign_up) -> None:
     tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
     facts = about(tenant_id)
 
-    await say(
+    await publish(
         facts.registered,
         facts.planned,
         facts.ready,
@@ -40,12 +40,12 @@ async def test_the_journey_is_heard_once_however_often_it_is_told(tenant, say, l
 
 
 async def test_a_suspension_that_comes_before_the_environment_takes_effect_with_it(
-    tenant, say, log, about, sign_up
+    tenant, publish, log, about, sign_up
 ) -> None:
     tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
     facts = about(tenant_id)
 
-    await say(facts.suspended, facts.planned, facts.ready)
+    await publish(facts.suspended, facts.planned, facts.ready)
     (suspended,) = await log.facts("tenant.tenant_suspended")
     view = (await tenant.client.get("/v1/tenants/acme")).json()
 
@@ -54,12 +54,12 @@ async def test_a_suspension_that_comes_before_the_environment_takes_effect_with_
     assert view["holds"] == [{"origin": "billing", "mode": "blocked", "reason": "the subscription is suspended"}]
 
 
-async def test_facts_about_nobody_hold_up_nobody(tenant, say, log, about, sign_up) -> None:
+async def test_facts_about_nobody_hold_up_nobody(tenant, publish, log, about, sign_up) -> None:
     tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
     nobody = about(f"ten_{'0' * 32}")
     facts = about(tenant_id)
 
-    await say(nobody.planned, nobody.suspended, nobody.retained, facts.planned, facts.ready)
+    await publish(nobody.planned, nobody.suspended, nobody.retained, facts.planned, facts.ready)
     await log.facts("tenant.tenant_activated")
     refused = await log.facts("tenant.request_refused", at_least=3)
     waiting = (await tenant.client.get("/v1/operations")).json()
@@ -68,20 +68,20 @@ async def test_facts_about_nobody_hold_up_nobody(tenant, say, log, about, sign_u
     assert waiting["parked"] == 0
 
 
-async def test_a_catalogue_published_again_is_no_news(tenant, say, log, about, offerings, sign_up) -> None:
+async def test_a_catalogue_published_again_is_no_news(tenant, publish, log, about, offerings, sign_up) -> None:
     tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
 
-    await say(*offerings, about(tenant_id).planned, copies=2)
+    await publish(*offerings, about(tenant_id).planned, copies=2)
     await log.facts("tenant.provisioning_started")
     noted = await log.facts("tenant.offering_noted")
 
     assert [(fact.event.offering, fact.revision) for fact in noted] == [("plans", 1), ("regions", 1)]
 
 
-async def test_what_was_heard_folds_again_to_the_same_tables(tenant, say, log, about, sign_up) -> None:
+async def test_what_was_heard_folds_again_to_the_same_tables(tenant, publish, log, about, sign_up) -> None:
     tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
     facts = about(tenant_id)
-    await say(facts.registered, facts.suspended, facts.planned, facts.ready, facts.recovered, facts.ended)
+    await publish(facts.registered, facts.suspended, facts.planned, facts.ready, facts.recovered, facts.ended)
     await log.facts("tenant.offboarding_started")
 
     report = await replay(service(), tenant.running.settings, tenant.running.database)

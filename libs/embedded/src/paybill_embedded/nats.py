@@ -66,6 +66,16 @@ class NatsServer:
         """Returns the file (0600) with the password of one of `users`."""
         return password_file(self.data_dir, f"nats-{user}")
 
+    def configuration(self) -> str:
+        """Returns the text of nats-server.conf, with the users' passwords."""
+        return render_conf(
+            {user: self.password(user) for user in self.users},
+            listen=f"{LOOPBACK}:{self.port}",
+            store_dir=str(self.data_dir / "nats"),
+            server_name="paybill",
+            monitor=None if self.monitor is None else f"{LOOPBACK}:{self.monitor}",
+        )
+
     def start(self) -> Self:
         """Starts the server and returns when it responds.
 
@@ -81,16 +91,7 @@ class NatsServer:
             if self.monitor is not None:
                 require_free(self.monitor, "NATS monitoring")
             conf = home / "nats-server.conf"
-            write_private(
-                conf,
-                render_conf(
-                    {user: self.password(user) for user in self.users},
-                    listen=f"{LOOPBACK}:{self.port}",
-                    store_dir=str(home),
-                    server_name="paybill",
-                    monitor=None if self.monitor is None else f"{LOOPBACK}:{self.monitor}",
-                ),
-            )
+            write_private(conf, self.configuration())
             # SIGKILL when this process dies: no acknowledged message is lost, since every acknowledgement follows an
             # fsync.
             command = tied_to_us([_binary(), "--config", str(conf)], signal.SIGKILL)

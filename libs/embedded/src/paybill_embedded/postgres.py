@@ -50,16 +50,26 @@ log_min_error_statement = panic
 log_error_verbosity = terse
 """
 
+# For tests of anything but durability: data survives a crash of the server, not of the machine.
+_NOT_DURABLE = """\
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+autovacuum = off
+"""
+
 
 class PostgresServer:
     """One PostgreSQL server below `data_dir`, on loopback TCP alone.
 
     port: a free one when None, and kept over restarts.
+    durable: False skips every fsync, for tests that do not need the data after a crash of the machine.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, port: int | None = None, *, durable: bool = True) -> None:
         self.data_dir = data_dir.absolute()
         self.port = free_port() if port is None else port
+        self.durable = durable
         self._child: Child | None = None
 
     @property
@@ -105,7 +115,8 @@ class PostgresServer:
                 self._initdb(lock)
             # Left by a killed server; another process that reuses its id would block the start.
             (self._home / "postmaster.pid").unlink(missing_ok=True)
-            write_private(self._home / "postgresql.conf", _POSTGRESQL_CONF.format(port=self.port))
+            extra = "" if self.durable else _NOT_DURABLE
+            write_private(self._home / "postgresql.conf", _POSTGRESQL_CONF.format(port=self.port) + extra)
             write_private(self._home / "pg_hba.conf", _PG_HBA)
             set_owner(self._unprivileged.uid, self._home)
             # SIGQUIT when this process dies: the server ends at once with all its children; the next start recovers.
@@ -190,6 +201,7 @@ class PostgresServer:
             # Synced, since facts are committed to the write-ahead log alone: without the cluster's files it cannot be
             # recovered.
             *("--no-instructions", "--pgdata", str(draft)),
+            *(() if self.durable else ("--no-sync",)),
         )
         child = Child(self._command("initdb", *arguments, death=signal.SIGKILL), self.log, lock)
         if child.wait() != 0:
