@@ -110,7 +110,7 @@ async def test_a_consumer_that_was_deleted_is_made_anew(reader, put, nats) -> No
 
 
 async def test_a_request_that_was_forgotten_is_noticed_by_its_silence(reader, put, monkeypatch) -> None:
-    monkeypatch.setattr(feeds, "SILENCE_S", 0.5)
+    monkeypatch.setattr(feeds, "HEARTBEAT_TIMEOUT_S", 0.5)
     feed = OrderedConsumer(reader, EVENTS, [SUBJECT], 1)
     assert await feed.fetch(0.1) == []
     await reader._send_unsubscribe(feed._subscription._id)  # as if the server had lost it: nothing arrives any more

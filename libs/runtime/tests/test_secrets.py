@@ -125,5 +125,5 @@ def test_an_identity_is_made_once_and_its_public_half_is_mended(tmp_path: Path) 
 
 
 def test_a_missing_identity_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"paybill_runtime\.identity"):
+    with pytest.raises(ConfigurationError, match=r"paybill_runtime\.security\.identity"):
         Identity.load(tmp_path, "nobody")

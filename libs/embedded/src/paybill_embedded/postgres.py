@@ -50,10 +50,9 @@ log_min_error_statement = panic
 log_error_verbosity = terse
 """
 
-# For tests of anything but durability: data survives a crash of the server, not of the machine.
+# For tests of anything but durability: committed data survives a crash of the server, not of the machine.
 _NOT_DURABLE = """\
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 autovacuum = off
 """
