@@ -9,7 +9,7 @@ from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.clock import new_id
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.errors import FactTooLargeError, UnknownOutcomeError, reason
-from paybill_tenant.tables import OFFERINGS
+from paybill_tenant.tables import SIGNUP_OPTIONS
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
@@ -21,12 +21,12 @@ def _noting(name: str, also=None, keys: tuple[str, ...] = ("eu-1",)) -> Decision
     fact = OfferingNoted(offering=name, keys=keys, source_hash=HASH)
 
     def decide(unit, _at) -> str:
-        unit.record(OFFERINGS, name, [fact])
+        unit.record(SIGNUP_OPTIONS, name, [fact])
         return name
 
     cause = new_id()
     origin = Origin(cause, cause, "service:tenant", "")
-    return Decision(origin, decide, writes=[OFFERINGS.key(name)], in_transaction=also)
+    return Decision(origin, decide, writes=[SIGNUP_OPTIONS.key(name)], in_transaction=also)
 
 
 async def _decided(served, *decisions: Decision[str]):
@@ -101,7 +101,9 @@ async def test_a_violated_constraint_fails_one_and_the_others_are_decided_once(s
 
 
 async def test_a_key_that_cannot_exist_fails_nobody(served, databases) -> None:
-    odd = replace(_noting("x-odd"), decide=lambda unit, _: unit.get(OFFERINGS, "x\0"), reads=[OFFERINGS.key("x\0")])
+    odd = replace(
+        _noting("x-odd"), decide=lambda unit, _: unit.get(SIGNUP_OPTIONS, "x\0"), reads=[SIGNUP_OPTIONS.key("x\0")]
+    )
 
     assert await _decided(served, _noting("x-a"), odd) == ["x-a", None]
     assert await _names(served, databases) == ["x-a"]

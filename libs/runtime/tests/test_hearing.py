@@ -15,7 +15,7 @@ from paybill_runtime.messaging.streams import connect
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
-from paybill_tenant.tables import OFFERINGS
+from paybill_tenant.tables import SIGNUP_OPTIONS
 
 
 class _Brittle:
@@ -31,13 +31,13 @@ class _Brittle:
         hears = Subscriptions()
         hears.fact_handlers.update(service().subscriptions.fact_handlers)
 
-        @hears.fact(TenantRequested, writes=lambda fact: [OFFERINGS.key(f"x-{fact.slug}")])
+        @hears.fact(TenantRequested, writes=lambda fact: [SIGNUP_OPTIONS.key(f"x-{fact.slug}")])
         def requested(unit, fact, _at) -> None:
             if fact.slug.startswith(self.broken_for):
                 raise self.error
             if self.notes:
                 noted = OfferingNoted(offering=f"x-{fact.slug}", keys=(), source_hash="f" * 64)
-                unit.record(OFFERINGS, f"x-{fact.slug}", [noted])
+                unit.record(SIGNUP_OPTIONS, f"x-{fact.slug}", [noted])
             self.heard.append(fact.slug)
 
         return hears

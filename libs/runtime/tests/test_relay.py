@@ -12,7 +12,7 @@ from paybill_runtime.messaging import relay
 from paybill_runtime.messaging.streams import EVENTS, configurations, connect
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
-from paybill_tenant.tables import OFFERINGS
+from paybill_tenant.tables import SIGNUP_OPTIONS
 
 
 async def _waiting(served) -> int:
@@ -87,7 +87,7 @@ async def test_facts_of_one_aggregate_that_are_sent_together_stay_in_order(
     notes = [OfferingNoted(offering="x", keys=(f"eu-{number}",), source_hash="e" * 64) for number in range(4)]
     origin = Origin("test", "test", "service:tenant", "")
     decide = partial(_record, notes)
-    await served.running.group_commit.decide(Decision(origin, decide, writes=[OFFERINGS.key("x")]))
+    await served.running.group_commit.decide(Decision(origin, decide, writes=[SIGNUP_OPTIONS.key("x")]))
     rows = [row for row in await _outbox(served, databases) if row["sequence"] is None]
     client = await connect(nats.url, "tenant", nats.password("tenant"))
     for row in rows[:taken]:
@@ -105,7 +105,7 @@ async def test_facts_of_one_aggregate_that_are_sent_together_stay_in_order(
 
 
 def _record(events, unit, _at) -> None:
-    unit.record(OFFERINGS, "x", events)
+    unit.record(SIGNUP_OPTIONS, "x", events)
 
 
 @pytest.mark.own_nats

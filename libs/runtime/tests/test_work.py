@@ -12,7 +12,7 @@ from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
-from paybill_tenant.tables import OFFERINGS, TENANTS
+from paybill_tenant.tables import SIGNUP_OPTIONS, TENANTS
 from sqlalchemy import text
 
 
@@ -218,8 +218,8 @@ async def _note(served, name: str) -> None:
     fact = OfferingNoted(offering=name, keys=(), source_hash="a" * 64)
     await served.running.context.decide(
         Origin(name, name, "service:tenant", ""),
-        lambda unit, _: unit.record(OFFERINGS, name, [fact]),
-        writes=[OFFERINGS.key(name)],
+        lambda unit, _: unit.record(SIGNUP_OPTIONS, name, [fact]),
+        writes=[SIGNUP_OPTIONS.key(name)],
     )
 
 

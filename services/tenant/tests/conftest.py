@@ -1,4 +1,4 @@
-"""What tests of the running service share: the facts of others, and a service to hear them."""
+"""Fixtures for tests of the running service, and events of other services about a tenant."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -37,8 +37,8 @@ SIGN_UP = {
 }
 
 
-def facts_about(tenant_id: str) -> SimpleNamespace:
-    """What others say about one tenant on its way."""
+def events_about(tenant_id: str) -> SimpleNamespace:
+    """Returns the events of other services about one tenant."""
     environment = {"tenant_id": tenant_id, "environment_id": f"env_{tenant_id[4:]}"}
     subscription = {"tenant_id": tenant_id, "subscription_id": f"sub_{tenant_id[4:]}"}
     snapshot = Subscription(
@@ -91,7 +91,7 @@ def facts_about(tenant_id: str) -> SimpleNamespace:
 
 @pytest.fixture
 async def tenant(start, publish, log, offerings) -> Any:
-    """The service, which has heard what may be asked for."""
+    """Returns the running service after it recorded the sign-up options."""
     served = await start(service())
     await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
@@ -100,11 +100,11 @@ async def tenant(start, publish, log, offerings) -> Any:
 
 @pytest.fixture
 def about() -> Callable[[str], SimpleNamespace]:
-    """The facts of others about a tenant."""
-    return facts_about
+    """Returns a factory of other services' events about a tenant."""
+    return events_about
 
 
 @pytest.fixture
 def sign_up() -> dict[str, str]:
-    """A request that is granted."""
+    """Returns a valid request."""
     return dict(SIGN_UP)

@@ -1,4 +1,4 @@
-"""The service over HTTP, on a real PostgreSQL and a real NATS."""
+"""The HTTP API on a real PostgreSQL and a real NATS."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from paybill_runtime.http.auth import Role, make_key
 from paybill_tenant.app import service
 
 
-async def test_a_request_is_accepted_recorded_and_shown_without_the_address(tenant, log, sign_up) -> None:
+async def test_a_request_is_recorded_and_shown_without_the_address(tenant, log, sign_up) -> None:
     answer = await tenant.client.post("/v1/tenants", json=sign_up)
     view = answer.json()
     (requested,) = await log.facts("tenant.tenant_requested")
@@ -39,7 +39,7 @@ async def test_a_request_is_accepted_recorded_and_shown_without_the_address(tena
     assert by_id.json() == by_slug.json() == view
 
 
-async def test_the_address_is_nowhere_in_the_database_in_clear(tenant, databases, sign_up) -> None:
+async def test_the_database_does_not_contain_the_address_in_plain_text(tenant, databases, sign_up) -> None:
     await tenant.client.post("/v1/tenants", json=sign_up, headers={"Idempotency-Key": "once"})
     url = tenant.running.settings.database_url
     tables = await databases.execute(
@@ -50,44 +50,42 @@ async def test_the_address_is_nowhere_in_the_database_in_clear(tenant, databases
     )
     rows = [str(row) for table in tables for row in await databases.execute(url, "tenant", table["query"])]
     payloads = await databases.execute(
-        url, "tenant", "SELECT convert_from(payload, 'UTF8') AS said FROM chassis.outbox"
+        url, "tenant", "SELECT convert_from(payload, 'UTF8') AS text FROM chassis.outbox"
     )
-    everything = "\n".join([*rows, *(row["said"] for row in payloads)])
+    everything = "\n".join([*rows, *(row["text"] for row in payloads)])
 
     assert "acme" in everything
     assert "somebody.unlikely" not in everything
 
 
-async def test_a_tenant_says_how_it_pays_and_only_ways_that_billing_has_are_taken(
-    tenant, publish, log, sign_up
-) -> None:
-    wants = sign_up | {"payment": "manual"}
-    early = await tenant.client.post("/v1/tenants", json=wants)
+async def test_a_request_may_name_only_a_payment_provider_that_billing_has(tenant, publish, log, sign_up) -> None:
+    with_provider = sign_up | {"payment": "manual"}
+    early = await tenant.client.post("/v1/tenants", json=with_provider)
     await publish(
         ProvidersConfigured(providers="providers", names=("manual",), default="manual", content_hash="e" * 64)
     )
     await log.facts("tenant.offering_noted", at_least=3)
 
     unknown = await tenant.client.post("/v1/tenants", json=sign_up | {"payment": "barter"})
-    taken = await tenant.client.post("/v1/tenants", json=wants)
+    accepted = await tenant.client.post("/v1/tenants", json=with_provider)
 
     assert (early.status_code, early.json()["code"]) == (503, "offerings_not_published")
     assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_payment")
-    assert taken.status_code == 202
+    assert accepted.status_code == 202
     (requested,) = await log.facts("tenant.tenant_requested")
     assert requested.event.payment == "manual"
 
 
-async def test_a_tenant_says_which_customer_it_is_already(tenant, log, sign_up) -> None:
-    taken = await tenant.client.post("/v1/tenants", json=sign_up | {"customer": "cus_9"})
-    wrong = await tenant.client.post("/v1/tenants", json=sign_up | {"slug": "other", "customer": "cus 9"})
+async def test_a_request_may_name_an_existing_customer(tenant, log, sign_up) -> None:
+    accepted = await tenant.client.post("/v1/tenants", json=sign_up | {"customer": "cus_9"})
+    invalid = await tenant.client.post("/v1/tenants", json=sign_up | {"slug": "other", "customer": "cus 9"})
 
-    assert (taken.status_code, wrong.status_code) == (202, 422)
+    assert (accepted.status_code, invalid.status_code) == (202, 422)
     (requested,) = await log.facts("tenant.tenant_requested")
     assert requested.event.customer == "cus_9"
 
 
-async def test_nothing_can_be_requested_before_the_offerings_are_known(start, sign_up) -> None:
+async def test_a_request_before_the_options_are_published_is_refused_for_now(start, sign_up) -> None:
     tenant = await start(service())
 
     answer = await tenant.client.post("/v1/tenants", json=sign_up)
@@ -96,27 +94,27 @@ async def test_nothing_can_be_requested_before_the_offerings_are_known(start, si
     assert answer.json()["code"] == "offerings_not_published"
 
 
-async def test_every_rule_that_refuses_has_its_code(tenant, sign_up) -> None:
+async def test_every_refusal_has_its_code(tenant, sign_up) -> None:
     await tenant.client.post("/v1/tenants", json=sign_up)
-    nobody = f"ten_{'0' * 32}"
+    unknown_id = f"ten_{'0' * 32}"
     cases = [
         ("/v1/tenants", sign_up | {"slug": "other", "plan": "gold"}, 422, "unknown_plan"),
         ("/v1/tenants", sign_up | {"slug": "other", "region": "moon-1"}, 422, "unknown_region"),
         ("/v1/tenants", sign_up | {"slug": "postgres"}, 422, "slug_reserved"),
         ("/v1/tenants", sign_up, 409, "slug_taken"),
         ("/v1/tenants/nobody/suspend", {"mode": "blocked", "reason": "r"}, 404, "tenant_not_found"),
-        (f"/v1/tenants/{nobody}/resume", None, 404, "tenant_not_found"),
-        (f"/v1/tenants/{nobody}/offboard", {"reason": "r"}, 404, "tenant_not_found"),
+        (f"/v1/tenants/{unknown_id}/resume", None, 404, "tenant_not_found"),
+        (f"/v1/tenants/{unknown_id}/offboard", {"reason": "r"}, 404, "tenant_not_found"),
     ]
     for path, body, status, code in cases:
         answer = await tenant.client.post(path, json=body)
 
         assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
         assert answer.headers["Content-Type"] == "application/problem+json"
-    assert (await tenant.client.get(f"/v1/tenants/{nobody}")).json()["code"] == "tenant_not_found"
+    assert (await tenant.client.get(f"/v1/tenants/{unknown_id}")).json()["code"] == "tenant_not_found"
 
 
-async def test_a_malformed_request_is_told_where_and_never_repeats_the_address(tenant, sign_up) -> None:
+async def test_a_malformed_request_is_refused_without_repeating_the_address(tenant, sign_up) -> None:
     cases = [
         sign_up | {"contact_email": address}
         for address in (
@@ -152,8 +150,8 @@ async def test_a_malformed_request_is_told_where_and_never_repeats_the_address(t
 
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), body
         assert "secret@" not in answer.text
-    lone = json.dumps(sign_up | {"name": "\ud800"})
-    for raw in (b"", b"{", b"\xff", b"[" * 100_000, lone.encode()):
+    lone_surrogate = json.dumps(sign_up | {"name": "\ud800"})
+    for raw in (b"", b"{", b"\xff", b"[" * 100_000, lone_surrogate.encode()):
         answer = await tenant.client.post("/v1/tenants", content=raw, headers={"Content-Type": "application/json"})
 
         assert answer.status_code in {400, 422}, raw[:20]
@@ -169,7 +167,7 @@ async def test_a_malformed_request_is_told_where_and_never_repeats_the_address(t
         assert (await tenant.client.get(path)).json()["code"] == "invalid_request", path
 
 
-async def test_a_request_sent_twice_under_one_key_makes_one_tenant(tenant, log, sign_up) -> None:
+async def test_a_repeated_idempotency_key_creates_one_tenant(tenant, log, sign_up) -> None:
     once = {"Idempotency-Key": "sign-up-1"}
     first = await tenant.client.post("/v1/tenants", json=sign_up, headers=once)
     second = await tenant.client.post("/v1/tenants", json=sign_up, headers=once)
@@ -182,14 +180,14 @@ async def test_a_request_sent_twice_under_one_key_makes_one_tenant(tenant, log, 
     assert len(await log.facts("tenant.tenant_requested")) == 1
 
 
-async def test_of_many_who_want_one_slug_at_once_one_gets_it(tenant, sign_up) -> None:
+async def test_one_of_many_concurrent_requests_gets_a_slug(tenant, sign_up) -> None:
     answers = await asyncio.gather(*(tenant.client.post("/v1/tenants", json=sign_up) for _ in range(8)))
 
     assert sorted(answer.status_code for answer in answers) == [202] + [409] * 7
     assert {answer.json().get("code") for answer in answers if answer.status_code == 409} == {"slug_taken"}
 
 
-async def test_tenants_are_listed_by_slug_page_by_page(tenant, sign_up) -> None:
+async def test_tenants_are_listed_by_slug_in_pages(tenant, sign_up) -> None:
     for slug in ("delta", "alpha", "charlie", "bravo", "echo"):
         assert (await tenant.client.post("/v1/tenants", json=sign_up | {"slug": slug})).status_code == 202
     await tenant.client.post("/v1/tenants/bravo/offboard", json={"reason": "gone"})
@@ -210,7 +208,7 @@ async def test_tenants_are_listed_by_slug_page_by_page(tenant, sign_up) -> None:
     assert none == {"tenants": [], "next": None}
 
 
-async def test_an_operator_holds_releases_and_lets_go(tenant, publish, log, about, sign_up) -> None:
+async def test_an_operator_suspends_resumes_and_offboards(tenant, publish, log, about, sign_up) -> None:
     tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
     facts = about(tenant_id)
     await publish(facts.registered, facts.planned, facts.ready)
@@ -237,13 +235,13 @@ async def test_an_operator_holds_releases_and_lets_go(tenant, publish, log, abou
     assert len(await log.facts("tenant.tenant_suspended")) == 1
 
 
-async def test_a_viewer_reads_and_an_operator_writes(tenant, sign_up) -> None:
+async def test_a_viewer_may_read_and_an_operator_may_write(tenant, sign_up) -> None:
     path = tenant.running.settings.api_keys_file
     until = datetime.now(UTC) + timedelta(days=1)
     viewer = make_key("viewer", "viewer", Role.VIEWER, ("*",), until)
-    reader = make_key("reader", "reader", Role.ADMIN, ("tenant:read",), until)
+    read_only = make_key("reader", "reader", Role.ADMIN, ("tenant:read",), until)
     operator = make_key("operator", "operator", Role.OPERATOR, ("tenant:write",), until)
-    path.write_text(json.dumps({"keys": [viewer.stored, reader.stored, operator.stored]}))
+    path.write_text(json.dumps({"keys": [viewer.stored, read_only.stored, operator.stored]}))
 
     async def get(key) -> int:
         return (await tenant.client.get("/v1/tenants", headers={"Authorization": f"Bearer {key.raw}"})).status_code
@@ -252,20 +250,20 @@ async def test_a_viewer_reads_and_an_operator_writes(tenant, sign_up) -> None:
         headers = {"Authorization": f"Bearer {key.raw}"}
         return (await tenant.client.post("/v1/tenants", json=sign_up, headers=headers)).status_code
 
-    assert [await get(viewer), await get(reader), await get(operator)] == [200, 200, 403]
-    assert [await post(viewer), await post(reader), await post(operator)] == [403, 403, 202]
+    assert [await get(viewer), await get(read_only), await get(operator)] == [200, 200, 403]
+    assert [await post(viewer), await post(read_only), await post(operator)] == [403, 403, 202]
     assert (await tenant.client.get("/v1/tenants", headers={"Authorization": ""})).status_code == 401
 
 
-async def test_every_route_and_field_of_ours_is_described(tenant) -> None:
+async def test_every_route_and_parameter_is_documented(tenant) -> None:
     document = (await tenant.client.get("/openapi.json")).json()
-    ours = {path: methods for path, methods in document["paths"].items() if path.startswith("/v1/tenants")}
+    routes = {path: methods for path, methods in document["paths"].items() if path.startswith("/v1/tenants")}
 
-    assert sum(len(methods) for methods in ours.values()) == 6
-    assert all(method["description"] for methods in ours.values() for method in methods.values())
+    assert sum(len(methods) for methods in routes.values()) == 6
+    assert all(method["description"] for methods in routes.values() for method in methods.values())
     assert all(
         parameter["description"]
-        for methods in ours.values()
+        for methods in routes.values()
         for method in methods.values()
         for parameter in method.get("parameters", [])
         if parameter["in"] != "header"
@@ -273,5 +271,5 @@ async def test_every_route_and_field_of_ours_is_described(tenant) -> None:
 
 
 @pytest.mark.parametrize("slug", ["a", "a-b", "a1"])
-async def test_short_slugs_are_fine(tenant, sign_up, slug) -> None:
+async def test_short_slugs_are_valid(tenant, sign_up, slug) -> None:
     assert (await tenant.client.post("/v1/tenants", json=sign_up | {"slug": slug})).status_code == 202

@@ -1,4 +1,4 @@
-"""Whatever is asked and heard, in any order, the lifecycle keeps its promises."""
+"""Invariants of the lifecycle hold for any order of requests and events."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -57,7 +57,7 @@ REQUEST = TenantRequested(
 LEFT = {Status.OFFBOARDING, Status.RETAINED, Status.CANCELLED}
 RUNS = {Status.ACTIVE, Status.SUSPENDED}
 
-MAY_FOLLOW = {
+TRANSITIONS = {
     Status.REQUESTED: {Status.PROVISIONING, Status.PROVISION_FAILED, *RUNS, Status.CANCELLED},
     Status.PROVISIONING: {Status.PROVISION_FAILED, *RUNS, Status.OFFBOARDING},
     Status.PROVISION_FAILED: {Status.PROVISIONING, *RUNS, Status.CANCELLED},
@@ -92,7 +92,7 @@ def subscription(access: AccessState) -> dict[str, Any]:
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """A model of nothing but who holds the tenant, whether it may work, and until when its data stays."""
+    """Model of the holds, the access and the retention date of a tenant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,29 +100,29 @@ class Lifecycle(RuleBasedStateMachine):
         self.tenant = evolve(None, REQUEST)
         self.now = datetime(2026, 11, 22, tzinfo=UTC)
         self.holds: dict[HoldOrigin, SuspensionMode] = {}
-        self.let_in = False
-        self.promised: datetime | None = None
+        self.has_access = False
+        self.retain_until: datetime | None = None
 
     def decide(self, verb, *args) -> None:
-        """Decide twice: the second time nothing is left to say."""
+        """Runs a decision twice; the second run returns no events."""
         before = self.tenant.status
         for event in verb(self.tenant, *args):
             self.log.append(event)
             self.tenant = evolve(self.tenant, event)
             match event:
                 case TenantActivated() | TenantReactivated():
-                    self.let_in = True
+                    self.has_access = True
                 case TenantSuspended():
-                    self.let_in = False
+                    self.has_access = False
                     assert event.mode == max(self.holds.values(), key=lambda mode: mode is SuspensionMode.BLOCKED)
         if self.tenant.status in LEFT:
-            self.let_in = False
-        assert self.tenant.status is before or self.tenant.status in MAY_FOLLOW[before]
+            self.has_access = False
+        assert self.tenant.status is before or self.tenant.status in TRANSITIONS[before]
         if before not in LEFT:
             assert self.tenant.status in LEFT or verb(self.tenant, *args) == []
 
-    def ask(self, verb, *args) -> bool:
-        """An operator's wish; False when it was refused: only who left, or whose retention is unknown, is."""
+    def request(self, verb, *args) -> bool:
+        """Runs an operator's request; False when it is refused, which needs an offboarded tenant or no retention."""
         try:
             self.decide(verb, *args)
         except tenants.TenantLeftError:
@@ -137,13 +137,13 @@ class Lifecycle(RuleBasedStateMachine):
     def suspend(self, mode):
         if self.tenant.status not in LEFT:
             self.holds[HoldOrigin.OPERATOR] = mode
-        self.ask(tenants.suspend, mode, "because")
+        self.request(tenants.suspend, mode, "because")
 
     @rule()
     def resume(self):
         if self.tenant.status not in LEFT:
             self.holds.pop(HoldOrigin.OPERATOR, None)
-        self.ask(tenants.resume)
+        self.request(tenants.resume)
 
     @rule(retention_s=seconds)
     def account_registered(self, retention_s):
@@ -215,40 +215,40 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(after_s=seconds)
     def offboard(self, after_s):
         self.now += timedelta(seconds=after_s % 1000)
-        self.leave(self.tenant.retention_s, tenants.offboard, "closed")
+        self.end(self.tenant.retention_s, tenants.offboard, "closed")
 
     @rule(retention_s=seconds)
     def subscription_ended(self, retention_s):
         ended = SubscriptionEnded(**subscription(AccessState.ENDED), retention_s=retention_s)
-        self.leave(retention_s, tenants.on_subscription_ended, ended)
+        self.end(retention_s, tenants.on_subscription_ended, ended)
 
-    def leave(self, retention_s, verb, what) -> None:
+    def end(self, retention_s, verb, argument) -> None:
         before = self.tenant.status
-        if self.ask(verb, what, self.now) and before not in LEFT:
+        if self.request(verb, argument, self.now) and before not in LEFT:
             assert self.tenant.status in LEFT
             if self.tenant.status is Status.OFFBOARDING:
-                self.promised = self.now + timedelta(seconds=retention_s)
+                self.retain_until = self.now + timedelta(seconds=retention_s)
 
     @invariant()
-    def the_holds_in_force_are_remembered(self):
+    def holds_in_force_are_stored(self):
         assert {hold.origin: hold.mode for hold in self.tenant.holds} == self.holds
 
     @invariant()
-    def only_who_runs_and_is_not_held_is_let_in(self):
-        assert self.let_in == (self.tenant.status is Status.ACTIVE)
+    def only_an_active_tenant_without_holds_has_access(self):
+        assert self.has_access == (self.tenant.status is Status.ACTIVE)
         assert self.tenant.status not in RUNS or (self.tenant.status is Status.SUSPENDED) == bool(self.holds)
 
     @invariant()
-    def the_promised_date_never_moves(self):
-        assert self.tenant.retain_until == self.promised
+    def the_retention_date_never_changes(self):
+        assert self.tenant.retain_until == self.retain_until
 
     @invariant()
-    def the_log_on_the_wire_folds_to_the_state(self):
-        folded = None
+    def the_encoded_log_replays_to_the_state(self):
+        replayed = None
         for event in self.log:
-            folded = evolve(folded, decode(event.TYPE, event.VERSION, encode(event)))
+            replayed = evolve(replayed, decode(event.TYPE, event.VERSION, encode(event)))
 
-        assert folded == self.tenant
+        assert replayed == self.tenant
         assert ADAPTER.validate_json(ADAPTER.dump_json(self.tenant)) == self.tenant
 
 

@@ -1,4 +1,4 @@
-"""What happens to one subscription of a tenant that has another one which gives access."""
+"""Changes of one subscription of a tenant that has another entitling subscription."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,15 +38,15 @@ SNAPSHOT = Subscription(
 )
 
 
-def test_one_of_several_subscriptions_shuts_nobody_out() -> None:
+def test_one_of_several_subscriptions_does_not_suspend_the_tenant() -> None:
     for kind in (SubscriptionSuspended, SubscriptionPaused):
-        alone = kind(tenant_id=ID, subscription_id=FIRST, subscription=SNAPSHOT)
+        only = kind(tenant_id=ID, subscription_id=FIRST, subscription=SNAPSHOT)
 
-        assert tenants.on_subscription_suspended(ACTIVE, alone.model_copy(update={"instead": SECOND})) == []
-        assert tenants.on_subscription_suspended(ACTIVE, alone) != []
+        assert tenants.on_subscription_suspended(ACTIVE, only.model_copy(update={"instead": SECOND})) == []
+        assert tenants.on_subscription_suspended(ACTIVE, only) != []
 
 
-def test_the_end_of_one_sends_nobody_away_and_lets_in_whom_it_had_shut_out() -> None:
+def test_the_end_of_one_of_several_subscriptions_lifts_its_hold_only() -> None:
     last = SubscriptionEnded(tenant_id=ID, subscription_id=FIRST, subscription=SNAPSHOT, retention_s=60)
     one_of_two = last.model_copy(update={"others": 1})
 

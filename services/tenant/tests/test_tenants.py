@@ -1,4 +1,4 @@
-"""The lifecycle's rules, one by one."""
+"""Rules of the tenant lifecycle."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ from paybill_contracts.tenant import (
     TenantSuspended,
 )
 from paybill_tenant.domain import tenants
-from paybill_tenant.domain.offerings import Offering, UnknownPlanError
+from paybill_tenant.domain.signup_options import SignupOptions, UnknownPlanError
 from paybill_tenant.domain.tenants import Status, Tenant, evolve
 
 ID = "ten_" + "a" * 32
@@ -53,8 +53,8 @@ HASH = "c" * 64
 NOW = datetime(2026, 11, 22, 18, tzinfo=UTC)
 DAY_S = 86_400
 EMAIL = Personal[str](key=f"tenant/{ID}", sealed="A" * 60)
-PLANS = Offering(id="plans", keys=("pro",), source_hash=HASH)
-REGIONS = Offering(id="regions", keys=("eu-1",), source_hash=HASH)
+PLANS = SignupOptions(id="plans", keys=("pro",), source_hash=HASH)
+REGIONS = SignupOptions(id="regions", keys=("eu-1",), source_hash=HASH)
 EXPORT = Export(location="acme.jsonl", sha256=HASH, size_bytes=1, rows=1)
 
 OPERATOR_BLOCKED = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.BLOCKED, reason="abuse")
@@ -142,7 +142,7 @@ def registered(retention_s: int = DAY_S) -> AccountRegistered:
     )
 
 
-def ask(slug: str = "acme", plan: str = "pro"):
+def request(slug: str = "acme", plan: str = "pro"):
     return tenants.request(
         PLANS,
         REGIONS,
@@ -166,8 +166,8 @@ def suspended(*holds: Hold, mode: SuspensionMode = SuspensionMode.BLOCKED) -> li
     return [TenantSuspended(tenant_id=ID, mode=mode, holds=holds)]
 
 
-def test_a_request_is_recorded_whole_and_sealed() -> None:
-    (event,) = ask()
+def test_a_request_is_recorded_completely_with_the_address_encrypted() -> None:
+    (event,) = request()
 
     assert event == TenantRequested(
         tenant_id=ID,
@@ -182,22 +182,22 @@ def test_a_request_is_recorded_whole_and_sealed() -> None:
 
 
 @pytest.mark.parametrize("slug", ["postgres", "admin", "www", "pg-catalog", "xn--acme"])
-def test_a_slug_that_would_pass_for_ours_is_refused(slug) -> None:
+def test_a_reserved_slug_is_refused(slug) -> None:
     with pytest.raises(tenants.SlugReservedError):
-        ask(slug=slug)
+        request(slug=slug)
 
 
-def test_what_is_not_offered_cannot_be_requested() -> None:
+def test_an_unknown_plan_cannot_be_requested() -> None:
     with pytest.raises(UnknownPlanError):
-        ask(plan="gold")
+        request(plan="gold")
 
 
-def test_nothing_but_a_request_comes_first() -> None:
+def test_only_a_request_can_be_the_first_event() -> None:
     with pytest.raises(tenants.TenantNotFoundError):
         evolve(None, TenantReactivated(tenant_id=ID, lifted=HoldOrigin.BILLING))
 
 
-def test_the_journey_from_request_to_retained() -> None:
+def test_the_lifecycle_from_requested_to_retained() -> None:
     journey = [
         (tenants.on_account_registered, registered()),
         (tenants.on_environment_planned, PLANNED),
@@ -208,14 +208,14 @@ def test_the_journey_from_request_to_retained() -> None:
         (tenants.on_environment_retained, KEPT),
     ]
     tenant = REQUESTED
-    seen = []
-    for verb, *heard in journey:
-        events = verb(tenant, *heard)
+    published = []
+    for verb, *arguments in journey:
+        events = verb(tenant, *arguments)
         tenant = after(tenant, events)
-        seen += [type(event) for event in events]
-        assert verb(tenant, *heard) == []
+        published += [type(event) for event in events]
+        assert verb(tenant, *arguments) == []
 
-    assert seen == [
+    assert published == [
         RetentionNoted,
         ProvisioningStarted,
         TenantActivated,
@@ -229,7 +229,7 @@ def test_the_journey_from_request_to_retained() -> None:
 
 
 @pytest.mark.parametrize("tenant", [REQUESTED, FAILED])
-def test_a_plan_begins_provisioning_and_clears_the_last_failure(tenant) -> None:
+def test_a_plan_starts_provisioning_and_clears_the_last_failure(tenant) -> None:
     events = tenants.on_environment_planned(tenant, PLANNED)
 
     assert events == [ProvisioningStarted(tenant_id=ID, environment_id=ENVIRONMENT, plan_hash=HASH)]
@@ -238,12 +238,12 @@ def test_a_plan_begins_provisioning_and_clears_the_last_failure(tenant) -> None:
 
 
 @pytest.mark.parametrize("tenant", [PROVISIONING, ACTIVE, SUSPENDED, *LEFT])
-def test_a_plan_changes_nothing_for_who_is_built_or_gone(tenant) -> None:
+def test_a_plan_is_ignored_for_a_provisioned_or_offboarded_tenant(tenant) -> None:
     assert tenants.on_environment_planned(tenant, PLANNED) == []
 
 
 @pytest.mark.parametrize("tenant", [REQUESTED, PROVISIONING])
-def test_a_failed_environment_says_why(tenant) -> None:
+def test_a_failed_environment_is_recorded_with_its_reason(tenant) -> None:
     events = tenants.on_environment_failed(tenant, BROKEN)
 
     assert events == [ProvisioningFailed(tenant_id=ID, environment_id=ENVIRONMENT, reason="disk full")]
@@ -251,12 +251,12 @@ def test_a_failed_environment_says_why(tenant) -> None:
 
 
 @pytest.mark.parametrize("tenant", [FAILED, ACTIVE, SUSPENDED, *LEFT])
-def test_a_failure_cannot_take_away_what_works(tenant) -> None:
+def test_a_failure_does_not_affect_a_working_tenant(tenant) -> None:
     assert tenants.on_environment_failed(tenant, BROKEN) == []
 
 
 @pytest.mark.parametrize("tenant", BEFORE)
-def test_a_ready_environment_activates_also_after_a_failure(tenant) -> None:
+def test_a_ready_environment_activates_even_after_a_failure(tenant) -> None:
     events = tenants.on_environment_ready(tenant, ready())
 
     assert events == [TenantActivated(tenant_id=ID, slug="acme", environment_id=ENVIRONMENT, epoch=1)]
@@ -264,7 +264,7 @@ def test_a_ready_environment_activates_also_after_a_failure(tenant) -> None:
 
 
 @pytest.mark.parametrize("tenant", [ACTIVE, SUSPENDED, *LEFT])
-def test_a_known_environment_activates_nobody_again(tenant) -> None:
+def test_a_known_environment_activates_only_once(tenant) -> None:
     assert tenants.on_environment_ready(tenant, ready()) == []
 
 
@@ -277,7 +277,7 @@ def test_a_new_placement_activates_again_and_keeps_the_holds() -> None:
 
 
 @pytest.mark.parametrize("tenant", BEFORE)
-def test_a_hold_put_on_before_the_environment_is_ready_is_remembered(tenant) -> None:
+def test_a_hold_before_the_environment_is_ready_is_kept(tenant) -> None:
     events = tenants.on_subscription_suspended(tenant, UNPAID)
     held = after(tenant, events)
 
@@ -287,7 +287,7 @@ def test_a_hold_put_on_before_the_environment_is_ready_is_remembered(tenant) -> 
 
 
 @pytest.mark.parametrize("tenant", BEFORE)
-def test_a_hold_lifted_before_the_environment_is_ready_is_forgotten(tenant) -> None:
+def test_a_hold_lifted_before_the_environment_is_ready_has_no_effect(tenant) -> None:
     held = replace(tenant, holds=(BILLING, OPERATOR_BLOCKED))
     events = tenants.on_subscription_recovered(held)
 
@@ -295,13 +295,13 @@ def test_a_hold_lifted_before_the_environment_is_ready_is_forgotten(tenant) -> N
     assert after(held, events) == replace(tenant, holds=(OPERATOR_BLOCKED,))
 
 
-def test_a_paused_subscription_shuts_out_as_an_unpaid_one() -> None:
+def test_a_paused_subscription_suspends_as_an_unpaid_one() -> None:
     events = tenants.on_subscription_suspended(ACTIVE, PAUSED)
 
     assert events == suspended(BILLING.model_copy(update={"reason": "the subscription is paused"}))
 
 
-def test_two_holds_are_lifted_one_by_one_by_their_own_origin() -> None:
+def test_each_origin_lifts_only_its_own_hold() -> None:
     both = after(SUSPENDED, tenants.suspend(SUSPENDED, SuspensionMode.READ_ONLY, "audit"))
     paid = tenants.on_subscription_recovered(both)
     resumed = tenants.resume(both)
@@ -316,7 +316,7 @@ def test_an_operator_cannot_lift_the_hold_of_billing() -> None:
     assert tenants.resume(SUSPENDED) == []
 
 
-def test_an_operators_second_mode_takes_the_place_of_the_first() -> None:
+def test_an_operators_second_mode_replaces_the_first() -> None:
     read_only = after(ACTIVE, tenants.suspend(ACTIVE, SuspensionMode.READ_ONLY, "audit"))
 
     assert tenants.suspend(read_only, SuspensionMode.READ_ONLY, "audit again") == []
@@ -324,13 +324,13 @@ def test_an_operators_second_mode_takes_the_place_of_the_first() -> None:
 
 
 @pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE])
-def test_lifting_what_is_not_there_is_no_news(tenant) -> None:
+def test_lifting_an_absent_hold_records_nothing(tenant) -> None:
     assert tenants.resume(tenant) == []
     assert tenants.on_subscription_recovered(tenant) == []
 
 
 @pytest.mark.parametrize("tenant", LEFT)
-def test_who_left_cannot_be_suspended_or_resumed(tenant) -> None:
+def test_an_offboarded_tenant_cannot_be_suspended_or_resumed(tenant) -> None:
     with pytest.raises(tenants.TenantLeftError) as refusal:
         tenants.suspend(tenant, SuspensionMode.BLOCKED, "abuse")
     with pytest.raises(tenants.TenantLeftError):
@@ -340,7 +340,7 @@ def test_who_left_cannot_be_suspended_or_resumed(tenant) -> None:
 
 
 @pytest.mark.parametrize("tenant", LEFT)
-def test_who_left_hears_of_payments_and_accounts_in_vain(tenant) -> None:
+def test_payment_and_account_events_are_ignored_after_offboarding(tenant) -> None:
     held = replace(tenant, holds=(BILLING,))
 
     assert tenants.on_subscription_suspended(tenant, UNPAID) == []
@@ -351,7 +351,7 @@ def test_who_left_hears_of_payments_and_accounts_in_vain(tenant) -> None:
 
 
 @pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE, SUSPENDED])
-def test_a_new_retention_takes_the_place_of_the_old(tenant) -> None:
+def test_a_new_retention_period_replaces_the_old_one(tenant) -> None:
     events = tenants.on_account_registered(tenant, registered(5))
 
     assert events == [RetentionNoted(tenant_id=ID, retention_s=5)]
@@ -359,7 +359,7 @@ def test_a_new_retention_takes_the_place_of_the_old(tenant) -> None:
 
 
 @pytest.mark.parametrize("tenant", [PROVISIONING, ACTIVE, SUSPENDED])
-def test_offboarding_keeps_the_data_as_long_as_the_plan_promised(tenant) -> None:
+def test_offboarding_keeps_the_data_for_the_retention_period_of_the_plan(tenant) -> None:
     events = tenants.offboard(tenant, "closed", NOW)
 
     assert events == [
@@ -370,7 +370,7 @@ def test_offboarding_keeps_the_data_as_long_as_the_plan_promised(tenant) -> None
     assert after(tenant, events).status is Status.OFFBOARDING
 
 
-def test_nobody_is_offboarded_before_it_is_known_how_long_the_data_stays() -> None:
+def test_offboarding_needs_a_known_retention_period() -> None:
     with pytest.raises(tenants.RetentionUnknownError) as refusal:
         tenants.offboard(replace(ACTIVE, retention_s=None), "closed", NOW)
 
@@ -378,7 +378,7 @@ def test_nobody_is_offboarded_before_it_is_known_how_long_the_data_stays() -> No
 
 
 @pytest.mark.parametrize("tenant", [REQUESTED, FAILED])
-def test_who_never_had_an_environment_is_cancelled(tenant) -> None:
+def test_a_tenant_without_an_environment_is_cancelled(tenant) -> None:
     by_operator = tenants.offboard(tenant, "closed", NOW)
     by_billing = tenants.on_subscription_ended(tenant, ENDED, NOW)
 
@@ -388,10 +388,10 @@ def test_who_never_had_an_environment_is_cancelled(tenant) -> None:
 
 
 @pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE, SUSPENDED, RETAINED, CANCELLED])
-def test_only_who_is_offboarding_becomes_retained(tenant) -> None:
+def test_only_an_offboarding_tenant_becomes_retained(tenant) -> None:
     assert tenants.on_environment_retained(tenant, KEPT) == []
 
 
-def test_offboarding_without_a_date_is_never_silently_retained() -> None:
+def test_offboarding_without_a_date_is_not_retained() -> None:
     with pytest.raises(tenants.RetentionUnknownError):
         tenants.on_environment_retained(replace(OFFBOARDING, retain_until=None), KEPT)

@@ -1,1 +1,1 @@
-"""The tenant service: who our customers are, and where each stands in its lifecycle."""
+"""Tenant service: our customers and their lifecycle."""

@@ -1,11 +1,12 @@
-"""HTTP for operators: ask for a tenant, look at tenants, hold them, let them go."""
+"""HTTP API for operators: request, show, suspend, resume and offboard tenants."""
 
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Annotated, Self
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Path, Query, Response, status
+from fastapi import APIRouter, Depends, Path, Query, Response
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
 from paybill_runtime.decisions.context import Caller, ServiceContext, caller
@@ -17,9 +18,9 @@ from sqlalchemy import Text as SqlText
 from sqlmodel import col, select
 
 from paybill_tenant.domain import tenants
-from paybill_tenant.domain.offerings import PAYMENTS, PLANS, REGIONS
+from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, TenantNotFoundError, existing
-from paybill_tenant.tables import OFFERINGS, TENANTS, TenantRow
+from paybill_tenant.tables import SIGNUP_OPTIONS, TENANTS, TenantRow
 
 MAX_PAGE = 200
 
@@ -31,10 +32,9 @@ Email = Annotated[
     StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+$"),
     Field(examples=["ops@acme.example"]),
 ]
-"""One @ between two parts without spaces or control characters, at most 254 (RFC 5321, 4.5.3.1.3). Whether somebody
-reads it, only a message can tell."""
+"""One @ between two parts without spaces or control characters, at most 254 characters (RFC 5321, 4.5.3.1.3)."""
 
-Named = Annotated[
+IdOrSlug = Annotated[
     str,
     Path(
         description="The tenant's id (`ten_…`) or its slug.",
@@ -43,52 +43,52 @@ Named = Annotated[
     ),
 ]
 
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "tenant:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "tenant:write"))]
+Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "tenant:read"))]
+Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "tenant:write"))]
 
 
 class Body(BaseModel):
-    """What a caller sends: a field that we do not know is a mistake, and said to be one."""
+    """Request body; an unknown field is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RequestBody(Body):
-    """Who wants to become a customer, of what, and where."""
+    """Request for a new tenant."""
 
-    slug: Annotated[Slug, Field(description="The name in URLs and database roles; unique for ever.")]
+    slug: Annotated[Slug, Field(description="The name in URLs and database roles; permanently unique.")]
     name: Annotated[Text, Field(description="The organisation's name, for people.", examples=["Acme"])]
     plan: Annotated[Key, Field(description="A plan of the published catalogue.")]
     region: Annotated[Key, Field(description="A region of the published blueprint.", examples=["eu-1"])]
     contact_email: Annotated[
         Email,
-        Field(description="Where billing reaches the organisation. Sealed before anything is stored; never shown."),
+        Field(description="Contact address for billing. Encrypted before it is stored; never shown."),
     ]
     payment: Annotated[
         Key | None,
-        Field(description="The billing provider to pay through; billing's default if null.", examples=["manual"]),
+        Field(description="The billing provider for payments; billing's default if null.", examples=["manual"]),
     ] = None
     customer: Annotated[
         ProviderId | None,
-        Field(description="The customer that it is at this provider already; a new one if null.", examples=["cus_Q1"]),
+        Field(description="An existing customer of this provider; a new one if null.", examples=["cus_Q1"]),
     ] = None
 
 
 class SuspendBody(Body):
-    """How far the tenant is shut out, and why."""
+    """Mode and reason of a suspension."""
 
     mode: Annotated[SuspensionMode, Field(description="`read_only`, or `blocked`: no access at all.")]
-    reason: Annotated[Text, Field(description="Shown to operators, and kept in the log for ever: no personal data.")]
+    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
 
 
 class OffboardBody(Body):
-    """Why the tenant leaves."""
+    """Reason for offboarding."""
 
-    reason: Annotated[Text, Field(description="Shown to operators, and kept in the log for ever: no personal data.")]
+    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
 
 
 class HoldView(BaseModel):
-    """One reason why the tenant is shut out; only its origin lifts it."""
+    """A reason for suspension; only its origin lifts it."""
 
     origin: HoldOrigin
     mode: SuspensionMode
@@ -96,40 +96,38 @@ class HoldView(BaseModel):
 
 
 class EnvironmentView(BaseModel):
-    """What the tenant runs on. `epoch` counts its placements, and is null until the first is ready."""
+    """The tenant's environment. `epoch` counts its placements, and is null until the first is ready."""
 
     id: str
     epoch: int | None
 
 
 class Links(BaseModel):
-    """Where to look next."""
+    """Related resources."""
 
     self: str
 
 
 class TenantView(BaseModel):
-    """A tenant and its standing. Its contact address is not shown: it is sealed in the log."""
+    """A tenant and its status. Its contact address is not shown: it is encrypted in the log."""
 
     id: TenantId
     slug: Slug
     name: str
     status: Status
-    plan: Annotated[str, Field(description="The plan asked for when signing up; billing knows the one in force.")]
+    plan: Annotated[str, Field(description="The plan requested at sign-up; billing has the current one.")]
     region: str
-    holds: Annotated[
-        list[HoldView], Field(description="In force now, or from the moment that the environment is ready.")
-    ]
+    holds: Annotated[list[HoldView], Field(description="In force now, or as soon as the environment is ready.")]
     environment: EnvironmentView | None
-    failure: Annotated[str | None, Field(description="Why the environment could not be built.")]
+    failure: Annotated[str | None, Field(description="Reason why the environment could not be built.")]
     retain_until: Annotated[
-        Timestamp | None, Field(description="Nothing is purged before; null until the tenant leaves.")
+        Timestamp | None, Field(description="Data is kept at least until then; null until the tenant leaves.")
     ]
     links: Links
 
     @classmethod
     def of(cls, tenant: Tenant) -> Self:
-        """What is shown of `tenant`."""
+        """Builds the view of `tenant`."""
         environment = tenant.environment_id
         return cls(
             id=tenant.id,
@@ -154,11 +152,11 @@ class TenantPage(BaseModel):
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes of the service."""
     routes = APIRouter(prefix="/v1/tenants", tags=["tenants"])
 
     async def act(
-        who: Caller, name: str, verb: str, decision: Callable[[Tenant, DecisionContext], list[TenantEvent]]
+        principal: Caller, name: str, verb: str, decision: Callable[[Tenant, DecisionContext], list[TenantEvent]]
     ) -> TenantView:
         tenant_id = await _id_of(context, name)
 
@@ -167,30 +165,30 @@ def router(context: ServiceContext) -> APIRouter:
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), name))
 
         return await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[TENANTS.key(tenant_id)],
             verb=verb,
             target=name,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=TenantView,
         )
 
-    @routes.post("", status_code=status.HTTP_202_ACCEPTED)
-    async def request(body: RequestBody, who: Writer, response: Response) -> TenantView:
-        """Ask for a new tenant. It becomes active when its subscription gives access and its environment is ready.
+    @routes.post("", status_code=HTTPStatus.ACCEPTED)
+    async def request(body: RequestBody, principal: Operator, response: Response) -> TenantView:
+        """Requests a new tenant. It becomes active when its subscription gives access and its environment is ready.
 
-        An `Idempotency-Key` makes it safe to send again: the answer is the first one. Refused with `slug_taken`,
-        `slug_reserved`, `unknown_plan`, `unknown_region`, `unknown_payment`, or `offerings_not_published` (later it
-        succeeds).
+        With an `Idempotency-Key` a repeated request returns the first response. Refused with `slug_taken`,
+        `slug_reserved`, `unknown_plan`, `unknown_region`, `unknown_payment`, or `offerings_not_published` (retry
+        later).
         """
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await context.seal(tenant_id, body.contact_email)
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> TenantView:
             events = tenants.request(
-                unit.get(OFFERINGS, PLANS),
-                unit.get(OFFERINGS, REGIONS),
+                unit.get(SIGNUP_OPTIONS, PLANS),
+                unit.get(SIGNUP_OPTIONS, REGIONS),
                 tenant_id=tenant_id,
                 slug=body.slug,
                 name=body.name,
@@ -198,7 +196,7 @@ def router(context: ServiceContext) -> APIRouter:
                 region=body.region,
                 contact_email=sealed,
                 source=Source.API,
-                payments=unit.get(OFFERINGS, PAYMENTS),
+                payments=unit.get(SIGNUP_OPTIONS, PAYMENTS),
                 payment=body.payment,
                 customer=body.customer,
             )
@@ -206,14 +204,14 @@ def router(context: ServiceContext) -> APIRouter:
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), tenant_id))
 
         view = await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[TENANTS.key(tenant_id)],
-            reads=[OFFERINGS.key(offering) for offering in (PLANS, REGIONS, PAYMENTS)],
+            reads=[SIGNUP_OPTIONS.key(kind) for kind in (PLANS, REGIONS, PAYMENTS)],
             seals=[sealed],
             verb="request",
             target=body.slug,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=TenantView,
         )
         response.headers["Location"] = view.links.self
@@ -221,66 +219,66 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("")
     async def show_all(
-        _: Reader,
-        standing: Annotated[Status | None, Query(alias="status", description="Only those who stand here.")] = None,
+        _: Viewer,
+        status: Annotated[Status | None, Query(description="Only tenants with this status.")] = None,
         slug: Annotated[Slug | None, Query(description="Only the tenant with this slug.")] = None,
         after: Annotated[
-            Slug | None, Query(description="Only slugs behind this one: `next` of the page before.")
+            Slug | None, Query(description="Only slugs after this one: `next` of the previous page.")
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")] = 50,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of results.")] = 50,
     ) -> TenantPage:
-        """Tenants in the order of their slugs, a page at a time; pages stay right while tenants come and go."""
-        wanted = select(_STATE).order_by(TenantRow.slug).limit(limit + 1)
-        if standing is not None:
-            wanted = wanted.where(TenantRow.status == standing)
+        """Lists tenants in the order of their slugs, in pages. Changes between two requests shift no page."""
+        query = select(_STATE).order_by(TenantRow.slug).limit(limit + 1)
+        if status is not None:
+            query = query.where(TenantRow.status == status)
         if slug is not None:
-            wanted = wanted.where(TenantRow.slug == slug)
+            query = query.where(TenantRow.slug == slug)
         if after is not None:
-            wanted = wanted.where(col(TenantRow.slug) > after)
-        found = [TENANTS.load(row.state) for row in await context.rows(wanted)]
+            query = query.where(col(TenantRow.slug) > after)
+        found = [TENANTS.load(row.state) for row in await context.rows(query)]
         page = found[:limit]
         return TenantPage(
             tenants=[TenantView.of(tenant) for tenant in page], next=page[-1].slug if len(found) > limit else None
         )
 
     @routes.get("/{tenant}")
-    async def show(tenant: Named, _: Reader) -> TenantView:
-        """One tenant, by id or slug."""
+    async def show(tenant: IdOrSlug, _: Viewer) -> TenantView:
+        """Shows one tenant, by id or slug."""
         rows = await context.rows(select(_STATE).where(_is(tenant)))
         if not rows:
             raise TenantNotFoundError(f"there is no tenant {tenant}")
         return TenantView.of(TENANTS.load(rows[0].state))
 
     @routes.post("/{tenant}/suspend")
-    async def suspend(tenant: Named, body: SuspendBody, who: Writer) -> TenantView:
-        """Put the operator's hold on a tenant: nothing is deleted. Before the environment is ready it is remembered.
+    async def suspend(tenant: IdOrSlug, body: SuspendBody, principal: Operator) -> TenantView:
+        """Suspends a tenant by the operator's hold and keeps its data. It takes effect once the environment is ready.
 
         Refused with `tenant_left` once the tenant is offboarding.
         """
-        return await act(who, tenant, "suspend", lambda found, _: tenants.suspend(found, body.mode, body.reason))
+        return await act(principal, tenant, "suspend", lambda state, _: tenants.suspend(state, body.mode, body.reason))
 
     @routes.post("/{tenant}/resume")
-    async def resume(tenant: Named, who: Writer) -> TenantView:
-        """Lift the operator's hold. The tenant stays suspended while billing holds it: see `holds` in the answer.
+    async def resume(tenant: IdOrSlug, principal: Operator) -> TenantView:
+        """Lifts the operator's hold. The tenant stays suspended while billing holds it: see `holds` in the response.
 
         Refused with `tenant_left` once the tenant is offboarding.
         """
-        return await act(who, tenant, "resume", lambda found, _: tenants.resume(found))
+        return await act(principal, tenant, "resume", lambda state, _: tenants.resume(state))
 
     @routes.post("/{tenant}/offboard")
-    async def offboard(tenant: Named, body: OffboardBody, who: Writer) -> TenantView:
-        """Let a tenant go: its data is exported and kept until `retain_until`, and its subscription is cancelled.
+    async def offboard(tenant: IdOrSlug, body: OffboardBody, principal: Operator) -> TenantView:
+        """Offboards a tenant: its data is exported and kept until `retain_until`, and its subscription is cancelled.
 
-        One that has no environment yet is cancelled at once. Refused with `retention_unknown` while billing has not
-        said how long the data stays (later it succeeds).
+        A tenant without an environment is cancelled at once. Refused with `retention_unknown` until billing has
+        published the retention period (retry later).
         """
-        return await act(who, tenant, "offboard", lambda found, at: tenants.offboard(found, body.reason, at.now))
+        return await act(principal, tenant, "offboard", lambda state, at: tenants.offboard(state, body.reason, at.now))
 
     return routes
 
 
 async def _id_of(context: ServiceContext, name: str) -> str:
-    """The id of the tenant that is called so; when there is none, `name` itself, which then is nobody's id either."""
+    """Returns the id of the tenant with this id or slug; `name` itself when there is none."""
     rows = await context.rows(select(TenantRow.id).where(_is(name)))
     return rows[0].id if rows else name
 

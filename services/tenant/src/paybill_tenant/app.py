@@ -1,4 +1,4 @@
-"""Puts the service together."""
+"""Builds the service from its parts."""
 
 from paybill_runtime.app import Service
 
@@ -9,5 +9,5 @@ from paybill_tenant.tables import STATES
 
 
 def service() -> Service:
-    """The tenant service. It calls nobody outside, so it has no work."""
+    """Returns the tenant service. It calls no other system, so it has no jobs."""
     return Service(name="tenant", settings=Settings, states=STATES, subscriptions=HANDLERS, router=router)

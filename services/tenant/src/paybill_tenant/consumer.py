@@ -1,4 +1,4 @@
-"""The facts that this service hears, and the verb for each."""
+"""Subscriptions of the service: each event and its verb in the domain."""
 
 from typing import Protocol
 
@@ -23,10 +23,10 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_tenant.domain import offerings, tenants
-from paybill_tenant.domain.offerings import PAYMENTS, PLANS, REGIONS
+from paybill_tenant.domain import signup_options, tenants
+from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Tenant, existing
-from paybill_tenant.tables import OFFERINGS, TENANTS
+from paybill_tenant.tables import SIGNUP_OPTIONS, TENANTS
 
 HANDLERS = Subscriptions()
 
@@ -44,19 +44,23 @@ def _tenant(unit: UnitOfWork, fact: _OfTenant) -> Tenant:
     return existing(unit.get(TENANTS, fact.tenant_id), fact.tenant_id)
 
 
-@HANDLERS.fact(CataloguePublished, writes=lambda _: [OFFERINGS.key(PLANS)])
+@HANDLERS.fact(CataloguePublished, writes=lambda _: [SIGNUP_OPTIONS.key(PLANS)])
 def catalogue_published(unit: UnitOfWork, fact: CataloguePublished, _: DecisionContext) -> None:
-    unit.record(OFFERINGS, PLANS, offerings.on_catalogue_published(unit.get(OFFERINGS, PLANS), fact))
+    known = unit.get(SIGNUP_OPTIONS, PLANS)
+    unit.record(SIGNUP_OPTIONS, PLANS, signup_options.on_catalogue_published(known, fact))
 
 
-@HANDLERS.fact(BlueprintPublished, writes=lambda _: [OFFERINGS.key(REGIONS)])
+@HANDLERS.fact(BlueprintPublished, writes=lambda _: [SIGNUP_OPTIONS.key(REGIONS)])
 def blueprint_published(unit: UnitOfWork, fact: BlueprintPublished, _: DecisionContext) -> None:
-    unit.record(OFFERINGS, REGIONS, offerings.on_blueprint_published(unit.get(OFFERINGS, REGIONS), fact))
+    known = unit.get(SIGNUP_OPTIONS, REGIONS)
+    unit.record(SIGNUP_OPTIONS, REGIONS, signup_options.on_blueprint_published(known, fact))
 
 
-@HANDLERS.fact(ProvidersConfigured, writes=lambda _: [OFFERINGS.key(PAYMENTS)])
+@HANDLERS.fact(ProvidersConfigured, writes=lambda _: [SIGNUP_OPTIONS.key(PAYMENTS)])
 def providers_configured(unit: UnitOfWork, fact: ProvidersConfigured, _: DecisionContext) -> None:
-    unit.record(OFFERINGS, PAYMENTS, offerings.on_providers_configured(unit.get(OFFERINGS, PAYMENTS), fact))
+    unit.record(
+        SIGNUP_OPTIONS, PAYMENTS, signup_options.on_providers_configured(unit.get(SIGNUP_OPTIONS, PAYMENTS), fact)
+    )
 
 
 @HANDLERS.fact(AccountRegistered, writes=_writes)

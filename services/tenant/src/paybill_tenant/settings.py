@@ -1,7 +1,7 @@
-"""What the environment decides: for this service, what it decides for every one."""
+"""Settings of the tenant service: only those of every service."""
 
 from paybill_runtime.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    """Nothing of its own: plans and regions come as facts, and it calls nobody."""
+    """No settings of its own: plans and regions come as events, and it calls no other system."""

@@ -1,21 +1,21 @@
-"""The states of this service: tenants and offerings, a JSON document each, with columns to look tenants up by."""
+"""Tables of the service: tenants and sign-up options, one JSON document each, with generated columns for queries."""
 
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
-from paybill_tenant.domain import offerings, tenants
-from paybill_tenant.domain.offerings import Offering
+from paybill_tenant.domain import signup_options, tenants
+from paybill_tenant.domain.signup_options import SignupOptions
 from paybill_tenant.domain.tenants import Tenant
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
-    """This service's rows, in a MetaData of their own: two services can be loaded in one process."""
+    """Base of the rows, with its own MetaData: one process can load two services."""
 
 
 class TenantRow(Base, table=True):
-    """A tenant. Its slug stays its own after it left."""
+    """A tenant. Its slug stays taken after it left."""
 
     __tablename__ = "tenants"
     __table_args__ = (Index(None, "status", "slug"),)
@@ -24,12 +24,12 @@ class TenantRow(Base, table=True):
     status: str = generated("state->>'status'")
 
 
-class OfferingRow(Base, table=True):
-    """What may be asked for: the rows `plans`, `regions` and `payments`."""
+class SignupOptionsRow(Base, table=True):
+    """Options of a sign-up: the rows `plans`, `regions` and `payments`."""
 
     __tablename__ = "offerings"
 
 
 TENANTS = Stored("tenant", TenantRow, Tenant, tenants.evolve, conflicts={"tenants_slug_key": tenants.SlugTakenError})
-OFFERINGS = Stored("offering", OfferingRow, Offering, offerings.evolve)
-STATES = (TENANTS, OFFERINGS)
+SIGNUP_OPTIONS = Stored("offering", SignupOptionsRow, SignupOptions, signup_options.evolve)
+STATES = (TENANTS, SIGNUP_OPTIONS)

@@ -1,1 +1,1 @@
-"""The rules of the tenant service: tenants, and what they may ask for. No I/O in here."""
+"""Rules of the tenant service: tenants and the options of a sign-up. No I/O."""

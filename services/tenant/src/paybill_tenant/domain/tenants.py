@@ -1,4 +1,4 @@
-"""A tenant's lifecycle, from the request to become a customer until its data is only kept: rules without I/O."""
+"""Lifecycle of a tenant, from the request until its data is only retained."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -33,7 +33,7 @@ from paybill_contracts.tenant import (
 )
 from paybill_contracts.values import Count, EnvironmentId, Key, Slug, TenantId, Text, Timestamp
 
-from paybill_tenant.domain.offerings import Offering, check_offered, check_payment
+from paybill_tenant.domain.signup_options import SignupOptions, check_payment, check_plan_and_region
 
 TenantEvent = (
     TenantRequested
@@ -56,14 +56,14 @@ RESERVED_SLUGS = frozenset({
     "root", "smtp", "static", "status", "support", "system", "template0", "template1", "tenant", "www",
 })
 # fmt: on
-"""Names that would pass for ours, or for a part of PostgreSQL, in a host name or a database role."""
+"""Names that could be mistaken for ours or PostgreSQL's in a host name or a database role."""
 
 RESERVED_PREFIXES = ("pg-", "xn--")
-"""PostgreSQL keeps `pg_` for itself, and IDNA keeps `xn--` (RFC 5890, 2.3.1)."""
+"""PostgreSQL reserves `pg_`, and IDNA reserves `xn--` (RFC 5890, 2.3.1)."""
 
 
 class Status(StrEnum):
-    """Where a tenant stands. Apart from its subscription (billing) and its placement (provisioner)."""
+    """Lifecycle status of a tenant, independent of its subscription (billing) and its placement (provisioner)."""
 
     REQUESTED = "requested"
     PROVISIONING = "provisioning"
@@ -77,10 +77,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A customer organisation and its standing.
+    """A customer organisation and its lifecycle status.
 
-    plan, region: as asked for when signing up. holds: at most one of each origin, remembered in every status.
-    failure: why the environment could not be built. retention_s: None until billing has registered the account.
+    plan, region: as requested at sign-up. holds: at most one of each origin, kept in every status. failure: reason
+    why the environment could not be built. retention_s: None until billing has registered the account.
     """
 
     id: TenantId
@@ -98,45 +98,45 @@ class Tenant:
 
 
 class TenantNotFoundError(NotFoundError):
-    """Nobody has this id or slug."""
+    """No tenant has this id or slug."""
 
     code = "tenant_not_found"
 
 
 class SlugTakenError(ConflictError):
-    """A slug belongs to one tenant for ever, also after it left."""
+    """Another tenant has this slug; a slug stays taken after its tenant left."""
 
     code = "slug_taken"
 
 
 class SlugReservedError(DomainError):
-    """A name that would pass for one of ours."""
+    """The slug could be mistaken for a name of ours."""
 
     code = "slug_reserved"
 
 
 class TenantLeftError(ConflictError):
-    """Who leaves or has left can be neither shut out nor let in again."""
+    """The tenant is offboarding or has left; it can no longer be suspended or resumed."""
 
     code = "tenant_left"
 
 
 class RetentionUnknownError(ConflictError):
-    """Offboarding promises how long the data stays, and billing has not said it."""
+    """Offboarding needs the retention period, and billing has not published it."""
 
     code = "retention_unknown"
 
 
 def existing(tenant: Tenant | None, tenant_id: str) -> Tenant:
-    """The tenant itself. Raises TenantNotFoundError."""
+    """Returns the tenant. Raises TenantNotFoundError for None."""
     if tenant is None:
         raise TenantNotFoundError(f"there is no tenant {tenant_id}")
     return tenant
 
 
 def request(
-    plans: Offering | None,
-    regions: Offering | None,
+    plans: SignupOptions | None,
+    regions: SignupOptions | None,
     *,
     tenant_id: str,
     slug: str,
@@ -145,14 +145,14 @@ def request(
     region: str,
     contact_email: Personal[str],
     source: Source,
-    payments: Offering | None = None,
+    payments: SignupOptions | None = None,
     payment: str | None = None,
     customer: str | None = None,
 ) -> list[TenantEvent]:
-    """Ask to become a customer. That the slug is free is checked where it is stored, by a unique column."""
+    """Requests a new tenant. A unique column, not this rule, ensures that the slug is free."""
     if slug in RESERVED_SLUGS or slug.startswith(RESERVED_PREFIXES):
         raise SlugReservedError(f"the slug {slug} is reserved; choose another")
-    check_offered(plans, regions, plan=plan, region=region)
+    check_plan_and_region(plans, regions, plan=plan, region=region)
     check_payment(payments, payment)
     return [
         TenantRequested(
@@ -170,24 +170,24 @@ def request(
 
 
 def suspend(tenant: Tenant, mode: SuspensionMode, reason: str) -> list[TenantEvent]:
-    """Shut the tenant out by an operator's hold, keeping everything it owns."""
-    _still_here(tenant)
+    """Suspends the tenant by an operator's hold and keeps its data."""
+    _require_customer(tenant)
     return _hold(tenant, Hold(origin=HoldOrigin.OPERATOR, mode=mode, reason=reason))
 
 
 def resume(tenant: Tenant) -> list[TenantEvent]:
-    """Lift the operator's hold; one of billing stays until it is paid."""
-    _still_here(tenant)
+    """Lifts the operator's hold; billing's hold stays until payment."""
+    _require_customer(tenant)
     return _lift(tenant, HoldOrigin.OPERATOR)
 
 
 def offboard(tenant: Tenant, reason: str, now: datetime) -> list[TenantEvent]:
-    """Let the tenant go. Its data stays as long as its plan promised."""
-    return _leave(tenant, HoldOrigin.OPERATOR, reason, tenant.retention_s, now)
+    """Offboards the tenant. Its data is kept for the retention period of its plan."""
+    return _offboard(tenant, HoldOrigin.OPERATOR, reason, tenant.retention_s, now)
 
 
 def on_account_registered(tenant: Tenant, fact: AccountRegistered) -> list[TenantEvent]:
-    """Remember how long the plan promises to keep the data."""
+    """Records the retention period of the plan."""
     match tenant.status:
         case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.ACTIVE | Status.SUSPENDED:
             if tenant.retention_s == fact.retention_s:
@@ -206,7 +206,7 @@ def on_environment_planned(tenant: Tenant, fact: EnvironmentPlanned) -> list[Ten
                 ProvisioningStarted(tenant_id=tenant.id, environment_id=fact.environment_id, plan_hash=fact.plan_hash)
             ]
         case Status.PROVISIONING | Status.ACTIVE | Status.SUSPENDED:
-            return []  # it is being built, or built anew beside what works
+            return []  # the first environment, or another placement of a running tenant, is being built
         case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
             return []
         case _:
@@ -214,7 +214,7 @@ def on_environment_planned(tenant: Tenant, fact: EnvironmentPlanned) -> list[Ten
 
 
 def on_environment_failed(tenant: Tenant, fact: EnvironmentFailed) -> list[TenantEvent]:
-    """A tenant that already works keeps what it has; only the first environment can fail it."""
+    """Fails only a tenant without a working environment."""
     match tenant.status:
         case Status.REQUESTED | Status.PROVISIONING:
             return [ProvisioningFailed(tenant_id=tenant.id, environment_id=fact.environment_id, reason=fact.reason)]
@@ -227,7 +227,7 @@ def on_environment_failed(tenant: Tenant, fact: EnvironmentFailed) -> list[Tenan
 
 
 def on_environment_ready(tenant: Tenant, fact: EnvironmentReady) -> list[TenantEvent]:
-    """The tenant can work, unless a hold was put on it meanwhile."""
+    """Activates the tenant, unless a hold is in force."""
     match tenant.status:
         case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED:
             return _activate(tenant, fact)
@@ -240,7 +240,7 @@ def on_environment_ready(tenant: Tenant, fact: EnvironmentReady) -> list[TenantE
 
 
 def on_subscription_suspended(tenant: Tenant, fact: SubscriptionSuspended | SubscriptionPaused) -> list[TenantEvent]:
-    """Nobody is shut out whom another subscription gives access."""
+    """Suspends the tenant, unless another subscription gives access."""
     if fact.instead is not None:
         return []
     reason = f"the subscription is {fact.subscription.access}"
@@ -248,19 +248,19 @@ def on_subscription_suspended(tenant: Tenant, fact: SubscriptionSuspended | Subs
 
 
 def on_subscription_recovered(tenant: Tenant) -> list[TenantEvent]:
-    """Paid again, active or resumed: all the same to a hold of billing."""
+    """Lifts billing's hold: the subscription recovered or became active."""
     return _lift(tenant, HoldOrigin.BILLING)
 
 
 def on_subscription_ended(tenant: Tenant, fact: SubscriptionEnded, now: datetime) -> list[TenantEvent]:
-    """Nobody leaves, or stays shut out, whom another subscription gives access."""
+    """Offboards the tenant; with another entitling subscription it only lifts billing's hold."""
     if fact.others:
         return _lift(tenant, HoldOrigin.BILLING)
-    return _leave(tenant, HoldOrigin.BILLING, "the subscription ended", fact.retention_s, now)
+    return _offboard(tenant, HoldOrigin.BILLING, "the subscription ended", fact.retention_s, now)
 
 
 def on_environment_retained(tenant: Tenant, fact: EnvironmentRetained) -> list[TenantEvent]:
-    """The tenant is gone. Only who was let go can be retained, so `retain_until` is known."""
+    """Ends offboarding: the data is exported and retained. `retain_until` is known since offboarding began."""
     match tenant.status:
         case Status.OFFBOARDING:
             if tenant.retain_until is None:
@@ -275,7 +275,7 @@ def on_environment_retained(tenant: Tenant, fact: EnvironmentRetained) -> list[T
 
 
 def evolve(tenant: Tenant | None, event: TenantEvent) -> Tenant:
-    """The tenant after `event`; only `TenantRequested` may come first."""
+    """Returns the tenant after `event`; only `TenantRequested` may come first."""
     if isinstance(event, TenantRequested):
         return Tenant(
             id=event.tenant_id,
@@ -322,18 +322,18 @@ def evolve(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             assert_never(event)
 
 
-def _still_here(tenant: Tenant) -> None:
+def _require_customer(tenant: Tenant) -> None:
     match tenant.status:
         case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.ACTIVE | Status.SUSPENDED:
             return
         case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            raise TenantLeftError(f"tenant {tenant.slug} is {tenant.status}; nobody is there to be shut out or let in")
+            raise TenantLeftError(f"tenant {tenant.slug} is {tenant.status}; it can no longer be suspended or resumed")
         case _:
             assert_never(tenant.status)
 
 
 def _hold(tenant: Tenant, hold: Hold) -> list[TenantEvent]:
-    """Put `hold` in the place of an earlier one of its origin. The same mode again is not news."""
+    """Replaces an earlier hold of the same origin. A hold with the same mode changes nothing."""
     if any(held.origin is hold.origin and held.mode is hold.mode for held in tenant.holds):
         return []
     others = [held for held in tenant.holds if held.origin is not hold.origin]
@@ -350,7 +350,7 @@ def _hold(tenant: Tenant, hold: Hold) -> list[TenantEvent]:
 
 
 def _lift(tenant: Tenant, origin: HoldOrigin) -> list[TenantEvent]:
-    """Remove the hold of `origin`; the tenant is let in again when no other is in force."""
+    """Removes the hold of `origin`; the tenant is reactivated when no other hold is in force."""
     holds = tuple(held for held in tenant.holds if held.origin is not origin)
     if holds == tenant.holds:
         return []
@@ -365,17 +365,17 @@ def _lift(tenant: Tenant, origin: HoldOrigin) -> list[TenantEvent]:
             assert_never(tenant.status)
 
 
-def _leave(
+def _offboard(
     tenant: Tenant, origin: HoldOrigin, reason: str, retention_s: int | None, now: datetime
 ) -> list[TenantEvent]:
-    """Offboarding, or cancellation while there is no environment with data in it."""
+    """Starts offboarding, or cancels a tenant that has no environment with data."""
     match tenant.status:
         case Status.REQUESTED | Status.PROVISION_FAILED:
             return [TenantCancelled(tenant_id=tenant.id, origin=origin, reason=reason)]
         case Status.PROVISIONING | Status.ACTIVE | Status.SUSPENDED:
             if retention_s is None:
                 raise RetentionUnknownError(
-                    f"billing has not said how long the data of tenant {tenant.slug} is kept; try again when it runs"
+                    f"billing has not published the retention period of tenant {tenant.slug}; try again when it runs"
                 )
             until = now + timedelta(seconds=retention_s)
             return [OffboardingStarted(tenant_id=tenant.id, origin=origin, reason=reason, retain_until=until)]
