@@ -14,8 +14,8 @@ from paybill_billing.reconciliation.domain import (
     RunOrderError,
     Status,
     differences,
+    drift_kind,
     evolve,
-    judge,
     progress,
     start,
     stop,
@@ -54,13 +54,13 @@ def running(**more) -> Run:
 
 
 def test_what_a_look_would_not_change_is_no_drift() -> None:
-    assert judge(held(), held()) is None
-    assert judge(held(), None) is None
+    assert drift_kind(held(), held()) is None
+    assert drift_kind(held(), None) is None
 
 
 def test_what_we_never_heard_of_and_what_is_not_the_same_are_told_apart() -> None:
-    assert judge(None, held()) is DriftKind.UNKNOWN_HERE
-    assert judge(held(), held(quantity=2)) is DriftKind.DIFFERENT
+    assert drift_kind(None, held()) is DriftKind.UNKNOWN_HERE
+    assert drift_kind(held(), held(quantity=2)) is DriftKind.DIFFERENT
 
 
 def test_differences_name_each_field_and_both_sides() -> None:
@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_no_further() -> None:
     stopped = evolve(running(), stop(running())[0])
 
     assert stopped.status is Status.STOPPED
-    assert progress(stopped, Page("sub_9", listed=False, mine=None, looked=3, drifts=())) == []
+    assert progress(stopped, Page("sub_9", listed=False, mine=None, compared=3, drifts=())) == []
     with pytest.raises(RunEndedError, match="stopped"):
         stop(stopped)
 
@@ -97,9 +97,9 @@ def test_the_counts_of_a_run_are_the_sums_of_its_pages_and_its_last_page_ends_it
     run = evolve(None, began)
     for place, size in enumerate(sizes):
         done = place == len(sizes) - 1
-        (event,) = progress(run, Page(f"sub_{place}", listed=done, mine=None, looked=size, drifts=(), done=done))
+        (event,) = progress(run, Page(f"sub_{place}", listed=done, mine=None, compared=size, drifts=(), done=done))
         assert isinstance(event, ReconciliationFinished if done else ReconciliationProgressed)
         run = evolve(run, event)
 
-    assert run.looked == sum(sizes)
+    assert run.compared == sum(sizes)
     assert run.status is Status.FINISHED

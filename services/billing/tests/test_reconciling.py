@@ -126,7 +126,7 @@ async def test_a_provider_that_lists_nothing_is_refused_by_name(world) -> None:
 
 
 async def test_a_message_that_never_came_is_fetched(world_of, settings, monkeypatch) -> None:
-    monkeypatch.setattr(redelivery, "ON_ITS_WAY", redelivery.ON_ITS_WAY * 0)
+    monkeypatch.setattr(redelivery, "MIN_AGE", redelivery.MIN_AGE * 0)
     settings["sweep_every_s"] = 0.2
     world = await world_of(service())
     subscription = await world.subscribed(TENANT)

@@ -10,8 +10,8 @@ from billing_world import SECRETS
 from paybill_billing.app import service
 from paybill_billing.providers.port import DeliveryRefusedError
 from paybill_billing.providers.stripe.inbound import StripeInbound
-from paybill_billing.webhooks.inbox import MAX_WAITING, Inbox
-from paybill_billing.webhooks.jobs import forget_bodies
+from paybill_billing.webhooks.inbox import MAX_WAITING, WebhookInbox
+from paybill_billing.webhooks.jobs.worker import delete_old_bodies
 from paybill_embedded import PostgresServer
 from paybill_runtime.app import serving
 from paybill_runtime.errors import OverloadedError
@@ -170,7 +170,7 @@ async def test_bodies_go_after_thirty_days_and_the_message_stays_known(world, ou
             text("UPDATE webhooks SET received_at = received_at - interval '31 days' WHERE event_id = 'evt_0'")
         )
 
-    await forget_bodies(context)
+    await delete_old_bodies(context)
 
     kept = await world.sql("SELECT event_id, body IS NULL FROM webhooks ORDER BY event_id")
     assert kept == [("evt_0", True), ("evt_1", False)]
@@ -210,11 +210,11 @@ async def test_a_hundred_messages_at_once_share_a_few_transactions(world, outsid
 
 
 async def test_when_too_many_wait_the_sender_is_told_to_come_back():
-    inbox = Inbox(None, lambda _: None)
+    inbox = WebhookInbox(None, lambda _: None)
     inbox._waiting = [None] * MAX_WAITING
 
     with pytest.raises(OverloadedError):
-        await inbox.keep(None)
+        await inbox.store(None)
 
 
 def test_the_time_window_is_the_same_both_ways(signed):

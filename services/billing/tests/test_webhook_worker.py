@@ -14,7 +14,7 @@ from paybill_billing.providers.port import ProviderAwayError
 from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.subscriptions.domain.expiry import SYNC_DELAY
-from paybill_billing.webhooks.jobs import Ingest
+from paybill_billing.webhooks.jobs import WebhookWorker
 
 TENANT = "ten_" + "b" * 32
 QUICK = """\
@@ -168,10 +168,10 @@ async def scripted(world_of, signed):
                 answer = await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
                 assert answer.is_success
             provider = provider_of(customer)
-            ingest = Ingest(
+            worker = WebhookWorker(
                 running.context, running.leases, "stripe", provider, StripeInbound(SECRETS), asyncio.Event()
             )
-            task = asyncio.create_task(ingest.run())
+            task = asyncio.create_task(worker.run())
             stack.push_async_callback(_ended, task)
             return provider, world
 

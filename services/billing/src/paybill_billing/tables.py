@@ -22,7 +22,7 @@ STATES = (
     *licences.STATES,
     *reconciliation.STATES,
 )
-OTHER_TABLES = (sync_queue.SYNC_QUEUE, webhooks.WEBHOOKS, reconciliation.RECONCILIATION_SEEN)
+OTHER_TABLES = (sync_queue.SYNC_QUEUE, webhooks.WEBHOOKS, reconciliation.LISTED_OBJECTS)
 """Tables that hold no aggregates; a replay does not rebuild them."""
 METADATA = Base.metadata
 """All of these tables, for Alembic."""

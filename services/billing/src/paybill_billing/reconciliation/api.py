@@ -1,4 +1,4 @@
-"""Reconciliation over HTTP: compare everything with a provider, look at what was found, stop it."""
+"""HTTP of reconciliation: start, show and stop runs, and show drifts."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -24,11 +24,11 @@ Provider = Annotated[Key, Path(description="The provider's name, such as `stripe
 
 
 class RunView(BaseModel):
-    """A comparison with a provider, and how far it is."""
+    """A run and its progress."""
 
     id: RunId
     provider: str
-    repair: Annotated[bool, Field(description="Whether what differs is looked at again, and so repaired.")]
+    repair: Annotated[bool, Field(description="Queues every drifted subscription for a sync, which repairs it.")]
     status: Status
     started_at: datetime
     looked: int
@@ -36,45 +36,49 @@ class RunView(BaseModel):
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """What is shown of `run`."""
+        """Returns the view of `run`."""
         return cls(
             id=run.id,
             provider=run.provider,
             repair=run.repair,
             status=run.status,
             started_at=run.started_at,
-            looked=run.looked,
+            looked=run.compared,
             drifted=run.drifted,
         )
 
 
-class Wish(BaseModel):
-    """repair: false to be told only (a dry run)."""
+class StartBody(BaseModel):
+    """repair: False for a dry run, which only records the drifts."""
 
     repair: bool = True
 
 
 class DriftPage(BaseModel):
-    """Differences in the order of their ids."""
+    """Drifts in the order of their ids."""
 
     drifts: list[DriftFound]
     next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], None]) -> APIRouter:
-    """The routes, on this edge. listed: the providers that can list what they hold; asked: called when a run starts."""
+def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[[], None]) -> APIRouter:
+    """Returns the routes. listing: providers that list their subscriptions. on_start: called when a run starts."""
     routes = APIRouter(prefix="/v1", tags=["reconciliation"])
 
     @routes.post("/providers/{provider}/reconciliations", status_code=status.HTTP_202_ACCEPTED)
-    async def start(provider: Provider, body: Wish, who: Operator) -> RunView:
-        """Compare all subscriptions of a provider with ours; what differs is a fact, and repaired if wished.
+    async def start(provider: Provider, body: StartBody, who: Operator) -> RunView:
+        """Starts a run, which compares all subscriptions of a provider with ours and records the drifts.
 
-        It goes on by itself, over restarts, too: follow it at `/v1/reconciliations/{id}`. Refused with
-        `reconciliation_runs` while another one of this provider is not over.
+        It runs in the background and survives restarts; `/v1/reconciliations/{id}` shows its progress. Refused with
+        `reconciliation_runs` while another run of this provider has not ended.
         """
-        if provider not in listed:
-            names = ", ".join(sorted(listed)) or "none is configured"
-            raise Problem(404, "unknown_provider", f"{provider} lists nothing to compare; those that do: {names}")
+        if provider not in listing:
+            names = ", ".join(sorted(listing)) or "none is configured"
+            raise Problem(
+                404,
+                "unknown_provider",
+                f"{provider} cannot list subscriptions; providers that can: {names}",
+            )
         run_id = f"rec_{uuid4().hex}"
         run = await start_run(
             context,
@@ -85,21 +89,21 @@ def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], 
             verb="reconcile",
             target=provider,
             idempotency=who.idempotency,
-            answer=RunView,
+            response_type=RunView,
             view=RunView.of,
         )
-        asked()
+        on_start()
         return run
 
     @routes.get("/reconciliations")
     async def show_all(_: Viewer, limit: Limit = 50) -> list[RunView]:
-        """Reconciliations, the newest first."""
-        wanted = select(state_column(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
-        return [RunView.of(RUNS.load(row.state)) for row in await context.rows(wanted.limit(limit))]
+        """Returns the runs, newest first."""
+        query = select(state_column(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
+        return [RunView.of(RUNS.load(row.state)) for row in await context.rows(query.limit(limit))]
 
     @routes.get("/reconciliations/{run_id}")
     async def show(run_id: RunId, _: Viewer) -> RunView:
-        """One reconciliation, and how far it is."""
+        """Returns a run and its progress."""
         run = await load_state(context, RUNS, run_id)
         if run is None:
             raise UnknownRunError(f"there is no reconciliation {run_id}")
@@ -107,7 +111,7 @@ def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], 
 
     @routes.post("/reconciliations/{run_id}/stop")
     async def stop(run_id: RunId, who: Operator) -> RunView:
-        """End a reconciliation where it is; what it has found and repaired stays."""
+        """Stops a run; its drifts and repairs stay."""
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> RunView:
             run = unit.get(RUNS, run_id)
@@ -129,12 +133,12 @@ def router(context: ServiceContext, listed: frozenset[str], asked: Callable[[], 
     @routes.get("/drifts")
     async def show_drifts(
         _: Viewer,
-        run: Annotated[RunId | None, Query(description="Only what this reconciliation found.")] = None,
-        tenant: Annotated[TenantId | None, Query(description="Only this tenant's.")] = None,
+        run: Annotated[RunId | None, Query(description="Only drifts of this run.")] = None,
+        tenant: Annotated[TenantId | None, Query(description="Only drifts of this tenant.")] = None,
         after: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
         limit: Limit = 50,
     ) -> DriftPage:
-        """Where a provider and we differed, in the order of their ids, a page at a time."""
+        """Returns the drifts in the order of their ids, a page at a time."""
         drifts, next_ = await load_page(context, DRIFTS, after, limit, run=run, tenant_id=tenant)
         return DriftPage(drifts=[drift.found for drift in drifts], next=next_)
 

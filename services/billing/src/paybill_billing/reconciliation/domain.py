@@ -1,10 +1,10 @@
-"""Reconciliation: whether a provider and we say the same, run by run, page by page. Pure."""
+"""Reconciliation runs, which compare a provider's subscriptions with ours, and the drifts that they find."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import Annotated, Any, assert_never
 
 from paybill_contracts.billing import Subscription
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
@@ -17,6 +17,7 @@ from paybill_contracts.reconciliation import (
     ReconciliationStarted,
     ReconciliationStopped,
 )
+from pydantic import Field
 
 RunEvent = ReconciliationStarted | ReconciliationProgressed | ReconciliationFinished | ReconciliationStopped
 
@@ -28,25 +29,25 @@ class UnknownRunError(NotFoundError):
 
 
 class RunEndedError(ConflictError):
-    """There is nothing left to stop."""
+    """Raised when a run is stopped that has ended."""
 
     code = "reconciliation_ended"
 
 
 class RunningAlreadyError(ConflictError):
-    """One at a time for each provider: two would share its pace and find the same."""
+    """Raised when a second run of a provider is started: both would share its rate limit and find the same."""
 
     code = "reconciliation_runs"
 
 
 class RunOrderError(DomainError):
-    """A fact came before the one that starts the run."""
+    """Raised for an event that precedes the start of its run."""
 
     code = "reconciliation_order"
 
 
 class Status(StrEnum):
-    """Where a run stands."""
+    """Status of a run."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -55,10 +56,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A comparison of all subscriptions of a provider.
+    """A comparison of all subscriptions of a provider with ours.
 
-    after: where the provider's list goes on. listed: it is through. mine: how far our own subscriptions were looked up
-    there, for what the list does not show.
+    after: the next page of the provider's list. listed: True after its last page. mine: the last of our subscriptions
+    that was fetched because the list does not contain it.
     """
 
     id: str
@@ -69,13 +70,13 @@ class Run:
     after: str | None = None
     listed: bool = False
     mine: str | None = None
-    looked: int = 0
+    compared: Annotated[int, Field(alias="looked")] = 0
     drifted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A difference that was found; what became of it follows as facts of the subscription."""
+    """A difference that was found. Its repair is recorded as events of the subscription."""
 
     id: str
     run_id: str | None
@@ -85,53 +86,53 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What comparing a page came to. after, listed, mine: as `Run` has them afterwards; done: nothing is left."""
+    """Result of comparing a page. after, listed, mine: those of `Run` after it. done: it was the last."""
 
     after: str | None
     listed: bool
     mine: str | None
-    looked: int
+    compared: int
     drifts: Sequence[DriftFound]
     done: bool = False
 
 
 def start(run_id: str, provider: str, running: str | None, *, repair: bool, now: datetime) -> list[RunEvent]:
-    """Compare everything. running: the run of this provider that is not over. Raises RunningAlreadyError."""
+    """Starts a run. running: the provider's run that has not ended. Raises RunningAlreadyError."""
     if running is not None:
-        raise RunningAlreadyError(f"{running} compares {provider} already; wait for it, or stop it")
+        raise RunningAlreadyError(f"{running} compares {provider} already; wait for its end, or stop it")
     return [ReconciliationStarted(run_id=run_id, provider=provider, repair=repair, started_at=now)]
 
 
 def progress(run: Run, page: Page) -> list[RunEvent]:
-    """A page further; nothing when somebody stopped it meanwhile."""
+    """Records the result of a page; nothing when the run was stopped meanwhile."""
     if run.status is not Status.RUNNING:
         return []
-    looked, drifted = run.looked + page.looked, run.drifted + len(page.drifts)
+    compared, drifted = run.compared + page.compared, run.drifted + len(page.drifts)
     if page.done:
-        return [ReconciliationFinished(run_id=run.id, looked=looked, drifted=drifted)]
+        return [ReconciliationFinished(run_id=run.id, looked=compared, drifted=drifted)]
     return [
         ReconciliationProgressed(
-            run_id=run.id, after=page.after, listed=page.listed, mine=page.mine, looked=looked, drifted=drifted
+            run_id=run.id, after=page.after, listed=page.listed, mine=page.mine, looked=compared, drifted=drifted
         )
     ]
 
 
 def stop(run: Run) -> list[RunEvent]:
-    """End it where it is. Raises RunEndedError."""
+    """Stops a run. Raises RunEndedError."""
     if run.status is not Status.RUNNING:
-        raise RunEndedError(f"{run.id} is {run.status} already")
+        raise RunEndedError(f"{run.id} is already {run.status}")
     return [ReconciliationStopped(run_id=run.id)]
 
 
-def judge(before: Subscription | None, after: Subscription | None) -> DriftKind | None:
-    """How what we hold differs from what the provider's object would make of it; None when it does not."""
+def drift_kind(before: Subscription | None, after: Subscription | None) -> DriftKind | None:
+    """Returns the kind of drift between our subscription and its state after a sync; None without a difference."""
     if after is None or after == before:
         return None
     return DriftKind.UNKNOWN_HERE if before is None else DriftKind.DIFFERENT
 
 
 def differences(before: Subscription | None, after: Subscription) -> tuple[Difference, ...]:
-    """Field by field."""
+    """Returns the fields that differ."""
     if before is None:
         return ()
     here, there = before.model_dump(mode="json"), after.model_dump(mode="json")
@@ -143,7 +144,7 @@ def differences(before: Subscription | None, after: Subscription) -> tuple[Diffe
 
 
 def evolve(run: Run | None, event: RunEvent) -> Run:
-    """The run after `event`; only `ReconciliationStarted` may come first."""
+    """Returns the run after `event`; only `ReconciliationStarted` may come first."""
     if isinstance(event, ReconciliationStarted):
         return Run(id=event.run_id, provider=event.provider, repair=event.repair, started_at=event.started_at)
     if run is None:
@@ -155,19 +156,19 @@ def evolve(run: Run | None, event: RunEvent) -> Run:
                 after=event.after,
                 listed=event.listed,
                 mine=event.mine,
-                looked=event.looked,
+                compared=event.looked,
                 drifted=event.drifted,
             )
         case ReconciliationFinished():
-            return replace(run, status=Status.FINISHED, looked=event.looked, drifted=event.drifted)
+            return replace(run, status=Status.FINISHED, compared=event.looked, drifted=event.drifted)
         case ReconciliationStopped():
             return replace(run, status=Status.STOPPED)
         case _:
             assert_never(event)
 
 
-def found(_drift: Drift | None, event: DriftFound) -> Drift:
-    """The fact is the whole of it."""
+def evolve_drift(_drift: Drift | None, event: DriftFound) -> Drift:
+    """Returns the drift that the event describes."""
     match event:
         case DriftFound():
             return Drift(id=event.drift_id, run_id=event.run_id, tenant_id=event.tenant_id, found=event)

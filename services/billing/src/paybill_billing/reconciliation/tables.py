@@ -1,11 +1,12 @@
 """Rows of reconciliation runs and drifts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from paybill_contracts.envelope import Origin
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.store import Statement
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from sqlalchemy import Column, Index, Table, Text, text
 from sqlmodel import col
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 
 class ReconciliationRow(Base, table=True):
-    """A comparison of all subscriptions of a provider with ours."""
+    """A reconciliation run."""
 
     __tablename__ = "reconciliations"
 
@@ -27,7 +28,7 @@ class ReconciliationRow(Base, table=True):
 
 
 class DriftRow(Base, table=True):
-    """A difference that a comparison found."""
+    """A drift that a run found."""
 
     __tablename__ = "drifts"
 
@@ -48,17 +49,29 @@ RUNS = Stored(
     reconciliation.evolve,
     conflicts={"reconciliations_running_key": reconciliation.RunningAlreadyError},
 )
-DRIFTS = Stored("drift", DriftRow, reconciliation.Drift, reconciliation.found)
-RECONCILIATION_SEEN = Table(
+DRIFTS = Stored("drift", DriftRow, reconciliation.Drift, reconciliation.evolve_drift)
+LISTED_OBJECTS = Table(
     "reconciliation_seen",
     Base.metadata,
     Column("run", Text, primary_key=True),
     Column("target", Text, primary_key=True),
 )
-"""What a provider's list showed to a run that is not over; ours that are not here are looked up one by one."""
+"""Subscriptions in the provider's list, by running run. The run fetches our other subscriptions one by one."""
 STATES = (RUNS, DRIFTS)
 
 RUNNING = text("SELECT state::text AS state FROM reconciliations WHERE provider = :provider AND status = 'running'")
+UNLISTED_SUBSCRIPTIONS = text(
+    "SELECT s.id, s.state->'subscription'->>'provider_subscription' AS provider_subscription FROM subscriptions AS s "
+    "WHERE s.state->'subscription'->>'provider' = :provider AND s.access <> 'ended' AND s.id > :after "
+    "AND NOT EXISTS (SELECT FROM reconciliation_seen AS r "
+    "WHERE r.run = :run AND r.target = s.state->'subscription'->>'provider_subscription') ORDER BY s.id LIMIT :limit"
+)
+"""Our subscriptions that the provider's list does not contain."""
+LAST_START = text(
+    "SELECT coalesce((SELECT max(state->>'started_at')::timestamptz FROM reconciliations WHERE provider = :provider), "
+    "(SELECT min(received_at) FROM webhooks WHERE provider = :provider)) AS started_at"
+)
+"""Start of the newest run; before the first run, the time of the first webhook."""
 
 
 async def start_run(
@@ -83,3 +96,16 @@ async def start_run(
         return view(run)
 
     return await context.decide(origin, decide, writes=[RUNS.key(run_id)], **more)
+
+
+def note_listed(statement: Statement, run_id: str, ids: Sequence[str], *, done: bool) -> None:
+    """Notes the subscriptions of a page of the provider's list; deletes the notes when the run is done."""
+    run = statement.value(run_id)
+    if done:
+        statement.add(f"DELETE FROM reconciliation_seen WHERE run = {run}")  # noqa: S608  # only our own text
+    elif ids:
+        rows = statement.columns(target=("text", sorted(set(ids))))
+        statement.add(
+            f"INSERT INTO reconciliation_seen (run, target) SELECT {run}::text, target FROM {rows} "  # noqa: S608  # as above
+            "ON CONFLICT DO NOTHING"
+        )

@@ -96,6 +96,16 @@ PLAN_MIGRATIONS = Stored(
 )
 STATES = (ACCOUNTS, SUBSCRIPTIONS, PAYMENTS, CHANGES, PLAN_MIGRATIONS)
 
+ACCOUNT_OF_CUSTOMER = text("SELECT id FROM accounts WHERE customer = :customer")
+ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
+REVISIONS = text("SELECT id, revision FROM subscriptions WHERE id = ANY(:ids)")
+OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")
+OVERDUE_SUBSCRIPTIONS = text(
+    "SELECT id, state->'subscription'->>'provider_subscription' AS provider_subscription FROM subscriptions "
+    "WHERE look <= :now AND state->'subscription'->>'provider' = :provider AND NOT id = ANY(:paused) "
+    "ORDER BY look LIMIT :limit"
+)
+"""Subscriptions whose next sync is due. now: as text, which sorts by time."""
 _SUBSCRIBED_TO_VERSION = (
     "state->'subscription'->'plan'->>'plan' = :plan AND state->'subscription'->'plan'->>'version' = :version "
     "AND access NOT IN ('ended', 'pending')"

@@ -24,11 +24,11 @@ from sqlalchemy import text
 from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import MeterReading, Meters, Providers
 from paybill_billing.subscriptions.tables import ACCOUNTS
-from paybill_billing.usage.domain import closed_windows, usage
+from paybill_billing.usage.domain import closed_windows, publishers, usage
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, existing
 from paybill_billing.usage.domain.usage import Meter
 from paybill_billing.usage.domain.windows import window_id
-from paybill_billing.usage.tables import CLOSED_WINDOWS, METERS
+from paybill_billing.usage.tables import CLOSED_WINDOWS, METERS, PUBLISHERS
 
 log = logging.getLogger(__name__)
 JOBS = JobRegistry()
@@ -130,6 +130,18 @@ class WindowCloser:
 async def close_windows(context: ServiceContext, _: Leases) -> None:
     """Runs the background loop that closes windows."""
     await WindowCloser(context).run()
+
+
+async def configure_publishers(context: ServiceContext) -> None:
+    """Records the publishers of the publishers file at the start."""
+    grants = context.settings.publisher_grants()
+    start = Origin("start", "start", "service:billing", "")
+
+    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+        current = unit.get(PUBLISHERS, publishers.PUBLISHERS)
+        unit.record(PUBLISHERS, publishers.PUBLISHERS, publishers.allow(current, grants))
+
+    await context.decide(start, decide, writes=[PUBLISHERS.key(publishers.PUBLISHERS)])
 
 
 def _as_stored(at: datetime) -> str:

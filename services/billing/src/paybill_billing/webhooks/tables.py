@@ -1,8 +1,33 @@
-"""Inbox of webhooks."""
+"""Inbox of webhooks: its table, and the queries that read it with the sync queue."""
 
-from sqlalchemy import Boolean, Column, DateTime, Index, LargeBinary, Table, Text
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.store import Statement
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    DateTime,
+    Index,
+    LargeBinary,
+    Select,
+    Table,
+    Text,
+    and_,
+    select,
+    text,
+    tuple_,
+)
 
 from paybill_billing.database import Base
+from paybill_billing.providers import sync_queue
+from paybill_billing.subscriptions.domain.subscriptions import subscription_id
+from paybill_billing.subscriptions.tables import REVISIONS
+from paybill_billing.webhooks.domain import MessageState
 
 WEBHOOKS = Table(
     "webhooks",
@@ -23,8 +48,151 @@ WEBHOOKS = Table(
     Column("done_at", DateTime(timezone=True)),
     Column("quarantine", Text),
 )
-"""Every verified message of a provider, once. `target` is the subscription, or `<kind>/<id>` of another object, that is
-looked at because of it, null for none; `body` is sealed, and gone after 30 days; `quarantine` is why nothing is done.
-"""
+"""Verified messages, each stored once. target: the object in the sync queue, null for none. body: encrypted, and
+deleted after 30 days. quarantine: why the message is not processed."""
 Index("webhooks_waiting_idx", WEBHOOKS.c.provider, WEBHOOKS.c.target, postgresql_where=WEBHOOKS.c.done_at.is_(None))
 Index("webhooks_body_idx", WEBHOOKS.c.received_at, postgresql_where=WEBHOOKS.c.body.is_not(None))
+
+DELIVERY_COLUMNS = {
+    "event_id": "text",
+    "type": "text",
+    "created": "timestamptz",
+    "api_version": "text",
+    "livemode": "boolean",
+    "object_type": "text",
+    "object_id": "text",
+    "customer": "text",
+    "target": "text",
+    "quarantine": "text",
+}
+_COLUMNS = {"provider": "text", "traceparent": "text", "body": "bytea", "received_at": "timestamptz"} | DELIVERY_COLUMNS
+_NAMES = ", ".join(_COLUMNS)
+_ARRAYS = ", ".join(f"${place}::{type_}[]" for place, type_ in enumerate(_COLUMNS.values(), start=1))
+STORE_MESSAGES = (
+    f"WITH received AS (SELECT * FROM unnest({_ARRAYS}) AS r ({_NAMES})), "  # noqa: S608  # names and types are those above
+    f"stored AS (INSERT INTO webhooks ({_NAMES}, done_at) "
+    "SELECT *, CASE WHEN target IS NULL OR quarantine IS NOT NULL THEN received_at END FROM received "
+    "ORDER BY provider, event_id "
+    "ON CONFLICT DO NOTHING RETURNING provider, target, customer, received_at, quarantine) "
+    f"{sync_queue.enqueue_received('stored')}"
+)
+"""Stores messages once each and queues their targets. Parameters: an array for each column of a message."""
+
+KNOWN = text("SELECT event_id FROM webhooks WHERE provider = :provider AND event_id = ANY(:ids)")
+BODIES = text(
+    "SELECT event_id, created, object_id, body FROM webhooks "
+    "WHERE provider = :provider AND event_id = ANY(:ids) ORDER BY created, event_id"
+)
+DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
+WAKE_CUSTOMERS = sync_queue.wake(
+    "SELECT t.provider, t.target FROM webhook_targets AS t "
+    "JOIN accounts AS a ON a.customer = t.provider || '/' || t.customer "
+    "WHERE t.provider = :provider AND t.reason = :reason ORDER BY t.provider, t.target FOR UPDATE OF t SKIP LOCKED"
+)
+"""Makes due the entries that waited for an account that is open now."""
+# One query reads all that a sync needs: the messages, their customers, and the accounts of those.
+_DUE = text(
+    "SELECT t.target, t.seq, t.tries, w.ids, w.types, w.traceparent, w.customers, "
+    "ARRAY(SELECT ARRAY[a.customer, a.id] FROM accounts AS a WHERE a.customer = ANY(w.customers)) AS owners "
+    "FROM webhook_targets AS t CROSS JOIN LATERAL ("
+    "SELECT array_agg(event_id ORDER BY created, event_id) AS ids, "
+    "array_agg(type ORDER BY created, event_id) AS types, "
+    "(array_agg(traceparent ORDER BY created, event_id))[1] AS traceparent, "
+    "array_agg(DISTINCT provider || '/' || customer) FILTER (WHERE customer IS NOT NULL) AS customers "
+    "FROM webhooks WHERE provider = t.provider AND target = t.target AND done_at IS NULL) AS w "
+    "WHERE t.provider = :provider AND t.due <= :now AND NOT t.target = ANY(:running) ORDER BY t.due LIMIT :limit"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTask:
+    """Object to fetch, with its open messages in the order of their creation.
+
+    customers, owners: `<provider>/<customer>` of the messages, and the tenant of each that has an account.
+    revision: of our subscription when the task was read; the fetch is stale when it has changed.
+    """
+
+    provider: str
+    target: str
+    seq: int
+    tries: int
+    event_ids: tuple[str, ...]
+    event_types: tuple[str, ...]
+    traceparent: str | None
+    customers: frozenset[str]
+    owners: dict[str, str]
+    revision: int
+
+
+async def due_tasks(
+    context: ServiceContext, provider: str, now: datetime, running: Collection[str], limit: int
+) -> list[SyncTask]:
+    """Returns the tasks that are due, the oldest first. running: targets to leave out."""
+    values = {"provider": provider, "now": now, "running": list(running), "limit": limit}
+    rows = await context.rows(_DUE, values)
+    if not rows:
+        return []
+    ids = {row.target: subscription_id(provider, row.target) for row in rows}
+    revisions = {row.id: row.revision for row in await context.rows(REVISIONS, {"ids": list(ids.values())})}
+    return [
+        SyncTask(
+            provider=provider,
+            target=row.target,
+            seq=row.seq,
+            tries=row.tries,
+            event_ids=tuple(row.ids or ()),
+            event_types=tuple(row.types or ()),
+            traceparent=row.traceparent,
+            customers=frozenset(row.customers or ()),
+            owners=dict(row.owners),
+            revision=revisions.get(ids[row.target], 0),
+        )
+        for row in rows
+    ]
+
+
+def finish(task: SyncTask, now: datetime, statement: Statement) -> None:
+    """Marks the messages of a task as done and removes it from the queue."""
+    at, provider, ids = map(statement.value, (now, task.provider, list(task.event_ids)))
+    statement.add(f"UPDATE webhooks SET done_at = {at} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
+    sync_queue.finish_sync(task.provider, task.target, task.seq, now, statement)
+
+
+def retarget(task: SyncTask, target: str, now: datetime, statement: Statement) -> None:
+    """Assigns the messages of a task to another object and queues that instead."""
+    to, provider, ids = map(statement.value, (target, task.provider, list(task.event_ids)))
+    statement.add(f"UPDATE webhooks SET target = {to} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
+    sync_queue.finish_sync(task.provider, task.target, task.seq, now, statement)
+    sync_queue.enqueue_sync(task.provider, target, now, statement)
+
+
+def messages(
+    *, provider: str | None, target: str | None, state: MessageState | None, after: str | None, limit: int
+) -> Select[Any]:
+    """Returns the query for the messages of the last 30 days, newest first. after: `<provider>/<event>`."""
+    message = WEBHOOKS.c
+    order = (message.received_at, message.provider, message.event_id)
+    # The index by time holds the messages with a body, which are those of the last 30 days.
+    query = select(WEBHOOKS).where(message.body.is_not(None)).order_by(*(column.desc() for column in order))
+    if provider is not None:
+        query = query.where(message.provider == provider)
+    if target is not None:
+        query = query.where(message.target == target)
+    if state is not None:
+        query = query.where(_has_state(state))
+    if after is not None:
+        last_provider, _slash, last_id = after.partition("/")
+        last = select(*order).where(and_(message.provider == last_provider, message.event_id == last_id))
+        query = query.where(tuple_(*order) < last.scalar_subquery())
+    return query.limit(limit)
+
+
+def _has_state(state: MessageState) -> ColumnElement[bool]:
+    message = WEBHOOKS.c
+    match state:
+        case MessageState.QUARANTINED:
+            return message.quarantine.is_not(None)
+        case MessageState.WAITING:
+            return message.done_at.is_(None)
+        case MessageState.DONE:
+            return and_(message.done_at.is_not(None), message.quarantine.is_(None))

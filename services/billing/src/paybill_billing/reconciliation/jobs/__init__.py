@@ -1,1 +1,1 @@
-"""TODO."""
+"""Background jobs of reconciliation: runs, and the redelivery poll."""

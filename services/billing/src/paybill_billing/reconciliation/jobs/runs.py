@@ -1,4 +1,4 @@
-"""Reconciliation at work: sweeps of what was not delivered, and runs over everything, a page at a time."""
+"""Reconciliation job: compares all subscriptions of a provider with ours, one page at a time."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from paybill_contracts.billing import Subscription
 from paybill_contracts.envelope import Origin
@@ -19,134 +19,128 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.store import Statement
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, single_line
-from sqlalchemy import text
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue, UnknownPriceError
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.port import Lists, Provider, ProviderAwayError, ProviderRefusedError
 from paybill_billing.providers.port.snapshots import ProviderSnapshot
-from paybill_billing.providers.sync_queue import LEASE, enqueue_sync
+from paybill_billing.providers.sync_queue import LEASE, PENDING, enqueue_sync
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Page, Run
-from paybill_billing.reconciliation.tables import DRIFTS, RUNNING, RUNS, start_run
+from paybill_billing.reconciliation.tables import (
+    DRIFTS,
+    LAST_START,
+    RUNNING,
+    RUNS,
+    UNLISTED_SUBSCRIPTIONS,
+    note_listed,
+    start_run,
+)
 from paybill_billing.subscriptions.domain import subscriptions
-from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS
+from paybill_billing.subscriptions.tables import ACCOUNTS, ACCOUNTS_OF_CUSTOMERS, SUBSCRIPTIONS
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-MINE_AT_ONCE = 25
-START = Origin("schedule", "schedule", "service:billing", "")
-
-# One that was looked at in vain is not on its way: it is here that somebody learns of it.
-_ON_THEIR_WAY = text(
-    "SELECT target FROM webhook_targets WHERE provider = :provider AND target = ANY(:ids) AND reason IS NULL"
-)
-_OWNERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
-_MINE = text(
-    "SELECT s.id, s.state->'subscription'->>'provider_subscription' AS theirs FROM subscriptions AS s "
-    "WHERE s.state->'subscription'->>'provider' = :provider AND s.access <> 'ended' AND s.id > :after "
-    "AND NOT EXISTS (SELECT FROM reconciliation_seen AS r "
-    "WHERE r.run = :run AND r.target = s.state->'subscription'->>'provider_subscription') ORDER BY s.id LIMIT :limit"
-)
-_BEGAN = text(
-    "SELECT coalesce((SELECT max(state->>'started_at')::timestamptz FROM reconciliations WHERE provider = :provider), "
-    "(SELECT min(received_at) FROM webhooks WHERE provider = :provider)) AS began"
-)
+REFUSED_DELAY_S = 60.0
+UNLISTED_BATCH = 25
+_SCHEDULE = Origin("schedule", "schedule", "service:billing", "")
 
 
 @dataclass(slots=True)
 class _Found:
-    """What comparing a page found: filled by the decision, written out beside it."""
+    """Result of the decision about a page, for the statements that are committed with it."""
 
     drifts: list[DriftFound] = field(default_factory=list)
     repairs: list[str] = field(default_factory=list)
 
 
-class Listing(Lists, Provider, Protocol):
-    """A provider that lists all subscriptions, and shows one."""
+class ListingProvider(Lists, Provider, Protocol):
+    """A provider that lists all subscriptions and fetches one."""
 
 
 class Reconciler:
-    """Compares one provider with us. Only the process that holds the lease of the webhooks works."""
+    """Compares one provider with us. Only the holder of the webhook lease works."""
 
     def __init__(
-        self, context: ServiceContext, leases: Leases, name: str, provider: Listing, asked: asyncio.Event
+        self, context: ServiceContext, leases: Leases, name: str, provider: ListingProvider, requested: asyncio.Event
     ) -> None:
-        """asked: set when an operator starts a run in this process; others are found within POLL_S."""
+        """requested: set when an operator starts a run in this process; other runs are found within POLL_S."""
         self._context = context
         self._leases = leases
         self._name = name
         self._provider = provider
-        self._asked = asked
+        self._requested = requested
 
     async def run(self) -> None:
-        """Go on with what runs, and start what is due, for ever."""
+        """Continues the running run and starts the scheduled ones, until cancelled."""
         while True:
-            self._asked.clear()
-            went_on = False
+            self._requested.clear()
+            progressed = False
             try:
                 if held := self._leases.held_of([LEASE]):
-                    went_on = await self._step(held)
+                    progressed = await self._step(held)
             except (DatabaseUnavailableError, LeaseLostError, OverloadedError, ProviderAwayError) as error:
-                log.warning("reconciling %s waits: %s", self._name, error)
+                log.warning("the reconciliation of %s waits: %s", self._name, error)
                 after_s = error.after_s if isinstance(error, ProviderAwayError) else POLL_S
                 await asyncio.sleep(after_s)
             except ProviderRefusedError as error:
-                log.error("reconciling %s cannot go on: %s", self._name, error)  # noqa: TRY400  # said all
-                await asyncio.sleep(60)
-            if not went_on:
-                await wait_for_event(self._asked, POLL_S)
+                log.error("the reconciliation of %s is refused: %s", self._name, error)  # noqa: TRY400  # the error says all
+                await asyncio.sleep(REFUSED_DELAY_S)
+            if not progressed:
+                await wait_for_event(self._requested, POLL_S)
 
-    async def _step(self, held: dict[str, int]) -> bool:
-        """Whether there was something to do."""
+    async def _step(self, leases: dict[str, int]) -> bool:
+        """Returns False when there was nothing to do."""
         rows = await self._context.rows(RUNNING, {"provider": self._name})
         if not rows:
-            return await self._start_due()
+            return await self._start_scheduled()
         run = RUNS.load(rows[0].state)
         if not run.listed:
             page = await self._provider.subscriptions(run.after)
-            await self._compare(run, page.snapshots, held, after=page.next, listed=page.next is None)
+            await self._compare(run, page.snapshots, leases, after=page.next, listed=page.next is None)
         else:
-            await self._compare_mine(run, held)
+            await self._compare_unlisted(run, leases)
         return True
 
-    async def _start_due(self) -> bool:
-        """Start the run of every day; the first a day after the first message."""
-        every = timedelta(seconds=self._context.settings.reconcile_every_s)
-        began: datetime | None = (await self._context.rows(_BEGAN, {"provider": self._name}))[0].began
+    async def _start_scheduled(self) -> bool:
+        """Starts the daily run; the first one a day after the first webhook."""
+        interval = timedelta(seconds=self._context.settings.reconcile_every_s)
+        last: datetime | None = (await self._context.rows(LAST_START, {"provider": self._name}))[0].started_at
         now = self._context.now()
-        if began is None or now < began + every:
+        if last is None or now < last + interval:
             return False
         run_id = "rec_" + sha256(f"{self._name}/{now.isoformat()}".encode()).hexdigest()[:32]
-        await start_run(self._context, START, run_id, self._name, repair=True, view=lambda run: run)
+        await start_run(self._context, _SCHEDULE, run_id, self._name, repair=True, view=lambda run: run)
         return True
 
-    async def _compare_mine(self, run: Run, held: dict[str, int]) -> None:
-        """Ours that the provider's list did not show, looked up one by one."""
+    async def _compare_unlisted(self, run: Run, leases: dict[str, int]) -> None:
+        """Fetches our subscriptions that the provider's list did not contain, one by one."""
         rows = await self._context.rows(
-            _MINE, {"provider": self._name, "after": run.mine or "", "run": run.id, "limit": MINE_AT_ONCE}
+            UNLISTED_SUBSCRIPTIONS,
+            {"provider": self._name, "after": run.mine or "", "run": run.id, "limit": UNLISTED_BATCH},
         )
-        seen, gone = [], []
+        snapshots, unknown = [], []
         for row in rows:
-            found = await self._provider.fetch(row.theirs)
-            if found is None:
-                gone.append(row)
+            snapshot = await self._provider.fetch(row.provider_subscription)
+            if snapshot is None:
+                unknown.append(row)
             else:
-                seen.append(found)
+                snapshots.append(snapshot)
         mine = rows[-1].id if rows else run.mine
-        drifts = [_drift(run, row.theirs, DriftKind.UNKNOWN_THERE, subscription_id=row.id) for row in gone]
+        drifts = [
+            _drift(run, row.provider_subscription, DriftKind.UNKNOWN_THERE, subscription_id=row.id) for row in unknown
+        ]
         await self._compare(
-            run, seen, held, after=None, listed=True, mine=mine, more=drifts, done=len(rows) < MINE_AT_ONCE
+            run, snapshots, leases, after=None, listed=True, mine=mine, more=drifts, done=len(rows) < UNLISTED_BATCH
         )
 
     async def _compare(
         self,
         run: Run,
-        seen: Sequence[ProviderSnapshot],
-        held: dict[str, int],
+        snapshots: Sequence[ProviderSnapshot],
+        leases: dict[str, int],
         *,
         after: str | None,
         listed: bool,
@@ -154,83 +148,86 @@ class Reconciler:
         more: Sequence[DriftFound] = (),
         done: bool = False,
     ) -> None:
-        ids = [one.id for one in seen]
-        # What of our customers is about to be looked at anyway is not drifting, it is on its way.
-        waiting = await self._context.rows(_ON_THEIR_WAY, {"provider": self._name, "ids": ids})
-        on_their_way = {row.target for row in waiting}
-        customers = [f"{self._name}/{one.customer}" for one in seen]
-        owners = {row.customer: row.id for row in await self._context.rows(_OWNERS, {"customers": customers})}
-        owned = [(one, owners.get(f"{self._name}/{one.customer}")) for one in seen]
-        judged = [(one, owner) for one, owner in owned if owner is None or one.id not in on_their_way]
+        ids = [snapshot.id for snapshot in snapshots]
+        # A subscription of our customer with a pending sync is no drift: the sync will apply the change.
+        pending = {row.target for row in await self._context.rows(PENDING, {"provider": self._name, "ids": ids})}
+        names = [f"{self._name}/{snapshot.customer}" for snapshot in snapshots]
+        rows = await self._context.rows(ACCOUNTS_OF_CUSTOMERS, {"customers": names})
+        owners = {row.customer: row.id for row in rows}
+        owned = [(snapshot, owners.get(name)) for snapshot, name in zip(snapshots, names, strict=True)]
+        compared = [(snapshot, owner) for snapshot, owner in owned if owner is None or snapshot.id not in pending]
         found = _Found()
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             state = unit.get(RUNS, run.id)
             if state is None or state.status is not reconciliation.Status.RUNNING:
                 return
-            judgements = (self._judged(unit, at, run, one, owner) for one, owner in judged)
-            found.drifts = [*more, *(drift for drift in judgements if drift is not None)]
+            results = (self._drift_of(unit, at, run, snapshot, owner) for snapshot, owner in compared)
+            found.drifts = [*more, *(drift for drift in results if drift is not None)]
             found.repairs = [drift.provider_object for drift in found.drifts if drift.repaired]
             for drift in found.drifts:
                 if unit.get(DRIFTS, drift.drift_id) is None:
                     unit.record(DRIFTS, drift.drift_id, [drift])
-            page = Page(after, listed, mine, len(seen) + len(more), found.drifts, done)
+            page = Page(after, listed, mine, len(snapshots) + len(more), found.drifts, done)
             unit.record(RUNS, run.id, reconciliation.progress(state, page))
 
-        def besides(statement: Statement) -> None:
+        def statements(statement: Statement) -> None:
             for object_ in found.repairs:
                 enqueue_sync(self._name, object_, self._context.now(), statement)
-            _note_seen(statement, run.id, ids, done=done)
+            note_listed(statement, run.id, ids, done=done)
 
-        objects = [one.id for one, _ in judged] + [drift.provider_object for drift in more]
+        objects = [snapshot.id for snapshot, _ in compared] + [drift.provider_object for drift in more]
         await self._context.decide(
             Origin(run.id, run.id, "service:billing", ""),
             decide,
             writes=[RUNS.key(run.id), *(DRIFTS.key(_drift_id(run.id, object_)) for object_ in objects)],
             reads=[
                 CATALOGUES.key(catalogue.CATALOGUE),
-                *(ACCOUNTS.key(owner) for owner in {owner for _, owner in judged if owner}),
-                *(SUBSCRIPTIONS.key(subscriptions.subscription_id(self._name, one.id)) for one, _ in judged),
+                *(ACCOUNTS.key(owner) for owner in {owner for _, owner in compared if owner}),
+                *(
+                    SUBSCRIPTIONS.key(subscriptions.subscription_id(self._name, snapshot.id))
+                    for snapshot, _ in compared
+                ),
             ],
-            extra_statements=besides,
-            leases=held,
+            extra_statements=statements,
+            leases=leases,
         )
 
-    def _judged(
-        self, unit: UnitOfWork, at: DecisionContext, run: Run, seen: ProviderSnapshot, tenant_id: str | None
+    def _drift_of(
+        self, unit: UnitOfWork, at: DecisionContext, run: Run, snapshot: ProviderSnapshot, tenant_id: str | None
     ) -> DriftFound | None:
-        """The drift of one subscription, None when there is none."""
+        """Returns the drift of one subscription, None when there is none."""
         if tenant_id is None:
-            return _stranger(run, seen, unit.get(CATALOGUES, catalogue.CATALOGUE))
-        id_ = subscriptions.subscription_id(self._name, seen.id)
-        standing = unit.get(SUBSCRIPTIONS, id_)
-        before = standing.subscription if standing is not None else None
+            return _unknown_customer(run, snapshot, unit.get(CATALOGUES, catalogue.CATALOGUE))
+        id_ = subscriptions.subscription_id(self._name, snapshot.id)
+        state = unit.get(SUBSCRIPTIONS, id_)
+        before = state.subscription if state is not None else None
         try:
-            after = _as_shown(unit, at, seen, tenant_id, self._name)
+            after = _synced(unit, at, snapshot, tenant_id, self._name)
         except DomainError as error:
             unread = (Difference(field="unread", here=None, there=single_line(str(error))),)
-            return _drift(run, seen.id, DriftKind.DIFFERENT, tenant_id, id_, unread, repaired=run.repair)
-        kind = reconciliation.judge(before, after)
+            return _drift(run, snapshot.id, DriftKind.DIFFERENT, tenant_id, id_, unread, repaired=run.repair)
+        kind = reconciliation.drift_kind(before, after)
         if kind is None or after is None:
             return None
-        differ = reconciliation.differences(before, after)
-        return _drift(run, seen.id, kind, tenant_id, id_, differ, repaired=run.repair)
+        differences = reconciliation.differences(before, after)
+        return _drift(run, snapshot.id, kind, tenant_id, id_, differences, repaired=run.repair)
 
 
-def _as_shown(
-    unit: UnitOfWork, at: DecisionContext, seen: ProviderSnapshot, tenant_id: str, provider: str
+def _synced(
+    unit: UnitOfWork, at: DecisionContext, snapshot: ProviderSnapshot, tenant_id: str, provider: str
 ) -> Subscription | None:
-    """The subscription that a look at this object would make; None when it would change nothing."""
-    account, sold = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
-    if account is None or sold is None:
+    """Returns the subscription after a sync of this snapshot; None when the sync would change nothing."""
+    account, current = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
+    if account is None or current is None:
         return None
-    standing = unit.get(SUBSCRIPTIONS, subscriptions.subscription_id(provider, seen.id))
+    state = unit.get(SUBSCRIPTIONS, subscriptions.subscription_id(provider, snapshot.id))
     events = subscriptions.sync(
-        standing,
-        seen,
+        state,
+        snapshot,
         tenant_id=tenant_id,
         provider=provider,
-        sold=subscriptions.sold(sold, account, standing, seen),
+        sold=subscriptions.sold(current, account, state, snapshot),
         failures=[],
         now=at.now,
         adopted=account.adopts is not None,
@@ -239,7 +236,7 @@ def _as_shown(
 
 
 def _drift_id(run_id: str, object_: str) -> str:
-    """The same when the page is compared again."""
+    """Returns the same id when the page is compared again."""
     return "dri_" + sha256(f"{run_id}/{object_}".encode()).hexdigest()[:32]
 
 
@@ -252,7 +249,7 @@ def _drift(
     differences: tuple[Difference, ...] = (),
     *,
     repaired: bool = False,
-    **shown: Any,
+    **more: Any,
 ) -> DriftFound:
     return DriftFound(
         drift_id=_drift_id(run.id, object_),
@@ -264,28 +261,15 @@ def _drift(
         kind=kind,
         differences=differences,
         repaired=repaired,
-        **shown,
+        **more,
     )
 
 
-def _stranger(run: Run, seen: ProviderSnapshot, sold: Catalogue | None) -> DriftFound:
-    """A subscription of nobody here, and what it would be if its customer became a tenant."""
-    shown: dict[str, Any] = {"customer": seen.customer, "provider_status": seen.status}
+def _unknown_customer(run: Run, snapshot: ProviderSnapshot, current: Catalogue | None) -> DriftFound:
+    """Returns the drift of a customer without an account, with the plan that the customer would have here."""
+    more: dict[str, Any] = {"customer": snapshot.customer, "provider_status": snapshot.status}
     with suppress(UnknownPriceError):
-        if sold is not None:
-            plan = subscriptions.first_sold(sold, run.provider, seen.items)[0].plan
-            shown |= {"plan": plan.plan, "version": plan.version}
-    return _drift(run, seen.id, DriftKind.UNKNOWN_CUSTOMER, **shown)
-
-
-def _note_seen(statement: Statement, run_id: str, ids: Sequence[str], *, done: bool) -> None:
-    """What the provider's list showed, so that ours that it did not are looked up; forgotten when all is done."""
-    run = statement.value(run_id)
-    if done:
-        statement.add(f"DELETE FROM reconciliation_seen WHERE run = {run}")  # noqa: S608  # only our own text
-    elif ids:
-        rows = statement.columns(target=("text", sorted(set(ids))))
-        statement.add(
-            f"INSERT INTO reconciliation_seen (run, target) SELECT {run}::text, target FROM {rows} "  # noqa: S608  # as above
-            "ON CONFLICT DO NOTHING"
-        )
+        if current is not None:
+            plan = subscriptions.first_sold(current, run.provider, snapshot.items)[0].plan
+            more |= {"plan": plan.plan, "version": plan.version}
+    return _drift(run, snapshot.id, DriftKind.UNKNOWN_CUSTOMER, **more)

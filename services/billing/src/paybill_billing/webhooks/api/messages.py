@@ -1,45 +1,25 @@
-"""What providers sent, for operators: which messages are kept, what waits to be looked at and why, look again now."""
+"""HTTP of webhooks for operators: stored messages, the sync queue, and its retry."""
 
 import logging
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
-from paybill_contracts.errors import NotFoundError
 from paybill_contracts.values import Key, ProviderId
 from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
-from sqlalchemy import Row, and_, select, text, tuple_
+from sqlalchemy import Row
 
 from paybill_billing.http import Limit, Operator, Viewer
-from paybill_billing.providers.sync_queue import SYNC_QUEUE
-from paybill_billing.webhooks.tables import WEBHOOKS
+from paybill_billing.providers.sync_queue import RETRY_NOW, waiting
+from paybill_billing.webhooks.domain import MessageState, NotWaitingError
+from paybill_billing.webhooks.tables import messages
 
 log = logging.getLogger(__name__)
 
 
-_RETRY = text(
-    "UPDATE webhook_targets SET due = :now, tries = 0 WHERE provider = :provider AND target = :target RETURNING *"
-)
-
-
-class NotWaitingError(NotFoundError):
-    """There is nothing to try again."""
-
-    code = "not_waiting"
-
-
-class MessageState(StrEnum):
-    """What became of a message. QUARANTINED: it is of another mode or account, and nothing is done about it."""
-
-    WAITING = "waiting"
-    DONE = "done"
-    QUARANTINED = "quarantined"
-
-
 class WaitingView(BaseModel):
-    """A provider's object that is to be looked at again, and why it was not understood yet."""
+    """An object in the sync queue. `reason` is the failure of its last sync."""
 
     provider: str
     object: Annotated[str, Field(description="A subscription's id there, or `<kind>/<id>` of another object.")]
@@ -51,7 +31,7 @@ class WaitingView(BaseModel):
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
-        """What is shown of `row`."""
+        """Returns the view of `row`."""
         return cls(
             provider=row.provider,
             object=row.target,
@@ -64,24 +44,24 @@ class WaitingView(BaseModel):
 
 
 class MessageView(BaseModel):
-    """A message that a provider sent, without what it says about people."""
+    """A message of a provider, without personal data."""
 
     provider: str
     id: str
     type: str
     state: MessageState
-    object: Annotated[str | None, Field(description="What is looked at because of it; null for nothing.")]
+    object: Annotated[str | None, Field(description="The object that is fetched because of it; null for none.")]
     customer: str | None
     livemode: bool
     api_version: str | None
-    created: Annotated[datetime, Field(description="When it happened, as the provider says.")]
+    created: Annotated[datetime, Field(description="Time of the event, as the provider states it.")]
     received_at: datetime
     done_at: datetime | None
-    quarantine: Annotated[str | None, Field(description="Why nothing is done about it.")]
+    quarantine: Annotated[str | None, Field(description="Why it is not processed.")]
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
-        """What is shown of `row`."""
+        """Returns the view of `row`."""
         done = MessageState.WAITING if row.done_at is None else MessageState.DONE
         return cls(
             provider=row.provider,
@@ -100,53 +80,38 @@ class MessageView(BaseModel):
 
 
 class MessagePage(BaseModel):
-    """Messages of the last 30 days, the last first."""
+    """Messages of the last 30 days, newest first."""
 
     messages: list[MessageView]
     next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes."""
     routes = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
     @routes.get("")
     async def show_messages(
         _: Viewer,
-        provider: Annotated[Key | None, Query(description="Only what this provider sent.")] = None,
-        state: Annotated[MessageState | None, Query(description="Only what became this.")] = None,
+        provider: Annotated[Key | None, Query(description="Only messages of this provider.")] = None,
+        state: Annotated[MessageState | None, Query(description="Only messages in this state.")] = None,
         about: Annotated[
-            ProviderId | None, Query(alias="object", description="Only what is about this subscription or object.")
+            ProviderId | None, Query(alias="object", description="Only messages about this subscription or object.")
         ] = None,
         after: Annotated[ProviderId | None, Query(description="`next` of the page before.")] = None,
         limit: Limit = 50,
     ) -> MessagePage:
-        """What providers sent in the last 30 days, a page at a time, the last first."""
-        kept = WEBHOOKS.c
-        place = (kept.received_at, kept.provider, kept.event_id)
-        # Whose body is kept is in an index by time; the others are told from new ones, and no more.
-        wanted = select(WEBHOOKS).where(kept.body.is_not(None)).order_by(*(column.desc() for column in place))
-        if provider is not None:
-            wanted = wanted.where(kept.provider == provider)
-        if about is not None:
-            wanted = wanted.where(kept.target == about)
-        if state is not None:
-            wanted = wanted.where(_is(state))
-        if after is not None:
-            last_provider, _slash, last_id = after.partition("/")
-            last = select(*place).where(and_(kept.provider == last_provider, kept.event_id == last_id))
-            wanted = wanted.where(tuple_(*place) < last.scalar_subquery())
-        rows = await context.rows(wanted.limit(limit + 1))
+        """Returns the messages of the last 30 days, newest first, a page at a time."""
+        query = messages(provider=provider, target=about, state=state, after=after, limit=limit + 1)
+        rows = await context.rows(query)
         page = [MessageView.of(row) for row in rows[:limit]]
         next_ = f"{page[-1].provider}/{page[-1].id}" if len(rows) > limit else None
         return MessagePage(messages=page, next=next_)
 
     @routes.get("/waiting")
     async def show_waiting(_: Viewer, limit: Limit = 50) -> list[WaitingView]:
-        """Providers' objects that are still to be looked at, the longest tried first."""
-        targets = SYNC_QUEUE.c
-        wanted = select(SYNC_QUEUE).order_by(targets.tries.desc(), targets.provider, targets.target).limit(limit)
-        return [WaitingView.of(row) for row in await context.rows(wanted)]
+        """Returns the objects in the sync queue, those with the most attempts first."""
+        return [WaitingView.of(row) for row in await context.rows(waiting(limit))]
 
     @routes.post("/waiting/{provider}/{target:path}/retry")
     async def retry(
@@ -154,24 +119,15 @@ def router(context: ServiceContext) -> APIRouter:
         target: Annotated[ProviderId, Path(description="As `GET /v1/webhooks/waiting` shows it.")],
         who: Operator,
     ) -> WaitingView:
-        """Look at it now, and not when its time has come. Doing it twice looks at it twice, which changes nothing."""
+        """Makes the sync of an object due now. Idempotent: a further sync changes nothing."""
         async with context.database.transaction() as connection:
-            found = await connection.execute(_RETRY, {"now": context.now(), "provider": provider, "target": target})
-            row = found.one_or_none()
+            values = {"now": context.now(), "provider": provider, "target": target}
+            row = (await connection.execute(RETRY_NOW, values)).one_or_none()
         if row is None:
-            raise NotWaitingError(f"{target} of {provider} does not wait; GET /v1/webhooks/waiting lists what does")
-        log.info("%s has %s of %s looked at now", who.id, target, provider)
+            raise NotWaitingError(
+                f"{target} of {provider} is not in the sync queue; list its entries with GET /v1/webhooks/waiting"
+            )
+        log.info("%s retries the sync of %s of %s", who.id, target, provider)
         return WaitingView.of(row)
 
     return routes
-
-
-def _is(state: MessageState) -> Any:
-    kept = WEBHOOKS.c
-    match state:
-        case MessageState.QUARANTINED:
-            return kept.quarantine.is_not(None)
-        case MessageState.WAITING:
-            return kept.done_at.is_(None)
-        case MessageState.DONE:
-            return and_(kept.done_at.is_not(None), kept.quarantine.is_(None))

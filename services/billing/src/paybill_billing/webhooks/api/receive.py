@@ -1,4 +1,4 @@
-"""Where providers send their messages: verify, keep durably, answer; what they mean is found out later."""
+"""HTTP route that receives webhooks: verifies a message, stores it and answers; the worker processes it later."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated
@@ -13,11 +13,11 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from paybill_billing.providers.port import DeliveryRefusedError, Inbound
-from paybill_billing.webhooks.inbox import Inbox, Kept
+from paybill_billing.webhooks.inbox import InboxMessage, WebhookInbox
 
 
 class Received(BaseModel):
-    """The message is kept and will not be lost. A copy of one that is kept already is received, too."""
+    """The message is durable; so is one that was stored before."""
 
     received: bool = True
 
@@ -25,47 +25,47 @@ class Received(BaseModel):
 _RECEIVED = JSONResponse(Received().model_dump())
 
 
-class Door:
-    """Where one provider's messages come in."""
+class WebhookRoute:
+    """Fast route for the messages of one provider."""
 
-    def __init__(self, context: ServiceContext, provider: str, reader: Inbound, inbox: Inbox) -> None:
+    def __init__(self, context: ServiceContext, provider: str, inbound: Inbound, inbox: WebhookInbox) -> None:
         self._context = context
         self._provider = provider
-        self._reader = reader
+        self._inbound = inbound
         self._inbox = inbox
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take the message in a request, and say that it is kept."""
-        await self.take(scope, (await receive())["body"])
+        """Stores the message of a request and acknowledges it."""
+        await self.store(scope, (await receive())["body"])
         await _RECEIVED(scope, receive, send)
 
-    async def take(self, scope: Scope, body: bytes) -> None:
-        """Return once a message is durable. Raises Problem, and what `Inbox.keep` raises."""
+    async def store(self, scope: Scope, body: bytes) -> None:
+        """Returns when the message is durable. Raises Problem, and the errors of `WebhookInbox.store`."""
         now = self._context.now()
         try:
-            delivery = self._reader.receive(body, Headers(scope=scope), now)
+            delivery = self._inbound.receive(body, Headers(scope=scope), now)
         except DeliveryRefusedError as error:
             raise Problem(400, error.code, str(error)) from None
         traceparent = scope["paybill.traceparent"]
-        sealed = self._context.seal_raw(body)
-        await self._inbox.keep(Kept(delivery, self._provider, traceparent, sealed, now))
+        encrypted = self._context.seal_raw(body)
+        await self._inbox.store(InboxMessage(delivery, self._provider, traceparent, encrypted, now))
 
 
-def router(context: ServiceContext, inbound: Mapping[str, Inbound], kept: Callable[[str], None]) -> APIRouter:
-    """The route, on this edge. inbound: how each provider's messages are read. kept: as `Inbox` has it."""
+def router(context: ServiceContext, inbound: Mapping[str, Inbound], on_stored: Callable[[str], None]) -> APIRouter:
+    """Returns the route. inbound: by provider. on_stored: see `WebhookInbox`."""
     routes = APIRouter(tags=["webhooks"])
-    inbox = Inbox(context.database, kept)
-    doors = {name: Door(context, name, reader, inbox) for name, reader in inbound.items()}
-    context.fast_routes.update((f"/webhooks/{name}", door) for name, door in doors.items())
+    inbox = WebhookInbox(context.database, on_stored)
+    by_provider = {name: WebhookRoute(context, name, one, inbox) for name, one in inbound.items()}
+    context.fast_routes.update((f"/webhooks/{name}", route) for name, route in by_provider.items())
 
     @routes.post("/webhooks/{provider}")
     async def receive(
-        provider: Annotated[Key, Path(description="Who sends it: `stripe`.")], request: Request
+        provider: Annotated[Key, Path(description="The provider, such as `stripe`.")], request: Request
     ) -> Received:
-        """For providers: a message, signed by its sender. 200 means that it is kept; anything else: send it again."""
-        if provider not in doors:
+        """Receives a signed message of a provider. 200 means that it is durable; on any other status, send it again."""
+        if provider not in by_provider:
             raise Problem(404, "unknown_provider", f"no provider {provider} sends messages here; check its settings")
-        await doors[provider].take(request.scope, await request.body())
+        await by_provider[provider].store(request.scope, await request.body())
         return Received()
 
     return routes

@@ -1,0 +1,40 @@
+"""States and errors of webhook processing, and its backoff."""
+
+from enum import StrEnum
+
+from paybill_contracts.errors import NotFoundError, RetryLaterError
+
+MAX_DELAY_S = 3600.0
+
+
+class MessageState(StrEnum):
+    """Processing state of a message. QUARANTINED: of another mode or account, and never processed."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    QUARANTINED = "quarantined"
+
+
+class NotWaitingError(NotFoundError):
+    """Raised when an object is retried that is not in the sync queue."""
+
+    code = "not_waiting"
+
+
+class UnknownCustomerError(Exception):
+    """Raised for a customer without an account: it is not open yet, or the customer is not ours."""
+
+    def __init__(self, customer: str, why: str) -> None:
+        super().__init__(why)
+        self.customer = customer
+
+
+class StaleReadError(RetryLaterError):
+    """Raised when a subscription changed during a fetch, whose result may be older than the change: fetch again."""
+
+    code = "overtaken"
+
+
+def retry_delay_s(tries: int) -> float:
+    """Returns the backoff after this many attempts: doubled from one second, at most an hour."""
+    return min(2.0 ** min(tries, 12), MAX_DELAY_S)

@@ -1,0 +1,218 @@
+"""Sync of one provider object: fetches it, and records its events and the end of its webhooks in one transaction."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from weakref import WeakValueDictionary
+
+from paybill_contracts.envelope import Origin
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.telemetry import span
+
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.entitlements.domain import entitlements
+from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.providers.port import Inbound, Provider, ProviderRefusedError, ReferenceResolver, ResolvedReference
+from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
+from paybill_billing.providers.sync_queue import NO_ACCOUNT
+from paybill_billing.subscriptions.domain import payments, subscriptions
+from paybill_billing.subscriptions.domain.payments import Payer
+from paybill_billing.subscriptions.domain.subscriptions import FailedCollection
+from paybill_billing.subscriptions.tables import (
+    ACCOUNT_OF_CUSTOMER,
+    ACCOUNTS,
+    OTHER_SUBSCRIPTIONS,
+    PAYMENTS,
+    SUBSCRIPTIONS,
+)
+from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError
+from paybill_billing.webhooks.tables import BODIES, SyncTask, finish, retarget
+
+log = logging.getLogger(__name__)
+
+
+class SubscriptionSync:
+    """Syncs the objects of one provider. inbound: None when it sends no messages."""
+
+    def __init__(self, context: ServiceContext, name: str, provider: Provider, inbound: Inbound | None) -> None:
+        self._context = context
+        self._name = name
+        self._provider = provider
+        self._inbound = inbound
+        self._tenant_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self, task: SyncTask, leases: dict[str, int]) -> None:
+        """Fetches an object and records its events. leases: must be held at the commit.
+
+        Raises UnknownCustomerError, StaleReadError, and the errors of the provider and the rules.
+        """
+        if task.customers and not task.owners:
+            raise UnknownCustomerError(min(task.customers).removeprefix(f"{self._name}/"), NO_ACCOUNT)
+        kind, _, id_ = task.target.rpartition("/")
+        with span(f"sync {task.target}", task.traceparent) as traceparent:
+            cause = task.event_ids[0] if task.event_ids else task.target
+            origin = Origin(cause, cause, f"webhook:{self._name}", traceparent)
+            if kind:
+                await self._resolve(task, kind, id_, origin, leases)
+            else:
+                await self._fetch(task, origin, leases)
+
+    async def _fetch(self, task: SyncTask, origin: Origin, leases: dict[str, int]) -> None:
+        snapshot = await self._provider.fetch(task.target)
+        if snapshot is None:
+            log.warning("%s does not know %s any more", self._name, task.target)
+            await self._finish(task, origin, leases)
+            return
+        tenant_id = await self._tenant(task, snapshot.customer)
+        failures = await self._failures(task)
+        # The lock serialises the tenant's syncs: a subscription created between the query for the others and the
+        # decision would be missed.
+        async with self._tenant_locks.setdefault(tenant_id, asyncio.Lock()):
+            others = await self._others(tenant_id, snapshot)
+            await self._decide(task, origin, tenant_id, snapshot, failures, leases, others)
+
+    async def _decide(
+        self,
+        task: SyncTask,
+        origin: Origin,
+        tenant_id: str,
+        snapshot: ProviderSnapshot,
+        failures: Sequence[tuple[CollectionAttempt, datetime]],
+        leases: dict[str, int],
+        others: Sequence[str],
+    ) -> None:
+        id_ = subscriptions.subscription_id(self._name, snapshot.id)
+
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+            account, current = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
+            if account is None or current is None:
+                raise UnknownCustomerError(snapshot.customer, NO_ACCOUNT)
+            if unit.revision(SUBSCRIPTIONS, id_) != task.revision:
+                raise StaleReadError(f"{snapshot.id} changed during the fetch")
+            for attempt, _ in failures:
+                payment = unit.get(PAYMENTS, attempt.event)
+                failed = payments.fail(payment, attempt, tenant_id=tenant_id, subscription_id=id_)
+                unit.record(PAYMENTS, attempt.event, failed)
+            state = unit.get(SUBSCRIPTIONS, id_)
+            sold = subscriptions.sold(current, account, state, snapshot)
+            found = [unit.get(SUBSCRIPTIONS, other) for other in others]
+            alternatives = [other.subscription for other in found if other is not None]
+            events = subscriptions.sync(
+                state,
+                snapshot,
+                tenant_id=tenant_id,
+                provider=self._name,
+                sold=sold,
+                failures=[FailedCollection(attempt.invoice, when) for attempt, when in failures],
+                now=at.now,
+                adopted=account.adopts is not None,
+                others=alternatives,
+            )
+            unit.record(SUBSCRIPTIONS, id_, events)
+            # In the same decision, because the tenant waits for it: handling our own event would cost one more hop.
+            for event in events:
+                before = unit.get(ENTITLEMENTS, tenant_id)
+                fallback = entitlements.fallback_of(alternatives, current)
+                applied = entitlements.apply_subscription(before, event.subscription, sold.plan, at.now, fallback)
+                unit.record(ENTITLEMENTS, tenant_id, applied)
+
+        await self._context.decide(
+            origin,
+            decide,
+            writes=[
+                SUBSCRIPTIONS.key(id_),
+                ENTITLEMENTS.key(tenant_id),
+                *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
+            ],
+            reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE), *map(SUBSCRIPTIONS.key, others)],
+            extra_statements=partial(finish, task, self._context.now()),
+            leases=leases,
+        )
+
+    async def _resolve(self, task: SyncTask, kind: str, id_: str, origin: Origin, leases: dict[str, int]) -> None:
+        """Resolves another object: records returned money, or assigns the messages to the object they are about."""
+        if not isinstance(self._provider, ReferenceResolver):
+            raise ProviderRefusedError(f"{self._name} cannot resolve a {kind}")
+        reference = await self._provider.resolve(kind, id_)
+        if reference is None:
+            log.warning("%s does not know %s any more", self._name, task.target)
+        elif reference.target is not None and reference.target != task.target:
+            statements = partial(retarget, task, reference.target, self._context.now())
+            await self._context.decide(origin, _no_events, extra_statements=statements, leases=leases)
+            return
+        elif reference.returned and reference.customer is None:
+            log.info("%s of %s belongs to no customer, so it is not ours", task.target, self._name)
+        elif reference.returned:
+            tenant_id = await self._tenant(task, reference.customer or "")
+            await self._record_returns(task, reference, tenant_id, origin, leases)
+            return
+        await self._finish(task, origin, leases)
+
+    async def _record_returns(
+        self, task: SyncTask, reference: ResolvedReference, tenant_id: str, origin: Origin, leases: dict[str, int]
+    ) -> None:
+        about = reference.subscription
+        id_ = subscriptions.subscription_id(self._name, about) if about is not None else None
+        payer = Payer(tenant_id, self._name, id_, reference.invoice)
+
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+            for returned in reference.returned:
+                payment = unit.get(PAYMENTS, returned.id)
+                unit.record(PAYMENTS, returned.id, payments.record_return(payment, returned, payer))
+
+        await self._context.decide(
+            origin,
+            decide,
+            writes=[PAYMENTS.key(returned.id) for returned in reference.returned],
+            extra_statements=partial(finish, task, self._context.now()),
+            leases=leases,
+        )
+
+    async def _finish(self, task: SyncTask, origin: Origin, leases: dict[str, int]) -> None:
+        """Ends a task without events."""
+        statements = partial(finish, task, self._context.now())
+        await self._context.decide(origin, _no_events, extra_statements=statements, leases=leases)
+
+    async def _tenant(self, task: SyncTask, customer: str) -> str:
+        """Returns the tenant of a customer, even if its account was opened meanwhile. Raises UnknownCustomerError."""
+        name = f"{self._name}/{customer}"
+        owner = task.owners.get(name)
+        if owner is None:
+            rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": name})
+            owner = rows[0].id if rows else None
+        if owner is None:
+            raise UnknownCustomerError(customer, NO_ACCOUNT)
+        return owner
+
+    async def _others(self, tenant_id: str, snapshot: ProviderSnapshot) -> list[str]:
+        """Returns the tenant's other subscriptions, which may replace one that is not entitling."""
+        if snapshot.is_entitling:
+            return []
+        id_ = subscriptions.subscription_id(self._name, snapshot.id)
+        return [row.id for row in await self._context.rows(OTHER_SUBSCRIPTIONS, {"tenant_id": tenant_id, "id": id_})]
+
+    async def _failures(self, task: SyncTask) -> list[tuple[CollectionAttempt, datetime]]:
+        """Returns the failed attempts that the messages report, each with the provider's time."""
+        if self._inbound is None:
+            return []
+        events = zip(task.event_ids, task.event_types, strict=True)
+        reports = [event_id for event_id, type_ in events if self._inbound.is_payment_failure(type_)]
+        if not reports:
+            return []
+        found = []
+        for row in await self._context.rows(BODIES, {"provider": self._name, "ids": reports}):
+            attempt = None
+            if row.body is not None:
+                attempt = self._inbound.failed_attempt(row.event_id, self._context.open_raw(bytes(row.body)))
+            if attempt is None and row.object_id is not None and isinstance(self._provider, ReferenceResolver):
+                attempt = await self._provider.failed_attempt(row.event_id, row.object_id)
+            found += [(attempt, row.created)] if attempt is not None else []
+        return found
+
+
+def _no_events(_unit: UnitOfWork, _at: DecisionContext) -> None:
+    """Decides nothing."""
