@@ -1,4 +1,4 @@
-"""A subscription as it stands, that tests of changes and moves begin with."""
+"""Sample subscription for tests of changes and plan migrations."""
 
 from billing_samples import CATALOGUE, DAY, EUR_20, NOW, TENANT
 from paybill_contracts.billing import AccessState, Subscription

@@ -1,4 +1,4 @@
-"""Contracts by invoice that several tests begin with."""
+"""Sample manual contracts for several tests."""
 
 from billing_samples import DAY, NOW, TENANT
 from paybill_billing.providers.manual.domain import manual
@@ -22,7 +22,7 @@ def terms(minor=3100, quantity=1, interval=Interval.MONTH, plan_="pro", currency
 
 
 def fold(state, events):
-    """As the log would: every fact goes through its wire form."""
+    """Returns the state after the events, each of which is encoded and decoded as in the log."""
     for event in events:
         assert decode(event.TYPE, event.VERSION, encode(event)) == event
         state = evolve(state, event)
@@ -32,11 +32,11 @@ def fold(state, events):
 OFFERED = fold(None, manual.offer(None, TENANT, terms(), NOW + 30 * DAY))
 
 
-def accepted(wanted=None, trial_days=0, payment_days=30, at=NOW, state=OFFERED):
+def accepted(ordered=None, trial_days=0, payment_days=30, at=NOW, state=OFFERED):
     events = manual.accept(
         state,
         order="PO 7",
-        terms=wanted or terms(),
+        terms=ordered or terms(),
         payment_days=payment_days,
         trial_days=trial_days,
         now=at,
@@ -48,10 +48,10 @@ ACTIVE = accepted()
 
 
 def at(state, moment):
-    """After all timers until then have fired, each at its time."""
+    """Returns the state at `moment`, after all due transitions."""
     while state.due is not None and state.due <= moment:
         events = manual.on_time(state, state.due)
-        assert events, "what is due says something"
+        assert events, "a due transition must emit an event"
         state = fold(state, events)
     return state
 

@@ -1,4 +1,4 @@
-"""What is published stays as it was, and every price leads to the plan version that it sells."""
+"""Rules of the catalogue: immutable plan versions, the plan of a price, buildable tiers and differences."""
 
 from importlib.resources import files
 
@@ -16,25 +16,25 @@ from paybill_contracts.provisioner import Blueprint, BlueprintPublished, TierBlu
 from paybill_definitions.plans_file import read_plans
 
 
-def test_publishing_the_same_catalogue_again_says_nothing():
+def test_publishing_the_same_catalogue_again_emits_no_event():
     assert catalogue.publish(published(CONTENT), CONTENT) == []
 
 
-def test_the_first_publication_holds_the_whole_content_and_its_hash():
-    (said,) = catalogue.publish(None, CONTENT)
+def test_the_first_publication_contains_the_content_and_its_hash():
+    (event,) = catalogue.publish(None, CONTENT)
 
-    assert said.content == CONTENT
-    assert said.content_hash == digest(CONTENT)
+    assert event.content == CONTENT
+    assert event.content_hash == digest(CONTENT)
 
 
-def test_an_edit_of_a_published_version_is_refused_and_names_what_differs():
+def test_an_edit_of_a_published_version_is_refused_and_the_error_names_the_field():
     edited = Content(product="shop", plans=(PRO_1.model_copy(update={"grace_s": 1}),))
 
     with pytest.raises(CatalogueRefusedError, match=r"pro@1 .* differs in grace_s.* version 3"):
         catalogue.publish(published(CONTENT), edited)
 
 
-def test_a_version_taken_off_sale_can_neither_be_bought_nor_come_back_edited():
+def test_a_retired_version_cannot_be_bought_and_cannot_return_edited():
     without = Content(product="shop", plans=(PRO_2,))
     state = published(CONTENT, without)
 
@@ -49,7 +49,7 @@ def test_the_newest_version_is_on_sale():
     assert catalogue.on_sale(published(CONTENT), "pro") == PRO_2
 
 
-def test_an_unknown_plan_is_refused_with_the_plans_there_are():
+def test_an_unknown_plan_is_refused_and_the_error_lists_the_plans_on_sale():
     with pytest.raises(UnknownPlanError, match="no plan gold; plans on sale: basic, pro"):
         catalogue.on_sale(published(CONTENT), "gold")
     with pytest.raises(UnknownPlanError, match="pro version 9"):
@@ -66,16 +66,16 @@ def test_an_unknown_plan_is_refused_with_the_plans_there_are():
     ],
     ids=["catalogue's id", "catalogue's id first", "metadata before lookup key", "lookup key"],
 )
-def test_a_price_leads_to_its_plan_version(price, sold):
+def test_a_price_is_resolved_to_its_plan_version(price, sold):
     assert catalogue.sold_at(published(CONTENT), "stripe", price).plan == sold
 
 
-def test_a_price_of_something_else_is_refused():
+def test_a_price_of_no_plan_is_refused():
     with pytest.raises(UnknownPriceError, match="price_x at stripe"):
         catalogue.sold_at(published(CONTENT), "stripe", PriceSnapshot("price_x", None, None, None))
 
 
-def test_the_catalogue_that_comes_with_billing_is_good():
+def test_the_packaged_catalogue_is_valid():
     text = files("paybill_billing").joinpath("plans.yaml").read_text(encoding="utf-8")
 
     content = read_plans(text, "plans.yaml").content
@@ -89,7 +89,7 @@ def test_the_catalogue_that_comes_with_billing_is_good():
     assert [(meter.meter, meter.window) for meter in content.meters] == [("calls", Window.MONTH)]
 
 
-def test_a_meter_stays_known_when_the_plans_that_name_it_are_off_sale_and_an_undeclared_one_is_a_sum_by_month():
+def test_a_meter_of_retired_plans_stays_known_and_an_undeclared_one_is_summed_by_month():
     daily = Meter(meter="calls", window=Window.DAY)
     state = published(CONTENT.model_copy(update={"meters": (daily,)}), Content(product="shop", plans=(PRO_2,)))
 
@@ -97,7 +97,7 @@ def test_a_meter_stays_known_when_the_plans_that_name_it_are_off_sale_and_an_und
     assert catalogue.meter(state, "disk") == Meter(meter="disk", window=Window.MONTH)
 
 
-def test_a_meter_that_published_plans_are_counted_by_stays_as_it_was_but_for_lateness_and_providers():
+def test_a_meter_of_published_plans_can_change_only_its_lateness_and_provider_meters():
     daily = Meter(meter="calls", window=Window.DAY)
     later = Meter(meter="calls", lateness_s=60, provider_meters={"stripe": "calls"})
     unused = Meter(meter="disk")
@@ -110,7 +110,7 @@ def test_a_meter_that_published_plans_are_counted_by_stays_as_it_was_but_for_lat
     assert catalogue.meters(state) == {"calls", "disk"}
 
 
-def test_what_cannot_be_built_is_not_sold_and_all_objections_come_at_once():
+def test_a_tier_that_cannot_be_built_is_refused_and_all_objections_are_reported():
     edited = CONTENT.model_copy(update={"plans": (BASIC, PRO_1.model_copy(update={"grace_s": 1, "name": "New"}))})
     only_pro = {("pro", Preset.POOLED)}
 
@@ -123,25 +123,25 @@ def test_what_cannot_be_built_is_not_sold_and_all_objections_come_at_once():
     assert catalogue.publish(None, CONTENT, {*only_pro, ("basic", Preset.POOLED)})
 
 
-def test_the_tiers_of_the_blueprint_are_noted_once():
+def test_the_tiers_of_a_blueprint_are_recorded_once():
     tier = TierBlueprint(tier="pro", placement=Preset.SILO, cloud="local", connection_limit=1)
     blueprint = Blueprint(name="x", regions=(), tiers=(tier, tier.model_copy(update={"cloud": "aws"})), tables=())
     fact = BlueprintPublished(blueprint="main", content=blueprint, content_hash="c" * 64)
 
-    (said,) = tiers.on_blueprint_published(None, fact)
-    noted = tiers.evolve(None, said)
+    (event,) = tiers.on_blueprint_published(None, fact)
+    recorded = tiers.evolve(None, event)
 
-    assert noted.buildable == {("pro", Preset.SILO)}
-    assert tiers.on_blueprint_published(noted, fact) == []
+    assert recorded.buildable == {("pro", Preset.SILO)}
+    assert tiers.on_blueprint_published(recorded, fact) == []
 
 
-def test_a_difference_tells_versions_features_prices_terms_and_meters():
+def test_a_difference_contains_versions_features_prices_terms_and_meters():
     features = (
         LimitFeature(kind="limit", key="projects", limit=99),
         BooleanFeature(kind="boolean", key="sso", enabled=True),
     )
-    dearer = PRO_2.prices[0].model_copy(update={"amount": Money(minor=3000, currency="EUR"), "provider_prices": {}})
-    pro_3 = PRO_2.model_copy(update={"version": 3, "features": features, "prices": (dearer,), "grace_s": 60})
+    expensive = PRO_2.prices[0].model_copy(update={"amount": Money(minor=3000, currency="EUR"), "provider_prices": {}})
+    pro_3 = PRO_2.model_copy(update={"version": 3, "features": features, "prices": (expensive,), "grace_s": 60})
     meter = Meter(meter="calls")
 
     found = differences.between(published(CONTENT), Content(product="shop", plans=(PRO_2, pro_3), meters=(meter,)))
@@ -159,7 +159,7 @@ def test_a_difference_tells_versions_features_prices_terms_and_meters():
     assert [(each.before, each.after) for each in found.meters] == [(None, meter)]
 
 
-def test_the_first_catalogue_differs_from_nothing_and_a_version_that_comes_back_from_its_predecessor():
+def test_a_first_catalogue_is_all_new_and_a_returning_version_is_compared_with_its_predecessor():
     first = differences.between(None, CONTENT)
     back = differences.between(published(CONTENT, Content(product="shop", plans=(PRO_1,))), CONTENT)
 

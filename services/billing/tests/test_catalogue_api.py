@@ -1,4 +1,4 @@
-"""The file is the first catalogue; after that people publish, see before what it changes, and why they may not."""
+"""Publication of the catalogue over HTTP: the packaged file first, then dry runs, publications and refusals."""
 
 import asyncio
 
@@ -61,19 +61,19 @@ async def test_the_catalogue_on_sale_is_shown_with_its_hash(world):
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_once_something_is_published_the_file_is_not_looked_at_again(start, world, settings, catalogue):
+async def test_the_catalogue_file_is_ignored_after_the_first_publication(start, world, settings, catalogue):
     catalogue.write_text("product: [\n")
     url = world.served.running.settings.database_url
 
-    again = await start(service(), url, **{**settings, "http_port": 0})
+    restarted = await start(service(), url, **{**settings, "http_port": 0})
 
-    assert (await again.client.get("/v1/catalogue")).json()["product"] == "shop"
-    said = await world.log.facts("billing.catalogue_published", "billing.publishers_allowed", at_least=2)
-    assert len(said) == 2
+    assert (await restarted.client.get("/v1/catalogue")).json()["product"] == "shop"
+    facts = await world.log.facts("billing.catalogue_published", "billing.publishers_allowed", at_least=2)
+    assert len(facts) == 2
 
 
 @pytest.mark.parametrize("catalogue", ["product: [\n"], indirect=True)
-async def test_a_broken_first_catalogue_ends_the_start(start, settings):
+async def test_an_invalid_first_catalogue_aborts_the_start(start, settings):
     good = await start(service(), **{**settings, "catalogue_file": None, "http_port": 0})
     async with good.running.database.engine.begin() as connection:
         await connection.exec_driver_sql("DELETE FROM catalogues")
@@ -85,11 +85,11 @@ async def test_a_broken_first_catalogue_ends_the_start(start, settings):
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_a_publication_can_be_looked_at_first_and_then_changes_what_is_on_sale_once(world):
+async def test_a_dry_run_changes_nothing_and_a_publication_is_idempotent(world):
     dry = (await send(world, SECOND, dry_run="true")).json()
     unchanged = await world.get("/v1/catalogue")
     done = await send(world, SECOND, key="k1")
-    again = (await send(world, SECOND)).json()
+    repeated = (await send(world, SECOND)).json()
     same = await send(world, SECOND, key="k1")
 
     assert (dry["changes"], dry["added"], dry["retired"], dry["refused"]) == (True, ["pro@2"], [], [])
@@ -98,7 +98,7 @@ async def test_a_publication_can_be_looked_at_first_and_then_changes_what_is_on_
     assert [plan["version"] for plan in unchanged["plans"]] == [1]
     assert done.status_code == 200, done.text
     assert done.json() == dry == same.json()
-    assert not again["changes"]
+    assert not repeated["changes"]
     assert [plan["version"] for plan in (await world.get("/v1/catalogue"))["plans"]] == [1, 2]
     facts = await world.log.facts("billing.catalogue_published", at_least=2)
     assert [fact.origin.actor.partition(":")[0] for fact in facts] == ["service", "operator"]
@@ -106,7 +106,7 @@ async def test_a_publication_can_be_looked_at_first_and_then_changes_what_is_on_
 
 
 @pytest.mark.parametrize("catalogue", [SECOND], indirect=True)
-async def test_a_version_that_leaves_the_file_is_retired_and_stays_known(world):
+async def test_a_version_missing_in_the_new_file_is_retired_and_stays_known(world):
     done = (await send(world, FIRST)).json()
 
     shown = await world.get("/v1/catalogue")
@@ -115,15 +115,15 @@ async def test_a_version_that_leaves_the_file_is_retired_and_stays_known(world):
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_an_edit_of_what_customers_agreed_to_is_refused_with_file_line_and_reason(world):
+async def test_an_edit_of_a_published_version_is_refused_with_file_line_and_reason(world):
     edited = FIRST.replace("2900", "3900").replace("{meter: calls}", "{meter: calls, window: day}")
 
     dry = (await send(world, edited, dry_run="true", file="new/plans.yaml")).json()
     refused = await send(world, edited, file="new/plans.yaml")
 
-    said = refused.json()
-    assert (refused.status_code, said["code"]) == (409, "catalogue_refused")
-    assert said["detail"].splitlines() == dry["refused"]
+    problem = refused.json()
+    assert (refused.status_code, problem["code"]) == (409, "catalogue_refused")
+    assert problem["detail"].splitlines() == dry["refused"]
     assert dry["refused"][0].startswith("new/plans.yaml:3: the meter calls differs in window")
     assert dry["refused"][1].startswith("new/plans.yaml:15: pro@1 is published and differs in prices")
     (fact,) = await world.log.facts("billing.request_refused")
@@ -131,16 +131,16 @@ async def test_an_edit_of_what_customers_agreed_to_is_refused_with_file_line_and
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_a_tier_that_nobody_can_build_is_refused_once_the_blueprint_is_known(world, nats, tmp_path):
+async def test_a_tier_that_cannot_be_built_is_refused_after_the_blueprint_is_published(world, nats, tmp_path):
     gold = SECOND.replace("tier: pro", "tier: gold", 1)
     client = await connect(nats.url, "provisioner", nats.password("provisioner"))
     await Publisher(client, tmp_path / "identities").say(blueprint("pro", "basic"))
     await client.close()
 
-    async def noted():
+    async def buildable_tiers():
         return (await world.get("/v1/catalogue"))["tiers"]
 
-    assert [tier["tier"] for tier in await eventually(noted)] == ["basic", "pro"]
+    assert [tier["tier"] for tier in await eventually(buildable_tiers)] == ["basic", "pro"]
     dry = (await send(world, gold, dry_run="true")).json()
     good = await send(world, SECOND)
 
@@ -151,30 +151,30 @@ async def test_a_tier_that_nobody_can_build_is_refused_once_the_blueprint_is_kno
     assert report.equal, report.as_dict()
 
 
-async def test_a_body_that_is_no_catalogue_is_refused(world):
+async def test_an_invalid_body_is_refused(world):
     refused = {
-        b"\xff\xfe": "plans.yaml:1: this is no UTF-8",
+        b"\xff\xfe": "plans.yaml:1: the file is not UTF-8",
         b"": "plans.yaml:1: the file is empty",
         b"product: shop\nplans: []\n": "plans.yaml:2: plans: List should have at least 1",
         b"product: " + b"[" * 5000: "plans.yaml:1: no YAML: nested too deeply",
     }
 
-    for body, says in refused.items():
-        answer = await send(world, body)
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_plans")
-        assert answer.json()["detail"].startswith(says)
+    for body, detail in refused.items():
+        response = await send(world, body)
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_plans")
+        assert response.json()["detail"].startswith(detail)
     large = await send(world, "#" * (1024 * 1024 + 1))
     named = await send(world, FIRST, file="a\nb")
     assert large.status_code == 413
     assert (named.status_code, named.json()["code"]) == (422, "invalid_request")
 
 
-async def test_two_who_publish_at_once_are_told_what_holds_for_them(world):
+async def test_concurrent_publications_are_applied_one_after_the_other(world):
     other = SECOND.replace("version: 2", "version: 3")
 
-    answers = await asyncio.gather(*(send(world, text) for text in (SECOND, other)))
+    responses = await asyncio.gather(*(send(world, text) for text in (SECOND, other)))
 
-    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [response.status_code for response in responses] == [200, 200]
     shown = await world.get("/v1/catalogue")
     assert len(shown["plans"]) == 2
     assert {plan["version"] for plan in shown["retired"] if plan["plan"] == "pro"} <= {2, 3}

@@ -1,4 +1,4 @@
-"""Changes of subscriptions from the request to what the subscription shows, with Stripe's stand-in."""
+"""Subscription changes from the request to the synced subscription, with the Stripe fake."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -17,45 +17,45 @@ async def subscribed(world):
     return await world.subscribed(TENANT, "starter")
 
 
-async def ask(world, subscription, kind, **more):
+async def send_request(world, subscription, kind, **more):
     body = {"kind": kind, "reason": "asked for", **more}
     return await world.served.client.post(f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=body)
 
 
-async def asked(world, subscription, kind, **more):
-    answer = await ask(world, subscription, kind, **more)
-    assert answer.status_code == 202, answer.text
-    return answer.json()
+async def requested(world, subscription, kind, **more):
+    response = await send_request(world, subscription, kind, **more)
+    assert response.status_code == 202, response.text
+    return response.json()
 
 
-async def at(world, change, *standings):
-    """The change, once it stands there."""
+async def at(world, change, *statuses):
+    """Returns the change as soon as it has one of the statuses."""
 
-    async def look():
+    async def load():
         found = await world.get(f"/v1/changes/{change['id']}")
-        return found if found["status"] in standings else None
+        return found if found["status"] in statuses else None
 
-    return await eventually(look)
+    return await eventually(load)
 
 
 async def confirmed(world, change):
     quoted = await at(world, change, "quoted")
     path = f"/v1/changes/{change['id']}/confirm"
-    answer = await world.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]})
-    assert answer.status_code == 202, answer.text
+    response = await world.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]})
+    assert response.status_code == 202, response.text
     return quoted
 
 
 async def shows(world, subscription, condition):
-    async def look():
+    async def load():
         found = await world.get(f"/v1/subscriptions/{subscription['subscription_id']}")
         return found if condition(found) else None
 
-    return await eventually(look)
+    return await eventually(load)
 
 
-async def test_a_change_is_quoted_then_confirmed_then_shown_and_costs_what_was_quoted(world, subscribed):
-    change = await asked(world, subscribed, "plan", plan="business", quantity=2)
+async def test_a_change_is_quoted_confirmed_and_applied_at_the_quoted_price(world, subscribed):
+    change = await requested(world, subscribed, "plan", plan="business", quantity=2)
     quoted = await confirmed(world, change)
     done = await at(world, change, "applied", "refused")
     shown = await shows(world, subscribed, lambda found: found["plan"]["plan"] == "business")
@@ -79,8 +79,8 @@ async def test_a_change_is_quoted_then_confirmed_then_shown_and_costs_what_was_q
     assert facts[3].origin.cause == facts[2].id
 
 
-async def test_a_change_at_period_end_waits_is_shown_and_happens_then(world, subscribed):
-    change = await asked(world, subscribed, "plan", plan="business", when="period_end")
+async def test_a_change_at_the_period_end_is_pending_until_then(world, subscribed):
+    change = await requested(world, subscribed, "plan", plan="business", when="period_end")
     quoted = await confirmed(world, change)
     waiting = await shows(world, subscribed, lambda found: found["pending"] is not None)
     ends = datetime.fromisoformat(quoted["quote"]["proration"]["effective_at"])
@@ -93,11 +93,11 @@ async def test_a_change_at_period_end_waits_is_shown_and_happens_then(world, sub
     assert then["price"] == quoted["quote"]["proration"]["next_amount"]
 
 
-async def test_a_cancellation_is_taken_back_before_it_happens(world, subscribed):
-    cancelled = await asked(world, subscribed, "cancel", when="period_end", confirm=True)
+async def test_a_scheduled_cancellation_can_be_reversed(world, subscribed):
+    cancelled = await requested(world, subscribed, "cancel", when="period_end", confirm=True)
     await at(world, cancelled, "applied")
     until = await shows(world, subscribed, lambda found: found["cancel_at"] is not None)
-    back = await asked(world, subscribed, "reactivate", confirm=True)
+    back = await requested(world, subscribed, "reactivate", confirm=True)
     await at(world, back, "applied")
     after = await shows(world, subscribed, lambda found: found["cancel_at"] is None)
 
@@ -106,7 +106,7 @@ async def test_a_cancellation_is_taken_back_before_it_happens(world, subscribed)
 
 async def test_a_subscription_is_paused_resumed_and_cancelled_now(world, subscribed):
     for kind, access in (("pause", "paused"), ("resume", "active"), ("cancel", "ended")):
-        change = await asked(world, subscribed, kind, confirm=True)
+        change = await requested(world, subscribed, kind, confirm=True)
         await at(world, change, "applied")
         await shows(world, subscribed, lambda found, access=access: found["access"] == access)
 
@@ -114,38 +114,40 @@ async def test_a_subscription_is_paused_resumed_and_cancelled_now(world, subscri
     assert ended.event.subscription_id == subscribed["subscription_id"]
 
 
-async def test_there_is_one_open_change_at_a_time_and_a_discarded_one_makes_room(world, subscribed):
-    first = await asked(world, subscribed, "plan", plan="business")
-    second = await ask(world, subscribed, "cancel")
+async def test_a_subscription_has_one_open_change_until_it_is_discarded(world, subscribed):
+    first = await requested(world, subscribed, "plan", plan="business")
+    second = await send_request(world, subscribed, "cancel")
     await at(world, first, "quoted")
-    gone = await world.served.client.post(f"/v1/changes/{first['id']}/discard")
-    third = await ask(world, subscribed, "cancel", when="period_end")
+    discarded = await world.served.client.post(f"/v1/changes/{first['id']}/discard")
+    third = await send_request(world, subscribed, "cancel", when="period_end")
 
     assert (second.status_code, second.json()["code"]) == (409, "change_open")
     assert first["id"] in second.json()["detail"]
-    assert gone.json()["status"] == "discarded"
+    assert discarded.json()["status"] == "discarded"
     assert third.status_code == 202
 
 
-async def test_two_changes_asked_for_at_once_are_one(world, subscribed):
-    answers = await asyncio.gather(*(ask(world, subscribed, "plan", quantity=number) for number in range(2, 8)))
+async def test_concurrent_requests_create_one_change(world, subscribed):
+    responses = await asyncio.gather(
+        *(send_request(world, subscribed, "plan", quantity=number) for number in range(2, 8))
+    )
 
-    assert sorted(answer.status_code for answer in answers) == [202, 409, 409, 409, 409, 409]
-    assert {answer.json().get("code") for answer in answers} == {None, "change_open"}
+    assert sorted(response.status_code for response in responses) == [202, 409, 409, 409, 409, 409]
+    assert {response.json().get("code") for response in responses} == {None, "change_open"}
 
 
-async def test_the_same_request_under_one_key_is_one_change(world, subscribed):
+async def test_a_request_is_idempotent_by_its_key(world, subscribed):
     path = f"/v1/subscriptions/{subscribed['subscription_id']}/changes"
     body = {"kind": "plan", "plan": "business", "reason": "grow"}
 
-    answers = [await world.served.client.post(path, json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+    responses = [await world.served.client.post(path, json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)]
 
-    assert [answer.status_code for answer in answers] == [202, 202]
-    assert answers[0].json()["id"] == answers[1].json()["id"]
+    assert [response.status_code for response in responses] == [202, 202]
+    assert responses[0].json()["id"] == responses[1].json()["id"]
 
 
-async def test_another_quote_than_the_one_that_was_seen_is_not_confirmed(world, subscribed):
-    change = await asked(world, subscribed, "plan", plan="business")
+async def test_a_confirmation_with_another_hash_is_refused(world, subscribed):
+    change = await requested(world, subscribed, "plan", plan="business")
     quoted = await at(world, change, "quoted")
     path = f"/v1/changes/{change['id']}/confirm"
 
@@ -153,16 +155,16 @@ async def test_another_quote_than_the_one_that_was_seen_is_not_confirmed(world, 
     wrong = await world.served.client.post(path, json={"quote_hash": "0" * 64})
     right = [await world.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]}) for _ in range(2)]
 
-    assert due == quoted["quote"]["valid_until"].rstrip("Z"), "the timer looks here"
+    assert due == quoted["quote"]["valid_until"].rstrip("Z"), "the timer reads this column"
     assert (wrong.status_code, wrong.json()["code"]) == (409, "quote_changed")
-    assert [answer.status_code for answer in right] == [202, 202]
+    assert [response.status_code for response in right] == [202, 202]
 
 
-async def test_what_the_provider_refuses_is_refused_with_its_codes_and_nothing_changes(world, subscribed):
+async def test_a_refusal_of_the_provider_is_recorded_with_its_codes_and_changes_nothing(world, subscribed):
     customer = (await world.account(TENANT))["customer"]
     await asyncio.to_thread(world.fake.control.set_payment, customer, "fail")
 
-    change = await asked(world, subscribed, "plan", plan="business", confirm=True)
+    change = await requested(world, subscribed, "plan", plan="business", confirm=True)
     refused = await at(world, change, "refused")
     after = await world.get(f"/v1/subscriptions/{subscribed['subscription_id']}")
 
@@ -188,26 +190,26 @@ REFUSALS = [
 ]
 
 
-async def test_what_cannot_be_is_refused_with_a_code(world, subscribed):
-    answers = [await ask(world, subscribed, **body) for body, _, _ in REFUSALS]
+async def test_impossible_changes_are_refused_with_a_code(world, subscribed):
+    responses = [await send_request(world, subscribed, **body) for body, _, _ in REFUSALS]
 
-    said = [(answer.status_code, answer.json()["code"]) for answer in answers]
-    assert said == [(status, code) for _, status, code in REFUSALS]
+    refusals = [(response.status_code, response.json()["code"]) for response in responses]
+    assert refusals == [(status, code) for _, status, code in REFUSALS]
 
 
-async def test_what_is_not_there_is_not_found(world):
-    nobody = {"subscription_id": "sub_" + "0" * 32}
+async def test_unknown_subscriptions_and_changes_are_not_found(world):
+    unknown = {"subscription_id": "sub_" + "0" * 32}
 
-    for answer in (
-        await ask(world, nobody, "cancel"),
-        await world.served.client.get(f"/v1/subscriptions/{nobody['subscription_id']}"),
+    for response in (
+        await send_request(world, unknown, "cancel"),
+        await world.served.client.get(f"/v1/subscriptions/{unknown['subscription_id']}"),
         await world.served.client.get("/v1/changes/chg_" + "0" * 32),
         await world.served.client.post("/v1/changes/chg_" + "0" * 32 + "/discard"),
     ):
-        assert answer.status_code == 404
+        assert response.status_code == 404
 
 
-async def test_a_tenant_that_leaves_changes_nothing_any_more(world, subscribed):
+async def test_a_leaving_tenant_cannot_change_its_subscription(world, subscribed):
     await asyncio.to_thread(world.fake.control.pause_delivery)
     now = datetime.fromisoformat(subscribed["period_start"])
     await world.tenants.say(
@@ -215,13 +217,13 @@ async def test_a_tenant_that_leaves_changes_nothing_any_more(world, subscribed):
     )
     await world.log.facts("billing.cancellation_requested")
 
-    answer = await ask(world, subscribed, "plan", plan="business")
+    response = await send_request(world, subscribed, "plan", plan="business")
 
-    assert (answer.status_code, answer.json()["code"]) == (409, "tenant_leaving")
+    assert (response.status_code, response.json()["code"]) == (409, "tenant_leaving")
 
 
 async def test_changes_replay_to_the_same_tables(world, subscribed):
-    change = await asked(world, subscribed, "plan", plan="business")
+    change = await requested(world, subscribed, "plan", plan="business")
     await confirmed(world, change)
     await at(world, change, "applied")
     await shows(world, subscribed, lambda found: found["plan"]["plan"] == "business")

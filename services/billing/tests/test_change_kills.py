@@ -1,4 +1,4 @@
-"""What a killed service leaves behind in the midst of a change or a move is gone on with, and done once."""
+"""Changes and plan migrations continue after a crash, and each is applied once."""
 
 import asyncio
 from collections import Counter
@@ -53,12 +53,12 @@ SECOND = (
 
 @pytest.fixture
 def settings(settings):
-    """The stand-in is not to be spared."""
+    """No rate limit on the Stripe fake."""
     return {**settings, "stripe_requests_per_s": 2000}
 
 
 class Stalled:
-    """A provider whose answers to changes never arrive, although it makes them."""
+    """Provider that applies changes and never returns from the call."""
 
     def __init__(self, provider):
         self._provider = provider
@@ -67,27 +67,27 @@ class Stalled:
     def __getattr__(self, name):
         return getattr(self._provider, name)
 
-    async def change(self, *wanted):
-        await self._provider.change(*wanted)
+    async def change(self, *args):
+        await self._provider.change(*args)
         self.made.set()
         await asyncio.Event().wait()
 
 
 async def kill(served):
-    """End a service as a crash does: nothing is handed over or finished. Its port is the fixture's to close."""
+    """Stops a service as a crash does, without hand-over. The fixture closes its port."""
     for name, task in served.running._tasks.items():
         if name != "http":
             task.cancel()
     await served.running.database.close()
 
 
-async def test_a_worker_killed_between_the_call_and_its_record_changes_once(world_of, start, settings, fake):
+async def test_a_worker_killed_before_it_records_the_outcome_changes_once(world_of, start, settings, fake):
     ordinary, stalled = service(), []
 
-    def effects(given, secrets):
-        outside = ordinary.effects(given, secrets)
-        stalled.append(Stalled(outside.by_name["stripe"]))
-        return replace(outside, by_name={**outside.by_name, "stripe": stalled[0]})
+    def effects(settings_, secrets):
+        external = ordinary.effects(settings_, secrets)
+        stalled.append(Stalled(external.by_name["stripe"]))
+        return replace(external, by_name={**external.by_name, "stripe": stalled[0]})
 
     world = await world_of(replace(ordinary, effects=effects))
     subscription = await world.subscribed(TENANT, "starter")
@@ -101,8 +101,8 @@ async def test_a_worker_killed_between_the_call_and_its_record_changes_once(worl
     (applied,) = await world.log.facts("billing.change_applied")
 
     async def shown():
-        answer = await other.client.get(f"/v1/subscriptions/{subscription['subscription_id']}")
-        return answer.json()["plan"]["plan"] == "business"
+        response = await other.client.get(f"/v1/subscriptions/{subscription['subscription_id']}")
+        return response.json()["plan"]["plan"] == "business"
 
     await eventually(shown)
     invoices = fake.stripe.invoices.list({"subscription": subscription["provider_subscription"]}).data
@@ -110,7 +110,7 @@ async def test_a_worker_killed_between_the_call_and_its_record_changes_once(worl
     assert len(invoices) == 2
 
 
-async def test_an_answer_that_was_lost_changes_once(world, fake):
+async def test_a_lost_response_of_the_provider_changes_once(world, fake):
     subscription = await world.subscribed(TENANT, "starter")
     target = f"/v1/subscriptions/{subscription['provider_subscription']}"
     path = f"/v1/subscriptions/{subscription['subscription_id']}/changes"
@@ -131,7 +131,7 @@ async def test_an_answer_that_was_lost_changes_once(world, fake):
 
 
 async def subscribed(world, count):
-    """So many tenants with the plan, at once: accounts that are open, and what they bought at the stand-in."""
+    """Creates `count` tenants with open accounts and a subscription at the Stripe fake."""
     fake, running = world.fake, world.served.running
     tenants = [f"ten_{number:032x}" for number in range(count)]
     price = fake.stripe.prices.create(
@@ -153,16 +153,16 @@ async def subscribed(world, count):
 
     def decide(unit, _):
         for tenant, customer in customers.items():
-            about = {"tenant_id": tenant, "provider": "stripe"}
+            account = {"tenant_id": tenant, "provider": "stripe"}
             registered = AccountRegistered(
-                **about, name="Acme", contact_email=EMAIL, plan="pro", plan_version=1, retention_s=0
+                **account, name="Acme", contact_email=EMAIL, plan="pro", plan_version=1, retention_s=0
             )
-            opened = AccountOpened(**about, customer=customer, checkout="cs_1", checkout_url="http://127.0.0.1/c")
+            opened = AccountOpened(**account, customer=customer, checkout="cs_1", checkout_url="http://127.0.0.1/c")
             unit.record(ACCOUNTS, tenant, [registered, opened])
 
     origin = Origin("test", "test", "operator:test", child(None))
     await running.context.decide(origin, decide, writes=[ACCOUNTS.key(tenant) for tenant in tenants])
-    # Nothing is delivered, which would take most of the time: each is looked at once, as after any change.
+    # No webhooks, which would take most of the time: each subscription is synced once.
     fake.control.pause_delivery()
     items = [{"price": price.id}]
     bought = [fake.stripe.subscriptions.create({"customer": one, "items": items}) for one in customers.values()]
@@ -173,44 +173,48 @@ async def subscribed(world, count):
 
     await running.context.decide(origin, lambda *_: None, extra_statements=extra_statements)
 
-    async def all_there():
+    async def all_synced():
         rows = await world.sql("SELECT count(*) FROM subscriptions WHERE access = 'active'")
         return rows[0][0] == count
 
-    await eventually(all_there, timeout_s=30)
+    await eventually(all_synced, timeout_s=30)
     return tenants
 
 
 async def publish(world, text):
-    answer = await world.served.client.post("/v1/catalogue", content=text)
-    assert answer.status_code == 200, answer.text
+    response = await world.served.client.post("/v1/catalogue", content=text)
+    assert response.status_code == 200, response.text
 
 
-async def moved(client, move, wanted):
-    async def look():
-        found = (await client.get(f"/v1/moves/{move['id']}")).json()
-        return found if wanted(found) else None
+async def migrated(client, migration, condition):
+    async def load():
+        found = (await client.get(f"/v1/moves/{migration['id']}")).json()
+        return found if condition(found) else None
 
-    return await eventually(look, timeout_s=60)
+    return await eventually(load, timeout_s=60)
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_two_hundred_subscribers_are_moved_once_each_over_a_pause_and_a_crash(world_of, start, settings, fake):
+async def test_a_plan_migration_changes_200_subscriptions_once_each_over_a_pause_and_a_crash(
+    world_of, start, settings, fake
+):
     world = await world_of(service())
     await subscribed(world, SUBSCRIBERS)
     await publish(world, SECOND)
     query = {"from_plan": "pro", "from_version": 1, "to_plan": "pro", "to_version": 2}
     preview = await world.get("/v1/moves/preview", **query)
-    move = (await world.served.client.post("/v1/moves", json={**query, "when": "now", "reason": "new prices"})).json()
-    await moved(world.served.client, move, lambda found: found["moved"] > 20)
-    await world.served.client.post(f"/v1/moves/{move['id']}/pause", json={"reason": "look first"})
-    paused = await moved(world.served.client, move, lambda found: found["moved"] == found["asked"])
-    await world.served.client.post(f"/v1/moves/{move['id']}/resume")
-    await moved(world.served.client, move, lambda found: found["moved"] > paused["moved"])
+    migration = (
+        await world.served.client.post("/v1/moves", json={**query, "when": "now", "reason": "new prices"})
+    ).json()
+    await migrated(world.served.client, migration, lambda found: found["moved"] > 20)
+    await world.served.client.post(f"/v1/moves/{migration['id']}/pause", json={"reason": "check first"})
+    paused = await migrated(world.served.client, migration, lambda found: found["moved"] == found["asked"])
+    await world.served.client.post(f"/v1/moves/{migration['id']}/resume")
+    await migrated(world.served.client, migration, lambda found: found["moved"] > paused["moved"])
     await kill(world.served)
 
     other = await start(service(), url=world.served.running.settings.database_url, **settings)
-    done = await moved(other.client, move, lambda found: found["status"] == "finished")
+    done = await migrated(other.client, migration, lambda found: found["status"] == "finished")
 
     facts = await world.log.facts("billing.change_applied", at_least=SUBSCRIBERS)
     applied = Counter(fact.event.subscription_id for fact in facts if isinstance(fact.event, ChangeApplied))
@@ -238,31 +242,31 @@ async def test_two_hundred_subscribers_are_moved_once_each_over_a_pause_and_a_cr
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_whoever_cannot_be_moved_is_told_with_the_reason_and_one_move_runs_at_a_time(world):
+async def test_a_plan_migration_reports_refused_changes_and_a_second_one_is_refused(world):
     tenants = [f"ten_{number:032x}" for number in range(3)]
     subscriptions = [await world.subscribed(tenant, "pro") for tenant in tenants]
     await publish(world, SECOND)
-    held = f"/v1/subscriptions/{subscriptions[0]['subscription_id']}/changes"
-    await world.served.client.post(held, json={"kind": "cancel", "when": "period_end", "reason": "x"})
+    refused_path = f"/v1/subscriptions/{subscriptions[0]['subscription_id']}/changes"
+    await world.served.client.post(refused_path, json={"kind": "cancel", "when": "period_end", "reason": "x"})
     query = {"from_plan": "pro", "from_version": 1, "to_plan": "pro", "to_version": 2}
 
     client = world.served.client
-    move = (await client.post("/v1/moves", json={**query, "reason": "new prices"})).json()
-    second = await client.post("/v1/moves", json={**query, "reason": "again"})
-    done = await moved(client, move, lambda found: found["status"] == "finished")
-    refused = (await world.get("/v1/changes", move_id=move["id"], status="refused"))["changes"]
+    migration = (await client.post("/v1/moves", json={**query, "reason": "new prices"})).json()
+    second = await client.post("/v1/moves", json={**query, "reason": "late"})
+    done = await migrated(client, migration, lambda found: found["status"] == "finished")
+    refused = (await world.get("/v1/changes", move_id=migration["id"], status="refused"))["changes"]
     await asyncio.to_thread(world.fake.control.advance_clock, timedelta(days=32))
 
-    async def all_there():
-        standings = [await world.standing(tenant, "active") for tenant in tenants]
-        return [standing["plan"]["version"] for standing in standings] == [1, 2, 2]
+    async def all_synced():
+        subscriptions_ = [await world.standing(tenant, "active") for tenant in tenants]
+        return [subscription["plan"]["version"] for subscription in subscriptions_] == [1, 2, 2]
 
-    await eventually(all_there)
+    await eventually(all_synced)
     assert (second.status_code, second.json()["code"]) == (409, "move_runs")
     assert (done["moved"], done["refused"]) == (2, 1)
     assert [(change["subscription_id"], change["code"]) for change in refused] == [
         (subscriptions[0]["subscription_id"], "change_open")
     ]
     assert done["left"] == 3
-    again = await client.post(f"/v1/moves/{move['id']}/pause", json={"reason": "late"})
-    assert (again.status_code, again.json()["code"]) == (409, "move_finished")
+    late = await client.post(f"/v1/moves/{migration['id']}/pause", json={"reason": "late"})
+    assert (late.status_code, late.json()["code"]) == (409, "move_finished")

@@ -1,4 +1,4 @@
-"""The rules of changes: what may be asked, what a quote holds, and what any order of facts comes to."""
+"""Rules of subscription changes: allowed requests, quotes, and all orders of commands."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -30,22 +30,22 @@ PRORATION = Proration(lines=(), due_now=EUR_20, next_amount=EUR_20, effective_at
 UPGRADE = ChangeIntent(ChangeKind.PLAN, plan="pro")
 
 
-def wants(asked, subscription=SUBSCRIPTION, sold=CATALOGUE, *, leaving=False):
-    return resolve(sold, subscription, asked, leaving=leaving)
+def resolved(intent, subscription=SUBSCRIPTION, sold=CATALOGUE, *, leaving=False):
+    return resolve(sold, subscription, intent, leaving=leaving)
 
 
-def code_of(asked, subscription=SUBSCRIPTION, **more):
+def code_of(intent, subscription=SUBSCRIPTION, **more):
     with pytest.raises(DomainError) as caught:
-        wants(asked, subscription, **more)
+        resolved(intent, subscription, **more)
     assert str(caught.value)
     return caught.value.code
 
 
-def requested(*, confirmed=False, asked=UPGRADE):
+def requested(*, confirmed=False, intent=UPGRADE):
     events = changes.request(
         None,
         SUBSCRIPTION,
-        wants(asked),
+        resolved(intent),
         change_id=CHANGE_ID,
         confirmed=confirmed,
         reason="grow",
@@ -65,26 +65,26 @@ def quoted(change=None, now=NOW, subscription=SUBSCRIPTION):
     return after(change, changes.quoted(change, subscription, PRORATION, PRO_1, PRO_2, now))
 
 
-def test_the_newest_version_on_sale_is_wanted_when_none_is_named():
-    wanted = wants(UPGRADE)
+def test_a_request_without_a_version_resolves_to_the_newest_on_sale():
+    desired = resolved(UPGRADE)
 
-    assert (wanted.plan.plan, wanted.plan.version, wanted.quantity) == ("pro", 2, None)
+    assert (desired.plan.plan, desired.plan.version, desired.quantity) == ("pro", 2, None)
 
 
-def test_what_stays_is_not_in_what_is_wanted():
+def test_an_unchanged_plan_or_quantity_is_left_out():
     seats, plan_alone = (
-        wants(ChangeIntent(ChangeKind.PLAN, quantity=5)),
-        wants(ChangeIntent(ChangeKind.PLAN, plan="pro", quantity=3)),
+        resolved(ChangeIntent(ChangeKind.PLAN, quantity=5)),
+        resolved(ChangeIntent(ChangeKind.PLAN, plan="pro", quantity=3)),
     )
 
     assert (seats.plan, seats.quantity) == (None, 5)
     assert (plan_alone.plan.version, plan_alone.quantity) == (2, None)
 
 
-def test_a_version_that_was_retired_can_be_kept_and_not_bought():
+def test_a_retired_version_can_be_kept_and_cannot_be_bought():
     sold = published(CONTENT, CONTENT.model_copy(update={"plans": (BASIC, PRO_2)}))
 
-    more_seats = wants(ChangeIntent(ChangeKind.PLAN, plan="pro", version=1, quantity=9), sold=sold)
+    more_seats = resolved(ChangeIntent(ChangeKind.PLAN, plan="pro", version=1, quantity=9), sold=sold)
     back = code_of(
         ChangeIntent(ChangeKind.PLAN, plan="pro", version=1),
         having(plan=PINNED.model_copy(update={"version": 2})),
@@ -95,20 +95,20 @@ def test_a_version_that_was_retired_can_be_kept_and_not_bought():
     assert back == "plan_not_on_sale"
 
 
-def test_another_interval_is_another_price_of_the_plan():
+def test_another_interval_resolves_to_another_price_of_the_plan():
     yearly = Price(amount=Money(minor=20_000, currency="EUR"), interval=Interval.YEAR, provider_prices={})
     both = plan("pro", 1).model_copy(update={"prices": (*PRO_1.prices, yearly)})
     sold = published(CONTENT.model_copy(update={"plans": (both,)}))
 
-    wanted = wants(ChangeIntent(ChangeKind.PLAN, interval=Interval.YEAR), sold=sold)
+    desired = resolved(ChangeIntent(ChangeKind.PLAN, interval=Interval.YEAR), sold=sold)
 
-    assert (wanted.plan.plan, wanted.plan.version, wanted.price_index) == ("pro", 1, 1)
-    assert desired_at_provider(sold, SUBSCRIPTION, wanted).price == yearly
+    assert (desired.plan.plan, desired.plan.version, desired.price_index) == ("pro", 1, 1)
+    assert desired_at_provider(sold, SUBSCRIPTION, desired).price == yearly
     assert code_of(ChangeIntent(ChangeKind.PLAN, interval=Interval.MONTH), sold=sold) == "nothing_to_change"
 
 
 @pytest.mark.parametrize(
-    ("asked", "subscription", "code"),
+    ("intent", "subscription", "code"),
     [
         (ChangeIntent(ChangeKind.PLAN), SUBSCRIPTION, "nothing_to_change"),
         (ChangeIntent(ChangeKind.PLAN, plan="pro", version=1, quantity=3), SUBSCRIPTION, "nothing_to_change"),
@@ -137,19 +137,19 @@ def test_another_interval_is_another_price_of_the_plan():
         (ChangeIntent(ChangeKind.RESUME, at_period_end=True), having(access=AccessState.PAUSED), "only_now"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_code_of_its_own(asked, subscription, code):
-    assert code_of(asked, subscription) == code
+def test_each_impossible_change_is_refused_with_its_own_code(intent, subscription, code):
+    assert code_of(intent, subscription) == code
 
 
 @pytest.mark.parametrize("kind", ChangeKind)
-def test_nothing_is_changed_of_what_has_ended_is_not_paid_yet_or_is_being_left(kind):
+def test_an_ended_pending_or_leaving_subscription_cannot_change(kind):
     assert code_of(ChangeIntent(kind), having(access=AccessState.ENDED)) == "subscription_ended"
     assert code_of(ChangeIntent(kind), having(access=AccessState.PENDING)) == "subscription_pending"
     assert code_of(ChangeIntent(kind), leaving=True) == "tenant_leaving"
 
 
 @pytest.mark.parametrize(
-    ("asked", "subscription"),
+    ("intent", "subscription"),
     [
         (ChangeIntent(ChangeKind.CANCEL), having(access=AccessState.SUSPENDED)),
         (ChangeIntent(ChangeKind.CANCEL), having(access=AccessState.PAUSED)),
@@ -164,8 +164,8 @@ def test_nothing_is_changed_of_what_has_ended_is_not_paid_yet_or_is_being_left(k
         (UPGRADE, having(pending=PENDING)),
     ],
 )
-def test_what_can_be_is_wanted(asked, subscription):
-    assert wants(asked, subscription).kind is asked.kind
+def test_a_possible_change_is_resolved(intent, subscription):
+    assert resolved(intent, subscription).kind is intent.kind
 
 
 @given(
@@ -175,7 +175,7 @@ def test_what_can_be_is_wanted(asked, subscription):
     cancels=st.booleans(),
     period=st.booleans(),
 )
-def test_only_what_gives_access_can_change_its_plan_or_pause(access, kind, later, cancels, period):
+def test_only_an_entitling_subscription_can_change_its_plan_or_pause(access, kind, later, cancels, period):
     subscription = having(
         access=access, cancel_at=NOW + DAY if cancels else None, period_end=NOW + DAY if period else None
     )
@@ -191,12 +191,12 @@ def test_only_what_gives_access_can_change_its_plan_or_pause(access, kind, later
         assert access in {AccessState.ACTIVE, AccessState.TRIALING, AccessState.GRACE}
 
 
-def test_a_second_open_change_is_refused_with_the_name_of_the_first():
+def test_a_second_open_change_is_refused_and_the_error_names_the_first():
     with pytest.raises(changes.ChangeOpenError, match="chg_other"):
         changes.request(
             None,
             SUBSCRIPTION,
-            wants(UPGRADE),
+            resolved(UPGRADE),
             change_id=CHANGE_ID,
             confirmed=False,
             reason="grow",
@@ -204,7 +204,7 @@ def test_a_second_open_change_is_refused_with_the_name_of_the_first():
         )
 
 
-def test_a_quote_holds_what_the_plans_give_differently():
+def test_a_quote_contains_the_feature_differences_of_the_plans():
     quote = quoted().quote
 
     assert [(one.before.limit, one.after.limit) for one in quote.features] == [(10, 20)]
@@ -214,13 +214,13 @@ def test_a_quote_holds_what_the_plans_give_differently():
 @pytest.mark.parametrize(
     ("kind", "before", "now"), [(ChangeKind.CANCEL, 2, 0), (ChangeKind.PAUSE, 2, 0), (ChangeKind.RESUME, 0, 2)]
 )
-def test_who_is_cancelled_or_paused_has_nothing(kind, before, now):
+def test_a_cancelled_or_paused_subscription_has_no_features(kind, before, now):
     subscription = having(access=AccessState.PAUSED) if kind is ChangeKind.RESUME else SUBSCRIPTION
-    change = replace(requested(), wanted=wants(ChangeIntent(kind), subscription))
+    change = replace(requested(), wanted=resolved(ChangeIntent(kind), subscription))
 
-    (said,) = changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_1, NOW)
+    (event,) = changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_1, NOW)
 
-    assert [sum(side is not None for side in sides) for sides in zip(*map(tuple_of, said.features), strict=True)] == [
+    assert [sum(side is not None for side in sides) for sides in zip(*map(tuple_of, event.features), strict=True)] == [
         before,
         now,
     ]
@@ -230,7 +230,7 @@ def tuple_of(difference):
     return difference.before, difference.after
 
 
-def test_a_quote_is_valid_for_an_hour_and_never_longer_than_the_period():
+def test_a_quote_is_valid_for_an_hour_and_never_beyond_the_period():
     ending = having(period_end=NOW + timedelta(minutes=20))
     over = having(period_end=NOW - DAY)
 
@@ -239,12 +239,12 @@ def test_a_quote_is_valid_for_an_hour_and_never_longer_than_the_period():
     assert quoted(subscription=over).quote.valid_until == NOW + timedelta(hours=1)
 
 
-def test_two_quotes_that_differ_in_anything_have_two_hashes():
-    dearer = PRORATION.model_copy(update={"due_now": Money(minor=2001, currency="EUR")})
+def test_different_quotes_have_different_hashes():
+    expensive = PRORATION.model_copy(update={"due_now": Money(minor=2001, currency="EUR")})
     change = requested()
     quotes = [
         changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW),
-        changes.quoted(change, SUBSCRIPTION, dearer, PRO_1, PRO_2, NOW),
+        changes.quoted(change, SUBSCRIPTION, expensive, PRO_1, PRO_2, NOW),
         changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_1, NOW),
         changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW + timedelta(seconds=1)),
         changes.quoted(change, SUBSCRIPTION, PRORATION, PRO_1, PRO_2.model_copy(update={"tier": "large"}), NOW),
@@ -254,12 +254,12 @@ def test_two_quotes_that_differ_in_anything_have_two_hashes():
     assert len({events[0].quote_hash for events in quotes}) == len(quotes)
 
 
-def test_what_needs_nobodys_yes_is_confirmed_with_its_own_quote():
-    quote, yes = changes.quoted(requested(confirmed=True), SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW)
+def test_an_automatic_change_is_confirmed_with_its_own_quote():
+    quote, confirmation = changes.quoted(requested(confirmed=True), SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW)
 
     assert isinstance(quote, ChangeQuoted)
-    assert isinstance(yes, ChangeConfirmed)
-    assert yes.quote_hash == quote.quote_hash
+    assert isinstance(confirmation, ChangeConfirmed)
+    assert confirmation.quote_hash == quote.quote_hash
 
 
 def test_a_quote_is_confirmed_once_by_its_hash_while_it_is_valid():
@@ -278,7 +278,7 @@ def test_a_quote_is_confirmed_once_by_its_hash_while_it_is_valid():
         changes.confirm(requested(), hash_, NOW)
 
 
-def test_a_quote_that_nobody_confirmed_expires_at_its_end_and_not_before():
+def test_an_unconfirmed_quote_expires_at_the_end_of_its_validity():
     change = quoted()
 
     assert changes.on_time(change, change.due - timedelta(seconds=1)) == []
@@ -288,7 +288,7 @@ def test_a_quote_that_nobody_confirmed_expires_at_its_end_and_not_before():
         changes.confirm(expired, change.quote.quote_hash, NOW)
 
 
-def test_a_fact_before_the_request_is_refused():
+def test_an_event_before_the_request_is_refused():
     confirmed = ChangeConfirmed(
         change_id=CHANGE_ID, tenant_id=TENANT, subscription_id=SUBSCRIPTION_ID, quote_hash="0" * 64
     )
@@ -312,7 +312,7 @@ ENDS = frozenset(Status) - OPEN
     confirmed=st.booleans(),
     steps=st.lists(st.tuples(st.sampled_from(sorted(VERBS)), st.integers(0, 5000)), max_size=30),
 )
-def test_whatever_happens_in_whatever_order_a_change_ends_once_and_is_made_only_when_confirmed(confirmed, steps):
+def test_a_change_ends_once_and_is_applied_only_when_confirmed_in_any_order_of_commands(confirmed, steps):
     change, now, path = requested(confirmed=confirmed), NOW, [Status.REQUESTED]
     for verb, seconds in steps:
         now += timedelta(seconds=seconds)
@@ -334,13 +334,13 @@ def test_whatever_happens_in_whatever_order_a_change_ends_once_and_is_made_only_
     assert (change.due is not None) == (change.status is Status.QUOTED)
 
 
-def test_what_a_provider_is_asked_for_holds_the_plan_that_is_and_the_one_that_will_be():
-    wanted = desired_at_provider(CATALOGUE, SUBSCRIPTION, wants(UPGRADE))
+def test_the_desired_subscription_contains_the_current_and_the_new_plan():
+    desired = desired_at_provider(CATALOGUE, SUBSCRIPTION, resolved(UPGRADE))
 
-    assert (wanted.pinned, wanted.plan, wanted.price, wanted.quantity) == (PRO_1, PRO_2, PRO_2.prices[0], None)
-    assert wanted.product == "shop"
+    assert (desired.pinned, desired.plan, desired.price, desired.quantity) == (PRO_1, PRO_2, PRO_2.prices[0], None)
+    assert desired.product == "shop"
 
 
-def test_a_plan_that_was_never_published_cannot_be_wanted():
+def test_an_unpublished_plan_version_is_unknown():
     with pytest.raises(UnknownPlanError):
         catalogue.published(CATALOGUE, "pro", 3)

@@ -1,4 +1,4 @@
-"""Contracts by invoice: ordered, renewed, overdue, paid and cancelled, by rules alone."""
+"""Rules of manual contracts: orders, renewals, overdue invoices, payments and cancellations."""
 
 import pytest
 from billing_samples import DAY, NOW, TENANT
@@ -15,13 +15,13 @@ from paybill_billing.providers.manual.domain.contracts import (
     UnknownInvoiceError,
     terms_of,
 )
-from paybill_billing.providers.manual.effects import seen
+from paybill_billing.providers.manual.effects import snapshot_of
 from paybill_contracts.catalogue import Interval, Price
 from paybill_contracts.manual import ContractStatus
 from paybill_contracts.money import Money
 
 
-def test_an_order_begins_a_contract_with_access_and_an_invoice_with_a_due_date():
+def test_an_order_starts_a_contract_with_access_and_an_invoice():
     (invoice,) = ACTIVE.invoices
 
     assert ACTIVE.contract.status is ContractStatus.ACTIVE
@@ -31,7 +31,7 @@ def test_an_order_begins_a_contract_with_access_and_an_invoice_with_a_due_date()
     assert invoice.invoice_id == f"inv_{TENANT[4:]}_1"
 
 
-def test_an_order_may_be_for_other_terms_than_were_offered():
+def test_the_terms_of_an_order_may_differ_from_the_offer():
     state = accepted(terms(9900, quantity=5, interval=Interval.YEAR), payment_days=14)
 
     assert state.invoices[0].total.minor == 49500
@@ -39,22 +39,22 @@ def test_an_order_may_be_for_other_terms_than_were_offered():
     assert (state.contract.period_end - NOW).days == 365
 
 
-def test_the_same_order_twice_is_one_contract_and_another_is_refused():
-    again = {"terms": terms(), "payment_days": 30, "trial_days": 0, "now": NOW}
+def test_a_repeated_order_is_idempotent_and_another_order_is_refused():
+    same = {"terms": terms(), "payment_days": 30, "trial_days": 0, "now": NOW}
 
-    assert manual.accept(ACTIVE, order="PO 7", **again) == []
+    assert manual.accept(ACTIVE, order="PO 7", **same) == []
     with pytest.raises(ContractRunsError):
-        manual.accept(ACTIVE, order="PO 8", **again)
+        manual.accept(ACTIVE, order="PO 8", **same)
     with pytest.raises(ContractRunsError):
         manual.offer(ACTIVE, TENANT, terms(), NOW)
 
 
-def test_an_offer_that_is_over_cannot_be_ordered():
+def test_an_expired_offer_cannot_be_ordered():
     with pytest.raises(NoValidOfferError):
         accepted(at=NOW + 31 * DAY)
 
 
-def test_a_trial_gives_access_and_its_end_begins_the_first_period():
+def test_a_trial_gives_access_and_its_end_starts_the_first_period():
     state = accepted(trial_days=14)
     after = at(state, NOW + 14 * DAY)
 
@@ -64,14 +64,14 @@ def test_a_trial_gives_access_and_its_end_begins_the_first_period():
     assert statuses(after) == ["open"]
 
 
-def test_a_period_that_ends_is_followed_by_the_next_with_its_invoice():
+def test_the_end_of_a_period_starts_the_next_with_its_invoice():
     state = at(paid(ACTIVE), NOW + 70 * DAY)
 
     assert state.contract.period_start == NOW.replace(month=5)
     assert [invoice.covers_until for invoice in state.invoices] == [NOW.replace(month=month) for month in (4, 5, 6)]
 
 
-def test_what_is_not_paid_by_its_due_date_is_overdue_and_paying_settles_it():
+def test_an_invoice_is_overdue_after_its_due_date_and_a_payment_settles_it():
     state = at(ACTIVE, NOW + 30 * DAY)
     after = paid(state, moment=NOW + 33 * DAY)
 
@@ -81,7 +81,7 @@ def test_what_is_not_paid_by_its_due_date_is_overdue_and_paying_settles_it():
     assert after.invoices[0].reference == "bank 1"
 
 
-def test_paying_twice_is_no_error_and_what_is_settled_stays_so():
+def test_payments_and_voids_are_idempotent_and_final():
     state = paid(ACTIVE)
     voided = fold(ACTIVE, manual.void(ACTIVE, ACTIVE.invoices[0].invoice_id, "mistake", NOW))
 
@@ -95,7 +95,7 @@ def test_paying_twice_is_no_error_and_what_is_settled_stays_so():
         manual.pay(state, f"inv_{TENANT[4:]}_9", "bank 1", NOW)
 
 
-def test_what_nobody_pays_does_not_grow_for_ever_and_goes_on_from_the_day_it_is_paid():
+def test_an_unpaid_contract_stops_invoicing_and_restarts_on_the_day_of_payment():
     state = at(ACTIVE, NOW + 1000 * DAY)
     late = NOW + 1000 * DAY
     after = paid(state, 0, late)
@@ -104,12 +104,12 @@ def test_what_nobody_pays_does_not_grow_for_ever_and_goes_on_from_the_day_it_is_
     assert statuses(state) == ["overdue", "overdue"]
     assert state.due is None
     assert after.contract.status is ContractStatus.UNPAID
-    again = paid(after, 1, late)
-    assert (again.contract.status, again.contract.period_start) == (ContractStatus.ACTIVE, late)
-    assert statuses(again) == ["paid", "paid", "open"]
+    restarted = paid(after, 1, late)
+    assert (restarted.contract.status, restarted.contract.period_start) == (ContractStatus.ACTIVE, late)
+    assert statuses(restarted) == ["paid", "paid", "open"]
 
 
-def test_cancelled_now_is_over_and_what_was_invoiced_stays_owed():
+def test_a_contract_cancelled_now_ends_and_its_invoices_stay_open():
     state = fold(ACTIVE, manual.cancel(ACTIVE, at_period_end=False, at=NOW + DAY, made_for=None))
 
     assert (state.contract.status, state.contract.cancel_at) == (ContractStatus.CANCELLED, NOW + DAY)
@@ -119,7 +119,7 @@ def test_cancelled_now_is_over_and_what_was_invoiced_stays_owed():
         manual.reactivate(state, made_for=None)
 
 
-def test_cancelled_at_the_end_of_the_period_runs_until_then_and_can_be_taken_back():
+def test_a_scheduled_cancellation_takes_effect_at_the_period_end_and_can_be_reversed():
     state = fold(ACTIVE, manual.cancel(ACTIVE, at_period_end=True, at=NOW, made_for=None))
     kept = fold(state, manual.reactivate(state, made_for=None))
 
@@ -129,7 +129,7 @@ def test_cancelled_at_the_end_of_the_period_runs_until_then_and_can_be_taken_bac
     assert at(kept, NOW + 40 * DAY).contract.status is ContractStatus.ACTIVE
 
 
-def test_what_is_paused_is_not_invoiced_and_resumes_in_its_period_or_with_a_new_one():
+def test_a_paused_contract_is_not_invoiced_and_resumes_in_its_period_or_a_new_one():
     state = fold(ACTIVE, manual.pause(ACTIVE, made_for=None))
     soon = fold(state, manual.resume(state, at=NOW + 5 * DAY, made_for=None))
     late = NOW + 200 * DAY
@@ -142,7 +142,7 @@ def test_what_is_paused_is_not_invoiced_and_resumes_in_its_period_or_with_a_new_
         manual.change(state, terms(9), at_period_end=False, at=NOW, made_for=None)
 
 
-def test_a_cancellation_that_came_due_during_a_pause_is_not_lost():
+def test_a_cancellation_due_during_a_pause_takes_effect_at_the_resume():
     leaving = fold(ACTIVE, manual.cancel(ACTIVE, at_period_end=True, at=NOW, made_for=None))
     state = fold(leaving, manual.pause(leaving, made_for=None))
 
@@ -151,23 +151,23 @@ def test_a_cancellation_that_came_due_during_a_pause_is_not_lost():
     assert after.contract.status is ContractStatus.CANCELLED
 
 
-def test_who_leaves_can_order_nothing_any_more():
+def test_leaving_withdraws_the_offer_and_cancels_the_contract():
     assert fold(OFFERED, manual.leave(OFFERED, NOW)).offer is None
     assert fold(ACTIVE, manual.leave(ACTIVE, NOW)).contract.status is ContractStatus.CANCELLED
-    gone = fold(ACTIVE, manual.leave(ACTIVE, NOW))
-    assert manual.leave(gone, NOW) == []
+    left = fold(ACTIVE, manual.leave(ACTIVE, NOW))
+    assert manual.leave(left, NOW) == []
 
 
-def test_after_a_contract_is_over_another_can_be_ordered():
+def test_another_contract_can_be_ordered_after_the_first_has_ended():
     over = fold(ACTIVE, manual.leave(ACTIVE, NOW))
-    offered = fold(over, manual.offer(over, TENANT, terms(500), NOW + 9 * DAY))
+    with_offer = fold(over, manual.offer(over, TENANT, terms(500), NOW + 9 * DAY))
 
-    again = accepted(terms(500), state=offered)
+    second = accepted(terms(500), state=with_offer)
 
-    assert [invoice.invoice_id.rpartition("_")[2] for invoice in again.invoices] == ["1", "2"]
+    assert [invoice.invoice_id.rpartition("_")[2] for invoice in second.invoices] == ["1", "2"]
 
 
-def test_a_contract_is_shown_in_the_words_of_any_provider():
+def test_a_contract_maps_to_a_provider_snapshot():
     late = at(ACTIVE, NOW + 30 * DAY)
     later = fold(ACTIVE, manual.change(ACTIVE, terms(6200), at_period_end=True, at=NOW, made_for=None))
     shown = {
@@ -179,18 +179,20 @@ def test_a_contract_is_shown_in_the_words_of_any_provider():
         "canceled": fold(late, manual.leave(late, NOW)),
     }
 
-    assert {status: seen(state, state.contract).status for status, state in shown.items()} == {s: s for s in shown}
-    assert seen(shown["trialing"], shown["trialing"].contract).trial_end == NOW + 14 * DAY
-    assert (seen(late, late.contract).failed_at, seen(late, late.contract).invoice) == (
+    assert {status: snapshot_of(state, state.contract).status for status, state in shown.items()} == {
+        s: s for s in shown
+    }
+    assert snapshot_of(shown["trialing"], shown["trialing"].contract).trial_end == NOW + 14 * DAY
+    assert (snapshot_of(late, late.contract).failed_at, snapshot_of(late, late.contract).invoice) == (
         NOW + 30 * DAY,
         late.invoices[0].invoice_id,
     )
-    pending = seen(later, later.contract).pending
+    pending = snapshot_of(later, later.contract).pending
     assert (pending.items[0].amount.minor, pending.at) == (6200, ACTIVE.contract.period_end)
-    assert seen(paid(ACTIVE), ACTIVE.contract).paid_until == ACTIVE.contract.period_end
+    assert snapshot_of(paid(ACTIVE), ACTIVE.contract).paid_until == ACTIVE.contract.period_end
 
 
-def test_what_cannot_be_invoiced_is_refused():
+def test_terms_that_cannot_be_invoiced_are_refused():
     price = Price(amount=Money(minor=10**15, currency="EUR"), interval=Interval.MONTH, provider_prices={})
 
     for quantity in (0, 2):
@@ -198,7 +200,7 @@ def test_what_cannot_be_invoiced_is_refused():
             terms_of("pro", 1, price, quantity)
 
 
-def test_open_invoices_and_what_is_remembered_of_settled_ones_are_bounded():
+def test_the_numbers_of_open_and_settled_invoices_are_bounded():
     state = ACTIVE
 
     def more(number):

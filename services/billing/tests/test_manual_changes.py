@@ -1,4 +1,4 @@
-"""Changes of contracts by invoice: what they cost, to the day and in whole minor units."""
+"""Changes of manual contracts, prorated by the day in whole minor units."""
 
 from datetime import timedelta
 
@@ -20,8 +20,8 @@ from paybill_contracts.manual import InvoiceStatus
 from paybill_contracts.money import CurrencyMismatchError
 
 
-def test_a_bigger_plan_now_is_invoiced_for_the_days_that_are_left():
-    """March has 31 days; on the 11th, ten are used."""
+def test_an_upgrade_now_is_invoiced_for_the_remaining_days():
+    """March has 31 days; on the 11th, ten of them are used."""
     events = manual.change(ACTIVE, terms(6200), at_period_end=False, at=NOW + 10 * DAY, made_for="k1")
     quote = manual.cost(ACTIVE, events, NOW + 10 * DAY)
     state = fold(ACTIVE, events)
@@ -33,7 +33,7 @@ def test_a_bigger_plan_now_is_invoiced_for_the_days_that_are_left():
     assert state.made == ("k1",)
 
 
-def test_a_smaller_plan_now_is_credit_that_the_next_invoices_use():
+def test_a_downgrade_now_becomes_credit_for_the_next_invoices():
     events = manual.change(ACTIVE, terms(1000), at_period_end=False, at=NOW + 10 * DAY, made_for=None)
     quote = manual.cost(ACTIVE, events, NOW + 10 * DAY)
     state = at(fold(ACTIVE, events), NOW + 70 * DAY)
@@ -46,7 +46,7 @@ def test_a_smaller_plan_now_is_credit_that_the_next_invoices_use():
     assert state.invoices[1].credit_used == 1000
 
 
-def test_voiding_an_invoice_gives_back_the_credit_that_it_used():
+def test_voiding_an_invoice_returns_its_credit():
     events = manual.change(ACTIVE, terms(1000), at_period_end=False, at=NOW + 10 * DAY, made_for=None)
     state = at(fold(ACTIVE, events), NOW + 62 * DAY)
     owed = state.invoices[-1]
@@ -55,7 +55,7 @@ def test_voiding_an_invoice_gives_back_the_credit_that_it_used():
     assert (owed.credit_used, state.contract.credit, after.contract.credit) == (423, 0, 423)
 
 
-def test_another_interval_begins_a_new_period():
+def test_another_interval_starts_a_new_period():
     when = NOW + 10 * DAY
     events = manual.change(ACTIVE, terms(30000, interval=Interval.YEAR), at_period_end=False, at=when, made_for=None)
     state = fold(ACTIVE, events)
@@ -66,7 +66,7 @@ def test_another_interval_begins_a_new_period():
     assert state.contract.credit == 0
 
 
-def test_a_change_at_the_end_of_the_period_costs_nothing_now_and_comes_with_the_next():
+def test_a_change_at_the_period_end_costs_nothing_now_and_applies_to_the_next_period():
     events = manual.change(ACTIVE, terms(6200, quantity=2), at_period_end=True, at=NOW, made_for=None)
     quote = manual.cost(ACTIVE, events, NOW)
     state = at(fold(ACTIVE, events), NOW + 31 * DAY)
@@ -77,7 +77,7 @@ def test_a_change_at_the_end_of_the_period_costs_nothing_now_and_comes_with_the_
     assert state.invoices[-1].total.minor == 12400
 
 
-def test_a_change_on_trial_costs_nothing():
+def test_a_change_during_a_trial_costs_nothing():
     state = accepted(trial_days=14)
     events = manual.change(state, terms(6200), at_period_end=False, at=NOW + DAY, made_for=None)
 
@@ -85,7 +85,7 @@ def test_a_change_on_trial_costs_nothing():
     assert at(fold(state, events), NOW + 14 * DAY).invoices[0].total.minor == 6200
 
 
-def test_a_change_to_what_is_there_says_nothing():
+def test_a_change_to_the_current_terms_emits_no_event():
     assert manual.change(ACTIVE, terms(), at_period_end=False, at=NOW, made_for="k") == []
     assert manual.change(ACTIVE, terms(), at_period_end=True, at=NOW, made_for="k") == []
 
@@ -95,7 +95,7 @@ def test_another_currency_is_refused():
         manual.change(ACTIVE, terms(currency="USD"), at_period_end=False, at=NOW, made_for=None)
 
 
-def test_when_a_cancellation_is_effective_is_what_is_quoted():
+def test_a_quote_contains_the_effective_time_of_a_cancellation():
     paused = fold(ACTIVE, manual.pause(ACTIVE, made_for=None))
     when = NOW + 3 * DAY
 
@@ -114,19 +114,19 @@ offsets = st.timedeltas(timedelta(0), timedelta(days=31))
 
 
 @given(prices, quantities, prices, quantities, offsets)
-def test_a_change_costs_as_much_up_as_it_gives_down_and_never_more_than_the_full_price(one, few, other, many, after):
+def test_an_upgrade_costs_what_the_downgrade_credits_and_never_more_than_the_full_price(one, few, other, many, after):
     low, high = terms(one, few), terms(other, many)
     moment = NOW + after
 
-    def lines(state, wanted):
-        events = manual.change(state, wanted, at_period_end=False, at=moment, made_for=None)
+    def lines(state, desired):
+        events = manual.change(state, desired, at_period_end=False, at=moment, made_for=None)
         return manual.cost(state, events, moment).lines
 
     up, down = lines(accepted(low), high), lines(accepted(high), low)
 
     assert sum(line.amount.minor for line in up) == -sum(line.amount.minor for line in down)
-    for line, whole in zip(up, (low, high), strict=bool(up)):
-        assert abs(line.amount.minor) <= amount_of(whole).minor
+    for line, full in zip(up, (low, high), strict=bool(up)):
+        assert abs(line.amount.minor) <= amount_of(full).minor
 
 
 steps = st.lists(
@@ -140,15 +140,15 @@ steps = st.lists(
 
 
 @given(steps)
-def test_whatever_happens_money_is_accounted_for_and_every_timer_moves(taken):
-    """All that was invoiced and credited is all that was bought; nothing is negative; what is due always ends."""
+def test_amounts_add_up_and_every_due_time_advances_in_any_order_of_commands(commands):
+    """Invoice lines add up to the total, nothing is negative, and no due time stays in the past."""
     state, now = ACTIVE, NOW
-    for step, number, interval in taken:
+    for step, number, interval in commands:
         try:
             match step:
                 case "terms" | "later":
-                    wanted = terms(number, interval=interval)
-                    events = manual.change(state, wanted, at_period_end=step == "later", at=now, made_for=None)
+                    desired = terms(number, interval=interval)
+                    events = manual.change(state, desired, at_period_end=step == "later", at=now, made_for=None)
                 case "cancel" | "end":
                     events = manual.cancel(state, at_period_end=step == "end", at=now, made_for=None)
                 case "reactivate":

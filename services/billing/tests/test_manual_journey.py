@@ -1,4 +1,4 @@
-"""Customers who pay by invoice, from sign-up to leaving, on real PostgreSQL and NATS."""
+"""Customers who pay by invoice, from sign-up to offboarding, on real PostgreSQL and NATS."""
 
 import pytest
 from billing_samples import NOW
@@ -31,7 +31,7 @@ def plans(grace):
 
 
 class Manual:
-    """What an operator does for one customer."""
+    """Actions of an operator for one customer."""
 
     def __init__(self, world):
         self.world = world
@@ -42,9 +42,9 @@ class Manual:
         return await self.world.opened(tenant_id)
 
     async def post(self, path, body, status=200, **query):
-        answer = await self.client.post(f"/v1/manual/{path}", json=body, params=query)
-        assert answer.status_code == status, answer.text
-        return answer.json()
+        response = await self.client.post(f"/v1/manual/{path}", json=body, params=query)
+        assert response.status_code == status, response.text
+        return response.json()
 
     async def accept(self, **more):
         return await self.post(f"contracts/{TENANT}/accept", {"order": "PO 7", **more})
@@ -63,39 +63,39 @@ async def operator(world):
     return Manual(world)
 
 
-async def test_an_order_gives_access_before_anything_is_paid(world, operator):
+async def test_an_order_gives_access_before_the_first_payment(world, operator):
     account = await operator.sign_up()
     offers = (await world.get("/v1/manual/offers"))["offers"]
     preview = await operator.accept(quantity=2)
 
-    standing = await world.standing(TENANT, "active")
+    subscription = await world.standing(TENANT, "active")
 
     assert (account["provider"], account["customer"]) == ("manual", CONTRACT)
     assert account["checkout_url"].endswith(CONTRACT)
     assert [offer["offer"]["terms"]["unit_price"]["minor"] for offer in offers] == [2900]
     assert preview["invoices"][0]["total"] == {"minor": 5800, "currency": "EUR"}
-    assert (standing["quantity"], standing["plan"]["plan"], standing["interval"]) == (2, "starter", "month")
+    assert (subscription["quantity"], subscription["plan"]["plan"], subscription["interval"]) == (2, "starter", "month")
     assert (await world.get("/v1/manual/offers"))["offers"] == []
-    held = await world.get(f"/v1/tenants/{TENANT}/entitlements")
-    assert held["allows_access"]
+    entitlements = await world.get(f"/v1/tenants/{TENANT}/entitlements")
+    assert entitlements["allows_access"]
 
 
-async def test_a_preview_does_nothing_and_a_repeated_request_is_answered_the_same(world, operator):
+async def test_a_dry_run_records_nothing_and_a_repeated_order_is_idempotent(world, operator):
     await operator.sign_up()
 
     preview = await operator.post(f"contracts/{TENANT}/accept", {"order": "PO 7"}, dry_run=True)
     before = await operator.show()
     first = await operator.accept()
-    again = await operator.accept()
+    second = await operator.accept()
 
     assert preview["contract"]["order"] == "PO 7"
     assert before["contract"] is None
-    assert first["contract"] == again["contract"]
-    assert len(again["invoices"]) == 1
+    assert first["contract"] == second["contract"]
+    assert len(second["invoices"]) == 1
 
 
 @plans("1h")
-async def test_an_invoice_that_nobody_pays_gives_grace_and_paying_it_recovers(world, operator):
+async def test_an_overdue_invoice_starts_the_grace_period_and_its_payment_recovers_access(world, operator):
     await operator.sign_up()
     accepted = await operator.accept(payment_days=0)
     (invoice,) = accepted["invoices"]
@@ -112,7 +112,7 @@ async def test_an_invoice_that_nobody_pays_gives_grace_and_paying_it_recovers(wo
 
 
 @plans("1s")
-async def test_when_grace_is_over_access_ends_and_a_voided_invoice_gives_it_back(world, operator):
+async def test_access_ends_after_the_grace_period_and_voiding_the_invoice_restores_it(world, operator):
     await operator.sign_up()
     (invoice,) = (await operator.accept(payment_days=0))["invoices"]
 
@@ -124,14 +124,16 @@ async def test_when_grace_is_over_access_ends_and_a_voided_invoice_gives_it_back
     assert refused["code"] == "invoice_settled"
 
 
-async def test_a_contract_is_quoted_and_changed_like_any_subscription(world, operator):
+async def test_a_manual_contract_is_quoted_and_changed_like_any_subscription(world, operator):
     await operator.sign_up()
     await operator.accept()
-    standing = await world.standing(TENANT, "active")
+    subscription = await world.standing(TENANT, "active")
 
-    asked = {"kind": "plan", "quantity": 3, "when": "now", "reason": "grows", "confirm": True}
-    answer = await world.served.client.post(f"/v1/subscriptions/{standing['subscription_id']}/changes", json=asked)
-    assert answer.status_code == 202, answer.text
+    change = {"kind": "plan", "quantity": 3, "when": "now", "reason": "grows", "confirm": True}
+    response = await world.served.client.post(
+        f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=change
+    )
+    assert response.status_code == 202, response.text
 
     async def grown():
         found = await world.standing(TENANT, "active")
@@ -142,7 +144,7 @@ async def test_a_contract_is_quoted_and_changed_like_any_subscription(world, ope
     assert [invoice["total"]["minor"] for invoice in invoices] == [2900, 5800]
 
 
-async def test_an_offer_can_be_made_anew_and_what_is_wrong_is_refused(world, operator):
+async def test_an_offer_can_be_replaced_and_invalid_requests_are_refused(world, operator):
     await operator.sign_up()
     other = "ten_" + "d" * 32
 
@@ -160,7 +162,7 @@ async def test_an_offer_can_be_made_anew_and_what_is_wrong_is_refused(world, ope
         assert (await operator.post(path, body, status))["code"] == code, path
 
 
-async def test_who_leaves_is_cancelled_and_its_invoices_stay(world, operator):
+async def test_a_leaving_customer_is_cancelled_and_its_invoices_stay_open(world, operator):
     await operator.sign_up()
     await operator.accept()
     await world.standing(TENANT, "active")
@@ -170,10 +172,10 @@ async def test_who_leaves_is_cancelled_and_its_invoices_stay(world, operator):
     )
     await world.standing(TENANT, "ended")
 
-    agreement = await operator.show()
-    assert (agreement["contract"]["status"], agreement["invoices"][0]["status"]) == ("cancelled", "open")
-    again = await operator.post(f"contracts/{TENANT}/offer", {}, status=409)
-    assert again["code"] == "customer_leaves"
+    contract = await operator.show()
+    assert (contract["contract"]["status"], contract["invoices"][0]["status"]) == ("cancelled", "open")
+    refused = await operator.post(f"contracts/{TENANT}/offer", {}, status=409)
+    assert refused["code"] == "customer_leaves"
 
 
 async def test_the_log_replays_to_the_same_tables(world, operator):

@@ -1,4 +1,4 @@
-"""Payments that failed, went back or are disputed are told once each."""
+"""Failed, refunded and disputed payments are recorded once each."""
 
 from dataclasses import replace
 
@@ -16,56 +16,56 @@ REFUND = Refund("re_1", EUR_20, "duplicate")
 DISPUTE = Dispute("du_1", EUR_20, "fraudulent", NOW + 9 * DAY, None)
 
 
-def told(payment, returned, payer=PAYER):
-    said = payments.record_return(payment, returned, payer)
-    for event in said:
+def record(payment, returned, payer=PAYER):
+    events = payments.record_return(payment, returned, payer)
+    for event in events:
         payment = payments.evolve(payment, event)
-    return payment, [type(event) for event in said]
+    return payment, [type(event) for event in events]
 
 
-def test_the_same_event_twice_is_one_failure():
-    (said,) = payments.fail(None, ATTEMPT, tenant_id=TENANT, subscription_id=SUBSCRIPTION)
-    state = payments.evolve(None, said)
+def test_a_failure_is_recorded_once_for_a_repeated_event():
+    (event,) = payments.fail(None, ATTEMPT, tenant_id=TENANT, subscription_id=SUBSCRIPTION)
+    state = payments.evolve(None, event)
 
     assert (state.id, state.attempt, state.amount, state.kind) == ("evt_1", 2, EUR_20, Kind.FAILED)
     assert payments.fail(state, ATTEMPT, tenant_id=TENANT, subscription_id=SUBSCRIPTION) == []
 
 
-def test_a_refund_is_told_once():
-    refunded, said = told(None, REFUND)
+def test_a_refund_is_recorded_once():
+    refunded, events = record(None, REFUND)
 
-    assert said == [PaymentRefunded]
+    assert events == [PaymentRefunded]
     assert (refunded.id, refunded.kind, refunded.subscription_id) == ("re_1", Kind.REFUNDED, SUBSCRIPTION)
-    assert told(refunded, REFUND) == (refunded, [])
+    assert record(refunded, REFUND) == (refunded, [])
 
 
-def test_a_dispute_is_told_when_it_is_opened_and_when_it_is_closed():
-    opened, first = told(None, DISPUTE)
-    closed, then = told(opened, replace(DISPUTE, outcome=DisputeOutcome.LOST))
+def test_a_dispute_is_recorded_when_it_opens_and_when_it_closes():
+    opened, first = record(None, DISPUTE)
+    closed, then = record(opened, replace(DISPUTE, outcome=DisputeOutcome.LOST))
 
     assert (first, then) == ([PaymentDisputed], [DisputeClosed])
     assert (opened.outcome, closed.outcome) == (None, DisputeOutcome.LOST)
-    assert told(opened, DISPUTE) == (opened, [])
-    assert told(closed, replace(DISPUTE, outcome=DisputeOutcome.LOST)) == (closed, [])
+    assert record(opened, DISPUTE) == (opened, [])
+    assert record(closed, replace(DISPUTE, outcome=DisputeOutcome.LOST)) == (closed, [])
 
 
-def test_a_dispute_that_is_seen_when_it_is_closed_was_opened_too():
-    assert told(None, replace(DISPUTE, outcome=DisputeOutcome.WON))[1] == [PaymentDisputed, DisputeClosed]
+def test_a_dispute_first_fetched_when_closed_is_recorded_as_opened_and_closed():
+    assert record(None, replace(DISPUTE, outcome=DisputeOutcome.WON))[1] == [PaymentDisputed, DisputeClosed]
 
 
-def test_an_older_view_of_a_closed_dispute_does_not_open_it_again():
-    closed, _ = told(None, replace(DISPUTE, outcome=DisputeOutcome.WON))
+def test_an_older_snapshot_of_a_closed_dispute_changes_nothing():
+    closed, _ = record(None, replace(DISPUTE, outcome=DisputeOutcome.WON))
 
-    assert told(closed, DISPUTE) == (closed, [])
-
-
-def test_what_was_paid_for_may_be_unknown():
-    (said,) = payments.record_return(None, REFUND, Payer(TENANT, "stripe", None, None))
-
-    assert (said.tenant_id, said.subscription_id, said.invoice) == (TENANT, None, None)
+    assert record(closed, DISPUTE) == (closed, [])
 
 
-def test_only_a_dispute_can_be_closed():
+def test_a_refund_may_have_no_subscription_and_no_invoice():
+    (event,) = payments.record_return(None, REFUND, Payer(TENANT, "stripe", None, None))
+
+    assert (event.tenant_id, event.subscription_id, event.invoice) == (TENANT, None, None)
+
+
+def test_closing_a_dispute_that_was_never_opened_is_refused():
     _, closed = payments.record_return(None, replace(DISPUTE, outcome=DisputeOutcome.WON), PAYER)
 
     with pytest.raises(PaymentOrderError):

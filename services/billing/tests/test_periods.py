@@ -1,11 +1,11 @@
-"""Periods and parts of prices: to the day, in whole minor units, and never more than the whole."""
+"""Billing periods and proration: by the day, in whole minor units, never more than the full price."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_billing.providers.manual.domain.periods import days_left, part, period_after
+from paybill_billing.providers.manual.domain.periods import days_left, period_after, prorated
 from paybill_contracts.catalogue import Interval
 
 moments = st.integers(0, 4 * 10**9).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
@@ -14,7 +14,7 @@ amounts = st.integers(0, 10**15)
 
 
 @st.composite
-def rests(draw):
+def remainders(draw):
     days = draw(st.integers(1, 400))
     return draw(st.integers(0, days)), days
 
@@ -29,14 +29,14 @@ def rests(draw):
         ((2026, 12, 5), (2026, 12, 5), Interval.MONTH, (2027, 1, 5)),
     ],
 )
-def test_a_period_ends_on_its_anchors_day_or_on_the_last_of_a_shorter_month(anchor, start, interval, end):
+def test_a_period_ends_on_the_day_of_its_anchor_or_the_last_day_of_a_shorter_month(anchor, start, interval, end):
     assert period_after(datetime(*anchor, tzinfo=UTC), interval, datetime(*start, tzinfo=UTC)) == datetime(
         *end, tzinfo=UTC
     )
 
 
 @given(moments, intervals, st.integers(1, 30))
-def test_periods_follow_one_another_without_gap_and_without_drift(anchor, interval, count):
+def test_consecutive_periods_have_no_gap_and_no_drift(anchor, interval, count):
     start = anchor
     for _ in range(count):
         end = period_after(anchor, interval, start)
@@ -47,7 +47,7 @@ def test_periods_follow_one_another_without_gap_and_without_drift(anchor, interv
 
 
 @given(moments, intervals, st.timedeltas(timedelta(days=-10), timedelta(days=400)))
-def test_the_days_left_are_never_more_than_there_are_and_never_grow(start, interval, after):
+def test_the_days_left_never_exceed_the_period_and_never_grow(start, interval, after):
     end = period_after(start, interval, start)
     left, days = days_left(start, end, start + after)
 
@@ -57,20 +57,20 @@ def test_the_days_left_are_never_more_than_there_are_and_never_grow(start, inter
     assert left == 0 or start + after < end
 
 
-@given(amounts, rests())
-def test_a_part_is_never_more_than_the_whole_and_wrong_by_no_more_than_half_a_unit(amount, rest):
-    left, days = rest
+@given(amounts, remainders())
+def test_a_prorated_amount_never_exceeds_the_price_and_is_exact_to_half_a_unit(amount, remainder):
+    left, days = remainder
 
-    assert 0 <= part(amount, left, days) <= amount
-    assert 2 * abs(part(amount, left, days) * days - amount * left) <= days
-
-
-@given(amounts, rests())
-def test_the_two_parts_of_a_price_are_wrong_by_no_more_than_one_unit_together(amount, rest):
-    left, days = rest
-
-    assert abs(part(amount, left, days) + part(amount, days - left, days) - amount) <= 1
+    assert 0 <= prorated(amount, left, days) <= amount
+    assert 2 * abs(prorated(amount, left, days) * days - amount * left) <= days
 
 
-def test_halves_go_to_the_even_unit():
-    assert [part(amount, 1, 2) for amount in (1, 3, 5, 7)] == [0, 2, 2, 4]
+@given(amounts, remainders())
+def test_the_two_prorated_amounts_of_a_price_add_up_to_it_within_one_unit(amount, remainder):
+    left, days = remainder
+
+    assert abs(prorated(amount, left, days) + prorated(amount, days - left, days) - amount) <= 1
+
+
+def test_halves_are_rounded_to_the_even_unit():
+    assert [prorated(amount, 1, 2) for amount in (1, 3, 5, 7)] == [0, 2, 2, 4]

@@ -1,4 +1,4 @@
-"""The rules of moves: who is asked, what is counted, and when one is over."""
+"""Rules of plan migrations: requested changes, counts, pause and end."""
 
 import pytest
 from billing_samples import CATALOGUE, NOW
@@ -11,7 +11,7 @@ from paybill_contracts.billing import AccessState
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
 
-MOVE_ID = "mov_" + "1" * 32
+MIGRATION_ID = "mov_" + "1" * 32
 NONE = ChangeCounts(0, 0, 0)
 
 
@@ -19,11 +19,11 @@ def sub(number):
     return f"sub_{number:032x}"
 
 
-def begin(*, to_version=2, from_version=1, total=3, from_plan="pro"):
+def start(*, to_version=2, from_version=1, total=3, from_plan="pro"):
     return plan_migrations.start(
         None,
         CATALOGUE,
-        move_id=MOVE_ID,
+        move_id=MIGRATION_ID,
         from_plan=from_plan,
         from_version=from_version,
         to_plan="pro",
@@ -34,14 +34,14 @@ def begin(*, to_version=2, from_version=1, total=3, from_plan="pro"):
     )
 
 
-def after(move, events):
+def after(migration, events):
     for event in events:
-        move = plan_migrations.evolve(move, event)
-    return move
+        migration = plan_migrations.evolve(migration, event)
+    return migration
 
 
-def started():
-    return after(None, begin())
+def running():
+    return after(None, start())
 
 
 @pytest.mark.parametrize(
@@ -53,20 +53,20 @@ def started():
         ({"total": 0}, "nobody_to_move"),
     ],
 )
-def test_a_move_needs_two_published_versions_and_somebody_to_move(more, code):
+def test_a_plan_migration_needs_two_published_versions_and_subscribers(more, code):
     with pytest.raises(DomainError) as caught:
-        begin(**more)
+        start(**more)
 
     assert caught.value.code == code
 
 
-def test_a_subscriber_is_asked_once_confirmed_and_keeps_quantity():
-    (asked,) = plan_migrations.request_change(started(), CATALOGUE, SUBSCRIPTION, None)
-    (again,) = plan_migrations.request_change(started(), CATALOGUE, SUBSCRIPTION, None)
+def test_each_subscription_gets_one_confirmed_change_and_keeps_its_quantity():
+    (first,) = plan_migrations.request_change(running(), CATALOGUE, SUBSCRIPTION, None)
+    (second,) = plan_migrations.request_change(running(), CATALOGUE, SUBSCRIPTION, None)
 
-    assert asked == again
-    assert (asked.confirmed, asked.move_id, asked.wanted.at_period_end) == (True, MOVE_ID, True)
-    assert (asked.wanted.plan.version, asked.wanted.quantity) == (2, None)
+    assert first == second
+    assert (first.confirmed, first.move_id, first.wanted.at_period_end) == (True, MIGRATION_ID, True)
+    assert (first.wanted.plan.version, first.wanted.quantity) == (2, None)
 
 
 @pytest.mark.parametrize(
@@ -79,35 +79,35 @@ def test_a_subscriber_is_asked_once_confirmed_and_keeps_quantity():
         (SUBSCRIPTION, "chg_other", "change_open"),
     ],
 )
-def test_one_that_cannot_be_moved_is_recorded_with_the_reason(subscription, open_change, code):
-    asked, refused = plan_migrations.request_change(started(), CATALOGUE, subscription, open_change)
-    change = changes.evolve(changes.evolve(None, asked), refused)
+def test_a_refused_change_is_recorded_with_its_reason(subscription, open_change, code):
+    requested, refused = plan_migrations.request_change(running(), CATALOGUE, subscription, open_change)
+    change = changes.evolve(changes.evolve(None, requested), refused)
 
-    assert (change.status, change.code, change.move_id) == (changes.Status.REFUSED, code, MOVE_ID)
+    assert (change.status, change.code, change.move_id) == (changes.Status.REFUSED, code, MIGRATION_ID)
     assert change.refusal
 
 
-def test_a_move_goes_on_behind_the_last_batch_and_never_back():
-    move = after(started(), plan_migrations.progress(started(), sub(2), 2, NONE))
+def test_a_batch_starts_after_the_last_one_and_progress_never_goes_back():
+    migration = after(running(), plan_migrations.progress(running(), sub(2), 2, NONE))
 
-    assert (move.after, move.asked) == (sub(2), 2)
-    assert plan_migrations.progress(move, sub(1), 2, ChangeCounts(2, 2, 0)) == []
-    assert plan_migrations.progress(move, sub(2), 2, ChangeCounts(2, 2, 0)) == []
+    assert (migration.after, migration.asked) == (sub(2), 2)
+    assert plan_migrations.progress(migration, sub(1), 2, ChangeCounts(2, 2, 0)) == []
+    assert plan_migrations.progress(migration, sub(2), 2, ChangeCounts(2, 2, 0)) == []
 
 
-def test_a_move_is_over_when_every_change_is():
-    move = started()
+def test_a_plan_migration_finishes_when_no_change_is_open():
+    migration = running()
 
-    assert plan_migrations.finish(move, ChangeCounts(3, 1, 1), 0) == []
-    done = after(move, plan_migrations.finish(move, ChangeCounts(3, 2, 1), 1))
+    assert plan_migrations.finish(migration, ChangeCounts(3, 1, 1), 0) == []
+    done = after(migration, plan_migrations.finish(migration, ChangeCounts(3, 2, 1), 1))
     assert (done.status, done.moved, done.refused, done.left) == (Status.FINISHED, 2, 1, 1)
     for verb in (lambda: plan_migrations.pause(done, "x"), lambda: plan_migrations.resume(done)):
         with pytest.raises(plan_migrations.PlanMigrationFinishedError):
             verb()
 
 
-def test_a_paused_move_asks_nobody_until_it_is_resumed():
-    paused = after(started(), plan_migrations.pause(started(), "look first"))
+def test_a_paused_plan_migration_requests_no_change_until_it_is_resumed():
+    paused = after(running(), plan_migrations.pause(running(), "check first"))
 
     assert plan_migrations.progress(paused, sub(1), 1, NONE) == []
     assert plan_migrations.finish(paused, NONE, 0) == []
@@ -118,30 +118,32 @@ def test_a_paused_move_asks_nobody_until_it_is_resumed():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["progress", "finish", "pause", "resume"]), st.integers(0, 9)), max_size=25))
-def test_in_any_order_a_move_only_goes_forward_and_ends_once(steps):
-    move, seen, finished = started(), [""], 0
+def test_a_plan_migration_only_progresses_and_finishes_once_in_any_order_of_commands(steps):
+    migration, positions, finished = running(), [""], 0
     for verb, number in steps:
         try:
             events = {
-                "progress": lambda move=move, number=number: plan_migrations.progress(move, sub(number + 1), 1, NONE),
-                "finish": lambda move=move, number=number: plan_migrations.finish(
-                    move, ChangeCounts(number, number, 0), 0
+                "progress": lambda migration=migration, number=number: plan_migrations.progress(
+                    migration, sub(number + 1), 1, NONE
                 ),
-                "pause": lambda move=move: plan_migrations.pause(move, "x"),
-                "resume": lambda move=move: plan_migrations.resume(move),
+                "finish": lambda migration=migration, number=number: plan_migrations.finish(
+                    migration, ChangeCounts(number, number, 0), 0
+                ),
+                "pause": lambda migration=migration: plan_migrations.pause(migration, "x"),
+                "resume": lambda migration=migration: plan_migrations.resume(migration),
             }[verb]()
         except plan_migrations.PlanMigrationFinishedError:
-            assert move.status is Status.FINISHED
+            assert migration.status is Status.FINISHED
             continue
-        assert move.status is not Status.FINISHED or not events
-        move = after(move, events)
-        seen.append(move.after)
+        assert migration.status is not Status.FINISHED or not events
+        migration = after(migration, events)
+        positions.append(migration.after)
         finished += sum(event.TYPE == "billing.move_finished" for event in events)
 
-    assert seen == sorted(seen)
+    assert positions == sorted(positions)
     assert finished <= 1
 
 
-def test_a_fact_before_the_start_is_refused():
+def test_an_event_before_the_start_is_refused():
     with pytest.raises(plan_migrations.PlanMigrationOrderError):
-        plan_migrations.evolve(None, plan_migrations.pause(started(), "x")[0])
+        plan_migrations.evolve(None, plan_migrations.pause(running(), "x")[0])

@@ -1,4 +1,4 @@
-"""Money that goes back is told once, with whose it was and what for, whatever form its messages have."""
+"""Refunds and disputes are recorded once, with tenant, subscription and invoice, for all payload formats."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ PAYLOADS = ("snapshot", "thin", "both")
 
 @pytest.fixture
 async def payer(world):
-    """A tenant that subscribed, and the payment for it."""
+    """A subscribed tenant and its payment."""
     subscription = await world.subscribed(TENANT)
     stripe = world.fake.stripe
     invoice = stripe.subscriptions.retrieve(subscription["provider_subscription"]).latest_invoice
@@ -26,14 +26,14 @@ async def payer(world):
     return subscription, invoice, charge
 
 
-async def told(world, *types, at_least=1):
+async def recorded(world, *types, at_least=1):
     await world.quiet()
     facts = await world.log.facts(*(f"billing.{type_}" for type_ in types), at_least=at_least)
     return [fact.event for fact in facts]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-async def test_a_refund_is_told_once_with_the_subscription_and_the_invoice_that_were_paid(world, payer, payload):
+async def test_a_refund_is_recorded_once_with_its_subscription_and_invoice(world, payer, payload):
     subscription, invoice, charge = payer
     await asyncio.to_thread(world.fake.control.set_payload, payload)
     await asyncio.to_thread(lambda: world.fake.control.faults(duplicate=2, reorder=True))
@@ -41,12 +41,12 @@ async def test_a_refund_is_told_once_with_the_subscription_and_the_invoice_that_
     world.fake.stripe.refunds.create({"charge": charge.id, "amount": 900, "reason": "requested_by_customer"})
     world.fake.stripe.refunds.create({"charge": charge.id, "amount": 100})
 
-    said = await told(world, "payment_refunded", at_least=2)
-    assert [(fact.amount.minor, fact.reason) for fact in sorted(said, key=lambda fact: -fact.amount.minor)] == [
+    events = await recorded(world, "payment_refunded", at_least=2)
+    assert [(fact.amount.minor, fact.reason) for fact in sorted(events, key=lambda fact: -fact.amount.minor)] == [
         (900, "requested_by_customer"),
         (100, None),
     ]
-    assert {(fact.tenant_id, fact.provider, fact.subscription_id, fact.invoice) for fact in said} == {
+    assert {(fact.tenant_id, fact.provider, fact.subscription_id, fact.invoice) for fact in events} == {
         (TENANT, "stripe", subscription["subscription_id"], invoice)
     }
     running = world.served.running
@@ -54,15 +54,15 @@ async def test_a_refund_is_told_once_with_the_subscription_and_the_invoice_that_
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-async def test_a_dispute_is_told_when_it_is_opened_and_when_it_is_closed(world, payer, payload):
+async def test_a_dispute_is_recorded_when_it_opens_and_when_it_closes(world, payer, payload):
     subscription, invoice, charge = payer
     control = world.fake.control
     await asyncio.to_thread(control.set_payload, payload)
 
     dispute = await asyncio.to_thread(control.dispute, charge.id)
-    (opened,) = await told(world, "payment_disputed")
+    (opened,) = await recorded(world, "payment_disputed")
     await asyncio.to_thread(control.close_dispute, dispute["id"], "lost")
-    (closed,) = await told(world, "dispute_closed")
+    (closed,) = await recorded(world, "dispute_closed")
 
     assert (opened.payment, opened.reason, opened.amount) == (
         dispute["id"],
@@ -74,7 +74,7 @@ async def test_a_dispute_is_told_when_it_is_opened_and_when_it_is_closed(world, 
     assert (closed.payment, closed.outcome, closed.amount) == (dispute["id"], "lost", opened.amount)
 
 
-async def test_a_dispute_whose_opening_was_lost_is_told_whole(world, payer):
+async def test_a_dispute_with_a_lost_opening_event_is_recorded_completely(world, payer):
     _, _, charge = payer
     control = world.fake.control
     await asyncio.to_thread(lambda: control.faults(lose=["charge.dispute.created", "charge.dispute.funds_withdrawn"]))
@@ -82,12 +82,12 @@ async def test_a_dispute_whose_opening_was_lost_is_told_whole(world, payer):
 
     await asyncio.to_thread(control.close_dispute, dispute["id"], "won")
 
-    said = await told(world, "payment_disputed", "dispute_closed", at_least=2)
-    assert [fact.TYPE for fact in said] == ["billing.payment_disputed", "billing.dispute_closed"]
-    assert said[1].outcome == "won"
+    events = await recorded(world, "payment_disputed", "dispute_closed", at_least=2)
+    assert [fact.TYPE for fact in events] == ["billing.payment_disputed", "billing.dispute_closed"]
+    assert events[1].outcome == "won"
 
 
-async def test_a_refund_of_something_else_than_a_subscription_is_told_of_the_tenant_alone(world, payer):
+async def test_a_refund_without_a_subscription_is_recorded_for_the_tenant(world, payer):
     stripe, customer = world.fake.stripe, (await world.account(TENANT))["customer"]
     intent = stripe.payment_intents.create(
         {"amount": 500, "currency": "eur", "customer": customer, "payment_method": "pm_card_visa", "confirm": True}
@@ -95,38 +95,38 @@ async def test_a_refund_of_something_else_than_a_subscription_is_told_of_the_ten
 
     stripe.refunds.create({"payment_intent": intent.id})
 
-    (fact,) = await told(world, "payment_refunded")
+    (fact,) = await recorded(world, "payment_refunded")
     assert (fact.tenant_id, fact.subscription_id, fact.invoice) == (TENANT, None, None)
 
 
 class Canned(HTTPXClient):
-    """Answers of Stripe, by path; everything else is not there. It says which were asked for."""
+    """HTTP client with canned responses by path and 404 for any other; it records the requested paths."""
 
-    def __init__(self, answers):
+    def __init__(self, responses):
         super().__init__()
-        self.answers = answers
-        self.asked = []
+        self.responses = responses
+        self.requested = []
 
     async def request_async(self, _method, url, _headers, post_data=None):  # noqa: ARG002  # the library names it
         path = url.partition("://")[2].partition("/")[2].partition("?")[0]
-        self.asked.append(path)
-        if path in self.answers:
-            return json.dumps(self.answers[path]).encode(), 200, {}
+        self.requested.append(path)
+        if path in self.responses:
+            return json.dumps(self.responses[path]).encode(), 200, {}
         return b'{"error": {"code": "resource_missing", "message": "none"}}', 404, {}
 
 
 @pytest.fixture
 async def canned():
-    """What an account of another version answers."""
+    """Resolvers with the canned responses of another API version."""
     clients = []
 
-    def traces(answers):
-        clients.append(Canned(answers))
+    def resolver_of(responses):
+        clients.append(Canned(responses))
         return StripeReferenceResolver(StripeClient(API_KEY, http_client=clients[-1], max_network_retries=0)), clients[
             -1
         ]
 
-    yield traces
+    yield resolver_of
     for client in clients:
         await client.close_async()
 
@@ -146,7 +146,7 @@ def page(*data):
 
 
 @pytest.mark.parametrize(
-    ("answers", "subscription", "invoice", "customer"),
+    ("responses", "subscription", "invoice", "customer"),
     [
         (
             {
@@ -183,45 +183,49 @@ def page(*data):
         ),
         ({"v1/refunds/re_1": {**REFUND, "charge": "ch_1"}}, None, None, None),
     ],
-    ids=["2020", "2025", "without a charge", "no invoices there", "nothing known"],
+    ids=["2020", "2025", "no charge", "no invoices", "nothing known"],
 )
-async def test_where_a_refund_belongs_is_found_in_every_version(canned, answers, subscription, invoice, customer):
-    traces, _ = canned(answers)
+async def test_a_refund_is_resolved_to_its_invoice_in_every_api_version(
+    canned, responses, subscription, invoice, customer
+):
+    resolver, _ = canned(responses)
 
-    trail = await traces.resolve("refund", "re_1")
+    reference = await resolver.resolve("refund", "re_1")
 
-    assert (trail.subscription, trail.invoice, trail.customer) == (subscription, invoice, customer)
-    assert [returned.id for returned in trail.returned] == ["re_1"]
-
-
-async def test_a_refund_that_failed_gave_nothing_back(canned):
-    traces, _ = canned({"v1/refunds/re_1": {**REFUND, "status": "failed"}})
-
-    assert (await traces.resolve("refund", "re_1")).returned == ()
+    assert (reference.subscription, reference.invoice, reference.customer) == (subscription, invoice, customer)
+    assert [returned.id for returned in reference.returned] == ["re_1"]
 
 
-async def test_an_alert_about_a_lost_event_leads_to_what_the_event_was_about(canned):
+async def test_a_failed_refund_is_ignored(canned):
+    resolver, _ = canned({"v1/refunds/re_1": {**REFUND, "status": "failed"}})
+
+    assert (await resolver.resolve("refund", "re_1")).returned == ()
+
+
+async def test_an_alert_about_a_missing_event_is_resolved_to_its_object(canned):
     alert = {
         "id": "evt_1",
         "object": "v2.core.event",
         "data": {"impact": {"event_type": "x", "related_object": {"id": "sub_1", "type": "subscription"}}},
     }
-    traces, _ = canned({"v2/core/events/evt_1": alert})
+    resolver, _ = canned({"v2/core/events/evt_1": alert})
 
-    assert await traces.resolve("event", "evt_1") == ResolvedReference(target="sub_1")
-    assert await traces.resolve("event", "evt_2") is None
-    assert await traces.resolve("product", "prod_1") == ResolvedReference()
+    assert await resolver.resolve("event", "evt_1") == ResolvedReference(target="sub_1")
+    assert await resolver.resolve("event", "evt_2") is None
+    assert await resolver.resolve("product", "prod_1") == ResolvedReference()
 
 
-async def test_items_that_were_cut_off_and_the_schedule_are_asked_for(canned):
+async def test_further_items_and_the_schedule_of_a_subscription_are_fetched(canned):
     items = [{"id": f"si_{number}"} for number in range(12)]
     schedule = {"id": "sub_sched_1", "phases": []}
-    traces, client = canned({"v1/subscription_items": page(*items), "v1/subscription_schedules/sub_sched_1": schedule})
+    resolver, client = canned(
+        {"v1/subscription_items": page(*items), "v1/subscription_schedules/sub_sched_1": schedule}
+    )
     cut = {"id": "sub_1", "items": {**page(*items[:10]), "has_more": True}, "schedule": "sub_sched_1"}
 
-    complete = await traces.complete(cut)
+    complete = await resolver.complete(cut)
 
     assert (complete["items"]["data"], complete["schedule"]) == (items, schedule)
-    client.asked.clear()
-    assert await traces.complete({"id": "sub_1", "items": page(*items[:10]), "schedule": None})
-    assert client.asked == []
+    client.requested.clear()
+    assert await resolver.complete({"id": "sub_1", "items": page(*items[:10]), "schedule": None})
+    assert client.requested == []

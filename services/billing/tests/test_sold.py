@@ -1,4 +1,4 @@
-"""What a subscription pins and what it is about to become, of all that its items and the catalogue say."""
+"""Plan version and scheduled change of a subscription, from its items and the catalogue."""
 
 from dataclasses import replace
 
@@ -18,32 +18,32 @@ ODD = SnapshotItem(PriceSnapshot("price_odd", None, None, None), 9, EUR_20)
 PRO_2 = SnapshotItem(PriceSnapshot("price_pro2", None, None, None), 4, EUR_20, Interval.MONTH)
 
 
-def sold(shown, standing=None):
-    return subscriptions.sold(CATALOGUE, ACCOUNT, standing, shown)
+def sold(shown, state=None):
+    return subscriptions.sold(CATALOGUE, ACCOUNT, state, shown)
 
 
-def standing_of(shown):
-    (said,) = subscriptions.sync(None, shown, tenant_id=TENANT, provider="stripe", sold=SOLD, failures=(), now=NOW)
-    return subscriptions.evolve(None, said)
+def state_of(shown):
+    (event,) = subscriptions.sync(None, shown, tenant_id=TENANT, provider="stripe", sold=SOLD, failures=(), now=NOW)
+    return subscriptions.evolve(None, event)
 
 
-def test_the_plan_is_that_of_the_first_item_whose_price_sells_one():
+def test_the_plan_is_that_of_the_first_item_with_a_price_of_a_plan():
     found = sold(snapshot("active", items=(ODD, PRO_2, ITEM)))
 
     assert (found.plan.plan, found.plan.version, found.item) == ("pro", 2, PRO_2)
 
 
-def test_prices_that_sell_nothing_keep_the_plan_that_there_is_and_count_by_the_first_item():
-    found = sold(snapshot("active", items=(ODD,)), standing_of(snapshot("active")))
+def test_prices_of_no_plan_keep_the_pinned_plan_and_use_the_first_item():
+    found = sold(snapshot("active", items=(ODD,)), state_of(snapshot("active")))
 
     assert (found.plan.plan, found.plan.version, found.item) == ("pro", 1, ODD)
 
 
-def test_a_first_subscription_at_a_price_of_its_own_is_the_plan_that_was_signed_up_for():
+def test_a_first_subscription_with_a_custom_price_gets_the_plan_of_the_sign_up():
     assert sold(snapshot("active", items=(ODD,))).plan == BASIC
 
 
-def test_a_subscription_that_is_none_of_ours_is_refused_with_all_its_prices():
+def test_a_foreign_subscription_is_refused_and_the_error_names_its_prices():
     with pytest.raises(UnknownPriceError, match="price_odd, price_odd"):
         sold(snapshot("active", tenant=None, items=(ODD, ODD)))
 
@@ -60,21 +60,25 @@ def test_a_subscription_that_is_none_of_ours_is_refused_with_all_its_prices():
         ((ITEM,), None),
         ((ODD,), None),
     ],
-    ids=["another version", "among other items", "more seats", "the same", "none of ours"],
+    ids=["another version", "among other items", "more seats", "the same", "no plan of ours"],
 )
-def test_what_it_is_about_to_become_is_told_when_it_differs(items, pending):
+def test_a_scheduled_change_is_pending_only_if_it_changes_something(items, pending):
     found = sold(snapshot("active", pending=PendingSnapshot(items, NOW + DAY)))
 
     assert found.pending == pending
 
 
-def test_what_is_told_of_a_subscription_is_all_that_was_seen_of_it():
+def test_the_event_contains_all_fields_of_the_snapshot():
     shown = snapshot("active", trial_end=NOW - DAY, pending=PendingSnapshot((PRO_2,), NOW + DAY))
 
-    (said,) = subscriptions.sync(
+    (event,) = subscriptions.sync(
         None, shown, tenant_id=TENANT, provider="stripe", sold=sold(shown), failures=(), now=NOW
     )
 
-    told = said.subscription
-    assert (told.trial_end, told.paid_until, told.interval) == (NOW - DAY, NOW + 29 * DAY, Interval.MONTH)
-    assert (told.pending.version, told.grace_s, told.past_end) == (2, 7 * 86_400, False)
+    subscription = event.subscription
+    assert (subscription.trial_end, subscription.paid_until, subscription.interval) == (
+        NOW - DAY,
+        NOW + 29 * DAY,
+        Interval.MONTH,
+    )
+    assert (subscription.pending.version, subscription.grace_s, subscription.past_end) == (2, 7 * 86_400, False)

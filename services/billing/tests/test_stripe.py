@@ -1,4 +1,4 @@
-"""Stripe's stripe_errors in our words, and how often we ask."""
+"""Stripe adapter: customers, checkouts, subscriptions, errors and the rate limit, with the Stripe fake."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ ORDER = Order(tenant_id="ten_" + "1" * 32, name="Acme", email=PERSON, product="s
 
 @pytest.fixture
 async def at():
-    """Makes clients, and closes them when the test ends."""
+    """Factory of clients that are closed after the test."""
     async with AsyncExitStack() as stack:
 
         def made(url, key="sk_test_0123456789", per_s=1000):
@@ -35,14 +35,14 @@ def client(at, fake):
     return at(fake.url)
 
 
-async def test_opening_twice_under_one_key_makes_one_customer_and_one_checkout(client, fake):
+async def test_opening_an_account_is_idempotent_by_its_key(client, fake):
     first, second = [await client.open(ORDER, "key-1") for _ in range(2)]
 
     assert first == second
     assert len(fake.stripe.customers.list().data) == 1
 
 
-async def test_a_customer_is_found_again_when_the_provider_has_forgotten_the_key(client):
+async def test_an_existing_customer_is_found_after_the_key_has_expired(client):
     first = await client.open(ORDER, "key-1")
     second = await client.open(ORDER, "key-2")
 
@@ -50,7 +50,7 @@ async def test_a_customer_is_found_again_when_the_provider_has_forgotten_the_key
     assert first.checkout != second.checkout
 
 
-async def test_two_tenants_with_one_address_are_two_customers(client):
+async def test_two_tenants_with_one_email_address_are_two_customers(client):
     other = Order("ten_" + "2" * 32, "Other", PERSON, "shop", plan("pro", 1))
 
     first, second = await client.open(ORDER, "key-1"), await client.open(other, "key-2")
@@ -58,7 +58,7 @@ async def test_two_tenants_with_one_address_are_two_customers(client):
     assert first.customer != second.customer
 
 
-async def test_a_price_of_our_name_that_costs_something_else_is_refused(client, fake):
+async def test_a_price_with_our_lookup_key_and_another_amount_is_refused(client, fake):
     fake.stripe.prices.create(
         {
             "product_data": {"name": "Pro"},
@@ -69,11 +69,11 @@ async def test_a_price_of_our_name_that_costs_something_else_is_refused(client, 
         }
     )
 
-    with pytest.raises(ProviderRefusedError, match="costs something else"):
+    with pytest.raises(ProviderRefusedError, match="an amount other than the plan's"):
         await client.open(ORDER, "key-1")
 
 
-async def test_a_price_id_in_the_catalogue_is_used_as_it_is(client, fake):
+async def test_a_price_id_of_the_catalogue_is_used(client, fake):
     made = fake.stripe.prices.create(
         {
             "product_data": {"name": "Pro"},
@@ -89,49 +89,49 @@ async def test_a_price_id_in_the_catalogue_is_used_as_it_is(client, fake):
     assert [price.id for price in fake.stripe.prices.list().data] == [made.id]
 
 
-async def test_a_subscription_is_seen_as_it_is(client, fake):
+async def test_a_subscription_is_fetched_as_a_snapshot(client, fake):
     opened = await client.open(ORDER, "key-1")
     session = fake.control.pay_checkout(opened.checkout)
 
-    seen = await client.fetch(session["subscription"])
+    snapshot = await client.fetch(session["subscription"])
 
-    assert (seen.status, seen.customer, seen.tenant) == ("active", opened.customer, ORDER.tenant_id)
-    (item,) = seen.items
+    assert (snapshot.status, snapshot.customer, snapshot.tenant) == ("active", opened.customer, ORDER.tenant_id)
+    (item,) = snapshot.items
     assert (item.amount, item.price.plan, item.price.version) == (Money(minor=2000, currency="EUR"), "pro", 1)
-    assert seen.period_start < seen.period_end == seen.paid_until
+    assert snapshot.period_start < snapshot.period_end == snapshot.paid_until
 
 
-async def test_a_subscription_that_is_not_there_is_none(client):
+async def test_a_missing_subscription_is_none(client):
     assert await client.fetch("sub_none") is None
 
 
-async def test_leaving_closes_checkouts_and_cancels_subscriptions_and_can_be_done_twice(client, fake):
+async def test_cancelling_all_expires_checkouts_and_cancels_subscriptions_and_is_idempotent(client, fake):
     opened = await client.open(ORDER, "key-1")
     paid = fake.control.pay_checkout(opened.checkout)
-    left_open = await client.open(ORDER, "key-2")
+    unpaid = await client.open(ORDER, "key-2")
 
     for _ in range(2):
         await client.cancel_all(opened.customer)
 
     assert fake.stripe.subscriptions.retrieve(paid["subscription"]).status == "canceled"
-    assert fake.stripe.checkout.sessions.retrieve(left_open.checkout).status == "expired"
+    assert fake.stripe.checkout.sessions.retrieve(unpaid.checkout).status == "expired"
 
 
-async def test_a_customer_that_is_not_there_has_nothing_to_leave(client):
+async def test_cancelling_all_of_a_missing_customer_is_no_error(client):
     await client.cancel_all("cus_none")
 
 
-async def test_a_wrong_key_is_not_the_tenants_fault(at, fake):
-    with pytest.raises(ProviderAwayError, match="does not take our API key"):
+async def test_a_wrong_api_key_is_retried_later(at, fake):
+    with pytest.raises(ProviderAwayError, match="refuses our API key"):
         await at(fake.url, "sk_test_wrong").fetch("sub_1")
 
 
-async def test_a_provider_that_cannot_be_reached_is_away(at):
+async def test_an_unreachable_provider_is_retried_later(at):
     with pytest.raises(ProviderAwayError, match="cannot be reached"):
         await at(f"http://127.0.0.1:{free_port()}").fetch("sub_1")
 
 
-async def test_requests_go_no_faster_than_they_may(at, fake):
+async def test_requests_keep_the_rate_limit(at, fake):
     paced = at(fake.url, per_s=20)
     began = time.monotonic()
 
@@ -155,7 +155,7 @@ async def test_requests_go_no_faster_than_they_may(at, fake):
         (stripe.InvalidRequestError(PERSON, "id", "resource_already_exists", http_status=400), ProviderAwayError, 2),
     ],
 )
-def test_an_error_means_refused_or_away_and_never_repeats_what_was_sent(error, becomes, after_s):
+def test_an_error_becomes_a_refusal_or_a_retry_and_never_quotes_the_request(error, becomes, after_s):
     with pytest.raises(becomes) as caught, stripe_errors():
         raise error
 

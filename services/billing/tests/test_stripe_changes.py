@@ -1,4 +1,4 @@
-"""Changes at Stripe: quoted to the cent, made once, whatever was done already."""
+"""Stripe adapter: changes are quoted exactly and applied once, also after a partial attempt."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -22,21 +22,21 @@ def priced(version, minor, interval=Interval.MONTH):
     return plan("pro", version).model_copy(update={"prices": (price,)})
 
 
-ONE, TWO, YEARLY = priced(1, 2000), priced(2, 5000), priced(3, 40_000, Interval.YEAR)
+MONTHLY_20, MONTHLY_50, YEARLY = priced(1, 2000), priced(2, 5000), priced(3, 40_000, Interval.YEAR)
 
 
 def to(target, *, later=False, quantity=None):
     return DesiredSubscription(
-        ChangeKind.PLAN, later, "shop", target, target.prices[0] if target else None, quantity, pinned=ONE
+        ChangeKind.PLAN, later, "shop", target, target.prices[0] if target else None, quantity, pinned=MONTHLY_20
     )
 
 
-def does(kind, *, later=False):
-    return DesiredSubscription(kind, later, "shop", pinned=ONE)
+def action(kind, *, later=False):
+    return DesiredSubscription(kind, later, "shop", pinned=MONTHLY_20)
 
 
 class Bought:
-    """A subscription at the stand-in, the provider that changes it, and the clock of the stand-in."""
+    """A subscription at the Stripe fake, with its provider and the fake's clock."""
 
     def __init__(self, provider, fake, subscription, customer):
         self.provider = provider
@@ -57,15 +57,15 @@ class Bought:
         return self.fake.stripe.invoices.list({"subscription": self.id}).data
 
     def changing_calls(self):
-        """How often anything was asked for that changes something, since they were forgotten."""
+        """Returns the number of calls that change something since the last reset."""
         calls = self.fake.control.calls()["endpoints"]
-        return sum(one["total"] for one in calls if one["method"] != "GET" and "preview" not in one["path"])
+        return sum(call["total"] for call in calls if call["method"] != "GET" and "preview" not in call["path"])
 
-    async def quote(self, wanted):
-        return await self.provider.quote(self.id, wanted, self.now())
+    async def quote(self, desired):
+        return await self.provider.quote(self.id, desired, self.now())
 
-    async def change(self, wanted, at=None, key="key"):
-        await self.provider.change(self.id, wanted, at or self.now(), key)
+    async def change(self, desired, at=None, key="key"):
+        await self.provider.change(self.id, desired, at or self.now(), key)
 
 
 @pytest.fixture
@@ -73,19 +73,19 @@ async def bought(fake):
     async with AsyncExitStack() as stack:
         provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
         stack.push_async_callback(provider.close)
-        order = Order(tenant_id="ten_" + "1" * 32, name="Acme", email=EMAIL, product="shop", plan=ONE)
+        order = Order(tenant_id="ten_" + "1" * 32, name="Acme", email=EMAIL, product="shop", plan=MONTHLY_20)
         opened = await provider.open(order, "open")
         paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout)
         yield Bought(provider, fake, paid["subscription"], opened.customer)
 
 
-async def test_a_dearer_plan_in_mid_period_costs_what_was_quoted(bought):
+async def test_an_upgrade_in_mid_period_costs_the_quoted_amount(bought):
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=10))
 
-    quote = await bought.quote(to(TWO, quantity=3))
+    quote = await bought.quote(to(MONTHLY_50, quantity=3))
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(minutes=30))
     before = len(bought.invoices())
-    await bought.change(to(TWO, quantity=3), at=quote.effective_at)
+    await bought.change(to(MONTHLY_50, quantity=3), at=quote.effective_at)
 
     newest = bought.invoices()[0]
     assert len(bought.invoices()) == before + 1
@@ -96,10 +96,10 @@ async def test_a_dearer_plan_in_mid_period_costs_what_was_quoted(bought):
     assert (bought.item().price.unit_amount, bought.item().quantity) == (5000, 3)
 
 
-async def test_a_cheaper_plan_credits_and_collects_nothing_now(bought):
-    await bought.change(to(TWO), key="up")
+async def test_a_downgrade_is_credited_and_collects_nothing_now(bought):
+    await bought.change(to(MONTHLY_50), key="up")
 
-    quote = await bought.quote(replace(to(ONE), pinned=TWO))
+    quote = await bought.quote(replace(to(MONTHLY_20), pinned=MONTHLY_50))
 
     assert quote.due_now.minor == 0
     assert sum(line.amount.minor for line in quote.lines) < 0
@@ -107,19 +107,24 @@ async def test_a_cheaper_plan_credits_and_collects_nothing_now(bought):
 
 
 async def test_a_quote_changes_nothing(bought):
-    await bought.quote(to(TWO))
+    await bought.quote(to(MONTHLY_50))
     before = bought.shown().to_dict()
     bought.fake.control.reset_calls()
 
-    for wanted in (to(TWO), to(TWO, later=True), to(None, quantity=9), *(does(kind) for kind in ChangeKind)):
-        await bought.quote(wanted)
+    for desired in (
+        to(MONTHLY_50),
+        to(MONTHLY_50, later=True),
+        to(None, quantity=9),
+        *(action(kind) for kind in ChangeKind),
+    ):
+        await bought.quote(desired)
 
     assert bought.changing_calls() == 0
     assert bought.shown().to_dict() == before
     assert len(bought.invoices()) == 1
 
 
-async def test_another_interval_begins_a_new_period_at_once_as_quoted(bought):
+async def test_another_interval_starts_a_new_period_at_once_as_quoted(bought):
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=3))
 
     quote = await bought.quote(to(YEARLY))
@@ -130,51 +135,51 @@ async def test_another_interval_begins_a_new_period_at_once_as_quoted(bought):
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "desired",
     [
-        to(TWO),
+        to(MONTHLY_50),
         to(None, quantity=4),
-        does(ChangeKind.CANCEL, later=True),
-        does(ChangeKind.CANCEL),
-        does(ChangeKind.REACTIVATE),
-        does(ChangeKind.PAUSE),
-        does(ChangeKind.RESUME),
+        action(ChangeKind.CANCEL, later=True),
+        action(ChangeKind.CANCEL),
+        action(ChangeKind.REACTIVATE),
+        action(ChangeKind.PAUSE),
+        action(ChangeKind.RESUME),
     ],
-    ids=lambda wanted: f"{wanted.kind} {wanted.at_period_end}",
+    ids=lambda desired: f"{desired.kind} {desired.at_period_end}",
 )
-async def test_what_is_so_already_is_not_asked_for_again(bought, wanted):
+async def test_a_completed_change_makes_no_further_calls(bought, desired):
     at = bought.now()
-    if wanted.kind is ChangeKind.RESUME:
-        await bought.change(does(ChangeKind.PAUSE), key="before")
-    if wanted.kind is ChangeKind.REACTIVATE:
-        await bought.change(does(ChangeKind.CANCEL, later=True), key="before")
-    await bought.change(wanted, at=at, key="first")
+    if desired.kind is ChangeKind.RESUME:
+        await bought.change(action(ChangeKind.PAUSE), key="before")
+    if desired.kind is ChangeKind.REACTIVATE:
+        await bought.change(action(ChangeKind.CANCEL, later=True), key="before")
+    await bought.change(desired, at=at, key="first")
     bought.fake.control.reset_calls()
 
-    await bought.change(wanted, at=at, key="a key of another day")
+    await bought.change(desired, at=at, key="a key of another day")
 
     assert bought.changing_calls() == 0
 
 
-async def test_a_key_that_is_known_there_changes_nothing_more(bought):
+async def test_a_change_is_idempotent_by_its_key(bought):
     at = bought.now()
-    await bought.change(to(TWO), at=at)
+    await bought.change(to(MONTHLY_50), at=at)
 
-    await bought.change(to(TWO), at=at)
+    await bought.change(to(MONTHLY_50), at=at)
 
     assert len(bought.invoices()) == 2
 
 
-@pytest.mark.parametrize("key", ["the same key", "a key that was forgotten"])
-async def test_at_period_end_it_becomes_so_when_the_period_ends_and_not_before(bought, key):
-    quote = await bought.quote(to(TWO, later=True))
-    for again in ("the same key", key):
-        await bought.change(to(TWO, later=True), key=again)
+@pytest.mark.parametrize("key", ["the same key", "an expired key"])
+async def test_a_change_at_the_period_end_takes_effect_then_and_not_before(bought, key):
+    quote = await bought.quote(to(MONTHLY_50, later=True))
+    for attempt_key in ("the same key", key):
+        await bought.change(to(MONTHLY_50, later=True), key=attempt_key)
 
     assert (quote.lines, quote.due_now.minor, quote.next_amount.minor) == ((), 0, 5000)
     assert bought.item().price.unit_amount == 2000
-    seen = await bought.provider.fetch(bought.id)
-    assert seen.pending.at == quote.effective_at
+    snapshot = await bought.provider.fetch(bought.id)
+    assert snapshot.pending.at == quote.effective_at
     assert len(bought.fake.stripe.subscription_schedules.list().data) == 1
     ends = quote.effective_at - bought.now()
     await asyncio.to_thread(bought.fake.control.advance_clock, ends + timedelta(hours=2))
@@ -182,8 +187,8 @@ async def test_at_period_end_it_becomes_so_when_the_period_ends_and_not_before(b
     assert bought.invoices()[0].amount_paid == quote.next_amount.minor
 
 
-async def test_after_a_scheduled_change_the_subscription_goes_on_by_itself(bought):
-    await bought.change(to(TWO, later=True))
+async def test_a_subscription_renews_without_a_schedule_after_a_scheduled_change(bought):
+    await bought.change(to(MONTHLY_50, later=True))
 
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=100))
 
@@ -191,8 +196,8 @@ async def test_after_a_scheduled_change_the_subscription_goes_on_by_itself(bough
     assert (bought.shown().status, bought.item().price.unit_amount) == ("active", 5000)
 
 
-async def test_a_change_now_replaces_the_one_that_waits(bought):
-    await bought.change(to(TWO, later=True), key="later")
+async def test_a_change_now_replaces_a_scheduled_one(bought):
+    await bought.change(to(MONTHLY_50, later=True), key="later")
 
     await bought.change(to(None, quantity=4), key="now")
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
@@ -201,8 +206,8 @@ async def test_a_change_now_replaces_the_one_that_waits(bought):
     assert (bought.item().price.unit_amount, bought.item().quantity) == (2000, 4)
 
 
-async def test_another_change_at_period_end_replaces_the_one_that_waits(bought):
-    await bought.change(to(TWO, later=True), key="first")
+async def test_a_scheduled_change_replaces_an_earlier_one(bought):
+    await bought.change(to(MONTHLY_50, later=True), key="first")
 
     await bought.change(to(None, later=True, quantity=7), key="second")
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
@@ -210,73 +215,73 @@ async def test_another_change_at_period_end_replaces_the_one_that_waits(bought):
     assert (bought.item().price.unit_amount, bought.item().quantity) == (2000, 7)
 
 
-async def test_a_scheduled_change_is_taken_back(bought):
-    await bought.change(to(TWO, later=True), key="later")
+async def test_a_scheduled_change_can_be_reversed(bought):
+    await bought.change(to(MONTHLY_50, later=True), key="later")
 
     for key in ("back", "again"):
-        await bought.change(does(ChangeKind.REACTIVATE), key=key)
+        await bought.change(action(ChangeKind.REACTIVATE), key=key)
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
 
     assert bought.item().price.unit_amount == 2000
 
 
-async def test_a_cancellation_at_period_end_is_made_once_and_taken_back(bought):
-    quote = await bought.quote(does(ChangeKind.CANCEL, later=True))
+async def test_a_scheduled_cancellation_is_idempotent_and_can_be_reversed(bought):
+    quote = await bought.quote(action(ChangeKind.CANCEL, later=True))
     for key in ("a", "b"):
-        await bought.change(does(ChangeKind.CANCEL, later=True), key=key)
+        await bought.change(action(ChangeKind.CANCEL, later=True), key=key)
     assert bought.shown().cancel_at_period_end
     assert quote.effective_at == datetime.fromtimestamp(bought.item().current_period_end, UTC)
 
-    back = await bought.quote(does(ChangeKind.REACTIVATE))
-    await bought.change(does(ChangeKind.REACTIVATE), key="c")
+    back = await bought.quote(action(ChangeKind.REACTIVATE))
+    await bought.change(action(ChangeKind.REACTIVATE), key="c")
 
     assert not bought.shown().cancel_at_period_end
     assert back.next_amount.minor == 2000
 
 
-async def test_a_cancellation_at_period_end_drops_the_plan_that_waits(bought):
-    await bought.change(to(TWO, later=True), key="later")
+async def test_a_scheduled_cancellation_replaces_a_scheduled_plan(bought):
+    await bought.change(to(MONTHLY_50, later=True), key="later")
 
-    await bought.change(does(ChangeKind.CANCEL, later=True), key="cancel")
+    await bought.change(action(ChangeKind.CANCEL, later=True), key="cancel")
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
 
     assert bought.shown().status == "canceled"
 
 
-async def test_a_cancellation_now_ends_it_and_gives_nothing_back(bought):
-    quote = await bought.quote(does(ChangeKind.CANCEL))
+async def test_a_cancellation_now_ends_the_subscription_without_a_refund(bought):
+    quote = await bought.quote(action(ChangeKind.CANCEL))
     for key in ("a", "b"):
-        await bought.change(does(ChangeKind.CANCEL), key=key)
+        await bought.change(action(ChangeKind.CANCEL), key=key)
 
     assert (quote.due_now.minor, quote.next_amount) == (0, None)
     assert bought.shown().status == "canceled"
     with pytest.raises(ProviderRefusedError, match="has ended"):
-        await bought.change(to(TWO), key="c")
+        await bought.change(to(MONTHLY_50), key="c")
 
 
-async def test_pausing_stops_collecting_until_it_is_resumed(bought):
+async def test_a_pause_stops_collection_until_the_resume(bought):
     for key in ("a", "b"):
-        await bought.change(does(ChangeKind.PAUSE), key=key)
+        await bought.change(action(ChangeKind.PAUSE), key=key)
     assert bought.shown().pause_collection.behavior == "void"
 
-    back = await bought.quote(does(ChangeKind.RESUME))
+    back = await bought.quote(action(ChangeKind.RESUME))
     for key in ("c", "d"):
-        await bought.change(does(ChangeKind.RESUME), key=key)
+        await bought.change(action(ChangeKind.RESUME), key=key)
 
     assert bought.shown().pause_collection is None
     assert back.next_amount.minor == 2000
 
 
-async def test_a_dearer_plan_that_cannot_be_paid_is_refused_and_stays_as_it_was(bought):
+async def test_an_upgrade_that_cannot_be_paid_is_refused_and_changes_nothing(bought):
     await asyncio.to_thread(bought.fake.control.set_payment, bought.customer, "fail")
 
     with pytest.raises(ProviderRefusedError):
-        await bought.change(to(TWO))
+        await bought.change(to(MONTHLY_50))
 
     assert (bought.shown().status, bought.item().price.unit_amount) == ("active", 2000)
 
 
-async def test_the_other_items_of_a_subscription_are_left_alone(bought):
+async def test_a_change_keeps_the_other_items_of_a_subscription(bought):
     addon = bought.fake.stripe.prices.create(
         {
             "product_data": {"name": "Support"},
@@ -287,24 +292,24 @@ async def test_the_other_items_of_a_subscription_are_left_alone(bought):
     )
     bought.fake.stripe.subscription_items.create({"subscription": bought.id, "price": addon.id, "quantity": 2})
 
-    await bought.change(to(TWO, later=True), key="later")
+    await bought.change(to(MONTHLY_50, later=True), key="later")
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
 
     items = {item.price.unit_amount: item.quantity for item in bought.shown()["items"]["data"]}
     assert items == {5000: 1, 700: 2}
 
 
-async def test_on_trial_a_change_costs_nothing_now(fake):
+async def test_a_change_during_a_trial_costs_nothing_now(fake):
     async with AsyncExitStack() as stack:
         provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
         stack.push_async_callback(provider.close)
-        trial = ONE.model_copy(update={"trial_days": 14})
+        trial = MONTHLY_20.model_copy(update={"trial_days": 14})
         opened = await provider.open(Order("ten_" + "1" * 32, "Acme", EMAIL, "shop", trial), "open")
         paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout)
         bought = Bought(provider, fake, paid["subscription"], opened.customer)
 
-        quote = await bought.quote(to(TWO))
-        await bought.change(to(TWO, later=True), key="later")
+        quote = await bought.quote(to(MONTHLY_50))
+        await bought.change(to(MONTHLY_50, later=True), key="later")
         await asyncio.to_thread(fake.control.advance_clock, timedelta(days=15))
 
         assert (quote.due_now.minor, quote.next_amount.minor) == (0, 5000)

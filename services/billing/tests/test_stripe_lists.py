@@ -1,4 +1,4 @@
-"""What Stripe lists, counts and links to: subscriptions, undelivered events, meters, the portal."""
+"""Stripe adapter: lists of subscriptions and undelivered events, meters, and the customer portal."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ async def provider(fake):
 
 
 async def buy(provider, fake, number):
-    """The customer and the subscription."""
+    """Returns the ids of a new customer and its subscription."""
     order = Order(f"ten_{number:032x}", "Acme", f"{number}.{EMAIL}", "shop", plan("pro", 1))
     opened = await provider.open(order, f"key-{number}")
     paid = await asyncio.to_thread(fake.control.pay_checkout, opened.checkout)
@@ -35,11 +35,11 @@ def now(fake):
     return datetime.fromtimestamp(fake.control.clock()["now"], UTC)
 
 
-def test_stripe_can_do_all_that_only_some_can():
+def test_stripe_has_all_optional_capabilities():
     assert all(isinstance(Stripe("sk_test_1", "", "http://x", 1), port) for port in (Lists, Redelivers, Meters, Portal))
 
 
-async def test_subscriptions_are_listed_over_all_pages_with_those_that_ended(provider, fake, monkeypatch):
+async def test_all_pages_of_subscriptions_are_listed_with_ended_ones(provider, fake, monkeypatch):
     monkeypatch.setattr(at_stripe, "PAGE", 2)
     bought = [(await buy(provider, fake, number))[1] for number in range(5)]
     fake.stripe.subscriptions.cancel(bought[0])
@@ -52,27 +52,29 @@ async def test_subscriptions_are_listed_over_all_pages_with_those_that_ended(pro
         if after is None:
             break
 
-    seen = {one.id: one.status for page in pages for one in page.snapshots}
+    statuses = {snapshot.id: snapshot.status for page in pages for snapshot in page.snapshots}
     assert [len(page.snapshots) for page in pages] == [2, 2, 1]
-    assert seen == {bought[0]: "canceled", **dict.fromkeys(bought[1:], "active")}
-    assert [one for page in pages for one in page.snapshots if one.id == bought[3]] == [await provider.fetch(bought[3])]
+    assert statuses == {bought[0]: "canceled", **dict.fromkeys(bought[1:], "active")}
+    assert [snapshot for page in pages for snapshot in page.snapshots if snapshot.id == bought[3]] == [
+        await provider.fetch(bought[3])
+    ]
 
 
-async def test_what_nobody_took_is_listed_with_its_body_and_what_was_taken_is_not(provider, fake):
+async def test_undelivered_events_are_listed_with_their_bodies(provider, fake):
     began = now(fake)
-    _, lost = await buy(provider, fake, 1)
+    _, subscription = await buy(provider, fake, 1)
 
     missed = await provider.undelivered(began - timedelta(minutes=1), None)
 
     by_type = {delivery.type: (delivery, body) for delivery, body in missed.messages}
     delivery, body = by_type["customer.subscription.created"]
-    assert (delivery.target, delivery.livemode, delivery.quarantine) == (lost, False, None)
+    assert (delivery.target, delivery.livemode, delivery.quarantine) == (subscription, False, None)
     assert json.loads(body)["id"] == delivery.event_id
-    assert json.loads(body)["data"]["object"]["id"] == lost
+    assert json.loads(body)["data"]["object"]["id"] == subscription
     assert (await provider.undelivered(now(fake) + timedelta(hours=1), None)).messages == ()
 
 
-async def test_undelivered_messages_come_page_by_page_the_oldest_last(provider, fake, monkeypatch):
+async def test_all_pages_of_undelivered_events_are_listed_the_oldest_last(provider, fake, monkeypatch):
     monkeypatch.setattr(at_stripe, "PAGE", 3)
     began = now(fake)
     await buy(provider, fake, 1)
@@ -96,7 +98,7 @@ def meter(fake, **more):
     )
 
 
-async def test_a_reading_is_counted_once_for_its_key(provider, fake):
+async def test_a_reading_is_idempotent_by_its_key(provider, fake):
     customer, _ = await buy(provider, fake, 1)
     meter(fake)
     at = now(fake)
@@ -109,9 +111,7 @@ async def test_a_reading_is_counted_once_for_its_key(provider, fake):
     assert await provider.reported("calls", customer, since - timedelta(days=2), since) == 0
 
 
-async def test_a_reading_whose_key_the_provider_knows_is_taken_for_sent_even_when_its_answer_is_forgotten(
-    provider, fake
-):
+async def test_a_reading_with_an_identifier_that_stripe_knows_counts_as_sent(provider, fake):
     customer, _ = await buy(provider, fake, 1)
     meter(fake)
     at = now(fake)
@@ -129,7 +129,7 @@ async def test_a_reading_whose_key_the_provider_knows_is_taken_for_sent_even_whe
     assert await provider.reported("calls", customer, at - timedelta(hours=1), at + timedelta(minutes=1)) == 5
 
 
-async def test_the_fields_of_a_meter_are_those_that_it_declares(provider, fake):
+async def test_a_reading_uses_the_payload_fields_that_its_meter_declares(provider, fake):
     customer, _ = await buy(provider, fake, 1)
     meter(
         fake,
@@ -143,7 +143,7 @@ async def test_the_fields_of_a_meter_are_those_that_it_declares(provider, fake):
     assert await provider.reported("calls", customer, until - timedelta(hours=1), until) == 3
 
 
-async def test_a_meter_that_is_not_there_and_a_reading_that_is_too_old_are_refused(provider, fake):
+async def test_a_missing_meter_and_an_old_reading_are_refused(provider, fake):
     customer, _ = await buy(provider, fake, 1)
     with pytest.raises(ProviderRefusedError, match="no active meter"):
         await provider.report(MeterReading(customer, "calls", 1, now(fake)), "a")
@@ -153,7 +153,7 @@ async def test_a_meter_that_is_not_there_and_a_reading_that_is_too_old_are_refus
         await provider.report(MeterReading(customer, "calls", 1, now(fake) - timedelta(days=40)), "b")
 
 
-async def test_the_portal_is_a_link_that_opens(provider, fake):
+async def test_the_portal_link_opens(provider, fake):
     customer, _ = await buy(provider, fake, 1)
 
     link = await provider.portal(customer, "http://127.0.0.1/back")
