@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
-from paybill_billing.subscriptions.domain.subscriptions import Sold
+from paybill_billing.subscriptions.domain.subscriptions import PinnedPlan
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.catalogue import Interval, LimitFeature, MeteredFeature, PlanVersion, Price
 from paybill_contracts.money import Money
@@ -63,12 +63,12 @@ PRICE = PriceSnapshot("price_1", "pro_v1_month_eur", None, None)
 ITEM = SnapshotItem(PRICE, 1, EUR_20, Interval.MONTH)
 
 
-def sold(version=1, item=ITEM, pending=None, **changes):
+def pinned_plan(version=1, item=ITEM, pending=None, **changes):
     found = catalogue.published(CATALOGUE, "pro", version)
-    return Sold(found.plan.model_copy(update=changes), found.catalogue_hash, item, pending)
+    return PinnedPlan(found.plan.model_copy(update=changes), found.catalogue_hash, item, pending)
 
 
-SOLD = sold()
+PINNED_PLAN = pinned_plan()
 
 REQUESTED = TenantRequested(
     tenant_id=TENANT,

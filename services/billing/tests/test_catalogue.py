@@ -67,12 +67,12 @@ def test_an_unknown_plan_is_refused_and_the_error_lists_the_plans_on_sale():
     ids=["catalogue's id", "catalogue's id first", "metadata before lookup key", "lookup key"],
 )
 def test_a_price_is_resolved_to_its_plan_version(price, sold):
-    assert catalogue.sold_at(published(CONTENT), "stripe", price).plan == sold
+    assert catalogue.plan_of_price(published(CONTENT), "stripe", price).plan == sold
 
 
 def test_a_price_of_no_plan_is_refused():
     with pytest.raises(UnknownPriceError, match="price_x at stripe"):
-        catalogue.sold_at(published(CONTENT), "stripe", PriceSnapshot("price_x", None, None, None))
+        catalogue.plan_of_price(published(CONTENT), "stripe", PriceSnapshot("price_x", None, None, None))
 
 
 def test_the_packaged_catalogue_is_valid():

@@ -165,7 +165,9 @@ async def subscribed(world, count):
     # No webhooks, which would take most of the time: each subscription is synced once.
     fake.control.pause_delivery()
     items = [{"price": price.id}]
-    bought = [fake.stripe.subscriptions.create({"customer": one, "items": items}) for one in customers.values()]
+    bought = [
+        fake.stripe.subscriptions.create({"customer": customer, "items": items}) for customer in customers.values()
+    ]
 
     def extra_statements(statement):
         for subscription in bought:

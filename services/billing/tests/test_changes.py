@@ -207,7 +207,7 @@ def test_a_second_open_change_is_refused_and_the_error_names_the_first():
 def test_a_quote_contains_the_feature_differences_of_the_plans():
     quote = quoted().quote
 
-    assert [(one.before.limit, one.after.limit) for one in quote.features] == [(10, 20)]
+    assert [(feature.before.limit, feature.after.limit) for feature in quote.features] == [(10, 20)]
     assert (quote.tier_before, quote.tier_after, quote.placement_after) == ("pro", "pro", "pooled")
 
 

@@ -52,10 +52,10 @@ class Billing:
                     self.failed[event.id] = payments.evolve(self.failed.get(event.id), fact)
                     self.facts += 1
         found = subscription_snapshot(shown)
-        sold = subscriptions.sold(CATALOGUE, ACCOUNT, self.standing, found)
+        sold = subscriptions.pinned_plan(CATALOGUE, ACCOUNT, self.standing, found)
         self._fold(
             subscriptions.sync(
-                self.standing, found, tenant_id=TENANT, provider="stripe", sold=sold, failures=failures, now=now
+                self.standing, found, tenant_id=TENANT, provider="stripe", pinned=sold, failures=failures, now=now
             )
         )
 

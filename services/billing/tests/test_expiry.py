@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from billing_samples import DAY, NOW, SOLD, TENANT, snapshot, sold
+from billing_samples import DAY, NOW, PINNED_PLAN, TENANT, pinned_plan, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import subscriptions
@@ -23,10 +23,10 @@ TRIAL_END = NOW + 13 * DAY
 ON_TRIAL = snapshot("trialing", trial_end=TRIAL_END, period_end=TRIAL_END)
 
 
-def sync(state, shown, now=NOW, pinned=SOLD):
-    pinned = replace(pinned, item=shown.items[0])
+def sync(state, current, now=NOW, pinned=PINNED_PLAN):
+    pinned = replace(pinned, item=current.items[0])
     for event in subscriptions.sync(
-        state, shown, tenant_id=TENANT, provider="stripe", sold=pinned, failures=(), now=now
+        state, current, tenant_id=TENANT, provider="stripe", pinned=pinned, failures=(), now=now
     ):
         state = subscriptions.evolve(state, event)
     return state
@@ -80,7 +80,7 @@ def test_an_expired_grace_period_suspends_and_has_no_further_transition():
 
 
 def test_a_plan_without_a_grace_period_suspends_at_the_provider_timeout():
-    state = sync(None, ON_TRIAL, pinned=sold(grace_s=0))
+    state = sync(None, ON_TRIAL, pinned=pinned_plan(grace_s=0))
 
     (event,) = subscriptions.on_time(state, TRIAL_END + PROVIDER_TIMEOUT)
 
@@ -208,21 +208,21 @@ def test_a_higher_quantity_does_not_extend_the_grace_period_of_an_unpaid_period(
 
 
 def test_an_unpaid_period_that_starts_in_our_future_does_not_count_as_paid_until_then():
-    shown = snapshot("unpaid", period_start=NOW + 9 * DAY, period_end=NOW + 39 * DAY, paid_until=NOW + 9 * DAY)
+    current = snapshot("unpaid", period_start=NOW + 9 * DAY, period_end=NOW + 39 * DAY, paid_until=NOW + 9 * DAY)
 
-    assert sync(ACTIVE, shown).subscription.access is AccessState.SUSPENDED
+    assert sync(ACTIVE, current).subscription.access is AccessState.SUSPENDED
 
 
 def test_the_grace_period_starts_at_the_provider_s_first_attempt():
-    shown = snapshot("past_due", failed_at=NOW - 3 * DAY)
+    current = snapshot("past_due", failed_at=NOW - 3 * DAY)
 
-    assert sync(ACTIVE, shown).subscription.grace_until == NOW + 4 * DAY
+    assert sync(ACTIVE, current).subscription.grace_until == NOW + 4 * DAY
 
 
 @given(st.sampled_from(["trialing", "active", "past_due"]), st.integers(0, 60 * 24))
 def test_expiry_never_grants_access_and_never_shortens_the_paid_period(status, hours):
-    shown = ON_TRIAL if status == "trialing" else snapshot(status)
-    before, now = sync(None, shown), NOW + timedelta(hours=hours)
+    current = ON_TRIAL if status == "trialing" else snapshot(status)
+    before, now = sync(None, current), NOW + timedelta(hours=hours)
 
     after, emitted = later(before, now)
 

@@ -4,7 +4,7 @@ import asyncio
 from importlib.resources import files
 
 import pytest
-from billing_samples import BASIC, CATALOGUE, NOW, PRO_1, SOLD, snapshot
+from billing_samples import BASIC, CATALOGUE, NOW, PINNED_PLAN, PRO_1, snapshot
 from billing_samples import TENANT as ID
 from billing_world import eventually
 from hypothesis import given
@@ -27,7 +27,9 @@ def after(evolve, state, events):
 
 
 def standing(status):
-    told = subscriptions.sync(None, snapshot(status), tenant_id=ID, provider="stripe", sold=SOLD, failures=(), now=NOW)
+    told = subscriptions.sync(
+        None, snapshot(status), tenant_id=ID, provider="stripe", pinned=PINNED_PLAN, failures=(), now=NOW
+    )
     return after(subscriptions.evolve, None, told)
 
 

@@ -47,11 +47,11 @@ class Bought:
     def now(self):
         return datetime.fromtimestamp(self.fake.control.clock()["now"], UTC)
 
-    def shown(self):
+    def subscription(self):
         return self.fake.stripe.subscriptions.retrieve(self.id)
 
     def item(self):
-        return self.shown()["items"]["data"][0]
+        return self.subscription()["items"]["data"][0]
 
     def invoices(self):
         return self.fake.stripe.invoices.list({"subscription": self.id}).data
@@ -108,7 +108,7 @@ async def test_a_downgrade_is_credited_and_collects_nothing_now(bought):
 
 async def test_a_quote_changes_nothing(bought):
     await bought.quote(to(MONTHLY_50))
-    before = bought.shown().to_dict()
+    before = bought.subscription().to_dict()
     bought.fake.control.reset_calls()
 
     for desired in (
@@ -120,7 +120,7 @@ async def test_a_quote_changes_nothing(bought):
         await bought.quote(desired)
 
     assert bought.changing_calls() == 0
-    assert bought.shown().to_dict() == before
+    assert bought.subscription().to_dict() == before
     assert len(bought.invoices()) == 1
 
 
@@ -192,8 +192,8 @@ async def test_a_subscription_renews_without_a_schedule_after_a_scheduled_change
 
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=100))
 
-    assert bought.shown().schedule is None
-    assert (bought.shown().status, bought.item().price.unit_amount) == ("active", 5000)
+    assert bought.subscription().schedule is None
+    assert (bought.subscription().status, bought.item().price.unit_amount) == ("active", 5000)
 
 
 async def test_a_change_now_replaces_a_scheduled_one(bought):
@@ -202,7 +202,7 @@ async def test_a_change_now_replaces_a_scheduled_one(bought):
     await bought.change(to(None, quantity=4), key="now")
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
 
-    assert bought.shown().schedule is None
+    assert bought.subscription().schedule is None
     assert (bought.item().price.unit_amount, bought.item().quantity) == (2000, 4)
 
 
@@ -229,13 +229,13 @@ async def test_a_scheduled_cancellation_is_idempotent_and_can_be_reversed(bought
     quote = await bought.quote(action(ChangeKind.CANCEL, later=True))
     for key in ("a", "b"):
         await bought.change(action(ChangeKind.CANCEL, later=True), key=key)
-    assert bought.shown().cancel_at_period_end
+    assert bought.subscription().cancel_at_period_end
     assert quote.effective_at == datetime.fromtimestamp(bought.item().current_period_end, UTC)
 
     back = await bought.quote(action(ChangeKind.REACTIVATE))
     await bought.change(action(ChangeKind.REACTIVATE), key="c")
 
-    assert not bought.shown().cancel_at_period_end
+    assert not bought.subscription().cancel_at_period_end
     assert back.next_amount.minor == 2000
 
 
@@ -245,7 +245,7 @@ async def test_a_scheduled_cancellation_replaces_a_scheduled_plan(bought):
     await bought.change(action(ChangeKind.CANCEL, later=True), key="cancel")
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
 
-    assert bought.shown().status == "canceled"
+    assert bought.subscription().status == "canceled"
 
 
 async def test_a_cancellation_now_ends_the_subscription_without_a_refund(bought):
@@ -254,7 +254,7 @@ async def test_a_cancellation_now_ends_the_subscription_without_a_refund(bought)
         await bought.change(action(ChangeKind.CANCEL), key=key)
 
     assert (quote.due_now.minor, quote.next_amount) == (0, None)
-    assert bought.shown().status == "canceled"
+    assert bought.subscription().status == "canceled"
     with pytest.raises(ProviderRefusedError, match="has ended"):
         await bought.change(to(MONTHLY_50), key="c")
 
@@ -262,13 +262,13 @@ async def test_a_cancellation_now_ends_the_subscription_without_a_refund(bought)
 async def test_a_pause_stops_collection_until_the_resume(bought):
     for key in ("a", "b"):
         await bought.change(action(ChangeKind.PAUSE), key=key)
-    assert bought.shown().pause_collection.behavior == "void"
+    assert bought.subscription().pause_collection.behavior == "void"
 
     back = await bought.quote(action(ChangeKind.RESUME))
     for key in ("c", "d"):
         await bought.change(action(ChangeKind.RESUME), key=key)
 
-    assert bought.shown().pause_collection is None
+    assert bought.subscription().pause_collection is None
     assert back.next_amount.minor == 2000
 
 
@@ -278,7 +278,7 @@ async def test_an_upgrade_that_cannot_be_paid_is_refused_and_changes_nothing(bou
     with pytest.raises(ProviderRefusedError):
         await bought.change(to(MONTHLY_50))
 
-    assert (bought.shown().status, bought.item().price.unit_amount) == ("active", 2000)
+    assert (bought.subscription().status, bought.item().price.unit_amount) == ("active", 2000)
 
 
 async def test_a_change_keeps_the_other_items_of_a_subscription(bought):
@@ -295,7 +295,7 @@ async def test_a_change_keeps_the_other_items_of_a_subscription(bought):
     await bought.change(to(MONTHLY_50, later=True), key="later")
     await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=40))
 
-    items = {item.price.unit_amount: item.quantity for item in bought.shown()["items"]["data"]}
+    items = {item.price.unit_amount: item.quantity for item in bought.subscription()["items"]["data"]}
     assert items == {5000: 1, 700: 2}
 
 
@@ -313,4 +313,4 @@ async def test_a_change_during_a_trial_costs_nothing_now(fake):
         await asyncio.to_thread(fake.control.advance_clock, timedelta(days=15))
 
         assert (quote.due_now.minor, quote.next_amount.minor) == (0, 5000)
-        assert (bought.shown().status, bought.item().price.unit_amount) == ("active", 5000)
+        assert (bought.subscription().status, bought.item().price.unit_amount) == ("active", 5000)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from billing_samples import DAY, ITEM, NOW, SOLD, TENANT, snapshot, sold
+from billing_samples import DAY, ITEM, NOW, PINNED_PLAN, TENANT, pinned_plan, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import subscriptions
@@ -35,16 +35,16 @@ STATUSES = [
 ]
 
 
-def decide(state, shown, failures=(), now=NOW, pinned=None):
-    pinned = pinned or replace(SOLD, item=shown.items[0])
+def decide(state, current, failures=(), now=NOW, pinned=None):
+    pinned = pinned or replace(PINNED_PLAN, item=current.items[0])
     return subscriptions.sync(
-        state, shown, tenant_id=TENANT, provider="stripe", sold=pinned, failures=failures, now=now
+        state, current, tenant_id=TENANT, provider="stripe", pinned=pinned, failures=failures, now=now
     )
 
 
-def after(*shown, failures=(), now=NOW, state=None):
-    for one in shown:
-        for event in decide(state, one, failures, now):
+def after(*current, failures=(), now=NOW, state=None):
+    for each in current:
+        for event in decide(state, each, failures, now):
             state = subscriptions.evolve(state, event)
     return state
 
@@ -139,7 +139,7 @@ def test_a_failure_dated_after_our_clock_counts_as_now():
 
 
 def test_a_plan_without_a_grace_period_suspends_at_once():
-    (event,) = decide(ACTIVE, snapshot("past_due"), pinned=sold(grace_s=0))
+    (event,) = decide(ACTIVE, snapshot("past_due"), pinned=pinned_plan(grace_s=0))
 
     assert isinstance(event, SubscriptionSuspended)
 
@@ -186,11 +186,11 @@ def test_an_abandoned_first_payment_emits_no_ended_event():
 
 
 def test_an_adopted_subscription_that_had_already_ended_emits_no_event():
-    shown, pinned = snapshot("canceled"), replace(SOLD, item=snapshot("canceled").items[0])
+    current, pinned = snapshot("canceled"), replace(PINNED_PLAN, item=snapshot("canceled").items[0])
 
     def sync(state):
         return subscriptions.sync(
-            state, shown, tenant_id=TENANT, provider="stripe", sold=pinned, failures=(), now=NOW, adopted=True
+            state, current, tenant_id=TENANT, provider="stripe", pinned=pinned, failures=(), now=NOW, adopted=True
         )
 
     assert sync(None) == []
@@ -200,23 +200,23 @@ def test_an_adopted_subscription_that_had_already_ended_emits_no_event():
 def test_an_ended_event_contains_the_retention_period():
     (event,) = decide(ACTIVE, snapshot("canceled"))
 
-    assert (event.retention_s, event.others) == (SOLD.plan.retention_s, 0)
+    assert (event.retention_s, event.others) == (PINNED_PLAN.plan.retention_s, 0)
 
 
 def test_an_ended_event_counts_the_other_entitling_subscriptions():
-    shown = snapshot("canceled")
-    pinned = replace(SOLD, item=shown.items[0])
+    current = snapshot("canceled")
+    pinned = replace(PINNED_PLAN, item=current.items[0])
     others = [GRACE.subscription, SUSPENDED.subscription]
 
     (event,) = subscriptions.sync(
-        ACTIVE, shown, tenant_id=TENANT, provider="stripe", sold=pinned, failures=(), now=NOW, others=others
+        ACTIVE, current, tenant_id=TENANT, provider="stripe", pinned=pinned, failures=(), now=NOW, others=others
     )
 
     assert event.others == 1
 
 
 def test_a_subscription_keeps_the_catalogue_hash_that_it_pinned():
-    newer = replace(SOLD, catalogue_hash="f" * 64)
+    newer = replace(PINNED_PLAN, catalogue_hash="f" * 64)
 
     assert decide(ACTIVE, snapshot("active"), pinned=newer) == []
 

@@ -130,7 +130,8 @@ SUBSCRIBER_GROUPS = text(
     f"AS paid FROM subscriptions WHERE {_SUBSCRIBED_TO_VERSION} GROUP BY 1, 2, 3 ORDER BY 2, 3, 1"
 )
 MIGRATION_COUNTS = text(
-    "SELECT m.state::text AS state, count(c.id) AS asked, count(c.id) FILTER (WHERE c.status = 'applied') AS moved, "
+    "SELECT m.state::text AS state, count(c.id) AS requested, "
+    "count(c.id) FILTER (WHERE c.status = 'applied') AS applied, "
     "count(c.id) FILTER (WHERE c.open_for IS NULL AND c.status <> 'applied') AS refused FROM moves AS m "
     "LEFT JOIN changes AS c ON c.move_id = m.id WHERE :id = '' OR m.id = :id GROUP BY m.id ORDER BY m.id LIMIT :limit"
 )
@@ -140,5 +141,5 @@ async def account_of(context: ServiceContext, tenant_id: str) -> Account:
     """Returns the account of a tenant. Raises UnknownTenantError."""
     account = await load_state(context, ACCOUNTS, tenant_id)
     if account is None:
-        raise UnknownTenantError(f"billing knows no tenant {tenant_id}")
+        raise UnknownTenantError(f"there is no account of {tenant_id}")
     return account

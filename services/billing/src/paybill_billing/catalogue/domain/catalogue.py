@@ -133,7 +133,7 @@ def meter(catalogue: Catalogue, name: str) -> Meter:
     return next((declared for declared in catalogue.meters if declared.meter == name), Meter(meter=name))
 
 
-def sold_at(catalogue: Catalogue, provider: str, price: PriceSnapshot) -> Published:
+def plan_of_price(catalogue: Catalogue, provider: str, price: PriceSnapshot) -> Published:
     """Returns the plan version of this provider price.
 
     `provider_prices` of the catalogue comes first, then our metadata on the price, then its lookup key: at the

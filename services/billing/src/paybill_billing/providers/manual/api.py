@@ -253,11 +253,11 @@ def router(context: ServiceContext) -> APIRouter:
         id_filter = contract_id(tenant_id) if tenant_id is not None else None
         values = {"after": after or "", "id": id_filter, "status": status, "limit": limit + 1}
         rows = await context.rows(_INVOICES, values)
-        shown = [
+        page = [
             InvoiceView(tenant_id=_tenant_of(row.id), **dict(_INVOICE.validate_json(row.invoice)))
             for row in rows[:limit]
         ]
-        return InvoicePage(invoices=shown, next=shown[-1].invoice_id if len(rows) > limit else None)
+        return InvoicePage(invoices=page, next=page[-1].invoice_id if len(rows) > limit else None)
 
     @routes.post("/invoices/{invoice_id}/paid")
     async def paid(

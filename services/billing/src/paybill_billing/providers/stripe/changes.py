@@ -163,8 +163,8 @@ class StripeChanges:
             )
             items = list(response.data["data"])
         plans = [plan for plan in (desired.pinned, desired.plan) if plan is not None]
-        sold = [one for one in items if any(self._prices.sells(one["price"], plan) for plan in plans)]
-        return _Current(found, items, sold[0] if sold else plan_item(found))
+        plan_items = [each for each in items if any(self._prices.sells(each["price"], plan) for plan in plans)]
+        return _Current(found, items, plan_items[0] if plan_items else plan_item(found))
 
     async def _item(
         self, found: _Current, desired: DesiredSubscription
@@ -218,8 +218,8 @@ class StripeChanges:
         if (known := id_of(found.field("schedule"))) is None:
             made = await schedules.create_async({"from_subscription": found.id}, {"idempotency_key": f"{key}/schedule"})
             known = made.id
-        now = [_phase_item(_item_params(one)) for one in found.items]
-        plan_at = [one["id"] for one in found.items].index(item["id"])
+        now = [_phase_item(_item_params(each)) for each in found.items]
+        plan_at = [each["id"] for each in found.items].index(item["id"])
         then = [*now[:plan_at], _phase_item(item), *now[plan_at + 1 :]]
         starts, ends = found.period
         current: SubscriptionScheduleUpdateParamsPhase = {
@@ -287,9 +287,9 @@ def _phase_item(
 
 def _copy_terms(found: _Current, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
     """Copies discounts and tax rates to a phase: Stripe does not keep them otherwise."""
-    if discounts := [id_ for one in found.field("discounts") or () if (id_ := id_of(one)) is not None]:
+    if discounts := [id_ for discount in found.field("discounts") or () if (id_ := id_of(discount)) is not None]:
         phase["discounts"] = [{"discount": id_} for id_ in discounts]
-    if rates := [id_ for one in found.field("default_tax_rates") or () if (id_ := id_of(one)) is not None]:
+    if rates := [id_ for rate in found.field("default_tax_rates") or () if (id_ := id_of(rate)) is not None]:
         phase["default_tax_rates"] = rates
 
 
@@ -330,17 +330,17 @@ def _invoiced(base: Proration, invoice: Json | None, next_amount: Money | None) 
 
 def _lines(invoice: Json) -> tuple[ProrationLine, ...]:
     """Returns the lines of an invoice; they add up to its total."""
-    shown = [
+    lines = [
         ProrationLine(
             text=_LINE.validate_python(" ".join(str(line.get("description") or "").split())[:500] or "no description"),
             amount=_money(invoice, line["amount"]),
         )
         for line in invoice["lines"]["data"]
     ]
-    rest = invoice["total"] - sum(line.amount.minor for line in shown)
+    rest = invoice["total"] - sum(line.amount.minor for line in lines)
     if rest:
-        shown.append(ProrationLine(text="taxes, discounts and other lines", amount=_money(invoice, rest)))
-    return tuple(shown)
+        lines.append(ProrationLine(text="taxes, discounts and other lines", amount=_money(invoice, rest)))
+    return tuple(lines)
 
 
 def _total(invoice: Json | None) -> Money | None:

@@ -31,27 +31,27 @@ _OUTCOMES = {
 }
 
 
-def refund(shown: Json) -> Refund | None:
+def refund(data: Json) -> Refund | None:
     """Returns a refund; None for a failed or cancelled one. Raises MalformedObjectError."""
-    if optional_text_of(shown, "status") in _UNDONE:
+    if optional_text_of(data, "status") in _UNDONE:
         return None
     return Refund(
-        id=text_of(shown, "id"),
-        amount=money_of(shown.get("amount"), shown.get("currency"), shown),
-        reason=_reason(shown),
+        id=text_of(data, "id"),
+        amount=money_of(data.get("amount"), data.get("currency"), data),
+        reason=_reason(data),
     )
 
 
-def dispute(shown: Json) -> Dispute:
+def dispute(data: Json) -> Dispute:
     """Returns a dispute in its current state. Raises MalformedObjectError."""
-    details = shown.get("evidence_details")
-    due = details.get("due_by") if isinstance(details, Mapping) else shown.get("evidence_due_by")
+    details = data.get("evidence_details")
+    due = details.get("due_by") if isinstance(details, Mapping) else data.get("evidence_due_by")
     return Dispute(
-        id=text_of(shown, "id"),
-        amount=money_of(shown.get("amount"), shown.get("currency"), shown),
-        reason=_reason(shown),
+        id=text_of(data, "id"),
+        amount=money_of(data.get("amount"), data.get("currency"), data),
+        reason=_reason(data),
         respond_by=time_of(due),
-        outcome=_OUTCOMES.get(optional_text_of(shown, "status") or ""),
+        outcome=_OUTCOMES.get(optional_text_of(data, "status") or ""),
     )
 
 
@@ -101,6 +101,6 @@ def first_invoice(page: Any) -> Json | None:
     return found if isinstance(found, Mapping) else None
 
 
-def _reason(shown: Json) -> str | None:
-    reason = optional_text_of(shown, "reason")
+def _reason(data: Json) -> str | None:
+    reason = optional_text_of(data, "reason")
     return reason if reason is not None and reason.isidentifier() and reason.isascii() else None

@@ -227,7 +227,7 @@ def _synced(
         snapshot,
         tenant_id=tenant_id,
         provider=provider,
-        sold=subscriptions.sold(current, account, state, snapshot),
+        pinned=subscriptions.pinned_plan(current, account, state, snapshot),
         failures=[],
         now=at.now,
         adopted=account.adopts is not None,
@@ -270,6 +270,6 @@ def _unknown_customer(run: Run, snapshot: ProviderSnapshot, current: Catalogue |
     more: dict[str, Any] = {"customer": snapshot.customer, "provider_status": snapshot.status}
     with suppress(UnknownPriceError):
         if current is not None:
-            plan = subscriptions.first_sold(current, run.provider, snapshot.items)[0].plan
+            plan = subscriptions.first_plan_item(current, run.provider, snapshot.items)[0].plan
             more |= {"plan": plan.plan, "version": plan.version}
     return _drift(run, snapshot.id, DriftKind.UNKNOWN_CUSTOMER, **more)

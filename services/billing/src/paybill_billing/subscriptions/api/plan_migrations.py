@@ -94,7 +94,7 @@ class PlanMigrationView(BaseModel):
     left: Annotated[int | None, Field(description="Subscriptions that still pin the old version; null until the end.")]
 
     @classmethod
-    def of(cls, migration: PlanMigration, asked: int, moved: int, refused: int) -> Self:
+    def of(cls, migration: PlanMigration, requested: int, applied: int, refused: int) -> Self:
         """Returns the view of `migration` with the current counts of its changes."""
         return cls(
             id=migration.id,
@@ -105,8 +105,8 @@ class PlanMigrationView(BaseModel):
             when=When.PERIOD_END if migration.at_period_end else When.NOW,
             reason=migration.reason,
             total=migration.total,
-            asked=asked,
-            moved=moved,
+            asked=requested,
+            moved=applied,
             refused=refused,
             left=migration.left,
         )
@@ -212,7 +212,8 @@ def router(context: ServiceContext) -> APIRouter:
         """Returns the plan migrations in the order of their ids."""
         rows = await context.rows(MIGRATION_COUNTS, {"id": "", "limit": limit})
         return [
-            PlanMigrationView.of(PLAN_MIGRATIONS.load(row.state), row.asked, row.moved, row.refused) for row in rows
+            PlanMigrationView.of(PLAN_MIGRATIONS.load(row.state), row.requested, row.applied, row.refused)
+            for row in rows
         ]
 
     @routes.get("/{move_id}")
@@ -221,7 +222,9 @@ def router(context: ServiceContext) -> APIRouter:
         rows = await context.rows(MIGRATION_COUNTS, {"id": move_id, "limit": 1})
         if not rows:
             raise UnknownPlanMigrationError(f"there is no plan migration {move_id}")
-        return PlanMigrationView.of(PLAN_MIGRATIONS.load(rows[0].state), rows[0].asked, rows[0].moved, rows[0].refused)
+        return PlanMigrationView.of(
+            PLAN_MIGRATIONS.load(rows[0].state), rows[0].requested, rows[0].applied, rows[0].refused
+        )
 
     @routes.post("/{move_id}/pause")
     async def pause(move_id: MigrationId, body: PauseBody, who: Operator) -> PlanMigrationView:

@@ -44,16 +44,16 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         Refused with `no_portal`; 502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
         """
         account = await account_of(context, tenant_id)
-        one = connected.get(account.provider)
-        if one is None:
+        connection = connected.get(account.provider)
+        if connection is None:
             raise Problem(503, "provider_away", f"the provider {account.provider} is not configured here")
-        if not isinstance(one.provider, Portal):
+        if not isinstance(connection.provider, Portal):
             raise NoPortalError(f"{account.provider} has no customer portal")
         if account.customer is None:
             raise NoPortalError(f"the account of {tenant_id} is not open yet")
         try:
             async with asyncio.timeout(TIMEOUT_S), concurrency:
-                url = await one.provider.portal(account.customer, context.settings.checkout_return_url)
+                url = await connection.provider.portal(account.customer, context.settings.checkout_return_url)
         except TimeoutError as error:
             raise Problem(503, "provider_away", f"{account.provider} did not answer in {TIMEOUT_S:.0f} s") from error
         except ProviderAwayError as error:

@@ -66,8 +66,8 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         """Returns the providers of this installation in the order of their names."""
         default = context.settings.default_provider
         return [
-            ProviderView(name=name, default=name == default, capabilities=capabilities(one))
-            for name, one in sorted(connected.items())
+            ProviderView(name=name, default=name == default, capabilities=capabilities(connection))
+            for name, connection in sorted(connected.items())
         ]
 
     @routes.get("/{provider}/customers/{customer}")
@@ -88,7 +88,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
     return routes
 
 
-def capabilities(one: ProviderConnection) -> list[Capability]:
+def capabilities(connection: ProviderConnection) -> list[Capability]:
     """Returns the optional capabilities of a provider."""
     ports: Mapping[Capability, type[object]] = {
         Capability.REDELIVERS: Redelivers,
@@ -97,5 +97,5 @@ def capabilities(one: ProviderConnection) -> list[Capability]:
         Capability.METERS: Meters,
         Capability.PORTAL: Portal,
     }
-    messages = [Capability.MESSAGES] if one.inbound is not None else []
-    return messages + [name for name, port in ports.items() if isinstance(one.provider, port)]
+    messages = [Capability.MESSAGES] if connection.inbound is not None else []
+    return messages + [name for name, port in ports.items() if isinstance(connection.provider, port)]

@@ -25,7 +25,7 @@ from paybill_contracts.catalogue import PlanRef, PlanVersion
 from paybill_contracts.errors import DomainError
 from pydantic import Field
 
-from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, UnknownPriceError, published, sold_at
+from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, UnknownPriceError, plan_of_price, published
 from paybill_billing.providers.port.snapshots import ProviderSnapshot, SnapshotItem
 from paybill_billing.subscriptions.domain import expiry
 from paybill_billing.subscriptions.domain.accounts import Account
@@ -67,7 +67,7 @@ class SubscriptionState:
 
 
 @dataclass(frozen=True, slots=True)
-class Sold:
+class PinnedPlan:
     """The plan version that a subscription pins. item: the item that has the plan's price."""
 
     plan: PlanVersion
@@ -89,7 +89,9 @@ def subscription_id(provider: str, provider_subscription: str) -> str:
     return "sub_" + sha256(f"{provider}/{provider_subscription}".encode()).hexdigest()[:32]
 
 
-def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None, snapshot: ProviderSnapshot) -> Sold:
+def pinned_plan(
+    catalogue: Catalogue, account: Account, state: SubscriptionState | None, snapshot: ProviderSnapshot
+) -> PinnedPlan:
     """Returns the plan version that a subscription of this account pins: that of the first item with a plan's price.
 
     Prices that belong to no plan were made for this customer alone: then the subscription keeps its plan, or, when its
@@ -97,7 +99,7 @@ def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None
     UnknownPriceError when none of this applies.
     """
     try:
-        found, item = first_sold(catalogue, account.provider, snapshot.items)
+        found, item = first_plan_item(catalogue, account.provider, snapshot.items)
     except UnknownPriceError:
         item = snapshot.items[0]
         if state is not None:
@@ -107,7 +109,9 @@ def sold(catalogue: Catalogue, account: Account, state: SubscriptionState | None
             found = published(catalogue, account.plan, account.plan_version)
         else:
             raise
-    return Sold(found.plan, found.catalogue_hash, item, _pending(catalogue, account.provider, snapshot, found, item))
+    return PinnedPlan(
+        found.plan, found.catalogue_hash, item, _pending(catalogue, account.provider, snapshot, found, item)
+    )
 
 
 def sync(
@@ -116,7 +120,7 @@ def sync(
     *,
     tenant_id: str,
     provider: str,
-    sold: Sold,
+    pinned: PinnedPlan,
     failures: Iterable[FailedCollection],
     now: datetime,
     adopted: bool = False,
@@ -129,8 +133,8 @@ def sync(
     UnknownStatusError.
     """
     before = state.subscription if state is not None else None
-    paid_until = _paid_until(before, snapshot, sold.item)
-    grace_until = _grace_until(before, snapshot, sold.plan.grace_s, paid_until, failures, now)
+    paid_until = _paid_until(before, snapshot, pinned.item)
+    grace_until = _grace_until(before, snapshot, pinned.plan.grace_s, paid_until, failures, now)
     after = Subscription(
         subscription_id=subscription_id(provider, snapshot.id),
         tenant_id=tenant_id,
@@ -138,24 +142,24 @@ def sync(
         provider_subscription=snapshot.id,
         provider_status=snapshot.status,
         access=_access(before, snapshot, grace_until, now),
-        plan=_pinned(before, sold),
-        quantity=sold.item.quantity,
-        price=sold.item.amount,
+        plan=_plan_ref(before, pinned),
+        quantity=pinned.item.quantity,
+        price=pinned.item.amount,
         period_start=snapshot.period_start,
         period_end=snapshot.period_end,
         cancel_at=snapshot.cancel_at,
         grace_until=grace_until,
         trial_end=snapshot.trial_end,
         paid_until=paid_until,
-        interval=sold.item.interval,
-        pending=sold.pending,
-        grace_s=sold.plan.grace_s,
+        interval=pinned.item.interval,
+        pending=pinned.pending,
+        grace_s=pinned.plan.grace_s,
     )
     if expiry.is_past_end(after, now):
         after = after.model_copy(update={"past_end": True})
     if adopted and before is None and after.access is AccessState.ENDED:
         return []
-    return [] if after == before else _transition(before, after, sold.plan.retention_s, list(others))
+    return [] if after == before else _transition(before, after, pinned.plan.retention_s, list(others))
 
 
 def on_time(
@@ -194,11 +198,13 @@ def evolve(_state: SubscriptionState | None, event: SubscriptionEvent) -> Subscr
             assert_never(event)
 
 
-def first_sold(catalogue: Catalogue, provider: str, items: tuple[SnapshotItem, ...]) -> tuple[Published, SnapshotItem]:
+def first_plan_item(
+    catalogue: Catalogue, provider: str, items: tuple[SnapshotItem, ...]
+) -> tuple[Published, SnapshotItem]:
     """Returns the first plan that has one of the items' prices, with that item. Raises UnknownPriceError."""
     for item in items:
         with suppress(UnknownPriceError):
-            return sold_at(catalogue, provider, item.price), item
+            return plan_of_price(catalogue, provider, item.price), item
     ids = ", ".join(item.price.id for item in items)
     raise UnknownPriceError(
         f"no price of {ids} at {provider} belongs to a plan of the catalogue; add one to provider_prices"
@@ -212,7 +218,7 @@ def _pending(
     if snapshot.pending is None:
         return None
     try:
-        found, then = first_sold(catalogue, provider, snapshot.pending.items)
+        found, then = first_plan_item(catalogue, provider, snapshot.pending.items)
     except UnknownPriceError:
         return None
     if (found.plan, then.quantity, then.interval or item.interval) == (now.plan, item.quantity, item.interval):
@@ -267,13 +273,13 @@ def _paid_until(before: Subscription | None, snapshot: ProviderSnapshot, item: S
     An open invoice within a period does not prove that the period was paid: then the known value counts. An open
     invoice at another price does not shorten the period that was paid at the old price.
     """
-    known, shown = before.paid_until if before is not None else None, snapshot.paid_until
-    if before is None or known is None or shown is None or snapshot.status not in _FAILING:
-        return shown
-    if shown == snapshot.period_end:
-        return min(known, shown) if before.period_start == snapshot.period_start else shown
+    known, reported = before.paid_until if before is not None else None, snapshot.paid_until
+    if before is None or known is None or reported is None or snapshot.status not in _FAILING:
+        return reported
+    if reported == snapshot.period_end:
+        return min(known, reported) if before.period_start == snapshot.period_start else reported
     is_same_price = (before.price, before.interval) == (item.amount, item.interval)
-    return shown if is_same_price else max(known, shown)
+    return reported if is_same_price else max(known, reported)
 
 
 def _grace_until(
@@ -299,18 +305,18 @@ def _grace_until(
     known = before.grace_until if before is not None and _was_failing(before) else None
     if _was_suspended(before):
         return known
-    shown = [snapshot.failed_at] if snapshot.failed_at is not None else []
+    fetched = [snapshot.failed_at] if snapshot.failed_at is not None else []
     reported = [failure.at for failure in failures if failure.invoice == snapshot.invoice]
-    until = min([now, *shown, *reported]) + timedelta(seconds=grace_s)
+    until = min([now, *fetched, *reported]) + timedelta(seconds=grace_s)
     until = until if known is None else min(until, known)
     return until if paid_until is None else max(until, paid_until)
 
 
-def _pinned(before: Subscription | None, sold: Sold) -> PlanRef:
+def _plan_ref(before: Subscription | None, pinned: PinnedPlan) -> PlanRef:
     """Returns the plan version with the hash of the catalogue that it was first pinned from."""
-    if before is not None and (before.plan.plan, before.plan.version) == (sold.plan.plan, sold.plan.version):
+    if before is not None and (before.plan.plan, before.plan.version) == (pinned.plan.plan, pinned.plan.version):
         return before.plan
-    return PlanRef(plan=sold.plan.plan, version=sold.plan.version, catalogue_hash=sold.catalogue_hash)
+    return PlanRef(plan=pinned.plan.plan, version=pinned.plan.version, catalogue_hash=pinned.catalogue_hash)
 
 
 def _transition(

@@ -98,7 +98,7 @@ class SubscriptionSync:
                 failed = payments.fail(payment, attempt, tenant_id=tenant_id, subscription_id=id_)
                 unit.record(PAYMENTS, attempt.event, failed)
             state = unit.get(SUBSCRIPTIONS, id_)
-            sold = subscriptions.sold(current, account, state, snapshot)
+            sold = subscriptions.pinned_plan(current, account, state, snapshot)
             found = [unit.get(SUBSCRIPTIONS, other) for other in others]
             alternatives = [other.subscription for other in found if other is not None]
             events = subscriptions.sync(
@@ -106,7 +106,7 @@ class SubscriptionSync:
                 snapshot,
                 tenant_id=tenant_id,
                 provider=self._name,
-                sold=sold,
+                pinned=sold,
                 failures=[FailedCollection(attempt.invoice, when) for attempt, when in failures],
                 now=at.now,
                 adopted=account.adopts is not None,
