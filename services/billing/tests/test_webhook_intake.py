@@ -1,7 +1,9 @@
 """What a provider sends is kept before it is answered; what is not a provider's message is refused and named."""
 
 import asyncio
+import gc
 import json
+import sys
 from datetime import UTC, datetime
 
 import httpx
@@ -101,6 +103,23 @@ def test_what_is_no_message_of_the_provider_is_refused_with_a_code(signed, body,
         StripeInbound(SECRETS).receive(body, headers_for(signed, body, signing), datetime.now(UTC))
 
     assert caught.value.code == code
+
+
+def test_a_deeply_nested_body_is_refused_far_from_the_recursion_limit(signed, monkeypatch):
+    """At the limit, finalizers that a garbage collection runs would fail, as its callbacks would here."""
+    failed = []
+    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    body, threshold, callback = b"[" * 100_000, gc.get_threshold(), lambda _phase, _info: sorted([1], key=str)
+    gc.callbacks.append(callback)
+    gc.set_threshold(1)
+    try:
+        with pytest.raises(DeliveryRefusedError):
+            StripeInbound(SECRETS).receive(body, signed(body), datetime.now(UTC))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(callback)
+
+    assert failed == []
 
 
 async def test_every_refusal_is_a_problem_and_nothing_of_it_is_kept(world, outside, signed):

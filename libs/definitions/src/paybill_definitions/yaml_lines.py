@@ -6,8 +6,10 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from typing_extensions import override
 
 MAX_BYTES = 512 * 1024
+MAX_DEPTH = 100
 MAX_DIAGNOSTICS = 20
 MAX_VALUES = 100_000
 
@@ -42,10 +44,32 @@ def read(model: type[M], text: str) -> tuple[M, Lines]:
         return model.model_validate(_parsed(text, lines)), lines
     except yaml.YAMLError as error:
         raise InvalidDocumentError(_yaml_diagnostic(error)) from None
-    except RecursionError:
-        raise InvalidDocumentError(Diagnostic(1, "no YAML: nested too deeply")) from None
     except ValidationError as error:
         raise InvalidDocumentError(*(_schema_diagnostic(item, lines) for item in error.errors())) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Loader that refuses deep nesting before Python's recursion limit does.
+
+    At that limit a garbage collection would run finalizers of unrelated objects, which then fail with RecursionError.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    @override
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _too_deep()
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def _too_deep() -> InvalidDocumentError:
+    return InvalidDocumentError(Diagnostic(1, "no YAML: nested too deeply"))
 
 
 def report(name: str, diagnostics: Iterable[Diagnostic]) -> list[str]:
@@ -57,7 +81,7 @@ def report(name: str, diagnostics: Iterable[Diagnostic]) -> list[str]:
 
 def _parsed(text: str, lines: Lines) -> Any:
     """Returns plain values, and records the line of each in `lines`."""
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -69,6 +93,8 @@ def _parsed(text: str, lines: Lines) -> Any:
 
 def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: Lines) -> Any:
     line = node.start_mark.line + 1
+    if len(path) > MAX_DEPTH:  # by an alias that contains itself
+        raise _too_deep()
     if path in lines:
         raise InvalidDocumentError(Diagnostic(line, f"{path[-1]} is written twice, first in line {lines[path]}"))
     lines[path] = line

@@ -12,6 +12,7 @@ from hashlib import sha256
 from itertools import count
 from typing import Any
 
+import orjson
 from paybill_billing.providers.port import (
     Delivery,
     DeliveryRefusedError,
@@ -180,9 +181,9 @@ class AcmeInbound:
         if abs(int(time) - now.timestamp()) > TOLERANCE_S:
             raise DeliveryRefusedError("stale", f"it was not signed within {TOLERANCE_S} s of now")
         try:
-            said = json.loads(body)
+            said = orjson.loads(body)
             id_, subscription, customer = (str(said[name]) for name in ("id", "subscription", "customer"))
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError):
             raise DeliveryRefusedError("not_ours", "the body does not say what changed") from None
         return Delivery(
             event_id=id_,

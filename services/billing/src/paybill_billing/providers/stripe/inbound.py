@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, NoReturn
 
 import orjson
@@ -30,6 +31,8 @@ _HEADER = "stripe-signature"
 _TIME = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)")
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,255}")
 _TARGET = re.compile(r"[A-Za-z0-9_./\-]{1,300}")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_MAX_DEPTH = 200
 _YEAR_5138 = 10**11
 
 
@@ -131,7 +134,7 @@ def _text(body: bytes) -> str:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         event = _parsed(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         _refuse("not_json", "the body is not JSON")
     if not isinstance(event, dict):
         _refuse("not_an_object", "the body is not a JSON object")
@@ -143,7 +146,19 @@ def _parsed(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
+        if _depth(text) > _MAX_DEPTH:
+            raise
         return json.loads(text)
+
+
+def _depth(text: str) -> int:
+    """Returns how deep arrays and objects are nested.
+
+    json raises RecursionError when that is too deep. A garbage collection at that moment runs finalizers of unrelated
+    objects, which then fail, too.
+    """
+    brackets = _STRING.sub("", text)
+    return max(accumulate((each in "[{") - (each in "]}") for each in brackets), default=0)
 
 
 def _object_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
