@@ -178,7 +178,7 @@ def test_customers_become_tenants_once_and_what_stands_in_the_way_is_said(on_sta
     assert done.code == again.code == ExitCode.FAILED
     assert [one["state"] for one in done.data] == ["active", "active", "waiting", "refused"]
     assert "provider_prices" in done.data[2]["why"]
-    assert "Stripe does not have it" in done.data[3]["why"]
+    assert "Stripe has no such object" in done.data[3]["why"]
     assert again.data == done.data
     assert [one["state"] for one in dry.data] == ["done", "done", "done", "refused"]
     assert "4 of 4 taken over" in done.err

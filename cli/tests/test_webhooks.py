@@ -50,7 +50,7 @@ def test_messages_are_listed_by_what_they_are_about_and_what_became_of_them(on_s
 
     assert [(row["id"], row["state"]) for row in about] == [(first, "waiting")]
     assert [row[2] for row in quarantined.rows] == [strange]
-    assert "it is of live mode" in quarantined.out
+    assert "it is a live mode message" in quarantined.out
     assert [row[2] for row in limited.rows] == [strange]
     assert "there are more than 1" in limited.err
 

@@ -87,7 +87,7 @@ async def test_a_customer_is_one_tenant_and_no_other(world, bought) -> None:
 async def test_a_customer_that_is_not_there_is_refused_with_the_reason(world) -> None:
     await world.tenants.request_tenant(TENANT, customer="cus_nobody")
 
-    assert "Stripe does not have it" in await failed(world, TENANT)
+    assert "Stripe has no such object" in await failed(world, TENANT)
     answer = await world.served.client.get("/v1/providers/stripe/customers/cus_nobody")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_customer")
 

@@ -59,9 +59,17 @@ async def test_messages_are_found_by_what_they_are_about_and_by_what_became_of_t
 @pytest.mark.parametrize(
     ("settings_of", "body", "why"),
     [
-        ({}, about(1, livemode=True), "it is of live mode, and we are in test mode"),
-        ({"stripe_livemode": True}, about(1, livemode=False), "it is of test mode, and we are in live mode"),
-        ({"stripe_account": "acct_ours"}, about(1, account="acct_theirs"), "it is of another account than acct_ours"),
+        ({}, about(1, livemode=True), "it is a live mode message, and this installation uses test mode"),
+        (
+            {"stripe_livemode": True},
+            about(1, livemode=False),
+            "it is a test mode message, and this installation uses live mode",
+        ),
+        (
+            {"stripe_account": "acct_ours"},
+            about(1, account="acct_theirs"),
+            "it belongs to an account other than acct_ours",
+        ),
         (
             {"stripe_account": "acct_ours"},
             json.dumps(
@@ -73,7 +81,7 @@ async def test_messages_are_found_by_what_they_are_about_and_by_what_became_of_t
                     "related_object": {"id": "sub_1", "type": "subscription"},
                 }
             ).encode(),
-            "it is of another account than acct_ours",
+            "it belongs to an account other than acct_ours",
         ),
     ],
 )

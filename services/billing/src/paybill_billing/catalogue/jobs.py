@@ -18,7 +18,7 @@ _START = Origin("start", "start", "service:billing", "")
 
 
 async def publish_initial_catalogue(context: ServiceContext) -> None:
-    """Publishes the catalogue file unless a catalogue was published before; later versions are published by people.
+    """Publishes the catalogue file unless a catalogue exists; operators publish later versions.
 
     Raises ConfigurationError, which ends the start, so that no wrong catalogue is sold.
     """

@@ -67,7 +67,7 @@ class NothingToChangeError(ConflictError):
 
 
 class NoPeriodError(ConflictError):
-    """Raised when a change is requested for the end of a period and prices is no current period."""
+    """Raised when a change is requested for the end of a period and there is no current period."""
 
     code = "no_period"
 

@@ -239,7 +239,7 @@ def owed_or_settled(state: ManualContract, invoice_id: str) -> tuple[Invoice, Co
         if invoice.invoice_id == invoice_id:
             return invoice, contract_of(state)
     raise UnknownInvoiceError(
-        f"there is no invoice {invoice_id}, or it was settled and dropped from the newest {KEPT_SETTLED}"
+        f"there is no invoice {invoice_id}, or it is no longer among the newest {KEPT_SETTLED} settled ones"
     )
 
 
