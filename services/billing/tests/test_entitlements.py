@@ -2,12 +2,24 @@
 
 import json
 from datetime import timedelta
-from itertools import pairwise
 
 import pytest
-from billing_samples import BASIC, DAY, EUR_20, NOW, PRO_1, PRO_2, TENANT
-from hypothesis import given
-from hypothesis import strategies as st
+from billing_samples import BASIC, DAY, NOW, PRO_1, PRO_2
+from entitlement_samples import (
+    ACTIVE,
+    EXTENDED,
+    ON_BASIC,
+    PRO,
+    QUOTA,
+    SECOND,
+    SUPPORT,
+    after,
+    applied,
+    granted,
+    limit,
+    overridden,
+    with_access,
+)
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.domain.entitlements import (
     MAX_OVERRIDES_AND_GRANTS,
@@ -19,82 +31,11 @@ from paybill_billing.entitlements.domain.entitlements import (
     TooManyOverridesError,
     UndeclaredMeterError,
 )
-from paybill_billing.entitlements.domain.overrides import Grant, Override, effective
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_contracts.billing import AccessState, EntitlementsSet, Subscription
-from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, PlanRef, StaticFeature
+from paybill_contracts.billing import AccessState
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.entitlements import EntitlementGranted, EntitlementOverridden, EntitlementWithdrawn
-from paybill_contracts.event import digest, encode
-
-ACTIVE = Subscription(
-    subscription_id="sub_" + "1" * 32,
-    tenant_id=TENANT,
-    provider="stripe",
-    provider_subscription="sub_P1",
-    provider_status="active",
-    access=AccessState.ACTIVE,
-    plan=PlanRef(plan="pro", version=1, catalogue_hash="c" * 64),
-    quantity=1,
-    price=EUR_20,
-    period_start=None,
-    period_end=None,
-    cancel_at=None,
-    grace_until=None,
-)
-ON_BASIC = ACTIVE.model_copy(update={"plan": PlanRef(plan="basic", version=1, catalogue_hash="c" * 64)})
-SECOND = ACTIVE.model_copy(update={"subscription_id": "sub_" + "2" * 32})
-SSO = BooleanFeature(kind="boolean", key="sso", enabled=False)
-SUPPORT = StaticFeature(kind="static", key="support", value="community")
-QUOTA = MeteredFeature(kind="metered", key="calls", meter="calls", included=100, quota=200)
-EXTENDED_PLAN = PRO_1.model_copy(update={"features": (*PRO_1.features, SSO, SUPPORT)})
-
-
-def with_access(access, subscription=ACTIVE):
-    return subscription.model_copy(update={"access": access})
-
-
-def after(current, events):
-    for event in events:
-        current = entitlements.evolve(current, event)
-    return current
-
-
-def applied(current, subscription, plan, now=NOW):
-    return after(current, entitlements.apply_subscription(current, subscription, plan, now))
-
-
-PRO = applied(None, ACTIVE, PRO_1)
-EXTENDED = applied(None, ACTIVE, EXTENDED_PLAN)
-
-
-def limit(number, key="projects"):
-    return LimitFeature(kind="limit", key=key, limit=number)
-
-
-def overridden(current, feature, since=NOW, until=None, number=1, now=NOW):
-    return entitlements.override(
-        current,
-        override_id=f"ovr_{number:032x}",
-        feature=feature,
-        valid_from=since,
-        valid_until=until,
-        reason="contract 7",
-        meters=["calls"],
-        now=now,
-    )
-
-
-def granted(current, feature, amount=0, since=NOW, until=None, number=1, now=NOW):
-    return entitlements.grant(
-        current,
-        grant_id=f"grt_{number:032x}",
-        feature=feature,
-        amount=amount,
-        valid_from=since,
-        valid_until=until,
-        reason="a gift",
-        now=now,
-    )
+from paybill_contracts.event import digest
 
 
 def test_an_active_subscription_gives_its_plan_s_features():
@@ -300,95 +241,6 @@ def test_a_subscription_applied_after_a_boundary_gives_the_features_in_force_the
     (new_set,) = entitlements.apply_subscription(current, with_access(AccessState.SUSPENDED), PRO_1, NOW + 2 * DAY)
 
     assert new_set.features[0] == limit(15)
-
-
-# Generated overrides and grants, with few different times, so that their boundaries coincide.
-times = st.integers(-3, 9).map(lambda hours: NOW + timedelta(hours=hours))
-features = st.sampled_from([limit(1), limit(2), SSO, SUPPORT, QUOTA, SSO.model_copy(update={"enabled": True})])
-
-
-@st.composite
-def spans(draw):
-    since = draw(times)
-    until = draw(st.none() | st.integers(1, 6).map(lambda hours: since + timedelta(hours=hours)))
-    return since, until
-
-
-@st.composite
-def overrides(draw):
-    drawn = draw(st.lists(st.tuples(features, spans()), max_size=6))
-    return [Override(f"o{n}", feature, *span, "x", n) for n, (feature, span) in enumerate(drawn)]
-
-
-@st.composite
-def grants(draw):
-    keys = st.sampled_from(["projects", "calls", "sso", "support", "nothing"])
-    drawn = draw(st.lists(st.tuples(keys, st.integers(0, 10**15), spans()), max_size=6))
-    return [Grant(f"g{n}", key, amount, *span, "x") for n, (key, amount, span) in enumerate(drawn)]
-
-
-@given(overrides(), grants(), times, st.randoms(use_true_random=False))
-def test_the_effective_set_is_independent_of_order_and_duplicates(some_overrides, some_grants, at, random):
-    expected = effective(EXTENDED_PLAN.features, some_overrides, some_grants, at)
-    more_overrides, more_grants = some_overrides * 2, some_grants * 2
-    random.shuffle(more_overrides)
-    random.shuffle(more_grants)
-
-    assert effective(EXTENDED_PLAN.features, more_overrides, more_grants, at) == expected
-
-
-@given(overrides(), times)
-def test_applying_overrides_twice_changes_nothing(some_overrides, at):
-    once = effective(EXTENDED_PLAN.features, some_overrides, (), at)
-
-    assert {f.key: f for f in effective(once, some_overrides, (), at)} == {f.key: f for f in once}
-
-
-@given(overrides(), grants(), times)
-def test_the_effective_set_has_unique_keys_is_serialisable_and_keeps_the_plan_s_features(
-    some_overrides, some_grants, at
-):
-    in_force = effective(EXTENDED_PLAN.features, some_overrides, some_grants, at)
-    (new_set,) = entitlements.apply_subscription(None, ACTIVE, EXTENDED_PLAN, NOW)
-
-    keys = [feature.key for feature in in_force]
-    assert len(keys) == len(set(keys))
-    assert keys[: len(EXTENDED_PLAN.features)] == [feature.key for feature in EXTENDED_PLAN.features]
-    document = encode(new_set.model_copy(update={"features": in_force}))
-    assert EntitlementsSet.model_validate_json(document).features == in_force
-
-
-@given(
-    st.lists(
-        st.tuples(st.booleans(), st.integers(1, 9), st.integers(0, 6), st.none() | st.integers(1, 6)),
-        min_size=1,
-        max_size=5,
-    ),
-    st.integers(0, 14),
-)
-def test_timers_emit_a_set_exactly_when_it_changes(drawn, more_hours):
-    current = PRO
-    for number, (is_grant, amount, start, length) in enumerate(drawn):
-        since = NOW + timedelta(hours=start)
-        until = None if length is None else since + timedelta(hours=length)
-        if is_grant:
-            current = after(current, granted(current, "projects", amount, since, until, number))
-        else:
-            current = after(current, overridden(current, limit(amount), since, until, number))
-    all_overrides, all_grants = current.overrides, current.grants
-    expected, emitted = [current.features], []
-    for quarter in range(1, 4 * (13 + more_hours)):
-        now = NOW + timedelta(minutes=15 * quarter)
-        expected.append(effective(PRO_1.features, all_overrides, all_grants, now))
-        events = entitlements.on_time(current, now)
-        assert entitlements.on_time(after(current, events), now) == []
-        current = after(current, events)
-        emitted += events
-        assert current.features == expected[-1]
-
-    assert len(emitted) == sum(before != now for before, now in pairwise(expected))
-    assert current.due is None
-    assert all(isinstance(event, EntitlementsSet) for event in emitted)
 
 
 def test_a_grant_is_a_separate_fact():

@@ -137,17 +137,17 @@ async def test_a_licence_is_reissued_when_seats_or_entitlements_change(vendor):
     assert [fact.event.licence.revision for fact in facts] == [2, 3]
 
 
-async def test_a_licence_lapses_without_access_and_is_reissued_when_access_returns(vendor):
+async def test_a_licence_is_not_renewed_without_access_and_is_reissued_when_access_returns(vendor):
     id_ = (await issue(vendor))["licence_id"]
     first = await in_force(vendor, id_)
 
     await vendor.record(entitled(allows=False))
 
-    async def lapsing():
+    async def without_renewal():
         found = await vendor.get(f"/v1/licences/{id_}")
         return found if found["licence"]["status"] == "lapsing" else None
 
-    without_access = await eventually(lapsing)
+    without_access = await eventually(without_renewal)
     refused = await post(vendor, f"/v1/licences/{id_}/renew", status=409)
     await vendor.record(entitled())
     again = await in_force(vendor, id_, 2)

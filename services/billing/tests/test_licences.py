@@ -86,7 +86,7 @@ def in_force(**more):
 
 LICENCE = in_force()
 REVOKED = fold(LICENCE, licences.revoke(LICENCE, "leaked", RevocationOrigin.OPERATOR))
-LAPSING = fold(LICENCE, licences.on_subscription_changed(LICENCE, entitled(allows=False), subscription(), NOW))
+WITHOUT_ACCESS = fold(LICENCE, licences.on_subscription_changed(LICENCE, entitled(allows=False), subscription(), NOW))
 
 
 def test_an_issued_licence_is_signed_with_the_subscription_s_terms():
@@ -211,11 +211,11 @@ def test_a_licence_without_access_is_not_renewed_and_stays_valid_until_it_expire
 
 
 def test_a_licence_is_reissued_when_access_returns():
-    (request,) = licences.on_subscription_changed(LAPSING, entitled(), subscription(), NOW + DAY)
+    (request,) = licences.on_subscription_changed(WITHOUT_ACCESS, entitled(), subscription(), NOW + DAY)
 
     assert request.expires_at == NOW + 31 * DAY
-    assert fold(LAPSING, [request]).status is Status.IN_FORCE
-    assert issued(LAPSING)[0].revision == 2
+    assert fold(WITHOUT_ACCESS, [request]).status is Status.IN_FORCE
+    assert issued(WITHOUT_ACCESS)[0].revision == 2
 
 
 def test_a_licence_is_revoked_once_with_all_its_signed_revisions():
@@ -290,7 +290,7 @@ def test_a_licence_that_is_not_in_force_activates_no_machine():
         seats.activate(LICENCE, MACHINES[0], LICENCE.claims.expires_at)
     with pytest.raises(LicenceTakenBackError):
         seats.activate(REVOKED, MACHINES[0], NOW)
-    assert seats.activate(LAPSING, MACHINES[0], NOW) != []
+    assert seats.activate(WITHOUT_ACCESS, MACHINES[0], NOW) != []
 
 
 _STEPS = st.one_of(

@@ -205,8 +205,8 @@ def grant(
     }
     match there.get(feature):
         case None:
-            known = ", ".join(there) or "nothing"
-            raise NotGrantableError(f"there is no feature {feature}, only {known}; override {feature} to add it")
+            keys = ", ".join(there) or "none"
+            raise NotGrantableError(f"there is no feature {feature}, only {keys}; override {feature} to add it")
         case StaticFeature():
             raise NotGrantableError(f"{feature} is a fixed value; override it instead")
         case BooleanFeature() if amount != 0:
@@ -230,10 +230,10 @@ def grant(
 def withdraw(current: Entitlements | None, withdrawn_id: str, reason: str, now: datetime) -> list[EntitlementsEvent]:
     """Ends an override or a grant now. Raises NothingEntitledError, NoSuchOverrideOrGrantError."""
     entitled = existing(current)
-    known = {each.id for each in unexpired(entitled.overrides, now)} | {
+    active = {each.id for each in unexpired(entitled.overrides, now)} | {
         each.id for each in unexpired(entitled.grants, now)
     }
-    if withdrawn_id not in known:
+    if withdrawn_id not in active:
         raise NoSuchOverrideOrGrantError(f"{entitled.id} has no override or grant {withdrawn_id}, or it has ended")
     withdrawn = EntitlementWithdrawn(tenant_id=entitled.id, withdrawn_id=withdrawn_id, reason=reason, decided_at=now)
     return _with_new_set(entitled, withdrawn, now)

@@ -1,4 +1,4 @@
-"""HTTP of entitlement checks, which count the usage of the open window."""
+"""HTTP route that checks one feature of a tenant; metered features are checked against the open window."""
 
 from typing import Annotated, Literal
 
