@@ -45,7 +45,7 @@ class Billing:
             if event.type == "invoice.payment_failed":
                 failure = attempt(event.id, event.object)
                 failures.append(FailedCollection(failure.invoice, datetime.fromtimestamp(event.created, UTC)))
-                said = payments.fail(
+                said = payments.record_failure(
                     self.failed.get(event.id), failure, tenant_id=TENANT, subscription_id="sub_" + 32 * "1"
                 )
                 for fact in said:

@@ -23,7 +23,7 @@ from paybill_contracts.money import CurrencyMismatchError
 def test_an_upgrade_now_is_invoiced_for_the_remaining_days():
     """March has 31 days; on the 11th, ten of them are used."""
     events = manual.change(ACTIVE, terms(6200), at_period_end=False, at=NOW + 10 * DAY, made_for="k1")
-    quote = manual.cost(ACTIVE, events, NOW + 10 * DAY)
+    quote = manual.quote(ACTIVE, events, NOW + 10 * DAY)
     state = fold(ACTIVE, events)
 
     assert [line.amount.minor for line in quote.lines] == [-2100, 4200]
@@ -35,7 +35,7 @@ def test_an_upgrade_now_is_invoiced_for_the_remaining_days():
 
 def test_a_downgrade_now_becomes_credit_for_the_next_invoices():
     events = manual.change(ACTIVE, terms(1000), at_period_end=False, at=NOW + 10 * DAY, made_for=None)
-    quote = manual.cost(ACTIVE, events, NOW + 10 * DAY)
+    quote = manual.quote(ACTIVE, events, NOW + 10 * DAY)
     state = at(fold(ACTIVE, events), NOW + 70 * DAY)
 
     assert quote.due_now.minor == 0
@@ -62,13 +62,13 @@ def test_another_interval_starts_a_new_period():
 
     assert (state.contract.period_start, state.contract.anchor) == (when, when)
     assert (state.contract.period_end - when).days == 365
-    assert manual.cost(ACTIVE, events, when).due_now.minor == 30000 - 2100
+    assert manual.quote(ACTIVE, events, when).due_now.minor == 30000 - 2100
     assert state.contract.credit == 0
 
 
 def test_a_change_at_the_period_end_costs_nothing_now_and_applies_to_the_next_period():
     events = manual.change(ACTIVE, terms(6200, quantity=2), at_period_end=True, at=NOW, made_for=None)
-    quote = manual.cost(ACTIVE, events, NOW)
+    quote = manual.quote(ACTIVE, events, NOW)
     state = at(fold(ACTIVE, events), NOW + 31 * DAY)
 
     assert (quote.lines, quote.due_now.minor, quote.next_amount.minor) == ((), 0, 12400)
@@ -81,7 +81,7 @@ def test_a_change_during_a_trial_costs_nothing():
     state = accepted(trial_days=14)
     events = manual.change(state, terms(6200), at_period_end=False, at=NOW + DAY, made_for=None)
 
-    assert manual.cost(state, events, NOW).due_now.minor == 0
+    assert manual.quote(state, events, NOW).due_now.minor == 0
     assert at(fold(state, events), NOW + 14 * DAY).invoices[0].total.minor == 6200
 
 
@@ -101,7 +101,7 @@ def test_a_quote_contains_the_effective_time_of_a_cancellation():
 
     def effective(state, *, later):
         events = manual.cancel(state, at_period_end=later, at=when, made_for=None)
-        return manual.cost(state, events, when).effective_at
+        return manual.quote(state, events, when).effective_at
 
     assert effective(ACTIVE, later=False) == when
     assert effective(ACTIVE, later=True) == ACTIVE.contract.period_end
@@ -120,7 +120,7 @@ def test_an_upgrade_costs_what_the_downgrade_credits_and_never_more_than_the_ful
 
     def lines(state, desired):
         events = manual.change(state, desired, at_period_end=False, at=moment, made_for=None)
-        return manual.cost(state, events, moment).lines
+        return manual.quote(state, events, moment).lines
 
     up, down = lines(accepted(low), high), lines(accepted(high), low)
 

@@ -24,11 +24,11 @@ def record(payment, returned, payer=PAYER):
 
 
 def test_a_failure_is_recorded_once_for_a_repeated_event():
-    (event,) = payments.fail(None, ATTEMPT, tenant_id=TENANT, subscription_id=SUBSCRIPTION)
+    (event,) = payments.record_failure(None, ATTEMPT, tenant_id=TENANT, subscription_id=SUBSCRIPTION)
     state = payments.evolve(None, event)
 
     assert (state.id, state.attempt, state.amount, state.kind) == ("evt_1", 2, EUR_20, Kind.FAILED)
-    assert payments.fail(state, ATTEMPT, tenant_id=TENANT, subscription_id=SUBSCRIPTION) == []
+    assert payments.record_failure(state, ATTEMPT, tenant_id=TENANT, subscription_id=SUBSCRIPTION) == []
 
 
 def test_a_refund_is_recorded_once():

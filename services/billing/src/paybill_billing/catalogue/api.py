@@ -105,7 +105,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/catalogue", openapi_extra=_YAML)
     async def publish(
-        request: Request, who: Operator, *, file: File = "plans.yaml", dry_run: DryRun = False
+        request: Request, principal: Operator, *, file: File = "plans.yaml", dry_run: DryRun = False
     ) -> PublicationView:
         """Publishes the plans.yaml in the body; its plans are on sale from now on. Idempotent.
 
@@ -132,13 +132,13 @@ def router(context: ServiceContext) -> APIRouter:
 
         try:
             return await context.decide(
-                who.origin,
+                principal.origin,
                 decide,
                 writes=[] if dry_run else [plans_key],
                 reads=[plans_key, tiers_key] if dry_run else [tiers_key],
                 verb="" if dry_run else "publish_catalogue",
                 target=file,
-                idempotency=None if dry_run else who.idempotency,
+                idempotency=None if dry_run else principal.idempotency,
                 response_type=PublicationView,
             )
         except CatalogueRefusedError as error:

@@ -154,7 +154,13 @@ def router(context: ServiceContext) -> APIRouter:
     routes = APIRouter(prefix="/v1/manual", tags=["manual"])
 
     async def act(
-        who: Caller, tenant_id: str, verb: str, decision: Decision, *, dry_run: bool, reads: Sequence[StateKey] = ()
+        principal: Caller,
+        tenant_id: str,
+        verb: str,
+        decision: Decision,
+        *,
+        dry_run: bool,
+        reads: Sequence[StateKey] = (),
     ) -> ManualContractView:
         """Decides and records, or only returns the result (`dry_run`); all but an offer enqueue a subscription sync."""
         id_ = contract_id(tenant_id)
@@ -169,14 +175,14 @@ def router(context: ServiceContext) -> APIRouter:
             return ManualContractView.of(existing(state, tenant_id))
 
         if dry_run:
-            return await context.decide(who.origin, decide, reads=[CONTRACTS.key(id_), *reads])
+            return await context.decide(principal.origin, decide, reads=[CONTRACTS.key(id_), *reads])
         return await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[CONTRACTS.key(id_)],
             reads=reads,
             extra_statements=partial(enqueue_sync, MANUAL, id_, context.now()) if verb != "offer" else None,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=ManualContractView,
             verb=verb,
             target=tenant_id,
@@ -199,7 +205,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/contracts/{tenant_id}/offer")
     async def offer(
-        tenant_id: TenantId, body: OfferBody, who: Operator, *, dry_run: DryRun = False
+        tenant_id: TenantId, body: OfferBody, principal: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
         """Makes an offer, which replaces the one before.
 
@@ -209,15 +215,15 @@ def router(context: ServiceContext) -> APIRouter:
 
         def decision(unit: UnitOfWork, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             account = _account(unit, tenant_id)
-            plan = catalogue.on_sale(_sold(unit), body.plan or account.plan)
+            plan = catalogue.on_sale(_catalogue(unit), body.plan or account.plan)
             terms = terms_of(plan.plan, plan.version, priced(plan, body.interval, None), body.quantity)
             return manual.offer(state, tenant_id, terms, now + timedelta(days=body.valid_days))
 
-        return await act(who, tenant_id, "offer", decision, dry_run=dry_run, reads=_reads(tenant_id))
+        return await act(principal, tenant_id, "offer", decision, dry_run=dry_run, reads=_reads(tenant_id))
 
     @routes.post("/contracts/{tenant_id}/accept")
     async def accept(
-        tenant_id: TenantId, body: AcceptBody, who: Operator, *, dry_run: DryRun = False
+        tenant_id: TenantId, body: AcceptBody, principal: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
         """Accepts a purchase order: access begins, and the first invoice is issued.
 
@@ -228,7 +234,7 @@ def router(context: ServiceContext) -> APIRouter:
         def decision(unit: UnitOfWork, known: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             state, _ = existing(known, tenant_id), _account(unit, tenant_id)
             default = _default_terms(state)
-            plan = catalogue.published(_sold(unit), default.plan, default.version).plan
+            plan = catalogue.published(_catalogue(unit), default.plan, default.version).plan
             price = priced(plan, body.interval or default.interval, default.unit_price.currency)
             return manual.accept(
                 state,
@@ -239,7 +245,7 @@ def router(context: ServiceContext) -> APIRouter:
                 now=now,
             )
 
-        return await act(who, tenant_id, "accept", decision, dry_run=dry_run, reads=_reads(tenant_id))
+        return await act(principal, tenant_id, "accept", decision, dry_run=dry_run, reads=_reads(tenant_id))
 
     @routes.get("/invoices")
     async def show_invoices(
@@ -261,7 +267,7 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/invoices/{invoice_id}/paid")
     async def paid(
-        invoice_id: InvoiceId, body: PaidBody, who: Operator, *, dry_run: DryRun = False
+        invoice_id: InvoiceId, body: PaidBody, principal: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
         """Records the payment of an invoice. Idempotent.
 
@@ -272,11 +278,11 @@ def router(context: ServiceContext) -> APIRouter:
         def decision(_: UnitOfWork, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             return manual.pay(existing(state, tenant_id), invoice_id, body.reference, now)
 
-        return await act(who, tenant_id, "paid", decision, dry_run=dry_run)
+        return await act(principal, tenant_id, "paid", decision, dry_run=dry_run)
 
     @routes.post("/invoices/{invoice_id}/void")
     async def void(
-        invoice_id: InvoiceId, body: VoidBody, who: Operator, *, dry_run: DryRun = False
+        invoice_id: InvoiceId, body: VoidBody, principal: Operator, *, dry_run: DryRun = False
     ) -> ManualContractView:
         """Voids an invoice. Idempotent.
 
@@ -287,7 +293,7 @@ def router(context: ServiceContext) -> APIRouter:
         def decision(_: UnitOfWork, state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             return manual.void(existing(state, tenant_id), invoice_id, body.reason, now)
 
-        return await act(who, tenant_id, "void", decision, dry_run=dry_run)
+        return await act(principal, tenant_id, "void", decision, dry_run=dry_run)
 
     return routes
 
@@ -321,5 +327,5 @@ def _account(unit: UnitOfWork, tenant_id: str) -> Account:
     return account
 
 
-def _sold(unit: UnitOfWork) -> Catalogue:
+def _catalogue(unit: UnitOfWork) -> Catalogue:
     return catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))

@@ -13,7 +13,7 @@ from paybill_contracts.manual import Contract, ContractStatus, InvoiceStatus, Te
 from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import (
     OFFER_VALID,
-    OWED,
+    UNPAID,
     ContractNotRunningError,
     Decide,
     ManualContract,
@@ -85,7 +85,7 @@ class Manual:
         """Returns the cost of the change at `at`: it decides the change and does not record it."""
         with _provider_errors():
             state = existing(await self._store.read(subscription), subscription)
-            return manual.cost(state, _decide_change(state, desired, at, None), at)
+            return manual.quote(state, _decide_change(state, desired, at, None), at)
 
     async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
         """Applies the change, prorated as quoted for `at`. Idempotent by `key`."""
@@ -100,7 +100,7 @@ class Manual:
 
 def snapshot_of(state: ManualContract, contract: Contract) -> ProviderSnapshot:
     """Returns the contract as a provider snapshot."""
-    owed = [invoice for invoice in state.invoices if invoice.status in OWED]
+    owed = [invoice for invoice in state.invoices if invoice.status in UNPAID]
     overdue = [invoice.due_at for invoice in owed if invoice.status is InvoiceStatus.OVERDUE]
     pending = contract.next_terms
     return ProviderSnapshot(

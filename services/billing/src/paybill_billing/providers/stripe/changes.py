@@ -104,7 +104,7 @@ class StripeChanges:
                     last = await self._preview(found, {"cancel_now": True, "proration_behavior": "none"})
                     return _invoiced(base, last, None)
                 case ChangeKind.REACTIVATE:
-                    regular = await self._preview(found, _reactivated(found))
+                    regular = await self._preview(found, _reactivation_details(found))
                     return base.model_copy(update={"next_amount": _total(regular)})
                 case ChangeKind.PAUSE:
                     return base
@@ -140,7 +140,7 @@ class StripeChanges:
                     )
                 case ChangeKind.REACTIVATE:
                     await self._release(found, key)
-                    if undo := _uncancelled(found):
+                    if undo := _without_cancellation(found):
                         await self._update(found, undo, key)
                 case ChangeKind.PAUSE:
                     if not found.field("pause_collection"):
@@ -299,20 +299,20 @@ def _interval(found: _Current, desired: DesiredSubscription) -> str:
     return str(found.item["price"]["recurring"]["interval"])
 
 
-def _uncancelled(found: _Current) -> "SubscriptionUpdateParams":
+def _without_cancellation(found: _Current) -> "SubscriptionUpdateParams":
     """Returns the parameters that remove a cancellation; empty when there is none."""
     if found.field("cancel_at_period_end"):
         return {"cancel_at_period_end": False}
     return {"cancel_at": ""} if found.field("cancel_at") else {}
 
 
-def _reactivated(found: _Current) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
+def _reactivation_details(found: _Current) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
     """Returns the subscription details without a scheduled change or cancellation."""
     details: InvoiceCreatePreviewParamsSubscriptionDetails = {
         "items": [_item_params(found.item)],
         "proration_behavior": "none",
     }
-    undo = _uncancelled(found)
+    undo = _without_cancellation(found)
     if "cancel_at_period_end" in undo:
         details["cancel_at_period_end"] = False
     if "cancel_at" in undo:

@@ -22,7 +22,7 @@ class StripePrices:
         name = lookup_key(plan, price)
         known = price.provider_prices.get(self._provider) or self._known.get(name)
         if known is None:
-            known = self._known[name] = await self._found(name, price) or await self._made(product, plan, price)
+            known = self._known[name] = await self._find(name, price) or await self._create(product, plan, price)
         return known
 
     def sells(self, price: Json, plan: PlanVersion) -> bool:
@@ -34,7 +34,7 @@ class StripePrices:
             or price.get("lookup_key") in {lookup_key(plan, ours) for ours in plan.prices}
         )
 
-    async def _found(self, name: str, price: Price) -> str | None:
+    async def _find(self, name: str, price: Price) -> str | None:
         page = await self._client.v1.prices.list_async({"lookup_keys": [name], "active": True, "limit": 1})
         for found in page.data:
             if (found.unit_amount, found.currency.upper()) != (price.amount.minor, price.amount.currency):
@@ -44,7 +44,7 @@ class StripePrices:
             return found.id
         return None
 
-    async def _made(self, product: str, plan: PlanVersion, price: Price) -> str:
+    async def _create(self, product: str, plan: PlanVersion, price: Price) -> str:
         name = lookup_key(plan, price)
         made = await self._client.v1.prices.create_async(
             {

@@ -158,7 +158,7 @@ def router(context: ServiceContext) -> APIRouter:
 def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
     @routes.post("/subscriptions/{subscription_id}/changes", status_code=status.HTTP_202_ACCEPTED)
     async def request(
-        subscription_id: SubscriptionId, body: ChangeBody, who: Operator, response: Response
+        subscription_id: SubscriptionId, body: ChangeBody, principal: Operator, response: Response
     ) -> ChangeView:
         """Requests a change. The provider quotes it, and it is applied when the quote is confirmed.
 
@@ -182,14 +182,14 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> ChangeView:
             state, account = unit.get(SUBSCRIPTIONS, subscription_id), unit.get(ACCOUNTS, tenant_id)
-            sold = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
+            known = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
             if state is None:
                 raise UnknownSubscriptionError(f"there is no subscription {subscription_id}")
             leaving = account is not None and account.leaving
             events = changes.request(
                 unit.get(CHANGES, change_id),
                 state.subscription,
-                change_requests.resolve(sold, state.subscription, intent, leaving=leaving),
+                change_requests.resolve(known, state.subscription, intent, leaving=leaving),
                 change_id=change_id,
                 confirmed=body.confirm,
                 reason=body.reason,
@@ -199,7 +199,7 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
             return ChangeView.of(changes.existing(unit.get(CHANGES, change_id), change_id))
 
         view = await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[CHANGES.key(change_id)],
             reads=[
@@ -209,7 +209,7 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
             ],
             verb="change",
             target=subscription_id,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=ChangeView,
         )
         response.headers["Location"] = f"/v1/changes/{view.id}"
@@ -247,7 +247,7 @@ def _read_routes(routes: APIRouter, context: ServiceContext) -> None:
 
 def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
     async def act(
-        who: Caller,
+        principal: Caller,
         change_id: str,
         verb: str,
         decision: Callable[[UnitOfWork, Change, DecisionContext], list[ChangeEvent]],
@@ -262,18 +262,18 @@ def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
             return ChangeView.of(changes.existing(unit.get(CHANGES, change_id), change_id))
 
         return await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[CHANGES.key(change_id)],
             reads=[SUBSCRIPTIONS.key(rows[0].subscription_id)],
             verb=verb,
             target=change_id,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=ChangeView,
         )
 
     @routes.post("/changes/{change_id}/confirm", status_code=status.HTTP_202_ACCEPTED)
-    async def confirm(change_id: ChangeId, body: ConfirmBody, who: Operator) -> ChangeView:
+    async def confirm(change_id: ChangeId, body: ConfirmBody, principal: Operator) -> ChangeView:
         """Confirms a quote; the change is then applied, and events report the new subscription.
 
         Refused with `change_not_quoted_yet`, `quote_changed`, `quote_expired`, `change_over`, or because the current
@@ -287,9 +287,9 @@ def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
                 change_requests.check_allowed(state.subscription, desired.kind, at_period_end=desired.at_period_end)
             return changes.confirm(change, body.quote_hash, at.now)
 
-        return await act(who, change_id, "confirm_change", decision)
+        return await act(principal, change_id, "confirm_change", decision)
 
     @routes.post("/changes/{change_id}/discard")
-    async def discard(change_id: ChangeId, who: Operator) -> ChangeView:
+    async def discard(change_id: ChangeId, principal: Operator) -> ChangeView:
         """Discards a change that is not confirmed. Refused with `change_confirmed` or `change_over`."""
-        return await act(who, change_id, "discard_change", lambda _unit, change, _at: changes.discard(change))
+        return await act(principal, change_id, "discard_change", lambda _unit, change, _at: changes.discard(change))

@@ -117,7 +117,7 @@ def router(context: ServiceContext) -> APIRouter:
     routes = APIRouter(prefix="/v1/moves", tags=["moves"])
 
     async def act(
-        who: Caller, move_id: str, verb: str, decision: Callable[[PlanMigration], list[PlanMigrationEvent]]
+        principal: Caller, move_id: str, verb: str, decision: Callable[[PlanMigration], list[PlanMigrationEvent]]
     ) -> PlanMigrationView:
         def decide(unit: UnitOfWork, _: DecisionContext) -> PlanMigrationView:
             unit.record(
@@ -129,12 +129,12 @@ def router(context: ServiceContext) -> APIRouter:
             return PlanMigrationView.of(migration, migration.asked, migration.moved, migration.refused)
 
         return await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[PLAN_MIGRATIONS.key(move_id)],
             verb=verb,
             target=move_id,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=PlanMigrationView,
         )
 
@@ -167,7 +167,7 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     @routes.post("", status_code=status.HTTP_202_ACCEPTED)
-    async def start(body: PlanMigrationBody, who: Operator, response: Response) -> PlanMigrationView:
+    async def start(body: PlanMigrationBody, principal: Operator, response: Response) -> PlanMigrationView:
         """Starts a plan migration: every subscription of the old version gets a confirmed change to the new one.
 
         It runs in the background and survives restarts. Refused with `unknown_plan`, `same_version`, `nobody_to_move`,
@@ -195,13 +195,13 @@ def router(context: ServiceContext) -> APIRouter:
             return PlanMigrationView.of(plan_migrations.existing(unit.get(PLAN_MIGRATIONS, move_id), move_id), 0, 0, 0)
 
         view = await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[PLAN_MIGRATIONS.key(move_id)],
             reads=[CATALOGUES.key(catalogue.CATALOGUE)],
             verb="move",
             target=f"{body.from_plan}@{body.from_version}",
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=PlanMigrationView,
         )
         response.headers["Location"] = f"/v1/moves/{view.id}"
@@ -227,14 +227,16 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     @routes.post("/{move_id}/pause")
-    async def pause(move_id: MigrationId, body: PauseBody, who: Operator) -> PlanMigrationView:
+    async def pause(move_id: MigrationId, body: PauseBody, principal: Operator) -> PlanMigrationView:
         """Pauses the migration after the current batch. Refused with `move_finished`."""
-        return await act(who, move_id, "pause_move", lambda migration: plan_migrations.pause(migration, body.reason))
+        return await act(
+            principal, move_id, "pause_move", lambda migration: plan_migrations.pause(migration, body.reason)
+        )
 
     @routes.post("/{move_id}/resume")
-    async def resume(move_id: MigrationId, who: Operator) -> PlanMigrationView:
+    async def resume(move_id: MigrationId, principal: Operator) -> PlanMigrationView:
         """Resumes a paused migration. Refused with `move_finished`."""
-        return await act(who, move_id, "resume_move", plan_migrations.resume)
+        return await act(principal, move_id, "resume_move", plan_migrations.resume)
 
     return routes
 

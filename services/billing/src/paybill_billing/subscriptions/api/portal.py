@@ -16,7 +16,7 @@ from paybill_billing.providers.port import Portal, ProviderAwayError, ProviderCo
 from paybill_billing.subscriptions.tables import account_of
 
 TIMEOUT_S = 8.0
-AT_ONCE = 4
+MAX_CONCURRENT = 4
 """Portal requests at the same time: they must not use up the provider's rate limit, which subscription syncs need."""
 
 
@@ -35,7 +35,7 @@ class PortalView(BaseModel):
 def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
     """Returns the route of the customer portal. connected: the providers by name."""
     routes = APIRouter(prefix="/v1", tags=["portal"])
-    concurrency = asyncio.Semaphore(AT_ONCE)
+    concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
     @routes.post("/tenants/{tenant_id}/portal")
     async def open_portal(tenant_id: TenantId, _: Operator, response: Response) -> PortalView:

@@ -121,7 +121,9 @@ def resolve(catalogue: Catalogue, subscription: Subscription, intent: ChangeInte
     return _plan_change(catalogue, subscription, intent, _requested_version(catalogue, subscription, intent))
 
 
-def migrated(catalogue: Catalogue, subscription: Subscription, to: PlanRef, *, at_period_end: bool) -> WantedChange:
+def resolve_migration(
+    catalogue: Catalogue, subscription: Subscription, to: PlanRef, *, at_period_end: bool
+) -> WantedChange:
     """Returns the change to another published version, on sale or retired, with the same interval and quantity.
 
     Raises a refusal of this module.

@@ -49,7 +49,7 @@ def next_sync(subscription: Subscription) -> datetime | None:
     return ends + SYNC_DELAY if ends is not None else None
 
 
-def expired(subscription: Subscription, now: datetime) -> Subscription | None:
+def expire(subscription: Subscription, now: datetime) -> Subscription | None:
     """Returns the subscription after the transition that is due by `now`; None when none is due."""
     at = next_transition(subscription)
     if at is None or now < at:

@@ -56,7 +56,7 @@ class Payer:
     invoice: str | None
 
 
-def fail(
+def record_failure(
     payment: Payment | None, attempt: CollectionAttempt, *, tenant_id: str, subscription_id: str
 ) -> list[PaymentEvent]:
     """Records a failed attempt to collect."""

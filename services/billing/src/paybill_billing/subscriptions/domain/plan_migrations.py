@@ -151,7 +151,9 @@ def request_change(
         move_id=migration.id,
     )
     try:
-        desired = change_requests.migrated(catalogue, subscription, migration.to, at_period_end=migration.at_period_end)
+        desired = change_requests.resolve_migration(
+            catalogue, subscription, migration.to, at_period_end=migration.at_period_end
+        )
         return request(desired, open_change=open_change)
     except DomainError as error:
         desired = WantedChange(

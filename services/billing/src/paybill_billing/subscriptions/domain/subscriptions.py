@@ -166,7 +166,7 @@ def on_time(
     state: SubscriptionState, now: datetime, others: Iterable[SubscriptionState] = ()
 ) -> list[SubscriptionEvent]:
     """Ends a grace period, trial, period or subscription by time alone, without a message from the provider."""
-    after = expiry.expired(state.subscription, now)
+    after = expiry.expire(state.subscription, now)
     if after is None:
         return []
     if after.access is AccessState.GRACE:

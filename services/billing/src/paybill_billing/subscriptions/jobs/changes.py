@@ -41,11 +41,11 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
 @JOBS.effect(ChangeRequested, attempts=8, failed=_failed)
 async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """Gets the provider's quote and records it with the feature differences."""
-    change, subscription, sold = await _known(job)
+    change, subscription, known = await _load(job)
     if change.status is not Status.REQUESTED:
         return
-    desired = change_requests.desired_at_provider(sold, subscription, change.wanted)
-    before = catalogue.published(sold, subscription.plan.plan, subscription.plan.version).plan
+    desired = change_requests.desired_at_provider(known, subscription, change.wanted)
+    before = catalogue.published(known, subscription.plan.plan, subscription.plan.version).plan
     with provider_errors():
         proration = await providers[subscription.provider].quote(
             subscription.provider_subscription, desired, clock.now()
@@ -62,10 +62,10 @@ async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterato
 @JOBS.effect(ChangeConfirmed, attempts=8, failed=_failed)
 async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
     """Applies the change as quoted, and enqueues a sync: its events report the new subscription."""
-    change, subscription, sold = await _known(job)
+    change, subscription, known = await _load(job)
     if change.status is not Status.CONFIRMED or change.quote is None:
         return
-    desired = change_requests.desired_at_provider(sold, subscription, change.wanted)
+    desired = change_requests.desired_at_provider(known, subscription, change.wanted)
     target = subscription.provider_subscription
     with provider_errors():
         await providers[subscription.provider].change(target, desired, change.quote.proration.effective_at, job.id)
@@ -82,10 +82,10 @@ async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator
     )
 
 
-async def _known(job: Job[ChangeRequested] | Job[ChangeConfirmed]) -> tuple[Change, Subscription, Catalogue]:
+async def _load(job: Job[ChangeRequested] | Job[ChangeConfirmed]) -> tuple[Change, Subscription, Catalogue]:
     change = await job.state(CHANGES, job.event.change_id)
     state = await job.state(SUBSCRIPTIONS, job.event.subscription_id)
-    sold = await job.state(CATALOGUES, catalogue.CATALOGUE)
-    if change is None or state is None or sold is None:
+    known = await job.state(CATALOGUES, catalogue.CATALOGUE)
+    if change is None or state is None or known is None:
         raise Refused(f"the subscription of {job.event.change_id} is unknown")
-    return change, state.subscription, sold
+    return change, state.subscription, known

@@ -26,7 +26,7 @@ from paybill_billing.subscriptions.tables import (
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 32
+BATCH_SIZE = 32
 """The size of a batch: a pause takes effect, and a customer's own change waits, after at most so many changes."""
 POLL_S = 0.25
 IDLE_S = 1.0
@@ -69,7 +69,7 @@ class PlanMigrationRunner:
         if counts.open:
             return
         version = {"plan": migration.from_plan, "version": str(migration.from_version)}
-        batch = await self._context.rows(NEXT_SUBSCRIBERS, {**version, "after": migration.after, "limit": AT_ONCE})
+        batch = await self._context.rows(NEXT_SUBSCRIBERS, {**version, "after": migration.after, "limit": BATCH_SIZE})
         if batch:
             await self._request_batch(migration, {row.id: row.open for row in batch}, counts, held)
             return
@@ -88,16 +88,16 @@ class PlanMigrationRunner:
         ids = {subscription_id: plan_migrations.change_id(migration.id, subscription_id) for subscription_id in batch}
 
         def request(unit: UnitOfWork, _: DecisionContext) -> None:
-            sold = unit.get(CATALOGUES, catalogue.CATALOGUE)
+            known = unit.get(CATALOGUES, catalogue.CATALOGUE)
             found = plan_migrations.existing(unit.get(PLAN_MIGRATIONS, migration.id), migration.id)
             progressed = plan_migrations.progress(found, max(batch), len(batch), counts)
             unit.record(PLAN_MIGRATIONS, migration.id, progressed)
-            if not progressed or sold is None:
+            if not progressed or known is None:
                 return
             for subscription_id, open_change in batch.items():
                 state, change_id = unit.get(SUBSCRIPTIONS, subscription_id), ids[subscription_id]
                 if state is not None and unit.get(CHANGES, change_id) is None:
-                    events = plan_migrations.request_change(found, sold, state.subscription, open_change)
+                    events = plan_migrations.request_change(found, known, state.subscription, open_change)
                     unit.record(CHANGES, change_id, events)
 
         await self._context.decide(

@@ -95,7 +95,7 @@ class SubscriptionSync:
                 raise StaleReadError(f"{snapshot.id} changed during the fetch")
             for attempt, _ in failures:
                 payment = unit.get(PAYMENTS, attempt.event)
-                failed = payments.fail(payment, attempt, tenant_id=tenant_id, subscription_id=id_)
+                failed = payments.record_failure(payment, attempt, tenant_id=tenant_id, subscription_id=id_)
                 unit.record(PAYMENTS, attempt.event, failed)
             state = unit.get(SUBSCRIPTIONS, id_)
             sold = subscriptions.pinned_plan(current, account, state, snapshot)

@@ -56,8 +56,8 @@ ManualEvent = (
     | InvoiceVoided
 )
 
-RUNS = frozenset({ContractStatus.TRIALING, ContractStatus.ACTIVE})
-OWED = frozenset({InvoiceStatus.OPEN, InvoiceStatus.OVERDUE})
+RUNNING = frozenset({ContractStatus.TRIALING, ContractStatus.ACTIVE})
+UNPAID = frozenset({InvoiceStatus.OPEN, InvoiceStatus.OVERDUE})
 
 
 class NoContractError(NotFoundError):
@@ -152,8 +152,8 @@ def priced(plan: PlanVersion, interval: Interval | None, currency: str | None) -
     for price in plan.prices:
         if interval in {None, price.interval} and currency in {None, price.amount.currency}:
             return price
-    sold = ", ".join(f"{price.amount.currency} per {price.interval}" for price in plan.prices) or "none"
-    raise TermsError(f"{plan.plan} version {plan.version} has no such price; its prices: {sold}")
+    prices = ", ".join(f"{price.amount.currency} per {price.interval}" for price in plan.prices) or "none"
+    raise TermsError(f"{plan.plan} version {plan.version} has no such price; its prices: {prices}")
 
 
 def amount_of(terms: Terms) -> Money:
@@ -189,7 +189,7 @@ def evolve(state: ManualContract | None, event: ManualEvent) -> ManualContract:
 
 def _due(state: ManualContract) -> datetime | None:
     times = [invoice.due_at for invoice in state.invoices if invoice.status is InvoiceStatus.OPEN]
-    if state.contract is not None and state.contract.status in RUNS:
+    if state.contract is not None and state.contract.status in RUNNING:
         times.append(state.contract.period_end)
     return min(times, default=None)
 
@@ -198,7 +198,7 @@ def _with_invoice(invoices: Sequence[Invoice], invoice: Invoice) -> tuple[Invoic
     """Returns the unpaid and the newest settled invoices, with this one, in the order of their numbers."""
     known = {**{other.invoice_id: other for other in invoices}, invoice.invoice_id: invoice}
     in_order = sorted(known.values(), key=lambda other: int(other.invoice_id.rpartition("_")[2]))
-    settled = [other.invoice_id for other in in_order if other.status not in OWED]
+    settled = [other.invoice_id for other in in_order if other.status not in UNPAID]
     dropped = set(settled[:-KEPT_SETTLED])
     return tuple(other for other in in_order if other.invoice_id not in dropped)
 
@@ -226,14 +226,14 @@ def running(state: ManualContract) -> Contract:
             assert_never(contract.status)
 
 
-def not_running(state: ManualContract | None) -> None:
+def check_not_running(state: ManualContract | None) -> None:
     """Raises ContractRunsError while a contract has not ended."""
     contract = state.contract if state is not None else None
     if state is not None and contract is not None and contract.status is not ContractStatus.CANCELLED:
         raise ContractRunsError(f"{state.tenant_id} already has a contract (order {contract.order}); change it instead")
 
 
-def owed_or_settled(state: ManualContract, invoice_id: str) -> tuple[Invoice, Contract]:
+def invoice_of(state: ManualContract, invoice_id: str) -> tuple[Invoice, Contract]:
     """Returns an invoice and its contract. Raises UnknownInvoiceError."""
     for invoice in state.invoices:
         if invoice.invoice_id == invoice_id:
@@ -243,7 +243,7 @@ def owed_or_settled(state: ManualContract, invoice_id: str) -> tuple[Invoice, Co
     )
 
 
-def owes_too_much(state: ManualContract) -> bool:
+def has_too_many_overdue(state: ManualContract) -> bool:
     """Returns True when no further period may begin."""
     return sum(invoice.status is InvoiceStatus.OVERDUE for invoice in state.invoices) >= MAX_OVERDUE
 
@@ -298,7 +298,9 @@ def cancelled(state: ManualContract, contract: Contract, at: datetime, made_for:
 def period_invoice(state: ManualContract, contract: Contract, now: datetime) -> InvoiceIssued:
     """Returns the invoice of a new period."""
     line = line_of(
-        f"{named(contract.terms)}, until {contract.period_end:%Y-%m-%d}", amount_of(contract.terms).minor, contract
+        f"{description_of(contract.terms)}, until {contract.period_end:%Y-%m-%d}",
+        amount_of(contract.terms).minor,
+        contract,
     )
     return issued(state, contract, (line,), now, covers_until=contract.period_end)
 
@@ -346,6 +348,6 @@ def line_of(text: str, minor: int, contract: Contract) -> ProrationLine:
     return ProrationLine(text=text, amount=Money(minor=minor, currency=currency_of(contract)))
 
 
-def named(terms: Terms) -> str:
+def description_of(terms: Terms) -> str:
     """Returns the terms as the text of an invoice line."""
     return f"{terms.plan} version {terms.version} x {terms.quantity}"

@@ -26,8 +26,8 @@ from paybill_contracts.money import CurrencyMismatchError, Money
 
 from paybill_billing.providers.manual.domain.contracts import (
     MAX_OPEN,
-    OWED,
-    RUNS,
+    RUNNING,
+    UNPAID,
     ContractNotRunningError,
     InvoiceSettledError,
     ManualContract,
@@ -37,17 +37,17 @@ from paybill_billing.providers.manual.domain.contracts import (
     amount_of,
     cancelled,
     changed,
+    check_not_running,
     contract_id,
     contract_of,
     currency_of,
+    description_of,
     evolve,
+    has_too_many_overdue,
+    invoice_of,
     issued,
     line_of,
-    named,
     next_period,
-    not_running,
-    owed_or_settled,
-    owes_too_much,
     period_invoice,
     running,
 )
@@ -56,7 +56,7 @@ from paybill_billing.providers.manual.domain.periods import days_left, period_af
 
 def offer(state: ManualContract | None, tenant_id: str, terms: Terms, valid_until: datetime) -> list[ManualEvent]:
     """Makes an offer, which replaces the one before. Raises ContractRunsError."""
-    not_running(state)
+    check_not_running(state)
     made = Offer(terms=terms, valid_until=valid_until)
     return [ManualOfferMade(contract_id=contract_id(tenant_id), tenant_id=tenant_id, offer=made)]
 
@@ -71,7 +71,7 @@ def accept(
     before = state.contract
     if before is not None and before.status is not ContractStatus.CANCELLED and before.order == order:
         return []
-    not_running(state)
+    check_not_running(state)
     if state.offer is None or state.offer.valid_until < now:
         raise NoValidOfferError(f"{state.tenant_id} has no valid offer; make one: paybill manual offer TENANT")
     anchor = now + timedelta(days=trial_days)
@@ -95,7 +95,7 @@ def accept(
 
 def pay(state: ManualContract, invoice_id: str, reference: str, now: datetime) -> list[ManualEvent]:
     """Records the payment of an invoice. Idempotent. Raises UnknownInvoiceError, InvoiceSettledError."""
-    invoice, contract = owed_or_settled(state, invoice_id)
+    invoice, contract = invoice_of(state, invoice_id)
     match invoice.status:
         case InvoiceStatus.PAID:
             return []
@@ -116,7 +116,7 @@ def pay(state: ManualContract, invoice_id: str, reference: str, now: datetime) -
 
 def void(state: ManualContract, invoice_id: str, reason: str, now: datetime) -> list[ManualEvent]:
     """Voids an invoice and returns its credit. Idempotent. Raises UnknownInvoiceError, InvoiceSettledError."""
-    invoice, contract = owed_or_settled(state, invoice_id)
+    invoice, contract = invoice_of(state, invoice_id)
     match invoice.status:
         case InvoiceStatus.VOID:
             return []
@@ -144,7 +144,7 @@ def change(
     Another interval begins a new period. Raises ContractNotRunningError, CurrencyMismatchError, TooManyInvoicesError.
     """
     contract = running(state)
-    if sum(invoice.status in OWED for invoice in state.invoices) >= MAX_OPEN:
+    if sum(invoice.status in UNPAID for invoice in state.invoices) >= MAX_OPEN:
         raise TooManyInvoicesError(f"{MAX_OPEN} invoices of {state.tenant_id} are open; record payments or void some")
     if terms.unit_price.currency != currency_of(contract):
         raise CurrencyMismatchError(
@@ -159,7 +159,7 @@ def change(
     left, days = days_left(contract.period_start, contract.period_end, at)
     remainder = f"{left} of {days} days"
     before = prorated(amount_of(contract.terms).minor, left, days)
-    unused = line_of(f"unused: {named(contract.terms)}, {remainder}", -before, contract)
+    unused = line_of(f"unused: {description_of(contract.terms)}, {remainder}", -before, contract)
     if terms.interval is not contract.terms.interval:
         new_period = {
             "credit": contract.credit + before,
@@ -169,7 +169,7 @@ def change(
         }
         return _with_period(state, after.model_copy(update=new_period), (unused,), made_for, at)
     owed = prorated(amount_of(terms).minor, left, days)
-    lines = (unused, line_of(f"{named(terms)}, {remainder}", owed, contract))
+    lines = (unused, line_of(f"{description_of(terms)}, {remainder}", owed, contract))
     if owed <= before:
         more = {"credit": contract.credit + before - owed}
         return changed(state, after.model_copy(update=more), lines, made_for)
@@ -184,7 +184,7 @@ def cancel(state: ManualContract, *, at_period_end: bool, at: datetime, made_for
     contract = state.contract
     if contract is None or contract.status is ContractStatus.CANCELLED:
         return []
-    if at_period_end and contract.status in RUNS:
+    if at_period_end and contract.status in RUNNING:
         update = {"cancel_at": contract.period_end, "next_terms": None}
         return changed(state, contract.model_copy(update=update), (), made_for)
     return [cancelled(state, contract, at, made_for)]
@@ -208,7 +208,7 @@ def pause(state: ManualContract, *, made_for: str | None) -> list[ManualEvent]:
 def resume(state: ManualContract, *, at: datetime, made_for: str | None) -> list[ManualEvent]:
     """Resumes a paused contract, with a new period if the old one has ended. Raises ContractNotRunningError."""
     contract = state.contract
-    if contract is not None and contract.status in RUNS:
+    if contract is not None and contract.status in RUNNING:
         return []
     if contract is None or contract.status is not ContractStatus.PAUSED:
         raise ContractNotRunningError(f"the contract of {state.tenant_id} is not paused")
@@ -245,18 +245,18 @@ def on_time(state: ManualContract, now: datetime) -> list[ManualEvent]:
             )
             events.append(overdue)
             state = evolve(state, overdue)
-    if contract.status not in RUNS or now < contract.period_end:
+    if contract.status not in RUNNING or now < contract.period_end:
         return events
     if contract.cancel_at is not None:
         return [*events, cancelled(state, contract, contract.cancel_at, None)]
-    if owes_too_much(state):
+    if has_too_many_overdue(state):
         unpaid = contract.model_copy(update={"status": ContractStatus.UNPAID})
         halted = ContractHalted(contract_id=state.id, tenant_id=state.tenant_id, contract=unpaid)
         return [*events, halted]
     return [*events, *_renewed(state, next_period(contract, contract.period_end, contract.anchor), now)]
 
 
-def cost(state: ManualContract, events: Sequence[ManualEvent], at: datetime) -> Proration:
+def quote(state: ManualContract, events: Sequence[ManualEvent], at: datetime) -> Proration:
     """Returns the quote for a change that consists of `events`."""
     contract = contract_of(state)
     currency = currency_of(contract)
@@ -269,7 +269,7 @@ def cost(state: ManualContract, events: Sequence[ManualEvent], at: datetime) -> 
         elif isinstance(event, InvoiceIssued):
             lines, due = event.invoice.lines, event.invoice.total.minor
     after = contract_of(state)
-    runs = after.status in RUNS
+    runs = after.status in RUNNING
     next_minor = amount_of(after.next_terms or after.terms).minor
     is_scheduled = after.cancel_at != contract.cancel_at or after.next_terms != contract.next_terms
     return Proration(
