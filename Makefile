@@ -19,7 +19,7 @@ up: .venv/.stamp ## the whole stack in the foreground; ARGS="--data-dir DIR ..."
 	@$(BIN)/paybill up $(ARGS)
 
 test: .venv/.stamp ## tests of every package, on a real NATS and a real PostgreSQL
-	@$(PYTEST) -n 2 --dist loadfile libs services cli $(STRUCTURE) $(ARGS)
+	@$(PYTEST) -n 2 --dist worksteal libs services cli $(ARGS)
 
 test-e2e: .venv/.stamp ## customer journeys, faults and restarts, on the whole stack
 	@$(PYTEST) tests-e2e $(ARGS)

@@ -2,7 +2,7 @@
 
 Fetching, validating each message and the position are ours (`feed`, `reader`): FastStream's default policy terminates a
 message whose handler raised, and its batches wait until they are full or a deadline passes. `Subscription` rides on one
-private method of a pinned FastStream; `test_faststream.py` is the contract with it.
+private method of a pinned FastStream; `test_broker.py` is the contract with it.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """What nats-py does character by character, done a message at a time; and any message survived, also an unreadable one.
 
-All of this rides on private methods of its client; `test_wire.py` is the contract with them.
+All of this rides on private methods of its client; `test_nats_patches.py` is the contract with them.
 """
 
 from collections.abc import Iterable, Mapping
