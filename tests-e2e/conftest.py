@@ -1,4 +1,4 @@
-"""A stack with a fleet of replicas, for the suites that kill; and what others say in tests of single services."""
+"""Fixtures: a stack with replicas for the crash tests, and an event of billing for tests of single services."""
 
 import json
 import subprocess
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import pytest
 from faults.fleet import Fleet
-from faults.nursery import Nursery
+from faults.fork_server import ForkServer
 from paybill_contracts.billing import AccountRegistered
 from paybill_contracts.personal import Personal
 
 
 @pytest.fixture
 def registered() -> Callable[..., AccountRegistered]:
-    """`registered(tenant_id, retention_s)`: heard again after another one it is news again, so that twice shows."""
+    """Returns `registered(tenant_id, retention_s)`; alternating retentions make a repeated event visible."""
 
-    def said(tenant_id: str, retention_s: int = 86_400) -> AccountRegistered:
+    def event(tenant_id: str, retention_s: int = 86_400) -> AccountRegistered:
         return AccountRegistered(
             tenant_id=tenant_id,
             plan="pro",
@@ -27,12 +27,12 @@ def registered() -> Callable[..., AccountRegistered]:
             contact_email=Personal[str](key=f"billing/{tenant_id}", sealed="A" * 60),
         )
 
-    return said
+    return event
 
 
 @pytest.fixture
 def stack(tmp_path):
-    """A running stack as `paybill up --json` describes it; the supervisor starts what is killed again."""
+    """Starts a stack and returns its description by `paybill up --json`; the supervisor restarts killed processes."""
     data_dir = tmp_path / "data"
     process = subprocess.Popen(
         [sys.executable, "-m", "paybill_cli", "up", "--json", "--data-dir", str(data_dir)],
@@ -52,8 +52,8 @@ def stack(tmp_path):
 @pytest.fixture
 def fleet(stack, tmp_path):
     data_dir, described = stack
-    with Nursery(tmp_path / "replicas") as nursery:
+    with ForkServer(tmp_path / "replicas") as fork_server:
         addresses = {part["name"]: part["address"] for part in described["parts"]}
-        made = Fleet(data_dir, addresses, described["operator_key"], nursery)
-        made.remember_environments()
+        made = Fleet(data_dir, addresses, described["operator_key"], fork_server)
+        made.store_environments()
         yield made

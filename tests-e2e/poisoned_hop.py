@@ -1,4 +1,4 @@
-"""The hop of the benchmarks with a bug that the facts of one tenant meet, each of them; named none, it is mended."""
+"""The hop of the benchmarks with a bug for every fact of one tenant; with an empty tenant id it works."""
 
 import asyncio
 import json
@@ -16,29 +16,38 @@ from paybill_runtime.settings import ServiceSettings
 from paybill_runtime.telemetry import configure
 
 
-def hearing(poison: str) -> Subscriptions:
-    """As the hop hears, but for the tenant `poison`."""
-    hears = Subscriptions()
+def subscriptions_with_bug(poison: str) -> Subscriptions:
+    """Returns the hop's subscriptions, which fail for the tenant `poison`."""
+    subscriptions = Subscriptions()
 
-    @hears.fact(HopMetered, writes=lambda event: [hop.HOPS.key(event.tenant_id)])
+    @subscriptions.fact(HopMetered, writes=lambda event: [hop.HOPS.key(event.tenant_id)])
     def metered(unit: UnitOfWork, event: HopMetered, at: DecisionContext) -> None:
         if event.tenant_id == poison:
-            raise ZeroDivisionError("the usage of nobody, a share of")
+            raise ZeroDivisionError("share of an empty usage")
         hop.metered(unit, event, at)
 
-    return hears
+    return subscriptions
 
 
-async def main(place: ServerAccess, poison: str, api_keys_file: Path, port: int) -> None:
-    """For ever."""
-    service = Service("tenant", ServiceSettings, (hop.HOPS,), lambda _context: APIRouter(), hearing(poison))
-    settings = hop.settings(place).model_copy(update={"api_keys_file": api_keys_file, "http_port": port})
-    await hop.create_tables(place)
+async def main(access: ServerAccess, poison: str, api_keys_file: Path, port: int) -> None:
+    """Runs until the service fails or the process is stopped."""
+    service = Service(
+        "tenant", ServiceSettings, (hop.HOPS,), lambda _context: APIRouter(), subscriptions_with_bug(poison)
+    )
+    settings = hop.settings(access).model_copy(update={"api_keys_file": api_keys_file, "http_port": port})
+    await hop.create_tables(access)
     async with Running(service, settings) as running, serving(running):
         await running.failed.wait()
 
 
 if __name__ == "__main__":
     configure("tenant", "CRITICAL")
-    told = json.loads(sys.argv[1])
-    asyncio.run(main(ServerAccess(**told["place"]), told["poison"], Path(told["api_keys_file"]), told["port"]))
+    arguments = json.loads(sys.argv[1])
+    asyncio.run(
+        main(
+            ServerAccess(**arguments["access"]),
+            arguments["poison"],
+            Path(arguments["api_keys_file"]),
+            arguments["port"],
+        )
+    )

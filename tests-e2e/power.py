@@ -1,7 +1,8 @@
-"""A disk whose power can be cut: an ext4 file system in a file.
+"""Simulated power cuts: an ext4 file system in a file.
 
-Its page cache is not in the file, so a copy of the file, taken while the server that writes there stands still, is the
-disk that a machine without power would come back with.
+Its page cache is not in the file, so a copy of the file, taken while the writing server is stopped, equals the disk of
+a
+machine after a power cut.
 """
 
 import os
@@ -21,69 +22,69 @@ def run(*command: object) -> None:
 
 
 class Disk:
-    """An ext4 file system in a file. Its journal is committed when somebody calls fsync, and not by the clock."""
+    """An ext4 file system in a file. Its journal is committed on fsync only, not by a timer."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.place, self._image, self._copy = (folder / f"{name}{end}" for end in ("", ".img", ".copy"))
-        self.place.mkdir()
+        self.path, self._image, self._copy = (folder / f"{name}{end}" for end in ("", ".img", ".copy"))
+        self.path.mkdir()
         with self._image.open("wb") as file:
             file.truncate(DISK_BYTES)
         run("mkfs.ext4", "-q", "-F", "-N", 8192, "-E", "lazy_itable_init=0", self._image)
 
     def mount(self) -> None:
-        """The kernel frees the loop device by itself as soon as it is unmounted."""
-        run("mount", "-t", "ext4", "-o", "loop,noatime,commit=300", self._image, self.place)
+        """Mounts the disk; the kernel frees the loop device when it is unmounted."""
+        run("mount", "-t", "ext4", "-o", "loop,noatime,commit=300", self._image, self.path)
 
     def unmount(self) -> None:
         deadline = time.monotonic() + 5
-        while os.path.ismount(self.place):
+        while os.path.ismount(self.path):
             try:
-                run("umount", self.place)
-            except OSError:  # a process on its way out still has a file open
+                run("umount", self.path)
+            except OSError:  # an ending process still has a file open
                 if time.monotonic() > deadline:
-                    run("umount", "--lazy", self.place)
+                    run("umount", "--lazy", self.path)
                     raise
                 time.sleep(0.02)
 
-    def keep_what_reached_it(self) -> None:
-        """Copy the device as it is at one instant: again, if anything was written to it meanwhile."""
+    def take_snapshot(self) -> None:
+        """Copies the device at one instant: repeats the copy if anything was written meanwhile."""
         before = None
         while before != (now := self._writes()):
             before = now
             run("cp", "--sparse=always", self._image, self._copy)
 
-    def lose_the_rest(self) -> None:
+    def restore_snapshot(self) -> None:
         self.unmount()
         self._copy.rename(self._image)
         self.mount()
 
     def _writes(self) -> list[str]:
         mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-        device = next(device for device, place, *_ in mounts if place == str(self.place))
+        device = next(device for device, path, *_ in mounts if path == str(self.path))
         numbers = Path(f"/sys/class/block/{Path(device).name}/stat").read_text().split()
-        return [numbers[4], numbers[8]]  # done and under way, by the kernel's Documentation/block/stat.rst
+        return [numbers[4], numbers[8]]  # completed and in flight, by the kernel's Documentation/block/stat.rst
 
 
 def with_children(pid: int) -> list[int]:
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
-def hold(pids: list[int]) -> None:
-    """Stop these processes and their children; returns when no thread of theirs runs, or writes, any more."""
+def stop_processes(pids: list[int]) -> None:
+    """Stops these processes and their children; returns when none of their threads runs or writes any more."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)  # before its children, so that it starts no others
         for each in with_children(pid)[1:]:
             os.kill(each, signal.SIGSTOP)
     threads = [thread for pid in pids for each in with_children(pid) for thread in Path(f"/proc/{each}/task").iterdir()]
     deadline = time.monotonic() + 10
-    while any(_moves(thread) for thread in threads):
+    while any(_is_running(thread) for thread in threads):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"these do not stand still: {[str(thread) for thread in threads if _moves(thread)]}")
+            raise TimeoutError(f"these were not stopped: {[str(thread) for thread in threads if _is_running(thread)]}")
         time.sleep(0.001)
 
 
-def _moves(thread: Path) -> bool:
-    """Neither stopped nor gone. A child that ended just before stays a zombie: its parent stands still, too."""
+def _is_running(thread: Path) -> bool:
+    """Returns whether a thread is neither stopped nor ended. An ended child of a stopped parent stays a zombie."""
     try:
         state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

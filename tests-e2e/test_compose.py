@@ -1,4 +1,4 @@
-"""docker-compose.yml keeps the rules of production: its credentials are made here, and its NATS cluster is started."""
+"""docker-compose.yml follows the rules of production: its credentials are created here, its NATS cluster is started."""
 
 import hashlib
 import json
@@ -43,8 +43,8 @@ def make_credentials(out: Path, *arguments: str) -> "subprocess.CompletedProcess
 @pytest.fixture(scope="module")
 def credentials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("credentials")
-    made = make_credentials(out, "--stand-in")
-    assert made.returncode == 0, made.stderr
+    created = make_credentials(out, "--stand-in")
+    assert created.returncode == 0, created.stderr
     return out
 
 
@@ -59,12 +59,12 @@ def test_nats_is_a_cluster_of_three_that_syncs_before_it_acknowledges(credential
 
 
 @pytest.mark.parametrize("name", RUNNING)
-def test_what_runs_on_has_a_health_check(name: str) -> None:
+def test_a_permanent_container_has_a_health_check(name: str) -> None:
     assert CONTAINERS[name]["healthcheck"]["test"][0] == "CMD"
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_a_container_may_do_little(name: str) -> None:
+def test_a_container_has_no_privileges(name: str) -> None:
     container = CONTAINERS[name]
 
     assert container["read_only"] is True
@@ -112,31 +112,29 @@ def test_a_service_is_a_nats_user_of_its_own(service: str, credentials: Path) ->
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_credential_that_a_service_names_is_made(service: str, credentials: Path) -> None:
+def test_every_credential_that_a_service_names_is_created(service: str, credentials: Path) -> None:
     named = [value for value in CONTAINERS[service]["environment"].values() if str(value).startswith("/credentials/")]
-    made = [credentials / service / value.removeprefix("/credentials/") for value in named]
+    created = [credentials / service / value.removeprefix("/credentials/") for value in named]
 
-    assert made
-    assert [path for path in made if not path.exists()] == []
+    assert created
+    assert [path for path in created if not path.exists()] == []
     assert [path for path in credentials.rglob("*") if path.stat().st_mode & 0o077] == []
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_understands_every_setting_that_it_is_given(
-    service: str, credentials: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Unknown variables are ignored when a service starts, so a misspelt one is found here or nowhere."""
-    given = {key: value for key, value in CONTAINERS[service]["environment"].items() if key.startswith("PAYBILL_")}
-    for key, value in given.items():
+def test_a_service_knows_all_its_settings(service: str, credentials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service ignores unknown variables at its start, so only this test finds a misspelt one."""
+    variables = {key: value for key, value in CONTAINERS[service]["environment"].items() if key.startswith("PAYBILL_")}
+    for key, value in variables.items():
         default = re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
         monkeypatch.setenv(key, default.replace("/credentials", str(credentials / service)))
     settings = import_module(f"paybill_{service}.settings").Settings
 
-    assert {key.removeprefix("PAYBILL_").lower() for key in given} <= set(settings.model_fields)
+    assert {key.removeprefix("PAYBILL_").lower() for key in variables} <= set(settings.model_fields)
     assert settings().nats_user == service
 
 
-def test_the_stand_in_sends_its_webhooks_where_billing_takes_them(credentials: Path) -> None:
+def test_the_stripe_fake_sends_its_webhooks_to_billings_webhook_route(credentials: Path) -> None:
     (url,) = [word for word in CONTAINERS["stripe-fake"]["command"] if word.startswith("--webhook-url=")]
     context: Any = SimpleNamespace(database=None, doors={})
     paths = [route.path for route in receive.router(context, {}, lambda _: None).routes if isinstance(route, APIRoute)]
@@ -145,7 +143,7 @@ def test_the_stand_in_sends_its_webhooks_where_billing_takes_them(credentials: P
     assert url.removeprefix("--webhook-url=http://billing:8080").replace("stripe", "{provider}") in paths
 
 
-def test_services_can_lock_values_for_each_other(credentials: Path) -> None:
+def test_services_can_encrypt_values_for_each_other(credentials: Path) -> None:
     tenant, billing = (Identity.load(credentials / name / "identity", name) for name in ("tenant", "billing"))
 
     assert billing.decrypt(tenant.encrypt_for(b"a data key", "billing")) == b"a data key"
@@ -153,7 +151,7 @@ def test_services_can_lock_values_for_each_other(credentials: Path) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_knows_the_operators_key_by_its_hash_alone(service: str, credentials: Path) -> None:
+def test_a_service_knows_only_the_hash_of_the_operators_key(service: str, credentials: Path) -> None:
     raw = (credentials / "operator/api-key").read_text().strip()
     (key,) = json.loads((credentials / service / "api-keys.json").read_text())["keys"]
 
@@ -162,14 +160,14 @@ def test_a_service_knows_the_operators_key_by_its_hash_alone(service: str, crede
     assert raw not in (credentials / service / "api-keys.json").read_text()
 
 
-def test_making_credentials_again_changes_none(credentials: Path) -> None:
+def test_creating_credentials_again_changes_none(credentials: Path) -> None:
     kept = {path: path.read_bytes() for path in credentials.rglob("*") if path.is_file() and path.suffix != ".sql"}
 
     assert make_credentials(credentials, "--stand-in").returncode == 0
     assert {path: path.read_bytes() for path in kept} == kept
 
 
-def test_a_missing_stripe_key_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_a_missing_stripe_key_is_an_error_with_a_next_step(tmp_path: Path) -> None:
     refused = make_credentials(tmp_path / "out", f"--given={tmp_path}")
 
     assert refused.returncode == 1
@@ -177,7 +175,7 @@ def test_a_missing_stripe_key_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert "deploy/dev.env" in refused.stderr
 
 
-def test_a_given_stripe_key_reaches_billing_alone(tmp_path: Path) -> None:
+def test_a_stripe_key_of_an_account_reaches_billing_alone(tmp_path: Path) -> None:
     (tmp_path / "stripe-api-key").write_text("rk_test_given")
     (tmp_path / "stripe-webhook-secrets").write_text("whsec_new\nwhsec_old\n")
     out = tmp_path / "out"
@@ -190,7 +188,7 @@ def test_a_given_stripe_key_reaches_billing_alone(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster(credentials: Path, tmp_path: Path) -> Iterator[str]:
-    """The three nodes with the made configurations, where names and ports of the containers are loopback's."""
+    """Runs the three nodes with the created configurations, with the containers' addresses mapped to loopback."""
     server = Path(sys.executable).parent / "nats-server"
     ports = {f"0.0.0.0:{port}": {node: free_port() for node in NODES} for port in (4222, 6222)}
     health = {node: free_port() for node in NODES}
@@ -216,7 +214,7 @@ def cluster(credentials: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def is_healthy(port: int) -> bool:
-    """What the health check of a node asks."""
+    """Sends the request of a node's health check."""
     try:
         return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1).is_success
     except httpx.TransportError:
@@ -226,7 +224,7 @@ def is_healthy(port: int) -> bool:
 SIGN_UP = "paybill.events.0.tenant.tenant_requested.v1"
 
 
-async def test_a_healthy_cluster_takes_facts_on_three_nodes_and_from_their_owner_only(
+async def test_a_healthy_cluster_accepts_facts_on_three_nodes_and_only_from_their_owner(
     cluster: str, credentials: Path
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -241,13 +239,13 @@ async def test_a_healthy_cluster_takes_facts_on_three_nodes_and_from_their_owner
         await streams.ensure(steward, replicas=len(NODES))
         info = await steward.jetstream().stream_info("EVENTS")
 
-        async def taken() -> PubAck | None:
+        async def published() -> PubAck | None:
             try:
                 return await tenant.jetstream().publish(SIGN_UP, b"{}", timeout=5)
-            except NoStreamResponseError:  # a node hears of a new stream a moment after it was made
+            except NoStreamResponseError:  # a node knows a new stream a moment after its creation
                 return None
 
-        stored = await until(taken, timeout_s=30)
+        stored = await until(published, timeout_s=30)
 
         assert info.cluster is not None
         assert len(info.cluster.replicas or []) == len(NODES) - 1

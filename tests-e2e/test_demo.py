@@ -32,7 +32,7 @@ FAILED_PAYMENT = (
     "tenant.tenant_reactivated",
     "provisioner.access_opened",
 )
-LEAVING = (
+OFFBOARDING = (
     "billing.subscription_ended",
     "tenant.offboarding_started",
     "provisioner.environment_retained",
@@ -42,7 +42,7 @@ LEAVING = (
 
 @contextmanager
 def demo(tmp_path, *arguments):
-    """A demo that is running; its temporary folder is made below `tmp_path`."""
+    """Starts a demo; its temporary folder is created below `tmp_path`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "paybill_cli", "demo", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -58,9 +58,9 @@ def demo(tmp_path, *arguments):
 
 
 def ended(process):
-    """Exit code, output and talk."""
-    output, talk = process.communicate(timeout=WITHIN_S)
-    return process.returncode, output, talk
+    """Returns exit code, output and error output."""
+    output, errors = process.communicate(timeout=WITHIN_S)
+    return process.returncode, output, errors
 
 
 def _descendants(pid):
@@ -71,7 +71,7 @@ def _descendants(pid):
     return found
 
 
-def _gone(pids, within_s=10):
+def _have_ended(pids, within_s=10):
     deadline = time.monotonic() + within_s
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -82,27 +82,27 @@ def _types(facts, slug):
     return [fact["subject"].split(".", 3)[3].rpartition(".")[0] for fact in facts if fact["tenant"] == slug]
 
 
-def _in_order(wanted, seen):
-    left = iter(seen)
-    return all(each in left for each in wanted)
+def _in_order(expected, actual):
+    left = iter(actual)
+    return all(each in left for each in expected)
 
 
-def test_the_main_job_is_shown_and_everything_is_observed(tmp_path):
+def test_the_demo_shows_the_main_job_and_observes_every_step(tmp_path):
     began = time.monotonic()
     with demo(tmp_path, "--json") as process:
-        code, output, talk = ended(process)
+        code, output, errors = ended(process)
     took_s = time.monotonic() - began
 
     lines = [json.loads(line) for line in output.splitlines()]
     facts = [line["data"] for line in lines if line["kind"] == "fact"]
     checks = [line["data"]["what"] for line in lines if line["kind"] == "check"]
-    assert code == 0, talk
+    assert code == 0, errors
     assert [line["data"]["number"] for line in lines if line["kind"] == "chapter"] == list(range(1, 9))
     for slug in CUSTOMERS:
         assert _in_order(ONBOARDING, _types(facts, slug)), slug
         assert f"{slug} reads its own documents and no others" in checks
     assert _in_order(FAILED_PAYMENT, _types(facts, "bolt"))
-    assert _in_order(LEAVING, _types(facts, "crane"))
+    assert _in_order(OFFBOARDING, _types(facts, "crane"))
     assert {"billing.usage_recorded"} <= set(_types(facts, "acme"))
     assert sum(check.endswith("tables are what the log says") for check in checks) == 3
     assert all(len(fact["trace_id"]) == 32 and fact["cause"] for fact in facts)
@@ -114,18 +114,18 @@ def test_the_main_job_is_shown_and_everything_is_observed(tmp_path):
         assert took_s < TARGET_S
 
 
-def test_a_folder_that_a_demo_left_can_be_used_again(tmp_path):
+def test_a_folder_of_an_earlier_demo_can_be_reused(tmp_path):
     for suffix in ("", "-2"):
         with demo(tmp_path, "--data-dir", tmp_path / "data") as process:
-            code, output, talk = ended(process)
+            code, output, errors = ended(process)
 
-        assert code == 0, talk
+        assert code == 0, errors
         assert f"ok crane{suffix} is retained" in output
-        assert "\x1b" not in output + talk
+        assert "\x1b" not in output + errors
         assert (tmp_path / "data" / "plans.yaml").exists()
 
 
-def test_what_is_not_observed_is_named_and_the_logs_stay(tmp_path):
+def test_a_missing_event_is_named_and_the_logs_are_kept(tmp_path):
     with demo(tmp_path, "--json") as process:
         line = ""
         while '"number": 3' not in line:
@@ -134,9 +134,9 @@ def test_what_is_not_observed_is_named_and_the_logs_stay(tmp_path):
         [folder] = [path for path in tmp_path.iterdir() if path.name.startswith("paybill-demo-")]
         stack = json.loads((folder / "stack.json").read_text())
         os.kill(stack["services"]["provisioner"]["pid"], signal.SIGSTOP)
-        family = _descendants(process.pid)
-        code, _, talk = ended(process)
-    error = json.loads(next(line for line in talk.splitlines() if '"error"' in line))["data"]
+        processes = _descendants(process.pid)
+        code, _, errors = ended(process)
+    error = json.loads(next(line for line in errors.splitlines() if '"error"' in line))["data"]
 
     assert code == 1
     assert error["code"] == "not_observed"
@@ -144,7 +144,7 @@ def test_what_is_not_observed_is_named_and_the_logs_stay(tmp_path):
     assert "billing.entitlements_set" in error["why"]
     assert str(folder / "logs") in error["next"]
     assert (folder / "logs" / "provisioner.log").exists()
-    assert _gone(family)
+    assert _have_ended(processes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -152,11 +152,11 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path, number):
     with demo(tmp_path) as process:
         while "== 2" not in process.stdout.readline():
             assert process.poll() is None, process.stderr.read()
-        family = _descendants(process.pid)
+        processes = _descendants(process.pid)
         process.send_signal(number)
         code, _, _ = ended(process)
 
     assert code == 130
-    assert len(family) > 6
-    assert _gone(family)
+    assert len(processes) > 6
+    assert _have_ended(processes)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("paybill-demo-")]

@@ -1,4 +1,4 @@
-"""Each named failpoint does no harm, and each planted bug is seen: small scenarios, a few seconds each."""
+"""Each failpoint is harmless, and each injected bug is detected: small scenarios of a few seconds each."""
 
 import asyncio
 import signal
@@ -6,131 +6,131 @@ import time
 
 import pytest
 from faults.bugs import BUGS
-from faults.lab import Lab, until_it_is
-from faults.nursery import Nursery
-from faults.points import POINTS
+from faults.failpoints import FAILPOINTS
+from faults.fork_server import ForkServer
+from faults.probe_testbed import ProbeTestbed, wait_for_state
 
 NUMBERS = 8
 WITHIN_S = 20
-"""For what is right to come to rest, on a busy machine."""
+"""Time to finish correct work on a loaded machine."""
 BURSTS = 10
 WOKEN_WITHIN_S = 4
-"""Much less than the minute for which loops sleep here when nobody wakes them."""
+"""Much less than the poll interval of a minute in these tests."""
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
-    with Nursery(tmp_path_factory.mktemp("probes")) as made:
+def fork_server(tmp_path_factory):
+    with ForkServer(tmp_path_factory.mktemp("probes")) as made:
         yield made
 
 
 @pytest.fixture
-async def lab(nursery, nats, postgres, databases, tmp_path):
-    made = await Lab.make(nursery, nats, postgres, databases, tmp_path)
+async def probe_testbed(fork_server, nats, postgres, databases, tmp_path):
+    made = await ProbeTestbed.create(fork_server, nats, postgres, databases, tmp_path)
     yield made
     await made.close()
 
 
-@pytest.mark.parametrize("point", POINTS)
-async def test_dying_at_a_named_point_loses_nothing_and_does_nothing_twice(lab, point) -> None:
-    await lab.ask(NUMBERS)
-    # A process that is alone takes its leases once, and gives them back once.
-    doomed = lab.start("--die-at", f"{point}:{1 if 'lease' in point else 2}")
-    if point == "while_leases_are_given_back":
-        assert await lab.verdict(WITHIN_S) == []
+@pytest.mark.parametrize("point", FAILPOINTS)
+async def test_dying_at_a_failpoint_loses_nothing_and_repeats_nothing(probe_testbed, point) -> None:
+    await probe_testbed.publish(NUMBERS)
+    # A single process takes its leases once, and gives them back once.
+    doomed = probe_testbed.start("--die-at", f"{point}:{1 if 'lease' in point else 2}")
+    if point == "while_leases_are_released":
+        assert await probe_testbed.violations(WITHIN_S) == []
         doomed.signal(signal.SIGTERM)
     deadline = time.monotonic() + WITHIN_S
     while doomed.state and time.monotonic() < deadline:
-        await lab.ask(1)
-    assert lab.reached == [point]
-    lab.start()
+        await probe_testbed.publish(1)
+    assert probe_testbed.reached == [point]
+    probe_testbed.start()
 
-    assert await lab.verdict(WITHIN_S) == []
+    assert await probe_testbed.violations(WITHIN_S) == []
 
 
-@pytest.mark.parametrize("point", ["batch_in_hand", "after_commit_before_publish", "after_publish_before_mark"])
-async def test_a_process_that_was_paused_for_longer_than_its_leases_does_no_harm(lab, point) -> None:
-    await lab.ask(NUMBERS)
-    paused = lab.start("--stop-at", f"{point}:1")
-    await until_it_is(paused, ["T"])
-    lab.start()
-    await lab.ask(1)
-    assert await lab.verdict(WITHIN_S) == []
+@pytest.mark.parametrize("point", ["before_a_batch", "after_commit_before_publish", "after_publish_before_mark"])
+async def test_a_process_that_was_paused_longer_than_its_leases_does_no_harm(probe_testbed, point) -> None:
+    await probe_testbed.publish(NUMBERS)
+    paused = probe_testbed.start("--stop-at", f"{point}:1")
+    await wait_for_state(paused, ["T"])
+    probe_testbed.start()
+    await probe_testbed.publish(1)
+    assert await probe_testbed.violations(WITHIN_S) == []
     paused.signal(signal.SIGCONT)
-    await lab.ask(1)
+    await probe_testbed.publish(1)
 
-    assert await lab.verdict(WITHIN_S) == []
+    assert await probe_testbed.violations(WITHIN_S) == []
     assert paused.state
 
 
-async def _killed_inside_a_batch(lab, *plant: str) -> list[str]:
-    """What a killed process had not committed is decided by the next one, and by nobody else."""
-    await lab.ask(NUMBERS)
-    await until_it_is(lab.start("--die-at", "inside_a_batch:1", *plant), [""])
-    lab.start(*plant)
-    return await lab.verdict(WITHIN_S)
+async def _killed_inside_a_batch(probe_testbed, *bug_arguments: str) -> list[str]:
+    """The uncommitted batch of a killed process is decided once, by the next process."""
+    await probe_testbed.publish(NUMBERS)
+    await wait_for_state(probe_testbed.start("--die-at", "inside_a_batch:1", *bug_arguments), [""])
+    probe_testbed.start(*bug_arguments)
+    return await probe_testbed.violations(WITHIN_S)
 
 
-async def _told_again(lab, *plant: str) -> list[str]:
-    """The stream may hold a fact twice: a publisher that never heard the answer, an operator's tool."""
-    await lab.ask(NUMBERS)
-    lab.start(*plant)
-    assert await lab.verdict(WITHIN_S) == []
-    await lab.ask_again(copy=1)
-    await lab.ask(1)
-    return await lab.verdict(WITHIN_S, copies=True)
+async def _published_twice(probe_testbed, *bug_arguments: str) -> list[str]:
+    """The stream may hold a fact twice: a publisher missed the acknowledgement, or an operator's tool repeated it."""
+    await probe_testbed.publish(NUMBERS)
+    probe_testbed.start(*bug_arguments)
+    assert await probe_testbed.violations(WITHIN_S) == []
+    await probe_testbed.publish_again(copy=1)
+    await probe_testbed.publish(1)
+    return await probe_testbed.violations(WITHIN_S, copies=True)
 
 
-async def _paused_before_the_outcome(lab, *plant: str) -> list[str]:
-    """A process sleeps between a call and its record; another does the work; the first wakes up and records too."""
-    await lab.ask(NUMBERS)
-    paused = lab.start("--stop-at", "after_effect_before_outcome:1", *plant)
-    await until_it_is(paused, ["T"])
-    lab.start(*plant)
-    wrong = await lab.verdict(WITHIN_S)
+async def _paused_before_the_outcome(probe_testbed, *bug_arguments: str) -> list[str]:
+    """A process pauses between a call and its record; another does the work; then the first resumes and records."""
+    await probe_testbed.publish(NUMBERS)
+    paused = probe_testbed.start("--stop-at", "after_effect_before_outcome:1", *bug_arguments)
+    await wait_for_state(paused, ["T"])
+    probe_testbed.start(*bug_arguments)
+    wrong = await probe_testbed.violations(WITHIN_S)
     paused.signal(signal.SIGCONT)
     await asyncio.sleep(1)
-    return wrong or await lab.verdict(WITHIN_S)
+    return wrong or await probe_testbed.violations(WITHIN_S)
 
 
-async def _bursts_without_polling(lab, *plant: str) -> list[str]:
-    """Everything comes to rest soon after every burst, although no loop looks again by itself.
+async def _bursts_without_polling(probe_testbed, *bug_arguments: str) -> list[str]:
+    """All work finishes soon after every burst, although no loop polls.
 
-    A lost wake-up loses no fact here: the next commit, or the poll (a fifth of a second), heals it. It is slowness
-    alone, and only a bound on time between bursts sees it, with the poll put off for a minute. At the end of a run, or
-    with the poll, it would hide.
+    A lost wake-up loses no fact: the next commit or poll (a fifth of a second) repairs it. It only costs time, so the
+    test bounds the time between bursts, with a poll interval of a minute. A check at the end of the run, or with
+    polling, would not detect it.
     """
-    lab.start("--no-polling", *plant)
+    probe_testbed.start("--no-polling", *bug_arguments)
     for _ in range(BURSTS):
-        await lab.ask(1)
-        wrong = await lab.verdict(WOKEN_WITHIN_S)
+        await probe_testbed.publish(1)
+        wrong = await probe_testbed.violations(WOKEN_WITHIN_S)
         if wrong:
             return wrong
     return []
 
 
 SCENARIOS = {
-    "position_before_decisions": (_killed_inside_a_batch, "never heard"),
-    "inbox_skipped": (_told_again, "noted"),
+    "position_before_decisions": (_killed_inside_a_batch, "never handled"),
+    "inbox_skipped": (_published_twice, "noted"),
     "unfenced_lease": (_paused_before_the_outcome, "settled"),
     "publish_before_commit": (_killed_inside_a_batch, "never decided"),
     "lost_wake_up": (_bursts_without_polling, "still in the outbox"),
 }
 
 
-def test_every_planted_bug_has_a_scenario() -> None:
+def test_every_injected_bug_has_a_scenario() -> None:
     assert SCENARIOS.keys() == BUGS.keys()
 
 
 @pytest.mark.parametrize("bug", SCENARIOS)
-async def test_a_planted_bug_is_seen_by_the_oracle(lab, bug) -> None:
-    scenario, telling = SCENARIOS[bug]
+async def test_an_injected_bug_violates_an_invariant(probe_testbed, bug) -> None:
+    scenario, expected = SCENARIOS[bug]
 
-    wrong = await scenario(lab, "--plant", bug)
+    wrong = await scenario(probe_testbed, "--bug", bug)
 
-    assert [each for each in wrong if telling in each], wrong
+    assert [each for each in wrong if expected in each], wrong
 
 
 @pytest.mark.parametrize("scenario", dict.fromkeys(scenario for scenario, _ in SCENARIOS.values()))
-async def test_without_the_bug_the_same_scenario_ends_well(lab, scenario) -> None:
-    assert await scenario(lab) == []
+async def test_without_the_bug_the_same_scenario_violates_nothing(probe_testbed, scenario) -> None:
+    assert await scenario(probe_testbed) == []

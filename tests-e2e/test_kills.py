@@ -1,7 +1,8 @@
-"""Customers are served while every process of the stack is killed again and again: nothing lost, nothing twice.
+"""Customers are served while every process of the stack is killed repeatedly: nothing is lost or repeated.
 
-CONTRIBUTING.md says how to make it last longer. What the dice decide is printed as a seed; what the machine decides is
-not in it, so the same seed means the same plan and not the same run.
+CONTRIBUTING.md describes longer runs. The printed seed repeats the random plan; timing on the machine is not part of
+it,
+so the same seed gives the same plan, not the same run.
 """
 
 import asyncio
@@ -15,22 +16,22 @@ import time
 from contextlib import suppress
 
 import httpx
-from faults import oracle, outside
+from faults import external_effects, invariants
 from faults.fleet import SERVICES, Fleet
-from faults.killer import OF_THE_RELAY, Killer
-from faults.watch import Watch
+from faults.invariant_monitor import InvariantMonitor
+from faults.process_killer import RELAY_FAILPOINTS, ProcessKiller
 from paybill_stripe_fake.client import FakeControl
 
 TENANTS = int(os.environ.get("PAYBILL_KILLS_TENANTS", "50"))
 KILLS = int(os.environ.get("PAYBILL_KILLS", "60"))
 SEED = int(os.environ.get("PAYBILL_KILLS_SEED", "0")) or secrets.randbelow(2**32)
-ENOUGH_FOR_ALL = 50
-"""Kills among which there is each kind, whatever the dice say."""
+ENOUGH_FOR_ALL_KINDS = 50
+"""Number of kills from which on every kind must occur, whatever the seed."""
 AT_ONCE = 8
-"""Customers whose journey begins before its share of the killing."""
+"""Customers whose journey begins before their share of the kills."""
 KILLING_S = 2.0 * KILLS
 WITHIN_S = 60
-"""For what is left to do once nobody is killed any more."""
+"""Time to finish after the last kill."""
 PLANS = ("starter", "team", "business")
 ONCE = (
     "tenant.tenant_requested",
@@ -44,7 +45,7 @@ ONCE = (
 
 
 class Customers:
-    """They sign up, pay and wait. Whatever they ask is safe to ask again, of any process that serves it."""
+    """Customers that sign up, pay and wait. Every request is idempotent and may go to any process of its service."""
 
     def __init__(self, fleet: Fleet, client: httpx.AsyncClient, control: FakeControl, deadline: float) -> None:
         self._fleet = fleet
@@ -54,7 +55,7 @@ class Customers:
         self._dice = random.Random(SEED + 1)
 
     async def serve(self, number: int, slug: str) -> str:
-        """One customer from sign-up to active; the tenant's id."""
+        """Takes one customer from sign-up to active; returns the tenant's id."""
         body = {
             "slug": slug,
             "name": slug,
@@ -63,41 +64,41 @@ class Customers:
             "contact_email": f"{slug}@x.example",
         }
         headers = {"Idempotency-Key": f"sign-up-{slug}"}
-        asked = await self._answer("POST", "tenant", "/v1/tenants", json=body, headers=headers)
-        assert asked.status_code == 202, asked.text
-        id_ = asked.json()["id"]
-        account = await self._until("billing", f"/v1/tenants/{id_}/account", lambda found: found.get("checkout_url"))
+        response = await self._request("POST", "tenant", "/v1/tenants", json=body, headers=headers)
+        assert response.status_code == 202, response.text
+        id_ = response.json()["id"]
+        account = await self._wait_for("billing", f"/v1/tenants/{id_}/account", lambda found: found.get("checkout_url"))
         await asyncio.to_thread(self._control.pay_checkout, account["checkout_url"].rpartition("/")[2])
-        await self._until("tenant", f"/v1/tenants/{id_}", lambda found: found.get("status") == "active")
+        await self._wait_for("tenant", f"/v1/tenants/{id_}", lambda found: found.get("status") == "active")
         return id_
 
-    async def _answer(self, method: str, service: str, path: str, **more) -> httpx.Response:
-        """The first answer that is one, however often a part is away meanwhile."""
+    async def _request(self, method: str, service: str, path: str, **more) -> httpx.Response:
+        """Returns the first response without a server error, across outages of any part."""
         while True:
-            answer = None
+            response = None
             with suppress(httpx.HTTPError, OSError):
                 url = self._dice.choice(self._fleet.urls(service))
-                answer = await self._client.request(method, f"{url}{path}", **more)
-                if answer.status_code < 500 and answer.status_code != 429:
-                    return answer
-            assert time.monotonic() < self._deadline, f"{method} {path}: gave up: {answer and answer.text}"
+                response = await self._client.request(method, f"{url}{path}", **more)
+                if response.status_code < 500 and response.status_code != 429:
+                    return response
+            assert time.monotonic() < self._deadline, f"{method} {path}: gave up: {response and response.text}"
             await asyncio.sleep(0.2)
 
-    async def _until(self, service: str, path: str, true) -> dict:
-        """The document, once it is as wanted."""
+    async def _wait_for(self, service: str, path: str, condition) -> dict:
+        """Returns the document, once it satisfies `condition`."""
         while True:
-            found = await self._answer("GET", service, path)
-            if found.status_code == 200 and true(found.json()):
+            found = await self._request("GET", service, path)
+            if found.status_code == 200 and condition(found.json()):
                 return found.json()
             assert time.monotonic() < self._deadline, f"{path} stays {found.text[:400]}"
             await asyncio.sleep(0.2)
 
 
-async def _journeys(customers: Customers, killer: Killer) -> dict[str, str]:
-    """All customers, spread over the killing; their plans by their ids."""
+async def _journeys(customers: Customers, killer: ProcessKiller) -> dict[str, str]:
+    """Starts all customers, spread over the kills; returns their plans by their ids."""
 
     async def one(number: int) -> str:
-        while killer.part < (number - AT_ONCE) / TENANTS:  # noqa: ASYNC110  # it is told by processes that die
+        while killer.progress < (number - AT_ONCE) / TENANTS:  # noqa: ASYNC110  # it is told by processes that die
             await asyncio.sleep(0.1)
         return await customers.serve(number, f"tenant-{number}")
 
@@ -105,18 +106,18 @@ async def _journeys(customers: Customers, killer: Killer) -> dict[str, str]:
     return {id_: PLANS[number % 3] for number, id_ in enumerate(ids)}
 
 
-async def _killing(killer: Killer) -> None:
+async def _killing(killer: ProcessKiller) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(KILLING_S):
             await killer.run()
 
 
 async def test_every_customer_is_served_once_while_processes_are_killed(fleet, capsys):
-    # Pytest ends the process when one test takes two minutes; this one may be told to.
+    # Pytest ends the process when one test takes two minutes; this test may be configured to take longer.
     faulthandler.dump_traceback_later(KILLING_S + 3 * WITHIN_S, exit=True, file=sys.__stderr__)
-    killer = Killer(fleet, random.Random(SEED), KILLS)
-    watch = Watch(fleet)
-    watching = asyncio.create_task(watch.run())
+    killer = ProcessKiller(fleet, random.Random(SEED), KILLS)
+    invariant_monitor = InvariantMonitor(fleet)
+    monitoring = asyncio.create_task(invariant_monitor.run())
     key = {"Authorization": f"Bearer {fleet.operator_key}"}
     began = time.monotonic()
     deadline = began + KILLING_S + WITHIN_S
@@ -126,28 +127,30 @@ async def test_every_customer_is_served_once_while_processes_are_killed(fleet, c
                 group.create_task(_killing(killer))
                 served = group.create_task(_journeys(Customers(fleet, client, control, deadline), killer))
     plans = served.result()
-    watching.cancel()
-    left = await watch.until_at_rest(WITHIN_S)
-    facts = watch.log.facts
+    monitoring.cancel()
+    left = await invariant_monitor.wait_until_idle(WITHIN_S)
+    facts = invariant_monitor.log.facts
     wrong = [
-        *watch.wrong,
+        *invariant_monitor.wrong,
         *left,
-        *oracle.once_each(facts, ONCE, plans),
-        *await outside.environments(fleet, plans),
-        *await outside.customers(fleet.addresses["stripe-fake"], fleet.password("stripe-api-key"), plans),
+        *invariants.once_each(facts, ONCE, plans),
+        *await external_effects.environments(fleet, plans),
+        *await external_effects.customers(fleet.addresses["stripe-fake"], fleet.password("stripe-api-key"), plans),
     ]
-    await watch.log.close()
+    await invariant_monitor.log.close()
     replay = [sys.executable, "-m", "paybill_cli", "replay", "--verify", "--data-dir", str(fleet.data_dir)]
     replayed = await asyncio.to_thread(subprocess.run, replay, capture_output=True, text=True, check=False)
     with capsys.disabled():
         sys.stdout.write(f"\nPAYBILL_KILLS_SEED={SEED}: {len(plans)} journeys in {time.monotonic() - began:.0f} s, ")
-        sys.stdout.write(f"{len(facts)} facts, looked at {watch.looked} times; killed {sum(killer.killed.values())}: ")
+        sys.stdout.write(
+            f"{len(facts)} facts, looked at {invariant_monitor.checks} times; killed {sum(killer.killed.values())}: "
+        )
         sys.stdout.write(", ".join(f"{count} {name}" for name, count in sorted(killer.killed.items())))
         sys.stdout.write(f"; {dict(killer.done)}\n")
 
     assert wrong == []
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
     assert sum(killer.killed.values()) >= KILLS
-    if KILLS >= ENOUGH_FOR_ALL:
-        for kind in (("nats",), ("postgres",), SERVICES, ("the relay's owner", *OF_THE_RELAY)):
+    if KILLS >= ENOUGH_FOR_ALL_KINDS:
+        for kind in (("nats",), ("postgres",), SERVICES, ("relay owner", *RELAY_FAILPOINTS)):
             assert any(killer.killed[name] for name in kind), killer.killed

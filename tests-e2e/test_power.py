@@ -1,12 +1,12 @@
-"""What cuts the power stops what it is to stop, and waits for nothing else."""
+"""The power cut stops the given processes, and does not wait for others."""
 
 import subprocess
 import sys
 
-from power import hold, with_children
+from power import stop_processes, with_children
 
 
-def test_a_child_that_has_ended_does_not_keep_a_cut_waiting() -> None:
+def test_a_zombie_child_does_not_delay_a_power_cut() -> None:
     program = """if True:
         import os, subprocess, time
         child = subprocess.Popen(["true"])
@@ -16,7 +16,7 @@ def test_a_child_that_has_ended_does_not_keep_a_cut_waiting() -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         child = int(parent.stdout.readline())
         try:
-            hold([parent.pid])
+            stop_processes([parent.pid])
 
             assert child in with_children(parent.pid)
         finally:

@@ -1,4 +1,4 @@
-"""The power fails under load: what was acknowledged is there afterwards, on either server and on both at once."""
+"""Power cuts under load: acknowledged data is present afterwards, on either server and on both at once."""
 
 import asyncio
 import json
@@ -30,33 +30,33 @@ from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.telemetry import child
 from paybill_runtime.testing import until
-from power import Disk, hold
+from power import Disk, stop_processes
 
 CUTS = 10
 CUSTOMERS = 8
-MORE = 20
-"""How many are accepted, published, heard and confirmed between two cuts, at the least."""
+PROGRESS = 20
+"""Minimum of accepted, published, handled and confirmed messages between two cuts."""
 RETENTIONS_S = (86_400, 172_800)
-"""What is said about each account, in turn: the first one applied again after the second would be news again."""
+"""Alternating retentions per account: handling the first again after the second would change the state."""
 SERVERS = ("nats", "postgres")
-WAITING = "SELECT event_id FROM chassis.outbox WHERE sequence IS NULL"
+UNMARKED = "SELECT event_id FROM chassis.outbox WHERE sequence IS NULL"
 
 
-class World:
-    """Both servers, each on a disk of its own, the tenant service as a process, and customers who never wait.
+class Deployment:
+    """Both servers, each on a separate disk, the tenant service as a process, and customers under constant load.
 
-    accepted: tenants by slug, once HTTP has said 202. published: places of facts by id, once the stream has said them.
-    overdue: facts seen after a cut that were committed and not marked as published; recognised: those of them that the
+    accepted: tenants by slug, once HTTP returned 202. published: sequences of facts by id, once the stream confirmed
+    them. unmarked: facts that were committed and not marked as published at a cut; recognised: those of them that the
     stream had.
     """
 
     def __init__(self, folder: Path, disks: dict[str, Disk], registered) -> None:
-        self.nats = NatsServer(disks["nats"].place / "data")
-        self.postgres = PostgresServer(disks["postgres"].place / "data")
+        self.nats = NatsServer(disks["nats"].path / "data")
+        self.postgres = PostgresServer(disks["postgres"].path / "data")
         self.servers = {"nats": self.nats, "postgres": self.postgres}
         self.accepted: dict[str, str] = {}
         self.published: dict[str, int] = {}
-        self.overdue = self.recognised = 0
+        self.unmarked_at_cuts = self.recognised = 0
         self._disks = disks
         self._folder = folder
         self._registered = registered
@@ -75,15 +75,15 @@ class World:
         steward = await self._connected("steward")
         await ensure(steward)
         await steward.close()
-        self._settings = self._made_settings()
+        self._settings = self._create_settings()
         self._start_service()
         for event in offerings:
             await self._publish(event)
-        await until(self._answers, timeout_s=30)
-        self._customers = [asyncio.create_task(self._be_customers()) for _ in range(CUSTOMERS)]
-        await self.more()
+        await until(self._is_ready, timeout_s=30)
+        self._customers = [asyncio.create_task(self._run_customer()) for _ in range(CUSTOMERS)]
+        await self.wait_for_progress()
 
-    async def _answers(self) -> bool:
+    async def _is_ready(self) -> bool:
         async with httpx.AsyncClient(**self._http) as client:
             try:
                 return (await client.get("/readyz")).is_success
@@ -102,15 +102,15 @@ class World:
         for server in self.servers.values():
             server.kill()
 
-    async def more(self) -> None:
-        """Return when everything has gone on for a while: requests, facts of others, hearing, and facts going out."""
-        wanted = [number + MORE for number in await self._progress()]
+    async def wait_for_progress(self) -> None:
+        """Returns after progress everywhere: requests, facts of others, handled and published facts."""
+        targets = [number + PROGRESS for number in await self._progress()]
 
         async def enough() -> bool:
             for customer in self._customers:
                 if customer.done():
                     customer.result()
-            return all(map(int.__ge__, await self._progress(), wanted))
+            return all(map(int.__ge__, await self._progress(), targets))
 
         await until(enough, timeout_s=30)
 
@@ -122,8 +122,8 @@ class World:
         return [len(self.accepted), len(self.published), *row.values()]
 
     async def cut(self, *names: str, before_marking: bool = False) -> list[str]:
-        """No power for these servers, and then again; with all of them goes the service. What it cost."""
-        lock = await self._marking_held_up() if before_marking else None
+        """Cuts the power of these servers and restores it; cutting all includes the service. Returns the losses."""
+        lock = await self._block_marking() if before_marking else None
         accepted, published = dict(self.accepted), dict(self.published)
         await asyncio.to_thread(self._cut, names)
         if lock is not None:
@@ -131,83 +131,88 @@ class World:
         try:
             await self._start(names)
         except EmbeddedError as error:
-            return [f"a server does not come back: {error}"]
+            return [f"a server did not restart: {error}"]
         if names == SERVERS:
             self._start_service()
         return await self._losses(accepted, published)
 
-    async def _marking_held_up(self) -> asyncpg.Connection:
-        """Return when facts are in the stream that the relay cannot mark, for this connection locks its lease."""
+    async def _block_marking(self) -> asyncpg.Connection:
+        """Locks the relay's lease; returns when the stream holds facts that the relay cannot mark."""
         lock = await self._connection()
         await lock.execute("BEGIN; SELECT FROM chassis.lease WHERE name = 'relay' FOR UPDATE")
 
         async def unmarked() -> bool:
-            return bool((await self._waiting()) & {headers["ce-id"] for _, headers, _ in await self.stream()})
+            return bool((await self._unmarked()) & {headers["ce-id"] for _, headers, _ in await self.stream()})
 
         await until(unmarked)
         return lock
 
     def _cut(self, names) -> None:
         machine = names == SERVERS
-        hold([self.servers[name].pid for name in names] + ([self._service.pid] if machine else []))
+        stop_processes([self.servers[name].pid for name in names] + ([self._service.pid] if machine else []))
         for name in names:
-            self._disks[name].keep_what_reached_it()
+            self._disks[name].take_snapshot()
         for name in names:
             self.servers[name].kill()
         if machine:
             self._service.kill()
             self._service.wait()
         for name in names:
-            self._disks[name].lose_the_rest()
+            self._disks[name].restore_snapshot()
 
     async def _losses(self, accepted: dict[str, str], published: dict[str, int]) -> list[str]:
-        """What somebody was told, and is no longer so. PostgreSQL is asked first, for it hears of the stream."""
+        """Returns acknowledged data that is missing. PostgreSQL is read first, since it refers to the stream."""
         tenants = {row["id"] for row in await self._rows("SELECT id FROM tenants")}
-        confirmed = await self._places("SELECT event_id, sequence FROM chassis.outbox WHERE sequence IS NOT NULL")
-        waiting = await self._waiting()
-        heard = await self._places("SELECT event_id, sequence FROM chassis.inbox")
+        confirmed = await self._sequences("SELECT event_id, sequence FROM chassis.outbox WHERE sequence IS NOT NULL")
+        unmarked = await self._unmarked()
+        handled = await self._sequences("SELECT event_id, sequence FROM chassis.inbox")
         (read,) = await self._rows("SELECT coalesce(max(sequence), 0) AS upto FROM chassis.position")
         stream = {sequence: headers["ce-id"] for sequence, headers, _ in await self.stream()}
-        self.overdue += len(waiting)
-        self.recognised += len(waiting & set(stream.values()))
-        told = {"published": published, "confirmed": confirmed, "heard": heard}
+        self.unmarked_at_cuts += len(unmarked)
+        self.recognised += len(unmarked & set(stream.values()))
+        acknowledged = {"published": published, "confirmed": confirmed, "heard": handled}
         return [
             *(f"{slug} was accepted" for slug, id_ in accepted.items() if id_ not in tenants),
-            *(f"{what} as {at}: {id_}" for what in told for id_, at in told[what].items() if stream.get(at) != id_),
-            *([f"the stream was read up to {read['upto']}"] if read["upto"] > max(stream, default=0) else []),
+            *(
+                f"{what} as {at}: {id_}"
+                for what in acknowledged
+                for id_, at in acknowledged[what].items()
+                if stream.get(at) != id_
+            ),
+            *([f"the stream was consumed up to {read['upto']}"] if read["upto"] > max(stream, default=0) else []),
         ]
 
     async def finish(self) -> None:
-        """Return when all that customers have asked for is done."""
+        """Returns when all requests of the customers are finished."""
         self._closing = True
         async with asyncio.timeout(60), httpx.AsyncClient(**self._http, timeout=5) as client:
             await asyncio.gather(*self._customers)
 
-            async def at_rest() -> bool:
-                seen = (await client.get("/v1/operations")).json()
-                return (seen["outbox_waiting"], seen["lag"], seen["parked"]) == (0, {"reader": 0}, 0)
+            async def is_idle() -> bool:
+                overview = (await client.get("/v1/operations")).json()
+                return (overview["outbox_waiting"], overview["lag"], overview["parked"]) == (0, {"reader": 0}, 0)
 
-            await until(at_rest, timeout_s=60)
+            await until(is_idle, timeout_s=60)
 
     async def stream(self) -> list[tuple[int, dict[str, str], dict]]:
-        """Every fact: its place, headers and payload. Nothing, when even the stream is gone."""
+        """Returns every fact: sequence, headers and payload; an empty list if even the stream is missing."""
         client = await self._connected("operator")
-        feed = OrderedConsumer(client, EVENTS, ["paybill.events.>"], 1)
+        consumer = OrderedConsumer(client, EVENTS, ["paybill.events.>"], 1)
         facts = []
         try:
-            while await feed.pending():
-                facts += [(stream_sequence(m), m.headers, json.loads(m.data)) for m in await feed.fetch(1)]
+            while await consumer.pending():
+                facts += [(stream_sequence(m), m.headers, json.loads(m.data)) for m in await consumer.fetch(1)]
         except NotFoundError:
             return []
         finally:
-            await feed.close()
+            await consumer.close()
             await client.close()
         return facts
 
-    async def _waiting(self) -> set[str]:
-        return {str(row["event_id"]) for row in await self._rows(WAITING)}
+    async def _unmarked(self) -> set[str]:
+        return {str(row["event_id"]) for row in await self._rows(UNMARKED)}
 
-    async def _places(self, query: str) -> dict[str, int]:
+    async def _sequences(self, query: str) -> dict[str, int]:
         return {str(row["event_id"]): row["sequence"] for row in await self._rows(query)}
 
     async def _connection(self) -> asyncpg.Connection:
@@ -220,7 +225,7 @@ class World:
         finally:
             await connection.close()
 
-    def _made_settings(self) -> dict[str, str]:
+    def _create_settings(self) -> dict[str, str]:
         key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
         (self._folder / "keys.json").write_text(json.dumps({"keys": [key.stored]}))
         for name in ("tenant", "billing", "provisioner"):
@@ -255,8 +260,8 @@ class World:
     async def _connected(self, user: str):
         return await connect(self.nats.url, user, self._passwords["nats", user])
 
-    async def _be_customers(self) -> None:
-        """One after the other: asked for until it is accepted, then registered until the stream has said so."""
+    async def _run_customer(self) -> None:
+        """Signs up customers one by one, each until it is accepted, then registered until the stream confirmed it."""
         async with httpx.AsyncClient(**self._http, timeout=5) as client:
             while not self._closing:
                 slug = f"tenant-{next(self._numbers)}"
@@ -266,22 +271,22 @@ class World:
                     await self._publish(self._registered(self.accepted[slug], retention_s))
 
     async def _sign_up(self, client, slug: str) -> None:
-        """Ask once. The key makes it safe to ask again, whatever came of this."""
+        """Sends one request. The idempotency key makes repeats safe, whatever its outcome."""
         body = {"slug": slug, "name": slug, "plan": "pro", "region": "eu-1", "contact_email": f"{slug}@x.example"}
         try:
-            answer = await client.post("/v1/tenants", json=body, headers={"Idempotency-Key": f"sign-up-{slug}"})
+            response = await client.post("/v1/tenants", json=body, headers={"Idempotency-Key": f"sign-up-{slug}"})
         except httpx.TransportError:
             await asyncio.sleep(0.1)
             return
-        if answer.status_code == 202:
-            self.accepted[slug] = answer.json()["id"]
+        if response.status_code == 202:
+            self.accepted[slug] = response.json()["id"]
             return
-        # 422 at the beginning, until the service has heard what is offered.
-        assert answer.status_code in {422, 429, 503}, answer.text
+        # 422 at the beginning, until the service has handled the offerings.
+        assert response.status_code in {422, 429, 503}, response.text
         await asyncio.sleep(0.1)
 
     async def _publish(self, event) -> None:
-        """Say it until the stream has confirmed it, under one id."""
+        """Publishes until the stream confirms it, under one id."""
         cause = new_id()
         fact = Fact(event, new_id(), datetime.now(UTC), 1, Origin(cause, cause, f"service:{event.OWNER}", child("")))
         while fact.id not in self.published:
@@ -303,7 +308,7 @@ class World:
 
 @pytest.fixture
 def disks(tmp_path):
-    """A disk for each server; skipped loudly where this machine cannot cut their power."""
+    """Creates a disk for each server; skips with a clear message where power cuts cannot be simulated."""
     with ExitStack() as stack:
         made = {}
         for name in SERVERS:
@@ -317,8 +322,8 @@ def disks(tmp_path):
 
 
 @pytest.fixture
-async def world(tmp_path, disks, registered):
-    made = World(tmp_path, disks, registered)
+async def deployment(tmp_path, disks, registered):
+    made = Deployment(tmp_path, disks, registered)
     try:
         yield made
     finally:
@@ -326,36 +331,34 @@ async def world(tmp_path, disks, registered):
 
 
 @pytest.mark.parametrize("names", [("nats",), ("postgres",), SERVERS], ids=["NATS", "PostgreSQL", "both"])
-async def test_what_was_acknowledged_before_a_power_cut_is_there_afterwards_and_happens_once(
-    world, names, offerings
-) -> None:
-    """The service reads throughout: what JetStream had noted of its consumers is gone after each cut of NATS."""
+async def test_acknowledged_data_survives_power_cuts_and_is_processed_once(deployment, names, offerings) -> None:
+    """The service consumes throughout: JetStream's unsynced consumer state is lost after each cut of NATS."""
     dice = random.Random(len(names))
-    await world.open(offerings)
+    await deployment.open(offerings)
     for number in range(CUTS):
         await asyncio.sleep(dice.uniform(0, 0.1))
-        assert await world.cut(*names, before_marking=names == SERVERS and number % 2 == 1) == []
-        await world.more()
-    await world.finish()
+        assert await deployment.cut(*names, before_marking=names == SERVERS and number % 2 == 1) == []
+        await deployment.wait_for_progress()
+    await deployment.finish()
 
-    facts = await world.stream()
-    lives = {id_: [] for id_ in world.accepted.values()}
+    facts = await deployment.stream()
+    histories = {id_: [] for id_ in deployment.accepted.values()}
     for _, headers, payload in facts:
         if headers["ce-source"] == "paybill/tenant" and headers["pb-aggregate"].startswith("tenant/"):
-            lives[headers["pb-tenant"]].append((headers["pb-revision"], payload.get("retention_s")))
+            histories[headers["pb-tenant"]].append((headers["pb-revision"], payload.get("retention_s")))
     assert len({headers["ce-id"] for _, headers, _ in facts}) == len(facts)
-    assert not [life for life in lives.values() if life != [("1", None), ("2", 86_400), ("3", 172_800)]]
-    assert world.overdue > world.recognised, "the load was too light for a cut to interrupt anything"
-    assert world.recognised > 0 or names != SERVERS
+    assert not [history for history in histories.values() if history != [("1", None), ("2", 86_400), ("3", 172_800)]]
+    assert deployment.unmarked_at_cuts > deployment.recognised, "the load was too light for a cut to interrupt anything"
+    assert deployment.recognised > 0 or names != SERVERS
 
 
-async def test_nats_with_its_default_sync_interval_is_caught(world, offerings) -> None:
-    await world.open(offerings)
-    await asyncio.to_thread(restart_with_default_sync_interval, world.nats)
+async def test_the_test_detects_nats_with_its_default_sync_interval(deployment, offerings) -> None:
+    await deployment.open(offerings)
+    await asyncio.to_thread(restart_with_default_sync_interval, deployment.nats)
     os.sync()
-    await world.more()
+    await deployment.wait_for_progress()
 
-    losses = await world.cut("nats")
+    losses = await deployment.cut("nats")
 
     assert [loss for loss in losses if loss.startswith("published")]
 
@@ -368,19 +371,19 @@ def restart_with_default_sync_interval(nats: NatsServer) -> None:
     assert conf.read_text() != safe
     with sole_server(conf.parent) as lock:
         nats._child = Child([Path(sys.executable).with_name("nats-server"), "--config", conf], nats.log, lock)
-    assert nats._child.wait_until(nats._answers, 10)
+    assert nats._child.wait_until(nats._is_ready, 10)
 
 
-async def test_postgresql_with_fsync_off_is_caught(world, offerings) -> None:
-    await world.open(offerings)
-    url, password = world.postgres.url("postgres", "postgres"), world.postgres.password("postgres")
+async def test_the_test_detects_postgresql_with_fsync_off(deployment, offerings) -> None:
+    await deployment.open(offerings)
+    url, password = deployment.postgres.url("postgres", "postgres"), deployment.postgres.password("postgres")
     operator = await asyncpg.connect(url, password=password)
     await operator.execute("ALTER SYSTEM SET fsync = off")
     await operator.execute("SELECT pg_reload_conf()")
     await operator.close()
     os.sync()
-    await world.more()
+    await deployment.wait_for_progress()
 
-    losses = await world.cut("postgres")
+    losses = await deployment.cut("postgres")
 
-    assert [loss for loss in losses if "was accepted" in loss or "does not come back" in loss]
+    assert [loss for loss in losses if "was accepted" in loss or "did not restart" in loss]

@@ -1,4 +1,4 @@
-"""The README, followed to the letter by a machine: every command and every piece of Python in it runs."""
+"""Runs every command and every piece of Python in the README."""
 
 import asyncio
 import json
@@ -25,14 +25,14 @@ def _blocks(language):
 
 
 def _commands():
-    """The lines of the console blocks without their comments, each with the place where a stack is up or not."""
+    """Returns the lines of the console blocks without their comments."""
     lines = [line.partition("#")[0].strip() for block in _blocks("console") for line in block.splitlines()]
     return [line for line in lines if line]
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    """What `make up` leaves a reader with: a stack, and the operator's key."""
+    """Starts the stack of `make up`; returns its folder and the operator's key."""
     data_dir = tmp_path_factory.mktemp("readme") / "data"
     process = subprocess.Popen(
         [sys.executable, "-m", "paybill_cli", "up", "--data-dir", str(data_dir)],
@@ -64,7 +64,7 @@ def _run(arguments, stack, folder):
 
 @pytest.fixture(scope="module")
 def tenant_id(stack, tmp_path_factory):
-    """The tenant that the README creates, once it has paid at the checkout that the command names."""
+    """Returns the tenant that the README creates, after paying at its checkout."""
     folder = tmp_path_factory.mktemp("create")
     line = next(line for line in _commands() if line.startswith("paybill tenant create"))
     done = _run([*shlex.split(line)[1:], "--json"], stack, folder)
@@ -82,7 +82,7 @@ def tenant_id(stack, tmp_path_factory):
     return made["id"]
 
 
-def test_every_make_target_that_it_names_exists():
+def test_every_make_target_in_it_exists():
     named = {line.split()[1] for line in _commands() if line.startswith("make ")} | {"help"}
     there = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -90,7 +90,7 @@ def test_every_make_target_that_it_names_exists():
     assert named <= there
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_resolves():
     links = re.findall(r"\]\(([^)#:]+)\)", README)
 
     assert len(links) > 8
@@ -105,7 +105,7 @@ def test_every_paybill_command_runs(stack, tenant_id, tmp_path):
     assert len(lines) >= 4
     for line in lines:
         arguments = shlex.split(line)[1:]
-        if arguments[:2] == ["events", "tail"]:  # it follows for ever, which is its point
+        if arguments[:2] == ["events", "tail"]:  # it follows the log without end
             arguments.append("--no-follow")
         done = _run(arguments, stack, tmp_path)
         assert done.returncode == 0, f"{line}: {done.stdout[-500:]} {done.stderr[-500:]}"
@@ -133,7 +133,7 @@ def test_the_five_lines_of_python_publish_usage_that_is_counted(stack, tenant_id
 
 
 def _total(stack, tenant_id, folder):
-    """All usage of the tenant that became a fact."""
+    """Returns the tenant's total usage in facts."""
     done = _run(["events", "tail", "--no-follow", "--tenant", tenant_id, "--json"], stack, folder)
     facts = [json.loads(line)["data"] for line in done.stdout.splitlines()]
     return sum(fact["payload"]["quantity"] for fact in facts if fact["type"] == "billing.usage_recorded")

@@ -1,7 +1,7 @@
-"""Ten thousand messages of the provider, shuffled, some twice and some never, while every process is killed.
+"""Ten thousand webhooks, shuffled, some duplicated and some lost, while every process is killed.
 
-What was acknowledged is kept, nothing is done twice, and we end in the provider's state. PAYBILL_STORM_EVENTS,
-PAYBILL_STORM_KILLS and PAYBILL_STORM_SEED make it another storm; the seed is printed.
+Acknowledged messages are kept, nothing is processed twice, and the final state equals the provider's.
+PAYBILL_STORM_EVENTS, PAYBILL_STORM_KILLS and PAYBILL_STORM_SEED change the storm; the seed is printed.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ import asyncpg
 import httpx
 import stripe
 from faults.fleet import Fleet
-from faults.killer import Killer
-from faults.watch import Watch
+from faults.invariant_monitor import InvariantMonitor
+from faults.process_killer import ProcessKiller
 from paybill_billing.providers.stripe import mappers
 from paybill_stripe_fake.client import FakeControl
 
@@ -31,20 +31,20 @@ EVENTS = int(os.environ.get("PAYBILL_STORM_EVENTS", "10000"))
 KILLS = int(os.environ.get("PAYBILL_STORM_KILLS", "30"))
 SEED = int(os.environ.get("PAYBILL_STORM_SEED", "0")) or secrets.randbelow(2**32)
 TENANTS = 40
-AGAIN, NEVER = 0.10, 0.05
-"""Of all messages: sent twice, and lost on the way."""
+DUPLICATED, LOST = 0.10, 0.05
+"""Shares of all messages: sent twice, and lost on the way."""
 SENDERS = 16
 KILLING_S = 3.0 * KILLS
 WITHIN_S = 90
-TAKEN_UP_S = 30
+RESUMED_S = 30
 PER_S = 25
-"""What the provider allows for one endpoint."""
+"""The provider's rate limit for one endpoint."""
 SOME_DAYS = timedelta(days=3)
-"""Less than a card may fail before its owner can do something about it."""
+"""Less than the dunning period, so that a customer can pay in time."""
 
 
 class Account:
-    """The provider's account, as its owner sees it."""
+    """The provider's account, as its owner controls it."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._key = fleet.password("stripe-api-key")
@@ -55,7 +55,7 @@ class Account:
         self.events: dict[str, dict] = {}
 
     def collect(self) -> None:
-        """Take note of every event that happened since; the provider lists those of thirty days."""
+        """Collects every new event; the provider lists those of thirty days."""
         after: dict[str, str] = {}
         while True:
             page = self._http.get("/v1/events", params={"limit": "100", **after}).raise_for_status().json()
@@ -66,7 +66,7 @@ class Account:
             after = {"starting_after": page["data"][-1]["id"]}
 
     def subscriptions(self) -> dict[str, dict]:
-        """All of them as they are now, by id."""
+        """Returns all current subscriptions, by id."""
         found: dict[str, dict] = {}
         after: dict[str, str] = {}
         while True:
@@ -78,8 +78,8 @@ class Account:
             after = {"starting_after": page["data"][-1]["id"]}
 
     def post(self, path: str, **fields: str) -> None:
-        answer = self._http.post(path, data=fields)
-        assert answer.is_success, answer.text
+        response = self._http.post(path, data=fields)
+        assert response.is_success, response.text
 
     def delete(self, path: str) -> None:
         self._http.delete(path).raise_for_status()
@@ -90,33 +90,33 @@ class Account:
 
 
 async def _subscribed(fleet: Fleet, client: httpx.AsyncClient, account: Account, number: int) -> None:
-    """A customer signs up and pays."""
+    """Signs up a customer, who pays."""
     slug = f"storm-{number}"
     body = {"slug": slug, "name": slug, "plan": "starter", "region": "eu-central", "contact_email": f"{slug}@x.example"}
-    asked = await client.post(f"{fleet.addresses['tenant']}/v1/tenants", json=body)
-    assert asked.status_code == 202, asked.text
-    url = f"{fleet.addresses['billing']}/v1/tenants/{asked.json()['id']}/account"
+    response = await client.post(f"{fleet.addresses['tenant']}/v1/tenants", json=body)
+    assert response.status_code == 202, response.text
+    url = f"{fleet.addresses['billing']}/v1/tenants/{response.json()['id']}/account"
 
-    async def told(true) -> dict:
+    async def account_when(condition) -> dict:
         async with asyncio.timeout(WITHIN_S):
             while True:
-                answer = await client.get(url)
-                if answer.status_code == 200 and true(answer.json()):
-                    return answer.json()
+                response = await client.get(url)
+                if response.status_code == 200 and condition(response.json()):
+                    return response.json()
                 await asyncio.sleep(0.1)
 
-    opened = await told(lambda found: found["checkout_url"])
+    opened = await account_when(lambda found: found["checkout_url"])
     await asyncio.to_thread(account.control.pay_checkout, opened["checkout_url"].rpartition("/")[2])
-    await told(lambda found: found["subscriptions"])
+    await account_when(lambda found: found["subscriptions"])
 
 
-def _live(account: Account, dice: random.Random) -> None:
-    """Time goes by, in which customers change their minds and cards fail, until enough has happened."""
+def _generate_events(account: Account, dice: random.Random) -> None:
+    """Advances the clock while customers change subscriptions and cards fail, until there are enough events."""
     cancelled = 0
     while len(account.events) < EVENTS:
-        living = {id_: each for id_, each in account.subscriptions().items() if each["status"] != "canceled"}
-        assert living, "every customer has left before enough has happened"
-        for id_, found in living.items():
+        active = {id_: each for id_, each in account.subscriptions().items() if each["status"] != "canceled"}
+        assert active, "every customer has cancelled before there are enough events"
+        for id_, found in active.items():
             match dice.choices(("nothing", "seats", "card", "cancel"), (5, 3, 1, 0.2))[0]:
                 case _ if found["status"] != "active":
                     account.control.set_payment(found["customer"], dice.choice(("succeed", "succeed", "fail")))
@@ -133,52 +133,52 @@ def _live(account: Account, dice: random.Random) -> None:
 
 
 async def _send(
-    fleet: Fleet, killer: Killer, killing: asyncio.Task, events: list[dict], dice: random.Random, until: float
+    fleet: Fleet, killer: ProcessKiller, killing: asyncio.Task, events: list[dict], dice: random.Random, until: float
 ) -> list[str]:
-    """Deliver as a provider does: again and again until it is taken, to whatever process serves; what was taken."""
+    """Delivers like a provider: retries until a process accepts the message; returns the accepted ones."""
     secret = fleet.password("stripe-webhook-secrets").split()[0]
-    waiting = list(enumerate(events))
-    waiting.reverse()
-    taken: list[str] = []
+    pending = list(enumerate(events))
+    pending.reverse()
+    accepted: list[str] = []
 
     async def sender(client: httpx.AsyncClient) -> None:
-        while waiting:
-            place, event = waiting.pop()
-            while not killing.done() and killer.part < place / len(events):  # noqa: ASYNC110  # processes tell it
+        while pending:
+            index, event = pending.pop()
+            while not killing.done() and killer.progress < index / len(events):  # noqa: ASYNC110  # processes tell it
                 await asyncio.sleep(0.05)
             body = json.dumps(event)
             while True:
-                assert time.monotonic() < until, f"{len(waiting)} messages were never taken"
+                assert time.monotonic() < until, f"{len(pending)} messages were never accepted"
                 signature = stripe.WebhookSignature.generate_signature_header(body, secret, int(time.time()))
                 with suppress(httpx.HTTPError):
                     url = dice.choice(fleet.urls("billing"))
                     headers = {"stripe-signature": signature, "content-type": "application/json"}
-                    answer = await client.post(f"{url}/webhooks/stripe", content=body, headers=headers)
-                    if answer.status_code == 200:
-                        taken.append(event["id"])
+                    response = await client.post(f"{url}/webhooks/stripe", content=body, headers=headers)
+                    if response.status_code == 200:
+                        accepted.append(event["id"])
                         break
-                    assert answer.status_code in {500, 503}, answer.text
+                    assert response.status_code in {500, 503}, response.text
                 await asyncio.sleep(0.1)
 
     async with httpx.AsyncClient(timeout=5) as client:
         await asyncio.gather(*(sender(client) for _ in range(SENDERS)))
-    return taken
+    return accepted
 
 
-async def _killing(killer: Killer) -> None:
+async def _killing(killer: ProcessKiller) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(KILLING_S):
             await killer.run()
 
 
-async def _all_understood(fleet: Fleet, client: httpx.AsyncClient, within_s: float) -> float:
-    """Seconds until nothing waits any more."""
+async def _all_processed(fleet: Fleet, client: httpx.AsyncClient, within_s: float) -> float:
+    """Returns the seconds until no webhook is pending."""
     began = time.monotonic()
     async with asyncio.timeout(within_s):
         while True:
             with suppress(httpx.HTTPError):
-                answer = await client.get(f"{fleet.addresses['billing']}/v1/webhooks/waiting")
-                if answer.status_code == 200 and answer.json() == []:
+                response = await client.get(f"{fleet.addresses['billing']}/v1/webhooks/waiting")
+                if response.status_code == 200 and response.json() == []:
                     return time.monotonic() - began
             await asyncio.sleep(0.2)
 
@@ -192,25 +192,27 @@ async def _rows(fleet: Fleet, query: str) -> list[asyncpg.Record]:
 
 
 def _differences(account: Account, ours: dict[str, dict]) -> list[str]:
-    """Where we are not in the provider's state."""
+    """Returns differences between our state and the provider's."""
     wrong = []
     for id_, theirs in account.subscriptions().items():
-        seen, held = mappers.seen(theirs), ours.get(id_)
-        if held is None:
-            wrong.append(f"{id_} is not known here")
+        snapshot, known = mappers.subscription_snapshot(theirs), ours.get(id_)
+        if known is None:
+            wrong.append(f"{id_} is unknown here")
             continue
         shown = {
-            "provider_status": seen.status,
-            "quantity": seen.items[0].quantity,
-            "period_end": seen.period_end and seen.period_end.isoformat().replace("+00:00", "Z"),
-            "cancel_at": seen.cancel_at and seen.cancel_at.isoformat().replace("+00:00", "Z"),
+            "provider_status": snapshot.status,
+            "quantity": snapshot.items[0].quantity,
+            "period_end": snapshot.period_end and snapshot.period_end.isoformat().replace("+00:00", "Z"),
+            "cancel_at": snapshot.cancel_at and snapshot.cancel_at.isoformat().replace("+00:00", "Z"),
         }
-        wrong += [f"{id_}: {name} is {held[name]}, not {value}" for name, value in shown.items() if held[name] != value]
+        wrong += [
+            f"{id_}: {name} is {known[name]}, not {value}" for name, value in shown.items() if known[name] != value
+        ]
     return wrong
 
 
-async def _held(fleet: Fleet, client: httpx.AsyncClient) -> dict[str, dict]:
-    """All our subscriptions by the provider's id."""
+async def _our_subscriptions(fleet: Fleet, client: httpx.AsyncClient) -> dict[str, dict]:
+    """Returns all our subscriptions by the provider's id."""
     found: dict[str, dict] = {}
     after: dict[str, str] = {}
     while True:
@@ -231,42 +233,42 @@ async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet
         await asyncio.gather(*(_subscribed(fleet, client, account, n) for n in range(TENANTS)))
         await asyncio.to_thread(account.control.wait_delivered)
         await asyncio.to_thread(account.control.faults, lose=1_000_000)
-        await asyncio.to_thread(_live, account, dice)
+        await asyncio.to_thread(_generate_events, account, dice)
         events = list(account.events.values())
-        sent = [event for event in events if dice.random() >= NEVER]
-        sent += dice.sample(sent, int(AGAIN * len(sent)))
+        sent = [event for event in events if dice.random() >= LOST]
+        sent += dice.sample(sent, int(DUPLICATED * len(sent)))
         dice.shuffle(sent)
 
-        killer = Killer(fleet, dice, KILLS)
-        watch = Watch(fleet)
-        watching = asyncio.create_task(watch.run())
+        killer = ProcessKiller(fleet, dice, KILLS)
+        invariant_monitor = InvariantMonitor(fleet)
+        monitoring = asyncio.create_task(invariant_monitor.run())
         account.control.reset_calls()
         until = time.monotonic() + KILLING_S + WITHIN_S
         async with asyncio.TaskGroup() as group:
             killing = group.create_task(_killing(killer))
             sending = group.create_task(_send(fleet, killer, killing, sent, dice, until))
-        watching.cancel()
-        took_s = await _all_understood(fleet, client, WITHIN_S)
+        monitoring.cancel()
+        took_s = await _all_processed(fleet, client, WITHIN_S)
         reconcile = [sys.executable, "-m", "paybill_cli", "provider", "reconcile", "stripe", "--json"]
         environment = os.environ | {"PAYBILL_DATA_DIR": str(fleet.data_dir), "PAYBILL_API_KEY": fleet.operator_key}
         reconciled = await asyncio.to_thread(
             subprocess.run, reconcile, env=environment, capture_output=True, text=True, check=False
         )
-        await _all_understood(fleet, client, WITHIN_S)
-        left = await watch.until_at_rest(WITHIN_S)
-        held = await _held(fleet, client)
+        await _all_processed(fleet, client, WITHIN_S)
+        left = await invariant_monitor.wait_until_idle(WITHIN_S)
+        known = await _our_subscriptions(fleet, client)
     acknowledged = set(sending.result())
     kept = {row["event_id"]: row for row in await _rows(fleet, "SELECT event_id, done_at FROM webhooks")}
-    failed = Counter(fact.aggregate for fact in watch.log.facts if fact.type == "billing.payment_failed")
+    failed = Counter(fact.aggregate for fact in invariant_monitor.log.facts if fact.type == "billing.payment_failed")
     calls = account.control.calls()
-    wrong = [*watch.wrong, *left, *_differences(account, held)]
+    wrong = [*invariant_monitor.wrong, *left, *_differences(account, known)]
     account.close()
-    await watch.log.close()
+    await invariant_monitor.log.close()
     replay = [sys.executable, "-m", "paybill_cli", "replay", "--verify", "--data-dir", str(fleet.data_dir)]
     replayed = await asyncio.to_thread(subprocess.run, replay, capture_output=True, text=True, check=False)
     with capsys.disabled():
         sys.stdout.write(f"\nPAYBILL_STORM_SEED={SEED}: {len(sent)} messages of {len(events)} events, ")
-        sys.stdout.write(f"{len(acknowledged)} acknowledged, killed {sum(killer.killed.values())}; all understood ")
+        sys.stdout.write(f"{len(acknowledged)} acknowledged, killed {sum(killer.killed.values())}; all processed ")
         sys.stdout.write(
             f"{took_s:.1f} s after the last kill; {calls['total']} calls, at most {calls['max_per_s']}/s\n"
         )
@@ -280,7 +282,7 @@ async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet
     assert {each["path"]: each["max_per_s"] for each in calls["endpoints"] if each["max_per_s"] > PER_S} == {}
 
 
-async def test_what_a_killed_worker_was_looking_at_is_taken_up_by_another(fleet, capsys):
+async def test_a_killed_worker_s_subscriptions_are_resumed_by_another_replica(fleet, capsys):
     account = Account(fleet)
     key = {"Authorization": f"Bearer {fleet.operator_key}"}
     async with httpx.AsyncClient(headers=key, timeout=10) as client:
@@ -288,13 +290,13 @@ async def test_what_a_killed_worker_was_looking_at_is_taken_up_by_another(fleet,
         (id_,) = account.subscriptions()
         fleet.join("billing")
         await asyncio.to_thread(account.control.wait_delivered)
-        await _all_understood(fleet, client, WITHIN_S)
+        await _all_processed(fleet, client, WITHIN_S)
         account.control.reset_calls()
         account.control.delay_calls(60, path="/v1/subscriptions/")
         await asyncio.to_thread(account.control.renew, id_)
         async with asyncio.timeout(WITHIN_S):
             while True:
-                worker = await fleet.holding("billing", "webhooks")
+                worker = await fleet.lease_owner("billing", "webhooks")
                 if worker is not None and account.control.calls()["total"]:
                     break
                 await asyncio.sleep(0.1)
@@ -304,13 +306,13 @@ async def test_what_a_killed_worker_was_looking_at_is_taken_up_by_another(fleet,
         account.control.delay_calls(0)
         period = account.subscriptions()[id_]["items"]["data"][0]["current_period_end"]
 
-        async with asyncio.timeout(TAKEN_UP_S):
+        async with asyncio.timeout(RESUMED_S):
             while True:
                 with suppress(httpx.HTTPError):
-                    held = (await _held(fleet, client))[id_]
-                    if datetime.fromisoformat(held["period_end"]).timestamp() == period:
+                    known = (await _our_subscriptions(fleet, client))[id_]
+                    if datetime.fromisoformat(known["period_end"]).timestamp() == period:
                         break
                 await asyncio.sleep(0.1)
     account.close()
     with capsys.disabled():
-        sys.stdout.write(f"\ntaken up {time.monotonic() - killed_at:.1f} s after the kill\n")
+        sys.stdout.write(f"\nresumed {time.monotonic() - killed_at:.1f} s after the kill\n")

@@ -1,6 +1,6 @@
-"""Faults for the suites that kill: failpoints, planted bugs, replicas that come and go, and the oracle that judges.
+"""Fault injection for the crash tests: failpoints, injected bugs, replicas that join and leave, and invariant checks.
 
-Production code holds no switch that breaks it. Whatever is broken here is broken from outside: a process of a service
-is started through `python -m faults`, which first wraps functions of the runtime and then runs the service's own
-command line. What it wraps has to be there, or it refuses to start.
+Production code contains no switch for faults; they are injected from outside. `python -m faults` starts a process of a
+service: it first wraps functions of the runtime and then runs the service's own command line. It refuses to start when
+a function to wrap is missing.
 """

@@ -1,4 +1,4 @@
-"""Planted bugs: each breaks one promise of the runtime, and the oracle has to see it."""
+"""Injected bugs: each breaks one guarantee of the runtime, and the invariant checks must detect it."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -15,60 +15,60 @@ from paybill_runtime.messaging.inbox import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
 from sqlalchemy import text
 
-from faults import planting
+from faults import injection
 
-FORGETFUL_S = 0.02
+LATE_CLEAR_S = 0.02
 NO_POLLING_S = 60.0
-"""How long loops that nobody wakes sleep when it is wake-ups that are tested."""
+"""Poll interval of loops in tests of wake-ups."""
 
 _ADVANCE = text(
     "UPDATE chassis.position SET sequence = :sequence WHERE stream = :stream AND partition = ANY(:partitions)"
 )
-_FORGET = text("DELETE FROM chassis.inbox WHERE event_id = ANY(:ids)")
+_DELETE_FROM_INBOX = text("DELETE FROM chassis.inbox WHERE event_id = ANY(:ids)")
 _NO_EPOCH = text("UPDATE chassis.lease SET epoch = 0 WHERE owner = :owner")
 
 
 def position_before_decisions() -> None:
-    """Our form of "ack before commit": the reader's position is committed first, and its decisions after it."""
+    """Ack before commit: the consumer's position is committed first, and its decisions after it."""
 
-    async def early(
-        handling: MessageProcessor, items: Sequence[Any], _: Mapping[str, int], positions: dict[int, int], *__: Any
+    async def commit_position(
+        processor: MessageProcessor, items: Sequence[Any], _: Mapping[str, int], positions: dict[int, int], *__: Any
     ) -> None:
         upto = items[-1].sequence
         values = {"stream": items[0].stream, "partitions": list(positions), "sequence": upto}
-        async with handling.database.transaction() as connection:
+        async with processor.database.transaction() as connection:
             await connection.execute(_ADVANCE, values)
-        positions |= dict.fromkeys(positions, upto)  # the batch insists on finding them as it believes that they are
+        positions |= dict.fromkeys(positions, upto)  # so that the batch finds the position that it expects
 
-    planting.before(MessageProcessor, "_commit", early, takes=("items", "positions"))
+    injection.before(MessageProcessor, "_commit", commit_position, takes=("items", "positions"))
 
 
 def inbox_skipped() -> None:
-    """Nothing is remembered of what was handled before."""
+    """Deletes handled messages from the inbox."""
 
-    async def forget(handling: MessageProcessor, items: Sequence[Any], *_: Any) -> None:
-        async with handling.database.transaction() as connection:
-            await connection.execute(_FORGET, {"ids": [item.id for item in items]})
+    async def delete_from_inbox(processor: MessageProcessor, items: Sequence[Any], *_: Any) -> None:
+        async with processor.database.transaction() as connection:
+            await connection.execute(_DELETE_FROM_INBOX, {"ids": [item.id for item in items]})
 
-    planting.before(MessageProcessor, "_commit", forget, takes=("items",))
+    injection.before(MessageProcessor, "_commit", delete_from_inbox, takes=("items",))
 
 
 def unfenced_lease() -> None:
-    """The epoch never rises, so that a fence lets everybody through who ever held the lease."""
+    """Keeps the epoch constant, so that fencing lets every former owner of the lease pass."""
 
-    async def level(leases: Leases, held: dict[str, int]) -> dict[str, int]:
+    async def reset_epoch(leases: Leases, held: dict[str, int]) -> dict[str, int]:
         async with leases._database.transaction() as connection:
             await connection.execute(_NO_EPOCH, {"owner": leases._owner})
         return dict.fromkeys(held, 0)
 
-    planting.after(Leases, "_round", level)
+    injection.after(Leases, "_round", reset_epoch)
 
 
 def publish_before_commit() -> None:
-    """Facts go out while the transaction that decides them can still fail."""
+    """Publishes facts before the transaction that decides them is committed."""
     relays: list[Relay] = []
 
-    async def remember(relay: Relay) -> None:
+    async def store_relay(relay: Relay) -> None:
         relays[:] = [relay]
 
     async def publish(_: Store, __: Any, unit: UnitOfWork, *___: Any, **____: Any) -> None:
@@ -76,22 +76,22 @@ def publish_before_commit() -> None:
             bus = relays[0]._broker.client.jetstream()
             await bus.publish(subject_of(fact.event), encode(fact.event), headers=headers_of(fact))
 
-    planting.before(Relay, "run", remember)
-    planting.before(Store, "write", publish, takes=("connection", "unit"))
+    injection.before(Relay, "run", store_relay)
+    injection.before(Store, "write", publish, takes=("connection", "unit"))
 
 
 def lost_wake_up() -> None:
-    """The relay forgets a wake-up that came while it was looking: cleared after an empty read, not before it.
+    """Clears the relay's wake-up event after an empty read, not before it.
 
-    The moment between the two is made as long as a slow machine makes it now and then.
+    A delay between the two imitates a slow machine.
     """
 
     async def clear(relay: Relay, more: bool) -> bool:  # noqa: FBT001  # what `_round` returns
-        await asyncio.sleep(FORGETFUL_S)
+        await asyncio.sleep(LATE_CLEAR_S)
         relay._wake.clear()
         return more
 
-    planting.after(Relay, "_round", clear)
+    injection.after(Relay, "_round", clear)
 
 
 BUGS: dict[str, Callable[[], None]] = {
@@ -100,9 +100,9 @@ BUGS: dict[str, Callable[[], None]] = {
 }
 
 
-def without_polling() -> None:
-    """Let loops rely on being woken: a backstop that looks again after a moment heals every wake-up that is lost."""
+def disable_polling() -> None:
+    """Disables polling, since a poll would repair every lost wake-up."""
     for module in (relay, worker):
         if not hasattr(module, "POLL_S"):
-            raise planting.NothingToWrapError(f"{module.__name__} has no POLL_S")
+            raise injection.MissingTargetError(f"{module.__name__} has no POLL_S")
         vars(module)["POLL_S"] = NO_POLLING_S

@@ -1,7 +1,7 @@
-"""A tiny service on the runtime that every service has: it notes numbers that it hears, and settles each outside.
+"""Minimal service on the common runtime: it notes numbers from events, and settles each by an effect.
 
-It runs as the tenant service, whose user and database role it has. What it is told counts up for each tenant, so that
-what is lost, handled twice or out of order shows in what it said, whatever the tables of the runtime claim.
+It runs with user and database role of the tenant service. The numbers count up for each tenant, so that lost, repeated
+or reordered facts show in its own facts, whatever the tables of the runtime contain.
 """
 
 import uuid
@@ -32,22 +32,22 @@ _WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 _NAMES = uuid.UUID("6f1c6a3e-6c57-4c43-8f0c-0c4f4b3a1d10")
 
 
-class ProbeAsked(Event, type="billing.probe_asked", version=1, aggregate="asking", key="tenant_id"):
-    """What is heard: `number` counts up from 1 for each tenant."""
+class ProbeRequested(Event, type="billing.probe_requested", version=1, aggregate="probe_request", key="tenant_id"):
+    """The handled event: `number` counts up from 1 for each tenant."""
 
     tenant_id: TenantId
     number: Count
 
 
 class ProbeNoted(Event, type="tenant.probe_noted", version=1, aggregate="probe", key="tenant_id"):
-    """It was heard."""
+    """The number was handled."""
 
     tenant_id: TenantId
     number: Count
 
 
 class ProbeSettled(Event, type="tenant.probe_settled", version=1, aggregate="probe", key="tenant_id"):
-    """It was done outside."""
+    """The effect of the number was carried out."""
 
     tenant_id: TenantId
     number: Count
@@ -55,14 +55,14 @@ class ProbeSettled(Event, type="tenant.probe_settled", version=1, aggregate="pro
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How much was noted and settled."""
+    """Counts of noted and settled numbers."""
 
     noted: int = 0
     settled: int = 0
 
 
 def evolve(probe: Probe | None, event: ProbeNoted | ProbeSettled) -> Probe:
-    """The state after a fact."""
+    """Returns the state after a fact."""
     probe = probe or Probe()
     match event:
         case ProbeNoted():
@@ -78,7 +78,7 @@ class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMIN
 
 
 class ProbeRow(Base, table=True):
-    """A tenant's numbers."""
+    """Counts of one tenant."""
 
     __tablename__ = "probes"
 
@@ -88,32 +88,32 @@ HANDLERS = Subscriptions()
 JOBS = JobRegistry()
 
 
-@HANDLERS.fact(ProbeAsked, writes=lambda event: [PROBES.key(event.tenant_id)])
-def asked(unit: UnitOfWork, event: ProbeAsked, _: DecisionContext) -> None:
-    """Note it."""
+@HANDLERS.fact(ProbeRequested, writes=lambda event: [PROBES.key(event.tenant_id)])
+def on_probe_requested(unit: UnitOfWork, event: ProbeRequested, _: DecisionContext) -> None:
+    """Notes the number."""
     unit.record(PROBES, event.tenant_id, [ProbeNoted(tenant_id=event.tenant_id, number=event.number)])
 
 
 @JOBS.effect(ProbeNoted)
 async def settle(job: Job[ProbeNoted], _: None) -> AsyncIterator[Outcome]:
-    """Call nobody, and say so: what is of interest is whether each call's outcome is recorded once."""
-    said = ProbeSettled(tenant_id=job.event.tenant_id, number=job.event.number)
-    key = PROBES.key(said.tenant_id)
-    yield Outcome(lambda unit, _: unit.record(PROBES, key.id, [said]), writes=[key], last=True)
+    """Records an outcome without any call: the test is whether each outcome is recorded once."""
+    settled = ProbeSettled(tenant_id=job.event.tenant_id, number=job.event.number)
+    key = PROBES.key(settled.tenant_id)
+    yield Outcome(lambda unit, _: unit.record(PROBES, key.id, [settled]), writes=[key], last=True)
 
 
 def service() -> Service:
-    """The probe."""
+    """Returns the probe service."""
     return Service("tenant", ServiceSettings, (PROBES,), lambda _context: APIRouter(), HANDLERS, JOBS)
 
 
 def main() -> None:
-    """Run it, as a service's own `__main__` does."""
+    """Runs the probe, like a service's own `__main__`."""
     run(service())
 
 
-async def make_tables(url: str, password: str) -> None:
-    """The one table of this service; the runtime migrates its own."""
+async def create_tables(url: str, password: str) -> None:
+    """Creates the table of this service; the runtime migrates its own."""
     database = Database(url, password, "probe")
     async with database.transaction() as connection:
         await connection.run_sync(Base.metadata.create_all)
@@ -121,20 +121,20 @@ async def make_tables(url: str, password: str) -> None:
 
 
 def tenant(number: int) -> str:
-    """The id of one of the tenants."""
+    """Returns the id of one of the tenants."""
     return f"ten_{uuid.uuid5(_NAMES, str(number)).hex}"
 
 
-async def ask(url: str, password: str, tenants: int, numbers: Sequence[int], copy: int = 0) -> None:
-    """As billing, ask every tenant these numbers. copy: tells times apart at which the same facts are published."""
+async def publish_numbers(url: str, password: str, tenants: int, numbers: Sequence[int], copy: int = 0) -> None:
+    """Publishes these numbers for every tenant, as billing. copy: distinguishes repetitions of the same facts."""
     client = await connect(url, "billing", password)
     try:
         for number in numbers:
-            for place in range(tenants):
-                event = ProbeAsked(tenant_id=tenant(place), number=number)
-                id_ = str(uuid.uuid5(_NAMES, f"{place}/{number}"))
+            for index in range(tenants):
+                event = ProbeRequested(tenant_id=tenant(index), number=number)
+                id_ = str(uuid.uuid5(_NAMES, f"{index}/{number}"))
                 fact = Fact(event, id_, _WHEN, number, Origin(id_, id_, "service:billing", child(None)))
-                # Another message id for each copy: the stream's own window must not be what makes it harmless.
+                # Another message id for each copy, so that the stream's duplicate window does not remove it.
                 headers = headers_of(fact) | {"Nats-Msg-Id": f"{id_}-{copy}"}
                 await client.jetstream().publish(subject_of(event), encode(event), headers=headers)
     finally:

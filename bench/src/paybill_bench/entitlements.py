@@ -16,7 +16,7 @@ from paybill_contracts.placement import Preset
 
 from paybill_bench.facts import tenant
 from paybill_bench.figures import Figure, Progress
-from paybill_bench.testbed import percentile
+from paybill_bench.servers import percentile
 
 TENANTS = 2_000
 FEATURES = 40

@@ -34,7 +34,7 @@ from paybill_stripe_fake.client import FakeControl
 
 from paybill_bench import provider
 from paybill_bench.load_generator import WebhookEndpoint, signed
-from paybill_bench.testbed import BenchmarkError, Testbed, child
+from paybill_bench.servers import BenchmarkError, BenchServers, child
 
 CONNECTIONS = 32
 """Webhooks in flight at the same time."""
@@ -58,16 +58,16 @@ class Stack:
     environment: additional variables of billing.
     """
 
-    def __init__(self, testbed: Testbed, bus: NatsServer, **environment: str) -> None:
+    def __init__(self, servers: BenchServers, bus: NatsServer, **environment: str) -> None:
         self._environment_of_billing = environment
-        self._testbed = testbed
+        self._servers = servers
         self._bus = bus
         self._recorded = False
-        self._layout = Layout(testbed.folder / "stack")
+        self._layout = Layout(servers.folder / "stack")
         self._provider_port = free_port()
         self._at = Addresses(
             BusAccess(bus.url, bus.data_dir / "credentials"),
-            DatabaseAccess("127.0.0.1", testbed.postgres.port, testbed.postgres.data_dir / "credentials"),
+            DatabaseAccess("127.0.0.1", servers.postgres.port, servers.postgres.data_dir / "credentials"),
             {name: free_port() for name in (*SERVICES, STRIPE_FAKE)},
         )
         self._processes: dict[str, Process] = {}
@@ -151,9 +151,9 @@ class Stack:
     @asynccontextmanager
     async def recorded(self, plans: Sequence[str]) -> AsyncIterator[None]:
         """Billing calls the recorded provider in the block. One tenant of each plan must have paid before."""
-        path = self._testbed.folder / "recorded.json"
+        path = self._servers.folder / "recorded.json"
         path.write_text(json.dumps(await self._record(plans)), encoding="utf-8")
-        log = self._testbed.folder / "child.log"
+        log = self._servers.folder / "child.log"
         with child("paybill_bench.provider", str(path), str(self._provider_port), log=log):
             await self._processes["billing"].stop(10)
             url = f"http://127.0.0.1:{self._provider_port}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from paybill_stripe_fake.sender import signature_header
 from typing_extensions import override
 
-from paybill_bench.testbed import BenchmarkError, percentile
+from paybill_bench.servers import BenchmarkError, percentile
 
 UNTIMED = 10
 """The first tenth is not timed: connections, prepared statements, the first page of a table."""

@@ -15,8 +15,8 @@ from nats.aio.client import Client
 from paybill_runtime.messaging.streams import EVENTS, connect
 
 from paybill_bench.figures import Figure, Progress
+from paybill_bench.servers import BenchmarkError
 from paybill_bench.stack import RunningStack, up
-from paybill_bench.testbed import BenchmarkError
 
 FACTS = (10_000, 30_000)
 SERVICES = ("tenant", "billing")

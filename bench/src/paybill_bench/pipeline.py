@@ -8,7 +8,15 @@ from collections.abc import Sequence
 
 from paybill_bench.facts import messages
 from paybill_bench.figures import Figure, Progress
-from paybill_bench.testbed import BenchmarkError, Testbed, latencies, median, percentile, testbed, throughput
+from paybill_bench.servers import (
+    BenchmarkError,
+    BenchServers,
+    latencies,
+    median,
+    percentile,
+    started_servers,
+    throughput,
+)
 
 OURS = "paybill_bench.hop"
 BARE = "paybill_bench.peers.bare"
@@ -30,7 +38,7 @@ async def measure(progress: Progress) -> Sequence[Figure]:
     rates: dict[str, list[float]] = defaultdict(list)
     waits: dict[str, list[tuple[float, float]]] = defaultdict(list)
     facts = list(messages(max(AMOUNTS.values())))
-    with testbed() as servers:
+    with started_servers() as servers:
         for number in range(1, ROUNDS + 1):
             for module, amount in AMOUNTS.items():
                 rates[module].append(await throughput(servers, module, amount, facts))
@@ -75,7 +83,7 @@ def _ratio(ours: Sequence[float], peers: Sequence[float]) -> float:
     return median([one / other for one, other in zip(ours, peers, strict=True)])
 
 
-async def dbos(servers: Testbed, concurrency: int) -> float:
+async def dbos(servers: BenchServers, concurrency: int) -> float:
     """Returns workflows of STEPS empty steps per second, on a new database."""
     async with servers.bus() as bus:
         access = await servers.access(bus)

@@ -15,7 +15,7 @@ from paybill_bench import hop
 from paybill_bench.access import ServerAccess
 from paybill_bench.facts import messages
 from paybill_bench.figures import Figure, Progress
-from paybill_bench.testbed import OUTPUT_SUBJECTS, BenchmarkError, median, process_log, testbed
+from paybill_bench.servers import OUTPUT_SUBJECTS, BenchmarkError, median, process_log, started_servers
 
 ROUNDS = 3
 AMOUNT = 20_000
@@ -26,7 +26,7 @@ async def measure(progress: Progress) -> Sequence[Figure]:
     ours: list[float] = []
     reading: list[float] = []
     clock = asyncio.get_running_loop().time
-    with testbed() as servers:
+    with started_servers() as servers:
         async with servers.bus(list(messages(AMOUNT))) as server:
             access = await servers.access(server)
             await process_log(server, access, "paybill_bench.hop", AMOUNT, servers.folder / "child.log", all_marked)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from paybill_bench.figures import Figure, Progress
 from paybill_bench.journeys import Stack
 from paybill_bench.pipeline import CONCURRENCY, dbos
-from paybill_bench.testbed import median, testbed
+from paybill_bench.servers import median, started_servers
 
 POOLED, BRIDGE = "starter", "team"
 ROUNDS = 3
@@ -26,7 +26,7 @@ IDLE = 31
 async def measure(progress: Progress) -> Sequence[Figure]:
     """Measures with the Stripe fake first; then with the recorded provider, alternating with DBOS."""
     rates: dict[str, list[float]] = defaultdict(list)
-    with testbed() as servers:
+    with started_servers() as servers:
         async with servers.bus() as bus:
             stack = Stack(servers, bus, PAYBILL_STRIPE_REQUESTS_PER_S=PACE)
             try:

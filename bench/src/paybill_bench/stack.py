@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paybill_bench.testbed import BenchmarkError
+from paybill_bench.servers import BenchmarkError
 
 _KEY = re.compile(r"pbk_[A-Za-z0-9]+_[A-Za-z0-9_-]{43}")
 _TIMEOUT_S = 60.0

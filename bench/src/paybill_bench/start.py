@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paybill_bench.figures import Figure, Progress
+from paybill_bench.servers import median
 from paybill_bench.stack import up
-from paybill_bench.testbed import median
 
 ROUNDS = 3
 

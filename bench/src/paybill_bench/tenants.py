@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from paybill_bench.facts import Message, messages
 from paybill_bench.figures import Figure, Progress
-from paybill_bench.testbed import Testbed, median, process_log, testbed
+from paybill_bench.servers import BenchServers, median, process_log, started_servers
 
 FEW = 100
 MANY = 10_000
@@ -26,7 +26,7 @@ async def measure(progress: Progress) -> Sequence[Figure]:
     many = list(messages(WARM_UP + TIMED, tenants=MANY))
     kinds = {"few": few, "many": many, "known": many[:WARM_UP] + few[WARM_UP:]}
     per_s: dict[str, list[float]] = {kind: [] for kind in kinds}
-    with testbed() as servers:
+    with started_servers() as servers:
         for number in range(1, ROUNDS + 1):
             for kind, facts in kinds.items():
                 per_s[kind].append(await _rate(servers, facts))
@@ -43,7 +43,7 @@ async def measure(progress: Progress) -> Sequence[Figure]:
     ]
 
 
-async def _rate(servers: Testbed, facts: Sequence[Message]) -> float:
+async def _rate(servers: BenchServers, facts: Sequence[Message]) -> float:
     async with servers.bus(facts) as server:
         access = await servers.access(server)
         return await process_log(server, access, OURS, len(facts), servers.folder / "child.log", untimed=WARM_UP)

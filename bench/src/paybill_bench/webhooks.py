@@ -19,7 +19,7 @@ from paybill_embedded.ports import free_port
 from paybill_bench.figures import Figure, Progress
 from paybill_bench.journeys import Stack, WebhookClient
 from paybill_bench.load_generator import LoadResult, WebhookEndpoint, send_load, signed
-from paybill_bench.testbed import BenchmarkError, Testbed, child, median, percentile, testbed
+from paybill_bench.servers import BenchmarkError, BenchServers, child, median, percentile, started_servers
 
 PLAN = "starter"
 SUBSCRIPTIONS = 50
@@ -35,7 +35,7 @@ _TIMEOUT_S = 30.0
 
 async def measure(progress: Progress) -> Sequence[Figure]:
     """Measures the delay until the fact on an idle stack first; then rounds alternating with the peer."""
-    with testbed() as servers:
+    with started_servers() as servers:
         async with servers.bus() as bus:
             stack = Stack(servers, bus)
             try:
@@ -114,7 +114,7 @@ async def _changes(stack: Stack, subscriptions: Sequence[dict[str, Any]]) -> lis
 
 
 async def _rounds(
-    servers: Testbed, bus: NatsServer, stack: Stack, subscriptions: Sequence[dict[str, Any]], progress: Progress
+    servers: BenchServers, bus: NatsServer, stack: Stack, subscriptions: Sequence[dict[str, Any]], progress: Progress
 ) -> tuple[list[LoadResult], list[LoadResult]]:
     ours, peers = [], []
     async with _bare(servers, bus, stack.webhook_endpoint.secret) as peer:
@@ -159,7 +159,7 @@ def _event(id_: str, subscription: dict[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def _bare(servers: Testbed, bus: NatsServer, secret: Path) -> AsyncIterator[WebhookEndpoint]:
+async def _bare(servers: BenchServers, bus: NatsServer, secret: Path) -> AsyncIterator[WebhookEndpoint]:
     """Starts the peer on a separate database; returns its endpoint once it accepts connections."""
     access, port = await servers.access(bus), free_port()
     module, log = "paybill_bench.peers.bare_webhooks", servers.folder / "child.log"

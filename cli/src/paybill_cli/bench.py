@@ -31,7 +31,7 @@ async def bench(
             exit_code=ExitCode.NOT_FOUND,
         )
     from paybill_bench.figures import BENCHMARKS, benchmark, machine
-    from paybill_bench.testbed import BenchmarkError
+    from paybill_bench.servers import BenchmarkError
 
     if name not in {"all", *BENCHMARKS}:
         raise usage(f"there is no benchmark {name}", code="unknown_benchmark", next=f"one of {', '.join(BENCHMARKS)}")

@@ -1,4 +1,4 @@
-"""What only the whole stack can show: no address stands in clear anywhere, and one trace runs through every service."""
+"""Guarantees of the whole stack: no address is stored in clear text, and one trace spans all services."""
 
 import json
 import os
@@ -13,8 +13,8 @@ ADDRESSES = [f"billing@{slug}.example".encode() for slug in ("acme", "aria", "bo
 
 
 @pytest.fixture(scope="module")
-def after(tmp_path_factory):
-    """What a demo left: its folder, and the facts that it showed."""
+def demo_output(tmp_path_factory):
+    """Runs a demo; returns its folder and the facts that it showed."""
     folder = tmp_path_factory.mktemp("demo") / "data"
     run = subprocess.run(
         [sys.executable, "-m", "paybill_cli", "demo", "--json", "--data-dir", str(folder)],
@@ -34,8 +34,8 @@ def _files(folder: Path, *parts: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("part", ["nats", "postgres", "logs", "local", "secrets"])
-def test_an_address_stands_nowhere_in_clear(after, part) -> None:
-    folder, _ = after
+def test_no_address_is_stored_in_clear_text(demo_output, part) -> None:
+    folder, _ = demo_output
     files = _files(folder, part)
 
     assert files
@@ -46,17 +46,17 @@ def test_an_address_stands_nowhere_in_clear(after, part) -> None:
             assert address.hex().encode() not in content, f"{path.relative_to(folder)} holds an address as hex"
 
 
-def test_the_search_does_find_what_is_in_clear(after) -> None:
-    """The provider's own books hold the address, and the stream and tables hold the slug: the search can fail."""
-    folder, _ = after
+def test_the_search_finds_clear_text(demo_output) -> None:
+    """The provider's database holds the address, and the stream and tables hold the slug: the search can fail."""
+    folder, _ = demo_output
 
     assert any(ADDRESSES[0] in path.read_bytes() for path in _files(folder, "stripe-fake"))
     for part in ("nats", "postgres"):
         assert any(b"aria" in path.read_bytes() for path in _files(folder, part))
 
 
-def test_no_secret_stands_in_a_log_or_in_the_stream(after) -> None:
-    folder, _ = after
+def test_no_secret_is_in_a_log_or_in_the_stream(demo_output) -> None:
+    folder, _ = demo_output
     secrets = {path.read_text().strip() for path in _files(folder, "credentials")}
     lines = {line for secret in secrets for line in secret.splitlines() if len(line) > 12}
 
@@ -75,12 +75,12 @@ def test_no_secret_stands_in_a_log_or_in_the_stream(after) -> None:
         ("billing.subscription_ended", "tenant.tenant_retained"),
     ],
 )
-def test_one_trace_runs_from_what_came_in_to_the_last_fact(after, first, last) -> None:
-    _, facts = after
-    traces = {
+def test_one_trace_spans_a_request_and_its_last_fact(demo_output, first, last) -> None:
+    _, facts = demo_output
+    trace_ids = {
         name: {fact["trace_id"] for fact in facts if fact["subject"].split(".", 3)[3].startswith(f"{name}.v")}
         for name in (first, last)
     }
 
-    assert traces[last]
-    assert traces[last] <= traces[first]
+    assert trace_ids[last]
+    assert trace_ids[last] <= trace_ids[first]

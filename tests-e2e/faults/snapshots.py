@@ -1,4 +1,4 @@
-"""What the oracle judges: the log as an operator reads it, and what each service's database says at one instant."""
+"""Input of the invariant checks: the log as an operator reads it, and a snapshot of each service's database."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from paybill_runtime.messaging.streams import EVENTS, connect
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A fact as the stream holds it."""
+class StreamFact:
+    """A fact in the stream."""
 
     sequence: int
     id: str
@@ -26,8 +26,8 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A fact as the outbox of its owner holds it. `sequence` is None until the bus has confirmed it."""
+class OutboxRow:
+    """A fact in its owner's outbox. `sequence` is None until the stream has confirmed it."""
 
     position: int
     id: str
@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Intended:
+class EffectRow:
     """A row of the table of effects."""
 
     id: str
@@ -49,66 +49,65 @@ class Intended:
 
 
 @dataclass(slots=True)
-class Books:
+class ServiceSnapshot:
     """One service's database at one instant.
 
-    newest: the message that each partition is said to have been read to. states: the revision of each aggregate in the
-    tables of state.
+    newest: the last handled message of each partition. states: the revision of each aggregate in the tables of state.
     """
 
     service: str
-    hears: frozenset[str]
-    rows: list[Row]
+    handled_types: frozenset[str]
+    rows: list[OutboxRow]
     inbox: set[str]
     positions: dict[int, int]
     newest: dict[int, str]
-    effects: list[Intended]
-    parked: int
+    effects: list[EffectRow]
+    retrying: int
     states: dict[str, int]
     kinds: frozenset[str]
 
 
 @dataclass(slots=True)
 class Log:
-    """The stream, as far as it has been read. connected: makes a connection that may read it."""
+    """The stream, as far as it was read. connected: opens a connection with the right to read it."""
 
     connected: Callable[[], Any]
-    facts: list[Said] = field(default_factory=list)
+    facts: list[StreamFact] = field(default_factory=list)
     _client: Client | None = None
-    _feed: OrderedConsumer | None = None
+    _consumer: OrderedConsumer | None = None
 
-    async def read_on(self) -> None:
-        """Read up to its end. Raises what NATS raises while it is away; what was read stays."""
+    async def read_to_end(self) -> None:
+        """Reads to the end of the stream. Raises NATS errors while it is down; facts read before are kept."""
         try:
-            if self._feed is None:
+            if self._consumer is None:
                 self._client = await self.connected()
-                self._feed = OrderedConsumer(self._client, EVENTS, ["paybill.events.>"], self.end + 1, batch=1000)
-            while await self._feed.pending():
-                self.facts += [_said(message) for message in await self._feed.fetch(1)]
+                self._consumer = OrderedConsumer(self._client, EVENTS, ["paybill.events.>"], self.end + 1, batch=1000)
+            while await self._consumer.pending():
+                self.facts += [_fact(message) for message in await self._consumer.fetch(1)]
         except BaseException:
             await self.close()
             raise
 
     @property
     def end(self) -> int:
-        """The sequence of the last fact that was read."""
+        """Returns the sequence of the last fact that was read."""
         return self.facts[-1].sequence if self.facts else 0
 
     async def close(self) -> None:
-        """Leave; reading on connects again."""
-        client, self._client, self._feed = self._client, None, None
+        """Closes the connection; the next read opens a new one."""
+        client, self._client, self._consumer = self._client, None, None
         if client is not None:
             await client.close()
 
 
-def reading_as_operator(url: str, password: str) -> Log:
-    """The log at this NATS."""
+def operator_log(url: str, password: str) -> Log:
+    """Returns the log of this NATS server, read as an operator."""
     return Log(lambda: connect(url, "operator", password, wait_s=1))
 
 
-def _said(message: Any) -> Said:
+def _fact(message: Any) -> StreamFact:
     head = message.headers
-    return Said(
+    return StreamFact(
         sequence=stream_sequence(message),
         id=head["ce-id"],
         type=head["ce-type"],
@@ -128,8 +127,8 @@ FROM chassis.outbox ORDER BY position
 _POSITIONS = "SELECT partition, sequence, coalesce(message::text, '') FROM chassis.position WHERE stream = 'EVENTS'"
 
 
-async def read_books(service: Service, url: str, password: str) -> Books:
-    """What the database of `service` says now."""
+async def read_snapshot(service: Service, url: str, password: str) -> ServiceSnapshot:
+    """Returns a snapshot of the database of `service`."""
     connection = await asyncpg.connect(url, password=password, timeout=5)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -138,20 +137,20 @@ async def read_books(service: Service, url: str, password: str) -> Books:
                 for id_, revision in await connection.fetch(f"SELECT id, revision FROM {stored.table.name}"):
                     states[f"{stored.kind}/{id_}"] = revision
             positions = await connection.fetch(_POSITIONS)
-            return Books(
+            return ServiceSnapshot(
                 service=service.name,
-                hears=frozenset(service.subscriptions.fact_handlers),
-                rows=[Row(*row) for row in await connection.fetch(_ROWS)],
+                handled_types=frozenset(service.subscriptions.fact_handlers),
+                rows=[OutboxRow(*row) for row in await connection.fetch(_ROWS)],
                 inbox={row[0] for row in await connection.fetch("SELECT event_id::text FROM chassis.inbox")},
                 positions={row[0]: row[1] for row in positions},
                 newest={row[0]: row[2] for row in positions},
                 effects=[
-                    Intended(*row)
+                    EffectRow(*row)
                     for row in await connection.fetch(
                         "SELECT event_id::text, work, state FROM chassis.effect ORDER BY position"
                     )
                 ],
-                parked=await connection.fetchval("SELECT count(*) FROM chassis.parked"),
+                retrying=await connection.fetchval("SELECT count(*) FROM chassis.parked"),
                 states=states,
                 kinds=frozenset(stored.kind for stored in service.states),
             )

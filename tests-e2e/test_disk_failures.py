@@ -1,4 +1,4 @@
-"""One fsync fails: the server stops promising, the service says that it cannot go on, and no promise was false."""
+"""One failed fsync: the server stops acknowledging, the service reports it, and every acknowledgement was true."""
 
 import asyncio
 import shutil
@@ -18,7 +18,7 @@ CUSTOMERS = 40
 
 @pytest.fixture
 def postgres(tmp_path):
-    """A PostgreSQL that is this test's own, for its disk fails."""
+    """Starts a PostgreSQL for this test, since its disk fails."""
     with PostgresServer(tmp_path / "postgres-data") as server:
         yield server.ensure_databases()
 
@@ -38,7 +38,7 @@ async def served(start, publish, log, offerings):
 
 @contextmanager
 def one_failed_sync(pid: int):
-    """The next fsync or fdatasync of this server fails with EIO, once; the event is set when it has."""
+    """Lets the next fsync or fdatasync of this server fail with EIO, once; sets the event when it has failed."""
     if shutil.which("strace") is None:
         pytest.skip("NO FAILING DISK HERE: strace is not installed")
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -47,20 +47,20 @@ def one_failed_sync(pid: int):
     tracer = subprocess.Popen(["strace", "--follow-forks", *attach, *syncs], stderr=subprocess.PIPE, text=True)
     failed = threading.Event()
 
-    def watch() -> None:
+    def read_trace() -> None:
         for line in tracer.stderr:
             if "INJECTED" in line:
-                tracer.terminate()  # it lets go; more failures would prove less
+                tracer.terminate()  # it detaches; more failures would prove less
                 failed.set()
 
     try:
-        said = tracer.stderr.readline()
-        if "attached" not in said:
-            pytest.skip(f"NO FAILING DISK HERE: {said.strip()}")
-        watching = threading.Thread(target=watch)
-        watching.start()
+        line = tracer.stderr.readline()
+        if "attached" not in line:
+            pytest.skip(f"NO FAILING DISK HERE: {line.strip()}")
+        reader = threading.Thread(target=read_trace)
+        reader.start()
         yield failed
-        watching.join(timeout=10)
+        reader.join(timeout=10)
     finally:
         tracer.terminate()
         tracer.wait()
@@ -68,16 +68,16 @@ def one_failed_sync(pid: int):
 
 
 async def sign_up(served, number: int) -> str:
-    """The customer's id, asked for until it is granted; the key makes that safe."""
+    """Requests a sign-up until it is accepted and returns its id; the idempotency key makes repeats safe."""
     slug = f"tenant-{number}"
     body = {"slug": slug, "name": slug, "plan": "pro", "region": "eu-1", "contact_email": f"{slug}@x.example"}
 
-    async def granted() -> str:
-        answer = await served.client.post("/v1/tenants", json=body, headers={"Idempotency-Key": f"sign-up-{slug}"})
-        assert answer.status_code in {202, 503}, answer.text
-        return answer.json().get("id", "")
+    async def accepted() -> str:
+        response = await served.client.post("/v1/tenants", json=body, headers={"Idempotency-Key": f"sign-up-{slug}"})
+        assert response.status_code in {202, 503}, response.text
+        return response.json().get("id", "")
 
-    return await until(granted, timeout_s=30)
+    return await until(accepted, timeout_s=30)
 
 
 async def outbox(served, databases) -> dict[str, int | None]:
@@ -90,7 +90,7 @@ async def ready(served) -> bool:
     return (await served.client.get("/readyz")).json()["status"] == "ok"
 
 
-async def test_a_bus_whose_disk_fails_confirms_nothing_more_and_is_said(
+async def test_a_bus_with_a_failed_disk_confirms_nothing_more_and_readiness_reports_it(
     served, nats, databases, publish, log, registered, caplog
 ) -> None:
     ids = [await sign_up(served, 0)]
@@ -102,8 +102,8 @@ async def test_a_bus_whose_disk_fails_confirms_nothing_more_and_is_said(
     ids += await asyncio.gather(*(sign_up(served, number) for number in range(1, CUSTOMERS)))
 
     async def unready() -> str:
-        answer = await served.client.get("/readyz")
-        return answer.json()["checks"]["relay"] if answer.status_code == 503 else ""
+        response = await served.client.get("/readyz")
+        return response.json()["checks"]["relay"] if response.status_code == 503 else ""
 
     assert "the bus does not take facts" in await until(unready, timeout_s=30)
     assert "the bus does not take facts" in caplog.text
@@ -120,10 +120,10 @@ async def test_a_bus_whose_disk_fails_confirms_nothing_more_and_is_said(
     await until(lambda: ready(served), timeout_s=30)
 
 
-async def test_a_postgresql_whose_disk_fails_starts_again_with_all_that_it_promised(
+async def test_postgresql_with_a_failed_disk_restarts_with_every_acknowledged_commit(
     served, postgres, databases, log
 ) -> None:
-    """It cannot know what of the log is on disk, so it panics, and recovers from what is."""
+    """It cannot know which part of the log is on disk, so it panics, and recovers from that part."""
     ids: list[str] = []
 
     async def sign_many_up(failed: threading.Event) -> None:

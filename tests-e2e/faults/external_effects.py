@@ -1,4 +1,4 @@
-"""What is really there outside our own books: databases, schemas and roles of tenants, and the provider's customers."""
+"""Checks state outside of Paybill's databases: tenants' databases, schemas and roles, and the provider's customers."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ import httpx
 
 from faults.fleet import Fleet
 
-_PLACES = {"starter": "pooled", "team": "bridge", "business": "silo"}
+_ISOLATION = {"starter": "pooled", "team": "bridge", "business": "silo"}
 _REGION = "eu_central"
 
 
 async def environments(fleet: Fleet, plans: Mapping[str, str]) -> list[str]:
-    """What of the tenants' places is missing, or there without one. plans: of each tenant, by its id."""
+    """Returns missing and unexpected environments. plans: of each tenant, by its id."""
     roles = {id_: f"t_{id_.removeprefix('ten_')}" for id_ in plans}
-    wanted: dict[str, set[str]] = {"pooled": set(), "bridge": set(), "silo": set()}
+    by_isolation: dict[str, set[str]] = {"pooled": set(), "bridge": set(), "silo": set()}
     for id_, plan in plans.items():
-        wanted[_PLACES[plan]].add(roles[id_])
+        by_isolation[_ISOLATION[plan]].add(roles[id_])
     databases = await _names(
         fleet, "postgres", "SELECT datname FROM pg_database WHERE datname ~ '^(pool|bridge|silo)_'"
     )
@@ -27,16 +27,16 @@ async def environments(fleet: Fleet, plans: Mapping[str, str]) -> list[str]:
         "schemas": await _names(fleet, f"bridge_{_REGION}", "SELECT nspname FROM pg_namespace WHERE nspname ~ '^t_'"),
     }
     expected = {
-        "databases": {role.replace("t_", "silo_", 1) for role in wanted["silo"]}
-        | {f"pool_{_REGION}" for _ in wanted["pooled"]}
-        | {f"bridge_{_REGION}" for _ in wanted["bridge"]},
+        "databases": {role.replace("t_", "silo_", 1) for role in by_isolation["silo"]}
+        | {f"pool_{_REGION}" for _ in by_isolation["pooled"]}
+        | {f"bridge_{_REGION}" for _ in by_isolation["bridge"]},
         "roles": set(roles.values()),
-        "schemas": wanted["bridge"],
+        "schemas": by_isolation["bridge"],
     }
     wrong = []
     for kind, names in expected.items():
         wrong += [f"{kind}: {name} is missing" for name in sorted(names - found[kind])]
-        wrong += [f"{kind}: {name} belongs to nobody" for name in sorted(found[kind] - names)]
+        wrong += [f"{kind}: {name} belongs to no tenant" for name in sorted(found[kind] - names)]
     for database in sorted(databases - {f"pool_{_REGION}", f"bridge_{_REGION}"}):
         if not await _names(fleet, database, "SELECT relname FROM pg_class WHERE relname = 'documents'"):
             wrong.append(f"{database} has no tables")
@@ -53,7 +53,7 @@ async def _names(fleet: Fleet, database: str, query: str) -> set[str]:
 
 
 async def customers(url: str, key: str, plans: Mapping[str, str]) -> list[str]:
-    """Which tenants are not exactly one customer with exactly one subscription at the provider."""
+    """Returns tenants without exactly one customer and one subscription at the provider."""
     wrong = []
     async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=10) as client:
         for kind in ("customers", "subscriptions"):

@@ -1,4 +1,4 @@
-"""Kills the processes of a running stack, at random and at named points, while replicas of its services come and go."""
+"""Kills processes of a running stack, at random and at failpoints, while replicas of its services join and leave."""
 
 import asyncio
 import os
@@ -12,25 +12,25 @@ from typing import Any
 import asyncpg
 import httpx
 
+from faults.failpoints import FAILPOINTS
 from faults.fleet import LEASE_S, SERVICES, Fleet, Replica
-from faults.points import POINTS
 
 REPLICAS = 2
-"""Of each service, beside the supervised one."""
+"""Per service, in addition to the supervised process."""
 SUPERVISED = 3
-"""How often each supervised service may be killed: the supervisor starts it again later and later."""
-GIVEN_S = 12.0
-"""How long a replica may take to get to its point; then it is killed wherever it is."""
+"""Kills per supervised service; the supervisor's restart backoff grows."""
+REACH_S = 12.0
+"""Time in which a replica must reach its failpoint; afterwards it is killed anywhere."""
 SUPERVISED_LEASE_S = 10.0
 EVERY_S = (0.1, 0.7)
 
-OF_THE_RELAY = {"after_commit_before_publish", "after_publish_before_mark"}
-_OF_EFFECTS = {"after_effect_before_outcome"}
-_LEAVING = "while_leases_are_given_back"
+RELAY_FAILPOINTS = {"after_commit_before_publish", "after_publish_before_mark"}
+_EFFECT_FAILPOINTS = {"after_effect_before_outcome"}
+_RELEASING = "while_leases_are_released"
 
 
-class Killer:
-    """Kills until there were `kills`, or until told to stop. dice: decides whom, when and where."""
+class ProcessKiller:
+    """Kills processes until `kills` are reached, or until cancelled. dice: chooses process, time and failpoint."""
 
     def __init__(self, fleet: Fleet, dice: random.Random, kills: int) -> None:
         self._fleet = fleet
@@ -43,31 +43,31 @@ class Killer:
 
     @property
     def killed(self) -> Counter[str]:
-        """How many died, by where: a point's name, or who it was."""
+        """Returns counts of killed processes, by failpoint or by role."""
         return self._killed + Counter(name for name, how, _ in self._fleet.reached if how == "die")
 
     @property
-    def part(self) -> float:
-        """How much of the killing is done, from 0 to 1."""
+    def progress(self) -> float:
+        """Returns the share of kills done, from 0 to 1."""
         return min(1.0, sum(self.killed.values()) / self._kills)
 
     async def run(self) -> None:
-        """Kill until it is enough; then whoever is stopped goes on, and replicas leave."""
+        """Kills until all kills are done; then resumes stopped processes and stops replicas."""
         try:
-            self._begin(self._pause_supervised())
-            while self.part < 1:
+            self._start_task(self._pause_supervised())
+            while self.progress < 1:
                 await asyncio.sleep(self._dice.uniform(*EVERY_S))
-                await self._once()
+                await self._step()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._all_leave()
+            await self._stop_replicas()
 
-    async def _once(self) -> None:
-        wanting = [service for service in SERVICES if len(self._fleet.living(service)) < REPLICAS]
-        if wanting and self._dice.random() < 0.7:
-            self._join(self._dice.choice(wanting))
+    async def _step(self) -> None:
+        incomplete = [service for service in SERVICES if len(self._fleet.running(service)) < REPLICAS]
+        if incomplete and self._dice.random() < 0.7:
+            self._join(self._dice.choice(incomplete))
             return
         match self._dice.choices(("server", "supervised", "replica", "relay", "pause", "leave"), (3, 1, 3, 3, 2, 1))[0]:
             case "server":
@@ -75,10 +75,10 @@ class Killer:
             case "supervised":
                 self._kill(self._dice.choice(SERVICES))
             case "relay":
-                await self._kill_the_relay(self._dice.choice(SERVICES))
+                await self._kill_relay_owner(self._dice.choice(SERVICES))
             case action:
-                # Whoever is on the way to a point is left alone.
-                free = [each for each in self._fleet.living() if not each.point and each.fork.state != "T"]
+                # A replica on the way to its failpoint is left alone.
+                free = [each for each in self._fleet.running() if not each.point and each.fork.state != "T"]
                 if not free:
                     return
                 replica = self._dice.choice(free)
@@ -87,7 +87,7 @@ class Killer:
                 elif action == "leave":
                     self.done["a replica left"] += replica.fork.signal(signal.SIGTERM)
                 else:
-                    self._begin(self._pause(replica, LEASE_S + 1))
+                    self._start_task(self._pause(replica, LEASE_S + 1))
 
     def _join(self, service: str) -> None:
         self.done["a replica joined"] += 1
@@ -95,24 +95,24 @@ class Killer:
         if not how:
             self._fleet.join(service)
             return
-        points = [point for point in POINTS if service != "tenant" or point not in _OF_EFFECTS]
-        least = min(self._armed[point] for point in points)
-        point = self._dice.choice([point for point in points if self._armed[point] == least])
+        failpoints = [point for point in FAILPOINTS if service != "tenant" or point not in _EFFECT_FAILPOINTS]
+        least = min(self._armed[point] for point in failpoints)
+        point = self._dice.choice([point for point in failpoints if self._armed[point] == least])
         self._armed[point] += 1
-        occurrence = 1 if point == _LEAVING else self._dice.randint(1, 3)
+        occurrence = 1 if point == _RELEASING else self._dice.randint(1, 3)
         replica = self._fleet.join(service, how, point, occurrence)
-        self._begin(self._see_to(replica))
+        self._start_task(self._drive_to_failpoint(replica))
 
-    async def _see_to(self, replica: Replica) -> None:
-        """Help a replica to its point; whoever stops there goes on when its leases are long gone."""
-        if replica.point in OF_THE_RELAY or replica.point == _LEAVING:
+    async def _drive_to_failpoint(self, replica: Replica) -> None:
+        """Drives a replica to its failpoint; a replica that stops there resumes after its leases have expired."""
+        if replica.point in RELAY_FAILPOINTS or replica.point == _RELEASING:
             await _ready(replica)
-        if replica.point in OF_THE_RELAY:
-            await self._kill_the_relay(replica.service, spare=replica.fork.pid)
-        if replica.point == _LEAVING:
+        if replica.point in RELAY_FAILPOINTS:
+            await self._kill_relay_owner(replica.service, spare=replica.fork.pid)
+        if replica.point == _RELEASING:
             await asyncio.sleep(self._dice.uniform(0, 2))
             replica.fork.signal(signal.SIGTERM)
-        for _ in range(int(GIVEN_S / 0.1)):
+        for _ in range(int(REACH_S / 0.1)):
             await asyncio.sleep(0.1)
             if replica.fork.state == "T":
                 await self._pause(replica, LEASE_S + 1)
@@ -125,7 +125,7 @@ class Killer:
         try:
             await asyncio.sleep(for_s)
         finally:
-            self.done["a replica slept longer than its lease"] += replica.fork.signal(signal.SIGCONT)
+            self.done["a replica paused longer than its lease"] += replica.fork.signal(signal.SIGCONT)
 
     async def _pause_supervised(self) -> None:
         service = self._dice.choice(SERVICES)
@@ -137,13 +137,13 @@ class Killer:
                 await asyncio.sleep(SUPERVISED_LEASE_S + 1)
             finally:
                 os.kill(pid, signal.SIGCONT)
-            self.done[f"{service} slept longer than its lease"] += 1
+            self.done[f"{service} paused longer than its lease"] += 1
 
-    async def _kill_the_relay(self, service: str, spare: int = 0) -> None:
+    async def _kill_relay_owner(self, service: str, spare: int = 0) -> None:
         with suppress(
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
         ):
-            pid = await self._fleet.holding(service)
+            pid = await self._fleet.lease_owner(service)
             if pid is None or pid == spare:
                 return
             with suppress(ProcessLookupError):
@@ -151,25 +151,25 @@ class Killer:
                     self._kill(service)
                     return
             os.kill(pid, signal.SIGKILL)
-            self._killed["the relay's owner"] += 1
+            self._killed["relay owner"] += 1
 
     def _kill(self, name: str) -> None:
         if name in SERVICES and self._killed[name] >= SUPERVISED:
             return
-        with suppress(ProcessLookupError):  # it is dead already: being started again
+        with suppress(ProcessLookupError):  # it is dead already, and being restarted
             os.kill(self._fleet.pid(name), signal.SIGKILL)
             self._killed[name] += 1
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _all_leave(self) -> None:
-        for replica in self._fleet.living():
+    async def _stop_replicas(self) -> None:
+        for replica in self._fleet.running():
             replica.fork.signal(signal.SIGCONT)
             replica.fork.signal(signal.SIGTERM)
-        for replica in self._fleet.living():
+        for replica in self._fleet.running():
             try:
                 await replica.fork.ended(20)
             except TimeoutError:
@@ -177,7 +177,7 @@ class Killer:
 
 
 async def _ready(replica: Replica) -> None:
-    """Return when it serves, or after a while."""
+    """Returns when the replica is ready, or after five seconds."""
     async with httpx.AsyncClient(timeout=1) as client:
         for _ in range(50):
             with suppress(httpx.HTTPError):

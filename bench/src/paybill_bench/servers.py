@@ -34,7 +34,7 @@ class BenchmarkError(Exception):
     """Raised when a run did not finish, so that there is no figure."""
 
 
-class Testbed:
+class BenchServers:
     """One PostgreSQL for all runs; a database and a NATS server with an empty log for each."""
 
     def __init__(self, folder: Path, postgres: PostgresServer) -> None:
@@ -78,13 +78,13 @@ class Testbed:
 
 
 @contextmanager
-def testbed() -> Iterator[Testbed]:
+def started_servers() -> Iterator[BenchServers]:
     """Starts the servers in a temporary folder, and removes it afterwards."""
     with tempfile.TemporaryDirectory(prefix="paybill-bench-") as folder:
         Path(folder).chmod(0o755)
         with PostgresServer(Path(folder, "postgres")) as postgres:
             postgres.ensure_databases()
-            yield Testbed(Path(folder), postgres)
+            yield BenchServers(Path(folder), postgres)
 
 
 async def publish(server: NatsServer, facts: Sequence[Message], user: str = "billing") -> None:
@@ -126,7 +126,7 @@ async def _stored(steward: Client) -> int:
     return info.state.last_seq
 
 
-async def throughput(servers: Testbed, module: str, amount: int, facts: Sequence[Message]) -> float:
+async def throughput(servers: BenchServers, module: str, amount: int, facts: Sequence[Message]) -> float:
     """Returns facts per second that `module` processes from a log that already holds them."""
     async with servers.bus(facts[:amount]) as server:
         return await process_log(server, await servers.access(server), module, amount, servers.folder / "child.log")
@@ -175,7 +175,7 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "it logged nothing"
 
 
-async def latencies(servers: Testbed, module: str, per_s: int, seconds: float) -> list[float]:
+async def latencies(servers: BenchServers, module: str, per_s: int, seconds: float) -> list[float]:
     """Returns sorted milliseconds from each fact's due time until the hop's fact arrives at a consumer.
 
     Facts are due at equal intervals, whether or not earlier ones were processed. The first second is not counted.

@@ -1,4 +1,4 @@
-"""Wraps coroutines of the runtime from outside; refuses when what it is to wrap is not there any more."""
+"""Wraps coroutines of the runtime from outside; refuses when the coroutine to wrap does not exist."""
 
 import functools
 import inspect
@@ -9,23 +9,23 @@ from typing import Any
 Coroutine = Callable[..., Awaitable[Any]]
 
 
-class NothingToWrapError(Exception):
-    """The runtime has changed: what a fault needs is not there, so the fault would silently do nothing."""
+class MissingTargetError(Exception):
+    """Raised when a changed runtime lacks the target of a fault, which would otherwise silently have no effect."""
 
 
 def wrap(owner: type, name: str, make: Callable[[Coroutine], Coroutine], takes: tuple[str, ...] = ()) -> None:
-    """Replace the coroutine `owner.name` by what `make` makes of it. takes: parameters that it must have."""
+    """Replaces the coroutine `owner.name` by `make(original)`. takes: parameters that it must have."""
     original = owner.__dict__.get(name)
     if not inspect.iscoroutinefunction(original):
-        raise NothingToWrapError(f"{owner.__module__}.{owner.__name__} has no coroutine {name}")
+        raise MissingTargetError(f"{owner.__module__}.{owner.__name__} has no coroutine {name}")
     missing = [each for each in takes if each not in inspect.signature(original).parameters]
     if missing:
-        raise NothingToWrapError(f"{owner.__name__}.{name} takes no {', '.join(missing)}")
+        raise MissingTargetError(f"{owner.__name__}.{name} takes no {', '.join(missing)}")
     setattr(owner, name, functools.wraps(original)(make(original)))
 
 
 def before(owner: type, name: str, act: Coroutine, takes: tuple[str, ...] = ()) -> None:
-    """Call `act` with the same arguments first."""
+    """Calls `act` first, with the same arguments."""
 
     def make(original: Coroutine) -> Coroutine:
         async def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -38,7 +38,7 @@ def before(owner: type, name: str, act: Coroutine, takes: tuple[str, ...] = ()) 
 
 
 def after(owner: type, name: str, act: Coroutine) -> None:
-    """Call `act` with the object and what came of it, before the caller hears; it may return something else."""
+    """Calls `act` with the object and the result, before the caller gets it; `act` may replace the result."""
 
     def make(original: Coroutine) -> Coroutine:
         async def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -50,7 +50,7 @@ def after(owner: type, name: str, act: Coroutine) -> None:
 
 
 def inside(outer: tuple[type, str], inner: tuple[type, str], act: Coroutine) -> None:
-    """Call `act` before `inner`, but only where that is called on behalf of `outer`."""
+    """Calls `act` before `inner`, but only inside a call of `outer`."""
     within: ContextVar[bool] = ContextVar("within", default=False)
 
     def entering(original: Coroutine) -> Coroutine:
