@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml cli/pyproject.toml bench/pyproject.toml))
-STRUCTURE := tests-e2e/test_structure.py tests-e2e/test_compose.py
+STRUCTURE := tests-e2e/test_structure.py tests-e2e/test_boundaries.py tests-e2e/test_compose.py
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help

@@ -1,0 +1,103 @@
+"""Services keep their boundaries: pure domains, no network outside effects, and contracts that name every module."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from boundaries import impure, network
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVICES = sorted(path for path in (ROOT / "services").glob("*/src/*") if path.is_dir())
+MODULES = sorted(path for service in SERVICES for path in service.rglob("*.py"))
+BILLING = ROOT / "services/billing/src/paybill_billing"
+CONTRACTS = {
+    contract["id"]: contract
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+}
+EFFECTS = {"effects", "drivers", "jobs", "work"}
+
+
+def dotted(path: Path) -> str:
+    """Returns the module's name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts[3:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_a_domain_imports_only_pure_modules(path: Path) -> None:
+    assert impure(dotted(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_network_modules_of_the_standard_library_are_used_by_effects_alone(path: Path) -> None:
+    assert network(dotted(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("paybill_tenant.domain.tenants", "def f():\n    import pathlib\n"),
+        ("paybill_tenant.domain.tenants", "from os import environ"),
+        ("paybill_billing.usage.domain", "from paybill_runtime import clock"),
+        ("paybill_billing.usage.domain.usage", "from paybill_billing.usage.tables import METERS"),
+        ("paybill_billing.providers.port", "import httpx"),
+        ("paybill_billing.usage.domain", "from . import tables"),
+        ("paybill_billing.usage.domain", "AT = datetime.now(UTC)"),
+        ("paybill_billing.usage.domain", "FILE = open('plans.yaml')"),
+    ],
+)
+def test_an_impure_domain_is_found(module: str, source: str) -> None:
+    assert impure(module, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("paybill_tenant.api", "import urllib.request"),
+        ("paybill_tenant.api", "from urllib import request"),
+        ("paybill_billing.consumer", "from http.client import HTTPConnection"),
+        ("paybill_billing.webhooks.jobs", "def f():\n    import socket\n"),
+    ],
+)
+def test_a_network_module_outside_effects_is_found(module: str, source: str) -> None:
+    assert network(module, source)
+
+
+def test_every_context_of_billing_is_in_the_contracts() -> None:
+    contexts = {dotted(path.parent) for path in BILLING.rglob("tables.py") if path.parent != BILLING}
+    layers = {name.strip() for layer in CONTRACTS["contexts"]["layers"] for name in layer.split("|")}
+    top = {path.stem for path in BILLING.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    parts = {
+        f"providers.{path.stem}"
+        for path in (BILLING / "providers").iterdir()
+        if path.stem not in ("__init__", "__pycache__")
+    }
+
+    assert set(CONTRACTS["context-shape"]["containers"]) == contexts - {"paybill_billing.providers"}
+    assert layers == (top - {"__init__", "providers"}) | parts
+    assert "ignore_imports" not in CONTRACTS["contexts"]
+
+
+def test_every_module_of_effects_drivers_and_jobs_is_forbidden_to_entry_points() -> None:
+    forbidden = CONTRACTS["entry-points"]["forbidden_modules"]
+    found = {
+        dotted(path)
+        for service in SERVICES
+        for path in service.rglob("*")
+        if path.stem in EFFECTS and path.parent.name not in EFFECTS and path.suffix in {"", ".py"}
+    }
+
+    assert found
+    assert [name for name in sorted(found) if not any(_matches(name, pattern) for pattern in forbidden)] == []
+
+
+def test_every_api_and_consumer_module_is_an_entry_point() -> None:
+    sources = CONTRACTS["entry-points"]["source_modules"]
+    found = {dotted(path) for service in SERVICES for path in service.rglob("*") if path.stem in {"api", "consumer"}}
+
+    assert [name for name in sorted(found) if not any(_matches(name, pattern) for pattern in sources)] == []
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, wild = name.split("."), pattern.split(".")
+    return len(parts) == len(wild) and all(each in ("*", part) for part, each in zip(parts, wild, strict=True))
