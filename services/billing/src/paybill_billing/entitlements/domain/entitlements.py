@@ -172,7 +172,7 @@ def override(
     if isinstance(feature, MeteredFeature) and feature.meter not in meters:
         declared = ", ".join(sorted(meters)) or "none"
         raise UndeclaredMeterError(f"no catalogue declares the meter {feature.meter}; declared meters: {declared}")
-    made = EntitlementOverridden(
+    overridden = EntitlementOverridden(
         tenant_id=entitled.id,
         override_id=override_id,
         feature=feature,
@@ -181,7 +181,7 @@ def override(
         reason=reason,
         decided_at=now,
     )
-    return _with_new_set(entitled, made, now)
+    return _with_new_set(entitled, overridden, now)
 
 
 def grant(
@@ -200,12 +200,12 @@ def grant(
     Raises NothingEntitledError, InvalidValidityError, NotGrantableError, TooManyOverridesError.
     """
     entitled = _extensible(current, valid_from, valid_until, now)
-    there = {
+    features = {
         each.key: each for each in effective(entitled.features_of_plan, entitled.overrides, (), max(valid_from, now))
     }
-    match there.get(feature):
+    match features.get(feature):
         case None:
-            keys = ", ".join(there) or "none"
+            keys = ", ".join(features) or "none"
             raise NotGrantableError(f"there is no feature {feature}, only {keys}; override {feature} to add it")
         case StaticFeature():
             raise NotGrantableError(f"{feature} is a fixed value; override it instead")
@@ -214,7 +214,7 @@ def grant(
         case LimitFeature() | MeteredFeature() if amount == 0:
             raise NotGrantableError(f"give the amount to add to {feature}")
         case _:
-            made = EntitlementGranted(
+            granted = EntitlementGranted(
                 tenant_id=entitled.id,
                 grant_id=grant_id,
                 feature=feature,
@@ -224,7 +224,7 @@ def grant(
                 reason=reason,
                 decided_at=now,
             )
-            return _with_new_set(entitled, made, now)
+            return _with_new_set(entitled, granted, now)
 
 
 def withdraw(current: Entitlements | None, withdrawn_id: str, reason: str, now: datetime) -> list[EntitlementsEvent]:
