@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml cli/pyproject.toml bench/pyproject.toml))
 STRUCTURE := tests-e2e/test_structure.py tests-e2e/test_boundaries.py tests-e2e/test_compose.py
-PYTEST := $(BIN)/python -m pytest -q
+# Tests start many processes: without bytecode on disk each of them compiles our modules again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-e2e bench check lock clean

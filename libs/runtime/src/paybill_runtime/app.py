@@ -136,6 +136,7 @@ class Running:
             self.consumers["intake"] = Consumer(INTAKE, self.processor, self.broker, self.leases)
         self.timers = Timers(service.timers, service.name, self.database, self.group_commit)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._app: FastAPI | None = None
         self.request_limit = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS)
         self._waiting = 0
         self._flowing_at = time.monotonic()
@@ -196,7 +197,12 @@ class Running:
         await self.database.close()
 
     def app(self) -> FastAPI:
-        """The service's HTTP."""
+        """Returns the service's HTTP application; it is built once."""
+        if self._app is None:
+            self._app = self._build_app()
+        return self._app
+
+    def _build_app(self) -> FastAPI:
         app = FastAPI(
             title=f"Paybill {self.service.name}",
             version="1",
