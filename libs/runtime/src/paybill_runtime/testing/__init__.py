@@ -4,7 +4,7 @@ One PostgreSQL and one NATS server serve all tests of a process. Each test that 
 test that asks for NATS finds new, empty streams. A test that stops, kills or rewrites NATS has the mark `own_nats`.
 """
 
-from paybill_runtime.testing.databases import Databases, databases
+from paybill_runtime.testing.databases import Databases, databases, migrated_databases
 from paybill_runtime.testing.event_log import EventLog, Publish, log, publish, say
 from paybill_runtime.testing.servers import (
     nats,
@@ -23,6 +23,7 @@ __all__ = [
     "Start",
     "databases",
     "log",
+    "migrated_databases",
     "nats",
     "postgres",
     "publish",
