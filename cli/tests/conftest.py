@@ -1,4 +1,4 @@
-"""The command as a person uses it: run in this process; and one real stack for all who need one."""
+"""Fixtures: the command in this process, and one real stack for the whole run."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from paybill_stripe_fake.client import FakeControl
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left behind."""
+    """Result of a command."""
 
     code: int
     out: str
@@ -27,7 +27,7 @@ class Done:
 
     @property
     def data(self) -> Any:
-        """The data of its only JSON envelope."""
+        """Data of its only JSON envelope."""
         return json.loads(self.out)["data"]
 
     @property
@@ -37,7 +37,7 @@ class Done:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error of a command that was asked for JSON."""
+        """Error of a command with --json."""
         envelope = json.loads(self.err.splitlines()[-1])
         assert (envelope["version"], envelope["kind"]) == (1, "error")
         return dict(envelope["data"])
@@ -48,7 +48,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def paybill(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in this process, with these variables of the environment besides."""
+    """Runs a command in this process, with additional environment variables."""
     for name in [name for name in os.environ if name.startswith("PAYBILL_")]:
         monkeypatch.delenv(name)
 
@@ -65,35 +65,35 @@ def paybill(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @dataclass(frozen=True)
 class RealStack:
-    """A stack that runs, and what a person needs to use it."""
+    """A running stack, and the key of its operator."""
 
     data_dir: Path
     key: str
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that `paybill up` tells to set."""
+        """Variables that the messages of `paybill up` name."""
         return {"PAYBILL_DATA_DIR": str(self.data_dir), "PAYBILL_API_KEY": self.key}
 
     def url(self, service: str) -> str:
-        """Where a service listens."""
+        """Returns the address of a service."""
         written = json.loads((self.data_dir / "stack.json").read_text())
         return str((written["services"] | {"stripe_fake": written["stripe_fake"]})[service]["url"])
 
 
 @pytest.fixture(scope="session")
 def real_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
-    """`paybill up`, once for the whole run."""
+    """Runs `paybill up` once for the whole session."""
     data_dir = tmp_path_factory.mktemp("stack")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYBILL_")}
     command = [sys.executable, "-m", "paybill_cli", "up", "--json", "--data-dir", str(data_dir)]
     with (
-        (data_dir / "talk").open("w") as talk,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=talk, text=True, env=environment) as process,
+        (data_dir / "messages").open("w") as messages,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True, env=environment) as process,
     ):
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, (data_dir / "talk").read_text()
+        assert line, (data_dir / "messages").read_text()
         try:
             yield RealStack(data_dir, json.loads(line)["data"]["operator_key"])
         finally:
@@ -112,21 +112,21 @@ def on_stack(paybill: Run, real_stack: RealStack) -> Run:
 
 
 class Customers:
-    """Tenants of the real stack, and the customers behind them."""
+    """Creates tenants on the real stack, and pays for them."""
 
     def __init__(self, on_stack: Run, stack: RealStack) -> None:
         self._run = on_stack
         self._stack = stack
 
     def sign_up(self, plan: str = "starter") -> dict[str, Any]:
-        """A tenant that asked for a plan and did not pay yet."""
+        """Returns a new tenant before its first payment."""
         slug = f"t{next(_numbers)}"
         done = self._run(*create(slug, plan=plan), "--json")
         assert done.code == 0, done.err
         return dict(done.data)
 
     def pay(self, checkout_url: str) -> None:
-        """What the customer does at the checkout."""
+        """Pays like the customer at the checkout."""
         key = (self._stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
         with FakeControl(self._stack.url("stripe_fake"), key) as fake:
             fake.pay_checkout(checkout_url.rpartition("/")[2])
@@ -136,11 +136,11 @@ _numbers = count(1)
 
 
 def create(slug: str, plan: str = "starter", region: str = "eu-central") -> list[str]:
-    """The command that asks for a tenant."""
+    """Returns the arguments that request a tenant."""
     return ["tenant", "create", slug, "--plan", plan, "--region", region, "--email", "ops@acme.example"]
 
 
 @pytest.fixture
 def customers(on_stack: Run, real_stack: RealStack) -> Customers:
-    """Signs up tenants on the real stack, and pays for them."""
+    """Signs up tenants on the real stack."""
     return Customers(on_stack, real_stack)

@@ -1,4 +1,4 @@
-"""`paybill provider backfill`: the file is checked before anything is sent; customers become tenants, each once."""
+"""Tests of `paybill provider backfill`: validation of the file, and idempotent adoption of customers."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 import stripe
-from paybill_cli.customers_file import COLUMNS, MAX_BYTES, read_customers
+from paybill_cli.commands.customers_file import COLUMNS, MAX_BYTES, read_customers
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 
@@ -35,7 +35,7 @@ def refused(path) -> str:
     return error.value.text()
 
 
-def test_columns_may_stand_in_any_order_and_the_file_may_begin_with_a_byte_order_mark(tmp_path) -> None:
+def test_columns_have_any_order_and_a_byte_order_mark_is_accepted(tmp_path) -> None:
     path = written(tmp_path, reversed(GOOD), header=reversed(COLUMNS))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
 
@@ -55,7 +55,7 @@ def test_columns_may_stand_in_any_order_and_the_file_may_begin_with_a_byte_order
         (),
     ],
 )
-def test_columns_that_are_unknown_missing_or_there_twice_are_refused(tmp_path, header) -> None:
+def test_unknown_missing_and_duplicate_columns_are_refused(tmp_path, header) -> None:
     assert "line 1: the columns are" in refused(written(tmp_path, header=header))
 
 
@@ -75,11 +75,11 @@ def test_columns_that_are_unknown_missing_or_there_twice_are_refused(tmp_path, h
         ({"region": ""}, "region"),
     ],
 )
-def test_a_cell_that_is_wrong_is_named_by_line_and_column_and_never_shown(tmp_path, cells, column) -> None:
+def test_an_invalid_cell_is_reported_by_line_and_column_without_its_content(tmp_path, cells, column) -> None:
     assert f"line 3: {column} is wrong" in refused(written(tmp_path, GOOD, changed(**cells)))
 
 
-def test_every_flaw_is_told_at_once(tmp_path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path) -> None:
     text = refused(written(tmp_path, changed(slug="A"), GOOD[:-1], changed(customer="", plan="")))
 
     assert "line 2: slug" in text
@@ -88,7 +88,7 @@ def test_every_flaw_is_told_at_once(tmp_path) -> None:
     assert "line 4: plan" in text
 
 
-def test_a_customer_or_a_slug_that_is_there_twice_is_refused_with_both_lines(tmp_path) -> None:
+def test_a_duplicate_customer_or_slug_is_refused_with_both_lines(tmp_path) -> None:
     text = refused(written(tmp_path, GOOD, changed(slug="other"), changed(customer="cus_2")))
 
     assert "line 3: the customer cus_1 is on line 2 already" in text
@@ -96,23 +96,23 @@ def test_a_customer_or_a_slug_that_is_there_twice_is_refused_with_both_lines(tmp
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "text"),
     [
         (b"", "line 1"),
         (",".join(COLUMNS).encode(), "it has no rows"),
-        (",".join(COLUMNS).encode() + b"\n\xff\xfe\n", "line 2: it is no UTF-8"),
+        (",".join(COLUMNS).encode() + b"\n\xff\xfe\n", "line 2: it is not UTF-8"),
         (",".join(COLUMNS).encode() + b'\n"cus_1\n', "line 2"),
         (b"x" * (MAX_BYTES + 1), "larger than 32 MiB"),
     ],
 )
-def test_what_is_no_csv_of_ours_is_refused_in_words(tmp_path, content, says) -> None:
+def test_an_invalid_csv_is_refused_with_the_reason(tmp_path, content, text) -> None:
     path = tmp_path / "customers.csv"
     path.write_bytes(content)
 
-    assert says in refused(path)
+    assert text in refused(path)
 
 
-def test_a_file_that_is_not_there_is_wrong_use(paybill, tmp_path) -> None:
+def test_a_missing_file_is_refused(paybill, tmp_path) -> None:
     done = paybill("provider", "backfill", "stripe", "--customers", tmp_path / "none.csv", "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.USAGE, "usage")
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_there_is_wrong_use(paybill, tmp_path) -> None:
 
 @pytest.fixture
 def at_stripe(real_stack):
-    """Makes customers at the stand-in for Stripe, with a subscription that sells a plan, or one that sells none."""
+    """Creates customers at the Stripe fake, with a subscription to a price with or without a plan."""
     key = (real_stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
     http_client = stripe.RequestsClient()
     at = stripe.StripeClient(key, base_addresses={"api": real_stack.url("stripe_fake")}, http_client=http_client).v1
@@ -150,43 +150,43 @@ def states(done):
     return {one["slug"]: one["state"] for one in done.data}
 
 
-def test_a_dry_run_says_what_would_become_of_each_row_and_makes_nothing(on_stack, at_stripe, tmp_path) -> None:
+def test_a_dry_run_predicts_each_row_and_creates_nothing(on_stack, at_stripe, tmp_path) -> None:
     ready, unsold, unseen = at_stripe(), at_stripe(sells=False), at_stripe(subscribed=False)
     other = changed(customer=at_stripe()[0], slug="gold1", plan="gold")
     path = written(tmp_path, ready, unsold, unseen, other)
 
     done = backfill(on_stack, path, "--dry-run")
 
-    assert (done.code, "no tenant was made" in done.err) == (ExitCode.FAILED, True)
+    assert (done.code, "no tenant was created" in done.err) == (ExitCode.FAILED, True)
     assert [one["state"] for one in done.data] == ["ready", "unsold", "unseen", "refused"]
     assert [one["plan"] for one in done.data] == ["team@1", None, None, None]
     assert on_stack("tenant", "show", ready[1], "--json").code == ExitCode.NOT_FOUND
     assert "unlikely" not in done.out + done.err
 
 
-def test_customers_become_tenants_once_and_what_stands_in_the_way_is_said(on_stack, at_stripe, tmp_path) -> None:
+def test_customers_become_tenants_once_and_refusals_have_a_reason(on_stack, at_stripe, tmp_path) -> None:
     first, second, unsold = at_stripe(), at_stripe(), at_stripe(sells=False)
-    nobody = changed(customer="cus_nobody", slug=f"old{next(_numbers)}")
-    path = written(tmp_path, first, second, unsold, nobody)
+    missing = changed(customer="cus_nobody", slug=f"old{next(_numbers)}")
+    path = written(tmp_path, first, second, unsold, missing)
 
-    asked = backfill(on_stack, path)
+    unconfirmed = backfill(on_stack, path)
     done = backfill(on_stack, path, "--yes")
     again = backfill(on_stack, path, "--yes")
     dry = backfill(on_stack, path, "--dry-run")
 
-    assert (asked.code, asked.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    assert (unconfirmed.code, unconfirmed.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
     assert done.code == again.code == ExitCode.FAILED
     assert [one["state"] for one in done.data] == ["active", "active", "waiting", "refused"]
     assert "provider_prices" in done.data[2]["why"]
     assert "Stripe has no such object" in done.data[3]["why"]
     assert again.data == done.data
     assert [one["state"] for one in dry.data] == ["done", "done", "done", "refused"]
-    assert "4 of 4 taken over" in done.err
+    assert "4 of 4 adopted" in done.err
     assert "1 refused" in done.err
-    assert "unlikely" not in "".join(run.out + run.err for run in (asked, done, again, dry))
+    assert "unlikely" not in "".join(run.out + run.err for run in (unconfirmed, done, again, dry))
 
 
-def test_a_slug_or_a_customer_that_is_taken_is_refused(on_stack, at_stripe, customers, tmp_path) -> None:
+def test_a_taken_slug_or_customer_is_refused(on_stack, at_stripe, customers, tmp_path) -> None:
     taken, mine = customers.sign_up()["slug"], at_stripe()
     assert backfill(on_stack, written(tmp_path, mine), "--yes").code == ExitCode.OK
     stranger = changed(customer=at_stripe()[0], slug=taken)
@@ -200,7 +200,7 @@ def test_a_slug_or_a_customer_that_is_taken_is_refused(on_stack, at_stripe, cust
     assert "another tenant" in done.data[1]["why"]
 
 
-def test_it_goes_on_where_it_was_ended(on_stack, real_stack, at_stripe, tmp_path) -> None:
+def test_an_interrupted_backfill_continues(on_stack, real_stack, at_stripe, tmp_path) -> None:
     rows = [at_stripe() for _ in range(5)]
     path = written(tmp_path, *rows)
     command = [sys.executable, "-m", "paybill_cli", "provider", "backfill", "stripe"]
@@ -208,37 +208,37 @@ def test_it_goes_on_where_it_was_ended(on_stack, real_stack, at_stripe, tmp_path
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | real_stack.environment
     ) as ended:
-        while "2 of 5 taken over" not in ended.stderr.readline():
+        while "2 of 5 adopted" not in ended.stderr.readline():
             assert ended.poll() is None
         ended.send_signal(signal.SIGINT)
-        said = ended.communicate(timeout=20)[1]
+        messages = ended.communicate(timeout=20)[1]
 
     done = backfill(on_stack, path, "--yes")
 
-    assert (ended.returncode, "the same command goes on" in said) == (ExitCode.INTERRUPTED, True)
+    assert (ended.returncode, "the same command continues" in messages) == (ExitCode.INTERRUPTED, True)
     assert (done.code, set(states(done).values())) == (ExitCode.OK, {"active"})
     mine = {row[1] for row in rows}
     tenants = [one for one in on_stack("tenant", "list", "--json").data if one["slug"] in mine]
     assert len(tenants) == len(rows)
 
 
-def test_providers_are_listed_and_one_that_cannot_is_refused_by_name(on_stack, tmp_path) -> None:
+def test_providers_are_listed_and_one_without_adoption_is_refused(on_stack, tmp_path) -> None:
     listed = {row[0]: row for row in on_stack("provider", "list").rows}
     path = written(tmp_path, GOOD)
     manual = on_stack("provider", "backfill", "manual", "--customers", path, "--yes", "--json")
-    nobody = on_stack("provider", "backfill", "gold", "--customers", path, "--yes", "--json")
+    unknown = on_stack("provider", "backfill", "gold", "--customers", path, "--yes", "--json")
 
     assert listed["stripe"][1:] == ["true", "messages, redelivers, lists, adopts, meters, portal"]
     assert listed["manual"][1:] == ["false", "-"]
     assert (manual.code, manual.error["code"]) == (ExitCode.CONFLICT, "cannot_adopt")
-    assert (nobody.code, nobody.error["code"]) == (ExitCode.NOT_FOUND, "cannot_adopt")
-    assert "stripe" in nobody.error["why"]
+    assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "cannot_adopt")
+    assert "stripe" in unknown.error["why"]
 
 
-def test_one_tenant_is_created_as_the_customer_that_it_is(on_stack, at_stripe) -> None:
+def test_one_tenant_is_created_for_an_existing_customer(on_stack, at_stripe) -> None:
     customer, slug = at_stripe()[:2]
-    place = ("--plan", "team", "--region", "eu-central", "--email", EMAIL)
+    options = ("--plan", "team", "--region", "eu-central", "--email", EMAIL)
 
-    done = on_stack("tenant", "create", slug, *place, "--customer", customer, "--wait", "--json")
+    done = on_stack("tenant", "create", slug, *options, "--customer", customer, "--wait", "--json")
 
     assert (done.code, done.data["status"], done.data["checkout_url"]) == (ExitCode.OK, "active", None)

@@ -1,10 +1,10 @@
-"""How a command finds the stack it talks to, and what it says when it cannot."""
+"""Tests of the stack options: addresses, API key and NATS access."""
 
 import json
 from pathlib import Path
 
 import pytest
-from paybill_cli.context import NatsAccess, Stack
+from paybill_cli.client.stack import NatsAccess, Stack
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 
@@ -17,7 +17,7 @@ WRITTEN = {
 
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
-    """A data directory as `paybill up` leaves it while it runs."""
+    """Returns a data directory with the files of a running `paybill up`."""
     for name in ("PAYBILL_API_KEY", "PAYBILL_NATS_USER", "PAYBILL_NATS_PASSWORD_FILE"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "stack.json").write_text(json.dumps(WRITTEN))
@@ -26,18 +26,18 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     return Stack(data_dir=tmp_path)
 
 
-def test_addresses_are_those_that_were_written(stack: Stack) -> None:
+def test_addresses_come_from_the_stack_file(stack: Stack) -> None:
     assert stack.url("tenant") == "http://127.0.0.1:1"
     assert stack.nats() == NatsAccess("nats://127.0.0.1:2", "operator", "secret")
 
 
-def test_an_address_that_is_given_comes_first_and_needs_no_stack(tmp_path: Path) -> None:
+def test_an_address_option_has_precedence_and_needs_no_stack(tmp_path: Path) -> None:
     stack = Stack(data_dir=tmp_path / "none", tenant_url="https://tenant.example/")
 
     assert stack.url("tenant") == "https://tenant.example"
 
 
-def test_the_bus_can_be_used_as_somebody_else(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_select_another_nats_user(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other").write_text("theirs")
     monkeypatch.setenv("PAYBILL_NATS_USER", "auditor")
     monkeypatch.setenv("PAYBILL_NATS_PASSWORD_FILE", str(tmp_path / "other"))
@@ -45,7 +45,7 @@ def test_the_bus_can_be_used_as_somebody_else(stack: Stack, tmp_path: Path, monk
     assert stack.nats() == NatsAccess("nats://127.0.0.1:2", "auditor", "theirs")
 
 
-def test_a_key_comes_from_a_file_or_a_variable(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_a_file_or_a_variable(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAYBILL_API_KEY", " pbk_from_variable\n")
     (tmp_path / "key").write_text("pbk_from_file\n")
 
@@ -58,7 +58,7 @@ def test_a_key_comes_from_a_file_or_a_variable(stack: Stack, tmp_path: Path, mon
     [None, "", "{", "[]", "{}", json.dumps({**WRITTEN, "version": 2}), json.dumps({"version": 1, "services": []})],
     ids=["missing", "empty", "broken", "list", "nothing", "newer", "odd"],
 )
-def test_a_stack_that_cannot_be_found_is_unreachable_and_says_how_to_start_one(
+def test_a_missing_stack_is_unreachable_and_the_error_names_the_start_command(
     stack: Stack, tmp_path: Path, written: str | None
 ) -> None:
     file = tmp_path / "stack.json"
@@ -73,7 +73,7 @@ def test_a_stack_that_cannot_be_found_is_unreachable_and_says_how_to_start_one(
     assert "paybill up" in error.value.next
 
 
-def test_a_secret_that_cannot_be_read_is_named_and_not_shown(stack: Stack, tmp_path: Path) -> None:
+def test_an_unreadable_secret_is_named_and_not_printed(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "credentials" / "nats-crm").write_bytes(b"\xff\xfe")
     (tmp_path / "credentials" / "nats-empty").write_text("\n")
 
@@ -81,10 +81,10 @@ def test_a_secret_that_cannot_be_read_is_named_and_not_shown(stack: Stack, tmp_p
         with pytest.raises(CliError) as error:
             stack.nats(user)
         assert error.value.code == "secret_unreadable"
-        assert f"nats-{user}" in error.value.what
+        assert f"nats-{user}" in error.value.message
 
 
-def test_without_a_key_it_is_said_where_to_get_one(stack: Stack) -> None:
+def test_without_a_key_the_error_names_the_variable(stack: Stack) -> None:
     with pytest.raises(CliError) as error:
         stack.api_key()
 

@@ -1,4 +1,4 @@
-"""`paybill doctor`: quiet when all is well, and one fix for each thing that is not."""
+"""Tests of `paybill doctor`: all checks pass on a healthy stack, and each failure has a fix."""
 
 import asyncio
 import json
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from nats.js.api import StreamConfig
-from paybill_cli.context import Stack
-from paybill_cli.doctor import Check, State, _clock, _counts, _machine, _ready, _stream, _sync_always
+from paybill_cli.client.stack import Stack
+from paybill_cli.commands.doctor import Check, State, _clock, _counts, _machine, _ready, _stream, _sync_always
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.messaging.streams import EVENTS, INTAKE, configurations, connect
 
-CALM = {
+HEALTHY = {
     "outbox_waiting": 0,
     "outbox_age_s": 0.0,
     "lag": {"reader": 0},
@@ -30,7 +30,7 @@ def by_state(checks: Iterator[Check]) -> dict[str, str]:
     return {check.check: str(check.state) for check in checks if check.state is not State.OK}
 
 
-def test_a_stack_that_is_well_passes_every_check(on_stack) -> None:
+def test_a_healthy_stack_passes_every_check(on_stack) -> None:
     done = on_stack("doctor", "--json")
 
     checks = {(row["part"], row["check"]): row for row in done.data}
@@ -53,7 +53,7 @@ def test_a_stack_that_is_well_passes_every_check(on_stack) -> None:
         } == parts
 
 
-def test_a_stack_that_does_not_run_is_unreachable_with_the_fix(paybill, tmp_path: Path) -> None:
+def test_a_stopped_stack_is_unreachable_with_a_fix(paybill, tmp_path: Path) -> None:
     done = paybill("doctor", "--data-dir", tmp_path, "--json", PAYBILL_API_KEY="k")
 
     failed = [row for row in done.data if row["state"] == "failed"]
@@ -62,7 +62,7 @@ def test_a_stack_that_does_not_run_is_unreachable_with_the_fix(paybill, tmp_path
     assert all("paybill up" in row["fix"] for row in failed)
 
 
-def test_one_part_that_is_away_is_named_and_the_rest_is_still_checked(on_stack) -> None:
+def test_an_unreachable_part_is_named_and_the_others_are_checked(on_stack) -> None:
     done = on_stack("doctor", "--json", "--billing-url", "http://127.0.0.1:9")
 
     failed = [row for row in done.data if row["state"] == "failed"]
@@ -71,7 +71,7 @@ def test_one_part_that_is_away_is_named_and_the_rest_is_still_checked(on_stack) 
     assert "logs/billing.log" in failed[0]["fix"]
 
 
-def test_a_wrong_key_is_a_finding_of_its_own(on_stack) -> None:
+def test_a_wrong_key_is_a_failed_check(on_stack) -> None:
     done = on_stack("doctor", "--json", PAYBILL_API_KEY="pbk_op1_" + "x" * 43)
 
     failed = [(row["part"], row["check"]) for row in done.data if row["state"] == "failed"]
@@ -79,10 +79,10 @@ def test_a_wrong_key_is_a_finding_of_its_own(on_stack) -> None:
     assert failed == [("tenant", "key"), ("billing", "key"), ("provisioner", "key")]
 
 
-def test_what_listens_there_and_is_no_postgres_is_found(on_stack, real_stack, tmp_path: Path) -> None:
+def test_a_port_without_postgres_is_found(on_stack, real_stack, tmp_path: Path) -> None:
     written = json.loads((real_stack.data_dir / "stack.json").read_text())
     nats = written["nats"]["url"].rpartition(":")[2]
-    for port, word in ((int(nats), "no PostgreSQL"), (9, "nothing answers")):
+    for port, word in ((int(nats), "not a PostgreSQL"), (9, "no answer")):
         (tmp_path / "stack.json").write_text(json.dumps(written | {"postgres": {"host": "127.0.0.1", "port": port}}))
         done = on_stack("doctor", "--json", PAYBILL_DATA_DIR=str(tmp_path))
         [row] = [row for row in done.data if (row["part"], row["check"]) == ("postgres", "answers")]
@@ -90,9 +90,9 @@ def test_what_listens_there_and_is_no_postgres_is_found(on_stack, real_stack, tm
 
 
 def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stack) -> None:
-    """NATS that does not answer is worse than one that is gone: nothing tells anybody."""
-    talk = (real_stack.data_dir / "nats.lock").read_text().split()
-    pid = int(talk[0])
+    """A paused NATS keeps its connections open, so only timeouts find it."""
+    lock = (real_stack.data_dir / "nats.lock").read_text().split()
+    pid = int(lock[0])
     os.kill(pid, signal.SIGSTOP)
     try:
         done = on_stack("doctor", "--json")
@@ -117,26 +117,26 @@ def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stac
     ],
     ids=str,
 )
-def test_what_waits_is_judged(counts: dict[str, object], found: dict[str, str]) -> None:
-    checks = list(_counts("tenant", CALM | counts))
+def test_pending_work_above_its_limit_fails(counts: dict[str, object], found: dict[str, str]) -> None:
+    checks = list(_counts("tenant", HEALTHY | counts))
 
     assert by_state(iter(checks)) == found
     assert all(check.fix for check in checks if check.state is not State.OK)
 
 
 @pytest.mark.parametrize(
-    ("said", "state", "fix"),
+    ("health", "state", "fix"),
     [
         ({"status": "ok", "checks": {"bus": "ok", "database": "ok"}}, State.OK, ""),
         ({"status": "degraded", "checks": {"bus": "away", "database": "ok"}}, State.FAILED, "start NATS again"),
         ({"status": "failed", "checks": {"bus": "ok", "database": "away"}}, State.FAILED, "start PostgreSQL again"),
-        ({"status": "failed", "checks": {"relay": "stopped"}}, State.FAILED, "look at tenant's log"),
-        ({}, State.FAILED, "look at tenant's log"),
+        ({"status": "failed", "checks": {"relay": "stopped"}}, State.FAILED, "read tenant's log"),
+        ({}, State.FAILED, "read tenant's log"),
     ],
-    ids=["well", "no bus", "no database", "loop", "nonsense"],
+    ids=["healthy", "no bus", "no database", "loop", "empty"],
 )
-def test_a_service_that_is_not_ready_says_why(said: dict[str, object], state: State, fix: str) -> None:
-    check = _ready("tenant", said)
+def test_a_service_that_is_not_ready_has_a_fix(health: dict[str, object], state: State, fix: str) -> None:
+    check = _ready("tenant", health)
 
     assert check.state is state
     assert fix in check.fix
@@ -145,12 +145,12 @@ def test_a_service_that_is_not_ready_says_why(said: dict[str, object], state: St
 @pytest.mark.parametrize(
     ("date", "state"), [("Thu, 01 Jan 1970 00:00:00 GMT", State.FAILED), ("", State.SKIPPED), ("soon", State.SKIPPED)]
 )
-def test_a_clock_that_is_wrong_is_found(date: str, state: State) -> None:
+def test_a_wrong_clock_is_found(date: str, state: State) -> None:
     assert _clock("tenant", date).state is state
 
 
-def test_a_stream_that_promises_less_is_found(nats: NatsServer) -> None:
-    async def judged() -> tuple[Check, Check, Check]:
+def test_a_changed_stream_is_found(nats: NatsServer) -> None:
+    async def check_streams() -> tuple[Check, Check, Check]:
         steward = await connect(nats.url, "steward", nats.password("steward"))
         jetstream = steward.jetstream()
         [intake] = [each for each in configurations(1) if each.name == INTAKE]
@@ -161,28 +161,28 @@ def test_a_stream_that_promises_less_is_found(nats: NatsServer) -> None:
         await steward.close()
         return checks
 
-    events, intake, keys = asyncio.run(judged())
+    events, intake, keys = asyncio.run(check_streams())
 
     assert (events.state, keys.state) == (State.OK, State.OK)
     assert intake.state is State.FAILED
     assert "max_age is 60.0 instead of 604800" in intake.found
 
 
-def test_a_stream_that_is_missing_is_found(tmp_path: Path) -> None:
+def test_a_missing_stream_is_found(tmp_path: Path) -> None:
     with NatsServer(tmp_path) as bare:
 
-        async def judged() -> Check:
+        async def check_streams() -> Check:
             operator = await connect(bare.url, "operator", bare.password("operator"))
             check = await _stream(operator, EVENTS)
             await operator.close()
             return check
 
-        check = asyncio.run(judged())
+        check = asyncio.run(check_streams())
 
     assert (check.state, check.check) == (State.FAILED, EVENTS)
 
 
-def test_a_server_that_acknowledges_before_it_wrote_is_found(tmp_path: Path) -> None:
+def test_a_server_that_acknowledges_before_it_syncs_is_found(tmp_path: Path) -> None:
     file = tmp_path / "nats" / "nats-server.conf"
     stack = Stack(data_dir=tmp_path)
     hidden = _sync_always(stack)
@@ -195,5 +195,5 @@ def test_a_server_that_acknowledges_before_it_wrote_is_found(tmp_path: Path) -> 
     assert (hidden.state, right.state, wrong.state) == (State.SKIPPED, State.OK, State.FAILED)
 
 
-def test_a_data_directory_elsewhere_is_not_judged(tmp_path: Path) -> None:
+def test_a_missing_data_directory_is_not_checked(tmp_path: Path) -> None:
     assert [check.state for check in _machine(Stack(data_dir=tmp_path / "none"))] == [State.SKIPPED]

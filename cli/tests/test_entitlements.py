@@ -1,4 +1,4 @@
-"""`paybill entitlement` against the real services."""
+"""Tests of `paybill entitlement` with the real services."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from paybill_cli.exit_codes import ExitCode
 
 @pytest.fixture
 def tenant(on_stack, customers) -> str:
-    """The slug of a tenant that has paid."""
+    """Returns the slug of a tenant that has paid."""
     made = customers.sign_up()
     customers.pay(made["checkout_url"])
     deadline = time.monotonic() + 20
@@ -24,7 +24,7 @@ def features(shown: dict[str, Any]) -> dict[str, Any]:
     return {feature["key"]: feature for feature in shown["features"]}
 
 
-def test_what_operators_add_is_shown_beside_what_the_plan_says_until_it_is_withdrawn(on_stack, tenant: str) -> None:
+def test_overrides_and_grants_are_shown_beside_the_plan_until_they_are_withdrawn(on_stack, tenant: str) -> None:
     why = ("--reason", "contract 7", "--yes")
     over = on_stack("entitlement", "override", tenant, "projects", "--limit", 500, "--until", "2999-01-01", *why)
     more = on_stack("entitlement", "grant", tenant, "calls", "--amount", 5, *why, "--json")
@@ -40,17 +40,17 @@ def test_what_operators_add_is_shown_beside_what_the_plan_says_until_it_is_withd
     assert on_stack("entitlement", "withdraw", tenant, id_, *why).code == ExitCode.NOT_FOUND
 
 
-def test_a_check_is_answered_with_a_reason_and_an_exit_code(on_stack, tenant: str) -> None:
-    yes = on_stack("entitlement", "check", tenant, "projects", "--used", 4, "--json")
-    no = on_stack("entitlement", "check", tenant, "projects", "--used", 5, "--json")
+def test_a_check_returns_a_reason_and_an_exit_code(on_stack, tenant: str) -> None:
+    allowed = on_stack("entitlement", "check", tenant, "projects", "--used", 4, "--json")
+    denied = on_stack("entitlement", "check", tenant, "projects", "--used", 5, "--json")
     metered = on_stack("entitlement", "check", tenant, "calls", "--used", 99, "--json").data
 
-    assert (yes.code, yes.data["remaining"]) == (ExitCode.OK, 1)
-    assert (no.code, no.error["code"], no.data["limit"]) == (ExitCode.CONFLICT, "limit_reached", 5)
+    assert (allowed.code, allowed.data["remaining"]) == (ExitCode.OK, 1)
+    assert (denied.code, denied.error["code"], denied.data["limit"]) == (ExitCode.CONFLICT, "limit_reached", 5)
     assert (metered["used"], metered["used_from"]) == (0, "usage")
 
 
-def test_what_makes_no_sense_is_refused(on_stack, tenant: str) -> None:
+def test_invalid_overrides_and_grants_are_refused(on_stack, tenant: str) -> None:
     refused: list[tuple[list[object], str]] = [
         (["override", tenant, "calls", "--limit", 1], "other_kind_of_feature"),
         (["override", tenant, "disk", "--meter", "disk"], "undeclared_meter"),
@@ -65,20 +65,20 @@ def test_what_makes_no_sense_is_refused(on_stack, tenant: str) -> None:
     for arguments, code in refused:
         done = on_stack("entitlement", *arguments, "--reason", "x", "--yes", "--json")
         assert (done.code, done.error["code"]) == (ExitCode.USAGE, code), arguments
-    nobody = on_stack("entitlement", "show", "nobody", "--json")
-    assert (nobody.code, nobody.error["code"]) == (ExitCode.NOT_FOUND, "tenant_not_found")
+    unknown = on_stack("entitlement", "show", "nobody", "--json")
+    assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "tenant_not_found")
 
 
-def test_a_tenant_that_never_paid_has_nothing_to_override(on_stack, customers) -> None:
+def test_a_tenant_that_never_paid_has_no_entitlements(on_stack, customers) -> None:
     slug = customers.sign_up()["slug"]
 
     shown = on_stack("entitlement", "show", slug, "--json")
     done = on_stack("entitlement", "grant", slug, "projects", "--amount", 1, "--reason", "x", "--yes", "--json")
-    asked = on_stack("entitlement", "check", slug, "projects", "--json")
+    checked = on_stack("entitlement", "check", slug, "projects", "--json")
 
     assert (shown.code, shown.error["code"]) == (ExitCode.NOT_FOUND, "nothing_entitled")
     assert (done.code, done.error["code"]) == (ExitCode.NOT_FOUND, "nothing_entitled")
-    assert (asked.code, asked.error["code"]) == (ExitCode.CONFLICT, "no_access")
+    assert (checked.code, checked.error["code"]) == (ExitCode.CONFLICT, "no_access")
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_a_tenant_that_never_paid_has_nothing_to_override(on_stack, customers) -
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_a_dry_run_shows_the_request_and_sends_nothing(paybill, arguments: list[object], tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_request_and_sends_nothing(paybill, arguments: list[object], tmp_path: Path) -> None:
     done = paybill(
-        "entitlement", *arguments, "--reason", "x", "--dry-run", "--json", "--data-dir", tmp_path / "there is none"
+        "entitlement", *arguments, "--reason", "x", "--dry-run", "--json", "--data-dir", tmp_path / "missing"
     )
 
     assert done.code == ExitCode.OK

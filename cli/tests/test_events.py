@@ -1,4 +1,4 @@
-"""`paybill events` besides tail: one fact, the types, publishing, and what is stuck."""
+"""Tests of `paybill events`, except tail: one event, the types, publishing, and failed events."""
 
 import asyncio
 import json
@@ -13,15 +13,15 @@ from typing import Any
 
 import asyncpg
 import pytest
-from paybill_cli.bus import EVENTS, connected, stream_info
-from paybill_cli.context import Stack
+from paybill_cli.client.event_log import EVENTS, connected, stream_info
+from paybill_cli.client.stack import Stack
 from paybill_cli.exit_codes import ExitCode
 from paybill_contracts.schemas import published_events
 
-NOBODY = "ten_" + "0" * 32
+UNKNOWN_TENANT = "ten_" + "0" * 32
 
 
-def usage(tenant: str = NOBODY, **edits: Any) -> dict[str, Any]:
+def usage(tenant: str = UNKNOWN_TENANT, **edits: Any) -> dict[str, Any]:
     return {"tenant_id": tenant, "meter": "calls", "quantity": 3, "occurred_at": datetime.now(UTC).isoformat()} | edits
 
 
@@ -30,23 +30,23 @@ def publish(on_stack, data: str, *more: object, **environment: str):
 
 
 def intake_size(stack) -> int:
-    async def look() -> int:
+    async def fetch() -> int:
         async with connected(Stack(data_dir=stack.data_dir).nats()) as client:
             return (await stream_info(client, "INTAKE")).state.last_seq
 
-    return asyncio.run(look())
+    return asyncio.run(fetch())
 
 
-def eventually(look: Callable[[], Any], within_s: float = 15) -> Any:
-    """What `look` returns once it is something."""
+def eventually(fetch: Callable[[], Any], within_s: float = 15) -> Any:
+    """Returns the result of `fetch` once it is true."""
     deadline = time.monotonic() + within_s
-    while not (found := look()):
+    while not (found := fetch()):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
     return found
 
 
-def test_a_fact_is_found_by_sequence_and_by_id(on_stack, customers) -> None:
+def test_an_event_is_found_by_sequence_and_by_id(on_stack, customers) -> None:
     customers.sign_up()
     lines = on_stack("events", "tail", "--no-follow", "--json").out.splitlines()
     facts = [json.loads(line)["data"] for line in lines]
@@ -59,7 +59,7 @@ def test_a_fact_is_found_by_sequence_and_by_id(on_stack, customers) -> None:
         assert "fault" not in by_id
 
 
-def test_a_fact_is_shown_with_all_that_it_says(on_stack) -> None:
+def test_an_event_is_shown_with_all_its_fields(on_stack) -> None:
     done = on_stack("events", "show", "1")
 
     fields = dict(line.split(": ", 1) for line in done.out.splitlines())
@@ -71,14 +71,14 @@ def test_a_fact_is_shown_with_all_that_it_says(on_stack) -> None:
 @pytest.mark.parametrize(
     "name", ["99999999", "0190a5b0-0000-7000-8000-000000000001", "0290a5b0-0000-7000-8000-00000000000f"]
 )
-def test_a_fact_that_is_not_there_is_not_found(on_stack, name: str) -> None:
+def test_a_missing_event_is_not_found(on_stack, name: str) -> None:
     done = on_stack("events", "show", name, "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.NOT_FOUND, "fact_not_found")
 
 
 @pytest.mark.parametrize("name", ["0", "-1", "abc", "1" * 40, "0190a5b0"])
-def test_what_is_neither_sequence_nor_id_is_wrong_use(on_stack, name: str) -> None:
+def test_an_invalid_sequence_or_id_is_refused(on_stack, name: str) -> None:
     assert on_stack("events", "show", name).code == ExitCode.USAGE
 
 
@@ -135,7 +135,7 @@ def test_a_payload_comes_from_standard_input_too(real_stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "text"),
     [
         ("", "JSON"),
         ("{", "JSON"),
@@ -165,19 +165,19 @@ def test_a_payload_comes_from_standard_input_too(real_stack) -> None:
         "large",
     ],
 )
-def test_a_bad_payload_is_refused_with_field_and_reason_before_anything_is_sent(
-    on_stack, real_stack, data: str, says: str
+def test_an_invalid_payload_is_refused_with_field_and_reason_and_not_sent(
+    on_stack, real_stack, data: str, text: str
 ) -> None:
     before = intake_size(real_stack)
 
     done = publish(on_stack, data)
 
     assert done.code == ExitCode.USAGE
-    assert says in done.error["what"] + done.error["why"]
+    assert text in done.error["what"] + done.error["why"]
     assert intake_size(real_stack) == before
 
 
-def test_what_is_wrong_is_said_without_repeating_what_may_be_personal(on_stack) -> None:
+def test_the_error_does_not_repeat_personal_data(on_stack) -> None:
     done = publish(on_stack, json.dumps(usage("alice@example.org")))
 
     assert "alice" not in done.err
@@ -190,13 +190,13 @@ def test_what_is_wrong_is_said_without_repeating_what_may_be_personal(on_stack) 
         ("usage.guessed", "unknown_event", ExitCode.NOT_FOUND),
     ],
 )
-def test_only_what_others_may_say_can_be_published(on_stack, type_: str, code: str, exit_code: ExitCode) -> None:
+def test_only_intake_events_can_be_published(on_stack, type_: str, code: str, exit_code: ExitCode) -> None:
     done = on_stack("events", "publish", "--type", type_, "--data", "{}", "--json")
 
     assert (done.code, done.error["code"]) == (exit_code, code)
 
 
-def test_a_dry_run_checks_and_sends_nothing(on_stack, real_stack) -> None:
+def test_a_dry_run_validates_and_sends_nothing(on_stack, real_stack) -> None:
     before = intake_size(real_stack)
 
     done = publish(on_stack, json.dumps(usage()), "--dry-run")
@@ -217,13 +217,13 @@ def test_publishers_need_their_own_credentials(on_stack, tmp_path: Path) -> None
     assert (denied.code, denied.error["code"]) == (ExitCode.DENIED, "publish_denied")
 
 
-def test_an_id_that_is_no_uuid_is_refused(on_stack) -> None:
+def test_an_id_that_is_not_a_uuid_is_refused(on_stack) -> None:
     done = publish(on_stack, json.dumps(usage()), "--id", "seven")
 
     assert (done.code, done.error["code"]) == (ExitCode.USAGE, "malformed_fact")
 
 
-def test_what_the_owner_refuses_is_listed_with_the_reason(on_stack) -> None:
+def test_an_event_that_its_owner_refuses_is_listed_with_the_reason(on_stack) -> None:
     publish(on_stack, json.dumps(usage("ten_" + "d" * 32)))
 
     def listed() -> list[dict[str, Any]]:
@@ -235,8 +235,8 @@ def test_what_the_owner_refuses_is_listed_with_the_reason(on_stack) -> None:
     assert on_stack("events", "quarantine").out.splitlines()[0].startswith("id\tservice\tstate\tsubject")
 
 
-async def park(stack, sequence: int) -> str:
-    """Make the tenant service believe that it gave up the fact at `sequence`."""
+async def add_dead_letter(stack, sequence: int) -> str:
+    """Inserts the event at `sequence` as a dead letter of the tenant service."""
     async with connected(Stack(data_dir=stack.data_dir).nats()) as client:
         message = await client.jetstream().get_msg(EVENTS, sequence)
     server = json.loads((stack.data_dir / "stack.json").read_text())["postgres"]
@@ -247,7 +247,7 @@ async def park(stack, sequence: int) -> str:
     await connection.execute(
         "INSERT INTO chassis.parked (event_id, stream, sequence, partition, tenant, subject, headers, payload, "
         "attempts, dead, next_at, reason) "
-        "VALUES ($1, 'EVENTS', $2, 0, '', $3, $4, $5, 8, true, now(), 'ValueError: planted')",
+        "VALUES ($1, 'EVENTS', $2, 0, '', $3, $4, $5, 8, true, now(), 'ValueError: injected')",
         message.headers["ce-id"],
         sequence,
         message.subject,
@@ -262,28 +262,28 @@ def dead(on_stack) -> list[dict[str, Any]]:
     return [row for row in on_stack("events", "quarantine", "--json").data if row["state"] == "dead"]
 
 
-def test_a_fact_that_was_given_up_is_listed_redriven_and_then_gone(on_stack, real_stack) -> None:
-    id_ = asyncio.run(park(real_stack, 1))
+def test_a_dead_letter_is_listed_and_removed_by_a_redrive(on_stack, real_stack) -> None:
+    id_ = asyncio.run(add_dead_letter(real_stack, 1))
     [row] = dead(on_stack)
     hint = on_stack("events", "quarantine").err
 
     dry = on_stack("events", "redrive", id_, "--dry-run", "--json")
     done = on_stack("events", "redrive", id_, "--json")
 
-    assert (row["id"], row["service"], row["reason"]) == (id_, "tenant", "ValueError: planted")
+    assert (row["id"], row["service"], row["reason"]) == (id_, "tenant", "ValueError: injected")
     assert "paybill events redrive" in hint
     assert dry.data["service"] == "tenant"
     assert done.data == {"service": "tenant", "id": id_, "done": "redriven"}
     assert eventually(lambda: not [row for row in on_stack("events", "quarantine", "--json").data if row["id"] == id_])
 
 
-def test_a_fact_that_was_given_up_is_skipped_with_a_reason_and_a_yes(on_stack, real_stack) -> None:
-    id_ = asyncio.run(park(real_stack, 2))
+def test_a_dead_letter_is_skipped_with_a_reason_and_a_confirmation(on_stack, real_stack) -> None:
+    id_ = asyncio.run(add_dead_letter(real_stack, 2))
 
-    asked = on_stack("events", "skip", id_, "--reason", "planted", "--json")
-    done = on_stack("events", "skip", id_, "--reason", "planted", "--yes", "--json")
+    unconfirmed = on_stack("events", "skip", id_, "--reason", "injected", "--json")
+    done = on_stack("events", "skip", id_, "--reason", "injected", "--yes", "--json")
 
-    assert (asked.code, asked.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    assert (unconfirmed.code, unconfirmed.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
     assert done.data == {"service": "tenant", "id": id_, "done": "skipped"}
     assert dead(on_stack) == []
 
@@ -295,7 +295,7 @@ def test_a_fact_that_was_given_up_is_skipped_with_a_reason_and_a_yes(on_stack, r
         ("../../v1/tenants", "usage", ExitCode.USAGE),
     ],
 )
-def test_only_what_is_parked_can_be_redriven(on_stack, id_: str, code: str, exit_code: ExitCode) -> None:
+def test_only_an_event_of_the_retry_queue_can_be_redriven(on_stack, id_: str, code: str, exit_code: ExitCode) -> None:
     done = on_stack("events", "redrive", id_, "--json")
 
     assert (done.code, done.error["code"]) == (exit_code, code)

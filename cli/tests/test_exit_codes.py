@@ -1,4 +1,4 @@
-"""One table of exit codes, and a command that really ends with each of them."""
+"""Tests of the table of exit codes, with a command for each code."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from paybill_cli.exit_codes import ExitCode, table
 
-ASK = ("--plan", "starter", "--region", "eu-central", "--email", "ops@acme.example")
+REQUIRED = ("--plan", "starter", "--region", "eu-central", "--email", "ops@acme.example")
 
 
 def interrupted(stack) -> int:
@@ -23,9 +23,9 @@ def interrupted(stack) -> int:
 
 
 def differing(on_stack, stack) -> int:
-    """The exit code of a replay while a row is there that no fact explains."""
+    """Returns the exit code of a replay while a table has a row that no event explains."""
 
-    async def do(statement: str) -> None:
+    async def execute(statement: str) -> None:
         server = json.loads((stack.data_dir / "stack.json").read_text())["postgres"]
         connection = await asyncpg.connect(
             f"postgresql://tenant@{server['host']}:{server['port']}/tenant",
@@ -34,12 +34,12 @@ def differing(on_stack, stack) -> int:
         await connection.execute(statement)
         await connection.close()
 
-    row = "SELECT 'planted', 1, state FROM offerings LIMIT 1"
-    asyncio.run(do(f"INSERT INTO offerings (id, revision, state) {row}"))
+    row = "SELECT 'injected', 1, state FROM offerings LIMIT 1"
+    asyncio.run(execute(f"INSERT INTO offerings (id, revision, state) {row}"))
     try:
         return on_stack("replay", "--service", "tenant").code
     finally:
-        asyncio.run(do("DELETE FROM offerings WHERE id = 'planted'"))
+        asyncio.run(execute("DELETE FROM offerings WHERE id = 'injected'"))
 
 
 REACHED: dict[ExitCode, Callable[..., int]] = {
@@ -48,15 +48,15 @@ REACHED: dict[ExitCode, Callable[..., int]] = {
     ExitCode.USAGE: lambda run, _: run("tenant", "lst").code,
     ExitCode.NOT_FOUND: lambda run, _: run("tenant", "show", "nobody").code,
     ExitCode.DENIED: lambda run, _: run("tenant", "list", PAYBILL_API_KEY="pbk_op1_" + "x" * 43).code,
-    ExitCode.CONFLICT: lambda run, _: [run("tenant", "create", "taken", *ASK).code for _ in range(2)][1],
-    ExitCode.TIMEOUT: lambda run, _: run("tenant", "create", "patient", *ASK, "--wait", "--timeout", "0.3").code,
+    ExitCode.CONFLICT: lambda run, _: [run("tenant", "create", "taken", *REQUIRED).code for _ in range(2)][1],
+    ExitCode.TIMEOUT: lambda run, _: run("tenant", "create", "patient", *REQUIRED, "--wait", "--timeout", "0.3").code,
     ExitCode.VERIFICATION_FAILED: differing,
     ExitCode.UNREACHABLE: lambda run, _: run("tenant", "list", "--tenant-url", "http://127.0.0.1:9").code,
     ExitCode.INTERRUPTED: lambda _, stack: interrupted(stack),
 }
 
 
-def test_the_table_is_what_was_published() -> None:
+def test_the_codes_are_the_published_ones() -> None:
     assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0,
         "FAILED": 1,
@@ -72,7 +72,7 @@ def test_the_table_is_what_was_published() -> None:
     assert all(f"{int(code)} {code.meaning}" in table() for code in ExitCode)
 
 
-def test_every_code_is_reached_by_a_test() -> None:
+def test_every_code_has_a_command() -> None:
     assert set(REACHED) == set(ExitCode)
 
 

@@ -1,4 +1,4 @@
-"""`paybill licence`: issuing on the real stack, and verifying with nothing but files."""
+"""Tests of `paybill licence`: issuing on the real stack, and offline verification."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ TOKEN = signed(LICENCE)
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with a licence, the keys and two lists of revocations."""
+    """Returns a folder with a licence, the keys and two revocation lists."""
     (tmp_path / "licence").write_text(f"{TOKEN}\n")
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [jwk(base64url(PUBLIC))]}))
     (tmp_path / "revoked").write_text(f"{signed(REVOKED)}\n")
@@ -72,7 +72,7 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def verify(paybill, files):
-    """Runs `paybill licence verify` on the files, at a time at which the licence is good."""
+    """Runs `paybill licence verify` on the files, at a time at which the licence is valid."""
 
     def run(*more: object, file: object = files / "licence", at: str = "2026-03-02T12:00:00Z"):
         return paybill("licence", "verify", file, "--keys", files / "keys.json", "--at", at, *more)
@@ -80,7 +80,7 @@ def verify(paybill, files):
     return run
 
 
-def test_a_good_licence_is_verified_offline(verify, files) -> None:
+def test_a_valid_licence_is_verified_offline(verify, files) -> None:
     people = verify("--revocations", files / "none")
     program = verify("--json")
 
@@ -89,7 +89,7 @@ def test_a_good_licence_is_verified_offline(verify, files) -> None:
     assert program.data == {**LICENCE.model_dump(mode="json"), "advice": "valid"}
 
 
-def test_a_licence_of_which_a_third_is_left_should_be_renewed(verify) -> None:
+def test_a_licence_in_its_last_third_should_be_renewed(verify) -> None:
     assert verify("--json", at="2026-03-25T12:00:00+00:00").data["advice"] == "renew_soon"
 
 
@@ -116,11 +116,11 @@ def test_a_licence_is_read_from_standard_input(files) -> None:
         ("A" * 200_000, "2026-03-02T00:00:00Z", (), "licence_malformed"),
     ],
 )
-def test_a_licence_that_is_not_good_is_refused_with_the_reason(verify, files, text, at, more, code) -> None:
-    (files / "given").write_text(text)
+def test_an_invalid_licence_is_refused_with_the_reason(verify, files, text, at, more, code) -> None:
+    (files / "token").write_text(text)
     more = [files / each if not each.startswith("-") else each for each in more]
 
-    people, program = verify(*more, file=files / "given", at=at), verify(*more, "--json", file=files / "given", at=at)
+    people, program = verify(*more, file=files / "token", at=at), verify(*more, "--json", file=files / "token", at=at)
 
     assert (people.code, people.out) == (ExitCode.FAILED, "")
     assert people.err.startswith(f"error[{code}] ")
@@ -128,19 +128,19 @@ def test_a_licence_that_is_not_good_is_refused_with_the_reason(verify, files, te
     assert (program.code, program.error["code"]) == (ExitCode.FAILED, code)
 
 
-def test_a_list_that_is_stale_is_said_to_be(verify, files) -> None:
+def test_an_outdated_revocation_list_is_reported(verify, files) -> None:
     done = verify("--revocations", files / "none", at="2026-03-20T00:00:00Z")
 
     assert done.code == ExitCode.OK
-    assert "should have been replaced by 2026-03-08" in done.err
+    assert "the revocation list is out of date since 2026-03-08" in done.err
 
 
 @pytest.mark.parametrize("at", ["tomorrow", "2026-03-01T12:00:00", "0001-01-01T00:00:00+23:00"])
-def test_a_time_that_is_none_is_wrong_use(verify, at: str) -> None:
+def test_an_invalid_time_is_refused(verify, at: str) -> None:
     assert verify(at=at).code == ExitCode.USAGE
 
 
-def test_a_file_that_is_not_there_is_named(verify, files) -> None:
+def test_the_error_names_a_missing_file(verify, files) -> None:
     done = verify("--json", file=files / "nowhere")
 
     assert (done.code, done.error["code"]) == (ExitCode.USAGE, "file_unreadable")
@@ -159,14 +159,14 @@ def test_a_file_that_is_not_there_is_named(verify, files) -> None:
         ["licence", "issue", "acme", "--valid-days", "400"],
     ],
 )
-def test_wrong_use_is_refused_before_anything_is_sent(paybill, tmp_path, arguments) -> None:
+def test_invalid_arguments_are_refused_before_a_request_is_sent(paybill, tmp_path, arguments) -> None:
     done = paybill(*arguments, "--data-dir", tmp_path)
 
     assert (done.code, done.out) == (ExitCode.USAGE, "")
 
 
 def paying(on_stack, customers) -> str:
-    """The slug of a tenant that paid, once billing knows what it may use."""
+    """Returns the slug of a tenant that paid, once billing has its entitlements."""
     tenant = customers.sign_up("team")
     customers.pay(tenant["checkout_url"])
     deadline = time.monotonic() + 30
@@ -176,7 +176,7 @@ def paying(on_stack, customers) -> str:
     return str(tenant["slug"])
 
 
-def test_a_licence_goes_through_its_life_on_the_command_line(on_stack, customers, real_stack, tmp_path) -> None:
+def test_a_licence_is_issued_activated_renewed_and_revoked(on_stack, customers, real_stack, tmp_path) -> None:
     slug = paying(on_stack, customers)
     issued = on_stack("licence", "issue", slug, "--seats", 1, "--json")
     id_ = issued.data["licence_id"]
@@ -204,8 +204,8 @@ def test_a_licence_goes_through_its_life_on_the_command_line(on_stack, customers
     assert (renewed["revision"], renewed["kid"]) == (2, rotated.data[-1]["kid"])
     assert on_stack(*check).code == ExitCode.OK
 
-    asked = on_stack("licence", "revoke", id_, "--reason", "leaked", "--json")
-    assert asked.error["code"] == "confirmation_needed"
+    unconfirmed = on_stack("licence", "revoke", id_, "--reason", "leaked", "--json")
+    assert unconfirmed.error["code"] == "confirmation_needed"
     assert on_stack("licence", "revoke", id_, "--reason", "leaked", "--dry-run", "--json").data["status"] == "revoked"
     assert on_stack("licence", "revoke", id_, "--reason", "leaked", "--yes", "--json").data["status"] == "revoked"
     none = on_stack("licence", "show", id_, "--token", "--json")

@@ -1,4 +1,4 @@
-"""`paybill manual` against the real services: a customer who pays by invoice."""
+"""Tests of `paybill manual` with the real services: a customer who pays by invoice."""
 
 import time
 
@@ -7,8 +7,8 @@ from paybill_cli.exit_codes import ExitCode
 
 
 def create(slug, *more):
-    place = ("--plan", "starter", "--region", "eu-central")
-    return ("tenant", "create", slug, *place, "--email", "ops@acme.example", *more)
+    options = ("--plan", "starter", "--region", "eu-central")
+    return ("tenant", "create", slug, *options, "--email", "ops@acme.example", *more)
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def numbers():
 
 @pytest.fixture
 def by_invoice(on_stack, numbers):
-    """A tenant that signed up to pay by invoice: its slug and its id."""
+    """Returns slug and id of a new tenant that pays by invoice."""
     slug = f"inv{next(numbers)}"
     done = on_stack(*create(slug, "--payment", "manual"))
     assert done.code == ExitCode.OK, done.err
@@ -27,34 +27,34 @@ def by_invoice(on_stack, numbers):
     return slug, fields["id"]
 
 
-def access(on_stack, tenant_id, wanted):
-    """What the tenant's subscription gives, once it is as wanted."""
+def status_of(on_stack, tenant_id, expected):
+    """Returns the status of the tenant once it is `expected`, or after 20 seconds."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
         done = on_stack("tenant", "show", tenant_id, "--json")
-        if done.data["status"] == wanted:
-            return wanted
+        if done.data["status"] == expected:
+            return expected
         time.sleep(0.1)
     return done.data["status"]
 
 
 def test_an_order_is_previewed_accepted_invoiced_and_paid(on_stack, by_invoice) -> None:
     slug, tenant_id = by_invoice
-    offered = on_stack("manual", "offers", "--json").data
+    offers = on_stack("manual", "offers", "--json").data
     order = ("manual", "accept", slug, "--po", "PO 1", "--interval", "year", "--quantity", 5, "--terms", "14d")
 
-    tried = on_stack(*order, "--dry-run")
-    asked = on_stack(*order)
+    preview = on_stack(*order, "--dry-run")
+    unconfirmed = on_stack(*order)
     done = on_stack(*order, "--yes", "--json")
 
-    assert tenant_id in [offer["tenant_id"] for offer in offered]
-    assert (tried.code, tried.err) == (ExitCode.OK, "nothing was done\n")
-    assert "quantity: 5" in tried.out
-    assert (asked.code, "there is nobody to ask" in asked.err) == (ExitCode.USAGE, True)
+    assert tenant_id in [offer["tenant_id"] for offer in offers]
+    assert (preview.code, preview.err) == (ExitCode.OK, "nothing was changed\n")
+    assert "quantity: 5" in preview.out
+    assert (unconfirmed.code, "there is no terminal" in unconfirmed.err) == (ExitCode.USAGE, True)
     assert (done.code, done.data["invoices"][0]["total"]["minor"]) == (ExitCode.OK, 5 * 29000)
-    assert access(on_stack, tenant_id, "active") == "active"
+    assert status_of(on_stack, tenant_id, "active") == "active"
     (listed,) = on_stack("manual", "invoices", "--tenant", slug).rows
-    assert listed[1:3] == ["open", "145000 EUR"]
+    assert listed[1:3] == ["open", "1450.00 EUR"]
     paid = on_stack("manual", "paid", listed[0], "--reference", "bank 1", "--yes", "--json")
     assert paid.data["invoices"][0]["status"] == "paid"
     assert "status: active" in on_stack("manual", "show", slug).out
@@ -62,7 +62,7 @@ def test_an_order_is_previewed_accepted_invoiced_and_paid(on_stack, by_invoice) 
     assert (voided.code, voided.error["code"]) == (ExitCode.CONFLICT, "invoice_settled")
 
 
-def test_another_offer_takes_the_place_of_the_first(on_stack, by_invoice) -> None:
+def test_a_second_offer_replaces_the_first(on_stack, by_invoice) -> None:
     slug, _ = by_invoice
 
     done = on_stack("manual", "offer", slug, "--plan", "team", "--quantity", 3, "--valid", "60d", "--yes", "--json")
@@ -81,19 +81,19 @@ def test_another_offer_takes_the_place_of_the_first(on_stack, by_invoice) -> Non
         ("offer", "acme", "--valid", "60"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_use(on_stack, arguments) -> None:
+def test_invalid_arguments_are_refused(on_stack, arguments) -> None:
     done = on_stack("manual", *arguments, "--yes", "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.USAGE, "usage")
 
 
-def test_who_pays_by_invoice_has_no_pages_at_a_provider(on_stack, by_invoice) -> None:
+def test_a_tenant_that_pays_by_invoice_has_no_customer_portal(on_stack, by_invoice) -> None:
     done = on_stack("tenant", "portal", by_invoice[0], "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.CONFLICT, "no_portal")
 
 
-def test_a_way_to_pay_that_is_not_there_is_refused(on_stack) -> None:
+def test_an_unknown_payment_provider_is_refused(on_stack) -> None:
     done = on_stack(*create("barterer", "--payment", "barter", "--json"))
 
     assert (done.code, done.error["code"]) == (ExitCode.USAGE, "unknown_payment")

@@ -1,4 +1,4 @@
-"""What is printed: data on stdout and talk on stderr, nothing cut, and no escapes where they do not belong."""
+"""Tests of the output: data on stdout, messages on stderr, nothing shortened, escapes only on terminals."""
 
 import json
 import os
@@ -18,7 +18,7 @@ COLUMNS = ("name", "about", "count", "none")
 
 
 def on_a_terminal(code: str, answer: bytes = b"", **environment: str) -> str:
-    """What Python prints to a terminal of 20 columns."""
+    """Returns the output of Python on a terminal of 20 columns."""
     leader, follower = pty.openpty()
     variables = {"PATH": os.environ["PATH"], "COLUMNS": "20", "TERM": "xterm-256color", "PYTHONUTF8": "1"} | environment
     with subprocess.Popen(
@@ -43,7 +43,7 @@ def table(**environment: str) -> str:
     )
 
 
-def test_a_list_in_a_pipe_is_a_header_and_one_whole_row_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_list_in_a_pipe_is_a_header_and_one_complete_row_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     Output().rows("kind", ROWS, COLUMNS)
 
     lines = capsys.readouterr().out.split("\n")
@@ -55,19 +55,19 @@ def test_a_list_in_a_pipe_is_a_header_and_one_whole_row_a_line(capsys: pytest.Ca
     ]
 
 
-def test_a_record_in_a_pipe_is_one_field_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_in_a_pipe_is_one_field_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     Output().record("kind", {"name": HOSTILE, "none": None, "list": [1]}, ("name", "none"))
 
     assert capsys.readouterr().out == "name: a\\x1b[31mred\\x9bx\\x09tab\\x0aline\\x0d\\x2028end\nnone: -\n"
 
 
-def test_json_is_one_versioned_envelope_that_holds_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_versioned_envelope_with_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output(json=True)
     out.rows("tenant.list", ROWS, ("name",))
     out.record("tenant", ROWS[0], ("name",))
     out.line("event", {"name": HOSTILE}, "for people")
     out.document("schema", {"a": 1})
-    out.say("talk")
+    out.info("message")
 
     printed = capsys.readouterr()
     envelopes = [json.loads(line) for line in printed.out.splitlines()]
@@ -77,12 +77,12 @@ def test_json_is_one_versioned_envelope_that_holds_everything(capsys: pytest.Cap
     assert envelopes[2]["data"] == {"name": HOSTILE}
     assert "\x1b" not in printed.out
     assert "\x9b" not in printed.out
-    assert printed.err == "talk\n"
+    assert printed.err == "message\n"
 
 
-def test_talk_and_errors_cannot_carry_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_and_errors_contain_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output()
-    out.say(HOSTILE)
+    out.info(HOSTILE)
     out.error(CliError("code", HOSTILE, why=HOSTILE, next="do"))
     out.line("event", {}, f"a\t{HOSTILE}")
 
@@ -91,7 +91,7 @@ def test_talk_and_errors_cannot_carry_escapes(capsys: pytest.CaptureFixture[str]
     assert len(printed.out.splitlines()) == 1
 
 
-def test_an_error_says_code_what_why_and_next(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_has_code_message_reason_and_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     error = CliError("slug_taken", "it is taken", why="somebody has it", next="choose another", trace_id="4bf9")
 
     Output().error(error)
@@ -102,7 +102,7 @@ def test_an_error_says_code_what_why_and_next(capsys: pytest.CaptureFixture[str]
     assert json.loads("{" + programs)["data"] == error.data()
 
 
-def test_a_table_on_a_terminal_is_coloured_and_nothing_in_it_is_cut() -> None:
+def test_a_table_on_a_terminal_is_coloured_and_complete() -> None:
     shown = table()
 
     assert "\x1b[1m" in shown
@@ -114,16 +114,16 @@ def test_a_table_on_a_terminal_is_coloured_and_nothing_in_it_is_cut() -> None:
 @pytest.mark.parametrize(
     "environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "dumb", "FORCE_COLOR": "1"}], ids=str
 )
-def test_a_terminal_that_wants_no_escapes_gets_none(environment: dict[str, str]) -> None:
+def test_a_terminal_without_colour_gets_no_escapes(environment: dict[str, str]) -> None:
     assert "\x1b" not in table(**environment)
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
-def test_help_progress_and_errors_have_no_escapes_either(environment: dict[str, str]) -> None:
+def test_help_progress_and_errors_have_no_escapes_without_colour(environment: dict[str, str]) -> None:
     shown = on_a_terminal(
         "from paybill_cli.main import main\nmain(['--help'])\nmain(['tenant', 'list'])\nmain(['tenat'])\n"
         "from paybill_cli.output import Output\n"
-        "with Output().progress('waiting') as p: p.now('still')",
+        "with Output().progress('waiting') as p: p.update('still')",
         **environment,
     )
 
@@ -143,30 +143,30 @@ def test_colour_cannot_be_forced_into_a_pipe() -> None:
     assert b"\x1b" not in done.stdout + done.stderr
 
 
-def test_progress_on_a_terminal_is_a_spinner_and_in_a_pipe_a_line_for_each_change(
+def test_progress_is_a_spinner_on_a_terminal_and_lines_in_a_pipe(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code = "from paybill_cli.output import Output\nwith Output().progress('one') as p: p.now('two')"
+    code = "from paybill_cli.output import Output\nwith Output().progress('one') as p: p.update('two')"
     shown = on_a_terminal(code)
     with Output().progress("one") as progress:
-        progress.now("one")
-        progress.now("two")
+        progress.update("one")
+        progress.update("two")
 
     assert "\x1b[" in shown
     assert capsys.readouterr() == ("", "one\ntwo\n")
 
 
-@pytest.mark.parametrize(("answer", "agreed"), [(b"y\n", True), (b"YES\n", True), (b"n\n", False), (b"\n", False)])
-def test_a_question_is_asked_on_a_terminal(answer: bytes, agreed: bool) -> None:
+@pytest.mark.parametrize(("answer", "confirmed"), [(b"y\n", True), (b"YES\n", True), (b"n\n", False), (b"\n", False)])
+def test_a_terminal_gets_a_confirmation_question(answer: bytes, confirmed: bool) -> None:
     code = (
         "from paybill_cli.output import Output\nfrom paybill_cli.errors import CliError\n"
-        "try:\n Output().confirm('Sure?', yes=False)\n print('agreed')\nexcept CliError as e: print(e.code)"
+        "try:\n Output().confirm('Sure?', yes=False)\n print('confirmed')\nexcept CliError as e: print(e.code)"
     )
 
     shown = on_a_terminal(code, answer)
 
     assert "Sure? [y/N]" in shown
-    assert ("agreed" in shown, "not_confirmed" in shown) == (agreed, not agreed)
+    assert ("confirmed" in shown.split(), "not_confirmed" in shown) == (confirmed, not confirmed)
 
 
 def test_output_that_the_terminal_cannot_encode_is_escaped() -> None:

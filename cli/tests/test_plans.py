@@ -1,4 +1,4 @@
-"""`paybill plans` on files, and against the real services."""
+"""Tests of `paybill plans` on files, and with the real services."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sold(on_stack, tmp_path: Path) -> Path:
-    """A file with what the stack sells now, as its operator would have kept it."""
+    """Returns a file with the catalogue that the stack sells now."""
     shown = on_stack("plans", "list", "--retired", "--json").data
     known = [on_stack("plans", "show", row["plan"], "--json").data for row in shown if row["sold"]]
     plans = []
@@ -50,7 +50,7 @@ def sold(on_stack, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_good_file_is_summed_up(paybill, file: Path, tmp_path: Path) -> None:
+def test_a_valid_file_is_summarised(paybill, file: Path, tmp_path: Path) -> None:
     blueprint = tmp_path / "blueprints.yaml"
     blueprint.write_text(BLUEPRINT)
 
@@ -60,7 +60,7 @@ def test_a_good_file_is_summed_up(paybill, file: Path, tmp_path: Path) -> None:
     assert (done.data["product"], done.data["versions"], done.data["meters"]) == ("paybill-demo", 1, 1)
 
 
-def test_every_flaw_is_a_line_with_file_line_and_reason(paybill, file: Path) -> None:
+def test_every_error_is_a_line_with_file_line_and_reason(paybill, file: Path) -> None:
     file.write_text(GOOD.replace("currency: EUR, ", "").replace("kind: limit", "kind: magic"))
 
     done = paybill("plans", "lint", file)
@@ -68,10 +68,10 @@ def test_every_flaw_is_a_line_with_file_line_and_reason(paybill, file: Path) -> 
     assert done.code == ExitCode.FAILED
     lines = done.out.splitlines()
     assert [line.startswith(f"{file}:{number}: ") for line, number in zip(lines, (13, 16), strict=True)] == [True, True]
-    assert "has 2 flaws" in done.err
+    assert "has 2 errors" in done.err
 
 
-def test_a_tier_that_is_not_in_the_blueprint_is_a_flaw(paybill, file: Path, tmp_path: Path) -> None:
+def test_a_tier_that_is_not_in_the_blueprint_is_an_error(paybill, file: Path, tmp_path: Path) -> None:
     blueprint = tmp_path / "blueprints.yaml"
     blueprint.write_text(BLUEPRINT.replace("bridge", "silo"))
 
@@ -82,7 +82,7 @@ def test_a_tier_that_is_not_in_the_blueprint_is_a_flaw(paybill, file: Path, tmp_
 
 
 @pytest.mark.parametrize("content", [None, b"\xff", b"#" * (1024 * 1024 + 1)])
-def test_a_file_that_cannot_be_read_is_wrong_use(paybill, tmp_path: Path, content: bytes | None) -> None:
+def test_an_unreadable_file_is_refused(paybill, tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "plans.yaml"
     if content is not None:
         path.write_bytes(content)
@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_read_is_wrong_use(paybill, tmp_path: Path, conten
     assert paybill("plans", "lint", path).code == ExitCode.USAGE
 
 
-def test_a_file_with_flaws_is_refused_before_anything_is_sent(paybill, file: Path) -> None:
+def test_an_invalid_file_is_refused_before_a_request_is_sent(paybill, file: Path) -> None:
     file.write_text(GOOD.replace("minor: 2900", "minor: 29.00"))
 
     done = paybill(
@@ -101,7 +101,7 @@ def test_a_file_with_flaws_is_refused_before_anything_is_sent(paybill, file: Pat
     assert done.error["what"].startswith(f"{file}:16: ")
 
 
-def test_a_new_version_is_seen_first_and_then_published_once(on_stack, sold: Path) -> None:
+def test_a_new_version_is_previewed_and_published_once(on_stack, sold: Path) -> None:
     written = yaml.safe_load(sold.read_text())
     newer = {**written["plans"][1], "version": 7}
     newer["features"] = [{"key": "projects", "kind": "limit", "limit": 77}, *newer["features"][1:]]
@@ -111,7 +111,7 @@ def test_a_new_version_is_seen_first_and_then_published_once(on_stack, sold: Pat
 
     diff = on_stack("plans", "diff", sold)
     dry = on_stack("plans", "publish", sold, "--dry-run")
-    unasked = on_stack("plans", "publish", sold, "--json")
+    unconfirmed = on_stack("plans", "publish", sold, "--json")
     before = on_stack("plans", "show", name)
     done = on_stack("plans", "publish", sold, "--yes", "--json")
     again = on_stack("plans", "publish", sold, "--yes")
@@ -119,10 +119,10 @@ def test_a_new_version_is_seen_first_and_then_published_once(on_stack, sold: Pat
     assert diff.code == dry.code == done.code == again.code == ExitCode.OK, done.err
     assert ["feature projects", name, "at most 50", "at most 77"] in diff.rows
     assert "nothing was published" in dry.err
-    assert (unasked.code, unasked.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    assert (unconfirmed.code, unconfirmed.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
     assert before.code == ExitCode.NOT_FOUND
     assert done.data["added"] == [name]
-    assert "this is on sale already" in again.err
+    assert "this catalogue is on sale already" in again.err
     assert on_stack("plans", "show", newer["plan"], "--json").data["version"] == 7
     assert "feature projects: at most 77" in on_stack("plans", "show", name).out
 
@@ -140,12 +140,13 @@ def test_an_edit_of_a_published_version_is_refused_with_file_line_and_reason(on_
     assert done.error["what"].startswith(f"{sold}:{line}: starter@1 is published and differs in name")
 
 
-def test_a_plan_is_shown_with_its_prices_and_how_it_is_counted(on_stack) -> None:
+def test_a_plan_is_shown_with_its_prices_durations_and_meters(on_stack) -> None:
     done = on_stack("plans", "show", "starter@1")
     listed = on_stack("plans", "list")
 
-    assert "prices: 2900 EUR (minor) a month" in done.out
-    assert "meter calls: sum by the month" in done.out
+    assert "prices: 29.00 EUR per month" in done.out
+    assert "grace: " in done.out
+    assert "meter calls: sum per month" in done.out
     assert listed.rows[0][0] == "starter@1"
     assert on_stack("plans", "show", "gold", "--json").error["code"] == "unknown_plan"
     assert on_stack("plans", "show", "../x").code == ExitCode.USAGE

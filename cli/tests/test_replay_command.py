@@ -1,4 +1,4 @@
-"""`paybill replay`: says `equal` of what is equal, and names what is not."""
+"""Tests of `paybill replay`: equal tables pass, and each difference is named."""
 
 import asyncio
 import json
@@ -9,8 +9,8 @@ import sys
 
 import asyncpg
 import pytest
+from paybill_cli.commands.replay import MEANINGS
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.replay import MEANS
 
 
 async def as_tenant_service(data_dir, statement: str) -> None:
@@ -23,14 +23,14 @@ async def as_tenant_service(data_dir, statement: str) -> None:
     await connection.close()
 
 
-def test_a_stack_whose_tables_are_what_the_log_says_is_verified(on_stack, customers) -> None:
+def test_a_stack_whose_tables_equal_the_log_passes(on_stack, customers) -> None:
     customers.sign_up()
 
     plain, programs = on_stack("replay"), on_stack("replay", "--verify", "--service", "billing", "--json")
 
     assert (plain.code, programs.code) == (ExitCode.OK, ExitCode.OK)
     assert [row[:2] for row in plain.rows] == [["tenant", "equal"], ["billing", "equal"], ["provisioner", "equal"]]
-    assert "every table is exactly what the log says" in plain.err
+    assert "every table is equal to the log" in plain.err
     assert programs.data["equal"] is True
     assert all(service["facts"] > 0 for service in programs.data["services"])
 
@@ -42,23 +42,23 @@ def test_a_wrong_byte_in_a_table_is_found_and_named(on_stack, real_stack, custom
 
     plain, programs = (on_stack("replay", "--service", "tenant", *more) for more in ((), ("--json",)))
     asyncio.run(as_tenant_service(real_stack.data_dir, edit.format(tenant["name"], tenant["id"])))
-    mended = on_stack("replay", "--service", "tenant")
+    restored = on_stack("replay", "--service", "tenant")
 
-    assert mended.code == ExitCode.OK, mended.err
-    assert (plain.code, programs.code, mended.code) == (
+    assert restored.code == ExitCode.OK, restored.err
+    assert (plain.code, programs.code, restored.code) == (
         ExitCode.VERIFICATION_FAILED,
         ExitCode.VERIFICATION_FAILED,
         ExitCode.OK,
     )
-    assert f"a table differs from what the log says: tenant/{tenant['id']}" in plain.out
+    assert f"a table differs from the log: tenant/{tenant['id']}" in plain.out
     assert "Mallory" not in plain.out + plain.err
     assert programs.error["code"] == "verification_failed"
     [fault] = programs.data["services"][0]["faults"]
     assert (fault["kind"], fault["where"]) == ("different_state", f"tenant/{tenant['id']}")
-    assert fault["kind"] in MEANS
+    assert fault["kind"] in MEANINGS
 
 
-def test_tables_are_not_written_anew_under_services_that_run(on_stack) -> None:
+def test_tables_of_running_services_are_not_rebuilt(on_stack) -> None:
     done = on_stack("replay", "--rebuild", "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.CONFLICT, "stack_runs")
@@ -80,8 +80,8 @@ def test_a_stack_that_stopped_or_crashed_is_verified_and_rebuilt(paybill, tmp_pa
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
         key = json.loads(process.stdout.readline())["data"]["operator_key"]
-        asked = ["tenant", "create", "acme", "--plan", "starter", "--region", "eu-central", "--email", "a@b.example"]
-        created = paybill(*asked, "--data-dir", tmp_path, PAYBILL_API_KEY=key)
+        create = ["tenant", "create", "acme", "--plan", "starter", "--region", "eu-central", "--email", "a@b.example"]
+        created = paybill(*create, "--data-dir", tmp_path, PAYBILL_API_KEY=key)
         asyncio.run(as_tenant_service(tmp_path, "DELETE FROM tenants"))
         process.send_signal(number)
         process.communicate()

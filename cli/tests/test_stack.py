@@ -1,4 +1,4 @@
-"""`paybill up` as a person runs it: a process that is started, read, interrupted and killed."""
+"""Tests of `paybill up` as a process that is started, read, interrupted and killed."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ SERVICES = ("tenant", "billing", "provisioner")
 
 
 class Up:
-    """A `paybill up` and all that it started."""
+    """A `paybill up` and its child processes."""
 
     def __init__(self, *arguments, **environment):
         self.process = subprocess.Popen(
@@ -33,28 +33,28 @@ class Up:
             text=True,
             env=os.environ | environment,
         )
-        self.family = []
+        self.descendants = []
 
     def ready(self):
-        """What it prints when all is ready: with --json one object."""
+        """Returns the object that it prints when the stack is ready."""
         line = self.process.stdout.readline()
         assert line, self.process.communicate(timeout=STARTS_WITHIN_S)[1]
-        self.family = _descendants(self.process.pid)
+        self.descendants = _descendants(self.process.pid)
         return json.loads(line)["data"]
 
-    def said_until(self, words):
-        """Its talk up to the line that holds `words`."""
+    def messages_until(self, text):
+        """Returns its messages up to the line that contains `text`."""
         lines = []
-        while not lines or words not in lines[-1]:
+        while not lines or text not in lines[-1]:
             lines.append(self.process.stderr.readline())
-            assert lines[-1], f"it ended without saying {words!r}: {lines}"
+            assert lines[-1], f"it ended without the message {text!r}: {lines}"
         return lines
 
     def end(self, number=signal.SIGTERM):
-        """Its exit code after the signal, once all its processes are gone."""
+        """Sends the signal; returns the exit code once all its processes have ended."""
         self.process.send_signal(number)
         self.process.communicate(timeout=STARTS_WITHIN_S)
-        assert _gone(self.family), "processes are left"
+        assert _gone(self.descendants), "processes still run"
         return self.process.returncode
 
 
@@ -69,7 +69,7 @@ def up(*arguments, **environment) -> Iterator[Up]:
 
 
 def refused(*arguments):
-    """Exit code and error of an `up` that cannot start."""
+    """Returns exit code and error of an `up` that cannot start."""
     done = subprocess.run(
         [sys.executable, "-m", "paybill_cli", "up", "--json", *map(str, arguments)],
         capture_output=True,
@@ -98,11 +98,11 @@ def _lives(pid):
         return False
 
 
-def eventually(true: Callable[[], bool], within_s: float = 10) -> bool:
+def eventually(condition: Callable[[], bool], within_s: float = 10) -> bool:
     deadline = time.monotonic() + within_s
-    while not true() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
-    return true()
+    return condition()
 
 
 def _gone(pids):
@@ -122,7 +122,7 @@ def _status(stack, path, key):
         return error.code
 
 
-def test_a_stack_says_where_it_runs_and_survives_a_restart(tmp_path):
+def test_a_stack_prints_its_addresses_and_keeps_them_over_a_restart(tmp_path):
     data_dir = tmp_path / "data"
     with up("--json", "--data-dir", data_dir) as first:
         stack = first.ready()
@@ -147,21 +147,21 @@ def test_a_stack_says_where_it_runs_and_survives_a_restart(tmp_path):
     assert not (data_dir / "stack.json").exists()
 
 
-def test_a_killed_service_is_started_again_and_a_killed_supervisor_takes_everything_along(tmp_path):
+def test_a_killed_service_is_restarted_and_a_killed_supervisor_ends_all_processes(tmp_path):
     with up("--json", "--data-dir", tmp_path) as run:
         stack = run.ready()
         pid = _part(stack, "billing")["pid"]
         os.kill(pid, signal.SIGKILL)
-        ended = run.said_until("billing ended")[-1]
-        run.said_until("billing is ready again")
+        ended = run.messages_until("billing ended")[-1]
+        run.messages_until("billing is ready again")
         nats = _part(stack, "nats")["pid"]
         os.kill(nats, signal.SIGKILL)
-        run.said_until("nats is ready again")
+        run.messages_until("nats is ready again")
         written = json.loads((tmp_path / "stack.json").read_text())
         code, error = refused("--data-dir", tmp_path)
-        family = _descendants(run.process.pid)
+        descendants = _descendants(run.process.pid)
         run.process.kill()
-        nobody_left = _gone(family)
+        all_ended = _gone(descendants)
     with up("--json", "--data-dir", tmp_path) as after_the_crash:
         after_the_crash.ready()
         after_the_crash.end()
@@ -170,46 +170,46 @@ def test_a_killed_service_is_started_again_and_a_killed_supervisor_takes_everyth
     assert written["services"]["billing"]["pid"] not in {pid, None}
     assert (code, error["code"]) == (6, "data_dir_in_use")
     assert str(run.process.pid) in error["what"]
-    assert len(family) > 6
-    assert nobody_left
+    assert len(descendants) > 6
+    assert all_ended
 
 
-class Reluctant:
-    """A server that was killed, and is killed again while it starts."""
+class FailingServer:
+    """A server that was killed, and whose first starts fail."""
 
-    def __init__(self, times):
-        self.times = times
-        self.tries = 0
+    def __init__(self, failures):
+        self.failures = failures
+        self.starts = 0
         self.pid = None
 
     @property
     def running(self):
-        return self.tries > self.times
+        return self.starts > self.failures
 
     def start(self):
-        self.tries += 1
+        self.starts += 1
         if not self.running:
             raise EmbeddedError("postgres_failed", "PostgreSQL ended with status -9", "read its log")
 
 
-async def test_a_server_that_is_killed_while_it_starts_is_tried_again_soon_then_later_and_later(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "_WATCH_S", 0.01)
-    said = []
+async def test_a_server_whose_start_fails_is_retried_with_growing_delay(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "_CHECK_S", 0.01)
+    messages = []
     ready = asyncio.Event()
 
-    def tell(line):
-        said.append(line)
+    def report(line):
+        messages.append(line)
         if "ready again" in line:
             ready.set()
 
-    server = Reluctant(3)
-    keeping = asyncio.create_task(Supervisor(Options(tmp_path), tell)._keep_server("postgres", server))
+    server = FailingServer(3)
+    restarting = asyncio.create_task(Supervisor(Options(tmp_path), report)._restart_server("postgres", server))
     async with asyncio.timeout(5):
         await ready.wait()
-    keeping.cancel()
+    restarting.cancel()
 
-    assert server.tries == 4
-    assert [line.rpartition(" in ")[2] for line in said if "tried again" in line] == ["0.02 s", "0.04 s", "0.08 s"]
+    assert server.starts == 4
+    assert [line.rpartition(" in ")[2] for line in messages if "retrying" in line] == ["0.02 s", "0.04 s", "0.08 s"]
 
 
 def test_a_service_that_cannot_start_is_named_with_the_reason(tmp_path):
@@ -225,7 +225,7 @@ def test_a_service_that_cannot_start_is_named_with_the_reason(tmp_path):
     assert not (tmp_path / "data" / "stack.json").exists()
 
 
-def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path):
+def test_a_named_port_that_is_taken_is_an_error(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, error = refused("--data-dir", tmp_path, "--port-base", min(port, 65_000))
@@ -234,7 +234,7 @@ def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path):
     assert refused("--data-dir", tmp_path, "--port-base", 80)[0] == 2
 
 
-def test_a_data_directory_that_cannot_be_written_is_an_error(tmp_path):
+def test_an_unwritable_data_directory_is_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     code, error = refused("--data-dir", tmp_path / "file" / "data")
@@ -243,46 +243,46 @@ def test_a_data_directory_that_cannot_be_written_is_an_error(tmp_path):
     assert "--data-dir" in error["next"]
 
 
-def test_servers_of_somebody_else_replace_the_embedded_ones(tmp_path):
-    theirs, data_dir = tmp_path / "theirs", tmp_path / "data"
-    with NatsServer(theirs) as nats, PostgresServer(theirs) as postgres:
+def test_external_servers_replace_the_embedded_ones(tmp_path):
+    external, data_dir = tmp_path / "external", tmp_path / "data"
+    with NatsServer(external) as nats, PostgresServer(external) as postgres:
         url = postgres.url("postgres")
-        given = ("--nats-url", nats.url, "--nats-credentials-dir", theirs / "credentials", "--database-url", url)
+        options = ("--nats-url", nats.url, "--nats-credentials-dir", external / "credentials", "--database-url", url)
         password_file = str(postgres.password_file("postgres"))
-        with up("--json", "--data-dir", data_dir, *given, PAYBILL_DATABASE_PASSWORD_FILE=password_file) as run:
+        with up("--json", "--data-dir", data_dir, *options, PAYBILL_DATABASE_PASSWORD_FILE=password_file) as run:
             stack = run.ready()
             status = _status(stack, "/v1/tenants", stack["operator_key"])
             code = run.end()
         embedded = [name for name in ("nats", "postgres") if (data_dir / name).exists()]
         alone, error = refused("--data-dir", data_dir, "--nats-url", nats.url)
-        stranger, said = refused("--data-dir", data_dir, "--database-url", url)
+        denied, denied_error = refused("--data-dir", data_dir, "--database-url", url)
         leaking, _ = refused("--data-dir", data_dir, "--database-url", url.replace("postgres@", "postgres:secret@"))
-    nobody, unreachable = refused("--data-dir", data_dir, *given[:4])
+    stopped, unreachable = refused("--data-dir", data_dir, *options[:4])
 
     assert (status, code) == (200, 0)
     assert not embedded
-    assert (alone, leaking, nobody) == (2, 2, 10)
+    assert (alone, leaking, stopped) == (2, 2, 10)
     assert "--nats-credentials-dir" in error["what"]
-    assert (stranger, said["code"]) == (5, "database_unusable")
+    assert (denied, denied_error["code"]) == (5, "database_unusable")
     assert unreachable["code"] == "nats_unreachable"
 
 
-def test_a_pipe_gets_plain_rows_and_a_second_ctrl_c_ends_everything_at_once(tmp_path):
+def test_a_pipe_gets_plain_rows_and_a_second_ctrl_c_ends_all_processes(tmp_path):
     with up("--data-dir", tmp_path) as run:
-        talk = run.said_until("ready after")
-        family = _descendants(run.process.pid)
+        messages = run.messages_until("ready after")
+        descendants = _descendants(run.process.pid)
         run.process.send_signal(signal.SIGINT)
-        talk += run.said_until("Ctrl-C again")
+        messages += run.messages_until("Ctrl-C again")
         began = time.monotonic()
         run.process.send_signal(signal.SIGINT)
         output, _ = run.process.communicate(timeout=STARTS_WITHIN_S)
         took_s = time.monotonic() - began
-        nobody_left = _gone(family)
+        all_ended = _gone(descendants)
     rows = output.splitlines()
 
     assert rows[0] == "name\taddress\tpid\tlog"
     assert [row.split("\t")[0] for row in rows[1:7]] == ["nats", "postgres", "stripe-fake", *SERVICES]
     assert rows[7].startswith("export PAYBILL_API_KEY=pbk_")
-    assert "\x1b" not in output + "".join(talk)
-    assert (run.process.returncode, nobody_left) == (130, True)
+    assert "\x1b" not in output + "".join(messages)
+    assert (run.process.returncode, all_ended) == (130, True)
     assert took_s < 1

@@ -1,4 +1,4 @@
-"""`paybill subscription` against the real services: quoted, shown, confirmed, followed."""
+"""Tests of `paybill subscription` and `paybill plans move` with the real services."""
 
 import time
 import uuid
@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from paybill_cli.exit_codes import ExitCode
 
-WHY = ("--reason", "asked for")
+WHY = ("--reason", "requested")
 
 
 @pytest.fixture
 def subscriber(on_stack, customers) -> str:
-    """The slug of a tenant that subscribes to `starter`."""
+    """Returns the slug of a tenant with a subscription to `starter`."""
     tenant = customers.sign_up()
     customers.pay(tenant["checkout_url"])
     slug: str = tenant["slug"]
@@ -29,18 +29,18 @@ def until(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
     return found
 
 
-def test_a_plan_is_changed_after_its_quote_was_shown(on_stack, subscriber) -> None:
+def test_a_plan_is_changed_after_its_quote_was_printed(on_stack, subscriber) -> None:
     done = on_stack("subscription", "change", subscriber, "--plan", "business", "--quantity", 2, *WHY, "--yes")
 
     fields = dict(line.split(": ", 1) for line in done.out.splitlines())
     assert done.code == ExitCode.OK, done.err
     assert (fields["plan"].partition("@")[0], fields["quantity"], fields["access"]) == ("business", "2", "active")
     assert "due now" in done.err
-    assert "then, each period" in done.err
+    assert "each later period" in done.err
     assert "placement: pooled -> silo" in done.err
 
 
-def test_a_dry_run_shows_the_quote_changes_nothing_and_leaves_nothing_open(on_stack, subscriber) -> None:
+def test_a_dry_run_prints_the_quote_and_discards_the_change(on_stack, subscriber) -> None:
     dry = on_stack("subscription", "change", subscriber, "--plan", "business", *WHY, "--dry-run", "--json")
     after = on_stack("subscription", "show", subscriber, "--json").data
     changes = on_stack("subscription", "changes", subscriber, "--json").data
@@ -52,7 +52,7 @@ def test_a_dry_run_shows_the_quote_changes_nothing_and_leaves_nothing_open(on_st
     assert [change["status"] for change in changes] == ["discarded"]
 
 
-def test_a_change_at_period_end_waits_and_is_taken_back(on_stack, subscriber) -> None:
+def test_a_change_at_the_end_of_the_period_is_scheduled_and_withdrawn(on_stack, subscriber) -> None:
     later = on_stack("subscription", "change", subscriber, "--plan", "team", "--when", "period_end", *WHY, "--yes")
     back = on_stack("subscription", "reactivate", subscriber, *WHY, "--yes", "--json")
 
@@ -61,13 +61,13 @@ def test_a_change_at_period_end_waits_and_is_taken_back(on_stack, subscriber) ->
     assert (back.code, back.data["pending"]) == (ExitCode.OK, None)
 
 
-def test_it_is_cancelled_for_the_end_of_the_period_reactivated_paused_and_resumed(on_stack, subscriber) -> None:
-    seen = [
+def test_a_subscription_is_cancelled_reactivated_paused_and_resumed(on_stack, subscriber) -> None:
+    states = [
         on_stack("subscription", verb, subscriber, *WHY, "--yes", "--json").data
         for verb in ("cancel", "reactivate", "pause", "resume")
     ]
 
-    assert [(one["cancel_at"] is not None, one["access"]) for one in seen] == [
+    assert [(one["cancel_at"] is not None, one["access"]) for one in states] == [
         (True, "active"),
         (False, "active"),
         (False, "paused"),
@@ -75,21 +75,21 @@ def test_it_is_cancelled_for_the_end_of_the_period_reactivated_paused_and_resume
     ]
 
 
-def test_a_cancellation_now_ends_it(on_stack, subscriber) -> None:
+def test_an_immediate_cancellation_ends_the_subscription(on_stack, subscriber) -> None:
     done = on_stack("subscription", "cancel", subscriber, "--when", "now", *WHY, "--yes", "--json")
 
     assert done.data["access"] == "ended"
 
 
-def test_without_a_terminal_a_change_needs_a_yes_and_none_stays_open(on_stack, subscriber) -> None:
-    asked = on_stack("subscription", "pause", subscriber, *WHY, "--json")
+def test_without_a_terminal_a_change_needs_yes_and_is_discarded_otherwise(on_stack, subscriber) -> None:
+    unconfirmed = on_stack("subscription", "pause", subscriber, *WHY, "--json")
     again = on_stack("subscription", "pause", subscriber, *WHY, "--dry-run", "--json")
 
-    assert (asked.code, asked.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    assert (unconfirmed.code, unconfirmed.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
     assert again.code == ExitCode.OK
 
 
-def test_the_same_under_one_key_is_one_change(on_stack, subscriber) -> None:
+def test_a_repeated_request_with_the_same_key_is_one_change(on_stack, subscriber) -> None:
     key = str(uuid.uuid4())
     command = ("subscription", "change", subscriber, "--quantity", 3, *WHY, "--yes", "--idempotency-key", key)
 
@@ -100,7 +100,7 @@ def test_the_same_under_one_key_is_one_change(on_stack, subscriber) -> None:
     assert [change["status"] for change in changes] == ["applied"]
 
 
-def test_a_wait_that_is_too_short_ends_with_a_code_of_its_own(on_stack, subscriber) -> None:
+def test_a_timeout_has_its_own_exit_code(on_stack, subscriber) -> None:
     done = on_stack("subscription", "change", subscriber, "--quantity", 4, *WHY, "--yes", "--timeout", 0, "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.TIMEOUT, "still_running")
@@ -129,7 +129,7 @@ REFUSALS = [
 ]
 
 
-def test_a_refusal_has_the_services_code(on_stack, subscriber) -> None:
+def test_a_refusal_has_the_code_of_the_service(on_stack, subscriber) -> None:
     refused = [
         on_stack("subscription", verb, subscriber, *options, *WHY, "--yes", "--json")
         for (verb, *options), _, _ in REFUSALS
@@ -142,7 +142,7 @@ def test_a_refusal_has_the_services_code(on_stack, subscriber) -> None:
     ("arguments", "exit_code"),
     [
         (("subscription", "show", "sub_" + "0" * 32), ExitCode.NOT_FOUND),
-        (("subscription", "show", "nobody-there"), ExitCode.NOT_FOUND),
+        (("subscription", "show", "no-such-tenant"), ExitCode.NOT_FOUND),
         (("subscription", "show", "../healthz"), ExitCode.USAGE),
         (("subscription", "discard", "chg_" + "0" * 32), ExitCode.NOT_FOUND),
         (("subscription", "discard", "../x"), ExitCode.USAGE),
@@ -154,16 +154,16 @@ def test_a_refusal_has_the_services_code(on_stack, subscriber) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
-def test_what_is_not_there_or_no_name_is_said_so(on_stack, arguments, exit_code: ExitCode) -> None:
+def test_a_missing_object_or_an_invalid_name_is_an_error(on_stack, arguments, exit_code: ExitCode) -> None:
     done = on_stack(*arguments, "--json")
 
     assert done.code == exit_code
     assert done.error["what"]
 
 
-def test_everybody_is_moved_and_followed_with_a_bar(on_stack, subscriber) -> None:
+def test_all_subscriptions_are_migrated_with_a_progress_bar(on_stack, subscriber) -> None:
     preview = on_stack("plans", "move", "starter@1", "team@1", "--dry-run", "--json").data
-    asked = on_stack("plans", "move", "starter@1", "team@1", "--reason", "new prices", "--json")
+    unconfirmed = on_stack("plans", "move", "starter@1", "team@1", "--reason", "new prices", "--json")
     done = on_stack(
         *("plans", "move", "starter@1", "team@1", "--when", "now", "--reason", "new prices", "--yes", "--json")
     )
@@ -173,11 +173,11 @@ def test_everybody_is_moved_and_followed_with_a_bar(on_stack, subscriber) -> Non
     resumed = on_stack("plans", "resume-move", done.data["id"], "--json")
 
     assert preview["subscriptions"] >= 1
-    assert (asked.code, asked.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
+    assert (unconfirmed.code, unconfirmed.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
     assert done.code == (ExitCode.FAILED if done.data["refused"] else ExitCode.OK)
     assert (done.data["status"], done.data["asked"]) == ("finished", done.data["moved"] + done.data["refused"])
     assert "moved" in done.err
-    assert done.data["id"] in [move["id"] for move in listed]
+    assert done.data["id"] in [migration["id"] for migration in listed]
     assert len(refused) == done.data["refused"]
     assert [late.error["code"], resumed.error["code"]] == ["move_finished", "move_finished"]
     until(lambda: on_stack("subscription", "show", subscriber, "--json").data["plan"]["plan"] == "team")

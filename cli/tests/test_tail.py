@@ -1,4 +1,4 @@
-"""`paybill events tail`: every fact once and in order, whatever happens to the connection."""
+"""Tests of `paybill events tail`: every event once and in order, over all reconnects."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from paybill_cli.context import NatsAccess
+from paybill_cli.client.stack import NatsAccess
+from paybill_cli.commands.tail import Filter, Tail
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
-from paybill_cli.tail import Reading, Wanted
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_contracts.tenant import HoldOrigin, TenantReactivated
@@ -26,7 +26,7 @@ from paybill_runtime import clock
 from paybill_runtime.messaging.streams import connect, ensure
 
 ORIGIN = Origin("request", "request", "operator:op1", "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01")
-EVERYTHING = Wanted(None, None)
+EVERYTHING = Filter(None, None)
 
 
 def tenant(number: int) -> str:
@@ -34,7 +34,7 @@ def tenant(number: int) -> str:
 
 
 async def publish(nats: NatsServer, tenants: list[int]) -> None:
-    """A fact of each of these tenants, as the tenant service would publish it."""
+    """Publishes an event of each of these tenants, like the tenant service."""
     client = await connect(nats.url, "tenant", nats.password("tenant"))
     for number in tenants:
         event = TenantReactivated(tenant_id=tenant(number), lifted=HoldOrigin.BILLING)
@@ -48,9 +48,9 @@ def access(nats: NatsServer) -> NatsAccess:
 
 
 @contextlib.asynccontextmanager
-async def following(nats: NatsServer, wanted: Wanted = EVERYTHING, place: int | None = 0) -> AsyncIterator[None]:
-    """A tail that runs while the block does."""
-    task = asyncio.create_task(Reading(Output(json=True), wanted, follow=True).follow(access(nats), place))
+async def running_tail(nats: NatsServer, position: int | None = 0) -> AsyncIterator[None]:
+    """Runs a tail while the block runs."""
+    task = asyncio.create_task(Tail(Output(json=True), EVERYTHING, follow=True).follow(access(nats), position))
     try:
         yield
     finally:
@@ -65,71 +65,73 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], s
 
 
 @pytest.mark.own_nats
-async def test_over_many_disconnects_every_fact_is_shown_once_and_in_order(
+async def test_every_event_is_printed_once_and_in_order_over_many_reconnects(
     nats: NatsServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: list[int] = []
-    talk = ""
+    sequences: list[int] = []
+    messages = ""
 
-    async def all_seen() -> bool:
-        nonlocal talk
-        facts, said = printed(capsys)
-        seen.extend(fact["sequence"] for fact in facts)
-        talk += said
-        return len(seen) >= 60
+    async def all_printed() -> bool:
+        nonlocal messages
+        events, text = printed(capsys)
+        sequences.extend(event["sequence"] for event in events)
+        messages += text
+        return len(sequences) >= 60
 
-    async with following(nats):
+    async with running_tail(nats):
         for turn in range(6):
             await publish(nats, list(range(turn * 10, turn * 10 + 10)))
             if turn < 5:
                 await asyncio.to_thread(nats.stop)
                 await asyncio.to_thread(nats.start)
         async with asyncio.timeout(30):
-            while not await all_seen():  # noqa: ASYNC110  # what it prints is no asyncio.Event
+            while not await all_printed():  # noqa: ASYNC110  # its output sets no asyncio.Event
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.5)
-        await all_seen()
-    _, farewell = printed(capsys)
+        await all_printed()
+    _, last_message = printed(capsys)
 
-    assert seen == list(range(1, 61))
-    assert "connected at seq " in talk
-    assert "resumed after seq " in talk
-    assert "gap 0" in talk
-    assert "gap: " not in talk
-    assert farewell == "to go on from here: paybill events tail --from 61\n"
+    assert sequences == list(range(1, 61))
+    assert "connected at seq " in messages
+    assert "resumed after seq " in messages
+    assert "gap 0" in messages
+    assert "gap: " not in messages
+    assert last_message == "to continue: paybill events tail --from 61\n"
 
 
-async def test_without_a_place_it_begins_with_what_is_new(nats: NatsServer, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_without_a_position_it_starts_with_new_events(
+    nats: NatsServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     await publish(nats, [1, 2])
 
-    async with following(nats, place=None):
+    async with running_tail(nats, position=None):
         await asyncio.sleep(0.5)
         await publish(nats, [3])
         await asyncio.sleep(0.5)
 
-    facts, talk = printed(capsys)
-    assert [fact["sequence"] for fact in facts] == [3]
-    assert "connected at seq 2, reading from seq 3" in talk
+    events, messages = printed(capsys)
+    assert [event["sequence"] for event in events] == [3]
+    assert "connected at seq 2, reading from seq 3" in messages
 
 
-async def test_only_what_is_wanted_is_shown(nats: NatsServer, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_only_matching_events_are_printed(nats: NatsServer, capsys: pytest.CaptureFixture[str]) -> None:
     await publish(nats, [1, 2, 1, 3])
 
-    for wanted in (Wanted(tenant(1), None), Wanted(None, "tenant.tenant_re"), Wanted(tenant(2), "billing.")):
-        await Reading(Output(json=True), wanted, follow=False).once(access(nats), 0)
+    for filter_ in (Filter(tenant(1), None), Filter(None, "tenant.tenant_re"), Filter(tenant(2), "billing.")):
+        await Tail(Output(json=True), filter_, follow=False).read(access(nats), 0)
 
-    facts, talk = printed(capsys)
-    assert [fact["sequence"] for fact in facts] == [1, 3, 1, 2, 3, 4]
-    assert "gap: " not in talk
+    events, messages = printed(capsys)
+    assert [event["sequence"] for event in events] == [1, 3, 1, 2, 3, 4]
+    assert "gap: " not in messages
 
 
 @pytest.mark.own_nats
-async def test_a_log_that_lost_its_end_is_not_read_on_in_silence(
+async def test_a_log_that_lost_its_last_events_is_an_error(
     nats: NatsServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await publish(nats, [1, 2, 3])
-    reading = Reading(Output(json=True), EVERYTHING, follow=True)
-    task = asyncio.create_task(reading.follow(access(nats), 0))
+    tail = Tail(Output(json=True), EVERYTHING, follow=True)
+    task = asyncio.create_task(tail.follow(access(nats), 0))
     await asyncio.sleep(0.5)
     await asyncio.to_thread(nats.stop)
     shutil.rmtree(nats.data_dir / "nats" / "jetstream")
@@ -148,16 +150,16 @@ async def test_a_log_that_lost_its_end_is_not_read_on_in_silence(
     assert len(printed(capsys)[0]) == 3
 
 
-async def test_wrong_credentials_are_told_and_not_tried_for_ever(nats: NatsServer) -> None:
-    reading = Reading(Output(), EVERYTHING, follow=True)
+async def test_wrong_credentials_are_an_error_without_retries(nats: NatsServer) -> None:
+    tail = Tail(Output(), EVERYTHING, follow=True)
 
     with pytest.raises(CliError) as error:
-        await asyncio.wait_for(reading.follow(NatsAccess(nats.url, "operator", "wrong"), 0), 5)
+        await asyncio.wait_for(tail.follow(NatsAccess(nats.url, "operator", "wrong"), 0), 5)
 
     assert (error.value.code, error.value.exit_code) == ("nats_denied", ExitCode.DENIED)
 
 
-def test_the_whole_log_of_a_stack_is_printed_without_a_hole(on_stack, customers) -> None:
+def test_the_whole_log_of_a_stack_is_printed_without_a_gap(on_stack, customers) -> None:
     customers.sign_up()
 
     plain = on_stack("events", "tail", "--no-follow")
@@ -180,42 +182,42 @@ def test_the_whole_log_of_a_stack_is_printed_without_a_hole(on_stack, customers)
     assert json.loads(lines[0])["kind"] == "event"
 
 
-def test_one_tenants_facts_are_found_by_slug_and_by_id(on_stack, customers) -> None:
+def test_events_of_a_tenant_are_selected_by_slug_and_by_id(on_stack, customers) -> None:
     tenant_ = customers.sign_up()
 
     by_slug = on_stack("events", "tail", "--no-follow", "--json", "--tenant", tenant_["slug"], "--type", "tenant.")
     by_id = on_stack("events", "tail", "--no-follow", "--json", "--tenant", tenant_["id"], "--type", "tenant.")
 
-    facts = [json.loads(line)["data"] for line in by_slug.out.splitlines()]
-    assert {fact["tenant"] for fact in facts} == {tenant_["id"]}
-    assert facts[0]["type"] == "tenant.tenant_requested"
+    events = [json.loads(line)["data"] for line in by_slug.out.splitlines()]
+    assert {event["tenant"] for event in events} == {tenant_["id"]}
+    assert events[0]["type"] == "tenant.tenant_requested"
     assert by_slug.out == by_id.out
 
 
-def test_reading_begins_where_it_is_told_to(on_stack) -> None:
+def test_reading_starts_at_the_named_sequence(on_stack) -> None:
     rows = on_stack("events", "tail", "--no-follow", "--from", 3).rows
 
     assert rows[0][0] == "3"
 
 
-def test_a_type_that_cannot_be_is_refused(on_stack) -> None:
+def test_an_invalid_type_is_refused(on_stack) -> None:
     assert on_stack("events", "tail", "--type", "no such >").code == ExitCode.USAGE
 
 
-def test_ctrl_c_ends_it_and_says_how_to_go_on(real_stack, tmp_path) -> None:
+def test_ctrl_c_ends_it_and_prints_the_command_that_continues(real_stack, tmp_path) -> None:
     command = [sys.executable, "-m", "paybill_cli", "events", "tail", "--from", "1"]
-    shown = tmp_path / "shown"
+    file = tmp_path / "output"
     with (
-        shown.open("w") as out,
+        file.open("w") as out,
         subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=real_stack.environment) as process,
     ):
         deadline = time.monotonic() + 10
-        while len(shown.read_text().splitlines()) < 3 and time.monotonic() < deadline:
+        while len(file.read_text().splitlines()) < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
 
-    last = int(shown.read_text().splitlines()[-1].split("\t")[0])
+    last = int(file.read_text().splitlines()[-1].split("\t")[0])
     assert process.returncode == ExitCode.INTERRUPTED
-    assert f"to go on from here: paybill events tail --from {last + 1}" in err
+    assert f"to continue: paybill events tail --from {last + 1}" in err
     assert "Traceback" not in err

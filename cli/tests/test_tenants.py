@@ -1,6 +1,7 @@
-"""`paybill tenant` against the real services."""
+"""Tests of `paybill tenant` with the real services."""
 
 import json
+import re
 import subprocess
 import sys
 import uuid
@@ -10,40 +11,40 @@ import pytest
 from paybill_cli.exit_codes import ExitCode
 
 
-def asked(slug: str, *more: object, plan: str = "starter", region: str = "eu-central") -> list[object]:
+def create(slug: str, *more: object, plan: str = "starter", region: str = "eu-central") -> list[object]:
     return ["tenant", "create", slug, "--plan", plan, "--region", region, "--email", "ops@acme.example", *more]
 
 
-def test_a_new_tenant_is_told_where_to_pay(on_stack) -> None:
-    done = on_stack(*asked("told"))
+def test_a_new_tenant_has_a_checkout(on_stack) -> None:
+    done = on_stack(*create("paying"))
 
     fields = dict(line.split(": ", 1) for line in done.out.splitlines())
     assert done.code == ExitCode.OK
-    assert (fields["slug"], fields["status"], fields["holds"]) == ("told", "requested", "-")
+    assert (fields["slug"], fields["status"], fields["holds"]) == ("paying", "requested", "-")
     assert fields["checkout_url"].startswith("http://127.0.0.1:")
     assert "ops@acme.example" not in done.out + done.err
     assert "next: pay at the checkout" in done.err
 
 
-def test_a_new_tenant_is_followed_until_it_is_active(real_stack, customers) -> None:
-    command = [sys.executable, "-m", "paybill_cli", *map(str, asked("followed", "--wait", "--json"))]
+def test_wait_returns_when_the_tenant_is_active(real_stack, customers) -> None:
+    command = [sys.executable, "-m", "paybill_cli", *map(str, create("followed", "--wait", "--json"))]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=real_stack.environment) as process:
-        said = [process.stderr.readline()]
-        while "to pay at" not in said[-1]:
-            said.append(process.stderr.readline())
-        customers.pay(said[-1].split()[-1])
+        messages = [process.stderr.readline()]
+        while "the payment at " not in messages[-1]:
+            messages.append(process.stderr.readline())
+        customers.pay(re.search(r"http\S+", messages[-1])[0])
         out, rest = process.communicate(timeout=60)
 
     tenant = json.loads(out)["data"]
     assert process.returncode == ExitCode.OK
     assert (tenant["status"], tenant["environment"]["epoch"]) == ("active", 1)
-    assert said[0].startswith("followed is requested")
+    assert messages[0].startswith("followed is requested")
     assert rest.splitlines()[-1].startswith("followed is active")
 
 
-def test_a_wait_that_is_too_short_ends_with_the_id_and_a_code_of_its_own(on_stack) -> None:
-    done = on_stack(*asked("slow", "--wait", "--timeout", 0.5, "--json"))
+def test_a_timeout_prints_the_id_and_has_its_own_exit_code(on_stack) -> None:
+    done = on_stack(*create("slow", "--wait", "--timeout", 0.5, "--json"))
 
     assert done.code == ExitCode.TIMEOUT
     assert done.error["code"] == "still_running"
@@ -51,10 +52,10 @@ def test_a_wait_that_is_too_short_ends_with_the_id_and_a_code_of_its_own(on_stac
     assert done.error["next"] == "paybill tenant show slow"
 
 
-def test_the_same_request_under_one_key_is_done_once(on_stack) -> None:
+def test_a_repeated_request_with_the_same_key_is_executed_once(on_stack) -> None:
     key = str(uuid.uuid4())
-    first, again = (on_stack(*asked("once", "--idempotency-key", key, "--json")).data for _ in range(2))
-    other = on_stack(*asked("twice", "--idempotency-key", key, "--json"))
+    first, again = (on_stack(*create("once", "--idempotency-key", key, "--json")).data for _ in range(2))
+    other = on_stack(*create("twice", "--idempotency-key", key, "--json"))
 
     assert first["id"] == again["id"]
     assert (other.code, other.error["code"]) == (ExitCode.USAGE, "idempotency_key_reused")
@@ -63,11 +64,11 @@ def test_the_same_request_under_one_key_is_done_once(on_stack) -> None:
 def test_tenants_are_listed_in_the_order_of_their_slugs_over_all_pages(on_stack, customers) -> None:
     made = {customers.sign_up()["slug"] for _ in range(3)}
 
-    everybody = on_stack("tenant", "list", "--json").data
+    tenants = on_stack("tenant", "list", "--json").data
     plain = on_stack("tenant", "list")
     limited = on_stack("tenant", "list", "--limit", 2)
 
-    slugs = [tenant["slug"] for tenant in everybody]
+    slugs = [tenant["slug"] for tenant in tenants]
     assert made <= set(slugs)
     assert slugs == sorted(slugs)
     assert plain.out.splitlines()[0] == "slug\tstatus\tplan\tregion\tid"
@@ -97,7 +98,7 @@ def test_a_tenant_is_shown_by_slug_and_by_id(on_stack, customers) -> None:
     assert by_slug["id"] == tenant["id"]
 
 
-def test_a_hold_is_put_on_and_lifted(on_stack, customers) -> None:
+def test_a_tenant_is_suspended_and_resumed(on_stack, customers) -> None:
     slug = customers.sign_up()["slug"]
 
     held = on_stack("tenant", "suspend", slug, "--reason", "abuse report 7", "--mode", "read_only", "--yes")
@@ -108,7 +109,7 @@ def test_a_hold_is_put_on_and_lifted(on_stack, customers) -> None:
 
 
 @pytest.mark.parametrize("verb", ["suspend", "offboard"])
-def test_without_a_terminal_what_is_grave_needs_a_yes(on_stack, customers, verb: str) -> None:
+def test_without_a_terminal_a_confirmation_needs_yes(on_stack, customers, verb: str) -> None:
     slug = customers.sign_up()["slug"]
 
     done = on_stack("tenant", verb, slug, "--reason", "why", "--json")
@@ -118,7 +119,7 @@ def test_without_a_terminal_what_is_grave_needs_a_yes(on_stack, customers, verb:
     assert on_stack("tenant", "show", slug, "--json").data["holds"] == []
 
 
-def test_offboarding_says_what_it_will_do_and_then_cannot_be_lifted(on_stack, customers) -> None:
+def test_offboarding_prints_its_steps_and_cannot_be_undone(on_stack, customers) -> None:
     slug = customers.sign_up()["slug"]
 
     done = on_stack("tenant", "offboard", slug, "--reason", "contract ended", "--yes")
@@ -126,7 +127,7 @@ def test_offboarding_says_what_it_will_do_and_then_cannot_be_lifted(on_stack, cu
 
     assert done.code == ExitCode.OK
     assert "cancel its subscription" in done.err
-    assert "keep its data" in done.err
+    assert "retain its data" in done.err
     assert "status: cancelled" in done.out
     assert (after.code, after.error["code"]) == (ExitCode.CONFLICT, "tenant_left")
 
@@ -134,15 +135,15 @@ def test_offboarding_says_what_it_will_do_and_then_cannot_be_lifted(on_stack, cu
 @pytest.mark.parametrize(
     "arguments",
     [
-        asked("dry", "--dry-run"),
+        create("dry", "--dry-run"),
         ["tenant", "suspend", "dry", "--reason", "x", "--dry-run"],
         ["tenant", "resume", "dry", "--dry-run"],
         ["tenant", "offboard", "dry", "--reason", "x", "--dry-run"],
     ],
     ids=lambda arguments: str(arguments[1]),
 )
-def test_a_dry_run_shows_the_request_and_sends_nothing(paybill, arguments: list[object], tmp_path: Path) -> None:
-    done = paybill(*arguments, "--json", "--data-dir", tmp_path / "there is none")
+def test_a_dry_run_prints_the_request_and_sends_nothing(paybill, arguments: list[object], tmp_path: Path) -> None:
+    done = paybill(*arguments, "--json", "--data-dir", tmp_path / "missing")
 
     assert done.code == ExitCode.OK
     assert done.data["path"].startswith("/v1/tenants")
@@ -153,17 +154,17 @@ def test_a_dry_run_shows_the_request_and_sends_nothing(paybill, arguments: list[
 @pytest.mark.parametrize(
     ("arguments", "code", "exit_code"),
     [
-        (asked("told2", plan="gold"), "unknown_plan", ExitCode.USAGE),
-        (asked("told2", region="moon"), "unknown_region", ExitCode.USAGE),
-        (asked("No Slug"), "invalid_request", ExitCode.USAGE),
-        (asked("admin"), "slug_reserved", ExitCode.USAGE),
+        (create("refused", plan="gold"), "unknown_plan", ExitCode.USAGE),
+        (create("refused", region="moon"), "unknown_region", ExitCode.USAGE),
+        (create("No Slug"), "invalid_request", ExitCode.USAGE),
+        (create("admin"), "slug_reserved", ExitCode.USAGE),
         (["tenant", "show", "nobody"], "tenant_not_found", ExitCode.NOT_FOUND),
         (["tenant", "resume", "nobody"], "tenant_not_found", ExitCode.NOT_FOUND),
         (["tenant", "show", "../../healthz"], "usage", ExitCode.USAGE),
     ],
     ids=["plan", "region", "slug", "reserved", "show", "resume", "path"],
 )
-def test_a_refusal_has_the_services_code_and_a_next_step(
+def test_a_refusal_has_the_code_of_the_service_and_a_trace(
     on_stack, arguments: list[object], code: str, exit_code: ExitCode
 ) -> None:
     done = on_stack(*arguments, "--json")
@@ -176,7 +177,7 @@ def test_a_refusal_has_the_services_code_and_a_next_step(
 def test_a_slug_belongs_to_one_tenant(on_stack, customers) -> None:
     slug = customers.sign_up()["slug"]
 
-    done = on_stack(*asked(slug), "--json")
+    done = on_stack(*create(slug), "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.CONFLICT, "slug_taken")
 
@@ -203,21 +204,21 @@ def test_the_key_is_never_printed(on_stack, real_stack) -> None:
     assert real_stack.key not in done.out + done.err
 
 
-def test_what_answers_but_is_not_ours_is_said_to_be_something_else(on_stack, real_stack) -> None:
+def test_an_answer_of_another_server_is_an_error(on_stack, real_stack) -> None:
     done = on_stack("tenant", "list", "--tenant-url", real_stack.url("stripe_fake"), "--json")
 
     assert done.code != ExitCode.OK
     assert done.error["what"]
 
 
-def test_a_service_that_is_away_is_unreachable_and_the_request_can_be_sent_again(on_stack) -> None:
-    done = on_stack(*asked("away", "--tenant-url", "http://127.0.0.1:9"), "--json")
+def test_an_unreachable_service_is_an_error_with_the_option_that_repeats_the_request(on_stack) -> None:
+    done = on_stack(*create("away", "--tenant-url", "http://127.0.0.1:9"), "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.UNREACHABLE, "service_unreachable")
     assert "--idempotency-key" in done.err
 
 
-def test_a_person_is_asked_and_may_say_no(real_stack, customers) -> None:
+def test_a_person_can_decline_the_confirmation(real_stack, customers) -> None:
     slug = customers.sign_up()["slug"]
     command = [sys.executable, "-m", "paybill_cli", "tenant", "suspend", slug, "--reason", "x"]
     code = (
@@ -235,5 +236,5 @@ def test_a_person_is_asked_and_may_say_no(real_stack, customers) -> None:
     )
 
     assert done.returncode == ExitCode.FAILED
-    assert f"Shut {slug} out" in done.stdout
+    assert f"Suspend {slug} (blocked)?" in done.stdout
     assert "not_confirmed" in done.stdout

@@ -1,8 +1,9 @@
-"""The command tree: complete, quick, described in one place, and the same manners everywhere."""
+"""Tests of the command tree: help, completion, imports, and common behaviour of all commands."""
 
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -49,8 +50,10 @@ CHANGES = {
     ("events", "redrive"),
     ("events", "skip"),
 }
-"""Commands that change something of a running stack."""
-HEAVY = {"asyncio", "fastapi", "httpx", "nats", "opentelemetry", "pydantic", "rich", "sqlalchemy"}
+"""Commands that change a running stack."""
+CLIENTS = {"asyncpg", "httpx", "nats", "pydantic"}
+HEAVY = CLIENTS | {"asyncio", "fastapi", "opentelemetry", "rich", "sqlalchemy"}
+SCRIPT = str(Path(sys.executable).with_name("paybill"))
 
 
 def leaves(branch: Branch = TREE, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Leaf]]:
@@ -75,7 +78,7 @@ def function(leaf: Leaf) -> FunctionType:
 
 
 @every_command
-def test_a_command_is_described_in_its_function_and_summed_up_by_the_first_line(path: tuple[str, ...]) -> None:
+def test_the_summary_of_a_command_is_the_first_line_of_its_docstring(path: tuple[str, ...]) -> None:
     text = inspect.getdoc(function(COMMANDS[path])) or ""
 
     assert text.splitlines()[0] == COMMANDS[path].summary
@@ -83,7 +86,7 @@ def test_a_command_is_described_in_its_function_and_summed_up_by_the_first_line(
 
 
 @every_command_of_ours
-def test_the_help_of_a_command_is_whole_and_tells_of_json(paybill, path: tuple[str, ...]) -> None:
+def test_the_help_of_a_command_is_complete_and_describes_json(paybill, path: tuple[str, ...]) -> None:
     done = paybill(*path, "--help")
 
     assert done.code == ExitCode.OK
@@ -93,19 +96,21 @@ def test_the_help_of_a_command_is_whole_and_tells_of_json(paybill, path: tuple[s
 
 
 @pytest.mark.parametrize("path", sorted(CHANGES), ids=" ".join)
-def test_a_command_that_changes_something_can_be_tried_dry(path: tuple[str, ...]) -> None:
-    assert "dry_run" in inspect.signature(function(COMMANDS[path])).parameters
+def test_a_command_that_changes_the_stack_has_a_dry_run(path: tuple[str, ...]) -> None:
+    parameters = inspect.signature(function(COMMANDS[path])).parameters
+
+    assert any(each.name == "dry_run" or hasattr(each.annotation, "dry_run") for each in parameters.values())
 
 
 @pytest.mark.parametrize("path", [(), ("tenant",), ("events",)], ids=" ".join)
-def test_a_group_without_a_command_shows_its_help_as_wrong_use(paybill, path: tuple[str, ...]) -> None:
+def test_a_group_without_a_command_prints_its_help_and_fails(paybill, path: tuple[str, ...]) -> None:
     done = paybill(*path)
 
     assert (done.code, done.out) == (ExitCode.USAGE, "")
     assert "Usage: paybill" in done.err
 
 
-def test_the_help_lists_every_command_whole_and_every_exit_code(paybill) -> None:
+def test_the_help_lists_every_command_and_every_exit_code(paybill) -> None:
     done = paybill("--help")
     text = " ".join(done.out.split())
 
@@ -114,25 +119,75 @@ def test_the_help_lists_every_command_whole_and_every_exit_code(paybill) -> None
     assert "..." not in done.out.replace("[ARGS]...", "")
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom paybill_cli.main import main\nmain(['--help'])\n"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    command = [str(Path(sys.executable).with_name("paybill")), "--help"]
+def imported_by(code: str, **environment: str) -> set[str]:
+    """Returns the top-level packages that a process has imported after this code."""
+    report = "import sys; print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    command = [sys.executable, "-c", f"import atexit\natexit.register(lambda: exec({report!r}))\n{code}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+    assert "Traceback" not in done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_help_is_fast_and_imports_no_client() -> None:
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True)
+        subprocess.run([SCRIPT, "--help"], capture_output=True, check=True)
         times.append(time.perf_counter() - began)
 
-    assert not HEAVY & set(done.stderr.split())
+    assert not HEAVY & imported_by("from paybill_cli.main import main\nmain(['--help'])")
     assert min(times) <= 0.4
 
 
+def test_the_help_of_no_command_imports_a_client() -> None:
+    helps = [[*path, "--help"] for path in OWN]
+
+    imported = imported_by(f"from paybill_cli.main import main\nfor each in {helps!r}: main(each)")
+
+    assert not CLIENTS & imported
+
+
+@pytest.mark.parametrize("words", ["paybill t", "paybill tenant s", "paybill events tail --t"])
+def test_completion_imports_no_client(words: str) -> None:
+    count = str(len(words.split()) - 1)
+    environment = {"_PAYBILL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
+
+    assert not CLIENTS & imported_by("from paybill_cli.entry import run\nrun()", **environment)
+
+
+def test_a_command_imports_its_client_at_the_first_request(tmp_path: Path) -> None:
+    code = "from paybill_cli.main import main\nmain(['tenant', 'list', '--tenant-url', 'http://127.0.0.1:9'{}])"
+
+    assert "httpx" not in imported_by(code.format(""), PAYBILL_API_KEY="")
+    assert "httpx" in imported_by(code.format(""), PAYBILL_API_KEY="key")
+    assert "httpx" not in imported_by(code.format(", '--limit', '0'"), PAYBILL_API_KEY="key")
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], ids=lambda s: f"{s * 1000:g} ms")
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["events", "tail"]], ids=" ".join)
+def test_ctrl_c_ends_a_starting_command_without_a_traceback(
+    tmp_path: Path, arguments: list[str], delay_s: float
+) -> None:
+    """The delay counts from the first line of our code: before it, Python itself prints a traceback."""
+    environment = os.environ | {"PAYBILL_DATA_DIR": str(tmp_path), "PAYBILL_API_KEY": "key"}
+    command = [sys.executable, "-X", "importtime", SCRIPT, *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        started = any(line.rstrip().endswith("paybill_cli.entry") for line in lines)
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+
+    assert started
+    assert "Traceback" not in errors
+    assert process.returncode in {ExitCode.INTERRUPTED, ExitCode.OK, ExitCode.UNREACHABLE}
+
+
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "text"),
     [
         (["tenat"], "Did you mean 'tenant'"),
         (["tenant", "lst"], "Did you mean 'list'"),
@@ -142,22 +197,22 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["version", "extra"], "extra"),
         (["events", "tail", "--from", "zero"], "--from"),
         (["events", "tail", "--from", "0"], "--from"),
-        (["tenant", "list", "--tenant-url", "http://[::bad", "--api-key-file", __file__], "is no URL"),
+        (["tenant", "list", "--tenant-url", "http://[::bad", "--api-key-file", __file__], "is not a URL"),
         (["tenant", "show", "../v1/operations"], "neither a slug nor an id"),
     ],
 )
-def test_wrong_use_is_said_in_words_with_where_to_look(paybill, arguments: list[str], says: str) -> None:
+def test_invalid_arguments_are_an_error_with_a_next_step(paybill, arguments: list[str], text: str) -> None:
     people, programs = paybill(*arguments), paybill(*arguments, "--json")
 
     assert (people.code, people.out) == (ExitCode.USAGE, "")
     assert people.err.startswith("error[usage] ")
-    assert says in people.err
+    assert text in people.err
     assert "\n  next  " in people.err
     assert (programs.code, programs.error["code"]) == (ExitCode.USAGE, "usage")
 
 
-def test_a_fault_of_ours_is_one_line_and_a_traceback_only_on_request(paybill, tmp_path: Path) -> None:
-    (tmp_path / "stack.json").write_text(json.dumps({"version": 1, "nats": "no object"}))
+def test_a_bug_is_one_line_and_a_traceback_only_on_request(paybill, tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text(json.dumps({"version": 1, "nats": "not an object"}))
     arguments = ("events", "tail", "--data-dir", tmp_path)
 
     short = paybill(*arguments)
@@ -169,27 +224,26 @@ def test_a_fault_of_ours_is_one_line_and_a_traceback_only_on_request(paybill, tm
     assert "Traceback" in long.err
 
 
-def test_a_reader_who_has_enough_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m paybill_cli events schema | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
 
 
-def test_completion_knows_the_commands() -> None:
+def test_completion_lists_the_commands() -> None:
     script = {"_PAYBILL_COMPLETE": "complete_bash", "COMP_WORDS": "paybill tenant s", "COMP_CWORD": "2"}
-    command = [str(Path(sys.executable).with_name("paybill"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | script)
+    done = subprocess.run([SCRIPT], capture_output=True, text=True, check=False, env=os.environ | script)
 
     assert done.stdout.split() == ["show", "suspend"]
 
 
-def test_arguments_of_the_stand_in_for_stripe_are_passed_on() -> None:
+def test_arguments_of_the_stripe_fake_are_passed_on() -> None:
     command = [sys.executable, "-m", "paybill_cli", "stripe-fake", "serve", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert "--webhook-secret-file" in done.stdout
 
 
-def test_the_version_is_told(paybill) -> None:
+def test_the_version_is_printed(paybill) -> None:
     assert set(paybill("version", "--json").data) == {"paybill", "python"}

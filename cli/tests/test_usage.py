@@ -1,4 +1,4 @@
-"""`paybill usage`: what is used, what may be, and a proof that finds every way in which it could be wrong."""
+"""Tests of `paybill usage`, and of the proof, which finds every kind of difference."""
 
 import asyncio
 import json
@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+from paybill_cli.commands.usage_proof import MEANINGS, Ledger
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.usage_proof import MEANS, Ledger
 from paybill_contracts.usage import Usage
 from paybill_runtime.messaging.publisher import publish
 
@@ -30,7 +30,7 @@ def closed(value, provider_meter="m"):
     return fact("usage_window_closed", WINDOW, value=value, provider_meter=provider_meter)
 
 
-def told(quantity):
+def reported(quantity):
     return fact("usage_reported", WINDOW, quantity=quantity)
 
 
@@ -39,23 +39,23 @@ def fact(kind, aggregate, **payload):
     return {"type": f"billing.{kind}", "tenant": TENANT, "aggregate": aggregate, "payload": about | payload}
 
 
-def ledger(*facts, **wanted):
-    found = Ledger(wanted.get("tenant"), wanted.get("since"), wanted.get("until"))
+def ledger(*facts, tenant=None, since=None, until=None):
+    found = Ledger(tenant, since, until)
     revisions = {}
-    for said in facts:
-        revisions[said["aggregate"]] = revisions.get(said["aggregate"], 0) + 1
-        found.take({"revision": revisions[said["aggregate"]], **said})
+    for each in facts:
+        revisions[each["aggregate"]] = revisions.get(each["aggregate"], 0) + 1
+        found.add({"revision": revisions[each["aggregate"]], **each})
     return found
 
 
-RIGHT = [opened(), used(5, 5, 5), used(7, 12, 12), closed(12), told(12)]
+RIGHT = [opened(), used(5, 5, 5), used(7, 12, 12), closed(12), reported(12)]
 
 
 def kinds(found):
     return [difference["kind"] for difference in found.differences()]
 
 
-def test_what_is_right_has_no_difference() -> None:
+def test_correct_usage_has_no_difference() -> None:
     found = ledger(*RIGHT)
 
     assert kinds(found) == []
@@ -72,23 +72,23 @@ def test_what_is_right_has_no_difference() -> None:
         ([opened(), used(5, 5, 5), closed(5, None), used(1, 6, 6)], "late"),
         (RIGHT[:-1], "unreported"),
         ([*RIGHT[:-1], fact("usage_report_failed", WINDOW, reason="no meter")], "unreported"),
-        ([*RIGHT[:-1], told(11)], "reported"),
+        ([*RIGHT[:-1], reported(11)], "reported"),
     ],
-    ids=["total", "value", "aggregation", "closed", "late", "not told", "refused", "told wrong"],
+    ids=["total", "value", "aggregation", "closed", "late", "not reported", "refused", "reported wrong"],
 )
-def test_each_way_to_be_wrong_is_named(facts, kind) -> None:
+def test_each_kind_of_difference_is_found(facts, kind) -> None:
     assert kind in kinds(ledger(*facts))
 
 
 @pytest.mark.parametrize(
-    ("counted", "unanswered", "found"),
+    ("counted", "count_failure", "found"),
     [(12, None, []), (11, None, ["provider"]), (24, None, ["provider"]), (None, "away", ["unanswered"])],
-    ids=["as told", "less", "twice", "away"],
+    ids=["equal", "less", "twice", "away"],
 )
-def test_what_the_provider_has_counted_is_compared_with_what_it_was_told(counted, unanswered, found) -> None:
+def test_the_provider_s_count_is_compared_with_the_reported_value(counted, count_failure, found) -> None:
     made = ledger(*RIGHT)
-    (tally,) = made.told()
-    tally.counted, tally.unanswered = counted, unanswered
+    (window,) = made.reported()
+    window.counted, window.count_failure = counted, count_failure
 
     assert kinds(made) == found
 
@@ -96,18 +96,18 @@ def test_what_the_provider_has_counted_is_compared_with_what_it_was_told(counted
 @pytest.mark.parametrize(
     ("aggregation", "value"), [("count", 3), ("sum", 9), ("max", 5), ("unique", 2)], ids=["count", "sum", "max", "of"]
 )
-def test_every_aggregation_is_counted_anew(aggregation, value) -> None:
+def test_every_aggregation_is_recalculated(aggregation, value) -> None:
     quantities = [(3, "a"), (5, "b"), (1, "a")]
     facts, total = [opened(aggregation)], 0
-    for quantity, member in quantities:
+    for quantity, object_ in quantities:
         total += quantity
-        facts.append(used(quantity, total, value, member=member))
+        facts.append(used(quantity, total, value, member=object_))
 
     assert kinds(ledger(*facts)) == []
 
 
-def test_a_copy_of_a_fact_and_another_tenants_are_left_out_and_a_time_narrows_it() -> None:
-    copy = [{**said, "revision": 1} for said in (opened(), opened())]
+def test_duplicates_other_tenants_and_other_periods_are_ignored() -> None:
+    copy = [{**event, "revision": 1} for event in (opened(), opened())]
     march = datetime(2026, 3, 1, tzinfo=UTC)
 
     assert kinds(ledger(*RIGHT, {**RIGHT[2], "revision": 3})) == []
@@ -117,7 +117,7 @@ def test_a_copy_of_a_fact_and_another_tenants_are_left_out_and_a_time_narrows_it
     assert len(ledger(*RIGHT, since=march, until=march + timedelta(seconds=1)).windows) == 1
 
 
-def test_facts_of_the_time_before_windows_count_in_the_total_alone() -> None:
+def test_events_from_before_windows_existed_count_only_in_the_total() -> None:
     old = used(5, 5, None)
     old["payload"] = {**old["payload"], "window_start": None}
 
@@ -126,20 +126,20 @@ def test_facts_of_the_time_before_windows_count_in_the_total_alone() -> None:
     assert (kinds(found), found.unwindowed, found.windows[WINDOW].value) == ([], 1, 2)
 
 
-def test_tables_that_say_something_else_than_the_log_are_found() -> None:
+def test_tables_that_differ_from_the_log_are_found() -> None:
     found = ledger(*RIGHT)
     row = {"value": 12, "records": 2, "start": START}
 
-    assert found.beside({}, {WINDOW: row}) == []
-    for open_, shut in (
+    assert found.table_differences({}, {WINDOW: row}) == []
+    for open_, closed_ in (
         ({}, {}),
         ({WINDOW: row}, {}),
         ({}, {WINDOW: row | {"value": 13}}),
         ({}, {"x": row, WINDOW: row}),
     ):
-        (difference,) = found.beside(open_, shut)
+        (difference,) = found.table_differences(open_, closed_)
         assert difference["kind"] == "state"
-        assert difference["meaning"] == MEANS["state"]
+        assert difference["meaning"] == MEANINGS["state"]
 
 
 def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack, real_stack, customers) -> None:
@@ -169,13 +169,13 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
     assert (consumed.data["allowed"], consumed.code) == (True, ExitCode.OK)
     assert (right.code, right.data["equal"], right.data["measurements"]) == (ExitCode.OK, True, 4)
     assert whole.code == ExitCode.OK, whole.out
-    assert "usage in is usage billed" in whole.err
+    assert "recorded usage is billed usage" in whole.err
     assert (wrong.code, "16 of 4 measurements" in wrong.out) == (ExitCode.FAILED, True)
     assert [(row["value"], row["records"]) for row in listed.data] == [(17, 4)]
 
 
 def wait_for(condition, timeout_s=20) -> None:
-    """Until it is true; what it waits for happens in other processes."""
+    """Polls until it is true."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
@@ -197,8 +197,8 @@ async def _as_billing(data_dir, statement) -> None:
     [["consume", "acme", "calls", "--quantity", "2"], ["report", WINDOW]],
     ids=["consume", "report"],
 )
-def test_a_dry_run_shows_the_request_and_sends_nothing(paybill, arguments, tmp_path) -> None:
-    done = paybill("usage", *arguments, "--dry-run", "--json", "--data-dir", tmp_path / "there is none")
+def test_a_dry_run_prints_the_request_and_sends_nothing(paybill, arguments, tmp_path) -> None:
+    done = paybill("usage", *arguments, "--dry-run", "--json", "--data-dir", tmp_path / "missing")
 
     assert (done.code, done.data["service"], done.data["method"]) == (ExitCode.OK, "billing", "POST")
     assert "nothing was sent" in done.err
@@ -214,7 +214,7 @@ def test_a_dry_run_shows_the_request_and_sends_nothing(paybill, arguments, tmp_p
     ],
     ids=["tenant", "window", "since", "until"],
 )
-def test_wrong_use_is_refused_before_anything_is_sent(on_stack, arguments) -> None:
+def test_invalid_arguments_are_refused_before_a_request_is_sent(on_stack, arguments) -> None:
     done = on_stack("usage", *arguments, "--json")
 
     assert (done.code, done.error["code"]) == (ExitCode.USAGE, "usage")

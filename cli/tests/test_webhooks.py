@@ -1,4 +1,4 @@
-"""`paybill webhook` against the real services: what was sent, what waits, and look again."""
+"""Tests of `paybill webhook` with the real services: received webhooks and pending syncs."""
 
 import json
 import uuid
@@ -11,7 +11,7 @@ from paybill_cli.exit_codes import ExitCode
 
 @pytest.fixture
 def sent(real_stack):
-    """Sends billing a message, signed as the provider signs; about a subscription of nobody unless told otherwise."""
+    """Sends a signed webhook to billing, by default about a subscription of an unknown customer."""
     secret = (real_stack.data_dir / "credentials" / "stripe-webhook-secrets").read_text().split()[0]
 
     def send(**more):
@@ -28,7 +28,7 @@ def sent(real_stack):
     return send
 
 
-def test_what_waits_is_listed_with_its_reason_and_looked_at_again(on_stack, sent) -> None:
+def test_a_pending_sync_is_listed_with_its_reason_and_retried(on_stack, sent) -> None:
     _, object_ = sent()
 
     listed = on_stack("webhook", "waiting", "--json").data
@@ -40,7 +40,7 @@ def test_what_waits_is_listed_with_its_reason_and_looked_at_again(on_stack, sent
     assert (done.code, done.data["object"], done.data["tries"]) == (ExitCode.OK, object_, 0)
 
 
-def test_messages_are_listed_by_what_they_are_about_and_what_became_of_them(on_stack, sent) -> None:
+def test_webhooks_are_listed_by_object_and_by_state(on_stack, sent) -> None:
     first, object_ = sent()
     strange, _ = sent(livemode=True)
 
@@ -64,7 +64,7 @@ def test_messages_are_listed_by_what_they_are_about_and_what_became_of_them(on_s
         (["sub_1", "--provider", "../x"], "usage", ExitCode.USAGE),
     ],
 )
-def test_only_what_waits_can_be_looked_at_again(on_stack, arguments, code, exit_code) -> None:
+def test_only_a_pending_sync_can_be_retried(on_stack, arguments, code, exit_code) -> None:
     done = on_stack("webhook", "retry", *arguments, "--json")
 
     assert (done.code, done.error["code"]) == (exit_code, code)

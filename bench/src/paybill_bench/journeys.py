@@ -21,13 +21,13 @@ from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_stack.access import BusAccess, DatabaseAccess
 from paybill_stack.environment import (
     Addresses,
-    inherited,
+    inherited_environment,
     service_command,
     service_environment,
     stripe_fake_command,
 )
 from paybill_stack.layout import SERVICES, STRIPE_FAKE, Layout
-from paybill_stack.operator_key import operator_key
+from paybill_stack.operator_key import ensure_operator_key
 from paybill_stack.prepare import prepare
 from paybill_stack.process import Process
 from paybill_stripe_fake.client import FakeControl
@@ -78,10 +78,10 @@ class Stack:
     async def start(self) -> None:
         """Starts all processes and returns when they are ready."""
         prepare(self._layout)
-        self._key = operator_key(self._layout.api_keys, datetime.now(UTC), new=True) or ""
+        self._key = ensure_operator_key(self._layout.api_keys, datetime.now(UTC), replace=True) or ""
         command = stripe_fake_command(self._layout, self._at)
         cut = command.index("--webhook-url")  # the benchmark sends the webhooks itself, while the clock runs
-        await self._run(STRIPE_FAKE, command[:cut], inherited())
+        await self._run(STRIPE_FAKE, command[:cut], inherited_environment())
         for name in SERVICES:
             await self._run(name, service_command(name), self._environment(name))
         for name in (STRIPE_FAKE, *SERVICES):
@@ -145,7 +145,7 @@ class Stack:
                 except (httpx.HTTPError, ValueError):
                     pass
                 if self._processes[name].pid is None or time.monotonic() - begin > _TIMEOUT_S:
-                    raise BenchmarkError(f"{name} did not start: {self._processes[name].gist()}")
+                    raise BenchmarkError(f"{name} did not start: {self._processes[name].error_line()}")
                 await asyncio.sleep(0.05)
 
     @asynccontextmanager

@@ -1,1 +1,1 @@
-"""The `paybill` command: run it all, operate it, verify it."""
+"""The `paybill` command: runs, operates and verifies Paybill."""

@@ -1,5 +1,5 @@
 """`python -m paybill_cli` is `paybill`."""
 
-from paybill_cli.main import run
+from paybill_cli.entry import run
 
 run()

@@ -1,41 +1,73 @@
-"""Makes a command of a function: parameters of type Output and Stack stand for the options that all commands share."""
+"""Makes a command of a function; a parameter that is an option group becomes the options of that group."""
 
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
+from typing_extensions import override
 
-from paybill_cli.context import Stack
-from paybill_cli.output import Output
+from paybill_cli.entry import raise_interrupts
+from paybill_cli.options import OptionGroup
 
-_SHARED = (Output, Stack)
+
+class LazyCommand(TyperCommand):
+    """A command that converts only values that are used."""
+
+    @override
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Returns the parameters."""
+        return convert_lazily(super().get_params(ctx))
 
 
 def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = False) -> Any:
-    """The typer command that calls `function`; a coroutine function is run to its end."""
+    """Returns the typer command that calls `function`; a coroutine function is run to its end."""
     own = inspect.signature(function, eval_str=True).parameters
-    shared = {key: own[key].annotation for key in own if own[key].annotation in _SHARED}
-    fields = {key: inspect.signature(type_, eval_str=True).parameters for key, type_ in shared.items()}
+    groups = {key: parameter.annotation for key, parameter in own.items() if _is_group(parameter.annotation)}
+    fields = {key: inspect.signature(group, eval_str=True).parameters for key, group in groups.items()}
 
-    def call(**given: Any) -> Any:
-        built = {key: type_(**{field: given.pop(field) for field in fields[key]}) for key, type_ in shared.items()}
-        outcome = function(**built, **given)
+    def call(**values: Any) -> Any:
+        raise_interrupts()
+        built = {key: group(**{field: values.pop(field) for field in fields[key]}) for key, group in groups.items()}
+        outcome = function(**built, **values)
         return _finish(outcome) if inspect.iscoroutine(outcome) else outcome
 
-    parameters = [parameter for key, parameter in own.items() if key not in shared]
-    parameters += [parameter for key in sorted(shared, reverse=True) for parameter in fields[key].values()]
+    parameters = [parameter for key, parameter in own.items() if key not in groups]
+    parameters += [parameter for key in reversed(groups) for parameter in fields[key].values()]
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    call.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]  # inspect looks for it
+    call.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]  # inspect reads it
     call.__doc__ = function.__doc__
     call.__name__ = function.__name__
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
     settings = {"ignore_unknown_options": True, "help_option_names": []} if passes_on else {}
-    app.command(name, context_settings=settings)(call)
+    app.command(name, cls=LazyCommand, context_settings=settings)(call)
     return typer.main.get_command(app)
 
 
+def convert_lazily(parameters: list[Any]) -> list[Any]:
+    """Skips conversions whose result is not used: typer imports pydantic to convert even a missing value."""
+
+    def lazy(parameter: Any) -> Callable[[Any, Any], Any]:
+        convert = parameter.process_value
+        is_single = parameter.nargs == 1 and not parameter.multiple and not parameter.required
+
+        def process_value(ctx: Any, value: Any) -> Any:
+            return value if ctx.resilient_parsing or (value is None and is_single) else convert(ctx, value)
+
+        return process_value
+
+    for parameter in parameters:
+        if "process_value" not in vars(parameter):
+            parameter.process_value = lazy(parameter)
+    return parameters
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, OptionGroup)
+
+
 def _finish(outcome: Coroutine[Any, Any, Any]) -> Any:
-    import asyncio  # half of the time that `--help` takes
+    import asyncio  # importing it doubles the time of `--help`
 
     return asyncio.run(outcome)

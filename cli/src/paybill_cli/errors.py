@@ -1,40 +1,42 @@
-"""How a command says no: a stable code, what is wrong, why, and what to do next."""
+"""The error of a command: a stable code, the message, the reason, and the next step."""
 
 from typing import Any
+
+from paybill_stack.errors import StackError
 
 from paybill_cli.exit_codes import ExitCode
 
 
 class CliError(Exception):
-    """The command cannot do what was asked.
+    """Raised when a command cannot do what was requested.
 
-    code: stable, for programs. what: one line, what is wrong. why: the reason, if it adds something. next: the command
-    or step that helps. trace_id: finds the request in the services' logs.
+    code: stable, for programs. message: one line, what is wrong. why: the reason, if it adds something. next: the
+    command or step that helps. trace_id: identifies the request in the services' logs.
     """
 
     def __init__(
         self,
         code: str,
-        what: str,
+        message: str,
         *,
         why: str = "",
         next: str = "",  # noqa: A002  # the word that is printed
         exit_code: ExitCode = ExitCode.FAILED,
         trace_id: str = "",
     ) -> None:
-        super().__init__(what)
+        super().__init__(message)
         self.code = code
-        self.what = what
+        self.message = message
         self.why = why
         self.next = next
         self.exit_code = exit_code
         self.trace_id = trace_id
 
     def data(self) -> dict[str, Any]:
-        """For programs."""
+        """Returns the fields of the JSON output."""
         return {
             "code": self.code,
-            "what": self.what,
+            "what": self.message,
             "why": self.why,
             "next": self.next,
             "exit_code": int(self.exit_code),
@@ -42,13 +44,18 @@ class CliError(Exception):
         }
 
     def text(self) -> str:
-        """For people."""
+        """Returns the lines for people."""
         rows = (("why", self.why), ("next", self.next), ("trace", self.trace_id))
         return "\n".join(
-            [f"error[{self.code}] {self.what}", *(f"  {name:<5} {value}" for name, value in rows if value)]
+            [f"error[{self.code}] {self.message}", *(f"  {name:<5} {value}" for name, value in rows if value)]
         )
 
 
-def usage(what: str, *, code: str = "usage", why: str = "", next: str = "") -> CliError:  # noqa: A002  # as above
-    """An error of whoever typed the command; nothing was done."""
-    return CliError(code, what, why=why, next=next, exit_code=ExitCode.USAGE)
+def usage(message: str, *, code: str = "usage", why: str = "", next: str = "") -> CliError:  # noqa: A002  # as above
+    """Returns the error for wrong arguments or input; nothing was sent."""
+    return CliError(code, message, why=why, next=next, exit_code=ExitCode.USAGE)
+
+
+def cli_error(error: StackError) -> CliError:
+    """Returns the CliError for an error of the stack library."""
+    return CliError(error.code, error.message, why=error.why, next=error.next, exit_code=ExitCode[error.kind.name])

@@ -1,31 +1,31 @@
-"""The entry point: finds the command, runs it, and turns whatever goes wrong into words and an exit code."""
+"""Finds the command that the arguments name, runs it, and maps errors to messages and exit codes."""
 
 import contextlib
 import io
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
+from paybill_stack.errors import StackError
 from typer.core import MarkupMode, TyperCommand, TyperGroup
 from typer.main import get_install_completion_arguments
 from typing_extensions import override
 
-from paybill_cli.command import command_of
-from paybill_cli.errors import CliError, usage
+from paybill_cli.command import command_of, convert_lazily
+from paybill_cli.errors import CliError, cli_error, usage
 from paybill_cli.exit_codes import ExitCode, table
-from paybill_cli.output import Output, ReaderGoneError, is_plain
+from paybill_cli.output import Output, OutputClosedError, is_plain
 from paybill_cli.tree import TREE, Branch, Leaf
 
 
 class LazyGroup(TyperGroup):
-    """A branch of the tree: its commands are known by name and summary, and imported when one is chosen."""
+    """A branch of the tree: lists its commands by name and summary, and imports a command when it is chosen."""
 
     def __init__(self, branch: Branch, name: str, **more: Any) -> None:
-        """Describe every command without importing it."""
+        """Describes every command without importing it."""
         markup: MarkupMode = None if is_plain(sys.stdout) else "rich"
         stubs = {
             key: TyperCommand(key, help=node.summary, rich_markup_mode=markup) for key, node in branch.commands.items()
@@ -41,8 +41,13 @@ class LazyGroup(TyperGroup):
         self._branch = branch
 
     @override
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Returns the parameters; only values that are used are converted."""
+        return convert_lazily(super().get_params(ctx))
+
+    @override
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
-        """The command that the arguments name, imported now."""
+        """Imports the command that the arguments name."""
         name, _, rest = super().resolve_command(ctx, args)
         node = self._branch.commands[name or ""]
         command = LazyGroup(node, name or "") if isinstance(node, Branch) else load(node, name or "")
@@ -50,26 +55,20 @@ class LazyGroup(TyperGroup):
 
 
 def load(leaf: Leaf, name: str) -> Any:
-    """The command behind a leaf of the tree."""
+    """Imports the command of a leaf."""
     module, _, function = leaf.target.partition(":")
     return command_of(getattr(import_module(module), function), name, passes_on=leaf.passes_on)
 
 
 def program() -> LazyGroup:
-    """The whole command."""
-    codes = f"Exit codes: {table()}."
-    root = LazyGroup(TREE, "paybill", epilog=codes)
+    """Builds the whole command."""
+    root = LazyGroup(TREE, "paybill", epilog=f"Exit codes: {table()}.")
     root.params.extend(get_install_completion_arguments())
     return root
 
 
-def run() -> NoReturn:
-    """Do what the command line says, and exit."""
-    sys.exit(main(sys.argv[1:]))
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; the exit code."""
+    """Runs the command that the arguments name; returns its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -78,19 +77,25 @@ def main(arguments: Sequence[str]) -> int:
         outcome = program().main(arguments, prog_name="paybill", standalone_mode=False)
         sys.stdout.flush()
     except CliError as error:
-        out.error(error)
-        return int(error.exit_code)
+        return _failed(out, error)
+    except StackError as error:
+        return _failed(out, cli_error(error))
     except typer.TyperException as error:
         return _misused(out, error)
     except (KeyboardInterrupt, typer.Abort):
         return int(ExitCode.INTERRUPTED)
-    except (ReaderGoneError, BrokenPipeError):
+    except (OutputClosedError, BrokenPipeError):
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
-    except Exception as error:  # noqa: BLE001  # the one place where nothing is left to catch it
-        return _broken(out, error)
+    except Exception as error:  # noqa: BLE001  # the outermost handler
+        return _crashed(out, error)
     return outcome if isinstance(outcome, int) else int(ExitCode.OK)
+
+
+def _failed(out: Output, error: CliError) -> int:
+    out.error(error)
+    return int(error.exit_code)
 
 
 def _misused(out: Output, error: typer.TyperException) -> int:
@@ -99,19 +104,18 @@ def _misused(out: Output, error: typer.TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)
         return int(ExitCode.USAGE)
-    out.error(usage(error.format_message(), next=f"{path} --help"))
-    return int(ExitCode.USAGE)
+    return _failed(out, usage(error.format_message(), next=f"{path} --help"))
 
 
-def _broken(out: Output, error: Exception) -> int:
+def _crashed(out: Output, error: Exception) -> int:
     if os.environ.get("PAYBILL_DEBUG"):
+        import traceback
+
         traceback.print_exception(error)
-    out.error(
-        CliError(
-            "internal_error",
-            f"{type(error).__name__}: {error}",
-            why="this is a fault of ours",
-            next="set PAYBILL_DEBUG=1 and run it again to see where",
-        )
+    crash = CliError(
+        "internal_error",
+        f"{type(error).__name__}: {error}",
+        why="this is a bug in paybill",
+        next="set PAYBILL_DEBUG=1 and run the command again to see the traceback",
     )
-    return int(ExitCode.FAILED)
+    return _failed(out, crash)

@@ -1,4 +1,4 @@
-"""All commands, and where each is found; a module is imported when its command is used, so that `--help` is quick."""
+"""All commands and their modules; a module is imported when its command runs, so that `--help` is fast."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Leaf:
     target: str
     summary: str
     passes_on: bool = False
-    """Whether its arguments are for another program."""
+    """Whether its arguments are passed to another program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,110 +23,118 @@ class Branch:
 
 
 TREE = Branch(
-    "Customers subscribe, infrastructure follows, and the log proves it.",
+    "Runs and operates Paybill: subscriptions, tenants and their infrastructure.",
     {
-        "up": Leaf("paybill_cli.up:up", "Run the whole stack in the foreground, until Ctrl-C."),
-        "demo": Leaf("paybill_cli.demo.commands:demo", "Show the main job on real parts, from sign-up to replay."),
+        "up": Leaf("paybill_cli.commands.up:up", "Run the whole stack in the foreground, until Ctrl-C."),
+        "demo": Leaf("paybill_cli.demo.command:demo", "Show the main job on real parts, from sign-up to replay."),
         "tenant": Branch(
-            "Create, look at, suspend and offboard tenants.",
+            "Create, show, suspend and offboard tenants.",
             {
-                "create": Leaf("paybill_cli.tenants:create", "Ask for a new tenant."),
-                "list": Leaf("paybill_cli.tenants:list_all", "List tenants in the order of their slugs."),
-                "show": Leaf("paybill_cli.tenants:show", "Show one tenant, by slug or id."),
-                "suspend": Leaf("paybill_cli.tenants:suspend", "Shut a tenant out, keeping everything it owns."),
-                "resume": Leaf("paybill_cli.tenants:resume", "Lift the operator's hold on a tenant."),
-                "offboard": Leaf("paybill_cli.tenants:offboard", "Let a tenant go: export, close, keep."),
-                "portal": Leaf("paybill_cli.tenants:portal", "Get a link to the provider's own pages for a tenant."),
+                "create": Leaf("paybill_cli.commands.tenants:create", "Request a new tenant."),
+                "list": Leaf("paybill_cli.commands.tenants:list_all", "List tenants in the order of their slugs."),
+                "show": Leaf("paybill_cli.commands.tenants:show", "Show one tenant, by slug or id."),
+                "suspend": Leaf(
+                    "paybill_cli.commands.tenants:suspend", "Suspend a tenant's access and keep all of its data."
+                ),
+                "resume": Leaf("paybill_cli.commands.tenants:resume", "Lift the operator's suspension of a tenant."),
+                "offboard": Leaf(
+                    "paybill_cli.commands.tenants:offboard",
+                    "Offboard a tenant: export its data, end its access, retain the data.",
+                ),
+                "portal": Leaf(
+                    "paybill_cli.commands.tenants:portal",
+                    "Create a link to the provider's customer portal for a tenant.",
+                ),
             },
         ),
         "provider": Branch(
             "List, compare and backfill billing providers.",
             {
                 "list": Leaf(
-                    "paybill_cli.providers:list_all",
-                    "List the billing providers of this installation, and what each can do.",
+                    "paybill_cli.commands.providers:list_all",
+                    "List the billing providers of this installation and their capabilities.",
                 ),
                 "backfill": Leaf(
-                    "paybill_cli.backfill:backfill", "Make tenants of customers that a provider has already."
+                    "paybill_cli.commands.backfill:backfill", "Create tenants for existing customers of a provider."
                 ),
                 "reconcile": Leaf(
-                    "paybill_cli.providers:reconcile",
-                    "Compare all subscriptions at a provider with ours, and repair what differs.",
+                    "paybill_cli.commands.providers:reconcile",
+                    "Compare all subscriptions at a provider with ours, and repair differences.",
                 ),
                 "reconciliations": Leaf(
-                    "paybill_cli.providers:reconciliations", "List reconciliations, the newest first."
+                    "paybill_cli.commands.providers:reconciliations", "List reconciliations, the newest first."
                 ),
-                "stop": Leaf(
-                    "paybill_cli.providers:stop", "End a reconciliation where it is; what it has repaired stays."
-                ),
+                "stop": Leaf("paybill_cli.commands.providers:stop", "Stop a reconciliation; its repairs stay."),
                 "drifts": Leaf(
-                    "paybill_cli.providers:drifts",
-                    "List where a provider and we differed, and whether it was repaired.",
+                    "paybill_cli.commands.providers:drifts",
+                    "List differences between a provider and us, and whether each was repaired.",
                 ),
             },
         ),
         "subscription": Branch(
-            "Look at subscriptions, and change them.",
+            "Show and change subscriptions.",
             {
-                "list": Leaf("paybill_cli.subscriptions:list_all", "List subscriptions in the order of their ids."),
-                "show": Leaf(
-                    "paybill_cli.subscriptions:show", "Show one subscription, as its provider showed it last."
+                "list": Leaf(
+                    "paybill_cli.commands.subscriptions:list_all", "List subscriptions in the order of their ids."
                 ),
-                "change": Leaf("paybill_cli.subscriptions:change", "Change a subscription's plan, seats or interval."),
+                "show": Leaf(
+                    "paybill_cli.commands.subscriptions:show",
+                    "Show one subscription, as of the last sync with its provider.",
+                ),
+                "change": Leaf(
+                    "paybill_cli.commands.subscriptions:change", "Change a subscription's plan, seats or interval."
+                ),
                 "cancel": Leaf(
-                    "paybill_cli.subscriptions:cancel",
-                    "Cancel a subscription, now or when what is paid for is over.",
+                    "paybill_cli.commands.subscriptions:cancel",
+                    "Cancel a subscription, now or at the end of the period that is paid.",
                 ),
                 "reactivate": Leaf(
-                    "paybill_cli.subscriptions:reactivate",
-                    "Take back what waits for the end of the period: a cancellation, or a change.",
+                    "paybill_cli.commands.subscriptions:reactivate", "Withdraw a scheduled cancellation or change."
                 ),
                 "pause": Leaf(
-                    "paybill_cli.subscriptions:pause",
-                    "Pause a subscription: no access and nothing collected until it is resumed.",
+                    "paybill_cli.commands.subscriptions:pause",
+                    "Pause a subscription: no access and no payments until it is resumed.",
                 ),
-                "resume": Leaf("paybill_cli.subscriptions:resume", "Resume a subscription that is paused."),
+                "resume": Leaf("paybill_cli.commands.subscriptions:resume", "Resume a paused subscription."),
                 "changes": Leaf(
-                    "paybill_cli.changes:changes", "List changes of subscriptions, in the order of their ids."
+                    "paybill_cli.commands.changes:changes", "List changes of subscriptions, in the order of their ids."
                 ),
-                "discard": Leaf("paybill_cli.changes:discard", "Give up a change that is not confirmed yet."),
+                "discard": Leaf("paybill_cli.commands.changes:discard", "Discard a change that is not confirmed yet."),
             },
         ),
         "manual": Branch(
             "Customers who pay by invoice: offers, orders, payments.",
             {
-                "offers": Leaf("paybill_cli.manual:offers", "List what was offered and not ordered yet."),
+                "offers": Leaf("paybill_cli.commands.manual:offers", "List offers that were not ordered yet."),
                 "offer": Leaf(
-                    "paybill_cli.manual:offer", "Offer a tenant something, instead of what was offered before."
+                    "paybill_cli.commands.manual:offer", "Make an offer to a tenant; it replaces an earlier offer."
                 ),
-                "show": Leaf("paybill_cli.manual:show", "Show a tenant's offer, contract and invoices."),
+                "show": Leaf("paybill_cli.commands.manual:show", "Show a tenant's offer, contract and invoices."),
                 "accept": Leaf(
-                    "paybill_cli.manual:accept",
-                    "Take a customer's purchase order: access begins, and an invoice is issued.",
+                    "paybill_cli.commands.manual:accept",
+                    "Accept a customer's purchase order: access begins, and an invoice is issued.",
                 ),
                 "invoices": Leaf(
-                    "paybill_cli.manual:invoices", "List invoices: those that are owed, and the newest of the rest."
+                    "paybill_cli.commands.manual:invoices",
+                    "List invoices: all unpaid ones, and the newest of the others.",
                 ),
-                "paid": Leaf("paybill_cli.manual:paid", "Note that the money of an invoice has come."),
-                "void": Leaf("paybill_cli.manual:void", "Have nobody owe an invoice any more. This cannot be undone."),
+                "paid": Leaf("paybill_cli.commands.manual:paid", "Record that an invoice is paid."),
+                "void": Leaf("paybill_cli.commands.manual:void", "Void an invoice. This cannot be undone."),
             },
         ),
         "usage": Branch(
-            "See what tenants use, and prove that it is what is billed.",
+            "Show usage, and prove that recorded usage is billed usage.",
             {
-                "show": Leaf("paybill_cli.usage:show", "Show what a tenant uses now, of what it may use."),
-                "windows": Leaf(
-                    "paybill_cli.usage:windows", "List windows of usage, those that are open and those that are closed."
-                ),
+                "show": Leaf("paybill_cli.commands.usage:show", "Show a tenant's current usage and its limits."),
+                "windows": Leaf("paybill_cli.commands.usage:windows", "List open and closed windows of usage."),
                 "consume": Leaf(
-                    "paybill_cli.usage:consume", "Count usage if the plan allows it; exit code 6 when it does not."
+                    "paybill_cli.commands.usage:consume",
+                    "Count usage if the plan allows it; exit code 6 when it does not.",
                 ),
-                "report": Leaf(
-                    "paybill_cli.usage:report",
-                    "Have a window's value sent to the provider again.",
-                ),
+                "report": Leaf("paybill_cli.commands.usage:report", "Report a window's value to the provider again."),
                 "prove": Leaf(
-                    "paybill_cli.usage:prove", "Prove that usage in is usage billed; exit code 1 when it is not."
+                    "paybill_cli.commands.usage:prove",
+                    "Prove that recorded usage is billed usage; exit code 1 when it is not.",
                 ),
             },
         ),
@@ -134,104 +142,125 @@ TREE = Branch(
             "Issue, renew and revoke licences, and verify one offline.",
             {
                 "issue": Leaf(
-                    "paybill_cli.licences:issue", "Issue the licence of the subscription that entitles a tenant."
+                    "paybill_cli.commands.licences:issue", "Issue the licence of a tenant's entitling subscription."
                 ),
-                "list": Leaf("paybill_cli.licences:list_all", "List licences in the order of their ids."),
-                "show": Leaf("paybill_cli.licences:show", "Show a licence and its machines, or print its text."),
-                "renew": Leaf("paybill_cli.licences:renew", "Sign a licence anew, without waiting for its time."),
-                "revoke": Leaf(
-                    "paybill_cli.licences:revoke",
-                    "Take a licence back: it goes on the signed list, and its seats are free.",
+                "list": Leaf("paybill_cli.commands.licences:list_all", "List licences in the order of their ids."),
+                "show": Leaf(
+                    "paybill_cli.commands.licences:show", "Show a licence and its machines, or print its token."
                 ),
+                "renew": Leaf("paybill_cli.commands.licences:renew", "Renew a licence before its scheduled renewal."),
+                "revoke": Leaf("paybill_cli.commands.licences:revoke", "Revoke a licence, and release its seats."),
                 "activate": Leaf(
-                    "paybill_cli.licences:activate",
-                    "Let a machine use a seat of a licence.",
+                    "paybill_cli.commands.licences:activate", "Activate a machine: it uses a seat of the licence."
                 ),
-                "deactivate": Leaf("paybill_cli.licences:deactivate", "Give a machine's seat back."),
+                "deactivate": Leaf("paybill_cli.commands.licences:deactivate", "Release the seat of a machine."),
                 "keys": Leaf(
-                    "paybill_cli.licences:keys",
-                    "Print the public keys that licences are verified with, as a JWK set.",
+                    "paybill_cli.commands.licences:keys", "Print the public keys that verify licences, as a JWK set."
                 ),
                 "rotate-keys": Leaf(
-                    "paybill_cli.licences:rotate_keys", "Have licences signed with a new key from now on."
+                    "paybill_cli.commands.licences:rotate_keys", "Sign licences with a new key from now on."
                 ),
                 "verify": Leaf(
-                    "paybill_cli.licence_verify:verify",
-                    "Say whether a licence is good, offline; exit code 1 when it is not.",
+                    "paybill_cli.commands.licence_verify:verify",
+                    "Verify a licence offline; exit code 1 when it is not valid.",
                 ),
             },
         ),
         "plans": Branch(
-            "Check, compare and publish what is sold.",
+            "Check, compare and publish plans.",
             {
                 "lint": Leaf(
-                    "paybill_cli.plans:lint",
-                    "Check a catalogue without a running stack; exit code 1 when it has flaws.",
+                    "paybill_cli.commands.plans:lint",
+                    "Check a catalogue without a running stack; exit code 1 when it has errors.",
                 ),
                 "diff": Leaf(
-                    "paybill_cli.plans:diff",
-                    "Show what publishing a file would change; exit code 6 when it is refused.",
+                    "paybill_cli.commands.plans:diff",
+                    "Show the changes of a publication; exit code 6 when it would be refused.",
                 ),
-                "publish": Leaf("paybill_cli.plans:publish", "Sell what a catalogue says from now on."),
-                "move": Leaf("paybill_cli.moves:move", "Move everybody from one plan version to another."),
-                "moves": Leaf("paybill_cli.moves:moves", "List moves and how far each is, or who was refused by one."),
+                "publish": Leaf(
+                    "paybill_cli.commands.plans:publish",
+                    "Publish a catalogue: its plan versions are on sale from now on.",
+                ),
+                "move": Leaf(
+                    "paybill_cli.commands.plan_migrations:start",
+                    "Move all subscriptions from one plan version to another.",
+                ),
+                "moves": Leaf(
+                    "paybill_cli.commands.plan_migrations:list_all",
+                    "List migrations, or the subscriptions that one could not move.",
+                ),
                 "pause-move": Leaf(
-                    "paybill_cli.moves:pause", "Pause a move: nobody more is asked until it is resumed."
+                    "paybill_cli.commands.plan_migrations:pause",
+                    "Pause a migration: no further subscription is moved until it is resumed.",
                 ),
-                "resume-move": Leaf("paybill_cli.moves:resume", "Resume a move where it was paused."),
-                "list": Leaf("paybill_cli.plans:list_all", "List the plan versions on sale."),
+                "resume-move": Leaf("paybill_cli.commands.plan_migrations:resume", "Resume a paused migration."),
+                "list": Leaf("paybill_cli.commands.plans:list_all", "List the plan versions on sale."),
                 "show": Leaf(
-                    "paybill_cli.plans:show", "Show one plan version; the newest on sale when no version is named."
+                    "paybill_cli.commands.plans:show", "Show one plan version; by default the newest on sale."
                 ),
             },
         ),
         "entitlement": Branch(
-            "See what a tenant may use, and add to its plan.",
+            "Show entitlements, and add overrides and grants to a plan.",
             {
                 "show": Leaf(
-                    "paybill_cli.entitlements:show",
-                    "Show what a tenant may use, and where that differs from its plan.",
+                    "paybill_cli.commands.entitlements:show",
+                    "Show the entitlements of a tenant, and where they differ from its plan.",
                 ),
                 "check": Leaf(
-                    "paybill_cli.entitlements:check",
-                    "Ask whether a tenant may use a feature now; exit code 6 when it may not.",
+                    "paybill_cli.commands.entitlements:check",
+                    "Check whether a tenant may use a feature now; exit code 6 when it may not.",
                 ),
                 "override": Leaf(
-                    "paybill_cli.entitlements:override",
-                    "Give a tenant a feature other than its plan's, for ever or for a time.",
+                    "paybill_cli.commands.entitlements:override",
+                    "Override a feature of a tenant's plan, permanently or for a period.",
                 ),
                 "grant": Leaf(
-                    "paybill_cli.entitlements:grant", "Give a tenant more of a feature, for ever or for a time."
+                    "paybill_cli.commands.entitlements:grant",
+                    "Grant a tenant more of a feature, permanently or for a period.",
                 ),
-                "withdraw": Leaf("paybill_cli.entitlements:withdraw", "End an override or a grant now."),
+                "withdraw": Leaf("paybill_cli.commands.entitlements:withdraw", "End an override or a grant now."),
             },
         ),
         "webhook": Branch(
-            "See what billing providers sent, and what waits.",
+            "Show webhooks of billing providers, and retry pending syncs.",
             {
                 "waiting": Leaf(
-                    "paybill_cli.webhooks:waiting", "List what is still to be looked at there, the longest tried first."
+                    "paybill_cli.commands.webhooks:waiting",
+                    "List provider objects whose sync is pending, those with most attempts first.",
                 ),
-                "retry": Leaf("paybill_cli.webhooks:retry", "Have an object that waits looked at now."),
-                "list": Leaf("paybill_cli.webhooks:list_all", "List messages of the last 30 days, the last first."),
+                "retry": Leaf("paybill_cli.commands.webhooks:retry", "Sync a pending object now."),
+                "list": Leaf(
+                    "paybill_cli.commands.webhooks:list_all", "List webhooks of the last 30 days, the newest first."
+                ),
             },
         ),
         "events": Branch(
-            "Read the log, publish, and decide about what is stuck.",
+            "Read the log, publish events, and resolve failed ones.",
             {
-                "tail": Leaf("paybill_cli.tail:tail", "Follow the log, from any sequence on."),
-                "show": Leaf("paybill_cli.facts:show", "Show one fact: its headers and its payload."),
-                "publish": Leaf("paybill_cli.publish:publish", "Offer an event to the owner of its type."),
-                "schema": Leaf("paybill_cli.facts:schema", "List the event types, or print one's JSON Schema."),
-                "quarantine": Leaf("paybill_cli.stuck:quarantine", "List what could not be handled or was refused."),
-                "redrive": Leaf("paybill_cli.stuck:redrive", "Have a parked fact tried again now."),
-                "skip": Leaf("paybill_cli.stuck:skip", "Give a parked fact up, so that its tenant's queue goes on."),
+                "tail": Leaf("paybill_cli.commands.tail:tail", "Follow the log, from any sequence on."),
+                "show": Leaf("paybill_cli.commands.events:show", "Show one event: its headers and its payload."),
+                "publish": Leaf(
+                    "paybill_cli.commands.publish:publish", "Publish an event to the intake of its type's owner."
+                ),
+                "schema": Leaf(
+                    "paybill_cli.commands.events:schema", "List the event types, or print the JSON Schema of one."
+                ),
+                "quarantine": Leaf(
+                    "paybill_cli.commands.quarantine:quarantine",
+                    "List events that could not be handled or were refused.",
+                ),
+                "redrive": Leaf("paybill_cli.commands.quarantine:redrive", "Retry a failed event now."),
+                "skip": Leaf(
+                    "paybill_cli.commands.quarantine:skip",
+                    "Skip a failed event, so that the queue of its tenant continues.",
+                ),
             },
         ),
-        "replay": Leaf("paybill_cli.replay:replay", "Fold the log and compare it with the live state."),
-        "doctor": Leaf("paybill_cli.doctor:doctor", "Check every part, and say how to mend what is not well."),
-        "bench": Leaf("paybill_cli.bench:bench", "Measure, and compare with peers and targets."),
-        "stripe-fake": Leaf("paybill_cli.stripe_fake:stripe_fake", "Run the stand-in for Stripe by itself.", True),
-        "version": Leaf("paybill_cli.version:version", "Print the version."),
+        "replay": Leaf("paybill_cli.commands.replay:replay", "Fold the log and compare it with the live state."),
+        "doctor": Leaf("paybill_cli.commands.doctor:doctor", "Check every part, and print how to repair each failure."),
+        "bench": Leaf("paybill_cli.commands.bench:bench", "Measure, and compare with peers and targets."),
+        "stripe-fake": Leaf("paybill_cli.commands.stripe_fake:stripe_fake", "Run the Stripe fake alone.", True),
+        "version": Leaf("paybill_cli.commands.version:version", "Print the version."),
     },
 )

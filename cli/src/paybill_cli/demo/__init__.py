@@ -1,1 +1,1 @@
-"""The main job on real parts, in front of the reader's eyes: what `paybill demo` shows, and checks."""
+"""`paybill demo`: runs the main job on real parts, and checks each step."""

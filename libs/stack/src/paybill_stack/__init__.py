@@ -1,1 +1,1 @@
-"""The whole stack on one machine: what `paybill up` starts, watches, restarts and stops."""
+"""Starts, watches, restarts and stops every part of Paybill on one machine."""

@@ -1,4 +1,4 @@
-"""How the bus and the databases are reached: an address, and a folder with a password file for each user."""
+"""Addresses of NATS and PostgreSQL, with one password file per user."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from paybill_embedded.databases import DRIVER_ROLE
 
 MAINTENANCE_DATABASE = "postgres"
-"""Where the provisioner's driver says CREATE DATABASE; every server has it."""
+"""The database in which the provisioner's driver runs CREATE DATABASE; every server has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,11 @@ class BusAccess:
     credentials: Path
 
     def password_file(self, user: str) -> Path:
-        """The file with the password of `user`."""
+        """Returns the path of the file with the password of `user`."""
         return self.credentials / f"nats-{user}"
 
     def password(self, user: str) -> str:
-        """The password of `user`."""
+        """Reads the password of `user`."""
         return self.password_file(user).read_text(encoding="utf-8").strip()
 
 
@@ -34,14 +34,14 @@ class DatabaseAccess:
     credentials: Path
 
     def url(self, role: str, database: str | None = None) -> str:
-        """The address for `role`, without its password; the database of the same name unless given."""
+        """Returns the URL for `role` without a password; `database` defaults to the name of the role."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"postgresql://{role}@{host}:{self.port}/{database or role}"
 
     def password_file(self, role: str) -> Path:
-        """The file with the password of `role`."""
+        """Returns the path of the file with the password of `role`."""
         return self.credentials / f"pg-{role}"
 
     def driver(self) -> tuple[str, Path]:
-        """The address and the password file of the role that makes tenants' databases."""
+        """Returns the URL and the password file of the role that creates tenants' databases."""
         return self.url(DRIVER_ROLE, MAINTENANCE_DATABASE), self.password_file(DRIVER_ROLE)

@@ -1,4 +1,4 @@
-"""The command line and environment of each of our processes. Secrets are in files; only their paths are here."""
+"""Command lines and environments of our processes; secrets stay in files, and only their paths are passed."""
 
 import os
 import sys
@@ -9,15 +9,15 @@ from pathlib import Path
 from paybill_stack.access import BusAccess, DatabaseAccess
 from paybill_stack.layout import STRIPE_FAKE, Layout
 
-# Nothing else of ours reaches them: a PGPASSWORD, a proxy or a PAYBILL_ variable would change what they do.
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PAYBILL_LOG_LEVEL")
-_PASSED_ON_PREFIX = "OTEL_"
+# Nothing else is passed on: a PGPASSWORD, a proxy or a PAYBILL_ variable would change what the processes do.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PAYBILL_LOG_LEVEL")
+_INHERITED_PREFIX = "OTEL_"
 WEBHOOK_PATH = "/webhooks/stripe"
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where everything is. ports: by part's name. catalogue, blueprints: files instead of the services' defaults."""
+    """Addresses of all parts. ports: by part. catalogue, blueprints: files that replace the services' defaults."""
 
     bus: BusAccess
     databases: DatabaseAccess
@@ -26,70 +26,70 @@ class Addresses:
     blueprints: Path | None = None
 
     def url(self, name: str) -> str:
-        """The HTTP address of one of our processes."""
+        """Returns the HTTP address of one of our processes."""
         return f"http://127.0.0.1:{self.ports[name]}"
 
 
-def inherited() -> dict[str, str]:
-    """The part of our own environment that our processes get too."""
+def inherited_environment() -> dict[str, str]:
+    """Returns the variables of this process that child processes get too."""
     return {
-        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX)
+        name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIX)
     }
 
 
 def service_command(name: str, *arguments: str) -> list[str]:
-    """How a service is run: by this interpreter, without what the current folder may hold."""
+    """Returns the command that runs a service with this interpreter; -P ignores modules in the current folder."""
     return [sys.executable, "-P", "-m", f"paybill_{name}", *arguments]
 
 
-def service_environment(name: str, layout: Layout, at: Addresses) -> dict[str, str]:
-    """What decides for the service `name`."""
-    values: dict[str, object] = {
-        "DATABASE_URL": at.databases.url(name),
-        "DATABASE_PASSWORD_FILE": at.databases.password_file(name),
-        "NATS_URL": at.bus.url,
+def service_environment(name: str, layout: Layout, addresses: Addresses) -> dict[str, str]:
+    """Returns the environment of the service `name`."""
+    settings: dict[str, object] = {
+        "DATABASE_URL": addresses.databases.url(name),
+        "DATABASE_PASSWORD_FILE": addresses.databases.password_file(name),
+        "NATS_URL": addresses.bus.url,
         "NATS_USER": name,
-        "NATS_PASSWORD_FILE": at.bus.password_file(name),
+        "NATS_PASSWORD_FILE": addresses.bus.password_file(name),
         "HTTP_HOST": "127.0.0.1",
-        "HTTP_PORT": at.ports[name],
+        "HTTP_PORT": addresses.ports[name],
         "API_KEYS_FILE": layout.api_keys,
         "IDENTITY_DIR": layout.identities,
         "SECRETS_DIR": layout.secrets,
-        **(_OWN[name](layout, at) if name in _OWN else {}),
+        **(_SERVICE_SETTINGS[name](layout, addresses) if name in _SERVICE_SETTINGS else {}),
     }
-    return inherited() | {f"PAYBILL_{key}": str(value) for key, value in values.items()}
+    return inherited_environment() | {f"PAYBILL_{key}": str(value) for key, value in settings.items()}
 
 
-def _billing(layout: Layout, at: Addresses) -> dict[str, object]:
+def _billing(layout: Layout, addresses: Addresses) -> dict[str, object]:
     return {
         "STRIPE_API_KEY_FILE": layout.stripe_api_key,
-        "STRIPE_API_BASE": at.url(STRIPE_FAKE),
+        "STRIPE_API_BASE": addresses.url(STRIPE_FAKE),
         "STRIPE_WEBHOOK_SECRETS_FILE": layout.stripe_webhook_secrets,
         "PUBLISHERS_FILE": layout.publishers,
-        **({"CATALOGUE_FILE": at.catalogue} if at.catalogue else {}),
+        **({"CATALOGUE_FILE": addresses.catalogue} if addresses.catalogue else {}),
     }
 
 
-def _provisioner(layout: Layout, at: Addresses) -> dict[str, object]:
-    url, password_file = at.databases.driver()
+def _provisioner(layout: Layout, addresses: Addresses) -> dict[str, object]:
+    url, password_file = addresses.databases.driver()
     return {
         "LOCAL_DATABASE_URL": url,
         "LOCAL_DATABASE_PASSWORD_FILE": password_file,
         "LOCAL_DIR": layout.local,
-        **({"BLUEPRINTS_FILE": at.blueprints} if at.blueprints else {}),
+        **({"BLUEPRINTS_FILE": addresses.blueprints} if addresses.blueprints else {}),
     }
 
 
-_OWN = {"billing": _billing, "provisioner": _provisioner}
+_SERVICE_SETTINGS = {"billing": _billing, "provisioner": _provisioner}
 
 
-def stripe_fake_command(layout: Layout, at: Addresses) -> list[str]:
-    """The stand-in for Stripe, that sends its webhooks to billing."""
+def stripe_fake_command(layout: Layout, addresses: Addresses) -> list[str]:
+    """Returns the command of the Stripe fake, which sends its webhooks to billing."""
     return [
         *(sys.executable, "-P", "-m", "paybill_stripe_fake", "serve"),
-        *("--port", str(at.ports[STRIPE_FAKE])),
+        *("--port", str(addresses.ports[STRIPE_FAKE])),
         *("--state", str(layout.stripe_state)),
         *("--api-key-file", str(layout.stripe_api_key)),
-        *("--webhook-url", at.url("billing") + WEBHOOK_PATH),
+        *("--webhook-url", addresses.url("billing") + WEBHOOK_PATH),
         *("--webhook-secret-file", str(layout.stripe_webhook_secrets)),
     ]

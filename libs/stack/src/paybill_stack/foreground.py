@@ -1,4 +1,4 @@
-"""A stack that lives as long as this command: Ctrl-C ends it in an orderly way, a second one at once."""
+"""Runs a stack for the life of a command: the first Ctrl-C stops it in order, a second one ends it at once."""
 
 import asyncio
 import os
@@ -6,23 +6,23 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from paybill_cli.errors import CliError
-from paybill_cli.exit_codes import ExitCode
 from paybill_embedded import EmbeddedError
 
+from paybill_stack.servers import stack_error
 from paybill_stack.supervisor import Supervisor
 
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INTERRUPTED = 130
 
 
-async def in_foreground(stack: Supervisor, work: Callable[[Supervisor], Awaitable[T]]) -> T | None:
-    """What `work` on the started stack returns; None when a signal ended it. The stack is gone afterwards.
+async def run_in_foreground(stack: Supervisor, work: Callable[[Supervisor], Awaitable[T]]) -> T | None:
+    """Runs `work` on the started stack and stops the stack; returns None when a signal ended it.
 
-    Raises CliError.
+    Raises StackError.
     """
-    told = False
+    stopping = False
 
     async def run() -> T:
         async with stack:
@@ -30,28 +30,27 @@ async def in_foreground(stack: Supervisor, work: Callable[[Supervisor], Awaitabl
 
     task = asyncio.ensure_future(run())
 
-    def tell() -> None:
-        nonlocal told
-        if told:
-            # The kernel ends our children with us.
-            stack.forget()
-            os._exit(ExitCode.INTERRUPTED)
-        told = True
-        stack.tell("stopping; Ctrl-C again ends everything at once")
+    def on_signal() -> None:
+        nonlocal stopping
+        if stopping:
+            # The kernel ends our children with this process.
+            stack.remove_stack_file()
+            os._exit(_INTERRUPTED)
+        stopping = True
+        stack.report("stopping; Ctrl-C again ends everything at once")
         task.cancel()
 
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
-        loop.add_signal_handler(number, tell)
+        loop.add_signal_handler(number, on_signal)
     try:
         return await task
     except asyncio.CancelledError:
-        if not told:
+        if not stopping:
             raise
         return None
     except EmbeddedError as error:
-        code = ExitCode.CONFLICT if error.code == "data_dir_in_use" else ExitCode.FAILED
-        raise CliError(error.code, error.message, next=error.next_step, exit_code=code) from error
+        raise stack_error(error) from error
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

@@ -1,80 +1,80 @@
-"""What lies where in the folder of `paybill up`."""
+"""Paths in the data directory of a stack."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 SERVICES = ("tenant", "billing", "provisioner")
 STRIPE_FAKE = "stripe-fake"
-READERS = (*SERVICES, "operator")
-"""Who has an identity, and so can be given secrets."""
+IDENTITY_NAMES = (*SERVICES, "operator")
+"""Each has a key pair, so that secrets can be sealed for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Paths below `root`; nothing here says that they exist."""
+    """Paths below `root`; a path may not exist yet."""
 
     root: Path
 
     @property
     def credentials(self) -> Path:
-        """Passwords and keys, a file (0600) for each."""
+        """Folder of passwords and keys, one file (0600) each."""
         return self.root / "credentials"
 
     @property
     def identities(self) -> Path:
-        """Key pairs of all READERS."""
+        """Folder of the key pairs of IDENTITY_NAMES."""
         return self.root / "identities"
 
     @property
     def secrets(self) -> Path:
-        """The secrets port's files."""
+        """Folder of the secrets port."""
         return self.root / "secrets"
 
     @property
     def api_keys(self) -> Path:
-        """Who may use the services' HTTP."""
+        """File of the API keys that the services accept."""
         return self.root / "api-keys.json"
 
     @property
     def publishers(self) -> Path:
-        """Which internal services may report usage."""
+        """File of the internal services that may report usage."""
         return self.root / "publishers.json"
 
     @property
     def plans(self) -> Path:
-        """A catalogue of this stack's own, sold at first instead of billing's default when it is there."""
+        """Catalogue of this stack; if the file exists, it replaces billing's default catalogue at the first start."""
         return self.root / "plans.yaml"
 
     @property
     def local(self) -> Path:
-        """The folder of the provisioner's local driver: tenants' files and exports."""
+        """Folder of the provisioner's local driver: tenants' files and exports."""
         return self.root / "local"
 
     @property
     def stripe_state(self) -> Path:
-        """What the stand-in for Stripe remembers."""
+        """State file of the Stripe fake."""
         return self.root / STRIPE_FAKE / "state.json"
 
     @property
     def stripe_api_key(self) -> Path:
-        """The key that billing uses at the stand-in."""
+        """File with the API key of billing at the Stripe fake."""
         return self.credentials / "stripe-api-key"
 
     @property
     def stripe_webhook_secrets(self) -> Path:
-        """What signs webhooks, one secret a line."""
+        """File with the signing secrets of webhooks, one per line."""
         return self.credentials / "stripe-webhook-secrets"
 
     @property
     def ports(self) -> Path:
-        """The ports of last time."""
+        """File with the ports of the previous start."""
         return self.root / "ports.json"
 
     @property
     def stack_file(self) -> Path:
-        """What runs where, while it runs."""
+        """File with the addresses and process ids of a running stack; it is removed when the stack stops."""
         return self.root / "stack.json"
 
     def log(self, name: str) -> Path:
-        """The output of one process."""
+        """Returns the path of the log of one process."""
         return self.root / "logs" / f"{name}.log"

@@ -1,4 +1,4 @@
-"""The API keys of a stack: the operator's, made once and shown once, and keys that are lent for a while."""
+"""Manages the API keys of a stack: the operator's key, shown once, and temporary keys."""
 
 import json
 from collections.abc import Iterator
@@ -6,36 +6,37 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from paybill_cli.errors import CliError
 from paybill_embedded.credentials import write_private
 from paybill_runtime.http.auth import ApiKey, Role, make_key
 from pydantic import TypeAdapter, ValidationError
 
+from paybill_stack.errors import StackError
+
 OPERATOR = "operator"
-LIFE = timedelta(days=365)
+KEY_LIFETIME = timedelta(days=365)
 
 _KEYS = TypeAdapter(dict[str, tuple[ApiKey, ...]])
 
 
-def operator_key(path: Path, now: datetime, *, new: bool) -> str | None:
-    """The operator's key if it was made just now: when there is none that is valid, or a `new` one is wanted.
+def ensure_operator_key(path: Path, now: datetime, *, replace: bool) -> str | None:
+    """Creates the operator's key if no valid one exists or with `replace`; returns it only if it was created.
 
-    A new one ends all that were before. Services see the change without a restart.
+    A new key revokes all earlier keys of the operator. Services see the change without a restart.
     """
     keys = _read(path)
-    held = [key for key in keys if key.name == OPERATOR]
-    if not new and any(key.expires_at > now for key in held):
+    existing = [key for key in keys if key.name == OPERATOR]
+    if not replace and any(key.expires_at > now for key in existing):
         return None
-    number = 1 + max((int(key.id.removeprefix("op")) for key in held if key.id[2:].isdigit()), default=0)
-    made = make_key(f"op{number}", OPERATOR, Role.ADMIN, ("*",), now + LIFE)
+    number = 1 + max((int(key.id.removeprefix("op")) for key in existing if key.id[2:].isdigit()), default=0)
+    made = make_key(f"op{number}", OPERATOR, Role.ADMIN, ("*",), now + KEY_LIFETIME)
     _write(path, [*(key for key in keys if key.name != OPERATOR), ApiKey.model_validate(made.stored)])
     return made.raw
 
 
 @contextmanager
-def lent_key(path: Path, name: str, role: Role, scopes: tuple[str, ...], life: timedelta) -> Iterator[str]:
-    """A key that is valid while the block runs, and for `life` at most."""
-    made = make_key(name, name, role, scopes, datetime.now(UTC) + life)
+def temporary_key(path: Path, name: str, role: Role, scopes: tuple[str, ...], lifetime: timedelta) -> Iterator[str]:
+    """Creates a key that is valid while the block runs, and for `lifetime` at most."""
+    made = make_key(name, name, role, scopes, datetime.now(UTC) + lifetime)
     _write(path, [*_without(path, name), ApiKey.model_validate(made.stored)])
     try:
         yield made.raw
@@ -53,11 +54,11 @@ def _read(path: Path) -> list[ApiKey]:
     except FileNotFoundError:
         return []
     except (OSError, KeyError, ValidationError) as error:
-        raise CliError(
+        raise StackError(
             "api_keys_unreadable",
             f"the file of API keys {path} cannot be read",
-            why=getattr(error, "strerror", None) or "it is not what this version of paybill writes",
-            next="mend it, or remove it to have a new operator's key made",
+            why=getattr(error, "strerror", None) or "this version of paybill did not write it",
+            next="repair it, or remove it to create a new operator key",
         ) from error
 
 

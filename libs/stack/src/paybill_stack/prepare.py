@@ -1,4 +1,4 @@
-"""The files that every start needs, made once: identities, secrets of the stand-in, who may report usage."""
+"""Creates the files that every start needs: identities, secrets of the Stripe fake, and the allowed publishers."""
 
 import json
 import secrets
@@ -8,11 +8,11 @@ from paybill_embedded.errors import writing
 from paybill_embedded.nats import DEFAULT_PUBLISHERS
 from paybill_runtime.security.identity import make_identity
 
-from paybill_stack.layout import READERS, Layout
+from paybill_stack.layout import IDENTITY_NAMES, Layout
 
 
 def prepare(layout: Layout) -> None:
-    """Make what is missing below `layout`; what is there stays as it is.
+    """Creates missing files below `layout`; existing files are not changed.
 
     Raises EmbeddedError data_dir_unwritable.
     """
@@ -20,7 +20,7 @@ def prepare(layout: Layout) -> None:
     for folder in folders:
         private_dir(folder)
     with writing(layout.identities):
-        for name in READERS:
+        for name in IDENTITY_NAMES:
             make_identity(layout.identities, name)
     texts = {
         layout.publishers: json.dumps({name: {"tenants": ["*"]} for name in DEFAULT_PUBLISHERS}, indent=2),

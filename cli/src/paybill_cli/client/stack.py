@@ -1,0 +1,154 @@
+"""The stack that a command uses: addresses of its services, the API key, and NATS."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.options import OptionGroup
+
+SERVICES = ("tenant", "billing", "provisioner")
+STACK_FILE = "stack.json"
+_PANEL = "Which stack"
+
+DataDirectory = Annotated[
+    Path,
+    typer.Option(
+        "--data-dir", envvar="PAYBILL_DATA_DIR", help="The data directory of `paybill up`.", rich_help_panel=_PANEL
+    ),
+]
+Url = str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NatsAccess:
+    """URL and credentials of one NATS user."""
+
+    url: str
+    user: str
+    password: str
+
+
+@dataclass(frozen=True)
+class Stack(OptionGroup):
+    """A running stack; a command gets these options with a parameter of this type."""
+
+    data_dir: DataDirectory = Path(".paybill")
+    tenant_url: Annotated[
+        Url,
+        typer.Option(
+            "--tenant-url", envvar="PAYBILL_TENANT_URL", help="URL of the tenant service.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    billing_url: Annotated[
+        Url,
+        typer.Option(
+            "--billing-url", envvar="PAYBILL_BILLING_URL", help="URL of the billing service.", rich_help_panel=_PANEL
+        ),
+    ] = None
+    provisioner_url: Annotated[
+        Url,
+        typer.Option(
+            "--provisioner-url",
+            envvar="PAYBILL_PROVISIONER_URL",
+            help="URL of the provisioner.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file",
+            envvar="PAYBILL_API_KEY_FILE",
+            help="File with your API key; by default PAYBILL_API_KEY contains it.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    nats_url: Annotated[
+        Url,
+        typer.Option(
+            "--nats-url",
+            envvar="PAYBILL_NATS_URL",
+            help="URL of NATS; PAYBILL_NATS_USER and PAYBILL_NATS_PASSWORD_FILE set the user.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def url(self, service: str) -> str:
+        """Returns the base URL of a service."""
+        url: str | None = getattr(self, f"{service}_url")
+        if url:
+            return url.rstrip("/")
+        services = self.running().get("services", {})
+        try:
+            return str(services[service]["url"]).rstrip("/")
+        except (KeyError, TypeError) as error:
+            raise self._not_running(f"{STACK_FILE} does not name the {service} service") from error
+
+    def api_key(self) -> str:
+        """Returns the caller's API key."""
+        if self.api_key_file is not None:
+            return _secret(self.api_key_file)
+        key = os.environ.get("PAYBILL_API_KEY", "").strip()
+        if not key:
+            raise CliError(
+                "no_key",
+                "an API key is missing",
+                why="services answer authenticated callers only",
+                next="export PAYBILL_API_KEY=pbk_… (`paybill up` prints one when it creates it), or use --api-key-file",
+                exit_code=ExitCode.DENIED,
+            )
+        return key
+
+    def nats(self, user: str = "operator") -> NatsAccess:
+        """Returns the NATS access of `user`: password file from the environment, else from the data directory."""
+        url = self.nats_url or str(self.running().get("nats", {}).get("url", ""))
+        if not url:
+            raise self._not_running(f"{STACK_FILE} does not name NATS")
+        file = os.environ.get("PAYBILL_NATS_PASSWORD_FILE")
+        if file:
+            return NatsAccess(url, os.environ.get("PAYBILL_NATS_USER") or user, _secret(Path(file)))
+        return NatsAccess(url, user, _secret(self.data_dir / "credentials" / f"nats-{user}"))
+
+    def running(self) -> dict[str, Any]:
+        """Reads the file that a running `paybill up` keeps in its data directory."""
+        path = self.data_dir / STACK_FILE
+        try:
+            stack = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise self._not_running(f"{path} does not exist") from error
+        except (OSError, ValueError) as error:
+            raise self._not_running(f"{path} cannot be read: {error}") from error
+        if not isinstance(stack, dict) or stack.get("version") != 1:
+            raise self._not_running(f"{path} was written by another version of paybill")
+        return stack
+
+    def _not_running(self, why: str) -> CliError:
+        return CliError(
+            "stack_not_running",
+            f"no stack runs on {self.data_dir}",
+            why=why,
+            next="start one with `paybill up`, or name another one with --data-dir, --tenant-url, …",
+            exit_code=ExitCode.UNREACHABLE,
+        )
+
+
+def _secret(path: Path) -> str:
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise usage(
+            f"the secret file {path} cannot be read",
+            code="secret_unreadable",
+            why=reason,
+            next="check its path and owner",
+        ) from error
+    if not secret:
+        raise usage(f"the secret file {path} is empty", code="secret_unreadable", next="write the secret into it")
+    return secret

@@ -1,0 +1,270 @@
+"""`paybill doctor`: checks that every part runs and that no work is stuck, and prints the repair of each failure."""
+
+import asyncio
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from paybill_cli import formatting
+from paybill_cli.client.stack import SERVICES, Stack
+from paybill_cli.errors import CliError
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.output import Output
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+COLUMNS = ("part", "check", "state", "found", "fix")
+
+TIMEOUT_S = 5.0
+MAX_OUTBOX_AGE_S = 30.0
+"""Largest age of an event in the outbox; publishing usually takes milliseconds."""
+MAX_LAG = 1000
+"""Largest number of messages that a consumer may be behind."""
+MAX_CLOCK_SKEW_S = 5.0
+"""Webhooks are refused at 300 s; ids and leases suffer earlier."""
+MIN_FREE_BYTES = 1024**3
+"""Below this PostgreSQL and NATS are near to refusing writes."""
+
+_STREAM_DEFAULTS = {
+    "subjects": None,
+    "retention": "limits",
+    "storage": "file",
+    "discard": "old",
+    "max_age": 0,
+    "max_msgs": -1,
+    "max_bytes": -1,
+    "max_msg_size": -1,
+    "max_msgs_per_subject": -1,
+    "duplicate_window": 120,
+    "deny_delete": False,
+    "deny_purge": False,
+    "allow_rollup_hdrs": False,
+    "allow_direct": False,
+    "allow_atomic": False,
+}
+"""Settings of a stream that are compared, and the server's value when one is not set."""
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+"""First message of a connection; every PostgreSQL answers it (Frontend/Backend Protocol, 54.2.10)."""
+
+
+class State(StrEnum):
+    """Result of a check. `failed` needs a repair; `noted` happened, and cannot be repaired here."""
+
+    OK = "ok"
+    FAILED = "failed"
+    NOTED = "noted"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Result of one check, with its fix if it failed."""
+
+    part: str
+    check: str
+    state: State
+    found: str
+    fix: str = ""
+    unreachable: bool = False
+
+
+async def doctor(out: Output, stack: Stack) -> int:
+    """Check every part, and print how to repair each failure.
+
+    Exit code 0 only when all checks pass, 10 when no server answers.
+
+    Example: paybill doctor
+    """
+    with out.progress("checking"):
+        groups = await asyncio.gather(_nats(stack), _database(stack), *(_service(stack, name) for name in SERVICES))
+        checks = [check for group in groups for check in group] + list(_machine(stack))
+    rows = [{key: value for key, value in asdict(check).items() if key != "unreachable"} for check in checks]
+    out.rows("doctor", rows, COLUMNS)
+    failed = [check for check in checks if check.state is State.FAILED]
+    for check in checks:
+        if check.fix:
+            out.info(f"{check.state} {check.part}: {check.found}. Fix: {check.fix}")
+    connections = [check for check in checks if check.check == "answers" and check.state is not State.SKIPPED]
+    if all(check.unreachable for check in connections):
+        return int(ExitCode.UNREACHABLE)
+    return int(ExitCode.FAILED if failed else ExitCode.OK)
+
+
+def _ok(part: str, check: str, found: str) -> Check:
+    return Check(part, check, State.OK, found)
+
+
+def _failed(part: str, check: str, found: str, fix: str, *, unreachable: bool = False) -> Check:
+    return Check(part, check, State.FAILED, found, fix, unreachable)
+
+
+async def _nats(stack: Stack) -> list[Check]:
+    """Checks NATS: reachable, every write synced before its acknowledgement, streams configured as created."""
+    from paybill_runtime.messaging.streams import configurations
+
+    from paybill_cli.client.event_log import connected
+
+    try:
+        access = stack.nats()
+        async with connected(access) as client:
+            streams = [await _stream(client, expected.name or "") for expected in configurations(1)]
+    except CliError as error:
+        down = error.exit_code is ExitCode.UNREACHABLE
+        return [_failed("nats", "answers", error.message, error.next, unreachable=down)]
+    return [_ok("nats", "answers", access.url), _sync_always(stack), *streams]
+
+
+async def _stream(client: "Client", name: str) -> Check:
+    """Checks that the configuration of a stream is the one that it was created with."""
+    from nats.errors import Error as NatsError
+    from paybill_runtime.messaging.streams import configurations
+
+    try:
+        info = await client.jetstream().stream_info(name)
+    except NatsError as error:
+        fix = "stop the services and run paybill up, which creates the streams"
+        return _failed("nats", name, f"the stream does not exist ({error})", fix)
+    [expected] = [each for each in configurations(info.config.num_replicas or 1) if each.name == name]
+    pairs = [(key, _value(info.config, key), _value(expected, key)) for key in _STREAM_DEFAULTS]
+    different = [f"{key} is {found} instead of {right}" for key, found, right in pairs if found != right]
+    if different:
+        return _failed(
+            "nats", name, ", ".join(different), "run python -m paybill_runtime.messaging.streams as the steward"
+        )
+    state = info.state
+    return _ok("nats", name, f"{state.messages} messages, {state.bytes} bytes, last seq {state.last_seq}")
+
+
+def _value(configuration: Any, key: str) -> Any:
+    value = getattr(configuration, key)
+    return getattr(value, "value", value) or _STREAM_DEFAULTS[key]
+
+
+def _sync_always(stack: Stack) -> Check:
+    """Checks the setting in the server's file; an external server does not report it."""
+    path = stack.data_dir / "nats" / "nats-server.conf"
+    if stack.nats_url or not path.exists():
+        return Check("nats", "sync", State.SKIPPED, "not visible here: check sync_interval in the server's file")
+    if "sync_interval: always" in path.read_text(encoding="utf-8"):
+        return _ok("nats", "sync", "writes are synced before they are acknowledged")
+    return _failed("nats", "sync", "writes are acknowledged before they are synced", "set sync_interval: always")
+
+
+async def _database(stack: Stack) -> list[Check]:
+    """Checks that PostgreSQL answers; the services check their own access to it."""
+    try:
+        server = stack.running()["postgres"]
+        host, port = str(server["host"]), int(server["port"])
+    except (CliError, KeyError, TypeError, ValueError):
+        return [Check("postgres", "answers", State.SKIPPED, "address not known here: the services report it")]
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(_SSL_REQUEST)
+            answer = await reader.readexactly(1)
+            writer.close()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        found = f"no answer at {host}:{port} ({_reason(error)})"
+        return [_failed("postgres", "answers", found, f"read {stack.data_dir}/logs/postgres.log", unreachable=True)]
+    if answer not in {b"S", b"N"}:
+        return [
+            _failed("postgres", "answers", f"{host}:{port} is not a PostgreSQL", "check which program uses the port")
+        ]
+    return [_ok("postgres", "answers", f"{host}:{port}")]
+
+
+async def _service(stack: Stack, name: str) -> list[Check]:
+    """Checks that a service is ready and has no stuck work."""
+    import httpx
+
+    try:
+        url, key = stack.url(name), stack.api_key()
+    except CliError as error:
+        down = error.exit_code is ExitCode.UNREACHABLE
+        return [_failed(name, "answers", error.message, error.next, unreachable=down)]
+    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False) as http:
+        try:
+            ready = await http.get("/readyz")
+            operations = await http.get("/v1/operations", headers={"Authorization": f"Bearer {key}"})
+            health, counts = ready.json(), operations.json()
+        except (httpx.HTTPError, ValueError) as error:
+            found = f"{url} does not answer ({_reason(error)})"
+            fix = f"paybill up; if it runs, read {stack.data_dir}/logs/{name}.log"
+            return [_failed(name, "answers", found, fix, unreachable=True)]
+    checks = [_ok(name, "answers", url), _ready(name, health), _clock(name, ready.headers.get("date", ""))]
+    if operations.status_code in {401, 403}:
+        return [*checks, _failed(name, "key", str(counts.get("detail")), "check PAYBILL_API_KEY")]
+    if not operations.is_success:
+        return [*checks, _failed(name, "counts", str(counts.get("detail")), f"read {name}'s log")]
+    return [*checks, *_counts(name, counts)]
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _ready(name: str, health: dict[str, Any]) -> Check:
+    failing = [f"{part} is {state}" for part, state in health.get("checks", {}).items() if state != "ok"]
+    if not failing and health.get("status") == "ok":
+        return _ok(name, "ready", "every loop runs")
+    if failing == ["bus is away"]:
+        return _failed(name, "ready", "the bus is away: events wait in the outbox", "start NATS again")
+    fix = "start PostgreSQL again" if "database is away" in failing else f"read {name}'s log, and restart it"
+    return _failed(name, "ready", ", ".join(failing) or str(health.get("status")), fix)
+
+
+def _clock(name: str, date: str) -> Check:
+    try:
+        skew_s = abs((parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds())
+    except ValueError:
+        return Check(name, "clock", State.SKIPPED, "the response contains no time")
+    if skew_s > MAX_CLOCK_SKEW_S:
+        found = f"its clock differs from this machine's by {formatting.duration(round(skew_s))}"
+        return _failed(name, "clock", found, "synchronise both clocks by NTP")
+    return _ok(name, "clock", "agrees with this machine's")
+
+
+def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
+    """Checks the amounts of pending work; each failure names the command that resolves it."""
+    waiting, age_s = counts["outbox_waiting"], counts["outbox_age_s"]
+    if waiting and age_s > MAX_OUTBOX_AGE_S:
+        found = f"{waiting} events wait to be published, the oldest for {formatting.duration(round(age_s))}"
+        yield _failed(name, "outbox", found, f"check that NATS runs; then read {name}'s log for the relay")
+    else:
+        yield _ok(name, "outbox", f"{waiting} events wait to be published")
+    behind = [f"{loop} {lag}" for loop, lag in counts["lag"].items() if lag is not None]
+    if any(lag is not None and lag > MAX_LAG for lag in counts["lag"].values()):
+        yield _failed(name, "lag", f"unprocessed messages: {', '.join(behind)}", f"read {name}'s log")
+    else:
+        yield _ok(name, "lag", f"unprocessed messages: {', '.join(behind) or 'unknown'}")
+    show, resolve = "paybill events quarantine", "paybill events redrive ID, or paybill events skip ID --reason WHY"
+    for key, state, found, fix in (
+        ("parked", State.FAILED, "events are in the retry queue and retried automatically", show),
+        ("dead", State.FAILED, "events are dead letters and block their tenants", resolve),
+        ("quarantined", State.NOTED, "published messages were refused", f"{show}; have them published corrected"),
+        ("effects_failed", State.NOTED, "external calls failed permanently", f"GET {name} /v1/operations/effects"),
+    ):
+        yield Check(name, key, state, f"{counts[key]} {found}", fix) if counts[key] else _ok(name, key, "none")
+
+
+def _machine(stack: Stack) -> Iterator[Check]:
+    """Checks disk space and permissions of the data directory."""
+    if not stack.data_dir.exists():
+        yield Check("machine", "disk", State.SKIPPED, f"{stack.data_dir} does not exist here")
+        return
+    free = shutil.disk_usage(stack.data_dir).free
+    found = f"{free // 1024**2} MiB free for {stack.data_dir}"
+    enough = free >= MIN_FREE_BYTES
+    yield _ok("machine", "disk", found) if enough else _failed("machine", "disk", found, "free at least 1 GiB")
+    if os.access(stack.data_dir, os.W_OK):
+        yield _ok("machine", "writable", str(stack.data_dir))
+    else:
+        fix = "make the user of paybill up its owner"
+        yield _failed("machine", "writable", f"{stack.data_dir} cannot be written", fix)

@@ -1,0 +1,183 @@
+"""`paybill replay`: each service folds the log through its own rules and compares the result with its tables."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from paybill_cli.client.stack import SERVICES, DataDirectory, Stack
+from paybill_cli.errors import CliError
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.output import Output
+
+if TYPE_CHECKING:
+    from paybill_stack.environment import Addresses
+    from paybill_stack.layout import Layout
+
+COLUMNS = ("service", "verdict", "facts", "from_outbox", "aggregates", "fault_count")
+
+MEANINGS = {
+    "altered_fact": "an event in the log differs from the recorded decision",
+    "cannot_fold": "the events of an aggregate contradict each other in their order",
+    "different_state": "a table differs from the log",
+    "gap": "events of an aggregate are missing",
+    "lost_fact": "an event that was confirmed is missing in the log",
+    "misplaced_fact": "an event has another sequence in the log than was confirmed",
+    "missing_row": "a table lacks a row that the log requires",
+    "swapped_facts": "two events of an aggregate are in the wrong order",
+    "unexpected_row": "a table has a row that no event explains",
+    "unknown_fact": "the log contains an event that its service never recorded",
+    "unreadable_fact": "an event cannot be read",
+}
+"""Meaning of each kind of fault."""
+
+
+def replay(
+    out: Output,
+    data_dir: DataDirectory = Path(".paybill"),
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild/--verify", help="Rewrite the tables from the log; the stack must be stopped."),
+    ] = False,
+    service: Annotated[
+        list[str] | None, typer.Option("--service", help="Only this service; the option can be repeated.")
+    ] = None,
+) -> None:
+    """Fold the log and compare it with the live state.
+
+    Exit code 9 when they differ. For a stopped stack, its servers are started and stopped again.
+
+    Example: paybill replay --verify
+    """
+    from paybill_stack.layout import Layout
+
+    names = service or list(SERVICES)
+    for name in names:
+        if name not in SERVICES:
+            raise CliError(
+                "unknown_service",
+                f"there is no service {name}",
+                next=f"one of {', '.join(SERVICES)}",
+                exit_code=ExitCode.NOT_FOUND,
+            )
+    layout = Layout(data_dir.absolute())
+    with ExitStack() as block, out.progress("reading the log") as progress:
+        servers = _servers(layout, Stack(data_dir=data_dir), progress.update, rebuild=rebuild)
+        addresses = block.enter_context(servers)
+        progress.update(f"folding the log: {', '.join(names)}")
+        reports = _reports(names, layout, addresses, rebuild=rebuild)
+    _show(out, reports)
+
+
+def _show(out: Output, reports: list[dict[str, Any]]) -> None:
+    rows = [report | {"verdict": _verdict(report)} for report in reports]
+    different = [report["service"] for report in reports if not report["equal"]]
+    if out.json:
+        out.record("replay", {"equal": not different, "services": rows})
+    else:
+        out.rows("replay", rows, COLUMNS)
+        for report in reports:
+            for fault in report["faults"]:
+                meaning = MEANINGS.get(fault["kind"], fault["kind"])
+                out.line("replay.fault", fault, f"{report['service']}: {meaning}: {fault['where']}: {fault['message']}")
+            hidden = report["fault_count"] - len(report["faults"])
+            if hidden > 0:
+                out.info(f"{report['service']}: {hidden} more faults are not shown")
+    if different:
+        raise CliError(
+            "verification_failed",
+            f"the log and the state of {', '.join(different)} differ",
+            next="if the log is complete, stop the stack and run: paybill replay --rebuild",
+            exit_code=ExitCode.VERIFICATION_FAILED,
+        )
+    out.info(f"{sum(report['facts'] for report in reports)} events: every table is equal to the log")
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    if not report["equal"]:
+        return "DIFFERENT"
+    return "rebuilt" if report["rebuilt"] else "equal"
+
+
+def _reports(names: list[str], layout: "Layout", addresses: "Addresses", *, rebuild: bool) -> list[dict[str, Any]]:
+    """Runs `replay` of all services concurrently, as processes; returns their reports."""
+    from paybill_stack.environment import service_command, service_environment
+
+    arguments = ("replay", "--rebuild") if rebuild else ("replay",)
+    children = {
+        name: subprocess.Popen(
+            service_command(name, *arguments),
+            env=service_environment(name, layout, addresses),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    }
+    try:
+        return [_report(name, child) for name, child in children.items()]
+    finally:
+        for child in children.values():
+            child.kill()
+            child.wait()
+
+
+def _report(name: str, child: subprocess.Popen[str]) -> dict[str, Any]:
+    output, errors = child.communicate()
+    if child.returncode in {ExitCode.OK, ExitCode.VERIFICATION_FAILED}:
+        report: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return report
+    last = [line for line in errors.splitlines() if line.strip()][-1:]
+    raise CliError(
+        "replay_failed",
+        f"{name} could not be replayed",
+        why=last[0] if last else f"exit status {child.returncode}",
+        next="paybill doctor",
+        exit_code=ExitCode.UNREACHABLE if child.returncode == ExitCode.UNREACHABLE else ExitCode.FAILED,
+    )
+
+
+@contextmanager
+def _servers(layout: "Layout", stack: Stack, report: Callable[[str], None], *, rebuild: bool) -> "Iterator[Addresses]":
+    """Provides NATS and PostgreSQL: of the running stack, or started for as long as the block runs."""
+    from paybill_stack.servers import embedded_servers, is_running
+
+    if is_running(layout):
+        if rebuild:
+            raise CliError(
+                "stack_runs",
+                f"the stack on {layout.root} runs",
+                why="running services write to the same tables",
+                next="stop `paybill up`, then: paybill replay --rebuild",
+                exit_code=ExitCode.CONFLICT,
+            )
+        yield _running(layout, stack.running())
+        return
+    if not (layout.root / "postgres").exists():
+        raise CliError(
+            "stack_not_running",
+            f"no stack runs on {layout.root}",
+            why="the directory contains no embedded database that could be started",
+            next="paybill up",
+            exit_code=ExitCode.UNREACHABLE,
+        )
+    with embedded_servers(layout, report) as addresses:
+        yield addresses
+
+
+def _running(layout: "Layout", stack: dict[str, Any]) -> "Addresses":
+    from paybill_stack.access import BusAccess, DatabaseAccess
+    from paybill_stack.environment import Addresses
+    from paybill_stack.layout import STRIPE_FAKE
+
+    urls = {name: stack["services"][name]["url"] for name in SERVICES} | {STRIPE_FAKE: stack["stripe_fake"]["url"]}
+    return Addresses(
+        BusAccess(stack["nats"]["url"], Path(stack["nats"]["credentials"])),
+        DatabaseAccess(stack["postgres"]["host"], stack["postgres"]["port"], layout.credentials),
+        {name: urlsplit(url).port or 0 for name, url in urls.items()},
+    )

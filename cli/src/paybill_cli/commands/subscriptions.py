@@ -1,0 +1,329 @@
+"""`paybill subscription`: shows subscriptions and changes them: quote, confirmation, result."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import typer
+
+from paybill_cli import formatting
+from paybill_cli.client.http import Service
+from paybill_cli.client.requests import idempotent
+from paybill_cli.client.stack import Stack
+from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.waiting import Deadline
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.options import IdempotencyKey, Interval, Limit, OptionGroup, Reason, Timeout, Yes
+from paybill_cli.output import Output, Progress
+
+COLUMNS = ("subscription_id", "tenant_id", "plan", "quantity", "access", "period_end", "then")
+FIELDS = (
+    "subscription_id",
+    "tenant_id",
+    "provider",
+    "provider_subscription",
+    "plan",
+    "quantity",
+    "price",
+    "interval",
+    "access",
+    "period_end",
+    "paid_until",
+    "grace_until",
+    "then",
+)
+
+_SUBSCRIPTION = re.compile(r"sub_[0-9a-f]{32}")
+_PLAN = re.compile(r"([a-z][a-z0-9_-]{0,62})(?:@([1-9][0-9]{0,6}))?")
+
+When = Annotated[
+    Literal["now", "period_end"], typer.Option("--when", help="Now, or at the end of the period that is paid.")
+]
+Name = Annotated[
+    str, typer.Argument(help="Id of the subscription, or slug or id of its tenant.", metavar="SUBSCRIPTION")
+]
+
+
+@dataclass(frozen=True)
+class QuotedOptions(OptionGroup):
+    """Options of a change that is quoted before it is confirmed."""
+
+    yes: Yes = False
+    timeout: Timeout = 60
+    idempotency_key: IdempotencyKey = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the quote, and change nothing.")] = False
+
+
+def list_all(
+    out: Output,
+    stack: Stack,
+    access: Annotated[str | None, typer.Option("--access", help="Only with this access, such as grace.")] = None,
+    limit: Limit = 1000,
+) -> None:
+    """List subscriptions in the order of their ids.
+
+    Example: paybill subscription list --access grace
+    """
+    with Service(stack, "billing") as billing:
+        found, more = billing.list_rows("/v1/subscriptions", "subscriptions", {"access": access}, limit)
+    out.rows("subscription.list", found if out.json else [_row(one) for one in found], COLUMNS)
+    if more:
+        out.more(limit)
+
+
+def show(out: Output, stack: Stack, subscription: Name) -> None:
+    """Show one subscription, as of the last sync with its provider.
+
+    Example: paybill subscription show acme
+    """
+    with Service(stack, "billing") as billing:
+        _show(out, find_subscription(stack, billing, subscription))
+
+
+def change(
+    out: Output,
+    stack: Stack,
+    options: QuotedOptions,
+    subscription: Name,
+    reason: Reason,
+    plan: Annotated[str | None, typer.Option("--plan", help="Plan such as pro, or version such as pro@2.")] = None,
+    quantity: Annotated[int | None, typer.Option("--quantity", help="Number of seats.")] = None,
+    interval: Interval = None,
+    when: When = "now",
+) -> None:
+    """Change a subscription's plan, seats or interval.
+
+    The quote comes first: the cost now and later, and the features that the tenant gets and loses.
+
+    Example: paybill subscription change acme --plan pro --when period_end --reason "requested by the customer"
+    """
+    body: dict[str, Any] = {"kind": "plan", "quantity": quantity, "interval": interval, "when": when, "reason": reason}
+    if plan is not None:
+        match = _PLAN.fullmatch(plan)
+        if match is None:
+            raise usage(f"{plan!r} is not a valid plan", next="write pro or pro@2; see: paybill plans list")
+        body |= {"plan": match[1], "version": int(match[2]) if match[2] else None}
+    _Change(out, stack, options).execute(subscription, body)
+
+
+def cancel(
+    out: Output,
+    stack: Stack,
+    options: QuotedOptions,
+    subscription: Name,
+    reason: Reason,
+    when: When = "period_end",
+) -> None:
+    """Cancel a subscription, now or at the end of the period that is paid.
+
+    Until then `paybill subscription reactivate` withdraws it. Payments are not refunded.
+
+    Example: paybill subscription cancel acme --reason "requested by the customer"
+    """
+    _Change(out, stack, options).execute(subscription, {"kind": "cancel", "when": when, "reason": reason})
+
+
+def reactivate(out: Output, stack: Stack, options: QuotedOptions, subscription: Name, reason: Reason) -> None:
+    """Withdraw a scheduled cancellation or change.
+
+    Example: paybill subscription reactivate acme --reason "the customer stays"
+    """
+    _Change(out, stack, options).execute(subscription, {"kind": "reactivate", "reason": reason})
+
+
+def pause(out: Output, stack: Stack, options: QuotedOptions, subscription: Name, reason: Reason) -> None:
+    """Pause a subscription: no access and no payments until it is resumed.
+
+    Example: paybill subscription pause acme --reason "closed for the winter"
+    """
+    _Change(out, stack, options).execute(subscription, {"kind": "pause", "reason": reason})
+
+
+def resume(out: Output, stack: Stack, options: QuotedOptions, subscription: Name, reason: Reason) -> None:
+    """Resume a paused subscription.
+
+    Example: paybill subscription resume acme --reason "open again"
+    """
+    _Change(out, stack, options).execute(subscription, {"kind": "resume", "reason": reason})
+
+
+class _Change:
+    """A change, from the request until the subscription has the new state."""
+
+    def __init__(self, out: Output, stack: Stack, options: QuotedOptions) -> None:
+        self._out = out
+        self._stack = stack
+        self._yes = options.yes
+        self._dry_run = options.dry_run
+        self._key = options.idempotency_key or str(uuid4())
+        self._deadline = Deadline(options.timeout, next=f"the same command with --idempotency-key {self._key}")
+
+    def execute(self, name: str, body: Mapping[str, Any]) -> None:
+        """Requests the change, prints the quote, confirms it, and waits for the new state."""
+        with Service(self._stack, "billing") as billing:
+            before = find_subscription(self._stack, billing, name)
+            requested = self._post(billing, f"/v1/subscriptions/{before['subscription_id']}/changes", body)
+            with self._out.progress(f"quoting {requested['id']}") as progress:
+                change = self._wait_status(billing, requested, progress, "requested")
+            if change["quote"] is not None:
+                _print_quote(self._out, before, change)
+            if self._dry_run:
+                self._discard(billing, change)
+                self._out.record("change", change if self._out.json else _summary(change))
+                self._out.info("nothing was changed")
+                return
+            if change["status"] == "quoted":
+                self._confirm(billing, change)
+            with self._out.progress(f"executing {change['id']}") as progress:
+                self._wait_status(billing, change, progress, "quoted", "confirmed")
+                changed = self._wait_state(billing, before, change, progress)
+        _show(self._out, changed)
+
+    def _confirm(self, billing: Service, change: Mapping[str, Any]) -> None:
+        try:
+            self._out.confirm(f"Change {change['subscription_id']} as quoted?", yes=self._yes)
+        except CliError:
+            self._discard(billing, change)
+            raise
+        path = f"/v1/changes/{change['id']}/confirm"
+        self._post(billing, path, {"quote_hash": change["quote"]["quote_hash"]}, "confirm")
+
+    def _discard(self, billing: Service, change: Mapping[str, Any]) -> None:
+        """Discards the quote, so that another change can start; without this it expires within an hour."""
+        if change["status"] == "quoted":
+            billing.post(f"/v1/changes/{change['id']}/discard", None, key=f"{self._key}/discard")
+
+    def _post(self, billing: Service, path: str, body: Mapping[str, Any], step: str = "") -> dict[str, Any]:
+        with idempotent(self._out, self._key) as key:
+            response: dict[str, Any] = billing.post(path, body, key=f"{key}/{step}" if step else key)
+        return response
+
+    def _wait_status(
+        self, billing: Service, change: Mapping[str, Any], progress: Progress, *pending: str
+    ) -> dict[str, Any]:
+        """Returns the change once its status is not `pending`. Raises CliError when it will not be executed."""
+        while True:
+            found: dict[str, Any] = billing.get(f"/v1/changes/{change['id']}")
+            if found["status"] in {"refused", "expired", "discarded"}:
+                raise CliError(
+                    found["code"] or f"change_{found['status']}",
+                    found["refusal"] or f"{found['id']} is {found['status']}",
+                    next=f"paybill subscription show {found['subscription_id']}",
+                    exit_code=ExitCode.CONFLICT,
+                )
+            if found["status"] not in pending:
+                return found
+            self._pause(f"{found['id']} is {found['status']}", progress)
+
+    def _wait_state(
+        self, billing: Service, before: Mapping[str, Any], change: Mapping[str, Any], progress: Progress
+    ) -> dict[str, Any]:
+        while True:
+            found: dict[str, Any] = billing.get(f"/v1/subscriptions/{before['subscription_id']}")
+            if _has_state(found, change["wanted"]):
+                return found
+            self._pause(f"{change['id']} is executed; waiting for the sync with {before['provider']}", progress)
+
+    def _pause(self, text: str, progress: Progress) -> None:
+        progress.update(text)
+        self._deadline.pause(text)
+
+
+def _has_state(subscription: Mapping[str, Any], desired: Mapping[str, Any]) -> bool:
+    """Returns whether the subscription has the desired state, or has it scheduled."""
+    match desired["kind"]:
+        case "plan":
+            now = subscription["plan"] | {"quantity": subscription["quantity"]}
+            return _has_plan(now, desired) or (desired["at_period_end"] and _has_plan(subscription["pending"], desired))
+        case "cancel":
+            return subscription["access"] == "ended" or bool(desired["at_period_end"] and subscription["cancel_at"])
+        case "reactivate":
+            return subscription["cancel_at"] is None and subscription["pending"] is None
+        case "pause":
+            return bool(subscription["access"] == "paused")
+        case _:
+            return bool(subscription["access"] != "paused")
+
+
+def _has_plan(state: Mapping[str, Any] | None, desired: Mapping[str, Any]) -> bool:
+    if state is None:
+        return False
+    plan, quantity = desired["plan"], desired["quantity"]
+    same_plan = plan is None or (state["plan"], state["version"]) == (plan["plan"], plan["version"])
+    return same_plan and quantity in {None, state["quantity"]}
+
+
+def find_subscription(stack: Stack, billing: Service, name: str) -> dict[str, Any]:
+    """Returns the subscription with this id, or the only one of the tenant with this name."""
+    if _SUBSCRIPTION.fullmatch(name):
+        found: dict[str, Any] = billing.get(f"/v1/subscriptions/{name}")
+        return found
+    account = billing.get(f"/v1/tenants/{tenant_id(stack, name)}/account")
+    current = [one for one in account["subscriptions"] if one["access"] != "ended"] or account["subscriptions"]
+    if len(current) != 1:
+        ids = ", ".join(one["subscription_id"] for one in current)
+        raise CliError(
+            "several_subscriptions" if current else "no_subscription",
+            f"{name} has several subscriptions: {ids}" if current else f"{name} has no subscription yet",
+            next="name the subscription by its id" if current else f"paybill tenant show {name}",
+            exit_code=ExitCode.USAGE if current else ExitCode.NOT_FOUND,
+        )
+    one: dict[str, Any] = current[0]
+    return one
+
+
+def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, Any]) -> None:
+    quote = change["quote"]
+    proration = quote["proration"]
+    out.info(f"{formatting.plan(before['plan'])}, quantity {before['quantity']} -> {_target(before, change['wanted'])}")
+    for line in proration["lines"]:
+        out.info(f"  {formatting.money(line['amount']):>14}  {line['text']}")
+    out.info(f"  {formatting.money(proration['due_now']):>14}  due now")
+    if proration["next_amount"] is not None:
+        out.info(f"  {formatting.money(proration['next_amount']):>14}  each later period")
+    for text in formatting.plan_differences(quote):
+        out.info(text)
+    effective_at, valid_until = formatting.time(proration["effective_at"]), formatting.time(quote["valid_until"])
+    out.info(f"  effective {effective_at}; the quote is valid until {valid_until}")
+
+
+def _target(before: Mapping[str, Any], desired: Mapping[str, Any]) -> str:
+    if desired["kind"] != "plan":
+        return str(desired["kind"])
+    quantity = desired["quantity"] or before["quantity"]
+    return f"{formatting.plan(desired['plan'] or before['plan'])}, quantity {quantity}"
+
+
+def _summary(change: Mapping[str, Any]) -> dict[str, Any]:
+    proration = change["quote"]["proration"] if change["quote"] is not None else None
+    return {
+        "change": change["id"],
+        "subscription_id": change["subscription_id"],
+        "due_now": proration and formatting.money(proration["due_now"]),
+        "next_amount": proration and proration["next_amount"] and formatting.money(proration["next_amount"]),
+        "effective_at": proration and proration["effective_at"],
+    }
+
+
+def _row(subscription: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields for people; `then` is the scheduled change or end."""
+    pending, cancel_at = subscription["pending"], subscription["cancel_at"]
+    then = None
+    if cancel_at:
+        then = f"ends at {formatting.time(cancel_at)}"
+    elif pending:
+        plan = formatting.plan(pending)
+        then = f"{plan}, quantity {pending['quantity']} at {formatting.time(pending['at'])}"
+    return {
+        **subscription,
+        "plan": formatting.plan(subscription["plan"]),
+        "price": formatting.money(subscription["price"]),
+        "then": then,
+    }
+
+
+def _show(out: Output, subscription: Mapping[str, Any]) -> None:
+    out.record("subscription", subscription if out.json else _row(subscription), FIELDS)

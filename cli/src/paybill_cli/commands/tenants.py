@@ -1,0 +1,234 @@
+"""`paybill tenant`: a client of the tenant service, and of billing for the checkout."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import typer
+
+from paybill_cli.client.http import Service, get_or_none
+from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.stack import Stack
+from paybill_cli.client.tenants import tenant_id, tenant_path
+from paybill_cli.client.waiting import Deadline
+from paybill_cli.errors import CliError
+from paybill_cli.options import ConfirmedOptions, Limit, Reason, RequestOptions, TenantName, Timeout
+from paybill_cli.output import Output, Progress
+
+COLUMNS = ("slug", "status", "plan", "region", "id")
+FIELDS = ("slug", "id", "name", "status", "plan", "region", "holds", "environment", "failure", "retain_until")
+
+CHECKOUT_WAIT_S = 10.0
+MANUAL = "manual"
+
+
+def create(
+    out: Output,
+    stack: Stack,
+    options: RequestOptions,
+    slug: Annotated[str, typer.Argument(help="Name in URLs and database roles; permanently unique.")],
+    plan: Annotated[str, typer.Option("--plan", help="Plan of the published catalogue.")],
+    region: Annotated[str, typer.Option("--region", help="Region of the published blueprint.")],
+    email: Annotated[str, typer.Option("--email", help="Billing contact; encrypted, never shown.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the organisation; by default the slug.")] = None,
+    payment: Annotated[
+        str | None, typer.Option("--payment", help="Billing provider, such as manual (by invoice).")
+    ] = None,
+    customer: Annotated[
+        str | None,
+        typer.Option("--customer", help="Existing customer at the provider, such as cus_Q1; nothing is charged again."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the tenant is active.")] = False,
+    timeout: Timeout = 120,
+) -> None:
+    """Request a new tenant.
+
+    It becomes active when its subscription gives access and its environment is ready.
+
+    Example: paybill tenant create acme --plan team --region eu-central --email ops@acme.example --wait
+    """
+    body = {"slug": slug, "name": name or slug, "plan": plan, "region": region, "contact_email": email}
+    body |= {"payment": payment} if payment is not None else {}
+    body |= {"customer": customer} if customer is not None else {}
+    if options.dry_run:
+        print_unsent(out, "tenant", "/v1/tenants", body | {"contact_email": "(sealed)"})
+        return
+    with Service(stack, "tenant") as tenants:
+        tenant = post(out, tenants, "/v1/tenants", body, options.idempotency_key)
+        with out.progress(_status(tenant)) as progress:
+            deadline = Deadline(timeout, next=f"paybill tenant show {slug}")
+            checkout = _checkout(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
+            if wait and checkout:
+                action = "the purchase order" if payment == MANUAL else f"the payment at {checkout}"
+                out.info(f"waiting for {action} of {slug}")
+            while wait and tenant["status"] != "active":
+                tenant = _next_status(tenants, tenant, deadline, progress)
+    _show(out, tenant | {"checkout_url": checkout}, (*FIELDS, "checkout_url"))
+    if not wait and checkout:
+        pay = f"paybill manual accept {slug} --po NUMBER" if payment == MANUAL else "pay at the checkout"
+        out.info(f"next: {pay}, then: paybill tenant show {slug}")
+
+
+def list_all(
+    out: Output,
+    stack: Stack,
+    status: Annotated[
+        str | None, typer.Option("--status", help="Only tenants with this status, such as active.")
+    ] = None,
+    limit: Limit = 1000,
+) -> None:
+    """List tenants in the order of their slugs.
+
+    Example: paybill tenant list --status suspended
+    """
+    with Service(stack, "tenant") as tenants:
+        found, more = tenants.list_rows("/v1/tenants", "tenants", {"status": status}, limit)
+    out.rows("tenant.list", found, COLUMNS)
+    if more:
+        out.more(limit)
+
+
+def show(out: Output, stack: Stack, tenant: TenantName) -> None:
+    """Show one tenant, by slug or id.
+
+    Example: paybill tenant show acme
+    """
+    path = tenant_path(tenant)
+    with Service(stack, "tenant") as tenants:
+        found = tenants.get(path)
+    _show(out, found)
+
+
+def suspend(
+    out: Output,
+    stack: Stack,
+    options: ConfirmedOptions,
+    tenant: TenantName,
+    reason: Reason,
+    mode: Annotated[
+        Literal["blocked", "read_only"], typer.Option("--mode", help="Remaining access; blocked: none.")
+    ] = "blocked",
+) -> None:
+    """Suspend a tenant's access and keep all of its data.
+
+    `paybill tenant resume` reverses it.
+
+    Example: paybill tenant suspend acme --reason "abuse report 7" --mode read_only
+    """
+    path, body = f"{tenant_path(tenant)}/suspend", {"mode": mode, "reason": reason}
+    if options.dry_run:
+        print_unsent(out, "tenant", path, body)
+        return
+    with Service(stack, "tenant") as tenants:
+        question = f"Suspend {tenant} ({mode})? No data is deleted; `paybill tenant resume` reverses it."
+        out.confirm(question, yes=options.yes)
+        _show(out, post(out, tenants, path, body, options.idempotency_key))
+
+
+def resume(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
+    """Lift the operator's suspension of a tenant.
+
+    The tenant stays suspended while billing suspends it too.
+
+    Example: paybill tenant resume acme
+    """
+    path = f"{tenant_path(tenant)}/resume"
+    if options.dry_run:
+        print_unsent(out, "tenant", path, {})
+        return
+    with Service(stack, "tenant") as tenants:
+        found = post(out, tenants, path, None, options.idempotency_key)
+    _show(out, found)
+    for hold in found["holds"]:
+        out.info(f"{tenant} is still suspended by {hold['origin']}: {hold['reason']}")
+
+
+def offboard(
+    out: Output,
+    stack: Stack,
+    options: ConfirmedOptions,
+    tenant: TenantName,
+    reason: Reason,
+) -> None:
+    """Offboard a tenant: export its data, end its access, retain the data.
+
+    The data is retained until the end of the plan's retention period, and the subscription is cancelled. This cannot
+    be undone.
+
+    Example: paybill tenant offboard acme --reason "contract ended" --yes
+    """
+    path, body = f"{tenant_path(tenant)}/offboard", {"reason": reason}
+    if options.dry_run:
+        print_unsent(out, "tenant", path, body)
+        return
+    with Service(stack, "tenant") as tenants:
+        found = tenants.get(tenant_path(tenant))
+        out.info(f"{found['slug']} ({found['name']}) is {found['status']}. Offboarding does, in this order:")
+        for step in (
+            "cancel its subscription",
+            "export its data",
+            "end its access",
+            "retain its data for the retention period of its plan",
+        ):
+            out.info(f"  - {step}")
+        out.confirm(f"Offboard {found['slug']}? This cannot be undone.", yes=options.yes)
+        _show(out, post(out, tenants, path, body, options.idempotency_key))
+
+
+def portal(out: Output, stack: Stack, tenant: TenantName) -> None:
+    """Create a link to the provider's customer portal for a tenant.
+
+    The portal shows invoices, changes the card, and cancels. The link expires soon; it gives access to its holder, so
+    share it only with the customer.
+
+    Example: paybill tenant portal acme
+    """
+    path = f"/v1/tenants/{tenant_id(stack, tenant)}/portal"
+    with Service(stack, "billing") as billing:
+        out.record("tenant.portal", billing.post(path))
+
+
+def _checkout(out: Output, stack: Stack, tenant: str, wait_s: float) -> str | None:
+    """Returns the checkout URL once billing has it. The tenant exists already, so billing may be unavailable."""
+    deadline = Deadline(wait_s)
+    try:
+        with Service(stack, "billing") as billing:
+            while (account := get_or_none(billing, f"/v1/tenants/{tenant}/account")) is None or (
+                account["status"] != "open"
+            ):
+                if account is not None and account["failure"]:
+                    out.info(f"billing could not open the account: {account['failure']}")
+                    return None
+                deadline.pause("billing has not opened the account yet")
+    except CliError as error:
+        out.info(f"the checkout is not known yet: {error.message}")
+        return None
+    checkout: str | None = account["checkout_url"]
+    return checkout
+
+
+def _next_status(tenants: Service, tenant: dict[str, Any], deadline: Deadline, progress: Progress) -> dict[str, Any]:
+    """Returns the tenant after one poll. Raises CliError when it cannot become active."""
+    if tenant["status"] in {"provision_failed", "offboarding", "retained", "cancelled"}:
+        raise CliError(
+            "will_not_be_active",
+            f"{tenant['slug']} is {tenant['status']}",
+            why=tenant["failure"] or "",
+            next=f"paybill tenant show {tenant['slug']}",
+        )
+    deadline.pause(_status(tenant))
+    found: dict[str, Any] = tenants.get(tenant_path(tenant["id"]))
+    progress.update(_status(found))
+    return found
+
+
+def _status(tenant: Mapping[str, Any]) -> str:
+    return f"{tenant['slug']} is {tenant['status']} ({tenant['id']})"
+
+
+def _show(out: Output, tenant: Mapping[str, Any], fields: tuple[str, ...] = FIELDS) -> None:
+    if out.json:
+        out.record("tenant", tenant)
+        return
+    environment = tenant["environment"]
+    holds = ", ".join(f"{hold['origin']} ({hold['mode']}): {hold['reason']}" for hold in tenant["holds"])
+    out.record("tenant", {**tenant, "holds": holds or None, "environment": environment and environment["id"]}, fields)

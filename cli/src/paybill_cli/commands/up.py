@@ -1,0 +1,152 @@
+"""`paybill up`: runs the whole stack in the foreground."""
+
+import asyncio
+import os
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.output import Output
+
+if TYPE_CHECKING:
+    from paybill_stack.supervisor import Supervisor
+
+_PANEL = "External servers instead of embedded ones"
+_EXAMPLES = (
+    "paybill tenant create acme --plan starter --region eu-central --email ops@acme.example",
+    "paybill events tail",
+    "paybill doctor",
+)
+
+
+async def up(
+    out: Output,
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            "--data-dir", envvar="PAYBILL_DATA_DIR", help="Directory of all state; created if it does not exist."
+        ),
+    ] = Path(".paybill"),
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            "--catalogue",
+            envvar="PAYBILL_CATALOGUE_FILE",
+            exists=True,
+            dir_okay=False,
+            resolve_path=True,
+            help="Catalogue to start with; by default plans.yaml in the data directory, else billing's own.",
+        ),
+    ] = None,
+    blueprints: Annotated[
+        Path | None,
+        typer.Option(
+            "--blueprints",
+            envvar="PAYBILL_BLUEPRINTS_FILE",
+            exists=True,
+            dir_okay=False,
+            resolve_path=True,
+            help="Blueprints of environments; by default the provisioner's own.",
+        ),
+    ] = None,
+    port_base: Annotated[
+        int | None,
+        typer.Option("--port-base", help="Listen on this port and the next five; by default on free ports."),
+    ] = None,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Create a new operator key and revoke the old one.")
+    ] = False,
+    nats_url: Annotated[
+        str | None,
+        typer.Option("--nats-url", envvar="PAYBILL_NATS_URL", help="URL of your NATS.", rich_help_panel=_PANEL),
+    ] = None,
+    nats_credentials_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--nats-credentials-dir",
+            envvar="PAYBILL_NATS_CREDENTIALS_DIR",
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+            help="Directory with a file nats-<user> with the password of each user.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            "--database-url",
+            envvar="PAYBILL_DATABASE_URL",
+            help="URL of your PostgreSQL: postgresql://superuser@host:port/postgres",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    database_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--database-password-file",
+            envvar="PAYBILL_DATABASE_PASSWORD_FILE",
+            exists=True,
+            dir_okay=False,
+            resolve_path=True,
+            help="File with the password of that superuser.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+) -> int:
+    """Run the whole stack in the foreground, until Ctrl-C.
+
+    State is kept in the data directory; the next start continues with it.
+
+    Example: paybill up --data-dir ./stack --catalogue plans.yaml
+    """
+    from paybill_stack.foreground import run_in_foreground
+    from paybill_stack.servers import ExternalServers
+    from paybill_stack.supervisor import Options, Supervisor
+
+    external = ExternalServers(nats_url, nats_credentials_dir, database_url, database_password_file)
+    options = Options(data_dir, external, catalogue, blueprints, port_base, new_key)
+    ready = False
+
+    with ExitStack() as starting:
+        progress = starting.enter_context(out.progress(f"starting the stack on {data_dir}"))
+
+        async def wait_for_signal(stack: Supervisor) -> None:
+            nonlocal ready
+            starting.close()
+            ready = True
+            stack.report = out.info
+            _show(out, stack)
+            await asyncio.Event().wait()
+
+        await run_in_foreground(Supervisor(options, progress.update), wait_for_signal)
+    return int(ExitCode.OK if ready else ExitCode.INTERRUPTED)
+
+
+def _show(out: Output, stack: "Supervisor") -> None:
+    parts = [asdict(part) for part in stack.parts()]
+    if out.json:
+        key = {"operator_key": stack.new_key} if stack.new_key else {}
+        ready_s = round(stack.startup_s, 1)
+        out.record("stack", {"data_dir": str(stack.layout.root), "ready_s": ready_s, "parts": parts, **key})
+        return
+    out.rows("stack", [part | {"log": _shortest(part["log"])} for part in parts], ("name", "address", "pid", "log"))
+    out.info(
+        f"ready after {stack.startup_s:.1f} s; Ctrl-C stops everything, and the state stays in {stack.layout.root}"
+    )
+    if stack.new_key:
+        out.info("the operator's key, shown only once (paybill up --new-key creates another):")
+        out.line("key", {"operator_key": stack.new_key}, f"export PAYBILL_API_KEY={stack.new_key}")
+    out.info("in another terminal:")
+    option = "" if stack.layout.root == Path(".paybill").absolute() else f" --data-dir {_shortest(stack.layout.root)}"
+    for command in _EXAMPLES:
+        out.info(f"  {command}{option}")
+
+
+def _shortest(path: Path | None) -> str | None:
+    """Returns the absolute or the relative path, whichever is shorter."""
+    return None if path is None else min(str(path), os.path.relpath(path), key=len)

@@ -1,0 +1,205 @@
+"""Proof that recorded usage is billed usage: sums the measurements in the log and compares all derived values."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+Row = dict[str, Any]
+
+TYPES = (
+    "usage_recorded",
+    "usage_window_opened",
+    "usage_window_closed",
+    "usage_reported",
+    "usage_report_failed",
+    "usage_report_requested",
+    "intake_quarantined",
+)
+"""Event types of billing that the proof reads."""
+
+MEANINGS = {
+    "total": "the running total of the meter differs from the sum of its measurements",
+    "value": "the value in the events differs from the sum of their measurements",
+    "closed": "the value of the closed window differs from the sum of its measurements",
+    "late": "usage was counted after the window was closed",
+    "unreported": "the value was not reported to the provider",
+    "reported": "another value was reported to the provider",
+    "state": "billing's tables differ from the log",
+    "provider": "the provider's count differs from the reported value",
+    "unanswered": "the provider's count is not available",
+}
+"""Meaning of each kind of difference."""
+
+
+@dataclass(slots=True)
+class Window:
+    """A window of usage. value: sum of the measurements in the log. event_value: value in the last measurement."""
+
+    id: str
+    meter_id: str
+    start: str
+    aggregation: str = "sum"
+    value: int = 0
+    records: int = 0
+    event_value: int = 0
+    distinct: set[str] = field(default_factory=set)
+    closed: int | None = None
+    provider_meter: str | None = None
+    reported: int | None = None
+    failure: str | None = None
+    late: int = 0
+    counted: int | None = None
+    count_failure: str | None = None
+
+    def add(self, measurement: Mapping[str, Any]) -> None:
+        """Adds a measurement."""
+        quantity = measurement["quantity"]
+        self.records += 1
+        self.event_value = measurement["value"]
+        self.late += self.closed is not None
+        match self.aggregation:
+            case "count":
+                self.value += 1
+            case "sum":
+                self.value += quantity
+            case "max":
+                self.value = max(self.value, quantity)
+            case "unique":
+                self.distinct.add(measurement["member"])
+                self.value = len(self.distinct)
+
+
+class Ledger:
+    """Usage by the events in the log: of one tenant or all, in the windows that start in a period."""
+
+    def __init__(self, tenant: str | None, since: datetime | None, until: datetime | None) -> None:
+        self._tenant = tenant
+        self._since = since
+        self._until = until
+        self._revisions: dict[str, int] = {}
+        self.totals: dict[str, tuple[int, int]] = {}
+        self.windows: dict[str, Window] = {}
+        self.quarantined = 0
+        self.unwindowed = 0
+
+    def add(self, event: Row) -> None:
+        """Adds an event of the log, in order; ignores duplicates."""
+        kind, payload = str(event["type"]).partition(".")[2], event["payload"]
+        if kind == "intake_quarantined":
+            self.quarantined += ".usage.recorded." in payload["subject"]
+            return
+        if kind not in TYPES or (self._tenant is not None and event["tenant"] != self._tenant):
+            return
+        aggregate, revision = str(event["aggregate"]), int(event["revision"] or 0)
+        if revision <= self._revisions.get(aggregate, 0):
+            return
+        self._revisions[aggregate] = revision
+        if kind == "usage_recorded":
+            total, _ = self.totals.get(payload["meter_id"], (0, 0))
+            self.totals[payload["meter_id"]] = (total + payload["quantity"], payload["total"])
+        if payload.get("window_start") is None:
+            self.unwindowed += 1
+        elif self._in_period(payload["window_start"]):
+            self._add_to_window(kind, payload)
+
+    def _in_period(self, start: str) -> bool:
+        at = datetime.fromisoformat(start)
+        return (self._since is None or at >= self._since) and (self._until is None or at < self._until)
+
+    def _add_to_window(self, kind: str, payload: Row) -> None:
+        meter_id = payload.get("meter_id") or f"{payload['tenant_id']}:{payload['meter']}"
+        id_ = f"{meter_id}:{payload['window_start'][:13]}"
+        window = self.windows.setdefault(id_, Window(id_, meter_id, payload["window_start"]))
+        match kind:
+            case "usage_window_opened":
+                window.aggregation = payload["aggregation"]
+            case "usage_recorded":
+                window.add(payload)
+            case "usage_window_closed":
+                window.closed, window.provider_meter = payload["value"], payload["provider_meter"]
+            case "usage_reported":
+                window.reported, window.failure = payload["quantity"], None
+            case "usage_report_failed":
+                window.failure = payload["reason"]
+            case "usage_report_requested":
+                window.failure = None
+
+    def differences(self) -> Iterator[Row]:
+        """Yields contradictions between the events."""
+        for meter_id, (summed, total) in self.totals.items():
+            if summed != total:
+                yield _difference("total", meter_id, summed, total)
+        for window in self.windows.values():
+            if window.value != window.event_value:
+                yield _difference("value", window.id, window.value, window.event_value)
+            if window.closed not in {None, window.value}:
+                yield _difference("closed", window.id, window.value, window.closed)
+            if window.late:
+                yield _difference("late", window.id, 0, window.late)
+            if window.closed is not None and window.provider_meter is not None:
+                yield from self._report_differences(window)
+
+    @staticmethod
+    def _report_differences(window: Window) -> Iterator[Row]:
+        if window.reported is None:
+            yield _difference("unreported", window.id, window.closed, window.failure or "not yet")
+        elif window.reported != window.value:
+            yield _difference("reported", window.id, window.value, window.reported)
+        if window.count_failure is not None:
+            yield _difference("unanswered", window.id, window.reported, window.count_failure)
+        elif window.counted is not None and window.counted != window.reported:
+            yield _difference("provider", window.id, window.reported, window.counted)
+
+    def table_differences(self, open_: Mapping[str, Row], closed: Mapping[str, Row]) -> list[Row]:
+        """Returns differences between the log and the open and closed windows in billing's tables, by id."""
+        found = []
+        for id_ in sorted({*self.windows, *open_, *closed}):
+            window, row = self.windows.get(id_), closed.get(id_) or open_.get(id_)
+            if window is None and row is not None and not self._in_period(row["start"]):
+                continue
+            log = (window.value, window.records, window.closed is not None) if window is not None else None
+            table = (row["value"], row["records"], id_ in closed) if row is not None else None
+            if log != table:
+                found.append(_difference("state", id_, _text(log), _text(table)))
+        return found
+
+    def reported(self) -> list[Window]:
+        """Returns the windows that were reported to the provider."""
+        return [window for window in self.windows.values() if window.reported is not None]
+
+    def sums(self) -> Row:
+        """Returns the numbers of compared objects."""
+        windows = self.windows.values()
+        return {
+            "meters": len(self.totals),
+            "windows": len(windows),
+            "open": sum(window.closed is None for window in windows),
+            "closed": sum(window.closed is not None for window in windows),
+            "reported": len(self.reported()),
+            "counted_by_provider": sum(window.counted is not None for window in windows),
+            "measurements": sum(window.records for window in windows),
+            "before_windows": self.unwindowed,
+            "quarantined": self.quarantined if self._tenant is None else None,
+        }
+
+
+def windows_of(pages: Callable[[str, str], Collection[Row]]) -> tuple[dict[str, Row], dict[str, Row]]:
+    """Returns billing's open and closed windows, by id. pages: fetches all rows of a path, under a field."""
+    open_ = {
+        f"{meter['id']}:{window['start'][:13]}": window
+        for meter in pages("/v1/usage/meters", "meters")
+        for window in meter["windows"]
+    }
+    return open_, {window["id"]: window for window in pages("/v1/usage/windows", "windows")}
+
+
+def _text(state: tuple[int, int, bool] | None) -> str:
+    if state is None:
+        return "no such window"
+    value, records, closed = state
+    return f"{value} of {records} measurements, {'closed' if closed else 'open'}"
+
+
+def _difference(kind: str, where: str, expected: Any, found: Any) -> Row:
+    return {"kind": kind, "where": where, "expected": expected, "found": found, "meaning": MEANINGS[kind]}

@@ -1,0 +1,97 @@
+"""`paybill webhook`: lists webhooks of billing providers, and retries objects whose sync is pending."""
+
+import re
+from typing import Annotated, Any, Literal
+
+import typer
+
+from paybill_cli.client.http import PAGE, Service
+from paybill_cli.client.stack import Stack
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.options import DryRun, Limit
+from paybill_cli.output import Output
+
+WAITING = ("provider", "object", "tries", "due", "reason")
+MESSAGES = ("received_at", "provider", "id", "type", "state", "object", "quarantine")
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_OBJECT = re.compile(r"[A-Za-z0-9_\-.:]{1,200}(/[A-Za-z0-9_\-.:]{1,200})?")
+
+
+def waiting(
+    out: Output,
+    stack: Stack,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=PAGE, help="Maximum number of rows.")] = 50,
+) -> None:
+    """List provider objects whose sync is pending, those with most attempts first.
+
+    An object is a subscription, or `<kind>/<id>` of another kind, such as a refund. The sync is retried with growing
+    delay; nothing is lost meanwhile.
+
+    Example: paybill webhook waiting
+    """
+    with Service(stack, "billing") as billing:
+        found = billing.get("/v1/webhooks/waiting", {"limit": limit})
+    out.rows("webhook.waiting", found, WAITING)
+    if any(row["reason"] for row in found):
+        out.info("next: correct the reason, then: paybill webhook retry OBJECT")
+
+
+def retry(
+    out: Output,
+    stack: Stack,
+    object_: Annotated[str, typer.Argument(help="Object, as `paybill webhook waiting` lists it.", metavar="OBJECT")],
+    provider: Annotated[str, typer.Option("--provider", help="Provider of the object.")] = "stripe",
+    dry_run: DryRun = False,
+) -> None:
+    """Sync a pending object now.
+
+    Example: paybill webhook retry sub_1Pgc6rB7WZ01zgkW
+    """
+    if _NAME.fullmatch(provider) is None:
+        raise usage(f"{provider!r} is not a provider", next="paybill webhook waiting")
+    if _OBJECT.fullmatch(object_) is None or ".." in object_:
+        raise usage(f"{object_!r} is not an object", next="paybill webhook waiting")
+    with Service(stack, "billing") as billing:
+        if dry_run:
+            out.record("webhook.found", _pending(billing, provider, object_), WAITING)
+            out.info("nothing was sent")
+            return
+        out.record("webhook.retried", billing.post(f"/v1/webhooks/waiting/{provider}/{object_}/retry"), WAITING)
+
+
+def list_all(
+    out: Output,
+    stack: Stack,
+    state: Annotated[
+        Literal["waiting", "done", "quarantined"] | None,
+        typer.Option("--state", help="Only with this state; quarantined: of another mode or account."),
+    ] = None,
+    object_: Annotated[str | None, typer.Option("--object", help="Only about this object.", metavar="OBJECT")] = None,
+    provider: Annotated[str | None, typer.Option("--provider", help="Only from this provider.")] = None,
+    limit: Limit = 100,
+) -> None:
+    """List webhooks of the last 30 days, the newest first.
+
+    Example: paybill webhook list --state quarantined
+    """
+    query = {"state": state, "object": object_, "provider": provider}
+    with Service(stack, "billing") as billing:
+        found, more = billing.list_rows("/v1/webhooks", "messages", query, limit)
+    out.rows("webhook.list", found, MESSAGES)
+    if more:
+        out.more(limit)
+
+
+def _pending(billing: Service, provider: str, object_: str) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = billing.get("/v1/webhooks/waiting", {"limit": PAGE})
+    for row in rows:
+        if (row["provider"], row["object"]) == (provider, object_):
+            return row
+    raise CliError(
+        "not_waiting",
+        f"no sync of {object_} of {provider} is pending",
+        next="paybill webhook waiting",
+        exit_code=ExitCode.NOT_FOUND,
+    )

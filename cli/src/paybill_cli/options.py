@@ -1,0 +1,51 @@
+"""Options that several commands share, single and in groups."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+
+class OptionGroup:
+    """Base of classes whose fields become options of each command with a parameter of that class."""
+
+
+Reason = Annotated[str, typer.Option("--reason", help="Reason; kept in the log permanently: no personal data.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Preview the result, and change nothing.")]
+Unsent = Annotated[bool, typer.Option("--dry-run", help="Print the request, and send nothing.")]
+"""The dry run of a request for which the service has no preview."""
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", help="Key of an earlier attempt with unknown outcome; it is executed once."),
+]
+TenantName = Annotated[str, typer.Argument(help="Slug or id of the tenant.", metavar="TENANT")]
+OnlyTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant: slug or id.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Start it and do not wait; it continues in the service.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait, then exit 8.")]
+Interval = Annotated[Literal["month", "year"] | None, typer.Option("--interval", help="Billing interval.")]
+
+
+@dataclass(frozen=True)
+class RequestOptions(OptionGroup):
+    """Options of a change without a preview and without a confirmation."""
+
+    idempotency_key: IdempotencyKey = None
+    dry_run: Unsent = False
+
+
+@dataclass(frozen=True)
+class ConfirmedOptions(RequestOptions):
+    """Options of a change without a preview."""
+
+    yes: Yes = False
+
+
+@dataclass(frozen=True)
+class ChangeOptions(OptionGroup):
+    """Options of a change that the service can preview."""
+
+    yes: Yes = False
+    idempotency_key: IdempotencyKey = None
+    dry_run: DryRun = False
