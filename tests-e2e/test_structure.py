@@ -55,17 +55,17 @@ def committed_text() -> Iterator[tuple[str, str]]:
                 continue
 
 
-def requirements() -> list[Requirement]:
-    tables = [toml(member / "pyproject.toml")["project"] for member in MEMBERS]
+def requirements(members: list[Path], groups: tuple[str, ...]) -> list[Requirement]:
+    tables = [toml(member / "pyproject.toml")["project"] for member in members]
     texts = [text for table in tables for text in table.get("dependencies", [])]
     texts += [text for table in tables for extra in table.get("optional-dependencies", {}).values() for text in extra]
-    texts += WORKSPACE["dependency-groups"]["dev"]
+    texts += [text for group in groups for text in WORKSPACE["dependency-groups"][group]]
     return [Requirement(text) for text in texts if not text.startswith("paybill-")]
 
 
-def pins() -> dict[str, tuple[str, int]]:
-    """Version and number of hashes of every package in the lock."""
-    entries = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text().strip())
+def pins(*locks: str) -> dict[str, tuple[str, int]]:
+    """Returns version and number of hashes of every package in these locks."""
+    entries = [entry for lock in locks for entry in re.split(r"\n(?=\S)", (ROOT / lock).read_text().strip())]
     heads = [re.match(r"([A-Za-z0-9._-]+)==(\S+)", entry) for entry in entries]
     return {
         canonicalize_name(head[1]): (head[2], len(re.findall(r"--hash=sha256:[0-9a-f]{64}", entry)))
@@ -155,20 +155,39 @@ def test_every_rule_that_is_switched_off_says_why() -> None:
     assert [line for line in entries if not re.search(r"# \w", line)] == []
 
 
-def test_every_requirement_is_met_by_a_pin() -> None:
-    locked = pins()
+PRODUCT_LOCK, DEV_LOCK = "requirements.lock", "requirements-dev.lock"
+PRODUCT = [member for member in MEMBERS if member.name != "bench"]
+
+
+@pytest.mark.parametrize(
+    ("members", "groups", "locks"),
+    [(PRODUCT, ("build",), (PRODUCT_LOCK,)), (MEMBERS, ("build", "dev"), (PRODUCT_LOCK, DEV_LOCK))],
+    ids=["product", "all"],
+)
+def test_every_requirement_is_met_by_a_pin(
+    members: list[Path], groups: tuple[str, ...], locks: tuple[str, ...]
+) -> None:
+    locked = pins(*locks)
     unmet = [
         str(need)
-        for need in requirements()
+        for need in requirements(members, groups)
         if not need.specifier.contains(locked.get(canonicalize_name(need.name), ("", 0))[0] or "0")
     ]
 
-    assert unmet == [], "run `make lock` and commit requirements.lock"
+    assert unmet == [], "run `make lock` and commit both locks"
 
 
-def test_every_pin_has_a_hash() -> None:
-    assert pins()
-    assert [package for package, (_, hashes) in pins().items() if not hashes] == []
+def test_the_product_lock_contains_no_development_tool() -> None:
+    tools = {canonicalize_name(need.name) for need in requirements([], ("dev",))} - {"pyyaml"}
+
+    assert not (tools | {"dbos"}) & pins(PRODUCT_LOCK).keys()
+    assert not pins(PRODUCT_LOCK).keys() & pins(DEV_LOCK).keys()
+
+
+@pytest.mark.parametrize("lock", [PRODUCT_LOCK, DEV_LOCK])
+def test_every_pin_has_a_hash(lock: str) -> None:
+    assert pins(lock)
+    assert [package for package, (_, hashes) in pins(lock).items() if not hashes] == []
 
 
 def test_no_file_names_a_package_index_or_somebodys_machine() -> None:
