@@ -163,27 +163,31 @@ def test_a_command_imports_its_client_at_the_first_request(tmp_path: Path) -> No
     assert "httpx" not in imported_by(code.format(", '--limit', '0'"), PAYBILL_API_KEY="key")
 
 
-@pytest.mark.parametrize("delay_s", [0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], ids=lambda s: f"{s * 1000:g} ms")
-@pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["events", "tail"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("arguments", "delays_ms"),
+    [(["--help"], (0, 50, 100, 150, 200)), (["doctor"], (0, 20, 50, 100, 200, 300, 500))],
+    ids=["help", "doctor"],
+)
 def test_ctrl_c_ends_a_starting_command_without_a_traceback(
-    tmp_path: Path, arguments: list[str], delay_s: float
+    tmp_path: Path, arguments: list[str], delays_ms: tuple[int, ...]
 ) -> None:
-    """The delay counts from the first line of our code: before it, Python itself prints a traceback."""
+    """A delay counts from the first line of our code: before it, Python itself prints a traceback."""
     environment = os.environ | {"PAYBILL_DATA_DIR": str(tmp_path), "PAYBILL_API_KEY": "key"}
     command = [sys.executable, "-X", "importtime", SCRIPT, *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stderr is not None
-        lines = iter(process.stderr.readline, "")
-        started = any(line.rstrip().endswith("paybill_cli.entry") for line in lines)
-        time.sleep(delay_s)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+    for delay_ms in delays_ms:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, "")
+            started = any(line.rstrip().endswith("paybill_cli.entry") for line in lines)
+            time.sleep(delay_ms / 1000)
+            process.send_signal(signal.SIGINT)
+            errors = process.stderr.read()
 
-    assert started
-    assert "Traceback" not in errors
-    assert process.returncode in {ExitCode.INTERRUPTED, ExitCode.OK, ExitCode.UNREACHABLE}
+        assert started
+        assert "Traceback" not in errors
+        assert process.returncode in {ExitCode.INTERRUPTED, ExitCode.OK, ExitCode.UNREACHABLE}, delay_ms
 
 
 @pytest.mark.parametrize(
