@@ -104,7 +104,7 @@ def test_the_demo_shows_the_main_job_and_observes_every_step(tmp_path):
     assert _in_order(FAILED_PAYMENT, _types(facts, "bolt"))
     assert _in_order(OFFBOARDING, _types(facts, "crane"))
     assert {"billing.usage_recorded"} <= set(_types(facts, "acme"))
-    assert sum(check.endswith("tables are what the log says") for check in checks) == 3
+    assert sum(check.endswith("tables are equal to the log") for check in checks) == 3
     assert all(len(fact["trace_id"]) == 32 and fact["cause"] for fact in facts)
     assert [fact["sequence"] for fact in facts] == list(range(1, len(facts) + 1))
     assert lines[-1]["kind"] == "summary"
