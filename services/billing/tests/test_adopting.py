@@ -95,7 +95,7 @@ async def test_a_customer_that_is_not_there_is_refused_with_the_reason(world) ->
 async def test_a_provider_that_takes_nobody_over_says_so(world) -> None:
     await world.tenants.request_tenant(TENANT, payment="manual", customer="cus_1")
 
-    assert "manual cannot take over" in await failed(world, TENANT)
+    assert "manual cannot adopt an existing customer" in await failed(world, TENANT)
 
 
 async def test_it_is_taken_over_once_when_the_outcome_was_unknown(world, bought) -> None:
