@@ -1,4 +1,4 @@
-"""What a blueprint may say, and when publishing it says something new."""
+"""Validation and publication of blueprints."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from paybill_provisioner.domain.blueprints import (
     UnknownRegionError,
     UnknownTierError,
     evolve,
-    in_force,
     publish,
+    require_published,
     require_region,
     tier_of,
 )
@@ -31,13 +31,13 @@ def table(*columns: tuple[str, str], name: str = "notes") -> Table:
     return Table(name=name, columns=tuple(Column(name=column, type=type_) for column, type_ in columns))
 
 
-def test_publishing_a_blueprint_records_its_whole_content_and_hash() -> None:
+def test_publishing_a_blueprint_records_its_content_and_hash() -> None:
     (event,) = publish(None, BLUEPRINT)
 
     assert (event.blueprint, event.content, event.content_hash) == ("main", BLUEPRINT, digest(BLUEPRINT))
 
 
-def test_publishing_the_same_blueprint_again_says_nothing() -> None:
+def test_publishing_the_same_blueprint_again_records_nothing() -> None:
     (event,) = publish(None, BLUEPRINT)
 
     assert publish(evolve(None, event), BLUEPRINT) == []
@@ -51,28 +51,28 @@ def test_publishing_another_blueprint_replaces_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blueprint", "complaint"),
+    ("blueprint", "message"),
     [
-        (changed(regions=()), "needs a region"),
-        (changed(tiers=()), "needs a region, a tier"),
+        (changed(regions=()), "needs at least a region"),
+        (changed(tiers=()), "needs at least a region, a tier"),
         (changed(tables=()), "and a table"),
-        (changed(regions=("eu-west", "eu_west")), "region eu_west is there twice"),
+        (changed(regions=("eu-west", "eu_west")), "region eu_west is defined twice"),
         (changed(regions=("r" * 41,)), "longer than 40"),
-        (changed(tiers=(STARTER, STARTER)), "starter \\(pooled\\) is there twice"),
+        (changed(tiers=(STARTER, STARTER)), "starter \\(pooled\\) is defined twice"),
         (changed(tiers=(STARTER.model_copy(update={"cloud": "moon"}),)), "no driver for moon"),
         (changed(tiers=(STARTER.model_copy(update={"connection_limit": 0}),)), "connection_limit"),
-        (changed(tables=(DOCUMENTS, DOCUMENTS)), "table documents is there twice"),
+        (changed(tables=(DOCUMENTS, DOCUMENTS)), "table documents is defined twice"),
         (changed(tables=(table(),)), "first column is the key"),
         (changed(tables=(table(("id", "jsonb")),)), "first column is the key"),
-        (changed(tables=(table(("id", "text"), ("id", "text")),)), "column of notes id is there twice"),
+        (changed(tables=(table(("id", "text"), ("id", "text")),)), "column of notes id is defined twice"),
         (changed(tables=(table(("id", "text"), ("x", "money")),)), "x has the type money"),
-        (changed(tables=(table(("tenant_id", "text")),)), "tenant_id is ours"),
+        (changed(tables=(table(("tenant_id", "text")),)), "tenant_id is reserved"),
         (changed(tables=(table(("id", "text"), name="t" * 41),)), "longer than 40"),
         (changed(tables=(table(*((f"c{n}", "text") for n in range(51))),)), "50 columns at most"),
     ],
 )
-def test_a_blueprint_that_cannot_be_built_is_refused(blueprint: Blueprint, complaint: str) -> None:
-    with pytest.raises(InvalidBlueprintError, match=complaint):
+def test_a_blueprint_that_cannot_be_built_is_refused(blueprint: Blueprint, message: str) -> None:
+    with pytest.raises(InvalidBlueprintError, match=message):
         publish(None, blueprint)
 
 
@@ -81,18 +81,18 @@ def test_a_tier_is_found_by_its_name_and_placement() -> None:
 
 
 @pytest.mark.parametrize(("tier", "preset"), [("gold", Preset.POOLED), ("starter", Preset.SILO)])
-def test_a_tier_that_the_blueprint_does_not_make_is_refused(tier: str, preset: Preset) -> None:
+def test_a_tier_missing_from_the_blueprint_is_refused(tier: str, preset: Preset) -> None:
     with pytest.raises(UnknownTierError):
         tier_of(BLUEPRINT, tier, preset)
 
 
-def test_a_region_where_we_do_not_build_is_refused() -> None:
+def test_a_region_missing_from_the_blueprint_is_refused() -> None:
     require_region(BLUEPRINT, "us-east")
 
     with pytest.raises(UnknownRegionError, match="only in eu-central, us-east"):
         require_region(BLUEPRINT, "mars-north")
 
 
-def test_before_the_first_blueprint_nothing_is_refused_but_everything_waits() -> None:
+def test_a_missing_blueprint_is_a_retryable_error() -> None:
     with pytest.raises(BlueprintNotPublishedError):
-        in_force(None)
+        require_published(None)

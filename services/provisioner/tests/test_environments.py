@@ -1,4 +1,4 @@
-"""The environment's machine: every fact heard, every answer of an executor, in every state."""
+"""State machine of an environment: every event and every driver result in every status."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ from paybill_contracts.tenant import (
 from paybill_provisioner.domain import access, environments
 from paybill_provisioner.domain.blueprints import PublishedBlueprint, UnknownRegionError, UnknownTierError
 from paybill_provisioner.domain.environments import (
-    Built,
+    BuiltResource,
     Environment,
     EnvironmentNotFailedError,
     EnvironmentUnknownError,
@@ -131,13 +131,13 @@ RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))
 RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
 
 
-def test_a_sign_up_registers_an_environment_with_the_tenants_number_once() -> None:
+def test_a_sign_up_registers_one_environment_with_the_tenants_number() -> None:
     assert environments.on_tenant_requested(REGISTERED, REQUESTED) == []
     assert (REGISTERED.id, REGISTERED.slug, REGISTERED.region) == (f"env_{NUMBER}", "acme", "eu-central")
     assert (REGISTERED.status, REGISTERED.revision, REGISTERED.access) == (Status.REGISTERED, 1, Access.CLOSED)
 
 
-def test_entitlements_lead_to_a_plan_that_names_what_it_was_made_from() -> None:
+def test_entitlements_lead_to_a_plan_that_names_its_inputs() -> None:
     (event,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
 
     assert isinstance(event, EnvironmentPlanned)
@@ -149,7 +149,7 @@ def test_entitlements_lead_to_a_plan_that_names_what_it_was_made_from() -> None:
     assert event.plan_hash == digest(event.plan)
 
 
-def test_the_hash_of_a_plan_survives_the_wire() -> None:
+def test_the_hash_of_a_plan_survives_encoding() -> None:
     (event,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
     copy = decode(event.TYPE, event.VERSION, encode(event))
 
@@ -162,7 +162,7 @@ def test_entitlements_without_access_plan_nothing() -> None:
 
 
 @pytest.mark.parametrize("environment", [BUILDING, READY, CLOSED, RETAINING, RETAINED])
-def test_entitlements_of_an_environment_that_is_built_plan_nothing(environment: Environment) -> None:
+def test_entitlements_of_a_planned_environment_plan_nothing(environment: Environment) -> None:
     assert environments.on_entitlements_set(environment, entitled(), BLUEPRINT) == []
 
 
@@ -176,13 +176,13 @@ def test_an_unknown_tier_is_refused() -> None:
         environments.on_entitlements_set(REGISTERED, entitled(tier="platinum"), BLUEPRINT)
 
 
-def test_a_region_that_we_do_not_build_in_is_refused() -> None:
-    elsewhere = after(
+def test_an_unknown_region_is_refused() -> None:
+    other_region = after(
         None, environments.on_tenant_requested(None, REQUESTED.model_copy(update={"region": "mars-north"}))
     )
 
     with pytest.raises(UnknownRegionError):
-        environments.on_entitlements_set(elsewhere, entitled(), BLUEPRINT)
+        environments.on_entitlements_set(other_region, entitled(), BLUEPRINT)
 
 
 def test_the_last_step_makes_the_environment_ready_with_its_endpoint() -> None:
@@ -205,7 +205,7 @@ def test_steps_recorded_in_two_parts_are_each_recorded_once() -> None:
     assert environments.resources_built(after(halfway, second), PLAN_HASH, EVERYTHING) == []
 
 
-def test_another_plan_than_the_recorded_one_is_not_built() -> None:
+def test_a_plan_other_than_the_recorded_one_is_not_built() -> None:
     (planned,) = environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT)
     assert isinstance(planned, EnvironmentPlanned)
     forged = planned.model_copy(update={"plan": planned.plan.model_copy(update={"region": "us-east"})})
@@ -218,7 +218,7 @@ def test_another_plan_than_the_recorded_one_is_not_built() -> None:
         environments.resources_built(BUILDING, HASH, EVERYTHING)
 
 
-def test_a_plan_that_fails_names_the_step_and_keeps_what_stands() -> None:
+def test_a_failed_plan_names_the_step_and_keeps_built_resources() -> None:
     halfway = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
     (event,) = environments.build_failed(halfway, PLAN_HASH, "disk full")
 
@@ -228,15 +228,15 @@ def test_a_plan_that_fails_names_the_step_and_keeps_what_stands() -> None:
 
 
 @pytest.mark.parametrize("environment", [READY, FAILED, RETAINING, RETAINED])
-def test_only_what_is_being_built_can_fail(environment: Environment) -> None:
+def test_only_a_building_environment_can_fail(environment: Environment) -> None:
     assert environments.build_failed(environment, PLAN_HASH, "disk full") == []
 
 
-def test_a_superseded_plan_cannot_fail_the_one_in_hand() -> None:
+def test_the_failure_of_a_superseded_plan_is_ignored() -> None:
     assert environments.build_failed(BUILDING, HASH, "disk full") == []
 
 
-def test_trying_again_plans_only_what_is_left() -> None:
+def test_a_retry_plans_only_the_remaining_steps() -> None:
     halfway = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING[:2]))
     failed = after(halfway, environments.build_failed(halfway, PLAN_HASH, "disk full"))
     (event,) = environments.retry(failed, TENANT, BLUEPRINT)
@@ -249,52 +249,52 @@ def test_trying_again_plans_only_what_is_left() -> None:
     assert after(again, environments.resources_built(again, event.plan_hash, EVERYTHING[2:])).status is Status.READY
 
 
-def test_trying_again_while_it_is_built_says_nothing() -> None:
+def test_a_retry_during_the_build_records_nothing() -> None:
     assert environments.retry(BUILDING, TENANT, BLUEPRINT) == []
 
 
 @pytest.mark.parametrize("environment", [REGISTERED, READY, RETAINING, RETAINED])
-def test_only_a_failed_environment_can_be_tried_again(environment: Environment) -> None:
+def test_only_a_failed_environment_can_be_retried(environment: Environment) -> None:
     with pytest.raises(EnvironmentNotFailedError):
         environments.retry(environment, TENANT, BLUEPRINT)
 
 
-def test_an_environment_that_nobody_registered_cannot_be_tried_again() -> None:
+def test_an_unknown_environment_cannot_be_retried() -> None:
     with pytest.raises(EnvironmentUnknownError):
         environments.retry(None, TENANT, BLUEPRINT)
 
 
-def test_new_entitlements_after_a_failure_plan_by_themselves() -> None:
+def test_new_entitlements_after_a_failure_plan_again() -> None:
     (event,) = environments.on_entitlements_set(FAILED, entitled(tier="business", placement=Preset.SILO), BLUEPRINT)
 
     assert isinstance(event, EnvironmentPlanned)
     assert event.plan.tier == "business"
 
 
-def test_a_plan_that_would_remove_something_is_refused() -> None:
+def test_a_plan_that_would_delete_a_resource_is_refused() -> None:
     leftover = READY.built[0].resource.model_copy(update={"address": "old.thing"})
-    crowded = replace(FAILED, built=(Built(resource=leftover, outputs={}),))
+    with_leftover = replace(FAILED, built=(BuiltResource(resource=leftover, outputs={}),))
 
     with pytest.raises(PlanDestroysError, match=r"old\.thing"):
-        environments.retry(crowded, TENANT, BLUEPRINT)
+        environments.retry(with_leftover, TENANT, BLUEPRINT)
 
 
 @pytest.mark.parametrize(
-    ("environment", "fact", "wanted"),
+    ("environment", "fact", "target"),
     [(READY, BLOCKED, Access.CLOSED), (READY, READ_ONLY, Access.READ_ONLY), (CLOSED, READ_ONLY, Access.READ_ONLY)],
 )
-def test_a_suspension_starts_to_close(environment: Environment, fact: TenantSuspended, wanted: Access) -> None:
+def test_a_suspension_starts_an_access_change(environment: Environment, fact: TenantSuspended, target: Access) -> None:
     (event,) = access.on_tenant_suspended(environment, fact)
 
     assert isinstance(event, AccessChangeStarted)
-    assert event.access is wanted
+    assert event.access is target
 
 
-def test_a_suspension_heard_twice_starts_once() -> None:
+def test_a_duplicate_suspension_starts_one_change() -> None:
     assert access.on_tenant_suspended(CLOSING, BLOCKED) == []
 
 
-def test_a_reactivation_starts_to_open_even_what_is_still_closing() -> None:
+def test_a_reactivation_opens_even_while_access_is_closing() -> None:
     for environment in (CLOSING, CLOSED):
         (event,) = access.on_tenant_reactivated(environment, REACTIVATED)
         assert isinstance(event, AccessChangeStarted)
@@ -302,21 +302,21 @@ def test_a_reactivation_starts_to_open_even_what_is_still_closing() -> None:
 
 
 @pytest.mark.parametrize("environment", [RETAINING, RETAINED])
-def test_who_leaves_is_neither_suspended_nor_reactivated_and_leaves_once(environment: Environment) -> None:
+def test_offboarding_happens_once_and_ignores_later_holds(environment: Environment) -> None:
     assert access.on_tenant_suspended(environment, BLOCKED) == []
     assert access.on_tenant_reactivated(environment, REACTIVATED) == []
     assert access.on_tenant_left(environment, LEAVES) == []
 
 
-def test_a_suspension_before_the_environment_stands_closes_it_once_it_does() -> None:
+def test_an_early_suspension_closes_the_environment_when_it_is_ready() -> None:
     suspended = after(BUILDING, access.on_tenant_suspended(BUILDING, BLOCKED))
     events = environments.resources_built(suspended, PLAN_HASH, EVERYTHING)
 
     assert [type(event) for event in events[-2:]] == [EnvironmentReady, AccessChangeStarted]
-    assert after(suspended, events).wanted is Access.CLOSED
+    assert after(suspended, events).target_access is Access.CLOSED
 
 
-def test_access_is_said_once_for_each_change() -> None:
+def test_an_access_change_is_recorded_once() -> None:
     assert [type(event) for event in access.access_changed(CLOSING, Access.CLOSED)] == [AccessClosed]
     assert access.access_changed(CLOSED, Access.CLOSED) == []
     assert [type(event) for event in access.access_changed(CLOSED, Access.OPEN)] == [AccessOpened]
@@ -324,20 +324,20 @@ def test_access_is_said_once_for_each_change() -> None:
 
 
 @pytest.mark.parametrize("environment", [BUILDING, FAILED, READY, CLOSED])
-def test_a_tenant_that_leaves_is_exported_and_closed(environment: Environment) -> None:
+def test_offboarding_starts_export_and_closing(environment: Environment) -> None:
     for fact in (LEAVES, CANCELLED):
         (event,) = access.on_tenant_left(environment, fact)
         assert isinstance(event, RetentionStarted)
 
 
-def test_a_tenant_that_leaves_before_anything_was_planned_is_retained_at_once() -> None:
+def test_offboarding_before_any_plan_retains_at_once() -> None:
     events = access.on_tenant_left(REGISTERED, LEAVES)
 
     assert [type(event) for event in events] == [RetentionStarted, EnvironmentRetained]
     assert after(REGISTERED, events).status is Status.RETAINED
 
 
-def test_what_is_built_for_a_tenant_that_leaves_is_recorded_but_never_ready() -> None:
+def test_resources_built_during_offboarding_are_recorded_but_never_ready() -> None:
     leaving = after(BUILDING, access.on_tenant_left(BUILDING, LEAVES))
     events = environments.resources_built(leaving, PLAN_HASH, EVERYTHING)
 
@@ -351,19 +351,19 @@ def test_a_retained_environment_names_its_export_and_is_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    "hear",
+    "handle",
     [
         lambda: access.on_tenant_suspended(None, BLOCKED),
         lambda: access.on_tenant_reactivated(None, REACTIVATED),
         lambda: access.on_tenant_left(None, LEAVES),
     ],
 )
-def test_facts_of_an_unknown_tenant_are_refused(hear: Any) -> None:
+def test_events_of_an_unknown_tenant_are_refused(handle: Any) -> None:
     with pytest.raises(EnvironmentUnknownError):
-        hear()
+        handle()
 
 
-MOVES = {
+ACTIONS = {
     "requested": lambda env: environments.on_tenant_requested(env, REQUESTED),
     "entitled": lambda env: environments.on_entitlements_set(env, entitled(), BLUEPRINT),
     "blocked": lambda env: access.on_tenant_suspended(env, BLOCKED),
@@ -374,18 +374,18 @@ MOVES = {
     "all": lambda env: environments.resources_built(env, env.plan_hash, EVERYTHING) if env else [],
     "fails": lambda env: environments.build_failed(env, env.plan_hash, "no") if env else [],
     "retry": lambda env: environments.retry(env, TENANT, BLUEPRINT),
-    "changed": lambda env: access.access_changed(env, env.wanted) if env else [],
+    "changed": lambda env: access.access_changed(env, env.target_access) if env else [],
     "retained": lambda env: access.retained(env, EXPORT) if env else [],
 }
 
 
-@given(st.lists(st.sampled_from(sorted(MOVES)), max_size=25))
-def test_in_any_order_of_facts_nothing_breaks_and_who_left_stays_out(moves: list[str]) -> None:
+@given(st.lists(st.sampled_from(sorted(ACTIONS)), max_size=25))
+def test_invariants_hold_for_any_order_of_events(actions: list[str]) -> None:
     environment: Environment | None = None
     count, left = 0, False
-    for move in moves:
+    for action in actions:
         try:
-            events = MOVES[move](environment)
+            events = ACTIONS[action](environment)
         except DomainError:
             continue
         for event in events:

@@ -1,4 +1,4 @@
-"""From a blueprint to resources, and from what is wanted and what is there to the steps between them."""
+"""Desired resources of a blueprint, and the steps from observed to desired resources."""
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,7 @@ def resource(address: str, *needs: str, size: str = "1") -> Resource:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> list[Resource]:
-    """Resources that need only those before them, in any order."""
+    """Generates acyclic graphs of resources in any order."""
     names = draw(st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=6))
     resources = [
         resource(
@@ -49,7 +49,7 @@ def graphs(draw: st.DrawFn) -> list[Resource]:
         (Preset.SILO, Isolation.SILO, "silo_0123456789abcdef0123456789abcdef", "product"),
     ],
 )
-def test_a_placement_decides_which_database_and_schema_a_tenant_gets(
+def test_the_placement_determines_database_and_schema(
     preset: Preset, isolation: Isolation, database: str, schema: str
 ) -> None:
     tier = TierBlueprint(tier="any", placement=preset, cloud="local", connection_limit=7)
@@ -69,20 +69,20 @@ def test_a_placement_decides_which_database_and_schema_a_tenant_gets(
 
 
 @given(graphs(), graphs())
-def test_the_steps_lead_from_what_is_there_to_what_is_wanted(wanted: list[Resource], observed: list[Resource]) -> None:
+def test_the_steps_transform_observed_into_desired_resources(target: list[Resource], observed: list[Resource]) -> None:
     result = {each.address: each for each in observed}
-    for step in diff(wanted, observed):
+    for step in diff(target, observed):
         if step.action is StepAction.DELETE:
             del result[step.resource.address]
         else:
             assert (step.action is StepAction.UPDATE) == (step.resource.address in result)
             result[step.resource.address] = step.resource
 
-    assert result == {each.address: each for each in wanted}
+    assert result == {each.address: each for each in target}
 
 
 @given(graphs())
-def test_the_order_is_canonical_and_what_is_needed_comes_first(graph: list[Resource]) -> None:
+def test_the_order_is_canonical_and_topological(graph: list[Resource]) -> None:
     result = ordered(graph)
 
     assert ordered(graph[::-1]) == result
@@ -91,26 +91,26 @@ def test_the_order_is_canonical_and_what_is_needed_comes_first(graph: list[Resou
 
 
 @given(graphs())
-def test_what_goes_goes_before_what_it_needed(graph: list[Resource]) -> None:
+def test_deletions_are_in_reverse_order(graph: list[Resource]) -> None:
     steps = diff([], graph)
 
     assert [step.resource for step in steps] == list(reversed(ordered(graph)))
 
 
-def test_a_changed_resource_is_updated_and_an_unchanged_one_left_alone() -> None:
+def test_only_a_changed_resource_is_updated() -> None:
     steps = diff([resource("a"), resource("b", size="2")], [resource("a"), resource("b")])
 
     assert [(step.action, step.resource.address) for step in steps] == [(StepAction.UPDATE, "b")]
 
 
 @pytest.mark.parametrize(
-    ("graph", "complaint"),
+    ("graph", "message"),
     [
-        ([resource("a", "b")], "a needs b, which is not there"),
+        ([resource("a", "b")], "a needs b, which does not exist"),
         ([resource("a", "b"), resource("b", "a")], "need each other"),
-        ([resource("a"), resource("a")], "a is there twice"),
+        ([resource("a"), resource("a")], "a is defined twice"),
     ],
 )
-def test_a_graph_that_cannot_be_built_is_refused(graph: list[Resource], complaint: str) -> None:
-    with pytest.raises(BrokenGraphError, match=complaint):
+def test_a_graph_that_cannot_be_built_is_refused(graph: list[Resource], message: str) -> None:
+    with pytest.raises(BrokenGraphError, match=message):
         diff(graph, [])

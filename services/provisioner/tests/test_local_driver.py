@@ -1,4 +1,4 @@
-"""The local driver: what it builds, twice, at the same time, and from every half-done point."""
+"""The local driver builds idempotently, concurrently and after any interruption."""
 
 import asyncio
 import hmac
@@ -23,10 +23,10 @@ ADD = "INSERT INTO documents (id, body) VALUES ($1, $2)"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_a_tenant_gets_in_with_its_endpoint_and_uses_its_tables(site, preset) -> None:
-    environment = await site.ready(preset)
+async def test_a_tenant_connects_with_its_endpoint_and_uses_its_tables(harness, preset) -> None:
+    environment = await harness.ready(preset)
 
-    async with site.enter(environment) as connection:
+    async with harness.connect(environment) as connection:
         await connection.execute(ADD, "a", '{"n": 1}')
         rows = await connection.fetch("SELECT id, body::text FROM documents")
 
@@ -34,9 +34,9 @@ async def test_a_tenant_gets_in_with_its_endpoint_and_uses_its_tables(site, pres
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_a_role_has_no_more_rights_than_its_work_needs(site, preset) -> None:
-    environment = await site.ready(preset)
-    found = await site.rights(environment)
+async def test_a_role_has_only_the_necessary_privileges(harness, preset) -> None:
+    environment = await harness.ready(preset)
+    found = await harness.privileges(environment)
     role = found["role"]
 
     assert (role["rolcanlogin"], role["rolconnlimit"]) == (True, 5)
@@ -49,49 +49,49 @@ async def test_a_role_has_no_more_rights_than_its_work_needs(site, preset) -> No
         assert not any(each.startswith("=") for each in granted.strip("{}").split(","))
 
 
-async def test_a_pool_forces_row_level_security_on_every_table(site) -> None:
-    found = await site.rights(await site.ready(Preset.POOLED))
+async def test_a_pool_forces_row_level_security_on_every_table(harness) -> None:
+    found = await harness.privileges(await harness.ready(Preset.POOLED))
 
     assert [values[1:3] for values in found["tables"].values()] == [[True, True]]
     assert [policy["policyname"] for policy in found["policies"]] == ["own_rows"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_building_twice_builds_once(site, preset) -> None:
-    planned = site.planned(preset)
-    environment = await site.build(planned)
-    before = await site.rights(environment)
+async def test_a_second_build_changes_nothing(harness, preset) -> None:
+    planned = harness.planned(preset)
+    environment = await harness.build(planned)
+    before = await harness.privileges(environment)
 
-    other = site.new_driver()
-    again = await site.build(planned, other)
+    other = harness.new_driver()
+    again = await harness.build(planned, other)
     await other.close()
 
-    assert await site.rights(again) == before
+    assert await harness.privileges(again) == before
     assert again.endpoint == environment.endpoint
-    assert await site.works(again)
+    assert await harness.can_write(again)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_a_new_table_and_column_of_a_blueprint_reach_what_stands(site, preset) -> None:
-    old = await site.ready(preset)
-    (documents,) = site.tables
+async def test_a_new_table_and_column_are_added_to_an_existing_environment(harness, preset) -> None:
+    old = await harness.ready(preset)
+    (documents,) = harness.tables
     wider = documents.model_copy(update={"columns": (*documents.columns, Column(name="size", type="bigint"))})
-    site.tables = (wider, Table(name="notes", columns=(Column(name="id", type="uuid"),)))
-    new = await site.build(site.planned(preset, old.tenant_id.removeprefix("ten_")))
+    harness.tables = (wider, Table(name="notes", columns=(Column(name="id", type="uuid"),)))
+    new = await harness.build(harness.planned(preset, old.tenant_id.removeprefix("ten_")))
 
-    async with site.enter(new) as connection:
+    async with harness.connect(new) as connection:
         await connection.execute("INSERT INTO documents (id, size) VALUES ('a', 3)")
         await connection.execute("INSERT INTO notes (id) VALUES (gen_random_uuid())")
 
         assert await connection.fetchval("SELECT size FROM documents") == 3
 
 
-class CutWire:
-    """A TCP proxy before PostgreSQL that passes the nth statement on and then dies, before any answer comes back."""
+class CutConnection:
+    """TCP proxy to PostgreSQL that forwards the nth statement and then closes, before any response."""
 
     def __init__(self, port: int, statements: int) -> None:
         self._port = port
-        self._left = statements
+        self._remaining = statements
         self.cut = False
 
     async def __aenter__(self) -> int:
@@ -101,173 +101,177 @@ class CutWire:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
 
-    async def _serve(self, reader, writer) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._port)
+    async def _serve(self, client_in, client_out) -> None:
+        server_in, server_out = await asyncio.open_connection("127.0.0.1", self._port)
 
         async def back() -> None:
-            while not self.cut and (data := await there_reader.read(65_536)):
+            while not self.cut and (data := await server_in.read(65_536)):
                 if not self.cut:
-                    writer.write(data)
-            writer.close()
+                    client_out.write(data)
+            client_out.close()
 
         task = asyncio.create_task(back())
         try:
-            while data := await reader.read(65_536):
-                self._left -= data[:1] in b"QPB"
-                self.cut = self.cut or self._left < 0
-                if self.cut and self._left < -1:
+            while data := await client_in.read(65_536):
+                self._remaining -= data[:1] in b"QPB"
+                self.cut = self.cut or self._remaining < 0
+                if self.cut and self._remaining < -1:
                     break
-                there_writer.write(data)
+                server_out.write(data)
                 if self.cut:
-                    await there_writer.drain()
+                    await server_out.drain()
                     break
         finally:
-            there_writer.close()
-            writer.close()
+            server_out.close()
+            client_out.close()
             await asyncio.wait([task])
 
 
-async def tried_again(site, planned):
-    """Build as the work loop does: what still runs of the dead build may be met once, and not twice."""
+async def build_with_retry(harness, planned):
+    """Builds as the job worker does: a statement of the interrupted build may still conflict once."""
     try:
-        return await site.build(planned)
+        return await harness.build(planned)
     except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
         await asyncio.sleep(0.2)
-        return await site.build(planned)
+        return await harness.build(planned)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_whatever_statement_a_build_dies_at_the_next_one_finishes_it(site, preset) -> None:
-    region, points = site.region, 0
+async def test_a_build_interrupted_at_any_statement_is_finished_by_the_next(harness, preset) -> None:
+    region, points = harness.region, 0
     reference = None
     while True:
-        site.region = f"{region}-{points}"
-        planned = site.planned(preset)
-        wire = CutWire(site.postgres.port, points)
-        async with wire as port:
-            url = site.postgres.url("provisioner_driver", "postgres").replace(str(site.postgres.port), str(port))
-            doomed = LocalDriver(
-                TenantServer(url, site.postgres.password("provisioner_driver")), site.directory, site.secrets
+        harness.region = f"{region}-{points}"
+        planned = harness.planned(preset)
+        proxy = CutConnection(harness.postgres.port, points)
+        async with proxy as port:
+            url = harness.postgres.url("provisioner_driver", "postgres").replace(str(harness.postgres.port), str(port))
+            interrupted = LocalDriver(
+                TenantServer(url, harness.postgres.password("provisioner_driver")), harness.directory, harness.secrets
             )
             try:
-                async for _ in doomed.build(planned, planned.remaining):
+                async for _ in interrupted.build(planned, planned.remaining):
                     pass
             except RetryAfter:
-                assert wire.cut
-            await doomed.close()
-        environment = await tried_again(site, planned)
+                assert proxy.cut
+            await interrupted.close()
+        environment = await build_with_retry(harness, planned)
 
-        assert await site.works(environment)
-        found = json.dumps(await site.rights(environment))
-        for own in (environment.tenant_id.removeprefix("ten_"), site.region.replace("-", "_")):
+        assert await harness.can_write(environment)
+        found = json.dumps(await harness.privileges(environment))
+        for own in (environment.tenant_id.removeprefix("ten_"), harness.region.replace("-", "_")):
             found = found.replace(own, "")
         reference = reference or found
         assert found == reference
-        if not wire.cut:
+        if not proxy.cut:
             break
         points += 1
     assert points > 8
 
 
-async def test_a_server_that_is_away_is_waited_for_and_no_failure(site) -> None:
-    async with CutWire(site.postgres.port, 0) as port:
+async def test_an_unavailable_server_is_retried_and_not_a_failure(harness) -> None:
+    async with CutConnection(harness.postgres.port, 0) as port:
         url = f"postgresql://provisioner_driver@127.0.0.1:{port}/postgres"
-    away = LocalDriver(TenantServer(url, "any"), site.directory, site.secrets)
-    planned = site.planned(Preset.POOLED)
+    disconnected = LocalDriver(TenantServer(url, "any"), harness.directory, harness.secrets)
+    planned = harness.planned(Preset.POOLED)
 
-    for call in (away.set_access(planned, Access.CLOSED), away.export(planned), anext(away.build(planned, ()))):
+    for call in (
+        disconnected.set_access(planned, Access.CLOSED),
+        disconnected.export(planned),
+        anext(disconnected.build(planned, ())),
+    ):
         with pytest.raises(RetryAfter, match="does not answer"):
             await call
-    await away.close()
+    await disconnected.close()
 
 
-async def test_many_tenants_enter_a_new_region_at_the_same_time_from_several_processes(site) -> None:
-    planned = [site.planned(preset) for preset in (Preset.POOLED, Preset.BRIDGE) for _ in range(6)]
-    drivers = [site.new_driver() for _ in range(3)]
+async def test_concurrent_builds_of_several_processes_in_a_new_region_succeed(harness) -> None:
+    planned = [harness.planned(preset) for preset in (Preset.POOLED, Preset.BRIDGE) for _ in range(6)]
+    drivers = [harness.new_driver() for _ in range(3)]
     try:
-        built = await asyncio.gather(*(site.build(each, drivers[n % 3]) for n, each in enumerate(planned)))
+        built = await asyncio.gather(*(harness.build(each, drivers[n % 3]) for n, each in enumerate(planned)))
 
-        assert all(await asyncio.gather(*(site.works(each) for each in built)))
+        assert all(await asyncio.gather(*(harness.can_write(each) for each in built)))
     finally:
         for driver in drivers:
             await driver.close()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_an_executor_that_is_late_cannot_spoil_what_its_successor_builds(site, preset) -> None:
-    planned = site.planned(preset)
-    await site.secrets.put(f"environments/{planned.tenant_id.removeprefix('ten_')}/database", "a-password")
-    late = site.new_driver()
+async def test_a_stale_executor_cannot_break_the_build_of_its_successor(harness, preset) -> None:
+    planned = harness.planned(preset)
+    await harness.secrets.put(f"environments/{planned.tenant_id.removeprefix('ten_')}/database", "a-password")
+    late = harness.new_driver()
     try:
-        results = await asyncio.gather(site.build(planned), site.build(planned, late), return_exceptions=True)
+        results = await asyncio.gather(harness.build(planned), harness.build(planned, late), return_exceptions=True)
 
         assert all(isinstance(each, asyncpg.PostgresError) for each in results if isinstance(each, BaseException))
-        assert await site.works(await site.build(planned))
+        assert await harness.can_write(await harness.build(planned))
     finally:
         await late.close()
 
 
-async def test_a_pool_without_walls_takes_no_tenant(site) -> None:
-    first = await site.ready(Preset.POOLED)
+async def test_a_pool_without_row_level_security_accepts_no_tenant(harness) -> None:
+    first = await harness.ready(Preset.POOLED)
     database = first.endpoint.database
     for breach, repair in (
         ("NO FORCE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY"),
         ("DISABLE ROW LEVEL SECURITY", "ENABLE ROW LEVEL SECURITY"),
     ):
-        await site.owner(database, f"ALTER TABLE product.documents {breach}")
-        with pytest.raises(Refused, match="not kept apart in documents"):
-            await site.ready(Preset.POOLED)
-        await site.owner(database, f"ALTER TABLE product.documents {repair}")
-    await site.owner(database, "CREATE POLICY everything ON product.documents USING (true)")
+        await harness.as_driver(database, f"ALTER TABLE product.documents {breach}")
+        with pytest.raises(Refused, match="not isolated in documents"):
+            await harness.ready(Preset.POOLED)
+        await harness.as_driver(database, f"ALTER TABLE product.documents {repair}")
+    await harness.as_driver(database, "CREATE POLICY everything ON product.documents USING (true)")
     with pytest.raises(Refused):
-        await site.ready(Preset.POOLED)
-    await site.owner(database, "DROP POLICY everything ON product.documents")
+        await harness.ready(Preset.POOLED)
+    await harness.as_driver(database, "DROP POLICY everything ON product.documents")
 
-    assert await site.works(await site.ready(Preset.POOLED))
+    assert await harness.can_write(await harness.ready(Preset.POOLED))
 
 
-async def test_a_database_that_was_opened_to_everybody_is_closed_again(site) -> None:
-    first = await site.ready(Preset.BRIDGE)
-    await site.owner(first.endpoint.database, f'GRANT CONNECT ON DATABASE "{first.endpoint.database}" TO PUBLIC')
-    before = await site.rights(first)
+async def test_a_database_opened_to_public_is_closed_again(harness) -> None:
+    first = await harness.ready(Preset.BRIDGE)
+    await harness.as_driver(first.endpoint.database, f'GRANT CONNECT ON DATABASE "{first.endpoint.database}" TO PUBLIC')
+    before = await harness.privileges(first)
 
-    await site.ready(Preset.BRIDGE)
+    await harness.ready(Preset.BRIDGE)
 
     assert "{=" in before["database"] or ",=" in before["database"]
-    after = (await site.rights(first))["database"]
+    after = (await harness.privileges(first))["database"]
     assert "{=" not in after
     assert ",=" not in after
 
 
-async def test_the_password_is_stored_before_it_is_used_and_the_operator_may_read_it(site) -> None:
-    environment = await site.ready(Preset.POOLED)
+async def test_the_stored_password_is_readable_by_the_operator(harness) -> None:
+    environment = await harness.ready(Preset.POOLED)
     reference = environment.endpoint.secret
     operator = FileSecrets(
-        site.directory.parent / "secrets", Identity.load(site.directory.parent / "identities", "operator")
+        harness.directory.parent / "secrets", Identity.load(harness.directory.parent / "identities", "operator")
     )
 
-    assert await operator.get(reference) == await site.secrets.get(reference)
+    assert await operator.get(reference) == await harness.secrets.get(reference)
     assert reference.startswith("secret://provisioner/environments/")
 
 
-async def test_folders_of_tenants_are_open_to_us_alone(site) -> None:
-    environment = await site.ready(Preset.BRIDGE)
-    path = site.directory / "tenants" / environment.outputs["folder.data"]["folder"]
+async def test_directories_of_tenants_are_private(harness) -> None:
+    environment = await harness.ready(Preset.BRIDGE)
+    path = harness.directory / "tenants" / environment.outputs["folder.data"]["folder"]
 
     assert path.is_dir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
-async def test_nothing_is_ever_removed(site) -> None:
-    planned = site.planned(Preset.POOLED)
-    doomed = [Step(action=StepAction.DELETE, resource=planned.remaining[0].resource)]
+async def test_the_driver_deletes_nothing(harness) -> None:
+    planned = harness.planned(Preset.POOLED)
+    deletions = [Step(action=StepAction.DELETE, resource=planned.remaining[0].resource)]
 
-    with pytest.raises(Refused, match="removes nothing"):
-        async for _ in site.driver.build(planned, doomed):
+    with pytest.raises(Refused, match="deletes nothing"):
+        async for _ in harness.driver.build(planned, deletions):
             pass
 
 
-def test_a_verifier_is_what_the_server_would_have_computed() -> None:
+def test_a_verifier_equals_that_of_the_rfc_example() -> None:
     # The example of RFC 7677, section 3: its salt, iterations and server signature.
     salt = b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
     text = scram.verifier("pencil", salt)
@@ -284,26 +288,26 @@ def test_a_verifier_is_what_the_server_would_have_computed() -> None:
     assert signature == b64decode("6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
 
 
-async def test_no_two_tenants_get_one_login_whether_it_was_made_ahead_or_not() -> None:
-    logins = scram.Logins()
-    logins.prepare()
-    logins.prepare()
+async def test_credentials_are_unique_whether_precomputed_or_not() -> None:
+    factory = scram.CredentialsFactory()
+    factory.precompute()
+    factory.precompute()
 
-    made = [await logins.new(), await logins.new(), await logins.new()]
-    logins.prepare()
-    await logins.close()
+    made = [await factory.new(), await factory.new(), await factory.new()]
+    factory.precompute()
+    await factory.close()
 
-    assert len({login.password for login in made}) == len({login.verifier for login in made}) == 3
-    assert all(login.verifier.startswith("SCRAM-SHA-256$4096:") for login in made)
+    assert len({each.password for each in made}) == len({each.verifier for each in made}) == 3
+    assert all(each.verifier.startswith("SCRAM-SHA-256$4096:") for each in made)
 
 
 @pytest.mark.parametrize("password", ["naïve", "line\nbreak"])
-def test_a_password_that_would_need_preparation_is_no_password_of_ours(password) -> None:
+def test_a_password_that_needs_saslprep_is_refused(password) -> None:
     with pytest.raises(ValueError, match="printable ASCII"):
         scram.verifier(password, b"salt")
 
 
 @pytest.mark.parametrize("url", ["", "mysql://x/y", "postgresql://host", "postgresql:///database"])
-def test_an_address_without_host_or_database_is_refused(url) -> None:
+def test_a_url_without_host_or_database_is_refused(url) -> None:
     with pytest.raises(ConfigurationError, match="PAYBILL_LOCAL_DATABASE_URL"):
         TenantServer(url, "")

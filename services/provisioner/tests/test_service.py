@@ -1,4 +1,4 @@
-"""The whole service on real servers: what it hears becomes environments, and what it says is enough to enter them."""
+"""The whole service on real servers, from subscribed events to usable environments."""
 
 from types import SimpleNamespace
 
@@ -8,8 +8,8 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Access
 from paybill_provisioner.app import service
 from paybill_provisioner.domain.blueprints import check as check_blueprint
+from paybill_provisioner.jobs import NoDriverError, build, change_access, retain
 from paybill_provisioner.settings import Settings, read_blueprint
-from paybill_provisioner.work import NoDriverError, build, change_access, retain
 from paybill_runtime.database.migrate import check
 from paybill_runtime.database.pool import Database
 from paybill_runtime.errors import ConfigurationError
@@ -21,7 +21,7 @@ def own(facts, tenant):
     return [fact for fact in facts if fact.event.tenant == tenant and fact.event.OWNER == "provisioner"]
 
 
-async def test_starting_publishes_the_blueprint_once(provisioner, log) -> None:
+async def test_the_start_publishes_the_blueprint_once(provisioner, log) -> None:
     (fact,) = await log.facts("provisioner.blueprint_published")
     shown = (await provisioner.client.get("/v1/blueprint")).json()
 
@@ -30,32 +30,30 @@ async def test_starting_publishes_the_blueprint_once(provisioner, log) -> None:
 
 
 @pytest.mark.parametrize("preset", list(Preset))
-async def test_the_journey_of_an_environment_is_walked_once_however_often_it_is_told(
-    provisioner, site, publish, log, about, preset
-) -> None:
+async def test_duplicate_events_lead_to_one_lifecycle(provisioner, harness, publish, log, about, preset) -> None:
     assert (await provisioner.client.get("/readyz")).status_code == 200
     tenant = about(preset)
     await publish(tenant.requested, tenant.entitled, copies=2)
     (ready,) = await log.facts("provisioner.environment_ready")
     environment = SimpleNamespace(endpoint=ready.event.endpoint)
-    async with site.enter(environment) as connection:
+    async with harness.connect(environment) as connection:
         await connection.execute("INSERT INTO documents (id) VALUES ('a')")
 
     await publish(tenant.blocked, copies=2)
     await log.facts("provisioner.access_closed")
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
-        async with site.enter(environment):
+        async with harness.connect(environment):
             pass
     await publish(tenant.reactivated, copies=2)
     await log.facts("provisioner.access_opened")
-    async with site.enter(environment) as connection:
+    async with harness.connect(environment) as connection:
         assert await connection.fetchval("SELECT count(*) FROM documents") == 1
 
     await publish(tenant.leaves, tenant.blocked, tenant.reactivated, copies=2)
     (retained,) = await log.facts("provisioner.environment_retained")
-    said = own(await log.facts(), tenant.tenant)
+    published = own(await log.facts(), tenant.tenant)
 
-    assert [fact.event.TYPE.partition(".")[2] for fact in said] == [
+    assert [fact.event.TYPE.partition(".")[2] for fact in published] == [
         "environment_registered",
         "environment_planned",
         *["resource_built"] * 5,
@@ -67,12 +65,12 @@ async def test_the_journey_of_an_environment_is_walked_once_however_often_it_is_
         "retention_started",
         "environment_retained",
     ]
-    assert [fact.revision for fact in said] == list(range(1, len(said) + 1))
+    assert [fact.revision for fact in published] == list(range(1, len(published) + 1))
     assert retained.event.export.rows == 1
     report = await replay(service(), provisioner.running.settings, provisioner.running.database)
     assert report.equal
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
-        async with site.enter(environment):
+        async with harness.connect(environment):
             pass
 
 
@@ -85,7 +83,7 @@ async def test_a_cancelled_tenant_is_never_built(provisioner, publish, log, abou
     assert (shown["status"], shown["plan"]) == ("retained", None)
 
 
-async def test_an_unknown_tier_is_refused_and_holds_up_nobody(provisioner, publish, log, about) -> None:
+async def test_an_unknown_tier_is_refused_and_blocks_no_other_tenant(provisioner, publish, log, about) -> None:
     unknown, known = about(tier="platinum"), about()
     await publish(unknown.requested, unknown.entitled, known.requested, known.entitled)
     await log.facts("provisioner.environment_ready")
@@ -97,22 +95,22 @@ async def test_an_unknown_tier_is_refused_and_holds_up_nobody(provisioner, publi
     assert shown["status"] == "registered"
 
 
-async def test_a_failed_environment_says_why_and_is_built_after_another_try(
-    provisioner, site, publish, log, about
+async def test_a_failed_environment_reports_its_reason_and_is_built_by_a_retry(
+    provisioner, harness, publish, log, about
 ) -> None:
     first, second = about(), about()
     await publish(first.requested, first.entitled)
     (ready,) = await log.facts("provisioner.environment_ready")
     database = ready.event.endpoint.database
-    await site.owner(database, "ALTER TABLE product.documents NO FORCE ROW LEVEL SECURITY")
+    await harness.as_driver(database, "ALTER TABLE product.documents NO FORCE ROW LEVEL SECURITY")
     await publish(second.requested, second.entitled)
     await log.facts("provisioner.environment_failed")
     shown = (await provisioner.client.get(f"/v1/environments/{second.tenant}")).json()
 
     assert shown["status"] == "failed"
-    assert "not kept apart in documents" in shown["failure"]["reason"]
+    assert "not isolated in documents" in shown["failure"]["reason"]
 
-    await site.owner(database, "ALTER TABLE product.documents FORCE ROW LEVEL SECURITY")
+    await harness.as_driver(database, "ALTER TABLE product.documents FORCE ROW LEVEL SECURITY")
     answers = [
         await provisioner.client.post(
             f"/v1/environments/{second.tenant}/retry", headers={"Idempotency-Key": "try-again"}
@@ -130,7 +128,7 @@ async def test_a_failed_environment_says_why_and_is_built_after_another_try(
 
 
 async def test_an_environment_is_shown_with_its_plan_and_without_its_secret(
-    provisioner, site, publish, log, about
+    provisioner, harness, publish, log, about
 ) -> None:
     tenant = about(Preset.BRIDGE)
     await publish(tenant.requested, tenant.entitled)
@@ -145,7 +143,7 @@ async def test_an_environment_is_shown_with_its_plan_and_without_its_secret(
     assert (shown["preset"], shown["tier"], shown["epoch"]) == ("bridge", "team", 1)
     assert shown["placement"]["data"] == "bridge"
     assert "secret://" not in answer.text
-    assert await site.secrets.get(ready.event.endpoint.secret) not in answer.text
+    assert await harness.secrets.get(ready.event.endpoint.secret) not in answer.text
 
 
 async def test_environments_are_listed_by_page_and_filter(provisioner, publish, log, about) -> None:
@@ -177,13 +175,13 @@ async def test_environments_are_listed_by_page_and_filter(provisioner, publish, 
         ("GET", "/v1/environments?after=x", 422, "invalid_request"),
     ],
 )
-async def test_bad_requests_get_a_clear_answer(provisioner, method, path, status, code) -> None:
+async def test_invalid_requests_have_status_and_code(provisioner, method, path, status, code) -> None:
     answer = await provisioner.client.request(method, path)
 
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-async def test_only_a_failed_environment_is_tried_again(provisioner, publish, log, about) -> None:
+async def test_only_a_failed_environment_can_be_retried(provisioner, publish, log, about) -> None:
     tenant = about()
     await publish(tenant.requested)
     await log.facts("provisioner.environment_registered")
@@ -192,12 +190,12 @@ async def test_only_a_failed_environment_is_tried_again(provisioner, publish, lo
     assert (answer.status_code, answer.json()["code"]) == (409, "environment_not_failed")
 
 
-async def test_without_a_key_nothing_is_shown(provisioner) -> None:
+async def test_requests_without_a_key_are_refused(provisioner) -> None:
     for path in ("/v1/blueprint", "/v1/environments"):
         assert (await provisioner.client.get(path, headers={"Authorization": ""})).status_code == 401
 
 
-async def test_the_migrations_make_the_tables_that_the_code_knows(databases, postgres) -> None:
+async def test_the_migrations_create_exactly_the_tables_of_the_code(databases, postgres) -> None:
     database = Database(await databases.fresh("provisioner"), postgres.password("provisioner"), "test")
     await check(database, "provisioner")
     await database.close()
@@ -210,17 +208,17 @@ def job_of(environment, event):
     return SimpleNamespace(event=event, state=state)
 
 
-async def test_a_plan_that_is_not_the_recorded_one_is_not_carried_out(site) -> None:
-    planned = site.planned(Preset.POOLED)
+async def test_a_plan_other_than_the_recorded_one_is_not_built(harness) -> None:
+    planned = harness.planned(Preset.POOLED)
     forged = SimpleNamespace(tenant_id=planned.tenant_id, plan=planned.plan, plan_hash="cd" * 32)
 
-    with pytest.raises(Refused, match="recorded is"):
-        async for _ in build(job_of(planned, forged), {"local": site.driver}):
+    with pytest.raises(Refused, match="the recorded one"):
+        async for _ in build(job_of(planned, forged), {"local": harness.driver}):
             pass
 
 
-async def test_work_for_a_cloud_without_a_driver_waits(site) -> None:
-    planned = site.planned(Preset.POOLED)
+async def test_a_job_for_a_cloud_without_a_driver_is_retried(harness) -> None:
+    planned = harness.planned(Preset.POOLED)
     event = SimpleNamespace(tenant_id=planned.tenant_id, plan=planned.plan, plan_hash=planned.plan_hash)
 
     with pytest.raises(NoDriverError):
@@ -228,8 +226,8 @@ async def test_work_for_a_cloud_without_a_driver_waits(site) -> None:
             pass
 
 
-async def test_a_wish_that_was_taken_back_is_left_to_the_later_one(site) -> None:
-    environment = await site.ready(Preset.POOLED)
+async def test_a_superseded_access_change_is_ignored(harness) -> None:
+    environment = await harness.ready(Preset.POOLED)
     event = SimpleNamespace(tenant_id=environment.tenant_id, access=Access.CLOSED)
 
     assert [each async for each in change_access(job_of(environment, event), {})] == []
@@ -245,13 +243,13 @@ def test_the_blueprint_in_the_package_can_be_built() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         (b"", "should be an object"),
         (b"- a", "should be an object"),
         (b"a: [", "expected"),
         (b"\xff\xfe\x00", "unacceptable"),
-        (b"name: x\nregions: [a]\ntiers: []\ntables: []\nregoins: [b]", "no meaning"),
+        (b"name: x\nregions: [a]\ntiers: []\ntables: []\nregoins: [b]", "an unknown name"),
         (b"name: x\nregions: [2026-01-01]\ntiers: []\ntables: []", "regions"),
         (b"name: X\nregions: []\ntiers: []\ntables: []", "name"),
         (b"{name: x, 1: y}", "must be str"),
@@ -259,17 +257,17 @@ def test_the_blueprint_in_the_package_can_be_built() -> None:
         (b"!!python/object/apply:os.system ['true']", "constructor"),
     ],
 )
-def test_a_blueprint_file_with_a_mistake_says_where(text, complaint) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_an_error_in_a_blueprint_file_is_reported(text, message) -> None:
+    with pytest.raises(ValueError, match=message):
         read_blueprint(text)
 
 
-def test_a_missing_blueprint_file_is_named_without_its_folder(tmp_path) -> None:
+def test_a_missing_blueprint_file_is_named_without_its_directory(tmp_path) -> None:
     settings = Settings.model_construct(blueprints_file=tmp_path / "nowhere.yaml")
 
     with pytest.raises(ConfigurationError, match=r"^the blueprints file nowhere\.yaml cannot be read"):
         settings.blueprint()
 
 
-def test_the_service_declares_what_it_is() -> None:
+def test_the_service_has_its_name() -> None:
     assert service().name == "provisioner"

@@ -1,1 +1,1 @@
-"""Paybill's provisioner: what tenants run on, planned from blueprints and built by drivers."""
+"""Provisioner service: environments of tenants, planned from blueprints and built by drivers."""

@@ -1,4 +1,4 @@
-"""`python -m paybill_provisioner [serve | migrate | replay]`."""
+"""Command line `python -m paybill_provisioner [serve | migrate | replay]`."""
 
 from paybill_runtime.main import run
 

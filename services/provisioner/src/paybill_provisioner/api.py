@@ -1,8 +1,9 @@
-"""HTTP for operators: what is built by which plan, where it stands, and another try after a failure."""
+"""HTTP API for operators: show the blueprint and environments, and retry failed ones."""
 
+from http import HTTPStatus
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Path, Query, status
+from fastapi import APIRouter, Depends, Path, Query
 from paybill_contracts.errors import NotFoundError
 from paybill_contracts.placement import Placement, Preset
 from paybill_contracts.provisioner import Access, Blueprint, Export, StepAction
@@ -16,7 +17,7 @@ from sqlalchemy import cast
 from sqlmodel import col, select
 
 from paybill_provisioner.domain import environments
-from paybill_provisioner.domain.blueprints import IN_FORCE, in_force
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import (
     Environment,
     EnvironmentUnknownError,
@@ -30,7 +31,7 @@ MAX_PAGE = 200
 
 _STATE = cast(col(EnvironmentRow.state), SqlText).label("state")
 
-Named = Annotated[
+EnvironmentOrTenantId = Annotated[
     str,
     Path(
         description="The environment's id (`env_…`) or its tenant's (`ten_…`).",
@@ -39,25 +40,25 @@ Named = Annotated[
     ),
 ]
 
-Reader = Annotated[Caller, Depends(caller(Role.VIEWER, "provisioner:read"))]
-Writer = Annotated[Caller, Depends(caller(Role.OPERATOR, "provisioner:write"))]
+Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "provisioner:read"))]
+Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "provisioner:write"))]
 
 
 class BlueprintNotFoundError(NotFoundError):
-    """No blueprint was published yet; the provisioner does it when it starts."""
+    """No blueprint is published yet; the provisioner publishes it at its start."""
 
     code = "blueprint_not_published"
 
 
 class BlueprintView(BaseModel):
-    """The blueprint in force, and the hash by which plans name it."""
+    """The current blueprint, and its hash, which plans name."""
 
     content_hash: str
     content: Blueprint
 
 
 class EndpointView(BaseModel):
-    """Where the tenant's data is. The password is not shown; the secrets port has it."""
+    """Connection parameters of the tenant's database. The password is not shown; the secrets port has it."""
 
     host: str
     port: int
@@ -67,7 +68,7 @@ class EndpointView(BaseModel):
 
 
 class StepView(BaseModel):
-    """One step of the plan, and whether it is done."""
+    """One step of the plan, with its progress."""
 
     action: StepAction
     address: str
@@ -75,7 +76,7 @@ class StepView(BaseModel):
 
 
 class PlanView(BaseModel):
-    """The plan that was carried out last, or is being carried out, and what it was made from."""
+    """The current or last plan, and its inputs."""
 
     hash: str
     based_on: Annotated[int, Field(description="The environment's revision that the plan was computed from.")]
@@ -86,7 +87,7 @@ class PlanView(BaseModel):
 
 
 class ResourceView(BaseModel):
-    """A resource that stands, as it was defined."""
+    """A built resource, as it was defined."""
 
     address: str
     kind: str
@@ -96,40 +97,40 @@ class ResourceView(BaseModel):
 
 
 class FailureView(BaseModel):
-    """Which resource could not be built, and why."""
+    """The resource that could not be built, and the reason."""
 
     address: str
     reason: str
 
 
 class Links(BaseModel):
-    """Where to look next."""
+    """Related resources."""
 
     self: str
 
 
 class EnvironmentSummary(BaseModel):
-    """What a tenant runs on, in short."""
+    """Summary of a tenant's environment."""
 
     id: EnvironmentId
     tenant_id: TenantId
     slug: str
     region: str
     status: Status
-    access: Annotated[Access, Field(description="In force now.")]
-    access_wanted: Annotated[Access, Field(description="Last asked for; another than `access` while it is changed.")]
+    access: Annotated[Access, Field(description="The current access.")]
+    access_wanted: Annotated[Access, Field(description="The target access; differs from `access` while it changes.")]
     tier: str | None
     preset: Preset | None
     links: Links
 
     @classmethod
     def of(cls, environment: Environment) -> Self:
-        """What a list shows of `environment`."""
+        """Builds the summary of `environment`."""
         return cls(**_summary(environment))
 
 
 class EnvironmentView(EnvironmentSummary):
-    """What a tenant runs on. Null is what there is not yet."""
+    """A tenant's environment. Parts that do not exist yet are null."""
 
     epoch: Annotated[int, Field(description="Counts the tenant's placements; 0 until the first is ready.")]
     placement: Placement | None
@@ -141,7 +142,7 @@ class EnvironmentView(EnvironmentSummary):
 
     @classmethod
     def full(cls, environment: Environment) -> Self:
-        """All that is shown of `environment`."""
+        """Builds the complete view of `environment`."""
         endpoint, failure = environment.endpoint, environment.failure
         return cls(
             **_summary(environment),
@@ -163,12 +164,12 @@ class EnvironmentPage(BaseModel):
 
 
 def router(context: ServiceContext) -> APIRouter:
-    """The routes, on this edge."""
+    """Returns the routes of the service."""
     routes = APIRouter(prefix="/v1", tags=["environments"])
 
     @routes.get("/blueprint")
-    async def show_blueprint(_: Reader) -> BlueprintView:
-        """The blueprint by which environments are planned from now on."""
+    async def show_blueprint(_: Viewer) -> BlueprintView:
+        """Shows the blueprint that new plans use."""
         rows = await context.rows(select(cast(col(BlueprintRow.state), SqlText).label("state")))
         if not rows:
             raise BlueprintNotFoundError("no blueprint is published yet; see the service's log for why")
@@ -177,26 +178,26 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.get("/environments")
     async def show_all(
-        _: Reader,
-        standing: Annotated[Status | None, Query(alias="status", description="Only those that stand here.")] = None,
-        region: Annotated[Key | None, Query(description="Only those in this region.")] = None,
-        preset: Annotated[Preset | None, Query(description="Only those on this placement.")] = None,
+        _: Viewer,
+        status: Annotated[Status | None, Query(description="Only environments with this status.")] = None,
+        region: Annotated[Key | None, Query(description="Only environments in this region.")] = None,
+        preset: Annotated[Preset | None, Query(description="Only environments on this placement.")] = None,
         after: Annotated[
-            EnvironmentId | None, Query(description="Only ids behind this one: `next` of the page before.")
+            EnvironmentId | None, Query(description="Only ids after this one: `next` of the previous page.")
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")] = 50,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of results.")] = 50,
     ) -> EnvironmentPage:
-        """Environments in the order of their ids, a page at a time; pages stay right while others come."""
-        wanted = select(_STATE).order_by(EnvironmentRow.id).limit(limit + 1)
-        if standing is not None:
-            wanted = wanted.where(EnvironmentRow.status == standing)
+        """Lists environments in the order of their ids, in pages. New ones between two requests shift no page."""
+        query = select(_STATE).order_by(EnvironmentRow.id).limit(limit + 1)
+        if status is not None:
+            query = query.where(EnvironmentRow.status == status)
         if region is not None:
-            wanted = wanted.where(EnvironmentRow.region == region)
+            query = query.where(EnvironmentRow.region == region)
         if preset is not None:
-            wanted = wanted.where(EnvironmentRow.preset == preset)
+            query = query.where(EnvironmentRow.preset == preset)
         if after is not None:
-            wanted = wanted.where(col(EnvironmentRow.id) > after)
-        found = [ENVIRONMENTS.load(row.state) for row in await context.rows(wanted)]
+            query = query.where(col(EnvironmentRow.id) > after)
+        found = [ENVIRONMENTS.load(row.state) for row in await context.rows(query)]
         page = found[:limit]
         return EnvironmentPage(
             environments=[EnvironmentSummary.of(each) for each in page],
@@ -204,31 +205,31 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     @routes.get("/environments/{environment}")
-    async def show(environment: Named, _: Reader) -> EnvironmentView:
-        """One environment, by its id or its tenant's: placement, access, plan and what stands."""
+    async def show(environment: EnvironmentOrTenantId, _: Viewer) -> EnvironmentView:
+        """Shows one environment, by its id or its tenant's: placement, access, plan and built resources."""
         rows = await context.rows(select(_STATE).where(EnvironmentRow.id == _id(environment)))
         if not rows:
             raise EnvironmentUnknownError(f"there is no environment {environment}")
         return EnvironmentView.full(ENVIRONMENTS.load(rows[0].state))
 
-    @routes.post("/environments/{environment}/retry", status_code=status.HTTP_202_ACCEPTED)
-    async def retry(environment: Named, who: Writer) -> EnvironmentView:
-        """Plan again after a failure, by the blueprint that is now in force; what stands already stays."""
+    @routes.post("/environments/{environment}/retry", status_code=HTTPStatus.ACCEPTED)
+    async def retry(environment: EnvironmentOrTenantId, principal: Operator) -> EnvironmentView:
+        """Plans again after a failure, by the current blueprint; built resources stay."""
         id_ = _id(environment)
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> EnvironmentView:
-            blueprint = in_force(unit.get(BLUEPRINTS, IN_FORCE))
+            blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
             unit.record(ENVIRONMENTS, id_, environments.retry(unit.get(ENVIRONMENTS, id_), environment, blueprint))
             return EnvironmentView.full(existing(unit.get(ENVIRONMENTS, id_), environment))
 
         return await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[ENVIRONMENTS.key(id_)],
-            reads=[BLUEPRINTS.key(IN_FORCE)],
+            reads=[BLUEPRINTS.key(BLUEPRINT_ID)],
             verb="retry",
             target=environment,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=EnvironmentView,
         )
 
@@ -248,7 +249,7 @@ def _summary(environment: Environment) -> dict[str, Any]:
         "region": environment.region,
         "status": environment.status,
         "access": environment.access,
-        "access_wanted": environment.wanted,
+        "access_wanted": environment.target_access,
         "tier": plan.tier if plan else None,
         "preset": plan.preset if plan else None,
         "links": Links(self=f"/v1/environments/{environment.id}"),
@@ -259,7 +260,7 @@ def _plan(environment: Environment) -> PlanView | None:
     plan = environment.plan
     if plan is None or environment.plan_hash is None:
         return None
-    left = {step.resource.address for step in environment.remaining}
+    remaining = {step.resource.address for step in environment.remaining}
     return PlanView(
         hash=environment.plan_hash,
         based_on=plan.based_on,
@@ -267,7 +268,7 @@ def _plan(environment: Environment) -> PlanView | None:
         entitlements_hash=plan.entitlements_hash,
         cloud=plan.cloud,
         steps=[
-            StepView(action=step.action, address=step.resource.address, done=step.resource.address not in left)
+            StepView(action=step.action, address=step.resource.address, done=step.resource.address not in remaining)
             for step in plan.steps
         ],
     )

@@ -1,4 +1,4 @@
-"""Puts the service together."""
+"""Builds the service from its parts."""
 
 import asyncio
 
@@ -14,29 +14,29 @@ from paybill_runtime.settings import read_secret
 from paybill_provisioner.api import router
 from paybill_provisioner.consumer import HANDLERS
 from paybill_provisioner.domain import blueprints
-from paybill_provisioner.domain.blueprints import IN_FORCE
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
 from paybill_provisioner.drivers import Drivers
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
+from paybill_provisioner.jobs import JOBS
 from paybill_provisioner.settings import Settings
 from paybill_provisioner.tables import BLUEPRINTS, STATES
-from paybill_provisioner.work import JOBS
 
 
 async def publish_blueprint(context: ServiceContext) -> None:
-    """Put the blueprint of the settings in force; the same one again says nothing."""
+    """Publishes the blueprint of the settings; an unchanged one publishes nothing."""
     blueprint = context.settings.blueprint()
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
-        unit.record(BLUEPRINTS, IN_FORCE, blueprints.publish(unit.get(BLUEPRINTS, IN_FORCE), blueprint))
+        unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish(unit.get(BLUEPRINTS, BLUEPRINT_ID), blueprint))
 
     cause = f"blueprint:{digest(blueprint)}"
     origin = Origin(cause, cause, "service:provisioner", "")
-    await context.decide(origin, decide, writes=[BLUEPRINTS.key(IN_FORCE)])
+    await context.decide(origin, decide, writes=[BLUEPRINTS.key(BLUEPRINT_ID)])
 
 
 def service() -> Service:
-    """The provisioner, with the driver for this machine."""
+    """Returns the provisioner service with the local driver."""
     opened: list[LocalDriver] = []
 
     def drivers(settings: Settings, secrets: Secrets) -> Drivers:
@@ -45,7 +45,7 @@ def service() -> Service:
         return {"local": opened[-1]}
 
     async def close_drivers(_context: ServiceContext, _leases: Leases) -> None:
-        """Wait for the end, then close the connections to tenants' databases."""
+        """Waits for the shutdown, then closes the connections to tenants' databases."""
         try:
             await asyncio.Event().wait()
         finally:

@@ -1,4 +1,4 @@
-"""The facts that this service hears, and the verb for each."""
+"""Subscriptions of the service: each event and its verb in the domain."""
 
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_provisioner.domain import access, environments
-from paybill_provisioner.domain.blueprints import IN_FORCE, in_force
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, id_of
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
 
@@ -44,9 +44,9 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
     _record(unit, fact, environments.on_tenant_requested(_environment(unit, fact), fact))
 
 
-@HANDLERS.fact(EntitlementsSet, writes=_writes, reads=lambda _: [BLUEPRINTS.key(IN_FORCE)])
+@HANDLERS.fact(EntitlementsSet, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, _: DecisionContext) -> None:
-    blueprint = in_force(unit.get(BLUEPRINTS, IN_FORCE))
+    blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
     _record(unit, fact, environments.on_entitlements_set(_environment(unit, fact), fact, blueprint))
 
 

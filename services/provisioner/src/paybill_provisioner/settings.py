@@ -1,4 +1,4 @@
-"""What the environment decides for the provisioner, beside what it decides for every service."""
+"""Settings of the provisioner, in addition to those of every service."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 
 class Settings(ServiceSettings):
-    """blueprints_file: the blueprint in YAML; the one in this package when it is not set.
+    """blueprints_file: the blueprint in YAML; by default the one in this package.
 
-    local_database_url: `postgresql://role@host:port/database` of the server that holds tenants' databases, with its
-    password in the file beside it; the role has CREATEDB and CREATEROLE and is no superuser, and no tenant may enter
-    that database. local_dir: below it lie tenants' folders and exports.
+    local_database_url: `postgresql://role@host:port/database` of the server with tenants' databases;
+    local_database_password_file has its password. The role has CREATEDB and CREATEROLE and is no superuser, and no
+    tenant may connect to that database. local_dir: parent of tenants' directories and of exports.
     """
 
     blueprints_file: Path | None = None
@@ -26,7 +26,7 @@ class Settings(ServiceSettings):
     local_dir: Path
 
     def blueprint(self) -> Blueprint:
-        """The blueprint to put in force. Raises ConfigurationError."""
+        """Returns the blueprint to publish. Raises ConfigurationError."""
         name = "blueprints.yaml" if self.blueprints_file is None else self.blueprints_file.name
         try:
             return read_blueprint((self.blueprints_file or files("paybill_provisioner") / name).read_bytes())
@@ -37,14 +37,14 @@ class Settings(ServiceSettings):
 
 
 def read_blueprint(text: bytes) -> Blueprint:
-    """The blueprint that `text`, YAML in UTF-8, says. Raises ValueError."""
+    """Parses a blueprint in YAML, UTF-8. Raises ValueError."""
     try:
-        said = orjson.dumps(yaml.safe_load(text))
-        blueprint = Blueprint.model_validate_json(said)
+        document = orjson.dumps(yaml.safe_load(text))
+        blueprint = Blueprint.model_validate_json(document)
     except ValidationError as error:
         raise ValueError(explain(error)) from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(" ".join(str(error).split())) from error
-    if orjson.loads(said) != blueprint.model_dump(mode="json"):
-        raise ValueError("it has a word that a blueprint has no meaning for; compare it with the one in the package")
+    if orjson.loads(document) != blueprint.model_dump(mode="json"):
+        raise ValueError("it has an unknown name; compare it with the blueprint in the package")
     return blueprint

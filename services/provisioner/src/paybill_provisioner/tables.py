@@ -1,4 +1,4 @@
-"""The states of this service, a JSON document each, with columns to look environments up by."""
+"""Tables of the service: one JSON document a state, with generated columns for queries."""
 
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
@@ -11,17 +11,17 @@ from paybill_provisioner.domain.environments import Environment
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
-    """This service's rows, in a MetaData of their own: two services can be loaded in one process."""
+    """Base of the rows, with its own MetaData: one process can load two services."""
 
 
 class BlueprintRow(Base, table=True):
-    """The blueprint in force: one row."""
+    """The current blueprint: one row."""
 
     __tablename__ = "blueprints"
 
 
 class EnvironmentRow(Base, table=True):
-    """What a tenant runs on. `preset` is null until there is a plan."""
+    """A tenant's environment. `preset` is null until there is a plan."""
 
     __tablename__ = "environments"
     __table_args__ = (Index(None, "status", "id"), Index(None, "region", "id"))

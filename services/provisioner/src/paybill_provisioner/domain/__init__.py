@@ -1,1 +1,1 @@
-"""What tenants run on, as rules: blueprints, the resources they ask for, and the environments made of these."""
+"""Rules of the provisioner: blueprints, resource graphs and environments. No I/O."""

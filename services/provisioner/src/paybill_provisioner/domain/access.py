@@ -1,4 +1,4 @@
-"""Who gets in: shut out while the tenant is suspended, let in again after, and for good when it leaves."""
+"""Access of tenants: closed by suspension and offboarding, opened by reactivation."""
 
 from hashlib import sha256
 from typing import assert_never
@@ -29,24 +29,24 @@ from paybill_provisioner.domain.environments import (
 )
 
 NOTHING_EXPORTED = Export(location="nothing", sha256=sha256(b"").hexdigest(), size_bytes=0, rows=0)
-"""The export of an environment that was never planned: there is no file."""
+"""Export of an environment that was never planned: there is no file."""
 
 
 def on_tenant_suspended(environment: Environment | None, fact: TenantSuspended) -> list[EnvironmentEvent]:
-    """Start to shut the tenant out, as far as the suspension says."""
-    wanted = {SuspensionMode.READ_ONLY: Access.READ_ONLY, SuspensionMode.BLOCKED: Access.CLOSED}[fact.mode]
-    return _want(existing(environment, fact.tenant_id), wanted)
+    """Starts to reduce the tenant's access to that of the suspension mode."""
+    target = {SuspensionMode.READ_ONLY: Access.READ_ONLY, SuspensionMode.BLOCKED: Access.CLOSED}[fact.mode]
+    return _start_change(existing(environment, fact.tenant_id), target)
 
 
 def on_tenant_reactivated(environment: Environment | None, fact: TenantReactivated) -> list[EnvironmentEvent]:
-    """Start to let the tenant in again."""
-    return _want(existing(environment, fact.tenant_id), Access.OPEN)
+    """Starts to open the tenant's access."""
+    return _start_change(existing(environment, fact.tenant_id), Access.OPEN)
 
 
-def _want(environment: Environment, access: Access) -> list[EnvironmentEvent]:
+def _start_change(environment: Environment, access: Access) -> list[EnvironmentEvent]:
     match environment.status:
         case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.READY:
-            return [] if environment.wanted is access else [access_change(environment, access)]
+            return [] if environment.target_access is access else [access_change(environment, access)]
         case Status.RETAINING | Status.RETAINED:
             return []
         case _:
@@ -54,7 +54,7 @@ def _want(environment: Environment, access: Access) -> list[EnvironmentEvent]:
 
 
 def access_changed(environment: Environment, access: Access) -> list[EnvironmentEvent]:
-    """Record that `access` is in force."""
+    """Records that `access` is in effect."""
     if environment.status is not Status.READY or environment.access is access:
         return []
     if access is Access.OPEN:
@@ -65,7 +65,7 @@ def access_changed(environment: Environment, access: Access) -> list[Environment
 def on_tenant_left(
     environment: Environment | None, fact: OffboardingStarted | TenantCancelled
 ) -> list[EnvironmentEvent]:
-    """Start to close and export. Where nothing was ever planned, there is nothing to export and it ends at once."""
+    """Starts to close and export. An environment that was never planned is retained at once without an export."""
     environment = existing(environment, fact.tenant_id)
     started = RetentionStarted(tenant_id=environment.tenant_id, environment_id=environment.id)
     match environment.status:
@@ -80,7 +80,7 @@ def on_tenant_left(
 
 
 def retained(environment: Environment, export: Export) -> list[EnvironmentEvent]:
-    """Record that the data is exported and nobody gets in."""
+    """Records that the data is exported and access is closed."""
     if environment.status is not Status.RETAINING:
         return []
     return [EnvironmentRetained(tenant_id=environment.tenant_id, environment_id=environment.id, export=export)]

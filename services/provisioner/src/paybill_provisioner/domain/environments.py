@@ -1,9 +1,9 @@
-"""Environments: what one tenant runs on, from the day it is registered to the day only its data is kept."""
+"""Lifecycle of a tenant's environment, from registration until only its data is retained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import assert_never
+from typing import Annotated, assert_never
 
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.errors import ConflictError, NotFoundError
@@ -29,6 +29,7 @@ from paybill_contracts.provisioner import (
     StepAction,
 )
 from paybill_contracts.tenant import TenantRequested
+from pydantic import Field
 
 from paybill_provisioner.domain import graph
 from paybill_provisioner.domain.blueprints import PublishedBlueprint, require_region, tier_of
@@ -54,25 +55,25 @@ class EnvironmentUnknownError(NotFoundError):
 
 
 class EnvironmentNotFailedError(ConflictError):
-    """Only a plan that failed can be tried again."""
+    """Only a failed plan can be retried."""
 
     code = "environment_not_failed"
 
 
 class PlanMismatchError(ConflictError):
-    """What is about to be built is not the plan that is recorded."""
+    """The plan to be built is not the recorded one."""
 
     code = "plan_mismatch"
 
 
 class PlanDestroysError(ConflictError):
-    """The plan would remove resources, and nothing of a tenant's is removed without an approval."""
+    """The plan would delete resources of a tenant, which needs an approval."""
 
     code = "plan_destroys"
 
 
 class Status(StrEnum):
-    """Where an environment stands. Whether the tenant can get in is apart from it, in `Environment.access`."""
+    """Lifecycle status of an environment. The tenant's access is separate, in `Environment.access`."""
 
     REGISTERED = "registered"
     BUILDING = "building"
@@ -83,8 +84,8 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A resource that stands, as it was defined, and what its driver said about it."""
+class BuiltResource:
+    """A built resource, as it was defined, with its driver's outputs."""
 
     resource: Resource
     outputs: dict[str, str]
@@ -92,7 +93,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Which resource could not be built, and why."""
+    """The resource that could not be built, and the reason."""
 
     address: str
     reason: str
@@ -100,9 +101,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What one tenant runs on. `wanted` is the access last asked for, `access` the one in force.
+    """The environment of one tenant.
 
-    `revision` counts the facts so far: a plan names the one that it is based on.
+    target_access: last requested; access: in effect. revision: number of events so far; a plan names the one that it
+    is based on.
     """
 
     id: str
@@ -113,47 +115,47 @@ class Environment:
     status: Status
     plan: Plan | None = None
     plan_hash: str | None = None
-    built: tuple[Built, ...] = ()
+    built: tuple[BuiltResource, ...] = ()
     failure: Failure | None = None
     epoch: int = 0
     endpoint: Endpoint | None = None
-    wanted: Access = Access.OPEN
+    target_access: Annotated[Access, Field(alias="wanted")] = Access.OPEN
     access: Access = Access.CLOSED
     export: Export | None = None
 
     @property
     def resources(self) -> Mapping[str, Resource]:
-        """By address, all that stands or may have been begun."""
-        standing = {each.resource.address: each.resource for each in self.built}
-        return standing | {step.resource.address: step.resource for step in (self.plan.steps if self.plan else ())}
+        """Resources by address: built ones and those of the plan, which may be incomplete."""
+        built = {each.resource.address: each.resource for each in self.built}
+        return built | {step.resource.address: step.resource for step in (self.plan.steps if self.plan else ())}
 
     @property
     def outputs(self) -> Mapping[str, Mapping[str, str]]:
-        """By address, what drivers said about the resources that stand."""
+        """Drivers' outputs of the built resources, by address."""
         return {each.resource.address: each.outputs for each in self.built}
 
     @property
     def remaining(self) -> tuple[Step, ...]:
-        """The steps of the plan that are not done yet, in order."""
-        standing = {each.resource.address: each.resource for each in self.built}
+        """Steps of the plan that are not done yet, in order."""
+        built = {each.resource.address: each.resource for each in self.built}
         steps = self.plan.steps if self.plan else ()
-        return tuple(step for step in steps if standing.get(step.resource.address) != step.resource)
+        return tuple(step for step in steps if built.get(step.resource.address) != step.resource)
 
 
 def id_of(tenant_id: str) -> str:
-    """A tenant's environment has the tenant's number."""
+    """Returns the id of a tenant's environment: it has the tenant's hexadecimal number."""
     return f"env_{tenant_id.removeprefix('ten_')}"
 
 
 def existing(environment: Environment | None, tenant_id: str) -> Environment:
-    """The environment, which must be there. Raises EnvironmentUnknownError."""
+    """Returns the environment. Raises EnvironmentUnknownError for None."""
     if environment is None:
-        raise EnvironmentUnknownError(f"no environment is registered for {tenant_id}; its sign-up was never heard")
+        raise EnvironmentUnknownError(f"no environment is registered for {tenant_id}; its sign-up event never arrived")
     return environment
 
 
 def on_tenant_requested(environment: Environment | None, fact: TenantRequested) -> list[EnvironmentEvent]:
-    """Remember who will need an environment, and where."""
+    """Registers the environment that the tenant will need, with its region."""
     if environment is not None:
         return []
     return [
@@ -166,7 +168,7 @@ def on_tenant_requested(environment: Environment | None, fact: TenantRequested) 
 def on_entitlements_set(
     environment: Environment | None, fact: EntitlementsSet, blueprint: PublishedBlueprint
 ) -> list[EnvironmentEvent]:
-    """Plan the environment that the tenant is entitled to.
+    """Plans the environment that the tenant is entitled to.
 
     Raises EnvironmentUnknownError, UnknownTierError, UnknownRegionError, PlanDestroysError.
     """
@@ -185,7 +187,7 @@ def on_entitlements_set(
 def retry(
     environment: Environment | None, environment_id: str, blueprint: PublishedBlueprint
 ) -> list[EnvironmentEvent]:
-    """Plan again after a failure, by the blueprint that is now in force; what stands already stays.
+    """Plans again after a failure, by the current blueprint; built resources stay.
 
     Raises EnvironmentUnknownError, EnvironmentNotFailedError and what planning raises.
     """
@@ -198,7 +200,7 @@ def retry(
             return []
         case Status.FAILED | Status.REGISTERED | Status.READY | Status.RETAINING | Status.RETAINED:
             raise EnvironmentNotFailedError(
-                f"the environment is {environment.status}; only one that failed can be tried again"
+                f"the environment is {environment.status}; only a failed one can be retried"
             )
         case _:
             assert_never(environment.status)
@@ -207,14 +209,14 @@ def retry(
 def planned(
     environment: Environment, blueprint: PublishedBlueprint, tier: str, preset: Preset, entitlements_hash: str
 ) -> EnvironmentPlanned:
-    """The steps from what stands to what the tier needs, with the hash that the executor insists on."""
+    """Plans the steps from the built resources to those of the tier, with the hash that the executor checks."""
     require_region(blueprint.content, environment.region)
-    made_of = tier_of(blueprint.content, tier, preset)
-    wanted = graph.desired(blueprint.content, made_of, environment.tenant_id, environment.region)
-    steps = graph.diff(wanted, (each.resource for each in environment.built))
-    doomed = [step.resource.address for step in steps if step.action is StepAction.DELETE]
-    if doomed:
-        raise PlanDestroysError(f"the plan would remove {', '.join(doomed)}; keep the tier, or move the tenant")
+    definition = tier_of(blueprint.content, tier, preset)
+    desired = graph.desired(blueprint.content, definition, environment.tenant_id, environment.region)
+    steps = graph.diff(desired, (each.resource for each in environment.built))
+    deleted = [step.resource.address for step in steps if step.action is StepAction.DELETE]
+    if deleted:
+        raise PlanDestroysError(f"the plan would delete {', '.join(deleted)}; keep the tier, or move the tenant")
     plan = Plan(
         environment_id=environment.id,
         based_on=environment.revision,
@@ -223,7 +225,7 @@ def planned(
         tier=tier,
         preset=preset,
         placement=placement_of(preset),
-        cloud=made_of.cloud,
+        cloud=definition.cloud,
         region=environment.region,
         steps=steps,
     )
@@ -233,23 +235,23 @@ def planned(
 
 
 def require_plan(environment: Environment, fact: EnvironmentPlanned) -> None:
-    """Raises PlanMismatchError unless the plan in `fact` is, to the last letter, the one that is recorded."""
+    """Raises PlanMismatchError unless the plan in `fact` has the hash of the recorded one."""
     if not digest(fact.plan) == fact.plan_hash == environment.plan_hash:
         raise PlanMismatchError(
-            f"asked for is the plan {digest(fact.plan)[:12]}…, recorded is {str(environment.plan_hash)[:12]}…; "
-            "look at the environment and try it again"
+            f"the requested plan is {digest(fact.plan)[:12]}…, the recorded one {str(environment.plan_hash)[:12]}…; "
+            "check the environment and retry it"
         )
 
 
 def resources_built(
     environment: Environment, plan_hash: str, done: Sequence[tuple[str, Mapping[str, str]]]
 ) -> list[EnvironmentEvent]:
-    """Record the steps that are `done` (address and outputs); after the last one the environment is ready.
+    """Records the steps that are `done` (address and outputs); after the last one the environment is ready.
 
-    Said of a tenant that leaves meanwhile, it only records what stands. Raises PlanMismatchError.
+    For a tenant in offboarding it only records the resources. Raises PlanMismatchError.
     """
     if environment.plan_hash != plan_hash:
-        raise PlanMismatchError(f"the plan {plan_hash[:12]}… is no longer the one to be built")
+        raise PlanMismatchError(f"the plan {plan_hash[:12]}… is no longer the current one")
     open_steps = {step.resource.address for step in environment.remaining}
     events: list[EnvironmentEvent] = [
         ResourceBuilt(
@@ -278,47 +280,47 @@ def _ready(environment: Environment, plan_hash: str) -> list[EnvironmentEvent]:
         epoch=environment.epoch + 1,
         endpoint=_endpoint(environment.outputs),
     )
-    if environment.wanted is Access.OPEN:
+    if environment.target_access is Access.OPEN:
         return [ready]
-    return [ready, access_change(environment, environment.wanted)]
+    return [ready, access_change(environment, environment.target_access)]
 
 
 def access_change(environment: Environment, access: Access) -> AccessChangeStarted:
-    """Access is to become `access`."""
+    """Returns the event that starts a change to `access`."""
     return AccessChangeStarted(tenant_id=environment.tenant_id, environment_id=environment.id, access=access)
 
 
 def _endpoint(outputs: Mapping[str, Mapping[str, str]]) -> Endpoint:
-    """Where the tenant's data is: every driver's outputs together name these six."""
-    found = {name: value for each in outputs.values() for name, value in each.items()}
+    """Builds the endpoint: the outputs of every driver together contain these six values."""
+    values = {name: value for each in outputs.values() for name, value in each.items()}
     return Endpoint(
-        host=found["host"],
-        port=int(found["port"]),
-        database=found["database"],
-        schema_name=found["schema_name"],
-        username=found["username"],
-        secret=found["secret"],
+        host=values["host"],
+        port=int(values["port"]),
+        database=values["database"],
+        schema_name=values["schema_name"],
+        username=values["username"],
+        secret=values["secret"],
     )
 
 
 def build_failed(environment: Environment, plan_hash: str, reason: str) -> list[EnvironmentEvent]:
-    """Give up a plan, keeping what stands. Of a plan that is no longer the one to be built there is nothing to say."""
+    """Records the failure of the current plan; built resources stay. Any other plan is ignored."""
     if environment.status is not Status.BUILDING or environment.plan_hash != plan_hash:
         return []
-    left = environment.remaining
+    remaining = environment.remaining
     return [
         EnvironmentFailed(
             tenant_id=environment.tenant_id,
             environment_id=environment.id,
             plan_hash=plan_hash,
-            address=left[0].resource.address if left else "environment",
+            address=remaining[0].resource.address if remaining else "environment",
             reason=reason,
         )
     ]
 
 
 def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environment:
-    """The environment after `event`; only `EnvironmentRegistered` may come first."""
+    """Returns the environment after `event`; only `EnvironmentRegistered` may come first."""
     if isinstance(event, EnvironmentRegistered):
         return Environment(
             id=event.environment_id,
@@ -336,7 +338,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 environment, status=Status.BUILDING, plan=event.plan, plan_hash=event.plan_hash, failure=None
             )
         case ResourceBuilt():
-            built = Built(resource=environment.resources[event.address], outputs=event.outputs)
+            built = BuiltResource(resource=environment.resources[event.address], outputs=event.outputs)
             others = tuple(each for each in environment.built if each.resource.address != event.address)
             return replace(environment, built=(*others, built))
         case EnvironmentFailed():
@@ -347,13 +349,13 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
                 environment, status=Status.READY, epoch=event.epoch, endpoint=event.endpoint, access=Access.OPEN
             )
         case AccessChangeStarted():
-            return replace(environment, wanted=event.access)
+            return replace(environment, target_access=event.access)
         case AccessOpened():
             return replace(environment, access=Access.OPEN)
         case AccessClosed():
             return replace(environment, access=event.access)
         case RetentionStarted():
-            return replace(environment, status=Status.RETAINING, wanted=Access.CLOSED)
+            return replace(environment, status=Status.RETAINING, target_access=Access.CLOSED)
         case EnvironmentRetained():
             return replace(environment, status=Status.RETAINED, access=Access.CLOSED, export=event.export)
         case _:

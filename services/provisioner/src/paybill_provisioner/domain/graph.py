@@ -1,4 +1,4 @@
-"""From a blueprint to resources, and from what is wanted and what is there to the steps between them."""
+"""Graph of resources: desired resources of a blueprint, and the steps from observed to desired."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -9,27 +9,27 @@ from paybill_contracts.placement import Isolation, placement_of
 from paybill_contracts.provisioner import Blueprint, Resource, Step, StepAction, TierBlueprint
 
 TABLE_PREFIX = "table-"
-"""A property of a schema that begins so describes a table: `table-documents: id text, body jsonb`, the key first."""
+"""Prefix of schema properties that define a table: `table-documents: id text, body jsonb`, the key first."""
 
 
 class BrokenGraphError(DomainError):
-    """A resource needs one that is not there, or two need each other."""
+    """A resource needs a missing one, or two need each other."""
 
     code = "broken_graph"
 
 
 class Kind(StrEnum):
-    """The resources that the local driver builds."""
+    """Kind of a resource that the local driver builds."""
 
     SECRET = "secret"  # noqa: S105 - the name of a kind
-    FOLDER = "folder"
+    DIRECTORY = "folder"
     DATABASE = "postgres-database"
     SCHEMA = "postgres-schema"
     ROLE = "postgres-role"
 
 
 def desired(blueprint: Blueprint, tier: TierBlueprint, tenant_id: str, region: str) -> tuple[Resource, ...]:
-    """Every resource that the tenant's environment is made of, in canonical order."""
+    """Returns all resources of the tenant's environment, in canonical order."""
     placement = placement_of(tier.placement)
     role = role_of(tenant_id)
     database, schema = _names(placement.data, role, region)
@@ -50,7 +50,7 @@ def desired(blueprint: Blueprint, tier: TierBlueprint, tenant_id: str, region: s
             ),
             Resource(
                 address="folder.data",
-                kind=Kind.FOLDER,
+                kind=Kind.DIRECTORY,
                 layer="storage",
                 isolation=placement.storage,
                 properties={"path": f"{region}/{placement.storage}/{role}"},
@@ -85,44 +85,44 @@ def desired(blueprint: Blueprint, tier: TierBlueprint, tenant_id: str, region: s
 
 
 def _names(data: Isolation, role: str, region: str) -> tuple[str, str]:
-    """Database and schema of a tenant with this role."""
-    where = region.replace("-", "_")
+    """Returns the database and schema of a tenant with this role."""
+    suffix = region.replace("-", "_")
     match data:
         case Isolation.POOL:
-            return f"pool_{where}", "product"
+            return f"pool_{suffix}", "product"
         case Isolation.BRIDGE:
-            return f"bridge_{where}", role
+            return f"bridge_{suffix}", role
         case Isolation.SILO:
             return role.replace("t_", "silo_", 1), "product"
 
 
 def role_of(tenant_id: str) -> str:
-    """The tenant's role in PostgreSQL. Roles are global in a server, so the name is the tenant's whole id."""
+    """Returns the tenant's PostgreSQL role. Roles are global in a server, so the name has the complete tenant id."""
     return f"t_{tenant_id.removeprefix('ten_')}"
 
 
-def diff(wanted: Iterable[Resource], observed: Iterable[Resource]) -> tuple[Step, ...]:
-    """The steps from `observed` to `wanted`, each after those that it needs; equal inputs give equal steps.
+def diff(target: Iterable[Resource], observed: Iterable[Resource]) -> tuple[Step, ...]:
+    """Returns the steps from `observed` to `target`, each after those that it needs; equal inputs give equal steps.
 
-    What is no longer wanted goes last, in the opposite order of its making. Raises BrokenGraphError.
+    Deletions come last, in the reverse order of creation. Raises BrokenGraphError.
     """
-    there, goal = _by_address(observed), _by_address(wanted)
+    before, after = _by_address(observed), _by_address(target)
     steps = [
-        Step(action=StepAction.UPDATE if resource.address in there else StepAction.CREATE, resource=resource)
-        for resource in ordered(goal.values())
-        if there.get(resource.address) != resource
+        Step(action=StepAction.UPDATE if resource.address in before else StepAction.CREATE, resource=resource)
+        for resource in ordered(after.values())
+        if before.get(resource.address) != resource
     ]
-    gone = [resource for resource in ordered(there.values()) if resource.address not in goal]
-    return (*steps, *(Step(action=StepAction.DELETE, resource=resource) for resource in reversed(gone)))
+    removed = [resource for resource in ordered(before.values()) if resource.address not in after]
+    return (*steps, *(Step(action=StepAction.DELETE, resource=resource) for resource in reversed(removed)))
 
 
 def ordered(resources: Iterable[Resource]) -> tuple[Resource, ...]:
-    """`resources` so that each comes after those that it needs, and otherwise by address. Raises BrokenGraphError."""
+    """Sorts `resources` topologically, and by address where order is free. Raises BrokenGraphError."""
     by_address = _by_address(resources)
     for resource in by_address.values():
         missing = sorted(set(resource.needs) - by_address.keys())
         if missing:
-            raise BrokenGraphError(f"{resource.address} needs {missing[0]}, which is not there")
+            raise BrokenGraphError(f"{resource.address} needs {missing[0]}, which does not exist")
     sorter = TopologicalSorter({address: resource.needs for address, resource in by_address.items()})
     try:
         sorter.prepare()
@@ -140,6 +140,6 @@ def _by_address(resources: Iterable[Resource]) -> Mapping[str, Resource]:
     found: dict[str, Resource] = {}
     for resource in resources:
         if resource.address in found:
-            raise BrokenGraphError(f"{resource.address} is there twice")
+            raise BrokenGraphError(f"{resource.address} is defined twice")
         found[resource.address] = resource
     return found

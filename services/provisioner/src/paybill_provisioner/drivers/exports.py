@@ -1,4 +1,4 @@
-"""A tenant's rows as a file: gzipped JSON lines, the same bytes for the same rows, there whole or not at all."""
+"""Exports a tenant's rows to a file: gzipped JSON lines, deterministic, and written atomically."""
 
 import asyncio
 import gzip
@@ -10,15 +10,15 @@ from pathlib import Path
 from paybill_contracts.provisioner import Export
 
 from paybill_provisioner.domain.blueprints import TENANT_COLUMN
-from paybill_provisioner.drivers import folders
+from paybill_provisioner.drivers import directories
+from paybill_provisioner.drivers.namespaces import DatabaseNamespace, ident
 from paybill_provisioner.drivers.server import Connection
-from paybill_provisioner.drivers.spaces import Space, ident
 
-FOLDER = "exports"
-_ROWS_AT_ONCE = 500
-_BYTES = ' COLLATE "C"'
+DIRECTORY = "exports"
+_BATCH_ROWS = 500
+_BYTE_ORDER = ' COLLATE "C"'
 
-# Every table that is there, not only those of the blueprint of today. The order is that of the key, byte by byte.
+# Every existing table, not only those of the current blueprint. Rows are in byte order of the key.
 _TABLES = """
 SELECT c.relname AS name,
        (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_attribute AS a
@@ -33,38 +33,38 @@ ORDER BY c.relname COLLATE "C"
 """
 
 
-async def rows_of(connection: Connection, space: Space) -> AsyncGenerator[list[bytes], None]:
-    """All rows that the current role sees in the space, as lines of JSON, some hundreds at a time."""
-    for table in await connection.fetch(_TABLES, space.schema, TENANT_COLUMN):
+async def rows_of(connection: Connection, namespace: DatabaseNamespace) -> AsyncGenerator[list[bytes], None]:
+    """Yields all rows of the namespace that the current role can read, as lines of JSON, in batches."""
+    for table in await connection.fetch(_TABLES, namespace.schema, TENANT_COLUMN):
         columns = ", ".join(ident(column) for column in table["columns"])
-        order = ", ".join(f"r.{ident(name)}{_BYTES if text else ''}" for name, text in table["key"] or [])
-        name = f"{ident(space.schema)}.{ident(table['name'])}"
+        order = ", ".join(f"r.{ident(name)}{_BYTE_ORDER if text else ''}" for name, text in table["key"] or [])
+        name = f"{ident(namespace.schema)}.{ident(table['name'])}"
         query = (
             f"SELECT row_to_json(r)::text FROM (SELECT {columns} FROM {name}) AS r"  # noqa: S608 - all names are quoted
             f" ORDER BY {order or '1'}"
         )
         chunk: list[bytes] = []
-        async for row in connection.cursor(query, prefetch=_ROWS_AT_ONCE):
+        async for row in connection.cursor(query, prefetch=_BATCH_ROWS):
             chunk.append(f'{{"row":{row[0]},"table":"{table["name"]}"}}\n'.encode())
-            if len(chunk) == _ROWS_AT_ONCE:
+            if len(chunk) == _BATCH_ROWS:
                 yield chunk
                 chunk = []
         yield chunk
 
 
 class ExportFile:
-    """A file below `directory` that gets its name only when it is complete and on the disk."""
+    """A file below `directory` that gets its name only when it is complete and synced to disk."""
 
     def __init__(self, directory: Path, environment_id: str) -> None:
         self._directory = directory
-        self._location = f"{FOLDER}/{environment_id}.jsonl.gz"
+        self._location = f"{DIRECTORY}/{environment_id}.jsonl.gz"
         self._path = directory / self._location
         self._draft = self._path.with_suffix(".draft")
 
     async def write(self, chunks: AsyncIterator[list[bytes]]) -> Export:
-        """Write all lines; what it is called, how long it is, and its SHA-256."""
+        """Writes all lines, and returns the location, size and SHA-256."""
         rows = 0
-        folders.make_private(self._directory, FOLDER)
+        directories.make_private(self._directory, DIRECTORY)
         descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
@@ -74,7 +74,7 @@ class ExportFile:
             file.flush()
             await asyncio.to_thread(os.fsync, descriptor)
         self._draft.replace(self._path)
-        folders.sync(self._path.parent)
+        directories.sync(self._path.parent)
         with self._path.open("rb") as file:
             digest = await asyncio.to_thread(hashlib.file_digest, file, "sha256")
         return Export(
@@ -83,5 +83,5 @@ class ExportFile:
 
 
 async def no_rows() -> AsyncIterator[list[bytes]]:
-    """The rows of a tenant that never had a place."""
+    """Yields no rows, for a tenant without a database."""
     yield []

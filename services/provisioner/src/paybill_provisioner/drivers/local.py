@@ -1,4 +1,4 @@
-"""The driver for this machine: PostgreSQL for tenants' rows, folders for their files, the port for their secrets."""
+"""Driver for this machine: PostgreSQL for rows, directories for files, and the secrets port for passwords."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -14,180 +14,184 @@ from paybill_runtime.security.secrets import Secrets
 
 from paybill_provisioner.domain.environments import Environment
 from paybill_provisioner.domain.graph import Kind
-from paybill_provisioner.drivers import Done, folders, spaces
+from paybill_provisioner.drivers import Done, directories, namespaces
 from paybill_provisioner.drivers.exports import ExportFile, no_rows, rows_of
-from paybill_provisioner.drivers.scram import Login, Logins
-from paybill_provisioner.drivers.server import MISSING, TenantServer, acting_as
-from paybill_provisioner.drivers.spaces import Space
-from paybill_provisioner.drivers.survey import Survey, survey
+from paybill_provisioner.drivers.inspection import Inspection, inspect
+from paybill_provisioner.drivers.namespaces import DatabaseNamespace
+from paybill_provisioner.drivers.scram import Credentials, CredentialsFactory
+from paybill_provisioner.drivers.server import DATABASE_MISSING, TenantServer, as_role
 
-READERS = ("operator",)
-"""Who besides the provisioner may read a tenant's password."""
+SECRET_GRANTEES = ("operator",)
+"""Services other than the provisioner that may read a tenant's password."""
 
 TENANTS = "tenants"
-_SWEEPS = 50
-_SWEEP_S = 0.02
-_END_MS = 5_000
+_TERMINATE_ATTEMPTS = 50
+_TERMINATE_INTERVAL_S = 0.02
+_TERMINATE_TIMEOUT_MS = 5_000
 
-_END_SESSIONS = """
+_TERMINATE_SESSIONS = """
 SELECT count(pg_terminate_backend(pid, $3)) FROM pg_stat_activity WHERE usename = $1 AND backend_start < $2
 """
 
 
 class LocalDriver:
-    """Builds in the PostgreSQL server `server`, below `directory`, with passwords kept in `secrets`."""
+    """Builds in the PostgreSQL server `server` and below `directory`, and stores passwords in `secrets`."""
 
     def __init__(self, server: TenantServer, directory: Path, secrets: Secrets) -> None:
         self._server = server
         self._directory = directory
         self._secrets = secrets
-        self._logins = Logins()
+        self._credentials = CredentialsFactory()
 
     async def close(self) -> None:
-        """End all connections."""
-        await self._logins.close()
+        """Closes all connections."""
+        await self._credentials.close()
         await self._server.close()
 
     async def build(self, environment: Environment, steps: Sequence[Step]) -> AsyncGenerator[Sequence[Done], None]:
-        """Every call brings the whole environment about; `steps` are those that somebody waits for.
+        """Builds the whole environment at every call, and yields `steps`.
 
-        A silo is said in two parts, because CREATE DATABASE cannot be part of a transaction.
+        A silo is yielded in two parts, because CREATE DATABASE cannot be part of a transaction.
         """
         if any(step.action is StepAction.DELETE for step in steps):
-            raise Refused("this driver removes nothing; take the resource away by hand, then plan again")
-        space = Space.of(environment)
+            raise Refused("this driver deletes nothing; delete the resource manually, then plan again")
+        namespace = DatabaseNamespace.of(environment)
         resources = {Kind(resource.kind): resource for resource in environment.resources.values()}
         name = resources[Kind.SECRET].properties["name"]
-        known, there = await asyncio.gather(self._secrets.latest(name), self._make_database(space))
-        login = await (self._logins.new() if known is None else Login.of(await self._secrets.get(known)))
-        make = partial(self._make_space, space, there, login, environment.wanted)
-        begin = (
-            self._kept(name, known, login.password),
-            asyncio.to_thread(self._make_folder, resources[Kind.FOLDER]),
+        known, inspection = await asyncio.gather(self._secrets.latest(name), self._create_database(namespace))
+        credentials = await (
+            self._credentials.new() if known is None else Credentials.of(await self._secrets.get(known))
         )
-        if space.shared:
-            # Side by side: before all are durable nothing is said, and whoever begins again sets the role's password.
-            _, reference, _ = await asyncio.gather(make(), *begin)
+        create = partial(self._create_namespace, namespace, inspection, credentials, environment.target_access)
+        prerequisites = (
+            self._secret_reference(name, known, credentials.password),
+            asyncio.to_thread(self._create_directory, resources[Kind.DIRECTORY]),
+        )
+        if namespace.shared:
+            # Concurrently: nothing is yielded before all are durable, and a repeated build resets the password.
+            _, reference, _ = await asyncio.gather(create(), *prerequisites)
             yield [(step.resource.address, self._outputs(step.resource, reference)) for step in steps]
-            self._logins.prepare()
+            self._credentials.precompute()
             return
-        reference, _ = await asyncio.gather(*begin)
+        reference, _ = await asyncio.gather(*prerequisites)
         done = [(step.resource.address, self._outputs(step.resource, reference)) for step in steps]
-        inside = {resources[Kind.SCHEMA].address, resources[Kind.ROLE].address}
-        yield [each for each in done if each[0] not in inside]
-        await make()
-        yield [each for each in done if each[0] in inside]
+        in_database = {resources[Kind.SCHEMA].address, resources[Kind.ROLE].address}
+        yield [each for each in done if each[0] not in in_database]
+        await create()
+        yield [each for each in done if each[0] in in_database]
 
     async def set_access(self, environment: Environment, access: Access) -> None:
-        """Rights first, then an end to the sessions and transactions that began with other rights."""
-        space = await self._entered(environment)
-        if space is None:
+        """Changes the privileges first, then terminates sessions that began with the previous ones."""
+        namespace = await self._existing_namespace(environment)
+        if namespace is None:
             return
-        async with self._server.connection(space.database, keep=space.shared) as connection:
-            await connection.execute(spaces.set_access(space, access))
+        async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+            await connection.execute(namespaces.set_access(namespace, access))
             since: datetime = await connection.fetchval("SELECT clock_timestamp()")
         if access is not Access.OPEN:
-            await self._end_sessions(space.role, since)
+            await self._terminate_sessions(namespace.role, since)
 
     async def export(self, environment: Environment) -> Export:
-        """The database is read as the tenant, so that not one row of another can be in the file."""
+        """Reads the database as the tenant's role, so that the file cannot contain rows of another tenant."""
         file = ExportFile(self._directory, environment.id)
-        space = await self._entered(environment)
-        if space is None:
+        namespace = await self._existing_namespace(environment)
+        if namespace is None:
             return await file.write(no_rows())
         async with (
-            self._server.connection(space.database, keep=False) as connection,
-            acting_as(connection, space.role),
-            aclosing(rows_of(connection, space)) as rows,
+            self._server.connection(namespace.database, pooled=False) as connection,
+            as_role(connection, namespace.role),
+            aclosing(rows_of(connection, namespace)) as rows,
         ):
             return await file.write(rows)
 
-    async def _entered(self, environment: Environment) -> Space | None:
-        """The place of a tenant that could ever get in; None when it was not built so far, and so is empty."""
+    async def _existing_namespace(self, environment: Environment) -> DatabaseNamespace | None:
+        """Returns the namespace of a tenant with a role; None when it was not built so far and has no rows."""
         if not environment.resources:
             return None
-        space = Space.of(environment)
-        there = await self._survey(space)
-        return space if there is not None and there.role else None
+        namespace = DatabaseNamespace.of(environment)
+        inspection = await self._inspect(namespace)
+        return namespace if inspection is not None and inspection.role else None
 
-    async def _kept(self, name: str, known: str | None, password: str) -> str:
-        """The reference of the tenant's password, which is made at first and found again ever after."""
-        return known or await self._secrets.put(name, password, READERS)
+    async def _secret_reference(self, name: str, known: str | None, password: str) -> str:
+        """Returns the reference of the tenant's password; the first call stores it."""
+        return known or await self._secrets.put(name, password, SECRET_GRANTEES)
 
-    def _make_folder(self, resource: Resource) -> None:
-        folders.make_private(self._directory, TENANTS, *Path(resource.properties["path"]).parts)
+    def _create_directory(self, resource: Resource) -> None:
+        directories.make_private(self._directory, TENANTS, *Path(resource.properties["path"]).parts)
 
-    async def _make_database(self, space: Space) -> Survey:
-        there = await self._survey(space)
-        if there is None or not there.ready(space):
-            async with self._server.alone(space.database) as connection:
-                for group in space.groups:
+    async def _create_database(self, namespace: DatabaseNamespace) -> Inspection:
+        inspection = await self._inspect(namespace)
+        if inspection is None or not inspection.database_ready(namespace):
+            async with self._server.exclusive(namespace.database) as connection:
+                for group in namespace.groups:
                     if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", group):
-                        await connection.execute(spaces.create_group(group))
-                if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", space.database):
-                    await connection.execute(spaces.create_database(space.database))
-                await connection.execute(spaces.close_to_public(space.database))
-                async with self._server.connection(space.database, keep=space.shared) as inside:
-                    await inside.execute(spaces.close_public_schema())
-                if space.shared:
-                    await connection.execute(spaces.admit_members(space))
-            there = await self._survey(space)
-        if there is None:
-            raise Refused(f"the database {space.database} went away while it was being made; look who removed it")
-        return there
+                        await connection.execute(namespaces.create_group(group))
+                if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", namespace.database):
+                    await connection.execute(namespaces.create_database(namespace.database))
+                await connection.execute(namespaces.close_to_public(namespace.database))
+                async with self._server.connection(namespace.database, pooled=namespace.shared) as in_database:
+                    await in_database.execute(namespaces.close_public_schema())
+                if namespace.shared:
+                    await connection.execute(namespaces.grant_connect(namespace))
+            inspection = await self._inspect(namespace)
+        if inspection is None:
+            raise Refused(f"the database {namespace.database} was deleted during its creation; find out by whom")
+        return inspection
 
-    async def _make_space(self, space: Space, there: Survey, login: Login, access: Access) -> None:
-        if space.isolation is Isolation.POOL and not there.has(space):
-            there = await self._make_pool(space)
-        if space.isolation is Isolation.POOL and there.unwalled:
-            tables = ", ".join(sorted(there.unwalled))
+    async def _create_namespace(
+        self, namespace: DatabaseNamespace, inspection: Inspection, credentials: Credentials, access: Access
+    ) -> None:
+        if namespace.isolation is Isolation.POOL and not inspection.has_tables(namespace):
+            inspection = await self._create_pool(namespace)
+        if namespace.isolation is Isolation.POOL and inspection.unprotected:
+            tables = ", ".join(sorted(inspection.unprotected))
             raise Refused(
-                f"tenants are not kept apart in {tables} of {space.database}: row-level security is not enabled, not "
-                "forced, or has another policy; put that right, then try again"
+                f"tenants are not isolated in {tables} of {namespace.database}: row-level security is not enabled, not "
+                "forced, or has another policy; restore it, then retry"
             )
-        script = [spaces.make_role(space, access, exists=there.role, verifier=login.verifier)]
-        if space.isolation is not Isolation.POOL:
-            script.insert(0, spaces.make_schema(space, there.tables))
-        async with self._server.connection(space.database, keep=space.shared) as connection:
+        script = [namespaces.create_role(namespace, access, exists=inspection.role, verifier=credentials.verifier)]
+        if namespace.isolation is not Isolation.POOL:
+            script.insert(0, namespaces.create_schema(namespace, inspection.tables))
+        async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
             await connection.execute(";\n".join(script))
 
-    async def _make_pool(self, space: Space) -> Survey:
-        """The tables that all tenants of a pool share: made by one process, while the others wait."""
+    async def _create_pool(self, namespace: DatabaseNamespace) -> Inspection:
+        """Creates the shared tables of a pool under an advisory lock."""
         async with (
-            self._server.alone(space.database),
-            self._server.connection(space.database, keep=True) as connection,
+            self._server.exclusive(namespace.database),
+            self._server.connection(namespace.database, pooled=True) as connection,
         ):
-            there = await survey(connection, space)
-            if not there.has(space):
-                await connection.execute(spaces.make_schema(space, there.tables))
-            return await survey(connection, space)
+            inspection = await inspect(connection, namespace)
+            if not inspection.has_tables(namespace):
+                await connection.execute(namespaces.create_schema(namespace, inspection.tables))
+            return await inspect(connection, namespace)
 
-    async def _survey(self, space: Space) -> Survey | None:
-        """What is there; None when the database is not, or not open yet."""
+    async def _inspect(self, namespace: DatabaseNamespace) -> Inspection | None:
+        """Returns None when the database does not exist or does not accept connections yet."""
         try:
-            async with self._server.connection(space.database, keep=space.shared) as connection:
-                return await survey(connection, space)
-        except MISSING:
+            async with self._server.connection(namespace.database, pooled=namespace.shared) as connection:
+                return await inspect(connection, namespace)
+        except DATABASE_MISSING:
             return None
 
-    async def _end_sessions(self, role: str, since: datetime) -> None:
-        """End every session that began before `since`; look again, for one that just begins shows up a moment later."""
-        async with self._server.connection(self._server.home, keep=True) as connection:
-            quiet = 0
-            for _ in range(_SWEEPS):
-                async with acting_as(connection, role):
-                    ended = await connection.fetchval(_END_SESSIONS, role, since, _END_MS)
-                quiet = 0 if ended else quiet + 1
-                if quiet > 1:
+    async def _terminate_sessions(self, role: str, since: datetime) -> None:
+        """Terminates sessions that began before `since`, until two rounds find none: a new session appears late."""
+        async with self._server.connection(self._server.maintenance_database, pooled=True) as connection:
+            idle_rounds = 0
+            for _ in range(_TERMINATE_ATTEMPTS):
+                async with as_role(connection, role):
+                    ended = await connection.fetchval(_TERMINATE_SESSIONS, role, since, _TERMINATE_TIMEOUT_MS)
+                idle_rounds = 0 if ended else idle_rounds + 1
+                if idle_rounds > 1:
                     return
-                await asyncio.sleep(_SWEEP_S)
-        raise TimeoutError(f"sessions of {role} do not end; look for them in pg_stat_activity")
+                await asyncio.sleep(_TERMINATE_INTERVAL_S)
+        raise TimeoutError(f"sessions of {role} do not end; see pg_stat_activity")
 
     def _outputs(self, resource: Resource, reference: str) -> Mapping[str, str]:
         match Kind(resource.kind):
             case Kind.SECRET:
                 return {"secret": reference}
-            case Kind.FOLDER:
+            case Kind.DIRECTORY:
                 return {"folder": resource.properties["path"]}
             case Kind.DATABASE:
                 server = self._server

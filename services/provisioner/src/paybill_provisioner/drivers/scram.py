@@ -1,4 +1,4 @@
-"""Password verifiers, computed here so that no clear password is ever in a statement, a log or a replica of either."""
+"""SCRAM verifiers, computed here so that no plain password is in a statement, a log or a replica."""
 
 import asyncio
 import hashlib
@@ -9,58 +9,58 @@ from dataclasses import dataclass
 from typing import Self
 
 ITERATIONS = 4096
-"""PostgreSQL's default. It slows down guessing; our passwords are 256 random bits, which nobody guesses.
+"""PostgreSQL's default. It slows down guessing; our passwords have 256 random bits.
 
-Fewer would save the server most of what a new role costs it, but RFC 7677 asks for so many, and JDBC insists on them.
+Fewer iterations would save most of the cost of a new role, but RFC 7677 and JDBC require at least this number.
 """
 
 
 def new_password() -> str:
-    """256 random bits as text that SASLprep (RFC 4013) leaves as it is."""
+    """Returns 256 random bits as text that SASLprep (RFC 4013) does not change."""
     return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """A password, and what PostgreSQL keeps of it."""
+class Credentials:
+    """A password and its SCRAM verifier, which PostgreSQL stores."""
 
     password: str
     verifier: str
 
     @classmethod
     async def of(cls, password: str) -> Self:
-        """With a salt of its own. A millisecond of hashing, in a thread: others go on meanwhile."""
+        """Computes the verifier with a new salt, in a thread: the hash takes a millisecond."""
         return cls(password, await asyncio.to_thread(verifier, password, secrets.token_bytes(16)))
 
 
-class Logins:
-    """New logins, of which one is made ahead, so that a tenant who comes alone need not wait for the hashing."""
+class CredentialsFactory:
+    """Creates credentials, with one verifier precomputed, so that a single tenant does not wait for the hash."""
 
     def __init__(self) -> None:
-        self._next: asyncio.Task[Login] | None = None
+        self._next: asyncio.Task[Credentials] | None = None
 
-    async def new(self) -> Login:
-        """One that nobody else is given."""
+    async def new(self) -> Credentials:
+        """Returns credentials that no other call gets."""
         ready, self._next = self._next, None
-        return await (ready or Login.of(new_password()))
+        return await (ready or Credentials.of(new_password()))
 
-    def prepare(self) -> None:
-        """Make the next one now."""
+    def precompute(self) -> None:
+        """Starts the computation of the next credentials."""
         if self._next is None:
-            self._next = asyncio.create_task(Login.of(new_password()))
+            self._next = asyncio.create_task(Credentials.of(new_password()))
 
     async def close(self) -> None:
-        """Wait for what is being made."""
+        """Waits for a running computation."""
         await asyncio.gather(*filter(None, [self._next]))
 
 
 def verifier(password: str, salt: bytes) -> str:
-    """What PostgreSQL keeps of `password`: `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>` (RFC 5803).
+    """Returns the verifier `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>` of `password` (RFC 5803).
 
-    password: printable ASCII, because others would need SASLprep. salt: 16 fresh random bytes.
+    password: printable ASCII, because other text needs SASLprep. salt: 16 fresh random bytes.
     """
     if not (password.isascii() and password.isprintable()):
-        raise ValueError("a password is printable ASCII here")
+        raise ValueError("a password must be printable ASCII")
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS)
     stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")

@@ -1,4 +1,4 @@
-"""Connections to the PostgreSQL server that holds tenants' databases, and what is only safe inside one of them."""
+"""Connections to the PostgreSQL server with tenants' databases."""
 
 import asyncio
 import hashlib
@@ -12,22 +12,22 @@ import asyncpg
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.jobs.effects import RetryAfter
 
-from paybill_provisioner.drivers.spaces import ident
+from paybill_provisioner.drivers.namespaces import ident
 
 Connection: TypeAlias = Any
 """A connection of asyncpg, which has no types."""
 
 MIN_MAJOR = 16
-"""Since PostgreSQL 16 a membership can be inherited without the right to switch to it, which pools rest on."""
+"""PostgreSQL 16 introduced memberships that are inherited without the right to SET ROLE, which pools need."""
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 60
 POOL_SIZE = 4
-MISSING = (asyncpg.InvalidCatalogNameError, asyncpg.ObjectNotInPrerequisiteStateError)
-"""What a connection to a database that is not there, or not open yet, raises."""
+DATABASE_MISSING = (asyncpg.InvalidCatalogNameError, asyncpg.ObjectNotInPrerequisiteStateError)
+"""Errors of a connection to a database that does not exist, or does not accept connections yet."""
 
-AWAY_S = 2.0
-_AWAY = (
+RETRY_AFTER_S = 2.0
+_UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -38,64 +38,66 @@ _AWAY = (
     TimeoutError,
     socket.gaierror,
 )
-"""The server does not answer, or not now: that is no failure of what was asked of it."""
+"""The server is unavailable: the job is retried, and the attempt does not count as a failure."""
 
 _SETTINGS = {
     "application_name": "paybill-provisioner",
     "timezone": "UTC",
-    # Nothing that anybody made in a shared database is ever found by a name of ours.
+    # No object that a tenant created is ever resolved by an unqualified name of ours.
     "search_path": "pg_catalog",
-    # A statement that waits for a tenant's long transaction would hold up all who come after it.
+    # A statement that waits for a tenant's long transaction would block all later ones.
     "lock_timeout": "5s",
 }
 
 
 class TenantServer:
-    """The server at `url`, as a role with CREATEDB and CREATEROLE that is no superuser.
+    """The server at `url`, with a role that has CREATEDB and CREATEROLE and is no superuser.
 
-    Shared databases keep a few connections open; a silo is connected to when there is something to do in it.
+    Shared databases have a small connection pool; a silo gets a connection for each operation.
     """
 
     def __init__(self, url: str, password: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or not parts.path.strip("/"):
-            raise ConfigurationError("PAYBILL_LOCAL_DATABASE_URL must look like postgresql://role@host:port/database")
+            raise ConfigurationError(
+                "PAYBILL_LOCAL_DATABASE_URL must have the form postgresql://role@host:port/database"
+            )
         self.host = parts.hostname
         self.port = parts.port or 5432
-        self.home = parts.path.strip("/")
-        """The database for what is said to the server as a whole. No tenant gets in, so no tenant holds its locks."""
+        self.maintenance_database = parts.path.strip("/")
+        """Database for statements about the whole server. Tenants cannot connect, so they hold no locks in it."""
         self._url = url
         self._password = password
         self._pools: dict[str, asyncpg.Pool] = {}
         self._opening = asyncio.Lock()
 
     async def close(self) -> None:
-        """End all connections."""
+        """Closes all connections."""
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.close()
 
     @asynccontextmanager
-    async def connection(self, database: str, *, keep: bool) -> AsyncIterator[Connection]:
-        """A connection to `database`, from those that are kept open or for this once.
+    async def connection(self, database: str, *, pooled: bool) -> AsyncIterator[Connection]:
+        """Opens a connection to `database`, or takes one from its pool.
 
-        Raises one of MISSING, and RetryAfter when the server goes away while it is used.
+        Raises one of DATABASE_MISSING, and RetryAfter when the server becomes unavailable.
         """
         try:
-            async with self._connection(database, keep=keep) as connection:
+            async with self._connection(database, pooled=pooled) as connection:
                 yield connection
-        except _AWAY as error:
-            why = f"the server of tenants' databases, {self.host}:{self.port}, does not answer"
-            raise RetryAfter(AWAY_S, why) from error
+        except _UNAVAILABLE as error:
+            reason = f"the server of tenants' databases, {self.host}:{self.port}, does not answer"
+            raise RetryAfter(RETRY_AFTER_S, reason) from error
 
     @asynccontextmanager
-    async def _connection(self, database: str, *, keep: bool) -> AsyncIterator[Connection]:
-        if keep:
+    async def _connection(self, database: str, *, pooled: bool) -> AsyncIterator[Connection]:
+        if pooled:
             pool = self._pools.get(database) or await self._open(database)
             async with pool.acquire() as connection:
                 yield connection
             return
-        once = await asyncpg.connect(
+        single = await asyncpg.connect(
             self._url,
             password=self._password or None,
             database=database,
@@ -104,22 +106,22 @@ class TenantServer:
             server_settings=_SETTINGS,
         )
         try:
-            _require_version(once)
-            yield once
+            _require_version(single)
+            yield single
         finally:
-            await once.close()
+            await single.close()
 
     @asynccontextmanager
-    async def alone(self, what: str) -> AsyncIterator[Connection]:
-        """A connection to the server's `home`, while nobody else in the world is making `what`."""
-        key = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
-        async with self.connection(self.home, keep=True) as connection:
+    async def exclusive(self, name: str) -> AsyncIterator[Connection]:
+        """Holds an advisory lock on `name` in the maintenance database, and yields its connection."""
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        async with self.connection(self.maintenance_database, pooled=True) as connection:
             await connection.execute("SET lock_timeout = '60s'")
             await connection.execute("SELECT pg_advisory_lock($1)", key)
             try:
                 yield connection
             finally:
-                # A connection that broke has lost its lock with its session.
+                # A broken connection released the lock with its session.
                 if not connection.is_closed():
                     await connection.execute("SELECT pg_advisory_unlock($1)", key)
 
@@ -136,13 +138,13 @@ class TenantServer:
                     command_timeout=STATEMENT_TIMEOUT_S,
                     server_settings=_SETTINGS,
                     init=_check,
-                    reset=None if database == self.home else _reset_nothing,
+                    reset=None if database == self.maintenance_database else _skip_reset,
                 )
             return self._pools[database]
 
 
-async def _reset_nothing(_: Connection) -> None:
-    """Sessions change their settings and hold locks in `home` alone; a round trip for what nobody did is saved."""
+async def _skip_reset(_: Connection) -> None:
+    """Saves the round trip of a reset: only sessions in the maintenance database change settings or hold locks."""
 
 
 async def _check(connection: Connection) -> None:
@@ -152,15 +154,17 @@ async def _check(connection: Connection) -> None:
 def _require_version(connection: Connection) -> None:
     major = connection.get_server_version().major
     if major < MIN_MAJOR:
-        raise ConfigurationError(f"tenants' databases need PostgreSQL {MIN_MAJOR} or later; the server is {major}")
+        raise ConfigurationError(
+            f"tenants' databases need PostgreSQL {MIN_MAJOR} or later; the server has version {major}"
+        )
 
 
 @asynccontextmanager
-async def acting_as(connection: Connection, role: str) -> AsyncIterator[None]:
-    """Look through a tenant's eyes, at one unchanging view of the database.
+async def as_role(connection: Connection, role: str) -> AsyncIterator[None]:
+    """Runs a repeatable-read transaction as the tenant's role, and rolls it back at the end.
 
-    The driver may become the tenant only inside this block: the membership that allows it is rolled back at its end,
-    and so is everything else. What the tenant cannot see, such as another's rows, is not seen here either.
+    The driver is a member of the role only inside this transaction. Rows that the tenant cannot read, such as another
+    tenant's, cannot be read here either.
     """
     transaction = connection.transaction(isolation="repeatable_read")
     await transaction.start()

@@ -1,4 +1,4 @@
-"""Every way around the walls that we could think of, tried as a tenant on a real PostgreSQL."""
+"""Attempts of a tenant to escape its isolation, on a real PostgreSQL."""
 
 import asyncpg
 import pytest
@@ -6,7 +6,7 @@ from paybill_contracts.placement import Preset
 
 PRESETS = list(Preset)
 
-TRICKS = (
+ESCAPE_ATTEMPTS = (
     'SET ROLE "{them}"',
     "SET ROLE postgres",
     "SET ROLE provisioner_driver",
@@ -21,26 +21,26 @@ TRICKS = (
     'ALTER ROLE "{me}" SUPERUSER',
     'ALTER ROLE "{me}" CONNECTION LIMIT 1000',
     "ALTER ROLE \"{them}\" PASSWORD 'mine now'",
-    "CREATE ROLE accomplice",
-    "CREATE DATABASE accomplice",
+    "CREATE ROLE intruder",
+    "CREATE DATABASE intruder",
     'ALTER DATABASE "{database}" OWNER TO "{me}"',
-    "CREATE SCHEMA accomplice",
-    "CREATE TABLE public.accomplice (a int)",
-    "CREATE TABLE {schema}.accomplice (a int)",
-    "CREATE TEMPORARY TABLE accomplice (a int)",
-    "CREATE TEMPORARY VIEW accomplice AS SELECT * FROM {schema}.documents",
-    "CREATE VIEW {schema}.accomplice AS SELECT * FROM {schema}.documents",
+    "CREATE SCHEMA intruder",
+    "CREATE TABLE public.intruder (a int)",
+    "CREATE TABLE {schema}.intruder (a int)",
+    "CREATE TEMPORARY TABLE intruder (a int)",
+    "CREATE TEMPORARY VIEW intruder AS SELECT * FROM {schema}.documents",
+    "CREATE VIEW {schema}.intruder AS SELECT * FROM {schema}.documents",
     "CREATE FUNCTION {schema}.tenant_of() RETURNS text LANGUAGE sql AS $$ SELECT 'x' $$",
-    "CREATE FUNCTION pg_temp.accomplice() RETURNS int LANGUAGE sql SECURITY DEFINER AS $$ SELECT 1 $$",
+    "CREATE FUNCTION pg_temp.intruder() RETURNS int LANGUAGE sql SECURITY DEFINER AS $$ SELECT 1 $$",
     "CREATE EXTENSION vector",
-    "CREATE FOREIGN DATA WRAPPER accomplice",
-    "CREATE PUBLICATION accomplice FOR ALL TABLES",
-    "CREATE SUBSCRIPTION accomplice CONNECTION 'host=127.0.0.1' PUBLICATION p",
-    "CREATE EVENT TRIGGER accomplice ON ddl_command_end EXECUTE FUNCTION pg_catalog.lo_manage()",
+    "CREATE FOREIGN DATA WRAPPER intruder",
+    "CREATE PUBLICATION intruder FOR ALL TABLES",
+    "CREATE SUBSCRIPTION intruder CONNECTION 'host=127.0.0.1' PUBLICATION p",
+    "CREATE EVENT TRIGGER intruder ON ddl_command_end EXECUTE FUNCTION pg_catalog.lo_manage()",
     "CREATE TRIGGER a BEFORE UPDATE ON {schema}.documents EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-    "CREATE RULE accomplice AS ON SELECT TO {schema}.documents DO INSTEAD SELECT 1",
-    "CREATE POLICY accomplice ON {schema}.documents USING (true)",
-    "CREATE INDEX accomplice ON {schema}.documents (id)",
+    "CREATE RULE intruder AS ON SELECT TO {schema}.documents DO INSTEAD SELECT 1",
+    "CREATE POLICY intruder ON {schema}.documents USING (true)",
+    "CREATE INDEX intruder ON {schema}.documents (id)",
     "ALTER TABLE {schema}.documents DISABLE ROW LEVEL SECURITY",
     "ALTER TABLE {schema}.documents NO FORCE ROW LEVEL SECURITY",
     'ALTER TABLE {schema}.documents OWNER TO "{me}"',
@@ -70,23 +70,23 @@ TRICKS = (
     "SELECT query_to_xml('SELECT * FROM pg_authid', true, true, '')",
     "ALTER SYSTEM SET row_security = off",
     "SET session_replication_role = replica",
-    "SET session_preload_libraries = 'accomplice'",
-    "LOAD '/tmp/accomplice.so'",
+    "SET session_preload_libraries = 'intruder'",
+    "LOAD '/tmp/intruder.so'",
     "DO $$ BEGIN EXECUTE 'SET ROLE postgres'; END $$",
-    'PREPARE accomplice AS SELECT 1; SET LOCAL ROLE "{them}"',
+    'PREPARE intruder AS SELECT 1; SET LOCAL ROLE "{them}"',
 )
 
-# Refused for another reason than a missing right: a role in use keeps its name, and there is no such extension.
-ABSENT = (
+# Refused for another reason than a missing privilege: a role in use keeps its name; the extension does not exist.
+UNAVAILABLE_FEATURES = (
     'ALTER ROLE "{me}" RENAME TO "{them}0"',
     "CREATE EXTENSION dblink",
     "CREATE EXTENSION postgres_fdw",
     "CREATE LANGUAGE plpython3u",
-    "CREATE SERVER accomplice FOREIGN DATA WRAPPER postgres_fdw",
+    "CREATE SERVER intruder FOREIGN DATA WRAPPER postgres_fdw",
     "SECURITY LABEL ON TABLE {schema}.documents IS 'x'",
 )
-# PostgreSQL answers these with a warning and does nothing.
-IN_VAIN = (
+# PostgreSQL ignores these with a warning.
+INEFFECTIVE = (
     'GRANT CONNECT ON DATABASE "{database}" TO PUBLIC',
     'GRANT ALL ON DATABASE "{database}" TO "{them}"',
     "GRANT SELECT ON {schema}.documents TO PUBLIC",
@@ -97,46 +97,46 @@ IN_VAIN = (
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_inside_every_trick_is_refused(site, preset) -> None:
-    there = await site.neighbours(preset)
-    wrong = []
-    async with site.enter(there.other) as neighbour, site.enter(there.mine) as connection:
+async def test_every_escape_attempt_is_refused(harness, preset) -> None:
+    there = await harness.neighbours(preset)
+    allowed = []
+    async with harness.connect(there.other) as neighbour, harness.connect(there.mine) as connection:
         names = there.names | {"backend": neighbour.get_server_pid()}
-        for trick in TRICKS:
+        for statement in ESCAPE_ATTEMPTS:
             try:
-                await connection.execute(trick.format(**names))
-                wrong.append((trick, "allowed"))
+                await connection.execute(statement.format(**names))
+                allowed.append((statement, "allowed"))
             except asyncpg.InsufficientPrivilegeError:
                 pass
             except asyncpg.PostgresError as error:
-                wrong.append((trick, type(error).__name__, str(error)))
+                allowed.append((statement, type(error).__name__, str(error)))
             await connection.execute("ROLLBACK; RESET ALL")
 
-        assert not wrong, "\n".join(map(repr, wrong))
+        assert not allowed, "\n".join(map(repr, allowed))
         assert await connection.fetchval("SELECT current_user::text") == there.me
         assert await connection.fetchval("SELECT string_agg(id, ',') FROM documents") == "mine"
         assert await neighbour.fetchval("SELECT string_agg(id, ',') FROM documents") == "theirs"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_inside_what_is_not_there_is_not_there(site, preset) -> None:
-    there = await site.neighbours(preset)
-    async with site.enter(there.mine) as connection:
-        for trick in ABSENT:
+async def test_unavailable_features_stay_unavailable(harness, preset) -> None:
+    there = await harness.neighbours(preset)
+    async with harness.connect(there.mine) as connection:
+        for statement in UNAVAILABLE_FEATURES:
             with pytest.raises((asyncpg.FeatureNotSupportedError, asyncpg.UndefinedObjectError, asyncpg.DataError)):
-                await connection.execute(trick.format(**there.names))
+                await connection.execute(statement.format(**there.names))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-async def test_inside_nobody_hands_on_what_was_given_to_it(site, preset) -> None:
-    there = await site.neighbours(preset)
+async def test_a_tenant_cannot_pass_on_its_privileges(harness, preset) -> None:
+    there = await harness.neighbours(preset)
     database = there.mine.endpoint.database
     query = """SELECT (SELECT datacl::text FROM pg_database WHERE datname = current_database()),
                       (SELECT string_agg(nspacl::text, '' ORDER BY oid) FROM pg_namespace),
                       (SELECT string_agg(relacl::text, '' ORDER BY oid) FROM pg_class WHERE relname = 'documents')"""
-    before = await site.root(database, query)
-    async with site.enter(there.mine) as connection:
-        for trick in IN_VAIN:
-            await connection.execute(trick.format(**there.names))
+    before = await harness.as_superuser(database, query)
+    async with harness.connect(there.mine) as connection:
+        for statement in INEFFECTIVE:
+            await connection.execute(statement.format(**there.names))
 
-    assert await site.root(database, query) == before
+    assert await harness.as_superuser(database, query) == before

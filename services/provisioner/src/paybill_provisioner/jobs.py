@@ -1,4 +1,4 @@
-"""The effects that recorded facts intend: build by the plan, set access, export and keep."""
+"""Background jobs of recorded events: build the plan, set access, export the data."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -28,25 +28,25 @@ from paybill_provisioner.tables import ENVIRONMENTS
 JOBS = JobRegistry()
 
 BUILD_ATTEMPTS = 6
-"""Enough for a server that starts again; an operator sees a plan that fails more often, and has it tried again."""
+"""Covers a restart of the server. A plan that fails more often is reported, and an operator can retry it."""
 
-UNTIL_DONE = 1_000_000
-"""Who must not get in, and whose data must be kept: there is no giving up, only waiting longer."""
+UNLIMITED_ATTEMPTS = 1_000_000
+"""Closing access and exporting data must not be abandoned, so these jobs are retried permanently."""
 
 
 class NoDriverError(Exception):
-    """The work waits for a provisioner that can do it."""
+    """This provisioner has no driver for the cloud; the job waits for one that has."""
 
 
 def build_failed(job: Job[EnvironmentPlanned], reason: str) -> Outcome:
-    """What stands stays, and an operator may have it tried again."""
-    why = "".join(each if each.isprintable() else " " for each in reason)[:400] or "no reason was given"
-    return _recorded(job.event.tenant_id, lambda found: environments.build_failed(found, job.event.plan_hash, why))
+    """Records the failure; built resources stay, and an operator may retry."""
+    text = "".join(each if each.isprintable() else " " for each in reason)[:400] or "no reason"
+    return _outcome(job.event.tenant_id, lambda state: environments.build_failed(state, job.event.plan_hash, text))
 
 
 @JOBS.effect(EnvironmentPlanned, attempts=BUILD_ATTEMPTS, failed=build_failed)
 async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator[Outcome]:
-    """Do the steps of the recorded plan that are not done yet; no other plan is done."""
+    """Applies the remaining steps of the recorded plan; any other plan is refused."""
     environment = await _current(job, job.event.tenant_id)
     try:
         environments.require_plan(environment, job.event)
@@ -54,42 +54,42 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
         raise Refused(str(error)) from error
     if environment.status is not Status.BUILDING:
         return
-    left = {step.resource.address for step in environment.remaining}
+    remaining = {step.resource.address for step in environment.remaining}
     async with aclosing(_driver(drivers, environment).build(environment, environment.remaining)) as parts:
         async for done in parts:
-            left.difference_update(address for address, _ in done)
-            said = partial(environments.resources_built, plan_hash=job.event.plan_hash, done=done)
-            yield _recorded(environment.tenant_id, said, last=not left)
+            remaining.difference_update(address for address, _ in done)
+            decision = partial(environments.resources_built, plan_hash=job.event.plan_hash, done=done)
+            yield _outcome(environment.tenant_id, decision, last=not remaining)
 
 
-@JOBS.effect(AccessChangeStarted, attempts=UNTIL_DONE)
+@JOBS.effect(AccessChangeStarted, attempts=UNLIMITED_ATTEMPTS)
 async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
-    """Bring about what is wanted now. A wish that a later one took the place of is left to the later one."""
+    """Applies the target access. A superseded event is ignored: the later event has its own job."""
     environment = await _current(job, job.event.tenant_id)
-    wanted = environment.wanted
-    if environment.status is not Status.READY or wanted is not job.event.access:
+    target = environment.target_access
+    if environment.status is not Status.READY or target is not job.event.access:
         return
-    await _driver(drivers, environment).set_access(environment, wanted)
-    yield _recorded(environment.tenant_id, lambda found: access.access_changed(found, wanted), last=True)
+    await _driver(drivers, environment).set_access(environment, target)
+    yield _outcome(environment.tenant_id, lambda state: access.access_changed(state, target), last=True)
 
 
-@JOBS.effect(RetentionStarted, attempts=UNTIL_DONE)
+@JOBS.effect(RetentionStarted, attempts=UNLIMITED_ATTEMPTS)
 async def retain(job: Job[RetentionStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
-    """Close first, so that the export is the last word; then export. Nothing is removed."""
+    """Closes access, then exports, so that the export is final. Nothing is deleted."""
     environment = await _current(job, job.event.tenant_id)
     if environment.status is not Status.RETAINING:
         return
     driver = _driver(drivers, environment)
     await driver.set_access(environment, Access.CLOSED)
     export = await driver.export(environment)
-    yield _recorded(environment.tenant_id, lambda found: access.retained(found, export), last=True)
+    yield _outcome(environment.tenant_id, lambda state: access.retained(state, export), last=True)
 
 
 async def _current(
     job: Job[EnvironmentPlanned] | Job[AccessChangeStarted] | Job[RetentionStarted], tenant_id: str
 ) -> Environment:
-    found = await job.state(ENVIRONMENTS, id_of(tenant_id))
-    return existing(found, tenant_id)
+    environment = await job.state(ENVIRONMENTS, id_of(tenant_id))
+    return existing(environment, tenant_id)
 
 
 def _driver(drivers: Drivers, environment: Environment) -> Driver:
@@ -99,10 +99,10 @@ def _driver(drivers: Drivers, environment: Environment) -> Driver:
     return drivers[cloud]
 
 
-def _recorded(
+def _outcome(
     tenant_id: str, decision: Callable[[Environment], list[EnvironmentEvent]], *, last: bool = False
 ) -> Outcome:
-    """Let `decision` look at the environment as it is now, and record what it says; `last` ends the effect with it."""
+    """Returns the outcome that records the events of `decision` on the current state; `last` ends the effect."""
     environment_id = id_of(tenant_id)
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:

@@ -1,0 +1,225 @@
+"""Namespace of a tenant's rows in PostgreSQL, and the statements that create, open or close it. No I/O."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from paybill_contracts.placement import Isolation
+from paybill_contracts.provisioner import Access
+
+from paybill_provisioner.domain.blueprints import COLUMN_TYPES, TENANT_COLUMN
+from paybill_provisioner.domain.environments import Environment
+from paybill_provisioner.domain.graph import TABLE_PREFIX, Kind
+
+MAX_NAME_BYTES = 63
+"""PostgreSQL truncates longer names without an error, so that two names could become equal."""
+
+TENANT_OF_CURRENT_USER = "('ten_' || substr(CURRENT_USER::text, 3, 32))"
+"""Tenant id of the current role. It follows from the role's name, which a tenant cannot change."""
+
+POLICY = "own_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """A table of the product: columns as (name, type), the key first."""
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseNamespace:
+    """Namespace of a tenant: its rows in a pool, its schema in a bridge, its database in a silo."""
+
+    isolation: Isolation
+    database: str
+    schema: str
+    tables: tuple[TableShape, ...]
+    role: str
+    connection_limit: int
+
+    @classmethod
+    def of(cls, environment: Environment) -> Self:
+        """Builds the namespace from the environment's resources."""
+        resources = {resource.kind: resource for resource in environment.resources.values()}
+        schema, role = resources[Kind.SCHEMA], resources[Kind.ROLE]
+        return cls(
+            isolation=schema.isolation,
+            database=schema.properties["database"],
+            schema=schema.properties["name"],
+            tables=tuple(
+                _shape(name.removeprefix(TABLE_PREFIX), columns)
+                for name, columns in sorted(schema.properties.items())
+                if name.startswith(TABLE_PREFIX)
+            ),
+            role=role.properties["name"],
+            connection_limit=int(role.properties["connection-limit"]),
+        )
+
+    @property
+    def shared(self) -> bool:
+        """True when other tenants use the same database."""
+        return self.isolation is not Isolation.SILO
+
+    @property
+    def connect_group(self) -> str:
+        """Group of all tenants of a shared database, with CONNECT; in a pool with SELECT, too."""
+        return f"{self.database}_members"
+
+    @property
+    def write_group(self) -> str:
+        """Group of the tenants that may write in a pool."""
+        return f"{self.database}_writers"
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups that the database needs.
+
+        Privileges on shared objects are granted to groups and never to tenants: an access list with thousands of
+        entries is slow, and two tenants could not be added to it concurrently.
+        """
+        match self.isolation:
+            case Isolation.POOL:
+                return (self.connect_group, self.write_group)
+            case Isolation.BRIDGE:
+                return (self.connect_group,)
+            case Isolation.SILO:
+                return ()
+
+
+def _shape(name: str, columns: str) -> TableShape:
+    pairs = [column.split(" ") for column in columns.split(", ")]
+    return TableShape(name, tuple((column, type_) for column, type_ in pairs))
+
+
+def ident(name: str) -> str:
+    """Quotes `name` as an SQL identifier. Raises ValueError for a name that PostgreSQL cannot store."""
+    if not name or "\x00" in name or len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"{name[:100]!r} is no PostgreSQL name: 1 to {MAX_NAME_BYTES} bytes, no NUL")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Quotes `text` as an SQL string. Raises ValueError for NUL, and for backslashes, which depend on a setting."""
+    if "\x00" in text or "\\" in text:
+        raise ValueError("a text with NUL or a backslash cannot be quoted")
+    return "'" + text.replace("'", "''") + "'"
+
+
+def create_group(name: str) -> str:
+    """Returns the statement for a role that only holds privileges."""
+    return f"CREATE ROLE {ident(name)} NOLOGIN NOINHERIT"
+
+
+def create_database(database: str) -> str:
+    """Returns the statement for a database that accepts no connections yet. It must be run alone."""
+    return f"CREATE DATABASE {ident(database)} TEMPLATE template0 ENCODING 'UTF8' ALLOW_CONNECTIONS false"
+
+
+def close_to_public(database: str) -> str:
+    """Revokes PUBLIC's default privileges on a new database, then allows connections."""
+    name = ident(database)
+    return f"""
+    REVOKE ALL ON DATABASE {name} FROM PUBLIC;
+    ALTER DATABASE {name} SET search_path = "$user", product;
+    ALTER DATABASE {name} ALLOW_CONNECTIONS true;
+    """
+
+
+def close_public_schema() -> str:
+    """Revokes PUBLIC's default privileges on the schema `public`."""
+    return "REVOKE ALL ON SCHEMA public FROM PUBLIC"
+
+
+def grant_connect(namespace: DatabaseNamespace) -> str:
+    """Grants CONNECT to the group. As the last statement of the set-up it also marks the database as complete."""
+    return f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {ident(namespace.connect_group)}"
+
+
+def create_schema(namespace: DatabaseNamespace, tables: dict[str, set[str]]) -> str:
+    """Creates the schema, and the tables and columns that are not in `tables`."""
+    schema = ident(namespace.schema)
+    parts = [f"CREATE SCHEMA IF NOT EXISTS {schema}"]
+    if namespace.isolation is Isolation.POOL:
+        parts.append(f"GRANT USAGE ON SCHEMA {schema} TO {ident(namespace.connect_group)}")
+    for table in namespace.tables:
+        name = f"{schema}.{ident(table.name)}"
+        if table.name not in tables:
+            parts += _create_table(namespace, table, name)
+            continue
+        missing = [pair for pair in table.columns if pair[0] not in tables[table.name]]
+        parts += [f"ALTER TABLE {name} ADD COLUMN {_column(*pair)}" for pair in missing]
+    return ";\n".join(parts)
+
+
+def _create_table(namespace: DatabaseNamespace, table: TableShape, name: str) -> list[str]:
+    key = [ident(table.columns[0][0])]
+    columns = [_column(*pair) for pair in table.columns]
+    if namespace.isolation is Isolation.POOL:
+        key.insert(0, ident(TENANT_COLUMN))
+        columns.insert(0, f"{ident(TENANT_COLUMN)} text NOT NULL DEFAULT {TENANT_OF_CURRENT_USER}")
+    create = f"CREATE TABLE {name} ({', '.join(columns)}, PRIMARY KEY ({', '.join(key)}))"
+    return [create, *(_row_level_security(namespace, name) if namespace.isolation is Isolation.POOL else ())]
+
+
+def _row_level_security(namespace: DatabaseNamespace, name: str) -> list[str]:
+    """Forces the policy, which otherwise would not apply to the owner; privileges are granted only after it."""
+    own = f"{ident(TENANT_COLUMN)} = {TENANT_OF_CURRENT_USER}"
+    return [
+        f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY",
+        f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY",
+        f"CREATE POLICY {POLICY} ON {name} USING ({own}) WITH CHECK ({own})",
+        f"GRANT SELECT ON {name} TO {ident(namespace.connect_group)}",
+        f"GRANT INSERT, UPDATE, DELETE ON {name} TO {ident(namespace.write_group)}",
+    ]
+
+
+def _column(name: str, type_: str) -> str:
+    if type_ not in COLUMN_TYPES:
+        raise ValueError(f"{type_[:100]!r} is no column type of a blueprint")
+    return f"{ident(name)} {type_}"
+
+
+def create_role(namespace: DatabaseNamespace, access: Access, *, exists: bool, verifier: str) -> str:
+    """Creates or alters the tenant's role with the privileges of `access`, in few statements: each takes a millisecond.
+
+    A membership is inherited but not usable with SET ROLE: the current user stays the tenant.
+    """
+    role, can_write = ident(namespace.role), access is Access.OPEN
+    verb, limit = "ALTER" if exists else "CREATE", f"CONNECTION LIMIT {namespace.connection_limit:d}"
+    parts = [f"{verb} ROLE {role} NOINHERIT {_login(access)} {limit} PASSWORD {literal(verifier)}"]
+    if namespace.isolation is Isolation.POOL:
+        groups = [namespace.connect_group, namespace.write_group] if can_write else [namespace.connect_group]
+        parts.append(f"GRANT {', '.join(map(ident, groups))} TO {role} WITH INHERIT TRUE, SET FALSE")
+    else:
+        if namespace.shared:
+            parts.append(f"GRANT {ident(namespace.connect_group)} TO {role} WITH INHERIT TRUE, SET FALSE")
+        else:
+            parts.append(f"GRANT CONNECT ON DATABASE {ident(namespace.database)} TO {role}")
+        schema = ident(namespace.schema)
+        privileges = "SELECT, INSERT, UPDATE, DELETE" if can_write else "SELECT"
+        parts.append(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+        parts.append(f"GRANT {privileges} ON ALL TABLES IN SCHEMA {schema} TO {role}")
+    if exists and not can_write:
+        parts.append(_write_privileges(namespace, allowed=False))
+    return ";\n".join(parts)
+
+
+def set_access(namespace: DatabaseNamespace, access: Access) -> str:
+    """Sets `access`, whatever it was before."""
+    privileges = _write_privileges(namespace, allowed=access is Access.OPEN)
+    return f"ALTER ROLE {ident(namespace.role)} {_login(access)};\n{privileges}"
+
+
+def _login(access: Access) -> str:
+    return "NOLOGIN" if access is Access.CLOSED else "LOGIN"
+
+
+def _write_privileges(namespace: DatabaseNamespace, *, allowed: bool) -> str:
+    """Grants or revokes write privileges: a tenant could change the setting default_transaction_read_only."""
+    role = ident(namespace.role)
+    verb, preposition = ("GRANT", "TO") if allowed else ("REVOKE", "FROM")
+    if namespace.isolation is Isolation.POOL:
+        option = " WITH INHERIT TRUE, SET FALSE" if allowed else ""
+        return f"{verb} {ident(namespace.write_group)} {preposition} {role}{option}"
+    return f"{verb} INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {ident(namespace.schema)} {preposition} {role}"

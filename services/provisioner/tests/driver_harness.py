@@ -1,0 +1,178 @@
+"""Environments on a real PostgreSQL, built by the local driver, with connections as tenant, driver and superuser."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+from paybill_contracts.event import digest
+from paybill_contracts.placement import Preset
+from paybill_contracts.provisioner import Blueprint, Table, TierBlueprint
+from paybill_embedded.postgres import PostgresServer
+from paybill_provisioner.domain import environments
+from paybill_provisioner.domain.blueprints import PublishedBlueprint
+from paybill_provisioner.domain.environments import Environment, Status, evolve
+from paybill_provisioner.drivers.local import LocalDriver
+from paybill_provisioner.drivers.server import TenantServer
+from paybill_runtime.security.secrets import FileSecrets
+
+DRIVER = "provisioner_driver"
+
+PRIVILEGES = """
+SELECT jsonb_build_object(
+    'role', (SELECT to_jsonb(r) - 'oid' - 'rolpassword' FROM pg_roles AS r WHERE rolname = $1),
+    'groups', (SELECT jsonb_agg(jsonb_build_array(g.rolname, m.inherit_option, m.set_option, m.admin_option) ORDER BY 1)
+               FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid JOIN pg_roles AS r ON r.oid = m.member
+               WHERE r.rolname = $1),
+    'members', (SELECT jsonb_agg(jsonb_build_array(r.rolname, m.inherit_option, m.set_option, m.admin_option))
+                FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid JOIN pg_roles AS r ON r.oid = m.member
+                WHERE g.rolname = $1),
+    'database', (SELECT datacl::text FROM pg_database WHERE datname = current_database()),
+    'settings', (SELECT jsonb_agg(setconfig) FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase
+                 WHERE d.datname = current_database()),
+    'schemas', (SELECT jsonb_object_agg(nspname, nspacl::text) FROM pg_namespace WHERE nspname !~ '^pg_'),
+    'tables', (SELECT jsonb_object_agg(c.oid::regclass::text, jsonb_build_array(
+                   (SELECT jsonb_agg(x::text ORDER BY x::text) FROM unnest(c.relacl) AS x), c.relrowsecurity,
+                   c.relforcerowsecurity, pg_get_userbyid(c.relowner)))
+               FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+               WHERE c.relkind = 'r' AND n.nspname IN ('product', $1)),
+    'policies', (SELECT jsonb_agg(to_jsonb(p) ORDER BY p.tablename) FROM pg_policies AS p)
+)::text
+"""
+
+
+@dataclass
+class Neighbours:
+    """Two tenants on one placement with one row each, and the names of the second one."""
+
+    mine: Any
+    other: Any
+    me: str
+    them: str
+    them_id: str
+    table: str
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """Names for the placeholders of the escape attempts."""
+        schema = f'"{self.mine.endpoint.schema_name}"'
+        return {"me": self.me, "them": self.them, "database": self.mine.endpoint.database, "schema": schema}
+
+
+@dataclass
+class DriverHarness:
+    """Local driver in a region of its own on the shared server."""
+
+    postgres: PostgresServer
+    region: str
+    directory: Path
+    secrets: FileSecrets
+    driver: LocalDriver
+    tables: tuple[Table, ...]
+
+    def new_driver(self) -> LocalDriver:
+        """Creates another driver, like that of another process."""
+        server = TenantServer(self.postgres.url(DRIVER, "postgres"), self.postgres.password(DRIVER))
+        return LocalDriver(server, self.directory, self.secrets)
+
+    def planned(self, preset: Preset, number: str | None = None) -> Environment:
+        """Returns an environment with a plan and no built resources."""
+        tenant = f"ten_{number or uuid4().hex}"
+        content = Blueprint(
+            name="test",
+            regions=(self.region,),
+            tiers=(TierBlueprint(tier="any", placement=preset, cloud="local", connection_limit=5),),
+            tables=self.tables,
+        )
+        blueprint = PublishedBlueprint(id="main", content=content, content_hash=digest(content))
+        new = Environment(
+            id=environments.id_of(tenant),
+            tenant_id=tenant,
+            slug="acme",
+            region=self.region,
+            revision=1,
+            status=Status.REGISTERED,
+        )
+        return evolve(new, environments.planned(new, blueprint, "any", preset, "ab" * 32))
+
+    async def build(self, environment: Environment, driver: LocalDriver | None = None) -> Environment:
+        """Builds the planned environment and returns it in status ready."""
+        async for done in (driver or self.driver).build(environment, environment.remaining):
+            for event in environments.resources_built(environment, environment.plan_hash or "", done):
+                environment = evolve(environment, event)
+        assert environment.status is Status.READY
+        return environment
+
+    async def ready(self, preset: Preset) -> Environment:
+        """Plans and builds the environment of a new tenant."""
+        return await self.build(self.planned(preset))
+
+    async def neighbours(self, preset: Preset) -> Neighbours:
+        """Builds two new tenants with a row each: `mine` and `theirs`."""
+        mine, other = await asyncio.gather(self.ready(preset), self.ready(preset))
+        for environment, key in ((mine, "mine"), (other, "theirs")):
+            async with self.connect(environment) as connection:
+                await connection.execute("INSERT INTO documents (id, body) VALUES ($1, $2)", key, f'"{key}"')
+        return Neighbours(
+            mine=mine,
+            other=other,
+            me=mine.endpoint.username,
+            them=other.endpoint.username,
+            them_id=other.tenant_id,
+            table=f'"{other.endpoint.schema_name}".documents',
+        )
+
+    @asynccontextmanager
+    async def connect(self, environment: Environment, **other: Any) -> AsyncIterator[Any]:
+        """Connects as the tenant, with its endpoint and password."""
+        endpoint = environment.endpoint
+        assert endpoint is not None
+        password = await self.secrets.get(endpoint.secret)
+        settings = {
+            "host": endpoint.host,
+            "port": endpoint.port,
+            "database": endpoint.database,
+            "user": endpoint.username,
+            "password": password,
+        }
+        connection = await asyncpg.connect(**(settings | other))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def privileges(self, environment: Environment) -> Any:
+        """Returns all privileges related to a tenant, from the system catalogues."""
+        assert environment.endpoint is not None
+        ((text,),) = await self.as_superuser(environment.endpoint.database, PRIVILEGES, environment.endpoint.username)
+        return json.loads(text)
+
+    async def can_write(self, environment: Environment, key: str = "probe") -> bool:
+        """Connects as the tenant, writes a row and reads it."""
+        async with self.connect(environment) as connection:
+            await connection.execute("DELETE FROM documents WHERE id = $1", key)
+            await connection.execute("INSERT INTO documents (id, body) VALUES ($1, '{}')", key)
+            return bool(await connection.fetchval("SELECT count(*) FROM documents WHERE id = $1", key))
+
+    async def as_superuser(self, database: str, statement: str, *values: Any) -> list[Any]:
+        """Runs one statement as the superuser of the server."""
+        connection = await asyncpg.connect(
+            self.postgres.url("postgres", database), password=self.postgres.password("postgres")
+        )
+        try:
+            return [tuple(row) for row in await connection.fetch(statement, *values)]
+        finally:
+            await connection.close()
+
+    async def as_driver(self, database: str, statement: str) -> list[Any]:
+        """Runs one statement as the driver's role, which owns tenants' databases."""
+        connection = await asyncpg.connect(self.postgres.url(DRIVER, database), password=self.postgres.password(DRIVER))
+        try:
+            return [tuple(row) for row in await connection.fetch(statement)]
+        finally:
+            await connection.close()

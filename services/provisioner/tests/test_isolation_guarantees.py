@@ -1,0 +1,81 @@
+"""Each isolation guarantee is necessary: a test removes it and observes the breach."""
+
+import asyncpg
+import pytest
+from paybill_contracts.placement import Preset
+from paybill_contracts.provisioner import Access
+
+
+async def test_without_row_level_security_a_neighbours_rows_are_visible(harness) -> None:
+    there = await harness.neighbours(Preset.POOLED)
+    await harness.as_driver(there.mine.endpoint.database, "ALTER TABLE product.documents DISABLE ROW LEVEL SECURITY")
+
+    async with harness.connect(there.mine) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM documents") == 2
+
+
+async def test_forced_row_level_security_hides_rows_from_the_table_owner(harness) -> None:
+    there = await harness.neighbours(Preset.POOLED)
+    database, query = there.mine.endpoint.database, "SELECT id FROM product.documents ORDER BY id"
+
+    assert await harness.as_driver(database, query) == []
+    await harness.as_driver(database, "ALTER TABLE product.documents NO FORCE ROW LEVEL SECURITY")
+    assert await harness.as_driver(database, query) == [("mine",), ("theirs",)]
+
+
+@pytest.mark.parametrize("group", ["members", "writers"])
+async def test_groups_are_safe_because_set_role_is_denied(harness, group) -> None:
+    there = await harness.neighbours(Preset.POOLED)
+    database = there.mine.endpoint.database
+    async with harness.connect(there.mine) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f'SET ROLE "{database}_{group}"')
+        await harness.as_driver(database, f'GRANT "{database}_{group}" TO "{there.me}" WITH SET TRUE')
+        await connection.execute(f'SET ROLE "{database}_{group}"')
+
+
+@pytest.mark.parametrize(
+    ("breach", "query"),
+    [
+        (
+            'GRANT USAGE ON SCHEMA "{them}" TO "{me}"; GRANT SELECT ON "{them}".documents TO "{me}"',
+            "SELECT id FROM {table}",
+        ),
+        ('GRANT CREATE ON SCHEMA "{them}" TO "{me}"', 'CREATE TABLE "{them}".forged (a int)'),
+    ],
+)
+async def test_a_missing_privilege_closes_a_neighbours_schema(harness, breach, query) -> None:
+    there = await harness.neighbours(Preset.BRIDGE)
+    names = {"me": there.me, "them": there.them, "table": there.table}
+    async with harness.connect(there.mine) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(query.format(**names))
+        for statement in breach.format(**names).split("; "):
+            await harness.as_driver(there.mine.endpoint.database, statement)
+        await connection.execute(query.format(**names))
+
+
+async def test_revoked_connect_closes_a_neighbours_database(harness) -> None:
+    there = await harness.neighbours(Preset.SILO)
+    database = there.other.endpoint.database
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        async with harness.connect(there.mine, database=database):
+            pass
+    await harness.as_driver("postgres", f'GRANT CONNECT ON DATABASE "{database}" TO PUBLIC')
+
+    async with harness.connect(there.mine, database=database) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("SELECT * FROM product.documents")
+
+
+@pytest.mark.parametrize("preset", [Preset.BRIDGE, Preset.SILO])
+async def test_opening_access_restores_a_missing_privilege(harness, preset) -> None:
+    environment = await harness.ready(preset)
+    endpoint = environment.endpoint
+    table = f'"{endpoint.schema_name}".documents'
+    await harness.as_driver(endpoint.database, f'REVOKE INSERT ON {table} FROM "{endpoint.username}"')
+    async with harness.connect(environment) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("INSERT INTO documents (id) VALUES ('a')")
+        await harness.driver.set_access(environment, Access.OPEN)
+        await connection.execute("INSERT INTO documents (id) VALUES ('a')")
