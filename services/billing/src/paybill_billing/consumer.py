@@ -1,4 +1,4 @@
-"""The facts and offers that this service hears, and the verb for each."""
+"""Subscriptions of the service: each event and intake event with its handler."""
 
 from paybill_contracts.billing import (
     EntitlementsSet,
@@ -47,18 +47,18 @@ def blueprint_published(unit: UnitOfWork, fact: BlueprintPublished, _: DecisionC
 
 
 class CatalogueMissingError(Exception):
-    """Nothing is published yet: the fact is parked, and heard again when something is."""
+    """Raised while no catalogue is published; the event goes to the retry queue."""
 
 
 class ProvidersMissingError(Exception):
-    """Nobody can pay anywhere yet: the fact is parked, and heard again when somebody can."""
+    """Raised while no provider is configured; the event goes to the retry queue."""
 
 
 def _catalogue(unit: UnitOfWork) -> catalogue.Catalogue:
-    found = unit.get(CATALOGUES, catalogue.CATALOGUE)
-    if found is None:
+    current = unit.get(CATALOGUES, catalogue.CATALOGUE)
+    if current is None:
         raise CatalogueMissingError("no catalogue is published yet")
-    return found
+    return current
 
 
 @HANDLERS.fact(
@@ -80,58 +80,60 @@ HANDLERS.fact(OffboardingStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_
 HANDLERS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
 
 
-def _licence(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
+def _licence_of(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
     return [LICENCES.key(licences.licence_id(fact.subscription_id))]
 
 
-def _bought(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
+def _access_of(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
     return [ENTITLEMENTS.key(fact.tenant_id), SUBSCRIPTIONS.key(fact.subscription_id)]
 
 
-def _licence_follows(unit: UnitOfWork, fact: EntitlementsSet | SubscriptionFact, at: DecisionContext) -> None:
-    """What a subscription gives has changed, or how much of it: its licence says so too."""
+def _update_licence(unit: UnitOfWork, fact: EntitlementsSet | SubscriptionFact, at: DecisionContext) -> None:
+    """Updates the licence after a change of its subscription or of the entitlements."""
     id_ = licences.licence_id(fact.subscription_id)
-    standing = unit.get(SUBSCRIPTIONS, fact.subscription_id)
-    subscription = standing.subscription if standing is not None else None
-    held = unit.get(ENTITLEMENTS, fact.tenant_id)
-    unit.record(LICENCES, id_, licences.on_subscription_changed(unit.get(LICENCES, id_), held, subscription, at.now))
+    state = unit.get(SUBSCRIPTIONS, fact.subscription_id)
+    subscription = state.subscription if state is not None else None
+    granted = unit.get(ENTITLEMENTS, fact.tenant_id)
+    licence = unit.get(LICENCES, id_)
+    unit.record(LICENCES, id_, licences.on_subscription_changed(licence, granted, subscription, at.now))
 
 
-def _suspended(fact: SubscriptionSuspended) -> list[Key]:
+def _plans_and_subscriptions(fact: SubscriptionSuspended) -> list[Key]:
     ids = [fact.subscription_id] if fact.instead is None else [fact.subscription_id, fact.instead]
     return [_CATALOGUE, *map(SUBSCRIPTIONS.key, ids)]
 
 
 @HANDLERS.fact(
     SubscriptionSuspended,
-    writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id), *_licence(fact)],
-    reads=_suspended,
+    writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id), *_licence_of(fact)],
+    reads=_plans_and_subscriptions,
 )
 def subscription_suspended(unit: UnitOfWork, fact: SubscriptionSuspended, at: DecisionContext) -> None:
-    """A timer's decision writes its subscription alone, so entitlements follow it here; a webhook's settles both."""
-    sold, pinned = _catalogue(unit), fact.subscription.plan
-    plan = catalogue.published(sold, pinned.plan, pinned.version).plan
+    """Updates the entitlements after a timer suspended a subscription. A sync updates both in one decision."""
+    current, pinned = _catalogue(unit), fact.subscription.plan
+    plan = catalogue.published(current, pinned.plan, pinned.version).plan
     other = unit.get(SUBSCRIPTIONS, fact.instead) if fact.instead is not None else None
-    instead = entitlements.fallback_of([other.subscription] if other is not None else [], sold)
-    held = unit.get(ENTITLEMENTS, fact.tenant_id)
-    unit.record(
-        ENTITLEMENTS, fact.tenant_id, entitlements.apply_subscription(held, fact.subscription, plan, at.now, instead)
-    )
-    _licence_follows(unit, fact, at)
+    fallback = entitlements.fallback_of([other.subscription] if other is not None else [], current)
+    before = unit.get(ENTITLEMENTS, fact.tenant_id)
+    applied = entitlements.apply_subscription(before, fact.subscription, plan, at.now, fallback)
+    unit.record(ENTITLEMENTS, fact.tenant_id, applied)
+    _update_licence(unit, fact, at)
 
 
-HANDLERS.fact(EntitlementsSet, writes=_licence, reads=_bought)(_licence_follows)
-HANDLERS.fact(SubscriptionPaused, writes=_licence, reads=_bought)(_licence_follows)
-HANDLERS.fact(SubscriptionChanged, writes=_licence, reads=_bought)(_licence_follows)
-HANDLERS.fact(SubscriptionGraceStarted, writes=_licence, reads=_bought)(_licence_follows)
-HANDLERS.fact(SubscriptionRecovered, writes=_licence, reads=_bought)(_licence_follows)
+HANDLERS.fact(EntitlementsSet, writes=_licence_of, reads=_access_of)(_update_licence)
+HANDLERS.fact(SubscriptionPaused, writes=_licence_of, reads=_access_of)(_update_licence)
+HANDLERS.fact(SubscriptionChanged, writes=_licence_of, reads=_access_of)(_update_licence)
+HANDLERS.fact(SubscriptionGraceStarted, writes=_licence_of, reads=_access_of)(_update_licence)
+HANDLERS.fact(SubscriptionRecovered, writes=_licence_of, reads=_access_of)(_update_licence)
 
 
-@HANDLERS.fact(SubscriptionEnded, writes=_licence)
+@HANDLERS.fact(SubscriptionEnded, writes=_licence_of)
 def subscription_ended(unit: UnitOfWork, fact: SubscriptionEnded, _: DecisionContext) -> None:
     id_ = licences.licence_id(fact.subscription_id)
-    said = licences.revoke(unit.get(LICENCES, id_), "the subscription has ended", RevocationOrigin.SUBSCRIPTION_ENDED)
-    unit.record(LICENCES, id_, said)
+    revoked = licences.revoke(
+        unit.get(LICENCES, id_), "the subscription has ended", RevocationOrigin.SUBSCRIPTION_ENDED
+    )
+    unit.record(LICENCES, id_, revoked)
 
 
 @HANDLERS.fact(LicenceRevoked, writes=lambda _: [_REVOCATIONS])
@@ -140,8 +142,8 @@ def licence_revoked(unit: UnitOfWork, fact: LicenceRevoked, at: DecisionContext)
     unit.record(REVOCATION_LISTS, revocations.REVOCATIONS, revocations.on_licence_revoked(known, fact, at.now))
 
 
-def _counted_by(used: Usage) -> list[Key]:
-    """The meter, and where it keeps what it has seen of this kind."""
+def _meter_of(used: Usage) -> list[Key]:
+    """Returns the meter, and the shard of its distinct-count set."""
     shard = usage.shard_of(used)
     meter = METERS.key(usage.meter_id(used.tenant_id, used.meter))
     return [meter] if shard is None else [meter, DISTINCT_SETS.key(shard)]
@@ -149,27 +151,27 @@ def _counted_by(used: Usage) -> list[Key]:
 
 @HANDLERS.intake(
     Usage,
-    writes=_counted_by,
+    writes=_meter_of,
     reads=lambda used: [ACCOUNTS.key(used.tenant_id), ENTITLEMENTS.key(used.tenant_id), _PUBLISHERS, _CATALOGUE],
 )
-def usage_recorded(unit: UnitOfWork, offer: IntakeEvent, at: DecisionContext) -> None:
-    used = offer.event
+def usage_recorded(unit: UnitOfWork, submission: IntakeEvent, at: DecisionContext) -> None:
+    used = submission.event
     if not isinstance(used, Usage):
-        raise TypeError(f"{used.TYPE} is no usage")
-    publishers.require_grant(unit.get(PUBLISHERS, publishers.PUBLISHERS), offer.publisher, used.tenant_id)
+        raise TypeError(f"{used.TYPE} is not a usage event")
+    publishers.require_grant(unit.get(PUBLISHERS, publishers.PUBLISHERS), submission.publisher, used.tenant_id)
     id_, shard = usage.meter_id(used.tenant_id, used.meter), usage.shard_of(used)
     counted = usage.record(
         unit.get(METERS, id_),
         unit.get(DISTINCT_SETS, shard) if shard is not None else None,
         used,
-        usage_id=offer.id,
-        publisher=offer.publisher,
+        usage_id=submission.id,
+        publisher=submission.publisher,
         plan=usage.Plan(
             account=unit.get(ACCOUNTS, used.tenant_id),
             entitlements=unit.get(ENTITLEMENTS, used.tenant_id),
             catalogue=_catalogue(unit),
         ),
-        arrived=offer.time,
+        arrived=submission.time,
         now=at.now,
     )
     unit.record(METERS, id_, counted.on_meter)

@@ -1,4 +1,4 @@
-"""What the environment decides for billing, beside what it decides for every service."""
+"""Settings of billing, in addition to those of every service."""
 
 import json
 from pathlib import Path
@@ -20,27 +20,27 @@ def _from_json(value: object) -> object:
     try:
         return json.loads(value)
     except ValueError:
-        raise ValueError('this is no JSON; write {"name": {}}, with the provider\'s settings') from None
+        raise ValueError('not valid JSON; write {"name": {}}, with the provider\'s settings') from None
 
 
 class Settings(ServiceSettings):
-    """catalogue_file: plans.yaml, read when nothing was ever published; the one in this package when it is not set.
+    """catalogue_file: plans.yaml for the first start; the file in this package when it is not set.
 
-    providers: JSON, those of third parties that are used, each with settings of its own, such as
-    `{"acmepay": {"region": "eu", "api_key_file": "/run/secrets/acmepay"}}`; what ends in `_file` is a secret's path.
-    default_provider: where a tenant pays that does not say how. manual_offer_url: where customers who pay by invoice
-    read their offer; its id follows.
-    stripe_api_key_file: without it there is no Stripe. stripe_api_base: empty for Stripe itself. stripe_requests_per_s:
-    how often it is asked at most; the default is its limit for one endpoint (https://docs.stripe.com/rate-limits),
-    which it raises for who asks.
+    providers: JSON with the settings of each third-party provider, such as
+    `{"acmepay": {"region": "eu", "api_key_file": "/run/secrets/acmepay"}}`; names in `_file` are paths of secrets.
+    default_provider: for sign-ups that name none. manual_offer_url: page that shows an offer to a customer who pays by
+    invoice; the offer's id is appended.
+    stripe_api_key_file: without it Stripe is not configured. stripe_api_base: empty for Stripe itself.
+    stripe_requests_per_s: maximum request rate; the default is Stripe's limit for one endpoint
+    (https://docs.stripe.com/rate-limits), which Stripe raises on request.
     stripe_webhook_secrets_file: one secret a line, all of them active, so that a secret can be rolled; without it the
-    webhook's address does not exist. stripe_livemode: whether its messages are of live mode; what the API key says when
-    it is not set. stripe_account: our account, when messages of others may come too.
-    publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids; without it nobody reports usage.
-    licence_valid_s: how long a licence lasts that is issued without saying so; it is renewed when a third is left.
-    checkout_return_url: where the provider sends people after the checkout.
-    sweep_every_s: how often a provider is asked for messages that it could not deliver. reconcile_every_s: how often
-    all its subscriptions are compared with ours.
+    webhook route does not exist. stripe_livemode: mode of the accepted messages; that of the API key when it is not
+    set. stripe_account: our account id, when messages of other accounts may arrive.
+    publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids; without it no usage is accepted.
+    licence_valid_s: default validity of a licence; it is renewed when a third is left.
+    checkout_return_url: page that the provider opens after the checkout.
+    sweep_every_s: interval of the redelivery poll. reconcile_every_s: interval of the reconciliation of all
+    subscriptions.
     """
 
     licence_valid_s: Annotated[int, Field(ge=1, le=366 * 86_400)] = 30 * 86_400
@@ -61,7 +61,7 @@ class Settings(ServiceSettings):
     reconcile_every_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
 
     def stripe_api_key(self) -> str:
-        """Raises ConfigurationError when the file is empty."""
+        """Returns the key. Raises ConfigurationError when the file is empty."""
         key = read_secret(self.stripe_api_key_file)
         if not key:
             name = self.stripe_api_key_file.name if self.stripe_api_key_file else "stripe_api_key_file"
@@ -69,22 +69,22 @@ class Settings(ServiceSettings):
         return key
 
     def stripe_is_live(self) -> bool | None:
-        """Whether Stripe's messages are to be of live mode; None when nothing says so."""
+        """Returns the mode of accepted messages; None when neither the setting nor the API key determines it."""
         modes = {"live": True, "test": False}
         mode = self.stripe_api_key().split("_")[1:2]
         return self.stripe_livemode if self.stripe_livemode is not None else modes.get("".join(mode))
 
     def stripe_webhook_secrets(self) -> tuple[str, ...]:
-        """All that are active; none means that no webhook can be told from a forged one."""
+        """Returns the active secrets; without one, no webhook can be verified."""
         lines = read_secret(self.stripe_webhook_secrets_file).splitlines()
         return tuple(line.strip() for line in lines if line.strip())
 
     def publisher_grants(self) -> list[PublisherGrant]:
-        """Who may report usage. Raises ConfigurationError."""
+        """Returns the grants of the publishers file. Raises ConfigurationError."""
         if self.publishers_file is None:
             return []
         try:
-            written = _PUBLISHERS.validate_json(self.publishers_file.read_bytes())
+            grants = _PUBLISHERS.validate_json(self.publishers_file.read_bytes())
         except OSError as error:
             raise ConfigurationError(f"the publishers file cannot be read: {error.strerror}") from error
         except ValidationError as error:
@@ -97,7 +97,7 @@ class Settings(ServiceSettings):
                 all_tenants=EVERY_TENANT in grant.tenants,
                 tenants=tuple(sorted(set(grant.tenants) - {EVERY_TENANT})),
             )
-            for name, grant in written.items()
+            for name, grant in grants.items()
         ]
 
 

@@ -1,4 +1,4 @@
-"""HTTP: what operators and clients may look at, and where providers send their messages."""
+"""HTTP routes of all contexts, and the view of an account, which composes several."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,15 +20,15 @@ from paybill_billing.webhooks.api import messages, receive
 def router(
     context: ServiceContext,
     connected: Mapping[str, ProviderConnection],
-    kept: Callable[[str], None],
-    asked: Callable[[], None],
+    on_stored: Callable[[str], None],
+    on_reconcile: Callable[[], None],
 ) -> APIRouter:
-    """The routes, on this edge.
+    """Returns the routes.
 
-    connected: the providers. kept: called with the one whose messages are durable. asked: called when everything at a
-    provider is to be compared.
+    connected: the providers by name. on_stored: called with the provider of stored messages. on_reconcile: called when
+    a reconciliation starts.
     """
-    listed = frozenset(name for name, one in connected.items() if isinstance(one.provider, Lists))
+    listing = frozenset(name for name, one in connected.items() if isinstance(one.provider, Lists))
     inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
     routes = APIRouter()
     routes.include_router(accounts.router(context))
@@ -46,6 +46,6 @@ def router(
     routes.include_router(usage.router(context))
     routes.include_router(windows.router(context))
     routes.include_router(messages.router(context))
-    routes.include_router(reconciliation.router(context, listed, asked))
-    routes.include_router(receive.router(context, inbound, kept))
+    routes.include_router(reconciliation.router(context, listing, on_reconcile))
+    routes.include_router(receive.router(context, inbound, on_stored))
     return routes

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Billing providers: their port, the implementations, and their registry."""

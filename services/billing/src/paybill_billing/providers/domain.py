@@ -1,4 +1,4 @@
-"""Which billing providers there are, and which one a new account is opened at."""
+"""Configured billing providers, and the choice of one for a new account."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from paybill_contracts.event import digest
 from paybill_contracts.providers import ProvidersConfigured
 
 PROVIDERS = "providers"
-"""There is one such choice; a handler must know what to load before it has read anything."""
+"""Id of the only aggregate: a handler names it before it reads anything."""
 
 
 class UnknownProviderError(DomainError):
-    """Nobody can pay there."""
+    """Raised for a provider that is not configured."""
 
     code = "unknown_provider"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The names of the providers that are configured; `default` is for who does not choose."""
+    """Names of the configured providers. default: for sign-ups that name none."""
 
     id: str
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class Choice:
 
 
 def configure(choice: Choice | None, names: Iterable[str], default: str) -> list[ProvidersConfigured]:
-    """Accounts can be opened at these from now on."""
+    """Records the configured providers; nothing when they did not change."""
     in_order = tuple(sorted(names))
     content_hash = digest([in_order, default])
     if choice is not None and choice.content_hash == content_hash:
@@ -37,7 +37,7 @@ def configure(choice: Choice | None, names: Iterable[str], default: str) -> list
 
 
 def choose(choice: Choice, payment: str | None) -> str:
-    """The provider for somebody who wants to pay like this. Raises UnknownProviderError."""
+    """Returns the provider for a sign-up. payment: its name, None for the default. Raises UnknownProviderError."""
     if payment is None:
         return choice.default
     if payment not in choice.names:
@@ -46,5 +46,5 @@ def choose(choice: Choice, payment: str | None) -> str:
 
 
 def evolve(_: Choice | None, event: ProvidersConfigured) -> Choice:
-    """The choice is the last that was configured."""
+    """Returns the choice after `event`."""
     return Choice(id=event.providers, names=event.names, default=event.default, content_hash=event.content_hash)

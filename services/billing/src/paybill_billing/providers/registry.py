@@ -1,4 +1,4 @@
-"""Which providers this installation has: Stripe when its key is there, `manual` always, and those of third parties."""
+"""Registry of the configured providers: `manual` always, Stripe when its key is set, and third parties' packages."""
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -16,18 +16,18 @@ from paybill_billing.providers.stripe.provider import Stripe
 from paybill_billing.settings import Settings
 
 GROUP = "paybill.billing_providers"
-"""The group of entry points that packages with a provider declare."""
+"""Group of the entry points that name the `connect` functions of third parties."""
 
 
 def connect(settings: Settings, store: ManualContractStore) -> Mapping[str, ProviderConnection]:
-    """All providers that are configured, by name. Raises ConfigurationError."""
+    """Connects all configured providers, by name. Raises ConfigurationError."""
     connected = {MANUAL: ProviderConnection(Manual(store, settings.manual_offer_url))}
     if settings.stripe_api_key_file is not None:
         connected[STRIPE] = _stripe(settings)
     for name in settings.providers:
         if name in {MANUAL, STRIPE}:
             raise ConfigurationError(
-                f"the setting `providers` is for others than {MANUAL} and {STRIPE}: leave {name} out"
+                f"the setting `providers` names {name}, which is built in; remove it from the setting"
             )
         connected[name] = _factory(name)(_config(settings, name))
     if settings.default_provider not in connected:
@@ -43,7 +43,7 @@ def _stripe(settings: Settings) -> ProviderConnection:
         settings.stripe_requests_per_s,
     )
     secrets = settings.stripe_webhook_secrets()
-    # Without a secret its messages cannot be told from forged ones, so that there is no address for them.
+    # Without a secret, forged messages cannot be detected, so that there is no route for messages.
     inbound = StripeInbound(secrets, settings.stripe_is_live(), settings.stripe_account) if secrets else None
     return ProviderConnection(stripe, inbound, stripe.close)
 
@@ -55,30 +55,28 @@ def _factory(name: str) -> ProviderFactory:
             factory: ProviderFactory = one.load()
             return factory
         case []:
-            offered = ", ".join(sorted(entry_points(group=GROUP).names)) or "none"
+            available = ", ".join(sorted(entry_points(group=GROUP).names)) or "none"
             raise ConfigurationError(
-                f"the setting `providers` names {name}, and no installed package has it (there are: {offered}); "
-                f"install the package whose entry point in the group {GROUP} is called {name}, or take it out"
+                f"the setting `providers` names {name}, but no installed package provides it (available: {available}); "
+                f"install the package with the entry point {name} in the group {GROUP}, or remove it from the setting"
             )
         case _:
             packages = ", ".join(sorted(one.dist.name for one in found if one.dist is not None))
-            raise ConfigurationError(
-                f"several packages have a provider {name} ({packages}); keep one of them installed"
-            )
+            raise ConfigurationError(f"several packages provide {name} ({packages}); uninstall all but one")
 
 
 def _config(settings: Settings, name: str) -> ProviderConfig:
-    written = settings.providers[name]
-    paths = {key.removesuffix("_file"): path for key, path in written.items() if key.endswith("_file")}
+    values = settings.providers[name]
+    paths = {key.removesuffix("_file"): path for key, path in values.items() if key.endswith("_file")}
     return ProviderConfig(
         name=name,
-        settings={key: value for key, value in written.items() if not key.endswith("_file")},
+        settings={key: value for key, value in values.items() if not key.endswith("_file")},
         secrets={key: read_secret(Path(path)) for key, path in paths.items()},
         return_url=settings.checkout_return_url,
     )
 
 
 def _no_default(name: str, connected: Mapping[str, ProviderConnection]) -> str:
-    mend = "set PAYBILL_STRIPE_API_KEY_FILE" if name == STRIPE else f"name {name} in PAYBILL_PROVIDERS"
+    fix = "set PAYBILL_STRIPE_API_KEY_FILE" if name == STRIPE else f"name {name} in PAYBILL_PROVIDERS"
     others = ", ".join(sorted(connected))
-    return f"the default provider {name} is not configured: {mend}, or set PAYBILL_DEFAULT_PROVIDER to one of: {others}"
+    return f"the default provider {name} is not configured: {fix}, or set PAYBILL_DEFAULT_PROVIDER to one of: {others}"

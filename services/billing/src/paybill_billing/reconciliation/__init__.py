@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reconciliation: comparison of a provider's subscriptions with ours."""

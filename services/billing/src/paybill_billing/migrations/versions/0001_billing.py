@@ -1,4 +1,4 @@
-"""The states of billing, and the inbox of webhooks."""
+"""Creates the states of billing and the inbox of webhooks."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The states of reconciliation, and what beside state the rest of billing keeps."""
+"""Creates the states of reconciliation, changes, usage and licences, and the sync queue."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
-"""The outside world: billing providers, behind one port.
+"""Port of billing providers: the protocols that a provider implements, and their types.
 
-`Provider` is what every provider does. What only some can do are ports of their own (`Adopts`, `Redelivers`, `Lists`,
-`Meters`, `Portal`): a provider has one by having its methods, and what needs it says so when it is missing.
+Every provider implements `Provider`. Optional capabilities are protocols of their own (`Adopts`, `Redelivers`, `Lists`,
+`Meters`, `Portal`, `ReferenceResolver`): a provider has one by having its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,11 +20,11 @@ NOT_CONFIGURED_S = 60.0
 
 
 class ProviderRefusedError(Exception):
-    """The provider said no for good. The message carries its codes and never its words, which may quote the person."""
+    """Raised when the provider refused permanently. The message has its codes: its text may name a person."""
 
 
 class ProviderAwayError(Exception):
-    """The provider does not answer, is too busy, or does not know our key; come back after `after_s` seconds."""
+    """Raised when the provider is unreachable, overloaded, or rejects our key; retry after `after_s` seconds."""
 
     def __init__(self, after_s: float, why: str) -> None:
         super().__init__(why)
@@ -36,7 +36,7 @@ class MalformedObjectError(Exception):
 
 
 class DeliveryRefusedError(Exception):
-    """What was sent is no message of the provider. `code` is part of our API."""
+    """Raised for a request that is not a message of the provider. `code` is part of our API."""
 
     def __init__(self, code: str, why: str) -> None:
         super().__init__(why)
@@ -45,7 +45,7 @@ class DeliveryRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A new customer and what it wants to buy. `email` is in clear: use it and forget it."""
+    """A new customer and the plan that it buys. `email` is plaintext: use it and do not store it."""
 
     tenant_id: str
     name: str
@@ -56,10 +56,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A verified message, without what it says about people.
+    """A verified message without personal data.
 
-    event_id: the same for all copies of a message. target: what is to be looked at because of it, a subscription or
-    `<kind>/<id>` of another object. quarantine: why it is kept, and nothing else is done about it.
+    event_id: the same for all copies of a message. target: the object to fetch because of it, a subscription or
+    `<kind>/<id>` of another object. quarantine: why the message is stored but not processed.
     """
 
     event_id: str
@@ -76,10 +76,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedReference:
-    """Where an object of the provider leads.
+    """The objects that an object of the provider refers to.
 
-    target: what else is to be looked at because of it. returned: what is to be remembered for itself. customer: whose
-    payment it was. subscription, invoice: what for; None when the provider does not tell.
+    target: another object to fetch because of it. returned: refunds and disputes to record. customer: the payer.
+    subscription, invoice: the purpose of the payment, None when the provider does not show it.
     """
 
     target: str | None = None
@@ -91,7 +91,7 @@ class ResolvedReference:
 
 @dataclass(frozen=True, slots=True)
 class UndeliveredPage:
-    """A page of verified messages that were not delivered, each with its body; `next` is None on the last."""
+    """A page of verified messages that were not delivered, each with its body. next: None on the last page."""
 
     messages: tuple[tuple[Delivery, bytes], ...]
     next: str | None
@@ -99,7 +99,7 @@ class UndeliveredPage:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPage:
-    """A page of subscriptions as the provider shows them now; `next` is None on the last."""
+    """A page of current subscriptions. next: None on the last page."""
 
     snapshots: tuple[ProviderSnapshot, ...]
     next: str | None
@@ -107,7 +107,7 @@ class SnapshotPage:
 
 @dataclass(frozen=True, slots=True)
 class MeterReading:
-    """What a customer used of a meter until `at`. meter: the provider's name for it."""
+    """Usage of a meter by a customer until `at`. meter: the provider's name for it."""
 
     customer: str
     meter: str
@@ -116,73 +116,73 @@ class MeterReading:
 
 
 class Inbound(Protocol):
-    """How a provider's messages are told from forged ones, and read."""
+    """Verifies and parses the messages of a provider."""
 
     def receive(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Delivery:
-        """The message in a request. Raises DeliveryRefusedError."""
+        """Returns the message of a request. Raises DeliveryRefusedError."""
 
     def is_payment_failure(self, type_: str) -> bool:
-        """Whether messages of this type tell of a failed attempt to collect."""
+        """Returns True for message types that report a failed attempt to collect."""
 
     def failed_attempt(self, event_id: str, body: bytes) -> CollectionAttempt | None:
-        """The failed attempt in such a message; None when it tells too little, and its object has to be asked for."""
+        """Returns the failed attempt of such a message; None when its object must be fetched for it."""
 
 
 class Provider(Protocol):
-    """What billing asks of a provider."""
+    """A billing provider."""
 
     async def open(self, order: Order, key: str) -> OpenedAccount:
-        """Make the customer and a checkout for it, once for each `key`."""
+        """Creates the customer and a checkout for it, once for each `key`."""
 
     async def fetch(self, subscription: str) -> ProviderSnapshot | None:
-        """The subscription as it is now; None when the provider never had it."""
+        """Returns the current subscription; None when the provider never had it."""
 
     async def cancel_all(self, customer: str) -> None:
-        """Cancel all that the customer has, and close every checkout."""
+        """Cancels all subscriptions of the customer, and closes every checkout. Idempotent."""
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
-        """What the change would cost if it were made at `at`. Changes nothing."""
+        """Returns the cost of the change at `at`. Changes nothing."""
 
     async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
-        """Make the change, prorated as it was quoted for `at`, once for each `key`; one that is made is left alone."""
+        """Makes the change, prorated as it was quoted for `at`, once for each `key`."""
 
 
 @runtime_checkable
 class Adopts(Protocol):
-    """A provider whose customers may become tenants here, with what they subscribed to before."""
+    """A provider whose existing customers can become tenants, with their subscriptions."""
 
     async def adopt(self, customer: str, tenant_id: str, key: str) -> tuple[str, ...]:
-        """Write the tenant on the customer, once for each `key`; the subscriptions that it has and that did not end.
+        """Writes the tenant on the customer, once for each `key`, and returns its subscriptions that have not ended.
 
-        Raises ProviderRefusedError for a customer that is not there, or that is another tenant.
+        Raises ProviderRefusedError for an unknown customer, or one that is another tenant.
         """
 
 
 @runtime_checkable
 class ReferenceResolver(Protocol):
-    """A provider whose messages may name an object and say no more, or one that is no subscription."""
+    """A provider whose messages may name only an object's id, or an object that is not a subscription."""
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
-        """Where the object leads; None when the provider never had it."""
+        """Returns the references of an object; None when the provider never had it."""
 
     async def failed_attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:
-        """The failed attempt that the event was about, as the invoice shows it; None when there was none."""
+        """Returns the failed attempt of an event as the invoice shows it; None when there was none."""
 
 
 @runtime_checkable
 class Redelivers(Protocol):
-    """A provider that says which of its messages nobody took."""
+    """A provider that lists its undelivered messages."""
 
     async def undelivered(self, since: datetime, after: str | None) -> UndeliveredPage:
-        """A page of what was not delivered since then, the oldest page last; `after`: the page before's `next`."""
+        """Returns a page of the messages undelivered since then, oldest page last. after: the last `next`."""
 
 
 @runtime_checkable
 class Lists(Protocol):
-    """A provider that lists all subscriptions, those that ended too."""
+    """A provider that lists all subscriptions, including ended ones."""
 
     async def subscriptions(self, after: str | None) -> SnapshotPage:
-        """A page of them; `after`: the page before's `next`."""
+        """Returns a page of them. after: the last `next`."""
 
 
 @runtime_checkable
@@ -190,30 +190,30 @@ class Meters(Protocol):
     """A provider that bills usage."""
 
     async def report(self, reading: MeterReading, key: str) -> None:
-        """Add to the customer's meter, once for each `key`."""
+        """Adds usage to the customer's meter, once for each `key`."""
 
     async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
-        """What the provider has counted in that time."""
+        """Returns the usage that the provider has counted in that time."""
 
 
 @runtime_checkable
 class Portal(Protocol):
-    """A provider with pages of its own where customers manage what they bought."""
+    """A provider with pages on which customers manage their subscriptions."""
 
     async def portal(self, customer: str, return_url: str) -> str:
-        """A link for this customer, good for a short while."""
+        """Returns a short-lived link for this customer."""
 
 
 async def _close_nothing() -> None:
-    """Most providers hold no connection."""
+    """Does nothing: most providers hold no connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """What a provider is made of: its own part of the setting `providers`.
+    """A provider's own part of the setting `providers`.
 
-    settings: as written. secrets: the content of the files that names ending in `_file` point at, under the names
-    without that ending. return_url: where people go after a checkout.
+    settings: as configured. secrets: contents of the files that names ending in `_file` point at, under the names
+    without that ending. return_url: page to open after a checkout.
     """
 
     name: str
@@ -224,7 +224,7 @@ class ProviderConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConnection:
-    """A provider that can be used. inbound: None when it sends no messages. close: gives its connections back."""
+    """A connected provider. inbound: None when it sends no messages. close: closes its connections."""
 
     provider: Provider
     inbound: Inbound | None = None
@@ -232,17 +232,17 @@ class ProviderConnection:
 
 
 ProviderFactory = Callable[[ProviderConfig], ProviderConnection]
-"""What the entry points of the group `paybill.billing_providers` name. Raises ConfigurationError."""
+"""Type of the entry points in the group `paybill.billing_providers`. Raises ConfigurationError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """The providers of this installation, by the name that accounts carry."""
+    """The configured providers by name."""
 
     by_name: Mapping[str, Provider]
 
     def __getitem__(self, name: str) -> Provider:
-        """Raises ProviderAwayError for one that is not configured any more: what is wanted of it waits."""
+        """Returns a provider. Raises ProviderAwayError when it is no longer configured, so that its effects wait."""
         if name not in self.by_name:
             raise ProviderAwayError(NOT_CONFIGURED_S, f"the provider {name} is not configured here; configure it again")
         return self.by_name[name]

@@ -1,4 +1,4 @@
-"""What a subscription is to become, as every provider is asked for it."""
+"""Desired state of a subscription, as providers get it."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from paybill_contracts.changes import ChangeKind
 
 @dataclass(frozen=True, slots=True)
 class DesiredSubscription:
-    """What a subscription is to become. plan, price, quantity: None when they stay as they are.
+    """Desired state of a subscription. plan, price, quantity: None when they stay the same.
 
-    at_period_end: not now, but when what is paid for is over. pinned: what it is of now, which tells the plan from what
-    else a subscription may consist of.
+    at_period_end: True for a change at the end of the paid period. pinned: the current plan version, which identifies
+    the item of the plan among other items.
     """
 
     kind: ChangeKind

@@ -12,7 +12,7 @@ _RUNNING = frozenset({"active", "trialing"})
 
 @dataclass(frozen=True, slots=True)
 class PriceSnapshot:
-    """A price as the provider shows it. plan, version: what we wrote on it when we made it, None when we did not."""
+    """A price of the provider. plan, version: ours, written on prices that we created; None on others."""
 
     id: str
     lookup_key: str | None
@@ -22,7 +22,7 @@ class PriceSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotItem:
-    """One of the things that a subscription is for. amount: of one unit, each `interval`; None for one we never use."""
+    """An item of a subscription. amount: for one unit and `interval`. interval: None for one that we do not support."""
 
     price: PriceSnapshot
     quantity: int
@@ -32,7 +32,7 @@ class SnapshotItem:
 
 @dataclass(frozen=True, slots=True)
 class PendingSnapshot:
-    """What the provider will make of the subscription at `at`."""
+    """A change of the subscription that is scheduled at the provider."""
 
     items: tuple[SnapshotItem, ...]
     at: datetime
@@ -40,12 +40,12 @@ class PendingSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ProviderSnapshot:
-    """A subscription as the provider shows it now, in our words.
+    """A subscription as the provider shows it now.
 
-    tenant: what we wrote on it at checkout, a hint and no proof. collection_paused: the provider has stopped
-    collecting on somebody's wish. items: at least one, the likeliest plan first. invoice: the newest one, which an open
-    failure must belong to. paid_until: the end of the newest period that is paid. failed_at: when the newest invoice
-    was tried in vain or became overdue, where the provider still shows it.
+    tenant: written by us at checkout, a hint and no proof. collection_paused: payment collection was paused on request.
+    items: at least one, the likeliest plan first. invoice: the newest one, to which an open failure must belong.
+    paid_until: end of the newest paid period. failed_at: time of the first failed collection of the newest invoice, or
+    of its due date, if the provider still shows it.
     """
 
     id: str
@@ -65,13 +65,13 @@ class ProviderSnapshot:
 
     @property
     def is_entitling(self) -> bool:
-        """Whether it gives access, whatever we knew of it."""
+        """True when the subscription gives access, whatever its state was here."""
         return self.status in _RUNNING and not self.collection_paused
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedAccount:
-    """What the provider gave us for a new customer."""
+    """A new customer and its checkout at the provider."""
 
     customer: str
     checkout: str
@@ -80,7 +80,7 @@ class OpenedAccount:
 
 @dataclass(frozen=True, slots=True)
 class CollectionAttempt:
-    """What a provider's event says about a failed attempt. `event`: its id; `number` counts from 1 per invoice."""
+    """A failed attempt to collect an invoice. event: the provider's event id. number: counts from 1 by invoice."""
 
     event: str
     invoice: str
@@ -90,7 +90,7 @@ class CollectionAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """Money that goes back, as the provider shows it."""
+    """A refund."""
 
     id: str
     amount: Money
@@ -99,7 +99,7 @@ class Refund:
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """Money that a bank asks back, as the provider shows it. outcome: None while it is open."""
+    """A disputed payment. outcome: None while the dispute is open."""
 
     id: str
     amount: Money

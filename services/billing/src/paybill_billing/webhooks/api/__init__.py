@@ -1,1 +1,1 @@
-"""TODO."""
+"""HTTP routes of webhooks, for providers and for operators."""
