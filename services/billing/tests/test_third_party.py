@@ -183,8 +183,8 @@ REQUIRED = {"database_url": "postgresql://nobody@127.0.0.1/none", "api_keys_file
     [
         ({}, "set PAYBILL_STRIPE_API_KEY_FILE, or set PAYBILL_DEFAULT_PROVIDER to one of: manual"),
         ({"default_provider": "gold"}, "name gold in PAYBILL_PROVIDERS"),
-        ({"default_provider": "manual", "providers": {"gold": {}}}, "no installed package has it"),
-        ({"default_provider": "manual", "providers": {"stripe": {}}}, "leave stripe out"),
+        ({"default_provider": "manual", "providers": {"gold": {}}}, "no installed package provides it"),
+        ({"default_provider": "manual", "providers": {"stripe": {}}}, "remove it from the setting"),
         ({"default_provider": "manual", "providers": {"acmepay": {}}}, "needs webhook_file"),
         (
             {"default_provider": "manual", "providers": {"acmepay": {"webhook_file": "/nowhere"}}},
