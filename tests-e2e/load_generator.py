@@ -51,8 +51,8 @@ class Route:
     async def open_loop(self, numbers: Iterator[int], seconds: float, per_s: float) -> tuple[list[Response], int]:
         """Runs an open loop of `per_s` requests a second; returns responses and the number of unsent requests."""
         most = int(seconds * per_s)
-        closed_loop = await _Load(self, numbers, CONNECTIONS, most, per_s).run(seconds)
-        return closed_loop, most - len(closed_loop)
+        responses = await _Load(self, numbers, CONNECTIONS, most, per_s).run(seconds)
+        return responses, most - len(responses)
 
     def close(self) -> None:
         for connection in self.idle:
@@ -95,7 +95,7 @@ class _Load:
         await asyncio.gather(*self._opening)
         self._over = True
         async with asyncio.timeout(_TIMEOUT_S):
-            while len(self._responses) < self._sent:  # noqa: ASYNC110  # an event for each would press us
+            while len(self._responses) < self._sent:  # noqa: ASYNC110  # an event for each would cost too much
                 await asyncio.sleep(_TICK_S)
         return self._responses
 

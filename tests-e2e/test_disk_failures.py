@@ -57,10 +57,10 @@ def one_failed_sync(pid: int):
         line = tracer.stderr.readline()
         if "attached" not in line:
             pytest.skip(f"NO FAILING DISK HERE: {line.strip()}")
-        reader = threading.Thread(target=read_trace)
-        reader.start()
+        tracing = threading.Thread(target=read_trace)
+        tracing.start()
         yield failed
-        reader.join(timeout=10)
+        tracing.join(timeout=10)
     finally:
         tracer.terminate()
         tracer.wait()

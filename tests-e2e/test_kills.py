@@ -98,7 +98,7 @@ async def _journeys(customers: Customers, killer: ProcessKiller) -> dict[str, st
     """Starts all customers, spread over the kills; returns their plans by their ids."""
 
     async def one(number: int) -> str:
-        while killer.progress < (number - AT_ONCE) / TENANTS:  # noqa: ASYNC110  # it is told by processes that die
+        while killer.progress < (number - AT_ONCE) / TENANTS:  # noqa: ASYNC110  # other processes set it
             await asyncio.sleep(0.1)
         return await customers.serve(number, f"tenant-{number}")
 
@@ -143,7 +143,7 @@ async def test_every_customer_is_served_once_while_processes_are_killed(fleet, c
     with capsys.disabled():
         sys.stdout.write(f"\nPAYBILL_KILLS_SEED={SEED}: {len(plans)} journeys in {time.monotonic() - began:.0f} s, ")
         sys.stdout.write(
-            f"{len(facts)} facts, looked at {invariant_monitor.checks} times; killed {sum(killer.killed.values())}: "
+            f"{len(facts)} facts, {invariant_monitor.checks} checks; killed {sum(killer.killed.values())}: "
         )
         sys.stdout.write(", ".join(f"{count} {name}" for name, count in sorted(killer.killed.items())))
         sys.stdout.write(f"; {dict(killer.done)}\n")

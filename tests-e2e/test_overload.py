@@ -65,7 +65,7 @@ async def run(postgres, databases, nats, tmp_path):
     key = make_key("test", "test", Role.ADMIN, ("*",), datetime.now(UTC) + timedelta(days=1))
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [key.stored]}))
-    said = tmp_path / "service.log"
+    log_path = tmp_path / "service.log"
     async with AsyncExitStack() as stack:
 
         async def started(name: str, url: str, request_builder: Callable[[str], Callable], **more: object) -> Route:
@@ -84,7 +84,7 @@ async def run(postgres, databases, nats, tmp_path):
             } | more
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", f"paybill_{name}"),
-                stderr=stack.enter_context(said.open("wb")),
+                stderr=stack.enter_context(log_path.open("wb")),
                 env={"PATH": os.environ["PATH"]} | {f"PAYBILL_{key}": str(value) for key, value in environment.items()},
             )
             stack.push_async_callback(child.wait)
@@ -94,7 +94,7 @@ async def run(postgres, databases, nats, tmp_path):
             return route
 
         yield started
-    sys.stdout.write(said.read_text()[-4000:])  # pytest shows it when the test fails
+    sys.stdout.write(log_path.read_text()[-4000:])  # pytest shows it when the test fails
 
 
 def _post(path: str, header: str, body: dict | bytes) -> bytes:
@@ -111,7 +111,7 @@ async def sign_ups(run, databases, publish, log, offerings):
 
     def request_builder(api_key: str) -> Callable[[int], tuple[bytes, str]]:
         def sign_up(number: int) -> tuple[bytes, str]:
-            slug = f"press-{number}"
+            slug = f"load-{number}"
             body = {"slug": slug, "name": slug, "plan": "pro", "region": "eu-1", "contact_email": f"{slug}@x.example"}
             return _post("/v1/tenants", f"Authorization: Bearer {api_key}", body), ""
 
@@ -205,8 +205,8 @@ async def _apply_load(
     clock = asyncio.get_running_loop().time
     numbers = count()
     memory_mb: list[float] = []
-    await route.responses(numbers, 2, CALLERS)
-    capacity = len(await route.responses(numbers, CALIBRATION_S, CALLERS)) / CALIBRATION_S
+    await route.closed_loop(numbers, 2, CALLERS)
+    capacity = len(await route.closed_loop(numbers, CALIBRATION_S, CALLERS)) / CALIBRATION_S
     per_s = OVERLOAD * capacity
     sampling = asyncio.create_task(_sampled(route, memory_mb))
 
@@ -245,8 +245,8 @@ async def _apply_load(
 
 async def _drained(route: Route) -> dict | None:
     """Returns the service's status once its outbox is empty."""
-    said = await _operations(route)
-    return said if said["outbox_waiting"] == 0 else None
+    status = await _operations(route)
+    return status if status["outbox_waiting"] == 0 else None
 
 
 async def _recovery_time(route: Route, numbers: "count[int]") -> float:
@@ -254,7 +254,7 @@ async def _recovery_time(route: Route, numbers: "count[int]") -> float:
     clock = asyncio.get_running_loop().time
     begin, served = clock(), 0
     while served < 10:
-        (response,) = await route.responses(numbers, 10, 1, most=1)
+        (response,) = await route.closed_loop(numbers, 10, 1, most=1)
         served = served + 1 if response.status in ACCEPTED and response.sent_s < 0.5 else 0
         assert clock() - begin < 30, response
     return clock() - begin

@@ -105,15 +105,15 @@ def _load() -> list[Message]:
     """Returns the facts of a round: some of the failing tenant, the others in turn."""
     failing = messages(PER_S * SECONDS, tenants=1)
     others = (fact for fact in messages(2 * PER_S * SECONDS, tenants=TENANTS) if fact.headers["pb-tenant"] != POISON)
-    return [next(others if place % POISON_EVERY else failing) for place in range(PER_S * SECONDS)]
+    return [next(others if index % POISON_EVERY else failing) for index in range(PER_S * SECONDS)]
 
 
 async def _latencies(stage: Stage, load: list[Message]) -> list[float]:
     """Returns sorted seconds from each other tenant's due time to its output; the first half second is not counted."""
     clock = asyncio.get_running_loop().time
     source = await connect(stage.server.url, "billing", stage.server.password("billing"))
-    operator_ = await connect(stage.server.url, "operator", stage.server.password("operator"))
-    consumer = OrderedConsumer(operator_, EVENTS, [OUTPUT_SUBJECTS], 1)
+    operator = await connect(stage.server.url, "operator", stage.server.password("operator"))
+    consumer = OrderedConsumer(operator, EVENTS, [OUTPUT_SUBJECTS], 1)
     due: dict[str, float] = {}
     published_at: dict[str, float] = {}
     others = {fact.headers["ce-id"] for fact in load if fact.headers["pb-tenant"] != POISON}
@@ -126,8 +126,8 @@ async def _latencies(stage: Stage, load: list[Message]) -> list[float]:
     reading = asyncio.create_task(read())
     publishing: list[asyncio.Task] = []
     begin = clock() + 0.1
-    for place, fact in enumerate(load):
-        due[fact.headers["ce-id"]] = at = begin + place / PER_S
+    for index, fact in enumerate(load):
+        due[fact.headers["ce-id"]] = at = begin + index / PER_S
         await asyncio.sleep(max(0.0, at - clock()))
         publishing.append(asyncio.create_task(_publish(source, fact)))
     await asyncio.gather(*publishing)
@@ -135,7 +135,7 @@ async def _latencies(stage: Stage, load: list[Message]) -> list[float]:
         await reading
     await consumer.close()
     await source.close()
-    await operator_.close()
+    await operator.close()
     return sorted(published_at[id_] - due[id_] for id_ in others if due[id_] > begin + 0.5)
 
 
@@ -168,22 +168,22 @@ async def test_its_retry_queue_is_visible_to_operators_and_processed_in_order_af
     async with stages() as stage:
         async with stage.running(POISON) as client:
             await _latencies(stage, load)
-            waiting = await until(lambda: _overview(client, parked=len(failing), dead=0))
+            overview = await until(lambda: _overview(client, retrying=len(failing), dead=0))
             # The last attempt comes two minutes after the first.
             await databases.execute(
                 stage.access.database_url,
                 "tenant",
                 f"UPDATE chassis.parked SET attempts = {MAX_ATTEMPTS - 1}, next_at = now() WHERE attempts > 0",
             )
-            await until(lambda: _overview(client, parked=len(failing), dead=1))
+            await until(lambda: _overview(client, retrying=len(failing), dead=1))
             letters = (await client.get("/v1/operations/dead-letters", params={"limit": 500})).json()
         async with stage.running("") as client:
             still = (await client.get("/v1/operations")).json()
             redriven = await client.post(f"/v1/operations/dead-letters/{failing[0]}/redrive")
-            await until(lambda: _overview(client, parked=0, dead=0), timeout_s=30)
+            await until(lambda: _overview(client, retrying=0, dead=0), timeout_s=30)
         outputs = await _outputs_of_poison(stage)
 
-    assert waiting["service"] == "tenant"
+    assert overview["service"] == "tenant"
     assert [letter["event_id"] for letter in letters] == failing
     assert [letter["dead"] for letter in letters] == [True] + [False] * (len(failing) - 1)
     assert letters[0]["reason"].startswith("ZeroDivisionError")
@@ -192,10 +192,10 @@ async def test_its_retry_queue_is_visible_to_operators_and_processed_in_order_af
     assert [fact.revision for fact in outputs] == list(range(1, len(failing) + 1))
 
 
-async def _overview(client: httpx.AsyncClient, *, parked: int, dead: int) -> dict | None:
+async def _overview(client: httpx.AsyncClient, *, retrying: int, dead: int) -> dict | None:
     """Returns the operations overview, once the queue has this size."""
-    fact = (await client.get("/v1/operations")).json()
-    return fact if (fact["parked"], fact["dead"]) == (parked, dead) and fact["outbox_waiting"] == 0 else None
+    found = (await client.get("/v1/operations")).json()
+    return found if (found["parked"], found["dead"]) == (retrying, dead) and found["outbox_waiting"] == 0 else None
 
 
 async def _outputs_of_poison(stage: Stage) -> list[Fact]:

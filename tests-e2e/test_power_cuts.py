@@ -46,8 +46,8 @@ class Deployment:
     """Both servers, each on a separate disk, the tenant service as a process, and customers under constant load.
 
     accepted: tenants by slug, once HTTP returned 202. published: sequences of facts by id, once the stream confirmed
-    them. unmarked: facts that were committed and not marked as published at a cut; recognised: those of them that the
-    stream had.
+    them. unmarked_at_cuts: facts that were committed and not marked as published at a cut; recognised: those of them
+    that the stream had.
     """
 
     def __init__(self, folder: Path, disks: dict[str, Disk], registered) -> None:
@@ -116,7 +116,7 @@ class Deployment:
 
     async def _progress(self) -> list[int]:
         (row,) = await self._rows(
-            "SELECT (SELECT count(*) FROM chassis.inbox) AS heard, "
+            "SELECT (SELECT count(*) FROM chassis.inbox) AS handled, "
             "(SELECT count(*) FROM chassis.outbox WHERE sequence IS NOT NULL) AS confirmed"
         )
         return [len(self.accepted), len(self.published), *row.values()]
@@ -170,7 +170,7 @@ class Deployment:
         stream = {sequence: headers["ce-id"] for sequence, headers, _ in await self.stream()}
         self.unmarked_at_cuts += len(unmarked)
         self.recognised += len(unmarked & set(stream.values()))
-        acknowledged = {"published": published, "confirmed": confirmed, "heard": handled}
+        acknowledged = {"published": published, "confirmed": confirmed, "handled": handled}
         return [
             *(f"{slug} was accepted" for slug, id_ in accepted.items() if id_ not in tenants),
             *(

@@ -77,7 +77,7 @@ async def wait_until_idle(served) -> int:
 
 
 async def wait_until_stopped(served, log, reason: str) -> None:
-    """Returns when readiness reports `why`, after checking that the service decides and publishes nothing more."""
+    """Returns when readiness reports `reason`, after checking that the service decides and publishes nothing more."""
 
     async def is_unready() -> bool:
         response = await served.client.get("/readyz")

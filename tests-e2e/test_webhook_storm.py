@@ -89,7 +89,7 @@ class Account:
         self.control.close()
 
 
-async def _subscribed(fleet: Fleet, client: httpx.AsyncClient, account: Account, number: int) -> None:
+async def _subscribe(fleet: Fleet, client: httpx.AsyncClient, account: Account, number: int) -> None:
     """Signs up a customer, who pays."""
     slug = f"storm-{number}"
     body = {"slug": slug, "name": slug, "plan": "starter", "region": "eu-central", "contact_email": f"{slug}@x.example"}
@@ -144,7 +144,7 @@ async def _send(
     async def sender(client: httpx.AsyncClient) -> None:
         while pending:
             index, event = pending.pop()
-            while not killing.done() and killer.progress < index / len(events):  # noqa: ASYNC110  # processes tell it
+            while not killing.done() and killer.progress < index / len(events):  # noqa: ASYNC110  # other processes set it
                 await asyncio.sleep(0.05)
             body = json.dumps(event)
             while True:
@@ -230,7 +230,7 @@ async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet
     account = Account(fleet)
     key = {"Authorization": f"Bearer {fleet.operator_key}"}
     async with httpx.AsyncClient(headers=key, timeout=10) as client:
-        await asyncio.gather(*(_subscribed(fleet, client, account, n) for n in range(TENANTS)))
+        await asyncio.gather(*(_subscribe(fleet, client, account, n) for n in range(TENANTS)))
         await asyncio.to_thread(account.control.wait_delivered)
         await asyncio.to_thread(account.control.faults, lose=1_000_000)
         await asyncio.to_thread(_generate_events, account, dice)
@@ -286,7 +286,7 @@ async def test_a_killed_worker_s_subscriptions_are_resumed_by_another_replica(fl
     account = Account(fleet)
     key = {"Authorization": f"Bearer {fleet.operator_key}"}
     async with httpx.AsyncClient(headers=key, timeout=10) as client:
-        await _subscribed(fleet, client, account, 0)
+        await _subscribe(fleet, client, account, 0)
         (id_,) = account.subscriptions()
         fleet.join("billing")
         await asyncio.to_thread(account.control.wait_delivered)

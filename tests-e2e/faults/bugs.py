@@ -86,7 +86,7 @@ def lost_wake_up() -> None:
     A delay between the two imitates a slow machine.
     """
 
-    async def clear(relay: Relay, more: bool) -> bool:  # noqa: FBT001  # what `_round` returns
+    async def clear(relay: Relay, more: bool) -> bool:  # noqa: FBT001  # the result of `_round`
         await asyncio.sleep(LATE_CLEAR_S)
         relay._wake.clear()
         return more

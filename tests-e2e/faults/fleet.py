@@ -148,11 +148,11 @@ def _inode(port: int) -> str:
 def _has_socket(pid: int, inode: str) -> bool:
     marker = f"socket:[{inode}]"
     try:
-        names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208  # names are all that is needed
+        names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208  # only names are needed
     except OSError:
         return False
     for name in names:
         with suppress(OSError):
-            if re.fullmatch(re.escape(marker), os.readlink(f"/proc/{pid}/fd/{name}")):  # noqa: PTH115  # it is no path
+            if re.fullmatch(re.escape(marker), os.readlink(f"/proc/{pid}/fd/{name}")):  # noqa: PTH115  # not a path
                 return True
     return False

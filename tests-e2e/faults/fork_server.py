@@ -47,7 +47,7 @@ class ForkedProcess:
     async def ended(self, timeout_s: float) -> None:
         """Returns when the process has ended; raises TimeoutError after `timeout_s`."""
         async with asyncio.timeout(timeout_s):
-            while self.state:  # noqa: ASYNC110  # what it waits for is in /proc
+            while self.state:  # noqa: ASYNC110  # the condition is in /proc
                 await asyncio.sleep(0.02)
 
 

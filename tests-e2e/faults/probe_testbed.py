@@ -136,5 +136,5 @@ def _last_handled(log: Log, snapshots: ServiceSnapshot) -> int:
 async def wait_for_state(fork: ForkedProcess, states: Sequence[str], within_s: float = 15) -> None:
     """Returns when the process is in one of these states: `T` is stopped, `` has ended."""
     async with asyncio.timeout(within_s):
-        while fork.state not in states:  # noqa: ASYNC110  # what it waits for is in /proc
+        while fork.state not in states:  # noqa: ASYNC110  # the condition is in /proc
             await asyncio.sleep(0.02)

@@ -307,26 +307,26 @@ class WebhookClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for __, writer in self._open:
-            writer.close()
+        for __, outgoing in self._open:
+            outgoing.close()
 
     async def send(self, requests: Iterator[bytes]) -> None:
         """Sends all requests; each connection sends one after the other."""
 
-        async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def work(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
             for request in requests:
-                writer.write(request)
-                head = await reader.readuntil(b"\r\n\r\n")
+                outgoing.write(request)
+                head = await incoming.readuntil(b"\r\n\r\n")
                 length = next(
                     int(line.split(b":")[1])
                     for line in head.split(b"\r\n")
                     if line.lower().startswith(b"content-length")
                 )
-                response = await reader.readexactly(length)
+                response = await incoming.readexactly(length)
                 if not head.startswith(b"HTTP/1.1 200"):
                     raise BenchmarkError(f"a webhook was refused: {response.decode(errors='replace')[:300]}")
 
-        await asyncio.gather(*(work(reader, writer) for reader, writer in self._open))
+        await asyncio.gather(*(work(incoming, outgoing) for incoming, outgoing in self._open))
 
 
 async def _request(client: httpx.AsyncClient, plan: str, number: int) -> str:

@@ -85,7 +85,7 @@ class _Sender(asyncio.Protocol):
         self.done = asyncio.get_running_loop().create_future()
 
     @override
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as TCP has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # the transport of TCP
         self._transport = transport
         self._next()
 

@@ -109,19 +109,19 @@ def _resident(pid: int) -> tuple[float, float]:
 async def _discarding_endpoint() -> AsyncIterator[str]:
     """HTTP endpoint on loopback that discards all requests."""
 
-    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
         try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
+            while head := await incoming.readuntil(b"\r\n\r\n"):
                 lengths = [
                     int(line.split(b":")[1])
                     for line in head.split(b"\r\n")
                     if line.lower().startswith(b"content-length")
                 ]
-                await reader.readexactly(lengths[0] if lengths else 0)
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                await writer.drain()
+                await incoming.readexactly(lengths[0] if lengths else 0)
+                outgoing.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                await outgoing.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+            outgoing.close()
 
     server = await asyncio.start_server(respond, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]

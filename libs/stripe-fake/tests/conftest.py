@@ -84,9 +84,9 @@ class RunningFake:
     def middle_of(self, subscription) -> int:
         """Advances the clock to the middle of the subscription's period; returns that time."""
         item = subscription["items"].data[0]
-        moment = (item.current_period_start + item.current_period_end) // 2
-        self.http.post("/fake/clock/advance", json={"to": moment}).raise_for_status()
-        return moment
+        middle = (item.current_period_start + item.current_period_end) // 2
+        self.http.post("/fake/clock/advance", json={"to": middle}).raise_for_status()
+        return middle
 
     def newest_event(self) -> str:
         """Returns the id of the newest event."""
@@ -94,8 +94,8 @@ class RunningFake:
 
     def events(self, object_id: str | None = None, *, since: str | None = None) -> list:
         """Returns events, oldest first; of one object, or after the event `since`."""
-        asked = {"limit": 100, **({"ending_before": since} if since else {})}
-        found = list(self.stripe.events.list(asked).auto_paging_iter())
+        params = {"limit": 100, **({"ending_before": since} if since else {})}
+        found = list(self.stripe.events.list(params).auto_paging_iter())
         oldest_first = found if since else found[::-1]
         return [event for event in oldest_first if object_id in {None, event.data.object["id"]}]
 

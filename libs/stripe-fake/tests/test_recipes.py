@@ -99,13 +99,13 @@ class Replay:
             return self.pay(path) if path.endswith("/confirm") else {}
         if path.startswith("/v2/"):
             headers = {key: self.filled(value) for key, value in step.get("headers", {}).items()}
-            answer = self.fake.http.post(path, json=params, headers=headers)
+            response = self.fake.http.post(path, json=params, headers=headers)
         else:
-            answer = self.fake.http.request(step["method"].upper(), path, **self.encoded(step, path, params))
+            response = self.fake.http.request(step["method"].upper(), path, **self.encoded(step, path, params))
         expected = step.get("expected_error_type")
-        if answer.is_error:
-            assert answer.json()["error"]["type"] == expected, (path, answer.text)
-        return answer.json()
+        if response.is_error:
+            assert response.json()["error"]["type"] == expected, (path, response.text)
+        return response.json()
 
     def pay(self, path):
         return self.fake.control.pay_checkout(path.split("/")[3])

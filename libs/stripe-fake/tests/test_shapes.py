@@ -102,9 +102,9 @@ def union_problems(value, choices, path):
 def object_problems(value, cls, path):
     if not isinstance(value, dict):
         return [f"{path}: {value!r} is no {cls.__name__}"]
-    known = annotations(cls)
-    found = [f"{path}.{name}: unknown to {cls.__name__}" for name in value.keys() - known.keys()]
-    for name, kind in known.items():
+    fields = annotations(cls)
+    found = [f"{path}.{name}: unknown to {cls.__name__}" for name in value.keys() - fields.keys()]
+    for name, kind in fields.items():
         if name in value:
             found += problems(value[name], kind, f"{path}.{name}")
         elif type(None) not in typing.get_args(kind):
@@ -314,10 +314,10 @@ def unlisted(populated):
 
 def test_objects_that_are_never_listed_conform_to_the_sdk_and_the_examples(populated, examples):
     for resource in unlisted(populated):
-        example, known = examples[resource["object"]], annotations(CLASSES[resource["object"]])
+        example, fields = examples[resource["object"]], annotations(CLASSES[resource["object"]])
 
         assert object_problems(resource, CLASSES[resource["object"]], resource["object"]) == []
-        assert (example.keys() & known.keys()) - resource.keys() - NOT_IMPLEMENTED == set()
+        assert (example.keys() & fields.keys()) - resource.keys() - NOT_IMPLEMENTED == set()
 
 
 def test_thin_events_conform_to_the_sdk(populated):

@@ -33,7 +33,7 @@ def test_a_refused_transaction_changes_nothing():
     assert store.oldest_first("customer") == [{"id": "a"}, {"id": "b"}]
 
 
-def test_a_declined_card_is_recorded_when_the_error_says_keep():
+def test_a_declined_card_is_recorded_when_the_error_sets_keep():
     store = Store()
 
     def declined():

@@ -86,7 +86,7 @@ class Application:
         if self._signed(dict(scope["headers"]).get(b"stripe-signature", b""), body):
             await self._inbox.keep(orjson.loads(body)["id"], body)
             status = 200
-        answer = b'{"received":true}' if status == 200 else b'{"received":false}'  # noqa: PLR2004  # HTTP's own number
+        answer = b'{"received":true}' if status == 200 else b'{"received":false}'  # noqa: PLR2004  # HTTP status
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})

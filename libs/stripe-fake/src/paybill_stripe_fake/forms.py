@@ -18,7 +18,7 @@ _MAX_INTEGER = 2**53
 _MAX_METADATA_KEYS = 50
 _MAX_METADATA_KEY = 40
 _MAX_METADATA_VALUE = 500
-_MAX_DECIMAL_PLACES = 12
+_MAX_DECIMALS = 12
 _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "gt": lambda value, bound: value > bound,
@@ -167,7 +167,7 @@ class Params:
         except InvalidOperation:
             number = Decimal(-1)
         exponent = number.as_tuple().exponent
-        if not isinstance(exponent, int) or exponent < -_MAX_DECIMAL_PLACES or not 0 <= number <= _MAX_INTEGER:
+        if not isinstance(exponent, int) or exponent < -_MAX_DECIMALS or not 0 <= number <= _MAX_INTEGER:
             raise InvalidRequestError(f"Invalid decimal: {value}", param=self.name(key))
         return number
 
