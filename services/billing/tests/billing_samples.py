@@ -1,4 +1,4 @@
-"""Plain values that several tests of the rules need."""
+"""Sample values for tests of the rules."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -82,7 +82,7 @@ REQUESTED = TenantRequested(
 
 
 def snapshot(status, **changes):
-    """A subscription in a period that is paid, or, when collecting failed, in the next one, which began just now."""
+    """Returns a subscription in a paid period, or with failed collection in the next one, which has just begun."""
     failing = status in {"past_due", "unpaid"}
     began = NOW - timedelta(hours=2) if failing else NOW - DAY
     values = {

@@ -1,4 +1,4 @@
-"""Billing and all that surrounds it, as its tests see it."""
+"""Billing with the services around it, for tests."""
 
 import asyncio
 import json
@@ -25,17 +25,17 @@ SECRETS = ("whsec_first", "whsec_second")
 EMAIL = "ada.lovelace@acme.example"
 
 
-async def eventually(look: Callable[[], Awaitable[Any]], timeout_s: float = 15) -> Any:
-    """What `look` returns, as soon as that is true."""
+async def eventually(probe: Callable[[], Awaitable[Any]], timeout_s: float = 15) -> Any:
+    """Returns the result of `probe` as soon as it is true."""
     async with asyncio.timeout(timeout_s):
-        while not (found := await look()):  # noqa: ASYNC110  # what is waited for happens in another process
+        while not (found := await probe()):  # noqa: ASYNC110  # the change happens in another process
             await asyncio.sleep(0.05)
     return found
 
 
 @dataclass
 class Fake:
-    """The stand-in for Stripe, and where it sends its webhooks."""
+    """The Stripe fake, and the port to which it sends webhooks."""
 
     url: str
     receiver_port: int
@@ -46,14 +46,14 @@ class Fake:
 
 
 class Publisher:
-    """Another service, as far as billing can tell: it publishes facts, and the keys of what is sealed in them."""
+    """Another service: publishes events, and the keys of their encrypted values."""
 
     def __init__(self, client, identities: Path):
         self._jetstream = client.jetstream()
         self._identities = identities
         self._revisions: dict[str, int] = {}
 
-    async def say(self, event, id_: str | None = None) -> str:
+    async def publish(self, event, id_: str | None = None) -> str:
         revision = self._revisions.get(event.aggregate_id, 0) + 1
         self._revisions[event.aggregate_id] = revision
         id_ = id_ or new_id()
@@ -61,7 +61,7 @@ class Publisher:
         await self._jetstream.publish(subject_of(event), encode(event), headers=headers_of(fact))
         return id_
 
-    async def offer(self, event, publisher: str = "metering", id_: str | None = None) -> str:
+    async def submit(self, event, publisher: str = "metering", id_: str | None = None) -> str:
         id_ = id_ or new_id()
         fact = Fact(event, id_, datetime.now(UTC), 1, Origin("test", "test", "service:metering", child(None)))
         await self._jetstream.publish(intake_subject(publisher, event), encode(event), headers=headers_of(fact))
@@ -75,12 +75,12 @@ class Publisher:
         payment: str | None = None,
         customer: str | None = None,
     ) -> None:
-        """What the tenant service says when somebody signs up, with the key that billing may open."""
+        """Publishes a sign-up as the tenant service does, with the key encrypted for billing."""
         key = AESGCM.generate_key(256)
         box = Identity.load(self._identities, "tenant").encrypt_for(key, "billing")
         copies = json.dumps({"billing": b64encode(box).decode()}).encode()
         await self._jetstream.publish(f"$KV.keys.tenant.{tenant_id}", copies)
-        await self.say(
+        await self.publish(
             TenantRequested(
                 tenant_id=tenant_id,
                 slug=f"t{tenant_id[4:12]}",
@@ -97,7 +97,7 @@ class Publisher:
 
 @dataclass
 class World:
-    """Billing, running and reachable, with all that surrounds it."""
+    """A running billing service with the services around it."""
 
     served: Any
     tenants: Publisher
@@ -116,44 +116,44 @@ class World:
         return answer.json() if answer.status_code == 200 else None
 
     async def opened(self, tenant_id: str) -> Any:
-        async def look():
+        async def probe():
             account = await self.account(tenant_id)
             return account if account and account["status"] == "open" else None
 
-        return await eventually(look)
+        return await eventually(probe)
 
-    async def standing(self, tenant_id: str, access: str) -> Any:
-        """The tenant's subscription, once it gives this access."""
+    async def subscription(self, tenant_id: str, access: str) -> Any:
+        """Returns the tenant's subscription as soon as it has this access."""
 
-        async def look():
+        async def probe():
             account = await self.account(tenant_id)
             return next((s for s in (account or {}).get("subscriptions", []) if s["access"] == access), None)
 
-        return await eventually(look)
+        return await eventually(probe)
 
     async def subscribed(self, tenant_id: str, plan: str = "starter") -> Any:
-        """A tenant that signed up and paid."""
+        """Signs a tenant up and pays."""
         await self.tenants.request_tenant(tenant_id, plan)
         account = await self.opened(tenant_id)
         await asyncio.to_thread(self.fake.control.pay_checkout, account["checkout_url"].rpartition("/")[2])
-        return await self.standing(tenant_id, "active")
+        return await self.subscription(tenant_id, "active")
 
-    async def quiet(self) -> None:
-        """All webhooks are delivered and understood."""
+    async def settled(self) -> None:
+        """Returns when all webhooks are delivered and processed."""
         await asyncio.to_thread(self.fake.control.wait_delivered)
 
-        async def look():
+        async def probe():
             return await self.get("/v1/webhooks/waiting") == []
 
-        await eventually(look)
+        await eventually(probe)
 
-    async def told(self, *types: str) -> Counter[str]:
-        """How often each fact was said."""
+    async def emitted(self, *types: str) -> Counter[str]:
+        """Returns how often each event was published."""
         facts = await self.log.facts(*(f"billing.{type_}" for type_ in types), at_least=len(types))
         return Counter(fact.event.TYPE[8:] for fact in facts)
 
     async def reconciled(self, *, repair: bool) -> Any:
-        """Everything is compared with Stripe."""
+        """Runs a reconciliation with Stripe."""
         answer = await self.served.client.post("/v1/providers/stripe/reconciliations", json={"repair": repair})
         assert answer.status_code == 202, answer.text
 

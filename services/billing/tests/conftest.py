@@ -1,4 +1,4 @@
-"""Billing as it runs: real NATS, real PostgreSQL, and the stand-in for Stripe as a process that calls it over HTTP."""
+"""Fixtures that run billing on real NATS and PostgreSQL, with the Stripe fake as a process that sends webhooks."""
 
 import json
 import signal
@@ -26,13 +26,13 @@ from billing_world import API_KEY, SECRETS, Fake, Publisher, World  # found thro
 
 
 def pytest_configure(config):
-    """Stripe's library calls httpx in a way that httpx wants changed; its authors have to."""
+    """Ignores a deprecation warning that Stripe's library causes in httpx."""
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory):
-    """The stand-in for Stripe, one process for all tests."""
+    """Starts the Stripe fake, one process for all tests."""
     tmp_path = tmp_path_factory.mktemp("stand-in")
     key_file, secrets_file = tmp_path / "stripe-key", tmp_path / "stripe-secrets"
     key_file.write_text(f"{API_KEY}\n")
@@ -58,14 +58,14 @@ def stand_in(tmp_path_factory):
 
 @pytest.fixture
 def fake(stand_in):
-    """The stand-in as it is at its start, for one test."""
+    """Resets the Stripe fake for one test."""
     stand_in.control.reset()
     return stand_in
 
 
 @pytest.fixture
 def catalogue(request, tmp_path):
-    """The file of the catalogue: with the text that a test gives, or none, for the one that comes with billing."""
+    """Returns the catalogue file with the text of a test, or None for billing's own."""
     text = getattr(request, "param", None)
     if text is None:
         return None
@@ -76,7 +76,7 @@ def catalogue(request, tmp_path):
 
 @pytest.fixture
 def settings(fake, catalogue, tmp_path):
-    """What billing is told in these tests."""
+    """Returns billing's settings."""
     publishers = tmp_path / "publishers.json"
     publishers.write_text(json.dumps({"metering": {"tenants": ["*"]}}))
     return {
@@ -91,7 +91,7 @@ def settings(fake, catalogue, tmp_path):
 
 @pytest.fixture
 async def world_of(start, nats, log, fake, settings, tmp_path):
-    """Runs a service where the stand-in sends its webhooks."""
+    """Runs a service at the address to which the fake sends webhooks."""
     async with AsyncExitStack() as stack:
 
         async def run(service_):
@@ -114,7 +114,7 @@ async def world(world_of):
 
 @pytest.fixture
 def signed() -> Callable[..., dict[str, Any]]:
-    """Headers for a body as Stripe signs it."""
+    """Returns the headers of a body that Stripe signed."""
 
     def sign(body: bytes, at: float | None = None, secret: str = SECRETS[0]) -> dict[str, Any]:
         text = body.decode("utf-8", "surrogateescape")
@@ -129,6 +129,6 @@ def signed() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 async def outside(world):
-    """A client without a key, over the network, as a provider is."""
+    """Returns an HTTP client without an API key, as a provider has."""
     async with httpx.AsyncClient(base_url=world.url, trust_env=False) as client:
         yield client

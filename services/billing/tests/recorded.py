@@ -1,4 +1,4 @@
-"""What others recorded of Stripe, over the years of its versions, and the same objects in other years' shapes."""
+"""Payloads that others recorded from Stripe, in the API versions of many years, and format converters."""
 
 import json
 import os
@@ -15,17 +15,17 @@ needed = pytest.mark.skipif(
 
 
 def payloads():
-    """Every file, by name, as it is."""
+    """Returns the content of every file, by name."""
     return {str(path.relative_to(FOLDER)): path.read_bytes() for path in sorted(FOLDER.rglob("*.json"))}
 
 
 def events():
-    """Those that are events, by name."""
+    """Returns the events, by name."""
     return {name: body for name, body in payloads().items() if json.loads(body).get("object") == "event"}
 
 
 def objects():
-    """Objects by name: those of events, those recorded by themselves, and Stripe's own example of each kind."""
+    """Returns objects by name: those of events, single recordings, and Stripe's example of each kind."""
     found = {}
     for name, body in payloads().items():
         content = json.loads(body)
@@ -39,12 +39,12 @@ def objects():
 
 
 def of_kind(kind):
-    """The objects of one kind, by name."""
+    """Returns the objects of one kind, by name."""
     return {name: item for name, item in objects().items() if item.get("object") == kind}
 
 
 def current(subscription):
-    """A subscription as of 2025-03-31: its period is its items', each of which has a price."""
+    """Returns a subscription in the format of 2025-03-31: periods and prices belong to the items."""
     shape = deepcopy(subscription)
     start, end = shape.pop("current_period_start", None), shape.pop("current_period_end", None)
     plan, quantity = shape.pop("plan", None), shape.pop("quantity", None)
@@ -59,7 +59,7 @@ def current(subscription):
 
 
 def of_2020(subscription):
-    """The same as of 2020: the period is the subscription's, and so are the first item's plan and quantity."""
+    """Returns it in the format of 2020: the period, plan and quantity belong to the subscription."""
     shape = current(subscription)
     first = shape["items"]["data"][0]
     shape["current_period_start"], shape["current_period_end"] = (
@@ -74,7 +74,7 @@ def of_2020(subscription):
 
 
 def of_2017(subscription):
-    """The same as of 2017: plans instead of prices, and one item that is worth nothing."""
+    """Returns it in the format of 2017: plans instead of prices, and an empty list of items."""
     shape = of_2020(subscription)
     shape["items"] = {"object": "list", "data": []}
     if isinstance(shape.get("latest_invoice"), dict):

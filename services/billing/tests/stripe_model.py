@@ -1,4 +1,4 @@
-"""A small model of one subscription at Stripe: what it shows, and which events it sends, as things happen to it."""
+"""Model of one subscription at Stripe: its state and its events after each action."""
 
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ HAPPENINGS = (
 
 @dataclass
 class Event:
-    """What is sent about a happening; `sent` tells how many happenings there had been."""
+    """An event; `sent` is the number of actions before it."""
 
     id: str
     type: str
@@ -37,7 +37,7 @@ class Event:
 
 @dataclass
 class Stripe:
-    """The subscription and its newest invoice. shown: what it looked like after each happening, and when."""
+    """The subscription and its newest invoice. shown: its state after each action, with the time."""
 
     now: int
     trial_days: int = 0
@@ -62,10 +62,10 @@ class Stripe:
         }
         self._begin(self.now, trial_end or self.now + MONTH_S)
         self._bill("subscription_create", paid=True)
-        self._say("customer.subscription.created")
+        self._emit("customer.subscription.created")
 
     def happen(self, what):
-        """Let it happen if it can, an hour after the last."""
+        """Applies an action if it is possible, an hour after the last one."""
         self.now += 3600
         if self.subscription["status"] not in {"canceled", "unpaid"}:
             getattr(self, f"_{what}")()
@@ -92,23 +92,23 @@ class Stripe:
     def _retry_fails(self):
         if self._failing:
             self.subscription["latest_invoice"]["attempt_count"] += 1
-            self._say("invoice.payment_failed", self.subscription["latest_invoice"])
+            self._emit("invoice.payment_failed", self.subscription["latest_invoice"])
 
     def _pay(self):
         if self._failing:
             self.subscription["latest_invoice"]["status"] = "paid"
             self.subscription["status"] = "active"
-            self._say("invoice.paid", self.subscription["latest_invoice"])
-            self._say("customer.subscription.updated")
+            self._emit("invoice.paid", self.subscription["latest_invoice"])
+            self._emit("customer.subscription.updated")
 
     def _give_up(self):
         if self._failing:
             self.subscription["status"] = "unpaid"
-            self._say("customer.subscription.updated")
+            self._emit("customer.subscription.updated")
 
     def _cancel(self):
         self.subscription["status"] = "canceled"
-        self._say("customer.subscription.deleted")
+        self._emit("customer.subscription.deleted")
 
     def _cancel_later(self):
         self._update({"cancel_at_period_end": True})
@@ -125,7 +125,7 @@ class Stripe:
     def _add_seat(self):
         if not self._failing:
             self.subscription["items"]["data"][0]["quantity"] += 1
-            self._say("customer.subscription.updated")
+            self._emit("customer.subscription.updated")
 
     def _change_plan(self, *, paid=True):
         if self._failing or self.subscription["status"] == "trialing":
@@ -160,14 +160,14 @@ class Stripe:
         }
         if reason != "subscription_create":
             self.subscription["status"] = "active" if paid else "past_due"
-            self._say("invoice.paid" if paid else "invoice.payment_failed", self.subscription["latest_invoice"])
-            self._say("customer.subscription.updated")
+            self._emit("invoice.paid" if paid else "invoice.payment_failed", self.subscription["latest_invoice"])
+            self._emit("customer.subscription.updated")
 
     def _update(self, changes):
         self.subscription.update(changes)
-        self._say("customer.subscription.updated")
+        self._emit("customer.subscription.updated")
 
-    def _say(self, type_, about=None):
+    def _emit(self, type_, about=None):
         shown = deepcopy(about if about is not None else self.subscription)
         self.events.append(Event(f"evt_{len(self.events)}", type_, self.now, shown, len(self.shown)))
 

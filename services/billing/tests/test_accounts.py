@@ -42,19 +42,19 @@ def test_a_plan_that_is_not_sold_is_refused():
         accounts.on_tenant_requested(None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"plan": "gold"}))
 
 
-def test_a_tenant_pays_where_it_wants_to_and_at_the_default_when_it_does_not_say():
+def test_a_tenant_pays_at_its_chosen_provider_or_at_the_default():
     wants = REQUESTED.model_copy(update={"payment": "manual"})
     (registered,) = accounts.on_tenant_requested(None, CATALOGUE, CHOICE, wants)
 
     assert (registered.provider, OPENING.provider) == ("manual", "stripe")
 
 
-def test_a_provider_that_is_not_there_is_refused():
+def test_an_unknown_provider_is_refused():
     with pytest.raises(UnknownProviderError, match="choose one of manual, stripe"):
         accounts.on_tenant_requested(None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"payment": "gold"}))
 
 
-def test_the_same_providers_configured_again_are_no_news():
+def test_configuring_the_same_providers_again_emits_nothing():
     (configured,) = configure(None, ["stripe", "manual"], "manual")
     choice = evolve(None, configured)
 
@@ -63,12 +63,12 @@ def test_the_same_providers_configured_again_are_no_news():
     assert len(configure(choice, ["manual", "stripe"], "stripe")) == 1
 
 
-def test_an_opened_account_knows_where_to_pay():
+def test_an_opened_account_has_a_checkout():
     assert OPEN.status is Status.OPEN
     assert OPEN.checkout_url == "https://pay.example/cs_1"
 
 
-def test_opening_twice_says_nothing():
+def test_opening_twice_emits_nothing():
     assert accounts.opened(OPEN, AT_PROVIDER) == []
 
 
@@ -81,18 +81,18 @@ def test_a_refused_account_can_still_be_opened_later():
     assert fold(state, accounts.opened(state, AT_PROVIDER)).failure is None
 
 
-def test_an_open_account_does_not_fail_any_more():
+def test_an_open_account_cannot_fail():
     assert accounts.failed(OPEN, "late") == []
 
 
-def test_a_tenant_that_an_operator_lets_go_is_cancelled_at_the_provider_once():
-    (said,) = accounts.on_tenant_leaving(OPEN, leaving(HoldOrigin.OPERATOR))
+def test_an_offboarded_tenant_is_cancelled_at_the_provider_once():
+    (event,) = accounts.on_tenant_leaving(OPEN, leaving(HoldOrigin.OPERATOR))
 
-    assert said == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
-    assert accounts.on_tenant_leaving(accounts.evolve(OPEN, said), leaving(HoldOrigin.OPERATOR)) == []
+    assert event == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
+    assert accounts.on_tenant_leaving(accounts.evolve(OPEN, event), leaving(HoldOrigin.OPERATOR)) == []
 
 
-def test_a_tenant_that_left_while_its_account_was_being_opened_is_cancelled_as_soon_as_it_is_open():
+def test_a_tenant_that_left_before_its_account_opened_is_cancelled_after_it():
     state = fold(OPENING, accounts.on_tenant_leaving(OPENING, leaving(HoldOrigin.OPERATOR)))
 
     opened, cancelled = accounts.opened(state, AT_PROVIDER)
@@ -106,7 +106,7 @@ def test_a_tenant_whose_subscription_ended_has_nothing_to_cancel():
     assert accounts.on_tenant_leaving(None, leaving(HoldOrigin.OPERATOR)) == []
 
 
-def test_a_tenant_that_was_a_customer_before_is_that_customer_and_has_nothing_to_pay_here():
+def test_an_adopted_tenant_keeps_its_customer_and_has_no_checkout():
     (registered,) = accounts.on_tenant_requested(
         None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"customer": "cus_9"})
     )
@@ -119,7 +119,7 @@ def test_a_tenant_that_was_a_customer_before_is_that_customer_and_has_nothing_to
     assert accounts.adopted(state, "cus_9") == []
 
 
-def test_a_customer_that_left_while_it_was_taken_over_is_cancelled():
+def test_a_customer_that_left_during_its_adoption_is_cancelled():
     state = fold(OPENING, accounts.on_tenant_leaving(OPENING, leaving(HoldOrigin.OPERATOR)))
 
     adopted, cancelled = accounts.adopted(state, "cus_9")
@@ -128,6 +128,6 @@ def test_a_customer_that_left_while_it_was_taken_over_is_cancelled():
     assert cancelled == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_9")
 
 
-def test_an_account_begins_by_being_registered():
+def test_an_account_begins_with_its_registration():
     with pytest.raises(AccountOrderError):
         accounts.evolve(None, accounts.opened(OPENING, AT_PROVIDER)[0])

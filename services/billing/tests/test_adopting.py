@@ -1,4 +1,4 @@
-"""A customer that the provider had before we came becomes a tenant, with what it subscribed to there."""
+"""Adoption: an existing customer of the provider becomes a tenant with its subscriptions."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -10,12 +10,12 @@ from paybill_runtime.replay.verify import replay
 
 TENANT, OTHER = "ten_" + "a" * 32, "ten_" + "b" * 32
 OURS = "starter_v1_month_eur"
-"""The name that we give to the first price of the plan starter."""
+"""Lookup key of the first price of the plan starter."""
 
 
 @pytest.fixture
 def bought(fake):
-    """Makes a customer at the provider that subscribed to something there, of which no message arrives."""
+    """Creates a customer with a subscription at the provider, without a message."""
 
     def make(lookup_key=OURS, *, ended=False):
         stripe = fake.stripe
@@ -26,8 +26,8 @@ def bought(fake):
             {"currency": "eur", "unit_amount": 100, "recurring": {"interval": "month"}, "product_data": {"name": "Old"}}
             | held
         )
-        wanted = {"customer": customer.id, "items": [{"price": price.id}], "trial_period_days": 30}
-        subscription = stripe.subscriptions.create(wanted)
+        params = {"customer": customer.id, "items": [{"price": price.id}], "trial_period_days": 30}
+        subscription = stripe.subscriptions.create(params)
         if ended:
             stripe.subscriptions.cancel(subscription.id)
         return customer.id, subscription.id
@@ -42,22 +42,22 @@ def bought(fake):
 
 
 async def failed(world, tenant_id):
-    async def look():
+    async def probe():
         account = await world.account(tenant_id)
         return account if account and account["status"] == "failed" else None
 
-    return (await eventually(look))["failure"]
+    return (await eventually(probe))["failure"]
 
 
-async def test_what_it_had_gives_access_without_a_message_and_without_a_checkout(world, bought) -> None:
+async def test_existing_subscriptions_entitle_without_message_and_checkout(world, bought) -> None:
     customer, subscription = await bought()
 
     await world.tenants.request_tenant(TENANT, customer=customer)
-    standing = await world.standing(TENANT, "trialing")
+    subscription_ = await world.subscription(TENANT, "trialing")
 
     account = await world.account(TENANT)
     (fact,) = await world.log.facts("billing.account_adopted")
-    assert (standing["provider_subscription"], standing["plan"]["plan"]) == (subscription, "starter")
+    assert (subscription_["provider_subscription"], subscription_["plan"]["plan"]) == (subscription, "starter")
     assert (account["customer"], account["checkout_url"]) == (customer, None)
     assert (fact.event.tenant_id, fact.event.provider, fact.event.customer) == (TENANT, "stripe", customer)
     found = await asyncio.to_thread(world.fake.stripe.customers.retrieve, customer)
@@ -67,7 +67,7 @@ async def test_what_it_had_gives_access_without_a_message_and_without_a_checkout
     assert report.equal, report.as_dict()
 
 
-async def test_a_customer_is_one_tenant_and_no_other(world, bought) -> None:
+async def test_a_customer_belongs_to_one_tenant(world, bought) -> None:
     customer, _ = await bought()
     await world.tenants.request_tenant(TENANT, customer=customer)
     await world.opened(TENANT)
@@ -84,7 +84,7 @@ async def test_a_customer_is_one_tenant_and_no_other(world, bought) -> None:
     assert (whose["tenant_id"], whose["status"]) == (TENANT, "open")
 
 
-async def test_a_customer_that_is_not_there_is_refused_with_the_reason(world) -> None:
+async def test_adopting_an_unknown_customer_is_refused_with_the_reason(world) -> None:
     await world.tenants.request_tenant(TENANT, customer="cus_nobody")
 
     assert "Stripe has no such object" in await failed(world, TENANT)
@@ -92,23 +92,23 @@ async def test_a_customer_that_is_not_there_is_refused_with_the_reason(world) ->
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_customer")
 
 
-async def test_a_provider_that_takes_nobody_over_says_so(world) -> None:
+async def test_adopting_at_a_provider_without_adoption_is_refused(world) -> None:
     await world.tenants.request_tenant(TENANT, payment="manual", customer="cus_1")
 
     assert "manual cannot adopt an existing customer" in await failed(world, TENANT)
 
 
-async def test_it_is_taken_over_once_when_the_outcome_was_unknown(world, bought) -> None:
+async def test_an_adoption_with_an_unknown_outcome_happens_once(world, bought) -> None:
     customer, _ = await bought()
     await asyncio.to_thread(world.fake.control.fail_calls, 1, path="/v1/customers", after=True)
 
     await world.tenants.request_tenant(TENANT, customer=customer)
 
-    await world.standing(TENANT, "trialing")
+    await world.subscription(TENANT, "trialing")
     assert len(await world.log.facts("billing.account_adopted")) == 1
 
 
-async def test_what_ended_before_sends_nobody_away(world, bought) -> None:
+async def test_a_subscription_that_ended_before_the_adoption_emits_nothing(world, bought) -> None:
     customer, _ = await bought(ended=True)
     await world.tenants.request_tenant(TENANT, customer=customer)
     await world.opened(TENANT)
@@ -120,19 +120,19 @@ async def test_what_ended_before_sends_nobody_away(world, bought) -> None:
     assert await world.log.facts("billing.subscription_ended", at_least=0) == []
 
 
-async def test_one_that_leaves_is_cancelled_like_any_other(world, bought) -> None:
+async def test_an_adopted_tenant_that_leaves_is_cancelled(world, bought) -> None:
     customer, _ = await bought()
     await world.tenants.request_tenant(TENANT, customer=customer)
-    await world.standing(TENANT, "trialing")
+    await world.subscription(TENANT, "trialing")
 
-    await world.tenants.say(
+    await world.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=datetime.now(UTC))
     )
 
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
 
-async def test_a_dry_run_says_whose_a_strange_subscription_is_and_what_it_sells(world, bought) -> None:
+async def test_a_dry_run_shows_customer_and_plan_of_an_unknown_subscription(world, bought) -> None:
     customer, subscription = await bought()
     other, unsold = await bought(None)
     run = await world.reconciled(repair=False)
@@ -147,7 +147,7 @@ async def test_a_dry_run_says_whose_a_strange_subscription_is_and_what_it_sells(
     }
 
 
-async def test_what_was_looked_at_in_vain_is_found_by_reconciliation_with_the_reason(world, bought) -> None:
+async def test_reconciliation_reports_a_failed_sync_with_its_reason(world, bought) -> None:
     customer, subscription = await bought(None)
     await world.tenants.request_tenant(TENANT, customer=customer)
 
@@ -162,7 +162,7 @@ async def test_what_was_looked_at_in_vain_is_found_by_reconciliation_with_the_re
     assert "provider_prices" in drift["differences"][0]["there"]
 
 
-async def test_the_providers_of_an_installation_are_listed_with_what_they_can_do(world) -> None:
+async def test_providers_are_listed_with_their_capabilities(world) -> None:
     found = {one["name"]: one for one in await world.get("/v1/providers")}
 
     assert {name: one["default"] for name, one in found.items()} == {"manual": False, "stripe": True}

@@ -1,4 +1,4 @@
-"""What may be looked at, by whom, and how the service starts or refuses to."""
+"""Read routes, their permissions, and the start with valid and invalid settings."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ async def test_subscriptions_are_paged_by_their_ids(world):
     assert (second["next"], ended) == (None, {"subscriptions": [], "next": None})
 
 
-async def test_what_nobody_knows_is_not_found_with_a_code(world):
+async def test_unknown_objects_are_not_found_with_a_code(world):
     await world.tenants.request_tenant(TENANT)
     await world.opened(TENANT)
     answers = {
@@ -48,7 +48,7 @@ async def test_what_nobody_knows_is_not_found_with_a_code(world):
         assert (answer.status_code, answer.json()["code"]) == expected, path
 
 
-async def test_only_who_may_read_billing_sees_any_of_it(world, outside):
+async def test_every_route_needs_a_key_with_the_read_scope(world, outside):
     keys = world.served.running.settings.api_keys_file
     kept = json.loads(keys.read_text())
     made = make_key("other", "other", Role.ADMIN, ("tenant:read",), datetime.now(UTC) + timedelta(days=1))
@@ -61,7 +61,7 @@ async def test_only_who_may_read_billing_sees_any_of_it(world, outside):
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ("[]", "should be an object"),
         ('{"metering": {"tenants": ["acme"]}}', "tenants"),
@@ -70,26 +70,26 @@ async def test_only_who_may_read_billing_sees_any_of_it(world, outside):
         ("{", "EOF"),
     ],
 )
-def test_a_publishers_file_that_is_wrong_is_named_with_the_reason(tmp_path, written, said):
+def test_an_invalid_publishers_file_is_refused_with_the_reason(tmp_path, written, message):
     path = tmp_path / "publishers.json"
     path.write_text(written)
 
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         made(tmp_path, publishers_file=path).publisher_grants()
 
 
-def test_without_a_publishers_file_nobody_reports_usage(tmp_path):
+def test_without_a_publishers_file_there_are_no_publishers(tmp_path):
     assert made(tmp_path).publisher_grants() == []
 
 
-def test_an_empty_api_key_is_named(tmp_path):
+def test_an_empty_api_key_file_is_named_in_the_error(tmp_path):
     (tmp_path / "key").write_text("\n")
 
     with pytest.raises(ConfigurationError, match="key is empty"):
         made(tmp_path).stripe_api_key()
 
 
-def test_an_address_that_is_none_is_refused(tmp_path):
+def test_an_invalid_url_is_refused(tmp_path):
     with pytest.raises(ValidationError):
         made(tmp_path, stripe_api_base="ftp://x")
 

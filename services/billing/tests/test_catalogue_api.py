@@ -134,7 +134,7 @@ async def test_an_edit_of_a_published_version_is_refused_with_file_line_and_reas
 async def test_a_tier_that_cannot_be_built_is_refused_after_the_blueprint_is_published(world, nats, tmp_path):
     gold = SECOND.replace("tier: pro", "tier: gold", 1)
     client = await connect(nats.url, "provisioner", nats.password("provisioner"))
-    await Publisher(client, tmp_path / "identities").say(blueprint("pro", "basic"))
+    await Publisher(client, tmp_path / "identities").publish(blueprint("pro", "basic"))
     await client.close()
 
     async def buildable_tiers():

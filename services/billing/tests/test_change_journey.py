@@ -212,7 +212,7 @@ async def test_unknown_subscriptions_and_changes_are_not_found(world):
 async def test_a_leaving_tenant_cannot_change_its_subscription(world, subscribed):
     await asyncio.to_thread(world.fake.control.pause_delivery)
     now = datetime.fromisoformat(subscribed["period_start"])
-    await world.tenants.say(
+    await world.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=now)
     )
     await world.log.facts("billing.cancellation_requested")
@@ -227,7 +227,7 @@ async def test_changes_replay_to_the_same_tables(world, subscribed):
     await confirmed(world, change)
     await at(world, change, "applied")
     await shows(world, subscribed, lambda found: found["plan"]["plan"] == "business")
-    await world.quiet()
+    await world.settled()
     running = world.served.running
 
     report = await replay(running.service, running.settings, running.database)

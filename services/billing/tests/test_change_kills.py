@@ -260,7 +260,7 @@ async def test_a_plan_migration_reports_refused_changes_and_a_second_one_is_refu
     await asyncio.to_thread(world.fake.control.advance_clock, timedelta(days=32))
 
     async def all_synced():
-        subscriptions_ = [await world.standing(tenant, "active") for tenant in tenants]
+        subscriptions_ = [await world.subscription(tenant, "active") for tenant in tenants]
         return [subscription["plan"]["version"] for subscription in subscriptions_] == [1, 2, 2]
 
     await eventually(all_synced)

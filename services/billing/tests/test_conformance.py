@@ -1,4 +1,4 @@
-"""Every provider keeps the same promises: Stripe with its stand-in, manual on real PostgreSQL, a third party's."""
+"""Every provider passes the same checks: Stripe on its fake, manual on real PostgreSQL, and a third party's."""
 
 import asyncio
 import hmac
@@ -35,7 +35,7 @@ every_promise = pytest.mark.parametrize("check", PROMISES, ids=lambda check: che
 
 
 class Orders:
-    """New customers, one after the other."""
+    """Yields new customers."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
@@ -74,8 +74,8 @@ class ByInvoice(Orders):
         self.provider = Manual(contract_store, "https://shop.example/offers/")
 
     async def buy(self, opened):
-        def accept(agreement, now):
-            found = existing(agreement, opened.customer)
+        def accept(state, now):
+            found = existing(state, opened.customer)
             terms = found.offer.terms
             return manual.accept(found, order="PO 1", terms=terms, payment_days=30, trial_days=0, now=now)
 
@@ -127,39 +127,39 @@ async def at_stripe(fake):
 
 
 @every_promise
-async def test_a_third_party_keeps(check) -> None:
+async def test_a_third_party_conforms(check) -> None:
     await check(AtAcmePay())
 
 
 @pytest.mark.parametrize("check", conformance.INBOUND_CHECKS, ids=lambda check: check.__name__)
-async def test_a_third_partys_messages_keep(check) -> None:
+async def test_the_messages_of_a_third_party_conform(check) -> None:
     await check(AtAcmePay())
 
 
 @pytest.mark.parametrize(
     "check", [*conformance.PORTAL_CHECKS, *conformance.LIST_CHECKS], ids=lambda check: check.__name__
 )
-async def test_a_third_party_that_can_do_more_keeps(check) -> None:
+async def test_optional_capabilities_of_a_third_party_conform(check) -> None:
     await check(AtAcmePay())
 
 
-async def test_manual_keeps_every_promise(by_invoice) -> None:
+async def test_the_manual_provider_conforms(by_invoice) -> None:
     for check in PROMISES:
         await check(by_invoice)
 
 
-async def test_stripe_keeps_every_promise(at_stripe) -> None:
+async def test_stripe_conforms(at_stripe) -> None:
     for check in (*PROMISES, *conformance.LIST_CHECKS, *conformance.PORTAL_CHECKS, *conformance.ADOPT_CHECKS):
         await check(at_stripe)
 
 
 @pytest.mark.parametrize("check", conformance.INBOUND_CHECKS, ids=lambda check: check.__name__)
-async def test_stripes_messages_keep(check) -> None:
+async def test_the_messages_of_stripe_conform(check) -> None:
     await check(StripesMessages())
 
 
 class Forgetful(AcmePay):
-    """It makes another customer at every attempt, quotes by changing, and never says no."""
+    """Provider that creates a customer at every attempt, changes on a quote, and never refuses."""
 
     async def open(self, order, key):
         self.remote.opened.pop(key, None)
@@ -192,7 +192,7 @@ class Forgetful(AcmePay):
     ],
     ids=lambda check: check.__name__,
 )
-async def test_a_provider_that_breaks_its_promises_is_found_out(check) -> None:
+async def test_a_nonconforming_provider_fails_the_check(check) -> None:
     rig = AtAcmePay()
     rig.provider = Forgetful(rig.remote)
 
@@ -204,13 +204,13 @@ ABOUT = {"object_type": "subscription", "object_id": "acs_1", "customer": "acc_1
 
 
 class Trusting:
-    """It takes whatever comes."""
+    """Inbound that accepts every message."""
 
     def receive(self, _body, _headers, now):
         return Delivery("ace_1", "changed", now, None, livemode=True, **ABOUT)
 
 
-async def test_one_that_takes_what_nobody_signed_is_found_out() -> None:
+async def test_a_provider_that_accepts_unsigned_messages_fails_the_check() -> None:
     rig = AtAcmePay()
     rig.inbound = Trusting()
 
@@ -218,5 +218,5 @@ async def test_one_that_takes_what_nobody_signed_is_found_out() -> None:
         await conformance.refuses_forged_messages(rig)
 
 
-def test_the_plan_of_these_tests_costs_something() -> None:
+def test_the_plan_of_these_tests_has_a_price() -> None:
     assert PLAN.prices[0].amount == EUR_20

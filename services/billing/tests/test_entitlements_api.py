@@ -118,10 +118,10 @@ async def test_a_grant_with_a_validity_begins_and_ends_by_timer_and_replays(worl
 
 async def test_an_ended_subscription_removes_access_and_keeps_overrides(world):
     await entitled(world)
-    subscription = await world.standing(TENANT, "active")
+    subscription = await world.subscription(TENANT, "active")
     await post(world, "overrides", feature=limit(500), reason="x")
     await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
     current = await world.get(f"/v1/tenants/{TENANT}/entitlements")
     checked = (await post(world, "check", feature="projects")).json()
@@ -132,7 +132,7 @@ async def test_an_ended_subscription_removes_access_and_keeps_overrides(world):
 
 async def test_a_metered_feature_is_checked_against_usage_in_the_open_window(world):
     await entitled(world)
-    await world.metering.offer(
+    await world.metering.submit(
         Usage(tenant_id=TENANT, meter="calls", quantity=9, occurred_at=datetime.now(UTC)), id_=None
     )
 

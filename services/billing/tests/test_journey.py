@@ -1,4 +1,4 @@
-"""From sign-up to leaving, with Stripe's stand-in on the other side of the network."""
+"""Customer journeys from sign-up to cancellation, with the Stripe fake over the network."""
 
 import asyncio
 from datetime import timedelta
@@ -11,7 +11,7 @@ from paybill_runtime.replay.verify import replay
 TENANT = "ten_" + "a" * 32
 
 
-async def test_a_tenant_that_signs_up_gets_an_account_and_a_place_to_pay(world):
+async def test_a_new_tenant_gets_an_account_and_a_checkout(world):
     await world.tenants.request_tenant(TENANT)
 
     account = await world.opened(TENANT)
@@ -24,7 +24,7 @@ async def test_a_tenant_that_signs_up_gets_an_account_and_a_place_to_pay(world):
     assert facts[1].origin.cause == facts[0].id
 
 
-async def test_the_provider_sells_our_plan_under_our_name_for_it_once(world):
+async def test_a_plan_is_created_once_at_the_provider_under_our_lookup_key(world):
     for number in range(3):
         await world.tenants.request_tenant(f"ten_{number:032x}", "team")
     for number in range(3):
@@ -36,7 +36,7 @@ async def test_the_provider_sells_our_plan_under_our_name_for_it_once(world):
     assert prices[0].product == "paybill-demo_team"
 
 
-async def test_paying_activates_the_subscription_and_sets_what_the_tenant_may_use(world):
+async def test_payment_activates_the_subscription_and_sets_the_entitlements(world):
     subscription = await world.subscribed(TENANT, "business")
 
     async def entitled():
@@ -51,33 +51,33 @@ async def test_paying_activates_the_subscription_and_sets_what_the_tenant_may_us
     assert facts[0].origin.actor == "webhook:stripe"
 
 
-async def test_a_failed_renewal_gives_grace_and_paying_it_recovers(world):
+async def test_a_failed_renewal_starts_the_grace_period_and_payment_recovers(world):
     subscription = await world.subscribed(TENANT)
     control, customer = world.fake.control, (await world.account(TENANT))["customer"]
 
     await asyncio.to_thread(control.set_payment, customer, "fail")
     await asyncio.to_thread(control.renew, subscription["provider_subscription"])
-    grace = await world.standing(TENANT, "grace")
+    grace = await world.subscription(TENANT, "grace")
     (failed,) = await world.log.facts("billing.payment_failed")
     await asyncio.to_thread(control.pay_invoice, failed.event.invoice)
-    recovered = await world.standing(TENANT, "active")
+    recovered = await world.subscription(TENANT, "active")
 
     assert (failed.event.amount.minor, failed.event.attempt) == (2900, 1)
     assert grace["grace_until"] is not None
     assert recovered["grace_until"] is None
-    told = await world.log.facts("billing.subscription_grace_started", "billing.subscription_recovered", at_least=2)
-    assert [fact.event.TYPE.partition("_")[2] for fact in told] == ["grace_started", "recovered"]
+    events = await world.log.facts("billing.subscription_grace_started", "billing.subscription_recovered", at_least=2)
+    assert [fact.event.TYPE.partition("_")[2] for fact in events] == ["grace_started", "recovered"]
 
 
-async def test_when_the_provider_gives_up_the_tenant_is_suspended_and_keeps_its_plan(world):
+async def test_the_last_failed_collection_suspends_the_tenant_and_keeps_its_plan(world):
     subscription = await world.subscribed(TENANT)
     control, customer = world.fake.control, (await world.account(TENANT))["customer"]
 
     await asyncio.to_thread(control.set_payment, customer, "fail")
     await asyncio.to_thread(control.renew, subscription["provider_subscription"])
-    await world.standing(TENANT, "grace")
+    await world.subscription(TENANT, "grace")
     await asyncio.to_thread(control.advance_clock, timedelta(days=30))
-    await world.standing(TENANT, "suspended")
+    await world.subscription(TENANT, "suspended")
 
     async def shut_out():
         held = (await world.account(TENANT))["entitlements"]
@@ -86,34 +86,34 @@ async def test_when_the_provider_gives_up_the_tenant_is_suspended_and_keeps_its_
     assert (await eventually(shut_out))["tier"] == "starter"
 
 
-async def test_a_subscription_cancelled_at_the_provider_ends_and_says_how_long_data_is_kept(world):
+async def test_a_subscription_cancelled_at_the_provider_ends_with_its_retention(world):
     subscription = await world.subscribed(TENANT)
 
     await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
     (ended,) = await world.log.facts("billing.subscription_ended")
     assert ended.event.retention_s == 30 * 86_400
 
 
-async def test_a_tenant_that_an_operator_lets_go_is_cancelled_at_the_provider(world):
+async def test_an_offboarded_tenant_is_cancelled_at_the_provider(world):
     subscription = await world.subscribed(TENANT)
 
-    await world.tenants.say(
+    await world.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
     )
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
     found = world.fake.stripe.subscriptions.retrieve(subscription["provider_subscription"])
     assert found.status == "canceled"
     assert (await world.account(TENANT))["leaving"]
 
 
-async def test_a_tenant_that_leaves_before_it_paid_can_pay_no_more(world):
+async def test_the_checkout_of_a_leaving_tenant_is_closed(world):
     await world.tenants.request_tenant(TENANT)
     account = await world.opened(TENANT)
 
-    await world.tenants.say(
+    await world.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
     )
 
@@ -124,7 +124,7 @@ async def test_a_tenant_that_leaves_before_it_paid_can_pay_no_more(world):
     await eventually(closed)
 
 
-async def test_an_unknown_plan_is_refused_and_the_refusal_is_a_fact(world):
+async def test_an_unknown_plan_is_refused_and_the_refusal_is_recorded(world):
     await world.tenants.request_tenant(TENANT, "gold")
 
     (refused,) = await world.log.facts("billing.request_refused")
@@ -138,8 +138,8 @@ async def test_the_log_replays_to_the_same_tables(world):
     customer = (await world.account(TENANT))["customer"]
     await asyncio.to_thread(world.fake.control.set_payment, customer, "fail")
     await asyncio.to_thread(world.fake.control.renew, subscription["provider_subscription"])
-    await world.standing(TENANT, "grace")
-    await world.quiet()
+    await world.subscription(TENANT, "grace")
+    await world.settled()
     running = world.served.running
 
     report = await replay(running.service, running.settings, running.database)

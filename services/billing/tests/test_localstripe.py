@@ -1,4 +1,4 @@
-"""Another's emulator of Stripe, in a process of its own: its old shapes, its webhooks, and what it never sends.
+"""Billing against localstripe, an independent emulator of Stripe with old API versions and few webhooks.
 
 localstripe knows no prices and no checkout, only what came before them; so its customers are taken over.
 """
@@ -35,7 +35,7 @@ import sys
 from aiohttp import web
 from localstripe import resources
 from localstripe.server import app
-resources.Store.dump_to_disk = lambda store: None  # it would keep everything in a file that all of a machine share
+resources.Store.dump_to_disk = lambda store: None  # it would store everything in a file
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 """
 pytestmark = pytest.mark.parametrize("catalogue", [CATALOGUE], indirect=True)
@@ -69,7 +69,7 @@ def localstripe():
 
 @pytest.fixture
 def settings(settings, localstripe, fake):
-    """Billing asks the emulator, and the emulator sends billing its webhooks."""
+    """Runs billing with the emulator, which sends it webhooks."""
     localstripe.http.delete("/_config/data").raise_for_status()
     webhook = {"url": f"http://127.0.0.1:{fake.receiver_port}/webhooks/stripe", "secret": SECRETS[0]}
     localstripe.http.post("/_config/webhooks/billing", json=webhook).raise_for_status()
@@ -77,7 +77,7 @@ def settings(settings, localstripe, fake):
 
 
 def subscribe(at) -> tuple[str, str]:
-    """What a customer had before Paybill came, made with the official library."""
+    """Creates a customer with a subscription, by the official library."""
     at.plans.create(
         {"id": PLAN, "amount": 1900, "currency": "eur", "interval": "month", "product": {"name": "Old team"}}
     )
@@ -92,41 +92,41 @@ def subscribe(at) -> tuple[str, str]:
 
 @pytest.fixture
 async def adopted(world, localstripe):
-    """A tenant that was a customer there before: the subscription's id at the emulator."""
+    """Adopts an existing customer as a tenant; returns the subscription's id at the emulator."""
     customer, subscription = await asyncio.to_thread(subscribe, localstripe.stripe)
     await world.tenants.request_tenant(TENANT, "team", customer=customer)
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
     return subscription
 
 
-async def heard(world, type_):
-    async def look():
+async def received(world, type_):
+    async def probe():
         sent = (await world.get("/v1/webhooks", provider="stripe"))["messages"]
         return next((message for message in sent if message["type"] == type_), None)
 
-    return await eventually(look)
+    return await eventually(probe)
 
 
-async def test_its_webhooks_are_verified_and_wait_until_their_customer_is_a_tenant(world, localstripe) -> None:
+async def test_webhooks_are_verified_and_wait_until_their_customer_has_an_account(world, localstripe) -> None:
     customer, subscription = await asyncio.to_thread(subscribe, localstripe.stripe)
-    message = await heard(world, "customer.subscription.created")
+    message = await received(world, "customer.subscription.created")
 
     async def waits():
         return [one for one in await world.get("/v1/webhooks/waiting") if one["reason"]]
 
     (waiting,) = await eventually(waits)
     await world.tenants.request_tenant(TENANT, "team", customer=customer)
-    standing = await world.standing(TENANT, "active")
+    subscription_ = await world.subscription(TENANT, "active")
 
     assert (message["object"], message["customer"], message["state"]) == (subscription, customer, "waiting")
     assert (waiting["object"], waiting["reason"]) == (subscription, "no account has this customer")
-    assert (standing["plan"]["plan"], standing["plan"]["version"]) == ("team", 3)
-    assert (standing["quantity"], standing["price"], standing["interval"]) == (
+    assert (subscription_["plan"]["plan"], subscription_["plan"]["version"]) == ("team", 3)
+    assert (subscription_["quantity"], subscription_["price"], subscription_["interval"]) == (
         2,
         {"minor": 1900, "currency": "EUR"},
         "month",
     )
-    assert standing["paid_until"] == standing["period_end"] is not None
+    assert subscription_["paid_until"] == subscription_["period_end"] is not None
     found = await asyncio.to_thread(localstripe.stripe.customers.retrieve, customer)
     assert found.metadata["tenant_id"] == TENANT
     await eventually(lambda: nothing_waits(world))
@@ -136,8 +136,10 @@ async def nothing_waits(world) -> bool:
     return await world.get("/v1/webhooks/waiting") == []
 
 
-async def test_what_it_never_tells_of_is_found_and_what_it_tells_of_is_heard(world, localstripe, adopted) -> None:
-    await heard(world, "customer.subscription.created")
+async def test_reconciliation_finds_unannounced_changes_and_webhooks_apply_the_others(
+    world, localstripe, adopted
+) -> None:
+    await received(world, "customer.subscription.created")
     await eventually(lambda: nothing_waits(world))
     item = (await asyncio.to_thread(localstripe.stripe.subscriptions.retrieve, adopted))["items"].data[0].id
     more = {"items": [{"id": item, "quantity": 5}]}
@@ -149,10 +151,10 @@ async def test_what_it_never_tells_of_is_found_and_what_it_tells_of_is_heard(wor
     assert {d["field"]: (d["here"], d["there"]) for d in drift["differences"]}["quantity"] == ("2", "5")
 
     async def repaired():
-        return (await world.standing(TENANT, "active"))["quantity"] == 5
+        return (await world.subscription(TENANT, "active"))["quantity"] == 5
 
     await eventually(repaired)
     assert (await world.reconciled(repair=True))["drifted"] == 0
     await asyncio.to_thread(localstripe.stripe.subscriptions.cancel, adopted)
-    await world.standing(TENANT, "ended")
-    assert await heard(world, "customer.subscription.deleted")
+    await world.subscription(TENANT, "ended")
+    assert await received(world, "customer.subscription.deleted")

@@ -68,7 +68,7 @@ async def test_an_order_gives_access_before_the_first_payment(world, operator):
     offers = (await world.get("/v1/manual/offers"))["offers"]
     preview = await operator.accept(quantity=2)
 
-    subscription = await world.standing(TENANT, "active")
+    subscription = await world.subscription(TENANT, "active")
 
     assert (account["provider"], account["customer"]) == ("manual", CONTRACT)
     assert account["checkout_url"].endswith(CONTRACT)
@@ -100,9 +100,9 @@ async def test_an_overdue_invoice_starts_the_grace_period_and_its_payment_recove
     accepted = await operator.accept(payment_days=0)
     (invoice,) = accepted["invoices"]
 
-    grace = await world.standing(TENANT, "grace")
+    grace = await world.subscription(TENANT, "grace")
     await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "bank 1"})
-    recovered = await world.standing(TENANT, "active")
+    recovered = await world.subscription(TENANT, "active")
 
     assert grace["provider_status"] == "past_due"
     assert recovered["paid_until"] == recovered["period_end"]
@@ -116,9 +116,9 @@ async def test_access_ends_after_the_grace_period_and_voiding_the_invoice_restor
     await operator.sign_up()
     (invoice,) = (await operator.accept(payment_days=0))["invoices"]
 
-    await world.standing(TENANT, "suspended")
+    await world.subscription(TENANT, "suspended")
     await operator.post(f"invoices/{invoice['invoice_id']}/void", {"reason": "sent twice"})
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
 
     refused = await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "x"}, status=409)
     assert refused["code"] == "invoice_settled"
@@ -127,7 +127,7 @@ async def test_access_ends_after_the_grace_period_and_voiding_the_invoice_restor
 async def test_a_manual_contract_is_quoted_and_changed_like_any_subscription(world, operator):
     await operator.sign_up()
     await operator.accept()
-    subscription = await world.standing(TENANT, "active")
+    subscription = await world.subscription(TENANT, "active")
 
     change = {"kind": "plan", "quantity": 3, "when": "now", "reason": "grows", "confirm": True}
     response = await world.served.client.post(
@@ -136,7 +136,7 @@ async def test_a_manual_contract_is_quoted_and_changed_like_any_subscription(wor
     assert response.status_code == 202, response.text
 
     async def grown():
-        found = await world.standing(TENANT, "active")
+        found = await world.subscription(TENANT, "active")
         return found if found["quantity"] == 3 else None
 
     await eventually(grown)
@@ -165,12 +165,12 @@ async def test_an_offer_can_be_replaced_and_invalid_requests_are_refused(world, 
 async def test_a_leaving_customer_is_cancelled_and_its_invoices_stay_open(world, operator):
     await operator.sign_up()
     await operator.accept()
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
 
-    await world.tenants.say(
+    await world.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
     )
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
     contract = await operator.show()
     assert (contract["contract"]["status"], contract["invoices"][0]["status"]) == ("cancelled", "open")
@@ -181,9 +181,9 @@ async def test_a_leaving_customer_is_cancelled_and_its_invoices_stay_open(world,
 async def test_the_log_replays_to_the_same_tables(world, operator):
     await operator.sign_up()
     (invoice,) = (await operator.accept(payment_days=0))["invoices"]
-    await world.standing(TENANT, "grace")
+    await world.subscription(TENANT, "grace")
     await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "bank 1"})
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
     running = world.served.running
 
     report = await replay(running.service, running.settings, running.database)

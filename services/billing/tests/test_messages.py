@@ -1,4 +1,4 @@
-"""Operators see what providers sent and what waits, without what it says about people, and have it looked at again."""
+"""Operators list messages and the sync queue without personal data, and retry a sync."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from paybill_runtime.http.auth import Role, make_key
 
 
 def about(number, subscription="sub_1", **more):
-    """A message of Stripe about a subscription of nobody."""
+    """Returns a message of Stripe about a subscription of an unknown customer."""
     item = {"id": subscription, "object": "subscription", "customer": "cus_none"}
     type_ = "customer.subscription.updated"
     return json.dumps({"id": f"evt_{number}", "type": type_, "created": 1, "data": {"object": item}, **more}).encode()
@@ -27,7 +27,7 @@ def send(world, signed):
     return post
 
 
-async def test_messages_are_listed_the_last_first_a_page_at_a_time_and_hold_nothing_of_their_body(world, send):
+async def test_messages_are_listed_newest_first_in_pages_without_their_bodies(world, send):
     await send(*(about(number) for number in range(5)))
 
     first = await world.get("/v1/webhooks", limit=3)
@@ -42,7 +42,7 @@ async def test_messages_are_listed_the_last_first_a_page_at_a_time_and_hold_noth
     assert "body" not in message
 
 
-async def test_messages_are_found_by_what_they_are_about_and_by_what_became_of_them(world, send):
+async def test_messages_are_filtered_by_object_and_state(world, send):
     await send(about(1), about(2, "sub_2"), about(3, livemode=True))
     await send(json.dumps({"id": "evt_4", "type": "customer.created", "data": {"object": {}}}).encode())
 
@@ -85,9 +85,7 @@ async def test_messages_are_found_by_what_they_are_about_and_by_what_became_of_t
         ),
     ],
 )
-async def test_a_message_of_another_mode_or_account_is_kept_and_seen_and_nothing_is_done(
-    start, settings, signed, settings_of, body, why
-):
+async def test_a_message_of_another_mode_or_account_is_quarantined(start, settings, signed, settings_of, body, why):
     served = await start(service(), **settings, **settings_of)
 
     answer = await served.client.post("/webhooks/stripe", content=body, headers=signed(body))
@@ -109,7 +107,7 @@ async def test_messages_of_our_own_mode_and_account_are_not_quarantined(start, s
     assert [message["quarantine"] for message in page["messages"]] == [None] * 3
 
 
-async def test_what_waits_is_looked_at_when_an_operator_says_so(world, send):
+async def test_an_operator_retries_a_waiting_sync(world, send):
     await send(about(1))
 
     async def tried():
@@ -122,7 +120,7 @@ async def test_what_waits_is_looked_at_when_an_operator_says_so(world, send):
     assert answer.json()["due"] < waiting["due"]
 
 
-async def test_objects_of_every_kind_can_be_tried_again_by_the_name_that_is_shown(world, send):
+async def test_objects_of_every_kind_are_retried_by_their_listed_name(world, send):
     refund = {"id": "re_1", "object": "refund", "amount": 1, "currency": "eur", "customer": "cus_none"}
     await send(json.dumps({"id": "evt_1", "type": "refund.created", "data": {"object": refund}}).encode())
 
@@ -132,13 +130,13 @@ async def test_objects_of_every_kind_can_be_tried_again_by_the_name_that_is_show
     assert (waiting["object"], answer.status_code) == ("refund/re_1", 200)
 
 
-async def test_what_does_not_wait_cannot_be_tried_again(world):
+async def test_an_object_outside_the_queue_cannot_be_retried(world):
     answer = await world.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_waiting")
 
 
-async def test_who_may_only_look_can_have_nothing_tried_again(world):
+async def test_a_viewer_cannot_retry_a_sync(world):
     ring = world.served.running.settings.api_keys_file
     kept = json.loads(ring.read_text())
     viewer = make_key("viewer", "viewer", Role.VIEWER, ("billing:read",), datetime.now(UTC) + timedelta(days=1))
@@ -164,7 +162,7 @@ async def test_who_may_only_look_can_have_nothing_tried_again(world):
         ("sk_live_1", False, False),
     ],
 )
-def test_the_mode_is_what_is_set_or_else_what_the_key_says(tmp_path, key, set_to, live):
+def test_the_mode_is_the_setting_or_that_of_the_api_key(tmp_path, key, set_to, live):
     file = tmp_path / "key"
     file.write_text(key)
     settings = Settings.model_construct(stripe_api_key_file=file, stripe_livemode=set_to)

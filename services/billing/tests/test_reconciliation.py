@@ -1,4 +1,4 @@
-"""Reconciliation's rules: what counts as a difference, and how a run goes from page to page."""
+"""Rules of reconciliation: drifts, and the progress of a run."""
 
 from datetime import timedelta
 
@@ -53,12 +53,12 @@ def running(**more) -> Run:
     return Run(**{"id": RUN, "provider": "stripe", "repair": True, "started_at": NOW} | more)
 
 
-def test_what_a_look_would_not_change_is_no_drift() -> None:
+def test_a_sync_that_changes_nothing_is_no_drift() -> None:
     assert drift_kind(held(), held()) is None
     assert drift_kind(held(), None) is None
 
 
-def test_what_we_never_heard_of_and_what_is_not_the_same_are_told_apart() -> None:
+def test_unknown_and_different_subscriptions_are_distinct_drifts() -> None:
     assert drift_kind(None, held()) is DriftKind.UNKNOWN_HERE
     assert drift_kind(held(), held(quantity=2)) is DriftKind.DIFFERENT
 
@@ -72,12 +72,12 @@ def test_differences_name_each_field_and_both_sides() -> None:
     ]
 
 
-def test_a_run_is_refused_while_another_one_of_the_provider_runs() -> None:
+def test_a_second_concurrent_run_of_a_provider_is_refused() -> None:
     with pytest.raises(RunningAlreadyError, match="rec_other"):
         start(RUN, "stripe", "rec_other", repair=True, now=NOW)
 
 
-def test_a_stopped_run_goes_no_further() -> None:
+def test_a_stopped_run_makes_no_progress() -> None:
     stopped = evolve(running(), stop(running())[0])
 
     assert stopped.status is Status.STOPPED
@@ -86,13 +86,13 @@ def test_a_stopped_run_goes_no_further() -> None:
         stop(stopped)
 
 
-def test_a_run_that_was_never_started_cannot_go_on() -> None:
+def test_a_run_begins_with_its_start() -> None:
     with pytest.raises(RunOrderError):
         evolve(None, ReconciliationFinished(run_id=RUN, looked=0, drifted=0))
 
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=20))
-def test_the_counts_of_a_run_are_the_sums_of_its_pages_and_its_last_page_ends_it(sizes: list[int]) -> None:
+def test_the_counts_of_a_run_are_sums_of_its_pages_and_the_last_page_ends_it(sizes: list[int]) -> None:
     (began,) = start(RUN, "stripe", None, repair=True, now=NOW)
     run = evolve(None, began)
     for place, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""Reconciliation as it runs: what was lost on the way is found at the provider, said, and repaired."""
+"""Running reconciliation: lost changes are found at the provider, recorded and repaired."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ TENANT = "ten_" + "a" * 32
 
 
 async def lost(world, change, *arguments) -> None:
-    """Change something at the provider, of which no message arrives."""
+    """Changes something at the provider without a message."""
     await asyncio.to_thread(world.fake.control.wait_delivered)
     await asyncio.to_thread(world.fake.control.faults, lose=1000)
     await asyncio.to_thread(change, *arguments)
@@ -21,23 +21,23 @@ async def lost(world, change, *arguments) -> None:
 
 @pytest.fixture
 async def changed(world):
-    """A subscription that was cancelled at the provider, and we were not told."""
+    """Creates a subscription that was cancelled at the provider without a message."""
     subscription = await world.subscribed(TENANT)
-    await world.quiet()
+    await world.settled()
     await lost(world, world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
     return subscription
 
 
-async def test_nothing_differs_when_every_message_arrived(world) -> None:
+async def test_no_drift_when_every_message_arrived(world) -> None:
     await world.subscribed(TENANT)
-    await world.quiet()
+    await world.settled()
 
     run = await world.reconciled(repair=True)
 
     assert (run["looked"], run["drifted"]) == (1, 0)
 
 
-async def test_a_dry_run_says_what_differs_and_repairs_nothing(world, changed) -> None:
+async def test_a_dry_run_records_drifts_and_repairs_nothing(world, changed) -> None:
     run = await world.reconciled(repair=False)
 
     (drift,) = await world.drifts(run)
@@ -50,17 +50,17 @@ async def test_a_dry_run_says_what_differs_and_repairs_nothing(world, changed) -
     assert (await world.account(TENANT))["subscriptions"][0]["access"] == "active"
 
 
-async def test_what_differs_is_a_fact_and_is_repaired(world, changed) -> None:
+async def test_a_drift_is_recorded_and_repaired(world, changed) -> None:
     run = await world.reconciled(repair=True)
 
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
     (fact,) = await world.log.facts("billing.drift_found")
     assert fact.event.kind is DriftKind.DIFFERENT
     assert (fact.event.run_id, fact.event.tenant_id, fact.event.repaired) == (run["id"], TENANT, True)
     assert (await world.reconciled(repair=True))["drifted"] == 0
 
 
-async def test_a_subscription_that_we_never_heard_of_is_found(world) -> None:
+async def test_an_unknown_subscription_is_found(world) -> None:
     await world.tenants.request_tenant(TENANT)
     account = await world.opened(TENANT)
     checkout = account["checkout_url"].rpartition("/")[2]
@@ -69,12 +69,12 @@ async def test_a_subscription_that_we_never_heard_of_is_found(world) -> None:
     run = await world.reconciled(repair=True)
 
     assert [drift["kind"] for drift in await world.drifts(run)] == ["unknown_here"]
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
 
 
-async def test_what_belongs_to_nobody_here_or_is_gone_there_waits_for_a_person(world) -> None:
+async def test_drifts_of_unknown_customers_and_lost_subscriptions_are_not_repaired(world) -> None:
     known = await world.subscribed(TENANT)
-    await world.quiet()
+    await world.settled()
     await asyncio.to_thread(world.fake.control.reset)
     stripe = world.fake.stripe
 
@@ -103,7 +103,7 @@ async def test_what_belongs_to_nobody_here_or_is_gone_there_waits_for_a_person(w
     }
 
 
-async def test_one_run_at_a_time_and_it_can_be_stopped(world) -> None:
+async def test_a_provider_has_one_run_at_a_time_which_can_be_stopped(world) -> None:
     await world.subscribed(TENANT)
     await asyncio.to_thread(world.fake.control.fail_calls, 1000, path="/v1/subscriptions")
     client = world.served.client
@@ -118,31 +118,31 @@ async def test_one_run_at_a_time_and_it_can_be_stopped(world) -> None:
     assert (again.status_code, again.json()["code"]) == (409, "reconciliation_ended")
 
 
-async def test_a_provider_that_lists_nothing_is_refused_by_name(world) -> None:
+async def test_a_provider_that_cannot_list_is_refused_by_name(world) -> None:
     answer = await world.served.client.post("/v1/providers/manual/reconciliations", json={})
 
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_provider")
     assert "stripe" in answer.json()["detail"]
 
 
-async def test_a_message_that_never_came_is_fetched(world_of, settings, monkeypatch) -> None:
+async def test_an_undelivered_message_is_fetched(world_of, settings, monkeypatch) -> None:
     monkeypatch.setattr(redelivery, "MIN_AGE", redelivery.MIN_AGE * 0)
     settings["sweep_every_s"] = 0.2
     world = await world_of(service())
     subscription = await world.subscribed(TENANT)
-    await world.quiet()
+    await world.settled()
 
     await lost(world, world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
 
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
     found = await world.log.facts("billing.drift_found", at_least=1)
     assert {fact.event.kind for fact in found} == {DriftKind.UNDELIVERED}
     assert subscription["provider_subscription"] in {fact.event.provider_object for fact in found}
 
 
-async def test_what_was_compared_replays(world, changed) -> None:
+async def test_reconciliations_replay_to_the_same_tables(world, changed) -> None:
     await world.reconciled(repair=True)
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
     running = world.served.running
     report = await replay(running.service, running.settings, running.database)

@@ -1,4 +1,4 @@
-"""Everything that others recorded of Stripe is taken, kept and understood, in the shapes of every year."""
+"""Payloads that others recorded from Stripe are accepted, stored and mapped, in the API versions of every year."""
 
 import json
 from contextlib import suppress
@@ -15,7 +15,7 @@ from paybill_billing.providers.stripe.payment_mappers import dispute, refund
 pytestmark = recorded.needed
 
 
-def test_every_recorded_event_is_accepted_as_it_is(signed):
+def test_every_recorded_event_is_accepted_unchanged(signed):
     inbound, now = StripeInbound(SECRETS), datetime.now(UTC)
     for name, body in recorded.events().items():
         delivery = inbound.receive(body, signed(body), now)
@@ -26,14 +26,14 @@ def test_every_recorded_event_is_accepted_as_it_is(signed):
     assert len(recorded.events()) >= 95
 
 
-def test_every_recorded_subscription_invoice_and_customer_is_read():
+def test_every_recorded_subscription_invoice_and_customer_is_mapped():
     for name, item in recorded.of_kind("subscription").items():
         found = subscription_snapshot(item)
         assert found.id == subscription_of(item), name
         assert found.period_end is not None, name
         assert found.items[0].price.id, name
     for name, item in recorded.of_kind("invoice").items():
-        # The invoice that is still to come has no id, and one that is deleted no amount.
+        # An upcoming invoice has no id, and a deleted one has no amount.
         if "id" in item and not item.get("deleted"):
             assert attempt("evt_1", item).invoice == item["id"], name
     for name, item in recorded.of_kind("customer").items():
@@ -46,7 +46,7 @@ def test_every_recorded_subscription_invoice_and_customer_is_read():
 
 
 @pytest.mark.parametrize("shape", [recorded.current, recorded.of_2020, recorded.of_2017])
-def test_every_recorded_subscription_says_the_same_in_the_shape_of_every_year(shape):
+def test_a_recorded_subscription_maps_alike_in_the_format_of_every_year(shape):
     for name, item in recorded.of_kind("subscription").items():
         assert subscription_snapshot(shape(item)).items[0] == subscription_snapshot(item).items[0], name
         same, was = subscription_snapshot(shape(item)), subscription_snapshot(item)
@@ -60,7 +60,7 @@ def test_every_recorded_subscription_says_the_same_in_the_shape_of_every_year(sh
         ), name
 
 
-def test_nothing_recorded_breaks_whoever_reads_it():
+def test_no_recorded_object_crashes_a_mapper():
     for item in recorded.objects().values():
         for read in (subscription_snapshot, lambda it: attempt("evt_1", it), refund, dispute):
             with suppress(MalformedObjectError):
@@ -69,7 +69,7 @@ def test_nothing_recorded_breaks_whoever_reads_it():
         customer_of(item)
 
 
-async def test_every_recorded_payload_is_kept_and_nothing_of_it_stops_the_worker(world, outside, signed):
+async def test_every_recorded_payload_is_stored_and_none_stops_the_worker(world, outside, signed):
     bodies = [json.loads(body) for body in recorded.events().values()]
     bodies += [
         {"object": "event", "type": f"{item.get('object', 'none')}.updated", "created": 1, "data": {"object": item}}
@@ -80,11 +80,11 @@ async def test_every_recorded_payload_is_kept_and_nothing_of_it_stops_the_worker
         answer = await outside.post("/webhooks/stripe", content=body, headers=signed(body))
         assert answer.status_code == 200, answer.text
 
-    async def looked_at():
+    async def fetched():
         rows = await world.sql("SELECT DISTINCT reason FROM webhook_targets")
         return rows if (None,) not in rows else None
 
-    # They are of customers that are none of ours; whatever names no customer is looked for, and not there.
-    assert await eventually(looked_at, 30) == [("no account has this customer",)]
+    # Their customers are unknown; objects without a customer are fetched and not found.
+    assert await eventually(fetched, 30) == [("no account has this customer",)]
     assert await world.sql("SELECT count(*) FROM webhooks") == [(len(bodies),)]
     assert len(bodies) > 300

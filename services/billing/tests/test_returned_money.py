@@ -27,7 +27,7 @@ async def payer(world):
 
 
 async def recorded(world, *types, at_least=1):
-    await world.quiet()
+    await world.settled()
     facts = await world.log.facts(*(f"billing.{type_}" for type_ in types), at_least=at_least)
     return [fact.event for fact in facts]
 

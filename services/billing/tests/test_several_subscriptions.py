@@ -1,4 +1,4 @@
-"""A tenant with several subscriptions keeps access as long as one of them gives it."""
+"""A tenant with several subscriptions has access while one of them is entitling."""
 
 import asyncio
 from importlib.resources import files
@@ -26,32 +26,32 @@ def after(evolve, state, events):
     return state
 
 
-def standing(status):
-    told = subscriptions.sync(
+def state(status):
+    events = subscriptions.sync(
         None, snapshot(status), tenant_id=ID, provider="stripe", pinned=PINNED_PLAN, failures=(), now=NOW
     )
-    return after(subscriptions.evolve, None, told)
+    return after(subscriptions.evolve, None, events)
 
 
 def now_with(access, subscription):
     return subscription.model_copy(update={"access": access})
 
 
-GRACE, ACTIVE = standing("past_due"), standing("active").subscription
+GRACE, ACTIVE = state("past_due"), state("active").subscription
 SECOND = ACTIVE.model_copy(update={"subscription_id": "sub_" + "2" * 32})
 HELD = after(entitlements.evolve, None, entitlements.apply_subscription(None, ACTIVE, PRO_1, NOW))
 
 
-def test_what_entitles_hands_over_to_another_that_gives_access_at_once():
+def test_the_end_of_an_entitling_subscription_falls_back_to_another_at_once():
     second = SECOND.model_copy(update={"plan": SECOND.plan.model_copy(update={"plan": "basic"})})
 
     for access in (AccessState.ENDED, AccessState.SUSPENDED, AccessState.PAUSED):
-        (said,) = entitlements.apply_subscription(HELD, now_with(access, ACTIVE), PRO_1, NOW, (second, BASIC))
-        assert (said.subscription_id, said.plan, said.tier) == (SECOND.subscription_id, second.plan, "basic")
-        assert said.allows_access
+        (event,) = entitlements.apply_subscription(HELD, now_with(access, ACTIVE), PRO_1, NOW, (second, BASIC))
+        assert (event.subscription_id, event.plan, event.tier) == (SECOND.subscription_id, second.plan, "basic")
+        assert event.allows_access
 
 
-def test_it_hands_over_to_one_of_the_same_plan_too_so_that_the_end_of_that_one_is_the_end():
+def test_the_fallback_may_have_the_same_plan():
     second = after(
         entitlements.evolve,
         HELD,
@@ -63,7 +63,7 @@ def test_it_hands_over_to_one_of_the_same_plan_too_so_that_the_end_of_that_one_i
     assert (second.entitlements_hash, lost.allows_access) == (HELD.entitlements_hash, False)
 
 
-def test_what_does_not_entitle_changes_nothing_when_it_ends_beside_a_third():
+def test_the_end_of_a_subscription_that_does_not_entitle_changes_nothing():
     third = ACTIVE.model_copy(update={"subscription_id": "sub_" + "3" * 32})
 
     assert entitlements.apply_subscription(HELD, now_with(AccessState.ENDED, SECOND), BASIC, NOW, (third, PRO_1)) == []
@@ -71,7 +71,7 @@ def test_what_does_not_entitle_changes_nothing_when_it_ends_beside_a_third():
 
 
 @given(st.lists(st.sampled_from(AccessState), max_size=6), st.randoms())
-def test_the_same_one_takes_over_in_whatever_order_they_are_read(states, random):
+def test_the_fallback_does_not_depend_on_the_order_of_reading(states, random):
     others = [
         now_with(access, ACTIVE.model_copy(update={"subscription_id": f"sub_{number:032x}"}))
         for number, access in enumerate(states)
@@ -85,33 +85,33 @@ def test_the_same_one_takes_over_in_whatever_order_they_are_read(states, random)
     assert fallback_subscription(others) == (expected and expected.subscription_id)
 
 
-def test_a_timer_that_suspends_names_what_gives_access_instead():
+def test_a_suspension_by_a_timer_names_the_fallback():
     other = subscriptions.SubscriptionState(SECOND.subscription_id, SECOND)
     gone = subscriptions.SubscriptionState(SECOND.subscription_id, now_with(AccessState.ENDED, SECOND))
 
-    told = [subscriptions.on_time(GRACE, GRACE.due, others)[0].instead for others in ([], [gone], [gone, other])]
+    events = [subscriptions.on_time(GRACE, GRACE.due, others)[0].instead for others in ([], [gone], [gone, other])]
 
-    assert told == [None, None, SECOND.subscription_id]
+    assert events == [None, None, SECOND.subscription_id]
 
 
-async def bought_besides(world, plan):
-    """Another subscription of the same customer, of which the provider tells us."""
+async def bought_another(world, plan):
+    """Creates another subscription of the same customer, with its webhooks."""
     stripe, account = world.fake.stripe, await world.account(TENANT)
     price = stripe.prices.list({"lookup_keys": [f"{plan}_v1_month_eur"]}).data[0]
-    wanted = {"customer": account["customer"], "items": [{"price": price.id}], "trial_period_days": 30}
-    made = await asyncio.to_thread(stripe.subscriptions.create, wanted)
-    await world.standing(TENANT, "trialing")
+    params = {"customer": account["customer"], "items": [{"price": price.id}], "trial_period_days": 30}
+    made = await asyncio.to_thread(stripe.subscriptions.create, params)
+    await world.subscription(TENANT, "trialing")
     return made.id
 
 
 async def entitled_by(world, theirs, *, allows):
     id_ = subscription_id("stripe", theirs)
 
-    async def look():
+    async def probe():
         held = (await world.account(TENANT))["entitlements"]
         return held if (held["subscription_id"], held["allows_access"]) == (id_, allows) else None
 
-    return await eventually(look)
+    return await eventually(probe)
 
 
 async def ended(world, theirs, count):
@@ -125,9 +125,9 @@ async def replays(world):
     assert report.equal, report.as_dict()
 
 
-async def test_the_second_takes_over_in_the_same_decision_and_only_the_last_says_that_none_is_left(world) -> None:
+async def test_the_fallback_takes_over_in_the_same_decision_until_the_last_ends(world) -> None:
     first = (await world.subscribed(TENANT))["provider_subscription"]
-    second = await bought_besides(world, "starter")
+    second = await bought_another(world, "starter")
     await entitled_by(world, first, allows=True)
 
     over = await ended(world, first, 1)
@@ -143,9 +143,9 @@ async def test_the_second_takes_over_in_the_same_decision_and_only_the_last_says
     await replays(world)
 
 
-async def test_two_that_end_at_once_leave_none_and_exactly_one_of_them_says_so(world) -> None:
+async def test_of_two_that_end_at_once_exactly_one_is_reported_as_the_last(world) -> None:
     first = (await world.subscribed(TENANT))["provider_subscription"]
-    second = await bought_besides(world, "starter")
+    second = await bought_another(world, "starter")
 
     await asyncio.gather(
         *(asyncio.to_thread(world.fake.stripe.subscriptions.cancel, theirs) for theirs in (first, second))
@@ -158,9 +158,9 @@ async def test_two_that_end_at_once_leave_none_and_exactly_one_of_them_says_so(w
 
 
 @pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
-async def test_when_time_alone_suspends_the_first_the_second_takes_over(world) -> None:
+async def test_the_fallback_takes_over_when_a_timer_suspends_the_first(world) -> None:
     control, theirs = world.fake.control, (await world.subscribed(TENANT))["provider_subscription"]
-    second = await bought_besides(world, "starter")
+    second = await bought_another(world, "starter")
 
     await asyncio.to_thread(control.set_payment, (await world.account(TENANT))["customer"], "fail")
     await asyncio.to_thread(control.renew, theirs)

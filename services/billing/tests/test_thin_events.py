@@ -1,4 +1,4 @@
-"""Thin events name what changed and say little more; they lead to the same facts, once, with or without snapshots."""
+"""Thin events name only the changed object; they cause the same events once, with or without snapshot events."""
 
 import asyncio
 import json
@@ -48,14 +48,14 @@ def received(event, signed):
         ("v1.product.created", "product", "prod_1", None),
     ],
 )
-def test_a_thin_event_leads_to_what_it_names(signed, type_, kind, id_, target):
+def test_a_thin_event_targets_its_related_object(signed, type_, kind, id_, target):
     delivery = received(thin(type_, kind, id_), signed)
 
     assert (delivery.target, delivery.object_id) == (target, id_)
     assert delivery.created == datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def test_a_thin_copy_goes_by_the_name_of_its_snapshot(signed):
+def test_a_thin_copy_has_the_id_of_its_snapshot_event(signed):
     named = thin("v1.customer.subscription.updated", "subscription", "sub_1", snapshot_event="evt_1")
 
     assert received(named, signed).event_id == "evt_1"
@@ -63,21 +63,21 @@ def test_a_thin_copy_goes_by_the_name_of_its_snapshot(signed):
 
 
 @pytest.mark.parametrize("related", [None, 7, {}, {"id": "sub_1"}, {"type": "subscription"}, {"id": 1, "type": []}])
-def test_a_thin_event_that_names_nothing_is_kept_and_leads_nowhere(signed, related):
+def test_a_thin_event_without_a_related_object_has_no_target(signed, related):
     odd = {**thin("v1.customer.subscription.updated", "subscription", "sub_1"), "related_object": related}
 
     assert received(odd, signed).target is None
 
 
 @pytest.mark.parametrize("created", ["yesterday", "2026-03-01T12:00:00", "9999-12-31T23:59:59-12:00", 10**30, None, []])
-def test_a_time_that_is_none_is_when_it_came(signed, created):
+def test_an_invalid_time_is_replaced_by_the_time_of_receipt(signed, created):
     before = datetime.now(UTC)
 
     assert received(thin("v1.x", "x", "x_1", created=created), signed).created >= before
 
 
 @pytest.mark.parametrize("payload", ["thin", "both"])
-async def test_the_journey_of_a_payer_is_the_same_with_thin_events(world, payload):
+async def test_the_payment_journey_is_the_same_with_thin_events(world, payload):
     control = world.fake.control
     await asyncio.to_thread(control.set_payload, payload)
     await asyncio.to_thread(lambda: control.faults(duplicate=2, reorder=True))
@@ -86,21 +86,21 @@ async def test_the_journey_of_a_payer_is_the_same_with_thin_events(world, payloa
 
     await asyncio.to_thread(control.set_payment, customer, "fail")
     await asyncio.to_thread(control.renew, subscription["provider_subscription"])
-    await world.standing(TENANT, "grace")
-    await world.quiet()
+    await world.subscription(TENANT, "grace")
+    await world.settled()
     (failed,) = await world.log.facts("billing.payment_failed")
     await asyncio.to_thread(control.pay_invoice, failed.event.invoice)
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
 
     assert (failed.event.amount.minor, failed.event.attempt) == (2900, 1)
     expected = ("subscription_activated", "subscription_grace_started", "payment_failed", "subscription_recovered")
-    await world.quiet()
-    assert await world.told(*expected) == dict.fromkeys(expected, 1)
+    await world.settled()
+    assert await world.emitted(*expected) == dict.fromkeys(expected, 1)
 
 
-async def test_an_alert_about_an_event_that_was_never_made_has_its_object_looked_at(world):
+async def test_an_alert_about_a_failed_event_fetches_its_object(world):
     subscription, control = await world.subscribed(TENANT), world.fake.control
-    await world.quiet()
+    await world.settled()
     await asyncio.to_thread(control.set_payload, "both")
     await asyncio.to_thread(lambda: control.faults(lose=["customer.subscription.deleted"]))
     await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
@@ -109,10 +109,10 @@ async def test_an_alert_about_an_event_that_was_never_made_has_its_object_looked
         control.report_generation_failure, "customer.subscription.deleted", subscription["provider_subscription"]
     )
 
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
 
-def test_an_alert_that_says_all_leads_at_once_to_what_it_names(signed):
+def test_a_complete_alert_targets_its_object_at_once(signed):
     alert = thin("v2.core.health.event_generation_failure.resolved", "x", "y")
     lost = {"event_type": "x", "related_object": {"id": "sub_1", "type": "subscription", "url": "/"}}
 
@@ -120,7 +120,7 @@ def test_an_alert_that_says_all_leads_at_once_to_what_it_names(signed):
     assert received({**alert, "related_object": None}, signed).target == "event/evt_test_1"
 
 
-async def test_an_alert_that_names_nothing_is_asked_for_and_does_not_stay(world, outside, signed):
+async def test_an_alert_without_an_object_is_fetched_and_leaves_the_queue(world, outside, signed):
     body = json.dumps({**thin("v2.core.health.event_generation_failure.resolved", "x", "y"), "related_object": None})
 
     await outside.post("/webhooks/stripe", content=body, headers=signed(body.encode()))

@@ -1,4 +1,4 @@
-"""A third party's provider beside Stripe and manual: found by its entry point, chosen by tenants, missed when gone."""
+"""A third party's provider: loaded by its entry point, chosen by tenants, and removed."""
 
 import sys
 from datetime import UTC, datetime
@@ -46,8 +46,8 @@ async def world(world_of):
     return await world_of(service())
 
 
-async def told(outside, remote, subscription, path="acmepay", secret=SECRET):
-    """The remote tells about a subscription; the status of the answer."""
+async def send_webhook(outside, remote, subscription, path="acmepay", secret=SECRET):
+    """Sends a webhook about a subscription and returns the status of the answer."""
     body = remote.message(subscription)
     answer = await outside.post(f"/webhooks/{path}", content=body, headers=sign(body, datetime.now(UTC), secret))
     return answer.status_code
@@ -57,23 +57,23 @@ async def bought(world, outside, remote, tenant_id=TENANT):
     await world.tenants.request_tenant(tenant_id)
     account = await world.opened(tenant_id)
     id_ = remote.buy(account["customer"])
-    assert await told(outside, remote, id_) == 200
-    return id_, await world.standing(tenant_id, "active")
+    assert await send_webhook(outside, remote, id_) == 200
+    return id_, await world.subscription(tenant_id, "active")
 
 
 async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(world, outside, remote):
-    id_, standing = await bought(world, outside, remote)
+    id_, subscription = await bought(world, outside, remote)
 
-    assert (standing["provider"], standing["provider_subscription"]) == ("acmepay", id_)
+    assert (subscription["provider"], subscription["provider_subscription"]) == ("acmepay", id_)
     assert [call.partition(" ")[0] for call in remote.calls[:2]] == ["open", "look"]
-    asked = {"kind": "plan", "quantity": 4, "when": "now", "reason": "grows", "confirm": True}
-    await world.served.client.post(f"/v1/subscriptions/{standing['subscription_id']}/changes", json=asked)
+    change = {"kind": "plan", "quantity": 4, "when": "now", "reason": "grows", "confirm": True}
+    await world.served.client.post(f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=change)
 
     async def grown():
-        return (await world.standing(TENANT, "active"))["quantity"] == 4
+        return (await world.subscription(TENANT, "active"))["quantity"] == 4
 
     await eventually(grown)
-    await world.tenants.say(
+    await world.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
     )
 
@@ -81,21 +81,21 @@ async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(world, 
         return remote.subscriptions[id_].status == "canceled"
 
     await eventually(left)
-    assert await told(outside, remote, id_) == 200
-    await world.standing(TENANT, "ended")
+    assert await send_webhook(outside, remote, id_) == 200
+    await world.subscription(TENANT, "ended")
     running = world.served.running
     report = await replay(running.service, running.settings, running.database)
     assert report.equal, report.as_dict()
 
 
-async def test_messages_are_read_by_the_provider_whose_they_are(world, outside, remote):
+async def test_messages_are_parsed_by_their_own_provider(world, outside, remote):
     id_ = remote.buy((await _opened(world))["customer"])
 
-    assert await told(outside, remote, id_, secret=b"another") == 400
-    assert await told(outside, remote, id_, path="stripe") == 400
-    assert await told(outside, remote, id_, path="manual") == 404
-    assert await told(outside, remote, id_, path="nobody") == 404
-    assert await told(outside, remote, id_) == 200
+    assert await send_webhook(outside, remote, id_, secret=b"another") == 400
+    assert await send_webhook(outside, remote, id_, path="stripe") == 400
+    assert await send_webhook(outside, remote, id_, path="manual") == 404
+    assert await send_webhook(outside, remote, id_, path="nobody") == 404
+    assert await send_webhook(outside, remote, id_) == 200
 
 
 async def _opened(world):
@@ -103,7 +103,7 @@ async def _opened(world):
     return await world.opened(TENANT)
 
 
-async def test_every_tenant_pays_where_it_wants_to(world):
+async def test_every_tenant_pays_at_its_chosen_provider(world):
     for number, payment in enumerate([None, "stripe", "manual"]):
         await world.tenants.request_tenant(f"ten_{number:032x}", payment=payment)
 
@@ -117,7 +117,7 @@ async def test_every_tenant_pays_where_it_wants_to(world):
     assert configured.event.names == ("acmepay", "manual", "stripe")
 
 
-async def test_a_link_to_the_portal_comes_from_the_provider_and_is_kept_nowhere(world, remote):
+async def test_a_portal_link_comes_from_the_provider_and_is_not_stored(world, remote):
     account = await _opened(world)
     await world.tenants.request_tenant(OTHER, payment="manual")
     await world.opened(OTHER)
@@ -137,15 +137,13 @@ async def test_a_link_to_the_portal_comes_from_the_provider_and_is_kept_nowhere(
 
 @pytest.fixture
 async def tenants(nats, start, tmp_path):
-    """The tenant service, as far as billing can tell."""
+    """Publishes the events of the tenant service."""
     client = await connected_to(nats.url, "tenant", nats.password("tenant"))
     yield Publisher(client, tmp_path / "identities")
     await client.close()
 
 
-async def test_what_is_wanted_of_a_provider_that_is_gone_waits_in_sight_and_holds_nobody_up(
-    start, settings, tenants, remote
-):
+async def test_effects_at_a_removed_provider_wait_visibly_and_delay_no_other(start, settings, tenants, remote):
     async def opened(served, tenant_id):
         answer = await served.client.get(f"/v1/tenants/{tenant_id}/account")
         return answer.status_code == 200 and answer.json()["status"] == "open"
@@ -157,7 +155,9 @@ async def test_what_is_wanted_of_a_provider_that_is_gone_waits_in_sight_and_hold
     without = settings | {"providers": {}, "default_provider": "manual"}
     served = await start(service(), url=first.running.settings.database_url, **without)
 
-    await tenants.say(OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW))
+    await tenants.publish(
+        OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
+    )
     await tenants.request_tenant(OTHER)
 
     async def waiting():
@@ -179,7 +179,7 @@ REQUIRED = {"database_url": "postgresql://nobody@127.0.0.1/none", "api_keys_file
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("more", "message"),
     [
         ({}, "set PAYBILL_STRIPE_API_KEY_FILE, or set PAYBILL_DEFAULT_PROVIDER to one of: manual"),
         ({"default_provider": "gold"}, "name gold in PAYBILL_PROVIDERS"),
@@ -192,13 +192,13 @@ REQUIRED = {"database_url": "postgresql://nobody@127.0.0.1/none", "api_keys_file
         ),
     ],
 )
-def test_a_provider_that_cannot_be_had_ends_the_start_and_says_what_to_do(more, says):
-    with pytest.raises(ConfigurationError, match=says):
+def test_an_unavailable_provider_stops_the_start_with_the_next_step(more, message):
+    with pytest.raises(ConfigurationError, match=message):
         connect(Settings(**REQUIRED, **more), store=None)
 
 
 @pytest.mark.parametrize("written", ["acmepay", "[]", '{"acmepay": {"port": {}}}', '{"Acme Pay": {}}'])
-def test_providers_that_are_written_wrong_are_refused_in_words(written, monkeypatch):
+def test_an_invalid_providers_setting_is_refused_with_the_reason(written, monkeypatch):
     monkeypatch.setenv("PAYBILL_PROVIDERS", written)
 
     with pytest.raises(ValidationError, match="providers"):
@@ -211,7 +211,7 @@ def test_providers_are_read_from_the_environment(monkeypatch):
     assert Settings(**REQUIRED).providers == {"acmepay": {"remote": "here"}}
 
 
-def test_two_packages_with_one_providers_name_are_refused(tmp_path, monkeypatch):
+def test_two_packages_for_one_provider_name_are_refused(tmp_path, monkeypatch):
     package = tmp_path / "acmeclone-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: acmeclone\nVersion: 1.0\n")
@@ -222,11 +222,11 @@ def test_two_packages_with_one_providers_name_are_refused(tmp_path, monkeypatch)
         connect(Settings(**REQUIRED, default_provider="manual", providers={"acmepay": {}}), store=None)
 
 
-def test_a_third_party_is_loaded_only_when_it_is_named():
+def test_a_third_party_is_loaded_only_when_it_is_configured():
     assert list(connect(Settings(**REQUIRED, default_provider="manual"), store=None)) == ["manual"]
 
 
-def test_a_secret_is_not_shown_with_what_a_provider_is_given():
+def test_the_repr_of_a_provider_config_hides_its_secrets():
     given = ProviderConfig("acmepay", {"region": "eu"}, {"webhook": "very-secret"}, "http://127.0.0.1/")
 
     assert "eu" in repr(given)

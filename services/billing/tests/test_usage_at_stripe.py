@@ -34,7 +34,7 @@ async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(wor
     await eventually(lambda: _entitled(world))
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     for quantity in (5, 7):
-        await world.metering.offer(Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=hour))
+        await world.metering.submit(Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=hour))
     await world.log.facts("billing.usage_recorded", at_least=2)
     closing = WindowCloser(world.served.running.context)
 

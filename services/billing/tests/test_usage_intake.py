@@ -21,7 +21,7 @@ async def test_usage_is_counted_once_and_shown_with_the_included_amount(world):
     await _entitled(world)
     repeated = new_id()
     for id_ in (repeated, repeated, new_id()):
-        await world.metering.offer(used(), id_=id_)
+        await world.metering.submit(used(), id_=id_)
 
     async def counted():
         usage = (await world.account(TENANT))["usage"]
@@ -43,8 +43,8 @@ async def test_refused_usage_is_quarantined_with_the_reason_and_later_usage_coun
         "5 minutes ahead": used(occurred_at=now + timedelta(hours=1)),
     }
     for measurement in refused.values():
-        await world.metering.offer(measurement)
-    await world.metering.offer(used(7))
+        await world.metering.submit(measurement)
+    await world.metering.submit(used(7))
 
     facts = await world.log.facts("billing.intake_quarantined", at_least=len(refused))
     assert [any(why in fact.event.reason for fact in facts) for why in refused] == [True] * len(refused)
@@ -62,7 +62,7 @@ async def test_usage_of_a_publisher_without_a_grant_is_quarantined(world_of, set
     world = await world_of(service())
     await world.subscribed(TENANT)
 
-    await world.metering.offer(used())
+    await world.metering.submit(used())
 
     (fact,) = await world.log.facts("billing.intake_quarantined")
     assert "may not publish" in fact.event.reason

@@ -74,7 +74,7 @@ class Metered:
 
     async def report(self, quantity=1, id_=None, **changes):
         values = {"tenant_id": TENANT, "meter": "calls", "quantity": quantity, "occurred_at": datetime.now(UTC)}
-        return await self.metering.offer(Usage(**{**values, **changes}), id_=id_)
+        return await self.metering.submit(Usage(**{**values, **changes}), id_=id_)
 
     async def report_raw(self, payload):
         """Publishes any payload, as another program can; our own library refuses to send invalid ones."""

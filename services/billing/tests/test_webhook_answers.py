@@ -1,4 +1,4 @@
-"""What a provider hears when not all is well: nothing is lost that it was told we have."""
+"""Answers to a provider during failures: no acknowledged message is lost."""
 
 import asyncio
 import json
@@ -25,16 +25,14 @@ def message(number, subscription="sub_1", customer="cus_none", type_="customer.s
 
 @asynccontextmanager
 async def held(running, table):
-    """Nobody can write into the table while the block runs."""
+    """Blocks writes to the table during the block."""
     async with running.database.engine.connect() as connection, connection.begin():
         await connection.execute(text(f"LOCK TABLE {table} IN EXCLUSIVE MODE"))
         yield
 
 
 @pytest.mark.parametrize("secrets", ["", " \n\t\n"])
-async def test_with_an_empty_secret_nothing_is_verified_and_there_is_no_such_address(
-    start, settings, tmp_path, secrets
-):
+async def test_an_empty_secret_disables_the_webhook_route(start, settings, tmp_path, secrets):
     file = tmp_path / "empty"
     file.write_text(secrets)
     served = await start(service(), **{**settings, "stripe_webhook_secrets_file": file})
@@ -47,13 +45,13 @@ async def test_with_an_empty_secret_nothing_is_verified_and_there_is_no_such_add
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-async def test_only_post_is_for_messages(outside, method):
+async def test_the_webhook_route_accepts_only_post(outside, method):
     answer = await outside.request(method, "/webhooks/stripe")
 
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-async def test_a_type_that_nobody_knows_is_kept_and_answered_as_any_other(world, outside, signed):
+async def test_a_message_of_an_unknown_type_is_stored_and_acknowledged(world, outside, signed):
     body = message(1, type_="customer.subscription.something_of_tomorrow")
 
     answer = await outside.post("/webhooks/stripe", content=body, headers=signed(body))
@@ -62,7 +60,7 @@ async def test_a_type_that_nobody_knows_is_kept_and_answered_as_any_other(world,
     assert await world.sql("SELECT target FROM webhooks") == [("sub_1",)]
 
 
-async def test_when_too_many_come_at_once_the_rest_is_told_to_come_back_and_then_all_are_kept(world, signed):
+async def test_overload_is_answered_with_503_and_every_message_is_stored_on_retry(world, signed):
     client = world.served.client
     bodies = [message(number, f"sub_{number}") for number in range(200)]
 
@@ -82,7 +80,7 @@ async def test_when_too_many_come_at_once_the_rest_is_told_to_come_back_and_then
     assert await world.sql("SELECT count(*) FROM webhooks") == [(200,)]
 
 
-async def test_what_came_before_the_service_stops_is_kept_and_answered(start, settings, signed):
+async def test_requests_before_a_shutdown_are_stored_and_acknowledged(start, settings, signed):
     served = await start(service(), **settings)
     body = message(1)
     async with httpx.AsyncClient(trust_env=False) as client, AsyncExitStack() as http:
@@ -102,13 +100,13 @@ async def test_what_came_before_the_service_stops_is_kept_and_answered(start, se
 
 
 @pytest.mark.own_nats
-async def test_while_nats_is_away_messages_are_kept_and_understood_and_the_facts_follow(world, nats):
+async def test_webhooks_are_processed_without_nats_and_events_are_published_later(world, nats):
     subscription = await world.subscribed(TENANT)
-    await world.quiet()
+    await world.settled()
 
     await asyncio.to_thread(nats.stop)
     await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
     waiting = await world.sql("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
     await asyncio.to_thread(nats.start)
 
@@ -118,11 +116,9 @@ async def test_while_nats_is_away_messages_are_kept_and_understood_and_the_facts
 
 
 @pytest.mark.parametrize(("status", "retry_after_s"), [(429, 1), (500, None), (503, 1)])
-async def test_a_provider_that_cannot_answer_now_is_asked_again_and_nothing_is_lost(
-    world, outside, signed, status, retry_after_s
-):
+async def test_an_unavailable_provider_is_retried_and_no_message_is_lost(world, outside, signed, status, retry_after_s):
     subscription = await world.subscribed(TENANT)
-    await world.quiet()
+    await world.settled()
     customer = (await world.account(TENANT))["customer"]
     body = message(1, subscription["provider_subscription"], customer)
     control = world.fake.control
@@ -132,14 +128,14 @@ async def test_a_provider_that_cannot_answer_now_is_asked_again_and_nothing_is_l
 
     began = datetime.now(UTC)
     await outside.post("/webhooks/stripe", content=body, headers=signed(body))
-    await world.quiet()
+    await world.settled()
 
     assert (datetime.now(UTC) - began).total_seconds() >= 2 * (retry_after_s or 1)
     assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
-    assert await world.standing(TENANT, "active") == subscription
+    assert await world.subscription(TENANT, "active") == subscription
 
 
-async def test_one_object_that_cannot_be_understood_holds_up_no_other_and_its_sender_never_hears_of_it(world):
+async def test_a_malformed_object_delays_no_other_and_is_acknowledged(world):
     stripe_, control = world.fake.stripe, world.fake.control
     await world.tenants.request_tenant("ten_" + "0" * 32)
     customer = (await world.opened("ten_" + "0" * 32))["customer"]
@@ -162,7 +158,7 @@ async def test_one_object_that_cannot_be_understood_holds_up_no_other_and_its_se
     assert set(answered) == {"delivered"}
 
 
-async def test_a_service_that_stops_says_so_and_when_to_come_back(world, outside, signed):
+async def test_a_stopping_service_answers_503_with_retry_after(world, outside, signed):
     body = message(1, "sub_1", "cus_1")
     world.served.running.request_limit.close()
 
@@ -175,9 +171,9 @@ async def test_a_service_that_stops_says_so_and_when_to_come_back(world, outside
     assert (await outside.get("/healthz")).status_code == 200
 
 
-async def test_a_thousand_messages_about_one_subscription_cost_a_handful_of_looks(world, outside, signed):
+async def test_a_thousand_messages_about_one_subscription_cost_few_fetches(world, outside, signed):
     subscription = await world.subscribed(TENANT)
-    await world.quiet()
+    await world.settled()
     customer = (await world.account(TENANT))["customer"]
     bodies = [message(n, subscription["provider_subscription"], customer) for n in range(1000)]
     await asyncio.to_thread(world.fake.control.reset_calls)
@@ -190,14 +186,14 @@ async def test_a_thousand_messages_about_one_subscription_cost_a_handful_of_look
         early = asyncio.create_task(send(bodies[:1]))
         await asyncio.sleep(0)
     await asyncio.gather(early, *(send(bodies[1 + n :: 20]) for n in range(20)))
-    await world.quiet()
+    await world.settled()
 
     calls = await asyncio.to_thread(world.fake.control.calls)
     assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
     assert calls["total"] <= 1000 // 10
 
 
-async def test_the_provider_never_sees_more_requests_a_second_than_it_allows(world, outside, signed):
+async def test_requests_stay_within_the_rate_limit_of_the_provider(world, outside, signed):
     await world.tenants.request_tenant(TENANT)
     customer = (await world.opened(TENANT))["customer"]
     bodies = [message(n, f"sub_{n}", customer) for n in range(80)]
@@ -205,7 +201,7 @@ async def test_the_provider_never_sees_more_requests_a_second_than_it_allows(wor
 
     for body in bodies:
         assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body))).status_code == 200
-    await world.quiet()
+    await world.settled()
 
     calls = await asyncio.to_thread(world.fake.control.calls)
     assert calls["total"] == 80

@@ -1,4 +1,4 @@
-"""What a provider sends is kept before it is answered; what is not a provider's message is refused and named."""
+"""Messages are stored before the answer; invalid messages are refused with a code."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ def event(**changes):
     return json.dumps({**made, **changes}).encode()
 
 
-async def test_a_signed_message_is_kept_once_however_often_it_comes(world, outside, signed):
+async def test_copies_of_a_signed_message_are_stored_once(world, outside, signed):
     body = event()
 
     answers = [await outside.post("/webhooks/stripe", content=body, headers=signed(body)) for _ in range(3)]
@@ -47,13 +47,13 @@ async def test_a_signed_message_is_kept_once_however_often_it_comes(world, outsi
     ]
 
 
-async def test_any_active_secret_signs_while_one_is_being_rolled(outside, signed):
+async def test_every_active_secret_is_accepted_during_a_rotation(outside, signed):
     for number, secret in enumerate(SECRETS):
         body = event(id=f"evt_{number}")
         assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body, secret=secret))).is_success
 
 
-async def test_messages_about_nothing_that_we_follow_are_kept_and_done(world, outside, signed):
+async def test_messages_without_a_target_are_stored_as_done(world, outside, signed):
     body = event(type="customer.created", data={"object": {"id": "cus_1", "object": "customer", "email": "x@y.z"}})
     odd = event(id="evt_2", type="something.new", data=None)
 
@@ -87,7 +87,7 @@ CASES = [
 
 
 def headers_for(signed, body, signing):
-    """signing: what differs from a good signature of `body`, a header as it is, or None for no header."""
+    """signing: changes to a valid signature of `body`, a literal header, or None for no header."""
     match signing:
         case None:
             return {}
@@ -98,7 +98,7 @@ def headers_for(signed, body, signing):
 
 
 @pytest.mark.parametrize(("body", "signing", "code"), CASES)
-def test_what_is_no_message_of_the_provider_is_refused_with_a_code(signed, body, signing, code):
+def test_an_invalid_message_is_refused_with_a_code(signed, body, signing, code):
     with pytest.raises(DeliveryRefusedError) as caught:
         StripeInbound(SECRETS).receive(body, headers_for(signed, body, signing), datetime.now(UTC))
 
@@ -106,7 +106,7 @@ def test_what_is_no_message_of_the_provider_is_refused_with_a_code(signed, body,
 
 
 def test_a_deeply_nested_body_is_refused_far_from_the_recursion_limit(signed, monkeypatch):
-    """At the limit, finalizers that a garbage collection runs would fail, as its callbacks would here."""
+    """Parses a nested body far from the recursion limit, at which finalizers of the garbage collection would fail."""
     failed = []
     monkeypatch.setattr(sys, "unraisablehook", failed.append)
     body, threshold, callback = b"[" * 100_000, gc.get_threshold(), lambda _phase, _info: sorted([1], key=str)
@@ -122,7 +122,7 @@ def test_a_deeply_nested_body_is_refused_far_from_the_recursion_limit(signed, mo
     assert failed == []
 
 
-async def test_every_refusal_is_a_problem_and_nothing_of_it_is_kept(world, outside, signed):
+async def test_every_refusal_is_a_problem_and_stores_nothing(world, outside, signed):
     for body, signing, code in CASES:
         headers = headers_for(signed, body, signing)
         given = {name: value.encode("latin-1") for name, value in headers.items()}
@@ -141,7 +141,7 @@ async def test_a_body_of_more_than_a_mebibyte_is_refused_before_it_is_read(outsi
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
-async def test_an_unknown_provider_and_another_method_are_told_so(outside):
+async def test_an_unknown_provider_and_another_method_are_refused(outside):
     unknown = await outside.post("/webhooks/paypal", content=b"{}")
     get = await outside.get("/webhooks/stripe")
 
@@ -149,7 +149,7 @@ async def test_an_unknown_provider_and_another_method_are_told_so(outside):
     assert (get.status_code, get.json()["code"]) == (405, "method_not_allowed")
 
 
-async def test_without_a_secret_there_is_no_such_address(start, settings, signed):
+async def test_the_webhook_route_does_not_exist_without_a_secret(start, settings, signed):
     served = await start(service(), **{**settings, "stripe_webhook_secrets_file": None})
 
     body = event()
@@ -158,7 +158,7 @@ async def test_without_a_secret_there_is_no_such_address(start, settings, signed
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_provider")
 
 
-async def test_what_a_message_says_about_people_is_nowhere_in_clear(world, outside, signed, caplog):
+async def test_personal_data_of_a_message_is_stored_nowhere_in_plaintext(world, outside, signed, caplog):
     person = "grace.hopper@navy.example"
     body = event(
         type="customer.updated", data={"object": {"id": "cus_1", "object": "customer", "email": person, "name": person}}
@@ -179,7 +179,7 @@ async def test_what_a_message_says_about_people_is_nowhere_in_clear(world, outsi
     assert world.served.running.context.open_raw(bytes(sealed)) == body
 
 
-async def test_bodies_go_after_thirty_days_and_the_message_stays_known(world, outside, signed):
+async def test_bodies_are_deleted_after_thirty_days_and_copies_are_still_detected(world, outside, signed):
     for number in range(2):
         body = event(id=f"evt_{number}", type="customer.updated", data=None)
         await outside.post("/webhooks/stripe", content=body, headers=signed(body))
@@ -195,9 +195,7 @@ async def test_bodies_go_after_thirty_days_and_the_message_stays_known(world, ou
     assert kept == [("evt_0", True), ("evt_1", False)]
 
 
-async def test_when_postgresql_is_down_the_sender_is_told_to_come_back_and_the_retry_succeeds(
-    start, settings, tmp_path, signed
-):
+async def test_without_postgresql_the_answer_is_503_and_the_retry_succeeds(start, settings, tmp_path, signed):
     with PostgresServer(tmp_path / "own") as server:
         server.ensure_databases()
         password_file = server.password_file("billing")
@@ -215,7 +213,7 @@ async def test_when_postgresql_is_down_the_sender_is_told_to_come_back_and_the_r
         assert kept.status_code == 200
 
 
-async def test_a_hundred_messages_at_once_share_a_few_transactions(world, outside, signed):
+async def test_a_hundred_concurrent_messages_share_few_transactions(world, outside, signed):
     bodies = [event(id=f"evt_{number % 90}", type="customer.updated", data=None) for number in range(100)]
 
     answers = await asyncio.gather(
@@ -228,7 +226,7 @@ async def test_a_hundred_messages_at_once_share_a_few_transactions(world, outsid
     assert transactions < 60
 
 
-async def test_when_too_many_wait_the_sender_is_told_to_come_back():
+async def test_a_full_inbox_refuses_further_messages():
     inbox = WebhookInbox(None, lambda _: None)
     inbox._waiting = [None] * MAX_WAITING
 
@@ -236,7 +234,7 @@ async def test_when_too_many_wait_the_sender_is_told_to_come_back():
         await inbox.store(None)
 
 
-def test_the_time_window_is_the_same_both_ways(signed):
+def test_the_timestamp_tolerance_is_two_sided(signed):
     body, now = event(), datetime.now(UTC)
     inbound = StripeInbound(SECRETS)
 

@@ -1,4 +1,4 @@
-"""However messages come (late, twice, reordered, too early), billing ends where the provider is."""
+"""Billing converges to the provider's state, however messages arrive: late, twice, reordered or early."""
 
 import asyncio
 import json
@@ -34,27 +34,27 @@ plans:
 
 
 def about(subscription, customer, number=1, type_="customer.subscription.updated", **item):
-    """A message of Stripe about a subscription."""
+    """Returns a message of Stripe about a subscription."""
     item = {"id": subscription, "object": "subscription", "customer": customer, **item}
     return json.dumps({"id": f"evt_{number}", "type": type_, "created": 1, "data": {"object": item}}).encode()
 
 
-async def test_every_message_three_times_and_reordered_says_every_fact_once(world):
+async def test_reordered_messages_sent_three_times_emit_every_event_once(world):
     control = world.fake.control
     await asyncio.to_thread(lambda: control.faults(duplicate=3, reorder=True))
     subscription = await world.subscribed(TENANT)
     customer = (await world.account(TENANT))["customer"]
     await asyncio.to_thread(control.set_payment, customer, "fail")
     await asyncio.to_thread(control.renew, subscription["provider_subscription"])
-    await world.standing(TENANT, "grace")
-    await world.quiet()
+    await world.subscription(TENANT, "grace")
+    await world.settled()
 
-    counted = await world.told("subscription_activated", "payment_failed", "subscription_grace_started")
+    counted = await world.emitted("subscription_activated", "payment_failed", "subscription_grace_started")
 
     assert counted == {"subscription_activated": 1, "payment_failed": 1, "subscription_grace_started": 1}
 
 
-async def test_messages_that_come_before_the_tenant_is_known_lead_to_the_same_end(world):
+async def test_messages_before_the_account_is_open_lead_to_the_same_state(world):
     stripe = world.fake.stripe
     card = {"payment_method": "pm_card_visa", "invoice_settings": {"default_payment_method": "pm_card_visa"}}
     customer = stripe.customers.create({"email": EMAIL, "metadata": {"tenant_id": TENANT}, **card})
@@ -74,15 +74,15 @@ async def test_messages_that_come_before_the_tenant_is_known_lead_to_the_same_en
 
     (waiting,) = await eventually(waits)
     await world.tenants.request_tenant(TENANT)
-    await world.standing(TENANT, "active")
-    await world.quiet()
+    await world.subscription(TENANT, "active")
+    await world.settled()
 
     assert (waiting["reason"], waiting["customer"]) == ("no account has this customer", customer.id)
     assert (await world.account(TENANT))["customer"] == customer.id
-    assert await world.told("subscription_activated") == {"subscription_activated": 1}
+    assert await world.emitted("subscription_activated") == {"subscription_activated": 1}
 
 
-async def test_messages_of_a_customer_that_is_none_of_ours_wait_and_hold_up_nobody(world, outside, signed):
+async def test_messages_of_an_unknown_customer_wait_and_delay_no_other(world, outside, signed):
     body = about("sub_foreign", "cus_foreign")
     await outside.post("/webhooks/stripe", content=body, headers=signed(body))
 
@@ -92,7 +92,7 @@ async def test_messages_of_a_customer_that_is_none_of_ours_wait_and_hold_up_nobo
     assert waiting["reason"] == "no account has this customer"
 
 
-async def test_a_subscription_that_the_provider_never_had_is_done_with(world, outside, signed):
+async def test_a_subscription_unknown_to_the_provider_leaves_the_queue(world, outside, signed):
     await world.tenants.request_tenant(TENANT)
     body = about("sub_gone", (await world.opened(TENANT))["customer"])
 
@@ -105,34 +105,34 @@ async def test_a_subscription_that_the_provider_never_had_is_done_with(world, ou
 
 
 @pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
-async def test_grace_ends_by_our_own_clock_while_the_provider_is_silent(world):
+async def test_the_grace_period_ends_by_our_clock_without_messages(world):
     subscription = await world.subscribed(TENANT)
     control, customer = world.fake.control, (await world.account(TENANT))["customer"]
 
     await asyncio.to_thread(control.set_payment, customer, "fail")
     await asyncio.to_thread(control.renew, subscription["provider_subscription"])
-    suspended = await world.standing(TENANT, "suspended")
+    suspended = await world.subscription(TENANT, "suspended")
 
     async def shut_out():
         return not (await world.account(TENANT))["entitlements"]["allows_access"]
 
     await eventually(shut_out)
     assert suspended["provider_status"] == "past_due"
-    counted = await world.told("subscription_grace_started", "subscription_suspended")
+    counted = await world.emitted("subscription_grace_started", "subscription_suspended")
     assert counted == {"subscription_grace_started": 1, "subscription_suspended": 1}
 
 
 class Scripted:
-    """A provider that shows what a test tells it to. It is away for the first `away` looks."""
+    """A provider with scripted snapshots. It is away for the first `away` fetches."""
 
     def __init__(self, *shown, away=0):
         self.shown = list(shown)
         self.away = away
-        self.looks = []
+        self.fetches = []
 
     async def fetch(self, subscription):
-        self.looks.append(subscription)
-        if len(self.looks) <= self.away:
+        self.fetches.append(subscription)
+        if len(self.fetches) <= self.away:
             raise ProviderAwayError(0.1, "it is away")
         return self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]
 
@@ -155,7 +155,7 @@ def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=N
 
 @pytest.fixture
 async def scripted(world_of, signed):
-    """Billing that keeps messages, and then looks at a provider that a test makes; both know the customer."""
+    """Runs billing with stored messages and a worker on a scripted provider; both know the customer."""
     world = await world_of(replace(service(), background=()))
     await world.tenants.request_tenant(TENANT)
     customer = (await world.opened(TENANT))["customer"]
@@ -184,29 +184,29 @@ async def _ended(task):
         await task
 
 
-async def test_a_hundred_messages_about_one_subscription_cost_one_look(scripted):
+async def test_a_hundred_messages_about_one_subscription_cost_one_fetch(scripted):
     provider, world = await scripted(
         lambda customer: Scripted(shown(customer)),
         lambda customer: [about("sub_1", customer, number) for number in range(100)],
     )
 
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
 
-    assert provider.looks == ["sub_1"]
+    assert provider.fetches == ["sub_1"]
     assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
 
 
-async def test_a_provider_that_is_away_is_asked_again(scripted):
+async def test_a_fetch_is_retried_while_the_provider_is_away(scripted):
     provider, world = await scripted(
         lambda customer: Scripted(shown(customer), away=3), lambda customer: [about("sub_1", customer)]
     )
 
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
 
-    assert len(provider.looks) == 4
+    assert len(provider.fetches) == 4
 
 
-async def test_what_cannot_be_understood_waits_with_its_reason_and_is_looked_at_again(scripted):
+async def test_a_failed_sync_waits_with_its_reason_and_is_retried(scripted):
     _, world = await scripted(
         lambda customer: Scripted(shown(customer, "mystery"), shown(customer, lookup_key="other"), shown(customer)),
         lambda customer: [about("sub_1", customer)],
@@ -222,18 +222,18 @@ async def test_what_cannot_be_understood_waits_with_its_reason_and_is_looked_at_
     assert any("UnknownPriceError" in (reason or "") for reason in reasons)
 
 
-async def test_a_price_made_for_one_customer_keeps_the_plan_that_it_signed_up_for(scripted):
+async def test_a_custom_price_keeps_the_plan_of_the_sign_up(scripted):
     _, world = await scripted(
         lambda customer: Scripted(shown(customer, lookup_key=None, tenant=TENANT)),
         lambda customer: [about("sub_1", customer)],
     )
 
-    subscription = await world.standing(TENANT, "active")
+    subscription = await world.subscription(TENANT, "active")
 
     assert (subscription["plan"]["plan"], subscription["price"]["minor"]) == ("starter", 2000)
 
 
-async def test_another_tenants_name_written_on_a_subscription_gives_it_nothing(scripted):
+async def test_a_subscription_with_another_tenant_in_its_metadata_gives_that_tenant_nothing(scripted):
     other = "ten_" + "c" * 32
     _, world = await scripted(
         lambda customer: Scripted(shown(customer, tenant=other)), lambda customer: [about("sub_1", customer)]
@@ -241,16 +241,16 @@ async def test_another_tenants_name_written_on_a_subscription_gives_it_nothing(s
     await world.tenants.request_tenant(other)
     await world.opened(other)
 
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
 
     assert (await world.account(other))["subscriptions"] == []
 
 
-async def test_messages_that_come_while_we_look_are_looked_at_too(scripted, signed):
+async def test_messages_during_a_fetch_cause_another_fetch(scripted, signed):
     class Slow(Scripted):
         async def fetch(self, subscription):
             found = await super().fetch(subscription)
-            if len(self.looks) == 1:
+            if len(self.fetches) == 1:
                 body = about("sub_1", found.customer, 2)
                 await self.client.post("/webhooks/stripe", content=body, headers=signed(body))
             return found
@@ -260,31 +260,31 @@ async def test_messages_that_come_while_we_look_are_looked_at_too(scripted, sign
     body = about("sub_1", (await world.account(TENANT))["customer"])
     await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
 
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
-    assert len(provider.looks) == 2
+    assert len(provider.fetches) == 2
 
 
-async def test_what_should_have_changed_is_looked_at_although_nobody_said_anything(scripted):
+async def test_an_overdue_subscription_is_fetched_without_a_message(scripted):
     ended = datetime.now(UTC) - SYNC_DELAY + timedelta(seconds=2)
     provider, world = await scripted(
         lambda customer: Scripted(shown(customer, period_end=ended), shown(customer, "canceled")),
         lambda customer: [about("sub_1", customer)],
     )
-    await world.standing(TENANT, "active")
+    await world.subscription(TENANT, "active")
 
-    await world.standing(TENANT, "ended")
+    await world.subscription(TENANT, "ended")
 
-    assert provider.looks == ["sub_1", "sub_1"]
+    assert provider.fetches == ["sub_1", "sub_1"]
 
 
 @pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
-async def test_what_time_took_while_we_looked_is_not_undone_by_what_we_saw_before(scripted, signed):
+async def test_a_stale_fetch_does_not_revert_the_decision_of_a_timer(scripted, signed):
     class Slow(Scripted):
         async def fetch(self, subscription):
             found = await super().fetch(subscription)
-            if len(self.looks) == 2:
-                await self.world.standing(TENANT, "suspended")
+            if len(self.fetches) == 2:
+                await self.world.subscription(TENANT, "suspended")
             return found
 
     provider, world = await scripted(
@@ -292,20 +292,20 @@ async def test_what_time_took_while_we_looked_is_not_undone_by_what_we_saw_befor
         lambda customer: [about("sub_1", customer)],
     )
     provider.world = world
-    await world.standing(TENANT, "grace")
+    await world.subscription(TENANT, "grace")
     body = about("sub_1", (await world.account(TENANT))["customer"], 2)
     await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
 
-    async def looked():
-        return len(provider.looks) >= 3 and await world.get("/v1/webhooks/waiting") == []
+    async def fetched():
+        return len(provider.fetches) >= 3 and await world.get("/v1/webhooks/waiting") == []
 
-    await eventually(looked)
-    assert (await world.standing(TENANT, "suspended"))["provider_status"] == "past_due"
+    await eventually(fetched)
+    assert (await world.subscription(TENANT, "suspended"))["provider_status"] == "past_due"
     facts = await world.log.facts("billing.subscription_suspended", "billing.subscription_recovered")
     assert [fact.event.TYPE for fact in facts] == ["billing.subscription_suspended"]
 
 
-async def test_who_has_lost_the_lease_records_nothing(scripted, signed):
+async def test_a_worker_without_the_lease_records_nothing(scripted, signed):
     class Robbed(Scripted):
         async def fetch(self, subscription):
             async with self.running.database.engine.begin() as connection:
@@ -317,20 +317,20 @@ async def test_who_has_lost_the_lease_records_nothing(scripted, signed):
     body = about("sub_1", (await world.account(TENANT))["customer"])
     await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
 
-    async def looked():
-        return provider.looks
+    async def fetched():
+        return provider.fetches
 
-    await eventually(looked)
+    await eventually(fetched)
     await asyncio.sleep(0.3)
     assert (await world.account(TENANT))["subscriptions"] == []
 
 
-async def test_who_has_lost_the_lease_looks_at_nothing_any_more(scripted, signed):
+async def test_a_worker_without_the_lease_stops_its_fetches(scripted, signed):
     class Slow(Scripted):
         ended = None
 
         async def fetch(self, subscription):
-            self.looks.append(subscription)
+            self.fetches.append(subscription)
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError as error:
@@ -341,13 +341,13 @@ async def test_who_has_lost_the_lease_looks_at_nothing_any_more(scripted, signed
         lambda customer: Slow(shown(customer)), lambda customer: [about("sub_1", customer)]
     )
 
-    async def looks():
-        return provider.looks
+    async def fetches_stopped():
+        return provider.fetches
 
     async def ended():
         return provider.ended
 
-    await eventually(looks)
+    await eventually(fetches_stopped)
     async with world.served.running.database.engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         for another_has_it in (

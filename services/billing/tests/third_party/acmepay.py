@@ -1,4 +1,4 @@
-"""A billing provider that a third party might write: it knows the port, and nothing else of billing.
+"""Example provider of a third party: it imports the port and nothing else of billing.
 
 Its remote is a dictionary in this process, one for each `remote` in its settings; its webhooks are signed with HMAC.
 """
@@ -35,7 +35,7 @@ MONTH = timedelta(days=30)
 
 @dataclass
 class Remote:
-    """The other side. `away` makes every call fail until it is None."""
+    """The remote service. `away` makes every call fail until it is None."""
 
     orders: dict[str, Order] = field(default_factory=dict)
     subscriptions: dict[str, ProviderSnapshot] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Remote:
     numbers: Any = field(default_factory=lambda: count(1))
 
     def buy(self, customer: str) -> str:
-        """What the customer does at the checkout; the id of its subscription."""
+        """Completes the checkout and returns the subscription's id."""
         plan, now, id_ = self.orders[customer].plan, datetime.now(UTC), f"acs_{next(self.numbers)}"
         price = plan.prices[0]
         self.subscriptions[id_] = ProviderSnapshot(
@@ -65,17 +65,17 @@ class Remote:
         return id_
 
     def message(self, subscription: str) -> bytes:
-        """A webhook about a subscription."""
+        """Returns the body of a webhook about a subscription."""
         customer = self.subscriptions[subscription].customer
-        said = {"id": f"ace_{next(self.numbers)}", "subscription": subscription, "customer": customer}
-        return json.dumps(said).encode()
+        content = {"id": f"ace_{next(self.numbers)}", "subscription": subscription, "customer": customer}
+        return json.dumps(content).encode()
 
 
 REMOTES: dict[str, Remote] = {}
 
 
 def connect(config: ProviderConfig) -> ProviderConnection:
-    """What the entry point names."""
+    """Connects the provider; the entry point names this function."""
     if not config.secrets.get("webhook"):
         raise ConfigurationError(f"the provider {config.name} needs webhook_file, with the secret of its webhooks")
     remote = REMOTES.setdefault(config.settings.get("remote", "default"), Remote())
@@ -83,19 +83,19 @@ def connect(config: ProviderConfig) -> ProviderConnection:
 
 
 def sign(body: bytes, at: datetime, secret: bytes) -> dict[str, str]:
-    """The header of a webhook."""
+    """Returns the header of a webhook."""
     time = str(int(at.timestamp()))
     return {"acme-signature": f"{time}.{hmac.new(secret, time.encode() + b'.' + body, sha256).hexdigest()}"}
 
 
 @dataclass(frozen=True)
 class AcmePay:
-    """The port, over the remote."""
+    """Provider that uses the remote service."""
 
     remote: Remote
 
     async def open(self, order: Order, key: str) -> OpenedAccount:
-        """Once for each key: the remote keeps them."""
+        """Opens once for each key: the remote service stores the keys."""
         self._call(f"open {key}")
         if key not in self.remote.opened:
             customer = f"acc_{next(self.remote.numbers)}"
@@ -109,12 +109,12 @@ class AcmePay:
 
     async def cancel_all(self, customer: str) -> None:
         self._call(f"leave {customer}")
-        for id_, seen in self.remote.subscriptions.items():
-            if seen.customer == customer:
-                self.remote.subscriptions[id_] = replace(seen, status="canceled")
+        for id_, snapshot in self.remote.subscriptions.items():
+            if snapshot.customer == customer:
+                self.remote.subscriptions[id_] = replace(snapshot, status="canceled")
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
-        """Nothing is prorated here: what is due is due with the next period."""
+        """Returns a quote without proration: changes are billed with the next period."""
         after = _changed(self._found(subscription), desired, at)
         item = after.items[0]
         due = Money(minor=0, currency=item.amount.currency)
@@ -122,13 +122,13 @@ class AcmePay:
         return Proration(lines=(), due_now=due, next_amount=regular, effective_at=at)
 
     async def change(self, subscription: str, desired: DesiredSubscription, at: datetime, key: str) -> None:
-        seen = self._found(subscription)
+        snapshot = self._found(subscription)
         if key not in self.remote.done:
-            self.remote.subscriptions[subscription] = _changed(seen, desired, at)
+            self.remote.subscriptions[subscription] = _changed(snapshot, desired, at)
             self.remote.done.add(key)
 
     async def subscriptions(self, after: str | None) -> SnapshotPage:
-        """One a page, so that pages are used."""
+        """Returns one subscription a page."""
         ids = sorted(self.remote.subscriptions)
         rest = [id_ for id_ in ids if after is None or id_ > after]
         shown = tuple(self.remote.subscriptions[id_] for id_ in rest[:1])
@@ -150,17 +150,17 @@ class AcmePay:
             raise ProviderAwayError(0.2, self.remote.away)
 
 
-def _changed(seen: ProviderSnapshot, desired: DesiredSubscription, at: datetime) -> ProviderSnapshot:
+def _changed(snapshot: ProviderSnapshot, desired: DesiredSubscription, at: datetime) -> ProviderSnapshot:
     changes: Mapping[ChangeKind, Callable[[], ProviderSnapshot]] = {
-        ChangeKind.PLAN: lambda: replace(seen, items=(replace(seen.items[0], quantity=desired.quantity or 1),)),
+        ChangeKind.PLAN: lambda: replace(snapshot, items=(replace(snapshot.items[0], quantity=desired.quantity or 1),)),
         ChangeKind.CANCEL: lambda: (
-            replace(seen, cancel_at=seen.period_end)
+            replace(snapshot, cancel_at=snapshot.period_end)
             if desired.at_period_end
-            else replace(seen, status="canceled", cancel_at=at)
+            else replace(snapshot, status="canceled", cancel_at=at)
         ),
-        ChangeKind.REACTIVATE: lambda: replace(seen, cancel_at=None),
-        ChangeKind.PAUSE: lambda: replace(seen, status="paused"),
-        ChangeKind.RESUME: lambda: replace(seen, status="active"),
+        ChangeKind.REACTIVATE: lambda: replace(snapshot, cancel_at=None),
+        ChangeKind.PAUSE: lambda: replace(snapshot, status="paused"),
+        ChangeKind.RESUME: lambda: replace(snapshot, status="active"),
     }
     return changes[desired.kind]()
 
@@ -174,17 +174,17 @@ class AcmeInbound:
     def receive(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Delivery:
         time, _, signature = headers.get("acme-signature", "").partition(".")
         if not time.isascii() or not time.isdigit() or len(time) > 12:
-            raise DeliveryRefusedError("unsigned", "the header Acme-Signature is missing, or says no time")
+            raise DeliveryRefusedError("unsigned", "the header Acme-Signature is missing or has no time")
         expected = hmac.new(self.secret, time.encode() + b"." + body, sha256).hexdigest()
         if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogateescape")):
             raise DeliveryRefusedError("bad_signature", "the secret did not make this signature")
         if abs(int(time) - now.timestamp()) > TOLERANCE_S:
             raise DeliveryRefusedError("stale", f"it was not signed within {TOLERANCE_S} s of now")
         try:
-            said = orjson.loads(body)
-            id_, subscription, customer = (str(said[name]) for name in ("id", "subscription", "customer"))
+            content = orjson.loads(body)
+            id_, subscription, customer = (str(content[name]) for name in ("id", "subscription", "customer"))
         except (ValueError, LookupError, TypeError):
-            raise DeliveryRefusedError("not_ours", "the body does not say what changed") from None
+            raise DeliveryRefusedError("not_ours", "the body names no changed object") from None
         return Delivery(
             event_id=id_,
             type="subscription.changed",
@@ -198,8 +198,8 @@ class AcmeInbound:
         )
 
     def is_payment_failure(self, type_: str) -> bool:
-        """What it sends never tells why; a look does."""
+        """Returns False: its messages carry no reason, a fetch does."""
         return type_ == "never"
 
     def failed_attempt(self, event_id: str, body: bytes) -> None:
-        """As above."""
+        """Returns None, for the same reason."""
