@@ -1,49 +1,57 @@
 """State machine of an environment: every event and every driver result in every status."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from environment_samples import (
+    BLOCKED,
+    BLUEPRINT,
+    BUILDING,
+    CANCELLED,
+    CLOSED,
+    CLOSING,
+    EVERYTHING,
+    EXPORT,
+    FAILED,
+    HASH,
+    LEAVES,
+    NUMBER,
+    PLAN_HASH,
+    REACTIVATED,
+    READ_ONLY,
+    READY,
+    REGISTERED,
+    REQUESTED,
+    RETAINED,
+    RETAINING,
+    TENANT,
+    after,
+    entitled,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from paybill_contracts.billing import EntitlementsSet
-from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.errors import DomainError
 from paybill_contracts.event import decode, digest, encode
-from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset, placement_of
 from paybill_contracts.provisioner import (
     Access,
     AccessChangeStarted,
     AccessClosed,
     AccessOpened,
-    Blueprint,
-    Column,
     EnvironmentFailed,
     EnvironmentPlanned,
     EnvironmentReady,
     EnvironmentRetained,
-    Export,
     ResourceBuilt,
     RetentionStarted,
     StepAction,
-    Table,
-    TierBlueprint,
 )
 from paybill_contracts.tenant import (
-    Hold,
-    HoldOrigin,
-    OffboardingStarted,
-    Source,
-    SuspensionMode,
-    TenantCancelled,
-    TenantReactivated,
-    TenantRequested,
     TenantSuspended,
 )
 from paybill_provisioner.domain import access, environments
-from paybill_provisioner.domain.blueprints import PublishedBlueprint, UnknownRegionError, UnknownTierError
+from paybill_provisioner.domain.blueprints import UnknownRegionError, UnknownTierError
 from paybill_provisioner.domain.environments import (
     BuiltResource,
     Environment,
@@ -54,81 +62,7 @@ from paybill_provisioner.domain.environments import (
     Status,
     evolve,
 )
-
-NUMBER = "0123456789abcdef0123456789abcdef"
-TENANT = f"ten_{NUMBER}"
-HASH = "ab" * 32
-CONTENT = Blueprint(
-    name="standard",
-    regions=("eu-central",),
-    tiers=(
-        TierBlueprint(tier="starter", placement=Preset.POOLED, cloud="local", connection_limit=5),
-        TierBlueprint(tier="business", placement=Preset.SILO, cloud="local", connection_limit=50),
-    ),
-    tables=(Table(name="documents", columns=(Column(name="id", type="text"), Column(name="body", type="jsonb"))),),
-)
-BLUEPRINT = PublishedBlueprint(id="main", content=CONTENT, content_hash=digest(CONTENT))
-REQUESTED = TenantRequested(
-    tenant_id=TENANT,
-    slug="acme",
-    name="Acme",
-    plan="starter",
-    region="eu-central",
-    contact_email=Personal[str](key=f"tenant/{TENANT}", sealed="A" * 60),
-    source=Source.API,
-)
-BLOCKED = TenantSuspended(
-    tenant_id=TENANT,
-    mode=SuspensionMode.BLOCKED,
-    holds=(Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="unpaid"),),
-)
-READ_ONLY = BLOCKED.model_copy(update={"mode": SuspensionMode.READ_ONLY})
-REACTIVATED = TenantReactivated(tenant_id=TENANT, lifted=HoldOrigin.BILLING)
-LEAVES = OffboardingStarted(
-    tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="cancelled", retain_until=datetime(2027, 1, 1, tzinfo=UTC)
-)
-CANCELLED = TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="changed its mind")
-EXPORT = Export(location="exports/x.jsonl.gz", sha256=HASH, size_bytes=10, rows=1)
-OUTPUTS = {
-    "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
-    "folder.data": {},
-    "postgres.database": {"host": "127.0.0.1", "port": "5432", "database": "pool_eu_central"},
-    "postgres.schema": {"schema_name": "product"},
-    "postgres.role": {"username": f"t_{NUMBER}"},
-}
-EVERYTHING = list(OUTPUTS.items())
-
-
-def entitled(**fields: Any) -> EntitlementsSet:
-    fact = EntitlementsSet(
-        tenant_id=TENANT,
-        subscription_id=f"sub_{NUMBER}",
-        plan=PlanRef(plan="starter", version=1, catalogue_hash=HASH),
-        tier="starter",
-        placement=Preset.POOLED,
-        features=(),
-        allows_access=True,
-        entitlements_hash=HASH,
-    )
-    return fact.model_copy(update=fields)
-
-
-def after(environment: Environment | None, events: Any) -> Environment:
-    for event in events:
-        environment = evolve(environment, event)
-    assert environment is not None
-    return environment
-
-
-REGISTERED = after(None, environments.on_tenant_requested(None, REQUESTED))
-BUILDING = after(REGISTERED, environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT))
-PLAN_HASH = BUILDING.plan_hash or ""
-FAILED = after(BUILDING, environments.build_failed(BUILDING, PLAN_HASH, "disk full"))
-READY = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING))
-CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
-CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
-RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))
-RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
+from paybill_provisioner.tables import ENVIRONMENTS
 
 
 def test_a_sign_up_registers_one_environment_with_the_tenants_number() -> None:
@@ -397,3 +331,10 @@ def test_invariants_hold_for_any_order_of_events(actions: list[str]) -> None:
         if environment and environment.status is Status.READY:
             assert not environment.remaining
             assert environment.endpoint
+
+
+def test_the_stored_document_keeps_the_name_wanted_for_the_target_access() -> None:
+    document = ENVIRONMENTS.dump(replace(READY, target_access=Access.READ_ONLY))
+
+    assert '"wanted":"read_only"' in document
+    assert ENVIRONMENTS.load(document).target_access is Access.READ_ONLY

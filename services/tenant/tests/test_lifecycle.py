@@ -1,33 +1,17 @@
 """Invariants of the lifecycle hold for any order of requests and events."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from paybill_contracts.billing import (
     AccessState,
-    AccountRegistered,
-    Subscription,
     SubscriptionEnded,
     SubscriptionPaused,
     SubscriptionSuspended,
 )
-from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.event import decode, encode
-from paybill_contracts.money import Money
-from paybill_contracts.personal import Personal
-from paybill_contracts.placement import Preset, placement_of
-from paybill_contracts.provisioner import (
-    Endpoint,
-    EnvironmentFailed,
-    EnvironmentPlanned,
-    EnvironmentReady,
-    EnvironmentRetained,
-    Export,
-    Plan,
-)
 from paybill_contracts.tenant import (
     HoldOrigin,
     Source,
@@ -40,10 +24,8 @@ from paybill_contracts.tenant import (
 from paybill_tenant.domain import tenants
 from paybill_tenant.domain.tenants import Status, Tenant, evolve
 from pydantic import TypeAdapter
+from tenant_samples import EMAIL, EVENTS, ID, subscription_fields
 
-ID = "ten_" + "a" * 32
-ENVIRONMENT = {"tenant_id": ID, "environment_id": "env_" + "a" * 32}
-HASH = "c" * 64
 ADAPTER = TypeAdapter(Tenant)
 REQUEST = TenantRequested(
     tenant_id=ID,
@@ -51,7 +33,7 @@ REQUEST = TenantRequested(
     name="Acme",
     plan="pro",
     region="eu-1",
-    contact_email=Personal[str](key=f"tenant/{ID}", sealed="A" * 60),
+    contact_email=EMAIL,
     source=Source.API,
 )
 LEFT = {Status.OFFBOARDING, Status.RETAINED, Status.CANCELLED}
@@ -70,25 +52,6 @@ TRANSITIONS = {
 
 modes = st.sampled_from(SuspensionMode)
 seconds = st.integers(0, 10**8)
-
-
-def subscription(access: AccessState) -> dict[str, Any]:
-    snapshot = Subscription(
-        subscription_id="sub_" + "a" * 32,
-        tenant_id=ID,
-        provider="stripe",
-        provider_subscription="sub_1",
-        provider_status="unpaid",
-        access=access,
-        plan=PlanRef(plan="pro", version=1, catalogue_hash=HASH),
-        quantity=1,
-        price=Money(minor=2500, currency="EUR"),
-        period_start=None,
-        period_end=None,
-        cancel_at=None,
-        grace_until=None,
-    )
-    return {"tenant_id": ID, "subscription_id": snapshot.subscription_id, "subscription": snapshot}
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -147,18 +110,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(retention_s=seconds)
     def account_registered(self, retention_s):
-        self.decide(
-            tenants.on_account_registered,
-            AccountRegistered(
-                tenant_id=ID,
-                plan="pro",
-                plan_version=1,
-                provider="stripe",
-                retention_s=retention_s,
-                name="Acme",
-                contact_email=REQUEST.contact_email,
-            ),
-        )
+        self.decide(tenants.on_account_registered, EVENTS.registered.model_copy(update={"retention_s": retention_s}))
 
     @rule(paused=st.booleans())
     def subscription_suspended(self, paused):
@@ -166,7 +118,7 @@ class Lifecycle(RuleBasedStateMachine):
             self.holds[HoldOrigin.BILLING] = SuspensionMode.BLOCKED
         kind = SubscriptionPaused if paused else SubscriptionSuspended
         access = AccessState.PAUSED if paused else AccessState.SUSPENDED
-        self.decide(tenants.on_subscription_suspended, kind(**subscription(access)))
+        self.decide(tenants.on_subscription_suspended, kind(**subscription_fields(ID, access)))
 
     @rule()
     def subscription_recovered(self):
@@ -176,41 +128,19 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def environment_planned(self):
-        plan = Plan(
-            environment_id=ENVIRONMENT["environment_id"],
-            based_on=0,
-            blueprint_hash=HASH,
-            entitlements_hash=HASH,
-            tier="standard",
-            preset=Preset.SILO,
-            placement=placement_of(Preset.SILO),
-            cloud="local",
-            region="eu-1",
-            steps=(),
-        )
-        self.decide(tenants.on_environment_planned, EnvironmentPlanned(**ENVIRONMENT, plan=plan, plan_hash=HASH))
+        self.decide(tenants.on_environment_planned, EVENTS.planned)
 
     @rule()
     def environment_failed(self):
-        self.decide(
-            tenants.on_environment_failed,
-            EnvironmentFailed(**ENVIRONMENT, plan_hash=HASH, address="postgres.main", reason="disk full"),
-        )
+        self.decide(tenants.on_environment_failed, EVENTS.failed)
 
     @rule(epoch=st.integers(1, 3))
     def environment_ready(self, epoch):
-        endpoint = Endpoint(
-            host="127.0.0.1", port=5432, database="d", schema_name="s", username="u", secret="secret://p/a?v=1"
-        )
-        self.decide(
-            tenants.on_environment_ready,
-            EnvironmentReady(**ENVIRONMENT, plan_hash=HASH, epoch=epoch, endpoint=endpoint),
-        )
+        self.decide(tenants.on_environment_ready, EVENTS.ready.model_copy(update={"epoch": epoch}))
 
     @rule()
     def environment_retained(self):
-        export = Export(location="acme", sha256=HASH, size_bytes=0, rows=0)
-        self.decide(tenants.on_environment_retained, EnvironmentRetained(**ENVIRONMENT, export=export))
+        self.decide(tenants.on_environment_retained, EVENTS.retained)
 
     @rule(after_s=seconds)
     def offboard(self, after_s):
@@ -219,7 +149,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(retention_s=seconds)
     def subscription_ended(self, retention_s):
-        ended = SubscriptionEnded(**subscription(AccessState.ENDED), retention_s=retention_s)
+        ended = SubscriptionEnded(**subscription_fields(ID, AccessState.ENDED), retention_s=retention_s)
         self.end(retention_s, tenants.on_subscription_ended, ended)
 
     def end(self, retention_s, verb, argument) -> None:

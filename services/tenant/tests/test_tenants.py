@@ -1,30 +1,11 @@
 """Rules of the tenant lifecycle."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from paybill_contracts.billing import (
-    AccessState,
-    AccountRegistered,
-    Subscription,
-    SubscriptionEnded,
-    SubscriptionPaused,
-    SubscriptionSuspended,
-)
-from paybill_contracts.catalogue import PlanRef
-from paybill_contracts.money import Money
-from paybill_contracts.personal import Personal
-from paybill_contracts.placement import Preset, placement_of
-from paybill_contracts.provisioner import (
-    Endpoint,
-    EnvironmentFailed,
-    EnvironmentPlanned,
-    EnvironmentReady,
-    EnvironmentRetained,
-    Export,
-    Plan,
-)
+from paybill_contracts.billing import AccountRegistered
+from paybill_contracts.provisioner import EnvironmentReady
 from paybill_contracts.tenant import (
     Hold,
     HoldOrigin,
@@ -45,101 +26,40 @@ from paybill_contracts.tenant import (
 from paybill_tenant.domain import tenants
 from paybill_tenant.domain.signup_options import SignupOptions, UnknownPlanError
 from paybill_tenant.domain.tenants import Status, Tenant, evolve
+from tenant_samples import (
+    ACTIVE,
+    BILLING,
+    CANCELLED,
+    DAY_S,
+    EMAIL,
+    EVENTS,
+    FAILED,
+    HASH,
+    ID,
+    NOW,
+    OFFBOARDING,
+    PROVISIONING,
+    REQUESTED,
+    RETAINED,
+    SUSPENDED,
+)
 
-ID = "ten_" + "a" * 32
-ENVIRONMENT = "env_" + "a" * 32
-SUBSCRIPTION = "sub_" + "a" * 32
-HASH = "c" * 64
-NOW = datetime(2026, 11, 22, 18, tzinfo=UTC)
-DAY_S = 86_400
-EMAIL = Personal[str](key=f"tenant/{ID}", sealed="A" * 60)
 PLANS = SignupOptions(id="plans", keys=("pro",), source_hash=HASH)
 REGIONS = SignupOptions(id="regions", keys=("eu-1",), source_hash=HASH)
-EXPORT = Export(location="acme.jsonl", sha256=HASH, size_bytes=1, rows=1)
-
 OPERATOR_BLOCKED = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.BLOCKED, reason="abuse")
 OPERATOR_READ_ONLY = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.READ_ONLY, reason="audit")
-BILLING = Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="the subscription is suspended")
-
-REQUESTED = Tenant(id=ID, slug="acme", name="Acme", plan="pro", region="eu-1", status=Status.REQUESTED)
-PROVISIONING = replace(REQUESTED, status=Status.PROVISIONING, environment_id=ENVIRONMENT, retention_s=DAY_S)
-FAILED = replace(PROVISIONING, status=Status.PROVISION_FAILED, failure="disk full")
-ACTIVE = replace(PROVISIONING, status=Status.ACTIVE, epoch=1)
-SUSPENDED = replace(ACTIVE, status=Status.SUSPENDED, holds=(BILLING,))
-OFFBOARDING = replace(ACTIVE, status=Status.OFFBOARDING, retain_until=NOW + timedelta(days=1))
-RETAINED = replace(OFFBOARDING, status=Status.RETAINED)
-CANCELLED = replace(REQUESTED, status=Status.CANCELLED)
+ENDED = EVENTS.ended.model_copy(update={"retention_s": 3 * DAY_S})
 
 BEFORE = [REQUESTED, PROVISIONING, FAILED]
 LEFT = [OFFBOARDING, RETAINED, CANCELLED]
 
-SNAPSHOT = Subscription(
-    subscription_id=SUBSCRIPTION,
-    tenant_id=ID,
-    provider="stripe",
-    provider_subscription="sub_1",
-    provider_status="unpaid",
-    access=AccessState.SUSPENDED,
-    plan=PlanRef(plan="pro", version=1, catalogue_hash=HASH),
-    quantity=1,
-    price=Money(minor=2500, currency="EUR"),
-    period_start=None,
-    period_end=None,
-    cancel_at=None,
-    grace_until=None,
-)
-UNPAID = SubscriptionSuspended(tenant_id=ID, subscription_id=SUBSCRIPTION, subscription=SNAPSHOT)
-PAUSED = SubscriptionPaused(
-    tenant_id=ID,
-    subscription_id=SUBSCRIPTION,
-    subscription=SNAPSHOT.model_copy(update={"access": AccessState.PAUSED}),
-)
-ENDED = SubscriptionEnded(tenant_id=ID, subscription_id=SUBSCRIPTION, subscription=SNAPSHOT, retention_s=3 * DAY_S)
-PLANNED = EnvironmentPlanned(
-    tenant_id=ID,
-    environment_id=ENVIRONMENT,
-    plan=Plan(
-        environment_id=ENVIRONMENT,
-        based_on=0,
-        blueprint_hash=HASH,
-        entitlements_hash=HASH,
-        tier="standard",
-        preset=Preset.POOLED,
-        placement=placement_of(Preset.POOLED),
-        cloud="local",
-        region="eu-1",
-        steps=(),
-    ),
-    plan_hash=HASH,
-)
-BROKEN = EnvironmentFailed(
-    tenant_id=ID, environment_id=ENVIRONMENT, plan_hash=HASH, address="postgres.main", reason="disk full"
-)
-KEPT = EnvironmentRetained(tenant_id=ID, environment_id=ENVIRONMENT, export=EXPORT)
-
 
 def ready(epoch: int = 1) -> EnvironmentReady:
-    endpoint = Endpoint(
-        host="127.0.0.1",
-        port=5432,
-        database="pool",
-        schema_name="main",
-        username="t_acme",
-        secret="secret://provisioner/acme?v=1",
-    )
-    return EnvironmentReady(tenant_id=ID, environment_id=ENVIRONMENT, plan_hash=HASH, epoch=epoch, endpoint=endpoint)
+    return EVENTS.ready.model_copy(update={"epoch": epoch})
 
 
 def registered(retention_s: int = DAY_S) -> AccountRegistered:
-    return AccountRegistered(
-        tenant_id=ID,
-        plan="pro",
-        plan_version=1,
-        provider="stripe",
-        retention_s=retention_s,
-        name="Acme",
-        contact_email=EMAIL,
-    )
+    return EVENTS.registered.model_copy(update={"retention_s": retention_s})
 
 
 def request(slug: str = "acme", plan: str = "pro"):
@@ -200,12 +120,12 @@ def test_only_a_request_can_be_the_first_event() -> None:
 def test_the_lifecycle_from_requested_to_retained() -> None:
     journey = [
         (tenants.on_account_registered, registered()),
-        (tenants.on_environment_planned, PLANNED),
+        (tenants.on_environment_planned, EVENTS.planned),
         (tenants.on_environment_ready, ready()),
-        (tenants.on_subscription_suspended, UNPAID),
+        (tenants.on_subscription_suspended, EVENTS.suspended),
         (tenants.on_subscription_recovered,),
         (tenants.on_subscription_ended, ENDED, NOW),
-        (tenants.on_environment_retained, KEPT),
+        (tenants.on_environment_retained, EVENTS.retained),
     ]
     tenant = REQUESTED
     published = []
@@ -230,36 +150,36 @@ def test_the_lifecycle_from_requested_to_retained() -> None:
 
 @pytest.mark.parametrize("tenant", [REQUESTED, FAILED])
 def test_a_plan_starts_provisioning_and_clears_the_last_failure(tenant) -> None:
-    events = tenants.on_environment_planned(tenant, PLANNED)
+    events = tenants.on_environment_planned(tenant, EVENTS.planned)
 
-    assert events == [ProvisioningStarted(tenant_id=ID, environment_id=ENVIRONMENT, plan_hash=HASH)]
+    assert events == [ProvisioningStarted(tenant_id=ID, environment_id=EVENTS.ready.environment_id, plan_hash=HASH)]
     assert after(tenant, events).status is Status.PROVISIONING
     assert after(tenant, events).failure is None
 
 
 @pytest.mark.parametrize("tenant", [PROVISIONING, ACTIVE, SUSPENDED, *LEFT])
 def test_a_plan_is_ignored_for_a_provisioned_or_offboarded_tenant(tenant) -> None:
-    assert tenants.on_environment_planned(tenant, PLANNED) == []
+    assert tenants.on_environment_planned(tenant, EVENTS.planned) == []
 
 
 @pytest.mark.parametrize("tenant", [REQUESTED, PROVISIONING])
 def test_a_failed_environment_is_recorded_with_its_reason(tenant) -> None:
-    events = tenants.on_environment_failed(tenant, BROKEN)
+    events = tenants.on_environment_failed(tenant, EVENTS.failed)
 
-    assert events == [ProvisioningFailed(tenant_id=ID, environment_id=ENVIRONMENT, reason="disk full")]
+    assert events == [ProvisioningFailed(tenant_id=ID, environment_id=EVENTS.ready.environment_id, reason="disk full")]
     assert after(PROVISIONING, events) == FAILED
 
 
 @pytest.mark.parametrize("tenant", [FAILED, ACTIVE, SUSPENDED, *LEFT])
 def test_a_failure_does_not_affect_a_working_tenant(tenant) -> None:
-    assert tenants.on_environment_failed(tenant, BROKEN) == []
+    assert tenants.on_environment_failed(tenant, EVENTS.failed) == []
 
 
 @pytest.mark.parametrize("tenant", BEFORE)
 def test_a_ready_environment_activates_even_after_a_failure(tenant) -> None:
     events = tenants.on_environment_ready(tenant, ready())
 
-    assert events == [TenantActivated(tenant_id=ID, slug="acme", environment_id=ENVIRONMENT, epoch=1)]
+    assert events == [TenantActivated(tenant_id=ID, slug="acme", environment_id=EVENTS.ready.environment_id, epoch=1)]
     assert after(PROVISIONING, events) == ACTIVE
 
 
@@ -278,7 +198,7 @@ def test_a_new_placement_activates_again_and_keeps_the_holds() -> None:
 
 @pytest.mark.parametrize("tenant", BEFORE)
 def test_a_hold_before_the_environment_is_ready_is_kept(tenant) -> None:
-    events = tenants.on_subscription_suspended(tenant, UNPAID)
+    events = tenants.on_subscription_suspended(tenant, EVENTS.suspended)
     held = after(tenant, events)
 
     assert events == [HoldsChanged(tenant_id=ID, holds=(BILLING,))]
@@ -296,7 +216,7 @@ def test_a_hold_lifted_before_the_environment_is_ready_has_no_effect(tenant) -> 
 
 
 def test_a_paused_subscription_suspends_as_an_unpaid_one() -> None:
-    events = tenants.on_subscription_suspended(ACTIVE, PAUSED)
+    events = tenants.on_subscription_suspended(ACTIVE, EVENTS.paused)
 
     assert events == suspended(BILLING.model_copy(update={"reason": "the subscription is paused"}))
 
@@ -343,7 +263,7 @@ def test_an_offboarded_tenant_cannot_be_suspended_or_resumed(tenant) -> None:
 def test_payment_and_account_events_are_ignored_after_offboarding(tenant) -> None:
     held = replace(tenant, holds=(BILLING,))
 
-    assert tenants.on_subscription_suspended(tenant, UNPAID) == []
+    assert tenants.on_subscription_suspended(tenant, EVENTS.suspended) == []
     assert tenants.on_subscription_recovered(held) == []
     assert tenants.on_account_registered(tenant, registered(5)) == []
     assert tenants.on_subscription_ended(tenant, ENDED, NOW) == []
@@ -389,9 +309,9 @@ def test_a_tenant_without_an_environment_is_cancelled(tenant) -> None:
 
 @pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE, SUSPENDED, RETAINED, CANCELLED])
 def test_only_an_offboarding_tenant_becomes_retained(tenant) -> None:
-    assert tenants.on_environment_retained(tenant, KEPT) == []
+    assert tenants.on_environment_retained(tenant, EVENTS.retained) == []
 
 
 def test_offboarding_without_a_date_is_not_retained() -> None:
     with pytest.raises(tenants.RetentionUnknownError):
-        tenants.on_environment_retained(replace(OFFBOARDING, retain_until=None), KEPT)
+        tenants.on_environment_retained(replace(OFFBOARDING, retain_until=None), EVENTS.retained)

@@ -1,0 +1,112 @@
+"""An environment in every status, and the events and outputs that lead there."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.catalogue import PlanRef
+from paybill_contracts.event import digest
+from paybill_contracts.personal import Personal
+from paybill_contracts.placement import Preset
+from paybill_contracts.provisioner import (
+    Access,
+    Blueprint,
+    Column,
+    Export,
+    Table,
+    TierBlueprint,
+)
+from paybill_contracts.tenant import (
+    Hold,
+    HoldOrigin,
+    OffboardingStarted,
+    Source,
+    SuspensionMode,
+    TenantCancelled,
+    TenantReactivated,
+    TenantRequested,
+    TenantSuspended,
+)
+from paybill_provisioner.domain import access, environments
+from paybill_provisioner.domain.blueprints import PublishedBlueprint
+from paybill_provisioner.domain.environments import (
+    Environment,
+    evolve,
+)
+
+NUMBER = "0123456789abcdef0123456789abcdef"
+TENANT = f"ten_{NUMBER}"
+HASH = "ab" * 32
+CONTENT = Blueprint(
+    name="standard",
+    regions=("eu-central",),
+    tiers=(
+        TierBlueprint(tier="starter", placement=Preset.POOLED, cloud="local", connection_limit=5),
+        TierBlueprint(tier="business", placement=Preset.SILO, cloud="local", connection_limit=50),
+    ),
+    tables=(Table(name="documents", columns=(Column(name="id", type="text"), Column(name="body", type="jsonb"))),),
+)
+BLUEPRINT = PublishedBlueprint(id="main", content=CONTENT, content_hash=digest(CONTENT))
+REQUESTED = TenantRequested(
+    tenant_id=TENANT,
+    slug="acme",
+    name="Acme",
+    plan="starter",
+    region="eu-central",
+    contact_email=Personal[str](key=f"tenant/{TENANT}", sealed="A" * 60),
+    source=Source.API,
+)
+BLOCKED = TenantSuspended(
+    tenant_id=TENANT,
+    mode=SuspensionMode.BLOCKED,
+    holds=(Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="unpaid"),),
+)
+READ_ONLY = BLOCKED.model_copy(update={"mode": SuspensionMode.READ_ONLY})
+REACTIVATED = TenantReactivated(tenant_id=TENANT, lifted=HoldOrigin.BILLING)
+LEAVES = OffboardingStarted(
+    tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="cancelled", retain_until=datetime(2027, 1, 1, tzinfo=UTC)
+)
+CANCELLED = TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="changed its mind")
+EXPORT = Export(location="exports/x.jsonl.gz", sha256=HASH, size_bytes=10, rows=1)
+OUTPUTS = {
+    "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
+    "folder.data": {},
+    "postgres.database": {"host": "127.0.0.1", "port": "5432", "database": "pool_eu_central"},
+    "postgres.schema": {"schema_name": "product"},
+    "postgres.role": {"username": f"t_{NUMBER}"},
+}
+EVERYTHING = list(OUTPUTS.items())
+
+
+def entitled(**fields: Any) -> EntitlementsSet:
+    """Returns entitlements with access, changed by `fields`."""
+    fact = EntitlementsSet(
+        tenant_id=TENANT,
+        subscription_id=f"sub_{NUMBER}",
+        plan=PlanRef(plan="starter", version=1, catalogue_hash=HASH),
+        tier="starter",
+        placement=Preset.POOLED,
+        features=(),
+        allows_access=True,
+        entitlements_hash=HASH,
+    )
+    return fact.model_copy(update=fields)
+
+
+def after(environment: Environment | None, events: Any) -> Environment:
+    """Applies `events` to `environment`."""
+    for event in events:
+        environment = evolve(environment, event)
+    assert environment is not None
+    return environment
+
+
+REGISTERED = after(None, environments.on_tenant_requested(None, REQUESTED))
+BUILDING = after(REGISTERED, environments.on_entitlements_set(REGISTERED, entitled(), BLUEPRINT))
+PLAN_HASH = BUILDING.plan_hash or ""
+FAILED = after(BUILDING, environments.build_failed(BUILDING, PLAN_HASH, "disk full"))
+READY = after(BUILDING, environments.resources_built(BUILDING, PLAN_HASH, EVERYTHING))
+CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
+CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
+RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))
+RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
