@@ -1,4 +1,4 @@
-"""The code base keeps its own promises: what ruff, mypy and the import rules cannot see."""
+"""Checks of the code base that ruff, mypy and the import contracts cannot express."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-MEMBERS = sorted(
+PACKAGES = sorted(
     path.parent
     for pattern in ("libs/*", "services/*", "cli", "bench")
     for path in ROOT.glob(f"{pattern}/pyproject.toml")
@@ -22,8 +22,58 @@ RECORDS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
 MODULE_LINES = 400
 FOLDERS = {".ci", "bench", "cli", "deploy", "docs", "libs", "services", "tests-e2e"}
 LIBRARIES = {"contracts", "runtime", "embedded", "stripe-fake", "stack", "licence", "definitions"}
-NAMELESS = {"utils", "util", "helpers", "common", "base", "manager", "managers", "service", "services", "misc"}
-TWINS = {"unittest.mock", "mock", "pytest_mock", "sqlite3", "aiosqlite", "faststream.nats.testing", "TestNatsBroker"}
+UNSPECIFIC = {"utils", "util", "helpers", "common", "base", "manager", "managers", "service", "services", "misc"}
+SUBSTITUTES = {
+    "unittest.mock",
+    "mock",
+    "pytest_mock",
+    "sqlite3",
+    "aiosqlite",
+    "faststream.nats.testing",
+    "TestNatsBroker",
+}
+
+FORBIDDEN_WORDS = {
+    "react to an event: subscribe, handle": "hear hears heard hearing hearings hearer hearers",
+    "record or publish an event: emit, record, publish": "say says said saying tell tells told telling",
+    "read the provider's object: fetch, sync, snapshot": "look looks looked looking seen following traces",
+    "state that someone asked for: desired, target": "wanted wish wishes wished",
+    "entry to the bus: ingress, intake": "offer offers offered offering offerings",
+    "message that keeps failing: retry queue, dead letter": "park parks parked parking parkings",
+    "consumer of the log: consumer, ordered consumer": "feed feeds feeding reader readers listening",
+    "one transaction for many decisions: group commit": "besides also",
+    "optimistic concurrency: expected revision, precondition": "insist insists insisted",
+    "ownership of a partition: lease, epoch, fencing token": "duty duties member members bury buries buried",
+    "concurrent requests: admission control, concurrency limit": "places busy door doors",
+    "log and database belong together: restore guard": "agreement agreements lineage lineages",
+    "payment reminders and access limits: dunning, grace period": "silence silences lapse lapses lapsed lapsing",
+    "customers on another plan version: plan migration": "move moves moved moving mover movers",
+    "subscription that gives access: entitling subscription": "giving standing standings",
+    "separation of tenants: isolation, row-level security": "wall walls trick tricks",
+    "test double of Stripe: fake": "standin standins",
+    "crash tests: fault injection, failpoint, invariant": "nursery nurseries books plant plants planted planting",
+}
+"""The right column of the glossary (docs/glossary.md), word forms by the concept and the words to use instead."""
+
+FORBIDDEN = {form: concept for concept, forms in FORBIDDEN_WORDS.items() for form in forms.split()}
+ALLOWED = {
+    "an event class or its field, published in a schema": """
+        LicenceLapsing ManualOfferMade ManualOfferWithdrawn MoveStarted MoveProgressed MovePaused MoveResumed
+        MoveFinished Offer OfferingNoted UsageMemberCounted UsageWatermarkMoved WantedChange
+        looked member members_id move_id moved offer offering offerings seen_at wanted
+    """,
+    "published over HTTP": "LAPSING access_wanted",
+    "an offer is a quotation of the provider `manual`": """
+        NoValidOfferError OFFER_VALID OFFERS OfferBody OfferPage _HAS_OFFER _offer_url offer_url offers show_offers
+    """,
+    "a setting, PAYBILL_MANUAL_OFFER_URL": "manual_offer_url",
+    "a column of a table": "look",
+    "a migration that was published": "0001_tenants_and_offerings 0002_leases_of_members 0003_insist",
+    "csv.reader of the standard library": "reader",
+}
+"""Identifiers with a forbidden word, by the reason why they keep it: published, or another ordinary meaning."""
+
+BAD_DOCSTRING = re.compile(r"(What|Who|Whoever|How|Where|Whether)\b")
 
 
 def name(path: Path) -> str:
@@ -38,12 +88,12 @@ WORKSPACE = toml(ROOT / "pyproject.toml")
 
 
 def python_files() -> list[Path]:
-    folders = [*MEMBERS, ROOT / "tests-e2e"]
+    folders = [*PACKAGES, ROOT / "tests-e2e"]
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
 
 
 def committed_text() -> Iterator[tuple[str, str]]:
-    """Every text file of ours outside the environment and the caches."""
+    """Yields the name and text of every text file outside the environment and the caches."""
     skipped = {".git", ".venv", ".paybill", "__pycache__", "node_modules"}
     for path in sorted(ROOT.rglob("*")):
         if path.is_file() and not any(
@@ -74,7 +124,7 @@ def pins(*locks: str) -> dict[str, tuple[str, int]]:
     }
 
 
-def test_the_folders_at_the_top_are_the_ones_that_were_decided() -> None:
+def test_the_top_level_folders_are_those_of_the_decision() -> None:
     found = {
         path.name for path in ROOT.iterdir() if path.is_dir() and path.name.startswith(".") is (path.name == ".ci")
     }
@@ -83,8 +133,8 @@ def test_the_folders_at_the_top_are_the_ones_that_were_decided() -> None:
     assert {path.name for path in (ROOT / "libs").iterdir()} == LIBRARIES
 
 
-@pytest.mark.parametrize("member", MEMBERS, ids=name)
-def test_a_member_of_the_workspace_is_typed_and_never_uploaded(member: Path) -> None:
+@pytest.mark.parametrize("member", PACKAGES, ids=name)
+def test_a_package_is_typed_and_never_uploaded(member: Path) -> None:
     project = toml(member / "pyproject.toml")["project"]
     package = project["name"].replace("-", "_")
 
@@ -94,8 +144,8 @@ def test_a_member_of_the_workspace_is_typed_and_never_uploaded(member: Path) -> 
     assert (member / "src" / package / "py.typed").exists()
 
 
-@pytest.mark.parametrize("member", MEMBERS, ids=name)
-def test_a_member_of_the_workspace_is_known_to_every_tool(member: Path) -> None:
+@pytest.mark.parametrize("member", PACKAGES, ids=name)
+def test_a_package_is_known_to_every_tool(member: Path) -> None:
     tool = WORKSPACE["tool"]
 
     assert f"paybill_{member.name.replace('-', '_')}" in tool["importlinter"]["root_packages"]
@@ -104,7 +154,7 @@ def test_a_member_of_the_workspace_is_known_to_every_tool(member: Path) -> None:
         assert tool["uv"]["sources"][f"paybill-{member.name}"] == {"workspace": True}
 
 
-def test_every_service_is_held_to_the_shape_of_a_service() -> None:
+def test_every_service_is_in_the_contracts_about_services() -> None:
     services = {f"paybill_{path.name.replace('-', '_')}" for path in (ROOT / "services").iterdir()}
     rules = {rule["id"]: rule for rule in WORKSPACE["tool"]["importlinter"]["contracts"]}
 
@@ -114,15 +164,15 @@ def test_every_service_is_held_to_the_shape_of_a_service() -> None:
 
 
 @pytest.mark.parametrize("path", python_files(), ids=name)
-def test_a_module_is_short_and_named_after_what_it_does(path: Path) -> None:
+def test_a_module_is_short_and_has_a_specific_name(path: Path) -> None:
     lines = len(path.read_text().splitlines())
 
     assert lines <= MODULE_LINES, "a module past 400 lines is two modules"
-    assert not {path.stem, path.parent.name} & NAMELESS
+    assert not {path.stem, path.parent.name} & UNSPECIFIC
 
 
 @pytest.mark.parametrize("path", python_files(), ids=name)
-def test_nothing_real_is_replaced_by_a_twin_or_a_patch(path: Path) -> None:
+def test_no_test_patches_our_code_or_uses_an_in_memory_substitute(path: Path) -> None:
     if path == Path(__file__):
         return
     tree = ast.parse(path.read_text())
@@ -136,16 +186,16 @@ def test_nothing_real_is_replaced_by_a_twin_or_a_patch(path: Path) -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "monkeypatch.setattr" and not sets_a_constant(node)
     ]
 
-    assert not imported & TWINS
+    assert not imported & SUBSTITUTES
     assert not patched
 
 
 def sets_a_constant(call: ast.Call) -> bool:
-    """A delay or a limit may be made small; behaviour may not be replaced."""
+    """Returns True if a call of monkeypatch replaces a delay or a limit, which is allowed; behaviour is not."""
     return len(call.args) == 3 and isinstance(call.args[1], ast.Constant) and str(call.args[1].value).isupper()
 
 
-def test_every_rule_that_is_switched_off_says_why() -> None:
+def test_every_disabled_rule_has_a_reason() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     start = text.index("[tool.ruff.lint]\n")
     lists = text[start : text.index("\n[tool.mypy]")]
@@ -156,12 +206,12 @@ def test_every_rule_that_is_switched_off_says_why() -> None:
 
 
 PRODUCT_LOCK, DEV_LOCK = "requirements.lock", "requirements-dev.lock"
-PRODUCT = [member for member in MEMBERS if member.name != "bench"]
+PRODUCT = [member for member in PACKAGES if member.name != "bench"]
 
 
 @pytest.mark.parametrize(
     ("members", "groups", "locks"),
-    [(PRODUCT, ("build",), (PRODUCT_LOCK,)), (MEMBERS, ("build", "dev"), (PRODUCT_LOCK, DEV_LOCK))],
+    [(PRODUCT, ("build",), (PRODUCT_LOCK,)), (PACKAGES, ("build", "dev"), (PRODUCT_LOCK, DEV_LOCK))],
     ids=["product", "all"],
 )
 def test_every_requirement_is_met_by_a_pin(
@@ -190,9 +240,9 @@ def test_every_pin_has_a_hash(lock: str) -> None:
     assert [package for package, (_, hashes) in pins(lock).items() if not hashes] == []
 
 
-def test_no_file_names_a_package_index_or_somebodys_machine() -> None:
-    # Put together here, so that this file does not find itself.
-    told = re.compile(
+def test_no_file_names_a_package_index_or_a_path_of_a_machine() -> None:
+    # The parts are joined here, so that this file does not match.
+    pattern = re.compile(
         "|".join(
             (
                 "--(extra-)?index" + "-url",
@@ -203,7 +253,7 @@ def test_no_file_names_a_package_index_or_somebodys_machine() -> None:
             )
         )
     )
-    found = [f"{file}: {match[0]}" for file, text in committed_text() for match in told.finditer(text)]
+    found = [f"{file}: {match[0]}" for file, text in committed_text() for match in pattern.finditer(text)]
 
     assert found == []
     assert not (ROOT / "uv.lock").exists()
@@ -216,7 +266,7 @@ def test_every_target_of_the_makefile_has_a_line_of_help() -> None:
     assert [target for target in targets if not re.search(rf"^{target}:.*## \w", text, re.MULTILINE)] == []
 
 
-def test_the_index_of_decisions_lists_them_all() -> None:
+def test_the_index_lists_every_decision() -> None:
     index = (ROOT / "docs/decisions/README.md").read_text()
     listed = re.findall(r"^\| \[(\d{4})\]\(([\w-]+\.md)\)", index, re.MULTILINE)
 
@@ -225,7 +275,7 @@ def test_the_index_of_decisions_lists_them_all() -> None:
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.stem)
-def test_a_decision_is_one_page_with_a_line_to_quote_and_a_check(record: Path) -> None:
+def test_a_decision_is_one_page_with_a_short_decision_and_a_check(record: Path) -> None:
     text = record.read_text()
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     enforced = text.split("## Enforced by\n")[-1]
@@ -238,3 +288,57 @@ def test_a_decision_is_one_page_with_a_line_to_quote_and_a_check(record: Path) -
     assert len(re.findall(r"[.!?](?:\s|$)", decision)) <= 2
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def words(identifier: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", identifier)}
+
+
+def defined_identifiers(path: Path) -> Iterator[str]:
+    """Yields the names that a module defines, its own name included; names of libraries are only used."""
+    yield from (path.stem, path.parent.name)
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield node.name
+            case ast.arg():
+                yield node.arg
+            case ast.Name(ctx=ast.Store()):
+                yield node.id
+            case ast.Attribute(ctx=ast.Store()):
+                yield node.attr
+            case ast.alias(asname=str(alias)):
+                yield alias
+
+
+def forbidden_identifiers() -> dict[str, str]:
+    """Returns every identifier with a forbidden word, and the first file that defines it."""
+    found: dict[str, str] = {}
+    for path in python_files():
+        for identifier in defined_identifiers(path):
+            if words(identifier) & FORBIDDEN.keys():
+                found.setdefault(identifier, name(path))
+    return found
+
+
+def test_identifiers_use_the_words_of_the_glossary() -> None:
+    found = forbidden_identifiers()
+    allowed = {identifier for identifiers in ALLOWED.values() for identifier in identifiers.split()}
+    remedies = {
+        f"{identifier} in {file}": [FORBIDDEN[word] for word in sorted(words(identifier) & FORBIDDEN.keys())]
+        for identifier, file in found.items()
+        if identifier not in allowed
+    }
+
+    assert remedies == {}
+    assert sorted(allowed - found.keys()) == [], "allowed, but nowhere defined"
+
+
+@pytest.mark.parametrize("path", python_files(), ids=name)
+def test_docstrings_start_with_a_verb_or_a_noun(path: Path) -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = [
+        ast.get_docstring(node) or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, documented)
+    ]
+
+    assert [text.splitlines()[0] for text in docstrings if BAD_DOCSTRING.match(text)] == []

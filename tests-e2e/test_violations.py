@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from boundaries import impure, network
-from test_structure import MEMBERS, ROOT
+from test_structure import PACKAGES, ROOT
 
 VIOLATIONS = {
     "an HTTP client of the standard library in an API": (
@@ -39,7 +39,7 @@ def copy(tmp_path_factory) -> Path:
     """Copies the settings and every package's sources."""
     folder = tmp_path_factory.mktemp("sources")
     shutil.copy(ROOT / "pyproject.toml", folder)
-    for member in MEMBERS:
+    for member in PACKAGES:
         shutil.copytree(
             member / "src", folder / member.relative_to(ROOT) / "src", ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -64,7 +64,7 @@ def test_an_added_violation_is_refused(copy, path, line) -> None:
 
 def broken_contracts(folder: Path) -> list[str]:
     """Returns the import contracts that the sources below `folder` break."""
-    sources = [str(folder / member.relative_to(ROOT) / "src") for member in MEMBERS]
+    sources = [str(folder / member.relative_to(ROOT) / "src") for member in PACKAGES]
     check = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-logo"],
         check=False,

@@ -62,7 +62,7 @@ def test_an_order_is_previewed_accepted_invoiced_and_paid(on_stack, by_invoice) 
     assert (voided.code, voided.error["code"]) == (ExitCode.CONFLICT, "invoice_settled")
 
 
-def test_a_second_offer_replaces_the_first(on_stack, by_invoice) -> None:
+def test_a_second_quotation_replaces_the_first(on_stack, by_invoice) -> None:
     slug, _ = by_invoice
 
     done = on_stack("manual", "offer", slug, "--plan", "team", "--quantity", 3, "--valid", "60d", "--yes", "--json")

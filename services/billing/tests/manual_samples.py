@@ -29,10 +29,10 @@ def fold(state, events):
     return state
 
 
-OFFERED = fold(None, manual.offer(None, TENANT, terms(), NOW + 30 * DAY))
+QUOTED = fold(None, manual.offer(None, TENANT, terms(), NOW + 30 * DAY))
 
 
-def accepted(ordered=None, trial_days=0, payment_days=30, at=NOW, state=OFFERED):
+def accepted(ordered=None, trial_days=0, payment_days=30, at=NOW, state=QUOTED):
     events = manual.accept(
         state,
         order="PO 7",

@@ -2,7 +2,7 @@
 
 import pytest
 from billing_samples import DAY, NOW, TENANT
-from manual_samples import ACTIVE, OFFERED, accepted, at, fold, paid, statuses, terms
+from manual_samples import ACTIVE, QUOTED, accepted, at, fold, paid, statuses, terms
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.domain.contracts import (
     MAX_OPEN,
@@ -31,7 +31,7 @@ def test_an_order_starts_a_contract_with_access_and_an_invoice():
     assert invoice.invoice_id == f"inv_{TENANT[4:]}_1"
 
 
-def test_the_terms_of_an_order_may_differ_from_the_offer():
+def test_the_terms_of_an_order_may_differ_from_the_quotation():
     state = accepted(terms(9900, quantity=5, interval=Interval.YEAR), payment_days=14)
 
     assert state.invoices[0].total.minor == 49500
@@ -49,7 +49,7 @@ def test_a_repeated_order_is_idempotent_and_another_order_is_refused():
         manual.offer(ACTIVE, TENANT, terms(), NOW)
 
 
-def test_an_expired_offer_cannot_be_ordered():
+def test_an_expired_quotation_cannot_be_ordered():
     with pytest.raises(NoValidOfferError):
         accepted(at=NOW + 31 * DAY)
 
@@ -151,8 +151,8 @@ def test_a_cancellation_due_during_a_pause_takes_effect_at_the_resume():
     assert after.contract.status is ContractStatus.CANCELLED
 
 
-def test_leaving_withdraws_the_offer_and_cancels_the_contract():
-    assert fold(OFFERED, manual.leave(OFFERED, NOW)).offer is None
+def test_leaving_withdraws_the_quotation_and_cancels_the_contract():
+    assert fold(QUOTED, manual.leave(QUOTED, NOW)).offer is None
     assert fold(ACTIVE, manual.leave(ACTIVE, NOW)).contract.status is ContractStatus.CANCELLED
     left = fold(ACTIVE, manual.leave(ACTIVE, NOW))
     assert manual.leave(left, NOW) == []
@@ -160,9 +160,9 @@ def test_leaving_withdraws_the_offer_and_cancels_the_contract():
 
 def test_another_contract_can_be_ordered_after_the_first_has_ended():
     over = fold(ACTIVE, manual.leave(ACTIVE, NOW))
-    with_offer = fold(over, manual.offer(over, TENANT, terms(500), NOW + 9 * DAY))
+    with_quotation = fold(over, manual.offer(over, TENANT, terms(500), NOW + 9 * DAY))
 
-    second = accepted(terms(500), state=with_offer)
+    second = accepted(terms(500), state=with_quotation)
 
     assert [invoice.invoice_id.rpartition("_")[2] for invoice in second.invoices] == ["1", "2"]
 

@@ -144,7 +144,7 @@ async def test_a_manual_contract_is_quoted_and_changed_like_any_subscription(wor
     assert [invoice["total"]["minor"] for invoice in invoices] == [2900, 5800]
 
 
-async def test_an_offer_can_be_replaced_and_invalid_requests_are_refused(world, operator):
+async def test_a_quotation_can_be_replaced_and_invalid_requests_are_refused(world, operator):
     await operator.sign_up()
     other = "ten_" + "d" * 32
 

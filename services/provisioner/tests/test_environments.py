@@ -333,7 +333,7 @@ def test_invariants_hold_for_any_order_of_events(actions: list[str]) -> None:
             assert environment.endpoint
 
 
-def test_the_stored_document_keeps_the_name_wanted_for_the_target_access() -> None:
+def test_the_stored_document_keeps_the_key_of_the_target_access() -> None:
     document = ENVIRONMENTS.dump(replace(READY, target_access=Access.READ_ONLY))
 
     assert '"wanted":"read_only"' in document
