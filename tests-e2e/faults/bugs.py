@@ -11,7 +11,7 @@ from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.jobs import worker
 from paybill_runtime.messaging import relay
-from paybill_runtime.messaging.inbox import MessageProcessor
+from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
 from sqlalchemy import text
 

@@ -11,7 +11,7 @@ from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.group_commit import GroupCommit
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.jobs.worker import Worker
-from paybill_runtime.messaging.inbox import MessageProcessor
+from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
 
 from faults import injection

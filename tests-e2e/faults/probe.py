@@ -104,7 +104,14 @@ async def settle(job: Job[ProbeNoted], _: None) -> AsyncIterator[Outcome]:
 
 def service() -> Service:
     """Returns the probe service."""
-    return Service("tenant", ServiceSettings, (PROBES,), lambda _context: APIRouter(), HANDLERS, JOBS)
+    return Service(
+        name="tenant",
+        settings=ServiceSettings,
+        states=(PROBES,),
+        router=lambda _: APIRouter(),
+        subscriptions=HANDLERS,
+        jobs=JOBS,
+    )
 
 
 def main() -> None:

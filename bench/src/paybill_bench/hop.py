@@ -78,7 +78,13 @@ def metered(unit: UnitOfWork, event: HopMetered, _: DecisionContext) -> None:
 
 def service() -> Service:
     """Returns the service; it runs with user and database role of the tenant service."""
-    return Service("tenant", ServiceSettings, (HOPS,), lambda _context: APIRouter(), HANDLERS)
+    return Service(
+        name="tenant",
+        settings=ServiceSettings,
+        states=(HOPS,),
+        router=lambda _: APIRouter(),
+        subscriptions=HANDLERS,
+    )
 
 
 def settings(access: ServerAccess) -> ServiceSettings:

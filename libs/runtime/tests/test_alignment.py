@@ -17,7 +17,7 @@ from paybill_contracts.tenant import HoldOrigin, TenantReactivated
 from paybill_runtime.decisions.aggregates import Stored
 from paybill_runtime.replay.alignment import Alignment
 from paybill_runtime.replay.histories import Histories
-from paybill_runtime.replay.outbox_rows import Decided
+from paybill_runtime.replay.outbox_rows import OutboxRow
 from paybill_runtime.replay.report import Report
 from paybill_tenant.app import service
 
@@ -38,10 +38,10 @@ STRANGER = _fact(2 * REVISIONS)
 """A fact that is in no outbox."""
 
 
-def _row(number: int, sequence: int | None) -> Decided:
+def _row(number: int, sequence: int | None) -> OutboxRow:
     fact = FACTS[number]
     headers = orjson.dumps(headers_of(fact)).decode()
-    return Decided(
+    return OutboxRow(
         fact.id, fact.aggregate, fact.revision, subject_of(fact.event), sequence, headers, encode(fact.event)
     )
 
@@ -60,12 +60,12 @@ def _message(sequence: int, fact: Fact, *, altered: bool = False) -> Msg:
 class _Outbox:
     """Rows in memory."""
 
-    def __init__(self, rows: Sequence[Decided]) -> None:
+    def __init__(self, rows: Sequence[OutboxRow]) -> None:
         self._rows = {row.id: row for row in rows}
         self._given = 0
         self.newest_sequence = max((row.sequence or 0 for row in rows), default=0)
 
-    async def upto(self, sequence: int):
+    async def up_to(self, sequence: int):
         due = sorted(
             (row for row in self._rows.values() if row.sequence and self._given < row.sequence <= sequence),
             key=lambda row: row.sequence or 0,
@@ -74,10 +74,10 @@ class _Outbox:
         for start in range(0, len(due), 2):
             yield due[start : start + 2]
 
-    async def named(self, ids):
+    async def by_id(self, ids):
         return {id_: self._rows[id_] for id_ in ids if id_ in self._rows}
 
-    async def waiting(self):
+    async def unconfirmed(self):
         for row in self._rows.values():
             if row.sequence is None:
                 yield row
@@ -99,7 +99,7 @@ class Found:
     states: dict[str, tuple[int, int]]
 
 
-def _aligned(rows: Sequence[Decided], messages: Sequence[Msg], cuts: set[int]) -> Found:
+def _aligned(rows: Sequence[OutboxRow], messages: Sequence[Msg], cuts: set[int]) -> Found:
     report = Report("tenant")
     histories = Histories([_stored()], report)
     alignment = Alignment(_Outbox(rows), histories, report)
@@ -109,21 +109,21 @@ def _aligned(rows: Sequence[Decided], messages: Sequence[Msg], cuts: set[int]) -
         for place, message in enumerate(messages):
             part.append(message)
             if place in cuts or place == len(messages) - 1:
-                await alignment.take(part)
+                await alignment.add(part)
                 part = []
         await alignment.finish()
         histories.finish()
 
     asyncio.run(read())
     states = {}
-    for name in list(histories.left()):
-        revision, state = histories.take(name)
+    for name in list(histories.remaining()):
+        revision, state = histories.pop(name)
         states[name] = (revision, int(state))
     faults = sorted((fault.kind, fault.where) for fault in report.faults)
     return Found(report.facts, report.duplicates, report.after_snapshot, faults, states)
 
 
-def _as_a_whole(rows: Sequence[Decided], stream: Sequence[tuple[Fact, bool]]) -> Found:
+def _as_a_whole(rows: Sequence[OutboxRow], stream: Sequence[tuple[Fact, bool]]) -> Found:
     by_id = {row.id: row for row in rows}
     known = max((row.sequence or 0 for row in rows), default=0)
     found = Found(0, 0, 0, [], {})
@@ -161,7 +161,7 @@ def _as_a_whole(rows: Sequence[Decided], stream: Sequence[tuple[Fact, bool]]) ->
 
 
 @st.composite
-def _logs(draw: st.DrawFn) -> tuple[list[Decided], list[tuple[Fact, bool]]]:
+def _logs(draw: st.DrawFn) -> tuple[list[OutboxRow], list[tuple[Fact, bool]]]:
     """An outbox, and a log that has or has not what it confirms: as it was written, or not, and tampered with."""
     stream = draw(st.lists(st.tuples(st.sampled_from([*FACTS, STRANGER]), st.booleans()), max_size=12))
     if draw(st.booleans()):
@@ -190,14 +190,14 @@ def test_a_state_behind_a_gap_is_folded_from_what_there_is_and_the_gap_is_named(
     histories.finish()
 
     assert [(fault.kind, fault.message) for fault in report.faults] == [("gap", "revisions 2 are missing")]
-    assert histories.take(FACTS[0].aggregate) == (REVISIONS, "3")
+    assert histories.pop(FACTS[0].aggregate) == (REVISIONS, "3")
 
 
 @pytest.mark.parametrize("headers", ["", "[]", "{}", '{"ce-id": 7}', "null"])
 def test_a_row_without_headers_says_what_no_message_says(headers: str) -> None:
     row = _row(0, 1)._replace(headers=headers)
 
-    assert not row.is_in(row.subject, headers_of(FACTS[0]), row.payload)
+    assert not row.matches(row.subject, headers_of(FACTS[0]), row.payload)
 
 
 def test_spaces_and_line_breaks_that_headers_lose_on_their_way_make_no_difference() -> None:
@@ -205,8 +205,8 @@ def test_spaces_and_line_breaks_that_headers_lose_on_their_way_make_no_differenc
     said = headers_of(FACTS[0])
     decided = row._replace(headers=orjson.dumps(said | {"pb-cause": " two\nlines "}).decode())
 
-    assert decided.is_in(row.subject, said | {"pb-cause": "two lines"}, row.payload)
-    assert not decided.is_in(row.subject, said | {"pb-cause": "twolines"}, row.payload)
+    assert decided.matches(row.subject, said | {"pb-cause": "two lines"}, row.payload)
+    assert not decided.matches(row.subject, said | {"pb-cause": "twolines"}, row.payload)
 
 
 @pytest.mark.parametrize("part", ["subject", "payload"])
@@ -215,5 +215,5 @@ def test_a_message_of_another_type_or_content_is_not_what_was_decided(part: str)
     other = {"subject": row.subject.replace("reactivated", "activated"), "payload": row.payload + b" "}
     said = {"subject": row.subject, "headers": headers_of(FACTS[0]), "payload": row.payload}
 
-    assert row.is_in(**said)
-    assert not row.is_in(**said | {part: other[part]})
+    assert row.matches(**said)
+    assert not row.matches(**said | {part: other[part]})

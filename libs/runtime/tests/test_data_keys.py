@@ -10,6 +10,7 @@ from paybill_contracts.personal import Personal, UnsealingError
 from paybill_contracts.tenant import TenantRequested
 from paybill_runtime.database.leases import RELAY
 from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.messaging.key_bucket import KeyBucket
 from paybill_runtime.security.data_keys import DataKeys, KeyConflictError
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.telemetry import _JsonLines
@@ -66,7 +67,8 @@ async def reader(served, nats):
         await bus.run()
         buses.append(bus)
         identity = Identity.load(served.running.settings.identity_dir, name)
-        return DataKeys(name, identity, served.running.database, bus)
+        bucket = KeyBucket(name, identity, served.running.database, bus)
+        return DataKeys(name, identity, served.running.database, bucket.fetch)
 
     yield make
     for bus in buses:
@@ -159,7 +161,7 @@ async def test_however_many_keys_wait_none_is_left_when_facts_go_out(served) -> 
     async with running.database.transaction() as connection:
         await connection.execute(text("INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :key)"), keys)
 
-    await running.data_keys.publish_keys()
+    await running.key_bucket.publish_new()
 
     left = await running.context.rows(text("SELECT count(*) FROM chassis.data_key WHERE NOT copied"))
     assert left[0][0] == 0
@@ -180,7 +182,7 @@ async def test_keys_that_come_while_others_are_handed_on_do_not_hold_the_facts_u
     adding = asyncio.create_task(add_more())
     await asyncio.sleep(0.2)
     async with asyncio.timeout(10):
-        await running.data_keys.publish_keys()
+        await running.key_bucket.publish_new()
     adding.cancel()
     with suppress(asyncio.CancelledError):
         await adding

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import HoldOrigin, OfferingNoted, TenantCancelled, TenantRequested
+from paybill_runtime import clock
 from paybill_runtime.jobs import worker
 from paybill_runtime.jobs.effects import JobRegistry, Outcome, Refused, RetryAfter
-from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
@@ -63,7 +63,7 @@ def world() -> _World:
 
 @pytest.fixture
 async def specimen(start, publish, log, offerings, world, monkeypatch):
-    monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
     running = await start(replace(service(), jobs=_work(), effects=lambda _settings, _secrets: world))
     await publish(*offerings)
@@ -160,7 +160,7 @@ async def test_an_effect_that_nobody_knows_waits_and_is_shown(start, specimen, s
     await specimen.running.__aexit__(None, None, None)
 
     other = JobRegistry()
-    other.effects["tenant.tenant_cancelled"] = specimen.running.service.work.effects["tenant.tenant_requested"]
+    other.effects["tenant.tenant_cancelled"] = specimen.running.service.jobs.effects["tenant.tenant_requested"]
     older = await start(replace(service(), jobs=other, effects=lambda _settings, _secrets: world), url=url)
 
     async def shown():

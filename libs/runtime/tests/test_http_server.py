@@ -38,7 +38,7 @@ async def _asked(port: int) -> int:
 @pytest.mark.parametrize("said", [b"", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{"], ids=["nothing", "head", "body"])
 async def test_clients_that_do_not_end_what_they_ask_make_room_for_those_that_do(served, monkeypatch, said) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
-    monkeypatch.setattr(server, "SLOW_S", 0.1)
+    monkeypatch.setattr(server, "SLOW_CLIENT_S", 0.1)
     async with serving(served.running) as port, _slow(port, 12, said) as slow:
         await asyncio.sleep(0.3)
         answers = [await _asked(port) for _ in range(3)]
@@ -70,7 +70,7 @@ def slow():
     """An app of ours whose route answers once it is let; and how many requests are in it."""
     made = FastAPI()
     problems.install(made)
-    made.add_middleware(RequestMiddleware, busy=ConcurrencyLimit(3))
+    made.add_middleware(RequestMiddleware, limit=ConcurrencyLimit(3))
     made.state.go, made.state.inside = asyncio.Event(), 0
 
     @made.post("/slow")
@@ -102,7 +102,7 @@ async def test_a_request_that_finds_no_place_is_refused_at_once_and_a_probe_is_n
     assert {answer.json()["code"] for answer in refused} == {"overloaded"}
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
     assert [record.message for record in caplog.records if "refused" in record.message] == [
-        "more requests come than can be answered; some are refused"
+        "the concurrency limit is reached; some requests are refused"
     ]
 
 
@@ -153,7 +153,7 @@ async def test_a_connection_is_refused_again_and_again_and_served_as_soon_as_the
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         refused = [await _said(reader, writer, said) for _ in range(3)]
         probe = await _said(reader, writer, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
-        served.running.request_limit._most = 1
+        served.running.request_limit._limit = 1
         answer = await _said(reader, writer, said)
         writer.close()
 
@@ -168,7 +168,7 @@ async def test_a_connection_is_refused_again_and_again_and_served_as_soon_as_the
 async def test_a_connection_that_was_refused_waits_for_its_next_answer_and_another_does_not(
     served, monkeypatch
 ) -> None:
-    monkeypatch.setattr(server, "REFUSED_S", 60.0)
+    monkeypatch.setattr(server, "REFUSED_PAUSE_S", 60.0)
     served.running.request_limit = ConcurrencyLimit(0)
     async with serving(served.running) as port:
         first, second = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]

@@ -10,9 +10,10 @@ from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_runtime.clock import new_id
 from paybill_runtime.database.leases import partition_lease
 from paybill_runtime.errors import LeaseLostError
-from paybill_runtime.messaging.inbox import MessageProcessor
+from paybill_runtime.messaging.message import parse_stored
+from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.streams import EVENTS
-from paybill_runtime.messaging.subscriptions import Subscriptions, parse_stored
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.telemetry import child
 from paybill_tenant.app import service
 

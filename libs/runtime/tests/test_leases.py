@@ -5,9 +5,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from paybill_runtime.database.leases import SINGLETON_LEASES, Leases, partition_lease
+from paybill_runtime.database.leases import SINGLETON_LEASES, Leases, fence, partition_lease
 from paybill_runtime.database.pool import Database
-from paybill_runtime.decisions.store import fence
 from paybill_runtime.errors import LeaseLostError
 from paybill_runtime.settings import read_secret
 from paybill_runtime.testing import until

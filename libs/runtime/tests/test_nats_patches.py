@@ -13,14 +13,16 @@ from paybill_billing.app import service
 from paybill_contracts.errors import DomainError
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_contracts.usage import Usage
+from paybill_runtime import clock
 from paybill_runtime.jobs.effects import JobRegistry
 from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.messaging.message import parse_message
 from paybill_runtime.messaging.nats_patches import parse_headers
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.publisher import Publisher
 from paybill_runtime.messaging.streams import INTAKE, connect
-from paybill_runtime.messaging.subscriptions import Subscriptions, parse_message
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 
 TENANT = "ten_" + "b" * 32
@@ -119,7 +121,7 @@ class _Owner:
 
 @pytest.fixture
 async def owner(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 2)
     made = _Owner()

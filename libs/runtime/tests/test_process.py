@@ -167,7 +167,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(home, databases) -> N
     code, _, said = await home.run("migrate")
 
     assert code == 2, said
-    assert "changed by another version of this service" in said.splitlines()[-1]
+    assert "migrated by a newer version of this service" in said.splitlines()[-1]
 
 
 async def test_what_is_seldom_needed_is_not_loaded(home) -> None:
@@ -206,7 +206,7 @@ async def test_a_port_that_is_taken_is_one_line(home) -> None:
         code, _, said = await home.run(PAYBILL_HTTP_PORT=str(port))
 
         assert code == 2
-        assert f"127.0.0.1:{port} cannot be listened on" in said.splitlines()[-1]
+        assert f"127.0.0.1:{port} cannot be bound" in said.splitlines()[-1]
 
 
 async def test_a_signal_stops_it_in_good_order(home, databases) -> None:
@@ -236,7 +236,7 @@ async def test_a_loop_that_dies_ends_the_process(home, databases) -> None:
 
         async with asyncio.timeout(20):
             assert await process.child.wait() == 1
-    assert any("the loop leases died" in line["message"] for line in process.lines)
+    assert any("the loop leases failed" in line["message"] for line in process.lines)
 
 
 class _Collector:
@@ -303,7 +303,7 @@ async def test_log_lines_and_spans_of_a_request_share_its_trace_down_to_what_hea
     assert [span.trace_id.hex() for span in ours] == [trace]
     assert ours[0].name.startswith("POST /v1/tenants/")
     assert refused.origin.traceparent == f"00-{trace}-{ours[0].span_id.hex()}-01"
-    heard = [span for span in collector.spans if span.name.startswith("hear ")]
+    heard = [span for span in collector.spans if span.name.startswith("handle ")]
     noted = await log.facts("tenant.offering_noted", at_least=2)
     assert {span.span_id.hex() for span in heard} == {fact.origin.traceparent[36:52] for fact in noted}
     assert collector.metrics > 0
@@ -318,7 +318,7 @@ async def test_a_line_about_a_tenants_fact_says_which_tenant_and_which_trace(hom
         await process.said("listens on")
 
         await client.jetstream().publish(subject, b'{"from": "a newer version"}', headers=headers)
-        line = await process.said("is parked")
+        line = await process.said("is moved to the retry queue")
         await client.close()
 
     assert (line["tenant"], line["trace"]) == (tenant, trace)

@@ -111,7 +111,7 @@ async def test_an_id_that_is_no_uuid_is_refused_before_it_is_sent(nats: NatsServ
 
 async def test_a_wrong_password_is_told_at_once(nats: NatsServer) -> None:
     async with asyncio.timeout(3):
-        with pytest.raises(PublishDeniedError, match="does not let metering"):
+        with pytest.raises(PublishDeniedError, match="denies this to metering"):
             async with Publisher(nats.url, "metering", "wrong"):
                 pass
 

@@ -110,7 +110,7 @@ async def test_a_fact_in_the_outbox_that_cannot_be_read_is_named(filled, databas
                 "FROM (SELECT state FROM tenants LIMIT 1) AS one"
             ),
             "unexpected_row",
-            "no fact explains",
+            "without facts in the log",
         ),
         ("DELETE FROM chassis.outbox WHERE subject LIKE '%tenant_cancelled%'", "unknown_fact", "never decided"),
         (
@@ -119,15 +119,15 @@ async def test_a_fact_in_the_outbox_that_cannot_be_read_is_named(filled, databas
                 "payload = convert_to(replace(convert_from(payload, 'UTF8'), 'acme', 'acmf'), 'UTF8')"
             ),
             "altered_fact",
-            "differs from what was decided",
+            "differs from the outbox",
         ),
         (
             "UPDATE chassis.outbox SET headers = replace(headers, 'operator:', 'agent:')",
             "altered_fact",
-            "differs from what was decided",
+            "differs from the outbox",
         ),
-        ("UPDATE chassis.outbox SET revision = revision + 7", "altered_fact", "where its row says"),
-        ("UPDATE tenants SET state = '[]' WHERE slug = 'acme'", "different_state", "no object"),
+        ("UPDATE chassis.outbox SET revision = revision + 7", "altered_fact", "its row has"),
+        ("UPDATE tenants SET state = '[]' WHERE slug = 'acme'", "different_state", "not an object"),
     ],
 )
 async def test_what_was_changed_behind_the_log_is_named(filled, databases, statement, kind, named) -> None:
@@ -196,7 +196,7 @@ async def test_what_is_decided_while_a_rebuild_begins_is_not_written_over(filled
         )
     await other.close()
 
-    with pytest.raises(ConfigurationError, match="since the log was read"):
+    with pytest.raises(ConfigurationError, match="after the log was read"):
         await rebuilding
 
 

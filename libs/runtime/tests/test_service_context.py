@@ -139,7 +139,7 @@ async def test_while_the_keys_cannot_be_read_nobody_is_let_in_and_that_is_said(s
     afterwards = await served.client.get("/v1/tenants")
 
     assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "keys_unavailable")}
-    assert sum("nobody is let in" in record.message for record in caplog.records) == 1
+    assert sum("every request is refused" in record.message for record in caplog.records) == 1
     assert afterwards.status_code == 200
 
 
@@ -194,7 +194,7 @@ def broken() -> httpx.AsyncClient:
     """An app of ours whose one route has a bug."""
     app = FastAPI()
     problems.install(app)
-    app.add_middleware(RequestMiddleware, busy=ConcurrencyLimit(1))
+    app.add_middleware(RequestMiddleware, limit=ConcurrencyLimit(1))
 
     @app.get("/bug")
     async def bug() -> None:

@@ -9,6 +9,7 @@ from paybill_contracts.envelope import Origin, subject_of
 from paybill_contracts.errors import RetryLaterError
 from paybill_contracts.personal import Personal
 from paybill_contracts.tenant import OfferingNoted, Source, TenantRequested
+from paybill_runtime import clock
 from paybill_runtime.clock import new_id
 from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.streams import connect
@@ -50,7 +51,7 @@ def brittle() -> _Brittle:
 
 @pytest.fixture
 async def specimen(start, publish, log, offerings, brittle, monkeypatch):
-    monkeypatch.setattr(retry_queue, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 3)
     brittle.broken_for = "bad"

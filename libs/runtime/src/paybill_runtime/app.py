@@ -1,4 +1,4 @@
-"""A service: what its modules declare, put together and run. Every service has this shape."""
+"""Service: builds the parts of a service from its declaration, and runs them."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -24,6 +25,7 @@ from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.group_commit import GroupCommit
+from paybill_runtime.decisions.outbox import COUNT_UNPUBLISHED
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.errors import DatabaseUnavailableError, reason
@@ -38,11 +40,12 @@ from paybill_runtime.jobs.timers import Timers
 from paybill_runtime.jobs.worker import Worker
 from paybill_runtime.messaging import operations
 from paybill_runtime.messaging.broker import Broker
-from paybill_runtime.messaging.consumer import Consumer
-from paybill_runtime.messaging.inbox import MessageProcessor
+from paybill_runtime.messaging.consumer import Consumer, sources
+from paybill_runtime.messaging.key_bucket import KeyBucket
+from paybill_runtime.messaging.message import STREAM_LEASE
+from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.retry_queue import RetryQueue
-from paybill_runtime.messaging.streams import EVENTS, INTAKE
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.security.data_keys import DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
@@ -53,42 +56,53 @@ from paybill_runtime.telemetry import configure, flush
 log = logging.getLogger(__name__)
 
 Background = Callable[[ServiceContext, Leases], Coroutine[Any, Any, None]]
+Lifespan = Callable[[ServiceContext], AbstractAsyncContextManager[None]]
 
 DRAIN_S = 0.5
-"""How long requests are refused in words before the connections end."""
+"""Time during which requests are answered with 503 before the connections are closed."""
 STALL_TIMEOUT_S = 5.0
-"""How long a bus that is there may take no facts, after the first attempt has failed, before a service is unready.
+"""Time that a connected broker may accept no facts, after the first failure, before the service is unready.
 
-A cluster elects a new leader in less. Longer than that is a server whose disk has failed: JetStream then answers
-readers and no publisher, until somebody restarts it on a disk that works.
+A cluster elects a new leader in less. A longer stall is a server whose disk has failed: JetStream then answers
+consumers and no publisher, until it is restarted on a disk that works.
 """
+
+
+@contextlib.asynccontextmanager
+async def _no_lifespan(_: ServiceContext) -> AsyncIterator[None]:
+    yield
 
 
 @dataclass(frozen=True)
 class Service:
-    """What a service declares in its app.py.
+    """The declaration of a service, in its app.py.
 
-    effects: builds the calls to the outside world. on_start: run once after migration. background: run for ever.
+    states: none for a service that only reads. effects: builds the clients of other systems that `jobs` use.
+    lifespan: owns resources; entered before anything runs, left after every loop has ended.
+    on_start: decisions that run once after the migration, and again while PostgreSQL is unavailable.
+    background: loops that run until cancelled. singleton_leases: leases that `background` needs beside the partitions.
     """
 
     name: str
     settings: type[ServiceSettings]
-    states: Sequence[AnyStored]
     router: Callable[[ServiceContext], APIRouter]
+    states: Sequence[AnyStored] = ()
     subscriptions: Subscriptions = field(default_factory=Subscriptions)
     jobs: JobRegistry = field(default_factory=JobRegistry)
     timers: Sequence[Timer] = ()
     effects: Callable[[Any, Secrets], Any] = lambda _settings, _secrets: None
+    lifespan: Lifespan = _no_lifespan
     on_start: Sequence[Callable[[ServiceContext], Awaitable[None]]] = ()
     background: Sequence[Background] = ()
+    singleton_leases: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Make the facts that every context says about its own running known."""
+        """Registers the event types of the service."""
         import_module(f"paybill_contracts.{self.name.replace('-', '_')}")
 
 
 class Running:
-    """A service that runs. Use `async with`; everything it started ends with the block."""
+    """A running service. Use `async with`: everything that it started ends with the block."""
 
     def __init__(self, service: Service, settings: ServiceSettings) -> None:
         self.service = service
@@ -97,20 +111,22 @@ class Running:
         self.database = Database(settings.database_url, read_secret(settings.database_password_file), self.owner)
         self.broker = Broker(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
         self.identity = Identity.load(settings.identity_dir, service.name)
+        self.key_ring = KeyRing(settings.api_keys_file)
         self.store = Store(service.states, service.jobs.effect_names)
-        self.leases = Leases(self.database, self.owner, settings.lease_s)
-        self.data_keys = DataKeys(service.name, self.identity, self.database, self.broker)
+        singletons = [*service.singleton_leases, *([STREAM_LEASE] if service.subscriptions.stream_handler else [])]
+        self.leases = Leases(self.database, self.owner, settings.lease_s, singletons)
+        self.key_bucket = KeyBucket(service.name, self.identity, self.database, self.broker)
+        self.data_keys = DataKeys(service.name, self.identity, self.database, self.key_bucket.fetch)
         self.restore_guard = RestoreGuard()
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
         self.relay = Relay(
-            service.name, self.database, self.broker, self.leases, self.data_keys.publish_keys, self.restore_guard
+            service.name, self.database, self.broker, self.leases, self.key_bucket.publish_new, self.restore_guard
         )
         secrets = FileSecrets(settings.secrets_dir, self.identity)
-        effects = service.effects(settings, secrets)
         self.worker = Worker(
             service.name,
             service.jobs,
-            effects,
+            service.effects(settings, secrets),
             self.database,
             self.group_commit,
             self.leases,
@@ -121,27 +137,23 @@ class Running:
             service.name, service.subscriptions, self.database, self.store, self.group_commit, self.restore_guard
         )
         self.retry_queue = RetryQueue(self.processor, self.store, self.leases, self._on_commit)
+        service_seal = ServiceSeal(self.identity)
         self.context = ServiceContext(
-            service.name,
-            settings,
-            self.database,
-            self.group_commit,
-            self.data_keys,
-            ServiceSeal(self.identity),
-            KeyRing(settings.api_keys_file),
-            secrets,
+            service.name, settings, self.database, self.group_commit, self.data_keys, service_seal, secrets
         )
-        self.consumers = {"reader": Consumer(EVENTS, self.processor, self.broker, self.leases)}
-        if service.subscriptions.intake_handlers:
-            self.consumers["intake"] = Consumer(INTAKE, self.processor, self.broker, self.leases)
+        self.consumers = {
+            name: Consumer(source, self.processor, self.broker, self.leases)
+            for name, source in sources(service.subscriptions).items()
+        }
         self.timers = Timers(service.timers, service.name, self.database, self.group_commit)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._app: FastAPI | None = None
+        self._resources = AsyncExitStack()
         self.request_limit = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS)
-        self._waiting = 0
-        self._flowing_at = time.monotonic()
+        self._backlog = 0
+        self._progress_at = time.monotonic()
         self.failed = asyncio.Event()
-        self.context.backlog = lambda: self._waiting
+        self.context.backlog = lambda: self._backlog
         self.processor.on_commit = self._on_commit
 
     def _on_commit(self) -> None:
@@ -149,55 +161,62 @@ class Running:
         self.worker.wake()
 
     def health(self) -> dict[str, str]:
-        """The state of each loop: `ok`, or what is wrong. A loop that died makes the service unready.
+        """Returns the state of each loop: `ok`, or the problem. A loop that ended makes the service unready.
 
-        That facts cannot go out is told of the bus, and at first only degrades the service: they wait in the outbox.
+        A problem of publishing is the state of `bus`, which at first only degrades the service: facts wait in the
+        outbox.
         """
         checks = {
             name: "ok" if not task.done() else "stopped" for name, task in self._tasks.items() if name != "connect"
         }
         checks["bus"] = (self.relay.problem or "ok") if self.broker.connected.is_set() else "away"
-        if time.monotonic() - self._flowing_at > STALL_TIMEOUT_S and checks["bus"] not in {"ok", "away"}:
+        if time.monotonic() - self._progress_at > STALL_TIMEOUT_S and checks["bus"] not in {"ok", "away"}:
             checks["relay"] = self.relay.problem
-        checks |= {"relay" if who == RELAY else "reader": why for who, why in self.restore_guard.mismatches.items()}
+        mismatches = self.restore_guard.mismatches
+        checks |= {"relay" if component == RELAY else "reader": text_ for component, text_ in mismatches.items()}
         return checks
 
     async def __aenter__(self) -> Self:
-        """Migrate, then start every loop."""
+        """Migrates, then starts every loop. The names of loops are keys of the health checks."""
         try:
-            await self._until_there(partial(migrate, self.database, self.service.name))
+            await self._resources.enter_async_context(self.service.lifespan(self.context))
+            await self._retry_until_available(partial(migrate, self.database, self.service.name))
             self.start("decider", self.group_commit.run())
             self.start("connect", self.broker.run())
-            await self._until_there(self.leases.tick)
+            await self._retry_until_available(self.leases.tick)
             for act in self.service.on_start:
-                await self._until_there(partial(act, self.context))
+                await self._retry_until_available(partial(act, self.context))
         except BaseException:
             await self.__aexit__()
             raise
         self.start("leases", self.leases.run())
         self.start("relay", self.relay.run())
-        for name, reader in self.consumers.items():
-            self.start(name, reader.run())
+        for name, consumer in self.consumers.items():
+            self.start(name, consumer.run())
         self.start("parking", self.retry_queue.run())
         self.start("worker", self.worker.run())
         self.start("timers", self.timers.run())
-        self.start("backlog", self._watch_backlog())
-        for place, background in enumerate(self.service.background):
-            self.start(getattr(background, "__name__", f"background-{place}"), background(self.context, self.leases))
+        self.start("backlog", self._measure_backlog())
+        for number, background in enumerate(self.service.background):
+            self.start(getattr(background, "__name__", f"background-{number}"), background(self.context, self.leases))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop every loop, hand the leases over, leave."""
+        """Stops every loop, closes the service's resources, and releases the leases."""
         await _end(self._tasks.values())
         try:
+            await self._resources.aclose()
+        except Exception:
+            log.exception("the resources of the service cannot be closed")
+        try:
             await self.leases.release_all()
-        except Exception as error:  # noqa: BLE001  # they end by themselves; whatever it is, the rest is closed too
-            log.warning("leases are not handed over: %s", reason(error))
+        except Exception as error:  # noqa: BLE001  # they expire by themselves, and the rest has to be closed
+            log.warning("leases are not released: %s", reason(error))
         await self.broker.close()
         await self.database.close()
 
     def app(self) -> FastAPI:
-        """Returns the service's HTTP application; it is built once."""
+        """Returns the ASGI application of the service; it is built once."""
         if self._app is None:
             self._app = self._build_app()
         return self._app
@@ -206,9 +225,9 @@ class Running:
         app = FastAPI(
             title=f"Paybill {self.service.name}",
             version="1",
-            telemetry={"operation_spans": False, "logs": False},  # one span a request; our own lines are the log
+            telemetry={"operation_spans": False, "logs": False},  # one span for a request; our own log lines
         )
-        app.state.context = self.context
+        app.state.key_ring = self.key_ring
         problems.install(app)
         app.include_router(operations.probes(self.service.name, self._alive, self.health))
         app.include_router(operations.operations(self.context, self.retry_queue, self.health, self._lag))
@@ -217,17 +236,17 @@ class Running:
         return app
 
     def fast_routes(self) -> FastRoutes:
-        """What is answered past all that, once `app` was made."""
+        """Returns the endpoints that are answered without FastAPI; complete after `app`."""
         return {
-            path: RequestMiddleware(door, self.request_limit, self._mismatch)
-            for path, door in self.context.fast_routes.items()
+            path: RequestMiddleware(endpoint, self.request_limit, self._mismatch)
+            for path, endpoint in self.context.fast_routes.items()
         }
 
     def _mismatch(self) -> str:
         return self.restore_guard.problem
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a loop until the service stops; if it dies before, the service has failed."""
+        """Runs a loop until the service stops; if it ends with an error before, the service has failed."""
         task = asyncio.create_task(work, name=name)
         self._tasks[name] = task
         task.add_done_callback(self._ended)
@@ -236,40 +255,39 @@ class Running:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is None:
             return
-        log.critical("the loop %s died", task.get_name(), exc_info=task.exception())
+        log.critical("the loop %s failed", task.get_name(), exc_info=task.exception())
         self.failed.set()
 
     @staticmethod
-    async def _until_there(act: Callable[[], Awaitable[Any]]) -> None:
-        """A service may start before its database does."""
+    async def _retry_until_available(act: Callable[[], Awaitable[Any]]) -> None:
+        """Runs `act` until PostgreSQL is available: a service may start before its database."""
         while True:
             try:
                 await act()
             except DatabaseUnavailableError:
-                log.warning("PostgreSQL does not answer; trying again")
+                log.warning("PostgreSQL does not answer; retrying")
                 await asyncio.sleep(0.5)
             else:
                 return
 
     async def _lag(self) -> dict[str, int | None]:
-        return {name: await reader.lag() for name, reader in self.consumers.items()}
+        return {name: await consumer.lag() for name, consumer in self.consumers.items()}
 
     async def _alive(self) -> None:
         async with self.database.reading() as connection:
             await connection.execute(text("SELECT 1"))
 
-    async def _watch_backlog(self) -> None:
-        count = text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
+    async def _measure_backlog(self) -> None:
         while True:
             if not self.relay.problem or not self.broker.connected.is_set():
-                self._flowing_at = time.monotonic()
+                self._progress_at = time.monotonic()
             with contextlib.suppress(DatabaseUnavailableError):
-                self._waiting = (await self.context.rows(count))[0][0]
+                self._backlog = (await self.context.rows(COUNT_UNPUBLISHED))[0][0]
             await asyncio.sleep(1)
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel until all have ended: before Python 3.12, `wait_for` inside a library can swallow a cancellation."""
+    """Cancels until all have ended: before Python 3.12, `wait_for` inside a library can swallow a cancellation."""
     running = {task for task in tasks if not task.done()}
     while running:
         for task in running:
@@ -279,14 +297,14 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(running: Running) -> AsyncIterator[int]:
-    """HTTP on the configured address while the block runs; yields the port."""
-    _spare_the_collector()
+    """Serves HTTP on the configured address while the block runs; yields the port."""
+    _tune_garbage_collector()
     settings = running.settings
     socket = listener(settings.http_host, settings.http_port)
     app = running.app()
     config = uvicorn.Config(
         app,
-        http=partial(Connection, limit=running.request_limit, fast_routes=running.fast_routes()),  # type: ignore[arg-type]  # what makes one will do
+        http=partial(Connection, limit=running.request_limit, fast_routes=running.fast_routes()),  # type: ignore[arg-type]  # a factory is enough
         ws="none",
         log_config=None,
         access_log=False,
@@ -303,22 +321,22 @@ async def serving(running: Running) -> AsyncIterator[int]:
         await task
 
 
-def _spare_the_collector() -> None:
-    """Garbage is looked for less often, and not in what a start leaves: that was a sixth of what a fact costs."""
+def _tune_garbage_collector() -> None:
+    """Collects less often, and skips objects of the start: collection was a sixth of the cost of a fact."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 20, 100)
 
 
 async def serve(service: Service) -> int:
-    """Run until SIGTERM or SIGINT; the exit code. A loop that dies ends the process, so that it is started again."""
+    """Runs until SIGTERM or SIGINT; returns the exit code. A failed loop ends the process, for a restart."""
     settings = service.settings()
     configure(service.name, settings.log_level)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # Whatever is being waited for then, PostgreSQL for one, a signal ends it, and in good order.
+    # A signal cancels the service in every state, for example while it waits for PostgreSQL, and it stops in order.
     work = asyncio.create_task(_until_failed(Running(service, settings)))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -339,6 +357,6 @@ async def _until_failed(running: Running) -> None:
         try:
             await running.failed.wait()
         finally:
-            # Whoever has a connection is told before it ends, and not left to guess what became of its request.
+            # Clients with open connections receive a 503 before they are closed.
             running.request_limit.close()
             await asyncio.sleep(DRAIN_S)

@@ -7,11 +7,11 @@ import sys
 import warnings
 
 for unused in ("aiohttp", "chardet", "charset_normalizer", "httpx._main", "pydantic.v1", "sniffio"):
-    # Each goes on without, and a service is 20 MB smaller. nats-py and Stripe's library know a second way to connect
-    # through aiohttp; requests, which carries OTLP, guesses encodings from tables; httpx brings its own command line,
-    # with Rich and Pygments, wherever those are installed; FastAPI asks for models of pydantic's first version.
-    sys.modules.setdefault(unused, None)  # type: ignore[arg-type]  # None is what keeps a module from being imported
-warnings.filterwarnings("ignore", "Unable to find acceptable character detection")  # what requests says about it
+    # Optional imports of libraries, without which a service is 20 MB smaller: aiohttp, another transport of nats-py and
+    # Stripe's library; tables of encodings, by which requests (for OTLP) detects encodings; the command line of httpx,
+    # with Rich and Pygments where those are installed; models of pydantic's first version, which FastAPI supports.
+    sys.modules.setdefault(unused, None)  # type: ignore[arg-type]  # None prevents the import
+warnings.filterwarnings("ignore", "Unable to find acceptable character detection")  # a warning of requests
 
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
@@ -26,14 +26,14 @@ from paybill_runtime.settings import read_secret
 
 
 def run(service: Service) -> None:
-    """Do what the command line says and exit: 0 done, 1 failed, 2 wrong use, 9 verification failed, 10 unreachable."""
+    """Runs the command and exits: 0 done, 1 failed, 2 wrong use, 9 verification failed, 10 unreachable."""
     parser = argparse.ArgumentParser(prog=f"paybill_{service.name}", description=f"The {service.name} service.")
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="run the service (the default)")
-    commands.add_parser("migrate", help="bring its database to the newest shape")
+    commands.add_parser("migrate", help="migrate its database to the newest revision")
     replay = commands.add_parser("replay", help="fold the log and compare it with the live tables")
     replay.add_argument(
-        "--rebuild", action="store_true", help="write the tables anew from the log (stop the service first)"
+        "--rebuild", action="store_true", help="write the tables again from the log (stop the service first)"
     )
     arguments = parser.parse_args()
     try:

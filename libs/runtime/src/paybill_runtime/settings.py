@@ -1,4 +1,4 @@
-"""What the environment decides for every service. Secrets come only as paths of files."""
+"""Settings that every service reads from the environment. Secrets come only as paths of files."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from paybill_runtime.errors import ConfigurationError
 class ServiceSettings(BaseSettings):
     """Read from variables with the prefix `PAYBILL_`; a service adds its own fields in a subclass.
 
-    database_url and nats_url carry no password: it is in the file beside them.
+    database_url and nats_url carry no password: the password files hold it.
     """
 
     model_config = SettingsConfigDict(env_prefix="PAYBILL_", extra="ignore")
@@ -29,13 +29,13 @@ class ServiceSettings(BaseSettings):
     secrets_dir: Path
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
     lease_s: Annotated[float, Field(ge=1, le=300)] = 10.0
-    """How long a silent owner keeps its partitions."""
+    """Time after its last heartbeat until a process loses its partitions."""
     outbox_limit: Annotated[int, Field(ge=100)] = 100_000
-    """Facts that may wait for the bus before HTTP answers 503."""
+    """Unpublished facts from which on HTTP answers 503."""
 
 
 def read_secret(path: Path | None) -> str:
-    """The secret in a file, without surrounding white space; empty when no file is set."""
+    """Returns the secret in a file, without surrounding white space; empty when no file is set."""
     if path is None:
         return ""
     try:

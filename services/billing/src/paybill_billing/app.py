@@ -1,7 +1,8 @@
 """Builds the billing service from its contexts."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import APIRouter
@@ -28,7 +29,7 @@ from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.tables import CONTRACTS, ManualContractTable
 from paybill_billing.providers.port import Lists, ProviderConnection, Redelivers
 from paybill_billing.providers.registry import connect
-from paybill_billing.providers.sync_queue import enqueue_sync
+from paybill_billing.providers.sync_queue import LEASE, enqueue_sync
 from paybill_billing.providers.tables import PROVIDERS
 from paybill_billing.reconciliation.jobs.redelivery import RedeliveryPoller
 from paybill_billing.reconciliation.jobs.runs import Reconciler
@@ -76,6 +77,15 @@ class ProviderConnections:
         self._stored = {name: asyncio.Event() for name in self._by_name}
         return ExternalSystems({name: one.provider for name, one in self._by_name.items()}, SigningKeys(secrets))
 
+    @asynccontextmanager
+    async def lifespan(self, _: ServiceContext) -> AsyncIterator[None]:
+        """Closes the connections to all providers when the service stops."""
+        try:
+            yield
+        finally:
+            for one in self._by_name.values():
+                await one.close()
+
     async def begin(self, context: ServiceContext) -> None:
         """Records the configured providers before they are used."""
         await self._contracts.begin(context)
@@ -95,21 +105,17 @@ class ProviderConnections:
         self._stored[provider].set()
 
     async def sync(self, context: ServiceContext, leases: Leases) -> None:
-        """Runs the workers of all providers until the service stops, then closes the connections."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name, one in self._by_name.items():
-                    worker = WebhookWorker(context, leases, name, one.provider, one.inbound, self._stored[name])
-                    group.create_task(worker.run(), name=f"webhooks of {name}")
-                    if isinstance(one.provider, Lists):
-                        reconciler = Reconciler(context, leases, name, one.provider, self._run_requested)
-                        group.create_task(reconciler.run(), name=f"reconciliation of {name}")
-                    if isinstance(one.provider, Redelivers):
-                        poller = RedeliveryPoller(context, leases, name, one.provider, self._wake)
-                        group.create_task(poller.run(), name=f"redelivery of {name}")
-        finally:
-            for one in self._by_name.values():
-                await one.close()
+        """Runs the workers of all providers until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for name, one in self._by_name.items():
+                worker = WebhookWorker(context, leases, name, one.provider, one.inbound, self._stored[name])
+                group.create_task(worker.run(), name=f"webhooks of {name}")
+                if isinstance(one.provider, Lists):
+                    reconciler = Reconciler(context, leases, name, one.provider, self._run_requested)
+                    group.create_task(reconciler.run(), name=f"reconciliation of {name}")
+                if isinstance(one.provider, Redelivers):
+                    poller = RedeliveryPoller(context, leases, name, one.provider, self._wake)
+                    group.create_task(poller.run(), name=f"redelivery of {name}")
 
 
 def service() -> Service:
@@ -124,6 +130,8 @@ def service() -> Service:
         timers=TIMERS,
         router=connections.router,
         effects=connections.connect,
+        lifespan=connections.lifespan,
         on_start=(connections.begin, publish_initial_catalogue, configure_publishers, request_first_key),
         background=(connections.sync, close_windows, run_plan_migrations),
+        singleton_leases=(LEASE,),
     )

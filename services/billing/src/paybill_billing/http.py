@@ -3,8 +3,8 @@
 from typing import Annotated
 
 from fastapi import Depends, Query
-from paybill_runtime.decisions.context import Caller, caller
 from paybill_runtime.http.auth import Role
+from paybill_runtime.http.caller import Caller, caller
 
 MAX_PAGE = 200
 

@@ -8,9 +8,10 @@ from paybill_contracts.errors import NotFoundError
 from paybill_contracts.placement import Placement, Preset
 from paybill_contracts.provisioner import Access, Blueprint, Export, StepAction
 from paybill_contracts.values import EnvironmentId, Key, TenantId
-from paybill_runtime.decisions.context import Caller, ServiceContext, caller
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
+from paybill_runtime.http.caller import Caller, caller
 from pydantic import BaseModel, Field
 from sqlalchemy import Text as SqlText
 from sqlalchemy import cast

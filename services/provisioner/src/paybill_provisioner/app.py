@@ -1,11 +1,11 @@
 """Builds the service from its parts."""
 
-import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import digest
 from paybill_runtime.app import Service
-from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.security.secrets import Secrets
@@ -44,10 +44,11 @@ def service() -> Service:
         opened.append(LocalDriver(TenantServer(settings.local_database_url, password), settings.local_dir, secrets))
         return {"local": opened[-1]}
 
-    async def close_drivers(_context: ServiceContext, _leases: Leases) -> None:
-        """Waits for the shutdown, then closes the connections to tenants' databases."""
+    @asynccontextmanager
+    async def lifespan(_: ServiceContext) -> AsyncIterator[None]:
+        """Closes the connections to tenants' databases when the service stops."""
         try:
-            await asyncio.Event().wait()
+            yield
         finally:
             for driver in opened:
                 await driver.close()
@@ -61,5 +62,5 @@ def service() -> Service:
         router=router,
         effects=drivers,
         on_start=(publish_blueprint,),
-        background=(close_drivers,),
+        lifespan=lifespan,
     )

@@ -9,9 +9,10 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Path, Query, Response
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
-from paybill_runtime.decisions.context import Caller, ServiceContext, caller
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
+from paybill_runtime.http.caller import Caller, caller
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement, cast
 from sqlalchemy import Text as SqlText

@@ -1,4 +1,4 @@
-"""All that touches Alembic. Imported only when there is something to change: see `migrate`."""
+"""Calls of Alembic. Imported only when there is something to migrate: see `migrate`."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,11 +16,11 @@ _LOCK = 7_221_904_011
 """The key of the advisory lock that lets one replica migrate at a time; an arbitrary constant."""
 
 Package = tuple[str, str | None]
-"""Where revisions are, and the schema of the tables that they change."""
+"""A package of revisions, and the schema of the tables that they change."""
 
 
 def run(metadata: MetaData) -> None:
-    """Run the migrations on the connection that was handed over; what an env.py does."""
+    """Runs the migrations on the connection in Alembic's configuration; called by an env.py."""
     connection: Connection = context.config.attributes["connection"]
     schema = context.config.attributes["version_schema"]
     context.configure(
@@ -35,7 +35,7 @@ def run(metadata: MetaData) -> None:
 
 
 def upgrade(connection: Connection, packages: Sequence[Package]) -> None:
-    """Bring the tables of all `packages` to their newest shape. Raises ConfigurationError."""
+    """Migrates the tables of all `packages` to their newest revision. Raises ConfigurationError."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     for package in packages:
@@ -43,18 +43,18 @@ def upgrade(connection: Connection, packages: Sequence[Package]) -> None:
             command.upgrade(_config(package, connection), "head")
         except CommandError as error:
             raise ConfigurationError(
-                f"the database was changed by another version of this service ({error}); run that one, or a newer"
+                f"the database was migrated by a newer version of this service ({error}); run that version"
             ) from error
 
 
 def check(connection: Connection, packages: Sequence[Package]) -> None:
-    """Raise when the migrations and the tables in the code disagree."""
+    """Raises when the migrations and the tables in the code differ."""
     for package in packages:
         command.check(_config(package, connection))
 
 
 def revise(connection: Connection, package: Package, message: str) -> None:
-    """Write a new revision from the difference between the tables in the code and the database."""
+    """Writes a new revision from the difference between the tables in the code and the database."""
     command.revision(_config(package, connection), message=message, autogenerate=True)
 
 

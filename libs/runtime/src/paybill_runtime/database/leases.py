@@ -1,28 +1,28 @@
-"""Who owns which partition: rows with an epoch, so that a paused owner can never commit."""
+"""Ownership of partitions: leases with an epoch as fencing token, so that a paused owner can never commit."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from paybill_contracts.event import PARTITIONS
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime.database.pool import Database
-from paybill_runtime.decisions.group_commit import retry_on_conflict
-from paybill_runtime.errors import DatabaseUnavailableError
+from paybill_runtime.database.retry import retry_on_conflict
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError
 
 log = logging.getLogger(__name__)
 
 RELAY = "relay"
 INTAKE = "intake"
-SINGLETON_LEASES = (RELAY, INTAKE, "webhooks")
-"""Leases beside the partitions: what one process of a service does at a time."""
+SINGLETON_LEASES = (RELAY, INTAKE)
+"""Leases of tasks that one process of every service runs at a time."""
 
 
 def partition_lease(partition: int) -> str:
-    """The name of a partition's lease."""
+    """Returns the name of a partition's lease."""
     return f"partition-{partition}"
 
 
@@ -37,7 +37,7 @@ _HELD = text("SELECT name, epoch FROM chassis.lease WHERE owner = :owner")
 _TAKE = text(
     "WITH unowned AS MATERIALIZED (SELECT name, epoch FROM chassis.lease AS l WHERE name = ANY(:names) "  # noqa: S608
     f"AND NOT EXISTS (SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND {_ALIVE})), "
-    # PostgreSQL looks at a row again that changed before it was locked, but not at its owner's life: hence the epoch.
+    # PostgreSQL rechecks a row that changed before it was locked, but not its owner's heartbeat: hence the epoch.
     "free AS MATERIALIZED (SELECT name FROM chassis.lease AS l JOIN unowned USING (name, epoch) "
     "ORDER BY name LIMIT :count FOR NO KEY UPDATE OF l SKIP LOCKED) "
     "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1 FROM free WHERE lease.name = free.name "
@@ -50,46 +50,49 @@ _SEED = text(
     "INSERT INTO chassis.lease (name, owner, epoch) SELECT unnest(CAST(:names AS text[])), '', 0 ON CONFLICT DO NOTHING"
 )
 _DELETE_INSTANCE = text("DELETE FROM chassis.member WHERE owner = :owner")
+_FENCE = text("SELECT name, epoch FROM chassis.lease WHERE name = ANY(:names) ORDER BY name FOR SHARE")
 
 
 class Leases:
     """The leases that this process holds.
 
-    They last as long as the process is a member: it says so every fifth of `ttl_s`, by PostgreSQL's clock, and is taken
-    for dead when it has not for `ttl_s`, or at once when its connections are all gone. Rows of leases change only with
-    their owner, so that a sign of life never waits for the transactions that lock them.
+    They last as long as its heartbeat: every fifth of `ttl_s`, by PostgreSQL's clock. A process without a heartbeat
+    for `ttl_s`, or without any connection, is dead. Rows of leases change only with their owner, so that a heartbeat
+    never waits for transactions that lock them.
+    singletons: leases that the service declares for tasks of its own, beside those of every service.
     """
 
-    def __init__(self, database: Database, owner: str, ttl_s: float) -> None:
+    def __init__(self, database: Database, owner: str, ttl_s: float, singletons: Sequence[str] = ()) -> None:
         self._database = database
         self._owner = owner
         self._ttl_s = ttl_s
+        self._singletons = (*SINGLETON_LEASES, *singletons)
         self.held: dict[str, int] = {}
         self._certain_until = 0.0
         self._callbacks: list[Callable[[], None]] = []
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever a lease is won or lost."""
+        """Registers a function that is called whenever a lease is gained or lost."""
         self._callbacks.append(callback)
 
     def partitions(self) -> list[int]:
-        """The partitions that are ours now."""
+        """Returns the partitions whose leases this process holds."""
         return [p for p in range(PARTITIONS) if partition_lease(p) in self.held]
 
     def held_of(self, names: Iterable[str]) -> dict[str, int]:
-        """Those of `names` that we hold, with their epochs: what a transaction has to fence."""
+        """Returns those of `names` that this process holds, with their epochs: the fencing tokens of a transaction."""
         return {name: self.held[name] for name in names if name in self.held}
 
     @property
     def certain(self) -> bool:
-        """Whether nobody can have taken us for dead since we last looked: we did not sleep, and PostgreSQL is there.
+        """Whether no other process can have taken over since the last heartbeat.
 
-        A transaction is safe without, for it names the epoch; what is only asked of others is not.
+        Transactions are safe without this check, because they name the epoch; calls to other systems are not.
         """
         return time.monotonic() < self._certain_until
 
     async def run(self) -> None:
-        """Renew, take what is free, give up what is more than our share; for ever."""
+        """Renews, takes free leases and releases more than an even share, until cancelled."""
         while True:
             try:
                 await self.tick()
@@ -98,7 +101,7 @@ class Leases:
             await asyncio.sleep(self._ttl_s / 5)
 
     async def tick(self) -> None:
-        """One round."""
+        """Runs one round."""
         began = time.monotonic()
         held = await retry_on_conflict(self._round)
         self._certain_until = began + self._ttl_s
@@ -110,36 +113,44 @@ class Leases:
     async def _round(self) -> dict[str, int]:
         names = [partition_lease(p) for p in range(PARTITIONS)]
         async with self._database.transaction() as connection:
-            await connection.execute(_SEED, {"names": [*names, *SINGLETON_LEASES]})
+            await connection.execute(_SEED, {"names": [*names, *self._singletons]})
             await connection.execute(_HEARTBEAT, {"owner": self._owner, "ttl": self._ttl_s})
             await connection.execute(_DELETE_EXPIRED)
-        # The sign of life is given, whatever the rest has to wait for; replicas that start together see each other.
+        # The heartbeat is committed before anything else can block; replicas that start together count each other.
         async with self._database.transaction() as connection:
-            members = (await connection.execute(_INSTANCES)).scalar_one()
-            share = -(-PARTITIONS // max(members, 1))
+            instances = (await connection.execute(_INSTANCES)).scalar_one()
+            share = -(-PARTITIONS // max(instances, 1))
             held = {row.name: row.epoch for row in await connection.execute(_HELD, {"owner": self._owner})}
             mine = [name for name in names if name in held]
             for name in sorted(mine[share:]):  # in the order in which batches lock them
                 await connection.execute(_RELEASE, {"name": name, "owner": self._owner})
                 del held[name]
             held |= await self._take(connection, [name for name in names if name not in held], share - len(mine))
-            held |= await self._take(
-                connection, [name for name in SINGLETON_LEASES if name not in held], len(SINGLETON_LEASES)
-            )
+            free = [name for name in self._singletons if name not in held]
+            held |= await self._take(connection, free, len(free))
         return held
 
     async def _take(self, connection: AsyncConnection, names: list[str], count: int) -> dict[str, int]:
         if not names or count <= 0:
             return {}
-        # PostgreSQL keeps what it saw of connections until a transaction ends: who came since would be taken for dead.
+        # PostgreSQL keeps its view of connections until a transaction ends: a process that connected since would be
+        # considered dead.
         await connection.execute(_CLEAR_SNAPSHOT)
         rows = await connection.execute(_TAKE, {"owner": self._owner, "names": names, "count": count})
         return {row.name: row.epoch for row in rows}
 
     async def release_all(self) -> None:
-        """Hand everything over, so that the next owner need not wait."""
+        """Releases all leases, so that the next owner need not wait for their end."""
         async with self._database.transaction() as connection:
             await connection.execute(_RELEASE_ALL, {"owner": self._owner})
             await connection.execute(_DELETE_INSTANCE, {"owner": self._owner})
         self.held = {}
         self._certain_until = 0.0
+
+
+async def fence(connection: AsyncConnection, held: Mapping[str, int]) -> None:
+    """Locks these leases against a change of owner until the transaction ends. Raises LeaseLostError."""
+    rows = await connection.execute(_FENCE, {"names": sorted(held)})
+    lost = set(held.items()).difference((row.name, row.epoch) for row in rows)
+    if lost:
+        raise LeaseLostError(f"another process owns {', '.join(sorted(name for name, _ in lost))}")

@@ -1,9 +1,10 @@
-"""Schema changes: first the chassis's tables, then the service's, under one lock; nothing when all is new already."""
+"""Migration of a service's database: first the runtime's tables, then the service's, under one lock."""
 
 import asyncio
 import sys
 from asyncio.subprocess import PIPE
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -13,74 +14,77 @@ from paybill_runtime.database.pool import Database
 from paybill_runtime.database.tables import SCHEMA
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError
 
-_REFUSED, _AWAY = 2, 10
-"""How the process that changes tables ends when it may not, or cannot."""
+_REFUSED, _UNAVAILABLE = 2, 10
+"""Exit codes of the migrating process: the database is of a newer version, or does not answer."""
 
 
 def run(metadata: MetaData) -> None:
-    """What an env.py does: run the migrations on the connection that `migrate` handed over."""
-    _revisions().run(metadata)
+    """Runs the migrations on the connection of `migrate`; called by an env.py."""
+    _alembic().run(metadata)
 
 
 async def migrate(database: Database, service: str) -> None:
-    """Bring the database of `service` to the newest shape; does nothing when it is there already.
+    """Migrates the database of `service` to the newest revision. Idempotent.
 
     Raises ConfigurationError when the database is of a newer version, and DatabaseUnavailableError.
     """
     async with database.transaction() as connection:
         if await connection.run_sync(_is_newest, _packages(service)):
             return
-    # In a process that ends: Alembic, and what it takes along, is 8 MB that a service would keep for ever.
+    # In a process of its own: Alembic and its imports are 8 MB that a service would keep permanently.
     child = await asyncio.create_subprocess_exec(sys.executable, "-P", "-m", __name__, service, stdin=PIPE, stderr=PIPE)
     url = database.engine.url.render_as_string(hide_password=False)
     _, output = await child.communicate(url.encode())
-    said = output.decode("utf-8", "replace").strip()
+    message = output.decode("utf-8", "replace").strip()
     if child.returncode == _REFUSED:
-        raise ConfigurationError(said)
-    if child.returncode == _AWAY:
-        raise DatabaseUnavailableError(said)
+        raise ConfigurationError(message)
+    if child.returncode == _UNAVAILABLE:
+        raise DatabaseUnavailableError(message)
     if child.returncode:
-        raise RuntimeError(f"the tables of {service} cannot be changed: {said}")
+        raise RuntimeError(f"the tables of {service} cannot be migrated: {message}")
 
 
 async def _upgrade(url: str, service: str) -> None:
     database = Database(url, "", "migrating")
     try:
         async with database.transaction() as connection:
-            await connection.run_sync(_revisions().upgrade, _packages(service))
+            await connection.run_sync(_alembic().upgrade, _packages(service))
     finally:
         await database.close()
 
 
 async def check(database: Database, service: str) -> None:
-    """Raise when the migrations and the tables in the code disagree."""
+    """Raises when the migrations and the tables in the code differ."""
     async with database.transaction() as connection:
-        await connection.run_sync(_revisions().check, _packages(service))
+        await connection.run_sync(_alembic().check, _packages(service))
 
 
 def autogenerate(url: str, password: str, service: str, message: str) -> None:
-    """Write a new revision for `service` from the difference between its tables and an upgraded database."""
+    """Writes a new revision for `service` from the difference between its tables and a migrated database."""
 
     async def work() -> None:
         database = Database(url, password, "autogenerate")
         async with database.transaction() as connection:
-            await connection.run_sync(_revisions().revise, _packages(service)[1], message)
+            await connection.run_sync(_alembic().revise, _packages(service)[-1], message)
         await database.close()
 
     asyncio.run(work())
 
 
-def _revisions() -> ModuleType:
-    # Alembic takes 0.2 s, in every service, and at most starts there is nothing for it to do.
+def _alembic() -> ModuleType:
+    # Importing Alembic takes 0.2 s in every service, and at most starts there is nothing to migrate.
     return import_module("paybill_runtime.database.alembic_runner")
 
 
 def _packages(service: str) -> list[tuple[str, str | None]]:
-    return [("paybill_runtime.database.migrations", SCHEMA), (f"paybill_{service.replace('-', '_')}.migrations", None)]
+    """Returns the packages of revisions; a service without tables of its own has none."""
+    packages: list[tuple[str, str | None]] = [("paybill_runtime.database.migrations", SCHEMA)]
+    own = f"paybill_{service.replace('-', '_')}.migrations"
+    return [*packages, (own, None)] if find_spec(own) is not None else packages
 
 
 def _is_newest(connection: Connection, packages: list[tuple[str, str | None]]) -> bool:
-    """Whether each package's last revision is the database's; files are named `<revision>_<words>.py`."""
+    """Returns whether the database has each package's last revision; files are named `<revision>_<words>.py`."""
     for package, schema in packages:
         table = f"{schema}.alembic_version" if schema else "alembic_version"
         if connection.execute(text("SELECT to_regclass(:table)"), {"table": table}).scalar_one() is None:
@@ -97,4 +101,4 @@ if __name__ == "__main__":
         asyncio.run(_upgrade(sys.stdin.read(), sys.argv[1]))
     except (ConfigurationError, DatabaseUnavailableError) as error:
         sys.stderr.write(str(error))
-        sys.exit(_REFUSED if isinstance(error, ConfigurationError) else _AWAY)
+        sys.exit(_REFUSED if isinstance(error, ConfigurationError) else _UNAVAILABLE)

@@ -1,4 +1,4 @@
-"""The connection to a service's own PostgreSQL database."""
+"""Connections to a service's own PostgreSQL database."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -24,22 +24,22 @@ from paybill_runtime.errors import (
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
 DIRECT = 4
-"""Connections without SQLAlchemy: the loops of the hot path, each of which uses one at a time."""
+"""Connections without SQLAlchemy: for the loops of the hot path, each of which uses one at a time."""
 
 Connection: TypeAlias = AsyncConnection | asyncpg.Connection
-"""Where a statement of the hot path runs: inside somebody's transaction, or as a transaction of its own."""
+"""A connection for statements of the hot path: inside a transaction, or one on which each statement is one."""
 
 
 def engine_url(url: str, password: str) -> URL:
-    """The SQLAlchemy URL for asyncpg, with the password put in."""
-    made = make_url(url).set(drivername="postgresql+asyncpg")
-    return made.set(password=password) if password else made
+    """Returns the SQLAlchemy URL for asyncpg, including the password."""
+    parsed = make_url(url).set(drivername="postgresql+asyncpg")
+    return parsed.set(password=password) if password else parsed
 
 
 class Database:
-    """A pool of connections. `owner` is shown as application_name, so that a dead process is seen to be gone.
+    """A pool of connections. `owner` is their application_name, by which other replicas detect a dead process.
 
-    losses: grows whenever PostgreSQL was found to have gone since it was last asked; it may be another one now.
+    disconnects: counts lost connections; afterwards PostgreSQL may be another server, or restored from a backup.
     """
 
     def __init__(self, url: str, password: str, owner: str, size: int = 8) -> None:
@@ -54,21 +54,21 @@ class Database:
             pool_size=size,
             max_overflow=0,
             pool_timeout=CONNECT_TIMEOUT_S,
-            hide_parameters=True,  # what is stored does not belong into logs
+            hide_parameters=True,  # stored values must not reach logs
             connect_args=connect_args,
         )
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._connect_args = {**self.engine.dialect.create_connect_args(address)[1], **connect_args}
         self._free: list[asyncpg.Connection] = []
         self.disconnects = 0
-        self._room = asyncio.Semaphore(DIRECT)
+        self._slots = asyncio.Semaphore(DIRECT)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that commits when the block ends, and rolls back when it raises.
+        """Opens a transaction that commits when the block ends, and rolls back when it raises.
 
-        Raises DatabaseUnavailableError when PostgreSQL is not there; UnknownOutcomeError, which is one too, when it
-        went away during the commit; ConfigurationError when it does not let this role in.
+        Raises DatabaseUnavailableError when PostgreSQL does not answer; its subclass UnknownOutcomeError when the
+        connection was lost during the commit; ConfigurationError when PostgreSQL rejects this role.
         """
         committing = False
         with _translating_errors(lambda: committing):
@@ -78,21 +78,21 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """For statements that only read, each by itself: a transaction around one costs two round trips more."""
+        """Opens an autocommit connection for queries: a transaction around a query costs two more round trips."""
         with _translating_errors():
             async with self._reading.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def direct(self, *, committing: bool = False) -> AsyncIterator[asyncpg.Connection]:
-        """The driver's own connection, on which every statement is a transaction.
+        """Opens a connection of the driver, on which every statement is a transaction.
 
-        By SQLAlchemy the same statement takes three times as long, and a transaction around it five times.
-        committing: the statement writes, so that UnknownOutcomeError is raised when PostgreSQL goes away.
+        Through SQLAlchemy the same statement takes three times as long, and in a transaction five times.
+        committing: the statement writes, so that UnknownOutcomeError is raised when the connection is lost.
         """
         try:
             with _translating_errors(lambda: committing):
-                async with self._room:
+                async with self._slots:
                     connection = self._idle() or await asyncpg.connect(**self._connect_args)
                     try:
                         yield connection
@@ -100,7 +100,7 @@ class Database:
                         self._free.append(connection)
                         raise
                     except BaseException:
-                        connection.terminate()  # who knows where in a conversation it is
+                        connection.terminate()  # a response may be incomplete
                         raise
                     self._free.append(connection)
         except DatabaseUnavailableError:
@@ -117,7 +117,7 @@ class Database:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
-        """One unchanging view of the whole database, for reading only."""
+        """Opens a read-only transaction with one snapshot of the whole database."""
         with _translating_errors():
             async with self.engine.connect() as connection:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -125,14 +125,14 @@ class Database:
                     yield connection
 
     async def close(self) -> None:
-        """Give all connections back."""
+        """Closes all connections."""
         while self._free:
             self._free.pop().terminate()
         await self.engine.dispose()
 
 
 async def fetch_rows(connection: Connection, statement: str, *values: object) -> Sequence[Any]:
-    """The rows that a statement with `$1`, `$2`… returns."""
+    """Returns the rows of a statement with placeholders (`$1`, `$2`…)."""
     if isinstance(connection, AsyncConnection):
         return (await connection.exec_driver_sql(statement, values)).all()
     rows: Sequence[Any] = await connection.fetch(statement, *values)
@@ -141,26 +141,26 @@ async def fetch_rows(connection: Connection, statement: str, *values: object) ->
 
 @contextmanager
 def _translating_errors(committing: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Raise what an error of the block says about PostgreSQL as a whole, if it does."""
+    """Translates errors of the block that concern PostgreSQL as a whole."""
     try:
         yield
     except Exception as error:
-        said = _database_error(error, committing=committing())
-        if said is None:
+        translated = _database_error(error, committing=committing())
+        if translated is None:
             raise
-        raise said from error
+        raise translated from error
 
 
 def _database_error(error: Exception, *, committing: bool) -> Exception | None:
-    """What an error says about PostgreSQL as a whole; None when it is about one statement, or said already."""
+    """Returns the error that concerns PostgreSQL as a whole; None for one of a statement, or one translated before."""
     if isinstance(error, DatabaseUnavailableError):
         return None
     if sqlstate(error) == LEASE_LOST:
-        return LeaseLostError("another process owns this now")
+        return LeaseLostError("another process owns this lease")
     if is_misconfigured(error):
-        return ConfigurationError(f"PostgreSQL refuses PAYBILL_DATABASE_URL with its password file: {reason(error)}")
+        return ConfigurationError(f"PostgreSQL rejects PAYBILL_DATABASE_URL with its password file: {reason(error)}")
     if is_unavailable(error):
         if committing:
-            return UnknownOutcomeError("PostgreSQL went away during a commit")
+            return UnknownOutcomeError("the connection to PostgreSQL was lost during a commit")
         return DatabaseUnavailableError("PostgreSQL does not answer")
     return None

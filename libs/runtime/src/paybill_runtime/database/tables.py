@@ -1,4 +1,8 @@
-"""The chassis's own tables, the same in every service's database, in the schema `chassis`."""
+"""Tables of the runtime, the same in every service's database, in the schema `chassis`.
+
+Table and column names are older than the vocabulary of the code: `member` holds the heartbeats of replicas, `parked`
+the retry queue and its dead letters.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -50,14 +54,14 @@ outbox = Table(
     Column("sequence", BigInteger),
     UniqueConstraint("aggregate", "revision"),
 )
-"""Facts as they were decided. `sequence` is their place in the stream, NULL until the bus has confirmed it."""
+"""Facts as they were decided. `sequence`: in the stream; NULL until the broker confirmed the publication."""
 Index("outbox_waiting_idx", outbox.c.position, postgresql_where=outbox.c.sequence.is_(None))
 Index("outbox_sequence_idx", outbox.c.sequence)
 
 inbox = Table(
     "inbox", metadata, Column("event_id", Uuid, primary_key=True), Column("sequence", BigInteger, nullable=False)
 )
-"""Every message that was handled, for ever: a second copy is a no-op."""
+"""Every message that was handled, permanently: a second copy is ignored."""
 
 position = Table(
     "position",
@@ -67,7 +71,7 @@ position = Table(
     Column("sequence", BigInteger, nullable=False),
     Column("message", Uuid),
 )
-"""How far this service has read each partition, and which message is there, committed with what it did about it."""
+"""The position of the consumer in each partition, committed with the decisions; `message` is the id at the position."""
 
 lease = Table(
     "lease",
@@ -76,10 +80,10 @@ lease = Table(
     _text("owner"),
     Column("epoch", BigInteger, nullable=False),
 )
-"""Who owns a partition or a duty. Every transaction of an owner locks its lease and checks the epoch."""
+"""Owners of partitions and singleton tasks. Every transaction of an owner locks its lease and checks the epoch."""
 
 member = Table("member", metadata, _text("owner", primary_key=True), _time("expires_at"))
-"""The replicas that are alive: their leases are good until then, and partitions are shared evenly among them."""
+"""Heartbeats of replicas: their leases are valid until `expires_at`, and partitions are shared evenly among them."""
 
 parked = Table(
     "parked",
@@ -98,7 +102,7 @@ parked = Table(
     _time("next_at"),
     _text("reason"),
 )
-"""Facts that could not be handled yet, and those of the same tenant that wait behind them."""
+"""The retry queue: facts that failed, and facts of the same tenant behind them. `dead`: a dead letter."""
 Index("parked_queue_idx", parked.c.partition, parked.c.tenant, parked.c.sequence)
 
 quarantine = Table(
@@ -113,7 +117,7 @@ quarantine = Table(
     Column("sequence", BigInteger, nullable=False),
     _time("quarantined_at"),
 )
-"""What publishers sent and the owner of the type refused, as it came."""
+"""Intake events that the owner of the type refused, unchanged."""
 
 effect = Table(
     "effect",
@@ -128,7 +132,7 @@ effect = Table(
     _time("next_at"),
     _text("reason", nullable=True),
 )
-"""Calls to the outside world that a recorded fact intends: `pending`, `done` or `failed`."""
+"""Calls to other systems that a recorded fact requires. `state`: `pending`, `done` or `failed`."""
 Index("effect_pending_idx", effect.c.tenant, effect.c.position, postgresql_where=effect.c.state == "pending")
 Index("effect_waiting_idx", effect.c.position, postgresql_where=effect.c.state == "pending")
 
@@ -139,7 +143,7 @@ data_key = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("copied", Boolean, nullable=False, server_default=text("false")),
 )
-"""The keys of personal data, locked for this service. `copied`: the entitled readers have theirs in the key bucket."""
+"""Data keys of personal data, encrypted for this service. `copied`: recipients have copies in the key bucket."""
 
 idempotency = Table(
     "idempotency",
@@ -149,4 +153,4 @@ idempotency = Table(
     _text("answer"),
     _time("created_at"),
 )
-"""Answers already given to requests with an Idempotency-Key."""
+"""Responses to requests with an Idempotency-Key."""

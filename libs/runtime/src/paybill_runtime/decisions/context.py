@@ -1,15 +1,10 @@
-"""The edge of a service: who calls, what is decided for them, and what they get back."""
+"""Service context: the interface of routes, jobs and hooks to decisions, queries, encryption and secrets."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from hashlib import sha256
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from fastapi import Depends, Header, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.operations import RequestRefused, service_event
@@ -21,54 +16,33 @@ from starlette.types import ASGIApp
 
 from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
+from paybill_runtime.database.statement import ExtraStatements, Statement
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.group_commit import Decide, Decision, ExtraStatements, GroupCommit
-from paybill_runtime.decisions.store import Statement
+from paybill_runtime.decisions.group_commit import Decide, Decision, GroupCommit
 from paybill_runtime.errors import OverloadedError, single_line
-from paybill_runtime.http.auth import KeyRing, KeysUnavailableError, Role
-from paybill_runtime.http.problems import Problem
+from paybill_runtime.http.caller import Idempotency
 from paybill_runtime.security.data_keys import DataKeys, ServiceSeal
 from paybill_runtime.security.secrets import Secrets
 
 T = TypeVar("T")
-FastRoutes = Mapping[str, ASGIApp]
 
 REFUSALS_PER_MINUTE = 60
-"""Refusals of one caller that become facts; the rest are only counted."""
+"""Refusals of one caller that are recorded as facts; more are not."""
 
-_IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,200}")
-_ANSWERED = text("SELECT digest, answer FROM chassis.idempotency WHERE key = :key")
+_RESPONSE = text("SELECT digest, answer FROM chassis.idempotency WHERE key = :key")
 
 
 class IdempotencyKeyReusedError(DomainError):
-    """The same Idempotency-Key came with another request."""
+    """The same Idempotency-Key was sent with another request."""
 
     code = "idempotency_key_reused"
 
 
-@dataclass(frozen=True, slots=True)
-class Idempotency:
-    """The caller's Idempotency-Key, made unique to the caller, and a digest of what was asked."""
-
-    key: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """An authenticated caller, and the origin of whatever is decided for it."""
-
-    id: str
-    role: Role
-    origin: Origin
-    idempotency: Idempotency | None
-
-
 class ServiceContext:
-    """What a service's routes can do: decide, read, seal. `settings` are the service's own.
+    """Decides, queries and encrypts for one service. `settings` are the service's own.
 
-    doors: answer a POST to their path past FastAPI, as `direct` says, and raise what routes raise. A route has to be
-    there, too: for requests that are not plain, and to be documented.
+    fast_routes: ASGI endpoints that answer a POST to their path without FastAPI (see `http.fast_path`), and raise what
+    routes raise. Each needs an ordinary route too: for requests that are not simple, and for the documentation.
     """
 
     def __init__(
@@ -76,42 +50,40 @@ class ServiceContext:
         service: str,
         settings: Any,
         database: Database,
-        decider: GroupCommit,
-        keys: DataKeys,
-        raw: ServiceSeal,
-        ring: KeyRing,
+        group_commit: GroupCommit,
+        data_keys: DataKeys,
+        service_seal: ServiceSeal,
         secrets: Secrets,
     ) -> None:
         self.service = service
         self.settings = settings
         self.database = database
         self.secrets = secrets
-        self.key_ring = ring
-        self._group_commit = decider
-        self._keys = keys
-        self._raw = raw
+        self._group_commit = group_commit
+        self._data_keys = data_keys
+        self._service_seal = service_seal
         self._refusals: dict[str, tuple[datetime, int]] = {}
         self.backlog: Callable[[], int] = lambda: 0
         self.fast_routes: dict[str, ASGIApp] = {}
 
     def now(self) -> datetime:
-        """The edge reads the clock, so that rules need not."""
+        """Returns the current time; rules take it as an argument."""
         return clock.now()
 
     async def seal(self, tenant: str, value: str) -> Personal[str]:
-        """A personal value, sealed; pass it to `decide(seals=…)` so that its key is stored with what uses it."""
-        return await self._keys.seal(tenant, value)
+        """Seals a personal value; pass the result to `decide(seals=…)` so that its key is stored with the decision."""
+        return await self._data_keys.seal(tenant, value)
 
     def seal_raw(self, value: bytes) -> bytes:
-        """Bytes that belong to no tenant yet, sealed under the service's own key."""
-        return self._raw.seal(value)
+        """Seals bytes that belong to no tenant yet under the service's own key."""
+        return self._service_seal.seal(value)
 
     def open_raw(self, value: bytes) -> bytes:
-        """The opposite of `seal_raw`."""
-        return self._raw.open(value)
+        """Opens the result of `seal_raw`."""
+        return self._service_seal.open(value)
 
     async def rows(self, statement: Executable, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
-        """The rows of a query. Raises DatabaseUnavailableError."""
+        """Returns the rows of a query. Raises DatabaseUnavailableError."""
         async with self.database.reading() as connection:
             return (await connection.execute(statement, values or {})).all()
 
@@ -130,50 +102,50 @@ class ServiceContext:
         verb: str = "",
         target: str = "",
     ) -> T:
-        """Decide in a transaction (shared with whoever decides at this moment) and commit; the outcome.
+        """Decides and commits, in a transaction that concurrent decisions share; returns the outcome.
 
-        verb, target: name what was tried, so that a refusal is recorded as a fact.
-        idempotency, answer: `decide` returns an `answer`, which is kept and given again to the same request.
+        verb, target: name the attempt, so that a refusal is recorded as a fact.
+        idempotency, response_type: `decide` returns a `response_type`, which is stored and returned again for the same
+        request.
         """
         if self.backlog() > self.settings.outbox_limit:
-            raise OverloadedError("too many facts wait for the bus; come back later")
+            raise OverloadedError("too many facts wait in the outbox; send it again later")
         earlier: T | None = await self._earlier_response(idempotency, response_type)
         if earlier is not None:
             return earlier
-        decision = Decision(
-            origin, decide, writes, reads, leases or {}, [extra_statements] if extra_statements is not None else []
-        )
+        extra = [extra_statements] if extra_statements is not None else []
+        decision = Decision(origin, decide, writes, reads, leases or {}, extra)
         if idempotency is not None:
-            decision.extra_statements = [*decision.extra_statements, partial(_keep, idempotency, decision)]
+            decision.extra_statements = [*extra, partial(_store_response, idempotency, decision)]
         if seals:
             decision.in_transaction = partial(self._store_keys, seals)
         try:
             outcome = await self._group_commit.decide(decision)
         except DomainError as error:
-            # The same request may have been answered meanwhile; then this is what was asked for.
+            # A concurrent copy of the request may have been answered; its response is the response to this one.
             earlier = await self._earlier_response(idempotency, response_type)
             if earlier is not None:
                 return earlier
             if verb and not isinstance(error, RetryLaterError):
                 await self._record_refusal(origin, verb, error, target)
             raise
-        self._keys.stored(seals)
+        self._data_keys.stored(seals)
         return outcome
 
     async def _store_keys(self, seals: Sequence[Personal[str]], connection: AsyncConnection) -> None:
         for sealed in seals:
-            await self._keys.store(connection, sealed)
+            await self._data_keys.store(connection, sealed)
 
-    async def _earlier_response(self, asked: Idempotency | None, answer: type[BaseModel] | None) -> Any:
-        """The answer that was given to the same request, None if it is new. Raises IdempotencyKeyReusedError."""
-        if asked is None or answer is None:
+    async def _earlier_response(self, request: Idempotency | None, response_type: type[BaseModel] | None) -> Any:
+        """Returns the response to the same request; None if it is new. Raises IdempotencyKeyReusedError."""
+        if request is None or response_type is None:
             return None
-        given = await self.rows(_ANSWERED, {"key": asked.key})
-        if not given:
+        rows = await self.rows(_RESPONSE, {"key": request.key})
+        if not rows:
             return None
-        if given[0].digest != asked.digest:
+        if rows[0].digest != request.digest:
             raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request; choose a new one")
-        return answer.model_validate_json(given[0].answer)
+        return response_type.model_validate_json(rows[0].answer)
 
     async def _record_refusal(self, origin: Origin, verb: str, error: DomainError, target: str) -> None:
         since, count = self._refusals.get(origin.actor, (self.now(), 0))
@@ -188,48 +160,9 @@ class ServiceContext:
         await self._group_commit.decide(Decision(origin, lambda unit, _: unit.emit(event)))
 
 
-def _keep(asked: Idempotency, decision: Decision[Any], statement: Statement) -> None:
-    """Keep an answer with what it answers, in the transaction that makes it true; two at once collide."""
+def _store_response(request: Idempotency, decision: Decision[Any], statement: Statement) -> None:
+    """Stores the response in the transaction of its decision; two concurrent copies of a request conflict."""
     if isinstance(decision.outcome, BaseModel):
-        values = (asked.key, asked.digest, decision.outcome.model_dump_json(), clock.now())
-        places = ", ".join(map(statement.value, values))
-        statement.add(f"INSERT INTO chassis.idempotency (key, digest, answer, created_at) VALUES ({places})")  # noqa: S608
-
-
-_bearer = HTTPBearer(auto_error=False, description="An API key: `pbk_…`")
-
-
-def caller(role: Role, scope: str) -> Callable[..., Any]:
-    """A dependency that lets a request in only with a key of at least `role` for `scope`."""
-
-    async def check(
-        request: Request,
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-        idempotency_key: Annotated[str | None, Header()] = None,
-    ) -> Caller:
-        context: ServiceContext = request.app.state.context
-        if credentials is None:
-            raise Problem(401, "no_key", "send an API key as `Authorization: Bearer pbk_…`")
-        try:
-            key = context.key_ring.find(credentials.credentials, context.now())
-        except KeysUnavailableError as error:
-            raise Problem(503, "keys_unavailable", "nobody can be let in now; send it again later") from error
-        if key is None:
-            raise Problem(401, "wrong_key", "this API key is unknown or has expired; ask an admin for a new one")
-        if not key.allows(role, scope):
-            raise Problem(403, "wrong_scope", f"this needs the role {role.name.lower()} and the scope {scope}")
-        given = None
-        if idempotency_key is not None:
-            if _IDEMPOTENCY.fullmatch(idempotency_key) is None:
-                raise Problem(400, "invalid_idempotency_key", "an Idempotency-Key is 1 to 200 visible ASCII characters")
-            asked = f"{request.method} {request.url.path}\n".encode() + await request.body()
-            given = Idempotency(f"{key.id}/{idempotency_key}", sha256(asked).hexdigest())
-        return Caller(key.id, key.may, origin_of(request, f"operator:{key.id}"), given)
-
-    return check
-
-
-def origin_of(request: Request, actor: str) -> Origin:
-    """The origin of what a request leads to: the request is its own first cause."""
-    request_id = request.scope["paybill.request_id"]
-    return Origin(request_id, request_id, actor, request.scope["paybill.traceparent"])
+        values = (request.key, request.digest, decision.outcome.model_dump_json(), clock.now())
+        placeholders = ", ".join(map(statement.value, values))
+        statement.add(f"INSERT INTO chassis.idempotency (key, digest, answer, created_at) VALUES ({placeholders})")  # noqa: S608

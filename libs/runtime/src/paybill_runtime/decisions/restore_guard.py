@@ -1,4 +1,4 @@
-"""Whether the stream and this database belong together: either may have been restored without the other."""
+"""Restore guard: detects that the stream or the database was restored from a backup without the other."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class LogStateMismatchError(DatabaseUnavailableError):
-    """The stream and this database do not belong together, so nothing may be decided on it."""
+    """The stream and this database do not belong together, so that no decision is allowed."""
 
 
 OLDER_STREAM = (
@@ -22,41 +22,41 @@ OLDER_DATABASE = (
 
 
 class RestoreGuard:
-    """What the relay and the readers have found. While one of them sees a difference, this process decides nothing.
+    """The findings of the relay and the consumers. While one of them finds a mismatch, this process decides nothing.
 
-    found: who found what, in words for operators.
+    mismatches: by component, as text for operators.
     """
 
     def __init__(self) -> None:
         self.mismatches: dict[str, str] = {}
 
     @contextmanager
-    def checking(self, who: str) -> Iterator[None]:
-        """The block compares: whether it raises LogAndStateDisagreeError is what `who` finds."""
+    def checking(self, component: str) -> Iterator[None]:
+        """Records whether the check in the block raises LogStateMismatchError as the finding of `component`."""
         try:
             yield
         except LogStateMismatchError as error:
-            self._report(who, error)
+            self._report(component, error)
             raise
-        self.clear(who)
+        self.clear(component)
 
-    def _report(self, who: str, error: LogStateMismatchError) -> None:
-        """Say it once."""
-        if self.mismatches.get(who) != str(error):
-            log.error("%s stops: %s", who, error)
-        self.mismatches[who] = str(error)
+    def _report(self, component: str, error: LogStateMismatchError) -> None:
+        """Logs a finding once."""
+        if self.mismatches.get(component) != str(error):
+            log.error("%s stops: %s", component, error)
+        self.mismatches[component] = str(error)
 
-    def clear(self, who: str) -> None:
-        """The right copy is there again, or the difference was about leases that we do not hold any more."""
-        if self.mismatches.pop(who, None) is not None:
-            log.warning("%s goes on: the stream and the database belong together", who)
+    def clear(self, component: str) -> None:
+        """Removes a finding: the right copy is restored, or the lease that it concerned belongs to another process."""
+        if self.mismatches.pop(component, None) is not None:
+            log.warning("%s continues: the stream and the database belong together", component)
 
     @property
     def problem(self) -> str:
-        """Why nothing is decided; empty when all is well."""
+        """The reason why nothing is decided; empty without a mismatch."""
         return next(iter(self.mismatches.values()), "")
 
     def check(self) -> None:
-        """Raise LogAndStateDisagreeError while anybody has found a difference."""
+        """Raises LogStateMismatchError while there is a mismatch."""
         if self.mismatches:
             raise LogStateMismatchError(self.problem)

@@ -1,4 +1,4 @@
-"""A unit of work: the states that a decision looks at, and what it records. Pure until it is written out."""
+"""Unit of work: the states that decisions load, and the facts that they record. Pure until it is written."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,25 +19,25 @@ _NO_ORIGIN = Origin("none", "none", "service:none", "")
 
 
 class NotLoadedError(Exception):
-    """A decision looked at a state that it did not ask for: a bug in `writes` or `reads`."""
+    """A decision used a state that it did not request in `writes` or `reads`: a bug of the service."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionContext:
-    """When and as what a decision happens. `id` is 32 hex digits, the same when a message is handled again."""
+    """The time and the id of a decision. `id` has 32 hex digits and is the same when a message is handled again."""
 
     now: datetime
     id: str
 
 
 def decision_context(now: datetime, *parts: str) -> DecisionContext:
-    """The moment of the decision that `parts` name."""
+    """Returns the context of the decision that `parts` identify."""
     return DecisionContext(now, sha256("/".join(parts).encode()).hexdigest()[:32])
 
 
 @dataclass(slots=True)
 class Loaded:
-    """A state as it was read, and as it is now."""
+    """A state and its revision. `base`: the revision in the database; 0 when the aggregate does not exist there."""
 
     stored: Stored[Any]
     state: Any
@@ -48,7 +48,7 @@ class Loaded:
 
 @dataclass(slots=True)
 class UnitOfWork:
-    """States that are loaded and locked, and the facts recorded on them so far."""
+    """Loaded states, and the facts recorded on them so far."""
 
     now: datetime
     origin: Origin = _NO_ORIGIN
@@ -57,32 +57,32 @@ class UnitOfWork:
     _before: dict[Key, tuple[Any, int]] = field(default_factory=dict)
 
     def get(self, stored: Stored[S], id_: str) -> S | None:
-        """The state of an aggregate; None when it does not exist yet."""
+        """Returns the state of an aggregate; None when it does not exist yet."""
         return self._loaded(stored, id_).state  # type: ignore[no-any-return]  # states of all kinds share one dict
 
     def revision(self, stored: Stored[Any], id_: str) -> int:
-        """Returns the number of events folded into an aggregate; 0 when it does not exist yet."""
+        """Returns the revision of an aggregate; 0 when it does not exist yet."""
         return self._loaded(stored, id_).revision
 
     def record(self, stored: Stored[Any], id_: str, events: Iterable[Event]) -> None:
-        """Say that `events` happened to this aggregate, in order; its state follows."""
+        """Records events of this aggregate, in order, and folds them into its state."""
         loaded = self._loaded(stored, id_)
         if not loaded.writable:
             raise NotLoadedError(f"{stored.kind}/{id_} was loaded for reading only; name it in `writes`")
         for event in events:
             if event.aggregate_id != f"{stored.kind}/{id_}":
-                raise NotLoadedError(f"{event.TYPE} happened to {event.aggregate_id}, not to {stored.kind}/{id_}")
+                raise NotLoadedError(f"{event.TYPE} belongs to {event.aggregate_id}, not to {stored.kind}/{id_}")
             state = stored.fold(loaded.state, event)
             self._before.setdefault(Key(stored.kind, id_), (loaded.state, loaded.revision))
             loaded.state, loaded.revision = state, loaded.revision + 1
             self._add(event, loaded.revision)
 
     def emit(self, event: Event, revision: int = 1) -> None:
-        """Record a fact that no state is folded from, such as a refusal."""
+        """Records a fact that is not folded into a state, such as a refusal."""
         self._add(event, revision)
 
     def savepoint(self, origin: Origin) -> "_Savepoint":
-        """Record under `origin` in a `with` block; when it raises, nothing of it was recorded."""
+        """Returns a context manager: the block records under `origin`; when it raises, its records are undone."""
         return _Savepoint(self, origin)
 
     def _loaded(self, stored: Stored[Any], id_: str) -> Loaded:
@@ -99,7 +99,7 @@ class UnitOfWork:
 
 
 class _Savepoint:
-    """The block of `Unit.attempt`."""
+    """The context manager of `UnitOfWork.savepoint`."""
 
     __slots__ = ("_before", "_count", "_origin", "_unit")
 
@@ -108,7 +108,7 @@ class _Savepoint:
 
     def __enter__(self) -> None:
         unit = self._unit
-        unit._before.clear()  # noqa: SLF001  # the unit's other half
+        unit._before.clear()  # noqa: SLF001  # part of UnitOfWork
         self._count, self._before = len(unit.facts), unit.origin
         unit.origin = self._origin
 

@@ -1,4 +1,4 @@
-"""API keys: hashed, scoped, expiring; and what each role may do."""
+"""API keys: hashed, scoped and expiring, with a role each."""
 
 import hmac
 import json
@@ -23,7 +23,7 @@ _KEY = re.compile(r"pbk_([A-Za-z0-9-]{1,32})_([A-Za-z0-9_-]{43})")
 
 
 class Role(IntEnum):
-    """Each role may do what the ones before it may."""
+    """Roles; each includes the permissions of the ones before it."""
 
     VIEWER = 1
     OPERATOR = 2
@@ -32,7 +32,7 @@ class Role(IntEnum):
 
 
 class ApiKey(BaseModel):
-    """A key as it is kept: the hash of its secret part only. `scopes` are `<service>:<read|write>` or `*`."""
+    """A stored key: only the hash of its secret part. `scopes` are `<service>:<read|write>` or `*`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,11 +45,11 @@ class ApiKey(BaseModel):
 
     @property
     def may(self) -> Role:
-        """What its role may do."""
+        """The role of the key."""
         return Role[self.role.upper()]
 
     def allows(self, role: Role, scope: str) -> bool:
-        """Whether this key has at least `role`, for `scope`."""
+        """Returns whether this key has at least `role` for `scope`."""
         return self.may >= role and not {"*", scope}.isdisjoint(self.scopes)
 
 
@@ -61,14 +61,14 @@ class _KeyFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made: `raw` is shown once, `kept` is stored."""
+    """A new key: `raw` is shown once, `stored` goes into the file of keys."""
 
     raw: str
     stored: dict[str, Any]
 
 
 def make_key(id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_at: datetime) -> NewKey:
-    """A new random key of 256 bits; at that strength a plain hash is enough to keep."""
+    """Returns a new random key of 256 bits; at that strength a plain hash is enough."""
     secret = secrets.token_urlsafe(32)
     stored = {
         "id": id_,
@@ -82,11 +82,11 @@ def make_key(id_: str, name: str, role: Role, scopes: tuple[str, ...], expires_a
 
 
 class KeysUnavailableError(Exception):
-    """The file of API keys cannot be read now, so nobody is let in."""
+    """The file of API keys cannot be read, so that every request is refused."""
 
 
 class KeyRing:
-    """The keys in a file; read again whenever the file changes, so that revoking one needs no restart."""
+    """The keys in a file, which is read again when it changes, so that revoking a key needs no restart."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -97,16 +97,16 @@ class KeyRing:
             self._refresh()
         except KeysUnavailableError as error:
             raise ConfigurationError(
-                f"the file of API keys {path.name} cannot be read; `paybill up` makes one"
+                f"the file of API keys {path.name} cannot be read; `paybill up` creates one"
             ) from error.__cause__
 
     def find(self, raw: str, now: datetime) -> ApiKey | None:
-        """The key that `raw` is; None when it is unknown, wrong or expired. Raises KeysUnavailableError."""
+        """Returns the key for `raw`; None when it is unknown, wrong or expired. Raises KeysUnavailableError."""
         self._refresh()
         match = _KEY.fullmatch(raw)
         key = self._keys.get(match[1]) if match else None
-        offered = sha256(match[2].encode()).hexdigest() if match else ""
-        if key is None or not hmac.compare_digest(offered, key.sha256) or key.expires_at <= now:
+        digest = sha256(match[2].encode()).hexdigest() if match else ""
+        if key is None or not hmac.compare_digest(digest, key.sha256) or key.expires_at <= now:
             return None
         return key
 
@@ -122,7 +122,7 @@ class KeyRing:
         except (OSError, ValueError) as error:
             self._stamp = None
             if self._readable:
-                log.error("%s cannot be read, nobody is let in: %s", self._path.name, _without_values(error))  # noqa: TRY400  # said all
+                log.error("%s cannot be read, every request is refused: %s", self._path.name, _without_values(error))  # noqa: TRY400
                 self._readable = False
             raise KeysUnavailableError(self._path.name) from error
 

@@ -1,7 +1,7 @@
-"""Requests that come whole and plain to a door: answered past parser and framework, which cost more than the work does.
+"""Fast path: requests that arrive whole and in a simple form are answered without h11 and FastAPI.
 
-One look tells them from all others, which go the long way: there uvicorn, h11 and FastAPI find out what they are. What
-is taken here is what h11 would read in the same way. The edge is the same on both ways, and so are the answers.
+One regular expression selects them; all others take the ordinary path through uvicorn, h11 and FastAPI. A selected
+request is one that h11 would parse to the same result. Middleware and responses are the same on both paths.
 """
 
 import re
@@ -12,20 +12,20 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 FastRoutes = Mapping[str, ASGIApp]
-"""What answers a POST to a path. It is given the whole body in one message, and answers in two."""
+"""ASGI endpoints that answer a POST, by path. Each receives the whole body in one message, and sends two."""
 
 MAX_HEAD_BYTES = 16 * 1024
 _FIELD = rb"[a-z0-9-]+: ?[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\r\n"
 _HEAD = re.compile(rb"POST (/[a-z0-9/-]{1,200}) HTTP/1\.1\r\n((?:%b){1,60})\r\n" % _FIELD, re.IGNORECASE)
 _ONCE = (b"host", b"content-length")
 _NOT_FAST = {b"transfer-encoding", b"connection", b"expect", b"upgrade", b"trailer"}
-"""What changes how a message is read, or what becomes of its connection."""
+"""Headers that change how a message is framed, or end its connection."""
 _KEEP_ALIVE = (b"connection", b"keep-alive")
-"""As it is without being said; many clients say it."""
+"""The default of HTTP/1.1; many clients send it."""
 
 
 class FastRequest:
-    """A request to `door`, and its answer once the door was called."""
+    """A request to an endpoint, and its response after `call`."""
 
     def __init__(self, endpoint: ASGIApp, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self.response = b""
@@ -37,7 +37,7 @@ class FastRequest:
         self._always: Sequence[tuple[bytes, bytes]] = ()
 
     async def call(self, always: Sequence[tuple[bytes, bytes]]) -> None:
-        """Have it answered; `always` are headers of every answer."""
+        """Calls the endpoint; `always` are headers of every response."""
         self._always = always
         scope: dict[str, Any] = {
             "type": "http",
@@ -67,7 +67,7 @@ class FastRequest:
 
 
 def parse_fast_request(data: bytes, routes: FastRoutes) -> FastRequest | None:
-    """The request that `data` is from its first byte to its last; None when it has to go the long way."""
+    """Returns the request that `data` is exactly; None when it has to take the ordinary path."""
     match = _HEAD.match(data, 0, MAX_HEAD_BYTES)
     endpoint = routes.get(match[1].decode()) if match is not None else None
     if match is None or endpoint is None:

@@ -1,6 +1,6 @@
-"""What may be held at once, and the answer to whoever finds it all taken.
+"""Admission control: a concurrency limit, and the 503 response beyond it (load shedding).
 
-What cannot be answered soon is refused at once. A queue without a bound would answer everybody too late, and grow.
+A request beyond the limit is refused at once: an unbounded queue would answer every request too late.
 """
 
 import logging
@@ -17,53 +17,53 @@ from paybill_runtime.telemetry import meter
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_REQUESTS = 128
-"""Requests that are worked on at once: as many as one transaction decides. More would only wait for one another."""
+"""Concurrent requests: as many as one group commit decides. More would only wait for each other."""
 LOG_EVERY_S = 10.0
 PROBES = ("/healthz", "/readyz")
 PROBE_RESERVE = 8
-"""Places beside the others, so that whoever asks whether the service is well hears it from a busy one, too."""
-_OVERLOADED = "too many requests are being answered; send it again later"
-_STOPPING = "this process is stopping; send it again, another one answers"
+"""Additional slots for probes, so that an overloaded service still answers them."""
+_OVERLOADED = "too many concurrent requests; send it again later"
+_STOPPING = "this process is stopping; send it again to reach another"
 _REFUSED = meter.create_counter("paybill.requests.refused", "{request}", "Requests refused because too many came.")
 
 
 class ConcurrencyLimit:
-    """A number of them; whoever finds none is refused."""
+    """A number of slots for concurrent requests."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
-        self._why = _OVERLOADED
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._reason = _OVERLOADED
         self._log_at = 0.0
 
     def close(self) -> None:
-        """Give out no more, because the process stops."""
-        self._most, self._why = 0, _STOPPING
+        """Refuses all further requests, because the process stops."""
+        self._limit, self._reason = 0, _STOPPING
 
     @property
     def full(self) -> bool:
-        """Whether all are taken."""
-        return self._taken >= self._most
+        """Whether all slots are used."""
+        return self._used >= self._limit
 
     def check(self, reserve: int = 0) -> None:
-        """Raise OverloadedError when all are taken, and `more` beside them."""
-        if self._taken >= self._most + reserve:
-            raise OverloadedError(self._why)
+        """Raises OverloadedError when all slots, and `reserve` more, are used."""
+        if self._used >= self._limit + reserve:
+            raise OverloadedError(self._reason)
 
     @contextmanager
     def slot(self, more: int = 0) -> Iterator[None]:
-        """Hold one while the block runs. Raises OverloadedError."""
+        """Uses one slot while the block runs. Raises OverloadedError."""
         self.check(more)
-        self._taken += 1
+        self._used += 1
         try:
             yield
         finally:
-            self._taken -= 1
+            self._used -= 1
 
     def overloaded_response(self) -> JSONResponse:
-        """The answer. It is counted: a line for each would press the log as hard as the service."""
+        """Returns the 503 response, and counts it: one log line for each would overload the log as well."""
         _REFUSED.add(1)
-        if self._most and time.monotonic() >= self._log_at:
+        if self._limit and time.monotonic() >= self._log_at:
             self._log_at = time.monotonic() + LOG_EVERY_S
-            log.warning("more requests come than can be answered; some are refused")
-        return problem(503, "overloaded", self._why)
+            log.warning("the concurrency limit is reached; some requests are refused")
+        return problem(503, "overloaded", self._reason)

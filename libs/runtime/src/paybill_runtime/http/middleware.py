@@ -1,4 +1,4 @@
-"""Around every request: its trace, an id, a place or a refusal, a line in the log, and an answer whatever happens."""
+"""Middleware of every request: trace, request id, admission control, bounded body, log line and error response."""
 
 import asyncio
 import logging
@@ -20,18 +20,18 @@ MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 30.0
 SMALL_BODY_BYTES = 64 * 1024
 MAX_LARGE_BODIES = 32
-"""Bodies above the small size that are held at once: 32 MiB for all, not one MiB for each connection."""
+"""Concurrent bodies above the small size: 32 MiB in total, instead of one MiB for each connection."""
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 class _ClientDisconnectedError(Exception):
-    """The client left before its request was complete."""
+    """The client disconnected before its request was complete."""
 
 
 class RequestMiddleware:
-    """Handles what is the same for every route.
+    """The ASGI middleware around all routes.
 
-    busy: the places for requests. broken: why nothing may be changed now; empty when it may.
+    limit: the slots of requests. mismatch: returns the reason why nothing may be changed now; empty when it may.
     """
 
     def __init__(self, app: ASGIApp, limit: ConcurrencyLimit, mismatch: Callable[[], str] = str) -> None:
@@ -41,59 +41,61 @@ class RequestMiddleware:
         self._large = ConcurrencyLimit(MAX_LARGE_BODIES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handles one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        with request_span(scope["method"], scope["path"], headers.get(b"traceparent", b"").decode("latin-1")) as here:
+        with request_span(
+            scope["method"], scope["path"], headers.get(b"traceparent", b"").decode("latin-1")
+        ) as traceparent:
             scope["paybill.request_id"] = clock.new_id()
-            scope["paybill.traceparent"] = here
-            answer = _Response(send, here)
+            scope["paybill.traceparent"] = traceparent
+            response = _Response(send, traceparent)
             began = time.perf_counter()
             try:
-                await self._answer(scope, headers.get(b"content-length", b"").decode("latin-1"), receive, answer)
+                await self._respond(scope, headers.get(b"content-length", b"").decode("latin-1"), receive, response)
             except _ClientDisconnectedError:
-                log.info("%s %s was given up by its client", scope["method"], scope["path"])
+                log.info("%s %s: the client disconnected", scope["method"], scope["path"])
             except OverloadedError:
-                await self._limit.overloaded_response()(scope, receive, answer.send)
+                await self._limit.overloaded_response()(scope, receive, response.send)
             else:
-                _note(scope, answer.status, time.perf_counter() - began)
+                _log(scope, response.status, time.perf_counter() - began)
 
-    async def _answer(self, scope: Scope, length: str, receive: Receive, answer: "_Response") -> None:
+    async def _respond(self, scope: Scope, length: str, receive: Receive, response: "_Response") -> None:
         if scope["method"] not in _SAFE and self._mismatch():
-            # What was taken now would be gone with the copy that has to be replaced.
-            await problem(503, "log_and_state_disagree", self._mismatch())(scope, receive, answer.send)
+            # A change made now would be lost with the copy that has to be replaced.
+            await problem(503, "log_and_state_disagree", self._mismatch())(scope, receive, response.send)
             return
-        more = PROBE_RESERVE if scope["path"] in PROBES else 0
-        # Looked at before, so that no body is read in vain; taken after, so that one that comes slowly holds no place.
-        self._limit.check(more)
+        reserve = PROBE_RESERVE if scope["path"] in PROBES else 0
+        # Checked before the body is read in vain; used only after it, so that a slow body uses no slot.
+        self._limit.check(reserve)
         with ExitStack() as held:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
                     body = await _body(length, receive, lambda: held.enter_context(self._large.slot()))
             except TimeoutError:
-                await problem(408, "too_slow", f"the whole body must come within {BODY_TIMEOUT_S:.0f} seconds")(
-                    scope, receive, answer.send
+                await problem(408, "too_slow", f"the whole body must arrive within {BODY_TIMEOUT_S:.0f} seconds")(
+                    scope, receive, response.send
                 )
                 return
             if body is None:
-                # The server reads on and drops the rest, so that a client that still sends gets to see this.
+                # The server reads and drops the rest, so that a client that is still sending receives this response.
                 await problem(413, "too_large", f"a body may have {MAX_BODY_BYTES} bytes at most")(
-                    scope, receive, answer.send
+                    scope, receive, response.send
                 )
                 return
-            held.enter_context(self._limit.slot(more))
+            held.enter_context(self._limit.slot(reserve))
             try:
-                await self._app(scope, _replay(body, receive), answer.send)
+                await self._app(scope, _replay(body, receive), response.send)
             except Exception as error:
-                if answer.status:
+                if response.status:
                     raise
-                await unexpected(error)(scope, receive, answer.send)
+                await unexpected(error)(scope, receive, response.send)
 
 
 class _Response:
-    """Sends the answer, and remembers how it began."""
+    """Sends the response with a traceparent header, and remembers its status."""
 
     def __init__(self, send: Send, traceparent: str) -> None:
         self._send = send
@@ -101,20 +103,20 @@ class _Response:
         self.status = 0
 
     async def send(self, message: Message) -> None:
-        """Send one part of it."""
+        """Sends one part of it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", []), (b"traceparent", self._traceparent)]
         await self._send(message)
 
 
-def _note(scope: Scope, status: int, took_s: float) -> None:
+def _log(scope: Scope, status: int, took_s: float) -> None:
     level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
     log.log(level, "%s %s: %d in %.1f ms", scope["method"], scope["path"], status, took_s * 1000)
 
 
 async def _body(length: str, receive: Receive, take_large: Callable[[], None]) -> bytes | None:
-    """The whole body; None as soon as it is known to be too large. Raises _GoneError, and what `take_large` raises."""
+    """Returns the body; None when it is too large. Raises _ClientDisconnectedError, and the errors of `take_large`."""
     if length.isdigit() and int(length) > MAX_BODY_BYTES:
         return None
     parts = bytearray()
@@ -134,13 +136,14 @@ async def _body(length: str, receive: Receive, take_large: Callable[[], None]) -
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
+    """Returns a `receive` that yields the body that was already read."""
+    replayed = False
 
     async def again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again

@@ -1,4 +1,4 @@
-"""Every refusal over HTTP is a problem+json (RFC 9457) with a stable code and the trace to look for."""
+"""Error responses: problem+json (RFC 9457) with a stable code and the trace id."""
 
 import logging
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ _TITLES = {
 
 
 class Problem(Exception):  # noqa: N818  # the RFC's own word
-    """An answer that says no, for edges that have no rule of the domain to raise."""
+    """An error response for routes, where no domain error applies."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -42,7 +42,7 @@ class Problem(Exception):  # noqa: N818  # the RFC's own word
 
 
 def problem(status: int, code: str, detail: str, more: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer: type, title, status, detail, code and trace id; `more` are headers."""
+    """Returns the response: type, title, status, detail, code and trace id; `more` are headers."""
     headers = dict(more or {})
     if status == 503:  # noqa: PLR2004  # RFC 9110, section 15.6.4
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -60,7 +60,7 @@ def problem(status: int, code: str, detail: str, more: Mapping[str, str] | None 
 
 
 def status_of(error: DomainError) -> int:
-    """The HTTP status of a kind of refusal."""
+    """Returns the HTTP status of a kind of domain error."""
     match error:
         case NotFoundError():
             return 404
@@ -75,7 +75,7 @@ def status_of(error: DomainError) -> int:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of this app as a problem."""
+    """Registers handlers that answer every error of this app as a problem."""
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, error: Problem) -> JSONResponse:
@@ -87,8 +87,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:5])
-        return problem(422, "invalid_request", said)
+        detail = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:5]
+        )
+        return problem(422, "invalid_request", detail)
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
@@ -96,7 +98,7 @@ def install(app: FastAPI) -> None:
         return problem(error.status_code, code, str(error.detail), error.headers)
 
     @app.exception_handler(DatabaseUnavailableError)
-    async def _away(_: Request, error: DatabaseUnavailableError) -> JSONResponse:
+    async def _unavailable(_: Request, error: DatabaseUnavailableError) -> JSONResponse:
         return unexpected(error)
 
     @app.exception_handler(OverloadedError)
@@ -105,7 +107,7 @@ def install(app: FastAPI) -> None:
 
 
 def unexpected(error: Exception) -> JSONResponse:
-    """The answer to what no rule and no route foresees. It tells nothing of what is inside."""
+    """Returns the response to an unexpected error. It contains no internals."""
     match error:
         case Problem():
             return problem(error.status, error.code, error.detail)
@@ -113,7 +115,7 @@ def unexpected(error: Exception) -> JSONResponse:
             return problem(
                 503,
                 "outcome_unknown",
-                "the database went away while this was being saved; look whether it happened, "
+                "the database disconnected during the commit; check whether the change was made, "
                 "or send it again with the same Idempotency-Key",
             )
         case DatabaseUnavailableError():
@@ -121,6 +123,6 @@ def unexpected(error: Exception) -> JSONResponse:
                 503, "database_unavailable", "the database does not answer; nothing was changed, send it again"
             )
     if is_unstorable(error):
-        return problem(422, "invalid_request", "the request holds a character that cannot be kept, such as NUL")
+        return problem(422, "invalid_request", "the request contains a character that cannot be stored, such as NUL")
     log.error("a request failed", exc_info=error)
-    return problem(500, "internal_error", "this is a fault of ours; the trace id finds it in the logs")
+    return problem(500, "internal_error", "the service failed; find the cause in the logs by the trace id")

@@ -1,4 +1,4 @@
-"""What a service declares: its effects (calls to the outside world that a fact intends) and its timers."""
+"""Declarations of a service's jobs: effects (calls to other systems that a fact requires) and timers."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,8 +11,9 @@ from paybill_contracts.event import Event
 from paybill_contracts.personal import Personal
 
 from paybill_runtime.database.pool import Database
+from paybill_runtime.database.statement import ExtraStatements
 from paybill_runtime.decisions.aggregates import Key, Stored
-from paybill_runtime.decisions.group_commit import Decide, ExtraStatements
+from paybill_runtime.decisions.group_commit import Decide
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.security.data_keys import DataKeys
 
@@ -20,12 +21,12 @@ E = TypeVar("E", bound=Event)
 S = TypeVar("S")
 
 
-class Refused(Exception):  # noqa: N818  # an answer of the outside world, not an error of ours
-    """The outside world said no for good: trying again cannot help. The message is the reason."""
+class Refused(Exception):  # noqa: N818  # an answer of another system, not an error of ours
+    """Raised by an effect when the other system refuses permanently: a retry cannot help. The message is the reason."""
 
 
 class RetryAfter(Exception):  # noqa: N818  # as above
-    """The outside world said when to come back; this does not count as a failed attempt."""
+    """Raised by an effect when the other system asks for a later retry; it does not count as a failed attempt."""
 
     def __init__(self, after_s: float, why: str) -> None:
         super().__init__(why)
@@ -34,9 +35,9 @@ class RetryAfter(Exception):  # noqa: N818  # as above
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a call: decided and committed in one transaction, under the fence. `last` also ends the effect.
+    """The result of a call: decided and committed in one transaction under the lease. `last` also ends the effect.
 
-    besides: adds to the statement that writes it, for tables of the service that are not state.
+    extra_statements: changes of tables that hold no state, in the same transaction.
     """
 
     decide: Decide[Any]
@@ -48,7 +49,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Job(Generic[E]):
-    """One effect to be done. `id` is the fact's id: the idempotency key of every call, the same at every attempt."""
+    """One attempt of an effect. `id` is the fact's id: the idempotency key of its calls, the same at every attempt."""
 
     event: E
     id: str
@@ -60,11 +61,11 @@ class Job(Generic[E]):
     _database: Database = field(repr=False)
 
     async def open(self, value: Personal[str]) -> str:
-        """A personal value in clear; use it and forget it."""
+        """Returns a personal value in plain text; do not store it."""
         return await self._keys.open(value)
 
     async def state(self, stored: Stored[S], id_: str) -> S | None:
-        """The current state of an aggregate, unlocked."""
+        """Returns the committed state of an aggregate, without a lock."""
         query = f"SELECT state::text FROM {stored.table.name} WHERE id = $1"  # noqa: S608  # from our code
         async with self._database.direct() as connection:
             state = await connection.fetchval(query, id_)
@@ -77,7 +78,7 @@ Failed = Callable[[Job[E], str], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """How the effect of one type of fact is done."""
+    """The effect of one type of fact."""
 
     name: str
     run: Callable[[Any, Any], AsyncIterator[Outcome]]
@@ -86,9 +87,10 @@ class Effect:
 
 
 class JobRegistry:
-    """Table of effects by the type of event that intends them. parts: tables of parts of the service, merged."""
+    """The effects of a service, by the type of fact that requires them."""
 
     def __init__(self, *parts: "JobRegistry") -> None:
+        """Merges the effects of `parts`, such as those of the service's modules."""
         self.effects: dict[str, Effect] = {}
         for part in parts:
             for type_, effect in part.effects.items():
@@ -97,7 +99,7 @@ class JobRegistry:
     def effect(
         self, event: type[E], *, attempts: int = 8, failed: "Failed[E] | None" = None
     ) -> Callable[["Run[E]"], "Run[E]"]:
-        """Do this when `event` was recorded; after `attempts` failures, `failed` says what that means."""
+        """Registers an effect of `event`; after `attempts` failures the outcome of `failed` is recorded."""
 
         def register(function: "Run[E]") -> "Run[E]":
             self._add(event.TYPE, Effect(getattr(function, "__name__", event.TYPE), function, failed, attempts))
@@ -107,23 +109,23 @@ class JobRegistry:
 
     def _add(self, type_: str, effect: Effect) -> None:
         if type_ in self.effects:
-            raise TypeError(f"{type_} has an effect already")
+            raise TypeError(f"{type_} has an effect already; call the second function from the first")
         self.effects[type_] = effect
 
     def effect_names(self, fact: Fact) -> list[str]:
-        """The names of the effects that a fact intends."""
+        """Returns the names of the effects that a fact requires."""
         effect = self.effects.get(fact.event.TYPE)
         return [effect.name] if effect is not None else []
 
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """A rule that time alone sets off.
+    """A rule that runs when a point in time of an aggregate has passed.
 
-    column: the generated text column that holds when, empty when nothing is due. on_time: decides, given the state and
-    the time; what it returns makes the column change, so that a timer fires once. besides: given the id and the time,
-    adds to the statement that writes it, for tables of the service that are not state. owner: the column of whom it
-    belongs to; then on_time is given the others of that owner, too.
+    column: the generated text column with that time, empty when nothing is due. on_time: decides from the state and
+    the time; its events have to change the column, so that the timer fires once. extra_statements: from the id and the
+    time, changes of tables that hold no state, in the same transaction. owner: the column of the aggregate's owner;
+    then on_time also receives the other aggregates of that owner.
     """
 
     stored: Stored[Any]
@@ -133,13 +135,13 @@ class Timer:
     owner: str | None = None
 
     def decision(self, id_: str, others: Sequence[str] = ()) -> Decide[int]:
-        """Decide for one aggregate; it looks again under the lock. The number of events that came of it."""
+        """Returns the decision for one aggregate, on its current state; its outcome is the number of events."""
 
-        def decide(unit: UnitOfWork, at: DecisionContext) -> int:
+        def decide(unit: UnitOfWork, context: DecisionContext) -> int:
             state = unit.get(self.stored, id_)
-            found = [other for name in others if (other := unit.get(self.stored, name)) is not None]
-            more = (found,) if self.owner is not None else ()
-            events = self.on_time(state, at.now, *more) if state is not None else ()
+            others_of_owner = [other for name in others if (other := unit.get(self.stored, name)) is not None]
+            more = (others_of_owner,) if self.owner is not None else ()
+            events = self.on_time(state, context.now, *more) if state is not None else ()
             unit.record(self.stored, id_, events)
             return len(events)
 

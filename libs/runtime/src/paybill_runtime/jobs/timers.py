@@ -1,4 +1,4 @@
-"""Fires what is due. Any replica may: the rule looks again under the aggregate's lock, so that a timer fires once."""
+"""Fires timers that are due. Any replica may: the decision checks the current state, so that a timer fires once."""
 
 import asyncio
 import logging
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.25
 PAUSE_S = 5.0
-"""How long an aggregate is left alone whose rule fails, or has nothing to say although it is due."""
+"""Pause of an aggregate whose rule fails, or records nothing although its timer is due."""
 BATCH = 64
 
 
 class Timers:
-    """Looks for what is due."""
+    """Polls the tables of the timers."""
 
     def __init__(self, timers: Sequence[Timer], service: str, database: Database, group_commit: GroupCommit) -> None:
         self._timers = timers
@@ -35,13 +35,13 @@ class Timers:
         self._paused: dict[Key, datetime] = {}
 
     async def run(self) -> None:
-        """Look, for ever."""
+        """Polls, until cancelled."""
         while True:
             for timer in self._timers:
                 try:
                     await self._fire(timer)
                 except DatabaseUnavailableError as error:
-                    log.warning("timers wait: %s", error)
+                    log.warning("timers pause: %s", error)
             await asyncio.sleep(POLL_S)
 
     async def _fire(self, timer: Timer) -> None:
@@ -53,11 +53,11 @@ class Timers:
             others = f"ARRAY(SELECT o.id FROM {stored.table.name} AS o WHERE {same})"  # noqa: S608  # names are our own
         query = text(
             f"SELECT id, {others} AS others FROM {stored.table.name} AS t WHERE {timer.column} <= :now "  # noqa: S608
-            f"AND NOT id = ANY(:resting) ORDER BY {timer.column} LIMIT {BATCH}"
+            f"AND NOT id = ANY(:paused) ORDER BY {timer.column} LIMIT {BATCH}"
         )
         values = {
             "now": now.replace(tzinfo=None).isoformat(),
-            "resting": [key.id for key in self._paused if key.kind == stored.kind],
+            "paused": [key.id for key in self._paused if key.kind == stored.kind],
         }
         async with self._database.reading() as connection:
             rows = (await connection.execute(query, values)).all()
@@ -67,21 +67,21 @@ class Timers:
                 case DatabaseUnavailableError():
                     raise answer
                 case Exception():
-                    log.error("the timer of %s/%s fails; others go on", stored.kind, row.id, exc_info=answer)
+                    log.error("the timer of %s/%s fails; others continue", stored.kind, row.id, exc_info=answer)
                 case BaseException():
                     raise answer
                 case 0:
-                    log.debug("the timer of %s/%s had nothing to say", stored.kind, row.id)
+                    log.debug("the timer of %s/%s recorded nothing", stored.kind, row.id)
                 case _:
                     continue
             self._paused[stored.key(row.id)] = now + timedelta(seconds=PAUSE_S)
 
     async def _one(self, timer: Timer, id_: str, others: Sequence[str]) -> int:
         cause = f"timer:{timer.stored.kind}/{id_}"
-        with span(f"timer {timer.stored.kind}", None) as here:
-            origin = Origin(cause, cause, f"service:{self._service}", here)
-            besides = [timer.extra_statements(id_, clock.now())] if timer.extra_statements is not None else []
+        with span(f"timer {timer.stored.kind}", None) as traceparent:
+            origin = Origin(cause, cause, f"service:{self._service}", traceparent)
+            extra = [timer.extra_statements(id_, clock.now())] if timer.extra_statements is not None else []
             key, reads = timer.stored.key(id_), [timer.stored.key(other) for other in others]
             return await self._group_commit.decide(
-                Decision(origin, timer.decision(id_, others), [key], reads, {}, besides)
+                Decision(origin, timer.decision(id_, others), [key], reads, {}, extra)
             )

@@ -1,4 +1,4 @@
-"""Does effects: at least once, under a fenced lease, never inside a transaction."""
+"""Worker that runs effects: at least once, under a fenced lease, never inside a transaction."""
 
 import asyncio
 import json
@@ -18,13 +18,11 @@ from paybill_contracts.errors import DomainError
 from paybill_runtime import clock
 from paybill_runtime.database.leases import Leases, partition_lease
 from paybill_runtime.database.pool import Database
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.decisions.restore_guard import RestoreGuard
-from paybill_runtime.decisions.store import Statement
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
 from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused, RetryAfter
-from paybill_runtime.messaging import retry_queue
-from paybill_runtime.messaging.retry_queue import backoff_s
 from paybill_runtime.security.data_keys import DataKeys
 from paybill_runtime.telemetry import log_context, span
 
@@ -33,8 +31,8 @@ log = logging.getLogger(__name__)
 CONCURRENCY = 16
 POLL_S = 0.5
 
-# An effect is due when no earlier one of its tenant is pending. A lease that somebody has taken over claims nothing.
-# No tenant is here twice, and what waits is read in its order, so that the length of the queue costs nothing.
+# An effect is due when no earlier one of its tenant is pending. A lease that another process took over claims nothing.
+# No tenant is returned twice, and effects are read in order, so that the length of the queue costs nothing.
 _DUE = (
     "SELECT e.event_id, e.work, e.tenant, e.partition, e.attempts, l.epoch, o.subject, o.headers, o.payload "
     "FROM chassis.effect AS e JOIN chassis.outbox AS o USING (event_id) "
@@ -48,7 +46,7 @@ _DUE = (
 
 
 class _Due(NamedTuple):
-    """An effect that is due, with the fact that intends it."""
+    """An effect that is due, with the fact that requires it."""
 
     event_id: UUID
     work: str
@@ -62,7 +60,7 @@ class _Due(NamedTuple):
 
 
 class Worker:
-    """Does what is due, one effect of a tenant at a time and in order, many tenants at once."""
+    """Runs due effects: one of a tenant at a time and in order, many tenants at once."""
 
     def __init__(
         self,
@@ -89,38 +87,38 @@ class Worker:
         leases.on_change(self._wake.set)
 
     def wake(self) -> None:
-        """Something was committed; it may intend effects."""
+        """Signals that facts were committed, which may require effects."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Look for what is due, for ever."""
+        """Starts effects that are due, until cancelled."""
         try:
             while True:
                 self._wake.clear()
                 try:
                     await self._start_due()
                 except DatabaseUnavailableError as error:
-                    log.warning("effects wait: %s", error)
-                # All that was due has begun, or there is no room; whatever changes that wakes us.
+                    log.warning("effects pause: %s", error)
+                # All due effects have started, or all slots are used; every change of that sets the event.
                 await clock.wait_for_event(self._wake, POLL_S)
         finally:
-            ending = list(self._running.values())
-            for task in ending:
+            tasks = list(self._running.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*ending, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _start_due(self) -> None:
-        room = CONCURRENCY - len(self._running)
+        slots = CONCURRENCY - len(self._running)
         held = self._leases.held_of(map(partition_lease, self._leases.partitions()))
-        if room <= 0 or not held or not self._jobs.effects:
+        if slots <= 0 or not held or not self._jobs.effects:
             return
         self._restore_guard.check()
         async with self._database.direct() as connection:
             found = await connection.fetch(
-                _DUE, list(held), list(held.values()), clock.now(), list(self._running), room + len(self._served)
+                _DUE, list(held), list(held.values()), clock.now(), list(self._running), slots + len(self._served)
             )
-        # First those that were not served just now: a tenant with much to do does not keep the others waiting.
-        rows = sorted(map(_Due._make, found), key=lambda row: row.tenant in self._served)[:room]
+        # Tenants that were not served recently come first: a tenant with many effects does not delay the others.
+        rows = sorted(map(_Due._make, found), key=lambda row: row.tenant in self._served)[:slots]
         for row in rows:
             self._served.append(row.tenant)
             task = asyncio.create_task(self._one(row))
@@ -136,7 +134,7 @@ class Worker:
             try:
                 await self._attempt(row)
             except (DatabaseUnavailableError, LeaseLostError) as error:
-                log.warning("the effect %s of %s stops: %s", row.work, row.event_id, error)
+                log.warning("the effect %s of %s is interrupted: %s", row.work, row.event_id, error)
                 await asyncio.sleep(POLL_S)
 
     async def _attempt(self, row: _Due) -> None:
@@ -144,21 +142,21 @@ class Worker:
             fact = read_fact(row.subject, json.loads(row.headers), row.payload)
             effect = self._jobs.effects[fact.event.TYPE]
         except (DomainError, KeyError) as error:
-            # A newer version of us intended it, or a mistake took the function away: it waits, and operators see it.
-            log.error("no effect %s here for %s: %s", row.work, row.event_id, error)  # noqa: TRY400  # said all
+            # A newer version required it, or the function was removed by mistake: it waits, and operators see it.
+            log.error("no effect %s here for %s: %s", row.work, row.event_id, error)  # noqa: TRY400
             why = f"this version of the service has no effect {row.work}"
-            await self._later(row, row.attempts, retry_queue.MAX_BACKOFF_S, why)
+            await self._later(row, row.attempts, clock.MAX_BACKOFF_S, why)
             return
-        with span(f"effect {row.work}", fact.origin.traceparent, SpanKind.CLIENT) as here:
-            origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", here)
-            job = self._job(row, fact, here)
+        with span(f"effect {row.work}", fact.origin.traceparent, SpanKind.CLIENT) as traceparent:
+            origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", traceparent)
+            job = self._job(row, fact, traceparent)
             try:
                 await self._run(row, effect, job, origin)
             except (DatabaseUnavailableError, LeaseLostError):
                 raise
             except RetryAfter as error:
                 await self._later(row, row.attempts, error.after_s, single_line(str(error)))
-            except Exception as error:  # noqa: BLE001  # every failure of the outside world is tried again or recorded
+            except Exception as error:  # noqa: BLE001  # every failure of another system is retried or recorded
                 await self._failed(row, effect, job, origin, error)
 
     def _job(self, row: _Due, fact: Fact, traceparent: str) -> Job[Any]:
@@ -180,9 +178,9 @@ class Worker:
         why = single_line(str(error)) if isinstance(error, Refused) else reason(error)
         if not isinstance(error, Refused) and attempts < effect.attempts:
             log.warning("the effect %s failed (attempt %d of %d): %s", row.work, attempts, effect.attempts, why)
-            await self._later(row, attempts, backoff_s(attempts), why)
+            await self._later(row, attempts, clock.backoff_s(attempts), why)
             return
-        log.error("the effect %s failed for good: %s", row.work, why, exc_info=error)
+        log.error("the effect %s failed permanently: %s", row.work, why, exc_info=error)
         if effect.failed is None:
             await self._end(row, "failed", attempts, why)
             return
@@ -192,35 +190,35 @@ class Worker:
             raise
         except Exception as inner:
             log.exception("the failure of the effect %s cannot be recorded", row.work)
-            await self._later(row, attempts, backoff_s(attempts), reason(inner))
+            await self._later(row, attempts, clock.backoff_s(attempts), reason(inner))
 
     async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
-        """Record what came of it; with a `state`, the effect ends in the same transaction."""
-        besides = [outcome.extra_statements] if outcome.extra_statements is not None else []
+        """Records an outcome; with a `state`, the effect ends in the same transaction."""
+        extra = [outcome.extra_statements] if outcome.extra_statements is not None else []
         if state:
-            besides.append(partial(_change, row, _ending(state, row.attempts + 1, why)))
+            extra.append(partial(_change, row, _ending(state, row.attempts + 1, why)))
         await self._group_commit.decide(
-            Decision(origin, outcome.decide, outcome.writes, outcome.reads, _held(row), besides)
+            Decision(origin, outcome.decide, outcome.writes, outcome.reads, _lease(row), extra)
         )
 
     async def _end(self, row: _Due, state: str, attempts: int, why: str = "") -> None:
-        await self._keep(row, _ending(state, attempts, why))
+        await self._update(row, _ending(state, attempts, why))
 
     async def _later(self, row: _Due, attempts: int, after_s: float, why: str) -> None:
         next_at = clock.now() + timedelta(seconds=after_s)
-        await self._keep(row, {"attempts": attempts, "next_at": next_at, "reason": why})
+        await self._update(row, {"attempts": attempts, "next_at": next_at, "reason": why})
 
-    async def _keep(self, row: _Due, columns: Mapping[str, Any]) -> None:
-        """Change the row of an effect, under its lease."""
+    async def _update(self, row: _Due, columns: Mapping[str, Any]) -> None:
+        """Changes the row of an effect under its lease."""
         statement = Statement()
-        statement.fence(_held(row).items())
+        statement.fence(_lease(row).items())
         _change(row, columns, statement)
         async with self._database.direct(committing=True) as connection:
             await statement.execute(connection)
 
 
-def _held(row: _Due) -> dict[str, int]:
-    """The lease under which the effect was claimed."""
+def _lease(row: _Due) -> dict[str, int]:
+    """Returns the lease under which the effect was claimed."""
     return {partition_lease(row.partition): row.epoch}
 
 

@@ -1,8 +1,8 @@
-"""The connection to NATS, by FastStream: its broker connects, declares what we hear, and documents it (AsyncAPI).
+"""Connection to NATS through FastStream: its broker connects and documents the subscriptions (AsyncAPI).
 
-Fetching, validating each message and the position are ours (`feed`, `reader`): FastStream's default policy terminates a
-message whose handler raised, and its batches wait until they are full or a deadline passes. `Subscription` rides on one
-private method of a pinned FastStream; `test_broker.py` is the contract with it.
+Fetching, validation of each message and positions are ours (`ordered_consumer`, `consumer`): FastStream's default
+policy terminates a message whose handler raised, and its batches wait until they are full or a deadline passes.
+`BatchSubscriber` uses one private method of a pinned FastStream; `test_broker.py` is the contract with it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Broker:
-    """A connection that keeps trying. `client` is used only while `connected` is set."""
+    """A connection that is restored without limit. Use `client` only while `connected` is set."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
         self._url = url
@@ -39,34 +39,34 @@ class Broker:
             security=NatsUserPassword(user, password) if user else None,
             inbox_prefix=f"_INBOX_{user or 'paybill'}",
             max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # nats-py does take parts of a second
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # nats-py accepts fractions of a second
             connect_timeout=2,
             disconnected_cb=self._on_disconnect,
             reconnected_cb=self._on_reconnect,
             error_cb=self._on_error,
             apply_types=False,
-            logger=None,  # what it would log, readers and the callbacks above say in a line
+            logger=None,  # the callbacks above and the consumers log the same in one line
         )
 
     @property
     def client(self) -> Client:
-        """The NATS client; raises ConnectionError before the first connection."""
+        """The NATS client. Raises ConnectionError before the first connection."""
         if not self.connected.is_set():
             raise ConnectionError("no connection to NATS")
         return self.faststream.config.broker_config.connection_state.connection
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was lost and made again."""
+        """The number of reconnects."""
         return int(self.client.stats["reconnects"])
 
     async def run(self) -> None:
-        """Connect, as often as it takes; afterwards the client reconnects by itself."""
+        """Connects, with retries until it succeeds; afterwards the client reconnects by itself."""
         while True:
             try:
                 await self.faststream.start()
             except (OSError, NatsError, TimeoutError) as error:
-                log.warning("no connection to NATS at %s (%s); trying again", self._url, reason(error))
+                log.warning("no connection to NATS at %s (%s); retrying", self._url, reason(error))
                 await asyncio.sleep(0.5)
             else:
                 tolerate_malformed_messages(self.faststream.config.broker_config.connection_state.connection)
@@ -74,22 +74,22 @@ class Broker:
                 return
 
     async def close(self) -> None:
-        """Flush and leave. Nothing is lost when NATS is away: what was not confirmed is still in the outbox."""
+        """Flushes and closes. Nothing is lost when NATS is unavailable: unconfirmed facts are still in the outbox."""
         self.connected.clear()
         task = asyncio.current_task()
-        cancelled = task.cancelling() if task is not None else 0  # who leaves at a signal was cancelled before
+        cancelled = task.cancelling() if task is not None else 0  # greater than 0 when a signal stops the process
         try:
             await self.faststream.stop()
         except NatsError as error:
-            log.info("left NATS while it was away: %s", reason(error))
+            log.info("closed the connection while NATS was unavailable: %s", reason(error))
         except asyncio.CancelledError:
-            # nats-py, closed while it reconnects, cancels a future of its own and lets that be seen here.
+            # nats-py, closed while it reconnects, cancels a future of its own, and the cancellation propagates to here.
             if task is not None and task.cancelling() > cancelled:
                 raise
-            log.info("left NATS while it was away")
+            log.info("closed the connection while NATS was unavailable")
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns. Raises ConnectionError as soon as the connection is lost: its answers will not come."""
+        """Returns the result of `work`. Raises ConnectionError as soon as the connection is lost."""
         task, lost = asyncio.create_task(work), asyncio.create_task(self._lost.wait())
         try:
             await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,37 +125,43 @@ HandleBatch = Callable[[Sequence[Any]], Awaitable[None]]
 
 
 class BatchSubscriber:
-    """A batch subscriber of FastStream's, fed by us: it decodes with `read` and calls `hear`, which may raise."""
+    """A batch subscriber of FastStream without its pull loop: decodes with `decode` and calls `handle`."""
 
     def __init__(
-        self, bus: Broker, stream: str, subject: str, types: Sequence[type[Event]], read: Decode, hear: HandleBatch
-    ) -> None:  # what a subscriber is made of
-        async def decode(message: StreamMessage[list[Msg]]) -> Sequence[Any]:
-            return read(message.raw_message)
+        self,
+        broker: Broker,
+        stream: str,
+        subject: str,
+        types: Sequence[type[Event]],
+        decode: Decode,
+        handle: HandleBatch,
+    ) -> None:
+        async def decode_batch(message: StreamMessage[list[Msg]]) -> Sequence[Any]:
+            return decode(message.raw_message)
 
-        async def heard(batch: Any) -> None:
-            await hear(batch)
+        async def handle_batch(batch: Any) -> None:
+            await handle(batch)
 
-        # What it hears is for the AsyncAPI document; nothing is validated by it (apply_types=False).
+        # The type is only for the AsyncAPI document; FastStream validates nothing (apply_types=False).
         union: Any = types[0] if types else None
         for type_ in types[1:]:
             union |= type_
-        heard.__annotations__["batch"] = list[union]
-        self._subscriber = bus.faststream.subscriber(
+        handle_batch.__annotations__["batch"] = list[union]
+        self._subscriber = broker.faststream.subscriber(
             subject,
             stream=JStream(stream, declare=False),
             pull_sub=PullSub(batch=True),
             ack_policy=AckPolicy.MANUAL,
-            decoder=decode,
-            title=f"{stream} as heard here",
+            decoder=decode_batch,
+            title=f"{stream} as consumed here",
         )
-        self._subscriber(heard)
-        self._subscriber._create_subscription = MethodType(_no_pull_loop, self._subscriber)  # type: ignore[method-assign]  # noqa: SLF001  # the point of this class
+        self._subscriber(handle_batch)
+        self._subscriber._create_subscription = MethodType(_no_pull_loop, self._subscriber)  # type: ignore[method-assign]  # noqa: SLF001  # the purpose of this class
 
     async def process(self, messages: list[Msg]) -> None:
-        """Have a batch decoded and heard; raises what `hear` raises, unlike FastStream's own loop."""
+        """Decodes and handles a batch. Raises the errors of `handle`, unlike FastStream's own loop."""
         await self._subscriber.process_message(messages)
 
 
 async def _no_pull_loop(_subscriber: object) -> None:
-    """In place of FastStream's pull loop: the reader calls `take`."""
+    """Replaces FastStream's pull loop: the consumer calls `process`."""

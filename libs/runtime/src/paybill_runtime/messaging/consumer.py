@@ -1,28 +1,37 @@
-"""Stream to decisions: takes over partitions, reads on from their position, hands on what arrives, batch by batch."""
+"""Consumer: takes over leased partitions and processes their messages from the committed position on."""
 
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
-from paybill_contracts.event import PARTITIONS
+from paybill_contracts.event import PARTITIONS, Event
 from sqlalchemy import text
 
 from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.restore_guard import LogStateMismatchError
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_transaction_conflict, reason
 from paybill_runtime.messaging.broker import BatchSubscriber, Broker
-from paybill_runtime.messaging.inbox import MessageProcessor
+from paybill_runtime.messaging.message import (
+    INTAKE_PARTITION,
+    STREAM_PARTITION,
+    IncomingMessage,
+    lease_of,
+    parse_message,
+)
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
+from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.stream_identity import check_stream_identity
-from paybill_runtime.messaging.streams import INTAKE
-from paybill_runtime.messaging.subscriptions import IncomingMessage, lease_of, parse_message
+from paybill_runtime.messaging.streams import EVENTS, INTAKE
+from paybill_runtime.messaging.subscriptions import Subscriptions
 
 log = logging.getLogger(__name__)
 
 PAUSE_S = 0.5
 ALL_POSITIONS_S = 1.0
+"""Interval after which partitions without messages advance too, which only shortens the next start."""
 
 _SEED = text(
     "INSERT INTO chassis.position (stream, partition, sequence) "
@@ -33,12 +42,44 @@ _POSITIONS = text(
 )
 
 
-class Consumer:
-    """Reads one stream for the partitions that this process owns."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The part of a stream that one consumer reads. `partition`: a fixed one; None for the leased partitions."""
 
-    def __init__(self, stream: str, processor: MessageProcessor, broker: Broker, leases: Leases) -> None:
-        self._stream = stream
-        self._name = f"reading {stream}"
+    stream: str
+    partition: int | None
+    root: str
+    types: dict[str, type[Event]]
+
+    def partitions(self, leases: Leases) -> list[int]:
+        """Returns the partitions that this process may own."""
+        return leases.partitions() if self.partition is None else [self.partition]
+
+    def filters(self, owned: Sequence[int]) -> list[str]:
+        """Returns the subjects of the handled events in these partitions."""
+        if self.partition is not None:
+            return [f"{self.root}.>"]
+        tokens = ["*"] if len(owned) == PARTITIONS else [str(partition) for partition in owned]
+        return [f"{self.root}.{token}.{type_}.*" for token in tokens for type_ in sorted(self.types)]
+
+
+def sources(subscriptions: Subscriptions) -> dict[str, Source]:
+    """Returns what the consumers of a service read, by the name that health checks and lag use."""
+    facts = {type_: handler.event for type_, handler in subscriptions.fact_handlers.items()}
+    partition = None if subscriptions.stream_handler is None else STREAM_PARTITION
+    found = {"reader": Source(EVENTS, partition, "paybill.events", facts)}
+    if subscriptions.intake_handlers:
+        types = {type_: handler.event for type_, handler in subscriptions.intake_handlers.items()}
+        found["intake"] = Source(INTAKE, INTAKE_PARTITION, "paybill.intake", types)
+    return found
+
+
+class Consumer:
+    """Consumes one source for the partitions that this process owns."""
+
+    def __init__(self, source: Source, processor: MessageProcessor, broker: Broker, leases: Leases) -> None:
+        self._source = source
+        self._name = f"consumer of {source.stream}"
         self._reconnects = 0
         self._processor = processor
         self._broker = broker
@@ -47,14 +88,13 @@ class Consumer:
         self._held: dict[str, int] = {}
         self._positions: dict[int, int] = {}
         self._all_at = 0.0
-        hearing = processor.subscriptions
-        handlers = hearing.intake_handlers if stream == INTAKE else hearing.fact_handlers
-        self._subscription = BatchSubscriber(
+        subscriptions, service = processor.subscriptions, processor.service
+        self._subscriber = BatchSubscriber(
             broker,
-            stream,
-            "paybill.intake.>" if stream == INTAKE else "paybill.events.>",
-            [handler.event for _, handler in sorted(handlers.items())],
-            lambda messages: [parse_message(hearing, processor.service, message) for message in messages],
+            source.stream,
+            f"{source.root}.>",
+            [event for _, event in sorted(source.types.items())],
+            lambda messages: [parse_message(subscriptions, service, message) for message in messages],
             self._handle,
         )
         leases.on_change(self._owners_changed)
@@ -64,7 +104,7 @@ class Consumer:
         self._changed = True
 
     async def run(self) -> None:
-        """Read and handle, for ever. While PostgreSQL or NATS is away it waits and counts nothing."""
+        """Consumes until cancelled. While PostgreSQL or NATS is unavailable it waits, and counts no attempts."""
         while True:
             try:
                 await self._step()
@@ -79,7 +119,7 @@ class Consumer:
                 OSError,
                 TimeoutError,
             ) as error:
-                log.warning("reading %s pauses: %s", self._stream, reason(error))
+                log.warning("the %s pauses: %s", self._name, reason(error))
                 self._changed = True
                 await asyncio.sleep(PAUSE_S)
             except Exception as error:
@@ -88,7 +128,7 @@ class Consumer:
                 self._changed = True
 
     async def lag(self) -> int | None:
-        """How many messages still wait to be heard here or are being heard; None when that cannot be told now."""
+        """Returns how many messages are not handled yet; None while that is unknown."""
         if self._ordered_consumer is None or not self._broker.connected.is_set():
             return None
         try:
@@ -108,58 +148,48 @@ class Consumer:
             return
         messages = await self._broker.while_connected(self._ordered_consumer.fetch(1.0))
         if messages:
-            await self._subscription.process(messages)
+            await self._subscriber.process(messages)
 
     async def _handle(self, items: Sequence[IncomingMessage]) -> None:
-        ours = [item for item in items if self._is_new(item)]
-        if ours:
-            # Partitions in which nothing came follow now and then: only where reading starts again depends on it.
-            now = asyncio.get_running_loop().time()
-            if now >= self._all_at:
-                partitions, self._all_at = set(self._positions), now + ALL_POSITIONS_S
-            else:
-                partitions = {item.partition for item in ours}
-            held = {lease: self._held[lease] for lease in (lease_of(self._stream, place) for place in partitions)}
-            positions = {partition: self._positions[partition] for partition in sorted(partitions)}
-            await self._processor.process(ours, held, positions)
-            self._positions |= positions
+        new = [item for item in items if self._is_new(item)]
+        if not new:
+            return
+        now = asyncio.get_running_loop().time()
+        if now >= self._all_at:
+            partitions, self._all_at = set(self._positions), now + ALL_POSITIONS_S
+        else:
+            partitions = {item.partition for item in new}
+        leases = (lease_of(self._source.stream, partition) for partition in partitions)
+        held = {lease: self._held[lease] for lease in leases}
+        positions = {partition: self._positions[partition] for partition in sorted(partitions)}
+        await self._processor.process(new, held, positions)
+        self._positions |= positions
 
     def _is_new(self, item: IncomingMessage) -> bool:
         return item.sequence > self._positions.get(item.partition, item.sequence)
 
     async def _resume(self) -> None:
-        """Read on from where the last owner's last transaction ended."""
+        """Starts at the position that the last owner's last transaction committed."""
         self._changed = False
+        stream = self._source.stream
         if self._ordered_consumer is not None:
             await self._ordered_consumer.close()
             self._ordered_consumer = None
-        owned = [PARTITIONS] if self._stream == INTAKE else self._leases.partitions()
-        self._held = self._leases.held_of({lease_of(self._stream, partition) for partition in owned})
-        filters = self._filters(owned)
+        owned = self._source.partitions(self._leases)
+        self._held = self._leases.held_of({lease_of(stream, partition) for partition in owned})
+        filters = self._source.filters(owned)
         self._positions = {}
         if not self._held or not filters:
             self._processor.restore_guard.clear(self._name)
             return
         async with self._processor.database.transaction() as connection:
-            await connection.execute(_SEED, {"stream": self._stream, "partitions": owned})
-            rows = (await connection.execute(_POSITIONS, {"stream": self._stream, "partitions": owned})).all()
+            await connection.execute(_SEED, {"stream": stream, "partitions": owned})
+            rows = (await connection.execute(_POSITIONS, {"stream": stream, "partitions": owned})).all()
         self._reconnects = self._broker.reconnects
         last = max(rows, key=lambda row: row.sequence)
+        last_id = str(last.message) if last.message else None
         with self._processor.restore_guard.checking(self._name):
-            await check_stream_identity(
-                self._broker.client, self._stream, last.sequence, str(last.message) if last.message else None
-            )
+            await check_stream_identity(self._broker.client, stream, last.sequence, last_id)
         self._positions = {row.partition: row.sequence for row in rows}
-        self._ordered_consumer = OrderedConsumer(
-            self._broker.client, self._stream, filters, min(self._positions.values()) + 1
-        )
-
-    def _filters(self, owned: Sequence[int]) -> list[str]:
-        if self._stream == INTAKE:
-            return ["paybill.intake.>"] if self._processor.subscriptions.intake_handlers else []
-        tokens = ["*"] if len(owned) == PARTITIONS else [str(partition) for partition in owned]
-        return [
-            f"paybill.events.{token}.{type_}.*"
-            for token in tokens
-            for type_ in sorted(self._processor.subscriptions.fact_handlers)
-        ]
+        start = min(self._positions.values()) + 1
+        self._ordered_consumer = OrderedConsumer(self._broker.client, stream, filters, start)

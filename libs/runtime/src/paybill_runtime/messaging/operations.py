@@ -1,4 +1,4 @@
-"""What an operator sees of a service from outside: is it well, what waits, what is stuck, and how to move it on."""
+"""Routes for operators: probes, backlog and lag, dead letters, quarantine and effects."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -8,9 +8,10 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 
-from paybill_runtime.decisions.context import Caller, ServiceContext, caller
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.http.auth import Role
+from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.messaging.retry_queue import RetryQueue
 
 Text500 = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -25,7 +26,7 @@ _COUNTS = text(
     "(SELECT count(*) FROM chassis.effect WHERE state = 'failed') AS effects_failed, "
     "(SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = 'EVENTS') AS read_upto"
 )
-_PARKED = text(
+_RETRY_QUEUE = text(
     "SELECT event_id, stream, sequence, tenant, subject, attempts, dead, next_at, reason FROM chassis.parked "
     "WHERE (NOT :dead OR dead) ORDER BY sequence LIMIT :limit"
 )
@@ -44,20 +45,20 @@ Lag = Callable[[], Awaitable[dict[str, int | None]]]
 
 
 class Reason(BaseModel):
-    """Why an operator decides so; it is kept in the log."""
+    """The operator's reason; it is recorded in the log."""
 
     reason: Text500
 
 
 class OperationResult(BaseModel):
-    """What was done with a dead letter."""
+    """The change of a dead letter."""
 
     id: UUID
     done: str
 
 
 def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -> APIRouter:
-    """`/healthz`: the process runs. `/readyz`: it can decide; a bus that is away only degrades it: facts wait."""
+    """Returns `/healthz` (the process runs) and `/readyz` (it can decide; without NATS it is only degraded)."""
     router = APIRouter(tags=["probes"])
 
     @router.get("/healthz")
@@ -81,46 +82,46 @@ def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -
 
 
 def operations(context: ServiceContext, retry_queue: RetryQueue, health: Health, lag: Lag) -> APIRouter:
-    """The routes below `/v1/operations`."""
+    """Returns the routes below `/v1/operations`."""
     router = APIRouter(prefix="/v1/operations", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{context.service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{context.service}:write"))]
 
-    async def listed(statement: Any, **values: Any) -> list[dict[str, Any]]:  # a query and its values
-        return [dict(row._mapping) for row in await context.rows(statement, values)]  # noqa: SLF001  # SQLAlchemy's public name
+    async def rows(statement: Any, **values: Any) -> list[dict[str, Any]]:  # a query and its values
+        return [dict(row._mapping) for row in await context.rows(statement, values)]  # noqa: SLF001  # public in SQLAlchemy
 
     @router.get("")
     async def overview(_: viewer) -> dict[str, Any]:
-        """How much waits where. `lag` counts the messages that are still to be heard, by loop; null when unknown."""
-        counts = (await listed(_COUNTS))[0]
+        """Counts of waiting facts and effects. `lag`: messages not handled yet, by consumer; null when unknown."""
+        counts = (await rows(_COUNTS))[0]
         counts["outbox_age_s"] = round(float(counts["outbox_age_s"]), 1)
         return {"service": context.service, "checks": health(), "lag": await lag(), **counts}
 
     @router.get("/dead-letters")
     async def dead_letters(_: viewer, limit: Limit = 100, *, only_dead: bool = False) -> list[dict[str, Any]]:
-        """Facts that could not be handled, and those that wait behind them."""
-        return await listed(_PARKED, limit=limit, dead=only_dead)
+        """The retry queue: facts that failed, and facts that wait behind them."""
+        return await rows(_RETRY_QUEUE, limit=limit, dead=only_dead)
 
     @router.post("/dead-letters/{event_id}/redrive")
-    async def redrive(event_id: UUID, who: operator) -> OperationResult:
-        """Have it tried again now."""
-        await retry_queue.redrive(event_id, who.origin)
+    async def redrive(event_id: UUID, caller_: operator) -> OperationResult:
+        """Retries it now."""
+        await retry_queue.redrive(event_id, caller_.origin)
         return OperationResult(id=event_id, done="redriven")
 
     @router.post("/dead-letters/{event_id}/skip")
-    async def skip(event_id: UUID, body: Reason, who: operator) -> OperationResult:
-        """Give it up, so that its tenant's queue goes on. This cannot be undone."""
-        await retry_queue.skip(event_id, who.origin, body.reason)
+    async def skip(event_id: UUID, body: Reason, caller_: operator) -> OperationResult:
+        """Drops it, so that its tenant's queue continues. This cannot be undone."""
+        await retry_queue.skip(event_id, caller_.origin, body.reason)
         return OperationResult(id=event_id, done="skipped")
 
     @router.get("/quarantine")
     async def quarantine(_: viewer, limit: Limit = 100) -> list[dict[str, Any]]:
-        """What publishers sent and this service refused, newest first."""
-        return await listed(_QUARANTINE, limit=limit)
+        """Intake events that this service refused, newest first."""
+        return await rows(_QUARANTINE, limit=limit)
 
     @router.get("/effects")
     async def effects(_: viewer, limit: Limit = 100) -> list[dict[str, Any]]:
-        """Calls to the outside world that are not done."""
-        return await listed(_EFFECTS, limit=limit)
+        """Effects that are pending or failed."""
+        return await rows(_EFFECTS, limit=limit)
 
     return router

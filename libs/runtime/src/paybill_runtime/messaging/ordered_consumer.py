@@ -1,8 +1,8 @@
-"""Messages of a stream in order, from a sequence on: what has arrived at once, never waiting for a batch to fill.
+"""Ordered consumer: messages of a stream in order, from a sequence on, without waiting for a full batch.
 
-The position is the reader's, kept in PostgreSQL, so the consumer here is thrown away and made anew at will: after a
-reconnect, a gap, or silence. (FastStream's batch subscriber waits until a batch is full or a deadline passes, and a
-durable consumer redelivers out of order after a crash.)
+The position is kept in PostgreSQL, so the JetStream consumer is ephemeral and created again after a reconnect, a gap or
+missing heartbeats. (FastStream's batch subscriber waits until a batch is full or a deadline passes, and a durable
+consumer redelivers out of order after a crash.)
 """
 
 import asyncio
@@ -30,19 +30,19 @@ HEARTBEAT_TIMEOUT_S = 2.5 * HEARTBEAT_S
 
 
 def stream_sequence(message: Msg) -> int:
-    """The message's place in the stream, from its reply subject (ADR-15)."""
+    """Returns the message's sequence in the stream, from its reply subject (ADR-15)."""
     return _sequences(message)[0]
 
 
 def _sequences(message: Msg) -> tuple[int, int]:
-    """Stream sequence and consumer sequence; the longer form carries a domain and an account in front."""
+    """Returns stream sequence and consumer sequence; the longer form has a domain and an account in front."""
     parts = message.reply.split(".")
     first = 5 if len(parts) == 9 else 7  # noqa: PLR2004  # the two forms of ADR-15
     return int(parts[first]), int(parts[first + 1])
 
 
 class OrderedConsumer:
-    """The messages of `stream` that match `filters`, from `start` on. Not safe for two readers at once."""
+    """The messages of `stream` that match `filters`, from `start` on. Not safe for concurrent calls of `fetch`."""
 
     def __init__(self, client: Client, stream: str, filters: Sequence[str], start: int, batch: int = 256) -> None:
         self._client = client
@@ -54,7 +54,7 @@ class OrderedConsumer:
         self._arrived = asyncio.Event()
         self._credit = 0
         self._delivered = 0
-        self._taken = 0
+        self._fetched = 0
         self._in_progress = 0
         self._broken = True
         self._reconnects = 0
@@ -65,7 +65,7 @@ class OrderedConsumer:
         self._consumer = ""
 
     async def fetch(self, timeout_s: float) -> list[Msg]:
-        """What has arrived, at most one batch; empty after `timeout_s` of nothing. Who asks is done with the last."""
+        """Returns at most one batch of messages; empty after `timeout_s`. The previous batch counts as handled."""
         self._in_progress = 0
         deadline = monotonic() + timeout_s
         while not self._messages:
@@ -74,49 +74,49 @@ class OrderedConsumer:
             self._arrived.clear()
             if self._messages:
                 break
-            left = deadline - monotonic()
-            if left <= 0:
+            remaining = deadline - monotonic()
+            if remaining <= 0:
                 return []
-            await wait_for_event(self._arrived, min(left, 1.0))
-        taken = [self._messages.popleft() for _ in range(min(len(self._messages), self._batch))]
-        self._in_progress = len(taken)
-        self._taken += self._in_progress
+            await wait_for_event(self._arrived, min(remaining, 1.0))
+        batch = [self._messages.popleft() for _ in range(min(len(self._messages), self._batch))]
+        self._in_progress = len(batch)
+        self._fetched += self._in_progress
         await self._request()
-        return taken
+        return batch
 
     async def pending(self) -> int:
-        """How many matching messages have not been taken yet, on the server or on their way."""
+        """Returns how many matching messages were not fetched yet."""
         if self._needs_reopening():
             await self._open()
         info = await self._client.jetstream().consumer_info(self._stream, self._consumer)
         delivered = info.delivered.consumer_seq if info.delivered else 0
-        return (info.num_pending or 0) + delivered - self._taken
+        return (info.num_pending or 0) + delivered - self._fetched
 
     async def lag(self) -> int | None:
-        """As `pending`, with what the reader is busy with; None when the feed has to be made anew. Safe beside it."""
+        """Returns `pending` plus the batch in progress; None without a consumer. Safe during `fetch`."""
         return None if self._needs_reopening() else await self.pending() + self._in_progress
 
     async def close(self) -> None:
-        """Stop listening; the server forgets the consumer by itself."""
+        """Unsubscribes; the server deletes the consumer after a while."""
         subscription, self._subscription = self._subscription, None
         self._broken = True
         if subscription is not None:
-            with contextlib.suppress(NatsError):  # it may have ended with its connection
+            with contextlib.suppress(NatsError):  # it may have been closed with its connection
                 await subscription.unsubscribe()
 
     def _needs_reopening(self) -> bool:
-        silent = self._credit > 0 and monotonic() - self._last_activity > HEARTBEAT_TIMEOUT_S
-        return self._broken or silent or self._client.stats["reconnects"] != self._reconnects
+        timed_out = self._credit > 0 and monotonic() - self._last_activity > HEARTBEAT_TIMEOUT_S
+        return self._broken or timed_out or self._client.stats["reconnects"] != self._reconnects
 
     async def _open(self) -> None:
         await self.close()
         if self._messages:
             self._next = stream_sequence(self._messages[0])
             self._messages.clear()
-        self._credit = self._delivered = self._taken = 0
+        self._credit = self._delivered = self._fetched = 0
         self._reconnects = self._client.stats["reconnects"]
-        self._consumer = f"feed-{secrets.token_hex(8)}"
-        one = self._filters[0] if len(self._filters) == 1 else None
+        self._consumer = f"ordered-{secrets.token_hex(8)}"
+        single = self._filters[0] if len(self._filters) == 1 else None
         await self._client.jetstream().add_consumer(
             self._stream,
             ConsumerConfig(
@@ -124,8 +124,8 @@ class OrderedConsumer:
                 deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                 opt_start_seq=self._next,
                 ack_policy=AckPolicy.NONE,
-                filter_subject=one,
-                filter_subjects=None if one else self._filters,
+                filter_subject=single,
+                filter_subjects=None if single else self._filters,
                 inactive_threshold=60,
                 mem_storage=True,
                 num_replicas=1,
@@ -138,7 +138,7 @@ class OrderedConsumer:
         await self._request()
 
     async def _request(self) -> None:
-        """Keep a request standing that covers the next batch."""
+        """Keeps a pull request open that covers the next batch."""
         if self._credit > self._batch // 2 or self._broken:
             return
         self._requests += 1
@@ -157,7 +157,7 @@ class OrderedConsumer:
             return
         sequence, delivered = _sequences(message)
         if delivered != self._delivered + 1:
-            log.warning("a gap in %s before %d; reading again from %d", self._stream, sequence, self._next)
+            log.warning("a gap in %s before %d; consuming again from %d", self._stream, sequence, self._next)
             self._broken = True
         if self._broken:
             self._arrived.set()
@@ -178,6 +178,6 @@ class OrderedConsumer:
             self._credit = max(self._credit, 0)
             await self._request()
             return
-        log.info("the feed of %s ended: %s %s", self._stream, status, headers.get("Description", ""))
+        log.info("the ordered consumer of %s ended: %s %s", self._stream, status, headers.get("Description", ""))
         self._broken = True
         self._arrived.set()

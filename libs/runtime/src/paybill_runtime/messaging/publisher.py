@@ -1,4 +1,4 @@
-"""How an internal service reports what it has observed: into the intake, for the owner of the type to record or refuse.
+"""Publisher of observations to the intake, where the owner of the event type records or refuses them.
 
 async with Publisher("nats://127.0.0.1:4222", "metering", password) as publisher:
     await publisher.publish(Usage(tenant_id=tenant, meter="calls", quantity=12, occurred_at=now))
@@ -51,14 +51,14 @@ class PublishDeniedError(PublishError):
 
 
 class PublishRefusedError(PublishError):
-    """The intake does not take it: too large, or the intake is full."""
+    """The intake refused the event: it is too large, or the intake is full."""
 
     code = "publish_refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The event is stored in the intake, at `sequence`; `duplicate` when it was there under this id before."""
+    """The event is stored in the intake at `sequence`; `duplicate`: it was stored under this id before."""
 
     id: str
     sequence: int
@@ -66,9 +66,9 @@ class Receipt:
 
 
 class Publisher:
-    """A connection as the publisher `name`, kept until the block ends; it comes back by itself when the bus was away.
+    """A connection as the publisher `name` until the block ends; it reconnects by itself.
 
-    url: of NATS. password: of the NATS user that is called `name` too.
+    url: of NATS. password: of the NATS user `name`.
     Entering raises BusUnreachableError or PublishDeniedError.
     """
 
@@ -80,7 +80,7 @@ class Publisher:
         self._denied = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Connect."""
+        """Connects."""
         connecting = self._client.connect(
             self._url,
             user=self._name,
@@ -102,23 +102,23 @@ class Publisher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Leave; everything that was published is acknowledged already."""
-        with contextlib.suppress(OSError):  # the bus may have left before us
+        """Closes the connection; everything that was published is acknowledged."""
+        with contextlib.suppress(OSError):  # the connection may be lost
             await self._client.close()
 
     async def publish(
         self,
         event: Event,
         *,
-        id: str | None = None,  # CloudEvents' word
+        id: str | None = None,  # the name in CloudEvents
         time: datetime | None = None,
         traceparent: str | None = None,
         timeout_s: float = 10.0,
     ) -> Receipt:
-        """Have `event` stored; returns when it is on disk.
+        """Stores `event` in the intake; returns when it is on disk.
 
-        id: a UUID of the observation, a new UUIDv7 if not given; with the one of an earlier try it counts once.
-        time: when it was observed (now). traceparent: of what led to it (the current OpenTelemetry span).
+        id: a UUID of the observation, by default a new UUIDv7; a retry under the same id counts once.
+        time: of the observation (default: now). traceparent: of its cause (default: the current OpenTelemetry span).
 
         Raises InvalidEventError or MalformedFactError before anything is sent, PublishDeniedError, PublishRefusedError,
         BusUnreachableError.
@@ -127,12 +127,12 @@ class Publisher:
             event, id or clock.new_id(), self._name, time or clock.now(), child(traceparent or _current())
         )
         subject, headers, payload = intake_subject(self._name, event), intake_headers(offer), encode(event)
-        # Read as its owner will: what was built without validation is found here.
+        # Parsed as the owner will parse it: an event that was built without validation is refused here.
         read_intake_event(subject, headers, payload)
         return await self._stored(subject, payload, headers, timeout_s)
 
     async def _stored(self, subject: str, payload: bytes, headers: dict[str, str], timeout_s: float) -> Receipt:
-        """Ask until it is answered: the same id again is stored once."""
+        """Publishes until it is confirmed: a repeated id is stored once."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
             try:
@@ -142,20 +142,22 @@ class Publisher:
                 )
                 return Receipt(headers["ce-id"], ack.seq, bool(ack.duplicate))
             except NoStreamResponseError as error:
-                raise PublishRefusedError("there is no intake", "make the streams, or check the URL of NATS") from error
+                raise PublishRefusedError(
+                    "there is no intake", "create the streams, or check the URL of NATS"
+                ) from error
             except APIError as error:
                 raise PublishRefusedError(
-                    f"the intake refused it: {error.description}", "send less at a time, or try again later"
+                    f"the intake refused it: {error.description}", "send less at once, or try again later"
                 ) from error
             except _TRY_AGAIN as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise self._unreachable() from error
                 await asyncio.sleep(0.1)
             except NatsError as error:
-                raise PublishRefusedError(f"it cannot be sent: {error}", "see what NATS says about it") from error
+                raise PublishRefusedError(f"it cannot be sent: {error}", "check the log of NATS") from error
 
     async def _unless_denied(self, work: Any, timeout_s: float) -> Any:
-        """What `work` returns; raises PublishDeniedError at once when NATS says so, which the client would only log."""
+        """Returns the result of `work`. Raises PublishDeniedError at once, where the client would only log it."""
         working = asyncio.ensure_future(work)
         denied = asyncio.ensure_future(self._denied.wait())
         try:
@@ -164,8 +166,8 @@ class Publisher:
                 return working.result()
             if denied.done():
                 raise PublishDeniedError(
-                    f"NATS at {self._url} does not let {self._name} do this",
-                    "check the name, the password, and that this publisher was set up",
+                    f"NATS at {self._url} denies this to {self._name}",
+                    "check the name, the password, and that this publisher exists",
                 )
             raise TimeoutError
         finally:
@@ -175,8 +177,8 @@ class Publisher:
                     await task
 
     async def _failed(self, error: Exception) -> None:
-        said = str(error).lower()
-        if "authorization" in said or "permissions violation" in said:
+        message = str(error).lower()
+        if "authorization" in message or "permissions violation" in message:
             self._denied.set()
 
     def _unreachable(self) -> BusUnreachableError:
@@ -187,14 +189,14 @@ class Publisher:
 
 
 def _current() -> str | None:
-    """The traceparent of the span that this is called in, if there is one."""
+    """Returns the traceparent of the current span, if there is one."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     return carrier.get("traceparent")
 
 
 def publish(event: Event, *, url: str, name: str, password: str) -> Receipt:
-    """Publish one event from code that is not asynchronous. Raises as `Publisher` does."""
+    """Publishes one event from synchronous code. Raises the errors of `Publisher`."""
 
     async def once() -> Receipt:
         async with Publisher(url, name, password) as publisher:

@@ -1,4 +1,4 @@
-"""Outbox to stream: every fact, under its own id, in order for each tenant; its sequence is then put beside it."""
+"""Relay: publishes committed outbox rows to the stream, in order for each tenant, and stores their sequences."""
 
 import asyncio
 import json
@@ -6,79 +6,53 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
 from uuid import UUID
 
-import orjson
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError
-from sqlalchemy import text
 
 from paybill_runtime import clock
 from paybill_runtime.database.leases import RELAY, Leases
 from paybill_runtime.database.pool import Database
+from paybill_runtime.database.statement import Statement
+from paybill_runtime.decisions import outbox
+from paybill_runtime.decisions.outbox import UnpublishedFact
 from paybill_runtime.decisions.restore_guard import OLDER_DATABASE, LogStateMismatchError, RestoreGuard
-from paybill_runtime.decisions.store import Statement
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, LeaseLostError, reason
 from paybill_runtime.messaging.broker import Broker
+from paybill_runtime.messaging.message import UUID_TEXT
 from paybill_runtime.messaging.nats_patches import encode_headers, publish_batch
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.stream_identity import check_stream_identity
 from paybill_runtime.messaging.streams import EVENTS
-from paybill_runtime.messaging.subscriptions import UUID_TEXT
 from paybill_runtime.security.identity import WrongRecipientError
 from paybill_runtime.telemetry import meter
 
 log = logging.getLogger(__name__)
 
-_RELAYED = meter.create_counter("paybill.facts.relayed", "{fact}", "Facts that the stream has confirmed.")
-ROUND = 512
+_RELAYED = meter.create_counter("paybill.facts.relayed", "{fact}", "Facts that the stream confirmed.")
+BATCH = 512
 """Facts read from the outbox at once."""
 ATOMIC_FROM = 32
-"""From this many on, one atomic batch beats a window of single publishes (its staging costs a fixed price)."""
+"""From this many on, one atomic batch is faster than single publishes (its staging has a fixed cost)."""
 CHAIN = 8
-"""Up to this many are sent as a chain: alone they arrive together, and the more there are, the likelier it breaks."""
+"""Up to this many are sent as a chain of conditions; the more there are, the likelier the chain breaks."""
 POLL_S = 0.2
-LONGEST_PAUSE_S = 2.0
+MAX_PAUSE_S = 2.0
 ACK_TIMEOUT_S = 5.0
 
-# A key is committed with the first fact that needs it: one look at both sees it, and most rounds have none to copy.
-_WAITING = (
-    "SELECT position, coalesce(tenant, aggregate) AS queue, subject, headers, payload, "
-    "EXISTS (SELECT FROM chassis.data_key WHERE NOT copied) AS keys_wait FROM chassis.outbox "
-    "WHERE sequence IS NULL ORDER BY position LIMIT $1"
-)
-_KNOWN_FROM = text(
-    "SELECT min(sequence) FROM (SELECT sequence FROM chassis.outbox WHERE sequence IS NOT NULL "
-    "ORDER BY sequence DESC LIMIT :margin) AS recent"
-)
-_LAST_KNOWN = text(
-    "SELECT event_id, sequence FROM chassis.outbox WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1"
-)
-_BATCH, _PLACE = "Nats-Batch-Id", "Nats-Batch-Sequence"
-_BEHIND = "Nats-Expected-Last-Msg-Id"
-_NOT_BEHIND_IT = 10070
-"""The server's code for a message whose condition about the last one is not met."""
-_FOUND = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
+_BATCH_ID, _BATCH_SEQUENCE = "Nats-Batch-Id", "Nats-Batch-Sequence"
+_EXPECTED_LAST = "Nats-Expected-Last-Msg-Id"
+_UNEXPECTED_LAST = 10070
+"""The server's error code when the condition about the last message is not met."""
 
-
-class _Waiting(NamedTuple):
-    """A fact in the outbox. Those of one `queue` keep their order."""
-
-    position: int
-    queue: str
-    subject: str
-    headers: dict[str, str]
-    payload: bytes
-
-
-CopyKeys = Callable[[], Awaitable[None]]
+PublishKeys = Callable[[], Awaitable[None]]
 
 
 class Relay:
-    """Publishes what the outbox holds, while this process has the relay's lease.
+    """Publishes the outbox while this process holds the relay's lease.
 
-    trouble: why facts wait now, for operators.
+    problem: the reason why facts wait, for operators; empty when they do not.
     """
 
     def __init__(
@@ -87,14 +61,14 @@ class Relay:
         database: Database,
         broker: Broker,
         leases: Leases,
-        copy_keys: CopyKeys,
+        publish_keys: PublishKeys,
         restore_guard: RestoreGuard,
     ) -> None:
         self._service = service
         self._database = database
         self._broker = broker
         self._leases = leases
-        self._copy_keys = copy_keys
+        self._publish_keys = publish_keys
         self._wake = asyncio.Event()
         self._restore_guard = restore_guard
         self._relaying: tuple[int, int, int] | None = None
@@ -103,33 +77,33 @@ class Relay:
         self.problem = ""
 
     def wake(self) -> None:
-        """Something was committed."""
+        """Signals that facts were committed."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Publish for ever. Nothing is lost while NATS or PostgreSQL is away: the facts stay where they are."""
+        """Publishes until cancelled. While NATS or PostgreSQL is unavailable, facts stay in the outbox."""
         while True:
             self._wake.clear()
             try:
                 more = await self._round()
                 self.problem, self._failures = "", 0
             except (NatsError, APIError, OSError, TimeoutError) as error:
-                more = await self._pause(f"the bus does not take facts ({reason(error)}); they wait in the outbox")
+                more = await self._pause(f"NATS does not accept facts ({reason(error)}); they wait in the outbox")
             except (DatabaseUnavailableError, LeaseLostError) as error:
                 more = await self._pause(str(error))
             except (ConfigurationError, WrongRecipientError) as error:
-                more = await self._pause(f"keys of personal data cannot be handed on, so no fact is: {error}")
+                more = await self._pause(f"keys of personal data cannot be published, and facts wait for them: {error}")
             if not more:
                 await clock.wait_for_event(self._wake, POLL_S)
 
-    async def _pause(self, trouble: str) -> bool:
-        """Say once what is wrong, wait longer each time, and look again at what the stream holds before going on."""
-        if trouble != self.problem:
-            log.error("the relay pauses: %s", trouble)
-        self.problem, self._aligned = trouble, False
+    async def _pause(self, problem: str) -> bool:
+        """Logs a new problem, waits with backoff, and makes the next round compare the stream with the outbox again."""
+        if problem != self.problem:
+            log.error("the relay pauses: %s", problem)
+        self.problem, self._aligned = problem, False
         self._failures += 1
         if self._broker.connected.is_set():
-            await asyncio.sleep(min(POLL_S * 2.0 ** min(self._failures, 10), LONGEST_PAUSE_S))
+            await asyncio.sleep(min(POLL_S * 2.0 ** min(self._failures, 10), MAX_PAUSE_S))
         else:
             await self._broker.connected.wait()
         return False
@@ -151,84 +125,92 @@ class Relay:
             self._aligned = True
         self._restore_guard.check()
         async with self._database.direct() as connection:
-            rows = await connection.fetch(_WAITING, ROUND)
-        if not rows:
+            facts, keys_pending = await outbox.read_unpublished(connection, BATCH)
+        if not facts:
             return False
-        if rows[0]["keys_wait"]:
-            await self._copy_keys()
-        stored, failure = await self._broker.while_connected(self._publish([_waiting(row) for row in rows]))
+        if keys_pending:
+            await self._publish_keys()
+        stored, failure = await self._broker.while_connected(self._publish(facts))
         await self._mark(stored, epoch)
         if failure is not None:
             raise failure
-        return len(rows) == ROUND
+        return len(facts) == BATCH
 
-    async def _publish(self, rows: Sequence[_Waiting]) -> tuple[list[tuple[int, int]], Exception | None]:
-        """The sequences of what was confirmed, and the first failure."""
+    async def _publish(self, rows: Sequence[UnpublishedFact]) -> tuple[list[tuple[int, int]], Exception | None]:
+        """Returns the sequences of confirmed facts, and the first failure."""
         if len(rows) >= ATOMIC_FROM:
             try:
                 last = await self._publish_atomic(rows)
             except APIError as error:
-                # One member that is there already rejects the batch (10201), so does a dead one (10176): go one by one.
+                # One duplicate rejects the whole batch (10201), so does a timeout (10176): publish one by one.
                 log.info("an atomic batch was refused (%s); publishing one by one", error.err_code)
             else:
-                return [(row.position, last - len(rows) + 1 + place) for place, row in enumerate(rows)], None
+                return [(row.position, last - len(rows) + 1 + n) for n, row in enumerate(rows)], None
         return await self._publish_window(rows)
 
-    async def _publish_atomic(self, rows: Sequence[_Waiting]) -> int:
-        """All or nothing (ADR-50); the sequence of the last."""
+    async def _publish_atomic(self, rows: Sequence[UnpublishedFact]) -> int:
+        """Publishes atomically (ADR-50); returns the sequence of the last fact."""
         batch = secrets.token_hex(12)
         await publish_batch(
             self._broker.client,
             (
-                (row.subject, encode_headers(row.headers | {_BATCH: batch, _PLACE: str(place)}), row.payload)
+                (
+                    row.subject,
+                    encode_headers(row.headers | {_BATCH_ID: batch, _BATCH_SEQUENCE: str(place)}),
+                    row.payload,
+                )
                 for place, row in enumerate(rows[:-1], start=1)
             ),
         )
         row = rows[-1]
-        headers = row.headers | {_BATCH: batch, _PLACE: str(len(rows)), "Nats-Batch-Commit": "1"}
+        headers = row.headers | {_BATCH_ID: batch, _BATCH_SEQUENCE: str(len(rows)), "Nats-Batch-Commit": "1"}
         answer = await self._broker.client.request(row.subject, row.payload, timeout=ACK_TIMEOUT_S, headers=headers)
-        said = json.loads(answer.data)
-        if "error" in said:
-            raise APIError.from_error(said["error"])
-        if said.get("count") != len(rows):
-            raise NatsError(f"a batch of {len(rows)} was confirmed as {said.get('count')}")
-        return int(said["seq"])
+        result = json.loads(answer.data)
+        if "error" in result:
+            raise APIError.from_error(result["error"])
+        if result.get("count") != len(rows):
+            raise NatsError(f"a batch of {len(rows)} was confirmed as {result.get('count')}")
+        return int(result["seq"])
 
-    async def _publish_window(self, rows: Sequence[_Waiting]) -> tuple[list[tuple[int, int]], Exception | None]:
-        """One by one, but many tenants at once; the sequences of what was confirmed, and the first failure."""
-        queues: dict[str, list[_Waiting]] = defaultdict(list)
+    async def _publish_window(self, rows: Sequence[UnpublishedFact]) -> tuple[list[tuple[int, int]], Exception | None]:
+        """Publishes one by one, many tenants at once; returns confirmed sequences, and the first failure."""
+        queues: dict[str, list[UnpublishedFact]] = defaultdict(list)
         for row in rows:
             queues[row.queue].append(row)
         stored: list[tuple[int, int]] = []
         failure: Exception | None = None
         chained = len(queues) < len(rows) <= CHAIN
         while queues:
-            # Two facts of one tenant are in flight together only in a chain; what fell out of it goes alone.
+            # Only a chain has two facts of one tenant in flight; facts that it did not publish are sent alone.
             sent = rows if chained else [queue[0] for queue in queues.values()]
             answers = await self._send_chained(rows) if chained else await self._send(sent)
             for row, answer in zip(sent, answers, strict=True):
                 if isinstance(answer, int):
                     stored.append((row.position, answer))
-                elif not (chained and isinstance(answer, APIError) and answer.err_code == _NOT_BEHIND_IT):
+                elif not (chained and isinstance(answer, APIError) and answer.err_code == _UNEXPECTED_LAST):
                     failure = failure or answer
                     queues.pop(row.queue, None)
             confirmed = {position for position, _ in stored}
-            left = {name: [row for row in queue if row.position not in confirmed] for name, queue in queues.items()}
-            queues = {name: queue for name, queue in left.items() if queue}
+            remaining = {
+                name: [row for row in queue if row.position not in confirmed] for name, queue in queues.items()
+            }
+            queues = {name: queue for name, queue in remaining.items() if queue}
             chained = False
         return stored, failure
 
-    async def _send_chained(self, rows: Sequence[_Waiting]) -> list[int | Exception]:
-        """All at once, each on condition that the last in the stream is the one before it, so that order is kept.
+    async def _send_chained(self, rows: Sequence[UnpublishedFact]) -> list[int | Exception]:
+        """Sends all at once, each on condition that the last message of the stream is the one before it.
 
-        The server refuses the rest when one is lost, or when somebody else comes in between.
+        The server refuses the rest when one is lost, or when another publisher comes in between: order is kept.
         """
         before = [row.headers["Nats-Msg-Id"] for row in rows[:-1]]
-        behind = [row._replace(headers=row.headers | {_BEHIND: id_}) for row, id_ in zip(rows[1:], before, strict=True)]
-        return await self._send([rows[0], *behind])
+        conditional = [
+            row._replace(headers=row.headers | {_EXPECTED_LAST: id_}) for row, id_ in zip(rows[1:], before, strict=True)
+        ]
+        return await self._send([rows[0], *conditional])
 
-    async def _send(self, rows: Sequence[_Waiting]) -> list[int | Exception]:
-        """The sequence of each, or why it was not confirmed."""
+    async def _send(self, rows: Sequence[UnpublishedFact]) -> list[int | Exception]:
+        """Returns the sequence of each fact, or the error."""
         jetstream = self._broker.client.jetstream()
         answers = await asyncio.gather(
             *(
@@ -237,64 +219,55 @@ class Relay:
             ),
             return_exceptions=True,
         )
-        told: list[int | Exception] = []
+        results: list[int | Exception] = []
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, Exception):
                 raise answer
-            told.append(answer if isinstance(answer, Exception) else answer.seq)
-        return told
+            results.append(answer if isinstance(answer, Exception) else answer.seq)
+        return results
 
     async def _mark(self, stored: Sequence[tuple[int, int]], epoch: int) -> None:
         if not stored:
             return
-        positions, sequences = zip(*stored, strict=True)
         statement = Statement()
         statement.fence([(RELAY, epoch)])
-        rows = statement.columns(position=("bigint", positions), sequence=("bigint", sequences))
-        statement.add(
-            f"UPDATE chassis.outbox AS o SET sequence = n.sequence FROM {rows} WHERE o.position = n.position"  # noqa: S608
-        )
+        outbox.mark_published(statement, stored)
         async with self._database.direct(committing=True) as connection:
             await statement.execute(connection)
         _RELAYED.add(len(stored))
 
     async def _catch_up(self, epoch: int) -> None:
-        """Find in the stream what was published but not marked: the server forgets ids after its window, we do not."""
+        """Finds facts that were published but not marked; the server forgets ids after its window."""
         async with self._database.reading() as connection:
-            start = (await connection.execute(_KNOWN_FROM, {"margin": 2 * ROUND})).scalar_one()
-            last = (await connection.execute(_LAST_KNOWN)).one_or_none()
+            start = await outbox.recent_sequence(connection, 2 * BATCH)
+            last = await outbox.last_published(connection)
         last_known = 0
         if last is not None:
             last_known = last.sequence
             await check_stream_identity(self._broker.client, EVENTS, last_known, str(last.event_id))
-        feed = OrderedConsumer(self._broker.client, EVENTS, [f"paybill.events.*.{self._service}.>"], start or 1)
+        consumer = OrderedConsumer(self._broker.client, EVENTS, [f"paybill.events.*.{self._service}.>"], start or 1)
         try:
-            left = await feed.pending()
-            while left > 0:
-                messages = await feed.fetch(ACK_TIMEOUT_S)
+            remaining = await consumer.pending()
+            while remaining > 0:
+                messages = await consumer.fetch(ACK_TIMEOUT_S)
                 if not messages:
                     raise TimeoutError("the stream does not answer")
-                left -= len(messages)
-                await self._recognise(
+                remaining -= len(messages)
+                await self._mark_found(
                     {(m.headers or {}).get("ce-id", ""): stream_sequence(m) for m in messages}, last_known, epoch
                 )
         finally:
-            await feed.close()
+            await consumer.close()
 
-    async def _recognise(self, found: dict[str, int], last_known: int, epoch: int) -> None:
-        ours = [UUID(id_) for id_ in found if UUID_TEXT.fullmatch(id_)]
+    async def _mark_found(self, found: dict[str, int], last_known: int, epoch: int) -> None:
+        ids = [UUID(id_) for id_ in found if UUID_TEXT.fullmatch(id_)]
         async with self._database.reading() as connection:
-            rows = (await connection.execute(_FOUND, {"ids": ours})).all()
+            rows = await outbox.rows_by_id(connection, ids)
         await self._mark([(row.position, found[str(row.event_id)]) for row in rows if row.sequence is None], epoch)
         known = {str(row.event_id) for row in rows}
-        strange = [sequence for id_, sequence in found.items() if id_ not in known and sequence > last_known]
-        if strange:
+        unknown = [sequence for id_, sequence in found.items() if id_ not in known and sequence > last_known]
+        if unknown:
             raise LogStateMismatchError(
-                f"the stream holds facts of {self._service} that this database never decided, from {min(strange)} on: "
+                f"the stream has facts of {self._service} that this database does not have, from {min(unknown)} on: "
                 f"{OLDER_DATABASE}"
             )
-
-
-def _waiting(row: Any) -> _Waiting:
-    position, queue, subject, headers, payload, _ = row
-    return _Waiting(position, queue, subject, orjson.loads(headers), payload)

@@ -1,24 +1,26 @@
-"""Facts that could not be handled: their tenant's queue waits, everybody else goes on, and an operator sees them."""
+"""Retry queue: a fact that failed blocks only its tenant's queue, is retried, and ends as a dead letter."""
 
 import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import NotFoundError
-from paybill_contracts.event import PARTITIONS, Event
+from paybill_contracts.event import Event
 from paybill_contracts.operations import MessageDeadLettered, MessageRedriven, MessageSkipped, service_event
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
-from paybill_runtime.database.leases import INTAKE, Leases
-from paybill_runtime.decisions.group_commit import retry_on_conflict
-from paybill_runtime.decisions.store import Store, fence
+from paybill_runtime.database.leases import INTAKE, Leases, fence
+from paybill_runtime.database.pool import Database
+from paybill_runtime.database.retry import retry_on_conflict
+from paybill_runtime.decisions.restore_guard import RestoreGuard
+from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.errors import (
     DatabaseUnavailableError,
@@ -28,23 +30,27 @@ from paybill_runtime.errors import (
     reason,
     single_line,
 )
-from paybill_runtime.messaging.subscriptions import IncomingMessage, headers_json, lease_of, parse_stored
+from paybill_runtime.messaging.message import (
+    INTAKE_PARTITION,
+    STREAM_LEASE,
+    STREAM_PARTITION,
+    IncomingMessage,
+    headers_json,
+    lease_of,
+    parse_stored,
+)
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.telemetry import log_context
-
-if TYPE_CHECKING:
-    from paybill_runtime.messaging.inbox import MessageProcessor
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 8
-FIRST_BACKOFF_S = 1.0
-MAX_BACKOFF_S = 300.0
 POLL_S = 0.5
 MAX_PER_TURN = 100
-"""Facts of one queue that are tried before it is another's turn."""
+"""Facts of one queue that are retried before the next queue."""
 BLOCKED = "an earlier fact of this tenant waits"
 
-_PARK = text(
+_ENQUEUE = text(
     "INSERT INTO chassis.parked "
     "(event_id, stream, sequence, partition, tenant, subject, headers, payload, attempts, next_at, reason) VALUES "
     "(:event_id, :stream, :sequence, :partition, :tenant, :subject, :headers, :payload, :attempts, :next_at, :reason) "
@@ -55,7 +61,7 @@ _QUARANTINE = text(
     "(quarantine_id, publisher, subject, headers, payload, reason, sequence, quarantined_at) "
     "VALUES (:id, :publisher, :subject, :headers, :payload, :reason, :sequence, :now) ON CONFLICT DO NOTHING"
 )
-# From queue to queue by the index, and the first of each: what waits behind it costs nothing.
+# From queue to queue by the index, and the first row of each: rows behind it cost nothing.
 _HEADS = text(
     "WITH RECURSIVE queue AS ((SELECT partition, tenant FROM chassis.parked WHERE partition = ANY(:partitions) "
     "ORDER BY partition, tenant LIMIT 1) UNION ALL SELECT n.partition, n.tenant FROM queue AS q CROSS JOIN LATERAL "
@@ -80,14 +86,9 @@ _RETRY = text(
 
 
 class DeadLetterNotFoundError(NotFoundError):
-    """No fact waits under this id."""
+    """The retry queue has no fact with this id."""
 
     code = "dead_letter_not_found"
-
-
-def backoff_s(attempts: int) -> float:
-    """How long to wait after this many attempts: doubling, at most five minutes."""
-    return float(min(FIRST_BACKOFF_S * 2.0 ** min(attempts - 1, 30), MAX_BACKOFF_S))
 
 
 async def enqueue(
@@ -96,14 +97,14 @@ async def enqueue(
     waiting: Sequence[IncomingMessage],
     now: datetime,
 ) -> None:
-    """Keep messages with the reason, in the transaction that counts them as handled. Only `failed` were tried."""
+    """Adds messages with the reason, in the transaction that records them in the inbox. Only `failed` were tried."""
     rows = [
-        _row(item) | {"attempts": 1, "next_at": now + timedelta(seconds=backoff_s(1)), "reason": reason(error)}
+        _row(item) | {"attempts": 1, "next_at": now + timedelta(seconds=clock.backoff_s(1)), "reason": reason(error)}
         for item, error in failed
     ]
     rows += [_row(item) | {"attempts": 0, "next_at": now, "reason": BLOCKED} for item in waiting]
     if rows:
-        await connection.execute(_PARK, rows)
+        await connection.execute(_ENQUEUE, rows)
 
 
 def _row(item: IncomingMessage) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _row(item: IncomingMessage) -> dict[str, Any]:
 
 
 async def quarantine(connection: AsyncConnection, items: Sequence[IncomingMessage], now: datetime) -> None:
-    """Keep what the owner of a type refused, as it came."""
+    """Stores intake events that the owner of their type refused, unchanged."""
     rows = [
         {
             "id": item.id,
@@ -138,54 +139,78 @@ async def quarantine(connection: AsyncConnection, items: Sequence[IncomingMessag
         await connection.execute(_QUARANTINE, rows)
 
 
-class RetryQueue:
-    """Tries parked facts again, each tenant's in order, and lets operators decide about dead ones."""
+class Processor(Protocol):
+    """Handles the messages of a service; `MessageProcessor` does."""
 
-    def __init__(
-        self, processor: "MessageProcessor", store: Store, leases: Leases, on_commit: Callable[[], None]
-    ) -> None:
+    @property
+    def service(self) -> str:
+        """The name of the service."""
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """The subscriptions of the service."""
+
+    @property
+    def database(self) -> Database:
+        """The database of the service."""
+
+    @property
+    def restore_guard(self) -> RestoreGuard:
+        """The restore guard of the process."""
+
+    def classify(self, item: IncomingMessage, error: Exception) -> Exception | None:
+        """Returns the failure of `item`, whose writes raised `error`; None for a refusal."""
+
+    async def retry(self, connection: AsyncConnection, item: IncomingMessage) -> Exception | None:
+        """Handles `item` again; returns its failure."""
+
+
+class RetryQueue:
+    """Retries failed facts, each tenant's in order, and lets operators redrive or skip dead letters."""
+
+    def __init__(self, processor: Processor, store: Store, leases: Leases, on_commit: Callable[[], None]) -> None:
         self._processor = processor
         self._store = store
         self._leases = leases
         self._on_commit = on_commit
 
     async def run(self) -> None:
-        """Look for what is due, for ever."""
+        """Retries facts that are due, until cancelled."""
         while True:
             try:
-                moved = await self.tick()
+                progress = await self.tick()
             except (DatabaseUnavailableError, LeaseLostError) as error:
-                log.warning("parked facts wait: %s", error)
-                moved = False
+                log.warning("the retry queue pauses: %s", error)
+                progress = False
             except Exception as error:
                 if not is_transaction_conflict(error):
                     raise
-                moved = False
-            if not moved:
+                progress = False
+            if not progress:
                 await asyncio.sleep(POLL_S)
 
     async def tick(self) -> bool:
-        """Try the first parked facts of every queue of ours that is due; whether any queue moved."""
+        """Retries the first facts of every due queue of this process; returns whether any queue advanced."""
         self._processor.restore_guard.check()
         partitions = self._leases.partitions()
-        if self._leases.held_of([INTAKE]):
-            partitions.append(PARTITIONS)
+        partitions += [INTAKE_PARTITION] if self._leases.held_of([INTAKE]) else []
+        partitions += [STREAM_PARTITION] if self._leases.held_of([STREAM_LEASE]) else []
         async with self._processor.database.reading() as connection:
             heads = (await connection.execute(_HEADS, {"partitions": partitions, "now": clock.now()})).all()
-        moved = False
+        progress = False
         for head in heads:
             held = self._leases.held_of([lease_of(head.stream, head.partition)])
             if held:
-                moved |= await self._process_queue(head, held)
-        return moved
+                progress |= await self._process_queue(head, held)
+        return progress
 
     async def _process_queue(self, head: Row[Any], held: Mapping[str, int]) -> bool:
-        """Try a queue from its head on until one fails; whether it moved. Then it is the others' turn."""
+        """Retries a queue from its head on until one fails or its turn ends; returns whether it advanced."""
         queue = {"partition": head.partition, "tenant": head.tenant}
         id_ = head.event_id
-        for place in range(MAX_PER_TURN):
+        for count in range(MAX_PER_TURN):
             if not await self._try(id_, held):
-                return place > 0
+                return count > 0
             async with self._processor.database.reading() as connection:
                 id_ = (await connection.execute(_NEXT, queue)).scalar_one_or_none()
             if id_ is None:
@@ -193,23 +218,23 @@ class RetryQueue:
         return True
 
     async def _try(self, id_: UUID, held: Mapping[str, int]) -> bool:
-        """Handle one again; whether its queue moves on."""
+        """Handles one fact again; returns whether its queue advances."""
         try:
             return await retry_on_conflict(lambda: self._retry(id_, held))
         except Exception as error:
             if is_infrastructure_error(error):
                 raise
-            # What its writes violate shows only when they fail, and then nothing else of that transaction can be kept.
+            # A violated constraint aborts the transaction, so that the failure is recorded in another one.
             return await self._retry(id_, held, error)
 
-    async def _retry(self, id_: UUID, held: Mapping[str, int], broken: Exception | None = None) -> bool:
+    async def _retry(self, id_: UUID, held: Mapping[str, int], write_error: Exception | None = None) -> bool:
         async with self._processor.database.transaction() as connection:
             await fence(connection, held)
             row = (await connection.execute(_ONE, {"id": id_})).one_or_none()
             if row is None or row.dead:
                 return row is None
             item = self._read(row)
-            failure = self._processor.classify(item, broken) if broken is not None else None
+            failure = self._processor.classify(item, write_error) if write_error is not None else None
             failure = failure or await self._processor.retry(connection, item)
             if failure is None:
                 await connection.execute(_DELETE, {"id": id_})
@@ -234,7 +259,7 @@ class RetryQueue:
         values = {
             "id": row.event_id,
             "attempts": attempts,
-            "next_at": now + timedelta(seconds=backoff_s(attempts)),
+            "next_at": now + timedelta(seconds=clock.backoff_s(attempts)),
             "reason": reason(failure),
             "dead": attempts >= MAX_ATTEMPTS,
             "revision": row.revision,
@@ -242,7 +267,13 @@ class RetryQueue:
         if values["dead"]:
             values["revision"] += 1
             with log_context(row.tenant, json.loads(row.headers).get("traceparent", "")):
-                log.error("%s %s is dead after %d attempts: %s", row.subject, row.event_id, attempts, values["reason"])
+                log.error(
+                    "%s %s is a dead letter after %d attempts: %s",
+                    row.subject,
+                    row.event_id,
+                    attempts,
+                    values["reason"],
+                )
             unit = UnitOfWork(
                 now, Origin(str(row.event_id), str(row.event_id), f"service:{self._processor.service}", "")
             )
@@ -260,24 +291,24 @@ class RetryQueue:
         await connection.execute(_LATER, values)
 
     async def redrive(self, id_: UUID, origin: Origin) -> None:
-        """Have a parked fact tried again now; raises DeadLetterNotFoundError."""
-        said = service_event(self._processor.service, MessageRedriven)(message_key=str(id_), operator=origin.actor)
-        await self._operate(id_, origin, said, _RETRY)
+        """Makes a fact due now, with all attempts again. Raises DeadLetterNotFoundError."""
+        event = service_event(self._processor.service, MessageRedriven)(message_key=str(id_), operator=origin.actor)
+        await self._operate(id_, origin, event, _RETRY)
 
-    async def skip(self, id_: UUID, origin: Origin, why: str) -> None:
-        """Give a parked fact up, so that the tenant's queue goes on; raises DeadLetterNotFoundError."""
-        said = service_event(self._processor.service, MessageSkipped)(
-            message_key=str(id_), operator=origin.actor, reason=single_line(why)
+    async def skip(self, id_: UUID, origin: Origin, reason_: str) -> None:
+        """Removes a fact, so that its tenant's queue continues. Raises DeadLetterNotFoundError."""
+        event = service_event(self._processor.service, MessageSkipped)(
+            message_key=str(id_), operator=origin.actor, reason=single_line(reason_)
         )
-        await self._operate(id_, origin, said, _DELETE)
+        await self._operate(id_, origin, event, _DELETE)
 
-    async def _operate(self, id_: UUID, origin: Origin, said: Event, statement: TextClause) -> None:
+    async def _operate(self, id_: UUID, origin: Origin, event: Event, statement: TextClause) -> None:
         async with self._processor.database.transaction() as connection:
             row = (await connection.execute(_ONE, {"id": id_})).one_or_none()
             if row is None:
-                raise DeadLetterNotFoundError(f"no parked fact has the id {id_}; it may have been handled by now")
+                raise DeadLetterNotFoundError(f"no fact {id_} is in the retry queue; it may be handled by now")
             unit = UnitOfWork(clock.now(), origin)
-            unit.emit(said, row.revision + 1)
+            unit.emit(event, row.revision + 1)
             await self._store.write(connection, unit)
             await connection.execute(statement, {"id": id_, "revision": row.revision + 1})
         self._on_commit()

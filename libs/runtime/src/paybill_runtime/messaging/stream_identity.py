@@ -1,17 +1,19 @@
-"""Whether a stream is still the one that was read or written: the same message at the same place."""
+"""Check that a stream is the one that was consumed or published to: the same message at the same sequence."""
 
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
 from paybill_runtime.decisions.restore_guard import OLDER_STREAM, LogStateMismatchError
-from paybill_runtime.messaging.subscriptions import message_id
+from paybill_runtime.messaging.message import message_id
 
 
 async def check_stream_identity(client: Client, stream: str, sequence: int, id_: str | None) -> None:
-    """Raise LogAndStateDisagreeError unless the stream still holds the message `id_` at `sequence` (None: any)."""
+    """Raises LogStateMismatchError unless the stream still has the message `id_` at `sequence` (None: any message)."""
     state = (await client.jetstream().stream_info(stream)).state
     if state.last_seq < sequence:
-        raise LogStateMismatchError(f"the stream ends at {state.last_seq}, but {sequence} was seen: {OLDER_STREAM}")
+        raise LogStateMismatchError(
+            f"the stream ends at {state.last_seq}, but the position is {sequence}: {OLDER_STREAM}"
+        )
     if id_ is None or sequence < max(state.first_seq, 1):
         return
     try:
@@ -20,4 +22,4 @@ async def check_stream_identity(client: Client, stream: str, sequence: int, id_:
     except NotFoundError:
         found = ""
     if found != id_:
-        raise LogStateMismatchError(f"the stream holds another message at {sequence} than was seen: {OLDER_STREAM}")
+        raise LogStateMismatchError(f"the stream has another message at {sequence} than before: {OLDER_STREAM}")

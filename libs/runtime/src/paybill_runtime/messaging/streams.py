@@ -1,4 +1,4 @@
-"""The streams and the key bucket, as only the steward may make them: `python -m paybill_runtime.messaging.streams`."""
+"""Configuration of the streams and the key bucket; the steward creates them by running this module."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ _GIB = 1024**3
 
 
 def configurations(replicas: int) -> list[StreamConfig]:
-    """What each stream promises. EVENTS forgets nothing and lets nobody delete; keys must be erasable."""
+    """Returns the configurations. EVENTS keeps every message and forbids deletion; keys must be erasable."""
     return [
         StreamConfig(
             name=EVENTS,
@@ -62,7 +62,7 @@ def configurations(replicas: int) -> list[StreamConfig]:
 
 
 async def ensure(client: Client, replicas: int = 1) -> None:
-    """Create what is missing and bring the rest to its configuration. Idempotent."""
+    """Creates missing streams and updates the configuration of the others. Idempotent."""
     jetstream = client.jetstream()
     for configuration in configurations(replicas):
         try:
@@ -74,12 +74,12 @@ async def ensure(client: Client, replicas: int = 1) -> None:
 
 
 async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Client:
-    """A connection as `user`, tried until `wait_s` have passed."""
+    """Returns a connection as `user`, with retries until `wait_s` have passed."""
     client = Client()
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:
         try:
-            # By default the client itself would try for two minutes before it raises.
+            # By default the client would retry for two minutes before it raises.
             await client.connect(
                 url,
                 user=user,
@@ -89,7 +89,7 @@ async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Cli
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
                 connect_timeout=2,
-                error_cb=_raised_anyway,
+                error_cb=_ignore,
             )
         except (OSError, NoServersError, TimeoutError):
             if asyncio.get_running_loop().time() > deadline:
@@ -100,8 +100,8 @@ async def connect(url: str, user: str, password: str, wait_s: float = 30) -> Cli
             return client
 
 
-async def _raised_anyway(_: Exception) -> None:
-    """The client would log every attempt that fails with a traceback; the last one is raised."""
+async def _ignore(_: Exception) -> None:
+    """Replaces the client's callback, which would log a traceback for each attempt; the last error is raised."""
 
 
 async def _main() -> None:

@@ -1,4 +1,4 @@
-"""The state of every aggregate, folded from its facts while they are read."""
+"""Histories of aggregates: each state is folded from its facts while the log is read."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,12 +9,12 @@ from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.errors import reason
 from paybill_runtime.replay.report import Report
 
-_NAMED = 5
+_REVISIONS_SHOWN = 5
 """Missing revisions that a fault names."""
 
 
 class _History:
-    """An aggregate so far. held: its facts behind a gap, by revision; newest: the last revision seen, and where."""
+    """An aggregate so far. held: facts behind a gap, by revision; newest: the last revision, and its sequence."""
 
     __slots__ = ("broken", "held", "newest", "revision", "state", "stored")
 
@@ -28,10 +28,9 @@ class _History:
 
 
 class Histories:
-    """Facts go in, each once, in the order of the log; states come out.
+    """Folds facts, each added once in the order of the log, into states.
 
-    A fact is folded as soon as it comes, so that of a log no more is kept than the state of each aggregate. Only what
-    stands behind a gap is held, until the gap is filled or `finish` is called.
+    Only the state of each aggregate is kept. Facts behind a gap are held until the gap is filled or `finish` is called.
     """
 
     def __init__(self, states: Sequence[AnyStored], report: Report) -> None:
@@ -40,13 +39,13 @@ class Histories:
         self._histories: dict[str, _History] = {}
 
     def add(self, aggregate: str, fact: Fact) -> None:
-        """A fact of the log, or, with the sequence 0, one that is not in it yet."""
+        """Adds a fact of the log, or, with the sequence 0, one that is not published yet."""
         history = self._histories.get(aggregate)
         revision = fact.revision
         if history is None:
             stored = self._by_kind.get(fact.event.AGGREGATE)
             if stored is None and revision == 1:
-                return  # most facts without a state are the only one of their aggregate: no need to remember it
+                return  # most facts without a state are the only one of their aggregate
             history = self._histories[aggregate] = _History(stored)
         if fact.sequence:
             last, at = history.newest
@@ -54,7 +53,7 @@ class Histories:
                 self._report.add(
                     "swapped_facts",
                     f"sequences {at} and {fact.sequence}",
-                    f"revision {revision} of {aggregate} stands behind its revision {last}",
+                    f"revision {revision} of {aggregate} comes after its revision {last}",
                 )
             history.newest = (revision, fact.sequence)
         if history.stored is None:
@@ -72,7 +71,7 @@ class Histories:
             return
         try:
             history.state = history.stored.fold(history.state, event)
-        except Exception as error:  # noqa: BLE001  # a history with holes may lead a rule anywhere
+        except Exception as error:  # noqa: BLE001  # an incomplete history may make a rule raise any error
             self._broken(aggregate, history, error)
 
     def _broken(self, aggregate: str, history: _History, error: Exception) -> None:
@@ -80,23 +79,23 @@ class Histories:
         self._report.add("cannot_fold", aggregate, reason(error))
 
     def finish(self) -> None:
-        """No more facts come: what is missing stays missing, and what stands behind it is folded all the same."""
+        """Reports the gaps, and folds the facts behind them."""
         for aggregate, history in self._histories.items():
             if history.held:
                 missing: list[str] = []
                 for revision in sorted(history.held):
                     absent = range(history.revision + 1, revision)
-                    missing += map(str, absent[: _NAMED - len(missing)])
+                    missing += map(str, absent[: _REVISIONS_SHOWN - len(missing)])
                     self._fold(aggregate, history, revision, history.held.pop(revision))
                 self._report.add("gap", aggregate, f"revisions {', '.join(missing)} are missing")
         self._report.aggregates = sum(
             1 for history in self._histories.values() if history.stored and not history.broken
         )
 
-    def take(self, aggregate: str) -> tuple[int, str] | None:
-        """The revision and the state, as it would be stored, of an aggregate, which is forgotten here.
+    def pop(self, aggregate: str) -> tuple[int, str] | None:
+        """Removes an aggregate; returns its revision and its state in stored form.
 
-        None when no fact is about it, or its facts could not be folded.
+        None when it has no facts, or they could not be folded.
         """
         history = self._histories.pop(aggregate, None)
         if history is None or history.stored is None or history.broken:
@@ -107,6 +106,6 @@ class Histories:
             self._broken(aggregate, history, error)
             return None
 
-    def left(self) -> Iterator[str]:
-        """The aggregates that have a state and were not taken."""
+    def remaining(self) -> Iterator[str]:
+        """Returns the aggregates with a state that were not removed."""
         return (name for name, history in self._histories.items() if history.stored and not history.broken)

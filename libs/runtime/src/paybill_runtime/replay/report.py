@@ -1,4 +1,4 @@
-"""What a replay finds: how much was read, and each place where the log, the outbox and the tables do not agree."""
+"""Report of a replay: counts, and the differences between the log, the outbox and the tables."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ MAX_FAULTS_KEPT = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One place where the log and the tables, or the log and the outbox, do not agree."""
+    """One difference between the log and the tables, or the log and the outbox."""
 
     kind: str
     where: str
@@ -18,10 +18,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Report:
-    """What a replay found. `equal` means that every table is exactly what the log says.
-
-    faults: the first thousand; fault_count: all.
-    """
+    """The result of a replay. faults: the first thousand; fault_count: all."""
 
     service: str
     facts: int = 0
@@ -35,17 +32,17 @@ class Report:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether every table is exactly the fold of the log."""
         return self.fault_count == 0
 
     def add(self, kind: str, where: str, message: str) -> None:
-        """Note a fault."""
+        """Adds a fault."""
         self.fault_count += 1
         if len(self.faults) < MAX_FAULTS_KEPT:
             self.faults.append(Fault(kind, where, message))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; at most 100 faults are shown, `fault_count` counts all."""
+        """Returns the report for JSON, with at most 100 faults."""
         return {
             "service": self.service,
             "equal": self.equal,

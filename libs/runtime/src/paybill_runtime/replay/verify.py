@@ -1,12 +1,12 @@
-"""Folding the log through a service's own rules, and comparing what comes out with its live tables.
+"""Replay: folds the log through a service's own rules, and compares the result with its tables or rebuilds them.
 
-The log, the outbox and the tables are each read once, in parts, so that a log of any length fits: what is kept is the
-state of each aggregate. The database shows one view of itself meanwhile, which keeps PostgreSQL from vacuuming.
+The log, the outbox and the tables are each read once, in parts, so that a log of any length fits in memory: only the
+state of each aggregate is kept. The database is read in one snapshot, which keeps PostgreSQL from vacuuming meanwhile.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from nats.aio.client import Client
@@ -17,7 +17,6 @@ from paybill_contracts.event import canonical
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from paybill_runtime.app import Service
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.errors import ConfigurationError, reason
@@ -25,13 +24,13 @@ from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.replay.alignment import Alignment
 from paybill_runtime.replay.histories import Histories
-from paybill_runtime.replay.outbox_rows import Outbox
+from paybill_runtime.replay.outbox_rows import OutboxSnapshot
 from paybill_runtime.replay.report import Report
 from paybill_runtime.settings import ServiceSettings, read_secret
 
 PART = 1000
-"""Messages, and rows of a table, that are held at a time."""
-SILENCE_S = 10.0
+"""Messages, and rows of a table, that are in memory at a time."""
+ANSWER_TIMEOUT_S = 10.0
 
 _OWNERS = text(
     "SELECT DISTINCT owner FROM chassis.lease WHERE owner <> '' AND "
@@ -42,24 +41,36 @@ _NEWEST = text("SELECT coalesce(max(position), 0) FROM chassis.outbox")
 
 
 class LogUnavailableError(Exception):
-    """The stream does not answer: nothing is known about the log."""
+    """The stream does not answer, so that the log cannot be verified."""
 
 
-async def replay(service: Service, settings: ServiceSettings, database: Database, *, rebuild: bool = False) -> Report:
-    """Verify the tables of `service` against the log; with `rebuild`, write them anew from it.
+class Replayed(Protocol):
+    """The name and the states of a service; `Service` has them."""
 
-    The service may run during a verification; for a rebuild it has to be stopped (ConfigurationError). Raises
-    LogUnavailableError when the stream stops answering.
+    @property
+    def name(self) -> str:
+        """The name of the service."""
+
+    @property
+    def states(self) -> Sequence[AnyStored]:
+        """The kinds of aggregates of the service."""
+
+
+async def replay(service: Replayed, settings: ServiceSettings, database: Database, *, rebuild: bool = False) -> Report:
+    """Verifies the tables of `service` against the log; with `rebuild`, writes them again from it.
+
+    The service may run during a verification; for a rebuild it must be stopped (ConfigurationError). Raises
+    LogUnavailableError when the stream does not answer.
     """
     report = Report(service.name)
     histories = Histories(service.states, report)
     client = await connect(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file), wait_s=5)
     try:
         async with database.snapshot() as connection:
-            outbox = await Outbox(connection).open()
+            outbox = await OutboxSnapshot(connection).open()
             alignment = Alignment(outbox, histories, report)
             async for messages in _log(client, service.name):
-                await alignment.take(messages)
+                await alignment.add(messages)
             await alignment.finish()
             histories.finish()
             if not (rebuild and report.equal):
@@ -72,20 +83,20 @@ async def replay(service: Service, settings: ServiceSettings, database: Database
     return report
 
 
-async def _log(client: Client, context: str) -> AsyncIterator[Sequence[Msg]]:
-    """Every message of this context that the stream holds now. Raises LogUnavailableError."""
-    feed = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{context}.>"], 1, batch=PART)
+async def _log(client: Client, service: str) -> AsyncIterator[Sequence[Msg]]:
+    """Yields every message of this service in the stream. Raises LogUnavailableError."""
+    consumer = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{service}.>"], 1, batch=PART)
     try:
-        left = await feed.pending()
-        while left > 0:
-            messages = await feed.fetch(SILENCE_S)
+        remaining = await consumer.pending()
+        while remaining > 0:
+            messages = await consumer.fetch(ANSWER_TIMEOUT_S)
             if not messages:
                 raise LogUnavailableError("the stream does not answer")
-            left -= len(messages)
+            remaining -= len(messages)
             yield messages
-        await feed.close()
+        await consumer.close()
     except (NatsError, JetStreamError, OSError, TimeoutError) as error:
-        # By their kind they could be PostgreSQL's, whose view is open around this.
+        # Their types could also be errors of PostgreSQL, whose snapshot is open.
         raise LogUnavailableError(reason(error)) from error
 
 
@@ -96,41 +107,41 @@ async def _compare(
         query = text(f"SELECT id, revision, state::text FROM {stored.table.name} ORDER BY id")  # noqa: S608  # our code
         rows = await connection.stream(query, execution_options={"yield_per": PART})
         async for id_, revision, state in rows:
-            where = f"{stored.kind}/{id_}"
-            kept = revision, canonical(orjson.loads(state)).decode()
-            folded = histories.take(where)
+            name = f"{stored.kind}/{id_}"
+            stored_state = revision, canonical(orjson.loads(state)).decode()
+            folded = histories.pop(name)
             if folded is None:
-                report.add("unexpected_row", where, "the table has a row that no fact explains")
-            elif kept != folded:
-                report.add("different_state", where, _difference(kept, folded))
-    for where in sorted(histories.left()):
-        report.add("missing_row", where, "the log says that it exists, but the table has no row")
+                report.add("unexpected_row", name, "the table has a row without facts in the log")
+            elif stored_state != folded:
+                report.add("different_state", name, _difference(stored_state, folded))
+    for name in sorted(histories.remaining()):
+        report.add("missing_row", name, "the log has facts of it, but the table has no row")
 
 
-def _difference(kept: tuple[int, str], folded: tuple[int, str]) -> str:
-    """Which fields differ; the values may be sealed or long, so only their names are told."""
-    if kept[0] != folded[0]:
-        return f"the table is at revision {kept[0]}, the log at {folded[0]}"
-    live, true = orjson.loads(kept[1]), orjson.loads(folded[1])
+def _difference(table: tuple[int, str], folded: tuple[int, str]) -> str:
+    """Returns the names of the fields that differ; values may be sealed or long."""
+    if table[0] != folded[0]:
+        return f"the table is at revision {table[0]}, the log at {folded[0]}"
+    live, expected = orjson.loads(table[1]), orjson.loads(folded[1])
     if not isinstance(live, dict):
-        return "the state in the table is no object"
-    names = sorted(name for name in live.keys() | true.keys() if live.get(name) != true.get(name))
+        return "the state in the table is not an object"
+    names = sorted(name for name in live.keys() | expected.keys() if live.get(name) != expected.get(name))
     return f"the field{'s' if len(names) > 1 else ''} {', '.join(names)} differ from the log"
 
 
 async def _rebuild(database: Database, states: Sequence[AnyStored], histories: Histories, newest_position: int) -> None:
-    """Write all states anew in one transaction, while nobody owns anything."""
+    """Writes all states again in one transaction, while no process owns a lease."""
     async with database.transaction() as connection:
         await connection.execute(_LOCK)
         owners = (await connection.execute(_OWNERS)).scalars().all()
         if owners:
-            raise ConfigurationError(f"{', '.join(owners)} still runs; stop it, then rebuild")
+            raise ConfigurationError(f"{', '.join(owners)} still runs; stop it, then rebuild again")
         if (await connection.execute(_NEWEST)).scalar_one() != newest_position:
-            raise ConfigurationError("something was decided since the log was read; rebuild again")
+            raise ConfigurationError("a fact was decided after the log was read; rebuild again")
         for stored in states:
             table = stored.table.name
             await connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608  # a name in our code
-            names = iter(sorted(name for name in histories.left() if name.startswith(f"{stored.kind}/")))
+            names = iter(sorted(name for name in histories.remaining() if name.startswith(f"{stored.kind}/")))
             while part := list(islice(names, PART)):
                 await connection.execute(_insert(table), _columns(part, histories))
 
@@ -146,9 +157,9 @@ def _insert(table: str) -> TextClause:
 def _columns(names: Sequence[str], histories: Histories) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"ids": [], "revisions": [], "states": []}
     for name in names:
-        folded = histories.take(name)
+        folded = histories.pop(name)
         if folded is None:
-            raise ConfigurationError(f"the state of {name} cannot be written down; nothing was rebuilt")
+            raise ConfigurationError(f"the state of {name} cannot be stored; nothing was rebuilt")
         for column, value in zip(columns.values(), (name.partition("/")[2], *folded), strict=True):
             column.append(value)
     return columns

@@ -1,4 +1,4 @@
-"""Who a service is to the others: an X25519 key pair, so that a value can be locked for named readers only."""
+"""Identity of a service: an X25519 key pair, so that a value can be encrypted for named recipients only."""
 
 import argparse
 import contextlib
@@ -16,11 +16,11 @@ from paybill_runtime.errors import ConfigurationError
 
 _PUBLIC_BYTES = 32
 _NONCE = bytes(12)
-"""A fixed nonce is safe: every box has a fresh key from a fresh ephemeral pair (as in HPKE base mode, RFC 9180)."""
+"""A fixed nonce is safe: every value has a new key from a new ephemeral pair (as in HPKE base mode, RFC 9180)."""
 
 
 class WrongRecipientError(Exception):
-    """A box that is locked for somebody else, or that was altered."""
+    """The value was encrypted for another recipient, or altered."""
 
 
 def _key(shared: bytes, ephemeral: bytes, public: bytes) -> bytes:
@@ -29,7 +29,7 @@ def _key(shared: bytes, ephemeral: bytes, public: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Identity:
-    """The own private key, and the folder in which everybody's public key is found as `<name>.pub`."""
+    """The private key of a service, and the folder that holds all public keys as `<name>.pub`."""
 
     name: str
     private: X25519PrivateKey
@@ -37,17 +37,17 @@ class Identity:
 
     @classmethod
     def load(cls, directory: Path, name: str) -> "Identity":
-        """Read `<name>.key` (32 raw bytes). Raises ConfigurationError when it is missing or malformed."""
+        """Reads `<name>.key` (32 raw bytes). Raises ConfigurationError when it is missing or malformed."""
         path = directory / f"{name}.key"
         try:
             return cls(name, X25519PrivateKey.from_private_bytes(path.read_bytes()), directory)
         except (OSError, ValueError) as error:
             raise ConfigurationError(
-                f"the identity {path.name} cannot be read; make it with `python -m paybill_runtime.security.identity`"
+                f"the identity {path.name} cannot be read; create it with `python -m paybill_runtime.security.identity`"
             ) from error
 
     def encrypt_for(self, value: bytes, recipient: str) -> bytes:
-        """`value` in a box that only `reader` can open."""
+        """Returns `value` encrypted so that only `recipient` can decrypt it."""
         path = self.directory / f"{recipient}.pub"
         try:
             public = path.read_bytes()
@@ -56,31 +56,31 @@ class Identity:
                 f"the public identity {path.name} is missing; copy it here from its owner"
             ) from error
         ephemeral = X25519PrivateKey.generate()
-        mine = ephemeral.public_key().public_bytes_raw()
-        key = _key(ephemeral.exchange(X25519PublicKey.from_public_bytes(public)), mine, public)
-        return mine + AESGCM(key).encrypt(_NONCE, value, recipient.encode())
+        own = ephemeral.public_key().public_bytes_raw()
+        key = _key(ephemeral.exchange(X25519PublicKey.from_public_bytes(public)), own, public)
+        return own + AESGCM(key).encrypt(_NONCE, value, recipient.encode())
 
-    def decrypt(self, box: bytes) -> bytes:
-        """The value in a box locked for us. Raises NotForUsError."""
-        ephemeral = box[:_PUBLIC_BYTES]
+    def decrypt(self, sealed: bytes) -> bytes:
+        """Returns the value that was encrypted for this service. Raises WrongRecipientError."""
+        ephemeral = sealed[:_PUBLIC_BYTES]
         public = self.private.public_key().public_bytes_raw()
         try:
             shared = self.private.exchange(X25519PublicKey.from_public_bytes(ephemeral))
-            return AESGCM(_key(shared, ephemeral, public)).decrypt(_NONCE, box[_PUBLIC_BYTES:], self.name.encode())
+            return AESGCM(_key(shared, ephemeral, public)).decrypt(_NONCE, sealed[_PUBLIC_BYTES:], self.name.encode())
         except (InvalidTag, ValueError) as error:
-            raise WrongRecipientError(f"this box does not open for {self.name}") from error
+            raise WrongRecipientError(f"this value was not encrypted for {self.name}, or was altered") from error
 
 
 def make_identity(directory: Path, name: str) -> None:
-    """Make the key pair of `name` in `directory` unless it is there: the private half 0600. Safe to do again."""
+    """Creates the key pair of `name` in `directory`, the private half with mode 0600. Idempotent."""
     path = directory / f"{name}.key"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        # Whole or not at all: half a key would be found, and refused, at every later start.
+        # Atomic: a partly written key would be refused at every later start.
         draft = directory / f".{name}.key.{os.getpid()}"
         draft.touch(mode=0o600)
         draft.write_bytes(X25519PrivateKey.generate().private_bytes_raw())
-        with contextlib.suppress(FileExistsError):  # somebody else has just made it: theirs counts
+        with contextlib.suppress(FileExistsError):  # another process created it first: that one is used
             path.hardlink_to(draft)
         draft.unlink()
     public = Identity.load(directory, name).private.public_key().public_bytes_raw()
@@ -88,10 +88,12 @@ def make_identity(directory: Path, name: str) -> None:
 
 
 def main() -> None:
-    """`python -m paybill_runtime.security.identity DIR NAME…`: make the identities that are named."""
-    parser = argparse.ArgumentParser(prog="python -m paybill_runtime.security.identity", description="Make identities.")
-    parser.add_argument("directory", type=Path, help="where `<name>.key` and `<name>.pub` are put")
-    parser.add_argument("names", nargs="+", metavar="name", help="a service, or an operator")
+    """Creates identities: `python -m paybill_runtime.security.identity DIR NAME…`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m paybill_runtime.security.identity", description="Create identities."
+    )
+    parser.add_argument("directory", type=Path, help="folder for `<name>.key` and `<name>.pub`")
+    parser.add_argument("names", nargs="+", metavar="name", help="name of a service or an operator")
     arguments = parser.parse_args()
     for name in arguments.names:
         make_identity(arguments.directory, name)

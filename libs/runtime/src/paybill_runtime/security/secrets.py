@@ -1,4 +1,4 @@
-"""One port for secrets. Here: sealed files, a folder for each writer, each value locked for its readers only."""
+"""Port for secrets, and its implementation with files: encrypted for each recipient, one folder for each writer."""
 
 import asyncio
 import json
@@ -17,37 +17,37 @@ from paybill_runtime.security.identity import Identity
 
 _REF = re.compile(r"secret://([a-z][a-z0-9-]*)/([a-z0-9_\-]+(?:/[a-z0-9_\-]+)*)\?v=([1-9][0-9]{0,8})")
 _NONCE = bytes(12)
-"""A fixed nonce is safe: every version has a fresh key, locked for its readers beside it."""
+"""A fixed nonce is safe: every version has a new key, stored beside it encrypted for each recipient."""
 _LAST = ".last"
-"""The file that remembers the highest version of a secret that was deleted."""
+"""The file with the highest version of a deleted secret."""
 
 
 class SecretNotFoundError(NotFoundError):
-    """No secret has this name or version; it may have been deleted."""
+    """No secret has this name or version; it may be deleted."""
 
     code = "secret_not_found"
 
 
 class SecretForbiddenError(ForbiddenError):
-    """The secret was not granted to this reader, or this writer does not own it."""
+    """The secret was not encrypted for this service, or this writer does not own it."""
 
     code = "secret_forbidden"
 
 
 class Secrets(Protocol):
-    """Puts, gets and deletes secrets. Facts carry the reference, `secret://<writer>/<name>?v=<n>`, never the value."""
+    """Stores, reads and deletes secrets. Facts carry only the reference, `secret://<writer>/<name>?v=<n>`."""
 
     async def put(self, name: str, value: str, recipients: Sequence[str] = ()) -> str:
-        """Store a new version, readable by the writer and `readers`; its reference."""
+        """Stores a new version for the writer and `recipients`; returns its reference."""
 
     async def get(self, reference: str) -> str:
-        """The value. Raises SecretNotFoundError or SecretForbiddenError."""
+        """Returns the value. Raises SecretNotFoundError or SecretForbiddenError."""
 
     async def latest(self, name: str) -> str | None:
-        """The reference of the newest version of an own secret; None when there is none."""
+        """Returns the reference of the newest version of an own secret; None when there is none."""
 
     async def delete(self, name: str) -> None:
-        """Destroy every version of an own secret; doing it twice is no error."""
+        """Destroys every version of an own secret. Idempotent."""
 
 
 class FileSecrets:
@@ -58,37 +58,37 @@ class FileSecrets:
         self._identity = identity
 
     async def put(self, name: str, value: str, recipients: Sequence[str] = ()) -> str:
-        """Store a new version, readable by the writer and `readers`; its reference."""
+        """Stores a new version for the writer and `recipients`; returns its reference."""
         return await asyncio.to_thread(self._put, name, value, recipients)
 
     async def get(self, reference: str) -> str:
-        """The value. Raises SecretNotFoundError or SecretForbiddenError."""
+        """Returns the value. Raises SecretNotFoundError or SecretForbiddenError."""
         return await asyncio.to_thread(self.read, reference)
 
     async def latest(self, name: str) -> str | None:
-        """The reference of the newest version of an own secret; None when there is none."""
+        """Returns the reference of the newest version of an own secret; None when there is none."""
         versions = await asyncio.to_thread(self._versions, self._folder(self._identity.name, name))
         return self._reference(name, versions[-1]) if versions else None
 
     async def delete(self, name: str) -> None:
-        """Destroy every version of an own secret; doing it twice is no error."""
+        """Destroys every version of an own secret. Idempotent."""
         await asyncio.to_thread(self._delete, self._folder(self._identity.name, name))
 
     def read(self, reference: str) -> str:
-        """As `get`, for callers without an event loop."""
+        """Returns the value, like `get`, for callers without an event loop."""
         match = _REF.fullmatch(reference)
         if match is None:
-            raise SecretNotFoundError("this is no reference of a secret; it looks like secret://writer/name?v=1")
+            raise SecretNotFoundError("this is not a reference of a secret; the form is secret://writer/name?v=1")
         path = self._folder(match[1], match[2]) / match[3]
         try:
-            kept = json.loads(path.read_bytes())
+            stored = json.loads(path.read_bytes())
         except FileNotFoundError as error:
-            raise SecretNotFoundError(f"{reference} does not exist; it may have been deleted") from error
-        box = kept["keys"].get(self._identity.name)
-        if box is None:
+            raise SecretNotFoundError(f"{reference} does not exist; it may be deleted") from error
+        wrapped = stored["keys"].get(self._identity.name)
+        if wrapped is None:
             raise SecretForbiddenError(f"{reference} was not granted to {self._identity.name}")
-        key = self._identity.decrypt(b64decode(box))
-        return AESGCM(key).decrypt(_NONCE, b64decode(kept["sealed"]), reference.encode()).decode()
+        key = self._identity.decrypt(b64decode(wrapped))
+        return AESGCM(key).decrypt(_NONCE, b64decode(stored["sealed"]), reference.encode()).decode()
 
     def _put(self, name: str, value: str, recipients: Sequence[str]) -> str:
         folder = self._folder(self._identity.name, name)
@@ -108,7 +108,7 @@ class FileSecrets:
 
     @staticmethod
     def _write(folder: Path, version: int, content: bytes) -> bool:
-        """Put a version there durably and at once; False when somebody else has just made it."""
+        """Stores a version durably and atomically; returns False when another process stored it first."""
         temporary = folder / f".{version}.{token_hex(8)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -143,9 +143,9 @@ class FileSecrets:
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
     def _last(self, folder: Path) -> int:
-        """The highest version that there ever was: a reference in the log may never come to mean another value."""
-        kept = folder / _LAST
-        return max([int(kept.read_text()) if kept.is_file() else 0, *self._versions(folder)])
+        """Returns the highest version ever: a reference in the log must never come to mean another value."""
+        last = folder / _LAST
+        return max([int(last.read_text()) if last.is_file() else 0, *self._versions(folder)])
 
     def _delete(self, folder: Path) -> None:
         versions = self._versions(folder)

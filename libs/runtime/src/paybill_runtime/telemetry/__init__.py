@@ -1,4 +1,7 @@
-"""One trace from the first request to the last fact, and log lines that carry it."""
+"""Traces, metrics and JSON log lines.
+
+Guarantee: one trace id connects a request with every fact and log line that it leads to, across services.
+"""
 
 import json
 import logging
@@ -26,41 +29,41 @@ trace_var: ContextVar[str] = ContextVar("trace", default="")
 tenant_var: ContextVar[str] = ContextVar("tenant", default="")
 
 _exports: tuple[Callable[[], None], ...] = ()
-"""What ends the sending of spans and metrics; empty when there is no endpoint."""
+"""Shutdown functions of the exporters; empty without an OTLP endpoint."""
 FLUSH_S = 2.0
 meter = metrics.get_meter("paybill")
 
 
 def is_valid_traceparent(traceparent: str | None) -> bool:
-    """Whether this is a usable W3C traceparent (https://www.w3.org/TR/trace-context/)."""
+    """Returns whether this is a valid W3C traceparent (https://www.w3.org/TR/trace-context/)."""
     return _TRACEPARENT.fullmatch(traceparent or "") is not None
 
 
 def trace_id(traceparent: str) -> str:
-    """The 32 hex digits that all spans of one trace share."""
+    """Returns the 32 hex digits that all spans of one trace share."""
     return traceparent[3:35]
 
 
 def child(parent: str | None) -> str:
-    """A traceparent for work that `parent` led to; a new trace when there is none."""
+    """Returns a traceparent for a span below `parent`; a new trace without a valid parent."""
     digits = os.urandom(24).hex()
     trace_ = trace_id(parent) if parent and is_valid_traceparent(parent) else digits[16:]
     return f"00-{trace_}-{digits[:16]}-01"
 
 
 class _LogContext:
-    """While the block runs, log lines say which trace led to them, and which tenant they are about; yields `here`."""
+    """Sets the trace and the tenant of log lines while the block runs; yields `traceparent`."""
 
-    __slots__ = ("_here", "_tenant", "_tokens")
+    __slots__ = ("_tenant", "_tokens", "_traceparent")
 
-    def __init__(self, here: str, tenant: str | None = None) -> None:
-        self._here = here
+    def __init__(self, traceparent: str, tenant: str | None = None) -> None:
+        self._traceparent = traceparent
         self._tenant = tenant
 
     def __enter__(self) -> str:
         tenant = tenant_var.get() if self._tenant is None else self._tenant
-        self._tokens = trace_var.set(trace_id(self._here)), tenant_var.set(tenant)
-        return self._here
+        self._tokens = trace_var.set(trace_id(self._traceparent)), tenant_var.set(tenant)
+        return self._traceparent
 
     def __exit__(self, *_: object) -> None:
         trace, tenant = self._tokens
@@ -69,12 +72,12 @@ class _LogContext:
 
 
 def log_context(tenant: str, traceparent: str) -> AbstractContextManager[str]:
-    """Log lines of this block say that they are about this tenant, and which trace led to them."""
+    """Sets the tenant and the trace of the log lines of a block."""
     return _LogContext(traceparent, tenant)
 
 
 def span(name: str, parent: str | None, kind: SpanKind = SpanKind.INTERNAL) -> AbstractContextManager[str]:
-    """A span below `parent`; yields its traceparent. Without an OTLP endpoint only ids are made, which costs little."""
+    """Opens a span below `parent`; yields its traceparent. Without an OTLP endpoint only ids are created."""
     return _exported(name, parent, kind) if _exports else _LogContext(child(parent))
 
 
@@ -85,25 +88,25 @@ def _exported(name: str, parent: str | None, kind: SpanKind) -> Iterator[str]:
     with trace.get_tracer("paybill").start_as_current_span(name, context=context, kind=kind, attributes=attributes):
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
-        with _LogContext(carrier.get("traceparent") or child(parent)) as here:
-            yield here
+        with _LogContext(carrier.get("traceparent") or child(parent)) as current:
+            yield current
 
 
-def request_span(method: str, path: str, given: str | None) -> AbstractContextManager[str]:
-    """The span of an HTTP request, which FastAPI may have made, for an OTLP endpoint; yields its traceparent."""
+def request_span(method: str, path: str, parent: str | None) -> AbstractContextManager[str]:
+    """Opens the span of an HTTP request, unless FastAPI opened it; yields its traceparent."""
     carrier: dict[str, str] = {}
     if _exports:
         _propagator.inject(carrier)
-    made = carrier.get("traceparent")
-    return _LogContext(made) if made else span(f"{method} {path}", given, SpanKind.SERVER)
+    current = carrier.get("traceparent")
+    return _LogContext(current) if current else span(f"{method} {path}", parent, SpanKind.SERVER)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-"""Made once: `json.dumps` would make one for each line."""
+"""Created once: `json.dumps` would create one for each line."""
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object a line, with the trace and the tenant that the line belongs to."""
+    """Formats a record as one line of JSON, with its trace and tenant."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -128,27 +131,27 @@ class _JsonLines(logging.Formatter):
 
 
 def configure(service: str, level: str) -> None:
-    """Log JSON lines to stderr; send traces and metrics when an OTLP endpoint is set (OTEL_EXPORTER_OTLP_ENDPOINT)."""
+    """Logs JSON lines to stderr; exports traces and metrics if OTEL_EXPORTER_OTLP_ENDPOINT is set."""
     global _exports  # noqa: PLW0603  # set once, while starting; read on the hot path
-    # Nothing that our lines say, and a fifth of what a line costs.
+    # Our lines do not contain these fields, and collecting them is a fifth of a line's cost.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines(service))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("uvicorn", "httpx", "httpcore", "nats", "stripe"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # It logs, with a stack, whatever a handler raises; the reader gets that too, and says what it means.
+    # FastStream logs the stack of every error of a handler; the consumer receives the same error and reports it.
     logging.getLogger("faststream").setLevel(logging.CRITICAL)
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        # The exporters cost 4 MB and 0.3 s, in every service, and most laptops have no endpoint.
+        # Importing the exporters costs 4 MB and 0.3 s, and most laptops have no endpoint.
         _exports = import_module("paybill_runtime.telemetry.otlp").export(service)
 
 
 def flush() -> None:
-    """Send what is still buffered, before the process ends; an endpoint that does not answer is not waited for long."""
-    endings = [Thread(target=shutdown, daemon=True) for shutdown in _exports]
-    for ending in endings:
-        ending.start()
+    """Exports buffered spans and metrics before the process ends, within FLUSH_S."""
+    threads = [Thread(target=shutdown, daemon=True) for shutdown in _exports]
+    for thread in threads:
+        thread.start()
     deadline = time.monotonic() + FLUSH_S
-    for ending in endings:
-        ending.join(max(0.0, deadline - time.monotonic()))
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

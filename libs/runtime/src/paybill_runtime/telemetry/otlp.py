@@ -1,4 +1,4 @@
-"""Sends traces and metrics to an OTLP endpoint. Imported only when one is set: see `telemetry`."""
+"""Exports traces and metrics to an OTLP endpoint. Imported only when one is set."""
 
 import os
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
 def export(service: str) -> tuple[Callable[[], None], ...]:
-    """Send from now on; the standard variables `OTEL_…` say where, and how much. What ends it, sending the rest."""
-    # Four times as often as by default, a quarter as much: what waits to be sent was 3 MB under load.
+    """Starts exporting, configured by the standard variables `OTEL_…`; returns the functions that flush and stop."""
+    # Four times as often as by default, a quarter as much: the buffer had 3 MB under load.
     os.environ.setdefault("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "128")
     resource = Resource.create({"service.name": f"paybill-{service}"})
-    # At exit they would wait for an endpoint that is not there.
+    # At exit they would wait for an endpoint that does not answer.
     spans = TracerProvider(resource=resource, shutdown_on_exit=False)
     spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(spans)
-    readers = [PeriodicExportingMetricReader(OTLPMetricExporter())]
-    measures = MeterProvider(readers, resource, shutdown_on_exit=False)
-    metrics.set_meter_provider(measures)
-    return spans.shutdown, measures.shutdown
+    metric_readers = [PeriodicExportingMetricReader(OTLPMetricExporter())]
+    meters = MeterProvider(metric_readers, resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(meters)
+    return spans.shutdown, meters.shutdown

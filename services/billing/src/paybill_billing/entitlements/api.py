@@ -11,8 +11,9 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Timestamp
 from paybill_contracts.values import Text as Line
 from paybill_definitions.plans_file import FeatureInput, to_feature
-from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.caller import Caller
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue

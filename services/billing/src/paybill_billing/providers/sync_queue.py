@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from paybill_runtime.decisions.store import Statement
+from paybill_runtime.database.statement import Statement
 from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, Select, Table, Text, TextClause, select, text
 
 from paybill_billing.database import Base

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from paybill_contracts.envelope import Origin
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.decisions.store import Statement
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from sqlalchemy import Column, Index, Table, Text, text
 from sqlmodel import col

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.decisions.store import Statement
 from sqlalchemy import (
     Boolean,
     Column,

@@ -1,1 +1,1 @@
-"""The chassis's own schema history."""
+"""Alembic revisions of the runtime's tables."""

@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, status
-from paybill_runtime.decisions.context import Caller, ServiceContext, caller
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
+from paybill_runtime.http.caller import Caller, caller
 from sqlalchemy import text
 
 from paybill_billing.database import load_state

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query, status
 from paybill_contracts.licences import RevocationOrigin
 from paybill_contracts.values import TenantId
 from paybill_licence import KeyId, LicenceId
-from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.caller import Caller
 
 from paybill_billing.database import load_page, load_state
 from paybill_billing.entitlements.domain.entitlements import NothingEntitledError

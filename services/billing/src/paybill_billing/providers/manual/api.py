@@ -11,8 +11,9 @@ from paybill_contracts.errors import ConflictError
 from paybill_contracts.manual import Contract, ContractId, Invoice, InvoiceId, InvoiceStatus, Offer, Terms
 from paybill_contracts.values import Key, TenantId, Text, Timestamp
 from paybill_runtime.decisions.aggregates import Key as StateKey
-from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.caller import Caller
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sqlalchemy import text
 from sqlmodel import col

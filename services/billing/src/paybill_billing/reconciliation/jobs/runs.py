@@ -15,8 +15,8 @@ from paybill_contracts.errors import DomainError
 from paybill_contracts.reconciliation import Difference, DriftFound, DriftKind
 from paybill_runtime.clock import wait_for_event
 from paybill_runtime.database.leases import Leases
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.decisions.store import Statement
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, single_line
 

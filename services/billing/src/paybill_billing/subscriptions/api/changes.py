@@ -17,8 +17,9 @@ from paybill_contracts.changes import (
     WantedChange,
 )
 from paybill_contracts.values import Digest, Key, SubscriptionId, TenantId, Text, Timestamp
-from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.caller import Caller
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlmodel import select
 

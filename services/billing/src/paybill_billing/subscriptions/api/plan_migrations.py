@@ -10,8 +10,9 @@ from paybill_contracts.catalogue import Interval, PlanRef, PlanVersion
 from paybill_contracts.changes import FeatureDifference, MigrationId
 from paybill_contracts.money import Money
 from paybill_contracts.values import Count, Key, Text
-from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.caller import Caller
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue

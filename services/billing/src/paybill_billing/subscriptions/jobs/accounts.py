@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from paybill_contracts.billing import AccountRegistered, CancellationRequested
 from paybill_contracts.values import Text
 from paybill_runtime.clock import now
-from paybill_runtime.decisions.store import Statement
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome
 from pydantic import TypeAdapter

@@ -7,8 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, status
 from paybill_contracts.metering import MeterId, WindowId
 from paybill_contracts.values import TenantId, Timestamp
-from paybill_runtime.decisions.context import Caller, ServiceContext
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.caller import Caller
 from sqlmodel import col
 
 from paybill_billing.database import load_page, load_state

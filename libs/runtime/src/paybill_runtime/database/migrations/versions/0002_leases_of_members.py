@@ -1,4 +1,4 @@
-"""Leases last as long as their owner is a member; what waits is found by the order it waits in."""
+"""Ties leases to the heartbeat of their owner; adds indexes in the order of the queues."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Change the shape."""
+    """Migrates to this revision."""
     op.drop_column("lease", "expires_at", schema="chassis")
     op.drop_index("parked_tenant_sequence_idx", table_name="parked", schema="chassis")
     op.create_index("parked_queue_idx", "parked", ["partition", "tenant", "sequence"], schema="chassis")
@@ -20,7 +20,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Change it back."""
+    """Reverts this revision."""
     op.drop_index("effect_waiting_idx", table_name="effect", schema="chassis")
     op.drop_index("parked_queue_idx", table_name="parked", schema="chassis")
     op.create_index("parked_tenant_sequence_idx", "parked", ["tenant", "sequence"], schema="chassis")

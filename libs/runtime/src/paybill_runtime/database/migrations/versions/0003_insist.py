@@ -1,4 +1,4 @@
-"""What a statement insists on fails it with an SQLSTATE; a position says which message is there."""
+"""Adds the function that checks preconditions with an SQLSTATE, and the message id of a position."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Change the shape."""
+    """Migrates to this revision."""
     op.add_column("position", sa.Column("message", sa.Uuid()), schema="chassis")
     op.execute(
         "CREATE FUNCTION chassis.insist(so boolean, state text) RETURNS void LANGUAGE plpgsql AS "
@@ -20,6 +20,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Change it back."""
+    """Reverts this revision."""
     op.execute("DROP FUNCTION chassis.insist")
     op.drop_column("position", "message", schema="chassis")

@@ -1,0 +1,62 @@
+"""Builder of one SQL statement that checks preconditions and changes many rows, atomically and in one round trip."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from paybill_runtime.database.pool import Connection, fetch_rows
+from paybill_runtime.errors import LEASE_LOST
+
+STATE_CHANGED = "40001"
+"""The SQLSTATE of a statement that lost against another transaction (serialization_failure)."""
+
+
+@dataclass(slots=True)
+class Statement:
+    """Collects clauses, preconditions and values. Equal shapes give equal text, so that PostgreSQL plans it once."""
+
+    clauses: list[str] = field(default_factory=list)
+    preconditions: list[str] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    def columns(self, **columns: tuple[str, Sequence[Any]]) -> str:
+        """Returns `unnest` of these columns, each a type and its values, as the table `n`, with the row's `place`."""
+        arrays = ", ".join(f"{self.value(values)}::{type_}[]" for type_, values in columns.values())
+        return f"unnest({arrays}) WITH ORDINALITY AS n ({', '.join(columns)}, place)"
+
+    def value(self, value: Any) -> str:
+        """Returns the placeholder of one value."""
+        self.values.append(value)
+        return f"${len(self.values)}"
+
+    def require(self, rows: str, count: int, sqlstate: str) -> None:
+        """Makes the statement fail with `sqlstate` unless the query `rows` returns `count` rows.
+
+        A query with FOR SHARE keeps them unchanged until the transaction ends.
+        """
+        found = f"(SELECT count(*) FROM ({rows}) AS r) = {self.value(count)}::bigint"  # noqa: S608  # only our own text
+        self.preconditions.append(f"chassis.insist({found}, {self.value(sqlstate)})")
+
+    def fence(self, leases: Collection[tuple[str, int]]) -> None:
+        """Makes the statement fail with LeaseLostError unless these leases (name, epoch) are held until the end."""
+        if leases:
+            names, epochs = zip(*sorted(leases), strict=True)
+            claimed = self.columns(name=("text", names), epoch=("bigint", epochs))
+            rows = f"SELECT FROM chassis.lease JOIN {claimed} USING (name, epoch) ORDER BY name FOR SHARE OF lease"
+            self.require(rows, len(leases), LEASE_LOST)
+
+    def add(self, change: str) -> str:
+        """Adds a change; returns the name of its RETURNING rows."""
+        name = f"c{len(self.clauses)}"
+        self.clauses.append(f"{name} AS ({change})")
+        return name
+
+    async def execute(self, connection: Connection) -> None:
+        """Executes the changes atomically, unless a precondition fails."""
+        changes = f"WITH {', '.join(self.clauses)} " if self.clauses else ""
+        checks = ", ".join(self.preconditions) or "1"
+        await fetch_rows(connection, f"{changes}SELECT {checks}", *self.values)
+
+
+ExtraStatements: TypeAlias = Callable[[Statement], None]
+"""Adds changes of tables that hold no state to the statement that writes a decision."""

@@ -1,0 +1,121 @@
+"""Transactional outbox: facts are written with the states that they change, and published afterwards by the relay."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from paybill_contracts.envelope import MAX_PAYLOAD_BYTES, Fact, headers_of, subject_of
+from paybill_contracts.event import canonical, encode, partition_of
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paybill_runtime.database.pool import Connection, fetch_rows
+from paybill_runtime.database.statement import Statement
+from paybill_runtime.errors import FactTooLargeError
+
+EffectNames = Callable[[Fact], Iterable[str]]
+"""Returns the names of the effects that a fact requires."""
+
+COUNT_UNPUBLISHED = text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
+
+# A data key is committed with the first fact that needs it: one query sees both, and most batches need no new key.
+_UNPUBLISHED = (
+    "SELECT position, coalesce(tenant, aggregate) AS queue, subject, headers, payload, "
+    "EXISTS (SELECT FROM chassis.data_key WHERE NOT copied) AS keys_pending FROM chassis.outbox "
+    "WHERE sequence IS NULL ORDER BY position LIMIT $1"
+)
+_RECENT = text(
+    "SELECT min(sequence) FROM (SELECT sequence FROM chassis.outbox WHERE sequence IS NOT NULL "
+    "ORDER BY sequence DESC LIMIT :count) AS recent"
+)
+_LAST = text("SELECT event_id, sequence FROM chassis.outbox WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1")
+_BY_ID = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
+
+
+class UnpublishedFact(NamedTuple):
+    """A fact that the stream has not confirmed yet. Facts of one `queue` are published in order."""
+
+    position: int
+    queue: str
+    subject: str
+    headers: dict[str, str]
+    payload: bytes
+
+
+def append(statement: Statement, facts: Sequence[Fact]) -> None:
+    """Adds facts to the outbox, in order. Two decisions on one revision of an aggregate conflict here.
+
+    Raises FactTooLargeError: such a fact would block the outbox permanently.
+    """
+    payloads = [encode(fact.event) for fact in facts]
+    for fact, payload in zip(facts, payloads, strict=True):
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise FactTooLargeError(
+                f"{fact.event.TYPE} would have {len(payload)} bytes; {MAX_PAYLOAD_BYTES} are allowed: send less at once"
+            )
+    columns = "event_id, aggregate, revision, tenant, subject, headers, payload, recorded_at"
+    rows = statement.columns(
+        event_id=("uuid", [fact.id for fact in facts]),
+        aggregate=("text", [fact.aggregate for fact in facts]),
+        revision=("bigint", [fact.revision for fact in facts]),
+        tenant=("text", [fact.event.tenant for fact in facts]),
+        subject=("text", [subject_of(fact.event) for fact in facts]),
+        headers=("text", [canonical(headers_of(fact)).decode() for fact in facts]),
+        payload=("bytea", payloads),
+        recorded_at=("timestamptz", [fact.time for fact in facts]),
+    )
+    statement.add(f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place")  # noqa: S608
+
+
+def add_effects(statement: Statement, facts: Sequence[Fact], effect_names: EffectNames, now: datetime) -> None:
+    """Adds the effects that these facts require, for the worker."""
+    required = [(fact, name) for fact in facts for name in effect_names(fact)]
+    if not required:
+        return
+    rows = statement.columns(
+        event_id=("uuid", [fact.id for fact, _ in required]),
+        work=("text", [name for _, name in required]),
+        tenant=("text", [fact.event.tenant or "" for fact, _ in required]),
+        partition=("smallint", [partition_of(fact.event.tenant) for fact, _ in required]),
+    )
+    statement.add(
+        "INSERT INTO chassis.effect (event_id, work, tenant, partition, state, next_at) SELECT event_id, work, "  # noqa: S608
+        f"tenant, partition, 'pending', {statement.value(now)}::timestamptz FROM {rows} ORDER BY place"
+    )
+
+
+async def read_unpublished(connection: Connection, limit: int) -> tuple[list[UnpublishedFact], bool]:
+    """Returns the oldest unpublished facts, and whether data keys have to be published first."""
+    rows = await fetch_rows(connection, _UNPUBLISHED, limit)
+    facts = [
+        UnpublishedFact(position, queue, subject, orjson.loads(headers), payload)
+        for position, queue, subject, headers, payload, _ in rows
+    ]
+    return facts, bool(rows) and rows[0][5]
+
+
+def mark_published(statement: Statement, sequences: Sequence[tuple[int, int]]) -> None:
+    """Stores the stream sequence of each outbox position."""
+    positions, confirmed = zip(*sequences, strict=True)
+    rows = statement.columns(position=("bigint", positions), sequence=("bigint", confirmed))
+    statement.add(
+        f"UPDATE chassis.outbox AS o SET sequence = n.sequence FROM {rows} WHERE o.position = n.position"  # noqa: S608
+    )
+
+
+async def recent_sequence(connection: AsyncConnection, count: int) -> int | None:
+    """Returns the sequence of the fact that was published `count` facts ago; None when none is published."""
+    sequence: int | None = (await connection.execute(_RECENT, {"count": count})).scalar_one()
+    return sequence
+
+
+async def last_published(connection: AsyncConnection) -> Row[Any] | None:
+    """Returns event_id and sequence of the last published fact."""
+    return (await connection.execute(_LAST)).one_or_none()
+
+
+async def rows_by_id(connection: AsyncConnection, ids: Sequence[UUID]) -> Sequence[Row[Any]]:
+    """Returns position, event_id and sequence of those of these events that the outbox holds."""
+    return (await connection.execute(_BY_ID, {"ids": ids})).all()

@@ -1,0 +1,72 @@
+"""Authenticated callers of HTTP routes, and their Idempotency-Key."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from paybill_contracts.envelope import Origin
+
+from paybill_runtime import clock
+from paybill_runtime.http.auth import KeyRing, KeysUnavailableError, Role
+from paybill_runtime.http.problems import Problem
+
+_IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,200}")
+_bearer = HTTPBearer(auto_error=False, description="An API key: `pbk_…`")
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """An Idempotency-Key, unique to the caller, and the digest of the request."""
+
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller, and the origin of the facts that its request leads to."""
+
+    id: str
+    role: Role
+    origin: Origin
+    idempotency: Idempotency | None
+
+
+def caller(role: Role, scope: str) -> Callable[..., Any]:
+    """Returns a FastAPI dependency that requires an API key with at least `role` for `scope`."""
+
+    async def check(
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+        idempotency_key: Annotated[str | None, Header()] = None,
+    ) -> Caller:
+        key_ring: KeyRing = request.app.state.key_ring
+        if credentials is None:
+            raise Problem(401, "no_key", "send an API key as `Authorization: Bearer pbk_…`")
+        try:
+            key = key_ring.find(credentials.credentials, clock.now())
+        except KeysUnavailableError as error:
+            raise Problem(503, "keys_unavailable", "API keys cannot be checked now; send it again later") from error
+        if key is None:
+            raise Problem(401, "wrong_key", "this API key is unknown or has expired; ask an admin for a new one")
+        if not key.allows(role, scope):
+            raise Problem(403, "wrong_scope", f"this needs the role {role.name.lower()} and the scope {scope}")
+        idempotency = None
+        if idempotency_key is not None:
+            if _IDEMPOTENCY.fullmatch(idempotency_key) is None:
+                raise Problem(400, "invalid_idempotency_key", "an Idempotency-Key is 1 to 200 visible ASCII characters")
+            content = f"{request.method} {request.url.path}\n".encode() + await request.body()
+            idempotency = Idempotency(f"{key.id}/{idempotency_key}", sha256(content).hexdigest())
+        return Caller(key.id, key.may, origin_of(request, f"operator:{key.id}"), idempotency)
+
+    return check
+
+
+def origin_of(request: Request, actor: str) -> Origin:
+    """Returns the origin of the facts that a request leads to: the request is its own first cause."""
+    request_id = request.scope["paybill.request_id"]
+    return Origin(request_id, request_id, actor, request.scope["paybill.traceparent"])
