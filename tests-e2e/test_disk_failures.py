@@ -15,6 +15,8 @@ from paybill_tenant.app import service
 
 CUSTOMERS = 40
 
+pytestmark = pytest.mark.own_nats
+
 
 @pytest.fixture
 def postgres(tmp_path):

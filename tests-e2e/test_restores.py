@@ -12,6 +12,8 @@ from paybill_runtime.messaging import relay
 from paybill_runtime.testing import Databases, until
 from paybill_tenant.app import service
 
+pytestmark = pytest.mark.own_nats
+
 
 @pytest.fixture
 def postgres(tmp_path):
