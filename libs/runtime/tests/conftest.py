@@ -1,4 +1,4 @@
-"""The specimen for the chassis's tests is the tenant service: it has HTTP, personal data, rules and facts to hear."""
+"""Fixtures with the tenant service, which has HTTP routes, personal data, rules and subscriptions."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,7 +10,7 @@ from paybill_tenant.app import service
 
 @pytest.fixture
 async def served(start, publish, log, offerings) -> Served:
-    """The specimen, running, with what may be asked for."""
+    """Running tenant service that knows a plan and a region."""
     running = await start(service())
     await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
@@ -19,7 +19,7 @@ async def served(start, publish, log, offerings) -> Served:
 
 @pytest.fixture
 def sign_up() -> Callable[..., Awaitable[Any]]:
-    """`await sign_up(served, "slug")` asks for a tenant."""
+    """`await sign_up(served, "slug")` requests a tenant."""
 
     async def request(served: Served, slug: str = "acme", **headers: str) -> Any:
         body = {

@@ -1,4 +1,4 @@
-"""The stored form of an aggregate's state."""
+"""Stored form of an aggregate's state."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,14 +11,14 @@ from sqlalchemy.orm import registry
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A part of a state, with a renamed field of its own."""
+    """Part of a state, with a renamed field of its own."""
 
     next_sync: Annotated[str | None, Field(alias="look")] = None
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A state whose field was renamed after it was first stored."""
+    """State whose field was renamed after it was first stored."""
 
     id: str
     expires_at: Annotated[str | None, Field(alias="lapses")] = None
@@ -26,11 +26,11 @@ class State:
 
 
 class Base(StateRow, registry=registry(metadata=MetaData())):
-    """The registry of this test's table."""
+    """Registry of this test's table."""
 
 
 class Row(Base, table=True):
-    """The table of the states."""
+    """Table of the states."""
 
     __tablename__ = "renamed"
 

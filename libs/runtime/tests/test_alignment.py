@@ -1,4 +1,4 @@
-"""Reading the log beside the outbox, in parts of any size, finds what looking at both as a whole would find."""
+"""Alignment of log and outbox: reading in parts of any size finds the same faults as a comparison in memory."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ ORIGIN = Origin("cause", "cause", "service:tenant", f"00-{'a' * 32}-{'b' * 16}-0
 
 
 def _fact(number: int) -> Fact:
-    """Facts of two tenants in turn, by their place in the log as it was written."""
+    """Returns facts of two tenants in turn, by their position in the original log."""
     tenant, revision = number % 2, number // 2 + 1
     event = TenantReactivated(tenant_id=f"ten_{tenant:032x}", lifted=HoldOrigin.OPERATOR)
     id_ = str(UUID(int=number, version=4))
@@ -34,8 +34,8 @@ def _fact(number: int) -> Fact:
 
 
 FACTS = [_fact(number) for number in range(2 * REVISIONS)]
-STRANGER = _fact(2 * REVISIONS)
-"""A fact that is in no outbox."""
+UNKNOWN = _fact(2 * REVISIONS)
+"""Fact that is in no outbox."""
 
 
 def _row(number: int, sequence: int | None) -> OutboxRow:
@@ -58,19 +58,19 @@ def _message(sequence: int, fact: Fact, *, altered: bool = False) -> Msg:
 
 
 class _Outbox:
-    """Rows in memory."""
+    """Outbox in memory."""
 
     def __init__(self, rows: Sequence[OutboxRow]) -> None:
         self._rows = {row.id: row for row in rows}
-        self._given = 0
+        self._delivered_until = 0
         self.newest_sequence = max((row.sequence or 0 for row in rows), default=0)
 
     async def up_to(self, sequence: int):
         due = sorted(
-            (row for row in self._rows.values() if row.sequence and self._given < row.sequence <= sequence),
+            (row for row in self._rows.values() if row.sequence and self._delivered_until < row.sequence <= sequence),
             key=lambda row: row.sequence or 0,
         )
-        self._given = max(self._given, sequence)
+        self._delivered_until = max(self._delivered_until, sequence)
         for start in range(0, len(due), 2):
             yield due[start : start + 2]
 
@@ -84,13 +84,13 @@ class _Outbox:
 
 
 def _stored() -> Stored:
-    """A state that only remembers how often it was folded."""
+    """Returns a state that counts how often it was folded."""
     return Stored("tenant", service().states[0].row, int, lambda state, _: (state or 0) + 1)
 
 
 @dataclass
-class Found:
-    """What either way of looking finds."""
+class Findings:
+    """Result of a comparison."""
 
     facts: int
     duplicates: int
@@ -99,16 +99,16 @@ class Found:
     states: dict[str, tuple[int, int]]
 
 
-def _aligned(rows: Sequence[OutboxRow], messages: Sequence[Msg], cuts: set[int]) -> Found:
+def _aligned(rows: Sequence[OutboxRow], messages: Sequence[Msg], cuts: set[int]) -> Findings:
     report = Report("tenant")
     histories = Histories([_stored()], report)
     alignment = Alignment(_Outbox(rows), histories, report)
 
     async def read() -> None:
         part: list[Msg] = []
-        for place, message in enumerate(messages):
+        for position, message in enumerate(messages):
             part.append(message)
-            if place in cuts or place == len(messages) - 1:
+            if position in cuts or position == len(messages) - 1:
                 await alignment.add(part)
                 part = []
         await alignment.finish()
@@ -120,39 +120,39 @@ def _aligned(rows: Sequence[OutboxRow], messages: Sequence[Msg], cuts: set[int])
         revision, state = histories.pop(name)
         states[name] = (revision, int(state))
     faults = sorted((fault.kind, fault.where) for fault in report.faults)
-    return Found(report.facts, report.duplicates, report.after_snapshot, faults, states)
+    return Findings(report.facts, report.duplicates, report.after_snapshot, faults, states)
 
 
-def _as_a_whole(rows: Sequence[OutboxRow], stream: Sequence[tuple[Fact, bool]]) -> Found:
+def _compared_in_memory(rows: Sequence[OutboxRow], stream: Sequence[tuple[Fact, bool]]) -> Findings:
     by_id = {row.id: row for row in rows}
     known = max((row.sequence or 0 for row in rows), default=0)
-    found = Found(0, 0, 0, [], {})
-    places: dict[str, int] = {}
+    found = Findings(0, 0, 0, [], {})
+    positions: dict[str, int] = {}
     newest: dict[str, tuple[int, int]] = {}
     for sequence, (fact, altered) in enumerate(stream, start=1):
         if fact.id not in by_id:
             found.after += sequence > known
             found.faults += [("unknown_fact", f"sequence {sequence}")] if sequence <= known else []
-        elif fact.id in places:
+        elif fact.id in positions:
             found.duplicates += 1
         elif altered:
             found.faults.append(("altered_fact", f"sequence {sequence}"))
         else:
-            places[fact.id] = sequence
+            positions[fact.id] = sequence
             last, at = newest.get(fact.aggregate, (0, 0))
             if fact.revision < last:
                 found.faults.append(("swapped_facts", f"sequences {at} and {sequence}"))
             newest[fact.aggregate] = fact.revision, sequence
     for row in rows:
         if row.sequence is None:
-            places.setdefault(row.id, 0)
-        elif row.id not in places:
+            positions.setdefault(row.id, 0)
+        elif row.id not in positions:
             found.faults.append(("lost_fact", f"sequence {row.sequence}"))
-        elif places[row.id] != row.sequence:
-            found.faults.append(("misplaced_fact", f"sequence {places[row.id]}"))
-    found.facts = len(places)
-    for name in {row.aggregate for row in rows if row.id in places}:
-        revisions = sorted(row.revision for row in rows if row.aggregate == name and row.id in places)
+        elif positions[row.id] != row.sequence:
+            found.faults.append(("misplaced_fact", f"sequence {positions[row.id]}"))
+    found.facts = len(positions)
+    for name in {row.aggregate for row in rows if row.id in positions}:
+        revisions = sorted(row.revision for row in rows if row.aggregate == name and row.id in positions)
         found.states[name] = revisions[-1], len(revisions)
         if revisions != list(range(1, len(revisions) + 1)):
             found.faults.append(("gap", name))
@@ -162,26 +162,26 @@ def _as_a_whole(rows: Sequence[OutboxRow], stream: Sequence[tuple[Fact, bool]]) 
 
 @st.composite
 def _logs(draw: st.DrawFn) -> tuple[list[OutboxRow], list[tuple[Fact, bool]]]:
-    """An outbox, and a log that has or has not what it confirms: as it was written, or not, and tampered with."""
-    stream = draw(st.lists(st.tuples(st.sampled_from([*FACTS, STRANGER]), st.booleans()), max_size=12))
+    """Draws an outbox and a log: complete or incomplete, in order or not, altered or not."""
+    stream = draw(st.lists(st.tuples(st.sampled_from([*FACTS, UNKNOWN]), st.booleans()), max_size=12))
     if draw(st.booleans()):
         stream = [(fact, False) for fact in FACTS] + stream
     rows = []
     for number, fact in enumerate(FACTS):
-        places = [place for place, (one, _) in enumerate(stream, start=1) if one is fact]
-        rows.append(_row(number, draw(st.sampled_from([*places, number + 1, None]))))
+        positions = [position for position, (one, _) in enumerate(stream, start=1) if one is fact]
+        rows.append(_row(number, draw(st.sampled_from([*positions, number + 1, None]))))
     return rows, stream
 
 
 @given(log=_logs(), cuts=st.sets(st.integers(0, 20)))
-def test_whatever_happened_to_the_log_the_same_is_found_in_parts_as_in_one_look(log, cuts) -> None:
+def test_reading_the_log_in_parts_finds_the_same_faults_as_reading_it_whole(log, cuts) -> None:
     rows, stream = log
-    messages = [_message(place, fact, altered=altered) for place, (fact, altered) in enumerate(stream, start=1)]
+    messages = [_message(position, fact, altered=altered) for position, (fact, altered) in enumerate(stream, start=1)]
 
-    assert _aligned(rows, messages, cuts) == _as_a_whole(rows, stream)
+    assert _aligned(rows, messages, cuts) == _compared_in_memory(rows, stream)
 
 
-def test_a_state_behind_a_gap_is_folded_from_what_there_is_and_the_gap_is_named() -> None:
+def test_a_state_after_a_gap_is_folded_from_the_facts_present_and_the_gap_is_reported() -> None:
     report = Report("tenant")
     histories = Histories([_stored()], report)
     for number in (0, 4, 6):
@@ -194,26 +194,26 @@ def test_a_state_behind_a_gap_is_folded_from_what_there_is_and_the_gap_is_named(
 
 
 @pytest.mark.parametrize("headers", ["", "[]", "{}", '{"ce-id": 7}', "null"])
-def test_a_row_without_headers_says_what_no_message_says(headers: str) -> None:
+def test_a_row_without_headers_matches_no_message(headers: str) -> None:
     row = _row(0, 1)._replace(headers=headers)
 
     assert not row.matches(row.subject, headers_of(FACTS[0]), row.payload)
 
 
-def test_spaces_and_line_breaks_that_headers_lose_on_their_way_make_no_difference() -> None:
+def test_spaces_and_line_breaks_that_headers_lose_in_transit_make_no_difference() -> None:
     row = _row(0, 1)
-    said = headers_of(FACTS[0])
-    decided = row._replace(headers=orjson.dumps(said | {"pb-cause": " two\nlines "}).decode())
+    message = headers_of(FACTS[0])
+    decided = row._replace(headers=orjson.dumps(message | {"pb-cause": " two\nlines "}).decode())
 
-    assert decided.matches(row.subject, said | {"pb-cause": "two lines"}, row.payload)
-    assert not decided.matches(row.subject, said | {"pb-cause": "twolines"}, row.payload)
+    assert decided.matches(row.subject, message | {"pb-cause": "two lines"}, row.payload)
+    assert not decided.matches(row.subject, message | {"pb-cause": "twolines"}, row.payload)
 
 
 @pytest.mark.parametrize("part", ["subject", "payload"])
-def test_a_message_of_another_type_or_content_is_not_what_was_decided(part: str) -> None:
+def test_a_message_of_another_type_or_content_does_not_match_its_row(part: str) -> None:
     row = _row(0, 1)
     other = {"subject": row.subject.replace("reactivated", "activated"), "payload": row.payload + b" "}
-    said = {"subject": row.subject, "headers": headers_of(FACTS[0]), "payload": row.payload}
+    message = {"subject": row.subject, "headers": headers_of(FACTS[0]), "payload": row.payload}
 
-    assert row.matches(**said)
-    assert not row.matches(**said | {part: other[part]})
+    assert row.matches(**message)
+    assert not row.matches(**message | {part: other[part]})

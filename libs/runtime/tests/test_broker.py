@@ -1,4 +1,4 @@
-"""The contract with FastStream: the private method that we replace exists, and its subscriber does what we rely on."""
+"""Contract with FastStream: the replaced private method exists, and the subscriber behaves as expected."""
 
 import asyncio
 import inspect
@@ -18,88 +18,88 @@ def _message(body: bytes) -> Msg:
 
 
 @pytest.fixture
-async def bus(nats):
+async def broker(nats):
     made = Broker(nats.url, "tenant", nats.password("tenant"))
     yield made
     await made.close()
 
 
-async def test_a_batch_is_read_and_heard_and_what_hearing_raises_is_raised(bus) -> None:
-    heard = []
+async def test_a_batch_is_decoded_and_handled_and_the_handler_s_exception_propagates(broker) -> None:
+    handled = []
 
-    async def hear(batch) -> None:
-        heard.extend(batch)
+    async def handle(batch) -> None:
+        handled.extend(batch)
         if b"bad" in batch:
             raise RuntimeError("not committed")
 
     subscription = BatchSubscriber(
-        bus, "EVENTS", "paybill.events.>", [TenantRequested], lambda messages: [m.data for m in messages], hear
+        broker, "EVENTS", "paybill.events.>", [TenantRequested], lambda messages: [m.data for m in messages], handle
     )
-    await bus.run()
+    await broker.run()
 
     await subscription.process([_message(b"one"), _message(b"two")])
     with pytest.raises(RuntimeError, match="not committed"):
         await subscription.process([_message(b"bad")])
 
-    assert heard == [b"one", b"two", b"bad"]
+    assert handled == [b"one", b"two", b"bad"]
 
 
-async def test_faststream_makes_no_consumer_of_its_own(bus, nats) -> None:
-    async def hear(_) -> None:
+async def test_faststream_creates_no_consumer_of_its_own(broker, nats) -> None:
+    async def handle(_) -> None:
         return
 
-    BatchSubscriber(bus, "EVENTS", "paybill.events.>", [TenantRequested], list, hear)
-    await bus.run()
+    BatchSubscriber(broker, "EVENTS", "paybill.events.>", [TenantRequested], list, handle)
+    await broker.run()
 
-    info = await bus.client.jetstream().stream_info("EVENTS")
+    info = await broker.client.jetstream().stream_info("EVENTS")
     assert info.state.consumer_count == 0
 
 
-def test_the_private_method_that_we_replace_is_still_there() -> None:
+def test_the_replaced_private_method_still_exists() -> None:
     assert inspect.iscoroutinefunction(BatchPullStreamSubscriber._create_subscription)
     assert inspect.iscoroutinefunction(BatchPullStreamSubscriber.process_message)
 
 
-def test_what_is_heard_is_documented_as_asyncapi() -> None:
-    async def hear(_) -> None:
+def test_subscriptions_are_documented_as_asyncapi() -> None:
+    async def handle(_) -> None:
         return
 
-    bus = Broker("nats://127.0.0.1:4222", "tenant", "x")
-    BatchSubscriber(bus, "EVENTS", "paybill.events.>", [TenantRequested, TenantActivated], list, hear)
+    broker = Broker("nats://127.0.0.1:4222", "tenant", "x")
+    BatchSubscriber(broker, "EVENTS", "paybill.events.>", [TenantRequested, TenantActivated], list, handle)
 
-    document = json.loads(AsyncAPI(bus.faststream, title="tenant", version="1").to_specification().to_json())
+    document = json.loads(AsyncAPI(broker.faststream, title="tenant", version="1").to_specification().to_json())
     assert document["asyncapi"].startswith("3.")
     assert {"TenantRequested", "TenantActivated"} <= document["components"]["schemas"].keys()
 
 
 @pytest.mark.own_nats
-async def test_who_is_told_to_leave_while_nats_is_away_leaves_in_good_order(bus, nats) -> None:
-    """As at SIGTERM: who leaves was cancelled before, and that is not news."""
-    left = []
+async def test_a_cancelled_shutdown_during_a_nats_outage_completes(broker, nats) -> None:
+    """As at SIGTERM: the task that closes the broker was cancelled before."""
+    finished = []
 
     async def work() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            await bus.close()
-            left.append("what comes behind the bus")
+            await broker.close()
+            finished.append("after the broker")
 
-    await bus.run()
+    await broker.run()
     working = asyncio.create_task(work())
     nats.kill()
-    await until(lambda: asyncio.sleep(0, not bus.connected.is_set()))
+    await until(lambda: asyncio.sleep(0, not broker.connected.is_set()))
     working.cancel()
     await asyncio.wait([working])
 
     assert working.cancelled()
-    assert left
+    assert finished
 
 
 @pytest.mark.own_nats
-async def test_leaving_while_nats_is_away_is_no_error(bus, nats) -> None:
-    await bus.run()
+async def test_closing_during_a_nats_outage_is_no_error(broker, nats) -> None:
+    await broker.run()
     nats.kill()
 
-    await bus.close()
+    await broker.close()
 
-    assert not bus.connected.is_set()
+    assert not broker.connected.is_set()

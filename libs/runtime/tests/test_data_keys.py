@@ -1,4 +1,4 @@
-"""Personal data is sealed from the first fact on: it stands nowhere in clear, and opens only for the entitled."""
+"""Personal data is encrypted from the first fact on, and only entitled services can decrypt it."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ TENANT = "ten_" + "0" * 32
 
 
 @pytest.mark.own_nats
-async def test_an_address_is_nowhere_in_clear(
+async def test_an_address_is_stored_nowhere_in_plain_text(
     served, sign_up, log, databases, nats, postgres, tmp_path, caplog
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -42,9 +42,9 @@ async def test_an_address_is_nowhere_in_clear(
 
     files = [path for path in (nats.data_dir / "nats").rglob("*") if path.is_file()]
     assert len(tables) > 10
-    assert any("acme" in part for part in dump), "the dump does hold what is not personal"
+    assert any("acme" in part for part in dump), "the dump contains data that is not personal"
     assert not any(EMAIL in part or EMAIL.encode().hex() in part for part in dump)
-    assert any(b"acme" in path.read_bytes() for path in files), "the stream does hold what is not personal"
+    assert any(b"acme" in path.read_bytes() for path in files), "the stream contains data that is not personal"
     assert not any(EMAIL.encode() in path.read_bytes() for path in files)
     assert not any(EMAIL in _JsonLines("tenant").format(record) for record in caplog.records)
 
@@ -58,43 +58,43 @@ async def sealed(served, sign_up, log) -> Personal[str]:
 
 
 @pytest.fixture
-async def reader(served, nats):
-    """`reader(name)` is another service's view of the keys."""
-    buses = []
+async def keys_of(served, nats):
+    """`keys_of(name)` returns the data keys as another service sees them."""
+    brokers = []
 
     async def make(name: str) -> DataKeys:
-        bus = Broker(nats.url, name, nats.password(name))
-        await bus.run()
-        buses.append(bus)
+        broker = Broker(nats.url, name, nats.password(name))
+        await broker.run()
+        brokers.append(broker)
         identity = Identity.load(served.running.settings.identity_dir, name)
-        bucket = KeyBucket(name, identity, served.running.database, bus)
+        bucket = KeyBucket(name, identity, served.running.database, broker)
         return DataKeys(name, identity, served.running.database, bucket.fetch)
 
     yield make
-    for bus in buses:
-        await bus.close()
+    for broker in brokers:
+        await broker.close()
 
 
-async def test_the_entitled_service_opens_it_and_the_owner_too(served, sealed, reader) -> None:
-    assert await (await reader("billing")).open(sealed) == EMAIL
+async def test_the_entitled_service_and_the_owner_can_decrypt(served, sealed, keys_of) -> None:
+    assert await (await keys_of("billing")).open(sealed) == EMAIL
     assert await served.running.data_keys.open(sealed) == EMAIL
 
 
-async def test_a_service_that_is_not_entitled_cannot(sealed, reader) -> None:
+async def test_a_service_that_is_not_entitled_cannot_decrypt(sealed, keys_of) -> None:
     with pytest.raises(UnsealingError, match="may not open"):
-        await (await reader("provisioner")).open(sealed)
+        await (await keys_of("provisioner")).open(sealed)
 
 
-async def test_a_value_moved_under_another_tenant_does_not_open(served, sealed, sign_up, log) -> None:
+async def test_a_value_copied_to_another_tenant_cannot_be_decrypted(served, sealed, sign_up, log) -> None:
     await sign_up(served, "other")
     other = (await log.facts("tenant.tenant_requested", at_least=2))[1].event
-    moved = Personal[str](key=other.contact_email.key, sealed=sealed.sealed)
+    copied = Personal[str](key=other.contact_email.key, sealed=sealed.sealed)
 
     with pytest.raises(UnsealingError):
-        await served.running.data_keys.open(moved)
+        await served.running.data_keys.open(copied)
 
 
-async def test_without_the_key_nothing_opens(served, sealed, databases) -> None:
+async def test_without_the_key_nothing_can_be_decrypted(served, sealed, databases) -> None:
     url = str(served.running.settings.database_url)
     await databases.execute(url, "tenant", "DELETE FROM chassis.data_key")
 
@@ -102,7 +102,9 @@ async def test_without_the_key_nothing_opens(served, sealed, databases) -> None:
         await served.running.data_keys.open(sealed)
 
 
-async def test_every_address_opens_although_a_transaction_was_given_up_and_done_again(served, sign_up, log) -> None:
+async def test_every_address_can_be_decrypted_after_a_transaction_was_rolled_back_and_retried(
+    served, sign_up, log
+) -> None:
     await sign_up(served, "taken")
 
     answers = await asyncio.gather(*(sign_up(served, slug) for slug in ("one", "taken", "two")))
@@ -112,7 +114,7 @@ async def test_every_address_opens_although_a_transaction_was_given_up_and_done_
     assert [await served.running.data_keys.open(fact.event.contact_email) for fact in facts] == [EMAIL] * 3
 
 
-async def test_values_sealed_at_once_for_a_new_tenant_are_under_one_key(served) -> None:
+async def test_values_sealed_concurrently_for_a_new_tenant_share_one_key(served) -> None:
     keys = served.running.data_keys
 
     sealed = await asyncio.gather(*(keys.seal(TENANT, str(number)) for number in range(5)))
@@ -124,8 +126,8 @@ async def test_values_sealed_at_once_for_a_new_tenant_are_under_one_key(served) 
     assert [await keys.open(value) for value in sealed] == ["0", "1", "2", "3", "4"]
 
 
-async def test_a_value_whose_key_lost_a_race_is_refused_and_the_next_one_is_kept(served, reader) -> None:
-    keys, replica = served.running.data_keys, await reader("tenant")
+async def test_a_value_whose_key_lost_a_race_is_refused_and_the_next_one_is_stored(served, keys_of) -> None:
+    keys, replica = served.running.data_keys, await keys_of("tenant")
     late = await keys.seal(TENANT, "late")
     first = await replica.seal(TENANT, "first")
     async with served.running.database.transaction() as connection:
@@ -141,7 +143,7 @@ async def test_a_value_whose_key_lost_a_race_is_refused_and_the_next_one_is_kept
     assert [await keys.open(value) for value in (first, again)] == ["first", "again"]
 
 
-async def test_the_copy_is_in_the_bucket_before_the_fact_is_in_the_stream(served, sealed, databases) -> None:
+async def test_the_key_is_in_the_bucket_before_the_fact_is_in_the_stream(served, sealed, databases) -> None:
     url = str(served.running.settings.database_url)
 
     async def copied() -> bool:
@@ -151,7 +153,7 @@ async def test_the_copy_is_in_the_bucket_before_the_fact_is_in_the_stream(served
     assert await until(copied)
 
 
-async def test_however_many_keys_wait_none_is_left_when_facts_go_out(served) -> None:
+async def test_all_pending_keys_are_copied_before_facts_are_published(served) -> None:
     running = served.running
     keys = [
         {"tenant": f"ten_{number:032x}", "key": running.identity.encrypt_for(bytes(32), "tenant")}
@@ -167,7 +169,7 @@ async def test_however_many_keys_wait_none_is_left_when_facts_go_out(served) -> 
     assert left[0][0] == 0
 
 
-async def test_keys_that_come_while_others_are_handed_on_do_not_hold_the_facts_up(served) -> None:
+async def test_keys_created_during_a_copy_do_not_delay_the_facts(served) -> None:
     running = served.running
     running.leases.held.pop(RELAY)
     wrapped = running.identity.encrypt_for(bytes(32), "tenant")

@@ -1,4 +1,4 @@
-"""Effects: done at least once under one key, in a tenant's order, and every outcome recorded."""
+"""Effects run at least once under one key, in order for each tenant, and every outcome is recorded."""
 
 import asyncio
 from dataclasses import replace
@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 
 class _World:
-    """The outside: it notes every call, and fails as told."""
+    """External system that records every call and fails on demand."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, int]] = []
@@ -30,7 +30,7 @@ class _World:
             try:
                 await self.gate.wait()
             except asyncio.CancelledError:
-                await asyncio.sleep(0.5)  # what is cancelled may still have to clean up
+                await asyncio.sleep(0.5)  # a cancelled call may still have to clean up
                 raise
         if self.failures:
             raise self.failures.pop(0)
@@ -62,7 +62,7 @@ def world() -> _World:
 
 
 @pytest.fixture
-async def specimen(start, publish, log, offerings, world, monkeypatch):
+async def service_with_effects(start, publish, log, offerings, world, monkeypatch):
     monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
     running = await start(replace(service(), jobs=_work(), effects=lambda _settings, _secrets: world))
@@ -75,8 +75,10 @@ async def _reasons(log, count=1):
     return [fact.event.reason for fact in await log.facts("tenant.tenant_cancelled", at_least=count)]
 
 
-async def test_an_effect_is_done_after_its_fact_under_the_facts_id(specimen, sign_up, log, world) -> None:
-    await sign_up(specimen)
+async def test_an_effect_runs_after_its_fact_with_the_fact_s_id_as_key(
+    service_with_effects, sign_up, log, world
+) -> None:
+    await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["greeted"]
     fact = (await log.facts("tenant.tenant_requested"))[0]
@@ -86,7 +88,7 @@ async def test_an_effect_is_done_after_its_fact_under_the_facts_id(specimen, sig
     assert outcome.origin.traceparent[3:35] == fact.origin.traceparent[3:35]
 
 
-async def test_what_is_written_beside_an_outcome_is_written_with_it(start, publish, log, offerings, sign_up, databases):
+async def test_extra_statements_commit_together_with_the_outcome(start, publish, log, offerings, sign_up, databases):
     made = JobRegistry()
 
     @made.effect(TenantRequested)
@@ -105,31 +107,33 @@ async def test_what_is_written_beside_an_outcome_is_written_with_it(start, publi
     assert await databases.execute(url, "tenant", "SELECT revision FROM offerings WHERE id = 'beside'")
 
 
-async def test_a_failure_is_tried_again_under_the_same_key(specimen, sign_up, log, world) -> None:
+async def test_a_failed_effect_is_retried_under_the_same_key(service_with_effects, sign_up, log, world) -> None:
     world.failures = [ConnectionResetError("cut off"), ValueError("odd")]
 
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["greeted"]
     assert [attempt for _, _, attempt in world.calls] == [1, 2, 3]
     assert len({key for key, _, _ in world.calls}) == 1
 
 
-async def test_after_the_last_attempt_the_failure_is_a_fact(specimen, sign_up, log, world) -> None:
+async def test_the_last_failed_attempt_is_recorded_as_a_fact(service_with_effects, sign_up, log, world) -> None:
     world.failures = [RuntimeError("down")] * 9
 
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["failed: RuntimeError: down"]
     assert len(world.calls) == 3
-    failed = (await specimen.client.get("/v1/operations/effects")).json()
+    failed = (await service_with_effects.client.get("/v1/operations/effects")).json()
     assert [(effect["state"], effect["work"]) for effect in failed] == [("failed", "greet")]
 
 
-async def test_a_failure_and_its_fact_are_recorded_together(specimen, sign_up, log, world, databases) -> None:
-    """Else an executor killed in between would call again after the failure was known."""
+async def test_a_failure_and_its_fact_are_recorded_in_one_transaction(
+    service_with_effects, sign_up, log, world, databases
+) -> None:
+    """Otherwise a worker killed in between would call again after the failure was known."""
     world.failures = [Refused("card stolen")] * 99
-    url = str(specimen.running.settings.database_url)
+    url = str(service_with_effects.running.settings.database_url)
     await databases.execute(
         url,
         "tenant",
@@ -141,7 +145,7 @@ async def test_a_failure_and_its_fact_are_recorded_together(specimen, sign_up, l
         "CREATE TRIGGER late BEFORE UPDATE ON chassis.effect FOR EACH ROW WHEN (NEW.state = 'failed') "
         "EXECUTE FUNCTION late()",
     )
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
     await until(lambda: _called(world, 2))
 
     states = await databases.execute(url, "tenant", "SELECT state->>'status' AS status FROM tenants")
@@ -151,16 +155,20 @@ async def test_a_failure_and_its_fact_are_recorded_together(specimen, sign_up, l
     assert await _reasons(log) == ["failed: card stolen"]
 
 
-async def test_an_effect_that_nobody_knows_waits_and_is_shown(start, specimen, sign_up, databases, caplog) -> None:
-    url = specimen.running.settings.database_url
-    world = specimen.running.worker._effects
+async def test_an_effect_of_an_unknown_kind_stays_queued_and_is_shown(
+    start, service_with_effects, sign_up, databases, caplog
+) -> None:
+    url = service_with_effects.running.settings.database_url
+    world = service_with_effects.running.worker._effects
     world.gate = asyncio.Event()
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
     await until(lambda: _called(world))
-    await specimen.running.__aexit__(None, None, None)
+    await service_with_effects.running.__aexit__(None, None, None)
 
     other = JobRegistry()
-    other.effects["tenant.tenant_cancelled"] = specimen.running.service.jobs.effects["tenant.tenant_requested"]
+    other.effects["tenant.tenant_cancelled"] = service_with_effects.running.service.jobs.effects[
+        "tenant.tenant_requested"
+    ]
     older = await start(replace(service(), jobs=other, effects=lambda _settings, _secrets: world), url=url)
 
     async def shown():
@@ -173,12 +181,12 @@ async def test_an_effect_that_nobody_knows_waits_and_is_shown(start, specimen, s
     assert sum("no effect greet here" in record.message for record in caplog.records) == 1
 
 
-async def test_who_has_lost_the_lease_records_nothing_of_what_came(specimen, sign_up, world, databases) -> None:
+async def test_a_worker_that_lost_its_lease_records_no_outcome(service_with_effects, sign_up, world, databases) -> None:
     world.gate = asyncio.Event()
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
     await until(lambda: _called(world))
-    url = str(specimen.running.settings.database_url)
-    specimen.running._tasks["leases"].cancel()
+    url = str(service_with_effects.running.settings.database_url)
+    service_with_effects.running._tasks["leases"].cancel()
     await databases.execute(url, "tenant", "UPDATE chassis.lease SET owner = 'another', epoch = epoch + 1")
 
     world.gate.set()
@@ -189,7 +197,7 @@ async def test_who_has_lost_the_lease_records_nothing_of_what_came(specimen, sig
     assert len(world.calls) == 1
 
 
-async def test_a_tenant_with_much_to_do_does_not_keep_the_others_waiting(start, publish, log, monkeypatch) -> None:
+async def test_a_tenant_with_many_effects_does_not_delay_others(start, publish, log, monkeypatch) -> None:
     monkeypatch.setattr(worker, "CONCURRENCY", 1)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
     order: list[str] = []
@@ -227,13 +235,13 @@ async def _all(order: list[str], count: int) -> bool:
     return len(order) == count
 
 
-async def test_stopping_leaves_no_task_and_no_lease(start, specimen, sign_up, world, databases) -> None:
+async def test_shutdown_leaves_no_task_and_no_lease(start, service_with_effects, sign_up, world, databases) -> None:
     world.gate = asyncio.Event()
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
     await until(lambda: _called(world))
-    url = str(specimen.running.settings.database_url)
+    url = str(service_with_effects.running.settings.database_url)
 
-    await specimen.running.__aexit__(None, None, None)
+    await service_with_effects.running.__aexit__(None, None, None)
 
     ours = [task for task in asyncio.all_tasks() if "paybill_runtime" in task.get_coro().cr_code.co_filename]
     assert ours == []
@@ -243,36 +251,38 @@ async def test_stopping_leaves_no_task_and_no_lease(start, specimen, sign_up, wo
     assert len(world.calls) == 1
 
 
-async def test_a_refusal_is_not_tried_again(specimen, sign_up, log, world) -> None:
+async def test_a_refused_effect_is_not_retried(service_with_effects, sign_up, log, world) -> None:
     world.failures = [Refused("card stolen")]
 
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["failed: card stolen"]
     assert len(world.calls) == 1
 
 
-async def test_being_told_to_come_back_later_costs_no_attempt(specimen, sign_up, log, world) -> None:
+async def test_a_retry_after_response_costs_no_attempt(service_with_effects, sign_up, log, world) -> None:
     world.failures = [RetryAfter(0.01, "rate limited")] * 5
 
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["greeted"]
     assert [attempt for _, _, attempt in world.calls] == [1] * 6
 
 
-async def test_a_killed_executor_runs_the_effect_again_under_the_same_key(start, specimen, sign_up, log, world) -> None:
+async def test_a_killed_executor_runs_the_effect_again_under_the_same_key(
+    start, service_with_effects, sign_up, log, world
+) -> None:
     world.gate = asyncio.Event()
-    await sign_up(specimen)
+    await sign_up(service_with_effects)
     await until(lambda: _called(world))
-    for task in specimen.running._tasks.values():
+    for task in service_with_effects.running._tasks.values():
         task.cancel()
-    await specimen.running.database.close()
+    await service_with_effects.running.database.close()
     world.gate.set()
 
     await start(
         replace(service(), jobs=_work(), effects=lambda _settings, _secrets: world),
-        url=specimen.running.settings.database_url,
+        url=service_with_effects.running.settings.database_url,
     )
 
     assert await _reasons(log) == ["greeted"]
@@ -283,9 +293,9 @@ async def _called(world, times: int = 1) -> bool:
     return len(world.calls) >= times
 
 
-async def test_many_tenants_are_served_at_once(specimen, sign_up, log, world) -> None:
+async def test_effects_of_many_tenants_run_concurrently(service_with_effects, sign_up, log, world) -> None:
     world.gate = asyncio.Event()
-    await asyncio.gather(*(sign_up(specimen, f"tenant-{n}") for n in range(8)))
+    await asyncio.gather(*(sign_up(service_with_effects, f"tenant-{n}") for n in range(8)))
 
     async def all_called() -> bool:
         return len(world.calls) == 8

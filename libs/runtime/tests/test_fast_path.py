@@ -1,4 +1,4 @@
-"""What is answered past the parser is read as the parser would read it, and answered as on the long way."""
+"""The fast path parses requests as the HTTP parser does, and responds in the same way."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ from paybill_runtime.http.fast_path import parse_fast_request
 from paybill_runtime.http.problems import Problem
 from starlette.responses import JSONResponse
 
-PATH = "/v1/door"
-DOORS = {PATH: JSONResponse({})}
-WHOLE = b'POST /v1/door HTTP/1.1\r\nHost: x\r\nX-Said: "a" b\r\nContent-Length: 2\r\n\r\n{}'
+PATH = "/v1/fast"
+ROUTES = {PATH: JSONResponse({})}
+WHOLE = b'POST /v1/fast HTTP/1.1\r\nHost: x\r\nX-Text: "a" b\r\nContent-Length: 2\r\n\r\n{}'
 LONG = WHOLE.replace(b"Host: x", b"Host: x\r\nTrailer: x")
 
 
-class Door:
-    """Answers with what it was told, once it is let; refuses an empty object."""
+class FastRoute:
+    """Route that echoes its body once it is released, and refuses an empty object."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -30,19 +30,19 @@ class Door:
         self.inside += 1
         await self.go.wait()
         if body == b"{}":
-            raise Problem(400, "empty", "it says nothing")
+            raise Problem(400, "empty", "the object is empty")
         if body == b"!!":
-            raise RuntimeError("a fault of ours")
+            raise RuntimeError("an internal error")
         await JSONResponse({"body": body.decode()})(scope, receive, send)
 
 
 @pytest.fixture
-def door(served) -> Door:
-    made = served.running.context.fast_routes[PATH] = Door()
+def route(served) -> FastRoute:
+    made = served.running.context.fast_routes[PATH] = FastRoute()
     return made
 
 
-def told(body: bytes) -> bytes:
+def request_with(body: bytes) -> bytes:
     return WHOLE.replace(b"2\r\n\r\n{}", b"%d\r\n\r\n%b" % (len(body), body))
 
 
@@ -68,20 +68,20 @@ LINES = st.sampled_from(
         b"Connection: keep-alive",
         b"Connection: Keep-Alive",
         b"Expect: 100-continue",
-        b"X-Said: a\tb",
-        b"X-Said: a\x0bb",
-        b"X-Said: a\rb",
-        b"X-Said: a\nHost: y",
+        b"X-Text: a\tb",
+        b"X-Text: a\x0bb",
+        b"X-Text: a\rb",
+        b"X-Text: a\nHost: y",
         b" folded",
-        b"X-Said:",
-        b"X Said: a",
+        b"X-Text:",
+        b"X Text: a",
         b"traceparent: 00-0",
-        b"X-Said: \xe4",
+        b"X-Text: \xe4",
     ]
 )
-# What is nearly right comes more often than not.
-FIRSTS = st.just(b"POST /v1/door HTTP/1.1") | st.sampled_from(
-    [b"POST /v1/door HTTP/1.1", b"GET /v1/door HTTP/1.1", b"POST /v1/door HTTP/1.0", b"POST  /v1/door HTTP/1.1"]
+# Most requests are nearly valid.
+FIRSTS = st.just(b"POST /v1/fast HTTP/1.1") | st.sampled_from(
+    [b"POST /v1/fast HTTP/1.1", b"GET /v1/fast HTTP/1.1", b"POST /v1/fast HTTP/1.0", b"POST  /v1/fast HTTP/1.1"]
 )
 REQUESTS = st.builds(
     lambda first, lines, end, body: b"\r\n".join([first, *lines]) + end + body,
@@ -97,13 +97,13 @@ REQUESTS = st.builds(
 @settings(max_examples=1000)
 @example(WHOLE)
 @given(REQUESTS)
-def test_whatever_is_taken_is_one_request_that_the_parser_reads_in_the_same_way(said) -> None:
-    taken = parse_fast_request(said, DOORS)
+def test_every_request_of_the_fast_path_is_parsed_as_the_parser_would(raw) -> None:
+    taken = parse_fast_request(raw, ROUTES)
     if taken is None:
-        assert said != WHOLE
+        assert raw != WHOLE
         return
     parser = h11.Connection(h11.SERVER)
-    parser.receive_data(said)
+    parser.receive_data(raw)
     request, data, end = parser.next_event(), parser.next_event(), parser.next_event()
 
     assert (request.method, request.target, request.http_version) == (b"POST", PATH.encode(), b"1.1")
@@ -116,39 +116,39 @@ def test_whatever_is_taken_is_one_request_that_the_parser_reads_in_the_same_way(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "raw",
     [
         LONG,
         WHOLE[:-1],
         WHOLE + WHOLE,
-        WHOLE.replace(b"/v1/door", b"/v1/door?a=b"),
-        WHOLE.replace(b"/v1/door", b"/v1/other"),
+        WHOLE.replace(b"/v1/fast", b"/v1/fast?a=b"),
+        WHOLE.replace(b"/v1/fast", b"/v1/other"),
         WHOLE.replace(b"Host: x", b"Via: x"),
         WHOLE.replace(b"Host: x", b"Host: x\r\nHost: x"),
         WHOLE.replace(b'"a" b', b"x" * 20_000),
         b"",
     ],
 )
-def test_everything_else_goes_the_long_way(said) -> None:
-    assert parse_fast_request(WHOLE, DOORS) is not None
-    assert parse_fast_request(said, DOORS) is None
+def test_other_requests_go_to_the_parser(raw) -> None:
+    assert parse_fast_request(WHOLE, ROUTES) is not None
+    assert parse_fast_request(raw, ROUTES) is None
 
 
-async def test_one_connection_is_answered_both_ways_in_the_order_in_which_it_asks(served, door) -> None:
+async def test_one_connection_uses_both_paths_and_gets_its_responses_in_order(served, route) -> None:
     async with serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(told(b"11"))
-        while not door.inside:  # noqa: ASYNC110  # what it waits for is a counter
+        writer.write(request_with(b"11"))
+        while not route.inside:  # noqa: ASYNC110  # the condition is a counter
             await asyncio.sleep(0.01)
-        writer.write(told(b"22") + told(b"33"))
+        writer.write(request_with(b"22") + request_with(b"33"))
         writer.write(LONG)
-        door.go.set()
+        route.go.set()
         answers = [await answered(reader) for _ in range(4)]
-        writer.write(told(b"55"))
+        writer.write(request_with(b"55"))
         answers.append(await answered(reader))
         writer.close()
 
-    # Only one that comes alone is taken; there is no route for the others.
+    # Only a request that arrives alone takes the fast path; the others have no route.
     assert [(status, body.get("body")) for status, _, body in answers] == [
         (200, "11"),
         (404, None),
@@ -156,17 +156,17 @@ async def test_one_connection_is_answered_both_ways_in_the_order_in_which_it_ask
         (404, None),
         (200, "55"),
     ]
-    assert door.inside == 2
+    assert route.inside == 2
 
 
-async def test_a_refusal_is_the_same_problem_as_everywhere(served, door) -> None:
-    door.go.set()
+async def test_a_refusal_on_the_fast_path_is_the_usual_problem_document(served, route) -> None:
+    route.go.set()
     traced = b"Host: x\r\ntraceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
     async with serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(told(b"{}").replace(b"Host: x", traced))
+        writer.write(request_with(b"{}").replace(b"Host: x", traced))
         refused = await answered(reader)
-        writer.write(told(b"!!").replace(b"Host: x", traced))
+        writer.write(request_with(b"!!").replace(b"Host: x", traced))
         fault = await answered(reader)
         writer.close()
 
@@ -176,13 +176,13 @@ async def test_a_refusal_is_the_same_problem_as_everywhere(served, door) -> None
     assert (fault[0], fault[2]["code"]) == (500, "internal_error")
 
 
-async def test_what_is_being_answered_when_the_service_stops_gets_its_answer(served, door) -> None:
+async def test_a_request_in_progress_at_shutdown_gets_its_response(served, route) -> None:
     async with serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(told(b"11"))
-        while not door.inside:  # noqa: ASYNC110  # what it waits for is a counter
+        writer.write(request_with(b"11"))
+        while not route.inside:  # noqa: ASYNC110  # the condition is a counter
             await asyncio.sleep(0.01)
-        asyncio.get_running_loop().call_later(0.2, door.go.set)
+        asyncio.get_running_loop().call_later(0.2, route.go.set)
     status, _, body = await answered(reader)
     rest = await reader.read()
     writer.close()
@@ -190,17 +190,17 @@ async def test_what_is_being_answered_when_the_service_stops_gets_its_answer(ser
     assert (status, body, rest) == (200, {"body": "11"}, b"")
 
 
-async def test_a_client_that_leaves_before_its_answer_harms_nobody(served, door) -> None:
+async def test_a_client_that_disconnects_early_does_not_affect_others(served, route) -> None:
     async with serving(served.running) as port:
         _, gone = await asyncio.open_connection("127.0.0.1", port)
-        gone.write(told(b"11"))
-        while not door.inside:  # noqa: ASYNC110  # what it waits for is a counter
+        gone.write(request_with(b"11"))
+        while not route.inside:  # noqa: ASYNC110  # the condition is a counter
             await asyncio.sleep(0.01)
         gone.transport.abort()
         await asyncio.sleep(0.05)
-        door.go.set()
+        route.go.set()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(told(b"22"))
+        writer.write(request_with(b"22"))
         answer = await answered(reader)
         writer.close()
 

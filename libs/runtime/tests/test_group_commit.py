@@ -1,4 +1,4 @@
-"""Group commit: decisions share a transaction, none can spoil another's, and each is decided exactly once."""
+"""Group commit: decisions share a transaction, do not affect each other, and take effect exactly once."""
 
 import asyncio
 from dataclasses import replace
@@ -16,8 +16,8 @@ from sqlalchemy.exc import IntegrityError
 HASH = "e" * 64
 
 
-def _noting(name: str, also=None, keys: tuple[str, ...] = ("eu-1",)) -> Decision[str]:
-    """A decision that notes an offering called `name`."""
+def _noting(name: str, extra=None, keys: tuple[str, ...] = ("eu-1",)) -> Decision[str]:
+    """Returns a decision that records an offering called `name`."""
     fact = OfferingNoted(offering=name, keys=keys, source_hash=HASH)
 
     def decide(unit, _at) -> str:
@@ -26,7 +26,7 @@ def _noting(name: str, also=None, keys: tuple[str, ...] = ("eu-1",)) -> Decision
 
     cause = new_id()
     origin = Origin(cause, cause, "service:tenant", "")
-    return Decision(origin, decide, writes=[SIGNUP_OPTIONS.key(name)], in_transaction=also)
+    return Decision(origin, decide, writes=[SIGNUP_OPTIONS.key(name)], in_transaction=extra)
 
 
 async def _decided(served, *decisions: Decision[str]):
@@ -43,11 +43,11 @@ async def _names(served, databases) -> list[str]:
 
 
 def _holding(gate: asyncio.Event, reached: asyncio.Event):
-    async def hold(_connection) -> None:
+    async def wait(_connection) -> None:
         reached.set()
         await gate.wait()
 
-    return hold
+    return wait
 
 
 def _failing(error: Exception):
@@ -64,9 +64,7 @@ def _running(statement: str):
     return run
 
 
-async def test_whoever_gives_up_while_it_commits_gets_no_answer_and_everybody_else_gets_theirs(
-    served, databases
-) -> None:
+async def test_a_cancelled_caller_does_not_affect_the_other_decisions_of_its_group(served, databases) -> None:
     gate, reached = asyncio.Event(), asyncio.Event()
     first = asyncio.create_task(served.running.group_commit.decide(_noting("x-first", _holding(gate, reached))))
     await reached.wait()
@@ -83,14 +81,14 @@ async def test_whoever_gives_up_while_it_commits_gets_no_answer_and_everybody_el
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("odd")])
-async def test_what_one_does_besides_fails_it_alone(served, databases, error) -> None:
+async def test_a_failing_extra_statement_fails_its_own_decision_alone(served, databases, error) -> None:
     answers = await _decided(served, _noting("x-a"), _noting("x-b", _failing(error)), _noting("x-c"))
 
     assert answers == ["x-a", error, "x-c"]
     assert await _names(served, databases) == ["x-a", "x-c"]
 
 
-async def test_a_violated_constraint_fails_one_and_the_others_are_decided_once(served, databases) -> None:
+async def test_a_violated_constraint_fails_one_decision_and_the_others_commit_once(served, databases) -> None:
     twice = _running("INSERT INTO chassis.member SELECT * FROM chassis.member LIMIT 1")
 
     answers = await _decided(served, _noting("x-a"), _noting("x-b", twice), _noting("x-c"))
@@ -100,7 +98,7 @@ async def test_a_violated_constraint_fails_one_and_the_others_are_decided_once(s
     assert await _names(served, databases) == ["x-a", "x-c"]
 
 
-async def test_a_key_that_cannot_exist_fails_nobody(served, databases) -> None:
+async def test_an_impossible_key_fails_no_decision(served, databases) -> None:
     odd = replace(
         _noting("x-odd"), decide=lambda unit, _: unit.get(SIGNUP_OPTIONS, "x\0"), reads=[SIGNUP_OPTIONS.key("x\0")]
     )
@@ -109,7 +107,7 @@ async def test_a_key_that_cannot_exist_fails_nobody(served, databases) -> None:
     assert await _names(served, databases) == ["x-a"]
 
 
-async def test_a_fact_that_no_reader_would_take_is_refused_alone(served, databases) -> None:
+async def test_a_fact_that_is_too_large_fails_its_own_decision_alone(served, databases) -> None:
     large = _noting("x-large", keys=tuple(f"{number:060d}".replace("0", "a", 1) for number in range(9_000)))
 
     answers = await _decided(served, _noting("x-a"), large)
@@ -119,7 +117,7 @@ async def test_a_fact_that_no_reader_would_take_is_refused_alone(served, databas
     assert await _names(served, databases) == ["x-a"]
 
 
-async def test_two_replicas_that_create_one_aggregate_at_once_agree_on_its_history(served, databases) -> None:
+async def test_two_replicas_that_create_one_aggregate_concurrently_agree_on_its_history(served, databases) -> None:
     gate, reached = asyncio.Event(), asyncio.Event()
     first = asyncio.create_task(served.running.group_commit.decide(_noting("x-one", _holding(gate, reached))))
     await reached.wait()
@@ -139,7 +137,7 @@ async def test_two_replicas_that_create_one_aggregate_at_once_agree_on_its_histo
 
 @pytest.fixture
 async def dying_commits(served, databases):
-    """Every commit of a fact ends with its connection, as if PostgreSQL had been killed just then."""
+    """Terminates the connection of every commit, as if PostgreSQL had been killed at that moment."""
     url = str(served.running.settings.database_url)
     await databases.execute(
         url,
@@ -160,7 +158,7 @@ async def dying_commits(served, databases):
     return heal
 
 
-async def test_an_unknown_outcome_is_said_to_be_one(served, databases, dying_commits) -> None:
+async def test_a_lost_commit_is_reported_as_an_unknown_outcome(served, databases, dying_commits) -> None:
     answers = await _decided(served, _noting("x-a"), _noting("x-b"))
 
     assert [type(answer) for answer in answers] == [UnknownOutcomeError] * 2
@@ -169,7 +167,9 @@ async def test_an_unknown_outcome_is_said_to_be_one(served, databases, dying_com
     assert await _names(served, databases) == ["x-a"]
 
 
-async def test_the_same_request_after_an_unknown_outcome_is_done_once(served, sign_up, dying_commits, log) -> None:
+async def test_a_request_repeated_after_an_unknown_outcome_takes_effect_once(
+    served, sign_up, dying_commits, log
+) -> None:
     lost = await sign_up(served, "once", **{"Idempotency-Key": "k1"})
     await dying_commits()
     again = await sign_up(served, "once", **{"Idempotency-Key": "k1"})

@@ -1,4 +1,4 @@
-"""More requests, more connections, slower clients and larger bodies than there are places for."""
+"""Concurrency limit, slow clients and large bodies."""
 
 import asyncio
 import json
@@ -17,38 +17,38 @@ HEAD = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\n"
 
 
 @asynccontextmanager
-async def _slow(port: int, amount: int, said: bytes):
-    """Clients that have said so much, and say no more."""
+async def _slow(port: int, amount: int, sent: bytes):
+    """Opens connections that send `sent` and then nothing more."""
     async with AsyncExitStack() as stack:
         streams = []
         for _ in range(amount):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             stack.callback(writer.close)
-            writer.write(said)
+            writer.write(sent)
             streams.append((reader, writer))
         yield streams
 
 
-async def _asked(port: int) -> int:
-    """The status of an answer to somebody who is new here."""
+async def _status(port: int) -> int:
+    """Returns the status of a response on a new connection."""
     async with httpx.AsyncClient(timeout=5) as client:
         return (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code
 
 
-@pytest.mark.parametrize("said", [b"", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{"], ids=["nothing", "head", "body"])
-async def test_clients_that_do_not_end_what_they_ask_make_room_for_those_that_do(served, monkeypatch, said) -> None:
+@pytest.mark.parametrize("sent", [b"", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{"], ids=["nothing", "head", "body"])
+async def test_clients_with_unfinished_requests_are_disconnected_in_favour_of_others(served, monkeypatch, sent) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
     monkeypatch.setattr(server, "SLOW_CLIENT_S", 0.1)
-    async with serving(served.running) as port, _slow(port, 12, said) as slow:
+    async with serving(served.running) as port, _slow(port, 12, sent) as slow:
         await asyncio.sleep(0.3)
-        answers = [await _asked(port) for _ in range(3)]
+        answers = [await _status(port) for _ in range(3)]
         left = [reader for reader, _ in slow if not reader.at_eof() and reader.exception() is None]
 
     assert answers == [200, 200, 200]
     assert len(left) < 5
 
 
-async def test_a_head_that_comes_drop_by_drop_has_no_more_time_than_one_that_does_not_come(served, monkeypatch) -> None:
+async def test_a_head_sent_byte_by_byte_has_the_same_timeout_as_an_idle_connection(served, monkeypatch) -> None:
     monkeypatch.setattr(app, "IDLE_S", 1)
     async with serving(served.running) as port, _slow(port, 2, b"") as ((silent, _), (dripping, writer)):
 
@@ -67,7 +67,7 @@ async def test_a_head_that_comes_drop_by_drop_has_no_more_time_than_one_that_doe
 
 @pytest.fixture
 def slow():
-    """An app of ours whose route answers once it is let; and how many requests are in it."""
+    """Application whose route responds once it is released, with a counter of its requests."""
     made = FastAPI()
     problems.install(made)
     made.add_middleware(RequestMiddleware, limit=ConcurrencyLimit(3))
@@ -89,7 +89,7 @@ def _client(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x")
 
 
-async def test_a_request_that_finds_no_place_is_refused_at_once_and_a_probe_is_not(slow, caplog) -> None:
+async def test_a_request_over_the_limit_is_refused_at_once_and_a_probe_is_not(slow, caplog) -> None:
     async with _client(slow) as client:
         asked = [asyncio.create_task(client.post("/slow", content=b"{}")) for _ in range(5)]
         refused = [await one for one in asked[3:]]
@@ -106,7 +106,7 @@ async def test_a_request_that_finds_no_place_is_refused_at_once_and_a_probe_is_n
     ]
 
 
-async def test_bodies_that_come_slowly_hold_no_place(served) -> None:
+async def test_slow_bodies_do_not_count_against_the_concurrency_limit(served) -> None:
     served.running.request_limit = ConcurrencyLimit(3)
     async with (
         serving(served.running) as port,
@@ -118,13 +118,13 @@ async def test_bodies_that_come_slowly_hold_no_place(served) -> None:
     assert answer.status_code == 200
 
 
-async def test_only_so_many_large_bodies_are_held_at_once_and_small_ones_as_ever(slow, monkeypatch) -> None:
+async def test_large_bodies_are_limited_and_small_ones_are_not(slow, monkeypatch) -> None:
     monkeypatch.setattr(middleware, "MAX_LARGE_BODIES", 2)
     async with _client(slow) as client:
         asked = [asyncio.create_task(client.post("/slow", content=b"x" * MAX_BODY_BYTES)) for _ in range(3)]
         refused = await asked[2]
         small = asyncio.create_task(client.post("/slow", content=b"x" * SMALL_BODY_BYTES))
-        while slow.state.inside < 3:  # noqa: ASYNC110  # what it waits for is a counter
+        while slow.state.inside < 3:  # noqa: ASYNC110  # the condition is a counter
             await asyncio.sleep(0.01)
         slow.state.go.set()
         answers = [(await one).status_code for one in (*asked[:2], small)]
@@ -138,7 +138,7 @@ WHOLE = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         WHOLE,
         WHOLE.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked").replace(b"{}", b"2\r\n{}\r\n0\r\n\r\n"),
@@ -147,14 +147,14 @@ WHOLE = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
     ],
     ids=["whole", "chunked", "closer", "bare"],
 )
-async def test_a_connection_is_refused_again_and_again_and_served_as_soon_as_there_is_a_place(served, said) -> None:
+async def test_a_refused_connection_is_served_as_soon_as_the_limit_allows(served, sent) -> None:
     served.running.request_limit = ConcurrencyLimit(0)
     async with serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        refused = [await _said(reader, writer, said) for _ in range(3)]
-        probe = await _said(reader, writer, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        refused = [await _exchange(reader, writer, sent) for _ in range(3)]
+        probe = await _exchange(reader, writer, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
         served.running.request_limit._limit = 1
-        answer = await _said(reader, writer, said)
+        answer = await _exchange(reader, writer, sent)
         writer.close()
 
     for status, headers, body in refused:
@@ -165,16 +165,14 @@ async def test_a_connection_is_refused_again_and_again_and_served_as_soon_as_the
     assert (probe[0], answer[0]) == (200, 401)
 
 
-async def test_a_connection_that_was_refused_waits_for_its_next_answer_and_another_does_not(
-    served, monkeypatch
-) -> None:
+async def test_a_refused_connection_waits_for_its_next_response_and_another_does_not(served, monkeypatch) -> None:
     monkeypatch.setattr(server, "REFUSED_PAUSE_S", 60.0)
     served.running.request_limit = ConcurrencyLimit(0)
     async with serving(served.running) as port:
         first, second = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-        await _said(*first, WHOLE)
-        again = asyncio.create_task(_said(*first, WHOLE))
-        other = await _said(*second, WHOLE)
+        await _exchange(*first, WHOLE)
+        again = asyncio.create_task(_exchange(*first, WHOLE))
+        other = await _exchange(*second, WHOLE)
         waits = not again.done()
         first[1].close()
         second[1].close()
@@ -183,8 +181,8 @@ async def test_a_connection_that_was_refused_waits_for_its_next_answer_and_anoth
     assert (waits, other[0]) == (True, 503)
 
 
-async def _said(reader, writer, said: bytes) -> tuple[int, dict[str, str], dict]:
-    writer.write(said)
+async def _exchange(reader, writer, sent: bytes) -> tuple[int, dict[str, str], dict]:
+    writer.write(sent)
     async with asyncio.timeout(5):
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
@@ -193,7 +191,7 @@ async def _said(reader, writer, said: bytes) -> tuple[int, dict[str, str], dict]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         WHOLE[:-1],
         WHOLE + b"x",
@@ -208,6 +206,6 @@ async def _said(reader, writer, said: bytes) -> tuple[int, dict[str, str], dict]
         b"",
     ],
 )
-def test_what_is_not_plainly_one_request_is_left_to_the_parser(said) -> None:
+def test_ambiguous_input_is_left_to_the_parser(sent) -> None:
     assert server._is_whole(WHOLE)
-    assert not server._is_whole(said)
+    assert not server._is_whole(sent)

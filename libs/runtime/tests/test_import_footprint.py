@@ -1,4 +1,4 @@
-"""What a service loads is what it holds for as long as it runs."""
+"""Import footprint of a service: memory that it holds as long as it runs."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ sys.stdout.write(" ".join(name for name in {HEAVY} if sys.modules.get(name)))
 
 
 @pytest.mark.parametrize("flags", [(), ("-W", "error")], ids=["as it is run", "with warnings as errors"])
-def test_a_service_loads_nothing_heavy_that_it_can_do_without(flags) -> None:
+def test_a_service_imports_no_unnecessary_heavy_module(flags) -> None:
     loaded = subprocess.run([sys.executable, *flags, "-c", PROGRAM], capture_output=True, text=True, check=True)
 
     assert (loaded.stdout, loaded.stderr) == ("", "")

@@ -1,4 +1,4 @@
-"""A fact's way: decided over HTTP, kept in the outbox, stored in the stream; and what happens when a part is away."""
+"""Journey of a fact from an HTTP request over the outbox to the stream, also during outages."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ async def test_a_refusal_over_http_becomes_a_fact_in_the_trace_of_the_request(se
     assert facts[0].origin.traceparent[3:35] == answer.json()["trace_id"]
 
 
-async def test_a_callers_trace_goes_on_into_the_fact(served, log, sign_up) -> None:
+async def test_a_caller_s_trace_continues_in_the_fact(served, log, sign_up) -> None:
     trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 
     await sign_up(served, traceparent=trace)
@@ -37,7 +37,9 @@ async def test_refusals_of_one_caller_become_facts_only_up_to_a_limit(served, lo
 
 
 @pytest.mark.own_nats
-async def test_http_accepts_while_nats_is_away_and_the_outbox_drains_afterwards(served, nats, log, sign_up) -> None:
+async def test_http_accepts_requests_during_a_nats_outage_and_the_outbox_drains_afterwards(
+    served, nats, log, sign_up
+) -> None:
     nats.kill()
 
     answer = await sign_up(served)
@@ -55,7 +57,7 @@ async def _drained(served) -> bool:
     return await _waiting(served) == 0
 
 
-async def test_what_was_published_but_not_marked_is_found_in_the_stream_and_not_published_again(
+async def test_facts_published_but_not_confirmed_are_found_in_the_stream_and_not_repeated(
     served, databases, log, sign_up
 ) -> None:
     await sign_up(served)
@@ -76,7 +78,7 @@ async def test_what_was_published_but_not_marked_is_found_in_the_stream_and_not_
 
 
 @pytest.mark.own_nats
-async def test_many_facts_at_once_go_out_whole_and_in_order(served, nats, log, sign_up) -> None:
+async def test_many_concurrent_facts_are_published_completely_and_in_order(served, nats, log, sign_up) -> None:
     nats.kill()
     answers = await asyncio.gather(*(sign_up(served, f"tenant-{n}") for n in range(60)))
     for answer in answers[:20]:
@@ -90,7 +92,7 @@ async def test_many_facts_at_once_go_out_whole_and_in_order(served, nats, log, s
         assert [f.revision for f in facts if f.event.tenant_id == tenant] in ([1], [1, 2])
 
 
-async def test_postgresql_away_is_a_503_and_the_same_request_succeeds_afterwards(postgres, served, sign_up) -> None:
+async def test_a_postgresql_outage_is_a_503_and_the_same_request_succeeds_afterwards(postgres, served, sign_up) -> None:
     postgres.kill()
     try:
         answer = await sign_up(served)
@@ -106,13 +108,13 @@ async def test_postgresql_away_is_a_503_and_the_same_request_succeeds_afterwards
 
 
 @pytest.mark.parametrize("slugs", [["same", "same"]])
-async def test_two_requests_for_one_slug_at_once_end_in_one_tenant(served, sign_up, slugs) -> None:
+async def test_two_concurrent_requests_for_one_slug_create_one_tenant(served, sign_up, slugs) -> None:
     answers = await asyncio.gather(*(sign_up(served, slug) for slug in slugs))
 
     assert sorted(answer.status_code for answer in answers) == [202, 409]
 
 
-async def test_one_refused_slug_does_not_spoil_the_requests_that_share_its_transaction(served, sign_up) -> None:
+async def test_a_refused_slug_does_not_affect_the_requests_in_its_transaction(served, sign_up) -> None:
     await sign_up(served, "taken")
 
     answers = await asyncio.gather(*(sign_up(served, slug) for slug in ["one", "taken", "two"]))

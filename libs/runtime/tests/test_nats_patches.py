@@ -1,4 +1,4 @@
-"""Whatever a publisher sends, whoever reads the stream goes on reading: it is refused with the reason, or handled."""
+"""Tolerant decoding: an invalid message is quarantined with its reason and does not stop the consumer."""
 
 import asyncio
 import inspect
@@ -29,7 +29,7 @@ TENANT = "ten_" + "b" * 32
 
 
 def _stamped(time: bytes) -> bytes:
-    """Usage that is right in every way but for when it was observed."""
+    """Returns usage that is valid except for its time."""
     lines = b"\r\nce-id: 0190a5b0-0000-7000-8000-000000000001\r\nce-time: 2026-11-22T12:00:00Z"
     head = b"NATS/1.0" + lines + b"\r\ntraceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01\r\n\r\n"
     usage = {"tenant_id": TENANT, "meter": "calls", "quantity": 1, "occurred_at": time.decode()}
@@ -47,47 +47,47 @@ ODD = {
     "control characters": b"PUB paybill.intake.metering.a\x00\x01b.v1 2\r\n{}\r\n",
     "a status that is none": b"HPUB paybill.intake.metering.x.v1 17 19\r\nNATS/1.0 \xff\xff\r\n\r\n\r\n{}\r\n",
     "a header that is not UTF-8": b"HPUB paybill.intake.metering.x.v1 22 24\r\nNATS/1.0\r\nce-id: \xff\r\n\r\n{}\r\n",
-    "a time before time": _stamped(b"0001-01-01T00:00:00+14:00"),
+    "a time before year 1": _stamped(b"0001-01-01T00:00:00+14:00"),
     "a header without a value": b"HPUB paybill.intake.metering.x.v1 19 21\r\nNATS/1.0\r\nce-id\r\n\r\n{}\r\n",
 }
 FINE = b"PUB paybill.intake.metering.fine.v1 2\r\n{}\r\n"
 
 
 async def _send(nats, commands: bytes) -> None:
-    """As `metering`, without a library that would check anything."""
+    """Sends raw commands as `metering`, without a library that would validate them."""
     host, _, port = nats.url.removeprefix("nats://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     await reader.readline()
-    said = {"user": "metering", "pass": nats.password("metering"), "verbose": False, "headers": True}
-    writer.write(b"CONNECT " + json.dumps(said).encode() + b"\r\n" + commands + b"PING\r\n")
+    options = {"user": "metering", "pass": nats.password("metering"), "verbose": False, "headers": True}
+    writer.write(b"CONNECT " + json.dumps(options).encode() + b"\r\n" + commands + b"PING\r\n")
     assert await reader.readline() == b"PONG\r\n"
     writer.close()
     await writer.wait_closed()
 
 
-@pytest.fixture(params=["a plain client", "the bus of a service"])
+@pytest.fixture(params=["a plain client", "the broker of a service"])
 async def client(nats, request) -> AsyncIterator[Client]:
     if request.param == "a plain client":
         plain = await connect(nats.url, "billing", nats.password("billing"))
         yield plain
         await plain.close()
     else:
-        bus = Broker(nats.url, "billing", nats.password("billing"))
-        await bus.run()
-        yield bus.client
-        await bus.close()
+        broker = Broker(nats.url, "billing", nats.password("billing"))
+        await broker.run()
+        yield broker.client
+        await broker.close()
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
-async def test_a_message_that_cannot_be_decoded_arrives_and_so_does_the_next(nats, client, odd) -> None:
+async def test_a_message_that_cannot_be_decoded_is_delivered_and_so_is_the_next(nats, client, odd) -> None:
     await _send(nats, odd + FINE)
-    feed = OrderedConsumer(client, INTAKE, ["paybill.intake.>"], 1)
+    consumer = OrderedConsumer(client, INTAKE, ["paybill.intake.>"], 1)
 
     messages = []
     async with asyncio.timeout(5):
         while len(messages) < 2:
-            messages += await feed.fetch(1)
-    await feed.close()
+            messages += await consumer.fetch(1)
+    await consumer.close()
 
     first, second = (parse_message(Subscriptions(), "billing", message) for message in messages)
     assert first.error is not None
@@ -96,27 +96,27 @@ async def test_a_message_that_cannot_be_decoded_arrives_and_so_does_the_next(nat
 
 
 class _Owner:
-    """An owner of usage that writes down what it hears, and fails for one meter."""
+    """Owner of usage that records handled meters and fails for one of them."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.handled: list[str] = []
 
-    def hearing(self) -> Subscriptions:
-        hears = Subscriptions()
+    def subscriptions(self) -> Subscriptions:
+        subscriptions = Subscriptions()
 
-        @hears.intake(Usage)
-        def used(_unit, offer, _at) -> None:
-            if offer.event.meter == "broken":
+        @subscriptions.intake(Usage)
+        def used(_unit, intake_event, _at) -> None:
+            if intake_event.event.meter == "broken":
                 raise RuntimeError("a bug in a handler")
-            if offer.event.meter == "refused":
+            if intake_event.event.meter == "refused":
                 raise DomainError("nobody sells this")
-            self.heard.append(offer.event.meter)
+            self.handled.append(intake_event.event.meter)
 
-        @hears.fact(TenantCancelled)
+        @subscriptions.fact(TenantCancelled)
         def cancelled(_unit, fact, _at) -> None:
-            self.heard.append(fact.reason)
+            self.handled.append(fact.reason)
 
-        return hears
+        return subscriptions
 
 
 @pytest.fixture
@@ -126,22 +126,24 @@ async def owner(start, tmp_path, monkeypatch):
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 2)
     made = _Owner()
     (tmp_path / "stripe-key").write_text("sk_test_x")
-    quiet = replace(service(), subscriptions=made.hearing(), jobs=JobRegistry(), timers=(), background=(), on_start=())
+    quiet = replace(
+        service(), subscriptions=made.subscriptions(), jobs=JobRegistry(), timers=(), background=(), on_start=()
+    )
     made.served = await start(quiet, stripe_api_key_file=tmp_path / "stripe-key")
     return made
 
 
-async def _heard(owner, what: str) -> bool:
-    return what in owner.heard
+async def _was_handled(owner, what: str) -> bool:
+    return what in owner.handled
 
 
-async def test_every_odd_message_is_quarantined_with_the_reason_and_the_next_one_is_handled(owner, nats, log) -> None:
+async def test_every_invalid_message_is_quarantined_with_its_reason_and_the_next_is_handled(owner, nats, log) -> None:
     await _send(nats, b"".join(ODD.values()))
     async with Publisher(nats.url, "metering", nats.password("metering")) as publisher:
         for meter in ("refused", "fine"):
             await publisher.publish(Usage(tenant_id=TENANT, meter=meter, quantity=1, occurred_at=datetime.now(UTC)))
 
-    await until(lambda: _heard(owner, "fine"))
+    await until(lambda: _was_handled(owner, "fine"))
     facts = await log.facts("billing.intake_quarantined", at_least=len(ODD) + 1)
     rows = (await owner.served.client.get("/v1/operations/quarantine")).json()
     assert len(facts) == len(rows) == len(ODD) + 1
@@ -151,32 +153,32 @@ async def test_every_odd_message_is_quarantined_with_the_reason_and_the_next_one
     assert facts[-1].origin.actor == "service:metering"
 
 
-async def test_an_offer_that_cannot_be_handled_holds_up_its_tenants_offers_and_nothing_else(
+async def test_an_intake_event_that_cannot_be_handled_blocks_only_its_tenant_s_intake_events(
     owner, nats, publish
 ) -> None:
     async with Publisher(nats.url, "metering", nats.password("metering")) as publisher:
         for tenant, meter in ((TENANT, "broken"), (TENANT, "waiting"), ("ten_" + "c" * 32, "fine")):
             await publisher.publish(Usage(tenant_id=tenant, meter=meter, quantity=1, occurred_at=datetime.now(UTC)))
-    await until(lambda: _heard(owner, "fine"))
+    await until(lambda: _was_handled(owner, "fine"))
     await publish(TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="the fact of this tenant"))
 
-    async def parked() -> bool:
+    async def queued() -> bool:
         rows = (await owner.served.client.get("/v1/operations/dead-letters")).json()
         return [row["stream"] for row in rows] == [INTAKE, INTAKE]
 
-    await until(lambda: _heard(owner, "the fact of this tenant"))
-    await until(parked)  # it is heard before it is committed
-    assert owner.heard == ["fine", "the fact of this tenant"]
+    await until(lambda: _was_handled(owner, "the fact of this tenant"))
+    await until(queued)  # it is handled before it is committed
+    assert owner.handled == ["fine", "the fact of this tenant"]
 
     async def dead() -> bool:
         return (await owner.served.client.get("/v1/operations/dead-letters", params={"only_dead": True})).json()
 
     id_ = (await until(dead))[0]["event_id"]
     await owner.served.client.post(f"/v1/operations/dead-letters/{id_}/skip", json={"reason": "known"})
-    await until(lambda: _heard(owner, "waiting"))
+    await until(lambda: _was_handled(owner, "waiting"))
 
 
-def test_the_private_method_that_we_wrap_is_still_there() -> None:
+def test_the_wrapped_private_method_still_exists() -> None:
     parameters = inspect.signature(Client._process_msg).parameters
 
     assert list(parameters) == ["self", "sid", "subject", "reply", "data", "headers"]
@@ -196,6 +198,6 @@ def test_the_private_method_that_we_wrap_is_still_there() -> None:
     ],
     ids=["none", "white space", "colons", "no name", "space in a name", "other letters", "twice and long"],
 )
-def test_headers_are_read_as_the_client_itself_would(raw) -> None:
+def test_headers_are_parsed_as_the_client_parses_them(raw) -> None:
     for _ in range(2):
         assert parse_headers(raw) == Client._parse_header_lines(raw)

@@ -1,4 +1,4 @@
-"""A service as a process: what its exit codes say, how it stops, what its log lines and its traces carry."""
+"""Service as a process: exit codes, shutdown, log lines and traces."""
 
 import asyncio
 import contextlib
@@ -24,15 +24,15 @@ from paybill_runtime.testing import until
 
 
 class _Process:
-    """A service that runs as a child of this test."""
+    """Service that runs as a child process of the test."""
 
     def __init__(self, child: asyncio.subprocess.Process, lines: list[dict]) -> None:
         self.child = child
         self.lines = lines
 
-    async def said(self, what: str) -> dict:
+    async def logged(self, text: str) -> dict:
         async def line() -> dict | None:
-            return next((line for line in self.lines if what in line["message"]), None)
+            return next((line for line in self.lines if text in line["message"]), None)
 
         return await until(line, timeout_s=20)
 
@@ -43,7 +43,7 @@ class _Process:
 
 
 class _Home:
-    """What a service finds in its environment, and ways to start it there."""
+    """Environment of a service, with ways to start it."""
 
     def __init__(self, environment: dict[str, str], api_key: str) -> None:
         self.environment = environment
@@ -51,7 +51,7 @@ class _Home:
         self._tasks: list[asyncio.Task] = []
 
     async def run(self, *arguments: str, **changes: str | None) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of a command that ends by itself."""
+        """Returns exit code, stdout and stderr of a command that ends by itself."""
         child = await self._child(arguments, changes)
         async with asyncio.timeout(60):
             out, err = await child.communicate()
@@ -59,7 +59,7 @@ class _Home:
 
     @contextlib.asynccontextmanager
     async def serving(self, **changes: str | None) -> AsyncIterator[_Process]:
-        """A running service; it is killed when the block ends, if it has not ended by then."""
+        """Runs a service, and kills it at the end of the block if it still runs."""
         child = await self._child((), changes)
         process = _Process(child, [])
         reading = asyncio.create_task(self._read(process))
@@ -115,7 +115,7 @@ def _port(line: dict) -> int:
     return int(line["message"].split(" (pid")[0].rpartition(":")[2])
 
 
-async def test_migrating_an_empty_database_is_done_and_can_be_done_again(home, databases) -> None:
+async def test_migrating_an_empty_database_is_idempotent(home, databases) -> None:
     await databases._create("tenant_empty", "template0", "tenant")
     url = home.environment["PAYBILL_DATABASE_URL"].rpartition("/")[0] + "/tenant_empty"
 
@@ -127,7 +127,7 @@ async def test_migrating_an_empty_database_is_done_and_can_be_done_again(home, d
     assert [row["version_num"] for row in versions] == ["0003"]
 
 
-async def test_replay_says_equal_or_what_is_not(home, databases) -> None:
+async def test_replay_reports_equality_or_the_difference(home, databases) -> None:
     equal = await home.run("replay")
     await databases.execute(
         home.environment["PAYBILL_DATABASE_URL"],
@@ -153,25 +153,25 @@ async def test_replay_says_equal_or_what_is_not(home, databases) -> None:
     ],
 )
 async def test_a_wrong_setting_is_one_line_that_names_it(home, changes, named) -> None:
-    code, _, said = await home.run(**changes)
+    code, _, stderr = await home.run(**changes)
 
-    assert code == 2, said
-    assert named in said.splitlines()[-1]
-    assert "Traceback" not in said
+    assert code == 2, stderr
+    assert named in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
 
 
-async def test_a_database_of_a_newer_version_is_left_alone(home, databases) -> None:
+async def test_a_database_of_a_newer_version_is_not_changed(home, databases) -> None:
     url = home.environment["PAYBILL_DATABASE_URL"]
     await databases.execute(url, "tenant", "UPDATE chassis.alembic_version SET version_num = '9999'")
 
-    code, _, said = await home.run("migrate")
+    code, _, stderr = await home.run("migrate")
 
-    assert code == 2, said
-    assert "migrated by a newer version of this service" in said.splitlines()[-1]
+    assert code == 2, stderr
+    assert "migrated by a newer version of this service" in stderr.splitlines()[-1]
 
 
-async def test_what_is_seldom_needed_is_not_loaded(home) -> None:
-    """Memory of every service: Alembic only where something is to be migrated, exporters only with an endpoint."""
+async def test_rarely_needed_modules_are_not_imported(home) -> None:
+    """Saves memory in every service: Alembic is needed for migrations only, exporters with an endpoint only."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -191,27 +191,27 @@ async def test_what_is_seldom_needed_is_not_loaded(home) -> None:
         ("replay", {"PAYBILL_NATS_URL": "nats://127.0.0.1:1"}, "the bus does not answer"),
     ],
 )
-async def test_a_part_that_is_not_there_is_named(home, command, changes, named) -> None:
-    code, _, said = await home.run(command, **changes)
+async def test_an_unreachable_dependency_is_named(home, command, changes, named) -> None:
+    code, _, stderr = await home.run(command, **changes)
 
-    assert code == 10, said
-    assert named in said
-    assert "Traceback" not in said
+    assert code == 10, stderr
+    assert named in stderr
+    assert "Traceback" not in stderr
 
 
-async def test_a_port_that_is_taken_is_one_line(home) -> None:
+async def test_an_occupied_port_is_reported_in_one_line(home) -> None:
     async with home.serving() as first:
-        port = _port(await first.said("listens on"))
+        port = _port(await first.logged("listens on"))
 
-        code, _, said = await home.run(PAYBILL_HTTP_PORT=str(port))
+        code, _, stderr = await home.run(PAYBILL_HTTP_PORT=str(port))
 
         assert code == 2
-        assert f"127.0.0.1:{port} cannot be bound" in said.splitlines()[-1]
+        assert f"127.0.0.1:{port} cannot be bound" in stderr.splitlines()[-1]
 
 
-async def test_a_signal_stops_it_in_good_order(home, databases) -> None:
+async def test_a_signal_shuts_the_service_down_cleanly(home, databases) -> None:
     async with home.serving() as process:
-        await process.said("listens on")
+        await process.logged("listens on")
 
         assert await process.stopped() == 0
 
@@ -220,16 +220,16 @@ async def test_a_signal_stops_it_in_good_order(home, databases) -> None:
     assert [line for line in process.lines if line["level"] in {"error", "critical"}] == []
 
 
-async def test_a_signal_stops_it_while_it_waits_for_postgresql(home) -> None:
+async def test_a_signal_ends_the_wait_for_postgresql(home) -> None:
     async with home.serving(PAYBILL_DATABASE_URL="postgresql://tenant@127.0.0.1:1/tenant") as process:
-        await process.said("PostgreSQL does not answer")
+        await process.logged("PostgreSQL does not answer")
 
         assert await process.stopped() == 0
 
 
 async def test_a_loop_that_dies_ends_the_process(home, databases) -> None:
     async with home.serving() as process:
-        await process.said("listens on")
+        await process.logged("listens on")
         await databases.execute(
             home.environment["PAYBILL_DATABASE_URL"], "tenant", "ALTER TABLE chassis.member RENAME TO gone"
         )
@@ -240,7 +240,7 @@ async def test_a_loop_that_dies_ends_the_process(home, databases) -> None:
 
 
 class _Collector:
-    """An OTLP endpoint: it keeps the spans that arrive."""
+    """OTLP endpoint that stores the received spans."""
 
     def __init__(self) -> None:
         self.spans: list = []
@@ -279,12 +279,12 @@ def collector():
     made.server.server_close()
 
 
-async def test_log_lines_and_spans_of_a_request_share_its_trace_down_to_what_heard_it(
+async def test_log_lines_and_spans_of_a_request_share_its_trace_up_to_the_handler(
     home, collector, publish, offerings, log
 ) -> None:
     trace = "5a" * 16
     async with home.serving(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as process:
-        port = _port(await process.said("listens on"))
+        port = _port(await process.logged("listens on"))
         await publish(*offerings)
         await log.facts("tenant.offering_noted", at_least=2)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
@@ -309,25 +309,25 @@ async def test_log_lines_and_spans_of_a_request_share_its_trace_down_to_what_hea
     assert collector.metrics > 0
 
 
-async def test_a_line_about_a_tenants_fact_says_which_tenant_and_which_trace(home, nats) -> None:
+async def test_a_log_line_about_a_tenant_s_fact_has_the_tenant_and_the_trace(home, nats) -> None:
     tenant, trace = "ten_" + "d" * 32, "6b" * 16
     subject = f"paybill.events.{partition_of(tenant)}.provisioner.environment_ready.v1"
     headers = {"ce-id": new_id(), "pb-tenant": tenant, "traceparent": f"00-{trace}-{'1' * 16}-01"}
     client = await connect(nats.url, "provisioner", nats.password("provisioner"))
     async with home.serving() as process:
-        await process.said("listens on")
+        await process.logged("listens on")
 
         await client.jetstream().publish(subject, b'{"from": "a newer version"}', headers=headers)
-        line = await process.said("is moved to the retry queue")
+        line = await process.logged("is moved to the retry queue")
         await client.close()
 
     assert (line["tenant"], line["trace"]) == (tenant, trace)
     assert "InvalidEventError" in line["error"]
 
 
-async def test_an_endpoint_that_is_not_there_changes_nothing(home) -> None:
+async def test_an_unreachable_otlp_endpoint_changes_nothing(home) -> None:
     async with home.serving(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1") as process:
-        port = _port(await process.said("listens on"))
+        port = _port(await process.logged("listens on"))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             assert (await client.get("/healthz")).status_code == 200
 

@@ -1,4 +1,4 @@
-"""What internal services publish with: validated before it is sent, stored when it returns, counted once."""
+"""Publisher of internal services: validates before it sends, returns once the event is stored, and is idempotent."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ def metering(nats: NatsServer) -> Publisher:
 
 
 async def stored(nats: NatsServer) -> int:
-    """How many messages the intake holds."""
+    """Returns the number of messages in the intake stream."""
     client = await connect(nats.url, "operator", nats.password("operator"))
     info = await client.jetstream().stream_info(INTAKE)
     await client.close()
@@ -39,7 +39,7 @@ async def stored(nats: NatsServer) -> int:
 
 
 async def first(nats: NatsServer) -> tuple[str, dict[str, str], bytes]:
-    """The first message of the intake, as its owner gets it."""
+    """Returns the first message of the intake stream as its owner receives it."""
     client = await connect(nats.url, "billing", nats.password("billing"))
     subscription = await client.jetstream().pull_subscribe("paybill.intake.>", stream=INTAKE)
     [message] = await subscription.fetch(1, timeout=2)
@@ -47,18 +47,23 @@ async def first(nats: NatsServer) -> tuple[str, dict[str, str], bytes]:
     return message.subject, message.headers or {}, message.data
 
 
-async def test_what_was_published_is_what_the_owner_of_the_type_reads(nats: NatsServer) -> None:
+async def test_the_owner_of_the_type_reads_the_published_event(nats: NatsServer) -> None:
     async with metering(nats) as publisher:
         receipt = await publisher.publish(USAGE, time=NOON)
 
-    offer = read_intake_event(*await first(nats))
+    intake_event = read_intake_event(*await first(nats))
 
-    assert (offer.event, offer.id, offer.publisher, offer.time) == (USAGE, receipt.id, "metering", NOON)
+    assert (intake_event.event, intake_event.id, intake_event.publisher, intake_event.time) == (
+        USAGE,
+        receipt.id,
+        "metering",
+        NOON,
+    )
     assert receipt.sequence == 1
     assert not receipt.duplicate
 
 
-async def test_the_message_is_a_cloudevent_in_its_callers_trace(nats: NatsServer) -> None:
+async def test_the_message_is_a_cloudevent_in_its_caller_s_trace(nats: NatsServer) -> None:
     async with metering(nats) as publisher:
         await publisher.publish(USAGE, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 
@@ -86,12 +91,12 @@ async def test_the_same_id_is_stored_once(nats: NatsServer) -> None:
     assert await stored(nats) == 1
 
 
-def test_a_wrong_payload_cannot_be_made() -> None:
+def test_an_invalid_payload_cannot_be_created() -> None:
     with pytest.raises(ValidationError):
         Usage(tenant_id="acme", meter="calls", quantity=3, occurred_at=NOON)
 
 
-async def test_a_payload_that_was_made_without_checks_is_refused_before_it_is_sent(nats: NatsServer) -> None:
+async def test_a_payload_created_without_validation_is_refused_before_it_is_sent(nats: NatsServer) -> None:
     wrong = Usage.model_construct(tenant_id=TENANT, meter="calls", quantity=-3, occurred_at=NOON)
 
     async with metering(nats) as publisher:
@@ -109,14 +114,14 @@ async def test_an_id_that_is_no_uuid_is_refused_before_it_is_sent(nats: NatsServ
     assert await stored(nats) == 0
 
 
-async def test_a_wrong_password_is_told_at_once(nats: NatsServer) -> None:
+async def test_a_wrong_password_is_reported_at_once(nats: NatsServer) -> None:
     async with asyncio.timeout(3):
         with pytest.raises(PublishDeniedError, match="denies this to metering"):
             async with Publisher(nats.url, "metering", "wrong"):
                 pass
 
 
-async def test_publishing_in_anothers_name_is_told_at_once(nats: NatsServer) -> None:
+async def test_publishing_under_another_name_is_reported_at_once(nats: NatsServer) -> None:
     publisher = metering(nats)
     publisher._name = "billing-probe"
 
@@ -126,14 +131,14 @@ async def test_publishing_in_anothers_name_is_told_at_once(nats: NatsServer) -> 
                 await publisher.publish(USAGE)
 
 
-async def test_what_its_credentials_do_not_allow_is_told_at_once(nats: NatsServer) -> None:
+async def test_missing_permissions_are_reported_at_once(nats: NatsServer) -> None:
     async with asyncio.timeout(3), metering(nats) as publisher:
         publisher._name = "crm"
         with pytest.raises(PublishDeniedError):
             await publisher.publish(USAGE)
 
 
-async def test_a_bus_that_is_not_there_is_said_to_be_unreachable() -> None:
+async def test_a_missing_broker_is_reported_as_unreachable() -> None:
     async with asyncio.timeout(8):
         with pytest.raises(BusUnreachableError, match="publish again under the same id"):
             async with Publisher("nats://127.0.0.1:9", "metering", "x"):
@@ -141,7 +146,7 @@ async def test_a_bus_that_is_not_there_is_said_to_be_unreachable() -> None:
 
 
 @pytest.mark.own_nats
-async def test_a_bus_that_went_away_is_waited_for(nats: NatsServer) -> None:
+async def test_publishing_waits_for_a_broker_that_restarts(nats: NatsServer) -> None:
     async with metering(nats) as publisher:
         await publisher.publish(USAGE)
         await asyncio.to_thread(nats.stop)
@@ -155,7 +160,7 @@ async def test_a_bus_that_went_away_is_waited_for(nats: NatsServer) -> None:
 
 
 @pytest.mark.own_nats
-async def test_a_bus_that_stays_away_ends_the_wait_with_an_error(nats: NatsServer) -> None:
+async def test_a_broker_that_stays_unavailable_ends_the_wait_with_an_error(nats: NatsServer) -> None:
     async with metering(nats) as publisher:
         await asyncio.to_thread(nats.stop)
         with pytest.raises(BusUnreachableError):
@@ -163,14 +168,14 @@ async def test_a_bus_that_stays_away_ends_the_wait_with_an_error(nats: NatsServe
     await asyncio.to_thread(nats.start)
 
 
-async def test_without_an_intake_it_is_said_that_there_is_none(tmp_path: Path) -> None:
+async def test_a_missing_intake_stream_is_reported(tmp_path: Path) -> None:
     with NatsServer(tmp_path) as bare:
         async with metering(bare) as publisher:
             with pytest.raises(PublishRefusedError, match="there is no intake"):
                 await publisher.publish(USAGE)
 
 
-async def test_a_full_intake_refuses_and_says_so(nats: NatsServer) -> None:
+async def test_a_full_intake_stream_refuses_the_event(nats: NatsServer) -> None:
     steward = await connect(nats.url, "steward", nats.password("steward"))
     jetstream = steward.jetstream()
     configuration = (await jetstream.stream_info(INTAKE)).config
@@ -183,7 +188,7 @@ async def test_a_full_intake_refuses_and_says_so(nats: NatsServer) -> None:
             await publisher.publish(USAGE)
 
 
-def test_one_call_publishes_from_code_that_is_not_asynchronous(tmp_path: Path) -> None:
+def test_one_call_publishes_from_synchronous_code(tmp_path: Path) -> None:
     with NatsServer(tmp_path) as server:
         asyncio.run(_make_streams(server))
 
@@ -198,7 +203,7 @@ async def _make_streams(server: NatsServer) -> None:
     await client.close()
 
 
-async def test_a_connection_to_a_bus_that_is_not_there_is_given_up_in_time() -> None:
+async def test_connecting_to_a_missing_broker_ends_in_time() -> None:
     async with asyncio.timeout(5):
         with pytest.raises(NoServersError):
             await connect("nats://127.0.0.1:9", "operator", "x", wait_s=0.5)

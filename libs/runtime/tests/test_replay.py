@@ -1,4 +1,4 @@
-"""Replay finds what bypassed the log, and what is wrong with the log itself, and names it."""
+"""Replay reports changes that bypassed the log and faults of the log itself."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 @pytest.fixture
 async def filled(served, sign_up, log):
-    """The specimen with two tenants, one of which has two facts."""
+    """Service with two tenants, one of which has two facts."""
     for slug in ("acme", "beta"):
         await sign_up(served, slug)
     await served.client.post("/v1/tenants/acme/offboard", json={"reason": "leaves"})
@@ -48,7 +48,7 @@ async def test_an_untouched_service_is_equal_to_its_log(filled) -> None:
     assert (report.facts, report.aggregates) == (5, 4)
 
 
-async def test_facts_that_are_not_relayed_yet_count_too(filled, nats, sign_up) -> None:
+async def test_facts_that_are_not_yet_published_count_too(filled, nats, sign_up) -> None:
     filled.running._tasks["relay"].cancel()
     await sign_up(filled, "late")
 
@@ -58,7 +58,7 @@ async def test_facts_that_are_not_relayed_yet_count_too(filled, nats, sign_up) -
     assert report.from_outbox == 1
 
 
-async def test_facts_that_were_published_but_not_marked_count_once(filled, databases) -> None:
+async def test_facts_published_but_not_confirmed_count_once(filled, databases) -> None:
     filled.running._tasks["relay"].cancel()
     url = str(filled.running.settings.database_url)
     await databases.execute(url, "tenant", "UPDATE chassis.outbox SET sequence = NULL WHERE position > 3")
@@ -73,7 +73,7 @@ async def test_a_fact_that_the_log_holds_twice_counts_once(filled, nats) -> None
     client = await connect(nats.url, "tenant", nats.password("tenant"))
     jetstream = client.jetstream()
     message = await jetstream.get_msg(EVENTS, (await jetstream.stream_info(EVENTS)).state.last_seq, direct=True)
-    # The server forgets ids after a while, and then stores a fact again.
+    # After the duplicate window the server stores a fact again.
     await jetstream.publish(message.subject, message.data, headers=message.headers | {"Nats-Msg-Id": "forgotten"})
     await client.close()
 
@@ -83,7 +83,7 @@ async def test_a_fact_that_the_log_holds_twice_counts_once(filled, nats) -> None
     assert (report.facts, report.duplicates) == (5, 1)
 
 
-async def test_a_fact_in_the_outbox_that_cannot_be_read_is_named(filled, databases, sign_up) -> None:
+async def test_an_unreadable_fact_in_the_outbox_is_reported(filled, databases, sign_up) -> None:
     filled.running._tasks["relay"].cancel()
     await sign_up(filled, "late")
     url = str(filled.running.settings.database_url)
@@ -130,9 +130,9 @@ async def test_a_fact_in_the_outbox_that_cannot_be_read_is_named(filled, databas
         ("UPDATE tenants SET state = '[]' WHERE slug = 'acme'", "different_state", "not an object"),
     ],
 )
-async def test_what_was_changed_behind_the_log_is_named(filled, databases, statement, kind, named) -> None:
+async def test_a_change_that_bypassed_the_log_is_reported(filled, databases, statement, kind, named) -> None:
     url = str(filled.running.settings.database_url)
-    if kind == "unknown_fact":  # something newer must be known, or the fact might just be younger than the snapshot
+    if kind == "unknown_fact":  # a newer fact must be known, otherwise this one could be younger than the snapshot
         await filled.client.post("/v1/tenants/beta/offboard", json={"reason": "leaves"})
         await until(lambda: _relayed(filled))
         statement = "DELETE FROM chassis.outbox WHERE subject LIKE '%tenant_requested%' AND position = 3"
@@ -145,7 +145,7 @@ async def test_what_was_changed_behind_the_log_is_named(filled, databases, state
 
 
 @pytest.mark.own_nats
-async def test_a_fact_that_was_lost_from_the_log_is_named(filled, nats) -> None:
+async def test_a_fact_missing_from_the_log_is_reported(filled, nats) -> None:
     await _without(nats, {3})
 
     report = await _verify(filled)
@@ -154,7 +154,7 @@ async def test_a_fact_that_was_lost_from_the_log_is_named(filled, nats) -> None:
 
 
 @pytest.mark.own_nats
-async def test_two_facts_that_changed_places_are_named(filled, nats, log) -> None:
+async def test_two_facts_in_the_wrong_order_are_reported(filled, nats, log) -> None:
     facts = [fact for fact in await log.facts() if fact.event.tenant and fact.event.OWNER == "tenant"]
     first, second = sorted((f for f in facts if f.event.tenant == facts[0].event.tenant), key=lambda f: f.revision)[:2]
 
@@ -164,7 +164,7 @@ async def test_two_facts_that_changed_places_are_named(filled, nats, log) -> Non
     assert _kinds(report) == {"swapped_facts", "misplaced_fact"}
 
 
-async def test_rebuilding_mends_the_tables_once_the_service_is_stopped(filled, databases) -> None:
+async def test_rebuilding_repairs_the_tables_once_the_service_is_stopped(filled, databases) -> None:
     url = str(filled.running.settings.database_url)
     await databases.execute(url, "tenant", "UPDATE tenants SET state = jsonb_set(state, '{name}', '\"Acmf\"')")
 
@@ -177,7 +177,7 @@ async def test_rebuilding_mends_the_tables_once_the_service_is_stopped(filled, d
     assert (await _verify(filled)).equal
 
 
-async def test_what_is_decided_while_a_rebuild_begins_is_not_written_over(filled, databases) -> None:
+async def test_a_decision_made_while_a_rebuild_starts_is_not_overwritten(filled, databases) -> None:
     url = str(filled.running.settings.database_url)
     await filled.running.__aexit__(None, None, None)
     waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'replay' AND wait_event_type = 'Lock'"
@@ -201,7 +201,7 @@ async def test_what_is_decided_while_a_rebuild_begins_is_not_written_over(filled
 
 
 async def _copied(nats):
-    """Every message of the stream, and a new empty one in its place: what a forger with the disk could do."""
+    """Returns all messages and replaces the stream by an empty one, as an attacker with access to the disk could."""
     client = await connect(nats.url, "operator", nats.password("operator"))
     info = await client.jetstream().stream_info(EVENTS)
     messages = [

@@ -1,4 +1,4 @@
-"""Secrets and identities: what is written can be read by whom it was locked for, and by nobody else."""
+"""Secrets and identities: only the recipients of a secret can decrypt it."""
 
 import asyncio
 import stat
@@ -20,7 +20,7 @@ def people(tmp_path: Path) -> dict[str, FileSecrets]:
     }
 
 
-async def test_the_writer_and_the_granted_reader_get_it_and_nobody_else(people) -> None:
+async def test_only_the_writer_and_the_granted_service_can_read_a_secret(people) -> None:
     reference = await people["provisioner"].put("env/database", "s3cret", recipients=["operator"])
 
     assert reference == "secret://provisioner/env/database?v=1"
@@ -51,7 +51,7 @@ async def test_deleting_destroys_every_version_and_can_be_repeated(people, tmp_p
         await secrets.get(reference)
 
 
-async def test_a_reference_never_comes_to_mean_another_value(people) -> None:
+async def test_a_reference_never_changes_its_value(people) -> None:
     secrets = people["provisioner"]
     old = await secrets.put("a", "one")
     await secrets.delete("a")
@@ -64,7 +64,7 @@ async def test_a_reference_never_comes_to_mean_another_value(people) -> None:
         await secrets.get(old)
 
 
-async def test_values_put_at_once_are_all_kept(people) -> None:
+async def test_values_written_concurrently_are_all_stored(people) -> None:
     secrets = people["provisioner"]
 
     references = await asyncio.gather(*(secrets.put("a", str(number)) for number in range(8)))
@@ -73,7 +73,7 @@ async def test_values_put_at_once_are_all_kept(people) -> None:
     assert [await secrets.get(reference) for reference in references] == [str(number) for number in range(8)]
 
 
-async def test_files_are_private_and_hold_nothing_in_clear(people, tmp_path: Path) -> None:
+async def test_files_are_private_and_contain_no_plain_text(people, tmp_path: Path) -> None:
     await people["provisioner"].put("env/database", "s3cret-value")
 
     files = [path for path in (tmp_path / "secrets").rglob("*") if path.is_file()]
@@ -82,7 +82,7 @@ async def test_files_are_private_and_hold_nothing_in_clear(people, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["../billing/x", "a//b", "/etc/passwd", "A", "", "a" * 181, "a/../b"])
-async def test_a_name_cannot_lead_out_of_the_writers_folder(people, name) -> None:
+async def test_a_name_cannot_leave_the_writer_s_folder(people, name) -> None:
     with pytest.raises(SecretNotFoundError):
         await people["provisioner"].put(name, "x")
 
@@ -95,7 +95,7 @@ async def test_a_malformed_reference_is_refused(people, reference) -> None:
         await people["operator"].get(reference)
 
 
-def test_a_box_opens_only_for_its_reader_and_only_unaltered(tmp_path: Path) -> None:
+def test_a_box_opens_only_for_its_recipient_and_only_unaltered(tmp_path: Path) -> None:
     for name in ("alpha", "beta"):
         make_identity(tmp_path, name)
     alpha, beta = Identity.load(tmp_path, "alpha"), Identity.load(tmp_path, "beta")
@@ -111,7 +111,7 @@ def test_a_box_opens_only_for_its_reader_and_only_unaltered(tmp_path: Path) -> N
             beta.decrypt(bytes(altered))
 
 
-def test_an_identity_is_made_once_and_its_public_half_is_mended(tmp_path: Path) -> None:
+def test_an_identity_is_created_once_and_its_public_key_is_restored(tmp_path: Path) -> None:
     make_identity(tmp_path, "alpha")
     private = (tmp_path / "alpha.key").read_bytes()
     public = (tmp_path / "alpha.pub").read_bytes()
@@ -124,6 +124,6 @@ def test_an_identity_is_made_once_and_its_public_half_is_mended(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alpha.key", "alpha.pub"]
 
 
-def test_a_missing_identity_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_identity_is_reported_with_the_command_that_creates_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"paybill_runtime\.security\.identity"):
         Identity.load(tmp_path, "nobody")

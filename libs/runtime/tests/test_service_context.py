@@ -1,4 +1,4 @@
-"""Bad input over HTTP: each a clear answer with a stable code."""
+"""Invalid input over HTTP gets a problem document with a stable code."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def _with(raw: str) -> dict[str, str]:
     "header",
     ["", "Bearer", "Bearer x", "Bearer pbk_test_" + "A" * 43, "Basic dGVzdDp0ZXN0", "Bearer pbk_other_" + "A" * 43],
 )
-async def test_no_key_or_a_wrong_one_is_a_401(served, header) -> None:
+async def test_a_missing_or_wrong_key_is_a_401(served, header) -> None:
     answer = await served.client.get("/v1/tenants", headers=_with(header))
 
     assert answer.status_code == 401
@@ -60,7 +60,7 @@ async def test_scope_role_and_expiry_are_checked(served) -> None:
     assert await status("expired", "GET", "/v1/tenants") == 401
 
 
-async def test_every_route_but_the_probes_wants_a_key(served) -> None:
+async def test_every_route_except_the_probes_requires_a_key(served) -> None:
     open_to_all = {"/healthz", "/readyz"}
     paths = (await served.client.get("/openapi.json")).json()["paths"]
     for path, methods in paths.items():
@@ -71,7 +71,7 @@ async def test_every_route_but_the_probes_wants_a_key(served) -> None:
             assert answer.status_code == 401, f"{method} {path}"
 
 
-async def test_a_body_over_one_mebibyte_is_a_413_whether_its_length_is_told_or_not(served) -> None:
+async def test_a_body_over_one_mebibyte_is_a_413_with_and_without_content_length(served) -> None:
     big = b"x" * (MAX_BODY_BYTES + 1)
 
     async def parts():
@@ -85,14 +85,14 @@ async def test_a_body_over_one_mebibyte_is_a_413_whether_its_length_is_told_or_n
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b"{", b"[]", b"null", b'{"slug": 1}', b'{"slug": "a\\u0000"}'])
-async def test_a_body_that_is_no_request_is_refused_with_the_place(served, body) -> None:
+async def test_an_invalid_body_is_refused_with_the_location_of_the_error(served, body) -> None:
     answer = await served.client.post("/v1/tenants", content=body, headers={"Content-Type": "application/json"})
 
     assert answer.status_code in {400, 422}
     assert answer.json()["code"] in {"invalid_request", "bad_request"}
 
 
-async def test_the_same_request_with_the_same_idempotency_key_gets_the_same_answer(served, sign_up, log) -> None:
+async def test_a_repeated_idempotency_key_gets_the_same_response(served, sign_up, log) -> None:
     first = await sign_up(served, "once", **{"Idempotency-Key": "k1"})
     again = await sign_up(served, "once", **{"Idempotency-Key": "k1"})
     other = await sign_up(served, "other", **{"Idempotency-Key": "k1"})
@@ -103,7 +103,9 @@ async def test_the_same_request_with_the_same_idempotency_key_gets_the_same_answ
     assert len(await log.facts("tenant.tenant_requested")) == 1
 
 
-async def test_the_same_request_five_times_at_once_is_done_once_and_answered_five_times(served, sign_up, log) -> None:
+async def test_five_concurrent_copies_of_a_request_take_effect_once_and_get_five_responses(
+    served, sign_up, log
+) -> None:
     answers = await asyncio.gather(*(sign_up(served, "once", **{"Idempotency-Key": "k1"}) for _ in range(5)))
 
     assert {answer.status_code for answer in answers} == {202}
@@ -120,7 +122,7 @@ async def test_an_unknown_route_or_method_is_a_problem_too(served) -> None:
     assert "POST" in wrong.headers["Allow"]
 
 
-async def test_too_long_an_outbox_answers_503_instead_of_growing(served, sign_up) -> None:
+async def test_an_outbox_that_is_too_long_causes_503_instead_of_growing(served, sign_up) -> None:
     served.running.context.backlog = lambda: served.running.settings.outbox_limit + 1
 
     answer = await sign_up(served)
@@ -129,7 +131,7 @@ async def test_too_long_an_outbox_answers_503_instead_of_growing(served, sign_up
     assert answer.headers["Retry-After"]
 
 
-async def test_while_the_keys_cannot_be_read_nobody_is_let_in_and_that_is_said(served, caplog) -> None:
+async def test_while_the_keys_cannot_be_read_every_caller_is_refused_and_readiness_reports_it(served, caplog) -> None:
     path = served.running.settings.api_keys_file
     good = path.read_text()
     path.write_text("{")
@@ -143,7 +145,7 @@ async def test_while_the_keys_cannot_be_read_nobody_is_let_in_and_that_is_said(s
     assert afterwards.status_code == 200
 
 
-async def test_half_a_body_is_no_request(served, log) -> None:
+async def test_a_partial_body_is_no_request(served, log) -> None:
     whole = b'{"slug": "acme", "name": "Acme", "plan": "pro", "region": "eu-1", "contact_email": "a@acme.example"}'
     parts = [{"type": "http.request", "body": whole, "more_body": True}, {"type": "http.disconnect"}]
     sent = []
@@ -165,7 +167,7 @@ async def test_half_a_body_is_no_request(served, log) -> None:
     assert (await served.client.get("/v1/tenants")).json()["tenants"] == []
 
 
-async def test_a_client_that_never_ends_its_body_is_let_go(served, monkeypatch) -> None:
+async def test_a_client_that_never_ends_its_body_is_disconnected(served, monkeypatch) -> None:
     monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.2)
     async with serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -176,7 +178,7 @@ async def test_a_client_that_never_ends_its_body_is_let_go(served, monkeypatch) 
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_client_that_still_sends_gets_to_see_the_413(served) -> None:
+async def test_a_client_that_is_still_sending_receives_the_413(served) -> None:
     async with serving(served.running) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: {20 * MAX_BODY_BYTES}\r\n\r\n".encode())
@@ -191,7 +193,7 @@ async def test_a_client_that_still_sends_gets_to_see_the_413(served) -> None:
 
 @pytest.fixture
 def broken() -> httpx.AsyncClient:
-    """An app of ours whose one route has a bug."""
+    """Application whose only route has a bug."""
     app = FastAPI()
     problems.install(app)
     app.add_middleware(RequestMiddleware, limit=ConcurrencyLimit(1))
@@ -203,7 +205,7 @@ def broken() -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://x")
 
 
-async def test_a_fault_of_ours_tells_the_trace_and_nothing_of_what_is_inside(broken, caplog) -> None:
+async def test_an_internal_error_shows_the_trace_and_no_detail(broken, caplog) -> None:
     trace = "ab" * 16
 
     answer = await broken.get("/bug", headers={"traceparent": f"00-{trace}-{'cd' * 8}-01"})
@@ -215,7 +217,7 @@ async def test_a_fault_of_ours_tells_the_trace_and_nothing_of_what_is_inside(bro
     assert [record.message for record in caplog.records if record.exc_info] == ["a request failed"]
 
 
-async def test_a_refusal_is_recorded_whatever_was_asked_for(served, log) -> None:
+async def test_a_refusal_is_recorded_for_every_kind_of_request(served, log) -> None:
     def decide(_unit, _at) -> None:
         raise NotFoundError("no such thing")
 
@@ -228,7 +230,7 @@ async def test_a_refusal_is_recorded_whatever_was_asked_for(served, log) -> None
     assert facts[0].event.target == "a" + " " * 2 + "b" * 497
 
 
-def test_a_broken_file_of_keys_lets_nobody_in_and_says_so(tmp_path) -> None:
+def test_a_broken_key_file_refuses_every_caller_and_is_reported(tmp_path) -> None:
     path = tmp_path / "keys.json"
     path.write_text("{")
 
@@ -236,7 +238,7 @@ def test_a_broken_file_of_keys_lets_nobody_in_and_says_so(tmp_path) -> None:
         KeyRing(path)
 
 
-def test_a_key_is_kept_only_as_its_hash() -> None:
+def test_a_key_is_stored_only_as_its_hash() -> None:
     key = make_key("op", "operator", Role.ADMIN, ("*",), LATER)
 
     assert key.raw.rpartition("_")[2] not in json.dumps(key.stored)

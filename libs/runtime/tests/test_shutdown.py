@@ -1,4 +1,4 @@
-"""Stopping a service always ends, whatever its loops do with a cancellation."""
+"""Shutdown of a service ends even when a loop ignores its cancellation."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Messages in: each handled once, none blocking another tenant's; what fails waits where an operator sees it."""
+"""Subscriptions: every message is handled once, and a failed one blocks only its tenant and is visible to operators."""
 
 import asyncio
 from dataclasses import replace
@@ -20,28 +20,28 @@ from paybill_tenant.tables import SIGNUP_OPTIONS
 
 
 class _Brittle:
-    """A handler that fails for one tenant until it is mended."""
+    """Handler that fails for one tenant until it is fixed."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.handled: list[str] = []
         self.broken_for = ""
         self.error: Exception = RuntimeError("a bug in a handler")
         self.notes = False
 
-    def hearing(self) -> Subscriptions:
-        hears = Subscriptions()
-        hears.fact_handlers.update(service().subscriptions.fact_handlers)
+    def subscriptions(self) -> Subscriptions:
+        subscriptions = Subscriptions()
+        subscriptions.fact_handlers.update(service().subscriptions.fact_handlers)
 
-        @hears.fact(TenantRequested, writes=lambda fact: [SIGNUP_OPTIONS.key(f"x-{fact.slug}")])
+        @subscriptions.fact(TenantRequested, writes=lambda fact: [SIGNUP_OPTIONS.key(f"x-{fact.slug}")])
         def requested(unit, fact, _at) -> None:
             if fact.slug.startswith(self.broken_for):
                 raise self.error
             if self.notes:
                 noted = OfferingNoted(offering=f"x-{fact.slug}", keys=(), source_hash="f" * 64)
                 unit.record(SIGNUP_OPTIONS, f"x-{fact.slug}", [noted])
-            self.heard.append(fact.slug)
+            self.handled.append(fact.slug)
 
-        return hears
+        return subscriptions
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def brittle() -> _Brittle:
 
 
 @pytest.fixture
-async def specimen(start, publish, log, offerings, brittle, monkeypatch):
+async def brittle_service(start, publish, log, offerings, brittle, monkeypatch):
     monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 3)
     brittle.broken_for = "bad"
-    running = await start(replace(service(), subscriptions=brittle.hearing()))
+    running = await start(replace(service(), subscriptions=brittle.subscriptions()))
     await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
@@ -65,72 +65,82 @@ async def _dead(served):
     return (await served.client.get("/v1/operations/dead-letters", params={"only_dead": True})).json()
 
 
-async def test_a_fact_that_cannot_be_handled_waits_and_others_go_on(specimen, brittle, sign_up, log) -> None:
-    await sign_up(specimen, "bad-one")
-    await sign_up(specimen, "good")
+async def test_a_fact_that_cannot_be_handled_waits_and_others_are_handled(
+    brittle_service, brittle, sign_up, log
+) -> None:
+    await sign_up(brittle_service, "bad-one")
+    await sign_up(brittle_service, "good")
 
-    dead = await until(lambda: _dead(specimen))
+    dead = await until(lambda: _dead(brittle_service))
 
-    assert brittle.heard == ["good"]
+    assert brittle.handled == ["good"]
     assert dead[0]["reason"] == "RuntimeError: a bug in a handler"
     facts = await log.facts("tenant.message_dead_lettered")
     assert facts[0].event.attempts == 3
 
 
-async def test_redriving_after_the_mend_finishes_the_queue(specimen, brittle, sign_up, log) -> None:
-    await sign_up(specimen, "bad-one")
-    dead = await until(lambda: _dead(specimen))
+async def test_redriving_after_the_fix_empties_the_queue(brittle_service, brittle, sign_up, log) -> None:
+    await sign_up(brittle_service, "bad-one")
+    dead = await until(lambda: _dead(brittle_service))
     brittle.broken_for = "nothing"
 
-    answer = await specimen.client.post(f"/v1/operations/dead-letters/{dead[0]['event_id']}/redrive")
+    answer = await brittle_service.client.post(f"/v1/operations/dead-letters/{dead[0]['event_id']}/redrive")
 
     assert answer.status_code == 200
-    await until(lambda: _heard(brittle, "bad-one"))
+    await until(lambda: _was_handled(brittle, "bad-one"))
     assert (await log.facts("tenant.message_redriven"))[0].event.operator == "operator:test"
-    assert (await specimen.client.get("/v1/operations/dead-letters")).json() == []
+    assert (await brittle_service.client.get("/v1/operations/dead-letters")).json() == []
 
 
-async def _heard(brittle, slug) -> bool:
-    return slug in brittle.heard
+async def _was_handled(brittle, slug) -> bool:
+    return slug in brittle.handled
 
 
-async def test_skipping_lets_the_queue_go_on_and_says_who_and_why(specimen, brittle, sign_up, log) -> None:
-    await sign_up(specimen, "bad-one")
-    dead = await until(lambda: _dead(specimen))
+async def test_skipping_unblocks_the_queue_and_records_the_operator_and_the_reason(
+    brittle_service, brittle, sign_up, log
+) -> None:
+    await sign_up(brittle_service, "bad-one")
+    dead = await until(lambda: _dead(brittle_service))
 
     url = f"/v1/operations/dead-letters/{dead[0]['event_id']}/skip"
-    answer = await specimen.client.post(url, json={"reason": "known and harmless"})
+    answer = await brittle_service.client.post(url, json={"reason": "known and harmless"})
 
     assert answer.status_code == 200
     assert (await log.facts("tenant.message_skipped"))[0].event.reason == "known and harmless"
-    assert brittle.heard == []
+    assert brittle.handled == []
 
 
-async def test_an_unknown_dead_letter_is_a_404(specimen) -> None:
-    answer = await specimen.client.post("/v1/operations/dead-letters/0190a5b0-0000-7000-8000-000000000001/redrive")
+async def test_an_unknown_dead_letter_is_a_404(brittle_service) -> None:
+    answer = await brittle_service.client.post(
+        "/v1/operations/dead-letters/0190a5b0-0000-7000-8000-000000000001/redrive"
+    )
 
     assert (answer.status_code, answer.json()["code"]) == (404, "dead_letter_not_found")
 
 
-async def test_what_waits_behind_a_failure_is_not_tried_and_then_handled_in_order(
-    specimen, brittle, sign_up, publish, databases
+async def test_messages_behind_a_failure_are_not_tried_and_later_handled_in_order(
+    brittle_service, brittle, sign_up, publish, databases
 ) -> None:
     brittle.broken_for = "bad"
-    tenant = (await sign_up(specimen, "bad-one")).json()["id"]
-    await until(lambda: _dead(specimen))
+    tenant = (await sign_up(brittle_service, "bad-one")).json()["id"]
+    await until(lambda: _dead(brittle_service))
     await publish(_requested(tenant, "bad-two"), _requested(tenant, "good-three"))
-    rows = await until(lambda: _parked(specimen, 3))
+    rows = await until(lambda: _queued(brittle_service, 3))
     await asyncio.sleep(0.2)
 
-    assert [(row["attempts"], row["dead"]) for row in await _parked(specimen, 3)] == [(3, True), (0, False), (0, False)]
+    assert [(row["attempts"], row["dead"]) for row in await _queued(brittle_service, 3)] == [
+        (3, True),
+        (0, False),
+        (0, False),
+    ]
     brittle.broken_for = "nothing"
-    await specimen.client.post(f"/v1/operations/dead-letters/{rows[0]['event_id']}/redrive")
+    await brittle_service.client.post(f"/v1/operations/dead-letters/{rows[0]['event_id']}/redrive")
 
-    await until(lambda: _heard(brittle, "good-three"))
-    assert brittle.heard == ["bad-one", "bad-two", "good-three"]
+    await until(lambda: _was_handled(brittle, "good-three"))
+    assert brittle.handled == ["bad-one", "bad-two", "good-three"]
 
 
-async def _parked(served, count: int):
+async def _queued(served, count: int):
     rows = (await served.client.get("/v1/operations/dead-letters")).json()
     return rows if len(rows) == count else []
 
@@ -151,11 +161,11 @@ def _requested(tenant: str, slug: str) -> TenantRequested:
         "SELECT * FROM no_such_table",
     ],
 )
-async def test_a_message_whose_writes_fail_in_the_database_is_parked_alone(
-    specimen, brittle, sign_up, databases, statement
+async def test_a_message_whose_writes_fail_goes_to_the_retry_queue_alone(
+    brittle_service, brittle, sign_up, databases, statement
 ) -> None:
-    """What a handler records may be what PostgreSQL refuses, whatever the reason; a trigger stands for it."""
-    url = str(specimen.running.settings.database_url)
+    """PostgreSQL may refuse the writes of a handler for any reason; a trigger simulates it."""
+    url = str(brittle_service.running.settings.database_url)
     quoted = statement.replace("'", "''")
     await databases.execute(
         url,
@@ -170,60 +180,60 @@ async def test_a_message_whose_writes_fail_in_the_database_is_parked_alone(
     )
     brittle.broken_for, brittle.notes = "nothing", True
 
-    await asyncio.gather(*(sign_up(specimen, slug) for slug in ("one", "bad", "two")))
+    await asyncio.gather(*(sign_up(brittle_service, slug) for slug in ("one", "bad", "two")))
 
-    dead = await until(lambda: _dead(specimen))
+    dead = await until(lambda: _dead(brittle_service))
     assert [row["attempts"] for row in dead] == [3]
-    await until(lambda: _heard(brittle, "two"))
-    health = (await specimen.client.get("/readyz")).json()
+    await until(lambda: _was_handled(brittle, "two"))
+    health = (await brittle_service.client.get("/readyz")).json()
     assert health["status"] == "ok", health
 
 
-async def test_a_rule_that_cannot_decide_yet_is_asked_again(specimen, brittle, sign_up, log) -> None:
+async def test_a_rule_that_cannot_decide_yet_is_retried(brittle_service, brittle, sign_up, log) -> None:
     brittle.broken_for, brittle.error = "early", RetryLaterError("not yet")
-    await sign_up(specimen, "early")
-    await until(lambda: _parked(specimen, 1))
+    await sign_up(brittle_service, "early")
+    await until(lambda: _queued(brittle_service, 1))
 
     brittle.broken_for = "nothing"
 
-    await until(lambda: _heard(brittle, "early"))
+    await until(lambda: _was_handled(brittle, "early"))
     assert not [fact for fact in await log.facts() if fact.event.TYPE == "tenant.request_refused"]
 
 
-async def test_a_fact_that_cannot_be_read_waits_and_the_other_tenants_go_on(specimen, brittle, sign_up, nats) -> None:
+async def test_an_unreadable_fact_waits_and_other_tenants_are_handled(brittle_service, brittle, sign_up, nats) -> None:
     tenant = "ten_" + "a" * 32
     subject = subject_of(_requested(tenant, "x"))
     client = await connect(nats.url, "tenant", nats.password("tenant"))
     headers = {"ce-id": new_id(), "pb-tenant": tenant}
     await client.jetstream().publish(subject, b'{"from": "a newer version"}', headers=headers)
     await client.close()
-    await sign_up(specimen, "good")
+    await sign_up(brittle_service, "good")
 
-    await until(lambda: _heard(brittle, "good"))
-    dead = await until(lambda: _dead(specimen))
+    await until(lambda: _was_handled(brittle, "good"))
+    dead = await until(lambda: _dead(brittle_service))
     assert [(row["tenant"], row["reason"].split(":")[0]) for row in dead] == [(tenant, "InvalidEventError")]
 
 
-async def test_an_operator_who_skips_a_fact_while_it_is_tried_again_has_skipped_it(
-    specimen, brittle, sign_up, databases
+async def test_a_fact_skipped_by_an_operator_during_its_retry_stays_skipped(
+    brittle_service, brittle, sign_up, databases
 ) -> None:
-    await sign_up(specimen, "bad-one")
-    dead = await until(lambda: _dead(specimen))
-    url = str(specimen.running.settings.database_url)
+    await sign_up(brittle_service, "bad-one")
+    dead = await until(lambda: _dead(brittle_service))
+    url = str(brittle_service.running.settings.database_url)
     origin = Origin("c", "c", "operator:test", "")
     id_ = UUID(dead[0]["event_id"])
 
-    await specimen.running.retry_queue.skip(id_, origin, "enough")
+    await brittle_service.running.retry_queue.skip(id_, origin, "enough")
 
-    assert await specimen.running.retry_queue._try(id_, specimen.running.leases.held)
+    assert await brittle_service.running.retry_queue._try(id_, brittle_service.running.leases.held)
     with pytest.raises(retry_queue.DeadLetterNotFoundError):
-        await specimen.running.retry_queue.skip(id_, origin, "again")
+        await brittle_service.running.retry_queue.skip(id_, origin, "again")
     said = "SELECT subject FROM chassis.outbox WHERE aggregate LIKE 'dead-l%' ORDER BY position"
     rows = await databases.execute(url, "tenant", said)
     assert [row["subject"].split(".")[4] for row in rows] == ["message_dead_lettered", "message_skipped"]
 
 
-async def test_a_fact_that_is_stored_three_times_is_heard_once(served, publish, log, offerings) -> None:
+async def test_a_fact_that_is_stored_three_times_is_handled_once(served, publish, log, offerings) -> None:
     newer = offerings[0].model_copy(update={"content_hash": "d" * 64})
 
     await publish(newer, copies=3)
@@ -232,7 +242,7 @@ async def test_a_fact_that_is_stored_three_times_is_heard_once(served, publish, 
     assert [fact.event.source_hash[0] for fact in facts if fact.event.offering == "plans"] == ["c", "d"]
 
 
-async def test_a_second_replica_takes_over_where_the_first_one_ended(start, served, publish, log, offerings) -> None:
+async def test_a_second_replica_continues_where_the_first_one_stopped(start, served, publish, log, offerings) -> None:
     second = await start(service(), url=served.running.settings.database_url)
     await until(lambda: _shares(served, second))
     await served.running.__aexit__(None, None, None)
@@ -269,7 +279,7 @@ async def _paused(served) -> bool:
 
 
 @pytest.mark.own_nats
-async def test_a_service_that_is_there_before_the_bus_hears_and_speaks_as_soon_as_it_comes(
+async def test_a_service_started_before_the_broker_consumes_and_publishes_once_it_is_up(
     start, nats, publish, log, offerings
 ) -> None:
     await asyncio.to_thread(nats.stop)

@@ -1,4 +1,4 @@
-"""Timers: a rule that time alone sets off, fired once, late if it must be, and no aggregate in another's way."""
+"""Timers fire once, late after an outage, and independently for each aggregate."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
-from paybill_runtime.jobs import timers
 from paybill_runtime.jobs.effects import Timer
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
@@ -23,7 +22,7 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """It is due so many seconds after the epoch as its first fact says; each further fact is a ring."""
+    """Alarm that is due as many seconds after the epoch as its first fact states; every further fact is a ring."""
 
     due: datetime | None
     rings: int = 0
@@ -36,7 +35,7 @@ def evolve(alarm: Alarm | None, event: OfferingNoted) -> Alarm:
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
-    """Tables of this test."""
+    """Base of the tables of this test."""
 
 
 class AlarmRow(Base, table=True):
@@ -52,7 +51,7 @@ def _ring(name: str) -> OfferingNoted:
 
 
 def on_time(alarm: Alarm, now: datetime) -> list[OfferingNoted]:
-    """The alarm does not know its own name, so it is told by when it is due: see `_set`."""
+    """Returns a ring for a due alarm; its name follows from the due time, see `_set`."""
     if alarm.due is None or alarm.due > now:
         return []
     seconds = int((alarm.due - EPOCH).total_seconds())
@@ -64,15 +63,15 @@ def on_time(alarm: Alarm, now: datetime) -> list[OfferingNoted]:
 BROKEN, SILENT = 666, 777
 
 
-def _heard(id_: str, now: datetime):
+def _record_firing(id_: str, now: datetime):
     def add(statement) -> None:
-        statement.add(f"INSERT INTO heard (id, at) VALUES ({statement.value(id_)}, {statement.value(now)})")
+        statement.add(f"INSERT INTO firings (id, at) VALUES ({statement.value(id_)}, {statement.value(now)})")
 
     return add
 
 
 def _service(*, ticking: bool = True):
-    timer = (Timer(ALARMS, "due", on_time, extra_statements=_heard),) if ticking else ()
+    timer = (Timer(ALARMS, "due", on_time, extra_statements=_record_firing),) if ticking else ()
     router = APIRouter(prefix="/v1/none")
     return replace(service(), states=(ALARMS,), subscriptions=Subscriptions(), timers=timer, router=lambda _: router)
 
@@ -86,7 +85,7 @@ async def url(databases) -> str:
         "CREATE TABLE alarms (id text PRIMARY KEY, revision bigint NOT NULL, state jsonb NOT NULL, "
         "due text GENERATED ALWAYS AS (rtrim(state->>'due', 'Z')) STORED)",
     )
-    await databases.execute(made, "tenant", "CREATE TABLE heard (id text NOT NULL, at timestamptz NOT NULL)")
+    await databases.execute(made, "tenant", "CREATE TABLE firings (id text NOT NULL, at timestamptz NOT NULL)")
     return made
 
 
@@ -101,19 +100,27 @@ async def _set(served, *seconds: int) -> None:
         )
 
 
+async def _round(*replicas) -> None:
+    """Runs one round of every timer, now."""
+    for served in replicas:
+        for timer in served.running.timers._timers:
+            await served.running.timers._fire(timer)
+
+
 async def _rings(databases, url) -> dict[str, int]:
     rows = await databases.execute(url, "tenant", "SELECT id, (state->>'rings')::int AS rings FROM alarms")
     return {row["id"]: row["rings"] for row in rows if row["rings"]}
 
 
-async def test_what_became_due_while_nobody_ran_fires_at_the_start_and_once(start, url, databases, log) -> None:
+async def test_a_timer_due_while_no_replica_ran_fires_once_at_start(start, url, databases, log) -> None:
     stopped = await start(_service(ticking=False), url=url)
     await _set(stopped, 1, 2, 3)
 
-    await asyncio.gather(start(_service(), url=url), start(_service(), url=url), start(_service(), url=url))
+    replicas = await asyncio.gather(*(start(_service(), url=url) for _ in range(3)))
 
+    await log.facts("tenant.offering_noted", at_least=6)
+    await _round(*replicas)
     facts = await log.facts("tenant.offering_noted", at_least=6)
-    await asyncio.sleep(2 * timers.POLL_S)
     assert len(facts) == 6
     assert await _rings(databases, url) == {"alarm-1": 1, "alarm-2": 1, "alarm-3": 1}
     fired = [fact for fact in facts if fact.revision == 2]
@@ -121,21 +128,21 @@ async def test_what_became_due_while_nobody_ran_fires_at_the_start_and_once(star
     assert {fact.origin.actor for fact in fired} == {"service:tenant"}
 
 
-async def test_what_is_written_beside_a_firing_is_written_with_it(start, url, databases, log) -> None:
+async def test_extra_statements_commit_together_with_the_timer_s_facts(start, url, databases, log) -> None:
     served = await start(_service(), url=url)
 
     await _set(served, 5, BROKEN)
 
     await log.facts("tenant.offering_noted", at_least=3)
-    assert [row["id"] for row in await databases.execute(url, "tenant", "SELECT id FROM heard")] == ["alarm-5"]
+    assert [row["id"] for row in await databases.execute(url, "tenant", "SELECT id FROM firings")] == ["alarm-5"]
 
 
-async def test_nothing_fires_before_its_time(start, url, databases) -> None:
+async def test_no_timer_fires_before_its_time(start, url, databases) -> None:
     served = await start(_service(), url=url)
     ahead = int((datetime.now(UTC) + timedelta(seconds=1) - EPOCH).total_seconds()) + 1
     await _set(served, ahead)
 
-    await asyncio.sleep(2 * timers.POLL_S)
+    await _round(served)
     early = await _rings(databases, url)
 
     async def rung() -> dict[str, int]:
@@ -146,7 +153,7 @@ async def test_nothing_fires_before_its_time(start, url, databases) -> None:
     assert datetime.now(UTC) >= EPOCH + timedelta(seconds=ahead)
 
 
-async def test_a_rule_that_fails_or_has_nothing_to_say_stops_nobody_else(start, url, databases, caplog) -> None:
+async def test_a_rule_that_fails_or_records_nothing_does_not_block_other_timers(start, url, databases, caplog) -> None:
     served = await start(_service(), url=url)
 
     await _set(served, SILENT, BROKEN, 5)
@@ -155,6 +162,7 @@ async def test_a_rule_that_fails_or_has_nothing_to_say_stops_nobody_else(start, 
         return await _rings(databases, url)
 
     assert await until(rung) == {"alarm-5": 1}
-    await asyncio.sleep(3 * timers.POLL_S)
+    await _round(served)
+    await _round(served)
     assert served.running.health()["timers"] == "ok"
     assert sum("alarm-666 fails" in record.message for record in caplog.records) == 1
