@@ -341,13 +341,13 @@ async def test_a_worker_without_the_lease_stops_its_fetches(scripted, signed):
         lambda customer: Slow(shown(customer)), lambda customer: [about("sub_1", customer)]
     )
 
-    async def fetches_stopped():
+    async def fetch_started():
         return provider.fetches
 
     async def ended():
         return provider.ended
 
-    await eventually(fetches_stopped)
+    await eventually(fetch_started)
     async with world.served.running.database.engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         for another_has_it in (
