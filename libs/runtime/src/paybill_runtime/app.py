@@ -173,7 +173,7 @@ class Running:
         if time.monotonic() - self._progress_at > STALL_TIMEOUT_S and checks["bus"] not in {"ok", "away"}:
             checks["relay"] = self.relay.problem
         mismatches = self.restore_guard.mismatches
-        checks |= {"relay" if component == RELAY else "reader": text_ for component, text_ in mismatches.items()}
+        checks |= {"relay" if component == RELAY else "reader": mismatch for component, mismatch in mismatches.items()}
         return checks
 
     async def __aenter__(self) -> Self:

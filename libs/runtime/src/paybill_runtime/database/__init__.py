@@ -1,7 +1,7 @@
 """Access to a service's own PostgreSQL database.
 
 Guarantees: an error that concerns PostgreSQL as a whole is raised as DatabaseUnavailableError, UnknownOutcomeError,
-LeaseLostError or ConfigurationError, whatever driver raised it; a process that lost a lease cannot commit under it;
+LeaseLostError or ConfigurationError, independent of the driver; a process that lost a lease cannot commit under it;
 all replicas run migrations one at a time.
 """
 

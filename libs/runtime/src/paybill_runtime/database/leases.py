@@ -85,7 +85,7 @@ class Leases:
 
     @property
     def certain(self) -> bool:
-        """Whether no other process can have taken over since the last heartbeat.
+        """True when no other process can have taken over since the last heartbeat.
 
         Transactions are safe without this check, because they name the epoch; calls to other systems are not.
         """
@@ -121,11 +121,11 @@ class Leases:
             instances = (await connection.execute(_INSTANCES)).scalar_one()
             share = -(-PARTITIONS // max(instances, 1))
             held = {row.name: row.epoch for row in await connection.execute(_HELD, {"owner": self._owner})}
-            mine = [name for name in names if name in held]
-            for name in sorted(mine[share:]):  # in the order in which batches lock them
+            own = [name for name in names if name in held]
+            for name in sorted(own[share:]):  # in the order in which batches lock them
                 await connection.execute(_RELEASE, {"name": name, "owner": self._owner})
                 del held[name]
-            held |= await self._take(connection, [name for name in names if name not in held], share - len(mine))
+            held |= await self._take(connection, [name for name in names if name not in held], share - len(own))
             free = [name for name in self._singletons if name not in held]
             held |= await self._take(connection, free, len(free))
         return held

@@ -82,10 +82,10 @@ lease = Table(
 )
 """Owners of partitions and singleton tasks. Every transaction of an owner locks its lease and checks the epoch."""
 
-member = Table("member", metadata, _text("owner", primary_key=True), _time("expires_at"))
+instance = Table("member", metadata, _text("owner", primary_key=True), _time("expires_at"))
 """Heartbeats of replicas: their leases are valid until `expires_at`, and partitions are shared evenly among them."""
 
-parked = Table(
+retry_queue = Table(
     "parked",
     metadata,
     Column("event_id", Uuid, primary_key=True),
@@ -103,7 +103,7 @@ parked = Table(
     _text("reason"),
 )
 """The retry queue: facts that failed, and facts of the same tenant behind them. `dead`: a dead letter."""
-Index("parked_queue_idx", parked.c.partition, parked.c.tenant, parked.c.sequence)
+Index("parked_queue_idx", retry_queue.c.partition, retry_queue.c.tenant, retry_queue.c.sequence)
 
 quarantine = Table(
     "quarantine",

@@ -1,4 +1,4 @@
-"""Loads aggregates and saves them together with their outbox rows: one statement each, whatever the number of rows.
+"""Loads aggregates and saves them together with their outbox rows: one statement each for any number of rows.
 
 Nothing is locked while a decision is made (optimistic concurrency): the statement that writes it checks the revisions
 that were loaded, and fails with a conflict when another transaction changed one.

@@ -42,7 +42,7 @@ class ConcurrencyLimit:
 
     @property
     def full(self) -> bool:
-        """Whether all slots are used."""
+        """True when all slots are used."""
         return self._used >= self._limit
 
     def check(self, reserve: int = 0) -> None:

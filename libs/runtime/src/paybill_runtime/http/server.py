@@ -57,13 +57,13 @@ class Connection(H11Protocol):
 
     @property
     def _awaits_request(self) -> bool:
-        """Whether the request is missing or incomplete, so that nothing is in progress for the client."""
+        """True while the request is missing or incomplete, so that nothing is in progress for the client."""
         cycle: RequestResponseCycle | None = self.cycle
         return not self._responding and (cycle is None or cycle.response_complete or cycle.more_body)
 
     @property
     def slow(self) -> bool:
-        """Whether the client is slow to send its request."""
+        """True when the client is slow to send its request."""
         return self._awaits_request and self.loop.time() - self.waits_since > SLOW_CLIENT_S
 
     @override

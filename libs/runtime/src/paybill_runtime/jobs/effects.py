@@ -28,8 +28,8 @@ class Refused(Exception):  # noqa: N818  # an answer of another system, not an e
 class RetryAfter(Exception):  # noqa: N818  # as above
     """Raised by an effect when the other system asks for a later retry; it does not count as a failed attempt."""
 
-    def __init__(self, after_s: float, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, after_s: float, reason: str) -> None:
+        super().__init__(reason)
         self.after_s = after_s
 
 

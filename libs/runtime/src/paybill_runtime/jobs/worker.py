@@ -144,8 +144,8 @@ class Worker:
         except (DomainError, KeyError) as error:
             # A newer version required it, or the function was removed by mistake: it waits, and operators see it.
             log.error("no effect %s here for %s: %s", row.work, row.event_id, error)  # noqa: TRY400
-            why = f"this version of the service has no effect {row.work}"
-            await self._later(row, row.attempts, clock.MAX_BACKOFF_S, why)
+            detail = f"this version of the service has no effect {row.work}"
+            await self._later(row, row.attempts, clock.MAX_BACKOFF_S, detail)
             return
         with span(f"effect {row.work}", fact.origin.traceparent, SpanKind.CLIENT) as traceparent:
             origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", traceparent)
@@ -175,38 +175,38 @@ class Worker:
 
     async def _failed(self, row: _Due, effect: Effect, job: Job[Any], origin: Origin, error: Exception) -> None:
         attempts = row.attempts + 1
-        why = single_line(str(error)) if isinstance(error, Refused) else reason(error)
+        detail = single_line(str(error)) if isinstance(error, Refused) else reason(error)
         if not isinstance(error, Refused) and attempts < effect.attempts:
-            log.warning("the effect %s failed (attempt %d of %d): %s", row.work, attempts, effect.attempts, why)
-            await self._later(row, attempts, clock.backoff_s(attempts), why)
+            log.warning("the effect %s failed (attempt %d of %d): %s", row.work, attempts, effect.attempts, detail)
+            await self._later(row, attempts, clock.backoff_s(attempts), detail)
             return
-        log.error("the effect %s failed permanently: %s", row.work, why, exc_info=error)
+        log.error("the effect %s failed permanently: %s", row.work, detail, exc_info=error)
         if effect.failed is None:
-            await self._end(row, "failed", attempts, why)
+            await self._end(row, "failed", attempts, detail)
             return
         try:
-            await self._commit(row, effect.failed(job, why), origin, "failed", why)
+            await self._commit(row, effect.failed(job, detail), origin, "failed", detail)
         except (DatabaseUnavailableError, LeaseLostError):
             raise
         except Exception as inner:
             log.exception("the failure of the effect %s cannot be recorded", row.work)
             await self._later(row, attempts, clock.backoff_s(attempts), reason(inner))
 
-    async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, why: str = "") -> None:
+    async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, detail: str = "") -> None:
         """Records an outcome; with a `state`, the effect ends in the same transaction."""
         extra = [outcome.extra_statements] if outcome.extra_statements is not None else []
         if state:
-            extra.append(partial(_change, row, _ending(state, row.attempts + 1, why)))
+            extra.append(partial(_change, row, _ending(state, row.attempts + 1, detail)))
         await self._group_commit.decide(
             Decision(origin, outcome.decide, outcome.writes, outcome.reads, _lease(row), extra)
         )
 
-    async def _end(self, row: _Due, state: str, attempts: int, why: str = "") -> None:
-        await self._update(row, _ending(state, attempts, why))
+    async def _end(self, row: _Due, state: str, attempts: int, detail: str = "") -> None:
+        await self._update(row, _ending(state, attempts, detail))
 
-    async def _later(self, row: _Due, attempts: int, after_s: float, why: str) -> None:
+    async def _later(self, row: _Due, attempts: int, after_s: float, detail: str) -> None:
         next_at = clock.now() + timedelta(seconds=after_s)
-        await self._update(row, {"attempts": attempts, "next_at": next_at, "reason": why})
+        await self._update(row, {"attempts": attempts, "next_at": next_at, "reason": detail})
 
     async def _update(self, row: _Due, columns: Mapping[str, Any]) -> None:
         """Changes the row of an effect under its lease."""
@@ -222,8 +222,8 @@ def _lease(row: _Due) -> dict[str, int]:
     return {partition_lease(row.partition): row.epoch}
 
 
-def _ending(state: str, attempts: int, why: str) -> Mapping[str, Any]:
-    return {"state": state, "attempts": attempts, "reason": why or None}
+def _ending(state: str, attempts: int, detail: str) -> Mapping[str, Any]:
+    return {"state": state, "attempts": attempts, "reason": detail or None}
 
 
 def _change(row: _Due, columns: Mapping[str, Any], statement: Statement) -> None:

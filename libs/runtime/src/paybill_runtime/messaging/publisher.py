@@ -28,7 +28,7 @@ _TRY_AGAIN = (TimeoutError, ConnectionClosedError, ConnectionReconnectingError, 
 
 
 class PublishError(Exception):
-    """The event was not stored. `code` is stable; `next_step` says what to do."""
+    """The event was not stored. `code` is stable; `next_step` is an instruction for people."""
 
     code = "not_published"
 
@@ -123,10 +123,10 @@ class Publisher:
         Raises InvalidEventError or MalformedFactError before anything is sent, PublishDeniedError, PublishRefusedError,
         BusUnreachableError.
         """
-        offer = IntakeEvent(
+        observation = IntakeEvent(
             event, id or clock.new_id(), self._name, time or clock.now(), child(traceparent or _current())
         )
-        subject, headers, payload = intake_subject(self._name, event), intake_headers(offer), encode(event)
+        subject, headers, payload = intake_subject(self._name, event), intake_headers(observation), encode(event)
         # Parsed as the owner will parse it: an event that was built without validation is refused here.
         read_intake_event(subject, headers, payload)
         return await self._stored(subject, payload, headers, timeout_s)

@@ -295,10 +295,10 @@ class RetryQueue:
         event = service_event(self._processor.service, MessageRedriven)(message_key=str(id_), operator=origin.actor)
         await self._operate(id_, origin, event, _RETRY)
 
-    async def skip(self, id_: UUID, origin: Origin, reason_: str) -> None:
+    async def skip(self, id_: UUID, origin: Origin, explanation: str) -> None:
         """Removes a fact, so that its tenant's queue continues. Raises DeadLetterNotFoundError."""
         event = service_event(self._processor.service, MessageSkipped)(
-            message_key=str(id_), operator=origin.actor, reason=single_line(reason_)
+            message_key=str(id_), operator=origin.actor, reason=single_line(explanation)
         )
         await self._operate(id_, origin, event, _DELETE)
 

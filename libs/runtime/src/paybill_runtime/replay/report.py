@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_FAULTS_SHOWN = 100
-MAX_FAULTS_KEPT = 1_000
+MAX_FAULTS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class Report:
 
     @property
     def equal(self) -> bool:
-        """Whether every table is exactly the fold of the log."""
+        """True when every table is exactly the fold of the log."""
         return self.fault_count == 0
 
     def add(self, kind: str, where: str, message: str) -> None:
         """Adds a fault."""
         self.fault_count += 1
-        if len(self.faults) < MAX_FAULTS_KEPT:
+        if len(self.faults) < MAX_FAULTS:
             self.faults.append(Fault(kind, where, message))
 
     def as_dict(self) -> dict[str, Any]:
