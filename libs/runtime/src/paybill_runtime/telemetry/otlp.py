@@ -22,7 +22,7 @@ def export(service: str) -> tuple[Callable[[], None], ...]:
     spans = TracerProvider(resource=resource, shutdown_on_exit=False)
     spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(spans)
-    metric_readers = [PeriodicExportingMetricReader(OTLPMetricExporter())]
-    meters = MeterProvider(metric_readers, resource, shutdown_on_exit=False)
+    exports = [PeriodicExportingMetricReader(OTLPMetricExporter())]
+    meters = MeterProvider(exports, resource, shutdown_on_exit=False)
     metrics.set_meter_provider(meters)
     return spans.shutdown, meters.shutdown
