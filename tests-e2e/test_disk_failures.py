@@ -107,8 +107,8 @@ async def test_a_bus_with_a_failed_disk_confirms_nothing_more_and_readiness_repo
         response = await served.client.get("/readyz")
         return response.json()["checks"]["relay"] if response.status_code == 503 else ""
 
-    assert "the bus does not take facts" in await until(unready, timeout_s=30)
-    assert "the bus does not take facts" in caplog.text
+    assert "NATS does not accept facts" in await until(unready, timeout_s=30)
+    assert "NATS does not accept facts" in caplog.text
     before = await outbox(served, databases)
     confirmed = {id_: at for id_, at in before.items() if at is not None}
     assert len(before) - len(confirmed) >= CUSTOMERS - 1
