@@ -298,7 +298,6 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
 @contextlib.asynccontextmanager
 async def serving(running: Running) -> AsyncIterator[int]:
     """Serves HTTP on the configured address while the block runs; yields the port."""
-    _tune_garbage_collector()
     settings = running.settings
     socket = listener(settings.http_host, settings.http_port)
     app = running.app()
@@ -353,6 +352,7 @@ async def serve(service: Service) -> int:
 
 async def _until_failed(running: Running) -> None:
     async with running, serving(running) as port:
+        _tune_garbage_collector()
         log.info("%s listens on %s:%d (pid %d)", running.service.name, running.settings.http_host, port, os.getpid())
         try:
             await running.failed.wait()
