@@ -8,15 +8,14 @@ from paybill_contracts.catalogue import MeteredFeature
 from paybill_contracts.values import SubscriptionId, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
-from sqlmodel import select
 
-from paybill_billing.database import load_page, load_state, state_column
+from paybill_billing.database import load_page, load_state
 from paybill_billing.entitlements.api import EntitlementsView
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.http import MAX_PAGE, Limit, Viewer
 from paybill_billing.subscriptions.domain.accounts import Status
-from paybill_billing.subscriptions.tables import SUBSCRIPTIONS, SubscriptionRow, account_of
-from paybill_billing.usage.tables import METERS, MeterRow
+from paybill_billing.subscriptions.tables import SUBSCRIPTIONS, account_of, subscriptions_of
+from paybill_billing.usage.tables import METERS, meters_of
 
 
 class UsageView(BaseModel):
@@ -62,8 +61,6 @@ def router(context: ServiceContext) -> APIRouter:
         """Returns an account with its subscriptions, entitlements and usage."""
         account = await account_of(context, tenant_id)
         entitlements = await load_state(context, ENTITLEMENTS, tenant_id)
-        query = select(state_column(SubscriptionRow)).where(SubscriptionRow.tenant_id == tenant_id)
-        meters = select(state_column(MeterRow)).where(MeterRow.tenant_id == tenant_id)
         included = (
             {f.meter: f.included for f in entitlements.features if isinstance(f, MeteredFeature)}
             if entitlements
@@ -82,14 +79,14 @@ def router(context: ServiceContext) -> APIRouter:
             leaving=account.leaving,
             subscriptions=[
                 SUBSCRIPTIONS.load(row.state).subscription
-                for row in await context.rows(query.order_by(SubscriptionRow.id).limit(MAX_PAGE))
+                for row in await context.rows(subscriptions_of(tenant_id, MAX_PAGE))
             ],
             entitlements=EntitlementsView.of(entitlements) if entitlements is not None else None,
             usage=[
                 UsageView(
                     meter=meter.meter, total=meter.total, records=meter.records, included=included.get(meter.meter)
                 )
-                for row in await context.rows(meters.order_by(MeterRow.id).limit(MAX_PAGE))
+                for row in await context.rows(meters_of(tenant_id, MAX_PAGE))
                 for meter in [METERS.load(row.state)]
             ],
         )

@@ -1,9 +1,13 @@
 """Tables of licences, signing keys and the revocation list."""
 
 from paybill_runtime.decisions.aggregates import Stored, generated
+from sqlalchemy import Text, cast, literal, select, text, union_all
+from sqlmodel import col
 
 from paybill_billing.database import Base
 from paybill_billing.licences.domain import licence_keys, licences, revocations
+from paybill_billing.licences.domain.licence_keys import KEYRING
+from paybill_billing.licences.domain.revocations import REVOCATIONS
 
 
 class LicenceRow(Base, table=True):
@@ -37,3 +41,15 @@ LICENCES = Stored("licence", LicenceRow, licences.Licence, licences.evolve)
 KEYRINGS = Stored("licence-keys", KeyringRow, licence_keys.Keyring, licence_keys.evolve)
 REVOCATION_LISTS = Stored("licence-revocations", RevocationListRow, revocations.RevocationList, revocations.evolve)
 STATES = (LICENCES, KEYRINGS, REVOCATION_LISTS)
+LONGEST_VALIDITY = text(
+    "SELECT max(state->>'last_expiry') AS ends, max((state->>'valid_s')::bigint) AS valid_s FROM licences"
+)
+"""The latest expiry of all licences, and the longest validity of those that are renewed."""
+PUBLISHED_STATES = union_all(
+    select(literal("keys").label("name"), cast(col(KeyringRow.state), Text).label("state")).where(
+        col(KeyringRow.id) == KEYRING
+    ),
+    select(literal("revocations"), cast(col(RevocationListRow.state), Text)).where(
+        col(RevocationListRow.id) == REVOCATIONS
+    ),
+)

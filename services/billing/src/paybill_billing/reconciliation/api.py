@@ -12,13 +12,12 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
-from sqlmodel import col, select
 
-from paybill_billing.database import load_page, load_state, state_column
+from paybill_billing.database import load_page, load_state
 from paybill_billing.http import Limit, Operator, Viewer
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Run, Status, UnknownRunError
-from paybill_billing.reconciliation.tables import DRIFTS, RUNS, ReconciliationRow, start_run
+from paybill_billing.reconciliation.tables import DRIFTS, RUNS, newest_runs, start_run
 
 Provider = Annotated[Key, Path(description="The provider's name, such as `stripe`.")]
 
@@ -66,7 +65,7 @@ def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[
     routes = APIRouter(prefix="/v1", tags=["reconciliation"])
 
     @routes.post("/providers/{provider}/reconciliations", status_code=status.HTTP_202_ACCEPTED)
-    async def start(provider: Provider, body: StartBody, who: Operator) -> RunView:
+    async def start(provider: Provider, body: StartBody, principal: Operator) -> RunView:
         """Starts a run, which compares all subscriptions of a provider with ours and records the drifts.
 
         It runs in the background and survives restarts; `/v1/reconciliations/{id}` shows its progress. Refused with
@@ -82,13 +81,13 @@ def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[
         run_id = f"rec_{uuid4().hex}"
         run = await start_run(
             context,
-            who.origin,
+            principal.origin,
             run_id,
             provider,
             repair=body.repair,
             verb="reconcile",
             target=provider,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=RunView,
             view=RunView.of,
         )
@@ -98,8 +97,7 @@ def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[
     @routes.get("/reconciliations")
     async def show_all(_: Viewer, limit: Limit = 50) -> list[RunView]:
         """Returns the runs, newest first."""
-        query = select(state_column(ReconciliationRow)).order_by(col(ReconciliationRow.state)["started_at"].desc())
-        return [RunView.of(RUNS.load(row.state)) for row in await context.rows(query.limit(limit))]
+        return [RunView.of(RUNS.load(row.state)) for row in await context.rows(newest_runs(limit))]
 
     @routes.get("/reconciliations/{run_id}")
     async def show(run_id: RunId, _: Viewer) -> RunView:
@@ -110,7 +108,7 @@ def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[
         return RunView.of(run)
 
     @routes.post("/reconciliations/{run_id}/stop")
-    async def stop(run_id: RunId, who: Operator) -> RunView:
+    async def stop(run_id: RunId, principal: Operator) -> RunView:
         """Stops a run; its drifts and repairs stay."""
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> RunView:
@@ -121,12 +119,12 @@ def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[
             return RunView.of(unit.get(RUNS, run_id) or run)
 
         return await context.decide(
-            who.origin,
+            principal.origin,
             decide,
             writes=[RUNS.key(run_id)],
             verb="stop_reconciliation",
             target=run_id,
-            idempotency=who.idempotency,
+            idempotency=principal.idempotency,
             response_type=RunView,
         )
 

@@ -1,12 +1,15 @@
 """Rows of accounts, subscriptions, payments, changes and plan migrations."""
 
+from typing import Any
+
 from paybill_contracts.errors import ConflictError
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.jobs.effects import Refused
-from sqlalchemy import text
+from sqlalchemy import Select, select, text
+from sqlmodel import col
 
-from paybill_billing.database import Base, load_state
+from paybill_billing.database import Base, load_state, state_column
 from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 
@@ -143,3 +146,24 @@ async def account_of(context: ServiceContext, tenant_id: str) -> Account:
     if account is None:
         raise UnknownTenantError(f"there is no account of {tenant_id}")
     return account
+
+
+def account_of_customer(provider: str, customer: str) -> Select[Any]:
+    """Returns the query for the state of a customer's account."""
+    return select(state_column(AccountRow)).where(col(AccountRow.customer) == f"{provider}/{customer}")
+
+
+def subscriptions_of(tenant_id: str, limit: int) -> Select[Any]:
+    """Returns the query for the states of a tenant's subscriptions."""
+    rows = select(state_column(SubscriptionRow)).where(col(SubscriptionRow.tenant_id) == tenant_id)
+    return rows.order_by(col(SubscriptionRow.id)).limit(limit)
+
+
+def open_change_of(subscription_id: str) -> Select[Any]:
+    """Returns the query for the id of a subscription's open change."""
+    return select(col(ChangeRow.id)).where(col(ChangeRow.open_for) == subscription_id)
+
+
+def subscription_of_change(change_id: str) -> Select[Any]:
+    """Returns the query for the subscription of a change."""
+    return select(col(ChangeRow.subscription_id)).where(col(ChangeRow.id) == change_id)

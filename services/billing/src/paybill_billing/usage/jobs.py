@@ -19,7 +19,6 @@ from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, re
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.settings import read_secret
-from sqlalchemy import text
 
 from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import MeterReading, Meters, Providers
@@ -28,7 +27,14 @@ from paybill_billing.usage.domain import closed_windows, publishers, usage
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, existing
 from paybill_billing.usage.domain.usage import Meter
 from paybill_billing.usage.domain.windows import window_id
-from paybill_billing.usage.tables import CLOSED_WINDOWS, METERS, PUBLISHERS
+from paybill_billing.usage.tables import (
+    CLOSED_WINDOWS,
+    INTAKE_POSITION,
+    METERS,
+    METERS_DUE,
+    NEXT_WINDOW_DUE,
+    PUBLISHERS,
+)
 
 log = logging.getLogger(__name__)
 JOBS = JobRegistry()
@@ -37,10 +43,6 @@ POLL_S = 0.5
 CONNECT_WAIT_S = 5.0
 BATCH = 64
 _BROKER_ERRORS = (NatsError, JetStreamError, OSError, TimeoutError)
-
-_NEXT_DUE = text("SELECT min(due) FROM meters")
-_DUE = text("SELECT id, state::text AS state FROM meters WHERE due <= :at ORDER BY due LIMIT :batch")
-_POSITION = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
 
 
 class WindowCloser:
@@ -69,12 +71,12 @@ class WindowCloser:
 
     async def tick(self, at: datetime) -> int:
         """Closes the windows that are due at `at`. Returns the number of meters."""
-        due = (await self._context.rows(_NEXT_DUE))[0][0]
+        due = (await self._context.rows(NEXT_WINDOW_DUE))[0][0]
         if due is None or due > _as_stored(at):
             return 0
         await self._wait_for_intake()
         closed = 0
-        while rows := await self._context.rows(_DUE, {"at": _as_stored(at), "batch": BATCH}):
+        while rows := await self._context.rows(METERS_DUE, {"at": _as_stored(at), "batch": BATCH}):
             meters = [METERS.load(row.state) for row in rows]
             results = await asyncio.gather(*(self._close(meter, at) for meter in meters), return_exceptions=True)
             errors = [error for error in results if isinstance(error, BaseException)]
@@ -94,7 +96,7 @@ class WindowCloser:
             return
         position = 0
         while position < state.last_seq:
-            position = (await self._context.rows(_POSITION, {"stream": INTAKE}))[0][0]
+            position = (await self._context.rows(INTAKE_POSITION, {"stream": INTAKE}))[0][0]
             await asyncio.sleep(POLL_S / 10)
 
     async def _close(self, meter: Meter, at: datetime) -> None:

@@ -1,8 +1,12 @@
 """Tables of publishers, meters, distinct-count sets and closed windows."""
 
-from paybill_runtime.decisions.aggregates import Stored, generated
+from typing import Any
 
-from paybill_billing.database import Base
+from paybill_runtime.decisions.aggregates import Stored, generated
+from sqlalchemy import Select, select, text
+from sqlmodel import col
+
+from paybill_billing.database import Base, state_column
 from paybill_billing.usage.domain import closed_windows, distinct_counts, publishers, usage
 
 
@@ -41,3 +45,12 @@ METERS = Stored("meter", MeterRow, usage.Meter, usage.evolve)
 DISTINCT_SETS = Stored("usage-members", DistinctSetRow, distinct_counts.DistinctSet, distinct_counts.evolve)
 CLOSED_WINDOWS = Stored("usage-window", ClosedWindowRow, closed_windows.ClosedWindow, closed_windows.evolve)
 STATES = (PUBLISHERS, METERS, DISTINCT_SETS, CLOSED_WINDOWS)
+NEXT_WINDOW_DUE = text("SELECT min(due) FROM meters")
+METERS_DUE = text("SELECT id, state::text AS state FROM meters WHERE due <= :at ORDER BY due LIMIT :batch")
+INTAKE_POSITION = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
+
+
+def meters_of(tenant_id: str, limit: int) -> Select[Any]:
+    """Returns the query for the states of a tenant's meters."""
+    rows = select(state_column(MeterRow)).where(col(MeterRow.tenant_id) == tenant_id)
+    return rows.order_by(col(MeterRow.id)).limit(limit)

@@ -8,17 +8,13 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
-from sqlalchemy import text
 
 from paybill_billing.database import load_state
 from paybill_billing.http import DryRun, Viewer
 from paybill_billing.licences.api.views import KeyringView, RotateBody
 from paybill_billing.licences.domain import licence_keys
 from paybill_billing.licences.domain.licence_keys import KEYRING
-from paybill_billing.licences.tables import KEYRINGS
-
-_LONGEST = text("SELECT max(state->>'last_expiry') AS ends, max((state->>'valid_s')::bigint) AS valid_s FROM licences")
-"""The latest expiry of all licences, and the longest validity of those that are renewed."""
+from paybill_billing.licences.tables import KEYRINGS, LONGEST_VALIDITY
 
 Admin = Annotated[Caller, Depends(caller(Role.ADMIN, "billing:write"))]
 
@@ -35,7 +31,7 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.post("/rotate", status_code=status.HTTP_202_ACCEPTED)
     async def rotate(body: RotateBody, caller: Admin, *, dry_run: DryRun = False) -> KeyringView:
         """Requests a new key. The active key stays trusted until the last licence that it signed has expired."""
-        longest = (await context.rows(_LONGEST))[0]
+        longest = (await context.rows(LONGEST_VALIDITY))[0]
         valid_s = max(longest.valid_s or 0, context.settings.licence_valid_s)
         licences_end = datetime.fromisoformat(longest.ends) if longest.ends else None
 

@@ -10,26 +10,15 @@ from paybill_contracts.errors import RetryLaterError
 from paybill_contracts.event import canonical
 from paybill_licence import jwk
 from paybill_runtime.decisions.context import ServiceContext
-from sqlalchemy import Text, cast, literal, select, union_all
-from sqlmodel import col
 
-from paybill_billing.licences.domain.licence_keys import KEYRING, trusted
-from paybill_billing.licences.domain.revocations import REVOCATIONS
-from paybill_billing.licences.tables import KEYRINGS, REVOCATION_LISTS, KeyringRow, RevocationListRow
+from paybill_billing.licences.domain.licence_keys import trusted
+from paybill_billing.licences.tables import KEYRINGS, PUBLISHED_STATES, REVOCATION_LISTS
 
 MAX_AGE_S = 300
 """The time for which a client may use its copy."""
 CACHE_S = 0.5
 """The time for which both documents are cached in memory, because the routes need no key and have no rate limit."""
 
-_STATES = union_all(
-    select(literal("keys").label("name"), cast(col(KeyringRow.state), Text).label("state")).where(
-        col(KeyringRow.id) == KEYRING
-    ),
-    select(literal("revocations"), cast(col(RevocationListRow.state), Text)).where(
-        col(RevocationListRow.id) == REVOCATIONS
-    ),
-)
 
 KnownETag = Annotated[str | None, Header(alias="If-None-Match", max_length=200)]
 
@@ -64,7 +53,7 @@ def router(context: ServiceContext) -> APIRouter:
     async def cached() -> _Cached:
         nonlocal cache
         if cache is None or cache.until < time.monotonic():
-            states = {row.name: row.state for row in await context.rows(_STATES)}
+            states = {row.name: row.state for row in await context.rows(PUBLISHED_STATES)}
             keys = trusted(KEYRINGS.load(states["keys"])) if "keys" in states else []
             if not keys:
                 raise LicenceKeysNotReadyError("the first signing key is being generated; retry in a moment")

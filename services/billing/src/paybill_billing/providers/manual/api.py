@@ -15,7 +15,6 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-from sqlalchemy import text
 from sqlmodel import col
 
 from paybill_billing.catalogue.domain import catalogue
@@ -35,7 +34,7 @@ from paybill_billing.providers.manual.domain.contracts import (
     priced,
     terms_of,
 )
-from paybill_billing.providers.manual.tables import CONTRACTS, ContractRow
+from paybill_billing.providers.manual.tables import CONTRACTS, INVOICES, ContractRow
 from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 from paybill_billing.subscriptions.tables import ACCOUNTS
@@ -43,12 +42,6 @@ from paybill_billing.subscriptions.tables import ACCOUNTS
 Quantity = Annotated[int, Field(ge=1, le=10**9)]
 
 _HAS_OFFER = col(ContractRow.state)["offer"].as_string().is_not(None)
-_INVOICES = text(
-    "SELECT id, invoice::text AS invoice FROM contracts, "
-    "jsonb_array_elements(state->'invoices') WITH ORDINALITY AS n (invoice, place) "
-    "WHERE invoice->>'invoice_id' > :after AND (CAST(:id AS text) IS NULL OR id = :id) "
-    "AND (CAST(:status AS text) IS NULL OR invoice->>'status' = :status) ORDER BY invoice->>'invoice_id' LIMIT :limit"
-)
 _INVOICE = TypeAdapter(Invoice)
 
 
@@ -259,7 +252,7 @@ def router(context: ServiceContext) -> APIRouter:
         """Returns a page of invoices: all unpaid ones, and the newest settled ones of each tenant."""
         id_filter = contract_id(tenant_id) if tenant_id is not None else None
         values = {"after": after or "", "id": id_filter, "status": status, "limit": limit + 1}
-        rows = await context.rows(_INVOICES, values)
+        rows = await context.rows(INVOICES, values)
         page = [
             InvoiceView(tenant_id=_tenant_of(row.id), **dict(_INVOICE.validate_json(row.invoice)))
             for row in rows[:limit]

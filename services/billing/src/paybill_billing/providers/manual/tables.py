@@ -6,6 +6,7 @@ from paybill_contracts.envelope import Origin
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from sqlalchemy import text
 from sqlmodel import col, select
 
 from paybill_billing.database import Base, state_column
@@ -62,3 +63,11 @@ class ManualContractTable:
         if self._context is None:
             raise RuntimeError("the contract store was used before begin()")
         return self._context
+
+
+INVOICES = text(
+    "SELECT id, invoice::text AS invoice FROM contracts, "
+    "jsonb_array_elements(state->'invoices') WITH ORDINALITY AS n (invoice, place) "
+    "WHERE invoice->>'invoice_id' > :after AND (CAST(:id AS text) IS NULL OR id = :id) "
+    "AND (CAST(:status AS text) IS NULL OR invoice->>'status' = :status) ORDER BY invoice->>'invoice_id' LIMIT :limit"
+)

@@ -21,7 +21,6 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sqlmodel import select
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
@@ -30,7 +29,13 @@ from paybill_billing.http import Limit, Operator, Viewer
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError
 from paybill_billing.subscriptions.domain.changes import Change, ChangeEvent, Status, UnknownChangeError
-from paybill_billing.subscriptions.tables import ACCOUNTS, CHANGES, SUBSCRIPTIONS, ChangeRow
+from paybill_billing.subscriptions.tables import (
+    ACCOUNTS,
+    CHANGES,
+    SUBSCRIPTIONS,
+    open_change_of,
+    subscription_of_change,
+)
 
 MAX_COUNT = 10**9
 
@@ -170,7 +175,7 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
         `quantity_out_of_bounds` when the change is not possible.
         """
         tenant_id = (await _subscription(context, subscription_id)).tenant_id
-        open_changes = await context.rows(select(ChangeRow.id).where(ChangeRow.open_for == subscription_id))
+        open_changes = await context.rows(open_change_of(subscription_id))
         intent = ChangeIntent(
             kind=body.kind,
             at_period_end=body.when is When.PERIOD_END,
@@ -253,7 +258,7 @@ def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
         verb: str,
         decision: Callable[[UnitOfWork, Change, DecisionContext], list[ChangeEvent]],
     ) -> ChangeView:
-        rows = await context.rows(select(ChangeRow.subscription_id).where(ChangeRow.id == change_id))
+        rows = await context.rows(subscription_of_change(change_id))
         if not rows:
             raise UnknownChangeError(f"there is no change {change_id}")
 

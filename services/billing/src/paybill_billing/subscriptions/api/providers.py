@@ -9,13 +9,11 @@ from paybill_contracts.errors import NotFoundError
 from paybill_contracts.values import Key, ProviderId, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
-from sqlmodel import select
 
-from paybill_billing.database import state_column
 from paybill_billing.http import Viewer
 from paybill_billing.providers.port import Adopts, Lists, Meters, Portal, ProviderConnection, Redelivers
 from paybill_billing.subscriptions.domain.accounts import Status
-from paybill_billing.subscriptions.tables import ACCOUNTS, AccountRow
+from paybill_billing.subscriptions.tables import ACCOUNTS, account_of_customer
 
 
 class Capability(StrEnum):
@@ -77,9 +75,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         _: Viewer,
     ) -> CustomerView:
         """Returns the tenant of a customer whose account is open. It does not call the provider."""
-        rows = await context.rows(
-            select(state_column(AccountRow)).where(AccountRow.customer == f"{provider}/{customer}")
-        )
+        rows = await context.rows(account_of_customer(provider, customer))
         if not rows:
             raise UnknownCustomerError(f"no account has the customer {customer} of {provider}")
         account = ACCOUNTS.load(rows[0].state)

@@ -7,18 +7,17 @@ from paybill_runtime import clock
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.problems import Problem
-from sqlmodel import select
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import load_state, state_column
+from paybill_billing.database import load_state
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.tables import ACCOUNTS, account_of
 from paybill_billing.usage.api.views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView
 from paybill_billing.usage.domain import usage
 from paybill_billing.usage.domain.quotas import allowance_of, metered_features
-from paybill_billing.usage.tables import DISTINCT_SETS, METERS, MeterRow
+from paybill_billing.usage.tables import DISTINCT_SETS, METERS, meters_of
 
 MAX_METERS = 500
 CONSUMER = "consume"
@@ -34,8 +33,11 @@ def router(context: ServiceContext) -> APIRouter:
         """Shows a tenant's current usage and its allowances."""
         await account_of(context, tenant_id)
         entitlements = await load_state(context, ENTITLEMENTS, tenant_id)
-        query = select(state_column(MeterRow)).where(MeterRow.tenant_id == tenant_id).limit(MAX_METERS)
-        meters = {meter.meter: meter for row in await context.rows(query) for meter in [METERS.load(row.state)]}
+        meters = {
+            meter.meter: meter
+            for row in await context.rows(meters_of(tenant_id, MAX_METERS))
+            for meter in [METERS.load(row.state)]
+        }
         names = sorted({feature.meter for feature in metered_features(entitlements)} | meters.keys())
         now = context.now()
         return TenantUsageView(

@@ -117,7 +117,7 @@ def router(context: ServiceContext) -> APIRouter:
     async def retry(
         provider: Annotated[Key, Path(description="The provider's name, such as `stripe`.")],
         target: Annotated[ProviderId, Path(description="As `GET /v1/webhooks/waiting` shows it.")],
-        who: Operator,
+        principal: Operator,
     ) -> WaitingView:
         """Makes the sync of an object due now. Idempotent: a further sync changes nothing."""
         async with context.database.transaction() as connection:
@@ -127,7 +127,7 @@ def router(context: ServiceContext) -> APIRouter:
             raise NotWaitingError(
                 f"{target} of {provider} is not in the sync queue; list its entries with GET /v1/webhooks/waiting"
             )
-        log.info("%s retries the sync of %s of %s", who.id, target, provider)
+        log.info("%s retries the sync of %s of %s", principal.id, target, provider)
         return WaitingView.of(row)
 
     return routes
