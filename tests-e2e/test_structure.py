@@ -105,8 +105,8 @@ def committed_text() -> Iterator[tuple[str, str]]:
                 continue
 
 
-def requirements(members: list[Path], groups: tuple[str, ...]) -> list[Requirement]:
-    tables = [toml(member / "pyproject.toml")["project"] for member in members]
+def requirements(packages: list[Path], groups: tuple[str, ...]) -> list[Requirement]:
+    tables = [toml(member / "pyproject.toml")["project"] for member in packages]
     texts = [text for table in tables for text in table.get("dependencies", [])]
     texts += [text for table in tables for extra in table.get("optional-dependencies", {}).values() for text in extra]
     texts += [text for group in groups for text in WORKSPACE["dependency-groups"][group]]
@@ -210,17 +210,17 @@ PRODUCT = [member for member in PACKAGES if member.name != "bench"]
 
 
 @pytest.mark.parametrize(
-    ("members", "groups", "locks"),
+    ("packages", "groups", "locks"),
     [(PRODUCT, ("build",), (PRODUCT_LOCK,)), (PACKAGES, ("build", "dev"), (PRODUCT_LOCK, DEV_LOCK))],
     ids=["product", "all"],
 )
 def test_every_requirement_is_met_by_a_pin(
-    members: list[Path], groups: tuple[str, ...], locks: tuple[str, ...]
+    packages: list[Path], groups: tuple[str, ...], locks: tuple[str, ...]
 ) -> None:
     locked = pins(*locks)
     unmet = [
         str(need)
-        for need in requirements(members, groups)
+        for need in requirements(packages, groups)
         if not need.specifier.contains(locked.get(canonicalize_name(need.name), ("", 0))[0] or "0")
     ]
 

@@ -105,10 +105,10 @@ def test_an_invalid_message_is_refused_with_a_code(signed, body, signing, code):
     assert caught.value.code == code
 
 
-def test_a_deeply_nested_body_is_refused_far_from_the_recursion_limit(signed, monkeypatch):
+def test_a_deeply_nested_body_is_refused_far_from_the_recursion_limit(signed):
     """Parses a nested body far from the recursion limit, at which finalizers of the garbage collection would fail."""
     failed = []
-    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    hook, sys.unraisablehook = sys.unraisablehook, failed.append
     body, threshold, callback = b"[" * 100_000, gc.get_threshold(), lambda _phase, _info: sorted([1], key=str)
     gc.callbacks.append(callback)
     gc.set_threshold(1)
@@ -118,6 +118,7 @@ def test_a_deeply_nested_body_is_refused_far_from_the_recursion_limit(signed, mo
     finally:
         gc.set_threshold(*threshold)
         gc.callbacks.remove(callback)
+        sys.unraisablehook = hook
 
     assert failed == []
 

@@ -7,13 +7,13 @@ test that asks for NATS finds new, empty streams. A test that stops, kills or re
 from paybill_runtime.testing.databases import Databases, databases, migrated_databases
 from paybill_runtime.testing.event_log import EventLog, Publish, log, publish, say
 from paybill_runtime.testing.garbage import pytest_collection_finish, pytest_runtest_teardown
+from paybill_runtime.testing.running import Served, Start, start
 from paybill_runtime.testing.servers import (
     nats,
     postgres,
     pytest_configure,
     shared_nats,
 )
-from paybill_runtime.testing.services import Served, Start, start
 from paybill_runtime.testing.waiting import until
 
 __all__ = [
