@@ -66,10 +66,10 @@ def _failed(tenant: str) -> EnvironmentFailed:
     )
 
 
-async def test_facts_of_all_owners_and_tenants_arrive_in_stream_order(auditing, recorder, say, offerings) -> None:
+async def test_facts_of_all_owners_and_tenants_arrive_in_stream_order(auditing, recorder, publish, offerings) -> None:
     await auditing()
 
-    await say(*offerings, *map(_failed, TENANTS))
+    await publish(*offerings, *map(_failed, TENANTS))
     await until(lambda: recorder.received(18))
     sequences = [message.sequence for message in recorder.messages]
 
@@ -78,13 +78,13 @@ async def test_facts_of_all_owners_and_tenants_arrive_in_stream_order(auditing, 
     assert {message.fact.event.OWNER for message in recorder.messages} == {"billing", "provisioner"}
 
 
-async def test_a_message_of_an_unknown_type_arrives_without_a_fact(auditing, recorder, say, nats) -> None:
+async def test_a_message_of_an_unknown_type_arrives_without_a_fact(auditing, recorder, publish, nats) -> None:
     await auditing()
     subject = subject_of(_failed(TENANTS[0])).replace("environment_failed", "environment_renamed")
     client = await connect(nats.url, "provisioner", nats.password("provisioner"))
     await client.jetstream().publish(subject, b'{"new": 1}', headers={"ce-id": new_id(), "pb-tenant": TENANTS[0]})
     await client.close()
-    await say(_failed(TENANTS[1]))
+    await publish(_failed(TENANTS[1]))
     await until(lambda: recorder.received(2))
     unknown, known = recorder.messages
 
@@ -92,20 +92,22 @@ async def test_a_message_of_an_unknown_type_arrives_without_a_fact(auditing, rec
     assert known.fact is not None
 
 
-async def test_each_message_is_handled_once_although_it_is_published_twice(auditing, recorder, say) -> None:
+async def test_each_message_is_handled_once_although_it_is_published_twice(auditing, recorder, publish) -> None:
     await auditing()
 
-    await say(_failed(TENANTS[0]), copies=2)
-    await say(_failed(TENANTS[1]))
+    await publish(_failed(TENANTS[0]), copies=2)
+    await publish(_failed(TENANTS[1]))
     await until(lambda: recorder.received(2))
 
     assert [message.fact.event.tenant for message in recorder.messages] == TENANTS[:2]
 
 
-async def test_a_failing_message_blocks_later_ones_of_every_tenant_and_order_is_kept(auditing, recorder, say) -> None:
+async def test_a_failing_message_blocks_later_ones_of_every_tenant_and_order_is_kept(
+    auditing, recorder, publish
+) -> None:
     recorder.fails_at = 3
     served = await auditing()
-    await say(*map(_failed, TENANTS))
+    await publish(*map(_failed, TENANTS))
     await until(lambda: recorder.received(3))
     blocked = (await until(lambda: _dead_letters(served, 13)))[0]
     handled = len(recorder.messages)
@@ -123,11 +125,11 @@ async def _dead_letters(served, count: int):
     return found if len(found) == count else None
 
 
-async def test_only_the_holder_of_the_lease_handles_messages(auditing, recorder, say, databases) -> None:
+async def test_only_the_holder_of_the_lease_handles_messages(auditing, recorder, publish, databases) -> None:
     url = await databases.fresh("tenant")
     first = await auditing(url=url)
     second = await auditing(url=url)
-    await say(*map(_failed, TENANTS))
+    await publish(*map(_failed, TENANTS))
 
     await until(lambda: recorder.received(len(TENANTS)))
 

@@ -188,7 +188,7 @@ async def test_rarely_needed_modules_are_not_imported(home) -> None:
     [
         ("migrate", {"PAYBILL_DATABASE_URL": "postgresql://tenant@127.0.0.1:1/tenant"}, "the database does not answer"),
         ("replay", {"PAYBILL_DATABASE_URL": "postgresql://tenant@127.0.0.1:1/tenant"}, "the database does not answer"),
-        ("replay", {"PAYBILL_NATS_URL": "nats://127.0.0.1:1"}, "the bus does not answer"),
+        ("replay", {"PAYBILL_NATS_URL": "nats://127.0.0.1:1"}, "NATS does not answer"),
     ],
 )
 async def test_an_unreachable_dependency_is_named(home, command, changes, named) -> None:

@@ -12,7 +12,7 @@ from paybill_contracts.usage import Usage
 from paybill_embedded.nats import NatsServer
 from paybill_runtime import clock
 from paybill_runtime.messaging.publisher import (
-    BusUnreachableError,
+    NatsUnreachableError,
     PublishDeniedError,
     Publisher,
     PublishRefusedError,
@@ -140,7 +140,7 @@ async def test_missing_permissions_are_reported_at_once(nats: NatsServer) -> Non
 
 async def test_a_missing_broker_is_reported_as_unreachable() -> None:
     async with asyncio.timeout(8):
-        with pytest.raises(BusUnreachableError, match="publish again under the same id"):
+        with pytest.raises(NatsUnreachableError, match="publish again under the same id"):
             async with Publisher("nats://127.0.0.1:9", "metering", "x"):
                 pass
 
@@ -163,7 +163,7 @@ async def test_publishing_waits_for_a_broker_that_restarts(nats: NatsServer) -> 
 async def test_a_broker_that_stays_unavailable_ends_the_wait_with_an_error(nats: NatsServer) -> None:
     async with metering(nats) as publisher:
         await asyncio.to_thread(nats.stop)
-        with pytest.raises(BusUnreachableError):
+        with pytest.raises(NatsUnreachableError):
             await publisher.publish(USAGE, timeout_s=0.2)
     await asyncio.to_thread(nats.start)
 

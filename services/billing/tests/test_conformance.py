@@ -114,7 +114,7 @@ class StripesMessages:
 async def by_invoice(start, fake, settings):
     served = await start(service(), **settings)
     contract_store = ManualContractTable()
-    await contract_store.begin(served.running.context)
+    await contract_store.set_context(served.running.context)
     return ByInvoice(contract_store)
 
 

@@ -16,8 +16,8 @@ REFUND = Refund("re_1", EUR_20, "duplicate")
 DISPUTE = Dispute("du_1", EUR_20, "fraudulent", NOW + 9 * DAY, None)
 
 
-def record(payment, returned, payer=PAYER):
-    events = payments.record_return(payment, returned, payer)
+def record(payment, reversal, payer=PAYER):
+    events = payments.record_reversal(payment, reversal, payer)
     for event in events:
         payment = payments.evolve(payment, event)
     return payment, [type(event) for event in events]
@@ -60,13 +60,13 @@ def test_an_older_snapshot_of_a_closed_dispute_changes_nothing():
 
 
 def test_a_refund_may_have_no_subscription_and_no_invoice():
-    (event,) = payments.record_return(None, REFUND, Payer(TENANT, "stripe", None, None))
+    (event,) = payments.record_reversal(None, REFUND, Payer(TENANT, "stripe", None, None))
 
     assert (event.tenant_id, event.subscription_id, event.invoice) == (TENANT, None, None)
 
 
 def test_closing_a_dispute_that_was_never_opened_is_refused():
-    _, closed = payments.record_return(None, replace(DISPUTE, outcome=DisputeOutcome.WON), PAYER)
+    _, closed = payments.record_reversal(None, replace(DISPUTE, outcome=DisputeOutcome.WON), PAYER)
 
     with pytest.raises(PaymentOrderError):
         payments.evolve(None, closed)

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 import stripe
 from billing_samples import plan
-from paybill_billing.providers.port import Order, ProviderAwayError, ProviderRefusedError
+from paybill_billing.providers.port import Order, ProviderRefusedError, ProviderUnavailableError
 from paybill_billing.providers.stripe.client import MissingError, stripe_errors
 from paybill_billing.providers.stripe.provider import Stripe
 from paybill_contracts.money import Money
@@ -122,12 +122,12 @@ async def test_cancelling_all_of_a_missing_customer_is_no_error(client):
 
 
 async def test_a_wrong_api_key_is_retried_later(at, fake):
-    with pytest.raises(ProviderAwayError, match="refuses our API key"):
+    with pytest.raises(ProviderUnavailableError, match="refuses our API key"):
         await at(fake.url, "sk_test_wrong").fetch("sub_1")
 
 
 async def test_an_unreachable_provider_is_retried_later(at):
-    with pytest.raises(ProviderAwayError, match="cannot be reached"):
+    with pytest.raises(ProviderUnavailableError, match="cannot be reached"):
         await at(f"http://127.0.0.1:{free_port()}").fetch("sub_1")
 
 
@@ -143,16 +143,24 @@ async def test_requests_keep_the_rate_limit(at, fake):
 @pytest.mark.parametrize(
     ("error", "becomes", "after_s"),
     [
-        (stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "7"}), ProviderAwayError, 7),
-        (stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "soon"}), ProviderAwayError, 2),
-        (stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "999999"}), ProviderAwayError, 600),
-        (stripe.APIConnectionError(PERSON), ProviderAwayError, 5),
-        (stripe.APIError(PERSON, http_status=500), ProviderAwayError, 2),
-        (stripe.APIError(PERSON, http_status=409), ProviderAwayError, 2),
-        (stripe.PermissionError(PERSON, http_status=403), ProviderAwayError, 30),
+        (stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "7"}), ProviderUnavailableError, 7),
+        (stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "soon"}), ProviderUnavailableError, 2),
+        (
+            stripe.RateLimitError(PERSON, http_status=429, headers={"Retry-After": "999999"}),
+            ProviderUnavailableError,
+            600,
+        ),
+        (stripe.APIConnectionError(PERSON), ProviderUnavailableError, 5),
+        (stripe.APIError(PERSON, http_status=500), ProviderUnavailableError, 2),
+        (stripe.APIError(PERSON, http_status=409), ProviderUnavailableError, 2),
+        (stripe.PermissionError(PERSON, http_status=403), ProviderUnavailableError, 30),
         (stripe.InvalidRequestError(PERSON, "email", http_status=400), ProviderRefusedError, None),
         (stripe.InvalidRequestError(PERSON, "id", code="resource_missing", http_status=404), MissingError, None),
-        (stripe.InvalidRequestError(PERSON, "id", "resource_already_exists", http_status=400), ProviderAwayError, 2),
+        (
+            stripe.InvalidRequestError(PERSON, "id", "resource_already_exists", http_status=400),
+            ProviderUnavailableError,
+            2,
+        ),
     ],
 )
 def test_an_error_becomes_a_refusal_or_a_retry_and_never_quotes_the_request(error, becomes, after_s):

@@ -65,7 +65,7 @@ async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(world, 
     id_, subscription = await bought(world, outside, remote)
 
     assert (subscription["provider"], subscription["provider_subscription"]) == ("acmepay", id_)
-    assert [call.partition(" ")[0] for call in remote.calls[:2]] == ["open", "look"]
+    assert [call.partition(" ")[0] for call in remote.calls[:2]] == ["open", "fetch"]
     change = {"kind": "plan", "quantity": 4, "when": "now", "reason": "grows", "confirm": True}
     await world.served.client.post(f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=change)
 
@@ -130,7 +130,7 @@ async def test_a_portal_link_comes_from_the_provider_and_is_not_stored(world, re
     assert (none.status_code, none.json()["code"]) == (409, "no_portal")
     unknown = await world.served.client.post(f"/v1/tenants/ten_{'0' * 32}/portal")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_tenant")
-    remote.away = "it is asleep"
+    remote.unavailable = "it is asleep"
     away = await world.served.client.post(f"/v1/tenants/{TENANT}/portal")
     assert (away.status_code, away.json()["code"]) == (503, "provider_away")
 
@@ -168,7 +168,7 @@ async def test_effects_at_a_removed_provider_wait_visibly_and_delay_no_other(sta
     (effect,) = await eventually(waiting)
     assert "acmepay is not configured here" in effect["reason"]
     assert effect["state"] == "pending"
-    assert not [call for call in remote.calls if call.startswith("leave")]
+    assert not [call for call in remote.calls if call.startswith("cancel_all")]
 
 
 SECRET_FILE = Path(__file__)

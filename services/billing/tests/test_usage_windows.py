@@ -12,7 +12,7 @@ from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.consumer import HANDLERS
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.providers.port import MeterReading, ProviderAwayError, ProviderRefusedError, Providers
+from paybill_billing.providers.port import MeterReading, ProviderRefusedError, Providers, ProviderUnavailableError
 from paybill_billing.settings import Settings
 from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_billing.tables import STATES
@@ -58,7 +58,7 @@ class AtProvider:
         self.readings.setdefault(key, reading)
         if self.lost_answers:
             self.lost_answers -= 1
-            raise ProviderAwayError(0.05, "the answer was lost")
+            raise ProviderUnavailableError(0.05, "the answer was lost")
 
     async def reported(self, meter, customer, since, until):
         mine = [r for r in self.readings.values() if (r.meter, r.customer) == (meter, customer)]

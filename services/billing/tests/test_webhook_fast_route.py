@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from paybill_runtime.http.fast_path import parse_fast_request
+from paybill_runtime.http.fast_route import match_fast_route
 
 BODY = json.dumps(
     {
@@ -30,7 +30,7 @@ async def test_the_fast_route_and_the_fastapi_route_answer_alike(world, outside,
     headers = {} if signing is None else signed(**{"body": body, **signing})
     request = outside.build_request("POST", "/webhooks/stripe", content=body, headers=headers)
     lines = b"".join(b"%b: %b\r\n" % field for field in request.headers.raw)
-    assert parse_fast_request(
+    assert match_fast_route(
         b"POST /webhooks/stripe HTTP/1.1\r\n" + lines + b"\r\n" + body, world.served.running.context.fast_routes
     )
 

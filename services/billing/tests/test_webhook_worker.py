@@ -10,7 +10,7 @@ import pytest
 from billing_samples import EUR_20
 from billing_world import EMAIL, SECRETS, eventually
 from paybill_billing.app import service
-from paybill_billing.providers.port import ProviderAwayError
+from paybill_billing.providers.port import ProviderUnavailableError
 from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.subscriptions.domain.expiry import SYNC_DELAY
@@ -123,17 +123,17 @@ async def test_the_grace_period_ends_by_our_clock_without_messages(world):
 
 
 class Scripted:
-    """A provider with scripted snapshots. It is away for the first `away` fetches."""
+    """A provider with scripted snapshots. It is unavailable for the first `unavailable` fetches."""
 
-    def __init__(self, *shown, away=0):
+    def __init__(self, *shown, unavailable=0):
         self.shown = list(shown)
-        self.away = away
+        self.unavailable = unavailable
         self.fetches = []
 
     async def fetch(self, subscription):
         self.fetches.append(subscription)
-        if len(self.fetches) <= self.away:
-            raise ProviderAwayError(0.1, "it is away")
+        if len(self.fetches) <= self.unavailable:
+            raise ProviderUnavailableError(0.1, "it is unavailable")
         return self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]
 
 
@@ -198,7 +198,7 @@ async def test_a_hundred_messages_about_one_subscription_cost_one_fetch(scripted
 
 async def test_a_fetch_is_retried_while_the_provider_is_away(scripted):
     provider, world = await scripted(
-        lambda customer: Scripted(shown(customer), away=3), lambda customer: [about("sub_1", customer)]
+        lambda customer: Scripted(shown(customer), unavailable=3), lambda customer: [about("sub_1", customer)]
     )
 
     await world.subscription(TENANT, "active")

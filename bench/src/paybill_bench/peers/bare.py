@@ -35,19 +35,19 @@ CREATE INDEX outbox_waiting ON outbox (position) WHERE sequence IS NULL;
 """
 # Rows of one tenant are added up before they touch its state: a statement may change a row only once.
 HOP = """
-WITH heard AS (
+WITH received AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[])
-    WITH ORDINALITY AS n (id, tenant_id, quantity, answer, subject, payload, place)
+    WITH ORDINALITY AS n (id, tenant_id, quantity, answer, subject, payload, position)
 ), fresh AS (
-    INSERT INTO inbox SELECT id FROM heard ON CONFLICT DO NOTHING RETURNING id
+    INSERT INTO inbox SELECT id FROM received ON CONFLICT DO NOTHING RETURNING id
 ), folded AS (
     INSERT INTO usage AS u
-    SELECT tenant_id, count(*), sum(quantity) FROM heard JOIN fresh USING (id) GROUP BY tenant_id ORDER BY tenant_id
+    SELECT tenant_id, count(*), sum(quantity) FROM received JOIN fresh USING (id) GROUP BY tenant_id ORDER BY tenant_id
     ON CONFLICT (tenant_id) DO UPDATE
     SET revision = u.revision + excluded.revision, quantity = u.quantity + excluded.quantity
 )
 INSERT INTO outbox (id, cause, tenant_id, subject, payload)
-SELECT answer, id, tenant_id, subject, payload FROM heard JOIN fresh USING (id) ORDER BY place
+SELECT answer, id, tenant_id, subject, payload FROM received JOIN fresh USING (id) ORDER BY position
 """
 PENDING = "SELECT * FROM outbox WHERE sequence IS NULL ORDER BY position LIMIT $1"
 MARK = (

@@ -38,7 +38,7 @@ async def publish(
     from paybill_contracts.envelope import MalformedFactError
     from paybill_contracts.errors import DomainError
     from paybill_contracts.schemas import name_of
-    from paybill_runtime.messaging.publisher import BusUnreachableError, PublishDeniedError, Publisher, PublishError
+    from paybill_runtime.messaging.publisher import NatsUnreachableError, PublishDeniedError, Publisher, PublishError
 
     event = _event(event_type, _read(data))
     if dry_run:
@@ -46,7 +46,7 @@ async def publish(
         out.info("nothing was sent")
         return
     access = stack.nats(publisher)
-    codes = {BusUnreachableError: ExitCode.UNREACHABLE, PublishDeniedError: ExitCode.DENIED}
+    codes = {NatsUnreachableError: ExitCode.UNREACHABLE, PublishDeniedError: ExitCode.DENIED}
     try:
         async with Publisher(access.url, access.user, access.password) as connection:
             receipt = await connection.publish(event, id=id)

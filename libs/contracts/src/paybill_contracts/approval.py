@@ -14,7 +14,7 @@ class ApprovalMismatchError(ForbiddenError):
 
 
 class Approval(Value):
-    """`approver` allows exactly the thing whose canonical form has the hash `subject_hash`, until `expires_at`."""
+    """Permission by `approver` for one change, identified by the hash of its canonical form, until `expires_at`."""
 
     subject_hash: Digest
     requester: Text

@@ -31,7 +31,7 @@ from paybill_runtime.decisions.store import Store
 from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.http import problems
 from paybill_runtime.http.auth import KeyRing
-from paybill_runtime.http.fast_path import FastRoutes
+from paybill_runtime.http.fast_route import FastRoutes
 from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS, ConcurrencyLimit
 from paybill_runtime.http.middleware import RequestMiddleware
 from paybill_runtime.http.server import IDLE_S, Connection, listener

@@ -45,7 +45,7 @@ def run(service: Service) -> None:
         sys.stderr.write("the database does not answer; check PAYBILL_DATABASE_URL and that PostgreSQL runs\n")
         code = 10
     except (LogUnavailableError, NatsError, JetStreamError, OSError, TimeoutError) as error:
-        sys.stderr.write(f"the bus does not answer ({reason(error)}); check PAYBILL_NATS_URL and that NATS runs\n")
+        sys.stderr.write(f"NATS does not answer ({reason(error)}); check PAYBILL_NATS_URL and that NATS runs\n")
         code = 10
     sys.exit(code)
 

@@ -27,7 +27,7 @@ from paybill_billing.licences.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
 from paybill_billing.providers import domain as providers
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.tables import CONTRACTS, ManualContractTable
-from paybill_billing.providers.port import Lists, ProviderConnection, Redelivers
+from paybill_billing.providers.port import ProviderConnection, RedeliverySource, SubscriptionLister
 from paybill_billing.providers.registry import connect
 from paybill_billing.providers.sync_queue import LEASE, enqueue_sync
 from paybill_billing.providers.tables import PROVIDERS
@@ -86,9 +86,9 @@ class ProviderConnections:
             for one in self._by_name.values():
                 await one.close()
 
-    async def begin(self, context: ServiceContext) -> None:
+    async def record_providers(self, context: ServiceContext) -> None:
         """Records the configured providers before they are used."""
-        await self._contracts.begin(context)
+        await self._contracts.set_context(context)
         names, default = list(self._by_name), context.settings.default_provider
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:
@@ -104,16 +104,16 @@ class ProviderConnections:
     def _wake(self, provider: str) -> None:
         self._stored[provider].set()
 
-    async def sync(self, context: ServiceContext, leases: Leases) -> None:
-        """Runs the workers of all providers until cancelled."""
+    async def run_workers(self, context: ServiceContext, leases: Leases) -> None:
+        """Runs the webhook workers, reconcilers and redelivery pollers of all providers until cancelled."""
         async with asyncio.TaskGroup() as group:
             for name, one in self._by_name.items():
                 worker = WebhookWorker(context, leases, name, one.provider, one.inbound, self._stored[name])
                 group.create_task(worker.run(), name=f"webhooks of {name}")
-                if isinstance(one.provider, Lists):
+                if isinstance(one.provider, SubscriptionLister):
                     reconciler = Reconciler(context, leases, name, one.provider, self._run_requested)
                     group.create_task(reconciler.run(), name=f"reconciliation of {name}")
-                if isinstance(one.provider, Redelivers):
+                if isinstance(one.provider, RedeliverySource):
                     poller = RedeliveryPoller(context, leases, name, one.provider, self._wake)
                     group.create_task(poller.run(), name=f"redelivery of {name}")
 
@@ -131,7 +131,7 @@ def service() -> Service:
         router=connections.router,
         effects=connections.connect,
         lifespan=connections.lifespan,
-        on_start=(connections.begin, publish_initial_catalogue, configure_publishers, request_first_key),
-        background=(connections.sync, close_windows, run_plan_migrations),
+        on_start=(connections.record_providers, publish_initial_catalogue, configure_publishers, request_first_key),
+        background=(connections.run_workers, close_windows, run_plan_migrations),
         singleton_leases=(LEASE,),
     )

@@ -18,10 +18,10 @@ from paybill_billing.providers.port import (
     DeliveryRefusedError,
     DesiredSubscription,
     Order,
-    ProviderAwayError,
     ProviderConfig,
     ProviderConnection,
     ProviderRefusedError,
+    ProviderUnavailableError,
     SnapshotPage,
 )
 from paybill_billing.providers.port.snapshots import OpenedAccount, PriceSnapshot, ProviderSnapshot, SnapshotItem
@@ -35,14 +35,14 @@ MONTH = timedelta(days=30)
 
 @dataclass
 class Remote:
-    """The remote service. `away` makes every call fail until it is None."""
+    """The remote service. `unavailable` makes every call fail until it is None."""
 
     orders: dict[str, Order] = field(default_factory=dict)
     subscriptions: dict[str, ProviderSnapshot] = field(default_factory=dict)
     opened: dict[str, OpenedAccount] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
-    away: str | None = None
+    unavailable: str | None = None
     numbers: Any = field(default_factory=lambda: count(1))
 
     def buy(self, customer: str) -> str:
@@ -104,11 +104,11 @@ class AcmePay:
         return self.remote.opened[key]
 
     async def fetch(self, subscription: str) -> ProviderSnapshot | None:
-        self._call(f"look {subscription}")
+        self._call(f"fetch {subscription}")
         return self.remote.subscriptions.get(subscription)
 
     async def cancel_all(self, customer: str) -> None:
-        self._call(f"leave {customer}")
+        self._call(f"cancel_all {customer}")
         for id_, snapshot in self.remote.subscriptions.items():
             if snapshot.customer == customer:
                 self.remote.subscriptions[id_] = replace(snapshot, status="canceled")
@@ -146,8 +146,8 @@ class AcmePay:
 
     def _call(self, what: str) -> None:
         self.remote.calls.append(what)
-        if self.remote.away is not None:
-            raise ProviderAwayError(0.2, self.remote.away)
+        if self.remote.unavailable is not None:
+            raise ProviderUnavailableError(0.2, self.remote.unavailable)
 
 
 def _changed(snapshot: ProviderSnapshot, desired: DesiredSubscription, at: datetime) -> ProviderSnapshot:

@@ -4,6 +4,6 @@ Guarantees: connections, bodies and concurrent requests are bounded, and a reque
 with 503 (load shedding); every error is answered as problem+json with a stable code; every request has a trace and an
 id; a route with `caller` runs only for a valid API key.
 
-Public modules: `auth` (API keys), `caller`, `listing`, `problems`; `app` wires `limits`, `middleware`, `fast_path` and
+Public modules: `auth` (API keys), `caller`, `listing`, `problems`; `app` wires `limits`, `middleware`, `fast_route` and
 `server`. Nothing is imported here, so that the CLI can create API keys without loading FastAPI.
 """

@@ -10,7 +10,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.http.fast_path import FastRequest, FastRoutes, parse_fast_request
+from paybill_runtime.http.fast_route import FastRouteRequest, FastRoutes, match_fast_route
 from paybill_runtime.http.limits import PROBES, ConcurrencyLimit
 from paybill_runtime.telemetry import child, log_context
 
@@ -76,7 +76,7 @@ class Connection(H11Protocol):
             if self._limit.full and _is_whole(data):
                 self._refuse()
                 return
-            request = parse_fast_request(data, self._fast_routes)
+            request = match_fast_route(data, self._fast_routes)
             if request is not None:
                 self._begin(request)
                 return
@@ -84,7 +84,7 @@ class Connection(H11Protocol):
         self.conn.receive_data(data)
         self.handle_events()
 
-    def _begin(self, request: FastRequest) -> None:
+    def _begin(self, request: FastRouteRequest) -> None:
         """Answers a request without uvicorn, which waits for the task when it stops."""
         self._unset_keepalive_if_required()
         self._responding = True
@@ -92,7 +92,7 @@ class Connection(H11Protocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _answer(self, request: FastRequest) -> None:
+    async def _answer(self, request: FastRouteRequest) -> None:
         try:
             await request.call(self.server_state.default_headers)
         finally:

@@ -38,7 +38,7 @@ class PublishError(Exception):
         self.next_step = next_step
 
 
-class BusUnreachableError(PublishError):
+class NatsUnreachableError(PublishError):
     """NATS does not answer. Whether the event was stored is unknown: publish it again under the same id."""
 
     code = "nats_unreachable"
@@ -69,7 +69,7 @@ class Publisher:
     """A connection as the publisher `name` until the block ends; it reconnects by itself.
 
     url: of NATS. password: of the NATS user `name`.
-    Entering raises BusUnreachableError or PublishDeniedError.
+    Entering raises NatsUnreachableError or PublishDeniedError.
     """
 
     def __init__(self, url: str, name: str, password: str) -> None:
@@ -121,7 +121,7 @@ class Publisher:
         time: of the observation (default: now). traceparent: of its cause (default: the current OpenTelemetry span).
 
         Raises InvalidEventError or MalformedFactError before anything is sent, PublishDeniedError, PublishRefusedError,
-        BusUnreachableError.
+        NatsUnreachableError.
         """
         observation = IntakeEvent(
             event, id or clock.new_id(), self._name, time or clock.now(), child(traceparent or _current())
@@ -181,8 +181,8 @@ class Publisher:
         if "authorization" in message or "permissions violation" in message:
             self._denied.set()
 
-    def _unreachable(self) -> BusUnreachableError:
-        return BusUnreachableError(
+    def _unreachable(self) -> NatsUnreachableError:
+        return NatsUnreachableError(
             f"NATS does not answer at {self._url}",
             "check the URL and that it runs, then publish again under the same id",
         )

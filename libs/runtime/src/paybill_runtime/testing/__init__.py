@@ -5,7 +5,7 @@ test that asks for NATS finds new, empty streams. A test that stops, kills or re
 """
 
 from paybill_runtime.testing.databases import Databases, databases, migrated_databases
-from paybill_runtime.testing.event_log import EventLog, Publish, log, publish, say
+from paybill_runtime.testing.event_log import EventLog, Publish, log, publish
 from paybill_runtime.testing.garbage import pytest_collection_finish, pytest_runtest_teardown
 from paybill_runtime.testing.running import Served, Start, start
 from paybill_runtime.testing.servers import (
@@ -31,7 +31,6 @@ __all__ = [
     "pytest_collection_finish",
     "pytest_configure",
     "pytest_runtest_teardown",
-    "say",
     "shared_nats",
     "start",
     "until",

@@ -68,9 +68,3 @@ async def publish(nats: NatsServer) -> AsyncIterator[Publish]:
     yield publish_as_owner
     for client in clients.values():
         await client.close()
-
-
-@pytest.fixture
-def say(publish: Publish) -> Publish:
-    """Old name of `publish`, until all tests use the new one."""
-    return publish

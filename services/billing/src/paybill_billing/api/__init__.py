@@ -10,7 +10,7 @@ from paybill_billing.catalogue import api as catalogue
 from paybill_billing.entitlements import api as entitlements
 from paybill_billing.licences.api import keys, licences, well_known
 from paybill_billing.providers.manual import api as manual
-from paybill_billing.providers.port import Lists, ProviderConnection
+from paybill_billing.providers.port import ProviderConnection, SubscriptionLister
 from paybill_billing.reconciliation import api as reconciliation
 from paybill_billing.subscriptions.api import changes, plan_migrations, portal, providers
 from paybill_billing.usage.api import check, usage, windows
@@ -28,7 +28,7 @@ def router(
     connected: the providers by name. on_stored: called with the provider of stored messages. on_reconcile: called when
     a reconciliation starts.
     """
-    listing = frozenset(name for name, one in connected.items() if isinstance(one.provider, Lists))
+    listing = frozenset(name for name, one in connected.items() if isinstance(one.provider, SubscriptionLister))
     inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
     routes = APIRouter()
     routes.include_router(accounts.router(context))

@@ -11,15 +11,15 @@ from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.changes import ChangeKind, Proration
 
 from paybill_billing.providers.port import (
-    Adopts,
+    CustomerAdopter,
+    CustomerPortal,
     DeliveryRefusedError,
     DesiredSubscription,
     Inbound,
-    Lists,
     Order,
-    Portal,
     Provider,
     ProviderRefusedError,
+    SubscriptionLister,
 )
 from paybill_billing.providers.port.snapshots import OpenedAccount, ProviderSnapshot
 
@@ -204,7 +204,7 @@ async def refuses_forged_messages(rig: InboundRig) -> None:
 async def links_to_the_portal(rig: Rig) -> None:
     """Opens the portal of a customer."""
     _, opened, _ = await _bought(rig)
-    if not isinstance(rig.provider, Portal):
+    if not isinstance(rig.provider, CustomerPortal):
         raise NonConformingError("a provider with a portal has the method `portal`")
     link = await rig.provider.portal(opened.customer, "http://127.0.0.1/back")
     _expect(link.startswith(("http://", "https://")), "the portal has an http address")
@@ -215,7 +215,7 @@ async def lists_active_and_ended_subscriptions(rig: Rig) -> None:
     order, _, first = await _bought(rig)
     _, _, second = await _bought(rig)
     await rig.provider.change(second, _desired(ChangeKind.CANCEL, order.plan), rig.now(), f"{second}/over")
-    if not isinstance(rig.provider, Lists):
+    if not isinstance(rig.provider, SubscriptionLister):
         raise NonConformingError("a provider that lists has the method `subscriptions`")
     found, after, pages = list[str](), None, 0
     while pages == 0 or after is not None:
@@ -230,7 +230,7 @@ async def lists_active_and_ended_subscriptions(rig: Rig) -> None:
 async def adopts_a_customer_once(rig: Rig) -> None:
     """Adopts a customer with its subscriptions, twice; another tenant cannot adopt it."""
     order, opened, id_ = await _bought(rig)
-    if not isinstance(rig.provider, Adopts):
+    if not isinstance(rig.provider, CustomerAdopter):
         raise NonConformingError("a provider that adopts has the method `adopt`")
     for _ in range(2):
         adopted = await rig.provider.adopt(opened.customer, order.tenant_id, "adopt")

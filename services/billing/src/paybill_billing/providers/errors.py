@@ -5,15 +5,15 @@ from contextlib import contextmanager
 
 from paybill_runtime.jobs.effects import Refused, RetryAfter
 
-from paybill_billing.providers.port import ProviderAwayError, ProviderRefusedError
+from paybill_billing.providers.port import ProviderRefusedError, ProviderUnavailableError
 
 
 @contextmanager
 def provider_errors() -> Iterator[None]:
-    """Raises RetryAfter when the provider is away, and Refused when it refused."""
+    """Raises RetryAfter when the provider is unavailable, and Refused when it refused."""
     try:
         yield
-    except ProviderAwayError as error:
+    except ProviderUnavailableError as error:
         raise RetryAfter(error.after_s, str(error)) from error
     except ProviderRefusedError as error:
         raise Refused(str(error)) from error

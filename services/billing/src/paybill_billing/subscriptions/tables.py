@@ -32,7 +32,7 @@ class AccountRow(Base, table=True):
 
 
 class SubscriptionRow(Base, table=True):
-    """A subscription. due, look: those of `SubscriptionState`, as text that sorts by time."""
+    """A subscription. due, look: the next timer and the next provider sync, as text that sorts by time."""
 
     __tablename__ = "subscriptions"
 

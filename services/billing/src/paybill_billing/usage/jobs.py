@@ -21,7 +21,7 @@ from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.settings import read_secret
 
 from paybill_billing.providers.errors import provider_errors
-from paybill_billing.providers.port import MeterReading, Meters, Providers
+from paybill_billing.providers.port import MeterReading, Providers, UsageReporter
 from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_billing.usage.domain import closed_windows, publishers, usage
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, existing
@@ -225,10 +225,10 @@ async def _window(job: Job[Any]) -> ClosedWindow:
     return existing(window, job.event.window_id)
 
 
-async def _meters_and_customer(job: Job[Any], providers: Providers, window: ClosedWindow) -> tuple[Meters, str]:
+async def _meters_and_customer(job: Job[Any], providers: Providers, window: ClosedWindow) -> tuple[UsageReporter, str]:
     """Returns the provider's meters and the tenant's customer id there. Raises Refused when either is missing."""
     provider = providers[window.provider]
-    if not isinstance(provider, Meters):
+    if not isinstance(provider, UsageReporter):
         raise Refused(f"the provider {window.provider} bills no usage; remove it from `provider_meters`")
     account = await job.state(ACCOUNTS, window.tenant_id)
     if account is None or account.customer is None or account.provider != window.provider:

@@ -84,7 +84,7 @@ BODIES = text(
     "WHERE provider = :provider AND event_id = ANY(:ids) ORDER BY created, event_id"
 )
 DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
-WAKE_CUSTOMERS = sync_queue.wake(
+REQUEUE_OPENED_ACCOUNTS = sync_queue.wake(
     "SELECT t.provider, t.target FROM webhook_targets AS t "
     "JOIN accounts AS a ON a.customer = t.provider || '/' || t.customer "
     "WHERE t.provider = :provider AND t.reason = :reason ORDER BY t.provider, t.target FOR UPDATE OF t SKIP LOCKED"

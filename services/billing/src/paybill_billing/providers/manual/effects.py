@@ -24,7 +24,7 @@ from paybill_billing.providers.manual.domain.contracts import (
     priced,
     terms_of,
 )
-from paybill_billing.providers.port import DesiredSubscription, Order, ProviderAwayError, ProviderRefusedError
+from paybill_billing.providers.port import DesiredSubscription, Order, ProviderRefusedError, ProviderUnavailableError
 from paybill_billing.providers.port.snapshots import (
     OpenedAccount,
     PendingSnapshot,
@@ -182,6 +182,6 @@ def _provider_errors() -> Iterator[None]:
     try:
         yield
     except RetryLaterError as error:
-        raise ProviderAwayError(RETRY_S, str(error)) from error
+        raise ProviderUnavailableError(RETRY_S, str(error)) from error
     except DomainError as error:
         raise ProviderRefusedError(f"{error.code}: {error}") from error

@@ -29,24 +29,24 @@ STATES = (CONTRACTS,)
 
 
 class ManualContractTable:
-    """Manual contracts in this service's tables. `begin` must be called before any other method."""
+    """Manual contracts in this service's tables. `set_context` must be called before any other method."""
 
     def __init__(self) -> None:
         self._context: ServiceContext | None = None
 
-    async def begin(self, context: ServiceContext) -> None:
+    async def set_context(self, context: ServiceContext) -> None:
         """Sets the service context."""
         self._context = context
 
     async def read(self, id_: str) -> ManualContract | None:
         """Returns the current manual contract; None when there is none."""
         query = select(state_column(ContractRow)).where(col(ContractRow.id) == id_)
-        rows = await self._begun().rows(query)
+        rows = await self._required_context().rows(query)
         return CONTRACTS.load(rows[0].state) if rows else None
 
     async def decide(self, id_: str, cause: str, decide: Decide, *, enqueue: bool = True) -> ManualContract | None:
         """Records the decision and returns the new state. enqueue: also enqueue a sync of the subscription."""
-        context = self._begun()
+        context = self._required_context()
 
         def decided(unit: UnitOfWork, at: DecisionContext) -> ManualContract | None:
             unit.record(CONTRACTS, id_, decide(unit.get(CONTRACTS, id_), at.now))
@@ -59,9 +59,9 @@ class ManualContractTable:
             extra_statements=partial(enqueue_sync, MANUAL, id_, context.now()) if enqueue else None,
         )
 
-    def _begun(self) -> ServiceContext:
+    def _required_context(self) -> ServiceContext:
         if self._context is None:
-            raise RuntimeError("the contract store was used before begin()")
+            raise RuntimeError("the contract store was used before set_context()")
         return self._context
 
 

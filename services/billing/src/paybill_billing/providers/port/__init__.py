@@ -1,7 +1,8 @@
 """Port of billing providers: the protocols that a provider implements, and their types.
 
-Every provider implements `Provider`. Optional capabilities are protocols of their own (`Adopts`, `Redelivers`, `Lists`,
-`Meters`, `Portal`, `ReferenceResolver`): a provider has one by having its methods.
+Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
+`RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `CustomerPortal`, `ReferenceResolver`): a provider has one by
+having its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +24,7 @@ class ProviderRefusedError(Exception):
     """Raised when the provider refused permanently. The message has its codes: its text may name a person."""
 
 
-class ProviderAwayError(Exception):
+class ProviderUnavailableError(Exception):
     """Raised when the provider is unreachable, overloaded, or rejects our key; retry after `after_s` seconds."""
 
     def __init__(self, after_s: float, why: str) -> None:
@@ -78,12 +79,12 @@ class Delivery:
 class ResolvedReference:
     """The objects that an object of the provider refers to.
 
-    target: another object to fetch because of it. returned: refunds and disputes to record. customer: the payer.
+    target: another object to fetch because of it. reversals: refunds and disputes to record. customer: the payer.
     subscription, invoice: the purpose of the payment, None when the provider does not show it.
     """
 
     target: str | None = None
-    returned: tuple[Refund | Dispute, ...] = ()
+    reversals: tuple[Refund | Dispute, ...] = ()
     customer: str | None = None
     subscription: str | None = None
     invoice: str | None = None
@@ -148,7 +149,7 @@ class Provider(Protocol):
 
 
 @runtime_checkable
-class Adopts(Protocol):
+class CustomerAdopter(Protocol):
     """A provider whose existing customers can become tenants, with their subscriptions."""
 
     async def adopt(self, customer: str, tenant_id: str, key: str) -> tuple[str, ...]:
@@ -170,7 +171,7 @@ class ReferenceResolver(Protocol):
 
 
 @runtime_checkable
-class Redelivers(Protocol):
+class RedeliverySource(Protocol):
     """A provider that lists its undelivered messages."""
 
     async def undelivered(self, since: datetime, after: str | None) -> UndeliveredPage:
@@ -178,7 +179,7 @@ class Redelivers(Protocol):
 
 
 @runtime_checkable
-class Lists(Protocol):
+class SubscriptionLister(Protocol):
     """A provider that lists all subscriptions, including ended ones."""
 
     async def subscriptions(self, after: str | None) -> SnapshotPage:
@@ -186,7 +187,7 @@ class Lists(Protocol):
 
 
 @runtime_checkable
-class Meters(Protocol):
+class UsageReporter(Protocol):
     """A provider that bills usage."""
 
     async def report(self, reading: MeterReading, key: str) -> None:
@@ -197,7 +198,7 @@ class Meters(Protocol):
 
 
 @runtime_checkable
-class Portal(Protocol):
+class CustomerPortal(Protocol):
     """A provider with pages on which customers manage their subscriptions."""
 
     async def portal(self, customer: str, return_url: str) -> str:
@@ -242,7 +243,9 @@ class Providers:
     by_name: Mapping[str, Provider]
 
     def __getitem__(self, name: str) -> Provider:
-        """Returns a provider. Raises ProviderAwayError when it is no longer configured, so that its effects wait."""
+        """Returns a provider. Raises ProviderUnavailableError when it is not configured, so that its effects wait."""
         if name not in self.by_name:
-            raise ProviderAwayError(NOT_CONFIGURED_S, f"the provider {name} is not configured here; configure it again")
+            raise ProviderUnavailableError(
+                NOT_CONFIGURED_S, f"the provider {name} is not configured here; configure it again"
+            )
         return self.by_name[name]

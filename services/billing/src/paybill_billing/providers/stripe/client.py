@@ -9,7 +9,7 @@ from typing import Any
 import stripe
 from typing_extensions import override
 
-from paybill_billing.providers.port import ProviderAwayError, ProviderRefusedError
+from paybill_billing.providers.port import ProviderRefusedError, ProviderUnavailableError
 
 RETRY_S = 2.0
 UNREACHABLE_S = 5.0
@@ -51,18 +51,18 @@ def stripe_errors() -> Iterator[None]:
     try:
         yield
     except stripe.RateLimitError as error:
-        raise ProviderAwayError(_retry_after(error), f"Stripe limits the rate ({codes(error)})") from None
+        raise ProviderUnavailableError(_retry_after(error), f"Stripe limits the rate ({codes(error)})") from None
     except (stripe.AuthenticationError, stripe.PermissionError) as error:
-        raise ProviderAwayError(KEY_REFUSED_S, f"Stripe refuses our API key ({codes(error)})") from None
+        raise ProviderUnavailableError(KEY_REFUSED_S, f"Stripe refuses our API key ({codes(error)})") from None
     except stripe.APIConnectionError as error:
         why = type(error.__cause__ or error.__context__ or error).__name__
-        raise ProviderAwayError(UNREACHABLE_S, f"Stripe cannot be reached ({why})") from None
+        raise ProviderUnavailableError(UNREACHABLE_S, f"Stripe cannot be reached ({why})") from None
     except stripe.StripeError as error:
         if error.http_status == 404 or error.code == "resource_missing":  # noqa: PLR2004  # RFC 9110, section 15.5.5
             raise MissingError(f"Stripe has no such object ({codes(error)})") from None
         temporary = error.code in {"resource_already_exists", "lock_timeout", "idempotency_key_in_use"}
         if temporary or error.http_status is None or error.http_status >= 500 or error.http_status == 409:  # noqa: PLR2004
-            raise ProviderAwayError(RETRY_S, f"Stripe is temporarily unavailable ({codes(error)})") from None
+            raise ProviderUnavailableError(RETRY_S, f"Stripe is temporarily unavailable ({codes(error)})") from None
         raise ProviderRefusedError(f"Stripe refused ({codes(error)})") from None
 
 
@@ -72,7 +72,9 @@ def retry_if_changed() -> Iterator[None]:
     try:
         yield
     except stripe.InvalidRequestError as error:
-        raise ProviderAwayError(RETRY_S, f"the object changed during its cancellation ({codes(error)})") from None
+        raise ProviderUnavailableError(
+            RETRY_S, f"the object changed during its cancellation ({codes(error)})"
+        ) from None
 
 
 def codes(error: stripe.StripeError) -> str:

@@ -66,7 +66,7 @@ class Stripe:
     async def open(self, order: Order, key: str) -> OpenedAccount:
         """Creates the customer and a checkout for it, once for each `key`.
 
-        Raises ProviderRefusedError, ProviderAwayError.
+        Raises ProviderRefusedError, ProviderUnavailableError.
         """
         with stripe_errors():
             customer = await self._customer(order, key)
@@ -97,7 +97,10 @@ class Stripe:
             return tuple([subscription.id async for subscription in held.auto_paging_iter()])
 
     async def fetch(self, subscription: str) -> ProviderSnapshot | None:
-        """Returns the current subscription. Raises ProviderAwayError, ProviderRefusedError, MalformedObjectError."""
+        """Returns the current subscription.
+
+        Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError.
+        """
         try:
             with stripe_errors():
                 # Raw JSON: building the library's objects costs more than the rest of a sync.
@@ -109,7 +112,7 @@ class Stripe:
         return mappers.subscription_snapshot(await self._resolver.complete(found.data))
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
-        """Resolves an object. Raises ProviderAwayError, ProviderRefusedError, MalformedObjectError."""
+        """Resolves an object. Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError."""
         return await self._resolver.resolve(kind, id_)
 
     async def failed_attempt(self, event_id: str, invoice: str) -> CollectionAttempt | None:

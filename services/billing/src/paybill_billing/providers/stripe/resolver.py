@@ -83,7 +83,7 @@ class StripeReferenceResolver:
         disputes = (await self._get("/v1/disputes", charge=id_, limit=PAGE)).get("data", []) if disputed else []
         return await self._paid({"charge": charge}, [*map(refund, refunds), *map(dispute, disputes)])
 
-    async def _paid(self, found: Json, returned: list[Refund | Dispute | None]) -> ResolvedReference:
+    async def _paid(self, found: Json, reversals: list[Refund | Dispute | None]) -> ResolvedReference:
         """Resolves a payment to its invoice and subscription, by the charge or its payment, or only to its customer."""
         charge = found.get("charge")
         charge = charge if isinstance(charge, dict) else {}
@@ -92,7 +92,7 @@ class StripeReferenceResolver:
         )
         holders = (charge, invoice or {}, found)
         return ResolvedReference(
-            returned=tuple(each for each in returned if each is not None),
+            reversals=tuple(each for each in reversals if each is not None),
             customer=next((customer for holder in holders if (customer := customer_of(holder))), None),
             subscription=subscription_of({"object": "invoice", **invoice}) if invoice else None,
             invoice=id_of(invoice),

@@ -13,7 +13,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
 
-from paybill_billing.providers.port import Delivery, ProviderAwayError, ProviderRefusedError, Redelivers
+from paybill_billing.providers.port import Delivery, ProviderRefusedError, ProviderUnavailableError, RedeliverySource
 from paybill_billing.providers.sync_queue import LEASE
 from paybill_billing.reconciliation.tables import DRIFTS
 from paybill_billing.webhooks.inbox import InboxMessage, WebhookInbox
@@ -37,7 +37,7 @@ class RedeliveryPoller:
         context: ServiceContext,
         leases: Leases,
         name: str,
-        provider: Redelivers,
+        provider: RedeliverySource,
         on_stored: Callable[[str], None],
     ) -> None:
         self._context = context
@@ -59,7 +59,7 @@ class RedeliveryPoller:
                     self._since, due = started_at - OVERLAP, clock() + self._context.settings.sweep_every_s
             except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
                 log.warning("the redelivery poll of %s waits: %s", self._name, error)
-            except ProviderAwayError as error:
+            except ProviderUnavailableError as error:
                 log.warning("the redelivery poll of %s waits: %s", self._name, error)
                 due = clock() + error.after_s
             except ProviderRefusedError as error:

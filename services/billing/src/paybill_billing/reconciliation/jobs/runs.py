@@ -23,7 +23,7 @@ from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, Ove
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue, UnknownPriceError
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.providers.port import Lists, Provider, ProviderAwayError, ProviderRefusedError
+from paybill_billing.providers.port import Provider, ProviderRefusedError, ProviderUnavailableError, SubscriptionLister
 from paybill_billing.providers.port.snapshots import ProviderSnapshot
 from paybill_billing.providers.sync_queue import LEASE, PENDING, enqueue_sync
 from paybill_billing.reconciliation import domain as reconciliation
@@ -56,7 +56,7 @@ class _Found:
     repairs: list[str] = field(default_factory=list)
 
 
-class ListingProvider(Lists, Provider, Protocol):
+class ListingProvider(SubscriptionLister, Provider, Protocol):
     """A provider that lists all subscriptions and fetches one."""
 
 
@@ -81,9 +81,9 @@ class Reconciler:
             try:
                 if held := self._leases.held_of([LEASE]):
                     progressed = await self._step(held)
-            except (DatabaseUnavailableError, LeaseLostError, OverloadedError, ProviderAwayError) as error:
+            except (DatabaseUnavailableError, LeaseLostError, OverloadedError, ProviderUnavailableError) as error:
                 log.warning("the reconciliation of %s waits: %s", self._name, error)
-                after_s = error.after_s if isinstance(error, ProviderAwayError) else POLL_S
+                after_s = error.after_s if isinstance(error, ProviderUnavailableError) else POLL_S
                 await asyncio.sleep(after_s)
             except ProviderRefusedError as error:
                 log.error("the reconciliation of %s is refused: %s", self._name, error)  # noqa: TRY400  # the error says all

@@ -12,7 +12,12 @@ from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 
 from paybill_billing.http import Operator
-from paybill_billing.providers.port import Portal, ProviderAwayError, ProviderConnection, ProviderRefusedError
+from paybill_billing.providers.port import (
+    CustomerPortal,
+    ProviderConnection,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+)
 from paybill_billing.subscriptions.tables import account_of
 
 TIMEOUT_S = 8.0
@@ -47,7 +52,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         connection = connected.get(account.provider)
         if connection is None:
             raise Problem(503, "provider_away", f"the provider {account.provider} is not configured here")
-        if not isinstance(connection.provider, Portal):
+        if not isinstance(connection.provider, CustomerPortal):
             raise NoPortalError(f"{account.provider} has no customer portal")
         if account.customer is None:
             raise NoPortalError(f"the account of {tenant_id} is not open yet")
@@ -56,7 +61,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
                 url = await connection.provider.portal(account.customer, context.settings.checkout_return_url)
         except TimeoutError as error:
             raise Problem(503, "provider_away", f"{account.provider} did not answer in {TIMEOUT_S:.0f} s") from error
-        except ProviderAwayError as error:
+        except ProviderUnavailableError as error:
             raise Problem(503, "provider_away", str(error)) from error
         except ProviderRefusedError as error:
             raise Problem(502, "provider_refused", f"{account.provider} refused to create a link: {error}") from error

@@ -11,7 +11,14 @@ from paybill_runtime.decisions.context import ServiceContext
 from pydantic import BaseModel, Field
 
 from paybill_billing.http import Viewer
-from paybill_billing.providers.port import Adopts, Lists, Meters, Portal, ProviderConnection, Redelivers
+from paybill_billing.providers.port import (
+    CustomerAdopter,
+    CustomerPortal,
+    ProviderConnection,
+    RedeliverySource,
+    SubscriptionLister,
+    UsageReporter,
+)
 from paybill_billing.subscriptions.domain.accounts import Status
 from paybill_billing.subscriptions.tables import ACCOUNTS, account_of_customer
 
@@ -87,11 +94,11 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
 def capabilities(connection: ProviderConnection) -> list[Capability]:
     """Returns the optional capabilities of a provider."""
     ports: Mapping[Capability, type[object]] = {
-        Capability.REDELIVERS: Redelivers,
-        Capability.LISTS: Lists,
-        Capability.ADOPTS: Adopts,
-        Capability.METERS: Meters,
-        Capability.PORTAL: Portal,
+        Capability.REDELIVERS: RedeliverySource,
+        Capability.LISTS: SubscriptionLister,
+        Capability.ADOPTS: CustomerAdopter,
+        Capability.METERS: UsageReporter,
+        Capability.PORTAL: CustomerPortal,
     }
     messages = [Capability.MESSAGES] if connection.inbound is not None else []
     return messages + [name for name, port in ports.items() if isinstance(connection.provider, port)]

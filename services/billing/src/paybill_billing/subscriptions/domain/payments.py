@@ -74,23 +74,23 @@ def record_failure(
     ]
 
 
-def record_return(payment: Payment | None, returned: Refund | Dispute, payer: Payer) -> list[PaymentEvent]:
+def record_reversal(payment: Payment | None, reversal: Refund | Dispute, payer: Payer) -> list[PaymentEvent]:
     """Records a refund, or a dispute and its outcome."""
     common: dict[str, Any] = {
-        "payment": returned.id,
+        "payment": reversal.id,
         "tenant_id": payer.tenant_id,
         "provider": payer.provider,
         "subscription_id": payer.subscription_id,
         "invoice": payer.invoice,
-        "amount": returned.amount,
+        "amount": reversal.amount,
     }
-    if isinstance(returned, Refund):
-        return [] if payment is not None else [PaymentRefunded(**common, reason=returned.reason)]
+    if isinstance(reversal, Refund):
+        return [] if payment is not None else [PaymentRefunded(**common, reason=reversal.reason)]
     events: list[PaymentEvent] = []
     if payment is None:
-        events.append(PaymentDisputed(**common, reason=returned.reason, respond_by=returned.respond_by))
-    if returned.outcome is not None and (payment is None or payment.outcome is None):
-        events.append(DisputeClosed(**common, outcome=returned.outcome))
+        events.append(PaymentDisputed(**common, reason=reversal.reason, respond_by=reversal.respond_by))
+    if reversal.outcome is not None and (payment is None or payment.outcome is None):
+        events.append(DisputeClosed(**common, outcome=reversal.outcome))
     return events
 
 

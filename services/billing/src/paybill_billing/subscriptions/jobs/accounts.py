@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.errors import provider_errors
-from paybill_billing.providers.port import Adopts, Order, ProviderRefusedError, Providers
+from paybill_billing.providers.port import CustomerAdopter, Order, ProviderRefusedError, Providers
 from paybill_billing.providers.port.snapshots import OpenedAccount
 from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.domain import accounts
@@ -70,7 +70,7 @@ async def _adopt(account: Account, customer: str, providers: Providers, key: str
     """Adopts a customer and enqueues a sync of its subscriptions: there may never be a webhook about them."""
     with provider_errors():
         provider = providers[account.provider]
-        if not isinstance(provider, Adopts):
+        if not isinstance(provider, CustomerAdopter):
             raise ProviderRefusedError(f"{account.provider} cannot adopt an existing customer")
         subscriptions = await provider.adopt(customer, account.id, key)
 

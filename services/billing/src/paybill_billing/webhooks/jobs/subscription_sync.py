@@ -134,7 +134,7 @@ class SubscriptionSync:
         )
 
     async def _resolve(self, task: SyncTask, kind: str, id_: str, origin: Origin, leases: dict[str, int]) -> None:
-        """Resolves another object: records returned money, or assigns the messages to the object they are about."""
+        """Resolves another object: records refunds and disputes, or assigns the messages to their object."""
         if not isinstance(self._provider, ReferenceResolver):
             raise ProviderRefusedError(f"{self._name} cannot resolve a {kind}")
         reference = await self._provider.resolve(kind, id_)
@@ -144,15 +144,15 @@ class SubscriptionSync:
             statements = partial(retarget, task, reference.target, self._context.now())
             await self._context.decide(origin, _no_events, extra_statements=statements, leases=leases)
             return
-        elif reference.returned and reference.customer is None:
+        elif reference.reversals and reference.customer is None:
             log.info("%s of %s belongs to no customer, so it is not ours", task.target, self._name)
-        elif reference.returned:
+        elif reference.reversals:
             tenant_id = await self._tenant(task, reference.customer or "")
-            await self._record_returns(task, reference, tenant_id, origin, leases)
+            await self._record_reversals(task, reference, tenant_id, origin, leases)
             return
         await self._finish(task, origin, leases)
 
-    async def _record_returns(
+    async def _record_reversals(
         self, task: SyncTask, reference: ResolvedReference, tenant_id: str, origin: Origin, leases: dict[str, int]
     ) -> None:
         about = reference.subscription
@@ -160,14 +160,14 @@ class SubscriptionSync:
         payer = Payer(tenant_id, self._name, id_, reference.invoice)
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:
-            for returned in reference.returned:
-                payment = unit.get(PAYMENTS, returned.id)
-                unit.record(PAYMENTS, returned.id, payments.record_return(payment, returned, payer))
+            for reversal in reference.reversals:
+                payment = unit.get(PAYMENTS, reversal.id)
+                unit.record(PAYMENTS, reversal.id, payments.record_reversal(payment, reversal, payer))
 
         await self._context.decide(
             origin,
             decide,
-            writes=[PAYMENTS.key(returned.id) for returned in reference.returned],
+            writes=[PAYMENTS.key(reversal.id) for reversal in reference.reversals],
             extra_statements=partial(finish, task, self._context.now()),
             leases=leases,
         )

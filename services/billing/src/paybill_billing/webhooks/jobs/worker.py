@@ -16,14 +16,14 @@ from paybill_billing.providers.port import (
     Inbound,
     MalformedObjectError,
     Provider,
-    ProviderAwayError,
     ProviderRefusedError,
+    ProviderUnavailableError,
 )
 from paybill_billing.providers.sync_queue import ENQUEUE_ALL, LEASE, NO_ACCOUNT, POSTPONE
 from paybill_billing.subscriptions.tables import OVERDUE_SUBSCRIPTIONS
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError, retry_delay_s
 from paybill_billing.webhooks.jobs.subscription_sync import SubscriptionSync
-from paybill_billing.webhooks.tables import DELETE_BODIES, WAKE_CUSTOMERS, SyncTask, due_tasks
+from paybill_billing.webhooks.tables import DELETE_BODIES, REQUEUE_OPENED_ACCOUNTS, SyncTask, due_tasks
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class WebhookWorker:
     async def run(self) -> None:
         """Runs until cancelled. Only the holder of the lease works."""
         clock = asyncio.get_running_loop().time
-        wake_at = overdue_at = cleanup_at = clock()
+        requeue_at = overdue_at = cleanup_at = clock()
         try:
             while True:
                 self._stored.clear()
@@ -73,9 +73,9 @@ class WebhookWorker:
                     if not (self._leases.certain and self._leases.held_of([LEASE])):
                         self._cancel_syncs()
                     else:
-                        if clock() >= wake_at:
-                            await self._wake_customers()
-                            wake_at = clock() + POLL_S
+                        if clock() >= requeue_at:
+                            await self._requeue_opened_accounts()
+                            requeue_at = clock() + POLL_S
                         if clock() >= overdue_at:
                             await self._enqueue_overdue()
                             overdue_at = clock() + OVERDUE_INTERVAL_S
@@ -94,11 +94,11 @@ class WebhookWorker:
         for task in self._running.values():
             task.cancel()
 
-    async def _wake_customers(self) -> None:
+    async def _requeue_opened_accounts(self) -> None:
         """Makes due the entries whose customer has an open account now."""
         values = {"provider": self._name, "now": self._context.now(), "reason": NO_ACCOUNT}
         async with self._context.database.transaction() as connection:
-            await connection.execute(WAKE_CUSTOMERS, values)
+            await connection.execute(REQUEUE_OPENED_ACCOUNTS, values)
 
     async def _enqueue_overdue(self) -> None:
         """Queues subscriptions that should have changed, but no webhook came; their state stays until the sync."""
@@ -115,10 +115,10 @@ class WebhookWorker:
             await connection.execute(ENQUEUE_ALL, {"provider": self._name, "now": now, "targets": targets})
 
     async def _start_due(self) -> None:
-        room = MAX_CONCURRENT_SYNCS - len(self._running)
-        if room <= 0:
+        free_slots = MAX_CONCURRENT_SYNCS - len(self._running)
+        if free_slots <= 0:
             return
-        for due in await due_tasks(self._context, self._name, self._context.now(), self._running, room):
+        for due in await due_tasks(self._context, self._name, self._context.now(), self._running, free_slots):
             task = asyncio.create_task(self._run_one(due))
             self._running[due.target] = task
             task.add_done_callback(partial(self._finished, due.target))
@@ -141,7 +141,7 @@ class WebhookWorker:
             await asyncio.sleep(POLL_S)
         except UnknownCustomerError as error:
             await self._postpone(task, retry_delay_s(task.tries), str(error), error.customer)
-        except ProviderAwayError as error:
+        except ProviderUnavailableError as error:
             log.warning("the sync of %s waits: %s", task.target, error)
             await self._postpone(task, error.after_s, str(error))
         except (DomainError, ProviderRefusedError, MalformedObjectError, ValidationError) as error:

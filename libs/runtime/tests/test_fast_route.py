@@ -1,4 +1,4 @@
-"""The fast path parses requests as the HTTP parser does, and responds in the same way."""
+"""The fast route parses requests as the HTTP parser does, and responds in the same way."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paybill_runtime.app import serving
-from paybill_runtime.http.fast_path import parse_fast_request
+from paybill_runtime.http.fast_route import match_fast_route
 from paybill_runtime.http.problems import Problem
 from starlette.responses import JSONResponse
 
@@ -97,8 +97,8 @@ REQUESTS = st.builds(
 @settings(max_examples=1000)
 @example(WHOLE)
 @given(REQUESTS)
-def test_every_request_of_the_fast_path_is_parsed_as_the_parser_would(raw) -> None:
-    taken = parse_fast_request(raw, ROUTES)
+def test_every_request_of_a_fast_route_is_parsed_as_the_parser_would(raw) -> None:
+    taken = match_fast_route(raw, ROUTES)
     if taken is None:
         assert raw != WHOLE
         return
@@ -130,8 +130,8 @@ def test_every_request_of_the_fast_path_is_parsed_as_the_parser_would(raw) -> No
     ],
 )
 def test_other_requests_go_to_the_parser(raw) -> None:
-    assert parse_fast_request(WHOLE, ROUTES) is not None
-    assert parse_fast_request(raw, ROUTES) is None
+    assert match_fast_route(WHOLE, ROUTES) is not None
+    assert match_fast_route(raw, ROUTES) is None
 
 
 async def test_one_connection_uses_both_paths_and_gets_its_responses_in_order(served, route) -> None:
@@ -148,7 +148,7 @@ async def test_one_connection_uses_both_paths_and_gets_its_responses_in_order(se
         answers.append(await answered(reader))
         writer.close()
 
-    # Only a request that arrives alone takes the fast path; the others have no route.
+    # Only a request that arrives alone takes the fast route; the others have no endpoint.
     assert [(status, body.get("body")) for status, _, body in answers] == [
         (200, "11"),
         (404, None),
@@ -159,7 +159,7 @@ async def test_one_connection_uses_both_paths_and_gets_its_responses_in_order(se
     assert route.inside == 2
 
 
-async def test_a_refusal_on_the_fast_path_is_the_usual_problem_document(served, route) -> None:
+async def test_a_refusal_on_a_fast_route_is_the_usual_problem_document(served, route) -> None:
     route.go.set()
     traced = b"Host: x\r\ntraceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
     async with serving(served.running) as port:

@@ -193,13 +193,13 @@ async def test_a_refund_is_resolved_to_its_invoice_in_every_api_version(
     reference = await resolver.resolve("refund", "re_1")
 
     assert (reference.subscription, reference.invoice, reference.customer) == (subscription, invoice, customer)
-    assert [returned.id for returned in reference.returned] == ["re_1"]
+    assert [reversal.id for reversal in reference.reversals] == ["re_1"]
 
 
 async def test_a_failed_refund_is_ignored(canned):
     resolver, _ = canned({"v1/refunds/re_1": {**REFUND, "status": "failed"}})
 
-    assert (await resolver.resolve("refund", "re_1")).returned == ()
+    assert (await resolver.resolve("refund", "re_1")).reversals == ()
 
 
 async def test_an_alert_about_a_missing_event_is_resolved_to_its_object(canned):

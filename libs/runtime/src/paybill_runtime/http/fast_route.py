@@ -1,7 +1,7 @@
-"""Fast path: requests that arrive whole and in a simple form are answered without h11 and FastAPI.
+"""Fast route: requests that arrive whole and in a simple form are answered without h11 and FastAPI.
 
-One regular expression selects them; all others take the ordinary path through uvicorn, h11 and FastAPI. A selected
-request is one that h11 would parse to the same result. Middleware and responses are the same on both paths.
+One regular expression selects them; all others take the ordinary route through uvicorn, h11 and FastAPI. A selected
+request is one that h11 would parse to the same result. Middleware and responses are the same on both routes.
 """
 
 import re
@@ -24,7 +24,7 @@ _KEEP_ALIVE = (b"connection", b"keep-alive")
 """The default of HTTP/1.1; many clients send it."""
 
 
-class FastRequest:
+class FastRouteRequest:
     """A request to an endpoint, and its response after `call`."""
 
     def __init__(self, endpoint: ASGIApp, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -66,8 +66,8 @@ class FastRequest:
             self.response = self._head + message["body"]
 
 
-def parse_fast_request(data: bytes, routes: FastRoutes) -> FastRequest | None:
-    """Returns the request that `data` is exactly; None when it has to take the ordinary path."""
+def match_fast_route(data: bytes, routes: FastRoutes) -> FastRouteRequest | None:
+    """Returns the request that `data` is exactly; None when it has to take the ordinary route."""
     match = _HEAD.match(data, 0, MAX_HEAD_BYTES)
     endpoint = routes.get(match[1].decode()) if match is not None else None
     if match is None or endpoint is None:
@@ -81,4 +81,4 @@ def parse_fast_request(data: bytes, routes: FastRoutes) -> FastRequest | None:
         return None
     body = data[match.end() :]
     whole = dict(headers)[b"content-length"] == b"%d" % len(body)
-    return FastRequest(endpoint, match[1], headers, body) if whole else None
+    return FastRouteRequest(endpoint, match[1], headers, body) if whole else None
