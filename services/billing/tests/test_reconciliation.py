@@ -1,5 +1,6 @@
 """Rules of reconciliation: drifts, and the progress of a run."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -20,6 +21,7 @@ from paybill_billing.reconciliation.domain import (
     start,
     stop,
 )
+from paybill_billing.reconciliation.tables import RUNS
 from paybill_contracts.billing import AccessState, Subscription
 from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.money import Money
@@ -103,3 +105,12 @@ def test_the_counts_of_a_run_are_sums_of_its_pages_and_the_last_page_ends_it(siz
 
     assert run.compared == sum(sizes)
     assert run.status is Status.FINISHED
+
+
+def test_the_stored_run_keeps_its_published_fields():
+    run = Run(id=RUN, provider="stripe", repair=True, started_at=NOW, compared=3)
+    document = json.loads(RUNS.dump(run))
+
+    assert document["looked"] == 3
+    assert "compared" not in document
+    assert RUNS.load(json.dumps(document)) == run
