@@ -1,7 +1,7 @@
 """Pages of list routes, on a real database."""
 
 import pytest
-from paybill_runtime.http.listing import fetch_page, fetch_state
+from paybill_runtime.http.listing import load_page, load_state
 from paybill_tenant.tables import TENANTS
 
 
@@ -16,21 +16,21 @@ async def tenants(served, sign_up) -> list[str]:
 async def test_pages_follow_each_other_until_the_last(served, tenants) -> None:
     found, after = [], None
     for _ in range(3):
-        page, after = await fetch_page(served.running.context, TENANTS, after=after, limit=1, order_by="slug")
+        page, after = await load_page(served.running.context, TENANTS, after, 1, order_by="slug")
         found += [tenant.slug for tenant in page]
 
     assert (found, after) == (tenants, None)
 
 
 async def test_a_filter_that_is_not_given_matches_everything(served, tenants) -> None:
-    one, _ = await fetch_page(served.running.context, TENANTS, after=None, limit=9, slug="birch")
-    every, _ = await fetch_page(served.running.context, TENANTS, after=None, limit=9, slug=None)
+    one, _ = await load_page(served.running.context, TENANTS, None, 9, slug="birch")
+    every, _ = await load_page(served.running.context, TENANTS, None, 9, slug=None)
 
     assert ([tenant.slug for tenant in one], len(every)) == (["birch"], len(tenants))
 
 
 async def test_one_state_is_fetched_by_its_id(served, tenants) -> None:
-    page, _ = await fetch_page(served.running.context, TENANTS, after=None, limit=1)
+    page, _ = await load_page(served.running.context, TENANTS, None, 1)
 
-    assert await fetch_state(served.running.context, TENANTS, page[0].id) == page[0]
-    assert await fetch_state(served.running.context, TENANTS, "ten_" + "0" * 32) is None
+    assert await load_state(served.running.context, TENANTS, page[0].id) == page[0]
+    assert await load_state(served.running.context, TENANTS, "ten_" + "0" * 32) is None

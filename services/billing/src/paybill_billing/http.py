@@ -6,9 +6,6 @@ from fastapi import Depends, Query
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 
-MAX_PAGE = 200
-
 Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
 Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of items.")]
 DryRun = Annotated[bool, Query(description="Returns the result and changes nothing.")]

@@ -12,10 +12,8 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
+from paybill_runtime.http.listing import Limit, load_page, load_state
 from pydantic import BaseModel, Field
-from sqlalchemy import Text as SqlText
-from sqlalchemy import cast
-from sqlmodel import col, select
 
 from paybill_provisioner.domain import environments
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
@@ -26,11 +24,7 @@ from paybill_provisioner.domain.environments import (
     existing,
     id_of,
 )
-from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS, BlueprintRow, EnvironmentRow
-
-MAX_PAGE = 200
-
-_STATE = cast(col(EnvironmentRow.state), SqlText).label("state")
+from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
 
 EnvironmentOrTenantId = Annotated[
     str,
@@ -171,10 +165,9 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("/blueprint")
     async def show_blueprint(_: Viewer) -> BlueprintView:
         """Shows the blueprint that new plans use."""
-        rows = await context.rows(select(cast(col(BlueprintRow.state), SqlText).label("state")))
-        if not rows:
+        published = await load_state(context, BLUEPRINTS, BLUEPRINT_ID)
+        if published is None:
             raise BlueprintNotFoundError("no blueprint is published yet; see the service's log for why")
-        published = BLUEPRINTS.load(rows[0].state)
         return BlueprintView(content_hash=published.content_hash, content=published.content)
 
     @routes.get("/environments")
@@ -186,32 +179,19 @@ def router(context: ServiceContext) -> APIRouter:
         after: Annotated[
             EnvironmentId | None, Query(description="Only ids after this one: `next` of the previous page.")
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of results.")] = 50,
+        limit: Limit = 50,
     ) -> EnvironmentPage:
         """Lists environments in the order of their ids, in pages. New ones between two requests shift no page."""
-        query = select(_STATE).order_by(EnvironmentRow.id).limit(limit + 1)
-        if status is not None:
-            query = query.where(EnvironmentRow.status == status)
-        if region is not None:
-            query = query.where(EnvironmentRow.region == region)
-        if preset is not None:
-            query = query.where(EnvironmentRow.preset == preset)
-        if after is not None:
-            query = query.where(col(EnvironmentRow.id) > after)
-        found = [ENVIRONMENTS.load(row.state) for row in await context.rows(query)]
-        page = found[:limit]
-        return EnvironmentPage(
-            environments=[EnvironmentSummary.of(each) for each in page],
-            next=page[-1].id if len(found) > limit else None,
-        )
+        page, next_ = await load_page(context, ENVIRONMENTS, after, limit, status=status, region=region, preset=preset)
+        return EnvironmentPage(environments=[EnvironmentSummary.of(each) for each in page], next=next_)
 
     @routes.get("/environments/{environment}")
     async def show(environment: EnvironmentOrTenantId, _: Viewer) -> EnvironmentView:
         """Shows one environment, by its id or its tenant's: placement, access, plan and built resources."""
-        rows = await context.rows(select(_STATE).where(EnvironmentRow.id == _id(environment)))
-        if not rows:
+        state = await load_state(context, ENVIRONMENTS, _id(environment))
+        if state is None:
             raise EnvironmentUnknownError(f"there is no environment {environment}")
-        return EnvironmentView.full(ENVIRONMENTS.load(rows[0].state))
+        return EnvironmentView.full(state)
 
     @routes.post("/environments/{environment}/retry", status_code=HTTPStatus.ACCEPTED)
     async def retry(environment: EnvironmentOrTenantId, principal: Operator) -> EnvironmentView:

@@ -13,9 +13,9 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
+from paybill_runtime.http.listing import Limit, load_page, state_column
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from sqlalchemy import ColumnElement, cast
-from sqlalchemy import Text as SqlText
+from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
 from paybill_tenant.domain import tenants
@@ -23,9 +23,6 @@ from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, TenantNotFoundError, existing
 from paybill_tenant.tables import SIGNUP_OPTIONS, TENANTS, TenantRow
 
-MAX_PAGE = 200
-
-_STATE = cast(col(TenantRow.state), SqlText).label("state")
 _TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
 
 Email = Annotated[
@@ -226,26 +223,16 @@ def router(context: ServiceContext) -> APIRouter:
         after: Annotated[
             Slug | None, Query(description="Only slugs after this one: `next` of the previous page.")
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of results.")] = 50,
+        limit: Limit = 50,
     ) -> TenantPage:
         """Lists tenants in the order of their slugs, in pages. Changes between two requests shift no page."""
-        query = select(_STATE).order_by(TenantRow.slug).limit(limit + 1)
-        if status is not None:
-            query = query.where(TenantRow.status == status)
-        if slug is not None:
-            query = query.where(TenantRow.slug == slug)
-        if after is not None:
-            query = query.where(col(TenantRow.slug) > after)
-        found = [TENANTS.load(row.state) for row in await context.rows(query)]
-        page = found[:limit]
-        return TenantPage(
-            tenants=[TenantView.of(tenant) for tenant in page], next=page[-1].slug if len(found) > limit else None
-        )
+        page, next_ = await load_page(context, TENANTS, after, limit, order_by="slug", status=status, slug=slug)
+        return TenantPage(tenants=[TenantView.of(tenant) for tenant in page], next=next_)
 
     @routes.get("/{tenant}")
     async def show(tenant: IdOrSlug, _: Viewer) -> TenantView:
         """Shows one tenant, by id or slug."""
-        rows = await context.rows(select(_STATE).where(_is(tenant)))
+        rows = await context.rows(select(state_column(TENANTS)).where(_is(tenant)))
         if not rows:
             raise TenantNotFoundError(f"there is no tenant {tenant}")
         return TenantView.of(TENANTS.load(rows[0].state))

@@ -31,23 +31,23 @@ class StateTable(Protocol[S_co]):
         """Returns the state from its JSON."""
 
 
-def document(stored: StateTable[Any]) -> Label[str]:
+def state_column(stored: StateTable[Any]) -> Label[str]:
     """Returns the column of the state as text, the form that `load` reads."""
     return cast(stored.table.c.state, Text).label("state")
 
 
-async def fetch_state(source: RowSource, stored: StateTable[S_co], id_: str) -> S_co | None:
+async def load_state(source: RowSource, stored: StateTable[S_co], id_: str) -> S_co | None:
     """Returns the committed state of one aggregate; None when it does not exist."""
-    rows = await source.rows(select(document(stored)).where(stored.table.c.id == id_))
+    rows = await source.rows(select(state_column(stored)).where(stored.table.c.id == id_))
     return stored.load(rows[0].state) if rows else None
 
 
-async def fetch_page(
+async def load_page(
     source: RowSource,
     stored: StateTable[S_co],
-    *where: ColumnElement[bool],
     after: str | None,
     limit: int,
+    *conditions: ColumnElement[bool],
     order_by: str = "id",
     **equal: str | None,
 ) -> tuple[list[S_co], str | None]:
@@ -57,7 +57,9 @@ async def fetch_page(
     """
     columns = stored.table.c
     position = columns[order_by]
-    query = select(position.label("position"), document(stored)).where(*where).order_by(position).limit(limit + 1)
+    query = (
+        select(position.label("position"), state_column(stored)).where(*conditions).order_by(position).limit(limit + 1)
+    )
     for name, value in equal.items():
         if value is not None:
             query = query.where(columns[name] == value)

@@ -7,12 +7,12 @@ from paybill_contracts.billing import AccessState, Subscription
 from paybill_contracts.catalogue import MeteredFeature
 from paybill_contracts.values import SubscriptionId, TenantId
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.http.listing import MAX_PAGE, Limit, load_page, load_state
 from pydantic import BaseModel, Field
 
-from paybill_billing.database import load_page, load_state
 from paybill_billing.entitlements.api import EntitlementsView
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.http import MAX_PAGE, Limit, Viewer
+from paybill_billing.http import Viewer
 from paybill_billing.subscriptions.domain.accounts import Status
 from paybill_billing.subscriptions.tables import SUBSCRIPTIONS, account_of, subscriptions_of
 from paybill_billing.usage.tables import METERS, meters_of

@@ -10,6 +10,7 @@ from paybill_contracts.values import Digest
 from paybill_definitions.plans_file import Plans, read_plans
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -18,7 +19,6 @@ from paybill_billing.catalogue.domain.catalogue import Catalogue, CatalogueRefus
 from paybill_billing.catalogue.domain.differences import Difference, MeterDifference, VersionDifference
 from paybill_billing.catalogue.domain.tiers import Tiers
 from paybill_billing.catalogue.tables import CATALOGUES, TIERS
-from paybill_billing.database import load_state
 from paybill_billing.http import Operator, Viewer
 
 File = Annotated[

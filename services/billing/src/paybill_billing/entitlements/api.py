@@ -14,11 +14,11 @@ from paybill_definitions.plans_file import FeatureInput, to_feature
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
+from paybill_runtime.http.listing import load_state
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import load_state
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.domain.entitlements import Entitlements, EntitlementsEvent
 from paybill_billing.entitlements.tables import ENTITLEMENTS

@@ -10,11 +10,11 @@ from paybill_contracts.reconciliation import DriftFound, RunId
 from paybill_contracts.values import Key, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import Limit, load_page, load_state
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 
-from paybill_billing.database import load_page, load_state
-from paybill_billing.http import Limit, Operator, Viewer
+from paybill_billing.http import Operator, Viewer
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Run, Status, UnknownRunError
 from paybill_billing.reconciliation.tables import DRIFTS, RUNS, newest_runs, start_run

@@ -8,10 +8,11 @@ from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import state_column
 from sqlalchemy import Column, Index, Select, Table, Text, select, text
 from sqlmodel import col
 
-from paybill_billing.database import Base, state_column
+from paybill_billing.database import Base
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Run
 
@@ -114,4 +115,4 @@ def note_listed(statement: Statement, run_id: str, ids: Sequence[str], *, done: 
 def newest_runs(limit: int) -> Select[Any]:
     """Returns the query for the states of the newest runs."""
     started_at = col(ReconciliationRow.state)["started_at"]
-    return select(state_column(ReconciliationRow)).order_by(started_at.desc()).limit(limit)
+    return select(state_column(RUNS)).order_by(started_at.desc()).limit(limit)

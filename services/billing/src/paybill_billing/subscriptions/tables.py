@@ -5,11 +5,12 @@ from typing import Any
 from paybill_contracts.errors import ConflictError
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.http.listing import load_state, state_column
 from paybill_runtime.jobs.effects import Refused
 from sqlalchemy import Select, select, text
 from sqlmodel import col
 
-from paybill_billing.database import Base, load_state, state_column
+from paybill_billing.database import Base
 from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 
@@ -150,12 +151,12 @@ async def account_of(context: ServiceContext, tenant_id: str) -> Account:
 
 def account_of_customer(provider: str, customer: str) -> Select[Any]:
     """Returns the query for the state of a customer's account."""
-    return select(state_column(AccountRow)).where(col(AccountRow.customer) == f"{provider}/{customer}")
+    return select(state_column(ACCOUNTS)).where(col(AccountRow.customer) == f"{provider}/{customer}")
 
 
 def subscriptions_of(tenant_id: str, limit: int) -> Select[Any]:
     """Returns the query for the states of a tenant's subscriptions."""
-    rows = select(state_column(SubscriptionRow)).where(col(SubscriptionRow.tenant_id) == tenant_id)
+    rows = select(state_column(SUBSCRIPTIONS)).where(col(SubscriptionRow.tenant_id) == tenant_id)
     return rows.order_by(col(SubscriptionRow.id)).limit(limit)
 
 

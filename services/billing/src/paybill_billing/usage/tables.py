@@ -3,10 +3,11 @@
 from typing import Any
 
 from paybill_runtime.decisions.aggregates import Stored, generated
+from paybill_runtime.http.listing import state_column
 from sqlalchemy import Select, select, text
 from sqlmodel import col
 
-from paybill_billing.database import Base, state_column
+from paybill_billing.database import Base
 from paybill_billing.usage.domain import closed_windows, distinct_counts, publishers, usage
 
 
@@ -52,5 +53,5 @@ INTAKE_POSITION = text("SELECT coalesce(max(sequence), 0) FROM chassis.position 
 
 def meters_of(tenant_id: str, limit: int) -> Select[Any]:
     """Returns the query for the states of a tenant's meters."""
-    rows = select(state_column(MeterRow)).where(col(MeterRow.tenant_id) == tenant_id)
+    rows = select(state_column(METERS)).where(col(MeterRow.tenant_id) == tenant_id)
     return rows.order_by(col(MeterRow.id)).limit(limit)

@@ -8,8 +8,8 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
+from paybill_runtime.http.listing import load_state
 
-from paybill_billing.database import load_state
 from paybill_billing.http import DryRun, Viewer
 from paybill_billing.licences.api.views import KeyringView, RotateBody
 from paybill_billing.licences.domain import licence_keys

@@ -11,11 +11,11 @@ from paybill_licence import KeyId, LicenceId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
+from paybill_runtime.http.listing import Limit, load_page, load_state
 
-from paybill_billing.database import load_page, load_state
 from paybill_billing.entitlements.domain.entitlements import NothingEntitledError
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.http import DryRun, Limit, Operator, Viewer
+from paybill_billing.http import DryRun, Operator, Viewer
 from paybill_billing.licences.api.views import (
     ActivationView,
     IssueBody,

@@ -14,14 +14,14 @@ from paybill_runtime.decisions.aggregates import Key as StateKey
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
+from paybill_runtime.http.listing import Limit, load_page, load_state
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from sqlmodel import col
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import load_page, load_state
-from paybill_billing.http import DryRun, Limit, Operator, Viewer
+from paybill_billing.http import DryRun, Operator, Viewer
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.domain.contracts import (
     MANUAL,

@@ -6,10 +6,11 @@ from paybill_contracts.envelope import Origin
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import state_column
 from sqlalchemy import text
 from sqlmodel import col, select
 
-from paybill_billing.database import Base, state_column
+from paybill_billing.database import Base
 from paybill_billing.providers.manual.domain import contracts
 from paybill_billing.providers.manual.domain.contracts import MANUAL, Decide, ManualContract
 from paybill_billing.providers.sync_queue import enqueue_sync
@@ -40,7 +41,7 @@ class ManualContractTable:
 
     async def read(self, id_: str) -> ManualContract | None:
         """Returns the current manual contract; None when there is none."""
-        query = select(state_column(ContractRow)).where(col(ContractRow.id) == id_)
+        query = select(state_column(CONTRACTS)).where(col(ContractRow.id) == id_)
         rows = await self._required_context().rows(query)
         return CONTRACTS.load(rows[0].state) if rows else None
 

@@ -20,12 +20,12 @@ from paybill_contracts.values import Digest, Key, SubscriptionId, TenantId, Text
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
+from paybill_runtime.http.listing import Limit, load_page, load_state
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import load_page, load_state
-from paybill_billing.http import Limit, Operator, Viewer
+from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError
 from paybill_billing.subscriptions.domain.changes import Change, ChangeEvent, Status, UnknownChangeError

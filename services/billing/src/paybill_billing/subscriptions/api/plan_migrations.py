@@ -13,12 +13,12 @@ from paybill_contracts.values import Count, Key, Text
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
+from paybill_runtime.http.listing import Limit, load_state
 from pydantic import BaseModel, ConfigDict, Field
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import load_state
-from paybill_billing.http import Limit, Operator, Viewer
+from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.api.changes import MAX_COUNT, When
 from paybill_billing.subscriptions.domain import changes, plan_migrations
 from paybill_billing.subscriptions.domain.change_requests import NoSuchPriceError, price_index

@@ -7,9 +7,9 @@ from paybill_contracts.catalogue import MeteredFeature
 from paybill_contracts.entitlements import Reason, check
 from paybill_contracts.values import Count, Key, TenantId
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.http.listing import load_state
 from pydantic import BaseModel, ConfigDict, Field
 
-from paybill_billing.database import load_state
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.http import Viewer
 from paybill_billing.subscriptions.tables import account_of

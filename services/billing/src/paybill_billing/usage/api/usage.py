@@ -6,11 +6,11 @@ from paybill_contracts.values import TenantId
 from paybill_runtime import clock
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import load_state
 from paybill_runtime.http.problems import Problem
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.database import load_state
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.tables import ACCOUNTS, account_of

@@ -10,9 +10,9 @@ from paybill_contracts.values import TenantId, Timestamp
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
+from paybill_runtime.http.listing import load_page, load_state
 from sqlmodel import col
 
-from paybill_billing.database import load_page, load_state
 from paybill_billing.http import Operator, Viewer
 from paybill_billing.usage.api.views import ClosedWindowPage, ClosedWindowView, MeterPage, MeterView
 from paybill_billing.usage.domain import closed_windows

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.values import Key, ProviderId
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.http.listing import Limit
 from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
-from paybill_billing.http import Limit, Operator, Viewer
+from paybill_billing.http import Operator, Viewer
 from paybill_billing.providers.sync_queue import RETRY_NOW, waiting
 from paybill_billing.webhooks.domain import MessageState, NotWaitingError
 from paybill_billing.webhooks.tables import messages
