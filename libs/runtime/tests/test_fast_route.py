@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 
 import h11
 import pytest
@@ -147,6 +148,8 @@ async def test_one_connection_uses_both_paths_and_gets_its_responses_in_order(se
         writer.write(request_with(b"55"))
         answers.append(await answered(reader))
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     # Only a request that arrives alone takes the fast route; the others have no endpoint.
     assert [(status, body.get("body")) for status, _, body in answers] == [
@@ -169,6 +172,8 @@ async def test_a_refusal_on_a_fast_route_is_the_usual_problem_document(served, r
         writer.write(request_with(b"!!").replace(b"Host: x", traced))
         fault = await answered(reader)
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     assert (refused[0], refused[2]["code"], refused[2]["trace_id"]) == (400, "empty", "a" * 32)
     assert refused[1]["content-type"] == "application/problem+json"
@@ -186,6 +191,8 @@ async def test_a_request_in_progress_at_shutdown_gets_its_response(served, route
     status, _, body = await answered(reader)
     rest = await reader.read()
     writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
     assert (status, body, rest) == (200, {"body": "11"}, b"")
 
@@ -197,11 +204,15 @@ async def test_a_client_that_disconnects_early_does_not_affect_others(served, ro
         while not route.inside:  # noqa: ASYNC110  # the condition is a counter
             await asyncio.sleep(0.01)
         gone.transport.abort()
+        with suppress(OSError):
+            await gone.wait_closed()
         await asyncio.sleep(0.05)
         route.go.set()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request_with(b"22"))
         answer = await answered(reader)
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     assert (answer[0], answer[2]) == (200, {"body": "22"})

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -16,6 +16,12 @@ from paybill_runtime.http.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, Re
 HEAD = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\n"
 
 
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 @asynccontextmanager
 async def _slow(port: int, amount: int, sent: bytes):
     """Opens connections that send `sent` and then nothing more."""
@@ -23,7 +29,7 @@ async def _slow(port: int, amount: int, sent: bytes):
         streams = []
         for _ in range(amount):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            stack.callback(writer.close)
+            stack.push_async_callback(_close, writer)
             writer.write(sent)
             streams.append((reader, writer))
         yield streams
@@ -156,6 +162,8 @@ async def test_a_refused_connection_is_served_as_soon_as_the_limit_allows(served
         served.running.request_limit._limit = 1
         answer = await _exchange(reader, writer, sent)
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     for status, headers, body in refused:
         assert (status, body["status"], body["code"]) == (503, 503, "overloaded")
@@ -175,7 +183,11 @@ async def test_a_refused_connection_waits_for_its_next_response_and_another_does
         other = await _exchange(*second, WHOLE)
         waits = not again.done()
         first[1].close()
+        with suppress(OSError):
+            await first[1].wait_closed()
         second[1].close()
+        with suppress(OSError):
+            await second[1].wait_closed()
         await asyncio.gather(again, return_exceptions=True)
 
     assert (waits, other[0]) == (True, 503)

@@ -160,13 +160,13 @@ async def test_a_stream_restored_from_an_older_copy_is_detected_before_anything_
     await until(lambda: _drained(served))
 
     nats.kill()
+    await sign_up(served, "later")
     for path in sorted((nats.data_dir / "nats" / "jetstream").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     nats.start()
     steward = await connect(nats.url, "steward", nats.password("steward"))
     for configuration in configurations(1):
         await steward.jetstream().add_stream(configuration)
-    await sign_up(served, "later")
 
     assert "the stream was restored from an older copy" in await until(lambda: _trouble(served, "failed"))
     assert (await steward.jetstream().stream_info(EVENTS)).state.messages == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -174,6 +175,8 @@ async def test_a_client_that_never_ends_its_body_is_disconnected(served, monkeyp
         writer.write(b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         answer = await reader.readuntil(b"\r\n")
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     assert answer.startswith(b"HTTP/1.1 408 ")
 
@@ -187,6 +190,8 @@ async def test_a_client_that_is_still_sending_receives_the_413(served) -> None:
             await writer.drain()
         answer = await reader.readuntil(b"\r\n")
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     assert answer.startswith(b"HTTP/1.1 413 ")
 

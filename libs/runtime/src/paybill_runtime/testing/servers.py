@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from nats.js.api import StreamConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import ServerError
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.postgres import PostgresServer
 from typing_extensions import override
@@ -51,8 +54,20 @@ class SharedNats(NatsServer):
         jetstream = client.jetstream()
         existing = await jetstream.streams_info()
         await asyncio.gather(*(jetstream.delete_stream(info.config.name or "") for info in existing))
-        await asyncio.gather(*(jetstream.add_stream(configuration) for configuration in configurations(1)))
+        await asyncio.gather(*(_add(jetstream, configuration) for configuration in configurations(1)))
         await client.close()
+
+
+async def _add(jetstream: JetStreamContext, configuration: StreamConfig) -> None:
+    """Adds a stream; the server may still be deleting the files of its predecessor."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await jetstream.add_stream(configuration)
+            except ServerError:
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 @pytest.fixture(scope="session")
