@@ -212,14 +212,14 @@ async def test_a_tenant_with_many_effects_does_not_delay_others(start, publish, 
             yield _
 
     served = await start(replace(service(), jobs=work, subscriptions=Subscriptions()))
-    for name in ("busy-1", "busy-2", "other"):
+    for name in ("many-1", "many-2", "other"):
         await _note(served, name)
     async with served.running.database.transaction() as connection:
         await connection.execute(text("UPDATE chassis.effect SET tenant = 'other' WHERE position = 3"))
 
     await until(lambda: _all(order, 3))
 
-    assert order == ["busy-1", "other", "busy-2"]
+    assert order == ["many-1", "other", "many-2"]
 
 
 async def _note(served, name: str) -> None:

@@ -72,8 +72,8 @@ async def test_replicas_that_start_together_never_share_a_lease_and_end_with_eve
 async def test_a_replica_that_starts_during_another_s_round_is_not_considered_dead(replica) -> None:
     first, late = replica("first"), replica("late")
     async with first.database.transaction() as connection:
-        seen = await connection.execute(text("SELECT application_name FROM pg_stat_activity"))
-        assert "late" not in seen.scalars().all()
+        names = await connection.execute(text("SELECT application_name FROM pg_stat_activity"))
+        assert "late" not in names.scalars().all()
         await _tick(late)
 
         taken = await first.leases._take(connection, list(SINGLETON_LEASES), len(SINGLETON_LEASES))

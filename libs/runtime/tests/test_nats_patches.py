@@ -109,7 +109,7 @@ class _Owner:
             if intake_event.event.meter == "broken":
                 raise RuntimeError("a bug in a handler")
             if intake_event.event.meter == "refused":
-                raise DomainError("nobody sells this")
+                raise DomainError("this meter is not sold")
             self.handled.append(intake_event.event.meter)
 
         @subscriptions.fact(TenantCancelled)
@@ -148,7 +148,7 @@ async def test_every_invalid_message_is_quarantined_with_its_reason_and_the_next
     rows = (await owner.served.client.get("/v1/operations/quarantine")).json()
     assert len(facts) == len(rows) == len(ODD) + 1
     assert {fact.event.publisher for fact in facts} == {"metering"}
-    assert facts[-1].event.reason == "nobody sells this"
+    assert facts[-1].event.reason == "this meter is not sold"
     assert len({fact.origin.cause for fact in facts}) == len(facts)
     assert facts[-1].origin.actor == "service:metering"
 

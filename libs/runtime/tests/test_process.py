@@ -1,4 +1,4 @@
-"""Service as a process: exit codes, shutdown, log lines and traces."""
+"""Service as a process: exit codes, shutdown, log lines and spans."""
 
 import asyncio
 import contextlib
@@ -303,9 +303,9 @@ async def test_log_lines_and_spans_of_a_request_share_its_trace_up_to_the_handle
     assert [span.trace_id.hex() for span in ours] == [trace]
     assert ours[0].name.startswith("POST /v1/tenants/")
     assert refused.origin.traceparent == f"00-{trace}-{ours[0].span_id.hex()}-01"
-    heard = [span for span in collector.spans if span.name.startswith("handle ")]
+    handled = [span for span in collector.spans if span.name.startswith("handle ")]
     noted = await log.facts("tenant.offering_noted", at_least=2)
-    assert {span.span_id.hex() for span in heard} == {fact.origin.traceparent[36:52] for fact in noted}
+    assert {span.span_id.hex() for span in handled} == {fact.origin.traceparent[36:52] for fact in noted}
     assert collector.metrics > 0
 
 

@@ -25,8 +25,8 @@ async def _drained(served) -> bool:
 
 async def _trouble(served, status: str = "degraded") -> str:
     """Returns the problems as soon as the service is in this state."""
-    said = (await served.client.get("/readyz")).json()
-    return said["checks"]["bus"] if said["status"] == status else ""
+    readiness = (await served.client.get("/readyz")).json()
+    return readiness["checks"]["bus"] if readiness["status"] == status else ""
 
 
 async def _outbox(served, databases):
@@ -77,7 +77,7 @@ async def test_facts_already_in_the_stream_are_not_stored_twice_and_the_others_a
     assert [noted[fact.id] for fact in facts] == [fact.sequence for fact in facts]
 
 
-@pytest.mark.parametrize("taken", [0, 1], ids=["nobody comes in between", "it is there, and others behind it"])
+@pytest.mark.parametrize("taken", [0, 1], ids=["no other publisher in between", "stored, with others after it"])
 async def test_facts_of_one_aggregate_sent_together_stay_in_order(
     served, databases, nats, log, publish, offerings, taken
 ) -> None:

@@ -45,7 +45,7 @@ async def test_a_missing_or_wrong_key_is_a_401(served, header) -> None:
 
 async def test_scope_role_and_expiry_are_checked(served) -> None:
     keys = {
-        "reader": make_key("reader", "r", Role.VIEWER, ("tenant:read",), LATER),
+        "viewer": make_key("viewer", "r", Role.VIEWER, ("tenant:read",), LATER),
         "elsewhere": make_key("elsewhere", "e", Role.ADMIN, ("billing:read", "billing:write"), LATER),
         "expired": make_key("expired", "x", Role.ADMIN, ("*",), EARLIER),
     }
@@ -55,8 +55,8 @@ async def test_scope_role_and_expiry_are_checked(served) -> None:
         answer = await served.client.request(method, path, headers=_with(f"Bearer {keys[key].raw}"))
         return answer.status_code
 
-    assert await status("reader", "GET", "/v1/tenants") == 200
-    assert await status("reader", "POST", "/v1/tenants/acme/resume") == 403
+    assert await status("viewer", "GET", "/v1/tenants") == 200
+    assert await status("viewer", "POST", "/v1/tenants/acme/resume") == 403
     assert await status("elsewhere", "GET", "/v1/tenants") == 403
     assert await status("expired", "GET", "/v1/tenants") == 401
 
@@ -78,11 +78,11 @@ async def test_a_body_over_one_mebibyte_is_a_413_with_and_without_content_length
     async def parts():
         yield big
 
-    told = await served.client.post("/v1/tenants", content=big)
-    untold = await served.client.post("/v1/tenants", content=parts())
+    with_length = await served.client.post("/v1/tenants", content=big)
+    without_length = await served.client.post("/v1/tenants", content=parts())
 
-    assert (told.status_code, untold.status_code) == (413, 413)
-    assert told.json()["code"] == "too_large"
+    assert (with_length.status_code, without_length.status_code) == (413, 413)
+    assert with_length.json()["code"] == "too_large"
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b"{", b"[]", b"null", b'{"slug": 1}', b'{"slug": "a\\u0000"}'])

@@ -16,10 +16,10 @@ async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again(start) -> 
             swallowed.set()
         await asyncio.Event().wait()
 
-    specimen = await start(replace(service(), background=(stubborn,)))
+    running = await start(replace(service(), background=(stubborn,)))
     await asyncio.sleep(0)
 
     async with asyncio.timeout(10):
-        await specimen.running.__aexit__(None, None, None)
+        await running.running.__aexit__(None, None, None)
 
     assert swallowed.is_set()

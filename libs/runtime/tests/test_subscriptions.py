@@ -228,8 +228,8 @@ async def test_a_fact_skipped_by_an_operator_during_its_retry_stays_skipped(
     assert await brittle_service.running.retry_queue._try(id_, brittle_service.running.leases.held)
     with pytest.raises(retry_queue.DeadLetterNotFoundError):
         await brittle_service.running.retry_queue.skip(id_, origin, "again")
-    said = "SELECT subject FROM chassis.outbox WHERE aggregate LIKE 'dead-l%' ORDER BY position"
-    rows = await databases.execute(url, "tenant", said)
+    statement = "SELECT subject FROM chassis.outbox WHERE aggregate LIKE 'dead-l%' ORDER BY position"
+    rows = await databases.execute(url, "tenant", statement)
     assert [row["subject"].split(".")[4] for row in rows] == ["message_dead_lettered", "message_skipped"]
 
 
