@@ -126,7 +126,9 @@ def pins(*locks: str) -> dict[str, tuple[str, int]]:
 
 def test_the_top_level_folders_are_those_of_the_decision() -> None:
     found = {
-        path.name for path in ROOT.iterdir() if path.is_dir() and path.name.startswith(".") is (path.name == ".ci")
+        path.name
+        for path in ROOT.iterdir()
+        if path.is_dir() and path.name.startswith(".") is (path.name == ".ci") and path.name != "__pycache__"
     }
 
     assert found <= FOLDERS
