@@ -261,6 +261,22 @@ async def test_a_stream_restored_under_a_running_service_stops_it_until_the_righ
     assert (await before_restore.client.get("/readyz")).json()["status"] == "ok"
 
 
+async def test_a_database_restored_under_a_running_service_stops_it_until_the_right_one_returns(
+    before_restore, postgres, log, tmp_path
+) -> None:
+    async with restored_afterwards(postgres, "postgres"):
+        await sign_up(before_restore, "forgotten")
+        await wait_until_idle(before_restore)
+        await asyncio.to_thread(take_backup, postgres, "postgres", tmp_path / "newer")
+    await wait_until_stopped(before_restore, log, OLDER_DATABASE)
+
+    await asyncio.to_thread(restore, postgres, "postgres", tmp_path / "newer")
+    await sign_up(before_restore, "later")
+    await wait_until_idle(before_restore)
+
+    assert (await before_restore.client.get("/readyz")).json()["status"] == "ok"
+
+
 async def test_a_pair_restored_from_one_backup_works(before_restore, start, postgres, nats, log) -> None:
     """The remedy when the newer backup is lost: both servers from one instant."""
     async with restored_afterwards(postgres, "postgres"), restored_afterwards(nats, "nats"):

@@ -13,12 +13,9 @@ class LogStateMismatchError(DatabaseUnavailableError):
     """The stream and this database do not belong together, so that no decision is allowed."""
 
 
-OLDER_STREAM = (
-    "the stream was restored from an older copy; run `paybill replay --verify`, restore the newer stream, then restart"
-)
-OLDER_DATABASE = (
-    "the database was restored from an older copy; stop the service, restore a newer copy, then start it again"
-)
+_ACTION = "restore the newer copy (docs/restoring.md); a running service then continues by itself"
+OLDER_STREAM = f"the stream was restored from an older copy; {_ACTION}"
+OLDER_DATABASE = f"the database was restored from an older copy; {_ACTION}"
 
 
 class RestoreGuard:
