@@ -333,10 +333,10 @@ async def deployment(tmp_path, disks, registered):
 @pytest.mark.parametrize("names", [("nats",), ("postgres",), SERVERS], ids=["NATS", "PostgreSQL", "both"])
 async def test_acknowledged_data_survives_power_cuts_and_is_processed_once(deployment, names, offerings) -> None:
     """The service consumes throughout: JetStream's unsynced consumer state is lost after each cut of NATS."""
-    dice = random.Random(len(names))
+    rng = random.Random(len(names))
     await deployment.open(offerings)
     for number in range(CUTS):
-        await asyncio.sleep(dice.uniform(0, 0.1))
+        await asyncio.sleep(rng.uniform(0, 0.1))
         assert await deployment.cut(*names, before_marking=names == SERVERS and number % 2 == 1) == []
         await deployment.wait_for_progress()
     await deployment.finish()

@@ -111,7 +111,7 @@ def test_every_paybill_command_runs(stack, tenant_id, tmp_path):
         assert done.returncode == 0, f"{line}: {done.stdout[-500:]} {done.stderr[-500:]}"
 
 
-def test_the_five_lines_of_python_publish_usage_that_is_counted(stack, tenant_id, tmp_path):
+def test_the_python_example_publishes_usage_that_is_counted(stack, tenant_id, tmp_path):
     data_dir = Path(stack["PAYBILL_DATA_DIR"])
     before = _total(stack, tenant_id, tmp_path)
     body = "\n".join(_blocks("python"))

@@ -35,11 +35,11 @@ DUPLICATED, LOST = 0.10, 0.05
 """Shares of all messages: sent twice, and lost on the way."""
 SENDERS = 16
 KILLING_S = 3.0 * KILLS
-WITHIN_S = 90
-RESUMED_S = 30
-PER_S = 25
+TIMEOUT_S = 90
+RESUME_TIMEOUT_S = 30
+REQUESTS_PER_S = 25
 """The provider's rate limit for one endpoint."""
-SOME_DAYS = timedelta(days=3)
+CLOCK_STEP = timedelta(days=3)
 """Less than the dunning period, so that a customer can pay in time."""
 
 
@@ -98,7 +98,7 @@ async def _subscribe(fleet: Fleet, client: httpx.AsyncClient, account: Account, 
     url = f"{fleet.addresses['billing']}/v1/tenants/{response.json()['id']}/account"
 
     async def account_when(condition) -> dict:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while True:
                 response = await client.get(url)
                 if response.status_code == 200 and condition(response.json()):
@@ -110,30 +110,30 @@ async def _subscribe(fleet: Fleet, client: httpx.AsyncClient, account: Account, 
     await account_when(lambda found: found["subscriptions"])
 
 
-def _generate_events(account: Account, dice: random.Random) -> None:
+def _generate_events(account: Account, rng: random.Random) -> None:
     """Advances the clock while customers change subscriptions and cards fail, until there are enough events."""
     cancelled = 0
     while len(account.events) < EVENTS:
         active = {id_: each for id_, each in account.subscriptions().items() if each["status"] != "canceled"}
         assert active, "every customer has cancelled before there are enough events"
         for id_, found in active.items():
-            match dice.choices(("nothing", "seats", "card", "cancel"), (5, 3, 1, 0.2))[0]:
+            match rng.choices(("nothing", "seats", "card", "cancel"), (5, 3, 1, 0.2))[0]:
                 case _ if found["status"] != "active":
-                    account.control.set_payment(found["customer"], dice.choice(("succeed", "succeed", "fail")))
+                    account.control.set_payment(found["customer"], rng.choice(("succeed", "succeed", "fail")))
                 case "seats":
                     item = {"items[0][id]": found["items"]["data"][0]["id"]}
-                    account.post(f"/v1/subscriptions/{id_}", **item, **{"items[0][quantity]": str(dice.randint(1, 99))})
+                    account.post(f"/v1/subscriptions/{id_}", **item, **{"items[0][quantity]": str(rng.randint(1, 99))})
                 case "card":
                     account.control.set_payment(found["customer"], "fail")
                 case "cancel" if cancelled < TENANTS // 4:
                     account.delete(f"/v1/subscriptions/{id_}")
                     cancelled += 1
-        account.control.advance_clock(SOME_DAYS)
+        account.control.advance_clock(CLOCK_STEP)
         account.collect()
 
 
 async def _send(
-    fleet: Fleet, killer: ProcessKiller, killing: asyncio.Task, events: list[dict], dice: random.Random, until: float
+    fleet: Fleet, killer: ProcessKiller, killing: asyncio.Task, events: list[dict], rng: random.Random, until: float
 ) -> list[str]:
     """Delivers like a provider: retries until a process accepts the message; returns the accepted ones."""
     secret = fleet.password("stripe-webhook-secrets").split()[0]
@@ -151,7 +151,7 @@ async def _send(
                 assert time.monotonic() < until, f"{len(pending)} messages were never accepted"
                 signature = stripe.WebhookSignature.generate_signature_header(body, secret, int(time.time()))
                 with suppress(httpx.HTTPError):
-                    url = dice.choice(fleet.urls("billing"))
+                    url = rng.choice(fleet.urls("billing"))
                     headers = {"stripe-signature": signature, "content-type": "application/json"}
                     response = await client.post(f"{url}/webhooks/stripe", content=body, headers=headers)
                     if response.status_code == 200:
@@ -225,37 +225,37 @@ async def _our_subscriptions(fleet: Fleet, client: httpx.AsyncClient) -> dict[st
 
 
 async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet, capsys):
-    faulthandler.dump_traceback_later(KILLING_S + 3 * WITHIN_S, exit=True, file=sys.__stderr__)
-    dice = random.Random(SEED)
+    faulthandler.dump_traceback_later(KILLING_S + 3 * TIMEOUT_S, exit=True, file=sys.__stderr__)
+    rng = random.Random(SEED)
     account = Account(fleet)
     key = {"Authorization": f"Bearer {fleet.operator_key}"}
     async with httpx.AsyncClient(headers=key, timeout=10) as client:
         await asyncio.gather(*(_subscribe(fleet, client, account, n) for n in range(TENANTS)))
         await asyncio.to_thread(account.control.wait_delivered)
         await asyncio.to_thread(account.control.faults, lose=1_000_000)
-        await asyncio.to_thread(_generate_events, account, dice)
+        await asyncio.to_thread(_generate_events, account, rng)
         events = list(account.events.values())
-        sent = [event for event in events if dice.random() >= LOST]
-        sent += dice.sample(sent, int(DUPLICATED * len(sent)))
-        dice.shuffle(sent)
+        sent = [event for event in events if rng.random() >= LOST]
+        sent += rng.sample(sent, int(DUPLICATED * len(sent)))
+        rng.shuffle(sent)
 
-        killer = ProcessKiller(fleet, dice, KILLS)
+        killer = ProcessKiller(fleet, rng, KILLS)
         invariant_monitor = InvariantMonitor(fleet)
         monitoring = asyncio.create_task(invariant_monitor.run())
         account.control.reset_calls()
-        until = time.monotonic() + KILLING_S + WITHIN_S
+        until = time.monotonic() + KILLING_S + TIMEOUT_S
         async with asyncio.TaskGroup() as group:
             killing = group.create_task(_killing(killer))
-            sending = group.create_task(_send(fleet, killer, killing, sent, dice, until))
+            sending = group.create_task(_send(fleet, killer, killing, sent, rng, until))
         monitoring.cancel()
-        took_s = await _all_processed(fleet, client, WITHIN_S)
+        took_s = await _all_processed(fleet, client, TIMEOUT_S)
         reconcile = [sys.executable, "-m", "paybill_cli", "provider", "reconcile", "stripe", "--json"]
         environment = os.environ | {"PAYBILL_DATA_DIR": str(fleet.data_dir), "PAYBILL_API_KEY": fleet.operator_key}
         reconciled = await asyncio.to_thread(
             subprocess.run, reconcile, env=environment, capture_output=True, text=True, check=False
         )
-        await _all_processed(fleet, client, WITHIN_S)
-        left = await invariant_monitor.wait_until_idle(WITHIN_S)
+        await _all_processed(fleet, client, TIMEOUT_S)
+        left = await invariant_monitor.wait_until_idle(TIMEOUT_S)
         known = await _our_subscriptions(fleet, client)
     acknowledged = set(sending.result())
     kept = {row["event_id"]: row for row in await _rows(fleet, "SELECT event_id, done_at FROM webhooks")}
@@ -279,7 +279,7 @@ async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet
     assert reconciled.returncode in {0, 1}, reconciled.stderr
     assert max(failed.values(), default=1) == 1
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
-    assert {each["path"]: each["max_per_s"] for each in calls["endpoints"] if each["max_per_s"] > PER_S} == {}
+    assert {each["path"]: each["max_per_s"] for each in calls["endpoints"] if each["max_per_s"] > REQUESTS_PER_S} == {}
 
 
 async def test_a_killed_worker_s_subscriptions_are_resumed_by_another_replica(fleet, capsys):
@@ -290,11 +290,11 @@ async def test_a_killed_worker_s_subscriptions_are_resumed_by_another_replica(fl
         (id_,) = account.subscriptions()
         fleet.join("billing")
         await asyncio.to_thread(account.control.wait_delivered)
-        await _all_processed(fleet, client, WITHIN_S)
+        await _all_processed(fleet, client, TIMEOUT_S)
         account.control.reset_calls()
         account.control.delay_calls(60, path="/v1/subscriptions/")
         await asyncio.to_thread(account.control.renew, id_)
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while True:
                 worker = await fleet.lease_owner("billing", "webhooks")
                 if worker is not None and account.control.calls()["total"]:
@@ -306,7 +306,7 @@ async def test_a_killed_worker_s_subscriptions_are_resumed_by_another_replica(fl
         account.control.delay_calls(0)
         period = account.subscriptions()[id_]["items"]["data"][0]["current_period_end"]
 
-        async with asyncio.timeout(RESUMED_S):
+        async with asyncio.timeout(RESUME_TIMEOUT_S):
             while True:
                 with suppress(httpx.HTTPError):
                     known = (await _our_subscriptions(fleet, client))[id_]

@@ -30,11 +30,11 @@ _RELEASING = "while_leases_are_released"
 
 
 class ProcessKiller:
-    """Kills processes until `kills` are reached, or until cancelled. dice: chooses process, time and failpoint."""
+    """Kills processes until `kills` are reached, or until cancelled. rng: chooses process, time and failpoint."""
 
-    def __init__(self, fleet: Fleet, dice: random.Random, kills: int) -> None:
+    def __init__(self, fleet: Fleet, rng: random.Random, kills: int) -> None:
         self._fleet = fleet
-        self._dice = dice
+        self._rng = rng
         self._kills = kills
         self._killed: Counter[str] = Counter()
         self._armed: Counter[str] = Counter()
@@ -56,7 +56,7 @@ class ProcessKiller:
         try:
             self._start_task(self._pause_supervised())
             while self.progress < 1:
-                await asyncio.sleep(self._dice.uniform(*EVERY_S))
+                await asyncio.sleep(self._rng.uniform(*EVERY_S))
                 await self._step()
         finally:
             for task in self._tasks:
@@ -66,22 +66,22 @@ class ProcessKiller:
 
     async def _step(self) -> None:
         incomplete = [service for service in SERVICES if len(self._fleet.running(service)) < REPLICAS]
-        if incomplete and self._dice.random() < 0.7:
-            self._join(self._dice.choice(incomplete))
+        if incomplete and self._rng.random() < 0.7:
+            self._join(self._rng.choice(incomplete))
             return
-        match self._dice.choices(("server", "supervised", "replica", "relay", "pause", "leave"), (3, 1, 3, 3, 2, 1))[0]:
+        match self._rng.choices(("server", "supervised", "replica", "relay", "pause", "leave"), (3, 1, 3, 3, 2, 1))[0]:
             case "server":
-                self._kill(self._dice.choice(("nats", "postgres")))
+                self._kill(self._rng.choice(("nats", "postgres")))
             case "supervised":
-                self._kill(self._dice.choice(SERVICES))
+                self._kill(self._rng.choice(SERVICES))
             case "relay":
-                await self._kill_relay_owner(self._dice.choice(SERVICES))
+                await self._kill_relay_owner(self._rng.choice(SERVICES))
             case action:
                 # A replica on the way to its failpoint is left alone.
                 free = [each for each in self._fleet.running() if not each.point and each.fork.state != "T"]
                 if not free:
                     return
-                replica = self._dice.choice(free)
+                replica = self._rng.choice(free)
                 if action == "replica":
                     self._killed["a replica"] += replica.fork.signal(signal.SIGKILL)
                 elif action == "leave":
@@ -91,15 +91,15 @@ class ProcessKiller:
 
     def _join(self, service: str) -> None:
         self.done["a replica joined"] += 1
-        how = self._dice.choices(("die", "stop", ""), (6, 2, 2))[0]
+        how = self._rng.choices(("die", "stop", ""), (6, 2, 2))[0]
         if not how:
             self._fleet.join(service)
             return
         failpoints = [point for point in FAILPOINTS if service != "tenant" or point not in _EFFECT_FAILPOINTS]
         least = min(self._armed[point] for point in failpoints)
-        point = self._dice.choice([point for point in failpoints if self._armed[point] == least])
+        point = self._rng.choice([point for point in failpoints if self._armed[point] == least])
         self._armed[point] += 1
-        occurrence = 1 if point == _RELEASING else self._dice.randint(1, 3)
+        occurrence = 1 if point == _RELEASING else self._rng.randint(1, 3)
         replica = self._fleet.join(service, how, point, occurrence)
         self._start_task(self._drive_to_failpoint(replica))
 
@@ -110,7 +110,7 @@ class ProcessKiller:
         if replica.point in RELAY_FAILPOINTS:
             await self._kill_relay_owner(replica.service, spare=replica.fork.pid)
         if replica.point == _RELEASING:
-            await asyncio.sleep(self._dice.uniform(0, 2))
+            await asyncio.sleep(self._rng.uniform(0, 2))
             replica.fork.signal(signal.SIGTERM)
         for _ in range(int(REACH_S / 0.1)):
             await asyncio.sleep(0.1)
@@ -128,8 +128,8 @@ class ProcessKiller:
             self.done["a replica paused longer than its lease"] += replica.fork.signal(signal.SIGCONT)
 
     async def _pause_supervised(self) -> None:
-        service = self._dice.choice(SERVICES)
-        await asyncio.sleep(self._dice.uniform(3, 8))
+        service = self._rng.choice(SERVICES)
+        await asyncio.sleep(self._rng.uniform(3, 8))
         with suppress(ProcessLookupError):
             pid = self._fleet.pid(service)
             os.kill(pid, signal.SIGSTOP)

@@ -22,7 +22,7 @@ from paybill_stripe_fake.client import FakeControl
 # Tests are imported by path, and not as a package: this makes their samples importable.
 sys.path.append(str(Path(__file__).parent))
 
-from billing_world import API_KEY, SECRETS, Fake, Publisher, World  # found through the path above
+from billing_testbed import API_KEY, SECRETS, BillingTestbed, Fake, Publisher  # found through the path above
 
 
 def pytest_configure(config):
@@ -90,7 +90,7 @@ def settings(fake, catalogue, tmp_path):
 
 
 @pytest.fixture
-async def world_of(start, nats, log, fake, settings, tmp_path):
+async def testbed_of(start, nats, log, fake, settings, tmp_path):
     """Runs a service at the address to which the fake sends webhooks."""
     async with AsyncExitStack() as stack:
 
@@ -102,14 +102,14 @@ async def world_of(start, nats, log, fake, settings, tmp_path):
                 client = await connect(nats.url, user, nats.password(user))
                 stack.push_async_callback(client.close)
                 publishers.append(Publisher(client, tmp_path / "identities"))
-            return World(served, *publishers, fake, log, f"http://127.0.0.1:{port}")
+            return BillingTestbed(served, *publishers, fake, log, f"http://127.0.0.1:{port}")
 
         yield run
 
 
 @pytest.fixture
-async def world(world_of):
-    return await world_of(service())
+async def testbed(testbed_of):
+    return await testbed_of(service())
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def signed() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-async def outside(world):
+async def outside(testbed):
     """Returns an HTTP client without an API key, as a provider has."""
-    async with httpx.AsyncClient(base_url=world.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as client:
         yield client

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from billing_world import eventually
+from billing_testbed import eventually
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
 
@@ -41,105 +41,105 @@ def bought(fake):
     return run
 
 
-async def failed(world, tenant_id):
+async def failed(testbed, tenant_id):
     async def probe():
-        account = await world.account(tenant_id)
+        account = await testbed.account(tenant_id)
         return account if account and account["status"] == "failed" else None
 
     return (await eventually(probe))["failure"]
 
 
-async def test_existing_subscriptions_entitle_without_message_and_checkout(world, bought) -> None:
+async def test_existing_subscriptions_entitle_without_message_and_checkout(testbed, bought) -> None:
     customer, subscription = await bought()
 
-    await world.tenants.request_tenant(TENANT, customer=customer)
-    subscription_ = await world.subscription(TENANT, "trialing")
+    await testbed.tenants.request_tenant(TENANT, customer=customer)
+    subscription_ = await testbed.subscription(TENANT, "trialing")
 
-    account = await world.account(TENANT)
-    (fact,) = await world.log.facts("billing.account_adopted")
+    account = await testbed.account(TENANT)
+    (fact,) = await testbed.log.facts("billing.account_adopted")
     assert (subscription_["provider_subscription"], subscription_["plan"]["plan"]) == (subscription, "starter")
     assert (account["customer"], account["checkout_url"]) == (customer, None)
     assert (fact.event.tenant_id, fact.event.provider, fact.event.customer) == (TENANT, "stripe", customer)
-    found = await asyncio.to_thread(world.fake.stripe.customers.retrieve, customer)
+    found = await asyncio.to_thread(testbed.fake.stripe.customers.retrieve, customer)
     assert found.metadata["tenant_id"] == TENANT
-    running = world.served.running
+    running = testbed.served.running
     report = await replay(running.service, running.settings, running.database)
     assert report.equal, report.as_dict()
 
 
-async def test_a_customer_belongs_to_one_tenant(world, bought) -> None:
+async def test_a_customer_belongs_to_one_tenant(testbed, bought) -> None:
     customer, _ = await bought()
-    await world.tenants.request_tenant(TENANT, customer=customer)
-    await world.opened(TENANT)
+    await testbed.tenants.request_tenant(TENANT, customer=customer)
+    await testbed.opened(TENANT)
 
-    await world.tenants.request_tenant(OTHER, customer=customer)
-    refused = await failed(world, OTHER)
-    await asyncio.to_thread(world.fake.stripe.customers.update, customer, {"metadata": {"tenant_id": ""}})
+    await testbed.tenants.request_tenant(OTHER, customer=customer)
+    refused = await failed(testbed, OTHER)
+    await asyncio.to_thread(testbed.fake.stripe.customers.update, customer, {"metadata": {"tenant_id": ""}})
     third = "ten_" + "c" * 32
-    await world.tenants.request_tenant(third, customer=customer)
+    await testbed.tenants.request_tenant(third, customer=customer)
 
     assert "another tenant" in refused
-    assert "another tenant" in await failed(world, third)
-    whose = await world.get(f"/v1/providers/stripe/customers/{customer}")
+    assert "another tenant" in await failed(testbed, third)
+    whose = await testbed.get(f"/v1/providers/stripe/customers/{customer}")
     assert (whose["tenant_id"], whose["status"]) == (TENANT, "open")
 
 
-async def test_adopting_an_unknown_customer_is_refused_with_the_reason(world) -> None:
-    await world.tenants.request_tenant(TENANT, customer="cus_nobody")
+async def test_adopting_an_unknown_customer_is_refused_with_the_reason(testbed) -> None:
+    await testbed.tenants.request_tenant(TENANT, customer="cus_nobody")
 
-    assert "Stripe has no such object" in await failed(world, TENANT)
-    answer = await world.served.client.get("/v1/providers/stripe/customers/cus_nobody")
+    assert "Stripe has no such object" in await failed(testbed, TENANT)
+    answer = await testbed.served.client.get("/v1/providers/stripe/customers/cus_nobody")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_customer")
 
 
-async def test_adopting_at_a_provider_without_adoption_is_refused(world) -> None:
-    await world.tenants.request_tenant(TENANT, payment="manual", customer="cus_1")
+async def test_adopting_at_a_provider_without_adoption_is_refused(testbed) -> None:
+    await testbed.tenants.request_tenant(TENANT, payment="manual", customer="cus_1")
 
-    assert "manual cannot adopt an existing customer" in await failed(world, TENANT)
+    assert "manual cannot adopt an existing customer" in await failed(testbed, TENANT)
 
 
-async def test_an_adoption_with_an_unknown_outcome_happens_once(world, bought) -> None:
+async def test_an_adoption_with_an_unknown_outcome_happens_once(testbed, bought) -> None:
     customer, _ = await bought()
-    await asyncio.to_thread(world.fake.control.fail_calls, 1, path="/v1/customers", after=True)
+    await asyncio.to_thread(testbed.fake.control.fail_calls, 1, path="/v1/customers", after=True)
 
-    await world.tenants.request_tenant(TENANT, customer=customer)
+    await testbed.tenants.request_tenant(TENANT, customer=customer)
 
-    await world.subscription(TENANT, "trialing")
-    assert len(await world.log.facts("billing.account_adopted")) == 1
+    await testbed.subscription(TENANT, "trialing")
+    assert len(await testbed.log.facts("billing.account_adopted")) == 1
 
 
-async def test_a_subscription_that_ended_before_the_adoption_emits_nothing(world, bought) -> None:
+async def test_a_subscription_that_ended_before_the_adoption_emits_nothing(testbed, bought) -> None:
     customer, _ = await bought(ended=True)
-    await world.tenants.request_tenant(TENANT, customer=customer)
-    await world.opened(TENANT)
+    await testbed.tenants.request_tenant(TENANT, customer=customer)
+    await testbed.opened(TENANT)
 
-    run = await world.reconciled(repair=True)
+    run = await testbed.reconciled(repair=True)
 
     assert (run["looked"], run["drifted"]) == (1, 0)
-    assert (await world.account(TENANT))["subscriptions"] == []
-    assert await world.log.facts("billing.subscription_ended", at_least=0) == []
+    assert (await testbed.account(TENANT))["subscriptions"] == []
+    assert await testbed.log.facts("billing.subscription_ended", at_least=0) == []
 
 
-async def test_an_adopted_tenant_that_leaves_is_cancelled(world, bought) -> None:
+async def test_an_adopted_tenant_that_leaves_is_cancelled(testbed, bought) -> None:
     customer, _ = await bought()
-    await world.tenants.request_tenant(TENANT, customer=customer)
-    await world.subscription(TENANT, "trialing")
+    await testbed.tenants.request_tenant(TENANT, customer=customer)
+    await testbed.subscription(TENANT, "trialing")
 
-    await world.tenants.publish(
+    await testbed.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=datetime.now(UTC))
     )
 
-    await world.subscription(TENANT, "ended")
+    await testbed.subscription(TENANT, "ended")
 
 
-async def test_a_dry_run_shows_customer_and_plan_of_an_unknown_subscription(world, bought) -> None:
+async def test_a_dry_run_shows_customer_and_plan_of_an_unknown_subscription(testbed, bought) -> None:
     customer, subscription = await bought()
     other, unsold = await bought(None)
-    run = await world.reconciled(repair=False)
+    run = await testbed.reconciled(repair=False)
 
     found = {
         drift["provider_object"]: [drift[name] for name in ("customer", "provider_status", "plan", "version")]
-        for drift in await world.drifts(run)
+        for drift in await testbed.drifts(run)
     }
     assert found == {
         subscription: [customer, "trialing", "starter", 1],
@@ -147,23 +147,23 @@ async def test_a_dry_run_shows_customer_and_plan_of_an_unknown_subscription(worl
     }
 
 
-async def test_reconciliation_reports_a_failed_sync_with_its_reason(world, bought) -> None:
+async def test_reconciliation_reports_a_failed_sync_with_its_reason(testbed, bought) -> None:
     customer, subscription = await bought(None)
-    await world.tenants.request_tenant(TENANT, customer=customer)
+    await testbed.tenants.request_tenant(TENANT, customer=customer)
 
     async def waits():
-        return [one for one in await world.get("/v1/webhooks/waiting") if one["reason"]]
+        return [one for one in await testbed.get("/v1/webhooks/waiting") if one["reason"]]
 
     await eventually(waits)
-    run = await world.reconciled(repair=False)
+    run = await testbed.reconciled(repair=False)
 
-    (drift,) = await world.drifts(run)
+    (drift,) = await testbed.drifts(run)
     assert (drift["tenant_id"], drift["provider_object"]) == (TENANT, subscription)
     assert "provider_prices" in drift["differences"][0]["there"]
 
 
-async def test_providers_are_listed_with_their_capabilities(world) -> None:
-    found = {one["name"]: one for one in await world.get("/v1/providers")}
+async def test_providers_are_listed_with_their_capabilities(testbed) -> None:
+    found = {one["name"]: one for one in await testbed.get("/v1/providers")}
 
     assert {name: one["default"] for name, one in found.items()} == {"manual": False, "stripe": True}
     assert found["manual"]["capabilities"] == []

@@ -13,18 +13,18 @@ from pydantic import ValidationError
 TENANT = "ten_" + "f" * 32
 
 
-async def test_the_tables_in_the_code_are_those_of_the_migrations(world):
-    await check(world.served.running.database, "billing")
+async def test_the_tables_in_the_code_are_those_of_the_migrations(testbed):
+    await check(testbed.served.running.database, "billing")
 
 
-async def test_subscriptions_are_paged_by_their_ids(world):
+async def test_subscriptions_are_paged_by_their_ids(testbed):
     tenants = [f"ten_{number:032x}" for number in range(3)]
     for tenant in tenants:
-        await world.subscribed(tenant)
+        await testbed.subscribed(tenant)
 
-    first = await world.get("/v1/subscriptions", limit=2)
-    second = await world.get("/v1/subscriptions", limit=2, after=first["next"])
-    ended = await world.get("/v1/subscriptions", access="ended")
+    first = await testbed.get("/v1/subscriptions", limit=2)
+    second = await testbed.get("/v1/subscriptions", limit=2, after=first["next"])
+    ended = await testbed.get("/v1/subscriptions", access="ended")
 
     ids = [each["subscription_id"] for each in first["subscriptions"] + second["subscriptions"]]
     assert ids == sorted(ids)
@@ -32,9 +32,9 @@ async def test_subscriptions_are_paged_by_their_ids(world):
     assert (second["next"], ended) == (None, {"subscriptions": [], "next": None})
 
 
-async def test_unknown_objects_are_not_found_with_a_code(world):
-    await world.tenants.request_tenant(TENANT)
-    await world.opened(TENANT)
+async def test_unknown_objects_are_not_found_with_a_code(testbed):
+    await testbed.tenants.request_tenant(TENANT)
+    await testbed.opened(TENANT)
     answers = {
         f"/v1/tenants/ten_{'0' * 32}/account": (404, "unknown_tenant"),
         f"/v1/tenants/ten_{'0' * 32}/entitlements": (404, "unknown_tenant"),
@@ -44,12 +44,12 @@ async def test_unknown_objects_are_not_found_with_a_code(world):
     }
 
     for path, expected in answers.items():
-        answer = await world.served.client.get(path)
+        answer = await testbed.served.client.get(path)
         assert (answer.status_code, answer.json()["code"]) == expected, path
 
 
-async def test_every_route_needs_a_key_with_the_read_scope(world, outside):
-    keys = world.served.running.settings.api_keys_file
+async def test_every_route_needs_a_key_with_the_read_scope(testbed, outside):
+    keys = testbed.served.running.settings.api_keys_file
     kept = json.loads(keys.read_text())
     made = make_key("other", "other", Role.ADMIN, ("tenant:read",), datetime.now(UTC) + timedelta(days=1))
     keys.write_text(json.dumps({"keys": [*kept["keys"], made.stored]}))

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from billing_world import Publisher, eventually
+from billing_testbed import Publisher, eventually
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
 from paybill_contracts.placement import Preset
@@ -43,16 +43,16 @@ def blueprint(*tiers):
     return BlueprintPublished(blueprint="main", content=content, content_hash=f"{len(tiers):064x}")
 
 
-async def send(world, text, *, key=None, **query):
+async def send(testbed, text, *, key=None, **query):
     headers = {"content-type": "application/yaml"} | ({"Idempotency-Key": key} if key else {})
     content = text if isinstance(text, bytes) else text.encode()
-    return await world.served.client.post("/v1/catalogue", content=content, params=query, headers=headers)
+    return await testbed.served.client.post("/v1/catalogue", content=content, params=query, headers=headers)
 
 
-async def test_the_catalogue_on_sale_is_shown_with_its_hash(world):
-    shown = await world.get("/v1/catalogue")
+async def test_the_catalogue_on_sale_is_shown_with_its_hash(testbed):
+    shown = await testbed.get("/v1/catalogue")
 
-    (fact,) = await world.log.facts("billing.catalogue_published")
+    (fact,) = await testbed.log.facts("billing.catalogue_published")
     assert shown["product"] == "paybill-demo"
     assert [plan["plan"] for plan in shown["plans"]] == ["starter", "team", "business"]
     assert [meter["meter"] for meter in shown["meters"]] == ["calls"]
@@ -61,14 +61,14 @@ async def test_the_catalogue_on_sale_is_shown_with_its_hash(world):
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_the_catalogue_file_is_ignored_after_the_first_publication(start, world, settings, catalogue):
+async def test_the_catalogue_file_is_ignored_after_the_first_publication(start, testbed, settings, catalogue):
     catalogue.write_text("product: [\n")
-    url = world.served.running.settings.database_url
+    url = testbed.served.running.settings.database_url
 
     restarted = await start(service(), url, **{**settings, "http_port": 0})
 
     assert (await restarted.client.get("/v1/catalogue")).json()["product"] == "shop"
-    facts = await world.log.facts("billing.catalogue_published", "billing.publishers_allowed", at_least=2)
+    facts = await testbed.log.facts("billing.catalogue_published", "billing.publishers_allowed", at_least=2)
     assert len(facts) == 2
 
 
@@ -85,12 +85,12 @@ async def test_an_invalid_first_catalogue_aborts_the_start(start, settings):
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_a_dry_run_changes_nothing_and_a_publication_is_idempotent(world):
-    dry = (await send(world, SECOND, dry_run="true")).json()
-    unchanged = await world.get("/v1/catalogue")
-    done = await send(world, SECOND, key="k1")
-    repeated = (await send(world, SECOND)).json()
-    same = await send(world, SECOND, key="k1")
+async def test_a_dry_run_changes_nothing_and_a_publication_is_idempotent(testbed):
+    dry = (await send(testbed, SECOND, dry_run="true")).json()
+    unchanged = await testbed.get("/v1/catalogue")
+    done = await send(testbed, SECOND, key="k1")
+    repeated = (await send(testbed, SECOND)).json()
+    same = await send(testbed, SECOND, key="k1")
 
     assert (dry["changes"], dry["added"], dry["retired"], dry["refused"]) == (True, ["pro@2"], [], [])
     assert dry["versions"][0]["before"] == "pro@1"
@@ -99,59 +99,59 @@ async def test_a_dry_run_changes_nothing_and_a_publication_is_idempotent(world):
     assert done.status_code == 200, done.text
     assert done.json() == dry == same.json()
     assert not repeated["changes"]
-    assert [plan["version"] for plan in (await world.get("/v1/catalogue"))["plans"]] == [1, 2]
-    facts = await world.log.facts("billing.catalogue_published", at_least=2)
+    assert [plan["version"] for plan in (await testbed.get("/v1/catalogue"))["plans"]] == [1, 2]
+    facts = await testbed.log.facts("billing.catalogue_published", at_least=2)
     assert [fact.origin.actor.partition(":")[0] for fact in facts] == ["service", "operator"]
     assert facts[1].event.content_hash == dry["content_hash"]
 
 
 @pytest.mark.parametrize("catalogue", [SECOND], indirect=True)
-async def test_a_version_missing_in_the_new_file_is_retired_and_stays_known(world):
-    done = (await send(world, FIRST)).json()
+async def test_a_version_missing_in_the_new_file_is_retired_and_stays_known(testbed):
+    done = (await send(testbed, FIRST)).json()
 
-    shown = await world.get("/v1/catalogue")
+    shown = await testbed.get("/v1/catalogue")
     assert (done["added"], done["retired"]) == ([], ["pro@2"])
     assert [plan["version"] for plan in shown["retired"]] == [2]
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_an_edit_of_a_published_version_is_refused_with_file_line_and_reason(world):
+async def test_an_edit_of_a_published_version_is_refused_with_file_line_and_reason(testbed):
     edited = FIRST.replace("2900", "3900").replace("{meter: calls}", "{meter: calls, window: day}")
 
-    dry = (await send(world, edited, dry_run="true", file="new/plans.yaml")).json()
-    refused = await send(world, edited, file="new/plans.yaml")
+    dry = (await send(testbed, edited, dry_run="true", file="new/plans.yaml")).json()
+    refused = await send(testbed, edited, file="new/plans.yaml")
 
     problem = refused.json()
     assert (refused.status_code, problem["code"]) == (409, "catalogue_refused")
     assert problem["detail"].splitlines() == dry["refused"]
     assert dry["refused"][0].startswith("new/plans.yaml:3: the meter calls differs in window")
     assert dry["refused"][1].startswith("new/plans.yaml:15: pro@1 is published and differs in prices")
-    (fact,) = await world.log.facts("billing.request_refused")
+    (fact,) = await testbed.log.facts("billing.request_refused")
     assert (fact.event.verb, fact.event.code) == ("publish_catalogue", "catalogue_refused")
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_a_tier_that_cannot_be_built_is_refused_after_the_blueprint_is_published(world, nats, tmp_path):
+async def test_a_tier_that_cannot_be_built_is_refused_after_the_blueprint_is_published(testbed, nats, tmp_path):
     gold = SECOND.replace("tier: pro", "tier: gold", 1)
     client = await connect(nats.url, "provisioner", nats.password("provisioner"))
     await Publisher(client, tmp_path / "identities").publish(blueprint("pro", "basic"))
     await client.close()
 
     async def buildable_tiers():
-        return (await world.get("/v1/catalogue"))["tiers"]
+        return (await testbed.get("/v1/catalogue"))["tiers"]
 
     assert [tier["tier"] for tier in await eventually(buildable_tiers)] == ["basic", "pro"]
-    dry = (await send(world, gold, dry_run="true")).json()
-    good = await send(world, SECOND)
+    dry = (await send(testbed, gold, dry_run="true")).json()
+    good = await send(testbed, SECOND)
 
     assert "plans.yaml:8: pro@1 needs the tier gold (pooled), which the blueprint does not have" in dry["refused"][1]
     assert good.status_code == 200
-    running = world.served.running
+    running = testbed.served.running
     report = await replay(running.service, running.settings, running.database)
     assert report.equal, report.as_dict()
 
 
-async def test_an_invalid_body_is_refused(world):
+async def test_an_invalid_body_is_refused(testbed):
     refused = {
         b"\xff\xfe": "plans.yaml:1: the file is not UTF-8",
         b"": "plans.yaml:1: the file is empty",
@@ -160,21 +160,21 @@ async def test_an_invalid_body_is_refused(world):
     }
 
     for body, detail in refused.items():
-        response = await send(world, body)
+        response = await send(testbed, body)
         assert (response.status_code, response.json()["code"]) == (422, "invalid_plans")
         assert response.json()["detail"].startswith(detail)
-    large = await send(world, "#" * (1024 * 1024 + 1))
-    named = await send(world, FIRST, file="a\nb")
+    large = await send(testbed, "#" * (1024 * 1024 + 1))
+    named = await send(testbed, FIRST, file="a\nb")
     assert large.status_code == 413
     assert (named.status_code, named.json()["code"]) == (422, "invalid_request")
 
 
-async def test_concurrent_publications_are_applied_one_after_the_other(world):
+async def test_concurrent_publications_are_applied_one_after_the_other(testbed):
     other = SECOND.replace("version: 2", "version: 3")
 
-    responses = await asyncio.gather(*(send(world, text) for text in (SECOND, other)))
+    responses = await asyncio.gather(*(send(testbed, text) for text in (SECOND, other)))
 
     assert [response.status_code for response in responses] == [200, 200]
-    shown = await world.get("/v1/catalogue")
+    shown = await testbed.get("/v1/catalogue")
     assert len(shown["plans"]) == 2
     assert {plan["version"] for plan in shown["retired"] if plan["plan"] == "pro"} <= {2, 3}

@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 import pytest
-from billing_world import eventually
+from billing_testbed import eventually
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
 
@@ -12,62 +12,62 @@ TENANT = "ten_" + "a" * 32
 
 
 @pytest.fixture
-async def subscribed(world):
+async def subscribed(testbed):
     """A tenant with the plan `starter`."""
-    return await world.subscribed(TENANT, "starter")
+    return await testbed.subscribed(TENANT, "starter")
 
 
-async def send_request(world, subscription, kind, **more):
+async def send_request(testbed, subscription, kind, **more):
     body = {"kind": kind, "reason": "asked for", **more}
-    return await world.served.client.post(f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=body)
+    return await testbed.served.client.post(f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=body)
 
 
-async def requested(world, subscription, kind, **more):
-    response = await send_request(world, subscription, kind, **more)
+async def requested(testbed, subscription, kind, **more):
+    response = await send_request(testbed, subscription, kind, **more)
     assert response.status_code == 202, response.text
     return response.json()
 
 
-async def at(world, change, *statuses):
+async def at(testbed, change, *statuses):
     """Returns the change as soon as it has one of the statuses."""
 
     async def load():
-        found = await world.get(f"/v1/changes/{change['id']}")
+        found = await testbed.get(f"/v1/changes/{change['id']}")
         return found if found["status"] in statuses else None
 
     return await eventually(load)
 
 
-async def confirmed(world, change):
-    quoted = await at(world, change, "quoted")
+async def confirmed(testbed, change):
+    quoted = await at(testbed, change, "quoted")
     path = f"/v1/changes/{change['id']}/confirm"
-    response = await world.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]})
+    response = await testbed.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]})
     assert response.status_code == 202, response.text
     return quoted
 
 
-async def shows(world, subscription, condition):
+async def shows(testbed, subscription, condition):
     async def load():
-        found = await world.get(f"/v1/subscriptions/{subscription['subscription_id']}")
+        found = await testbed.get(f"/v1/subscriptions/{subscription['subscription_id']}")
         return found if condition(found) else None
 
     return await eventually(load)
 
 
-async def test_a_change_is_quoted_confirmed_and_applied_at_the_quoted_price(world, subscribed):
-    change = await requested(world, subscribed, "plan", plan="business", quantity=2)
-    quoted = await confirmed(world, change)
-    done = await at(world, change, "applied", "refused")
-    shown = await shows(world, subscribed, lambda found: found["plan"]["plan"] == "business")
+async def test_a_change_is_quoted_confirmed_and_applied_at_the_quoted_price(testbed, subscribed):
+    change = await requested(testbed, subscribed, "plan", plan="business", quantity=2)
+    quoted = await confirmed(testbed, change)
+    done = await at(testbed, change, "applied", "refused")
+    shown = await shows(testbed, subscribed, lambda found: found["plan"]["plan"] == "business")
 
     quote = quoted["quote"]
-    newest = world.fake.stripe.invoices.list({"subscription": subscribed["provider_subscription"]}).data[0]
+    newest = testbed.fake.stripe.invoices.list({"subscription": subscribed["provider_subscription"]}).data[0]
     assert done["status"] == "applied"
     assert newest.amount_paid == quote["proration"]["due_now"]["minor"] > 0
     assert (shown["quantity"], shown["access"]) == (2, "active")
     assert (quote["tier_before"], quote["tier_after"]) == ("starter", "business")
     assert (quote["placement_before"], quote["placement_after"]) == ("pooled", "silo")
-    facts = await world.log.facts(
+    facts = await testbed.log.facts(
         "billing.change_requested",
         "billing.change_quoted",
         "billing.change_confirmed",
@@ -79,13 +79,13 @@ async def test_a_change_is_quoted_confirmed_and_applied_at_the_quoted_price(worl
     assert facts[3].origin.cause == facts[2].id
 
 
-async def test_a_change_at_the_period_end_is_pending_until_then(world, subscribed):
-    change = await requested(world, subscribed, "plan", plan="business", when="period_end")
-    quoted = await confirmed(world, change)
-    waiting = await shows(world, subscribed, lambda found: found["pending"] is not None)
+async def test_a_change_at_the_period_end_is_pending_until_then(testbed, subscribed):
+    change = await requested(testbed, subscribed, "plan", plan="business", when="period_end")
+    quoted = await confirmed(testbed, change)
+    waiting = await shows(testbed, subscribed, lambda found: found["pending"] is not None)
     ends = datetime.fromisoformat(quoted["quote"]["proration"]["effective_at"])
-    await asyncio.to_thread(world.fake.control.advance_clock, timedelta(days=32))
-    then = await shows(world, subscribed, lambda found: found["plan"]["plan"] == "business")
+    await asyncio.to_thread(testbed.fake.control.advance_clock, timedelta(days=32))
+    then = await shows(testbed, subscribed, lambda found: found["plan"]["plan"] == "business")
 
     assert waiting["plan"]["plan"] == "starter"
     assert (waiting["pending"]["plan"], datetime.fromisoformat(waiting["pending"]["at"])) == ("business", ends)
@@ -93,33 +93,33 @@ async def test_a_change_at_the_period_end_is_pending_until_then(world, subscribe
     assert then["price"] == quoted["quote"]["proration"]["next_amount"]
 
 
-async def test_a_scheduled_cancellation_can_be_reversed(world, subscribed):
-    cancelled = await requested(world, subscribed, "cancel", when="period_end", confirm=True)
-    await at(world, cancelled, "applied")
-    until = await shows(world, subscribed, lambda found: found["cancel_at"] is not None)
-    back = await requested(world, subscribed, "reactivate", confirm=True)
-    await at(world, back, "applied")
-    after = await shows(world, subscribed, lambda found: found["cancel_at"] is None)
+async def test_a_scheduled_cancellation_can_be_reversed(testbed, subscribed):
+    cancelled = await requested(testbed, subscribed, "cancel", when="period_end", confirm=True)
+    await at(testbed, cancelled, "applied")
+    until = await shows(testbed, subscribed, lambda found: found["cancel_at"] is not None)
+    back = await requested(testbed, subscribed, "reactivate", confirm=True)
+    await at(testbed, back, "applied")
+    after = await shows(testbed, subscribed, lambda found: found["cancel_at"] is None)
 
     assert (until["access"], after["access"]) == ("active", "active")
 
 
-async def test_a_subscription_is_paused_resumed_and_cancelled_now(world, subscribed):
+async def test_a_subscription_is_paused_resumed_and_cancelled_now(testbed, subscribed):
     for kind, access in (("pause", "paused"), ("resume", "active"), ("cancel", "ended")):
-        change = await requested(world, subscribed, kind, confirm=True)
-        await at(world, change, "applied")
-        await shows(world, subscribed, lambda found, access=access: found["access"] == access)
+        change = await requested(testbed, subscribed, kind, confirm=True)
+        await at(testbed, change, "applied")
+        await shows(testbed, subscribed, lambda found, access=access: found["access"] == access)
 
-    (ended,) = await world.log.facts("billing.subscription_ended")
+    (ended,) = await testbed.log.facts("billing.subscription_ended")
     assert ended.event.subscription_id == subscribed["subscription_id"]
 
 
-async def test_a_subscription_has_one_open_change_until_it_is_discarded(world, subscribed):
-    first = await requested(world, subscribed, "plan", plan="business")
-    second = await send_request(world, subscribed, "cancel")
-    await at(world, first, "quoted")
-    discarded = await world.served.client.post(f"/v1/changes/{first['id']}/discard")
-    third = await send_request(world, subscribed, "cancel", when="period_end")
+async def test_a_subscription_has_one_open_change_until_it_is_discarded(testbed, subscribed):
+    first = await requested(testbed, subscribed, "plan", plan="business")
+    second = await send_request(testbed, subscribed, "cancel")
+    await at(testbed, first, "quoted")
+    discarded = await testbed.served.client.post(f"/v1/changes/{first['id']}/discard")
+    third = await send_request(testbed, subscribed, "cancel", when="period_end")
 
     assert (second.status_code, second.json()["code"]) == (409, "change_open")
     assert first["id"] in second.json()["detail"]
@@ -127,46 +127,50 @@ async def test_a_subscription_has_one_open_change_until_it_is_discarded(world, s
     assert third.status_code == 202
 
 
-async def test_concurrent_requests_create_one_change(world, subscribed):
+async def test_concurrent_requests_create_one_change(testbed, subscribed):
     responses = await asyncio.gather(
-        *(send_request(world, subscribed, "plan", quantity=number) for number in range(2, 8))
+        *(send_request(testbed, subscribed, "plan", quantity=number) for number in range(2, 8))
     )
 
     assert sorted(response.status_code for response in responses) == [202, 409, 409, 409, 409, 409]
     assert {response.json().get("code") for response in responses} == {None, "change_open"}
 
 
-async def test_a_request_is_idempotent_by_its_key(world, subscribed):
+async def test_a_request_is_idempotent_by_its_key(testbed, subscribed):
     path = f"/v1/subscriptions/{subscribed['subscription_id']}/changes"
     body = {"kind": "plan", "plan": "business", "reason": "grow"}
 
-    responses = [await world.served.client.post(path, json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+    responses = [
+        await testbed.served.client.post(path, json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)
+    ]
 
     assert [response.status_code for response in responses] == [202, 202]
     assert responses[0].json()["id"] == responses[1].json()["id"]
 
 
-async def test_a_confirmation_with_another_hash_is_refused(world, subscribed):
-    change = await requested(world, subscribed, "plan", plan="business")
-    quoted = await at(world, change, "quoted")
+async def test_a_confirmation_with_another_hash_is_refused(testbed, subscribed):
+    change = await requested(testbed, subscribed, "plan", plan="business")
+    quoted = await at(testbed, change, "quoted")
     path = f"/v1/changes/{change['id']}/confirm"
 
-    ((due,),) = await world.sql("SELECT due FROM changes")
-    wrong = await world.served.client.post(path, json={"quote_hash": "0" * 64})
-    right = [await world.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]}) for _ in range(2)]
+    ((due,),) = await testbed.sql("SELECT due FROM changes")
+    wrong = await testbed.served.client.post(path, json={"quote_hash": "0" * 64})
+    right = [
+        await testbed.served.client.post(path, json={"quote_hash": quoted["quote"]["quote_hash"]}) for _ in range(2)
+    ]
 
     assert due == quoted["quote"]["valid_until"].rstrip("Z"), "the timer reads this column"
     assert (wrong.status_code, wrong.json()["code"]) == (409, "quote_changed")
     assert [response.status_code for response in right] == [202, 202]
 
 
-async def test_a_refusal_of_the_provider_is_recorded_with_its_codes_and_changes_nothing(world, subscribed):
-    customer = (await world.account(TENANT))["customer"]
-    await asyncio.to_thread(world.fake.control.set_payment, customer, "fail")
+async def test_a_refusal_of_the_provider_is_recorded_with_its_codes_and_changes_nothing(testbed, subscribed):
+    customer = (await testbed.account(TENANT))["customer"]
+    await asyncio.to_thread(testbed.fake.control.set_payment, customer, "fail")
 
-    change = await requested(world, subscribed, "plan", plan="business", confirm=True)
-    refused = await at(world, change, "refused")
-    after = await world.get(f"/v1/subscriptions/{subscribed['subscription_id']}")
+    change = await requested(testbed, subscribed, "plan", plan="business", confirm=True)
+    refused = await at(testbed, change, "refused")
+    after = await testbed.get(f"/v1/subscriptions/{subscribed['subscription_id']}")
 
     assert refused["code"] == "provider_refused"
     assert "402" in refused["refusal"]
@@ -190,45 +194,45 @@ REFUSALS = [
 ]
 
 
-async def test_impossible_changes_are_refused_with_a_code(world, subscribed):
-    responses = [await send_request(world, subscribed, **body) for body, _, _ in REFUSALS]
+async def test_impossible_changes_are_refused_with_a_code(testbed, subscribed):
+    responses = [await send_request(testbed, subscribed, **body) for body, _, _ in REFUSALS]
 
     refusals = [(response.status_code, response.json()["code"]) for response in responses]
     assert refusals == [(status, code) for _, status, code in REFUSALS]
 
 
-async def test_unknown_subscriptions_and_changes_are_not_found(world):
+async def test_unknown_subscriptions_and_changes_are_not_found(testbed):
     unknown = {"subscription_id": "sub_" + "0" * 32}
 
     for response in (
-        await send_request(world, unknown, "cancel"),
-        await world.served.client.get(f"/v1/subscriptions/{unknown['subscription_id']}"),
-        await world.served.client.get("/v1/changes/chg_" + "0" * 32),
-        await world.served.client.post("/v1/changes/chg_" + "0" * 32 + "/discard"),
+        await send_request(testbed, unknown, "cancel"),
+        await testbed.served.client.get(f"/v1/subscriptions/{unknown['subscription_id']}"),
+        await testbed.served.client.get("/v1/changes/chg_" + "0" * 32),
+        await testbed.served.client.post("/v1/changes/chg_" + "0" * 32 + "/discard"),
     ):
         assert response.status_code == 404
 
 
-async def test_a_leaving_tenant_cannot_change_its_subscription(world, subscribed):
-    await asyncio.to_thread(world.fake.control.pause_delivery)
+async def test_a_leaving_tenant_cannot_change_its_subscription(testbed, subscribed):
+    await asyncio.to_thread(testbed.fake.control.pause_delivery)
     now = datetime.fromisoformat(subscribed["period_start"])
-    await world.tenants.publish(
+    await testbed.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=now)
     )
-    await world.log.facts("billing.cancellation_requested")
+    await testbed.log.facts("billing.cancellation_requested")
 
-    response = await send_request(world, subscribed, "plan", plan="business")
+    response = await send_request(testbed, subscribed, "plan", plan="business")
 
     assert (response.status_code, response.json()["code"]) == (409, "tenant_leaving")
 
 
-async def test_changes_replay_to_the_same_tables(world, subscribed):
-    change = await requested(world, subscribed, "plan", plan="business")
-    await confirmed(world, change)
-    await at(world, change, "applied")
-    await shows(world, subscribed, lambda found: found["plan"]["plan"] == "business")
-    await world.settled()
-    running = world.served.running
+async def test_changes_replay_to_the_same_tables(testbed, subscribed):
+    change = await requested(testbed, subscribed, "plan", plan="business")
+    await confirmed(testbed, change)
+    await at(testbed, change, "applied")
+    await shows(testbed, subscribed, lambda found: found["plan"]["plan"] == "business")
+    await testbed.settled()
+    running = testbed.served.running
 
     report = await replay(running.service, running.settings, running.database)
 

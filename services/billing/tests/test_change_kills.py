@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from billing_samples import EMAIL
-from billing_world import eventually
+from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.providers.sync_queue import enqueue_sync
 from paybill_billing.subscriptions.tables import ACCOUNTS
@@ -81,7 +81,7 @@ async def kill(served):
     await served.running.database.close()
 
 
-async def test_a_worker_killed_before_it_records_the_outcome_changes_once(world_of, start, settings, fake):
+async def test_a_worker_killed_before_it_records_the_outcome_changes_once(testbed_of, start, settings, fake):
     ordinary, stalled = service(), []
 
     def effects(settings_, secrets):
@@ -89,16 +89,16 @@ async def test_a_worker_killed_before_it_records_the_outcome_changes_once(world_
         stalled.append(Stalled(external.by_name["stripe"]))
         return replace(external, by_name={**external.by_name, "stripe": stalled[0]})
 
-    world = await world_of(replace(ordinary, effects=effects))
-    subscription = await world.subscribed(TENANT, "starter")
+    testbed = await testbed_of(replace(ordinary, effects=effects))
+    subscription = await testbed.subscribed(TENANT, "starter")
     path = f"/v1/subscriptions/{subscription['subscription_id']}/changes"
     body = {"kind": "plan", "plan": "business", "reason": "grow", "confirm": True}
-    change = (await world.served.client.post(path, json=body)).json()
+    change = (await testbed.served.client.post(path, json=body)).json()
     await asyncio.wait_for(stalled[0].made.wait(), 10)
-    await kill(world.served)
+    await kill(testbed.served)
 
-    other = await start(service(), url=world.served.running.settings.database_url, **settings)
-    (applied,) = await world.log.facts("billing.change_applied")
+    other = await start(service(), url=testbed.served.running.settings.database_url, **settings)
+    (applied,) = await testbed.log.facts("billing.change_applied")
 
     async def shown():
         response = await other.client.get(f"/v1/subscriptions/{subscription['subscription_id']}")
@@ -110,29 +110,31 @@ async def test_a_worker_killed_before_it_records_the_outcome_changes_once(world_
     assert len(invoices) == 2
 
 
-async def test_a_lost_response_of_the_provider_changes_once(world, fake):
-    subscription = await world.subscribed(TENANT, "starter")
+async def test_a_lost_response_of_the_provider_changes_once(testbed, fake):
+    subscription = await testbed.subscribed(TENANT, "starter")
     target = f"/v1/subscriptions/{subscription['provider_subscription']}"
     path = f"/v1/subscriptions/{subscription['subscription_id']}/changes"
-    change = (await world.served.client.post(path, json={"kind": "plan", "plan": "business", "reason": "grow"})).json()
+    change = (
+        await testbed.served.client.post(path, json={"kind": "plan", "plan": "business", "reason": "grow"})
+    ).json()
 
     async def quoted():
-        found = await world.get(f"/v1/changes/{change['id']}")
+        found = await testbed.get(f"/v1/changes/{change['id']}")
         return found["quote"]
 
     quote = await eventually(quoted)
     await asyncio.to_thread(fake.control.fail_calls, 2, path=target, after=True)
-    await world.served.client.post(f"/v1/changes/{change['id']}/confirm", json={"quote_hash": quote["quote_hash"]})
-    await world.log.facts("billing.change_applied", timeout_s=20)
+    await testbed.served.client.post(f"/v1/changes/{change['id']}/confirm", json={"quote_hash": quote["quote_hash"]})
+    await testbed.log.facts("billing.change_applied", timeout_s=20)
 
     invoices = fake.stripe.invoices.list({"subscription": subscription["provider_subscription"]}).data
     assert len(invoices) == 2
     assert invoices[0].amount_paid == quote["proration"]["due_now"]["minor"]
 
 
-async def subscribed(world, count):
+async def subscribed(testbed, count):
     """Creates `count` tenants with open accounts and a subscription at the Stripe fake."""
-    fake, running = world.fake, world.served.running
+    fake, running = testbed.fake, testbed.served.running
     tenants = [f"ten_{number:032x}" for number in range(count)]
     price = fake.stripe.prices.create(
         {
@@ -176,15 +178,15 @@ async def subscribed(world, count):
     await running.context.decide(origin, lambda *_: None, extra_statements=extra_statements)
 
     async def all_synced():
-        rows = await world.sql("SELECT count(*) FROM subscriptions WHERE access = 'active'")
+        rows = await testbed.sql("SELECT count(*) FROM subscriptions WHERE access = 'active'")
         return rows[0][0] == count
 
     await eventually(all_synced, timeout_s=30)
     return tenants
 
 
-async def publish(world, text):
-    response = await world.served.client.post("/v1/catalogue", content=text)
+async def publish(testbed, text):
+    response = await testbed.served.client.post("/v1/catalogue", content=text)
     assert response.status_code == 200, response.text
 
 
@@ -198,27 +200,27 @@ async def migrated(client, migration, condition):
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
 async def test_a_plan_migration_changes_200_subscriptions_once_each_over_a_pause_and_a_crash(
-    world_of, start, settings, fake
+    testbed_of, start, settings, fake
 ):
-    world = await world_of(service())
-    await subscribed(world, SUBSCRIBERS)
-    await publish(world, SECOND)
+    testbed = await testbed_of(service())
+    await subscribed(testbed, SUBSCRIBERS)
+    await publish(testbed, SECOND)
     query = {"from_plan": "pro", "from_version": 1, "to_plan": "pro", "to_version": 2}
-    preview = await world.get("/v1/moves/preview", **query)
+    preview = await testbed.get("/v1/moves/preview", **query)
     migration = (
-        await world.served.client.post("/v1/moves", json={**query, "when": "now", "reason": "new prices"})
+        await testbed.served.client.post("/v1/moves", json={**query, "when": "now", "reason": "new prices"})
     ).json()
-    await migrated(world.served.client, migration, lambda found: found["moved"] > 20)
-    await world.served.client.post(f"/v1/moves/{migration['id']}/pause", json={"reason": "check first"})
-    paused = await migrated(world.served.client, migration, lambda found: found["moved"] == found["asked"])
-    await world.served.client.post(f"/v1/moves/{migration['id']}/resume")
-    await migrated(world.served.client, migration, lambda found: found["moved"] > paused["moved"])
-    await kill(world.served)
+    await migrated(testbed.served.client, migration, lambda found: found["moved"] > 20)
+    await testbed.served.client.post(f"/v1/moves/{migration['id']}/pause", json={"reason": "check first"})
+    paused = await migrated(testbed.served.client, migration, lambda found: found["moved"] == found["asked"])
+    await testbed.served.client.post(f"/v1/moves/{migration['id']}/resume")
+    await migrated(testbed.served.client, migration, lambda found: found["moved"] > paused["moved"])
+    await kill(testbed.served)
 
-    other = await start(service(), url=world.served.running.settings.database_url, **settings)
+    other = await start(service(), url=testbed.served.running.settings.database_url, **settings)
     done = await migrated(other.client, migration, lambda found: found["status"] == "finished")
 
-    facts = await world.log.facts("billing.change_applied", at_least=SUBSCRIBERS)
+    facts = await testbed.log.facts("billing.change_applied", at_least=SUBSCRIBERS)
     applied = Counter(fact.event.subscription_id for fact in facts if isinstance(fact.event, ChangeApplied))
     invoices = Counter(
         invoice.parent.subscription_details.subscription
@@ -244,23 +246,23 @@ async def test_a_plan_migration_changes_200_subscriptions_once_each_over_a_pause
 
 
 @pytest.mark.parametrize("catalogue", [FIRST], indirect=True)
-async def test_a_plan_migration_reports_refused_changes_and_a_second_one_is_refused(world):
+async def test_a_plan_migration_reports_refused_changes_and_a_second_one_is_refused(testbed):
     tenants = [f"ten_{number:032x}" for number in range(3)]
-    subscriptions = [await world.subscribed(tenant, "pro") for tenant in tenants]
-    await publish(world, SECOND)
+    subscriptions = [await testbed.subscribed(tenant, "pro") for tenant in tenants]
+    await publish(testbed, SECOND)
     refused_path = f"/v1/subscriptions/{subscriptions[0]['subscription_id']}/changes"
-    await world.served.client.post(refused_path, json={"kind": "cancel", "when": "period_end", "reason": "x"})
+    await testbed.served.client.post(refused_path, json={"kind": "cancel", "when": "period_end", "reason": "x"})
     query = {"from_plan": "pro", "from_version": 1, "to_plan": "pro", "to_version": 2}
 
-    client = world.served.client
+    client = testbed.served.client
     migration = (await client.post("/v1/moves", json={**query, "reason": "new prices"})).json()
     second = await client.post("/v1/moves", json={**query, "reason": "late"})
     done = await migrated(client, migration, lambda found: found["status"] == "finished")
-    refused = (await world.get("/v1/changes", move_id=migration["id"], status="refused"))["changes"]
-    await asyncio.to_thread(world.fake.control.advance_clock, timedelta(days=32))
+    refused = (await testbed.get("/v1/changes", move_id=migration["id"], status="refused"))["changes"]
+    await asyncio.to_thread(testbed.fake.control.advance_clock, timedelta(days=32))
 
     async def all_synced():
-        subscriptions_ = [await world.subscription(tenant, "active") for tenant in tenants]
+        subscriptions_ = [await testbed.subscription(tenant, "active") for tenant in tenants]
         return [subscription["plan"]["version"] for subscription in subscriptions_] == [1, 2, 2]
 
     await eventually(all_synced)

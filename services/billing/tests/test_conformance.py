@@ -30,8 +30,8 @@ from acmepay import AcmeInbound, AcmePay, Remote, sign  # found through the path
 
 PLAN = plan("pro", 1)
 SECRET = b"0123456789abcdef"
-PROMISES = conformance.CHECKS
-every_promise = pytest.mark.parametrize("check", PROMISES, ids=lambda check: check.__name__)
+CHECKS = conformance.CHECKS
+every_check = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 
 
 class Orders:
@@ -48,7 +48,7 @@ class Orders:
         return datetime.now(UTC)
 
 
-class AtAcmePay(Orders):
+class AcmePayRig(Orders):
     def __init__(self) -> None:
         super().__init__()
         self.remote = Remote()
@@ -67,7 +67,7 @@ class AtAcmePay(Orders):
         return sign(body, at, SECRET)
 
 
-class ByInvoice(Orders):
+class ManualRig(Orders):
     def __init__(self, contract_store) -> None:
         super().__init__()
         self.contract_store = contract_store
@@ -83,7 +83,7 @@ class ByInvoice(Orders):
         return opened.checkout
 
 
-class AtStripe(Orders):
+class StripeRig(Orders):
     def __init__(self, provider, fake) -> None:
         super().__init__()
         self.provider = provider
@@ -97,7 +97,7 @@ class AtStripe(Orders):
         return datetime.fromtimestamp(self.fake.control.clock()["now"], UTC)
 
 
-class StripesMessages:
+class StripeMessages:
     inbound = StripeInbound((SECRET.decode(),))
 
     def message(self) -> bytes:
@@ -111,51 +111,51 @@ class StripesMessages:
 
 
 @pytest.fixture
-async def by_invoice(start, fake, settings):
+async def manual_rig(start, fake, settings):
     served = await start(service(), **settings)
     contract_store = ManualContractTable()
     await contract_store.set_context(served.running.context)
-    return ByInvoice(contract_store)
+    return ManualRig(contract_store)
 
 
 @pytest.fixture
-async def at_stripe(fake):
+async def stripe_rig(fake):
     async with AsyncExitStack() as stack:
         provider = Stripe("sk_test_0123456789", fake.url, "http://127.0.0.1/back", 1000)
         stack.push_async_callback(provider.close)
-        yield AtStripe(provider, fake)
+        yield StripeRig(provider, fake)
 
 
-@every_promise
+@every_check
 async def test_a_third_party_conforms(check) -> None:
-    await check(AtAcmePay())
+    await check(AcmePayRig())
 
 
 @pytest.mark.parametrize("check", conformance.INBOUND_CHECKS, ids=lambda check: check.__name__)
 async def test_the_messages_of_a_third_party_conform(check) -> None:
-    await check(AtAcmePay())
+    await check(AcmePayRig())
 
 
 @pytest.mark.parametrize(
     "check", [*conformance.PORTAL_CHECKS, *conformance.LIST_CHECKS], ids=lambda check: check.__name__
 )
 async def test_optional_capabilities_of_a_third_party_conform(check) -> None:
-    await check(AtAcmePay())
+    await check(AcmePayRig())
 
 
-async def test_the_manual_provider_conforms(by_invoice) -> None:
-    for check in PROMISES:
-        await check(by_invoice)
+async def test_the_manual_provider_conforms(manual_rig) -> None:
+    for check in CHECKS:
+        await check(manual_rig)
 
 
-async def test_stripe_conforms(at_stripe) -> None:
-    for check in (*PROMISES, *conformance.LIST_CHECKS, *conformance.PORTAL_CHECKS, *conformance.ADOPT_CHECKS):
-        await check(at_stripe)
+async def test_stripe_conforms(stripe_rig) -> None:
+    for check in (*CHECKS, *conformance.LIST_CHECKS, *conformance.PORTAL_CHECKS, *conformance.ADOPT_CHECKS):
+        await check(stripe_rig)
 
 
 @pytest.mark.parametrize("check", conformance.INBOUND_CHECKS, ids=lambda check: check.__name__)
 async def test_the_messages_of_stripe_conform(check) -> None:
-    await check(StripesMessages())
+    await check(StripeMessages())
 
 
 class Forgetful(AcmePay):
@@ -193,7 +193,7 @@ class Forgetful(AcmePay):
     ids=lambda check: check.__name__,
 )
 async def test_a_nonconforming_provider_fails_the_check(check) -> None:
-    rig = AtAcmePay()
+    rig = AcmePayRig()
     rig.provider = Forgetful(rig.remote)
 
     with pytest.raises(NonConformingError):
@@ -211,7 +211,7 @@ class Trusting:
 
 
 async def test_a_provider_that_accepts_unsigned_messages_fails_the_check() -> None:
-    rig = AtAcmePay()
+    rig = AcmePayRig()
     rig.inbound = Trusting()
 
     with pytest.raises(NonConformingError, match="without a signature"):

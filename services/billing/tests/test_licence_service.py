@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from billing_world import eventually
-from licence_world import (
+from billing_testbed import eventually
+from licence_testbed import (
     SUBSCRIPTION,
     TENANT,
     Vendor,

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import stripe
-from billing_world import API_KEY, SECRETS, eventually
+from billing_testbed import API_KEY, SECRETS, eventually
 from paybill_embedded.ports import free_port
 
 TENANT = "ten_" + "a" * 32
@@ -91,32 +91,32 @@ def subscribe(at) -> tuple[str, str]:
 
 
 @pytest.fixture
-async def adopted(world, localstripe):
+async def adopted(testbed, localstripe):
     """Adopts an existing customer as a tenant; returns the subscription's id at the emulator."""
     customer, subscription = await asyncio.to_thread(subscribe, localstripe.stripe)
-    await world.tenants.request_tenant(TENANT, "team", customer=customer)
-    await world.subscription(TENANT, "active")
+    await testbed.tenants.request_tenant(TENANT, "team", customer=customer)
+    await testbed.subscription(TENANT, "active")
     return subscription
 
 
-async def received(world, type_):
+async def received(testbed, type_):
     async def probe():
-        sent = (await world.get("/v1/webhooks", provider="stripe"))["messages"]
+        sent = (await testbed.get("/v1/webhooks", provider="stripe"))["messages"]
         return next((message for message in sent if message["type"] == type_), None)
 
     return await eventually(probe)
 
 
-async def test_webhooks_are_verified_and_wait_until_their_customer_has_an_account(world, localstripe) -> None:
+async def test_webhooks_are_verified_and_wait_until_their_customer_has_an_account(testbed, localstripe) -> None:
     customer, subscription = await asyncio.to_thread(subscribe, localstripe.stripe)
-    message = await received(world, "customer.subscription.created")
+    message = await received(testbed, "customer.subscription.created")
 
     async def waits():
-        return [one for one in await world.get("/v1/webhooks/waiting") if one["reason"]]
+        return [one for one in await testbed.get("/v1/webhooks/waiting") if one["reason"]]
 
     (waiting,) = await eventually(waits)
-    await world.tenants.request_tenant(TENANT, "team", customer=customer)
-    subscription_ = await world.subscription(TENANT, "active")
+    await testbed.tenants.request_tenant(TENANT, "team", customer=customer)
+    subscription_ = await testbed.subscription(TENANT, "active")
 
     assert (message["object"], message["customer"], message["state"]) == (subscription, customer, "waiting")
     assert (waiting["object"], waiting["reason"]) == (subscription, "no account has this customer")
@@ -129,32 +129,32 @@ async def test_webhooks_are_verified_and_wait_until_their_customer_has_an_accoun
     assert subscription_["paid_until"] == subscription_["period_end"] is not None
     found = await asyncio.to_thread(localstripe.stripe.customers.retrieve, customer)
     assert found.metadata["tenant_id"] == TENANT
-    await eventually(lambda: nothing_waits(world))
+    await eventually(lambda: nothing_waits(testbed))
 
 
-async def nothing_waits(world) -> bool:
-    return await world.get("/v1/webhooks/waiting") == []
+async def nothing_waits(testbed) -> bool:
+    return await testbed.get("/v1/webhooks/waiting") == []
 
 
 async def test_reconciliation_finds_unannounced_changes_and_webhooks_apply_the_others(
-    world, localstripe, adopted
+    testbed, localstripe, adopted
 ) -> None:
-    await received(world, "customer.subscription.created")
-    await eventually(lambda: nothing_waits(world))
+    await received(testbed, "customer.subscription.created")
+    await eventually(lambda: nothing_waits(testbed))
     item = (await asyncio.to_thread(localstripe.stripe.subscriptions.retrieve, adopted))["items"].data[0].id
     more = {"items": [{"id": item, "quantity": 5}]}
     await asyncio.to_thread(localstripe.stripe.subscriptions.update, adopted, more)
 
-    run = await world.reconciled(repair=True)
+    run = await testbed.reconciled(repair=True)
 
-    (drift,) = await world.drifts(run)
+    (drift,) = await testbed.drifts(run)
     assert {d["field"]: (d["here"], d["there"]) for d in drift["differences"]}["quantity"] == ("2", "5")
 
     async def repaired():
-        return (await world.subscription(TENANT, "active"))["quantity"] == 5
+        return (await testbed.subscription(TENANT, "active"))["quantity"] == 5
 
     await eventually(repaired)
-    assert (await world.reconciled(repair=True))["drifted"] == 0
+    assert (await testbed.reconciled(repair=True))["drifted"] == 0
     await asyncio.to_thread(localstripe.stripe.subscriptions.cancel, adopted)
-    await world.subscription(TENANT, "ended")
-    assert await received(world, "customer.subscription.deleted")
+    await testbed.subscription(TENANT, "ended")
+    assert await received(testbed, "customer.subscription.deleted")

@@ -2,7 +2,7 @@
 
 import pytest
 from billing_samples import NOW
-from billing_world import eventually
+from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
@@ -33,13 +33,13 @@ def plans(grace):
 class Manual:
     """Actions of an operator for one customer."""
 
-    def __init__(self, world):
-        self.world = world
-        self.client = world.served.client
+    def __init__(self, testbed):
+        self.testbed = testbed
+        self.client = testbed.served.client
 
     async def sign_up(self, tenant_id=TENANT):
-        await self.world.tenants.request_tenant(tenant_id, payment="manual")
-        return await self.world.opened(tenant_id)
+        await self.testbed.tenants.request_tenant(tenant_id, payment="manual")
+        return await self.testbed.opened(tenant_id)
 
     async def post(self, path, body, status=200, **query):
         response = await self.client.post(f"/v1/manual/{path}", json=body, params=query)
@@ -50,37 +50,37 @@ class Manual:
         return await self.post(f"contracts/{TENANT}/accept", {"order": "PO 7", **more})
 
     async def show(self):
-        return await self.world.get(f"/v1/manual/contracts/{TENANT}")
+        return await self.testbed.get(f"/v1/manual/contracts/{TENANT}")
 
 
 @pytest.fixture
-async def world(world_of):
-    return await world_of(service())
+async def testbed(testbed_of):
+    return await testbed_of(service())
 
 
 @pytest.fixture
-async def operator(world):
-    return Manual(world)
+async def operator(testbed):
+    return Manual(testbed)
 
 
-async def test_an_order_gives_access_before_the_first_payment(world, operator):
+async def test_an_order_gives_access_before_the_first_payment(testbed, operator):
     account = await operator.sign_up()
-    offers = (await world.get("/v1/manual/offers"))["offers"]
+    offers = (await testbed.get("/v1/manual/offers"))["offers"]
     preview = await operator.accept(quantity=2)
 
-    subscription = await world.subscription(TENANT, "active")
+    subscription = await testbed.subscription(TENANT, "active")
 
     assert (account["provider"], account["customer"]) == ("manual", CONTRACT)
     assert account["checkout_url"].endswith(CONTRACT)
     assert [offer["offer"]["terms"]["unit_price"]["minor"] for offer in offers] == [2900]
     assert preview["invoices"][0]["total"] == {"minor": 5800, "currency": "EUR"}
     assert (subscription["quantity"], subscription["plan"]["plan"], subscription["interval"]) == (2, "starter", "month")
-    assert (await world.get("/v1/manual/offers"))["offers"] == []
-    entitlements = await world.get(f"/v1/tenants/{TENANT}/entitlements")
+    assert (await testbed.get("/v1/manual/offers"))["offers"] == []
+    entitlements = await testbed.get(f"/v1/tenants/{TENANT}/entitlements")
     assert entitlements["allows_access"]
 
 
-async def test_a_dry_run_records_nothing_and_a_repeated_order_is_idempotent(world, operator):
+async def test_a_dry_run_records_nothing_and_a_repeated_order_is_idempotent(testbed, operator):
     await operator.sign_up()
 
     preview = await operator.post(f"contracts/{TENANT}/accept", {"order": "PO 7"}, dry_run=True)
@@ -95,48 +95,48 @@ async def test_a_dry_run_records_nothing_and_a_repeated_order_is_idempotent(worl
 
 
 @plans("1h")
-async def test_an_overdue_invoice_starts_the_grace_period_and_its_payment_recovers_access(world, operator):
+async def test_an_overdue_invoice_starts_the_grace_period_and_its_payment_recovers_access(testbed, operator):
     await operator.sign_up()
     accepted = await operator.accept(payment_days=0)
     (invoice,) = accepted["invoices"]
 
-    grace = await world.subscription(TENANT, "grace")
+    grace = await testbed.subscription(TENANT, "grace")
     await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "bank 1"})
-    recovered = await world.subscription(TENANT, "active")
+    recovered = await testbed.subscription(TENANT, "active")
 
     assert grace["provider_status"] == "past_due"
     assert recovered["paid_until"] == recovered["period_end"]
-    (found,) = (await world.get("/v1/manual/invoices", tenant_id=TENANT))["invoices"]
+    (found,) = (await testbed.get("/v1/manual/invoices", tenant_id=TENANT))["invoices"]
     assert (found["status"], found["reference"], found["tenant_id"]) == ("paid", "bank 1", TENANT)
-    assert (await world.get("/v1/manual/invoices", status="overdue"))["invoices"] == []
+    assert (await testbed.get("/v1/manual/invoices", status="overdue"))["invoices"] == []
 
 
 @plans("1s")
-async def test_access_ends_after_the_grace_period_and_voiding_the_invoice_restores_it(world, operator):
+async def test_access_ends_after_the_grace_period_and_voiding_the_invoice_restores_it(testbed, operator):
     await operator.sign_up()
     (invoice,) = (await operator.accept(payment_days=0))["invoices"]
 
-    await world.subscription(TENANT, "suspended")
+    await testbed.subscription(TENANT, "suspended")
     await operator.post(f"invoices/{invoice['invoice_id']}/void", {"reason": "sent twice"})
-    await world.subscription(TENANT, "active")
+    await testbed.subscription(TENANT, "active")
 
     refused = await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "x"}, status=409)
     assert refused["code"] == "invoice_settled"
 
 
-async def test_a_manual_contract_is_quoted_and_changed_like_any_subscription(world, operator):
+async def test_a_manual_contract_is_quoted_and_changed_like_any_subscription(testbed, operator):
     await operator.sign_up()
     await operator.accept()
-    subscription = await world.subscription(TENANT, "active")
+    subscription = await testbed.subscription(TENANT, "active")
 
     change = {"kind": "plan", "quantity": 3, "when": "now", "reason": "grows", "confirm": True}
-    response = await world.served.client.post(
+    response = await testbed.served.client.post(
         f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=change
     )
     assert response.status_code == 202, response.text
 
     async def grown():
-        found = await world.subscription(TENANT, "active")
+        found = await testbed.subscription(TENANT, "active")
         return found if found["quantity"] == 3 else None
 
     await eventually(grown)
@@ -144,7 +144,7 @@ async def test_a_manual_contract_is_quoted_and_changed_like_any_subscription(wor
     assert [invoice["total"]["minor"] for invoice in invoices] == [2900, 5800]
 
 
-async def test_a_quotation_can_be_replaced_and_invalid_requests_are_refused(world, operator):
+async def test_a_quotation_can_be_replaced_and_invalid_requests_are_refused(testbed, operator):
     await operator.sign_up()
     other = "ten_" + "d" * 32
 
@@ -162,15 +162,15 @@ async def test_a_quotation_can_be_replaced_and_invalid_requests_are_refused(worl
         assert (await operator.post(path, body, status))["code"] == code, path
 
 
-async def test_a_leaving_customer_is_cancelled_and_its_invoices_stay_open(world, operator):
+async def test_a_leaving_customer_is_cancelled_and_its_invoices_stay_open(testbed, operator):
     await operator.sign_up()
     await operator.accept()
-    await world.subscription(TENANT, "active")
+    await testbed.subscription(TENANT, "active")
 
-    await world.tenants.publish(
+    await testbed.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
     )
-    await world.subscription(TENANT, "ended")
+    await testbed.subscription(TENANT, "ended")
 
     contract = await operator.show()
     assert (contract["contract"]["status"], contract["invoices"][0]["status"]) == ("cancelled", "open")
@@ -178,13 +178,13 @@ async def test_a_leaving_customer_is_cancelled_and_its_invoices_stay_open(world,
     assert refused["code"] == "customer_leaves"
 
 
-async def test_the_log_replays_to_the_same_tables(world, operator):
+async def test_the_log_replays_to_the_same_tables(testbed, operator):
     await operator.sign_up()
     (invoice,) = (await operator.accept(payment_days=0))["invoices"]
-    await world.subscription(TENANT, "grace")
+    await testbed.subscription(TENANT, "grace")
     await operator.post(f"invoices/{invoice['invoice_id']}/paid", {"reference": "bank 1"})
-    await world.subscription(TENANT, "active")
-    running = world.served.running
+    await testbed.subscription(TENANT, "active")
+    running = testbed.served.running
 
     report = await replay(running.service, running.settings, running.database)
 

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from billing_world import eventually
+from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
 from paybill_runtime.http.auth import Role, make_key
@@ -18,36 +18,36 @@ def about(number, subscription="sub_1", **more):
 
 
 @pytest.fixture
-def send(world, signed):
+def send(testbed, signed):
     async def post(*bodies):
         for body in bodies:
-            answer = await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+            answer = await testbed.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
             assert answer.status_code == 200, answer.text
 
     return post
 
 
-async def test_messages_are_listed_newest_first_in_pages_without_their_bodies(world, send):
+async def test_messages_are_listed_newest_first_in_pages_without_their_bodies(testbed, send):
     await send(*(about(number) for number in range(5)))
 
-    first = await world.get("/v1/webhooks", limit=3)
-    second = await world.get("/v1/webhooks", limit=3, after=first["next"])
+    first = await testbed.get("/v1/webhooks", limit=3)
+    second = await testbed.get("/v1/webhooks", limit=3, after=first["next"])
 
     assert [message["id"] for message in first["messages"] + second["messages"]] == [
         f"evt_{n}" for n in (4, 3, 2, 1, 0)
     ]
     assert (first["next"], second["next"]) == ("stripe/evt_2", None)
-    (message,) = (await world.get("/v1/webhooks", limit=1))["messages"]
+    (message,) = (await testbed.get("/v1/webhooks", limit=1))["messages"]
     assert message["object"] == "sub_1"
     assert "body" not in message
 
 
-async def test_messages_are_filtered_by_object_and_state(world, send):
+async def test_messages_are_filtered_by_object_and_state(testbed, send):
     await send(about(1), about(2, "sub_2"), about(3, livemode=True))
     await send(json.dumps({"id": "evt_4", "type": "customer.created", "data": {"object": {}}}).encode())
 
     async def ids(**query):
-        return [message["id"] for message in (await world.get("/v1/webhooks", **query))["messages"]]
+        return [message["id"] for message in (await testbed.get("/v1/webhooks", **query))["messages"]]
 
     assert await ids(object="sub_2") == ["evt_2"]
     assert await ids(state="waiting") == ["evt_2", "evt_1"]
@@ -107,47 +107,47 @@ async def test_messages_of_our_own_mode_and_account_are_not_quarantined(start, s
     assert [message["quarantine"] for message in page["messages"]] == [None] * 3
 
 
-async def test_an_operator_retries_a_waiting_sync(world, send):
+async def test_an_operator_retries_a_waiting_sync(testbed, send):
     await send(about(1))
 
     async def tried():
-        return [each for each in await world.get("/v1/webhooks/waiting") if each["tries"] > 0]
+        return [each for each in await testbed.get("/v1/webhooks/waiting") if each["tries"] > 0]
 
     (waiting,) = await eventually(tried)
-    answer = await world.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry")
+    answer = await testbed.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry")
 
     assert (answer.status_code, answer.json()["object"], answer.json()["tries"]) == (200, "sub_1", 0)
     assert answer.json()["due"] < waiting["due"]
 
 
-async def test_objects_of_every_kind_are_retried_by_their_listed_name(world, send):
+async def test_objects_of_every_kind_are_retried_by_their_listed_name(testbed, send):
     refund = {"id": "re_1", "object": "refund", "amount": 1, "currency": "eur", "customer": "cus_none"}
     await send(json.dumps({"id": "evt_1", "type": "refund.created", "data": {"object": refund}}).encode())
 
-    (waiting,) = await world.get("/v1/webhooks/waiting")
-    answer = await world.served.client.post(f"/v1/webhooks/waiting/stripe/{waiting['object']}/retry")
+    (waiting,) = await testbed.get("/v1/webhooks/waiting")
+    answer = await testbed.served.client.post(f"/v1/webhooks/waiting/stripe/{waiting['object']}/retry")
 
     assert (waiting["object"], answer.status_code) == ("refund/re_1", 200)
 
 
-async def test_an_object_outside_the_queue_cannot_be_retried(world):
-    answer = await world.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry")
+async def test_an_object_outside_the_queue_cannot_be_retried(testbed):
+    answer = await testbed.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_waiting")
 
 
-async def test_a_viewer_cannot_retry_a_sync(world):
-    ring = world.served.running.settings.api_keys_file
+async def test_a_viewer_cannot_retry_a_sync(testbed):
+    ring = testbed.served.running.settings.api_keys_file
     kept = json.loads(ring.read_text())
     viewer = make_key("viewer", "viewer", Role.VIEWER, ("billing:read",), datetime.now(UTC) + timedelta(days=1))
     ring.write_text(json.dumps({"keys": [*kept["keys"], viewer.stored]}))
     headers = {"Authorization": f"Bearer {viewer.raw}"}
 
     async def allowed():
-        return (await world.served.client.get("/v1/webhooks", headers=headers)).status_code == 200
+        return (await testbed.served.client.get("/v1/webhooks", headers=headers)).status_code == 200
 
     await eventually(allowed)
-    answer = await world.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry", headers=headers)
+    answer = await testbed.served.client.post("/v1/webhooks/waiting/stripe/sub_1/retry", headers=headers)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_scope")
 

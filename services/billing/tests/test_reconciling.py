@@ -11,72 +11,72 @@ from paybill_runtime.replay.verify import replay
 TENANT = "ten_" + "a" * 32
 
 
-async def lost(world, change, *arguments) -> None:
+async def lost(testbed, change, *arguments) -> None:
     """Changes something at the provider without a message."""
-    await asyncio.to_thread(world.fake.control.wait_delivered)
-    await asyncio.to_thread(world.fake.control.faults, lose=1000)
+    await asyncio.to_thread(testbed.fake.control.wait_delivered)
+    await asyncio.to_thread(testbed.fake.control.faults, lose=1000)
     await asyncio.to_thread(change, *arguments)
-    await asyncio.to_thread(world.fake.control.faults, lose=0)
+    await asyncio.to_thread(testbed.fake.control.faults, lose=0)
 
 
 @pytest.fixture
-async def changed(world):
+async def changed(testbed):
     """Creates a subscription that was cancelled at the provider without a message."""
-    subscription = await world.subscribed(TENANT)
-    await world.settled()
-    await lost(world, world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    subscription = await testbed.subscribed(TENANT)
+    await testbed.settled()
+    await lost(testbed, testbed.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
     return subscription
 
 
-async def test_no_drift_when_every_message_arrived(world) -> None:
-    await world.subscribed(TENANT)
-    await world.settled()
+async def test_no_drift_when_every_message_arrived(testbed) -> None:
+    await testbed.subscribed(TENANT)
+    await testbed.settled()
 
-    run = await world.reconciled(repair=True)
+    run = await testbed.reconciled(repair=True)
 
     assert (run["looked"], run["drifted"]) == (1, 0)
 
 
-async def test_a_dry_run_records_drifts_and_repairs_nothing(world, changed) -> None:
-    run = await world.reconciled(repair=False)
+async def test_a_dry_run_records_drifts_and_repairs_nothing(testbed, changed) -> None:
+    run = await testbed.reconciled(repair=False)
 
-    (drift,) = await world.drifts(run)
+    (drift,) = await testbed.drifts(run)
     assert (drift["kind"], drift["repaired"], drift["provider_object"]) == (
         "different",
         False,
         changed["provider_subscription"],
     )
     assert {d["field"]: (d["here"], d["there"]) for d in drift["differences"]}["access"] == ("active", "ended")
-    assert (await world.account(TENANT))["subscriptions"][0]["access"] == "active"
+    assert (await testbed.account(TENANT))["subscriptions"][0]["access"] == "active"
 
 
-async def test_a_drift_is_recorded_and_repaired(world, changed) -> None:
-    run = await world.reconciled(repair=True)
+async def test_a_drift_is_recorded_and_repaired(testbed, changed) -> None:
+    run = await testbed.reconciled(repair=True)
 
-    await world.subscription(TENANT, "ended")
-    (fact,) = await world.log.facts("billing.drift_found")
+    await testbed.subscription(TENANT, "ended")
+    (fact,) = await testbed.log.facts("billing.drift_found")
     assert fact.event.kind is DriftKind.DIFFERENT
     assert (fact.event.run_id, fact.event.tenant_id, fact.event.repaired) == (run["id"], TENANT, True)
-    assert (await world.reconciled(repair=True))["drifted"] == 0
+    assert (await testbed.reconciled(repair=True))["drifted"] == 0
 
 
-async def test_an_unknown_subscription_is_found(world) -> None:
-    await world.tenants.request_tenant(TENANT)
-    account = await world.opened(TENANT)
+async def test_an_unknown_subscription_is_found(testbed) -> None:
+    await testbed.tenants.request_tenant(TENANT)
+    account = await testbed.opened(TENANT)
     checkout = account["checkout_url"].rpartition("/")[2]
-    await lost(world, world.fake.control.pay_checkout, checkout)
+    await lost(testbed, testbed.fake.control.pay_checkout, checkout)
 
-    run = await world.reconciled(repair=True)
+    run = await testbed.reconciled(repair=True)
 
-    assert [drift["kind"] for drift in await world.drifts(run)] == ["unknown_here"]
-    await world.subscription(TENANT, "active")
+    assert [drift["kind"] for drift in await testbed.drifts(run)] == ["unknown_here"]
+    await testbed.subscription(TENANT, "active")
 
 
-async def test_drifts_of_unknown_customers_and_lost_subscriptions_are_not_repaired(world) -> None:
-    known = await world.subscribed(TENANT)
-    await world.settled()
-    await asyncio.to_thread(world.fake.control.reset)
-    stripe = world.fake.stripe
+async def test_drifts_of_unknown_customers_and_lost_subscriptions_are_not_repaired(testbed) -> None:
+    known = await testbed.subscribed(TENANT)
+    await testbed.settled()
+    await asyncio.to_thread(testbed.fake.control.reset)
+    stripe = testbed.fake.stripe
 
     def stranger():
         customer = stripe.customers.create({"name": "stranger"})
@@ -94,19 +94,19 @@ async def test_drifts_of_unknown_customers_and_lost_subscriptions_are_not_repair
 
     strange = await asyncio.to_thread(stranger)
 
-    run = await world.reconciled(repair=True)
+    run = await testbed.reconciled(repair=True)
 
-    found = {drift["provider_object"]: (drift["kind"], drift["repaired"]) for drift in await world.drifts(run)}
+    found = {drift["provider_object"]: (drift["kind"], drift["repaired"]) for drift in await testbed.drifts(run)}
     assert found == {
         strange: ("unknown_customer", False),
         known["provider_subscription"]: ("unknown_there", False),
     }
 
 
-async def test_a_provider_has_one_run_at_a_time_which_can_be_stopped(world) -> None:
-    await world.subscribed(TENANT)
-    await asyncio.to_thread(world.fake.control.fail_calls, 1000, path="/v1/subscriptions")
-    client = world.served.client
+async def test_a_provider_has_one_run_at_a_time_which_can_be_stopped(testbed) -> None:
+    await testbed.subscribed(TENANT)
+    await asyncio.to_thread(testbed.fake.control.fail_calls, 1000, path="/v1/subscriptions")
+    client = testbed.served.client
     run = (await client.post("/v1/providers/stripe/reconciliations", json={})).json()
 
     second = await client.post("/v1/providers/stripe/reconciliations", json={})
@@ -118,33 +118,33 @@ async def test_a_provider_has_one_run_at_a_time_which_can_be_stopped(world) -> N
     assert (again.status_code, again.json()["code"]) == (409, "reconciliation_ended")
 
 
-async def test_a_provider_that_cannot_list_is_refused_by_name(world) -> None:
-    answer = await world.served.client.post("/v1/providers/manual/reconciliations", json={})
+async def test_a_provider_that_cannot_list_is_refused_by_name(testbed) -> None:
+    answer = await testbed.served.client.post("/v1/providers/manual/reconciliations", json={})
 
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_provider")
     assert "stripe" in answer.json()["detail"]
 
 
-async def test_an_undelivered_message_is_fetched(world_of, settings, monkeypatch) -> None:
+async def test_an_undelivered_message_is_fetched(testbed_of, settings, monkeypatch) -> None:
     monkeypatch.setattr(redelivery, "MIN_AGE", redelivery.MIN_AGE * 0)
     settings["sweep_every_s"] = 0.2
-    world = await world_of(service())
-    subscription = await world.subscribed(TENANT)
-    await world.settled()
+    testbed = await testbed_of(service())
+    subscription = await testbed.subscribed(TENANT)
+    await testbed.settled()
 
-    await lost(world, world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    await lost(testbed, testbed.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
 
-    await world.subscription(TENANT, "ended")
-    found = await world.log.facts("billing.drift_found", at_least=1)
+    await testbed.subscription(TENANT, "ended")
+    found = await testbed.log.facts("billing.drift_found", at_least=1)
     assert {fact.event.kind for fact in found} == {DriftKind.UNDELIVERED}
     assert subscription["provider_subscription"] in {fact.event.provider_object for fact in found}
 
 
-async def test_reconciliations_replay_to_the_same_tables(world, changed) -> None:
-    await world.reconciled(repair=True)
-    await world.subscription(TENANT, "ended")
+async def test_reconciliations_replay_to_the_same_tables(testbed, changed) -> None:
+    await testbed.reconciled(repair=True)
+    await testbed.subscription(TENANT, "ended")
 
-    running = world.served.running
+    running = testbed.served.running
     report = await replay(running.service, running.settings, running.database)
 
     assert report.equal, report

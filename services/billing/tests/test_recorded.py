@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 import recorded
-from billing_world import SECRETS, eventually
+from billing_testbed import SECRETS, eventually
 from paybill_billing.providers.port import MalformedObjectError
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.providers.stripe.mappers import attempt, customer_of, subscription_of, subscription_snapshot
@@ -69,7 +69,7 @@ def test_no_recorded_object_crashes_a_mapper():
         customer_of(item)
 
 
-async def test_every_recorded_payload_is_stored_and_none_stops_the_worker(world, outside, signed):
+async def test_every_recorded_payload_is_stored_and_none_stops_the_worker(testbed, outside, signed):
     bodies = [json.loads(body) for body in recorded.events().values()]
     bodies += [
         {"object": "event", "type": f"{item.get('object', 'none')}.updated", "created": 1, "data": {"object": item}}
@@ -81,10 +81,10 @@ async def test_every_recorded_payload_is_stored_and_none_stops_the_worker(world,
         assert answer.status_code == 200, answer.text
 
     async def fetched():
-        rows = await world.sql("SELECT DISTINCT reason FROM webhook_targets")
+        rows = await testbed.sql("SELECT DISTINCT reason FROM webhook_targets")
         return rows if (None,) not in rows else None
 
     # Their customers are unknown; objects without a customer are fetched and not found.
     assert await eventually(fetched, 30) == [("no account has this customer",)]
-    assert await world.sql("SELECT count(*) FROM webhooks") == [(len(bodies),)]
+    assert await testbed.sql("SELECT count(*) FROM webhooks") == [(len(bodies),)]
     assert len(bodies) > 300

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from billing_world import API_KEY
+from billing_testbed import API_KEY
 from paybill_billing.providers.port import ResolvedReference
 from paybill_billing.providers.stripe.resolver import StripeReferenceResolver
 from paybill_contracts.money import Money
@@ -16,32 +16,32 @@ PAYLOADS = ("snapshot", "thin", "both")
 
 
 @pytest.fixture
-async def payer(world):
+async def payer(testbed):
     """A subscribed tenant and its payment."""
-    subscription = await world.subscribed(TENANT)
-    stripe = world.fake.stripe
+    subscription = await testbed.subscribed(TENANT)
+    stripe = testbed.fake.stripe
     invoice = stripe.subscriptions.retrieve(subscription["provider_subscription"]).latest_invoice
     (payment,) = stripe.invoice_payments.list({"invoice": invoice}).data
     (charge,) = stripe.charges.list({"payment_intent": payment.payment.payment_intent}).data
     return subscription, invoice, charge
 
 
-async def recorded(world, *types, at_least=1):
-    await world.settled()
-    facts = await world.log.facts(*(f"billing.{type_}" for type_ in types), at_least=at_least)
+async def recorded(testbed, *types, at_least=1):
+    await testbed.settled()
+    facts = await testbed.log.facts(*(f"billing.{type_}" for type_ in types), at_least=at_least)
     return [fact.event for fact in facts]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-async def test_a_refund_is_recorded_once_with_its_subscription_and_invoice(world, payer, payload):
+async def test_a_refund_is_recorded_once_with_its_subscription_and_invoice(testbed, payer, payload):
     subscription, invoice, charge = payer
-    await asyncio.to_thread(world.fake.control.set_payload, payload)
-    await asyncio.to_thread(lambda: world.fake.control.faults(duplicate=2, reorder=True))
+    await asyncio.to_thread(testbed.fake.control.set_payload, payload)
+    await asyncio.to_thread(lambda: testbed.fake.control.faults(duplicate=2, reorder=True))
 
-    world.fake.stripe.refunds.create({"charge": charge.id, "amount": 900, "reason": "requested_by_customer"})
-    world.fake.stripe.refunds.create({"charge": charge.id, "amount": 100})
+    testbed.fake.stripe.refunds.create({"charge": charge.id, "amount": 900, "reason": "requested_by_customer"})
+    testbed.fake.stripe.refunds.create({"charge": charge.id, "amount": 100})
 
-    events = await recorded(world, "payment_refunded", at_least=2)
+    events = await recorded(testbed, "payment_refunded", at_least=2)
     assert [(fact.amount.minor, fact.reason) for fact in sorted(events, key=lambda fact: -fact.amount.minor)] == [
         (900, "requested_by_customer"),
         (100, None),
@@ -49,20 +49,20 @@ async def test_a_refund_is_recorded_once_with_its_subscription_and_invoice(world
     assert {(fact.tenant_id, fact.provider, fact.subscription_id, fact.invoice) for fact in events} == {
         (TENANT, "stripe", subscription["subscription_id"], invoice)
     }
-    running = world.served.running
+    running = testbed.served.running
     assert (await replay(running.service, running.settings, running.database)).equal
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-async def test_a_dispute_is_recorded_when_it_opens_and_when_it_closes(world, payer, payload):
+async def test_a_dispute_is_recorded_when_it_opens_and_when_it_closes(testbed, payer, payload):
     subscription, invoice, charge = payer
-    control = world.fake.control
+    control = testbed.fake.control
     await asyncio.to_thread(control.set_payload, payload)
 
     dispute = await asyncio.to_thread(control.dispute, charge.id)
-    (opened,) = await recorded(world, "payment_disputed")
+    (opened,) = await recorded(testbed, "payment_disputed")
     await asyncio.to_thread(control.close_dispute, dispute["id"], "lost")
-    (closed,) = await recorded(world, "dispute_closed")
+    (closed,) = await recorded(testbed, "dispute_closed")
 
     assert (opened.payment, opened.reason, opened.amount) == (
         dispute["id"],
@@ -74,28 +74,28 @@ async def test_a_dispute_is_recorded_when_it_opens_and_when_it_closes(world, pay
     assert (closed.payment, closed.outcome, closed.amount) == (dispute["id"], "lost", opened.amount)
 
 
-async def test_a_dispute_with_a_lost_opening_event_is_recorded_completely(world, payer):
+async def test_a_dispute_with_a_lost_opening_event_is_recorded_completely(testbed, payer):
     _, _, charge = payer
-    control = world.fake.control
+    control = testbed.fake.control
     await asyncio.to_thread(lambda: control.faults(lose=["charge.dispute.created", "charge.dispute.funds_withdrawn"]))
     dispute = await asyncio.to_thread(control.dispute, charge.id)
 
     await asyncio.to_thread(control.close_dispute, dispute["id"], "won")
 
-    events = await recorded(world, "payment_disputed", "dispute_closed", at_least=2)
+    events = await recorded(testbed, "payment_disputed", "dispute_closed", at_least=2)
     assert [fact.TYPE for fact in events] == ["billing.payment_disputed", "billing.dispute_closed"]
     assert events[1].outcome == "won"
 
 
-async def test_a_refund_without_a_subscription_is_recorded_for_the_tenant(world, payer):
-    stripe, customer = world.fake.stripe, (await world.account(TENANT))["customer"]
+async def test_a_refund_without_a_subscription_is_recorded_for_the_tenant(testbed, payer):
+    stripe, customer = testbed.fake.stripe, (await testbed.account(TENANT))["customer"]
     intent = stripe.payment_intents.create(
         {"amount": 500, "currency": "eur", "customer": customer, "payment_method": "pm_card_visa", "confirm": True}
     )
 
     stripe.refunds.create({"payment_intent": intent.id})
 
-    (fact,) = await recorded(world, "payment_refunded")
+    (fact,) = await recorded(testbed, "payment_refunded")
     assert (fact.tenant_id, fact.subscription_id, fact.invoice) == (TENANT, None, None)
 
 

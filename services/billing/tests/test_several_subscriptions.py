@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 from billing_samples import BASIC, CATALOGUE, NOW, PINNED_PLAN, PRO_1, snapshot
 from billing_samples import TENANT as ID
-from billing_world import eventually
+from billing_testbed import eventually
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.entitlements.domain import entitlements
@@ -94,81 +94,81 @@ def test_a_suspension_by_a_timer_names_the_fallback():
     assert events == [None, None, SECOND.subscription_id]
 
 
-async def bought_another(world, plan):
+async def bought_another(testbed, plan):
     """Creates another subscription of the same customer, with its webhooks."""
-    stripe, account = world.fake.stripe, await world.account(TENANT)
+    stripe, account = testbed.fake.stripe, await testbed.account(TENANT)
     price = stripe.prices.list({"lookup_keys": [f"{plan}_v1_month_eur"]}).data[0]
     params = {"customer": account["customer"], "items": [{"price": price.id}], "trial_period_days": 30}
     made = await asyncio.to_thread(stripe.subscriptions.create, params)
-    await world.subscription(TENANT, "trialing")
+    await testbed.subscription(TENANT, "trialing")
     return made.id
 
 
-async def entitled_by(world, theirs, *, allows):
+async def entitled_by(testbed, theirs, *, allows):
     id_ = subscription_id("stripe", theirs)
 
     async def probe():
-        held = (await world.account(TENANT))["entitlements"]
+        held = (await testbed.account(TENANT))["entitlements"]
         return held if (held["subscription_id"], held["allows_access"]) == (id_, allows) else None
 
     return await eventually(probe)
 
 
-async def ended(world, theirs, count):
-    await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, theirs)
-    return (await world.log.facts("billing.subscription_ended", at_least=count))[-1]
+async def ended(testbed, theirs, count):
+    await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, theirs)
+    return (await testbed.log.facts("billing.subscription_ended", at_least=count))[-1]
 
 
-async def replays(world):
-    running = world.served.running
+async def replays(testbed):
+    running = testbed.served.running
     report = await replay(running.service, running.settings, running.database)
     assert report.equal, report.as_dict()
 
 
-async def test_the_fallback_takes_over_in_the_same_decision_until_the_last_ends(world) -> None:
-    first = (await world.subscribed(TENANT))["provider_subscription"]
-    second = await bought_another(world, "starter")
-    await entitled_by(world, first, allows=True)
+async def test_the_fallback_takes_over_in_the_same_decision_until_the_last_ends(testbed) -> None:
+    first = (await testbed.subscribed(TENANT))["provider_subscription"]
+    second = await bought_another(testbed, "starter")
+    await entitled_by(testbed, first, allows=True)
 
-    over = await ended(world, first, 1)
-    await entitled_by(world, second, allows=True)
-    taken = (await world.log.facts("billing.entitlements_set", at_least=2))[-1]
-    last = await ended(world, second, 2)
-    await entitled_by(world, second, allows=False)
+    over = await ended(testbed, first, 1)
+    await entitled_by(testbed, second, allows=True)
+    taken = (await testbed.log.facts("billing.entitlements_set", at_least=2))[-1]
+    last = await ended(testbed, second, 2)
+    await entitled_by(testbed, second, allows=False)
 
     assert (over.event.others, last.event.others) == (1, 0)
     assert taken.origin.cause == over.origin.cause
-    sets = await world.log.facts("billing.entitlements_set", at_least=3)
+    sets = await testbed.log.facts("billing.entitlements_set", at_least=3)
     assert [fact.event.allows_access for fact in sets] == [True, True, False]
-    await replays(world)
+    await replays(testbed)
 
 
-async def test_of_two_that_end_at_once_exactly_one_is_reported_as_the_last(world) -> None:
-    first = (await world.subscribed(TENANT))["provider_subscription"]
-    second = await bought_another(world, "starter")
+async def test_of_two_that_end_at_once_exactly_one_is_reported_as_the_last(testbed) -> None:
+    first = (await testbed.subscribed(TENANT))["provider_subscription"]
+    second = await bought_another(testbed, "starter")
 
     await asyncio.gather(
-        *(asyncio.to_thread(world.fake.stripe.subscriptions.cancel, theirs) for theirs in (first, second))
+        *(asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, theirs) for theirs in (first, second))
     )
-    facts = await world.log.facts("billing.subscription_ended", at_least=2)
+    facts = await testbed.log.facts("billing.subscription_ended", at_least=2)
 
     assert sorted(fact.event.others for fact in facts) == [0, 1]
-    assert not (await world.account(TENANT))["entitlements"]["allows_access"]
-    await replays(world)
+    assert not (await testbed.account(TENANT))["entitlements"]["allows_access"]
+    await replays(testbed)
 
 
 @pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
-async def test_the_fallback_takes_over_when_a_timer_suspends_the_first(world) -> None:
-    control, theirs = world.fake.control, (await world.subscribed(TENANT))["provider_subscription"]
-    second = await bought_another(world, "starter")
+async def test_the_fallback_takes_over_when_a_timer_suspends_the_first(testbed) -> None:
+    control, theirs = testbed.fake.control, (await testbed.subscribed(TENANT))["provider_subscription"]
+    second = await bought_another(testbed, "starter")
 
-    await asyncio.to_thread(control.set_payment, (await world.account(TENANT))["customer"], "fail")
+    await asyncio.to_thread(control.set_payment, (await testbed.account(TENANT))["customer"], "fail")
     await asyncio.to_thread(control.renew, theirs)
-    await entitled_by(world, second, allows=True)
+    await entitled_by(testbed, second, allows=True)
 
-    (suspended,) = await world.log.facts("billing.subscription_suspended")
+    (suspended,) = await testbed.log.facts("billing.subscription_suspended")
     assert suspended.origin.actor == "service:billing"
     assert suspended.event.instead == subscription_id("stripe", second)
-    sets = await world.log.facts("billing.entitlements_set", at_least=2)
+    sets = await testbed.log.facts("billing.entitlements_set", at_least=2)
     assert [fact.event.allows_access for fact in sets] == [True, True]
-    await replays(world)
+    await replays(testbed)

@@ -8,7 +8,15 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from billing_samples import plan
-from paybill_billing.providers.port import Lists, MeterReading, Meters, Order, Portal, ProviderRefusedError, Redelivers
+from paybill_billing.providers.port import (
+    CustomerPortal,
+    MeterReading,
+    Order,
+    ProviderRefusedError,
+    RedeliverySource,
+    SubscriptionLister,
+    UsageReporter,
+)
 from paybill_billing.providers.stripe import provider as at_stripe
 from paybill_billing.providers.stripe.provider import Stripe
 
@@ -36,7 +44,10 @@ def now(fake):
 
 
 def test_stripe_has_all_optional_capabilities():
-    assert all(isinstance(Stripe("sk_test_1", "", "http://x", 1), port) for port in (Lists, Redelivers, Meters, Portal))
+    assert all(
+        isinstance(Stripe("sk_test_1", "", "http://x", 1), port)
+        for port in (SubscriptionLister, RedeliverySource, UsageReporter, CustomerPortal)
+    )
 
 
 async def test_all_pages_of_subscriptions_are_listed_with_ended_ones(provider, fake, monkeypatch):

@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from billing_world import SECRETS, eventually
+from billing_testbed import SECRETS, eventually
 from paybill_billing.providers.stripe.inbound import StripeInbound
 
 TENANT = "ten_" + "e" * 32
@@ -77,39 +77,39 @@ def test_an_invalid_time_is_replaced_by_the_time_of_receipt(signed, created):
 
 
 @pytest.mark.parametrize("payload", ["thin", "both"])
-async def test_the_payment_journey_is_the_same_with_thin_events(world, payload):
-    control = world.fake.control
+async def test_the_payment_journey_is_the_same_with_thin_events(testbed, payload):
+    control = testbed.fake.control
     await asyncio.to_thread(control.set_payload, payload)
     await asyncio.to_thread(lambda: control.faults(duplicate=2, reorder=True))
-    subscription = await world.subscribed(TENANT)
-    customer = (await world.account(TENANT))["customer"]
+    subscription = await testbed.subscribed(TENANT)
+    customer = (await testbed.account(TENANT))["customer"]
 
     await asyncio.to_thread(control.set_payment, customer, "fail")
     await asyncio.to_thread(control.renew, subscription["provider_subscription"])
-    await world.subscription(TENANT, "grace")
-    await world.settled()
-    (failed,) = await world.log.facts("billing.payment_failed")
+    await testbed.subscription(TENANT, "grace")
+    await testbed.settled()
+    (failed,) = await testbed.log.facts("billing.payment_failed")
     await asyncio.to_thread(control.pay_invoice, failed.event.invoice)
-    await world.subscription(TENANT, "active")
+    await testbed.subscription(TENANT, "active")
 
     assert (failed.event.amount.minor, failed.event.attempt) == (2900, 1)
     expected = ("subscription_activated", "subscription_grace_started", "payment_failed", "subscription_recovered")
-    await world.settled()
-    assert await world.emitted(*expected) == dict.fromkeys(expected, 1)
+    await testbed.settled()
+    assert await testbed.emitted(*expected) == dict.fromkeys(expected, 1)
 
 
-async def test_an_alert_about_a_failed_event_fetches_its_object(world):
-    subscription, control = await world.subscribed(TENANT), world.fake.control
-    await world.settled()
+async def test_an_alert_about_a_failed_event_fetches_its_object(testbed):
+    subscription, control = await testbed.subscribed(TENANT), testbed.fake.control
+    await testbed.settled()
     await asyncio.to_thread(control.set_payload, "both")
     await asyncio.to_thread(lambda: control.faults(lose=["customer.subscription.deleted"]))
-    await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
 
     await asyncio.to_thread(
         control.report_generation_failure, "customer.subscription.deleted", subscription["provider_subscription"]
     )
 
-    await world.subscription(TENANT, "ended")
+    await testbed.subscription(TENANT, "ended")
 
 
 def test_a_complete_alert_targets_its_object_at_once(signed):
@@ -120,12 +120,12 @@ def test_a_complete_alert_targets_its_object_at_once(signed):
     assert received({**alert, "related_object": None}, signed).target == "event/evt_test_1"
 
 
-async def test_an_alert_without_an_object_is_fetched_and_leaves_the_queue(world, outside, signed):
+async def test_an_alert_without_an_object_is_fetched_and_leaves_the_queue(testbed, outside, signed):
     body = json.dumps({**thin("v2.core.health.event_generation_failure.resolved", "x", "y"), "related_object": None})
 
     await outside.post("/webhooks/stripe", content=body, headers=signed(body.encode()))
 
     async def done():
-        return await world.sql("SELECT target FROM webhooks WHERE done_at IS NOT NULL")
+        return await testbed.sql("SELECT target FROM webhooks WHERE done_at IS NOT NULL")
 
     assert await eventually(done) == [("event/evt_test_1",)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from billing_samples import NOW
-from billing_world import Publisher, eventually
+from billing_testbed import Publisher, eventually
 from paybill_billing.app import service
 from paybill_billing.providers.port import ProviderConfig
 from paybill_billing.providers.registry import connect
@@ -42,8 +42,8 @@ def settings(settings, remote, request, tmp_path):
 
 
 @pytest.fixture
-async def world(world_of):
-    return await world_of(service())
+async def testbed(testbed_of):
+    return await testbed_of(service())
 
 
 async def send_webhook(outside, remote, subscription, path="acmepay", secret=SECRET):
@@ -53,27 +53,27 @@ async def send_webhook(outside, remote, subscription, path="acmepay", secret=SEC
     return answer.status_code
 
 
-async def bought(world, outside, remote, tenant_id=TENANT):
-    await world.tenants.request_tenant(tenant_id)
-    account = await world.opened(tenant_id)
+async def bought(testbed, outside, remote, tenant_id=TENANT):
+    await testbed.tenants.request_tenant(tenant_id)
+    account = await testbed.opened(tenant_id)
     id_ = remote.buy(account["customer"])
     assert await send_webhook(outside, remote, id_) == 200
-    return id_, await world.subscription(tenant_id, "active")
+    return id_, await testbed.subscription(tenant_id, "active")
 
 
-async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(world, outside, remote):
-    id_, subscription = await bought(world, outside, remote)
+async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(testbed, outside, remote):
+    id_, subscription = await bought(testbed, outside, remote)
 
     assert (subscription["provider"], subscription["provider_subscription"]) == ("acmepay", id_)
     assert [call.partition(" ")[0] for call in remote.calls[:2]] == ["open", "fetch"]
     change = {"kind": "plan", "quantity": 4, "when": "now", "reason": "grows", "confirm": True}
-    await world.served.client.post(f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=change)
+    await testbed.served.client.post(f"/v1/subscriptions/{subscription['subscription_id']}/changes", json=change)
 
     async def grown():
-        return (await world.subscription(TENANT, "active"))["quantity"] == 4
+        return (await testbed.subscription(TENANT, "active"))["quantity"] == 4
 
     await eventually(grown)
-    await world.tenants.publish(
+    await testbed.tenants.publish(
         OffboardingStarted(tenant_id=TENANT, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
     )
 
@@ -82,14 +82,14 @@ async def test_a_customer_of_a_third_party_subscribes_changes_and_leaves(world, 
 
     await eventually(left)
     assert await send_webhook(outside, remote, id_) == 200
-    await world.subscription(TENANT, "ended")
-    running = world.served.running
+    await testbed.subscription(TENANT, "ended")
+    running = testbed.served.running
     report = await replay(running.service, running.settings, running.database)
     assert report.equal, report.as_dict()
 
 
-async def test_messages_are_parsed_by_their_own_provider(world, outside, remote):
-    id_ = remote.buy((await _opened(world))["customer"])
+async def test_messages_are_parsed_by_their_own_provider(testbed, outside, remote):
+    id_ = remote.buy((await _opened(testbed))["customer"])
 
     assert await send_webhook(outside, remote, id_, secret=b"another") == 400
     assert await send_webhook(outside, remote, id_, path="stripe") == 400
@@ -98,40 +98,40 @@ async def test_messages_are_parsed_by_their_own_provider(world, outside, remote)
     assert await send_webhook(outside, remote, id_) == 200
 
 
-async def _opened(world):
-    await world.tenants.request_tenant(TENANT)
-    return await world.opened(TENANT)
+async def _opened(testbed):
+    await testbed.tenants.request_tenant(TENANT)
+    return await testbed.opened(TENANT)
 
 
-async def test_every_tenant_pays_at_its_chosen_provider(world):
+async def test_every_tenant_pays_at_its_chosen_provider(testbed):
     for number, payment in enumerate([None, "stripe", "manual"]):
-        await world.tenants.request_tenant(f"ten_{number:032x}", payment=payment)
+        await testbed.tenants.request_tenant(f"ten_{number:032x}", payment=payment)
 
-    opened = [(await world.opened(f"ten_{number:032x}"))["provider"] for number in range(3)]
-    await world.tenants.request_tenant(OTHER, payment="barter")
-    (refused,) = await world.log.facts("billing.request_refused")
+    opened = [(await testbed.opened(f"ten_{number:032x}"))["provider"] for number in range(3)]
+    await testbed.tenants.request_tenant(OTHER, payment="barter")
+    (refused,) = await testbed.log.facts("billing.request_refused")
 
     assert opened == ["acmepay", "stripe", "manual"]
     assert refused.event.code == "unknown_provider"
-    (configured,) = await world.log.facts("billing.providers_configured")
+    (configured,) = await testbed.log.facts("billing.providers_configured")
     assert configured.event.names == ("acmepay", "manual", "stripe")
 
 
-async def test_a_portal_link_comes_from_the_provider_and_is_not_stored(world, remote):
-    account = await _opened(world)
-    await world.tenants.request_tenant(OTHER, payment="manual")
-    await world.opened(OTHER)
-    link = await world.served.client.post(f"/v1/tenants/{TENANT}/portal")
+async def test_a_portal_link_comes_from_the_provider_and_is_not_stored(testbed, remote):
+    account = await _opened(testbed)
+    await testbed.tenants.request_tenant(OTHER, payment="manual")
+    await testbed.opened(OTHER)
+    link = await testbed.served.client.post(f"/v1/tenants/{TENANT}/portal")
 
     assert link.status_code == 200
     assert link.json()["url"] == f"https://acmepay.example/portal/{account['customer']}?back=http://127.0.0.1/"
     assert link.headers["Cache-Control"] == "no-store"
-    none = await world.served.client.post(f"/v1/tenants/{OTHER}/portal")
+    none = await testbed.served.client.post(f"/v1/tenants/{OTHER}/portal")
     assert (none.status_code, none.json()["code"]) == (409, "no_portal")
-    unknown = await world.served.client.post(f"/v1/tenants/ten_{'0' * 32}/portal")
+    unknown = await testbed.served.client.post(f"/v1/tenants/ten_{'0' * 32}/portal")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_tenant")
     remote.unavailable = "it is asleep"
-    away = await world.served.client.post(f"/v1/tenants/{TENANT}/portal")
+    away = await testbed.served.client.post(f"/v1/tenants/{TENANT}/portal")
     assert (away.status_code, away.json()["code"]) == (503, "provider_away")
 
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from billing_world import eventually
+from billing_testbed import eventually
 from paybill_billing.usage.jobs import WindowCloser
 from paybill_contracts.usage import Usage
 
@@ -29,19 +29,19 @@ plans:
 
 
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
-async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(world):
-    await world.subscribed(TENANT)
-    await eventually(lambda: _entitled(world))
+async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(testbed):
+    await testbed.subscribed(TENANT)
+    await eventually(lambda: _entitled(testbed))
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     for quantity in (5, 7):
-        await world.metering.submit(Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=hour))
-    await world.log.facts("billing.usage_recorded", at_least=2)
-    closing = WindowCloser(world.served.running.context)
+        await testbed.metering.submit(Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=hour))
+    await testbed.log.facts("billing.usage_recorded", at_least=2)
+    closing = WindowCloser(testbed.served.running.context)
 
     await closing.tick(datetime.now(UTC) + timedelta(days=40))
-    failed = await eventually(lambda: _window(world, "failed"))
+    failed = await eventually(lambda: _window(testbed, "failed"))
     meter = await asyncio.to_thread(
-        world.fake.stripe.billing.meters.create,
+        testbed.fake.stripe.billing.meters.create,
         {
             "display_name": "Calls",
             "event_name": "api_calls",
@@ -50,17 +50,17 @@ async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(wor
             "value_settings": {"event_payload_key": "value"},
         },
     )
-    await world.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
-    window = await eventually(lambda: _window(world, "reported"))
-    await world.served.client.post(f"/v1/usage/windows/{failed['id']}/count")
-    await eventually(lambda: _counted(world))
+    await testbed.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
+    window = await eventually(lambda: _window(testbed, "reported"))
+    await testbed.served.client.post(f"/v1/usage/windows/{failed['id']}/count")
+    await eventually(lambda: _counted(testbed))
 
     assert "api_calls" in failed["failure"]
     assert (window["value"], window["reported"]) == (12, 12)
-    assert (await _counted(world))["counted"] == 12
-    customer = (await world.account(TENANT))["customer"]
+    assert (await _counted(testbed))["counted"] == 12
+    customer = (await testbed.account(TENANT))["customer"]
     summaries = await asyncio.to_thread(
-        world.fake.stripe.billing.meters.event_summaries.list,
+        testbed.fake.stripe.billing.meters.event_summaries.list,
         meter.id,
         {
             "customer": customer,
@@ -72,15 +72,15 @@ async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(wor
     await closing.disconnect()
 
 
-async def _entitled(world):
-    return (await world.account(TENANT))["entitlements"]
+async def _entitled(testbed):
+    return (await testbed.account(TENANT))["entitlements"]
 
 
-async def _window(world, status):
-    found = (await world.get("/v1/usage/windows", status=status))["windows"]
+async def _window(testbed, status):
+    found = (await testbed.get("/v1/usage/windows", status=status))["windows"]
     return found[0] if found else None
 
 
-async def _counted(world):
-    found = await _window(world, "reported")
+async def _counted(testbed):
+    found = await _window(testbed, "reported")
     return found if found["answered"] == found["asked"] == 1 else None

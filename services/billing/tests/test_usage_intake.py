@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 
-from billing_world import eventually
+from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_contracts.usage import Usage
 from paybill_runtime.clock import new_id
@@ -16,25 +16,25 @@ def used(quantity=5, **changes):
     return Usage(**{**values, **changes})
 
 
-async def test_usage_is_counted_once_and_shown_with_the_included_amount(world):
-    await world.subscribed(TENANT)
-    await _entitled(world)
+async def test_usage_is_counted_once_and_shown_with_the_included_amount(testbed):
+    await testbed.subscribed(TENANT)
+    await _entitled(testbed)
     repeated = new_id()
     for id_ in (repeated, repeated, new_id()):
-        await world.metering.submit(used(), id_=id_)
+        await testbed.metering.submit(used(), id_=id_)
 
     async def counted():
-        usage = (await world.account(TENANT))["usage"]
+        usage = (await testbed.account(TENANT))["usage"]
         return usage if usage and usage[0]["total"] == 10 else None
 
     assert await eventually(counted) == [{"meter": "calls", "total": 10, "records": 2, "included": 10000}]
-    facts = await world.log.facts("billing.usage_recorded", at_least=2)
+    facts = await testbed.log.facts("billing.usage_recorded", at_least=2)
     assert [(fact.event.quantity, fact.event.total) for fact in facts] == [(5, 5), (5, 10)]
 
 
-async def test_refused_usage_is_quarantined_with_the_reason_and_later_usage_counts(world):
-    await world.subscribed(TENANT)
-    await _entitled(world)
+async def test_refused_usage_is_quarantined_with_the_reason_and_later_usage_counts(testbed):
+    await testbed.subscribed(TENANT)
+    await _entitled(testbed)
     now = datetime.now(UTC)
     refused = {
         "there is no tenant": used(tenant_id="ten_" + "e" * 32),
@@ -43,33 +43,33 @@ async def test_refused_usage_is_quarantined_with_the_reason_and_later_usage_coun
         "5 minutes ahead": used(occurred_at=now + timedelta(hours=1)),
     }
     for measurement in refused.values():
-        await world.metering.submit(measurement)
-    await world.metering.submit(used(7))
+        await testbed.metering.submit(measurement)
+    await testbed.metering.submit(used(7))
 
-    facts = await world.log.facts("billing.intake_quarantined", at_least=len(refused))
+    facts = await testbed.log.facts("billing.intake_quarantined", at_least=len(refused))
     assert [any(why in fact.event.reason for fact in facts) for why in refused] == [True] * len(refused)
 
     async def counted():
-        return [meter["total"] for meter in (await world.account(TENANT))["usage"]] == [7]
+        return [meter["total"] for meter in (await testbed.account(TENANT))["usage"]] == [7]
 
     await eventually(counted)
-    listed = await world.get("/v1/operations/quarantine")
+    listed = await testbed.get("/v1/operations/quarantine")
     assert len(listed) == len(refused)
 
 
-async def test_usage_of_a_publisher_without_a_grant_is_quarantined(world_of, settings):
+async def test_usage_of_a_publisher_without_a_grant_is_quarantined(testbed_of, settings):
     settings["publishers_file"].write_text(json.dumps({"metering": {"tenants": ["ten_" + "9" * 32]}}))
-    world = await world_of(service())
-    await world.subscribed(TENANT)
+    testbed = await testbed_of(service())
+    await testbed.subscribed(TENANT)
 
-    await world.metering.submit(used())
+    await testbed.metering.submit(used())
 
-    (fact,) = await world.log.facts("billing.intake_quarantined")
+    (fact,) = await testbed.log.facts("billing.intake_quarantined")
     assert "may not publish" in fact.event.reason
 
 
-async def _entitled(world):
+async def _entitled(testbed):
     async def entitlements():
-        return (await world.account(TENANT))["entitlements"]
+        return (await testbed.account(TENANT))["entitlements"]
 
     await eventually(entitlements)

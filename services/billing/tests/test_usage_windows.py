@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_samples import CONTENT, EMAIL, published
-from billing_world import Publisher
+from billing_testbed import Publisher
 from fastapi import APIRouter
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 import stripe
-from billing_world import eventually
+from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
 from paybill_runtime.app import serving
@@ -51,23 +51,23 @@ async def test_the_webhook_route_accepts_only_post(outside, method):
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-async def test_a_message_of_an_unknown_type_is_stored_and_acknowledged(world, outside, signed):
+async def test_a_message_of_an_unknown_type_is_stored_and_acknowledged(testbed, outside, signed):
     body = message(1, type_="customer.subscription.something_of_tomorrow")
 
     answer = await outside.post("/webhooks/stripe", content=body, headers=signed(body))
 
     assert answer.status_code == 200
-    assert await world.sql("SELECT target FROM webhooks") == [("sub_1",)]
+    assert await testbed.sql("SELECT target FROM webhooks") == [("sub_1",)]
 
 
-async def test_overload_is_answered_with_503_and_every_message_is_stored_on_retry(world, signed):
-    client = world.served.client
+async def test_overload_is_answered_with_503_and_every_message_is_stored_on_retry(testbed, signed):
+    client = testbed.served.client
     bodies = [message(number, f"sub_{number}") for number in range(200)]
 
     async def send(body):
         return await client.post("/webhooks/stripe", content=body, headers=signed(body))
 
-    async with held(world.served.running, "webhooks"):
+    async with held(testbed.served.running, "webhooks"):
         sending = [asyncio.create_task(send(body)) for body in bodies]
         done, _ = await asyncio.wait(sending, timeout=2)
         refused = [task.result() for task in done]
@@ -77,7 +77,7 @@ async def test_overload_is_answered_with_503_and_every_message_is_stored_on_retr
     assert all(answer.json()["code"] == "overloaded" and int(answer.headers["retry-after"]) > 0 for answer in refused)
     again = [body for body, task in zip(bodies, sending, strict=True) if task.result().status_code == 503]
     assert {(await send(body)).status_code for body in again} == {200}
-    assert await world.sql("SELECT count(*) FROM webhooks") == [(200,)]
+    assert await testbed.sql("SELECT count(*) FROM webhooks") == [(200,)]
 
 
 async def test_requests_before_a_shutdown_are_stored_and_acknowledged(start, settings, signed):
@@ -100,55 +100,57 @@ async def test_requests_before_a_shutdown_are_stored_and_acknowledged(start, set
 
 
 @pytest.mark.own_nats
-async def test_webhooks_are_processed_without_nats_and_events_are_published_later(world, nats):
-    subscription = await world.subscribed(TENANT)
-    await world.settled()
+async def test_webhooks_are_processed_without_nats_and_events_are_published_later(testbed, nats):
+    subscription = await testbed.subscribed(TENANT)
+    await testbed.settled()
 
     await asyncio.to_thread(nats.stop)
-    await asyncio.to_thread(world.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
-    await world.subscription(TENANT, "ended")
-    waiting = await world.sql("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
+    await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+    await testbed.subscription(TENANT, "ended")
+    waiting = await testbed.sql("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
     await asyncio.to_thread(nats.start)
 
-    (ended,) = await world.log.facts("billing.subscription_ended", timeout_s=20)
+    (ended,) = await testbed.log.facts("billing.subscription_ended", timeout_s=20)
     assert waiting[0][0] > 0
     assert ended.event.subscription.provider_subscription == subscription["provider_subscription"]
 
 
 @pytest.mark.parametrize(("status", "retry_after_s"), [(429, 1), (500, None), (503, 1)])
-async def test_an_unavailable_provider_is_retried_and_no_message_is_lost(world, outside, signed, status, retry_after_s):
-    subscription = await world.subscribed(TENANT)
-    await world.settled()
-    customer = (await world.account(TENANT))["customer"]
+async def test_an_unavailable_provider_is_retried_and_no_message_is_lost(
+    testbed, outside, signed, status, retry_after_s
+):
+    subscription = await testbed.subscribed(TENANT)
+    await testbed.settled()
+    customer = (await testbed.account(TENANT))["customer"]
     body = message(1, subscription["provider_subscription"], customer)
-    control = world.fake.control
+    control = testbed.fake.control
     await asyncio.to_thread(
         lambda: control.fail_calls(2, status=status, path="/v1/subscriptions/", retry_after_s=retry_after_s)
     )
 
     began = datetime.now(UTC)
     await outside.post("/webhooks/stripe", content=body, headers=signed(body))
-    await world.settled()
+    await testbed.settled()
 
     assert (datetime.now(UTC) - began).total_seconds() >= 2 * (retry_after_s or 1)
-    assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
-    assert await world.subscription(TENANT, "active") == subscription
+    assert await testbed.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
+    assert await testbed.subscription(TENANT, "active") == subscription
 
 
-async def test_a_malformed_object_delays_no_other_and_is_acknowledged(world):
-    stripe_, control = world.fake.stripe, world.fake.control
-    await world.tenants.request_tenant("ten_" + "0" * 32)
-    customer = (await world.opened("ten_" + "0" * 32))["customer"]
+async def test_a_malformed_object_delays_no_other_and_is_acknowledged(testbed):
+    stripe_, control = testbed.fake.stripe, testbed.fake.control
+    await testbed.tenants.request_tenant("ten_" + "0" * 32)
+    customer = (await testbed.opened("ten_" + "0" * 32))["customer"]
     price = stripe_.prices.create(
         {"product_data": {"name": "x"}, "currency": "eur", "unit_amount": 1, "recurring": {"interval": "month"}}
     )
     stripe_.customers.update(customer, {"invoice_settings": {"default_payment_method": "pm_card_visa"}})
     odd = stripe_.subscriptions.create({"customer": customer, "items": [{"price": price.id}]})
 
-    await world.subscribed(TENANT)
+    await testbed.subscribed(TENANT)
 
     async def waits():
-        return [each for each in await world.get("/v1/webhooks/waiting") if each["reason"]]
+        return [each for each in await testbed.get("/v1/webhooks/waiting") if each["reason"]]
 
     (waiting,) = await eventually(waits)
     assert waiting["object"] == odd.id
@@ -158,51 +160,51 @@ async def test_a_malformed_object_delays_no_other_and_is_acknowledged(world):
     assert set(answered) == {"delivered"}
 
 
-async def test_a_stopping_service_answers_503_with_retry_after(world, outside, signed):
+async def test_a_stopping_service_answers_503_with_retry_after(testbed, outside, signed):
     body = message(1, "sub_1", "cus_1")
-    world.served.running.request_limit.close()
+    testbed.served.running.request_limit.close()
 
     answer = await outside.post("/webhooks/stripe", content=body, headers=signed(body))
 
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert "stopping" in answer.json()["detail"]
     assert int(answer.headers["retry-after"]) > 0
-    assert await world.sql("SELECT count(*) FROM webhooks") == [(0,)]
+    assert await testbed.sql("SELECT count(*) FROM webhooks") == [(0,)]
     assert (await outside.get("/healthz")).status_code == 200
 
 
-async def test_a_thousand_messages_about_one_subscription_cost_few_fetches(world, outside, signed):
-    subscription = await world.subscribed(TENANT)
-    await world.settled()
-    customer = (await world.account(TENANT))["customer"]
+async def test_a_thousand_messages_about_one_subscription_cost_few_fetches(testbed, outside, signed):
+    subscription = await testbed.subscribed(TENANT)
+    await testbed.settled()
+    customer = (await testbed.account(TENANT))["customer"]
     bodies = [message(n, subscription["provider_subscription"], customer) for n in range(1000)]
-    await asyncio.to_thread(world.fake.control.reset_calls)
+    await asyncio.to_thread(testbed.fake.control.reset_calls)
 
     async def send(some):
         for body in some:
             assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body))).status_code == 200
 
-    async with held(world.served.running, "webhook_targets"):
+    async with held(testbed.served.running, "webhook_targets"):
         early = asyncio.create_task(send(bodies[:1]))
         await asyncio.sleep(0)
     await asyncio.gather(early, *(send(bodies[1 + n :: 20]) for n in range(20)))
-    await world.settled()
+    await testbed.settled()
 
-    calls = await asyncio.to_thread(world.fake.control.calls)
-    assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
+    calls = await asyncio.to_thread(testbed.fake.control.calls)
+    assert await testbed.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
     assert calls["total"] <= 1000 // 10
 
 
-async def test_requests_stay_within_the_rate_limit_of_the_provider(world, outside, signed):
-    await world.tenants.request_tenant(TENANT)
-    customer = (await world.opened(TENANT))["customer"]
+async def test_requests_stay_within_the_rate_limit_of_the_provider(testbed, outside, signed):
+    await testbed.tenants.request_tenant(TENANT)
+    customer = (await testbed.opened(TENANT))["customer"]
     bodies = [message(n, f"sub_{n}", customer) for n in range(80)]
-    await asyncio.to_thread(world.fake.control.reset_calls)
+    await asyncio.to_thread(testbed.fake.control.reset_calls)
 
     for body in bodies:
         assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body))).status_code == 200
-    await world.settled()
+    await testbed.settled()
 
-    calls = await asyncio.to_thread(world.fake.control.calls)
+    calls = await asyncio.to_thread(testbed.fake.control.calls)
     assert calls["total"] == 80
     assert calls["max_per_s"] <= Settings.model_fields["stripe_requests_per_s"].default

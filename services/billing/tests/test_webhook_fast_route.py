@@ -26,12 +26,12 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize(("body", "signing", "status"), MESSAGES.values(), ids=MESSAGES)
-async def test_the_fast_route_and_the_fastapi_route_answer_alike(world, outside, signed, body, signing, status):
+async def test_the_fast_route_and_the_fastapi_route_answer_alike(testbed, outside, signed, body, signing, status):
     headers = {} if signing is None else signed(**{"body": body, **signing})
     request = outside.build_request("POST", "/webhooks/stripe", content=body, headers=headers)
     lines = b"".join(b"%b: %b\r\n" % field for field in request.headers.raw)
     assert match_fast_route(
-        b"POST /webhooks/stripe HTTP/1.1\r\n" + lines + b"\r\n" + body, world.served.running.context.fast_routes
+        b"POST /webhooks/stripe HTTP/1.1\r\n" + lines + b"\r\n" + body, testbed.served.running.context.fast_routes
     )
 
     direct = await outside.send(request)
@@ -40,4 +40,4 @@ async def test_the_fast_route_and_the_fastapi_route_answer_alike(world, outside,
     assert direct.status_code == routed.status_code == status
     assert direct.headers["content-type"] == routed.headers["content-type"]
     assert {**direct.json(), "trace_id": None} == {**routed.json(), "trace_id": None}
-    assert len(await world.sql("SELECT 1 FROM webhooks")) == (status == 200)
+    assert len(await testbed.sql("SELECT 1 FROM webhooks")) == (status == 200)

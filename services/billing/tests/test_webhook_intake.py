@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from billing_world import SECRETS
+from billing_testbed import SECRETS
 from paybill_billing.app import service
 from paybill_billing.providers.port import DeliveryRefusedError
 from paybill_billing.providers.stripe.inbound import StripeInbound
@@ -35,13 +35,13 @@ def event(**changes):
     return json.dumps({**made, **changes}).encode()
 
 
-async def test_copies_of_a_signed_message_are_stored_once(world, outside, signed):
+async def test_copies_of_a_signed_message_are_stored_once(testbed, outside, signed):
     body = event()
 
     answers = [await outside.post("/webhooks/stripe", content=body, headers=signed(body)) for _ in range(3)]
 
     assert [(answer.status_code, answer.json()) for answer in answers] == [(200, {"received": True})] * 3
-    kept = await world.sql("SELECT event_id, type, object_id, customer, target, api_version FROM webhooks")
+    kept = await testbed.sql("SELECT event_id, type, object_id, customer, target, api_version FROM webhooks")
     assert kept == [
         ("evt_1", "customer.subscription.updated", "sub_1", "cus_none", "sub_1", "2026-10-28.endive"),
     ]
@@ -53,14 +53,14 @@ async def test_every_active_secret_is_accepted_during_a_rotation(outside, signed
         assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body, secret=secret))).is_success
 
 
-async def test_messages_without_a_target_are_stored_as_done(world, outside, signed):
+async def test_messages_without_a_target_are_stored_as_done(testbed, outside, signed):
     body = event(type="customer.created", data={"object": {"id": "cus_1", "object": "customer", "email": "x@y.z"}})
     odd = event(id="evt_2", type="something.new", data=None)
 
     for each in (body, odd):
         assert (await outside.post("/webhooks/stripe", content=each, headers=signed(each))).is_success
 
-    assert await world.sql("SELECT target, done_at IS NOT NULL FROM webhooks") == [(None, True)] * 2
+    assert await testbed.sql("SELECT target, done_at IS NOT NULL FROM webhooks") == [(None, True)] * 2
 
 
 GOOD = event()
@@ -123,7 +123,7 @@ def test_a_deeply_nested_body_is_refused_far_from_the_recursion_limit(signed):
     assert failed == []
 
 
-async def test_every_refusal_is_a_problem_and_stores_nothing(world, outside, signed):
+async def test_every_refusal_is_a_problem_and_stores_nothing(testbed, outside, signed):
     for body, signing, code in CASES:
         headers = headers_for(signed, body, signing)
         given = {name: value.encode("latin-1") for name, value in headers.items()}
@@ -131,7 +131,7 @@ async def test_every_refusal_is_a_problem_and_stores_nothing(world, outside, sig
         assert (answer.status_code, answer.json()["code"]) == (400, code)
         assert answer.headers["content-type"] == "application/problem+json"
 
-    assert await world.sql("SELECT 1 FROM webhooks") == []
+    assert await testbed.sql("SELECT 1 FROM webhooks") == []
 
 
 async def test_a_body_of_more_than_a_mebibyte_is_refused_before_it_is_read(outside, signed):
@@ -159,7 +159,7 @@ async def test_the_webhook_route_does_not_exist_without_a_secret(start, settings
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_provider")
 
 
-async def test_personal_data_of_a_message_is_stored_nowhere_in_plaintext(world, outside, signed, caplog):
+async def test_personal_data_of_a_message_is_stored_nowhere_in_plaintext(testbed, outside, signed, caplog):
     person = "grace.hopper@navy.example"
     body = event(
         type="customer.updated", data={"object": {"id": "cus_1", "object": "customer", "email": person, "name": person}}
@@ -168,23 +168,23 @@ async def test_personal_data_of_a_message_is_stored_nowhere_in_plaintext(world, 
     await outside.post("/webhooks/stripe", content=body, headers=signed(body))
     await outside.post("/webhooks/stripe", content=body, headers=signed(body, secret="whsec_other"))
 
-    tables = await world.sql(
+    tables = await testbed.sql(
         "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('public', 'chassis')"
     )
     for (table,) in tables:
-        rows = await world.sql(f"SELECT t::text FROM {table} AS t")  # PostgreSQL quoted the name
+        rows = await testbed.sql(f"SELECT t::text FROM {table} AS t")  # PostgreSQL quoted the name
         hexed = person.encode().hex()
         assert not [row for (row,) in rows if person in row or hexed in row], table
     assert person not in caplog.text
-    ((sealed,),) = await world.sql("SELECT body FROM webhooks")
-    assert world.served.running.context.open_raw(bytes(sealed)) == body
+    ((sealed,),) = await testbed.sql("SELECT body FROM webhooks")
+    assert testbed.served.running.context.open_raw(bytes(sealed)) == body
 
 
-async def test_bodies_are_deleted_after_thirty_days_and_copies_are_still_detected(world, outside, signed):
+async def test_bodies_are_deleted_after_thirty_days_and_copies_are_still_detected(testbed, outside, signed):
     for number in range(2):
         body = event(id=f"evt_{number}", type="customer.updated", data=None)
         await outside.post("/webhooks/stripe", content=body, headers=signed(body))
-    context = world.served.running.context
+    context = testbed.served.running.context
     async with context.database.transaction() as connection:
         await connection.execute(
             text("UPDATE webhooks SET received_at = received_at - interval '31 days' WHERE event_id = 'evt_0'")
@@ -192,7 +192,7 @@ async def test_bodies_are_deleted_after_thirty_days_and_copies_are_still_detecte
 
     await delete_old_bodies(context)
 
-    kept = await world.sql("SELECT event_id, body IS NULL FROM webhooks ORDER BY event_id")
+    kept = await testbed.sql("SELECT event_id, body IS NULL FROM webhooks ORDER BY event_id")
     assert kept == [("evt_0", True), ("evt_1", False)]
 
 
@@ -214,7 +214,7 @@ async def test_without_postgresql_the_answer_is_503_and_the_retry_succeeds(start
         assert kept.status_code == 200
 
 
-async def test_a_hundred_concurrent_messages_share_few_transactions(world, outside, signed):
+async def test_a_hundred_concurrent_messages_share_few_transactions(testbed, outside, signed):
     bodies = [event(id=f"evt_{number % 90}", type="customer.updated", data=None) for number in range(100)]
 
     answers = await asyncio.gather(
@@ -222,7 +222,7 @@ async def test_a_hundred_concurrent_messages_share_few_transactions(world, outsi
     )
 
     assert {answer.status_code for answer in answers} == {200}
-    ((messages, transactions),) = await world.sql("SELECT count(*), count(DISTINCT xmin::text) FROM webhooks")
+    ((messages, transactions),) = await testbed.sql("SELECT count(*), count(DISTINCT xmin::text) FROM webhooks")
     assert messages == 90
     assert transactions < 60
 

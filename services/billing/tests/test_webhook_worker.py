@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from billing_samples import EUR_20
-from billing_world import EMAIL, SECRETS, eventually
+from billing_testbed import EMAIL, SECRETS, eventually
 from paybill_billing.app import service
 from paybill_billing.providers.port import ProviderUnavailableError
 from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
@@ -39,23 +39,23 @@ def about(subscription, customer, number=1, type_="customer.subscription.updated
     return json.dumps({"id": f"evt_{number}", "type": type_, "created": 1, "data": {"object": item}}).encode()
 
 
-async def test_reordered_messages_sent_three_times_emit_every_event_once(world):
-    control = world.fake.control
+async def test_reordered_messages_sent_three_times_emit_every_event_once(testbed):
+    control = testbed.fake.control
     await asyncio.to_thread(lambda: control.faults(duplicate=3, reorder=True))
-    subscription = await world.subscribed(TENANT)
-    customer = (await world.account(TENANT))["customer"]
+    subscription = await testbed.subscribed(TENANT)
+    customer = (await testbed.account(TENANT))["customer"]
     await asyncio.to_thread(control.set_payment, customer, "fail")
     await asyncio.to_thread(control.renew, subscription["provider_subscription"])
-    await world.subscription(TENANT, "grace")
-    await world.settled()
+    await testbed.subscription(TENANT, "grace")
+    await testbed.settled()
 
-    counted = await world.emitted("subscription_activated", "payment_failed", "subscription_grace_started")
+    counted = await testbed.emitted("subscription_activated", "payment_failed", "subscription_grace_started")
 
     assert counted == {"subscription_activated": 1, "payment_failed": 1, "subscription_grace_started": 1}
 
 
-async def test_messages_before_the_account_is_open_lead_to_the_same_state(world):
-    stripe = world.fake.stripe
+async def test_messages_before_the_account_is_open_lead_to_the_same_state(testbed):
+    stripe = testbed.fake.stripe
     card = {"payment_method": "pm_card_visa", "invoice_settings": {"default_payment_method": "pm_card_visa"}}
     customer = stripe.customers.create({"email": EMAIL, "metadata": {"tenant_id": TENANT}, **card})
     price = stripe.prices.create(
@@ -70,55 +70,55 @@ async def test_messages_before_the_account_is_open_lead_to_the_same_state(world)
     stripe.subscriptions.create({"customer": customer.id, "items": [{"price": price.id}]})
 
     async def waits():
-        return [waiting for waiting in await world.get("/v1/webhooks/waiting") if waiting["reason"]]
+        return [waiting for waiting in await testbed.get("/v1/webhooks/waiting") if waiting["reason"]]
 
     (waiting,) = await eventually(waits)
-    await world.tenants.request_tenant(TENANT)
-    await world.subscription(TENANT, "active")
-    await world.settled()
+    await testbed.tenants.request_tenant(TENANT)
+    await testbed.subscription(TENANT, "active")
+    await testbed.settled()
 
     assert (waiting["reason"], waiting["customer"]) == ("no account has this customer", customer.id)
-    assert (await world.account(TENANT))["customer"] == customer.id
-    assert await world.emitted("subscription_activated") == {"subscription_activated": 1}
+    assert (await testbed.account(TENANT))["customer"] == customer.id
+    assert await testbed.emitted("subscription_activated") == {"subscription_activated": 1}
 
 
-async def test_messages_of_an_unknown_customer_wait_and_delay_no_other(world, outside, signed):
+async def test_messages_of_an_unknown_customer_wait_and_delay_no_other(testbed, outside, signed):
     body = about("sub_foreign", "cus_foreign")
     await outside.post("/webhooks/stripe", content=body, headers=signed(body))
 
-    await world.subscribed(TENANT)
+    await testbed.subscribed(TENANT)
 
-    (waiting,) = [each for each in await world.get("/v1/webhooks/waiting") if each["object"] == "sub_foreign"]
+    (waiting,) = [each for each in await testbed.get("/v1/webhooks/waiting") if each["object"] == "sub_foreign"]
     assert waiting["reason"] == "no account has this customer"
 
 
-async def test_a_subscription_unknown_to_the_provider_leaves_the_queue(world, outside, signed):
-    await world.tenants.request_tenant(TENANT)
-    body = about("sub_gone", (await world.opened(TENANT))["customer"])
+async def test_a_subscription_unknown_to_the_provider_leaves_the_queue(testbed, outside, signed):
+    await testbed.tenants.request_tenant(TENANT)
+    body = about("sub_gone", (await testbed.opened(TENANT))["customer"])
 
     await outside.post("/webhooks/stripe", content=body, headers=signed(body))
 
     async def done():
-        return await world.sql("SELECT 1 FROM webhooks WHERE event_id = 'evt_1' AND done_at IS NOT NULL")
+        return await testbed.sql("SELECT 1 FROM webhooks WHERE event_id = 'evt_1' AND done_at IS NOT NULL")
 
     await eventually(done)
 
 
 @pytest.mark.parametrize("catalogue", [QUICK], indirect=True)
-async def test_the_grace_period_ends_by_our_clock_without_messages(world):
-    subscription = await world.subscribed(TENANT)
-    control, customer = world.fake.control, (await world.account(TENANT))["customer"]
+async def test_the_grace_period_ends_by_our_clock_without_messages(testbed):
+    subscription = await testbed.subscribed(TENANT)
+    control, customer = testbed.fake.control, (await testbed.account(TENANT))["customer"]
 
     await asyncio.to_thread(control.set_payment, customer, "fail")
     await asyncio.to_thread(control.renew, subscription["provider_subscription"])
-    suspended = await world.subscription(TENANT, "suspended")
+    suspended = await testbed.subscription(TENANT, "suspended")
 
     async def shut_out():
-        return not (await world.account(TENANT))["entitlements"]["allows_access"]
+        return not (await testbed.account(TENANT))["entitlements"]["allows_access"]
 
     await eventually(shut_out)
     assert suspended["provider_status"] == "past_due"
-    counted = await world.emitted("subscription_grace_started", "subscription_suspended")
+    counted = await testbed.emitted("subscription_grace_started", "subscription_suspended")
     assert counted == {"subscription_grace_started": 1, "subscription_suspended": 1}
 
 
@@ -154,18 +154,18 @@ def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=N
 
 
 @pytest.fixture
-async def scripted(world_of, signed):
+async def scripted(testbed_of, signed):
     """Runs billing with stored messages and a worker on a scripted provider; both know the customer."""
-    world = await world_of(replace(service(), background=()))
-    await world.tenants.request_tenant(TENANT)
-    customer = (await world.opened(TENANT))["customer"]
-    running = world.served.running
+    testbed = await testbed_of(replace(service(), background=()))
+    await testbed.tenants.request_tenant(TENANT)
+    customer = (await testbed.opened(TENANT))["customer"]
+    running = testbed.served.running
     async with AsyncExitStack() as stack:
         stack.push_async_callback(running.worker._effects["stripe"].close)
 
         async def run(provider_of, bodies_of):
             for body in bodies_of(customer):
-                answer = await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+                answer = await testbed.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
                 assert answer.is_success
             provider = provider_of(customer)
             worker = WebhookWorker(
@@ -173,7 +173,7 @@ async def scripted(world_of, signed):
             )
             task = asyncio.create_task(worker.run())
             stack.push_async_callback(_ended, task)
-            return provider, world
+            return provider, testbed
 
         yield run
 
@@ -185,37 +185,37 @@ async def _ended(task):
 
 
 async def test_a_hundred_messages_about_one_subscription_cost_one_fetch(scripted):
-    provider, world = await scripted(
+    provider, testbed = await scripted(
         lambda customer: Scripted(shown(customer)),
         lambda customer: [about("sub_1", customer, number) for number in range(100)],
     )
 
-    await world.subscription(TENANT, "active")
+    await testbed.subscription(TENANT, "active")
 
     assert provider.fetches == ["sub_1"]
-    assert await world.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
+    assert await testbed.sql("SELECT count(*) FROM webhooks WHERE done_at IS NULL") == [(0,)]
 
 
 async def test_a_fetch_is_retried_while_the_provider_is_away(scripted):
-    provider, world = await scripted(
+    provider, testbed = await scripted(
         lambda customer: Scripted(shown(customer), unavailable=3), lambda customer: [about("sub_1", customer)]
     )
 
-    await world.subscription(TENANT, "active")
+    await testbed.subscription(TENANT, "active")
 
     assert len(provider.fetches) == 4
 
 
 async def test_a_failed_sync_waits_with_its_reason_and_is_retried(scripted):
-    _, world = await scripted(
+    _, testbed = await scripted(
         lambda customer: Scripted(shown(customer, "mystery"), shown(customer, lookup_key="other"), shown(customer)),
         lambda customer: [about("sub_1", customer)],
     )
     reasons = set()
 
     async def active():
-        reasons.update(waiting["reason"] for waiting in await world.get("/v1/webhooks/waiting"))
-        return any(each["access"] == "active" for each in (await world.account(TENANT))["subscriptions"])
+        reasons.update(waiting["reason"] for waiting in await testbed.get("/v1/webhooks/waiting"))
+        return any(each["access"] == "active" for each in (await testbed.account(TENANT))["subscriptions"])
 
     await eventually(active)
     assert any("UnknownStatusError" in (reason or "") for reason in reasons)
@@ -223,27 +223,27 @@ async def test_a_failed_sync_waits_with_its_reason_and_is_retried(scripted):
 
 
 async def test_a_custom_price_keeps_the_plan_of_the_sign_up(scripted):
-    _, world = await scripted(
+    _, testbed = await scripted(
         lambda customer: Scripted(shown(customer, lookup_key=None, tenant=TENANT)),
         lambda customer: [about("sub_1", customer)],
     )
 
-    subscription = await world.subscription(TENANT, "active")
+    subscription = await testbed.subscription(TENANT, "active")
 
     assert (subscription["plan"]["plan"], subscription["price"]["minor"]) == ("starter", 2000)
 
 
 async def test_a_subscription_with_another_tenant_in_its_metadata_gives_that_tenant_nothing(scripted):
     other = "ten_" + "c" * 32
-    _, world = await scripted(
+    _, testbed = await scripted(
         lambda customer: Scripted(shown(customer, tenant=other)), lambda customer: [about("sub_1", customer)]
     )
-    await world.tenants.request_tenant(other)
-    await world.opened(other)
+    await testbed.tenants.request_tenant(other)
+    await testbed.opened(other)
 
-    await world.subscription(TENANT, "active")
+    await testbed.subscription(TENANT, "active")
 
-    assert (await world.account(other))["subscriptions"] == []
+    assert (await testbed.account(other))["subscriptions"] == []
 
 
 async def test_messages_during_a_fetch_cause_another_fetch(scripted, signed):
@@ -255,25 +255,27 @@ async def test_messages_during_a_fetch_cause_another_fetch(scripted, signed):
                 await self.client.post("/webhooks/stripe", content=body, headers=signed(body))
             return found
 
-    provider, world = await scripted(lambda customer: Slow(shown(customer), shown(customer, "canceled")), lambda _: [])
-    provider.client = world.served.client
-    body = about("sub_1", (await world.account(TENANT))["customer"])
-    await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+    provider, testbed = await scripted(
+        lambda customer: Slow(shown(customer), shown(customer, "canceled")), lambda _: []
+    )
+    provider.client = testbed.served.client
+    body = about("sub_1", (await testbed.account(TENANT))["customer"])
+    await testbed.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
 
-    await world.subscription(TENANT, "ended")
+    await testbed.subscription(TENANT, "ended")
 
     assert len(provider.fetches) == 2
 
 
 async def test_an_overdue_subscription_is_fetched_without_a_message(scripted):
     ended = datetime.now(UTC) - SYNC_DELAY + timedelta(seconds=2)
-    provider, world = await scripted(
+    provider, testbed = await scripted(
         lambda customer: Scripted(shown(customer, period_end=ended), shown(customer, "canceled")),
         lambda customer: [about("sub_1", customer)],
     )
-    await world.subscription(TENANT, "active")
+    await testbed.subscription(TENANT, "active")
 
-    await world.subscription(TENANT, "ended")
+    await testbed.subscription(TENANT, "ended")
 
     assert provider.fetches == ["sub_1", "sub_1"]
 
@@ -284,24 +286,24 @@ async def test_a_stale_fetch_does_not_revert_the_decision_of_a_timer(scripted, s
         async def fetch(self, subscription):
             found = await super().fetch(subscription)
             if len(self.fetches) == 2:
-                await self.world.subscription(TENANT, "suspended")
+                await self.testbed.subscription(TENANT, "suspended")
             return found
 
-    provider, world = await scripted(
+    provider, testbed = await scripted(
         lambda customer: Slow(shown(customer, "past_due"), shown(customer, "active"), shown(customer, "past_due")),
         lambda customer: [about("sub_1", customer)],
     )
-    provider.world = world
-    await world.subscription(TENANT, "grace")
-    body = about("sub_1", (await world.account(TENANT))["customer"], 2)
-    await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+    provider.testbed = testbed
+    await testbed.subscription(TENANT, "grace")
+    body = about("sub_1", (await testbed.account(TENANT))["customer"], 2)
+    await testbed.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
 
     async def fetched():
-        return len(provider.fetches) >= 3 and await world.get("/v1/webhooks/waiting") == []
+        return len(provider.fetches) >= 3 and await testbed.get("/v1/webhooks/waiting") == []
 
     await eventually(fetched)
-    assert (await world.subscription(TENANT, "suspended"))["provider_status"] == "past_due"
-    facts = await world.log.facts("billing.subscription_suspended", "billing.subscription_recovered")
+    assert (await testbed.subscription(TENANT, "suspended"))["provider_status"] == "past_due"
+    facts = await testbed.log.facts("billing.subscription_suspended", "billing.subscription_recovered")
     assert [fact.event.TYPE for fact in facts] == ["billing.subscription_suspended"]
 
 
@@ -312,17 +314,17 @@ async def test_a_worker_without_the_lease_records_nothing(scripted, signed):
                 await connection.exec_driver_sql("UPDATE chassis.lease SET epoch = epoch + 1 WHERE name = 'webhooks'")
             return await super().fetch(subscription)
 
-    provider, world = await scripted(lambda customer: Robbed(shown(customer)), lambda _: [])
-    provider.running = world.served.running
-    body = about("sub_1", (await world.account(TENANT))["customer"])
-    await world.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+    provider, testbed = await scripted(lambda customer: Robbed(shown(customer)), lambda _: [])
+    provider.running = testbed.served.running
+    body = about("sub_1", (await testbed.account(TENANT))["customer"])
+    await testbed.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
 
     async def fetched():
         return provider.fetches
 
     await eventually(fetched)
     await asyncio.sleep(0.3)
-    assert (await world.account(TENANT))["subscriptions"] == []
+    assert (await testbed.account(TENANT))["subscriptions"] == []
 
 
 async def test_a_worker_without_the_lease_stops_its_fetches(scripted, signed):
@@ -337,7 +339,7 @@ async def test_a_worker_without_the_lease_stops_its_fetches(scripted, signed):
                 self.ended = error
                 raise
 
-    provider, world = await scripted(
+    provider, testbed = await scripted(
         lambda customer: Slow(shown(customer)), lambda customer: [about("sub_1", customer)]
     )
 
@@ -348,7 +350,7 @@ async def test_a_worker_without_the_lease_stops_its_fetches(scripted, signed):
         return provider.ended
 
     await eventually(fetch_started)
-    async with world.served.running.database.engine.connect() as connection:
+    async with testbed.served.running.database.engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         for another_has_it in (
             "SET application_name = 'another'",

@@ -47,21 +47,25 @@ SELECT jsonb_build_object(
 
 
 @dataclass
-class Neighbours:
-    """Two tenants on one placement with one row each, and the names of the second one."""
+class TenantPair:
+    """Two tenants on one placement with one row each."""
 
-    mine: Any
-    other: Any
-    me: str
-    them: str
-    them_id: str
+    tenant: Any
+    neighbour: Any
+    tenant_role: str
+    neighbour_role: str
+    neighbour_id: str
     table: str
 
     @property
     def names(self) -> dict[str, Any]:
         """Names for the placeholders of the escape attempts."""
-        schema = f'"{self.mine.endpoint.schema_name}"'
-        return {"me": self.me, "them": self.them, "database": self.mine.endpoint.database, "schema": schema}
+        return {
+            "tenant_role": self.tenant_role,
+            "neighbour_role": self.neighbour_role,
+            "database": self.tenant.endpoint.database,
+            "schema": f'"{self.tenant.endpoint.schema_name}"',
+        }
 
 
 @dataclass
@@ -112,19 +116,19 @@ class DriverHarness:
         """Plans and builds the environment of a new tenant."""
         return await self.build(self.planned(preset))
 
-    async def neighbours(self, preset: Preset) -> Neighbours:
-        """Builds two new tenants with a row each: `mine` and `theirs`."""
-        mine, other = await asyncio.gather(self.ready(preset), self.ready(preset))
-        for environment, key in ((mine, "mine"), (other, "theirs")):
+    async def tenant_pair(self, preset: Preset) -> TenantPair:
+        """Builds two new tenants with a row each, whose ids are `mine` and `theirs`."""
+        tenant, neighbour = await asyncio.gather(self.ready(preset), self.ready(preset))
+        for environment, key in ((tenant, "mine"), (neighbour, "theirs")):
             async with self.connect(environment) as connection:
                 await connection.execute("INSERT INTO documents (id, body) VALUES ($1, $2)", key, f'"{key}"')
-        return Neighbours(
-            mine=mine,
-            other=other,
-            me=mine.endpoint.username,
-            them=other.endpoint.username,
-            them_id=other.tenant_id,
-            table=f'"{other.endpoint.schema_name}".documents',
+        return TenantPair(
+            tenant=tenant,
+            neighbour=neighbour,
+            tenant_role=tenant.endpoint.username,
+            neighbour_role=neighbour.endpoint.username,
+            neighbour_id=neighbour.tenant_id,
+            table=f'"{neighbour.endpoint.schema_name}".documents',
         )
 
     @asynccontextmanager

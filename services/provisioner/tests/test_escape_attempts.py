@@ -7,23 +7,23 @@ from paybill_contracts.placement import Preset
 PRESETS = list(Preset)
 
 ESCAPE_ATTEMPTS = (
-    'SET ROLE "{them}"',
+    'SET ROLE "{neighbour_role}"',
     "SET ROLE postgres",
     "SET ROLE provisioner_driver",
     "SET ROLE pg_read_all_data",
     "SET ROLE pg_write_all_data",
-    'SET SESSION AUTHORIZATION "{them}"',
+    'SET SESSION AUTHORIZATION "{neighbour_role}"',
     "SET SESSION AUTHORIZATION postgres",
-    'GRANT "{them}" TO "{me}"',
-    'GRANT provisioner_driver TO "{me}"',
-    'ALTER ROLE "{me}" CREATEROLE',
-    'ALTER ROLE "{me}" BYPASSRLS',
-    'ALTER ROLE "{me}" SUPERUSER',
-    'ALTER ROLE "{me}" CONNECTION LIMIT 1000',
-    "ALTER ROLE \"{them}\" PASSWORD 'mine now'",
+    'GRANT "{neighbour_role}" TO "{tenant_role}"',
+    'GRANT provisioner_driver TO "{tenant_role}"',
+    'ALTER ROLE "{tenant_role}" CREATEROLE',
+    'ALTER ROLE "{tenant_role}" BYPASSRLS',
+    'ALTER ROLE "{tenant_role}" SUPERUSER',
+    'ALTER ROLE "{tenant_role}" CONNECTION LIMIT 1000',
+    "ALTER ROLE \"{neighbour_role}\" PASSWORD 'mine now'",
     "CREATE ROLE intruder",
     "CREATE DATABASE intruder",
-    'ALTER DATABASE "{database}" OWNER TO "{me}"',
+    'ALTER DATABASE "{database}" OWNER TO "{tenant_role}"',
     "CREATE SCHEMA intruder",
     "CREATE TABLE public.intruder (a int)",
     "CREATE TABLE {schema}.intruder (a int)",
@@ -43,12 +43,12 @@ ESCAPE_ATTEMPTS = (
     "CREATE INDEX intruder ON {schema}.documents (id)",
     "ALTER TABLE {schema}.documents DISABLE ROW LEVEL SECURITY",
     "ALTER TABLE {schema}.documents NO FORCE ROW LEVEL SECURITY",
-    'ALTER TABLE {schema}.documents OWNER TO "{me}"',
+    'ALTER TABLE {schema}.documents OWNER TO "{tenant_role}"',
     "ALTER TABLE {schema}.documents ALTER COLUMN id SET DEFAULT 'x'",
     "DROP TABLE {schema}.documents",
     "DROP SCHEMA {schema} CASCADE",
-    'DROP OWNED BY "{them}"',
-    'REASSIGN OWNED BY "{them}" TO "{me}"',
+    'DROP OWNED BY "{neighbour_role}"',
+    'REASSIGN OWNED BY "{neighbour_role}" TO "{tenant_role}"',
     "TRUNCATE {schema}.documents",
     "COPY {schema}.documents TO '/dev/null'",
     "COPY {schema}.documents FROM '/etc/passwd'",
@@ -65,20 +65,20 @@ ESCAPE_ATTEMPTS = (
     "SELECT pg_terminate_backend({backend})",
     "SELECT pg_cancel_backend({backend})",
     "SELECT lo_import('/etc/passwd')",
-    "SELECT set_config('role', '{them}', false)",
-    "SELECT set_config('session_authorization', '{them}', false)",
+    "SELECT set_config('role', '{neighbour_role}', false)",
+    "SELECT set_config('session_authorization', '{neighbour_role}', false)",
     "SELECT query_to_xml('SELECT * FROM pg_authid', true, true, '')",
     "ALTER SYSTEM SET row_security = off",
     "SET session_replication_role = replica",
     "SET session_preload_libraries = 'intruder'",
     "LOAD '/tmp/intruder.so'",
     "DO $$ BEGIN EXECUTE 'SET ROLE postgres'; END $$",
-    'PREPARE intruder AS SELECT 1; SET LOCAL ROLE "{them}"',
+    'PREPARE intruder AS SELECT 1; SET LOCAL ROLE "{neighbour_role}"',
 )
 
 # Refused for another reason than a missing privilege: a role in use keeps its name; the extension does not exist.
 UNAVAILABLE_FEATURES = (
-    'ALTER ROLE "{me}" RENAME TO "{them}0"',
+    'ALTER ROLE "{tenant_role}" RENAME TO "{neighbour_role}0"',
     "CREATE EXTENSION dblink",
     "CREATE EXTENSION postgres_fdw",
     "CREATE LANGUAGE plpython3u",
@@ -88,9 +88,9 @@ UNAVAILABLE_FEATURES = (
 # PostgreSQL ignores these with a warning.
 INEFFECTIVE = (
     'GRANT CONNECT ON DATABASE "{database}" TO PUBLIC',
-    'GRANT ALL ON DATABASE "{database}" TO "{them}"',
+    'GRANT ALL ON DATABASE "{database}" TO "{neighbour_role}"',
     "GRANT SELECT ON {schema}.documents TO PUBLIC",
-    'GRANT USAGE ON SCHEMA {schema} TO "{them}"',
+    'GRANT USAGE ON SCHEMA {schema} TO "{neighbour_role}"',
     "VACUUM pg_authid",
     "ANALYZE {schema}.documents",
 )
@@ -98,10 +98,10 @@ INEFFECTIVE = (
 
 @pytest.mark.parametrize("preset", PRESETS)
 async def test_every_escape_attempt_is_refused(harness, preset) -> None:
-    there = await harness.neighbours(preset)
+    pair = await harness.tenant_pair(preset)
     allowed = []
-    async with harness.connect(there.other) as neighbour, harness.connect(there.mine) as connection:
-        names = there.names | {"backend": neighbour.get_server_pid()}
+    async with harness.connect(pair.neighbour) as neighbour, harness.connect(pair.tenant) as connection:
+        names = pair.names | {"backend": neighbour.get_server_pid()}
         for statement in ESCAPE_ATTEMPTS:
             try:
                 await connection.execute(statement.format(**names))
@@ -113,30 +113,30 @@ async def test_every_escape_attempt_is_refused(harness, preset) -> None:
             await connection.execute("ROLLBACK; RESET ALL")
 
         assert not allowed, "\n".join(map(repr, allowed))
-        assert await connection.fetchval("SELECT current_user::text") == there.me
+        assert await connection.fetchval("SELECT current_user::text") == pair.tenant_role
         assert await connection.fetchval("SELECT string_agg(id, ',') FROM documents") == "mine"
         assert await neighbour.fetchval("SELECT string_agg(id, ',') FROM documents") == "theirs"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 async def test_unavailable_features_stay_unavailable(harness, preset) -> None:
-    there = await harness.neighbours(preset)
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(preset)
+    async with harness.connect(pair.tenant) as connection:
         for statement in UNAVAILABLE_FEATURES:
             with pytest.raises((asyncpg.FeatureNotSupportedError, asyncpg.UndefinedObjectError, asyncpg.DataError)):
-                await connection.execute(statement.format(**there.names))
+                await connection.execute(statement.format(**pair.names))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 async def test_a_tenant_cannot_pass_on_its_privileges(harness, preset) -> None:
-    there = await harness.neighbours(preset)
-    database = there.mine.endpoint.database
+    pair = await harness.tenant_pair(preset)
+    database = pair.tenant.endpoint.database
     query = """SELECT (SELECT datacl::text FROM pg_database WHERE datname = current_database()),
                       (SELECT string_agg(nspacl::text, '' ORDER BY oid) FROM pg_namespace),
                       (SELECT string_agg(relacl::text, '' ORDER BY oid) FROM pg_class WHERE relname = 'documents')"""
     before = await harness.as_superuser(database, query)
-    async with harness.connect(there.mine) as connection:
+    async with harness.connect(pair.tenant) as connection:
         for statement in INEFFECTIVE:
-            await connection.execute(statement.format(**there.names))
+            await connection.execute(statement.format(**pair.names))
 
     assert await harness.as_superuser(database, query) == before

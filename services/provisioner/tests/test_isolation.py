@@ -16,55 +16,58 @@ async def values(connection, query="SELECT id FROM documents ORDER BY id", *argu
 
 
 async def test_in_a_pool_a_tenant_reads_and_changes_only_its_own_rows(harness) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(Preset.POOLED)
+    async with harness.connect(pair.tenant) as connection:
         assert await values(connection) == ["mine"]
-        assert await values(connection, "SELECT id FROM documents WHERE tenant_id = $1", there.them_id) == []
+        assert await values(connection, "SELECT id FROM documents WHERE tenant_id = $1", pair.neighbour_id) == []
         assert await connection.execute("UPDATE documents SET body = NULL WHERE id = 'theirs'") == "UPDATE 0"
         assert await connection.execute("DELETE FROM documents WHERE id = 'theirs'") == "DELETE 0"
         copied = await connection.copy_from_query("SELECT id FROM documents", output=lambda _: asyncio.sleep(0))
         assert copied == "COPY 1"
-        assert await values(connection, "SELECT tenant_id FROM documents") == [there.mine.tenant_id]
+        assert await values(connection, "SELECT tenant_id FROM documents") == [pair.tenant.tenant_id]
 
-    async with harness.connect(there.other) as connection:
+    async with harness.connect(pair.neighbour) as connection:
         assert await values(connection) == ["theirs"]
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT INTO documents (tenant_id, id) VALUES ('{them_id}', 'forged')",
-        "UPDATE documents SET tenant_id = '{them_id}'",
-        "INSERT INTO documents VALUES ('{them_id}', 'theirs') ON CONFLICT (tenant_id, id) DO UPDATE SET id = 'y'",
-        "MERGE INTO documents USING (SELECT 1) ON false WHEN NOT MATCHED THEN INSERT VALUES ('{them_id}', 'forged')",
-        "WITH changed AS (UPDATE documents SET tenant_id = '{them_id}' RETURNING *) SELECT * FROM changed",
+        "INSERT INTO documents (tenant_id, id) VALUES ('{neighbour_id}', 'forged')",
+        "UPDATE documents SET tenant_id = '{neighbour_id}'",
+        "INSERT INTO documents VALUES ('{neighbour_id}', 'theirs') ON CONFLICT (tenant_id, id) DO UPDATE SET id = 'y'",
+        (
+            "MERGE INTO documents USING (SELECT 1) ON false"
+            " WHEN NOT MATCHED THEN INSERT VALUES ('{neighbour_id}', 'forged')"
+        ),
+        "WITH changed AS (UPDATE documents SET tenant_id = '{neighbour_id}' RETURNING *) SELECT * FROM changed",
     ],
 )
 async def test_in_a_pool_a_row_for_another_tenant_is_refused(harness, statement) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(Preset.POOLED)
+    async with harness.connect(pair.tenant) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
-            await connection.execute(statement.format(them_id=there.them_id))
+            await connection.execute(statement.format(neighbour_id=pair.neighbour_id))
 
-    async with harness.connect(there.other) as connection:
+    async with harness.connect(pair.neighbour) as connection:
         assert await values(connection) == ["theirs"]
 
 
 async def test_in_a_pool_copy_does_not_bypass_the_policy(harness) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(Preset.POOLED)
+    async with harness.connect(pair.tenant) as connection:
         with pytest.raises(asyncpg.PostgresError, match="row-level security"):
             await connection.copy_records_to_table(
                 "documents",
                 schema_name="product",
-                records=[(there.them_id, "forged", None)],
+                records=[(pair.neighbour_id, "forged", None)],
                 columns=["tenant_id", "id", "body"],
             )
 
 
 async def test_in_a_pool_two_tenants_can_use_the_same_key(harness) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    for environment in (there.mine, there.other):
+    pair = await harness.tenant_pair(Preset.POOLED)
+    for environment in (pair.tenant, pair.neighbour):
         async with harness.connect(environment) as connection:
             await connection.execute("INSERT INTO documents (id) VALUES ('same')")
             with pytest.raises(asyncpg.UniqueViolationError):
@@ -72,13 +75,13 @@ async def test_in_a_pool_two_tenants_can_use_the_same_key(harness) -> None:
 
 
 async def test_in_a_pool_no_setting_changes_the_visible_rows(harness) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(Preset.POOLED)
+    async with harness.connect(pair.tenant) as connection:
         for name, value in (
             ("role", "none"),
             ("search_path", "pg_catalog, product"),
-            ("app.tenant", there.them_id),
-            ("tenant_id", there.them_id),
+            ("app.tenant", pair.neighbour_id),
+            ("tenant_id", pair.neighbour_id),
             ("session_replication_role", "replica"),
             ("row_security", "on"),
         ):
@@ -92,15 +95,15 @@ async def test_in_a_pool_no_setting_changes_the_visible_rows(harness) -> None:
             await connection.execute("SELECT * FROM product.documents")
 
         for setting in ("search_path = pg_catalog", "row_security = off"):
-            await connection.execute(f'ALTER ROLE "{there.me}" SET {setting}')
+            await connection.execute(f'ALTER ROLE "{pair.tenant_role}" SET {setting}')
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        async with harness.connect(there.mine) as connection:
+        async with harness.connect(pair.tenant) as connection:
             await connection.execute("SELECT * FROM product.documents")
 
 
 async def test_in_a_pool_expressions_and_statistics_leak_nothing(harness) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(Preset.POOLED)
+    async with harness.connect(pair.tenant) as connection:
         leaking = "SELECT id FROM documents WHERE 1 / (CASE WHEN id = 'theirs' THEN 0 ELSE 1 END) = 1"
         assert await values(connection, leaking) == ["mine"]
         statistics = "SELECT most_common_vals::text FROM pg_stats WHERE tablename = 'documents'"
@@ -112,8 +115,8 @@ async def test_in_a_pool_expressions_and_statistics_leak_nothing(harness) -> Non
 
 
 async def test_in_a_bridge_a_neighbours_schema_is_closed(harness) -> None:
-    there = await harness.neighbours(Preset.BRIDGE)
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(Preset.BRIDGE)
+    async with harness.connect(pair.tenant) as connection:
         assert await values(connection) == ["mine"]
         for statement in (
             "SELECT * FROM {table}",
@@ -121,10 +124,10 @@ async def test_in_a_bridge_a_neighbours_schema_is_closed(harness) -> None:
             "UPDATE {table} SET body = NULL",
             "DELETE FROM {table}",
             "BEGIN; LOCK TABLE {table} IN ACCESS SHARE MODE",
-            'CREATE TABLE "{them}".mine (a int)',
+            'CREATE TABLE "{neighbour_role}".mine (a int)',
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await connection.execute(statement.format(table=there.table, them=there.them))
+                await connection.execute(statement.format(table=pair.table, neighbour_role=pair.neighbour_role))
             await connection.execute("ROLLBACK")
 
 
@@ -147,10 +150,10 @@ async def test_password_hashes_are_not_visible(harness, preset) -> None:
 
 @pytest.mark.parametrize("preset", SHARED)
 async def test_a_neighbours_queries_are_not_visible(harness, preset) -> None:
-    there = await harness.neighbours(preset)
-    async with harness.connect(there.other) as neighbour, harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(preset)
+    async with harness.connect(pair.neighbour) as neighbour, harness.connect(pair.tenant) as connection:
         await neighbour.execute("SELECT 'very private'")
-        shown = await values(connection, "SELECT query FROM pg_stat_activity WHERE usename = $1", there.them)
+        shown = await values(connection, "SELECT query FROM pg_stat_activity WHERE usename = $1", pair.neighbour_role)
 
     assert shown == ["<insufficient privilege>"]
 

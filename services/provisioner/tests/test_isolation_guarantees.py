@@ -7,16 +7,16 @@ from paybill_contracts.provisioner import Access
 
 
 async def test_without_row_level_security_a_neighbours_rows_are_visible(harness) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    await harness.as_driver(there.mine.endpoint.database, "ALTER TABLE product.documents DISABLE ROW LEVEL SECURITY")
+    pair = await harness.tenant_pair(Preset.POOLED)
+    await harness.as_driver(pair.tenant.endpoint.database, "ALTER TABLE product.documents DISABLE ROW LEVEL SECURITY")
 
-    async with harness.connect(there.mine) as connection:
+    async with harness.connect(pair.tenant) as connection:
         assert await connection.fetchval("SELECT count(*) FROM documents") == 2
 
 
 async def test_forced_row_level_security_hides_rows_from_the_table_owner(harness) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    database, query = there.mine.endpoint.database, "SELECT id FROM product.documents ORDER BY id"
+    pair = await harness.tenant_pair(Preset.POOLED)
+    database, query = pair.tenant.endpoint.database, "SELECT id FROM product.documents ORDER BY id"
 
     assert await harness.as_driver(database, query) == []
     await harness.as_driver(database, "ALTER TABLE product.documents NO FORCE ROW LEVEL SECURITY")
@@ -25,12 +25,12 @@ async def test_forced_row_level_security_hides_rows_from_the_table_owner(harness
 
 @pytest.mark.parametrize("group", ["members", "writers"])
 async def test_groups_are_safe_because_set_role_is_denied(harness, group) -> None:
-    there = await harness.neighbours(Preset.POOLED)
-    database = there.mine.endpoint.database
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(Preset.POOLED)
+    database = pair.tenant.endpoint.database
+    async with harness.connect(pair.tenant) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f'SET ROLE "{database}_{group}"')
-        await harness.as_driver(database, f'GRANT "{database}_{group}" TO "{there.me}" WITH SET TRUE')
+        await harness.as_driver(database, f'GRANT "{database}_{group}" TO "{pair.tenant_role}" WITH SET TRUE')
         await connection.execute(f'SET ROLE "{database}_{group}"')
 
 
@@ -38,34 +38,41 @@ async def test_groups_are_safe_because_set_role_is_denied(harness, group) -> Non
     ("breach", "query"),
     [
         (
-            'GRANT USAGE ON SCHEMA "{them}" TO "{me}"; GRANT SELECT ON "{them}".documents TO "{me}"',
+            (
+                'GRANT USAGE ON SCHEMA "{neighbour_role}" TO "{tenant_role}";'
+                ' GRANT SELECT ON "{neighbour_role}".documents TO "{tenant_role}"'
+            ),
             "SELECT id FROM {table}",
         ),
-        ('GRANT CREATE ON SCHEMA "{them}" TO "{me}"', 'CREATE TABLE "{them}".forged (a int)'),
+        (
+            'GRANT CREATE ON SCHEMA "{neighbour_role}" TO "{tenant_role}"',
+            'CREATE TABLE "{neighbour_role}".forged (a int)',
+        ),
     ],
 )
 async def test_a_missing_privilege_closes_a_neighbours_schema(harness, breach, query) -> None:
-    there = await harness.neighbours(Preset.BRIDGE)
-    names = {"me": there.me, "them": there.them, "table": there.table}
-    async with harness.connect(there.mine) as connection:
+    pair = await harness.tenant_pair(Preset.BRIDGE)
+    names = {"tenant_role": pair.tenant_role, "neighbour_role": pair.neighbour_role, "table": pair.table}
+    async with harness.connect(pair.tenant) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(query.format(**names))
         for statement in breach.format(**names).split("; "):
-            await harness.as_driver(there.mine.endpoint.database, statement)
+            await harness.as_driver(pair.tenant.endpoint.database, statement)
         await connection.execute(query.format(**names))
 
 
 async def test_revoked_connect_closes_a_neighbours_database(harness) -> None:
-    there = await harness.neighbours(Preset.SILO)
-    database = there.other.endpoint.database
+    pair = await harness.tenant_pair(Preset.SILO)
+    database = pair.neighbour.endpoint.database
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        async with harness.connect(there.mine, database=database):
+        async with harness.connect(pair.tenant, database=database):
             pass
     await harness.as_driver("postgres", f'GRANT CONNECT ON DATABASE "{database}" TO PUBLIC')
 
-    async with harness.connect(there.mine, database=database) as connection:
+    async with harness.connect(pair.tenant, database=database) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute("SELECT * FROM product.documents")
+    await harness.as_driver("postgres", f'REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC')
 
 
 @pytest.mark.parametrize("preset", [Preset.BRIDGE, Preset.SILO])

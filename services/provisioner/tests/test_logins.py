@@ -21,11 +21,11 @@ async def test_a_wrong_password_is_refused(harness, preset) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 async def test_a_password_is_valid_for_one_role_only(harness, preset) -> None:
-    there = await harness.neighbours(preset)
+    pair = await harness.tenant_pair(preset)
 
-    for user in (there.them, "postgres", "provisioner_driver", "tenant", "billing", "provisioner"):
+    for user in (pair.neighbour_role, "postgres", "provisioner_driver", "tenant", "billing", "provisioner"):
         with pytest.raises(asyncpg.InvalidPasswordError):
-            async with harness.connect(there.mine, user=user):
+            async with harness.connect(pair.tenant, user=user):
                 pass
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 from billing_samples import NOW
-from billing_world import eventually
+from billing_testbed import eventually
 from change_samples import having
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.subscriptions.tables import SUBSCRIPTIONS

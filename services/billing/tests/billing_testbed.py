@@ -96,7 +96,7 @@ class Publisher:
 
 
 @dataclass
-class World:
+class BillingTestbed:
     """A running billing service with the services around it."""
 
     served: Any
