@@ -15,6 +15,8 @@ from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.messaging.streams import EVENTS, INTAKE, configurations, connect
 
+STACK = Stack(data_dir=Path("no-stack"))
+
 HEALTHY = {
     "outbox_waiting": 0,
     "outbox_age_s": 0.0,
@@ -156,7 +158,11 @@ def test_a_changed_stream_is_found(nats: NatsServer) -> None:
         [intake] = [each for each in configurations(1) if each.name == INTAKE]
         await jetstream.update_stream(StreamConfig(**{**vars(intake), "max_age": 60.0, "duplicate_window": 60.0}))
         operator = await connect(nats.url, "operator", nats.password("operator"))
-        checks = (await _stream(operator, EVENTS), await _stream(operator, INTAKE), await _stream(operator, "KV_keys"))
+        checks = (
+            await _stream(operator, EVENTS, STACK),
+            await _stream(operator, INTAKE, STACK),
+            await _stream(operator, "KV_keys", STACK),
+        )
         await operator.close()
         await steward.close()
         return checks
@@ -173,7 +179,7 @@ def test_a_missing_stream_is_found(tmp_path: Path) -> None:
 
         async def check_streams() -> Check:
             operator = await connect(bare.url, "operator", bare.password("operator"))
-            check = await _stream(operator, EVENTS)
+            check = await _stream(operator, EVENTS, STACK)
             await operator.close()
             return check
 

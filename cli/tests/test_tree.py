@@ -190,6 +190,21 @@ def test_ctrl_c_ends_a_starting_command_without_a_traceback(
         assert process.returncode in {ExitCode.INTERRUPTED, ExitCode.OK, ExitCode.UNREACHABLE}, delay_ms
 
 
+def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path: Path) -> None:
+    environment = os.environ | {"PAYBILL_DATA_DIR": str(tmp_path), "PAYBILL_API_KEY": "key"}
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it, as from nohup
+    try:
+        process = subprocess.Popen(
+            [SCRIPT, "doctor"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+
+    assert process.wait(30) not in {ExitCode.INTERRUPTED, -signal.SIGINT}
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -13,7 +13,9 @@ def run() -> NoReturn:
         import signal
 
         # A KeyboardInterrupt inside an import could be swallowed or printed; nothing has to be cleaned up yet.
-        signal.signal(signal.SIGINT, _exit)
+        # A parent such as nohup may have SIGINT ignored: then it stays ignored.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _exit)
         from paybill_cli.main import main
 
         code = main(sys.argv[1:])

@@ -2,14 +2,18 @@
 
 import asyncio
 import os
+import shlex
 import shutil
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+from paybill_stack.health import NATS_UNREACHABLE, POSTGRES_UNREACHABLE, not_ready
 
 from paybill_cli import formatting
 from paybill_cli.client.stack import SERVICES, Stack
@@ -114,14 +118,14 @@ async def _nats(stack: Stack) -> list[Check]:
     try:
         access = stack.nats()
         async with connected(access) as client:
-            streams = [await _stream(client, expected.name or "") for expected in configurations(1)]
+            streams = [await _stream(client, expected.name or "", stack) for expected in configurations(1)]
     except CliError as error:
         down = error.exit_code is ExitCode.UNREACHABLE
         return [_failed("nats", "answers", error.message, error.next, unreachable=down)]
     return [_ok("nats", "answers", access.url), _sync_always(stack), *streams]
 
 
-async def _stream(client: "Client", name: str) -> Check:
+async def _stream(client: "Client", name: str, stack: Stack) -> Check:
     """Checks that the configuration of a stream is the one that it was created with."""
     from nats.errors import Error as NatsError
     from paybill_runtime.messaging.streams import configurations
@@ -135,11 +139,26 @@ async def _stream(client: "Client", name: str) -> Check:
     pairs = [(key, _value(info.config, key), _value(expected, key)) for key in _STREAM_DEFAULTS]
     different = [f"{key} is {found} instead of {right}" for key, found, right in pairs if found != right]
     if different:
-        return _failed(
-            "nats", name, ", ".join(different), "run python -m paybill_runtime.messaging.streams as the steward"
-        )
+        return _failed("nats", name, ", ".join(different), _restore_streams(stack, info.config.num_replicas or 1))
     state = info.state
     return _ok("nats", name, f"{state.messages} messages, {state.bytes} bytes, last seq {state.last_seq}")
+
+
+def _restore_streams(stack: Stack, replicas: int) -> str:
+    """Returns the command that restores all streams, for the NATS user `steward`: it may create and change streams."""
+    try:
+        nats = stack.running()["nats"]
+    except (CliError, KeyError):
+        nats = {}
+    settings = {
+        "URL": stack.nats_url or nats.get("url", "URL"),
+        "USER": "steward",
+        "PASSWORD_FILE": f"{nats['credentials']}/nats-steward" if "credentials" in nats else "FILE",
+        "REPLICAS": replicas,
+    }
+    environment = [f"PAYBILL_NATS_{key}={shlex.quote(str(value))}" for key, value in settings.items()]
+    command = " ".join([*environment, shlex.quote(sys.executable), "-m", "paybill_runtime.messaging.streams"])
+    return f"as the NATS user that may create and change streams, run: {command}"
 
 
 def _value(configuration: Any, key: str) -> Any:
@@ -211,12 +230,12 @@ def _reason(error: Exception) -> str:
 
 
 def _ready(name: str, health: dict[str, Any]) -> Check:
-    failing = [f"{part} is {state}" for part, state in health.get("checks", {}).items() if state != "ok"]
+    failing = not_ready(health)
     if not failing and health.get("status") == "ok":
         return _ok(name, "ready", "every loop runs")
-    if failing == ["bus is away"]:
-        return _failed(name, "ready", "the bus is away: events wait in the outbox", "start NATS again")
-    fix = "start PostgreSQL again" if "database is away" in failing else f"read {name}'s log, and restart it"
+    if failing == [NATS_UNREACHABLE]:
+        return _failed(name, "ready", f"{NATS_UNREACHABLE}; events wait in the outbox", "start NATS again")
+    fix = "start PostgreSQL again" if POSTGRES_UNREACHABLE in failing else f"read {name}'s log, and restart it"
     return _failed(name, "ready", ", ".join(failing) or str(health.get("status")), fix)
 
 
@@ -246,9 +265,14 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
         yield _ok(name, "lag", f"unprocessed messages: {', '.join(behind) or 'unknown'}")
     show, resolve = "paybill events quarantine", "paybill events redrive ID, or paybill events skip ID --reason WHY"
     for key, state, found, fix in (
-        ("parked", State.FAILED, "events are in the retry queue and retried automatically", show),
+        ("parked", State.FAILED, "events are parked in the retry queue (retried automatically)", show),
         ("dead", State.FAILED, "events are dead letters and block their tenants", resolve),
-        ("quarantined", State.NOTED, "published messages were refused", f"{show}; have them published corrected"),
+        (
+            "quarantined",
+            State.NOTED,
+            "published messages were refused",
+            f"{show}; ask the publisher to send corrected events",
+        ),
         ("effects_failed", State.NOTED, "external calls failed permanently", f"GET {name} /v1/operations/effects"),
     ):
         yield Check(name, key, state, f"{counts[key]} {found}", fix) if counts[key] else _ok(name, key, "none")

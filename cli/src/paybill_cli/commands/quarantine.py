@@ -15,7 +15,7 @@ from paybill_cli.output import Output
 COLUMNS = ("id", "service", "state", "subject", "tenant", "attempts", "next_at", "reason")
 _OPERATIONS = "/v1/operations"
 
-Id = Annotated[str, typer.Argument(help="Id of the event, as `paybill events quarantine` lists it.")]
+Id = Annotated[str, typer.Argument(help="Id of the event, as `paybill events quarantine` lists it.", metavar="ID")]
 
 
 def quarantine(
@@ -27,8 +27,9 @@ def quarantine(
 ) -> None:
     """List events that could not be handled or were refused.
 
-    `dead` needs a redrive or skip, `parked` is retried automatically, `queued` waits behind one of those, and
-    `quarantined` was refused by the owner of its type.
+    States: `dead` is a dead letter and needs a redrive or a skip; `parked` is in the retry queue and is retried
+    automatically; `queued` waits behind an earlier event of its tenant; `quarantined` was refused by the service that
+    owns its type.
 
     Example: paybill events quarantine
     """
@@ -38,7 +39,7 @@ def quarantine(
             rows += _retry_queue(name, service.get(f"{_OPERATIONS}/dead-letters", {"limit": limit}))
             refused = service.get(f"{_OPERATIONS}/quarantine", {"limit": limit})
             rows += [row | {"id": row["quarantine_id"], "service": name, "state": "quarantined"} for row in refused]
-    out.rows("event.quarantine", rows, COLUMNS)
+    out.rows("event.quarantine", rows if out.json else [_explained(row) for row in rows], COLUMNS)
     if any(row["state"] == "dead" for row in rows):
         out.info("next: paybill events redrive ID, or paybill events skip ID --reason WHY")
 
@@ -89,6 +90,10 @@ def _retry_queue(service: str, letters: list[dict[str, Any]]) -> list[dict[str, 
         tenants.add(letter["tenant"])
         rows.append(letter | {"id": letter["event_id"], "service": service, "state": state})
     return rows
+
+
+def _explained(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"state": "parked (retried automatically)"} if row["state"] == "parked" else row
 
 
 def _find(stack: Stack, id_: str) -> tuple[str, dict[str, Any]]:

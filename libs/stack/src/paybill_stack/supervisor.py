@@ -24,6 +24,7 @@ from paybill_stack.environment import (
     stripe_fake_command,
 )
 from paybill_stack.errors import FailureKind, StackError
+from paybill_stack.health import not_ready
 from paybill_stack.layout import SERVICES, STRIPE_FAKE, Layout
 from paybill_stack.operator_key import ensure_operator_key
 from paybill_stack.ports import NATS, POSTGRES, choose_ports
@@ -239,8 +240,7 @@ class Supervisor:
         """Returns `ok`, or the parts that are not."""
         try:
             health = (await self._http.get(url)).json()
-            failing = [f"{name} is {state}" for name, state in health.get("checks", {}).items() if state != "ok"]
-            return ", ".join(failing) or str(health["status"])
+            return ", ".join(not_ready(health)) or str(health["status"])
         except (httpx.HTTPError, ValueError, KeyError, AttributeError) as error:
             return f"no answer yet ({type(error).__name__})"
 
