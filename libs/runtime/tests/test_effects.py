@@ -16,7 +16,7 @@ from paybill_tenant.tables import SIGNUP_OPTIONS, TENANTS
 from sqlalchemy import text
 
 
-class _World:
+class _ExternalSystem:
     """External system that records every call and fails on demand."""
 
     def __init__(self) -> None:
@@ -47,25 +47,25 @@ def _work() -> JobRegistry:
     made = JobRegistry()
 
     @made.effect(TenantRequested, attempts=3, failed=lambda job, why: _cancelled(job.event, f"failed: {why}"))
-    async def greet(job, world):
+    async def greet(job, external_system):
         email = await job.open(job.event.contact_email)
         state = await job.state(TENANTS, job.event.tenant_id)
-        await world.call(job.id, f"{state.slug} {email}", job.attempt)
+        await external_system.call(job.id, f"{state.slug} {email}", job.attempt)
         yield _cancelled(job.event, "greeted")
 
     return made
 
 
 @pytest.fixture
-def world() -> _World:
-    return _World()
+def external_system() -> _ExternalSystem:
+    return _ExternalSystem()
 
 
 @pytest.fixture
-async def service_with_effects(start, publish, log, offerings, world, monkeypatch):
+async def service_with_effects(start, publish, log, offerings, external_system, monkeypatch):
     monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(worker, "POLL_S", 0.05)
-    running = await start(replace(service(), jobs=_work(), effects=lambda _settings, _secrets: world))
+    running = await start(replace(service(), jobs=_work(), effects=lambda _settings, _secrets: external_system))
     await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return running
@@ -76,13 +76,13 @@ async def _reasons(log, count=1):
 
 
 async def test_an_effect_runs_after_its_fact_with_the_fact_s_id_as_key(
-    service_with_effects, sign_up, log, world
+    service_with_effects, sign_up, log, external_system
 ) -> None:
     await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["greeted"]
     fact = (await log.facts("tenant.tenant_requested"))[0]
-    assert world.calls == [(fact.id, "acme un.likely@acme.example", 1)]
+    assert external_system.calls == [(fact.id, "acme un.likely@acme.example", 1)]
     outcome = (await log.facts("tenant.tenant_cancelled"))[0]
     assert outcome.origin.cause == fact.id
     assert outcome.origin.traceparent[3:35] == fact.origin.traceparent[3:35]
@@ -107,32 +107,32 @@ async def test_extra_statements_commit_together_with_the_outcome(start, publish,
     assert await databases.execute(url, "tenant", "SELECT revision FROM offerings WHERE id = 'beside'")
 
 
-async def test_a_failed_effect_is_retried_under_the_same_key(service_with_effects, sign_up, log, world) -> None:
-    world.failures = [ConnectionResetError("cut off"), ValueError("odd")]
+async def test_a_failed_effect_is_retried_under_the_same_key(service_with_effects, sign_up, log, external_system) -> None:
+    external_system.failures = [ConnectionResetError("cut off"), ValueError("odd")]
 
     await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["greeted"]
-    assert [attempt for _, _, attempt in world.calls] == [1, 2, 3]
-    assert len({key for key, _, _ in world.calls}) == 1
+    assert [attempt for _, _, attempt in external_system.calls] == [1, 2, 3]
+    assert len({key for key, _, _ in external_system.calls}) == 1
 
 
-async def test_the_last_failed_attempt_is_recorded_as_a_fact(service_with_effects, sign_up, log, world) -> None:
-    world.failures = [RuntimeError("down")] * 9
+async def test_the_last_failed_attempt_is_recorded_as_a_fact(service_with_effects, sign_up, log, external_system) -> None:
+    external_system.failures = [RuntimeError("down")] * 9
 
     await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["failed: RuntimeError: down"]
-    assert len(world.calls) == 3
+    assert len(external_system.calls) == 3
     failed = (await service_with_effects.client.get("/v1/operations/effects")).json()
     assert [(effect["state"], effect["work"]) for effect in failed] == [("failed", "greet")]
 
 
 async def test_a_failure_and_its_fact_are_recorded_in_one_transaction(
-    service_with_effects, sign_up, log, world, databases
+    service_with_effects, sign_up, log, external_system, databases
 ) -> None:
     """Otherwise a worker killed in between would call again after the failure was known."""
-    world.failures = [Refused("card stolen")] * 99
+    external_system.failures = [Refused("card stolen")] * 99
     url = str(service_with_effects.running.settings.database_url)
     await databases.execute(
         url,
@@ -146,7 +146,7 @@ async def test_a_failure_and_its_fact_are_recorded_in_one_transaction(
         "EXECUTE FUNCTION late()",
     )
     await sign_up(service_with_effects)
-    await until(lambda: _called(world, 2))
+    await until(lambda: _called(external_system, 2))
 
     states = await databases.execute(url, "tenant", "SELECT state->>'status' AS status FROM tenants")
     assert [row["status"] for row in states] == ["requested"]
@@ -159,17 +159,17 @@ async def test_an_effect_of_an_unknown_kind_stays_queued_and_is_shown(
     start, service_with_effects, sign_up, databases, caplog
 ) -> None:
     url = service_with_effects.running.settings.database_url
-    world = service_with_effects.running.worker._effects
-    world.gate = asyncio.Event()
+    external_system = service_with_effects.running.worker._effects
+    external_system.gate = asyncio.Event()
     await sign_up(service_with_effects)
-    await until(lambda: _called(world))
+    await until(lambda: _called(external_system))
     await service_with_effects.running.__aexit__(None, None, None)
 
     other = JobRegistry()
     other.effects["tenant.tenant_cancelled"] = service_with_effects.running.service.jobs.effects[
         "tenant.tenant_requested"
     ]
-    older = await start(replace(service(), jobs=other, effects=lambda _settings, _secrets: world), url=url)
+    older = await start(replace(service(), jobs=other, effects=lambda _settings, _secrets: external_system), url=url)
 
     async def shown():
         return [row for row in (await older.client.get("/v1/operations/effects")).json() if row["reason"]]
@@ -181,20 +181,20 @@ async def test_an_effect_of_an_unknown_kind_stays_queued_and_is_shown(
     assert sum("no effect greet here" in record.message for record in caplog.records) == 1
 
 
-async def test_a_worker_that_lost_its_lease_records_no_outcome(service_with_effects, sign_up, world, databases) -> None:
-    world.gate = asyncio.Event()
+async def test_a_worker_that_lost_its_lease_records_no_outcome(service_with_effects, sign_up, external_system, databases) -> None:
+    external_system.gate = asyncio.Event()
     await sign_up(service_with_effects)
-    await until(lambda: _called(world))
+    await until(lambda: _called(external_system))
     url = str(service_with_effects.running.settings.database_url)
     service_with_effects.running._tasks["leases"].cancel()
     await databases.execute(url, "tenant", "UPDATE chassis.lease SET owner = 'another', epoch = epoch + 1")
 
-    world.gate.set()
+    external_system.gate.set()
     await asyncio.sleep(0.5)
 
     rows = await databases.execute(url, "tenant", "SELECT state, attempts FROM chassis.effect")
     assert [tuple(row) for row in rows] == [("pending", 0)]
-    assert len(world.calls) == 1
+    assert len(external_system.calls) == 1
 
 
 async def test_a_tenant_with_many_effects_does_not_delay_others(start, publish, log, monkeypatch) -> None:
@@ -235,10 +235,10 @@ async def _all(order: list[str], count: int) -> bool:
     return len(order) == count
 
 
-async def test_shutdown_leaves_no_task_and_no_lease(start, service_with_effects, sign_up, world, databases) -> None:
-    world.gate = asyncio.Event()
+async def test_shutdown_leaves_no_task_and_no_lease(start, service_with_effects, sign_up, external_system, databases) -> None:
+    external_system.gate = asyncio.Event()
     await sign_up(service_with_effects)
-    await until(lambda: _called(world))
+    await until(lambda: _called(external_system))
     url = str(service_with_effects.running.settings.database_url)
 
     await service_with_effects.running.__aexit__(None, None, None)
@@ -248,59 +248,59 @@ async def test_shutdown_leaves_no_task_and_no_lease(start, service_with_effects,
     held = await databases.execute(url, "tenant", "SELECT count(*) AS held FROM chassis.lease WHERE owner <> ''")
     assert held[0]["held"] == 0
     assert await databases.execute(url, "tenant", "SELECT * FROM chassis.member") == []
-    assert len(world.calls) == 1
+    assert len(external_system.calls) == 1
 
 
-async def test_a_refused_effect_is_not_retried(service_with_effects, sign_up, log, world) -> None:
-    world.failures = [Refused("card stolen")]
+async def test_a_refused_effect_is_not_retried(service_with_effects, sign_up, log, external_system) -> None:
+    external_system.failures = [Refused("card stolen")]
 
     await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["failed: card stolen"]
-    assert len(world.calls) == 1
+    assert len(external_system.calls) == 1
 
 
-async def test_a_retry_after_response_costs_no_attempt(service_with_effects, sign_up, log, world) -> None:
-    world.failures = [RetryAfter(0.01, "rate limited")] * 5
+async def test_a_retry_after_response_costs_no_attempt(service_with_effects, sign_up, log, external_system) -> None:
+    external_system.failures = [RetryAfter(0.01, "rate limited")] * 5
 
     await sign_up(service_with_effects)
 
     assert await _reasons(log) == ["greeted"]
-    assert [attempt for _, _, attempt in world.calls] == [1] * 6
+    assert [attempt for _, _, attempt in external_system.calls] == [1] * 6
 
 
 async def test_a_killed_executor_runs_the_effect_again_under_the_same_key(
-    start, service_with_effects, sign_up, log, world
+    start, service_with_effects, sign_up, log, external_system
 ) -> None:
-    world.gate = asyncio.Event()
+    external_system.gate = asyncio.Event()
     await sign_up(service_with_effects)
-    await until(lambda: _called(world))
+    await until(lambda: _called(external_system))
     for task in service_with_effects.running._tasks.values():
         task.cancel()
     await service_with_effects.running.database.close()
-    world.gate.set()
+    external_system.gate.set()
 
     await start(
-        replace(service(), jobs=_work(), effects=lambda _settings, _secrets: world),
+        replace(service(), jobs=_work(), effects=lambda _settings, _secrets: external_system),
         url=service_with_effects.running.settings.database_url,
     )
 
     assert await _reasons(log) == ["greeted"]
-    assert len({key for key, _, _ in world.calls}) == 1
+    assert len({key for key, _, _ in external_system.calls}) == 1
 
 
-async def _called(world, times: int = 1) -> bool:
-    return len(world.calls) >= times
+async def _called(external_system, times: int = 1) -> bool:
+    return len(external_system.calls) >= times
 
 
-async def test_effects_of_many_tenants_run_concurrently(service_with_effects, sign_up, log, world) -> None:
-    world.gate = asyncio.Event()
+async def test_effects_of_many_tenants_run_concurrently(service_with_effects, sign_up, log, external_system) -> None:
+    external_system.gate = asyncio.Event()
     await asyncio.gather(*(sign_up(service_with_effects, f"tenant-{n}") for n in range(8)))
 
     async def all_called() -> bool:
-        return len(world.calls) == 8
+        return len(external_system.calls) == 8
 
     await until(all_called)
-    world.gate.set()
+    external_system.gate.set()
 
     assert await _reasons(log, 8) == ["greeted"] * 8
