@@ -107,7 +107,9 @@ async def test_extra_statements_commit_together_with_the_outcome(start, publish,
     assert await databases.execute(url, "tenant", "SELECT revision FROM offerings WHERE id = 'beside'")
 
 
-async def test_a_failed_effect_is_retried_under_the_same_key(service_with_effects, sign_up, log, external_system) -> None:
+async def test_a_failed_effect_is_retried_under_the_same_key(
+    service_with_effects, sign_up, log, external_system
+) -> None:
     external_system.failures = [ConnectionResetError("cut off"), ValueError("odd")]
 
     await sign_up(service_with_effects)
@@ -117,7 +119,9 @@ async def test_a_failed_effect_is_retried_under_the_same_key(service_with_effect
     assert len({key for key, _, _ in external_system.calls}) == 1
 
 
-async def test_the_last_failed_attempt_is_recorded_as_a_fact(service_with_effects, sign_up, log, external_system) -> None:
+async def test_the_last_failed_attempt_is_recorded_as_a_fact(
+    service_with_effects, sign_up, log, external_system
+) -> None:
     external_system.failures = [RuntimeError("down")] * 9
 
     await sign_up(service_with_effects)
@@ -181,7 +185,9 @@ async def test_an_effect_of_an_unknown_kind_stays_queued_and_is_shown(
     assert sum("no effect greet here" in record.message for record in caplog.records) == 1
 
 
-async def test_a_worker_that_lost_its_lease_records_no_outcome(service_with_effects, sign_up, external_system, databases) -> None:
+async def test_a_worker_that_lost_its_lease_records_no_outcome(
+    service_with_effects, sign_up, external_system, databases
+) -> None:
     external_system.gate = asyncio.Event()
     await sign_up(service_with_effects)
     await until(lambda: _called(external_system))
@@ -235,7 +241,9 @@ async def _all(order: list[str], count: int) -> bool:
     return len(order) == count
 
 
-async def test_shutdown_leaves_no_task_and_no_lease(start, service_with_effects, sign_up, external_system, databases) -> None:
+async def test_shutdown_leaves_no_task_and_no_lease(
+    start, service_with_effects, sign_up, external_system, databases
+) -> None:
     external_system.gate = asyncio.Event()
     await sign_up(service_with_effects)
     await until(lambda: _called(external_system))
