@@ -52,7 +52,7 @@ class Customers:
         self._client = client
         self._control = control
         self._deadline = deadline
-        self._dice = random.Random(SEED + 1)
+        self._rng = random.Random(SEED + 1)
 
     async def serve(self, number: int, slug: str) -> str:
         """Takes one customer from sign-up to active; returns the tenant's id."""
@@ -77,7 +77,7 @@ class Customers:
         while True:
             response = None
             with suppress(httpx.HTTPError, OSError):
-                url = self._dice.choice(self._fleet.urls(service))
+                url = self._rng.choice(self._fleet.urls(service))
                 response = await self._client.request(method, f"{url}{path}", **more)
                 if response.status_code < 500 and response.status_code != 429:
                     return response

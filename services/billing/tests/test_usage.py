@@ -63,7 +63,7 @@ def test_a_total_above_the_maximum_is_refused():
     for _ in range(1000):
         metering.record(used(10**12))
 
-    with pytest.raises(UsageTooLargeError):
+    with pytest.raises(UsageTooLargeError, match=r"the total of calls would exceed 10\^15"):
         metering.record(used(1))
 
 

@@ -331,7 +331,7 @@ async def test_usage_for_a_closed_window_is_quarantined_and_later_usage_is_proce
         ({"occurred_at": "9999-12-31T23:59:59Z"}, "5 minutes ahead"),
         ({"tenant_id": "ten_" + "e" * 32}, "there is no tenant"),
         ({"meter": "disk"}, "does not count disk"),
-        ({"quantity": 10**14}, "more than one report"),
+        ({"quantity": 10**14}, "at most 10^12"),
     ],
     ids=["negative", "fraction", "far past", "far future", "unknown tenant", "unknown meter", "too large"],
 )

@@ -171,8 +171,10 @@ def record(
             f"usage at {usage.occurred_at.isoformat()} is outside the accepted range, from {OLDEST.days} days ago "
             f"to {NEWEST.seconds // 60} minutes ahead"
         )
-    if usage.quantity > MAX_QUANTITY or (meter.total if meter is not None else 0) + usage.quantity > MAX_TOTAL:
-        raise UsageTooLargeError(f"{usage.quantity} is more than one report of {usage.meter} can hold; split it")
+    if usage.quantity > MAX_QUANTITY:
+        raise UsageTooLargeError(f"a report may have at most 10^12; split the {usage.quantity} of {usage.meter}")
+    if (meter.total if meter is not None else 0) + usage.quantity > MAX_TOTAL:
+        raise UsageTooLargeError(f"the total of {usage.meter} would exceed 10^15, the largest that a meter can hold")
     id_ = meter_id(usage.tenant_id, usage.meter)
     open_now = meter.windows if meter is not None else ()
     window = next((w for w in open_now if w.contains(usage.occurred_at)), None)
