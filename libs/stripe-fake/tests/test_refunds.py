@@ -1,4 +1,4 @@
-"""Returned money: refunds, and disputes that are opened and closed."""
+"""Refunds, and disputes that are opened and closed."""
 
 import pytest
 import stripe

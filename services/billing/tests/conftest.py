@@ -31,9 +31,9 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="session")
-def stand_in(tmp_path_factory):
+def stripe_fake(tmp_path_factory):
     """Starts the Stripe fake, one process for all tests."""
-    tmp_path = tmp_path_factory.mktemp("stand-in")
+    tmp_path = tmp_path_factory.mktemp("stripe-fake")
     key_file, secrets_file = tmp_path / "stripe-key", tmp_path / "stripe-secrets"
     key_file.write_text(f"{API_KEY}\n")
     secrets_file.write_text("\n".join(SECRETS))
@@ -57,10 +57,10 @@ def stand_in(tmp_path_factory):
 
 
 @pytest.fixture
-def fake(stand_in):
+def fake(stripe_fake):
     """Resets the Stripe fake for one test."""
-    stand_in.control.reset()
-    return stand_in
+    stripe_fake.control.reset()
+    return stripe_fake
 
 
 @pytest.fixture
