@@ -14,7 +14,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/.stamp ## the main job on real parts: prints and checks every event, then ends
+demo: .venv/.stamp ## a customer journey on real servers, from sign-up to replay; prints and checks every event
 	@$(BIN)/paybill demo $(ARGS)
 
 up: .venv/.stamp ## the whole stack in the foreground; ARGS="--data-dir DIR ..." are its options
@@ -26,7 +26,7 @@ test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real Post
 test-e2e: .venv/.stamp-dev ## customer journeys, faults and restarts, on the whole stack
 	@$(PYTEST) tests-e2e $(ARGS)
 
-bench: .venv/.stamp-dev ## our figures beside our peers'; takes minutes of both cores; ARGS="pipeline --json" runs one
+bench: .venv/.stamp-dev ## compare throughput and latency with other implementations; takes minutes; ARGS="pipeline --json" runs one
 	@$(BIN)/paybill bench $(ARGS)
 
 check: .venv/.stamp-dev ## format, lint, types, import rules, published schemas, the locks

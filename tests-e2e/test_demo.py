@@ -1,4 +1,4 @@
-"""`paybill demo`: the main job end to end, as a newcomer runs it."""
+"""`paybill demo`: a customer journey end to end, as a newcomer runs it."""
 
 import json
 import os

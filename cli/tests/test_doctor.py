@@ -172,6 +172,7 @@ def test_a_changed_stream_is_found(nats: NatsServer) -> None:
     assert (events.state, keys.state) == (State.OK, State.OK)
     assert intake.state is State.FAILED
     assert "max_age is 60.0 instead of 604800" in intake.found
+    assert "PAYBILL_NATS_USER=steward PAYBILL_NATS_PASSWORD_FILE=" in intake.fix
 
 
 def test_a_missing_stream_is_found(tmp_path: Path) -> None:

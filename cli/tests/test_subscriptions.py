@@ -176,7 +176,7 @@ def test_all_subscriptions_are_migrated_with_a_progress_bar(on_stack, subscriber
     assert (unconfirmed.code, unconfirmed.error["code"]) == (ExitCode.USAGE, "confirmation_needed")
     assert done.code == (ExitCode.FAILED if done.data["refused"] else ExitCode.OK)
     assert (done.data["status"], done.data["asked"]) == ("finished", done.data["moved"] + done.data["refused"])
-    assert "moved" in done.err
+    assert "migrated" in done.err
     assert done.data["id"] in [migration["id"] for migration in listed]
     assert len(refused) == done.data["refused"]
     assert [late.error["code"], resumed.error["code"]] == ["move_finished", "move_finished"]

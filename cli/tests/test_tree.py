@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
+from paybill_cli.command import command_of
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.tree import TREE, Branch, Leaf
 
@@ -93,6 +94,16 @@ def test_the_help_of_a_command_is_complete_and_describes_json(paybill, path: tup
     assert OWN[path].summary in done.out
     assert "--json" in done.out
     assert "..." not in done.out
+
+
+@every_command_of_ours
+def test_the_arguments_of_a_command_are_upper_case_without_brackets_of_their_own(path: tuple[str, ...]) -> None:
+    arguments = [
+        each for each in command_of(function(OWN[path]), path[-1]).params if each.param_type_name == "argument"
+    ]
+
+    assert [each.metavar for each in arguments if not each.metavar or not each.metavar.isupper()] == []
+    assert [each.metavar for each in arguments if "[" in each.metavar] == []
 
 
 @pytest.mark.parametrize("path", sorted(CHANGES), ids=" ".join)
@@ -263,6 +274,7 @@ def test_arguments_of_the_stripe_fake_are_passed_on() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert "--webhook-secret-file" in done.stdout
+    assert done.stdout.startswith("usage: paybill stripe-fake serve")
 
 
 def test_the_version_is_printed(paybill) -> None:

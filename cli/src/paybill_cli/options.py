@@ -17,13 +17,16 @@ Unsent = Annotated[bool, typer.Option("--dry-run", help="Print the request, and 
 """The dry run of a request for which the service has no preview."""
 IdempotencyKey = Annotated[
     str | None,
-    typer.Option("--idempotency-key", help="Key of an earlier attempt with unknown outcome; it is executed once."),
+    typer.Option(
+        "--idempotency-key",
+        help="Repeat an attempt whose outcome is unknown: requests with the same key are executed once.",
+    ),
 ]
 TenantName = Annotated[str, typer.Argument(help="Slug or id of the tenant.", metavar="TENANT")]
 OnlyTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant: slug or id.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")]
-Detach = Annotated[bool, typer.Option("--detach", help="Start it and do not wait; it continues in the service.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait, then exit 8.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end; the service continues.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait; then the exit code is 8.")]
 Interval = Annotated[Literal["month", "year"] | None, typer.Option("--interval", help="Billing interval.")]
 
 

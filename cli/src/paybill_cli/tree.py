@@ -26,7 +26,7 @@ TREE = Branch(
     "Runs and operates Paybill: subscriptions, tenants and their infrastructure.",
     {
         "up": Leaf("paybill_cli.commands.up:up", "Run the whole stack in the foreground, until Ctrl-C."),
-        "demo": Leaf("paybill_cli.demo.command:demo", "Show the main job on real parts, from sign-up to replay."),
+        "demo": Leaf("paybill_cli.demo.command:demo", "Run a customer journey on real servers, sign-up to replay."),
         "tenant": Branch(
             "Create, show, suspend and offboard tenants.",
             {
@@ -59,7 +59,7 @@ TREE = Branch(
                 ),
                 "reconcile": Leaf(
                     "paybill_cli.commands.providers:reconcile",
-                    "Compare all subscriptions at a provider with ours, and repair differences.",
+                    "Compare a provider's subscriptions with Paybill's, and repair differences.",
                 ),
                 "reconciliations": Leaf(
                     "paybill_cli.commands.providers:reconciliations", "List reconciliations, the newest first."
@@ -67,7 +67,7 @@ TREE = Branch(
                 "stop": Leaf("paybill_cli.commands.providers:stop", "Stop a reconciliation; its repairs stay."),
                 "drifts": Leaf(
                     "paybill_cli.commands.providers:drifts",
-                    "List differences between a provider and us, and whether each was repaired.",
+                    "List differences between a provider and Paybill, and their repairs.",
                 ),
             },
         ),
@@ -103,7 +103,7 @@ TREE = Branch(
             },
         ),
         "manual": Branch(
-            "Customers who pay by invoice: offers, orders, payments.",
+            "Manage offers, orders and invoices for payment by invoice.",
             {
                 "offers": Leaf("paybill_cli.commands.manual:offers", "List offers that were not ordered yet."),
                 "offer": Leaf(
@@ -167,7 +167,7 @@ TREE = Branch(
             },
         ),
         "plans": Branch(
-            "Check, compare and publish plans.",
+            "Check, compare and publish plans, and migrate subscriptions.",
             {
                 "lint": Leaf(
                     "paybill_cli.commands.plans:lint",
@@ -183,15 +183,15 @@ TREE = Branch(
                 ),
                 "move": Leaf(
                     "paybill_cli.commands.plan_migrations:start",
-                    "Move all subscriptions from one plan version to another.",
+                    "Migrate all subscriptions from one plan version to another.",
                 ),
                 "moves": Leaf(
                     "paybill_cli.commands.plan_migrations:list_all",
-                    "List migrations, or the subscriptions that one could not move.",
+                    "List migrations, or the subscriptions that one could not migrate.",
                 ),
                 "pause-move": Leaf(
                     "paybill_cli.commands.plan_migrations:pause",
-                    "Pause a migration: no further subscription is moved until it is resumed.",
+                    "Pause a migration: no further subscription is migrated until it is resumed.",
                 ),
                 "resume-move": Leaf("paybill_cli.commands.plan_migrations:resume", "Resume a paused migration."),
                 "list": Leaf("paybill_cli.commands.plans:list_all", "List the plan versions on sale."),
@@ -257,9 +257,11 @@ TREE = Branch(
                 ),
             },
         ),
-        "replay": Leaf("paybill_cli.commands.replay:replay", "Fold the log and compare it with the live state."),
+        "replay": Leaf(
+            "paybill_cli.commands.replay:replay", "Replay the log and compare the result with the live state."
+        ),
         "doctor": Leaf("paybill_cli.commands.doctor:doctor", "Check every part, and print how to repair each failure."),
-        "bench": Leaf("paybill_cli.commands.bench:bench", "Measure, and compare with peers and targets."),
+        "bench": Leaf("paybill_cli.commands.bench:bench", "Compare throughput and latency with other implementations."),
         "stripe-fake": Leaf("paybill_cli.commands.stripe_fake:stripe_fake", "Run the Stripe fake alone.", True),
         "version": Leaf("paybill_cli.commands.version:version", "Print the version."),
     },

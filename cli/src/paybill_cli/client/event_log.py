@@ -86,8 +86,9 @@ async def stream_info(client: Client, stream: str = EVENTS) -> StreamInfo:
         raise CliError(
             "no_stream",
             f"the stream {stream} does not exist",
-            why="the steward creates the streams before the services start",
-            next="paybill up, or python -m paybill_runtime.messaging.streams",
+            why="the NATS user steward, which may create and change streams, creates them before the services start",
+            next="paybill up, or for another NATS: PAYBILL_NATS_URL=URL PAYBILL_NATS_USER=steward "
+            "PAYBILL_NATS_PASSWORD_FILE=FILE python -m paybill_runtime.messaging.streams",
             exit_code=ExitCode.NOT_FOUND,
         ) from error
 

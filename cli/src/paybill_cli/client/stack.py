@@ -14,7 +14,7 @@ from paybill_cli.options import OptionGroup
 
 SERVICES = ("tenant", "billing", "provisioner")
 STACK_FILE = "stack.json"
-_PANEL = "Which stack"
+_PANEL = "Stack to use"
 
 DataDirectory = Annotated[
     Path,

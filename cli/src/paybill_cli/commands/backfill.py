@@ -61,7 +61,9 @@ def backfill(
     customers: Annotated[
         Path, typer.Option("--customers", help="CSV with the columns customer, slug, name, email, plan, region.")
     ],
-    at_once: Annotated[int, typer.Option("--at-once", min=1, max=32, help="Number of concurrent rows.")] = 4,
+    at_once: Annotated[
+        int, typer.Option("--at-once", min=1, max=32, help="Customers that are processed concurrently.")
+    ] = 4,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for all rows.")] = 3600,
     yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the expected outcome of each row.")] = False,
@@ -69,7 +71,8 @@ def backfill(
     """Create tenants for existing customers of a provider.
 
     Each customer keeps its subscription and is not charged again. The command is idempotent: after an interruption,
-    run it again with the same file. Exit 1 when a row was refused; in a dry run when one would not become active.
+    run it again with the same file. Exit code 1 when a row was refused or, in a dry run, when a
+    tenant would not become active.
 
     Example: paybill provider backfill stripe --customers customers.csv --dry-run
     """

@@ -18,11 +18,12 @@ COLUMNS = ("key", "value", "unit", "target", "met")
 
 def bench(
     out: Output,
-    name: Annotated[str, typer.Argument(help="Name of a benchmark; by default all run.")] = "all",
+    name: Annotated[str, typer.Argument(help="Name of a benchmark; by default all run.", metavar="BENCHMARK")] = "all",
 ) -> None:
-    """Measure, and compare with peers and targets.
+    """Compare throughput and latency with other implementations.
 
-    Runs real servers in a temporary folder. No other load should run on the machine.
+    Runs real servers in a temporary directory, and prints the target of each figure. No other load should run on the
+    machine.
 
     Example: paybill bench pipeline --json
     """

@@ -25,9 +25,11 @@ def changes(
     stack: Stack,
     subscription: Annotated[
         str | None,
-        typer.Argument(help="Only of this subscription or tenant; by default of all.", metavar="[NAME]"),
+        typer.Argument(help="Subscription or tenant whose changes are listed; by default all.", metavar="NAME"),
     ] = None,
-    status: Annotated[str | None, typer.Option("--status", help="Only with this status, such as quoted.")] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help="Only changes with this status, such as quoted.")
+    ] = None,
     limit: Limit = 1000,
 ) -> None:
     """List changes of subscriptions, in the order of their ids.

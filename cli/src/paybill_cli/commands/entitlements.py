@@ -40,8 +40,8 @@ def check(
     stack: Stack,
     tenant: TenantName,
     feature: Feature,
-    used: Annotated[int, typer.Option("--used", min=0, help="For a limit: the current use.")] = 0,
-    want: Annotated[int, typer.Option("--want", min=0, help="The additional use.")] = 1,
+    used: Annotated[int, typer.Option("--used", min=0, help="Current usage, for a limit.")] = 0,
+    want: Annotated[int, typer.Option("--want", min=0, help="Additional usage to check.")] = 1,
 ) -> None:
     """Check whether a tenant may use a feature now; exit code 6 when it may not.
 
@@ -69,12 +69,12 @@ def override(
     tenant: TenantName,
     feature: Feature,
     reason: Reason,
-    limit: Annotated[int | None, typer.Option("--limit", min=0, help="Maximum of a limit.")] = None,
-    enabled: Annotated[bool | None, typer.Option("--on/--off", help="Enabled or disabled.")] = None,
-    value: Annotated[str | None, typer.Option("--value", help="Static value.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=0, help="Maximum of a limit feature.")] = None,
+    enabled: Annotated[bool | None, typer.Option("--on/--off", help="Turn an on/off feature on or off.")] = None,
+    value: Annotated[str | None, typer.Option("--value", help="Value of a static feature.")] = None,
     meter: Annotated[str | None, typer.Option("--meter", help="Meter of a metered feature.")] = None,
-    included: Annotated[int, typer.Option("--included", min=0, help="Of a meter: the included usage.")] = 0,
-    quota: Annotated[int | None, typer.Option("--quota", min=0, help="Of a meter: the maximum per window.")] = None,
+    included: Annotated[int, typer.Option("--included", min=0, help="Included usage of the meter.")] = 0,
+    quota: Annotated[int | None, typer.Option("--quota", min=0, help="Maximum usage of the meter per window.")] = None,
     since: Since = None,
     until: Until = None,
 ) -> None:

@@ -22,7 +22,9 @@ _CLOCK_SKEW = timedelta(seconds=10)
 
 
 async def show(
-    out: Output, stack: Stack, fact: Annotated[str, typer.Argument(help="Sequence in the log, or id of the event.")]
+    out: Output,
+    stack: Stack,
+    fact: Annotated[str, typer.Argument(help="Sequence in the log, or id of the event.", metavar="EVENT")],
 ) -> None:
     """Show one event: its headers and its payload.
 

@@ -44,9 +44,11 @@ _WAIT_S = 30.0
 Id = Annotated[str, typer.Argument(help="Id of the licence, lic_….", metavar="LICENCE")]
 Machine = Annotated[
     str | None,
-    typer.Argument(help="Identifier of the machine, such as its /etc/machine-id; only its hash is sent."),
+    typer.Argument(
+        help="Identifier of the machine, such as its /etc/machine-id; only its hash is sent.", metavar="MACHINE"
+    ),
 ]
-Digest = Annotated[str | None, typer.Option("--digest", help="The hash itself, as `paybill licence show` prints it.")]
+Digest = Annotated[str | None, typer.Option("--digest", help="Hash of the identifier, instead of the identifier.")]
 
 
 def issue(
@@ -84,9 +86,9 @@ def list_all(
     tenant: OnlyTenant = None,
     status: Annotated[
         Literal["signing", "in_force", "lapsing", "revoked"] | None,
-        typer.Option("--status", help="Only with this status."),
+        typer.Option("--status", help="Only licences with this status."),
     ] = None,
-    kid: Annotated[str | None, typer.Option("--kid", help="Only those signed with this key.")] = None,
+    kid: Annotated[str | None, typer.Option("--kid", help="Only licences that this key signed.")] = None,
     limit: Limit = 1000,
 ) -> None:
     """List licences in the order of their ids.

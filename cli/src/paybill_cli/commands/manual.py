@@ -58,7 +58,9 @@ def offer(
     stack: Stack,
     options: ChangeOptions,
     tenant: TenantName,
-    plan: Annotated[str | None, typer.Option("--plan", help="Plan on sale; by default that of the sign-up.")] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="Plan that is on sale; by default the plan of the sign-up.")
+    ] = None,
     interval: Interval = None,
     quantity: Quantity = 1,
     valid: Annotated[str, typer.Option("--valid", help="Validity of the offer, in days.")] = "30d",
@@ -108,7 +110,8 @@ def invoices(
     stack: Stack,
     tenant: OnlyTenant = None,
     status: Annotated[
-        Literal["open", "overdue", "paid", "void"] | None, typer.Option("--status", help="Only with this status.")
+        Literal["open", "overdue", "paid", "void"] | None,
+        typer.Option("--status", help="Only invoices with this status."),
     ] = None,
     limit: Limit = 1000,
 ) -> None:

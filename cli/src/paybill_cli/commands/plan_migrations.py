@@ -1,4 +1,4 @@
-"""`paybill plans move`: moves all subscriptions of one plan version to another, and shows the progress."""
+"""`paybill plans move`: migrates all subscriptions of one plan version to another, and shows the progress."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ REFUSED_COLUMNS = ("subscription_id", "tenant_id", "code", "refusal")
 _VERSION = re.compile(r"([a-z][a-z0-9_-]{0,62})@([1-9][0-9]{0,6})")
 _MIGRATION = re.compile(r"mov_[0-9a-f]{32}")
 
-Id = Annotated[str, typer.Argument(help="Id of the migration, mov_….", metavar="MOVE")]
+Id = Annotated[str, typer.Argument(help="Id of the migration, mov_….", metavar="MIGRATION")]
 
 
 def start(
@@ -38,10 +38,10 @@ def start(
     detach: Detach = False,
     timeout: Timeout = 3600,
 ) -> int:
-    """Move all subscriptions from one plan version to another.
+    """Migrate all subscriptions from one plan version to another.
 
-    Each keeps its quantity and interval. The service continues when this command ends or the service restarts; exit 1
-    when a subscription could not be moved.
+    Each keeps its quantity and interval. The migration continues in the service when this command ends or the service
+    restarts. Exit code 1 when a subscription could not be migrated.
 
     Example: paybill plans move pro@1 pro@2 --when period_end --reason "new prices"
     """
@@ -55,7 +55,7 @@ def start(
         if not reason:
             raise usage("a migration needs a reason, which is kept in the log", next="add --reason")
         _print_preview(out, preview, from_, to)
-        question = f"Move {preview['subscriptions']} subscriptions from {from_} to {to} ({when})?"
+        question = f"Migrate {preview['subscriptions']} subscriptions from {from_} to {to} ({when})?"
         out.confirm(question, yes=options.yes)
         body = {**versions, "when": when, "reason": reason}
         started = post(out, billing, "/v1/moves", body, options.idempotency_key)
@@ -70,10 +70,11 @@ def list_all(
     out: Output,
     stack: Stack,
     migration: Annotated[
-        str | None, typer.Argument(help="Lists the subscriptions that this migration could not move.", metavar="[MOVE]")
+        str | None,
+        typer.Argument(help="Show the subscriptions that this migration could not migrate.", metavar="MIGRATION"),
     ] = None,
 ) -> None:
-    """List migrations, or the subscriptions that one could not move.
+    """List migrations, or the subscriptions that one could not migrate.
 
     Example: paybill plans moves mov_0123456789abcdef0123456789abcdef
     """
@@ -88,7 +89,7 @@ def list_all(
 
 
 def pause(out: Output, stack: Stack, options: RequestOptions, migration: Id, reason: Reason) -> None:
-    """Pause a migration: no further subscription is moved until it is resumed.
+    """Pause a migration: no further subscription is migrated until it is resumed.
 
     Example: paybill plans pause-move mov_0123456789abcdef0123456789abcdef --reason "a customer called"
     """
@@ -127,7 +128,7 @@ def _wait(out: Output, billing: Service, started: Mapping[str, Any], timeout_s: 
 
 def _bar(migration: Mapping[str, Any]) -> str:
     refused = f", {migration['refused']} refused" if migration["refused"] else ""
-    text = f"{migration['moved']} of {migration['total']} moved{refused}"
+    text = f"{migration['moved']} of {migration['total']} migrated{refused}"
     return formatting.bar(migration["moved"] + migration["refused"], migration["total"], text)
 
 

@@ -43,9 +43,10 @@ def reconcile(
     timeout: Timeout = 3600,
     idempotency_key: IdempotencyKey = None,
 ) -> int:
-    """Compare all subscriptions at a provider with ours, and repair differences.
+    """Compare a provider's subscriptions with Paybill's, and repair differences.
 
-    The service continues when this command ends or the service restarts; exit 1 when a difference was found.
+    The reconciliation continues in the service when this command ends or the service restarts. Exit code 1 when a
+    difference was found.
 
     Example: paybill provider reconcile stripe --dry-run
     """
@@ -89,7 +90,7 @@ def drifts(
     run: Annotated[str | None, typer.Option("--run", help="Only differences that this reconciliation found.")] = None,
     tenant: Annotated[str | None, typer.Option("--tenant", help="Only this tenant, by id.")] = None,
 ) -> None:
-    """List differences between a provider and us, and whether each was repaired.
+    """List differences between a provider and Paybill, and their repairs.
 
     Example: paybill provider drifts --tenant ten_0123456789abcdef0123456789abcdef
     """

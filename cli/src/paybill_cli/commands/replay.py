@@ -48,9 +48,9 @@ def replay(
         list[str] | None, typer.Option("--service", help="Only this service; the option can be repeated.")
     ] = None,
 ) -> None:
-    """Fold the log and compare it with the live state.
+    """Replay the log and compare the result with the live state.
 
-    Exit code 9 when they differ. For a stopped stack, its servers are started and stopped again.
+    Exit code 9 when they differ. If the stack is stopped, its servers are started for the replay, and stopped again.
 
     Example: paybill replay --verify
     """

@@ -60,7 +60,9 @@ class QuotedOptions(OptionGroup):
 def list_all(
     out: Output,
     stack: Stack,
-    access: Annotated[str | None, typer.Option("--access", help="Only with this access, such as grace.")] = None,
+    access: Annotated[
+        str | None, typer.Option("--access", help="Only subscriptions with this access, such as grace.")
+    ] = None,
     limit: Limit = 1000,
 ) -> None:
     """List subscriptions in the order of their ids.

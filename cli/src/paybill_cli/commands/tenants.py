@@ -25,7 +25,7 @@ def create(
     out: Output,
     stack: Stack,
     options: RequestOptions,
-    slug: Annotated[str, typer.Argument(help="Name in URLs and database roles; permanently unique.")],
+    slug: Annotated[str, typer.Argument(help="Name in URLs and database roles; permanently unique.", metavar="SLUG")],
     plan: Annotated[str, typer.Option("--plan", help="Plan of the published catalogue.")],
     region: Annotated[str, typer.Option("--region", help="Region of the published blueprint.")],
     email: Annotated[str, typer.Option("--email", help="Billing contact; encrypted, never shown.")],
@@ -177,8 +177,8 @@ def offboard(
 def portal(out: Output, stack: Stack, tenant: TenantName) -> None:
     """Create a link to the provider's customer portal for a tenant.
 
-    The portal shows invoices, changes the card, and cancels. The link expires soon; it gives access to its holder, so
-    share it only with the customer.
+    In the portal the customer can see invoices, change the card and cancel. The link expires soon. It gives access to
+    everyone who has it, so share it only with the customer.
 
     Example: paybill tenant portal acme
     """

@@ -39,7 +39,7 @@ async def up(
             exists=True,
             dir_okay=False,
             resolve_path=True,
-            help="Catalogue to start with; by default plans.yaml in the data directory, else billing's own.",
+            help="Catalogue to start with; by default plans.yaml in the data directory, else the default catalogue.",
         ),
     ] = None,
     blueprints: Annotated[
@@ -50,7 +50,7 @@ async def up(
             exists=True,
             dir_okay=False,
             resolve_path=True,
-            help="Blueprints of environments; by default the provisioner's own.",
+            help="Blueprints of environments; by default those of the provisioner.",
         ),
     ] = None,
     port_base: Annotated[
@@ -72,7 +72,7 @@ async def up(
             exists=True,
             file_okay=False,
             resolve_path=True,
-            help="Directory with a file nats-<user> with the password of each user.",
+            help="Directory with one password file per NATS user, named nats-<user>.",
             rich_help_panel=_PANEL,
         ),
     ] = None,

@@ -33,9 +33,9 @@ _COMPARISONS = 8
 _WINDOW_ID = re.compile(r"ten_[0-9a-f]{32}:[a-z][a-z0-9_-]{0,62}:[0-9T-]{13}")
 
 Since = Annotated[
-    str | None, typer.Option("--since", help="Only windows that start then or later, such as 2026-03-01.")
+    str | None, typer.Option("--since", help="Only windows that start at this time or later, such as 2026-03-01.")
 ]
-Until = Annotated[str | None, typer.Option("--until", help="Only windows that start before.")]
+Until = Annotated[str | None, typer.Option("--until", help="Only windows that start before this time.")]
 
 
 def show(out: Output, stack: Stack, tenant: TenantName) -> None:
@@ -61,7 +61,7 @@ def windows(
     tenant: OnlyTenant = None,
     status: Annotated[
         Literal["open", "unbilled", "due", "reported", "failed"] | None,
-        typer.Option("--status", help="Only with this status."),
+        typer.Option("--status", help="Only windows with this status."),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -69,8 +69,8 @@ def windows(
 ) -> None:
     """List open and closed windows of usage.
 
-    `due` is being reported to the provider, `failed` was refused there and needs `paybill usage report`, and
-    `unbilled` is not reported.
+    `due`: the value is being reported to the provider. `failed`: the provider refused the value; report it again with
+    `paybill usage report`. `unbilled`: the value is not reported.
 
     Example: paybill usage windows --status failed
     """
@@ -101,10 +101,10 @@ def consume(
     stack: Stack,
     options: RequestOptions,
     tenant: TenantName,
-    meter: Annotated[str, typer.Argument(help="Meter of the tenant's plan.")],
+    meter: Annotated[str, typer.Argument(help="Meter of the tenant's plan.", metavar="METER")],
     quantity: Annotated[int, typer.Option("--quantity", min=1, help="Quantity to consume.")] = 1,
     of: Annotated[
-        str | None, typer.Option("--of", help="Counted object, for a meter that counts distinct ones.")
+        str | None, typer.Option("--of", help="Object to count, for a meter that counts distinct objects.")
     ] = None,
 ) -> None:
     """Count usage if the plan allows it; exit code 6 when it does not.
@@ -131,7 +131,9 @@ def consume(
 def report(
     out: Output,
     stack: Stack,
-    window: Annotated[str, typer.Argument(help="Id of the window, as `paybill usage windows` lists it.")],
+    window: Annotated[
+        str, typer.Argument(help="Id of the window, as `paybill usage windows` lists it.", metavar="WINDOW")
+    ],
     dry_run: Unsent = False,
 ) -> None:
     """Report a window's value to the provider again.

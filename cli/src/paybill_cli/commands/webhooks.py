@@ -66,10 +66,14 @@ def list_all(
     stack: Stack,
     state: Annotated[
         Literal["waiting", "done", "quarantined"] | None,
-        typer.Option("--state", help="Only with this state; quarantined: of another mode or account."),
+        typer.Option(
+            "--state", help="Only webhooks with this state; quarantined: from another mode or account of the provider."
+        ),
     ] = None,
-    object_: Annotated[str | None, typer.Option("--object", help="Only about this object.", metavar="OBJECT")] = None,
-    provider: Annotated[str | None, typer.Option("--provider", help="Only from this provider.")] = None,
+    object_: Annotated[
+        str | None, typer.Option("--object", help="Only webhooks about this object.", metavar="OBJECT")
+    ] = None,
+    provider: Annotated[str | None, typer.Option("--provider", help="Only webhooks from this provider.")] = None,
     limit: Limit = 100,
 ) -> None:
     """List webhooks of the last 30 days, the newest first.

@@ -1,1 +1,1 @@
-"""`paybill demo`: runs the main job on real parts, and checks each step."""
+"""`paybill demo`: runs a customer journey on real servers, from sign-up to replay, and checks each step."""

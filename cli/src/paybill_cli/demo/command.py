@@ -26,7 +26,7 @@ async def demo(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary directory.")] = False,
 ) -> int:
-    """Show the main job on real parts, from sign-up to replay.
+    """Run a customer journey on real servers, sign-up to replay.
 
     Customers sign up and pay at the Stripe fake; signed webhooks arrive, environments are built, a payment fails, a
     customer cancels, and the log is replayed. Exit code 0 only if every step was observed.

@@ -22,6 +22,7 @@ from paybill_stack.layout import SERVICES, Layout
 from paybill_stack.ports import NATS, POSTGRES, choose_ports
 
 _STEWARD = "steward"
+"""The NATS user that may create and change streams."""
 _PSQL_TIMEOUT_S = 30.0
 
 
@@ -104,7 +105,7 @@ class Servers:
         except (OSError, NatsError, TimeoutError) as error:
             raise StackError(
                 "nats_unreachable",
-                f"the steward cannot connect to NATS at {self.bus.url}",
+                f"the NATS user {_STEWARD}, which creates the streams, cannot connect to {self.bus.url}",
                 why=str(error) or type(error).__name__,
                 next="check --nats-url, and the file nats-steward in --nats-credentials-dir",
                 kind=FailureKind.UNREACHABLE,

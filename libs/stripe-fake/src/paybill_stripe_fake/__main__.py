@@ -76,7 +76,11 @@ def _announce(url: str, *, as_json: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m paybill_stripe_fake", description="Stripe fake.")
+    parser = argparse.ArgumentParser(
+        prog="paybill stripe-fake",
+        description="Runs a fake of the Stripe API for development and tests.",
+        epilog="Example: paybill stripe-fake serve --api-key-file key --port 8420",
+    )
     serve = parser.add_subparsers(required=True).add_parser("serve", help="run until SIGTERM or Ctrl-C")
     add = serve.add_argument
     add("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
