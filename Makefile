@@ -24,7 +24,7 @@ test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real Post
 	@$(PYTEST) -n 2 --dist worksteal libs services cli $(ARGS)
 
 test-e2e: .venv/.stamp-dev ## customer journeys, faults and restarts, on the whole stack
-	@$(PYTEST) tests-e2e $(ARGS)
+	@$(PYTEST) tests-e2e $(addprefix --ignore=,$(STRUCTURE)) $(ARGS)
 
 bench: .venv/.stamp-dev ## compare throughput and latency with other implementations; takes minutes; ARGS="pipeline --json" runs one
 	@$(BIN)/paybill bench $(ARGS)

@@ -32,7 +32,11 @@ def subscriptions_with_bug(poison: str) -> Subscriptions:
 async def main(access: ServerAccess, poison: str, api_keys_file: Path, port: int) -> None:
     """Runs until the service fails or the process is stopped."""
     service = Service(
-        "tenant", ServiceSettings, (hop.HOPS,), lambda _context: APIRouter(), subscriptions_with_bug(poison)
+        name="tenant",
+        settings=ServiceSettings,
+        router=lambda _context: APIRouter(),
+        states=(hop.HOPS,),
+        subscriptions=subscriptions_with_bug(poison),
     )
     settings = hop.settings(access).model_copy(update={"api_keys_file": api_keys_file, "http_port": port})
     await hop.create_tables(access)

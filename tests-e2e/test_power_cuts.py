@@ -371,7 +371,7 @@ def restart_with_default_sync_interval(nats: NatsServer) -> None:
     assert conf.read_text() != safe
     with sole_server(conf.parent) as lock:
         nats._child = Child([Path(sys.executable).with_name("nats-server"), "--config", conf], nats.log, lock)
-    assert nats._child.wait_until(nats._is_ready, 10)
+    assert nats._child.wait_until(nats._responds, 10)
 
 
 async def test_the_test_detects_postgresql_with_fsync_off(deployment, offerings) -> None:

@@ -222,16 +222,20 @@ class Running:
         return self._app
 
     def _build_app(self) -> FastAPI:
+        routers = (
+            operations.probes(self.service.name, self._alive, self.health),
+            operations.operations(self.context, self.retry_queue, self.health, self._lag),
+            self.service.router(self.context),
+        )
         app = FastAPI(
+            # Not by include_router: at each level it builds every route once more, and searches them level by level.
+            routes=[route for router in routers for route in router.routes],
             title=f"Paybill {self.service.name}",
             version="1",
             telemetry={"operation_spans": False, "logs": False},  # one span for a request; our own log lines
         )
         app.state.key_ring = self.key_ring
         problems.install(app)
-        app.include_router(operations.probes(self.service.name, self._alive, self.health))
-        app.include_router(operations.operations(self.context, self.retry_queue, self.health, self._lag))
-        app.include_router(self.service.router(self.context))
         app.add_middleware(RequestMiddleware, limit=self.request_limit, mismatch=self._mismatch)
         return app
 

@@ -53,9 +53,7 @@ class Databases:
 
     async def _create(self, name: str, template: str, owner: str) -> None:
         async with self._superuser() as connection:
-            await connection.execute(
-                f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER "{owner}" STRATEGY file_copy'
-            )
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER "{owner}"')
             await connection.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
 
     @asynccontextmanager

@@ -30,22 +30,23 @@ def router(
     """
     listing = frozenset(name for name, one in connected.items() if isinstance(one.provider, SubscriptionLister))
     inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
-    routes = APIRouter()
-    routes.include_router(accounts.router(context))
-    routes.include_router(manual.router(context))
-    routes.include_router(providers.router(context, connected))
-    routes.include_router(portal.router(context, connected))
-    routes.include_router(catalogue.router(context))
-    routes.include_router(entitlements.router(context))
-    routes.include_router(check.router(context))
-    routes.include_router(changes.router(context))
-    routes.include_router(plan_migrations.router(context))
-    routes.include_router(licences.router(context))
-    routes.include_router(keys.router(context))
-    routes.include_router(well_known.router(context))
-    routes.include_router(usage.router(context))
-    routes.include_router(windows.router(context))
-    routes.include_router(messages.router(context))
-    routes.include_router(reconciliation.router(context, listing, on_reconcile))
-    routes.include_router(receive.router(context, inbound, on_stored))
-    return routes
+    contexts = (
+        accounts.router(context),
+        manual.router(context),
+        providers.router(context, connected),
+        portal.router(context, connected),
+        catalogue.router(context),
+        entitlements.router(context),
+        check.router(context),
+        changes.router(context),
+        plan_migrations.router(context),
+        licences.router(context),
+        keys.router(context),
+        well_known.router(context),
+        usage.router(context),
+        windows.router(context),
+        messages.router(context),
+        reconciliation.router(context, listing, on_reconcile),
+        receive.router(context, inbound, on_stored),
+    )
+    return APIRouter(routes=[route for each in contexts for route in each.routes])
