@@ -79,13 +79,13 @@ def happened(whats, trial_days):
     return stripe
 
 
-def misses_a_recovery(places, shown):
+def misses_a_recovery(positions, shown):
     """Returns True when two syncs in a row see a failed payment and the recovery between them was never synced."""
-    places = [*places, len(shown) - 1]
+    positions = [*positions, len(shown) - 1]
     failing = [snapshot["status"] in {"past_due", "unpaid"} for _, snapshot in shown]
     return any(
         failing[first] and failing[second] and not all(failing[first:second])
-        for first, second in itertools.pairwise(places)
+        for first, second in itertools.pairwise(positions)
     )
 
 
