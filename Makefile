@@ -14,22 +14,22 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/.stamp ## a customer journey on real servers, from sign-up to replay; prints and checks every event
+demo: .venv/.stamp ## a customer journey on real servers, from sign-up to replay; prints and checks every event; about half a minute
 	@$(BIN)/paybill demo $(ARGS)
 
 up: .venv/.stamp ## the whole stack in the foreground; ARGS="--data-dir DIR ..." are its options
 	@$(BIN)/paybill up $(ARGS)
 
-test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real PostgreSQL
+test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real PostgreSQL; takes minutes
 	@$(PYTEST) -n 2 --dist worksteal libs services cli $(ARGS)
 
-test-e2e: .venv/.stamp-dev ## customer journeys, faults and restarts, on the whole stack
+test-e2e: .venv/.stamp-dev ## customer journeys, faults and restarts, on the whole stack; takes longer
 	@$(PYTEST) tests-e2e $(addprefix --ignore=,$(STRUCTURE)) $(ARGS)
 
 bench: .venv/.stamp-dev ## compare throughput and latency with other implementations; takes minutes; ARGS="pipeline --json" runs one
 	@$(BIN)/paybill bench $(ARGS)
 
-check: .venv/.stamp-dev ## format, lint, types, import rules, published schemas, the locks
+check: .venv/.stamp-dev ## format, lint, types, import rules, structure, published schemas, both locks
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
@@ -62,7 +62,7 @@ PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-
 		{ echo "paybill needs Python 3.11 or later as $(PYTHON); name another with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "paybill needs Python's venv module: on Debian, apt install python3-venv" >&2; exit 1; }
-	@echo "Building .venv from requirements.lock; the first time takes up to a minute"
+	@echo "Building .venv from requirements.lock; the first time takes about half a minute"
 	@$(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	@$(PIP_INSTALL) -r .venv/uv.lock
