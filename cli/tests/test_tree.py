@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
@@ -174,6 +174,15 @@ def test_a_command_imports_its_client_at_the_first_request(tmp_path: Path) -> No
     assert "httpx" not in imported_by(code.format(", '--limit', '0'"), PAYBILL_API_KEY="key")
 
 
+def started(arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Starts the command; returns when the entry point imports signal: before, Python itself prints a traceback."""
+    command = [sys.executable, "-X", "importtime", SCRIPT, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    assert any(line.split()[-1] == "signal" for line in iter(process.stderr.readline, ""))
+    return process
+
+
 @pytest.mark.parametrize(
     ("arguments", "delays_ms"),
     [(["--help"], (0, 50, 100, 150, 200)), (["doctor"], (0, 20, 50, 100, 200, 300, 500))],
@@ -182,23 +191,43 @@ def test_a_command_imports_its_client_at_the_first_request(tmp_path: Path) -> No
 def test_ctrl_c_ends_a_starting_command_without_a_traceback(
     tmp_path: Path, arguments: list[str], delays_ms: tuple[int, ...]
 ) -> None:
-    """A delay counts from the first line of our code: before it, Python itself prints a traceback."""
     environment = os.environ | {"PAYBILL_DATA_DIR": str(tmp_path), "PAYBILL_API_KEY": "key"}
-    command = [sys.executable, "-X", "importtime", SCRIPT, *arguments]
     for delay_ms in delays_ms:
-        with subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
-        ) as process:
-            assert process.stderr is not None
-            lines = iter(process.stderr.readline, "")
-            started = any(line.rstrip().endswith("paybill_cli.entry") for line in lines)
+        with started(arguments, environment) as process:
             time.sleep(delay_ms / 1000)
             process.send_signal(signal.SIGINT)
-            errors = process.stderr.read()
+            _, errors = process.communicate()
 
-        assert started
         assert "Traceback" not in errors
         assert process.returncode in {ExitCode.INTERRUPTED, ExitCode.OK, ExitCode.UNREACHABLE}, delay_ms
+
+
+@pytest.mark.parametrize("command", ["bench", "stripe-fake"])
+def test_ctrl_c_ends_a_starting_command_with_a_process_of_its_own(tmp_path: Path, command: str) -> None:
+    key = tmp_path / "key"
+    key.write_text("key")
+    options = {"bench": ["pipeline"], "stripe-fake": ["serve", "--port", "0", "--api-key-file", str(key)]}
+    for delay_ms in range(100, 1100, 100):
+        with started([command, *options[command]], os.environ) as process:
+            time.sleep(delay_ms / 1000)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate()
+
+        assert "Traceback" not in errors
+        assert process.returncode == ExitCode.INTERRUPTED, delay_ms
+
+
+def test_ctrl_c_ends_the_stripe_fake_without_a_traceback(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("key")
+    with started(["stripe-fake", "serve", "--port", "0", "--api-key-file", str(key)], os.environ) as process:
+        assert process.stdout is not None
+        assert "listening" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+
+    assert "Traceback" not in errors
+    assert process.returncode == ExitCode.INTERRUPTED
 
 
 def test_a_signal_that_the_parent_ignores_stays_ignored() -> None:

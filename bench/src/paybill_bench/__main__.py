@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from typing import Any
 
@@ -34,6 +35,7 @@ def _error(code: str, message: str, *, why: str = "", next: str = "") -> dict[st
 def main(arguments: list[str]) -> int:
     """Prints {machine, figures}, or {error: {code, message, why, next}}; returns the exit code."""
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `paybill bench` blocks it while modules load
         outcome = asyncio.run(_measure(arguments[0] if arguments else "all"))
     except KeyboardInterrupt:
         return 130

@@ -51,13 +51,16 @@ def bench(
 def _measure(name: str) -> dict[str, Any]:
     """Runs `python -m paybill_bench`: progress goes to our stderr, the last line of stdout is a JSON document.
 
-    The child has its own session, so that Ctrl-C in a terminal reaches it once: from here.
+    The child has its own session, so that Ctrl-C in a terminal reaches it once: from here. SIGINT is blocked in it
+    until its main runs, so that one that arrives while modules load ends it without a traceback.
     """
     from paybill_embedded.child import tied_to_us
 
     command = tied_to_us([sys.executable, "-P", "-m", "paybill_bench", name], signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             output, _ = child.communicate()
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)

@@ -23,6 +23,7 @@ from paybill_stripe_fake.store import StateFileError, Store
 from paybill_stripe_fake.traffic import Traffic
 from paybill_stripe_fake.webhook_endpoints import is_loopback, set_static
 
+_INTERRUPTED = 130
 _MAX_RETRIES = 20
 _SHUTDOWN_S = 5
 
@@ -36,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a parent may block it while modules load
         return _serve(options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except (StartError, StateFileError) as error:
         sys.stderr.write(f"stripe-fake: {error}\n")
         return 1
