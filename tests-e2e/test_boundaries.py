@@ -4,11 +4,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from boundaries import impure, network
+from boundaries import DYNAMIC_USERS, NETWORK_USERS, dotted, dynamic, impure, network
+from test_structure import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES = sorted(path for path in (ROOT / "services").glob("*/src/*") if path.is_dir())
 MODULES = sorted(path for service in SERVICES for path in service.rglob("*.py"))
+SOURCES = {dotted(path): path.read_text() for member in PACKAGES for path in sorted((member / "src").rglob("*.py"))}
 BILLING = ROOT / "services/billing/src/paybill_billing"
 CONTRACTS = {
     contract["id"]: contract
@@ -17,20 +19,22 @@ CONTRACTS = {
 EFFECTS = {"effects", "drivers", "jobs", "work"}
 
 
-def dotted(path: Path) -> str:
-    """Returns the module's name."""
-    parts = path.relative_to(ROOT).with_suffix("").parts[3:]
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_a_domain_imports_only_pure_modules(path: Path) -> None:
     assert impure(dotted(path), path.read_text()) == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_network_modules_of_the_standard_library_are_used_by_effects_alone(path: Path) -> None:
-    assert network(dotted(path), path.read_text()) == []
+def test_network_modules_of_the_standard_library_are_used_by_effects_alone() -> None:
+    assert {name: network(name, text) for name, text in SOURCES.items() if network(name, text)} == {}
+
+
+def test_modules_are_imported_by_their_names() -> None:
+    assert {name: dynamic(name, text) for name, text in SOURCES.items() if dynamic(name, text)} == {}
+
+
+def test_every_exception_is_needed() -> None:
+    assert [name for name in NETWORK_USERS if not network("other", SOURCES[name])] == []
+    assert [name for name in DYNAMIC_USERS if not dynamic("other", SOURCES[name])] == []
 
 
 @pytest.mark.parametrize(
@@ -57,10 +61,30 @@ def test_an_impure_domain_is_found(module: str, source: str) -> None:
         ("paybill_tenant.api", "from urllib import request"),
         ("paybill_billing.consumer", "from http.client import HTTPConnection"),
         ("paybill_billing.webhooks.jobs", "def f():\n    import socket\n"),
+        ("paybill_tenant.api", "import http\nhttp.client.HTTPConnection('h')"),
+        ("paybill_tenant.api", "import urllib.parse\nurllib.request.urlopen('u')"),
+        ("paybill_tenant.api", "import http as h"),
     ],
 )
 def test_a_network_module_outside_effects_is_found(module: str, source: str) -> None:
     assert network(module, source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from importlib import import_module",
+        "import importlib",
+        "import importlib.util as u",
+        "from importlib.metadata import entry_points",
+        "import runpy",
+        "from pkgutil import resolve_name",
+        "__import__('stripe')",
+        "load = __builtins__.__import__",
+    ],
+)
+def test_a_dynamic_import_is_found(source: str) -> None:
+    assert dynamic("paybill_tenant.api", source)
 
 
 def test_every_context_of_billing_is_in_the_contracts() -> None:
