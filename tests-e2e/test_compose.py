@@ -242,7 +242,7 @@ async def test_a_healthy_cluster_accepts_facts_on_three_nodes_and_only_from_thei
         async def published() -> PubAck | None:
             try:
                 return await tenant.jetstream().publish(SIGN_UP, b"{}", timeout=5)
-            except NoStreamResponseError:  # a node knows a new stream a moment after its creation
+            except NoStreamResponseError:  # a node has a new stream a moment after its creation
                 return None
 
         stored = await until(published, timeout_s=30)

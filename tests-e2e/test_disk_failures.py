@@ -40,7 +40,7 @@ async def served(start, publish, log, offerings):
 
 @contextmanager
 def one_failed_sync(pid: int):
-    """Lets the next fsync or fdatasync of this server fail with EIO, once; sets the event when it has failed."""
+    """Makes the next fsync or fdatasync of this server fail with EIO, once; sets the event when it has failed."""
     if shutil.which("strace") is None:
         pytest.skip("NO FAILING DISK HERE: strace is not installed")
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -34,7 +34,7 @@ async def probe_testbed(fork_server, nats, postgres, databases, tmp_path):
 @pytest.mark.parametrize("point", FAILPOINTS)
 async def test_dying_at_a_failpoint_loses_nothing_and_repeats_nothing(probe_testbed, point) -> None:
     await probe_testbed.publish(NUMBERS)
-    # A single process takes its leases once, and gives them back once.
+    # A single process takes its leases once, and releases them once.
     doomed = probe_testbed.start("--die-at", f"{point}:{1 if 'lease' in point else 2}")
     if point == "while_leases_are_released":
         assert await probe_testbed.violations(WITHIN_S) == []

@@ -10,7 +10,7 @@ def test_a_zombie_child_does_not_delay_a_power_cut() -> None:
     program = """if True:
         import os, subprocess, time
         child = subprocess.Popen(["true"])
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has collected it
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is not collected yet
         print(child.pid, flush=True)
         time.sleep(60)"""
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:

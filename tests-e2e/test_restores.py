@@ -137,7 +137,7 @@ async def test_a_database_older_than_its_published_facts_stops_the_service(
 async def test_a_database_older_than_its_inbox_reads_again_and_publishes_each_fact_once(
     before_restore, start, postgres, publish, log, registered
 ) -> None:
-    """The lost decisions had not been published, so no consumer knows them; they are made again."""
+    """The lost decisions had not been published, so no consumer has them; they are made again."""
     id_ = await kept_tenant(log)
     await stop(before_restore)
     async with restored_afterwards(postgres, "postgres"):
@@ -185,7 +185,7 @@ async def handle_without_publishing(served, publish, fact) -> None:
 
 
 async def has_output(served) -> bool:
-    """The output is in the outbox, alone or behind the repeated decision."""
+    """The output is in the outbox, alone or after the repeated decision."""
     return bool((await overview(served))["outbox_waiting"])
 
 

@@ -54,7 +54,7 @@ def inbox_skipped() -> None:
 
 
 def unfenced_lease() -> None:
-    """Keeps the epoch constant, so that fencing lets every former owner of the lease pass."""
+    """Keeps the epoch constant, so that every former owner of the lease passes the fencing check."""
 
     async def reset_epoch(leases: Leases, held: dict[str, int]) -> dict[str, int]:
         async with leases._database.transaction() as connection:

@@ -72,7 +72,7 @@ def _when_marking(act: Act) -> None:
 
 
 FAILPOINTS: dict[str, Callable[[Act], None]] = {
-    # A decision is committed, and neither its caller nor the relay knows.
+    # A decision is committed, and neither its caller nor the relay has been notified.
     "after_commit_before_response": partial(_after, GroupCommit, "_once"),
     "after_commit_before_publish": partial(_before, Relay, "_publish"),
     "after_publish_before_mark": _when_marking,
@@ -88,14 +88,14 @@ FAILPOINTS: dict[str, Callable[[Act], None]] = {
     "after_commit_before_position_counts": partial(_after, MessageProcessor, "_commit"),
     "inside_a_decision": partial(_before_write, GroupCommit, "_once"),
     "while_a_decision_is_written": partial(_during_write, GroupCommit, "_once"),
-    # PostgreSQL has changed the lease owners, and this process does not know it yet.
+    # PostgreSQL has changed the lease owners, and this process has not been notified yet.
     "while_a_lease_changes_owner": _when_leases_changed,
     "while_leases_are_released": partial(_after, Leases, "release_all"),
 }
 
 
 def arm(name: str, occurrence: int, how: str) -> None:
-    """Lets this process `die` or `stop` when it reaches the failpoint `name` for the `occurrence`th time."""
+    """Makes this process `die` or `stop` when it reaches the failpoint `name` for the `occurrence`th time."""
     left = occurrence
 
     def act() -> None:

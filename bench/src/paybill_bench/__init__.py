@@ -1,1 +1,1 @@
-"""Benchmarks of Paybill: each figure beside a peer's, measured in the same run on the same servers."""
+"""Benchmarks of Paybill: each figure is compared with a peer's, measured in the same run on the same servers."""

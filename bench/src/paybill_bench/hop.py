@@ -88,7 +88,7 @@ def service() -> Service:
 
 
 def settings(access: ServerAccess) -> ServiceSettings:
-    """Returns the settings for `access`; other files lie beside the NATS password."""
+    """Returns the settings for `access`; other files are in the folder of the NATS password."""
     folder = Path(access.nats_password_file).parent
     make_identity(folder / "identities", access.nats_user)
     keys = folder / "api-keys.json"

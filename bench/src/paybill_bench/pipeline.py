@@ -1,4 +1,4 @@
-"""`bench pipeline`: one full hop of Paybill beside three peers, in alternating rounds under the same machine load."""
+"""`bench pipeline`: one full hop of Paybill compared with three peers, in alternating rounds under the same load."""
 
 import asyncio
 import json

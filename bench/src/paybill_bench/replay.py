@@ -1,4 +1,4 @@
-"""`bench replay`: verification of a whole log, beside only reading and validating the same facts."""
+"""`bench replay`: verification of a whole log, compared with only reading and validating the same facts."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ AMOUNT = 20_000
 
 
 async def measure(progress: Progress) -> Sequence[Figure]:
-    """Lets Paybill's hop process a log, then verifies its facts and state; three rounds, alternating with reading."""
+    """Runs Paybill's hop on a log, then verifies its facts and state; three rounds, alternating with reading."""
     ours: list[float] = []
     reading: list[float] = []
     clock = asyncio.get_running_loop().time
@@ -51,7 +51,7 @@ async def measure(progress: Progress) -> Sequence[Figure]:
 
 
 async def all_marked(access: ServerAccess) -> bool:
-    """Returns whether the outbox knows the stream sequence of each of its facts."""
+    """Returns True when the outbox has the stream sequence of each of its facts."""
     database = Database(access.database_url, access.database_password, "bench")
     async with database.transaction() as connection:
         pending = await connection.execute(text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL"))

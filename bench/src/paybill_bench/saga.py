@@ -1,4 +1,4 @@
-"""`bench saga`: from an accepted webhook to a tenant that is active in the log, beside DBOS.
+"""`bench saga`: from an accepted webhook to a tenant that is active in the log, compared with DBOS.
 
 The services are separate processes, with the local driver, on the same PostgreSQL and NATS as DBOS. Before the clock
 starts, every tenant has signed up, has an account and a checkout session. Then the signed webhooks are sent, and the

@@ -1,7 +1,7 @@
-"""`bench tenants`: cost of a fact when the service knows 10,000 tenants, against 100, in the same hop.
+"""`bench tenants`: cost of a fact when the service has 10,000 tenants, compared with 100, in the same hop.
 
 With 100 tenants in turn, a batch of 256 facts changes 100 aggregates, with 10,000 it changes 256: each of those is
-read, folded, and written. So the third figure uses facts of 100 tenants in a hop that knows 10,000: its difference to
+read, folded, and written. So the third figure uses facts of 100 tenants in a hop that has 10,000: its difference to
 the first is the size of the tables, its difference to the second is the wider batch.
 """
 

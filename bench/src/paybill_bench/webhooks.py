@@ -1,4 +1,4 @@
-"""`bench webhooks`: webhooks durable when acknowledged, beside a bare handler; and the delay until their facts.
+"""`bench webhooks`: webhooks durable when acknowledged, compared with a bare handler; and the delay until their facts.
 
 Billing is one process with its default settings, in a stack whose tenants have subscriptions. 32 connections send
 messages about these; a tenth are duplicates. Meanwhile its own worker syncs subscriptions in the same process, 25 times

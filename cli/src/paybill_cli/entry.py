@@ -26,7 +26,7 @@ def run() -> NoReturn:
 
 
 def raise_interrupts() -> None:
-    """Lets Ctrl-C raise KeyboardInterrupt from now on, so that a running command can clean up."""
+    """Makes Ctrl-C raise KeyboardInterrupt from now on, so that a running command can clean up."""
     import signal
 
     if signal.getsignal(signal.SIGINT) is _exit:

@@ -21,7 +21,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 @pytest.fixture
 def file_in_the_way(tmp_path: Path) -> Path:
-    """Returns a path that nobody can make a folder of, root included."""
+    """Returns a path at which no user can create a folder, root included."""
     path = tmp_path / "file"
     path.write_text("in the way")
     return path

@@ -1,4 +1,4 @@
-"""An account follows its tenant: opened once, closed when an operator lets the tenant go."""
+"""An account follows its tenant: opened once, closed when an operator offboards the tenant."""
 
 import pytest
 from billing_samples import CATALOGUE, EMAIL, NOW, REQUESTED, TENANT

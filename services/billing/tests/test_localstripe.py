@@ -1,6 +1,6 @@
 """Billing against localstripe, an independent emulator of Stripe with old API versions and few webhooks.
 
-localstripe knows no prices and no checkout, only what came before them; so its customers are taken over.
+localstripe has neither prices nor checkouts, only older API objects; so the tests adopt its customers.
 """
 
 import asyncio

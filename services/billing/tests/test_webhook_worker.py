@@ -155,7 +155,7 @@ def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=N
 
 @pytest.fixture
 async def scripted(testbed_of, signed):
-    """Runs billing with stored messages and a worker on a scripted provider; both know the customer."""
+    """Runs billing with stored messages and a worker on a scripted provider; both have the customer."""
     testbed = await testbed_of(replace(service(), background=()))
     await testbed.tenants.request_tenant(TENANT)
     customer = (await testbed.opened(TENANT))["customer"]

@@ -1,7 +1,8 @@
-"""A hop directly on the servers: the minimum that still loses nothing.
+"""A hop without Paybill's runtime: the minimum of work that still loses no message.
 
-Raw nats-py with a standing pull request, one set-based statement a batch (inbox, state and outbox), an atomic batch to
-publish (ADR-50). Not validated, not traced, one process: no leases, no retry queue, no schema.
+It uses nats-py directly with one open pull request, one set-based statement for each batch (inbox, state and outbox),
+and an atomic batch to publish (ADR-50 of NATS). It validates and traces nothing, and runs as one process: it has no
+leases, no retry queue and no schemas.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_waiting ON outbox (position) WHERE sequence IS NULL;
 """
-# Rows of one tenant are added up before they touch its state: a statement may change a row only once.
+# Quantities of one tenant are summed before its state is updated: a statement may change a row only once.
 HOP = """
 WITH received AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[])
@@ -57,7 +58,7 @@ MARK = (
 
 
 class Bare:
-    """The hop: one loop consumes, the other publishes."""
+    """The hop: one loop consumes messages, the other publishes the outbox."""
 
     def __init__(self, client: Client, pool: Any) -> None:
         self._client = client
@@ -112,7 +113,7 @@ class Bare:
         self._committed.set()
 
     async def relay(self) -> None:
-        """Publishes pending outbox rows; woken by every commit."""
+        """Publishes pending outbox rows after every commit."""
         while True:
             self._committed.clear()
             async with self._pool.acquire() as connection:

@@ -19,7 +19,7 @@ from paybill_cli.demo.session import Connection, DemoSession, Tenant
 
 
 async def fail_and_recover(session: DemoSession, tenant: Tenant) -> None:
-    """Lets a renewal fail, and pays it later."""
+    """Makes a renewal fail, and pays it later."""
     session.printer.chapter(5, f"{tenant.slug}'s card is declined: grace period, then no access; after payment, access")
     expect, after = session.recorder.expect, session.recorder.last_sequence
     async with AsyncExitStack() as stack:

@@ -9,7 +9,7 @@ from paybill_cli.demo.session import DemoSession
 
 
 async def verify(session: DemoSession) -> None:
-    """Runs `replay` of every service beside the running ones."""
+    """Runs `replay` of every service while the services run."""
     session.printer.chapter(8, "The log is replayed and compared with the live tables")
     results = await asyncio.gather(*(session.stack.run(service, "replay") for service in SERVICES))
     for service, (status, output, errors) in zip(SERVICES, results, strict=True):

@@ -22,7 +22,7 @@ _POLL_S = 0.005
 ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 # The kernel sends the parent-death signal when the *thread* that forked ends. So one thread starts all children, and it
-# lives as long as the process.
+# runs as long as the process.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-starter")
 
 

@@ -14,8 +14,8 @@ _OTHER_USER = 65534
 # A user namespace in which root has another user id. It can still enter the 0700 folders on the path to data and
 # binaries, and files stay root's, so nothing is copied and no permission is relaxed.
 _IN_NAMESPACE = ("unshare", "--user", f"--map-user={_OTHER_USER}", f"--map-group={_OTHER_USER}", "--")
-# Containers mostly forbid namespaces. There it is another user, with the one capability that lets it enter those
-# folders.
+# Most containers forbid namespaces. There the server runs as another user, with the one capability that is needed to
+# enter those folders.
 _AS_OTHER_USER = (
     *("setpriv", f"--reuid={_OTHER_USER}", f"--regid={_OTHER_USER}", "--clear-groups"),
     *("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--"),

@@ -27,7 +27,7 @@ _PSQL_TIMEOUT_S = 30.0
 
 
 class Server(Protocol):
-    """An embedded server, as the supervisor sees it."""
+    """An embedded server: the part of its interface that the supervisor uses."""
 
     @property
     def log(self) -> Path: ...

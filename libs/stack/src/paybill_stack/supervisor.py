@@ -144,7 +144,7 @@ class Supervisor:
         ]
 
     async def run(self, service: str, *arguments: str) -> tuple[int, str, str]:
-        """Runs a sub-command of a service beside it; returns exit status, stdout and stderr."""
+        """Runs a sub-command of a service while the service runs; returns exit status, stdout and stderr."""
         command = service_command(service, *arguments)
         environment = service_environment(service, self.layout, self.addresses)
         pipe = asyncio.subprocess.PIPE

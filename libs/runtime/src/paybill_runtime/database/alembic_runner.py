@@ -13,7 +13,7 @@ from paybill_runtime.database.tables import SCHEMA
 from paybill_runtime.errors import ConfigurationError
 
 _LOCK = 7_221_904_011
-"""The key of the advisory lock that lets one replica migrate at a time; an arbitrary constant."""
+"""The key of the advisory lock with which one replica migrates at a time; an arbitrary constant."""
 
 Package = tuple[str, str | None]
 """A package of revisions, and the schema of the tables that they change."""

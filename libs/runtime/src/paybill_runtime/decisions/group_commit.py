@@ -139,7 +139,7 @@ class GroupCommit:
                 await self._store.write(connection, unit, leases, extra)
 
     def domain_error_for(self, error: Exception) -> DomainError | None:
-        """Returns the domain error that a violated constraint stands for; None when it stands for none."""
+        """Returns the domain error for a violated constraint; None when there is none for it."""
         name = constraint_of(error)
         if name == "idempotency_pkey":
             return RequestInProgressError("the same request is in progress; send it again")

@@ -53,7 +53,7 @@ async def load_page(
 ) -> tuple[list[S_co], str | None]:
     """Returns states in the order of a unique column, and the `after` of the next page; None on the last page.
 
-    after: only rows behind this value of `order_by`. equal: the values of columns; None matches every value.
+    after: only rows after this value of `order_by`. equal: the values of columns; None matches every value.
     """
     columns = stored.table.c
     position = columns[order_by]

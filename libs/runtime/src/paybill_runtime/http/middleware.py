@@ -95,7 +95,7 @@ class RequestMiddleware:
 
 
 class _Response:
-    """Sends the response with a traceparent header, and remembers its status."""
+    """Sends the response with a traceparent header, and stores its status."""
 
     def __init__(self, send: Send, traceparent: str) -> None:
         self._send = send

@@ -1,4 +1,4 @@
-"""Inbox: remembers every handled message and the consumer's positions, in the transaction of the decisions.
+"""Inbox: stores the id of every handled message and the consumer's positions, in the transaction of the decisions.
 
 A second copy of a message violates the primary key of the inbox, so that each message is handled exactly once.
 """

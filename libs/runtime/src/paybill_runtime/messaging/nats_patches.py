@@ -1,4 +1,4 @@
-"""Corrections of nats-py: it survives messages that it cannot decode, and processes headers a message at a time.
+"""Corrections of nats-py: it continues after messages that it cannot decode, and processes headers a message at a time.
 
 All of them use private methods of its client; `test_nats_patches.py` is the contract with them.
 """

@@ -61,7 +61,7 @@ _QUARANTINE = text(
     "(quarantine_id, publisher, subject, headers, payload, reason, sequence, quarantined_at) "
     "VALUES (:id, :publisher, :subject, :headers, :payload, :reason, :sequence, :now) ON CONFLICT DO NOTHING"
 )
-# From queue to queue by the index, and the first row of each: rows behind it cost nothing.
+# It finds the queues and the first row of each by the index: the rows after the first cost nothing.
 _HEADS = text(
     "WITH RECURSIVE queue AS ((SELECT partition, tenant FROM chassis.parked WHERE partition = ANY(:partitions) "
     "ORDER BY partition, tenant LIMIT 1) UNION ALL SELECT n.partition, n.tenant FROM queue AS q CROSS JOIN LATERAL "
@@ -166,7 +166,7 @@ class Processor(Protocol):
 
 
 class RetryQueue:
-    """Retries failed facts, each tenant's in order, and lets operators redrive or skip dead letters."""
+    """Retries failed facts, each tenant's in order, and redrives or skips dead letters for operators."""
 
     def __init__(self, processor: Processor, store: Store, leases: Leases, on_commit: Callable[[], None]) -> None:
         self._processor = processor
@@ -205,7 +205,7 @@ class RetryQueue:
         return progress
 
     async def _process_queue(self, head: Row[Any], held: Mapping[str, int]) -> bool:
-        """Retries a queue from its head on until one fails or its turn ends; returns whether it advanced."""
+        """Retries a queue from its first fact until one fails or MAX_PER_TURN are done; returns True if it advanced."""
         queue = {"partition": head.partition, "tenant": head.tenant}
         id_ = head.event_id
         for count in range(MAX_PER_TURN):

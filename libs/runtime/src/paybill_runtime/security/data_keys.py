@@ -76,7 +76,7 @@ class DataKeys:
             raise KeyConflictError("two requests for one tenant were sent at once; send it again") from None
 
     def stored(self, sealed: Sequence[Personal[str]]) -> None:
-        """Forgets the pending keys of these values, after the transaction of `store` was committed."""
+        """Removes the pending keys of these values, after the transaction of `store` was committed."""
         for value in sealed:
             self._fresh.pop(value.key.partition("/")[2], None)
 

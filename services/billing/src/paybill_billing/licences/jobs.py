@@ -38,7 +38,7 @@ class NoKeyError(Exception):
 
 
 async def request_first_key(context: ServiceContext) -> None:
-    """Requests a key at the start, so that verifiers can be given its public half before the first licence."""
+    """Requests a key at the start, so that verifiers can get its public half before the first licence."""
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         keyring = unit.get(KEYRINGS, KEYRING)

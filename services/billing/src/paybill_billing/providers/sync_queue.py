@@ -65,7 +65,7 @@ def enqueue_received(messages: str) -> str:
     """Returns the statement that queues the targets of stored messages.
 
     messages: a table with provider, target, customer, received_at, quarantine. A further message of a customer without
-    an account does not wake its entry: the account will. The order of the names prevents deadlocks.
+    an account does not make its entry due: the account will. The order of the names prevents deadlocks.
     """
     return (
         "INSERT INTO webhook_targets AS t (provider, target, seq, customer, tries, due) "  # noqa: S608  # our own text

@@ -1,1 +1,1 @@
-"""The shape of this service's tables, revision by revision."""
+"""Migrations of this service's tables, one file for each revision."""

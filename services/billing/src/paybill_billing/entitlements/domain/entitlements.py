@@ -161,7 +161,7 @@ def override(
     meters: Collection[str],
     now: datetime,
 ) -> list[EntitlementsEvent]:
-    """Gives the tenant this feature instead of its plan's. meters: the declared ones.
+    """Overrides or adds a feature for the tenant. meters: the declared ones.
 
     Raises NothingEntitledError, InvalidValidityError, FeatureKindError, UndeclaredMeterError, TooManyOverridesError.
     """

@@ -86,7 +86,7 @@ def request_first(keyring: Keyring | None, valid_s: int) -> list[KeyEvent]:
 def rotate(
     _: Keyring | None, reason: str, *, compromised: bool, licences_end: datetime | None, valid_s: int
 ) -> list[KeyEvent]:
-    """Requests a new key. compromised: the active key loses trust at once, with everything that it signed.
+    """Requests a new key. compromised: the active key is no longer trusted from now on, nor is anything that it signed.
 
     licences_end: the expiry of the last licence. valid_s: the validity of licences signed from now on.
     """

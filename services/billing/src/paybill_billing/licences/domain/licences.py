@@ -128,7 +128,7 @@ class Licence:
 
 
 def licence_id(subscription_id: str) -> str:
-    """Derives the id from the subscription's, so that handlers of its facts know it."""
+    """Derives the id from the subscription's, so that handlers of its facts can compute it."""
     return "lic_" + sha256(f"licence/{subscription_id}".encode()).hexdigest()[:32]
 
 
@@ -197,7 +197,7 @@ def on_time(licence: Licence, now: datetime) -> list[LicenceEvent]:
 def on_subscription_changed(
     licence: Licence | None, entitlements: Entitlements | None, subscription: Subscription | None, now: datetime
 ) -> list[LicenceEvent]:
-    """Reissues the licence when its terms changed; lets it lapse while the subscription gives no access."""
+    """Reissues the licence when its terms changed; stops its renewal while the subscription gives no access."""
     if licence is None or not not_revoked(licence):
         return []
     if (

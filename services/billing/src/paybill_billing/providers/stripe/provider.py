@@ -41,7 +41,7 @@ PAGE = 100
 
 
 class Stripe:
-    """One Stripe account. The library's own retries are off: they know neither our rate limit nor our backoff."""
+    """One Stripe account. The library's own retries are off: they use neither our rate limit nor our backoff."""
 
     def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float) -> None:
         # No telemetry: it would also write an id into the home directory.

@@ -63,7 +63,7 @@ class RedeliveryPoller:
                 log.warning("the redelivery poll of %s waits: %s", self._name, error)
                 due = clock() + error.after_s
             except ProviderRefusedError as error:
-                log.error("the redelivery poll of %s is refused: %s", self._name, error)  # noqa: TRY400  # the error says all
+                log.error("the redelivery poll of %s is refused: %s", self._name, error)  # noqa: TRY400  # the message is enough, without a traceback
                 due = clock() + self._context.settings.sweep_every_s
             await asyncio.sleep(POLL_S)
 

@@ -86,7 +86,7 @@ class Reconciler:
                 after_s = error.after_s if isinstance(error, ProviderUnavailableError) else POLL_S
                 await asyncio.sleep(after_s)
             except ProviderRefusedError as error:
-                log.error("the reconciliation of %s is refused: %s", self._name, error)  # noqa: TRY400  # the error says all
+                log.error("the reconciliation of %s is refused: %s", self._name, error)  # noqa: TRY400  # the message is enough, without a traceback
                 await asyncio.sleep(REFUSED_DELAY_S)
             if not progressed:
                 await wait_for_event(self._requested, POLL_S)

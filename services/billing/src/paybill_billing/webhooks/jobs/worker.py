@@ -146,7 +146,7 @@ class WebhookWorker:
             await self._postpone(task, error.after_s, str(error))
         except (DomainError, ProviderRefusedError, MalformedObjectError, ValidationError) as error:
             reason = _summary(error)
-            log.error("the sync of %s is refused: %s", task.target, reason)  # noqa: TRY400  # the summary says all
+            log.error("the sync of %s is refused: %s", task.target, reason)  # noqa: TRY400  # the summary is enough
             await self._postpone(task, retry_delay_s(task.tries), reason)
         except Exception as error:
             log.exception("the sync of %s failed", task.target)
