@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from paybill_contracts.envelope import read_fact
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.database.pool import Database
+from paybill_runtime.decisions.outbox import COUNT_UNPUBLISHED
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.replay.verify import replay
-from sqlalchemy import text
 
 from paybill_bench import hop
 from paybill_bench.access import ServerAccess
@@ -54,7 +54,7 @@ async def all_marked(access: ServerAccess) -> bool:
     """Returns True when the outbox has the stream sequence of each of its facts."""
     database = Database(access.database_url, access.database_password, "bench")
     async with database.transaction() as connection:
-        pending = await connection.execute(text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL"))
+        pending = await connection.execute(COUNT_UNPUBLISHED)
         count: int = pending.scalar_one()
     await database.close()
     return count == 0

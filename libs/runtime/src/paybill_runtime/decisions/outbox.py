@@ -1,6 +1,6 @@
-"""Transactional outbox: facts are written with the states that they change, and published afterwards by the relay."""
+"""Transactional outbox: facts are written with the states that they change and the effects that they require."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -84,6 +84,13 @@ def add_effects(statement: Statement, facts: Sequence[Fact], effect_names: Effec
         "INSERT INTO chassis.effect (event_id, work, tenant, partition, state, next_at) SELECT event_id, work, "  # noqa: S608
         f"tenant, partition, 'pending', {statement.value(now)}::timestamptz FROM {rows} ORDER BY place"
     )
+
+
+def change_effect(event_id: UUID, work: str, columns: Mapping[str, Any], statement: Statement) -> None:
+    """Changes columns of an effect."""
+    changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
+    where = f"event_id = {statement.value(event_id)} AND work = {statement.value(work)}"
+    statement.add(f"UPDATE chassis.effect SET {changes} WHERE {where}")  # noqa: S608  # columns are named in our code
 
 
 async def read_unpublished(connection: Connection, limit: int) -> tuple[list[UnpublishedFact], bool]:

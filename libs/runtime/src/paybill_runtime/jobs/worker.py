@@ -20,6 +20,7 @@ from paybill_runtime.database.leases import Leases, partition_lease
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
+from paybill_runtime.decisions.outbox import change_effect
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
 from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused, RetryAfter
@@ -196,7 +197,7 @@ class Worker:
         """Records an outcome; with a `state`, the effect ends in the same transaction."""
         extra = [outcome.extra_statements] if outcome.extra_statements is not None else []
         if state:
-            extra.append(partial(_change, row, _ending(state, row.attempts + 1, detail)))
+            extra.append(partial(change_effect, row.event_id, row.work, _ending(state, row.attempts + 1, detail)))
         await self._group_commit.decide(
             Decision(origin, outcome.decide, outcome.writes, outcome.reads, _lease(row), extra)
         )
@@ -212,7 +213,7 @@ class Worker:
         """Changes the row of an effect under its lease."""
         statement = Statement()
         statement.fence(_lease(row).items())
-        _change(row, columns, statement)
+        change_effect(row.event_id, row.work, columns, statement)
         async with self._database.direct(committing=True) as connection:
             await statement.execute(connection)
 
@@ -224,9 +225,3 @@ def _lease(row: _Due) -> dict[str, int]:
 
 def _ending(state: str, attempts: int, detail: str) -> Mapping[str, Any]:
     return {"state": state, "attempts": attempts, "reason": detail or None}
-
-
-def _change(row: _Due, columns: Mapping[str, Any], statement: Statement) -> None:
-    changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
-    where = f"event_id = {statement.value(row.event_id)} AND work = {statement.value(row.work)}"
-    statement.add(f"UPDATE chassis.effect SET {changes} WHERE {where}")  # noqa: S608  # columns are named above

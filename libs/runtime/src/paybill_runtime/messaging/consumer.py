@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from paybill_contracts.event import PARTITIONS, Event
-from sqlalchemy import text
 
 from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.restore_guard import LogStateMismatchError
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, is_transaction_conflict, reason
 from paybill_runtime.messaging.broker import BatchSubscriber, Broker
+from paybill_runtime.messaging.inbox import POSITIONS, SEED_POSITIONS
 from paybill_runtime.messaging.message import (
     INTAKE_PARTITION,
     STREAM_PARTITION,
@@ -32,14 +32,6 @@ log = logging.getLogger(__name__)
 PAUSE_S = 0.5
 ALL_POSITIONS_S = 1.0
 """Interval after which partitions without messages advance too, which only shortens the next start."""
-
-_SEED = text(
-    "INSERT INTO chassis.position (stream, partition, sequence) "
-    "SELECT :stream, unnest(CAST(:partitions AS smallint[])), 0 ON CONFLICT DO NOTHING"
-)
-_POSITIONS = text(
-    "SELECT partition, sequence, message FROM chassis.position WHERE stream = :stream AND partition = ANY(:partitions)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +175,8 @@ class Consumer:
             self._processor.restore_guard.clear(self._name)
             return
         async with self._processor.database.transaction() as connection:
-            await connection.execute(_SEED, {"stream": stream, "partitions": owned})
-            rows = (await connection.execute(_POSITIONS, {"stream": stream, "partitions": owned})).all()
+            await connection.execute(SEED_POSITIONS, {"stream": stream, "partitions": owned})
+            rows = (await connection.execute(POSITIONS, {"stream": stream, "partitions": owned})).all()
         self._reconnects = self._broker.reconnects
         last = max(rows, key=lambda row: row.sequence)
         last_id = str(last.message) if last.message else None

@@ -6,8 +6,19 @@ A second copy of a message violates the primary key of the inbox, so that each m
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import text
+
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.errors import LEASE_LOST
+
+SEED_POSITIONS = text(
+    "INSERT INTO chassis.position (stream, partition, sequence) "
+    "SELECT :stream, unnest(CAST(:partitions AS smallint[])), 0 ON CONFLICT DO NOTHING"
+)
+POSITIONS = text(
+    "SELECT partition, sequence, message FROM chassis.position WHERE stream = :stream AND partition = ANY(:partitions)"
+)
+LAST_POSITION = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
 
 Queue = tuple[int, str]
 """A partition and a tenant, whose messages are handled in order: a failed one blocks those behind it."""

@@ -7,19 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from nats.js.errors import NotFoundError as MessageNotFoundError
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 
 from paybill_runtime.database.pool import Database
 from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.streams import KEYS
-from paybill_runtime.security.data_keys import RECIPIENTS
+from paybill_runtime.security.data_keys import MARK_COPIED, RECIPIENTS, UNCOPIED
 from paybill_runtime.security.identity import Identity
 
 COPIES_AT_ONCE = 64
 """The server confirms each copy only when it is on disk; one after the other, a few hundred in a second."""
-
-_UNCOPIED = text("SELECT tenant, wrapped FROM chassis.data_key WHERE NOT copied")
-_COPIED = text("UPDATE chassis.data_key SET copied = true WHERE tenant = ANY(:tenants)")
 
 
 class KeyBucket:
@@ -36,7 +33,7 @@ class KeyBucket:
         # All keys that exist now, because the next facts may need any of them. Keys created meanwhile belong to later
         # facts: waiting for them too would stop publishing while tenants sign up faster than keys are copied.
         async with self._database.reading() as connection:
-            rows = (await connection.execute(_UNCOPIED)).all()
+            rows = (await connection.execute(UNCOPIED)).all()
         for start in range(0, len(rows), COPIES_AT_ONCE):
             await self._publish_some(rows[start : start + COPIES_AT_ONCE])
 
@@ -57,7 +54,7 @@ class KeyBucket:
             if failure is not None:
                 raise failure
         async with self._database.transaction() as connection:
-            await connection.execute(_COPIED, {"tenants": [row.tenant for row in rows]})
+            await connection.execute(MARK_COPIED, {"tenants": [row.tenant for row in rows]})
 
     async def _publish(self, tenant: str, wrapped: bytes) -> None:
         key = self._identity.decrypt(wrapped)

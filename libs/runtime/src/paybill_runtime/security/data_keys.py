@@ -24,6 +24,9 @@ _ONE = text("SELECT wrapped FROM chassis.data_key WHERE tenant = :tenant")
 _ADD = text(
     "INSERT INTO chassis.data_key (tenant, wrapped) VALUES (:tenant, :wrapped) ON CONFLICT DO NOTHING RETURNING tenant"
 )
+UNCOPIED = text("SELECT tenant, wrapped FROM chassis.data_key WHERE NOT copied")
+"""Keys that the key bucket does not have yet."""
+MARK_COPIED = text("UPDATE chassis.data_key SET copied = true WHERE tenant = ANY(:tenants)")
 
 FetchCopy = Callable[[str, str], Awaitable[bytes | None]]
 """Returns the key of another service (owner, tenant) from the key bucket, encrypted for this service."""

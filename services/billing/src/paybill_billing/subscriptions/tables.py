@@ -11,6 +11,7 @@ from sqlalchemy import Select, select, text
 from sqlmodel import col
 
 from paybill_billing.database import Base
+from paybill_billing.providers import sync_queue
 from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 
@@ -102,6 +103,12 @@ STATES = (ACCOUNTS, SUBSCRIPTIONS, PAYMENTS, CHANGES, PLAN_MIGRATIONS)
 
 ACCOUNT_OF_CUSTOMER = text("SELECT id FROM accounts WHERE customer = :customer")
 ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
+REQUEUE_OPENED_ACCOUNTS = sync_queue.wake(
+    "SELECT t.provider, t.target FROM webhook_targets AS t "
+    "JOIN accounts AS a ON a.customer = t.provider || '/' || t.customer "
+    "WHERE t.provider = :provider AND t.reason = :reason ORDER BY t.provider, t.target FOR UPDATE OF t SKIP LOCKED"
+)
+"""Makes due the entries that waited for an account that is open now."""
 REVISIONS = text("SELECT id, revision FROM subscriptions WHERE id = ANY(:ids)")
 OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")
 OVERDUE_SUBSCRIPTIONS = text(

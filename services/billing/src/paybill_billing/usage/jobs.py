@@ -17,6 +17,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, reason, single_line
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
+from paybill_runtime.messaging.inbox import LAST_POSITION
 from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.settings import read_secret
 
@@ -29,7 +30,6 @@ from paybill_billing.usage.domain.usage import Meter
 from paybill_billing.usage.domain.windows import window_id
 from paybill_billing.usage.tables import (
     CLOSED_WINDOWS,
-    INTAKE_POSITION,
     METERS,
     METERS_DUE,
     NEXT_WINDOW_DUE,
@@ -96,7 +96,7 @@ class WindowCloser:
             return
         position = 0
         while position < state.last_seq:
-            position = (await self._context.rows(INTAKE_POSITION, {"stream": INTAKE}))[0][0]
+            position = (await self._context.rows(LAST_POSITION, {"stream": INTAKE}))[0][0]
             await asyncio.sleep(POLL_S / 10)
 
     async def _close(self, meter: Meter, at: datetime) -> None:

@@ -48,7 +48,6 @@ CLOSED_WINDOWS = Stored("usage-window", ClosedWindowRow, closed_windows.ClosedWi
 STATES = (PUBLISHERS, METERS, DISTINCT_SETS, CLOSED_WINDOWS)
 NEXT_WINDOW_DUE = text("SELECT min(due) FROM meters")
 METERS_DUE = text("SELECT id, state::text AS state FROM meters WHERE due <= :at ORDER BY due LIMIT :batch")
-INTAKE_POSITION = text("SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = :stream")
 
 
 def meters_of(tenant_id: str, limit: int) -> Select[Any]:

@@ -84,12 +84,6 @@ BODIES = text(
     "WHERE provider = :provider AND event_id = ANY(:ids) ORDER BY created, event_id"
 )
 DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
-REQUEUE_OPENED_ACCOUNTS = sync_queue.wake(
-    "SELECT t.provider, t.target FROM webhook_targets AS t "
-    "JOIN accounts AS a ON a.customer = t.provider || '/' || t.customer "
-    "WHERE t.provider = :provider AND t.reason = :reason ORDER BY t.provider, t.target FOR UPDATE OF t SKIP LOCKED"
-)
-"""Makes due the entries that waited for an account that is open now."""
 # One query reads all that a sync needs: the messages, their customers, and the accounts of those.
 _DUE = text(
     "SELECT t.target, t.seq, t.tries, w.ids, w.types, w.traceparent, w.customers, "

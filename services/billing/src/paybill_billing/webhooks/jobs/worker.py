@@ -20,10 +20,10 @@ from paybill_billing.providers.port import (
     ProviderUnavailableError,
 )
 from paybill_billing.providers.sync_queue import ENQUEUE_ALL, LEASE, NO_ACCOUNT, POSTPONE
-from paybill_billing.subscriptions.tables import OVERDUE_SUBSCRIPTIONS
+from paybill_billing.subscriptions.tables import OVERDUE_SUBSCRIPTIONS, REQUEUE_OPENED_ACCOUNTS
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError, retry_delay_s
 from paybill_billing.webhooks.jobs.subscription_sync import SubscriptionSync
-from paybill_billing.webhooks.tables import DELETE_BODIES, REQUEUE_OPENED_ACCOUNTS, SyncTask, due_tasks
+from paybill_billing.webhooks.tables import DELETE_BODIES, SyncTask, due_tasks
 
 log = logging.getLogger(__name__)
 
