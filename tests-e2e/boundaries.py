@@ -1,7 +1,8 @@
-"""Checks of a module's imports that import-linter cannot express: allow-lists, and parts of the standard library."""
+"""Checks of a module's imports and SQL that import-linter cannot express."""
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PURE_LIBRARIES = frozenset(
@@ -152,3 +153,92 @@ def _is_pure(module: str, name: str) -> bool:
     """Returns True when a domain module may import `name`. The order of contexts is a contract of import-linter."""
     service = module.partition(".")[0]
     return name.partition(".")[0] in PURE_LIBRARIES or (name.startswith(f"{service}.") and is_domain(name))
+
+
+CHASSIS_OWNERS = {
+    "chassis.data_key": "paybill_runtime.security.data_keys",
+    "chassis.effect": "paybill_runtime.decisions.outbox",
+    "chassis.idempotency": "paybill_runtime.decisions.context",
+    "chassis.inbox": "paybill_runtime.messaging.inbox",
+    "chassis.lease": "paybill_runtime.database.leases",
+    "chassis.member": "paybill_runtime.database.leases",
+    "chassis.outbox": "paybill_runtime.decisions.outbox",
+    "chassis.parked": "paybill_runtime.messaging.retry_queue",
+    "chassis.position": "paybill_runtime.messaging.inbox",
+    "chassis.quarantine": "paybill_runtime.messaging.retry_queue",
+}
+"""Tables of the runtime, and the one module that writes each. Only modules of the runtime may read them."""
+STATE_WRITERS = {
+    "paybill_runtime.decisions.store": "writes the states that a decision changed",
+    "paybill_runtime.replay.verify": "writes all states again from the log, while the service is stopped",
+}
+"""Modules that write a table whose name is a value, and the reason."""
+_STATEMENT = re.compile(r"\b(select|insert into|update|delete from|merge into|truncate)\b", re.IGNORECASE)
+_WRITE = re.compile(
+    r"\b(?:insert into|update|delete from|merge into|truncate)\s+(?:only\s+)?([a-z_.]+|\{)", re.IGNORECASE
+)
+_READ = re.compile(r"(?<!delete )\b(?:from|join)\s+(?:only\s+)?([a-z_.]+)", re.IGNORECASE)
+
+
+def table_owners(sources: Mapping[str, str]) -> dict[str, str]:
+    """Returns the module that owns each table: it defines the table of a service, or writes the table of the runtime.
+
+    The name of a service's table starts with the package of the service: `paybill_tenant.tenants`.
+    """
+    owners = dict(CHASSIS_OWNERS)
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            match node:
+                case (
+                    ast.Assign(targets=[ast.Name(id="__tablename__")], value=ast.Constant(value=str(name)))
+                    | ast.Call(func=ast.Name(id="Table"), args=[ast.Constant(value=str(name)), *_])
+                ):
+                    owners[f"{module.partition('.')[0]}.{name}"] = module
+    return owners
+
+
+def foreign_sql(module: str, source: str, owners: Mapping[str, str], layers: Sequence[str]) -> list[str]:
+    """Returns the tables that the SQL of a module writes or reads, but whose owner is another module.
+
+    A query may read the tables of lower contexts together with one of its own. layers: of the contexts, highest first.
+    """
+
+    def owned(tables: list[str]) -> dict[str, str]:
+        names = {table: table if table in owners else f"{module.partition('.')[0]}.{table}" for table in tables}
+        return {table: owners[name] for table, name in names.items() if name in owners}
+
+    found = [name for name in imports(source) if re.fullmatch(r"sql(alchemy|model)\b.*\.(insert|update|delete)", name)]
+    for text in filter(_STATEMENT.search, _texts(source)):
+        written, read = _WRITE.findall(text), owned(_READ.findall(text))
+        found += [f"writes {table}" for table, owner in owned(written).items() if owner != module]
+        found += ["writes a table by its name"] if "{" in written and module not in STATE_WRITERS else []
+        combines = module in {**owned(written), **read}.values()
+        for table, owner in read.items():
+            if table in CHASSIS_OWNERS:
+                allowed = module.startswith("paybill_runtime.")
+            else:
+                allowed = owner == module or (combines and _level(module, layers) < _level(owner, layers))
+            found += [] if allowed else [f"reads {table}"]
+    return found
+
+
+def _texts(source: str) -> Iterator[str]:
+    """Yields the strings of a module; a value in an f-string is `{}`."""
+    tree = ast.parse(source)
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value
+
+
+def _level(module: str, layers: Sequence[str]) -> int:
+    """Returns the index of the layer that holds the context of a module."""
+    context = module.partition(".")[2]
+    return next(
+        level
+        for level, layer in enumerate(layers)
+        for name in layer.split(" | ")
+        if f"{context}.".startswith(f"{name}.")
+    )

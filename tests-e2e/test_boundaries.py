@@ -1,10 +1,22 @@
 """Services keep their boundaries: pure domains, no network outside effects, and contracts that name every module."""
 
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
-from boundaries import DYNAMIC_USERS, NETWORK_USERS, dotted, dynamic, impure, network
+from boundaries import (
+    CHASSIS_OWNERS,
+    DYNAMIC_USERS,
+    NETWORK_USERS,
+    STATE_WRITERS,
+    dotted,
+    dynamic,
+    foreign_sql,
+    impure,
+    network,
+    table_owners,
+)
 from test_structure import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,6 +28,8 @@ CONTRACTS = {
     contract["id"]: contract
     for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 }
+OWNERS = table_owners(SOURCES)
+sql = partial(foreign_sql, owners=OWNERS, layers=CONTRACTS["contexts"]["layers"])
 EFFECTS = {"effects", "drivers", "jobs", "work"}
 
 
@@ -35,6 +49,19 @@ def test_modules_are_imported_by_their_names() -> None:
 def test_every_exception_is_needed() -> None:
     assert [name for name in NETWORK_USERS if not network("other", SOURCES[name])] == []
     assert [name for name in DYNAMIC_USERS if not dynamic("other", SOURCES[name])] == []
+    assert [name for name in STATE_WRITERS if not sql("other", SOURCES[name])] == []
+
+
+def test_the_sql_of_a_table_is_in_the_module_that_owns_it() -> None:
+    sources = {name: text for name, text in SOURCES.items() if ".migrations" not in name}
+
+    assert {name: sql(name, text) for name, text in sources.items() if sql(name, text)} == {}
+
+
+def test_every_table_of_the_runtime_has_an_owner() -> None:
+    tables = {name for name, module in OWNERS.items() if module == "paybill_runtime.database.tables"}
+
+    assert {name.replace("paybill_runtime", "chassis") for name in tables} == CHASSIS_OWNERS.keys()
 
 
 @pytest.mark.parametrize(

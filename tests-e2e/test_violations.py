@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from boundaries import dotted, dynamic, impure, network
+from test_boundaries import sql
 from test_structure import PACKAGES, ROOT, WORKSPACE
 
-CHECKS = {"domain": impure, "network": network, "dynamic": dynamic}
+CHECKS = {"domain": impure, "network": network, "dynamic": dynamic, "sql": sql}
 TENANT, BILLING, PROVISIONER = (f"services/{name}/src/paybill_{name}" for name in ("tenant", "billing", "provisioner"))
 RUNTIME, CONTRACTS, LICENCE, STACK = (
     f"libs/{name}/src/paybill_{name}" for name in ("runtime", "contracts", "licence", "stack")
@@ -89,6 +90,31 @@ VIOLATIONS = {
         "strangers",
         {"libs/stripe-fake/src/paybill_stripe_fake/events.py": "from paybill_licence import base64url"},
     ),
+    "a write of another context's table": (
+        "sql",
+        {f"{BILLING}/subscriptions/jobs/accounts.py": "STATEMENT = 'UPDATE webhook_targets SET tries = 0'"},
+    ),
+    "a query of another context's table": (
+        "sql",
+        {f"{BILLING}/webhooks/tables.py": "QUERY = 'SELECT id FROM accounts'"},
+    ),
+    "a query that combines a table with one of a higher context": (
+        "sql",
+        {f"{BILLING}/subscriptions/tables.py": "QUERY = 'SELECT id FROM accounts JOIN webhooks USING (customer)'"},
+    ),
+    "a write of a table of the runtime in another module": (
+        "sql",
+        {f"{RUNTIME}/jobs/worker.py": "STATEMENT = 'delete from chassis.effect'"},
+    ),
+    "a query of the outbox in a service": (
+        "sql",
+        {f"{TENANT}/tables.py": "QUERY = 'SELECT count(*) FROM chassis.outbox'"},
+    ),
+    "a write of a table whose name is a value": (
+        "sql",
+        {f"{TENANT}/tables.py": "STATEMENT = f'DELETE FROM {TENANTS.table.name}'"},
+    ),
+    "a write without text": ("sql", {f"{TENANT}/api.py": "from sqlalchemy import update"}),
 }
 """Lines that are added to modules, after the only rules that refuse them: import contracts and checks of the source."""
 
