@@ -129,6 +129,13 @@ def test_every_context_of_billing_is_in_the_contracts() -> None:
     assert "ignore_imports" not in CONTRACTS["contexts"]
 
 
+def test_every_provider_is_protected() -> None:
+    protected = {".".join(name.split(".")[:3]) for name in CONTRACTS["implementations"]["protected_modules"]}
+    packages = {dotted(path.parent) for path in (BILLING / "providers").glob("*/__init__.py")}
+
+    assert protected == packages - {"paybill_billing.providers.port"}
+
+
 def test_every_module_of_effects_drivers_and_jobs_is_forbidden_to_entry_points() -> None:
     forbidden = CONTRACTS["entry-points"]["forbidden_modules"]
     found = {
