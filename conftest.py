@@ -1,11 +1,21 @@
 """Fixtures for tests of every package: real servers, fresh databases, whole services, and something to sell."""
 
+from pathlib import Path
+
 import pytest
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 
 pytest_plugins = ["paybill_runtime.testing"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives the mark `e2e` to every test in `tests-e2e`, and to every other one that runs on a whole stack."""
+    folder = Path(__file__).parent / "tests-e2e"
+    for item in items:
+        if folder in item.path.parents or "real_stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.e2e)
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ async def test_a_message_that_cannot_be_decoded_is_delivered_and_so_is_the_next(
             messages += await consumer.fetch(1)
     await consumer.close()
 
+    assert len(messages) == 2, [(message.subject, message.reply, message.data) for message in messages]
     first, second = (parse_message(Subscriptions(), "billing", message) for message in messages)
     assert first.error is not None
     assert first.publisher == "metering"

@@ -22,6 +22,8 @@ from paybill_runtime.messaging.streams import connect
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import until
 
+pytestmark = pytest.mark.e2e
+
 
 class _Process:
     """Service that runs as a child process of the test."""

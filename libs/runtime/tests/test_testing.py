@@ -24,21 +24,48 @@ async def test_a_reset_removes_messages_consumers_and_keys(shared_nats, nats) ->
     await client.close()
 
 
-async def test_a_database_is_dropped_after_its_test(migrated_databases, postgres) -> None:
+async def test_a_released_database_is_emptied_for_the_next_test(migrated_databases) -> None:
+    await migrated_databases.release()
     url = await migrated_databases.fresh("tenant")
-    name = url.rpartition("/")[2]
-    listed = f"SELECT 1 FROM pg_database WHERE datname = '{name}'"
-    before = await migrated_databases.execute(url, "tenant", listed)
+    revision = "SELECT * FROM chassis.alembic_version"
+    migrated = await migrated_databases.execute(url, "tenant", revision)
+    insert = "INSERT INTO chassis.member (owner, expires_at) VALUES ('a', now())"
+    await migrated_databases.execute(url, "tenant", insert)
 
-    await migrated_databases.drop_copies()
+    await migrated_databases.release()
 
-    other = postgres.url("tenant", "template_tenant")
-    assert (len(before), await migrated_databases.execute(other, "tenant", listed)) == (1, [])
+    assert await migrated_databases.fresh("tenant") == url
+    assert await migrated_databases.execute(url, "tenant", "SELECT * FROM chassis.member") == []
+    assert await migrated_databases.execute(url, "tenant", revision) == migrated != []
 
 
-def test_a_failed_finalizer_is_reported_for_the_test_that_left_the_object(pytester) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE other (id int)",
+        "ALTER TABLE chassis.member ADD COLUMN more int",
+        "DROP TABLE chassis.member",
+        "ALTER TABLE chassis.member ENABLE ROW LEVEL SECURITY",
+        "CREATE OR REPLACE FUNCTION chassis.other() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "GRANT SELECT ON chassis.member TO PUBLIC",
+    ],
+)
+async def test_a_released_database_with_another_shape_is_dropped(migrated_databases, statement) -> None:
+    url = await migrated_databases.fresh("tenant")
+    await migrated_databases.execute(url, "tenant", statement)
+
+    await migrated_databases.release()
+
+    other = await migrated_databases.fresh("tenant")
+    assert other != url
+    listed = f"SELECT 1 FROM pg_database WHERE datname = '{url.rpartition('/')[2]}'"
+    assert await migrated_databases.execute(other, "tenant", listed) == []
+    await migrated_databases.release()
+
+
+def test_a_failed_finalizer_is_reported_for_the_module_that_left_the_object(pytester) -> None:
     pytester.makepyfile(
-        """
+        test_cause="""
         class Broken:
             def __init__(self):
                 self.cycle = self
@@ -48,10 +75,11 @@ def test_a_failed_finalizer_is_reported_for_the_test_that_left_the_object(pytest
 
         async def test_cause():
             Broken()
-
+        """,
+        test_innocent="""
         async def test_innocent():
             pass
-        """
+        """,
     )
     options = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "-W", "error")
 

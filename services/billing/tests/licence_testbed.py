@@ -15,7 +15,7 @@ from paybill_contracts.catalogue import LimitFeature, PlanRef
 from paybill_contracts.envelope import Origin
 from paybill_contracts.event import Event
 from paybill_contracts.placement import Preset
-from paybill_licence import read_keys, verify_revocations
+from paybill_licence import UnknownLicenceKeyError, read_keys, verify_revocations
 
 TENANT = "ten_" + "a" * 32
 SUBSCRIPTION = "sub_" + "c" * 32
@@ -113,7 +113,10 @@ async def revocations(vendor, *, number=1):
         answer = await vendor.anonymous.get("/.well-known/license-revocations")
         if answer.status_code != 200:
             return None
-        found = verify_revocations(answer.content, await public_keys(vendor), datetime.now(UTC))
+        try:
+            found = verify_revocations(answer.content, await public_keys(vendor), datetime.now(UTC))
+        except UnknownLicenceKeyError:  # the key was replaced between the two requests
+            return None
         return found if found.number >= number else None
 
     return await eventually(fetched)

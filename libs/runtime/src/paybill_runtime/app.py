@@ -108,7 +108,8 @@ class Running:
         self.service = service
         self.settings = settings
         self.owner = f"{service.name}-{clock.new_id()}"
-        self.database = Database(settings.database_url, read_secret(settings.database_password_file), self.owner)
+        password = read_secret(settings.database_password_file)
+        self.database = Database(settings.database_url, password, self.owner, settings.database_connections)
         self.broker = Broker(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
         self.identity = Identity.load(settings.identity_dir, service.name)
         self.key_ring = KeyRing(settings.api_keys_file)

@@ -19,6 +19,8 @@ class ServiceSettings(BaseSettings):
 
     database_url: str
     database_password_file: Path | None = None
+    database_connections: Annotated[int, Field(ge=2, le=100)] = 8
+    """Connections of the pool; the loops of the hot path use up to four more."""
     nats_url: str = "nats://127.0.0.1:4222"
     nats_user: str = ""
     nats_password_file: Path | None = None
