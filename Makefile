@@ -20,11 +20,11 @@ demo: .venv/.stamp ## a customer journey on real servers, from sign-up to replay
 up: .venv/.stamp ## the whole stack in the foreground; ARGS="--data-dir DIR ..." are its options
 	@$(BIN)/paybill up $(ARGS)
 
-test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real PostgreSQL; takes minutes
-	@$(PYTEST) -n 2 --dist worksteal libs services cli $(ARGS)
+test: .venv/.stamp-dev ## tests of every package, on a real NATS and a real PostgreSQL; four minutes on two cores; takes minutes
+	@$(PYTEST) -n 4 --dist worksteal -m "not e2e" libs services cli $(ARGS)
 
-test-e2e: .venv/.stamp-dev ## customer journeys, faults and restarts, on the whole stack; takes longer
-	@$(PYTEST) tests-e2e $(addprefix --ignore=,$(STRUCTURE)) $(ARGS)
+test-e2e: .venv/.stamp-dev ## tests on a whole stack: customer journeys, commands, faults, kills and load; takes longer
+	@$(PYTEST) -m e2e tests-e2e libs services cli $(addprefix --ignore=,$(STRUCTURE)) $(ARGS)
 
 bench: .venv/.stamp-dev ## compare throughput and latency with other implementations; takes minutes; ARGS="pipeline --json" runs one
 	@$(BIN)/paybill bench $(ARGS)

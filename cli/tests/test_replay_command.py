@@ -12,6 +12,8 @@ import pytest
 from paybill_cli.commands.replay import MEANINGS
 from paybill_cli.exit_codes import ExitCode
 
+pytestmark = pytest.mark.e2e
+
 
 async def as_tenant_service(data_dir, statement: str) -> None:
     server = json.loads((data_dir / "stack.json").read_text())["postgres"]

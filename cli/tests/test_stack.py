@@ -14,9 +14,12 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import pytest
 from paybill_embedded import EmbeddedError, NatsServer, PostgresServer
 from paybill_stack import supervisor
 from paybill_stack.supervisor import Options, Supervisor
+
+pytestmark = pytest.mark.e2e
 
 STARTS_WITHIN_S = 60
 SERVICES = ("tenant", "billing", "provisioner")

@@ -202,6 +202,7 @@ def test_ctrl_c_ends_a_starting_command_without_a_traceback(
         assert process.returncode in {ExitCode.INTERRUPTED, ExitCode.OK, ExitCode.UNREACHABLE}, delay_ms
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("command", ["bench", "stripe-fake"])
 def test_ctrl_c_ends_a_starting_command_with_a_process_of_its_own(tmp_path: Path, command: str) -> None:
     key = tmp_path / "key"

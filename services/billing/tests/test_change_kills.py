@@ -16,6 +16,8 @@ from paybill_contracts.changes import ChangeApplied
 from paybill_contracts.envelope import Origin
 from paybill_runtime.telemetry import child
 
+pytestmark = pytest.mark.e2e
+
 TENANT = "ten_" + "a" * 32
 SUBSCRIBERS = 200
 FIRST = """

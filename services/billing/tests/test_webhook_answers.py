@@ -173,6 +173,7 @@ async def test_a_stopping_service_answers_503_with_retry_after(testbed, outside,
     assert (await outside.get("/healthz")).status_code == 200
 
 
+@pytest.mark.e2e
 async def test_a_thousand_messages_about_one_subscription_cost_few_fetches(testbed, outside, signed):
     subscription = await testbed.subscribed(TENANT)
     await testbed.settled()
