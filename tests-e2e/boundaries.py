@@ -171,6 +171,7 @@ CHASSIS_OWNERS = {
 STATE_WRITERS = {
     "paybill_runtime.decisions.store": "writes the states that a decision changed",
     "paybill_runtime.replay.verify": "writes all states again from the log, while the service is stopped",
+    "paybill_runtime.testing.databases": "restores the rows of the migrations, for the next test",
 }
 """Modules that write a table whose name is a value, and the reason."""
 _STATEMENT = re.compile(r"\b(select|insert into|update|delete from|merge into|truncate)\b", re.IGNORECASE)
