@@ -15,7 +15,6 @@ def pytest_collection_finish() -> None:
     """Excludes all objects of the imports from later collections."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000)  # the default of 700 new objects takes a tenth of the time of all tests
 
 
 @pytest.hookimpl(wrapper=True)
