@@ -231,6 +231,46 @@ def test_ctrl_c_ends_the_stripe_fake_without_a_traceback(tmp_path: Path) -> None
     assert process.returncode == ExitCode.INTERRUPTED
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("paybill_bench.__main__", ["pipeline"]),
+        ("paybill_stripe_fake.__main__", ["serve", "--port", "0", "--api-key-file", "key"]),
+        ("paybill_cli.main", ["doctor", "--nats-url", "nats://127.0.0.1:9", "--data-dir", "."]),
+    ],
+    ids=["bench", "stripe-fake", "cli"],
+)
+def test_ctrl_c_while_the_event_loop_is_made_leaves_no_half_made_loop(
+    tmp_path: Path, module: str, arguments: list[str]
+) -> None:
+    (tmp_path / "key").write_text("key")
+    code = f"""
+import os, signal, socket, sys
+from {module} import main
+pair = socket.socketpair
+def interrupted_pair(*arguments):
+    socket.socketpair = pair
+    print("interrupted", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    return pair(*arguments)
+socket.socketpair = interrupted_pair
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGINT}})
+sys.exit(main({arguments!r}))
+"""
+    outcome = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+
+    assert outcome.stdout == "interrupted\n"
+    assert "Traceback" not in outcome.stderr
+    assert outcome.returncode == ExitCode.INTERRUPTED
+
+
 def test_a_signal_that_the_parent_ignores_stays_ignored() -> None:
     """A shell without job control starts background jobs with SIGINT ignored."""
     background = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]

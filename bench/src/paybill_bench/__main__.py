@@ -15,6 +15,10 @@ def _report(text: str) -> None:
 
 
 async def _measure(name: str) -> dict[str, Any]:
+    # `paybill bench` blocks SIGINT while modules load. It stays blocked until the event loop handles it: an interrupt
+    # inside the constructor of the loop leaves an object whose destructor prints a traceback.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    await asyncio.sleep(0)  # ends here if an interrupt arrived before
     if name not in {"all", *BENCHMARKS}:
         return _error("unknown_benchmark", f"there is no benchmark {name}", next=f"one of {', '.join(BENCHMARKS)}")
     before = machine()
@@ -35,7 +39,6 @@ def _error(code: str, message: str, *, why: str = "", next: str = "") -> dict[st
 def main(arguments: list[str]) -> int:
     """Prints {machine, figures}, or {error: {code, message, why, next}}; returns the exit code."""
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `paybill bench` blocks it while modules load
         outcome = asyncio.run(_measure(arguments[0] if arguments else "all"))
     except KeyboardInterrupt:
         return 130

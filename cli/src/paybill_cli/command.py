@@ -69,5 +69,13 @@ def _is_group(annotation: Any) -> bool:
 
 def _finish(outcome: Coroutine[Any, Any, Any]) -> Any:
     import asyncio  # importing it doubles the time of `--help`
+    import signal
 
-    return asyncio.run(outcome)
+    async def finish() -> Any:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        return await outcome
+
+    # Until the event loop handles it: an interrupt inside the constructor of the loop leaves an object whose
+    # destructor prints a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    return asyncio.run(finish())

@@ -52,7 +52,7 @@ def _measure(name: str) -> dict[str, Any]:
     """Runs `python -m paybill_bench`: progress goes to our stderr, the last line of stdout is a JSON document.
 
     The child has its own session, so that Ctrl-C in a terminal reaches it once: from here. SIGINT is blocked in it
-    until its main runs, so that one that arrives while modules load ends it without a traceback.
+    until its event loop runs, so that one that arrives while modules load ends it without a traceback.
     """
     from paybill_embedded.child import tied_to_us
 

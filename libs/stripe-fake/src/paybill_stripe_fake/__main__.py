@@ -1,6 +1,7 @@
 """Runs `python -m paybill_stripe_fake serve`: starts the Stripe fake and stops it on SIGTERM."""
 
 import argparse
+import asyncio
 import json
 import logging
 import signal
@@ -37,7 +38,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a parent may block it while modules load
         return _serve(options)
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -69,8 +69,15 @@ def _serve(options: argparse.Namespace) -> int:
         )
         # Uvicorn shuts down on SIGTERM, then raises the signal again; the second signal ends this process.
         signal.signal(signal.SIGTERM, _stop)
-        uvicorn.Server(config).run(sockets=[listener])
+        asyncio.run(_run(uvicorn.Server(config), listener))
     return 0
+
+
+async def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    # A parent may block SIGINT until the event loop handles it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    await asyncio.sleep(0)  # ends here if an interrupt arrived before
+    await server.serve(sockets=[listener])
 
 
 def _announce(url: str, *, as_json: bool) -> None:
