@@ -9,11 +9,10 @@ from fastapi import APIRouter
 from paybill_bench import hop
 from paybill_bench.access import ServerAccess
 from paybill_bench.facts import HopMetered
-from paybill_runtime.app import Running, Service, serving
+from paybill_runtime.app import Service, serve
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.settings import ServiceSettings
-from paybill_runtime.telemetry import configure
 
 
 def subscriptions_with_bug(poison: str) -> Subscriptions:
@@ -29,8 +28,8 @@ def subscriptions_with_bug(poison: str) -> Subscriptions:
     return subscriptions
 
 
-async def main(access: ServerAccess, poison: str, api_keys_file: Path, port: int) -> None:
-    """Runs until the service fails or the process is stopped."""
+async def main(access: ServerAccess, poison: str, api_keys_file: Path, port: int) -> int:
+    """Runs until the service fails or the process is stopped; returns the exit code."""
     service = Service(
         name="tenant",
         settings=ServiceSettings,
@@ -38,20 +37,20 @@ async def main(access: ServerAccess, poison: str, api_keys_file: Path, port: int
         states=(hop.HOPS,),
         subscriptions=subscriptions_with_bug(poison),
     )
-    settings = hop.settings(access).model_copy(update={"api_keys_file": api_keys_file, "http_port": port})
+    own = {"api_keys_file": api_keys_file, "http_port": port, "log_level": "CRITICAL"}
     await hop.create_tables(access)
-    async with Running(service, settings) as running, serving(running):
-        await running.failed.wait()
+    return await serve(service, hop.settings(access).model_copy(update=own))
 
 
 if __name__ == "__main__":
-    configure("tenant", "CRITICAL")
     arguments = json.loads(sys.argv[1])
-    asyncio.run(
-        main(
-            ServerAccess(**arguments["access"]),
-            arguments["poison"],
-            Path(arguments["api_keys_file"]),
-            arguments["port"],
+    sys.exit(
+        asyncio.run(
+            main(
+                ServerAccess(**arguments["access"]),
+                arguments["poison"],
+                Path(arguments["api_keys_file"]),
+                arguments["port"],
+            )
         )
     )

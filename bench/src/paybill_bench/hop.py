@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from fastapi import APIRouter
 from paybill_contracts.personal import Personal
-from paybill_runtime.app import Running, Service, serving
+from paybill_runtime.app import Service, serve
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored
@@ -16,7 +17,6 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.settings import ServiceSettings
-from paybill_runtime.telemetry import configure
 from sqlalchemy import MetaData
 from sqlalchemy.orm import registry
 
@@ -102,6 +102,7 @@ def settings(access: ServerAccess) -> ServiceSettings:
         api_keys_file=keys,
         identity_dir=folder / "identities",
         secrets_dir=folder,
+        log_level="WARNING",
     )
 
 
@@ -113,13 +114,11 @@ async def create_tables(access: ServerAccess) -> None:
     await database.close()
 
 
-async def run(access: ServerAccess) -> None:
-    """Runs until the service fails or the process is stopped."""
+async def run(access: ServerAccess) -> int:
+    """Runs as every service does; returns the exit code."""
     await create_tables(access)
-    async with Running(service(), settings(access)) as running, serving(running):
-        await running.failed.wait()
+    return await serve(service(), settings(access))
 
 
 if __name__ == "__main__":
-    configure("tenant", "WARNING")
-    asyncio.run(run(from_command_line()))
+    sys.exit(asyncio.run(run(from_command_line())))

@@ -332,9 +332,12 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(5_000, 20, 100)
 
 
-async def serve(service: Service) -> int:
-    """Runs until SIGTERM or SIGINT; returns the exit code. A failed loop ends the process, for a restart."""
-    settings = service.settings()
+async def serve(service: Service, settings: ServiceSettings | None = None) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit code. A failed loop ends the process, for a restart.
+
+    settings: by default those of the environment.
+    """
+    settings = settings or service.settings()
     configure(service.name, settings.log_level)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
