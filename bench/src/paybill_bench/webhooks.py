@@ -1,8 +1,9 @@
-"""`bench webhooks`: webhooks durable when acknowledged, compared with a bare handler; and the delay until their facts.
+"""`bench webhooks`: webhooks durable when acknowledged, compared with a bare handler on uvicorn with httptools.
 
 Billing is one process with its default settings, in a stack whose tenants have subscriptions. 32 connections send
 messages about these; a tenth are duplicates. Meanwhile its own worker syncs subscriptions in the same process, 25 times
-a second. The peer gets the same messages from the same generator while Paybill's stack is stopped.
+a second. The peer gets the same messages from the same generator while Paybill's stack is stopped. The delay from a
+change at the provider until its fact is measured before, one change at a time.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ async def measure(progress: Progress) -> Sequence[Figure]:
         Figure("webhooks.per_s", median([each.per_s for each in ours]), "webhooks/s"),
         Figure("webhooks.p99_ms", median([each.p99_ms for each in ours]), "ms"),
         Figure(
-            "webhooks.vs_bare", _ratio([each.per_s for each in ours], [each.per_s for each in peers]), "x", least=0.6
+            "webhooks.vs_bare", _ratio([each.per_s for each in ours], [each.per_s for each in peers]), "x", least=0.45
         ),
         Figure(
             "webhooks.p99_vs_bare",
