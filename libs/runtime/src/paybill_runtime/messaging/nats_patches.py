@@ -1,6 +1,13 @@
 """Corrections of nats-py: it continues after messages that it cannot decode, and processes headers a message at a time.
 
-All of them use private methods of its client; `test_nats_patches.py` is the contract with them.
+This is the only module that uses private methods of its client; `test_nats_patches.py` is the contract with them. Each
+use has a report upstream:
+
+- `_process_msg`: an exception there ends the reading loop without a reconnect, https://github.com/nats-io/nats.py/pull/914
+- `_parse_header_lines`: it came with https://github.com/nats-io/nats.py/pull/928; the cost of headers is the subject of
+  https://github.com/nats-io/nats.py/pull/431
+- `_send_command`, `_flush_pending`: `publish` checks every header by a regular expression since
+  https://github.com/nats-io/nats.py/pull/1017
 """
 
 from collections.abc import Iterable, Mapping

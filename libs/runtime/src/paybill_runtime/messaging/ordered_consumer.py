@@ -1,8 +1,9 @@
 """Ordered consumer: messages of a stream in order, from a sequence on, without waiting for a full batch.
 
 The position is kept in PostgreSQL, so the JetStream consumer is ephemeral and created again after a reconnect, a gap or
-missing heartbeats. (FastStream's batch subscriber waits until a batch is full or a deadline passes, and a durable
-consumer redelivers out of order after a crash.)
+missing heartbeats. (FastStream's batch subscriber waits until a batch is full or a deadline passes, a durable consumer
+redelivers out of order after a crash, and the ordered consumer of nats-py is a push consumer, whose delivery subject
+every account would have to export.) It uses only public methods of nats-py.
 """
 
 import asyncio
