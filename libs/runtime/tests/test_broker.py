@@ -1,15 +1,15 @@
-"""Contract with FastStream: the replaced private method exists, and the subscriber behaves as expected."""
+"""Contract with FastStream: what a broker and a subscriber do that are not started."""
 
 import asyncio
-import inspect
 import json
 
 import pytest
-from faststream.nats.subscriber.usecases import BatchPullStreamSubscriber
 from faststream.specification import AsyncAPI
 from nats.aio.msg import Msg
-from paybill_contracts.tenant import TenantActivated, TenantRequested
+from paybill_contracts.tenant import TenantRequested
+from paybill_contracts.usage import Usage
 from paybill_runtime.messaging.broker import BatchSubscriber, Broker
+from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 
 
@@ -32,44 +32,84 @@ async def test_a_batch_is_decoded_and_handled_and_the_handler_s_exception_propag
         if b"bad" in batch:
             raise RuntimeError("not committed")
 
-    subscription = BatchSubscriber(
-        broker, "EVENTS", "paybill.events.>", [TenantRequested], lambda messages: [m.data for m in messages], handle
-    )
+    subscriber = BatchSubscriber(broker, "EVENTS", "paybill.events.>", lambda batch: [m.data for m in batch], handle)
     await broker.run()
 
-    await subscription.process([_message(b"one"), _message(b"two")])
+    await subscriber.process([_message(b"one"), _message(b"two")])
     with pytest.raises(RuntimeError, match="not committed"):
-        await subscription.process([_message(b"bad")])
+        await subscriber.process([_message(b"bad")])
+    await subscriber.process([_message(b"three")])
 
-    assert handled == [b"one", b"two", b"bad"]
+    assert handled == [b"one", b"two", b"bad", b"three"]
 
 
-async def test_faststream_creates_no_consumer_of_its_own(broker, nats) -> None:
-    async def handle(_) -> None:
-        return
+async def test_the_exception_of_the_decoder_propagates_and_nothing_is_handled(broker) -> None:
+    handled = []
 
-    BatchSubscriber(broker, "EVENTS", "paybill.events.>", [TenantRequested], list, handle)
+    async def handle(batch) -> None:
+        handled.extend(batch)
+
+    def decode(_) -> list[bytes]:
+        raise ValueError("not decoded")
+
+    subscriber = BatchSubscriber(broker, "EVENTS", "paybill.events.>", decode, handle)
     await broker.run()
 
-    info = await broker.client.jetstream().stream_info("EVENTS")
-    assert info.state.consumer_count == 0
+    with pytest.raises(ValueError, match="not decoded"):
+        await subscriber.process([_message(b"one")])
+    assert handled == []
 
 
-def test_the_replaced_private_method_still_exists() -> None:
-    assert inspect.iscoroutinefunction(BatchPullStreamSubscriber._create_subscription)
-    assert inspect.iscoroutinefunction(BatchPullStreamSubscriber.process_message)
+def _subscriptions() -> Subscriptions:
+    subscriptions = Subscriptions()
+
+    @subscriptions.fact(TenantRequested)
+    def requested(_unit, _fact, _at) -> None:
+        return
+
+    @subscriptions.intake(Usage)
+    def used(_unit, _event, _at) -> None:
+        return
+
+    subscriptions.publishes([TenantRequested])
+    return subscriptions
 
 
-def test_subscriptions_are_documented_as_asyncapi() -> None:
+async def test_neither_a_batch_subscriber_nor_a_declaration_creates_a_consumer(broker, nats) -> None:
     async def handle(_) -> None:
         return
 
-    broker = Broker("nats://127.0.0.1:4222", "tenant", "x")
-    BatchSubscriber(broker, "EVENTS", "paybill.events.>", [TenantRequested, TenantActivated], list, handle)
+    BatchSubscriber(broker, "EVENTS", "paybill.events.>", list, handle)
+    broker.faststream.include_router(_subscriptions().router)
+    await broker.run()
+
+    for stream in ("EVENTS", "INTAKE"):
+        info = await broker.client.jetstream().stream_info(stream)
+        assert info.state.consumer_count == 0
+
+
+async def test_a_batch_subscriber_is_not_in_the_asyncapi_document_and_a_declaration_is(broker) -> None:
+    async def handle(_) -> None:
+        return
+
+    BatchSubscriber(broker, "EVENTS", "paybill.events.>", list, handle)
+    broker.faststream.include_router(_subscriptions().router)
 
     document = json.loads(AsyncAPI(broker.faststream, title="tenant", version="1").to_specification().to_json())
     assert document["asyncapi"].startswith("3.")
-    assert {"TenantRequested", "TenantActivated"} <= document["components"]["schemas"].keys()
+    assert {key: operation["action"] for key, operation in document["operations"].items()} == {
+        "receive.tenant.tenant_requested.v1": "receive",
+        "receive.usage.recorded.v1": "receive",
+        "send.tenant.tenant_requested.v1": "send",
+    }
+
+
+def test_a_service_publishes_each_type_once() -> None:
+    subscriptions = _subscriptions()
+
+    subscriptions.publishes([TenantRequested])
+
+    assert len(subscriptions.router.publishers) == 1
 
 
 @pytest.mark.own_nats

@@ -1,14 +1,13 @@
-"""Connection to NATS through FastStream: its broker connects and documents the subscriptions (AsyncAPI).
+"""Connection to NATS through FastStream, and delivery of batches to its subscribers.
 
 Fetching, validation of each message and positions are ours (`ordered_consumer`, `consumer`): FastStream's default
-policy terminates a message whose handler raised, and its batches wait until they are full or a deadline passes.
-`BatchSubscriber` uses one private method of a pinned FastStream; `test_broker.py` is the contract with it.
+policy terminates a message whose handler raised, and its batches wait until they are full or a deadline passes. So the
+broker connects and is never started: only a started broker makes JetStream consumers. `test_broker.py` is the contract.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from types import MethodType
 from typing import Any, TypeVar
 
 from faststream import AckPolicy
@@ -18,7 +17,6 @@ from faststream.nats.security import NatsUserPassword
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from paybill_contracts.event import Event
 
 from paybill_runtime.errors import reason
 from paybill_runtime.messaging.nats_patches import tolerate_malformed_messages
@@ -34,6 +32,7 @@ class Broker:
         self._url = url
         self.connected = asyncio.Event()
         self._lost = asyncio.Event()
+        self._client: Client | None = None
         self.faststream = NatsBroker(
             url,
             security=NatsUserPassword(user, password) if user else None,
@@ -51,9 +50,9 @@ class Broker:
     @property
     def client(self) -> Client:
         """The NATS client. Raises ConnectionError before the first connection."""
-        if not self.connected.is_set():
+        if self._client is None or not self.connected.is_set():
             raise ConnectionError("no connection to NATS")
-        return self.faststream.config.broker_config.connection_state.connection
+        return self._client
 
     @property
     def reconnects(self) -> int:
@@ -64,12 +63,12 @@ class Broker:
         """Connects, with retries until it succeeds; afterwards the client reconnects by itself."""
         while True:
             try:
-                await self.faststream.start()
+                self._client = await self.faststream.connect()
             except (OSError, NatsError, TimeoutError) as error:
                 log.warning("no connection to NATS at %s (%s); retrying", self._url, reason(error))
                 await asyncio.sleep(0.5)
             else:
-                tolerate_malformed_messages(self.faststream.config.broker_config.connection_state.connection)
+                tolerate_malformed_messages(self._client)
                 self._set_connected()
                 return
 
@@ -125,43 +124,30 @@ HandleBatch = Callable[[Sequence[Any]], Awaitable[None]]
 
 
 class BatchSubscriber:
-    """A batch subscriber of FastStream without its pull loop: decodes with `decode` and calls `handle`."""
+    """A batch subscriber of FastStream that is not started: decodes with `decode` and calls `handle`.
 
-    def __init__(
-        self,
-        broker: Broker,
-        stream: str,
-        subject: str,
-        types: Sequence[type[Event]],
-        decode: Decode,
-        handle: HandleBatch,
-    ) -> None:
+    It is not in the AsyncAPI document, which lists each type of event (`subscriptions`).
+    """
+
+    def __init__(self, broker: Broker, stream: str, subject: str, decode: Decode, handle: HandleBatch) -> None:
         async def decode_batch(message: StreamMessage[list[Msg]]) -> Sequence[Any]:
             return decode(message.raw_message)
 
         async def handle_batch(batch: Any) -> None:
             await handle(batch)
 
-        # The type is only for the AsyncAPI document; FastStream validates nothing (apply_types=False).
-        union: Any = types[0] if types else None
-        for type_ in types[1:]:
-            union |= type_
-        handle_batch.__annotations__["batch"] = list[union]
         self._subscriber = broker.faststream.subscriber(
             subject,
             stream=JStream(stream, declare=False),
             pull_sub=PullSub(batch=True),
             ack_policy=AckPolicy.MANUAL,
+            no_reply=True,
             decoder=decode_batch,
-            title=f"{stream} as consumed here",
+            include_in_schema=False,
         )
         self._subscriber(handle_batch)
-        self._subscriber._create_subscription = MethodType(_no_pull_loop, self._subscriber)  # type: ignore[method-assign]  # noqa: SLF001  # the purpose of this class
+        self._subscriber.schema()  # connects decoder and handler, which otherwise `start` does
 
     async def process(self, messages: list[Msg]) -> None:
         """Decodes and handles a batch. Raises the errors of `handle`, unlike FastStream's own loop."""
         await self._subscriber.process_message(messages)
-
-
-async def _no_pull_loop(_subscriber: object) -> None:
-    """Replaces FastStream's pull loop: the consumer calls `process`."""

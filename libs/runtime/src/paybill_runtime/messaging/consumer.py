@@ -85,7 +85,6 @@ class Consumer:
             broker,
             source.stream,
             f"{source.root}.>",
-            [event for _, event in sorted(source.types.items())],
             lambda messages: [parse_message(subscriptions, service, message) for message in messages],
             self._handle,
         )
