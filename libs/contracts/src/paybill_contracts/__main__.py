@@ -1,11 +1,9 @@
-"""Command line `python -m paybill_contracts check | update | asyncapi` for the published schemas."""
+"""Command line `python -m paybill_contracts check | update` for the published schemas."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from paybill_contracts.asyncapi import document
 from paybill_contracts.published import Published
 from paybill_contracts.schemas import NoSampleError, published_events
 
@@ -24,13 +22,8 @@ def main(arguments: list[str]) -> int:
     ):
         command = commands.add_parser(name, help=description)
         command.add_argument("--root", type=Path, default=ROOT, help="the folder with `schemas` and `samples`")
-    commands.add_parser("asyncapi", help="print an AsyncAPI 3 document of all events")
     options = parser.parse_args(arguments)
-    events = published_events()
-    if options.command == "asyncapi":
-        print(json.dumps(document(events), indent=2, sort_keys=True))
-        return 0
-    published = Published(options.root, events)
+    published = Published(options.root, published_events())
     try:
         for name in published.update() if options.command == "update" else ():
             print(f"wrote {name}")

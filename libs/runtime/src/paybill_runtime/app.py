@@ -38,7 +38,7 @@ from paybill_runtime.http.server import IDLE_S, Connection, listener
 from paybill_runtime.jobs.effects import JobRegistry, Timer
 from paybill_runtime.jobs.timers import Timers
 from paybill_runtime.jobs.worker import Worker
-from paybill_runtime.messaging import operations
+from paybill_runtime.messaging import asyncapi, operations
 from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.consumer import Consumer, sources
 from paybill_runtime.messaging.key_bucket import KeyBucket
@@ -226,6 +226,7 @@ class Running:
         routers = (
             operations.probes(self.service.name, self._alive, self.health),
             operations.operations(self.context, self.retry_queue, self.health, self._lag),
+            asyncapi.route(self.service.name, self.service.subscriptions),
             self.service.router(self.context),
         )
         app = FastAPI(
