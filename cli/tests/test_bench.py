@@ -1,5 +1,6 @@
 """Tests of `paybill bench` and its process; `make bench` runs the measurements."""
 
+from paybill_bench.deadlines import StallDetector
 from paybill_bench.figures import BENCHMARKS, Figure, benchmark
 from paybill_cli.exit_codes import ExitCode
 
@@ -26,3 +27,10 @@ def test_a_figure_compares_its_value_with_its_target() -> None:
         "met": False,
     }
     assert Figure("a", 1).as_dict()["met"] is None
+
+
+def test_a_stall_is_a_state_that_stays_the_same_for_longer_than_the_limit() -> None:
+    progress = StallDetector(limit_s=0)
+
+    assert [progress.stalled(state) for state in (1, 1, 2, 2, 3)] == [False, True, False, True, False]
+    assert not StallDetector(limit_s=60).stalled(None)

@@ -1,23 +1,20 @@
-"""Tenants that have signed up and are about to pay, in a stack of real services; and the time until they are active."""
+"""Stack of real services for a benchmark, with tenants that have signed up and are about to pay."""
 
 import asyncio
 import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any, Self
+from typing import Any
 
 import httpx
-from nats.aio.msg import Msg
 from paybill_embedded.nats import NatsServer
 from paybill_embedded.ports import free_port
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
-from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_stack.access import BusAccess, DatabaseAccess
 from paybill_stack.environment import (
     Addresses,
@@ -33,23 +30,21 @@ from paybill_stack.process import Process
 from paybill_stripe_fake.client import FakeControl
 
 from paybill_bench import provider
-from paybill_bench.load_generator import WebhookEndpoint, signed
+from paybill_bench.activations import (
+    Webhook,
+    WebhookClient,
+    activate_all,
+    activate_one_by_one,
+    facts_from_now,
+)
+from paybill_bench.deadlines import StallDetector
+from paybill_bench.load_generator import WebhookEndpoint
 from paybill_bench.servers import BenchmarkError, BenchServers, child
 
-CONNECTIONS = 32
-"""Webhooks in flight at the same time."""
-ACTIVATED = "tenant.tenant_activated"
+__all__ = ["Stack", "Webhook", "WebhookClient"]
+
 _OPENED = "billing.account_opened"
 _CALLERS = 12
-_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """The provider's unsigned event for a tenant that has paid."""
-
-    tenant: str
-    body: str
 
 
 class Stack:
@@ -117,6 +112,16 @@ class Stack:
         """Returns billing's webhook endpoint."""
         return WebhookEndpoint(self._at.ports["billing"], self._layout.stripe_webhook_secrets)
 
+    @property
+    def databases(self) -> DatabaseAccess:
+        """Returns the PostgreSQL server of the stack."""
+        return self._at.databases
+
+    @property
+    def provider_port(self) -> int:
+        """Returns the port of the recorded provider, which runs inside `recorded`."""
+        return self._provider_port
+
     @asynccontextmanager
     async def provider(self) -> AsyncIterator[httpx.AsyncClient]:
         """Returns a client of the Stripe fake's API."""
@@ -135,17 +140,16 @@ class Stack:
 
     async def _ready(self, name: str) -> None:
         path = "/healthz" if name == STRIPE_FAKE else "/readyz"
-        begin = time.monotonic()
+        process, progress = self._processes[name], StallDetector()
         async with httpx.AsyncClient(base_url=self._at.url(name), trust_env=False) as client:
             while True:
-                try:
+                response: dict[str, Any] = {}
+                with suppress(httpx.HTTPError, ValueError):
                     response = (await client.get(path)).json()
-                    if response.get("status") == "ok":
-                        return
-                except (httpx.HTTPError, ValueError):
-                    pass
-                if self._processes[name].pid is None or time.monotonic() - begin > _TIMEOUT_S:
-                    raise BenchmarkError(f"{name} did not start: {self._processes[name].error_line()}")
+                if response.get("status") == "ok":
+                    return
+                if process.pid is None or progress.stalled((response, process.log.stat().st_size)):
+                    raise BenchmarkError(f"{name} did not start: {process.error_line()}")
                 await asyncio.sleep(0.05)
 
     @asynccontextmanager
@@ -189,7 +193,7 @@ class Stack:
         """Signs tenants up until their accounts are open; returns the provider's events for their payments."""
         opened = await self._opened(plan, amount)
         if self._recorded:
-            return [Webhook(tenant, self._paid(plan, tenant)) for tenant in opened]
+            return self.paid(plan, opened)
         key = self._layout.stripe_api_key.read_text(encoding="utf-8").strip()
         with FakeControl(self._at.url(STRIPE_FAKE), key) as control:
             webhooks = []
@@ -199,21 +203,26 @@ class Stack:
                 webhooks.append(Webhook(tenant, _event(session, tenant)))
         return webhooks
 
-    def _paid(self, plan: str, tenant: str) -> str:
-        digits = tenant.removeprefix("ten_")
+    def paid(self, plan: str, tenants: Iterable[str]) -> list[Webhook]:
+        """Returns the events of the recorded provider for the payments of these tenants."""
         session = json.loads(self._sessions[plan])
-        of_tenant = {
-            "customer": f"cus_{digits}",
-            "subscription": f"sub_{plan}_{digits}",
-            "client_reference_id": tenant,
-        }
-        return _event(session | of_tenant, tenant)
+        webhooks = []
+        for tenant in tenants:
+            digits = tenant.removeprefix("ten_")
+            ids = {
+                "customer": f"cus_{digits}",
+                "subscription": f"sub_{plan}_{digits}",
+                "client_reference_id": tenant,
+            }
+            webhooks.append(Webhook(tenant, _event(session | ids, tenant)))
+        return webhooks
 
     async def _opened(self, plan: str, amount: int) -> dict[str, str]:
         """Signs up `amount` tenants; returns their ids and checkouts."""
         left = iter([next(self._numbers) for _ in range(amount)])
         tenants: set[str] = set()
         found: dict[str, str] = {}
+        progress = StallDetector()
         async with (
             self.consumer_of(_OPENED) as consumer,
             httpx.AsyncClient(
@@ -229,104 +238,25 @@ class Stack:
                     tenants.add(await _request(client, plan, number))
 
             await asyncio.gather(*(call() for _ in range(_CALLERS)))
-            async with asyncio.timeout(_TIMEOUT_S):
-                while tenants - found.keys():
-                    for message in await consumer.fetch(1.0):
-                        fact = json.loads(message.data)
-                        found[fact["tenant_id"]] = fact["checkout"]
+            while tenants - found.keys():
+                for message in await consumer.fetch(1.0):
+                    fact = json.loads(message.data)
+                    found[fact["tenant_id"]] = fact["checkout"]
+                if progress.stalled(len(found)):
+                    raise BenchmarkError(f"{len(tenants - found.keys())} of {amount} accounts were not opened")
         return {tenant: found[tenant] for tenant in tenants}
 
-    @asynccontextmanager
-    async def consumer_of(self, *types: str) -> AsyncIterator[OrderedConsumer]:
+    def consumer_of(self, *types: str) -> AbstractAsyncContextManager[OrderedConsumer]:
         """Returns a consumer of facts of these types, starting now."""
-        client = await connect(self._bus.url, "operator", self._bus.password("operator"))
-        last = (await client.jetstream().stream_info(EVENTS)).state.last_seq
-        consumer = OrderedConsumer(client, EVENTS, [f"paybill.events.*.{type_}.*" for type_ in types], last + 1)
-        await consumer.pending()
-        try:
-            yield consumer
-        finally:
-            await consumer.close()
-            await client.close()
+        return facts_from_now(self._bus, *types)
 
     async def start_all(self, webhooks: Sequence[Webhook]) -> float:
         """Sends every webhook; returns the seconds from the first byte until the last tenant is active in the log."""
-        secret = self._layout.stripe_webhook_secrets.read_text(encoding="utf-8").strip()
-        requests = iter([signed(webhook.body, secret) for webhook in webhooks])
-        clock = asyncio.get_running_loop().time
-        left = {webhook.tenant for webhook in webhooks}
-        async with (
-            self.consumer_of(ACTIVATED) as consumer,
-            WebhookClient(self._at.ports["billing"], CONNECTIONS) as sender,
-        ):
-            begin = clock()
-            sending = asyncio.create_task(sender.send(requests))
-            try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    while left:
-                        left.difference_update(_tenant(message) for message in await consumer.fetch(1.0))
-            except TimeoutError:
-                raise BenchmarkError(f"{len(left)} of {len(webhooks)} tenants did not become active") from None
-            elapsed = clock() - begin
-            await sending
-        return elapsed
+        return await activate_all(self._bus, self.webhook_endpoint, webhooks)
 
     async def start_one_by_one(self, webhooks: Sequence[Webhook]) -> tuple[list[float], list[dict[str, float]]]:
         """Returns milliseconds of each journey alone, and the times at which its facts were decided."""
-        secret = self._layout.stripe_webhook_secrets.read_text(encoding="utf-8").strip()
-        elapsed, timelines = [], []
-        async with self.consumer_of("*.*") as consumer, WebhookClient(self._at.ports["billing"], 1) as sender:
-            for webhook in webhooks:
-                timeline: dict[str, float] = {}
-                begin = time.time()
-                sending = asyncio.create_task(sender.send(iter([signed(webhook.body, secret)])))
-                async with asyncio.timeout(_TIMEOUT_S):
-                    while ACTIVATED not in timeline:
-                        for message in await consumer.fetch(1.0):
-                            if _tenant(message) == webhook.tenant:
-                                at = datetime.fromisoformat((message.headers or {})["ce-time"]).timestamp()
-                                timeline[message.subject.split(".", 3)[3].rpartition(".")[0]] = (at - begin) * 1000
-                elapsed.append((time.time() - begin) * 1000)
-                timelines.append(timeline)
-                await sending
-                await asyncio.sleep(0.1)
-        return elapsed, timelines
-
-
-class WebhookClient:
-    """Client with persistent connections and little CPU cost."""
-
-    def __init__(self, port: int, amount: int) -> None:
-        self._port = port
-        self._amount = amount
-        self._open: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def __aenter__(self) -> Self:
-        for _ in range(self._amount):
-            self._open.append(await asyncio.open_connection("127.0.0.1", self._port))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for __, outgoing in self._open:
-            outgoing.close()
-
-    async def send(self, requests: Iterator[bytes]) -> None:
-        """Sends all requests; each connection sends one after the other."""
-
-        async def work(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
-            for request in requests:
-                outgoing.write(request)
-                head = await incoming.readuntil(b"\r\n\r\n")
-                length = next(
-                    int(line.split(b":")[1])
-                    for line in head.split(b"\r\n")
-                    if line.lower().startswith(b"content-length")
-                )
-                response = await incoming.readexactly(length)
-                if not head.startswith(b"HTTP/1.1 200"):
-                    raise BenchmarkError(f"a webhook was refused: {response.decode(errors='replace')[:300]}")
-
-        await asyncio.gather(*(work(incoming, outgoing) for incoming, outgoing in self._open))
+        return await activate_one_by_one(self._bus, self.webhook_endpoint, webhooks)
 
 
 async def _request(client: httpx.AsyncClient, plan: str, number: int) -> str:
@@ -369,7 +299,3 @@ def _event(session: Mapping[str, Any], tenant: str) -> str:
             "type": "checkout.session.completed",
         }
     )
-
-
-def _tenant(message: Msg) -> str:
-    return (message.headers or {}).get("pb-tenant", "")

@@ -23,11 +23,13 @@ from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect, ensure
 
 from paybill_bench.access import ServerAccess
+from paybill_bench.deadlines import StallDetector
 from paybill_bench.facts import Message, messages
 
 ROLE = "tenant"
 OUTPUT_SUBJECTS = "paybill.events.*.tenant.>"
 _ATOMIC = 500
+_numbers = count(1)
 
 
 class BenchmarkError(Exception):
@@ -40,25 +42,31 @@ class BenchServers:
     def __init__(self, folder: Path, postgres: PostgresServer) -> None:
         self.folder = folder
         self.postgres = postgres
-        self._numbers = count(1)
 
     async def database(self) -> str:
         """Creates an empty database; returns its URL without the password."""
-        name = f"bench_{next(self._numbers)}"
+        name = f"bench_{next(_numbers)}"
+        await self._administer(f'CREATE DATABASE "{name}" OWNER "{ROLE}"', "CHECKPOINT")
+        return self.postgres.url(ROLE, name)
+
+    async def checkpoint(self) -> None:
+        """Writes changed pages to disk now, so that PostgreSQL does not during a measurement."""
+        await self._administer("CHECKPOINT")
+
+    async def _administer(self, *statements: str) -> None:
         connection = await asyncpg.connect(
             self.postgres.url("postgres", "postgres"), password=self.postgres.password("postgres")
         )
         try:
-            await connection.execute(f'CREATE DATABASE "{name}" OWNER "{ROLE}"')
-            await connection.execute("CHECKPOINT")
+            for statement in statements:
+                await connection.execute(statement)
         finally:
             await connection.close()
-        return self.postgres.url(ROLE, name)
 
     @asynccontextmanager
     async def bus(self, facts: Sequence[Message] = ()) -> AsyncIterator[NatsServer]:
         """Starts a server whose log holds these facts."""
-        with NatsServer(self.folder / f"nats-{next(self._numbers)}") as server:
+        with NatsServer(self.folder / f"nats-{next(_numbers)}") as server:
             steward = await connect(server.url, "steward", server.password("steward"))
             await ensure(steward)
             await steward.close()
@@ -121,7 +129,21 @@ def child(module: str, *arguments: str, log: Path) -> Iterator[subprocess.Popen[
             process.wait()
 
 
-async def _stored(steward: Client) -> int:
+async def accepts_connections(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Returns once the process accepts connections on this port."""
+    progress = StallDetector()
+    while True:
+        try:
+            (await asyncio.open_connection("127.0.0.1", port))[1].close()
+            return
+        except ConnectionRefusedError:
+            if process.poll() is not None or progress.stalled(log.stat().st_size):
+                raise BenchmarkError(f"a peer did not start: {last_line(log)}") from None
+            await asyncio.sleep(0.05)
+
+
+async def stored(steward: Client) -> int:
+    """Returns the sequence of the last message in the log."""
     info: StreamInfo = await steward.jetstream().stream_info(EVENTS)
     return info.state.last_seq
 
@@ -148,19 +170,18 @@ async def process_log(
     """
     untimed = amount // 10 if untimed is None else untimed
     steward = await connect(server.url, "steward", server.password("steward"))
-    clock = asyncio.get_running_loop().time
+    clock, progress = asyncio.get_running_loop().time, StallDetector()
     with child(module, access.argument(), log=log) as process:
         warm, begun = 0, 0.0
-        deadline = clock() + 120
         while True:
-            done = await _stored(steward) - amount
+            done = await stored(steward) - amount
             now = clock()
             if done >= amount:
                 break
             if not begun and done >= untimed:
                 warm, begun = done, now
-            if process.poll() is not None or now > deadline:
-                raise BenchmarkError(f"{module} stopped at {done} of {amount}: {_last_line(log)}")
+            if process.poll() is not None or progress.stalled(done):
+                raise BenchmarkError(f"{module} stopped at {done} of {amount}: {last_line(log)}")
             await asyncio.sleep(0.02)
         while settled is not None and not await settled(access):  # noqa: ASYNC110  # the condition is in a table
             await asyncio.sleep(0.1)
@@ -170,7 +191,8 @@ async def process_log(
     return (amount - warm) / (now - begun)
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """Returns the last line of a process's output."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return lines[-1] if lines else "it logged nothing"
 
@@ -190,12 +212,14 @@ async def latencies(servers: BenchServers, module: str, per_s: int, seconds: flo
         due: dict[str, float] = {}
         elapsed: list[float] = []
         log = servers.folder / "child.log"
-        with child(module, access.argument(), log=log):
+        with child(module, access.argument(), log=log) as process:
             # The hop is ready when it has processed a first fact.
             for first in messages(1):
                 await source.jetstream().publish(first.subject, first.payload, headers=first.headers)
-            if not await consumer.fetch(30):
-                raise BenchmarkError(f"{module} published nothing: {_last_line(log)}")
+            progress = StallDetector()
+            while not await consumer.fetch(1.0):
+                if process.poll() is not None or progress.stalled(log.stat().st_size):
+                    raise BenchmarkError(f"{module} published nothing: {last_line(log)}")
             await asyncio.sleep(1)
             reading = asyncio.create_task(_read(consumer, due, elapsed, len(facts)))
             begin = clock()
@@ -207,8 +231,7 @@ async def latencies(servers: BenchServers, module: str, per_s: int, seconds: flo
                 task = asyncio.create_task(source.jetstream().publish(fact.subject, fact.payload, headers=fact.headers))
                 pending.add(task)
                 task.add_done_callback(pending.discard)
-            async with asyncio.timeout(30):
-                await reading
+            await reading
         await consumer.close()
         await source.close()
         await operator.close()
@@ -216,8 +239,10 @@ async def latencies(servers: BenchServers, module: str, per_s: int, seconds: flo
 
 
 async def _read(consumer: OrderedConsumer, due: dict[str, float], elapsed: list[float], amount: int) -> None:
-    clock = asyncio.get_running_loop().time
+    clock, progress = asyncio.get_running_loop().time, StallDetector()
     while len(elapsed) < amount:
+        if progress.stalled(len(elapsed)):
+            raise BenchmarkError(f"{amount - len(elapsed)} of {amount} facts did not arrive")
         for message in await consumer.fetch(1.0):
             at = due.get((message.headers or {}).get("pb-cause", ""))
             if at is not None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paybill_bench.deadlines import StallDetector
 from paybill_bench.servers import BenchmarkError
 
 _KEY = re.compile(r"pbk_[A-Za-z0-9]+_[A-Za-z0-9_-]{43}")
-_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 
 
@@ -43,9 +44,9 @@ def up(folder: Path, **environment: str) -> Iterator[RunningStack]:
             env=dict(os.environ) | environment,
         )
         try:
-            ready = folder / "stack.json"
+            ready, progress = folder / "stack.json", StallDetector()
             while not ready.exists():
-                if process.poll() is not None or time.monotonic() - begin > _TIMEOUT_S:
+                if process.poll() is not None or progress.stalled(_logged_bytes(folder)):
                     raise BenchmarkError(f"the stack did not start: {log.read_text(encoding='utf-8')[-300:]}")
                 time.sleep(_POLL_S)
             started_s = time.monotonic() - begin
@@ -53,4 +54,9 @@ def up(folder: Path, **environment: str) -> Iterator[RunningStack]:
             yield RunningStack(started_s, json.loads(ready.read_text(encoding="utf-8")), key[0] if key else "")
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(_TIMEOUT_S)
+            process.wait(_STOP_TIMEOUT_S)
+
+
+def _logged_bytes(folder: Path) -> int:
+    """Returns the size of all logs of a stack, which grow while it starts."""
+    return sum(path.stat().st_size for path in (folder / "up.log", *(folder / "logs").glob("*")))
