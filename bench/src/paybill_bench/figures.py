@@ -15,7 +15,7 @@ Progress = Callable[[str], None]
 BENCHMARKS = {
     "pipeline": "one full hop, against FastStream with SQLModel, a bare reference, and DBOS",
     "tenants": "the hop with 10,000 tenants, against itself with 100",
-    "saga": "a webhook until its tenant is active, against DBOS",
+    "saga": "a webhook until its tenant is active, against DBOS and a bare process that do the same work",
     "webhooks": "webhooks that are durable when acknowledged, against a bare handler on uvicorn with httptools",
     "entitlements": "a check of a tenant's entitlements, in process",
     "replay": "a whole log verified, against only reading and validating it",

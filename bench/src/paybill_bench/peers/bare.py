@@ -7,7 +7,6 @@ leases, no retry queue and no schemas.
 
 import asyncio
 import json
-import secrets
 import uuid
 from collections import deque
 from typing import Any
@@ -18,21 +17,16 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from paybill_bench.access import INPUT_SUBJECT, ServerAccess, from_command_line, output_subject
+from paybill_bench.access import INPUT_SUBJECT, from_command_line, output_subject
+from paybill_bench.peers import outbox
+from paybill_bench.peers.outbox import OutboxRelay
 
 BATCH = 256
-ROUND = 512
-ATOMIC_FROM = 32
 EXPIRES_NS = 30 * 10**9
 
 TABLES = """
 CREATE TABLE inbox (id uuid PRIMARY KEY);
 CREATE TABLE usage (tenant_id text PRIMARY KEY, revision bigint NOT NULL, quantity bigint NOT NULL);
-CREATE TABLE outbox (
-    position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid NOT NULL, cause uuid NOT NULL,
-    tenant_id text NOT NULL, subject text NOT NULL, payload bytea NOT NULL, sequence bigint
-);
-CREATE INDEX outbox_waiting ON outbox (position) WHERE sequence IS NULL;
 """
 # Quantities of one tenant are summed before its state is updated: a statement may change a row only once.
 HOP = """
@@ -50,22 +44,17 @@ WITH received AS (
 INSERT INTO outbox (id, cause, tenant_id, subject, payload)
 SELECT answer, id, tenant_id, subject, payload FROM received JOIN fresh USING (id) ORDER BY position
 """
-PENDING = "SELECT * FROM outbox WHERE sequence IS NULL ORDER BY position LIMIT $1"
-MARK = (
-    "UPDATE outbox AS o SET sequence = n.sequence FROM unnest($1::bigint[], $2::bigint[]) AS n (position, sequence) "
-    "WHERE o.position = n.position"
-)
 
 
 class Bare:
-    """The hop: one loop consumes messages, the other publishes the outbox."""
+    """The hop: consumes messages; a relay publishes the outbox."""
 
-    def __init__(self, client: Client, pool: Any) -> None:
+    def __init__(self, client: Client, pool: Any, relay: OutboxRelay) -> None:
         self._client = client
         self._pool = pool
+        self._relay = relay
         self._messages: deque[Msg] = deque()
         self._arrived = asyncio.Event()
-        self._committed = asyncio.Event()
         self._requested = 0
 
     async def consume(self) -> None:
@@ -110,40 +99,7 @@ class Bare:
                 [output_subject(message.subject) for message in messages],
                 [message.data for message in messages],
             )
-        self._committed.set()
-
-    async def relay(self) -> None:
-        """Publishes pending outbox rows after every commit."""
-        while True:
-            self._committed.clear()
-            async with self._pool.acquire() as connection:
-                rows = await connection.fetch(PENDING, ROUND)
-                if rows:
-                    sequences = await self._publish(rows)
-                    await connection.execute(MARK, [row["position"] for row in rows], sequences)
-            if len(rows) < ROUND:
-                await self._committed.wait()
-
-    async def _publish(self, rows: list[Any]) -> list[int]:
-        if len(rows) < ATOMIC_FROM:
-            jetstream = self._client.jetstream()
-            acks = await asyncio.gather(
-                *(jetstream.publish(row["subject"], row["payload"], headers=_headers(row)) for row in rows)
-            )
-            return [ack.seq for ack in acks]
-        batch = secrets.token_hex(12)
-        for index, row in enumerate(rows[:-1], start=1):
-            headers = _headers(row) | {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(index)}
-            await self._client.publish(row["subject"], row["payload"], headers=headers)
-        last = rows[-1]
-        headers = _headers(last) | {
-            "Nats-Batch-Id": batch,
-            "Nats-Batch-Sequence": str(len(rows)),
-            "Nats-Batch-Commit": "1",
-        }
-        response = json.loads((await self._client.request(last["subject"], last["payload"], 5, headers=headers)).data)
-        first = int(response["seq"]) - len(rows) + 1
-        return list(range(first, first + len(rows)))
+        self._relay.wake()
 
 
 def _headers(row: Any) -> dict[str, str]:
@@ -157,25 +113,15 @@ def _headers(row: Any) -> dict[str, str]:
     }
 
 
-async def _connect(access: ServerAccess) -> Client:
-    client = Client()
-    await client.connect(
-        access.nats_url,
-        user=access.nats_user,
-        password=access.nats_password,
-        inbox_prefix=f"_INBOX_{access.nats_user}".encode(),
-    )
-    return client
-
-
 async def _main() -> None:
     access = from_command_line()
     pool = await asyncpg.create_pool(access.database_url, password=access.database_password, min_size=2, max_size=4)
-    await pool.execute(TABLES)
-    bare = Bare(await _connect(access), pool)
+    await pool.execute(TABLES + outbox.TABLE)
+    client = await outbox.connect_nats(access)
+    relay = outbox.OutboxRelay(client, pool, _headers)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(bare.consume())
-        tasks.create_task(bare.relay())
+        tasks.create_task(Bare(client, pool, relay).consume())
+        tasks.create_task(relay.run())
 
 
 if __name__ == "__main__":
