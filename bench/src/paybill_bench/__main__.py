@@ -1,12 +1,14 @@
-"""`python -m paybill_bench [NAME]`: measures, prints progress on stderr and one JSON document on stdout."""
+"""`python -m paybill_bench [NAME]`: prints progress on stderr, and a JSON record on stdout after each benchmark."""
 
 import asyncio
 import json
 import signal
 import sys
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from paybill_bench.figures import BENCHMARKS, benchmark, machine
+from paybill_bench.figures import BENCHMARKS, Measure, benchmark, load_warning, machine
 from paybill_bench.servers import BenchmarkError
 
 
@@ -14,36 +16,57 @@ def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def _measure(name: str) -> dict[str, Any]:
+def _print(record: dict[str, Any]) -> None:
+    print(json.dumps(record), flush=True)
+
+
+async def measure_each(
+    names: Iterable[str], emit: Callable[[dict[str, Any]], None], find: Callable[[str], Measure] = benchmark
+) -> bool:
+    """Runs the benchmarks and emits a record after each; returns whether all completed.
+
+    A record is {benchmark, machine, figures}, or {benchmark, machine, error}: a failure does not end the others.
+    """
+    complete = True
+    for name in names:
+        _report(f"{name}: {BENCHMARKS.get(name, '')}")
+        environment = machine()
+        if warning := load_warning(environment):
+            _report(warning)
+        record: dict[str, Any] = {"benchmark": name, "machine": environment}
+        try:
+            record["figures"] = [figure.as_dict() for figure in await find(name)(_report)]
+        except Exception as error:  # noqa: BLE001  # recorded and shown; figures of the others are not lost
+            complete = False
+            cause = _cause(error)
+            record["error"] = str(cause) or type(cause).__name__
+            _report(record["error"] if isinstance(cause, BenchmarkError) else traceback.format_exc())
+        emit(record)
+    return complete
+
+
+def _cause(error: Exception) -> Exception:
+    """Returns the first error of a group of tasks, or the error itself."""
+    return _cause(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+
+
+async def _run(name: str) -> int:
     # `paybill bench` blocks SIGINT while modules load. It stays blocked until the event loop handles it: an interrupt
     # inside the constructor of the loop leaves an object whose destructor prints a traceback.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     await asyncio.sleep(0)  # ends here if an interrupt arrived before
     if name not in {"all", *BENCHMARKS}:
-        return _error("unknown_benchmark", f"there is no benchmark {name}", next=f"one of {', '.join(BENCHMARKS)}")
-    before = machine()
-    figures: list[dict[str, Any]] = []
-    try:
-        for each in BENCHMARKS if name == "all" else (name,):
-            _report(f"{each}: {BENCHMARKS[each]}")
-            figures += [figure.as_dict() for figure in await benchmark(each)(_report)]
-    except BenchmarkError as error:
-        return _error("bench_failed", "a benchmark did not complete", why=str(error))
-    return {"machine": before, "figures": figures}
-
-
-def _error(code: str, message: str, *, why: str = "", next: str = "") -> dict[str, Any]:  # noqa: A002  # a key of the JSON
-    return {"error": {"code": code, "message": message, "why": why, "next": next}}
+        _print({"benchmark": name, "unknown": True, "error": f"one of {', '.join(BENCHMARKS)}"})
+        return 1
+    return 0 if await measure_each(BENCHMARKS if name == "all" else (name,), _print) else 1
 
 
 def main(arguments: list[str]) -> int:
-    """Prints {machine, figures}, or {error: {code, message, why, next}}; returns the exit code."""
+    """Runs one benchmark or all; returns the exit code."""
     try:
-        outcome = asyncio.run(_measure(arguments[0] if arguments else "all"))
+        return asyncio.run(_run(arguments[0] if arguments else "all"))
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(outcome), flush=True)
-    return 1 if "error" in outcome else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -99,3 +99,10 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _VERSIONS},
     }
+
+
+def load_warning(environment: Mapping[str, Any]) -> str:
+    """Returns a warning when more processes ran before a benchmark than the machine has cores; else an empty text."""
+    if environment["load"] <= environment["cores"]:
+        return ""
+    return f"machine too busy (load {environment['load']:g}): absolute figures are too low, and ratios are unreliable"

@@ -1,19 +1,22 @@
-"""`paybill bench`: runs the benchmarks in a process of their own and prints the figures."""
+"""`paybill bench`: runs the benchmarks in a process of their own and prints the figures of each when it is done."""
 
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 
-from paybill_cli.errors import CliError
+from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
 
 COLUMNS = ("key", "value", "unit", "target", "met")
+
+Record = dict[str, Any]
 
 
 def bench(
@@ -22,7 +25,8 @@ def bench(
 ) -> None:
     """Compare throughput and latency with other implementations.
 
-    Runs real servers in a temporary directory, and prints the target of each figure. No other load should run on the
+    Runs real servers in a temporary directory, and prints each benchmark's figures with their targets when it is done;
+    with --json one document at the end. If a benchmark fails, the others still run. No other load should run on the
     machine.
 
     Example: paybill bench pipeline --json
@@ -35,24 +39,59 @@ def bench(
             next="in the source folder: make bench",
             exit_code=ExitCode.NOT_FOUND,
         )
-    outcome = _measure(name)
-    if "error" in outcome:
-        error = outcome["error"]
-        code = ExitCode.USAGE if error["code"] == "unknown_benchmark" else ExitCode.FAILED
-        raise CliError(error["code"], error["message"], why=error["why"], next=error["next"], exit_code=code)
-    if out.json:
-        out.record("bench", outcome)
-    else:
-        machine = outcome["machine"]
-        out.rows("bench", outcome["figures"], COLUMNS)
-        out.info(f"{machine['cpu']}, {machine['cores']} cores, load before {machine['load']}, {machine['date']}")
+    records: list[Record] = []
+
+    def add(record: Record) -> None:
+        if "unknown" in record:
+            raise usage(f"there is no benchmark {name}", code="unknown_benchmark", next=record["error"])
+        records.append(record)
+        if not out.json:
+            _show(out, record)
+
+    status = _run(name, add)
+    if out.json and records:
+        out.record("bench", _document(records))
+    failed = {record["benchmark"]: record["error"] for record in records if "error" in record}
+    if failed:
+        raise CliError(
+            "bench_failed",
+            f"{len(failed)} of {len(records)} benchmarks did not complete",
+            why="; ".join(f"{benchmark}: {error}" for benchmark, error in failed.items()),
+        )
+    if status != 0:
+        raise CliError("bench_failed", f"the benchmarks ended with exit status {status}")
 
 
-def _measure(name: str) -> dict[str, Any]:
-    """Runs `python -m paybill_bench`: progress goes to our stderr, the last line of stdout is a JSON document.
+def _show(out: Output, record: Record) -> None:
+    machine = record["machine"]
+    if "figures" in record:
+        out.rows("bench", record["figures"], COLUMNS)
+    out.info(f"{machine['cpu']}, {machine['cores']} cores, load before {machine['load']}, {machine['date']}")
 
-    The child has its own session, so that Ctrl-C in a terminal reaches it once: from here. SIGINT is blocked in it
-    until its event loop runs, so that one that arrives while modules load ends it without a traceback.
+
+def _document(records: Sequence[Record]) -> Record:
+    """Returns the machine before the first benchmark, the figures of all, and the state of each."""
+    return {
+        "machine": records[0]["machine"],
+        "figures": [figure for record in records for figure in record.get("figures", [])],
+        "benchmarks": [
+            {
+                "name": record["benchmark"],
+                "date": record["machine"]["date"],
+                "load": record["machine"]["load"],
+                "error": record.get("error"),
+            }
+            for record in records
+        ],
+    }
+
+
+def _run(name: str, add: Callable[[Record], None]) -> int:
+    """Runs `python -m paybill_bench` and passes on each record; returns the exit status.
+
+    Its progress goes to our stderr. It has its own session, so that Ctrl-C in a terminal reaches it once: from here.
+    SIGINT is blocked in it until its event loop runs, so that one that arrives while modules load ends it without a
+    traceback.
     """
     from paybill_embedded.child import tied_to_us
 
@@ -61,13 +100,10 @@ def _measure(name: str) -> dict[str, Any]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            output, _ = child.communicate()
-        except KeyboardInterrupt:
+            for line in child.stdout or ():
+                add(json.loads(line))
+            return child.wait()
+        except BaseException:
             child.send_signal(signal.SIGINT)
             child.wait()
             raise
-    try:
-        outcome: dict[str, Any] = json.loads(output.splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        raise CliError("bench_failed", f"the benchmarks ended with exit status {child.returncode}") from error
-    return outcome
