@@ -13,7 +13,7 @@ from paybill_cli.client.stack import Stack
 from paybill_cli.commands.doctor import Check, State, _clock, _counts, _machine, _ready, _stream, _sync_always
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.nats import NatsServer
-from paybill_runtime.messaging.streams import EVENTS, INTAKE, configurations, connect
+from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS, configurations, connect
 
 STACK = Stack(data_dir=Path("no-stack"))
 
@@ -155,13 +155,17 @@ def test_a_changed_stream_is_found(nats: NatsServer) -> None:
     async def check_streams() -> tuple[Check, Check, Check]:
         steward = await connect(nats.url, "steward", nats.password("steward"))
         jetstream = steward.jetstream()
-        [intake] = [each for each in configurations(1) if each.name == INTAKE]
-        await jetstream.update_stream(StreamConfig(**{**vars(intake), "max_age": 60.0, "duplicate_window": 60.0}))
+        expected = {each.name: vars(each) for each in configurations(1)}
+        for change in (
+            expected[INTAKE] | {"max_age": 60.0, "duplicate_window": 60.0},
+            expected[KEYS] | {"allow_rollup_hdrs": True},
+        ):
+            await jetstream.update_stream(StreamConfig(**change))
         operator = await connect(nats.url, "operator", nats.password("operator"))
         checks = (
             await _stream(operator, EVENTS, STACK),
             await _stream(operator, INTAKE, STACK),
-            await _stream(operator, "KV_keys", STACK),
+            await _stream(operator, KEYS, STACK),
         )
         await operator.close()
         await steward.close()
@@ -169,8 +173,8 @@ def test_a_changed_stream_is_found(nats: NatsServer) -> None:
 
     events, intake, keys = asyncio.run(check_streams())
 
-    assert (events.state, keys.state) == (State.OK, State.OK)
-    assert intake.state is State.FAILED
+    assert (events.state, intake.state, keys.state) == (State.OK, State.FAILED, State.FAILED)
+    assert keys.found == "allow_rollup_hdrs is True instead of False"
     assert "max_age is 60.0 instead of 604800" in intake.found
     assert "PAYBILL_NATS_USER=steward PAYBILL_NATS_PASSWORD_FILE=" in intake.fix
 

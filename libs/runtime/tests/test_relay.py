@@ -102,6 +102,12 @@ async def test_facts_of_one_aggregate_sent_together_stay_in_order(
     facts = [fact for fact in await log.facts("tenant.offering_noted") if fact.event.offering == "x"]
     assert [fact.event for fact in facts] == notes
     assert [fact.revision for fact in facts] == [1, 2, 3, 4]
+    if not taken:  # else the chain broke, and the rest was sent one by one
+        operator = await connect(nats.url, "operator", nats.password("operator"))
+        stored = [await operator.jetstream().get_msg(EVENTS, fact.sequence, direct=True) for fact in facts]
+        await operator.close()
+        before = [message.headers.get("Nats-Expected-Last-Msg-Id") for message in stored]
+        assert before == [None, *(fact.id for fact in facts[:-1])]
 
 
 def _record(events, unit, _at) -> None:

@@ -33,10 +33,14 @@ log = logging.getLogger(__name__)
 _RELAYED = meter.create_counter("paybill.facts.relayed", "{fact}", "Facts that the stream confirmed.")
 BATCH = 512
 """Facts read from the outbox at once."""
-ATOMIC_FROM = 32
+ATOMIC_FROM, ATOMIC_FROM_IN_CLUSTER = 32, 2
 """From this many on, one atomic batch is faster than single publishes (its staging has a fixed cost)."""
 CHAIN = 8
-"""Up to this many are sent as a chain of conditions; the more there are, the likelier the chain breaks."""
+"""Up to this many are sent as a chain of conditions; the more there are, the likelier the chain breaks.
+
+Never in a cluster: on nats-server 2.14.0 to 2.15.1 one condition `Nats-Expected-Last-Msg-Id` that does not hold stops a
+replicated stream for every publisher, also after a restart.
+"""
 POLL_S = 0.2
 MAX_PAUSE_S = 2.0
 ACK_TIMEOUT_S = 5.0
@@ -73,6 +77,7 @@ class Relay:
         self._restore_guard = restore_guard
         self._relaying: tuple[int, int, int] | None = None
         self._aligned = False
+        self._in_cluster = True
         self._failures = 0
         self.problem = ""
 
@@ -138,7 +143,7 @@ class Relay:
 
     async def _publish(self, rows: Sequence[UnpublishedFact]) -> tuple[list[tuple[int, int]], Exception | None]:
         """Returns the sequences of confirmed facts, and the first failure."""
-        if len(rows) >= ATOMIC_FROM:
+        if len(rows) >= (ATOMIC_FROM_IN_CLUSTER if self._in_cluster else ATOMIC_FROM):
             try:
                 last = await self._publish_atomic(rows)
             except APIError as error:
@@ -179,7 +184,7 @@ class Relay:
             queues[row.queue].append(row)
         stored: list[tuple[int, int]] = []
         failure: Exception | None = None
-        chained = len(queues) < len(rows) <= CHAIN
+        chained = not self._in_cluster and len(queues) < len(rows) <= CHAIN
         while queues:
             # Only a chain has two facts of one tenant in flight; facts that it did not publish are sent alone.
             sent = rows if chained else [queue[0] for queue in queues.values()]
@@ -238,6 +243,10 @@ class Relay:
 
     async def _catch_up(self, epoch: int) -> None:
         """Finds facts that were published but not marked; the server forgets ids after its window."""
+        # A server joins a cluster only by a restart, and after a reconnect this runs again. The number of replicas
+        # would not do: an operator may raise it while this relay publishes.
+        cluster = (await self._broker.client.jetstream().stream_info(EVENTS)).cluster
+        self._in_cluster = cluster is not None and bool(cluster.name)
         async with self._database.reading() as connection:
             start = await outbox.recent_sequence(connection, 2 * BATCH)
             last = await outbox.last_published(connection)

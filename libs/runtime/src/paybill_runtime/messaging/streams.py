@@ -55,7 +55,8 @@ def configurations(replicas: int) -> list[StreamConfig]:
             discard=DiscardPolicy.NEW,
             num_replicas=replicas,
             max_msgs_per_subject=1,
-            allow_rollup_hdrs=True,
+            # Otherwise one message with the header `Nats-Rollup: all` would erase the keys of every service.
+            allow_rollup_hdrs=False,
             allow_direct=True,
         ),
     ]
