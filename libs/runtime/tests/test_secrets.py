@@ -2,10 +2,14 @@
 
 import asyncio
 import stat
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from paybill_runtime.errors import ConfigurationError
+from paybill_runtime.security import identity
 from paybill_runtime.security.identity import Identity, WrongRecipientError, make_identity
 from paybill_runtime.security.secrets import FileSecrets, SecretForbiddenError, SecretNotFoundError
 
@@ -101,14 +105,52 @@ def test_a_box_opens_only_for_its_recipient_and_only_unaltered(tmp_path: Path) -
     alpha, beta = Identity.load(tmp_path, "alpha"), Identity.load(tmp_path, "beta")
     box = alpha.encrypt_for(b"hello", "beta")
 
+    assert (box[:1], len(box)) == (b"\x02", 1 + 32 + len(b"hello") + 16)
     assert beta.decrypt(box) == b"hello"
     with pytest.raises(WrongRecipientError):
         alpha.decrypt(box)
-    for place in (0, 31, 32, len(box) - 1):
+    for place in (0, 1, 32, 33, len(box) - 1):
         altered = bytearray(box)
         altered[place] ^= 1
         with pytest.raises(WrongRecipientError):
             beta.decrypt(bytes(altered))
+
+
+OLD_KEY = bytes(range(32))
+OLD_BOXES = (
+    "9ChSZ4/6a6uYXmHpOiC9qew1bXhSTugRpayyeSZEXUJk8o7pPnl2gEYqWIt+gZ5jM5DrrI73/NeInwZBALgowFBVXFKbWhpWXHk9",
+    "Ag7T3PqpCi12HLJuiG2w/5z+BQ9D39Le8REfbFPp1TG3n817pa7IJpFo9NHwtBnh5zAbD+MFoFGnwEMKYb16MkZF/ramULr1aOqm",
+)
+"""Sealed `a data key as it was stored` for `billing`, whose private key is OLD_KEY, by the version before HPKE.
+
+The second one starts with the version byte of HPKE by chance, as one of 256 does.
+"""
+
+
+@pytest.mark.parametrize("box", OLD_BOXES)
+def test_a_box_of_the_version_before_hpke_opens(tmp_path: Path, box: str) -> None:
+    (tmp_path / "billing.key").write_bytes(OLD_KEY)
+
+    assert Identity.load(tmp_path, "billing").decrypt(b64decode(box)) == b"a data key as it was stored"
+
+
+def test_sealed_values_are_hpke_as_in_rfc_9180() -> None:
+    """Uses the test vector A.2.1. Our library passes no additional data, so the last step is repeated without them."""
+    private = "8057991eef8f1f1af18f4a9491d16a1ce333f695d4db8e38da75975c4478e0fb"
+    encapsulated = "1afa08d3dec047a643885163f1180476fa7ddb54c6a8029ea33f95796bf2ac4a"
+    cipher = ChaCha20Poly1305(bytes.fromhex("ad2744de8e17f4ebba575b3f5f5a8fa1f69c2a07f6e7500bc60ca6e3e3ec1c91"))
+    nonce = bytes.fromhex("5c4d98150661b848853b547f")
+    plain = b"Beauty is truth, truth beauty"
+    sealed = "1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28"
+
+    opened = identity._SUITE.decrypt(
+        bytes.fromhex(encapsulated) + cipher.encrypt(nonce, plain, None),
+        X25519PrivateKey.from_private_bytes(bytes.fromhex(private)),
+        b"Ode on a Grecian Urn",
+    )
+
+    assert cipher.encrypt(nonce, plain, b"Count-0").hex() == sealed
+    assert opened == plain
 
 
 def test_an_identity_is_created_once_and_its_public_key_is_restored(tmp_path: Path) -> None:

@@ -10,21 +10,35 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from paybill_runtime.errors import ConfigurationError
 
-_PUBLIC_BYTES = 32
-_NONCE = bytes(12)
-"""A fixed nonce is safe: every value has a new key from a new ephemeral pair (as in HPKE base mode, RFC 9180)."""
+_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+"""HPKE, RFC 9180, in base mode. Of the suites with X25519 and a 256-bit key, this one is in the RFC's test vectors."""
+_VERSION = b"\x02"
+"""First byte of a sealed value. Version 1 has no such byte: it starts with a random public key."""
+_V1_PUBLIC_BYTES = 32
+_V1_NONCE = bytes(12)
 
 
 class WrongRecipientError(Exception):
     """The value was encrypted for another recipient, or altered."""
 
 
-def _key(shared: bytes, ephemeral: bytes, public: bytes) -> bytes:
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"paybill-box-v1" + ephemeral + public).derive(shared)
+def _info(recipient: str) -> bytes:
+    """Returns the purpose and the recipient, to which HPKE binds the sealed value."""
+    return b"paybill-box-v2 " + recipient.encode()
+
+
+def _decrypt_v1(sealed: bytes, private: X25519PrivateKey, recipient: str) -> bytes:
+    """Decrypts a value that a release before HPKE sealed. Raises InvalidTag or ValueError."""
+    ephemeral = sealed[:_V1_PUBLIC_BYTES]
+    shared = private.exchange(X25519PublicKey.from_public_bytes(ephemeral))
+    info = b"paybill-box-v1" + ephemeral + private.public_key().public_bytes_raw()
+    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(shared)
+    return AESGCM(key).decrypt(_V1_NONCE, sealed[_V1_PUBLIC_BYTES:], recipient.encode())
 
 
 @dataclass(frozen=True)
@@ -55,18 +69,16 @@ class Identity:
             raise ConfigurationError(
                 f"the public identity {path.name} is missing; copy it here from its owner"
             ) from error
-        ephemeral = X25519PrivateKey.generate()
-        own = ephemeral.public_key().public_bytes_raw()
-        key = _key(ephemeral.exchange(X25519PublicKey.from_public_bytes(public)), own, public)
-        return own + AESGCM(key).encrypt(_NONCE, value, recipient.encode())
+        return _VERSION + _SUITE.encrypt(value, X25519PublicKey.from_public_bytes(public), _info(recipient))
 
     def decrypt(self, sealed: bytes) -> bytes:
         """Returns the value that was encrypted for this service. Raises WrongRecipientError."""
-        ephemeral = sealed[:_PUBLIC_BYTES]
-        public = self.private.public_key().public_bytes_raw()
+        if sealed.startswith(_VERSION):
+            # One of 256 values of version 1 starts with this byte too.
+            with contextlib.suppress(InvalidTag):
+                return _SUITE.decrypt(sealed.removeprefix(_VERSION), self.private, _info(self.name))
         try:
-            shared = self.private.exchange(X25519PublicKey.from_public_bytes(ephemeral))
-            return AESGCM(_key(shared, ephemeral, public)).decrypt(_NONCE, sealed[_PUBLIC_BYTES:], self.name.encode())
+            return _decrypt_v1(sealed, self.private, self.name)
         except (InvalidTag, ValueError) as error:
             raise WrongRecipientError(f"this value was not encrypted for {self.name}, or was altered") from error
 
