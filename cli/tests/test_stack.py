@@ -7,16 +7,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 from paybill_embedded import EmbeddedError, NatsServer, PostgresServer
+from paybill_runtime.http.auth import KeyRing
 from paybill_stack import supervisor
+from paybill_stack.errors import StackError
 from paybill_stack.supervisor import Options, Supervisor
 
 pytestmark = pytest.mark.e2e
@@ -228,6 +232,77 @@ def test_a_service_that_cannot_start_is_named_with_the_reason(tmp_path):
     assert not (tmp_path / "data" / "stack.json").exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_the_operators_key_is_printed_even_when_the_start_fails(tmp_path, options):
+    plans = tmp_path / "plans.yaml"
+    plans.write_text("product: x\nplans: []\n")
+    command = [*options, "--data-dir", tmp_path / "data", "--catalogue", plans]
+
+    with up(*command) as run:
+        output, messages = run.process.communicate(timeout=STARTS_WITHIN_S)
+
+    printed = json.loads(messages.splitlines()[2])["data"]["operator_key"] if options else output.strip()
+    key = printed.removeprefix("export PAYBILL_API_KEY=")
+    assert run.process.returncode == 1
+    assert KeyRing(tmp_path / "data" / "api-keys.json").find(key, datetime.now(UTC)).name == "operator"
+
+
+def _services():
+    """Returns the process ids of the services that this process has started."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in _descendants(os.getpid())}
+    names = {f"paybill_{name}" for name in SERVICES}
+    return [pid for pid, file in commands.items() if file.exists() and names & set(file.read_text().split("\0"))]
+
+
+@contextmanager
+def slowed(pause_s, run_s):
+    """Stops the services for `pause_s`, lets them run for `run_s`, and so on until the end of the block."""
+    ended = threading.Event()
+
+    def slow():
+        while not ended.wait(run_s):
+            stopped = _services()
+            _send(stopped, signal.SIGSTOP)
+            ended.wait(pause_s)
+            _send(stopped, signal.SIGCONT)
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _send(pids, number):
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+async def test_a_start_that_takes_longer_than_the_limit_is_awaited_while_it_makes_progress(tmp_path):
+    keys, messages = [], []
+    with slowed(pause_s=0.12, run_s=0.03):
+        async with Supervisor(Options(tmp_path, stall_s=5), messages.append, keys.append) as stack:
+            startup_s, new_key = stack.startup_s, stack.new_key
+
+    assert startup_s > 5
+    assert keys == [new_key]
+    assert any(line.startswith("still waiting for ") for line in messages)
+
+
+async def test_a_start_without_progress_ends_with_the_reason(tmp_path):
+    keys = []
+    with slowed(pause_s=4, run_s=0.3), pytest.raises(StackError) as raised:
+        async with Supervisor(Options(tmp_path, stall_s=1), lambda _: None, keys.append):
+            pass
+
+    assert raised.value.code == "service_not_ready"
+    assert "made no progress for 1 s" in raised.value.message
+    assert len(keys) == 1
+
+
 def test_a_named_port_that_is_taken_is_an_error(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -283,9 +358,9 @@ def test_a_pipe_gets_plain_rows_and_a_second_ctrl_c_ends_all_processes(tmp_path)
         all_ended = _gone(descendants)
     rows = output.splitlines()
 
-    assert rows[0] == "name\taddress\tpid\tlog"
-    assert [row.split("\t")[0] for row in rows[1:7]] == ["nats", "postgres", "stripe-fake", *SERVICES]
-    assert rows[7].startswith("export PAYBILL_API_KEY=pbk_")
+    assert rows[0].startswith("export PAYBILL_API_KEY=pbk_")
+    assert rows[1] == "name\taddress\tpid\tlog"
+    assert [row.split("\t")[0] for row in rows[2:]] == ["nats", "postgres", "stripe-fake", *SERVICES]
     assert "\x1b" not in output + "".join(messages)
     assert (run.process.returncode, all_ended) == (130, True)
     assert took_s < 1

@@ -105,6 +105,16 @@ class Output(OptionGroup):
         else:
             _print("\t".join(map(printable, text.split("\t"))))
 
+    def early(self, kind: str, data: Row, text: str) -> None:
+        """Prints data that cannot wait for the result, which may never come.
+
+        With `--json` on stderr, because programs read the result from the first line of stdout.
+        """
+        if self.json:
+            print(as_json({"version": VERSION, "kind": kind, "data": dict(data)}), file=sys.stderr, flush=True)
+        else:
+            self.line(kind, data, text)
+
     def info(self, text: str) -> None:
         """Prints a message on stderr: progress, hints, next steps. Never data."""
         print(_CONTROL.sub(" ", text), file=sys.stderr, flush=True)

@@ -115,6 +115,16 @@ async def up(
     with ExitStack() as starting:
         progress = starting.enter_context(out.progress(f"starting the stack on {data_dir}"))
 
+        def report(line: str) -> None:
+            progress.update(line)
+
+        def show_key(key: str) -> None:
+            nonlocal progress
+            starting.close()  # while a spinner runs, what is printed to stdout appears on stderr
+            out.info("the operator's key, shown only now (paybill up --new-key creates another):")
+            out.early("key", {"operator_key": key}, f"export PAYBILL_API_KEY={key}")
+            progress = starting.enter_context(out.progress("starting the servers"))
+
         async def wait_for_signal(stack: Supervisor) -> None:
             nonlocal ready
             starting.close()
@@ -123,7 +133,7 @@ async def up(
             _show(out, stack)
             await asyncio.Event().wait()
 
-        await run_in_foreground(Supervisor(options, progress.update), wait_for_signal)
+        await run_in_foreground(Supervisor(options, report, show_key), wait_for_signal)
     return int(ExitCode.OK if ready else ExitCode.INTERRUPTED)
 
 
@@ -138,10 +148,7 @@ def _show(out: Output, stack: "Supervisor") -> None:
     out.info(
         f"ready after {stack.startup_s:.1f} s; Ctrl-C stops everything, and the state stays in {stack.layout.root}"
     )
-    if stack.new_key:
-        out.info("the operator's key, shown only once (paybill up --new-key creates another):")
-        out.line("key", {"operator_key": stack.new_key}, f"export PAYBILL_API_KEY={stack.new_key}")
-    out.info("in another terminal:")
+    out.info("in another terminal, with PAYBILL_API_KEY as printed when the operator's key was created:")
     option = "" if stack.layout.root == Path(".paybill").absolute() else f" --data-dir {_shortest(stack.layout.root)}"
     for command in _EXAMPLES:
         out.info(f"  {command}{option}")

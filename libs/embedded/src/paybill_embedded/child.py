@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from paybill_embedded.credentials import private_dir
 from paybill_embedded.errors import EmbeddedError
 from paybill_embedded.lock import name_holder
+from paybill_embedded.progress import StallDetector, processor_time_s
 
 _LOG_LIMIT_BYTES = 10 * 1024 * 1024
 _POLL_S = 0.005
@@ -99,10 +101,11 @@ class Child:
         """Waits for the process to end; returns its exit status."""
         return self._process.wait()
 
-    def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
-        """Returns whether `ready` came true before the process ended or the timeout passed."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+    def wait_until(self, ready: Callable[[], bool], stall_s: float) -> bool:
+        """Returns whether `ready` came true before the process ended, or made no progress for `stall_s`."""
+        detector = StallDetector(stall_s, time.monotonic())
+        processor_s = partial(processor_time_s, self.pid)
+        while not detector.stalled(time.monotonic(), processor_s):
             if self.exit_status is not None:
                 return False
             if ready():

@@ -19,7 +19,7 @@ from paybill_embedded.users import IDENTITIES, render_conf
 
 DEFAULT_PUBLISHERS = ("metering",)
 _ERROR_LINE = re.compile(r"(?:\[FTL\]|\[ERR\]|^nats-server:) (.*)", re.MULTILINE)
-_READY_TIMEOUT_S = 30.0  # recovery of a large store after a crash reads all of it
+_STALL_S = 30.0  # without progress; recovery of a large store after a crash reads all of it, and may take longer
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -96,7 +96,7 @@ class NatsServer:
             # fsync.
             command = tied_to_us([_binary(), "--config", str(conf)], signal.SIGKILL)
             self._child = Child(command, self.log, lock)
-        if not self._child.wait_until(self._responds, _READY_TIMEOUT_S):
+        if not self._child.wait_until(self._responds, _STALL_S):
             raise self._failure(self._child)
         return self
 
@@ -136,9 +136,8 @@ class NatsServer:
             return port_taken(self.port, "NATS")
         gist = (_ERROR_LINE.findall(output) or ["it logged no error"])[-1]
         if status is None:
-            return EmbeddedError(
-                "nats_not_ready", f"NATS did not respond within {_READY_TIMEOUT_S:.0f} s: {gist}", f"read {self.log}"
-            )
+            problem = f"NATS does not respond and made no progress for {_STALL_S:.0f} s: {gist}"
+            return EmbeddedError("nats_not_ready", problem, f"read {self.log}")
         return EmbeddedError("nats_failed", f"NATS ended with status {status}: {gist}", f"read {self.log}")
 
 

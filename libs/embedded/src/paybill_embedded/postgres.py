@@ -20,7 +20,7 @@ from paybill_embedded.unprivileged import Unprivileged, set_owner, unprivileged
 from paybill_embedded.users import SERVICES
 
 SUPERUSER = "postgres"
-_READY_TIMEOUT_S = 60.0  # recovery after a crash replays the write-ahead log
+_STALL_S = 60.0  # without progress; recovery after a crash replays the write-ahead log, and may take longer
 _FAST_STOP_S, _IMMEDIATE_STOP_S = 15.0, 5.0
 
 # Only TCP from this machine with a password is accepted; an unlisted method is refused.
@@ -122,7 +122,7 @@ class PostgresServer:
             # SIGQUIT when this process dies: the server ends at once with all its children; the next start recovers.
             command = self._command("postgres", "-D", str(self._home), death=signal.SIGQUIT)
             self._child = Child(command, self.log, lock)
-        if not self._child.wait_until(self._ready, _READY_TIMEOUT_S):
+        if not self._child.wait_until(self._ready, _STALL_S):
             raise self._failure(self._child)
         return self
 
@@ -224,7 +224,7 @@ class PostgresServer:
         if status is None:
             return EmbeddedError(
                 "postgres_not_ready",
-                f"PostgreSQL was not ready after {_READY_TIMEOUT_S:.0f} s: {_gist(output)}",
+                f"PostgreSQL is not ready and made no progress for {_STALL_S:.0f} s: {_gist(output)}",
                 f"read {self.log}",
             )
         return self._error(f"PostgreSQL ended with status {status}: {_gist(output)}")

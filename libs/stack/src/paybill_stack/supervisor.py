@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ import httpx
 from paybill_embedded import DataDir, EmbeddedError
 from paybill_embedded.child import require_program
 from paybill_embedded.credentials import write_private
+from paybill_embedded.progress import StallDetector, processor_time_s
 
 from paybill_stack.environment import (
     Addresses,
@@ -35,10 +37,10 @@ from paybill_stack.servers import ExternalServers, Server, Servers
 VERSION = 1
 """Version of stack.json: a field may be added within a version, never removed or changed."""
 
-_READY_TIMEOUT_S = 60.0
 _RESPONSE_TIMEOUT_S = 5.0
 _POLL_S = 0.03
-_REPORT_AFTER_S = 5.0
+_REPORT_AFTER_S, _REPORT_EVERY_S = 5.0, 10.0
+_NO_ANSWER = "no answer yet"
 _SERVICE_STOP_S, _STRIPE_STOP_S = 10.0, 6.0
 _CHECK_S = 0.5
 _FIRST_DELAY_S, _MAX_DELAY_S, _STABLE_S = 0.5, 30.0, 60.0
@@ -46,7 +48,11 @@ _FIRST_DELAY_S, _MAX_DELAY_S, _STABLE_S = 0.5, 30.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of a start. new_key: create a new operator key and revoke the old one."""
+    """Options of a start.
+
+    new_key: create a new operator key and revoke the old one. stall_s: time without progress after which the start of a
+    part has failed; a start that makes progress may take any time.
+    """
 
     data_dir: Path
     external: ExternalServers = field(default_factory=ExternalServers)
@@ -54,6 +60,7 @@ class Options:
     blueprints: Path | None = None
     port_base: int | None = None
     new_key: bool = False
+    stall_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +76,17 @@ class Part:
 class Supervisor:
     """The stack, as children of this process. Use `async with`, in the main thread.
 
-    report: is called with one line per event. new_key: the operator's key, if this start created it.
+    report: is called with one line per event. show_key: is called with the operator's key as soon as this start has
+    created it, because only its hash is stored. new_key: the same key, if this start created it.
     Raises StackError and EmbeddedError when it cannot start.
     """
 
-    def __init__(self, options: Options, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, options: Options, report: Callable[[str], None], show_key: Callable[[str], None] | None = None
+    ) -> None:
         self.layout = Layout(options.data_dir.absolute())
         self.report = report
+        self._show_key = show_key
         self.new_key: str | None = None
         self.startup_s = 0.0
         self._options = options
@@ -167,6 +178,8 @@ class Supervisor:
         self._options.external.validate()
         prepare(layout)
         self.new_key = ensure_operator_key(layout.api_keys, datetime.now(UTC), replace=options.new_key)
+        if self.new_key is not None and self._show_key is not None:
+            self._show_key(self.new_key)
         ports = choose_ports(layout.ports, options.port_base, self.report)
         self._servers = Servers(options.external, layout, ports)
         catalogue = options.catalogue or (layout.plans if layout.plans.exists() else None)
@@ -210,10 +223,11 @@ class Supervisor:
         self.report(f"{name} is ready ({time.monotonic() - began:.1f} s)")
 
     async def _wait_ready(self, process: Process) -> None:
-        """Waits until its health check passes. Raises StackError when it ends or the time is over."""
+        """Waits until its health check passes. Raises StackError when it ends or makes no progress."""
         path = "/healthz" if process.name == STRIPE_FAKE else "/readyz"
         began = time.monotonic()
-        reported = False
+        report_at = began + _REPORT_AFTER_S
+        detector = StallDetector(self._options.stall_s, began)
         while (state := await self._state(f"{self.addresses.url(process.name)}{path}")) != "ok":
             if process.pid is None:
                 raise StackError(
@@ -222,19 +236,29 @@ class Supervisor:
                     why=process.error_line(),
                     next=f"read {process.log}, correct the cause, and start again",
                 )
-            waited_s = time.monotonic() - began
-            if waited_s > _READY_TIMEOUT_S:
+            now = time.monotonic()
+            if detector.stalled(now, partial(self._start_time_s, process, state), state):
                 raise StackError(
                     "service_not_ready",
-                    f"{process.name} is not ready after {waited_s:.0f} s",
+                    f"{process.name} is not ready after {now - began:.0f} s, "
+                    f"and made no progress for {self._options.stall_s:.0f} s",
                     why=state,
                     next=f"read {process.log}",
                     kind=FailureKind.TIMEOUT,
                 )
-            if waited_s > _REPORT_AFTER_S and not reported:
-                self.report(f"still waiting for {process.name}: {state}")
-                reported = True
+            if now > report_at:
+                self.report(f"still waiting for {process.name}: {state} ({now - began:.0f} s)")
+                report_at = now + _REPORT_EVERY_S
             await asyncio.sleep(_POLL_S)
+
+    def _start_time_s(self, process: Process, state: str) -> float:
+        """Returns the processor time of a start: of the process, and of PostgreSQL, in which its migrations run.
+
+        0 for a process that answers: its loops use processor time, also when they only wait for another part.
+        """
+        database = self._embedded.get(POSTGRES)
+        pids = (process.pid, database.pid if database else None) if state.startswith(_NO_ANSWER) else ()
+        return sum(processor_time_s(pid) for pid in pids if pid is not None)
 
     async def _state(self, url: str) -> str:
         """Returns `ok`, or the parts that are not."""
@@ -242,7 +266,7 @@ class Supervisor:
             health = (await self._http.get(url)).json()
             return ", ".join(not_ready(health)) or str(health["status"])
         except (httpx.HTTPError, ValueError, KeyError, AttributeError) as error:
-            return f"no answer yet ({type(error).__name__})"
+            return f"{_NO_ANSWER} ({type(error).__name__})"
 
     async def _restart_process(self, process: Process) -> None:
         """Restarts a process whenever it ends, with a growing delay while it keeps ending early."""
