@@ -5,11 +5,14 @@ import socket
 import stat
 import time
 import urllib.request
+from dataclasses import replace
 
 import nats
 import pytest
+from nats.aio.client import Client
 from nats.js.api import StorageType
 from paybill_embedded import EmbeddedError, NatsServer, free_port
+from paybill_embedded.subscribers import FILE, read_subscribers, store_subscriber
 
 
 async def _connect(server, user):
@@ -146,3 +149,52 @@ def test_it_starts_well_below_a_second(tmp_path):
         took = time.perf_counter() - begin
 
     assert took < 2
+
+
+async def test_a_new_subscriber_is_accepted_without_a_restart_and_other_connections_stay_open(tmp_path):
+    with NatsServer(tmp_path) as server:
+        pid = server.pid
+        billing = await _login(server, "billing")
+        await _refused(server, "crm")
+
+        store_subscriber(tmp_path, "crm", ("tenant",), batches=False)
+        assert server.reload()
+        assert not server.reload(), "nothing changed"
+        crm = await _login(server, "crm")
+        await billing.flush()
+
+        assert (server.pid, billing.stats["reconnects"]) == (pid, 0)
+        await crm.close()
+        await billing.close()
+
+
+async def _login(server, user):
+    return await nats.connect(server.url, user=user, password=server.password(user), allow_reconnect=False)
+
+
+async def _refused(server, user):
+    async def ignore(_error): ...
+
+    client = Client()
+    with pytest.raises(nats.errors.Error):
+        await client.connect(
+            server.url, user=user, password=server.password(user), allow_reconnect=False, error_cb=ignore
+        )
+    await client.close()
+
+
+def test_a_subscriber_keeps_its_consumer_when_its_rights_change(tmp_path):
+    first = store_subscriber(tmp_path, "crm", ("tenant",), batches=False)
+    second = store_subscriber(tmp_path, "crm", ("billing", "tenant"), batches=True)
+    store_subscriber(tmp_path, "warehouse", ("billing",), batches=True)
+
+    assert second == replace(first, contexts=("billing", "tenant"), batches=True)
+    assert list(read_subscribers(tmp_path)) == ["crm", "warehouse"]
+    assert read_subscribers(tmp_path)["crm"] == second
+
+
+def test_a_damaged_list_of_subscribers_is_an_error(tmp_path):
+    (tmp_path / FILE).write_text('{"subscribers": [{}]}')
+
+    with pytest.raises(EmbeddedError, match="cannot be read"):
+        read_subscribers(tmp_path)

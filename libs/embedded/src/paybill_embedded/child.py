@@ -113,6 +113,10 @@ class Child:
             time.sleep(_POLL_S)
         return False
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal, if the process still runs."""
+        self._process.send_signal(number)
+
     def stop(self, *signals: tuple[signal.Signals, float]) -> None:
         """Sends each signal in turn and waits its seconds; finally SIGKILL. Returns when the process has ended."""
         for number, patience_s in signals:

@@ -15,12 +15,15 @@ from paybill_embedded.credentials import password, password_file, private_dir, w
 from paybill_embedded.errors import EmbeddedError
 from paybill_embedded.lock import sole_server
 from paybill_embedded.ports import LOOPBACK, free_port, port_taken, require_free
+from paybill_embedded.subscribers import read_subscribers
 from paybill_embedded.users import IDENTITIES, render_conf
 
 DEFAULT_PUBLISHERS = ("metering",)
 _ERROR_LINE = re.compile(r"(?:\[FTL\]|\[ERR\]|^nats-server:) (.*)", re.MULTILINE)
 _STALL_S = 30.0  # without progress; recovery of a large store after a crash reads all of it, and may take longer
 _STOP_TIMEOUT_S = 10.0
+_RELOAD_TIMEOUT_S = 10.0
+_RELOADED = b"Reloaded server configuration"
 
 
 class NatsServer:
@@ -49,6 +52,10 @@ class NatsServer:
         return self.data_dir / "logs" / "nats.log"
 
     @property
+    def _conf(self) -> Path:
+        return self.data_dir / "nats" / "nats-server.conf"
+
+    @property
     def pid(self) -> int | None:
         """The server's process id while it runs."""
         return self._child.pid if self._child and self.running else None
@@ -67,9 +74,11 @@ class NatsServer:
         return password_file(self.data_dir, f"nats-{user}")
 
     def configuration(self) -> str:
-        """Returns the text of nats-server.conf, with the users' passwords."""
+        """Returns the text of nats-server.conf, with the passwords of the users and of the stored subscribers."""
+        subscribers = read_subscribers(self.data_dir)
         return render_conf(
-            {user: self.password(user) for user in self.users},
+            {user: self.password(user) for user in (*self.users, *subscribers)},
+            subscribers=subscribers,
             listen=f"{LOOPBACK}:{self.port}",
             store_dir=str(self.data_dir / "nats"),
             server_name="paybill",
@@ -90,7 +99,7 @@ class NatsServer:
             require_free(self.port, "NATS")
             if self.monitor is not None:
                 require_free(self.monitor, "NATS monitoring")
-            conf = home / "nats-server.conf"
+            conf = self._conf
             write_private(conf, self.configuration())
             # SIGKILL when this process dies: no acknowledged message is lost, since every acknowledgement follows an
             # fsync.
@@ -99,6 +108,21 @@ class NatsServer:
         if not self._child.wait_until(self._responds, _STALL_S):
             raise self._failure(self._child)
         return self
+
+    def reload(self) -> bool:
+        """Applies a changed list of subscribers to the running server; returns whether there was a change.
+
+        Other connections stay open. Raises EmbeddedError nats_not_reloaded, subscribers_unreadable.
+        """
+        child, text = self._child, self.configuration()
+        if child is None or self._conf.read_text(encoding="utf-8") == text:
+            return False
+        logged = self.log.stat().st_size
+        write_private(self._conf, text)
+        child.send(signal.SIGHUP)
+        if not child.wait_until(lambda: self._has_logged(_RELOADED, logged), _RELOAD_TIMEOUT_S):
+            raise EmbeddedError("nats_not_reloaded", "NATS did not apply the list of subscribers", f"read {self.log}")
+        return True
 
     def stop(self) -> None:
         """Stops it gracefully."""
@@ -128,6 +152,11 @@ class NatsServer:
         with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1) as connection:
             return connection.recv(5) == b"INFO "
         return False
+
+    def _has_logged(self, text: bytes, start: int) -> bool:
+        with self.log.open("rb") as file:
+            file.seek(start)
+            return text in file.read()
 
     def _failure(self, child: Child) -> EmbeddedError:
         status, output = child.exit_status, child.output()

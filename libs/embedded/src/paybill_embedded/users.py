@@ -3,6 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from paybill_embedded.subscribers import Subscriber
 
 SERVICES = ("tenant", "billing", "provisioner")
 IDENTITIES = ("steward", *SERVICES, "operator")
@@ -47,6 +50,35 @@ def permissions(user: str) -> Permissions:
     return Permissions(publish=_publish(user), subscribe=(f"_INBOX_{user}.>",))
 
 
+def subscriber_permissions(subscriber: Subscriber) -> Permissions:
+    """Returns the permissions of a subscriber: its consumers, and no publishing.
+
+    It cannot create or change its durable consumer, so it reads what the operator configured. A consumer that it
+    creates for batches must name one filter in the subject of the request: the server compares it with the
+    configuration, and NATS compares it with the permission.
+    """
+    filters = tuple(f"paybill.events.*.{_context(context)}.>" for context in subscriber.contexts)
+    name, stream = subscriber.consumer, "EVENTS"
+    if subscriber.batches:
+        consume = (
+            *(f"$JS.API.CONSUMER.CREATE.{stream}.*.{subjects}" for subjects in filters),
+            f"$JS.API.CONSUMER.INFO.{stream}.*",
+            f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*",
+        )
+    else:
+        consume = (f"$JS.API.CONSUMER.INFO.{stream}.{name}", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}")
+    return Permissions(
+        publish=(*consume, f"$JS.ACK.{stream}.{name}.>"), subscribe=permissions(subscriber.name).subscribe
+    )
+
+
+def _context(context: str) -> str:
+    if not _NAME.fullmatch(context):
+        msg = f"{context!r} is not the name of a context"
+        raise ValueError(msg)
+    return context
+
+
 def _publish(user: str) -> tuple[str, ...]:
     info = ("$JS.API.INFO", *(f"$JS.API.STREAM.INFO.{stream}" for stream in STREAMS))
     read_events = ("$JS.API.DIRECT.GET.EVENTS", "$JS.API.STREAM.MSG.GET.EVENTS")
@@ -77,6 +109,7 @@ def _consume(stream: str) -> tuple[str, ...]:
 def render_conf(
     passwords: Mapping[str, str],
     *,
+    subscribers: Mapping[str, Subscriber] = MappingProxyType({}),
     listen: str,
     store_dir: str,
     server_name: str,
@@ -85,8 +118,8 @@ def render_conf(
 ) -> str:
     """Returns the text of nats-server.conf: one account with JetStream, a user for each of `passwords`.
 
-    listen, monitor: host:port. The server itself resolves a value such as `$NATS_PASSWORD_TENANT` from its
-    environment, so that a committed file holds no secret.
+    subscribers: those of the users that are subscribers. listen, monitor: host:port. The server itself resolves a value
+    such as `$NATS_PASSWORD_TENANT` from its environment, so that a committed file holds no secret.
     """
     lines = [
         f"server_name: {_value(server_name)}",
@@ -104,7 +137,11 @@ def render_conf(
         "  PAYBILL {",
         "    jetstream: enabled",
         "    users: [",
-        *(line for user, secret in passwords.items() for line in _user_lines(user, secret)),
+        *(
+            f"      {line}"
+            for user, secret in passwords.items()
+            for line in user_lines(user, secret, subscribers.get(user))
+        ),
         "    ]",
         "  }",
         "}",
@@ -112,13 +149,14 @@ def render_conf(
     return "\n".join(lines) + "\n"
 
 
-def _user_lines(user: str, secret: str) -> list[str]:
-    allowed = permissions(user)
+def user_lines(user: str, secret: str, subscriber: Subscriber | None = None) -> list[str]:
+    """Returns the entry of one user in the list `users` of nats-server.conf."""
+    allowed = permissions(user) if subscriber is None else subscriber_permissions(subscriber)
     return [
-        f"      {{user: {_value(user)}, password: {_value(secret)}, permissions: {{",
-        f"        publish: {{allow: [{', '.join(map(_value, allowed.publish))}]}}",
-        f"        subscribe: {{allow: [{', '.join(map(_value, allowed.subscribe))}]}}",
-        "      }}",
+        f"{{user: {_value(user)}, password: {_value(secret)}, permissions: {{",
+        f"  publish: {{allow: [{', '.join(map(_value, allowed.publish))}]}}",
+        f"  subscribe: {{allow: [{', '.join(map(_value, allowed.subscribe))}]}}",
+        "}}",
     ]
 
 

@@ -1,0 +1,72 @@
+"""Identities that read events of chosen contexts: a file in the data directory, and their rights on NATS."""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from paybill_embedded.credentials import write_private
+from paybill_embedded.errors import EmbeddedError, writing
+
+FILE = "subscribers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """An identity that may read events of `contexts`.
+
+    consumer: name of its durable consumer, which nobody can guess: it is as good as the right to read from it.
+    batches: whether it may also create consumers of its own, for reading in batches from any sequence.
+    """
+
+    name: str
+    contexts: tuple[str, ...]
+    consumer: str
+    batches: bool = False
+
+
+def consumer_name(subscriber: str) -> str:
+    """Returns a new name for the durable consumer of `subscriber`."""
+    return f"{subscriber}-{secrets.token_hex(8)}"
+
+
+def read_subscribers(data_dir: Path) -> dict[str, Subscriber]:
+    """Returns the subscribers of a data directory by name. Raises EmbeddedError subscribers_unreadable."""
+    path = data_dir / FILE
+    try:
+        entries = json.loads(path.read_bytes())["subscribers"]
+        found = [Subscriber(**entry | {"contexts": tuple(entry["contexts"])}) for entry in entries]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EmbeddedError(
+            "subscribers_unreadable", f"{path} cannot be read: {error}", "repair it, or create the subscribers again"
+        ) from error
+    return {subscriber.name: subscriber for subscriber in found}
+
+
+def store_subscriber(data_dir: Path, name: str, contexts: tuple[str, ...], *, batches: bool) -> Subscriber:
+    """Adds a subscriber, or changes the rights of an existing one, which keeps its consumer; returns it."""
+    with _locked(data_dir):
+        known = read_subscribers(data_dir)
+        stored = known.get(name) or Subscriber(name, contexts, consumer_name(name))
+        stored = replace(stored, contexts=contexts, batches=batches)
+        if known.get(name) != stored:
+            entries = [asdict(each) for _, each in sorted((known | {name: stored}).items())]
+            write_private(data_dir / FILE, json.dumps({"subscribers": entries}, indent=2) + "\n")
+    return stored
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    with writing(data_dir):
+        lock = os.open(data_dir / f"{FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
