@@ -21,7 +21,7 @@ RECORDS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
 
 MODULE_LINES = 400
 FOLDERS = {".ci", "bench", "cli", "deploy", "docs", "libs", "services", "tests-e2e"}
-LIBRARIES = {"contracts", "runtime", "embedded", "stripe-fake", "stack", "licence", "definitions"}
+LIBRARIES = {"client", "contracts", "runtime", "embedded", "stripe-fake", "stack", "licence", "definitions"}
 UNSPECIFIC = {"utils", "util", "helpers", "common", "base", "manager", "managers", "service", "services", "misc"}
 SUBSTITUTES = {
     "unittest.mock",

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 from paybill_cli.commands.usage_proof import MEANINGS, Ledger
 from paybill_cli.exit_codes import ExitCode
+from paybill_client import publish
 from paybill_contracts.usage import Usage
-from paybill_runtime.messaging.publisher import publish
 
 TENANT = "ten_" + "1" * 32
 METER = f"{TENANT}:calls"
@@ -147,14 +147,10 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
     slug, id_ = tenant["slug"], tenant["id"]
     customers.pay(tenant["checkout_url"])
     wait_for(lambda: on_stack("usage", "show", slug, "--json").data)
-    stack = json.loads((real_stack.data_dir / "stack.json").read_text())
-    password = (real_stack.data_dir / "credentials" / "nats-metering").read_text().strip()
     for _ in range(3):
         publish(
             Usage(tenant_id=id_, meter="calls", quantity=4, occurred_at=datetime.now(UTC)),
-            url=stack["nats"]["url"],
-            name="metering",
-            password=password,
+            real_stack.data_dir / "clients" / "metering.json",
         )
     consumed = on_stack("usage", "consume", slug, "calls", "--quantity", 5, "--json")
     wait_for(lambda: on_stack("usage", "show", slug, "--json").data[0]["value"] == 17)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from nats.aio.client import Client
 from paybill_billing.app import service
+from paybill_client import Credentials, Publisher
 from paybill_contracts.errors import DomainError
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 from paybill_contracts.usage import Usage
@@ -20,7 +21,6 @@ from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.message import parse_message
 from paybill_runtime.messaging.nats_patches import parse_headers
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
-from paybill_runtime.messaging.publisher import Publisher
 from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
@@ -140,7 +140,7 @@ async def _was_handled(owner, what: str) -> bool:
 
 async def test_every_invalid_message_is_quarantined_with_its_reason_and_the_next_is_handled(owner, nats, log) -> None:
     await _send(nats, b"".join(ODD.values()))
-    async with Publisher(nats.url, "metering", nats.password("metering")) as publisher:
+    async with Publisher(Credentials.of("metering", nats.url, nats.password("metering"))) as publisher:
         for meter in ("refused", "fine"):
             await publisher.publish(Usage(tenant_id=TENANT, meter=meter, quantity=1, occurred_at=datetime.now(UTC)))
 
@@ -157,7 +157,7 @@ async def test_every_invalid_message_is_quarantined_with_its_reason_and_the_next
 async def test_an_intake_event_that_cannot_be_handled_blocks_only_its_tenant_s_intake_events(
     owner, nats, publish
 ) -> None:
-    async with Publisher(nats.url, "metering", nats.password("metering")) as publisher:
+    async with Publisher(Credentials.of("metering", nats.url, nats.password("metering"))) as publisher:
         for tenant, meter in ((TENANT, "broken"), (TENANT, "waiting"), ("ten_" + "c" * 32, "fine")):
             await publisher.publish(Usage(tenant_id=tenant, meter=meter, quantity=1, occurred_at=datetime.now(UTC)))
     await until(lambda: _was_handled(owner, "fine"))

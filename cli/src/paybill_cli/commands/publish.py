@@ -35,10 +35,10 @@ async def publish(
 
     Example: paybill events publish --type usage.recorded --data @usage.json
     """
+    from paybill_client import Credentials, NatsUnreachableError, PublishDeniedError, Publisher, PublishError
     from paybill_contracts.envelope import MalformedFactError
     from paybill_contracts.errors import DomainError
     from paybill_contracts.schemas import name_of
-    from paybill_runtime.messaging.publisher import NatsUnreachableError, PublishDeniedError, Publisher, PublishError
 
     event = _event(event_type, _read(data))
     if dry_run:
@@ -48,7 +48,7 @@ async def publish(
     access = stack.nats(publisher)
     codes = {NatsUnreachableError: ExitCode.UNREACHABLE, PublishDeniedError: ExitCode.DENIED}
     try:
-        async with Publisher(access.url, access.user, access.password) as connection:
+        async with Publisher(Credentials.of(access.user, access.url, access.password)) as connection:
             receipt = await connection.publish(event, id=id)
     except MalformedFactError as error:
         raise usage(str(error), code=error.code, next="--id must be a UUID, and --publisher a plain name") from error

@@ -1,11 +1,11 @@
 """Chapter 6: an internal service reports usage; an invalid report is quarantined with its reason."""
 
+from paybill_client import Credentials, Publisher
 from paybill_contracts.billing import BillingIntakeQuarantined, UsageRecorded
 from paybill_contracts.envelope import IntakeEvent, intake_headers, intake_subject
 from paybill_contracts.event import encode
 from paybill_contracts.usage import Usage
 from paybill_runtime import clock
-from paybill_runtime.messaging.publisher import Publisher
 from paybill_runtime.messaging.streams import connect
 from paybill_runtime.telemetry import child
 
@@ -23,7 +23,7 @@ async def report_usage(session: DemoSession, tenant: Tenant) -> None:
     expect, after = session.recorder.expect, session.recorder.last_sequence
     bus = session.stack.addresses.bus
     first = Usage(tenant_id=tenant.id, meter=_METER, quantity=_FIRST, occurred_at=clock.now())
-    async with Publisher(bus.url, PUBLISHER, bus.password(PUBLISHER)) as publisher:
+    async with Publisher(Credentials.of(PUBLISHER, bus.url, bus.password(PUBLISHER))) as publisher:
         await publisher.publish(first)
         await _publish_unchecked(session, first.model_copy(update={"quantity": _INVALID}))
         await publisher.publish(first.model_copy(update={"quantity": _LAST}))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from paybill_embedded.subscribers import FILE as SUBSCRIBERS_FILE
+
 SERVICES = ("tenant", "billing", "provisioner")
 STRIPE_FAKE = "stripe-fake"
 IDENTITY_NAMES = (*SERVICES, "operator")
@@ -39,6 +41,20 @@ class Layout:
     def publishers(self) -> Path:
         """File of the internal services that may report usage."""
         return self.root / "publishers.json"
+
+    @property
+    def clients(self) -> Path:
+        """Folder of the credentials files (0600) of publishers and subscribers."""
+        return self.root / "clients"
+
+    def client(self, name: str) -> Path:
+        """Returns the path of the credentials file of a publisher or subscriber."""
+        return self.clients / f"{name}.json"
+
+    @property
+    def subscribers(self) -> Path:
+        """File of the subscribers and their rights; a change is applied to the running NATS."""
+        return self.root / SUBSCRIBERS_FILE
 
     @property
     def plans(self) -> Path:

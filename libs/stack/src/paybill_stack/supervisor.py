@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from paybill_embedded import DataDir, EmbeddedError
+from paybill_embedded import DataDir, EmbeddedError, NatsServer
 from paybill_embedded.child import require_program
 from paybill_embedded.credentials import write_private
 from paybill_embedded.progress import StallDetector, processor_time_s
 
+from paybill_stack.clients import write_client_files
 from paybill_stack.environment import (
     Addresses,
     inherited_environment,
@@ -201,12 +202,16 @@ class Supervisor:
         self._write_stack_file()
         self._watchers = [asyncio.create_task(self._restart_process(process)) for process in self._processes.values()]
         self._watchers += [asyncio.create_task(self._restart_server(*each)) for each in self._embedded.items()]
+        nats = self._embedded.get(NATS)
+        if isinstance(nats, NatsServer):
+            self._watchers.append(asyncio.create_task(self._apply_subscribers(nats)))
 
     async def _start_bus(self, began: float) -> None:
         if NATS in self._embedded:
             await self._in_thread(self._embedded[NATS].start)
         if self._servers is not None:
             await self._servers.prepare_streams()
+            write_client_files(self.layout, self._servers.bus)
         self.report(f"{NATS} is ready ({time.monotonic() - began:.1f} s)")
 
     async def _start_databases(self, began: float) -> None:
@@ -306,6 +311,19 @@ class Supervisor:
                 delay_s = _CHECK_S
                 self.report(f"{name} is ready again (pid {server.pid})")
 
+    async def _apply_subscribers(self, nats: NatsServer) -> None:
+        """Applies each change of the list of subscribers to the running NATS."""
+        applied_at = 0
+        while True:
+            changed_at = self.layout.subscribers.stat().st_mtime_ns if self.layout.subscribers.exists() else 0
+            if changed_at != applied_at:
+                applied_at = changed_at
+                try:
+                    await self._in_thread(nats.reload)
+                except EmbeddedError as error:
+                    self.report(f"the list of subscribers is not applied: {error}")
+            await asyncio.sleep(_CHECK_S)
+
     async def _in_thread(self, work: Callable[[], object]) -> None:
         """Runs `work` in a thread. A thread cannot be cancelled, so `stop` waits for it."""
         task = asyncio.ensure_future(asyncio.to_thread(work))
@@ -319,7 +337,11 @@ class Supervisor:
             "version": VERSION,
             "pid": os.getpid(),
             "services": services,
-            "nats": {"url": self.addresses.bus.url, "credentials": str(self.addresses.bus.credentials)},
+            "nats": {
+                "url": self.addresses.bus.url,
+                "credentials": str(self.addresses.bus.credentials),
+                "embedded": NATS in self._embedded,
+            },
             "postgres": {"host": self.addresses.databases.host, "port": self.addresses.databases.port},
             "stripe_fake": {"url": self.addresses.url(STRIPE_FAKE), "pid": self._processes[STRIPE_FAKE].pid},
         }

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 from nats.errors import NoServersError
-from paybill_contracts.envelope import MalformedFactError, read_intake_event
-from paybill_contracts.event import InvalidEventError
-from paybill_contracts.usage import Usage
-from paybill_embedded.nats import NatsServer
-from paybill_runtime import clock
-from paybill_runtime.messaging.publisher import (
+from paybill_client import (
+    Credentials,
     NatsUnreachableError,
     PublishDeniedError,
     Publisher,
     PublishRefusedError,
     publish,
 )
+from paybill_client.tracing import new_id
+from paybill_contracts.envelope import MalformedFactError, read_intake_event
+from paybill_contracts.event import InvalidEventError
+from paybill_contracts.usage import Usage
+from paybill_embedded.nats import NatsServer
 from paybill_runtime.messaging.streams import INTAKE, connect, ensure
 from pydantic import ValidationError
 
@@ -27,7 +28,7 @@ USAGE = Usage(tenant_id=TENANT, meter="calls", quantity=3, occurred_at=NOON)
 
 
 def metering(nats: NatsServer) -> Publisher:
-    return Publisher(nats.url, "metering", nats.password("metering"))
+    return Publisher(Credentials.of("metering", nats.url, nats.password("metering")))
 
 
 async def stored(nats: NatsServer) -> int:
@@ -78,7 +79,7 @@ async def test_the_message_is_a_cloudevent_in_its_caller_s_trace(nats: NatsServe
 
 
 async def test_the_same_id_is_stored_once(nats: NatsServer) -> None:
-    id_ = clock.new_id()
+    id_ = new_id()
 
     async with metering(nats) as publisher:
         receipts = [await publisher.publish(USAGE, id=id_) for _ in range(3)]
@@ -117,7 +118,7 @@ async def test_an_id_that_is_no_uuid_is_refused_before_it_is_sent(nats: NatsServ
 async def test_a_wrong_password_is_reported_at_once(nats: NatsServer) -> None:
     async with asyncio.timeout(3):
         with pytest.raises(PublishDeniedError, match="denies this to metering"):
-            async with Publisher(nats.url, "metering", "wrong"):
+            async with Publisher(Credentials.of("metering", nats.url, "wrong")):
                 pass
 
 
@@ -141,7 +142,7 @@ async def test_missing_permissions_are_reported_at_once(nats: NatsServer) -> Non
 async def test_a_missing_broker_is_reported_as_unreachable() -> None:
     async with asyncio.timeout(8):
         with pytest.raises(NatsUnreachableError, match="publish again under the same id"):
-            async with Publisher("nats://127.0.0.1:9", "metering", "x"):
+            async with Publisher(Credentials.of("metering", "nats://127.0.0.1:9", "x")):
                 pass
 
 
@@ -192,7 +193,7 @@ def test_one_call_publishes_from_synchronous_code(tmp_path: Path) -> None:
     with NatsServer(tmp_path) as server:
         asyncio.run(_make_streams(server))
 
-        receipt = publish(USAGE, url=server.url, name="metering", password=server.password("metering"))
+        receipt = publish(USAGE, Credentials.of("metering", server.url, server.password("metering")))
 
     assert receipt.sequence == 1
 

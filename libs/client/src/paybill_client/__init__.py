@@ -1,0 +1,44 @@
+"""Client of Paybill for a company's other services: publish events to it, and subscribe to its events."""
+
+from paybill_contracts.envelope import Fact
+
+from paybill_client.batches import Batch
+from paybill_client.credentials import Credentials
+from paybill_client.errors import (
+    ClientError,
+    CredentialsError,
+    NatsUnreachableError,
+    NotSubscribedError,
+    OlderLogError,
+    PublishDeniedError,
+    PublishError,
+    PublishRefusedError,
+    SubscribeDeniedError,
+    UnreadableEventError,
+)
+from paybill_client.once import once
+from paybill_client.publisher import Publisher, Receipt, publish
+from paybill_client.retries import DeadLetter
+from paybill_client.subscriber import Subscriber
+
+__all__ = [
+    "Batch",
+    "ClientError",
+    "Credentials",
+    "CredentialsError",
+    "DeadLetter",
+    "Fact",
+    "NatsUnreachableError",
+    "NotSubscribedError",
+    "OlderLogError",
+    "PublishDeniedError",
+    "PublishError",
+    "PublishRefusedError",
+    "Publisher",
+    "Receipt",
+    "SubscribeDeniedError",
+    "Subscriber",
+    "UnreadableEventError",
+    "once",
+    "publish",
+]

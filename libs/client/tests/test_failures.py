@@ -1,0 +1,160 @@
+"""Failures of handlers, on a real NATS: no trap of FastStream loses, repeats or reorders an event."""
+
+import asyncio
+import time
+
+from paybill_client import (
+    DeadLetter,
+    Fact,
+    Subscriber,
+    retries,
+)
+from paybill_client.credentials import read_credentials
+from paybill_contracts.errors import RetryLaterError
+from paybill_contracts.tenant import TenantCancelled
+from paybill_embedded.nats import NatsServer
+from paybill_runtime.messaging.streams import EVENTS, connect
+
+
+async def _operator(nats: NatsServer):
+    return await connect(nats.url, "operator", nats.password("operator"))
+
+
+async def test_an_event_whose_handler_failed_is_retried_with_a_delay_and_in_order(
+    record, create_subscriber, run, publish, cancelled
+) -> None:
+    subscriber = Subscriber(await create_subscriber())
+    handled = record(subscriber, n2=2)
+    run(subscriber)
+
+    began = time.monotonic()
+    await publish(*(cancelled(number) for number in range(5)))
+    await handled.all_of(5)
+
+    assert handled.order == [0, 1, 2, 3, 4]
+    assert handled.tries == [0, 1, 2, 2, 2, 3, 4]
+    assert time.monotonic() - began > 0.4 + 0.8
+
+
+async def test_an_event_that_always_fails_becomes_a_dead_letter_and_later_events_are_handled(
+    record, create_subscriber, run, publish, cancelled, caplog
+) -> None:
+    letters: list[DeadLetter] = []
+
+    async def keep(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    subscriber = Subscriber(await create_subscriber(), tries=2, on_dead_letter=keep)
+    handled = record(subscriber, n1=99)
+    run(subscriber)
+
+    await publish(*(cancelled(number) for number in range(3)))
+    await handled.all_of(2)
+
+    assert handled.order == [0, 2]
+    [letter] = letters
+    assert (letter.sequence, letter.tries, str(letter.error)) == (2, 2, "this handler fails")
+    assert "dead letter after 2 tries" in caplog.text
+
+
+async def test_a_dead_letter_that_cannot_be_stored_is_not_passed_over(
+    record, create_subscriber, run, publish, cancelled
+) -> None:
+    calls: list[int] = []
+
+    async def store(letter: DeadLetter) -> None:
+        calls.append(letter.sequence)
+        if len(calls) == 1:
+            raise OSError("the store of dead letters is not available")
+
+    subscriber = Subscriber(await create_subscriber(), tries=1, on_dead_letter=store)
+    handled = record(subscriber, n0=99)
+    run(subscriber)
+
+    await publish(cancelled(0), cancelled(1))
+    await handled.all_of(1)
+
+    assert calls == [1, 1]
+    assert handled.order == [1]
+
+
+async def test_without_a_limit_later_events_wait_for_the_failing_one(
+    record, create_subscriber, run, publish, cancelled
+) -> None:
+    subscriber = Subscriber(await create_subscriber(), tries=None)
+    handled = record(subscriber, n0=2)
+    run(subscriber)
+
+    await publish(cancelled(0), cancelled(1))
+    await handled.all_of(2)
+
+    assert handled.tries == [0, 0, 0, 1]
+
+
+async def test_an_outage_is_not_counted_as_a_failure_of_the_event(
+    record, create_subscriber, run, publish, cancelled
+) -> None:
+    subscriber = Subscriber(await create_subscriber(), tries=1)
+    handled = record(subscriber, n0=3)
+    handled.error = RetryLaterError("the database is away")
+    run(subscriber)
+
+    await publish(cancelled(0))
+    await handled.all_of(1)
+
+    assert handled.tries == [0, 0, 0, 0]
+
+
+async def test_an_invalid_event_is_a_dead_letter_and_not_lost(
+    record, create_subscriber, run, publish, cancelled, nats
+) -> None:
+    letters: list[DeadLetter] = []
+
+    async def keep(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    subscriber = Subscriber(await create_subscriber(), tries=2, on_dead_letter=keep)
+    handled = record(subscriber)
+    tenant = await connect(nats.url, "tenant", nats.password("tenant"))
+    await tenant.jetstream().publish("paybill.events.0.tenant.tenant_cancelled.v1", b"not json")
+    await tenant.jetstream().publish("paybill.events.0.tenant.tenant_cancelled.v7", b"{}")
+    await tenant.close()
+    await publish(cancelled(0))
+    run(subscriber)
+    await handled.all_of(1)
+
+    assert [(letter.sequence, type(letter.error).__name__) for letter in letters] == [
+        (1, "InvalidEventError"),
+        (2, "UnknownEventError"),
+    ]
+    assert letters[0].payload == b"not json"
+
+
+async def test_a_slow_handler_s_event_is_not_delivered_a_second_time(
+    create_subscriber, run, publish, cancelled, nats, monkeypatch
+) -> None:
+    path = await create_subscriber()
+    operator = await _operator(nats)
+    name = read_credentials(path).consumer
+    configuration = (await operator.jetstream().consumer_info(EVENTS, name)).config
+    await operator.jetstream().add_consumer(EVENTS, configuration, ack_wait=0.5)
+    await operator.close()
+    monkeypatch.setattr(retries, "RENEW_S", 0.1)
+    started: list[int] = []
+    finished = asyncio.Event()
+
+    async def slow(event: TenantCancelled, _: Fact) -> None:
+        started.append(int(event.reason))
+        if len(started) == 1:
+            await asyncio.sleep(1.5)  # three times the ack wait
+        else:
+            finished.set()
+
+    for subscriber in (Subscriber(path), Subscriber(path)):
+        subscriber.on(TenantCancelled)(slow)
+        run(subscriber)
+    await publish(cancelled(0), cancelled(1))
+    async with asyncio.timeout(10):
+        await finished.wait()
+
+    assert started == [0, 1]
