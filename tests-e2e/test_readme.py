@@ -1,17 +1,16 @@
 """Runs every command and every piece of Python in the README."""
 
-import asyncio
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import textwrap
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import clean_environment
 import pytest
 from paybill_stripe_fake.client import FakeControl
 
@@ -111,25 +110,47 @@ def test_every_paybill_command_runs(stack, tenant_id, tmp_path):
         assert done.returncode == 0, f"{line}: {done.stdout[-500:]} {done.stderr[-500:]}"
 
 
-def test_the_python_example_publishes_usage_that_is_counted(stack, tenant_id, tmp_path):
-    data_dir = Path(stack["PAYBILL_DATA_DIR"])
+def test_the_python_example_publishes_and_subscribes_in_a_clean_environment(stack, tenant_id, tmp_path):
+    create = next(line for line in _commands() if line.startswith("paybill subscriber create"))
+    assert _run(shlex.split(create)[1:], stack, tmp_path).returncode == 0
+    python = clean_environment.make(tmp_path / "environment", "paybill-client")
+    (tmp_path / ".paybill").symlink_to(stack["PAYBILL_DATA_DIR"])
+    [example] = _blocks("python")
     before = _total(stack, tenant_id, tmp_path)
-    body = "\n".join(_blocks("python"))
-    imports, calls = body.partition("\n\n")[::2]
-    names = {
-        "nats_url": json.loads((data_dir / "stack.json").read_text())["nats"]["url"],
-        "password": (data_dir / "credentials" / "nats-metering").read_text().strip(),
-        "tenant_id": tenant_id,
-        "now": datetime.now(UTC),
-    }
-    exec(f"{imports}\n\nasync def publish():\n{textwrap.indent(calls, '    ')}", names)  # noqa: S102  # the README's own text
+    lines = [line for line in example.splitlines() if not line.startswith(("from ", "import "))]
+    imports = [line for line in example.splitlines() if line.startswith(("from ", "import "))]
+    program = [
+        *imports,
+        "import asyncio, datetime, logging, sys",
+        "logging.basicConfig()",
+        f"tenant_id, now = {tenant_id!r}, datetime.datetime.now(datetime.timezone.utc)",
+        "print = __import__('functools').partial(print, flush=True)",
+        "async def main():",
+        *(f"    {line}" for line in lines),
+        "asyncio.run(main())",
+    ]
+    (tmp_path / "example.py").write_text("\n".join(program))
 
-    asyncio.run(names["publish"]())
+    with subprocess.Popen(
+        [python, "-I", str(tmp_path / "example.py")], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        printed = next((line for line in process.stdout if line.split()[1:] == ["calls", str(before + 12)]), "")
+        process.kill()
 
-    deadline = time.monotonic() + WITHIN_S
-    while _total(stack, tenant_id, tmp_path) != before + 12 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert len(example.splitlines()) <= 16
+    assert printed, "the event of the published usage was not printed"
     assert _total(stack, tenant_id, tmp_path) == before + 12
+
+
+def test_publishing_needs_few_packages(tmp_path):
+    needed = clean_environment.requirements("paybill-client")
+
+    assert {name for name in needed if name.startswith("paybill-")} == {
+        "paybill-client",
+        "paybill-contracts",
+        "paybill-licence",
+    }
+    assert len(needed) <= 20
 
 
 def _total(stack, tenant_id, folder):

@@ -50,6 +50,7 @@ CHANGES = {
     ("events", "publish"),
     ("events", "redrive"),
     ("events", "skip"),
+    ("subscriber", "create"),
 }
 """Commands that change a running stack."""
 CLIENTS = {"asyncpg", "httpx", "nats", "pydantic"}

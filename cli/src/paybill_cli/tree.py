@@ -257,6 +257,15 @@ TREE = Branch(
                 ),
             },
         ),
+        "subscriber": Branch(
+            "Let other services read events.",
+            {
+                "create": Leaf(
+                    "paybill_cli.commands.subscribers:create",
+                    "Create an identity with which another service reads events.",
+                ),
+            },
+        ),
         "replay": Leaf(
             "paybill_cli.commands.replay:replay", "Replay the log and compare the result with the live state."
         ),

@@ -1,0 +1,163 @@
+"""`paybill subscriber create`: an identity with which another service reads events of chosen contexts."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paybill_cli.client.stack import NatsAccess, Stack
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.output import Output
+
+if TYPE_CHECKING:
+    from paybill_embedded.subscribers import Subscriber
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_APPLY_TIMEOUT_S = 10.0
+_POLL_S = 0.05
+
+
+async def create(
+    out: Output,
+    stack: Stack,
+    name: Annotated[str, typer.Argument(help="Name of the subscriber, such as crm.", metavar="NAME")],
+    contexts: Annotated[
+        str, typer.Option("--contexts", help="Contexts that it may read, with commas: billing, provisioner, tenant.")
+    ],
+    types: Annotated[
+        str,
+        typer.Option("--types", help="Of their contexts, deliver only these types, with commas; by default all."),
+    ] = "",
+    batches: Annotated[
+        bool, typer.Option("--batches", help="Also allow reading in batches, from any position in the log.")
+    ] = False,
+    new_only: Annotated[
+        bool, typer.Option("--new-only", help="Begin with the next event; by default with the first of the log.")
+    ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Credentials file to write; by default clients/NAME.json in the data directory."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the rights, and change nothing.")] = False,
+) -> None:
+    """Create an identity with which another service reads events.
+
+    Writes its credentials file, creates its durable consumer, and adds it to the embedded NATS without a restart. For
+    another NATS it prints the lines that its configuration needs. Run again to change the rights: password and
+    position stay.
+
+    Example: paybill subscriber create crm --contexts billing,tenant
+    """
+    chosen, chosen_types = _checked(name, _split(contexts), _split(types))
+    path = file or stack.data_dir / "clients" / f"{name}.json"
+    rights = {"name": name, "contexts": chosen, "types": chosen_types, "batches": batches, "file": str(path)}
+    if dry_run:
+        out.record("subscriber", rights)
+        out.info("nothing was changed")
+        return
+    from paybill_embedded.credentials import private_dir, write_private
+    from paybill_embedded.subscribers import store_subscriber
+    from paybill_stack.clients import ensure_consumer, event_filters, write_subscriber_file
+
+    from paybill_cli.client.event_log import connected, stream_info
+
+    access = stack.nats()
+    embedded = stack.nats_url is None and bool(stack.running().get("nats", {}).get("embedded"))
+    async with connected(access) as client:
+        await stream_info(client)
+        private_dir(stack.data_dir)
+        subscriber = store_subscriber(stack.data_dir, name, tuple(chosen), batches=batches)
+        filters = event_filters(chosen, chosen_types)
+        created = await ensure_consumer(client, subscriber.consumer, filters, new_only=new_only)
+    default = private_dir(stack.data_dir / "clients") / f"{name}.json"
+    write_subscriber_file(default, stack.data_dir, access.url, subscriber)
+    if file is not None:
+        write_private(file, default.read_text(encoding="utf-8"))
+    if embedded:
+        await _applied(stack.data_dir, access.url, subscriber)
+    state = "applied" if embedded else "add it to the configuration of NATS"
+    out.record("subscriber", rights | {"created": created, "rights": state})
+    if not embedded:
+        _show_configuration(out, subscriber)
+    out.info(f"next: copy {path} to the service, and write Subscriber({path.name!r}) in it; see libs/client/README.md")
+
+
+def _checked(name: str, contexts: list[str], types: list[str]) -> tuple[list[str], list[str]]:
+    """Returns sorted contexts and types. Raises CliError for wrong ones."""
+    from paybill_contracts.schemas import contexts as contexts_of
+    from paybill_contracts.schemas import published_events
+    from paybill_embedded.nats import DEFAULT_PUBLISHERS
+    from paybill_embedded.users import IDENTITIES
+
+    if not _NAME.fullmatch(name) or name in {*IDENTITIES, *DEFAULT_PUBLISHERS}:
+        raise usage(
+            f"{name!r} cannot be the name of a subscriber",
+            why="it is used by Paybill, or is not a lower-case letter with at most 31 letters, digits, - and _ behind",
+            next="choose another name",
+        )
+    events = published_events()
+    known = contexts_of(events)
+    unknown = sorted(set(contexts) - known)
+    if unknown or not contexts:
+        raise usage(
+            f"there is no context {', '.join(unknown)}" if unknown else "no context is named",
+            next=f"--contexts with some of {', '.join(sorted(known))}",
+        )
+    readable = {event.TYPE for event in events if event.OWNER in contexts}
+    wrong = sorted(set(types) - readable)
+    if wrong:
+        raise usage(
+            f"{', '.join(wrong)} is no event type of {', '.join(sorted(contexts))}", next="paybill events schema"
+        )
+    return sorted(set(contexts)), sorted(set(types))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+async def _applied(data_dir: Path, url: str, subscriber: "Subscriber") -> None:
+    """Returns once the running NATS knows the subscriber's rights; `paybill up` applies them."""
+    from paybill_embedded.credentials import password
+    from paybill_embedded.users import user_lines
+
+    from paybill_cli.client.event_log import connected
+
+    secret = password(data_dir, f"nats-{subscriber.name}")
+    entry = user_lines(subscriber.name, secret, subscriber)
+    configuration = data_dir / "nats" / "nats-server.conf"
+    try:
+        async with asyncio.timeout(_APPLY_TIMEOUT_S):
+            while not all(line in configuration.read_text(encoding="utf-8") for line in entry):  # noqa: ASYNC110  # a file
+                await asyncio.sleep(_POLL_S)
+            while True:
+                try:
+                    async with connected(NatsAccess(url, subscriber.name, secret)):
+                        return
+                except CliError:
+                    await asyncio.sleep(_POLL_S)
+    except TimeoutError as error:
+        raise CliError(
+            "not_applied",
+            f"NATS does not accept {subscriber.name} after {_APPLY_TIMEOUT_S:.0f} s",
+            why="`paybill up` applies a new subscriber to the NATS that it runs",
+            next="read the messages of `paybill up`; a restart of it applies the subscriber too",
+            exit_code=ExitCode.TIMEOUT,
+        ) from error
+
+
+def _show_configuration(out: Output, subscriber: "Subscriber") -> None:
+    """Prints the lines for a NATS that `paybill up` does not run; the password is in the credentials file."""
+    from paybill_embedded.users import user_lines
+
+    variable = f"$NATS_PASSWORD_{subscriber.name.replace('-', '_').upper()}"
+    out.info(
+        "add this user to the account PAYBILL in nats-server.conf of every node, set "
+        f"{variable.removeprefix('$')} to the password in the credentials file, and reload each server "
+        "(nats-server --signal reload); until then the login is refused:"
+    )
+    for line in user_lines(subscriber.name, variable, subscriber):
+        out.info(line)
