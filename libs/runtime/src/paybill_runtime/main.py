@@ -4,14 +4,6 @@ import argparse
 import asyncio
 import json
 import sys
-import warnings
-
-for unused in ("aiohttp", "chardet", "charset_normalizer", "httpx._main", "pydantic.v1", "sniffio"):
-    # Optional imports of libraries, without which a service is 20 MB smaller: aiohttp, another transport of nats-py and
-    # Stripe's library; tables of encodings, by which requests (for OTLP) detects encodings; the command line of httpx,
-    # with Rich and Pygments where those are installed; models of pydantic's first version, which FastAPI supports.
-    sys.modules.setdefault(unused, None)  # type: ignore[arg-type]  # None prevents the import
-warnings.filterwarnings("ignore", "Unable to find acceptable character detection")  # a warning of requests
 
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
