@@ -1,7 +1,10 @@
 """Inbox of webhooks: stores messages by group commit before they are acknowledged."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -12,6 +15,8 @@ from paybill_runtime.errors import OverloadedError, is_transaction_conflict
 
 from paybill_billing.providers.port import Delivery
 from paybill_billing.webhooks.tables import DELIVERY_COLUMNS, STORE_MESSAGES
+
+log = logging.getLogger(__name__)
 
 MAX_GROUP = 256
 MAX_WAITING = 4096
@@ -50,13 +55,18 @@ class WebhookInbox:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((message, done))
         if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write())
+            # Its log lines are about many requests, so it takes over the trace of none.
+            self._writer = asyncio.create_task(self._write(), context=Context())
         await done
 
     async def _write(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+            began = time.perf_counter()
             error = await self._insert([message for message, _ in group])
+            if error is None:
+                # One line for all: a line for each costs as much as the rest of the middleware.
+                log.info("stored %d webhooks in %.1f ms", len(group), (time.perf_counter() - began) * 1000)
             for provider in {message.provider for message, _ in group}:
                 self._on_stored(provider)
             for _, done in group:
