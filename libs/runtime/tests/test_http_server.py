@@ -12,6 +12,7 @@ from paybill_runtime.app import serving
 from paybill_runtime.http import middleware, problems, server
 from paybill_runtime.http.limits import ConcurrencyLimit
 from paybill_runtime.http.middleware import MAX_BODY_BYTES, SMALL_BODY_BYTES, RequestMiddleware
+from starlette.responses import JSONResponse
 
 HEAD = b"POST /v1/tenants HTTP/1.1\r\nHost: x\r\n"
 
@@ -202,22 +203,49 @@ async def _exchange(reader, writer, sent: bytes) -> tuple[int, dict[str, str], d
     return int(first.split()[1]), headers, json.loads(body)
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        WHOLE[:-1],
-        WHOLE + b"x",
-        WHOLE.replace(b"Host: x", b"Content-Length: 2"),
-        WHOLE.replace(b"Content-Length: 2", b"Content-Length : 2"),
-        WHOLE.replace(b"Content-Length: 2", b"Content-Length: +2"),
-        WHOLE.replace(b"Content-Length: 2", b"Content-Length: 2\r\nTransfer-Encoding: chunked"),
-        WHOLE.replace(b"POST", b"HEAD"),
-        WHOLE.replace(b"1.1", b"1.0"),
-        WHOLE.replace(b"/v1/tenants", b"/readyz"),
-        WHOLE + WHOLE,
-        b"",
-    ],
-)
-def test_ambiguous_input_is_left_to_the_parser(sent) -> None:
-    assert server._is_whole(WHOLE)
-    assert not server._is_whole(sent)
+async def test_a_connection_is_used_again_after_a_body_that_was_too_large(served) -> None:
+    large = WHOLE.replace(b"2\r\n\r\n{}", b"%d\r\n\r\n" % (3 * MAX_BODY_BYTES)) + b"x" * (3 * MAX_BODY_BYTES)
+    async with serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        refused = [await _exchange(reader, writer, large) for _ in range(2)]
+        await _close(writer)
+
+    assert [(status, body["code"]) for status, _, body in refused] == [(413, "too_large")] * 2
+
+
+async def test_a_connection_closes_after_an_early_response_to_a_body_in_chunks(served) -> None:
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    async with serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        parts = (b"%x\r\n%b\r\n" % (65_536, b"x" * 65_536) for _ in range(17))
+        status, headers, _ = await _exchange(reader, writer, head + b"".join(parts))
+        async with asyncio.timeout(5):
+            rest = await reader.read()
+        await _close(writer)
+
+    assert (status, headers["connection"], rest) == (413, "close", b"")
+
+
+async def test_a_slow_response_ends_neither_by_timeout_nor_by_eviction(served, monkeypatch) -> None:
+    monkeypatch.setattr(app, "IDLE_S", 1)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(server, "SLOW_CLIENT_S", 0.1)
+    go, inside = asyncio.Event(), asyncio.Event()
+
+    async def wait(scope, receive, send) -> None:
+        inside.set()
+        await go.wait()
+        await JSONResponse({})(scope, receive, send)
+
+    served.running.context.fast_routes["/v1/slow"] = wait
+    async with serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = asyncio.create_task(_exchange(reader, writer, WHOLE.replace(b"tenants", b"slow")))
+        await inside.wait()
+        async with _slow(port, 3, b"") as others, asyncio.timeout(5):
+            await asyncio.gather(*(other.read() for other, _ in others))
+        go.set()
+        status, _, _ = await answer
+        await _close(writer)
+
+    assert status == 200

@@ -14,7 +14,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Self
 
-import uvicorn
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import text
 
@@ -31,10 +30,10 @@ from paybill_runtime.decisions.store import Store
 from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.http import problems
 from paybill_runtime.http.auth import KeyRing
-from paybill_runtime.http.fast_route import FastRoutes
+from paybill_runtime.http.fast_route import FastRouter, FastRoutes
 from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS, ConcurrencyLimit
 from paybill_runtime.http.middleware import RequestMiddleware
-from paybill_runtime.http.server import IDLE_S, Connection, listener
+from paybill_runtime.http.server import IDLE_S, Server, listener
 from paybill_runtime.jobs.effects import JobRegistry, Timer
 from paybill_runtime.jobs.timers import Timers
 from paybill_runtime.jobs.worker import Worker
@@ -244,7 +243,7 @@ class Running:
     def fast_routes(self) -> FastRoutes:
         """Returns the endpoints that are answered without FastAPI; complete after `app`."""
         return {
-            path: RequestMiddleware(endpoint, self.request_limit, self._mismatch)
+            path: RequestMiddleware(endpoint, self.request_limit, self._mismatch, path)
             for path, endpoint in self.context.fast_routes.items()
         }
 
@@ -307,18 +306,8 @@ async def serving(running: Running) -> AsyncIterator[int]:
     settings = running.settings
     socket = listener(settings.http_host, settings.http_port)
     app = running.app()
-    config = uvicorn.Config(
-        app,
-        http=partial(Connection, limit=running.request_limit, fast_routes=running.fast_routes()),  # type: ignore[arg-type]  # a factory is enough
-        ws="none",
-        log_config=None,
-        access_log=False,
-        timeout_keep_alive=IDLE_S,
-        timeout_graceful_shutdown=5,
-        lifespan="off",
-    )
-    server = uvicorn.Server(config)
-    task = running.start("http", server._serve([socket]))  # noqa: SLF001  # `serve` would capture our signals
+    server = Server(FastRouter(running.fast_routes(), app), IDLE_S)
+    task = running.start("http", server.serve([socket]))
     try:
         yield socket.getsockname()[1]
     finally:

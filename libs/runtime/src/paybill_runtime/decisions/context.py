@@ -42,7 +42,7 @@ class ServiceContext:
     """Decides, queries and encrypts for one service. `settings` are the service's own.
 
     fast_routes: ASGI endpoints that answer a POST to their path without FastAPI (see `http.fast_route`), and raise what
-    routes raise. Each needs an ordinary route too: for requests that are not simple, and for the documentation.
+    routes raise. Each needs an ordinary route too, for the documentation.
     """
 
     def __init__(

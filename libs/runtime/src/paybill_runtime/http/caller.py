@@ -68,5 +68,6 @@ def caller(role: Role, scope: str) -> Callable[..., Any]:
 
 def origin_of(request: Request, actor: str) -> Origin:
     """Returns the origin of the facts that a request leads to: the request is its own first cause."""
-    request_id = request.scope["paybill.request_id"]
+    request_id: str = request.scope.get("paybill.request_id") or clock.new_id()
+    request.scope["paybill.request_id"] = request_id
     return Origin(request_id, request_id, actor, request.scope["paybill.traceparent"])

@@ -5,8 +5,6 @@ A request beyond the limit is refused at once: an unbounded queue would answer e
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from fastapi.responses import JSONResponse
 
@@ -40,25 +38,19 @@ class ConcurrencyLimit:
         """Refuses all further requests, because the process stops."""
         self._limit, self._reason = 0, _STOPPING
 
-    @property
-    def full(self) -> bool:
-        """True when all slots are used."""
-        return self._used >= self._limit
-
     def check(self, reserve: int = 0) -> None:
         """Raises OverloadedError when all slots, and `reserve` more, are used."""
         if self._used >= self._limit + reserve:
             raise OverloadedError(self._reason)
 
-    @contextmanager
-    def slot(self, more: int = 0) -> Iterator[None]:
-        """Uses one slot while the block runs. Raises OverloadedError."""
-        self.check(more)
+    def acquire(self, reserve: int = 0) -> None:
+        """Uses one slot until `release`. Raises OverloadedError."""
+        self.check(reserve)
         self._used += 1
-        try:
-            yield
-        finally:
-            self._used -= 1
+
+    def release(self) -> None:
+        """Frees a slot."""
+        self._used -= 1
 
     def overloaded_response(self) -> JSONResponse:
         """Returns the 503 response, and counts it: one log line for each would overload the log as well."""

@@ -26,6 +26,7 @@ _TITLES = {
     413: "Too large",
     422: "Refused",
     429: "Too many requests",
+    431: "Too large",
     500: "Internal error",
     503: "Not available now",
 }
@@ -103,14 +104,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OverloadedError)
     async def _overloaded(_: Request, error: OverloadedError) -> JSONResponse:
-        return problem(503, "overloaded", str(error))
+        return unexpected(error)
 
 
 def unexpected(error: Exception) -> JSONResponse:
-    """Returns the response to an unexpected error. It contains no internals."""
+    """Returns the response to an error that is no domain error. It contains no internals."""
     match error:
         case Problem():
             return problem(error.status, error.code, error.detail)
+        case OverloadedError():
+            return problem(503, "overloaded", str(error))
         case UnknownOutcomeError():
             return problem(
                 503,

@@ -1,18 +1,22 @@
-"""HTTP connections: bounded in number, with eviction of slow clients and early refusal under overload."""
+"""HTTP server: uvicorn with httptools, with connections that are bounded in number and closed when a client is slow."""
 
 import asyncio
-import re
 import resource
 import socket
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.http.fast_route import FastRouteRequest, FastRoutes, match_fast_route
-from paybill_runtime.http.limits import PROBES, ConcurrencyLimit
-from paybill_runtime.telemetry import child, log_context
+from paybill_runtime.http.request_head import MAX_HEAD_BYTES, check
 
 MAX_CONNECTIONS = 2000
 """A burst of new clients within a second at three times a service's capacity; they use 60 MB at most."""
@@ -25,136 +29,204 @@ SLOW_CLIENT_S = 1.0
 REFUSED_PAUSE_S = 0.25
 """Pause of reads from a connection after a 503. Clients that retried at once on a thousand connections were refused
 15,000 times a second, which left a seventh of the capacity for admitted requests."""
-_LINE = re.compile(rb"(?:POST|PUT|PATCH|DELETE|GET) (\S+) HTTP/1\.1\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,7}) *(?=\r\n)")
+MAX_INCOMPLETE_HEAD_BYTES = 2 * MAX_HEAD_BYTES
+"""A larger incomplete head ends its connection without a response; the parser has no limit."""
+MAX_UNREAD_BYTES = 512 * 1024
+"""Bytes that may arrive for a request before the application receives any more of its body. uvicorn stops reading at
+64 kB of body and one more read of 256 kB; more than that is something else, such as trailers without an end."""
+_CONNECTION = "paybill.connection"
 
 
-class Connection(H11Protocol):
-    """The connection of one client. limit: the slots of requests, of all connections.
+class Connections:
+    """The connections of one server. Each waits while its request is missing or incomplete.
 
-    When there are too many connections, one with a slow client is closed, so that silent or slow clients take nothing
-    from the others, however many there are.
+    When there are too many, the one that waits longest is closed, so that silent or slow clients take nothing from the
+    others, however many there are.
     """
 
-    def __init__(self, *args: Any, limit: ConcurrencyLimit, fast_routes: FastRoutes, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._limit = limit
-        self._fast_routes = fast_routes
-        self._responding = False
-        self._closing = False
-        self._buffered = b""
-        self.waits_since = 0.0
+    def __init__(self, idle_s: float) -> None:
+        self._idle_s = idle_s
+        self._amount = 0
+        self._waiting: OrderedDict[Connection, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
 
-    @override
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
-        # uvicorn starts this timeout only after the first response.
-        self._wait()
-        if len(self.connections) > MAX_CONNECTIONS:
-            evicted = next((other for other in self.connections if isinstance(other, Connection) and other.slow), self)
-            self.connections.discard(evicted)
+    def opened(self, connection: "Connection") -> None:
+        """Counts a new connection; closes it or a slow one when there are too many."""
+        self._amount += 1
+        self.wait(connection)
+        if self._amount > MAX_CONNECTIONS:
+            oldest, since = next(iter(self._waiting.items()))
+            evicted = oldest if asyncio.get_running_loop().time() - since > SLOW_CLIENT_S else connection
+            self.proceed(evicted)
             evicted.transport.abort()
 
-    @property
-    def _awaits_request(self) -> bool:
-        """True while the request is missing or incomplete, so that nothing is in progress for the client."""
-        cycle: RequestResponseCycle | None = self.cycle
-        return not self._responding and (cycle is None or cycle.response_complete or cycle.more_body)
+    def closed(self, connection: "Connection") -> None:
+        """Forgets a connection."""
+        self._amount -= 1
+        self.proceed(connection)
 
-    @property
-    def slow(self) -> bool:
-        """True when the client is slow to send its request."""
-        return self._awaits_request and self.loop.time() - self.waits_since > SLOW_CLIENT_S
+    def wait(self, connection: "Connection") -> None:
+        """Starts the timeout of a connection; all share one timer."""
+        loop = asyncio.get_running_loop()
+        self._waiting[connection] = loop.time()
+        self._waiting.move_to_end(connection)
+        if self._timer is None:
+            self._timer = loop.call_later(self._idle_s, self._close_idle)
+
+    def proceed(self, connection: "Connection") -> None:
+        """Ends the timeout of a connection."""
+        self._waiting.pop(connection, None)
+
+    def _close_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        while self._waiting:
+            connection, since = next(iter(self._waiting.items()))
+            left_s = since + self._idle_s - loop.time()
+            if left_s > 0:
+                self._timer = loop.call_later(left_s, self._close_idle)
+                return
+            if connection.reads_body or connection.transport.get_write_buffer_size():
+                self.wait(connection)  # the middleware limits the time of a body; a response may take long to download
+            else:
+                self.proceed(connection)
+                connection.transport.close()
+
+
+class Connection(asyncio.Protocol):
+    """The connection of one client. It passes everything on to uvicorn's protocol, and closes clients without end.
+
+    `ConnectionMiddleware` calls `begin`, `received` and `end` for each request.
+    """
+
+    def __init__(self, connections: Connections, *, app_state: dict[str, Any], **uvicorn_arguments: Any) -> None:
+        self.transport: asyncio.Transport
+        self.reads_body = False
+        self._connections = connections
+        self._protocol = HttpToolsProtocol(app_state={**app_state, _CONNECTION: self}, **uvicorn_arguments)
+        self._requests = 0
+        self._begun: Scope | None = None
+        self._unread_bytes = 0
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # the transport of TCP
+        self.transport = transport
+        self._protocol.connection_made(transport)
+        self._connections.opened(self)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.closed(self)
+        self._protocol.connection_lost(exc)
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._responding:
-            self._buffered += data
-            self.flow.pause_reading()
+        # Checked before the bytes are parsed: a head that was completed by the last ones has begun by now.
+        if self._unread_bytes > (MAX_UNREAD_BYTES if self._requests else MAX_INCOMPLETE_HEAD_BYTES):
+            self.transport.abort()
             return
-        if self._idle():
-            if self._limit.full and _is_whole(data):
-                self._refuse()
-                return
-            request = match_fast_route(data, self._fast_routes)
-            if request is not None:
-                self._begin(request)
-                return
-        # Without stopping the timeout, as uvicorn would: a head that arrives byte by byte gets no additional time.
-        self.conn.receive_data(data)
-        self.handle_events()
-
-    def _begin(self, request: FastRouteRequest) -> None:
-        """Answers a request without uvicorn, which waits for the task when it stops."""
-        self._unset_keepalive_if_required()
-        self._responding = True
-        task = self.loop.create_task(self._answer(request))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def _answer(self, request: FastRouteRequest) -> None:
-        try:
-            await request.call(self.server_state.default_headers)
-        finally:
-            # Without a response the endpoint failed, or the process stops: then the connection is closed.
-            self._responding = False
-            if request.response and not self.transport.is_closing():
-                self.transport.write(request.response)
-            if self._closing or not request.response:
-                self.transport.close()
-        if not self.transport.is_closing():
-            self._wait()
-            self.flow.resume_reading()
-            buffered, self._buffered = self._buffered, b""
-            if buffered:
-                self.data_received(buffered)
+        self._protocol.data_received(data)
+        if self._requests and not self.reads_body:
+            self.transport.pause_reading()  # the next request waits for the response to this one
+        if self._requests or self._protocol.scope is not self._begun:
+            self._unread_bytes += len(data)  # otherwise the rest of a body whose request is already answered
 
     @override
-    def shutdown(self) -> None:
-        if self._responding:
-            self._closing = True
+    def eof_received(self) -> None:
+        self._protocol.eof_received()
+
+    @override
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    @override
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def begin(self, scope: Scope) -> None:
+        """Notes that the head of a request is complete; its body may not be."""
+        self._requests += 1
+        self._begun = scope
+        self._unread_bytes = 0
+        self.reads_body = True
+
+    def received(self, *, complete: bool) -> None:
+        """Notes that the application received a part of the body."""
+        self._unread_bytes = 0
+        if complete and self.reads_body:
+            self.reads_body = False
+            self._connections.proceed(self)
+
+    def end(self, *, refused: bool) -> None:
+        """Notes that a request is answered. refused: nothing is read for REFUSED_PAUSE_S."""
+        self._requests -= 1
+        if self.transport.is_closing():
+            return
+        if refused:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(REFUSED_PAUSE_S, self.transport.resume_reading)
         else:
-            super().shutdown()
+            self.transport.resume_reading()
+        if not self._requests:
+            self.reads_body = False
+            self._unread_bytes = 0
+            self._connections.wait(self)
+
+
+class ConnectionMiddleware:
+    """Outermost ASGI middleware: keeps a connection informed of its requests, and refuses heads that are ambiguous."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
+        connection: Connection = scope["state"][_CONNECTION]
+        head = check(scope)
+        status = 0
+
+        async def receive_part() -> Message:
+            message = await receive()
+            connection.received(complete=not message.get("more_body"))
+            return message
+
+        async def send_part(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                # Without the end of a body in chunks the next head could not be bounded.
+                if head.closes or (head.chunked and connection.reads_body):
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        connection.begin(scope)
+        try:
+            await (head.refusal or self._app)(scope, receive_part, send_part)
+        finally:
+            connection.end(refused=status == HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server. It handles no signals: the process does."""
+
+    def __init__(self, app: ASGIApp, idle_s: int) -> None:
+        protocol = partial(Connection, Connections(idle_s))
+        config = uvicorn.Config(
+            ConnectionMiddleware(app),
+            http=protocol,  # type: ignore[arg-type]  # a factory is enough
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=idle_s,
+            timeout_graceful_shutdown=5,
+            lifespan="off",
+        )
+        super().__init__(config)
 
     @override
-    def on_response_complete(self) -> None:
-        self.waits_since = self.loop.time()
-        super().on_response_complete()
-
-    def _idle(self) -> bool:
-        """Returns whether no request is in progress, and the client reads its responses."""
-        cycle: RequestResponseCycle | None = self.cycle
-        between = cycle is None or (cycle.response_complete and not cycle.more_body)
-        begun = self.conn.trailing_data[0]
-        return between and not begun and not self.flow.write_paused and not self.transport.is_closing()
-
-    def _refuse(self) -> None:
-        """Refuses like the middleware, but without parsing: that costs half as much as storing a webhook."""
-        with log_context("", child(None)) as traceparent:
-            response = self._limit.overloaded_response()
-        headers = [*self.server_state.default_headers, *response.raw_headers, (b"traceparent", traceparent.encode())]
-        lines = [b"HTTP/1.1 503 Service Unavailable", *(name + b": " + value for name, value in headers)]
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body))
-        self._wait()
-        self.flow.pause_reading()
-        self.loop.call_later(REFUSED_PAUSE_S, self.flow.resume_reading)
-
-    def _wait(self) -> None:
-        self.waits_since = self.loop.time()
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-
-def _is_whole(data: bytes) -> bool:
-    """Returns whether this is exactly one request, without headers that need a parser."""
-    head, _, body = data.partition(b"\r\n\r\n")
-    line = _LINE.match(head + b"\r\n")
-    if line is None or line[1].decode("latin-1") in PROBES:
-        return False
-    fields = head.lower() + b"\r\n"
-    lengths = _LENGTH.findall(fields)
-    plain = fields.count(b"\r\ncontent-length") == len(lengths) and b"\r\ntransfer-encoding" not in fields
-    return plain and b"\r\nconnection:" not in fields and [len(body)] == ([int(n) for n in lengths] or [0])
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def listener(host: str, port: int) -> socket.socket:
