@@ -72,6 +72,7 @@ DYNAMIC_USERS = {
     "paybill_runtime.app": "imports the module with the events of the service",
     "paybill_runtime.database.alembic_runner": "finds the folder of the migrations",
     "paybill_runtime.database.migrate": "imports Alembic only if there is something to migrate",
+    "paybill_runtime.replay.__main__": "imports the tables of the services that it replays",
     "paybill_runtime.telemetry": "imports the exporters only if there is an endpoint",
 }
 """Modules that import by a name that is known at run time or later than at the start, and the reason."""
@@ -165,6 +166,7 @@ CHASSIS_OWNERS = {
     "chassis.outbox": "paybill_runtime.decisions.outbox",
     "chassis.parked": "paybill_runtime.messaging.retry_queue",
     "chassis.position": "paybill_runtime.messaging.inbox",
+    "chassis.publication": "paybill_runtime.decisions.outbox",
     "chassis.quarantine": "paybill_runtime.messaging.retry_queue",
 }
 """Tables of the runtime, and the one module that writes each. Only modules of the runtime may read them."""

@@ -84,7 +84,8 @@ async def sign_up(served, number: int) -> str:
 
 async def outbox(served, databases) -> dict[str, int | None]:
     url = str(served.running.settings.database_url)
-    rows = await databases.execute(url, "tenant", "SELECT event_id, sequence FROM chassis.outbox")
+    query = "SELECT event_id, sequence FROM chassis.outbox JOIN chassis.publication USING (position)"
+    rows = await databases.execute(url, "tenant", query)
     return {str(row["event_id"]): row["sequence"] for row in rows}
 
 

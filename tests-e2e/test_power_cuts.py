@@ -39,7 +39,8 @@ PROGRESS = 20
 RETENTIONS_S = (86_400, 172_800)
 """Alternating retentions per account: handling the first again after the second would change the state."""
 SERVERS = ("nats", "postgres")
-UNMARKED = "SELECT event_id FROM chassis.outbox WHERE sequence IS NULL"
+PUBLICATIONS = "chassis.outbox JOIN chassis.publication USING (position)"
+UNMARKED = f"SELECT event_id FROM {PUBLICATIONS} WHERE sequence IS NULL"
 
 
 class Deployment:
@@ -117,7 +118,7 @@ class Deployment:
     async def _progress(self) -> list[int]:
         (row,) = await self._rows(
             "SELECT (SELECT count(*) FROM chassis.inbox) AS handled, "
-            "(SELECT count(*) FROM chassis.outbox WHERE sequence IS NOT NULL) AS confirmed"
+            "(SELECT count(*) FROM chassis.publication WHERE sequence IS NOT NULL) AS confirmed"
         )
         return [len(self.accepted), len(self.published), *row.values()]
 
@@ -163,7 +164,7 @@ class Deployment:
     async def _losses(self, accepted: dict[str, str], published: dict[str, int]) -> list[str]:
         """Returns acknowledged data that is missing. PostgreSQL is read first, since it refers to the stream."""
         tenants = {row["id"] for row in await self._rows("SELECT id FROM tenants")}
-        confirmed = await self._sequences("SELECT event_id, sequence FROM chassis.outbox WHERE sequence IS NOT NULL")
+        confirmed = await self._sequences(f"SELECT event_id, sequence FROM {PUBLICATIONS} WHERE sequence IS NOT NULL")
         unmarked = await self._unmarked()
         handled = await self._sequences("SELECT event_id, sequence FROM chassis.inbox")
         (read,) = await self._rows("SELECT coalesce(max(sequence), 0) AS upto FROM chassis.position")

@@ -120,9 +120,9 @@ def _fact(message: Any) -> StreamFact:
 
 
 _ROWS = """
-SELECT position, event_id::text, headers::jsonb->>'ce-type', coalesce(tenant, ''), aggregate, revision,
-       headers::jsonb->>'pb-cause', sequence
-FROM chassis.outbox ORDER BY position
+SELECT position, event_id::text, split_part(subject, '.', 4) || '.' || split_part(subject, '.', 5),
+       coalesce(tenant, ''), aggregate, revision, headers::jsonb->>1, sequence
+FROM chassis.outbox JOIN chassis.publication USING (position) ORDER BY position
 """
 _POSITIONS = "SELECT partition, sequence, coalesce(message::text, '') FROM chassis.position WHERE stream = 'EVENTS'"
 

@@ -15,10 +15,11 @@ from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_contracts.tenant import HoldOrigin, TenantReactivated
 from paybill_runtime.decisions.aggregates import Stored
-from paybill_runtime.replay.alignment import Alignment
-from paybill_runtime.replay.histories import Histories
+from paybill_runtime.decisions.outbox_headers import compact
+from paybill_runtime.replay.alignment import Alignment, Deviations
+from paybill_runtime.replay.folding import Folded, Folding
 from paybill_runtime.replay.outbox_rows import OutboxRow
-from paybill_runtime.replay.report import Report
+from paybill_runtime.replay.report import Faults, Report
 from paybill_tenant.app import service
 
 REVISIONS = 4
@@ -40,9 +41,16 @@ UNKNOWN = _fact(2 * REVISIONS)
 
 def _row(number: int, sequence: int | None) -> OutboxRow:
     fact = FACTS[number]
-    headers = orjson.dumps(headers_of(fact)).decode()
     return OutboxRow(
-        fact.id, fact.aggregate, fact.revision, subject_of(fact.event), sequence, headers, encode(fact.event)
+        fact.id,
+        fact.aggregate,
+        fact.revision,
+        fact.event.tenant,
+        subject_of(fact.event),
+        fact.time,
+        sequence,
+        compact(headers_of(fact)),
+        encode(fact.event),
     )
 
 
@@ -80,7 +88,7 @@ class _Outbox:
     async def unconfirmed(self):
         for row in self._rows.values():
             if row.sequence is None:
-                yield row
+                yield row.id
 
 
 def _stored() -> Stored:
@@ -99,10 +107,15 @@ class Findings:
     states: dict[str, tuple[int, int]]
 
 
+def _folded(rows: Sequence[OutboxRow], deviations: Deviations, faults: Faults) -> list[Folded]:
+    folding = Folding([_stored()], deviations, faults)
+    ordered = sorted(rows, key=lambda row: (row.aggregate, row.revision))
+    return [*folding.add(ordered), *folding.finish()]
+
+
 def _aligned(rows: Sequence[OutboxRow], messages: Sequence[Msg], cuts: set[int]) -> Findings:
-    report = Report("tenant")
-    histories = Histories([_stored()], report)
-    alignment = Alignment(_Outbox(rows), histories, report)
+    report = Report(service="tenant")
+    alignment = Alignment(_Outbox(rows), report)
 
     async def read() -> None:
         part: list[Msg] = []
@@ -112,13 +125,13 @@ def _aligned(rows: Sequence[OutboxRow], messages: Sequence[Msg], cuts: set[int])
                 await alignment.add(part)
                 part = []
         await alignment.finish()
-        histories.finish()
 
     asyncio.run(read())
-    states = {}
-    for name in list(histories.remaining()):
-        revision, state = histories.pop(name)
-        states[name] = (revision, int(state))
+    states = {
+        folded.name: (folded.revision, int(folded.state))
+        for folded in _folded(rows, alignment.deviations, report)
+        if folded.state is not None
+    }
     faults = sorted((fault.kind, fault.where) for fault in report.faults)
     return Findings(report.facts, report.duplicates, report.after_snapshot, faults, states)
 
@@ -182,18 +195,15 @@ def test_reading_the_log_in_parts_finds_the_same_faults_as_reading_it_whole(log,
 
 
 def test_a_state_after_a_gap_is_folded_from_the_facts_present_and_the_gap_is_reported() -> None:
-    report = Report("tenant")
-    histories = Histories([_stored()], report)
-    for number in (0, 4, 6):
-        histories.add(FACTS[number].aggregate, FACTS[number])
+    faults = Faults()
 
-    histories.finish()
+    [folded] = _folded([_row(number, number + 1) for number in (0, 4, 6)], Deviations(), faults)
 
-    assert [(fault.kind, fault.message) for fault in report.faults] == [("gap", "revisions 2 are missing")]
-    assert histories.pop(FACTS[0].aggregate) == (REVISIONS, "3")
+    assert [(fault.kind, fault.message) for fault in faults.faults] == [("gap", "revisions 2 are missing")]
+    assert (folded.revision, folded.state) == (REVISIONS, "3")
 
 
-@pytest.mark.parametrize("headers", ["", "[]", "{}", '{"ce-id": 7}', "null"])
+@pytest.mark.parametrize("headers", ["", "[]", "{}", '{"ce-id": 7}', "null", '["a", "b", "c"]'])
 def test_a_row_without_headers_matches_no_message(headers: str) -> None:
     row = _row(0, 1)._replace(headers=headers)
 
@@ -207,6 +217,15 @@ def test_spaces_and_line_breaks_that_headers_lose_in_transit_make_no_difference(
 
     assert decided.matches(row.subject, message | {"pb-cause": "two lines"}, row.payload)
     assert not decided.matches(row.subject, message | {"pb-cause": "twolines"}, row.payload)
+
+
+def test_headers_of_a_row_are_those_of_its_fact_whether_stored_whole_or_not() -> None:
+    headers = headers_of(FACTS[0])
+    row = _row(0, 1)
+
+    assert list(row.parse_headers().items()) == sorted(headers.items())
+    assert row._replace(headers=orjson.dumps(headers).decode()).parse_headers() == headers
+    assert len(row.headers) < len(orjson.dumps(headers)) / 3
 
 
 @pytest.mark.parametrize("part", ["subject", "payload"])

@@ -65,13 +65,13 @@ async def test_facts_published_but_not_confirmed_are_found_in_the_stream_and_not
     await until(lambda: _drained(served))
     url = str(served.running.settings.database_url)
     served.running.relay._sure = False
-    await databases.execute(url, "tenant", "UPDATE chassis.outbox SET sequence = NULL")
+    await databases.execute(url, "tenant", "UPDATE chassis.publication SET sequence = NULL")
     served.running.relay.wake()
 
     await until(lambda: _drained(served))
 
     assert len(await log.facts("tenant.tenant_requested")) == 1
-    rows = await databases.execute(url, "tenant", "SELECT sequence FROM chassis.outbox ORDER BY position")
+    rows = await databases.execute(url, "tenant", "SELECT sequence FROM chassis.publication ORDER BY position")
     assert [row["sequence"] for row in rows] == [
         fact.sequence for fact in await log.facts() if fact.event.OWNER == "tenant"
     ]

@@ -1,18 +1,23 @@
 """Relay from the outbox to the stream: every fact once and in order, also after crashes."""
 
 import asyncio
-import json
 from functools import partial
 
 import pytest
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.decisions.group_commit import Decision
+from paybill_runtime.decisions.outbox_headers import FactColumns, complete
 from paybill_runtime.messaging import relay
 from paybill_runtime.messaging.streams import EVENTS, configurations, connect
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from paybill_tenant.tables import SIGNUP_OPTIONS
+
+ROWS = (
+    "SELECT sequence, payload, headers, event_id::text, aggregate, revision, tenant, subject, recorded_at "
+    "FROM chassis.outbox JOIN chassis.publication USING (position) ORDER BY position"
+)
 
 
 async def _waiting(served) -> int:
@@ -31,7 +36,7 @@ async def _trouble(served, status: str = "degraded") -> str:
 
 async def _outbox(served, databases):
     url = str(served.running.settings.database_url)
-    return await databases.execute(url, "tenant", "SELECT * FROM chassis.outbox ORDER BY position")
+    return await databases.execute(url, "tenant", ROWS)
 
 
 @pytest.fixture
@@ -64,7 +69,8 @@ async def test_facts_already_in_the_stream_are_not_stored_twice_and_the_others_a
     rows = [row for row in await _outbox(served, databases) if row["sequence"] is None]
     client = await connect(nats.url, "tenant", nats.password("tenant"))
     for row in rows[1::3]:
-        await client.jetstream().publish(row["subject"], row["payload"], headers=json.loads(row["headers"]))
+        headers = complete(row["headers"], FactColumns._make(tuple(row)[3:]))
+        await client.jetstream().publish(row["subject"], row["payload"], headers=headers)
     await client.close()
     served.running.relay._sure = True  # as if it had checked before
 
@@ -91,7 +97,8 @@ async def test_facts_of_one_aggregate_sent_together_stay_in_order(
     rows = [row for row in await _outbox(served, databases) if row["sequence"] is None]
     client = await connect(nats.url, "tenant", nats.password("tenant"))
     for row in rows[:taken]:
-        await client.jetstream().publish(row["subject"], row["payload"], headers=json.loads(row["headers"]))
+        headers = complete(row["headers"], FactColumns._make(tuple(row)[3:]))
+        await client.jetstream().publish(row["subject"], row["payload"], headers=headers)
         await publish(*offerings)
     await client.close()
     served.running.relay._sure = True  # as if it had checked before
@@ -190,6 +197,7 @@ async def test_a_database_restored_from_an_older_copy_is_detected_before_anythin
     await _pause_relay(served)
     url = str(served.running.settings.database_url)
     await databases.execute(url, "tenant", "DELETE FROM chassis.outbox WHERE position = 4")
+    await databases.execute(url, "tenant", "DELETE FROM chassis.publication WHERE position = 4")
     await sign_up(served, "later")
 
     await _resume_relay(served)

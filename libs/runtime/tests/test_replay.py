@@ -61,7 +61,7 @@ async def test_facts_that_are_not_yet_published_count_too(filled, nats, sign_up)
 async def test_facts_published_but_not_confirmed_count_once(filled, databases) -> None:
     filled.running._tasks["relay"].cancel()
     url = str(filled.running.settings.database_url)
-    await databases.execute(url, "tenant", "UPDATE chassis.outbox SET sequence = NULL WHERE position > 3")
+    await databases.execute(url, "tenant", "UPDATE chassis.publication SET sequence = NULL WHERE position > 3")
 
     report = await _verify(filled)
 
@@ -87,7 +87,8 @@ async def test_an_unreadable_fact_in_the_outbox_is_reported(filled, databases, s
     filled.running._tasks["relay"].cancel()
     await sign_up(filled, "late")
     url = str(filled.running.settings.database_url)
-    await databases.execute(url, "tenant", "UPDATE chassis.outbox SET payload = '{}' WHERE sequence IS NULL")
+    unpublished = "position IN (SELECT position FROM chassis.publication WHERE sequence IS NULL)"
+    await databases.execute(url, "tenant", f"UPDATE chassis.outbox SET payload = '{{}}' WHERE {unpublished}")
 
     report = await _verify(filled)
 
@@ -126,7 +127,7 @@ async def test_an_unreadable_fact_in_the_outbox_is_reported(filled, databases, s
             "altered_fact",
             "differs from the outbox",
         ),
-        ("UPDATE chassis.outbox SET revision = revision + 7", "altered_fact", "its row has"),
+        ("UPDATE chassis.outbox SET revision = revision + 7", "altered_fact", "differs from the outbox"),
         ("UPDATE tenants SET state = '[]' WHERE slug = 'acme'", "different_state", "not an object"),
     ],
 )

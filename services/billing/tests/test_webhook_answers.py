@@ -107,7 +107,7 @@ async def test_webhooks_are_processed_without_nats_and_events_are_published_late
     await asyncio.to_thread(nats.stop)
     await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
     await testbed.subscription(TENANT, "ended")
-    waiting = await testbed.sql("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
+    waiting = await testbed.sql("SELECT count(*) FROM chassis.publication WHERE sequence IS NULL")
     await asyncio.to_thread(nats.start)
 
     (ended,) = await testbed.log.facts("billing.subscription_ended", timeout_s=20)

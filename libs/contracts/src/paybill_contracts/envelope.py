@@ -106,7 +106,7 @@ def _attributes(event: Event, id_: str, source: str, time: datetime, traceparent
         "ce-id": id_,
         "ce-type": event.TYPE,
         "ce-source": f"paybill/{source}",
-        "ce-time": _time_text(time),
+        "ce-time": time_text(time),
         "ce-subject": event.aggregate_id,
         "ce-dataschema": f"paybill:{event.TYPE}:v{event.VERSION}",
         "traceparent": traceparent,
@@ -123,8 +123,8 @@ def _actor(text: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def _time_text(time: datetime) -> str:
-    """Formats a time. Events of one transaction share it, so the cache saves most calls."""
+def time_text(time: datetime) -> str:
+    """Returns the form of `ce-time`. Events of one transaction share it, so the cache saves most calls."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 

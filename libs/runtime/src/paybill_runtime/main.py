@@ -2,18 +2,13 @@
 
 import argparse
 import asyncio
-import json
 import sys
-
-from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
-from pydantic import ValidationError
 
 from paybill_runtime.app import Service, serve
 from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
-from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason
-from paybill_runtime.replay.verify import LogUnavailableError, replay
+from paybill_runtime.replay.command import exit_code, print_reports
+from paybill_runtime.replay.process import Target
 from paybill_runtime.settings import read_secret
 
 
@@ -28,39 +23,22 @@ def run(service: Service) -> None:
         "--rebuild", action="store_true", help="write the tables again from the log (stop the service first)"
     )
     arguments = parser.parse_args()
-    try:
-        code = asyncio.run(_run(service, arguments))
-    except (ConfigurationError, ValidationError) as error:
-        sys.stderr.write(f"configuration: {_short(error)}\n")
-        code = 2
-    except DatabaseUnavailableError:
-        sys.stderr.write("the database does not answer; check PAYBILL_DATABASE_URL and that PostgreSQL runs\n")
-        code = 10
-    except (LogUnavailableError, NatsError, JetStreamError, OSError, TimeoutError) as error:
-        sys.stderr.write(f"NATS does not answer ({reason(error)}); check PAYBILL_NATS_URL and that NATS runs\n")
-        code = 10
-    sys.exit(code)
+    sys.exit(exit_code(lambda: _run(service, arguments)))
 
 
-def _short(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"PAYBILL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-    return str(error)
+def _run(service: Service, arguments: argparse.Namespace) -> int:
+    if arguments.command == "replay":
+        target = Target(service.name, service.states, service.settings())
+        return print_reports([target], rebuild=arguments.rebuild)
+    return asyncio.run(_migrate(service) if arguments.command == "migrate" else serve(service))
 
 
-async def _run(service: Service, arguments: argparse.Namespace) -> int:
-    if arguments.command in (None, "serve"):
-        return await serve(service)
+async def _migrate(service: Service) -> int:
     settings = service.settings()
-    database = Database(
-        settings.database_url, read_secret(settings.database_password_file), f"{service.name}-{arguments.command}"
-    )
+    password = read_secret(settings.database_password_file)
+    database = Database(settings.database_url, password, f"{service.name}-migrate")
     try:
-        if arguments.command == "migrate":
-            await migrate(database, service.name)
-            return 0
-        report = await replay(service, settings, database, rebuild=arguments.rebuild)
-        sys.stdout.write(json.dumps(report.as_dict()) + "\n")
-        return 0 if report.equal else 9
+        await migrate(database, service.name)
+        return 0
     finally:
         await database.close()

@@ -44,6 +44,15 @@ async def migrate(database: Database, service: str) -> None:
         raise RuntimeError(f"the tables of {service} cannot be migrated: {message}")
 
 
+async def require_newest(database: Database, service: str) -> None:
+    """Raises ConfigurationError when the database does not have the newest revision, and DatabaseUnavailableError."""
+    async with database.transaction() as connection:
+        if not await connection.run_sync(_is_newest, _packages(service)):
+            raise ConfigurationError(
+                f"the database of {service} is of another version; run: python -m paybill_{service} migrate"
+            )
+
+
 async def _upgrade(url: str, service: str) -> None:
     database = Database(url, "", "migrating")
     try:

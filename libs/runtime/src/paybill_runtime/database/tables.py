@@ -51,12 +51,19 @@ outbox = Table(
     _text("headers"),
     Column("payload", LargeBinary, nullable=False),
     _time("recorded_at"),
-    Column("sequence", BigInteger),
     UniqueConstraint("aggregate", "revision"),
 )
-"""Facts as they were decided. `sequence`: in the stream; NULL until the broker confirmed the publication."""
-Index("outbox_waiting_idx", outbox.c.position, postgresql_where=outbox.c.sequence.is_(None))
-Index("outbox_sequence_idx", outbox.c.sequence)
+"""Facts as they were decided; rows never change. `headers`: those that the other columns do not determine."""
+
+publication = Table(
+    "publication",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger),
+)
+"""A row for each fact in the outbox. `sequence`: in the stream; NULL until the broker confirmed the publication."""
+Index("publication_waiting_idx", publication.c.position, postgresql_where=publication.c.sequence.is_(None))
+Index("publication_sequence_idx", publication.c.sequence, postgresql_where=publication.c.sequence.is_not(None))
 
 inbox = Table(
     "inbox", metadata, Column("event_id", Uuid, primary_key=True), Column("sequence", BigInteger, nullable=False)

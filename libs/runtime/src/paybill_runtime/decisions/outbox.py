@@ -5,33 +5,41 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import orjson
 from paybill_contracts.envelope import MAX_PAYLOAD_BYTES, Fact, headers_of, subject_of
-from paybill_contracts.event import canonical, encode, partition_of
+from paybill_contracts.event import encode, partition_of
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime.database.pool import Connection, fetch_rows
 from paybill_runtime.database.statement import Statement
+from paybill_runtime.decisions.outbox_headers import FactColumns, compact, complete
 from paybill_runtime.errors import FactTooLargeError
 
 EffectNames = Callable[[Fact], Iterable[str]]
 """Returns the names of the effects that a fact requires."""
 
-COUNT_UNPUBLISHED = text("SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL")
+COUNT_UNPUBLISHED = text("SELECT count(*) FROM chassis.publication WHERE sequence IS NULL")
 
 # A data key is committed with the first fact that needs it: one query sees both, and most batches need no new key.
+# Positions are an array, so that no statistics of another hour make PostgreSQL read all rows before the first of them.
 _UNPUBLISHED = (
-    "SELECT position, coalesce(tenant, aggregate) AS queue, subject, headers, payload, "
-    "EXISTS (SELECT FROM chassis.data_key WHERE NOT copied) AS keys_pending FROM chassis.outbox "
-    "WHERE sequence IS NULL ORDER BY position LIMIT $1"
+    "SELECT EXISTS (SELECT FROM chassis.data_key WHERE NOT copied) AS keys_pending, position, payload, headers, "
+    "event_id::text, aggregate, revision, tenant, subject, recorded_at "
+    "FROM chassis.outbox WHERE position = ANY(ARRAY(SELECT position FROM chassis.publication WHERE sequence IS NULL "
+    "ORDER BY position LIMIT $1)) ORDER BY position"
 )
 _RECENT = text(
-    "SELECT min(sequence) FROM (SELECT sequence FROM chassis.outbox WHERE sequence IS NOT NULL "
+    "SELECT min(sequence) FROM (SELECT sequence FROM chassis.publication WHERE sequence IS NOT NULL "
     "ORDER BY sequence DESC LIMIT :count) AS recent"
 )
-_LAST = text("SELECT event_id, sequence FROM chassis.outbox WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1")
-_BY_ID = text("SELECT position, event_id, sequence FROM chassis.outbox WHERE event_id = ANY(:ids)")
+_LAST = text(
+    "SELECT event_id, sequence FROM chassis.publication JOIN chassis.outbox USING (position) "
+    "WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1"
+)
+_BY_ID = text(
+    "SELECT position, event_id, sequence FROM chassis.outbox JOIN chassis.publication USING (position) "
+    "WHERE event_id = ANY(:ids)"
+)
 
 
 class UnpublishedFact(NamedTuple):
@@ -62,11 +70,14 @@ def append(statement: Statement, facts: Sequence[Fact]) -> None:
         revision=("bigint", [fact.revision for fact in facts]),
         tenant=("text", [fact.event.tenant for fact in facts]),
         subject=("text", [subject_of(fact.event) for fact in facts]),
-        headers=("text", [canonical(headers_of(fact)).decode() for fact in facts]),
+        headers=("text", [compact(headers_of(fact)) for fact in facts]),
         payload=("bytea", payloads),
         recorded_at=("timestamptz", [fact.time for fact in facts]),
     )
-    statement.add(f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place")  # noqa: S608
+    added = statement.add(
+        f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place RETURNING position"  # noqa: S608
+    )
+    statement.add(f"INSERT INTO chassis.publication (position) SELECT position FROM {added}")  # noqa: S608
 
 
 def add_effects(statement: Statement, facts: Sequence[Fact], effect_names: EffectNames, now: datetime) -> None:
@@ -96,11 +107,12 @@ def change_effect(event_id: UUID, work: str, columns: Mapping[str, Any], stateme
 async def read_unpublished(connection: Connection, limit: int) -> tuple[list[UnpublishedFact], bool]:
     """Returns the oldest unpublished facts, and whether data keys have to be published first."""
     rows = await fetch_rows(connection, _UNPUBLISHED, limit)
-    facts = [
-        UnpublishedFact(position, queue, subject, orjson.loads(headers), payload)
-        for position, queue, subject, headers, payload, _ in rows
-    ]
-    return facts, bool(rows) and rows[0][5]
+    facts = []
+    for _, position, payload, headers, *values in rows:
+        columns = FactColumns._make(values)
+        queue = columns.tenant or columns.aggregate
+        facts.append(UnpublishedFact(position, queue, columns.subject, complete(headers, columns), payload))
+    return facts, bool(rows) and rows[0][0]
 
 
 def mark_published(statement: Statement, sequences: Sequence[tuple[int, int]]) -> None:
@@ -108,7 +120,7 @@ def mark_published(statement: Statement, sequences: Sequence[tuple[int, int]]) -
     positions, confirmed = zip(*sequences, strict=True)
     rows = statement.columns(position=("bigint", positions), sequence=("bigint", confirmed))
     statement.add(
-        f"UPDATE chassis.outbox AS o SET sequence = n.sequence FROM {rows} WHERE o.position = n.position"  # noqa: S608
+        f"UPDATE chassis.publication AS p SET sequence = n.sequence FROM {rows} WHERE p.position = n.position"  # noqa: S608
     )
 
 

@@ -21,6 +21,7 @@ from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.decisions.outbox import change_effect
+from paybill_runtime.decisions.outbox_headers import FactColumns, complete
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
 from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused, RetryAfter
@@ -35,7 +36,8 @@ POLL_S = 0.5
 # An effect is due when no earlier one of its tenant is pending. A lease that another process took over claims nothing.
 # No tenant is returned twice, and effects are read in order, so that the length of the queue costs nothing.
 _DUE = (
-    "SELECT e.event_id, e.work, e.tenant, e.partition, e.attempts, l.epoch, o.subject, o.headers, o.payload "
+    "SELECT e.event_id, e.work, e.tenant, e.partition, e.attempts, l.epoch, o.headers, o.payload, "
+    "o.event_id::text, o.aggregate, o.revision, o.tenant, o.subject, o.recorded_at "
     "FROM chassis.effect AS e JOIN chassis.outbox AS o USING (event_id) "
     "JOIN unnest($1::text[], $2::bigint[]) AS l (name, epoch) ON l.name = 'partition-' || e.partition "
     "WHERE e.state = 'pending' AND e.next_at <= $3 AND NOT e.tenant = ANY($4::text[]) "
@@ -55,9 +57,9 @@ class _Due(NamedTuple):
     partition: int
     attempts: int
     epoch: int
-    subject: str
     headers: str
     payload: bytes
+    columns: FactColumns
 
 
 class Worker:
@@ -119,7 +121,8 @@ class Worker:
                 _DUE, list(held), list(held.values()), clock.now(), list(self._running), slots + len(self._served)
             )
         # Tenants that were not served recently come first: a tenant with many effects does not delay the others.
-        rows = sorted(map(_Due._make, found), key=lambda row: row.tenant in self._served)[:slots]
+        due = [_Due._make((*row[:8], FactColumns._make(row[8:]))) for row in map(tuple, found)]
+        rows = sorted(due, key=lambda row: row.tenant in self._served)[:slots]
         for row in rows:
             self._served.append(row.tenant)
             task = asyncio.create_task(self._one(row))
@@ -140,7 +143,7 @@ class Worker:
 
     async def _attempt(self, row: _Due) -> None:
         try:
-            fact = read_fact(row.subject, json.loads(row.headers), row.payload)
+            fact = read_fact(row.columns.subject, complete(row.headers, row.columns), row.payload)
             effect = self._jobs.effects[fact.event.TYPE]
         except (DomainError, KeyError) as error:
             # A newer version required it, or the function was removed by mistake: it waits, and operators see it.

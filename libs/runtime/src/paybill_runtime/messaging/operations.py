@@ -17,9 +17,9 @@ from paybill_runtime.messaging.retry_queue import RetryQueue
 Text500 = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 _COUNTS = text(
-    "SELECT (SELECT count(*) FROM chassis.outbox WHERE sequence IS NULL) AS outbox_waiting, "
-    "(SELECT coalesce(extract(epoch FROM now() - min(recorded_at)), 0) FROM chassis.outbox WHERE sequence IS NULL) "
-    "AS outbox_age_s, "
+    "SELECT (SELECT count(*) FROM chassis.publication WHERE sequence IS NULL) AS outbox_waiting, "
+    "coalesce((SELECT extract(epoch FROM now() - recorded_at) FROM chassis.publication JOIN chassis.outbox "
+    "USING (position) WHERE sequence IS NULL ORDER BY position LIMIT 1), 0) AS outbox_age_s, "
     "(SELECT count(*) FROM chassis.parked) AS parked, (SELECT count(*) FROM chassis.parked WHERE dead) AS dead, "
     "(SELECT count(*) FROM chassis.quarantine) AS quarantined, "
     "(SELECT count(*) FROM chassis.effect WHERE state = 'pending') AS effects_pending, "

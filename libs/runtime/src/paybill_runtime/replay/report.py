@@ -17,8 +17,27 @@ class Fault:
 
 
 @dataclass(slots=True)
-class Report:
-    """The result of a replay. faults: the first thousand; fault_count: all."""
+class Faults:
+    """Differences. faults: the first thousand; fault_count: all."""
+
+    fault_count: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, kind: str, where: str, message: str) -> None:
+        """Adds a fault."""
+        self.fault_count += 1
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(Fault(kind, where, message))
+
+    def include(self, others: "Faults") -> None:
+        """Adds the faults of another part of the replay."""
+        self.fault_count += others.fault_count
+        self.faults += others.faults[: MAX_FAULTS - len(self.faults)]
+
+
+@dataclass(slots=True, kw_only=True)
+class Report(Faults):
+    """The result of a replay."""
 
     service: str
     facts: int = 0
@@ -27,19 +46,11 @@ class Report:
     after_snapshot: int = 0
     aggregates: int = 0
     rebuilt: bool = False
-    fault_count: int = 0
-    faults: list[Fault] = field(default_factory=list)
 
     @property
     def equal(self) -> bool:
         """True when every table is exactly the fold of the log."""
         return self.fault_count == 0
-
-    def add(self, kind: str, where: str, message: str) -> None:
-        """Adds a fault."""
-        self.fault_count += 1
-        if len(self.faults) < MAX_FAULTS:
-            self.faults.append(Fault(kind, where, message))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report for JSON, with at most 100 faults."""

@@ -1,19 +1,21 @@
 """Replay: folds the log through a service's own rules, and compares the result with its tables or rebuilds them.
 
-The log, the outbox and the tables are each read once, in parts, so that a log of any length fits in memory: only the
-state of each aggregate is kept. The database is read in one snapshot, which keeps PostgreSQL from vacuuming meanwhile.
+Two readers work at the same time, on one snapshot of the database: one reads the log and compares each message with the
+outbox; the other folds the outbox, sorted by aggregate and revision, and compares each state with its row. Where the
+log has exactly the outbox's content, both fold the same facts; the aggregates of the rest are folded again. Each reader
+keeps a page, so that memory grows neither with the log nor with the number of aggregates.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from itertools import islice
-from typing import Any, Protocol
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
 
-import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
-from paybill_contracts.event import canonical
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,14 +24,15 @@ from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.errors import ConfigurationError, reason
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer
 from paybill_runtime.messaging.streams import EVENTS, connect
-from paybill_runtime.replay.alignment import Alignment
-from paybill_runtime.replay.histories import Histories
-from paybill_runtime.replay.outbox_rows import OutboxSnapshot
-from paybill_runtime.replay.report import Report
-from paybill_runtime.settings import ServiceSettings, read_secret
+from paybill_runtime.replay.alignment import Alignment, Deviations
+from paybill_runtime.replay.comparison import Comparison, compare, corrected, fold
+from paybill_runtime.replay.folding import Folded, Folding
+from paybill_runtime.replay.outbox_rows import NEWEST_POSITION, OutboxSnapshot
+from paybill_runtime.replay.report import Faults, Report
+from paybill_runtime.settings import read_secret
 
 PART = 1000
-"""Messages, and rows of a table, that are in memory at a time."""
+"""Messages that are in memory at a time."""
 ANSWER_TIMEOUT_S = 10.0
 
 _OWNERS = text(
@@ -37,7 +40,6 @@ _OWNERS = text(
     "EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name = lease.owner)"
 )
 _LOCK = text("SELECT name FROM chassis.lease ORDER BY name FOR UPDATE")
-_NEWEST = text("SELECT coalesce(max(position), 0) FROM chassis.outbox")
 
 
 class LogUnavailableError(Exception):
@@ -56,31 +58,89 @@ class Replayed(Protocol):
         """The kinds of aggregates of the service."""
 
 
-async def replay(service: Replayed, settings: ServiceSettings, database: Database, *, rebuild: bool = False) -> Report:
+class LogAccess(Protocol):
+    """Access to the log; `ServiceSettings` has it."""
+
+    @property
+    def nats_url(self) -> str:
+        """The address of NATS."""
+
+    @property
+    def nats_user(self) -> str:
+        """The user, who may read the stream."""
+
+    @property
+    def nats_password_file(self) -> Path | None:
+        """The file with the password."""
+
+
+CompareSnapshot = Callable[[str, int], Awaitable[Comparison | None]]
+"""Compares the tables with the outbox, in the snapshot with this id and with this newest position, in another process.
+
+Returns None when that process cannot, or when it is not worth its start."""
+
+
+async def replay(
+    service: Replayed,
+    access: LogAccess,
+    database: Database,
+    *,
+    rebuild: bool = False,
+    other_process: CompareSnapshot | None = None,
+) -> Report:
     """Verifies the tables of `service` against the log; with `rebuild`, writes them again from it.
 
     The service may run during a verification; for a rebuild it must be stopped (ConfigurationError). Raises
     LogUnavailableError when the stream does not answer.
     """
-    report = Report(service.name)
-    histories = Histories(service.states, report)
-    client = await connect(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file), wait_s=5)
+    report = Report(service=service.name)
+    client = await connect(access.nats_url, access.nats_user, read_secret(access.nats_password_file), wait_s=5)
     try:
         async with database.snapshot() as connection:
             outbox = await OutboxSnapshot(connection).open()
-            alignment = Alignment(outbox, histories, report)
-            async for messages in _log(client, service.name):
-                await alignment.add(messages)
-            await alignment.finish()
-            histories.finish()
-            if not (rebuild and report.equal):
-                await _compare(connection, service.states, histories, report)
-                return report
+            alignment = Alignment(outbox, report)
+            async with _comparing(service.states, database, outbox, other_process) as comparing:
+                async for messages in _log(client, service.name):
+                    await alignment.add(messages)
+                await alignment.finish()
+                first = await comparing
+            comparison = await corrected(connection, service.states, alignment.deviations, first)
     finally:
         await client.close()
-    await _rebuild(database, service.states, histories, outbox.newest_position)
+    report.facts -= comparison.unreadable
+    report.aggregates = comparison.aggregates
+    report.include(comparison.faults)
+    if not (rebuild and report.equal):
+        report.include(comparison.differences)
+        return report
+    await _rebuild(database, service.states, outbox.newest_position)
     report.rebuilt = True
     return report
+
+
+async def compare_snapshot(states: Sequence[AnyStored], database: Database, snapshot: str) -> Comparison:
+    """Compares the tables with the outbox in a snapshot that another transaction opened."""
+    async with database.snapshot() as connection:
+        await connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+        return await compare(connection, states, Deviations())
+
+
+@asynccontextmanager
+async def _comparing(
+    states: Sequence[AnyStored], database: Database, outbox: OutboxSnapshot, other_process: CompareSnapshot | None
+) -> AsyncIterator["asyncio.Task[Comparison]"]:
+    """Compares the tables with the outbox during the block, if possible in another process."""
+
+    async def work() -> Comparison:
+        found = await other_process(outbox.id, outbox.newest_position) if other_process is not None else None
+        return found if found is not None else await compare_snapshot(states, database, outbox.id)
+
+    task = asyncio.create_task(work())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _log(client: Client, service: str) -> AsyncIterator[Sequence[Msg]]:
@@ -100,66 +160,38 @@ async def _log(client: Client, service: str) -> AsyncIterator[Sequence[Msg]]:
         raise LogUnavailableError(reason(error)) from error
 
 
-async def _compare(
-    connection: AsyncConnection, states: Sequence[AnyStored], histories: Histories, report: Report
-) -> None:
-    for stored in states:
-        query = text(f"SELECT id, revision, state::text FROM {stored.table.name} ORDER BY id")  # noqa: S608  # our code
-        rows = await connection.stream(query, execution_options={"yield_per": PART})
-        async for id_, revision, state in rows:
-            name = f"{stored.kind}/{id_}"
-            stored_state = revision, canonical(orjson.loads(state)).decode()
-            folded = histories.pop(name)
-            if folded is None:
-                report.add("unexpected_row", name, "the table has a row without facts in the log")
-            elif stored_state != folded:
-                report.add("different_state", name, _difference(stored_state, folded))
-    for name in sorted(histories.remaining()):
-        report.add("missing_row", name, "the log has facts of it, but the table has no row")
-
-
-def _difference(table: tuple[int, str], folded: tuple[int, str]) -> str:
-    """Returns the names of the fields that differ; values may be sealed or long."""
-    if table[0] != folded[0]:
-        return f"the table is at revision {table[0]}, the log at {folded[0]}"
-    live, expected = orjson.loads(table[1]), orjson.loads(folded[1])
-    if not isinstance(live, dict):
-        return "the state in the table is not an object"
-    names = sorted(name for name in live.keys() | expected.keys() if live.get(name) != expected.get(name))
-    return f"the field{'s' if len(names) > 1 else ''} {', '.join(names)} differ from the log"
-
-
-async def _rebuild(database: Database, states: Sequence[AnyStored], histories: Histories, newest_position: int) -> None:
+async def _rebuild(database: Database, states: Sequence[AnyStored], newest_position: int) -> None:
     """Writes all states again in one transaction, while no process owns a lease."""
     async with database.transaction() as connection:
         await connection.execute(_LOCK)
         owners = (await connection.execute(_OWNERS)).scalars().all()
         if owners:
             raise ConfigurationError(f"{', '.join(owners)} still runs; stop it, then rebuild again")
-        if (await connection.execute(_NEWEST)).scalar_one() != newest_position:
+        if (await connection.execute(NEWEST_POSITION)).scalar_one() != newest_position:
             raise ConfigurationError("a fact was decided after the log was read; rebuild again")
         for stored in states:
-            table = stored.table.name
-            await connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608  # a name in our code
-            names = iter(sorted(name for name in histories.remaining() if name.startswith(f"{stored.kind}/")))
-            while part := list(islice(names, PART)):
-                await connection.execute(_insert(table), _columns(part, histories))
+            await connection.execute(text(f"DELETE FROM {stored.table.name}"))  # noqa: S608  # a name in our code
+        faults = Faults()
+        async for page in fold(connection, Folding(states, Deviations(), faults)):
+            await _insert(connection, states, page)
+        if faults.fault_count:
+            fault = faults.faults[0]
+            raise ConfigurationError(f"{fault.where} cannot be rebuilt ({fault.message}); nothing was rebuilt")
 
 
-def _insert(table: str) -> TextClause:
+async def _insert(connection: AsyncConnection, states: Sequence[AnyStored], page: Sequence[Folded]) -> None:
+    for stored in states:
+        rows = [(folded.id, folded.revision, folded.state) for folded in page if folded.stored is stored]
+        if rows:
+            ids, revisions, documents = map(list, zip(*rows, strict=True))
+            await connection.execute(
+                _insertion(stored.table.name), {"ids": ids, "revisions": revisions, "states": documents}
+            )
+
+
+def _insertion(table: str) -> TextClause:
     return text(
         f"INSERT INTO {table} (id, revision, state) "  # noqa: S608  # as above
         "SELECT n.id, n.revision, n.state::jsonb FROM unnest(CAST(:ids AS text[]), "
         "CAST(:revisions AS bigint[]), CAST(:states AS text[])) AS n (id, revision, state)"
     )
-
-
-def _columns(names: Sequence[str], histories: Histories) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {"ids": [], "revisions": [], "states": []}
-    for name in names:
-        folded = histories.pop(name)
-        if folded is None:
-            raise ConfigurationError(f"the state of {name} cannot be stored; nothing was rebuilt")
-        for column, value in zip(columns.values(), (name.partition("/")[2], *folded), strict=True):
-            column.append(value)
-    return columns
