@@ -29,3 +29,18 @@ def test_a_service_prevents_no_import() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTABLE], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "unused"),
+    [
+        ("paybill_runtime.messaging.streams", ("sqlalchemy", "asyncpg", "pydantic_settings")),
+        ("paybill_runtime.replay.__main__", ("fastapi", "uvicorn", "opentelemetry.exporter")),
+    ],
+)
+def test_a_command_does_not_import_what_only_a_service_needs(module: str, unused: tuple[str, ...]) -> None:
+    program = f"import {module}, sys; sys.stdout.write(' '.join(name for name in {unused} if name in sys.modules))"
+
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout == ""

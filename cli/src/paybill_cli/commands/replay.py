@@ -1,4 +1,4 @@
-"""`paybill replay`: each service folds the log through its own rules and compares the result with its tables."""
+"""`paybill replay`: folds the log through the rules of each service and compares the result with its tables."""
 
 import json
 import subprocess
@@ -70,7 +70,7 @@ def replay(
         servers = _servers(layout, Stack(data_dir=data_dir), progress.update, rebuild=rebuild)
         addresses = block.enter_context(servers)
         progress.update(f"folding the log: {', '.join(names)}")
-        reports = _reports(names, layout, addresses, rebuild=rebuild)
+        reports = _reports(names, addresses, rebuild=rebuild)
     _show(out, reports)
 
 
@@ -104,38 +104,25 @@ def _verdict(report: dict[str, Any]) -> str:
     return "rebuilt" if report["rebuilt"] else "equal"
 
 
-def _reports(names: list[str], layout: "Layout", addresses: "Addresses", *, rebuild: bool) -> list[dict[str, Any]]:
-    """Runs `replay` of all services concurrently, as processes; returns their reports."""
-    from paybill_stack.environment import service_command, service_environment
+def _reports(names: list[str], addresses: "Addresses", *, rebuild: bool) -> list[dict[str, Any]]:
+    """Replays all services in one process; returns their reports."""
+    from paybill_stack.environment import inherited_environment, replay_command, replay_input
 
-    arguments = ("replay", "--rebuild") if rebuild else ("replay",)
-    children = {
-        name: subprocess.Popen(
-            service_command(name, *arguments),
-            env=service_environment(name, layout, addresses),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in names
-    }
-    try:
-        return [_report(name, child) for name, child in children.items()]
-    finally:
-        for child in children.values():
-            child.kill()
-            child.wait()
-
-
-def _report(name: str, child: subprocess.Popen[str]) -> dict[str, Any]:
-    output, errors = child.communicate()
+    child = subprocess.run(
+        replay_command(names, rebuild=rebuild),
+        input=replay_input(names, addresses),
+        env=inherited_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    reports: list[dict[str, Any]] = [json.loads(line) for line in child.stdout.splitlines()]
     if child.returncode in {ExitCode.OK, ExitCode.VERIFICATION_FAILED}:
-        report: dict[str, Any] = json.loads(output.splitlines()[-1])
-        return report
-    last = [line for line in errors.splitlines() if line.strip()][-1:]
+        return reports
+    last = [line for line in child.stderr.splitlines() if line.strip()][-1:]
     raise CliError(
         "replay_failed",
-        f"{name} could not be replayed",
+        f"{names[len(reports)]} could not be replayed",
         why=last[0] if last else f"exit status {child.returncode}",
         next="paybill doctor",
         exit_code=ExitCode.UNREACHABLE if child.returncode == ExitCode.UNREACHABLE else ExitCode.FAILED,

@@ -1,8 +1,9 @@
 """Command lines and environments of our processes; secrets stay in files, and only their paths are passed."""
 
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,28 @@ def inherited_environment() -> dict[str, str]:
 def service_command(name: str, *arguments: str) -> list[str]:
     """Returns the command that runs a service with this interpreter; -P ignores modules in the current folder."""
     return [sys.executable, "-P", "-m", f"paybill_{name}", *arguments]
+
+
+def replay_command(names: Sequence[str], *, rebuild: bool = False) -> list[str]:
+    """Returns the command that replays several services in one process; its input is `replay_input`."""
+    return [sys.executable, "-P", "-m", "paybill_runtime.replay", *names, *(["--rebuild"] if rebuild else [])]
+
+
+def replay_input(names: Iterable[str], addresses: Addresses) -> str:
+    """Returns the access of these services to their databases and the log, as JSON."""
+    databases, bus = addresses.databases, addresses.bus
+    return json.dumps(
+        {
+            name: {
+                "database_url": databases.url(name),
+                "database_password_file": str(databases.password_file(name)),
+                "nats_url": bus.url,
+                "nats_user": name,
+                "nats_password_file": str(bus.password_file(name)),
+            }
+            for name in names
+        }
+    )
 
 
 def service_environment(name: str, layout: Layout, addresses: Addresses) -> dict[str, str]:

@@ -22,6 +22,8 @@ from paybill_stack.clients import write_client_files
 from paybill_stack.environment import (
     Addresses,
     inherited_environment,
+    replay_command,
+    replay_input,
     service_command,
     service_environment,
     stripe_fake_command,
@@ -155,14 +157,14 @@ class Supervisor:
             Part(name, self.addresses.url(name), each.pid, each.log) for name, each in self._processes.items()
         ]
 
-    async def run(self, service: str, *arguments: str) -> tuple[int, str, str]:
-        """Runs a sub-command of a service while the service runs; returns exit status, stdout and stderr."""
-        command = service_command(service, *arguments)
-        environment = service_environment(service, self.layout, self.addresses)
+    async def replay(self) -> tuple[int, str, str]:
+        """Replays all services in one process while they run; returns exit status, stdout and stderr."""
         pipe = asyncio.subprocess.PIPE
-        child = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=environment)
+        child = await asyncio.create_subprocess_exec(
+            *replay_command(SERVICES), stdin=pipe, stdout=pipe, stderr=pipe, env=inherited_environment()
+        )
         try:
-            output, errors = await child.communicate()
+            output, errors = await child.communicate(replay_input(SERVICES, self.addresses).encode())
         except asyncio.CancelledError:
             child.kill()
             await child.wait()

@@ -10,7 +10,6 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import NotFoundError
 
 from paybill_runtime.messaging.nats_patches import tolerate_malformed_messages
-from paybill_runtime.settings import read_secret
 
 EVENTS = "EVENTS"
 INTAKE = "INTAKE"
@@ -109,7 +108,7 @@ async def _main() -> None:
     client = await connect(
         os.environ.get("PAYBILL_NATS_URL", "nats://127.0.0.1:4222"),
         os.environ.get("PAYBILL_NATS_USER", "steward"),
-        read_secret(Path(os.environ["PAYBILL_NATS_PASSWORD_FILE"])),
+        Path(os.environ["PAYBILL_NATS_PASSWORD_FILE"]).read_text(encoding="utf-8").strip(),
     )
     await ensure(client, int(os.environ.get("PAYBILL_NATS_REPLICAS", "1")))
     await client.close()
