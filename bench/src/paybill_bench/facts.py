@@ -11,7 +11,8 @@ from paybill_contracts.personal import Personal
 from paybill_contracts.values import Count, Key, SubscriptionId, TenantId, Timestamp
 
 TENANTS = 100
-_NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+"""Time of all facts."""
 
 
 class _Metered(Event):
@@ -53,26 +54,31 @@ def tenant(number: int, tenants: int = TENANTS) -> str:
     return f"ten_{uuid.uuid5(uuid.NAMESPACE_OID, str(number % tenants)).hex}"
 
 
+def metered(number: int, tenant_id: str) -> HopMetered:
+    """Returns event `number`, which concerns this tenant."""
+    return HopMetered(
+        tenant_id=tenant_id,
+        subscription_id=f"sub_{tenant_id[4:]}",
+        plan="pro",
+        meter="api_calls",
+        quantity=number % 97,
+        unit_price_minor=12,
+        currency="EUR",
+        region="eu-1",
+        period_start=NOW,
+        period_end=NOW + timedelta(hours=1),
+        reported_by="metering",
+        contact=Personal[str](key=f"billing/{tenant_id}", sealed="Q" * 88),
+    )
+
+
 def messages(count: int, first: int = 0, tenants: int = TENANTS) -> Iterator[Message]:
     """Yields facts of `tenants` tenants in turn."""
     for number in range(first, first + count):
         id_ = tenant(number, tenants)
-        event = HopMetered(
-            tenant_id=id_,
-            subscription_id=f"sub_{id_[4:]}",
-            plan="pro",
-            meter="api_calls",
-            quantity=number % 97,
-            unit_price_minor=12,
-            currency="EUR",
-            region="eu-1",
-            period_start=_NOW,
-            period_end=_NOW + timedelta(hours=1),
-            reported_by="metering",
-            contact=Personal[str](key=f"billing/{id_}", sealed="Q" * 88),
-        )
+        event = metered(number, id_)
         cause = str(uuid.uuid4())
         trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
         revision = 1 + number // tenants
-        fact = Fact(event, str(uuid.uuid4()), _NOW, revision, Origin(cause, cause, "service:billing", trace))
+        fact = Fact(event, str(uuid.uuid4()), NOW, revision, Origin(cause, cause, "service:billing", trace))
         yield Message(subject_of(event), headers_of(fact), encode(event))

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "webhooks": "webhooks that are durable when acknowledged, against a bare handler on uvicorn with httptools",
     "entitlements": "a check of a tenant's entitlements, in process",
     "replay": "a whole log verified, against only reading and validating it",
+    "storage": "bytes of a fact in the stream, the outbox and an inbox",
     "memory": "memory of the tenant service and billing after many facts",
     "start": "`paybill up` until it is ready",
 }
