@@ -151,6 +151,7 @@ data_key = Table(
     Column("copied", Boolean, nullable=False, server_default=text("false")),
 )
 """Data keys of personal data, encrypted for this service. `copied`: recipients have copies in the key bucket."""
+Index("data_key_uncopied_idx", data_key.c.tenant, postgresql_where=~data_key.c.copied)
 
 idempotency = Table(
     "idempotency",

@@ -1,4 +1,4 @@
-"""Moves the sequences of facts to a narrow table, so that a publication no longer writes the whole fact again."""
+"""Moves the sequences of facts to a narrow table, so that a publication does not write the fact again; indexes keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -36,10 +36,15 @@ def upgrade() -> None:
     op.drop_index("outbox_waiting_idx", table_name="outbox", schema="chassis")
     op.drop_index("outbox_sequence_idx", table_name="outbox", schema="chassis")
     op.drop_column("outbox", "sequence", schema="chassis")
+    # The relay asks before each batch whether a key is not copied: without an index it would read those of all tenants.
+    op.create_index(
+        "data_key_uncopied_idx", "data_key", ["tenant"], schema="chassis", postgresql_where=sa.text("NOT copied")
+    )
 
 
 def downgrade() -> None:
     """Reverts this revision. Only for an outbox without facts: earlier versions need all headers in their column."""
+    op.drop_index("data_key_uncopied_idx", table_name="data_key", schema="chassis")
     op.add_column("outbox", sa.Column("sequence", sa.BigInteger(), nullable=True), schema="chassis")
     op.execute(
         "UPDATE chassis.outbox AS o SET sequence = p.sequence FROM chassis.publication AS p "
