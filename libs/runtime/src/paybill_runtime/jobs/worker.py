@@ -1,7 +1,6 @@
 """Worker that runs effects: at least once, under a fenced lease, never inside a transaction."""
 
 import asyncio
-import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
@@ -134,16 +133,17 @@ class Worker:
         self._wake.set()
 
     async def _one(self, row: _Due) -> None:
-        with log_context(row.tenant, json.loads(row.headers).get("traceparent", "")):
+        headers = complete(row.headers, row.columns)
+        with log_context(row.tenant, headers.get("traceparent", "")):
             try:
-                await self._attempt(row)
+                await self._attempt(row, headers)
             except (DatabaseUnavailableError, LeaseLostError) as error:
                 log.warning("the effect %s of %s is interrupted: %s", row.work, row.event_id, error)
                 await asyncio.sleep(POLL_S)
 
-    async def _attempt(self, row: _Due) -> None:
+    async def _attempt(self, row: _Due, headers: Mapping[str, str]) -> None:
         try:
-            fact = read_fact(row.columns.subject, complete(row.headers, row.columns), row.payload)
+            fact = read_fact(row.columns.subject, headers, row.payload)
             effect = self._jobs.effects[fact.event.TYPE]
         except (DomainError, KeyError) as error:
             # A newer version required it, or the function was removed by mistake: it waits, and operators see it.
