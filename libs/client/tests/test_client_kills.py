@@ -4,6 +4,7 @@ CONTRIBUTING.md describes the long form.
 """
 
 import asyncio
+import faulthandler
 import os
 import sys
 import time
@@ -39,6 +40,8 @@ async def test_a_killed_subscriber_loses_no_event_and_handles_none_twice(
     publishing = asyncio.create_task(_publish(nats, cancelled))
     url = postgres.url("postgres", "postgres")
     began = time.monotonic()
+    # Progress is watched below; the limit of pytest would end a long form.
+    faulthandler.cancel_dump_traceback_later()
 
     for kill in range(1, KILLS + 1):
         async with _process(form, str(credentials), url, schema, password=postgres.password("postgres")):
