@@ -6,6 +6,7 @@ from paybill_client.batches import Batch
 from paybill_client.credentials import Credentials
 from paybill_client.errors import (
     ClientError,
+    ConnectionLostError,
     CredentialsError,
     NatsUnreachableError,
     NotSubscribedError,
@@ -24,6 +25,7 @@ from paybill_client.subscriber import Subscriber
 __all__ = [
     "Batch",
     "ClientError",
+    "ConnectionLostError",
     "Credentials",
     "CredentialsError",
     "DeadLetter",

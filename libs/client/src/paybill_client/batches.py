@@ -14,7 +14,7 @@ from paybill_contracts.schemas import published_events
 
 from paybill_client.connection import EVENTS, PAUSE_S, DeniedError, ErrorMonitor, connection
 from paybill_client.credentials import Credentials
-from paybill_client.errors import SubscribeDeniedError, UnreadableEventError
+from paybill_client.errors import ConnectionLostError, SubscribeDeniedError, UnreadableEventError
 from paybill_client.ordered_consumer import OrderedConsumer
 from paybill_client.retries import OnDeadLetter, dead_letter, fact_of
 
@@ -61,7 +61,8 @@ async def _fetch(consumer: OrderedConsumer, monitor: ErrorMonitor) -> Sequence[M
     try:
         return await monitor.unless_denied(consumer.fetch(FETCH_S))
     except ConnectionClosedError as error:
-        raise DeniedError(str(error)) from error
+        monitor.check()
+        raise ConnectionLostError("the connection to NATS was closed", "start the program again") from error
     except (NatsError, OSError, TimeoutError) as error:
         log.warning("reading from NATS pauses: %s", str(error) or type(error).__name__)
         await asyncio.sleep(PAUSE_S)

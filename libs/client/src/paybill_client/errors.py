@@ -48,6 +48,12 @@ class SubscribeDeniedError(ClientError):
     code = "subscribe_denied"
 
 
+class ConnectionLostError(ClientError):
+    """The connection to NATS was closed for good, after an error that the NATS client does not retry."""
+
+    code = "connection_lost"
+
+
 class NotSubscribedError(ClientError):
     """The durable consumer does not exist, has another configuration, or does not receive a handled type."""
 

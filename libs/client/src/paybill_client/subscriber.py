@@ -8,8 +8,8 @@ async def activated(event: SubscriptionActivated, fact: Fact) -> None: ...
 await subscriber.run()
 
 FastStream declares the subscription, calls the handler, acknowledges, and opens spans. It is fed by `process_message`
-and not by `start`: FastStream's own loop would never end, and block the process, once the login is revoked, and would
-ask without a pause for a consumer that does not exist.
+and not by `start`: FastStream's own loop retries a revoked login without end, asks without a pause for a consumer that
+does not exist, and blocks the process once nats-py has closed the connection.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from paybill_contracts.event import Event, latest_event
 from paybill_client.batches import Batch, read_batches
 from paybill_client.connection import EVENTS, PAUSE_S, DeniedError, ErrorMonitor, client_options, close, connection
 from paybill_client.credentials import Credentials, read_credentials
-from paybill_client.errors import CredentialsError, NotSubscribedError, SubscribeDeniedError
+from paybill_client.errors import ConnectionLostError, CredentialsError, NotSubscribedError, SubscribeDeniedError
 from paybill_client.once import Handler
 from paybill_client.retries import OnDeadLetter, Retries, fact_of
 from paybill_client.tracing import telemetry_middlewares
@@ -102,8 +102,9 @@ class Subscriber:
     async def run(self) -> None:
         """Handles events until `stop` or cancellation. An outage of NATS is waited for, also at the start.
 
-        Raises SubscribeDeniedError when the credentials are refused or revoked, and NotSubscribedError when the durable
-        consumer is missing or does not receive a type that has a handler.
+        Raises SubscribeDeniedError when the credentials are refused or revoked, NotSubscribedError when the durable
+        consumer is missing or does not receive a type that has a handler, and ConnectionLostError when nats-py has
+        closed the connection.
         """
         try:
             # FastStream leaves a connection open whose login is refused, so the first one is not its own.
@@ -226,7 +227,9 @@ class Subscriber:
             return None
         except ConnectionClosedError as error:
             self._monitor.check()
-            raise self._denied() from error
+            raise ConnectionLostError(
+                f"the connection to NATS was closed: {client.last_error or 'no error'}", "start the program again"
+            ) from error
         except TimeoutError:
             self._monitor.check()
             return None
