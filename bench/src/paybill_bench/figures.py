@@ -14,13 +14,15 @@ Progress = Callable[[str], None]
 
 BENCHMARKS = {
     "pipeline": "one full hop, against FastStream with SQLModel, a bare reference, and DBOS",
-    "tenants": "the hop with 10,000 tenants, against itself with 100",
+    "processes": "the hop in two processes, against one",
+    "tenants": "the hop with 1,000,000 tenants, against itself with 100",
     "saga": "a webhook until its tenant is active, against DBOS and a bare process that do the same work",
     "webhooks": "webhooks that are durable when acknowledged, against a bare handler on uvicorn with httptools",
     "entitlements": "a check of a tenant's entitlements, in process",
     "replay": "a whole log verified, against only reading and validating it",
     "storage": "bytes of a fact in the stream, the outbox and an inbox",
-    "memory": "memory of the tenant service and billing after many facts",
+    "memory": "memory of a whole stack after many facts, and its growth",
+    "idle": "processor time and commits of a stack without tenants",
     "start": "`paybill up` until it is ready",
 }
 """Each is a module of this package with an async `measure(progress)`."""

@@ -1,28 +1,32 @@
-"""`bench memory`: memory of the tenant service and billing after many facts, as processes of a real stack.
+"""`bench memory`: memory of a whole stack after many facts, and its growth.
 
-Their tables were created at their first start, and spans and metrics go to an OTLP endpoint that discards them.
+The tables were created at the first start, and spans and metrics go to an OTLP endpoint that discards them. Memory is
+the proportional set size: pages that processes share are divided among them, so that a sum counts each page once.
 """
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 import httpx
 from nats.aio.client import Client
 from paybill_runtime.messaging.streams import EVENTS, connect
+from paybill_stack.layout import SERVICES
 
+from paybill_bench.deadlines import StallDetector
 from paybill_bench.figures import Figure, Progress
+from paybill_bench.process_statistics import ENDED, process_tree, program, pss_mb
 from paybill_bench.servers import BenchmarkError
 from paybill_bench.stack import RunningStack, up
 
-FACTS = (10_000, 30_000)
-SERVICES = ("tenant", "billing")
+FACTS = (10_000, 60_000)
+"""Facts in the log at each measurement. Fewer between them would make the growth smaller than the noise."""
 CALLERS = 8
-_MB = 1_000_000
-_TIMEOUT_S = 180.0
+_REST_S = 2.0
+_PER = 100_000
 
 
 async def measure(progress: Progress) -> Sequence[Figure]:
@@ -32,14 +36,33 @@ async def measure(progress: Progress) -> Sequence[Figure]:
             # The start of the stack blocks, and the endpoint runs in this loop: hence another thread.
             measured = await asyncio.to_thread(_run, Path(folder, "data"), endpoint, progress)
     small, large = measured
+    growth = (_of_services(large) - _of_services(small)) / (FACTS[1] - FACTS[0]) * _PER
     return [
-        *(Figure(f"memory.{name}_mb", small[name][0], "MB resident", most=120) for name in SERVICES),
-        *(Figure(f"memory.{name}_own_mb", small[name][1], "MB, shared pages divided") for name in SERVICES),
-        *(Figure(f"memory.{name}_growth_mb", large[name][0] - small[name][0], "MB") for name in SERVICES),
+        Figure("memory.stack_pss_mb", sum(small.values()), "MB"),
+        Figure("memory.growth_mb_per_100k_facts", growth, "MB", most=3),
+        Figure("memory.services_pss_mb", _of_services(small), "MB"),
+        *(Figure(f"memory.{name}_pss_mb", small[name], "MB") for name in SERVICES),
     ]
 
 
-MemoryUse = dict[str, tuple[float, float]]
+MemoryUse = Mapping[str, float]
+"""MB by part of the stack."""
+
+
+def _of_services(use: MemoryUse) -> float:
+    return sum(use[name] for name in SERVICES)
+
+
+def memory_use(stack: RunningStack) -> MemoryUse:
+    """Returns the memory of each part of a running stack: of services by name, of other processes by program."""
+    names = {stack.parts["services"][name]["pid"]: name for name in SERVICES}
+    names |= {stack.parts["pid"]: "supervisor", stack.parts["stripe_fake"]["pid"]: "stripe-fake"}
+    use: dict[str, float] = {}
+    for pid in process_tree(stack.parts["pid"]):
+        with suppress(*ENDED):  # a session of PostgreSQL that has just ended
+            name = names.get(pid) or program(pid)
+            use[name] = use.get(name, 0.0) + pss_mb(pid)
+    return use
 
 
 def _run(data: Path, endpoint: str, progress: Progress) -> list[MemoryUse]:
@@ -60,9 +83,10 @@ async def _measure_growth(stack: RunningStack, progress: Progress) -> list[Memor
     ) as client:
         for amount in FACTS:
             await _sign_up(client, log, numbers, amount)
-            await asyncio.sleep(2)
-            measured.append({name: _resident(stack.parts["services"][name]["pid"]) for name in SERVICES})
-            progress(f"{amount:,} facts: " + ", ".join(f"{name} {measured[-1][name][0]:.0f} MB" for name in SERVICES))
+            await asyncio.sleep(_REST_S)
+            measured.append(memory_use(stack))
+            parts = ", ".join(f"{name} {each:.0f} MB" for name, each in measured[-1].items())
+            progress(f"{amount:,} facts: {parts}")
     await log.close()
     return measured
 
@@ -88,21 +112,15 @@ async def _sign_up(client: httpx.AsyncClient, log: Client, numbers: "count[int]"
             elif response.is_error:
                 raise BenchmarkError(f"a tenant was refused: {response.text[:300]}")
 
-    async with asyncio.timeout(_TIMEOUT_S), asyncio.TaskGroup() as tasks:
+    progress = StallDetector()
+    async with asyncio.TaskGroup() as tasks:
         for _ in range(CALLERS):
             tasks.create_task(call())
-        while (await log.jetstream().stream_info(EVENTS)).state.last_seq < amount:  # noqa: ASYNC110  # the condition is in a log
+        while (last := (await log.jetstream().stream_info(EVENTS)).state.last_seq) < amount:
+            if progress.stalled(last):
+                raise BenchmarkError(f"the log has {last:,} facts and grows no more")
             await asyncio.sleep(0.1)
         enough.set()
-
-
-def _resident(pid: int) -> tuple[float, float]:
-    """Returns resident and proportional set size in MB."""
-    rows = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
-    )
-    resident, proportional = (int(rows[name].split()[0]) * 1024 / _MB for name in ("Rss", "Pss"))
-    return resident, proportional
 
 
 @asynccontextmanager
