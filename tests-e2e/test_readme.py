@@ -43,6 +43,8 @@ def stack(tmp_path_factory):
         key = next(
             line.partition("=")[2].strip() for line in process.stdout if line.startswith("export PAYBILL_API_KEY=")
         )
+        # The key is printed when it is made, the table of all parts when they are ready.
+        assert any(line.startswith("name\t") for line in process.stdout)
         yield {"PAYBILL_API_KEY": key, "PAYBILL_DATA_DIR": str(data_dir)}
     finally:
         process.terminate()
