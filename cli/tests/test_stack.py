@@ -255,13 +255,15 @@ def _services():
 
 
 @contextmanager
-def slowed(pause_s, run_s):
-    """Stops the services for `pause_s`, lets them run for `run_s`, and so on until the end of the block."""
+def slowed(pause_s, run_s, for_s=60):
+    """Stops the services for `pause_s`, lets them run for `run_s`, and so on for `for_s` or until the block ends."""
     ended = threading.Event()
 
     def slow():
-        while not ended.wait(run_s):
+        pauses = 0
+        while not ended.wait(run_s) and pauses * (pause_s + run_s) < for_s:
             stopped = _services()
+            pauses += bool(stopped)
             _send(stopped, signal.SIGSTOP)
             ended.wait(pause_s)
             _send(stopped, signal.SIGCONT)
@@ -283,7 +285,7 @@ def _send(pids, number):
 
 async def test_a_start_that_takes_longer_than_the_limit_is_awaited_while_it_makes_progress(tmp_path):
     keys, messages = [], []
-    with slowed(pause_s=0.12, run_s=0.03):
+    with slowed(pause_s=0.12, run_s=0.03, for_s=8):
         async with Supervisor(Options(tmp_path, stall_s=5), messages.append, keys.append) as stack:
             startup_s, new_key = stack.startup_s, stack.new_key
 
