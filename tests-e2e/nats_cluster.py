@@ -52,7 +52,7 @@ class NatsCluster:
     """Three nodes below `folder`; has the addresses and passwords of an embedded `NatsServer`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._ports = [free_port() for _ in range(REPLICAS)]
         self.url = f"nats://127.0.0.1:{self._ports[0]}"
         self._passwords = {user: secrets.token_hex(16) for user in (*IDENTITIES, *DEFAULT_PUBLISHERS)}
@@ -66,7 +66,7 @@ class NatsCluster:
 
     def password_file(self, user: str) -> Path:
         """Returns the file with the password of a user."""
-        return self._folder / f"nats-{user}"
+        return self.folder / f"nats-{user}"
 
     @contextmanager
     def running(self) -> Iterator["NatsCluster"]:
@@ -79,12 +79,12 @@ class NatsCluster:
             node: render_conf(
                 self._passwords,
                 listen=f"127.0.0.1:{port}",
-                store_dir=str(self._folder / node),
+                store_dir=str(self.folder / node),
                 server_name=node,
                 monitor=f"127.0.0.1:{health[node]}",
                 cluster=Cluster("paybill", f"127.0.0.1:{route}", addresses, "route", "together"),
             ).replace("    users: [\n", f"    users: [\n{observer}")
             for node, port, route in zip(health, self._ports, routes, strict=True)
         }
-        with running_nodes(self._folder, configurations, health):
+        with running_nodes(self.folder, configurations, health):
             yield self

@@ -14,6 +14,9 @@ from paybill_contracts.tenant import OfferingNoted
 from paybill_runtime.decisions.group_commit import Decision
 from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS, connect, ensure
 from paybill_runtime.testing import until
+from paybill_stack.layout import Layout
+from paybill_stack.ports import POSTGRES
+from paybill_stack.servers import ExternalServers, Servers
 from paybill_tenant.app import service
 from paybill_tenant.tables import SIGNUP_OPTIONS
 
@@ -115,6 +118,14 @@ def _stopped_by_last_id(client: Client) -> bool:
     version = client.connected_server_version
     first, last = STOPPED_BY_LAST_ID
     return first <= (version.major, version.minor, version.patch) <= last
+
+
+async def test_a_stack_that_uses_a_cluster_keeps_the_replicas_of_its_streams(nats, connected) -> None:
+    jetstream = (await connected("steward")).jetstream()
+
+    await Servers(ExternalServers(nats.url, nats.folder), Layout(nats.folder), {POSTGRES: 1}).prepare_streams()
+
+    assert {(await jetstream.stream_info(stream)).config.num_replicas for stream in PUBLISHED} == {REPLICAS}
 
 
 async def test_the_relay_publishes_small_sets_to_a_cluster_as_atomic_batches(

@@ -61,15 +61,20 @@ def configurations(replicas: int) -> list[StreamConfig]:
     ]
 
 
-async def ensure(client: Client, replicas: int = 1) -> None:
-    """Creates missing streams and updates the configuration of the others. Idempotent."""
+async def ensure(client: Client, replicas: int | None = None) -> None:
+    """Creates missing streams and updates the configuration of the others. Idempotent.
+
+    replicas: of every stream. None: existing streams keep theirs, and new ones get one.
+    """
     jetstream = client.jetstream()
-    for configuration in configurations(replicas):
+    for configuration in configurations(replicas or 1):
         try:
-            await jetstream.stream_info(configuration.name or "")
+            existing = await jetstream.stream_info(configuration.name or "")
         except NotFoundError:
             await jetstream.add_stream(configuration)
         else:
+            if replicas is None:
+                configuration.num_replicas = existing.config.num_replicas
             await jetstream.update_stream(configuration)
 
 
