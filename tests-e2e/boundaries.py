@@ -158,8 +158,8 @@ def _is_pure(module: str, name: str) -> bool:
 
 CHASSIS_OWNERS = {
     "chassis.data_key": "paybill_runtime.security.data_keys",
-    "chassis.effect": "paybill_runtime.decisions.outbox",
     "chassis.idempotency": "paybill_runtime.decisions.context",
+    "chassis.job": "paybill_runtime.decisions.job_rows",
     "chassis.inbox": "paybill_runtime.messaging.inbox",
     "chassis.lease": "paybill_runtime.database.leases",
     "chassis.member": "paybill_runtime.database.leases",

@@ -47,11 +47,11 @@ VIOLATIONS = {
     ),
     "a provider's implementation in a job": (
         "implementations",
-        {f"{BILLING}/webhooks/jobs/worker.py": "from paybill_billing.providers.stripe import provider"},
+        {f"{BILLING}/webhooks/jobs/sync.py": "from paybill_billing.providers.stripe import provider"},
     ),
     "the registry of providers in a job": (
         "registry",
-        {f"{BILLING}/webhooks/jobs/worker.py": "from paybill_billing.providers import registry"},
+        {f"{BILLING}/webhooks/jobs/sync.py": "from paybill_billing.providers import registry"},
     ),
     "one provider in another": (
         "contexts",
@@ -92,7 +92,7 @@ VIOLATIONS = {
     ),
     "a write of another context's table": (
         "sql",
-        {f"{BILLING}/subscriptions/jobs/accounts.py": "STATEMENT = 'UPDATE webhook_targets SET tries = 0'"},
+        {f"{BILLING}/subscriptions/jobs/accounts.py": "STATEMENT = 'UPDATE webhooks SET target = NULL'"},
     ),
     "a query of another context's table": (
         "sql",
@@ -104,7 +104,7 @@ VIOLATIONS = {
     ),
     "a write of a table of the runtime in another module": (
         "sql",
-        {f"{RUNTIME}/jobs/worker.py": "STATEMENT = 'delete from chassis.effect'"},
+        {f"{RUNTIME}/jobs/worker.py": "STATEMENT = 'delete from chassis.job'"},
     ),
     "a query of the outbox in a service": (
         "sql",

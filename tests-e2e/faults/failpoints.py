@@ -10,6 +10,8 @@ from typing import Any
 from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.group_commit import GroupCommit
 from paybill_runtime.decisions.store import Store
+from paybill_runtime.jobs.effect_runner import EffectRunner
+from paybill_runtime.jobs.queue import JobQueue
 from paybill_runtime.jobs.worker import Worker
 from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
@@ -77,7 +79,11 @@ FAILPOINTS: dict[str, Callable[[Act], None]] = {
     "after_commit_before_publish": partial(_before, Relay, "_publish"),
     "after_publish_before_mark": _when_marking,
     # An external call was made, and its outcome is not recorded.
-    "after_effect_before_outcome": partial(_before, Worker, "_commit"),
+    "after_effect_before_outcome": partial(_before, EffectRunner, "_commit"),
+    # A job is claimed and has not begun; its outcome is recorded; it waits, and has given its slot back.
+    "job_claimed": partial(_before, Worker, "_attempt"),
+    "job_outcome_recorded": partial(_after, EffectRunner, "_commit"),
+    "job_slot_returned": partial(_after, JobQueue, "later"),
     # Messages have arrived, no transaction has begun.
     "before_a_batch": partial(_before, MessageProcessor, "process"),
     # All decisions are made, none is written; or the statement that writes them is in flight, with an unknown outcome.

@@ -25,7 +25,7 @@ SUPERVISED_LEASE_S = 10.0
 EVERY_S = (0.1, 0.7)
 
 RELAY_FAILPOINTS = {"after_commit_before_publish", "after_publish_before_mark"}
-_EFFECT_FAILPOINTS = {"after_effect_before_outcome"}
+_EFFECT_FAILPOINTS = {"after_effect_before_outcome", "job_outcome_recorded"}
 _RELEASING = "while_leases_are_released"
 
 

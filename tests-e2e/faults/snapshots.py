@@ -147,7 +147,8 @@ async def read_snapshot(service: Service, url: str, password: str) -> ServiceSna
                 effects=[
                     EffectRow(*row)
                     for row in await connection.fetch(
-                        "SELECT event_id::text, work, state FROM chassis.effect ORDER BY position"
+                        "SELECT event_id::text, kind, state FROM chassis.job WHERE event_id IS NOT NULL "
+                        "ORDER BY position"
                     )
                 ],
                 retrying=await connection.fetchval("SELECT count(*) FROM chassis.parked"),

@@ -235,6 +235,20 @@ TREE = Branch(
                 ),
             },
         ),
+        "jobs": Branch(
+            "Show background jobs of the services, and retry or cancel them.",
+            {
+                "list": Leaf(
+                    "paybill_cli.commands.jobs:list_all", "List background jobs, in the order of their class and time."
+                ),
+                "show": Leaf("paybill_cli.commands.jobs:show", "Show a background job."),
+                "retry": Leaf("paybill_cli.commands.jobs:retry", "Run a job now, with all attempts again."),
+                "cancel": Leaf(
+                    "paybill_cli.commands.jobs:cancel",
+                    "End a job without another attempt; an attempt that runs now ends by itself.",
+                ),
+            },
+        ),
         "events": Branch(
             "Read the log, publish events, and resolve failed ones.",
             {

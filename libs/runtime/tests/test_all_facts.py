@@ -45,7 +45,6 @@ def recorder() -> _Recorder:
 def auditing(start, recorder, monkeypatch):
     """`await auditing()` starts a service without states that subscribes to all facts."""
     monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 1000)
 
     async def started(**options):

@@ -8,7 +8,8 @@ from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import HoldOrigin, OfferingNoted, TenantCancelled, TenantRequested
 from paybill_runtime import clock
 from paybill_runtime.jobs import worker
-from paybill_runtime.jobs.effects import JobRegistry, Outcome, Refused, RetryAfter
+from paybill_runtime.jobs.effects import JobRegistry, Outcome, Refused
+from paybill_runtime.jobs.kinds import RetryAfter
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
@@ -64,7 +65,6 @@ def external_system() -> _ExternalSystem:
 @pytest.fixture
 async def service_with_effects(start, publish, log, offerings, external_system, monkeypatch):
     monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(worker, "POLL_S", 0.05)
     running = await start(replace(service(), jobs=_work(), effects=lambda _settings, _secrets: external_system))
     await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
@@ -146,7 +146,7 @@ async def test_a_failure_and_its_fact_are_recorded_in_one_transaction(
     await databases.execute(
         url,
         "tenant",
-        "CREATE TRIGGER late BEFORE UPDATE ON chassis.effect FOR EACH ROW WHEN (NEW.state = 'failed') "
+        "CREATE TRIGGER late BEFORE UPDATE ON chassis.job FOR EACH ROW WHEN (NEW.state = 'failed') "
         "EXECUTE FUNCTION late()",
     )
     await sign_up(service_with_effects)
@@ -154,7 +154,7 @@ async def test_a_failure_and_its_fact_are_recorded_in_one_transaction(
 
     states = await databases.execute(url, "tenant", "SELECT state->>'status' AS status FROM tenants")
     assert [row["status"] for row in states] == ["requested"]
-    await databases.execute(url, "tenant", "DROP TRIGGER late ON chassis.effect")
+    await databases.execute(url, "tenant", "DROP TRIGGER late ON chassis.job")
 
     assert await _reasons(log) == ["failed: card stolen"]
 
@@ -163,7 +163,7 @@ async def test_an_effect_of_an_unknown_kind_stays_queued_and_is_shown(
     start, service_with_effects, sign_up, databases, caplog
 ) -> None:
     url = service_with_effects.running.settings.database_url
-    external_system = service_with_effects.running.worker._effects
+    external_system = service_with_effects.running.effects
     external_system.gate = asyncio.Event()
     await sign_up(service_with_effects)
     await until(lambda: _called(external_system))
@@ -198,14 +198,13 @@ async def test_a_worker_that_lost_its_lease_records_no_outcome(
     external_system.gate.set()
     await asyncio.sleep(0.5)
 
-    rows = await databases.execute(url, "tenant", "SELECT state, attempts FROM chassis.effect")
+    rows = await databases.execute(url, "tenant", "SELECT state, attempts FROM chassis.job WHERE kind = 'greet'")
     assert [tuple(row) for row in rows] == [("pending", 0)]
     assert len(external_system.calls) == 1
 
 
 async def test_a_tenant_with_many_effects_does_not_delay_others(start, publish, log, monkeypatch) -> None:
-    monkeypatch.setattr(worker, "CONCURRENCY", 1)
-    monkeypatch.setattr(worker, "POLL_S", 0.05)
+    monkeypatch.setattr(worker, "SLOTS", 1)
     order: list[str] = []
     work = JobRegistry()
 
@@ -221,7 +220,9 @@ async def test_a_tenant_with_many_effects_does_not_delay_others(start, publish, 
     for name in ("many-1", "many-2", "other"):
         await _note(served, name)
     async with served.running.database.transaction() as connection:
-        await connection.execute(text("UPDATE chassis.effect SET tenant = 'other' WHERE position = 3"))
+        await connection.execute(
+            text("UPDATE chassis.job SET queue = 'other' WHERE position = (SELECT max(position) FROM chassis.job)")
+        )
 
     await until(lambda: _all(order, 3))
 

@@ -122,7 +122,7 @@ async def test_two_replicas_that_create_one_aggregate_concurrently_agree_on_its_
     first = asyncio.create_task(served.running.group_commit.decide(_noting("x-one", _holding(gate, reached))))
     await reached.wait()
     running = served.running
-    other = GroupCommit("tenant", running.database, running.store, lambda: None, running.restore_guard)
+    other = GroupCommit("tenant", running.database, running.store, lambda **_: None, running.restore_guard)
     second = asyncio.create_task(other.commit([_noting("x-one")]))
     await asyncio.sleep(0.1)
 

@@ -6,7 +6,10 @@ from dataclasses import replace
 
 import pytest
 from fastapi import APIRouter
+from paybill_runtime.database.leases import RELAY
+from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.messaging.subscriptions import Subscriptions
+from paybill_runtime.testing import until
 from paybill_tenant.app import service
 
 
@@ -24,12 +27,18 @@ class _Resource:
         finally:
             self.steps.append("closed")
 
-    async def loop(self, _context, _leases) -> None:
+    async def loop(self, _job) -> None:
         self.steps.append("used")
         try:
             await asyncio.sleep(60)
         finally:
             self.steps.append("unused")
+
+    def kind(self) -> Kind:
+        return Kind("loop", self.loop, RELAY, recurring=True)
+
+    async def used(self) -> bool:
+        return "used" in self.steps
 
     async def refuse(self, _context) -> None:
         raise RuntimeError("the start fails")
@@ -37,7 +46,7 @@ class _Resource:
     def service(self, **changes):
         router = APIRouter(prefix="/v1/none")
         declared = replace(service(), states=(), subscriptions=Subscriptions(), router=lambda _: router)
-        return replace(declared, lifespan=self.lifespan, background=(self.loop,), **changes)
+        return replace(declared, lifespan=self.lifespan, job_kinds=lambda _: [self.kind()], **changes)
 
 
 @pytest.fixture
@@ -45,9 +54,9 @@ def resource() -> _Resource:
     return _Resource()
 
 
-async def test_resources_open_before_loops_start_and_close_after_they_end(start, resource) -> None:
+async def test_resources_open_before_jobs_start_and_close_after_they_end(start, resource) -> None:
     served = await start(resource.service())
-    await asyncio.sleep(0)
+    await until(resource.used)
     await served.running.__aexit__()
 
     assert resource.steps == ["opened", "used", "unused", "closed"]

@@ -123,13 +123,10 @@ class _Owner:
 @pytest.fixture
 async def owner(start, tmp_path, monkeypatch):
     monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 2)
     made = _Owner()
     (tmp_path / "stripe-key").write_text("sk_test_x")
-    quiet = replace(
-        service(), subscriptions=made.subscriptions(), jobs=JobRegistry(), timers=(), background=(), on_start=()
-    )
+    quiet = replace(service(), subscriptions=made.subscriptions(), jobs=JobRegistry(), timers=(), on_start=())
     made.served = await start(quiet, stripe_api_key_file=tmp_path / "stripe-key")
     return made
 

@@ -52,7 +52,6 @@ def brittle() -> _Brittle:
 @pytest.fixture
 async def brittle_service(start, publish, log, offerings, brittle, monkeypatch):
     monkeypatch.setattr(clock, "FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(retry_queue, "POLL_S", 0.02)
     monkeypatch.setattr(retry_queue, "MAX_ATTEMPTS", 3)
     brittle.broken_for = "bad"
     running = await start(replace(service(), subscriptions=brittle.subscriptions()))

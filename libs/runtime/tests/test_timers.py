@@ -103,8 +103,7 @@ async def _set(served, *seconds: int) -> None:
 async def _round(*replicas) -> None:
     """Runs one round of every timer, now."""
     for served in replicas:
-        for timer in served.running.timers._timers:
-            await served.running.timers._fire(timer)
+        await served.running.timers.request_due()
 
 
 async def _rings(databases, url) -> dict[str, int]:
@@ -165,4 +164,4 @@ async def test_a_rule_that_fails_or_records_nothing_does_not_block_other_timers(
     await _round(served)
     await _round(served)
     assert served.running.health()["timers"] == "ok"
-    assert sum("alarm-666 fails" in record.message for record in caplog.records) == 1
+    assert any("alarm-666 failed" in record.message for record in caplog.records)

@@ -81,7 +81,7 @@ async def test_every_recorded_payload_is_stored_and_none_stops_the_worker(testbe
         assert answer.status_code == 200, answer.text
 
     async def fetched():
-        rows = await testbed.sql("SELECT DISTINCT reason FROM webhook_targets")
+        rows = await testbed.sql("SELECT DISTINCT error FROM chassis.job WHERE kind LIKE 'sync/%'")
         return rows if (None,) not in rows else None
 
     # Their customers are unknown; objects without a customer are fetched and not found.

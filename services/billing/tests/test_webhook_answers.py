@@ -185,7 +185,7 @@ async def test_a_thousand_messages_about_one_subscription_cost_few_fetches(testb
         for body in some:
             assert (await outside.post("/webhooks/stripe", content=body, headers=signed(body))).status_code == 200
 
-    async with held(testbed.served.running, "webhook_targets"):
+    async with held(testbed.served.running, "chassis.job"):
         early = asyncio.create_task(send(bodies[:1]))
         await asyncio.sleep(0)
     await asyncio.gather(early, *(send(bodies[1 + n :: 20]) for n in range(20)))

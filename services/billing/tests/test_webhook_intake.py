@@ -13,7 +13,7 @@ from paybill_billing.app import service
 from paybill_billing.providers.port import DeliveryRefusedError
 from paybill_billing.providers.stripe.inbound import StripeInbound
 from paybill_billing.webhooks.inbox import MAX_WAITING, WebhookInbox
-from paybill_billing.webhooks.jobs.worker import delete_old_bodies
+from paybill_billing.webhooks.jobs.sync import delete_old_bodies
 from paybill_embedded import PostgresServer
 from paybill_runtime.app import serving
 from paybill_runtime.errors import OverloadedError
@@ -228,7 +228,7 @@ async def test_a_hundred_concurrent_messages_share_few_transactions(testbed, out
 
 
 async def test_a_full_inbox_refuses_further_messages():
-    inbox = WebhookInbox(None, lambda _: None)
+    inbox = WebhookInbox(None)
     inbox._waiting = [None] * MAX_WAITING
 
     with pytest.raises(OverloadedError):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -13,8 +12,10 @@ from paybill_billing.app import service
 from paybill_billing.providers.port import ProviderUnavailableError
 from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
 from paybill_billing.providers.stripe.inbound import StripeInbound
+from paybill_billing.providers.sync_queue import kind_of
 from paybill_billing.subscriptions.domain.expiry import SYNC_DELAY
-from paybill_billing.webhooks.jobs import WebhookWorker
+from paybill_billing.webhooks.jobs import ProviderSync
+from paybill_runtime.jobs.kinds import Kind
 
 TENANT = "ten_" + "b" * 32
 QUICK = """\
@@ -155,33 +156,30 @@ def shown(customer, status="active", lookup_key="starter_v1_month_eur", tenant=N
 
 @pytest.fixture
 async def scripted(testbed_of, signed):
-    """Runs billing with stored messages and a worker on a scripted provider; both have the customer."""
-    testbed = await testbed_of(replace(service(), background=()))
+    """Runs billing with stored messages, then syncs with a scripted provider; both have the customer."""
+
+    async def never(_job):
+        raise AssertionError("its kind has no slots")
+
+    testbed = await testbed_of(
+        replace(service(), job_kinds=lambda _context: [Kind(kind_of("stripe"), never, concurrency=0)])
+    )
     await testbed.tenants.request_tenant(TENANT)
     customer = (await testbed.opened(TENANT))["customer"]
     running = testbed.served.running
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(running.worker._effects["stripe"].close)
 
-        async def run(provider_of, bodies_of):
-            for body in bodies_of(customer):
-                answer = await testbed.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
-                assert answer.is_success
-            provider = provider_of(customer)
-            worker = WebhookWorker(
-                running.context, running.leases, "stripe", provider, StripeInbound(SECRETS), asyncio.Event()
-            )
-            task = asyncio.create_task(worker.run())
-            stack.push_async_callback(_ended, task)
-            return provider, testbed
+    async def run(provider_of, bodies_of):
+        for body in bodies_of(customer):
+            answer = await testbed.served.client.post("/webhooks/stripe", content=body, headers=signed(body))
+            assert answer.is_success
+        provider = provider_of(customer)
+        kind = ProviderSync(running.context, "stripe", provider, StripeInbound(SECRETS)).kind()
+        running.worker.kinds[kind.name] = kind
+        running.worker.wake()
+        return provider, testbed
 
-        yield run
-
-
-async def _ended(task):
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    yield run
+    await running.effects["stripe"].close()
 
 
 async def test_a_hundred_messages_about_one_subscription_cost_one_fetch(scripted):

@@ -14,7 +14,8 @@ from paybill_provisioner.drivers import scram
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.jobs.effects import Refused, RetryAfter
+from paybill_runtime.jobs.effects import Refused
+from paybill_runtime.jobs.kinds import RetryAfter
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets
 

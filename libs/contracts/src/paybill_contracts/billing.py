@@ -8,6 +8,8 @@ from paybill_contracts.metering import ItemDigest, MeterId
 from paybill_contracts.money import Money
 from paybill_contracts.operations import (
     IntakeQuarantined,
+    JobCancelled,
+    JobRetried,
     MessageDeadLettered,
     MessageRedriven,
     MessageSkipped,
@@ -326,6 +328,14 @@ class BillingMessageSkipped(
     MessageSkipped, type="billing.message_skipped", version=1, aggregate="dead-letter", key="message_key"
 ):
     """An operator skipped a dead letter."""
+
+
+class BillingJobRetried(JobRetried, type="billing.job_retried", version=1, aggregate="job", key="job_id"):
+    """An operator retried a background job."""
+
+
+class BillingJobCancelled(JobCancelled, type="billing.job_cancelled", version=1, aggregate="job", key="job_id"):
+    """An operator cancelled a background job."""
 
 
 class BillingIntakeQuarantined(

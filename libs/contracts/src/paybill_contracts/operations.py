@@ -45,6 +45,23 @@ class MessageSkipped(Event):
     reason: Text
 
 
+class JobRetried(Event):
+    """An operator made a background job due, with all attempts again. `job_id` names it at the publishing service."""
+
+    job_id: EventId
+    kind: Text
+    operator: Text
+
+
+class JobCancelled(Event):
+    """An operator ended a background job without another attempt."""
+
+    job_id: EventId
+    kind: Text
+    operator: Text
+    reason: Text
+
+
 class IntakeQuarantined(Event):
     """A submitted message was refused. `quarantine_id` names its raw bytes at the owner."""
 

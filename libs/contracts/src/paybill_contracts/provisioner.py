@@ -8,6 +8,8 @@ from pydantic import Field, StringConstraints
 from paybill_contracts.event import Event, Value
 from paybill_contracts.operations import (
     IntakeQuarantined,
+    JobCancelled,
+    JobRetried,
     MessageDeadLettered,
     MessageRedriven,
     MessageSkipped,
@@ -291,6 +293,14 @@ class ProvisionerMessageSkipped(
     MessageSkipped, type="provisioner.message_skipped", version=1, aggregate="dead-letter", key="message_key"
 ):
     """An operator skipped a dead letter."""
+
+
+class ProvisionerJobRetried(JobRetried, type="provisioner.job_retried", version=1, aggregate="job", key="job_id"):
+    """An operator retried a background job."""
+
+
+class ProvisionerJobCancelled(JobCancelled, type="provisioner.job_cancelled", version=1, aggregate="job", key="job_id"):
+    """An operator cancelled a background job."""
 
 
 class ProvisionerIntakeQuarantined(

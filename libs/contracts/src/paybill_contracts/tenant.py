@@ -5,6 +5,8 @@ from enum import StrEnum
 from paybill_contracts.event import Event, Value
 from paybill_contracts.operations import (
     IntakeQuarantined,
+    JobCancelled,
+    JobRetried,
     MessageDeadLettered,
     MessageRedriven,
     MessageSkipped,
@@ -173,6 +175,14 @@ class TenantMessageSkipped(
     MessageSkipped, type="tenant.message_skipped", version=1, aggregate="dead-letter", key="message_key"
 ):
     """An operator skipped a dead letter."""
+
+
+class TenantJobRetried(JobRetried, type="tenant.job_retried", version=1, aggregate="job", key="job_id"):
+    """An operator retried a background job."""
+
+
+class TenantJobCancelled(JobCancelled, type="tenant.job_cancelled", version=1, aggregate="job", key="job_id"):
+    """An operator cancelled a background job."""
 
 
 class TenantIntakeQuarantined(

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from typing import Any, Self
@@ -21,6 +22,7 @@ from paybill_runtime import clock
 from paybill_runtime.database.leases import RELAY, Leases
 from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
+from paybill_runtime.database.statement import NOTIFY_CHANNEL
 from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.group_commit import GroupCommit
@@ -34,7 +36,11 @@ from paybill_runtime.http.fast_route import FastRouter, FastRoutes
 from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS, ConcurrencyLimit
 from paybill_runtime.http.middleware import RequestMiddleware
 from paybill_runtime.http.server import IDLE_S, Server, listener
-from paybill_runtime.jobs.effects import JobRegistry, Timer
+from paybill_runtime.jobs import routes as job_routes
+from paybill_runtime.jobs.effect_runner import EffectRunner
+from paybill_runtime.jobs.effects import DueJob, JobRegistry, Timer
+from paybill_runtime.jobs.kinds import Kind
+from paybill_runtime.jobs.queue import JobQueue
 from paybill_runtime.jobs.timers import Timers
 from paybill_runtime.jobs.worker import Worker
 from paybill_runtime.messaging import asyncapi, operations
@@ -54,7 +60,6 @@ from paybill_runtime.telemetry import configure, flush
 
 log = logging.getLogger(__name__)
 
-Background = Callable[[ServiceContext, Leases], Coroutine[Any, Any, None]]
 Lifespan = Callable[[ServiceContext], AbstractAsyncContextManager[None]]
 
 DRAIN_S = 0.5
@@ -79,7 +84,7 @@ class Service:
     states: none for a service that only reads. effects: builds the clients of other systems that `jobs` use.
     lifespan: owns resources; entered before anything runs, left after every loop has ended.
     on_start: decisions that run once after the migration, and again while PostgreSQL is unavailable.
-    background: loops that run until cancelled. singleton_leases: leases that `background` needs beside the partitions.
+    job_kinds: kinds of jobs beside effects and timers. singleton_leases: leases that they need beside the partitions.
     """
 
     name: str
@@ -88,11 +93,11 @@ class Service:
     states: Sequence[AnyStored] = ()
     subscriptions: Subscriptions = field(default_factory=Subscriptions)
     jobs: JobRegistry = field(default_factory=JobRegistry)
-    timers: Sequence[Timer] = ()
+    timers: Sequence[Timer | DueJob] = ()
     effects: Callable[[Any, Secrets], Any] = lambda _settings, _secrets: None
     lifespan: Lifespan = _no_lifespan
     on_start: Sequence[Callable[[ServiceContext], Awaitable[None]]] = ()
-    background: Sequence[Background] = ()
+    job_kinds: Callable[[ServiceContext], Sequence[Kind]] = lambda _context: ()
     singleton_leases: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -112,7 +117,7 @@ class Running:
         self.broker = Broker(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
         self.identity = Identity.load(settings.identity_dir, service.name)
         self.key_ring = KeyRing(settings.api_keys_file)
-        self.store = Store(service.states, service.jobs.effect_names)
+        self.store = Store(service.states, service.jobs.required_jobs, self._is_held)
         singletons = [*service.singleton_leases, *([STREAM_LEASE] if service.subscriptions.stream_handler else [])]
         self.leases = Leases(self.database, self.owner, settings.lease_s, singletons)
         self.key_bucket = KeyBucket(service.name, self.identity, self.database, self.broker)
@@ -123,20 +128,12 @@ class Running:
             service.name, self.database, self.broker, self.leases, self.key_bucket.publish_new, self.restore_guard
         )
         secrets = FileSecrets(settings.secrets_dir, self.identity)
-        self.worker = Worker(
-            service.name,
-            service.jobs,
-            service.effects(settings, secrets),
-            self.database,
-            self.group_commit,
-            self.leases,
-            self.data_keys,
-            self.restore_guard,
-        )
+        self.effects = service.effects(settings, secrets)
+        self.jobs = JobQueue(service.name, self.database, self.group_commit)
         self.processor = MessageProcessor(
             service.name, service.subscriptions, self.database, self.store, self.group_commit, self.restore_guard
         )
-        self.retry_queue = RetryQueue(self.processor, self.store, self.leases, self._on_commit)
+        self.retry_queue = RetryQueue(self.processor, self.store, self._on_commit)
         service_seal = ServiceSeal(self.identity)
         self.context = ServiceContext(
             service.name, settings, self.database, self.group_commit, self.data_keys, service_seal, secrets
@@ -145,20 +142,39 @@ class Running:
             name: Consumer(source, self.processor, self.broker, self.leases)
             for name, source in sources(service.subscriptions).items()
         }
-        self.timers = Timers(service.timers, service.name, self.database, self.group_commit)
+        self.timers = Timers(service.timers, service.name, self.database, self.group_commit, self.leases, self._noticed)
+        effects = EffectRunner(
+            service.name, service.jobs, self.effects, self.database, self.group_commit, self.jobs, self.data_keys
+        )
+        retention = timedelta(days=settings.job_retention_days)
+        kinds = [*effects.kinds(), *self.timers.kinds(), self.retry_queue.kind(), self.jobs.cleanup(retention)]
+        self.worker = Worker(self.jobs, [*kinds, *service.job_kinds(self.context)], self.leases, self.restore_guard)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._app: FastAPI | None = None
         self._resources = AsyncExitStack()
         self.request_limit = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS)
         self._backlog = 0
+        self._committed = True
         self._progress_at = time.monotonic()
         self.failed = asyncio.Event()
         self.context.backlog = lambda: self._backlog
+        self.context.wake_worker = self.worker.wake
+        self.context.is_held = self._is_held
         self.processor.on_commit = self._on_commit
 
-    def _on_commit(self) -> None:
+    def _on_commit(self, *, requires_jobs: bool) -> None:
+        self._committed = True
+        self.relay.wake()
+        self.timers.wake()
+        if requires_jobs:
+            self.worker.wake()
+
+    def _noticed(self) -> None:
         self.relay.wake()
         self.worker.wake()
+
+    def _is_held(self, lease: str) -> bool:
+        return lease in self.leases.held
 
     def health(self) -> dict[str, str]:
         """Returns the state of each loop: `ok`, or the problem. A loop that ended makes the service unready.
@@ -186,6 +202,7 @@ class Running:
             await self._retry_until_available(self.leases.tick)
             for act in self.service.on_start:
                 await self._retry_until_available(partial(act, self.context))
+            await self._retry_until_available(partial(self.jobs.request_recurring, self.worker.kinds.values()))
         except BaseException:
             await self.__aexit__()
             raise
@@ -193,12 +210,11 @@ class Running:
         self.start("relay", self.relay.run())
         for name, consumer in self.consumers.items():
             self.start(name, consumer.run())
-        self.start("parking", self.retry_queue.run())
         self.start("worker", self.worker.run())
-        self.start("timers", self.timers.run())
+        self.start("notices", self.database.listen(NOTIFY_CHANNEL, self._noticed))
+        if self.service.timers:
+            self.start("timers", self.timers.run())
         self.start("backlog", self._measure_backlog())
-        for number, background in enumerate(self.service.background):
-            self.start(getattr(background, "__name__", f"background-{number}"), background(self.context, self.leases))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -226,6 +242,7 @@ class Running:
             operations.probes(self.service.name, self._alive, self.health),
             operations.operations(self.context, self.retry_queue, self.health, self._lag),
             asyncapi.route(self.service.name, self.service.subscriptions),
+            job_routes.routes(self.service.name, self.jobs, self.worker.recurring),
             self.service.router(self.context),
         )
         app = FastAPI(
@@ -286,6 +303,10 @@ class Running:
         while True:
             if not self.relay.problem or not self.broker.connected.is_set():
                 self._progress_at = time.monotonic()
+            if not (self._committed or self._backlog):
+                await asyncio.sleep(1)
+                continue
+            self._committed = False
             with contextlib.suppress(DatabaseUnavailableError):
                 self._backlog = (await self.context.rows(COUNT_UNPUBLISHED))[0][0]
             await asyncio.sleep(1)

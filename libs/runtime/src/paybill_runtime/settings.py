@@ -32,6 +32,8 @@ class ServiceSettings(BaseSettings):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
     lease_s: Annotated[float, Field(ge=1, le=300)] = 10.0
     """Time after its last heartbeat until a process loses its partitions."""
+    job_retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+    """Time after its end until a background job is deleted."""
     outbox_limit: Annotated[int, Field(ge=100)] = 100_000
     """Unpublished facts from which on HTTP answers 503."""
 

@@ -1,17 +1,16 @@
 """Builds the billing service from its contexts."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import APIRouter
 from paybill_contracts.envelope import Origin
 from paybill_runtime.app import Service
-from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import JobRegistry, Timer
+from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_billing.api import router
@@ -36,13 +35,15 @@ from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.settings import Settings
 from paybill_billing.subscriptions import jobs as subscription_jobs
 from paybill_billing.subscriptions.domain import changes, subscriptions
-from paybill_billing.subscriptions.jobs.plan_migrations import run_plan_migrations
-from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
+from paybill_billing.subscriptions.jobs.plan_migrations import PlanMigrationRunner, continue_plan_migrations
+from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS, enqueue_overdue_sync
 from paybill_billing.tables import STATES
 from paybill_billing.usage import jobs as usage_jobs
-from paybill_billing.usage.jobs import close_windows, configure_publishers
-from paybill_billing.webhooks.jobs import WebhookWorker
+from paybill_billing.usage.jobs import WINDOWS_DUE, WindowCloser, configure_publishers
+from paybill_billing.webhooks.jobs import ProviderSync, cleanup
 
+OVERDUE_PAUSE_S = 300.0
+"""Time until an overdue subscription is fetched again."""
 JOBS = JobRegistry(subscription_jobs.JOBS, usage_jobs.JOBS, licence_jobs.JOBS)
 """Effects of all contexts."""
 TIMERS = (
@@ -58,6 +59,14 @@ TIMERS = (
     Timer(LICENCES, "due", licences.on_time),
     Timer(KEYRINGS, "due", licence_keys.on_time),
     Timer(REVOCATION_LISTS, "due", revocations.on_time),
+    Timer(
+        SUBSCRIPTIONS,
+        "look",
+        lambda _state, _now: (),
+        extra_statements=lambda id_, now: partial(enqueue_overdue_sync, id_, now),
+        pause_s=OVERDUE_PAUSE_S,
+    ),
+    WINDOWS_DUE,
 )
 _START = Origin("start", "start", "service:billing", "")
 
@@ -68,21 +77,21 @@ class ProviderConnections:
     def __init__(self) -> None:
         self._contracts = ManualContractTable()
         self._by_name: Mapping[str, ProviderConnection] = {}
-        self._stored: Mapping[str, asyncio.Event] = {}
-        self._run_requested = asyncio.Event()
+        self._window_closer: WindowCloser | None = None
 
     def connect(self, settings: Settings, secrets: Secrets) -> ExternalSystems:
         """Connects the configured providers and the store of the signing keys."""
         self._by_name = connect(settings, self._contracts)
-        self._stored = {name: asyncio.Event() for name in self._by_name}
         return ExternalSystems({name: one.provider for name, one in self._by_name.items()}, SigningKeys(secrets))
 
     @asynccontextmanager
     async def lifespan(self, _: ServiceContext) -> AsyncIterator[None]:
-        """Closes the connections to all providers when the service stops."""
+        """Closes all connections when the service stops."""
         try:
             yield
         finally:
+            if self._window_closer is not None:
+                await self._window_closer.disconnect()
             for one in self._by_name.values():
                 await one.close()
 
@@ -98,24 +107,20 @@ class ProviderConnections:
         await context.decide(_START, decide, writes=[PROVIDERS.key(providers.PROVIDERS)])
 
     def router(self, context: ServiceContext) -> APIRouter:
-        """Returns the service's routes. A stored webhook wakes its worker."""
-        return router(context, self._by_name, self._wake, self._run_requested.set)
+        """Returns the service's routes."""
+        return router(context, self._by_name)
 
-    def _wake(self, provider: str) -> None:
-        self._stored[provider].set()
-
-    async def run_workers(self, context: ServiceContext, leases: Leases) -> None:
-        """Runs the webhook workers, reconcilers and redelivery pollers of all providers until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for name, one in self._by_name.items():
-                worker = WebhookWorker(context, leases, name, one.provider, one.inbound, self._stored[name])
-                group.create_task(worker.run(), name=f"webhooks of {name}")
-                if isinstance(one.provider, SubscriptionLister):
-                    reconciler = Reconciler(context, leases, name, one.provider, self._run_requested)
-                    group.create_task(reconciler.run(), name=f"reconciliation of {name}")
-                if isinstance(one.provider, RedeliverySource):
-                    poller = RedeliveryPoller(context, leases, name, one.provider, self._wake)
-                    group.create_task(poller.run(), name=f"redelivery of {name}")
+    def job_kinds(self, context: ServiceContext) -> Sequence[Kind]:
+        """Returns the kinds of jobs beside effects and timers, those of each provider among them."""
+        self._window_closer = WindowCloser(context)
+        kinds = [cleanup(context), self._window_closer.kind(), PlanMigrationRunner(context).kind()]
+        for name, one in self._by_name.items():
+            kinds.append(ProviderSync(context, name, one.provider, one.inbound).kind())
+            if isinstance(one.provider, SubscriptionLister):
+                kinds.append(Reconciler(context, name, one.provider).kind())
+            if isinstance(one.provider, RedeliverySource):
+                kinds.append(RedeliveryPoller(context, name, one.provider).kind())
+        return kinds
 
 
 def service() -> Service:
@@ -131,7 +136,13 @@ def service() -> Service:
         router=connections.router,
         effects=connections.connect,
         lifespan=connections.lifespan,
-        on_start=(connections.record_providers, publish_initial_catalogue, configure_publishers, request_first_key),
-        background=(connections.run_workers, close_windows, run_plan_migrations),
+        on_start=(
+            connections.record_providers,
+            publish_initial_catalogue,
+            configure_publishers,
+            request_first_key,
+            continue_plan_migrations,
+        ),
+        job_kinds=connections.job_kinds,
         singleton_leases=(LEASE,),
     )

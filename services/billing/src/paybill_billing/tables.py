@@ -4,7 +4,6 @@ from paybill_billing.catalogue import tables as catalogue
 from paybill_billing.database import Base
 from paybill_billing.entitlements import tables as entitlements
 from paybill_billing.licences import tables as licences
-from paybill_billing.providers import sync_queue
 from paybill_billing.providers import tables as providers
 from paybill_billing.providers.manual import tables as manual
 from paybill_billing.reconciliation import tables as reconciliation
@@ -22,7 +21,7 @@ STATES = (
     *licences.STATES,
     *reconciliation.STATES,
 )
-OTHER_TABLES = (sync_queue.SYNC_QUEUE, webhooks.WEBHOOKS, reconciliation.LISTED_OBJECTS)
+OTHER_TABLES = (webhooks.WEBHOOKS, reconciliation.LISTED_OBJECTS)
 """Tables that hold no aggregates; a replay does not rebuild them."""
 METADATA = Base.metadata
 """All of these tables, for Alembic."""

@@ -10,6 +10,7 @@ from paybill_contracts.provisioner import (
     EnvironmentPlanned,
     RetentionStarted,
 )
+from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 
@@ -32,6 +33,9 @@ BUILD_ATTEMPTS = 6
 
 UNLIMITED_ATTEMPTS = 1_000_000
 """Closing access and exporting data must not be abandoned, so these jobs are retried permanently."""
+
+ACCESS = "access"
+"""Lock of a tenant's access: a change of access does not wait for a running build."""
 
 
 class NoDriverError(Exception):
@@ -62,7 +66,7 @@ async def build(job: Job[EnvironmentPlanned], drivers: Drivers) -> AsyncIterator
             yield _outcome(environment.tenant_id, decision, last=not remaining)
 
 
-@JOBS.effect(AccessChangeStarted, attempts=UNLIMITED_ATTEMPTS)
+@JOBS.effect(AccessChangeStarted, attempts=UNLIMITED_ATTEMPTS, locks=(ACCESS,), priority=Priority.SECURITY)
 async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Applies the target access. A superseded event is ignored: the later event has its own job."""
     environment = await _current(job, job.event.tenant_id)
@@ -73,7 +77,7 @@ async def change_access(job: Job[AccessChangeStarted], drivers: Drivers) -> Asyn
     yield _outcome(environment.tenant_id, lambda state: access.access_changed(state, target), last=True)
 
 
-@JOBS.effect(RetentionStarted, attempts=UNLIMITED_ATTEMPTS)
+@JOBS.effect(RetentionStarted, attempts=UNLIMITED_ATTEMPTS, locks=(RESOURCE, ACCESS))
 async def retain(job: Job[RetentionStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
     """Closes access, then exports, so that the export is final. Nothing is deleted."""
     environment = await _current(job, job.event.tenant_id)

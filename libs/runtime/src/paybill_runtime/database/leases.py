@@ -26,13 +26,18 @@ def partition_lease(partition: int) -> str:
     return f"partition-{partition}"
 
 
-_HEARTBEAT = text(
-    "INSERT INTO chassis.member (owner, expires_at) VALUES (:owner, now() + make_interval(secs => :ttl)) "
-    "ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at"
-)
 _ALIVE = "m.expires_at > now() AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.application_name = m.owner)"
-_INSTANCES = text(f"SELECT count(*) FROM chassis.member AS m WHERE {_ALIVE}")  # noqa: S608  # a constant, above
-_DELETE_EXPIRED = text("DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour'")
+# One statement, so that an idle replica costs one transaction for each heartbeat. It does not see its own changes.
+_HEARTBEAT = (
+    "WITH heartbeat AS (INSERT INTO chassis.member (owner, expires_at) "  # noqa: S608  # a constant, above
+    "VALUES ($1, now() + make_interval(secs => $2)) "
+    "ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at), "
+    "expired AS (DELETE FROM chassis.member WHERE expires_at < now() - interval '1 hour' AND owner <> $1) "
+    "SELECT o.others, l.name, l.epoch FROM "
+    f"(SELECT count(*) AS others FROM chassis.member AS m WHERE m.owner <> $1 AND {_ALIVE}) AS o "
+    "LEFT JOIN chassis.lease AS l ON l.owner = $1"
+)
+_INSTANCES = text(f"SELECT count(*) FROM chassis.member AS m WHERE {_ALIVE}")  # noqa: S608  # as above
 _HELD = text("SELECT name, epoch FROM chassis.lease WHERE owner = :owner")
 _TAKE = text(
     "WITH unowned AS MATERIALIZED (SELECT name, epoch FROM chassis.lease AS l WHERE name = ANY(:names) "  # noqa: S608
@@ -69,10 +74,11 @@ class Leases:
         self._singletons = (*SINGLETON_LEASES, *singletons)
         self.held: dict[str, int] = {}
         self._certain_until = 0.0
+        self._seeded = False
         self._callbacks: list[Callable[[], None]] = []
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Registers a function that is called whenever a lease is gained or lost."""
+        """Registers a function that is called whenever a lease is gained or lost, or the leases are certain again."""
         self._callbacks.append(callback)
 
     def partitions(self) -> list[int]:
@@ -89,7 +95,12 @@ class Leases:
 
         Transactions are safe without this check, because they name the epoch; calls to other systems are not.
         """
-        return time.monotonic() < self._certain_until
+        return self.certain_s > 0
+
+    @property
+    def certain_s(self) -> float:
+        """Seconds for which the leases are still `certain` without another heartbeat."""
+        return max(self._certain_until - time.monotonic(), 0.0)
 
     async def run(self) -> None:
         """Renews, takes free leases and releases more than an even share, until cancelled."""
@@ -102,21 +113,31 @@ class Leases:
 
     async def tick(self) -> None:
         """Runs one round."""
-        began = time.monotonic()
+        began, was_certain = time.monotonic(), self.certain
         held = await retry_on_conflict(self._round)
         self._certain_until = began + self._ttl_s
-        if held != self.held:
+        if held != self.held or not was_certain:
             self.held = held
             for callback in self._callbacks:
                 callback()
 
     async def _round(self) -> dict[str, int]:
         names = [partition_lease(p) for p in range(PARTITIONS)]
-        async with self._database.transaction() as connection:
-            await connection.execute(_SEED, {"names": [*names, *self._singletons]})
-            await connection.execute(_HEARTBEAT, {"owner": self._owner, "ttl": self._ttl_s})
-            await connection.execute(_DELETE_EXPIRED)
+        if not self._seeded:
+            async with self._database.transaction() as connection:
+                await connection.execute(_SEED, {"names": [*names, *self._singletons]})
+            self._seeded = True
         # The heartbeat is committed before anything else can block; replicas that start together count each other.
+        async with self._database.direct(committing=True) as connection:
+            rows = await connection.fetch(_HEARTBEAT, self._owner, self._ttl_s)
+        held = {row["name"]: row["epoch"] for row in rows if row["name"] is not None}
+        share = -(-PARTITIONS // (rows[0]["others"] + 1))
+        if sum(name in held for name in names) == share and held.keys() >= set(self._singletons):
+            return held
+        return await self._share_out(names)
+
+    async def _share_out(self, names: list[str]) -> dict[str, int]:
+        """Releases leases above an even share and takes free ones."""
         async with self._database.transaction() as connection:
             instances = (await connection.execute(_INSTANCES)).scalar_one()
             share = -(-PARTITIONS // max(instances, 1))

@@ -1,6 +1,7 @@
 """Connections to a service's own PostgreSQL database."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
@@ -23,6 +24,7 @@ from paybill_runtime.errors import (
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
+RECONNECT_S = 1.0
 DIRECT = 4
 """Connections without SQLAlchemy: for the loops of the hot path, each of which uses one at a time."""
 
@@ -106,6 +108,30 @@ class Database:
         except DatabaseUnavailableError:
             self.disconnects += 1
             raise
+
+    async def notify(self, channel: str) -> None:
+        """Sends a notice to every connection that listens on a channel."""
+        async with self.direct() as connection:
+            await connection.execute("SELECT pg_notify($1, '')", channel)
+
+    async def listen(self, channel: str, on_notice: Callable[[], None]) -> None:
+        """Calls `on_notice` for every notice on a channel, and after every connection, until cancelled."""
+        while True:
+            with contextlib.suppress(DatabaseUnavailableError), _translating_errors():
+                await self._listen(channel, on_notice)
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _listen(self, channel: str, on_notice: Callable[[], None]) -> None:
+        """Listens until the connection is lost."""
+        connection = await asyncpg.connect(**self._connect_args)
+        closed = asyncio.Event()
+        connection.add_termination_listener(lambda _: closed.set())
+        try:
+            await connection.add_listener(channel, lambda *_: on_notice())
+            on_notice()
+            await closed.wait()
+        finally:
+            connection.terminate()
 
     def _idle(self) -> asyncpg.Connection | None:
         while self._free:

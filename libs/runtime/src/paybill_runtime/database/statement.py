@@ -9,6 +9,8 @@ from paybill_runtime.errors import LEASE_LOST
 
 STATE_CHANGED = "40001"
 """The SQLSTATE of a statement that lost against another transaction (serialization_failure)."""
+NOTIFY_CHANNEL = "paybill_jobs"
+_NOTIFY = f"pg_notify('{NOTIFY_CHANNEL}', '')"
 
 
 @dataclass(slots=True)
@@ -18,6 +20,7 @@ class Statement:
     clauses: list[str] = field(default_factory=list)
     preconditions: list[str] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
+    requires_jobs: bool = False
 
     def columns(self, **columns: tuple[str, Sequence[Any]]) -> str:
         """Returns `unnest` of these columns, each a type and its values, as the table `n`, with the row's `place`."""
@@ -44,6 +47,12 @@ class Statement:
             claimed = self.columns(name=("text", names), epoch=("bigint", epochs))
             rows = f"SELECT FROM chassis.lease JOIN {claimed} USING (name, epoch) ORDER BY name FOR SHARE OF lease"
             self.require(rows, len(leases), LEASE_LOST)
+
+    def notify(self) -> None:
+        """Wakes relay and worker of all replicas when the statement commits: it gives work to one of them."""
+        self.requires_jobs = True
+        if _NOTIFY not in self.preconditions:
+            self.preconditions.append(_NOTIFY)
 
     def add(self, change: str) -> str:
         """Adds a change; returns the name of its RETURNING rows."""

@@ -5,6 +5,7 @@ the retry queue and its dead letters.
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     Column,
@@ -126,22 +127,38 @@ quarantine = Table(
 )
 """Intake events that the owner of the type refused, unchanged."""
 
-effect = Table(
-    "effect",
+job = Table(
+    "job",
     metadata,
-    Column("event_id", Uuid, primary_key=True),
-    _text("work", primary_key=True),
-    _text("tenant"),
-    Column("partition", SmallInteger, nullable=False),
+    Column("job_id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
     Column("position", BigInteger, Identity(always=True), nullable=False),
-    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    _text("kind"),
+    _text("key"),
+    _text("queue"),
+    Column("locks", ARRAY(Text), nullable=False),
+    _text("lease"),
+    Column("priority", SmallInteger, nullable=False),
     _text("state"),
-    _time("next_at"),
-    _text("reason", nullable=True),
+    _time("due"),
+    _time("deadline", nullable=True),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    _text("error", nullable=True),
+    Column("requests", BigInteger, nullable=False, server_default=text("1")),
+    _text("detail", nullable=True),
+    Column("event_id", Uuid),
+    Column("revision", Integer, nullable=False, server_default=text("0")),
+    _time("ended_at", nullable=True),
 )
-"""Calls to other systems that a recorded fact requires. `state`: `pending`, `done` or `failed`."""
-Index("effect_pending_idx", effect.c.tenant, effect.c.position, postgresql_where=effect.c.state == "pending")
-Index("effect_waiting_idx", effect.c.position, postgresql_where=effect.c.state == "pending")
+"""Background work. `state`: `pending`, `done`, `failed` or `cancelled`. `queue`: the tenant, or another group of jobs.
+`locks`: resources of the queue on which no two jobs work at a time. `event_id`: the fact that requires the job. A job
+without a fact exists once for each kind and key, and `requests` grows when it is requested again."""
+_PENDING = job.c.state == "pending"
+Index("job_queue_idx", job.c.priority, job.c.queue, job.c.position, postgresql_where=_PENDING)
+Index("job_order_idx", job.c.queue, job.c.position, postgresql_where=_PENDING)
+Index("job_due_idx", job.c.priority, job.c.due, postgresql_where=_PENDING)
+Index("job_key_idx", job.c.kind, job.c.key, unique=True, postgresql_where=_PENDING & job.c.event_id.is_(None))
+Index("job_failed_idx", job.c.position, postgresql_where=job.c.state == "failed")
+Index("job_ended_idx", job.c.ended_at, postgresql_where=job.c.ended_at.is_not(None))
 
 data_key = Table(
     "data_key",

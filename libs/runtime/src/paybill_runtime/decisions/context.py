@@ -1,6 +1,6 @@
 """Service context: the interface of routes, jobs and hooks to decisions, queries, encryption and secrets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
-from paybill_runtime.database.statement import ExtraStatements, Statement
+from paybill_runtime.database.statement import NOTIFY_CHANNEL, ExtraStatements, Statement
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.group_commit import Decide, Decision, GroupCommit
 from paybill_runtime.errors import OverloadedError, single_line
@@ -64,7 +64,16 @@ class ServiceContext:
         self._service_seal = service_seal
         self._refusals: dict[str, tuple[datetime, int]] = {}
         self.backlog: Callable[[], int] = lambda: 0
+        self.wake_worker: Callable[[], None] = lambda: None
+        self.is_held: Callable[[str], bool] = lambda _: False
         self.fast_routes: dict[str, ASGIApp] = {}
+
+    async def jobs_requested(self, lease: str) -> None:
+        """Wakes the worker that holds a lease, after a statement of one's own has requested jobs under it."""
+        if self.is_held(lease):
+            self.wake_worker()
+        else:
+            await self.database.notify(NOTIFY_CHANNEL)
 
     def now(self) -> datetime:
         """Returns the current time; rules take it as an argument."""
@@ -96,7 +105,7 @@ class ServiceContext:
         reads: Sequence[Key] = (),
         seals: Sequence[Personal[str]] = (),
         extra_statements: ExtraStatements | None = None,
-        leases: dict[str, int] | None = None,
+        leases: Mapping[str, int] | None = None,
         idempotency: Idempotency | None = None,
         response_type: type[BaseModel] | None = None,
         verb: str = "",

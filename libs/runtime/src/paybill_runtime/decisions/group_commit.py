@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError
@@ -24,6 +24,13 @@ Decide = Callable[[UnitOfWork, DecisionContext], T]
 InTransaction = Callable[[AsyncConnection], Any]
 
 MAX_GROUP = 128
+
+
+class OnCommit(Protocol):
+    """Called after every commit."""
+
+    def __call__(self, *, requires_jobs: bool) -> None:
+        """Wakes what waits for commits; `requires_jobs`: the worker, too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +57,7 @@ class GroupCommit:
     """Runs decisions in groups. One transaction is open at a time; decisions that arrive meanwhile form the next."""
 
     def __init__(
-        self, service: str, database: Database, store: Store, on_commit: Callable[[], None], restore_guard: RestoreGuard
+        self, service: str, database: Database, store: Store, on_commit: OnCommit, restore_guard: RestoreGuard
     ) -> None:
         self._service = service
         self._database = database
@@ -98,7 +105,7 @@ class GroupCommit:
         if not decisions:
             return
         try:
-            await retry_on_conflict(lambda: self._once(decisions))
+            requires_jobs = await retry_on_conflict(lambda: self._once(decisions))
         except Exception as error:  # noqa: BLE001  # every error is the answer to the caller of the decision
             if len(decisions) > 1 and not isinstance(error, DatabaseUnavailableError):
                 for decision in decisions:
@@ -108,9 +115,10 @@ class GroupCommit:
             for decision in decisions:
                 decision.error = refusal or error
         else:
-            self._on_commit()
+            self._on_commit(requires_jobs=requires_jobs)
 
-    async def _once(self, decisions: Sequence[Decision[Any]]) -> None:
+    async def _once(self, decisions: Sequence[Decision[Any]]) -> bool:
+        """Decides and commits in one transaction; returns whether a job is required."""
         self._restore_guard.check()
         unit = UnitOfWork(clock.now())
         async with self._database.direct() as connection:
@@ -133,10 +141,11 @@ class GroupCommit:
             async with self._database.transaction() as transaction:
                 for run in in_transaction:
                     await run(transaction)
-                await self._store.write(transaction, unit, leases, extra)
+                return await self._store.write(transaction, unit, leases, extra)
         elif unit.facts or extra:
             async with self._database.direct(committing=True) as connection:
-                await self._store.write(connection, unit, leases, extra)
+                return await self._store.write(connection, unit, leases, extra)
+        return False
 
     def domain_error_for(self, error: Exception) -> DomainError | None:
         """Returns the domain error for a violated constraint; None when there is none for it."""

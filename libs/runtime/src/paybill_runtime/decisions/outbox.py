@@ -1,12 +1,11 @@
-"""Transactional outbox: facts are written with the states that they change and the effects that they require."""
+"""Transactional outbox: facts are written with the states that they change."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from paybill_contracts.envelope import MAX_PAYLOAD_BYTES, Fact, headers_of, subject_of
-from paybill_contracts.event import encode, partition_of
+from paybill_contracts.event import encode
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,9 +13,6 @@ from paybill_runtime.database.pool import Connection, fetch_rows
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.outbox_headers import FactColumns, compact, complete
 from paybill_runtime.errors import FactTooLargeError
-
-EffectNames = Callable[[Fact], Iterable[str]]
-"""Returns the names of the effects that a fact requires."""
 
 COUNT_UNPUBLISHED = text("SELECT count(*) FROM chassis.publication WHERE sequence IS NULL")
 
@@ -78,30 +74,6 @@ def append(statement: Statement, facts: Sequence[Fact]) -> None:
         f"INSERT INTO chassis.outbox ({columns}) SELECT {columns} FROM {rows} ORDER BY place RETURNING position"  # noqa: S608
     )
     statement.add(f"INSERT INTO chassis.publication (position) SELECT position FROM {added}")  # noqa: S608
-
-
-def add_effects(statement: Statement, facts: Sequence[Fact], effect_names: EffectNames, now: datetime) -> None:
-    """Adds the effects that these facts require, for the worker."""
-    required = [(fact, name) for fact in facts for name in effect_names(fact)]
-    if not required:
-        return
-    rows = statement.columns(
-        event_id=("uuid", [fact.id for fact, _ in required]),
-        work=("text", [name for _, name in required]),
-        tenant=("text", [fact.event.tenant or "" for fact, _ in required]),
-        partition=("smallint", [partition_of(fact.event.tenant) for fact, _ in required]),
-    )
-    statement.add(
-        "INSERT INTO chassis.effect (event_id, work, tenant, partition, state, next_at) SELECT event_id, work, "  # noqa: S608
-        f"tenant, partition, 'pending', {statement.value(now)}::timestamptz FROM {rows} ORDER BY place"
-    )
-
-
-def change_effect(event_id: UUID, work: str, columns: Mapping[str, Any], statement: Statement) -> None:
-    """Changes columns of an effect."""
-    changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
-    where = f"event_id = {statement.value(event_id)} AND work = {statement.value(work)}"
-    statement.add(f"UPDATE chassis.effect SET {changes} WHERE {where}")  # noqa: S608  # columns are named in our code
 
 
 async def read_unpublished(connection: Connection, limit: int) -> tuple[list[UnpublishedFact], bool]:

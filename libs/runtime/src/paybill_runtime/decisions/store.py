@@ -7,11 +7,12 @@ that were loaded, and fails with a conflict when another transaction changed one
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from paybill_runtime.database.leases import RELAY
 from paybill_runtime.database.pool import Connection, fetch_rows
 from paybill_runtime.database.statement import STATE_CHANGED, ExtraStatements, Statement
 from paybill_runtime.decisions import outbox
 from paybill_runtime.decisions.aggregates import AnyStored, Key
-from paybill_runtime.decisions.outbox import EffectNames
+from paybill_runtime.decisions.job_rows import RequiredJobs, require_jobs
 from paybill_runtime.decisions.unit_of_work import Loaded, UnitOfWork
 
 Queries = Callable[[Statement], Sequence[str]]
@@ -19,11 +20,17 @@ Queries = Callable[[Statement], Sequence[str]]
 
 
 class Store:
-    """The states of one service. `effect_names` returns the effects that a fact requires; they are stored with it."""
+    """The states of one service.
 
-    def __init__(self, states: Sequence[AnyStored], effect_names: EffectNames) -> None:
+    required_jobs: returns the jobs that a fact requires; they are stored with it. is_held: see `require_jobs`.
+    """
+
+    def __init__(
+        self, states: Sequence[AnyStored], required_jobs: RequiredJobs, is_held: Callable[[str], bool]
+    ) -> None:
         self.states: Mapping[str, AnyStored] = {stored.kind: stored for stored in sorted(states, key=lambda s: s.kind)}
-        self._effect_names = effect_names
+        self._required_jobs = required_jobs
+        self._is_held = is_held
 
     async def load(
         self,
@@ -68,8 +75,10 @@ class Store:
         unit: UnitOfWork,
         leases: Collection[tuple[str, int]] = (),
         extra_statements: Iterable[ExtraStatements] = (),
-    ) -> None:
-        """Writes the changed states, the facts, their effects and `extra_statements` atomically.
+    ) -> bool:
+        """Writes the changed states, the facts, their jobs and `extra_statements` atomically.
+
+        Returns whether a job is required, so that the worker has to be woken after the commit.
 
         leases: name and epoch of leases that have to be held. Raises LeaseLostError when one is not,
         a transaction conflict (see `errors`) when a loaded state was changed meanwhile, FactTooLargeError.
@@ -80,10 +89,13 @@ class Store:
         self._save(statement, unit)
         if unit.facts:
             outbox.append(statement, unit.facts)
-            outbox.add_effects(statement, unit.facts, self._effect_names, unit.now)
+            if not self._is_held(RELAY):
+                statement.notify()
+            require_jobs(statement, unit.facts, self._required_jobs, unit.now, self._is_held)
         for add in extra_statements:
             add(statement)
         await statement.execute(connection)
+        return statement.requires_jobs
 
     def _require_unchanged(self, statement: Statement, unit: UnitOfWork) -> None:
         """Adds the preconditions of states that were only read. The outbox checks those that were changed."""

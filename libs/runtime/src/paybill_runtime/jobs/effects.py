@@ -14,6 +14,7 @@ from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import ExtraStatements
 from paybill_runtime.decisions.aggregates import Key, Stored
 from paybill_runtime.decisions.group_commit import Decide
+from paybill_runtime.decisions.job_rows import RESOURCE, Priority, RequiredJob
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.security.data_keys import DataKeys
 
@@ -23,14 +24,6 @@ S = TypeVar("S")
 
 class Refused(Exception):  # noqa: N818  # an answer of another system, not an error of ours
     """Raised by an effect when the other system refuses permanently: a retry cannot help. The message is the reason."""
-
-
-class RetryAfter(Exception):  # noqa: N818  # as above
-    """Raised by an effect when the other system asks for a later retry; it does not count as a failed attempt."""
-
-    def __init__(self, after_s: float, reason: str) -> None:
-        super().__init__(reason)
-        self.after_s = after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +77,7 @@ class Effect:
     run: Callable[[Any, Any], AsyncIterator[Outcome]]
     failed: Callable[[Any, str], Outcome] | None
     attempts: int
+    job: RequiredJob
 
 
 class JobRegistry:
@@ -97,12 +91,25 @@ class JobRegistry:
                 self._add(type_, effect)
 
     def effect(
-        self, event: type[E], *, attempts: int = 8, failed: "Failed[E] | None" = None
+        self,
+        event: type[E],
+        *,
+        attempts: int = 8,
+        failed: "Failed[E] | None" = None,
+        locks: tuple[str, ...] = (RESOURCE,),
+        priority: Priority = Priority.INTERACTIVE,
+        within_s: float | None = None,
     ) -> Callable[["Run[E]"], "Run[E]"]:
-        """Registers an effect of `event`; after `attempts` failures the outcome of `failed` is recorded."""
+        """Registers an effect of `event`; after `attempts` failures the outcome of `failed` is recorded.
+
+        locks: names of the tenant's resources on which it works: effects that share one run in the order of their
+        facts, others side by side. within_s: after this time a failed attempt is the last one.
+        """
 
         def register(function: "Run[E]") -> "Run[E]":
-            self._add(event.TYPE, Effect(getattr(function, "__name__", event.TYPE), function, failed, attempts))
+            name = getattr(function, "__name__", event.TYPE)
+            job = RequiredJob(name, locks, priority, within_s)
+            self._add(event.TYPE, Effect(name, function, failed, attempts, job))
             return function
 
         return register
@@ -112,10 +119,22 @@ class JobRegistry:
             raise TypeError(f"{type_} has an effect already; call the second function from the first")
         self.effects[type_] = effect
 
-    def effect_names(self, fact: Fact) -> list[str]:
-        """Returns the names of the effects that a fact requires."""
+    def required_jobs(self, fact: Fact) -> list[RequiredJob]:
+        """Returns the jobs that a fact requires."""
         effect = self.effects.get(fact.event.TYPE)
-        return [effect.name] if effect is not None else []
+        return [effect.job] if effect is not None else []
+
+
+@dataclass(frozen=True, slots=True)
+class DueJob:
+    """A kind of jobs of which one is requested whenever a point in time of any aggregate has passed.
+
+    column: as of Timer. The job has to change the columns of all aggregates that are due.
+    """
+
+    stored: Stored[Any]
+    column: str
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +152,8 @@ class Timer:
     on_time: Callable[..., Sequence[Event]]
     extra_statements: Callable[[str, datetime], ExtraStatements] | None = None
     owner: str | None = None
+    pause_s: float = 5.0
+    """Pause of an aggregate whose rule records nothing although its timer is due."""
 
     def decision(self, id_: str, others: Sequence[str] = ()) -> Decide[int]:
         """Returns the decision for one aggregate, on its current state; its outcome is the number of events."""

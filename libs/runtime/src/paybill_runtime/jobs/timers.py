@@ -1,87 +1,144 @@
-"""Fires timers that are due. Any replica may: the decision checks the current state, so that a timer fires once."""
+"""Timers: jobs whose time is derived from the states, so that a timer cannot be lost."""
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
 
 from paybill_contracts.envelope import Origin
-from sqlalchemy import text
 
 from paybill_runtime import clock
+from paybill_runtime.database.leases import Leases, partition_lease
 from paybill_runtime.database.pool import Database
-from paybill_runtime.decisions.aggregates import Key
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
+from paybill_runtime.decisions.job_rows import request_jobs
 from paybill_runtime.errors import DatabaseUnavailableError
-from paybill_runtime.jobs.effects import Timer
+from paybill_runtime.jobs.effects import DueJob, Timer
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind
 from paybill_runtime.telemetry import span
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.25
-PAUSE_S = 5.0
-"""Pause of an aggregate whose rule fails, or records nothing although its timer is due."""
-BATCH = 64
+MAX_AT_ONCE = 256
+"""Jobs of one timer that are requested at once."""
+MIN_INTERVAL_S = 0.25
+"""Least time between two queries for timers, however much is committed."""
+MAX_INTERVAL_S = 30.0
+"""Longest time between two queries: a backstop for states that a process changed before it died."""
 
 
 class Timers:
-    """Polls the tables of the timers."""
+    """Requests a job for every timer that is due. Any replica may: a timer has one job, which checks its state."""
 
-    def __init__(self, timers: Sequence[Timer], service: str, database: Database, group_commit: GroupCommit) -> None:
-        self._timers = timers
+    def __init__(
+        self,
+        timers: Sequence[Timer | DueJob],
+        service: str,
+        database: Database,
+        group_commit: GroupCommit,
+        leases: Leases,
+        on_due: Callable[[], None],
+    ) -> None:
+        """on_due: called when jobs were requested."""
+        self._timers = {_kind(timer): timer for timer in timers}
         self._service = service
         self._database = database
         self._group_commit = group_commit
-        self._paused: dict[Key, datetime] = {}
+        self._leases = leases
+        self._on_due = on_due
+        self._wake = asyncio.Event()
+        leases.on_change(self.wake)
+
+    def wake(self) -> None:
+        """Signals that a transaction was committed, which may set a timer."""
+        self._wake.set()
+
+    def kinds(self) -> Sequence[Kind]:
+        """Returns a kind of jobs for each timer."""
+        timers = [(name, timer) for name, timer in self._timers.items() if isinstance(timer, Timer)]
+        return [Kind(name, partial(self._fire, timer), after=self.wake) for name, timer in timers]
 
     async def run(self) -> None:
-        """Polls, until cancelled."""
+        """Requests the jobs of due timers, until cancelled."""
         while True:
-            for timer in self._timers:
-                try:
-                    await self._fire(timer)
-                except DatabaseUnavailableError as error:
-                    log.warning("timers pause: %s", error)
-            await asyncio.sleep(POLL_S)
+            self._wake.clear()
+            delay_s = MAX_INTERVAL_S
+            try:
+                delay_s = await self.request_due()
+            except DatabaseUnavailableError as error:
+                log.warning("timers pause: %s", error)
+            except Exception:
+                log.exception("due timers cannot be found; trying again")
+            await asyncio.sleep(MIN_INTERVAL_S)
+            await clock.wait_for_event(self._wake, min(delay_s, MAX_INTERVAL_S))
 
-    async def _fire(self, timer: Timer) -> None:
-        stored, now = timer.stored, clock.now()
-        self._paused = {key: until for key, until in self._paused.items() if until > now}
+    async def request_due(self) -> float:
+        """Requests the jobs of due timers; returns the seconds until the next timer is due.
+
+        They are under a lease of this process, which runs them, and after its death the next owner.
+        """
+        own = self._leases.held_of(map(partition_lease, self._leases.partitions()))
+        if not own:
+            return MAX_INTERVAL_S
+        now = clock.now()
+        statement = Statement()
+        at, time, lease = map(statement.value, (_as_text(now), now, min(own)))
+        due = " UNION ALL ".join(_due(kind, timer, at, time, lease) for kind, timer in self._timers.items())
+        statement.add(request_jobs(f"SELECT * FROM ({due}) AS d ORDER BY kind, key", ""))  # noqa: S608  # names are our own
+        queries = ", ".join(
+            f"(SELECT min({timer.column}) FROM {timer.stored.table.name} WHERE {timer.column} > $1)"  # noqa: S608  # names are our own
+            for timer in self._timers.values()
+        )
+        async with self._database.direct() as connection:
+            if await connection.fetch(f"SELECT 1 WHERE EXISTS ({due})", *statement.values):
+                await statement.execute(connection)
+                self._on_due()
+            row = await connection.fetchrow(f"SELECT {queries}", _as_text(now))  # as above
+        times = [datetime.fromisoformat(value).replace(tzinfo=UTC) for value in row if value is not None]
+        return min(((time - now).total_seconds() for time in times), default=MAX_INTERVAL_S)
+
+    async def _fire(self, timer: Timer, job: ClaimedJob) -> float | None:
+        stored, id_ = timer.stored, job.key
         others = "'{}'::text[]"
         if timer.owner is not None:
             same = f"o.{timer.owner} = t.{timer.owner} AND o.id <> t.id"
             others = f"ARRAY(SELECT o.id FROM {stored.table.name} AS o WHERE {same})"  # noqa: S608  # names are our own
-        query = text(
-            f"SELECT id, {others} AS others FROM {stored.table.name} AS t WHERE {timer.column} <= :now "  # noqa: S608
-            f"AND NOT id = ANY(:paused) ORDER BY {timer.column} LIMIT {BATCH}"
-        )
-        values = {
-            "now": now.replace(tzinfo=None).isoformat(),
-            "paused": [key.id for key in self._paused if key.kind == stored.kind],
-        }
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query, values)).all()
-        answers = await asyncio.gather(*(self._one(timer, row.id, row.others) for row in rows), return_exceptions=True)
-        for row, answer in zip(rows, answers, strict=True):
-            match answer:
-                case DatabaseUnavailableError():
-                    raise answer
-                case Exception():
-                    log.error("the timer of %s/%s fails; others continue", stored.kind, row.id, exc_info=answer)
-                case BaseException():
-                    raise answer
-                case 0:
-                    log.debug("the timer of %s/%s recorded nothing", stored.kind, row.id)
-                case _:
-                    continue
-            self._paused[stored.key(row.id)] = now + timedelta(seconds=PAUSE_S)
-
-    async def _one(self, timer: Timer, id_: str, others: Sequence[str]) -> int:
-        cause = f"timer:{timer.stored.kind}/{id_}"
-        with span(f"timer {timer.stored.kind}", None) as traceparent:
+        query = f"SELECT {others} AS others FROM {stored.table.name} AS t WHERE id = $1 AND {timer.column} <= $2"  # noqa: S608  # as above
+        async with self._database.direct() as connection:
+            row = await connection.fetchrow(query, id_, _as_text(clock.now()))
+        if row is None:
+            return None
+        cause = f"timer:{stored.kind}/{id_}"
+        with span(f"timer {stored.kind}", None) as traceparent:
             origin = Origin(cause, cause, f"service:{self._service}", traceparent)
             extra = [timer.extra_statements(id_, clock.now())] if timer.extra_statements is not None else []
-            key, reads = timer.stored.key(id_), [timer.stored.key(other) for other in others]
-            return await self._group_commit.decide(
-                Decision(origin, timer.decision(id_, others), [key], reads, {}, extra)
+            reads = [stored.key(other) for other in row["others"]]
+            count = await self._group_commit.decide(
+                Decision(origin, timer.decision(id_, row["others"]), [stored.key(id_)], reads, job.leases, extra)
             )
+        if count == 0:
+            log.debug("the timer of %s/%s recorded nothing", stored.kind, id_)
+            return timer.pause_s
+        return None
+
+
+def _kind(timer: Timer | DueJob) -> str:
+    return timer.kind if isinstance(timer, DueJob) else f"timer/{timer.stored.kind}/{timer.column}"
+
+
+def _due(kind: str, timer: Timer | DueJob, at: str, time: str, lease: str) -> str:
+    """Returns the query for the jobs of timers that are due and have none yet. at, time, lease: placeholders."""
+    key, limit = (f"'{kind}'::text", 1) if isinstance(timer, DueJob) else ("t.id", MAX_AT_ONCE)
+    return (
+        f"(SELECT '{kind}'::text AS kind, {key} AS key, '{kind}/' || {key} AS queue, {lease}::text AS lease, "  # noqa: S608  # names are our own
+        f"1::smallint AS priority, {time}::timestamptz AS due FROM {timer.stored.table.name} AS t "
+        f"WHERE t.{timer.column} <= {at} AND NOT EXISTS (SELECT FROM chassis.job AS j WHERE j.kind = '{kind}' "
+        f"AND j.key = {key} AND j.state = 'pending' AND j.event_id IS NULL) ORDER BY t.{timer.column} LIMIT {limit})"
+    )
+
+
+def _as_text(at: datetime) -> str:
+    """Returns `at` in the text form of generated columns, which sorts by time."""
+    return at.replace(tzinfo=None).isoformat()

@@ -1,230 +1,168 @@
-"""Worker that runs effects: at least once, under a fenced lease, never inside a transaction."""
+"""Worker that runs the jobs of a process: at least once, under a fenced lease, never inside a transaction."""
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from datetime import timedelta
-from functools import partial
-from typing import Any, NamedTuple, cast
-from uuid import UUID
-
-from opentelemetry.trace import SpanKind
-from paybill_contracts.envelope import Fact, Origin, read_fact
-from paybill_contracts.errors import DomainError
+from collections.abc import Iterable
 
 from paybill_runtime import clock
-from paybill_runtime.database.leases import Leases, partition_lease
-from paybill_runtime.database.pool import Database
-from paybill_runtime.database.statement import Statement
-from paybill_runtime.decisions.group_commit import Decision, GroupCommit
-from paybill_runtime.decisions.outbox import change_effect
-from paybill_runtime.decisions.outbox_headers import FactColumns, complete
+from paybill_runtime.database.leases import Leases
+from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.restore_guard import RestoreGuard
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
-from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused, RetryAfter
-from paybill_runtime.security.data_keys import DataKeys
-from paybill_runtime.telemetry import log_context, span
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, reason, single_line
+from paybill_runtime.jobs.kinds import SLOTS, AttemptFailedError, ClaimedJob, Kind, RetryAfter
+from paybill_runtime.jobs.queue import JobQueue
+from paybill_runtime.telemetry import log_context
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY = 16
-POLL_S = 0.5
-
-# An effect is due when no earlier one of its tenant is pending. A lease that another process took over claims nothing.
-# No tenant is returned twice, and effects are read in order, so that the length of the queue costs nothing.
-_DUE = (
-    "SELECT e.event_id, e.work, e.tenant, e.partition, e.attempts, l.epoch, o.headers, o.payload, "
-    "o.event_id::text, o.aggregate, o.revision, o.tenant, o.subject, o.recorded_at "
-    "FROM chassis.effect AS e JOIN chassis.outbox AS o USING (event_id) "
-    "JOIN unnest($1::text[], $2::bigint[]) AS l (name, epoch) ON l.name = 'partition-' || e.partition "
-    "WHERE e.state = 'pending' AND e.next_at <= $3 AND NOT e.tenant = ANY($4::text[]) "
-    "AND EXISTS (SELECT FROM chassis.lease AS held WHERE held.name = l.name AND held.epoch = l.epoch) "
-    "AND NOT EXISTS (SELECT FROM chassis.effect AS earlier WHERE earlier.state = 'pending' "
-    "AND earlier.tenant = e.tenant AND earlier.position < e.position) "
-    "ORDER BY e.position LIMIT $5"
-)
-
-
-class _Due(NamedTuple):
-    """An effect that is due, with the fact that requires it."""
-
-    event_id: UUID
-    work: str
-    tenant: str
-    partition: int
-    attempts: int
-    epoch: int
-    headers: str
-    payload: bytes
-    columns: FactColumns
+SECURITY_SLOTS = 4
+"""Slots that only jobs of the class SECURITY use."""
+INTERACTIVE_SLOTS = 4
+"""Slots that jobs of the class BULK leave free."""
+POLL_S = 30.0
+"""Longest time between two claims: a backstop for jobs that another process required and could not announce."""
+PAUSE_S = 0.5
+"""Pause after a failed claim, or of a job that PostgreSQL interrupted."""
 
 
 class Worker:
-    """Runs due effects: one of a tenant at a time and in order, many tenants at once."""
+    """Runs jobs that are due: many at once, one of a queue and class at a time, the highest class first."""
 
-    def __init__(
-        self,
-        service: str,
-        jobs: JobRegistry,
-        effects: Any,
-        database: Database,
-        group_commit: GroupCommit,
-        leases: Leases,
-        keys: DataKeys,
-        restore_guard: RestoreGuard,
-    ) -> None:
-        self._service = service
-        self._jobs = jobs
-        self._effects = effects
-        self._database = database
-        self._group_commit = group_commit
+    def __init__(self, queue: JobQueue, kinds: Iterable[Kind], leases: Leases, restore_guard: RestoreGuard) -> None:
+        self._queue = queue
+        self.kinds = {kind.name: kind for kind in kinds}
+        self.recurring = {name for name, kind in self.kinds.items() if kind.recurring}
         self._leases = leases
-        self._keys = keys
         self._restore_guard = restore_guard
         self._wake = asyncio.Event()
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._served: deque[str] = deque(maxlen=CONCURRENCY)
-        leases.on_change(self._wake.set)
+        self._running: dict[asyncio.Task[None], ClaimedJob] = {}
+        self._after = dict.fromkeys(Priority, "")
+        self._unknown: set[str] = set()
+        leases.on_change(self._lease_changed)
 
     def wake(self) -> None:
-        """Signals that facts were committed, which may require effects."""
+        """Signals that a transaction was committed, which may require jobs."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Starts effects that are due, until cancelled."""
+        """Starts jobs that are due, until cancelled."""
         try:
             while True:
                 self._wake.clear()
+                delay_s = PAUSE_S
                 try:
-                    await self._start_due()
+                    delay_s = await self._start_due()
                 except DatabaseUnavailableError as error:
-                    log.warning("effects pause: %s", error)
-                # All due effects have started, or all slots are used; every change of that sets the event.
-                await clock.wait_for_event(self._wake, POLL_S)
+                    log.warning("jobs pause: %s", error)
+                except Exception:
+                    log.exception("jobs cannot be claimed; trying again")
+                    await asyncio.sleep(PAUSE_S)
+                await clock.wait_for_event(self._wake, delay_s)
         finally:
-            tasks = list(self._running.values())
+            tasks = list(self._running)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _start_due(self) -> None:
-        slots = CONCURRENCY - len(self._running)
-        held = self._leases.held_of(map(partition_lease, self._leases.partitions()))
-        if slots <= 0 or not held or not self._jobs.effects:
-            return
-        self._restore_guard.check()
-        async with self._database.direct() as connection:
-            found = await connection.fetch(
-                _DUE, list(held), list(held.values()), clock.now(), list(self._running), slots + len(self._served)
-            )
-        # Tenants that were not served recently come first: a tenant with many effects does not delay the others.
-        due = [_Due._make((*row[:8], FactColumns._make(row[8:]))) for row in map(tuple, found)]
-        rows = sorted(due, key=lambda row: row.tenant in self._served)[:slots]
-        for row in rows:
-            self._served.append(row.tenant)
-            task = asyncio.create_task(self._one(row))
-            self._running[row.tenant] = task
-            task.add_done_callback(partial(self._finished, row.tenant))
+    def _lease_changed(self) -> None:
+        self._wake.set()
+        self._cancel_without_lease()
 
-    def _finished(self, tenant: str, _: asyncio.Task[None]) -> None:
-        self._running.pop(tenant, None)
+    def _cancel_without_lease(self) -> None:
+        for task in self._exclusive():
+            job = self._running[task]
+            if not self._leases.certain or self._leases.held_of(job.leases) != job.leases:
+                task.cancel()
+
+    async def _start_due(self) -> float:
+        """Starts jobs that are due; returns the seconds until it has to be called again."""
+        self._cancel_without_lease()
+        held = dict(self._leases.held)
+        free = {priority: self._free_slots(priority) for priority in Priority}
+        classes = [priority for priority in Priority if free[priority] > 0]
+        if not held or not classes:
+            return POLL_S
+        self._restore_guard.check()
+        running = list(self._running.values())
+        used = [job.kind for job in running]
+        full = [
+            kind.name
+            for kind in self.kinds.values()
+            if used.count(kind.name) >= kind.concurrency or (kind.exclusive and not self._leases.certain)
+        ] + list(self._unknown)
+        after = {priority: self._after[priority] for priority in classes}
+        jobs, next_s = await self._queue.claim(clock.now(), held, full, running, after, max(free.values()))
+        for job in sorted(jobs, key=lambda job: job.priority):
+            kind = self.kinds.get(job.kind)
+            count = sum(other.kind == job.kind for other in self._running.values())
+            if self._free_slots(job.priority) <= 0 or (kind is not None and count >= kind.concurrency):
+                continue
+            self._after[job.priority] = job.queue
+            self._start(job, kind)
+        # A job that is due and did not start waits for the end of another one, which wakes this worker.
+        delay_s = POLL_S if next_s is None else min(next_s, POLL_S)
+        return min(delay_s, self._leases.certain_s) if self._exclusive() else delay_s
+
+    def _exclusive(self) -> list[asyncio.Task[None]]:
+        """Returns the running jobs that a lost lease cancels."""
+        return [task for task, job in self._running.items() if (kind := self.kinds.get(job.kind)) and kind.exclusive]
+
+    def _free_slots(self, priority: Priority) -> int:
+        counts = [sum(job.priority is each for job in self._running.values()) for each in Priority]
+        shared = SLOTS - counts[Priority.INTERACTIVE] - counts[Priority.BULK]
+        match priority:
+            case Priority.SECURITY:
+                return SECURITY_SLOTS - counts[Priority.SECURITY]
+            case Priority.INTERACTIVE:
+                return shared
+            case Priority.BULK:
+                return min(shared, SLOTS - INTERACTIVE_SLOTS - counts[Priority.BULK])
+
+    def _start(self, job: ClaimedJob, kind: Kind | None) -> None:
+        task = asyncio.create_task(self._one(job, kind))
+        self._running[task] = job
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
         self._wake.set()
 
-    async def _one(self, row: _Due) -> None:
-        headers = complete(row.headers, row.columns)
-        with log_context(row.tenant, headers.get("traceparent", "")):
+    async def _one(self, job: ClaimedJob, kind: Kind | None) -> None:
+        with log_context(job.queue if job.event_id is not None else "", ""):
             try:
-                await self._attempt(row, headers)
-            except (DatabaseUnavailableError, LeaseLostError) as error:
-                log.warning("the effect %s of %s is interrupted: %s", row.work, row.event_id, error)
-                await asyncio.sleep(POLL_S)
+                await self._attempt(job, kind)
+            except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
+                log.warning("the job %s of %s is interrupted: %s", job.kind, job.key, error)
+                await asyncio.sleep(PAUSE_S)
+            except Exception:
+                log.exception("the end of the job %s of %s cannot be stored", job.kind, job.key)
+                await asyncio.sleep(PAUSE_S)
 
-    async def _attempt(self, row: _Due, headers: Mapping[str, str]) -> None:
-        try:
-            fact = read_fact(row.columns.subject, headers, row.payload)
-            effect = self._jobs.effects[fact.event.TYPE]
-        except (DomainError, KeyError) as error:
-            # A newer version required it, or the function was removed by mistake: it waits, and operators see it.
-            log.error("no effect %s here for %s: %s", row.work, row.event_id, error)  # noqa: TRY400
-            detail = f"this version of the service has no effect {row.work}"
-            await self._later(row, row.attempts, clock.MAX_BACKOFF_S, detail)
-            return
-        with span(f"effect {row.work}", fact.origin.traceparent, SpanKind.CLIENT) as traceparent:
-            origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", traceparent)
-            job = self._job(row, fact, traceparent)
-            try:
-                await self._run(row, effect, job, origin)
-            except (DatabaseUnavailableError, LeaseLostError):
-                raise
-            except RetryAfter as error:
-                await self._later(row, row.attempts, error.after_s, single_line(str(error)))
-            except Exception as error:  # noqa: BLE001  # every failure of another system is retried or recorded
-                await self._failed(row, effect, job, origin, error)
-
-    def _job(self, row: _Due, fact: Fact, traceparent: str) -> Job[Any]:
-        logger = logging.getLogger(f"effect.{row.work}")
-        attempt = row.attempts + 1
-        return Job(fact.event, fact.id, attempt, row.tenant, traceparent, logger, self._keys, self._database)
-
-    async def _run(self, row: _Due, effect: Effect, job: Job[Any], origin: Origin) -> None:
-        ended = False
-        async with aclosing(cast("AsyncGenerator[Outcome]", effect.run(job, self._effects))) as outcomes:
-            async for outcome in outcomes:
-                await self._commit(row, outcome, origin, "done" if outcome.last else "")
-                ended = outcome.last
-        if not ended:
-            await self._end(row, "done", row.attempts + 1)
-
-    async def _failed(self, row: _Due, effect: Effect, job: Job[Any], origin: Origin, error: Exception) -> None:
-        attempts = row.attempts + 1
-        detail = single_line(str(error)) if isinstance(error, Refused) else reason(error)
-        if not isinstance(error, Refused) and attempts < effect.attempts:
-            log.warning("the effect %s failed (attempt %d of %d): %s", row.work, attempts, effect.attempts, detail)
-            await self._later(row, attempts, clock.backoff_s(attempts), detail)
-            return
-        log.error("the effect %s failed permanently: %s", row.work, detail, exc_info=error)
-        if effect.failed is None:
-            await self._end(row, "failed", attempts, detail)
+    async def _attempt(self, job: ClaimedJob, kind: Kind | None) -> None:
+        if kind is None:
+            # A newer version required it, or its function was removed by mistake: it waits, and operators see it.
+            self._unknown.add(job.kind)
+            detail = f"this version of the service has no job {job.kind}"
+            log.error("%s (%s)", detail, job.key)
+            await self._queue.change(job, {"error": detail})
             return
         try:
-            await self._commit(row, effect.failed(job, detail), origin, "failed", detail)
-        except (DatabaseUnavailableError, LeaseLostError):
+            again_s = await kind.run(job)
+        except (DatabaseUnavailableError, LeaseLostError, OverloadedError):
             raise
-        except Exception as inner:
-            log.exception("the failure of the effect %s cannot be recorded", row.work)
-            await self._later(row, attempts, clock.backoff_s(attempts), reason(inner))
-
-    async def _commit(self, row: _Due, outcome: Outcome, origin: Origin, state: str, detail: str = "") -> None:
-        """Records an outcome; with a `state`, the effect ends in the same transaction."""
-        extra = [outcome.extra_statements] if outcome.extra_statements is not None else []
-        if state:
-            extra.append(partial(change_effect, row.event_id, row.work, _ending(state, row.attempts + 1, detail)))
-        await self._group_commit.decide(
-            Decision(origin, outcome.decide, outcome.writes, outcome.reads, _lease(row), extra)
-        )
-
-    async def _end(self, row: _Due, state: str, attempts: int, detail: str = "") -> None:
-        await self._update(row, _ending(state, attempts, detail))
-
-    async def _later(self, row: _Due, attempts: int, after_s: float, detail: str) -> None:
-        next_at = clock.now() + timedelta(seconds=after_s)
-        await self._update(row, {"attempts": attempts, "next_at": next_at, "reason": detail})
-
-    async def _update(self, row: _Due, columns: Mapping[str, Any]) -> None:
-        """Changes the row of an effect under its lease."""
-        statement = Statement()
-        statement.fence(_lease(row).items())
-        change_effect(row.event_id, row.work, columns, statement)
-        async with self._database.direct(committing=True) as connection:
-            await statement.execute(connection)
-
-
-def _lease(row: _Due) -> dict[str, int]:
-    """Returns the lease under which the effect was claimed."""
-    return {partition_lease(row.partition): row.epoch}
-
-
-def _ending(state: str, attempts: int, detail: str) -> Mapping[str, Any]:
-    return {"state": state, "attempts": attempts, "reason": detail or None}
+        except RetryAfter as error:
+            await self._queue.later(job, error.after_s, job.attempts, single_line(str(error)))
+        except AttemptFailedError as error:
+            attempts = job.attempts + 1
+            after_s = kind.backoff_s(attempts) if error.after_s is None else error.after_s
+            await self._queue.later(job, after_s, attempts, single_line(str(error)), error.detail)
+        except Exception as error:
+            log.exception("the job %s of %s failed (attempt %d)", job.kind, job.key, job.attempts + 1)
+            attempts = job.attempts + 1
+            await self._queue.later(job, kind.backoff_s(attempts), attempts, reason(error))
+        else:
+            if again_s is not None:
+                await self._queue.later(job, again_s, 0, None)
+            elif not job.ended:
+                await self._queue.finish(job)
+            kind.after()

@@ -22,8 +22,8 @@ _COUNTS = text(
     "USING (position) WHERE sequence IS NULL ORDER BY position LIMIT 1), 0) AS outbox_age_s, "
     "(SELECT count(*) FROM chassis.parked) AS parked, (SELECT count(*) FROM chassis.parked WHERE dead) AS dead, "
     "(SELECT count(*) FROM chassis.quarantine) AS quarantined, "
-    "(SELECT count(*) FROM chassis.effect WHERE state = 'pending') AS effects_pending, "
-    "(SELECT count(*) FROM chassis.effect WHERE state = 'failed') AS effects_failed, "
+    "(SELECT count(*) FROM chassis.job WHERE state = 'pending' AND event_id IS NOT NULL) AS effects_pending, "
+    "(SELECT count(*) FROM chassis.job WHERE state = 'failed') AS effects_failed, "
     "(SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = 'EVENTS') AS read_upto"
 )
 _RETRY_QUEUE = text(
@@ -35,8 +35,9 @@ _QUARANTINE = text(
     "ORDER BY quarantined_at DESC LIMIT :limit"
 )
 _EFFECTS = text(
-    "SELECT event_id, work, tenant, attempts, state, next_at, reason FROM chassis.effect WHERE state <> 'done' "
-    "ORDER BY position LIMIT :limit"
+    "SELECT event_id, kind AS work, CASE queue WHEN '-' THEN '' ELSE queue END AS tenant, attempts, state, "
+    "due AS next_at, error AS reason FROM chassis.job WHERE state IN ('pending', 'failed') "
+    "AND event_id IS NOT NULL ORDER BY position LIMIT :limit"
 )
 
 Limit = Annotated[int, Query(ge=1, le=500)]

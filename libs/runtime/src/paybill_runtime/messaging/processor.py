@@ -1,7 +1,7 @@
 """Processes batches of messages in one transaction; a message that fails is isolated and moved to the retry queue."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from opentelemetry.trace import SpanKind
 from paybill_contracts.envelope import Origin
@@ -13,7 +13,7 @@ from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.retry import retry_on_conflict
 from paybill_runtime.decisions.aggregates import Key
-from paybill_runtime.decisions.group_commit import GroupCommit
+from paybill_runtime.decisions.group_commit import GroupCommit, OnCommit
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork, decision_context
@@ -28,6 +28,10 @@ from paybill_runtime.telemetry import log_context, meter, span
 log = logging.getLogger(__name__)
 
 _HANDLED = meter.create_counter("paybill.messages.heard", "{message}", "Messages handled, by outcome.")
+
+
+def _ignore_commit(*, requires_jobs: bool) -> None:  # its caller names it
+    """Does nothing."""
 
 
 class MessageProcessor:
@@ -48,7 +52,7 @@ class MessageProcessor:
         self._store = store
         self._group_commit = group_commit
         self.restore_guard = restore_guard
-        self.on_commit: Callable[[], None] = lambda: None
+        self.on_commit: OnCommit = _ignore_commit
 
     async def process(
         self, items: Sequence[IncomingMessage], held: Mapping[str, int], positions: dict[int, int]
@@ -111,13 +115,14 @@ class MessageProcessor:
         if failed or waiting or quarantined:
             async with self.database.transaction() as transaction:
                 await self._store.write(transaction, unit, held.items(), [batch.record])
+                requires_jobs = True
                 await retry_queue.enqueue(transaction, failed, waiting, unit.now)
                 await retry_queue.quarantine(transaction, quarantined, unit.now)
         else:
             async with self.database.direct(committing=True) as connection:
-                await self._store.write(connection, unit, held.items(), [batch.record])
+                requires_jobs = await self._store.write(connection, unit, held.items(), [batch.record])
         positions.update(dict.fromkeys(behind, last.sequence))
-        self.on_commit()
+        self.on_commit(requires_jobs=requires_jobs)
         for outcome, count in (("failed", len(failed)), ("waiting", len(waiting))):
             _HANDLED.add(count, {"outcome": outcome})
         _HANDLED.add(len(new) - len(failed) - len(waiting), {"outcome": "handled"})

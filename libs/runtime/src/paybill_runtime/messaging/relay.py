@@ -41,7 +41,10 @@ CHAIN = 8
 Never in a cluster: on nats-server 2.14.0 to 2.15.1 one condition `Nats-Expected-Last-Msg-Id` that does not hold stops a
 replicated stream for every publisher, also after a restart.
 """
-POLL_S = 0.2
+CHECK_S = 0.2
+"""Interval at which a relay without facts looks for a new lease or connection, which costs no query."""
+POLL_S = 10.0
+"""Longest time between two queries for facts: a backstop for a replica that died before its notice."""
 MAX_PAUSE_S = 2.0
 ACK_TIMEOUT_S = 5.0
 
@@ -79,6 +82,7 @@ class Relay:
         self._aligned = False
         self._in_cluster = True
         self._failures = 0
+        self._found_nothing_at = -POLL_S
         self.problem = ""
 
     def wake(self) -> None:
@@ -88,9 +92,10 @@ class Relay:
     async def run(self) -> None:
         """Publishes until cancelled. While NATS or PostgreSQL is unavailable, facts stay in the outbox."""
         while True:
+            woken = self._wake.is_set()
             self._wake.clear()
             try:
-                more = await self._round()
+                more = await self._round(woken=woken)
                 self.problem, self._failures = "", 0
             except (NatsError, APIError, OSError, TimeoutError) as error:
                 more = await self._pause(f"NATS does not accept facts ({reason(error)}); they wait in the outbox")
@@ -99,7 +104,7 @@ class Relay:
             except (ConfigurationError, WrongRecipientError) as error:
                 more = await self._pause(f"keys of personal data cannot be published, and facts wait for them: {error}")
             if not more:
-                await clock.wait_for_event(self._wake, POLL_S)
+                await clock.wait_for_event(self._wake, CHECK_S)
 
     async def _pause(self, problem: str) -> bool:
         """Logs a new problem, waits with backoff, and makes the next round compare the stream with the outbox again."""
@@ -108,12 +113,12 @@ class Relay:
         self.problem, self._aligned = problem, False
         self._failures += 1
         if self._broker.connected.is_set():
-            await asyncio.sleep(min(POLL_S * 2.0 ** min(self._failures, 10), MAX_PAUSE_S))
+            await asyncio.sleep(min(CHECK_S * 2.0 ** min(self._failures, 10), MAX_PAUSE_S))
         else:
             await self._broker.connected.wait()
         return False
 
-    async def _round(self) -> bool:
+    async def _round(self, *, woken: bool = True) -> bool:
         epoch = self._leases.held.get(RELAY)
         if epoch is None:
             self._restore_guard.clear(RELAY)
@@ -127,10 +132,14 @@ class Relay:
         if not self._aligned:
             with self._restore_guard.checking(RELAY):
                 await self._catch_up(epoch)
-            self._aligned = True
+            self._aligned, woken = True, True
         self._restore_guard.check()
+        now = asyncio.get_running_loop().time()
+        if not woken and now < self._found_nothing_at + POLL_S:
+            return False
         async with self._database.direct() as connection:
             facts, keys_pending = await outbox.read_unpublished(connection, BATCH)
+        self._found_nothing_at = -POLL_S if facts else now
         if not facts:
             return False
         if keys_pending:

@@ -1,9 +1,8 @@
 """Retry queue: a fact that failed blocks only its tenant's queue, is retried, and ends as a dead letter."""
 
-import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -16,24 +15,23 @@ from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
-from paybill_runtime.database.leases import INTAKE, Leases, fence
+from paybill_runtime.database.leases import fence
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.retry import retry_on_conflict
+from paybill_runtime.database.statement import Statement
+from paybill_runtime.decisions.group_commit import OnCommit
+from paybill_runtime.decisions.job_rows import JobRequest, request_job
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.errors import (
-    DatabaseUnavailableError,
-    LeaseLostError,
     is_infrastructure_error,
     is_transaction_conflict,
     reason,
     single_line,
 )
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind
 from paybill_runtime.messaging.message import (
-    INTAKE_PARTITION,
-    STREAM_LEASE,
-    STREAM_PARTITION,
     IncomingMessage,
     headers_json,
     lease_of,
@@ -45,9 +43,11 @@ from paybill_runtime.telemetry import log_context
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 8
-POLL_S = 0.5
+CONFLICT_PAUSE_S = 0.5
 MAX_PER_TURN = 100
-"""Facts of one queue that are retried before the next queue."""
+"""Facts of one queue that are retried before its job gives its slot to another."""
+KIND = "retry"
+"""Kind of the jobs: one for each queue, which is the tenant in its partition."""
 BLOCKED = "an earlier fact of this tenant waits"
 
 _ENQUEUE = text(
@@ -61,18 +61,9 @@ _QUARANTINE = text(
     "(quarantine_id, publisher, subject, headers, payload, reason, sequence, quarantined_at) "
     "VALUES (:id, :publisher, :subject, :headers, :payload, :reason, :sequence, :now) ON CONFLICT DO NOTHING"
 )
-# It finds the queues and the first row of each by the index: the rows after the first cost nothing.
-_HEADS = text(
-    "WITH RECURSIVE queue AS ((SELECT partition, tenant FROM chassis.parked WHERE partition = ANY(:partitions) "
-    "ORDER BY partition, tenant LIMIT 1) UNION ALL SELECT n.partition, n.tenant FROM queue AS q CROSS JOIN LATERAL "
-    "(SELECT p.partition, p.tenant FROM chassis.parked AS p WHERE (p.partition, p.tenant) > (q.partition, q.tenant) "
-    "AND p.partition = ANY(:partitions) ORDER BY p.partition, p.tenant LIMIT 1) AS n) "
-    "SELECT head.* FROM queue AS q CROSS JOIN LATERAL (SELECT event_id, stream, partition, tenant, dead, next_at "
-    "FROM chassis.parked AS p WHERE p.partition = q.partition AND p.tenant = q.tenant ORDER BY sequence LIMIT 1) "
-    "AS head WHERE NOT head.dead AND head.next_at <= :now ORDER BY head.next_at LIMIT 64"
-)
-_NEXT = text(
-    "SELECT event_id FROM chassis.parked WHERE partition = :partition AND tenant = :tenant ORDER BY sequence LIMIT 1"
+_HEAD = text(
+    "SELECT event_id, dead, next_at FROM chassis.parked WHERE partition = :partition AND tenant = :tenant "
+    "ORDER BY sequence LIMIT 1"
 )
 _ONE = text("SELECT * FROM chassis.parked WHERE event_id = :id FOR UPDATE")
 _DELETE = text("DELETE FROM chassis.parked WHERE event_id = :id")
@@ -105,6 +96,16 @@ async def enqueue(
     rows += [_row(item) | {"attempts": 0, "next_at": now, "reason": BLOCKED} for item in waiting]
     if rows:
         await connection.execute(_ENQUEUE, rows)
+        await _request_jobs(connection, rows)
+
+
+async def _request_jobs(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Requests the jobs of the queues of these rows; each finds out when its first fact is due."""
+    statement, now = Statement(), clock.now()
+    queues = {(row["partition"], row["tenant"]): lease_of(row["stream"], row["partition"]) for row in rows}
+    for (partition, tenant), lease in sorted(queues.items()):
+        request_job(statement, JobRequest(KIND, f"{partition}/{tenant}", lease, now))
+    await statement.execute(connection)
 
 
 def _row(item: IncomingMessage) -> dict[str, Any]:
@@ -168,54 +169,35 @@ class Processor(Protocol):
 class RetryQueue:
     """Retries failed facts, each tenant's in order, and redrives or skips dead letters for operators."""
 
-    def __init__(self, processor: Processor, store: Store, leases: Leases, on_commit: Callable[[], None]) -> None:
+    def __init__(self, processor: Processor, store: Store, on_commit: OnCommit) -> None:
         self._processor = processor
         self._store = store
-        self._leases = leases
         self._on_commit = on_commit
 
-    async def run(self) -> None:
-        """Retries facts that are due, until cancelled."""
-        while True:
+    def kind(self) -> Kind:
+        """Returns the kind of jobs that retry."""
+        return Kind(KIND, self._run)
+
+    async def _run(self, job: ClaimedJob) -> float | None:
+        """Retries a queue from its first fact until one has to wait or MAX_PER_TURN are done."""
+        partition, _, tenant = job.key.partition("/")
+        queue = {"partition": int(partition), "tenant": tenant}
+        for _ in range(MAX_PER_TURN):
+            self._processor.restore_guard.check()
+            async with self._processor.database.reading() as connection:
+                head = (await connection.execute(_HEAD, queue)).one_or_none()
+            if head is None or head.dead:
+                return None  # at a dead letter the queue waits for an operator
+            now = clock.now()
+            if head.next_at > now:
+                return float((head.next_at - now).total_seconds())
             try:
-                progress = await self.tick()
-            except (DatabaseUnavailableError, LeaseLostError) as error:
-                log.warning("the retry queue pauses: %s", error)
-                progress = False
+                await self._try(head.event_id, job.leases)
             except Exception as error:
                 if not is_transaction_conflict(error):
                     raise
-                progress = False
-            if not progress:
-                await asyncio.sleep(POLL_S)
-
-    async def tick(self) -> bool:
-        """Retries the first facts of every due queue of this process; returns whether any queue advanced."""
-        self._processor.restore_guard.check()
-        partitions = self._leases.partitions()
-        partitions += [INTAKE_PARTITION] if self._leases.held_of([INTAKE]) else []
-        partitions += [STREAM_PARTITION] if self._leases.held_of([STREAM_LEASE]) else []
-        async with self._processor.database.reading() as connection:
-            heads = (await connection.execute(_HEADS, {"partitions": partitions, "now": clock.now()})).all()
-        progress = False
-        for head in heads:
-            held = self._leases.held_of([lease_of(head.stream, head.partition)])
-            if held:
-                progress |= await self._process_queue(head, held)
-        return progress
-
-    async def _process_queue(self, head: Row[Any], held: Mapping[str, int]) -> bool:
-        """Retries a queue from its first fact until one fails or MAX_PER_TURN are done; returns True if it advanced."""
-        queue = {"partition": head.partition, "tenant": head.tenant}
-        id_ = head.event_id
-        for count in range(MAX_PER_TURN):
-            if not await self._try(id_, held):
-                return count > 0
-            async with self._processor.database.reading() as connection:
-                id_ = (await connection.execute(_NEXT, queue)).scalar_one_or_none()
-            if id_ is None:
-                break
-        return True
+                return CONFLICT_PAUSE_S
+        return 0.0
 
     async def _try(self, id_: UUID, held: Mapping[str, int]) -> bool:
         """Handles one fact again; returns whether its queue advances."""
@@ -240,7 +222,7 @@ class RetryQueue:
                 await connection.execute(_DELETE, {"id": id_})
             else:
                 await self._later(connection, row, failure)
-        self._on_commit()
+        self._on_commit(requires_jobs=True)
         return failure is None
 
     def _read(self, row: Row[Any]) -> IncomingMessage:
@@ -311,4 +293,5 @@ class RetryQueue:
             unit.emit(event, row.revision + 1)
             await self._store.write(connection, unit)
             await connection.execute(statement, {"id": id_, "revision": row.revision + 1})
-        self._on_commit()
+            await _request_jobs(connection, [row._asdict()])
+        self._on_commit(requires_jobs=True)

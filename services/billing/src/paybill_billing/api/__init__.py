@@ -1,6 +1,6 @@
 """HTTP routes of all contexts, and the view of an account, which composes several."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from fastapi import APIRouter
 from paybill_runtime.decisions.context import ServiceContext
@@ -20,14 +20,8 @@ from paybill_billing.webhooks.api import messages, receive
 def router(
     context: ServiceContext,
     connected: Mapping[str, ProviderConnection],
-    on_stored: Callable[[str], None],
-    on_reconcile: Callable[[], None],
 ) -> APIRouter:
-    """Returns the routes.
-
-    connected: the providers by name. on_stored: called with the provider of stored messages. on_reconcile: called when
-    a reconciliation starts.
-    """
+    """Returns the routes. connected: the providers by name."""
     listing = frozenset(name for name, one in connected.items() if isinstance(one.provider, SubscriptionLister))
     inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
     contexts = (
@@ -46,7 +40,7 @@ def router(
         usage.router(context),
         windows.router(context),
         messages.router(context),
-        reconciliation.router(context, listing, on_reconcile),
-        receive.router(context, inbound, on_stored),
+        reconciliation.router(context, listing),
+        receive.router(context, inbound),
     )
     return APIRouter(routes=[route for each in contexts for route in each.routes])

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from paybill_runtime.jobs.effects import Refused, RetryAfter
+from paybill_runtime.jobs.effects import Refused
+from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_billing.providers.port import ProviderRefusedError, ProviderUnavailableError
 

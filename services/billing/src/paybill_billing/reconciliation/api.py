@@ -1,6 +1,5 @@
 """HTTP of reconciliation: start, show and stop runs, and show drifts."""
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Self
 from uuid import uuid4
@@ -60,8 +59,8 @@ class DriftPage(BaseModel):
     next: Annotated[str | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
-def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[[], None]) -> APIRouter:
-    """Returns the routes. listing: providers that list their subscriptions. on_start: called when a run starts."""
+def router(context: ServiceContext, listing: frozenset[str]) -> APIRouter:
+    """Returns the routes. listing: providers that list their subscriptions."""
     routes = APIRouter(prefix="/v1", tags=["reconciliation"])
 
     @routes.post("/providers/{provider}/reconciliations", status_code=status.HTTP_202_ACCEPTED)
@@ -79,7 +78,7 @@ def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[
                 f"{provider} cannot list subscriptions; providers that can: {names}",
             )
         run_id = f"rec_{uuid4().hex}"
-        run = await start_run(
+        return await start_run(
             context,
             principal.origin,
             run_id,
@@ -91,8 +90,6 @@ def router(context: ServiceContext, listing: frozenset[str], on_start: Callable[
             response_type=RunView,
             view=RunView.of,
         )
-        on_start()
-        return run
 
     @routes.get("/reconciliations")
     async def show_all(_: Viewer, limit: Limit = 50) -> list[RunView]:

@@ -7,12 +7,14 @@ from paybill_contracts.envelope import Origin
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import JobRequest, Priority, request_job
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import state_column
 from sqlalchemy import Column, Index, Select, Table, Text, select, text
 from sqlmodel import col
 
 from paybill_billing.database import Base
+from paybill_billing.providers.sync_queue import LEASE
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Run
 
@@ -75,6 +77,11 @@ LAST_START = text(
 """Start of the newest run; before the first run, the time of the first webhook."""
 
 
+def kind_of(provider: str) -> str:
+    """Returns the kind of the job that runs the reconciliations of a provider."""
+    return f"reconciliation/{provider}"
+
+
 async def start_run(
     context: ServiceContext,
     origin: Origin,
@@ -96,7 +103,15 @@ async def start_run(
             raise reconciliation.UnknownRunError(f"{run_id} was not started")
         return view(run)
 
-    return await context.decide(origin, decide, writes=[RUNS.key(run_id)], **more)
+    kind = kind_of(provider)
+    request = JobRequest(kind, kind, LEASE, context.now(), priority=Priority.BULK)
+    return await context.decide(
+        origin,
+        decide,
+        writes=[RUNS.key(run_id)],
+        extra_statements=lambda statement: request_job(statement, request),
+        **more,
+    )
 
 
 def note_listed(statement: Statement, run_id: str, ids: Sequence[str], *, done: bool) -> None:

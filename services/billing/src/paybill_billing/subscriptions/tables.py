@@ -1,17 +1,20 @@
 """Rows of accounts, subscriptions, payments, changes and plan migrations."""
 
+from datetime import datetime
 from typing import Any
 
 from paybill_contracts.errors import ConflictError
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.aggregates import Stored, generated
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import JobRequest, Priority, request_job
 from paybill_runtime.http.listing import load_state, state_column
 from paybill_runtime.jobs.effects import Refused
 from sqlalchemy import Select, select, text
 from sqlmodel import col
 
 from paybill_billing.database import Base
-from paybill_billing.providers import sync_queue
+from paybill_billing.providers.sync_queue import LEASE, enqueue_overdue
 from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 
@@ -103,25 +106,13 @@ STATES = (ACCOUNTS, SUBSCRIPTIONS, PAYMENTS, CHANGES, PLAN_MIGRATIONS)
 
 ACCOUNT_OF_CUSTOMER = text("SELECT id FROM accounts WHERE customer = :customer")
 ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
-REQUEUE_OPENED_ACCOUNTS = sync_queue.wake(
-    "SELECT t.provider, t.target FROM webhook_targets AS t "
-    "JOIN accounts AS a ON a.customer = t.provider || '/' || t.customer "
-    "WHERE t.provider = :provider AND t.reason = :reason ORDER BY t.provider, t.target FOR UPDATE OF t SKIP LOCKED"
-)
-"""Makes due the entries that waited for an account that is open now."""
-REVISIONS = text("SELECT id, revision FROM subscriptions WHERE id = ANY(:ids)")
 OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")
-OVERDUE_SUBSCRIPTIONS = text(
-    "SELECT id, state->'subscription'->>'provider_subscription' AS provider_subscription FROM subscriptions "
-    "WHERE look <= :now AND state->'subscription'->>'provider' = :provider AND NOT id = ANY(:paused) "
-    "ORDER BY look LIMIT :limit"
-)
-"""Subscriptions whose next sync is due. now: as text, which sorts by time."""
 _SUBSCRIBED_TO_VERSION = (
     "state->'subscription'->'plan'->>'plan' = :plan AND state->'subscription'->'plan'->>'version' = :version "
     "AND access NOT IN ('ended', 'pending')"
 )
 """Condition of the subscriptions that pin a plan version."""
+PLAN_MIGRATION_JOB = "plan_migrations"
 RUNNING_MIGRATIONS = text("SELECT id, state::text AS state FROM moves WHERE open_from IS NOT NULL ORDER BY id")
 CHANGE_COUNTS = text(
     "SELECT count(*) AS requested, count(*) FILTER (WHERE status = 'applied') AS applied, "
@@ -146,6 +137,22 @@ MIGRATION_COUNTS = text(
     "count(c.id) FILTER (WHERE c.open_for IS NULL AND c.status <> 'applied') AS refused FROM moves AS m "
     "LEFT JOIN changes AS c ON c.move_id = m.id WHERE :id = '' OR m.id = :id GROUP BY m.id ORDER BY m.id LIMIT :limit"
 )
+
+
+def enqueue_overdue_sync(id_: str, now: datetime, statement: Statement) -> None:
+    """Queues the sync of a subscription that should have changed, but no webhook came; its state stays until then."""
+    id_value = statement.value(id_)
+    enqueue_overdue(
+        "SELECT state->'subscription'->>'provider' AS provider, "  # noqa: S608  # our own text
+        f"state->'subscription'->>'provider_subscription' AS target FROM subscriptions WHERE id = {id_value}",
+        now,
+        statement,
+    )
+
+
+def request_plan_migrations(now: datetime, statement: Statement) -> None:
+    """Requests the job that runs plan migrations."""
+    request_job(statement, JobRequest(PLAN_MIGRATION_JOB, PLAN_MIGRATION_JOB, LEASE, now, priority=Priority.BULK))
 
 
 async def account_of(context: ServiceContext, tenant_id: str) -> Account:

@@ -12,11 +12,12 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from paybill_contracts.envelope import Origin
 from paybill_contracts.metering import UsageCountRequested, UsageReportRequested, UsageWindowClosed
-from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, reason, single_line
-from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
+from paybill_runtime.errors import reason, single_line
+from paybill_runtime.jobs.effects import DueJob, Job, JobRegistry, Outcome, Refused
+from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind
 from paybill_runtime.messaging.inbox import LAST_POSITION
 from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.settings import read_secret
@@ -45,6 +46,9 @@ BATCH = 64
 _BROKER_ERRORS = (NatsError, JetStreamError, OSError, TimeoutError)
 
 
+WINDOWS_DUE = DueJob(METERS, "due", "close_usage_windows")
+
+
 class WindowCloser:
     """Closes due windows after all usage that reached INTAKE before has been counted.
 
@@ -55,19 +59,16 @@ class WindowCloser:
         self._context = context
         self._client: Client | None = None
 
-    async def run(self) -> None:
-        """Polls for due windows until cancelled. Replicas may run it at once: closing twice changes nothing."""
+    def kind(self) -> Kind:
+        """Returns the kind of its job, which `WINDOWS_DUE` requests."""
+        return Kind(WINDOWS_DUE.kind, self._run, priority=Priority.BULK)
+
+    async def _run(self, _: ClaimedJob) -> None:
         try:
-            while True:
-                try:
-                    await self.tick(self._context.now())
-                except (DatabaseUnavailableError, OverloadedError, *_BROKER_ERRORS) as error:
-                    log.warning("closing usage windows failed, it is retried: %s", reason(error))
-                    await self.disconnect()
-                    await asyncio.sleep(POLL_S)
-                await asyncio.sleep(POLL_S)
-        finally:
+            await self.tick(self._context.now())
+        except _BROKER_ERRORS as error:
             await self.disconnect()
+            raise AttemptFailedError(reason(error), POLL_S) from error
 
     async def tick(self, at: datetime) -> int:
         """Closes the windows that are due at `at`. Returns the number of meters."""
@@ -123,15 +124,11 @@ class WindowCloser:
         )
 
     async def disconnect(self) -> None:
+        """Closes the connection to NATS, if there is one."""
         client, self._client = self._client, None
         if client is not None:
             with suppress(*_BROKER_ERRORS):
                 await client.close()
-
-
-async def close_windows(context: ServiceContext, _: Leases) -> None:
-    """Runs the background loop that closes windows."""
-    await WindowCloser(context).run()
 
 
 async def configure_publishers(context: ServiceContext) -> None:

@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from paybill_runtime.database.pool import Database
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.errors import OverloadedError, is_transaction_conflict
 
 from paybill_billing.providers.port import Delivery
+from paybill_billing.providers.sync_queue import LEASE
 from paybill_billing.webhooks.tables import DELIVERY_COLUMNS, STORE_MESSAGES
 
 log = logging.getLogger(__name__)
@@ -37,14 +38,10 @@ class InboxMessage:
 
 
 class WebhookInbox:
-    """Stores messages by group commit: all waiting messages share one statement.
+    """Stores messages by group commit: all waiting messages share one statement, which also queues their syncs."""
 
-    on_stored: called after each commit with every provider of the group.
-    """
-
-    def __init__(self, database: Database, on_stored: Callable[[str], None]) -> None:
-        self._database = database
-        self._on_stored = on_stored
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
         self._waiting: list[tuple[InboxMessage, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -67,8 +64,6 @@ class WebhookInbox:
             if error is None:
                 # One line for all: a line for each costs as much as the rest of the middleware.
                 log.info("stored %d webhooks in %.1f ms", len(group), (time.perf_counter() - began) * 1000)
-            for provider in {message.provider for message, _ in group}:
-                self._on_stored(provider)
             for _, done in group:
                 if done.cancelled():
                     continue
@@ -82,8 +77,9 @@ class WebhookInbox:
         columns = [list(column) for column in zip(*map(_row, unique.values()), strict=True)]
         for _ in range(MAX_TRIES):
             try:
-                async with self._database.direct() as connection:
+                async with self._context.database.direct() as connection:
                     await connection.fetch(STORE_MESSAGES, *columns)
+                await self._context.jobs_requested(LEASE)
             except Exception as error:  # noqa: BLE001  # any error is the answer to every sender of the group
                 if not is_transaction_conflict(error):
                     return error

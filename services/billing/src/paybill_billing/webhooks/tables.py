@@ -1,12 +1,12 @@
-"""Inbox of webhooks: its table, and the queries that read it with the sync queue."""
+"""Inbox of webhooks: its table, and the queries that read it for the sync queue."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.jobs.kinds import ClaimedJob
 from sqlalchemy import (
     Boolean,
     Column,
@@ -26,7 +26,6 @@ from sqlalchemy import (
 from paybill_billing.database import Base
 from paybill_billing.providers import sync_queue
 from paybill_billing.subscriptions.domain.subscriptions import subscription_id
-from paybill_billing.subscriptions.tables import REVISIONS
 from paybill_billing.webhooks.domain import MessageState
 
 WEBHOOKS = Table(
@@ -84,17 +83,16 @@ BODIES = text(
     "WHERE provider = :provider AND event_id = ANY(:ids) ORDER BY created, event_id"
 )
 DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
-# One query reads all that a sync needs: the messages, their customers, and the accounts of those.
-_DUE = text(
-    "SELECT t.target, t.seq, t.tries, w.ids, w.types, w.traceparent, w.customers, "
-    "ARRAY(SELECT ARRAY[a.customer, a.id] FROM accounts AS a WHERE a.customer = ANY(w.customers)) AS owners "
-    "FROM webhook_targets AS t CROSS JOIN LATERAL ("
+# One query reads all that a sync needs: the messages, their customers, the accounts of those, and our revision.
+_TASK = text(
+    "SELECT w.ids, w.types, w.traceparent, w.customers, "
+    "ARRAY(SELECT ARRAY[a.customer, a.id] FROM accounts AS a WHERE a.customer = ANY(w.customers)) AS owners, "
+    "(SELECT revision FROM subscriptions WHERE id = :subscription) AS revision FROM ("
     "SELECT array_agg(event_id ORDER BY created, event_id) AS ids, "
     "array_agg(type ORDER BY created, event_id) AS types, "
     "(array_agg(traceparent ORDER BY created, event_id))[1] AS traceparent, "
     "array_agg(DISTINCT provider || '/' || customer) FILTER (WHERE customer IS NOT NULL) AS customers "
-    "FROM webhooks WHERE provider = t.provider AND target = t.target AND done_at IS NULL) AS w "
-    "WHERE t.provider = :provider AND t.due <= :now AND NOT t.target = ANY(:running) ORDER BY t.due LIMIT :limit"
+    "FROM webhooks WHERE provider = :provider AND target = :target AND done_at IS NULL) AS w"
 )
 
 
@@ -106,10 +104,9 @@ class SyncTask:
     revision: of our subscription when the task was read; the fetch is stale when it has changed.
     """
 
+    job: ClaimedJob
     provider: str
     target: str
-    seq: int
-    tries: int
     event_ids: tuple[str, ...]
     event_types: tuple[str, ...]
     traceparent: str | None
@@ -118,45 +115,36 @@ class SyncTask:
     revision: int
 
 
-async def due_tasks(
-    context: ServiceContext, provider: str, now: datetime, running: Collection[str], limit: int
-) -> list[SyncTask]:
-    """Returns the tasks that are due, the oldest first. running: targets to leave out."""
-    values = {"provider": provider, "now": now, "running": list(running), "limit": limit}
-    rows = await context.rows(_DUE, values)
-    if not rows:
-        return []
-    ids = {row.target: subscription_id(provider, row.target) for row in rows}
-    revisions = {row.id: row.revision for row in await context.rows(REVISIONS, {"ids": list(ids.values())})}
-    return [
-        SyncTask(
-            provider=provider,
-            target=row.target,
-            seq=row.seq,
-            tries=row.tries,
-            event_ids=tuple(row.ids or ()),
-            event_types=tuple(row.types or ()),
-            traceparent=row.traceparent,
-            customers=frozenset(row.customers or ()),
-            owners=dict(row.owners),
-            revision=revisions.get(ids[row.target], 0),
-        )
-        for row in rows
-    ]
+async def sync_task(context: ServiceContext, provider: str, job: ClaimedJob) -> SyncTask:
+    """Returns the task of a job."""
+    target = job.key
+    values = {"provider": provider, "target": target, "subscription": subscription_id(provider, target)}
+    row = (await context.rows(_TASK, values))[0]
+    return SyncTask(
+        job=job,
+        provider=provider,
+        target=target,
+        event_ids=tuple(row.ids or ()),
+        event_types=tuple(row.types or ()),
+        traceparent=row.traceparent,
+        customers=frozenset(row.customers or ()),
+        owners=dict(row.owners),
+        revision=row.revision or 0,
+    )
 
 
 def finish(task: SyncTask, now: datetime, statement: Statement) -> None:
     """Marks the messages of a task as done and removes it from the queue."""
     at, provider, ids = map(statement.value, (now, task.provider, list(task.event_ids)))
     statement.add(f"UPDATE webhooks SET done_at = {at} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
-    sync_queue.finish_sync(task.provider, task.target, task.seq, now, statement)
+    task.job.finish(statement)
 
 
 def retarget(task: SyncTask, target: str, now: datetime, statement: Statement) -> None:
     """Assigns the messages of a task to another object and queues that instead."""
     to, provider, ids = map(statement.value, (target, task.provider, list(task.event_ids)))
     statement.add(f"UPDATE webhooks SET target = {to} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
-    sync_queue.finish_sync(task.provider, task.target, task.seq, now, statement)
+    task.job.finish(statement)
     sync_queue.enqueue_sync(task.provider, target, now, statement)
 
 

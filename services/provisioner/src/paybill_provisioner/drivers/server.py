@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.jobs.effects import RetryAfter
+from paybill_runtime.jobs.kinds import RetryAfter
 
 from paybill_provisioner.drivers.namespaces import ident
 

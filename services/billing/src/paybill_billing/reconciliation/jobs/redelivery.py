@@ -2,16 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import timedelta
 from hashlib import sha256
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.reconciliation import DriftFound, DriftKind
-from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind, RetryAfter
 
 from paybill_billing.providers.port import Delivery, ProviderRefusedError, ProviderUnavailableError, RedeliverySource
 from paybill_billing.providers.sync_queue import LEASE
@@ -21,7 +21,6 @@ from paybill_billing.webhooks.tables import KNOWN
 
 log = logging.getLogger(__name__)
 
-POLL_S = 1.0
 PROVIDER_RETENTION = timedelta(days=30)
 """Age of the oldest events that providers list."""
 OVERLAP = timedelta(minutes=10)
@@ -32,42 +31,33 @@ MIN_AGE = timedelta(seconds=60)
 class RedeliveryPoller:
     """Polls one provider for undelivered messages. Only the holder of the webhook lease works."""
 
-    def __init__(
-        self,
-        context: ServiceContext,
-        leases: Leases,
-        name: str,
-        provider: RedeliverySource,
-        on_stored: Callable[[str], None],
-    ) -> None:
+    def __init__(self, context: ServiceContext, name: str, provider: RedeliverySource) -> None:
         self._context = context
-        self._leases = leases
         self._name = name
         self._provider = provider
-        self._inbox = WebhookInbox(context.database, on_stored)
+        self._inbox = WebhookInbox(context)
         self._since = context.now() - PROVIDER_RETENTION
 
-    async def run(self) -> None:
-        """Polls at the configured interval, until cancelled."""
-        clock = asyncio.get_running_loop().time
-        due = clock()
-        while True:
-            try:
-                if clock() >= due and (held := self._leases.held_of([LEASE])):
-                    started_at = self._context.now()
-                    await self._poll(held)
-                    self._since, due = started_at - OVERLAP, clock() + self._context.settings.sweep_every_s
-            except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
-                log.warning("the redelivery poll of %s waits: %s", self._name, error)
-            except ProviderUnavailableError as error:
-                log.warning("the redelivery poll of %s waits: %s", self._name, error)
-                due = clock() + error.after_s
-            except ProviderRefusedError as error:
-                log.error("the redelivery poll of %s is refused: %s", self._name, error)  # noqa: TRY400  # the message is enough, without a traceback
-                due = clock() + self._context.settings.sweep_every_s
-            await asyncio.sleep(POLL_S)
+    def kind(self) -> Kind:
+        """Returns the kind of its job."""
+        return Kind(f"redelivery/{self._name}", self._run, LEASE, Priority.BULK, recurring=True, exclusive=True)
 
-    async def _poll(self, leases: dict[str, int]) -> None:
+    async def _run(self, job: ClaimedJob) -> float:
+        """Polls once; returns the configured interval."""
+        interval_s: float = self._context.settings.sweep_every_s
+        started_at = self._context.now()
+        try:
+            await self._poll(job.leases)
+        except ProviderUnavailableError as error:
+            log.warning("the redelivery poll of %s waits: %s", self._name, error)
+            raise RetryAfter(error.after_s, str(error)) from error
+        except ProviderRefusedError as error:
+            log.error("the redelivery poll of %s is refused: %s", self._name, error)  # noqa: TRY400  # the message is enough, without a traceback
+            raise RetryAfter(interval_s, str(error)) from error
+        self._since = started_at - OVERLAP
+        return interval_s
+
+    async def _poll(self, leases: Mapping[str, int]) -> None:
         after: str | None = None
         while True:
             page = await self._provider.undelivered(self._since, after)
@@ -88,7 +78,7 @@ class RedeliveryPoller:
         encrypted = self._context.seal_raw(body)
         await self._inbox.store(InboxMessage(delivery, self._name, "", encrypted, self._context.now()))
 
-    async def _record_drifts(self, undelivered: list[Delivery], leases: dict[str, int]) -> None:
+    async def _record_drifts(self, undelivered: list[Delivery], leases: Mapping[str, int]) -> None:
         """Records drifts before the messages are stored: after a crash in between they get the same ids again."""
         first = {delivery.target: delivery for delivery in reversed(undelivered) if delivery.target is not None}
         drifts = [self._drift(target, delivery) for target, delivery in sorted(first.items())]

@@ -1,8 +1,7 @@
 """Reconciliation job: compares all subscriptions of a provider with ours, one page at a time."""
 
-import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,19 +12,20 @@ from paybill_contracts.billing import Subscription
 from paybill_contracts.envelope import Origin
 from paybill_contracts.errors import DomainError
 from paybill_contracts.reconciliation import Difference, DriftFound, DriftKind
-from paybill_runtime.clock import wait_for_event
-from paybill_runtime.database.leases import Leases
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import UNFAILED_REQUESTS, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, single_line
+from paybill_runtime.errors import single_line
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind, RetryAfter
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import Catalogue, UnknownPriceError
 from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.providers import sync_queue
 from paybill_billing.providers.port import Provider, ProviderRefusedError, ProviderUnavailableError, SubscriptionLister
 from paybill_billing.providers.port.snapshots import ProviderSnapshot
-from paybill_billing.providers.sync_queue import LEASE, PENDING, enqueue_sync
+from paybill_billing.providers.sync_queue import LEASE, enqueue_sync
 from paybill_billing.reconciliation import domain as reconciliation
 from paybill_billing.reconciliation.domain import Page, Run
 from paybill_billing.reconciliation.tables import (
@@ -34,6 +34,7 @@ from paybill_billing.reconciliation.tables import (
     RUNNING,
     RUNS,
     UNLISTED_SUBSCRIPTIONS,
+    kind_of,
     note_listed,
     start_run,
 )
@@ -42,8 +43,8 @@ from paybill_billing.subscriptions.tables import ACCOUNTS, ACCOUNTS_OF_CUSTOMERS
 
 log = logging.getLogger(__name__)
 
-POLL_S = 1.0
 REFUSED_DELAY_S = 60.0
+LONGEST_WAIT_S = 3600.0
 UNLISTED_BATCH = 25
 _SCHEDULE = Origin("schedule", "schedule", "service:billing", "")
 
@@ -63,36 +64,27 @@ class ListingProvider(SubscriptionLister, Provider, Protocol):
 class Reconciler:
     """Compares one provider with us. Only the holder of the webhook lease works."""
 
-    def __init__(
-        self, context: ServiceContext, leases: Leases, name: str, provider: ListingProvider, requested: asyncio.Event
-    ) -> None:
-        """requested: set when an operator starts a run in this process; other runs are found within POLL_S."""
+    def __init__(self, context: ServiceContext, name: str, provider: ListingProvider) -> None:
         self._context = context
-        self._leases = leases
         self._name = name
         self._provider = provider
-        self._requested = requested
 
-    async def run(self) -> None:
-        """Continues the running run and starts the scheduled ones, until cancelled."""
-        while True:
-            self._requested.clear()
-            progressed = False
-            try:
-                if held := self._leases.held_of([LEASE]):
-                    progressed = await self._step(held)
-            except (DatabaseUnavailableError, LeaseLostError, OverloadedError, ProviderUnavailableError) as error:
-                log.warning("the reconciliation of %s waits: %s", self._name, error)
-                after_s = error.after_s if isinstance(error, ProviderUnavailableError) else POLL_S
-                await asyncio.sleep(after_s)
-            except ProviderRefusedError as error:
-                log.error("the reconciliation of %s is refused: %s", self._name, error)  # noqa: TRY400  # the message is enough, without a traceback
-                await asyncio.sleep(REFUSED_DELAY_S)
-            if not progressed:
-                await wait_for_event(self._requested, POLL_S)
+    def kind(self) -> Kind:
+        """Returns the kind of its job, which compares one page at a time."""
+        return Kind(kind_of(self._name), self._run, LEASE, Priority.BULK, recurring=True, exclusive=True)
 
-    async def _step(self, leases: dict[str, int]) -> bool:
-        """Returns False when there was nothing to do."""
+    async def _run(self, job: ClaimedJob) -> float:
+        """Continues the running run, or starts the scheduled one; returns the seconds until the next step."""
+        try:
+            return await self._step(job.leases)
+        except ProviderUnavailableError as error:
+            log.warning("the reconciliation of %s waits: %s", self._name, error)
+            raise RetryAfter(error.after_s, str(error)) from error
+        except ProviderRefusedError as error:
+            log.error("the reconciliation of %s is refused: %s", self._name, error)  # noqa: TRY400  # the message is enough, without a traceback
+            raise RetryAfter(REFUSED_DELAY_S, str(error)) from error
+
+    async def _step(self, leases: Mapping[str, int]) -> float:
         rows = await self._context.rows(RUNNING, {"provider": self._name})
         if not rows:
             return await self._start_scheduled()
@@ -102,20 +94,21 @@ class Reconciler:
             await self._compare(run, page.snapshots, leases, after=page.next, listed=page.next is None)
         else:
             await self._compare_unlisted(run, leases)
-        return True
+        return 0.0
 
-    async def _start_scheduled(self) -> bool:
-        """Starts the daily run; the first one a day after the first webhook."""
+    async def _start_scheduled(self) -> float:
+        """Starts the daily run when it is due; the first one a day after the first webhook."""
         interval = timedelta(seconds=self._context.settings.reconcile_every_s)
         last: datetime | None = (await self._context.rows(LAST_START, {"provider": self._name}))[0].started_at
         now = self._context.now()
         if last is None or now < last + interval:
-            return False
+            next_at = now + interval if last is None else last + interval
+            return min((next_at - now).total_seconds(), LONGEST_WAIT_S)
         run_id = "rec_" + sha256(f"{self._name}/{now.isoformat()}".encode()).hexdigest()[:32]
         await start_run(self._context, _SCHEDULE, run_id, self._name, repair=True, view=lambda run: run)
-        return True
+        return 0.0
 
-    async def _compare_unlisted(self, run: Run, leases: dict[str, int]) -> None:
+    async def _compare_unlisted(self, run: Run, leases: Mapping[str, int]) -> None:
         """Fetches our subscriptions that the provider's list did not contain, one by one."""
         rows = await self._context.rows(
             UNLISTED_SUBSCRIPTIONS,
@@ -140,7 +133,7 @@ class Reconciler:
         self,
         run: Run,
         snapshots: Sequence[ProviderSnapshot],
-        leases: dict[str, int],
+        leases: Mapping[str, int],
         *,
         after: str | None,
         listed: bool,
@@ -150,7 +143,8 @@ class Reconciler:
     ) -> None:
         ids = [snapshot.id for snapshot in snapshots]
         # A subscription of our customer with a pending sync is no drift: the sync will apply the change.
-        pending = {row.target for row in await self._context.rows(PENDING, {"provider": self._name, "ids": ids})}
+        queued = await self._context.rows(UNFAILED_REQUESTS, {"kind": sync_queue.kind_of(self._name), "keys": ids})
+        pending = {row.key for row in queued}
         names = [f"{self._name}/{snapshot.customer}" for snapshot in snapshots]
         rows = await self._context.rows(ACCOUNTS_OF_CUSTOMERS, {"customers": names})
         owners = {row.customer: row.id for row in rows}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Self
 from uuid import uuid4
 
@@ -28,7 +29,12 @@ from paybill_billing.subscriptions.domain.plan_migrations import (
     Status,
     UnknownPlanMigrationError,
 )
-from paybill_billing.subscriptions.tables import MIGRATION_COUNTS, PLAN_MIGRATIONS, SUBSCRIBER_GROUPS
+from paybill_billing.subscriptions.tables import (
+    MIGRATION_COUNTS,
+    PLAN_MIGRATIONS,
+    SUBSCRIBER_GROUPS,
+    request_plan_migrations,
+)
 
 Version = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
@@ -133,6 +139,7 @@ def router(context: ServiceContext) -> APIRouter:
             principal.origin,
             decide,
             writes=[PLAN_MIGRATIONS.key(move_id)],
+            extra_statements=partial(request_plan_migrations, context.now()),
             verb=verb,
             target=move_id,
             idempotency=principal.idempotency,
@@ -200,6 +207,7 @@ def router(context: ServiceContext) -> APIRouter:
             decide,
             writes=[PLAN_MIGRATIONS.key(move_id)],
             reads=[CATALOGUES.key(catalogue.CATALOGUE)],
+            extra_statements=partial(request_plan_migrations, context.now()),
             verb="move",
             target=f"{body.from_plan}@{body.from_version}",
             idempotency=principal.idempotency,

@@ -15,7 +15,7 @@ from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import CustomerAdopter, Order, ProviderRefusedError, Providers
 from paybill_billing.providers.port.snapshots import OpenedAccount
-from paybill_billing.providers.sync_queue import enqueue_sync
+from paybill_billing.providers.sync_queue import account_opened, enqueue_sync
 from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
 from paybill_billing.subscriptions.tables import ACCOUNTS
@@ -54,7 +54,12 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
     )
     with provider_errors():
         opened = await providers[account.provider].open(order, job.id)
-    yield Outcome(lambda unit, _: _opened(unit, tenant_id, opened), writes=[ACCOUNTS.key(tenant_id)], last=True)
+    yield Outcome(
+        lambda unit, _: _opened(unit, tenant_id, opened),
+        writes=[ACCOUNTS.key(tenant_id)],
+        last=True,
+        extra_statements=lambda statement: account_opened(account.provider, opened.customer, now(), statement),
+    )
 
 
 @JOBS.effect(CancellationRequested, attempts=8)
@@ -78,6 +83,7 @@ async def _adopt(account: Account, customer: str, providers: Providers, key: str
         unit.record(ACCOUNTS, account.id, accounts.adopted(_account(unit, account.id), customer))
 
     def enqueue(statement: Statement) -> None:
+        account_opened(account.provider, customer, now(), statement)
         for subscription in sorted(subscriptions):
             enqueue_sync(account.provider, subscription, now(), statement)
 

@@ -1,27 +1,30 @@
 """Worker that runs plan migrations: it requests the changes of one batch, waits for their end, and continues."""
 
-import asyncio
 import logging
+from collections.abc import Mapping
 
 from paybill_contracts.envelope import Origin
-from paybill_runtime.database.leases import Leases
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.providers.sync_queue import LEASE
 from paybill_billing.subscriptions.domain import plan_migrations
 from paybill_billing.subscriptions.domain.plan_migrations import ChangeCounts, PlanMigration, Status
 from paybill_billing.subscriptions.tables import (
     CHANGE_COUNTS,
     CHANGES,
     NEXT_SUBSCRIBERS,
+    PLAN_MIGRATION_JOB,
     PLAN_MIGRATIONS,
     REMAINING_SUBSCRIBERS,
     RUNNING_MIGRATIONS,
     SUBSCRIPTIONS,
+    request_plan_migrations,
 )
 
 log = logging.getLogger(__name__)
@@ -29,31 +32,27 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 32
 """The size of a batch: a pause takes effect, and a customer's own change waits, after at most so many changes."""
 POLL_S = 0.25
-IDLE_S = 1.0
 
 
 class PlanMigrationRunner:
-    """Continues all running migrations. Only the holder of the webhook lease works."""
+    """Continues all running migrations."""
 
-    def __init__(self, context: ServiceContext, leases: Leases) -> None:
+    def __init__(self, context: ServiceContext) -> None:
         self._context = context
-        self._leases = leases
 
-    async def run(self) -> None:
-        """Runs until cancelled. The progress is in the tables, so that any process can continue a migration."""
-        while True:
-            running = []
-            try:
-                if held := self._leases.held_of([LEASE]):
-                    found = [PLAN_MIGRATIONS.load(row.state) for row in await self._context.rows(RUNNING_MIGRATIONS)]
-                    running = [migration for migration in found if migration.status is Status.RUNNING]
-                    for migration in running:
-                        await self._run_one(migration, held)
-            except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
-                log.warning("plan migrations wait: %s", error)
-            await asyncio.sleep(POLL_S if running else IDLE_S)
+    def kind(self) -> Kind:
+        """Returns the kind of its job, which exists while a migration runs."""
+        return Kind(PLAN_MIGRATION_JOB, self._run, priority=Priority.BULK)
 
-    async def _run_one(self, migration: PlanMigration, held: dict[str, int]) -> None:
+    async def _run(self, job: ClaimedJob) -> float | None:
+        """Runs a step of each migration. The progress is in the tables, so that any process can continue it."""
+        found = [PLAN_MIGRATIONS.load(row.state) for row in await self._context.rows(RUNNING_MIGRATIONS)]
+        running = [migration for migration in found if migration.status is Status.RUNNING]
+        for migration in running:
+            await self._run_one(migration, job.leases)
+        return POLL_S if running else None
+
+    async def _run_one(self, migration: PlanMigration, held: Mapping[str, int]) -> None:
         """Isolates the errors of one migration from the others."""
         try:
             await self._step(migration, held)
@@ -62,7 +61,7 @@ class PlanMigrationRunner:
         except Exception:
             log.exception("the plan migration %s failed; it is retried", migration.id)
 
-    async def _step(self, migration: PlanMigration, held: dict[str, int]) -> None:
+    async def _step(self, migration: PlanMigration, held: Mapping[str, int]) -> None:
         """Requests the next batch after the end of the last one; finishes when no subscription is left."""
         row = (await self._context.rows(CHANGE_COUNTS, {"migration": migration.id}))[0]
         counts = ChangeCounts(row.requested, row.applied, row.refused)
@@ -82,7 +81,7 @@ class PlanMigrationRunner:
         await self._context.decide(_origin(migration), finish, writes=[PLAN_MIGRATIONS.key(migration.id)], leases=held)
 
     async def _request_batch(
-        self, migration: PlanMigration, batch: dict[str, str | None], counts: ChangeCounts, held: dict[str, int]
+        self, migration: PlanMigration, batch: dict[str, str | None], counts: ChangeCounts, held: Mapping[str, int]
     ) -> None:
         """Requests the changes of a batch. batch: the subscriptions, each with its open change."""
         ids = {subscription_id: plan_migrations.change_id(migration.id, subscription_id) for subscription_id in batch}
@@ -113,6 +112,10 @@ def _origin(migration: PlanMigration) -> Origin:
     return Origin(migration.id, migration.id, "service:billing", "")
 
 
-async def run_plan_migrations(context: ServiceContext, leases: Leases) -> None:
-    """Runs plan migrations until the service stops."""
-    await PlanMigrationRunner(context, leases).run()
+async def continue_plan_migrations(context: ServiceContext) -> None:
+    """Requests the job at the start of the service, for migrations that an older version has started."""
+    if await context.rows(RUNNING_MIGRATIONS):
+        statement = Statement()
+        request_plan_migrations(context.now(), statement)
+        async with context.database.direct(committing=True) as connection:
+            await statement.execute(connection)

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Path, Query
 from paybill_contracts.values import Key, ProviderId
 from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import REQUESTS, RETRY_REQUEST
 from paybill_runtime.http.listing import Limit
 from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
 from paybill_billing.http import Operator, Viewer
-from paybill_billing.providers.sync_queue import RETRY_NOW, waiting
+from paybill_billing.providers.sync_queue import KINDS, LEASE, kind_of, provider_of
 from paybill_billing.webhooks.domain import MessageState, NotWaitingError
 from paybill_billing.webhooks.tables import messages
 
@@ -34,13 +35,13 @@ class WaitingView(BaseModel):
     def of(cls, row: Row[Any]) -> Self:
         """Returns the view of `row`."""
         return cls(
-            provider=row.provider,
-            object=row.target,
-            customer=row.customer,
-            messages=row.seq,
-            tries=row.tries,
+            provider=provider_of(row.kind),
+            object=row.key,
+            customer=row.detail,
+            messages=row.requests,
+            tries=row.attempts,
             due=row.due,
-            reason=row.reason,
+            reason=row.error,
         )
 
 
@@ -112,7 +113,8 @@ def router(context: ServiceContext) -> APIRouter:
     @routes.get("/waiting")
     async def show_waiting(_: Viewer, limit: Limit = 50) -> list[WaitingView]:
         """Returns the objects in the sync queue, those with the most attempts first."""
-        return [WaitingView.of(row) for row in await context.rows(waiting(limit))]
+        rows = await context.rows(REQUESTS, {"kinds": KINDS, "limit": limit})
+        return [WaitingView.of(row) for row in rows]
 
     @routes.post("/waiting/{provider}/{target:path}/retry")
     async def retry(
@@ -122,8 +124,9 @@ def router(context: ServiceContext) -> APIRouter:
     ) -> WaitingView:
         """Makes the sync of an object due now. Idempotent: a further sync changes nothing."""
         async with context.database.transaction() as connection:
-            values = {"now": context.now(), "provider": provider, "target": target}
-            row = (await connection.execute(RETRY_NOW, values)).one_or_none()
+            values = {"now": context.now(), "kind": kind_of(provider), "key": target}
+            row = (await connection.execute(RETRY_REQUEST, values)).one_or_none()
+        await context.jobs_requested(LEASE)
         if row is None:
             raise NotWaitingError(
                 f"{target} of {provider} is not in the sync queue; list its entries with GET /v1/webhooks/waiting"

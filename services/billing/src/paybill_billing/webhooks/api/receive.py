@@ -1,6 +1,6 @@
 """HTTP route that receives webhooks: verifies a message, stores it and answers; the worker processes it later."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -51,10 +51,10 @@ class WebhookRoute:
         await self._inbox.store(InboxMessage(delivery, self._provider, traceparent, encrypted, now))
 
 
-def router(context: ServiceContext, inbound: Mapping[str, Inbound], on_stored: Callable[[str], None]) -> APIRouter:
-    """Returns the route. inbound: by provider. on_stored: see `WebhookInbox`."""
+def router(context: ServiceContext, inbound: Mapping[str, Inbound]) -> APIRouter:
+    """Returns the route. inbound: by provider."""
     routes = APIRouter(tags=["webhooks"])
-    inbox = WebhookInbox(context.database, on_stored)
+    inbox = WebhookInbox(context)
     by_provider = {name: WebhookRoute(context, name, one, inbox) for name, one in inbound.items()}
     context.fast_routes.update((f"/webhooks/{name}", route) for name, route in by_provider.items())
 

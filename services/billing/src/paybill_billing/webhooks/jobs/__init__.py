@@ -1,3 +1,4 @@
-"""Background jobs of webhooks: the worker and the sync of one provider object."""
+"""Background jobs of webhooks: the sync of provider objects, and the cleanup of stored messages."""
 
-from paybill_billing.webhooks.jobs.worker import WebhookWorker as WebhookWorker
+from paybill_billing.webhooks.jobs.sync import ProviderSync as ProviderSync
+from paybill_billing.webhooks.jobs.sync import cleanup as cleanup

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from weakref import WeakValueDictionary
@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from paybill_contracts.envelope import Origin
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.jobs.kinds import ClaimedJob
 from paybill_runtime.telemetry import span
 
 from paybill_billing.catalogue.domain import catalogue
@@ -30,7 +31,7 @@ from paybill_billing.subscriptions.tables import (
     SUBSCRIPTIONS,
 )
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError
-from paybill_billing.webhooks.tables import BODIES, SyncTask, finish, retarget
+from paybill_billing.webhooks.tables import BODIES, SyncTask, finish, retarget, sync_task
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ class SubscriptionSync:
         self._inbound = inbound
         self._tenant_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def run(self, task: SyncTask, leases: dict[str, int]) -> None:
-        """Fetches an object and records its events. leases: must be held at the commit.
+    async def run(self, job: ClaimedJob) -> None:
+        """Fetches an object and records its events.
 
         Raises UnknownCustomerError, StaleReadError, and the errors of the provider and the rules.
         """
+        task, leases = await sync_task(self._context, self._name, job), job.leases
         if task.customers and not task.owners:
             raise UnknownCustomerError(min(task.customers).removeprefix(f"{self._name}/"), NO_ACCOUNT)
         kind, _, id_ = task.target.rpartition("/")
@@ -61,7 +63,7 @@ class SubscriptionSync:
             else:
                 await self._fetch(task, origin, leases)
 
-    async def _fetch(self, task: SyncTask, origin: Origin, leases: dict[str, int]) -> None:
+    async def _fetch(self, task: SyncTask, origin: Origin, leases: Mapping[str, int]) -> None:
         snapshot = await self._provider.fetch(task.target)
         if snapshot is None:
             log.warning("%s does not know %s any more", self._name, task.target)
@@ -82,7 +84,7 @@ class SubscriptionSync:
         tenant_id: str,
         snapshot: ProviderSnapshot,
         failures: Sequence[tuple[CollectionAttempt, datetime]],
-        leases: dict[str, int],
+        leases: Mapping[str, int],
         others: Sequence[str],
     ) -> None:
         id_ = subscriptions.subscription_id(self._name, snapshot.id)
@@ -133,7 +135,7 @@ class SubscriptionSync:
             leases=leases,
         )
 
-    async def _resolve(self, task: SyncTask, kind: str, id_: str, origin: Origin, leases: dict[str, int]) -> None:
+    async def _resolve(self, task: SyncTask, kind: str, id_: str, origin: Origin, leases: Mapping[str, int]) -> None:
         """Resolves another object: records refunds and disputes, or assigns the messages to their object."""
         if not isinstance(self._provider, ReferenceResolver):
             raise ProviderRefusedError(f"{self._name} cannot resolve a {kind}")
@@ -153,7 +155,7 @@ class SubscriptionSync:
         await self._finish(task, origin, leases)
 
     async def _record_reversals(
-        self, task: SyncTask, reference: ResolvedReference, tenant_id: str, origin: Origin, leases: dict[str, int]
+        self, task: SyncTask, reference: ResolvedReference, tenant_id: str, origin: Origin, leases: Mapping[str, int]
     ) -> None:
         about = reference.subscription
         id_ = subscriptions.subscription_id(self._name, about) if about is not None else None
@@ -172,7 +174,7 @@ class SubscriptionSync:
             leases=leases,
         )
 
-    async def _finish(self, task: SyncTask, origin: Origin, leases: dict[str, int]) -> None:
+    async def _finish(self, task: SyncTask, origin: Origin, leases: Mapping[str, int]) -> None:
         """Ends a task without events."""
         statements = partial(finish, task, self._context.now())
         await self._context.decide(origin, _no_events, extra_statements=statements, leases=leases)

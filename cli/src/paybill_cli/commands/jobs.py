@@ -1,0 +1,106 @@
+"""`paybill jobs`: background jobs of the services, their retry and their end."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import typer
+
+from paybill_cli.client.http import Service
+from paybill_cli.client.stack import SERVICES, Stack
+from paybill_cli.errors import CliError, usage
+from paybill_cli.exit_codes import ExitCode
+from paybill_cli.options import DryRun, Reason, Yes
+from paybill_cli.output import Output
+
+COLUMNS = ("id", "service", "kind", "key", "priority", "state", "due", "attempts", "error")
+_JOBS = "/v1/operations/jobs"
+
+Id = Annotated[str, typer.Argument(help="Id of the job, as `paybill jobs list` lists it.", metavar="JOB")]
+
+
+def list_all(
+    out: Output,
+    stack: Stack,
+    state: Annotated[
+        Literal["pending", "failed", "ended"],
+        typer.Option("--state", help="Jobs to list; ended: done, failed or cancelled, the newest first."),
+    ] = "pending",
+    kind: Annotated[str, typer.Option("--kind", help="Only jobs of this kind.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="Maximum number of rows per service.")] = 100,
+) -> None:
+    """List background jobs, in the order of their class and time.
+
+    Pending jobs that recur, such as the redelivery poll, always exist. Ended jobs are deleted after a week by default.
+
+    Example: paybill jobs list --state failed
+    """
+    rows: list[dict[str, Any]] = []
+    for name in SERVICES:
+        with Service(stack, name) as service:
+            found = service.get(_JOBS, {"state": state, "kind": kind or None, "limit": limit})
+            rows += [row | {"service": name} for row in found]
+    out.rows("jobs.list", rows, COLUMNS)
+    if any(row["state"] == "failed" for row in rows):
+        out.info("next: correct the cause, then: paybill jobs retry JOB")
+
+
+def show(out: Output, stack: Stack, id: Id) -> None:
+    """Show a background job.
+
+    Example: paybill jobs show 0190a5b0-0000-7000-8000-000000000001
+    """
+    out.record("job", _find(stack, id))
+
+
+def retry(out: Output, stack: Stack, id: Id, dry_run: DryRun = False) -> None:
+    """Run a job now, with all attempts again.
+
+    Example: paybill jobs retry 0190a5b0-0000-7000-8000-000000000001
+    """
+    job = _find(stack, id)
+    if dry_run:
+        out.record("job", job)
+        return
+    with Service(stack, job["service"]) as service:
+        out.record("job.retried", service.post(f"{_JOBS}/{id}/retry") | {"service": job["service"]})
+
+
+def cancel(out: Output, stack: Stack, id: Id, reason: Reason, yes: Yes = False, dry_run: DryRun = False) -> None:
+    """End a job without another attempt; an attempt that runs now ends by itself.
+
+    `paybill jobs retry` takes it back until the job is deleted.
+
+    Example: paybill jobs cancel 0190a5b0-0000-7000-8000-000000000001 --reason "customer left"
+    """
+    job = _find(stack, id)
+    if dry_run:
+        out.record("job", job)
+        return
+    out.confirm(f"Cancel {job['kind']} of {job['key']} in {job['service']}?", yes=yes)
+    with Service(stack, job["service"]) as service:
+        done = service.post(f"{_JOBS}/{id}/cancel", {"reason": reason})
+    out.record("job.cancelled", done | {"service": job["service"]})
+
+
+def _find(stack: Stack, id_: str) -> dict[str, Any]:
+    """Returns the job, with its service."""
+    try:
+        UUID(id_)
+    except ValueError as error:
+        raise usage(f"{id_!r} is not an id", next="paybill jobs list") from error
+    for name in SERVICES:
+        with Service(stack, name) as service:
+            try:
+                job: dict[str, Any] = service.get(f"{_JOBS}/{id_}")
+            except CliError as error:
+                if error.code != "job_not_found":
+                    raise
+            else:
+                return job | {"service": name}
+    raise CliError(
+        "job_not_found",
+        f"no service has a job {id_}",
+        why="ended jobs are deleted after a time",
+        next="paybill jobs list",
+        exit_code=ExitCode.NOT_FOUND,
+    )

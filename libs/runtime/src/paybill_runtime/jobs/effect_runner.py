@@ -1,0 +1,126 @@
+"""Effects as jobs: the calls to other systems that recorded facts require."""
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, cast
+
+from opentelemetry.trace import SpanKind
+from paybill_contracts.envelope import Fact, Origin, read_fact
+from paybill_contracts.errors import DomainError
+
+from paybill_runtime import clock
+from paybill_runtime.database.pool import Database
+from paybill_runtime.decisions.group_commit import Decision, GroupCommit
+from paybill_runtime.decisions.job_rows import change_job
+from paybill_runtime.decisions.outbox_headers import complete
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
+from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind, RetryAfter
+from paybill_runtime.jobs.queue import JobQueue, ended
+from paybill_runtime.security.data_keys import DataKeys
+from paybill_runtime.telemetry import log_context, span
+
+log = logging.getLogger(__name__)
+
+
+class EffectRunner:
+    """Runs one attempt of an effect and records its outcomes."""
+
+    def __init__(
+        self,
+        service: str,
+        jobs: JobRegistry,
+        effects: Any,
+        database: Database,
+        group_commit: GroupCommit,
+        queue: JobQueue,
+        keys: DataKeys,
+    ) -> None:
+        self._service = service
+        self._jobs = jobs
+        self._effects = effects
+        self._database = database
+        self._group_commit = group_commit
+        self._queue = queue
+        self._keys = keys
+
+    def kinds(self) -> Sequence[Kind]:
+        """Returns a kind for each effect."""
+        return [Kind(name, self._run) for name in sorted({effect.name for effect in self._jobs.effects.values()})]
+
+    async def _run(self, claimed: ClaimedJob) -> None:
+        if claimed.fact is None:
+            raise RetryAfter(clock.MAX_BACKOFF_S, f"the outbox does not hold the fact {claimed.event_id}")
+        columns = claimed.fact.columns
+        headers = complete(claimed.fact.headers, columns)
+        with log_context(claimed.queue, headers.get("traceparent", "")):
+            try:
+                fact = read_fact(columns.subject, headers, claimed.fact.payload)
+                effect = self._jobs.effects[fact.event.TYPE]
+            except (DomainError, KeyError) as error:
+                # A newer version required it: it waits, and operators see it.
+                log.error("no effect %s here for %s: %s", claimed.kind, claimed.event_id, error)  # noqa: TRY400
+                raise RetryAfter(
+                    clock.MAX_BACKOFF_S, f"this version of the service has no effect {claimed.kind}"
+                ) from error
+            with span(f"effect {effect.name}", fact.origin.traceparent, SpanKind.CLIENT) as traceparent:
+                origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", traceparent)
+                job = self._job(claimed, fact, traceparent)
+                try:
+                    await self._record_outcomes(claimed, effect, job, origin)
+                except (DatabaseUnavailableError, LeaseLostError, RetryAfter):
+                    raise
+                except Exception as error:  # noqa: BLE001  # every failure of another system is retried or recorded
+                    await self._failed(claimed, effect, job, origin, error)
+
+    def _job(self, claimed: ClaimedJob, fact: Fact, traceparent: str) -> Job[Any]:
+        logger = logging.getLogger(f"effect.{claimed.kind}")
+        tenant, attempt = fact.event.tenant or "", claimed.attempts + 1
+        return Job(fact.event, fact.id, attempt, tenant, traceparent, logger, self._keys, self._database)
+
+    async def _record_outcomes(self, claimed: ClaimedJob, effect: Effect, job: Job[Any], origin: Origin) -> None:
+        async with aclosing(cast("AsyncGenerator[Outcome]", effect.run(job, self._effects))) as outcomes:
+            async for outcome in outcomes:
+                await self._commit(claimed, outcome, origin, "done" if outcome.last else "")
+
+    async def _failed(
+        self, claimed: ClaimedJob, effect: Effect, job: Job[Any], origin: Origin, error: Exception
+    ) -> None:
+        attempts = claimed.attempts + 1
+        detail = single_line(str(error)) if isinstance(error, Refused) else reason(error)
+        late = claimed.deadline is not None and clock.now() >= claimed.deadline
+        if not isinstance(error, Refused) and attempts < effect.attempts and not late:
+            log.warning("the effect %s failed (attempt %d of %d): %s", effect.name, attempts, effect.attempts, detail)
+            await self._later(claimed, attempts, detail)
+            return
+        log.error("the effect %s failed permanently: %s", effect.name, detail, exc_info=error)
+        if effect.failed is None:
+            claimed.ended = True
+            await self._queue.change(claimed, ended("failed", attempts, detail))
+            return
+        try:
+            await self._commit(claimed, effect.failed(job, detail), origin, "failed", detail)
+        except (DatabaseUnavailableError, LeaseLostError):
+            raise
+        except Exception as inner:
+            log.exception("the failure of the effect %s cannot be recorded", effect.name)
+            await self._later(claimed, attempts, reason(inner))
+
+    async def _later(self, claimed: ClaimedJob, attempts: int, detail: str) -> None:
+        claimed.ended = True
+        await self._queue.later(claimed, clock.backoff_s(attempts), attempts, detail)
+
+    async def _commit(
+        self, claimed: ClaimedJob, outcome: Outcome, origin: Origin, state: str, detail: str = ""
+    ) -> None:
+        """Records an outcome; with a `state`, the job ends in the same transaction."""
+        extra = [outcome.extra_statements] if outcome.extra_statements is not None else []
+        if state:
+            columns = ended(state, claimed.attempts + 1, detail)
+            extra.append(partial(change_job, job_id=claimed.id, columns=columns))
+        await self._group_commit.decide(
+            Decision(origin, outcome.decide, outcome.writes, outcome.reads, claimed.leases, extra)
+        )
+        claimed.ended = bool(state)

@@ -1,0 +1,272 @@
+"""Queue of background jobs: claims, ends and lists them."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from paybill_contracts.envelope import Origin
+from paybill_contracts.errors import ConflictError, NotFoundError
+from paybill_contracts.operations import JobCancelled, JobRetried, service_event
+from sqlalchemy import Row, text
+
+from paybill_runtime import clock
+from paybill_runtime.database.leases import RELAY
+from paybill_runtime.database.pool import Database
+from paybill_runtime.database.statement import Statement
+from paybill_runtime.decisions.group_commit import Decision, GroupCommit
+from paybill_runtime.decisions.job_rows import (
+    DELETE_ENDED,
+    JobRequest,
+    Priority,
+    change_job,
+    finish_request,
+    reopen_job,
+    request_job,
+)
+from paybill_runtime.decisions.outbox_headers import FactColumns
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.errors import single_line
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind, StoredFact
+
+CLEANUP_INTERVAL_S = 3600.0
+
+# Of every queue the first job that is due, whose locks are free, and that no earlier job blocks. Queues are found one
+# after the other in the index, from the one after the last claimed on: the length of a queue costs nothing, and no
+# queue waits for the second job of another. A lease that another process took over claims nothing.
+_NEXT_QUEUE = (
+    "SELECT queue FROM chassis.job WHERE state = 'pending' AND priority = c.priority AND queue > {after} "
+    "ORDER BY queue LIMIT 1"
+)
+_CLAIM = (
+    "SELECT job.* FROM unnest($1::smallint[], $2::text[]) AS c (priority, after) CROSS JOIN LATERAL ("  # noqa: S608
+    "WITH RECURSIVE "
+    f"later (queue) AS (({_NEXT_QUEUE.format(after='c.after')}) UNION ALL "
+    f"SELECT n.queue FROM later CROSS JOIN LATERAL ({_NEXT_QUEUE.format(after='later.queue')}) AS n), "
+    f"earlier (queue) AS (({_NEXT_QUEUE.format(after=chr(39) * 2)}) UNION ALL "
+    f"SELECT n.queue FROM earlier CROSS JOIN LATERAL ({_NEXT_QUEUE.format(after='earlier.queue')}) AS n "
+    "WHERE n.queue <= c.after) "
+    "SELECT first.* FROM (SELECT queue FROM later UNION ALL SELECT queue FROM earlier WHERE queue <= c.after) AS q "
+    "CROSS JOIN LATERAL (SELECT j.job_id, j.kind, j.key, j.queue, j.locks, j.priority, j.lease, l.epoch, j.attempts, "
+    "j.requests, j.detail, j.deadline, j.event_id FROM chassis.job AS j "
+    "JOIN unnest($3::text[], $4::bigint[]) AS l (name, epoch) ON l.name = j.lease "
+    "WHERE j.state = 'pending' AND j.priority = c.priority AND j.queue = q.queue AND j.due <= $5 "
+    "AND NOT j.kind = ANY($6::text[]) AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS r (queue, held) "
+    "WHERE r.queue = j.queue AND r.held = ANY(j.locks)) "
+    "AND NOT EXISTS (SELECT FROM chassis.job AS e WHERE e.state = 'pending' AND e.queue = j.queue "
+    "AND e.position < j.position AND e.locks && j.locks) "
+    "AND EXISTS (SELECT FROM chassis.lease AS held WHERE held.name = l.name AND held.epoch = l.epoch) "
+    "ORDER BY j.position LIMIT 1) AS first "
+    "WHERE NOT EXISTS (SELECT FROM unnest($10::smallint[], $11::text[]) AS b (priority, queue) "
+    "WHERE b.priority = c.priority AND b.queue = q.queue) LIMIT $7) AS job"
+)
+_NEXT_DUE = (
+    "SELECT min(due) FROM generate_series(0, 2) AS c (priority) CROSS JOIN LATERAL (SELECT due FROM chassis.job "
+    "WHERE state = 'pending' AND priority = c.priority AND due > $1 ORDER BY due LIMIT 1) AS n"
+)
+_FACTS = (
+    "SELECT event_id, headers, payload, event_id::text, aggregate, revision, tenant, subject, recorded_at "
+    "FROM chassis.outbox WHERE event_id = ANY($1::uuid[])"
+)
+_SHOWN = (
+    "job_id, kind, key, queue, priority, state, due, deadline, attempts, error, requests, detail, event_id, ended_at"
+)
+_LIST = text(
+    f"SELECT {_SHOWN} FROM chassis.job WHERE state = 'pending' AND (:kind = '' OR kind = :kind) "  # noqa: S608  # columns above
+    "ORDER BY priority, due, job_id LIMIT :limit"
+)
+_LIST_FAILED = text(
+    f"SELECT {_SHOWN} FROM chassis.job WHERE state = 'failed' AND (:kind = '' OR kind = :kind) "  # noqa: S608  # as above
+    "ORDER BY position LIMIT :limit"
+)
+_LIST_ENDED = text(
+    f"SELECT {_SHOWN} FROM chassis.job WHERE ended_at IS NOT NULL AND (:kind = '' OR kind = :kind) "  # noqa: S608  # as above
+    "ORDER BY ended_at DESC LIMIT :limit"
+)
+_ONE = text(f"SELECT {_SHOWN}, revision FROM chassis.job WHERE job_id = :id")  # noqa: S608  # as above
+_COUNTS = text(
+    "SELECT kind, state, count(*) AS count, min(due) AS due FROM chassis.job WHERE state IN ('pending', 'failed') "
+    "GROUP BY kind, state ORDER BY kind, state"
+)
+
+
+class JobNotFoundError(NotFoundError):
+    """No job has this id; a finished one may be deleted by now."""
+
+    code = "job_not_found"
+
+
+class JobEndedError(ConflictError):
+    """The job is done, or it was cancelled."""
+
+    code = "job_ended"
+
+
+class JobRecurringError(ConflictError):
+    """The job belongs to the service and runs again and again."""
+
+    code = "job_recurring"
+
+
+class JobQueue:
+    """Reads and changes the jobs of one service."""
+
+    def __init__(self, service: str, database: Database, group_commit: GroupCommit) -> None:
+        self._service = service
+        self._database = database
+        self._group_commit = group_commit
+
+    async def claim(
+        self,
+        now: datetime,
+        leases: Mapping[str, int],
+        full: Collection[str],
+        running: Collection[ClaimedJob],
+        after: Mapping[Priority, str],
+        limit: int,
+    ) -> tuple[list[ClaimedJob], float | None]:
+        """Returns jobs that may start, at most `limit` of each class, and the seconds until the next one is due.
+
+        full: kinds of which no more may start. after: the classes, each with the queue that was served last.
+        running: jobs whose locks, and whose queue in their class, are in use.
+        """
+        held = [(job.queue, lock) for job in running for lock in job.locks]
+        async with self._database.direct() as connection:
+            rows = await connection.fetch(
+                _CLAIM,
+                *(list(after), list(after.values()), list(leases), list(leases.values()), now, list(full), limit),
+                *([queue for queue, _ in held], [lock for _, lock in held]),
+                *([job.priority for job in running], [job.queue for job in running]),
+            )
+            due: datetime | None = await connection.fetchval(_NEXT_DUE, now)
+            ids = [row["event_id"] for row in rows if row["event_id"] is not None]
+            found = await connection.fetch(_FACTS, ids) if ids else []
+        facts = {row[0]: StoredFact(row[1], row[2], FactColumns._make(row[3:])) for row in map(tuple, found)}
+        jobs = [
+            ClaimedJob(
+                id=row["job_id"],
+                kind=row["kind"],
+                key=row["key"],
+                queue=row["queue"],
+                locks=tuple(row["locks"]),
+                priority=Priority(row["priority"]),
+                leases={row["lease"]: row["epoch"]},
+                attempts=row["attempts"],
+                requests=row["requests"],
+                detail=row["detail"],
+                deadline=row["deadline"],
+                event_id=row["event_id"],
+                fact=facts.get(row["event_id"]),
+            )
+            for row in rows
+        ]
+        return jobs, None if due is None else max((due - now).total_seconds(), 0.0)
+
+    async def finish(self, job: ClaimedJob) -> None:
+        """Ends a job: one that a fact requires is done, another one is removed unless it was requested again."""
+        if job.event_id is None:
+            await self._execute(job, partial(finish_request, job_id=job.id, requests=job.requests, now=clock.now()))
+        else:
+            await self.change(job, ended("done", job.attempts + 1))
+
+    async def later(
+        self, job: ClaimedJob, after_s: float, attempts: int, error: str | None, detail: str | None = None
+    ) -> None:
+        """Makes a job due again; one that was requested again since is due at once. detail: None to keep it."""
+        columns = {"attempts": attempts, "due": clock.now() + timedelta(seconds=after_s), "error": error}
+        if detail is not None:
+            columns["detail"] = detail
+        await self.change(job, columns, job.requests)
+
+    async def change(self, job: ClaimedJob, columns: Mapping[str, Any], requests: int | None = None) -> None:
+        """Changes columns of a job under its lease. Raises LeaseLostError, DatabaseUnavailableError."""
+        await self._execute(job, partial(change_job, job_id=job.id, columns=columns, requests=requests))
+
+    async def _execute(self, job: ClaimedJob, add: Any) -> None:
+        statement = Statement()
+        statement.fence(job.leases.items())
+        add(statement)
+        async with self._database.direct(committing=True) as connection:
+            await statement.execute(connection)
+
+    async def request_recurring(self, kinds: Iterable[Kind]) -> None:
+        """Requests the jobs that exist as long as the service; one that is pending keeps its time."""
+        statement = Statement()
+        for kind in kinds:
+            if kind.recurring:
+                request = JobRequest(kind.name, kind.name, kind.lease, clock.now(), priority=kind.priority)
+                request_job(statement, request, "")
+        async with self._database.direct(committing=True) as connection:
+            await statement.execute(connection)
+
+    def cleanup(self, retention: timedelta) -> Kind:
+        """Returns the kind of the job that deletes ended jobs."""
+
+        async def run(_: ClaimedJob) -> float:
+            await self.delete_ended(retention)
+            return CLEANUP_INTERVAL_S
+
+        return Kind("delete_ended_jobs", run, RELAY, Priority.BULK, recurring=True)
+
+    async def delete_ended(self, retention: timedelta) -> int:
+        """Deletes jobs that ended before; returns their number."""
+        async with self._database.transaction() as connection:
+            result = await connection.execute(DELETE_ENDED, {"before": clock.now() - retention})
+            return result.rowcount
+
+    async def list(self, state: str, kind: str, limit: int) -> Sequence[Row[Any]]:
+        """Returns jobs: the pending ones in their order, the failed ones, or the `ended` ones, newest first."""
+        query = {"pending": _LIST, "failed": _LIST_FAILED}.get(state, _LIST_ENDED)
+        async with self._database.reading() as connection:
+            return (await connection.execute(query, {"kind": kind, "limit": limit})).all()
+
+    async def counts(self) -> Sequence[Row[Any]]:
+        """Returns the number of pending and failed jobs of each kind, and the time at which the first is due."""
+        async with self._database.reading() as connection:
+            return (await connection.execute(_COUNTS)).all()
+
+    async def job(self, id_: UUID) -> Row[Any]:
+        """Returns a job. Raises JobNotFoundError."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(_ONE, {"id": id_})).one_or_none()
+        if row is None:
+            raise JobNotFoundError(f"there is no job {id_}; finished jobs are deleted after a time")
+        return row
+
+    async def retry(self, id_: UUID, origin: Origin) -> Row[Any]:
+        """Makes a job due now, with all attempts again. Raises JobNotFoundError, JobEndedError."""
+        row = await self.job(id_)
+        if row.state == "done":
+            raise JobEndedError(f"the job {id_} is done; there is nothing to retry")
+        event = service_event(self._service, JobRetried)(job_id=str(id_), kind=row.kind, operator=origin.actor)
+        changes = {"state": "pending", "due": clock.now(), "attempts": 0, "error": None, "ended_at": None}
+        return await self._operate(row, origin, event, changes)
+
+    async def cancel(self, id_: UUID, origin: Origin, reason: str, recurring: Collection[str]) -> Row[Any]:
+        """Ends a job without another attempt; a running attempt ends. recurring: kinds that cannot be cancelled.
+
+        Raises JobNotFoundError, JobEndedError, JobRecurringError.
+        """
+        row = await self.job(id_)
+        if row.kind in recurring:
+            raise JobRecurringError(f"{row.kind} runs as long as the service; it cannot be cancelled")
+        if row.state in {"done", "cancelled"}:
+            raise JobEndedError(f"the job {id_} is {row.state}")
+        event = service_event(self._service, JobCancelled)(
+            job_id=str(id_), kind=row.kind, operator=origin.actor, reason=single_line(reason)
+        )
+        return await self._operate(row, origin, event, {"state": "cancelled", "ended_at": clock.now()})
+
+    async def _operate(self, row: Row[Any], origin: Origin, event: Any, changes: Mapping[str, Any]) -> Row[Any]:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+            unit.emit(event, row.revision + 1)
+
+        change = partial(reopen_job, job_id=row.job_id, revision=row.revision, columns=changes)
+        await self._group_commit.decide(Decision(origin, decide, extra_statements=[change]))
+        return await self.job(row.job_id)
+
+
+def ended(state: str, attempts: int, error: str | None = None) -> dict[str, Any]:
+    """Returns the columns of a job that ended as `done` or `failed`."""
+    return {"state": state, "attempts": attempts, "error": error or None, "ended_at": clock.now()}
