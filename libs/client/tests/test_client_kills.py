@@ -6,13 +6,13 @@ CONTRIBUTING.md describes the long form.
 import asyncio
 import faulthandler
 import os
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import clean_environment
 import pytest
 from paybill_client.postgres import TABLES
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
@@ -31,8 +31,9 @@ PROCESS = Path(__file__).with_name("handling_process.py")
 @pytest.mark.e2e
 @pytest.mark.parametrize("form", ["handlers", "batches"])
 async def test_a_killed_subscriber_loses_no_event_and_handles_none_twice(
-    form, create_subscriber, nats, cancelled, postgres, pool
+    form, create_subscriber, nats, cancelled, postgres, pool, tmp_path
 ) -> None:
+    python = clean_environment.make(tmp_path / "environment", "paybill-client", "postgres")
     schema = await pool.fetchval("SELECT current_schema()")
     await pool.execute(TABLES)
     await pool.execute("CREATE TABLE effects (place serial, sequence bigint)")
@@ -44,9 +45,9 @@ async def test_a_killed_subscriber_loses_no_event_and_handles_none_twice(
     faulthandler.cancel_dump_traceback_later()
 
     for kill in range(1, KILLS + 1):
-        async with _process(form, str(credentials), url, schema, password=postgres.password("postgres")):
+        async with _process(python, form, credentials, url, schema, password=postgres.password("postgres")):
             await _until_handled(pool, EVENTS * kill // (KILLS + 1))
-    async with _process(form, str(credentials), url, schema, password=postgres.password("postgres")):
+    async with _process(python, form, credentials, url, schema, password=postgres.password("postgres")):
         await publishing
         await _until_handled(pool, EVENTS)
         await asyncio.sleep(1)  # an event that is handled twice would come now
@@ -57,10 +58,11 @@ async def test_a_killed_subscriber_loses_no_event_and_handles_none_twice(
 
 
 @asynccontextmanager
-async def _process(*arguments: str, password: str) -> AsyncIterator[None]:
-    """Runs the subscriber while the block runs, then kills it."""
+async def _process(python: Path, *arguments: object, password: str) -> AsyncIterator[None]:
+    """Runs the subscriber in an environment with only the client while the block runs, then kills it."""
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, str(PROCESS), *arguments, stdin=pipe)
+    command = [str(part) for part in (python, "-I", PROCESS, *arguments)]
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe)
     process.stdin.write(f"{password}\n".encode())
     await process.stdin.drain()
     try:
