@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import Event, encode
@@ -11,6 +12,7 @@ from paybill_contracts.personal import Personal
 from paybill_contracts.values import Count, Key, SubscriptionId, TenantId, Timestamp
 
 TENANTS = 100
+_SEALED = 88
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 """Time of all facts."""
 
@@ -54,29 +56,39 @@ def tenant(number: int, tenants: int = TENANTS) -> str:
     return f"ten_{uuid.uuid5(uuid.NAMESPACE_OID, str(number % tenants)).hex}"
 
 
-def metered(number: int, tenant_id: str) -> HopMetered:
-    """Returns event `number`, which concerns this tenant."""
-    return HopMetered(
-        tenant_id=tenant_id,
-        subscription_id=f"sub_{tenant_id[4:]}",
-        plan="pro",
-        meter="api_calls",
-        quantity=number % 97,
-        unit_price_minor=12,
-        currency="EUR",
-        region="eu-1",
-        period_start=NOW,
-        period_end=NOW + timedelta(hours=1),
-        reported_by="metering",
-        contact=Personal[str](key=f"billing/{tenant_id}", sealed="Q" * 88),
-    )
+def usage(number: int, tenant_id: str, spread: int = 0) -> dict[str, Any]:
+    """Returns the fields of event `number`, which concerns this tenant.
+
+    spread: bytes by which the size of the sealed value varies around its usual one.
+    """
+    return {
+        "tenant_id": tenant_id,
+        "subscription_id": f"sub_{tenant_id[4:]}",
+        "plan": "pro",
+        "meter": "api_calls",
+        "quantity": number % 97,
+        "unit_price_minor": 12,
+        "currency": "EUR",
+        "region": "eu-1",
+        "period_start": NOW,
+        "period_end": NOW + timedelta(hours=1),
+        "reported_by": "metering",
+        "contact": Personal[str](
+            key=f"billing/{tenant_id}", sealed="Q" * (_SEALED - spread // 2 + number % (spread + 1))
+        ),
+    }
 
 
-def messages(count: int, first: int = 0, tenants: int = TENANTS) -> Iterator[Message]:
-    """Yields facts of `tenants` tenants in turn."""
+def metered(number: int, tenant_id: str, spread: int = 0) -> HopMetered:
+    """Returns event `number` with the fields of `usage`."""
+    return HopMetered(**usage(number, tenant_id, spread))
+
+
+def messages(count: int, first: int = 0, tenants: int = TENANTS, spread: int = 0) -> Iterator[Message]:
+    """Yields facts of `tenants` tenants in turn; `spread` as in `usage`."""
     for number in range(first, first + count):
         id_ = tenant(number, tenants)
-        event = metered(number, id_)
+        event = metered(number, id_, spread)
         cause = str(uuid.uuid4())
         trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
         revision = 1 + number // tenants

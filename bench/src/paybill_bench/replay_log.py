@@ -1,25 +1,30 @@
 """Log, outbox and tables with many aggregates, written in bulk: the service would take minutes to decide them."""
 
 import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from uuid import uuid4
 
 import asyncpg
+from nats.aio.client import Client
 from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
 from paybill_contracts.event import encode
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
 from paybill_runtime.decisions.outbox_headers import compact
+from paybill_runtime.messaging.nats_patches import encode_headers, publish_batch
+from paybill_runtime.messaging.streams import connect
 
 from paybill_bench import hop
 from paybill_bench.access import ServerAccess
-from paybill_bench.facts import NOW, HopNoted, Message, metered, tenant
-from paybill_bench.servers import publish
+from paybill_bench.facts import NOW, HopNoted, Message, tenant, usage
+from paybill_bench.servers import BenchmarkError
 
 _PART = 10_000
+_BATCH = 500
 _OUTBOX = ("position", "event_id", "aggregate", "revision", "tenant", "subject", "headers", "payload", "recorded_at")
 
 
@@ -39,15 +44,36 @@ async def write_aggregates(server: NatsServer, access: ServerAccess, count: int)
     await database.close()
     await hop.create_tables(access)
     connection = await asyncpg.connect(access.database_url, password=access.database_password)
+    client = await connect(server.url, access.nats_user, access.nats_password)
     aggregates = _aggregates(count)
     first = 1
     while part := list(islice(aggregates, _PART)):
-        await asyncio.gather(
-            publish(server, [each.message for each in part], access.nats_user), _copy(connection, part, first)
-        )
+        await asyncio.gather(_publish(client, [each.message for each in part]), _copy(connection, part, first))
         first += len(part)
+    await client.close()
     await connection.execute("ANALYZE")
     await connection.close()
+
+
+async def _publish(client: Client, messages: Sequence[Message]) -> None:
+    """Publishes atomic batches as the relay does."""
+    for start in range(0, len(messages), _BATCH):
+        part, id_ = messages[start : start + _BATCH], uuid4().hex
+        heads = [
+            each.headers | {"Nats-Batch-Id": id_, "Nats-Batch-Sequence": str(place)}
+            for place, each in enumerate(part, start=1)
+        ]
+        await publish_batch(
+            client,
+            [
+                (each.subject, encode_headers(head), each.payload)
+                for each, head in zip(part[:-1], heads[:-1], strict=True)
+            ],
+        )
+        last = heads[-1] | {"Nats-Batch-Commit": "1"}
+        answer = json.loads((await client.request(part[-1].subject, part[-1].payload, 10, headers=last)).data)
+        if "error" in answer:
+            raise BenchmarkError(f"the log refused the facts: {answer['error']}")
 
 
 async def _copy(connection: asyncpg.Connection, part: Sequence[_Aggregate], first: int) -> None:
@@ -76,7 +102,7 @@ async def _copy(connection: asyncpg.Connection, part: Sequence[_Aggregate], firs
 def _aggregates(count: int) -> Iterator[_Aggregate]:
     for number in range(count):
         id_ = tenant(number, count)
-        event = HopNoted(**dict(metered(number, id_)))
+        event = HopNoted(**usage(number, id_))
         cause, trace = str(uuid4()), f"00-{uuid4().hex}-{uuid4().hex[:16]}-01"
         fact = Fact(event, str(uuid4()), NOW, 1, Origin(cause, cause, "service:tenant", trace))
         message = Message(subject_of(event), headers_of(fact), encode(event))
