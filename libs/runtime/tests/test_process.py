@@ -121,12 +121,15 @@ async def test_migrating_an_empty_database_is_idempotent(home, databases) -> Non
     await databases._create("tenant_empty", "template0", "tenant")
     url = home.environment["PAYBILL_DATABASE_URL"].rpartition("/")[0] + "/tenant_empty"
 
+    replay = await home.run("replay", PAYBILL_DATABASE_URL=url)
     first = await home.run("migrate", PAYBILL_DATABASE_URL=url)
     again = await home.run("migrate", PAYBILL_DATABASE_URL=url)
 
+    assert replay[0] == 2
+    assert "is of another version; run: python -m paybill_tenant migrate" in replay[2]
     assert (first[0], again[0]) == (0, 0), first
     versions = await databases.execute(url, "tenant", "SELECT version_num FROM chassis.alembic_version")
-    assert [row["version_num"] for row in versions] == ["0004"]
+    assert [row["version_num"] for row in versions] == ["0005"]
 
 
 async def test_replay_reports_equality_or_the_difference(home, databases) -> None:
