@@ -332,7 +332,7 @@ async def serving(running: Running) -> AsyncIterator[int]:
     try:
         yield socket.getsockname()[1]
     finally:
-        server.should_exit = True
+        server.stop()
         await task
 
 

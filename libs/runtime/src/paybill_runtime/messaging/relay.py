@@ -41,8 +41,9 @@ CHAIN = 8
 Never in a cluster: on nats-server 2.14.0 to 2.15.1 one condition `Nats-Expected-Last-Msg-Id` that does not hold stops a
 replicated stream for every publisher, also after a restart.
 """
-CHECK_S = 0.2
-"""Interval at which a relay without facts looks for a new lease or connection, which costs no query."""
+CHECK_S = 1.0
+"""Interval at which a relay without facts looks for a new connection, which costs no query."""
+MIN_PAUSE_S = 0.2
 POLL_S = 10.0
 """Longest time between two queries for facts: a backstop for a replica that died before its notice."""
 MAX_PAUSE_S = 2.0
@@ -84,6 +85,7 @@ class Relay:
         self._failures = 0
         self._found_nothing_at = -POLL_S
         self.problem = ""
+        leases.on_change(self.wake)
 
     def wake(self) -> None:
         """Signals that facts were committed."""
@@ -113,7 +115,7 @@ class Relay:
         self.problem, self._aligned = problem, False
         self._failures += 1
         if self._broker.connected.is_set():
-            await asyncio.sleep(min(CHECK_S * 2.0 ** min(self._failures, 10), MAX_PAUSE_S))
+            await asyncio.sleep(min(MIN_PAUSE_S * 2.0 ** min(self._failures, 10), MAX_PAUSE_S))
         else:
             await self._broker.connected.wait()
         return False
