@@ -102,7 +102,7 @@ BUGS: dict[str, Callable[[], None]] = {
 
 def disable_polling() -> None:
     """Disables polling, since a poll would repair every lost wake-up."""
-    for module in (relay, worker):
-        if not hasattr(module, "POLL_S"):
-            raise injection.MissingTargetError(f"{module.__name__} has no POLL_S")
-        vars(module)["POLL_S"] = NO_POLLING_S
+    for module, name in ((relay, "CHECK_S"), (relay, "POLL_S"), (worker, "POLL_S")):
+        if not hasattr(module, name):
+            raise injection.MissingTargetError(f"{module.__name__} has no {name}")
+        vars(module)[name] = NO_POLLING_S

@@ -20,6 +20,7 @@ from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome
+from paybill_runtime.jobs.kinds import RetryAfter
 from paybill_runtime.main import run
 from paybill_runtime.messaging.streams import connect
 from paybill_runtime.messaging.subscriptions import Subscriptions
@@ -94,9 +95,18 @@ def on_probe_requested(unit: UnitOfWork, event: ProbeRequested, _: DecisionConte
     unit.record(PROBES, event.tenant_id, [ProbeNoted(tenant_id=event.tenant_id, number=event.number)])
 
 
+_waited: set[str] = set()
+
+
 @JOBS.effect(ProbeNoted)
 async def settle(job: Job[ProbeNoted], _: None) -> AsyncIterator[Outcome]:
-    """Records an outcome without any call: the test is whether each outcome is recorded once."""
+    """Records an outcome without any call: the test is whether each outcome is recorded once.
+
+    The first attempt in a process gives its slot back, as a job does that waits for another system.
+    """
+    if job.id not in _waited:
+        _waited.add(job.id)
+        raise RetryAfter(0.01, "the first attempt waits")
     settled = ProbeSettled(tenant_id=job.event.tenant_id, number=job.event.number)
     key = PROBES.key(settled.tenant_id)
     yield Outcome(lambda unit, _: unit.record(PROBES, key.id, [settled]), writes=[key], last=True)
