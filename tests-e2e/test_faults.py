@@ -115,6 +115,7 @@ SCENARIOS = {
     "unfenced_lease": (_paused_before_the_outcome, "settled"),
     "publish_before_commit": (_killed_inside_a_batch, "never decided"),
     "lost_wake_up": (_bursts_without_polling, "still in the outbox"),
+    "lost_job_wake_up": (_bursts_without_polling, "is pending"),
 }
 
 

@@ -10,6 +10,7 @@ from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import UnitOfWork
 from paybill_runtime.jobs import worker
+from paybill_runtime.jobs.worker import Worker
 from paybill_runtime.messaging import relay
 from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
@@ -94,9 +95,27 @@ def lost_wake_up() -> None:
     injection.after(Relay, "_round", clear)
 
 
+def lost_job_wake_up() -> None:
+    """Clears the worker's wake-up event after a claim, not before it."""
+
+    async def clear(jobs: Worker, delay_s: float) -> float:
+        await asyncio.sleep(LATE_CLEAR_S)
+        jobs._wake.clear()
+        return delay_s
+
+    injection.after(Worker, "_start_due", clear)
+
+
 BUGS: dict[str, Callable[[], None]] = {
     each.__name__: each
-    for each in (position_before_decisions, inbox_skipped, unfenced_lease, publish_before_commit, lost_wake_up)
+    for each in (
+        position_before_decisions,
+        inbox_skipped,
+        unfenced_lease,
+        publish_before_commit,
+        lost_wake_up,
+        lost_job_wake_up,
+    )
 }
 
 

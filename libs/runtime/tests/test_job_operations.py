@@ -1,0 +1,110 @@
+"""Jobs as operators see and change them, their deadline, and the deletion of ended ones."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from job_testbed import job_service, jobs_of, request
+from paybill_contracts.tenant import TenantRequested
+from paybill_runtime.database.leases import RELAY
+from paybill_runtime.jobs.effects import JobRegistry
+from paybill_runtime.jobs.kinds import AttemptFailedError, Kind
+from paybill_runtime.testing import until
+from paybill_tenant.app import service
+
+
+async def test_operators_list_retry_and_cancel_jobs_as_facts(start, log) -> None:
+    failing = True
+
+    async def work(_job) -> None:
+        if failing:
+            raise AttemptFailedError("not yet", after_s=500)
+
+    async def forever(_job) -> float:
+        return 500.0
+
+    served = await start(job_service(Kind("work", work), Kind("forever", forever, RELAY, recurring=True)))
+    await request(served, "work", "one", "two")
+
+    async def waiting():
+        found = [job for job in await jobs_of(served, kind="work") if job["error"]]
+        return found if len(found) == 2 else None
+
+    one, two = sorted(await until(waiting), key=lambda job: job["key"])
+    failing = False
+    answer = await served.client.post(f"/v1/operations/jobs/{one['id']}/retry")
+    assert answer.json()["attempts"] == 0
+
+    async def done():
+        return (await served.client.get(f"/v1/operations/jobs/{one['id']}")).status_code == 404
+
+    await until(done)
+    cancel = f"/v1/operations/jobs/{two['id']}/cancel"
+    assert (await served.client.post(cancel, json={"reason": "customer left"})).json()["state"] == "cancelled"
+    again = await served.client.post(cancel, json={"reason": "customer left"})
+    (recurring,) = await jobs_of(served, kind="forever")
+    refused = await served.client.post(f"/v1/operations/jobs/{recurring['id']}/cancel", json={"reason": "no"})
+
+    assert (again.status_code, again.json()["code"]) == (409, "job_ended")
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_recurring")
+    assert [job["id"] for job in await jobs_of(served, state="ended")] == [two["id"]]
+    retried, cancelled = await log.facts("tenant.job_retried", "tenant.job_cancelled", at_least=2)
+    assert (retried.event.job_id, cancelled.event.job_id) == (one["id"], two["id"])
+    assert cancelled.event.reason == "customer left"
+
+    await served.client.post(f"/v1/operations/jobs/{two['id']}/retry")
+
+    async def taken_back():
+        return (await served.client.get(f"/v1/operations/jobs/{two['id']}")).status_code == 404
+
+    await until(taken_back)
+
+
+async def test_an_effect_past_its_deadline_is_not_tried_again(start, publish, log, offerings, sign_up) -> None:
+    jobs = JobRegistry()
+    attempts: list[int] = []
+
+    @jobs.effect(TenantRequested, within_s=0.0)
+    async def build(job, _effects):
+        attempts.append(job.attempt)
+        raise ConnectionResetError("cut off")
+        yield
+
+    served = await start(replace(service(), jobs=jobs))
+    await publish(*offerings)
+    await log.facts("tenant.offering_noted", at_least=2)
+    await sign_up(served)
+
+    async def failed():
+        return await jobs_of(served, state="failed")
+
+    (job,) = await until(failed)
+    assert (job["kind"], job["attempts"], attempts) == ("build", 1, [1])
+    assert job["deadline"] is not None
+
+
+async def test_ended_jobs_are_deleted_after_their_retention_and_do_not_slow_the_lists(start, databases) -> None:
+    served = await start(job_service(), job_retention_days=7)
+    url = served.running.settings.database_url
+    await databases.execute(
+        url,
+        "tenant",
+        "INSERT INTO chassis.job (kind, key, queue, locks, lease, priority, state, due, ended_at, event_id) "
+        "SELECT 'old', 'k', 'q', '{resource}', 'relay', 1, 'done', now(), now() - make_interval(mins => n), "
+        "gen_random_uuid() FROM generate_series(1, 20160) AS n",
+    )
+    await databases.execute(url, "tenant", "ANALYZE chassis.job")
+    plans = ""
+    for statement in (
+        "SELECT count(*) FROM chassis.job WHERE state = 'pending' AND event_id IS NOT NULL",
+        "SELECT count(*) FROM chassis.job WHERE state = 'failed'",
+        "SELECT * FROM chassis.job WHERE state = 'pending' ORDER BY priority, due, job_id LIMIT 100",
+        "SELECT * FROM chassis.job WHERE state = 'failed' ORDER BY position LIMIT 100",
+        "SELECT * FROM chassis.job WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT 100",
+    ):
+        plans += "\n".join(row[0] for row in await databases.execute(url, "tenant", f"EXPLAIN {statement}"))
+
+    deleted = await served.running.jobs.delete_ended(timedelta(days=7))
+
+    assert "Seq Scan" not in plans
+    assert 10_079 <= deleted <= 10_081
+    assert len(await jobs_of(served, state="ended", limit=500)) == 500
