@@ -1,11 +1,15 @@
 """Fixtures with the tenant service, which has HTTP routes, personal data, rules and subscriptions."""
 
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from paybill_runtime.testing import Served
 from paybill_tenant.app import service
+
+sys.path.append(str(Path(__file__).parent))  # of job_testbed
 
 
 @pytest.fixture
