@@ -96,9 +96,9 @@ async def _paused_before_the_outcome(probe_testbed, *bug_arguments: str) -> list
 async def _bursts_without_polling(probe_testbed, *bug_arguments: str) -> list[str]:
     """All work finishes soon after every burst, although no loop polls.
 
-    A lost wake-up loses no fact: the next commit or poll (a fifth of a second) repairs it. It only costs time, so the
-    test bounds the time between bursts, with a poll interval of a minute. A check at the end of the run, or with
-    polling, would not detect it.
+    A lost wake-up loses no fact: the next commit or poll repairs it (10 s in the relay, 30 s in the worker). It only
+    costs time, so the test bounds the time between bursts, with a poll interval of a minute. A check at the end of the
+    run, or with polling, would not detect it.
     """
     probe_testbed.start("--no-polling", *bug_arguments)
     for _ in range(BURSTS):

@@ -47,6 +47,8 @@ CHANGES = {
     ("licence", "activate"),
     ("licence", "deactivate"),
     ("licence", "rotate-keys"),
+    ("jobs", "retry"),
+    ("jobs", "cancel"),
     ("events", "publish"),
     ("events", "redrive"),
     ("events", "skip"),

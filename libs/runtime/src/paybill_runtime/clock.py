@@ -18,9 +18,9 @@ async def wait_for_event(event: asyncio.Event, timeout_s: float) -> None:
         return
 
 
-def backoff_s(attempts: int) -> float:
-    """Returns the delay after this many failed attempts: exponential, at most five minutes."""
-    return float(min(FIRST_BACKOFF_S * 2.0 ** min(attempts - 1, 30), MAX_BACKOFF_S))
+def backoff_s(attempts: int, longest_s: float = MAX_BACKOFF_S) -> float:
+    """Returns the delay after this many failed attempts: exponential, by default at most five minutes."""
+    return float(min(FIRST_BACKOFF_S * 2.0 ** min(attempts - 1, 30), longest_s))
 
 
 def now() -> datetime:

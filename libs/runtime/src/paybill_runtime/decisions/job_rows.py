@@ -183,5 +183,5 @@ REQUESTS = text(
     f"SELECT * FROM chassis.job WHERE kind LIKE :kinds AND {_REQUEST} ORDER BY attempts DESC, kind, key LIMIT :limit"  # noqa: S608  # as above
 )
 """Requested jobs whose kinds match a pattern, those with the most attempts first."""
-DELETE_ENDED = text("DELETE FROM chassis.job WHERE ended_at < :before")
-"""Deletes jobs that were done or cancelled before a time; failed ones have no end until an operator decides."""
+DELETE_ENDED = text("DELETE FROM chassis.job WHERE ended_at < :before AND state <> 'failed'")
+"""Deletes jobs that were done or cancelled before a time; failed ones stay until an operator decides."""

@@ -85,10 +85,6 @@ _LIST_ENDED = text(
     "ORDER BY ended_at DESC LIMIT :limit"
 )
 _ONE = text(f"SELECT {_SHOWN}, revision FROM chassis.job WHERE job_id = :id")  # noqa: S608  # as above
-_COUNTS = text(
-    "SELECT kind, state, count(*) AS count, min(due) AS due FROM chassis.job WHERE state IN ('pending', 'failed') "
-    "GROUP BY kind, state ORDER BY kind, state"
-)
 
 
 class JobNotFoundError(NotFoundError):
@@ -220,11 +216,6 @@ class JobQueue:
         query = {"pending": _LIST, "failed": _LIST_FAILED}.get(state, _LIST_ENDED)
         async with self._database.reading() as connection:
             return (await connection.execute(query, {"kind": kind, "limit": limit})).all()
-
-    async def counts(self) -> Sequence[Row[Any]]:
-        """Returns the number of pending and failed jobs of each kind, and the time at which the first is due."""
-        async with self._database.reading() as connection:
-            return (await connection.execute(_COUNTS)).all()
 
     async def job(self, id_: UUID) -> Row[Any]:
         """Returns a job. Raises JobNotFoundError."""

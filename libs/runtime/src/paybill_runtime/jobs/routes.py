@@ -94,7 +94,7 @@ def routes(service: str, queue: JobQueue, recurring: Collection[str]) -> APIRout
 
     @router.post("/{job_id}/cancel")
     async def cancel(job_id: UUID, body: CancelRequest, caller_: operator) -> JobView:
-        """Ends a job without another attempt; a running attempt ends. `retry` takes it back."""
+        """Ends a job without another attempt; an attempt that runs now ends by itself. `retry` takes it back."""
         return JobView.of(await queue.cancel(job_id, caller_.origin, body.reason, recurring))
 
     return router

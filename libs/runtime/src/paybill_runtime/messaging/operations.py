@@ -34,10 +34,15 @@ _QUARANTINE = text(
     "SELECT quarantine_id, publisher, subject, reason, sequence, quarantined_at FROM chassis.quarantine "
     "ORDER BY quarantined_at DESC LIMIT :limit"
 )
+_EFFECT = (
+    "(SELECT position, event_id, kind AS work, CASE queue WHEN '-' THEN '' ELSE queue END AS tenant, attempts, state, "
+    "due AS next_at, error AS reason FROM chassis.job WHERE state = '{state}' AND event_id IS NOT NULL "
+    "ORDER BY position LIMIT :limit)"
+)
+# A part for each state, because each has an index of its own.
 _EFFECTS = text(
-    "SELECT event_id, kind AS work, CASE queue WHEN '-' THEN '' ELSE queue END AS tenant, attempts, state, "
-    "due AS next_at, error AS reason FROM chassis.job WHERE state IN ('pending', 'failed') "
-    "AND event_id IS NOT NULL ORDER BY position LIMIT :limit"
+    "SELECT event_id, work, tenant, attempts, state, next_at, reason FROM ("  # noqa: S608  # only our own text
+    f"{_EFFECT.format(state='pending')} UNION ALL {_EFFECT.format(state='failed')}) AS e ORDER BY position LIMIT :limit"
 )
 
 Limit = Annotated[int, Query(ge=1, le=500)]

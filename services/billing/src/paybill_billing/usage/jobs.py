@@ -17,7 +17,7 @@ from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import reason, single_line
 from paybill_runtime.jobs.effects import DueJob, Job, JobRegistry, Outcome, Refused
-from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind, RetryAfter
 from paybill_runtime.messaging.inbox import LAST_POSITION
 from paybill_runtime.messaging.streams import INTAKE, connect
 from paybill_runtime.settings import read_secret
@@ -68,14 +68,14 @@ class WindowCloser:
             await self.tick(self._context.now())
         except _BROKER_ERRORS as error:
             await self.disconnect()
-            raise AttemptFailedError(reason(error), POLL_S) from error
+            raise RetryAfter(POLL_S, f"NATS does not answer ({reason(error)})") from error
 
     async def tick(self, at: datetime) -> int:
         """Closes the windows that are due at `at`. Returns the number of meters."""
         due = (await self._context.rows(NEXT_WINDOW_DUE))[0][0]
         if due is None or due > _as_stored(at):
             return 0
-        await self._wait_for_intake()
+        await self._require_empty_intake()
         closed = 0
         while rows := await self._context.rows(METERS_DUE, {"at": _as_stored(at), "batch": BATCH}):
             meters = [METERS.load(row.state) for row in rows]
@@ -86,8 +86,8 @@ class WindowCloser:
                 raise errors[0]
         return closed
 
-    async def _wait_for_intake(self) -> None:
-        """Returns when everything that INTAKE holds now has been processed."""
+    async def _require_empty_intake(self) -> None:
+        """Raises RetryAfter unless everything that INTAKE holds now has been processed."""
         if self._client is None or not self._client.is_connected:
             settings = self._context.settings
             password = read_secret(settings.nats_password_file)
@@ -95,10 +95,9 @@ class WindowCloser:
         state = (await self._client.jetstream().stream_info(INTAKE)).state
         if not state.messages:
             return
-        position = 0
-        while position < state.last_seq:
-            position = (await self._context.rows(LAST_POSITION, {"stream": INTAKE}))[0][0]
-            await asyncio.sleep(POLL_S / 10)
+        position = (await self._context.rows(LAST_POSITION, {"stream": INTAKE}))[0][0]
+        if position < state.last_seq:
+            raise RetryAfter(POLL_S, "usage that reached INTAKE is not counted yet")
 
     async def _close(self, meter: Meter, at: datetime) -> None:
         ids = [window_id(meter.id, window.start) for window in meter.windows if window.closes_at <= at]

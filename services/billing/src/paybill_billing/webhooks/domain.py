@@ -1,10 +1,8 @@
-"""States and errors of webhook processing, and its backoff."""
+"""States and errors of webhook processing."""
 
 from enum import StrEnum
 
 from paybill_contracts.errors import NotFoundError, RetryLaterError
-
-MAX_DELAY_S = 3600.0
 
 
 class MessageState(StrEnum):
@@ -33,8 +31,3 @@ class StaleReadError(RetryLaterError):
     """Raised when a subscription changed during a fetch, whose result may be older than the change: fetch again."""
 
     code = "overtaken"
-
-
-def retry_delay_s(tries: int) -> float:
-    """Returns the backoff after this many attempts: doubled from one second, at most an hour."""
-    return min(2.0 ** min(tries, 12), MAX_DELAY_S)

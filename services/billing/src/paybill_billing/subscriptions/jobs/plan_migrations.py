@@ -8,8 +8,8 @@ from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
-from paybill_runtime.jobs.kinds import ClaimedJob, Kind
+from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, reason
+from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
@@ -48,18 +48,21 @@ class PlanMigrationRunner:
         """Runs a step of each migration. The progress is in the tables, so that any process can continue it."""
         found = [PLAN_MIGRATIONS.load(row.state) for row in await self._context.rows(RUNNING_MIGRATIONS)]
         running = [migration for migration in found if migration.status is Status.RUNNING]
-        for migration in running:
-            await self._run_one(migration, job.leases)
+        errors = [error for migration in running if (error := await self._run_one(migration, job.leases)) is not None]
+        if errors:
+            raise AttemptFailedError(reason(errors[0]))
         return POLL_S if running else None
 
-    async def _run_one(self, migration: PlanMigration, held: Mapping[str, int]) -> None:
-        """Isolates the errors of one migration from the others."""
+    async def _run_one(self, migration: PlanMigration, held: Mapping[str, int]) -> Exception | None:
+        """Runs a step of one migration; returns its error, which does not stop the others."""
         try:
             await self._step(migration, held)
         except (DatabaseUnavailableError, LeaseLostError, OverloadedError):
             raise
-        except Exception:
+        except Exception as error:
             log.exception("the plan migration %s failed; it is retried", migration.id)
+            return error
+        return None
 
     async def _step(self, migration: PlanMigration, held: Mapping[str, int]) -> None:
         """Requests the next batch after the end of the last one; finishes when no subscription is left."""

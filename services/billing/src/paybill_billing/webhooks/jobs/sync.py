@@ -2,12 +2,14 @@
 
 import logging
 from datetime import timedelta
+from functools import partial
 
 from paybill_contracts.errors import DomainError
+from paybill_runtime import clock
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError
-from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind
+from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 from pydantic import ValidationError
 
 from paybill_billing.providers.port import (
@@ -18,7 +20,7 @@ from paybill_billing.providers.port import (
     ProviderUnavailableError,
 )
 from paybill_billing.providers.sync_queue import LEASE, kind_of
-from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError, retry_delay_s
+from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError
 from paybill_billing.webhooks.jobs.subscription_sync import SubscriptionSync
 from paybill_billing.webhooks.tables import DELETE_BODIES
 
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 BODY_RETENTION = timedelta(days=30)
 CLEANUP_INTERVAL_S = 3600.0
+CONCURRENCY = 8
+"""Syncs of one provider at once: one that does not answer leaves the other slots to other jobs."""
+_backoff_s = partial(clock.backoff_s, longest_s=3600.0)
 
 
 class ProviderSync:
@@ -39,7 +44,7 @@ class ProviderSync:
 
     def kind(self) -> Kind:
         """Returns the kind of its jobs. Two processes together would exceed the provider's rate limit."""
-        return Kind(kind_of(self._name), self._run, exclusive=True, backoff_s=lambda tries: retry_delay_s(tries - 1))
+        return Kind(kind_of(self._name), self._run, concurrency=CONCURRENCY, exclusive=True, backoff_s=_backoff_s)
 
     async def _run(self, job: ClaimedJob) -> float | None:
         try:
@@ -53,7 +58,7 @@ class ProviderSync:
             raise AttemptFailedError(str(error), detail=error.customer) from error
         except ProviderUnavailableError as error:
             log.warning("the sync of %s waits: %s", job.key, error)
-            raise AttemptFailedError(str(error), error.after_s) from error
+            raise RetryAfter(error.after_s, str(error)) from error
         except (DomainError, ProviderRefusedError, MalformedObjectError, ValidationError) as error:
             reason = _summary(error)
             log.error("the sync of %s is refused: %s", job.key, reason)  # noqa: TRY400  # the summary is enough
