@@ -236,7 +236,7 @@ TREE = Branch(
             },
         ),
         "jobs": Branch(
-            "Show background jobs of the services, and retry or cancel them.",
+            "Show background jobs, and retry or cancel them.",
             {
                 "list": Leaf(
                     "paybill_cli.commands.jobs:list_all", "List background jobs, in the order of their class and time."

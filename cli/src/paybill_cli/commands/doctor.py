@@ -273,7 +273,7 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
             "published messages were refused",
             f"{show}; ask the publisher to send corrected events",
         ),
-        ("effects_failed", State.NOTED, "external calls failed permanently", f"paybill jobs list --state failed"),
+        ("effects_failed", State.NOTED, "external calls failed permanently", "paybill jobs list --state failed"),
     ):
         yield Check(name, key, state, f"{counts[key]} {found}", fix) if counts[key] else _ok(name, key, "none")
 
