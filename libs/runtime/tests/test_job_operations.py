@@ -1,9 +1,10 @@
 """Jobs as operators see and change them, their deadline, and the deletion of ended ones."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
-from job_testbed import job_service, jobs_of, request
+from job_testbed import eventually, job_service, jobs_of, request
 from paybill_contracts.tenant import TenantRequested
 from paybill_runtime.database.leases import RELAY
 from paybill_runtime.jobs.effects import JobRegistry
@@ -57,6 +58,40 @@ async def test_operators_list_retry_and_cancel_jobs_as_facts(start, log) -> None
         return (await served.client.get(f"/v1/operations/jobs/{two['id']}")).status_code == 404
 
     await until(taken_back)
+
+
+async def test_a_decision_of_an_operator_is_not_overwritten_by_the_attempt_that_runs(start) -> None:
+    gate, runs = asyncio.Event(), []
+
+    async def work(job) -> None:
+        runs.append(job.attempts)
+        await gate.wait()
+        raise AttemptFailedError("not yet", after_s=500)
+
+    served = await start(job_service(Kind("work", work)))
+    await request(served, "work", "one")
+    await eventually(lambda: runs)
+    (job,) = await jobs_of(served, kind="work")
+    await served.client.post(f"/v1/operations/jobs/{job['id']}/retry")
+    gate.set()
+
+    await eventually(lambda: len(runs) == 2)
+    assert runs == [0, 0]
+
+
+async def test_a_cancelled_job_is_not_taken_back_beside_a_new_one(start) -> None:
+    async def work(_job) -> None:
+        raise AttemptFailedError("not yet", after_s=500)
+
+    served = await start(job_service(Kind("work", work)))
+    await request(served, "work", "one")
+    (first,) = await jobs_of(served, kind="work")
+    await served.client.post(f"/v1/operations/jobs/{first['id']}/cancel", json={"reason": "wrong"})
+    await request(served, "work", "one")
+
+    again = await served.client.post(f"/v1/operations/jobs/{first['id']}/retry")
+
+    assert (again.status_code, again.json()["code"]) == (409, "job_ended")
 
 
 async def test_an_effect_past_its_deadline_is_not_tried_again(start, publish, log, offerings, sign_up) -> None:

@@ -110,6 +110,26 @@ async def test_bulk_jobs_leave_slots_to_interactive_ones_and_security_jobs_have_
     gate.set()
 
 
+async def test_a_kind_whose_slots_are_used_does_not_delay_the_jobs_behind_it(start) -> None:
+    running, done = [], []
+    gate = asyncio.Event()
+
+    async def hang(job) -> None:
+        running.append(job.key)
+        await gate.wait()
+
+    async def work(job) -> None:
+        done.append(job.key)
+
+    served = await start(job_service(Kind("hang", hang, concurrency=2), Kind("work", work)))
+    await request(served, "hang", *(f"a-{number:03}" for number in range(100)))
+    await eventually(lambda: len(running) == 2)
+    await request(served, "work", "z")
+
+    await eventually(lambda: done == ["z"])
+    gate.set()
+
+
 async def test_a_job_whose_code_raises_backs_off_and_is_shown_while_others_go_on(start) -> None:
     done: list[str] = []
 

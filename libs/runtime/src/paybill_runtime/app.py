@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
@@ -148,7 +148,12 @@ class Running:
         )
         retention = timedelta(days=settings.job_retention_days)
         kinds = [*effects.kinds(), *self.timers.kinds(), self.retry_queue.kind(), self.jobs.cleanup(retention)]
-        self.worker = Worker(self.jobs, [*kinds, *service.job_kinds(self.context)], self.leases, self.restore_guard)
+        due_kinds = {timer.kind for timer in service.timers if isinstance(timer, DueJob)}
+        kinds += [
+            replace(kind, derived=True, after=self.timers.wake) if kind.name in due_kinds else kind
+            for kind in service.job_kinds(self.context)
+        ]
+        self.worker = Worker(self.jobs, kinds, self.leases, self.restore_guard)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._app: FastAPI | None = None
         self._resources = AsyncExitStack()
@@ -171,10 +176,11 @@ class Running:
 
     def _noticed(self) -> None:
         self.relay.wake()
+        self.timers.wake()
         self.worker.wake()
 
     def _is_held(self, lease: str) -> bool:
-        return lease in self.leases.held
+        return self.leases.certain and lease in self.leases.held
 
     def health(self) -> dict[str, str]:
         """Returns the state of each loop: `ok`, or the problem. A loop that ended makes the service unready.
@@ -203,6 +209,7 @@ class Running:
             for act in self.service.on_start:
                 await self._retry_until_available(partial(act, self.context))
             await self._retry_until_available(partial(self.jobs.request_recurring, self.worker.kinds.values()))
+            await self._retry_until_available(self.retry_queue.request_all)
         except BaseException:
             await self.__aexit__()
             raise
@@ -242,7 +249,7 @@ class Running:
             operations.probes(self.service.name, self._alive, self.health),
             operations.operations(self.context, self.retry_queue, self.health, self._lag),
             asyncapi.route(self.service.name, self.service.subscriptions),
-            job_routes.routes(self.service.name, self.jobs, self.worker.recurring),
+            job_routes.routes(self.service.name, self.jobs, self.worker.kept),
             self.service.router(self.context),
         )
         app = FastAPI(

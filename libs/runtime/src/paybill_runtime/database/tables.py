@@ -153,7 +153,14 @@ job = Table(
 `locks`: resources of the queue on which no two jobs work at a time. `event_id`: the fact that requires the job. A job
 without a fact exists once for each kind and key, and `requests` grows when it is requested again."""
 _PENDING = job.c.state == "pending"
-Index("job_queue_idx", job.c.priority, job.c.queue, job.c.position, postgresql_where=_PENDING)
+Index(
+    "job_queue_idx",
+    job.c.priority,
+    job.c.queue,
+    job.c.position,
+    postgresql_where=_PENDING,
+    postgresql_include=["due"],
+)
 Index("job_order_idx", job.c.queue, job.c.position, postgresql_where=_PENDING)
 Index("job_due_idx", job.c.priority, job.c.due, postgresql_where=_PENDING)
 Index("job_key_idx", job.c.kind, job.c.key, unique=True, postgresql_where=_PENDING & job.c.event_id.is_(None))

@@ -17,7 +17,12 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork, decision_context
-from paybill_runtime.errors import DatabaseUnavailableError, RequestInProgressError, constraint_of
+from paybill_runtime.errors import (
+    DatabaseUnavailableError,
+    RequestInProgressError,
+    UnknownOutcomeError,
+    constraint_of,
+)
 
 T = TypeVar("T")
 Decide = Callable[[UnitOfWork, DecisionContext], T]
@@ -111,6 +116,8 @@ class GroupCommit:
                 for decision in decisions:
                     await self.commit([decision])
                 return
+            if isinstance(error, UnknownOutcomeError):
+                self._on_commit(requires_jobs=True)  # it may be committed
             refusal = self.domain_error_for(error)
             for decision in decisions:
                 decision.error = refusal or error

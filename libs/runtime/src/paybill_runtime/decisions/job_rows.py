@@ -133,13 +133,16 @@ def change_job(statement: Statement, job_id: UUID, columns: Mapping[str, Any], r
     statement.add(f"UPDATE chassis.job SET {changes} WHERE {_pending(statement, job_id, requests)}")  # noqa: S608
 
 
-def reopen_job(statement: Statement, job_id: UUID, revision: int, columns: Mapping[str, Any]) -> None:
-    """Changes a job in any state for an operator; a job without the `revision` fails as a conflict."""
+def reopen_job(statement: Statement, job_id: UUID, state: str, revision: int, columns: Mapping[str, Any]) -> None:
+    """Changes a job in `state` for an operator; a job that changed meanwhile fails as a conflict.
+
+    An attempt that runs just now cannot overwrite the change, because the job counts as requested again.
+    """
     changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
-    id_, number = statement.value(job_id), statement.value(revision)
-    same = f"job_id = {id_} AND revision = {number}"
+    id_, before, number = map(statement.value, (job_id, state, revision))
+    same = f"job_id = {id_} AND state = {before} AND revision = {number}"
     statement.require(f"SELECT FROM chassis.job WHERE {same} FOR UPDATE", 1, STATE_CHANGED)
-    statement.add(f"UPDATE chassis.job SET {changes}, revision = revision + 1 WHERE {same}")  # noqa: S608
+    statement.add(f"UPDATE chassis.job SET {changes}, requests = requests + 1, revision = revision + 1 WHERE {same}")  # noqa: S608
     statement.notify()
 
 
@@ -159,12 +162,15 @@ def _pending(statement: Statement, job_id: UUID, requests: int | None) -> str:
     return f"job_id = {statement.value(job_id)} AND state = 'pending'{same}"
 
 
-def wake_requests(statement: Statement, kind: str, detail: str, now: datetime) -> None:
-    """Makes the pending jobs of a kind with this detail due; one that runs just now runs again."""
-    at, of, value = map(statement.value, (now, kind, detail))
+def wake_requests(statement: Statement, kind: str, detail: str, now: datetime, without: Sequence[str] = ()) -> None:
+    """Makes the pending jobs of a kind with this detail due; one that runs just now runs again.
+
+    without: keys that the same statement requests, because it may change a row once.
+    """
+    at, of, value, others = map(statement.value, (now, kind, detail, list(without)))
     statement.add(
         f"UPDATE chassis.job SET due = {at}, attempts = 0, error = NULL, requests = requests + 1 "  # noqa: S608  # only our own text
-        f"WHERE kind = {of} AND detail = {value} AND state = 'pending' AND event_id IS NULL"
+        f"WHERE kind = {of} AND detail = {value} AND NOT key = ANY({others}) AND state = 'pending' AND event_id IS NULL"
     )
     statement.notify()
 
@@ -183,5 +189,8 @@ REQUESTS = text(
     f"SELECT * FROM chassis.job WHERE kind LIKE :kinds AND {_REQUEST} ORDER BY attempts DESC, kind, key LIMIT :limit"  # noqa: S608  # as above
 )
 """Requested jobs whose kinds match a pattern, those with the most attempts first."""
-DELETE_ENDED = text("DELETE FROM chassis.job WHERE ended_at < :before AND state <> 'failed'")
+DELETE_ENDED = text(
+    "DELETE FROM chassis.job WHERE job_id IN "
+    "(SELECT job_id FROM chassis.job WHERE ended_at < :before AND state <> 'failed' LIMIT :limit)"
+)
 """Deletes jobs that were done or cancelled before a time; failed ones stay until an operator decides."""

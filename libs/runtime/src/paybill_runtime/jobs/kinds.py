@@ -80,7 +80,8 @@ Run = Callable[[ClaimedJob], Awaitable[float | None]]
 class Kind:
     """A kind of jobs.
 
-    recurring: one job of the kind, named like it, exists from the start of the service. concurrency: jobs of the kind
+    recurring: one job of the kind, named like it, exists from the start of the service. derived: its jobs follow from
+    other tables, and would come again; like recurring ones they cannot be cancelled. concurrency: jobs of the kind
     that a process runs at once. exclusive: a running job is cancelled when its lease is lost, because two processes
     together must not call the other system. backoff_s: delay after a number of failed attempts. after: called when the
     end of a job is committed.
@@ -92,6 +93,7 @@ class Kind:
     priority: Priority = Priority.INTERACTIVE
     concurrency: int = SLOTS
     recurring: bool = False
+    derived: bool = False
     exclusive: bool = False
     backoff_s: Callable[[int], float] = clock.backoff_s
     after: Callable[[], None] = lambda: None

@@ -27,20 +27,25 @@ from paybill_runtime.decisions.job_rows import (
 )
 from paybill_runtime.decisions.outbox_headers import FactColumns
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.errors import single_line
+from paybill_runtime.errors import constraint_of, is_transaction_conflict, single_line
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind, StoredFact
 
 CLEANUP_INTERVAL_S = 3600.0
+CANDIDATES = 32
+"""Due jobs of a queue that a claim looks at: those behind them wait for one of these."""
+DELETED_AT_ONCE = 5000
 
 # Of every queue the first job that is due, whose locks are free, and that no earlier job blocks. Queues are found one
 # after the other in the index, from the one after the last claimed on: the length of a queue costs nothing, and no
 # queue waits for the second job of another. A lease that another process took over claims nothing.
 _NEXT_QUEUE = (
     "SELECT queue FROM chassis.job WHERE state = 'pending' AND priority = c.priority AND queue > {after} "
-    "ORDER BY queue LIMIT 1"
+    "AND due <= $5 ORDER BY queue LIMIT 1"
 )
 _CLAIM = (
-    "SELECT job.* FROM unnest($1::smallint[], $2::text[]) AS c (priority, after) CROSS JOIN LATERAL ("  # noqa: S608
+    "SELECT job.* FROM (SELECT * FROM unnest($1::smallint[], $2::text[]) AS u (priority, after) WHERE EXISTS "  # noqa: S608
+    "(SELECT FROM chassis.job WHERE state = 'pending' AND priority = u.priority AND due <= $5)) AS c "
+    "CROSS JOIN LATERAL ("
     "WITH RECURSIVE "
     f"later (queue) AS (({_NEXT_QUEUE.format(after='c.after')}) UNION ALL "
     f"SELECT n.queue FROM later CROSS JOIN LATERAL ({_NEXT_QUEUE.format(after='later.queue')}) AS n), "
@@ -49,10 +54,10 @@ _CLAIM = (
     "WHERE n.queue <= c.after) "
     "SELECT first.* FROM (SELECT queue FROM later UNION ALL SELECT queue FROM earlier WHERE queue <= c.after) AS q "
     "CROSS JOIN LATERAL (SELECT j.job_id, j.kind, j.key, j.queue, j.locks, j.priority, j.lease, l.epoch, j.attempts, "
-    "j.requests, j.detail, j.deadline, j.event_id FROM chassis.job AS j "
+    "j.requests, j.detail, j.deadline, j.event_id FROM (SELECT * FROM chassis.job WHERE state = 'pending' "
+    f"AND priority = c.priority AND queue = q.queue AND due <= $5 ORDER BY position LIMIT {CANDIDATES}) AS j "
     "JOIN unnest($3::text[], $4::bigint[]) AS l (name, epoch) ON l.name = j.lease "
-    "WHERE j.state = 'pending' AND j.priority = c.priority AND j.queue = q.queue AND j.due <= $5 "
-    "AND NOT j.kind = ANY($6::text[]) AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS r (queue, held) "
+    "WHERE NOT j.kind = ANY($6::text[]) AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS r (queue, held) "
     "WHERE r.queue = j.queue AND r.held = ANY(j.locks)) "
     "AND NOT EXISTS (SELECT FROM chassis.job AS e WHERE e.state = 'pending' AND e.queue = j.queue "
     "AND e.position < j.position AND e.locks && j.locks) "
@@ -97,6 +102,12 @@ class JobEndedError(ConflictError):
     """The job is done, or it was cancelled."""
 
     code = "job_ended"
+
+
+class JobChangedError(ConflictError):
+    """The job changed while the operator's decision was stored."""
+
+    code = "job_changed"
 
 
 class JobRecurringError(ConflictError):
@@ -206,10 +217,15 @@ class JobQueue:
         return Kind("delete_ended_jobs", run, RELAY, Priority.BULK, recurring=True)
 
     async def delete_ended(self, retention: timedelta) -> int:
-        """Deletes jobs that ended before; returns their number."""
-        async with self._database.transaction() as connection:
-            result = await connection.execute(DELETE_ENDED, {"before": clock.now() - retention})
-            return result.rowcount
+        """Deletes jobs that ended before, a part at a time; returns their number."""
+        values = {"before": clock.now() - retention, "limit": DELETED_AT_ONCE}
+        deleted = 0
+        while True:
+            async with self._database.transaction() as connection:
+                count = (await connection.execute(DELETE_ENDED, values)).rowcount
+            deleted += count
+            if count < DELETED_AT_ONCE:
+                return deleted
 
     async def list(self, state: str, kind: str, limit: int) -> Sequence[Row[Any]]:
         """Returns jobs: the pending ones in their order, the failed ones, or the `ended` ones, newest first."""
@@ -234,13 +250,13 @@ class JobQueue:
         changes = {"state": "pending", "due": clock.now(), "attempts": 0, "error": None, "ended_at": None}
         return await self._operate(row, origin, event, changes)
 
-    async def cancel(self, id_: UUID, origin: Origin, reason: str, recurring: Collection[str]) -> Row[Any]:
-        """Ends a job without another attempt; a running attempt ends. recurring: kinds that cannot be cancelled.
+    async def cancel(self, id_: UUID, origin: Origin, reason: str, kept: Collection[str]) -> Row[Any]:
+        """Ends a job without another attempt; an attempt that runs ends by itself. kept: kinds that stay.
 
         Raises JobNotFoundError, JobEndedError, JobRecurringError.
         """
         row = await self.job(id_)
-        if row.kind in recurring:
+        if row.kind in kept:
             raise JobRecurringError(f"{row.kind} runs as long as the service; it cannot be cancelled")
         if row.state in {"done", "cancelled"}:
             raise JobEndedError(f"the job {id_} is {row.state}")
@@ -253,8 +269,15 @@ class JobQueue:
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:
             unit.emit(event, row.revision + 1)
 
-        change = partial(reopen_job, job_id=row.job_id, revision=row.revision, columns=changes)
-        await self._group_commit.decide(Decision(origin, decide, extra_statements=[change]))
+        change = partial(reopen_job, job_id=row.job_id, state=row.state, revision=row.revision, columns=changes)
+        try:
+            await self._group_commit.decide(Decision(origin, decide, extra_statements=[change]))
+        except Exception as error:
+            if constraint_of(error) == "job_key_idx":
+                raise JobEndedError(f"another job {row.kind} of {row.key} is pending; retry that one") from error
+            if is_transaction_conflict(error):
+                raise JobChangedError(f"the job {row.job_id} changed meanwhile; show it, and decide again") from error
+            raise
         return await self.job(row.job_id)
 
 

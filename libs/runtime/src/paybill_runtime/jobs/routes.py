@@ -66,8 +66,8 @@ class CancelRequest(BaseModel):
     reason: Text500
 
 
-def routes(service: str, queue: JobQueue, recurring: Collection[str]) -> APIRouter:
-    """Returns the routes below `/v1/operations/jobs`. recurring: kinds of jobs that cannot be cancelled."""
+def routes(service: str, queue: JobQueue, kept: Collection[str]) -> APIRouter:
+    """Returns the routes below `/v1/operations/jobs`. kept: kinds of jobs that cannot be cancelled."""
     router = APIRouter(prefix="/v1/operations/jobs", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{service}:write"))]
@@ -95,6 +95,6 @@ def routes(service: str, queue: JobQueue, recurring: Collection[str]) -> APIRout
     @router.post("/{job_id}/cancel")
     async def cancel(job_id: UUID, body: CancelRequest, caller_: operator) -> JobView:
         """Ends a job without another attempt; an attempt that runs now ends by itself. `retry` takes it back."""
-        return JobView.of(await queue.cancel(job_id, caller_.origin, body.reason, recurring))
+        return JobView.of(await queue.cancel(job_id, caller_.origin, body.reason, kept))
 
     return router

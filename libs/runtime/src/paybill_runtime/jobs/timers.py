@@ -13,7 +13,7 @@ from paybill_runtime.database.leases import Leases, partition_lease
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
-from paybill_runtime.decisions.job_rows import request_jobs
+from paybill_runtime.decisions.job_rows import Priority, request_jobs
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.jobs.effects import DueJob, Timer
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind
@@ -58,7 +58,7 @@ class Timers:
     def kinds(self) -> Sequence[Kind]:
         """Returns a kind of jobs for each timer."""
         timers = [(name, timer) for name, timer in self._timers.items() if isinstance(timer, Timer)]
-        return [Kind(name, partial(self._fire, timer), after=self.wake) for name, timer in timers]
+        return [Kind(name, partial(self._fire, timer), derived=True, after=self.wake) for name, timer in timers]
 
     async def run(self) -> None:
         """Requests the jobs of due timers, until cancelled."""
@@ -130,10 +130,12 @@ def _kind(timer: Timer | DueJob) -> str:
 
 def _due(kind: str, timer: Timer | DueJob, at: str, time: str, lease: str) -> str:
     """Returns the query for the jobs of timers that are due and have none yet. at, time, lease: placeholders."""
-    key, limit = (f"'{kind}'::text", 1) if isinstance(timer, DueJob) else ("t.id", MAX_AT_ONCE)
+    key, limit, priority = "t.id", MAX_AT_ONCE, int(Priority.INTERACTIVE)
+    if isinstance(timer, DueJob):
+        key, limit, priority = f"'{kind}'::text", 1, int(Priority.BULK)
     return (
         f"(SELECT '{kind}'::text AS kind, {key} AS key, '{kind}/' || {key} AS queue, {lease}::text AS lease, "  # noqa: S608  # names are our own
-        f"1::smallint AS priority, {time}::timestamptz AS due FROM {timer.stored.table.name} AS t "
+        f"{priority}::smallint AS priority, {time}::timestamptz AS due FROM {timer.stored.table.name} AS t "
         f"WHERE t.{timer.column} <= {at} AND NOT EXISTS (SELECT FROM chassis.job AS j WHERE j.kind = '{kind}' "
         f"AND j.key = {key} AND j.state = 'pending' AND j.event_id IS NULL) ORDER BY t.{timer.column} LIMIT {limit})"
     )

@@ -31,7 +31,7 @@ class Worker:
     def __init__(self, queue: JobQueue, kinds: Iterable[Kind], leases: Leases, restore_guard: RestoreGuard) -> None:
         self._queue = queue
         self.kinds = {kind.name: kind for kind in kinds}
-        self.recurring = {name for name, kind in self.kinds.items() if kind.recurring}
+        self.kept = {name for name, kind in self.kinds.items() if kind.recurring or kind.derived}
         self._leases = leases
         self._restore_guard = restore_guard
         self._wake = asyncio.Event()
@@ -94,8 +94,11 @@ class Worker:
         jobs, next_s = await self._queue.claim(clock.now(), held, full, running, after, max(free.values()))
         for job in sorted(jobs, key=lambda job: job.priority):
             kind = self.kinds.get(job.kind)
+            if self._free_slots(job.priority) <= 0:
+                continue
             count = sum(other.kind == job.kind for other in self._running.values())
-            if self._free_slots(job.priority) <= 0 or (kind is not None and count >= kind.concurrency):
+            if kind is not None and count >= kind.concurrency:
+                self._wake.set()  # the next claim leaves this kind out, and finds the jobs behind it
                 continue
             self._after[job.priority] = job.queue
             self._start(job, kind)
@@ -109,10 +112,10 @@ class Worker:
 
     def _free_slots(self, priority: Priority) -> int:
         counts = [sum(job.priority is each for job in self._running.values()) for each in Priority]
-        shared = SLOTS - counts[Priority.INTERACTIVE] - counts[Priority.BULK]
+        shared = SLOTS + SECURITY_SLOTS - sum(counts) - max(SECURITY_SLOTS - counts[Priority.SECURITY], 0)
         match priority:
             case Priority.SECURITY:
-                return SECURITY_SLOTS - counts[Priority.SECURITY]
+                return SLOTS + SECURITY_SLOTS - sum(counts)
             case Priority.INTERACTIVE:
                 return shared
             case Priority.BULK:

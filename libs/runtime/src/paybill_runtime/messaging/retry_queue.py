@@ -65,6 +65,7 @@ _HEAD = text(
     "SELECT event_id, dead, next_at FROM chassis.parked WHERE partition = :partition AND tenant = :tenant "
     "ORDER BY sequence LIMIT 1"
 )
+_QUEUES = text("SELECT DISTINCT ON (partition, tenant) partition, tenant, stream FROM chassis.parked")
 _ONE = text("SELECT * FROM chassis.parked WHERE event_id = :id FOR UPDATE")
 _DELETE = text("DELETE FROM chassis.parked WHERE event_id = :id")
 _LATER = text(
@@ -176,7 +177,13 @@ class RetryQueue:
 
     def kind(self) -> Kind:
         """Returns the kind of jobs that retry."""
-        return Kind(KIND, self._run)
+        return Kind(KIND, self._run, derived=True)
+
+    async def request_all(self) -> None:
+        """Requests the jobs of all queues, at the start: none can be lost while its facts wait."""
+        async with self._processor.database.transaction() as connection:
+            rows = (await connection.execute(_QUEUES)).mappings().all()
+            await _request_jobs(connection, [dict(row) for row in rows])
 
     async def _run(self, job: ClaimedJob) -> float | None:
         """Retries a queue from its first fact until one has to wait or MAX_PER_TURN are done."""

@@ -1,5 +1,6 @@
 """Queue of provider objects that must be fetched: one job for each, whose key is the object."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from paybill_runtime.database.statement import Statement
@@ -72,6 +73,8 @@ def enqueue_overdue(subscriptions: str, now: datetime, statement: Statement) -> 
     statement.notify()
 
 
-def account_opened(provider: str, customer: str, now: datetime, statement: Statement) -> None:
-    """Makes the objects of a customer due whose account is open now."""
-    wake_requests(statement, kind_of(provider), customer, now)
+def account_opened(
+    provider: str, customer: str, now: datetime, statement: Statement, without: Sequence[str] = ()
+) -> None:
+    """Makes the objects of a customer due whose account is open now. without: those that the statement queues."""
+    wake_requests(statement, kind_of(provider), customer, now, without)

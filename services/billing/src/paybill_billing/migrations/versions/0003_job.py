@@ -11,6 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Migrates to this revision."""
+    op.execute("LOCK TABLE webhook_targets IN ACCESS EXCLUSIVE MODE")
     op.execute(
         "INSERT INTO chassis.job "
         "(kind, key, queue, locks, lease, priority, state, due, attempts, error, requests, detail) "

@@ -83,7 +83,7 @@ async def _adopt(account: Account, customer: str, providers: Providers, key: str
         unit.record(ACCOUNTS, account.id, accounts.adopted(_account(unit, account.id), customer))
 
     def enqueue(statement: Statement) -> None:
-        account_opened(account.provider, customer, now(), statement)
+        account_opened(account.provider, customer, now(), statement, without=subscriptions)
         for subscription in sorted(subscriptions):
             enqueue_sync(account.provider, subscription, now(), statement)
 

@@ -11,6 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Migrates to this revision."""
+    op.execute("LOCK TABLE chassis.outbox IN ACCESS EXCLUSIVE MODE")
     op.create_table(
         "publication",
         sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),

@@ -34,13 +34,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", name="job_pkey"),
         schema="chassis",
     )
+    # Replicas of an older version cannot add rows between the copy and the end of the table.
+    op.execute("LOCK TABLE chassis.outbox, chassis.effect, chassis.parked IN ACCESS EXCLUSIVE MODE")
     op.execute(
         "INSERT INTO chassis.job "
         "(event_id, kind, key, queue, locks, lease, priority, state, due, attempts, error, ended_at) "
         "SELECT event_id, work, coalesce(nullif(tenant, ''), '-'), "
-        "coalesce(nullif(tenant, ''), '-'), ARRAY['resource'], "
+        "coalesce(nullif(tenant, ''), '-'), ARRAY['resource', 'access'], "
         "'partition-' || partition, 1, state, next_at, attempts, reason, "
-        "CASE state WHEN 'pending' THEN NULL ELSE now() END FROM chassis.effect ORDER BY position"
+        "CASE state WHEN 'pending' THEN NULL ELSE now() END FROM chassis.effect WHERE state <> 'done' ORDER BY position"
     )
     op.drop_table("effect", schema="chassis")
     op.execute(
@@ -50,13 +52,20 @@ def upgrade() -> None:
         "ELSE 'partition-' || partition END, 1, 'pending', now() FROM chassis.parked"
     )
     for name, columns, where in (
-        ("job_queue_idx", ["priority", "queue", "position"], "state = 'pending'"),
         ("job_order_idx", ["queue", "position"], "state = 'pending'"),
         ("job_due_idx", ["priority", "due"], "state = 'pending'"),
         ("job_failed_idx", ["position"], "state = 'failed'"),
         ("job_ended_idx", ["ended_at"], "ended_at IS NOT NULL"),
     ):
         op.create_index(name, "job", columns, schema="chassis", postgresql_where=sa.text(where))
+    op.create_index(
+        "job_queue_idx",
+        "job",
+        ["priority", "queue", "position"],
+        schema="chassis",
+        postgresql_where=sa.text("state = 'pending'"),
+        postgresql_include=["due"],
+    )
     op.create_index(
         "job_key_idx",
         "job",
