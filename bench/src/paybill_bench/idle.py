@@ -72,6 +72,7 @@ async def measure(progress: Progress) -> Sequence[Figure]:
     progress(", ".join(f"{name} {percent:.2f} %" for name, percent in cost.percent.items()))
     return [
         Figure("idle.cpu_percent", cost.cpu_percent, "% of one core", most=1),
+        Figure("idle.largest_service_cpu_percent", max(cost.percent[name] for name in SERVICES), "%", most=0.3),
         Figure("idle.commits_per_s", cost.commits_per_s, "commits/s", most=3),
         Figure("idle.nats_cpu_percent", cost.percent["nats"], "% of one core"),
         Figure("idle.fake_cpu_percent", cost.percent["stripe_fake"], "% of one core"),
