@@ -16,7 +16,7 @@ from paybill_client.connection import EVENTS, PAUSE_S, DeniedError, ErrorMonitor
 from paybill_client.credentials import Credentials
 from paybill_client.errors import ConnectionLostError, SubscribeDeniedError, UnreadableEventError
 from paybill_client.ordered_consumer import OrderedConsumer
-from paybill_client.retries import OnDeadLetter, dead_letter, fact_of
+from paybill_client.retries import OnDeadLetter, dead_letter, fact_of, type_of
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,8 @@ async def _decoded(
     facts: list[Fact] = []
     position = 0
     for message in messages:
-        type_ = ".".join(message.subject.split(".")[3:5])
         sequence = message.metadata.sequence.stream
-        if not types or type_ in types:
+        if not types or type_of(message) in types:
             try:
                 facts.append(fact_of(message))
             except DomainError as error:

@@ -41,6 +41,11 @@ class DeadLetter:
 OnDeadLetter = Callable[[DeadLetter], Awaitable[None]]
 
 
+def type_of(message: Msg) -> str:
+    """Returns the type of the event in a message of the log."""
+    return ".".join(message.subject.split(".")[3:5])
+
+
 def fact_of(message: Msg) -> Fact:
     """Returns the fact of a message of the log. Raises the errors of `read_fact`."""
     return read_fact(message.subject, message.headers, message.data, message.metadata.sequence.stream)

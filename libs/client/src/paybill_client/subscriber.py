@@ -39,7 +39,7 @@ from paybill_client.connection import EVENTS, PAUSE_S, DeniedError, ErrorMonitor
 from paybill_client.credentials import Credentials, read_credentials
 from paybill_client.errors import ConnectionLostError, CredentialsError, NotSubscribedError, SubscribeDeniedError
 from paybill_client.once import Handler
-from paybill_client.retries import OnDeadLetter, Retries, fact_of
+from paybill_client.retries import OnDeadLetter, Retries, fact_of, type_of
 from paybill_client.tracing import telemetry_middlewares
 
 log = logging.getLogger(__name__)
@@ -173,8 +173,7 @@ class Subscriber:
 
     def _declare(self) -> Any:
         async def decode(message: StreamMessage[Msg]) -> Fact | None:
-            type_ = ".".join(message.raw_message.subject.split(".")[3:5])
-            return fact_of(message.raw_message) if type_ in self._handlers else None
+            return fact_of(message.raw_message) if type_of(message.raw_message) in self._handlers else None
 
         async def handle(fact: Fact | None) -> None:
             if fact is not None:

@@ -142,7 +142,9 @@ class Running:
             name: Consumer(source, self.processor, self.broker, self.leases)
             for name, source in sources(service.subscriptions).items()
         }
-        self.timers = Timers(service.timers, service.name, self.database, self.group_commit, self.leases, self._noticed)
+        self.timers = Timers(
+            service.timers, service.name, self.database, self.group_commit, self.leases, self.context.jobs_requested
+        )
         effects = EffectRunner(
             service.name, service.jobs, self.effects, self.database, self.group_commit, self.jobs, self.data_keys
         )
@@ -168,16 +170,12 @@ class Running:
         self.processor.on_commit = self._on_commit
 
     def _on_commit(self, *, requires_jobs: bool) -> None:
+        """Wakes what waits for commits, of this process or of another replica that sent a notice."""
         self._committed = True
         self.relay.wake()
         self.timers.wake()
         if requires_jobs:
             self.worker.wake()
-
-    def _noticed(self) -> None:
-        self.relay.wake()
-        self.timers.wake()
-        self.worker.wake()
 
     def _is_held(self, lease: str) -> bool:
         return self.leases.certain and lease in self.leases.held
@@ -218,7 +216,7 @@ class Running:
         for name, consumer in self.consumers.items():
             self.start(name, consumer.run())
         self.start("worker", self.worker.run())
-        self.start("notices", self.database.listen(NOTIFY_CHANNEL, self._noticed))
+        self.start("notices", self.database.listen(NOTIFY_CHANNEL, partial(self._on_commit, requires_jobs=True)))
         if self.service.timers:
             self.start("timers", self.timers.run())
         self.start("backlog", self._measure_backlog())
@@ -310,12 +308,10 @@ class Running:
         while True:
             if not self.relay.problem or not self.broker.connected.is_set():
                 self._progress_at = time.monotonic()
-            if not (self._committed or self._backlog):
-                await asyncio.sleep(1)
-                continue
-            self._committed = False
-            with contextlib.suppress(DatabaseUnavailableError):
-                self._backlog = (await self.context.rows(COUNT_UNPUBLISHED))[0][0]
+            if self._committed or self._backlog:
+                self._committed = False
+                with contextlib.suppress(DatabaseUnavailableError):
+                    self._backlog = (await self.context.rows(COUNT_UNPUBLISHED))[0][0]
             await asyncio.sleep(1)
 
 

@@ -1,6 +1,7 @@
 """Aggregates as JSON documents: one row each, with query columns that PostgreSQL generates from the document."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from paybill_contracts.errors import DomainError
@@ -35,6 +36,11 @@ class StateRow(SQLModel):
 def generated(expression: str, *, unique: bool = False, index: bool = False) -> Any:  # a SQLModel field
     """Returns a text column that PostgreSQL generates from `state`."""
     return Field(default=None, sa_column=Column(Text, Computed(expression, persisted=True), unique=unique, index=index))
+
+
+def column_time(at: datetime) -> str:
+    """Returns `at` in the text form of a generated column of a time, which sorts by time."""
+    return at.replace(tzinfo=None).isoformat()
 
 
 class Stored(Generic[S]):

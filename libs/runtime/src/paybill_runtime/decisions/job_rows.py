@@ -59,9 +59,9 @@ class JobRequest:
 
 _FOR_FACTS = "kind, key, queue, locks, lease, priority, due, deadline, event_id"
 _COLUMNS = "kind, key, queue, locks, lease, priority, due"
-_UNIQUE = "(kind, key) WHERE state = 'pending' AND event_id IS NULL"
+_REQUEST = "state = 'pending' AND event_id IS NULL"
 AGAIN = "attempts = 0, due = excluded.due, error = NULL, priority = least(j.priority, excluded.priority)"
-"""What a new request changes in a job that is pending: it is due at once, as if it were new."""
+"""Change of a pending job by a new request: it is due at once, as if it were new."""
 
 
 def require_jobs(
@@ -122,14 +122,14 @@ def request_jobs(rows: str, change: str = AGAIN, *, detail: bool = False) -> str
     return (
         f"INSERT INTO chassis.job AS j ({columns}, state) "  # noqa: S608  # only our own text
         f"SELECT r.kind, r.key, r.queue, ARRAY[r.key], r.lease, r.priority, r.due{more}, 'pending' FROM ({rows}) AS r "
-        f"ON CONFLICT {_UNIQUE} DO "
+        f"ON CONFLICT (kind, key) WHERE {_REQUEST} DO "
         + (f"UPDATE SET requests = j.requests + excluded.requests, {change}" if change else "NOTHING")
     )
 
 
 def change_job(statement: Statement, job_id: UUID, columns: Mapping[str, Any], requests: int | None = None) -> None:
     """Changes columns of a pending job. requests: only if it was not requested again since."""
-    changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
+    changes = _changes(statement, columns)
     statement.add(f"UPDATE chassis.job SET {changes} WHERE {_pending(statement, job_id, requests)}")  # noqa: S608
 
 
@@ -138,7 +138,7 @@ def reopen_job(statement: Statement, job_id: UUID, state: str, revision: int, co
 
     An attempt that runs just now cannot overwrite the change, because the job counts as requested again.
     """
-    changes = ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
+    changes = _changes(statement, columns)
     id_, before, number = map(statement.value, (job_id, state, revision))
     same = f"job_id = {id_} AND state = {before} AND revision = {number}"
     statement.require(f"SELECT FROM chassis.job WHERE {same} FOR UPDATE", 1, STATE_CHANGED)
@@ -157,6 +157,10 @@ def finish_request(statement: Statement, job_id: UUID, requests: int, now: datet
     )
 
 
+def _changes(statement: Statement, columns: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {statement.value(value)}" for name, value in columns.items())
+
+
 def _pending(statement: Statement, job_id: UUID, requests: int | None) -> str:
     same = "" if requests is None else f" AND requests = {statement.value(requests)}"
     return f"job_id = {statement.value(job_id)} AND state = 'pending'{same}"
@@ -170,12 +174,11 @@ def wake_requests(statement: Statement, kind: str, detail: str, now: datetime, w
     at, of, value, others = map(statement.value, (now, kind, detail, list(without)))
     statement.add(
         f"UPDATE chassis.job SET due = {at}, attempts = 0, error = NULL, requests = requests + 1 "  # noqa: S608  # only our own text
-        f"WHERE kind = {of} AND detail = {value} AND NOT key = ANY({others}) AND state = 'pending' AND event_id IS NULL"
+        f"WHERE kind = {of} AND detail = {value} AND NOT key = ANY({others}) AND {_REQUEST}"
     )
     statement.notify()
 
 
-_REQUEST = "state = 'pending' AND event_id IS NULL"
 RETRY_REQUEST = text(
     "UPDATE chassis.job SET due = :now, attempts = 0, requests = requests + 1 "  # noqa: S608  # only our own text
     f"WHERE kind = :kind AND key = :key AND {_REQUEST} RETURNING *"

@@ -17,7 +17,7 @@ from paybill_runtime.decisions.job_rows import change_job
 from paybill_runtime.decisions.outbox_headers import complete
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, reason, single_line
 from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refused
-from paybill_runtime.jobs.kinds import ClaimedJob, Kind, RetryAfter
+from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 from paybill_runtime.jobs.queue import JobQueue, ended
 from paybill_runtime.security.data_keys import DataKeys
 from paybill_runtime.telemetry import log_context, span
@@ -68,12 +68,15 @@ class EffectRunner:
             with span(f"effect {effect.name}", fact.origin.traceparent, SpanKind.CLIENT) as traceparent:
                 origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", traceparent)
                 job = self._job(claimed, fact, traceparent)
+                failure = None
                 try:
                     await self._record_outcomes(claimed, effect, job, origin)
                 except (DatabaseUnavailableError, LeaseLostError, RetryAfter):
                     raise
                 except Exception as error:  # noqa: BLE001  # every failure of another system is retried or recorded
-                    await self._failed(claimed, effect, job, origin, error)
+                    failure = await self._failed(claimed, effect, job, origin, error)
+            if failure is not None:
+                raise AttemptFailedError(failure)
 
     def _job(self, claimed: ClaimedJob, fact: Fact, traceparent: str) -> Job[Any]:
         logger = logging.getLogger(f"effect.{claimed.kind}")
@@ -87,30 +90,27 @@ class EffectRunner:
 
     async def _failed(
         self, claimed: ClaimedJob, effect: Effect, job: Job[Any], origin: Origin, error: Exception
-    ) -> None:
+    ) -> str | None:
+        """Records the permanent failure of an effect; returns the reason when it is tried again."""
         attempts = claimed.attempts + 1
         detail = single_line(str(error)) if isinstance(error, Refused) else reason(error)
         late = claimed.deadline is not None and clock.now() >= claimed.deadline
         if not isinstance(error, Refused) and attempts < effect.attempts and not late:
             log.warning("the effect %s failed (attempt %d of %d): %s", effect.name, attempts, effect.attempts, detail)
-            await self._later(claimed, attempts, detail)
-            return
+            return detail
         log.error("the effect %s failed permanently: %s", effect.name, detail, exc_info=error)
         if effect.failed is None:
             claimed.ended = True
             await self._queue.change(claimed, ended("failed", attempts, detail))
-            return
+            return None
         try:
             await self._commit(claimed, effect.failed(job, detail), origin, "failed", detail)
         except (DatabaseUnavailableError, LeaseLostError):
             raise
         except Exception as inner:
             log.exception("the failure of the effect %s cannot be recorded", effect.name)
-            await self._later(claimed, attempts, reason(inner))
-
-    async def _later(self, claimed: ClaimedJob, attempts: int, detail: str) -> None:
-        claimed.ended = True
-        await self._queue.later(claimed, clock.backoff_s(attempts), attempts, detail)
+            return reason(inner)
+        return None
 
     async def _commit(
         self, claimed: ClaimedJob, outcome: Outcome, origin: Origin, state: str, detail: str = ""

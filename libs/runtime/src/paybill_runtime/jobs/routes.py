@@ -60,7 +60,7 @@ class JobView(BaseModel):
         )
 
 
-class CancelRequest(BaseModel):
+class Reason(BaseModel):
     """The operator's reason; it is recorded in the log."""
 
     reason: Text500
@@ -93,7 +93,7 @@ def routes(service: str, queue: JobQueue, kept: Collection[str]) -> APIRouter:
         return JobView.of(await queue.retry(job_id, caller_.origin))
 
     @router.post("/{job_id}/cancel")
-    async def cancel(job_id: UUID, body: CancelRequest, caller_: operator) -> JobView:
+    async def cancel(job_id: UUID, body: Reason, caller_: operator) -> JobView:
         """Ends a job without another attempt; an attempt that runs now ends by itself. `retry` takes it back."""
         return JobView.of(await queue.cancel(job_id, caller_.origin, body.reason, kept))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -12,6 +12,7 @@ from paybill_runtime import clock
 from paybill_runtime.database.leases import Leases, partition_lease
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import Statement
+from paybill_runtime.decisions.aggregates import column_time
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.decisions.job_rows import Priority, request_jobs
 from paybill_runtime.errors import DatabaseUnavailableError
@@ -39,15 +40,15 @@ class Timers:
         database: Database,
         group_commit: GroupCommit,
         leases: Leases,
-        on_due: Callable[[], None],
+        jobs_requested: Callable[[str], Awaitable[None]],
     ) -> None:
-        """on_due: called when jobs were requested."""
+        """jobs_requested: as of ServiceContext."""
         self._timers = {_kind(timer): timer for timer in timers}
         self._service = service
         self._database = database
         self._group_commit = group_commit
         self._leases = leases
-        self._on_due = on_due
+        self._jobs_requested = jobs_requested
         self._wake = asyncio.Event()
         leases.on_change(self.wake)
 
@@ -84,7 +85,7 @@ class Timers:
             return MAX_INTERVAL_S
         now = clock.now()
         statement = Statement()
-        at, time, lease = map(statement.value, (_as_text(now), now, min(own)))
+        at, time, lease = map(statement.value, (column_time(now), now, min(own)))
         due = " UNION ALL ".join(_due(kind, timer, at, time, lease) for kind, timer in self._timers.items())
         statement.add(request_jobs(f"SELECT * FROM ({due}) AS d ORDER BY kind, key", ""))  # noqa: S608  # names are our own
         queries = ", ".join(
@@ -92,10 +93,12 @@ class Timers:
             for timer in self._timers.values()
         )
         async with self._database.direct() as connection:
-            if await connection.fetch(f"SELECT 1 WHERE EXISTS ({due})", *statement.values):
+            requested = await connection.fetch(f"SELECT 1 WHERE EXISTS ({due})", *statement.values)
+            if requested:
                 await statement.execute(connection)
-                self._on_due()
-            row = await connection.fetchrow(f"SELECT {queries}", _as_text(now))  # as above
+            row = await connection.fetchrow(f"SELECT {queries}", column_time(now))  # as above
+        if requested:
+            await self._jobs_requested(min(own))
         times = [datetime.fromisoformat(value).replace(tzinfo=UTC) for value in row if value is not None]
         return min(((time - now).total_seconds() for time in times), default=MAX_INTERVAL_S)
 
@@ -107,7 +110,7 @@ class Timers:
             others = f"ARRAY(SELECT o.id FROM {stored.table.name} AS o WHERE {same})"  # noqa: S608  # names are our own
         query = f"SELECT {others} AS others FROM {stored.table.name} AS t WHERE id = $1 AND {timer.column} <= $2"  # noqa: S608  # as above
         async with self._database.direct() as connection:
-            row = await connection.fetchrow(query, id_, _as_text(clock.now()))
+            row = await connection.fetchrow(query, id_, column_time(clock.now()))
         if row is None:
             return None
         cause = f"timer:{stored.kind}/{id_}"
@@ -139,8 +142,3 @@ def _due(kind: str, timer: Timer | DueJob, at: str, time: str, lease: str) -> st
         f"WHERE t.{timer.column} <= {at} AND NOT EXISTS (SELECT FROM chassis.job AS j WHERE j.kind = '{kind}' "
         f"AND j.key = {key} AND j.state = 'pending' AND j.event_id IS NULL) ORDER BY t.{timer.column} LIMIT {limit})"
     )
-
-
-def _as_text(at: datetime) -> str:
-    """Returns `at` in the text form of generated columns, which sorts by time."""
-    return at.replace(tzinfo=None).isoformat()

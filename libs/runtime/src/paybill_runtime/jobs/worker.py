@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 from paybill_runtime import clock
@@ -16,7 +17,7 @@ from paybill_runtime.telemetry import log_context
 log = logging.getLogger(__name__)
 
 SECURITY_SLOTS = 4
-"""Slots that only jobs of the class SECURITY use."""
+"""Slots that only jobs of the class SECURITY use, beside those that all classes share."""
 INTERACTIVE_SLOTS = 4
 """Slots that jobs of the class BULK leave free."""
 POLL_S = 30.0
@@ -84,22 +85,23 @@ class Worker:
             return POLL_S
         self._restore_guard.check()
         running = list(self._running.values())
-        used = [job.kind for job in running]
+        used = Counter(job.kind for job in running)
         full = [
             kind.name
             for kind in self.kinds.values()
-            if used.count(kind.name) >= kind.concurrency or (kind.exclusive and not self._leases.certain)
-        ] + list(self._unknown)
+            if used[kind.name] >= kind.concurrency or (kind.exclusive and not self._leases.certain)
+        ]
+        full += self._unknown
         after = {priority: self._after[priority] for priority in classes}
         jobs, next_s = await self._queue.claim(clock.now(), held, full, running, after, max(free.values()))
         for job in sorted(jobs, key=lambda job: job.priority):
             kind = self.kinds.get(job.kind)
             if self._free_slots(job.priority) <= 0:
                 continue
-            count = sum(other.kind == job.kind for other in self._running.values())
-            if kind is not None and count >= kind.concurrency:
+            if kind is not None and used[kind.name] >= kind.concurrency:
                 self._wake.set()  # the next claim leaves this kind out, and finds the jobs behind it
                 continue
+            used[job.kind] += 1
             self._after[job.priority] = job.queue
             self._start(job, kind)
         # A job that is due and did not start waits for the end of another one, which wakes this worker.
@@ -111,15 +113,16 @@ class Worker:
         return [task for task, job in self._running.items() if (kind := self.kinds.get(job.kind)) and kind.exclusive]
 
     def _free_slots(self, priority: Priority) -> int:
-        counts = [sum(job.priority is each for job in self._running.values()) for each in Priority]
-        shared = SLOTS + SECURITY_SLOTS - sum(counts) - max(SECURITY_SLOTS - counts[Priority.SECURITY], 0)
+        running = Counter(job.priority for job in self._running.values())
+        free = SLOTS + SECURITY_SLOTS - running.total()
+        shared = free - max(SECURITY_SLOTS - running[Priority.SECURITY], 0)
         match priority:
             case Priority.SECURITY:
-                return SLOTS + SECURITY_SLOTS - sum(counts)
+                return free
             case Priority.INTERACTIVE:
                 return shared
             case Priority.BULK:
-                return min(shared, SLOTS - INTERACTIVE_SLOTS - counts[Priority.BULK])
+                return min(shared, SLOTS - INTERACTIVE_SLOTS - running[Priority.BULK])
 
     def _start(self, job: ClaimedJob, kind: Kind | None) -> None:
         task = asyncio.create_task(self._one(job, kind))

@@ -4,17 +4,16 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel
 from sqlalchemy import text
 
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
+from paybill_runtime.jobs.routes import Limit, Reason
 from paybill_runtime.messaging.retry_queue import RetryQueue
-
-Text500 = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 _COUNTS = text(
     "SELECT (SELECT count(*) FROM chassis.publication WHERE sequence IS NULL) AS outbox_waiting, "
@@ -45,15 +44,8 @@ _EFFECTS = text(
     f"{_EFFECT.format(state='pending')} UNION ALL {_EFFECT.format(state='failed')}) AS e ORDER BY position LIMIT :limit"
 )
 
-Limit = Annotated[int, Query(ge=1, le=500)]
 Health = Callable[[], dict[str, str]]
 Lag = Callable[[], Awaitable[dict[str, int | None]]]
-
-
-class Reason(BaseModel):
-    """The operator's reason; it is recorded in the log."""
-
-    reason: Text500
 
 
 class OperationResult(BaseModel):

@@ -40,8 +40,7 @@ def enqueue_received(messages: str) -> str:
     an account does not make its job due: the account will. The order of the names prevents deadlocks.
     """
     rows = (
-        f"SELECT '{_KIND}' || provider AS kind, target AS key, '{_KIND}' || provider || '/' || target AS queue, "  # noqa: S608  # our own text
-        f"'{LEASE}'::text AS lease, {int(Priority.INTERACTIVE)}::smallint AS priority, max(received_at) AS due, "
+        f"SELECT {_columns(Priority.INTERACTIVE)}, max(received_at) AS due, "  # noqa: S608  # our own text
         f"count(*) AS requests, max(customer) AS detail FROM {messages} "
         "WHERE target IS NOT NULL AND quarantine IS NULL GROUP BY provider, target ORDER BY provider, target"
     )
@@ -50,6 +49,14 @@ def enqueue_received(messages: str) -> str:
         "priority = least(j.priority, excluded.priority)"
     )
     return request_jobs(rows, change, detail=True)
+
+
+def _columns(priority: Priority) -> str:
+    """Returns the columns of jobs for rows with provider and target."""
+    return (
+        f"'{_KIND}' || provider AS kind, target AS key, '{_KIND}' || provider || '/' || target AS queue, "
+        f"'{LEASE}'::text AS lease, {int(priority)}::smallint AS priority"
+    )
 
 
 def enqueue_sync(provider: str, target: str, now: datetime, statement: Statement) -> None:
@@ -65,8 +72,7 @@ def enqueue_overdue(subscriptions: str, now: datetime, statement: Statement) -> 
     """
     at = statement.value(now)
     rows = (
-        f"SELECT '{_KIND}' || provider AS kind, target AS key, '{_KIND}' || provider || '/' || target AS queue, "  # noqa: S608  # our own text
-        f"'{LEASE}'::text AS lease, {int(Priority.BULK)}::smallint AS priority, {at}::timestamptz AS due "
+        f"SELECT {_columns(Priority.BULK)}, {at}::timestamptz AS due "  # noqa: S608  # our own text
         f"FROM ({subscriptions}) AS s ORDER BY kind, key"
     )
     statement.add(request_jobs(rows, ""))

@@ -12,6 +12,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from paybill_contracts.envelope import Origin
 from paybill_contracts.metering import UsageCountRequested, UsageReportRequested, UsageWindowClosed
+from paybill_runtime.decisions.aggregates import column_time
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -73,11 +74,11 @@ class WindowCloser:
     async def tick(self, at: datetime) -> int:
         """Closes the windows that are due at `at`. Returns the number of meters."""
         due = (await self._context.rows(NEXT_WINDOW_DUE))[0][0]
-        if due is None or due > _as_stored(at):
+        if due is None or due > column_time(at):
             return 0
         await self._require_empty_intake()
         closed = 0
-        while rows := await self._context.rows(METERS_DUE, {"at": _as_stored(at), "batch": BATCH}):
+        while rows := await self._context.rows(METERS_DUE, {"at": column_time(at), "batch": BATCH}):
             meters = [METERS.load(row.state) for row in rows]
             results = await asyncio.gather(*(self._close(meter, at) for meter in meters), return_exceptions=True)
             errors = [error for error in results if isinstance(error, BaseException)]
@@ -140,11 +141,6 @@ async def configure_publishers(context: ServiceContext) -> None:
         unit.record(PUBLISHERS, publishers.PUBLISHERS, publishers.allow(current, grants))
 
     await context.decide(start, decide, writes=[PUBLISHERS.key(publishers.PUBLISHERS)])
-
-
-def _as_stored(at: datetime) -> str:
-    """Returns `at` in the text form of the generated column, which sorts by time."""
-    return at.replace(tzinfo=None).isoformat()
 
 
 def _failed(job: Job[Any], why: str) -> Outcome:

@@ -1,12 +1,12 @@
 """HTTP routes of windows: open windows by meter, closed windows, and requests to report or count one again."""
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, status
 from paybill_contracts.metering import MeterId, WindowId
 from paybill_contracts.values import TenantId, Timestamp
+from paybill_runtime.decisions.aggregates import column_time
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
@@ -65,8 +65,8 @@ def router(context: ServiceContext) -> APIRouter:
     ) -> ClosedWindowPage:
         """Lists closed windows, one page at a time."""
         start = col(ClosedWindowRow.state)["start"].as_string()
-        bounds = [start >= _as_stored(since)] if since is not None else []
-        bounds += [start < _as_stored(until)] if until is not None else []
+        bounds = [start >= column_time(since)] if since is not None else []
+        bounds += [start < column_time(until)] if until is not None else []
         closed, next_ = await load_page(
             context, CLOSED_WINDOWS, after, limit, *bounds, tenant_id=tenant_id, status=status
         )
@@ -88,8 +88,3 @@ def router(context: ServiceContext) -> APIRouter:
         return await act(caller, window_id, "count_usage", closed_windows.request_count)
 
     return routes
-
-
-def _as_stored(at: datetime) -> str:
-    """Returns `at` in the text form of the state, which sorts by time: windows start at full hours."""
-    return at.replace(tzinfo=None).isoformat()
