@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from paybill_cli.tree import TREE, Branch, Leaf
+from paybill_contracts.operations import service_event
 from paybill_runtime.app import Service
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,14 +63,15 @@ def use_cases(name: str) -> str:
         lines += [f"| `{type_}` | `{effect.name}` |" for type_, effect in sorted(service.jobs.effects.items())]
     lines += ["", "| aggregate | events out |", "|---|---|"]
     for stored in sorted(service.states, key=lambda each: each.kind):
-        lines.append(f"| `{stored.kind}` | {', '.join(f'`{type_}`' for type_ in events(stored.evolve))} |")
+        lines.append(f"| `{stored.kind}` | {', '.join(f'`{type_}`' for type_ in events(name, stored.evolve))} |")
     return "\n".join([*lines, "", END])
 
 
-def events(evolve: Any) -> list[str]:
-    """Returns the types of the closed union that an aggregate is folded from."""
-    hint = [each for name, each in typing.get_type_hints(evolve).items() if name != "return"][-1]
-    return sorted(each.TYPE for each in typing.get_args(hint) or (hint,))
+def events(name: str, evolve: Any) -> list[str]:
+    """Returns the types of the closed union that an aggregate of a service is folded from."""
+    hint = [each for argument, each in typing.get_type_hints(evolve).items() if argument != "return"][-1]
+    kinds = typing.get_args(hint) or (hint,)
+    return sorted((each if hasattr(each, "TYPE") else service_event(name, each)).TYPE for each in kinds)
 
 
 def routes(service: Service) -> Iterator[tuple[str, str, str, str]]:

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 from nats.js.api import StreamConfig
 from paybill_cli.client.stack import Stack
-from paybill_cli.commands.doctor import Check, State, _clock, _counts, _machine, _ready, _stream, _sync_always
+from paybill_cli.commands.doctor import (
+    Check,
+    State,
+    _clock,
+    _counts,
+    _incidents,
+    _machine,
+    _ready,
+    _stream,
+    _sync_always,
+)
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.messaging.streams import EVENTS, INTAKE, KEYS, configurations, connect
@@ -52,6 +62,7 @@ def test_a_healthy_stack_passes_every_check(on_stack) -> None:
             "dead",
             "quarantined",
             "effects_failed",
+            "incidents",
         } == parts
 
 
@@ -124,6 +135,30 @@ def test_pending_work_above_its_limit_fails(counts: dict[str, object], found: di
 
     assert by_state(iter(checks)) == found
     assert all(check.fix for check in checks if check.state is not State.OK)
+
+
+def test_each_open_incident_fails_with_its_command() -> None:
+    paid = {"id": "inc_1", "kind": "paid_without_tenant", "summary": "sub_1 is paid, and acme is retained"}
+    page = {"incidents": [paid], "next": None}
+
+    [failed] = _incidents("billing", page)
+    [none] = _incidents("billing", {"incidents": [], "next": None})
+
+    assert (failed.state, failed.found, failed.fix) == (
+        State.FAILED,
+        "paid_without_tenant: sub_1 is paid, and acme is retained",
+        "paybill incident show inc_1",
+    )
+    assert none.state is State.OK
+
+
+def test_more_incidents_than_doctor_prints_are_counted_as_more() -> None:
+    page = {"incidents": [{"id": "inc_1", "kind": "kind", "summary": "one"}], "next": "1"}
+
+    assert [check.fix for check in _incidents("billing", page)] == [
+        "paybill incident show inc_1",
+        "paybill incident list",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ CHANGES = {
     ("licence", "activate"),
     ("licence", "deactivate"),
     ("licence", "rotate-keys"),
+    ("incident", "assign"),
+    ("incident", "close"),
     ("jobs", "retry"),
     ("jobs", "cancel"),
     ("events", "publish"),

@@ -235,6 +235,26 @@ TREE = Branch(
                 ),
             },
         ),
+        "incident": Branch(
+            "Show, assign and close the problems that the services found.",
+            {
+                "list": Leaf(
+                    "paybill_cli.commands.incidents:list_all",
+                    "List the problems that the services found, the oldest first.",
+                ),
+                "show": Leaf(
+                    "paybill_cli.commands.incidents:show",
+                    "Show an incident: the evidence, the owner, and the command that helps.",
+                ),
+                "assign": Leaf(
+                    "paybill_cli.commands.incidents:assign", "Make a person or a team the owner of an incident."
+                ),
+                "close": Leaf(
+                    "paybill_cli.commands.incidents:close",
+                    "Close an incident; it opens again when the service finds the problem again.",
+                ),
+            },
+        ),
         "jobs": Branch(
             "Show background jobs, and retry or cancel them.",
             {

@@ -42,6 +42,7 @@ _NEXT = {
     "not_ready": "repeat the command in a moment",
     "offerings_not_published": "repeat the command in a moment",
     "no_contract": "paybill manual offer TENANT",
+    "incident_not_found": "paybill incident list",
     "job_ended": "paybill jobs list --state ended",
     "job_not_found": "paybill jobs list",
     "job_recurring": "paybill jobs list",

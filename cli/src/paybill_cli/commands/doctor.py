@@ -33,6 +33,8 @@ MAX_LAG = 1000
 """Largest number of messages that a consumer may be behind."""
 MAX_CLOCK_SKEW_S = 5.0
 """Webhooks are refused at 300 s; ids and leases suffer earlier."""
+MAX_INCIDENTS = 20
+"""Open incidents of one service that are printed."""
 MIN_FREE_BYTES = 1024**3
 """Below this PostgreSQL and NATS are near to refusing writes."""
 
@@ -211,8 +213,10 @@ async def _service(stack: Stack, name: str) -> list[Check]:
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False) as http:
         try:
             ready = await http.get("/readyz")
-            operations = await http.get("/v1/operations", headers={"Authorization": f"Bearer {key}"})
-            health, counts = ready.json(), operations.json()
+            headers = {"Authorization": f"Bearer {key}"}
+            operations = await http.get("/v1/operations", headers=headers)
+            incidents = await http.get("/v1/incidents", params={"limit": MAX_INCIDENTS}, headers=headers)
+            health, counts, page = ready.json(), operations.json(), incidents.json()
         except (httpx.HTTPError, ValueError) as error:
             found = f"{url} does not answer ({_reason(error)})"
             fix = f"paybill up; if it runs, read {stack.data_dir}/logs/{name}.log"
@@ -222,7 +226,13 @@ async def _service(stack: Stack, name: str) -> list[Check]:
         return [*checks, _failed(name, "key", str(counts.get("detail")), "check PAYBILL_API_KEY")]
     if not operations.is_success:
         return [*checks, _failed(name, "counts", str(counts.get("detail")), f"read {name}'s log")]
-    return [*checks, *_counts(name, counts)]
+    if not incidents.is_success:
+        return [
+            *checks,
+            *_counts(name, counts),
+            _failed(name, "incidents", str(page.get("detail")), f"read {name}'s log"),
+        ]
+    return [*checks, *_counts(name, counts), *_incidents(name, page)]
 
 
 def _reason(error: Exception) -> str:
@@ -276,6 +286,17 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
         ("effects_failed", State.NOTED, "external calls failed permanently", "paybill jobs list --state failed"),
     ):
         yield Check(name, key, state, f"{counts[key]} {found}", fix) if counts[key] else _ok(name, key, "none")
+
+
+def _incidents(name: str, page: dict[str, Any]) -> Iterator[Check]:
+    """Returns a failed check for each open incident of a service."""
+    if not page["incidents"]:
+        yield _ok(name, "incidents", "none is open")
+    for incident in page["incidents"]:
+        found = f"{incident['kind']}: {incident['summary']}"
+        yield _failed(name, "incidents", found, f"paybill incident show {incident['id']}")
+    if page["next"]:
+        yield _failed(name, "incidents", f"more than {MAX_INCIDENTS} are open", "paybill incident list")
 
 
 def _machine(stack: Stack) -> Iterator[Check]:

@@ -26,9 +26,11 @@ from paybill_runtime.database.statement import NOTIFY_CHANNEL
 from paybill_runtime.decisions.aggregates import AnyStored
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.group_commit import GroupCommit
+from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.outbox import COUNT_UNPUBLISHED
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
+from paybill_runtime.diagnosis import incident_routes
 from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.http import problems
 from paybill_runtime.http.auth import KeyRing
@@ -85,6 +87,7 @@ class Service:
     lifespan: owns resources; entered before anything runs, left after every loop has ended.
     on_start: decisions that run once after the migration, and again while PostgreSQL is unavailable.
     job_kinds: kinds of jobs beside effects and timers. singleton_leases: leases that they need beside the partitions.
+    incidents: one of `states`; with it the service serves `/v1/incidents`.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Service:
     on_start: Sequence[Callable[[ServiceContext], Awaitable[None]]] = ()
     job_kinds: Callable[[ServiceContext], Sequence[Kind]] = lambda _context: ()
     singleton_leases: Sequence[str] = ()
+    incidents: Incidents | None = None
 
     def __post_init__(self) -> None:
         """Registers the event types of the service."""
@@ -243,13 +247,15 @@ class Running:
         return self._app
 
     def _build_app(self) -> FastAPI:
-        routers = (
+        routers = [
             operations.probes(self.service.name, self._alive, self.health),
             operations.operations(self.context, self.retry_queue, self.health, self._lag),
             asyncapi.route(self.service.name, self.service.subscriptions),
             job_routes.routes(self.service.name, self.jobs, self.worker.kept),
             self.service.router(self.context),
-        )
+        ]
+        if self.service.incidents is not None:
+            routers.append(incident_routes.routes(self.context, self.service.incidents))
         app = FastAPI(
             # Not by include_router: at each level it builds every route once more, and searches them level by level.
             routes=[route for router in routers for route in router.routes],

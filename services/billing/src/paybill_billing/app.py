@@ -18,6 +18,7 @@ from paybill_billing.catalogue.jobs import publish_initial_catalogue
 from paybill_billing.consumer import HANDLERS
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.incidents import INCIDENTS
 from paybill_billing.licences import jobs as licence_jobs
 from paybill_billing.licences.domain import licence_keys, licences, revocations
 from paybill_billing.licences.effects import ExternalSystems, SigningKeys
@@ -145,4 +146,5 @@ def service() -> Service:
         ),
         job_kinds=connections.job_kinds,
         singleton_leases=(LEASE,),
+        incidents=INCIDENTS,
     )

@@ -1,5 +1,6 @@
 """All aggregates and tables of the service, merged from its contexts."""
 
+from paybill_billing import incidents
 from paybill_billing.catalogue import tables as catalogue
 from paybill_billing.database import Base
 from paybill_billing.entitlements import tables as entitlements
@@ -20,6 +21,7 @@ STATES = (
     *usage.STATES,
     *licences.STATES,
     *reconciliation.STATES,
+    *incidents.STATES,
 )
 OTHER_TABLES = (webhooks.WEBHOOKS, reconciliation.LISTED_OBJECTS)
 """Tables that hold no aggregates; a replay does not rebuild them."""

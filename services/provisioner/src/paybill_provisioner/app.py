@@ -20,7 +20,7 @@ from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_provisioner.jobs import JOBS
 from paybill_provisioner.settings import Settings
-from paybill_provisioner.tables import BLUEPRINTS, STATES
+from paybill_provisioner.tables import BLUEPRINTS, INCIDENTS, STATES
 
 
 async def publish_blueprint(context: ServiceContext) -> None:
@@ -63,4 +63,5 @@ def service() -> Service:
         effects=drivers,
         on_start=(publish_blueprint,),
         lifespan=lifespan,
+        incidents=INCIDENTS,
     )

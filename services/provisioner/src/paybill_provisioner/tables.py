@@ -2,6 +2,7 @@
 
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
+from paybill_runtime.decisions.incidents import Incidents
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
@@ -32,6 +33,20 @@ class EnvironmentRow(Base, table=True):
     preset: str | None = generated("state->'plan'->>'preset'")
 
 
+class IncidentRow(Base, table=True):
+    """A problem that this service found. `opened` orders incidents by their begin."""
+
+    __tablename__ = "incidents"
+    __table_args__ = (Index(None, "status", "opened"), Index(None, "tenant_id"))
+
+    status: str = generated("state->>'status'")
+    kind: str = generated("state->>'kind'")
+    tenant_id: str | None = generated("state->>'tenant_id'")
+    owner: str | None = generated("state->>'owner'")
+    opened: str = generated("(state->>'since') || '/' || (state->>'id')", unique=True)
+
+
 BLUEPRINTS = Stored("blueprint", BlueprintRow, PublishedBlueprint, blueprints.evolve)
 ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve)
-STATES = (BLUEPRINTS, ENVIRONMENTS)
+INCIDENTS = Incidents("provisioner", IncidentRow)
+STATES = (BLUEPRINTS, ENVIRONMENTS, INCIDENTS)

@@ -5,9 +5,16 @@ from paybill_runtime.app import Service
 from paybill_tenant.api import router
 from paybill_tenant.consumer import HANDLERS
 from paybill_tenant.settings import Settings
-from paybill_tenant.tables import STATES
+from paybill_tenant.tables import INCIDENTS, STATES
 
 
 def service() -> Service:
     """Returns the tenant service. It calls no other system, so it has no jobs."""
-    return Service(name="tenant", settings=Settings, states=STATES, subscriptions=HANDLERS, router=router)
+    return Service(
+        name="tenant",
+        settings=Settings,
+        states=STATES,
+        subscriptions=HANDLERS,
+        router=router,
+        incidents=INCIDENTS,
+    )

@@ -2,6 +2,7 @@
 
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
+from paybill_runtime.decisions.incidents import Incidents
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
@@ -30,6 +31,20 @@ class SignupOptionsRow(Base, table=True):
     __tablename__ = "offerings"
 
 
+class IncidentRow(Base, table=True):
+    """A problem that this service found. `opened` orders incidents by their begin."""
+
+    __tablename__ = "incidents"
+    __table_args__ = (Index(None, "status", "opened"), Index(None, "tenant_id"))
+
+    status: str = generated("state->>'status'")
+    kind: str = generated("state->>'kind'")
+    tenant_id: str | None = generated("state->>'tenant_id'")
+    owner: str | None = generated("state->>'owner'")
+    opened: str = generated("(state->>'since') || '/' || (state->>'id')", unique=True)
+
+
 TENANTS = Stored("tenant", TenantRow, Tenant, tenants.evolve, conflicts={"tenants_slug_key": tenants.SlugTakenError})
 SIGNUP_OPTIONS = Stored("offering", SignupOptionsRow, SignupOptions, signup_options.evolve)
-STATES = (TENANTS, SIGNUP_OPTIONS)
+INCIDENTS = Incidents("tenant", IncidentRow)
+STATES = (TENANTS, SIGNUP_OPTIONS, INCIDENTS)
