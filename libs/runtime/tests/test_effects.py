@@ -192,7 +192,7 @@ async def test_a_worker_that_lost_its_lease_records_no_outcome(
     await sign_up(service_with_effects)
     await until(lambda: _called(external_system))
     url = str(service_with_effects.running.settings.database_url)
-    service_with_effects.running._tasks["leases"].cancel()
+    service_with_effects.running.loops.tasks["leases"].cancel()
     await databases.execute(url, "tenant", "UPDATE chassis.lease SET owner = 'another', epoch = epoch + 1")
 
     external_system.gate.set()
@@ -284,7 +284,7 @@ async def test_a_killed_executor_runs_the_effect_again_under_the_same_key(
     external_system.gate = asyncio.Event()
     await sign_up(service_with_effects)
     await until(lambda: _called(external_system))
-    for task in service_with_effects.running._tasks.values():
+    for task in service_with_effects.running.loops.tasks.values():
         task.cancel()
     await service_with_effects.running.database.close()
     external_system.gate.set()

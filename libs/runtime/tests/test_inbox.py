@@ -154,7 +154,7 @@ async def test_an_owner_that_loses_its_lease_in_a_batch_stops_after_the_last_han
     quiet, processor, handled, databases
 ) -> None:
     held = await _seeded(quiet, databases)
-    quiet.running._tasks["leases"].cancel()
+    quiet.running.loops.tasks["leases"].cancel()
     processor.lost_at = 3
     items = _items(processor.subscriptions, "one", "breaks the batch", "three")
 

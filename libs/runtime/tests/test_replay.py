@@ -49,7 +49,7 @@ async def test_an_untouched_service_is_equal_to_its_log(filled) -> None:
 
 
 async def test_facts_that_are_not_yet_published_count_too(filled, nats, sign_up) -> None:
-    filled.running._tasks["relay"].cancel()
+    filled.running.loops.tasks["relay"].cancel()
     await sign_up(filled, "late")
 
     report = await _verify(filled)
@@ -59,7 +59,7 @@ async def test_facts_that_are_not_yet_published_count_too(filled, nats, sign_up)
 
 
 async def test_facts_published_but_not_confirmed_count_once(filled, databases) -> None:
-    filled.running._tasks["relay"].cancel()
+    filled.running.loops.tasks["relay"].cancel()
     url = str(filled.running.settings.database_url)
     await databases.execute(url, "tenant", "UPDATE chassis.publication SET sequence = NULL WHERE position > 3")
 
@@ -84,7 +84,7 @@ async def test_a_fact_that_the_log_holds_twice_counts_once(filled, nats) -> None
 
 
 async def test_an_unreadable_fact_in_the_outbox_is_reported(filled, databases, sign_up) -> None:
-    filled.running._tasks["relay"].cancel()
+    filled.running.loops.tasks["relay"].cancel()
     await sign_up(filled, "late")
     url = str(filled.running.settings.database_url)
     unpublished = "position IN (SELECT position FROM chassis.publication WHERE sequence IS NULL)"

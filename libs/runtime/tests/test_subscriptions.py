@@ -263,7 +263,7 @@ async def _shares(first, second) -> bool:
 async def test_an_owner_that_lost_its_lease_cannot_commit(served, publish, databases, offerings) -> None:
     url = str(served.running.settings.database_url)
     before = await databases.execute(url, "tenant", "SELECT max(sequence) AS s FROM chassis.position")
-    served.running._tasks["leases"].cancel()
+    served.running.loops.tasks["leases"].cancel()
     await databases.execute(url, "tenant", "UPDATE chassis.lease SET owner = 'another', epoch = epoch + 1")
 
     await publish(offerings[0].model_copy(update={"content_hash": "f" * 64}))

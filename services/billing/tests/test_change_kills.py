@@ -77,7 +77,7 @@ class Stalled:
 
 async def kill(served):
     """Stops a service as a crash does, without hand-over. The fixture closes its port."""
-    for name, task in served.running._tasks.items():
+    for name, task in served.running.loops.tasks.items():
         if name != "http":
             task.cancel()
     await served.running.database.close()

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -45,6 +45,7 @@ from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.jobs.queue import JobQueue
 from paybill_runtime.jobs.timers import Timers
 from paybill_runtime.jobs.worker import Worker
+from paybill_runtime.loops import Loops
 from paybill_runtime.messaging import asyncapi, operations
 from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.consumer import Consumer, sources
@@ -160,14 +161,13 @@ class Running:
             for kind in service.job_kinds(self.context)
         ]
         self.worker = Worker(self.jobs, kinds, self.leases, self.restore_guard)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.loops = Loops()
         self._app: FastAPI | None = None
         self._resources = AsyncExitStack()
         self.request_limit = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS)
         self._backlog = 0
         self._committed = True
         self._progress_at = time.monotonic()
-        self.failed = asyncio.Event()
         self.context.backlog = lambda: self._backlog
         self.context.wake_worker = self.worker.wake
         self.context.is_held = self._is_held
@@ -188,11 +188,12 @@ class Running:
         """Returns the state of each loop: `ok`, or the problem. A loop that ended makes the service unready.
 
         A problem of publishing is the state of `bus`, which at first only degrades the service: facts wait in the
-        outbox.
+        outbox. So does a fault of loops, which is the state of `loops` until they have recovered.
         """
-        checks = {
-            name: "ok" if not task.done() else "stopped" for name, task in self._tasks.items() if name != "connect"
-        }
+        tasks = self.loops.tasks.items()
+        checks = {name: "ok" if not task.done() else "stopped" for name, task in tasks if name != "connect"}
+        if problem := self.loops.problem:
+            checks["loops"] = problem
         checks["bus"] = (self.relay.problem or "ok") if self.broker.connected.is_set() else "away"
         if time.monotonic() - self._progress_at > STALL_TIMEOUT_S and checks["bus"] not in {"ok", "away"}:
             checks["relay"] = self.relay.problem
@@ -205,8 +206,8 @@ class Running:
         try:
             await self._resources.enter_async_context(self.service.lifespan(self.context))
             await self._retry_until_available(partial(migrate, self.database, self.service.name))
-            self.start("decider", self.group_commit.run())
-            self.start("connect", self.broker.run())
+            self.loops.start("decider", self.group_commit.run)
+            self.loops.start("connect", self.broker.run)
             await self._retry_until_available(self.leases.tick)
             for act in self.service.on_start:
                 await self._retry_until_available(partial(act, self.context))
@@ -215,20 +216,21 @@ class Running:
         except BaseException:
             await self.__aexit__()
             raise
-        self.start("leases", self.leases.run())
-        self.start("relay", self.relay.run())
+        self.loops.start("leases", self.leases.run)
+        self.loops.start("relay", self.relay.run)
         for name, consumer in self.consumers.items():
-            self.start(name, consumer.run())
-        self.start("worker", self.worker.run())
-        self.start("notices", self.database.listen(NOTIFY_CHANNEL, partial(self._on_commit, requires_jobs=True)))
+            self.loops.start(name, consumer.run)
+        self.loops.start("worker", self.worker.run)
+        on_notice = partial(self._on_commit, requires_jobs=True)
+        self.loops.start("notices", partial(self.database.listen, NOTIFY_CHANNEL, on_notice))
         if self.service.timers:
-            self.start("timers", self.timers.run())
-        self.start("backlog", self._measure_backlog())
+            self.loops.start("timers", self.timers.run)
+        self.loops.start("backlog", self._measure_backlog)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stops every loop, closes the service's resources, and releases the leases."""
-        await _end(self._tasks.values())
+        await self.loops.end()
         try:
             await self._resources.aclose()
         except Exception:
@@ -278,19 +280,6 @@ class Running:
     def _mismatch(self) -> str:
         return self.restore_guard.problem
 
-    def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs a loop until the service stops; if it ends with an error before, the service has failed."""
-        task = asyncio.create_task(work, name=name)
-        self._tasks[name] = task
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or task.exception() is None:
-            return
-        log.critical("the loop %s failed", task.get_name(), exc_info=task.exception())
-        self.failed.set()
-
     @staticmethod
     async def _retry_until_available(act: Callable[[], Awaitable[Any]]) -> None:
         """Runs `act` until PostgreSQL is available: a service may start before its database."""
@@ -321,15 +310,6 @@ class Running:
             await asyncio.sleep(1)
 
 
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancels until all have ended: before Python 3.12, `wait_for` inside a library can swallow a cancellation."""
-    running = {task for task in tasks if not task.done()}
-    while running:
-        for task in running:
-            task.cancel()
-        _, running = await asyncio.wait(running, timeout=0.5)
-
-
 @contextlib.asynccontextmanager
 async def serving(running: Running) -> AsyncIterator[int]:
     """Serves HTTP on the configured address while the block runs; yields the port."""
@@ -337,7 +317,7 @@ async def serving(running: Running) -> AsyncIterator[int]:
     socket = listener(settings.http_host, settings.http_port)
     app = running.app()
     server = Server(FastRouter(running.fast_routes(), app), IDLE_S)
-    task = running.start("http", server.serve([socket]))
+    task = running.loops.start("http", partial(server.serve, [socket]), essential=True)
     try:
         yield socket.getsockname()[1]
     finally:
@@ -353,7 +333,7 @@ def _tune_garbage_collector() -> None:
 
 
 async def serve(service: Service, settings: ServiceSettings | None = None) -> int:
-    """Runs until SIGTERM or SIGINT; returns the exit code. A failed loop ends the process, for a restart.
+    """Runs until SIGTERM or SIGINT; returns the exit code. A failed HTTP server ends the process.
 
     settings: by default those of the environment.
     """
@@ -383,7 +363,7 @@ async def _until_failed(running: Running) -> None:
         _tune_garbage_collector()
         log.info("%s listens on %s:%d (pid %d)", running.service.name, running.settings.http_host, port, os.getpid())
         try:
-            await running.failed.wait()
+            await running.loops.failed.wait()
         finally:
             # Clients with open connections receive a 503 before they are closed.
             running.request_limit.close()

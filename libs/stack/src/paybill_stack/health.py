@@ -10,6 +10,7 @@ _PARTS = {
     "bus": "NATS",
     "database": "PostgreSQL",
     "decider": "group commit",
+    "loops": "background loops",
     "parking": "retry queue",
     "reader": "consumer of the log",
     "relay": "outbox relay",

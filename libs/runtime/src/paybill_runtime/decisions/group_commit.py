@@ -78,7 +78,7 @@ class GroupCommit:
         return await future
 
     async def run(self) -> None:
-        """Decides, commits and answers waiting decisions, until cancelled."""
+        """Decides, commits and answers waiting decisions, until cancelled. After a fault it may be called again."""
         group: list[tuple[Decision[Any], asyncio.Future[Any]]] = []
         try:
             while True:
@@ -96,11 +96,17 @@ class GroupCommit:
                     else:
                         future.set_result(decision.outcome)
                 group = []
-        finally:
+        except asyncio.CancelledError:
             while not self._queue.empty():
                 group.append(self._queue.get_nowait())
             for _, future in group:
                 future.cancel()
+            raise
+        except Exception as error:
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            raise
 
     async def commit(self, decisions: Sequence[Decision[Any]]) -> None:
         """Decides and commits all of them; afterwards each holds its outcome or its error.

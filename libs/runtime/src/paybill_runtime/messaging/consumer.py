@@ -95,7 +95,10 @@ class Consumer:
         self._changed = True
 
     async def run(self) -> None:
-        """Consumes until cancelled. While PostgreSQL or NATS is unavailable it waits, and counts no attempts."""
+        """Consumes until cancelled. While PostgreSQL or NATS is unavailable it waits, and counts no attempts.
+
+        After a fault it may be called again: it continues at the committed position.
+        """
         while True:
             try:
                 await self._step()
@@ -114,9 +117,9 @@ class Consumer:
                 self._changed = True
                 await asyncio.sleep(PAUSE_S)
             except Exception as error:
+                self._changed = True
                 if not is_transaction_conflict(error):
                     raise
-                self._changed = True
 
     async def lag(self) -> int | None:
         """Returns how many messages are not handled yet; None while that is unknown."""

@@ -44,6 +44,8 @@ _EFFECTS = text(
     f"{_EFFECT.format(state='pending')} UNION ALL {_EFFECT.format(state='failed')}) AS e ORDER BY position LIMIT :limit"
 )
 
+DEGRADING = {"bus", "loops"}
+"""Checks that do not make a service unready: it still answers requests."""
 Health = Callable[[], dict[str, str]]
 Lag = Callable[[], Awaitable[dict[str, int | None]]]
 
@@ -56,7 +58,7 @@ class OperationResult(BaseModel):
 
 
 def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -> APIRouter:
-    """Returns `/healthz` (the process runs) and `/readyz` (it can decide; without NATS it is only degraded)."""
+    """Returns `/healthz` (the process runs) and `/readyz` (it can decide; DEGRADING checks do not refuse requests)."""
     router = APIRouter(tags=["probes"])
 
     @router.get("/healthz")
@@ -71,8 +73,9 @@ def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -
             checks["database"] = "ok"
         except DatabaseUnavailableError:
             checks["database"] = "away"
-        failed = [name for name, state in checks.items() if state != "ok" and name != "bus"]
-        status = "failed" if failed else ("ok" if checks.get("bus") == "ok" else "degraded")
+        failed = [name for name, state in checks.items() if state != "ok" and name not in DEGRADING]
+        degraded = any(state != "ok" for state in checks.values())
+        status = "failed" if failed else ("degraded" if degraded else "ok")
         response.status_code = 503 if failed else 200
         return {"service": service, "status": status, "checks": checks}
 

@@ -92,7 +92,11 @@ class Relay:
         self._wake.set()
 
     async def run(self) -> None:
-        """Publishes until cancelled. While NATS or PostgreSQL is unavailable, facts stay in the outbox."""
+        """Publishes until cancelled. While NATS or PostgreSQL is unavailable, facts stay in the outbox.
+
+        After a fault it may be called again: it compares the stream with the outbox first.
+        """
+        self._aligned = False
         while True:
             woken = self._wake.is_set()
             self._wake.clear()
