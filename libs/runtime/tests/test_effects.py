@@ -9,7 +9,7 @@ from paybill_contracts.tenant import HoldOrigin, OfferingNoted, TenantCancelled,
 from paybill_runtime import clock
 from paybill_runtime.jobs import worker
 from paybill_runtime.jobs.effects import JobRegistry, Outcome, Refused
-from paybill_runtime.jobs.kinds import RetryAfter
+from paybill_runtime.jobs.kinds import Limit, RetryAfter
 from paybill_runtime.messaging.subscriptions import Subscriptions
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
@@ -267,6 +267,30 @@ async def test_a_refused_effect_is_not_retried(service_with_effects, sign_up, lo
 
     assert await _reasons(log) == ["failed: card stolen"]
     assert len(external_system.calls) == 1
+
+
+async def test_effects_keep_the_limit_of_their_provider(
+    start, publish, log, offerings, sign_up, external_system
+) -> None:
+    jobs = JobRegistry()
+
+    @jobs.effect(TenantRequested, limit=Limit("calls of the external system", 2))
+    async def greet(job, external_system):
+        await external_system.call(job.id, "", job.attempt)
+        yield _cancelled(job.event, "greeted")
+
+    external_system.gate = asyncio.Event()
+    served = await start(replace(service(), jobs=jobs, effects=lambda _settings, _secrets: external_system))
+    await publish(*offerings)
+    await log.facts("tenant.offering_noted", at_least=2)
+    for number in range(5):
+        await sign_up(served, f"tenant-{number}")
+    await until(lambda: _called(external_system, 2))
+    before = len(external_system.calls)
+    external_system.gate.set()
+
+    assert await _reasons(log, 5) == ["greeted"] * 5
+    assert before == 2
 
 
 async def test_a_retry_after_response_costs_no_attempt(service_with_effects, sign_up, log, external_system) -> None:

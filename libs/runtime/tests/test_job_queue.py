@@ -11,7 +11,7 @@ from paybill_runtime.database.leases import RELAY
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
 from paybill_runtime.jobs import worker
 from paybill_runtime.jobs.effects import JobRegistry, Outcome
-from paybill_runtime.jobs.kinds import AttemptFailedError, Kind, RetryAfter
+from paybill_runtime.jobs.kinds import AttemptFailedError, Kind, Limit, RetryAfter
 from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from paybill_tenant.tables import TENANTS
@@ -130,6 +130,33 @@ async def test_a_kind_whose_slots_are_used_does_not_delay_the_jobs_behind_it(sta
     gate.set()
 
     assert (done, running[:2]) == (["z"], ["a-000", "a-001"])
+
+
+async def test_kinds_with_one_limit_share_it(start) -> None:
+    running, done = [], []
+    gate = asyncio.Event()
+
+    async def hang(job) -> None:
+        running.append(job.kind)
+        await gate.wait()
+
+    async def work(job) -> None:
+        done.append(job.key)
+
+    limit = Limit("calls of a provider", 3)
+    kinds = [Kind(name, hang, shared_limit=limit) for name in ("open", "close")]
+    served = await start(job_service(*kinds, Kind("work", work)))
+    for number in range(5):
+        await request(served, "open", f"a-{number}")
+        await request(served, "close", f"b-{number}")
+    await eventually(lambda: len(running) == 3)
+
+    await request(served, "work", "z")
+    await eventually(lambda: done)
+
+    assert len(running) == 3
+    gate.set()
+    await eventually(lambda: len(running) == 10)
 
 
 async def test_a_job_whose_code_raises_backs_off_and_is_shown_while_others_go_on(start) -> None:

@@ -7,6 +7,6 @@ outcome is recorded only while the lease of the partition is held; a timer fires
 """
 
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused, Timer
-from paybill_runtime.jobs.kinds import ClaimedJob, Kind, RetryAfter
+from paybill_runtime.jobs.kinds import ClaimedJob, Kind, Limit, RetryAfter
 
-__all__ = ["ClaimedJob", "Job", "JobRegistry", "Kind", "Outcome", "Refused", "RetryAfter", "Timer"]
+__all__ = ["ClaimedJob", "Job", "JobRegistry", "Kind", "Limit", "Outcome", "Refused", "RetryAfter", "Timer"]

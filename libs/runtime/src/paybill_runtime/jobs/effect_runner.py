@@ -48,7 +48,8 @@ class EffectRunner:
 
     def kinds(self) -> Sequence[Kind]:
         """Returns a kind for each effect."""
-        return [Kind(name, self._run) for name in sorted({effect.name for effect in self._jobs.effects.values()})]
+        effects = {effect.name: effect for effect in self._jobs.effects.values()}
+        return [Kind(name, self._run, shared_limit=effects[name].limit) for name in sorted(effects)]
 
     async def _run(self, claimed: ClaimedJob) -> None:
         if claimed.fact is None:

@@ -16,6 +16,7 @@ from paybill_runtime.decisions.aggregates import Key, Stored
 from paybill_runtime.decisions.group_commit import Decide
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority, RequiredJob
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.jobs.kinds import Limit
 from paybill_runtime.security.data_keys import DataKeys
 
 E = TypeVar("E", bound=Event)
@@ -78,6 +79,7 @@ class Effect:
     failed: Callable[[Any, str], Outcome] | None
     attempts: int
     job: RequiredJob
+    limit: Limit | None
 
 
 class JobRegistry:
@@ -99,17 +101,19 @@ class JobRegistry:
         locks: tuple[str, ...] = (RESOURCE,),
         priority: Priority = Priority.INTERACTIVE,
         within_s: float | None = None,
+        limit: Limit | None = None,
     ) -> Callable[["Run[E]"], "Run[E]"]:
         """Registers an effect of `event`; after `attempts` failures the outcome of `failed` is recorded.
 
         locks: names of the tenant's resources on which it works: effects that share one run in the order of their
-        facts, others side by side. within_s: after this time a failed attempt is the last one.
+        facts, others side by side. within_s: after this time a failed attempt is the last one. limit: shared
+        with the other effects that have it.
         """
 
         def register(function: "Run[E]") -> "Run[E]":
             name = getattr(function, "__name__", event.TYPE)
             job = RequiredJob(name, locks, priority, within_s)
-            self._add(event.TYPE, Effect(name, function, failed, attempts, job))
+            self._add(event.TYPE, Effect(name, function, failed, attempts, job, limit))
             return function
 
         return register

@@ -76,15 +76,22 @@ Run = Callable[[ClaimedJob], Awaitable[float | None]]
 """Works on a job; returns the seconds until it has to run again, None at its end."""
 
 
+class Limit(NamedTuple):
+    """A concurrency limit of each process. Kinds of jobs with the same limit share it."""
+
+    name: str
+    concurrency: int
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of jobs.
 
     recurring: one job of the kind, named like it, exists from the start of the service. derived: its jobs follow from
     other tables, and would come again; like recurring ones they cannot be cancelled. concurrency: jobs of the kind
-    that a process runs at once. exclusive: a running job is cancelled when its lease is lost, because two processes
-    together must not call the other system. backoff_s: delay after a number of failed attempts. after: called when the
-    end of a job is committed.
+    that a process runs at once. shared_limit: replaces it by the limit of several kinds. exclusive: a running job is
+    cancelled when its lease is lost, because two processes together must not call the other system. backoff_s: delay
+    after a number of failed attempts. after: called when the end of a job is committed.
     """
 
     name: str
@@ -92,8 +99,14 @@ class Kind:
     lease: str = ""
     priority: Priority = Priority.INTERACTIVE
     concurrency: int = SLOTS
+    shared_limit: Limit | None = None
     recurring: bool = False
     derived: bool = False
     exclusive: bool = False
     backoff_s: Callable[[int], float] = clock.backoff_s
     after: Callable[[], None] = lambda: None
+
+    @property
+    def limit(self) -> Limit:
+        """The concurrency limit of its jobs."""
+        return self.shared_limit or Limit(self.name, self.concurrency)

@@ -85,11 +85,11 @@ class Worker:
             return POLL_S
         self._restore_guard.check()
         running = list(self._running.values())
-        used = Counter(job.kind for job in running)
+        used = Counter(self._limit_of(job) for job in running)
         full = [
             kind.name
             for kind in self.kinds.values()
-            if used[kind.name] >= kind.concurrency or (kind.exclusive and not self._leases.certain)
+            if used[kind.limit.name] >= kind.limit.concurrency or (kind.exclusive and not self._leases.certain)
         ]
         full += self._unknown
         after = {priority: self._after[priority] for priority in classes}
@@ -98,10 +98,10 @@ class Worker:
             kind = self.kinds.get(job.kind)
             if self._free_slots(job.priority) <= 0:
                 continue
-            if kind is not None and used[kind.name] >= kind.concurrency:
+            if kind is not None and used[kind.limit.name] >= kind.limit.concurrency:
                 self._wake.set()  # the next claim leaves this kind out, and finds the jobs behind it
                 continue
-            used[job.kind] += 1
+            used[self._limit_of(job)] += 1
             self._after[job.priority] = job.queue
             self._start(job, kind)
         # A job that is due and did not start waits for the end of another one, which wakes this worker.
@@ -111,6 +111,10 @@ class Worker:
     def _exclusive(self) -> list[asyncio.Task[None]]:
         """Returns the running jobs that a lost lease cancels."""
         return [task for task, job in self._running.items() if (kind := self.kinds.get(job.kind)) and kind.exclusive]
+
+    def _limit_of(self, job: ClaimedJob) -> str:
+        kind = self.kinds.get(job.kind)
+        return job.kind if kind is None else kind.limit.name
 
     def _free_slots(self, priority: Priority) -> int:
         running = Counter(job.priority for job in self._running.values())

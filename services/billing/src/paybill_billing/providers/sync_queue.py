@@ -11,10 +11,15 @@ from paybill_runtime.decisions.job_rows import (
     request_jobs,
     wake_requests,
 )
+from paybill_runtime.jobs.kinds import Limit
 
 LEASE = "webhooks"
 """Lease of the process that calls the providers: several together would exceed their rate limits."""
 
+CONCURRENCY = 8
+"""Syncs of one provider at once: one that does not answer leaves the other slots to other jobs."""
+EFFECTS = Limit("effects at providers", CONCURRENCY)
+"""Effects that call a provider at once. It is one limit, because a job of a change does not name the provider."""
 NO_ACCOUNT = "no account has this customer"
 """The error of a job that waits until the account of its customer is open. Its detail is the customer."""
 

@@ -25,6 +25,7 @@ from paybill_runtime.settings import read_secret
 
 from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import MeterReading, Providers, UsageReporter
+from paybill_billing.providers.sync_queue import EFFECTS
 from paybill_billing.subscriptions.tables import ACCOUNTS
 from paybill_billing.usage.domain import closed_windows, publishers, usage
 from paybill_billing.usage.domain.closed_windows import ClosedWindow, Status, existing
@@ -183,15 +184,15 @@ async def report_usage(job: Job[Any], providers: Providers) -> AsyncIterator[Out
     yield Outcome(decide, writes=[CLOSED_WINDOWS.key(id_)], last=True)
 
 
-JOBS.effect(UsageWindowClosed, attempts=8, failed=_failed)(report_usage)
-JOBS.effect(UsageReportRequested, attempts=8, failed=_failed)(report_usage)
+JOBS.effect(UsageWindowClosed, attempts=8, failed=_failed, limit=EFFECTS)(report_usage)
+JOBS.effect(UsageReportRequested, attempts=8, failed=_failed, limit=EFFECTS)(report_usage)
 
 
 def _count_failed(job: Job[UsageCountRequested], why: str) -> Outcome:
     return _count_outcome(job.event.window_id, None, single_line(why))
 
 
-@JOBS.effect(UsageCountRequested, attempts=3, failed=_count_failed)
+@JOBS.effect(UsageCountRequested, attempts=3, failed=_count_failed, limit=EFFECTS)
 async def count_at_provider(job: Job[UsageCountRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """Fetches the provider's count of a window."""
     window = await _window(job)

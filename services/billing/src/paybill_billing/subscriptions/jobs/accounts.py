@@ -15,7 +15,7 @@ from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import CustomerAdopter, Order, ProviderRefusedError, Providers
 from paybill_billing.providers.port.snapshots import OpenedAccount
-from paybill_billing.providers.sync_queue import account_opened, enqueue_sync
+from paybill_billing.providers.sync_queue import EFFECTS, account_opened, enqueue_sync
 from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
 from paybill_billing.subscriptions.tables import ACCOUNTS
@@ -34,7 +34,7 @@ def _failed(job: Job[AccountRegistered], reason: str) -> Outcome:
     return Outcome(decide, writes=[ACCOUNTS.key(tenant_id)])
 
 
-@JOBS.effect(AccountRegistered, attempts=8, failed=_failed)
+@JOBS.effect(AccountRegistered, attempts=8, failed=_failed, limit=EFFECTS)
 async def open_account(job: Job[AccountRegistered], providers: Providers) -> AsyncIterator[Outcome]:
     """Creates the tenant's customer at the provider, or adopts an existing one; skips a tenant that is leaving."""
     tenant_id = job.event.tenant_id
@@ -62,7 +62,7 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
     )
 
 
-@JOBS.effect(CancellationRequested, attempts=8)
+@JOBS.effect(CancellationRequested, attempts=8, limit=EFFECTS)
 async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """Cancels all that the tenant has at its provider. The changes arrive as webhooks."""
     if job.event.customer is not None:

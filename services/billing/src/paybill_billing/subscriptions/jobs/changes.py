@@ -16,7 +16,7 @@ from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import Providers
-from paybill_billing.providers.sync_queue import enqueue_sync
+from paybill_billing.providers.sync_queue import EFFECTS, enqueue_sync
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
 from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
@@ -38,7 +38,7 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
     return Outcome(decide, writes=[CHANGES.key(change_id)])
 
 
-@JOBS.effect(ChangeRequested, attempts=8, failed=_failed)
+@JOBS.effect(ChangeRequested, attempts=8, failed=_failed, limit=EFFECTS)
 async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
     """Gets the provider's quote and records it with the feature differences."""
     change, subscription, known = await _load(job)
@@ -59,7 +59,7 @@ async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterato
     yield Outcome(decide, writes=[CHANGES.key(change.id)], last=True)
 
 
-@JOBS.effect(ChangeConfirmed, attempts=8, failed=_failed)
+@JOBS.effect(ChangeConfirmed, attempts=8, failed=_failed, limit=EFFECTS)
 async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
     """Applies the change as quoted, and enqueues a sync: its events report the new subscription."""
     change, subscription, known = await _load(job)

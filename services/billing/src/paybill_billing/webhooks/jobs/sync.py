@@ -19,7 +19,7 @@ from paybill_billing.providers.port import (
     ProviderRefusedError,
     ProviderUnavailableError,
 )
-from paybill_billing.providers.sync_queue import LEASE, kind_of
+from paybill_billing.providers.sync_queue import CONCURRENCY, LEASE, kind_of
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError
 from paybill_billing.webhooks.jobs.subscription_sync import SubscriptionSync
 from paybill_billing.webhooks.tables import DELETE_BODIES
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 BODY_RETENTION = timedelta(days=30)
 CLEANUP_INTERVAL_S = 3600.0
-CONCURRENCY = 8
-"""Syncs of one provider at once: one that does not answer leaves the other slots to other jobs."""
 _backoff_s = partial(clock.backoff_s, longest_s=3600.0)
 
 
