@@ -40,8 +40,8 @@ async def harness(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Dri
 
 
 @pytest.fixture
-async def provisioner(start: Any, harness: DriverHarness, tmp_path: Path) -> Any:
-    """Returns the running service with one region and three placements."""
+def settings(harness: DriverHarness, tmp_path: Path) -> dict[str, Any]:
+    """Returns the settings of a service with one region and three placements."""
     blueprint = tmp_path / "blueprints.yaml"
     blueprint.write_text(
         f"""
@@ -54,15 +54,20 @@ async def provisioner(start: Any, harness: DriverHarness, tmp_path: Path) -> Any
         tables: [{{name: documents, columns: [{{name: id, type: text}}, {{name: body, type: jsonb}}]}}]
         """
     )
-    return await start(
-        service(),
-        blueprints_file=blueprint,
-        local_database_url=harness.postgres.url(DRIVER, "postgres"),
-        local_database_password_file=harness.postgres.password_file(DRIVER),
-        local_dir=harness.directory,
-        identity_dir=tmp_path / "identities",
-        secrets_dir=tmp_path / "secrets",
-    )
+    return {
+        "blueprints_file": blueprint,
+        "local_database_url": harness.postgres.url(DRIVER, "postgres"),
+        "local_database_password_file": harness.postgres.password_file(DRIVER),
+        "local_dir": harness.directory,
+        "identity_dir": tmp_path / "identities",
+        "secrets_dir": tmp_path / "secrets",
+    }
+
+
+@pytest.fixture
+async def provisioner(start: Any, settings: dict[str, Any]) -> Any:
+    """Returns the running service."""
+    return await start(service(), **settings)
 
 
 @pytest.fixture
