@@ -7,8 +7,10 @@ import pytest
 from job_testbed import eventually, job_service, jobs_of, request
 from paybill_contracts.envelope import Origin
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled, TenantRequested
+from paybill_runtime import clock
 from paybill_runtime.database.leases import RELAY
-from paybill_runtime.decisions.job_rows import RESOURCE, Priority
+from paybill_runtime.database.statement import Statement
+from paybill_runtime.decisions.job_rows import RESOURCE, JobRequest, Priority, request_job
 from paybill_runtime.jobs import worker
 from paybill_runtime.jobs.effects import JobRegistry, Outcome
 from paybill_runtime.jobs.kinds import AttemptFailedError, Kind, Limit, RetryAfter
@@ -16,6 +18,16 @@ from paybill_runtime.testing import until
 from paybill_tenant.app import service
 from paybill_tenant.tables import TENANTS
 from sqlalchemy import text
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_requested_job_sends_a_notice_only_to_another_process(held) -> None:
+    statement = Statement(lambda lease: held and lease == RELAY)
+
+    request_job(statement, JobRequest("work", "a", RELAY, clock.now()))
+
+    assert statement.requires_jobs
+    assert statement.preconditions == ([] if held else ["pg_notify('paybill_jobs', '')"])
 
 
 class _ForgetfulTurns(dict):

@@ -15,8 +15,12 @@ _NOTIFY = f"pg_notify('{NOTIFY_CHANNEL}', '')"
 
 @dataclass(slots=True)
 class Statement:
-    """Collects clauses, preconditions and values. Equal shapes give equal text, so that PostgreSQL plans it once."""
+    """Collects clauses, preconditions and values. Equal shapes give equal text, so that PostgreSQL plans it once.
 
+    is_held: true for a lease of this process, whose relay and worker are woken after the commit if `requires_jobs`.
+    """
+
+    is_held: Callable[[str], bool] = lambda _: False
     clauses: list[str] = field(default_factory=list)
     preconditions: list[str] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
@@ -47,6 +51,12 @@ class Statement:
             claimed = self.columns(name=("text", names), epoch=("bigint", epochs))
             rows = f"SELECT FROM chassis.lease JOIN {claimed} USING (name, epoch) ORDER BY name FOR SHARE OF lease"
             self.require(rows, len(leases), LEASE_LOST)
+
+    def wake_owner(self, lease: str) -> None:
+        """Wakes the owner of a lease when the statement commits: directly or, if it is another process, by a notice."""
+        self.requires_jobs = True
+        if not self.is_held(lease):
+            self.notify()
 
     def notify(self) -> None:
         """Wakes relay and worker of all replicas when the statement commits: it gives work to one of them."""

@@ -64,22 +64,15 @@ AGAIN = "attempts = 0, due = excluded.due, error = NULL, priority = least(j.prio
 """Change of a pending job by a new request: it is due at once, as if it were new."""
 
 
-def require_jobs(
-    statement: Statement,
-    facts: Sequence[Fact],
-    required: RequiredJobs,
-    now: datetime,
-    is_held: Callable[[str], bool],
-) -> None:
-    """Adds the jobs that these facts require. is_held: true for a lease of this process, whose worker is woken here."""
+def require_jobs(statement: Statement, facts: Sequence[Fact], required: RequiredJobs, now: datetime) -> None:
+    """Adds the jobs that these facts require."""
     jobs = [(fact, job) for fact in facts for job in required(fact)]
     if not jobs:
         return
     queues = [fact.event.tenant or NO_TENANT for fact, _ in jobs]
-    statement.requires_jobs = True
     leases = [partition_lease(partition_of(fact.event.tenant)) for fact, _ in jobs]
-    if not all(map(is_held, leases)):
-        statement.notify()
+    for lease in leases:
+        statement.wake_owner(lease)
     rows = statement.columns(
         kind=("text", [job.kind for _, job in jobs]),
         key=("text", queues),
@@ -98,7 +91,7 @@ def require_jobs(
 
 def request_job(statement: Statement, job: JobRequest, change: str = AGAIN) -> None:
     """Requests a job. change: for a job of this kind and key that is pending; empty to leave it."""
-    statement.notify()
+    statement.wake_owner(job.lease)
     values = (job.kind, job.key, job.queue or job.key, job.lease, int(job.priority), job.due)
     kind, key, queue, lease, priority, due = map(statement.value, values)
     statement.add(
@@ -166,7 +159,9 @@ def _pending(statement: Statement, job_id: UUID, requests: int | None) -> str:
     return f"job_id = {statement.value(job_id)} AND state = 'pending'{same}"
 
 
-def wake_requests(statement: Statement, kind: str, detail: str, now: datetime, without: Sequence[str] = ()) -> None:
+def wake_requests(
+    statement: Statement, kind: str, lease: str, detail: str, now: datetime, without: Sequence[str] = ()
+) -> None:
     """Makes the pending jobs of a kind with this detail due; one that runs just now runs again.
 
     without: keys that the same statement requests, because it may change a row once.
@@ -176,7 +171,7 @@ def wake_requests(statement: Statement, kind: str, detail: str, now: datetime, w
         f"UPDATE chassis.job SET due = {at}, attempts = 0, error = NULL, requests = requests + 1 "  # noqa: S608  # only our own text
         f"WHERE kind = {of} AND detail = {value} AND NOT key = ANY({others}) AND {_REQUEST}"
     )
-    statement.notify()
+    statement.wake_owner(lease)
 
 
 RETRY_REQUEST = text(

@@ -22,7 +22,7 @@ Queries = Callable[[Statement], Sequence[str]]
 class Store:
     """The states of one service.
 
-    required_jobs: returns the jobs that a fact requires; they are stored with it. is_held: see `require_jobs`.
+    required_jobs: returns the jobs that a fact requires; they are stored with it. is_held: as of Statement.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Store:
         leases: name and epoch of leases that have to be held. Raises LeaseLostError when one is not,
         a transaction conflict (see `errors`) when a loaded state was changed meanwhile, FactTooLargeError.
         """
-        statement = Statement()
+        statement = Statement(self._is_held)
         statement.fence(leases)
         self._require_unchanged(statement, unit)
         self._save(statement, unit)
@@ -91,7 +91,7 @@ class Store:
             outbox.append(statement, unit.facts)
             if not self._is_held(RELAY):
                 statement.notify()
-            require_jobs(statement, unit.facts, self._required_jobs, unit.now, self._is_held)
+            require_jobs(statement, unit.facts, self._required_jobs, unit.now)
         for add in extra_statements:
             add(statement)
         await statement.execute(connection)

@@ -81,11 +81,11 @@ def enqueue_overdue(subscriptions: str, now: datetime, statement: Statement) -> 
         f"FROM ({subscriptions}) AS s ORDER BY kind, key"
     )
     statement.add(request_jobs(rows, ""))
-    statement.notify()
+    statement.wake_owner(LEASE)
 
 
 def account_opened(
     provider: str, customer: str, now: datetime, statement: Statement, without: Sequence[str] = ()
 ) -> None:
     """Makes the objects of a customer due whose account is open now. without: those that the statement queues."""
-    wake_requests(statement, kind_of(provider), customer, now, without)
+    wake_requests(statement, kind_of(provider), LEASE, customer, now, without)
