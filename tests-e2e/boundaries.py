@@ -161,6 +161,7 @@ CHASSIS_OWNERS = {
     "chassis.idempotency": "paybill_runtime.decisions.context",
     "chassis.job": "paybill_runtime.decisions.job_rows",
     "chassis.inbox": "paybill_runtime.messaging.inbox",
+    "chassis.key_recipient": "paybill_runtime.messaging.key_recipients",
     "chassis.lease": "paybill_runtime.database.leases",
     "chassis.member": "paybill_runtime.database.leases",
     "chassis.outbox": "paybill_runtime.decisions.outbox",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from paybill_contracts.key_copies import SUITE
 from paybill_runtime.errors import ConfigurationError
-from paybill_runtime.security import identity
 from paybill_runtime.security.identity import Identity, WrongRecipientError, make_identity
 from paybill_runtime.security.secrets import FileSecrets, SecretForbiddenError, SecretNotFoundError
 
@@ -143,7 +143,7 @@ def test_sealed_values_are_hpke_as_in_rfc_9180() -> None:
     plain = b"Beauty is truth, truth beauty"
     sealed = "1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28"
 
-    opened = identity._SUITE.decrypt(
+    opened = SUITE.decrypt(
         bytes.fromhex(encapsulated) + cipher.encrypt(nonce, plain, None),
         X25519PrivateKey.from_private_bytes(bytes.fromhex(private)),
         b"Ode on a Grecian Urn",

@@ -62,6 +62,24 @@ class JobCancelled(Event):
     reason: Text
 
 
+class DataKeysShared(Event):
+    """An operator let a subscriber open the personal data of the publishing service.
+
+    `public_key`: X25519, 32 bytes in base64, for which the data keys are encrypted.
+    """
+
+    recipient: Text
+    public_key: Text
+    operator: Text
+
+
+class DataKeysWithdrawn(Event):
+    """An operator withdrew the right to open personal data. Values that the subscriber has opened stay with it."""
+
+    recipient: Text
+    operator: Text
+
+
 class IntakeQuarantined(Event):
     """A submitted message was refused. `quarantine_id` names its raw bytes at the owner."""
 

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from paybill_contracts.event import Event, Value
 from paybill_contracts.operations import (
+    DataKeysShared,
+    DataKeysWithdrawn,
     IntakeQuarantined,
     JobCancelled,
     JobRetried,
@@ -183,6 +185,18 @@ class TenantJobRetried(JobRetried, type="tenant.job_retried", version=1, aggrega
 
 class TenantJobCancelled(JobCancelled, type="tenant.job_cancelled", version=1, aggregate="job", key="job_id"):
     """An operator cancelled a background job."""
+
+
+class TenantDataKeysShared(
+    DataKeysShared, type="tenant.data_keys_shared", version=1, aggregate="key-recipient", key="recipient"
+):
+    """An operator let a subscriber open the personal data of this context."""
+
+
+class TenantDataKeysWithdrawn(
+    DataKeysWithdrawn, type="tenant.data_keys_withdrawn", version=1, aggregate="key-recipient", key="recipient"
+):
+    """An operator withdrew the right to open personal data of this context."""
 
 
 class TenantIntakeQuarantined(

@@ -21,12 +21,14 @@ class Subscriber:
 
     consumer: name of its durable consumer, which nobody can guess: it is as good as the right to read from it.
     batches: whether it may also create consumers of its own, for reading in batches from any sequence.
+    opens: contexts whose personal data it may open.
     """
 
     name: str
     contexts: tuple[str, ...]
     consumer: str
     batches: bool = False
+    opens: tuple[str, ...] = ()
 
 
 def consumer_name(subscriber: str) -> str:
@@ -39,7 +41,10 @@ def read_subscribers(data_dir: Path) -> dict[str, Subscriber]:
     path = data_dir / FILE
     try:
         entries = json.loads(path.read_bytes())["subscribers"]
-        found = [Subscriber(**entry | {"contexts": tuple(entry["contexts"])}) for entry in entries]
+        found = [
+            Subscriber(**entry | {"contexts": tuple(entry["contexts"]), "opens": tuple(entry.get("opens", ()))})
+            for entry in entries
+        ]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -49,12 +54,14 @@ def read_subscribers(data_dir: Path) -> dict[str, Subscriber]:
     return {subscriber.name: subscriber for subscriber in found}
 
 
-def store_subscriber(data_dir: Path, name: str, contexts: tuple[str, ...], *, batches: bool) -> Subscriber:
+def store_subscriber(
+    data_dir: Path, name: str, contexts: tuple[str, ...], *, batches: bool, opens: tuple[str, ...] = ()
+) -> Subscriber:
     """Adds a subscriber, or changes the rights of an existing one, which keeps its consumer; returns it."""
     with _locked(data_dir):
         known = read_subscribers(data_dir)
         stored = known.get(name) or Subscriber(name, contexts, consumer_name(name))
-        stored = replace(stored, contexts=contexts, batches=batches)
+        stored = replace(stored, contexts=contexts, batches=batches, opens=opens)
         if known.get(name) != stored:
             entries = [asdict(each) for _, each in sorted((known | {name: stored}).items())]
             write_private(data_dir / FILE, json.dumps({"subscribers": entries}, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Permissions on NATS: one table, for the embedded server and for a cluster's configuration."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -55,7 +55,8 @@ def subscriber_permissions(subscriber: Subscriber) -> Permissions:
 
     It cannot create or change its durable consumer, so it reads what the operator configured. A consumer that it
     creates for batches must name one filter in the subject of the request: the server compares it with the
-    configuration, and NATS compares it with the permission.
+    configuration, and NATS compares it with the permission. Of the key bucket it may read the keys of the contexts
+    whose personal data it may open.
     """
     filters = tuple(f"paybill.events.*.{_context(context)}.>" for context in subscriber.contexts)
     name, stream = subscriber.consumer, "EVENTS"
@@ -67,9 +68,8 @@ def subscriber_permissions(subscriber: Subscriber) -> Permissions:
         )
     else:
         consume = (f"$JS.API.CONSUMER.INFO.{stream}.{name}", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}")
-    return Permissions(
-        publish=(*consume, f"$JS.ACK.{stream}.{name}.>"), subscribe=permissions(subscriber.name).subscribe
-    )
+    publish = (*consume, f"$JS.ACK.{stream}.{name}.>", *_read_keys(map(_context, subscriber.opens)))
+    return Permissions(publish=publish, subscribe=permissions(subscriber.name).subscribe)
 
 
 def _context(context: str) -> str:
@@ -94,11 +94,15 @@ def _publish(user: str) -> tuple[str, ...]:
             *info,
             *_consume("EVENTS"),
             *read_events,
-            # Only the form with the key in the subject: the other one could request any key.
-            *(f"$JS.API.DIRECT.GET.KV_keys.$KV.keys.{owner}.>" for owner in (user, *_READABLE_KEYS.get(user, ()))),
+            *_read_keys((user, *_READABLE_KEYS.get(user, ()))),
             *((*_consume("INTAKE"), "$JS.API.DIRECT.GET.INTAKE") if user in _INTAKE_OWNERS else ()),
         )
     return (f"paybill.intake.{user}.>",)
+
+
+def _read_keys(owners: Iterable[str]) -> tuple[str, ...]:
+    """Returns the subjects of reading data keys. The other form, without the key in the subject, could read any key."""
+    return tuple(f"$JS.API.DIRECT.GET.KV_keys.$KV.keys.{owner}.>" for owner in owners)
 
 
 def _consume(stream: str) -> tuple[str, ...]:

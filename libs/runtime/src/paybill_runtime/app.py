@@ -50,12 +50,13 @@ from paybill_runtime.messaging import asyncapi, operations
 from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.consumer import Consumer, sources
 from paybill_runtime.messaging.key_bucket import KeyBucket
+from paybill_runtime.messaging.key_recipients import KeyRecipients
 from paybill_runtime.messaging.message import STREAM_LEASE
 from paybill_runtime.messaging.processor import MessageProcessor
 from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.retry_queue import RetryQueue
 from paybill_runtime.messaging.subscriptions import Subscriptions
-from paybill_runtime.security.data_keys import DataKeys, ServiceSeal
+from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets, Secrets
 from paybill_runtime.settings import ServiceSettings, read_secret
@@ -155,6 +156,8 @@ class Running:
         )
         retention = timedelta(days=settings.job_retention_days)
         kinds = [*effects.kinds(), *self.timers.kinds(), self.retry_queue.kind(), self.jobs.cleanup(retention)]
+        if service.name in RECIPIENTS:
+            kinds.append(self.key_bucket.renewal())
         due_kinds = {timer.kind for timer in service.timers if isinstance(timer, DueJob)}
         kinds += [
             replace(kind, derived=True, after=self.timers.wake) if kind.name in due_kinds else kind
@@ -258,6 +261,9 @@ class Running:
         ]
         if self.service.incidents is not None:
             routers.append(incident_routes.routes(self.context, self.service.incidents))
+        if self.service.name in RECIPIENTS:
+            recipients = KeyRecipients(self.service.name, self.database, self.store, self._on_commit)
+            routers.append(operations.key_recipients(self.service.name, recipients))
         app = FastAPI(
             # Not by include_router: at each level it builds every route once more, and searches them level by level.
             routes=[route for router in routers for route in router.routes],

@@ -177,6 +177,15 @@ data_key = Table(
 """Data keys of personal data, encrypted for this service. `copied`: recipients have copies in the key bucket."""
 Index("data_key_uncopied_idx", data_key.c.tenant, postgresql_where=~data_key.c.copied)
 
+key_recipient = Table(
+    "key_recipient",
+    metadata,
+    _text("name", primary_key=True),
+    Column("public_key", LargeBinary),
+    Column("revision", Integer, nullable=False),
+)
+"""Subscribers that may open the personal data of this service. `public_key`: X25519; NULL after a withdrawal."""
+
 idempotency = Table(
     "idempotency",
     metadata,

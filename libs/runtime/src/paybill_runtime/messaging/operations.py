@@ -1,11 +1,12 @@
 """Routes for operators: probes, backlog and lag, dead letters, quarantine and effects."""
 
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Path, Response
+from pydantic import BaseModel, Field
 from sqlalchemy import text
 
 from paybill_runtime.decisions.context import ServiceContext
@@ -13,6 +14,7 @@ from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.jobs.routes import Limit, Reason
+from paybill_runtime.messaging.key_recipients import KeyRecipients
 from paybill_runtime.messaging.retry_queue import RetryQueue
 
 _COUNTS = text(
@@ -55,6 +57,12 @@ class OperationResult(BaseModel):
 
     id: UUID
     done: str
+
+
+class PublicKey(BaseModel):
+    """The public key of a subscriber."""
+
+    public_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="X25519, 32 bytes in base64.")]
 
 
 def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -> APIRouter:
@@ -124,5 +132,32 @@ def operations(context: ServiceContext, retry_queue: RetryQueue, health: Health,
     async def effects(_: viewer, limit: Limit = 100) -> list[dict[str, Any]]:
         """Effects that are pending or failed."""
         return await rows(_EFFECTS, limit=limit)
+
+    return router
+
+
+def key_recipients(service: str, recipients: KeyRecipients) -> APIRouter:
+    """Returns the routes for the subscribers that may open the personal data of a service."""
+    router = APIRouter(prefix="/v1/operations/key-recipients", tags=["operations"])
+    viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{service}:read"))]
+    admin = Annotated[Caller, Depends(caller(Role.ADMIN, f"{service}:write"))]
+    subscriber = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+
+    @router.get("")
+    async def names(_: viewer) -> list[str]:
+        """The subscribers that may open this service's personal data."""
+        return await recipients.names()
+
+    @router.put("/{name}")
+    async def share(name: subscriber, body: PublicKey, caller_: admin) -> list[str]:
+        """Lets a subscriber open this service's personal data. A job encrypts the existing keys for it."""
+        await recipients.share(name, b64decode(body.public_key), caller_.origin)
+        return await recipients.names()
+
+    @router.delete("/{name}")
+    async def withdraw(name: subscriber, caller_: admin) -> list[str]:
+        """Withdraws the right. A job removes the copies of the keys; values that it has opened stay with it."""
+        await recipients.withdraw(name, caller_.origin)
+        return await recipients.names()
 
     return router

@@ -26,6 +26,11 @@ _ADD = text(
 )
 UNCOPIED = text("SELECT tenant, wrapped FROM chassis.data_key WHERE NOT copied")
 """Keys that the key bucket does not have yet."""
+COPIED = text(
+    "SELECT tenant, wrapped FROM chassis.data_key WHERE copied AND tenant > :after ORDER BY tenant LIMIT :limit "
+    "FOR KEY SHARE"
+)
+"""The next keys that the key bucket has; they cannot be deleted until the transaction ends."""
 MARK_COPIED = text("UPDATE chassis.data_key SET copied = true WHERE tenant = ANY(:tenants)")
 
 FetchCopy = Callable[[str, str], Awaitable[bytes | None]]

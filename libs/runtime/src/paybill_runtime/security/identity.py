@@ -10,15 +10,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from paybill_contracts.key_copies import SUITE, VERSION, decrypt, info
+from paybill_contracts.personal import UnsealingError
 
 from paybill_runtime.errors import ConfigurationError
 
-_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
-"""HPKE, RFC 9180, in base mode. Of the suites with X25519 and a 256-bit key, this one is in the RFC's test vectors."""
-_VERSION = b"\x02"
-"""First byte of a sealed value. Version 1 has no such byte: it starts with a random public key."""
 _V1_PUBLIC_BYTES = 32
 _V1_NONCE = bytes(12)
 
@@ -27,9 +24,9 @@ class WrongRecipientError(Exception):
     """The value was encrypted for another recipient, or altered."""
 
 
-def _info(recipient: str) -> bytes:
-    """Returns the purpose and the recipient, to which HPKE binds the sealed value."""
-    return b"paybill-box-v2 " + recipient.encode()
+def encrypt(value: bytes, public: bytes, recipient: str) -> bytes:
+    """Returns `value` encrypted for the owner of a public key (32 raw bytes). Raises ValueError for an unusable key."""
+    return VERSION + SUITE.encrypt(value, X25519PublicKey.from_public_bytes(public), info(recipient))
 
 
 def _decrypt_v1(sealed: bytes, private: X25519PrivateKey, recipient: str) -> bytes:
@@ -69,14 +66,14 @@ class Identity:
             raise ConfigurationError(
                 f"the public identity {path.name} is missing; copy it here from its owner"
             ) from error
-        return _VERSION + _SUITE.encrypt(value, X25519PublicKey.from_public_bytes(public), _info(recipient))
+        return encrypt(value, public, recipient)
 
     def decrypt(self, sealed: bytes) -> bytes:
         """Returns the value that was encrypted for this service. Raises WrongRecipientError."""
-        if sealed.startswith(_VERSION):
+        if sealed.startswith(VERSION):
             # One of 256 values of version 1 starts with this byte too.
-            with contextlib.suppress(InvalidTag):
-                return _SUITE.decrypt(sealed.removeprefix(_VERSION), self.private, _info(self.name))
+            with contextlib.suppress(UnsealingError):
+                return decrypt(sealed, self.private, self.name)
         try:
             return _decrypt_v1(sealed, self.private, self.name)
         except (InvalidTag, ValueError) as error:
