@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from paybill_cli.exit_codes import ExitCode
-from paybill_client import Fact, Subscriber
+from paybill_client import Fact, Subscriber, Unsealer
 from paybill_contracts.tenant import TenantRequested
 from paybill_embedded import NatsServer
 from paybill_runtime.messaging.streams import connect, ensure
@@ -27,6 +27,7 @@ def test_a_created_subscriber_reads_the_events_of_its_contexts(on_stack, real_st
         "contexts": ["tenant"],
         "types": [],
         "batches": False,
+        "open_sealed": [],
         "file": "",
         "created": True,
         "rights": "applied",
@@ -69,6 +70,46 @@ def test_creating_it_again_changes_its_rights_and_keeps_its_password(on_stack, r
     assert (before["contexts"], after["contexts"]) == ([], ["billing", "tenant"])
 
 
+def test_a_subscriber_opens_personal_data_until_the_right_is_withdrawn(on_stack, real_stack, customers) -> None:
+    path = real_stack.data_dir / "clients" / "opening.json"
+    before = customers.sign_up()
+    done = on_stack(*CREATE, "opening", "--contexts", "tenant", "--open-sealed", "tenant", "--json")
+    assert (done.code, done.data["open_sealed"]) == (ExitCode.OK, ["tenant"]), done.err
+    after = customers.sign_up()
+
+    opened = asyncio.run(_opened(path, {before["slug"], after["slug"]}))
+    withdrawn = on_stack(*CREATE, "opening", "--contexts", "tenant", "--json")
+
+    assert len(opened) == 2
+    assert all("@" in str(email) for email in opened)
+    assert (withdrawn.code, withdrawn.data["open_sealed"]) == (ExitCode.OK, []), withdrawn.err
+    assert "private_key" not in json.loads(path.read_text())
+    tail = on_stack("events", "tail", "--no-follow", "--json").out
+    facts = [json.loads(line)["data"] for line in tail.splitlines()]
+    assert [fact["type"] for fact in facts if fact.get("aggregate") == "key-recipient/opening"] == [
+        "tenant.data_keys_shared",
+        "tenant.data_keys_withdrawn",
+    ]
+
+
+async def _opened(path: Path, slugs: set[str]) -> list[str | None]:
+    """Returns the addresses of the tenants with these slugs."""
+    subscriber = Subscriber(path)
+    emails: list[str | None] = []
+    async with Unsealer(path) as unsealer:
+
+        @subscriber.on(TenantRequested)
+        async def requested(event: TenantRequested, _: Fact) -> None:
+            if event.slug in slugs:
+                emails.append(await unsealer.unseal(event.contact_email))
+            if len(emails) == len(slugs):
+                subscriber.stop()
+
+        async with asyncio.timeout(30):
+            await subscriber.run()
+    return emails
+
+
 def test_the_credentials_file_can_be_written_elsewhere(on_stack, tmp_path) -> None:
     path = tmp_path / "warehouse.json"
 
@@ -96,6 +137,8 @@ def test_a_dry_run_changes_nothing(on_stack, real_stack) -> None:
         (["crm", "--contexts", "usage"], "there is no context usage"),
         (["crm", "--contexts", " , "], "no context is named"),
         (["crm", "--contexts", "tenant", "--types", "billing.invoice_paid"], "is no event type of tenant"),
+        (["crm", "--contexts", "billing", "--open-sealed", "tenant"], "may not read the context tenant"),
+        (["crm", "--contexts", "billing", "--open-sealed", "billing"], "seals no personal data"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_created(paybill, tmp_path, arguments, text) -> None:

@@ -1,6 +1,7 @@
 """Fixtures: a subscriber on the test's NATS, events to read, and a subscriber that runs in the background."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from itertools import count
@@ -23,6 +24,8 @@ from paybill_runtime.messaging.streams import connect
 from paybill_runtime.testing import until
 from paybill_stack.clients import ensure_consumer, event_filters, write_subscriber_file
 
+sys.path.append(str(Path(__file__).parent))  # of sources_of_events
+
 SAMPLES = Path(__file__).parents[2] / "contracts/samples"
 CreateSubscriber = Callable[..., Awaitable[Path]]
 
@@ -38,8 +41,9 @@ def create_subscriber(nats: NatsServer, tmp_path: Path) -> CreateSubscriber:
         *,
         batches: bool = True,
         new_only: bool = False,
+        opens: tuple[str, ...] = (),
     ) -> Path:
-        subscriber = store_subscriber(nats.data_dir, name, contexts, batches=batches)
+        subscriber = store_subscriber(nats.data_dir, name, contexts, batches=batches, opens=opens)
         nats.reload()
         operator = await connect(nats.url, "operator", nats.password("operator"))
         await ensure_consumer(operator, subscriber.consumer, event_filters(contexts, types), new_only=new_only)
@@ -93,19 +97,18 @@ async def login() -> AsyncIterator[Callable[..., Awaitable[Client]]]:
 @pytest.fixture
 async def run() -> AsyncIterator[Callable[[Subscriber], asyncio.Task[None]]]:
     """`run(subscriber)` runs a subscriber until the test ends."""
-    tasks: list[tuple[Subscriber, asyncio.Task[None]]] = []
+    tasks: list[asyncio.Task[None]] = []
 
     def start(subscriber: Subscriber) -> asyncio.Task[None]:
-        tasks.append((subscriber, asyncio.create_task(subscriber.run())))
-        return tasks[-1][1]
+        tasks.append(asyncio.create_task(subscriber.run()))
+        return tasks[-1]
 
     yield start
-    for subscriber, task in tasks:
-        subscriber.stop()
-        with suppress(asyncio.CancelledError):
-            async with asyncio.timeout(15):
-                await asyncio.wait({task})
-        task.cancel()
+    for task in tasks:
+        task.cancel()  # `stop` would wait for the end of the request to NATS
+    if tasks:
+        _, running = await asyncio.wait(tasks, timeout=15)
+        assert not running
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import paybill_client
 
 PACKAGE = Path(paybill_client.__file__).parent
 PROJECT = PACKAGE.parents[1]
-NEEDED = {"faststream", "nats", "paybill_contracts", "pydantic", "typing_extensions"}
+NEEDED = {"cryptography", "faststream", "nats", "paybill_contracts", "pydantic", "typing_extensions"}
 OPTIONAL = {"postgres.py": {"asyncpg"}, "tracing.py": {"opentelemetry"}}
 
 

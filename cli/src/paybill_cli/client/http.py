@@ -117,6 +117,14 @@ class Service:
         headers = {"Idempotency-Key": key} if key else {}
         return self._request("POST", path, json=body, headers=headers, retry=bool(key))
 
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Returns the JSON of the response. Retries while the outcome is unknown."""
+        return self._request("PUT", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        """Returns the JSON of the response. Retries while the outcome is unknown."""
+        return self._request("DELETE", path)
+
     def upload(self, path: str, content: bytes, media_type: str, query: Mapping[str, Any], key: str = "") -> Any:
         """Posts a file. With an idempotency `key`, retries like `post`."""
         headers = {"Content-Type": media_type} | ({"Idempotency-Key": key} if key else {})

@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paybill_cli.client.http import Service
 from paybill_cli.client.stack import NatsAccess, Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from paybill_embedded.subscribers import Subscriber
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_RECIPIENTS = "/v1/operations/key-recipients"
 _APPLY_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 
@@ -34,6 +37,12 @@ async def create(
     batches: Annotated[
         bool, typer.Option("--batches", help="Also allow reading in batches, from any position in the log.")
     ] = False,
+    open_sealed: Annotated[
+        str,
+        typer.Option(
+            "--open-sealed", help="Of its contexts, those whose personal data it may open, with commas: tenant."
+        ),
+    ] = "",
     new_only: Annotated[
         bool, typer.Option("--new-only", help="Begin with the next event; by default with the first of the log.")
     ] = False,
@@ -47,13 +56,21 @@ async def create(
 
     Writes its credentials file, creates its durable consumer, and adds it to the embedded NATS without a restart. For
     another NATS it prints the lines that its configuration needs. Run again to change the rights: password and
-    position stay.
+    position stay. With --open-sealed, your API key needs the role admin.
 
     Example: paybill subscriber create crm --contexts billing,tenant
     """
     chosen, chosen_types = _checked(name, _split(contexts), _split(types))
+    opens = _checked_opens(chosen, _split(open_sealed))
     path = file or stack.data_dir / "clients" / f"{name}.json"
-    rights = {"name": name, "contexts": chosen, "types": chosen_types, "batches": batches, "file": str(path)}
+    rights = {
+        "name": name,
+        "contexts": chosen,
+        "types": chosen_types,
+        "batches": batches,
+        "open_sealed": opens,
+        "file": str(path),
+    }
     if dry_run:
         out.record("subscriber", rights)
         out.info("nothing was changed")
@@ -69,7 +86,8 @@ async def create(
     async with connected(access) as client:
         await stream_info(client)
         private_dir(stack.data_dir)
-        subscriber = store_subscriber(stack.data_dir, name, tuple(chosen), batches=batches)
+        await asyncio.to_thread(_share_keys, stack, name, opens)
+        subscriber = store_subscriber(stack.data_dir, name, tuple(chosen), batches=batches, opens=tuple(opens))
         filters = event_filters(chosen, chosen_types)
         created = await ensure_consumer(client, subscriber.consumer, filters, new_only=new_only)
     default = private_dir(stack.data_dir / "clients") / f"{name}.json"
@@ -113,6 +131,37 @@ def _checked(name: str, contexts: list[str], types: list[str]) -> tuple[list[str
             f"{', '.join(wrong)} is no event type of {', '.join(sorted(contexts))}", next="paybill events schema"
         )
     return sorted(set(contexts)), sorted(set(types))
+
+
+def _checked_opens(contexts: list[str], opens: list[str]) -> list[str]:
+    """Returns the sorted contexts whose personal data is to be opened. Raises CliError for wrong ones."""
+    from paybill_runtime.security.data_keys import RECIPIENTS
+
+    for context in sorted(set(opens)):
+        if context not in contexts:
+            raise usage(f"the subscriber may not read the context {context}", next=f"add {context} to --contexts")
+        if context not in RECIPIENTS:
+            raise usage(
+                f"{context} seals no personal data of its own",
+                why=f"the personal data in its events is sealed by {', '.join(RECIPIENTS)}",
+                next=f"--open-sealed {','.join(RECIPIENTS)}",
+            )
+    return sorted(set(opens))
+
+
+def _share_keys(stack: Stack, name: str, opens: list[str]) -> None:
+    """Makes the services encrypt their data keys for the subscriber, or end that."""
+    from paybill_embedded.subscribers import read_subscribers
+    from paybill_stack.clients import subscriber_public_key
+
+    known = read_subscribers(stack.data_dir).get(name)
+    for context in opens:
+        with Service(stack, context) as service:
+            public_key = b64encode(subscriber_public_key(stack.data_dir, name)).decode()
+            service.put(f"{_RECIPIENTS}/{name}", {"public_key": public_key})
+    for context in set(known.opens if known else ()) - set(opens):
+        with Service(stack, context) as service:
+            service.delete(f"{_RECIPIENTS}/{name}")
 
 
 def _split(text: str) -> list[str]:

@@ -16,11 +16,13 @@ from paybill_client.errors import (
     PublishRefusedError,
     SubscribeDeniedError,
     UnreadableEventError,
+    UnsealDeniedError,
 )
 from paybill_client.once import once
 from paybill_client.publisher import Publisher, Receipt, publish
 from paybill_client.retries import DeadLetter
 from paybill_client.subscriber import Subscriber
+from paybill_client.unsealer import Unsealer
 
 __all__ = [
     "Batch",
@@ -41,6 +43,8 @@ __all__ = [
     "SubscribeDeniedError",
     "Subscriber",
     "UnreadableEventError",
+    "UnsealDeniedError",
+    "Unsealer",
     "once",
     "publish",
 ]

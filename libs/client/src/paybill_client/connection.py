@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 EVENTS = "EVENTS"
 """The stream with the log."""
+CONNECT_TIMEOUT_S = 5.0
+"""Time to connect of those who report an outage instead of waiting for its end."""
 CLOSE_TIMEOUT_S = 5.0
 PAUSE_S = 0.5
 

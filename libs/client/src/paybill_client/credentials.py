@@ -18,7 +18,8 @@ class Credentials(BaseModel):
     """The content of the file.
 
     name: the NATS user. consumer: of a subscriber, its durable consumer. contexts: of a subscriber, those that it may
-    read in batches; empty without this right.
+    read in batches; empty without this right. opens: of a subscriber, the contexts whose personal data it may open
+    with its private key (X25519, 32 bytes in base64).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -30,6 +31,8 @@ class Credentials(BaseModel):
     jetstream_prefix: str = "$JS.API"
     consumer: str | None = None
     contexts: tuple[str, ...] = ()
+    opens: tuple[str, ...] = ()
+    private_key: Annotated[SecretStr, Field(min_length=44, max_length=44)] | None = None
 
     @classmethod
     def of(cls, name: str, url: str, password: str) -> Self:
@@ -43,11 +46,11 @@ class Credentials(BaseModel):
 
     def text(self) -> str:
         """Returns the file's text, with the password."""
-        return self.model_dump_json(indent=2) + "\n"
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
-    @field_serializer("password", when_used="json")
-    def _reveal(self, password: SecretStr) -> str:
-        return password.get_secret_value()
+    @field_serializer("password", "private_key", when_used="json")
+    def _reveal(self, secret: SecretStr | None) -> str | None:
+        return secret.get_secret_value() if secret is not None else None
 
 
 def read_credentials(source: "Credentials | Path | str") -> Credentials:

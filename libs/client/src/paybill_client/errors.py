@@ -48,6 +48,12 @@ class SubscribeDeniedError(ClientError):
     code = "subscribe_denied"
 
 
+class UnsealDeniedError(ClientError):
+    """This subscriber may not open the personal data of a context, or its key pair was replaced."""
+
+    code = "unseal_denied"
+
+
 class ConnectionLostError(ClientError):
     """The connection to NATS was closed for good, after an error that the NATS client does not retry."""
 

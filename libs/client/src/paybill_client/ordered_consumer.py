@@ -27,19 +27,33 @@ EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 HEARTBEAT_TIMEOUT_S = 2.5 * HEARTBEAT_S
 MISSING_S = 10.0
-"""Time for which the last message may be missing: a replica of the stream can be behind after a failover."""
+"""Time for which a replica of the stream can be behind after a failover."""
 
 
 class OrderedConsumer:
-    """The messages of `stream` on `subjects` after the sequence `position`. Not safe for concurrent calls."""
+    """The messages of `stream` on `subjects` after the sequence `position`. Not safe for concurrent calls.
 
-    def __init__(self, client: Client, prefix: str, stream: str, subjects: str, position: int, batch: int) -> None:
+    missing_s: time for which the message at the position may be missing.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        prefix: str,
+        stream: str,
+        subjects: str,
+        position: int,
+        batch: int,
+        *,
+        missing_s: float = MISSING_S,
+    ) -> None:
         self._client = client
         self._prefix = prefix
         self._stream = stream
         self._subjects = subjects
         self._position = position
         self._batch = batch
+        self._missing_s = missing_s
         self._messages: deque[Msg] = deque()
         self._arrived = asyncio.Event()
         self._credit = 0
@@ -106,7 +120,7 @@ class OrderedConsumer:
         if self._position and not info.num_pending:
             now = monotonic()
             self._missing_since = self._missing_since or now
-            self._other_log = now - self._missing_since >= MISSING_S
+            self._other_log = now - self._missing_since >= self._missing_s
             return
         self._missing_since = None
         self._repeated = self._position

@@ -17,12 +17,11 @@ from nats.js.errors import APIError, NoStreamResponseError
 from paybill_contracts.envelope import IntakeEvent, intake_headers, intake_subject, read_intake_event
 from paybill_contracts.event import Event, encode
 
-from paybill_client.connection import DeniedError, ErrorMonitor, client_options, close
+from paybill_client.connection import CONNECT_TIMEOUT_S, DeniedError, ErrorMonitor, client_options, close
 from paybill_client.credentials import Credentials, read_credentials
 from paybill_client.errors import NatsUnreachableError, PublishDeniedError, PublishRefusedError
 from paybill_client.tracing import child, current_traceparent, new_id
 
-CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 2.0
 
 _TRY_AGAIN = (TimeoutError, ConnectionClosedError, ConnectionReconnectingError, OutboundBufferLimitError, OSError)

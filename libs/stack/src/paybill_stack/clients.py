@@ -1,5 +1,6 @@
 """Publishers and subscribers of other services: their credentials files, and the durable consumers of subscribers."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from paybill_embedded.credentials import password, private_dir, write_private
 from paybill_embedded.nats import DEFAULT_PUBLISHERS
 from paybill_embedded.subscribers import Subscriber, read_subscribers
 from paybill_runtime.messaging.streams import EVENTS
+from paybill_runtime.security.identity import Identity, make_identity
 from pydantic import SecretStr
 
 from paybill_stack.access import BusAccess
@@ -32,14 +34,28 @@ def write_client_files(layout: Layout, bus: BusAccess) -> None:
 
 def write_subscriber_file(path: Path, data_dir: Path, url: str, subscriber: Subscriber) -> None:
     """Writes the credentials file (0600) of a subscriber; creates its password at the first call."""
+    private_key = None
+    if subscriber.opens:
+        subscriber_public_key(data_dir, subscriber.name)
+        raw = Identity.load(Layout(data_dir).identities, subscriber.name).private.private_bytes_raw()
+        private_key = SecretStr(b64encode(raw).decode())
     credentials = Credentials(
         name=subscriber.name,
         servers=(url,),
         password=SecretStr(password(data_dir, f"nats-{subscriber.name}")),
         consumer=subscriber.consumer,
         contexts=subscriber.contexts if subscriber.batches else (),
+        opens=subscriber.opens,
+        private_key=private_key,
     )
     write_private(path, credentials.text())
+
+
+def subscriber_public_key(data_dir: Path, name: str) -> bytes:
+    """Returns the public key of a subscriber (X25519); creates its key pair at the first call."""
+    folder = private_dir(Layout(data_dir).identities)
+    make_identity(folder, name)
+    return (folder / f"{name}.pub").read_bytes()
 
 
 def event_filters(contexts: Sequence[str], types: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ class Layout:
 
     @property
     def identities(self) -> Path:
-        """Folder of the key pairs of IDENTITY_NAMES."""
+        """Folder of the key pairs of IDENTITY_NAMES, and of subscribers that may open personal data."""
         return self.root / "identities"
 
     @property
