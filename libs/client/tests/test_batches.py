@@ -12,7 +12,6 @@ from paybill_client import (
     SubscribeDeniedError,
     Subscriber,
     UnreadableEventError,
-    ordered_consumer,
 )
 from paybill_client.credentials import read_credentials
 from paybill_client.ordered_consumer import OrderedConsumer
@@ -119,16 +118,20 @@ async def test_a_lost_consumer_is_created_again(create_subscriber, publish, canc
 
 
 async def test_a_position_that_the_log_does_not_contain_is_an_error(
-    create_subscriber, publish, cancelled, quota_warned, monkeypatch
+    create_subscriber, publish, cancelled, quota_warned, login
 ) -> None:
-    monkeypatch.setattr(ordered_consumer, "MISSING_S", 0.2)
-    subscriber = Subscriber(await create_subscriber(contexts=("tenant",)))
+    client = await login(await create_subscriber(contexts=("tenant",)))
     await publish(cancelled(0), quota_warned, cancelled(1))
 
-    with pytest.raises(OlderLogError, match="no event at 40"):
-        await _read(subscriber.batches(40), 1)
-    with pytest.raises(OlderLogError, match="no event at 2"):
-        await _read(subscriber.batches(2), 1)
+    for position in (40, 2):
+        consumer = OrderedConsumer(client, "$JS.API", EVENTS, "paybill.events.*.tenant.>", position, 8, missing_s=0.1)
+        with pytest.raises(OlderLogError, match=f"no event at {position}"):
+            await _fetch_until_raises(consumer)
+
+
+async def _fetch_until_raises(consumer: OrderedConsumer) -> None:
+    for _ in range(20):
+        await consumer.fetch(0.1)
 
 
 async def test_an_event_that_cannot_be_read_ends_the_loop_behind_the_events_before_it(

@@ -23,6 +23,7 @@ async def _operator(nats: NatsServer):
     return await connect(nats.url, "operator", nats.password("operator"))
 
 
+@pytest.mark.e2e
 @pytest.mark.own_nats
 async def test_after_a_crash_of_nats_events_arrive_again_within_seconds(
     record, create_subscriber, run, publish, cancelled, nats

@@ -139,6 +139,7 @@ async def test_missing_permissions_are_reported_at_once(nats: NatsServer) -> Non
             await publisher.publish(USAGE)
 
 
+@pytest.mark.e2e
 async def test_a_missing_broker_is_reported_as_unreachable() -> None:
     async with asyncio.timeout(8):
         with pytest.raises(NatsUnreachableError, match="publish again under the same id"):
@@ -160,6 +161,7 @@ async def test_publishing_waits_for_a_broker_that_restarts(nats: NatsServer) -> 
     assert await stored(nats) == 2
 
 
+@pytest.mark.e2e
 @pytest.mark.own_nats
 async def test_a_broker_that_stays_unavailable_ends_the_wait_with_an_error(nats: NatsServer) -> None:
     async with metering(nats) as publisher:

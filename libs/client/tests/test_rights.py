@@ -135,7 +135,7 @@ async def test_with_batches_it_may_create_consumers_of_its_contexts(
 ) -> None:
     client, _ = await connected(batches=True)
     await publish(quota_warned, cancelled(0))
-    jetstream = client.jetstream(timeout=1)
+    jetstream = client.jetstream(timeout=0.3)
 
     made = await jetstream.add_consumer(EVENTS, CONSUMER, filter_subject="paybill.events.*.tenant.>")
 
