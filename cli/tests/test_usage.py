@@ -48,6 +48,14 @@ def ledger(*facts, tenant=None, since=None, until=None):
     return found
 
 
+def part(number, quantity):
+    return fact("usage_part_closed", WINDOW, number=number, quantity=quantity)
+
+
+def part_reported(number, quantity):
+    return fact("usage_reported", WINDOW, part=number, quantity=quantity)
+
+
 RIGHT = [opened(), used(5, 5, 5), used(7, 12, 12), closed(12), reported(12)]
 
 
@@ -69,12 +77,29 @@ def test_correct_usage_has_no_difference() -> None:
         ([opened(), used(5, 5, 4)], "value"),
         ([opened("count"), used(5, 5, 5)], "value"),
         ([opened(), used(5, 5, 5), closed(6, None)], "closed"),
+        ([opened(), used(5, 5, 5), part(1, 5)], "unreported"),
+        ([opened(), used(5, 5, 5), part(1, 5), part_reported(1, 4)], "reported"),
+        ([opened(), used(5, 5, 5), part(1, 6), part_reported(1, 6)], "overbilled"),
+        ([opened(), used(5, 5, 5), part(1, 5), fact("usage_unbilled", WINDOW, part=1, quantity=5)], "unbilled"),
         ([opened(), used(5, 5, 5), closed(5, None), used(1, 6, 6)], "late"),
         (RIGHT[:-1], "unreported"),
         ([*RIGHT[:-1], fact("usage_report_failed", WINDOW, reason="no meter")], "unreported"),
         ([*RIGHT[:-1], reported(11)], "reported"),
     ],
-    ids=["total", "value", "aggregation", "closed", "late", "not reported", "refused", "reported wrong"],
+    ids=[
+        "total",
+        "value",
+        "aggregation",
+        "closed",
+        "part not reported",
+        "part reported wrong",
+        "more billed than used",
+        "unbilled",
+        "late",
+        "not reported",
+        "refused",
+        "reported wrong",
+    ],
 )
 def test_each_kind_of_difference_is_found(facts, kind) -> None:
     assert kind in kinds(ledger(*facts))

@@ -175,3 +175,21 @@ def test_metered_items_accept_no_quantity(fake, meter, refusal):
     items = [{"price": price_of(fake, meter).id, "quantity": 2}]
 
     assert refusal(stripe.InvalidRequestError, lambda: fake.subscribe(items=items)).param == "items[0][quantity]"
+
+
+def test_an_invoice_that_is_finalised_later_has_the_usage_reported_until_then(fake, meter):
+    fake.control.finalize_after(HOUR)
+    subscription = fake.subscribe(items=[{"price": fake.price().id}, {"price": price_of(fake, meter).id}])
+    use(fake, subscription.customer, 100)
+    end = subscription["items"].data[0].current_period_end
+    fake.control.advance_clock(timedelta(seconds=end - fake.control.clock()["now"] + 60))
+
+    draft = latest(fake, subscription)
+    use(fake, subscription.customer, 20, timestamp=end - 1)
+    use(fake, subscription.customer, 7)
+    fake.control.advance_clock(HOUR)
+
+    assert (draft.status, draft.automatically_finalizes_at, draft.total) == ("draft", end + 3600, 2050)
+    assert (latest(fake, subscription).status, latest(fake, subscription).total) == ("paid", 2060)
+    fake.control.advance_clock(MONTH)
+    assert latest(fake, subscription).lines.data[1].quantity == 7

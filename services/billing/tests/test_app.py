@@ -11,7 +11,7 @@ from paybill_contracts.licences import (
     LicenceRevocationsChanged,
     LicenceSigningRequested,
 )
-from paybill_contracts.metering import UsageCountRequested, UsageReportRequested, UsageWindowClosed
+from paybill_contracts.metering import UsageCountRequested, UsagePartClosed, UsageReportRequested, UsageWindowClosed
 from paybill_runtime.jobs.effects import JobRegistry
 
 EFFECTS = {
@@ -19,6 +19,7 @@ EFFECTS = {
     CancellationRequested: "cancel",
     ChangeRequested: "quote",
     ChangeConfirmed: "make",
+    UsagePartClosed: "report_usage",
     UsageWindowClosed: "report_usage",
     UsageReportRequested: "report_usage",
     UsageCountRequested: "count_at_provider",

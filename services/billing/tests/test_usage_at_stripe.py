@@ -1,4 +1,4 @@
-"""Tests of reporting usage to Stripe: a closed window becomes one meter event, and Stripe's sum equals its value."""
+"""Tests of reporting usage to Stripe: each part of a window becomes one meter event, and invoices have all usage."""
 
 import asyncio
 from contextlib import suppress
@@ -24,7 +24,7 @@ plans:
     grace: 7d
     retention: 30d
     features:
-      - {key: calls, kind: metered, meter: calls, included: 100}
+      - {key: calls, kind: metered, meter: calls, included: 0}
     prices:
       - {minor: 2900, currency: EUR, interval: month}
 """
@@ -46,16 +46,7 @@ async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(tes
 
     await eventually(closed)
     failed = await eventually(lambda: _window(testbed, "failed"))
-    meter = await asyncio.to_thread(
-        testbed.fake.stripe.billing.meters.create,
-        {
-            "display_name": "Calls",
-            "event_name": "api_calls",
-            "default_aggregation": {"formula": "sum"},
-            "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
-            "value_settings": {"event_payload_key": "value"},
-        },
-    )
+    meter = await asyncio.to_thread(_meter, testbed)
     await testbed.served.client.post(f"/v1/usage/windows/{failed['id']}/report")
     window = await eventually(lambda: _window(testbed, "reported"))
     await testbed.served.client.post(f"/v1/usage/windows/{failed['id']}/count")
@@ -71,11 +62,89 @@ async def test_stripe_counts_a_window_once_after_a_refused_report_is_retried(tes
         {
             "customer": customer,
             "start_time": int(hour.timestamp()),
-            "end_time": int((hour + timedelta(hours=1)).timestamp()),
+            # The usage is older than the subscription, so it is dated to the start of the first period.
+            "end_time": int((hour + timedelta(hours=3)).timestamp()),
         },
     )
     assert [summary.aggregated_value for summary in summaries.data] == [12]
     await closing.disconnect()
+
+
+@pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
+async def test_a_cancellation_now_invoices_all_usage_so_far(testbed):
+    subscription = await _metered(testbed)
+    for quantity in (7, 5, 30):
+        used = Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=datetime.now(UTC))
+        await testbed.metering.submit(used)
+    await testbed.log.facts("billing.usage_recorded", at_least=3)
+
+    change = await _request(testbed, subscription, {"kind": "cancel", "reason": "asked for", "confirm": True})
+    await testbed.subscription(TENANT, "ended")
+
+    quote = (await testbed.get(f"/v1/changes/{change['id']}"))["quote"]["proration"]
+    (last, *_) = await asyncio.to_thread(_invoices, testbed, subscription)
+    lines = [line for line in last.lines.data if line.pricing.unit_amount_decimal == 10]
+    assert [(line.description, line.quantity, line.amount) for line in lines] == [("42 x Calls", 42, 420)]
+    assert quote["due_now"]["minor"] == last.amount_due == 420
+    assert await _window(testbed, "unbilled") is None
+
+
+@pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
+async def test_usage_that_was_not_reported_before_a_cancellation_at_stripe_is_unbilled(testbed):
+    subscription = await _metered(testbed)
+    used = Usage(tenant_id=TENANT, meter="calls", quantity=42, occurred_at=datetime.now(UTC))
+    await testbed.metering.submit(used)
+    await testbed.log.facts("billing.usage_recorded", at_least=1)
+
+    await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, subscription["provider_subscription"])
+
+    (fact,) = await testbed.log.facts("billing.usage_unbilled")
+    assert fact.event.quantity == 42
+    window = await eventually(lambda: _window(testbed, "unbilled"))
+    assert (window["unbilled"], window["reported"], window["closed"]) == (42, None, False)
+    (incident,) = await testbed.log.facts("billing.incident_opened")
+    assert (incident.event.kind, incident.event.tenant_id) == ("unbilled_usage", TENANT)
+
+
+def _meter(testbed):
+    return testbed.fake.stripe.billing.meters.create(
+        {
+            "display_name": "Calls",
+            "event_name": "api_calls",
+            "default_aggregation": {"formula": "sum"},
+            "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+            "value_settings": {"event_payload_key": "value"},
+        }
+    )
+
+
+async def _metered(testbed):
+    """Subscribes the tenant, with a metered item of 10 cents for each call."""
+    subscription = await testbed.subscribed(TENANT)
+    await asyncio.to_thread(_add_metered_item, testbed, subscription)
+    await eventually(lambda: _entitled(testbed))
+    await testbed.log.facts("billing.billing_period_started", at_least=1)
+    return subscription
+
+
+def _add_metered_item(testbed, subscription):
+    recurring = {"interval": "month", "usage_type": "metered", "meter": _meter(testbed).id}
+    data = {"currency": "eur", "unit_amount": 10, "product_data": {"name": "Calls"}, "recurring": recurring}
+    price = testbed.fake.stripe.prices.create(data)
+    testbed.fake.stripe.subscription_items.create(
+        {"subscription": subscription["provider_subscription"], "price": price.id, "proration_behavior": "none"}
+    )
+
+
+def _invoices(testbed, subscription):
+    return testbed.fake.stripe.invoices.list({"subscription": subscription["provider_subscription"]}).data
+
+
+async def _request(testbed, subscription, body):
+    path = f"/v1/subscriptions/{subscription['subscription_id']}/changes"
+    answer = await testbed.served.client.post(path, json=body)
+    assert answer.status_code == 202, answer.text
+    return answer.json()
 
 
 async def _entitled(testbed):

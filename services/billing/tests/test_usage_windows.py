@@ -20,11 +20,12 @@ from paybill_billing.tables import STATES
 from paybill_billing.usage.api import usage as usage_api
 from paybill_billing.usage.api import windows
 from paybill_billing.usage.domain import publishers
-from paybill_billing.usage.domain.closed_windows import ClosedWindow
+from paybill_billing.usage.domain.closed_windows import ClosedWindow, Part
+from paybill_billing.usage.domain.windows import bounds
 from paybill_billing.usage.jobs import JOBS, WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
 from paybill_contracts.billing import AccountOpened, AccountRegistered, EntitlementsSet, PublisherGrant
-from paybill_contracts.catalogue import PlanRef
+from paybill_contracts.catalogue import PlanRef, Window
 from paybill_contracts.envelope import IntakeEvent, Origin, intake_headers, intake_subject
 from paybill_contracts.metering import UsageWindowOpened
 from paybill_contracts.placement import Preset
@@ -170,7 +171,7 @@ async def _subscribed(context, definition):
             plan=PlanRef(plan="pro", version=1, catalogue_hash=published(content).content_hash),
             tier="pro",
             placement=Preset.POOLED,
-            features=(feature(quota=QUOTA),),
+            features=(feature(quota=QUOTA, included=0),),
             allows_access=True,
             entitlements_hash="c" * 64,
         )
@@ -267,8 +268,8 @@ async def test_a_window_is_reported_once_although_the_provider_s_answers_are_los
     # The first attempt's answer was lost; the second attempt read the provider's count and sent nothing.
     assert len(metered.provider.calls) == 1
     (fact,) = await metered.log.facts("billing.usage_reported")
-    (closed,) = await metered.log.facts("billing.usage_window_closed")
-    assert fact.origin.cause == closed.id
+    (part,) = await metered.log.facts("billing.usage_part_closed")
+    assert fact.origin.cause == part.id
 
 
 async def test_a_refused_report_is_a_fact_and_can_be_retried(metered):
@@ -289,13 +290,14 @@ async def test_a_refused_report_is_a_fact_and_can_be_retried(metered):
 
 
 async def test_a_window_is_not_reported_on_top_of_another_program_s_count(metered):
-    metered.provider.readings["another"] = MeterReading(CUSTOMER, "api_calls", 99, datetime.now(UTC))
+    last = bounds(Window.MONTH, datetime.now(UTC))[1] - timedelta(seconds=1)
+    metered.provider.readings["another"] = MeterReading(CUSTOMER, "api_calls", 99, last)
     await metered.report(3)
     await metered.close()
 
     failed = await metered.window("failed")
 
-    assert "has counted 99 in this window, but 3 was used" in failed["failure"]
+    assert "has counted 99 at the time of this usage, but 3 was used" in failed["failure"]
     assert metered.provider.calls == []
 
 
@@ -390,10 +392,11 @@ async def test_usage_replays_to_the_same_tables(metered):
     assert report.equal, report.as_dict()
 
 
-def test_each_window_has_its_own_stable_report_key():
+def test_each_part_of_a_window_has_its_own_stable_report_key():
     common = {"tenant_id": TENANT, "meter": "calls", "aggregation": "sum", "value": 1, "records": 1}
     about = {**common, "provider": "stripe", "provider_meter": "m", "status": "due", "start": LATER, "end": LATER}
-    keys = {ClosedWindow(id=f"{TENANT}:calls:{at}", **about).report_key for at in ("2026-03-01T00", "2026-04-01T00")}
+    ids = (f"{TENANT}:calls:2026-03-01T00", f"{TENANT}:calls:2026-04-01T00")
+    keys = {ClosedWindow(id=id_, **about).report_key(Part(number, 1, LATER)) for id_ in ids for number in (0, 1, 2)}
 
-    assert len(keys) == 2
+    assert len(keys) == 6
     assert {len(key) for key in keys} == {32}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 METERS = ("meter", "value", "included", "quota", "remaining", "window_end", "total")
-WINDOWS = ("id", "aggregation", "value", "records", "status", "closes_at", "reported", "failure")
+WINDOWS = ("id", "aggregation", "value", "records", "status", "closes_at", "reported", "unbilled", "failure")
 DIFFERENCES = ("where", "meaning", "expected", "found")
 _REPORT_EVERY = 5000
 _COMPARISONS = 8
@@ -69,8 +69,8 @@ def windows(
 ) -> None:
     """List open and closed windows of usage.
 
-    `due`: the value is being reported to the provider. `failed`: the provider refused the value; report it again with
-    `paybill usage report`. `unbilled`: the value is not reported.
+    `due`: usage is being reported to the provider. `failed`: the provider refused usage; report it again with
+    `paybill usage report`. `unbilled`: not reported, because no provider bills it or the last invoice was final.
 
     Example: paybill usage windows --status failed
     """
@@ -90,7 +90,8 @@ def windows(
                 ]
         if status != "open":
             closed, more = billing.list_rows("/v1/usage/windows", "windows", query | {"status": status}, limit)
-            rows += closed
+            # A window that is still open is listed above, unless its report has a status of interest.
+            rows += [row for row in closed if row["closed"] or status is not None]
     out.rows("usage.windows", sorted(rows, key=lambda row: row["id"])[:limit], WINDOWS)
     if more or len(rows) > limit:
         out.more(limit)

@@ -11,6 +11,8 @@ TYPES = (
     "usage_recorded",
     "usage_window_opened",
     "usage_window_closed",
+    "usage_part_closed",
+    "usage_unbilled",
     "usage_reported",
     "usage_report_failed",
     "usage_report_requested",
@@ -25,6 +27,8 @@ MEANINGS = {
     "late": "usage was counted after the window was closed",
     "unreported": "the value was not reported to the provider",
     "reported": "another value was reported to the provider",
+    "unbilled": "the last invoice was final before this usage was reported, so that no invoice has it",
+    "overbilled": "more units are billed than were used",
     "state": "billing's tables differ from the log",
     "provider": "the provider's count differs from the reported value",
     "unanswered": "the provider's count is not available",
@@ -34,7 +38,11 @@ MEANINGS = {
 
 @dataclass(slots=True)
 class Window:
-    """A window of usage. value: sum of the measurements in the log. event_value: value in the last measurement."""
+    """A window of usage. value: sum of the measurements in the log. event_value: value in the last measurement.
+
+    parts: units of each part that is to be reported, by its number; sent: those that were reported. unbilled: units
+    that no invoice has.
+    """
 
     id: str
     meter_id: str
@@ -51,6 +59,10 @@ class Window:
     late: int = 0
     counted: int | None = None
     count_failure: str | None = None
+    parts: dict[int, int] = field(default_factory=dict)
+    sent: dict[int, int] = field(default_factory=dict)
+    unbilled: int = 0
+    in_parts: bool = False
 
     def add(self, measurement: Mapping[str, Any]) -> None:
         """Adds a measurement."""
@@ -118,6 +130,15 @@ class Ledger:
                 window.add(payload)
             case "usage_window_closed":
                 window.closed, window.provider_meter = payload["value"], payload["provider_meter"]
+                window.in_parts = payload.get("in_parts", False)
+            case "usage_part_closed":
+                window.parts[payload["number"]], window.in_parts = payload["quantity"], True
+            case "usage_unbilled":
+                window.unbilled += payload["quantity"]
+                window.parts.pop(payload["part"], None)
+            case "usage_reported" if payload.get("part") is not None:
+                window.sent[payload["part"]], window.failure = payload["quantity"], None
+                window.reported = sum(window.sent.values())
             case "usage_reported":
                 window.reported, window.failure = payload["quantity"], None
             case "usage_report_failed":
@@ -137,12 +158,14 @@ class Ledger:
                 yield _difference("closed", window.id, window.value, window.closed)
             if window.late:
                 yield _difference("late", window.id, 0, window.late)
-            if window.closed is not None and window.provider_meter is not None:
+            if window.in_parts or (window.closed is not None and window.provider_meter is not None):
                 yield from self._report_differences(window)
 
     @staticmethod
     def _report_differences(window: Window) -> Iterator[Row]:
-        if window.reported is None:
+        if window.in_parts:
+            yield from _part_differences(window)
+        elif window.reported is None:
             yield _difference("unreported", window.id, window.closed, window.failure or "not yet")
         elif window.reported != window.value:
             yield _difference("reported", window.id, window.value, window.reported)
@@ -191,7 +214,21 @@ def windows_of(pages: Callable[[str, str], Collection[Row]]) -> tuple[dict[str, 
         for meter in pages("/v1/usage/meters", "meters")
         for window in meter["windows"]
     }
-    return open_, {window["id"]: window for window in pages("/v1/usage/windows", "windows")}
+    return open_, {window["id"]: window for window in pages("/v1/usage/windows", "windows") if window["closed"]}
+
+
+def _part_differences(window: Window) -> Iterator[Row]:
+    """Yields the parts that are not reported, or not as they were used."""
+    for number, quantity in window.parts.items():
+        where = f"{window.id}#{number}"
+        if number not in window.sent:
+            yield _difference("unreported", where, quantity, window.failure or "not yet")
+        elif window.sent[number] != quantity:
+            yield _difference("reported", where, quantity, window.sent[number])
+    if window.unbilled:
+        yield _difference("unbilled", window.id, 0, window.unbilled)
+    if sum(window.parts.values()) + window.unbilled > window.value:
+        yield _difference("overbilled", window.id, window.value, sum(window.parts.values()) + window.unbilled)
 
 
 def _text(state: tuple[int, int, bool] | None) -> str:

@@ -274,7 +274,8 @@ class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="
 
     `usage_id` is the publisher's id of the measurement, `meter_id` is `<tenant>:<meter>`. window_start: of the window
     that it counts in; value: of that window, this usage included; member: digest of the item, for a meter of distinct
-    items.
+    items. period_start: of the billing period that it happened in; included: the units of a window that cost nothing
+    extra.
     """
 
     meter_id: MeterId
@@ -288,6 +289,8 @@ class UsageRecorded(Event, type="billing.usage_recorded", version=1, aggregate="
     window_start: Timestamp | None = None
     value: Count | None = None
     member: ItemDigest | None = None
+    period_start: Timestamp | None = None
+    included: Count | None = None
 
 
 class PublisherGrant(Value):

@@ -1,4 +1,4 @@
-"""Events about usage windows: opened, quota warnings, closed, and reported to the billing provider."""
+"""Events about usage: billing periods, windows, quota warnings, and reports to the billing provider."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from paybill_contracts.catalogue import Aggregation
 from paybill_contracts.event import Event
-from paybill_contracts.values import Count, Digest, Key, ProviderId, TenantId, Text, Timestamp
+from paybill_contracts.values import Count, Digest, Key, ProviderId, SubscriptionId, TenantId, Text, Timestamp
 
 _METER = r"^ten_[0-9a-f]{32}:[a-z][a-z0-9_-]{0,62}"
 _EXAMPLE = "ten_0123456789abcdef0123456789abcdef:calls"
@@ -24,6 +24,60 @@ ItemSetId = Annotated[str, Field(pattern=rf"{_METER}:[0-9a-f]{{2}}$", examples=[
 
 ItemDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{24}$"), Field(examples=["7f3456789abcdef012345678"])]
 """First 96 bits of the SHA-256 of an item's name, lower-case hex."""
+
+
+class BillingPeriodStarted(
+    Event, type="billing.billing_period_started", version=1, aggregate="billing-period", key="tenant_id"
+):
+    """The tenant's usage from `period_start` until before `period_end` belongs to one invoice of this subscription.
+
+    free: a trial, whose usage is not billed.
+    """
+
+    tenant_id: TenantId
+    subscription_id: SubscriptionId
+    period_start: Timestamp
+    period_end: Timestamp
+    free: bool = False
+
+
+class BillingPeriodEnded(
+    Event, type="billing.billing_period_ended", version=1, aggregate="billing-period", key="tenant_id"
+):
+    """The subscription has ended: after its last invoice, no invoice bills usage.
+
+    invoiced_until: the end of the usage that the last invoice can contain; None when that invoice is final already.
+    """
+
+    tenant_id: TenantId
+    subscription_id: SubscriptionId
+    ended_at: Timestamp
+    invoiced_until: Timestamp | None
+
+
+class UsageCutoffRequested(
+    Event, type="billing.usage_cutoff_requested", version=1, aggregate="billing-period", key="tenant_id"
+):
+    """All usage until `until` is to be reported before the provider makes the change `cause`, which invoices it."""
+
+    tenant_id: TenantId
+    until: Timestamp
+    cause: Text
+
+
+class UsageCutoffReached(
+    Event, type="billing.usage_cutoff_reached", version=1, aggregate="billing-period", key="tenant_id"
+):
+    """All usage that was known at `reached_at` is allocated to the invoice of the period.
+
+    period_end: the end of that period; later usage of the period belongs to the next invoice. None when the period
+    continues. causes: the changes that waited for it.
+    """
+
+    tenant_id: TenantId
+    reached_at: Timestamp
+    period_end: Timestamp | None
+    causes: tuple[Text, ...]
 
 
 class UsageWindowOpened(Event, type="billing.usage_window_opened", version=1, aggregate="meter", key="meter_id"):
@@ -89,8 +143,27 @@ class UsageWatermarkMoved(Event, type="billing.usage_watermark_moved", version=1
     watermark: Timestamp
 
 
+class UsageAllocated(Event, type="billing.usage_allocated", version=1, aggregate="meter", key="meter_id"):
+    """The value of an open window, up to `value`, is allocated to invoices.
+
+    quantity: the units that are billed because of it: those above the included amount that were not billed before.
+    at: the time of use that is reported to the provider. period_start: of the period whose invoice is open. free: the
+    units are not billed.
+    """
+
+    meter_id: MeterId
+    tenant_id: TenantId
+    meter: Key
+    window_start: Timestamp
+    value: Count
+    quantity: Count
+    at: Timestamp
+    period_start: Timestamp | None
+    free: bool = False
+
+
 class WindowFact(Event):
-    """Common fields of a closed window's events."""
+    """Common fields of the events of a window's report."""
 
     window_id: WindowId
     tenant_id: TenantId
@@ -104,7 +177,8 @@ class UsageWindowClosed(
 ):
     """`value` is the final usage of the window, from `records` measurements.
 
-    provider_meter: the meter at `provider` that it is reported to; None when it is not reported.
+    provider_meter: the meter at `provider` that it is reported to; None when it is not reported. in_parts: the parts
+    of the window are reported, and not its value.
     """
 
     aggregation: Aggregation
@@ -113,23 +187,58 @@ class UsageWindowClosed(
     catalogue_hash: Digest
     provider: Key
     provider_meter: ProviderId | None
+    in_parts: bool = False
+
+
+class UsagePartClosed(
+    WindowFact, type="billing.usage_part_closed", version=1, aggregate="usage-window", key="window_id"
+):
+    """`quantity` units of a window are to be reported to the provider, for one invoice.
+
+    number: counts the window's parts from 1. at: the time of use that is reported. before: units of the meter that
+    other parts report for the same minute. aggregation, provider, provider_meter: of the window.
+    """
+
+    number: Annotated[int, Field(ge=1, le=10**6)]
+    quantity: Count
+    at: Timestamp
+    before: Count
+    aggregation: Aggregation
+    provider: Key
+    provider_meter: ProviderId
+
+
+class UsageUnbilled(WindowFact, type="billing.usage_unbilled", version=1, aggregate="usage-window", key="window_id"):
+    """`quantity` units of a window are on no invoice and will be on none."""
+
+    part: Count
+    quantity: Count
+    reason: Text
 
 
 class UsageReported(WindowFact, type="billing.usage_reported", version=1, aggregate="usage-window", key="window_id"):
-    """The provider accepted the window's value and will bill it to `customer`."""
+    """The provider accepted the window's value and will bill it to `customer`.
+
+    part: the number of the part that was reported; None for a window that was reported as a whole.
+    """
 
     quantity: Count
     provider: Key
     provider_meter: ProviderId
     customer: ProviderId
+    part: Count | None = None
 
 
 class UsageReportFailed(
     WindowFact, type="billing.usage_report_failed", version=1, aggregate="usage-window", key="window_id"
 ):
-    """The provider did not accept the window's value; an operator can request another report."""
+    """The provider did not accept the window's value; an operator can request another report.
+
+    part: the number of the part; None for a window that was reported as a whole.
+    """
 
     reason: Text
+    part: Count | None = None
 
 
 class UsageReportRequested(

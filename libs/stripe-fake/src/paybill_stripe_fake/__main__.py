@@ -55,6 +55,7 @@ def _serve(options: argparse.Namespace) -> int:
         account = Account(
             store,
             base_url=(options.public_url or url).rstrip("/"),
+            finalize_after_s=options.finalize_after_s,
             retry_policy=RetryPolicy(options.retry_days, options.when_retries_fail),
             allow_remote=options.allow_remote,
             static_payload=options.webhook_payload,
@@ -120,6 +121,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=("canceled", "unpaid", "past_due"),
         default="canceled",
         help="status after the last retry (default: %(default)s)",
+    )
+    add(
+        "--finalize-after-s",
+        type=int,
+        default=0,
+        metavar="S",
+        help="time from the end of a period to the finalisation of its invoice; about 3600 at Stripe "
+        "(default: %(default)s)",
     )
     add(
         "--webhook-retry-s",

@@ -44,6 +44,7 @@ class ApiRequest:
 class Account:
     """State that every handler works with; it changes only inside `work`.
 
+    finalize_after_s: time from the end of a period to the finalisation of its invoice; about an hour at Stripe.
     base_url: address under which people reach the checkout page.
     allow_remote: whether webhooks may leave this machine.
     static_secrets: sign for the endpoint of the command line. static_payload: its payload style.
@@ -54,6 +55,7 @@ class Account:
     store: Store
     base_url: str = "http://127.0.0.1"
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
+    finalize_after_s: int = 0
     allow_remote: bool = False
     static_secrets: tuple[str, ...] = ()
     static_payload: str = "snapshot"
@@ -85,6 +87,11 @@ class Account:
         if (step := to - self.now()) != 0:
             clock = self.store.find("setting", "clock") or {"offset_s": 0}
             self.store.put("setting", "clock", {"offset_s": int(clock["offset_s"]) + step})
+
+    def finalization_delay_s(self) -> int:
+        """Returns the time from the end of a period to the finalisation of its invoice."""
+        setting = self.store.find("setting", "finalization")
+        return self.finalize_after_s if setting is None else int(setting["after_s"])
 
     def get(self, kind: str, identifier: str, param: str | None = None) -> Resource:
         """Returns the resource, or raises Stripe's error; `param` names the parameter with the id, None for the URL."""

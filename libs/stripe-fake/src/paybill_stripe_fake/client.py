@@ -100,6 +100,10 @@ class FakeControl:
         """Advances the account's time by whole seconds; everything that falls due in between happens."""
         return self._post("/fake/clock/advance", {"seconds": int(by.total_seconds())})
 
+    def finalize_after(self, delay: timedelta) -> dict[str, Any]:
+        """Sets the time from the end of a period to the finalisation of its invoice; about an hour at Stripe."""
+        return self._post("/fake/finalization", {"after_s": int(delay.total_seconds())})
+
     def faults(
         self,
         *,

@@ -43,6 +43,20 @@ def bill(
     if invoice["total"] and (dormant or (paused and paused["behavior"] == "keep_as_draft")):
         # Invoices of an unpaid subscription stay drafts; paying the draft reactivates it.
         return invoice
+    if recurring and reason == "subscription_cycle" and (delay_s := account.finalization_delay_s()):
+        return events.change(account, invoice, {"automatically_finalizes_at": account.now() + delay_s})
+    return finalize_and_collect(account, invoice)
+
+
+def finalizes_at(invoice: Resource) -> int | None:
+    """Returns the time at which a draft is finalised by itself, or None."""
+    return invoice["automatically_finalizes_at"] if invoice["status"] == "draft" else None
+
+
+def finalize_and_collect(account: Account, invoice: Resource) -> Resource:
+    """Finalises the draft of a period and collects it, as the subscription's pause of collection allows."""
+    subscription = _invoiced_subscription(account, invoice)
+    paused = subscription["pause_collection"] if subscription else None
     invoice = finalize(account, invoice)
     if invoice["status"] != "open":
         return invoice

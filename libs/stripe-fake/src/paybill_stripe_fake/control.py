@@ -14,6 +14,8 @@ from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
 
+_LONGEST_DELAY_S = 72 * 3600
+
 
 def set_payment(account: Account, params: Params, customer_id: str) -> Resource:
     """Sets the outcome of future charges to a customer's cards."""
@@ -55,6 +57,14 @@ def get_requests(account: Account, _params: Params) -> Resource:
     return account.traffic.report()
 
 
+def set_finalization(account: Account, params: Params) -> Resource:
+    """Sets the time from the end of a period to the finalisation of its invoice."""
+    params.required("after_s")
+    delay = {"after_s": params.integer("after_s", most=_LONGEST_DELAY_S)}
+    account.store.put("setting", "finalization", delay)
+    return delay
+
+
 def reset_requests(account: Account, _params: Params) -> Resource:
     """Resets the counts of API calls."""
     account.traffic.reset_counts()
@@ -94,6 +104,7 @@ def reset(account: Account, _params: Params) -> Resource:
 ENDPOINTS = [
     ("POST", "/fake/customers/{id}/payment", set_payment),
     ("POST", "/fake/subscriptions/{id}/renew", renewals.renew),
+    ("POST", "/fake/finalization", set_finalization),
     ("POST", "/fake/invoices/{id}/pay", collection.pay_with_outcome),
     ("POST", "/fake/charges/{id}/dispute", disputes.dispute_payment),
     ("POST", "/fake/disputes/{id}/close", disputes.close_with_outcome),

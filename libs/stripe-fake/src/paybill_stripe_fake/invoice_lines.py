@@ -36,19 +36,35 @@ def of_usage(
     price = item["price"]
     billed = account.store.find("usage_billed", item["id"])
     start = max(past[0], billed["until"]) if billed else past[0]
-    used = meters.usage(account, price["recurring"]["meter"], subscription["customer"], start, past[1])
     account.store.put("usage_billed", item["id"], {"until": past[1]})
-    name = account.get("product", price["product"])["name"]
-    return {
-        **_line(invoice_id, prices.amount(price, used), price["currency"]),
-        "description": f"{used.normalize():f} x {name}",
+    line = {
+        **_line(invoice_id, 0, price["currency"]),
         "metadata": subscription["metadata"],
         "parent": _item_parent(subscription["id"], item["id"], None),
         "period": {"end": past[1], "start": start},
         "pricing": pricing_of(price, price["unit_amount_decimal"]),
+        "subscription": subscription["id"],
+    }
+    return with_usage(account, subscription["customer"], line)
+
+
+def with_usage(account: Account, customer: str, line: Resource) -> Resource:
+    """Returns the line with the usage of its period, if its price is metered."""
+    details = line["pricing"]["price_details"]
+    price = account.store.find("price", details["price"]) if details else None
+    of_item = line["parent"]["subscription_item_details"]
+    if price is None or not prices.is_metered(price) or of_item is None or of_item["proration"]:
+        return line
+    start, end = line["period"]["start"], line["period"]["end"]
+    used = meters.usage(account, price["recurring"]["meter"], customer, start, end)
+    amount = prices.amount(price, used)
+    return {
+        **line,
+        "amount": amount,
+        "subtotal": amount,
+        "description": f"{used.normalize():f} x {account.get('product', price['product'])['name']}",
         "quantity": int(used),
         "quantity_decimal": f"{used.normalize():f}",
-        "subscription": subscription["id"],
     }
 
 

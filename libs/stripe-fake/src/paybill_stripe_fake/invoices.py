@@ -68,6 +68,15 @@ def with_added_items(account: Account, invoice: Resource) -> Resource:
     return events.change(account, invoice, changes) if added else invoice
 
 
+def _with_usage(account: Account, invoice: Resource) -> Resource:
+    """Returns the draft with the usage that was reported since."""
+    lines = [invoice_lines.with_usage(account, invoice["customer"], line) for line in invoice["lines"]["data"]]
+    if lines == invoice["lines"]["data"]:
+        return invoice
+    changes = {"lines": {**invoice["lines"], "data": lines}, **_amounts(account, invoice["customer"], lines)}
+    return account.put({**invoice, **changes})
+
+
 def _lines_of(account: Account, invoice_id: str, pending: list[Resource]) -> list[Resource]:
     for item in pending:
         invoice_items.bill(account, item, invoice_id)
@@ -178,7 +187,7 @@ def _new(account: Account, identifier: str, customer_id: str, currency: str, lin
 def finalize(account: Account, invoice: Resource) -> Resource:
     """Numbers the draft and applies the customer's balance; an invoice with nothing left to pay is paid at once."""
     customer = existing_customer(account, invoice["customer"])
-    invoice = with_added_items(account, invoice)
+    invoice = _with_usage(account, with_added_items(account, invoice))
     sequence = customer["next_invoice_sequence"]
     account.put({**customer, "next_invoice_sequence": sequence + 1})
     amounts = _amounts(account, customer["id"], invoice["lines"]["data"])
@@ -189,6 +198,7 @@ def finalize(account: Account, invoice: Resource) -> Resource:
         **invoice,
         **amounts,
         "status": "open",
+        "automatically_finalizes_at": None,
         "number": f"{customer['invoice_prefix']}-{sequence:04}",
         "effective_at": now,
         "ending_balance": left,

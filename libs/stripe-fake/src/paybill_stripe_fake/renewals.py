@@ -82,6 +82,8 @@ def _upcoming(account: Account, only: Resource | None) -> Iterator[_Due]:
     for invoice in account.store.oldest_first("invoice"):
         if invoice["status"] == "open" and invoice["next_payment_attempt"]:
             yield invoice["next_payment_attempt"], collection.collect, invoice
+        elif finalizes_at := collection.finalizes_at(invoice):
+            yield finalizes_at, collection.finalize_and_collect, invoice
     for session in account.store.oldest_first("checkout.session"):
         if session["status"] == "open":
             yield session["expires_at"], checkout.expired, session

@@ -40,12 +40,13 @@ from paybill_billing.subscriptions.jobs.plan_migrations import PlanMigrationRunn
 from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS, enqueue_overdue_sync
 from paybill_billing.tables import STATES
 from paybill_billing.usage import jobs as usage_jobs
-from paybill_billing.usage.jobs import WINDOWS_DUE, WindowCloser, configure_publishers
+from paybill_billing.usage.jobs import CUTOFF_DUE, WINDOWS_DUE, WindowCloser, configure_publishers
+from paybill_billing.usage.jobs.waiting import usage_reported
 from paybill_billing.webhooks.jobs import ProviderSync, cleanup
 
 OVERDUE_PAUSE_S = 300.0
 """Time until an overdue subscription is fetched again."""
-JOBS = JobRegistry(subscription_jobs.JOBS, usage_jobs.JOBS, licence_jobs.JOBS)
+JOBS = JobRegistry(subscription_jobs.jobs(usage_reported), usage_jobs.JOBS, licence_jobs.JOBS)
 """Effects of all contexts."""
 TIMERS = (
     Timer(SUBSCRIPTIONS, "due", subscriptions.on_time, owner="tenant_id"),
@@ -68,6 +69,7 @@ TIMERS = (
         pause_s=OVERDUE_PAUSE_S,
     ),
     WINDOWS_DUE,
+    CUTOFF_DUE,
 )
 _START = Origin("start", "start", "service:billing", "")
 
@@ -114,7 +116,7 @@ class ProviderConnections:
     def job_kinds(self, context: ServiceContext) -> Sequence[Kind]:
         """Returns the kinds of jobs beside effects and timers, those of each provider among them."""
         self._window_closer = WindowCloser(context)
-        kinds = [cleanup(context), self._window_closer.kind(), PlanMigrationRunner(context).kind()]
+        kinds = [cleanup(context), *self._window_closer.kinds(), PlanMigrationRunner(context).kind()]
         for name, one in self._by_name.items():
             kinds.append(ProviderSync(context, name, one.provider, one.inbound).kind())
             if isinstance(one.provider, SubscriptionLister):

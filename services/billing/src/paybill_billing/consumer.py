@@ -2,6 +2,7 @@
 
 from paybill_contracts.billing import (
     EntitlementsSet,
+    SubscriptionActivated,
     SubscriptionChanged,
     SubscriptionEnded,
     SubscriptionFact,
@@ -29,8 +30,8 @@ from paybill_billing.providers import domain as providers
 from paybill_billing.providers.tables import PROVIDERS
 from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS
-from paybill_billing.usage.domain import publishers, usage
-from paybill_billing.usage.tables import DISTINCT_SETS, METERS, PUBLISHERS
+from paybill_billing.usage.domain import billing_periods, publishers, usage
+from paybill_billing.usage.tables import BILLING_PERIODS, DISTINCT_SETS, METERS, PUBLISHERS
 
 HANDLERS = Subscriptions()
 
@@ -98,6 +99,21 @@ def _update_licence(unit: UnitOfWork, fact: EntitlementsSet | SubscriptionFact, 
     unit.record(LICENCES, id_, licences.on_subscription_changed(licence, granted, subscription, at.now))
 
 
+def _licence_and_period_of(fact: SubscriptionFact) -> list[Key]:
+    return [*_licence_of(fact), BILLING_PERIODS.key(fact.tenant_id)]
+
+
+def _update_licence_and_period(unit: UnitOfWork, fact: SubscriptionFact, at: DecisionContext) -> None:
+    _update_licence(unit, fact, at)
+    _update_period(unit, fact, at)
+
+
+def _update_period(unit: UnitOfWork, fact: SubscriptionFact, at: DecisionContext) -> None:
+    """Updates the billing period, which decides when usage is reported."""
+    period = unit.get(BILLING_PERIODS, fact.tenant_id)
+    unit.record(BILLING_PERIODS, fact.tenant_id, billing_periods.on_subscription(period, fact.subscription, at.now))
+
+
 def _plans_and_subscriptions(fact: SubscriptionSuspended) -> list[Key]:
     ids = [fact.subscription_id] if fact.instead is None else [fact.subscription_id, fact.instead]
     return [_CATALOGUE, *map(SUBSCRIPTIONS.key, ids)]
@@ -105,7 +121,7 @@ def _plans_and_subscriptions(fact: SubscriptionSuspended) -> list[Key]:
 
 @HANDLERS.fact(
     SubscriptionSuspended,
-    writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id), *_licence_of(fact)],
+    writes=lambda fact: [ENTITLEMENTS.key(fact.tenant_id), *_licence_and_period_of(fact)],
     reads=_plans_and_subscriptions,
 )
 def subscription_suspended(unit: UnitOfWork, fact: SubscriptionSuspended, at: DecisionContext) -> None:
@@ -117,23 +133,25 @@ def subscription_suspended(unit: UnitOfWork, fact: SubscriptionSuspended, at: De
     before = unit.get(ENTITLEMENTS, fact.tenant_id)
     applied = entitlements.apply_subscription(before, fact.subscription, plan, at.now, fallback)
     unit.record(ENTITLEMENTS, fact.tenant_id, applied)
-    _update_licence(unit, fact, at)
+    _update_licence_and_period(unit, fact, at)
 
 
 HANDLERS.fact(EntitlementsSet, writes=_licence_of, reads=_access_of)(_update_licence)
-HANDLERS.fact(SubscriptionPaused, writes=_licence_of, reads=_access_of)(_update_licence)
-HANDLERS.fact(SubscriptionChanged, writes=_licence_of, reads=_access_of)(_update_licence)
-HANDLERS.fact(SubscriptionGraceStarted, writes=_licence_of, reads=_access_of)(_update_licence)
-HANDLERS.fact(SubscriptionRecovered, writes=_licence_of, reads=_access_of)(_update_licence)
+HANDLERS.fact(SubscriptionActivated, writes=lambda fact: [BILLING_PERIODS.key(fact.tenant_id)])(_update_period)
+HANDLERS.fact(SubscriptionPaused, writes=_licence_and_period_of, reads=_access_of)(_update_licence_and_period)
+HANDLERS.fact(SubscriptionChanged, writes=_licence_and_period_of, reads=_access_of)(_update_licence_and_period)
+HANDLERS.fact(SubscriptionGraceStarted, writes=_licence_and_period_of, reads=_access_of)(_update_licence_and_period)
+HANDLERS.fact(SubscriptionRecovered, writes=_licence_and_period_of, reads=_access_of)(_update_licence_and_period)
 
 
-@HANDLERS.fact(SubscriptionEnded, writes=_licence_of)
-def subscription_ended(unit: UnitOfWork, fact: SubscriptionEnded, _: DecisionContext) -> None:
+@HANDLERS.fact(SubscriptionEnded, writes=_licence_and_period_of)
+def subscription_ended(unit: UnitOfWork, fact: SubscriptionEnded, at: DecisionContext) -> None:
     id_ = licences.licence_id(fact.subscription_id)
     revoked = licences.revoke(
         unit.get(LICENCES, id_), "the subscription has ended", RevocationOrigin.SUBSCRIPTION_ENDED
     )
     unit.record(LICENCES, id_, revoked)
+    _update_period(unit, fact, at)
 
 
 @HANDLERS.fact(LicenceRevoked, writes=lambda _: [_REVOCATIONS])
@@ -152,7 +170,13 @@ def _meter_of(used: Usage) -> list[Key]:
 @HANDLERS.intake(
     Usage,
     writes=_meter_of,
-    reads=lambda used: [ACCOUNTS.key(used.tenant_id), ENTITLEMENTS.key(used.tenant_id), _PUBLISHERS, _CATALOGUE],
+    reads=lambda used: [
+        ACCOUNTS.key(used.tenant_id),
+        ENTITLEMENTS.key(used.tenant_id),
+        BILLING_PERIODS.key(used.tenant_id),
+        _PUBLISHERS,
+        _CATALOGUE,
+    ],
 )
 def usage_recorded(unit: UnitOfWork, submission: IntakeEvent, at: DecisionContext) -> None:
     used = submission.event
@@ -170,6 +194,7 @@ def usage_recorded(unit: UnitOfWork, submission: IntakeEvent, at: DecisionContex
             account=unit.get(ACCOUNTS, used.tenant_id),
             entitlements=unit.get(ENTITLEMENTS, used.tenant_id),
             catalogue=_catalogue(unit),
+            period=unit.get(BILLING_PERIODS, used.tenant_id),
         ),
         arrived=submission.time,
         now=at.now,

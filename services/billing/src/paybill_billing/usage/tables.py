@@ -1,4 +1,4 @@
-"""Tables of publishers, meters, distinct-count sets and closed windows."""
+"""Tables of publishers, billing periods, meters, distinct-count sets and closed windows."""
 
 from typing import Any
 
@@ -8,13 +8,21 @@ from sqlalchemy import Select, select, text
 from sqlmodel import col
 
 from paybill_billing.database import Base
-from paybill_billing.usage.domain import closed_windows, distinct_counts, publishers, usage
+from paybill_billing.usage.domain import billing_periods, closed_windows, distinct_counts, publishers, usage
 
 
 class PublishersRow(Base, table=True):
     """The allow-list of publishers, in a single row."""
 
     __tablename__ = "publishers"
+
+
+class BillingPeriodRow(Base, table=True):
+    """The billing periods of a tenant. due: when usage is next reported for an invoice."""
+
+    __tablename__ = "billing_periods"
+
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
 
 
 class MeterRow(Base, table=True):
@@ -33,7 +41,7 @@ class DistinctSetRow(Base, table=True):
 
 
 class ClosedWindowRow(Base, table=True):
-    """A closed window of usage."""
+    """A window of usage of which at least a part is closed."""
 
     __tablename__ = "usage_windows"
 
@@ -42,11 +50,14 @@ class ClosedWindowRow(Base, table=True):
 
 
 PUBLISHERS = Stored("publishers", PublishersRow, publishers.Publishers, publishers.evolve)
+BILLING_PERIODS = Stored("billing-period", BillingPeriodRow, billing_periods.BillingPeriod, billing_periods.evolve)
 METERS = Stored("meter", MeterRow, usage.Meter, usage.evolve)
 DISTINCT_SETS = Stored("usage-members", DistinctSetRow, distinct_counts.DistinctSet, distinct_counts.evolve)
 CLOSED_WINDOWS = Stored("usage-window", ClosedWindowRow, closed_windows.ClosedWindow, closed_windows.evolve)
-STATES = (PUBLISHERS, METERS, DISTINCT_SETS, CLOSED_WINDOWS)
+STATES = (PUBLISHERS, BILLING_PERIODS, METERS, DISTINCT_SETS, CLOSED_WINDOWS)
 NEXT_WINDOW_DUE = text("SELECT min(due) FROM meters")
+NEXT_CUTOFF_DUE = text("SELECT min(due) FROM billing_periods")
+CUTOFFS_DUE = text("SELECT id, state::text AS state FROM billing_periods WHERE due <= :at ORDER BY due LIMIT :batch")
 METERS_DUE = text("SELECT id, state::text AS state FROM meters WHERE due <= :at ORDER BY due LIMIT :batch")
 
 

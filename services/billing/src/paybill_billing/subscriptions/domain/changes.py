@@ -264,6 +264,11 @@ def on_time(change: Change, now: datetime) -> list[ChangeEvent]:
     return [ChangeExpired(change_id=change.id, tenant_id=change.tenant_id, subscription_id=change.subscription_id)]
 
 
+def invoices_usage(desired: WantedChange) -> bool:
+    """Returns True for a change whose invoice contains the usage so far: an end, or another price, now."""
+    return desired.kind in {Kind.PLAN, Kind.CANCEL} and not desired.at_period_end
+
+
 def existing(change: Change | None, change_id: str) -> Change:
     """Returns the change. Raises UnknownChangeError."""
     if change is None:

@@ -1,7 +1,8 @@
 """Effects of change events: get the quote of the provider, and apply the change at the provider."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 from paybill_contracts.billing import Subscription
 from paybill_contracts.changes import ChangeConfirmed, ChangeRequested
@@ -21,8 +22,6 @@ from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
 from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
 
-JOBS = JobRegistry()
-
 REFUSED = "provider_refused"
 _LINE = TypeAdapter(Text)
 
@@ -38,48 +37,74 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
     return Outcome(decide, writes=[CHANGES.key(change_id)])
 
 
-@JOBS.effect(ChangeRequested, attempts=8, failed=_failed, limit=EFFECTS)
-async def quote(job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
-    """Gets the provider's quote and records it with the feature differences."""
-    change, subscription, known = await _load(job)
-    if change.status is not Status.REQUESTED:
-        return
-    desired = change_requests.desired_at_provider(known, subscription, change.wanted)
-    before = catalogue.published(known, subscription.plan.plan, subscription.plan.version).plan
-    with provider_errors():
-        proration = await providers[subscription.provider].quote(
-            subscription.provider_subscription, desired, clock.now()
+ReportUsage = Callable[[Job[Any], Subscription, str], AsyncIterator[Outcome]]
+"""Reports the usage of the subscription's tenant for the named cause, and raises RetryAfter until that is done."""
+
+
+class ChangeEffects:
+    """Effects of changes. report_usage: for changes that make the provider invoice usage."""
+
+    def __init__(self, report_usage: ReportUsage) -> None:
+        self._report_usage = report_usage
+
+    def jobs(self) -> JobRegistry:
+        """Returns the effects."""
+        registry = JobRegistry()
+        registry.effect(ChangeRequested, attempts=8, failed=_failed, limit=EFFECTS)(self.quote)
+        registry.effect(ChangeConfirmed, attempts=8, failed=_failed, limit=EFFECTS)(self.make)
+        return registry
+
+    async def quote(self, job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
+        """Gets the provider's quote and records it with the feature differences.
+
+        The quote of a change that invoices usage contains all usage so far, because it is reported before.
+        """
+        change, subscription, known = await _load(job)
+        if change.status is not Status.REQUESTED:
+            return
+        if changes.invoices_usage(change.wanted):
+            async for outcome in self._report_usage(job, subscription, f"quote of {change.id}"):
+                yield outcome
+        desired = change_requests.desired_at_provider(known, subscription, change.wanted)
+        before = catalogue.published(known, subscription.plan.plan, subscription.plan.version).plan
+        with provider_errors():
+            proration = await providers[subscription.provider].quote(
+                subscription.provider_subscription, desired, clock.now()
+            )
+
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+            requested = changes.existing(unit.get(CHANGES, change.id), change.id)
+            quoted = changes.quoted(requested, subscription, proration, before, desired.plan or before, at.now)
+            unit.record(CHANGES, change.id, quoted)
+
+        yield Outcome(decide, writes=[CHANGES.key(change.id)], last=True)
+
+    async def make(self, job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
+        """Applies the change as quoted, and enqueues a sync: its events report the new subscription.
+
+        A change that ends the period or the subscription waits until all usage is reported: its invoice has the usage.
+        """
+        change, subscription, known = await _load(job)
+        if change.status is not Status.CONFIRMED or change.quote is None:
+            return
+        if changes.invoices_usage(change.wanted):
+            async for outcome in self._report_usage(job, subscription, change.id):
+                yield outcome
+        desired = change_requests.desired_at_provider(known, subscription, change.wanted)
+        target = subscription.provider_subscription
+        with provider_errors():
+            await providers[subscription.provider].change(target, desired, change.quote.proration.effective_at, job.id)
+
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+            confirmed = changes.existing(unit.get(CHANGES, change.id), change.id)
+            unit.record(CHANGES, change.id, changes.applied(confirmed))
+
+        yield Outcome(
+            decide,
+            writes=[CHANGES.key(change.id)],
+            last=True,
+            extra_statements=partial(enqueue_sync, subscription.provider, target, clock.now()),
         )
-
-    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
-        requested = changes.existing(unit.get(CHANGES, change.id), change.id)
-        quoted = changes.quoted(requested, subscription, proration, before, desired.plan or before, at.now)
-        unit.record(CHANGES, change.id, quoted)
-
-    yield Outcome(decide, writes=[CHANGES.key(change.id)], last=True)
-
-
-@JOBS.effect(ChangeConfirmed, attempts=8, failed=_failed, limit=EFFECTS)
-async def make(job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
-    """Applies the change as quoted, and enqueues a sync: its events report the new subscription."""
-    change, subscription, known = await _load(job)
-    if change.status is not Status.CONFIRMED or change.quote is None:
-        return
-    desired = change_requests.desired_at_provider(known, subscription, change.wanted)
-    target = subscription.provider_subscription
-    with provider_errors():
-        await providers[subscription.provider].change(target, desired, change.quote.proration.effective_at, job.id)
-
-    def decide(unit: UnitOfWork, _: DecisionContext) -> None:
-        confirmed = changes.existing(unit.get(CHANGES, change.id), change.id)
-        unit.record(CHANGES, change.id, changes.applied(confirmed))
-
-    yield Outcome(
-        decide,
-        writes=[CHANGES.key(change.id)],
-        last=True,
-        extra_statements=partial(enqueue_sync, subscription.provider, target, clock.now()),
-    )
 
 
 async def _load(job: Job[ChangeRequested] | Job[ChangeConfirmed]) -> tuple[Change, Subscription, Catalogue]:

@@ -17,7 +17,7 @@ from paybill_billing.subscriptions.tables import ACCOUNTS, account_of
 from paybill_billing.usage.api.views import AllowanceView, ConsumeBody, ConsumeView, TenantUsageView
 from paybill_billing.usage.domain import usage
 from paybill_billing.usage.domain.quotas import allowance_of, metered_features
-from paybill_billing.usage.tables import DISTINCT_SETS, METERS, meters_of
+from paybill_billing.usage.tables import BILLING_PERIODS, DISTINCT_SETS, METERS, meters_of
 
 MAX_METERS = 500
 CONSUMER = "consume"
@@ -67,7 +67,12 @@ def router(context: ServiceContext) -> APIRouter:
                 used,
                 usage_id=usage_id,
                 publisher=CONSUMER,
-                plan=usage.Plan(unit.get(ACCOUNTS, tenant_id), unit.get(ENTITLEMENTS, tenant_id), current),
+                plan=usage.Plan(
+                    unit.get(ACCOUNTS, tenant_id),
+                    unit.get(ENTITLEMENTS, tenant_id),
+                    current,
+                    unit.get(BILLING_PERIODS, tenant_id),
+                ),
             )
             unit.record(METERS, id_, consumed.on_meter)
             if shard is not None:
@@ -81,6 +86,7 @@ def router(context: ServiceContext) -> APIRouter:
             reads=[
                 ACCOUNTS.key(tenant_id),
                 ENTITLEMENTS.key(tenant_id),
+                BILLING_PERIODS.key(tenant_id),
                 CATALOGUES.key(catalogue.CATALOGUE),
             ],
             idempotency=caller.idempotency,

@@ -68,6 +68,7 @@ class OpenWindowView(BaseModel):
     aggregation: Aggregation
     value: int
     records: int
+    reported: Annotated[int, Field(description="Units that are allocated to invoices so far.")]
 
     @classmethod
     def of(cls, window: OpenWindow) -> Self:
@@ -79,6 +80,7 @@ class OpenWindowView(BaseModel):
             aggregation=window.aggregation,
             value=window.value,
             records=window.records,
+            reported=window.billed,
         )
 
 
@@ -149,7 +151,10 @@ class TenantUsageView(BaseModel):
 
 
 class ClosedWindowView(BaseModel):
-    """A closed window. status: the progress of reporting to the provider; `unbilled` is not reported."""
+    """A window of which at least a part is closed. status: the progress of reporting to the provider.
+
+    `unbilled`: not reported, because no provider bills it or because the last invoice was final.
+    """
 
     id: WindowId
     tenant_id: TenantId
@@ -157,12 +162,14 @@ class ClosedWindowView(BaseModel):
     start: datetime
     end: datetime
     aggregation: Aggregation
-    value: int
+    value: Annotated[int, Field(description="The final value; 0 while the window is open.")]
     records: int
+    closed: Annotated[bool, Field(description="False while the window accepts usage, and only parts are reported.")]
     status: Status
     provider: str
     provider_meter: str | None
-    reported: Annotated[int | None, Field(description="The value that was reported to the provider.")]
+    reported: Annotated[int | None, Field(description="The units that were reported to the provider.")]
+    unbilled: Annotated[int, Field(description="Units that no invoice has.")]
     failure: Annotated[str | None, Field(description="Why reporting failed.")]
     asked: Annotated[int, Field(description="Number of requests for the provider's count.")]
     answered: Annotated[int, Field(description="Number of those requests that are answered.")]

@@ -1,9 +1,10 @@
 """Meters: usage is counted in windows, compared with the plan's quota, and closed by a watermark."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import assert_never
 
 from paybill_contracts.billing import UsageRecorded
@@ -13,6 +14,7 @@ from paybill_contracts.errors import DomainError
 from paybill_contracts.metering import (
     QuotaExceeded,
     QuotaWarned,
+    UsageAllocated,
     UsageMemberCounted,
     UsageWatermarkMoved,
     UsageWindowOpened,
@@ -22,11 +24,12 @@ from paybill_contracts.usage import Usage
 from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.entitlements.domain.entitlements import Entitlements
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
+from paybill_billing.usage.domain.billing_periods import BillingPeriod
 from paybill_billing.usage.domain.distinct_counts import DistinctSet, contains, count_distinct, digest_of, shard_id
 from paybill_billing.usage.domain.quotas import Allowance, allowance_of, metered_features, quota_events
-from paybill_billing.usage.domain.windows import OpenWindow, open_window
+from paybill_billing.usage.domain.windows import OpenWindow, allocated, grown, open_window, reported_minutes
 
-MeterEvent = UsageRecorded | UsageWindowOpened | UsageWatermarkMoved | QuotaWarned | QuotaExceeded
+MeterEvent = UsageRecorded | UsageWindowOpened | UsageAllocated | UsageWatermarkMoved | QuotaWarned | QuotaExceeded
 
 OLDEST = timedelta(days=35)
 """One invoice period of a month, and a few days for an outage of the publisher."""
@@ -74,7 +77,7 @@ class Meter:
     """A tenant's usage of one meter. id: `<tenant>:<meter>`. total, records: over all time.
 
     windows: the open ones. watermark: usage before it is accepted only into open windows. due: when the next window
-    closes.
+    closes. reported: the units in the last minutes for which usage was reported: another report may fall into one.
     """
 
     id: str
@@ -85,6 +88,7 @@ class Meter:
     windows: tuple[OpenWindow, ...] = ()
     watermark: datetime | None = None
     due: datetime | None = None
+    reported: Mapping[datetime, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class Plan:
     account: Account | None
     entitlements: Entitlements | None
     catalogue: Catalogue
+    period: BillingPeriod | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,8 @@ def record(
             window_start=window.start,
             value=value,
             member=digest,
+            period_start=plan.period.start_of(usage.occurred_at) if plan.period is not None else None,
+            included=allowance.included,
         )
     )
     on_meter += quota_events(id_, usage.tenant_id, usage.meter, window, value, allowance.threshold)
@@ -267,8 +274,10 @@ def evolve(meter: Meter | None, event: MeterEvent) -> Meter:
             counted = replace(meter, total=event.total, records=meter.records + 1)
             if event.window_start is None or event.value is None:
                 return counted
-            value = event.value
-            return _changed(counted, event.window_start, lambda w: replace(w, value=value, records=w.records + 1))
+            return _changed(counted, event.window_start, partial(grown, event=event, value=event.value))
+        case UsageAllocated():
+            after = _changed(meter, event.window_start, partial(allocated, event=event))
+            return replace(after, reported=reported_minutes(meter.reported, event))
         case QuotaWarned():
             return _changed(meter, event.window_start, lambda w: replace(w, warned=event.quota))
         case QuotaExceeded():

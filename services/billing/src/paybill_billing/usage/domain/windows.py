@@ -1,10 +1,12 @@
 """Windows: the periods in which a meter counts. They never overlap, also after changes of the catalogue."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from paybill_contracts.billing import UsageRecorded
 from paybill_contracts.catalogue import Aggregation, Meter, Window
+from paybill_contracts.metering import UsageAllocated
 
 HOUR = timedelta(hours=1)
 
@@ -13,7 +15,9 @@ HOUR = timedelta(hours=1)
 class OpenWindow:
     """A window that accepts usage, with the catalogue's settings at the time of its opening.
 
-    warned, exceeded: the quota for which that fact was emitted; None when it was not.
+    warned, exceeded: the quota for which that fact was emitted; None when it was not. included: the most units that
+    cost nothing extra while it was open. growth: the part of the value from each billing period, by the period's start.
+    allocated: the part of the value that invoices cover; billed: the units that they bill. parts: number of reports.
     """
 
     start: datetime
@@ -26,6 +30,17 @@ class OpenWindow:
     records: int = 0
     warned: int | None = None
     exceeded: int | None = None
+    included: int = 0
+    growth: Mapping[datetime, int] = field(default_factory=dict)
+    allocated: int = 0
+    billed: int = 0
+    parts: int = 0
+
+    def value_before(self, start: datetime | None) -> int:
+        """Returns the part of the value from billing periods that start before `start`; all of it for None."""
+        if start is None:
+            return self.value
+        return self.value - sum(units for period, units in self.growth.items() if period >= start)
 
     def contains(self, at: datetime) -> bool:
         """Returns True when usage at this time counts in this window."""
@@ -75,3 +90,36 @@ def open_window(
 def window_id(meter_id: str, start: datetime) -> str:
     """Returns the id of a window; all windows start at a full hour."""
     return f"{meter_id}:{start.astimezone(UTC):%Y-%m-%dT%H}"
+
+
+def minute_of(at: datetime) -> datetime:
+    """Returns the start of the minute: providers sum usage by the minute."""
+    return at.replace(second=0, microsecond=0)
+
+
+def grown(window: OpenWindow, event: UsageRecorded, value: int) -> OpenWindow:
+    """Returns the window with the new value, attributed to the billing period of the usage."""
+    growth = dict(window.growth)
+    if event.period_start is not None and value > window.value:
+        growth[event.period_start] = growth.get(event.period_start, 0) + value - window.value
+    included = max(window.included, event.included or 0)
+    return replace(window, value=value, records=window.records + 1, growth=growth, included=included)
+
+
+def allocated(window: OpenWindow, event: UsageAllocated) -> OpenWindow:
+    """Returns the window of which `event.value` is allocated; the rest belongs to the latest billing periods."""
+    growth, rest = dict[datetime, int](), window.value - event.value
+    for start in sorted(window.growth, reverse=True):
+        if (units := min(window.growth[start], rest)) > 0:
+            growth[start], rest = units, rest - units
+    parts = window.parts + (1 if event.quantity and not event.free else 0)
+    billed = window.billed + event.quantity
+    return replace(window, allocated=event.value, billed=billed, parts=parts, growth=growth)
+
+
+def reported_minutes(reported: Mapping[datetime, int], event: UsageAllocated) -> Mapping[datetime, int]:
+    """Returns the units of the minutes into which a later report may fall: the period's first and the last one."""
+    minute = minute_of(event.at)
+    kept = {minute} | ({minute_of(event.period_start)} if event.period_start is not None else set())
+    units = {at: count for at, count in reported.items() if at in kept}
+    return units if event.free else units | {minute: units.get(minute, 0) + event.quantity}

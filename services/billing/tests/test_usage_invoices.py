@@ -1,0 +1,217 @@
+"""Tests of usage on invoices: each period's usage is reported in time for its invoice, and each unit once."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from billing_samples import TENANT
+from hypothesis import given
+from hypothesis import strategies as st
+from paybill_billing.usage.domain import billing_periods, closed_windows, usage
+from paybill_billing.usage.domain.allocation import allocate
+from paybill_billing.usage.domain.billing_periods import DELAY, EARLY
+from paybill_billing.usage.domain.closed_windows import Status
+from paybill_billing.usage.domain.quotas import allowance_of
+from paybill_billing.usage.domain.windows import window_id
+from paybill_contracts.billing import AccessState
+from paybill_contracts.metering import UsageAllocated
+from subscription_samples import subscription_of
+from usage_samples import ID, Metering, feature, meter_definition, plan, used
+
+START = datetime(2026, 3, 15, 10, 17, 23, tzinfo=UTC)
+END = datetime(2026, 4, 15, 10, 17, 23, tzinfo=UTC)
+NEXT_END = datetime(2026, 5, 15, 10, 17, 23, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+class Invoiced(Metering):
+    """A meter with the billing periods of its tenant, and the parts of its windows."""
+
+    def __init__(self, subscription, plan_=None):
+        super().__init__(plan_ or plan(feature(included=0), meters=[DEFINITION]))
+        self.subscription = subscription
+        self.windows = {}
+        self.sync(subscription.period_start)
+
+    @property
+    def period(self):
+        return self.plan.period
+
+    def evolve_period(self, events):
+        for event in events:
+            self.plan = replace(self.plan, period=billing_periods.evolve(self.period, event))
+
+    def sync(self, now, **changes):
+        self.subscription = self.subscription.model_copy(update=changes)
+        self.evolve_period(billing_periods.on_subscription(self.period, self.subscription, now))
+
+    def renew(self, now, **changes):
+        ends = {END: NEXT_END}.get(self.subscription.period_end, self.subscription.period_end + 30 * DAY)
+        self.sync(now, period_start=self.subscription.period_end, period_end=ends, **changes)
+
+    def tick(self, at):
+        """Does what the job does at this time: reaches the cutoffs that are due, and closes windows."""
+        while (due := billing_periods.cutoff(self.period, at)) is not None:
+            for window in self.meter.windows if self.meter else ():
+                self._allocate(window, due)
+            self.evolve_period(billing_periods.reached(self.period, at))
+        closing = [w for w in self.meter.windows if w.closes_at <= at] if self.meter else []
+        for window in closing:
+            due = billing_periods.Cutoff(self.period.start, at, None, self.period.final)
+            self._allocate(window, due)
+            self._evolve_window(window, closed_windows.close(self.meter, window, "stripe"))
+        self.apply(usage.advance(self.meter, closing) if closing else [])
+
+    def _allocate(self, window, due):
+        allowance = allowance_of(self.plan.entitlements, "calls")
+        free = self.period.is_free(due.start)
+        about = {"before": due.before, "until": due.until, "start": due.start, "allowance": allowance, "free": free}
+        for event in allocate(self.meter, window, **about):
+            why = "ended" if due.final else None
+            self._evolve_window(window, closed_windows.close_part(self.meter, window, event, "stripe", unbilled=why))
+            self.apply([event])
+
+    def _evolve_window(self, window, events):
+        id_ = window_id(ID, window.start)
+        for event in events:
+            self.windows[id_] = closed_windows.evolve(self.windows.get(id_), event)
+
+    def parts(self, status=Status.DUE):
+        return [part for window in self.windows.values() for part in window.parts if part.status is status]
+
+    def billed(self, start, end):
+        """Returns the units that Stripe would put on the invoice of this period."""
+        return sum(part.quantity for part in self.parts() if start <= part.at < end)
+
+
+DEFINITION = meter_definition(provider_meters={"stripe": "api_calls"})
+
+
+@pytest.fixture
+def subscribed(subscription):
+    return Invoiced(subscription)
+
+
+@pytest.fixture
+def subscription():
+    return subscription_of(TENANT, period_start=START, period_end=END)
+
+
+def test_usage_of_a_period_is_allocated_before_its_invoice_is_final(subscribed):
+    subscribed.record(used(7, at=START + DAY))
+    subscribed.record(used(5, at=END - timedelta(hours=2)))
+
+    subscribed.tick(END - EARLY)
+    subscribed.record(used(30, at=END - timedelta(minutes=1)))
+    subscribed.record(used(100, at=END + timedelta(minutes=1)), now=END + timedelta(minutes=1))
+    subscribed.renew(END + timedelta(minutes=2))
+    subscribed.tick(END + DELAY)
+
+    assert [part.quantity for part in subscribed.parts()] == [7, 5, 30]
+    assert subscribed.billed(START, END) == 42
+    subscribed.tick(NEXT_END + DELAY)
+    assert subscribed.billed(END, NEXT_END) == 100
+
+
+def test_late_usage_goes_to_the_next_invoice(subscribed):
+    subscribed.record(used(7, at=END - DAY))
+    subscribed.tick(END + DELAY)
+    subscribed.renew(END + DELAY)
+
+    subscribed.record(used(5, at=END - timedelta(hours=1)), now=END + DAY)
+    subscribed.tick(NEXT_END + DELAY)
+
+    assert (subscribed.billed(START, END), subscribed.billed(END, NEXT_END)) == (7, 5)
+
+
+def test_a_change_now_waits_for_the_allocation_of_all_usage(subscribed):
+    for quantity in (7, 5, 30):
+        subscribed.record(used(quantity, at=START + DAY))
+    now = START + DAY + timedelta(seconds=9)
+
+    subscribed.evolve_period(billing_periods.request_cutoff(subscribed.period, "chg_1", now))
+    subscribed.tick(now)
+
+    assert "chg_1" in subscribed.period.done
+    assert [(part.quantity, part.at) for part in subscribed.parts()] == [(42, now - timedelta(seconds=1))]
+    assert billing_periods.request_cutoff(subscribed.period, "chg_1", now) == []
+    assert subscribed.period.due == END - EARLY
+
+
+def test_usage_that_is_not_reported_when_the_customer_ends_the_subscription_is_unbilled(subscribed):
+    subscribed.record(used(42, at=START + DAY))
+
+    subscribed.sync(START + 2 * DAY, access=AccessState.ENDED, provider_status="canceled")
+    subscribed.tick(START + 2 * DAY)
+
+    (window,) = subscribed.windows.values()
+    assert (window.status, window.unbilled, window.reported) == (Status.UNBILLED, 42, None)
+    assert subscribed.period.due is None
+    subscribed.record(used(3, at=START + DAY), now=START + 2 * DAY)
+    subscribed.tick(START + 30 * DAY)
+    assert sum(part.quantity for part in subscribed.parts(Status.UNBILLED)) == 45
+
+
+def test_usage_of_a_subscription_that_ends_with_its_period_is_on_the_last_invoice(subscribed):
+    subscribed.sync(START + DAY, cancel_at=END)
+    subscribed.record(used(42, at=END - DAY))
+    subscribed.tick(END - EARLY)
+
+    subscribed.sync(END, access=AccessState.ENDED, provider_status="canceled")
+    subscribed.record(used(1, at=END - timedelta(minutes=2)), now=END + timedelta(minutes=2))
+    subscribed.tick(END + DELAY)
+
+    assert subscribed.billed(START, END) == 43
+    assert subscribed.parts(Status.UNBILLED) == []
+
+
+def test_usage_of_a_trial_is_free(subscription):
+    trial = subscription.model_copy(update={"access": AccessState.TRIALING, "trial_end": END})
+    subscribed = Invoiced(trial)
+    subscribed.record(used(40, at=END - DAY))
+
+    subscribed.renew(END, access=AccessState.ACTIVE)
+    subscribed.tick(END + DELAY)
+    subscribed.record(used(2, at=END + DAY))
+    subscribed.tick(NEXT_END + DELAY)
+
+    assert [part.quantity for part in subscribed.parts()] == [2]
+
+
+moments = st.lists(st.tuples(st.integers(0, 70 * 24 * 60), st.integers(0, 4 * 24 * 60), st.integers(1, 9)), max_size=30)
+
+
+@given(moments, st.sampled_from(["hour", "day", "month"]), st.sampled_from(["sum", "count", "max"]), st.integers(0, 20))
+def test_every_unit_is_billed_once_at_any_time(stream, window, aggregation, included):
+    definition = meter_definition(window=window, aggregation=aggregation, provider_meters={"stripe": "api_calls"})
+    subscription = subscription_of(TENANT, period_start=START, period_end=END)
+    subscribed = Invoiced(subscription, plan(feature(included=included), meters=[definition]))
+    for minute, later, quantity in sorted(stream, key=lambda each: each[0] + each[1]):
+        at, now = START + timedelta(minutes=minute), START + timedelta(minutes=minute + later)
+        while now >= subscribed.subscription.period_end:
+            subscribed.tick(subscribed.subscription.period_end)
+            subscribed.renew(subscribed.subscription.period_end)
+        subscribed.tick(now)
+        try:
+            subscribed.record(used(quantity, at=at), now=now)
+        except usage.UsageTooLateError:
+            continue
+    subscribed.tick(NEXT_END + 60 * DAY)
+
+    values = [each.value for each in subscribed.windows.values()]
+    assert sum(part.quantity for part in subscribed.parts()) == sum(max(value - included, 0) for value in values)
+    dated = [part.at for part in subscribed.parts()]
+    assert all(part.at >= START for part in subscribed.parts()), dated
+    for window_ in subscribed.windows.values():
+        assert len({window_.report_key(part) for part in window_.parts}) == len(window_.parts)
+
+
+def test_included_units_are_not_billed(subscription):
+    subscribed = Invoiced(subscription, plan(feature(included=1000), meters=[DEFINITION]))
+    subscribed.record(used(900, at=END - 5 * DAY))
+    subscribed.tick(END - EARLY)
+    subscribed.record(used(142, at=END - timedelta(minutes=1)))
+    subscribed.tick(END + DELAY)
+
+    assert [part.quantity for part in subscribed.parts()] == [42]
+    assert [fact.quantity for fact in subscribed.of(UsageAllocated)] == [0, 42]
