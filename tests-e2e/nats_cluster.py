@@ -17,7 +17,7 @@ from paybill_embedded.users import IDENTITIES, Cluster, render_conf
 REPLICAS = 3
 OBSERVER = "observer"
 """A user that may subscribe and publish to every subject."""
-SERVER = Path(os.environ.get("PAYBILL_CLUSTER_NATS_SERVER", Path(sys.executable).parent / "nats-server"))
+SERVER = Path(os.environ.get("PAYBILL_TEST_CLUSTER_NATS_SERVER", Path(sys.executable).parent / "nats-server"))
 """The program nats-server: the one of this environment, or another version."""
 
 

@@ -22,9 +22,9 @@ from faults.invariant_monitor import InvariantMonitor
 from faults.process_killer import RELAY_FAILPOINTS, ProcessKiller
 from paybill_stripe_fake.client import FakeControl
 
-TENANTS = int(os.environ.get("PAYBILL_KILLS_TENANTS", "50"))
-KILLS = int(os.environ.get("PAYBILL_KILLS", "60"))
-SEED = int(os.environ.get("PAYBILL_KILLS_SEED", "0")) or secrets.randbelow(2**32)
+TENANTS = int(os.environ.get("PAYBILL_TEST_KILLS_TENANTS", "50"))
+KILLS = int(os.environ.get("PAYBILL_TEST_KILLS", "60"))
+SEED = int(os.environ.get("PAYBILL_TEST_KILLS_SEED", "0")) or secrets.randbelow(2**32)
 ENOUGH_FOR_ALL_KINDS = 50
 """Number of kills from which on every kind must occur, whatever the seed."""
 AT_ONCE = 8
@@ -141,7 +141,9 @@ async def test_every_customer_is_served_once_while_processes_are_killed(fleet, c
     replay = [sys.executable, "-m", "paybill_cli", "replay", "--verify", "--data-dir", str(fleet.data_dir)]
     replayed = await asyncio.to_thread(subprocess.run, replay, capture_output=True, text=True, check=False)
     with capsys.disabled():
-        sys.stdout.write(f"\nPAYBILL_KILLS_SEED={SEED}: {len(plans)} journeys in {time.monotonic() - began:.0f} s, ")
+        sys.stdout.write(
+            f"\nPAYBILL_TEST_KILLS_SEED={SEED}: {len(plans)} journeys in {time.monotonic() - began:.0f} s, "
+        )
         sys.stdout.write(
             f"{len(facts)} facts, {invariant_monitor.checks} checks; killed {sum(killer.killed.values())}: "
         )

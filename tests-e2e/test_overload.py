@@ -1,7 +1,7 @@
 """Three times a service's capacity: bounded memory, a prompt response or refusal, and no accepted request is lost.
 
 The load is an open loop: requests are due at equal intervals, whether or not earlier ones were answered.
-PAYBILL_PRESSURE_S sets its duration (CONTRIBUTING.md).
+PAYBILL_TEST_PRESSURE_S sets its duration (CONTRIBUTING.md).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS
 from paybill_runtime.security.identity import make_identity
 from paybill_runtime.testing import until
 
-SECONDS = float(os.environ.get("PAYBILL_PRESSURE_S", "20"))
+SECONDS = float(os.environ.get("PAYBILL_TEST_PRESSURE_S", "20"))
 OVERLOAD = 3
 SECRET = "whsec_pressure"
 WEBHOOK = (

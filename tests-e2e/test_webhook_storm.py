@@ -1,7 +1,7 @@
 """Ten thousand webhooks, shuffled, some duplicated and some lost, while every process is killed.
 
 Acknowledged messages are kept, nothing is processed twice, and the final state equals the provider's.
-PAYBILL_STORM_EVENTS, PAYBILL_STORM_KILLS and PAYBILL_STORM_SEED change the storm; the seed is printed.
+PAYBILL_TEST_STORM_EVENTS, PAYBILL_TEST_STORM_KILLS and PAYBILL_TEST_STORM_SEED change the storm; the seed is printed.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from faults.process_killer import ProcessKiller
 from paybill_billing.providers.stripe import mappers
 from paybill_stripe_fake.client import FakeControl
 
-EVENTS = int(os.environ.get("PAYBILL_STORM_EVENTS", "10000"))
-KILLS = int(os.environ.get("PAYBILL_STORM_KILLS", "30"))
-SEED = int(os.environ.get("PAYBILL_STORM_SEED", "0")) or secrets.randbelow(2**32)
+EVENTS = int(os.environ.get("PAYBILL_TEST_STORM_EVENTS", "10000"))
+KILLS = int(os.environ.get("PAYBILL_TEST_STORM_KILLS", "30"))
+SEED = int(os.environ.get("PAYBILL_TEST_STORM_SEED", "0")) or secrets.randbelow(2**32)
 TENANTS = 40
 DUPLICATED, LOST = 0.10, 0.05
 """Shares of all messages: sent twice, and lost on the way."""
@@ -267,7 +267,7 @@ async def test_a_storm_of_messages_under_kills_ends_in_the_providers_state(fleet
     replay = [sys.executable, "-m", "paybill_cli", "replay", "--verify", "--data-dir", str(fleet.data_dir)]
     replayed = await asyncio.to_thread(subprocess.run, replay, capture_output=True, text=True, check=False)
     with capsys.disabled():
-        sys.stdout.write(f"\nPAYBILL_STORM_SEED={SEED}: {len(sent)} messages of {len(events)} events, ")
+        sys.stdout.write(f"\nPAYBILL_TEST_STORM_SEED={SEED}: {len(sent)} messages of {len(events)} events, ")
         sys.stdout.write(f"{len(acknowledged)} acknowledged, killed {sum(killer.killed.values())}; all processed ")
         sys.stdout.write(
             f"{took_s:.1f} s after the last kill; {calls['total']} calls, at most {calls['max_per_s']}/s\n"

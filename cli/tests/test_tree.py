@@ -330,6 +330,16 @@ def test_a_bug_is_one_line_and_a_traceback_only_on_request(paybill, tmp_path: Pa
     assert "Traceback" in long.err
 
 
+def test_an_unknown_setting_is_refused_with_the_nearest_name(paybill) -> None:
+    refused = paybill("tenant", "list", PAYBILL_DATA_DIRS="x")
+
+    assert refused.code == ExitCode.USAGE
+    assert refused.err.splitlines() == [
+        "error[unknown_setting] PAYBILL_DATA_DIRS is no setting; did you mean PAYBILL_DATA_DIR?",
+        "  next  unset PAYBILL_DATA_DIRS",
+    ]
+
+
 def test_a_closed_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m paybill_cli events schema | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

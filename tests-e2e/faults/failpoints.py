@@ -18,7 +18,7 @@ from paybill_runtime.messaging.relay import Relay
 
 from faults import injection
 
-REACHED = "PAYBILL_FAULTS_REACHED"
+REACHED = "PAYBILL_TEST_FAULTS_REACHED"
 """Names the file to which a process adds a line when it reaches its failpoint."""
 
 Act = Callable[[], None]

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
+from paybill_contracts.settings import unknown_settings
 from paybill_stack.errors import StackError
 from typer.core import MarkupMode, TyperCommand, TyperGroup
 from typer.main import get_install_completion_arguments
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     out = Output(json="--json" in arguments)
+    if unknown := unknown_settings(os.environ):
+        return _failed(out, usage(unknown, code="unknown_setting", next=f"unset {unknown.split()[0]}"))
     try:
         outcome = program().main(arguments, prog_name="paybill", standalone_mode=False)
         sys.stdout.flush()

@@ -21,8 +21,8 @@ from paybill_runtime.clock import new_id, now
 from paybill_runtime.messaging.streams import connect
 from paybill_runtime.telemetry import child
 
-EVENTS = int(os.environ.get("PAYBILL_CLIENT_EVENTS", "600"))
-KILLS = int(os.environ.get("PAYBILL_CLIENT_KILLS", "2"))
+EVENTS = int(os.environ.get("PAYBILL_TEST_CLIENT_EVENTS", "600"))
+KILLS = int(os.environ.get("PAYBILL_TEST_CLIENT_KILLS", "2"))
 WITHIN_S = 60
 """Time without any progress after which the test fails; a killed handler's event comes again after 5 s."""
 PROCESS = Path(__file__).with_name("handling_process.py")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(os.environ.get("PAYBILL_STRIPE_FIXTURES", Path(__file__).parents[4] / "shared/fixtures/stripe"))
+FOLDER = Path(os.environ.get("PAYBILL_TEST_STRIPE_FIXTURES", Path(__file__).parents[4] / "shared/fixtures/stripe"))
 
 needed = pytest.mark.skipif(
-    not FOLDER.exists(), reason="no recorded payloads; name their folder in PAYBILL_STRIPE_FIXTURES"
+    not FOLDER.exists(), reason="no recorded payloads; name their folder in PAYBILL_TEST_STRIPE_FIXTURES"
 )
 
 

@@ -2,11 +2,15 @@
 
 import argparse
 import asyncio
+import os
 import sys
+
+from paybill_contracts.settings import unknown_settings
 
 from paybill_runtime.app import Service, serve
 from paybill_runtime.database.migrate import migrate
 from paybill_runtime.database.pool import Database
+from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.replay.command import exit_code, print_reports
 from paybill_runtime.replay.process import Target
 from paybill_runtime.settings import read_secret
@@ -27,6 +31,8 @@ def run(service: Service) -> None:
 
 
 def _run(service: Service, arguments: argparse.Namespace) -> int:
+    if unknown := unknown_settings(os.environ):
+        raise ConfigurationError(unknown)
     if arguments.command == "replay":
         target = Target(service.name, service.states, service.settings())
         return print_reports([target], rebuild=arguments.rebuild)

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 from nats.aio.client import Client
 from nats.errors import NoServersError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
+from paybill_contracts.settings import unknown_settings
 
 from paybill_runtime.messaging.nats_patches import tolerate_malformed_messages
 
@@ -110,6 +112,8 @@ async def _ignore(_: Exception) -> None:
 
 
 async def _main() -> None:
+    if unknown := unknown_settings(os.environ):
+        sys.exit(f"configuration: {unknown}")
     client = await connect(
         os.environ.get("PAYBILL_NATS_URL", "nats://127.0.0.1:4222"),
         os.environ.get("PAYBILL_NATS_USER", "steward"),
