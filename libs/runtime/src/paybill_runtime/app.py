@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, Self
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 from sqlalchemy import text
 
 from paybill_runtime import clock
@@ -264,11 +265,12 @@ class Running:
         if self.service.name in RECIPIENTS:
             recipients = KeyRecipients(self.service.name, self.database, self.store, self._on_commit)
             routers.append(operations.key_recipients(self.service.name, recipients))
-        app = FastAPI(
+        app = FastAPIOffline(  # its pages load their scripts from here, and nothing from other hosts
             # Not by include_router: at each level it builds every route once more, and searches them level by level.
             routes=[route for router in routers for route in router.routes],
             title=f"Paybill {self.service.name}",
             version="1",
+            redoc_url=None,
             telemetry={"operation_spans": False, "logs": False},  # one span for a request; our own log lines
         )
         app.state.key_ring = self.key_ring
