@@ -118,6 +118,22 @@ def test_the_provider_s_count_is_compared_with_the_reported_value(counted, count
     assert kinds(made) == found
 
 
+def test_reported_usage_is_compared_with_invoices() -> None:
+    found = ledger(opened(), used(5, 5, 5), part(1, 5), part_reported(1, 5))
+    period = {"meter": "m", "start": START, "invoice": "in_1", "reported": 5, "invoiced": 5, "differs": False}
+    lost = period | {"invoice": None, "invoiced": 0, "differs": True}
+
+    assert found.tenants_in_parts() == [TENANT]
+    for periods, expected in (
+        ([period], []),
+        ([period | {"invoiced": 4, "differs": True}], ["invoiced"]),
+        ([lost], ["uninvoiced"]),
+        ("the provider is away", ["unanswered"]),
+    ):
+        found.invoiced = {TENANT: periods}
+        assert [difference["kind"] for difference in found.invoice_differences()] == expected
+
+
 @pytest.mark.parametrize(
     ("aggregation", "value"), [("count", 3), ("sum", 9), ("max", 5), ("unique", 2)], ids=["count", "sum", "max", "of"]
 )

@@ -90,6 +90,28 @@ async def test_a_cancellation_now_invoices_all_usage_so_far(testbed):
 
 
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
+async def test_usage_is_on_the_invoice_of_its_period_which_stripe_finalises_an_hour_later(testbed):
+    await asyncio.to_thread(testbed.fake.control.finalize_after, timedelta(hours=1))
+    subscription = await _metered(testbed)
+    end = datetime.fromisoformat(subscription["period_end"])
+    closing = WindowCloser(testbed.served.running.context)
+    for quantity, moment in ((7, end - timedelta(minutes=9)), (35, end + timedelta(minutes=21))):
+        used = Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=datetime.now(UTC))
+        id_ = await testbed.metering.submit(used)
+        await eventually(lambda id_=id_: _recorded(testbed, id_))
+        await _advance_to(testbed, moment)
+        await closing.tick(moment)
+        await eventually(lambda quantity=quantity: _reported_units(testbed, quantity))
+    await _advance_to(testbed, end + timedelta(hours=2))
+
+    (period,) = (await testbed.get(f"/v1/tenants/{TENANT}/usage/invoiced"))["periods"]
+    (last, *_) = await asyncio.to_thread(_invoices, testbed, subscription)
+    assert (period["reported"], period["invoiced"], period["final"], period["differs"]) == (42, 42, True, False)
+    assert (period["invoice"], [line.quantity for line in last.lines.data if line.amount == 420]) == (last.id, [42])
+    await closing.disconnect()
+
+
+@pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
 async def test_usage_that_was_not_reported_before_a_cancellation_at_stripe_is_unbilled(testbed):
     subscription = await _metered(testbed)
     used = Usage(tenant_id=TENANT, meter="calls", quantity=42, occurred_at=datetime.now(UTC))
@@ -138,6 +160,21 @@ def _add_metered_item(testbed, subscription):
 
 def _invoices(testbed, subscription):
     return testbed.fake.stripe.invoices.list({"subscription": subscription["provider_subscription"]}).data
+
+
+async def _recorded(testbed, id_):
+    facts = await testbed.log.facts("billing.usage_recorded", at_least=1)
+    return any(fact.event.usage_id == id_ for fact in facts)
+
+
+async def _reported_units(testbed, quantity):
+    facts = await testbed.log.facts("billing.usage_reported", at_least=1)
+    return quantity in [fact.event.quantity for fact in facts]
+
+
+async def _advance_to(testbed, moment):
+    now = (await asyncio.to_thread(testbed.fake.control.clock))["now"]
+    await asyncio.to_thread(testbed.fake.control.advance_clock, moment - datetime.fromtimestamp(now, UTC))
 
 
 async def _request(testbed, subscription, body):

@@ -7,10 +7,12 @@ import pytest
 from billing_samples import TENANT
 from hypothesis import given
 from hypothesis import strategies as st
+from paybill_billing.providers.port import InvoicedUsage
 from paybill_billing.usage.domain import billing_periods, closed_windows, usage
 from paybill_billing.usage.domain.allocation import allocate
 from paybill_billing.usage.domain.billing_periods import DELAY, EARLY
 from paybill_billing.usage.domain.closed_windows import Status
+from paybill_billing.usage.domain.invoices import compare
 from paybill_billing.usage.domain.quotas import allowance_of
 from paybill_billing.usage.domain.windows import window_id
 from paybill_contracts.billing import AccessState
@@ -81,7 +83,8 @@ class Invoiced(Metering):
 
     def billed(self, start, end):
         """Returns the units that Stripe would put on the invoice of this period."""
-        return sum(part.quantity for part in self.parts() if start <= part.at < end)
+        parts = [part for window in self.windows.values() for part in window.parts]
+        return sum(part.quantity for part in parts if part.status is not Status.UNBILLED and start <= part.at < end)
 
 
 DEFINITION = meter_definition(provider_meters={"stripe": "api_calls"})
@@ -215,3 +218,54 @@ def test_included_units_are_not_billed(subscription):
 
     assert [part.quantity for part in subscribed.parts()] == [42]
     assert [fact.quantity for fact in subscribed.of(UsageAllocated)] == [0, 42]
+
+
+def lines_of(subscribed, *periods):
+    """Returns the lines of the invoices that bill the reported parts of these periods."""
+    return [
+        InvoicedUsage("api_calls", subscribed.billed(start, end), start, end, f"in_{start:%m}", final=True)
+        for start, end in periods
+    ]
+
+
+def report_all(subscribed):
+    for id_, window in subscribed.windows.items():
+        for part in window.due_parts:
+            for event in closed_windows.reported(window, part, "cus_1"):
+                subscribed.windows[id_] = closed_windows.evolve(subscribed.windows[id_], event)
+    return list(subscribed.windows.values())
+
+
+def billed_twice(subscription):
+    """Returns usage of two periods, with both of them reported."""
+    subscribed = Invoiced(subscription)
+    subscribed.record(used(7, at=START + DAY))
+    subscribed.record(used(5, at=END - DAY))
+    subscribed.tick(END + DELAY)
+    subscribed.renew(END + DELAY)
+    subscribed.record(used(30, at=END + DAY))
+    subscribed.tick(NEXT_END + DELAY)
+    lines = lines_of(subscribed, (START, END), (END, NEXT_END))
+    return report_all(subscribed), lines
+
+
+def test_reported_usage_equals_the_usage_on_invoices(subscription):
+    windows, lines = billed_twice(subscription)
+
+    compared = compare(windows, lines)
+
+    assert [(each.reported, each.invoiced, each.differs) for each in compared] == [(12, 12, False), (30, 30, False)]
+
+
+def test_usage_that_is_on_no_invoice_or_on_a_wrong_one_is_found(subscription):
+    windows, (first, second) = billed_twice(subscription)
+    wrong = replace(first, quantity=11)
+
+    assert [each.differs for each in compare(windows, [wrong, second])] == [True, False]
+    assert [each.differs for each in compare(windows, [replace(wrong, final=False), second])] == [False, False]
+    assert [(each.reported, each.invoice) for each in compare(windows, [second]) if each.differs] == [
+        (7, None),
+        (5, None),
+    ]
+    assert compare(windows, []) == []
+    assert len(compare(windows, [], ended=True)) == 3

@@ -165,7 +165,8 @@ async def prove(
     """Prove that recorded usage is billed usage; exit code 1 when it is not.
 
     Sums the measurements in the log per tenant, meter and window, and compares the sums with the values of closed
-    windows, with billing's tables, with the reports to the provider, and with the provider's counts.
+    windows, with billing's tables, with the reports to the provider, with the provider's counts, and with the lines of
+    its invoices.
 
     Example: paybill usage prove --since 2026-03-01
     """
@@ -179,7 +180,8 @@ async def prove(
             table_differences = await _compare_tables(client, billing, ledger, id_, query, progress)
         if provider:
             await _fetch_counts(billing, ledger.reported(), timeout_s, progress)
-    differences = [*ledger.differences(), *table_differences]
+            _fetch_invoices(billing, ledger, progress)
+    differences = [*ledger.differences(), *ledger.invoice_differences(), *table_differences]
     sums = ledger.sums()
     if out.json:
         out.record("usage.proof", {"equal": not differences, **sums, "differences": differences})
@@ -244,6 +246,18 @@ async def _fetch_counts(billing: Service, windows: list[Window], timeout_s: floa
                 window.count_failure = "no answer before the timeout; extend it with --timeout"
                 break
             await asyncio.sleep(POLL_S)
+
+
+def _fetch_invoices(billing: Service, ledger: Ledger, progress: Progress) -> None:
+    """Compares each tenant's reported usage with the lines of the provider's invoices."""
+    tenants = ledger.tenants_in_parts()
+    for number, tenant in enumerate(tenants, start=1):
+        progress.update(f"comparing with invoices: {number} of {len(tenants)} tenants")
+        try:
+            ledger.invoiced[tenant] = billing.get(f"/v1/tenants/{tenant}/usage/invoiced")["periods"]
+        except CliError as error:
+            if error.code != "no_invoiced_usage":
+                ledger.invoiced[tenant] = error.message
 
 
 def _window_path(window: str) -> str:

@@ -31,6 +31,8 @@ MEANINGS = {
     "overbilled": "more units are billed than were used",
     "state": "billing's tables differ from the log",
     "provider": "the provider's count differs from the reported value",
+    "invoiced": "the provider's invoice has other usage than was reported for its period",
+    "uninvoiced": "reported usage is on no invoice of the provider, and no invoice for its period follows",
     "unanswered": "the provider's count is not available",
 }
 """Meaning of each kind of difference."""
@@ -92,6 +94,7 @@ class Ledger:
         self._revisions: dict[str, int] = {}
         self.totals: dict[str, tuple[int, int]] = {}
         self.windows: dict[str, Window] = {}
+        self.invoiced: dict[str, list[Row] | str] = {}
         self.quarantined = 0
         self.unwindowed = 0
 
@@ -174,6 +177,23 @@ class Ledger:
         elif window.counted is not None and window.counted != window.reported:
             yield _difference("provider", window.id, window.reported, window.counted)
 
+    def invoice_differences(self) -> Iterator[Row]:
+        """Yields differences between reported usage and the provider's invoices, by tenant."""
+        for tenant, found in self.invoiced.items():
+            if isinstance(found, str):
+                yield _difference("unanswered", tenant, "the usage on its invoices", found)
+                continue
+            for period in found:
+                if not period["differs"]:
+                    continue
+                kind = "uninvoiced" if period["invoice"] is None else "invoiced"
+                where = f"{tenant}:{period['meter']} {period['start']} {period['invoice'] or ''}".strip()
+                yield _difference(kind, where, period["reported"], period["invoiced"])
+
+    def tenants_in_parts(self) -> list[str]:
+        """Returns the tenants whose usage was reported for invoices."""
+        return sorted({window.meter_id.partition(":")[0] for window in self.windows.values() if window.sent})
+
     def table_differences(self, open_: Mapping[str, Row], closed: Mapping[str, Row]) -> list[Row]:
         """Returns differences between the log and the open and closed windows in billing's tables, by id."""
         found = []
@@ -200,6 +220,7 @@ class Ledger:
             "open": sum(window.closed is None for window in windows),
             "closed": sum(window.closed is not None for window in windows),
             "reported": len(self.reported()),
+            "invoices": sum(len(found) for found in self.invoiced.values() if not isinstance(found, str)),
             "counted_by_provider": sum(window.counted is not None for window in windows),
             "measurements": sum(window.records for window in windows),
             "before_windows": self.unwindowed,

@@ -13,7 +13,7 @@ from paybill_billing.providers.manual import api as manual
 from paybill_billing.providers.port import ProviderConnection, SubscriptionLister
 from paybill_billing.reconciliation import api as reconciliation
 from paybill_billing.subscriptions.api import changes, plan_migrations, portal, providers
-from paybill_billing.usage.api import check, usage, windows
+from paybill_billing.usage.api import check, invoiced, usage, windows
 from paybill_billing.webhooks.api import messages, receive
 
 
@@ -39,6 +39,7 @@ def router(
         well_known.router(context),
         usage.router(context),
         windows.router(context),
+        invoiced.router(context, connected),
         messages.router(context),
         reconciliation.router(context, listing),
         receive.router(context, inbound),

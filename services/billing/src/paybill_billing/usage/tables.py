@@ -1,8 +1,9 @@
 """Tables of publishers, billing periods, meters, distinct-count sets and closed windows."""
 
+from datetime import datetime
 from typing import Any
 
-from paybill_runtime.decisions.aggregates import Stored, generated
+from paybill_runtime.decisions.aggregates import Stored, column_time, generated
 from paybill_runtime.http.listing import state_column
 from sqlalchemy import Select, select, text
 from sqlmodel import col
@@ -65,3 +66,11 @@ def meters_of(tenant_id: str, limit: int) -> Select[Any]:
     """Returns the query for the states of a tenant's meters."""
     rows = select(state_column(METERS)).where(col(MeterRow.tenant_id) == tenant_id)
     return rows.order_by(col(MeterRow.id)).limit(limit)
+
+
+def windows_in_parts(tenant_id: str, since: datetime, limit: int) -> Select[Any]:
+    """Returns the query for the states of a tenant's windows that end after `since`, newest first."""
+    state = col(ClosedWindowRow.state)
+    rows = select(state_column(CLOSED_WINDOWS)).where(col(ClosedWindowRow.tenant_id) == tenant_id)
+    rows = rows.where(state["end"].as_string() > column_time(since))
+    return rows.order_by(col(ClosedWindowRow.id).desc()).limit(limit)

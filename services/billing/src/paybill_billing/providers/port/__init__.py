@@ -1,8 +1,8 @@
 """Port of billing providers: the protocols that a provider implements, and their types.
 
 Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
-`RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `CustomerPortal`, `ReferenceResolver`): a provider has one by
-having its methods.
+`RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`, `ReferenceResolver`): a
+provider has one by having its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -116,6 +116,18 @@ class MeterReading:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class InvoicedUsage:
+    """A line of an invoice for usage of a meter. meter: the provider's name for it. final: False for a draft."""
+
+    meter: str
+    quantity: int
+    start: datetime
+    end: datetime
+    invoice: str
+    final: bool
+
+
 class Inbound(Protocol):
     """Verifies and parses the messages of a provider."""
 
@@ -195,6 +207,14 @@ class UsageReporter(Protocol):
 
     async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
         """Returns the usage that the provider has counted in that time."""
+
+
+@runtime_checkable
+class UsageInvoices(Protocol):
+    """A provider that shows the usage on its invoices."""
+
+    async def invoiced(self, customer: str, since: datetime) -> tuple[InvoicedUsage, ...]:
+        """Returns the usage on the customer's invoices that were created since then and are not void."""
 
 
 @runtime_checkable

@@ -1,18 +1,21 @@
-"""Reports usage to Stripe's meters and reads their totals.
+"""Reports usage to Stripe's meters, and reads their totals and the usage on invoices.
 
 Source: https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage. The name of our meter is Stripe's
 `event_name`.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote as quoted
 
 import stripe
 
-from paybill_billing.providers.port import MeterReading, ProviderRefusedError
+from paybill_billing.providers.port import InvoicedUsage, MeterReading, ProviderRefusedError
 from paybill_billing.providers.stripe.client import stripe_errors
+from paybill_billing.providers.stripe.mappers import Json, id_of
 
 PAGE = 100
 MINUTE_S = 60
@@ -33,6 +36,7 @@ class StripeMeters:
     def __init__(self, client: stripe.StripeClient) -> None:
         self._client = client
         self._known: dict[str, _Meter] = {}
+        self._metered_prices: dict[str, str | None] = {}
 
     async def report(self, reading: MeterReading, key: str) -> None:
         """Adds to the customer's meter, once for each `key`: Stripe keeps an event's identifier for at least a day.
@@ -81,6 +85,55 @@ class StripeMeters:
                 params["starting_after"] = page["data"][-1]["id"] if more else None
         return int(total)
 
+    async def invoiced(self, customer: str, since: datetime) -> tuple[InvoicedUsage, ...]:
+        """Returns the lines of metered prices on the customer's invoices since then, drafts included."""
+        found: list[InvoicedUsage] = []
+        with stripe_errors():
+            invoices = self._pages("/v1/invoices", customer=customer, created={"gte": int(since.timestamp())})
+            async for invoice in invoices:
+                if invoice["status"] != "void":
+                    found += [line async for line in self._usage_lines(invoice)]
+        return tuple(found)
+
+    async def _usage_lines(self, invoice: Json) -> AsyncIterator[InvoicedUsage]:
+        lines = invoice["lines"]
+        more = self._pages(f"/v1/invoices/{invoice['id']}/lines") if lines["has_more"] else _each(lines["data"])
+        async for line in more:
+            meter = await self._meter_of_price(_price_of(line))
+            if meter is not None:
+                yield InvoicedUsage(
+                    meter=meter,
+                    quantity=int(line["quantity"] or 0),
+                    start=datetime.fromtimestamp(line["period"]["start"], UTC),
+                    end=datetime.fromtimestamp(line["period"]["end"], UTC),
+                    invoice=str(invoice["id"]),
+                    final=invoice["status"] != "draft",
+                )
+
+    async def _meter_of_price(self, price: str | None) -> str | None:
+        """Returns the event name of a metered price's meter; None for another price."""
+        if price is None:
+            return None
+        if price not in self._metered_prices:
+            response = await self._client.raw_request_async("get", f"/v1/prices/{quoted(price, safe='')}")
+            meter = (response.data.get("recurring") or {}).get("meter")
+            name = None
+            if meter is not None:
+                response = await self._client.raw_request_async("get", f"/v1/billing/meters/{quoted(meter, safe='')}")
+                name = str(response.data["event_name"])
+            self._metered_prices[price] = name
+        return self._metered_prices[price]
+
+    async def _pages(self, path: str, **params: Any) -> AsyncIterator[Json]:
+        """Yields all objects of a list."""
+        more = True
+        while more:
+            page = (await self._client.raw_request_async("get", path, limit=PAGE, **params)).data
+            for found in page["data"]:
+                yield found
+            more = bool(page["has_more"] and page["data"])
+            params["starting_after"] = page["data"][-1]["id"] if more else None
+
     async def _meter(self, name: str) -> _Meter:
         if name not in self._known:
             meters = await self._client.v1.billing.meters.list_async({"status": "active", "limit": PAGE})
@@ -91,3 +144,14 @@ class StripeMeters:
         if name not in self._known:
             raise ProviderRefusedError(f"Stripe has no active meter with the event name {name}; create it at Stripe")
         return self._known[name]
+
+
+async def _each(lines: list[Json]) -> AsyncIterator[Json]:
+    for line in lines:
+        yield line
+
+
+def _price_of(line: Json) -> str | None:
+    """Returns the id of a line's price; versions before 2025-03-31.basil have the price itself."""
+    pricing = line.get("pricing") or {}
+    return id_of((pricing.get("price_details") or {}).get("price")) or id_of(line.get("price"))

@@ -13,6 +13,7 @@ from paybill_contracts.changes import Proration
 from paybill_billing.providers.port import (
     DeliveryRefusedError,
     DesiredSubscription,
+    InvoicedUsage,
     MalformedObjectError,
     MeterReading,
     Order,
@@ -176,6 +177,10 @@ class Stripe:
     async def reported(self, meter: str, customer: str, since: datetime, until: datetime) -> int:
         """Returns the provider's total for that time."""
         return await self._meters.reported(meter, customer, since, until)
+
+    async def invoiced(self, customer: str, since: datetime) -> tuple[InvoicedUsage, ...]:
+        """Returns the usage on the customer's invoices."""
+        return await self._meters.invoiced(customer, since)
 
     async def portal(self, customer: str, return_url: str) -> str:
         """Creates a link to the customer portal that expires soon."""
