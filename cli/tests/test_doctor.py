@@ -20,6 +20,7 @@ from paybill_cli.commands.doctor import (
     _ready,
     _stream,
     _sync_always,
+    _violations,
 )
 from paybill_cli.exit_codes import ExitCode
 from paybill_embedded.nats import NatsServer
@@ -63,6 +64,7 @@ def test_a_healthy_stack_passes_every_check(on_stack) -> None:
             "quarantined",
             "effects_failed",
             "incidents",
+            "invariants",
         } == parts
 
 
@@ -150,6 +152,21 @@ def test_each_open_incident_fails_with_its_command() -> None:
         "paybill incident show inc_1",
     )
     assert none.state is State.OK
+
+
+def test_each_violated_invariant_fails_with_both_sides() -> None:
+    page = {
+        "violations": [
+            {"number": 6, "tenant_id": "ten_1", "left": "starter is built", "right": "team is entitled", "since": "now"}
+        ],
+        "next": None,
+    }
+
+    [failed] = _violations("provisioner", page)
+
+    assert failed.state is State.FAILED
+    assert failed.found == "invariant 6 of ten_1: starter is built, and team is entitled, since now"
+    assert failed.fix == "paybill tenant show ten_1"
 
 
 def test_more_incidents_than_doctor_prints_are_counted_as_more() -> None:

@@ -34,7 +34,7 @@ MAX_LAG = 1000
 MAX_CLOCK_SKEW_S = 5.0
 """Webhooks are refused at 300 s; ids and leases suffer earlier."""
 MAX_INCIDENTS = 20
-"""Open incidents of one service that are printed."""
+"""Open incidents, and violated invariants, of one service that are printed."""
 MIN_FREE_BYTES = 1024**3
 """Below this PostgreSQL and NATS are near to refusing writes."""
 
@@ -216,7 +216,9 @@ async def _service(stack: Stack, name: str) -> list[Check]:
             headers = {"Authorization": f"Bearer {key}"}
             operations = await http.get("/v1/operations", headers=headers)
             incidents = await http.get("/v1/incidents", params={"limit": MAX_INCIDENTS}, headers=headers)
-            health, counts, page = ready.json(), operations.json(), incidents.json()
+            violations = await http.get("/v1/violations", params={"limit": MAX_INCIDENTS}, headers=headers)
+            health, counts = ready.json(), operations.json()
+            findings = incidents.json(), violations.json()
         except (httpx.HTTPError, ValueError) as error:
             found = f"{url} does not answer ({_reason(error)})"
             fix = f"paybill up; if it runs, read {stack.data_dir}/logs/{name}.log"
@@ -224,15 +226,10 @@ async def _service(stack: Stack, name: str) -> list[Check]:
     checks = [_ok(name, "answers", url), _ready(name, health), _clock(name, ready.headers.get("date", ""))]
     if operations.status_code in {401, 403}:
         return [*checks, _failed(name, "key", str(counts.get("detail")), "check PAYBILL_API_KEY")]
-    if not operations.is_success:
-        return [*checks, _failed(name, "counts", str(counts.get("detail")), f"read {name}'s log")]
-    if not incidents.is_success:
-        return [
-            *checks,
-            *_counts(name, counts),
-            _failed(name, "incidents", str(page.get("detail")), f"read {name}'s log"),
-        ]
-    return [*checks, *_counts(name, counts), *_incidents(name, page)]
+    for response, document in zip((operations, incidents, violations), (counts, *findings), strict=True):
+        if not response.is_success:
+            return [*checks, _failed(name, "counts", str(document.get("detail")), f"read {name}'s log")]
+    return [*checks, *_counts(name, counts), *_incidents(name, findings[0]), *_violations(name, findings[1])]
 
 
 def _reason(error: Exception) -> str:
@@ -297,6 +294,18 @@ def _incidents(name: str, page: dict[str, Any]) -> Iterator[Check]:
         yield _failed(name, "incidents", found, f"paybill incident show {incident['id']}")
     if page["next"]:
         yield _failed(name, "incidents", f"more than {MAX_INCIDENTS} are open", "paybill incident list")
+
+
+def _violations(name: str, page: dict[str, Any]) -> Iterator[Check]:
+    """Returns a failed check for each invariant that does not hold."""
+    if not page["violations"]:
+        yield _ok(name, "invariants", "all hold")
+    for each in page["violations"]:
+        found = f"invariant {each['number']} of {each['tenant_id']}: {each['left']}, and {each['right']}"
+        yield _failed(name, "invariants", f"{found}, since {each['since']}", f"paybill tenant show {each['tenant_id']}")
+    if page["next"]:
+        found = f"more than {MAX_INCIDENTS} invariants do not hold"
+        yield _failed(name, "invariants", found, f"read GET /v1/violations of {name}")
 
 
 def _machine(stack: Stack) -> Iterator[Check]:

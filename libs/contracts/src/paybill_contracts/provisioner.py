@@ -16,7 +16,7 @@ from paybill_contracts.operations import (
     RequestRefused,
 )
 from paybill_contracts.placement import Isolation, Placement, Preset
-from paybill_contracts.values import Count, Digest, EnvironmentId, Key, SecretRef, Slug, TenantId, Text
+from paybill_contracts.values import Count, Digest, EnvironmentId, Key, SecretRef, Slug, TenantId, Text, Timestamp
 
 Address = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,120}$"), Field(examples=["postgres.schema.main"])
@@ -269,6 +269,38 @@ class EnvironmentRetained(
     """The tenant's data is exported and retained, and access is closed."""
 
     export: Export
+
+
+class EnvironmentChangePending(
+    EnvironmentFact,
+    type="provisioner.environment_change_pending",
+    version=1,
+    aggregate="environment",
+    key="environment_id",
+):
+    """The tenant is entitled to another tier or placement than the one that is built. waits_for: what ends that."""
+
+    from_tier: Key
+    from_preset: Preset
+    to_tier: Key
+    to_preset: Preset
+    since: Timestamp
+    reason: Text
+    waits_for: Text
+
+
+class EnvironmentChangeSettled(
+    EnvironmentFact,
+    type="provisioner.environment_change_settled",
+    version=1,
+    aggregate="environment",
+    key="environment_id",
+):
+    """Ends a pending change: the size is entitled or planned again, or the tenant leaves. `reason` says which."""
+
+    tier: Key
+    preset: Preset
+    reason: Text
 
 
 class ProvisionerRequestRefused(

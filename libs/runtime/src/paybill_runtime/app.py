@@ -31,7 +31,8 @@ from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.outbox import COUNT_UNPUBLISHED
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
-from paybill_runtime.diagnosis import incident_routes
+from paybill_runtime.diagnosis import incident_routes, violation_routes
+from paybill_runtime.diagnosis.invariants import InvariantChecks, Invariants
 from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.http import problems
 from paybill_runtime.http.auth import KeyRing
@@ -90,7 +91,7 @@ class Service:
     lifespan: owns resources; entered before anything runs, left after every loop has ended.
     on_start: decisions that run once after the migration, and again while PostgreSQL is unavailable.
     job_kinds: kinds of jobs beside effects and timers. singleton_leases: leases that they need beside the partitions.
-    incidents: one of `states`; with it the service serves `/v1/incidents`.
+    incidents: one of `states`; with it the service serves `/v1/incidents`. invariants: checked by jobs of the service.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Service:
     job_kinds: Callable[[ServiceContext], Sequence[Kind]] = lambda _context: ()
     singleton_leases: Sequence[str] = ()
     incidents: Incidents | None = None
+    invariants: Invariants | None = None
 
     def __post_init__(self) -> None:
         """Registers the event types of the service."""
@@ -124,7 +126,10 @@ class Running:
         self.broker = Broker(settings.nats_url, settings.nats_user, read_secret(settings.nats_password_file))
         self.identity = Identity.load(settings.identity_dir, service.name)
         self.key_ring = KeyRing(settings.api_keys_file)
-        self.store = Store(service.states, service.jobs.required_jobs, self._is_held)
+        self.invariant_checks = InvariantChecks(service.invariants, settings)
+        self.store = Store(
+            service.states, service.jobs.required_jobs, self._is_held, self.invariant_checks.job_requests
+        )
         singletons = [*service.singleton_leases, *([STREAM_LEASE] if service.subscriptions.stream_handler else [])]
         self.leases = Leases(self.database, self.owner, settings.lease_s, singletons)
         self.key_bucket = KeyBucket(service.name, self.identity, self.database, self.broker)
@@ -159,6 +164,7 @@ class Running:
         kinds = [*effects.kinds(), *self.timers.kinds(), self.retry_queue.kind(), self.jobs.cleanup(retention)]
         if service.name in RECIPIENTS:
             kinds.append(self.key_bucket.renewal())
+        kinds += self.invariant_checks.kinds(self.database, self.group_commit)
         due_kinds = {timer.kind for timer in service.timers if isinstance(timer, DueJob)}
         kinds += [
             replace(kind, derived=True, after=self.timers.wake) if kind.name in due_kinds else kind
@@ -265,6 +271,8 @@ class Running:
         if self.service.name in RECIPIENTS:
             recipients = KeyRecipients(self.service.name, self.database, self.store, self._on_commit)
             routers.append(operations.key_recipients(self.service.name, recipients))
+        if self.service.invariants is not None:
+            routers.append(violation_routes.routes(self.context, self.service.invariants.violations))
         app = FastAPIOffline(  # its pages load their scripts from here, and nothing from other hosts
             # Not by include_router: at each level it builds every route once more, and searches them level by level.
             routes=[route for router in routers for route in router.routes],

@@ -34,6 +34,10 @@ class ServiceSettings(BaseSettings):
     """Time after its last heartbeat until a process loses its partitions."""
     job_retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
     """Time after its end until a background job is deleted."""
+    invariant_tolerance_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """Time for which the two sides of an invariant may differ before that is a violation."""
+    invariant_interval_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """Interval at which the invariants of all tenants are checked."""
     outbox_limit: Annotated[int, Field(ge=100)] = 100_000
     """Unpublished facts from which on HTTP answers 503."""
 

@@ -9,6 +9,7 @@ from paybill_contracts.envelope import Origin
 from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.diagnosis.invariants import Invariants, TenantState
 from paybill_runtime.jobs.effects import JobRegistry, Timer
 from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.security.secrets import Secrets
@@ -18,7 +19,7 @@ from paybill_billing.catalogue.jobs import publish_initial_catalogue
 from paybill_billing.consumer import HANDLERS
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.incidents import INCIDENTS
+from paybill_billing.incidents import INCIDENTS, VIOLATIONS
 from paybill_billing.licences import jobs as licence_jobs
 from paybill_billing.licences.domain import licence_keys, licences, revocations
 from paybill_billing.licences.effects import ExternalSystems, SigningKeys
@@ -37,7 +38,7 @@ from paybill_billing.settings import Settings
 from paybill_billing.subscriptions import jobs as subscription_jobs
 from paybill_billing.subscriptions.domain import changes, subscriptions
 from paybill_billing.subscriptions.jobs.plan_migrations import PlanMigrationRunner, continue_plan_migrations
-from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS, enqueue_overdue_sync
+from paybill_billing.subscriptions.tables import ACCOUNTS, CHANGES, SUBSCRIPTIONS, enqueue_overdue_sync
 from paybill_billing.tables import STATES
 from paybill_billing.usage import jobs as usage_jobs
 from paybill_billing.usage.jobs import CUTOFF_DUE, WINDOWS_DUE, WindowCloser, configure_publishers
@@ -71,6 +72,8 @@ TIMERS = (
     WINDOWS_DUE,
     CUTOFF_DUE,
 )
+INVARIANTS = Invariants(VIOLATIONS, (TenantState(ACCOUNTS, id_of=str, tenant_of=lambda account: account.id),), rules=())
+"""Invariants of the service (docs/invariants.md)."""
 _START = Origin("start", "start", "service:billing", "")
 
 
@@ -149,4 +152,5 @@ def service() -> Service:
         job_kinds=connections.job_kinds,
         singleton_leases=(LEASE,),
         incidents=INCIDENTS,
+        invariants=INVARIANTS,
     )

@@ -1,7 +1,8 @@
-"""Incidents of the service, which all contexts open and close."""
+"""Incidents and violated invariants of the service, which all contexts may find."""
 
 from paybill_runtime.decisions.aggregates import generated
 from paybill_runtime.decisions.incidents import Incidents
+from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index
 
 from paybill_billing.database import Base
@@ -20,5 +21,15 @@ class IncidentRow(Base, table=True):
     opened: str = generated("(state->>'since') || '/' || (state->>'id')", unique=True)
 
 
+class ViolationRow(Base, table=True):
+    """An invariant that does not hold for a tenant, or did not."""
+
+    __tablename__ = "violations"
+
+    status: str = generated("state->>'status'", index=True)
+    tenant_id: str = generated("state->>'tenant_id'", index=True)
+
+
 INCIDENTS = Incidents("billing", IncidentRow)
-STATES = (INCIDENTS,)
+VIOLATIONS = Violations("billing", ViolationRow)
+STATES = (INCIDENTS, VIOLATIONS)

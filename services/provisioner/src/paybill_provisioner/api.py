@@ -1,5 +1,6 @@
 """HTTP API for operators: show the blueprint and environments, and retry failed ones."""
 
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Self
 
@@ -14,8 +15,9 @@ from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
 from pydantic import BaseModel, Field
+from sqlmodel import col
 
-from paybill_provisioner.domain import environments
+from paybill_provisioner.domain import environments, size_changes
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import (
     Environment,
@@ -24,7 +26,7 @@ from paybill_provisioner.domain.environments import (
     existing,
     id_of,
 )
-from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
+from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS, EnvironmentRow
 
 EnvironmentOrTenantId = Annotated[
     str,
@@ -98,6 +100,16 @@ class FailureView(BaseModel):
     reason: str
 
 
+class PendingChangeView(BaseModel):
+    """A change of the entitled tier or placement that the infrastructure has not followed."""
+
+    tier: str
+    preset: Preset
+    since: datetime
+    reason: str
+    waits_for: str
+
+
 class Links(BaseModel):
     """Related resources."""
 
@@ -116,6 +128,7 @@ class EnvironmentSummary(BaseModel):
     access_wanted: Annotated[Access, Field(description="The target access; differs from `access` while it changes.")]
     tier: str | None
     preset: Preset | None
+    pending: Annotated[PendingChangeView | None, Field(description="A change of size that is not built.")]
     links: Links
 
     @classmethod
@@ -180,9 +193,14 @@ def router(context: ServiceContext) -> APIRouter:
             EnvironmentId | None, Query(description="Only ids after this one: `next` of the previous page.")
         ] = None,
         limit: Limit = 50,
+        *,
+        pending: Annotated[bool, Query(description="Only environments whose size is to change.")] = False,
     ) -> EnvironmentPage:
         """Lists environments in the order of their ids, in pages. New ones between two requests shift no page."""
-        page, next_ = await load_page(context, ENVIRONMENTS, after, limit, status=status, region=region, preset=preset)
+        conditions = [col(EnvironmentRow.pending_since).is_not(None)] if pending else []
+        page, next_ = await load_page(
+            context, ENVIRONMENTS, after, limit, *conditions, status=status, region=region, preset=preset
+        )
         return EnvironmentPage(environments=[EnvironmentSummary.of(each) for each in page], next=next_)
 
     @routes.get("/environments/{environment}")
@@ -200,6 +218,7 @@ def router(context: ServiceContext) -> APIRouter:
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> EnvironmentView:
             blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+            unit.record(ENVIRONMENTS, id_, size_changes.on_retry(unit.get(ENVIRONMENTS, id_)))
             unit.record(ENVIRONMENTS, id_, environments.retry(unit.get(ENVIRONMENTS, id_), environment, blueprint))
             return EnvironmentView.full(existing(unit.get(ENVIRONMENTS, id_), environment))
 
@@ -233,8 +252,22 @@ def _summary(environment: Environment) -> dict[str, Any]:
         "access_wanted": environment.target_access,
         "tier": plan.tier if plan else None,
         "preset": plan.preset if plan else None,
+        "pending": _pending(environment),
         "links": Links(self=f"/v1/environments/{environment.id}"),
     }
+
+
+def _pending(environment: Environment) -> PendingChangeView | None:
+    pending, size = environment.pending, environment.changed_size
+    if pending is None or size is None:
+        return None
+    return PendingChangeView(
+        tier=size.tier,
+        preset=size.preset,
+        since=pending.since,
+        reason=pending.reason,
+        waits_for=pending.waits_for,
+    )
 
 
 def _plan(environment: Environment) -> PlanView | None:

@@ -8,19 +8,28 @@ from paybill_contracts.event import digest
 from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.diagnosis.invariants import Invariants, TenantState
 from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.settings import read_secret
 
 from paybill_provisioner.api import router
 from paybill_provisioner.consumer import HANDLERS
-from paybill_provisioner.domain import blueprints
+from paybill_provisioner.domain import blueprints, size_changes
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
+from paybill_provisioner.domain.environments import id_of
 from paybill_provisioner.drivers import Drivers
 from paybill_provisioner.drivers.local import LocalDriver
 from paybill_provisioner.drivers.server import TenantServer
 from paybill_provisioner.jobs import JOBS
 from paybill_provisioner.settings import Settings
-from paybill_provisioner.tables import BLUEPRINTS, INCIDENTS, STATES
+from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS, INCIDENTS, STATES, VIOLATIONS
+
+INVARIANTS = Invariants(
+    VIOLATIONS,
+    (TenantState(ENVIRONMENTS, id_of=id_of, tenant_of=lambda each: each.tenant_id),),
+    rules=(size_changes.SIZE,),
+)
+"""Invariants of the service (docs/invariants.md)."""
 
 
 async def publish_blueprint(context: ServiceContext) -> None:
@@ -64,4 +73,5 @@ def service() -> Service:
         on_start=(publish_blueprint,),
         lifespan=lifespan,
         incidents=INCIDENTS,
+        invariants=INVARIANTS,
     )

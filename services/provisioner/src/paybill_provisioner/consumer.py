@@ -14,7 +14,7 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_provisioner.domain import access, environments
+from paybill_provisioner.domain import access, environments, size_changes
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
 from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, id_of
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
@@ -45,8 +45,9 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
 
 
 @HANDLERS.fact(EntitlementsSet, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
-def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, _: DecisionContext) -> None:
+def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
     blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+    _record(unit, fact, size_changes.on_entitlements_set(_environment(unit, fact), fact, at.now))
     _record(unit, fact, environments.on_entitlements_set(_environment(unit, fact), fact, blueprint))
 
 
@@ -62,6 +63,7 @@ def tenant_reactivated(unit: UnitOfWork, fact: TenantReactivated, _: DecisionCon
 
 @HANDLERS.fact(OffboardingStarted, writes=_writes)
 def offboarding_started(unit: UnitOfWork, fact: OffboardingStarted, _: DecisionContext) -> None:
+    _record(unit, fact, size_changes.on_leaving(_environment(unit, fact)))
     _record(unit, fact, access.on_tenant_left(_environment(unit, fact), fact))
 
 

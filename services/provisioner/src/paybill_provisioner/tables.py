@@ -3,6 +3,7 @@
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from paybill_runtime.decisions.incidents import Incidents
+from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
@@ -31,6 +32,7 @@ class EnvironmentRow(Base, table=True):
     status: str = generated("state->>'status'")
     region: str = generated("state->>'region'")
     preset: str | None = generated("state->'plan'->>'preset'")
+    pending_since: str | None = generated("state->'pending'->>'since'", index=True)
 
 
 class IncidentRow(Base, table=True):
@@ -46,7 +48,17 @@ class IncidentRow(Base, table=True):
     opened: str = generated("(state->>'since') || '/' || (state->>'id')", unique=True)
 
 
+class ViolationRow(Base, table=True):
+    """An invariant that does not hold for a tenant, or did not."""
+
+    __tablename__ = "violations"
+
+    status: str = generated("state->>'status'", index=True)
+    tenant_id: str = generated("state->>'tenant_id'", index=True)
+
+
 BLUEPRINTS = Stored("blueprint", BlueprintRow, PublishedBlueprint, blueprints.evolve)
 ENVIRONMENTS = Stored("environment", EnvironmentRow, Environment, environments.evolve)
 INCIDENTS = Incidents("provisioner", IncidentRow)
-STATES = (BLUEPRINTS, ENVIRONMENTS, INCIDENTS)
+VIOLATIONS = Violations("provisioner", ViolationRow)
+STATES = (BLUEPRINTS, ENVIRONMENTS, INCIDENTS, VIOLATIONS)

@@ -3,6 +3,7 @@
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
 from paybill_runtime.decisions.incidents import Incidents
+from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
@@ -44,7 +45,17 @@ class IncidentRow(Base, table=True):
     opened: str = generated("(state->>'since') || '/' || (state->>'id')", unique=True)
 
 
+class ViolationRow(Base, table=True):
+    """An invariant that does not hold for a tenant, or did not."""
+
+    __tablename__ = "violations"
+
+    status: str = generated("state->>'status'", index=True)
+    tenant_id: str = generated("state->>'tenant_id'", index=True)
+
+
 TENANTS = Stored("tenant", TenantRow, Tenant, tenants.evolve, conflicts={"tenants_slug_key": tenants.SlugTakenError})
 SIGNUP_OPTIONS = Stored("offering", SignupOptionsRow, SignupOptions, signup_options.evolve)
 INCIDENTS = Incidents("tenant", IncidentRow)
-STATES = (TENANTS, SIGNUP_OPTIONS, INCIDENTS)
+VIOLATIONS = Violations("tenant", ViolationRow)
+STATES = (TENANTS, SIGNUP_OPTIONS, INCIDENTS, VIOLATIONS)

@@ -55,6 +55,7 @@ class JobRequest:
     due: datetime
     queue: str = ""
     priority: Priority = Priority.INTERACTIVE
+    detail: str | None = None
 
 
 _FOR_FACTS = "kind, key, queue, locks, lease, priority, due, deadline, event_id"
@@ -92,13 +93,15 @@ def require_jobs(statement: Statement, facts: Sequence[Fact], required: Required
 def request_job(statement: Statement, job: JobRequest, change: str = AGAIN) -> None:
     """Requests a job. change: for a job of this kind and key that is pending; empty to leave it."""
     statement.wake_owner(job.lease)
-    values = (job.kind, job.key, job.queue or job.key, job.lease, int(job.priority), job.due)
-    kind, key, queue, lease, priority, due = map(statement.value, values)
+    values = (job.kind, job.key, job.queue or job.key, job.lease, int(job.priority), job.due, job.detail)
+    kind, key, queue, lease, priority, due, detail = map(statement.value, values)
     statement.add(
         request_jobs(
             f"SELECT {kind}::text AS kind, {key}::text AS key, {queue}::text AS queue, {lease}::text AS lease, "
-            f"{priority}::smallint AS priority, {due}::timestamptz AS due",
+            f"{priority}::smallint AS priority, {due}::timestamptz AS due, 1::bigint AS requests, "
+            f"{detail}::text AS detail",
             change,
+            detail=True,
         )
     )
 

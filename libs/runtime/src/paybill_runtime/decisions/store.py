@@ -12,11 +12,19 @@ from paybill_runtime.database.pool import Connection, fetch_rows
 from paybill_runtime.database.statement import STATE_CHANGED, ExtraStatements, Statement
 from paybill_runtime.decisions import outbox
 from paybill_runtime.decisions.aggregates import AnyStored, Key
-from paybill_runtime.decisions.job_rows import RequiredJobs, require_jobs
+from paybill_runtime.decisions.job_rows import JobRequest, RequiredJobs, request_job, require_jobs
 from paybill_runtime.decisions.unit_of_work import Loaded, UnitOfWork
 
 Queries = Callable[[Statement], Sequence[str]]
 """Returns more SELECTs for the round trip of `load`: a negative number, a text, a bigint and a text each."""
+
+
+JobRequests = Callable[[UnitOfWork], Iterable[JobRequest]]
+"""Returns the jobs without a fact that the changes of a decision require."""
+
+
+def _no_requests(_: UnitOfWork) -> Iterable[JobRequest]:
+    return ()
 
 
 class Store:
@@ -26,11 +34,16 @@ class Store:
     """
 
     def __init__(
-        self, states: Sequence[AnyStored], required_jobs: RequiredJobs, is_held: Callable[[str], bool]
+        self,
+        states: Sequence[AnyStored],
+        required_jobs: RequiredJobs,
+        is_held: Callable[[str], bool],
+        job_requests: JobRequests = _no_requests,
     ) -> None:
         self.states: Mapping[str, AnyStored] = {stored.kind: stored for stored in sorted(states, key=lambda s: s.kind)}
         self._required_jobs = required_jobs
         self._is_held = is_held
+        self._job_requests = job_requests
 
     async def load(
         self,
@@ -92,6 +105,8 @@ class Store:
             if not self._is_held(RELAY):
                 statement.notify()
             require_jobs(statement, unit.facts, self._required_jobs, unit.now)
+        for request in self._job_requests(unit):
+            request_job(statement, request, "")
         for add in extra_statements:
             add(statement)
         await statement.execute(connection)

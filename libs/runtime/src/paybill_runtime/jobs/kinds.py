@@ -16,11 +16,15 @@ SLOTS = 16
 
 
 class RetryAfter(Exception):  # noqa: N818  # not an error: the job waits for another system
-    """Raised by a job that waits: it gives its slot back and runs again later. It does not count as an attempt."""
+    """Raised by a job that waits: it gives its slot back and runs again later. It does not count as an attempt.
 
-    def __init__(self, after_s: float, reason: str) -> None:
+    detail: replaces the detail of the job.
+    """
+
+    def __init__(self, after_s: float, reason: str, detail: str | None = None) -> None:
         super().__init__(reason)
         self.after_s = after_s
+        self.detail = detail
 
 
 class AttemptFailedError(Exception):

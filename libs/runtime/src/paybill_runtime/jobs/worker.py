@@ -161,7 +161,7 @@ class Worker:
         except (DatabaseUnavailableError, LeaseLostError, OverloadedError):
             raise
         except RetryAfter as error:
-            await self._queue.later(job, error.after_s, job.attempts, single_line(str(error)))
+            await self._queue.later(job, error.after_s, job.attempts, single_line(str(error)), error.detail)
         except AttemptFailedError as error:
             attempts = job.attempts + 1
             after_s = kind.backoff_s(attempts) if error.after_s is None else error.after_s

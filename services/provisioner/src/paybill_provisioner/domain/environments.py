@@ -15,6 +15,8 @@ from paybill_contracts.provisioner import (
     AccessClosed,
     AccessOpened,
     Endpoint,
+    EnvironmentChangePending,
+    EnvironmentChangeSettled,
     EnvironmentFailed,
     EnvironmentPlanned,
     EnvironmentReady,
@@ -33,6 +35,7 @@ from pydantic import Field
 
 from paybill_provisioner.domain import graph
 from paybill_provisioner.domain.blueprints import PublishedBlueprint, require_region, tier_of
+from paybill_provisioner.domain.sizes import PendingChange, Size
 
 EnvironmentEvent = (
     EnvironmentRegistered
@@ -45,6 +48,8 @@ EnvironmentEvent = (
     | AccessClosed
     | RetentionStarted
     | EnvironmentRetained
+    | EnvironmentChangePending
+    | EnvironmentChangeSettled
 )
 
 
@@ -103,6 +108,7 @@ class Failure:
 class Environment:
     """The environment of one tenant.
 
+    changed_size: the entitled size, if it has changed since the plan. pending: of that change, until it is built.
     target_access: last requested; access: in effect. revision: number of events so far; a plan names the one that it
     is based on.
     """
@@ -122,6 +128,18 @@ class Environment:
     target_access: Annotated[Access, Field(alias="wanted")] = Access.OPEN
     access: Access = Access.CLOSED
     export: Export | None = None
+    changed_size: Size | None = None
+    pending: PendingChange | None = None
+
+    @property
+    def planned_size(self) -> Size | None:
+        """The size of the plan; None before the first plan."""
+        return Size(self.plan.tier, self.plan.preset) if self.plan else None
+
+    @property
+    def entitled_size(self) -> Size | None:
+        """The size that the tenant is entitled to; None before the first plan."""
+        return self.changed_size or self.planned_size
 
     @property
     def resources(self) -> Mapping[str, Resource]:
@@ -195,7 +213,8 @@ def retry(
     match environment.status:
         case Status.FAILED if environment.plan is not None:
             last = environment.plan
-            return [planned(environment, blueprint, last.tier, last.preset, last.entitlements_hash)]
+            size = environment.changed_size or Size(last.tier, last.preset)
+            return [planned(environment, blueprint, size.tier, size.preset, last.entitlements_hash)]
         case Status.BUILDING:
             return []
         case Status.FAILED | Status.REGISTERED | Status.READY | Status.RETAINING | Status.RETAINED:
@@ -335,7 +354,13 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
     match event:
         case EnvironmentPlanned():
             return replace(
-                environment, status=Status.BUILDING, plan=event.plan, plan_hash=event.plan_hash, failure=None
+                environment,
+                status=Status.BUILDING,
+                plan=event.plan,
+                plan_hash=event.plan_hash,
+                failure=None,
+                changed_size=None,
+                pending=None,
             )
         case ResourceBuilt():
             built = BuiltResource(resource=environment.resources[event.address], outputs=event.outputs)
@@ -358,5 +383,10 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(environment, status=Status.RETAINING, target_access=Access.CLOSED)
         case EnvironmentRetained():
             return replace(environment, status=Status.RETAINED, access=Access.CLOSED, export=event.export)
+        case EnvironmentChangePending():
+            pending = PendingChange(since=event.since, reason=event.reason, waits_for=event.waits_for)
+            return replace(environment, changed_size=Size(event.to_tier, event.to_preset), pending=pending)
+        case EnvironmentChangeSettled():
+            return replace(environment, changed_size=Size(event.tier, event.preset), pending=None)
         case _:
             assert_never(event)

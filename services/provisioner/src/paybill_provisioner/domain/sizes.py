@@ -1,0 +1,29 @@
+"""Size of an environment: its tier and placement, and a change of it that is not built."""
+
+from dataclasses import dataclass
+
+from paybill_contracts.placement import Preset
+from paybill_contracts.values import Timestamp
+from typing_extensions import override
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A tier on a placement."""
+
+    tier: str
+    preset: Preset
+
+    @override
+    def __str__(self) -> str:
+        """Returns the text for people."""
+        return f"{self.tier} ({self.preset})"
+
+
+@dataclass(frozen=True, slots=True)
+class PendingChange:
+    """A change of the entitled size that is not built."""
+
+    since: Timestamp
+    reason: str
+    waits_for: str
