@@ -15,6 +15,9 @@ from paybill_stack.errors import FailureKind, StackError
         (-250, "USD", "-2.50 USD"),
         (1200, "JPY", "1200 JPY"),
         (-1234, "KWD", "-1.234 KWD"),
+        (9990, "KWD", "9.990 KWD"),
+        (7, "ISK", "7 ISK"),
+        (100, "ZZZ", "1.00 ZZZ"),
     ],
 )
 def test_an_amount_has_the_minor_digits_of_its_currency(minor: int, currency: str, text: str) -> None:

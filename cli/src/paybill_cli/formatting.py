@@ -5,23 +5,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-_NO_DIGITS = re.findall("...", "BIFCLPDJFGNFISKJPYKMFKRWPYGRWFUGXUYIVNDVUVXAFXOFXPF")
-_THREE_DIGITS = re.findall("...", "BHDIQDJODKWDLYDOMRTND")
-_DIGITS = dict.fromkeys(_NO_DIGITS, 0) | dict.fromkeys(_THREE_DIGITS, 3) | {"CLF": 4, "UYW": 4}
-"""Minor digits of the currencies that do not have two (ISO 4217)."""
-
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)")
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 _BAR_WIDTH = 24
 
 
 def money(amount: Mapping[str, Any]) -> str:
-    """Returns an amount such as `567.80 EUR`."""
-    digits = _DIGITS.get(amount["currency"], 2)
-    minor = int(amount["minor"])
-    whole, rest = divmod(abs(minor), 10**digits)
-    fraction = f".{rest:0{digits}}" if digits else ""
-    return f"{'-' if minor < 0 else ''}{whole}{fraction} {amount['currency']}"
+    """Returns an amount such as `567.80 EUR`, with the digits of ISO 4217."""
+    from paybill_contracts.money import Money
+
+    return Money(minor=int(amount["minor"]), currency=amount["currency"]).text
 
 
 def duration(seconds: int) -> str:

@@ -20,7 +20,7 @@ from paybill_contracts.event import (
     partition_of,
     upcaster,
 )
-from paybill_contracts.money import CurrencyMismatchError, Money
+from paybill_contracts.money import CurrencyMismatchError, Money, is_currency, minor_digits
 from paybill_contracts.placement import Isolation, Preset, placement_of
 from paybill_contracts.values import Key, SecretRef, Slug, TenantId, Text, Timestamp, Url
 from pydantic import TypeAdapter, ValidationError
@@ -250,3 +250,8 @@ def test_an_invalid_old_payload_is_refused(payload: bytes) -> None:
 def test_an_unknown_type_has_no_latest_class() -> None:
     with pytest.raises(UnknownEventError, match="not a registered event type"):
         latest_event("test.missing")
+
+
+def test_only_currencies_of_iso_4217_are_currencies() -> None:
+    assert [is_currency(code) for code in ("EUR", "KWD", "ZZZ", "XAU", "XXX", "eur")] == [True, True] + [False] * 4
+    assert [minor_digits(code) for code in ("EUR", "JPY", "KWD", "UYW", "ZZZ")] == [2, 0, 3, 4, 2]
