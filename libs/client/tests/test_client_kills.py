@@ -1,11 +1,12 @@
 """A subscriber is killed again and again while it handles events: none is lost, none is handled twice, order holds.
 
-CONTRIBUTING.md describes the long form.
+CONTRIBUTING.md describes the long form, on a running stack.
 """
 
 import asyncio
 import faulthandler
 import os
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,46 +16,56 @@ import asyncpg
 import clean_environment
 import pytest
 from paybill_client.postgres import TABLES
-from paybill_contracts.envelope import Fact, Origin, headers_of, subject_of
-from paybill_contracts.event import encode
-from paybill_runtime.clock import new_id, now
-from paybill_runtime.messaging.streams import connect
-from paybill_runtime.telemetry import child
+from sources_of_events import RunningStack, TestServers
 
 EVENTS = int(os.environ.get("PAYBILL_TEST_CLIENT_EVENTS", "600"))
 KILLS = int(os.environ.get("PAYBILL_TEST_CLIENT_KILLS", "2"))
+SEED = int(os.environ.get("PAYBILL_TEST_CLIENT_SEED", "0")) or random.randrange(1, 1_000_000)
+STACK = os.environ.get("PAYBILL_TEST_CLIENT_STACK", "")
 WITHIN_S = 60
 """Time without any progress after which the test fails; a killed handler's event comes again after 5 s."""
 PROCESS = Path(__file__).with_name("handling_process.py")
 
 
+@pytest.fixture
+def source(request, tmp_path) -> TestServers | RunningStack:
+    """The servers of the tests, or the running stack whose data directory PAYBILL_TEST_CLIENT_STACK names."""
+    if STACK:
+        return RunningStack(Path(STACK), tmp_path)
+    return TestServers(request.getfixturevalue("nats"), request.getfixturevalue("create_subscriber"))
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("form", ["handlers", "batches"])
 async def test_a_killed_subscriber_loses_no_event_and_handles_none_twice(
-    form, create_subscriber, nats, cancelled, postgres, pool, tmp_path
+    form, source, postgres, pool, tmp_path
 ) -> None:
     python = clean_environment.make(tmp_path / "environment", "paybill-client", "postgres")
     schema = await pool.fetchval("SELECT current_schema()")
     await pool.execute(TABLES)
     await pool.execute("CREATE TABLE effects (place serial, sequence bigint)")
-    credentials = await create_subscriber(contexts=("tenant",))
-    publishing = asyncio.create_task(_publish(nats, cancelled))
-    url = postgres.url("postgres", "postgres")
-    began = time.monotonic()
+    credentials = await source.create_subscriber()
+    arguments = (python, form, credentials, source.type, postgres.url("postgres", "postgres"), schema)
+    password = postgres.password("postgres")
+    earlier = len(await source.log())
     # Progress is watched below; the limit of pytest would end a long form.
     faulthandler.cancel_dump_traceback_later()
+    publishing = asyncio.create_task(source.publish(EVENTS))
+    began = time.monotonic()
 
-    for kill in range(1, KILLS + 1):
-        async with _process(python, form, credentials, url, schema, password=postgres.password("postgres")):
-            await _until_handled(pool, EVENTS * kill // (KILLS + 1))
-    async with _process(python, form, credentials, url, schema, password=postgres.password("postgres")):
+    for count in sorted(random.Random(SEED).sample(range(EVENTS), KILLS)):
+        async with _process(*arguments, password=password):
+            await _until_handled(pool, earlier + count)
+    async with _process(*arguments, password=password):
         await publishing
-        await _until_handled(pool, EVENTS)
+        await _until_handled(pool, earlier + EVENTS)
         await asyncio.sleep(1)  # an event that is handled twice would come now
 
     handled = [row["sequence"] for row in await pool.fetch("SELECT sequence FROM effects ORDER BY place")]
-    print(f"{form}: {EVENTS} events, {KILLS} kills, {time.monotonic() - began:.0f} s")  # noqa: T201  # the record
-    assert handled == list(range(1, EVENTS + 1))
+    elapsed_s = time.monotonic() - began
+    print(f"{form}: {EVENTS} events, {KILLS} kills, {elapsed_s:.0f} s, PAYBILL_TEST_CLIENT_SEED={SEED}")  # noqa: T201  # the record
+    assert handled == await source.log()
+    assert len(handled) == earlier + EVENTS
 
 
 @asynccontextmanager
@@ -72,15 +83,6 @@ async def _process(python: Path, *arguments: object, password: str) -> AsyncIter
         if process.returncode is None:
             process.kill()
         await process.wait()
-
-
-async def _publish(nats, cancelled) -> None:
-    client = await connect(nats.url, "tenant", nats.password("tenant"))
-    for number in range(EVENTS):
-        id_, event = new_id(), cancelled(number)
-        fact = Fact(event, id_, now(), number + 1, Origin(id_, id_, "service:tenant", child(None)))
-        await client.jetstream().publish(subject_of(event), encode(event), headers=headers_of(fact))
-    await client.close()
 
 
 async def _until_handled(pool: asyncpg.Pool, count: int) -> None:
