@@ -112,34 +112,24 @@ def test_every_paybill_command_runs(stack, tenant_id, tmp_path):
         assert done.returncode == 0, f"{line}: {done.stdout[-500:]} {done.stderr[-500:]}"
 
 
-def test_the_python_example_publishes_and_subscribes_in_a_clean_environment(stack, tenant_id, tmp_path):
+def test_the_python_programs_publish_and_subscribe_in_a_clean_environment(stack, tenant_id, tmp_path):
     create = next(line for line in _commands() if line.startswith("paybill subscriber create"))
     assert _run(shlex.split(create)[1:], stack, tmp_path).returncode == 0
     python = clean_environment.make(tmp_path / "environment", "paybill-client")
     (tmp_path / ".paybill").symlink_to(stack["PAYBILL_DATA_DIR"])
-    [example] = _blocks("python")
+    publishing, subscribing = _blocks("python")
     before = _total(stack, tenant_id, tmp_path)
-    lines = [line for line in example.splitlines() if not line.startswith(("from ", "import "))]
-    imports = [line for line in example.splitlines() if line.startswith(("from ", "import "))]
-    program = [
-        *imports,
-        "import asyncio, datetime, logging, sys",
-        "logging.basicConfig()",
-        f"tenant_id, now = {tenant_id!r}, datetime.datetime.now(datetime.timezone.utc)",
-        "print = __import__('functools').partial(print, flush=True)",
-        "async def main():",
-        *(f"    {line}" for line in lines),
-        "asyncio.run(main())",
-    ]
-    (tmp_path / "example.py").write_text("\n".join(program))
+    (tmp_path / "publishing.py").write_text(publishing.replace("ten_…", tenant_id))
+    (tmp_path / "subscribing.py").write_text(subscribing)
 
+    subprocess.run([python, "-I", "publishing.py"], cwd=tmp_path, timeout=WITHIN_S, check=True)
     with subprocess.Popen(
-        [python, "-I", str(tmp_path / "example.py")], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [python, "-I", "-u", "subscribing.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     ) as process:
         printed = next((line for line in process.stdout if line.split()[1:] == ["calls", str(before + 12)]), "")
         process.kill()
 
-    assert len(example.splitlines()) <= 16
+    assert all(len([line for line in program.splitlines() if line]) <= 10 for program in (publishing, subscribing))
     assert printed, "the event of the published usage was not printed"
     assert _total(stack, tenant_id, tmp_path) == before + 12
 
