@@ -8,6 +8,7 @@ from paybill_client import (
     DeadLetter,
     Fact,
     Subscriber,
+    UnreadableEventError,
 )
 from paybill_contracts.errors import RetryLaterError
 from paybill_contracts.tenant import TenantCancelled
@@ -108,7 +109,7 @@ async def test_an_invalid_event_is_a_dead_letter_and_not_lost(
     async def keep(letter: DeadLetter) -> None:
         letters.append(letter)
 
-    subscriber = Subscriber(await create_subscriber(), tries=2, on_dead_letter=keep)
+    subscriber = Subscriber(await create_subscriber(), on_dead_letter=keep)
     handled = record(subscriber)
     tenant = await connect(nats.url, "tenant", nats.password("tenant"))
     await tenant.jetstream().publish("paybill.events.0.tenant.tenant_cancelled.v1", b"not json")
@@ -123,6 +124,61 @@ async def test_an_invalid_event_is_a_dead_letter_and_not_lost(
         (2, "UnknownEventError"),
     ]
     assert letters[0].payload == b"not json"
+    assert [letter.tries for letter in letters] == [1, 1]  # no retry can help
+
+
+async def test_an_event_of_a_newer_version_ends_the_run_and_is_delivered_to_a_newer_program(
+    record, create_subscriber, publish, cancelled, nats
+) -> None:
+    path = await create_subscriber()
+    await publish(cancelled(0))
+    tenant = await connect(nats.url, "tenant", nats.password("tenant"))
+    await tenant.jetstream().publish("paybill.events.0.tenant.tenant_cancelled.v7", b"{}")
+    await tenant.close()
+    await publish(cancelled(2))
+    subscriber = Subscriber(path)
+    handled = record(subscriber)
+    async with asyncio.timeout(10):
+        with pytest.raises(UnreadableEventError, match=r"event 2 .* upgrade paybill-client"):
+            await subscriber.run()
+    assert handled.order == [0]
+
+    letters: list[int] = []
+
+    async def keep(letter: DeadLetter) -> None:
+        letters.append(letter.sequence)
+        newer.stop()
+
+    newer = Subscriber(path, on_dead_letter=keep)
+    record(newer)
+    async with asyncio.timeout(10):
+        await newer.run()
+    assert letters == [2]
+
+
+async def test_a_cancelled_task_of_a_handler_is_a_failure_of_the_event_and_does_not_end_the_run(
+    create_subscriber, run, publish, cancelled
+) -> None:
+    subscriber = Subscriber(await create_subscriber())
+    tries: list[str] = []
+    done = asyncio.Event()
+
+    @subscriber.on(TenantCancelled)
+    async def handle(event: TenantCancelled, _: Fact) -> None:
+        tries.append(event.reason)
+        if len(tries) == 1:
+            task = asyncio.create_task(asyncio.sleep(5))
+            task.cancel()
+            await task
+        if event.reason == "1":
+            done.set()
+
+    run(subscriber)
+    await publish(cancelled(0), cancelled(1))
+    async with asyncio.timeout(10):
+        await done.wait()
+
+    assert tries == ["0", "0", "1"]
 
 
 @pytest.mark.e2e

@@ -9,14 +9,13 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from paybill_contracts.envelope import EVENTS_ROOT, Fact
-from paybill_contracts.errors import DomainError
 from paybill_contracts.schemas import published_events
 
 from paybill_client.connection import EVENTS, PAUSE_S, DeniedError, ErrorMonitor, connection
 from paybill_client.credentials import Credentials
 from paybill_client.errors import ConnectionLostError, SubscribeDeniedError, UnreadableEventError
 from paybill_client.ordered_consumer import OrderedConsumer
-from paybill_client.retries import OnDeadLetter, dead_letter, fact_of, type_of
+from paybill_client.retries import OnDeadLetter, dead_letter, readable_fact_of, type_of
 
 log = logging.getLogger(__name__)
 
@@ -79,17 +78,13 @@ async def _decoded(
         sequence = message.metadata.sequence.stream
         if not types or type_of(message) in types:
             try:
-                facts.append(fact_of(message))
-            except DomainError as error:
-                if on_dead_letter is not None:
-                    await on_dead_letter(dead_letter(message, error, 1))
-                else:
+                facts.append(readable_fact_of(message))
+            except UnreadableEventError as error:
+                if on_dead_letter is None:
                     if facts:
                         yield Batch(tuple(facts), position)
-                    raise UnreadableEventError(
-                        f"event {sequence} ({message.subject}) cannot be read: {error}",
-                        "upgrade paybill-client, or pass on_dead_letter to continue behind it",
-                    ) from error
+                    raise
+                await on_dead_letter(dead_letter(message, error, 1))
         position = sequence
     if position:
         yield Batch(tuple(facts), position)

@@ -17,7 +17,10 @@ from faststream.message import StreamMessage
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from paybill_contracts.envelope import Fact, read_fact
+from paybill_contracts.errors import DomainError
 from typing_extensions import override
+
+from paybill_client.errors import UnreadableEventError
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,9 @@ def fact_of(message: Msg) -> Fact:
 
 
 def dead_letter(message: Msg, error: Exception, tries: int) -> DeadLetter:
-    """Returns the dead letter of a message of the log."""
+    """Returns the dead letter of a message of the log. Its error is the reason why the event cannot be read."""
+    if isinstance(error, UnreadableEventError) and isinstance(error.__cause__, DomainError):
+        error = error.__cause__
     sequence = message.metadata.sequence.stream
     return DeadLetter(sequence, message.subject, message.headers or {}, message.data, error, tries)
 
@@ -62,10 +67,22 @@ def delay_s(failures: int) -> float:
     return float(min(FIRST_DELAY_S * 2.0 ** min(failures, 30), MAX_DELAY_S))
 
 
+def readable_fact_of(message: Msg) -> Fact:
+    """Returns the fact of a message of the log. Raises UnreadableEventError."""
+    try:
+        return fact_of(message)
+    except DomainError as error:
+        raise UnreadableEventError(
+            f"event {message.metadata.sequence.stream} ({message.subject}) cannot be read: {error}",
+            "upgrade paybill-client and paybill-contracts, or pass on_dead_letter to continue behind it",
+        ) from error
+
+
 class Retries:
     """Decides about each failure. One event at a time is delivered, so it counts only the current one's failures.
 
     outages: errors that say nothing about the event, such as a lost database; they are retried without being counted.
+    unreadable: the error of an event that no retry can help and no callback takes: the program has to end.
     """
 
     def __init__(
@@ -77,6 +94,7 @@ class Retries:
         self._sequence = 0
         self._failures = 0
         self._counted = 0
+        self.unreadable: UnreadableEventError | None = None
 
     def middleware(self) -> Any:
         """Returns the middleware for FastStream's broker."""
@@ -90,7 +108,11 @@ class Retries:
         self._failures += 1
         self._counted += not isinstance(error, self._outages)
         text = f"event {sequence} ({message.subject}): {type(error).__name__}: {error}"
-        if self._tries is None or self._counted < self._tries:
+        if isinstance(error, UnreadableEventError):
+            if self._on_dead_letter is None:
+                self.unreadable = error
+                raise NackMessage(delay=FIRST_DELAY_S) from error
+        elif self._tries is None or self._counted < self._tries:
             wait_s = delay_s(self._failures)
             log.warning("retrying in %.1f s: %s", wait_s, text)
             raise NackMessage(delay=wait_s) from error
@@ -119,6 +141,12 @@ class _Retry(BaseMiddleware[Any, Any]):
             return await call_next(msg)
         except HandlerException:
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Of a task that the handler awaited: nobody cancelled the program.
+            await self._retries.failed(message, RuntimeError(f"the handler was cancelled from inside: {error}"))
         except Exception as error:  # noqa: BLE001  # whatever a handler raises decides about this event alone
             await self._retries.failed(message, error)
         finally:

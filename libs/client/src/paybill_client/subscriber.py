@@ -39,7 +39,7 @@ from paybill_client.connection import EVENTS, PAUSE_S, DeniedError, ErrorMonitor
 from paybill_client.credentials import Credentials, read_credentials
 from paybill_client.errors import ConnectionLostError, CredentialsError, NotSubscribedError, SubscribeDeniedError
 from paybill_client.once import Handler
-from paybill_client.retries import OnDeadLetter, Retries, fact_of, type_of
+from paybill_client.retries import OnDeadLetter, Retries, readable_fact_of, type_of
 from paybill_client.tracing import telemetry_middlewares
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ class Subscriber:
         self._monitor = ErrorMonitor()
         self._client: Client | None = None
         self._stopping = asyncio.Event()
-        self._broker = self._new_broker(Retries(tries, outages, on_dead_letter))
+        self._retries = Retries(tries, outages, on_dead_letter)
+        self._broker = self._new_broker()
         self._subscription = self._declare()
 
     def on(self, type_: type[E]) -> Callable[[Handler[E]], Handler[E]]:
@@ -103,8 +104,9 @@ class Subscriber:
         """Handles events until `stop` or cancellation. An outage of NATS is waited for, also at the start.
 
         Raises SubscribeDeniedError when the credentials are refused or revoked, NotSubscribedError when the durable
-        consumer is missing or does not receive a type that has a handler, and ConnectionLostError when nats-py has
-        closed the connection.
+        consumer is missing or does not receive a type that has a handler, ConnectionLostError when nats-py has closed
+        the connection, and UnreadableEventError for an event that cannot be read, such as one of a newer version,
+        unless there is a callback for dead letters.
         """
         try:
             # FastStream leaves a connection open whose login is refused, so the first one is not its own.
@@ -121,6 +123,8 @@ class Subscriber:
                     message = await self._next(client, pull)
                     if message is not None:
                         await self._subscription.process_message(message)
+                        if self._retries.unreadable is not None:
+                            raise self._retries.unreadable
             finally:
                 # nats-py drains a pull subscription without end once it has dropped a status message.
                 await close(pull.unsubscribe())
@@ -160,20 +164,21 @@ class Subscriber:
             self._on_dead_letter,
         )
 
-    def _new_broker(self, retries: Retries) -> NatsBroker:
+    def _new_broker(self) -> NatsBroker:
         credentials = self._credentials
         return NatsBroker(
             **client_options(credentials, self._monitor),
             security=NatsUserPassword(credentials.name, credentials.password.get_secret_value()),
             js_options={"prefix": credentials.jetstream_prefix},
-            middlewares=(retries.middleware(), *telemetry_middlewares()),
+            middlewares=(self._retries.middleware(), *telemetry_middlewares()),
             apply_types=False,
             logger=None,  # retries are logged in one line, by the module `retries`
         )
 
     def _declare(self) -> Any:
         async def decode(message: StreamMessage[Msg]) -> Fact | None:
-            return fact_of(message.raw_message) if type_of(message.raw_message) in self._handlers else None
+            raw = message.raw_message
+            return readable_fact_of(raw) if type_of(raw) in self._handlers else None
 
         async def handle(fact: Fact | None) -> None:
             if fact is not None:
