@@ -96,6 +96,24 @@ async def test_an_upgrade_in_mid_period_costs_the_quoted_amount(bought):
     assert (bought.item().price.unit_amount, bought.item().quantity) == (5000, 3)
 
 
+async def test_a_change_while_the_invoice_is_unpaid_credits_nothing_and_keeps_the_debt(bought):
+    await bought.change(to(MONTHLY_50), key="up")
+    bought.fake.control.set_payment(bought.customer, "fail")
+    await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=32))
+    snapshot = await bought.provider.fetch(bought.id)
+    desired = replace(to(MONTHLY_20), without_proration=True)
+
+    quote = await bought.quote(desired)
+    before = len(bought.invoices())
+    await bought.change(desired, at=quote.effective_at, key="down")
+
+    assert (snapshot.status, snapshot.overdue) == ("past_due", Money(minor=5000, currency="EUR"))
+    assert (quote.due_now.minor, quote.lines, quote.next_amount) == (0, (), Money(minor=2000, currency="EUR"))
+    assert (len(bought.invoices()), bought.subscription().status) == (before, "past_due")
+    assert bought.fake.stripe.customers.retrieve(bought.customer).balance == 0
+    assert bought.item().price.unit_amount == 2000
+
+
 async def test_a_downgrade_is_credited_and_collects_nothing_now(bought):
     await bought.change(to(MONTHLY_50), key="up")
 

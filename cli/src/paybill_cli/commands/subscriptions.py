@@ -286,6 +286,8 @@ def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, An
     out.info(f"  {formatting.money(proration['due_now']):>14}  due now")
     if proration["next_amount"] is not None:
         out.info(f"  {formatting.money(proration['next_amount']):>14}  each later period")
+    if quote["overdue"] is not None:
+        out.info(f"  {formatting.money(quote['overdue']):>14}  overdue already")
     for text in formatting.plan_differences(quote):
         out.info(text)
     effective_at, valid_until = formatting.time(proration["effective_at"]), formatting.time(quote["valid_until"])

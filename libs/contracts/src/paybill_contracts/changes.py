@@ -68,7 +68,7 @@ class WantedChange(Value):
     """The requested change in full: it does not depend on later catalogues.
 
     plan, quantity: None for no change. price_index: of the price in the plan. at_period_end: at the end of the paid
-    period instead of now.
+    period instead of now. without_proration: nothing is credited or charged for the current period, which is unpaid.
     """
 
     kind: ChangeKind
@@ -76,6 +76,7 @@ class WantedChange(Value):
     plan: PlanRef | None
     price_index: Count
     quantity: Count | None
+    without_proration: bool = False
 
 
 class ChangeFact(Event):
@@ -100,7 +101,10 @@ class ChangeRequested(ChangeFact, type="billing.change_requested", version=1, ag
 
 
 class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregate="change", key="change_id"):
-    """Cost and effect of the change; to be confirmed before `valid_until`. An approval names `quote_hash`."""
+    """Cost and effect of the change; to be confirmed before `valid_until`. An approval names `quote_hash`.
+
+    overdue: the unpaid amount that the customer owes already.
+    """
 
     proration: Proration
     features: tuple[FeatureDifference, ...]
@@ -110,6 +114,7 @@ class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregat
     placement_after: Text
     valid_until: Timestamp
     quote_hash: Digest
+    overdue: Money | None = None
 
 
 class ChangeConfirmed(ChangeFact, type="billing.change_confirmed", version=1, aggregate="change", key="change_id"):

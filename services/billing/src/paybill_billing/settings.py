@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from paybill_contracts.billing import PublisherGrant
 from paybill_contracts.values import Key, TenantId
@@ -39,6 +39,8 @@ class Settings(ServiceSettings):
     publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids; without it no usage is accepted.
     licence_valid_s: default validity of a licence; it is renewed when a third is left.
     checkout_return_url: page that the provider opens after the checkout.
+    changes_while_overdue: policy for a change of plan or quantity now while the invoice of the period is unpaid:
+    `refused`, or `without_proration`.
     sweep_every_s: interval of the redelivery poll. reconcile_every_s: interval of the reconciliation of all
     subscriptions.
     """
@@ -56,6 +58,8 @@ class Settings(ServiceSettings):
     stripe_account: Annotated[str, StringConstraints(pattern=r"^acct_[A-Za-z0-9]{1,100}$")] | None = None
     publishers_file: Path | None = None
     checkout_return_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1/"
+
+    changes_while_overdue: Literal["refused", "without_proration"] = "refused"
 
     sweep_every_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     reconcile_every_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0

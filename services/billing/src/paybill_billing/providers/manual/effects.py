@@ -101,7 +101,8 @@ class Manual:
 def snapshot_of(state: ManualContract, contract: Contract) -> ProviderSnapshot:
     """Returns the contract as a provider snapshot."""
     owed = [invoice for invoice in state.invoices if invoice.status in UNPAID]
-    overdue = [invoice.due_at for invoice in owed if invoice.status is InvoiceStatus.OVERDUE]
+    late = [invoice for invoice in owed if invoice.status is InvoiceStatus.OVERDUE]
+    overdue = [invoice.due_at for invoice in late]
     pending = contract.next_terms
     return ProviderSnapshot(
         id=state.id,
@@ -118,6 +119,7 @@ def snapshot_of(state: ManualContract, contract: Contract) -> ProviderSnapshot:
         paid_until=state.paid_until,
         failed_at=min(overdue, default=None),
         pending=PendingSnapshot((_item(pending),), contract.period_end) if pending is not None else None,
+        overdue=late[-1].total if late else None,
     )
 
 
@@ -148,6 +150,10 @@ def _decide_change(
     state: ManualContract, desired: DesiredSubscription, at: datetime, key: str | None
 ) -> Sequence[ManualEvent]:
     match desired.kind:
+        case ChangeKind.PLAN if desired.without_proration and not desired.at_period_end:
+            raise ContractNotRunningError(
+                "an invoice of the contract is overdue; settle it, or change at the period end"
+            )
         case ChangeKind.PLAN:
             terms = _terms(contract_of(state).terms, desired)
             return manual.change(state, terms, at_period_end=desired.at_period_end, at=at, made_for=key)

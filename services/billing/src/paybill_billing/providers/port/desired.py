@@ -11,7 +11,7 @@ class DesiredSubscription:
     """Desired state of a subscription. plan, price, quantity: None when they stay the same.
 
     at_period_end: True for a change at the end of the paid period. pinned: the current plan version, which identifies
-    the item of the plan among other items.
+    the item of the plan among other items. without_proration: nothing is credited or charged for the current period.
     """
 
     kind: ChangeKind
@@ -21,3 +21,4 @@ class DesiredSubscription:
     price: Price | None = None
     quantity: int | None = None
     pinned: PlanVersion | None = None
+    without_proration: bool = False

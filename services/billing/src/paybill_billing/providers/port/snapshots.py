@@ -45,7 +45,7 @@ class ProviderSnapshot:
     tenant: written by us at checkout, a hint and no proof. collection_paused: payment collection was paused on request.
     items: at least one, the likeliest plan first. invoice: the newest one, to which an open failure must belong.
     paid_until: end of the newest paid period. failed_at: time of the first failed collection of the newest invoice, or
-    of its due date, if the provider still shows it.
+    of its due date, if the provider still shows it. overdue: the unpaid amount of the newest invoice after a failure.
     """
 
     id: str
@@ -62,6 +62,7 @@ class ProviderSnapshot:
     paid_until: datetime | None = None
     failed_at: datetime | None = None
     pending: PendingSnapshot | None = None
+    overdue: Money | None = None
 
     @property
     def is_entitling(self) -> bool:

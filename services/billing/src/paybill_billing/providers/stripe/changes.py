@@ -86,7 +86,7 @@ class StripeChanges:
                     regular = await self._preview(found, {"items": [item], "proration_behavior": "none"})
                     if desired.at_period_end:
                         return base.model_copy(update={"next_amount": _total(regular), "effective_at": ends})
-                    if found.field("status") == "trialing":
+                    if desired.without_proration or found.field("status") == "trialing":
                         # Nothing is invoiced before the trial ends: a preview would show the invoice after it.
                         return base.model_copy(update={"next_amount": _total(regular)})
                     invoice = await self._preview(
@@ -128,7 +128,7 @@ class StripeChanges:
                     await self._schedule(found, await self._item(found, desired), desired, key)
                 case ChangeKind.PLAN:
                     await self._release(found, key)
-                    await self._change_now(found, await self._item(found, desired), at, key)
+                    await self._change_now(found, await self._item(found, desired), desired, at, key)
                 case ChangeKind.CANCEL if desired.at_period_end:
                     await self._release(found, key)
                     if not found.field("cancel_at_period_end"):
@@ -190,15 +190,22 @@ class StripeChanges:
         return invoice
 
     async def _change_now(
-        self, found: _Current, item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem", at: datetime, key: str
+        self,
+        found: _Current,
+        item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem",
+        desired: DesiredSubscription,
+        at: datetime,
+        key: str,
     ) -> None:
         if item == _item_params(found.item):
             return
         params: SubscriptionUpdateParams = {
             "items": [{"id": item["id"], "price": item["price"], "quantity": item["quantity"]}],
-            "proration_behavior": "always_invoice",
-            "proration_date": int(at.timestamp()),
+            "proration_behavior": "none",
         }
+        if not desired.without_proration:
+            params["proration_behavior"] = "always_invoice"
+            params["proration_date"] = int(at.timestamp())
         if found.field("collection_method") != "send_invoice":
             # Otherwise Stripe keeps the unpaid change, and the whole subscription is past due.
             params["payment_behavior"] = "error_if_incomplete"

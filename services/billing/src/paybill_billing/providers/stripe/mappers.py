@@ -65,6 +65,7 @@ def subscription_snapshot(subscription: Json) -> ProviderSnapshot:
         paid_until=_paid_until(subscription, status, invoice, period_start, period_end),
         failed_at=_failed_at(invoice) if status in _FAILING else None,
         pending=_pending(subscription),
+        overdue=_overdue(invoice) if status in _FAILING else None,
     )
 
 
@@ -194,6 +195,14 @@ def _failed_at(invoice: Json | None) -> datetime | None:
         return time_of(invoice.get("due_date"))
     became = invoice.get("status_transitions")
     return time_of((became if isinstance(became, Mapping) else invoice).get("finalized_at"))
+
+
+def _overdue(invoice: Json | None) -> Money | None:
+    """Returns the unpaid amount of an open invoice."""
+    if invoice is None or optional_text_of(invoice, "status") not in {"open", "uncollectible"}:
+        return None
+    unpaid = invoice.get("amount_remaining", invoice.get("amount_due"))
+    return money_of(unpaid, invoice.get("currency"), invoice) if isinstance(unpaid, int) and unpaid > 0 else None
 
 
 def _pending(subscription: Json) -> PendingSnapshot | None:

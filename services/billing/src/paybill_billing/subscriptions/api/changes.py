@@ -16,6 +16,7 @@ from paybill_contracts.changes import (
     Proration,
     WantedChange,
 )
+from paybill_contracts.money import Money
 from paybill_contracts.values import Digest, Key, SubscriptionId, TenantId, Text, Timestamp
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -27,7 +28,7 @@ from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.domain import change_requests, changes
-from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError
+from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, UnknownSubscriptionError, WhileOverdue
 from paybill_billing.subscriptions.domain.changes import Change, ChangeEvent, Status, UnknownChangeError
 from paybill_billing.subscriptions.tables import (
     ACCOUNTS,
@@ -93,6 +94,7 @@ class QuoteView(BaseModel):
     placement_after: str
     valid_until: Timestamp
     quote_hash: Digest
+    overdue: Annotated[Money | None, Field(description="What the customer owes already.")]
 
 
 class ChangeView(BaseModel):
@@ -132,6 +134,7 @@ class ChangeView(BaseModel):
                 placement_after=quote.placement_after,
                 valid_until=quote.valid_until,
                 quote_hash=quote.quote_hash,
+                overdue=quote.overdue,
             ),
             code=change.code,
             refusal=change.refusal,
@@ -170,9 +173,9 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
 
         An `Idempotency-Key` makes retries safe. Refused with `change_open` while another change of the
         subscription is open, and with `subscription_ended`, `subscription_pending`, `subscription_suspended`,
-        `subscription_paused`, `subscription_cancels`, `not_paused`, `nothing_to_change`, `nothing_to_reactivate`,
-        `no_period`, `only_now`, `tenant_leaving`, `unknown_plan`, `plan_not_on_sale`, `no_such_price` or
-        `quantity_out_of_bounds` when the change is not possible.
+        `subscription_overdue`, `subscription_paused`, `subscription_cancels`, `not_paused`, `nothing_to_change`,
+        `nothing_to_reactivate`, `no_period`, `only_now`, `tenant_leaving`, `unknown_plan`, `plan_not_on_sale`,
+        `no_such_price` or `quantity_out_of_bounds` when the change is not possible.
         """
         tenant_id = (await _subscription(context, subscription_id)).tenant_id
         open_changes = await context.rows(open_change_of(subscription_id))
@@ -195,7 +198,13 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
             events = changes.request(
                 unit.get(CHANGES, change_id),
                 state.subscription,
-                change_requests.resolve(known, state.subscription, intent, leaving=leaving),
+                change_requests.resolve(
+                    known,
+                    state.subscription,
+                    intent,
+                    leaving=leaving,
+                    while_overdue=WhileOverdue(context.settings.changes_while_overdue),
+                ),
                 change_id=change_id,
                 confirmed=body.confirm,
                 reason=body.reason,
@@ -290,7 +299,12 @@ def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
             state = unit.get(SUBSCRIPTIONS, change.subscription_id)
             if state is not None and change.status is Status.QUOTED:
                 desired = change.wanted
-                change_requests.check_allowed(state.subscription, desired.kind, at_period_end=desired.at_period_end)
+                change_requests.check_allowed(
+                    state.subscription,
+                    desired.kind,
+                    at_period_end=desired.at_period_end,
+                    without_proration=desired.without_proration,
+                )
             return changes.confirm(change, body.quote_hash, at.now)
 
         return await act(principal, change_id, "confirm_change", decision)

@@ -1,6 +1,7 @@
 """Validation of requested subscription changes, and their resolution to plan, price and quantity."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import assert_never
 
 from paybill_contracts.billing import AccessState, Subscription
@@ -12,6 +13,7 @@ from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, on_sale, published
 from paybill_billing.providers.port.desired import DesiredSubscription
 
+_UNPAID = frozenset({"past_due", "unpaid"})
 MAX_QUANTITY = 1_000_000
 """The largest quantity of one subscription; a larger one is a typing error."""
 
@@ -34,6 +36,12 @@ class SubscriptionSuspendedError(ConflictError):
     """Raised while invoices are unpaid: a change would be invoiced in addition to them."""
 
     code = "subscription_suspended"
+
+
+class SubscriptionOverdueError(ConflictError):
+    """Raised while the invoice of the period is unpaid: a credit would be for money that was never paid."""
+
+    code = "subscription_overdue"
 
 
 class SubscriptionPausedError(ConflictError):
@@ -106,19 +114,35 @@ class ChangeIntent:
     quantity: int | None = None
 
 
-def resolve(catalogue: Catalogue, subscription: Subscription, intent: ChangeIntent, *, leaving: bool) -> WantedChange:
+class WhileOverdue(StrEnum):
+    """Policy for a change of plan or quantity while the invoice of the period is unpaid."""
+
+    REFUSED = "refused"
+    WITHOUT_PRORATION = "without_proration"
+
+
+def resolve(
+    catalogue: Catalogue,
+    subscription: Subscription,
+    intent: ChangeIntent,
+    *,
+    leaving: bool,
+    while_overdue: WhileOverdue = WhileOverdue.REFUSED,
+) -> WantedChange:
     """Returns the complete change. leaving: the tenant is offboarding, and all its subscriptions are being cancelled.
 
     Raises a refusal of this module, or UnknownPlanError.
     """
     if leaving:
         raise TenantLeavingError(f"{subscription.tenant_id} is leaving: all its subscriptions are being cancelled")
-    check_allowed(subscription, intent.kind, at_period_end=intent.at_period_end)
+    without_proration = while_overdue is WhileOverdue.WITHOUT_PRORATION and is_overdue(subscription)
+    check_allowed(subscription, intent.kind, at_period_end=intent.at_period_end, without_proration=without_proration)
     if intent.kind is not Kind.PLAN:
         return WantedChange(
             kind=intent.kind, at_period_end=intent.at_period_end, plan=None, price_index=0, quantity=None
         )
-    return _plan_change(catalogue, subscription, intent, _requested_version(catalogue, subscription, intent))
+    change = _plan_change(catalogue, subscription, intent, _requested_version(catalogue, subscription, intent))
+    return change.model_copy(update={"without_proration": without_proration and not intent.at_period_end})
 
 
 def resolve_migration(
@@ -133,7 +157,14 @@ def resolve_migration(
     return _plan_change(catalogue, subscription, asked, published(catalogue, to.plan, to.version))
 
 
-def check_allowed(subscription: Subscription, kind: Kind, *, at_period_end: bool) -> None:
+def is_overdue(subscription: Subscription) -> bool:
+    """Returns True while the invoice of the period is unpaid and access continues in the grace period."""
+    return subscription.access is AccessState.GRACE and subscription.provider_status in _UNPAID
+
+
+def check_allowed(
+    subscription: Subscription, kind: Kind, *, at_period_end: bool, without_proration: bool = False
+) -> None:
     """Raises a refusal of this module when the current state of the subscription does not allow the change."""
     name, access = subscription.subscription_id, subscription.access
     if access is AccessState.ENDED:
@@ -143,6 +174,12 @@ def check_allowed(subscription: Subscription, kind: Kind, *, at_period_end: bool
     match kind:
         case Kind.PLAN:
             _has_access(subscription)
+            if is_overdue(subscription) and not (at_period_end or without_proration):
+                owed = f" ({subscription.overdue.text})" if subscription.overdue is not None else ""
+                raise SubscriptionOverdueError(
+                    f"the invoice of {name} is overdue{owed}: it has to be paid first; "
+                    "or request the change for the end of the period"
+                )
             if subscription.cancel_at is not None:
                 raise SubscriptionCancelsError(
                     f"{name} is to be cancelled at {subscription.cancel_at}; reactivate it first"
@@ -180,6 +217,7 @@ def desired_at_provider(catalogue: Catalogue, subscription: Subscription, desire
         price=None if plan is None else plan.prices[desired.price_index],
         quantity=desired.quantity,
         pinned=pinned,
+        without_proration=desired.without_proration,
     )
 
 

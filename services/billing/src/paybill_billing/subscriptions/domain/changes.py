@@ -22,6 +22,7 @@ from paybill_contracts.changes import (
 from paybill_contracts.changes import ChangeKind as Kind
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
+from paybill_contracts.money import Money
 
 QUOTE_VALIDITY = timedelta(hours=1)
 
@@ -99,6 +100,7 @@ class Quote:
     placement_after: str
     valid_until: datetime
     quote_hash: str
+    overdue: Money | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,8 @@ def quoted(
         "placement": [before.placement, after.placement],
         "valid_until": valid_until.isoformat(),
     }
+    if subscription.overdue is not None:
+        content["overdue"] = subscription.overdue.model_dump(mode="json")
     quote = ChangeQuoted(
         change_id=change.id,
         tenant_id=change.tenant_id,
@@ -192,6 +196,7 @@ def quoted(
         placement_after=after.placement,
         valid_until=valid_until,
         quote_hash=digest(content),
+        overdue=subscription.overdue,
     )
     return [quote, _confirmation(change, quote.quote_hash)] if change.confirmed else [quote]
 
@@ -301,6 +306,7 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
                 placement_after=event.placement_after,
                 valid_until=event.valid_until,
                 quote_hash=event.quote_hash,
+                overdue=event.overdue,
             )
             return replace(change, status=Status.QUOTED, quote=quote, due=event.valid_until)
         case ChangeConfirmed():

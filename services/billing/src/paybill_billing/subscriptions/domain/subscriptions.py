@@ -154,6 +154,7 @@ def sync(
         interval=pinned.item.interval,
         pending=pinned.pending,
         grace_s=pinned.plan.grace_s,
+        overdue=snapshot.overdue,
     )
     if expiry.is_past_end(after, now):
         after = after.model_copy(update={"past_end": True})
