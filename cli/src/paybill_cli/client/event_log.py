@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 from nats.aio.client import Client
@@ -11,6 +12,11 @@ from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
 from nats.js.errors import NotFoundError
+from paybill_contracts.envelope import read_fact
+from paybill_contracts.errors import DomainError
+from paybill_contracts.event import Event
+from paybill_contracts.schemas import published_events
+from paybill_contracts.sentences import sentence
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
 
 from paybill_cli.client.stack import NatsAccess
@@ -112,6 +118,16 @@ async def messages(client: Client, filters: list[str], start: int, until: int | 
             await consumer.close()
 
 
+async def first_since(client: Client, moment: datetime) -> int:
+    """Returns the sequence of the first event that the log stored at `moment` or later, by binary search."""
+    low, high = 1, (await stream_info(client)).state.last_seq + 1
+    while low < high:
+        middle = (low + high) // 2
+        stored = (await client.jetstream().get_msg(EVENTS, middle)).time
+        low, high = (middle + 1, high) if stored is None or stored < moment else (low, middle)
+    return low
+
+
 def event_fields(sequence: int, subject: str, headers: dict[str, str], payload: bytes) -> dict[str, Any]:
     """Returns the fields of a message, also of one that our library did not write: missing fields are null."""
     revision, version = headers.get("pb-revision", ""), subject.rpartition(".v")[2]
@@ -131,6 +147,16 @@ def event_fields(sequence: int, subject: str, headers: dict[str, str], payload: 
         "subject": subject,
         "payload": _payload(payload),
     }
+
+
+def read_event(subject: str, headers: dict[str, str], payload: bytes) -> tuple[Event | None, str]:
+    """Returns the event of a message and its sentence; None and the reason if no service can read it."""
+    published_events()
+    try:
+        event = read_fact(subject, headers, payload).event
+    except DomainError as error:
+        return None, f"no service can read this message ({error.code}: {error})"
+    return event, sentence(event)
 
 
 def _payload(payload: bytes) -> Any:

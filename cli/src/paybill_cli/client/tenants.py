@@ -1,10 +1,10 @@
-"""Finds a tenant by slug or id."""
+"""Finds a tenant by slug or id, and the slugs of tenants in events."""
 
 import re
 
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import Stack
-from paybill_cli.errors import usage
+from paybill_cli.errors import CliError, usage
 
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _ID = re.compile(r"ten_[0-9a-f]{32}")
@@ -24,3 +24,25 @@ def tenant_id(stack: Stack, tenant: str) -> str:
     path = tenant_path(tenant)
     with Service(stack, "tenant") as tenants:
         return str(tenants.get(path)["id"])
+
+
+class Slugs:
+    """Slugs of tenants by id: learnt from their first events, otherwise fetched once from the tenant service."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._slugs: dict[str, str] = {}
+
+    def learn(self, tenant: str, slug: str) -> None:
+        """Remembers the slug of a tenant."""
+        self._slugs[tenant] = slug
+
+    def of(self, tenant: str) -> str:
+        """Returns the slug, or the id when the service does not answer or does not know the tenant."""
+        if tenant not in self._slugs:
+            try:
+                with Service(self._stack, "tenant") as tenants:
+                    self._slugs[tenant] = str(tenants.get(tenant_path(tenant))["slug"])
+            except CliError:
+                self._slugs[tenant] = tenant
+        return self._slugs[tenant]

@@ -30,7 +30,7 @@ async def show(
 
     Example: paybill events show 42
     """
-    from paybill_cli.client.event_log import connected, event_fields, stream_info
+    from paybill_cli.client.event_log import connected, event_fields, read_event, stream_info
 
     async with connected(stack.nats()) as client:
         last = (await stream_info(client)).state.last_seq
@@ -43,8 +43,8 @@ async def show(
         found = await _message_at(client, sequence, last)
     subject, headers, payload = found.subject or "", found.headers or {}, found.data or b""
     event = event_fields(sequence, subject, headers, payload) | {"stored_at": found.time and found.time.isoformat()}
-    fault = _fault(subject, headers, payload)
-    out.record("event", event | ({"fault": fault} if fault else {}))
+    read, sentence = read_event(subject, headers, payload)
+    out.record("event", event | ({"fault": sentence} if read is None else {"sentence": sentence}))
 
 
 def schema(
@@ -105,15 +105,11 @@ async def _sequence_of(client: "Client", id_: str, last: int) -> int:
     """Finds the event by its UUIDv7: the first 48 bits are its time, and a binary search finds that time in the log."""
     from paybill_runtime.messaging.ordered_consumer import stream_sequence
 
-    from paybill_cli.client.event_log import EVENTS, messages
+    from paybill_cli.client.event_log import first_since, messages
 
     created = datetime.fromtimestamp(int(id_.replace("-", "")[:12], 16) / 1000, UTC) - _CLOCK_SKEW
-    low, high = 1, last + 1
-    while low < high:
-        middle = (low + high) // 2
-        stored = (await client.jetstream().get_msg(EVENTS, middle)).time
-        low, high = (middle + 1, high) if stored is None or stored < created else (low, middle)
-    async for message in messages(client, ["paybill.events.>"], low, last):
+    first = await first_since(client, created)
+    async for message in messages(client, ["paybill.events.>"], first, last):
         if (message.headers or {}).get("ce-id") == id_:
             return stream_sequence(message)
     raise CliError(
@@ -123,17 +119,3 @@ async def _sequence_of(client: "Client", id_: str, last: int) -> int:
         next="paybill doctor",
         exit_code=ExitCode.NOT_FOUND,
     )
-
-
-def _fault(subject: str, headers: dict[str, str], payload: bytes) -> str | None:
-    """Returns the reason why no service can read this message; None if it can be read."""
-    from paybill_contracts.envelope import read_fact
-    from paybill_contracts.errors import DomainError
-    from paybill_contracts.schemas import published_events
-
-    published_events()
-    try:
-        read_fact(subject, headers, payload)
-    except DomainError as error:
-        return f"{error.code}: {error}"
-    return None

@@ -4,12 +4,13 @@ import asyncio
 import re
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from paybill_cli.client.stack import NatsAccess, Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import Slugs, tenant_id
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output, printable
@@ -17,9 +18,12 @@ from paybill_cli.output import Output, printable
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-COLUMNS = ("sequence", "time", "type", "aggregate", "revision", "actor", "cause", "trace_id")
+COLUMNS = ("sequence", "time", "tenant", "event")
+DETAILS = ("type", "version", "id", "aggregate", "revision", "actor", "cause", "correlation", "trace_id", "payload")
 
 _TYPE = re.compile(r"([a-z-]+)(\.[a-z_]*)?")
+_AGO = re.compile(r"([1-9][0-9]{0,5})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PAUSE_S = 0.5
 
 
@@ -55,6 +59,9 @@ async def tail(
         int | None,
         typer.Option("--from", min=1, help="First sequence; by default new events (with --no-follow: all)."),
     ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only events of this last time, such as 90s, 10m, 2h or 3d.")
+    ] = None,
     tenant: Annotated[str | None, typer.Option("--tenant", help="Only events of this tenant: slug or id.")] = None,
     prefix: Annotated[
         str | None, typer.Option("--type", help="Only types with this prefix, such as billing. or tenant.tenant_")
@@ -62,28 +69,49 @@ async def tail(
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Continue until Ctrl-C, or stop at the end of the log.")
     ] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print headers and payload.")] = False,
 ) -> None:
-    """Follow the log, from any sequence on.
+    """Follow the log, from any sequence on: one sentence for each event.
 
-    Example: paybill events tail --from 1 --type billing. --no-follow
+    Example: paybill events tail --since 10m --tenant acme
     """
     if prefix is not None and not _TYPE.fullmatch(prefix):
         raise usage(f"no type starts with {prefix!r}", next="paybill events schema")
-    tail_ = Tail(out, Filter(tenant and tenant_id(stack, tenant), prefix), follow)
+    if start is not None and since is not None:
+        raise usage("--from and --since exclude each other", next="paybill events tail --since 10m")
+    tail_ = Tail(out, Filter(tenant and tenant_id(stack, tenant), prefix), follow, Slugs(stack), verbose=verbose)
     position = None if start is None else start - 1
+    if since is not None:
+        position = await _position_before(stack.nats(), since)
     if follow:
         await tail_.follow(stack.nats(), position)
     else:
         await tail_.read(stack.nats(), position or 0)
 
 
+async def _position_before(access: NatsAccess, since: str) -> int:
+    """Returns the sequence before the first event of the last time `since`."""
+    from paybill_cli.client.event_log import connected, first_since
+
+    parts = _AGO.fullmatch(since)
+    if parts is None:
+        raise usage(f"{since!r} is no time such as 90s, 10m, 2h or 3d", next="paybill events tail --since 10m")
+    moment = datetime.now(UTC) - timedelta(seconds=int(parts[1]) * _SECONDS[parts[2]])
+    async with connected(access) as client:
+        return await first_since(client, moment) - 1
+
+
 class Tail:
     """Prints the log from a position that only increases, over all reconnects."""
 
-    def __init__(self, out: Output, filter_: Filter, follow: bool) -> None:
+    def __init__(
+        self, out: Output, filter_: Filter, follow: bool, slugs: Slugs | None = None, *, verbose: bool = False
+    ) -> None:
         self._out = out
         self._filter = filter_
         self._follow = follow
+        self._slugs = slugs
+        self._verbose = verbose
         self._started = False
         self._position: int | None = None
         self._disconnected = False
@@ -149,9 +177,27 @@ class Tail:
         if self._filter.is_empty() and sequence > position + 1:
             self._out.info(f"gap: seq {position + 1} to {sequence - 1} are missing in the log")
         self._position = sequence
-        event = event_fields(sequence, message.subject, message.headers or {}, message.data)
-        if self._filter.matches(event):
-            self._out.line("event", event, _joined([event[column] for column in COLUMNS]))
+        fields = event_fields(sequence, message.subject, message.headers or {}, message.data)
+        tenant, text = self._described(message, fields)
+        if self._filter.matches(fields):
+            line = _joined((sequence, fields["time"], tenant, text))
+            if self._verbose:
+                line += "\n" + "\n".join(f"    {name:<11}  {printable(fields[name])}" for name in DETAILS)
+            self._out.line("event", fields | {"sentence": text}, line)
+
+    def _described(self, message: "Msg", fields: dict[str, Any]) -> tuple[str, str]:
+        """Returns the slug of the event's tenant, and the event as a sentence; the reason if no service can read it."""
+        from paybill_contracts.tenant import TenantRequested
+
+        from paybill_cli.client.event_log import read_event
+
+        event, text = read_event(message.subject, message.headers or {}, message.data)
+        if self._slugs is not None and isinstance(event, TenantRequested):
+            self._slugs.learn(event.tenant_id, event.slug)
+        tenant = fields["tenant"] if event is None else event.tenant
+        if tenant is None or self._slugs is None or event is None:
+            return str(tenant or "-"), text
+        return self._slugs.of(tenant), text
 
 
 def _joined(values: Any) -> str:
@@ -159,5 +205,5 @@ def _joined(values: Any) -> str:
     texts = [printable(value) for value in values]
     if not sys.stdout.isatty():
         return "\t".join(texts)
-    widths = (8, 27, 36, 40, 8, 18, 36, 0)
+    widths = (8, 27, 20, 0)
     return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()

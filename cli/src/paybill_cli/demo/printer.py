@@ -5,12 +5,12 @@ import time
 from typing import Any
 
 from paybill_contracts.envelope import Fact, subject_of
+from paybill_contracts.sentences import sentence
 from paybill_runtime.telemetry import trace_id
 
 from paybill_cli.output import Output, is_plain, printable
 
 _SHORT = 8
-_SUBJECT_WIDTH = 57
 _SLUG_WIDTH = 6
 
 
@@ -48,6 +48,7 @@ class Printer:
             "elapsed_s": round(self.elapsed_s, 3),
             "sequence": fact.sequence,
             "subject": subject,
+            "sentence": sentence(fact.event),
             "tenant": slug or None,
             "id": fact.id,
             "cause": cause,
@@ -57,16 +58,17 @@ class Printer:
         }
         if self._console is None:
             by = f"#{cause_sequence} {cause}" if cause_sequence else cause
-            text = f"{self.elapsed_s:.3f} s #{fact.sequence} {subject} {slug or '-'} cause {by} trace {trace}"
+            head = f"{self.elapsed_s:.3f} s #{fact.sequence} {slug or '-'}: {printable(data['sentence'])}"
+            text = f"{head} ({subject} cause {by} trace {trace})"
             self._out.line("fact", data, text)
             return
         from rich.text import Text
 
         by = f"#{cause_sequence}" if cause_sequence else cause[-_SHORT:]
         line = Text(f"{self.elapsed_s:6.2f} s  #{fact.sequence:<4}", style="dim")
-        line.append(subject.ljust(_SUBJECT_WIDTH), style="not dim")
         line.append(f" {slug:<{_SLUG_WIDTH}} ", style="not dim cyan")
-        line.append(f" cause {by:<{_SHORT}}  trace {trace[:_SHORT]}")
+        line.append(printable(data["sentence"]), style="not dim")
+        line.append(f"  {subject.removeprefix('paybill.events.')}  cause {by}  trace {trace[:_SHORT]}")
         self._console.print(line)
 
     def passed(self, check: str, observed: str) -> None:
@@ -91,3 +93,7 @@ class Printer:
             self._console.print(text, style="bold")
         else:
             self._out.line("summary", data, text)
+
+    def next(self, hint: str) -> None:
+        """Prints where to look next."""
+        self._out.info(f"next: {hint}")

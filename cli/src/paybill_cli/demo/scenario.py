@@ -68,6 +68,8 @@ async def _chapters(session: DemoSession) -> None:
         {"facts": facts, "tenants": len(tenants), "elapsed_s": round(seconds, 1)},
         f"All checks passed: {facts} events of {len(tenants)} tenants in {seconds:.1f} s.",
     )
+    session.printer.next("`make up` starts this stack for you, `paybill tenant create --help` signs up a tenant")
+    session.printer.next("`paybill events tail --since 10m` shows what happens to it, event by event")
 
 
 async def _suffix(session: DemoSession) -> str:

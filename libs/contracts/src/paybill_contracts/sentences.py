@@ -1,0 +1,119 @@
+"""Each event as one short English sentence for operators. Personal data is never part of it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from typing_extensions import override
+
+from paybill_contracts.event import Event
+
+_SENTENCES = {
+    "billing.account_adopted": "existing customer {customer} at {provider} taken over",
+    "billing.account_failed": "{provider} refused to open the account: {reason}",
+    "billing.account_opened": "account opened at {provider} as {customer}; waits for payment",
+    "billing.account_registered": "account to be opened at {provider} for plan {plan}",
+    "billing.catalogue_published": "plans and meters published, {content_hash:.14}…",
+    "billing.cancellation_requested": "everything of the customer at {provider} is to be cancelled",
+    "billing.change_applied": "change {change_id} applied at the provider",
+    "billing.change_confirmed": "change {change_id} confirmed",
+    "billing.change_quoted": "change {change_id} quoted, valid until {valid_until}",
+    "billing.change_refused": "change {change_id} refused: {reason}",
+    "billing.change_requested": "change {change_id} requested: {reason}",
+    "billing.contract_renewed": "contract renewed for the next period",
+    "billing.dispute_closed": "dispute of {payment} decided: {outcome}",
+    "billing.drift_found": "record and {provider} differ ({kind}) at {provider_object}",
+    "billing.entitlement_granted": "granted {amount} more of {feature}: {reason}",
+    "billing.entitlements_set": "entitled to {plan.plan}@{plan.version} on {placement}, revision {set_revision}",
+    "billing.licence_activated": "licence in use on another machine, {seats_used} seats used",
+    "billing.licence_issued": "licence {licence_id} issued",
+    "billing.licence_renewed": "licence {licence_id} renewed",
+    "billing.licence_revoked": "licence {licence_id} revoked: {reason}",
+    "billing.payment_disputed": "the bank disputes {payment}; answer before {respond_by}",
+    "billing.payment_failed": "payment of {invoice} failed, attempt {attempt}",
+    "billing.payment_refunded": "refund of {payment}",
+    "billing.quota_exceeded": "quota of {meter} used up: {value} of {quota}",
+    "billing.quota_warned": "80 % of the quota of {meter} used: {value} of {quota}",
+    "billing.subscription_activated": "subscription {subscription.access} on {subscription.plan.plan}, "
+    "quantity {subscription.quantity}",
+    "billing.subscription_changed": "subscription changed: {subscription.plan.plan}, quantity {subscription.quantity}",
+    "billing.subscription_ended": "subscription ended",
+    "billing.subscription_grace_started": "payment outstanding; access stays until {subscription.grace_until}",
+    "billing.subscription_paused": "subscription paused by the customer",
+    "billing.subscription_recovered": "paid again; access as before",
+    "billing.subscription_registered": "subscription known at {subscription.provider}, not paid yet",
+    "billing.subscription_suspended": "unpaid: no access until payment",
+    "billing.usage_recorded": "used {quantity} {meter}, {total} in total",
+    "billing.usage_cutoff_reached": "usage for the invoice of the period until {period_end} is complete",
+    "billing.usage_report_failed": "usage of {meter} not accepted by the provider: {reason}",
+    "billing.usage_reported": "{quantity} {meter} reported to {provider}",
+    "billing.usage_unbilled": "{quantity} {meter} are on no invoice: {reason}",
+    "billing.usage_window_closed": "usage of {meter} closed at {value}",
+    "billing.usage_window_opened": "usage of {meter} is counted until {window_end}",
+    "provisioner.access_change_started": "access is to become {access}",
+    "provisioner.access_closed": "access is {access} now",
+    "provisioner.access_opened": "access opened",
+    "provisioner.blueprint_published": "blueprint {blueprint} published, {content_hash:.14}…",
+    "provisioner.environment_failed": "building {address} failed: {reason}",
+    "provisioner.environment_planned": "environment planned, {plan_hash:.14}…",
+    "provisioner.environment_ready": "environment ready, epoch {epoch}",
+    "provisioner.environment_registered": "environment needed in {region}",
+    "provisioner.environment_retained": "data exported and kept, access closed",
+    "provisioner.resource_built": "{address} built",
+    "provisioner.retention_started": "data is to be exported and access closed",
+    "tenant.holds_changed": "holds changed: {holds}",
+    "tenant.offering_noted": "sign-ups may now name these {offering}",
+    "tenant.offboarding_started": "offboarding ({reason}); data kept until {retain_until}",
+    "tenant.provisioning_failed": "environment could not be built: {reason}",
+    "tenant.provisioning_started": "environment is being built",
+    "tenant.tenant_activated": "active as {slug}",
+    "tenant.tenant_cancelled": "left before there was an environment: {reason}",
+    "tenant.tenant_reactivated": "active again, the hold of {lifted} is lifted",
+    "tenant.tenant_requested": "signed up as {slug} for {plan} in {region}",
+    "tenant.tenant_retained": "data kept until {retain_until}, then it may be purged",
+    "tenant.tenant_suspended": "suspended ({mode}): {holds}",
+}
+"""Templates by event type; another event is described by the first sentence of its docstring."""
+
+_SENTENCES_OF_EVERY_CONTEXT = {
+    "incident_closed": "incident {incident_id} closed: {reason}",
+    "incident_opened": "incident {kind}: {summary}",
+    "intake_quarantined": "message of {publisher} quarantined: {reason}",
+    "job_cancelled": "job {kind} cancelled by {operator}: {reason}",
+    "job_retried": "job {kind} retried by {operator}",
+    "message_dead_lettered": "{message_type} failed {attempts} times and waits for an operator: {reason}",
+    "message_redriven": "dead letter retried by {operator}",
+    "message_skipped": "dead letter skipped by {operator}: {reason}",
+    "request_refused": "{verb} refused: {code}",
+}
+"""Templates of events that several contexts have, by name without the context."""
+
+
+def sentence(event: Event) -> str:
+    """Returns what happened, without a final stop."""
+    template = _SENTENCES.get(event.TYPE) or _SENTENCES_OF_EVERY_CONTEXT.get(event.TYPE.partition(".")[2])
+    if template is None:
+        text = (event.__doc__ or event.TYPE).partition("\n")[0].partition(". ")[0].rstrip(".").replace("`", "")
+        return text[:1].lower() + text[1:]
+    return template.format_map({name: _Readable(getattr(event, name)) for name in type(event).model_fields})
+
+
+class _Readable:
+    """A field whose format is made for people: times in UTC to the minute, `-` for nothing, reasons of holds."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __getattr__(self, name: str) -> Any:
+        return "-" if self._value is None else _Readable(getattr(self._value, name))
+
+    @override
+    def __format__(self, spec: str) -> str:
+        match self._value:
+            case None:
+                return "-"
+            case datetime():
+                return f"{self._value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            case tuple():
+                return "; ".join(f"{each.origin}: {each.reason}" for each in self._value) or "none"
+            case _:
+                return format(str(self._value), spec)
