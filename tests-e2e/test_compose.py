@@ -137,7 +137,7 @@ def test_a_service_knows_all_its_settings(service: str, credentials: Path, monke
 
 def test_the_stripe_fake_sends_its_webhooks_to_billings_webhook_route(credentials: Path) -> None:
     (url,) = [word for word in CONTAINERS["stripe-fake"]["command"] if word.startswith("--webhook-url=")]
-    context: Any = SimpleNamespace(database=None, fast_routes={})
+    context: Any = SimpleNamespace(database=None, fast_routes={}, bodies_refused={})
     paths = [route.path for route in receive.router(context, {}).routes if isinstance(route, APIRoute)]
 
     assert (credentials / "billing/stripe-webhook-secrets").read_text().split()

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from paybill_cli.commands.doctor import (
     _incidents,
     _machine,
     _ready,
+    _refused,
     _stream,
     _sync_always,
     _violations,
@@ -167,6 +169,22 @@ def test_each_violated_invariant_fails_with_both_sides() -> None:
     assert failed.state is State.FAILED
     assert failed.found == "invariant 6 of ten_1: starter is built, and team is entitled, since now"
     assert failed.fix == "paybill tenant show ten_1"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "accepted_age_s", "state"),
+    [(5, None, State.FAILED), (5, 60, State.FAILED), (60, 5, State.NOTED), (90_000, None, None)],
+)
+def test_refused_webhooks_fail_until_one_is_accepted(
+    age_s: int, accepted_age_s: int | None, state: State | None
+) -> None:
+    def ago(seconds: int | None) -> str | None:
+        return None if seconds is None else (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+
+    row = {"provider": "stripe", "reason": "bad_signature", "count": 3, "detail": "no active secret matches"}
+    checks = list(_refused("billing", [row | {"last_at": ago(age_s), "accepted_at": ago(accepted_age_s)}]))
+
+    assert [check.state for check in checks] == ([] if state is None else [state])
 
 
 def test_more_incidents_than_doctor_prints_are_counted_as_more() -> None:

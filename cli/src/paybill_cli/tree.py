@@ -230,6 +230,10 @@ TREE = Branch(
                     "List provider objects whose sync is pending, those with most attempts first.",
                 ),
                 "retry": Leaf("paybill_cli.commands.webhooks:retry", "Sync a pending object now."),
+                "refused": Leaf(
+                    "paybill_cli.commands.webhooks:refused",
+                    "List refused webhooks, counted by reason, the latest first.",
+                ),
                 "list": Leaf(
                     "paybill_cli.commands.webhooks:list_all", "List webhooks of the last 30 days, the newest first."
                 ),

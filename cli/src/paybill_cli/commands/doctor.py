@@ -8,7 +8,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,8 @@ MAX_CLOCK_SKEW_S = 5.0
 """Webhooks are refused at 300 s; ids and leases suffer earlier."""
 MAX_INCIDENTS = 20
 """Open incidents, and violated invariants, of one service that are printed."""
+MAX_REFUSAL_AGE = timedelta(hours=24)
+"""Refused webhooks that are older are not reported."""
 MIN_FREE_BYTES = 1024**3
 """Below this PostgreSQL and NATS are near to refusing writes."""
 
@@ -219,6 +221,8 @@ async def _service(stack: Stack, name: str) -> list[Check]:
             violations = await http.get("/v1/violations", params={"limit": MAX_INCIDENTS}, headers=headers)
             health, counts = ready.json(), operations.json()
             findings = incidents.json(), violations.json()
+            refused = await http.get("/v1/webhooks/refused", headers=headers) if name == "billing" else None
+            refusals = [] if refused is None else refused.json()
         except (httpx.HTTPError, ValueError) as error:
             found = f"{url} does not answer ({_reason(error)})"
             fix = f"paybill up; if it runs, read {stack.data_dir}/logs/{name}.log"
@@ -229,7 +233,13 @@ async def _service(stack: Stack, name: str) -> list[Check]:
     for response, document in zip((operations, incidents, violations), (counts, *findings), strict=True):
         if not response.is_success:
             return [*checks, _failed(name, "counts", str(document.get("detail")), f"read {name}'s log")]
-    return [*checks, *_counts(name, counts), *_incidents(name, findings[0]), *_violations(name, findings[1])]
+    return [
+        *checks,
+        *_counts(name, counts),
+        *_incidents(name, findings[0]),
+        *_violations(name, findings[1]),
+        *_refused(name, refusals),
+    ]
 
 
 def _reason(error: Exception) -> str:
@@ -306,6 +316,20 @@ def _violations(name: str, page: dict[str, Any]) -> Iterator[Check]:
     if page["next"]:
         found = f"more than {MAX_INCIDENTS} invariants do not hold"
         yield _failed(name, "invariants", found, f"read GET /v1/violations of {name}")
+
+
+def _refused(name: str, refusals: list[dict[str, Any]]) -> Iterator[Check]:
+    """Returns a failed check for each reason for which webhooks are refused now, and none was accepted since."""
+    for each in refusals:
+        last, accepted = datetime.fromisoformat(each["last_at"]), each["accepted_at"]
+        if datetime.now(UTC) - last > MAX_REFUSAL_AGE:
+            continue
+        current = accepted is None or datetime.fromisoformat(accepted) < last
+        found = f"{each['count']} webhooks of {each['provider']} were refused ({each['reason']}): {each['detail']}"
+        fix = (
+            f"compare the signing secret and the clock with those of {each['provider']}, then: paybill webhook refused"
+        )
+        yield Check(name, "webhooks", State.FAILED if current else State.NOTED, found, fix)
 
 
 def _machine(stack: Stack) -> Iterator[Check]:

@@ -13,6 +13,7 @@ from paybill_cli.options import DryRun, Limit
 from paybill_cli.output import Output
 
 WAITING = ("provider", "object", "tries", "due", "reason")
+REFUSED = ("provider", "reason", "count", "last_at", "accepted_at", "source", "detail")
 MESSAGES = ("received_at", "provider", "id", "type", "state", "object", "quarantine")
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -86,6 +87,24 @@ def list_all(
     out.rows("webhook.list", found, MESSAGES)
     if more:
         out.more(limit)
+
+
+def refused(
+    out: Output,
+    stack: Stack,
+    provider: Annotated[str | None, typer.Option("--provider", help="Only webhooks from this provider.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=PAGE, help="Maximum number of rows.")] = 50,
+) -> None:
+    """List refused webhooks, counted by reason, the latest first.
+
+    With a wrong signing secret every webhook is refused as bad_signature. Nothing of a refused webhook is stored; the
+    redelivery poll and `paybill provider reconcile` fetch what it was about.
+
+    Example: paybill webhook refused --provider stripe
+    """
+    with Service(stack, "billing") as billing:
+        found = billing.get("/v1/webhooks/refused", {"provider": provider, "limit": limit})
+    out.rows("webhook.refused", found, REFUSED)
 
 
 def _pending(billing: Service, provider: str, object_: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from paybill_runtime.http import problems
 from paybill_runtime.http.auth import KeyRing
 from paybill_runtime.http.fast_route import FastRouter, FastRoutes
 from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS, ConcurrencyLimit
-from paybill_runtime.http.middleware import RequestMiddleware
+from paybill_runtime.http.middleware import RequestMiddleware, ignore
 from paybill_runtime.http.server import IDLE_S, Server, listener
 from paybill_runtime.jobs import routes as job_routes
 from paybill_runtime.jobs.effect_runner import EffectRunner
@@ -289,7 +289,9 @@ class Running:
     def fast_routes(self) -> FastRoutes:
         """Returns the endpoints that are answered without FastAPI; complete after `app`."""
         return {
-            path: RequestMiddleware(endpoint, self.request_limit, self._mismatch, path)
+            path: RequestMiddleware(
+                endpoint, self.request_limit, self._mismatch, path, self.context.bodies_refused.get(path, ignore)
+            )
             for path, endpoint in self.context.fast_routes.items()
         }
 

@@ -23,7 +23,7 @@ STATES = (
     *reconciliation.STATES,
     *incidents.STATES,
 )
-OTHER_TABLES = (webhooks.WEBHOOKS, reconciliation.LISTED_OBJECTS)
+OTHER_TABLES = (webhooks.WEBHOOKS, webhooks.REFUSED_WEBHOOKS, reconciliation.LISTED_OBJECTS)
 """Tables that hold no aggregates; a replay does not rebuild them."""
 METADATA = Base.metadata
 """All of these tables, for Alembic."""

@@ -12,7 +12,7 @@ from paybill_contracts.personal import Personal
 from pydantic import BaseModel
 from sqlalchemy import Executable, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
@@ -42,7 +42,8 @@ class ServiceContext:
     """Decides, queries and encrypts for one service. `settings` are the service's own.
 
     fast_routes: ASGI endpoints that answer a POST to their path without FastAPI (see `http.fast_route`), and raise what
-    routes raise. Each needs an ordinary route too, for the documentation.
+    routes raise. Each needs an ordinary route too, for the documentation. bodies_refused: by the path of a fast route,
+    a function that is called for each request whose body is too large.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ServiceContext:
         self.wake_worker: Callable[[], None] = lambda: None
         self.is_held: Callable[[str], bool] = lambda _: False
         self.fast_routes: dict[str, ASGIApp] = {}
+        self.bodies_refused: dict[str, Callable[[Scope], None]] = {}
 
     async def jobs_requested(self, lease: str) -> None:
         """Wakes the worker that holds a lease, after a statement of one's own has requested jobs under it."""

@@ -37,22 +37,32 @@ class _ClientDisconnectedError(Exception):
     """The client disconnected before its request was complete."""
 
 
+def ignore(_: Scope) -> None:
+    """Does nothing."""
+
+
 class RequestMiddleware:
     """The ASGI middleware around all routes.
 
     limit: the slots of requests. mismatch: returns the reason why nothing may be changed now; empty when it may.
     fast_route: the path when this is around a fast route, which FastAPI does not measure; its successes are no log
-    lines, because it logs them by groups.
+    lines, because it logs them by groups. body_refused: is called for a request whose body is too large.
     """
 
     def __init__(
-        self, app: ASGIApp, limit: ConcurrencyLimit, mismatch: Callable[[], str] = str, fast_route: str = ""
+        self,
+        app: ASGIApp,
+        limit: ConcurrencyLimit,
+        mismatch: Callable[[], str] = str,
+        fast_route: str = "",
+        body_refused: Callable[[Scope], None] = ignore,
     ) -> None:
         self._app = app
         self._mismatch = mismatch
         self._limit = limit
         self._large = ConcurrencyLimit(MAX_LARGE_BODIES)
         self._fast_route = fast_route
+        self._body_refused = body_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -96,6 +106,7 @@ class RequestMiddleware:
                 )
                 return
             if body is None:
+                self._body_refused(scope)
                 # The server reads and drops the rest, so that a client that is still sending receives this response.
                 await problem(413, "too_large", f"a body may have {MAX_BODY_BYTES} bytes at most")(
                     scope, receive, response.send

@@ -1,27 +1,32 @@
-"""Inbox of webhooks: stores messages by group commit before they are acknowledged."""
+"""Inbox of webhooks: stores messages by group commit before they are acknowledged, and counts refused ones."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.errors import OverloadedError, is_transaction_conflict
+from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, is_transaction_conflict, single_line
+from paybill_runtime.telemetry import meter
 
 from paybill_billing.providers.port import Delivery
 from paybill_billing.providers.sync_queue import LEASE
-from paybill_billing.webhooks.tables import DELIVERY_COLUMNS, STORE_MESSAGES
+from paybill_billing.webhooks.tables import COUNT_REFUSED, DELIVERY_COLUMNS, STORE_MESSAGES
 
 log = logging.getLogger(__name__)
 
 MAX_GROUP = 256
 MAX_WAITING = 4096
 MAX_TRIES = 5
+MAX_REASONS = 64
+"""Different pairs of provider and reason that are counted."""
+REFUSALS_PAUSE_S = 1.0
+_REFUSED = meter.create_counter("paybill.webhooks.refused", "{message}", "Webhooks that were refused, by reason.")
 
 _delivery_values = attrgetter(*DELIVERY_COLUMNS)
 
@@ -86,6 +91,53 @@ class WebhookInbox:
             else:
                 return None
         return OverloadedError("concurrent writes to the same subscriptions collided; send this webhook again later")
+
+
+@dataclass(slots=True)
+class _Refused:
+    count: int
+    last_at: datetime
+    source: str | None
+    detail: str
+
+
+class RefusalCounts:
+    """Counts refused requests by provider and reason, and stores the counts at most once a second.
+
+    Anybody can send such requests, so they cost a bounded amount of memory and of writes, and none of their content is
+    kept. The counts of the last second are lost when the process dies.
+    """
+
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+        self._counts: dict[tuple[str, str], _Refused] = {}
+        self._writer: asyncio.Task[None] | None = None
+
+    def add(self, provider: str, reason: str, detail: str, source: str | None) -> None:
+        """Counts one request. reason: a stable code; with too many different ones, `other`."""
+        key = (provider, reason if (provider, reason) in self._counts or len(self._counts) < MAX_REASONS else "other")
+        counted = self._counts.setdefault(key, _Refused(0, self._context.now(), source, detail))
+        counted.count += 1
+        counted.last_at, counted.source, counted.detail = self._context.now(), source, single_line(detail)
+        _REFUSED.add(1, {"paybill.provider": provider, "paybill.reason": key[1]})
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write(), context=Context())
+
+    async def _write(self) -> None:
+        while self._counts:
+            await asyncio.sleep(REFUSALS_PAUSE_S)
+            counts, self._counts = self._counts, {}
+            rows = [
+                {"provider": provider, "reason": reason, **asdict(counted)}
+                for (provider, reason), counted in sorted(counts.items())
+            ]
+            try:
+                async with self._context.database.transaction() as connection:
+                    await connection.execute(COUNT_REFUSED, rows)
+            except DatabaseUnavailableError:
+                for key, counted in counts.items():
+                    self._counts.setdefault(key, _Refused(0, counted.last_at, counted.source, counted.detail))
+                    self._counts[key].count += counted.count
 
 
 def _row(message: InboxMessage) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.jobs.kinds import ClaimedJob
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     ColumnElement,
@@ -52,6 +53,19 @@ deleted after 30 days. quarantine: why the message is not processed."""
 Index("webhooks_waiting_idx", WEBHOOKS.c.provider, WEBHOOKS.c.target, postgresql_where=WEBHOOKS.c.done_at.is_(None))
 Index("webhooks_body_idx", WEBHOOKS.c.received_at, postgresql_where=WEBHOOKS.c.body.is_not(None))
 
+REFUSED_WEBHOOKS = Table(
+    "refused_webhooks",
+    Base.metadata,
+    Column("provider", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", DateTime(timezone=True), nullable=False),
+    Column("last_at", DateTime(timezone=True), nullable=False),
+    Column("source", Text),
+    Column("detail", Text, nullable=False),
+)
+"""Requests that were refused, counted by reason; nothing of their content is stored. source: address of the last."""
+
 DELIVERY_COLUMNS = {
     "event_id": "text",
     "type": "text",
@@ -76,6 +90,19 @@ STORE_MESSAGES = (
     f"{sync_queue.enqueue_received('stored')}"
 )
 """Stores messages once each and queues their targets. Parameters: an array for each column of a message."""
+
+COUNT_REFUSED = text(
+    "INSERT INTO refused_webhooks AS r (provider, reason, count, first_at, last_at, source, detail) "
+    "VALUES (:provider, :reason, :count, :last_at, :last_at, :source, :detail) "
+    "ON CONFLICT (provider, reason) DO UPDATE SET count = r.count + excluded.count, "
+    "last_at = greatest(r.last_at, excluded.last_at), source = excluded.source, detail = excluded.detail"
+)
+REFUSED = text(
+    "SELECT r.*, (SELECT received_at FROM webhooks AS w WHERE w.provider = r.provider AND w.body IS NOT NULL "
+    "AND w.quarantine IS NULL ORDER BY received_at DESC LIMIT 1) AS accepted_at FROM refused_webhooks AS r "
+    "WHERE :provider = '' OR provider = :provider ORDER BY last_at DESC, reason LIMIT :limit"
+)
+"""Refusals by reason, the latest first, each with the time of the provider's last accepted message."""
 
 KNOWN = text("SELECT event_id FROM webhooks WHERE provider = :provider AND event_id = ANY(:ids)")
 BODIES = text(

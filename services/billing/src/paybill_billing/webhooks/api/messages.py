@@ -15,7 +15,7 @@ from sqlalchemy import Row
 from paybill_billing.http import Operator, Viewer
 from paybill_billing.providers.sync_queue import KINDS, LEASE, kind_of, provider_of
 from paybill_billing.webhooks.domain import MessageState, NotWaitingError
-from paybill_billing.webhooks.tables import messages
+from paybill_billing.webhooks.tables import REFUSED, messages
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,19 @@ class MessageView(BaseModel):
         )
 
 
+class RefusedView(BaseModel):
+    """Requests of one provider's route that were refused for one reason. Nothing of their content is stored."""
+
+    provider: str
+    reason: Annotated[str, Field(description="The problem's code, or `quarantined` for another mode or account.")]
+    detail: Annotated[str, Field(description="The reason of the last one, for people.")]
+    count: int
+    first_at: datetime
+    last_at: datetime
+    source: Annotated[str | None, Field(description="The address that sent the last one.")]
+    accepted_at: Annotated[datetime | None, Field(description="Time of the provider's last accepted message.")]
+
+
 class MessagePage(BaseModel):
     """Messages of the last 30 days, newest first."""
 
@@ -115,6 +128,16 @@ def router(context: ServiceContext) -> APIRouter:
         """Returns the objects in the sync queue, those with the most attempts first."""
         rows = await context.rows(REQUESTS, {"kinds": KINDS, "limit": limit})
         return [WaitingView.of(row) for row in rows]
+
+    @routes.get("/refused")
+    async def show_refused(
+        _: Viewer,
+        provider: Annotated[Key | None, Query(description="Only requests of this provider's route.")] = None,
+        limit: Limit = 50,
+    ) -> list[RefusedView]:
+        """Returns the counts of refused requests by reason, the latest first."""
+        rows = await context.rows(REFUSED, {"provider": provider or "", "limit": limit})
+        return [RefusedView.model_validate(row, from_attributes=True) for row in rows]
 
     @routes.post("/waiting/{provider}/{target:path}/retry")
     async def retry(

@@ -12,8 +12,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from paybill_billing.providers.port import DeliveryRefusedError, Inbound
-from paybill_billing.webhooks.inbox import InboxMessage, WebhookInbox
+from paybill_billing.providers.port import MAX_BODY_BYTES, DeliveryRefusedError, Inbound
+from paybill_billing.webhooks.inbox import InboxMessage, RefusalCounts, WebhookInbox
 
 
 class Received(BaseModel):
@@ -28,11 +28,14 @@ _RECEIVED = JSONResponse(Received().model_dump())
 class WebhookRoute:
     """Fast route for the messages of one provider."""
 
-    def __init__(self, context: ServiceContext, provider: str, inbound: Inbound, inbox: WebhookInbox) -> None:
+    def __init__(
+        self, context: ServiceContext, provider: str, inbound: Inbound, inbox: WebhookInbox, refusals: RefusalCounts
+    ) -> None:
         self._context = context
         self._provider = provider
         self._inbound = inbound
         self._inbox = inbox
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stores the message of a request and acknowledges it."""
@@ -45,18 +48,30 @@ class WebhookRoute:
         try:
             delivery = self._inbound.receive(body, Headers(scope=scope), now)
         except DeliveryRefusedError as error:
+            self._refuse(scope, error.code, str(error))
             raise Problem(400, error.code, str(error)) from None
+        if delivery.quarantine is not None:
+            self._refuse(scope, "quarantined", delivery.quarantine)
         traceparent = scope["paybill.traceparent"]
         encrypted = self._context.seal_raw(body)
         await self._inbox.store(InboxMessage(delivery, self._provider, traceparent, encrypted, now))
+
+    def body_refused(self, scope: Scope) -> None:
+        """Counts a request whose body is too large."""
+        self._refuse(scope, "too_large", f"the body has more than {MAX_BODY_BYTES} bytes")
+
+    def _refuse(self, scope: Scope, reason: str, detail: str) -> None:
+        client = scope.get("client")
+        self._refusals.add(self._provider, reason, detail, client[0] if client else None)
 
 
 def router(context: ServiceContext, inbound: Mapping[str, Inbound]) -> APIRouter:
     """Returns the route. inbound: by provider."""
     routes = APIRouter(tags=["webhooks"])
-    inbox = WebhookInbox(context)
-    by_provider = {name: WebhookRoute(context, name, one, inbox) for name, one in inbound.items()}
+    inbox, refusals = WebhookInbox(context), RefusalCounts(context)
+    by_provider = {name: WebhookRoute(context, name, one, inbox, refusals) for name, one in inbound.items()}
     context.fast_routes.update((f"/webhooks/{name}", route) for name, route in by_provider.items())
+    context.bodies_refused.update((f"/webhooks/{name}", route.body_refused) for name, route in by_provider.items())
 
     @routes.post("/webhooks/{provider}")
     async def receive(

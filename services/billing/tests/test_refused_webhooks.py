@@ -1,0 +1,64 @@
+"""Refused webhooks leave a trace: their number, reason, source and time, and nothing of their content."""
+
+import json
+from datetime import UTC, datetime
+
+from paybill_billing.webhooks.inbox import MAX_REASONS, RefusalCounts
+from paybill_runtime.http.middleware import MAX_BODY_BYTES
+from paybill_runtime.testing import until
+
+BODY = json.dumps(
+    {"id": "evt_1", "type": "customer.created", "created": 1, "livemode": False, "data": {"object": {}}}
+).encode()
+
+
+async def counted(client) -> dict[str, int]:
+    rows = (await client.get("/v1/webhooks/refused", params={"provider": "stripe"})).json()
+    return {row["reason"]: row["count"] for row in rows}
+
+
+async def until_equal(probe, expected) -> None:
+    async def equal() -> bool:
+        return await probe() == expected
+
+    await until(equal)
+
+
+async def test_refusals_are_counted_by_reason_with_source_and_time(testbed, outside, signed):
+    client = testbed.served.client
+    for _ in range(3):
+        await outside.post("/webhooks/stripe", content=BODY, headers=signed(BODY, secret="whsec_other"))
+    await outside.post("/webhooks/stripe", content=BODY, headers=signed(BODY, at=datetime.now(UTC).timestamp() - 330))
+    await outside.post("/webhooks/stripe", content=b"x" * (MAX_BODY_BYTES + 1))
+    live = BODY.replace(b"false", b"true")
+    assert (await outside.post("/webhooks/stripe", content=live, headers=signed(live))).status_code == 200
+
+    expected = {"bad_signature": 3, "stale": 1, "too_large": 1, "quarantined": 1}
+    await until_equal(lambda: counted(client), expected)
+    rows = (await client.get("/v1/webhooks/refused")).json()
+    assert {row["source"] for row in rows} == {"127.0.0.1"}
+    assert all(row["first_at"] <= row["last_at"] for row in rows)
+    assert "evt_1" not in json.dumps(rows)
+
+
+async def test_an_accepted_message_shows_that_the_secret_is_right(testbed, outside, signed):
+    await outside.post("/webhooks/stripe", content=BODY, headers=signed(BODY, secret="whsec_other"))
+    await until_equal(lambda: counted(testbed.served.client), {"bad_signature": 1})
+    [before] = (await testbed.served.client.get("/v1/webhooks/refused")).json()
+    await outside.post("/webhooks/stripe", content=BODY, headers=signed(BODY))
+
+    [after] = (await testbed.served.client.get("/v1/webhooks/refused")).json()
+
+    assert before["accepted_at"] is None
+    assert after["accepted_at"] > after["last_at"]
+
+
+async def test_any_number_of_different_reasons_uses_bounded_storage(testbed):
+    counts = RefusalCounts(testbed.served.running.context)
+    for number in range(MAX_REASONS * 3):
+        counts.add("stripe", f"reason_{number}", "x" * 10_000, None)
+
+    async def rows():
+        return await testbed.sql("SELECT count(*), sum(count), max(length(detail)) FROM refused_webhooks")
+
+    await until_equal(rows, [(MAX_REASONS + 1, MAX_REASONS * 3, 500)])
