@@ -28,7 +28,7 @@ def on_entitlements_set(
                 return []
             if entitled == planned:
                 return [_settled(environment, planned, "the tenant is entitled to the built size again")]
-            reason = f"the plan {fact.plan.plan} needs {entitled}"
+            reason = f"the plan {fact.plan.plan} needs {entitled.text}"
             return [_pending(environment, planned, entitled, reason, now)]
         case Status.FAILED:
             return [] if environment.pending is None else [_settled(environment, entitled, PLANNED_AGAIN)]
@@ -63,14 +63,16 @@ def check_size(states: Sequence[Any], _: datetime) -> Difference | None:
         case Status.READY if environment.remaining:
             missing = ", ".join(step.resource.address for step in environment.remaining)
             return Difference(
-                left=f"the environment is ready as {environment.planned_size}"[:500],
+                left=f"the environment is ready as {environment.planned_size.text}"[:500],
                 right=f"{missing} is not built"[:500],
             )
         case Status.READY | Status.BUILDING:
             planned, entitled = environment.planned_size, environment.entitled_size
-            if planned == entitled or environment.pending is not None:
+            if entitled is None or planned == entitled or environment.pending is not None:
                 return None
-            return Difference(left=f"{planned} is built", right=f"{entitled} is entitled, without a pending change")
+            return Difference(
+                left=f"{planned.text} is built", right=f"{entitled.text} is entitled, without a pending change"
+            )
         case Status.REGISTERED | Status.FAILED | Status.RETAINING | Status.RETAINED:
             return None
         case _:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from paybill_contracts.placement import Preset
 from paybill_contracts.values import Timestamp
-from typing_extensions import override
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +13,9 @@ class Size:
     tier: str
     preset: Preset
 
-    @override
-    def __str__(self) -> str:
-        """Returns the text for people."""
+    @property
+    def text(self) -> str:
+        """The size, for people."""
         return f"{self.tier} ({self.preset})"
 
 
