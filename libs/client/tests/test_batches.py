@@ -17,6 +17,7 @@ from paybill_client.credentials import read_credentials
 from paybill_client.ordered_consumer import OrderedConsumer
 from paybill_client.postgres import PostgresInbox
 from paybill_contracts.tenant import TenantCancelled, TenantRequested
+from paybill_embedded.subscribers import FILE
 from paybill_runtime.messaging.streams import EVENTS, connect
 from paybill_runtime.testing import until
 
@@ -167,6 +168,20 @@ async def _store_invalid(nats) -> None:
     tenant = await connect(nats.url, "tenant", nats.password("tenant"))
     await tenant.jetstream().publish(SUBJECT, b"not json")
     await tenant.close()
+
+
+@pytest.mark.own_nats
+async def test_a_revoked_login_ends_the_loop_with_an_error(create_subscriber, publish, cancelled, nats) -> None:
+    batches = Subscriber(await create_subscriber(contexts=("tenant",))).batches()
+    await publish(cancelled(0))
+    assert (await anext(batches)).position == 1
+
+    (nats.data_dir / FILE).unlink()
+    nats.reload()
+
+    async with asyncio.timeout(10):
+        with pytest.raises(SubscribeDeniedError):
+            await anext(batches)
 
 
 async def test_the_right_to_read_in_batches_is_needed(create_subscriber) -> None:

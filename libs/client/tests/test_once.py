@@ -1,5 +1,6 @@
 """Each event has its effect once: the inbox in PostgreSQL, and a transaction of the caller's own storage."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -8,6 +9,7 @@ from paybill_client import Fact, Subscriber, once
 from paybill_client.postgres import PostgresInbox
 from paybill_contracts.errors import RetryLaterError
 from paybill_contracts.tenant import TenantCancelled
+from paybill_embedded.postgres import PostgresServer
 from paybill_runtime.testing import until
 
 
@@ -87,6 +89,34 @@ async def test_a_lost_database_is_waited_for_and_makes_no_dead_letter(
 
     assert await _until_effects(pool, 2) == [0, 1]
     assert tries == ["0", "0", "1"]
+
+
+@pytest.mark.e2e
+async def test_a_stopped_database_is_waited_for(create_subscriber, run, publish, cancelled, tmp_path) -> None:
+    subscriber = Subscriber(await create_subscriber(), tries=1)
+    with PostgresServer(tmp_path / "other") as server:
+        password = server.password("postgres")
+        async with asyncpg.create_pool(server.url("postgres", "postgres"), password=password, min_size=1) as pool:
+            await pool.execute("CREATE TABLE effects (place serial, reason text)")
+            inbox = PostgresInbox(pool, "crm")
+            await inbox.create_tables()
+
+            @subscriber.on(TenantCancelled)
+            @once(inbox.transaction)
+            async def handle(event: TenantCancelled, _: Fact, connection) -> None:
+                await connection.execute("INSERT INTO effects (reason) VALUES ($1)", event.reason)
+
+            running = run(subscriber)
+            await publish(cancelled(0))
+            assert await _until_effects(pool, 1) == [0]
+            await asyncio.to_thread(server.stop)
+            await publish(cancelled(1), cancelled(2))
+            await asyncio.sleep(1.5)  # several tries fail
+            await asyncio.to_thread(server.start)
+
+            assert await _until_effects(pool, 3) == [0, 1, 2]
+            running.cancel()  # before its pool is closed
+            await asyncio.wait({running})
 
 
 async def test_a_closed_pool_counts_as_an_outage(postgres, publish, log, cancelled) -> None:

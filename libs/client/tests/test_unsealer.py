@@ -1,6 +1,8 @@
 """Personal data is opened only with the right to open it, on a real NATS, and not after its key was erased."""
 
+import asyncio
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_bytes
 
@@ -13,6 +15,7 @@ from paybill_contracts.personal import NONCE_BYTES, Personal, seal
 from paybill_embedded.nats import NatsServer
 from paybill_runtime.messaging.streams import KEYS, connect
 from paybill_runtime.security.identity import encrypt
+from paybill_runtime.testing import until
 from paybill_stack.clients import subscriber_public_key
 
 EMAIL = "un.likely@acme.example"
@@ -112,3 +115,36 @@ async def test_a_replaced_key_pair_is_reported(create_subscriber, nats) -> None:
     async with Unsealer(path) as unsealer:
         with pytest.raises(UnsealDeniedError, match="copy the credentials file again"):
             await unsealer.unseal(_sealed())
+
+
+async def test_a_withdrawn_right_ends_at_once_and_a_new_one_needs_no_restart(create_subscriber, nats) -> None:
+    path = await create_subscriber(opens=("tenant",))
+    await _store(nats, _copies(nats, "crm"))
+    async with Unsealer(path) as unsealer:
+        assert await unsealer.unseal(_sealed()) == EMAIL
+
+        await create_subscriber()
+        with pytest.raises(UnsealDeniedError, match="permissions violation"):
+            await unsealer.unseal(_sealed())
+        await create_subscriber(opens=("tenant",))
+
+        assert await unsealer.unseal(_sealed()) == EMAIL
+
+
+@pytest.mark.e2e
+@pytest.mark.own_nats
+async def test_while_nats_is_away_an_outage_is_reported(create_subscriber, nats) -> None:
+    path = await create_subscriber(opens=("tenant",))
+    await _store(nats, _copies(nats, "crm"))
+    async with Unsealer(path) as unsealer:
+        await asyncio.to_thread(nats.kill)
+        with pytest.raises(RetryLaterError, match="NATS does not answer"):
+            await unsealer.unseal(_sealed())
+        await asyncio.to_thread(nats.start)
+
+        async def opened() -> bool:
+            with suppress(RetryLaterError):
+                return await unsealer.unseal(_sealed()) == EMAIL
+            return False
+
+        await until(opened)
