@@ -127,9 +127,13 @@ class Customers:
 
     def pay(self, checkout_url: str) -> None:
         """Pays like the customer at the checkout."""
-        key = (self._stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
-        with FakeControl(self._stack.url("stripe_fake"), key) as fake:
+        with self.fake() as fake:
             fake.pay_checkout(checkout_url.rpartition("/")[2])
+
+    def fake(self) -> FakeControl:
+        """Returns a control of the Stripe fake."""
+        key = (self._stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
+        return FakeControl(self._stack.url("stripe_fake"), key)
 
 
 _numbers = count(1)

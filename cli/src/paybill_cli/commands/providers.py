@@ -46,19 +46,20 @@ def reconcile(
     """Compare a provider's subscriptions with Paybill's, and repair differences.
 
     The reconciliation continues in the service when this command ends or the service restarts. Exit code 1 when a
-    difference was found.
+    difference was found that is not repaired.
 
     Example: paybill provider reconcile stripe --dry-run
     """
     with Service(stack, "billing") as billing:
         path = f"{provider_path(provider)}/reconciliations"
         run = post(out, billing, path, {"repair": not dry_run}, idempotency_key)
+        left: list[dict[str, Any]] = []
         if not detach:
             run = _wait(out, billing, run, timeout)
-            _show_drifts(out, billing, run["id"])
+            left = [drift for drift in _show_drifts(out, billing, run["id"]) if not drift["repaired"]]
     if not out.json or detach:
         out.record("reconciliation", run, RUN_COLUMNS)
-    return int(ExitCode.FAILED if run["drifted"] else ExitCode.OK)
+    return int(ExitCode.FAILED if left else ExitCode.OK)
 
 
 def reconciliations(
@@ -98,10 +99,11 @@ def drifts(
         _show_drifts(out, billing, run, tenant)
 
 
-def _show_drifts(out: Output, billing: Service, run: str | None, tenant: str | None = None) -> None:
+def _show_drifts(out: Output, billing: Service, run: str | None, tenant: str | None = None) -> list[dict[str, Any]]:
     found = drifts_of(billing, run, tenant)
     rows = found if out.json else [drift | {"differs": _differences(drift)} for drift in found]
     out.rows("drift.list", rows, DRIFT_COLUMNS)
+    return found
 
 
 def drifts_of(billing: Service, run: str | None, tenant: str | None = None) -> list[dict[str, Any]]:

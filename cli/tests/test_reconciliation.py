@@ -1,0 +1,30 @@
+"""The exit code of `paybill provider reconcile` says whether a difference is left."""
+
+import time
+
+from paybill_cli.exit_codes import ExitCode
+
+
+def test_repaired_differences_are_no_failure(on_stack, customers) -> None:
+    tenant = customers.sign_up()
+    customers.pay(tenant["checkout_url"])
+    end = time.monotonic() + 30
+    while (shown := on_stack("subscription", "show", tenant["slug"], "--json")).code != ExitCode.OK:
+        assert time.monotonic() < end, shown.err
+        time.sleep(0.1)
+    subscription = shown.data
+
+    with customers.fake() as fake:
+        fake.wait_delivered()
+        fake.pause_delivery()
+        try:
+            fake.renew(subscription["provider_subscription"])
+            dry = on_stack("provider", "reconcile", "--dry-run", "--json")
+            repaired = on_stack("provider", "reconcile", "--json")
+        finally:
+            fake.resume_delivery()
+
+    found = [drift for drift in repaired.data if drift["provider_object"] == subscription["provider_subscription"]]
+    assert dry.code == ExitCode.FAILED
+    assert [drift["repaired"] for drift in found] == [True]
+    assert repaired.code == (ExitCode.OK if all(drift["repaired"] for drift in repaired.data) else ExitCode.FAILED)
