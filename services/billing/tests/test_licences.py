@@ -15,6 +15,7 @@ from paybill_billing.licences.domain.licences import (
     LicenceTakenBackError,
     NoAccessError,
     Status,
+    TooManySeatsError,
 )
 from paybill_billing.licences.domain.seats import LicenceNotInForceError, NoSeatLeftError
 from paybill_contracts.billing import AccessState
@@ -350,3 +351,19 @@ def test_any_steps_keep_the_invariants_of_seats_revisions_expiry_and_revocations
 def test_a_fact_before_the_first_signing_request_is_refused():
     with pytest.raises(LicenceOrderError):
         licences.evolve(None, licences.revoke(LICENCE, "x", RevocationOrigin.OPERATOR)[0])
+
+
+def test_a_licence_is_refused_for_more_seats_than_it_can_have_and_follows_no_seat():
+    about = {"valid_s": DAYS_30, "now": NOW}
+
+    with pytest.raises(TooManySeatsError, match="at most 10000 seats"):
+        licences.issue(None, entitled(), subscription(20_000), seats=None, **about)
+    (fixed,) = licences.issue(None, entitled(), subscription(20_000), seats=7, **about)
+    (most,) = licences.issue(None, entitled(), subscription(10_000), seats=None, **about)
+    (none,) = licences.issue(None, entitled(), subscription(0), seats=None, **about)
+
+    assert [event.terms.seats for event in (fixed, most, none)] == [7, 10_000, 0]
+    following, pinned = licences.evolve(None, most), licences.evolve(None, fixed)
+    assert licences.lacks_seats(following, subscription(20_000))
+    assert not licences.lacks_seats(following, subscription(10_000))
+    assert not licences.lacks_seats(pinned, subscription(20_000))

@@ -12,10 +12,12 @@ from paybill_contracts.billing import (
     SubscriptionSuspended,
 )
 from paybill_contracts.envelope import IntakeEvent
+from paybill_contracts.incidents import Evidence, Finding
 from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
 from paybill_contracts.provisioner import BlueprintPublished
 from paybill_contracts.tenant import OffboardingStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
+from paybill_licence import MAX_SEATS
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
@@ -24,6 +26,7 @@ from paybill_billing.catalogue.domain import catalogue, tiers
 from paybill_billing.catalogue.tables import CATALOGUES, TIERS
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.incidents import INCIDENTS
 from paybill_billing.licences.domain import licences, revocations
 from paybill_billing.licences.tables import LICENCES, REVOCATION_LISTS
 from paybill_billing.providers import domain as providers
@@ -35,6 +38,8 @@ from paybill_billing.usage.tables import BILLING_PERIODS, DISTINCT_SETS, METERS,
 
 HANDLERS = Subscriptions()
 
+LICENCE_SEATS = "licence_seats"
+"""The kind of incident of a licence with fewer seats than are paid."""
 _CATALOGUE = CATALOGUES.key(catalogue.CATALOGUE)
 _REVOCATIONS = REVOCATION_LISTS.key(revocations.REVOCATIONS)
 _TIERS = TIERS.key(tiers.TIERS)
@@ -82,7 +87,8 @@ HANDLERS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)
 
 
 def _licence_of(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
-    return [LICENCES.key(licences.licence_id(fact.subscription_id))]
+    id_ = licences.licence_id(fact.subscription_id)
+    return [LICENCES.key(id_), INCIDENTS.key_of(LICENCE_SEATS, f"licence/{id_}")]
 
 
 def _access_of(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:
@@ -97,6 +103,18 @@ def _update_licence(unit: UnitOfWork, fact: EntitlementsSet | SubscriptionFact, 
     granted = unit.get(ENTITLEMENTS, fact.tenant_id)
     licence = unit.get(LICENCES, id_)
     unit.record(LICENCES, id_, licences.on_subscription_changed(licence, granted, subscription, at.now))
+    if licences.lacks_seats(licence, subscription) and subscription is not None:
+        finding = Finding(
+            kind=LICENCE_SEATS,
+            subject=f"licence/{id_}",
+            summary=f"{id_} has {MAX_SEATS} seats, the most of one licence, and {subscription.quantity} are paid",
+            evidence=(Evidence(name="quantity", value=str(subscription.quantity)),),
+            tenant_id=fact.tenant_id,
+            command=f"paybill licence show {id_}",
+        )
+        INCIDENTS.open(unit, finding, at.now)
+    else:
+        INCIDENTS.close(unit, LICENCE_SEATS, f"licence/{id_}", "the licence has all seats that are paid", at.now)
 
 
 def _licence_and_period_of(fact: SubscriptionFact) -> list[Key]:

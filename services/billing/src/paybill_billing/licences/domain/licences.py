@@ -66,6 +66,12 @@ class NoAccessError(ConflictError):
     code = "subscription_gives_no_access"
 
 
+class TooManySeatsError(ConflictError):
+    """The subscription has more seats than a licence can have."""
+
+    code = "too_many_seats"
+
+
 class LicenceTakenBackError(ConflictError):
     """The licence is revoked; it has to be issued again."""
 
@@ -143,12 +149,17 @@ def issue(
 ) -> list[LicenceEvent]:
     """Issues a licence for the subscription, or reissues it with other seats or another validity.
 
-    seats: None to follow the subscription's quantity. Raises NoAccessError.
+    seats: None to follow the subscription's quantity. Raises NoAccessError, TooManySeatsError.
     """
     if not entitlements.allows_access:
         raise NoAccessError(
             f"{subscription.subscription_id} is {subscription.access} and gives no access; issue the licence after it "
             "is paid"
+        )
+    if seats is None and has_too_many_seats(subscription):
+        raise TooManySeatsError(
+            f"a licence has at most {MAX_SEATS} seats, and {subscription.subscription_id} has {subscription.quantity}: "
+            "issue it with --seats, or split the subscription"
         )
     terms = _terms(entitlements, subscription, seats)
     if licence is not None and not_revoked(licence):
@@ -168,6 +179,17 @@ def issue(
         last_expiry=now,
     )
     return [_request(replace(base, fixed_seats=seats, valid_s=valid_s), Purpose.REISSUE, terms, now)]
+
+
+def has_too_many_seats(subscription: Subscription) -> bool:
+    """Returns True when the subscription's quantity exceeds the seats that a licence can have."""
+    return subscription.quantity > MAX_SEATS
+
+
+def lacks_seats(licence: Licence | None, subscription: Subscription | None) -> bool:
+    """Returns True when a licence that follows the subscription's quantity has fewer seats than it."""
+    follows = licence is not None and not_revoked(licence) and licence.fixed_seats is None
+    return follows and subscription is not None and has_too_many_seats(subscription)
 
 
 def renew(licence: Licence, now: datetime) -> list[LicenceEvent]:
