@@ -217,7 +217,9 @@ def test_the_next_phase_of_a_schedule_is_pending():
 
 
 def test_a_paused_collection_is_mapped():
-    assert subscription_snapshot({**CURRENT, "pause_collection": {"behavior": "void"}}).collection_paused
+    for behavior in ("void", "keep_as_draft", "mark_uncollectible"):
+        paused = subscription_snapshot({**CURRENT, "pause_collection": {"behavior": behavior}})
+        assert (paused.collection_paused, paused.pause) == (True, behavior)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,24 @@ def test_a_subscription_with_paused_collection_is_paused():
     assert isinstance(event, SubscriptionPaused)
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "kept", "access"),
+    [
+        ("void", None, AccessState.PAUSED),
+        ("keep_as_draft", None, AccessState.ACTIVE),
+        ("mark_uncollectible", None, AccessState.ACTIVE),
+        ("keep_as_draft", (), AccessState.PAUSED),
+        ("void", ("void",), AccessState.ACTIVE),
+    ],
+)
+def test_access_during_a_pause_depends_on_its_behaviour_and_the_plan(behaviour, kept, access):
+    plan_ = pinned_plan() if kept is None else pinned_plan(access_while_paused=kept)
+
+    (event,) = decide(ACTIVE, snapshot("active", collection_paused=True, pause=behaviour), pinned=plan_)
+
+    assert (event.subscription.access, event.subscription.pause) == (access, behaviour)
+
+
 def test_the_grace_period_starts_at_the_first_failure_of_the_open_invoice():
     failures = [
         FailedCollection("in_1", NOW - timedelta(hours=1)),

@@ -114,7 +114,8 @@ class Subscription(Value):
     paid_until: the end of the newest paid period; a failed payment does not end access before it. interval: how often
     `price` is paid. grace_s: the plan's grace period after a failed payment. past_end: the provider was fetched after
     the end of the trial or period and shows no newer one, so time alone does not end access. overdue: what is unpaid of
-    the newest invoice after a failed collection.
+    the newest invoice after a failed collection. pause: the behaviour of a pause of collection at the provider, such as
+    `void`; None while payments are collected.
     """
 
     subscription_id: SubscriptionId
@@ -137,6 +138,7 @@ class Subscription(Value):
     grace_s: Count | None = None
     past_end: bool = False
     overdue: Money | None = None
+    pause: Key | None = None
 
 
 class SubscriptionFact(Event):

@@ -87,6 +87,7 @@ class PlanVersion(Value):
     """A version of a plan; immutable once published, and pinned by subscriptions.
 
     trial_days: 0 for none. grace_s: access after a failed payment. retention_s: of the data after offboarding.
+    access_while_paused: the behaviours of a pause of collection at the provider that keep access; others suspend it.
     """
 
     plan: Key
@@ -99,6 +100,7 @@ class PlanVersion(Value):
     retention_s: Annotated[int, Field(ge=0, le=10 * 365 * 86_400)]
     features: tuple[Feature, ...]
     prices: tuple[Price, ...]
+    access_while_paused: tuple[Key, ...] = ("keep_as_draft", "mark_uncollectible")
 
 
 class Catalogue(Value):

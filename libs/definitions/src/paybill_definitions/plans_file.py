@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 from paybill_contracts.catalogue import (
@@ -98,6 +99,14 @@ class _Price(_StrictInput):
     provider_prices: dict[Key, ProviderId] = {}
 
 
+class PauseBehaviour(StrEnum):
+    """Invoices while the collection of payments is paused, as Stripe names it."""
+
+    VOID = "void"
+    KEEP_AS_DRAFT = "keep_as_draft"
+    MARK_UNCOLLECTIBLE = "mark_uncollectible"
+
+
 class BooleanInput(BooleanFeature):
     model_config = _StrictInput.model_config
 
@@ -135,6 +144,7 @@ class _Plan(_StrictInput):
     trial: Annotated[Span, Field(le=730 * 86_400)] = 0
     grace: Annotated[Span, Field(le=365 * 86_400)]
     retention: Annotated[Span, Field(le=3650 * 86_400)]
+    access_while_paused: list[PauseBehaviour] = [PauseBehaviour.KEEP_AS_DRAFT, PauseBehaviour.MARK_UNCOLLECTIBLE]
     features: Annotated[list[FeatureInput], Field(max_length=200)]
     prices: Annotated[list[_Price], Field(min_length=1)]
 
@@ -256,6 +266,7 @@ def _version(plan: _Plan) -> PlanVersion:
             )
             for price in plan.prices
         ),
+        access_while_paused=tuple(sorted(set(plan.access_while_paused))),
     )
 
 

@@ -60,7 +60,7 @@ class Difference:
     meters: tuple[MeterDifference, ...]
 
 
-_TERMS = ("name", "tier", "placement", "trial_days", "grace_s", "retention_s")
+_TERMS = ("name", "tier", "placement", "trial_days", "grace_s", "retention_s", "access_while_paused")
 
 
 def between(catalogue: Catalogue | None, content: Content) -> Difference:

@@ -43,6 +43,7 @@ class ProviderSnapshot:
     """A subscription as the provider shows it now.
 
     tenant: written by us at checkout, a hint and no proof. collection_paused: payment collection was paused on request.
+    pause: its behaviour for invoices meanwhile: `void`, `keep_as_draft` or `mark_uncollectible`.
     items: at least one, the likeliest plan first. invoice: the newest one, to which an open failure must belong.
     paid_until: end of the newest paid period. failed_at: time of the first failed collection of the newest invoice, or
     of its due date, if the provider still shows it. overdue: the unpaid amount of the newest invoice after a failure.
@@ -63,6 +64,7 @@ class ProviderSnapshot:
     failed_at: datetime | None = None
     pending: PendingSnapshot | None = None
     overdue: Money | None = None
+    pause: str = "void"
 
     @property
     def is_entitling(self) -> bool:

@@ -37,6 +37,7 @@ _UNPAID_ALWAYS = frozenset({"trialing", "incomplete", "incomplete_expired", "pau
 _OF_A_PERIOD = frozenset({None, "subscription", "subscription_create", "subscription_cycle"})
 """Billing reasons of invoices for a whole period; others are for a part of it."""
 _SAME_MOMENT_S = 60
+_PAUSES = frozenset({"void", "keep_as_draft", "mark_uncollectible"})
 _VERSION = re.compile(r"[0-9]{1,7}")
 
 
@@ -66,6 +67,7 @@ def subscription_snapshot(subscription: Json) -> ProviderSnapshot:
         failed_at=_failed_at(invoice) if status in _FAILING else None,
         pending=_pending(subscription),
         overdue=_overdue(invoice) if status in _FAILING else None,
+        pause=_pause(subscription),
     )
 
 
@@ -195,6 +197,13 @@ def _failed_at(invoice: Json | None) -> datetime | None:
         return time_of(invoice.get("due_date"))
     became = invoice.get("status_transitions")
     return time_of((became if isinstance(became, Mapping) else invoice).get("finalized_at"))
+
+
+def _pause(subscription: Json) -> str:
+    """Returns what happens to invoices while collection is paused."""
+    paused = subscription.get("pause_collection")
+    behavior = optional_text_of(paused, "behavior") if isinstance(paused, Mapping) else None
+    return behavior if behavior in _PAUSES else "void"
 
 
 def _overdue(invoice: Json | None) -> Money | None:

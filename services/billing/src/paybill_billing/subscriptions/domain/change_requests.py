@@ -195,7 +195,7 @@ def check_allowed(
         case Kind.PAUSE:
             _has_access(subscription)
         case Kind.RESUME:
-            if access is not AccessState.PAUSED:
+            if access is not AccessState.PAUSED and subscription.pause is None:
                 raise NotPausedError(f"{name} is {access}; only a paused subscription can be resumed")
         case _:
             assert_never(kind)
@@ -286,5 +286,5 @@ def _has_access(subscription: Subscription) -> None:
     name = subscription.subscription_id
     if subscription.access is AccessState.SUSPENDED:
         raise SubscriptionSuspendedError(f"{name} is suspended; pay its open invoices first")
-    if subscription.access is AccessState.PAUSED:
+    if subscription.access is AccessState.PAUSED or subscription.pause is not None:
         raise SubscriptionPausedError(f"{name} is paused; resume it first")

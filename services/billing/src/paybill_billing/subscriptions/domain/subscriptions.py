@@ -141,7 +141,7 @@ def sync(
         provider=provider,
         provider_subscription=snapshot.id,
         provider_status=snapshot.status,
-        access=_access(before, snapshot, grace_until, now),
+        access=_access(before, snapshot, pinned.plan, grace_until, now),
         plan=_plan_ref(before, pinned),
         quantity=pinned.item.quantity,
         price=pinned.item.amount,
@@ -155,6 +155,7 @@ def sync(
         pending=pinned.pending,
         grace_s=pinned.plan.grace_s,
         overdue=snapshot.overdue,
+        pause=snapshot.pause if snapshot.collection_paused else None,
     )
     if expiry.is_past_end(after, now):
         after = after.model_copy(update={"past_end": True})
@@ -234,7 +235,11 @@ def _pending(
 
 
 def _access(
-    before: Subscription | None, snapshot: ProviderSnapshot, grace_until: datetime | None, now: datetime
+    before: Subscription | None,
+    snapshot: ProviderSnapshot,
+    plan: PlanVersion,
+    grace_until: datetime | None,
+    now: datetime,
 ) -> AccessState:
     match snapshot.status:
         case "canceled" | "incomplete_expired":
@@ -247,7 +252,7 @@ def _access(
             return AccessState.SUSPENDED if is_over else AccessState.GRACE
         case "paused":
             return AccessState.PAUSED
-        case "active" | "trialing" if snapshot.collection_paused:
+        case "active" | "trialing" if snapshot.collection_paused and snapshot.pause not in plan.access_while_paused:
             return AccessState.PAUSED
         case "active":
             return AccessState.ACTIVE
