@@ -202,7 +202,9 @@ def test_another_price_does_not_shorten_the_period_paid_at_the_old_one():
 
 def test_a_higher_quantity_does_not_extend_the_grace_period_of_an_unpaid_period():
     owing = sync(ACTIVE, snapshot("past_due"))
-    bought = replace(snapshot("past_due"), invoice="in_2", paid_until=snapshot("past_due").period_end)
+    bought = replace(
+        snapshot("past_due"), invoice="in_2", paid_until=snapshot("past_due").period_end, earlier_unpaid=True
+    )
 
     assert sync(owing, bought, NOW + DAY).subscription.grace_until == owing.subscription.grace_until
 

@@ -94,14 +94,19 @@ def test_a_suspension_by_a_timer_names_the_fallback():
     assert events == [None, None, SECOND.subscription_id]
 
 
-async def bought_another(testbed, plan):
-    """Creates another subscription of the same customer, with its webhooks."""
+async def created_another(testbed, plan):
+    """Creates another subscription of the same customer."""
     stripe, account = testbed.fake.stripe, await testbed.account(TENANT)
     price = stripe.prices.list({"lookup_keys": [f"{plan}_v1_month_eur"]}).data[0]
     params = {"customer": account["customer"], "items": [{"price": price.id}], "trial_period_days": 30}
-    made = await asyncio.to_thread(stripe.subscriptions.create, params)
+    return (await asyncio.to_thread(stripe.subscriptions.create, params)).id
+
+
+async def bought_another(testbed, plan):
+    """Creates another subscription of the same customer, and waits for its webhooks."""
+    made = await created_another(testbed, plan)
     await testbed.subscription(TENANT, "trialing")
-    return made.id
+    return made
 
 
 async def entitled_by(testbed, theirs, *, allows):
@@ -140,6 +145,23 @@ async def test_the_fallback_takes_over_in_the_same_decision_until_the_last_ends(
     assert taken.origin.cause == over.origin.cause
     sets = await testbed.log.facts("billing.entitlements_set", at_least=3)
     assert [fact.event.allows_access for fact in sets] == [True, True, False]
+    await replays(testbed)
+
+
+async def test_a_customer_that_cancels_one_and_creates_the_next_keeps_its_access(testbed) -> None:
+    first = (await testbed.subscribed(TENANT))["provider_subscription"]
+
+    await asyncio.to_thread(testbed.fake.control.pause_delivery)
+    await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, first)
+    second = await created_another(testbed, "starter")
+    await asyncio.to_thread(testbed.fake.control.resume_delivery)
+    (over,) = await testbed.log.facts("billing.subscription_ended")
+    await entitled_by(testbed, second, allows=True)
+    await testbed.settled()
+
+    assert (over.event.others, over.event.remaining) == (1, ())
+    sets = await testbed.log.facts("billing.entitlements_set", at_least=2)
+    assert [fact.event.allows_access for fact in sets] == [True, True]
     await replays(testbed)
 
 

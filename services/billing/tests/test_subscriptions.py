@@ -9,7 +9,8 @@ from billing_samples import DAY, ITEM, NOW, PINNED_PLAN, TENANT, pinned_plan, sn
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import subscriptions
-from paybill_billing.subscriptions.domain.subscriptions import FailedCollection, UnknownStatusError
+from paybill_billing.subscriptions.domain.grace import FailedCollection
+from paybill_billing.subscriptions.domain.subscriptions import UnknownStatusError
 from paybill_billing.subscriptions.tables import SUBSCRIPTIONS
 from paybill_contracts.billing import (
     AccessState,

@@ -114,8 +114,8 @@ class Subscription(Value):
     paid_until: the end of the newest paid period; a failed payment does not end access before it. interval: how often
     `price` is paid. grace_s: the plan's grace period after a failed payment. past_end: the provider was fetched after
     the end of the trial or period and shows no newer one, so time alone does not end access. overdue: what is unpaid of
-    the newest invoice after a failed collection. pause: the behaviour of a pause of collection at the provider, such as
-    `void`; None while payments are collected.
+    the newest invoice after a failed collection. unpaid_invoice: that invoice. pause: the behaviour of a pause of
+    collection at the provider, such as `void`; None while payments are collected.
     """
 
     subscription_id: SubscriptionId
@@ -139,6 +139,7 @@ class Subscription(Value):
     past_end: bool = False
     overdue: Money | None = None
     pause: Key | None = None
+    unpaid_invoice: ProviderId | None = None
 
 
 class SubscriptionFact(Event):
@@ -235,11 +236,13 @@ class SubscriptionEnded(
 ):
     """The subscription ended. `retention_s`: the plan's retention period for the tenant's data.
 
-    others: number of the tenant's other entitling subscriptions; with at least one, the tenant stays.
+    others: number of the tenant's other entitling subscriptions; with at least one, the tenant stays. All subscriptions
+    of the customer were fetched before. remaining: those at the provider that belong to no plan and have not ended.
     """
 
     retention_s: Count
     others: Count = 0
+    remaining: tuple[ProviderId, ...] = ()
 
 
 class PaymentFailed(Event, type="billing.payment_failed", version=1, aggregate="payment", key="payment"):

@@ -143,13 +143,18 @@ def _plans_and_subscriptions(fact: SubscriptionSuspended) -> list[Key]:
     reads=_plans_and_subscriptions,
 )
 def subscription_suspended(unit: UnitOfWork, fact: SubscriptionSuspended, at: DecisionContext) -> None:
-    """Updates the entitlements after a timer suspended a subscription. A sync updates both in one decision."""
-    current, pinned = _catalogue(unit), fact.subscription.plan
+    """Updates the entitlements after a timer suspended a subscription. A sync updates both in one decision.
+
+    The subscription may have recovered since: its current state decides.
+    """
+    state = unit.get(SUBSCRIPTIONS, fact.subscription_id)
+    subscription = state.subscription if state is not None else fact.subscription
+    current, pinned = _catalogue(unit), subscription.plan
     plan = catalogue.published(current, pinned.plan, pinned.version).plan
     other = unit.get(SUBSCRIPTIONS, fact.instead) if fact.instead is not None else None
     fallback = entitlements.fallback_of([other.subscription] if other is not None else [], current)
     before = unit.get(ENTITLEMENTS, fact.tenant_id)
-    applied = entitlements.apply_subscription(before, fact.subscription, plan, at.now, fallback)
+    applied = entitlements.apply_subscription(before, subscription, plan, at.now, fallback)
     unit.record(ENTITLEMENTS, fact.tenant_id, applied)
     _update_licence_and_period(unit, fact, at)
 

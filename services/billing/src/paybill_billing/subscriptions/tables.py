@@ -107,6 +107,7 @@ STATES = (ACCOUNTS, SUBSCRIPTIONS, PAYMENTS, CHANGES, PLAN_MIGRATIONS)
 ACCOUNT_OF_CUSTOMER = text("SELECT id FROM accounts WHERE customer = :customer")
 ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
 OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")
+SUBSCRIPTIONS_OF_TENANT = text("SELECT id, revision, access FROM subscriptions WHERE tenant_id = :tenant_id")
 _SUBSCRIBED_TO_VERSION = (
     "state->'subscription'->'plan'->>'plan' = :plan AND state->'subscription'->'plan'->>'version' = :version "
     "AND access NOT IN ('ended', 'pending')"

@@ -120,6 +120,7 @@ def snapshot_of(state: ManualContract, contract: Contract) -> ProviderSnapshot:
         failed_at=min(overdue, default=None),
         pending=PendingSnapshot((_item(pending),), contract.period_end) if pending is not None else None,
         overdue=late[-1].total if late else None,
+        earlier_unpaid=len(owed) > 1,
     )
 
 

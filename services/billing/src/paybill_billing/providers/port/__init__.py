@@ -1,8 +1,8 @@
 """Port of billing providers: the protocols that a provider implements, and their types.
 
 Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
-`RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`, `ReferenceResolver`): a
-provider has one by having its methods.
+`CustomerSubscriptions`, `RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`,
+`ReferenceResolver`): a provider has one by having its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -169,6 +169,14 @@ class CustomerAdopter(Protocol):
 
         Raises ProviderRefusedError for an unknown customer, or one that is another tenant.
         """
+
+
+@runtime_checkable
+class CustomerSubscriptions(Protocol):
+    """A provider whose customers can have several subscriptions."""
+
+    async def subscriptions_of(self, customer: str) -> tuple[ProviderSnapshot, ...]:
+        """Returns all subscriptions of the customer that have not ended."""
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ from paybill_contracts.money import Money
 from paybill_contracts.payments import DisputeOutcome
 
 _RUNNING = frozenset({"active", "trialing"})
+_ENDED = frozenset({"canceled", "incomplete_expired"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,9 @@ class ProviderSnapshot:
     tenant: written by us at checkout, a hint and no proof. collection_paused: payment collection was paused on request.
     pause: its behaviour for invoices meanwhile: `void`, `keep_as_draft` or `mark_uncollectible`.
     items: at least one, the likeliest plan first. invoice: the newest one, to which an open failure must belong.
-    paid_until: end of the newest paid period. failed_at: time of the first failed collection of the newest invoice, or
-    of its due date, if the provider still shows it. overdue: the unpaid amount of the newest invoice after a failure.
+    paid_until: end of the newest paid period. failed_at: time of the first failed collection of the oldest unpaid
+    invoice, or of its due date, if the provider still shows it. overdue: the unpaid amount of the newest invoice after
+    a failure. earlier_unpaid: an invoice before the newest is unpaid.
     """
 
     id: str
@@ -65,6 +67,12 @@ class ProviderSnapshot:
     pending: PendingSnapshot | None = None
     overdue: Money | None = None
     pause: str = "void"
+    earlier_unpaid: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        """True when the subscription has ended, whatever its state was here."""
+        return self.status in _ENDED
 
     @property
     def is_entitling(self) -> bool:

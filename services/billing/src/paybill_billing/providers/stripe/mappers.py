@@ -32,7 +32,7 @@ VERSION = "paybill_version"
 
 
 _YEAR_9999 = 253_370_764_800
-_FAILING = frozenset({"past_due", "unpaid"})
+FAILING = frozenset({"past_due", "unpaid"})
 _UNPAID_ALWAYS = frozenset({"trialing", "incomplete", "incomplete_expired", "paused"})
 _OF_A_PERIOD = frozenset({None, "subscription", "subscription_create", "subscription_cycle"})
 """Billing reasons of invoices for a whole period; others are for a part of it."""
@@ -51,6 +51,7 @@ def subscription_snapshot(subscription: Json) -> ProviderSnapshot:
     if cancel_at is None and subscription.get("cancel_at_period_end"):
         cancel_at = period_end
     invoice = _invoice(subscription.get("latest_invoice"))
+    earlier = _earlier_unpaid(subscription, invoice)
     return ProviderSnapshot(
         id=text_of(subscription, "id"),
         customer=id_of(subscription.get("customer")) or _malformed(subscription, "customer"),
@@ -63,11 +64,12 @@ def subscription_snapshot(subscription: Json) -> ProviderSnapshot:
         cancel_at=cancel_at,
         invoice=id_of(subscription.get("latest_invoice")),
         trial_end=time_of(subscription.get("trial_end")),
-        paid_until=_paid_until(subscription, status, invoice, period_start, period_end),
-        failed_at=_failed_at(invoice) if status in _FAILING else None,
+        paid_until=_paid_until(subscription, status, earlier or invoice, period_start, period_end),
+        failed_at=_failed_at(earlier or invoice) if status in FAILING else None,
         pending=_pending(subscription),
-        overdue=_overdue(invoice) if status in _FAILING else None,
+        overdue=_overdue(invoice) if status in FAILING else None,
         pause=_pause(subscription),
+        earlier_unpaid=earlier is not None,
     )
 
 
@@ -169,7 +171,7 @@ def _paid_until(
     """Returns the end of the newest paid period, according to the newest invoice, or else to the status."""
     if status in _UNPAID_ALWAYS:
         return None
-    settled = status not in _FAILING
+    settled = status not in FAILING
     if invoice is not None:
         settled = invoice.get("paid") is True or optional_text_of(invoice, "status") in {"paid", "void"}
     if settled or (invoice is not None and not _opens_a_period(invoice, period_start)):
@@ -179,6 +181,18 @@ def _paid_until(
     if period_start is None or first or (trial_end is not None and period_start <= trial_end):
         return None
     return period_start
+
+
+def _earlier_unpaid(subscription: Json, latest: Json | None) -> Json | None:
+    """Returns the oldest unpaid invoice if it is not the newest: a period may begin before the last one was paid."""
+    unpaid = [each for each in _list(subscription, "invoices") if each.get("status") in {"open", "uncollectible"}]
+    oldest = min(unpaid, key=lambda each: (_created(each), id_of(each) or ""), default=None)
+    return oldest if oldest is not None and id_of(oldest) != id_of(latest) else None
+
+
+def _created(invoice: Json) -> int:
+    created = invoice.get("created")
+    return created if isinstance(created, int) else 0
 
 
 def _opens_a_period(invoice: Json, period_start: datetime | None) -> bool:

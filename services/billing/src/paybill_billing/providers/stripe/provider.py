@@ -112,6 +112,19 @@ class Stripe:
             return None
         return mappers.subscription_snapshot(await self._resolver.complete(found.data))
 
+    async def subscriptions_of(self, customer: str) -> tuple[ProviderSnapshot, ...]:
+        """Returns all subscriptions of the customer that have not ended."""
+        snapshots: list[ProviderSnapshot] = []
+        after: str | None = None
+        while True:
+            found, after = await self._page(
+                "/v1/subscriptions", after, customer=customer, expand=["data.latest_invoice"]
+            )
+            complete = [await self._resolver.complete(subscription) for subscription in found]
+            snapshots += map(mappers.subscription_snapshot, complete)
+            if after is None:
+                return tuple(snapshots)
+
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Resolves an object. Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError."""
         return await self._resolver.resolve(kind, id_)

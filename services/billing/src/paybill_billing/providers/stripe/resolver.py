@@ -9,7 +9,15 @@ import stripe
 from paybill_billing.providers.port import MalformedObjectError, ProviderRefusedError, ResolvedReference
 from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, Refund
 from paybill_billing.providers.stripe.client import MissingError, stripe_errors
-from paybill_billing.providers.stripe.mappers import Json, attempt, customer_of, id_of, items_of, subscription_of
+from paybill_billing.providers.stripe.mappers import (
+    FAILING,
+    Json,
+    attempt,
+    customer_of,
+    id_of,
+    items_of,
+    subscription_of,
+)
 from paybill_billing.providers.stripe.payment_mappers import (
     REFERRING_PATHS,
     dispute,
@@ -60,7 +68,7 @@ class StripeReferenceResolver:
         return attempt(event_id, found) if found is not None else None
 
     async def complete(self, subscription: Json) -> Json:
-        """Returns the subscription with all its items and its expanded schedule."""
+        """Returns the subscription with all its items, its expanded schedule and, if it is unpaid, its invoices."""
         complete = dict(subscription)
         items = subscription.get("items")
         if isinstance(items, dict) and items.get("has_more"):
@@ -71,6 +79,8 @@ class StripeReferenceResolver:
             complete["schedule"] = await self._find(
                 "/v1/subscription_schedules", schedule, expand=["phases.items.price"]
             )
+        if subscription.get("status") in FAILING:
+            complete["invoices"] = await self._get("/v1/invoices", subscription=subscription.get("id"), limit=PAGE)
         return complete
 
     async def _charge(self, id_: str) -> ResolvedReference | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
 from typing import Annotated, Any, TypeVar, assert_never
 
@@ -27,9 +27,10 @@ from pydantic import Field
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, UnknownPriceError, plan_of_price, published
 from paybill_billing.providers.port.snapshots import ProviderSnapshot, SnapshotItem
-from paybill_billing.subscriptions.domain import expiry
+from paybill_billing.subscriptions.domain import expiry, grace
 from paybill_billing.subscriptions.domain.accounts import Account
 from paybill_billing.subscriptions.domain.entitling import entitling_subscriptions, fallback_subscription
+from paybill_billing.subscriptions.domain.grace import FailedCollection
 
 SubscriptionEvent = (
     SubscriptionRegistered
@@ -43,8 +44,6 @@ SubscriptionEvent = (
 )
 
 F = TypeVar("F", bound=SubscriptionFact)
-
-_FAILING = frozenset({"past_due", "unpaid"})
 
 
 class UnknownStatusError(DomainError):
@@ -74,14 +73,6 @@ class PinnedPlan:
     catalogue_hash: str
     item: SnapshotItem
     pending: PendingChange | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FailedCollection:
-    """The provider could not collect `invoice` at `at`."""
-
-    invoice: str
-    at: datetime
 
 
 def subscription_id(provider: str, provider_subscription: str) -> str:
@@ -125,23 +116,25 @@ def sync(
     now: datetime,
     adopted: bool = False,
     others: Iterable[Subscription] = (),
+    remaining: Iterable[str] = (),
 ) -> list[SubscriptionEvent]:
     """Returns the event for the difference between the current state and the provider's snapshot.
 
     The snapshot decides, never the order of messages. adopted: the customer existed at the provider before its tenant;
-    subscriptions that had ended before the first sync are ignored. others: the tenant's other subscriptions. Raises
-    UnknownStatusError.
+    subscriptions that had ended before the first sync are ignored. others: the tenant's other subscriptions.
+    remaining: ids of subscriptions of the customer that belong to no plan. Raises UnknownStatusError.
     """
     before = state.subscription if state is not None else None
-    paid_until = _paid_until(before, snapshot, pinned.item)
-    grace_until = _grace_until(before, snapshot, pinned.plan.grace_s, paid_until, failures, now)
+    earlier = grace.before_failure(before, snapshot)
+    paid_until = grace.paid_until(earlier, snapshot, pinned.item)
+    grace_until = grace.grace_until(earlier, snapshot, pinned.plan.grace_s, paid_until, failures, now)
     after = Subscription(
         subscription_id=subscription_id(provider, snapshot.id),
         tenant_id=tenant_id,
         provider=provider,
         provider_subscription=snapshot.id,
         provider_status=snapshot.status,
-        access=_access(before, snapshot, pinned.plan, grace_until, now),
+        access=_access(earlier, snapshot, pinned.plan, grace_until, now),
         plan=_plan_ref(before, pinned),
         quantity=pinned.item.quantity,
         price=pinned.item.amount,
@@ -156,12 +149,15 @@ def sync(
         grace_s=pinned.plan.grace_s,
         overdue=snapshot.overdue,
         pause=snapshot.pause if snapshot.collection_paused else None,
+        unpaid_invoice=snapshot.invoice if snapshot.status in grace.FAILING else None,
     )
     if expiry.is_past_end(after, now):
         after = after.model_copy(update={"past_end": True})
     if adopted and before is None and after.access is AccessState.ENDED:
         return []
-    return [] if after == before else _transition(before, after, pinned.plan.retention_s, list(others))
+    if after == before:
+        return []
+    return _transition(before, after, pinned.plan.retention_s, list(others), tuple(sorted(remaining)))
 
 
 def on_time(
@@ -248,7 +244,7 @@ def _access(
             return AccessState.PENDING
         case "past_due" | "unpaid":
             # There is one grace period: after a suspension only a payment restores access, not another attempt.
-            is_over = _was_suspended(before) or grace_until is None or now >= grace_until
+            is_over = grace.was_suspended(before) or grace_until is None or now >= grace_until
             return AccessState.SUSPENDED if is_over else AccessState.GRACE
         case "paused":
             return AccessState.PAUSED
@@ -264,60 +260,6 @@ def _access(
             )
 
 
-def _was_failing(before: Subscription | None) -> bool:
-    """Returns True after a failed collection. A grace period by time alone does not count."""
-    return before is not None and before.provider_status in _FAILING
-
-
-def _was_suspended(before: Subscription | None) -> bool:
-    return before is not None and _was_failing(before) and before.access is AccessState.SUSPENDED
-
-
-def _paid_until(before: Subscription | None, snapshot: ProviderSnapshot, item: SnapshotItem) -> datetime | None:
-    """Returns the end of the newest paid period, also while a later invoice is open.
-
-    An open invoice within a period does not prove that the period was paid: then the known value counts. An open
-    invoice at another price does not shorten the period that was paid at the old price.
-    """
-    known, reported = before.paid_until if before is not None else None, snapshot.paid_until
-    if before is None or known is None or reported is None or snapshot.status not in _FAILING:
-        return reported
-    if reported == snapshot.period_end:
-        return min(known, reported) if before.period_start == snapshot.period_start else reported
-    is_same_price = (before.price, before.interval) == (item.amount, item.interval)
-    return reported if is_same_price else max(known, reported)
-
-
-def _grace_until(
-    before: Subscription | None,
-    snapshot: ProviderSnapshot,
-    grace_s: int,
-    paid_until: datetime | None,
-    failures: Iterable[FailedCollection],
-    now: datetime,
-) -> datetime | None:
-    """Returns the end of the grace period: the first failure plus the plan's grace, but not before `paid_until`.
-
-    The first failure is the earliest known one, whatever the order of messages; a failure that the provider dates after
-    our own clock counts as now. When the provider has stopped collecting, access ends with the paid period.
-    """
-    if snapshot.status not in _FAILING:
-        return None
-    if paid_until is not None and snapshot.period_start is not None and paid_until <= snapshot.period_start:
-        # The paid period had ended when the unpaid one began.
-        paid_until = None
-    if snapshot.status == "unpaid":
-        return paid_until if paid_until is not None and now < paid_until else None
-    known = before.grace_until if before is not None and _was_failing(before) else None
-    if _was_suspended(before):
-        return known
-    fetched = [snapshot.failed_at] if snapshot.failed_at is not None else []
-    reported = [failure.at for failure in failures if failure.invoice == snapshot.invoice]
-    until = min([now, *fetched, *reported]) + timedelta(seconds=grace_s)
-    until = until if known is None else min(until, known)
-    return until if paid_until is None else max(until, paid_until)
-
-
 def _plan_ref(before: Subscription | None, pinned: PinnedPlan) -> PlanRef:
     """Returns the plan version with the hash of the catalogue that it was first pinned from."""
     if before is not None and (before.plan.plan, before.plan.version) == (pinned.plan.plan, pinned.plan.version):
@@ -326,7 +268,11 @@ def _plan_ref(before: Subscription | None, pinned: PinnedPlan) -> PlanRef:
 
 
 def _transition(
-    before: Subscription | None, after: Subscription, retention_s: int, others: list[Subscription]
+    before: Subscription | None,
+    after: Subscription,
+    retention_s: int,
+    others: list[Subscription],
+    remaining: tuple[str, ...],
 ) -> list[SubscriptionEvent]:
     """Returns the event for the transition between two subscriptions."""
     was = before.access if before is not None else None
@@ -362,6 +308,7 @@ def _transition(
                     subscription=after,
                     retention_s=retention_s,
                     others=len(entitling_subscriptions(others)),
+                    remaining=remaining,
                 )
             ]
         case _:

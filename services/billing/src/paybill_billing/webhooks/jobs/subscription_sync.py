@@ -7,28 +7,40 @@ from datetime import datetime
 from functools import partial
 from weakref import WeakValueDictionary
 
+from paybill_contracts.billing import AccessState
 from paybill_contracts.envelope import Origin
+from paybill_runtime.database.statement import ExtraStatements
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.kinds import ClaimedJob
 from paybill_runtime.telemetry import span
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.domain.catalogue import UnknownPriceError
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.providers.port import Inbound, Provider, ProviderRefusedError, ReferenceResolver, ResolvedReference
+from paybill_billing.providers.port import (
+    CustomerSubscriptions,
+    Inbound,
+    Provider,
+    ProviderRefusedError,
+    ReferenceResolver,
+    ResolvedReference,
+)
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
 from paybill_billing.providers.sync_queue import NO_ACCOUNT
 from paybill_billing.subscriptions.domain import payments, subscriptions
+from paybill_billing.subscriptions.domain.grace import FailedCollection
 from paybill_billing.subscriptions.domain.payments import Payer
-from paybill_billing.subscriptions.domain.subscriptions import FailedCollection
+from paybill_billing.subscriptions.domain.subscriptions import UnknownStatusError
 from paybill_billing.subscriptions.tables import (
     ACCOUNT_OF_CUSTOMER,
     ACCOUNTS,
     OTHER_SUBSCRIPTIONS,
     PAYMENTS,
     SUBSCRIPTIONS,
+    SUBSCRIPTIONS_OF_TENANT,
 )
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError
 from paybill_billing.webhooks.tables import BODIES, SyncTask, finish, retarget, sync_task
@@ -74,26 +86,57 @@ class SubscriptionSync:
         # The lock serialises the tenant's syncs: a subscription created between the query for the others and the
         # decision would be missed.
         async with self._tenant_locks.setdefault(tenant_id, asyncio.Lock()):
-            others = await self._others(tenant_id, snapshot)
-            await self._decide(task, origin, tenant_id, snapshot, failures, leases, others)
+            remaining = await self._sync_others(snapshot, tenant_id, origin, leases)
+            end = partial(finish, task, self._context.now())
+            await self._decide(
+                origin, tenant_id, snapshot, task.revision, leases, failures=failures, remaining=remaining, end=end
+            )
+
+    async def _sync_others(
+        self, ended: ProviderSnapshot, tenant_id: str, origin: Origin, leases: Mapping[str, int]
+    ) -> list[str]:
+        """Syncs all other subscriptions of a customer before the end of one is decided.
+
+        "Cancel the old one, create the new one" arrives as two messages, in any order. Returns the subscriptions that
+        belong to no plan.
+        """
+        if not ended.has_ended or not isinstance(self._provider, CustomerSubscriptions):
+            return []
+        known = {row.id: row for row in await self._context.rows(SUBSCRIPTIONS_OF_TENANT, {"tenant_id": tenant_id})}
+        own = known.get(subscriptions.subscription_id(self._name, ended.id))
+        if own is not None and own.access == AccessState.ENDED:
+            return []
+        remaining = []
+        for other in await self._provider.subscriptions_of(ended.customer):
+            row = known.get(subscriptions.subscription_id(self._name, other.id))
+            try:
+                await self._decide(origin, tenant_id, other, row.revision if row is not None else 0, leases)
+            except (UnknownPriceError, UnknownStatusError) as error:
+                log.warning("%s of %s belongs to no plan: %s", other.id, self._name, error)
+                remaining.append(other.id)
+        return remaining
 
     async def _decide(
         self,
-        task: SyncTask,
         origin: Origin,
         tenant_id: str,
         snapshot: ProviderSnapshot,
-        failures: Sequence[tuple[CollectionAttempt, datetime]],
+        revision: int,
         leases: Mapping[str, int],
-        others: Sequence[str],
+        *,
+        failures: Sequence[tuple[CollectionAttempt, datetime]] = (),
+        remaining: Sequence[str] = (),
+        end: ExtraStatements | None = None,
     ) -> None:
+        """Decides the sync of one subscription. revision: of our subscription before the fetch."""
+        others = await self._others(tenant_id, snapshot)
         id_ = subscriptions.subscription_id(self._name, snapshot.id)
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             account, current = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
             if account is None or current is None:
                 raise UnknownCustomerError(snapshot.customer, NO_ACCOUNT)
-            if unit.revision(SUBSCRIPTIONS, id_) != task.revision:
+            if unit.revision(SUBSCRIPTIONS, id_) != revision:
                 raise StaleReadError(f"{snapshot.id} changed during the fetch")
             for attempt, _ in failures:
                 payment = unit.get(PAYMENTS, attempt.event)
@@ -113,6 +156,7 @@ class SubscriptionSync:
                 now=at.now,
                 adopted=account.adopts is not None,
                 others=alternatives,
+                remaining=remaining,
             )
             unit.record(SUBSCRIPTIONS, id_, events)
             # In the same decision, because the tenant waits for it: handling our own event would cost one more hop.
@@ -131,7 +175,7 @@ class SubscriptionSync:
                 *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
             ],
             reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE), *map(SUBSCRIPTIONS.key, others)],
-            extra_statements=partial(finish, task, self._context.now()),
+            extra_statements=end,
             leases=leases,
         )
 
