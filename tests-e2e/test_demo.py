@@ -34,6 +34,7 @@ FAILED_PAYMENT = (
 )
 OFFBOARDING = (
     "billing.subscription_ended",
+    "tenant.offboarding_scheduled",
     "tenant.offboarding_started",
     "provisioner.environment_retained",
     "tenant.tenant_retained",

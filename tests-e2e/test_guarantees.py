@@ -72,7 +72,8 @@ def test_no_secret_is_in_a_log_or_in_the_stream(demo_output) -> None:
         ("tenant.tenant_requested", "billing.account_opened"),
         ("billing.subscription_activated", "tenant.tenant_activated"),
         ("billing.subscription_recovered", "provisioner.access_opened"),
-        ("billing.subscription_ended", "tenant.tenant_retained"),
+        ("billing.subscription_ended", "tenant.offboarding_scheduled"),
+        ("tenant.offboarding_started", "tenant.tenant_retained"),
     ],
 )
 def test_one_trace_spans_a_request_and_its_last_fact(demo_output, first, last) -> None:

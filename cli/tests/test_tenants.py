@@ -119,6 +119,25 @@ def test_without_a_terminal_a_confirmation_needs_yes(on_stack, customers, verb: 
     assert on_stack("tenant", "show", slug, "--json").data["holds"] == []
 
 
+def test_a_legal_hold_refuses_offboarding_until_its_release(on_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+
+    held = on_stack("tenant", "hold", slug, "--legal", "--case", "2026-17")
+    refused = on_stack("tenant", "offboard", slug, "--reason", "contract ended", "--yes", "--json")
+    freed = on_stack("tenant", "release", slug, "--legal", "--case", "2026-17", "--json").data
+
+    assert "legal_holds: 2026-17" in held.out
+    assert (refused.code, refused.error["code"]) == (ExitCode.CONFLICT, "legal_hold")
+    assert freed["legal_holds"] == []
+
+
+@pytest.mark.parametrize("verb", ["hold", "release"])
+def test_a_legal_hold_needs_its_option(paybill, verb: str) -> None:
+    done = paybill("tenant", verb, "acme", "--case", "2026-17", "--json")
+
+    assert (done.code, done.error["code"]) == (ExitCode.USAGE, "legal_missing")
+
+
 def test_offboarding_prints_its_steps_and_cannot_be_undone(on_stack, customers) -> None:
     slug = customers.sign_up()["slug"]
 
@@ -138,6 +157,8 @@ def test_offboarding_prints_its_steps_and_cannot_be_undone(on_stack, customers) 
         create("dry", "--dry-run"),
         ["tenant", "suspend", "dry", "--reason", "x", "--dry-run"],
         ["tenant", "resume", "dry", "--dry-run"],
+        ["tenant", "hold", "dry", "--legal", "--case", "2026-17", "--dry-run"],
+        ["tenant", "release", "dry", "--legal", "--case", "2026-17", "--dry-run"],
         ["tenant", "offboard", "dry", "--reason", "x", "--dry-run"],
     ],
     ids=lambda arguments: str(arguments[1]),

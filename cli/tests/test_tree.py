@@ -22,6 +22,8 @@ CHANGES = {
     ("tenant", "create"),
     ("tenant", "suspend"),
     ("tenant", "resume"),
+    ("tenant", "hold"),
+    ("tenant", "release"),
     ("tenant", "offboard"),
     ("provider", "backfill"),
     ("plans", "publish"),

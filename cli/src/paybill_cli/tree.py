@@ -28,7 +28,7 @@ TREE = Branch(
         "up": Leaf("paybill_cli.commands.up:up", "Run the whole stack in the foreground, until Ctrl-C."),
         "demo": Leaf("paybill_cli.demo.command:demo", "Run a customer journey on real servers, sign-up to replay."),
         "tenant": Branch(
-            "Create, show, suspend and offboard tenants.",
+            "Create, show, suspend, hold and offboard tenants.",
             {
                 "create": Leaf("paybill_cli.commands.tenants:create", "Request a new tenant."),
                 "list": Leaf("paybill_cli.commands.tenants:list_all", "List tenants in the order of their slugs."),
@@ -36,7 +36,12 @@ TREE = Branch(
                 "suspend": Leaf(
                     "paybill_cli.commands.tenants:suspend", "Suspend a tenant's access and keep all of its data."
                 ),
-                "resume": Leaf("paybill_cli.commands.tenants:resume", "Lift the operator's suspension of a tenant."),
+                "resume": Leaf("paybill_cli.commands.tenants:resume", "Lift operators' suspensions of a tenant."),
+                "hold": Leaf(
+                    "paybill_cli.commands.tenants:hold",
+                    "Keep a tenant's data for a legal case; access does not change.",
+                ),
+                "release": Leaf("paybill_cli.commands.tenants:release", "Release the legal hold of a case."),
                 "offboard": Leaf(
                     "paybill_cli.commands.tenants:offboard",
                     "Offboard a tenant: export its data, end its access, retain the data.",

@@ -20,6 +20,7 @@ from paybill_contracts.tenant import (
     Hold,
     HoldOrigin,
     OffboardingStarted,
+    ReturnStarted,
     Source,
     SuspensionMode,
     TenantCancelled,
@@ -66,6 +67,15 @@ REACTIVATED = TenantReactivated(tenant_id=TENANT, lifted=HoldOrigin.BILLING)
 LEAVES = OffboardingStarted(
     tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="cancelled", retain_until=datetime(2027, 1, 1, tzinfo=UTC)
 )
+RETURNS = ReturnStarted(
+    tenant_id=TENANT,
+    holds=(),
+    plan="starter",
+    tier="starter",
+    placement=Preset.POOLED,
+    entitlements_hash=HASH,
+    expected_by=datetime(2027, 1, 1, tzinfo=UTC),
+)
 CANCELLED = TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="changed its mind")
 EXPORT = Export(location="exports/x.jsonl.gz", sha256=HASH, size_bytes=10, rows=1)
 OUTPUTS = {
@@ -110,3 +120,4 @@ CLOSING = after(READY, access.on_tenant_suspended(READY, BLOCKED))
 CLOSED = after(CLOSING, access.access_changed(CLOSING, Access.CLOSED))
 RETAINING = after(READY, access.on_tenant_left(READY, LEAVES))
 RETAINED = after(RETAINING, access.retained(RETAINING, EXPORT))
+RESTORING = after(RETAINED, access.on_return_started(RETAINED, RETURNS, BLUEPRINT))

@@ -12,6 +12,7 @@ from paybill_contracts.tenant import (
     Hold,
     HoldOrigin,
     OffboardingStarted,
+    ReturnStarted,
     Source,
     SuspensionMode,
     TenantCancelled,
@@ -52,6 +53,15 @@ def events_about_new_tenant(region: str, preset: Preset = Preset.POOLED, tier: s
         reactivated=TenantReactivated(tenant_id=tenant, lifted=HoldOrigin.BILLING),
         leaves=OffboardingStarted(
             tenant_id=tenant, origin=HoldOrigin.BILLING, reason="cancelled", retain_until=datetime.now(UTC)
+        ),
+        returns=ReturnStarted(
+            tenant_id=tenant,
+            holds=(),
+            plan="starter",
+            tier=tier or {Preset.POOLED: "starter", Preset.BRIDGE: "team", Preset.SILO: "business"}[preset],
+            placement=preset,
+            entitlements_hash="ab" * 32,
+            expected_by=datetime.now(UTC),
         ),
         cancelled=TenantCancelled(tenant_id=tenant, origin=HoldOrigin.OPERATOR, reason="a mistake"),
     )

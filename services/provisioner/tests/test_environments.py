@@ -23,8 +23,10 @@ from environment_samples import (
     READY,
     REGISTERED,
     REQUESTED,
+    RESTORING,
     RETAINED,
     RETAINING,
+    RETURNS,
     TENANT,
     after,
     entitled,
@@ -44,12 +46,11 @@ from paybill_contracts.provisioner import (
     EnvironmentReady,
     EnvironmentRetained,
     ResourceBuilt,
+    RestorationStarted,
     RetentionStarted,
     StepAction,
 )
-from paybill_contracts.tenant import (
-    TenantSuspended,
-)
+from paybill_contracts.tenant import Hold, HoldOrigin, HoldsChanged, SuspensionMode, TenantSuspended
 from paybill_provisioner.domain import access, environments
 from paybill_provisioner.domain.blueprints import UnknownRegionError, UnknownTierError
 from paybill_provisioner.domain.environments import (
@@ -284,12 +285,62 @@ def test_a_retained_environment_names_its_export_and_is_closed() -> None:
     assert access.retained(RETAINED, EXPORT) == []
 
 
+def test_a_retained_environment_is_restored_with_its_data_at_the_next_epoch() -> None:
+    (ready,) = access.restored(RESTORING)
+    back = after(RESTORING, [ready])
+
+    assert isinstance(ready, EnvironmentReady)
+    assert (ready.epoch, ready.endpoint, ready.plan_hash) == (READY.epoch + 1, READY.endpoint, READY.plan_hash)
+    assert (back.status, back.access, back.built) == (Status.READY, Access.OPEN, READY.built)
+    assert access.restored(back) == access.on_return_started(back, RETURNS, BLUEPRINT) == []
+
+
+def test_a_held_tenant_returns_without_more_access_than_its_hold_leaves() -> None:
+    held = RETURNS.model_copy(update={"holds": BLOCKED.holds})
+    restoring = after(RETAINED, access.on_return_started(RETAINED, held, BLUEPRINT))
+    events = access.restored(restoring)
+
+    assert restoring.target_access is Access.CLOSED
+    assert [type(event) for event in events] == [EnvironmentReady, AccessChangeStarted]
+
+
+def test_a_tenant_that_leaves_again_during_its_return_is_retained() -> None:
+    leaving = after(RESTORING, access.on_tenant_left(RESTORING, LEAVES))
+
+    assert leaving.status is Status.RETAINING
+    assert access.restored(leaving) == []
+
+
+def test_an_environment_that_was_never_complete_is_planned_when_the_tenant_returns() -> None:
+    for incomplete in (REGISTERED, FAILED):
+        gone = after(incomplete, access.on_tenant_left(incomplete, LEAVES))
+        gone = after(gone, access.retained(gone, EXPORT))
+        events = access.on_return_started(gone, RETURNS, BLUEPRINT)
+        back = after(gone, events)
+
+        assert [type(event) for event in events] == [RestorationStarted, EnvironmentPlanned]
+        assert (back.status, back.target_access) == (Status.BUILDING, Access.OPEN)
+
+
+def test_holds_before_the_build_set_the_access_with_which_it_is_built() -> None:
+    read_only = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.READ_ONLY, reason="audit")
+    changed = HoldsChanged(tenant_id=TENANT, holds=(read_only, *BLOCKED.holds))
+    held = after(REGISTERED, access.on_holds_changed(REGISTERED, changed))
+    lifted = after(held, access.on_holds_changed(held, HoldsChanged(tenant_id=TENANT, holds=(read_only,))))
+    free = after(lifted, access.on_holds_changed(lifted, HoldsChanged(tenant_id=TENANT, holds=())))
+
+    assert held.target_access is Access.CLOSED
+    assert lifted.target_access is Access.READ_ONLY
+    assert free.target_access is Access.OPEN
+
+
 @pytest.mark.parametrize(
     "handle",
     [
         lambda: access.on_tenant_suspended(None, BLOCKED),
         lambda: access.on_tenant_reactivated(None, REACTIVATED),
         lambda: access.on_tenant_left(None, LEAVES),
+        lambda: access.on_return_started(None, RETURNS, BLUEPRINT),
     ],
 )
 def test_events_of_an_unknown_tenant_are_refused(handle: Any) -> None:
@@ -310,6 +361,8 @@ ACTIONS = {
     "retry": lambda env: environments.retry(env, TENANT, BLUEPRINT),
     "changed": lambda env: access.access_changed(env, env.target_access) if env else [],
     "retained": lambda env: access.retained(env, EXPORT) if env else [],
+    "returns": lambda env: access.on_return_started(env, RETURNS, BLUEPRINT),
+    "restored": lambda env: access.restored(env) if env else [],
 }
 
 
@@ -326,7 +379,7 @@ def test_invariants_hold_for_any_order_of_events(actions: list[str]) -> None:
             environment = evolve(environment, event)
             count += 1
             assert environment.revision == count
-            left = left or environment.status is Status.RETAINED
+            left = (left or environment.status is Status.RETAINED) and not isinstance(event, RestorationStarted)
         assert not left or (environment and environment.access is Access.CLOSED and environment.export)
         if environment and environment.status is Status.READY:
             assert not environment.remaining

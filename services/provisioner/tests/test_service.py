@@ -51,6 +51,13 @@ async def test_duplicate_events_lead_to_one_lifecycle(provisioner, harness, publ
 
     await publish(tenant.leaves, tenant.blocked, tenant.reactivated, copies=2)
     (retained,) = await log.facts("provisioner.environment_retained")
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+        async with harness.connect(environment):
+            pass
+    await publish(tenant.returns, copies=2)
+    back = (await log.facts("provisioner.environment_ready", at_least=2))[-1]
+    async with harness.connect(environment) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM documents") == 1
     published = own(await log.facts(), tenant.tenant)
 
     assert [fact.event.TYPE.partition(".")[2] for fact in published] == [
@@ -64,14 +71,14 @@ async def test_duplicate_events_lead_to_one_lifecycle(provisioner, harness, publ
         "access_opened",
         "retention_started",
         "environment_retained",
+        "restoration_started",
+        "environment_ready",
     ]
     assert [fact.revision for fact in published] == list(range(1, len(published) + 1))
     assert retained.event.export.rows == 1
+    assert (back.event.epoch, back.event.endpoint) == (2, ready.event.endpoint)
     report = await replay(service(), provisioner.running.settings, provisioner.running.database)
     assert report.equal
-    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
-        async with harness.connect(environment):
-            pass
 
 
 async def test_a_cancelled_tenant_is_never_built(provisioner, publish, log, about) -> None:

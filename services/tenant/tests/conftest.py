@@ -18,7 +18,7 @@ from tenant_samples import SIGN_UP, events_about  # found through the path above
 @pytest.fixture
 async def tenant(start, publish, log, offerings) -> Any:
     """Returns the running service after it recorded the sign-up options."""
-    served = await start(service())
+    served = await start(service(), offboarding_delay_s=0)
     await publish(*offerings)
     await log.facts("tenant.offering_noted", at_least=2)
     return served

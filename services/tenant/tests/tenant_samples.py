@@ -7,8 +7,11 @@ from types import SimpleNamespace
 from paybill_contracts.billing import (
     AccessState,
     AccountRegistered,
+    EntitlementsSet,
     Subscription,
+    SubscriptionActivated,
     SubscriptionEnded,
+    SubscriptionGraceStarted,
     SubscriptionPaused,
     SubscriptionRecovered,
     SubscriptionSuspended,
@@ -27,7 +30,8 @@ from paybill_contracts.provisioner import (
     Plan,
 )
 from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode
-from paybill_tenant.domain.tenants import Status, Tenant
+from paybill_tenant.domain.policies import LifecyclePolicy
+from paybill_tenant.domain.tenants import Entitlement, Status, Tenant
 
 ID = "ten_" + "a" * 32
 HASH = "c" * 64
@@ -76,6 +80,21 @@ def subscription_fields(tenant_id: str, access: AccessState) -> dict[str, object
     }
 
 
+def entitlements(tenant_id: str, *, allows: bool, tier: str = "standard", set_revision: int = 1) -> EntitlementsSet:
+    """Returns the entitlements of the tenant."""
+    return EntitlementsSet(
+        tenant_id=tenant_id,
+        subscription_id=f"sub_{tenant_id[4:]}",
+        plan=PlanRef(plan="pro", version=1, catalogue_hash=HASH),
+        tier=tier,
+        placement=Preset.POOLED,
+        features=(),
+        allows_access=allows,
+        entitlements_hash=HASH,
+        set_revision=set_revision,
+    )
+
+
 def events_about(tenant_id: str) -> SimpleNamespace:
     """Returns the events of other services about one tenant."""
     environment = {"tenant_id": tenant_id, "environment_id": f"env_{tenant_id[4:]}"}
@@ -110,6 +129,10 @@ def events_about(tenant_id: str) -> SimpleNamespace:
         paused=SubscriptionPaused(**subscription_fields(tenant_id, AccessState.PAUSED)),
         recovered=SubscriptionRecovered(**unpaid),
         ended=SubscriptionEnded(**unpaid, retention_s=2 * DAY_S),
+        activated=SubscriptionActivated(**subscription_fields(tenant_id, AccessState.ACTIVE)),
+        grace=SubscriptionGraceStarted(**subscription_fields(tenant_id, AccessState.GRACE)),
+        allowed=entitlements(tenant_id, allows=True),
+        not_allowed=entitlements(tenant_id, allows=False),
     )
 
 
@@ -123,6 +146,12 @@ PROVISIONING = replace(
 FAILED = replace(PROVISIONING, status=Status.PROVISION_FAILED, failure="disk full")
 ACTIVE = replace(PROVISIONING, status=Status.ACTIVE, epoch=1)
 SUSPENDED = replace(ACTIVE, status=Status.SUSPENDED, holds=(BILLING,))
-OFFBOARDING = replace(ACTIVE, status=Status.OFFBOARDING, retain_until=NOW + timedelta(days=1))
+OFFBOARDING = replace(
+    ACTIVE, status=Status.OFFBOARDING, retain_until=NOW + timedelta(days=1), left_by=HoldOrigin.BILLING
+)
 RETAINED = replace(OFFBOARDING, status=Status.RETAINED)
-CANCELLED = replace(REQUESTED, status=Status.CANCELLED)
+RETURNING = replace(ACTIVE, status=Status.RETURNING)
+CANCELLED = replace(REQUESTED, status=Status.CANCELLED, left_by=HoldOrigin.BILLING)
+ENTITLED = Entitlement(allows_access=True, plan="pro", tier="standard", placement=Preset.POOLED, entitlements_hash=HASH)
+DELAY = timedelta(minutes=15)
+POLICY = LifecyclePolicy(id="lifecycle", offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)

@@ -18,9 +18,10 @@ async def test_duplicate_events_are_handled_once(tenant, publish, log, about, si
         facts.suspended,
         facts.recovered,
         facts.ended,
-        facts.retained,
         copies=2,
     )
+    await log.facts("tenant.offboarding_started")
+    await publish(facts.retained, copies=2)
     await log.facts("tenant.tenant_retained")
     published = [fact for fact in await log.facts() if fact.event.tenant == tenant_id and fact.event.OWNER == "tenant"]
     view = (await tenant.client.get("/v1/tenants/acme")).json()
@@ -32,8 +33,10 @@ async def test_duplicate_events_are_handled_once(tenant, publish, log, about, si
         (4, "tenant.tenant_activated"),
         (5, "tenant.tenant_suspended"),
         (6, "tenant.tenant_reactivated"),
-        (7, "tenant.offboarding_started"),
-        (8, "tenant.tenant_retained"),
+        (7, "tenant.tenant_suspended"),
+        (8, "tenant.offboarding_scheduled"),
+        (9, "tenant.offboarding_started"),
+        (10, "tenant.tenant_retained"),
     ]
     assert view["status"] == "retained"
     assert datetime.fromisoformat(view["retain_until"]) > datetime.now(UTC) + timedelta(hours=47)
@@ -78,6 +81,44 @@ async def test_a_catalogue_published_again_records_nothing(tenant, publish, log,
     assert [(fact.event.offering, fact.revision) for fact in noted] == [("plans", 1), ("regions", 1)]
 
 
+async def test_a_customer_that_subscribes_again_gets_its_tenant_back(tenant, publish, log, about, sign_up) -> None:
+    tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
+    facts = about(tenant_id)
+    await publish(facts.registered, facts.allowed, facts.planned, facts.ready, facts.ended, facts.not_allowed)
+    await log.facts("tenant.offboarding_started")
+    await publish(facts.retained)
+    await log.facts("tenant.tenant_retained")
+
+    await publish(facts.activated, facts.allowed, copies=2)
+    await log.facts("tenant.return_started")
+    returning = (await tenant.client.get("/v1/tenants/acme")).json()
+    await publish(facts.ready.model_copy(update={"epoch": 2}))
+    await log.facts("tenant.tenant_activated", at_least=2)
+    active = (await tenant.client.get("/v1/tenants/acme")).json()
+    report = await replay(service(), tenant.running.settings, tenant.running.database)
+
+    assert (returning["status"], returning["retain_until"]) == ("returning", None)
+    assert (active["status"], active["holds"], active["id"]) == ("active", [], tenant_id)
+    assert report.equal, report.as_dict()
+
+
+async def test_a_sign_up_that_nobody_pays_frees_its_slug(start, publish, log, offerings, sign_up) -> None:
+    tenant = await start(service(), signup_valid_s=1)
+    await publish(*offerings)
+    await log.facts("tenant.offering_noted", at_least=2)
+
+    first = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
+    (cancelled,) = await log.facts("tenant.tenant_cancelled")
+    second = await tenant.client.post("/v1/tenants", json=sign_up)
+    pages = (await tenant.client.get("/v1/tenants", params={"limit": 1})).json()
+    rest = (await tenant.client.get("/v1/tenants", params={"after": pages["next"]})).json()
+
+    assert cancelled.event.is_abandoned
+    assert second.status_code == 202
+    assert (await tenant.client.get("/v1/tenants/acme")).json()["id"] == second.json()["id"]
+    assert [each["id"] for each in (*pages["tenants"], *rest["tenants"])] == [second.json()["id"], first]
+
+
 async def test_replay_gives_the_same_tables(tenant, publish, log, about, sign_up) -> None:
     tenant_id = (await tenant.client.post("/v1/tenants", json=sign_up)).json()["id"]
     facts = about(tenant_id)
@@ -87,7 +128,7 @@ async def test_replay_gives_the_same_tables(tenant, publish, log, about, sign_up
     report = await replay(service(), tenant.running.settings, tenant.running.database)
 
     assert report.equal, report.as_dict()
-    assert report.aggregates == 3
+    assert report.aggregates == 4
 
 
 async def test_the_migrations_create_exactly_the_tables_of_the_code(start) -> None:

@@ -10,6 +10,7 @@ from paybill_contracts.tenant import (
     Hold,
     HoldOrigin,
     HoldsChanged,
+    OffboardingScheduled,
     OffboardingStarted,
     ProvisioningFailed,
     ProvisioningStarted,
@@ -23,7 +24,7 @@ from paybill_contracts.tenant import (
     TenantRetained,
     TenantSuspended,
 )
-from paybill_tenant.domain import tenants
+from paybill_tenant.domain import access, environments, holds, offboarding, tenants
 from paybill_tenant.domain.signup_options import SignupOptions, UnknownPlanError
 from paybill_tenant.domain.tenants import Status, Tenant, evolve
 from tenant_samples import (
@@ -31,6 +32,7 @@ from tenant_samples import (
     BILLING,
     CANCELLED,
     DAY_S,
+    DELAY,
     EMAIL,
     EVENTS,
     FAILED,
@@ -38,6 +40,7 @@ from tenant_samples import (
     ID,
     NOW,
     OFFBOARDING,
+    POLICY,
     PROVISIONING,
     REQUESTED,
     RETAINED,
@@ -120,12 +123,13 @@ def test_only_a_request_can_be_the_first_event() -> None:
 def test_the_lifecycle_from_requested_to_retained() -> None:
     journey = [
         (tenants.on_account_registered, registered()),
-        (tenants.on_environment_planned, EVENTS.planned),
-        (tenants.on_environment_ready, ready()),
-        (tenants.on_subscription_suspended, EVENTS.suspended),
-        (tenants.on_subscription_recovered,),
-        (tenants.on_subscription_ended, ENDED, NOW),
-        (tenants.on_environment_retained, EVENTS.retained),
+        (environments.on_environment_planned, EVENTS.planned, NOW),
+        (environments.on_environment_ready, ready()),
+        (access.on_subscription_suspended, EVENTS.suspended),
+        (access.on_subscription_entitling,),
+        (offboarding.on_subscription_ended, ENDED, POLICY, NOW),
+        (offboarding.on_time, NOW + DELAY),
+        (offboarding.on_environment_retained, EVENTS.retained, NOW),
     ]
     tenant = REQUESTED
     published = []
@@ -141,30 +145,39 @@ def test_the_lifecycle_from_requested_to_retained() -> None:
         TenantActivated,
         TenantSuspended,
         TenantReactivated,
+        TenantSuspended,
+        OffboardingScheduled,
         OffboardingStarted,
         TenantRetained,
     ]
     assert tenant.status is Status.RETAINED
-    assert tenant.retain_until == NOW + timedelta(days=3)
+    assert tenant.retain_until == NOW + DELAY + timedelta(days=3)
 
 
 @pytest.mark.parametrize("tenant", [REQUESTED, FAILED])
 def test_a_plan_starts_provisioning_and_clears_the_last_failure(tenant) -> None:
-    events = tenants.on_environment_planned(tenant, EVENTS.planned)
+    events = environments.on_environment_planned(tenant, EVENTS.planned, NOW)
 
-    assert events == [ProvisioningStarted(tenant_id=ID, environment_id=EVENTS.ready.environment_id, plan_hash=HASH)]
+    assert events == [
+        ProvisioningStarted(
+            tenant_id=ID,
+            environment_id=EVENTS.ready.environment_id,
+            plan_hash=HASH,
+            expected_by=NOW + tenants.BUILD_TIME,
+        )
+    ]
     assert after(tenant, events).status is Status.PROVISIONING
     assert after(tenant, events).failure is None
 
 
 @pytest.mark.parametrize("tenant", [PROVISIONING, ACTIVE, SUSPENDED, *LEFT])
 def test_a_plan_is_ignored_for_a_provisioned_or_offboarded_tenant(tenant) -> None:
-    assert tenants.on_environment_planned(tenant, EVENTS.planned) == []
+    assert environments.on_environment_planned(tenant, EVENTS.planned, NOW) == []
 
 
 @pytest.mark.parametrize("tenant", [REQUESTED, PROVISIONING])
 def test_a_failed_environment_is_recorded_with_its_reason(tenant) -> None:
-    events = tenants.on_environment_failed(tenant, EVENTS.failed)
+    events = environments.on_environment_failed(tenant, EVENTS.failed)
 
     assert events == [ProvisioningFailed(tenant_id=ID, environment_id=EVENTS.ready.environment_id, reason="disk full")]
     assert after(PROVISIONING, events) == FAILED
@@ -172,12 +185,12 @@ def test_a_failed_environment_is_recorded_with_its_reason(tenant) -> None:
 
 @pytest.mark.parametrize("tenant", [FAILED, ACTIVE, SUSPENDED, *LEFT])
 def test_a_failure_does_not_affect_a_working_tenant(tenant) -> None:
-    assert tenants.on_environment_failed(tenant, EVENTS.failed) == []
+    assert environments.on_environment_failed(tenant, EVENTS.failed) == []
 
 
 @pytest.mark.parametrize("tenant", BEFORE)
 def test_a_ready_environment_activates_even_after_a_failure(tenant) -> None:
-    events = tenants.on_environment_ready(tenant, ready())
+    events = environments.on_environment_ready(tenant, ready())
 
     assert events == [TenantActivated(tenant_id=ID, slug="acme", environment_id=EVENTS.ready.environment_id, epoch=1)]
     assert after(PROVISIONING, events) == ACTIVE
@@ -185,76 +198,69 @@ def test_a_ready_environment_activates_even_after_a_failure(tenant) -> None:
 
 @pytest.mark.parametrize("tenant", [ACTIVE, SUSPENDED, *LEFT])
 def test_a_known_environment_activates_only_once(tenant) -> None:
-    assert tenants.on_environment_ready(tenant, ready()) == []
+    assert environments.on_environment_ready(tenant, ready()) == []
 
 
 def test_a_new_placement_activates_again_and_keeps_the_holds() -> None:
-    events = tenants.on_environment_ready(SUSPENDED, ready(epoch=2))
+    events = environments.on_environment_ready(SUSPENDED, ready(epoch=2))
 
     assert [type(event) for event in events] == [TenantActivated, TenantSuspended]
     assert after(SUSPENDED, events) == replace(SUSPENDED, epoch=2)
-    assert after(ACTIVE, tenants.on_environment_ready(ACTIVE, ready(epoch=2))) == replace(ACTIVE, epoch=2)
+    assert after(ACTIVE, environments.on_environment_ready(ACTIVE, ready(epoch=2))) == replace(ACTIVE, epoch=2)
 
 
 @pytest.mark.parametrize("tenant", BEFORE)
 def test_a_hold_before_the_environment_is_ready_is_kept(tenant) -> None:
-    events = tenants.on_subscription_suspended(tenant, EVENTS.suspended)
+    events = access.on_subscription_suspended(tenant, EVENTS.suspended)
     held = after(tenant, events)
 
     assert events == [HoldsChanged(tenant_id=ID, holds=(BILLING,))]
     assert held.status is tenant.status
-    assert tenants.on_environment_ready(held, ready())[1:] == suspended(BILLING)
+    assert environments.on_environment_ready(held, ready())[1:] == suspended(BILLING)
 
 
 @pytest.mark.parametrize("tenant", BEFORE)
 def test_a_hold_lifted_before_the_environment_is_ready_has_no_effect(tenant) -> None:
     held = replace(tenant, holds=(BILLING, OPERATOR_BLOCKED))
-    events = tenants.on_subscription_recovered(held)
+    events = access.on_subscription_entitling(held)
 
     assert events == [HoldsChanged(tenant_id=ID, holds=(OPERATOR_BLOCKED,))]
     assert after(held, events) == replace(tenant, holds=(OPERATOR_BLOCKED,))
 
 
 def test_a_paused_subscription_suspends_as_an_unpaid_one() -> None:
-    events = tenants.on_subscription_suspended(ACTIVE, EVENTS.paused)
+    events = access.on_subscription_suspended(ACTIVE, EVENTS.paused)
 
     assert events == suspended(BILLING.model_copy(update={"reason": "the subscription is paused"}))
 
 
 def test_each_origin_lifts_only_its_own_hold() -> None:
-    both = after(SUSPENDED, tenants.suspend(SUSPENDED, SuspensionMode.READ_ONLY, "audit"))
-    paid = tenants.on_subscription_recovered(both)
-    resumed = tenants.resume(both)
+    both = after(SUSPENDED, holds.suspend(SUSPENDED, SuspensionMode.READ_ONLY, "audit"))
+    paid = access.on_subscription_entitling(both)
+    resumed = holds.resume(both)
 
     assert both.holds == (BILLING, OPERATOR_READ_ONLY)
     assert paid == suspended(OPERATOR_READ_ONLY, mode=SuspensionMode.READ_ONLY)
     assert resumed == suspended(BILLING)
-    assert tenants.resume(after(both, paid)) == [TenantReactivated(tenant_id=ID, lifted=HoldOrigin.OPERATOR)]
+    assert holds.resume(after(both, paid)) == [TenantReactivated(tenant_id=ID, lifted=HoldOrigin.OPERATOR)]
 
 
 def test_an_operator_cannot_lift_the_hold_of_billing() -> None:
-    assert tenants.resume(SUSPENDED) == []
-
-
-def test_an_operators_second_mode_replaces_the_first() -> None:
-    read_only = after(ACTIVE, tenants.suspend(ACTIVE, SuspensionMode.READ_ONLY, "audit"))
-
-    assert tenants.suspend(read_only, SuspensionMode.READ_ONLY, "audit again") == []
-    assert tenants.suspend(read_only, SuspensionMode.BLOCKED, "abuse") == suspended(OPERATOR_BLOCKED)
+    assert holds.resume(SUSPENDED) == []
 
 
 @pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE])
 def test_lifting_an_absent_hold_records_nothing(tenant) -> None:
-    assert tenants.resume(tenant) == []
-    assert tenants.on_subscription_recovered(tenant) == []
+    assert holds.resume(tenant) == []
+    assert access.on_subscription_entitling(tenant) == []
 
 
 @pytest.mark.parametrize("tenant", LEFT)
 def test_an_offboarded_tenant_cannot_be_suspended_or_resumed(tenant) -> None:
     with pytest.raises(tenants.TenantLeftError) as refusal:
-        tenants.suspend(tenant, SuspensionMode.BLOCKED, "abuse")
+        holds.suspend(tenant, SuspensionMode.BLOCKED, "abuse")
     with pytest.raises(tenants.TenantLeftError):
-        tenants.resume(tenant)
+        holds.resume(tenant)
 
     assert refusal.value.code == "tenant_left"
 
@@ -263,11 +269,11 @@ def test_an_offboarded_tenant_cannot_be_suspended_or_resumed(tenant) -> None:
 def test_payment_and_account_events_are_ignored_after_offboarding(tenant) -> None:
     held = replace(tenant, holds=(BILLING,))
 
-    assert tenants.on_subscription_suspended(tenant, EVENTS.suspended) == []
-    assert tenants.on_subscription_recovered(held) == []
+    assert access.on_subscription_suspended(tenant, EVENTS.suspended) == []
+    assert access.on_subscription_entitling(held) == []
     assert tenants.on_account_registered(tenant, registered(5)) == []
-    assert tenants.on_subscription_ended(tenant, ENDED, NOW) == []
-    assert tenants.offboard(tenant, "closed", NOW) == []
+    assert offboarding.on_subscription_ended(tenant, ENDED, POLICY, NOW) == []
+    assert offboarding.offboard(tenant, "closed", NOW) == []
 
 
 @pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE, SUSPENDED])
@@ -280,11 +286,15 @@ def test_a_new_retention_period_replaces_the_old_one(tenant) -> None:
 
 @pytest.mark.parametrize("tenant", [PROVISIONING, ACTIVE, SUSPENDED])
 def test_offboarding_keeps_the_data_for_the_retention_period_of_the_plan(tenant) -> None:
-    events = tenants.offboard(tenant, "closed", NOW)
+    events = offboarding.offboard(tenant, "closed", NOW)
 
     assert events == [
         OffboardingStarted(
-            tenant_id=ID, origin=HoldOrigin.OPERATOR, reason="closed", retain_until=NOW + timedelta(days=1)
+            tenant_id=ID,
+            origin=HoldOrigin.OPERATOR,
+            reason="closed",
+            retain_until=NOW + timedelta(days=1),
+            expected_by=NOW + offboarding.EXPORT_TIME,
         )
     ]
     assert after(tenant, events).status is Status.OFFBOARDING
@@ -292,15 +302,16 @@ def test_offboarding_keeps_the_data_for_the_retention_period_of_the_plan(tenant)
 
 def test_offboarding_needs_a_known_retention_period() -> None:
     with pytest.raises(tenants.RetentionUnknownError) as refusal:
-        tenants.offboard(replace(ACTIVE, retention_s=None), "closed", NOW)
+        offboarding.offboard(replace(ACTIVE, retention_s=None), "closed", NOW)
 
     assert refusal.value.code == "retention_unknown"
 
 
 @pytest.mark.parametrize("tenant", [REQUESTED, FAILED])
 def test_a_tenant_without_an_environment_is_cancelled(tenant) -> None:
-    by_operator = tenants.offboard(tenant, "closed", NOW)
-    by_billing = tenants.on_subscription_ended(tenant, ENDED, NOW)
+    by_operator = offboarding.offboard(tenant, "closed", NOW)
+    scheduled = after(tenant, offboarding.on_subscription_ended(tenant, ENDED, POLICY, NOW))
+    by_billing = offboarding.on_time(scheduled, NOW + DELAY)
 
     assert by_operator == [TenantCancelled(tenant_id=ID, origin=HoldOrigin.OPERATOR, reason="closed")]
     assert by_billing == [TenantCancelled(tenant_id=ID, origin=HoldOrigin.BILLING, reason="the subscription ended")]
@@ -309,9 +320,9 @@ def test_a_tenant_without_an_environment_is_cancelled(tenant) -> None:
 
 @pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE, SUSPENDED, RETAINED, CANCELLED])
 def test_only_an_offboarding_tenant_becomes_retained(tenant) -> None:
-    assert tenants.on_environment_retained(tenant, EVENTS.retained) == []
+    assert offboarding.on_environment_retained(tenant, EVENTS.retained, NOW) == []
 
 
 def test_offboarding_without_a_date_is_not_retained() -> None:
     with pytest.raises(tenants.RetentionUnknownError):
-        tenants.on_environment_retained(replace(OFFBOARDING, retain_until=None), EVENTS.retained)
+        offboarding.on_environment_retained(replace(OFFBOARDING, retain_until=None), EVENTS.retained, NOW)

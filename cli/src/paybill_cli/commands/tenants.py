@@ -10,13 +10,18 @@ from paybill_cli.client.requests import post, print_unsent
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id, tenant_path
 from paybill_cli.client.waiting import Deadline
-from paybill_cli.errors import CliError
+from paybill_cli.errors import CliError, usage
 from paybill_cli.options import ConfirmedOptions, Limit, Reason, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output, Progress
 
 COLUMNS = ("slug", "status", "plan", "region", "id")
-FIELDS = ("slug", "id", "name", "status", "plan", "region", "holds", "environment", "failure", "retain_until")
+FIELDS = (
+    *("slug", "id", "name", "status", "plan", "region", "holds", "legal_holds", "environment", "failure"),
+    *("offboards_at", "retain_until"),
+)
 
+Case = Annotated[str, typer.Option("--case", help="Reference of the case; kept in the log: no personal data.")]
+Legal = Annotated[bool, typer.Option("--legal", help="Required: the hold is a legal one.")]
 CHECKOUT_WAIT_S = 10.0
 MANUAL = "manual"
 
@@ -124,22 +129,81 @@ def suspend(
         _show(out, post(out, tenants, path, body, options.idempotency_key))
 
 
-def resume(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
-    """Lift the operator's suspension of a tenant.
+def resume(
+    out: Output,
+    stack: Stack,
+    options: RequestOptions,
+    tenant: TenantName,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Lift only the hold with this reason; by default all of operators.")
+    ] = None,
+) -> None:
+    """Lift operators' suspensions of a tenant.
 
-    The tenant stays suspended while billing suspends it too.
+    The tenant stays suspended while another hold remains, such as billing's.
 
-    Example: paybill tenant resume acme
+    Example: paybill tenant resume acme --reason "abuse report 7"
     """
-    path = f"{tenant_path(tenant)}/resume"
+    path, body = f"{tenant_path(tenant)}/resume", {"reason": reason} if reason is not None else None
     if options.dry_run:
-        print_unsent(out, "tenant", path, {})
+        print_unsent(out, "tenant", path, body or {})
         return
     with Service(stack, "tenant") as tenants:
-        found = post(out, tenants, path, None, options.idempotency_key)
+        found = post(out, tenants, path, body, options.idempotency_key)
     _show(out, found)
     for hold in found["holds"]:
         out.info(f"{tenant} is still suspended by {hold['origin']}: {hold['reason']}")
+
+
+def hold(
+    out: Output,
+    stack: Stack,
+    options: RequestOptions,
+    tenant: TenantName,
+    case: Case,
+    legal: Legal = False,
+) -> None:
+    """Keep a tenant's data for a legal case; access does not change.
+
+    Until its release, nothing that leads to the deletion of the data begins. `paybill tenant suspend` ends access.
+
+    Example: paybill tenant hold acme --legal --case 2026-17
+    """
+    _change_legal_hold(out, stack, options, tenant, "legal-hold", case, legal=legal)
+
+
+def release(
+    out: Output,
+    stack: Stack,
+    options: RequestOptions,
+    tenant: TenantName,
+    case: Case,
+    legal: Legal = False,
+) -> None:
+    """Release the legal hold of a case.
+
+    An offboarding that was due meanwhile begins.
+
+    Example: paybill tenant release acme --legal --case 2026-17
+    """
+    _change_legal_hold(out, stack, options, tenant, "legal-hold/release", case, legal=legal)
+
+
+def _change_legal_hold(
+    out: Output, stack: Stack, options: RequestOptions, tenant: str, action: str, case: str, *, legal: bool
+) -> None:
+    if not legal:
+        raise usage(
+            "only legal holds are placed and released by case",
+            code="legal_missing",
+            next=f"paybill tenant suspend {tenant} --reason WHY to end access, or add --legal",
+        )
+    path, body = f"{tenant_path(tenant)}/{action}", {"case": case}
+    if options.dry_run:
+        print_unsent(out, "tenant", path, body)
+        return
+    with Service(stack, "tenant") as tenants:
+        _show(out, post(out, tenants, path, body, options.idempotency_key))
 
 
 def offboard(
@@ -231,4 +295,6 @@ def _show(out: Output, tenant: Mapping[str, Any], fields: tuple[str, ...] = FIEL
         return
     environment = tenant["environment"]
     holds = ", ".join(f"{hold['origin']} ({hold['mode']}): {hold['reason']}" for hold in tenant["holds"])
-    out.record("tenant", {**tenant, "holds": holds or None, "environment": environment and environment["id"]}, fields)
+    shown = {"holds": holds or None, "environment": environment and environment["id"]}
+    shown["legal_holds"] = ", ".join(tenant["legal_holds"]) or None
+    out.record("tenant", {**tenant, **shown}, fields)

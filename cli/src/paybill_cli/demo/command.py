@@ -61,7 +61,9 @@ async def demo(
     out.info(f"starting NATS, PostgreSQL, the Stripe fake and three services on {root}")
     kept = keep or data_dir is not None
     try:
-        done = await run_in_foreground(Supervisor(Options(root, catalogue=_PLANS), out.info), run)
+        done = await run_in_foreground(
+            Supervisor(Options(root, catalogue=_PLANS, offboarding_delay_s=1), out.info), run
+        )
     except (CliError, StackError):
         kept = True  # its logs contain the reason
         raise

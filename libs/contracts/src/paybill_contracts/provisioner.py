@@ -191,7 +191,7 @@ class EnvironmentReady(
     aggregate="environment",
     key="environment_id",
 ):
-    """The tenant's environment is ready. `epoch` grows by one with every placement of the tenant."""
+    """The tenant's environment is ready. `epoch` grows with every placement of the tenant, and with its return."""
 
     plan_hash: Digest
     epoch: Count
@@ -301,6 +301,18 @@ class EnvironmentChangeSettled(
     tier: Key
     preset: Preset
     reason: Text
+
+
+class RestorationStarted(
+    EnvironmentFact,
+    type="provisioner.restoration_started",
+    version=1,
+    aggregate="environment",
+    key="environment_id",
+):
+    """The tenant returns: its retained environment is to become accessible again, at this access level."""
+
+    access: Access
 
 
 class ProvisionerRequestRefused(

@@ -15,6 +15,7 @@ from paybill_contracts.operations import (
     RequestRefused,
 )
 from paybill_contracts.personal import Personal
+from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Export
 from paybill_contracts.values import Count, Digest, EnvironmentId, Key, ProviderId, Slug, TenantId, Text, Timestamp
 
@@ -51,7 +52,8 @@ class Source(StrEnum):
 class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregate="tenant", key="tenant_id"):
     """A new tenant is requested. payment: the billing provider for its payments, None for the default.
 
-    customer: an existing customer of that provider with its subscriptions; None for a new one.
+    customer: an existing customer of that provider with its subscriptions; None for a new one. valid_until: without a
+    subscription by then, the sign-up counts as abandoned; None for no limit.
     """
 
     tenant_id: TenantId
@@ -63,14 +65,16 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
     source: Source
     payment: Key | None = None
     customer: ProviderId | None = None
+    valid_until: Timestamp | None = None
 
 
 class ProvisioningStarted(Event, type="tenant.provisioning_started", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant's environment is being built by the plan with this hash."""
+    """The tenant's environment is being built by the plan with this hash. expected_by: later counts as overdue."""
 
     tenant_id: TenantId
     environment_id: EnvironmentId
     plan_hash: Digest
+    expected_by: Timestamp | None = None
 
 
 class ProvisioningFailed(Event, type="tenant.provisioning_failed", version=1, aggregate="tenant", key="tenant_id"):
@@ -119,13 +123,84 @@ class RetentionNoted(Event, type="tenant.retention_noted", version=1, aggregate=
     retention_s: Count
 
 
+class EntitlementNoted(Event, type="tenant.entitlement_noted", version=1, aggregate="tenant", key="tenant_id"):
+    """Billing set the tenant's entitlements. allows_access: it is entitled to the tier in this placement now.
+
+    expected_by: a plan of its environment later than that is overdue; None when it has one, or needs none.
+    """
+
+    tenant_id: TenantId
+    allows_access: bool
+    plan: Key
+    tier: Key
+    placement: Preset
+    entitlements_hash: Digest
+    expected_by: Timestamp | None
+
+
+class OffboardingScheduled(Event, type="tenant.offboarding_scheduled", version=1, aggregate="tenant", key="tenant_id"):
+    """The last subscription ended; offboarding begins at `at`, unless a subscription gives access before.
+
+    remaining: subscriptions of the customer that belong to no plan and have not ended.
+    """
+
+    tenant_id: TenantId
+    reason: Text
+    retention_s: Count
+    at: Timestamp
+    remaining: tuple[ProviderId, ...]
+
+
+class OffboardingWithdrawn(Event, type="tenant.offboarding_withdrawn", version=1, aggregate="tenant", key="tenant_id"):
+    """A subscription gives access again before the scheduled offboarding began."""
+
+    tenant_id: TenantId
+
+
+class LegalHoldPlaced(Event, type="tenant.legal_hold_placed", version=1, aggregate="tenant", key="tenant_id"):
+    """The tenant's data must be kept for a legal case: nothing that leads to its deletion begins.
+
+    case: reference of the case, without personal data.
+    """
+
+    tenant_id: TenantId
+    case: Text
+
+
+class LegalHoldReleased(Event, type="tenant.legal_hold_released", version=1, aggregate="tenant", key="tenant_id"):
+    """A legal hold ended. Others may remain."""
+
+    tenant_id: TenantId
+    case: Text
+
+
+class ReturnStarted(Event, type="tenant.return_started", version=1, aggregate="tenant", key="tenant_id"):
+    """A customer whose data is retained subscribed again: the environment becomes accessible, with the same data.
+
+    It is no longer to be deleted. holds: those that remain in force. tier, placement, entitlements_hash: what the
+    tenant is entitled to now. expected_by: later counts as overdue.
+    """
+
+    tenant_id: TenantId
+    holds: tuple[Hold, ...]
+    plan: Key
+    tier: Key
+    placement: Preset
+    entitlements_hash: Digest
+    expected_by: Timestamp
+
+
 class OffboardingStarted(Event, type="tenant.offboarding_started", version=1, aggregate="tenant", key="tenant_id"):
-    """Offboarding began: data is exported, access ends, and data is kept at least until `retain_until`."""
+    """Offboarding began: data is exported, access ends, and data is kept at least until `retain_until`.
+
+    expected_by: an export that ends later is overdue.
+    """
 
     tenant_id: TenantId
     origin: HoldOrigin
     reason: Text
     retain_until: Timestamp
+    expected_by: Timestamp | None = None
 
 
 class TenantRetained(Event, type="tenant.tenant_retained", version=1, aggregate="tenant", key="tenant_id"):
@@ -137,11 +212,29 @@ class TenantRetained(Event, type="tenant.tenant_retained", version=1, aggregate=
 
 
 class TenantCancelled(Event, type="tenant.tenant_cancelled", version=1, aggregate="tenant", key="tenant_id"):
-    """The tenant left before it had an environment: there is no data to export or keep."""
+    """The tenant left before it had an environment: there is no data to export or keep.
+
+    is_abandoned: nobody paid in time; the checkout is to be closed, and the slug is free again.
+    """
 
     tenant_id: TenantId
     origin: HoldOrigin
     reason: Text
+    is_abandoned: bool = False
+
+
+class LifecyclePolicySet(
+    Event, type="tenant.lifecycle_policy_set", version=1, aggregate="lifecycle-policy", key="policy"
+):
+    """Times of the lifecycle from now on, as the settings define them.
+
+    offboarding_delay_s: from the end of the last subscription to offboarding. signup_valid_s: from a sign-up without a
+    subscription until it counts as abandoned.
+    """
+
+    policy: Key
+    offboarding_delay_s: Count
+    signup_valid_s: Count
 
 
 class OfferingNoted(Event, type="tenant.offering_noted", version=1, aggregate="offering", key="offering"):

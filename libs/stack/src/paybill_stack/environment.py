@@ -18,13 +18,17 @@ WEBHOOK_PATH = "/webhooks/stripe"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Addresses of all parts. ports: by part. catalogue, blueprints: files that replace the services' defaults."""
+    """Addresses of all parts. ports: by part. catalogue, blueprints: files that replace the services' defaults.
+
+    offboarding_delay_s: of the tenant service; its own default when None.
+    """
 
     bus: BusAccess
     databases: DatabaseAccess
     ports: Mapping[str, int]
     catalogue: Path | None = None
     blueprints: Path | None = None
+    offboarding_delay_s: int | None = None
 
     def url(self, name: str) -> str:
         """Returns the HTTP address of one of our processes."""
@@ -83,6 +87,11 @@ def service_environment(name: str, layout: Layout, addresses: Addresses) -> dict
     return inherited_environment() | {f"PAYBILL_{key}": str(value) for key, value in settings.items()}
 
 
+def _tenant(_: Layout, addresses: Addresses) -> dict[str, object]:
+    delay_s = addresses.offboarding_delay_s
+    return {} if delay_s is None else {"OFFBOARDING_DELAY_S": delay_s}
+
+
 def _billing(layout: Layout, addresses: Addresses) -> dict[str, object]:
     return {
         "STRIPE_API_KEY_FILE": layout.stripe_api_key,
@@ -103,7 +112,7 @@ def _provisioner(layout: Layout, addresses: Addresses) -> dict[str, object]:
     }
 
 
-_SERVICE_SETTINGS = {"billing": _billing, "provisioner": _provisioner}
+_SERVICE_SETTINGS = {"tenant": _tenant, "billing": _billing, "provisioner": _provisioner}
 
 
 def stripe_fake_command(layout: Layout, addresses: Addresses) -> list[str]:

@@ -54,7 +54,8 @@ class Options:
     """Options of a start.
 
     new_key: create a new operator key and revoke the old one. stall_s: time without progress after which the start of a
-    part has failed; a start that makes progress may take any time.
+    part has failed; a start that makes progress may take any time. offboarding_delay_s: of the tenant service; its own
+    default when None.
     """
 
     data_dir: Path
@@ -64,6 +65,7 @@ class Options:
     port_base: int | None = None
     new_key: bool = False
     stall_s: float = 60.0
+    offboarding_delay_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,14 @@ class Supervisor:
         ports = choose_ports(layout.ports, options.port_base, self.report)
         self._servers = Servers(options.external, layout, ports)
         catalogue = options.catalogue or (layout.plans if layout.plans.exists() else None)
-        addresses = Addresses(self._servers.bus, self._servers.databases, ports, catalogue, options.blueprints)
+        addresses = Addresses(
+            self._servers.bus,
+            self._servers.databases,
+            ports,
+            catalogue,
+            options.blueprints,
+            options.offboarding_delay_s,
+        )
         self._addresses = addresses
         self._processes = {
             STRIPE_FAKE: Process(

@@ -4,7 +4,9 @@ from typing import Protocol
 
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.tenant import (
+    HoldsChanged,
     OffboardingStarted,
+    ReturnStarted,
     TenantCancelled,
     TenantReactivated,
     TenantRequested,
@@ -59,6 +61,18 @@ def tenant_suspended(unit: UnitOfWork, fact: TenantSuspended, _: DecisionContext
 @HANDLERS.fact(TenantReactivated, writes=_writes)
 def tenant_reactivated(unit: UnitOfWork, fact: TenantReactivated, _: DecisionContext) -> None:
     _record(unit, fact, access.on_tenant_reactivated(_environment(unit, fact), fact))
+
+
+@HANDLERS.fact(HoldsChanged, writes=_writes)
+def holds_changed(unit: UnitOfWork, fact: HoldsChanged, _: DecisionContext) -> None:
+    _record(unit, fact, access.on_holds_changed(_environment(unit, fact), fact))
+
+
+@HANDLERS.fact(ReturnStarted, writes=_writes, reads=lambda _: [BLUEPRINTS.key(BLUEPRINT_ID)])
+def return_started(unit: UnitOfWork, fact: ReturnStarted, at: DecisionContext) -> None:
+    blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
+    _record(unit, fact, access.on_return_started(_environment(unit, fact), fact, blueprint))
+    _record(unit, fact, size_changes.on_return_started(_environment(unit, fact), fact, at.now))
 
 
 @HANDLERS.fact(OffboardingStarted, writes=_writes)

@@ -1,4 +1,4 @@
-"""Background jobs of recorded events: build the plan, set access, export the data."""
+"""Background jobs of recorded events: build the plan, set access, export the data, restore access to it."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -8,6 +8,7 @@ from paybill_contracts.provisioner import (
     Access,
     AccessChangeStarted,
     EnvironmentPlanned,
+    RestorationStarted,
     RetentionStarted,
 )
 from paybill_runtime.decisions.job_rows import RESOURCE, Priority
@@ -89,8 +90,19 @@ async def retain(job: Job[RetentionStarted], drivers: Drivers) -> AsyncIterator[
     yield _outcome(environment.tenant_id, lambda state: access.retained(state, export), last=True)
 
 
+@JOBS.effect(RestorationStarted, attempts=UNLIMITED_ATTEMPTS, locks=(RESOURCE, ACCESS))
+async def restore(job: Job[RestorationStarted], drivers: Drivers) -> AsyncIterator[Outcome]:
+    """Gives access to the retained data, at the level that is requested now."""
+    environment = await _current(job, job.event.tenant_id)
+    if environment.status is not Status.RESTORING:
+        return
+    await _driver(drivers, environment).set_access(environment, environment.target_access)
+    yield _outcome(environment.tenant_id, access.restored, last=True)
+
+
 async def _current(
-    job: Job[EnvironmentPlanned] | Job[AccessChangeStarted] | Job[RetentionStarted], tenant_id: str
+    job: Job[EnvironmentPlanned] | Job[AccessChangeStarted] | Job[RetentionStarted] | Job[RestorationStarted],
+    tenant_id: str,
 ) -> Environment:
     environment = await job.state(ENVIRONMENTS, id_of(tenant_id))
     return existing(environment, tenant_id)

@@ -1,7 +1,8 @@
-"""HTTP API for operators: request, show, suspend, resume and offboard tenants."""
+"""HTTP API for operators: request, show, suspend, resume, hold and offboard tenants."""
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Self
 from uuid import uuid4
@@ -18,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
-from paybill_tenant.domain import tenants
+from paybill_tenant.domain import holds, offboarding, policies, tenants
+from paybill_tenant.domain.policies import POLICY
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, TenantNotFoundError, existing
-from paybill_tenant.tables import SIGNUP_OPTIONS, TENANTS, TenantRow
+from paybill_tenant.tables import POLICIES, SIGNUP_OPTIONS, TENANTS, TenantRow
 
 _TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
 
@@ -40,6 +42,9 @@ IdOrSlug = Annotated[
         examples=["acme"],
     ),
 ]
+
+ListPosition = Annotated[str, StringConstraints(max_length=80, pattern=r"^[a-z][a-z0-9-]{0,39}(~ten_[0-9a-f]{32})?$")]
+"""A tenant's place in the order of slugs; that of an abandoned sign-up, whose slug is free, has its id behind it."""
 
 Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "tenant:read"))]
 Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "tenant:write"))]
@@ -79,6 +84,25 @@ class SuspendBody(Body):
     reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
 
 
+class ResumeBody(Body):
+    """The hold to lift."""
+
+    reason: Annotated[Text | None, Field(description="Lifts only the hold with this reason; all of them if null.")] = (
+        None
+    )
+
+
+class LegalHoldBody(Body):
+    """The case of a legal hold."""
+
+    case: Annotated[
+        Text,
+        Field(
+            description="Reference of the case, kept in the log permanently: no personal data.", examples=["2026-17"]
+        ),
+    ]
+
+
 class OffboardBody(Body):
     """Reason for offboarding."""
 
@@ -86,7 +110,7 @@ class OffboardBody(Body):
 
 
 class HoldView(BaseModel):
-    """A reason for suspension; only its origin lifts it."""
+    """A reason for suspension; only its origin lifts it. A tenant can have several of operators."""
 
     origin: HoldOrigin
     mode: SuspensionMode
@@ -121,6 +145,14 @@ class TenantView(BaseModel):
     retain_until: Annotated[
         Timestamp | None, Field(description="Data is kept at least until then; null until the tenant leaves.")
     ]
+    offboards_at: Annotated[
+        Timestamp | None,
+        Field(description="Offboarding begins then, unless a subscription gives access before; null if none ended."),
+    ]
+    legal_holds: Annotated[
+        list[str],
+        Field(description="Cases for which the data is kept: no verb that leads to its deletion is accepted."),
+    ]
     links: Links
 
     @classmethod
@@ -138,6 +170,8 @@ class TenantView(BaseModel):
             environment=None if environment is None else EnvironmentView(id=environment, epoch=tenant.epoch),
             failure=tenant.failure,
             retain_until=tenant.retain_until,
+            offboards_at=tenant.scheduled.at if tenant.scheduled is not None else None,
+            legal_holds=list(tenant.legal_holds),
             links=Links(self=f"/v1/tenants/{tenant.id}"),
         )
 
@@ -146,7 +180,7 @@ class TenantPage(BaseModel):
     """Tenants in the order of their slugs."""
 
     tenants: list[TenantView]
-    next: Annotated[Slug | None, Field(description="Send it as `after` for the next page; null on the last.")]
+    next: Annotated[ListPosition | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
 def router(context: ServiceContext) -> APIRouter:
@@ -176,6 +210,7 @@ def router(context: ServiceContext) -> APIRouter:
     async def request(body: RequestBody, principal: Operator, response: Response) -> TenantView:
         """Requests a new tenant. It becomes active when its subscription gives access and its environment is ready.
 
+        A sign-up that nobody pays in time is abandoned: it is cancelled, and its slug is free again.
         With an `Idempotency-Key` a repeated request returns the first response. Refused with `slug_taken`,
         `slug_reserved`, `unknown_plan`, `unknown_region`, `unknown_payment`, or `offerings_not_published` (retry
         later).
@@ -183,7 +218,8 @@ def router(context: ServiceContext) -> APIRouter:
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await context.seal(tenant_id, body.contact_email)
 
-        def decide(unit: UnitOfWork, _: DecisionContext) -> TenantView:
+        def decide(unit: UnitOfWork, at: DecisionContext) -> TenantView:
+            policy = policies.existing(unit.get(POLICIES, POLICY))
             events = tenants.request(
                 unit.get(SIGNUP_OPTIONS, PLANS),
                 unit.get(SIGNUP_OPTIONS, REGIONS),
@@ -197,6 +233,7 @@ def router(context: ServiceContext) -> APIRouter:
                 payments=unit.get(SIGNUP_OPTIONS, PAYMENTS),
                 payment=body.payment,
                 customer=body.customer,
+                valid_until=at.now + timedelta(seconds=policy.signup_valid_s),
             )
             unit.record(TENANTS, tenant_id, events)
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), tenant_id))
@@ -205,7 +242,7 @@ def router(context: ServiceContext) -> APIRouter:
             principal.origin,
             decide,
             writes=[TENANTS.key(tenant_id)],
-            reads=[SIGNUP_OPTIONS.key(kind) for kind in (PLANS, REGIONS, PAYMENTS)],
+            reads=[POLICIES.key(POLICY), *(SIGNUP_OPTIONS.key(kind) for kind in (PLANS, REGIONS, PAYMENTS))],
             seals=[sealed],
             verb="request",
             target=body.slug,
@@ -221,7 +258,7 @@ def router(context: ServiceContext) -> APIRouter:
         status: Annotated[Status | None, Query(description="Only tenants with this status.")] = None,
         slug: Annotated[Slug | None, Query(description="Only the tenant with this slug.")] = None,
         after: Annotated[
-            Slug | None, Query(description="Only slugs after this one: `next` of the previous page.")
+            ListPosition | None, Query(description="Only slugs after this one: `next` of the previous page.")
         ] = None,
         limit: Limit = 50,
     ) -> TenantPage:
@@ -239,28 +276,52 @@ def router(context: ServiceContext) -> APIRouter:
 
     @routes.post("/{tenant}/suspend")
     async def suspend(tenant: IdOrSlug, body: SuspendBody, principal: Operator) -> TenantView:
-        """Suspends a tenant by the operator's hold and keeps its data. It takes effect once the environment is ready.
+        """Suspends a tenant by an operator's hold and keeps its data. It takes effect once the environment is ready.
 
-        Refused with `tenant_left` once the tenant is offboarding.
+        Holds with other reasons remain, and the strictest mode applies. Refused with `tenant_left` once the tenant is
+        offboarding, and with `too_many_holds`.
         """
-        return await act(principal, tenant, "suspend", lambda state, _: tenants.suspend(state, body.mode, body.reason))
+        return await act(principal, tenant, "suspend", lambda state, _: holds.suspend(state, body.mode, body.reason))
 
     @routes.post("/{tenant}/resume")
-    async def resume(tenant: IdOrSlug, principal: Operator) -> TenantView:
-        """Lifts the operator's hold. The tenant stays suspended while billing holds it: see `holds` in the response.
+    async def resume(tenant: IdOrSlug, principal: Operator, body: ResumeBody | None = None) -> TenantView:
+        """Lifts operators' holds. The tenant stays suspended while another hold remains: see `holds` in the response.
 
-        Refused with `tenant_left` once the tenant is offboarding.
+        Refused with `tenant_left` once the tenant is offboarding, and with `no_such_hold`.
         """
-        return await act(principal, tenant, "resume", lambda state, _: tenants.resume(state))
+        reason = body.reason if body is not None else None
+        return await act(principal, tenant, "resume", lambda state, _: holds.resume(state, reason))
+
+    @routes.post("/{tenant}/legal-hold")
+    async def place_legal_hold(tenant: IdOrSlug, body: LegalHoldBody, principal: Operator) -> TenantView:
+        """Keeps the tenant's data for a legal case: nothing that leads to its deletion begins. Access stays.
+
+        Refused with `tenant_left` for a tenant without data, and with `too_many_holds`.
+        """
+        return await act(
+            principal, tenant, "place_legal_hold", lambda state, _: holds.place_legal_hold(state, body.case)
+        )
+
+    @routes.post("/{tenant}/legal-hold/release")
+    async def release_legal_hold(tenant: IdOrSlug, body: LegalHoldBody, principal: Operator) -> TenantView:
+        """Releases the legal hold of a case. An offboarding that was due meanwhile begins.
+
+        Refused with `no_such_hold`.
+        """
+        return await act(
+            principal, tenant, "release_legal_hold", lambda state, _: holds.release_legal_hold(state, body.case)
+        )
 
     @routes.post("/{tenant}/offboard")
     async def offboard(tenant: IdOrSlug, body: OffboardBody, principal: Operator) -> TenantView:
         """Offboards a tenant: its data is exported and kept until `retain_until`, and its subscription is cancelled.
 
-        A tenant without an environment is cancelled at once. Refused with `retention_unknown` until billing has
-        published the retention period (retry later).
+        A tenant without an environment is cancelled at once. Refused with `legal_hold`, and with `retention_unknown`
+        until billing has published the retention period (retry later).
         """
-        return await act(principal, tenant, "offboard", lambda state, at: tenants.offboard(state, body.reason, at.now))
+        return await act(
+            principal, tenant, "offboard", lambda state, at: offboarding.offboard(state, body.reason, at.now)
+        )
 
     return routes
 

@@ -4,8 +4,10 @@ from typing import Protocol
 
 from paybill_contracts.billing import (
     AccountRegistered,
+    EntitlementsSet,
     SubscriptionActivated,
     SubscriptionEnded,
+    SubscriptionGraceStarted,
     SubscriptionPaused,
     SubscriptionRecovered,
     SubscriptionSuspended,
@@ -23,10 +25,11 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_tenant.domain import signup_options, tenants
+from paybill_tenant.domain import access, environments, offboarding, policies, signup_options, tenants
+from paybill_tenant.domain.policies import POLICY
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Tenant, existing
-from paybill_tenant.tables import SIGNUP_OPTIONS, TENANTS
+from paybill_tenant.tables import POLICIES, SIGNUP_OPTIONS, TENANTS
 
 HANDLERS = Subscriptions()
 
@@ -69,45 +72,57 @@ def account_registered(unit: UnitOfWork, fact: AccountRegistered, _: DecisionCon
 
 
 @HANDLERS.fact(EnvironmentPlanned, writes=_writes)
-def environment_planned(unit: UnitOfWork, fact: EnvironmentPlanned, _: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_environment_planned(_tenant(unit, fact), fact))
+def environment_planned(unit: UnitOfWork, fact: EnvironmentPlanned, at: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, environments.on_environment_planned(_tenant(unit, fact), fact, at.now))
 
 
 @HANDLERS.fact(EnvironmentFailed, writes=_writes)
 def environment_failed(unit: UnitOfWork, fact: EnvironmentFailed, _: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_environment_failed(_tenant(unit, fact), fact))
+    unit.record(TENANTS, fact.tenant_id, environments.on_environment_failed(_tenant(unit, fact), fact))
 
 
 @HANDLERS.fact(EnvironmentReady, writes=_writes)
 def environment_ready(unit: UnitOfWork, fact: EnvironmentReady, _: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_environment_ready(_tenant(unit, fact), fact))
+    unit.record(TENANTS, fact.tenant_id, environments.on_environment_ready(_tenant(unit, fact), fact))
 
 
 @HANDLERS.fact(EnvironmentRetained, writes=_writes)
-def environment_retained(unit: UnitOfWork, fact: EnvironmentRetained, _: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_environment_retained(_tenant(unit, fact), fact))
+def environment_retained(unit: UnitOfWork, fact: EnvironmentRetained, at: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, offboarding.on_environment_retained(_tenant(unit, fact), fact, at.now))
 
 
 @HANDLERS.fact(SubscriptionSuspended, writes=_writes)
 def subscription_suspended(unit: UnitOfWork, fact: SubscriptionSuspended, _: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_suspended(_tenant(unit, fact), fact))
+    unit.record(TENANTS, fact.tenant_id, access.on_subscription_suspended(_tenant(unit, fact), fact))
 
 
 @HANDLERS.fact(SubscriptionPaused, writes=_writes)
 def subscription_paused(unit: UnitOfWork, fact: SubscriptionPaused, _: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_suspended(_tenant(unit, fact), fact))
+    unit.record(TENANTS, fact.tenant_id, access.on_subscription_suspended(_tenant(unit, fact), fact))
 
 
 @HANDLERS.fact(SubscriptionRecovered, writes=_writes)
 def subscription_recovered(unit: UnitOfWork, fact: SubscriptionRecovered, _: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_recovered(_tenant(unit, fact)))
+    unit.record(TENANTS, fact.tenant_id, access.on_subscription_entitling(_tenant(unit, fact)))
 
 
 @HANDLERS.fact(SubscriptionActivated, writes=_writes)
 def subscription_activated(unit: UnitOfWork, fact: SubscriptionActivated, _: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_recovered(_tenant(unit, fact)))
+    unit.record(TENANTS, fact.tenant_id, access.on_subscription_entitling(_tenant(unit, fact)))
 
 
-@HANDLERS.fact(SubscriptionEnded, writes=_writes)
+@HANDLERS.fact(SubscriptionGraceStarted, writes=_writes)
+def subscription_grace_started(unit: UnitOfWork, fact: SubscriptionGraceStarted, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, access.on_subscription_entitling(_tenant(unit, fact)))
+
+
+@HANDLERS.fact(SubscriptionEnded, writes=_writes, reads=lambda _: [POLICIES.key(POLICY)])
 def subscription_ended(unit: UnitOfWork, fact: SubscriptionEnded, at: DecisionContext) -> None:
-    unit.record(TENANTS, fact.tenant_id, tenants.on_subscription_ended(_tenant(unit, fact), fact, at.now))
+    policy = policies.existing(unit.get(POLICIES, POLICY))
+    ended = offboarding.on_subscription_ended(_tenant(unit, fact), fact, policy, at.now)
+    unit.record(TENANTS, fact.tenant_id, ended)
+
+
+@HANDLERS.fact(EntitlementsSet, writes=_writes)
+def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, access.on_entitlements_set(_tenant(unit, fact), fact, at.now))

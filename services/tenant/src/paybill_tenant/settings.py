@@ -1,7 +1,17 @@
-"""Settings of the tenant service: only those of every service."""
+"""Settings of the tenant service, in addition to those of every service."""
+
+from typing import Annotated
 
 from paybill_runtime.settings import ServiceSettings
+from pydantic import Field
 
 
 class Settings(ServiceSettings):
-    """No settings of its own: plans and regions come as events, and it calls no other system."""
+    """offboarding_delay_s: time from the end of a tenant's last subscription until its offboarding.
+
+    A subscription that gives access meanwhile prevents it. signup_valid_s: time after which a sign-up without a
+    subscription is abandoned, and its slug is free again.
+    """
+
+    offboarding_delay_s: Annotated[int, Field(ge=0, le=90 * 86_400)] = 15 * 60
+    signup_valid_s: Annotated[int, Field(ge=1, le=3650 * 86_400)] = 30 * 86_400

@@ -1,4 +1,4 @@
-"""Tables of the service: tenants and sign-up options, one JSON document each, with generated columns for queries."""
+"""Tables of the service: tenants, sign-up options and the lifecycle policy, with generated columns for queries."""
 
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
@@ -7,7 +7,8 @@ from paybill_runtime.decisions.violations import Violations
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
-from paybill_tenant.domain import signup_options, tenants
+from paybill_tenant.domain import policies, signup_options, tenants
+from paybill_tenant.domain.policies import LifecyclePolicy
 from paybill_tenant.domain.signup_options import SignupOptions
 from paybill_tenant.domain.tenants import Tenant
 
@@ -17,13 +18,20 @@ class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMIN
 
 
 class TenantRow(Base, table=True):
-    """A tenant. Its slug stays taken after it left."""
+    """A tenant. due: the next change by time alone, as text that sorts by time.
+
+    Its slug stays taken after it left. That of an abandoned sign-up is free: the column then has the id behind it.
+    """
 
     __tablename__ = "tenants"
     __table_args__ = (Index(None, "status", "slug"),)
 
-    slug: str = generated("state->>'slug'", unique=True)
+    slug: str = generated(
+        "(state->>'slug') || CASE WHEN state->>'slug_is_free' = 'true' THEN '~' || (state->>'id') ELSE '' END",
+        unique=True,
+    )
     status: str = generated("state->>'status'")
+    due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
 
 
 class SignupOptionsRow(Base, table=True):
@@ -54,8 +62,15 @@ class ViolationRow(Base, table=True):
     tenant_id: str = generated("state->>'tenant_id'", index=True)
 
 
+class PolicyRow(Base, table=True):
+    """The lifecycle policy: one row."""
+
+    __tablename__ = "policies"
+
+
 TENANTS = Stored("tenant", TenantRow, Tenant, tenants.evolve, conflicts={"tenants_slug_key": tenants.SlugTakenError})
 SIGNUP_OPTIONS = Stored("offering", SignupOptionsRow, SignupOptions, signup_options.evolve)
 INCIDENTS = Incidents("tenant", IncidentRow)
 VIOLATIONS = Violations("tenant", ViolationRow)
-STATES = (TENANTS, SIGNUP_OPTIONS, INCIDENTS, VIOLATIONS)
+POLICIES = Stored("lifecycle-policy", PolicyRow, LifecyclePolicy, policies.evolve)
+STATES = (TENANTS, SIGNUP_OPTIONS, POLICIES, INCIDENTS, VIOLATIONS)

@@ -1,5 +1,6 @@
-"""Access of tenants: closed by suspension and offboarding, opened by reactivation."""
+"""Access of tenants: closed by suspension and offboarding, opened by reactivation and return."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import assert_never
 
@@ -9,16 +10,21 @@ from paybill_contracts.provisioner import (
     AccessOpened,
     EnvironmentRetained,
     Export,
+    RestorationStarted,
     RetentionStarted,
 )
 from paybill_contracts.tenant import (
+    Hold,
+    HoldsChanged,
     OffboardingStarted,
+    ReturnStarted,
     SuspensionMode,
     TenantCancelled,
     TenantReactivated,
     TenantSuspended,
 )
 
+from paybill_provisioner.domain.blueprints import PublishedBlueprint
 from paybill_provisioner.domain.environments import (
     Environment,
     EnvironmentEvent,
@@ -26,16 +32,26 @@ from paybill_provisioner.domain.environments import (
     access_change,
     evolve,
     existing,
+    planned,
+    ready,
 )
 
 NOTHING_EXPORTED = Export(location="nothing", sha256=sha256(b"").hexdigest(), size_bytes=0, rows=0)
 """Export of an environment that was never planned: there is no file."""
 
 
+_STRICTEST = (Access.CLOSED, Access.READ_ONLY, Access.OPEN)
+_ACCESS = {SuspensionMode.READ_ONLY: Access.READ_ONLY, SuspensionMode.BLOCKED: Access.CLOSED}
+
+
 def on_tenant_suspended(environment: Environment | None, fact: TenantSuspended) -> list[EnvironmentEvent]:
     """Starts to reduce the tenant's access to that of the suspension mode."""
-    target = {SuspensionMode.READ_ONLY: Access.READ_ONLY, SuspensionMode.BLOCKED: Access.CLOSED}[fact.mode]
-    return _start_change(existing(environment, fact.tenant_id), target)
+    return _start_change(existing(environment, fact.tenant_id), _ACCESS[fact.mode])
+
+
+def on_holds_changed(environment: Environment | None, fact: HoldsChanged) -> list[EnvironmentEvent]:
+    """Sets the access with which the environment will be built: a held tenant never has more, not for a moment."""
+    return _start_change(existing(environment, fact.tenant_id), _access_under(fact.holds))
 
 
 def on_tenant_reactivated(environment: Environment | None, fact: TenantReactivated) -> list[EnvironmentEvent]:
@@ -45,7 +61,7 @@ def on_tenant_reactivated(environment: Environment | None, fact: TenantReactivat
 
 def _start_change(environment: Environment, access: Access) -> list[EnvironmentEvent]:
     match environment.status:
-        case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.READY:
+        case Status.REGISTERED | Status.BUILDING | Status.FAILED | Status.READY | Status.RESTORING:
             return [] if environment.target_access is access else [access_change(environment, access)]
         case Status.RETAINING | Status.RETAINED:
             return []
@@ -71,7 +87,7 @@ def on_tenant_left(
     match environment.status:
         case Status.REGISTERED:
             return [started, *retained(evolve(environment, started), NOTHING_EXPORTED)]
-        case Status.BUILDING | Status.FAILED | Status.READY:
+        case Status.BUILDING | Status.FAILED | Status.READY | Status.RESTORING:
             return [started]
         case Status.RETAINING | Status.RETAINED:
             return []
@@ -84,3 +100,34 @@ def retained(environment: Environment, export: Export) -> list[EnvironmentEvent]
     if environment.status is not Status.RETAINING:
         return []
     return [EnvironmentRetained(tenant_id=environment.tenant_id, environment_id=environment.id, export=export)]
+
+
+def on_return_started(
+    environment: Environment | None, fact: ReturnStarted, blueprint: PublishedBlueprint
+) -> list[EnvironmentEvent]:
+    """Starts to restore the retained environment, with its data. One that was never complete is planned again.
+
+    Raises EnvironmentUnknownError, UnknownTierError, UnknownRegionError, PlanDestroysError.
+    """
+    environment = existing(environment, fact.tenant_id)
+    if environment.status is not Status.RETAINED:
+        return []
+    started = RestorationStarted(
+        tenant_id=environment.tenant_id, environment_id=environment.id, access=_access_under(fact.holds)
+    )
+    if environment.endpoint is not None:
+        return [started]
+    after = evolve(environment, started)
+    return [started, planned(after, blueprint, fact.tier, fact.placement, fact.entitlements_hash)]
+
+
+def restored(environment: Environment) -> list[EnvironmentEvent]:
+    """Records that the retained environment is accessible again, at the access level that is requested."""
+    if environment.status is not Status.RESTORING or environment.plan_hash is None:
+        return []
+    return ready(environment, environment.plan_hash)
+
+
+def _access_under(holds: Sequence[Hold]) -> Access:
+    """Returns the access that the strictest of the holds leaves."""
+    return min((_ACCESS[hold.mode] for hold in holds), key=_STRICTEST.index, default=Access.OPEN)

@@ -26,6 +26,7 @@ from paybill_contracts.provisioner import (
     Plan,
     Resource,
     ResourceBuilt,
+    RestorationStarted,
     RetentionStarted,
     Step,
     StepAction,
@@ -50,6 +51,7 @@ EnvironmentEvent = (
     | EnvironmentRetained
     | EnvironmentChangePending
     | EnvironmentChangeSettled
+    | RestorationStarted
 )
 
 
@@ -86,6 +88,7 @@ class Status(StrEnum):
     READY = "ready"
     RETAINING = "retaining"
     RETAINED = "retained"
+    RESTORING = "restoring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,7 @@ def on_entitlements_set(
             if not fact.allows_access:
                 return []
             return [planned(environment, blueprint, fact.tier, fact.placement, fact.entitlements_hash)]
-        case Status.BUILDING | Status.READY | Status.RETAINING | Status.RETAINED:
+        case Status.BUILDING | Status.READY | Status.RETAINING | Status.RETAINED | Status.RESTORING:
             return []
         case _:
             assert_never(environment.status)
@@ -217,7 +220,7 @@ def retry(
             return [planned(environment, blueprint, size.tier, size.preset, last.entitlements_hash)]
         case Status.BUILDING:
             return []
-        case Status.FAILED | Status.REGISTERED | Status.READY | Status.RETAINING | Status.RETAINED:
+        case Status.FAILED | Status.REGISTERED | Status.READY | Status.RETAINING | Status.RETAINED | Status.RESTORING:
             raise EnvironmentNotFailedError(
                 f"the environment is {environment.status}; only a failed one can be retried"
             )
@@ -287,12 +290,13 @@ def resources_built(
     for event in events:
         after = evolve(after, event)
     if after.status is Status.BUILDING and not after.remaining:
-        events += _ready(after, plan_hash)
+        events += ready(after, plan_hash)
     return events
 
 
-def _ready(environment: Environment, plan_hash: str) -> list[EnvironmentEvent]:
-    ready = EnvironmentReady(
+def ready(environment: Environment, plan_hash: str) -> list[EnvironmentEvent]:
+    """Returns the events of an environment that is ready, at the access level that is requested."""
+    fact = EnvironmentReady(
         tenant_id=environment.tenant_id,
         environment_id=environment.id,
         plan_hash=plan_hash,
@@ -300,8 +304,8 @@ def _ready(environment: Environment, plan_hash: str) -> list[EnvironmentEvent]:
         endpoint=_endpoint(environment.outputs),
     )
     if environment.target_access is Access.OPEN:
-        return [ready]
-    return [ready, access_change(environment, environment.target_access)]
+        return [fact]
+    return [fact, access_change(environment, environment.target_access)]
 
 
 def access_change(environment: Environment, access: Access) -> AccessChangeStarted:
@@ -388,5 +392,7 @@ def evolve(environment: Environment | None, event: EnvironmentEvent) -> Environm
             return replace(environment, changed_size=Size(event.to_tier, event.to_preset), pending=pending)
         case EnvironmentChangeSettled():
             return replace(environment, changed_size=Size(event.tier, event.preset), pending=None)
+        case RestorationStarted():
+            return replace(environment, status=Status.RESTORING, target_access=event.access)
         case _:
             assert_never(event)

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 from paybill_contracts.billing import EntitlementsSet
 from paybill_contracts.invariants import Difference, Invariant
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
+from paybill_contracts.tenant import ReturnStarted
 
 from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, Status
 from paybill_provisioner.domain.sizes import Size
@@ -23,7 +24,7 @@ def on_entitlements_set(
         return []
     entitled, planned = Size(fact.tier, fact.placement), environment.planned_size
     match environment.status:
-        case Status.BUILDING | Status.READY:
+        case Status.BUILDING | Status.READY | Status.RESTORING:
             if planned is None or entitled == environment.entitled_size:
                 return []
             if entitled == planned:
@@ -36,6 +37,16 @@ def on_entitlements_set(
             return []
         case _:
             assert_never(environment.status)
+
+
+def on_return_started(environment: Environment | None, fact: ReturnStarted, now: datetime) -> list[EnvironmentEvent]:
+    """Records that a returning tenant is entitled to another size than that of its retained environment."""
+    if environment is None or environment.status is not Status.RESTORING or environment.planned_size is None:
+        return []
+    entitled, planned = Size(fact.tier, fact.placement), environment.planned_size
+    if entitled == environment.entitled_size:
+        return []
+    return [_pending(environment, planned, entitled, f"the plan {fact.plan} needs {entitled.text}", now)]
 
 
 def on_retry(environment: Environment | None) -> list[EnvironmentEvent]:
@@ -73,7 +84,7 @@ def check_size(states: Sequence[Any], _: datetime) -> Difference | None:
             return Difference(
                 left=f"{planned.text} is built", right=f"{entitled.text} is entitled, without a pending change"
             )
-        case Status.REGISTERED | Status.FAILED | Status.RETAINING | Status.RETAINED:
+        case Status.REGISTERED | Status.FAILED | Status.RETAINING | Status.RETAINED | Status.RESTORING:
             return None
         case _:
             assert_never(environment.status)

@@ -1,29 +1,29 @@
-"""Lifecycle of a tenant, from the request until its data is only retained."""
+"""A tenant: its state, its request, and how each event changes it. The verbs are in the modules beside this one."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-from paybill_contracts.billing import AccountRegistered, SubscriptionEnded, SubscriptionPaused, SubscriptionSuspended
+from paybill_contracts.billing import AccountRegistered
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.personal import Personal
-from paybill_contracts.provisioner import (
-    EnvironmentFailed,
-    EnvironmentPlanned,
-    EnvironmentReady,
-    EnvironmentRetained,
-)
+from paybill_contracts.placement import Preset
 from paybill_contracts.tenant import (
+    EntitlementNoted,
     Hold,
     HoldOrigin,
     HoldsChanged,
+    LegalHoldPlaced,
+    LegalHoldReleased,
+    OffboardingScheduled,
     OffboardingStarted,
+    OffboardingWithdrawn,
     ProvisioningFailed,
     ProvisioningStarted,
     RetentionNoted,
+    ReturnStarted,
     Source,
-    SuspensionMode,
     TenantActivated,
     TenantCancelled,
     TenantReactivated,
@@ -31,7 +31,7 @@ from paybill_contracts.tenant import (
     TenantRetained,
     TenantSuspended,
 )
-from paybill_contracts.values import Count, EnvironmentId, Key, Slug, TenantId, Text, Timestamp
+from paybill_contracts.values import Count, Digest, EnvironmentId, Key, ProviderId, Slug, TenantId, Text, Timestamp
 
 from paybill_tenant.domain.signup_options import SignupOptions, check_payment, check_plan_and_region
 
@@ -43,9 +43,15 @@ TenantEvent = (
     | TenantSuspended
     | TenantReactivated
     | HoldsChanged
+    | LegalHoldPlaced
+    | LegalHoldReleased
     | RetentionNoted
+    | EntitlementNoted
+    | OffboardingScheduled
+    | OffboardingWithdrawn
     | OffboardingStarted
     | TenantRetained
+    | ReturnStarted
     | TenantCancelled
 )
 
@@ -72,15 +78,46 @@ class Status(StrEnum):
     SUSPENDED = "suspended"
     OFFBOARDING = "offboarding"
     RETAINED = "retained"
+    RETURNING = "returning"
     CANCELLED = "cancelled"
+
+
+BUILD_TIME = timedelta(hours=1)
+"""An environment that takes longer to build is overdue."""
+LEFT = frozenset({Status.OFFBOARDING, Status.RETAINED, Status.CANCELLED})
+"""Statuses of tenants that are leaving or have left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """Access that billing gives a tenant, with the tier and placement of its environment."""
+
+    allows_access: bool
+    plan: Key
+    tier: Key
+    placement: Preset
+    entitlements_hash: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledOffboarding:
+    """Offboarding by billing that begins at `at`, unless a subscription gives access before."""
+
+    reason: Text
+    retention_s: Count
+    at: Timestamp
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """A customer organisation and its lifecycle status.
 
-    plan, region: as requested at sign-up. holds: at most one of each origin, kept in every status. failure: reason
-    why the environment could not be built. retention_s: None until billing has registered the account.
+    plan, region: as requested at sign-up. holds: at most one of billing and several of operators, kept in every
+    status. failure: reason why the environment could not be built. retention_s: None until billing has registered the
+    account. entitlement: None until billing has set one. left_by: origin of the offboarding. legal_holds: references
+    of the cases. remaining: subscriptions at the provider that belong to no plan and were not cancelled. valid_until:
+    end of a sign-up without a subscription. expected_by: end of what the tenant waits for, later is overdue. due: the
+    next change by time alone.
     """
 
     id: TenantId
@@ -95,6 +132,15 @@ class Tenant:
     failure: Text | None = None
     retention_s: Count | None = None
     retain_until: Timestamp | None = None
+    entitlement: Entitlement | None = None
+    scheduled: ScheduledOffboarding | None = None
+    left_by: HoldOrigin | None = None
+    legal_holds: tuple[Text, ...] = ()
+    remaining: tuple[ProviderId, ...] = ()
+    valid_until: Timestamp | None = None
+    expected_by: Timestamp | None = None
+    slug_is_free: bool = False
+    due: Timestamp | None = None
 
 
 class TenantNotFoundError(NotFoundError):
@@ -104,7 +150,7 @@ class TenantNotFoundError(NotFoundError):
 
 
 class SlugTakenError(ConflictError):
-    """Another tenant has this slug; a slug stays taken after its tenant left."""
+    """Another tenant has this slug. It stays taken after its tenant left, unless the sign-up was abandoned."""
 
     code = "slug_taken"
 
@@ -119,6 +165,12 @@ class TenantLeftError(ConflictError):
     """The tenant is offboarding or has left; it can no longer be suspended or resumed."""
 
     code = "tenant_left"
+
+
+class LegalHoldError(ConflictError):
+    """The tenant's data must be kept for a legal case, so nothing that leads to its deletion may begin."""
+
+    code = "legal_hold"
 
 
 class RetentionUnknownError(ConflictError):
@@ -148,6 +200,7 @@ def request(
     payments: SignupOptions | None = None,
     payment: str | None = None,
     customer: str | None = None,
+    valid_until: datetime | None = None,
 ) -> list[TenantEvent]:
     """Requests a new tenant. A unique column, not this rule, ensures that the slug is free."""
     if slug in RESERVED_SLUGS or slug.startswith(RESERVED_PREFIXES):
@@ -165,117 +218,36 @@ def request(
             source=source,
             payment=payment,
             customer=customer,
+            valid_until=valid_until,
         )
     ]
 
 
-def suspend(tenant: Tenant, mode: SuspensionMode, reason: str) -> list[TenantEvent]:
-    """Suspends the tenant by an operator's hold and keeps its data."""
-    _require_customer(tenant)
-    return _hold(tenant, Hold(origin=HoldOrigin.OPERATOR, mode=mode, reason=reason))
-
-
-def resume(tenant: Tenant) -> list[TenantEvent]:
-    """Lifts the operator's hold; billing's hold stays until payment."""
-    _require_customer(tenant)
-    return _lift(tenant, HoldOrigin.OPERATOR)
-
-
-def offboard(tenant: Tenant, reason: str, now: datetime) -> list[TenantEvent]:
-    """Offboards the tenant. Its data is kept for the retention period of its plan."""
-    return _offboard(tenant, HoldOrigin.OPERATOR, reason, tenant.retention_s, now)
-
-
 def on_account_registered(tenant: Tenant, fact: AccountRegistered) -> list[TenantEvent]:
     """Records the retention period of the plan."""
-    match tenant.status:
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.ACTIVE | Status.SUSPENDED:
-            if tenant.retention_s == fact.retention_s:
-                return []
-            return [RetentionNoted(tenant_id=tenant.id, retention_s=fact.retention_s)]
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            return []
-        case _:
-            assert_never(tenant.status)
-
-
-def on_environment_planned(tenant: Tenant, fact: EnvironmentPlanned) -> list[TenantEvent]:
-    match tenant.status:
-        case Status.REQUESTED | Status.PROVISION_FAILED:
-            return [
-                ProvisioningStarted(tenant_id=tenant.id, environment_id=fact.environment_id, plan_hash=fact.plan_hash)
-            ]
-        case Status.PROVISIONING | Status.ACTIVE | Status.SUSPENDED:
-            return []  # the first environment, or another placement of a running tenant, is being built
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            return []
-        case _:
-            assert_never(tenant.status)
-
-
-def on_environment_failed(tenant: Tenant, fact: EnvironmentFailed) -> list[TenantEvent]:
-    """Fails only a tenant without a working environment."""
-    match tenant.status:
-        case Status.REQUESTED | Status.PROVISIONING:
-            return [ProvisioningFailed(tenant_id=tenant.id, environment_id=fact.environment_id, reason=fact.reason)]
-        case Status.PROVISION_FAILED | Status.ACTIVE | Status.SUSPENDED:
-            return []
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            return []
-        case _:
-            assert_never(tenant.status)
-
-
-def on_environment_ready(tenant: Tenant, fact: EnvironmentReady) -> list[TenantEvent]:
-    """Activates the tenant, unless a hold is in force."""
-    match tenant.status:
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED:
-            return _activate(tenant, fact)
-        case Status.ACTIVE | Status.SUSPENDED:
-            return [] if tenant.epoch is not None and fact.epoch <= tenant.epoch else _activate(tenant, fact)
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            return []
-        case _:
-            assert_never(tenant.status)
-
-
-def on_subscription_suspended(tenant: Tenant, fact: SubscriptionSuspended | SubscriptionPaused) -> list[TenantEvent]:
-    """Suspends the tenant, unless another subscription gives access."""
-    if fact.instead is not None:
+    if tenant.status in LEFT or tenant.retention_s == fact.retention_s:
         return []
-    reason = f"the subscription is {fact.subscription.access}"
-    return _hold(tenant, Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason=reason))
-
-
-def on_subscription_recovered(tenant: Tenant) -> list[TenantEvent]:
-    """Lifts billing's hold: the subscription recovered or became active."""
-    return _lift(tenant, HoldOrigin.BILLING)
-
-
-def on_subscription_ended(tenant: Tenant, fact: SubscriptionEnded, now: datetime) -> list[TenantEvent]:
-    """Offboards the tenant; with another entitling subscription it only lifts billing's hold."""
-    if fact.others:
-        return _lift(tenant, HoldOrigin.BILLING)
-    return _offboard(tenant, HoldOrigin.BILLING, "the subscription ended", fact.retention_s, now)
-
-
-def on_environment_retained(tenant: Tenant, fact: EnvironmentRetained) -> list[TenantEvent]:
-    """Ends offboarding: the data is exported and retained. `retain_until` is known since offboarding began."""
-    match tenant.status:
-        case Status.OFFBOARDING:
-            if tenant.retain_until is None:
-                raise RetentionUnknownError(f"tenant {tenant.id} is offboarding without a date")
-            return [TenantRetained(tenant_id=tenant.id, retain_until=tenant.retain_until, export=fact.export)]
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.ACTIVE | Status.SUSPENDED:
-            return []
-        case Status.RETAINED | Status.CANCELLED:
-            return []
-        case _:
-            assert_never(tenant.status)
+    return [RetentionNoted(tenant_id=tenant.id, retention_s=fact.retention_s)]
 
 
 def evolve(tenant: Tenant | None, event: TenantEvent) -> Tenant:
     """Returns the tenant after `event`; only `TenantRequested` may come first."""
+    after = _evolved(tenant, event)
+    due = next_change(after)
+    return after if due == after.due else replace(after, due=due)
+
+
+def next_change(tenant: Tenant) -> datetime | None:
+    """Returns the time at which the tenant leaves without another event; a legal hold prevents it."""
+    if tenant.legal_holds or tenant.status in LEFT:
+        return None
+    if tenant.scheduled is not None:
+        return tenant.scheduled.at
+    is_unpaid = tenant.status is Status.REQUESTED and tenant.entitlement is None
+    return tenant.valid_until if is_unpaid else None
+
+
+def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
     if isinstance(event, TenantRequested):
         return Tenant(
             id=event.tenant_id,
@@ -284,17 +256,25 @@ def evolve(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             plan=event.plan,
             region=event.region,
             status=Status.REQUESTED,
+            valid_until=event.valid_until,
         )
     tenant = existing(tenant, event.tenant_id)
     match event:
         case ProvisioningStarted():
-            return replace(tenant, status=Status.PROVISIONING, environment_id=event.environment_id, failure=None)
+            return replace(
+                tenant,
+                status=Status.PROVISIONING,
+                environment_id=event.environment_id,
+                failure=None,
+                expected_by=event.expected_by,
+            )
         case ProvisioningFailed():
             return replace(
                 tenant,
                 status=Status.PROVISION_FAILED,
                 environment_id=event.environment_id,
                 failure=event.reason,
+                expected_by=None,
             )
         case TenantActivated():
             return replace(
@@ -303,6 +283,7 @@ def evolve(tenant: Tenant | None, event: TenantEvent) -> Tenant:
                 environment_id=event.environment_id,
                 epoch=event.epoch,
                 failure=None,
+                expected_by=None,
             )
         case TenantSuspended():
             return replace(tenant, status=Status.SUSPENDED, holds=event.holds)
@@ -312,87 +293,52 @@ def evolve(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             return replace(tenant, holds=event.holds)
         case RetentionNoted():
             return replace(tenant, retention_s=event.retention_s)
+        case LegalHoldPlaced():
+            return replace(tenant, legal_holds=(*tenant.legal_holds, event.case))
+        case LegalHoldReleased():
+            return replace(tenant, legal_holds=tuple(case for case in tenant.legal_holds if case != event.case))
+        case EntitlementNoted():
+            entitlement = Entitlement(
+                allows_access=event.allows_access,
+                plan=event.plan,
+                tier=event.tier,
+                placement=event.placement,
+                entitlements_hash=event.entitlements_hash,
+            )
+            return replace(tenant, entitlement=entitlement, expected_by=event.expected_by or tenant.expected_by)
+        case OffboardingScheduled():
+            scheduled = ScheduledOffboarding(reason=event.reason, retention_s=event.retention_s, at=event.at)
+            return replace(tenant, scheduled=scheduled, remaining=event.remaining)
+        case OffboardingWithdrawn():
+            return replace(tenant, scheduled=None)
         case OffboardingStarted():
-            return replace(tenant, status=Status.OFFBOARDING, retain_until=event.retain_until)
+            return replace(
+                tenant,
+                status=Status.OFFBOARDING,
+                retain_until=event.retain_until,
+                scheduled=None,
+                left_by=event.origin,
+                expected_by=event.expected_by,
+            )
         case TenantRetained():
-            return replace(tenant, status=Status.RETAINED, retain_until=event.retain_until)
+            return replace(tenant, status=Status.RETAINED, retain_until=event.retain_until, expected_by=None)
+        case ReturnStarted():
+            return replace(
+                tenant,
+                status=Status.RETURNING,
+                holds=event.holds,
+                retain_until=None,
+                left_by=None,
+                expected_by=event.expected_by,
+            )
         case TenantCancelled():
-            return replace(tenant, status=Status.CANCELLED)
+            return replace(
+                tenant,
+                status=Status.CANCELLED,
+                scheduled=None,
+                left_by=event.origin,
+                expected_by=None,
+                slug_is_free=event.is_abandoned,
+            )
         case _:
             assert_never(event)
-
-
-def _require_customer(tenant: Tenant) -> None:
-    match tenant.status:
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.ACTIVE | Status.SUSPENDED:
-            return
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            raise TenantLeftError(f"tenant {tenant.slug} is {tenant.status}; it can no longer be suspended or resumed")
-        case _:
-            assert_never(tenant.status)
-
-
-def _hold(tenant: Tenant, hold: Hold) -> list[TenantEvent]:
-    """Replaces an earlier hold of the same origin. A hold with the same mode changes nothing."""
-    if any(held.origin is hold.origin and held.mode is hold.mode for held in tenant.holds):
-        return []
-    others = [held for held in tenant.holds if held.origin is not hold.origin]
-    holds = tuple(sorted([*others, hold], key=lambda held: held.origin))
-    match tenant.status:
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED:
-            return [HoldsChanged(tenant_id=tenant.id, holds=holds)]
-        case Status.ACTIVE | Status.SUSPENDED:
-            return [_suspended(tenant, holds)]
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            return []
-        case _:
-            assert_never(tenant.status)
-
-
-def _lift(tenant: Tenant, origin: HoldOrigin) -> list[TenantEvent]:
-    """Removes the hold of `origin`; the tenant is reactivated when no other hold is in force."""
-    holds = tuple(held for held in tenant.holds if held.origin is not origin)
-    if holds == tenant.holds:
-        return []
-    match tenant.status:
-        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED:
-            return [HoldsChanged(tenant_id=tenant.id, holds=holds)]
-        case Status.ACTIVE | Status.SUSPENDED:
-            return [_suspended(tenant, holds) if holds else TenantReactivated(tenant_id=tenant.id, lifted=origin)]
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            return []
-        case _:
-            assert_never(tenant.status)
-
-
-def _offboard(
-    tenant: Tenant, origin: HoldOrigin, reason: str, retention_s: int | None, now: datetime
-) -> list[TenantEvent]:
-    """Starts offboarding, or cancels a tenant that has no environment with data."""
-    match tenant.status:
-        case Status.REQUESTED | Status.PROVISION_FAILED:
-            return [TenantCancelled(tenant_id=tenant.id, origin=origin, reason=reason)]
-        case Status.PROVISIONING | Status.ACTIVE | Status.SUSPENDED:
-            if retention_s is None:
-                raise RetentionUnknownError(
-                    f"billing has not published the retention period of tenant {tenant.slug}; try again when it runs"
-                )
-            until = now + timedelta(seconds=retention_s)
-            return [OffboardingStarted(tenant_id=tenant.id, origin=origin, reason=reason, retain_until=until)]
-        case Status.OFFBOARDING | Status.RETAINED | Status.CANCELLED:
-            return []
-        case _:
-            assert_never(tenant.status)
-
-
-def _activate(tenant: Tenant, fact: EnvironmentReady) -> list[TenantEvent]:
-    activated = TenantActivated(
-        tenant_id=tenant.id, slug=tenant.slug, environment_id=fact.environment_id, epoch=fact.epoch
-    )
-    return [activated, _suspended(tenant, tenant.holds)] if tenant.holds else [activated]
-
-
-def _suspended(tenant: Tenant, holds: tuple[Hold, ...]) -> TenantSuspended:
-    blocked = any(hold.mode is SuspensionMode.BLOCKED for hold in holds)
-    mode = SuspensionMode.BLOCKED if blocked else SuspensionMode.READ_ONLY
-    return TenantSuspended(tenant_id=tenant.id, mode=mode, holds=holds)

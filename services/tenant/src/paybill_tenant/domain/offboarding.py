@@ -1,0 +1,138 @@
+"""Offboarding of a tenant, by an operator or after the end of its last subscription, and its return."""
+
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from paybill_contracts.billing import SubscriptionEnded
+from paybill_contracts.provisioner import EnvironmentRetained
+from paybill_contracts.tenant import (
+    Hold,
+    HoldOrigin,
+    OffboardingScheduled,
+    OffboardingStarted,
+    ReturnStarted,
+    SuspensionMode,
+    TenantCancelled,
+    TenantRetained,
+)
+
+from paybill_tenant.domain import holds
+from paybill_tenant.domain.policies import LifecyclePolicy
+from paybill_tenant.domain.tenants import (
+    BUILD_TIME,
+    LEFT,
+    RetentionUnknownError,
+    Status,
+    Tenant,
+    TenantEvent,
+    next_change,
+)
+
+EXPORT_TIME = timedelta(days=1)
+"""An export that takes longer is overdue."""
+ENDED = "the subscription ended"
+ABANDONED = "nobody paid, so the sign-up was abandoned"
+
+
+def offboard(tenant: Tenant, reason: str, now: datetime) -> list[TenantEvent]:
+    """Offboards the tenant. Its data is kept for the retention period of its plan.
+
+    Raises LegalHoldError, RetentionUnknownError.
+    """
+    return _offboard(tenant, HoldOrigin.OPERATOR, reason, tenant.retention_s, now)
+
+
+def on_subscription_ended(
+    tenant: Tenant, fact: SubscriptionEnded, policy: LifecyclePolicy, now: datetime
+) -> list[TenantEvent]:
+    """Closes access, and schedules the offboarding; with another entitling subscription it lifts billing's hold.
+
+    The delay covers a customer that cancels one subscription before it creates the next.
+    """
+    if fact.others:
+        return holds.lift(tenant, HoldOrigin.BILLING)
+    if tenant.status in LEFT or tenant.scheduled is not None:
+        return []
+    at = now + timedelta(seconds=policy.offboarding_delay_s)
+    return [
+        *holds.hold(tenant, Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason=ENDED)),
+        OffboardingScheduled(
+            tenant_id=tenant.id, reason=ENDED, retention_s=fact.retention_s, at=at, remaining=fact.remaining
+        ),
+    ]
+
+
+def on_time(tenant: Tenant, now: datetime) -> list[TenantEvent]:
+    """Begins the scheduled offboarding, or cancels a sign-up that nobody paid in time."""
+    at = next_change(tenant)
+    if at is None or now < at:
+        return []
+    if tenant.scheduled is not None:
+        return _offboard(tenant, HoldOrigin.BILLING, tenant.scheduled.reason, tenant.scheduled.retention_s, now)
+    return [TenantCancelled(tenant_id=tenant.id, origin=HoldOrigin.BILLING, reason=ABANDONED, is_abandoned=True)]
+
+
+def on_environment_retained(tenant: Tenant, fact: EnvironmentRetained, now: datetime) -> list[TenantEvent]:
+    """Ends offboarding: the data is exported and retained. A customer that has subscribed meanwhile returns.
+
+    `retain_until` is known since offboarding began.
+    """
+    match tenant.status:
+        case Status.OFFBOARDING:
+            if tenant.retain_until is None:
+                raise RetentionUnknownError(f"tenant {tenant.id} is offboarding without a date")
+            retained = TenantRetained(tenant_id=tenant.id, retain_until=tenant.retain_until, export=fact.export)
+            return [retained, *come_back(tenant, now)]
+        case Status.REQUESTED | Status.PROVISIONING | Status.PROVISION_FAILED | Status.ACTIVE | Status.SUSPENDED:
+            return []
+        case Status.RETAINED | Status.RETURNING | Status.CANCELLED:
+            return []
+        case _:
+            assert_never(tenant.status)
+
+
+def come_back(tenant: Tenant, now: datetime) -> list[TenantEvent]:
+    """Returns the tenant to its customer: with access and the same data, which is no longer to be deleted.
+
+    Only after an offboarding by billing, and while billing allows access. An operator's offboarding is final.
+    """
+    entitlement = tenant.entitlement
+    if tenant.left_by is not HoldOrigin.BILLING or entitlement is None or not entitlement.allows_access:
+        return []
+    return [
+        ReturnStarted(
+            tenant_id=tenant.id,
+            holds=tuple(held for held in tenant.holds if held.origin is not HoldOrigin.BILLING),
+            plan=entitlement.plan,
+            tier=entitlement.tier,
+            placement=entitlement.placement,
+            entitlements_hash=entitlement.entitlements_hash,
+            expected_by=now + BUILD_TIME,
+        )
+    ]
+
+
+def _offboard(
+    tenant: Tenant, origin: HoldOrigin, reason: str, retention_s: int | None, now: datetime
+) -> list[TenantEvent]:
+    """Starts offboarding, or cancels a tenant that has no environment with data."""
+    if tenant.status in LEFT:
+        return []
+    holds.require_no_legal_hold(tenant)
+    match tenant.status:
+        case Status.REQUESTED | Status.PROVISION_FAILED if tenant.epoch is None:
+            return [TenantCancelled(tenant_id=tenant.id, origin=origin, reason=reason)]
+        case _:
+            if retention_s is None:
+                raise RetentionUnknownError(
+                    f"billing has not published the retention period of tenant {tenant.slug}; try again when it runs"
+                )
+            return [
+                OffboardingStarted(
+                    tenant_id=tenant.id,
+                    origin=origin,
+                    reason=reason,
+                    retain_until=now + timedelta(seconds=retention_s),
+                    expected_by=now + EXPORT_TIME,
+                )
+            ]
