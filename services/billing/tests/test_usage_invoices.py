@@ -7,6 +7,7 @@ import pytest
 from billing_samples import TENANT
 from hypothesis import given
 from hypothesis import strategies as st
+from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.providers.port import InvoicedUsage
 from paybill_billing.usage.domain import billing_periods, closed_windows, usage
 from paybill_billing.usage.domain.allocation import allocate
@@ -269,3 +270,85 @@ def test_usage_that_is_on_no_invoice_or_on_a_wrong_one_is_found(subscription):
     ]
     assert compare(windows, []) == []
     assert len(compare(windows, [], ended=True)) == 3
+
+
+BY_PERIOD = meter_definition(provider_meters={"stripe": "api_calls"}).model_copy(update={"by_period": True})
+
+
+def test_a_subscription_of_the_28th_has_one_allowance_for_one_payment():
+    begin, end = datetime(2026, 3, 28, 23, 5, tzinfo=UTC), datetime(2026, 4, 28, 23, 5, tzinfo=UTC)
+    subscription = subscription_of(TENANT, period_start=begin, period_end=end)
+    by_period = Invoiced(subscription, plan(feature(quota=100), meters=[BY_PERIOD]))
+    by_month = Invoiced(subscription, plan(feature(quota=100), meters=[DEFINITION]))
+
+    refusals = {}
+    for name, metering in (("period", by_period), ("month", by_month)):
+        days = (begin + DAY, begin + 5 * DAY, end - DAY, end)
+        refusals[name] = [metering.consume(used(60, at=at)).refusal for at in days]
+
+    assert refusals["period"] == [None, "quota_exceeded", "quota_exceeded", None]
+    assert refusals["month"] == [None, None, "quota_exceeded", "quota_exceeded"]
+    first, second = by_period.meter.windows
+    assert (first.start, first.end, second.start, second.end) == (
+        begin,
+        end,
+        end,
+        datetime(2026, 5, 28, 23, 5, tzinfo=UTC),
+    )
+
+
+def test_a_period_that_begins_early_begins_a_window(subscription):
+    subscribed = Invoiced(subscription, plan(feature(included=0), meters=[BY_PERIOD]))
+    subscribed.record(used(7, at=START + DAY))
+    yearly = START + 3 * DAY
+
+    subscribed.sync(yearly, period_start=yearly, period_end=yearly + 365 * DAY)
+    subscribed.record(used(5, at=yearly + DAY))
+    subscribed.record(used(1, at=yearly - DAY), now=yearly + DAY)
+    subscribed.tick(yearly + DELAY)
+
+    assert [(w.start, w.end, w.value) for w in subscribed.meter.windows] == [
+        (START, yearly, 8),
+        (yearly, yearly + 365 * DAY, 5),
+    ]
+    assert [part.quantity for part in subscribed.parts()] == [8]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        ((2026, 1, 31), (2026, 2, 28), (2026, 3, 31)),
+        ((2026, 12, 15), (2027, 1, 15), (2027, 2, 15)),
+        ((2024, 2, 29), (2025, 2, 28), (2026, 2, 28)),
+        ((2026, 3, 1), (2026, 3, 8), (2026, 3, 15)),
+    ],
+)
+def test_the_next_period_is_as_long_as_the_last(start, end, expected):
+    assert billing_periods.following(*(datetime(*day, tzinfo=UTC) for day in (start, end))) == datetime(
+        *expected, tzinfo=UTC
+    )
+
+
+def test_a_grant_lowers_the_bill(subscription):
+    subscribed = Invoiced(subscription, plan(feature(included=500), meters=[BY_PERIOD]))
+    subscribed.record(used(1400, at=START + DAY))
+    (granted, new_set) = entitlements.grant(
+        subscribed.plan.entitlements,
+        grant_id="grt_" + "1" * 32,
+        feature="calls",
+        amount=1000,
+        valid_from=START,
+        valid_until=None,
+        reason="launch",
+        now=START + 2 * DAY,
+    )
+    for event in (granted, new_set):
+        after = entitlements.evolve(subscribed.plan.entitlements, event)
+        subscribed.plan = replace(subscribed.plan, entitlements=after)
+
+    subscribed.tick(END - EARLY)
+    assert subscribed.parts() == []
+    subscribed.record(used(142, at=END - timedelta(minutes=1)))
+    subscribed.tick(END + DELAY)
+
+    assert [part.quantity for part in subscribed.parts()] == [42]

@@ -218,7 +218,8 @@ def _meter(meter: Mapping[str, Any] | None) -> str | None:
         return None
     reported = ", ".join(f"{provider} {name}" for provider, name in meter["provider_meters"].items())
     lateness = f", late usage accepted for {formatting.duration(meter['lateness_s'])}"
-    return f"{meter['aggregation']} per {meter['window']}{lateness}{f', reported to {reported}' if reported else ''}"
+    window = "period" if meter["by_period"] else meter["window"]
+    return f"{meter['aggregation']} per {window}{lateness}{f', reported to {reported}' if reported else ''}"
 
 
 def _amount(money: Mapping[str, Any] | None) -> str | None:

@@ -59,6 +59,8 @@ class Meter(Value):
     """Measurement of usage. A window closes `lateness_s` after its end; later usage is quarantined.
 
     provider_meters maps a provider's name to its own name for the meter; usage is sent to those providers alone.
+    by_period: its windows are the billing periods of each subscription, and not those of `window`, which counts only
+    while the billing period is unknown.
     """
 
     meter: Key
@@ -66,6 +68,7 @@ class Meter(Value):
     window: Window = Window.MONTH
     lateness_s: Annotated[int, Field(ge=0, le=35 * 86_400)] = 3 * 86_400
     provider_meters: dict[Key, ProviderId] = {}  # noqa: RUF012  # pydantic copies it
+    by_period: bool = False
 
 
 class Interval(StrEnum):

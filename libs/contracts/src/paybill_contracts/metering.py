@@ -83,7 +83,8 @@ class UsageCutoffReached(
 class UsageWindowOpened(Event, type="billing.usage_window_opened", version=1, aggregate="meter", key="meter_id"):
     """Usage from `window_start` until before `window_end` is counted from now on, by the current catalogue.
 
-    Usage that arrives at `closes_at` or later is refused. provider_meters: of the meter in the catalogue.
+    Usage that arrives at `closes_at` or later is refused. provider_meters: of the meter in the catalogue. by_period: it
+    is a billing period; an open window that reaches into it ends at its start.
     """
 
     meter_id: MeterId
@@ -95,6 +96,7 @@ class UsageWindowOpened(Event, type="billing.usage_window_opened", version=1, ag
     aggregation: Aggregation
     provider_meters: Annotated[dict[Key, ProviderId], Field(default={})]
     catalogue_hash: Digest
+    by_period: bool = False
 
 
 class UsageMemberCounted(

@@ -96,7 +96,11 @@ def _edits(catalogue: Catalogue, content: Content) -> Iterator[CatalogueDiagnost
             )
     for declared in content.meters:
         current = meter(catalogue, declared.meter)
-        fields = [field for field in ("aggregation", "window") if getattr(current, field) != getattr(declared, field)]
+        fields = [
+            field
+            for field in ("aggregation", "window", "by_period")
+            if getattr(current, field) != getattr(declared, field)
+        ]
         if fields and declared.meter in counted:
             yield CatalogueDiagnostic(
                 declared.meter,

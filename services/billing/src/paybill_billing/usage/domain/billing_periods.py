@@ -4,8 +4,10 @@ Stripe finalises the invoice of a period about an hour after the period's end
 (https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage).
 """
 
+from calendar import monthrange
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import assert_never
 
 from paybill_contracts.billing import AccessState, Subscription
@@ -70,13 +72,30 @@ class BillingPeriod:
         return max((bound for bound in self.bounds if bound <= at), default=self.start)
 
     def containing(self, at: datetime) -> tuple[datetime, datetime] | None:
-        """Returns the known period that contains `at`."""
-        periods = zip(self.bounds, self.bounds[1:], strict=False)
-        return next(((start, end) for start, end in periods if start <= at < end), None)
+        """Returns the period that contains `at`: a known one, or the expected next one; None for an earlier time."""
+        bounds = self.bounds
+        if len(bounds) > 1 and not self.ended:
+            bounds = (*bounds, following(bounds[-2], bounds[-1]))
+        return next(((start, end) for start, end in pairwise(bounds) if start <= at < end), None)
 
     def is_free(self, at: datetime) -> bool:
         """Returns True for a time in a trial."""
         return self.free_until is not None and at < self.free_until
+
+
+def following(start: datetime, end: datetime) -> datetime:
+    """Returns the expected end of the period after this one, which is as many months long, or else as many days."""
+    for months in (1, 12):
+        if _months_later(start, months) == end:
+            return _months_later(start, 2 * months)
+    return end + (end - start)
+
+
+def _months_later(at: datetime, months: int) -> datetime:
+    """Returns the same day and time in a later month, or its last day."""
+    years, month = divmod(at.month - 1 + months, 12)
+    last = monthrange(at.year + years, month + 1)[1]
+    return at.replace(year=at.year + years, month=month + 1, day=min(at.day, last))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,15 @@ from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenant
 from paybill_billing.usage.domain.billing_periods import BillingPeriod
 from paybill_billing.usage.domain.distinct_counts import DistinctSet, contains, count_distinct, digest_of, shard_id
 from paybill_billing.usage.domain.quotas import Allowance, allowance_of, metered_features, quota_events
-from paybill_billing.usage.domain.windows import OpenWindow, allocated, grown, open_window, reported_minutes
+from paybill_billing.usage.domain.windows import (
+    OpenWindow,
+    allocated,
+    grown,
+    open_window,
+    opened,
+    reported_minutes,
+    window_for,
+)
 
 MeterEvent = UsageRecorded | UsageWindowOpened | UsageAllocated | UsageWatermarkMoved | QuotaWarned | QuotaExceeded
 
@@ -182,14 +190,15 @@ def record(
         raise UsageTooLargeError(f"the total of {usage.meter} would exceed 10^15, the largest that a meter can hold")
     id_ = meter_id(usage.tenant_id, usage.meter)
     open_now = meter.windows if meter is not None else ()
-    window = next((w for w in open_now if w.contains(usage.occurred_at)), None)
+    period = plan.period.containing(usage.occurred_at) if plan.period is not None else None
+    window = window_for(open_now, usage.occurred_at, period)
     on_meter: list[MeterEvent] = []
     if window is None:
         watermark = meter.watermark if meter is not None else None
         if watermark is not None and usage.occurred_at < watermark:
             raise _too_late(usage, watermark)
         definition = _definition(plan.catalogue, usage.meter)
-        window = open_window(usage.occurred_at, definition, plan.catalogue.content_hash, open_now, watermark)
+        window = open_window(usage.occurred_at, definition, plan.catalogue.content_hash, open_now, watermark, period)
         on_meter.append(_opened(id_, usage, window))
     if min(arrived, now) >= window.closes_at:
         raise _too_late(usage, window.closes_at)
@@ -268,8 +277,9 @@ def evolve(meter: Meter | None, event: MeterEvent) -> Meter:
                 aggregation=event.aggregation,
                 catalogue_hash=event.catalogue_hash,
                 provider_meters=event.provider_meters,
+                by_period=event.by_period,
             )
-            return _with(meter, (*meter.windows, window))
+            return _with(meter, opened(meter.windows, window))
         case UsageRecorded():
             counted = replace(meter, total=event.total, records=meter.records + 1)
             if event.window_start is None or event.value is None:
@@ -315,6 +325,7 @@ def _opened(meter_id: str, usage: Usage, window: OpenWindow) -> UsageWindowOpene
         aggregation=window.aggregation,
         provider_meters=dict(window.provider_meters),
         catalogue_hash=window.catalogue_hash,
+        by_period=window.by_period,
     )
 
 

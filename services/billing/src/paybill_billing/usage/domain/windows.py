@@ -18,6 +18,7 @@ class OpenWindow:
     warned, exceeded: the quota for which that fact was emitted; None when it was not. included: the most units that
     cost nothing extra while it was open. growth: the part of the value from each billing period, by the period's start.
     allocated: the part of the value that invoices cover; billed: the units that they bill. parts: number of reports.
+    by_period: it is a billing period of the subscription.
     """
 
     start: datetime
@@ -35,6 +36,7 @@ class OpenWindow:
     allocated: int = 0
     billed: int = 0
     parts: int = 0
+    by_period: bool = False
 
     def value_before(self, start: datetime | None) -> int:
         """Returns the part of the value from billing periods that start before `start`; all of it for None."""
@@ -62,17 +64,26 @@ def bounds(kind: Window, at: datetime) -> tuple[datetime, datetime]:
 
 
 def open_window(
-    at: datetime, counts: Meter, catalogue_hash: str, others: Iterable[OpenWindow], watermark: datetime | None
+    at: datetime,
+    counts: Meter,
+    catalogue_hash: str,
+    others: Iterable[OpenWindow],
+    watermark: datetime | None,
+    period: tuple[datetime, datetime] | None = None,
 ) -> OpenWindow:
     """Returns a new window that contains `at`, with the meter's current settings.
 
     It is shortened to overlap neither other windows nor closed time, which can happen only after a change of the
-    meter's window in the catalogue. at: not before the watermark, and in none of the others.
+    meter's window in the catalogue, or when a billing period begins early. at: not before the watermark, and in none of
+    the others, except in one that is a billing period. period: the billing period that contains `at`, if it is known.
     """
-    start, end = bounds(counts.window, at)
+    by_period = counts.by_period and period is not None
+    start, end = period if by_period and period is not None else bounds(counts.window, at)
     if watermark is not None:
         start = max(start, watermark)
     for other in others:
+        if other.contains(at):
+            continue
         if other.end <= at:
             start = max(start, other.end)
         else:
@@ -84,12 +95,37 @@ def open_window(
         aggregation=counts.aggregation,
         catalogue_hash=catalogue_hash,
         provider_meters=dict(counts.provider_meters),
+        by_period=by_period,
     )
 
 
 def window_id(meter_id: str, start: datetime) -> str:
-    """Returns the id of a window; all windows start at a full hour."""
-    return f"{meter_id}:{start.astimezone(UTC):%Y-%m-%dT%H}"
+    """Returns the id of a window; no two windows of a meter start in the same hour."""
+    return f"{meter_id}:{_hour(start)}"
+
+
+def window_for(
+    windows: Iterable[OpenWindow], at: datetime, period: tuple[datetime, datetime] | None
+) -> OpenWindow | None:
+    """Returns the open window for usage at this time, or None when a new one begins.
+
+    A billing period that began early, such as after a change of the interval, begins a window of its own, but not in
+    the hour in which the open one began.
+    """
+    window = next((each for each in windows if each.contains(at)), None)
+    if window is None or not window.by_period or period is None or period[0] <= window.start:
+        return window
+    return window if _hour(period[0]) == _hour(window.start) else None
+
+
+def opened(windows: Iterable[OpenWindow], new: OpenWindow) -> tuple[OpenWindow, ...]:
+    """Returns the open windows with a new one, at whose start a billing period that reaches into it ends."""
+    shortened = (replace(each, end=new.start) if each.start < new.start < each.end else each for each in windows)
+    return (*shortened, new)
+
+
+def _hour(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H}"
 
 
 def minute_of(at: datetime) -> datetime:
