@@ -44,6 +44,35 @@ def test_a_valid_file_becomes_a_catalogue_with_the_line_of_each_plan():
     assert report == ["plans.yaml:3: unused", "plans.yaml:10: too long"]
 
 
+@pytest.mark.parametrize("window", ["hour", "day", "month", "period"])
+def test_a_meter_counts_by_the_clock_or_by_the_billing_period(window):
+    plans = read_plans(GOOD.replace("{meter: calls}", f"{{meter: calls, window: {window}}}"), "plans.yaml")
+
+    (meter,) = plans.content.meters
+    assert (meter.window, meter.by_period) == ((Window.MONTH, True) if window == "period" else (Window(window), False))
+
+
+@pytest.mark.parametrize(
+    ("price", "reason"),
+    [
+        ("minor: 2900, currency: ZZZ", "ZZZ is no currency of ISO 4217"),
+        ("minor: 64995, currency: KWD", "Stripe charges KWD in steps of ten minor units: write 65000 (65.000 KWD)"),
+        ("minor: 10, currency: USD", "0.10 USD is below Stripe's minimum charge of 0.50 USD: write at least 50, or 0"),
+        ("minor: 49, currency: JPY", "49 JPY is below Stripe's minimum charge of 50 JPY: write at least 50, or 0"),
+        ("minor: 500, currency: ISK", "Stripe counts ISK in hundredths, unlike ISO 4217: use another currency"),
+    ],
+)
+def test_an_amount_that_the_provider_would_refuse_is_an_error_with_its_line(price, reason):
+    assert errors_in(GOOD.replace("minor: 2900, currency: EUR", price)) == [f"plans.yaml:16: {reason}"]
+
+
+def test_amounts_that_can_be_sold_are_accepted():
+    for price in ("minor: 0, currency: USD", "minor: 50, currency: USD", "minor: 64990, currency: KWD"):
+        read_plans(GOOD.replace("minor: 2900, currency: EUR", price), "plans.yaml")
+    other = GOOD.replace("interval: month}", "interval: month, provider_prices: {acmepay: p1}}")
+    read_plans(other.replace("minor: 2900, currency: EUR", "minor: 64995, currency: KWD"), "plans.yaml")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -28,6 +28,7 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.values import Key, ProviderId, Text
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from paybill_definitions.price_rules import objection
 from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, M, read, report
 
 MAX_CONTENT_BYTES = 480 * 1024
@@ -35,7 +36,13 @@ MAX_CONTENT_BYTES = 480 * 1024
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _FEATURE: TypeAdapter[Feature] = TypeAdapter(Feature)
-_FILE_FIELDS = {"trial_days": "trial", "grace_s": "grace", "retention_s": "retention", "lateness_s": "lateness"}
+_FILE_FIELDS = {
+    "trial_days": "trial",
+    "grace_s": "grace",
+    "retention_s": "retention",
+    "lateness_s": "lateness",
+    "by_period": "window",
+}
 
 Tiers = Collection[tuple[str, Preset]]
 """Tiers that can be built, each with a placement that the blueprint has for it."""
@@ -127,10 +134,19 @@ FeatureInput = Annotated[BooleanInput | StaticInput | LimitInput | MeteredInput,
 """A feature in a file or a request: an unknown name in it is refused, not ignored."""
 
 
+class MeterWindow(StrEnum):
+    """The windows of a meter: those of a catalogue, and the billing period of each subscription."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+    PERIOD = "period"
+
+
 class _Meter(_StrictInput):
     meter: Key
     aggregation: Aggregation = Aggregation.SUM
-    window: Window = Window.MONTH
+    window: MeterWindow = MeterWindow.MONTH
     lateness: Annotated[Span, Field(le=35 * 86_400)] = 3 * 86_400
     provider_meters: dict[Key, ProviderId] = {}
 
@@ -241,7 +257,8 @@ def _meter(meter: _Meter) -> Meter:
     return Meter(
         meter=meter.meter,
         aggregation=meter.aggregation,
-        window=meter.window,
+        window=Window.MONTH if meter.window is MeterWindow.PERIOD else Window(meter.window),
+        by_period=meter.window is MeterWindow.PERIOD,
         lateness_s=meter.lateness,
         provider_meters=meter.provider_meters,
     )
@@ -293,6 +310,10 @@ def _inconsistencies(file: _File, lines: Lines) -> Iterator[Diagnostic]:
                 yield from _metered(feature, declared, lines[*path, "features", position])
         for position, name in _repeated([f"{price.interval}ly price in {price.currency}" for price in plan.prices]):
             yield Diagnostic(lines[*path, "prices", position], f"the {name} is written twice")
+        for position, price in enumerate(plan.prices):
+            reason = objection(Money(minor=price.minor, currency=price.currency), price.provider_prices)
+            if reason is not None:
+                yield Diagnostic(lines[*path, "prices", position], reason)
         if plan.trial % _SECONDS["d"]:
             yield Diagnostic(lines[*path, "trial"], "a trial is in whole days")
     ids = [
