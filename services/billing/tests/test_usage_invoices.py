@@ -12,7 +12,7 @@ from paybill_billing.providers.port import InvoicedUsage
 from paybill_billing.usage.domain import billing_periods, closed_windows, usage
 from paybill_billing.usage.domain.allocation import allocate
 from paybill_billing.usage.domain.billing_periods import DELAY, EARLY
-from paybill_billing.usage.domain.closed_windows import Status
+from paybill_billing.usage.domain.closed_windows import ClosedWindow, Part, Status
 from paybill_billing.usage.domain.invoices import compare
 from paybill_billing.usage.domain.quotas import allowance_of
 from paybill_billing.usage.domain.windows import window_id
@@ -324,7 +324,7 @@ def test_a_period_that_begins_early_begins_a_window(subscription):
     ],
 )
 def test_the_next_period_is_as_long_as_the_last(start, end, expected):
-    assert billing_periods.following(*(datetime(*day, tzinfo=UTC) for day in (start, end))) == datetime(
+    assert billing_periods.expected_end(*(datetime(*day, tzinfo=UTC) for day in (start, end))) == datetime(
         *expected, tzinfo=UTC
     )
 
@@ -352,3 +352,13 @@ def test_a_grant_lowers_the_bill(subscription):
     subscribed.tick(END + DELAY)
 
     assert [part.quantity for part in subscribed.parts()] == [42]
+
+
+def test_each_part_of_a_window_has_its_own_stable_report_key():
+    common = {"tenant_id": TENANT, "meter": "calls", "aggregation": "sum", "value": 1, "records": 1}
+    about = {**common, "provider": "stripe", "provider_meter": "m", "status": "due", "start": END, "end": END}
+    ids = (f"{TENANT}:calls:2026-03-01T00", f"{TENANT}:calls:2026-04-01T00")
+    keys = {ClosedWindow(id=id_, **about).report_key(Part(number, 1, END)) for id_ in ids for number in (0, 1, 2)}
+
+    assert len(keys) == 6
+    assert {len(key) for key in keys} == {32}

@@ -20,7 +20,6 @@ from paybill_billing.tables import STATES
 from paybill_billing.usage.api import usage as usage_api
 from paybill_billing.usage.api import windows
 from paybill_billing.usage.domain import publishers
-from paybill_billing.usage.domain.closed_windows import ClosedWindow, Part
 from paybill_billing.usage.domain.windows import bounds
 from paybill_billing.usage.jobs import JOBS, WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
@@ -390,13 +389,3 @@ async def test_usage_replays_to_the_same_tables(metered):
     report = await replay(running.service, running.settings, running.database)
 
     assert report.equal, report.as_dict()
-
-
-def test_each_part_of_a_window_has_its_own_stable_report_key():
-    common = {"tenant_id": TENANT, "meter": "calls", "aggregation": "sum", "value": 1, "records": 1}
-    about = {**common, "provider": "stripe", "provider_meter": "m", "status": "due", "start": LATER, "end": LATER}
-    ids = (f"{TENANT}:calls:2026-03-01T00", f"{TENANT}:calls:2026-04-01T00")
-    keys = {ClosedWindow(id=id_, **about).report_key(Part(number, 1, LATER)) for id_ in ids for number in (0, 1, 2)}
-
-    assert len(keys) == 6
-    assert {len(key) for key in keys} == {32}

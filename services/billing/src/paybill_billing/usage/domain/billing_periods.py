@@ -75,7 +75,7 @@ class BillingPeriod:
         """Returns the period that contains `at`: a known one, or the expected next one; None for an earlier time."""
         bounds = self.bounds
         if len(bounds) > 1 and not self.ended:
-            bounds = (*bounds, following(bounds[-2], bounds[-1]))
+            bounds = (*bounds, expected_end(bounds[-2], bounds[-1]))
         return next(((start, end) for start, end in pairwise(bounds) if start <= at < end), None)
 
     def is_free(self, at: datetime) -> bool:
@@ -83,7 +83,7 @@ class BillingPeriod:
         return self.free_until is not None and at < self.free_until
 
 
-def following(start: datetime, end: datetime) -> datetime:
+def expected_end(start: datetime, end: datetime) -> datetime:
     """Returns the expected end of the period after this one, which is as many months long, or else as many days."""
     for months in (1, 12):
         if _months_later(start, months) == end:
