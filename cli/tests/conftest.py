@@ -47,8 +47,9 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def paybill(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in this process, with additional environment variables."""
+def paybill(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a command in this process, with additional environment variables and no contexts."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     for name in [name for name in os.environ if name.startswith("PAYBILL_")]:
         monkeypatch.delenv(name)
 

@@ -27,14 +27,18 @@ def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = Fal
     groups = {key: parameter.annotation for key, parameter in own.items() if _is_group(parameter.annotation)}
     fields = {key: inspect.signature(group, eval_str=True).parameters for key, group in groups.items()}
 
-    def call(**values: Any) -> Any:
+    def call(typer_context: typer.Context, **values: Any) -> Any:
         raise_interrupts()
-        built = {key: group(**{field: values.pop(field) for field in fields[key]}) for key, group in groups.items()}
+        given = {name for name in values if _is_given(typer_context, name)}
+        built = {
+            key: group.of({field: values.pop(field) for field in fields[key]}, given) for key, group in groups.items()
+        }
         outcome = function(**built, **values)
         return _finish(outcome) if inspect.iscoroutine(outcome) else outcome
 
     parameters = [parameter for key, parameter in own.items() if key not in groups]
     parameters += [parameter for key in reversed(groups) for parameter in fields[key].values()]
+    parameters.append(inspect.Parameter("typer_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     call.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]  # inspect reads it
     call.__doc__ = function.__doc__
@@ -61,6 +65,11 @@ def convert_lazily(parameters: list[Any]) -> list[Any]:
         if "process_value" not in vars(parameter):
             parameter.process_value = lazy(parameter)
     return parameters
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _is_group(annotation: Any) -> bool:

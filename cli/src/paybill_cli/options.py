@@ -1,13 +1,20 @@
 """Options that several commands share, single and in groups."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import typer
 
 
 class OptionGroup:
     """Base of classes whose fields become options of each command with a parameter of that class."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], given: Collection[str]) -> Self:
+        """Returns the group. given: names of the options that the command line or the environment sets."""
+        del given
+        return cls(**values)
 
 
 Reason = Annotated[str, typer.Option("--reason", help="Reason; kept in the log permanently: no personal data.")]

@@ -281,7 +281,7 @@ TREE = Branch(
         "events": Branch(
             "Read the log, publish events, and resolve failed ones.",
             {
-                "tail": Leaf("paybill_cli.commands.tail:tail", "Follow the log, from any sequence on."),
+                "tail": Leaf("paybill_cli.commands.tail:tail", "Follow the log: one sentence for each event."),
                 "show": Leaf("paybill_cli.commands.events:show", "Show one event: its headers and its payload."),
                 "publish": Leaf(
                     "paybill_cli.commands.publish:publish", "Publish an event to the intake of its type's owner."
@@ -297,6 +297,25 @@ TREE = Branch(
                 "skip": Leaf(
                     "paybill_cli.commands.quarantine:skip",
                     "Skip a failed event, so that the queue of its tenant continues.",
+                ),
+            },
+        ),
+        "context": Branch(
+            "Name installations and choose one.",
+            {
+                "add": Leaf(
+                    "paybill_cli.commands.contexts:add",
+                    "Remember an installation under a name.",
+                ),
+                "use": Leaf(
+                    "paybill_cli.commands.contexts:use", "Choose the installation that commands use from now on."
+                ),
+                "list": Leaf(
+                    "paybill_cli.commands.contexts:list_all", "List the installations and which of them commands use."
+                ),
+                "remove": Leaf(
+                    "paybill_cli.commands.contexts:remove",
+                    "Forget an installation; nothing of the installation itself changes.",
                 ),
             },
         ),

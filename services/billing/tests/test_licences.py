@@ -363,7 +363,7 @@ def test_a_licence_is_refused_for_more_seats_than_it_can_have_and_follows_no_sea
     (none,) = licences.issue(None, entitled(), subscription(0), seats=None, **about)
 
     assert [event.terms.seats for event in (fixed, most, none)] == [7, 10_000, 0]
-    following, pinned = licences.evolve(None, most), licences.evolve(None, fixed)
-    assert licences.lacks_seats(following, subscription(20_000))
-    assert not licences.lacks_seats(following, subscription(10_000))
+    unpinned, pinned = licences.evolve(None, most), licences.evolve(None, fixed)
+    assert licences.lacks_seats(unpinned, subscription(20_000))
+    assert not licences.lacks_seats(unpinned, subscription(10_000))
     assert not licences.lacks_seats(pinned, subscription(20_000))

@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
+from typing_extensions import override
 
+from paybill_cli.client import contexts
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import OptionGroup
@@ -74,10 +77,50 @@ class Stack(OptionGroup):
         typer.Option(
             "--nats-url",
             envvar="PAYBILL_NATS_URL",
-            help="URL of NATS; PAYBILL_NATS_USER and PAYBILL_NATS_PASSWORD_FILE set the user.",
+            help="URL of NATS.",
             rich_help_panel=_PANEL,
         ),
     ] = None
+    nats_user: Annotated[
+        str | None,
+        typer.Option("--nats-user", envvar="PAYBILL_NATS_USER", help="Your NATS user.", rich_help_panel=_PANEL),
+    ] = None
+    nats_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--nats-password-file",
+            envvar="PAYBILL_NATS_PASSWORD_FILE",
+            help="File with the password of this user.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            envvar="PAYBILL_CONTEXT",
+            help="An installation of `paybill context`; by default the current one.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    @classmethod
+    @override
+    def of(cls, values: Mapping[str, Any], given: Collection[str]) -> Self:
+        """Adds what the context sets: the named one, or the current one when no address is given."""
+        name = values["context"]
+        addresses = {"data_dir", *(key for key in contexts.FIELDS if key.endswith("_url"))}
+        if name is None and not addresses.isdisjoint(given):
+            return cls(**values)
+        known = contexts.load()
+        name = name or known.current
+        if name is None:
+            return cls(**values)
+        more: dict[str, Any] = {key: value for key, value in known.named(name).items() if key not in given}
+        if os.environ.get("PAYBILL_API_KEY"):
+            more.pop("api_key_file", None)
+        more |= {key: Path(more[key]) for key in more if key.endswith(("_dir", "_file"))}
+        return cls(**{**values, **more})
 
     def url(self, service: str) -> str:
         """Returns the base URL of a service."""
@@ -106,13 +149,12 @@ class Stack(OptionGroup):
         return key
 
     def nats(self, user: str = "operator") -> NatsAccess:
-        """Returns the NATS access of `user`: password file from the environment, else from the data directory."""
+        """Returns the NATS access of `user`: with the named password file, else from the data directory."""
         url = self.nats_url or str(self.running().get("nats", {}).get("url", ""))
         if not url:
             raise self._not_running(f"{STACK_FILE} does not name NATS")
-        file = os.environ.get("PAYBILL_NATS_PASSWORD_FILE")
-        if file:
-            return NatsAccess(url, os.environ.get("PAYBILL_NATS_USER") or user, _secret(Path(file)))
+        if self.nats_password_file is not None:
+            return NatsAccess(url, self.nats_user or user, _secret(self.nats_password_file))
         return NatsAccess(url, user, _secret(self.data_dir / "credentials" / f"nats-{user}"))
 
     def running(self) -> dict[str, Any]:

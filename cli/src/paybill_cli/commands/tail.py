@@ -71,7 +71,7 @@ async def tail(
     ] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print headers and payload.")] = False,
 ) -> None:
-    """Follow the log, from any sequence on: one sentence for each event.
+    """Follow the log: one sentence for each event.
 
     Example: paybill events tail --since 10m --tenant acme
     """

@@ -1,6 +1,7 @@
 """Tests of the stack options: addresses, API key and NATS access."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,7 @@ WRITTEN = {
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     """Returns a data directory with the files of a running `paybill up`."""
-    for name in ("PAYBILL_API_KEY", "PAYBILL_NATS_USER", "PAYBILL_NATS_PASSWORD_FILE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("PAYBILL_API_KEY", raising=False)
     (tmp_path / "stack.json").write_text(json.dumps(WRITTEN))
     (tmp_path / "credentials").mkdir()
     (tmp_path / "credentials" / "nats-operator").write_text("secret\n")
@@ -37,12 +37,11 @@ def test_an_address_option_has_precedence_and_needs_no_stack(tmp_path: Path) -> 
     assert stack.url("tenant") == "https://tenant.example"
 
 
-def test_variables_select_another_nats_user(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_select_another_nats_user(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "other").write_text("theirs")
-    monkeypatch.setenv("PAYBILL_NATS_USER", "auditor")
-    monkeypatch.setenv("PAYBILL_NATS_PASSWORD_FILE", str(tmp_path / "other"))
+    other = replace(stack, nats_user="auditor", nats_password_file=tmp_path / "other")
 
-    assert stack.nats() == NatsAccess("nats://127.0.0.1:2", "auditor", "theirs")
+    assert other.nats() == NatsAccess("nats://127.0.0.1:2", "auditor", "theirs")
 
 
 def test_the_key_comes_from_a_file_or_a_variable(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

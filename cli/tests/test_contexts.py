@@ -1,0 +1,66 @@
+"""`paybill context`: which installation a command uses."""
+
+import json
+import os
+from pathlib import Path
+
+from paybill_cli.client import contexts
+from paybill_cli.exit_codes import ExitCode
+
+CLUSTER = (
+    "--tenant-url", "http://127.0.0.1:9", "--billing-url", "http://127.0.0.1:9", "--provisioner-url",
+    "http://127.0.0.1:9", "--nats-url", "nats://127.0.0.1:9", "--nats-user", "auditor",
+)  # fmt: skip
+
+
+def test_the_first_context_is_used_until_another_is_chosen(paybill, tmp_path: Path) -> None:
+    paybill("context", "add", "laptop", "--data-dir", tmp_path / "data")
+    paybill("context", "add", "cluster", *CLUSTER)
+    laptop = paybill("tenant", "list", PAYBILL_API_KEY="x")
+    chosen = paybill("context", "use", "cluster", "--json")
+    cluster = paybill("tenant", "list", PAYBILL_API_KEY="x")
+
+    assert f"no stack runs on {tmp_path / 'data'}" in laptop.err
+    assert chosen.data["current"] is True
+    assert "http://127.0.0.1:9" in cluster.err
+    assert [row["current"] for row in paybill("context", "list", "--json").data] == [True, False]
+
+
+def test_an_address_of_the_command_replaces_the_current_context(paybill, tmp_path: Path) -> None:
+    paybill("context", "add", "cluster", *CLUSTER)
+
+    assert f"no stack runs on {tmp_path}" in paybill("tenant", "list", "--data-dir", tmp_path).err
+    assert f"no stack runs on {tmp_path}" in paybill("tenant", "list", PAYBILL_DATA_DIR=str(tmp_path)).err
+    named = paybill("tenant", "list", "--data-dir", tmp_path, PAYBILL_CONTEXT="cluster", PAYBILL_API_KEY="x")
+    assert "http://127.0.0.1:9" in named.err
+
+
+def test_a_context_holds_the_key_s_file_and_never_the_key(paybill, real_stack, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(real_stack.key)
+    paybill("context", "add", "laptop", "--data-dir", real_stack.data_dir, "--api-key-file", key)
+
+    assert paybill("tenant", "list").code == ExitCode.OK
+    assert paybill("tenant", "list", PAYBILL_API_KEY="pbk_wrong").code == ExitCode.DENIED
+    assert real_stack.key not in contexts.path().read_text()
+    assert contexts.path().stat().st_mode & 0o077 == 0
+
+
+def test_unknown_contexts_and_unreadable_files_are_explained(paybill) -> None:
+    unknown = paybill("context", "use", "cloud", "--json")
+    empty = paybill("context", "add", "cloud")
+    Path(os.environ["XDG_CONFIG_HOME"], "paybill").mkdir()
+    contexts.path().write_text(json.dumps({"current": "a", "contexts": {"a": {"password": "x"}}}))
+    broken = paybill("tenant", "list", "--json")
+
+    assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "context_not_found")
+    assert empty.code == ExitCode.USAGE
+    assert (broken.code, broken.error["code"]) == (ExitCode.USAGE, "contexts_unreadable")
+
+
+def test_a_removed_context_is_current_no_more(paybill, tmp_path: Path) -> None:
+    paybill("context", "add", "laptop", "--data-dir", tmp_path)
+
+    assert paybill("context", "remove", "laptop").code == ExitCode.OK
+    assert paybill("context", "list", "--json").data == []
+    assert contexts.load() == contexts.Contexts()
