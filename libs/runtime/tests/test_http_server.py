@@ -249,3 +249,30 @@ async def test_a_slow_response_ends_neither_by_timeout_nor_by_eviction(served, m
         await _close(writer)
 
     assert status == 200
+
+
+class _Transport:
+    """Transport that records its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.calls.append(data)
+
+    def close(self) -> None:
+        self.calls.append("closed")
+
+
+async def test_the_parts_of_a_response_are_written_together_and_before_the_connection_is_closed() -> None:
+    transport = _Transport()
+    gathered = server.GatheredWrites(transport)
+
+    gathered.write(b"head")
+    gathered.write(b"body")
+    await asyncio.sleep(0)
+    gathered.write(b"last")
+    gathered.close()
+    await asyncio.sleep(0)
+
+    assert transport.calls == [b"headbody", b"last", "closed"]

@@ -94,6 +94,38 @@ class Connections:
                 connection.transport.close()
 
 
+class GatheredWrites:
+    """Transport that writes the parts of one turn of the event loop together.
+
+    uvicorn writes the head and the body of a response one after the other, each of which costs a system call here and
+    another one at the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns everything else of the transport."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Writes bytes at the end of this turn."""
+        if not self._parts:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Closes the transport after what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts:
+            self._transport.write(b"".join(parts))
+
+
 class Connection(asyncio.Protocol):
     """The connection of one client. It passes everything on to uvicorn's protocol, and closes clients without end.
 
@@ -112,7 +144,7 @@ class Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # the transport of TCP
         self.transport = transport
-        self._protocol.connection_made(transport)
+        self._protocol.connection_made(GatheredWrites(transport))  # type: ignore[arg-type]  # the transport of TCP
         self._connections.opened(self)
 
     @override
