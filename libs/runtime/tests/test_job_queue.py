@@ -144,6 +144,30 @@ async def test_a_kind_whose_slots_are_used_does_not_delay_the_jobs_behind_it(sta
     assert (done, running[:2]) == (["z"], ["a-000", "a-001"])
 
 
+async def test_jobs_requested_while_their_kind_is_full_start_when_one_ends(start) -> None:
+    """Nothing but the end of the running job wakes the worker: no notice is sent."""
+    done: list[str] = []
+    gate = asyncio.Event()
+
+    async def work(job) -> None:
+        done.append(job.key)
+        await gate.wait()
+
+    served = await start(job_service(Kind("work", work, concurrency=1)))
+    await request(served, "work", "a")
+    await eventually(lambda: done)
+
+    statement = Statement(lambda _: True)
+    for key in ("a", "b"):
+        request_job(statement, JobRequest("work", key, RELAY, clock.now()))
+    async with served.running.database.direct(committing=True) as connection:
+        await statement.execute(connection)
+    served.running.worker.wake("work")
+    gate.set()
+
+    await eventually(lambda: sorted(done) == ["a", "a", "b"])
+
+
 async def test_kinds_with_one_limit_share_it(start) -> None:
     running, done = [], []
     gate = asyncio.Event()

@@ -65,15 +65,18 @@ class ServiceContext:
         self._service_seal = service_seal
         self._refusals: dict[str, tuple[datetime, int]] = {}
         self.backlog: Callable[[], int] = lambda: 0
-        self.wake_worker: Callable[[], None] = lambda: None
+        self.wake_worker: Callable[[str], None] = lambda _: None
         self.is_held: Callable[[str], bool] = lambda _: False
         self.fast_routes: dict[str, ASGIApp] = {}
         self.bodies_refused: dict[str, Callable[[Scope], None]] = {}
 
-    async def jobs_requested(self, lease: str) -> None:
-        """Wakes the worker that holds a lease, after a statement of one's own has requested jobs under it."""
+    async def jobs_requested(self, lease: str, kind: str = "") -> None:
+        """Wakes the worker that holds a lease, after a statement of one's own has requested jobs under it.
+
+        kind: as of `Worker.wake`.
+        """
         if self.is_held(lease):
-            self.wake_worker()
+            self.wake_worker(kind)
         else:
             await self.database.notify(NOTIFY_CHANNEL)
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from paybill_contracts.envelope import Origin
@@ -68,7 +68,18 @@ _CLAIM = (
 )
 _NEXT_DUE = (
     "SELECT min(due) FROM generate_series(0, 2) AS c (priority) CROSS JOIN LATERAL (SELECT due FROM chassis.job "
-    "WHERE state = 'pending' AND priority = c.priority AND due > $1 ORDER BY due LIMIT 1) AS n"
+    "WHERE state = 'pending' AND priority = c.priority AND due > $5 ORDER BY due LIMIT 1) AS n"
+)
+# Jobs that are due and do not run; one that runs and was requested again since is one of them.
+_DUE = (
+    "SELECT count(*) FROM generate_series(0, 2) AS c (priority) CROSS JOIN LATERAL (SELECT FROM chassis.job AS j "
+    "WHERE state = 'pending' AND priority = c.priority AND due <= $5 AND NOT EXISTS (SELECT FROM "
+    "unnest($12::uuid[], $13::bigint[]) AS r (job_id, requests) WHERE r.job_id = j.job_id AND r.requests = j.requests) "
+    "LIMIT $7 + 1) AS n"
+)
+_CLAIM_AND_COUNT = (
+    f"SELECT n.next_due, n.amount, job.* FROM (SELECT ({_NEXT_DUE}) AS next_due, ({_DUE}) AS amount) AS n "  # noqa: S608  # only our own text
+    f"LEFT JOIN ({_CLAIM}) AS job ON true"
 )
 _FACTS = (
     "SELECT event_id, headers, payload, event_id::text, aggregate, revision, tenant, subject, recorded_at "
@@ -116,6 +127,14 @@ class JobRecurringError(ConflictError):
     code = "job_recurring"
 
 
+class Claim(NamedTuple):
+    """Jobs that may start. next_s: seconds until another is due, if one is. more: others are due, and have to wait."""
+
+    jobs: list[ClaimedJob]
+    next_s: float | None
+    more: bool
+
+
 class JobQueue:
     """Reads and changes the jobs of one service."""
 
@@ -132,8 +151,8 @@ class JobQueue:
         running: Collection[ClaimedJob],
         after: Mapping[Priority, str],
         limit: int,
-    ) -> tuple[list[ClaimedJob], float | None]:
-        """Returns jobs that may start, at most `limit` of each class, and the seconds until the next one is due.
+    ) -> Claim:
+        """Returns jobs that may start, at most `limit` of each class.
 
         full: kinds of which no more may start. after: the classes, each with the queue that was served last.
         running: jobs whose locks, and whose queue in their class, are in use.
@@ -141,12 +160,14 @@ class JobQueue:
         held = [(job.queue, lock) for job in running for lock in job.locks]
         async with self._database.direct() as connection:
             rows = await connection.fetch(
-                _CLAIM,
+                _CLAIM_AND_COUNT,
                 *(list(after), list(after.values()), list(leases), list(leases.values()), now, list(full), limit),
                 *([queue for queue, _ in held], [lock for _, lock in held]),
                 *([job.priority for job in running], [job.queue for job in running]),
+                *([job.id for job in running], [job.requests for job in running]),
             )
-            due: datetime | None = await connection.fetchval(_NEXT_DUE, now)
+            due, amount = rows[0]["next_due"], rows[0]["amount"]
+            rows = [row for row in rows if row["job_id"] is not None]
             ids = [row["event_id"] for row in rows if row["event_id"] is not None]
             found = await connection.fetch(_FACTS, ids) if ids else []
         facts = {row[0]: StoredFact(row[1], row[2], FactColumns._make(row[3:])) for row in map(tuple, found)}
@@ -168,7 +189,7 @@ class JobQueue:
             )
             for row in rows
         ]
-        return jobs, None if due is None else max((due - now).total_seconds(), 0.0)
+        return Claim(jobs, None if due is None else max((due - now).total_seconds(), 0.0), amount > len(jobs))
 
     async def finish(self, job: ClaimedJob) -> None:
         """Ends a job: one that a fact requires is done, another one is removed unless it was requested again."""

@@ -36,14 +36,23 @@ class Worker:
         self._leases = leases
         self._restore_guard = restore_guard
         self._wake = asyncio.Event()
-        self._running: dict[asyncio.Task[None], ClaimedJob] = {}
+        self._running: dict[asyncio.Task[bool], ClaimedJob] = {}
         self._after = dict.fromkeys(Priority, "")
         self._unknown: set[str] = set()
+        self._others_wait = True  # for the end of a running job, as far as this worker knows
+        self._skipped = False
         leases.on_change(self._lease_changed)
 
-    def wake(self) -> None:
-        """Signals that a transaction was committed, which may require jobs."""
-        self._wake.set()
+    def wake(self, kind: str = "") -> None:
+        """Signals that a transaction was committed, which may require jobs. kind: the only kind that it requires.
+
+        A kind of which no more may start waits for the end of one of its jobs.
+        """
+        declared = self.kinds.get(kind)
+        if declared is None or self._used()[declared.limit.name] < declared.limit.concurrency:
+            self._wake.set()
+        else:
+            self._others_wait = self._skipped = True
 
     async def run(self) -> None:
         """Starts jobs that are due, until cancelled."""
@@ -81,11 +90,12 @@ class Worker:
         held = dict(self._leases.held)
         free = {priority: self._free_slots(priority) for priority in Priority}
         classes = [priority for priority in Priority if free[priority] > 0]
+        self._others_wait, self._skipped = True, False
         if not held or not classes:
             return POLL_S
         self._restore_guard.check()
         running = list(self._running.values())
-        used = Counter(self._limit_of(job) for job in running)
+        used = self._used()
         full = [
             kind.name
             for kind in self.kinds.values()
@@ -93,8 +103,9 @@ class Worker:
         ]
         full += self._unknown
         after = {priority: self._after[priority] for priority in classes}
-        jobs, next_s = await self._queue.claim(clock.now(), held, full, running, after, max(free.values()))
-        for job in sorted(jobs, key=lambda job: job.priority):
+        claim = await self._queue.claim(clock.now(), held, full, running, after, max(free.values()))
+        started = 0
+        for job in sorted(claim.jobs, key=lambda job: job.priority):
             kind = self.kinds.get(job.kind)
             if self._free_slots(job.priority) <= 0:
                 continue
@@ -104,13 +115,19 @@ class Worker:
             used[self._limit_of(job)] += 1
             self._after[job.priority] = job.queue
             self._start(job, kind)
-        # A job that is due and did not start waits for the end of another one, which wakes this worker.
-        delay_s = POLL_S if next_s is None else min(next_s, POLL_S)
+            started += 1
+        self._others_wait = claim.more or started < len(claim.jobs) or self._skipped
+        # A job that is due and did not start waits for the end of another one, which wakes this worker then.
+        delay_s = POLL_S if claim.next_s is None else min(claim.next_s, POLL_S)
         return min(delay_s, self._leases.certain_s) if self._exclusive() else delay_s
 
-    def _exclusive(self) -> list[asyncio.Task[None]]:
+    def _exclusive(self) -> list[asyncio.Task[bool]]:
         """Returns the running jobs that a lost lease cancels."""
         return [task for task, job in self._running.items() if (kind := self.kinds.get(job.kind)) and kind.exclusive]
+
+    def _used(self) -> Counter[str]:
+        """Returns the number of running jobs by the name of their limit."""
+        return Counter(map(self._limit_of, self._running.values()))
 
     def _limit_of(self, job: ClaimedJob) -> str:
         kind = self.kinds.get(job.kind)
@@ -133,29 +150,32 @@ class Worker:
         self._running[task] = job
         task.add_done_callback(self._finished)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[bool]) -> None:
         self._running.pop(task, None)
-        self._wake.set()
+        if self._others_wait or task.cancelled() or task.exception() is not None or not task.result():
+            self._wake.set()
 
-    async def _one(self, job: ClaimedJob, kind: Kind | None) -> None:
+    async def _one(self, job: ClaimedJob, kind: Kind | None) -> bool:
+        """Runs one attempt; returns whether the job has ended, so that no time of it has to be waited for."""
         with log_context(job.queue if job.event_id is not None else "", ""):
             try:
-                await self._attempt(job, kind)
+                return await self._attempt(job, kind)
             except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
                 log.warning("the job %s of %s is interrupted: %s", job.kind, job.key, error)
                 await asyncio.sleep(PAUSE_S)
             except Exception:
                 log.exception("the end of the job %s of %s cannot be stored", job.kind, job.key)
                 await asyncio.sleep(PAUSE_S)
+            return False
 
-    async def _attempt(self, job: ClaimedJob, kind: Kind | None) -> None:
+    async def _attempt(self, job: ClaimedJob, kind: Kind | None) -> bool:
         if kind is None:
             # A newer version required it, or its function was removed by mistake: it waits, and operators see it.
             self._unknown.add(job.kind)
             detail = f"this version of the service has no job {job.kind}"
             log.error("%s (%s)", detail, job.key)
             await self._queue.change(job, {"error": detail})
-            return
+            return False
         try:
             again_s = await kind.run(job)
         except (DatabaseUnavailableError, LeaseLostError, OverloadedError):
@@ -176,3 +196,5 @@ class Worker:
             elif not job.ended:
                 await self._queue.finish(job)
             kind.after()
+            return again_s is None
+        return False

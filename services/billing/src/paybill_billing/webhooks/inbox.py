@@ -15,7 +15,7 @@ from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, is
 from paybill_runtime.telemetry import meter
 
 from paybill_billing.providers.port import Delivery
-from paybill_billing.providers.sync_queue import LEASE
+from paybill_billing.providers.sync_queue import LEASE, kind_of
 from paybill_billing.webhooks.tables import COUNT_REFUSED, DELIVERY_COLUMNS, STORE_MESSAGES
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ class WebhookInbox:
             try:
                 async with self._context.database.direct() as connection:
                     await connection.fetch(STORE_MESSAGES, *columns)
-                await self._context.jobs_requested(LEASE)
+                for provider in {message.provider for message in messages}:
+                    await self._context.jobs_requested(LEASE, kind_of(provider))
             except Exception as error:  # noqa: BLE001  # any error is the answer to every sender of the group
                 if not is_transaction_conflict(error):
                     return error
