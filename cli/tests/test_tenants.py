@@ -119,6 +119,14 @@ def test_without_a_terminal_a_confirmation_needs_yes(on_stack, customers, verb: 
     assert on_stack("tenant", "show", slug, "--json").data["holds"] == []
 
 
+def test_a_checkout_can_be_printed_again(on_stack, customers) -> None:
+    tenant = customers.sign_up()
+
+    again = on_stack("tenant", "checkout", tenant["slug"], "--json").data
+
+    assert again["url"] == tenant["checkout_url"]
+
+
 def test_a_legal_hold_refuses_offboarding_until_its_release(on_stack, customers) -> None:
     slug = customers.sign_up()["slug"]
 

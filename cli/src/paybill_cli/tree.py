@@ -46,6 +46,10 @@ TREE = Branch(
                     "paybill_cli.commands.tenants:offboard",
                     "Offboard a tenant: export its data, end its access, retain the data.",
                 ),
+                "checkout": Leaf(
+                    "paybill_cli.commands.tenants:checkout",
+                    "Print a link at which a tenant's customer can pay.",
+                ),
                 "portal": Leaf(
                     "paybill_cli.commands.tenants:portal",
                     "Create a link to the provider's customer portal for a tenant.",

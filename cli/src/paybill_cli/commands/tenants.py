@@ -238,6 +238,18 @@ def offboard(
         _show(out, post(out, tenants, path, body, options.idempotency_key))
 
 
+def checkout(out: Output, stack: Stack, tenant: TenantName) -> None:
+    """Print a link at which a tenant's customer can pay.
+
+    It is the last checkout, or a new one after that expired. A customer whose tenant is retained returns with it.
+
+    Example: paybill tenant checkout acme
+    """
+    path = f"/v1/tenants/{tenant_id(stack, tenant)}/checkout"
+    with Service(stack, "billing") as billing:
+        out.record("tenant.checkout", billing.post(path))
+
+
 def portal(out: Output, stack: Stack, tenant: TenantName) -> None:
     """Create a link to the provider's customer portal for a tenant.
 

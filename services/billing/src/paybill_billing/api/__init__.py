@@ -12,7 +12,7 @@ from paybill_billing.licences.api import keys, licences, well_known
 from paybill_billing.providers.manual import api as manual
 from paybill_billing.providers.port import ProviderConnection, SubscriptionLister
 from paybill_billing.reconciliation import api as reconciliation
-from paybill_billing.subscriptions.api import changes, plan_migrations, portal, providers
+from paybill_billing.subscriptions.api import changes, checkouts, plan_migrations, portal, providers
 from paybill_billing.usage.api import check, invoiced, usage, windows
 from paybill_billing.webhooks.api import messages, receive
 
@@ -29,6 +29,7 @@ def router(
         manual.router(context),
         providers.router(context, connected),
         portal.router(context, connected),
+        checkouts.router(context, connected),
         catalogue.router(context),
         entitlements.router(context),
         check.router(context),

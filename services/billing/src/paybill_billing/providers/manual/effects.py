@@ -24,9 +24,16 @@ from paybill_billing.providers.manual.domain.contracts import (
     priced,
     terms_of,
 )
-from paybill_billing.providers.port import DesiredSubscription, Order, ProviderRefusedError, ProviderUnavailableError
+from paybill_billing.providers.port import (
+    DesiredSubscription,
+    Order,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    Purchase,
+)
 from paybill_billing.providers.port.snapshots import (
     OpenedAccount,
+    OpenedCheckout,
     PendingSnapshot,
     PriceSnapshot,
     ProviderSnapshot,
@@ -68,6 +75,21 @@ class Manual:
         with _provider_errors():
             await self._store.decide(id_, key, decide, enqueue=False)
         return OpenedAccount(customer=id_, checkout=id_, checkout_url=f"{self._offer_url}{id_}")
+
+    async def checkout(self, purchase: Purchase, key: str) -> OpenedCheckout:
+        """Keeps the offer while it is valid; else makes it again at the plan's first price."""
+
+        def decide(state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
+            if state is not None and state.offer is not None and now < state.offer.valid_until:
+                return []
+            price = priced(purchase.plan, None, None)
+            terms = terms_of(purchase.plan.plan, purchase.plan.version, price, 1)
+            return manual.offer(state, purchase.tenant_id, terms, now + OFFER_VALID)
+
+        id_ = contract_id(purchase.tenant_id)
+        with _provider_errors():
+            await self._store.decide(id_, key, decide, enqueue=False)
+        return OpenedCheckout(id_, f"{self._offer_url}{id_}")
 
     async def fetch(self, subscription: str) -> ProviderSnapshot | None:
         """Returns the snapshot of the contract; None before a purchase order."""

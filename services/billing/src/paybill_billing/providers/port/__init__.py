@@ -2,7 +2,7 @@
 
 Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
 `CustomerSubscriptions`, `RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`,
-`ReferenceResolver`): a provider has one by having its methods.
+`CheckoutProvider`, `ReferenceResolver`): a provider has one by having its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,7 +14,14 @@ from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.changes import Proration
 
 from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
-from paybill_billing.providers.port.snapshots import CollectionAttempt, Dispute, OpenedAccount, ProviderSnapshot, Refund
+from paybill_billing.providers.port.snapshots import (
+    CollectionAttempt,
+    Dispute,
+    OpenedAccount,
+    OpenedCheckout,
+    ProviderSnapshot,
+    Refund,
+)
 
 MAX_BODY_BYTES = 1024 * 1024
 NOT_CONFIGURED_S = 60.0
@@ -56,6 +63,17 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Purchase:
+    """The plan that an existing customer buys. checkout: its last checkout, None without one."""
+
+    tenant_id: str
+    customer: str
+    product: str
+    plan: PlanVersion
+    checkout: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """A verified message without personal data.
 
@@ -80,7 +98,8 @@ class ResolvedReference:
     """The objects that an object of the provider refers to.
 
     target: another object to fetch because of it. reversals: refunds and disputes to record. customer: the payer.
-    subscription, invoice: the purpose of the payment, None when the provider does not show it.
+    subscription, invoice: the purpose of the payment, None when the provider does not show it. expired_checkout: a
+    checkout of the customer that can no longer be used.
     """
 
     target: str | None = None
@@ -88,6 +107,7 @@ class ResolvedReference:
     customer: str | None = None
     subscription: str | None = None
     invoice: str | None = None
+    expired_checkout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +243,14 @@ class UsageInvoices(Protocol):
 
     async def invoiced(self, customer: str, since: datetime) -> tuple[InvoicedUsage, ...]:
         """Returns the usage on the customer's invoices that were created since then and are not void."""
+
+
+@runtime_checkable
+class CheckoutProvider(Protocol):
+    """A provider that opens another checkout for a customer whose last one has expired."""
+
+    async def checkout(self, purchase: Purchase, key: str) -> OpenedCheckout:
+        """Returns the last checkout while it can be used, else a new one, once for each `key`."""
 
 
 @runtime_checkable

@@ -90,6 +90,14 @@ class OpenedAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedCheckout:
+    """A checkout at which a customer can pay now."""
+
+    id: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionAttempt:
     """A failed attempt to collect an invoice. event: the provider's event id. number: counts from 1 by invoice."""
 

@@ -19,6 +19,8 @@ REFERRING_PATHS = {
 }
 """Paths of the objects that only refer to a subscription."""
 
+CHECKOUT = "checkout.session"
+EXPIRED = "checkout.session.expired"
 REFUNDED = "charge.refunded"
 _RETURNS = frozenset({"charge", "refund", "dispute"})
 _UNDONE = frozenset({"failed", "canceled"})
@@ -87,6 +89,12 @@ def return_target(type_: str, item: Json) -> str | None:
             return f"charge/{id_}"
         case _:
             return None
+
+
+def expired_target(type_: str, item: Json) -> str | None:
+    """Returns the sync target of an event about a checkout that expired; None for other events."""
+    id_ = id_of(item)
+    return f"{CHECKOUT}/{id_}" if type_.removeprefix("v1.") == EXPIRED and id_ is not None else None
 
 
 def invoice_of(charge: Json) -> str | None:

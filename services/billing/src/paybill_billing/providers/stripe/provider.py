@@ -4,6 +4,7 @@ import json
 import logging
 from contextlib import suppress
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote as quoted
 
@@ -18,11 +19,12 @@ from paybill_billing.providers.port import (
     MeterReading,
     Order,
     ProviderRefusedError,
+    Purchase,
     ResolvedReference,
     SnapshotPage,
     UndeliveredPage,
 )
-from paybill_billing.providers.port.snapshots import CollectionAttempt, OpenedAccount, ProviderSnapshot
+from paybill_billing.providers.port.snapshots import CollectionAttempt, OpenedAccount, OpenedCheckout, ProviderSnapshot
 from paybill_billing.providers.stripe import mappers
 from paybill_billing.providers.stripe.changes import StripeChanges
 from paybill_billing.providers.stripe.client import MissingError, PacedClient, retry_if_changed, stripe_errors
@@ -72,10 +74,32 @@ class Stripe:
         with stripe_errors():
             customer = await self._customer(order, key)
             price = await self._prices.id_of(order.product, order.plan, order.plan.prices[0])
-            session = await self._checkout(order, customer, price, key)
+            purchase = Purchase(order.tenant_id, customer, order.product, order.plan, None)
+            session = await self._checkout(purchase, price, key)
         if session.url is None:
             raise ProviderRefusedError(f"checkout {session.id} has no URL")
         return OpenedAccount(customer=customer, checkout=session.id, checkout_url=session.url)
+
+    async def checkout(self, purchase: Purchase, key: str) -> OpenedCheckout:
+        """Returns the last checkout while it is open, else a new one, once for each `key`."""
+        with stripe_errors():
+            session = await self._open_checkout(purchase.checkout) if purchase.checkout is not None else None
+            if session is None:
+                price = await self._prices.id_of(purchase.product, purchase.plan, purchase.plan.prices[0])
+                session = await self._checkout(purchase, price, key)
+        if session.url is None:
+            raise ProviderRefusedError(f"checkout {session.id} has no URL")
+        return OpenedCheckout(session.id, session.url)
+
+    async def _open_checkout(self, id_: str) -> stripe.checkout.Session | None:
+        """Returns a checkout that is open; None for one that has expired, or was paid before its customer left."""
+        try:
+            session = await self._client.v1.checkout.sessions.retrieve_async(id_)
+        except stripe.InvalidRequestError as error:
+            if error.http_status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return session if session.status == "open" else None
 
     async def adopt(self, customer: str, tenant_id: str, key: str) -> tuple[str, ...]:
         """Writes the tenant into the customer's metadata, and returns its subscriptions that have not ended.
@@ -225,14 +249,14 @@ class Stripe:
         )
         return made.id
 
-    async def _checkout(self, order: Order, customer: str, price: str, key: str) -> stripe.checkout.Session:
-        subscription_data: SessionCreateParamsSubscriptionData = {"metadata": {TENANT: order.tenant_id}}
-        if order.plan.trial_days:
-            subscription_data["trial_period_days"] = order.plan.trial_days
+    async def _checkout(self, purchase: Purchase, price: str, key: str) -> stripe.checkout.Session:
+        subscription_data: SessionCreateParamsSubscriptionData = {"metadata": {TENANT: purchase.tenant_id}}
+        if purchase.plan.trial_days:
+            subscription_data["trial_period_days"] = purchase.plan.trial_days
         params: SessionCreateParams = {
             "mode": "subscription",
-            "customer": customer,
-            "client_reference_id": order.tenant_id,
+            "customer": purchase.customer,
+            "client_reference_id": purchase.tenant_id,
             "line_items": [{"price": price, "quantity": 1}],
             "subscription_data": subscription_data,
             "success_url": self._return_url,

@@ -19,6 +19,7 @@ from paybill_billing.providers.stripe.mappers import (
     subscription_of,
 )
 from paybill_billing.providers.stripe.payment_mappers import (
+    CHECKOUT,
     REFERRING_PATHS,
     dispute,
     first_invoice,
@@ -31,6 +32,15 @@ from paybill_billing.providers.stripe.payment_mappers import (
 log = logging.getLogger(__name__)
 
 PAGE = 100
+
+
+def _referring(kind: str, found: Json) -> ResolvedReference:
+    """Resolves an object that refers to a subscription. A checkout that expired without one is reported."""
+    target = subscription_of({"object": kind, **found})
+    is_expired = kind == CHECKOUT and found.get("status") == "expired" and target is None
+    return ResolvedReference(
+        target=target, customer=customer_of(found), expired_checkout=id_of(found) if is_expired else None
+    )
 
 
 class StripeReferenceResolver:
@@ -56,9 +66,7 @@ class StripeReferenceResolver:
                 return ResolvedReference(target=target_of(*named)) if named is not None else None
             case _ if kind in REFERRING_PATHS:
                 found = await self._find(REFERRING_PATHS[kind], id_)
-                return (
-                    ResolvedReference(target=subscription_of({"object": kind, **found})) if found is not None else None
-                )
+                return _referring(kind, found) if found is not None else None
             case _:
                 return ResolvedReference()
 

@@ -1,1 +1,1 @@
-"""HTTP routes of accounts, subscriptions, changes, plan migrations, providers and the customer portal."""
+"""HTTP routes of accounts, subscriptions, changes, plan migrations, providers, checkouts and the portal."""

@@ -1,25 +1,37 @@
 """Accounts of tenants at their billing provider, from sign-up to offboarding."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
+from paybill_contracts.accounts import CheckoutExpired, CheckoutOpened
 from paybill_contracts.billing import (
+    AccessState,
     AccountAdopted,
     AccountFailed,
     AccountOpened,
     AccountRegistered,
     CancellationRequested,
+    Subscription,
 )
-from paybill_contracts.errors import DomainError, NotFoundError
+from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.personal import Personal
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, on_sale
 from paybill_billing.providers.domain import Choice, choose
-from paybill_billing.providers.port.snapshots import OpenedAccount
+from paybill_billing.providers.port.snapshots import OpenedAccount, OpenedCheckout
 
-AccountEvent = AccountRegistered | AccountOpened | AccountAdopted | AccountFailed | CancellationRequested
+AccountEvent = (
+    AccountRegistered
+    | AccountOpened
+    | AccountAdopted
+    | AccountFailed
+    | CheckoutOpened
+    | CheckoutExpired
+    | CancellationRequested
+)
 
 
 class UnknownTenantError(NotFoundError):
@@ -30,6 +42,12 @@ class AccountOrderError(DomainError):
     """Raised when an event precedes the registration of its account."""
 
     code = "account_order"
+
+
+class NoCheckoutError(ConflictError):
+    """The tenant cannot pay at a checkout: its account is not open, it leaves, or it has a subscription."""
+
+    code = "no_checkout"
 
 
 class Status(StrEnum):
@@ -45,7 +63,7 @@ class Account:
     """A tenant as a customer of a billing provider.
 
     adopts: the provider's customer that existed before the tenant. leaving: the tenant is offboarding, and all that
-    it has at the provider is cancelled.
+    it has at the provider is cancelled. checkout_url: None also after the checkout expired.
     """
 
     id: str
@@ -115,8 +133,45 @@ def failed(account: Account, reason: str) -> list[AccountEvent]:
             assert_never(account.status)
 
 
+def require_checkout(account: Account, subscriptions: Iterable[Subscription]) -> str:
+    """Returns the customer that may pay at a checkout. subscriptions: those of the account. Raises NoCheckoutError."""
+    if account.leaving:
+        raise NoCheckoutError(f"{account.id} is leaving, and all that it has at {account.provider} is cancelled")
+    if account.customer is None:
+        raise NoCheckoutError(account.failure or f"{account.provider} has not opened the account yet; try again later")
+    held = [each for each in subscriptions if each.access not in {AccessState.ENDED, AccessState.PENDING}]
+    if held:
+        subscription = held[0]
+        raise NoCheckoutError(
+            f"{account.id} has a subscription that is {subscription.access} ({subscription.subscription_id}); its "
+            "customer pays in the portal"
+        )
+    return account.customer
+
+
+def checkout_opened(account: Account, checkout: OpenedCheckout) -> list[AccountEvent]:
+    """Records the checkout at which the customer can pay now."""
+    if (account.checkout, account.checkout_url) == (checkout.id, checkout.url):
+        return []
+    return [
+        CheckoutOpened(tenant_id=account.id, provider=account.provider, checkout=checkout.id, checkout_url=checkout.url)
+    ]
+
+
+def checkout_expired(account: Account, checkout: str) -> list[AccountEvent]:
+    """Records that the current checkout can no longer be used; an earlier one is ignored."""
+    if account.checkout != checkout or account.checkout_url is None:
+        return []
+    return [CheckoutExpired(tenant_id=account.id, provider=account.provider, checkout=checkout)]
+
+
 def on_tenant_leaving(account: Account | None, event: OffboardingStarted | TenantCancelled) -> list[AccountEvent]:
-    """Cancels all that the tenant has at its provider, unless billing itself has started the offboarding."""
+    """Cancels all that the tenant has at its provider, unless billing itself has started the offboarding.
+
+    The checkout of an abandoned sign-up is closed: the slug is free, so nobody may pay for it.
+    """
+    if isinstance(event, TenantCancelled) and event.is_abandoned:
+        return [] if account is None or account.leaving else [_cancellation(account, account.customer)]
     match event.origin:
         case HoldOrigin.BILLING:
             return []
@@ -155,6 +210,10 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             return replace(account, status=Status.OPEN, customer=event.customer, failure=None)
         case AccountFailed():
             return replace(account, status=Status.FAILED, failure=event.reason)
+        case CheckoutOpened():
+            return replace(account, checkout=event.checkout, checkout_url=event.checkout_url)
+        case CheckoutExpired():
+            return replace(account, checkout_url=None)
         case CancellationRequested():
             return replace(account, leaving=True)
         case _:

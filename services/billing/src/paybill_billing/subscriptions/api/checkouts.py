@@ -1,0 +1,94 @@
+"""HTTP route to a checkout at which a tenant's customer can pay."""
+
+import asyncio
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Annotated
+
+from fastapi import APIRouter, Response
+from paybill_contracts.values import TenantId, Url
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import MAX_PAGE, load_state
+from paybill_runtime.http.problems import Problem
+from pydantic import BaseModel, Field
+
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.http import Operator
+from paybill_billing.providers.port import (
+    CheckoutProvider,
+    ProviderConnection,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    Purchase,
+)
+from paybill_billing.providers.port.snapshots import OpenedCheckout
+from paybill_billing.subscriptions.domain import accounts
+from paybill_billing.subscriptions.domain.accounts import Account, NoCheckoutError
+from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS, account_of, subscriptions_of
+
+TIMEOUT_S = 8.0
+MAX_CONCURRENT = 4
+"""Checkout requests at the same time: they must not use up the provider's rate limit, which syncs need."""
+
+
+class CheckoutView(BaseModel):
+    """A checkout at which the customer can pay."""
+
+    checkout: str
+    url: Annotated[Url, Field(description="Valid until it is paid or expires; the provider sets the time.")]
+
+
+def router(context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> APIRouter:
+    """Returns the route of checkouts. connected: the providers by name."""
+    routes = APIRouter(prefix="/v1", tags=["checkout"])
+    concurrency = asyncio.Semaphore(MAX_CONCURRENT)
+
+    async def opened(account: Account, customer: str) -> OpenedCheckout:
+        connection = connected.get(account.provider)
+        if connection is None:
+            raise Problem(503, "provider_away", f"the provider {account.provider} is not configured here")
+        if not isinstance(connection.provider, CheckoutProvider):
+            raise NoCheckoutError(f"{account.provider} opens no further checkout")
+        known = await load_state(context, CATALOGUES, catalogue.CATALOGUE)
+        if known is None:
+            raise Problem(503, "no_catalogue", "no catalogue is published yet; try again later")
+        plan = catalogue.published(known, account.plan, account.plan_version).plan
+        purchase = Purchase(account.id, customer, known.on_sale.product, plan, account.checkout)
+        # Two requests at once open one checkout: both replace the same one.
+        key = sha256(f"checkout/{account.id}/{account.checkout}".encode()).hexdigest()[:32]
+        try:
+            async with asyncio.timeout(TIMEOUT_S), concurrency:
+                return await connection.provider.checkout(purchase, key)
+        except TimeoutError as error:
+            raise Problem(503, "provider_away", f"{account.provider} did not answer in {TIMEOUT_S:.0f} s") from error
+        except ProviderUnavailableError as error:
+            raise Problem(503, "provider_away", str(error)) from error
+        except ProviderRefusedError as error:
+            raise Problem(502, "provider_refused", f"{account.provider} refused a checkout: {error}") from error
+
+    @routes.post("/tenants/{tenant_id}/checkout")
+    async def open_checkout(tenant_id: TenantId, principal: Operator, response: Response) -> CheckoutView:
+        """Returns a checkout that can be used now: the last one, or a new one after it expired.
+
+        Refused with `no_checkout` while the account is not open, and for a tenant that leaves or has a subscription;
+        502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
+        """
+        account = await account_of(context, tenant_id)
+        rows = await context.rows(subscriptions_of(tenant_id, MAX_PAGE))
+        customer = accounts.require_checkout(account, [SUBSCRIPTIONS.load(row.state).subscription for row in rows])
+        checkout = await opened(account, customer)
+
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+            current = unit.get(ACCOUNTS, tenant_id)
+            if current is not None:
+                unit.record(ACCOUNTS, tenant_id, accounts.checkout_opened(current, checkout))
+
+        await context.decide(
+            principal.origin, decide, writes=[ACCOUNTS.key(tenant_id)], verb="open_checkout", target=tenant_id
+        )
+        response.headers["Cache-Control"] = "no-store"
+        return CheckoutView(checkout=checkout.id, url=checkout.url)
+
+    return routes

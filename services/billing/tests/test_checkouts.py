@@ -1,0 +1,121 @@
+"""Another checkout after the last one expired: the rules, and the route with the Stripe fake over the network."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from billing_samples import EMAIL, TENANT
+from billing_testbed import eventually
+from entitlement_samples import ACTIVE
+from paybill_billing.providers.port.snapshots import OpenedCheckout
+from paybill_billing.subscriptions.domain import accounts
+from paybill_billing.subscriptions.domain.accounts import Account, NoCheckoutError, Status
+from paybill_contracts.accounts import CheckoutExpired, CheckoutOpened
+from paybill_contracts.billing import AccessState, CancellationRequested
+from paybill_contracts.tenant import HoldOrigin, TenantCancelled
+
+ID = "ten_" + "a" * 32
+OPEN = Account(
+    id=TENANT,
+    name="Acme",
+    contact_email=EMAIL,
+    plan="pro",
+    plan_version=1,
+    provider="stripe",
+    retention_s=0,
+    status=Status.OPEN,
+    customer="cus_1",
+    checkout="cs_1",
+    checkout_url="https://pay.example/cs_1",
+)
+
+
+def with_access(access):
+    return ACTIVE.model_copy(update={"access": access})
+
+
+def test_the_expiry_of_the_current_checkout_is_recorded_once() -> None:
+    (expired,) = accounts.checkout_expired(OPEN, "cs_1")
+    after = accounts.evolve(OPEN, expired)
+
+    assert expired == CheckoutExpired(tenant_id=TENANT, provider="stripe", checkout="cs_1")
+    assert (after.checkout, after.checkout_url) == ("cs_1", None)
+    assert accounts.checkout_expired(after, "cs_1") == accounts.checkout_expired(OPEN, "cs_0") == []
+
+
+def test_another_checkout_replaces_the_last_one() -> None:
+    (opened,) = accounts.checkout_opened(OPEN, OpenedCheckout("cs_2", "https://pay.example/cs_2"))
+    after = accounts.evolve(OPEN, opened)
+
+    assert isinstance(opened, CheckoutOpened)
+    assert (after.checkout, after.checkout_url) == ("cs_2", "https://pay.example/cs_2")
+    assert accounts.checkout_opened(after, OpenedCheckout("cs_2", "https://pay.example/cs_2")) == []
+
+
+@pytest.mark.parametrize(
+    ("account", "held"),
+    [
+        (replace(OPEN, leaving=True), []),
+        (replace(OPEN, customer=None), []),
+        (OPEN, [with_access(AccessState.ACTIVE)]),
+        (OPEN, [with_access(AccessState.SUSPENDED)]),
+    ],
+)
+def test_a_tenant_that_leaves_or_has_a_subscription_gets_no_checkout(account, held) -> None:
+    with pytest.raises(NoCheckoutError):
+        accounts.require_checkout(account, held)
+
+
+def test_a_customer_whose_subscription_ended_can_pay_at_a_checkout() -> None:
+    assert accounts.require_checkout(OPEN, [with_access(AccessState.ENDED)]) == "cus_1"
+
+
+def test_the_checkout_of_an_abandoned_sign_up_is_closed() -> None:
+    abandoned = TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="nobody paid", is_abandoned=True)
+
+    assert accounts.on_tenant_leaving(OPEN, abandoned) == [
+        CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
+    ]
+
+
+async def test_an_expired_checkout_is_a_fact_and_the_next_one_can_be_paid(testbed) -> None:
+    control, stripe = testbed.fake.control, testbed.fake.stripe
+    await testbed.tenants.request_tenant(ID)
+    first = (await testbed.opened(ID))["checkout_url"]
+    same = (await testbed.served.client.post(f"/v1/tenants/{ID}/checkout")).json()
+
+    await asyncio.to_thread(stripe.checkout.sessions.expire, same["checkout"])
+    (expired,) = await testbed.log.facts("billing.checkout_expired")
+    dead = await testbed.account(ID)
+    replies = await asyncio.gather(*(testbed.served.client.post(f"/v1/tenants/{ID}/checkout") for _ in range(2)))
+    urls = {reply.json()["url"] for reply in replies}
+    await asyncio.to_thread(control.pay_checkout, replies[0].json()["checkout"])
+    await testbed.subscription(ID, "active")
+    refused = await testbed.served.client.post(f"/v1/tenants/{ID}/checkout")
+
+    assert same["url"] == first
+    assert expired.event.checkout == same["checkout"]
+    assert dead["checkout_url"] is None
+    assert len(urls) == 1
+    assert urls != {first}
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_checkout")
+
+
+async def test_the_expiry_of_a_strangers_checkout_waits_for_nothing(testbed) -> None:
+    stripe = testbed.fake.stripe
+    await testbed.tenants.request_tenant(ID)
+    await testbed.opened(ID)
+    price = stripe.prices.list({"lookup_keys": ["starter_v1_month_eur"]}).data[0].id
+    items = [{"price": price, "quantity": 1}]
+    params = {"mode": "subscription", "line_items": items, "success_url": "https://x.example"}
+
+    session = await asyncio.to_thread(stripe.checkout.sessions.create, params)
+    await asyncio.to_thread(stripe.checkout.sessions.expire, session.id)
+    await testbed.settled()
+
+    async def stored():
+        messages = (await testbed.get("/v1/webhooks"))["messages"]
+        return [each for each in messages if each["type"] == "checkout.session.expired"]
+
+    assert await eventually(stored)
+    assert await testbed.get("/v1/webhooks/waiting") == []
