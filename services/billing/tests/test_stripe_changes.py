@@ -96,6 +96,47 @@ async def test_an_upgrade_in_mid_period_costs_the_quoted_amount(bought):
     assert (bought.item().price.unit_amount, bought.item().quantity) == (5000, 3)
 
 
+def _discounted(bought):
+    """Gives the subscription 10 % off and a tax of 10 %, and its item 5 % off and a tax of 19 %."""
+    v1 = bought.fake.stripe
+    coupons = [v1.coupons.create({"percent_off": off, "duration": "forever"}).id for off in (10, 5)]
+    rates = [
+        v1.tax_rates.create({"display_name": "VAT", "percentage": percentage, "inclusive": False}).id
+        for percentage in (10, 19)
+    ]
+    v1.subscriptions.update(
+        bought.id,
+        {
+            "discounts": [{"coupon": coupons[0]}],
+            "default_tax_rates": [rates[0]],
+            "items": [{"id": bought.item().id, "discounts": [{"coupon": coupons[1]}], "tax_rates": [rates[1]]}],
+        },
+    )
+
+
+def _adjustments(bought):
+    subscription, item = bought.subscription(), bought.item()
+    rates = [[rate.id for rate in rates] for rates in (subscription.default_tax_rates, item.tax_rates)]
+    return [subscription.discounts, item.discounts, *rates]
+
+
+async def test_a_change_at_period_end_keeps_discounts_and_tax_rates(bought):
+    await asyncio.to_thread(_discounted, bought)
+    before = _adjustments(bought)
+    desired = to(MONTHLY_50, later=True)
+
+    quote = await bought.quote(desired)
+    await bought.change(desired)
+    scheduled = _adjustments(bought)
+    await asyncio.to_thread(bought.fake.control.advance_clock, timedelta(days=32))
+
+    assert all(before)
+    assert before == scheduled == _adjustments(bought)
+    newest = bought.invoices()[0]
+    # 50.00 less 5 % and 10 %, plus 19 %
+    assert (bought.item().price.unit_amount, newest.total, quote.next_amount.minor) == (5000, 5087, 5087)
+
+
 async def test_a_change_while_the_invoice_is_unpaid_credits_nothing_and_keeps_the_debt(bought):
     await bought.change(to(MONTHLY_50), key="up")
     bought.fake.control.set_payment(bought.customer, "fail")

@@ -1,10 +1,10 @@
 """Invoices: amounts owed for a period, from draft over open to paid or void."""
 
-from paybill_stripe_fake import events, invoice_items, invoice_lines, payments, prices
+from paybill_stripe_fake import adjustments, events, invoice_items, invoice_lines, payments, prices
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.lists import list_object
 from paybill_stripe_fake.store import Resource
-from paybill_stripe_fake.subscription_state import existing_customer
+from paybill_stripe_fake.subscription_state import existing_customer, subscription_of
 
 _PURPOSES = {
     "manual": "Payment for Invoice",
@@ -39,6 +39,7 @@ def draft(
             lines += [invoice_lines.of_usage(account, identifier, subscription, item, past)] if used else []
         elif recurring:
             lines.append(invoice_lines.of_item(account, identifier, subscription, item))
+    lines = adjustments.adjusted(account, subscription, lines)
     details = {"metadata": subscription["metadata"], "subscription": subscription["id"]}
     invoice = _new(account, identifier, subscription["customer"], subscription["currency"], lines) | {
         "auto_advance": advance,
@@ -71,6 +72,8 @@ def with_added_items(account: Account, invoice: Resource) -> Resource:
 def _with_usage(account: Account, invoice: Resource) -> Resource:
     """Returns the draft with the usage that was reported since."""
     lines = [invoice_lines.with_usage(account, invoice["customer"], line) for line in invoice["lines"]["data"]]
+    of = subscription_of(invoice)
+    lines = adjustments.adjusted(account, account.get("subscription", of) if of else None, lines)
     if lines == invoice["lines"]["data"]:
         return invoice
     changes = {"lines": {**invoice["lines"], "data": lines}, **_amounts(account, invoice["customer"], lines)}
@@ -85,18 +88,10 @@ def _lines_of(account: Account, invoice_id: str, pending: list[Resource]) -> lis
 
 def _amounts(account: Account, customer_id: str, lines: list[Resource]) -> Resource:
     """Returns the amounts of the lines, and what remains to pay after the customer's balance."""
-    total = sum(line["amount"] for line in lines)
+    totals = adjustments.amounts(lines)
     balance = account.get("customer", customer_id)["balance"]
-    due = max(0, total + balance)
-    return {
-        "amount_due": due,
-        "amount_remaining": due,
-        "starting_balance": balance,
-        "subtotal": total,
-        "subtotal_excluding_tax": total,
-        "total": total,
-        "total_excluding_tax": total,
-    }
+    due = max(0, totals["total"] + balance)
+    return {"amount_due": due, "amount_remaining": due, "starting_balance": balance, **totals}
 
 
 def _new(account: Account, identifier: str, customer_id: str, currency: str, lines: list[Resource]) -> Resource:
@@ -177,9 +172,7 @@ def _new(account: Account, identifier: str, customer_id: str, currency: str, lin
             "voided_at": None,
         },
         "test_clock": None,
-        "total_discount_amounts": [],
         "total_pretax_credit_amounts": [],
-        "total_taxes": [],
         "webhooks_delivered_at": None,
     }
 

@@ -1,6 +1,6 @@
 """Phases of a subscription schedule: parsing them, and applying each when it begins."""
 
-from paybill_stripe_fake import collection, events, periods, prices, subscriptions
+from paybill_stripe_fake import adjustments, collection, events, periods, prices, subscriptions
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.billing_cycle import INTERVALS, LONGEST, period_end
 from paybill_stripe_fake.errors import InvalidRequestError
@@ -43,10 +43,16 @@ def of_subscription(subscription: Resource) -> Resource:
     """Returns a phase with the subscription's current items, to the end of its period."""
     start, finish = period_of(subscription)
     items = [
-        _item(item["price"]["id"], item.get("quantity"), item["metadata"]) for item in subscription["items"]["data"]
+        _item(item["price"]["id"], item.get("quantity"), item["metadata"], item["discounts"], item["tax_rates"])
+        for item in subscription["items"]["data"]
     ]
     trial_end = subscription["trial_end"] if subscription["status"] == "trialing" else None
-    return _phase(items, subscription["currency"], (start, finish), "create_prorations", {}) | {"trial_end": trial_end}
+    kept = {
+        "trial_end": trial_end,
+        "discounts": adjustments.of_phase(subscription["discounts"]),
+        "default_tax_rates": subscription["default_tax_rates"],
+    }
+    return _phase(items, subscription["currency"], (start, finish), "create_prorations", {}) | kept
 
 
 def due_at(account: Account, schedule: Resource) -> int | None:
@@ -100,7 +106,11 @@ def put_in_force(account: Account, schedule: Resource, phase: Resource, proratin
     """Applies a phase to the subscription."""
     subscription = account.get("subscription", schedule["subscription"])
     after = _items_of(account, subscription, phase)
-    changes: Resource = {"metadata": {**subscription["metadata"], **phase["metadata"]}}
+    changes: Resource = {
+        "metadata": {**subscription["metadata"], **phase["metadata"]},
+        "discounts": adjustments.discounts_of(phase),
+        "default_tax_rates": phase["default_tax_rates"],
+    }
     at_period_end = period_of(subscription)[1] <= account.now()
     if at_period_end:
         # The renewal that is due at this same time bills the new items; the old ones have no time left to credit.
@@ -170,6 +180,7 @@ def _items_of(account: Account, subscription: Resource, phase: Resource) -> list
             phase_item["metadata"],
             period_of(subscription),
         )
+        item |= {"discounts": adjustments.discounts_of(phase_item), "tax_rates": phase_item["tax_rates"]}
         after.append(item if prices.is_metered(price) else {**item, "quantity": phase_item["quantity"]})
     return after
 
@@ -179,7 +190,11 @@ def _read_phase(account: Account, params: Params, customer: str, start: int) -> 
     for item in params.many("items", most=MAX_ITEMS) or []:
         price = read_price(account, item)
         priced.append(price)
-        items.append(_item(price["id"], read_quantity(item, price), item.metadata()))
+        discounts, rates = (
+            adjustments.read_discounts(account, item, customer) or [],
+            adjustments.read_tax_rates(account, item) or [],
+        )
+        items.append(_item(price["id"], read_quantity(item, price), item.metadata(), discounts, rates))
     check_prices(account, priced, customer, params.name("items"))
     end = _end(account, params, start, priced[0])
     behaviour = params.choice("proration_behavior", *BEHAVIOURS) or "create_prorations"
@@ -187,7 +202,11 @@ def _read_phase(account: Account, params: Params, customer: str, start: int) -> 
     trial, trial_end = params.flag("trial"), _time(account, params, "trial_end")
     if trial_end is not None and trial_end > end:
         raise InvalidRequestError("A trial must end no later than its phase.", param=params.name("trial_end"))
-    return phase | {"trial_end": end if trial else trial_end}
+    return phase | {
+        "trial_end": end if trial else trial_end,
+        "discounts": adjustments.of_phase(adjustments.read_discounts(account, params, customer) or []),
+        "default_tax_rates": adjustments.read_tax_rates(account, params, "default_tax_rates") or [],
+    }
 
 
 def _end(account: Account, params: Params, start: int, price: Resource) -> int:
@@ -212,16 +231,18 @@ def _time(account: Account, params: Params, key: str) -> int | None:
     return params.integer(key, most=account.now() + _LONGEST_S)
 
 
-def _item(price: str, quantity: int | None, metadata: dict[str, str]) -> Resource:
+def _item(
+    price: str, quantity: int | None, metadata: dict[str, str], discounts: list[str], tax_rates: list[Resource]
+) -> Resource:
     licensed = {} if quantity is None else {"quantity": quantity}
     return {
         "billing_thresholds": None,
-        "discounts": [],
+        "discounts": adjustments.of_phase(discounts),
         "metadata": metadata,
         "plan": price,
         "price": price,
         **licensed,
-        "tax_rates": [],
+        "tax_rates": tax_rates,
     }
 
 

@@ -60,7 +60,7 @@ def update(account: Account, params: Params, schedule_id: str) -> Resource:
     changes["current_phase"] = {"start_date": current["start_date"], "end_date": current["end_date"]}
     account.store.delete("schedule_warning", schedule_id)
     schedule = events.change(account, schedule, changes)
-    if (before["items"], before["trial_end"]) != (current["items"], current["trial_end"]):
+    if any(before[key] != current[key] for key in ("items", "trial_end", "discounts", "default_tax_rates")):
         schedule_phases.put_in_force(account, schedule, current, prorating)
     return account.get("subscription_schedule", schedule_id)
 

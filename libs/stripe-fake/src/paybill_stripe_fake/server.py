@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from paybill_stripe_fake import (
     API_VERSION,
+    adjustments,
     charges,
     checkout,
     collection,
@@ -69,6 +70,7 @@ _MAX_KEY = 255
 _KEPT_S = 24 * 3600
 _TICK_S = 1.0
 _MODULES = (
+    adjustments,
     charges,
     checkout,
     collection,

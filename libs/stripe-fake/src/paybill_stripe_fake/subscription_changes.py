@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paybill_stripe_fake import periods, prices, prorations
+from paybill_stripe_fake import adjustments, periods, prices, prorations
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError, ResourceMissingError
 from paybill_stripe_fake.forms import Params
@@ -139,6 +139,11 @@ def changed_item(account: Account, params: Params, item: Resource) -> Resource:
         price = read_price(account, params)
     quantity = read_quantity(params, price) if params.has("quantity") else item.get("quantity", 1)
     changed = {**item, "price": price, "plan": prices.plan_of(price), "metadata": params.metadata(item["metadata"])}
+    for key, passed in (
+        ("discounts", adjustments.read_discounts(account, params, None)),
+        ("tax_rates", adjustments.read_tax_rates(account, params)),
+    ):
+        changed |= {} if passed is None else {key: passed}
     changed.pop("quantity", None)
     return changed if prices.is_metered(price) else {**changed, "quantity": quantity}
 
@@ -150,6 +155,11 @@ def _labels(account: Account, params: Params, subscription: Resource) -> Resourc
     if card := params.text("default_payment_method"):
         customer = existing_customer(account, subscription["customer"])
         changes["default_payment_method"] = attach_named(account, customer, card, "default_payment_method")["id"]
+    for key, passed in (
+        ("discounts", adjustments.read_discounts(account, params, subscription["customer"])),
+        ("default_tax_rates", adjustments.read_tax_rates(account, params, "default_tax_rates")),
+    ):
+        changes |= {} if passed is None else {key: passed}
     if params.has("pause_collection"):
         changes["pause_collection"] = read_pause_collection(account, params)
     if params.has("trial_settings"):

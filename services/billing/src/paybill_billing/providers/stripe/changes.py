@@ -225,9 +225,9 @@ class StripeChanges:
         if (known := id_of(found.field("schedule"))) is None:
             made = await schedules.create_async({"from_subscription": found.id}, {"idempotency_key": f"{key}/schedule"})
             known = made.id
-        now = [_phase_item(_item_params(each)) for each in found.items]
+        now = [_phase_item(_item_params(each), each) for each in found.items]
         plan_at = [each["id"] for each in found.items].index(item["id"])
-        then = [*now[:plan_at], _phase_item(item), *now[plan_at + 1 :]]
+        then = [*now[:plan_at], _phase_item(item, found.item), *now[plan_at + 1 :]]
         starts, ends = found.period
         current: SubscriptionScheduleUpdateParamsPhase = {
             "items": now,
@@ -284,20 +284,31 @@ def _item_params(item: Json) -> "InvoiceCreatePreviewParamsSubscriptionDetailsIt
 
 
 def _phase_item(
-    item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem",
+    item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem", current: Json
 ) -> "SubscriptionScheduleUpdateParamsPhaseItem":
+    """Returns the item of a phase with the discounts and tax rates of the current one: Stripe does not keep them."""
     same: SubscriptionScheduleUpdateParamsPhaseItem = {"price": item["price"]}
     if "quantity" in item:
         same["quantity"] = item["quantity"]
+    if discounts := _ids(current.get("discounts")):
+        same["discounts"] = [{"discount": id_} for id_ in discounts]
+    if rates := _ids(current.get("tax_rates")):
+        same["tax_rates"] = rates
     return same
 
 
 def _copy_terms(found: _Current, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
     """Copies discounts and tax rates to a phase: Stripe does not keep them otherwise."""
-    if discounts := [id_ for discount in found.field("discounts") or () if (id_ := id_of(discount)) is not None]:
+    # Versions before 2024 show one discount.
+    if discounts := _ids(found.field("discounts") or [found.field("discount")]):
         phase["discounts"] = [{"discount": id_} for id_ in discounts]
-    if rates := [id_ for rate in found.field("default_tax_rates") or () if (id_ := id_of(rate)) is not None]:
+    if rates := _ids(found.field("default_tax_rates")):
         phase["default_tax_rates"] = rates
+
+
+def _ids(references: Any) -> list[str]:
+    """Returns the ids of a list of references."""
+    return [id_ for each in references or () if (id_ := id_of(each)) is not None]
 
 
 def _interval(found: _Current, desired: DesiredSubscription) -> str:
