@@ -16,6 +16,9 @@ import pytest
 from paybill_cli.main import main
 from paybill_stripe_fake.client import FakeControl
 
+# Tests are imported by path, and not as a package: this makes their samples importable.
+sys.path.append(str(Path(__file__).parent))
+
 
 @dataclass(frozen=True)
 class Done:

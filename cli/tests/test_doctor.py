@@ -168,7 +168,7 @@ def test_each_violated_invariant_fails_with_both_sides() -> None:
 
     assert failed.state is State.FAILED
     assert failed.found == "invariant 6 of ten_1: starter is built, and team is entitled, since now"
-    assert failed.fix == "paybill tenant show ten_1"
+    assert failed.fix == "paybill why ten_1"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ CHANGES = {
     ("tenant", "hold"),
     ("tenant", "release"),
     ("tenant", "offboard"),
+    ("tenant", "retry"),
     ("provider", "backfill"),
     ("plans", "publish"),
     ("plans", "move"),

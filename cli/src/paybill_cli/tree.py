@@ -50,6 +50,10 @@ TREE = Branch(
                     "paybill_cli.commands.tenants:checkout",
                     "Print a link at which a tenant's customer can pay.",
                 ),
+                "retry": Leaf(
+                    "paybill_cli.commands.environments:retry",
+                    "Build a failed environment again, by the current blueprint.",
+                ),
                 "portal": Leaf(
                     "paybill_cli.commands.tenants:portal",
                     "Create a link to the provider's customer portal for a tenant.",
@@ -334,6 +338,10 @@ TREE = Branch(
         ),
         "replay": Leaf(
             "paybill_cli.commands.replay:replay", "Replay the log and compare the result with the live state."
+        ),
+        "why": Leaf(
+            "paybill_cli.commands.why:why",
+            "Explain a tenant's state: the root cause, the facts, the next command.",
         ),
         "doctor": Leaf("paybill_cli.commands.doctor:doctor", "Check every part, and print how to repair each failure."),
         "bench": Leaf("paybill_cli.commands.bench:bench", "Compare throughput and latency with other implementations."),

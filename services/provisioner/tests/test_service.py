@@ -90,16 +90,21 @@ async def test_a_cancelled_tenant_is_never_built(provisioner, publish, log, abou
     assert (shown["status"], shown["plan"]) == ("retained", None)
 
 
-async def test_an_unknown_tier_is_refused_and_blocks_no_other_tenant(provisioner, publish, log, about) -> None:
+async def test_an_unknown_tier_is_retried_with_its_reason_and_blocks_no_other_tenant(
+    provisioner, publish, log, about
+) -> None:
     unknown, known = about(tier="platinum"), about()
     await publish(unknown.requested, unknown.entitled, known.requested, known.entitled)
     await log.facts("provisioner.environment_ready")
 
-    refusals = await log.facts("provisioner.request_refused")
+    [waiting] = (await provisioner.client.get("/v1/operations/dead-letters")).json()
+    why = (await provisioner.client.get(f"/v1/why/{unknown.tenant}")).json()
     shown = (await provisioner.client.get(f"/v1/environments/{unknown.environment}")).json()
 
-    assert [fact.event.code for fact in refusals] == ["tier_unknown"]
-    assert shown["status"] == "registered"
+    assert (waiting["tenant"], waiting["dead"]) == (unknown.tenant, False)
+    assert "the blueprint has no tier platinum" in waiting["reason"]
+    assert [message["id"] for message in why["messages"]] == [waiting["event_id"]]
+    assert why["environment"]["status"] == shown["status"] == "registered"
 
 
 async def test_a_failed_environment_reports_its_reason_and_is_built_by_a_retry(

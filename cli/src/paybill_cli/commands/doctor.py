@@ -312,7 +312,7 @@ def _violations(name: str, page: dict[str, Any]) -> Iterator[Check]:
         yield _ok(name, "invariants", "all hold")
     for each in page["violations"]:
         found = f"invariant {each['number']} of {each['tenant_id']}: {each['left']}, and {each['right']}"
-        yield _failed(name, "invariants", f"{found}, since {each['since']}", f"paybill tenant show {each['tenant_id']}")
+        yield _failed(name, "invariants", f"{found}, since {each['since']}", f"paybill why {each['tenant_id']}")
     if page["next"]:
         found = f"more than {MAX_INCIDENTS} invariants do not hold"
         yield _failed(name, "invariants", found, f"read GET /v1/violations of {name}")

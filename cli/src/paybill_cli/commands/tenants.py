@@ -10,6 +10,7 @@ from paybill_cli.client.requests import post, print_unsent
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id, tenant_path
 from paybill_cli.client.waiting import Deadline
+from paybill_cli.commands.why import explained
 from paybill_cli.errors import CliError, usage
 from paybill_cli.options import ConfirmedOptions, Limit, Reason, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output, Progress
@@ -100,7 +101,7 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
     path = tenant_path(tenant)
     with Service(stack, "tenant") as tenants:
         found = tenants.get(path)
-    _show(out, found)
+    _show(out, found | {"why": explained(stack, found["id"]).headline}, (*FIELDS, "why"))
 
 
 def suspend(

@@ -31,8 +31,9 @@ from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.outbox import COUNT_UNPUBLISHED
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
-from paybill_runtime.diagnosis import incident_routes, violation_routes
+from paybill_runtime.diagnosis import routes as diagnosis
 from paybill_runtime.diagnosis.invariants import InvariantChecks, Invariants
+from paybill_runtime.diagnosis.tenant_part import ReadState
 from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.http import problems
 from paybill_runtime.http.auth import KeyRing
@@ -92,6 +93,7 @@ class Service:
     on_start: decisions that run once after the migration, and again while PostgreSQL is unavailable.
     job_kinds: kinds of jobs beside effects and timers. singleton_leases: leases that they need beside the partitions.
     incidents: one of `states`; with it the service serves `/v1/incidents`. invariants: checked by jobs of the service.
+    read_state: with it the service serves `/v1/why/{tenant}`.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Service:
     singleton_leases: Sequence[str] = ()
     incidents: Incidents | None = None
     invariants: Invariants | None = None
+    read_state: ReadState | None = None
 
     def __post_init__(self) -> None:
         """Registers the event types of the service."""
@@ -266,13 +269,17 @@ class Running:
             job_routes.routes(self.service.name, self.jobs, self.worker.kept),
             self.service.router(self.context),
         ]
-        if self.service.incidents is not None:
-            routers.append(incident_routes.routes(self.context, self.service.incidents))
+        routers += diagnosis.routes(
+            self.context,
+            self.service.incidents,
+            self.invariant_checks.violations,
+            self.service.read_state,
+            self.health,
+            self._lag,
+        )
         if self.service.name in RECIPIENTS:
             recipients = KeyRecipients(self.service.name, self.database, self.store, self._on_commit)
             routers.append(operations.key_recipients(self.service.name, recipients))
-        if self.service.invariants is not None:
-            routers.append(violation_routes.routes(self.context, self.service.invariants.violations))
         app = FastAPIOffline(  # its pages load their scripts from here, and nothing from other hosts
             # Not by include_router: at each level it builds every route once more, and searches them level by level.
             routes=[route for router in routers for route in router.routes],

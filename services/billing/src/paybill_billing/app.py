@@ -10,11 +10,13 @@ from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.invariants import Invariants, TenantState
+from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.jobs.effects import JobRegistry, Timer
 from paybill_runtime.jobs.kinds import Kind
 from paybill_runtime.security.secrets import Secrets
 
 from paybill_billing.api import router
+from paybill_billing.api.why import read_state
 from paybill_billing.catalogue.jobs import publish_initial_catalogue
 from paybill_billing.consumer import HANDLERS
 from paybill_billing.entitlements.domain import entitlements
@@ -116,6 +118,10 @@ class ProviderConnections:
         """Returns the service's routes."""
         return router(context, self._by_name)
 
+    async def read_state(self, context: ServiceContext, tenant_id: str) -> OwnState:
+        """Returns what billing knows about a tenant, for its diagnosis."""
+        return await read_state(context, self._by_name, tenant_id)
+
     def job_kinds(self, context: ServiceContext) -> Sequence[Kind]:
         """Returns the kinds of jobs beside effects and timers, those of each provider among them."""
         self._window_closer = WindowCloser(context)
@@ -153,4 +159,5 @@ def service() -> Service:
         singleton_leases=(LEASE,),
         incidents=INCIDENTS,
         invariants=INVARIANTS,
+        read_state=connections.read_state,
     )

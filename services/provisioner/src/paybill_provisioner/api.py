@@ -9,8 +9,10 @@ from paybill_contracts.errors import NotFoundError
 from paybill_contracts.placement import Placement, Preset
 from paybill_contracts.provisioner import Access, Blueprint, Export, StepAction
 from paybill_contracts.values import EnvironmentId, Key, TenantId
+from paybill_contracts.why import EnvironmentState
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state
@@ -234,6 +236,31 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     return routes
+
+
+async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
+    """Returns the environment for the diagnosis of its tenant."""
+    environment = await load_state(context, ENVIRONMENTS, id_of(tenant_id))
+    if environment is None:
+        return OwnState()
+    planned, entitled, pending = environment.planned_size, environment.entitled_size, environment.pending
+    waiting = None
+    if pending is not None and planned is not None and entitled is not None:
+        waiting = f"{planned.text} is built and {entitled.text} is entitled since {pending.since:%Y-%m-%d %H:%M} UTC"
+    return OwnState(
+        aggregates=(f"{ENVIRONMENTS.kind}/{environment.id}",),
+        environment=EnvironmentState(
+            status=environment.status,
+            region=environment.region,
+            tier=planned.tier if planned else None,
+            placement=planned.preset if planned else None,
+            access=environment.access,
+            target_access=environment.target_access,
+            failed_resource=environment.failure.address if environment.failure else None,
+            failure=environment.failure.reason if environment.failure else None,
+            pending=waiting,
+        ),
+    )
 
 
 def _id(name: str) -> str:

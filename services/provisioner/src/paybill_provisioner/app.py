@@ -12,7 +12,7 @@ from paybill_runtime.diagnosis.invariants import Invariants, TenantState
 from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.settings import read_secret
 
-from paybill_provisioner.api import router
+from paybill_provisioner.api import read_state, router
 from paybill_provisioner.consumer import HANDLERS
 from paybill_provisioner.domain import blueprints, size_changes
 from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
@@ -74,4 +74,5 @@ def service() -> Service:
         lifespan=lifespan,
         incidents=INCIDENTS,
         invariants=INVARIANTS,
+        read_state=read_state,
     )

@@ -17,7 +17,13 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
 from paybill_provisioner.domain import access, environments, size_changes
-from paybill_provisioner.domain.blueprints import BLUEPRINT_ID, require_published
+from paybill_provisioner.domain.blueprints import (
+    BLUEPRINT_ID,
+    BlueprintIncompleteError,
+    UnknownRegionError,
+    UnknownTierError,
+    require_published,
+)
 from paybill_provisioner.domain.environments import Environment, EnvironmentEvent, id_of
 from paybill_provisioner.tables import BLUEPRINTS, ENVIRONMENTS
 
@@ -50,7 +56,11 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
     blueprint = require_published(unit.get(BLUEPRINTS, BLUEPRINT_ID))
     _record(unit, fact, size_changes.on_entitlements_set(_environment(unit, fact), fact, at.now))
-    _record(unit, fact, environments.on_entitlements_set(_environment(unit, fact), fact, blueprint))
+    try:
+        events = environments.on_entitlements_set(_environment(unit, fact), fact, blueprint)
+    except (UnknownTierError, UnknownRegionError) as error:
+        raise BlueprintIncompleteError(str(error)) from error
+    _record(unit, fact, events)
 
 
 @HANDLERS.fact(TenantSuspended, writes=_writes)

@@ -10,16 +10,19 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Path, Query, Response
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
+from paybill_contracts.why import HoldState, TenantState
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
-from paybill_runtime.http.listing import Limit, load_page, state_column
+from paybill_runtime.http.listing import Limit, load_page, load_state, state_column
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
 from paybill_tenant.domain import holds, offboarding, policies, tenants
+from paybill_tenant.domain.invariants import waiting
 from paybill_tenant.domain.policies import POLICY
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, TenantNotFoundError, existing
@@ -324,6 +327,30 @@ def router(context: ServiceContext) -> APIRouter:
         )
 
     return routes
+
+
+async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
+    """Returns the tenant for its diagnosis."""
+    tenant = await load_state(context, TENANTS, tenant_id)
+    if tenant is None:
+        return OwnState()
+    holds = [HoldState(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.holds]
+    if tenant.scheduled is not None:
+        holds += [HoldState(origin="legal", mode="data", reason=case) for case in tenant.legal_holds]
+    wait = waiting(tenant)
+    return OwnState(
+        aggregates=(f"{TENANTS.kind}/{tenant.id}",),
+        tenant=TenantState(
+            slug=tenant.slug,
+            status=tenant.status,
+            plan=tenant.plan,
+            region=tenant.region,
+            holds=tuple(holds),
+            failure=tenant.failure,
+            waits_for=wait.reason if wait else None,
+            waits_until=wait.until if wait else None,
+        ),
+    )
 
 
 async def _id_of(context: ServiceContext, name: str) -> str:

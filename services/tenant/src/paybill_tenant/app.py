@@ -7,7 +7,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.invariants import Invariants, TenantState
 from paybill_runtime.jobs.effects import Timer
 
-from paybill_tenant.api import router
+from paybill_tenant.api import read_state, router
 from paybill_tenant.consumer import HANDLERS
 from paybill_tenant.domain import invariants, offboarding, policies
 from paybill_tenant.domain.policies import POLICY
@@ -51,4 +51,5 @@ def service() -> Service:
         invariants=INVARIANTS,
         timers=TIMERS,
         on_start=(record_policy,),
+        read_state=read_state,
     )

@@ -48,6 +48,11 @@ _TAKE = text(
     "UPDATE chassis.lease SET owner = :owner, epoch = epoch + 1 FROM free WHERE lease.name = free.name "
     "RETURNING lease.name, lease.epoch"
 )
+OWNED = text(
+    "SELECT EXISTS (SELECT FROM chassis.lease AS l JOIN chassis.member AS m ON m.owner = l.owner "
+    "WHERE l.name = :name AND m.expires_at > now())"
+)
+"""Whether a process with a heartbeat owns a lease."""
 _CLEAR_SNAPSHOT = text("SELECT pg_stat_clear_snapshot()")
 _RELEASE = text("UPDATE chassis.lease SET owner = '' WHERE name = :name AND owner = :owner")
 _RELEASE_ALL = text("UPDATE chassis.lease SET owner = '' WHERE owner = :owner")

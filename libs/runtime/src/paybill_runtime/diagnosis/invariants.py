@@ -81,6 +81,7 @@ class InvariantChecks:
     """Runs the checks of one service, which may have no invariants."""
 
     def __init__(self, invariants: Invariants | None, settings: ServiceSettings) -> None:
+        self.violations = invariants.violations if invariants is not None else None
         self._invariants = invariants if invariants is not None and invariants.rules else None
         self._tolerance = timedelta(seconds=settings.invariant_tolerance_s)
         self._interval_s = settings.invariant_interval_s

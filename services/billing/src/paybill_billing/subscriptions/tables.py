@@ -52,6 +52,8 @@ class PaymentRow(Base, table=True):
 
     __tablename__ = "payments"
 
+    tenant_id: str = generated("state->>'tenant_id'", index=True)
+
 
 class ChangeRow(Base, table=True):
     """A change. `open_for` is its subscription while the change is open: a subscription has one open change."""
@@ -104,6 +106,10 @@ PLAN_MIGRATIONS = Stored(
 )
 STATES = (ACCOUNTS, SUBSCRIPTIONS, PAYMENTS, CHANGES, PLAN_MIGRATIONS)
 
+LAST_FAILURE = text(
+    "SELECT state::text AS state FROM payments WHERE tenant_id = :tenant_id AND state->>'kind' = 'failed' "
+    "ORDER BY (state->>'attempt')::bigint DESC, id DESC LIMIT 1"
+)
 ACCOUNT_OF_CUSTOMER = text("SELECT id FROM accounts WHERE customer = :customer")
 ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
 OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")

@@ -46,6 +46,10 @@ class BlueprintNotPublishedError(Exception):
     """No blueprint is published yet. Not a refusal: the event is retried until there is one."""
 
 
+class BlueprintIncompleteError(Exception):
+    """The blueprint lacks what a tenant is entitled to. Not a refusal: the event is retried until it has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedBlueprint:
     """The current blueprint and its hash, which plans name."""

@@ -1,0 +1,26 @@
+"""`paybill tenant retry`: plans a failed environment again."""
+
+from paybill_cli.client.http import Service
+from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.stack import Stack
+from paybill_cli.client.tenants import tenant_id
+from paybill_cli.options import RequestOptions, TenantName
+from paybill_cli.output import Output
+
+FIELDS = ("tenant_id", "id", "status", "tier", "preset", "failure")
+
+
+def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName) -> None:
+    """Build a failed environment again, by the current blueprint.
+
+    What is built stays.
+
+    Example: paybill tenant retry acme
+    """
+    path = f"/v1/environments/{tenant_id(stack, tenant)}/retry"
+    if options.dry_run:
+        print_unsent(out, "provisioner", path, {})
+        return
+    with Service(stack, "provisioner") as provisioner:
+        out.record("environment", post(out, provisioner, path, None, options.idempotency_key), FIELDS)
+    out.info(f"next: paybill why {tenant}")

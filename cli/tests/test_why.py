@@ -1,0 +1,104 @@
+"""`paybill why` on a real stack: the root cause of several faults, and the commands that it names are run."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from paybill_cli.client.waiting import Deadline
+from paybill_cli.exit_codes import ExitCode
+from paybill_stripe_fake.client import FakeControl
+
+
+def kinds(done: Any) -> list[str]:
+    return [cause["kind"] for cause in done.data["causes"]]
+
+
+def why_when(on_stack, tenant: str, kind: str | None) -> Any:
+    """Returns the explanation as soon as `kind` is the root cause; None for no cause."""
+    deadline = Deadline(30)
+    while True:
+        done = on_stack("why", tenant, "--json")
+        if (kinds(done) or [None])[0] == kind:
+            return done
+        deadline.pause(f"{tenant}: {done.data['headline']}, not {kind}")
+
+
+def run_next(on_stack, done: Any, *more: str) -> Any:
+    """Runs the command that an explanation names."""
+    return on_stack(*shlex.split(done.data["next"])[1:], *more)
+
+
+@contextmanager
+def fake_of(stack) -> Iterator[FakeControl]:
+    key = (stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
+    with FakeControl(stack.url("stripe_fake"), key) as fake:
+        yield fake
+
+
+def test_a_tenant_that_nobody_paid_for_waits_for_the_payment(on_stack, customers) -> None:
+    tenant = customers.sign_up()
+
+    done = why_when(on_stack, tenant["slug"], "not_paid")
+    shown = on_stack("tenant", "show", tenant["slug"], "--json")
+    text = on_stack("why", tenant["slug"])
+
+    assert done.code == text.code == ExitCode.FAILED
+    assert tenant["checkout_url"] in done.data["headline"]
+    assert shown.data["why"] == done.data["headline"]
+    assert {"tenant.tenant_requested", "billing.account_opened"} <= {link["type"] for link in done.data["chain"]}
+    assert done.data["unanswered"] == []
+    assert text.out.startswith(f"why: {tenant['slug']} is requested: nobody has paid at http")
+
+
+def test_an_unknown_tenant_is_not_found_and_a_service_that_is_away_is_the_cause(on_stack, customers) -> None:
+    tenant = customers.sign_up()
+
+    unknown = on_stack("why", "nobody-has-this", "--json")
+    away = on_stack("why", tenant["slug"], "--json", "--billing-url", "http://127.0.0.1:9")
+
+    assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "tenant_not_found")
+    assert away.code == ExitCode.FAILED
+    assert kinds(away)[0] == "service"
+    assert [each["service"] for each in away.data["unanswered"]] == ["billing"]
+    assert away.data["next"] == "paybill doctor"
+
+
+@pytest.mark.e2e
+def test_faults_in_a_running_stack_are_found_and_their_commands_help(on_stack, real_stack, customers) -> None:
+    active, lost = customers.sign_up(), customers.sign_up()
+    customers.pay(active["checkout_url"])
+    assert why_when(on_stack, active["slug"], None).code == ExitCode.OK
+
+    on_stack("tenant", "suspend", active["slug"], "--reason", "abuse report 7", "--yes")
+    held = why_when(on_stack, active["slug"], "hold")
+    assert run_next(on_stack, held).code == ExitCode.OK
+    why_when(on_stack, active["slug"], None)
+
+    with fake_of(real_stack) as fake:
+        fake.pause_delivery()
+        customers.pay(lost["checkout_url"])
+        missing = why_when(on_stack, lost["slug"], "webhook_lost")
+        run_next(on_stack, missing)
+        why_when(on_stack, lost["slug"], None)
+        fake.resume_delivery()
+        fake.wait_delivered()
+
+        account = httpx.get(
+            f"{real_stack.url('billing')}/v1/tenants/{active['id']}/account",
+            headers={"Authorization": f"Bearer {real_stack.key}"},
+        ).json()
+        fake.set_payment(account["customer"], "fail")
+        fake.renew(account["subscriptions"][0]["provider_subscription"])
+        declined = why_when(on_stack, active["slug"], "card_declined")
+        assert run_next(on_stack, declined).code == ExitCode.OK
+
+    waiting = customers.sign_up()
+    for _ in range(3):
+        httpx.post(
+            f"{real_stack.url('billing')}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"}
+        )
+    refused = why_when(on_stack, waiting["slug"], "signature")
+    assert [row["reason"] for row in run_next(on_stack, refused, "--json").data] == ["bad_signature"]

@@ -1,0 +1,83 @@
+"""`why` finds the root cause of twenty kinds of faults, and names a command that exists and takes its arguments."""
+
+import shlex
+from random import Random
+
+import pytest
+from paybill_cli.main import load
+from paybill_cli.tree import TREE, Branch, Leaf
+from paybill_contracts.why import Explanation
+from paybill_contracts.why_causes import explain
+from why_faults import FAULTS, Situation, held, nobody_paid, poisoned_fact
+
+VARIATIONS = 10
+REQUIRED_CAUSES = 0.95
+REQUIRED_COMMANDS = 0.90
+
+
+def explained(situation: Situation) -> Explanation:
+    parts = situation.all_parts()
+    name = situation.tenant.slug if any(part.tenant for part in parts) else "acme"
+    return explain(name, parts, situation.unanswered, situation.machine())
+
+
+def is_a_command(text: str) -> bool:
+    """Returns whether `text` is a complete command of `paybill`: its options and arguments are parsed."""
+    program, *arguments = shlex.split(text)
+    node: Branch | Leaf = TREE
+    name = program
+    while isinstance(node, Branch):
+        name, *arguments = arguments
+        node = node.commands[name]
+    load(node, name).make_context(name, arguments)
+    return program == "paybill"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_the_root_cause_comes_first_with_a_command_that_exists(fault) -> None:
+    kind, command = FAULTS[fault]
+    found, helped = 0, 0
+    for variation in range(VARIATIONS):
+        situation = Situation(Random(f"{fault.__name__}/{variation}"))
+        fault(situation)
+        explanation = explained(situation)
+        found += explanation.causes[0].kind == kind
+        helped += command in explanation.command and is_a_command(explanation.command)
+        assert explanation.causes[0].summary in explanation.headline
+
+    assert found >= REQUIRED_CAUSES * VARIATIONS
+    assert helped >= REQUIRED_COMMANDS * VARIATIONS
+
+
+def test_two_faults_are_both_found_and_the_one_that_stops_everything_is_first() -> None:
+    situation = Situation(Random(1))
+    poisoned_fact(situation)
+    held(situation)
+
+    kinds = [cause.kind for cause in explained(situation).causes]
+
+    assert kinds == ["message", "hold"]
+
+
+def test_an_active_tenant_has_no_cause_and_a_command_that_shows_it() -> None:
+    situation = Situation(Random(2))
+    situation.paid()
+    situation.tenant = situation.tenant.model_copy(update={"status": "active"})
+    ready = {"status": "ready", "access": "open"}
+    situation.environment = situation.environment.model_copy(update=ready)
+
+    explanation = explained(situation)
+
+    assert explanation.causes == ()
+    assert explanation.headline.endswith("is active: nothing is wrong, and nothing is pending")
+    assert is_a_command(explanation.command)
+
+
+def test_the_facts_of_all_services_are_one_chain_in_the_order_of_time() -> None:
+    situation = Situation(Random(3))
+    nobody_paid(situation)
+
+    chain = explained(situation).chain
+
+    assert {link.service for link in chain} == {"tenant", "billing", "provisioner"}
+    assert [link.at for link in chain] == sorted(link.at for link in chain)

@@ -1,0 +1,255 @@
+"""Diagnosis of one tenant: the part of each service, and the pure function that finds the root cause in all parts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field
+
+from paybill_contracts.event import Value
+from paybill_contracts.values import Count, Timestamp
+
+Limited = Annotated[str, Field(max_length=1000)]
+
+
+class RecentFact(Value):
+    """A fact about the tenant."""
+
+    id: str
+    type: str
+    at: Timestamp
+
+
+class OpenJob(Value):
+    """A background job of the tenant that has not ended, or that failed."""
+
+    id: str
+    kind: str
+    key: str
+    state: str
+    attempts: Count
+    error: Limited | None
+    due: Timestamp
+
+
+class QueuedMessage(Value):
+    """A fact about the tenant that a service could not handle, or that waits behind one."""
+
+    id: str
+    type: str
+    attempts: Count
+    dead: bool
+    reason: Limited
+
+
+class PendingSync(Value):
+    """An object of a provider that must be fetched. customer: of the provider, when a message named it."""
+
+    provider: str
+    object: str
+    customer: str | None
+    attempts: Count
+    error: Limited | None
+    due: Timestamp
+
+
+class RefusedWebhooks(Value):
+    """Webhooks that were refused for one reason. accepted_at: of the last one that was accepted."""
+
+    provider: str
+    reason: str
+    count: Count
+    last_at: Timestamp
+    accepted_at: Timestamp | None
+
+
+class OpenIncident(Value):
+    """A problem that the service found."""
+
+    id: str
+    kind: str
+    summary: Limited
+    command: str | None
+    since: Timestamp
+
+
+class OpenViolation(Value):
+    """An invariant that does not hold."""
+
+    number: Count
+    statement: Limited
+    left: Limited
+    right: Limited
+    since: Timestamp
+
+
+class HoldState(Value):
+    """A reason why the tenant is suspended."""
+
+    origin: str
+    mode: str
+    reason: Limited
+
+
+class TenantState(Value):
+    """The tenant as its service knows it. waits_for, waits_until: None in a resting state."""
+
+    slug: str
+    status: str
+    plan: str
+    region: str
+    holds: tuple[HoldState, ...] = ()
+    failure: Limited | None = None
+    waits_for: Limited | None = None
+    waits_until: Timestamp | None = None
+
+
+class SubscriptionState(Value):
+    """A subscription. debt: what is overdue, as text for people."""
+
+    id: str
+    provider_object: str
+    provider_status: str
+    access: str
+    plan: str
+    grace_until: Timestamp | None = None
+    debt: str | None = None
+
+
+class FailedPayment(Value):
+    """The last failed attempt to collect."""
+
+    amount: str
+    attempt: Count
+    invoice: str | None
+
+
+class BillingState(Value):
+    """The tenant's account. missing: subscriptions that the provider has and billing does not know.
+
+    provider_problem: why the provider could not be asked. invoice_payment: the customer pays by invoice.
+    """
+
+    provider: str
+    status: str
+    customer: str | None = None
+    failure: Limited | None = None
+    checkout_url: str | None = None
+    checkout_expired: bool = False
+    leaving: bool = False
+    allows_access: bool | None = None
+    subscriptions: tuple[SubscriptionState, ...] = ()
+    missing: tuple[str, ...] = ()
+    provider_problem: Limited | None = None
+    failed_payment: FailedPayment | None = None
+    refused_webhooks: tuple[RefusedWebhooks, ...] = ()
+    own_syncs: tuple[PendingSync, ...] = ()
+    strangers: tuple[PendingSync, ...] = ()
+
+
+class EnvironmentState(Value):
+    """The tenant's environment. pending: a change of plan that it has not followed, and the reason."""
+
+    status: str
+    region: str
+    tier: str | None = None
+    placement: str | None = None
+    access: str = ""
+    target_access: str = ""
+    failed_resource: str | None = None
+    failure: Limited | None = None
+    pending: Limited | None = None
+
+
+class ServicePart(Value):
+    """Knowledge of one service about a tenant, and about itself as far as it concerns the tenant.
+
+    checks: as in `/readyz`. lag: facts that it has not handled, None when unknown. owned: a live process owns the
+    tenant's partition.
+    """
+
+    service: str
+    now: Timestamp
+    checks: dict[str, str]
+    outbox_waiting: Count
+    outbox_age_s: Count
+    lag: Count | None
+    owned: bool
+    facts: tuple[RecentFact, ...] = ()
+    jobs: tuple[OpenJob, ...] = ()
+    messages: tuple[QueuedMessage, ...] = ()
+    incidents: tuple[OpenIncident, ...] = ()
+    violations: tuple[OpenViolation, ...] = ()
+    tenant: TenantState | None = None
+    account: BillingState | None = None
+    environment: EnvironmentState | None = None
+
+
+class Unanswered(Value):
+    """A service that did not answer. code: of the problem, such as `database_unavailable`."""
+
+    service: str
+    code: str
+    detail: Limited
+
+
+class Machine(Value):
+    """Knowledge of the client about the machine of the stack."""
+
+    now: Timestamp
+    free_mib: Count | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A reason why the tenant is not where it should be. command: safe, complete, and of `paybill`."""
+
+    kind: str
+    service: str
+    summary: str
+    command: str
+    because: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLink:
+    """A fact on the way to the tenant's state."""
+
+    at: str
+    service: str
+    type: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a tenant is in its state. causes: the root cause first; none when it rests where it should be."""
+
+    tenant: str
+    headline: str
+    causes: tuple[Cause, ...]
+    chain: tuple[ChainLink, ...]
+    unanswered: tuple[Unanswered, ...]
+
+    @property
+    def command(self) -> str:
+        """The next safe command."""
+        return self.causes[0].command if self.causes else f"paybill tenant show {self.tenant}"
+
+
+MAX_CHAIN = 12
+MAX_CLOCK_SKEW = timedelta(seconds=5)
+
+
+def chain_of(parts: Iterable[ServicePart]) -> tuple[ChainLink, ...]:
+    """Returns the last facts of all parts in the order of their times."""
+    facts = sorted(((fact.at, part.service, fact) for part in parts for fact in part.facts), key=lambda each: each[:2])
+    return tuple(
+        ChainLink(at=at.isoformat(), service=service, type=fact.type, id=fact.id) for at, service, fact in facts
+    )[-MAX_CHAIN:]
+
+
+def part_of(parts: Sequence[ServicePart], service: str) -> ServicePart | None:
+    """Returns the part of a service; None when it did not answer."""
+    return next((part for part in parts if part.service == service), None)

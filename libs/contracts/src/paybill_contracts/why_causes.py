@@ -1,0 +1,367 @@
+"""Rules that find causes in the parts of all services, from what stops everything to what a customer has to do.
+
+The order of the rules is the ranking: a rule explains more than the rules below it, because their findings follow.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from paybill_contracts.why import (
+    MAX_CLOCK_SKEW,
+    BillingState,
+    Cause,
+    EnvironmentState,
+    Explanation,
+    Machine,
+    OpenJob,
+    ServicePart,
+    SubscriptionState,
+    TenantState,
+    Unanswered,
+    chain_of,
+    part_of,
+)
+
+MAX_OUTBOX_AGE_S = 30
+MIN_FREE_MIB = 1024
+DOCTOR = "paybill doctor"
+_DATABASE_CODES = frozenset({"database_unavailable"})
+_CLOCK_REFUSALS = frozenset({"stale", "future"})
+_FULL = ("no space", "disk full", "disk is full", "storage exceeded", "insufficient storage", "insufficient resources")
+_GENERAL_JOBS = frozenset({"check_invariants", "delete_ended_jobs", "delete_webhook_bodies"})
+"""Jobs that change nothing about a tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that is known about one tenant."""
+
+    name: str
+    parts: Sequence[ServicePart]
+    unanswered: Sequence[Unanswered]
+    machine: Machine
+
+    @property
+    def tenant(self) -> TenantState | None:
+        """The tenant's state; None when its service did not answer."""
+        part = part_of(self.parts, "tenant")
+        return part.tenant if part else None
+
+    @property
+    def account(self) -> BillingState | None:
+        """The account; None when billing did not answer or does not have it yet."""
+        part = part_of(self.parts, "billing")
+        return part.account if part else None
+
+    @property
+    def environment(self) -> EnvironmentState | None:
+        """The environment; None when the provisioner did not answer or does not have it yet."""
+        part = part_of(self.parts, "provisioner")
+        return part.environment if part else None
+
+    @property
+    def awaits_payment(self) -> bool:
+        """True while no subscription gives access and the tenant is not leaving."""
+        account = self.account
+        if account is None or account.leaving or self.status in {"retained", "cancelled", "offboarding"}:
+            return False
+        return not any(each.access in {"active", "trialing", "grace"} for each in account.subscriptions)
+
+    @property
+    def status(self) -> str:
+        """The status of the tenant; empty when unknown."""
+        return self.tenant.status if self.tenant else ""
+
+
+def explain(name: str, parts: Sequence[ServicePart], unanswered: Sequence[Unanswered], machine: Machine) -> Explanation:
+    """Returns why the tenant is in its state: the root cause first. name: its slug, or its id when that is unknown."""
+    case = Case(name, parts, unanswered, machine)
+    causes = tuple(cause for rule in RULES for cause in rule(case))
+    return Explanation(
+        tenant=name,
+        headline=_headline(case, causes),
+        causes=causes,
+        chain=chain_of(parts),
+        unanswered=tuple(unanswered),
+    )
+
+
+def _headline(case: Case, causes: Sequence[Cause]) -> str:
+    tenant = case.tenant
+    state = f"{case.name} is {tenant.status}" if tenant else f"the status of {case.name} is unknown"
+    if causes:
+        return f"{state}: {causes[0].summary}"
+    if tenant and tenant.waits_for:
+        until = f" until {_time(tenant.waits_until)}" if tenant.waits_until else ""
+        return f"{state}: it waits for {tenant.waits_for}{until}"
+    return f"{state}: nothing is wrong, and nothing is pending"
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _disk(case: Case) -> Iterator[Cause]:
+    free = case.machine.free_mib
+    if free is not None and free < MIN_FREE_MIB:
+        yield Cause("disk", "machine", f"the disk of the data directory has {free} MiB free", DOCTOR)
+    for part in case.parts:
+        for name, found in part.checks.items():
+            if any(word in found.lower() for word in _FULL):
+                yield Cause("disk", part.service, f"{name} of {part.service}: {found}", DOCTOR)
+        for job in part.jobs:
+            if job.error and any(word in job.error.lower() for word in _FULL):
+                yield Cause("disk", part.service, f"{_label(job)} failed: {job.error}", DOCTOR)
+
+
+def _database(case: Case) -> Iterator[Cause]:
+    for each in case.unanswered:
+        if each.code in _DATABASE_CODES:
+            yield Cause("database", each.service, f"{each.service} cannot reach PostgreSQL: {each.detail}", DOCTOR)
+    for part in case.parts:
+        if part.checks.get("database", "ok") != "ok":
+            yield Cause("database", part.service, f"{part.service} cannot reach PostgreSQL", DOCTOR)
+
+
+def _unreachable(case: Case) -> Iterator[Cause]:
+    for each in case.unanswered:
+        if each.code not in _DATABASE_CODES:
+            yield Cause("service", each.service, f"{each.service} does not answer: {each.detail}", DOCTOR)
+
+
+def _bus(case: Case) -> Iterator[Cause]:
+    for part in case.parts:
+        bus, service = part.checks.get("bus", "ok"), part.service
+        if bus != "ok":
+            found = "NATS does not answer" if bus == "away" else bus
+            yield Cause("bus", service, f"{service} cannot publish: {found}", DOCTOR)
+        elif part.outbox_waiting and part.outbox_age_s > MAX_OUTBOX_AGE_S:
+            found = f"{part.outbox_waiting} facts of {service} are not published, the oldest for {part.outbox_age_s} s"
+            yield Cause("bus", service, found, DOCTOR)
+
+
+def _loops(case: Case) -> Iterator[Cause]:
+    for part in case.parts:
+        for name, state in part.checks.items():
+            if state != "ok" and name not in {"bus", "database"}:
+                yield Cause("loop", part.service, f"{name} of {part.service}: {state}", DOCTOR)
+
+
+def _lease(case: Case) -> Iterator[Cause]:
+    for part in case.parts:
+        if not part.owned:
+            found = f"no live process of {part.service} owns the partition of {case.name}, so its facts wait"
+            yield Cause("lease", part.service, found, DOCTOR)
+
+
+def _clock(case: Case) -> Iterator[Cause]:
+    for part in case.parts:
+        skew = abs(part.now - case.machine.now)
+        if skew > MAX_CLOCK_SKEW:
+            found = f"the clock of {part.service} differs from this machine's by {round(skew.total_seconds())} s"
+            yield Cause("clock", part.service, found, DOCTOR)
+    if case.account is None or not case.awaits_payment:
+        return
+    for refused in case.account.refused_webhooks:
+        if refused.reason in _CLOCK_REFUSALS and _is_current(refused.accepted_at, refused.last_at):
+            found = f"{refused.count} webhooks of {refused.provider} are refused as {refused.reason}: a clock is wrong"
+            yield Cause("clock", "billing", found, DOCTOR)
+
+
+def _is_current(accepted_at: datetime | None, refused_at: datetime) -> bool:
+    return accepted_at is None or accepted_at < refused_at
+
+
+def _messages(case: Case) -> Iterator[Cause]:
+    """Facts that could not be handled; those behind the first one of each service only wait for it."""
+    for part in case.parts:
+        for message in part.messages:
+            if message.dead or message.attempts:
+                state = "is a dead letter" if message.dead else f"failed {message.attempts} times"
+                found = f"{message.type} {state} in {part.service}: {message.reason}"
+                because = (f"{len(part.messages) - 1} facts of {case.name} wait behind it",)
+                yield Cause("message", part.service, found, f"paybill events redrive {message.id}", because)
+                break
+
+
+def _holds(case: Case) -> Iterator[Cause]:
+    tenant = case.tenant
+    if tenant is None:
+        return
+    for hold in tenant.holds:
+        if hold.origin == "legal":
+            yield Cause("legal_hold", "tenant", f"a legal hold: {hold.reason}", f"paybill tenant show {tenant.slug}")
+        elif hold.origin != "billing":
+            found = f"an operator's hold ({hold.mode.replace('_', ' ')}): {hold.reason}"
+            yield Cause("hold", "tenant", found, f"paybill tenant resume {tenant.slug}")
+
+
+def _build(case: Case) -> Iterator[Cause]:
+    environment, part = case.environment, part_of(case.parts, "provisioner")
+    if environment is None or part is None:
+        return
+    if environment.status == "failed":
+        found = f"{environment.failed_resource} could not be built: {environment.failure}"
+        yield Cause("build", "provisioner", found, f"paybill tenant retry {case.name}")
+        return
+    yield from _jobs(part, "build")
+
+
+def _jobs(part: ServicePart, kind: str) -> Iterator[Cause]:
+    for job in part.jobs:
+        if job.error and job.kind not in _GENERAL_JOBS and not job.kind.startswith("sync/"):
+            state = "failed" if job.state == "failed" else f"failed {job.attempts} times and is retried"
+            found = f"{_label(job)} {state}: {job.error}"
+            yield Cause(kind, part.service, found, f"paybill jobs retry {job.id}")
+
+
+def _label(job: OpenJob) -> str:
+    return f"the job {job.kind.replace('_', ' ')}"
+
+
+def _provider(case: Case) -> Iterator[Cause]:
+    account, part = case.account, part_of(case.parts, "billing")
+    if account is None or part is None:
+        return
+    failed = [job for job in part.jobs if job.error and not job.kind.startswith("sync/")]
+    if account.status == "failed":
+        retry = f"paybill jobs retry {failed[0].id}" if failed else f"paybill tenant show {case.name}"
+        yield Cause("provider", "billing", f"{account.provider} refused the account: {account.failure}", retry)
+    else:
+        yield from _jobs(part, "provider")
+    if account.provider_problem:
+        yield Cause("provider", "billing", f"{account.provider} does not answer: {account.provider_problem}", DOCTOR)
+
+
+def _syncs(case: Case) -> Iterator[Cause]:
+    account = case.account
+    for sync in account.own_syncs if account else ():
+        if sync.error:
+            found = f"{sync.object} of {sync.provider} cannot be synced: {sync.error}"
+            yield Cause("sync", "billing", found, f"paybill webhook retry {sync.object} --provider {sync.provider}")
+
+
+def _signature(case: Case) -> Iterator[Cause]:
+    account = case.account
+    if account is None or not (case.awaits_payment or account.missing):
+        return
+    for refused in account.refused_webhooks:
+        if refused.reason not in _CLOCK_REFUSALS and _is_current(refused.accepted_at, refused.last_at):
+            reason = refused.reason.replace("_", " ")
+            found = (
+                f"{refused.count} webhooks of {refused.provider} are refused ({reason}), and none was accepted since"
+            )
+            yield Cause("signature", "billing", found, f"paybill webhook refused --provider {refused.provider}")
+
+
+def _missing(case: Case) -> Iterator[Cause]:
+    account = case.account
+    if account is None:
+        return
+    for object_ in account.missing:
+        found = f"{account.provider} has {object_}, and no webhook about it arrived"
+        yield Cause("webhook_lost", "billing", found, f"paybill provider reconcile {account.provider}")
+
+
+def _payment(case: Case) -> Iterator[Cause]:
+    account = case.account
+    if account is None or account.leaving:
+        return
+    for subscription in account.subscriptions:
+        yield from _unpaid(case, account, subscription)
+    if not case.awaits_payment or account.subscriptions or account.status != "open":
+        return
+    if account.checkout_expired:
+        yield Cause("checkout_expired", "billing", "the checkout expired before it was paid", _checkout(case, account))
+        return
+    for stranger in account.strangers:
+        found = (
+            f"{stranger.object} of {stranger.provider} belongs to {stranger.customer}, and no tenant has this customer"
+        )
+        yield Cause("unknown_customer", "billing", found, "paybill webhook waiting")
+    if account.provider == "manual":
+        yield Cause("not_paid", "billing", "nobody has ordered yet", f"paybill manual offer {case.name}")
+    else:
+        found = f"nobody has paid at {account.checkout_url or 'the checkout'} yet"
+        yield Cause("not_paid", "billing", found, _checkout(case, account))
+
+
+def _checkout(case: Case, account: BillingState) -> str:
+    verb = "manual offer" if account.provider == "manual" else "tenant checkout"
+    return f"paybill {verb} {case.name}"
+
+
+def _unpaid(case: Case, account: BillingState, subscription: SubscriptionState) -> Iterator[Cause]:
+    failed = account.failed_payment
+    command = f"paybill tenant portal {case.name}"
+    if account.provider == "manual":
+        command = f"paybill subscription show {subscription.id}"
+    match subscription.access:
+        case "pending" | "grace":
+            detail = f"attempt {failed.attempt} to collect {failed.amount} failed" if failed else "no payment succeeded"
+            until = f", access ends at {_time(subscription.grace_until)}" if subscription.grace_until else ""
+            found = f"{subscription.provider_object} is {subscription.provider_status}: {detail}{until}"
+            yield Cause("card_declined", "billing", found, command)
+        case "suspended":
+            debt = f", {subscription.debt} is overdue" if subscription.debt else ""
+            found = f"{subscription.provider_object} is {subscription.provider_status}{debt}: access was taken"
+            yield Cause("debt", "billing", found, command)
+        case "paused":
+            found = f"{subscription.provider_object} is paused"
+            yield Cause("paused", "billing", found, f"paybill subscription resume {subscription.id}")
+        case "active" | "trialing" if subscription.debt:
+            yield Cause("debt", "billing", f"{subscription.debt} is overdue", command)
+
+
+def _incidents(case: Case) -> Iterator[Cause]:
+    for part in case.parts:
+        for each in part.incidents:
+            command = each.command or f"paybill incident show {each.id}"
+            yield Cause("incident", part.service, f"{each.kind.replace('_', ' ')}: {each.summary}", command)
+
+
+def _violations(case: Case) -> Iterator[Cause]:
+    for part in case.parts:
+        for each in part.violations:
+            found = f"invariant {each.number} ({each.statement}) does not hold: {each.left}, and {each.right}"
+            yield Cause("violation", part.service, found, DOCTOR, (f"since {_time(each.since)}",))
+
+
+def _pending_change(case: Case) -> Iterator[Cause]:
+    environment = case.environment
+    if environment is not None and environment.pending:
+        found = f"the infrastructure has not followed a change of plan: {environment.pending}"
+        yield Cause("pending_change", "provisioner", found, f"paybill tenant show {case.name}")
+
+
+def _access(case: Case) -> Iterator[Cause]:
+    environment = case.environment
+    if environment is not None and environment.status == "ready" and environment.access != environment.target_access:
+        found = f"access is {environment.access} and changes to {environment.target_access}"
+        yield Cause("access", "provisioner", found, "paybill jobs list --kind change_access")
+
+
+Rule = Callable[[Case], Iterator[Cause]]
+RULES: Sequence[Rule] = (
+    _disk,
+    _database,
+    _unreachable,
+    _bus,
+    _lease,
+    _loops,
+    _clock,
+    _messages,
+    _holds,
+    _incidents,
+    _build,
+    _provider,
+    _syncs,
+    _signature,
+    _missing,
+    _payment,
+    _pending_change,
+    _access,
+    _violations,
+)
+"""All rules, those first whose findings explain those of others."""

@@ -1,0 +1,154 @@
+"""Billing's part in the diagnosis of one tenant: account, subscriptions, payments, syncs and refused webhooks."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from paybill_contracts.billing import AccessState, Subscription
+from paybill_contracts.why import (
+    BillingState,
+    FailedPayment,
+    PendingSync,
+    RefusedWebhooks,
+    SubscriptionState,
+)
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.job_rows import REQUESTS
+from paybill_runtime.diagnosis.tenant_part import OwnState
+from paybill_runtime.http.listing import MAX_PAGE, load_state
+from sqlalchemy import Row
+
+from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.providers.port import (
+    CustomerSubscriptions,
+    MalformedObjectError,
+    ProviderConnection,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+)
+from paybill_billing.providers.sync_queue import NO_ACCOUNT, kind_of, provider_of
+from paybill_billing.subscriptions.domain.accounts import Account
+from paybill_billing.subscriptions.tables import ACCOUNTS, LAST_FAILURE, PAYMENTS, SUBSCRIPTIONS, subscriptions_of
+from paybill_billing.webhooks.tables import REFUSED
+
+ENTITLING = frozenset({AccessState.ACTIVE, AccessState.TRIALING, AccessState.GRACE})
+TIMEOUT_S = 5.0
+"""Longest time for which a diagnosis waits for the provider."""
+MAX_STRANGERS = 3
+REFUSALS_FOR = timedelta(hours=24)
+"""Older refusals of webhooks explain nothing."""
+
+
+async def read_state(context: ServiceContext, connected: Mapping[str, ProviderConnection], tenant_id: str) -> OwnState:
+    """Returns the account of a tenant for its diagnosis. connected: the providers by name."""
+    account = await load_state(context, ACCOUNTS, tenant_id)
+    if account is None:
+        return OwnState()
+    rows = await context.rows(subscriptions_of(tenant_id, MAX_PAGE))
+    found = [SUBSCRIPTIONS.load(row.state).subscription for row in rows]
+    current = [each for each in found if each.access != "ended"]
+    entitlements = await load_state(context, ENTITLEMENTS, tenant_id)
+    syncs = await context.rows(REQUESTS, {"kinds": kind_of(account.provider), "limit": MAX_PAGE})
+    own = {each.provider_subscription for each in found}
+    missing, problem = await _missing(connected, account, own) if not _entitling(current) else ((), None)
+    return OwnState(
+        aggregates=(
+            f"{ACCOUNTS.kind}/{tenant_id}",
+            f"{ENTITLEMENTS.kind}/{tenant_id}",
+            *(f"{SUBSCRIPTIONS.kind}/{each.subscription_id}" for each in found),
+        ),
+        account=BillingState(
+            provider=account.provider,
+            status=account.status,
+            customer=account.customer,
+            failure=account.failure,
+            checkout_url=account.checkout_url,
+            checkout_expired=account.checkout is not None and account.checkout_url is None,
+            leaving=account.leaving,
+            allows_access=entitlements.allows_access if entitlements is not None else None,
+            subscriptions=tuple(
+                SubscriptionState(
+                    id=each.subscription_id,
+                    provider_object=each.provider_subscription,
+                    provider_status=each.provider_status,
+                    access=each.access,
+                    plan=each.plan.plan,
+                    grace_until=each.grace_until,
+                    debt=each.overdue.text if each.overdue is not None else None,
+                )
+                for each in current
+            ),
+            failed_payment=await _last_failure(context, tenant_id),
+            missing=missing,
+            provider_problem=problem,
+            refused_webhooks=await _refused(context, account.provider),
+            own_syncs=_pending(syncs, lambda row: row.key in own or _is_of(account, row)),
+            strangers=_pending(syncs, lambda row: row.error == NO_ACCOUNT and not _is_of(account, row))[:MAX_STRANGERS],
+        ),
+    )
+
+
+def _entitling(subscriptions: Sequence[Subscription]) -> bool:
+    return any(each.access in ENTITLING for each in subscriptions)
+
+
+async def _missing(
+    connected: Mapping[str, ProviderConnection], account: Account, own: Collection[str]
+) -> tuple[tuple[str, ...], str | None]:
+    """Returns the customer's subscriptions that only the provider has, or the reason why it could not be asked."""
+    connection = connected.get(account.provider)
+    if connection is None:
+        return (), f"{account.provider} is not configured here"
+    if account.customer is None or account.leaving or not isinstance(connection.provider, CustomerSubscriptions):
+        return (), None
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            snapshots = await connection.provider.subscriptions_of(account.customer)
+    except TimeoutError:
+        return (), f"it did not answer in {TIMEOUT_S:.0f} s"
+    except (ProviderRefusedError, ProviderUnavailableError, MalformedObjectError) as error:
+        return (), str(error)[:500]
+    return tuple(sorted(each.id for each in snapshots if each.is_entitling and each.id not in own)), None
+
+
+def _is_of(account: Account, row: Row[Any]) -> bool:
+    return row.detail is not None and row.detail == account.customer
+
+
+def _pending(rows: Sequence[Row[Any]], condition: Any) -> tuple[PendingSync, ...]:
+    return tuple(
+        PendingSync(
+            provider=provider_of(row.kind),
+            object=row.key,
+            customer=row.detail,
+            attempts=row.attempts,
+            error=row.error,
+            due=row.due,
+        )
+        for row in rows
+        if condition(row)
+    )
+
+
+async def _last_failure(context: ServiceContext, tenant_id: str) -> FailedPayment | None:
+    rows = await context.rows(LAST_FAILURE, {"tenant_id": tenant_id})
+    if not rows:
+        return None
+    payment = PAYMENTS.load(rows[0].state)
+    return FailedPayment(amount=payment.amount.text, attempt=payment.attempt or 1, invoice=payment.invoice)
+
+
+async def _refused(context: ServiceContext, provider: str) -> tuple[RefusedWebhooks, ...]:
+    since = context.now() - REFUSALS_FOR
+    return tuple(
+        RefusedWebhooks(
+            provider=row.provider,
+            reason=row.reason,
+            count=row.count,  # type: ignore[arg-type]  # the column, which hides the method of sequences
+            last_at=row.last_at,
+            accepted_at=row.accepted_at,
+        )
+        for row in await context.rows(REFUSED, {"provider": provider, "limit": MAX_PAGE})
+        if row.last_at > since
+    )
