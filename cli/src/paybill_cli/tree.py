@@ -341,7 +341,7 @@ TREE = Branch(
         ),
         "why": Leaf(
             "paybill_cli.commands.why:why",
-            "Explain a tenant's state: its root cause and what to do next.",
+            "Explain a tenant's state, the root cause first.",
         ),
         "doctor": Leaf("paybill_cli.commands.doctor:doctor", "Check every part, and print how to repair each failure."),
         "bench": Leaf("paybill_cli.commands.bench:bench", "Compare throughput and latency with other implementations."),

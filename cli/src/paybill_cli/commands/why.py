@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def why(out: Output, stack: Stack, tenant: TenantName) -> int:
-    """Explain a tenant's state: its root cause and what to do next.
+    """Explain a tenant's state, the root cause first.
 
     Asks every service, and names those that do not answer. Exit code 1 when there is a cause.
 
