@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import orjson
+from paybill_contracts.errors import DomainError
 from paybill_contracts.event import canonical
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -105,10 +106,33 @@ def _compare_one(folded: Folded, row: tuple[int, str] | None, differences: Fault
     elif folded.state is None:
         _report_unexpected(folded.name, differences)
     else:
-        live = row[0], canonical(orjson.loads(row[1])).decode()
+        document = orjson.loads(row[1])
+        live = row[0], canonical(document).decode()
         expected = folded.revision, folded.state
-        if live != expected:
+        if live != expected and not (live[0] == expected[0] and _is_of_earlier_shape(folded, document)):
             differences.add("different_state", folded.name, _difference(live, expected))
+
+
+def _is_of_earlier_shape(folded: Folded, document: object) -> bool:
+    """Returns whether the row only lacks fields that were added with a default after it was written.
+
+    The service reads such a row as the folded state, and writes the new fields with the aggregate's next fact.
+    """
+    if folded.state is None or not _is_part(document, orjson.loads(folded.state)):
+        return False
+    try:
+        return folded.stored.dump(folded.stored.load(canonical(document))) == folded.state
+    except (ValueError, DomainError):
+        return False
+
+
+def _is_part(document: object, whole: object) -> bool:
+    """Returns whether `whole` differs from `document` only by additional fields of its objects."""
+    if isinstance(document, dict) and isinstance(whole, dict):
+        return all(name in whole and _is_part(value, whole[name]) for name, value in document.items())
+    if isinstance(document, list) and isinstance(whole, list) and len(document) == len(whole):
+        return all(_is_part(each, other) for each, other in zip(document, whole, strict=True))
+    return type(document) is type(whole) and document == whole
 
 
 async def _report_rows_without_facts(
