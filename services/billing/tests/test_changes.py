@@ -13,8 +13,6 @@ from paybill_billing.catalogue.domain.catalogue import UnknownPlanError
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.change_requests import (
     ChangeIntent,
-    SubscriptionOverdueError,
-    WhileOverdue,
     check_allowed,
     desired_at_provider,
     resolve,
@@ -22,7 +20,13 @@ from paybill_billing.subscriptions.domain.change_requests import (
 from paybill_billing.subscriptions.domain.changes import OPEN, Status
 from paybill_contracts.billing import AccessState, PendingChange
 from paybill_contracts.catalogue import Interval, Price
-from paybill_contracts.changes import ChangeConfirmed, ChangeKind, ChangeQuoted, ChangeRequested, Proration
+from paybill_contracts.changes import (
+    ChangeConfirmed,
+    ChangeKind,
+    ChangeQuoted,
+    ChangeRequested,
+    Proration,
+)
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
 
@@ -107,33 +111,6 @@ def test_another_interval_resolves_to_another_price_of_the_plan():
     assert (desired.plan.plan, desired.plan.version, desired.price_index) == ("pro", 1, 1)
     assert desired_at_provider(sold, SUBSCRIPTION, desired).price == yearly
     assert code_of(ChangeIntent(ChangeKind.PLAN, interval=Interval.MONTH), sold=sold) == "nothing_to_change"
-
-
-OWED = Money(minor=5000, currency="EUR")
-OVERDUE = having(access=AccessState.GRACE, provider_status="past_due", grace_until=NOW + DAY, overdue=OWED)
-
-
-@pytest.mark.parametrize("intent", [UPGRADE, ChangeIntent(ChangeKind.PLAN, quantity=1)], ids=["plan", "quantity"])
-def test_a_change_while_the_invoice_is_unpaid_gives_no_credit(intent):
-    with pytest.raises(SubscriptionOverdueError, match=r"50\.00 EUR"):
-        resolved(intent, OVERDUE)
-
-    desired = resolve(CATALOGUE, OVERDUE, intent, leaving=False, while_overdue=WhileOverdue.WITHOUT_PRORATION)
-
-    assert (desired.without_proration, desired_at_provider(CATALOGUE, OVERDUE, desired).without_proration) == (
-        True,
-    ) * 2
-    assert not resolved(replace(intent, at_period_end=True), OVERDUE).without_proration
-    paid = resolve(CATALOGUE, SUBSCRIPTION, intent, leaving=False, while_overdue=WhileOverdue.WITHOUT_PRORATION)
-    assert not paid.without_proration
-
-
-def test_a_quote_names_what_is_overdue():
-    (quote,) = changes.quoted(requested(), OVERDUE, PRORATION, PRO_1, PRO_2, NOW)
-    (paid,) = changes.quoted(requested(), SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW)
-
-    assert (quote.overdue, paid.overdue) == (OWED, None)
-    assert quote.quote_hash != paid.quote_hash
 
 
 @pytest.mark.parametrize(

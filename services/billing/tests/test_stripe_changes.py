@@ -96,6 +96,24 @@ async def test_an_upgrade_in_mid_period_costs_the_quoted_amount(bought):
     assert (bought.item().price.unit_amount, bought.item().quantity) == (5000, 3)
 
 
+async def test_the_quote_lists_the_scheduled_phases_that_the_change_drops(bought):
+    v1, price = bought.fake.stripe, bought.item().price.id
+    schedule = await asyncio.to_thread(v1.subscription_schedules.create, {"from_subscription": bought.id})
+    first = {"start_date": schedule.phases[0].start_date, "end_date": schedule.phases[0].end_date}
+    phases = [first | {"items": [{"price": price, "quantity": 1}]}]
+    phases += [{"items": [{"price": price, "quantity": quantity}]} for quantity in (2, 3)]
+    await asyncio.to_thread(v1.subscription_schedules.update, schedule.id, {"phases": phases})
+
+    now, later, cancel = [
+        await bought.quote(desired)
+        for desired in (to(None, quantity=2), to(MONTHLY_50, later=True), action(ChangeKind.CANCEL, later=True))
+    ]
+
+    assert [phase.text for phase in now.dropped] == [f"2 x {price}", f"3 x {price}"]
+    assert now.dropped == later.dropped == cancel.dropped
+    assert (await bought.quote(action(ChangeKind.CANCEL))).dropped == ()
+
+
 def _discounted(bought):
     """Gives the subscription 10 % off and a tax of 10 %, and its item 5 % off and a tax of 19 %."""
     v1 = bought.fake.stripe

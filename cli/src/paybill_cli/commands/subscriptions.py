@@ -42,6 +42,9 @@ _PLAN = re.compile(r"([a-z][a-z0-9_-]{0,62})(?:@([1-9][0-9]{0,6}))?")
 When = Annotated[
     Literal["now", "period_end"], typer.Option("--when", help="Now, or at the end of the period that is paid.")
 ]
+DropScheduled = Annotated[
+    bool, typer.Option("--drop-scheduled", help="Allow to drop the phases that are scheduled at the provider.")
+]
 Name = Annotated[
     str, typer.Argument(help="Id of the subscription, or slug or id of its tenant.", metavar="SUBSCRIPTION")
 ]
@@ -95,6 +98,7 @@ def change(
     quantity: Annotated[int | None, typer.Option("--quantity", help="Number of seats.")] = None,
     interval: Interval = None,
     when: When = "now",
+    drop_scheduled: DropScheduled = False,
 ) -> None:
     """Change a subscription's plan, seats or interval.
 
@@ -103,6 +107,7 @@ def change(
     Example: paybill subscription change acme --plan pro --when period_end --reason "requested by the customer"
     """
     body: dict[str, Any] = {"kind": "plan", "quantity": quantity, "interval": interval, "when": when, "reason": reason}
+    body |= {"drop_scheduled": True} if drop_scheduled else {}
     if plan is not None:
         match = _PLAN.fullmatch(plan)
         if match is None:
@@ -118,6 +123,7 @@ def cancel(
     subscription: Name,
     reason: Reason,
     when: When = "period_end",
+    drop_scheduled: DropScheduled = False,
 ) -> None:
     """Cancel a subscription, now or at the end of the period that is paid.
 
@@ -125,7 +131,8 @@ def cancel(
 
     Example: paybill subscription cancel acme --reason "requested by the customer"
     """
-    _Change(out, stack, options).execute(subscription, {"kind": "cancel", "when": when, "reason": reason})
+    body = {"kind": "cancel", "when": when, "reason": reason} | ({"drop_scheduled": True} if drop_scheduled else {})
+    _Change(out, stack, options).execute(subscription, body)
 
 
 def reactivate(out: Output, stack: Stack, options: QuotedOptions, subscription: Name, reason: Reason) -> None:
@@ -288,6 +295,8 @@ def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, An
         out.info(f"  {formatting.money(proration['next_amount']):>14}  each later period")
     if quote["overdue"] is not None:
         out.info(f"  {formatting.money(quote['overdue']):>14}  overdue already")
+    for phase in proration["dropped"]:
+        out.info(f"  drops what is scheduled for {formatting.time(phase['starts_at'])}: {phase['text']}")
     for text in formatting.plan_differences(quote):
         out.info(text)
     effective_at, valid_until = formatting.time(proration["effective_at"]), formatting.time(quote["valid_until"])

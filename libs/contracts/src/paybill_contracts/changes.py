@@ -45,16 +45,25 @@ class ProrationLine(Value):
     amount: Money
 
 
+class ScheduledPhase(Value):
+    """Terms that the provider has scheduled for the subscription. text: for people, such as `2 x price_1abc`."""
+
+    starts_at: Timestamp
+    text: Text
+
+
 class Proration(Value):
     """Cost of a change. due_now: collected when it is applied. next_amount: of the next regular invoice.
 
-    effective_at: the time at which the subscription has the desired terms.
+    effective_at: the time at which the subscription has the desired terms. dropped: the scheduled phases that the
+    change removes.
     """
 
     lines: tuple[ProrationLine, ...]
     due_now: Money
     next_amount: Money | None
     effective_at: Timestamp
+    dropped: tuple[ScheduledPhase, ...] = ()
 
 
 class FeatureDifference(Value):
@@ -69,6 +78,7 @@ class WantedChange(Value):
 
     plan, quantity: None for no change. price_index: of the price in the plan. at_period_end: at the end of the paid
     period instead of now. without_proration: nothing is credited or charged for the current period, which is unpaid.
+    drop_scheduled: the phases that were scheduled at the provider may be dropped.
     """
 
     kind: ChangeKind
@@ -77,6 +87,7 @@ class WantedChange(Value):
     price_index: Count
     quantity: Count | None
     without_proration: bool = False
+    drop_scheduled: bool = False
 
 
 class ChangeFact(Event):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import quote as quoted
 
 import stripe
-from paybill_contracts.changes import ChangeKind, Proration, ProrationLine
+from paybill_contracts.changes import ChangeKind, Proration, ProrationLine, ScheduledPhase
 from paybill_contracts.event import digest
 from paybill_contracts.money import Money
 from paybill_contracts.values import Text
@@ -79,7 +79,9 @@ class StripeChanges:
             found = await self._fetch(subscription, desired)
             now = _within(found, at)
             ends = found.period[1]
-            base = Proration(lines=(), due_now=_money(found.data, 0), next_amount=None, effective_at=now)
+            dropped = await self._dropped(found) if _drops_schedule(desired) else ()
+            due_now = _money(found.data, 0)
+            base = Proration(lines=(), due_now=due_now, next_amount=None, effective_at=now, dropped=dropped)
             match desired.kind:
                 case ChangeKind.PLAN:
                     item = await self._item(found, desired)
@@ -251,6 +253,22 @@ class StripeChanges:
         # A retry may find another period or quantity, and Stripe accepts a key for one set of parameters only.
         await schedules.update_async(known, phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
 
+    async def _dropped(self, found: _Current) -> tuple[ScheduledPhase, ...]:
+        """Returns the later phases of the subscription's schedule."""
+        if (id_ := id_of(found.field("schedule"))) is None:
+            return ()
+        path = f"/v1/subscription_schedules/{quoted(id_, safe='')}"
+        schedule: Json = (await self._client.raw_request_async("get", path)).data
+        ends = (schedule.get("current_phase") or {}).get("end_date") or 0
+        return tuple(
+            ScheduledPhase(
+                starts_at=datetime.fromtimestamp(phase["start_date"], UTC),
+                text=", ".join(f"{item.get('quantity', 1)} x {id_of(item['price'])}" for item in phase["items"])[:500],
+            )
+            for phase in schedule["phases"]
+            if phase["start_date"] >= ends
+        )
+
     async def _release(self, found: _Current, key: str) -> None:
         """Releases the schedule, which discards its changes."""
         if (schedule := id_of(found.field("schedule"))) is not None:
@@ -267,6 +285,10 @@ class StripeChanges:
 
     async def _update(self, found: _Current, params: "SubscriptionUpdateParams", key: str) -> None:
         await self._client.v1.subscriptions.update_async(found.id, params, {"idempotency_key": key})
+
+
+def _drops_schedule(desired: DesiredSubscription) -> bool:
+    return desired.kind is ChangeKind.PLAN or (desired.kind is ChangeKind.CANCEL and desired.at_period_end)
 
 
 def _within(found: _Current, at: datetime) -> datetime:

@@ -59,6 +59,7 @@ class ChangeBody(BaseModel):
     interval: Interval | None = None
     quantity: Annotated[int | None, Field(ge=-MAX_COUNT, le=MAX_COUNT, description="Seats.")] = None
     when: When = When.NOW
+    drop_scheduled: Annotated[bool, Field(description="Allow to drop the phases that are scheduled for later.")] = False
     reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
     confirm: Annotated[bool, Field(description="Confirm the quote automatically.")] = False
 
@@ -186,6 +187,7 @@ def _request_routes(routes: APIRouter, context: ServiceContext) -> None:
             version=body.version,
             interval=body.interval,
             quantity=body.quantity,
+            drop_scheduled=body.drop_scheduled,
         )
         change_id = f"chg_{uuid4().hex}"
 
@@ -291,8 +293,8 @@ def _decision_routes(routes: APIRouter, context: ServiceContext) -> None:
     async def confirm(change_id: ChangeId, body: ConfirmBody, principal: Operator) -> ChangeView:
         """Confirms a quote; the change is then applied, and events report the new subscription.
 
-        Refused with `change_not_quoted_yet`, `quote_changed`, `quote_expired`, `change_over`, or because the current
-        state of the subscription does not allow the change.
+        Refused with `change_not_quoted_yet`, `quote_changed`, `quote_expired`, `drops_scheduled_phases`, `change_over`,
+        or because the current state of the subscription does not allow the change.
         """
 
         def decision(unit: UnitOfWork, change: Change, at: DecisionContext) -> list[ChangeEvent]:

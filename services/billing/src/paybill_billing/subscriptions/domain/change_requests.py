@@ -104,7 +104,10 @@ class NoSuchPriceError(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class ChangeIntent:
-    """A change as requested; None for a part that stays the same. version: None for the newest one on sale."""
+    """A change as requested; None for a part that stays the same. version: None for the newest one on sale.
+
+    drop_scheduled: the phases that were scheduled at the provider may be dropped.
+    """
 
     kind: Kind
     at_period_end: bool = False
@@ -112,6 +115,7 @@ class ChangeIntent:
     version: int | None = None
     interval: Interval | None = None
     quantity: int | None = None
+    drop_scheduled: bool = False
 
 
 class WhileOverdue(StrEnum):
@@ -139,7 +143,12 @@ def resolve(
     check_allowed(subscription, intent.kind, at_period_end=intent.at_period_end, without_proration=without_proration)
     if intent.kind is not Kind.PLAN:
         return WantedChange(
-            kind=intent.kind, at_period_end=intent.at_period_end, plan=None, price_index=0, quantity=None
+            kind=intent.kind,
+            at_period_end=intent.at_period_end,
+            plan=None,
+            price_index=0,
+            quantity=None,
+            drop_scheduled=intent.drop_scheduled,
         )
     change = _plan_change(catalogue, subscription, intent, _requested_version(catalogue, subscription, intent))
     return change.model_copy(update={"without_proration": without_proration and not intent.at_period_end})
@@ -279,6 +288,7 @@ def _plan_change(
         plan=None if same_plan else plan,
         price_index=0 if same_plan else price_index(sold.plan, subscription.price.currency, interval),
         quantity=None if quantity == subscription.quantity else quantity,
+        drop_scheduled=intent.drop_scheduled,
     )
 
 

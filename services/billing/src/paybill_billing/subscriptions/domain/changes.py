@@ -70,6 +70,12 @@ class QuoteExpiredError(ConflictError):
     code = "quote_expired"
 
 
+class DropsScheduledError(ConflictError):
+    """Raised when the change would drop phases that were agreed for later, and the request does not allow it."""
+
+    code = "drops_scheduled_phases"
+
+
 class ChangeOverError(ConflictError):
     """Raised for a change that was applied, refused, discarded, or not confirmed in time."""
 
@@ -198,13 +204,17 @@ def quoted(
         quote_hash=digest(content),
         overdue=subscription.overdue,
     )
-    return [quote, _confirmation(change, quote.quote_hash)] if change.confirmed else [quote]
+    if not change.confirmed:
+        return [quote]
+    if (refusal := _dropped(change.wanted, proration)) is not None:
+        return [quote, *refused(evolve(change, quote), DropsScheduledError.code, refusal)]
+    return [quote, _confirmation(change, quote.quote_hash)]
 
 
 def confirm(change: Change, quote_hash: str, now: datetime) -> list[ChangeEvent]:
     """Confirms the quote; the change is then applied.
 
-    Raises NotQuotedYetError, QuoteChangedError, QuoteExpiredError, ChangeOverError.
+    Raises NotQuotedYetError, QuoteChangedError, QuoteExpiredError, DropsScheduledError, ChangeOverError.
     """
     match change.status:
         case Status.REQUESTED:
@@ -216,6 +226,8 @@ def confirm(change: Change, quote_hash: str, now: datetime) -> list[ChangeEvent]
                 return []
             if now >= change.quote.valid_until:
                 raise QuoteExpiredError(f"the quote of {change.id} has expired; request the change again")
+            if (refusal := _dropped(change.wanted, change.quote.proration)) is not None:
+                raise DropsScheduledError(refusal)
             return [_confirmation(change, quote_hash)]
         case Status.REFUSED | Status.EXPIRED | Status.DISCARDED:
             raise ChangeOverError(f"{change.id} is {change.status}; request the change again")
@@ -345,6 +357,17 @@ def _feature_differences(kind: Kind, before: PlanVersion, after: PlanVersion) ->
             return differences(None, after)
         case _:
             assert_never(kind)
+
+
+def _dropped(desired: WantedChange, proration: Proration) -> str | None:
+    """Returns why the change must not drop scheduled phases; None when it may.
+
+    One scheduled phase is a change that was requested for the end of the period, which another change replaces.
+    """
+    if desired.drop_scheduled or len(proration.dropped) <= 1:
+        return None
+    phases = ", ".join(f"{phase.text} from {phase.starts_at:%Y-%m-%d}" for phase in proration.dropped)
+    return f"the change drops what is scheduled: {phases}; request it again with --drop-scheduled"[:500]
 
 
 def _confirmation(change: Change, quote_hash: str) -> ChangeConfirmed:
