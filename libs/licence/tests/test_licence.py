@@ -1,6 +1,6 @@
 """Verification accepts only canonical texts that a trusted key signed, within their validity period."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import orjson
 import pytest
@@ -13,6 +13,7 @@ from paybill_licence import (
     MAX_REVOCATIONS_CHARS,
     TOLERANCE,
     BadLicenceSignatureError,
+    InvalidTimeError,
     Licence,
     LicenceExpiredError,
     LicenceNotYetValidError,
@@ -43,6 +44,7 @@ DAY = timedelta(days=1)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 ID = "lic_" + "a" * 32
+OLD_ZONE = timezone(-timedelta(hours=12))
 
 
 def public(key):
@@ -176,7 +178,7 @@ def test_a_non_canonical_encoding_of_the_signature_is_refused():
 
     assert refusal_of(TOKEN[:-1] + twin) in {MalformedLicenceError, BadLicenceSignatureError}
     assert refusal_of(TOKEN + "==") is MalformedLicenceError
-    assert refusal_of(TOKEN + "\n") is MalformedLicenceError
+    assert refusal_of(TOKEN[:9] + "\n" + TOKEN[9:]) is MalformedLicenceError
 
 
 @pytest.mark.parametrize("alg", ["none", "HS256", "EdDSA", "ed25519", "", None, 1, ["Ed25519"]])
@@ -346,3 +348,26 @@ def test_digests_of_one_machine_under_two_licences_cannot_be_linked():
     assert machine_digest(ID, "m") == machine_digest(ID, "m")
     assert len({machine_digest(ID, "m"), machine_digest("lic_" + "0" * 32, "m"), machine_digest(ID, "n")}) == 3
     assert len(machine_digest(ID, "\ud800")) == 64
+
+
+@pytest.mark.parametrize(
+    "text", [TOKEN + "\n", f" \t{TOKEN}\r\n", f"\n{TOKEN}".encode()], ids=["line", "both", "bytes"]
+)
+def test_white_space_at_the_ends_is_ignored(text):
+    assert verify_licence(text, KEYS, NOW) == LICENCE
+
+
+@pytest.mark.parametrize(
+    "now", [None, NOW.replace(tzinfo=None), 0, "2026-03-01", datetime.max.replace(tzinfo=OLD_ZONE)]
+)
+def test_a_time_without_a_zone_is_refused(now):
+    with pytest.raises(InvalidTimeError, match="time"):
+        verify_licence(TOKEN, KEYS, now)
+    with pytest.raises(InvalidTimeError):
+        verify_revocations(TOKEN, KEYS, now)
+
+
+@pytest.mark.parametrize("token", [None, 7, [TOKEN]])
+def test_a_licence_that_is_no_text_is_malformed(token):
+    with pytest.raises(MalformedLicenceError):
+        verify_licence(token, KEYS, NOW)

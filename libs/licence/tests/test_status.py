@@ -89,6 +89,29 @@ def test_without_a_revocation_list_the_status_is_at_worst_unverified(results):
     assert state is None or state.advice is not Advice.REVOKED
 
 
+def test_a_clock_that_is_set_back_does_not_make_an_expired_licence_valid():
+    back = after((0, ONE), (31, EXPIRED), (29, ONE))
+
+    assert (back.advice, back.since, back.licence) == (Advice.CLOCK_SET_BACK, NOW + 29 * DAY, ONE)
+    assert back.latest == NOW + 31 * DAY
+    assert after((0, ONE), (31, EXPIRED), (29, ONE), (30, ONE)).since == NOW + 29 * DAY
+    assert after((0, ONE), (31, EXPIRED), (29, ONE), (32, licence(2, NOW + 31 * DAY))).advice is Advice.VALID
+    assert after((1, ONE), (1 - 4 / 1440, ONE)).advice is Advice.VALID
+    assert after((2, REVOKED), (0, ONE)).advice is Advice.REVOKED
+    assert after((2, ONE), (0, REVOKED)).advice is Advice.REVOKED
+
+
+def test_a_status_without_a_valid_time_is_unverified():
+    for now in (None, NOW.replace(tzinfo=None)):
+        first = check_licence(None, "x", {}, now)
+        later = check_licence(after((0, ONE)), "x", {}, now)
+        revoked = check_licence(after((0, REVOKED)), "x", {}, now)
+
+        assert (first.advice, first.code, first.licence) == (Advice.UNVERIFIED, "licence_invalid_time", None)
+        assert (later.advice, later.since, later.licence) == (Advice.UNVERIFIED, NOW, ONE)
+        assert revoked.advice is Advice.REVOKED
+
+
 @given(st.one_of(st.text(), st.binary()))
 def test_check_licence_never_raises(token):
     assert check_licence(LicenceStatus(Advice.VALID, NOW, ONE), token, {}, NOW + DAY).advice is Advice.UNVERIFIED

@@ -16,6 +16,7 @@ from paybill_licence.claims import (
 from paybill_licence.encoding import base64url
 from paybill_licence.errors import (
     BadLicenceSignatureError,
+    InvalidTimeError,
     LicenceExpiredError,
     LicenceNotYetValidError,
     LicenceRefusedError,
@@ -41,6 +42,7 @@ __all__ = [
     "TOLERANCE",
     "Advice",
     "BadLicenceSignatureError",
+    "InvalidTimeError",
     "KeyId",
     "Licence",
     "LicenceExpiredError",

@@ -35,6 +35,12 @@ class BadLicenceSignatureError(LicenceRefusedError):
     code = "licence_bad_signature"
 
 
+class InvalidTimeError(LicenceRefusedError):
+    """The time of the verification is no datetime with a time zone, so that nothing can be said about the validity."""
+
+    code = "licence_invalid_time"
+
+
 class LicenceNotYetValidError(LicenceRefusedError):
     """The validity period begins in the future."""
 

@@ -4,7 +4,7 @@ The public keys come as a JWK set from a place that the verifier trusts, never f
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from paybill_licence.claims import ALGORITHM, TOLERANCE, Licence, Revocations
 from paybill_licence.encoding import canonical, from_base64url
 from paybill_licence.errors import (
     BadLicenceSignatureError,
+    InvalidTimeError,
     LicenceExpiredError,
     LicenceNotYetValidError,
     LicenceRevokedError,
@@ -34,9 +35,11 @@ C = TypeVar("C", Licence, Revocations)
 def verify_licence(token: str | bytes, keys: LicenceKeys, now: datetime, revoked: Revocations | None = None) -> Licence:
     """Returns the claims of a licence that is valid at `now`.
 
-    keys: the trusted ones, from `read_keys`. revoked: the newest list, from `verify_revocations`; a stale list still
-    revokes its entries. Raises LicenceRefusedError and nothing else, for any `token`.
+    keys: the trusted ones, from `read_keys`. now: with a time zone. revoked: the newest list, from
+    `verify_revocations`; a stale list still revokes its entries. White space at the ends of `token` is ignored, such as
+    the line break of a file. Raises LicenceRefusedError and nothing else, for any `token` and `now`.
     """
+    require_time(now)
     licence = _verified(Licence, token, keys, MAX_LICENCE_CHARS)
     if revoked is not None and revoked.covers(licence.licence_id, licence.revision):
         raise LicenceRevokedError(
@@ -60,6 +63,7 @@ def verify_revocations(
 
     Raises LicenceRefusedError and nothing else. A stale list is no error: see `Revocations.is_stale`.
     """
+    require_time(now)
     revocations = _verified(Revocations, list_token, keys, MAX_REVOCATIONS_CHARS)
     if now < revocations.issued_at - TOLERANCE:
         raise LicenceNotYetValidError(
@@ -70,6 +74,16 @@ def verify_revocations(
             f"this is revocation list {revocations.number}, and {known.number} is known; fetch the newest"
         )
     return revocations
+
+
+def require_time(now: object) -> datetime:
+    """Returns `now` in UTC. Raises InvalidTimeError for anything but a datetime with a time zone."""
+    try:
+        if isinstance(now, datetime) and now.utcoffset() is not None:
+            return now.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidTimeError("the time is out of range; use: datetime.now(UTC)") from error
+    raise InvalidTimeError("the time is no datetime with a time zone; use: datetime.now(UTC)")
 
 
 def machine_digest(licence_id: str, machine: str) -> str:
@@ -104,7 +118,10 @@ def _verified(kind: type[C], text: str | bytes, keys: LicenceKeys, max_chars: in
         raise _malformed(f"its version is not supported ({_explain(error)}); upgrade the verifier") from error
 
 
-def _parts(text: str | bytes, max_chars: int) -> tuple[str, str]:
+def _parts(text: object, max_chars: int) -> tuple[str, str]:
+    if not isinstance(text, str | bytes):
+        raise _malformed("it is neither text nor bytes")
+    text = text.strip()
     if len(text) > max_chars:
         raise _malformed(f"it has more than {max_chars} characters")
     try:
