@@ -101,8 +101,8 @@ def test_a_tenant_that_left_before_its_account_opened_is_cancelled_after_it():
     assert cancelled == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
 
 
-def test_a_tenant_whose_subscription_ended_has_nothing_to_cancel():
-    assert accounts.on_tenant_leaving(OPEN, leaving(HoldOrigin.BILLING)) == []
+def test_a_tenant_without_an_account_has_nothing_to_cancel():
+    assert accounts.on_tenant_leaving(None, leaving(HoldOrigin.BILLING)) == []
     assert accounts.on_tenant_leaving(None, leaving(HoldOrigin.OPERATOR)) == []
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
 from paybill_contracts.tenant import (
     EntitlementNoted,
     Hold,
@@ -191,6 +192,20 @@ def test_a_sign_up_that_nobody_pays_is_abandoned_and_frees_its_slug() -> None:
 @pytest.mark.parametrize("tenant", [PROVISIONING, FAILED, ACTIVE, replace(REQUESTED, entitlement=ENTITLED)])
 def test_a_sign_up_with_a_subscription_is_never_abandoned(tenant) -> None:
     assert offboarding.on_time(replace(tenant, valid_until=NOW), NOW + timedelta(days=999)) == []
+
+
+def test_what_can_still_charge_the_customer_is_known_until_it_ends() -> None:
+    fields = {"tenant_id": ID, "provider": "stripe", "subscription": "sub_9"}
+    found = LeftoverFound(**fields, customer="cus_1", action=LeftoverAction.REPORT)
+    ended_with_more = EVENTS.ended.model_copy(update={"remaining": ("sub_2",)})
+    waiting = after(ACTIVE, offboarding.on_subscription_ended(ACTIVE, ended_with_more, POLICY, NOW))
+
+    fresh = after(waiting, offboarding.on_account_closed(waiting))
+    charged = after(fresh, offboarding.on_leftover_found(fresh, found))
+    over = after(charged, offboarding.on_leftover_ended(charged, LeftoverEnded(**fields)))
+
+    assert (waiting.remaining, fresh.remaining, charged.remaining, over.remaining) == (("sub_2",), (), ("sub_9",), ())
+    assert offboarding.on_leftover_found(charged, found) == offboarding.on_account_closed(over) == []
 
 
 def test_the_policy_is_recorded_once_and_when_it_changes() -> None:

@@ -1,5 +1,7 @@
 """Events of billing about accounts after sign-up: their checkouts, and what remains when a tenant leaves."""
 
+from enum import StrEnum
+
 from paybill_contracts.event import Event
 from paybill_contracts.values import Key, ProviderId, TenantId, Url
 
@@ -19,3 +21,45 @@ class CheckoutExpired(Event, type="billing.checkout_expired", version=1, aggrega
     tenant_id: TenantId
     provider: Key
     checkout: ProviderId
+
+
+class LeftoverAction(StrEnum):
+    """Policy for what can still charge the customer of a tenant that left."""
+
+    CANCEL = "cancel"
+    REPORT = "report"
+
+
+class AccountClosed(Event, type="billing.account_closed", version=1, aggregate="account", key="tenant_id"):
+    """The tenant left because its last subscription ended. What remains at the provider is found next.
+
+    customer: None when the account was never open.
+    """
+
+    tenant_id: TenantId
+    provider: Key
+    customer: ProviderId | None
+
+
+class AccountReopened(Event, type="billing.account_reopened", version=1, aggregate="account", key="tenant_id"):
+    """The tenant returned: subscriptions of its customer count again."""
+
+    tenant_id: TenantId
+
+
+class LeftoverFound(Event, type="billing.leftover_found", version=1, aggregate="account", key="tenant_id"):
+    """A subscription can still charge the customer of a tenant that left. action: it is cancelled, or reported."""
+
+    tenant_id: TenantId
+    provider: Key
+    customer: ProviderId
+    subscription: ProviderId
+    action: LeftoverAction
+
+
+class LeftoverEnded(Event, type="billing.leftover_ended", version=1, aggregate="account", key="tenant_id"):
+    """A subscription that was found after the tenant had left has ended at the provider."""
+
+    tenant_id: TenantId
+    provider: Key
+    subscription: ProviderId

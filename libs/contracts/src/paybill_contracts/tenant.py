@@ -157,6 +157,13 @@ class OffboardingWithdrawn(Event, type="tenant.offboarding_withdrawn", version=1
     tenant_id: TenantId
 
 
+class RemainderNoted(Event, type="tenant.remainder_noted", version=1, aggregate="tenant", key="tenant_id"):
+    """These subscriptions at the provider can still charge the customer although the tenant is leaving or has left."""
+
+    tenant_id: TenantId
+    remaining: tuple[ProviderId, ...]
+
+
 class LegalHoldPlaced(Event, type="tenant.legal_hold_placed", version=1, aggregate="tenant", key="tenant_id"):
     """The tenant's data must be kept for a legal case: nothing that leads to its deletion begins.
 

@@ -15,7 +15,7 @@ from paybill_contracts.envelope import IntakeEvent
 from paybill_contracts.incidents import Evidence, Finding
 from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
 from paybill_contracts.provisioner import BlueprintPublished
-from paybill_contracts.tenant import OffboardingStarted, TenantCancelled, TenantRequested
+from paybill_contracts.tenant import OffboardingStarted, ReturnStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
 from paybill_licence import MAX_SEATS
 from paybill_runtime.decisions.aggregates import Key
@@ -84,6 +84,11 @@ def _tenant_leaving(unit: UnitOfWork, fact: OffboardingStarted | TenantCancelled
 
 HANDLERS.fact(OffboardingStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
 HANDLERS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
+
+
+@HANDLERS.fact(ReturnStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])
+def return_started(unit: UnitOfWork, fact: ReturnStarted, _: DecisionContext) -> None:
+    unit.record(ACCOUNTS, fact.tenant_id, accounts.on_tenant_returning(unit.get(ACCOUNTS, fact.tenant_id)))
 
 
 def _licence_of(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from paybill_contracts.accounts import LeftoverAction
 from paybill_contracts.billing import PublisherGrant
 from paybill_contracts.values import Key, TenantId
 from paybill_runtime.errors import ConfigurationError
@@ -41,6 +42,7 @@ class Settings(ServiceSettings):
     checkout_return_url: page that the provider opens after the checkout.
     changes_while_overdue: policy for a change of plan or quantity now while the invoice of the period is unpaid:
     `refused`, or `without_proration`.
+    leftovers: what happens to subscriptions that could charge the customer of a tenant that left.
     sweep_every_s: interval of the redelivery poll. reconcile_every_s: interval of the reconciliation of all
     subscriptions.
     """
@@ -61,6 +63,7 @@ class Settings(ServiceSettings):
 
     changes_while_overdue: Literal["refused", "without_proration"] = "refused"
 
+    leftovers: LeftoverAction = LeftoverAction.CANCEL
     sweep_every_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     reconcile_every_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
 

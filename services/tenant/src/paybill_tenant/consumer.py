@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from paybill_contracts.accounts import AccountClosed, LeftoverEnded, LeftoverFound
 from paybill_contracts.billing import (
     AccountRegistered,
     EntitlementsSet,
@@ -126,3 +127,18 @@ def subscription_ended(unit: UnitOfWork, fact: SubscriptionEnded, at: DecisionCo
 @HANDLERS.fact(EntitlementsSet, writes=_writes)
 def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, access.on_entitlements_set(_tenant(unit, fact), fact, at.now))
+
+
+@HANDLERS.fact(AccountClosed, writes=_writes)
+def account_closed(unit: UnitOfWork, fact: AccountClosed, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, offboarding.on_account_closed(_tenant(unit, fact)))
+
+
+@HANDLERS.fact(LeftoverFound, writes=_writes)
+def leftover_found(unit: UnitOfWork, fact: LeftoverFound, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, offboarding.on_leftover_found(_tenant(unit, fact), fact))
+
+
+@HANDLERS.fact(LeftoverEnded, writes=_writes)
+def leftover_ended(unit: UnitOfWork, fact: LeftoverEnded, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, offboarding.on_leftover_ended(_tenant(unit, fact), fact))

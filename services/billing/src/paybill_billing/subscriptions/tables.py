@@ -110,7 +110,9 @@ LAST_FAILURE = text(
     "SELECT state::text AS state FROM payments WHERE tenant_id = :tenant_id AND state->>'kind' = 'failed' "
     "ORDER BY (state->>'attempt')::bigint DESC, id DESC LIMIT 1"
 )
-ACCOUNT_OF_CUSTOMER = text("SELECT id FROM accounts WHERE customer = :customer")
+IS_GONE = "(state->>'leaving' = 'true' OR state->>'closed' = 'true')"
+"""Condition of the accounts whose tenants left, or are leaving."""
+ACCOUNT_OF_CUSTOMER = text(f"SELECT id, {IS_GONE} AS is_gone FROM accounts WHERE customer = :customer")  # noqa: S608  # our own text
 ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
 OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")
 SUBSCRIPTIONS_OF_TENANT = text("SELECT id, revision, access FROM subscriptions WHERE tenant_id = :tenant_id")

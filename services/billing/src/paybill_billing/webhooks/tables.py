@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
@@ -27,6 +27,7 @@ from sqlalchemy import (
 from paybill_billing.database import Base
 from paybill_billing.providers import sync_queue
 from paybill_billing.subscriptions.domain.subscriptions import subscription_id
+from paybill_billing.subscriptions.tables import IS_GONE
 from paybill_billing.webhooks.domain import MessageState
 
 WEBHOOKS = Table(
@@ -111,9 +112,9 @@ BODIES = text(
 )
 DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
 # One query reads all that a sync needs: the messages, their customers, the accounts of those, and our revision.
+_OWNERS = f"ARRAY(SELECT ARRAY[customer, id, {IS_GONE}::text] FROM accounts WHERE customer = ANY(w.customers))"  # noqa: S608  # our own text
 _TASK = text(
-    "SELECT w.ids, w.types, w.traceparent, w.customers, "
-    "ARRAY(SELECT ARRAY[a.customer, a.id] FROM accounts AS a WHERE a.customer = ANY(w.customers)) AS owners, "
+    f"SELECT w.ids, w.types, w.traceparent, w.customers, {_OWNERS} AS owners, "  # noqa: S608  # as above
     "(SELECT revision FROM subscriptions WHERE id = :subscription) AS revision FROM ("
     "SELECT array_agg(event_id ORDER BY created, event_id) AS ids, "
     "array_agg(type ORDER BY created, event_id) AS types, "
@@ -123,11 +124,18 @@ _TASK = text(
 )
 
 
+class Owner(NamedTuple):
+    """The tenant of a customer. is_gone: it left, or is leaving."""
+
+    tenant_id: str
+    is_gone: bool
+
+
 @dataclass(frozen=True, slots=True)
 class SyncTask:
     """Object to fetch, with its open messages in the order of their creation.
 
-    customers, owners: `<provider>/<customer>` of the messages, and the tenant of each that has an account.
+    customers, owners: `<provider>/<customer>` of the messages, and the owner of each that has an account.
     revision: of our subscription when the task was read; the fetch is stale when it has changed.
     """
 
@@ -138,7 +146,7 @@ class SyncTask:
     event_types: tuple[str, ...]
     traceparent: str | None
     customers: frozenset[str]
-    owners: dict[str, str]
+    owners: dict[str, Owner]
     revision: int
 
 
@@ -155,7 +163,7 @@ async def sync_task(context: ServiceContext, provider: str, job: ClaimedJob) -> 
         event_types=tuple(row.types or ()),
         traceparent=row.traceparent,
         customers=frozenset(row.customers or ()),
-        owners=dict(row.owners),
+        owners={customer: Owner(tenant_id, is_gone == "true") for customer, tenant_id, is_gone in row.owners},
         revision=row.revision or 0,
     )
 

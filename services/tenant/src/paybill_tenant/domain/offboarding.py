@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from paybill_contracts.accounts import LeftoverEnded, LeftoverFound
 from paybill_contracts.billing import SubscriptionEnded
 from paybill_contracts.provisioner import EnvironmentRetained
 from paybill_contracts.tenant import (
@@ -10,6 +11,7 @@ from paybill_contracts.tenant import (
     HoldOrigin,
     OffboardingScheduled,
     OffboardingStarted,
+    RemainderNoted,
     ReturnStarted,
     SuspensionMode,
     TenantCancelled,
@@ -89,6 +91,26 @@ def on_environment_retained(tenant: Tenant, fact: EnvironmentRetained, now: date
             return []
         case _:
             assert_never(tenant.status)
+
+
+def on_account_closed(tenant: Tenant) -> list[TenantEvent]:
+    """Forgets what remained when the subscription ended: billing reports each of it again that still exists."""
+    return _remaining(tenant, ())
+
+
+def on_leftover_found(tenant: Tenant, fact: LeftoverFound) -> list[TenantEvent]:
+    """Records a subscription that can still charge the customer."""
+    return _remaining(tenant, (*(each for each in tenant.remaining if each != fact.subscription), fact.subscription))
+
+
+def on_leftover_ended(tenant: Tenant, fact: LeftoverEnded) -> list[TenantEvent]:
+    """Records that the subscription ended."""
+    return _remaining(tenant, tuple(each for each in tenant.remaining if each != fact.subscription))
+
+
+def _remaining(tenant: Tenant, remaining: tuple[str, ...]) -> list[TenantEvent]:
+    changed = set(remaining) != set(tenant.remaining)
+    return [RemainderNoted(tenant_id=tenant.id, remaining=remaining)] if changed else []
 
 
 def come_back(tenant: Tenant, now: datetime) -> list[TenantEvent]:

@@ -21,6 +21,7 @@ from paybill_contracts.tenant import (
     OffboardingWithdrawn,
     ProvisioningFailed,
     ProvisioningStarted,
+    RemainderNoted,
     RetentionNoted,
     ReturnStarted,
     Source,
@@ -47,6 +48,7 @@ TenantEvent = (
     | LegalHoldReleased
     | RetentionNoted
     | EntitlementNoted
+    | RemainderNoted
     | OffboardingScheduled
     | OffboardingWithdrawn
     | OffboardingStarted
@@ -306,6 +308,8 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
                 entitlements_hash=event.entitlements_hash,
             )
             return replace(tenant, entitlement=entitlement, expected_by=event.expected_by or tenant.expected_by)
+        case RemainderNoted():
+            return replace(tenant, remaining=event.remaining)
         case OffboardingScheduled():
             scheduled = ScheduledOffboarding(reason=event.reason, retention_s=event.retention_s, at=event.at)
             return replace(tenant, scheduled=scheduled, remaining=event.remaining)

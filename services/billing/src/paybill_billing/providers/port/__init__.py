@@ -198,6 +198,9 @@ class CustomerSubscriptions(Protocol):
     async def subscriptions_of(self, customer: str) -> tuple[ProviderSnapshot, ...]:
         """Returns all subscriptions of the customer that have not ended."""
 
+    async def cancel(self, subscription: str) -> None:
+        """Cancels one subscription at once, whatever its price is. Idempotent."""
+
 
 @runtime_checkable
 class ReferenceResolver(Protocol):

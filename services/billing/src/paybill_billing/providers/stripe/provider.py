@@ -149,6 +149,11 @@ class Stripe:
             if after is None:
                 return tuple(snapshots)
 
+    async def cancel(self, subscription: str) -> None:
+        """Cancels one subscription at once. Idempotent."""
+        with stripe_errors(), suppress(MissingError), retry_if_changed():
+            await self._client.v1.subscriptions.cancel_async(subscription)
+
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Resolves an object. Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError."""
         return await self._resolver.resolve(kind, id_)

@@ -5,7 +5,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
-from paybill_contracts.accounts import CheckoutExpired, CheckoutOpened
+from paybill_contracts.accounts import (
+    AccountClosed,
+    AccountReopened,
+    CheckoutExpired,
+    CheckoutOpened,
+    LeftoverEnded,
+    LeftoverFound,
+)
 from paybill_contracts.billing import (
     AccessState,
     AccountAdopted,
@@ -31,6 +38,10 @@ AccountEvent = (
     | CheckoutOpened
     | CheckoutExpired
     | CancellationRequested
+    | AccountClosed
+    | AccountReopened
+    | LeftoverFound
+    | LeftoverEnded
 )
 
 
@@ -63,7 +74,8 @@ class Account:
     """A tenant as a customer of a billing provider.
 
     adopts: the provider's customer that existed before the tenant. leaving: the tenant is offboarding, and all that
-    it has at the provider is cancelled. checkout_url: None also after the checkout expired.
+    it has at the provider is cancelled. checkout_url: None also after the checkout expired. closed: the tenant left
+    because its last subscription ended. leftovers: subscriptions at the provider that can charge although it left.
     """
 
     id: str
@@ -80,6 +92,13 @@ class Account:
     failure: str | None = None
     leaving: bool = False
     adopts: str | None = None
+    closed: bool = False
+    leftovers: tuple[str, ...] = ()
+
+    @property
+    def is_gone(self) -> bool:
+        """True when the tenant left, or is leaving."""
+        return self.leaving or self.closed
 
 
 def on_tenant_requested(
@@ -166,7 +185,7 @@ def checkout_expired(account: Account, checkout: str) -> list[AccountEvent]:
 
 
 def on_tenant_leaving(account: Account | None, event: OffboardingStarted | TenantCancelled) -> list[AccountEvent]:
-    """Cancels all that the tenant has at its provider, unless billing itself has started the offboarding.
+    """Cancels all that the tenant has at its provider. If its last subscription has ended, finds what remains there.
 
     The checkout of an abandoned sign-up is closed: the slug is free, so nobody may pay for it.
     """
@@ -174,11 +193,18 @@ def on_tenant_leaving(account: Account | None, event: OffboardingStarted | Tenan
         return [] if account is None or account.leaving else [_cancellation(account, account.customer)]
     match event.origin:
         case HoldOrigin.BILLING:
-            return []
+            if account is None or account.is_gone:
+                return []
+            return [AccountClosed(tenant_id=account.id, provider=account.provider, customer=account.customer)]
         case HoldOrigin.OPERATOR:
             return [] if account is None or account.leaving else [_cancellation(account, account.customer)]
         case _:
             assert_never(event.origin)
+
+
+def on_tenant_returning(account: Account | None) -> list[AccountEvent]:
+    """Counts subscriptions of the customer again."""
+    return [AccountReopened(tenant_id=account.id)] if account is not None and account.closed else []
 
 
 def evolve(account: Account | None, event: AccountEvent) -> Account:
@@ -216,6 +242,15 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             return replace(account, checkout_url=None)
         case CancellationRequested():
             return replace(account, leaving=True)
+        case AccountClosed():
+            return replace(account, closed=True)
+        case AccountReopened():
+            return replace(account, closed=False)
+        case LeftoverFound():
+            return replace(account, leftovers=(*account.leftovers, event.subscription))
+        case LeftoverEnded():
+            left = tuple(each for each in account.leftovers if each != event.subscription)
+            return replace(account, leftovers=left)
         case _:
             assert_never(event)
 

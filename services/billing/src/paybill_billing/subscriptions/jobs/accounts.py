@@ -1,7 +1,8 @@
-"""Effects of account events: open an account at its provider, and cancel all its subscriptions."""
+"""Effects of account events: open an account at its provider, and cancel what it has there."""
 
 from collections.abc import AsyncIterator
 
+from paybill_contracts.accounts import AccountClosed, LeftoverAction, LeftoverFound
 from paybill_contracts.billing import AccountRegistered, CancellationRequested
 from paybill_contracts.values import Text
 from paybill_runtime.clock import now
@@ -12,11 +13,18 @@ from pydantic import TypeAdapter
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.incidents import INCIDENTS
 from paybill_billing.providers.errors import provider_errors
-from paybill_billing.providers.port import CustomerAdopter, Order, ProviderRefusedError, Providers
+from paybill_billing.providers.port import (
+    CustomerAdopter,
+    CustomerSubscriptions,
+    Order,
+    ProviderRefusedError,
+    Providers,
+)
 from paybill_billing.providers.port.snapshots import OpenedAccount
 from paybill_billing.providers.sync_queue import EFFECTS, account_opened, enqueue_sync
-from paybill_billing.subscriptions.domain import accounts
+from paybill_billing.subscriptions.domain import accounts, leftovers
 from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
 from paybill_billing.subscriptions.tables import ACCOUNTS
 
@@ -68,6 +76,43 @@ async def cancel(job: Job[CancellationRequested], providers: Providers) -> Async
     if job.event.customer is not None:
         with provider_errors():
             await providers[job.event.provider].cancel_all(job.event.customer)
+    yield Outcome(_nothing, last=True)
+
+
+@JOBS.effect(AccountClosed, attempts=8)
+async def find_leftovers(job: Job[AccountClosed], providers: Providers) -> AsyncIterator[Outcome]:
+    """Enqueues a sync of everything that the customer has at its provider: each sync decides whether it remains."""
+    provider, found = job.event.provider, tuple[str, ...]()
+    if job.event.customer is not None:
+        with provider_errors():
+            held = providers[provider]
+            if isinstance(held, CustomerSubscriptions):
+                found = tuple(sorted(each.id for each in await held.subscriptions_of(job.event.customer)))
+
+    def enqueue(statement: Statement) -> None:
+        for subscription in found:
+            enqueue_sync(provider, subscription, now(), statement)
+
+    yield Outcome(_nothing, last=True, extra_statements=enqueue)
+
+
+def _not_cancelled(job: Job[LeftoverFound], reason: str) -> Outcome:
+    line = _LINE.validate_python(" ".join(reason.split())[:400] or "unknown")
+
+    def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+        INCIDENTS.open(unit, leftovers.finding_of(job.event, line), at.now)
+
+    subject = leftovers.subject_of(job.event.subscription)
+    return Outcome(decide, writes=[INCIDENTS.key_of(leftovers.LEFTOVER, subject)])
+
+
+@JOBS.effect(LeftoverFound, attempts=8, failed=_not_cancelled)
+async def cancel_leftover(job: Job[LeftoverFound], providers: Providers) -> AsyncIterator[Outcome]:
+    """Cancels a leftover, unless the policy is to report it. The end arrives as a webhook."""
+    provider = providers[job.event.provider]
+    if job.event.action is LeftoverAction.CANCEL and isinstance(provider, CustomerSubscriptions):
+        with provider_errors():
+            await provider.cancel(job.event.subscription)
     yield Outcome(_nothing, last=True)
 
 

@@ -7,9 +7,11 @@ from datetime import datetime
 from functools import partial
 from weakref import WeakValueDictionary
 
+from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
 from paybill_contracts.billing import AccessState
 from paybill_contracts.envelope import Origin
 from paybill_runtime.database.statement import ExtraStatements
+from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.kinds import ClaimedJob
@@ -20,6 +22,7 @@ from paybill_billing.catalogue.domain.catalogue import UnknownPriceError
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.domain import entitlements
 from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.incidents import INCIDENTS
 from paybill_billing.providers.port import (
     CustomerSubscriptions,
     Inbound,
@@ -30,7 +33,9 @@ from paybill_billing.providers.port import (
 )
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
 from paybill_billing.providers.sync_queue import NO_ACCOUNT
-from paybill_billing.subscriptions.domain import accounts, payments, subscriptions
+from paybill_billing.subscriptions.domain import accounts, leftovers, payments, subscriptions
+from paybill_billing.subscriptions.domain.accounts import Account
+from paybill_billing.subscriptions.domain.entitling import ENTITLING
 from paybill_billing.subscriptions.domain.grace import FailedCollection
 from paybill_billing.subscriptions.domain.payments import Payer
 from paybill_billing.subscriptions.domain.subscriptions import UnknownStatusError
@@ -43,7 +48,7 @@ from paybill_billing.subscriptions.tables import (
     SUBSCRIPTIONS_OF_TENANT,
 )
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError
-from paybill_billing.webhooks.tables import BODIES, SyncTask, finish, retarget, sync_task
+from paybill_billing.webhooks.tables import BODIES, Owner, SyncTask, finish, retarget, sync_task
 
 log = logging.getLogger(__name__)
 
@@ -81,19 +86,19 @@ class SubscriptionSync:
             log.warning("%s does not know %s any more", self._name, task.target)
             await self._finish(task, origin, leases)
             return
-        tenant_id = await self._tenant(task, snapshot.customer)
+        owner = await self._owner(task, snapshot.customer)
         failures = await self._failures(task)
         # The lock serialises the tenant's syncs: a subscription created between the query for the others and the
         # decision would be missed.
-        async with self._tenant_locks.setdefault(tenant_id, asyncio.Lock()):
-            remaining = await self._sync_others(snapshot, tenant_id, origin, leases)
+        async with self._tenant_locks.setdefault(owner.tenant_id, asyncio.Lock()):
+            remaining = await self._sync_others(snapshot, owner, origin, leases)
             end = partial(finish, task, self._context.now())
             await self._decide(
-                origin, tenant_id, snapshot, task.revision, leases, failures=failures, remaining=remaining, end=end
+                origin, owner, snapshot, task.revision, leases, failures=failures, remaining=remaining, end=end
             )
 
     async def _sync_others(
-        self, ended: ProviderSnapshot, tenant_id: str, origin: Origin, leases: Mapping[str, int]
+        self, ended: ProviderSnapshot, owner: Owner, origin: Origin, leases: Mapping[str, int]
     ) -> list[str]:
         """Syncs all other subscriptions of a customer before the end of one is decided.
 
@@ -102,7 +107,9 @@ class SubscriptionSync:
         """
         if not ended.has_ended or not isinstance(self._provider, CustomerSubscriptions):
             return []
-        known = {row.id: row for row in await self._context.rows(SUBSCRIPTIONS_OF_TENANT, {"tenant_id": tenant_id})}
+        known = {
+            row.id: row for row in await self._context.rows(SUBSCRIPTIONS_OF_TENANT, {"tenant_id": owner.tenant_id})
+        }
         own = known.get(subscriptions.subscription_id(self._name, ended.id))
         if own is not None and own.access == AccessState.ENDED:
             return []
@@ -110,7 +117,7 @@ class SubscriptionSync:
         for other in await self._provider.subscriptions_of(ended.customer):
             row = known.get(subscriptions.subscription_id(self._name, other.id))
             try:
-                await self._decide(origin, tenant_id, other, row.revision if row is not None else 0, leases)
+                await self._decide(origin, owner, other, row.revision if row is not None else 0, leases)
             except (UnknownPriceError, UnknownStatusError) as error:
                 log.warning("%s of %s belongs to no plan: %s", other.id, self._name, error)
                 remaining.append(other.id)
@@ -119,7 +126,7 @@ class SubscriptionSync:
     async def _decide(
         self,
         origin: Origin,
-        tenant_id: str,
+        owner: Owner,
         snapshot: ProviderSnapshot,
         revision: int,
         leases: Mapping[str, int],
@@ -129,6 +136,7 @@ class SubscriptionSync:
         end: ExtraStatements | None = None,
     ) -> None:
         """Decides the sync of one subscription. revision: of our subscription before the fetch."""
+        tenant_id = owner.tenant_id
         others = await self._others(tenant_id, snapshot)
         id_ = subscriptions.subscription_id(self._name, snapshot.id)
 
@@ -143,7 +151,15 @@ class SubscriptionSync:
                 failed = payments.record_failure(payment, attempt, tenant_id=tenant_id, subscription_id=id_)
                 unit.record(PAYMENTS, attempt.event, failed)
             state = unit.get(SUBSCRIPTIONS, id_)
-            sold = subscriptions.pinned_plan(current, account, state, snapshot)
+            try:
+                sold = subscriptions.pinned_plan(current, account, state, snapshot)
+            except UnknownPriceError:
+                if not owner.is_gone:
+                    raise
+                self._record_leftover(unit, account, snapshot, at.now, is_sold=False)
+                return
+            if owner.is_gone:
+                self._record_leftover(unit, account, snapshot, at.now, is_sold=True, is_known=state is not None)
             found = [unit.get(SUBSCRIPTIONS, other) for other in others]
             alternatives = [other.subscription for other in found if other is not None]
             events = subscriptions.sync(
@@ -161,6 +177,8 @@ class SubscriptionSync:
             unit.record(SUBSCRIPTIONS, id_, events)
             # In the same decision, because the tenant waits for it: handling our own event would cost one more hop.
             for event in events:
+                if account.leaving and event.subscription.access in ENTITLING:
+                    continue  # it is being cancelled
                 before = unit.get(ENTITLEMENTS, tenant_id)
                 fallback = entitlements.fallback_of(alternatives, current)
                 applied = entitlements.apply_subscription(before, event.subscription, sold.plan, at.now, fallback)
@@ -173,11 +191,35 @@ class SubscriptionSync:
                 SUBSCRIPTIONS.key(id_),
                 ENTITLEMENTS.key(tenant_id),
                 *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
+                *([ACCOUNTS.key(tenant_id), _incident_of(snapshot)] if owner.is_gone else []),
             ],
             reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE), *map(SUBSCRIPTIONS.key, others)],
             extra_statements=end,
             leases=leases,
         )
+
+    def _record_leftover(
+        self,
+        unit: UnitOfWork,
+        account: Account,
+        snapshot: ProviderSnapshot,
+        now: datetime,
+        *,
+        is_sold: bool,
+        is_known: bool = False,
+    ) -> None:
+        """Records a subscription of a tenant that left, and its end; reports it if that is the policy."""
+        events = leftovers.on_fetched(
+            account, snapshot, self._context.settings.leftovers, is_sold=is_sold, is_known=is_known
+        )
+        unit.record(ACCOUNTS, account.id, events)
+        for event in events:
+            match event:
+                case LeftoverFound(action=LeftoverAction.REPORT):
+                    INCIDENTS.open(unit, leftovers.finding_of(event), now)
+                case LeftoverEnded():
+                    subject = leftovers.subject_of(snapshot.id)
+                    INCIDENTS.close(unit, leftovers.LEFTOVER, subject, "it has ended at the provider", now)
 
     async def _resolve(self, task: SyncTask, kind: str, id_: str, origin: Origin, leases: Mapping[str, int]) -> None:
         """Resolves another object: records refunds and disputes, or assigns the messages to their object."""
@@ -198,8 +240,8 @@ class SubscriptionSync:
         elif reference.reversals and reference.customer is None:
             log.info("%s of %s belongs to no customer, so it is not ours", task.target, self._name)
         elif reference.reversals:
-            tenant_id = await self._tenant(task, reference.customer or "")
-            await self._record_reversals(task, reference, tenant_id, origin, leases)
+            owner = await self._owner(task, reference.customer or "")
+            await self._record_reversals(task, reference, owner.tenant_id, origin, leases)
             return
         await self._finish(task, origin, leases)
 
@@ -251,13 +293,13 @@ class SubscriptionSync:
         statements = partial(finish, task, self._context.now())
         await self._context.decide(origin, _no_events, extra_statements=statements, leases=leases)
 
-    async def _tenant(self, task: SyncTask, customer: str) -> str:
-        """Returns the tenant of a customer, even if its account was opened meanwhile. Raises UnknownCustomerError."""
+    async def _owner(self, task: SyncTask, customer: str) -> Owner:
+        """Returns the owner of a customer, even if its account was opened meanwhile. Raises UnknownCustomerError."""
         name = f"{self._name}/{customer}"
         owner = task.owners.get(name)
         if owner is None:
             rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": name})
-            owner = rows[0].id if rows else None
+            owner = Owner(rows[0].id, rows[0].is_gone) if rows else None
         if owner is None:
             raise UnknownCustomerError(customer, NO_ACCOUNT)
         return owner
@@ -286,6 +328,10 @@ class SubscriptionSync:
                 attempt = await self._provider.failed_attempt(row.event_id, row.object_id)
             found += [(attempt, row.created)] if attempt is not None else []
         return found
+
+
+def _incident_of(snapshot: ProviderSnapshot) -> Key:
+    return INCIDENTS.key_of(leftovers.LEFTOVER, leftovers.subject_of(snapshot.id))
 
 
 def _no_events(_unit: UnitOfWork, _at: DecisionContext) -> None:

@@ -1,0 +1,56 @@
+"""Leftovers: subscriptions that can still charge the customer of a tenant that left."""
+
+from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
+from paybill_contracts.incidents import Evidence, Finding
+
+from paybill_billing.providers.port.snapshots import ProviderSnapshot
+from paybill_billing.subscriptions.domain.accounts import Account, AccountEvent
+
+LEFTOVER = "charge_without_tenant"
+"""Kind of the incident."""
+
+
+def subject_of(subscription: str) -> str:
+    """Returns the subject of the incident about a subscription of the provider."""
+    return f"subscription/{subscription}"
+
+
+def on_fetched(
+    account: Account, snapshot: ProviderSnapshot, action: LeftoverAction, *, is_sold: bool, is_known: bool = False
+) -> list[AccountEvent]:
+    """Records a leftover, and its end. is_sold: it is a subscription to a plan of the catalogue. is_known: with facts.
+
+    One that was known when an operator offboarded the tenant is being cancelled with the account. After the end of the
+    last subscription, one to a plan that gives access, or waits for its first payment, brings the tenant back.
+    """
+    if snapshot.has_ended:
+        if snapshot.id not in account.leftovers:
+            return []
+        return [LeftoverEnded(tenant_id=account.id, provider=account.provider, subscription=snapshot.id)]
+    returns = not account.leaving and is_sold and (snapshot.is_entitling or snapshot.status == "incomplete")
+    is_cancelled = account.leaving and is_known
+    if not account.is_gone or returns or is_cancelled or snapshot.id in account.leftovers:
+        return []
+    return [
+        LeftoverFound(
+            tenant_id=account.id,
+            provider=account.provider,
+            customer=snapshot.customer,
+            subscription=snapshot.id,
+            action=action,
+        )
+    ]
+
+
+def finding_of(fact: LeftoverFound, reason: str = "") -> Finding:
+    """Returns the incident about a leftover. reason: why it could not be cancelled."""
+    evidence = {"customer": fact.customer, "subscription": fact.subscription, "provider": fact.provider}
+    if reason:
+        evidence["reason"] = reason
+    return Finding(
+        kind=LEFTOVER,
+        subject=subject_of(fact.subscription),
+        summary=f"{fact.subscription} at {fact.provider} still charges the customer of a tenant that left",
+        evidence=tuple(Evidence(name=name, value=value) for name, value in evidence.items()),
+        tenant_id=fact.tenant_id,
+    )
