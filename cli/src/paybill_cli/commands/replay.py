@@ -160,9 +160,8 @@ def _servers(layout: "Layout", stack: Stack, report: Callable[[str], None], *, r
 def _running(layout: "Layout", stack: dict[str, Any]) -> "Addresses":
     from paybill_stack.access import BusAccess, DatabaseAccess
     from paybill_stack.environment import Addresses
-    from paybill_stack.layout import STRIPE_FAKE
 
-    urls = {name: stack["services"][name]["url"] for name in SERVICES} | {STRIPE_FAKE: stack["stripe_fake"]["url"]}
+    urls = {name: stack["services"][name]["url"] for name in SERVICES}
     return Addresses(
         BusAccess(stack["nats"]["url"], Path(stack["nats"]["credentials"])),
         DatabaseAccess(stack["postgres"]["host"], stack["postgres"]["port"], layout.credentials),

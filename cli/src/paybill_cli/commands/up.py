@@ -1,6 +1,7 @@
 """`paybill up`: runs the whole stack in the foreground."""
 
 import asyncio
+import json
 import os
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paybill_cli.errors import usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
 
 if TYPE_CHECKING:
     from paybill_stack.supervisor import Supervisor
 
+_PROVIDERS = "Billing providers"
 _PANEL = "External servers instead of embedded ones"
 _EXAMPLES = (
     "paybill tenant create acme --plan starter --region eu-central --email ops@acme.example",
@@ -60,6 +63,36 @@ async def up(
     new_key: Annotated[
         bool, typer.Option("--new-key", help="Create a new operator key and revoke the old one.")
     ] = False,
+    stripe_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--stripe-key-file",
+            exists=True,
+            dir_okay=False,
+            resolve_path=True,
+            help="File with the secret key of a Stripe test account, to use instead of the Stripe fake. Its events are "
+            "fetched every 5 seconds.",
+            rich_help_panel=_PROVIDERS,
+        ),
+    ] = None,
+    stripe_api_base: Annotated[
+        str,
+        typer.Option(
+            "--stripe-api-base",
+            envvar="PAYBILL_STRIPE_API_BASE",
+            help="With --stripe-key-file: URL of another server with Stripe's API.",
+            rich_help_panel=_PROVIDERS,
+        ),
+    ] = "",
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--provider",
+            metavar="NAME=FILE",
+            help="Connect an installed third-party billing provider; FILE contains its settings as a JSON object.",
+            rich_help_panel=_PROVIDERS,
+        ),
+    ] = None,
     nats_url: Annotated[
         str | None,
         typer.Option("--nats-url", envvar="PAYBILL_NATS_URL", help="URL of your NATS.", rich_help_panel=_PANEL),
@@ -104,12 +137,25 @@ async def up(
 
     Example: paybill up --data-dir ./stack --catalogue plans.yaml
     """
+    from paybill_stack.environment import StripeAccount
     from paybill_stack.foreground import run_in_foreground
     from paybill_stack.servers import ExternalServers
     from paybill_stack.supervisor import Options, Supervisor
 
     external = ExternalServers(nats_url, nats_credentials_dir, database_url, database_password_file)
-    options = Options(data_dir, external, catalogue, blueprints, port_base, new_key)
+    if stripe_api_base and stripe_key_file is None:
+        raise usage("--stripe-api-base needs --stripe-key-file", next="paybill up --stripe-key-file FILE")
+    stripe = StripeAccount(stripe_key_file, stripe_api_base) if stripe_key_file else None
+    options = Options(
+        data_dir,
+        external,
+        catalogue,
+        blueprints,
+        port_base,
+        new_key,
+        stripe=stripe,
+        providers=dict(_provider(each) for each in provider or ()),
+    )
     ready = False
 
     with ExitStack() as starting:
@@ -135,6 +181,18 @@ async def up(
 
         await run_in_foreground(Supervisor(options, report, show_key), wait_for_signal)
     return int(ExitCode.OK if ready else ExitCode.INTERRUPTED)
+
+
+def _provider(text: str) -> tuple[str, Path]:
+    """Returns name and file of a third-party provider."""
+    name, _, path = text.partition("=")
+    try:
+        content = json.loads(Path(path).read_bytes()) if name and path else None
+    except (OSError, ValueError) as error:
+        raise usage(f"the settings of provider {name} cannot be read from {path}", why=str(error)) from error
+    if not isinstance(content, dict):
+        raise usage(f"{text!r} is not NAME=FILE with a JSON object in FILE", next="paybill up --provider NAME=FILE")
+    return name, Path(path).absolute()
 
 
 def _show(out: Output, stack: "Supervisor") -> None:

@@ -4,23 +4,59 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from paybill_stack.access import BusAccess, DatabaseAccess
+from paybill_stack.errors import FailureKind, StackError
 from paybill_stack.layout import STRIPE_FAKE, Layout
 
 # Nothing else is passed on: a PGPASSWORD, a proxy or a PAYBILL_ variable would change what the processes do.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PAYBILL_LOG_LEVEL")
 _INHERITED_PREFIX = "OTEL_"
 WEBHOOK_PATH = "/webhooks/stripe"
+_STRIPE_EVENTS_EVERY_S = 5
+_TEST_KEYS = ("sk_test_", "rk_test_")
+
+
+@dataclass(frozen=True, slots=True)
+class StripeAccount:
+    """A real Stripe test account instead of the fake. api_base: empty for Stripe itself.
+
+    No webhook of it reaches this machine, so billing fetches its events.
+    """
+
+    api_key_file: Path
+    api_base: str = ""
+
+    def validate(self) -> None:
+        """Raises StackError for a key that cannot be read or is not of test mode."""
+        try:
+            key = self.api_key_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StackError(
+                "secret_unreadable",
+                f"the file of Stripe's key {self.api_key_file} cannot be read",
+                why=str(error),
+                next="write a key of test mode into it (https://docs.stripe.com/keys)",
+                kind=FailureKind.USAGE,
+            ) from error
+        if not key.startswith(_TEST_KEYS):
+            raise StackError(
+                "not_a_test_key",
+                f"{self.api_key_file} contains no secret key of Stripe's test mode",
+                why=f"such a key starts with {' or '.join(_TEST_KEYS)}; this stack never uses real money",
+                next="create one at https://dashboard.stripe.com/test/apikeys",
+                kind=FailureKind.USAGE,
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """Addresses of all parts. ports: by part. catalogue, blueprints: files that replace the services' defaults.
 
-    offboarding_delay_s: of the tenant service; its own default when None.
+    offboarding_delay_s: of the tenant service; its own default when None. stripe: None for the fake. providers: files
+    with the settings of third-party billing providers, by name.
     """
 
     bus: BusAccess
@@ -29,6 +65,8 @@ class Addresses:
     catalogue: Path | None = None
     blueprints: Path | None = None
     offboarding_delay_s: int | None = None
+    stripe: StripeAccount | None = None
+    providers: Mapping[str, Path] = field(default_factory=dict)
 
     def url(self, name: str) -> str:
         """Returns the HTTP address of one of our processes."""
@@ -94,12 +132,31 @@ def _tenant(_: Layout, addresses: Addresses) -> dict[str, object]:
 
 def _billing(layout: Layout, addresses: Addresses) -> dict[str, object]:
     return {
+        **(_stripe_fake(layout, addresses) if addresses.stripe is None else _stripe(addresses.stripe)),
+        "PUBLISHERS_FILE": layout.publishers,
+        **({"CATALOGUE_FILE": addresses.catalogue} if addresses.catalogue else {}),
+        **({"PROVIDERS": _providers(addresses.providers)} if addresses.providers else {}),
+    }
+
+
+def _stripe_fake(layout: Layout, addresses: Addresses) -> dict[str, object]:
+    return {
         "STRIPE_API_KEY_FILE": layout.stripe_api_key,
         "STRIPE_API_BASE": addresses.url(STRIPE_FAKE),
         "STRIPE_WEBHOOK_SECRETS_FILE": layout.stripe_webhook_secrets,
-        "PUBLISHERS_FILE": layout.publishers,
-        **({"CATALOGUE_FILE": addresses.catalogue} if addresses.catalogue else {}),
     }
+
+
+def _stripe(account: StripeAccount) -> dict[str, object]:
+    return {
+        "STRIPE_API_KEY_FILE": account.api_key_file,
+        "STRIPE_API_BASE": account.api_base,
+        "STRIPE_EVENTS_EVERY_S": _STRIPE_EVENTS_EVERY_S,
+    }
+
+
+def _providers(files: Mapping[str, Path]) -> str:
+    return json.dumps({name: json.loads(path.read_bytes()) for name, path in files.items()})
 
 
 def _provisioner(layout: Layout, addresses: Addresses) -> dict[str, object]:

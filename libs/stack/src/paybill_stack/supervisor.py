@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +21,7 @@ from paybill_embedded.progress import StallDetector, processor_time_s
 from paybill_stack.clients import write_client_files
 from paybill_stack.environment import (
     Addresses,
+    StripeAccount,
     inherited_environment,
     replay_command,
     replay_input,
@@ -55,7 +56,7 @@ class Options:
 
     new_key: create a new operator key and revoke the old one. stall_s: time without progress after which the start of a
     part has failed; a start that makes progress may take any time. offboarding_delay_s: of the tenant service; its own
-    default when None.
+    default when None. stripe, providers: as in `Addresses`.
     """
 
     data_dir: Path
@@ -66,6 +67,8 @@ class Options:
     new_key: bool = False
     stall_s: float = 60.0
     offboarding_delay_s: int | None = None
+    stripe: StripeAccount | None = None
+    providers: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class Supervisor:
         await asyncio.gather(*self._watchers, *self._in_threads, return_exceptions=True)
         self._watchers.clear()
         await asyncio.gather(*(self._processes[name].stop(_SERVICE_STOP_S) for name in SERVICES if self._processes))
-        if self._processes:
+        if STRIPE_FAKE in self._processes:
             await self._processes[STRIPE_FAKE].stop(_STRIPE_STOP_S)
         await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._embedded.values()))
         await self._http.aclose()
@@ -181,6 +184,8 @@ class Supervisor:
         require_program("setpriv")
         layout, options = self.layout, self._options
         self._options.external.validate()
+        if options.stripe is not None:
+            options.stripe.validate()
         prepare(layout)
         self.new_key = ensure_operator_key(layout.api_keys, datetime.now(UTC), replace=options.new_key)
         if self.new_key is not None and self._show_key is not None:
@@ -195,20 +200,21 @@ class Supervisor:
             catalogue,
             options.blueprints,
             options.offboarding_delay_s,
+            options.stripe,
+            options.providers,
         )
         self._addresses = addresses
         self._processes = {
-            STRIPE_FAKE: Process(
-                STRIPE_FAKE, stripe_fake_command(layout, addresses), inherited_environment(), layout.log(STRIPE_FAKE)
-            ),
-            **{
-                name: Process(
-                    name, service_command(name), service_environment(name, layout, addresses), layout.log(name)
-                )
-                for name in SERVICES
-            },
+            name: Process(name, service_command(name), service_environment(name, layout, addresses), layout.log(name))
+            for name in SERVICES
         }
-        await _all(self._start_bus(began), self._start_databases(began), self._start_process(STRIPE_FAKE, began))
+        first = [self._start_bus(began), self._start_databases(began)]
+        if options.stripe is None:
+            command = stripe_fake_command(layout, addresses)
+            fake = Process(STRIPE_FAKE, command, inherited_environment(), layout.log(STRIPE_FAKE))
+            self._processes = {STRIPE_FAKE: fake, **self._processes}
+            first.append(self._start_process(STRIPE_FAKE, began))
+        await _all(*first)
         await _all(*(self._start_process(name, began) for name in SERVICES))
         self._write_stack_file()
         self._watchers = [asyncio.create_task(self._restart_process(process)) for process in self._processes.values()]
@@ -354,8 +360,10 @@ class Supervisor:
                 "embedded": NATS in self._embedded,
             },
             "postgres": {"host": self.addresses.databases.host, "port": self.addresses.databases.port},
-            "stripe_fake": {"url": self.addresses.url(STRIPE_FAKE), "pid": self._processes[STRIPE_FAKE].pid},
         }
+        if STRIPE_FAKE in self._processes:
+            pid = self._processes[STRIPE_FAKE].pid
+            content["stripe_fake"] = {"url": self.addresses.url(STRIPE_FAKE), "pid": pid}
         write_private(self.layout.stack_file, json.dumps(content, indent=2) + "\n")
 
 

@@ -30,7 +30,7 @@ from paybill_billing.licences.tables import KEYRINGS, LICENCES, REVOCATION_LISTS
 from paybill_billing.providers import domain as providers
 from paybill_billing.providers.manual.domain import contracts, manual
 from paybill_billing.providers.manual.tables import CONTRACTS, ManualContractTable
-from paybill_billing.providers.port import ProviderConnection, RedeliverySource, SubscriptionLister
+from paybill_billing.providers.port import EventSource, ProviderConnection, RedeliverySource, SubscriptionLister
 from paybill_billing.providers.registry import connect
 from paybill_billing.providers.sync_queue import LEASE, enqueue_sync
 from paybill_billing.providers.tables import PROVIDERS
@@ -131,7 +131,10 @@ class ProviderConnections:
             if isinstance(one.provider, SubscriptionLister):
                 kinds.append(Reconciler(context, name, one.provider).kind())
             if isinstance(one.provider, RedeliverySource):
-                kinds.append(RedeliveryPoller(context, name, one.provider).kind())
+                poller = RedeliveryPoller(context, name, one.provider)
+                if one.events_every_s is not None and isinstance(one.provider, EventSource):
+                    poller = poller.instead_of_webhooks(one.provider, one.events_every_s)
+                kinds.append(poller.kind())
         return kinds
 
 

@@ -36,7 +36,8 @@ class Settings(ServiceSettings):
     (https://docs.stripe.com/rate-limits), which Stripe raises on request.
     stripe_webhook_secrets_file: one secret a line, all of them active, so that a secret can be rolled; without it the
     webhook route does not exist. stripe_livemode: mode of the accepted messages; that of the API key when it is not
-    set. stripe_account: our account id, when messages of other accounts may arrive.
+    set. stripe_events_every_s: interval at which all events are fetched, for an installation that no webhook can reach.
+    stripe_account: our account id, when messages of other accounts may arrive.
     publishers_file: JSON, `{"<publisher>": {"tenants": ["*"]}}` or tenants' ids; without it no usage is accepted.
     licence_valid_s: default validity of a licence; it is renewed when a third is left.
     checkout_return_url: page that the provider opens after the checkout.
@@ -57,6 +58,7 @@ class Settings(ServiceSettings):
     stripe_requests_per_s: Annotated[float, Field(gt=0, le=10_000)] = 25.0
     stripe_webhook_secrets_file: Path | None = None
     stripe_livemode: bool | None = None
+    stripe_events_every_s: Annotated[float | None, Field(ge=1, le=3600)] = None
     stripe_account: Annotated[str, StringConstraints(pattern=r"^acct_[A-Za-z0-9]{1,100}$")] | None = None
     publishers_file: Path | None = None
     checkout_return_url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1/"

@@ -23,7 +23,9 @@ def router(
 ) -> APIRouter:
     """Returns the routes. connected: the providers by name."""
     listing = frozenset(name for name, one in connected.items() if isinstance(one.provider, SubscriptionLister))
-    inbound = {name: one.inbound for name, one in connected.items() if one.inbound is not None}
+    inbound = {
+        name: one.inbound for name, one in connected.items() if one.inbound is not None and one.events_every_s is None
+    }
     contexts = (
         accounts.router(context),
         manual.router(context),

@@ -42,10 +42,11 @@ def _stripe(settings: Settings) -> ProviderConnection:
         settings.checkout_return_url,
         settings.stripe_requests_per_s,
     )
-    secrets = settings.stripe_webhook_secrets()
+    secrets, every_s = settings.stripe_webhook_secrets(), settings.stripe_events_every_s
     # Without a secret, forged messages cannot be detected, so that there is no route for messages.
-    inbound = StripeInbound(secrets, settings.stripe_is_live(), settings.stripe_account) if secrets else None
-    return ProviderConnection(stripe, inbound, stripe.close)
+    has_messages = secrets or every_s is not None
+    inbound = StripeInbound(secrets, settings.stripe_is_live(), settings.stripe_account) if has_messages else None
+    return ProviderConnection(stripe, inbound, stripe.close, every_s)
 
 
 def _factory(name: str) -> ProviderFactory:

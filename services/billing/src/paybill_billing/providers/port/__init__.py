@@ -222,6 +222,14 @@ class RedeliverySource(Protocol):
 
 
 @runtime_checkable
+class EventSource(Protocol):
+    """A provider that lists all its messages, for an installation that no webhook can reach."""
+
+    async def events(self, since: datetime, after: str | None) -> UndeliveredPage:
+        """Returns a page of the messages since then, as `undelivered` does."""
+
+
+@runtime_checkable
 class SubscriptionLister(Protocol):
     """A provider that lists all subscriptions, including ended ones."""
 
@@ -284,11 +292,15 @@ class ProviderConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConnection:
-    """A connected provider. inbound: None when it sends no messages. close: closes its connections."""
+    """A connected provider. inbound: None when it sends no messages. close: closes its connections.
+
+    events_every_s: interval at which its messages are fetched, because none reaches us; None for webhooks.
+    """
 
     provider: Provider
     inbound: Inbound | None = None
     close: Callable[[], Awaitable[None]] = _close_nothing
+    events_every_s: float | None = None
 
 
 ProviderFactory = Callable[[ProviderConfig], ProviderConnection]

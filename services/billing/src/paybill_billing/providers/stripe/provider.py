@@ -188,8 +188,15 @@ class Stripe:
 
         Stripe keeps events for 30 days. The API key authenticates the list, so its events carry no signature.
         """
+        return await self._events(since, after, delivery_success="false")
+
+    async def events(self, since: datetime, after: str | None) -> UndeliveredPage:
+        """Returns a page of all events, as `undelivered` does."""
+        return await self._events(since, after)
+
+    async def _events(self, since: datetime, after: str | None, **which: str) -> UndeliveredPage:
         created = {"gte": int(since.timestamp())}
-        found, next_ = await self._page("/v1/events", after, delivery_success="false", created=created)
+        found, next_ = await self._page("/v1/events", after, created=created, **which)
         messages = []
         for event in found:
             try:

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import Self
 
 from paybill_contracts.envelope import Origin
 from paybill_contracts.reconciliation import DriftFound, DriftKind
@@ -13,13 +14,22 @@ from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind, RetryAfter
 
-from paybill_billing.providers.port import Delivery, ProviderRefusedError, ProviderUnavailableError, RedeliverySource
+from paybill_billing.providers.port import (
+    Delivery,
+    EventSource,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    RedeliverySource,
+    UndeliveredPage,
+)
 from paybill_billing.providers.sync_queue import LEASE
 from paybill_billing.reconciliation.tables import DRIFTS
 from paybill_billing.webhooks.inbox import InboxMessage, WebhookInbox
 from paybill_billing.webhooks.tables import KNOWN
 
 log = logging.getLogger(__name__)
+
+_Lister = Callable[[datetime, str | None], Awaitable[UndeliveredPage]]
 
 PROVIDER_RETENTION = timedelta(days=30)
 """Age of the oldest events that providers list."""
@@ -34,9 +44,18 @@ class RedeliveryPoller:
     def __init__(self, context: ServiceContext, name: str, provider: RedeliverySource) -> None:
         self._context = context
         self._name = name
-        self._provider = provider
+        self._list: _Lister = provider.undelivered
+        self._min_age = MIN_AGE
+        self._interval_s: float = context.settings.sweep_every_s
+        self._webhooks_arrive = True
         self._inbox = WebhookInbox(context)
         self._since = context.now() - PROVIDER_RETENTION
+
+    def instead_of_webhooks(self, provider: EventSource, every_s: float) -> Self:
+        """Lets it fetch all messages every `every_s` seconds, for an installation without a public address."""
+        self._list, self._min_age, self._interval_s = provider.events, timedelta(0), every_s
+        self._webhooks_arrive = False
+        return self
 
     def kind(self) -> Kind:
         """Returns the kind of its job."""
@@ -44,7 +63,6 @@ class RedeliveryPoller:
 
     async def _run(self, job: ClaimedJob) -> float:
         """Polls once; returns the configured interval."""
-        interval_s: float = self._context.settings.sweep_every_s
         started_at = self._context.now()
         try:
             await self._poll(job.leases)
@@ -53,22 +71,23 @@ class RedeliveryPoller:
             raise RetryAfter(error.after_s, str(error)) from error
         except ProviderRefusedError as error:
             log.error("the redelivery poll of %s is refused: %s", self._name, error)  # noqa: TRY400  # the message is enough, without a traceback
-            raise RetryAfter(interval_s, str(error)) from error
+            raise RetryAfter(self._interval_s, str(error)) from error
         self._since = started_at - OVERLAP
-        return interval_s
+        return self._interval_s
 
     async def _poll(self, leases: Mapping[str, int]) -> None:
         after: str | None = None
         while True:
-            page = await self._provider.undelivered(self._since, after)
-            newest = self._context.now() - MIN_AGE
-            old = [(delivery, body) for delivery, body in page.messages if delivery.created < newest]
+            page = await self._list(self._since, after)
+            newest = self._context.now() - self._min_age
+            old = [(delivery, body) for delivery, body in page.messages if delivery.created <= newest]
             ids = [delivery.event_id for delivery, _ in old]
             known = {row.event_id for row in await self._context.rows(KNOWN, {"provider": self._name, "ids": ids})}
             undelivered = [(delivery, body) for delivery, body in old if delivery.event_id not in known]
-            if undelivered:
+            if undelivered and self._webhooks_arrive:
                 log.warning("%s could not deliver %d messages; they are fetched", self._name, len(undelivered))
                 await self._record_drifts([delivery for delivery, _ in undelivered], leases)
+            if undelivered:
                 await asyncio.gather(*(self._store(delivery, body) for delivery, body in undelivered))
             after = page.next
             if after is None:
