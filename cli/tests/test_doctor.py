@@ -18,6 +18,7 @@ from paybill_cli.commands.doctor import (
     _counts,
     _incidents,
     _machine,
+    _pending,
     _ready,
     _refused,
     _stream,
@@ -185,6 +186,16 @@ def test_refused_webhooks_fail_until_one_is_accepted(
     checks = list(_refused("billing", [row | {"last_at": ago(age_s), "accepted_at": ago(accepted_age_s)}]))
 
     assert [check.state for check in checks] == ([] if state is None else [state])
+
+
+def test_a_change_of_plan_that_infrastructure_has_not_followed_is_noted() -> None:
+    change = {"tier": "business", "since": "2026-11-29T12:00:00Z", "reason": "the plan business needs business (silo)"}
+
+    [noted] = _pending("provisioner", [{"slug": "acme", "tier": "starter", "pending": change}])
+
+    assert noted.state is State.NOTED
+    assert noted.found.startswith("acme is starter, and business is entitled since 2026-11-29T12:00:00Z")
+    assert noted.fix == "paybill why acme"
 
 
 def test_more_incidents_than_doctor_prints_are_counted_as_more() -> None:

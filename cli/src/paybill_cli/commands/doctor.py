@@ -35,6 +35,12 @@ MAX_CLOCK_SKEW_S = 5.0
 """Webhooks are refused at 300 s; ids and leases suffer earlier."""
 MAX_INCIDENTS = 20
 """Open incidents, and violated invariants, of one service that are printed."""
+_LISTS = (f"/v1/incidents?limit={MAX_INCIDENTS}", f"/v1/violations?limit={MAX_INCIDENTS}")
+_OWN_LISTS = {
+    "billing": ("/v1/webhooks/refused",),
+    "provisioner": (f"/v1/environments?pending=true&limit={MAX_INCIDENTS}",),
+}
+"""What else is read of a service."""
 MAX_REFUSAL_AGE = timedelta(hours=24)
 """Refused webhooks that are older are not reported."""
 MIN_FREE_BYTES = 1024**3
@@ -216,30 +222,26 @@ async def _service(stack: Stack, name: str) -> list[Check]:
         try:
             ready = await http.get("/readyz")
             headers = {"Authorization": f"Bearer {key}"}
-            operations = await http.get("/v1/operations", headers=headers)
-            incidents = await http.get("/v1/incidents", params={"limit": MAX_INCIDENTS}, headers=headers)
-            violations = await http.get("/v1/violations", params={"limit": MAX_INCIDENTS}, headers=headers)
-            health, counts = ready.json(), operations.json()
-            findings = incidents.json(), violations.json()
-            refused = await http.get("/v1/webhooks/refused", headers=headers) if name == "billing" else None
-            refusals = [] if refused is None else refused.json()
+            paths = ("/v1/operations", *_LISTS, *_OWN_LISTS.get(name, ()))
+            responses = [await http.get(path, headers=headers) for path in paths]
+            health, documents = ready.json(), [response.json() for response in responses]
         except (httpx.HTTPError, ValueError) as error:
             found = f"{url} does not answer ({_reason(error)})"
             fix = f"paybill up; if it runs, read {stack.data_dir}/logs/{name}.log"
             return [_failed(name, "answers", found, fix, unreachable=True)]
     checks = [_ok(name, "answers", url), _ready(name, health), _clock(name, ready.headers.get("date", ""))]
-    if operations.status_code in {401, 403}:
-        return [*checks, _failed(name, "key", str(counts.get("detail")), "check PAYBILL_API_KEY")]
-    for response, document in zip((operations, incidents, violations), (counts, *findings), strict=True):
+    for response, document in zip(responses, documents, strict=True):
+        if response.status_code in {401, 403}:
+            return [*checks, _failed(name, "key", str(document.get("detail")), "check PAYBILL_API_KEY")]
         if not response.is_success:
             return [*checks, _failed(name, "counts", str(document.get("detail")), f"read {name}'s log")]
-    return [
-        *checks,
-        *_counts(name, counts),
-        *_incidents(name, findings[0]),
-        *_violations(name, findings[1]),
-        *_refused(name, refusals),
-    ]
+    counts, incidents, violations, *own = documents
+    checks += [*_counts(name, counts), *_incidents(name, incidents), *_violations(name, violations)]
+    if name == "billing":
+        checks += _refused(name, own[0])
+    elif name == "provisioner":
+        checks += _pending(name, own[0]["environments"])
+    return checks
 
 
 def _reason(error: Exception) -> str:
@@ -330,6 +332,14 @@ def _refused(name: str, refusals: list[dict[str, Any]]) -> Iterator[Check]:
             f"compare the signing secret and the clock with those of {each['provider']}, then: paybill webhook refused"
         )
         yield Check(name, "webhooks", State.FAILED if current else State.NOTED, found, fix)
+
+
+def _pending(name: str, environments: list[dict[str, Any]]) -> Iterator[Check]:
+    """Returns a noted check for each environment that has not followed a change of plan."""
+    for each in environments:
+        change = each["pending"]
+        found = f"{each['slug']} is {each['tier']}, and {change['tier']} is entitled since {change['since']}"
+        yield Check(name, "pending", State.NOTED, f"{found}: {change['reason']}", f"paybill why {each['slug']}")
 
 
 def _machine(stack: Stack) -> Iterator[Check]:

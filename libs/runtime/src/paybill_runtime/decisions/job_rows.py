@@ -190,6 +190,16 @@ REQUESTS = text(
     f"SELECT * FROM chassis.job WHERE kind LIKE :kinds AND {_REQUEST} ORDER BY attempts DESC, kind, key LIMIT :limit"  # noqa: S608  # as above
 )
 """Requested jobs whose kinds match a pattern, those with the most attempts first."""
+REQUESTS_ABOUT = text(
+    f"SELECT * FROM chassis.job WHERE kind = :kind AND (detail = :detail OR key = ANY(:keys)) AND {_REQUEST} "  # noqa: S608  # as above
+    "ORDER BY attempts DESC, key LIMIT :limit"
+)
+"""Requested jobs of one kind with a detail, or with one of some keys, those with the most attempts first."""
+REQUESTS_WITH_ERROR = text(
+    f"SELECT * FROM chassis.job WHERE kind = :kind AND error = :error AND {_REQUEST} "  # noqa: S608  # as above
+    "ORDER BY position DESC LIMIT :limit"
+)
+"""Requested jobs of one kind that failed with an error, the latest first."""
 DELETE_ENDED = text(
     "DELETE FROM chassis.job WHERE job_id IN "
     "(SELECT job_id FROM chassis.job WHERE ended_at < :before AND state <> 'failed' LIMIT :limit)"

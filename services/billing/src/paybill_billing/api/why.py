@@ -14,7 +14,7 @@ from paybill_contracts.why import (
     SubscriptionState,
 )
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.decisions.job_rows import REQUESTS
+from paybill_runtime.decisions.job_rows import REQUESTS_ABOUT, REQUESTS_WITH_ERROR
 from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.http.listing import MAX_PAGE, load_state
 from sqlalchemy import Row
@@ -36,6 +36,7 @@ ENTITLING = frozenset({AccessState.ACTIVE, AccessState.TRIALING, AccessState.GRA
 TIMEOUT_S = 5.0
 """Longest time for which a diagnosis waits for the provider."""
 MAX_STRANGERS = 3
+MAX_SYNCS = 20
 REFUSALS_FOR = timedelta(hours=24)
 """Older refusals of webhooks explain nothing."""
 
@@ -49,8 +50,10 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
     found = [SUBSCRIPTIONS.load(row.state).subscription for row in rows]
     current = [each for each in found if each.access != "ended"]
     entitlements = await load_state(context, ENTITLEMENTS, tenant_id)
-    syncs = await context.rows(REQUESTS, {"kinds": kind_of(account.provider), "limit": MAX_PAGE})
     own = {each.provider_subscription for each in found}
+    kind = kind_of(account.provider)
+    about = {"kind": kind, "detail": account.customer or "", "keys": sorted(own), "limit": MAX_SYNCS}
+    strangers = {"kind": kind, "error": NO_ACCOUNT, "limit": MAX_STRANGERS}
     missing, problem = await _missing(connected, account, own) if not _entitling(current) else ((), None)
     return OwnState(
         aggregates=(
@@ -83,8 +86,8 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
             missing=missing,
             provider_problem=problem,
             refused_webhooks=await _refused(context, account.provider),
-            own_syncs=_pending(syncs, lambda row: row.key in own or _is_of(account, row)),
-            strangers=_pending(syncs, lambda row: row.error == NO_ACCOUNT and not _is_of(account, row))[:MAX_STRANGERS],
+            own_syncs=_pending(await context.rows(REQUESTS_ABOUT, about)),
+            strangers=_pending(await context.rows(REQUESTS_WITH_ERROR, strangers)),
         ),
     )
 
@@ -112,11 +115,7 @@ async def _missing(
     return tuple(sorted(each.id for each in snapshots if each.is_entitling and each.id not in own)), None
 
 
-def _is_of(account: Account, row: Row[Any]) -> bool:
-    return row.detail is not None and row.detail == account.customer
-
-
-def _pending(rows: Sequence[Row[Any]], condition: Any) -> tuple[PendingSync, ...]:
+def _pending(rows: Sequence[Row[Any]]) -> tuple[PendingSync, ...]:
     return tuple(
         PendingSync(
             provider=provider_of(row.kind),
@@ -127,7 +126,6 @@ def _pending(rows: Sequence[Row[Any]], condition: Any) -> tuple[PendingSync, ...
             due=row.due,
         )
         for row in rows
-        if condition(row)
     )
 
 
