@@ -119,6 +119,16 @@ def test_without_a_terminal_a_confirmation_needs_yes(on_stack, customers, verb: 
     assert on_stack("tenant", "show", slug, "--json").data["holds"] == []
 
 
+def test_tenants_are_found_by_their_contact_address(on_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+
+    found = on_stack("tenant", "list", "--email", "OPS@acme.example", "--json").data
+    nobody = on_stack("tenant", "list", "--email", "nobody@unknown.example", "--json").data
+
+    assert slug in [each["slug"] for each in found]
+    assert nobody == []
+
+
 def test_a_checkout_can_be_printed_again(on_stack, customers) -> None:
     tenant = customers.sign_up()
 

@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class Publisher:
         email: str = EMAIL,
         payment: str | None = None,
         customer: str | None = None,
+        contact_digest: str | None = None,
     ) -> None:
         """Publishes a sign-up as the tenant service does, with the key encrypted for billing."""
         key = AESGCM.generate_key(256)
@@ -91,6 +92,8 @@ class Publisher:
                 source=Source.API,
                 payment=payment,
                 customer=customer,
+                contact_digest=contact_digest,
+                contact_until=datetime.now(UTC) + timedelta(days=400) if contact_digest else None,
             )
         )
 

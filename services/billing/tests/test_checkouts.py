@@ -74,7 +74,7 @@ def test_the_checkout_of_an_abandoned_sign_up_is_closed() -> None:
     abandoned = TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="nobody paid", is_abandoned=True)
 
     assert accounts.on_tenant_leaving(OPEN, abandoned) == [
-        CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
+        CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1", is_abandoned=True)
     ]
 
 

@@ -80,6 +80,10 @@ def list_all(
     status: Annotated[
         str | None, typer.Option("--status", help="Only tenants with this status, such as active.")
     ] = None,
+    email: Annotated[
+        str | None,
+        typer.Option("--email", help="Only tenants with this contact address, by its digest."),
+    ] = None,
     limit: Limit = 1000,
 ) -> None:
     """List tenants in the order of their slugs.
@@ -87,7 +91,7 @@ def list_all(
     Example: paybill tenant list --status suspended
     """
     with Service(stack, "tenant") as tenants:
-        found, more = tenants.list_rows("/v1/tenants", "tenants", {"status": status}, limit)
+        found, more = tenants.list_rows("/v1/tenants", "tenants", {"status": status, "email": email}, limit)
     out.rows("tenant.list", found, COLUMNS)
     if more:
         out.more(limit)

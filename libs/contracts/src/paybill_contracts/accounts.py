@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from paybill_contracts.event import Event
-from paybill_contracts.values import Key, ProviderId, TenantId, Url
+from paybill_contracts.values import Digest, Key, ProviderId, TenantId, Timestamp, Url
 
 
 class CheckoutOpened(Event, type="billing.checkout_opened", version=1, aggregate="account", key="tenant_id"):
@@ -28,6 +28,25 @@ class LeftoverAction(StrEnum):
 
     CANCEL = "cancel"
     REPORT = "report"
+
+
+class TrialClaimed(Event, type="billing.trial_claimed", version=1, aggregate="trial", key="trial_id"):
+    """This tenant may have the trial of a plan, once for each customer until `until`.
+
+    trial_id: digest of the customer's contact digest and the plan.
+    """
+
+    trial_id: Digest
+    tenant_id: TenantId
+    plan: Key
+    until: Timestamp
+
+
+class TrialReleased(Event, type="billing.trial_released", version=1, aggregate="trial", key="trial_id"):
+    """The sign-up was abandoned before its trial began: the customer may have the trial later."""
+
+    trial_id: Digest
+    tenant_id: TenantId
 
 
 class AccountClosed(Event, type="billing.account_closed", version=1, aggregate="account", key="tenant_id"):

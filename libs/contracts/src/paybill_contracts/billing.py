@@ -46,7 +46,8 @@ class AccessState(StrEnum):
 class AccountRegistered(Event, type="billing.account_registered", version=1, aggregate="account", key="tenant_id"):
     """Billing will open the tenant's account at the provider, under this name and address.
 
-    adopts: the provider's existing customer that becomes the account; None for a new one.
+    adopts: the provider's existing customer that becomes the account; None for a new one. has_trial: False when the
+    customer has had the plan's trial. trial_id: of its claim, None without one.
     """
 
     tenant_id: TenantId
@@ -57,6 +58,8 @@ class AccountRegistered(Event, type="billing.account_registered", version=1, agg
     provider: Key
     retention_s: Count
     adopts: ProviderId | None = None
+    has_trial: bool = True
+    trial_id: Digest | None = None
 
 
 class AccountOpened(Event, type="billing.account_opened", version=1, aggregate="account", key="tenant_id"):
@@ -90,12 +93,13 @@ class CancellationRequested(
 ):
     """The tenant leaves: all its subscriptions are to be cancelled at the provider, and its checkout closed.
 
-    `customer` is None while the account is still being opened.
+    `customer` is None while the account is still being opened. is_abandoned: nobody paid the sign-up.
     """
 
     tenant_id: TenantId
     provider: Key
     customer: ProviderId | None
+    is_abandoned: bool = False
 
 
 class PendingChange(Value):

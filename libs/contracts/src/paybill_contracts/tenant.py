@@ -17,7 +17,18 @@ from paybill_contracts.operations import (
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Export
-from paybill_contracts.values import Count, Digest, EnvironmentId, Key, ProviderId, Slug, TenantId, Text, Timestamp
+from paybill_contracts.values import (
+    Count,
+    Digest,
+    EnvironmentId,
+    Key,
+    ProviderId,
+    SecretRef,
+    Slug,
+    TenantId,
+    Text,
+    Timestamp,
+)
 
 
 class SuspensionMode(StrEnum):
@@ -53,7 +64,8 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
     """A new tenant is requested. payment: the billing provider for its payments, None for the default.
 
     customer: an existing customer of that provider with its subscriptions; None for a new one. valid_until: without a
-    subscription by then, the sign-up counts as abandoned; None for no limit.
+    subscription by then, the sign-up counts as abandoned; None for no limit. contact_digest: HMAC-SHA-256 of the
+    normalised address under a key of the service, which counts as the same customer until contact_until.
     """
 
     tenant_id: TenantId
@@ -66,6 +78,8 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
     payment: Key | None = None
     customer: ProviderId | None = None
     valid_until: Timestamp | None = None
+    contact_digest: Digest | None = None
+    contact_until: Timestamp | None = None
 
 
 class ProvisioningStarted(Event, type="tenant.provisioning_started", version=1, aggregate="tenant", key="tenant_id"):
@@ -164,6 +178,12 @@ class RemainderNoted(Event, type="tenant.remainder_noted", version=1, aggregate=
     remaining: tuple[ProviderId, ...]
 
 
+class ContactForgotten(Event, type="tenant.contact_forgotten", version=1, aggregate="tenant", key="tenant_id"):
+    """The digest of the contact address no longer counts, because its time is over."""
+
+    tenant_id: TenantId
+
+
 class LegalHoldPlaced(Event, type="tenant.legal_hold_placed", version=1, aggregate="tenant", key="tenant_id"):
     """The tenant's data must be kept for a legal case: nothing that leads to its deletion begins.
 
@@ -236,12 +256,13 @@ class LifecyclePolicySet(
     """Times of the lifecycle from now on, as the settings define them.
 
     offboarding_delay_s: from the end of the last subscription to offboarding. signup_valid_s: from a sign-up without a
-    subscription until it counts as abandoned.
+    subscription until it counts as abandoned. contact_key: the secret with the key of contact digests.
     """
 
     policy: Key
     offboarding_delay_s: Count
     signup_valid_s: Count
+    contact_key: SecretRef | None = None
 
 
 class OfferingNoted(Event, type="tenant.offering_noted", version=1, aggregate="offering", key="offering"):

@@ -31,8 +31,8 @@ from paybill_billing.licences.domain import licences, revocations
 from paybill_billing.licences.tables import LICENCES, REVOCATION_LISTS
 from paybill_billing.providers import domain as providers
 from paybill_billing.providers.tables import PROVIDERS
-from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS
+from paybill_billing.subscriptions.domain import accounts, trials
+from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS, TRIALS
 from paybill_billing.usage.domain import billing_periods, publishers, usage
 from paybill_billing.usage.tables import BILLING_PERIODS, DISTINCT_SETS, METERS, PUBLISHERS
 
@@ -68,13 +68,28 @@ def _catalogue(unit: UnitOfWork) -> catalogue.Catalogue:
 
 
 @HANDLERS.fact(
-    TenantRequested, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)], reads=lambda _: [_CATALOGUE, _PROVIDERS]
+    TenantRequested,
+    writes=lambda fact: [ACCOUNTS.key(fact.tenant_id), TRIALS.key(trials.trial_id(fact))],
+    reads=lambda _: [_CATALOGUE, _PROVIDERS],
 )
-def tenant_requested(unit: UnitOfWork, fact: TenantRequested, _: DecisionContext) -> None:
+def tenant_requested(unit: UnitOfWork, fact: TenantRequested, at: DecisionContext) -> None:
     account, choice = unit.get(ACCOUNTS, fact.tenant_id), unit.get(PROVIDERS, providers.PROVIDERS)
     if choice is None:
         raise ProvidersMissingError("no provider is configured yet")
-    unit.record(ACCOUNTS, fact.tenant_id, accounts.on_tenant_requested(account, _catalogue(unit), choice, fact))
+    trial_id = trials.trial_id(fact)
+    trial = unit.get(TRIALS, trial_id)
+    may_claim = account is None and catalogue.on_sale(_catalogue(unit), fact.plan).trial_days > 0
+    claimed = trials.claim(trial, fact, at.now) if may_claim else []
+    registered = accounts.on_tenant_requested(
+        account,
+        _catalogue(unit),
+        choice,
+        fact,
+        has_trial=trials.is_free(trial, fact, at.now),
+        trial_id=trial_id if claimed else None,
+    )
+    unit.record(ACCOUNTS, fact.tenant_id, registered)
+    unit.record(TRIALS, trial_id, claimed)
 
 
 def _tenant_leaving(unit: UnitOfWork, fact: OffboardingStarted | TenantCancelled, _: DecisionContext) -> None:

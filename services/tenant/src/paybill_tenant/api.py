@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Path, Query, Response
+from paybill_contracts.errors import NotFoundError
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
 from paybill_contracts.why import HoldState, TenantState
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
-from paybill_tenant.domain import holds, offboarding, policies, tenants
+from paybill_tenant.domain import contacts, holds, offboarding, policies, tenants
 from paybill_tenant.domain.invariants import waiting
 from paybill_tenant.domain.policies import POLICY
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
@@ -220,6 +221,8 @@ def router(context: ServiceContext) -> APIRouter:
         """
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await context.seal(tenant_id, body.contact_email)
+        digest = await _digest(context, body.contact_email)
+        counts_for = timedelta(days=context.settings.contact_days)
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> TenantView:
             policy = policies.existing(unit.get(POLICIES, POLICY))
@@ -237,6 +240,8 @@ def router(context: ServiceContext) -> APIRouter:
                 payment=body.payment,
                 customer=body.customer,
                 valid_until=at.now + timedelta(seconds=policy.signup_valid_s),
+                contact_digest=digest,
+                contact_until=at.now + counts_for if digest is not None else None,
             )
             unit.record(TENANTS, tenant_id, events)
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), tenant_id))
@@ -260,13 +265,19 @@ def router(context: ServiceContext) -> APIRouter:
         _: Viewer,
         status: Annotated[Status | None, Query(description="Only tenants with this status.")] = None,
         slug: Annotated[Slug | None, Query(description="Only the tenant with this slug.")] = None,
+        email: Annotated[
+            Email | None, Query(description="Only tenants with this contact address, as far as its digest is kept.")
+        ] = None,
         after: Annotated[
             ListPosition | None, Query(description="Only slugs after this one: `next` of the previous page.")
         ] = None,
         limit: Limit = 50,
     ) -> TenantPage:
         """Lists tenants in the order of their slugs, in pages. Changes between two requests shift no page."""
-        page, next_ = await load_page(context, TENANTS, after, limit, order_by="slug", status=status, slug=slug)
+        # No tenant has the empty digest: without the key an address cannot be found.
+        digest = (await _digest(context, email) or "") if email is not None else None
+        equal = {"status": status, "slug": slug, "contact_digest": digest}
+        page, next_ = await load_page(context, TENANTS, after, limit, order_by="slug", **equal)
         return TenantPage(tenants=[TenantView.of(tenant) for tenant in page], next=next_)
 
     @routes.get("/{tenant}")
@@ -351,6 +362,18 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
             waits_until=wait.until if wait else None,
         ),
     )
+
+
+async def _digest(context: ServiceContext, address: str) -> str | None:
+    """Returns the digest of a contact address; None when the settings want none, or its key was destroyed."""
+    policy = await load_state(context, POLICIES, POLICY) if context.settings.contact_days else None
+    if policy is None or policy.contact_key is None:
+        return None
+    try:
+        key = await context.secrets.get(policy.contact_key)
+    except NotFoundError:
+        return None
+    return contacts.contact_digest(bytes.fromhex(key), address)
 
 
 async def _id_of(context: ServiceContext, name: str) -> str:

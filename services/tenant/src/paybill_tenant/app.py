@@ -1,10 +1,13 @@
 """Builds the service from its parts."""
 
+from secrets import token_hex
+
 from paybill_contracts.envelope import Origin
 from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.invariants import Invariants, TenantState
+from paybill_runtime.http.listing import load_state
 from paybill_runtime.jobs.effects import Timer
 
 from paybill_tenant.api import read_state, router
@@ -21,18 +24,33 @@ INVARIANTS = Invariants(
     rules=invariants.RULES,
 )
 """Invariants of the service (docs/invariants.md)."""
+CONTACT_KEY = "contact-key"
+"""The name of the secret. Destroying it ends every contact digest."""
 _START = Origin("start", "start", "service:tenant", "")
 
 
+async def _contact_key(context: ServiceContext, known: str | None) -> str:
+    """Returns the reference of the key of contact digests; of a new one when it was destroyed."""
+    if known is not None and await context.secrets.latest(CONTACT_KEY) == known:
+        return known
+    return await context.secrets.put(CONTACT_KEY, token_hex(32))
+
+
 async def record_policy(context: ServiceContext) -> None:
-    """Records the lifecycle policy of the settings."""
+    """Records the lifecycle policy of the settings. Of several processes that start at once, the first sets the key."""
     settings = context.settings
+    before = await load_state(context, POLICIES, POLICY)
+    known = before.contact_key if before is not None else None
+    key = await _contact_key(context, known)
 
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+        current = unit.get(POLICIES, POLICY)
+        other = current.contact_key if current is not None else None
         events = policies.configure(
-            unit.get(POLICIES, POLICY),
+            current,
             offboarding_delay_s=settings.offboarding_delay_s,
             signup_valid_s=settings.signup_valid_s,
+            contact_key=key if other == known else other,
         )
         unit.record(POLICIES, POLICY, events)
 

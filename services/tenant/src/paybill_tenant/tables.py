@@ -32,6 +32,7 @@ class TenantRow(Base, table=True):
     )
     status: str = generated("state->>'status'")
     due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
+    contact_digest: str | None = generated("state->>'contact_digest'", index=True)
 
 
 class SignupOptionsRow(Base, table=True):

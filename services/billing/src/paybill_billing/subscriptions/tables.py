@@ -15,7 +15,7 @@ from sqlmodel import col
 
 from paybill_billing.database import Base
 from paybill_billing.providers.sync_queue import LEASE, enqueue_overdue
-from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions
+from paybill_billing.subscriptions.domain import accounts, changes, payments, plan_migrations, subscriptions, trials
 from paybill_billing.subscriptions.domain.accounts import Account, UnknownTenantError
 
 
@@ -34,6 +34,12 @@ class AccountRow(Base, table=True):
     __tablename__ = "accounts"
 
     customer: str | None = generated("(state->>'provider') || '/' || (state->>'customer')", unique=True)
+
+
+class TrialRow(Base, table=True):
+    """The trial of a plan for one customer."""
+
+    __tablename__ = "trials"
 
 
 class SubscriptionRow(Base, table=True):
@@ -88,6 +94,7 @@ ACCOUNTS = Stored(
     accounts.evolve,
     conflicts={"accounts_customer_key": CustomerTakenError},
 )
+TRIALS = Stored("trial", TrialRow, trials.Trial, trials.evolve)
 SUBSCRIPTIONS = Stored("subscription", SubscriptionRow, subscriptions.SubscriptionState, subscriptions.evolve)
 PAYMENTS = Stored("payment", PaymentRow, payments.Payment, payments.evolve)
 CHANGES = Stored(
@@ -104,7 +111,7 @@ PLAN_MIGRATIONS = Stored(
     plan_migrations.evolve,
     conflicts={"moves_open_from_key": plan_migrations.PlanMigrationRunsError},
 )
-STATES = (ACCOUNTS, SUBSCRIPTIONS, PAYMENTS, CHANGES, PLAN_MIGRATIONS)
+STATES = (ACCOUNTS, TRIALS, SUBSCRIPTIONS, PAYMENTS, CHANGES, PLAN_MIGRATIONS)
 
 LAST_FAILURE = text(
     "SELECT state::text AS state FROM payments WHERE tenant_id = :tenant_id AND state->>'kind' = 'failed' "

@@ -7,6 +7,7 @@ from paybill_contracts.accounts import LeftoverEnded, LeftoverFound
 from paybill_contracts.billing import SubscriptionEnded
 from paybill_contracts.provisioner import EnvironmentRetained
 from paybill_contracts.tenant import (
+    ContactForgotten,
     Hold,
     HoldOrigin,
     OffboardingScheduled,
@@ -65,13 +66,18 @@ def on_subscription_ended(
 
 
 def on_time(tenant: Tenant, now: datetime) -> list[TenantEvent]:
-    """Begins the scheduled offboarding, or cancels a sign-up that nobody paid in time."""
+    """Begins the scheduled offboarding, cancels a sign-up that nobody paid in time, or forgets the contact digest."""
+    forgotten: list[TenantEvent] = []
+    if tenant.contact_until is not None and now >= tenant.contact_until:
+        forgotten = [ContactForgotten(tenant_id=tenant.id)]
     at = next_change(tenant)
     if at is None or now < at:
-        return []
+        return forgotten
     if tenant.scheduled is not None:
-        return _offboard(tenant, HoldOrigin.BILLING, tenant.scheduled.reason, tenant.scheduled.retention_s, now)
-    return [TenantCancelled(tenant_id=tenant.id, origin=HoldOrigin.BILLING, reason=ABANDONED, is_abandoned=True)]
+        scheduled = tenant.scheduled
+        return [*forgotten, *_offboard(tenant, HoldOrigin.BILLING, scheduled.reason, scheduled.retention_s, now)]
+    abandoned = TenantCancelled(tenant_id=tenant.id, origin=HoldOrigin.BILLING, reason=ABANDONED, is_abandoned=True)
+    return [*forgotten, abandoned]
 
 
 def on_environment_retained(tenant: Tenant, fact: EnvironmentRetained, now: datetime) -> list[TenantEvent]:

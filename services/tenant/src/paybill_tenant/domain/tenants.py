@@ -10,6 +10,7 @@ from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.tenant import (
+    ContactForgotten,
     EntitlementNoted,
     Hold,
     HoldOrigin,
@@ -49,6 +50,7 @@ TenantEvent = (
     | RetentionNoted
     | EntitlementNoted
     | RemainderNoted
+    | ContactForgotten
     | OffboardingScheduled
     | OffboardingWithdrawn
     | OffboardingStarted
@@ -119,7 +121,7 @@ class Tenant:
     account. entitlement: None until billing has set one. left_by: origin of the offboarding. legal_holds: references
     of the cases. remaining: subscriptions at the provider that belong to no plan and were not cancelled. valid_until:
     end of a sign-up without a subscription. expected_by: end of what the tenant waits for, later is overdue. due: the
-    next change by time alone.
+    next change by time alone. contact_digest: equal for tenants of one customer until contact_until.
     """
 
     id: TenantId
@@ -142,6 +144,8 @@ class Tenant:
     valid_until: Timestamp | None = None
     expected_by: Timestamp | None = None
     slug_is_free: bool = False
+    contact_digest: Digest | None = None
+    contact_until: Timestamp | None = None
     due: Timestamp | None = None
 
 
@@ -203,6 +207,8 @@ def request(
     payment: str | None = None,
     customer: str | None = None,
     valid_until: datetime | None = None,
+    contact_digest: str | None = None,
+    contact_until: datetime | None = None,
 ) -> list[TenantEvent]:
     """Requests a new tenant. A unique column, not this rule, ensures that the slug is free."""
     if slug in RESERVED_SLUGS or slug.startswith(RESERVED_PREFIXES):
@@ -221,6 +227,8 @@ def request(
             payment=payment,
             customer=customer,
             valid_until=valid_until,
+            contact_digest=contact_digest,
+            contact_until=contact_until,
         )
     ]
 
@@ -235,7 +243,7 @@ def on_account_registered(tenant: Tenant, fact: AccountRegistered) -> list[Tenan
 def evolve(tenant: Tenant | None, event: TenantEvent) -> Tenant:
     """Returns the tenant after `event`; only `TenantRequested` may come first."""
     after = _evolved(tenant, event)
-    due = next_change(after)
+    due = min((at for at in (next_change(after), after.contact_until) if at is not None), default=None)
     return after if due == after.due else replace(after, due=due)
 
 
@@ -259,6 +267,8 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             region=event.region,
             status=Status.REQUESTED,
             valid_until=event.valid_until,
+            contact_digest=event.contact_digest,
+            contact_until=event.contact_until,
         )
     tenant = existing(tenant, event.tenant_id)
     match event:
@@ -299,6 +309,8 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             return replace(tenant, legal_holds=(*tenant.legal_holds, event.case))
         case LegalHoldReleased():
             return replace(tenant, legal_holds=tuple(case for case in tenant.legal_holds if case != event.case))
+        case ContactForgotten():
+            return replace(tenant, contact_digest=None, contact_until=None)
         case EntitlementNoted():
             entitlement = Entitlement(
                 allows_access=event.allows_access,

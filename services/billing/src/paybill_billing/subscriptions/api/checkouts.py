@@ -45,7 +45,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
     routes = APIRouter(prefix="/v1", tags=["checkout"])
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
-    async def opened(account: Account, customer: str) -> OpenedCheckout:
+    async def opened(account: Account, customer: str, *, is_first: bool) -> OpenedCheckout:
         connection = connected.get(account.provider)
         if connection is None:
             raise Problem(503, "provider_away", f"the provider {account.provider} is not configured here")
@@ -54,7 +54,8 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         known = await load_state(context, CATALOGUES, catalogue.CATALOGUE)
         if known is None:
             raise Problem(503, "no_catalogue", "no catalogue is published yet; try again later")
-        plan = catalogue.published(known, account.plan, account.plan_version).plan
+        published = catalogue.published(known, account.plan, account.plan_version)
+        plan = accounts.sold_plan(account, published.plan, is_first=is_first)
         purchase = Purchase(account.id, customer, known.on_sale.product, plan, account.checkout)
         # Two requests at once open one checkout: both replace the same one.
         key = sha256(f"checkout/{account.id}/{account.checkout}".encode()).hexdigest()[:32]
@@ -77,8 +78,9 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         """
         account = await account_of(context, tenant_id)
         rows = await context.rows(subscriptions_of(tenant_id, MAX_PAGE))
-        customer = accounts.require_checkout(account, [SUBSCRIPTIONS.load(row.state).subscription for row in rows])
-        checkout = await opened(account, customer)
+        held = [SUBSCRIPTIONS.load(row.state).subscription for row in rows]
+        customer = accounts.require_checkout(account, held)
+        checkout = await opened(account, customer, is_first=not held)
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:
             current = unit.get(ACCOUNTS, tenant_id)

@@ -22,6 +22,7 @@ from paybill_contracts.billing import (
     CancellationRequested,
     Subscription,
 )
+from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.personal import Personal
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
@@ -76,6 +77,7 @@ class Account:
     adopts: the provider's customer that existed before the tenant. leaving: the tenant is offboarding, and all that
     it has at the provider is cancelled. checkout_url: None also after the checkout expired. closed: the tenant left
     because its last subscription ended. leftovers: subscriptions at the provider that can charge although it left.
+    has_trial: False when the customer has had the plan's trial.
     """
 
     id: str
@@ -94,6 +96,8 @@ class Account:
     adopts: str | None = None
     closed: bool = False
     leftovers: tuple[str, ...] = ()
+    has_trial: bool = True
+    trial_id: str | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -102,9 +106,19 @@ class Account:
 
 
 def on_tenant_requested(
-    account: Account | None, catalogue: Catalogue, providers: Choice, event: TenantRequested
+    account: Account | None,
+    catalogue: Catalogue,
+    providers: Choice,
+    event: TenantRequested,
+    *,
+    has_trial: bool = True,
+    trial_id: str | None = None,
 ) -> list[AccountEvent]:
-    """Registers an account at the provider that the tenant chose. Raises UnknownPlanError, UnknownProviderError."""
+    """Registers an account at the provider that the tenant chose.
+
+    has_trial, trial_id: whether the customer may have the plan's trial, and its id. Raises UnknownPlanError,
+    UnknownProviderError.
+    """
     if account is not None:
         return []
     plan = on_sale(catalogue, event.plan)
@@ -118,8 +132,18 @@ def on_tenant_requested(
             provider=choose(providers, event.payment),
             retention_s=plan.retention_s,
             adopts=event.customer,
+            has_trial=has_trial,
+            trial_id=trial_id,
         )
     ]
+
+
+def sold_plan(account: Account, plan: PlanVersion, *, is_first: bool = True) -> PlanVersion:
+    """Returns the plan as it is sold to the account: without a trial that its customer has had.
+
+    is_first: the account has had no subscription yet.
+    """
+    return plan if account.has_trial and is_first else plan.model_copy(update={"trial_days": 0})
 
 
 def opened(account: Account, at_provider: OpenedAccount) -> list[AccountEvent]:
@@ -190,7 +214,9 @@ def on_tenant_leaving(account: Account | None, event: OffboardingStarted | Tenan
     The checkout of an abandoned sign-up is closed: the slug is free, so nobody may pay for it.
     """
     if isinstance(event, TenantCancelled) and event.is_abandoned:
-        return [] if account is None or account.leaving else [_cancellation(account, account.customer)]
+        if account is None or account.leaving:
+            return []
+        return [_cancellation(account, account.customer).model_copy(update={"is_abandoned": True})]
     match event.origin:
         case HoldOrigin.BILLING:
             if account is None or account.is_gone:
@@ -219,6 +245,8 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             provider=event.provider,
             retention_s=event.retention_s,
             adopts=event.adopts,
+            has_trial=event.has_trial,
+            trial_id=event.trial_id,
         )
     if account is None:
         raise AccountOrderError(f"{event.TYPE} came before the registration of the account of {event.tenant_id}")

@@ -24,9 +24,9 @@ from paybill_billing.providers.port import (
 )
 from paybill_billing.providers.port.snapshots import OpenedAccount
 from paybill_billing.providers.sync_queue import EFFECTS, account_opened, enqueue_sync
-from paybill_billing.subscriptions.domain import accounts, leftovers
+from paybill_billing.subscriptions.domain import accounts, leftovers, trials
 from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
-from paybill_billing.subscriptions.tables import ACCOUNTS
+from paybill_billing.subscriptions.tables import ACCOUNTS, TRIALS
 
 JOBS = JobRegistry()
 _LINE = TypeAdapter(Text)
@@ -58,7 +58,7 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
         name=account.name,
         email=await job.open(account.contact_email),
         product=known.on_sale.product,
-        plan=catalogue.published(known, account.plan, account.plan_version).plan,
+        plan=accounts.sold_plan(account, catalogue.published(known, account.plan, account.plan_version).plan),
     )
     with provider_errors():
         opened = await providers[account.provider].open(order, job.id)
@@ -72,11 +72,23 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
 
 @JOBS.effect(CancellationRequested, attempts=8, limit=EFFECTS)
 async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
-    """Cancels all that the tenant has at its provider. The changes arrive as webhooks."""
+    """Cancels all that the tenant has at its provider. The changes arrive as webhooks.
+
+    An abandoned sign-up releases its trial, which has not begun.
+    """
     if job.event.customer is not None:
         with provider_errors():
             await providers[job.event.provider].cancel_all(job.event.customer)
-    yield Outcome(_nothing, last=True)
+    account = await job.state(ACCOUNTS, job.event.tenant_id)
+    trial_id = account.trial_id if account is not None and job.event.is_abandoned else None
+    if trial_id is None:
+        yield Outcome(_nothing, last=True)
+        return
+
+    def release(unit: UnitOfWork, _: DecisionContext) -> None:
+        unit.record(TRIALS, trial_id, trials.release(unit.get(TRIALS, trial_id), job.event.tenant_id))
+
+    yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True)
 
 
 @JOBS.effect(AccountClosed, attempts=8)
