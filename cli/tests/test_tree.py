@@ -19,6 +19,7 @@ from paybill_cli.tree import TREE, Branch, Leaf
 
 PASSED_ON = ("stripe-fake",)
 CHANGES = {
+    ("webhook", "dismiss"),
     ("tenant", "create"),
     ("tenant", "suspend"),
     ("tenant", "resume"),

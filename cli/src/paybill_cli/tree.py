@@ -243,6 +243,14 @@ TREE = Branch(
                     "List provider objects whose sync is pending, those with most attempts first.",
                 ),
                 "retry": Leaf("paybill_cli.commands.webhooks:retry", "Sync a pending object now."),
+                "dismiss": Leaf(
+                    "paybill_cli.commands.webhooks:dismiss",
+                    "Dismiss the customer of a pending object: it is not ours.",
+                ),
+                "dismissed": Leaf(
+                    "paybill_cli.commands.webhooks:dismissed",
+                    "List dismissed customers, with the number of their dismissed objects.",
+                ),
                 "refused": Leaf(
                     "paybill_cli.commands.webhooks:refused",
                     "List refused webhooks, counted by reason, the latest first.",

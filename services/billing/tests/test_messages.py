@@ -7,6 +7,8 @@ import pytest
 from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.settings import Settings
+from paybill_billing.webhooks import domain
+from paybill_contracts.billing import AccountAdopted
 from paybill_runtime.http.auth import Role, make_key
 
 
@@ -168,3 +170,42 @@ def test_the_mode_is_the_setting_or_that_of_the_api_key(tmp_path, key, set_to, l
     settings = Settings.model_construct(stripe_api_key_file=file, stripe_livemode=set_to)
 
     assert settings.stripe_is_live() is live
+
+
+async def test_objects_of_a_customer_that_is_not_ours_are_dismissed_counted_and_not_fetched(testbed, send):
+    await send(about(1), about(2, "sub_2"))
+
+    async def waiting():
+        found = await testbed.get("/v1/webhooks/waiting")
+        return found if found and all(each["reason"] for each in found) else None
+
+    await eventually(waiting)
+    testbed.fake.control.reset_calls()
+    path, body = "/v1/webhooks/waiting/stripe", {"reason": "the shop's customer"}
+    answer = await testbed.served.client.post(f"{path}/sub_1/dismiss", json=body)
+    unknown = await testbed.served.client.post(f"{path}/sub_9/dismiss", json=body)
+    await send(about(3, "sub_3"))
+
+    async def dismissed():
+        (found,) = await testbed.get("/v1/webhooks/dismissed")
+        return found if found["count"] == 3 and await testbed.get("/v1/webhooks/waiting") == [] else None
+
+    found = await eventually(dismissed)
+    assert (answer.status_code, unknown.json()["code"]) == (200, "not_waiting")
+    assert (found["provider"], found["customer"], found["reason"]) == ("stripe", "cus_none", body["reason"])
+    assert testbed.fake.control.calls()["endpoints"] == []
+    states = [message["state"] for message in (await testbed.get("/v1/webhooks"))["messages"]]
+    assert states == ["done"] * 3
+
+
+def test_a_dismissal_ends_when_the_customer_gets_an_account():
+    (first,) = domain.dismiss(None, "stripe", "cus_1", "not ours")
+    known = domain.evolve(None, first)
+    adopted = AccountAdopted(tenant_id="ten_" + "1" * 32, provider="stripe", customer="cus_1")
+
+    (ended,) = domain.on_account_opened(known, adopted)
+    after = domain.evolve(known, ended)
+
+    assert domain.dismiss(known, "stripe", "cus_1", "again") == []
+    assert (known.active, after.active, domain.on_account_opened(after, adopted)) == (True, False, [])
+    assert len(domain.dismiss(after, "stripe", "cus_1", "again")) == 1

@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from paybill_cli.client.http import PAGE, Service
+from paybill_cli.client.requests import post, print_unsent
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import DryRun, Limit
+from paybill_cli.options import ConfirmedOptions, DryRun, Limit, Reason
 from paybill_cli.output import Output
 
 WAITING = ("provider", "object", "tries", "due", "reason")
 REFUSED = ("provider", "reason", "count", "last_at", "accepted_at", "source", "detail")
+DISMISSED = ("provider", "customer", "count", "last_at", "reason")
 MESSAGES = ("received_at", "provider", "id", "type", "state", "object", "quarantine")
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -50,16 +52,50 @@ def retry(
 
     Example: paybill webhook retry sub_1Pgc6rB7WZ01zgkW
     """
-    if _NAME.fullmatch(provider) is None:
-        raise usage(f"{provider!r} is not a provider", next="paybill webhook waiting")
-    if _OBJECT.fullmatch(object_) is None or ".." in object_:
-        raise usage(f"{object_!r} is not an object", next="paybill webhook waiting")
+    path = f"{_path(provider, object_)}/retry"
     with Service(stack, "billing") as billing:
         if dry_run:
             out.record("webhook.found", _pending(billing, provider, object_), WAITING)
             out.info("nothing was sent")
             return
-        out.record("webhook.retried", billing.post(f"/v1/webhooks/waiting/{provider}/{object_}/retry"), WAITING)
+        out.record("webhook.retried", billing.post(path), WAITING)
+
+
+def dismiss(
+    out: Output,
+    stack: Stack,
+    options: ConfirmedOptions,
+    object_: Annotated[str, typer.Argument(help="Object, as `paybill webhook waiting` lists it.", metavar="OBJECT")],
+    reason: Reason,
+    provider: Annotated[str, typer.Option("--provider", help="Provider of the object.")] = "stripe",
+) -> None:
+    """Dismiss the customer of a pending object: it is not ours.
+
+    Its objects are not fetched any more. The dismissal ends when the customer becomes a tenant, for example by
+    `paybill provider backfill`.
+
+    Example: paybill webhook dismiss sub_1Pgc6rB7WZ01zgkW --reason "not ours"
+    """
+    path, body = f"{_path(provider, object_)}/dismiss", {"reason": reason}
+    if options.dry_run:
+        print_unsent(out, "billing", path, body)
+        return
+    out.confirm(f"Dismiss all objects of the customer of {object_}?", yes=options.yes)
+    with Service(stack, "billing") as billing:
+        out.record("webhook.dismissed", post(out, billing, path, body, options.idempotency_key), DISMISSED)
+
+
+def dismissed(
+    out: Output,
+    stack: Stack,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=PAGE, help="Maximum number of rows.")] = 50,
+) -> None:
+    """List dismissed customers, with the number of their dismissed objects.
+
+    Example: paybill webhook dismissed
+    """
+    with Service(stack, "billing") as billing:
+        out.rows("webhook.dismissed", billing.get("/v1/webhooks/dismissed", {"limit": limit}), DISMISSED)
 
 
 def list_all(
@@ -105,6 +141,14 @@ def refused(
     with Service(stack, "billing") as billing:
         found = billing.get("/v1/webhooks/refused", {"provider": provider, "limit": limit})
     out.rows("webhook.refused", found, REFUSED)
+
+
+def _path(provider: str, object_: str) -> str:
+    if _NAME.fullmatch(provider) is None:
+        raise usage(f"{provider!r} is not a provider", next="paybill webhook waiting")
+    if _OBJECT.fullmatch(object_) is None or ".." in object_:
+        raise usage(f"{object_!r} is not an object", next="paybill webhook waiting")
+    return f"/v1/webhooks/waiting/{provider}/{object_}"
 
 
 def _pending(billing: Service, provider: str, object_: str) -> dict[str, Any]:

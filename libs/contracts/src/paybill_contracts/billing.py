@@ -356,3 +356,24 @@ class BillingIntakeQuarantined(
     IntakeQuarantined, type="billing.intake_quarantined", version=1, aggregate="quarantine", key="quarantine_id"
 ):
     """The owner of a message's type refused it."""
+
+
+class CustomerDismissed(
+    Event, type="billing.customer_dismissed", version=1, aggregate="dismissed-customer", key="dismissed"
+):
+    """A customer of the provider is not ours: its objects are dismissed. dismissed: `<provider>/<customer>`."""
+
+    dismissed: ProviderId
+    provider: Key
+    customer: ProviderId
+    reason: Text
+
+
+class CustomerReadmitted(
+    Event, type="billing.customer_readmitted", version=1, aggregate="dismissed-customer", key="dismissed"
+):
+    """The customer has an account now: its objects are synced again."""
+
+    dismissed: ProviderId
+    provider: Key
+    customer: ProviderId

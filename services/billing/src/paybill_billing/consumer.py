@@ -1,6 +1,8 @@
 """Subscriptions of the service: each event and intake event with its handler."""
 
 from paybill_contracts.billing import (
+    AccountAdopted,
+    AccountOpened,
     EntitlementsSet,
     SubscriptionActivated,
     SubscriptionChanged,
@@ -35,6 +37,8 @@ from paybill_billing.subscriptions.domain import accounts, trials
 from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS, TRIALS
 from paybill_billing.usage.domain import billing_periods, publishers, usage
 from paybill_billing.usage.tables import BILLING_PERIODS, DISTINCT_SETS, METERS, PUBLISHERS
+from paybill_billing.webhooks import domain as webhooks
+from paybill_billing.webhooks.tables import DISMISSED_CUSTOMERS
 
 HANDLERS = Subscriptions()
 
@@ -245,3 +249,16 @@ def usage_recorded(unit: UnitOfWork, submission: IntakeEvent, at: DecisionContex
     unit.record(METERS, id_, counted.on_meter)
     if shard is not None:
         unit.record(DISTINCT_SETS, shard, counted.on_distinct_set)
+
+
+def _account_opened(unit: UnitOfWork, fact: AccountOpened | AccountAdopted, _: DecisionContext) -> None:
+    id_ = webhooks.customer_key(fact.provider, fact.customer)
+    unit.record(DISMISSED_CUSTOMERS, id_, webhooks.on_account_opened(unit.get(DISMISSED_CUSTOMERS, id_), fact))
+
+
+def _dismissed_customer_of(fact: AccountOpened | AccountAdopted) -> list[Key]:
+    return [DISMISSED_CUSTOMERS.key(webhooks.customer_key(fact.provider, fact.customer))]
+
+
+HANDLERS.fact(AccountOpened, writes=_dismissed_customer_of)(_account_opened)
+HANDLERS.fact(AccountAdopted, writes=_dismissed_customer_of)(_account_opened)

@@ -19,11 +19,12 @@ STATES = (
     *subscriptions.STATES,
     *entitlements.STATES,
     *usage.STATES,
+    *webhooks.STATES,
     *licences.STATES,
     *reconciliation.STATES,
     *incidents.STATES,
 )
-OTHER_TABLES = (webhooks.WEBHOOKS, webhooks.REFUSED_WEBHOOKS, reconciliation.LISTED_OBJECTS)
+OTHER_TABLES = (webhooks.WEBHOOKS, webhooks.REFUSED_WEBHOOKS, webhooks.DISMISSED_OBJECTS, reconciliation.LISTED_OBJECTS)
 """Tables that hold no aggregates; a replay does not rebuild them."""
 METADATA = Base.metadata
 """All of these tables, for Alembic."""

@@ -182,6 +182,8 @@ RETRY_REQUEST = text(
     f"WHERE kind = :kind AND key = :key AND {_REQUEST} RETURNING *"
 )
 """Makes a requested job due; returns its row."""
+REQUESTED = text(f"SELECT * FROM chassis.job WHERE kind = :kind AND key = :key AND {_REQUEST}")  # noqa: S608  # as above
+"""A requested job."""
 UNFAILED_REQUESTS = text(
     f"SELECT key FROM chassis.job WHERE kind = :kind AND key = ANY(:keys) AND {_REQUEST} AND error IS NULL"  # noqa: S608  # as above
 )

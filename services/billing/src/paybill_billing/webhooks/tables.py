@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from paybill_runtime.database.statement import Statement
+from paybill_runtime.decisions.aggregates import Stored
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.jobs.kinds import ClaimedJob
 from sqlalchemy import (
@@ -28,7 +29,8 @@ from paybill_billing.database import Base
 from paybill_billing.providers import sync_queue
 from paybill_billing.subscriptions.domain.subscriptions import subscription_id
 from paybill_billing.subscriptions.tables import IS_GONE
-from paybill_billing.webhooks.domain import MessageState
+from paybill_billing.webhooks import domain
+from paybill_billing.webhooks.domain import DismissedCustomer, MessageState
 
 WEBHOOKS = Table(
     "webhooks",
@@ -66,6 +68,32 @@ REFUSED_WEBHOOKS = Table(
     Column("detail", Text, nullable=False),
 )
 """Requests that were refused, counted by reason; nothing of their content is stored. source: address of the last."""
+
+
+class DismissedCustomerRow(Base, table=True):
+    """A customer of a provider whose objects are dismissed."""
+
+    __tablename__ = "dismissed_customers"
+
+
+DISMISSED_CUSTOMERS = Stored("dismissed-customer", DismissedCustomerRow, DismissedCustomer, domain.evolve)
+STATES = (DISMISSED_CUSTOMERS,)
+
+DISMISSED_OBJECTS = Table(
+    "dismissed_objects",
+    Base.metadata,
+    Column("customer", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("last_at", DateTime(timezone=True), nullable=False),
+)
+"""Syncs of objects that were dismissed, counted by customer (`<provider>/<customer>`)."""
+
+DISMISSED = text(
+    "SELECT d.id, d.state->>'reason' AS reason, coalesce(o.count, 0) AS objects, o.last_at "
+    "FROM dismissed_customers AS d LEFT JOIN dismissed_objects AS o ON o.customer = d.id "
+    "WHERE d.state->>'active' = 'true' ORDER BY d.id LIMIT :limit"
+)
+IS_DISMISSED = text("SELECT id FROM dismissed_customers WHERE id = :id AND state->>'active' = 'true'")
 
 DELIVERY_COLUMNS = {
     "event_id": "text",
@@ -173,6 +201,16 @@ def finish(task: SyncTask, now: datetime, statement: Statement) -> None:
     at, provider, ids = map(statement.value, (now, task.provider, list(task.event_ids)))
     statement.add(f"UPDATE webhooks SET done_at = {at} WHERE provider = {provider} AND event_id = ANY({ids})")  # noqa: S608
     task.job.finish(statement)
+
+
+def dismiss(task: SyncTask, customer: str, now: datetime, statement: Statement) -> None:
+    """Ends a task of a customer that is not ours, and counts it. customer: `<provider>/<customer>`."""
+    finish(task, now, statement)
+    of, at = map(statement.value, (customer, now))
+    statement.add(
+        f"INSERT INTO dismissed_objects AS o (customer, count, last_at) VALUES ({of}, 1, {at}) "  # noqa: S608
+        "ON CONFLICT (customer) DO UPDATE SET count = o.count + 1, last_at = excluded.last_at"
+    )
 
 
 def retarget(task: SyncTask, target: str, now: datetime, statement: Statement) -> None:

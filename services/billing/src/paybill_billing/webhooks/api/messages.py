@@ -2,20 +2,23 @@
 
 import logging
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Path, Query
-from paybill_contracts.values import Key, ProviderId
+from paybill_contracts.values import Key, ProviderId, Text
 from paybill_runtime.decisions.context import ServiceContext
-from paybill_runtime.decisions.job_rows import REQUESTS, RETRY_REQUEST
+from paybill_runtime.decisions.job_rows import REQUESTED, REQUESTS, RETRY_REQUEST
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import Limit
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
 from paybill_billing.http import Operator, Viewer
-from paybill_billing.providers.sync_queue import KINDS, LEASE, kind_of, provider_of
-from paybill_billing.webhooks.domain import MessageState, NotWaitingError
-from paybill_billing.webhooks.tables import REFUSED, messages
+from paybill_billing.providers.sync_queue import KINDS, LEASE, NO_ACCOUNT, account_opened, kind_of, provider_of
+from paybill_billing.webhooks import domain as webhooks
+from paybill_billing.webhooks.domain import MessageState, NotWaitingError, customer_key
+from paybill_billing.webhooks.tables import DISMISSED, DISMISSED_CUSTOMERS, REFUSED, messages
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,30 @@ class RefusedView(BaseModel):
     accepted_at: Annotated[datetime | None, Field(description="Time of the provider's last accepted message.")]
 
 
+class DismissBody(BaseModel):
+    """Why the customer is not ours."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[Text, Field(description="Kept permanently in the log: no personal data.")]
+
+
+class DismissedView(BaseModel):
+    """A customer of a provider that is not ours, and how often one of its objects was dismissed."""
+
+    provider: str
+    customer: str
+    reason: str
+    count: int
+    last_at: Annotated[datetime | None, Field(description="Time of the last dismissal.")]
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        """Returns the view of `row`."""
+        provider, _, customer = row.id.partition("/")
+        return cls(provider=provider, customer=customer, reason=row.reason, count=row.objects, last_at=row.last_at)
+
+
 class MessagePage(BaseModel):
     """Messages of the last 30 days, newest first."""
 
@@ -157,4 +184,44 @@ def router(context: ServiceContext) -> APIRouter:
         log.info("%s retries the sync of %s of %s", principal.id, target, provider)
         return WaitingView.of(row)
 
+    _dismissal_routes(routes, context)
     return routes
+
+
+def _dismissal_routes(routes: APIRouter, context: ServiceContext) -> None:
+    @routes.get("/dismissed")
+    async def show_dismissed(_: Viewer, limit: Limit = 50) -> list[DismissedView]:
+        """Returns the customers that are not ours, in the order of their ids."""
+        rows = await context.rows(DISMISSED, {"limit": limit})
+        return [DismissedView.of(row) for row in rows]
+
+    @routes.post("/waiting/{provider}/{target:path}/dismiss")
+    async def dismiss(
+        provider: Annotated[Key, Path(description="The provider's name, such as `stripe`.")],
+        target: Annotated[ProviderId, Path(description="As `GET /v1/webhooks/waiting` shows it.")],
+        body: DismissBody,
+        principal: Operator,
+    ) -> DismissedView:
+        """Dismisses the customer of a waiting object, now and for its later objects, until it gets an account.
+
+        Refused with `not_waiting` unless the object waits for the account of its customer.
+        """
+        rows = await context.rows(REQUESTED, {"kind": kind_of(provider), "key": target})
+        customer = rows[0].detail if rows and rows[0].error == NO_ACCOUNT else None
+        if customer is None:
+            raise NotWaitingError(f"{target} of {provider} does not wait for an account; see GET /v1/webhooks/waiting")
+        id_ = customer_key(provider, customer)
+
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+            known = unit.get(DISMISSED_CUSTOMERS, id_)
+            unit.record(DISMISSED_CUSTOMERS, id_, webhooks.dismiss(known, provider, customer, body.reason))
+
+        await context.decide(
+            principal.origin,
+            decide,
+            writes=[DISMISSED_CUSTOMERS.key(id_)],
+            extra_statements=partial(account_opened, provider, customer, context.now()),
+            verb="dismiss",
+            target=id_,
+        )
+        return DismissedView(provider=provider, customer=customer, reason=body.reason, count=0, last_at=None)

@@ -47,8 +47,8 @@ from paybill_billing.subscriptions.tables import (
     SUBSCRIPTIONS,
     SUBSCRIPTIONS_OF_TENANT,
 )
-from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError
-from paybill_billing.webhooks.tables import BODIES, Owner, SyncTask, finish, retarget, sync_task
+from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError, customer_key
+from paybill_billing.webhooks.tables import BODIES, IS_DISMISSED, Owner, SyncTask, dismiss, finish, retarget, sync_task
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,19 @@ class SubscriptionSync:
                 await self._resolve(task, kind, id_, origin, leases)
             else:
                 await self._fetch(task, origin, leases)
+
+    async def dismissed(self, job: ClaimedJob, customer: str) -> bool:
+        """Ends the sync of an object whose customer is dismissed; returns False for another customer."""
+        id_ = customer_key(self._name, customer)
+        if not await self._context.rows(IS_DISMISSED, {"id": id_}):
+            return False
+        task = await sync_task(self._context, self._name, job)
+        cause = task.event_ids[0] if task.event_ids else task.target
+        origin = Origin(cause, cause, f"webhook:{self._name}", task.traceparent or "")
+        statements = partial(dismiss, task, id_, self._context.now())
+        await self._context.decide(origin, _no_events, extra_statements=statements, leases=job.leases)
+        log.info("%s of %s is dismissed: %s is not ours", task.target, self._name, customer)
+        return True
 
     async def _fetch(self, task: SyncTask, origin: Origin, leases: Mapping[str, int]) -> None:
         snapshot = await self._provider.fetch(task.target)

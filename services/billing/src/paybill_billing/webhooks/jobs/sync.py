@@ -53,6 +53,8 @@ class ProviderSync:
         except (DatabaseUnavailableError, LeaseLostError, OverloadedError):
             raise
         except UnknownCustomerError as error:
+            if await self._sync.dismissed(job, error.customer):
+                return None
             raise AttemptFailedError(str(error), detail=error.customer) from error
         except ProviderUnavailableError as error:
             log.warning("the sync of %s waits: %s", job.key, error)
