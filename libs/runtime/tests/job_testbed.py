@@ -16,7 +16,7 @@ from paybill_tenant.app import service
 def job_service(*kinds: Kind, **more):
     """Returns a service that only runs jobs of these kinds."""
     router = APIRouter(prefix="/v1/none")
-    declared = replace(service(), states=(), subscriptions=Subscriptions(), router=lambda _: router)
+    declared = replace(service(), states=(), on_start=(), subscriptions=Subscriptions(), router=lambda _: router)
     return replace(declared, job_kinds=lambda _: kinds, **more)
 
 

@@ -49,7 +49,9 @@ def auditing(start, recorder, monkeypatch):
 
     async def started(**options):
         router = APIRouter(prefix="/v1/none")
-        declared = replace(service(), states=(), subscriptions=recorder.subscriptions, router=lambda _: router)
+        declared = replace(
+            service(), states=(), on_start=(), subscriptions=recorder.subscriptions, router=lambda _: router
+        )
         return await start(declared, **options)
 
     return started

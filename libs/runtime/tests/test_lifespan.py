@@ -45,7 +45,7 @@ class _Resource:
 
     def service(self, **changes):
         router = APIRouter(prefix="/v1/none")
-        declared = replace(service(), states=(), subscriptions=Subscriptions(), router=lambda _: router)
+        declared = replace(service(), states=(), on_start=(), subscriptions=Subscriptions(), router=lambda _: router)
         return replace(declared, lifespan=self.lifespan, job_kinds=lambda _: [self.kind()], **changes)
 
 

@@ -199,8 +199,14 @@ async def test_a_database_restored_from_an_older_copy_is_detected_before_anythin
     await until(lambda: _drained(served))
     await _pause_relay(served)
     url = str(served.running.settings.database_url)
-    await databases.execute(url, "tenant", "DELETE FROM chassis.outbox WHERE position = 4")
-    await databases.execute(url, "tenant", "DELETE FROM chassis.publication WHERE position = 4")
+    await databases.execute(
+        url, "tenant", "DELETE FROM chassis.outbox WHERE position = (SELECT max(position) FROM chassis.outbox)"
+    )
+    await databases.execute(
+        url,
+        "tenant",
+        "DELETE FROM chassis.publication WHERE position = (SELECT max(position) FROM chassis.publication)",
+    )
     await sign_up(served, "later")
 
     await _resume_relay(served)

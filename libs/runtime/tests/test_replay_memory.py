@@ -97,4 +97,4 @@ async def test_a_replay_in_two_processes_has_the_result_of_one(start, killed) ->
 
     report = json.loads(output)
     assert (child.returncode, report["equal"]) == (0, True)
-    assert (report["facts"], report["aggregates"]) == (PARALLEL_FROM + 1, PARALLEL_FROM + 1)
+    assert (report["facts"], report["aggregates"]) == (PARALLEL_FROM + 2, PARALLEL_FROM + 2)  # and two of the start

@@ -73,7 +73,8 @@ def _record_firing(id_: str, now: datetime):
 def _service(*, ticking: bool = True):
     timer = (Timer(ALARMS, "due", on_time, extra_statements=_record_firing),) if ticking else ()
     router = APIRouter(prefix="/v1/none")
-    return replace(service(), states=(ALARMS,), subscriptions=Subscriptions(), timers=timer, router=lambda _: router)
+    declared = replace(service(), states=(ALARMS,), on_start=(), subscriptions=Subscriptions())
+    return replace(declared, timers=timer, router=lambda _: router)
 
 
 @pytest.fixture
