@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from billing_testbed import eventually
 from paybill_billing.usage.jobs import WindowCloser
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_contracts.usage import Usage
 from paybill_runtime.jobs.kinds import RetryAfter
 
@@ -109,6 +110,24 @@ async def test_usage_is_on_the_invoice_of_its_period_which_stripe_finalises_an_h
     assert (period["reported"], period["invoiced"], period["final"], period["differs"]) == (42, 42, True, False)
     assert (period["invoice"], [line.quantity for line in last.lines.data if line.amount == 420]) == (last.id, [42])
     await closing.disconnect()
+
+
+@pytest.mark.parametrize("catalogue", [PLANS], indirect=True)
+async def test_the_last_invoice_of_a_leaving_tenant_has_its_usage(testbed):
+    subscription = await _metered(testbed)
+    used = Usage(tenant_id=TENANT, meter="calls", quantity=42, occurred_at=datetime.now(UTC))
+    await testbed.metering.submit(used)
+    await testbed.log.facts("billing.usage_recorded", at_least=1)
+
+    leaving = OffboardingStarted(
+        tenant_id=TENANT, reason="left", origin=HoldOrigin.OPERATOR, retain_until=datetime.now(UTC)
+    )
+    await testbed.tenants.publish(leaving)
+    await testbed.subscription(TENANT, "ended")
+
+    (last, *_) = await asyncio.to_thread(_invoices, testbed, subscription)
+    assert [(line.quantity, line.amount) for line in last.lines.data if line.amount] == [(42, 420)]
+    assert await _window(testbed, "unbilled") is None
 
 
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)

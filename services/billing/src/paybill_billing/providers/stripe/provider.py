@@ -163,7 +163,10 @@ class Stripe:
         return await self._resolver.failed_attempt(event_id, invoice)
 
     async def cancel_all(self, customer: str) -> None:
-        """Expires all checkouts, so that no subscription can start, and then cancels all subscriptions. Idempotent."""
+        """Expires all checkouts, so that no subscription can start, and then cancels all subscriptions. Idempotent.
+
+        Usage that is on no invoice yet is on the last one.
+        """
         v1 = self._client.v1
         with stripe_errors(), suppress(MissingError):
             sessions = await v1.checkout.sessions.list_async({"customer": customer, "status": "open", "limit": PAGE})
@@ -173,7 +176,7 @@ class Stripe:
             subscriptions = await v1.subscriptions.list_async({"customer": customer, "limit": PAGE})
             async for subscription in subscriptions.auto_paging_iter():
                 with retry_if_changed():
-                    await v1.subscriptions.cancel_async(subscription.id)
+                    await v1.subscriptions.cancel_async(subscription.id, {"invoice_now": True})
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """Returns the cost of the change at `at`. Changes nothing."""

@@ -3,9 +3,11 @@
 from paybill_runtime.jobs.effects import JobRegistry
 
 from paybill_billing.subscriptions.jobs import accounts
-from paybill_billing.subscriptions.jobs.changes import ChangeEffects, ReportUsage
+from paybill_billing.subscriptions.jobs.changes import ChangeEffects
+from paybill_billing.subscriptions.jobs.usage_reports import ReportUsage
 
 
 def jobs(report_usage: ReportUsage) -> JobRegistry:
-    """Returns the effects of the context. report_usage: as of ChangeEffects."""
-    return JobRegistry(accounts.JOBS, ChangeEffects(report_usage).jobs())
+    """Returns the effects of the context. report_usage: before the provider ends or changes a subscription."""
+    cancellation, changes = accounts.CancellationEffect(report_usage), ChangeEffects(report_usage)
+    return JobRegistry(accounts.JOBS, cancellation.jobs(), changes.jobs())

@@ -8,7 +8,7 @@ from paybill_contracts.values import Text
 from paybill_runtime.clock import now
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
-from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome
+from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from pydantic import TypeAdapter
 
 from paybill_billing.catalogue.domain import catalogue
@@ -26,6 +26,7 @@ from paybill_billing.providers.port.snapshots import OpenedAccount
 from paybill_billing.providers.sync_queue import EFFECTS, account_opened, enqueue_sync
 from paybill_billing.subscriptions.domain import accounts, leftovers, trials
 from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
+from paybill_billing.subscriptions.jobs.usage_reports import ReportUsage
 from paybill_billing.subscriptions.tables import ACCOUNTS, TRIALS
 
 JOBS = JobRegistry()
@@ -70,25 +71,43 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
     )
 
 
-@JOBS.effect(CancellationRequested, attempts=8, limit=EFFECTS)
-async def cancel(job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
-    """Cancels all that the tenant has at its provider. The changes arrive as webhooks.
+class CancellationEffect:
+    """Cancels all that a tenant has at its provider. report_usage: before, so that the last invoice has all usage."""
 
-    An abandoned sign-up releases its trial, which has not begun.
-    """
-    if job.event.customer is not None:
-        with provider_errors():
-            await providers[job.event.provider].cancel_all(job.event.customer)
-    account = await job.state(ACCOUNTS, job.event.tenant_id)
-    trial_id = account.trial_id if account is not None and job.event.is_abandoned else None
-    if trial_id is None:
-        yield Outcome(_nothing, last=True)
-        return
+    def __init__(self, report_usage: ReportUsage) -> None:
+        self._report_usage = report_usage
 
-    def release(unit: UnitOfWork, _: DecisionContext) -> None:
-        unit.record(TRIALS, trial_id, trials.release(unit.get(TRIALS, trial_id), job.event.tenant_id))
+    def jobs(self) -> JobRegistry:
+        """Returns the effect."""
+        registry = JobRegistry()
+        registry.effect(CancellationRequested, attempts=8, limit=EFFECTS)(self.cancel)
+        return registry
 
-    yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True)
+    async def cancel(self, job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
+        """Cancels all that the tenant has at its provider. The changes arrive as webhooks.
+
+        A refused report does not keep a customer: what is not reported is unbilled. An abandoned sign-up releases its
+        trial, which has not begun.
+        """
+        event = job.event
+        if event.customer is not None:
+            try:
+                async for outcome in self._report_usage(job, event.tenant_id, event.provider, f"cancellation {job.id}"):
+                    yield outcome
+            except Refused as refusal:
+                job.log.warning("%s is cancelled although its usage is not reported: %s", event.tenant_id, refusal)
+            with provider_errors():
+                await providers[event.provider].cancel_all(event.customer)
+        account = await job.state(ACCOUNTS, event.tenant_id)
+        trial_id = account.trial_id if account is not None and event.is_abandoned else None
+        if trial_id is None:
+            yield Outcome(_nothing, last=True)
+            return
+
+        def release(unit: UnitOfWork, _: DecisionContext) -> None:
+            unit.record(TRIALS, trial_id, trials.release(unit.get(TRIALS, trial_id), event.tenant_id))
+
+        yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True)
 
 
 @JOBS.effect(AccountClosed, attempts=8)

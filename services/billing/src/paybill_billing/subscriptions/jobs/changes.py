@@ -1,6 +1,6 @@
 """Effects of change events: get the quote of the provider, and apply the change at the provider."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from paybill_billing.providers.port import Providers
 from paybill_billing.providers.sync_queue import EFFECTS, enqueue_sync
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
+from paybill_billing.subscriptions.jobs.usage_reports import ReportUsage
 from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
 
 REFUSED = "provider_refused"
@@ -37,10 +38,6 @@ def _failed(job: Job[ChangeRequested] | Job[ChangeConfirmed], reason: str) -> Ou
     return Outcome(decide, writes=[CHANGES.key(change_id)])
 
 
-ReportUsage = Callable[[Job[Any], Subscription, str], AsyncIterator[Outcome]]
-"""Reports the usage of the subscription's tenant for the named cause, and raises RetryAfter until that is done."""
-
-
 class ChangeEffects:
     """Effects of changes. report_usage: for changes that make the provider invoice usage."""
 
@@ -54,6 +51,10 @@ class ChangeEffects:
         registry.effect(ChangeConfirmed, attempts=8, failed=_failed, limit=EFFECTS)(self.make)
         return registry
 
+    def _report(self, job: Job[Any], subscription: Subscription, cause: str) -> AsyncIterator[Outcome]:
+        tenant_id, id_ = subscription.tenant_id, subscription.subscription_id
+        return self._report_usage(job, tenant_id, subscription.provider, cause, id_)
+
     async def quote(self, job: Job[ChangeRequested], providers: Providers) -> AsyncIterator[Outcome]:
         """Gets the provider's quote and records it with the feature differences.
 
@@ -63,7 +64,7 @@ class ChangeEffects:
         if change.status is not Status.REQUESTED:
             return
         if changes.invoices_usage(change.wanted):
-            async for outcome in self._report_usage(job, subscription, f"quote of {change.id}"):
+            async for outcome in self._report(job, subscription, f"quote of {change.id}"):
                 yield outcome
         desired = change_requests.desired_at_provider(known, subscription, change.wanted)
         before = catalogue.published(known, subscription.plan.plan, subscription.plan.version).plan
@@ -88,7 +89,7 @@ class ChangeEffects:
         if change.status is not Status.CONFIRMED or change.quote is None:
             return
         if changes.invoices_usage(change.wanted):
-            async for outcome in self._report_usage(job, subscription, change.id):
+            async for outcome in self._report(job, subscription, change.id):
                 yield outcome
         desired = change_requests.desired_at_provider(known, subscription, change.wanted)
         target = subscription.provider_subscription

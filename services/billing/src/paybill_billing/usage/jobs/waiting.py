@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-from paybill_contracts.billing import Subscription
 from paybill_runtime.clock import now
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, Outcome, Refused
@@ -20,16 +19,18 @@ from paybill_billing.usage.tables import BILLING_PERIODS, CLOSED_WINDOWS, METERS
 POLL_S = 0.3
 
 
-async def usage_reported(job: Job[Any], subscription: Subscription, cause: str) -> AsyncIterator[Outcome]:
+async def usage_reported(
+    job: Job[Any], tenant_id: str, provider: str, cause: str, subscription_id: str | None = None
+) -> AsyncIterator[Outcome]:
     """Requests a cutoff of the tenant's usage for the change `cause`, and waits until it is reported.
 
-    Raises RetryAfter while it is not, and Refused when the provider refused a report: its invoice would lack usage.
+    subscription_id: the one that changes; None for all of the tenant. Raises RetryAfter while it is not reported, and
+    Refused when the provider refused a report: its invoice would lack usage.
     """
-    tenant_id = subscription.tenant_id
     period = await job.state(BILLING_PERIODS, tenant_id)
-    if period is None or period.ended or period.subscription_id != subscription.subscription_id:
+    if period is None or period.ended or subscription_id not in {None, period.subscription_id}:
         return
-    meters = await _metered(job, tenant_id, subscription.provider)
+    meters = await _metered(job, tenant_id, provider)
     if not meters:
         return
     if cause not in period.done:
