@@ -3,6 +3,7 @@
 import pytest
 from paybill_billing.app import JOBS, TIMERS
 from paybill_billing.tables import METADATA, OTHER_TABLES, STATES
+from paybill_contracts.accounts import AccountClosed, LeftoverFound
 from paybill_contracts.billing import AccountRegistered, CancellationRequested
 from paybill_contracts.changes import ChangeConfirmed, ChangeRequested
 from paybill_contracts.licences import (
@@ -17,6 +18,8 @@ from paybill_runtime.jobs.effects import JobRegistry
 EFFECTS = {
     AccountRegistered: "open_account",
     CancellationRequested: "cancel",
+    AccountClosed: "find_leftovers",
+    LeftoverFound: "cancel_leftover",
     ChangeRequested: "quote",
     ChangeConfirmed: "make",
     UsagePartClosed: "report_usage",
