@@ -57,9 +57,11 @@ def test_an_unknown_tenant_is_not_found_and_a_service_that_is_away_is_the_cause(
     tenant = customers.sign_up()
 
     unknown = on_stack("why", "nobody-has-this", "--json")
+    no_id = on_stack("why", "ten_" + "0" * 32, "--json")
     away = on_stack("why", tenant["slug"], "--json", "--billing-url", "http://127.0.0.1:9")
 
-    assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "tenant_not_found")
+    for done in (unknown, no_id):
+        assert (done.code, done.error["code"]) == (ExitCode.NOT_FOUND, "tenant_not_found")
     assert away.code == ExitCode.FAILED
     assert kinds(away)[0] == "service"
     assert [each["service"] for each in away.data["unanswered"]] == ["billing"]

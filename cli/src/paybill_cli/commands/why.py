@@ -80,6 +80,10 @@ def explained(stack: Stack, tenant: str) -> "Explanation":
             if error.exit_code is ExitCode.DENIED:
                 raise
             unanswered.append(_unanswered(name, error))
+    if any(part.service == "tenant" and part.tenant is None for part in parts):
+        raise CliError(
+            "tenant_not_found", f"there is no tenant {tenant}", next="paybill tenant list", exit_code=ExitCode.NOT_FOUND
+        )
     slug = next((part.tenant.slug for part in parts if part.tenant), tenant)
     return explain(slug, parts, unanswered, machine)
 
