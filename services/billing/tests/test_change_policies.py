@@ -94,3 +94,10 @@ def test_a_quote_names_what_is_overdue():
 
     assert (quote.overdue, paid.overdue) == (OWED, None)
     assert quote.quote_hash != paid.quote_hash
+
+
+def test_a_quote_names_what_the_customer_owes_for_earlier_subscriptions() -> None:
+    debt = Money(minor=4000, currency="EUR")
+    (quote,) = changes.quoted(requested(), SUBSCRIPTION, PRORATION, PRO_1, PRO_2, NOW, debt)
+
+    assert quote.overdue == debt

@@ -32,6 +32,7 @@ async def test_a_request_is_recorded_and_shown_without_the_address(tenant, log, 
         "retain_until": None,
         "offboards_at": None,
         "legal_holds": [],
+        "debt": [],
         "links": "",
     }
     assert requested.event.tenant_id == view["id"]

@@ -4,7 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
+from paybill_contracts.accounts import DebtChanged, LeftoverAction, LeftoverEnded, LeftoverFound
+from paybill_contracts.money import Money
 from paybill_contracts.tenant import (
     EntitlementNoted,
     Hold,
@@ -206,6 +207,16 @@ def test_what_can_still_charge_the_customer_is_known_until_it_ends() -> None:
 
     assert (waiting.remaining, fresh.remaining, charged.remaining, over.remaining) == (("sub_2",), (), ("sub_9",), ())
     assert offboarding.on_leftover_found(charged, found) == offboarding.on_account_closed(over) == []
+
+
+def test_open_debt_is_shown_and_changes_no_access() -> None:
+    owed = DebtChanged(tenant_id=ID, provider="stripe", debt=(Money(minor=2900, currency="EUR"),))
+    (event,) = access.on_debt_changed(ACTIVE, owed)
+    indebted = after(ACTIVE, [event])
+
+    assert (indebted.debt, indebted.status) == (owed.debt, Status.ACTIVE)
+    assert access.on_debt_changed(indebted, owed) == []
+    assert after(indebted, access.on_debt_changed(indebted, owed.model_copy(update={"debt": ()}))) == ACTIVE
 
 
 def test_the_policy_is_recorded_once_and_when_it_changes() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from paybill_cli import formatting
 from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.requests import post, print_unsent
 from paybill_cli.client.stack import Stack
@@ -18,7 +19,7 @@ from paybill_cli.output import Output, Progress
 COLUMNS = ("slug", "status", "plan", "region", "id")
 FIELDS = (
     *("slug", "id", "name", "status", "plan", "region", "holds", "legal_holds", "environment", "failure"),
-    *("offboards_at", "retain_until"),
+    *("debt", "offboards_at", "retain_until"),
 )
 
 Case = Annotated[str, typer.Option("--case", help="Reference of the case; kept in the log: no personal data.")]
@@ -313,5 +314,6 @@ def _show(out: Output, tenant: Mapping[str, Any], fields: tuple[str, ...] = FIEL
     environment = tenant["environment"]
     holds = ", ".join(f"{hold['origin']} ({hold['mode']}): {hold['reason']}" for hold in tenant["holds"])
     shown = {"holds": holds or None, "environment": environment and environment["id"]}
+    shown["debt"] = ", ".join(map(formatting.money, tenant["debt"])) or None
     shown["legal_holds"] = ", ".join(tenant["legal_holds"]) or None
     out.record("tenant", {**tenant, **shown}, fields)

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from paybill_contracts.event import Event
+from paybill_contracts.money import Money
 from paybill_contracts.values import Digest, Key, ProviderId, TenantId, Timestamp, Url
 
 
@@ -28,6 +29,17 @@ class LeftoverAction(StrEnum):
 
     CANCEL = "cancel"
     REPORT = "report"
+
+
+class DebtChanged(Event, type="billing.debt_changed", version=1, aggregate="account", key="tenant_id"):
+    """The customer owes these amounts at the provider, one for each currency: invoices that could not be collected.
+
+    They stay owed after their subscription has ended. Empty when all of them are paid or void.
+    """
+
+    tenant_id: TenantId
+    provider: Key
+    debt: tuple[Money, ...]
 
 
 class TrialClaimed(Event, type="billing.trial_claimed", version=1, aggregate="trial", key="trial_id"):

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from paybill_contracts.event import Event, Value
+from paybill_contracts.money import Money
 from paybill_contracts.operations import (
     DataKeysShared,
     DataKeysWithdrawn,
@@ -176,6 +177,13 @@ class RemainderNoted(Event, type="tenant.remainder_noted", version=1, aggregate=
 
     tenant_id: TenantId
     remaining: tuple[ProviderId, ...]
+
+
+class DebtNoted(Event, type="tenant.debt_noted", version=1, aggregate="tenant", key="tenant_id"):
+    """The customer owes these amounts at the provider, one for each currency."""
+
+    tenant_id: TenantId
+    debt: tuple[Money, ...]
 
 
 class ContactForgotten(Event, type="tenant.contact_forgotten", version=1, aggregate="tenant", key="tenant_id"):

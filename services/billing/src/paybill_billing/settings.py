@@ -43,6 +43,7 @@ class Settings(ServiceSettings):
     checkout_return_url: page that the provider opens after the checkout.
     changes_while_overdue: policy for a change of plan or quantity now while the invoice of the period is unpaid:
     `refused`, or `without_proration`.
+    sales_with_debt: whether a customer that owes something gets another checkout.
     leftovers: what happens to subscriptions that could charge the customer of a tenant that left.
     sweep_every_s: interval of the redelivery poll. reconcile_every_s: interval of the reconciliation of all
     subscriptions.
@@ -65,6 +66,7 @@ class Settings(ServiceSettings):
 
     changes_while_overdue: Literal["refused", "without_proration"] = "refused"
 
+    sales_with_debt: Literal["allowed", "refused"] = "allowed"
     leftovers: LeftoverAction = LeftoverAction.CANCEL
     sweep_every_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     reconcile_every_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from paybill_contracts.errors import NotFoundError
+from paybill_contracts.money import Money
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
 from paybill_contracts.why import HoldState, TenantState
@@ -157,6 +158,7 @@ class TenantView(BaseModel):
         list[str],
         Field(description="Cases for which the data is kept: no verb that leads to its deletion is accepted."),
     ]
+    debt: Annotated[list[Money], Field(description="What the customer owes at the provider, by currency.")]
     links: Links
 
     @classmethod
@@ -176,6 +178,7 @@ class TenantView(BaseModel):
             retain_until=tenant.retain_until,
             offboards_at=tenant.scheduled.at if tenant.scheduled is not None else None,
             legal_holds=list(tenant.legal_holds),
+            debt=list(tenant.debt),
             links=Links(self=f"/v1/tenants/{tenant.id}"),
         )
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from paybill_contracts.accounts import AccountClosed, LeftoverEnded, LeftoverFound
+from paybill_contracts.accounts import AccountClosed, DebtChanged, LeftoverEnded, LeftoverFound
 from paybill_contracts.billing import (
     AccountRegistered,
     EntitlementsSet,
@@ -142,3 +142,8 @@ def leftover_found(unit: UnitOfWork, fact: LeftoverFound, _: DecisionContext) ->
 @HANDLERS.fact(LeftoverEnded, writes=_writes)
 def leftover_ended(unit: UnitOfWork, fact: LeftoverEnded, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, offboarding.on_leftover_ended(_tenant(unit, fact), fact))
+
+
+@HANDLERS.fact(DebtChanged, writes=_writes)
+def debt_changed(unit: UnitOfWork, fact: DebtChanged, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, access.on_debt_changed(_tenant(unit, fact), fact))

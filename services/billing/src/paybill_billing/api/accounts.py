@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from paybill_contracts.billing import AccessState, Subscription
 from paybill_contracts.catalogue import MeteredFeature
+from paybill_contracts.money import Money
 from paybill_contracts.values import SubscriptionId, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.listing import MAX_PAGE, Limit, load_page, load_state
@@ -40,6 +41,7 @@ class AccountView(BaseModel):
     checkout_url: Annotated[str | None, Field(description="The checkout; null until the account is open.")]
     failure: Annotated[str | None, Field(description="The reason why the provider refused to open the account.")]
     leaving: bool
+    debt: Annotated[list[Money], Field(description="What the customer owes at the provider, by currency.")]
     subscriptions: list[Subscription]
     entitlements: EntitlementsView | None
     usage: list[UsageView]
@@ -77,6 +79,7 @@ def router(context: ServiceContext) -> APIRouter:
             checkout_url=account.checkout_url,
             failure=account.failure,
             leaving=account.leaving,
+            debt=list(account.debt),
             subscriptions=[
                 SUBSCRIPTIONS.load(row.state).subscription
                 for row in await context.rows(subscriptions_of(tenant_id, MAX_PAGE))

@@ -119,7 +119,10 @@ LAST_FAILURE = text(
 )
 IS_GONE = "(state->>'leaving' = 'true' OR state->>'closed' = 'true')"
 """Condition of the accounts whose tenants left, or are leaving."""
-ACCOUNT_OF_CUSTOMER = text(f"SELECT id, {IS_GONE} AS is_gone FROM accounts WHERE customer = :customer")  # noqa: S608  # our own text
+HAS_DEBT = "coalesce(jsonb_array_length(state->'debt'), 0) > 0"
+"""Condition of the accounts whose customers owe something."""
+_FLAGS = f"{IS_GONE} AS is_gone, {HAS_DEBT} AS has_debt"
+ACCOUNT_OF_CUSTOMER = text(f"SELECT id, {_FLAGS} FROM accounts WHERE customer = :customer")  # noqa: S608  # our own text
 ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
 OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")
 SUBSCRIPTIONS_OF_TENANT = text("SELECT id, revision, access FROM subscriptions WHERE tenant_id = :tenant_id")

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from paybill_billing.database import Base
 from paybill_billing.providers import sync_queue
 from paybill_billing.subscriptions.domain.subscriptions import subscription_id
-from paybill_billing.subscriptions.tables import IS_GONE
+from paybill_billing.subscriptions.tables import HAS_DEBT, IS_GONE
 from paybill_billing.webhooks import domain
 from paybill_billing.webhooks.domain import DismissedCustomer, MessageState
 
@@ -140,7 +140,8 @@ BODIES = text(
 )
 DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
 # One query reads all that a sync needs: the messages, their customers, the accounts of those, and our revision.
-_OWNERS = f"ARRAY(SELECT ARRAY[customer, id, {IS_GONE}::text] FROM accounts WHERE customer = ANY(w.customers))"  # noqa: S608  # our own text
+_OWNER = f"ARRAY[customer, id, ({IS_GONE})::text, ({HAS_DEBT})::text]"
+_OWNERS = f"ARRAY(SELECT {_OWNER} FROM accounts WHERE customer = ANY(w.customers))"  # noqa: S608  # our own text
 _TASK = text(
     f"SELECT w.ids, w.types, w.traceparent, w.customers, {_OWNERS} AS owners, "  # noqa: S608  # as above
     "(SELECT revision FROM subscriptions WHERE id = :subscription) AS revision FROM ("
@@ -153,10 +154,11 @@ _TASK = text(
 
 
 class Owner(NamedTuple):
-    """The tenant of a customer. is_gone: it left, or is leaving."""
+    """The tenant of a customer. is_gone: it left, or is leaving. has_debt: the customer owed something."""
 
     tenant_id: str
     is_gone: bool
+    has_debt: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,10 @@ async def sync_task(context: ServiceContext, provider: str, job: ClaimedJob) -> 
         event_types=tuple(row.types or ()),
         traceparent=row.traceparent,
         customers=frozenset(row.customers or ()),
-        owners={customer: Owner(tenant_id, is_gone == "true") for customer, tenant_id, is_gone in row.owners},
+        owners={
+            customer: Owner(tenant_id, is_gone == "true", has_debt == "true")
+            for customer, tenant_id, is_gone, has_debt in row.owners
+        },
         revision=row.revision or 0,
     )
 

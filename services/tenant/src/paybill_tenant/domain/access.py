@@ -2,8 +2,9 @@
 
 from datetime import datetime, timedelta
 
+from paybill_contracts.accounts import DebtChanged
 from paybill_contracts.billing import EntitlementsSet, SubscriptionPaused, SubscriptionSuspended
-from paybill_contracts.tenant import EntitlementNoted, Hold, HoldOrigin, OffboardingWithdrawn, SuspensionMode
+from paybill_contracts.tenant import DebtNoted, EntitlementNoted, Hold, HoldOrigin, OffboardingWithdrawn, SuspensionMode
 
 from paybill_tenant.domain import holds, offboarding
 from paybill_tenant.domain.tenants import LEFT, Status, Tenant, TenantEvent, evolve
@@ -51,6 +52,11 @@ def on_entitlements_set(tenant: Tenant, fact: EntitlementsSet, now: datetime) ->
     if tenant.status is Status.RETAINED:
         return [*events, *offboarding.come_back(after, now)]
     return [*events, *on_subscription_entitling(after)]
+
+
+def on_debt_changed(tenant: Tenant, fact: DebtChanged) -> list[TenantEvent]:
+    """Records what the customer owes. It does not change access: billing decides that."""
+    return [] if tenant.debt == fact.debt else [DebtNoted(tenant_id=tenant.id, debt=fact.debt)]
 
 
 def _billing_hold(reason: str) -> Hold:

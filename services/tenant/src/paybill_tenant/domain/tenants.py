@@ -7,10 +7,12 @@ from typing import assert_never
 
 from paybill_contracts.billing import AccountRegistered
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
+from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.tenant import (
     ContactForgotten,
+    DebtNoted,
     EntitlementNoted,
     Hold,
     HoldOrigin,
@@ -51,6 +53,7 @@ TenantEvent = (
     | EntitlementNoted
     | RemainderNoted
     | ContactForgotten
+    | DebtNoted
     | OffboardingScheduled
     | OffboardingWithdrawn
     | OffboardingStarted
@@ -146,6 +149,7 @@ class Tenant:
     slug_is_free: bool = False
     contact_digest: Digest | None = None
     contact_until: Timestamp | None = None
+    debt: tuple[Money, ...] = ()
     due: Timestamp | None = None
 
 
@@ -309,6 +313,8 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             return replace(tenant, legal_holds=(*tenant.legal_holds, event.case))
         case LegalHoldReleased():
             return replace(tenant, legal_holds=tuple(case for case in tenant.legal_holds if case != event.case))
+        case DebtNoted():
+            return replace(tenant, debt=event.debt)
         case ContactForgotten():
             return replace(tenant, contact_digest=None, contact_until=None)
         case EntitlementNoted():

@@ -9,6 +9,7 @@ from paybill_contracts.catalogue import Price
 from paybill_contracts.changes import ChangeKind, Proration
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.manual import Contract, ContractStatus, InvoiceStatus, Terms
+from paybill_contracts.money import Money
 
 from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import (
@@ -102,6 +103,12 @@ class Manual:
             await self._store.decide(
                 customer, customer, lambda state, now: manual.leave(state, now) if state is not None else []
             )
+
+    async def debt_of(self, customer: str) -> tuple[Money, ...]:
+        """Returns the amounts of the overdue invoices."""
+        state = await self._store.read(customer)
+        invoices = state.invoices if state is not None else ()
+        return tuple(invoice.total for invoice in invoices if invoice.status is InvoiceStatus.OVERDUE)
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """Returns the cost of the change at `at`: it decides the change and does not record it."""

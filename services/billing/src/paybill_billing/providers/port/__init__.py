@@ -2,7 +2,7 @@
 
 Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
 `CustomerSubscriptions`, `RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`,
-`CheckoutProvider`, `ReferenceResolver`): a provider has one by having its methods.
+`CheckoutProvider`, `DebtLister`, `ReferenceResolver`): a provider has one by having its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.changes import Proration
+from paybill_contracts.money import Money
 
 from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
 from paybill_billing.providers.port.snapshots import (
@@ -200,6 +201,14 @@ class CustomerSubscriptions(Protocol):
 
     async def cancel(self, subscription: str) -> None:
         """Cancels one subscription at once, whatever its price is. Idempotent."""
+
+
+@runtime_checkable
+class DebtLister(Protocol):
+    """A provider that lists what a customer owes."""
+
+    async def debt_of(self, customer: str) -> tuple[Money, ...]:
+        """Returns the unpaid amount of each invoice of the customer that could not be collected."""
 
 
 @runtime_checkable

@@ -183,6 +183,21 @@ def _paid_until(
     return period_start
 
 
+def unpaid_amount(invoice: Json) -> Money | None:
+    """Returns what is unpaid of an invoice after a failed attempt to collect; None before the first attempt."""
+    remaining = invoice.get("amount_remaining")
+    is_due = invoice.get("status") == "uncollectible" or bool(invoice.get("attempted")) or _is_past_due(invoice)
+    if not is_due or not isinstance(remaining, int) or remaining <= 0:
+        return None
+    return money_of(remaining, invoice.get("currency"), invoice)
+
+
+def _is_past_due(invoice: Json) -> bool:
+    """Returns True for an invoice with several attempts; older API versions do not have `attempted`."""
+    count = invoice.get("attempt_count")
+    return isinstance(count, int) and count > 0
+
+
 def _earlier_unpaid(subscription: Json, latest: Json | None) -> Json | None:
     """Returns the oldest unpaid invoice if it is not the newest: a period may begin before the last one was paid."""
     unpaid = [each for each in _list(subscription, "invoices") if each.get("status") in {"open", "uncollectible"}]

@@ -10,6 +10,7 @@ from urllib.parse import quote as quoted
 
 import stripe
 from paybill_contracts.changes import Proration
+from paybill_contracts.money import Money
 
 from paybill_billing.providers.port import (
     DeliveryRefusedError,
@@ -153,6 +154,18 @@ class Stripe:
         """Cancels one subscription at once. Idempotent."""
         with stripe_errors(), suppress(MissingError), retry_if_changed():
             await self._client.v1.subscriptions.cancel_async(subscription)
+
+    async def debt_of(self, customer: str) -> tuple[Money, ...]:
+        """Returns the unpaid amount of each invoice of the customer that could not be collected."""
+        owed: list[Money] = []
+        for status in ("open", "uncollectible"):
+            after: str | None = None
+            while True:
+                found, after = await self._page("/v1/invoices", after, customer=customer, status=status)
+                owed += [amount for invoice in found if (amount := mappers.unpaid_amount(invoice)) is not None]
+                if after is None:
+                    break
+        return tuple(owed)
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Resolves an object. Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError."""

@@ -74,12 +74,15 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         """Returns a checkout that can be used now: the last one, or a new one after it expired.
 
         Refused with `no_checkout` while the account is not open, and for a tenant that leaves or has a subscription;
+        `debt_open` when the policy is to sell nothing to a customer that owes;
         502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
         """
         account = await account_of(context, tenant_id)
         rows = await context.rows(subscriptions_of(tenant_id, MAX_PAGE))
         held = [SUBSCRIPTIONS.load(row.state).subscription for row in rows]
         customer = accounts.require_checkout(account, held)
+        if context.settings.sales_with_debt == "refused":
+            accounts.require_no_debt(account)
         checkout = await opened(account, customer, is_first=not held)
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:

@@ -10,6 +10,7 @@ from paybill_contracts.accounts import (
     AccountReopened,
     CheckoutExpired,
     CheckoutOpened,
+    DebtChanged,
     LeftoverEnded,
     LeftoverFound,
 )
@@ -24,6 +25,7 @@ from paybill_contracts.billing import (
 )
 from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
+from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
 
@@ -43,6 +45,7 @@ AccountEvent = (
     | AccountReopened
     | LeftoverFound
     | LeftoverEnded
+    | DebtChanged
 )
 
 
@@ -77,7 +80,7 @@ class Account:
     adopts: the provider's customer that existed before the tenant. leaving: the tenant is offboarding, and all that
     it has at the provider is cancelled. checkout_url: None also after the checkout expired. closed: the tenant left
     because its last subscription ended. leftovers: subscriptions at the provider that can charge although it left.
-    has_trial: False when the customer has had the plan's trial.
+    has_trial: False when the customer has had the plan's trial. debt: what the customer owes, by currency.
     """
 
     id: str
@@ -98,6 +101,7 @@ class Account:
     leftovers: tuple[str, ...] = ()
     has_trial: bool = True
     trial_id: str | None = None
+    debt: tuple[Money, ...] = ()
 
     @property
     def is_gone(self) -> bool:
@@ -174,6 +178,30 @@ def failed(account: Account, reason: str) -> list[AccountEvent]:
             return []
         case _:
             assert_never(account.status)
+
+
+class DebtOpenError(ConflictError):
+    """The customer owes for an earlier subscription, and the policy is to sell nothing more until it is paid."""
+
+    code = "debt_open"
+
+
+def debt_fetched(account: Account, unpaid: Iterable[Money]) -> list[AccountEvent]:
+    """Records what the customer owes, if it has changed. unpaid: the amounts of its invoices."""
+    sums: dict[str, int] = {}
+    for amount in unpaid:
+        sums[amount.currency] = sums.get(amount.currency, 0) + amount.minor
+    debt = tuple(Money(minor=minor, currency=currency) for currency, minor in sorted(sums.items()) if minor > 0)
+    if debt == account.debt:
+        return []
+    return [DebtChanged(tenant_id=account.id, provider=account.provider, debt=debt)]
+
+
+def require_no_debt(account: Account) -> None:
+    """Raises DebtOpenError while the customer owes something."""
+    if account.debt:
+        owed = " and ".join(amount.text for amount in account.debt)
+        raise DebtOpenError(f"the customer of {account.id} owes {owed}; it has to be paid first")
 
 
 def require_checkout(account: Account, subscriptions: Iterable[Subscription]) -> str:
@@ -276,6 +304,8 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             return replace(account, closed=False)
         case LeftoverFound():
             return replace(account, leftovers=(*account.leftovers, event.subscription))
+        case DebtChanged():
+            return replace(account, debt=event.debt)
         case LeftoverEnded():
             left = tuple(each for each in account.leftovers if each != event.subscription)
             return replace(account, leftovers=left)

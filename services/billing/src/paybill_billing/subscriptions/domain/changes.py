@@ -169,8 +169,11 @@ def quoted(
     before: PlanVersion,
     after: PlanVersion,
     now: datetime,
+    debt: Money | None = None,
 ) -> list[ChangeEvent]:
     """Records the provider's quote. before, after: the plan versions, the same when the plan stays.
+
+    debt: what the customer owes in this currency, also for subscriptions that ended.
 
     A quote expires at the latest with the period that it was computed for. An automatic change is confirmed at once.
     """
@@ -188,8 +191,9 @@ def quoted(
         "placement": [before.placement, after.placement],
         "valid_until": valid_until.isoformat(),
     }
-    if subscription.overdue is not None:
-        content["overdue"] = subscription.overdue.model_dump(mode="json")
+    overdue = debt or subscription.overdue
+    if overdue is not None:
+        content["overdue"] = overdue.model_dump(mode="json")
     quote = ChangeQuoted(
         change_id=change.id,
         tenant_id=change.tenant_id,
@@ -202,7 +206,7 @@ def quoted(
         placement_after=after.placement,
         valid_until=valid_until,
         quote_hash=digest(content),
-        overdue=subscription.overdue,
+        overdue=overdue,
     )
     if not change.confirmed:
         return [quote]

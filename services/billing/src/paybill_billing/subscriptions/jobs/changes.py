@@ -21,7 +21,7 @@ from paybill_billing.providers.sync_queue import EFFECTS, enqueue_sync
 from paybill_billing.subscriptions.domain import change_requests, changes
 from paybill_billing.subscriptions.domain.changes import Change, Status
 from paybill_billing.subscriptions.jobs.usage_reports import ReportUsage
-from paybill_billing.subscriptions.tables import CHANGES, SUBSCRIPTIONS
+from paybill_billing.subscriptions.tables import ACCOUNTS, CHANGES, SUBSCRIPTIONS
 
 REFUSED = "provider_refused"
 _LINE = TypeAdapter(Text)
@@ -73,9 +73,13 @@ class ChangeEffects:
                 subscription.provider_subscription, desired, clock.now()
             )
 
+        account, currency = await job.state(ACCOUNTS, change.tenant_id), subscription.price.currency
+        debts = account.debt if account is not None else ()
+        debt = next((amount for amount in debts if amount.currency == currency), None)
+
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             requested = changes.existing(unit.get(CHANGES, change.id), change.id)
-            quoted = changes.quoted(requested, subscription, proration, before, desired.plan or before, at.now)
+            quoted = changes.quoted(requested, subscription, proration, before, desired.plan or before, at.now, debt)
             unit.record(CHANGES, change.id, quoted)
 
         yield Outcome(decide, writes=[CHANGES.key(change.id)], last=True)

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
 from paybill_contracts.billing import AccessState
 from paybill_contracts.envelope import Origin
+from paybill_contracts.money import Money
 from paybill_runtime.database.statement import ExtraStatements
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.context import ServiceContext
@@ -25,7 +26,9 @@ from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.incidents import INCIDENTS
 from paybill_billing.providers.port import (
     CustomerSubscriptions,
+    DebtLister,
     Inbound,
+    MalformedObjectError,
     Provider,
     ProviderRefusedError,
     ReferenceResolver,
@@ -33,7 +36,7 @@ from paybill_billing.providers.port import (
 )
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
 from paybill_billing.providers.sync_queue import NO_ACCOUNT
-from paybill_billing.subscriptions.domain import accounts, leftovers, payments, subscriptions
+from paybill_billing.subscriptions.domain import accounts, grace, leftovers, payments, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account
 from paybill_billing.subscriptions.domain.entitling import ENTITLING
 from paybill_billing.subscriptions.domain.grace import FailedCollection
@@ -101,14 +104,35 @@ class SubscriptionSync:
             return
         owner = await self._owner(task, snapshot.customer)
         failures = await self._failures(task)
+        debt = await self._debt(owner, snapshot)
         # The lock serialises the tenant's syncs: a subscription created between the query for the others and the
         # decision would be missed.
         async with self._tenant_locks.setdefault(owner.tenant_id, asyncio.Lock()):
             remaining = await self._sync_others(snapshot, owner, origin, leases)
             end = partial(finish, task, self._context.now())
             await self._decide(
-                origin, owner, snapshot, task.revision, leases, failures=failures, remaining=remaining, end=end
+                origin,
+                owner,
+                snapshot,
+                task.revision,
+                leases,
+                failures=failures,
+                remaining=remaining,
+                debt=debt,
+                end=end,
             )
+
+    async def _debt(self, owner: Owner, snapshot: ProviderSnapshot) -> Sequence[Money] | None:
+        """Returns what the customer owes; None when nothing suggests that it has changed."""
+        is_unpaid = snapshot.status in grace.FAILING or snapshot.has_ended or owner.has_debt
+        if not is_unpaid or not isinstance(self._provider, DebtLister):
+            return None
+        try:
+            return await self._provider.debt_of(snapshot.customer)
+        except (ProviderRefusedError, MalformedObjectError) as error:
+            # Access must not wait for an amount that is only shown.
+            log.warning("the debt of %s at %s is unknown: %s", snapshot.customer, self._name, error)
+            return None
 
     async def _sync_others(
         self, ended: ProviderSnapshot, owner: Owner, origin: Origin, leases: Mapping[str, int]
@@ -146,6 +170,7 @@ class SubscriptionSync:
         *,
         failures: Sequence[tuple[CollectionAttempt, datetime]] = (),
         remaining: Sequence[str] = (),
+        debt: Sequence[Money] | None = None,
         end: ExtraStatements | None = None,
     ) -> None:
         """Decides the sync of one subscription. revision: of our subscription before the fetch."""
@@ -159,6 +184,8 @@ class SubscriptionSync:
                 raise UnknownCustomerError(snapshot.customer, NO_ACCOUNT)
             if unit.revision(SUBSCRIPTIONS, id_) != revision:
                 raise StaleReadError(f"{snapshot.id} changed during the fetch")
+            if debt is not None:
+                unit.record(ACCOUNTS, tenant_id, accounts.debt_fetched(account, debt))
             for attempt, _ in failures:
                 payment = unit.get(PAYMENTS, attempt.event)
                 failed = payments.record_failure(payment, attempt, tenant_id=tenant_id, subscription_id=id_)
@@ -204,7 +231,8 @@ class SubscriptionSync:
                 SUBSCRIPTIONS.key(id_),
                 ENTITLEMENTS.key(tenant_id),
                 *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
-                *([ACCOUNTS.key(tenant_id), _incident_of(snapshot)] if owner.is_gone else []),
+                *([ACCOUNTS.key(tenant_id)] if owner.is_gone or debt is not None else []),
+                *([_incident_of(snapshot)] if owner.is_gone else []),
             ],
             reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE), *map(SUBSCRIPTIONS.key, others)],
             extra_statements=end,
@@ -312,7 +340,7 @@ class SubscriptionSync:
         owner = task.owners.get(name)
         if owner is None:
             rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": name})
-            owner = Owner(rows[0].id, rows[0].is_gone) if rows else None
+            owner = Owner(rows[0].id, rows[0].is_gone, rows[0].has_debt) if rows else None
         if owner is None:
             raise UnknownCustomerError(customer, NO_ACCOUNT)
         return owner
