@@ -24,6 +24,9 @@ from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_contracts.money import Money
 
+from paybill_billing.subscriptions.domain.change_requests import SubscriptionOverdueError
+from paybill_billing.subscriptions.domain.credits import unpaid_credit
+
 QUOTE_VALIDITY = timedelta(hours=1)
 
 ChangeEvent = (
@@ -175,10 +178,14 @@ def quoted(
 
     debt: what the customer owes in this currency, also for subscriptions that ended.
 
-    A quote expires at the latest with the period that it was computed for. An automatic change is confirmed at once.
+    A quote expires at the latest with the period that it was computed for. An automatic change is confirmed at once. A
+    quote that credits an unpaid period is refused.
     """
     if change.status is not Status.REQUESTED:
         return []
+    if (credit := unpaid_credit(subscription, proration)) is not None:
+        reason = f"the invoice of the period became overdue: the change would credit {credit.text} that were never paid"
+        return refused(change, SubscriptionOverdueError.code, reason)
     ends = subscription.period_end
     valid_until = min(now + QUOTE_VALIDITY, ends) if ends is not None and ends > now else now + QUOTE_VALIDITY
     features = _feature_differences(change.wanted.kind, before, after)

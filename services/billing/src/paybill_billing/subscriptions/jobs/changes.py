@@ -79,10 +79,15 @@ class ChangeEffects:
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
             requested = changes.existing(unit.get(CHANGES, change.id), change.id)
-            quoted = changes.quoted(requested, subscription, proration, before, desired.plan or before, at.now, debt)
+            # The payment may have failed during the call.
+            state = unit.get(SUBSCRIPTIONS, change.subscription_id)
+            now = state.subscription if state is not None else subscription
+            quoted = changes.quoted(requested, now, proration, before, desired.plan or before, at.now, debt)
             unit.record(CHANGES, change.id, quoted)
 
-        yield Outcome(decide, writes=[CHANGES.key(change.id)], last=True)
+        yield Outcome(
+            decide, writes=[CHANGES.key(change.id)], reads=[SUBSCRIPTIONS.key(change.subscription_id)], last=True
+        )
 
     async def make(self, job: Job[ChangeConfirmed], providers: Providers) -> AsyncIterator[Outcome]:
         """Applies the change as quoted, and enqueues a sync: its events report the new subscription.
