@@ -38,6 +38,11 @@ OFFBOARDING = (
     "tenant.offboarding_started",
     "provisioner.environment_retained",
     "tenant.tenant_retained",
+    "billing.checkout_opened",
+    "tenant.return_started",
+    "provisioner.restoration_started",
+    "provisioner.environment_ready",
+    "tenant.tenant_activated",
 )
 
 

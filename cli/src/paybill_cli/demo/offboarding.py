@@ -1,23 +1,24 @@
-"""Chapter 7: a customer cancels at the provider; its data is exported and retained, and its access ends."""
+"""Chapter 7: a customer cancels at the provider, is offboarded, and comes back to the same data."""
 
+import asyncio
 import gzip
 import hashlib
 from pathlib import Path
 
 import httpx
 from paybill_contracts.billing import SubscriptionEnded
-from paybill_contracts.provisioner import EnvironmentRetained, RetentionStarted
-from paybill_contracts.tenant import OffboardingStarted, TenantRetained
+from paybill_contracts.provisioner import EnvironmentReady, EnvironmentRetained, RestorationStarted, RetentionStarted
+from paybill_contracts.tenant import OffboardingStarted, ReturnStarted, TenantActivated, TenantRetained
 from paybill_stack.layout import STRIPE_FAKE
 
-from paybill_cli.demo.isolation import check_login_refused
+from paybill_cli.demo.isolation import check_login_refused, check_own_documents
 from paybill_cli.demo.recorder import TIMEOUT_S, NotObservedError
 from paybill_cli.demo.session import DemoSession, Tenant
 
 
 async def offboard(session: DemoSession, tenant: Tenant) -> None:
-    """Cancels the subscription, and checks export and retention."""
-    session.printer.chapter(7, f"{tenant.slug} cancels at Stripe: data exported, access closed, data retained")
+    """Cancels the subscription, and checks export and retention; then the customer subscribes again."""
+    session.printer.chapter(7, f"{tenant.slug} cancels at Stripe: data exported and retained; then it comes back")
     expect, after = session.recorder.expect, session.recorder.last_sequence
     await _cancel(session, tenant)
     await expect(SubscriptionEnded, tenant=tenant.id, after=after)
@@ -39,6 +40,21 @@ async def offboard(session: DemoSession, tenant: Tenant) -> None:
         "the export contains every document", rows == retained.export.rows == expected, f"{rows} rows in {path.name}"
     )
     await check_login_refused(session, tenant)
+    await _come_back(session, tenant)
+
+
+async def _come_back(session: DemoSession, tenant: Tenant) -> None:
+    """Pays at another checkout, and checks that the tenant has its access and its documents again."""
+    expect, after = session.recorder.expect, session.recorder.last_sequence
+    opened = await session.request("POST", f"/v1/tenants/{tenant.id}/checkout", service="billing")
+    await asyncio.to_thread(session.fake.pay_checkout, opened["checkout"])
+    await expect(ReturnStarted, tenant=tenant.id, after=after)
+    await expect(RestorationStarted, tenant=tenant.id, after=after)
+    ready = await expect(EnvironmentReady, tenant=tenant.id, after=after)
+    await expect(TenantActivated, tenant=tenant.id, after=after)
+    await session.wait_status(tenant.slug, "active")
+    session.check(f"{tenant.slug} has its environment back", ready.endpoint == tenant.endpoint, f"epoch {ready.epoch}")
+    await check_own_documents(session, tenant)
 
 
 async def _cancel(session: DemoSession, tenant: Tenant) -> None:

@@ -78,10 +78,12 @@ class DemoSession:
             await asyncio.sleep(_POLL_S)
         self.printer.passed(f"{tenant} is {expected}", "GET /v1/tenants/" + tenant)
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Returns the response of the tenant service. Raises NotObservedError for any error."""
+    async def request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, service: str = "tenant"
+    ) -> dict[str, Any]:
+        """Returns the response of a service. Raises NotObservedError for any error."""
         try:
-            response = await self.http.request(method, self.stack.addresses.url("tenant") + path, json=body)
+            response = await self.http.request(method, self.stack.addresses.url(service) + path, json=body)
         except httpx.HTTPError as error:
             raise NotObservedError(f"an answer to {method} {path}", f"{type(error).__name__}: {error}") from error
         if response.is_error:
