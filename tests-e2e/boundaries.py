@@ -21,6 +21,7 @@ PURE_LIBRARIES = frozenset(
         "graphlib",
         "hashlib",
         "heapq",
+        "hmac",
         "itertools",
         "math",
         "operator",
@@ -32,6 +33,7 @@ PURE_LIBRARIES = frozenset(
         "string",
         "types",
         "typing",
+        "unicodedata",
     }
 )
 """Libraries that a domain may import: they do no I/O, read no clock and make no ids."""

@@ -122,6 +122,11 @@ IS_GONE = "(state->>'leaving' = 'true' OR state->>'closed' = 'true')"
 HAS_DEBT = "coalesce(jsonb_array_length(state->'debt'), 0) > 0"
 """Condition of the accounts whose customers owe something."""
 _FLAGS = f"{IS_GONE} AS is_gone, {HAS_DEBT} AS has_debt"
+OWNERS = (
+    f"ARRAY(SELECT ARRAY[customer, id, ({IS_GONE})::text, ({HAS_DEBT})::text] "  # noqa: S608  # our own text
+    "FROM accounts WHERE customer = ANY(w.customers))"
+)
+"""SQL of the accounts whose customers are in the array `w.customers`, with their flags as text."""
 ACCOUNT_OF_CUSTOMER = text(f"SELECT id, {_FLAGS} FROM accounts WHERE customer = :customer")  # noqa: S608  # our own text
 ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
 OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from paybill_billing.database import Base
 from paybill_billing.providers import sync_queue
 from paybill_billing.subscriptions.domain.subscriptions import subscription_id
-from paybill_billing.subscriptions.tables import HAS_DEBT, IS_GONE
+from paybill_billing.subscriptions.tables import OWNERS
 from paybill_billing.webhooks import domain
 from paybill_billing.webhooks.domain import DismissedCustomer, MessageState
 
@@ -140,10 +140,8 @@ BODIES = text(
 )
 DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
 # One query reads all that a sync needs: the messages, their customers, the accounts of those, and our revision.
-_OWNER = f"ARRAY[customer, id, ({IS_GONE})::text, ({HAS_DEBT})::text]"
-_OWNERS = f"ARRAY(SELECT {_OWNER} FROM accounts WHERE customer = ANY(w.customers))"  # noqa: S608  # our own text
 _TASK = text(
-    f"SELECT w.ids, w.types, w.traceparent, w.customers, {_OWNERS} AS owners, "  # noqa: S608  # as above
+    f"SELECT w.ids, w.types, w.traceparent, w.customers, {OWNERS} AS owners, "  # noqa: S608  # our own text
     "(SELECT revision FROM subscriptions WHERE id = :subscription) AS revision FROM ("
     "SELECT array_agg(event_id ORDER BY created, event_id) AS ids, "
     "array_agg(type ORDER BY created, event_id) AS types, "
