@@ -73,6 +73,16 @@ def test_an_active_tenant_has_no_cause_and_a_command_that_shows_it() -> None:
     assert is_a_command(explanation.command)
 
 
+def test_a_debt_of_an_earlier_subscription_is_shown_before_the_missing_payment() -> None:
+    situation = Situation(Random(4))
+    situation.account = situation.account.model_copy(update={"debt": "25.00 EUR"})
+
+    explanation = explained(situation)
+
+    assert [cause.kind for cause in explanation.causes] == ["debt", "not_paid"]
+    assert "the customer owes 25.00 EUR" in explanation.headline
+
+
 def test_the_facts_of_all_services_are_one_chain_in_the_order_of_time() -> None:
     situation = Situation(Random(3))
     nobody_paid(situation)

@@ -128,7 +128,7 @@ class FailedPayment(Value):
 class BillingState(Value):
     """The tenant's account. missing: subscriptions that the provider has and billing does not know.
 
-    provider_problem: why the provider could not be asked. invoice_payment: the customer pays by invoice.
+    provider_problem: why the provider could not be asked. debt: what the customer owes, as text for people.
     """
 
     provider: str
@@ -138,6 +138,7 @@ class BillingState(Value):
     checkout_url: str | None = None
     checkout_expired: bool = False
     leaving: bool = False
+    debt: str | None = None
     allows_access: bool | None = None
     subscriptions: tuple[SubscriptionState, ...] = ()
     missing: tuple[str, ...] = ()

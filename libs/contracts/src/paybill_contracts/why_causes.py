@@ -270,6 +270,9 @@ def _payment(case: Case) -> Iterator[Cause]:
         return
     for subscription in account.subscriptions:
         yield from _unpaid(case, account, subscription)
+    if account.debt and not any(each.debt for each in account.subscriptions):
+        verb = "show" if account.provider == "manual" else "portal"
+        yield Cause("debt", "billing", f"the customer owes {account.debt}", f"paybill tenant {verb} {case.name}")
     if not case.awaits_payment or account.subscriptions or account.status != "open":
         return
     if account.checkout_expired:

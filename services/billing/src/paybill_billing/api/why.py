@@ -69,6 +69,7 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
             checkout_url=account.checkout_url,
             checkout_expired=account.checkout is not None and account.checkout_url is None,
             leaving=account.leaving,
+            debt=" and ".join(amount.text for amount in account.debt) or None,
             allows_access=entitlements.allows_access if entitlements is not None else None,
             subscriptions=tuple(
                 SubscriptionState(
