@@ -83,6 +83,7 @@ async def test_open_debt_stays_known_after_the_subscription_ended_until_it_is_pa
     assert [len(fact.event.debt) for fact in changed] == [1, 0]
 
 
+@pytest.mark.e2e
 async def test_a_customer_that_owes_gets_no_checkout_by_policy(testbed_of, settings) -> None:
     settings["sales_with_debt"] = "refused"
     testbed = await testbed_of(service())

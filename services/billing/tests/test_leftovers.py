@@ -120,6 +120,7 @@ async def test_what_remains_or_appears_after_the_end_is_cancelled(testbed) -> No
     assert report.equal, report.as_dict()
 
 
+@pytest.mark.e2e
 async def test_by_policy_it_is_reported_until_it_ends(testbed_of, settings) -> None:
     settings["leftovers"] = "report"
     testbed = await testbed_of(service())
@@ -138,6 +139,7 @@ async def test_by_policy_it_is_reported_until_it_ends(testbed_of, settings) -> N
     assert not (await testbed.account(ID))["entitlements"]["allows_access"]
 
 
+@pytest.mark.e2e
 async def test_a_subscription_after_an_operators_offboarding_gives_no_access(testbed) -> None:
     await testbed.subscribed(ID)
     customer = (await testbed.account(ID))["customer"]

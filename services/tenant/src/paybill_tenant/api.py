@@ -8,7 +8,6 @@ from typing import Annotated, Self
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Path, Query, Response
-from paybill_contracts.errors import NotFoundError
 from paybill_contracts.money import Money
 from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
 from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
@@ -23,12 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
-from paybill_tenant.domain import contacts, holds, offboarding, policies, tenants
+from paybill_tenant.domain import holds, offboarding, policies, tenants
 from paybill_tenant.domain.invariants import waiting
 from paybill_tenant.domain.policies import POLICY
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, TenantNotFoundError, existing
-from paybill_tenant.tables import POLICIES, SIGNUP_OPTIONS, TENANTS, TenantRow
+from paybill_tenant.tables import POLICIES, SIGNUP_OPTIONS, TENANTS, ContactDigests, TenantRow
 
 _TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
 
@@ -193,6 +192,7 @@ class TenantPage(BaseModel):
 def router(context: ServiceContext) -> APIRouter:
     """Returns the routes of the service."""
     routes = APIRouter(prefix="/v1/tenants", tags=["tenants"])
+    digests = ContactDigests(context)
 
     async def act(
         principal: Caller, name: str, verb: str, decision: Callable[[Tenant, DecisionContext], list[TenantEvent]]
@@ -224,7 +224,7 @@ def router(context: ServiceContext) -> APIRouter:
         """
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await context.seal(tenant_id, body.contact_email)
-        digest = await _digest(context, body.contact_email)
+        digest = await digests.of(body.contact_email)
         counts_for = timedelta(days=context.settings.contact_days)
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> TenantView:
@@ -278,7 +278,7 @@ def router(context: ServiceContext) -> APIRouter:
     ) -> TenantPage:
         """Lists tenants in the order of their slugs, in pages. Changes between two requests shift no page."""
         # No tenant has the empty digest: without the key an address cannot be found.
-        digest = (await _digest(context, email) or "") if email is not None else None
+        digest = (await digests.of(email) or "") if email is not None else None
         equal = {"status": status, "slug": slug, "contact_digest": digest}
         page, next_ = await load_page(context, TENANTS, after, limit, order_by="slug", **equal)
         return TenantPage(tenants=[TenantView.of(tenant) for tenant in page], next=next_)
@@ -365,18 +365,6 @@ async def read_state(context: ServiceContext, tenant_id: str) -> OwnState:
             waits_until=wait.until if wait else None,
         ),
     )
-
-
-async def _digest(context: ServiceContext, address: str) -> str | None:
-    """Returns the digest of a contact address; None when the settings want none, or its key was destroyed."""
-    policy = await load_state(context, POLICIES, POLICY) if context.settings.contact_days else None
-    if policy is None or policy.contact_key is None:
-        return None
-    try:
-        key = await context.secrets.get(policy.contact_key)
-    except NotFoundError:
-        return None
-    return contacts.contact_digest(bytes.fromhex(key), address)
 
 
 async def _id_of(context: ServiceContext, name: str) -> str:

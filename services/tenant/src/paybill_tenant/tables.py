@@ -1,16 +1,24 @@
 """Tables of the service: tenants, sign-up options and the lifecycle policy, with generated columns for queries."""
 
+from datetime import datetime, timedelta
+
+from paybill_contracts.errors import NotFoundError
 from paybill_runtime.database.tables import NAMING
 from paybill_runtime.decisions.aggregates import StateRow, Stored, generated
+from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.violations import Violations
+from paybill_runtime.http.listing import load_state
 from sqlalchemy import Index, MetaData
 from sqlalchemy.orm import registry
 
-from paybill_tenant.domain import policies, signup_options, tenants
-from paybill_tenant.domain.policies import LifecyclePolicy
+from paybill_tenant.domain import contacts, policies, signup_options, tenants
+from paybill_tenant.domain.policies import POLICY, LifecyclePolicy
 from paybill_tenant.domain.signup_options import SignupOptions
 from paybill_tenant.domain.tenants import Tenant
+
+KEY_LIFETIME = timedelta(minutes=1)
+"""Time for which a process keeps the key of contact digests in memory."""
 
 
 class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMING))):
@@ -75,3 +83,30 @@ INCIDENTS = Incidents("tenant", IncidentRow)
 VIOLATIONS = Violations("tenant", ViolationRow)
 POLICIES = Stored("lifecycle-policy", PolicyRow, LifecyclePolicy, policies.evolve)
 STATES = (TENANTS, SIGNUP_OPTIONS, POLICIES, INCIDENTS, VIOLATIONS)
+
+
+class ContactDigests:
+    """Digests of contact addresses. The key is read again after a minute, so that a destroyed one is soon gone."""
+
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+        self._key: bytes | None = None
+        self._read_at: datetime | None = None
+
+    async def of(self, address: str) -> str | None:
+        """Returns the digest of an address; None when the settings want none, or the key was destroyed."""
+        if not self._context.settings.contact_days:
+            return None
+        now = self._context.now()
+        if self._read_at is None or now - self._read_at > KEY_LIFETIME:
+            self._key, self._read_at = await self._read(), now
+        return contacts.contact_digest(self._key, address) if self._key is not None else None
+
+    async def _read(self) -> bytes | None:
+        policy = await load_state(self._context, POLICIES, POLICY)
+        if policy is None or policy.contact_key is None:
+            return None
+        try:
+            return bytes.fromhex(await self._context.secrets.get(policy.contact_key))
+        except NotFoundError:
+            return None
