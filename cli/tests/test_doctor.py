@@ -39,6 +39,8 @@ HEALTHY = {
     "dead": 0,
     "quarantined": 0,
     "effects_failed": 0,
+    "jobs_failing": 0,
+    "security_jobs_failing": 0,
 }
 
 
@@ -66,6 +68,8 @@ def test_a_healthy_stack_passes_every_check(on_stack) -> None:
             "dead",
             "quarantined",
             "effects_failed",
+            "jobs_failing",
+            "security_jobs_failing",
             "incidents",
             "invariants",
         } == parts
@@ -132,6 +136,7 @@ def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stac
         ({"parked": 1}, {"parked": "failed"}),
         ({"parked": 2, "dead": 1}, {"parked": "failed", "dead": "failed"}),
         ({"quarantined": 1, "effects_failed": 1}, {"quarantined": "noted", "effects_failed": "noted"}),
+        ({"jobs_failing": 2, "security_jobs_failing": 1}, {"jobs_failing": "noted", "security_jobs_failing": "failed"}),
     ],
     ids=str,
 )

@@ -7,6 +7,7 @@ from datetime import timedelta
 from job_testbed import eventually, job_service, jobs_of, request
 from paybill_contracts.tenant import TenantRequested
 from paybill_runtime.database.leases import RELAY
+from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.jobs.effects import JobRegistry
 from paybill_runtime.jobs.kinds import AttemptFailedError, Kind
 from paybill_runtime.testing import until
@@ -79,6 +80,25 @@ async def test_a_decision_of_an_operator_is_not_overwritten_by_the_attempt_that_
     assert runs == [0, 0]
 
 
+async def test_jobs_that_fail_again_and_again_are_counted_by_class(start) -> None:
+    async def work(_job) -> None:
+        raise AttemptFailedError("not yet", after_s=0.05)
+
+    async def fail(_job) -> None:
+        raise AttemptFailedError("refused", after_s=500)
+
+    served = await start(job_service(Kind("work", work), Kind("once", fail)))
+    await request(served, "once", "four")
+    await request(served, "work", "one", "two")
+    await request(served, "work", "three", priority=Priority.SECURITY)
+
+    async def counted():
+        counts = (await served.client.get("/v1/operations")).json()
+        return (counts["jobs_failing"], counts["security_jobs_failing"]) == (2, 1)
+
+    await until(counted)
+
+
 async def test_a_cancelled_job_is_not_taken_back_beside_a_new_one(start) -> None:
     async def work(_job) -> None:
         raise AttemptFailedError("not yet", after_s=500)
@@ -130,7 +150,7 @@ async def test_ended_jobs_are_deleted_after_their_retention_and_do_not_slow_the_
     await databases.execute(url, "tenant", "ANALYZE chassis.job")
     plans = ""
     for statement in (
-        "SELECT count(*) FROM chassis.job WHERE state = 'pending' AND event_id IS NOT NULL",
+        "SELECT count(*) FILTER (WHERE attempts >= 3 AND priority = 0) FROM chassis.job WHERE state = 'pending'",
         "SELECT count(*) FROM chassis.job WHERE state = 'failed'",
         "SELECT * FROM chassis.job WHERE state = 'pending' ORDER BY priority, due, job_id LIMIT 100",
         "SELECT * FROM chassis.job WHERE state = 'failed' ORDER BY position LIMIT 100",

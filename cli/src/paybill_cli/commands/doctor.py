@@ -292,6 +292,13 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
             "published messages were refused",
             f"{show}; ask the publisher to send corrected events",
         ),
+        ("jobs_failing", State.NOTED, "background jobs fail and are retried", "paybill jobs list"),
+        (
+            "security_jobs_failing",
+            State.FAILED,
+            "changes of access fail and are retried: access is not as decided",
+            "paybill jobs list names the errors; correct the cause, then: paybill jobs retry JOB",
+        ),
         ("effects_failed", State.NOTED, "external calls failed permanently", "paybill jobs list --state failed"),
     ):
         yield Check(name, key, state, f"{counts[key]} {found}", fix) if counts[key] else _ok(name, key, "none")

@@ -23,9 +23,13 @@ _COUNTS = text(
     "USING (position) WHERE sequence IS NULL ORDER BY position LIMIT 1), 0) AS outbox_age_s, "
     "(SELECT count(*) FROM chassis.parked) AS parked, (SELECT count(*) FROM chassis.parked WHERE dead) AS dead, "
     "(SELECT count(*) FROM chassis.quarantine) AS quarantined, "
-    "(SELECT count(*) FROM chassis.job WHERE state = 'pending' AND event_id IS NOT NULL) AS effects_pending, "
+    "effects AS effects_pending, failing - security AS jobs_failing, security AS security_jobs_failing, "
     "(SELECT count(*) FROM chassis.job WHERE state = 'failed') AS effects_failed, "
-    "(SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = 'EVENTS') AS read_upto"
+    "(SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = 'EVENTS') AS read_upto "
+    "FROM (SELECT count(*) FILTER (WHERE event_id IS NOT NULL) AS effects, "
+    "count(*) FILTER (WHERE attempts >= :attempts) AS failing, "
+    "count(*) FILTER (WHERE attempts >= :attempts AND priority = 0) AS security "
+    "FROM chassis.job WHERE state = 'pending') AS pending"
 )
 _RETRY_QUEUE = text(
     "SELECT event_id, stream, sequence, tenant, subject, attempts, dead, next_at, reason FROM chassis.parked "
@@ -46,6 +50,8 @@ _EFFECTS = text(
     f"{_EFFECT.format(state='pending')} UNION ALL {_EFFECT.format(state='failed')}) AS e ORDER BY position LIMIT :limit"
 )
 
+FAILING_ATTEMPTS = 3
+"""Failed attempts after which a job that is retried counts as failing."""
 DEGRADING = {"bus", "loops"}
 """Checks that do not make a service unready: it still answers requests."""
 Health = Callable[[], dict[str, str]]
@@ -101,8 +107,11 @@ def operations(context: ServiceContext, retry_queue: RetryQueue, health: Health,
 
     @router.get("")
     async def overview(_: viewer) -> dict[str, Any]:
-        """Counts of waiting facts and effects. `lag`: messages not handled yet, by consumer; null when unknown."""
-        counts = (await rows(_COUNTS))[0]
+        """Counts of waiting facts, effects, and jobs that fail again and again.
+
+        `lag`: messages not handled yet, by consumer; null when unknown.
+        """
+        counts = (await rows(_COUNTS, attempts=FAILING_ATTEMPTS))[0]
         counts["outbox_age_s"] = round(float(counts["outbox_age_s"]), 1)
         return {"service": context.service, "checks": health(), "lag": await lag(), **counts}
 
