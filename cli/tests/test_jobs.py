@@ -2,6 +2,7 @@
 
 from uuid import uuid4
 
+import pytest
 from paybill_cli.exit_codes import ExitCode
 
 
@@ -37,6 +38,15 @@ def test_a_job_is_retried_and_a_recurring_one_cannot_be_cancelled(on_stack) -> N
     assert preview.data["id"] == retried.data["id"] == id_
     assert retried.data["attempts"] == 0
     assert (cancelled.code, cancelled.error["code"]) == (ExitCode.CONFLICT, "job_recurring")
+
+
+@pytest.mark.parametrize("command", [["retry"], ["cancel", "--reason", "no longer needed"]], ids=str)
+def test_a_preview_is_refused_as_the_command_would_be(on_stack, command: list[str]) -> None:
+    ended = on_stack("jobs", "list", "--state", "ended", "--kind", "make_key", "--json").data
+
+    preview = on_stack("jobs", *command, ended[0]["id"], "--dry-run", "--json")
+
+    assert (preview.code, preview.error["code"]) == (ExitCode.CONFLICT, "job_ended")
 
 
 def test_an_unknown_job_is_not_found_and_an_invalid_id_is_wrong_use(on_stack) -> None:

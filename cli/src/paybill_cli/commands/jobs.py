@@ -59,7 +59,7 @@ def retry(out: Output, stack: Stack, id: Id, dry_run: DryRun = False) -> None:
     """
     job = _find(stack, id)
     if dry_run:
-        out.record("job", job)
+        _preview(out, job, {"done"})
         return
     with Service(stack, job["service"]) as service:
         out.record("job.retried", service.post(f"{_JOBS}/{id}/retry") | {"service": job["service"]})
@@ -74,12 +74,25 @@ def cancel(out: Output, stack: Stack, id: Id, reason: Reason, yes: Yes = False, 
     """
     job = _find(stack, id)
     if dry_run:
-        out.record("job", job)
+        _preview(out, job, {"done", "cancelled"})
         return
     out.confirm(f"Cancel {job['kind']} of {job['key']} in {job['service']}?", yes=yes)
     with Service(stack, job["service"]) as service:
         done = service.post(f"{_JOBS}/{id}/cancel", {"reason": reason})
     out.record("job.cancelled", done | {"service": job["service"]})
+
+
+def _preview(out: Output, job: dict[str, Any], refused: set[str]) -> None:
+    """Prints the job; a job in a state that the service would refuse is the same error here."""
+    if job["state"] in refused:
+        raise CliError(
+            "job_ended",
+            f"the job {job['id']} is {job['state']}",
+            next="paybill jobs list --state ended",
+            exit_code=ExitCode.CONFLICT,
+        )
+    out.record("job", job)
+    out.info("nothing was changed")
 
 
 def _find(stack: Stack, id_: str) -> dict[str, Any]:
