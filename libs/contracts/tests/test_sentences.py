@@ -20,6 +20,15 @@ def test_every_event_is_one_readable_line(event):
     assert not any(part in text for part in ("{", "}", "\n", "`", "sealed", "object at"))
 
 
+@pytest.mark.parametrize("event", published_events(), ids=lambda event: event.TYPE)
+def test_the_name_of_a_field_does_not_stand_for_its_value(event):
+    described = (event.__doc__ or "").partition("\n")[0].partition(". ")[0]
+
+    text = sentence(event.model_validate_json(orjson.dumps(sample_of(event))))
+
+    assert "`" not in described or text.lower() != described.rstrip(".").replace("`", "").lower()
+
+
 def test_times_and_holds_are_readable():
     until = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
     holds = (
