@@ -136,7 +136,11 @@ async def test_a_row_of_an_earlier_version_lacks_fields_with_defaults_and_is_equ
         ),
         ("UPDATE chassis.outbox SET revision = revision + 7", "altered_fact", "differs from the outbox"),
         ("UPDATE tenants SET state = '[]' WHERE slug = 'acme'", "different_state", "not an object"),
-        ("UPDATE tenants SET state = state - 'name' WHERE slug = 'acme'", "different_state", "name"),
+        (
+            "UPDATE tenants SET state = state - 'name' WHERE slug = 'acme'",
+            "different_state",
+            "the field name differs from the log",
+        ),
         ("UPDATE tenants SET state = state || '{\"more\": 1}' WHERE slug = 'acme'", "different_state", "more"),
     ],
 )

@@ -164,4 +164,5 @@ def _difference(table: tuple[int, str], folded: tuple[int, str]) -> str:
     if not isinstance(live, dict):
         return "the state in the table is not an object"
     names = sorted(name for name in live.keys() | expected.keys() if live.get(name) != expected.get(name))
-    return f"the field{'s' if len(names) > 1 else ''} {', '.join(names)} differ from the log"
+    subject = f"the field {names[0]} differs" if len(names) == 1 else f"the fields {', '.join(names)} differ"
+    return f"{subject} from the log"
