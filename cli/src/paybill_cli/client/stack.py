@@ -175,7 +175,7 @@ class Stack(OptionGroup):
             "stack_not_running",
             f"no stack runs on {self.data_dir}",
             why=why,
-            next="start one with `paybill up`, or name another one with --data-dir, --tenant-url, …",
+            next="start one with `paybill up` and wait until it is ready, or name one with --data-dir, --tenant-url, …",
             exit_code=ExitCode.UNREACHABLE,
         )
 

@@ -36,7 +36,7 @@ def bench(
             "bench_not_installed",
             "the benchmarks are not installed",
             why="they come with the source, in the package paybill-bench",
-            next="in the source folder: make bench",
+            next=f'in the source folder: make bench ARGS="{name}"',
             exit_code=ExitCode.NOT_FOUND,
         )
     records: list[Record] = []
