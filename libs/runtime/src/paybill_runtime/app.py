@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -32,9 +31,11 @@ from paybill_runtime.decisions.outbox import COUNT_UNPUBLISHED
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.decisions.store import Store
 from paybill_runtime.diagnosis import routes as diagnosis
-from paybill_runtime.diagnosis.invariants import InvariantChecks, Invariants
+from paybill_runtime.diagnosis.invariants import InvariantChecks, Invariants, aggregate_of
+from paybill_runtime.diagnosis.measurements import Measurements, StateCount
 from paybill_runtime.diagnosis.tenant_part import ReadState
 from paybill_runtime.errors import DatabaseUnavailableError, reason
+from paybill_runtime.garbage_collector import tune_garbage_collector
 from paybill_runtime.http import problems
 from paybill_runtime.http.auth import KeyRing
 from paybill_runtime.http.fast_route import FastRouter, FastRoutes
@@ -56,6 +57,7 @@ from paybill_runtime.messaging.key_bucket import KeyBucket
 from paybill_runtime.messaging.key_recipients import KeyRecipients
 from paybill_runtime.messaging.message import STREAM_LEASE
 from paybill_runtime.messaging.processor import MessageProcessor
+from paybill_runtime.messaging.publication_spans import FactDuration, PublicationSpans
 from paybill_runtime.messaging.relay import Relay
 from paybill_runtime.messaging.retry_queue import RetryQueue
 from paybill_runtime.messaging.subscriptions import Subscriptions
@@ -63,7 +65,7 @@ from paybill_runtime.security.data_keys import RECIPIENTS, DataKeys, ServiceSeal
 from paybill_runtime.security.identity import Identity
 from paybill_runtime.security.secrets import FileSecrets, Secrets
 from paybill_runtime.settings import ServiceSettings, read_secret
-from paybill_runtime.telemetry import configure, flush
+from paybill_runtime.telemetry import configure, exporting, flush
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class Service:
     on_start: decisions that run once after the migration, and again while PostgreSQL is unavailable.
     job_kinds: kinds of jobs beside effects and timers. singleton_leases: leases that they need beside the partitions.
     incidents: one of `states`; with it the service serves `/v1/incidents`. invariants: checked by jobs of the service.
-    read_state: with it the service serves `/v1/why/{tenant}`.
+    read_state: with it the service serves `/v1/why/{tenant}`. counts, durations: its own metrics (docs/telemetry.md).
     """
 
     name: str
@@ -111,6 +113,8 @@ class Service:
     incidents: Incidents | None = None
     invariants: Invariants | None = None
     read_state: ReadState | None = None
+    counts: Sequence[StateCount] = ()
+    durations: Sequence[FactDuration] = ()
 
     def __post_init__(self) -> None:
         """Registers the event types of the service."""
@@ -139,8 +143,10 @@ class Running:
         self.data_keys = DataKeys(service.name, self.identity, self.database, self.key_bucket.fetch)
         self.restore_guard = RestoreGuard()
         self.group_commit = GroupCommit(service.name, self.database, self.store, self._on_commit, self.restore_guard)
+        publish_keys = self.key_bucket.publish_new
+        spans = PublicationSpans(self.database, service.durations, aggregate_of(service.invariants))
         self.relay = Relay(
-            service.name, self.database, self.broker, self.leases, self.key_bucket.publish_new, self.restore_guard
+            service.name, self.database, self.broker, self.leases, publish_keys, self.restore_guard, spans
         )
         secrets = FileSecrets(settings.secrets_dir, self.identity)
         self.effects = service.effects(settings, secrets)
@@ -239,6 +245,11 @@ class Running:
         if self.service.timers:
             self.loops.start("timers", self.timers.run)
         self.loops.start("backlog", self._measure_backlog)
+        if exporting():
+            measured = Measurements(
+                self.database, self.leases, self._lag, self.service.counts, self.settings.secrets_dir
+            )
+            self.loops.start("measurements", measured.run)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -350,16 +361,6 @@ async def serving(running: Running) -> AsyncIterator[int]:
         await task
 
 
-def _tune_garbage_collector() -> None:
-    """Collects less often, and skips objects of the start: collection was a sixth of the cost of a fact.
-
-    The oldest generation is collected after a million objects; after ten million, its cycles had grown to 3 MB.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(5_000, 20, 10)
-
-
 async def serve(service: Service, settings: ServiceSettings | None = None) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code. A failed HTTP server ends the process.
 
@@ -388,7 +389,7 @@ async def serve(service: Service, settings: ServiceSettings | None = None) -> in
 
 async def _until_failed(running: Running) -> None:
     async with running, serving(running) as port:
-        _tune_garbage_collector()
+        tune_garbage_collector()
         log.info("%s listens on %s:%d (pid %d)", running.service.name, running.settings.http_host, port, os.getpid())
         try:
             await running.loops.failed.wait()

@@ -39,6 +39,7 @@ class Loops:
 
     def start(self, name: str, run: Callable[[], Awaitable[None]], *, essential: bool = False) -> asyncio.Task[None]:
         """Runs a loop until `end`; a fault of an `essential` one ends the process."""
+        _FAULTS.add(0, {"loop": name})  # so that a collector knows the metric before the first fault
         task = asyncio.create_task(self._once(run) if essential else self._repeatedly(name, run), name=name)
         self.tasks[name] = task
         task.add_done_callback(self._ended)

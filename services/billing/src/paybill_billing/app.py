@@ -5,11 +5,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import APIRouter
+from paybill_contracts.billing import AccessState
 from paybill_contracts.envelope import Origin
 from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.invariants import Invariants, TenantState
+from paybill_runtime.diagnosis.measurements import StateCount
 from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.jobs.effects import JobRegistry, Timer
 from paybill_runtime.jobs.kinds import Kind
@@ -40,7 +42,14 @@ from paybill_billing.settings import Settings
 from paybill_billing.subscriptions import jobs as subscription_jobs
 from paybill_billing.subscriptions.domain import changes, subscriptions
 from paybill_billing.subscriptions.jobs.plan_migrations import PlanMigrationRunner, continue_plan_migrations
-from paybill_billing.subscriptions.tables import ACCOUNTS, CHANGES, SUBSCRIPTIONS, enqueue_overdue_sync
+from paybill_billing.subscriptions.tables import (
+    ACCOUNTS,
+    CHANGES,
+    SUBSCRIPTION_COUNTS,
+    SUBSCRIPTIONS,
+    UNPAID_COUNTS,
+    enqueue_overdue_sync,
+)
 from paybill_billing.tables import STATES
 from paybill_billing.usage import jobs as usage_jobs
 from paybill_billing.usage.jobs import CUTOFF_DUE, WINDOWS_DUE, WindowCloser, configure_publishers
@@ -76,6 +85,24 @@ TIMERS = (
 )
 INVARIANTS = Invariants(VIOLATIONS, (TenantState(ACCOUNTS, id_of=str, tenant_of=lambda account: account.id),), rules=())
 """Invariants of the service (docs/invariants.md)."""
+COUNTS = (
+    StateCount(
+        "paybill.subscriptions",
+        "{subscription}",
+        "Subscriptions, by access.",
+        "paybill.access",
+        SUBSCRIPTION_COUNTS,
+        AccessState,
+    ),
+    StateCount(
+        "paybill.subscriptions.unpaid",
+        "{subscription}",
+        "Subscriptions in dunning: with an unpaid invoice, by access.",
+        "paybill.access",
+        UNPAID_COUNTS,
+        AccessState,
+    ),
+)
 _START = Origin("start", "start", "service:billing", "")
 
 
@@ -163,4 +190,5 @@ def service() -> Service:
         incidents=INCIDENTS,
         invariants=INVARIANTS,
         read_state=connections.read_state,
+        counts=COUNTS,
     )

@@ -3,19 +3,23 @@
 from secrets import token_hex
 
 from paybill_contracts.envelope import Origin
+from paybill_contracts.tenant import TenantActivated
 from paybill_runtime.app import Service
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.diagnosis.invariants import Invariants, TenantState
+from paybill_runtime.diagnosis.measurements import StateCount
 from paybill_runtime.http.listing import load_state
 from paybill_runtime.jobs.effects import Timer
+from paybill_runtime.messaging.publication_spans import FactDuration
 
 from paybill_tenant.api import read_state, router
 from paybill_tenant.consumer import HANDLERS
 from paybill_tenant.domain import invariants, offboarding, policies
 from paybill_tenant.domain.policies import POLICY
+from paybill_tenant.domain.tenants import Status
 from paybill_tenant.settings import Settings
-from paybill_tenant.tables import INCIDENTS, POLICIES, STATES, TENANTS, VIOLATIONS
+from paybill_tenant.tables import INCIDENTS, POLICIES, STATES, TENANT_COUNTS, TENANTS, VIOLATIONS
 
 TIMERS = (Timer(TENANTS, "due", offboarding.on_time),)
 INVARIANTS = Invariants(
@@ -26,6 +30,17 @@ INVARIANTS = Invariants(
 """Invariants of the service (docs/invariants.md)."""
 CONTACT_KEY = "contact-key"
 """The name of the secret. Destroying it ends every contact digest."""
+COUNTS = (
+    StateCount("paybill.tenants", "{tenant}", "Tenants, by status.", "paybill.tenant.status", TENANT_COUNTS, Status),
+)
+DURATIONS = (
+    FactDuration(
+        "paybill.tenant.time_to_active",
+        "Time from the sign-up of a tenant to its first activation.",
+        TenantActivated.TYPE,
+        (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14_400, 86_400),
+    ),
+)
 _START = Origin("start", "start", "service:tenant", "")
 
 
@@ -70,4 +85,6 @@ def service() -> Service:
         timers=TIMERS,
         on_start=(record_policy,),
         read_state=read_state,
+        counts=COUNTS,
+        durations=DURATIONS,
     )

@@ -9,7 +9,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.incidents import Incidents
 from paybill_runtime.decisions.violations import Violations
 from paybill_runtime.http.listing import load_state
-from sqlalchemy import Index, MetaData
+from sqlalchemy import Index, MetaData, text
 from sqlalchemy.orm import registry
 
 from paybill_tenant.domain import contacts, policies, signup_options, tenants
@@ -83,6 +83,8 @@ INCIDENTS = Incidents("tenant", IncidentRow)
 VIOLATIONS = Violations("tenant", ViolationRow)
 POLICIES = Stored("lifecycle-policy", PolicyRow, LifecyclePolicy, policies.evolve)
 STATES = (TENANTS, SIGNUP_OPTIONS, POLICIES, INCIDENTS, VIOLATIONS)
+
+TENANT_COUNTS = text("SELECT status, count(*) FROM tenants GROUP BY status")
 
 
 class ContactDigests:

@@ -19,10 +19,12 @@ from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import NOTIFY_CHANNEL, ExtraStatements, Statement
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.group_commit import Decide, Decision, GroupCommit
+from paybill_runtime.decisions.journeys import journeys
 from paybill_runtime.errors import OverloadedError, single_line
 from paybill_runtime.http.caller import Idempotency
 from paybill_runtime.security.data_keys import DataKeys, ServiceSeal
 from paybill_runtime.security.secrets import Secrets
+from paybill_runtime.telemetry import TraceLink
 
 T = TypeVar("T")
 
@@ -100,6 +102,10 @@ class ServiceContext:
         """Returns the rows of a query. Raises DatabaseUnavailableError."""
         async with self.database.reading() as connection:
             return (await connection.execute(statement, values or {})).all()
+
+    async def journeys(self, keys: Sequence[Key]) -> dict[Key, TraceLink]:
+        """Returns links to the first facts of these aggregates; nothing without an OTLP endpoint."""
+        return await journeys(self.database, keys)
 
     async def decide(
         self,

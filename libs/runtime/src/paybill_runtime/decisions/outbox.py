@@ -1,6 +1,7 @@
 """Transactional outbox: facts are written with the states that they change."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -36,6 +37,23 @@ _BY_ID = text(
     "SELECT position, event_id, sequence FROM chassis.outbox JOIN chassis.publication USING (position) "
     "WHERE event_id = ANY(:ids)"
 )
+
+_FIRST = (
+    "SELECT event_id::text, aggregate, revision, tenant, subject, recorded_at, headers FROM chassis.outbox "
+    "WHERE aggregate = ANY($1) AND revision = 1"
+)
+_IS_FIRST_OF_TYPE = (
+    "SELECT NOT EXISTS (SELECT FROM chassis.outbox AS e WHERE e.aggregate = o.aggregate "
+    "AND e.revision < o.revision AND e.subject = o.subject) FROM chassis.outbox AS o WHERE position = $1"
+)
+
+
+class FirstFact(NamedTuple):
+    """The first fact of an aggregate, with which its journey began."""
+
+    traceparent: str
+    correlation: str
+    recorded_at: datetime
 
 
 class UnpublishedFact(NamedTuple):
@@ -110,3 +128,18 @@ async def last_published(connection: AsyncConnection) -> Row[Any] | None:
 async def rows_by_id(connection: AsyncConnection, ids: Sequence[UUID]) -> Sequence[Row[Any]]:
     """Returns position, event_id and sequence of those of these events that the outbox holds."""
     return (await connection.execute(_BY_ID, {"ids": ids})).all()
+
+
+async def first_facts(connection: Connection, aggregates: Sequence[str]) -> dict[str, FirstFact]:
+    """Returns the first facts of these aggregates, as far as the outbox holds them."""
+    found = {}
+    for *columns, headers in await fetch_rows(connection, _FIRST, aggregates):
+        all_headers = complete(headers, FactColumns(*columns))
+        fact = FirstFact(all_headers["traceparent"], all_headers["pb-correlation"], columns[-1])
+        found[all_headers["pb-aggregate"]] = fact
+    return found
+
+
+async def is_first_of_type(connection: Connection, position: int) -> bool:
+    """Returns whether a fact is the first one of its type and version of the aggregate."""
+    return bool((await fetch_rows(connection, _IS_FIRST_OF_TYPE, position))[0][0])

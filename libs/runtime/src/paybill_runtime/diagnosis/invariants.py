@@ -77,6 +77,13 @@ class Invariants:
         return not self.differences([unit.states[key].state for key in keys], unit.now)
 
 
+def aggregate_of(invariants: Invariants | None) -> Callable[[str], str | None]:
+    """Returns a function from a tenant's id to the name of its first state: that with which its journey begins."""
+    if invariants is None:
+        return lambda _: None
+    return lambda tenant_id: "{0.kind}/{0.id}".format(invariants.keys(tenant_id)[0])
+
+
 class InvariantChecks:
     """Runs the checks of one service, which may have no invariants."""
 

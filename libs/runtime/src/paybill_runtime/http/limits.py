@@ -33,6 +33,7 @@ class ConcurrencyLimit:
         self._used = 0
         self._reason = _OVERLOADED
         self._log_at = 0.0
+        _REFUSED.add(0)
 
     def close(self) -> None:
         """Refuses all further requests, because the process stops."""

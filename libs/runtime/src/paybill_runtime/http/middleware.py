@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from paybill_runtime.errors import OverloadedError
 from paybill_runtime.http.limits import PROBE_RESERVE, PROBES, ConcurrencyLimit
 from paybill_runtime.http.problems import problem, unexpected
-from paybill_runtime.telemetry import meter, request_span
+from paybill_runtime.telemetry import ERROR_TYPE, annotate, meter, record_failure, request_span
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class RequestMiddleware:
             return
         headers = dict(scope["headers"])
         with request_span(
-            scope["method"], scope["path"], headers.get(b"traceparent", b"").decode("latin-1")
+            scope["method"], self._fast_route, headers.get(b"traceparent", b"").decode("latin-1")
         ) as traceparent:
             scope["paybill.traceparent"] = traceparent
             response = _Response(send, traceparent)
@@ -135,8 +135,10 @@ class RequestMiddleware:
         }
         if status:
             attributes["http.response.status_code"] = status
+        annotate(attributes)
         if not status or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            attributes["error.type"] = str(status or "incomplete_response")
+            attributes[ERROR_TYPE] = str(status or "incomplete_response")
+            record_failure(str(attributes[ERROR_TYPE]))
         _DURATION.record(took_s, attributes)
 
 

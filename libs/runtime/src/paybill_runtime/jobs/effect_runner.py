@@ -1,6 +1,7 @@
 """Effects as jobs: the calls to other systems that recorded facts require."""
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -20,9 +21,24 @@ from paybill_runtime.jobs.effects import Effect, Job, JobRegistry, Outcome, Refu
 from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 from paybill_runtime.jobs.queue import JobQueue, ended
 from paybill_runtime.security.data_keys import DataKeys
-from paybill_runtime.telemetry import log_context, span
+from paybill_runtime.telemetry import DURATION_BUCKETS, OUTCOME, Attributes, log_context, meter, record_failure, span
 
 log = logging.getLogger(__name__)
+
+_WAITS = (DatabaseUnavailableError, LeaseLostError, RetryAfter)
+"""Errors after which the attempt does not count."""
+_DURATION = meter.create_histogram(
+    "paybill.effect.duration",
+    "s",
+    "Attempts of effects, by effect and outcome.",
+    explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
+)
+_ATTEMPTS = meter.create_histogram(
+    "paybill.effect.attempts",
+    "{attempt}",
+    "Attempts of an effect until it ended, by effect and outcome.",
+    explicit_bucket_boundaries_advisory=(1, 2, 3, 5, 8, 13, 21),
+)
 
 
 class EffectRunner:
@@ -56,7 +72,7 @@ class EffectRunner:
             raise RetryAfter(clock.MAX_BACKOFF_S, f"the outbox does not hold the fact {claimed.event_id}")
         columns = claimed.fact.columns
         headers = complete(claimed.fact.headers, columns)
-        with log_context(claimed.queue, headers.get("traceparent", "")):
+        with log_context(claimed.tenant, headers.get("traceparent", "")):
             try:
                 fact = read_fact(columns.subject, headers, claimed.fact.payload)
                 effect = self._jobs.effects[fact.event.TYPE]
@@ -66,16 +82,34 @@ class EffectRunner:
                 raise RetryAfter(
                     clock.MAX_BACKOFF_S, f"this version of the service has no effect {claimed.kind}"
                 ) from error
-            with span(f"effect {effect.name}", fact.origin.traceparent, SpanKind.CLIENT) as traceparent:
+            began = time.perf_counter()
+            with (
+                span(
+                    f"job {claimed.kind}",
+                    fact.origin.traceparent,
+                    attributes=lambda: _attributes(claimed),
+                    expected=_WAITS,
+                ) as parent,
+                span(
+                    f"effect {effect.name}",
+                    parent,
+                    SpanKind.CLIENT,
+                    attributes=lambda: _attributes(claimed),
+                    expected=_WAITS,
+                ) as traceparent,
+            ):
                 origin = Origin(fact.id, fact.origin.correlation, f"service:{self._service}", traceparent)
                 job = self._job(claimed, fact, traceparent)
-                failure = None
+                failure, outcome = None, "done"
                 try:
                     await self._record_outcomes(claimed, effect, job, origin)
-                except (DatabaseUnavailableError, LeaseLostError, RetryAfter):
+                except _WAITS:
                     raise
                 except Exception as error:  # noqa: BLE001  # every failure of another system is retried or recorded
+                    record_failure(type(error).__qualname__)
                     failure = await self._failed(claimed, effect, job, origin, error)
+                    outcome = "failed" if failure is None else "retried"
+            _measure(claimed, outcome, time.perf_counter() - began)
             if failure is not None:
                 raise AttemptFailedError(failure)
 
@@ -125,3 +159,14 @@ class EffectRunner:
             Decision(origin, outcome.decide, outcome.writes, outcome.reads, claimed.leases, extra)
         )
         claimed.ended = bool(state)
+
+
+def _attributes(job: ClaimedJob) -> Attributes:
+    return {"paybill.job.kind": job.kind, "paybill.job.attempt": job.attempts + 1}
+
+
+def _measure(job: ClaimedJob, outcome: str, took_s: float) -> None:
+    attributes = {"paybill.job.kind": job.kind, OUTCOME: outcome}
+    _DURATION.record(took_s, attributes)
+    if outcome != "retried":
+        _ATTEMPTS.record(job.attempts + 1, attributes)

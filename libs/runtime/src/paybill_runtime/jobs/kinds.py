@@ -8,7 +8,7 @@ from uuid import UUID
 
 from paybill_runtime import clock
 from paybill_runtime.database.statement import Statement
-from paybill_runtime.decisions.job_rows import Priority, finish_request
+from paybill_runtime.decisions.job_rows import NO_TENANT, Priority, finish_request
 from paybill_runtime.decisions.outbox_headers import FactColumns
 
 SLOTS = 16
@@ -69,6 +69,11 @@ class ClaimedJob:
     event_id: UUID | None
     fact: StoredFact | None
     ended: bool = field(default=False)
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of the fact that requires it; empty for other jobs."""
+        return self.queue if self.event_id is not None and self.queue != NO_TENANT else ""
 
     def finish(self, statement: Statement) -> None:
         """Ends a requested job in the transaction of its outcome."""

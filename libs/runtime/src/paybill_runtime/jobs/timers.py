@@ -15,6 +15,7 @@ from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.aggregates import column_time
 from paybill_runtime.decisions.group_commit import Decision, GroupCommit
 from paybill_runtime.decisions.job_rows import Priority, request_jobs
+from paybill_runtime.decisions.journeys import journeys
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.jobs.effects import DueJob, Timer
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind
@@ -114,7 +115,8 @@ class Timers:
         if row is None:
             return None
         cause = f"timer:{stored.kind}/{id_}"
-        with span(f"timer {stored.kind}", None) as traceparent:
+        begun = await journeys(self._database, [stored.key(id_)])
+        with span(f"job {job.kind}", None, links=list(begun.values())) as traceparent:
             origin = Origin(cause, cause, f"service:{self._service}", traceparent)
             extra = [timer.extra_statements(id_, clock.now())] if timer.extra_statements is not None else []
             reads = [stored.key(other) for other in row["others"]]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -12,9 +13,16 @@ from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, reason, single_line
 from paybill_runtime.jobs.kinds import SLOTS, AttemptFailedError, ClaimedJob, Kind, RetryAfter
 from paybill_runtime.jobs.queue import JobQueue
-from paybill_runtime.telemetry import log_context
+from paybill_runtime.telemetry import DURATION_BUCKETS, OUTCOME, log_context, meter
 
 log = logging.getLogger(__name__)
+
+_DURATION = meter.create_histogram(
+    "paybill.job.duration",
+    "s",
+    "Runs of background jobs, by kind and outcome.",
+    explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
+)
 
 SECURITY_SLOTS = 4
 """Slots that only jobs of the class SECURITY use, beside those that all classes share."""
@@ -157,7 +165,7 @@ class Worker:
 
     async def _one(self, job: ClaimedJob, kind: Kind | None) -> bool:
         """Runs one attempt; returns whether the job has ended, so that no time of it has to be waited for."""
-        with log_context(job.queue if job.event_id is not None else "", ""):
+        with log_context(job.tenant, ""):
             try:
                 return await self._attempt(job, kind)
             except (DatabaseUnavailableError, LeaseLostError, OverloadedError) as error:
@@ -176,17 +184,21 @@ class Worker:
             log.error("%s (%s)", detail, job.key)
             await self._queue.change(job, {"error": detail})
             return False
+        began, outcome = time.perf_counter(), "interrupted"
         try:
             again_s = await kind.run(job)
         except (DatabaseUnavailableError, LeaseLostError, OverloadedError):
             raise
         except RetryAfter as error:
+            outcome = "waits"
             await self._queue.later(job, error.after_s, job.attempts, single_line(str(error)), error.detail)
         except AttemptFailedError as error:
+            outcome = "failed"
             attempts = job.attempts + 1
             after_s = kind.backoff_s(attempts) if error.after_s is None else error.after_s
             await self._queue.later(job, after_s, attempts, single_line(str(error)), error.detail)
         except Exception as error:
+            outcome = "failed"
             log.exception("the job %s of %s failed (attempt %d)", job.kind, job.key, job.attempts + 1)
             attempts = job.attempts + 1
             await self._queue.later(job, kind.backoff_s(attempts), attempts, reason(error))
@@ -196,5 +208,8 @@ class Worker:
             elif not job.ended:
                 await self._queue.finish(job)
             kind.after()
+            outcome = "done"
             return again_s is None
+        finally:
+            _DURATION.record(time.perf_counter() - began, {"paybill.job.kind": kind.name, OUTCOME: outcome})
         return False

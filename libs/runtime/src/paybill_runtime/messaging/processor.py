@@ -21,13 +21,14 @@ from paybill_runtime.errors import is_infrastructure_error, single_line
 from paybill_runtime.messaging import retry_queue
 from paybill_runtime.messaging.inbox import HandledBatch, Lookup, Queue
 from paybill_runtime.messaging.message import IncomingMessage
+from paybill_runtime.messaging.publication_spans import messaging_attributes
 from paybill_runtime.messaging.streams import INTAKE
 from paybill_runtime.messaging.subscriptions import Subscriptions
-from paybill_runtime.telemetry import log_context, meter, span
+from paybill_runtime.telemetry import OUTCOME, Attributes, annotate, log_context, meter, record_failure, span
 
 log = logging.getLogger(__name__)
 
-_HANDLED = meter.create_counter("paybill.messages.heard", "{message}", "Messages handled, by outcome.")
+_HANDLED = meter.create_counter("paybill.messages.handled", "{message}", "Messages of the stream, by outcome.")
 
 
 def _ignore_commit(*, requires_jobs: bool) -> None:  # its caller names it
@@ -124,8 +125,8 @@ class MessageProcessor:
         positions.update(dict.fromkeys(behind, last.sequence))
         self.on_commit(requires_jobs=requires_jobs)
         for outcome, count in (("failed", len(failed)), ("waiting", len(waiting))):
-            _HANDLED.add(count, {"outcome": outcome})
-        _HANDLED.add(len(new) - len(failed) - len(waiting), {"outcome": "handled"})
+            _HANDLED.add(count, {OUTCOME: outcome})
+        _HANDLED.add(len(new) - len(failed) - len(waiting), {OUTCOME: "handled"})
 
     def _decide(
         self,
@@ -158,7 +159,7 @@ class MessageProcessor:
         name = f"handle {event.TYPE}" if event is not None else "handle an unreadable message"
         with (
             log_context(item.tenant, origin.traceparent),
-            span(name, origin.traceparent, SpanKind.CONSUMER) as traceparent,
+            span(name, origin.traceparent, SpanKind.CONSUMER, lambda: _attributes(item, self.service)) as traceparent,
         ):
             origin = Origin(origin.cause, origin.correlation, origin.actor, traceparent)
             try:
@@ -167,11 +168,14 @@ class MessageProcessor:
             except DomainError as error:
                 # A fact that cannot be read waits for a newer version of the service.
                 if isinstance(error, RetryLaterError) or (item.argument is None and item.stream != INTAKE):
+                    record_failure(error.code)
                     return error
                 item.error = error
+                annotate({OUTCOME: "refused", "paybill.refusal": error.code})
                 with unit.savepoint(origin):
                     self._record_refusal(unit, item, error)
             except Exception as error:  # noqa: BLE001  # the caller moves the message to the retry queue
+                record_failure(type(error).__qualname__)
                 return error
             return None
 
@@ -194,6 +198,13 @@ class MessageProcessor:
                     target=single_line(f"{item.subject} {error}"),
                 )
             )
+
+
+def _attributes(item: IncomingMessage, service: str) -> Attributes:
+    return messaging_attributes("process", "handle", item.subject, item.id) | {
+        "messaging.destination.subscription.name": service,
+        "paybill.correlation": item.origin.correlation,
+    }
 
 
 def _quarantined(items: Sequence[IncomingMessage]) -> list[IncomingMessage]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
@@ -23,10 +24,11 @@ from paybill_runtime.messaging.broker import Broker
 from paybill_runtime.messaging.message import UUID_TEXT
 from paybill_runtime.messaging.nats_patches import encode_headers, publish_batch
 from paybill_runtime.messaging.ordered_consumer import OrderedConsumer, stream_sequence
+from paybill_runtime.messaging.publication_spans import PublicationSpans
 from paybill_runtime.messaging.stream_identity import check_stream_identity
 from paybill_runtime.messaging.streams import EVENTS
 from paybill_runtime.security.identity import WrongRecipientError
-from paybill_runtime.telemetry import meter
+from paybill_runtime.telemetry import exporting, meter
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Relay:
         leases: Leases,
         publish_keys: PublishKeys,
         restore_guard: RestoreGuard,
+        spans: PublicationSpans,
     ) -> None:
         self._service = service
         self._database = database
@@ -79,6 +82,7 @@ class Relay:
         self._publish_keys = publish_keys
         self._wake = asyncio.Event()
         self._restore_guard = restore_guard
+        self._spans = spans
         self._relaying: tuple[int, int, int] | None = None
         self._aligned = False
         self._in_cluster = True
@@ -150,8 +154,12 @@ class Relay:
             return False
         if keys_pending:
             await self._publish_keys()
+        began = time.time_ns()
         stored, failure = await self._broker.while_connected(self._publish(facts))
         await self._mark(stored, epoch)
+        if exporting():
+            confirmed = {position for position, _ in stored}
+            await self._spans.export([fact for fact in facts if fact.position in confirmed], began, time.time_ns())
         if failure is not None:
             raise failure
         return len(facts) == BATCH

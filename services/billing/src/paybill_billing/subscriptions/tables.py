@@ -129,6 +129,11 @@ OWNERS = (
 """SQL of the accounts whose customers are in the array `w.customers`, with their flags as text."""
 ACCOUNT_OF_CUSTOMER = text(f"SELECT id, {_FLAGS} FROM accounts WHERE customer = :customer")  # noqa: S608  # our own text
 ACCOUNTS_OF_CUSTOMERS = text("SELECT customer, id FROM accounts WHERE customer = ANY(:customers)")
+SUBSCRIPTION_COUNTS = text("SELECT access, count(*) FROM subscriptions GROUP BY access")
+UNPAID_COUNTS = text(
+    "SELECT access, count(*) FROM subscriptions WHERE state->'subscription'->>'unpaid_invoice' IS NOT NULL "
+    "AND access <> 'ended' GROUP BY access"
+)
 OTHER_SUBSCRIPTIONS = text("SELECT id FROM subscriptions WHERE tenant_id = :tenant_id AND id <> :id ORDER BY id")
 SUBSCRIPTIONS_OF_TENANT = text("SELECT id, revision, access FROM subscriptions WHERE tenant_id = :tenant_id")
 _SUBSCRIBED_TO_VERSION = (

@@ -1,6 +1,7 @@
 """Inbox of webhooks: stores messages by group commit before they are acknowledged, and counts refused ones."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -8,14 +9,15 @@ from contextvars import Context
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, is_transaction_conflict, single_line
-from paybill_runtime.telemetry import meter
+from paybill_runtime.telemetry import TraceLink, exporting, meter
 
 from paybill_billing.providers.port import Delivery
 from paybill_billing.providers.sync_queue import LEASE, kind_of
+from paybill_billing.subscriptions.tables import ACCOUNTS, ACCOUNTS_OF_CUSTOMERS
 from paybill_billing.webhooks.tables import COUNT_REFUSED, DELIVERY_COLUMNS, STORE_MESSAGES
 
 log = logging.getLogger(__name__)
@@ -42,24 +44,34 @@ class InboxMessage:
     received_at: datetime
 
 
+class MessageOwner(NamedTuple):
+    """The tenant of a message, and the begin of its journey."""
+
+    tenant: str
+    begun: TraceLink | None
+
+
 class WebhookInbox:
     """Stores messages by group commit: all waiting messages share one statement, which also queues their syncs."""
 
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
-        self._waiting: list[tuple[InboxMessage, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[InboxMessage, asyncio.Future[MessageOwner | None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def store(self, message: InboxMessage) -> None:
-        """Returns when the message is durable. Raises OverloadedError, DatabaseUnavailableError."""
+    async def store(self, message: InboxMessage) -> MessageOwner | None:
+        """Returns when the message is durable: its owner, if spans are exported and its customer is known.
+
+        Raises OverloadedError, DatabaseUnavailableError.
+        """
         if len(self._waiting) >= MAX_WAITING:
             raise OverloadedError("too many webhooks wait to be stored; send this one again later")
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[MessageOwner | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((message, done))
         if self._writer is None or self._writer.done():
             # Its log lines are about many requests, so it takes over the trace of none.
             self._writer = asyncio.create_task(self._write(), context=Context())
-        await done
+        return await done
 
     async def _write(self) -> None:
         while self._waiting:
@@ -69,13 +81,23 @@ class WebhookInbox:
             if error is None:
                 # One line for all: a line for each costs as much as the rest of the middleware.
                 log.info("stored %d webhooks in %.1f ms", len(group), (time.perf_counter() - began) * 1000)
-            for _, done in group:
+            owners = await self._owners([message for message, _ in group]) if exporting() else {}
+            for message, done in group:
                 if done.cancelled():
                     continue
                 if error is None:
-                    done.set_result(None)
+                    done.set_result(owners.get(_customer(message)))
                 else:
                     done.set_exception(error)
+
+    async def _owners(self, messages: Sequence[InboxMessage]) -> dict[str, MessageOwner]:
+        """Returns the tenants of customers, for the spans of the requests."""
+        customers = sorted({_customer(message) for message in messages if message.delivery.customer})
+        with contextlib.suppress(DatabaseUnavailableError):
+            rows = await self._context.rows(ACCOUNTS_OF_CUSTOMERS, {"customers": customers})
+            begun = await self._context.journeys([ACCOUNTS.key(row.id) for row in rows])
+            return {row.customer: MessageOwner(row.id, begun.get(ACCOUNTS.key(row.id))) for row in rows}
+        return {}
 
     async def _insert(self, messages: Sequence[InboxMessage]) -> Exception | None:
         unique = {(message.provider, message.delivery.event_id): message for message in messages}
@@ -112,6 +134,7 @@ class RefusalCounts:
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
         self._counts: dict[tuple[str, str], _Refused] = {}
+        _REFUSED.add(0)
         self._writer: asyncio.Task[None] | None = None
 
     def add(self, provider: str, reason: str, detail: str, source: str | None) -> None:
@@ -139,6 +162,10 @@ class RefusalCounts:
                 for key, counted in counts.items():
                     self._counts.setdefault(key, _Refused(0, counted.last_at, counted.source, counted.detail))
                     self._counts[key].count += counted.count
+
+
+def _customer(message: InboxMessage) -> str:
+    return f"{message.provider}/{message.delivery.customer}"
 
 
 def _row(message: InboxMessage) -> tuple[Any, ...]:

@@ -7,13 +7,14 @@ from fastapi import APIRouter, Path, Request
 from paybill_contracts.values import Key
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.problems import Problem
+from paybill_runtime.telemetry import OUTCOME, PROVIDER, TENANT, annotate, exporting, meter
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from paybill_billing.providers.port import MAX_BODY_BYTES, DeliveryRefusedError, Inbound
-from paybill_billing.webhooks.inbox import InboxMessage, RefusalCounts, WebhookInbox
+from paybill_billing.webhooks.inbox import InboxMessage, MessageOwner, RefusalCounts, WebhookInbox
 
 
 class Received(BaseModel):
@@ -23,6 +24,7 @@ class Received(BaseModel):
 
 
 _RECEIVED = JSONResponse(Received().model_dump())
+_WEBHOOKS = meter.create_counter("paybill.webhooks", "{message}", "Webhooks by provider and outcome.")
 
 
 class WebhookRoute:
@@ -36,6 +38,7 @@ class WebhookRoute:
         self._inbound = inbound
         self._inbox = inbox
         self._refusals = refusals
+        _WEBHOOKS.add(0, {PROVIDER: provider, OUTCOME: "accepted"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stores the message of a request and acknowledges it."""
@@ -49,16 +52,32 @@ class WebhookRoute:
             delivery = self._inbound.receive(body, Headers(scope=scope), now)
         except DeliveryRefusedError as error:
             self._refuse(scope, error.code, str(error))
+            self._measure("refused")
             raise Problem(400, error.code, str(error)) from None
         if delivery.quarantine is not None:
             self._refuse(scope, "quarantined", delivery.quarantine)
         traceparent = scope["paybill.traceparent"]
         encrypted = self._context.seal_raw(body)
-        await self._inbox.store(InboxMessage(delivery, self._provider, traceparent, encrypted, now))
+        owner, outcome = None, "unavailable"
+        try:
+            owner = await self._inbox.store(InboxMessage(delivery, self._provider, traceparent, encrypted, now))
+            outcome = "accepted" if delivery.quarantine is None else "quarantined"
+        finally:
+            self._measure(outcome, delivery.type, owner)
 
     def body_refused(self, scope: Scope) -> None:
         """Counts a request whose body is too large."""
+        self._measure("refused")
         self._refuse(scope, "too_large", f"the body has more than {MAX_BODY_BYTES} bytes")
+
+    def _measure(self, outcome: str, type_: str = "", owner: MessageOwner | None = None) -> None:
+        """Counts a message, and describes it in the span of its request."""
+        counted = {PROVIDER: self._provider, OUTCOME: outcome}
+        _WEBHOOKS.add(1, counted)
+        if exporting():
+            described = counted | ({"paybill.webhook.type": type_} if type_ else {})
+            described |= {TENANT: owner.tenant} if owner is not None else {}
+            annotate(described, [owner.begun] if owner is not None and owner.begun is not None else [])
 
     def _refuse(self, scope: Scope, reason: str, detail: str) -> None:
         client = scope.get("client")

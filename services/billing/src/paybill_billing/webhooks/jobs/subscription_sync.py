@@ -16,7 +16,6 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.kinds import ClaimedJob
-from paybill_runtime.telemetry import span
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.domain.catalogue import UnknownPriceError
@@ -51,6 +50,7 @@ from paybill_billing.subscriptions.tables import (
     SUBSCRIPTIONS_OF_TENANT,
 )
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError, customer_key
+from paybill_billing.webhooks.jobs.sync_span import sync_span
 from paybill_billing.webhooks.tables import BODIES, IS_DISMISSED, Owner, SyncTask, dismiss, finish, retarget, sync_task
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class SubscriptionSync:
         if task.customers and not task.owners:
             raise UnknownCustomerError(min(task.customers).removeprefix(f"{self._name}/"), NO_ACCOUNT)
         kind, _, id_ = task.target.rpartition("/")
-        with span(f"sync {task.target}", task.traceparent) as traceparent:
+        async with sync_span(self._context, task) as traceparent:
             cause = task.event_ids[0] if task.event_ids else task.target
             origin = Origin(cause, cause, f"webhook:{self._name}", traceparent)
             if kind:
