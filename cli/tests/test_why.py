@@ -104,3 +104,5 @@ def test_faults_in_a_running_stack_are_found_and_their_commands_help(on_stack, r
         )
     refused = why_when(on_stack, waiting["slug"], "signature")
     assert [row["reason"] for row in run_next(on_stack, refused, "--json").data] == ["bad_signature"]
+    customers.pay(waiting["checkout_url"])  # a message that is accepted ends the alarm
+    why_when(on_stack, waiting["slug"], None)
