@@ -1,6 +1,16 @@
 """Checkout sessions: a page on which a customer subscribes and pays."""
 
-from paybill_stripe_fake import collection, customers, events, payments, prices, subscriptions, terms
+from paybill_stripe_fake import (
+    adjustments,
+    collection,
+    coupons,
+    customers,
+    events,
+    payments,
+    prices,
+    subscriptions,
+    terms,
+)
 from paybill_stripe_fake.account import Account, new_id
 from paybill_stripe_fake.errors import InvalidRequestError
 from paybill_stripe_fake.forms import Params
@@ -9,6 +19,7 @@ from paybill_stripe_fake.payment_methods import OUTCOMES, attach
 from paybill_stripe_fake.store import Resource
 from paybill_stripe_fake.subscription_state import existing_customer
 
+NO_CARD = "no_card"
 _SHORTEST_S, _LONGEST_S = 30 * 60, 24 * 3600
 _NO_TEXT = dict.fromkeys(("after_submit", "shipping_address", "submit", "terms_of_service_acceptance"))
 
@@ -29,7 +40,8 @@ def create(account: Account, params: Params) -> Resource:
         )
     if customer:
         email = existing_customer(account, customer, "customer")["email"]
-    items = terms.read_items(account, params.many("line_items", most=terms.MAX_ITEMS) or [])
+    ordered = params.many("line_items", most=terms.MAX_ITEMS) or []
+    items = terms.read_items(account, ordered)
     terms.check_prices(account, [price for price, _, _ in items], customer, "line_items")
     order = params.nested("subscription_data") or Params({})
     agreed = {
@@ -38,8 +50,11 @@ def create(account: Account, params: Params) -> Resource:
         "trial_end": terms.read_trial_end(account, order),
         "without_card": terms.read_trial_settings(order)["end_behavior"]["missing_payment_method"],
     }
+    agreed["tax_rates"] = adjustments.read_tax_rates(account, order, "default_tax_rates") or []
+    agreed["item_tax_rates"] = [adjustments.read_tax_rates(account, item) or [] for item in ordered]
     now, identifier = account.now(), new_id("cs_test")
     total = 0 if agreed["trial_end"] else sum(prices.amount(price, quantity or 0) for price, quantity, _ in items)
+    discounts, off = _discounts(account, params, items[0][0]["currency"], total)
     session = {
         "id": identifier,
         "object": "checkout.session",
@@ -47,7 +62,7 @@ def create(account: Account, params: Params) -> Resource:
         "after_expiration": None,
         "allow_promotion_codes": params.flag("allow_promotion_codes"),
         "amount_subtotal": total,
-        "amount_total": total,
+        "amount_total": total - off,
         "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
         "billing_address_collection": params.choice("billing_address_collection", "auto", "required"),
         "cancel_url": params.url("cancel_url"),
@@ -66,7 +81,7 @@ def create(account: Account, params: Params) -> Resource:
         "customer_creation": None if customer else "always",
         "customer_details": _details(email, None) if email else None,
         "customer_email": None if customer else email,
-        "discounts": None,
+        "discounts": discounts,
         "expires_at": params.integer("expires_at", least=now + _SHORTEST_S, most=now + _LONGEST_S) or now + _LONGEST_S,
         "integration_identifier": None,
         "invoice": None,
@@ -99,7 +114,7 @@ def create(account: Account, params: Params) -> Resource:
         "submit_type": None,
         "subscription": None,
         "success_url": params.url("success_url"),
-        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+        "total_details": {"amount_discount": off, "amount_shipping": 0, "amount_tax": 0},
         "ui_mode": "hosted_page",
         "url": f"{account.base_url}/fake/checkout/{identifier}",
         "wallet_options": None,
@@ -155,22 +170,80 @@ def expired(account: Account, session: Resource) -> Resource:
 
 
 def pay(account: Account, params: Params, session_id: str) -> Resource:
-    """Pays with a card whose charges end with `outcome`; after a declined card the session stays open."""
+    """Pays with a card whose charges end with `outcome`; after a declined card the session stays open.
+
+    `no_card` starts a trial, or what costs nothing today, where the session requires no card for that.
+    """
     params.required("outcome")
-    outcome = params.choice("outcome", *OUTCOMES) or ""
+    outcome = params.choice("outcome", *OUTCOMES, NO_CARD) or ""
+    code = params.text("promotion_code", longest=100)
     email = params.text("email", longest=512)
     session = account.get("checkout.session", session_id)
     _refuse_unless_open(session)
+    if code is not None:
+        session = _with_code(account, session, code)
+    if outcome == NO_CARD and (session["amount_total"] or session["payment_method_collection"] != "if_required"):
+        raise InvalidRequestError("This session requires a card.", param="outcome")
     customer = _customer(account, session, email)
     if outcome == "fail" and session["amount_total"]:
         purpose = "Subscription creation"
         intent = payments.new_intent(account, customer["id"], session["amount_total"], session["currency"], purpose)
         payments.attempt(account, intent, None, "fail")
         return account.put({**session, "customer": customer["id"]})
-    return _completed(account, session, customer, attach(account, customer, outcome)["id"])
+    card = None if outcome == NO_CARD else attach(account, customer, outcome)["id"]
+    return _completed(account, session, customer, card)
 
 
-def _completed(account: Account, session: Resource, customer: Resource, card: str) -> Resource:
+def _discounts(account: Account, params: Params, currency: str, total: int) -> tuple[list[Resource] | None, int]:
+    """Returns the discounts of a session, and what they take off its total."""
+    named = params.many("discounts", most=1)
+    if not named:
+        return None, 0
+    if params.has("allow_promotion_codes"):
+        raise InvalidRequestError(
+            "You may only specify one of these parameters: allow_promotion_codes, discounts.",
+            code="parameters_exclusive",
+            param="discounts",
+        )
+    coupon, code = coupons.find(account, named[0])
+    coupons.check_currency(coupon, currency, named[0].name("coupon"))
+    return [_shown(coupon, code)], coupons.off(coupon, total)
+
+
+def _with_code(account: Account, session: Resource, code: str) -> Resource:
+    """Returns the session with the promotion code that the customer entered on its page."""
+    if not session["allow_promotion_codes"]:
+        raise InvalidRequestError("This session takes no promotion codes.", param="promotion_code")
+    coupon, found = coupons.entered(account, code)
+    coupons.check_currency(coupon, session["currency"], "promotion_code")
+    off = coupons.off(coupon, session["amount_subtotal"])
+    return account.put(
+        {
+            **session,
+            "amount_total": session["amount_subtotal"] - off,
+            "discounts": [_shown(coupon, found)],
+            "total_details": {**session["total_details"], "amount_discount": off},
+        }
+    )
+
+
+def _shown(coupon: Resource, code: Resource | None) -> Resource:
+    if code is not None:
+        return {"coupon": None, "promotion_code": code["id"]}
+    return {"coupon": coupon["id"], "promotion_code": None}
+
+
+def _granted(account: Account, session: Resource, customer: str) -> list[str]:
+    """Returns the ids of the discounts that the customer gets with this session."""
+    granted = []
+    for shown in session["discounts"] or []:
+        code = account.get("promotion_code", shown["promotion_code"]) if shown["promotion_code"] else None
+        coupon = account.get("coupon", code["promotion"]["coupon"] if code else shown["coupon"])
+        granted.append(coupons.granted(account, coupon, code, customer, session["id"]))
+    return granted
+
+
+def _completed(account: Account, session: Resource, customer: Resource, card: str | None) -> Resource:
     order = account.get("order", session["id"])
     trial_end = order["trial_end"]
     items = [(account.get("price", line["price"]), line["quantity"], line["metadata"]) for line in order["lines"]]
@@ -182,6 +255,9 @@ def _completed(account: Account, session: Resource, customer: Resource, card: st
         card=card,
         trial_end=trial_end if trial_end and trial_end > account.now() else None,
         without_card=order.get("without_card", "create_invoice"),
+        item_adjustments=[{"tax_rates": rates} for rates in order.get("item_tax_rates", [])],
+        tax_rates=order.get("tax_rates", []),
+        discounts=_granted(account, session, customer["id"]),
     )
     subscription, invoice = subscriptions.start(account, agreed)
     if invoice["status"] == "open":

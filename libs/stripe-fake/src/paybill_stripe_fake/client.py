@@ -60,9 +60,15 @@ class FakeControl:
             else:
                 return
 
-    def pay_checkout(self, session_id: str, outcome: Outcome = "succeed") -> dict[str, Any]:
-        """Pays as the customer would; returns the session, which is still `open` after a declined card."""
-        return self._post(f"/fake/checkout/{session_id}/pay", {"outcome": outcome})
+    def pay_checkout(
+        self, session_id: str, outcome: Outcome | Literal["no_card"] = "succeed", *, promotion_code: str | None = None
+    ) -> dict[str, Any]:
+        """Pays as the customer would; returns the session, which is still `open` after a declined card.
+
+        no_card: begins a trial without a card. promotion_code: that the customer enters on the page.
+        """
+        entered = {} if promotion_code is None else {"promotion_code": promotion_code}
+        return self._post(f"/fake/checkout/{session_id}/pay", {"outcome": outcome, **entered})
 
     def click_portal(self, url: str, subscription_id: str, action: Literal["cancel", "resume"]) -> dict[str, Any]:
         """Clicks on the page of a portal session as the customer would; returns the subscription."""

@@ -39,7 +39,7 @@ def draft(
             lines += [invoice_lines.of_usage(account, identifier, subscription, item, past)] if used else []
         elif recurring:
             lines.append(invoice_lines.of_item(account, identifier, subscription, item))
-    lines = adjustments.adjusted(account, subscription, lines)
+    lines = adjustments.adjusted(account, subscription, lines, identifier)
     details = {"metadata": subscription["metadata"], "subscription": subscription["id"]}
     invoice = _new(account, identifier, subscription["customer"], subscription["currency"], lines) | {
         "auto_advance": advance,
@@ -73,7 +73,7 @@ def _with_usage(account: Account, invoice: Resource) -> Resource:
     """Returns the draft with the usage that was reported since."""
     lines = [invoice_lines.with_usage(account, invoice["customer"], line) for line in invoice["lines"]["data"]]
     of = subscription_of(invoice)
-    lines = adjustments.adjusted(account, account.get("subscription", of) if of else None, lines)
+    lines = adjustments.adjusted(account, account.get("subscription", of) if of else None, lines, invoice["id"])
     if lines == invoice["lines"]["data"]:
         return invoice
     changes = {"lines": {**invoice["lines"], "data": lines}, **_amounts(account, invoice["customer"], lines)}

@@ -21,6 +21,8 @@ def checkout_page(session: Resource, lines: list[Resource], *, declined: bool = 
         f"<td>{_money(line['amount_total'], line['currency'])}</td></tr>"
         for line in lines
     )
+    off = session["total_details"]["amount_discount"]
+    rows += f"<tr><td>Discount</td><td>-{_money(off, session['currency'])}</td></tr>" if off else ""
     total = f"<tr><th>Due today</th><td>{_money(session['amount_total'], session['currency'])}</td></tr>"
     return _page("Checkout", "Subscribe", f"<table>{rows}{total}</table>{_state(session, declined=declined)}")
 
@@ -76,9 +78,23 @@ def _state(session: Resource, *, declined: bool) -> str:
             link = f'<p><a href="{back}">Cancel</a></p>' if back else ""
             return (
                 f'{message}<form method="post" action="/fake/checkout/{escape(session["id"])}/pay">'
+                f"{_promotion_code(session)}"
                 '<button name="outcome" value="succeed">Pay with a valid card</button>'
+                f"{_no_card(session)}"
                 f'<button name="outcome" value="fail">Pay with a declined card</button></form>{link}'
             )
+
+
+def _promotion_code(session: Resource) -> str:
+    if not session["allow_promotion_codes"]:
+        return ""
+    return '<p><label>Promotion code <input name="promotion_code"></label></p>'
+
+
+def _no_card(session: Resource) -> str:
+    if session["amount_total"] or session["payment_method_collection"] != "if_required":
+        return ""
+    return '<button name="outcome" value="no_card">Start without a card</button>'
 
 
 def _money(amount: int, currency: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from paybill_stripe_fake import collection, events, invoices
 from paybill_stripe_fake.account import Account
+from paybill_stripe_fake.adjustments import read_discounts, read_tax_rates
 from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError
 from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.lists import page
@@ -110,7 +111,8 @@ def list_subscriptions(account: Account, params: Params) -> Resource:
 def read_terms(account: Account, params: Params, customer_id: str) -> Terms:
     """Returns the terms of a new subscription."""
     customer = existing_customer(account, customer_id, "customer")
-    items = read_items(account, params.many("items", most=MAX_ITEMS) or [])
+    ordered = params.many("items", most=MAX_ITEMS) or []
+    items = read_items(account, ordered)
     check_prices(account, [price for price, _, _ in items], customer["id"])
     terms = Terms(
         customer=customer["id"],
@@ -121,6 +123,15 @@ def read_terms(account: Account, params: Params, customer_id: str) -> Terms:
         cancel_at_period_end=params.flag("cancel_at_period_end") or False,
         cancel_at=params.integer("cancel_at", least=account.now() + 1),
         without_card=read_trial_settings(params)["end_behavior"]["missing_payment_method"],
+        item_adjustments=[
+            {
+                "discounts": read_discounts(account, item, customer["id"]) or [],
+                "tax_rates": read_tax_rates(account, item) or [],
+            }
+            for item in ordered
+        ],
+        discounts=read_discounts(account, params, customer["id"]) or [],
+        tax_rates=read_tax_rates(account, params, "default_tax_rates") or [],
     )
     if named := params.text("default_payment_method"):
         return replace(terms, card=attach_named(account, customer, named, "default_payment_method")["id"])

@@ -20,7 +20,8 @@ _DAY_S = 86_400
 class Terms:
     """Terms of a new subscription.
 
-    items: price, quantity and metadata of each; all of one currency and one interval.
+    items: price, quantity and metadata of each; all of one currency and one interval. item_adjustments: discounts and
+    tax rates of the items, in their order; empty for none. discounts, tax_rates: of the whole subscription.
     card: pays for this subscription instead of the customer's default.
     trial_end: Unix seconds; until then nothing is owed. without_card: `missing_payment_method` of its end.
     """
@@ -35,6 +36,9 @@ class Terms:
     cancel_at: int | None = None
     without_card: str = "create_invoice"
     schedule: str | None = None
+    item_adjustments: list[Resource] = field(default_factory=list)
+    discounts: list[str] = field(default_factory=list)
+    tax_rates: list[Resource] = field(default_factory=list)
 
 
 def read_items(account: Account, items: list[Params]) -> list[tuple[Resource, int | None, dict[str, str]]]:
@@ -86,6 +90,7 @@ def new_subscription(account: Account, terms: Terms) -> Resource:
         new_item(account, identifier, price, quantity, metadata, (now, finish))
         for price, quantity, metadata in terms.items
     ]
+    data = [item | more for item, more in zip(data, terms.item_adjustments or [{}] * len(data), strict=True)]
     return {
         "id": identifier,
         "object": "subscription",
@@ -113,9 +118,9 @@ def new_subscription(account: Account, terms: Terms) -> Resource:
         "days_until_due": None,
         "default_payment_method": terms.card,
         "default_source": None,
-        "default_tax_rates": [],
+        "default_tax_rates": terms.tax_rates,
         "description": terms.description,
-        "discounts": [],
+        "discounts": terms.discounts,
         "ended_at": None,
         "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
         "items": list_object(data, f"/v1/subscription_items?subscription={identifier}"),
