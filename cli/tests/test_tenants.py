@@ -26,6 +26,18 @@ def test_a_new_tenant_has_a_checkout(on_stack) -> None:
     assert "next: pay at the checkout" in done.err
 
 
+def test_a_sign_up_chooses_interval_and_seats_and_shows_its_price(on_stack) -> None:
+    terms = ["--interval", "year", "--currency", "EUR", "--seats", 3]
+    preview = on_stack(*create("yearly", *terms, "--dry-run"))
+    refused = on_stack(*create("yearly", "--currency", "USD", "--dry-run"))
+    done = on_stack(*create("yearly", *terms))
+
+    assert "yearly would pay 3 x 290.00 EUR per year: 870.00 EUR" in preview.err
+    assert refused.code == ExitCode.USAGE
+    assert "29.00 EUR per month, 290.00 EUR per year" in refused.err
+    assert "price: 3 x 290.00 EUR per year" in done.out
+
+
 def test_wait_returns_when_the_tenant_is_active(real_stack, customers) -> None:
     command = [sys.executable, "-m", "paybill_cli", *map(str, create("followed", "--wait", "--json"))]
     pipe = subprocess.PIPE

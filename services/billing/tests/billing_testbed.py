@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paybill_contracts.envelope import Fact, Origin, headers_of, intake_subject, subject_of
 from paybill_contracts.event import encode
 from paybill_contracts.personal import seal
+from paybill_contracts.purchases import PurchaseTerms
 from paybill_contracts.tenant import Source, TenantRequested
 from paybill_runtime.clock import new_id
 from paybill_runtime.security.identity import Identity
@@ -75,6 +76,7 @@ class Publisher:
         payment: str | None = None,
         customer: str | None = None,
         contact_digest: str | None = None,
+        terms: PurchaseTerms | None = None,
     ) -> None:
         """Publishes a sign-up as the tenant service does, with the key encrypted for billing."""
         key = AESGCM.generate_key(256)
@@ -94,6 +96,7 @@ class Publisher:
                 customer=customer,
                 contact_digest=contact_digest,
                 contact_until=datetime.now(UTC) + timedelta(days=400) if contact_digest else None,
+                terms=terms,
             )
         )
 

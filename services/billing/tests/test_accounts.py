@@ -6,8 +6,10 @@ from paybill_billing.catalogue.domain.catalogue import UnknownPlanError
 from paybill_billing.providers.domain import Choice, UnknownProviderError, configure, evolve
 from paybill_billing.providers.port.snapshots import OpenedAccount
 from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.subscriptions.domain.accounts import AccountOrderError, Status
+from paybill_billing.subscriptions.domain.accounts import AccountOrderError, NoSuchPriceError, Status
 from paybill_contracts.billing import AccountAdopted, AccountFailed, AccountOpened, CancellationRequested
+from paybill_contracts.catalogue import Interval
+from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 
 CHOICE = Choice("providers", ("manual", "stripe"), "stripe", "a" * 64)
@@ -52,6 +54,23 @@ def test_a_tenant_pays_at_its_chosen_provider_or_at_the_default():
 def test_an_unknown_provider_is_refused():
     with pytest.raises(UnknownProviderError, match="choose one of manual, stripe"):
         accounts.on_tenant_requested(None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"payment": "gold"}))
+
+
+def test_the_coupon_of_a_sign_up_is_for_its_first_subscription():
+    terms = PurchaseTerms(interval=Interval.MONTH, currency="EUR", quantity=3, coupon="SPRING")
+    account = fold(
+        None, accounts.on_tenant_requested(None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"terms": terms}))
+    )
+
+    assert accounts.sold_terms(account) == terms
+    assert accounts.sold_terms(account, is_first=False) == terms.model_copy(update={"coupon": None})
+    assert accounts.sold_terms(OPENING) == FIRST_PRICE
+
+
+def test_a_price_that_is_no_longer_sold_is_refused():
+    terms = PurchaseTerms(interval=Interval.YEAR)
+    with pytest.raises(NoSuchPriceError, match=r"its prices: 20\.00 EUR per month"):
+        accounts.on_tenant_requested(None, CATALOGUE, CHOICE, REQUESTED.model_copy(update={"terms": terms}))
 
 
 def test_configuring_the_same_providers_again_emits_nothing():

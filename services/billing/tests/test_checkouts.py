@@ -12,6 +12,8 @@ from paybill_billing.subscriptions.domain import accounts
 from paybill_billing.subscriptions.domain.accounts import Account, NoCheckoutError, Status
 from paybill_contracts.accounts import CheckoutExpired, CheckoutOpened
 from paybill_contracts.billing import AccessState, CancellationRequested
+from paybill_contracts.catalogue import Interval
+from paybill_contracts.purchases import PurchaseTerms
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 
 ID = "ten_" + "a" * 32
@@ -119,3 +121,34 @@ async def test_the_expiry_of_a_strangers_checkout_waits_for_nothing(testbed) -> 
 
     assert await eventually(stored)
     assert await testbed.get("/v1/webhooks/waiting") == []
+
+
+async def test_a_customer_buys_with_the_terms_of_its_sign_up(testbed) -> None:
+    coupons, codes = testbed.fake.stripe.coupons, testbed.fake.stripe.promotion_codes
+    coupon = await asyncio.to_thread(coupons.create, {"percent_off": 10, "duration": "once"})
+    promotion = {"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "SPRING"}
+    await asyncio.to_thread(codes.create, promotion)
+    terms = PurchaseTerms(interval=Interval.YEAR, currency="EUR", quantity=3, coupon="SPRING")
+    await testbed.tenants.request_tenant(ID, terms=terms)
+    opened = await testbed.opened(ID)
+    session = opened["checkout_url"].rpartition("/")[2]
+    paid = await asyncio.to_thread(testbed.fake.control.pay_checkout, session)
+    subscription = await testbed.subscription(ID, "active")
+
+    assert (opened["terms"], opened["price"]["amount"]["minor"]) == (terms.model_dump(mode="json"), 29_000)
+    assert paid["amount_total"] == 3 * 29_000 * 9 // 10
+    assert (subscription["quantity"], subscription["interval"], subscription["price"]["minor"]) == (3, "year", 29_000)
+
+
+@pytest.mark.parametrize(
+    ("payment", "reason"),
+    [("stripe", "neither an active promotion code nor a coupon SPRING"), ("manual", "knows no coupons")],
+)
+async def test_a_coupon_that_the_provider_does_not_have_fails_the_account(testbed, payment, reason) -> None:
+    await testbed.tenants.request_tenant(ID, payment=payment, terms=PurchaseTerms(coupon="SPRING"))
+
+    async def failed():
+        account = await testbed.account(ID)
+        return account if account is not None and account["status"] == "failed" else None
+
+    assert reason in (await eventually(failed))["failure"]

@@ -262,7 +262,7 @@ async def test_every_route_and_parameter_is_documented(tenant) -> None:
     document = (await tenant.client.get("/openapi.json")).json()
     routes = {path: methods for path, methods in document["paths"].items() if path.startswith("/v1/tenants")}
 
-    assert sum(len(methods) for methods in routes.values()) == 8
+    assert sum(len(methods) for methods in routes.values()) == 9
     assert all(method["description"] for methods in routes.values() for method in methods.values())
     assert all(
         parameter["description"]
@@ -271,6 +271,20 @@ async def test_every_route_and_parameter_is_documented(tenant) -> None:
         for parameter in method.get("parameters", [])
         if parameter["in"] != "header"
     )
+
+
+async def test_a_quote_is_refused_as_the_request_would_be_and_changes_nothing(tenant, sign_up) -> None:
+    async def quoted(**changes):
+        answer = await tenant.client.post("/v1/tenants/quote", json=sign_up | changes)
+        return answer.status_code, answer.json().get("code")
+
+    accepted = [await quoted() for _ in range(2)]
+    refused = await quoted(region="moon-1")
+    await tenant.client.post("/v1/tenants", json=sign_up)
+
+    assert accepted == [(200, None), (200, None)]
+    assert refused == (422, "unknown_region")
+    assert await quoted() == (409, "slug_taken")
 
 
 @pytest.mark.parametrize("slug", ["a", "a-b", "a1"])

@@ -1,13 +1,18 @@
 """Options of a sign-up, as their owners publish them."""
 
 import pytest
-from paybill_contracts.catalogue import Catalogue, CataloguePublished, PlanVersion
+from paybill_contracts.catalogue import Catalogue, CataloguePublished, Interval, PlanVersion, Price
+from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
 from paybill_contracts.providers import ProvidersConfigured
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished
+from paybill_contracts.purchases import FIRST_PRICE, PlanPrices, PurchaseTerms
 from paybill_tenant.domain.signup_options import (
+    NoSuchPriceError,
     OptionsNotPublishedError,
+    QuantityOutOfBoundsError,
     SignupOptions,
+    TermsOfCustomerError,
     UnknownPaymentError,
     UnknownPlanError,
     UnknownRegionError,
@@ -17,6 +22,7 @@ from paybill_tenant.domain.signup_options import (
     on_blueprint_published,
     on_catalogue_published,
     on_providers_configured,
+    quote,
 )
 
 PLANS = SignupOptions(id="plans", keys=("pro", "starter"), source_hash="a" * 64)
@@ -116,3 +122,65 @@ def test_unpublished_options_are_refused_with_a_stable_code(plans, regions, plan
         check_plan_and_region(plans, regions, plan=plan, region=region)
 
     assert refusal.value.code == code
+
+
+def price(minor: int, currency: str, interval: Interval) -> Price:
+    return Price(amount=Money(minor=minor, currency=currency), interval=interval, provider_prices={})
+
+
+PRICES = (
+    price(2900, "EUR", Interval.MONTH),
+    price(29_000, "EUR", Interval.YEAR),
+    price(3100, "USD", Interval.MONTH),
+    price(10**12, "JPY", Interval.MONTH),
+)
+PRICED = SignupOptions(
+    id="plans", keys=("pro",), source_hash="a" * 64, prices=(PlanPrices(plan="pro", trial_days=14, prices=PRICES),)
+)
+
+
+def test_the_newest_version_of_a_plan_has_the_prices_of_the_sign_up() -> None:
+    provided = PRICES[0].model_copy(update={"provider_prices": {"stripe": "price_1"}})
+    old = version("pro", 1).model_copy(update={"prices": PRICES})
+    new = version("pro", 2).model_copy(update={"prices": (provided,), "trial_days": 7})
+    (noted,) = on_catalogue_published(None, catalogue(new, old))
+
+    assert noted.prices == (PlanPrices(plan="pro", trial_days=7, prices=(PRICES[0],)),)
+
+
+def test_options_of_an_older_fact_get_their_prices_from_the_same_catalogue() -> None:
+    published = catalogue(version("pro", 1).model_copy(update={"prices": PRICES}))
+    older = SignupOptions(id="plans", keys=("pro",), source_hash=published.content_hash)
+    (noted,) = on_catalogue_published(older, published)
+
+    assert noted.prices[0].prices == PRICES
+
+
+@pytest.mark.parametrize(
+    ("terms", "index", "total"),
+    [
+        (FIRST_PRICE, 0, 2900),
+        (PurchaseTerms(interval=Interval.YEAR, quantity=3), 1, 87_000),
+        (PurchaseTerms(currency="USD", coupon="SPRING"), 2, 3100),
+    ],
+)
+def test_a_quote_has_the_first_price_with_the_interval_and_currency(terms, index, total) -> None:
+    found = quote(PRICED, "pro", terms, None)
+
+    assert (found.price, found.total.minor, found.trial_days) == (PRICES[index], total, 14)
+
+
+def test_a_price_that_the_plan_does_not_have_is_refused_with_those_that_it_has() -> None:
+    with pytest.raises(NoSuchPriceError, match=r"29\.00 EUR per month, 290\.00 EUR per year, 31\.00 USD per month"):
+        quote(PRICED, "pro", PurchaseTerms(interval=Interval.YEAR, currency="USD"), None)
+
+
+def test_a_total_that_cannot_be_charged_is_refused() -> None:
+    with pytest.raises(QuantityOutOfBoundsError):
+        quote(PRICED, "pro", PurchaseTerms(currency="JPY", quantity=1001), None)
+
+
+def test_an_existing_customer_keeps_the_terms_that_it_has() -> None:
+    assert quote(PRICED, "pro", FIRST_PRICE, "cus_1") is None
+    with pytest.raises(TermsOfCustomerError):
+        quote(PRICED, "pro", PurchaseTerms(quantity=2), "cus_1")

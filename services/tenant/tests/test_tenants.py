@@ -25,7 +25,7 @@ from paybill_contracts.tenant import (
     TenantSuspended,
 )
 from paybill_tenant.domain import access, environments, holds, offboarding, tenants
-from paybill_tenant.domain.signup_options import SignupOptions, UnknownPlanError
+from paybill_tenant.domain.signup_options import SignupOptions, SlugReservedError, UnknownPlanError
 from paybill_tenant.domain.tenants import Status, Tenant, evolve
 from tenant_samples import (
     ACTIVE,
@@ -106,7 +106,7 @@ def test_a_request_is_recorded_completely_with_the_address_encrypted() -> None:
 
 @pytest.mark.parametrize("slug", ["postgres", "admin", "www", "pg-catalog", "xn--acme"])
 def test_a_reserved_slug_is_refused(slug) -> None:
-    with pytest.raises(tenants.SlugReservedError):
+    with pytest.raises(SlugReservedError):
         request(slug=slug)
 
 

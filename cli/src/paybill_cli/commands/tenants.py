@@ -13,7 +13,8 @@ from paybill_cli.client.tenants import tenant_id, tenant_path
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.commands.why import explained
 from paybill_cli.errors import CliError, usage
-from paybill_cli.options import ConfirmedOptions, Limit, Reason, RequestOptions, TenantName, Timeout
+from paybill_cli.formatting import money
+from paybill_cli.options import ConfirmedOptions, Interval, Limit, Reason, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output, Progress
 
 COLUMNS = ("slug", "status", "plan", "region", "id")
@@ -44,32 +45,41 @@ def create(
         str | None,
         typer.Option("--customer", help="Existing customer at the provider, such as cus_Q1; nothing is charged again."),
     ] = None,
+    interval: Interval = None,
+    currency: Annotated[str | None, typer.Option("--currency", help="Currency of the price, such as EUR.")] = None,
+    quantity: Annotated[int, typer.Option("--quantity", "--seats", min=1, help="Seats.")] = 1,
+    coupon: Annotated[str | None, typer.Option("--coupon", help="Promotion code, or id of a coupon.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the tenant is active.")] = False,
     timeout: Timeout = 120,
 ) -> None:
     """Request a new tenant.
 
-    It becomes active when its subscription gives access and its environment is ready.
+    It becomes active when its subscription gives access and its environment is ready. Without --interval and
+    --currency, the first price of the plan is used; --dry-run shows the price.
 
     Example: paybill tenant create acme --plan team --region eu-central --email ops@acme.example --wait
     """
-    body = {"slug": slug, "name": name or slug, "plan": plan, "region": region, "contact_email": email}
+    body: dict[str, Any] = {"slug": slug, "name": name or slug, "plan": plan, "region": region, "contact_email": email}
     body |= {"payment": payment} if payment is not None else {}
     body |= {"customer": customer} if customer is not None else {}
+    body |= {"interval": interval, "currency": currency, "quantity": quantity, "coupon": coupon}
     if options.dry_run:
-        print_unsent(out, "tenant", "/v1/tenants", body | {"contact_email": "(sealed)"})
+        with Service(stack, "tenant") as tenants:
+            _show_quote(out, slug, tenants.post("/v1/tenants/quote", body))
         return
     with Service(stack, "tenant") as tenants:
         tenant = post(out, tenants, "/v1/tenants", body, options.idempotency_key)
         with out.progress(_status(tenant)) as progress:
             deadline = Deadline(timeout, next=f"paybill tenant show {slug}")
-            checkout = _checkout(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
+            account = _opened_account(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
+            checkout = account["checkout_url"] if account is not None else None
             if wait and checkout:
                 action = "the purchase order" if payment == MANUAL else f"the payment at {checkout}"
                 out.info(f"waiting for {action} of {slug}")
             while wait and tenant["status"] != "active":
                 tenant = _next_status(tenants, tenant, deadline, progress)
-    _show(out, tenant | {"checkout_url": checkout}, (*FIELDS, "checkout_url"))
+    price = _price(account) if account is not None else None
+    _show(out, tenant | {"price": price, "checkout_url": checkout}, (*FIELDS, "price", "checkout_url"))
     if not wait and checkout:
         pay = f"paybill manual accept {slug} --po NUMBER" if payment == MANUAL else "pay at the checkout"
         out.info(f"next: {pay}, then: paybill tenant show {slug}")
@@ -269,8 +279,29 @@ def portal(out: Output, stack: Stack, tenant: TenantName) -> None:
         out.record("tenant.portal", billing.post(path))
 
 
-def _checkout(out: Output, stack: Stack, tenant: str, wait_s: float) -> str | None:
-    """Returns the checkout URL once billing has it. The tenant exists already, so billing may be unavailable."""
+def _price(account: Mapping[str, Any]) -> str | None:
+    """Returns the price of the sign-up, such as `5 x 29.00 EUR per month, coupon SPRING20`."""
+    terms, price = account["terms"], account["price"]
+    if price is None or account["adopts"] is not None:
+        return None
+    return _priced(terms["quantity"], price["amount"], price["interval"], terms["coupon"])
+
+
+def _priced(quantity: int, unit: Mapping[str, Any], interval: str, coupon: str | None) -> str:
+    return f"{quantity} x {money(unit)} per {interval}" + (f", coupon {coupon}" if coupon else "")
+
+
+def _show_quote(out: Output, slug: str, quote: Mapping[str, Any]) -> None:
+    """Prints the price that a sign-up would have."""
+    if quote["unit_price"] is not None:
+        price = _priced(quote["quantity"], quote["unit_price"], quote["interval"], quote["coupon"])
+        trial = f", after {quote['trial_days']} days of trial" if quote["trial_days"] else ""
+        out.info(f"{slug} would pay {price}: {money(quote['total'])}{trial}; nothing was changed")
+    out.record("tenant.quote", quote)
+
+
+def _opened_account(out: Output, stack: Stack, tenant: str, wait_s: float) -> dict[str, Any] | None:
+    """Returns the account once billing has opened it. The tenant exists already, so billing may be unavailable."""
     deadline = Deadline(wait_s)
     try:
         with Service(stack, "billing") as billing:
@@ -284,8 +315,8 @@ def _checkout(out: Output, stack: Stack, tenant: str, wait_s: float) -> str | No
     except CliError as error:
         out.info(f"the checkout is not known yet: {error.message}")
         return None
-    checkout: str | None = account["checkout_url"]
-    return checkout
+    found: dict[str, Any] = account
+    return found
 
 
 def _next_status(tenants: Service, tenant: dict[str, Any], deadline: Deadline, progress: Progress) -> dict[str, Any]:

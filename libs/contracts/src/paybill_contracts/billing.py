@@ -17,6 +17,7 @@ from paybill_contracts.operations import (
 )
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
+from paybill_contracts.purchases import PurchaseTerms
 from paybill_contracts.values import (
     Count,
     Digest,
@@ -47,7 +48,8 @@ class AccountRegistered(Event, type="billing.account_registered", version=1, agg
     """Billing will open the tenant's account at the provider, under this name and address.
 
     adopts: the provider's existing customer that becomes the account; None for a new one. has_trial: False when the
-    customer has had the plan's trial. trial_id: of its claim, None without one.
+    customer has had the plan's trial. trial_id: of its claim, None without one. terms: None for one unit
+    at the plan's first price.
     """
 
     tenant_id: TenantId
@@ -60,6 +62,7 @@ class AccountRegistered(Event, type="billing.account_registered", version=1, agg
     adopts: ProviderId | None = None
     has_trial: bool = True
     trial_id: Digest | None = None
+    terms: PurchaseTerms | None = None
 
 
 class AccountOpened(Event, type="billing.account_opened", version=1, aggregate="account", key="tenant_id"):

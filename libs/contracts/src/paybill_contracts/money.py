@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from paybill_contracts.errors import DomainError
 
+MAX_MINOR = 10**15
+"""The largest amount, in minor units."""
+
 _DIGITS = {currency.code: currency.exponent for currency in Currency if currency.exponent is not None}
 
 
@@ -21,7 +24,7 @@ class Money(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    minor: Annotated[int, Field(ge=-(10**15), le=10**15, examples=[2500])]
+    minor: Annotated[int, Field(ge=-MAX_MINOR, le=MAX_MINOR, examples=[2500])]
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$"), Field(examples=["EUR"])]
 
     @property

@@ -18,6 +18,7 @@ from paybill_contracts.operations import (
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
 from paybill_contracts.provisioner import Export
+from paybill_contracts.purchases import PlanPrices, PurchaseTerms
 from paybill_contracts.values import (
     Count,
     Digest,
@@ -66,7 +67,8 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
 
     customer: an existing customer of that provider with its subscriptions; None for a new one. valid_until: without a
     subscription by then, the sign-up counts as abandoned; None for no limit. contact_digest: HMAC-SHA-256 of the
-    normalised address under a key of the service, which counts as the same customer until contact_until.
+    normalised address under a key of the service, which counts as the same customer until contact_until. terms:
+    None for one unit at the plan's first price.
     """
 
     tenant_id: TenantId
@@ -81,6 +83,7 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
     valid_until: Timestamp | None = None
     contact_digest: Digest | None = None
     contact_until: Timestamp | None = None
+    terms: PurchaseTerms | None = None
 
 
 class ProvisioningStarted(Event, type="tenant.provisioning_started", version=1, aggregate="tenant", key="tenant_id"):
@@ -276,12 +279,14 @@ class LifecyclePolicySet(
 class OfferingNoted(Event, type="tenant.offering_noted", version=1, aggregate="offering", key="offering"):
     """Options of a sign-up, as their owners published them: `plans`, `regions` or `payments`.
 
-    `source_hash` is the hash of the catalogue, blueprint or provider list that they come from.
+    `source_hash` is the hash of the catalogue, blueprint or provider list that they come from. prices: of the plans;
+    empty in facts that are older than the choice of a price.
     """
 
     offering: Key
     keys: tuple[Key, ...]
     source_hash: Digest
+    prices: tuple[PlanPrices, ...] = ()
 
 
 class TenantRequestRefused(

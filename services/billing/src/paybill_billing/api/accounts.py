@@ -4,13 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from paybill_contracts.billing import AccessState, Subscription
-from paybill_contracts.catalogue import MeteredFeature
+from paybill_contracts.catalogue import MeteredFeature, Price
 from paybill_contracts.money import Money
+from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, price_for
 from paybill_contracts.values import SubscriptionId, TenantId
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.listing import MAX_PAGE, Limit, load_page, load_state
 from pydantic import BaseModel, Field
 
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.api import EntitlementsView
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.http import Viewer
@@ -35,6 +38,8 @@ class AccountView(BaseModel):
     status: Status
     plan: Annotated[str, Field(description="The plan of the sign-up; the subscription has the current one.")]
     plan_version: int
+    terms: Annotated[PurchaseTerms, Field(description="Terms of the sign-up; the subscription has the current ones.")]
+    price: Annotated[Price | None, Field(description="The price of the sign-up, of one unit and without a coupon.")]
     provider: str
     customer: str | None
     adopts: Annotated[str | None, Field(description="The provider's customer that existed before the tenant.")]
@@ -62,6 +67,9 @@ def router(context: ServiceContext) -> APIRouter:
     async def show_account(tenant_id: TenantId, _: Viewer) -> AccountView:
         """Returns an account with its subscriptions, entitlements and usage."""
         account = await account_of(context, tenant_id)
+        known = catalogue.existing(await load_state(context, CATALOGUES, catalogue.CATALOGUE))
+        plan = catalogue.published(known, account.plan, account.plan_version).plan
+        terms = account.terms or FIRST_PRICE
         entitlements = await load_state(context, ENTITLEMENTS, tenant_id)
         included = (
             {f.meter: f.included for f in entitlements.features if isinstance(f, MeteredFeature)}
@@ -73,6 +81,8 @@ def router(context: ServiceContext) -> APIRouter:
             status=account.status,
             plan=account.plan,
             plan_version=account.plan_version,
+            terms=terms,
+            price=price_for(plan.prices, terms),
             provider=account.provider,
             customer=account.customer,
             adopts=account.adopts,

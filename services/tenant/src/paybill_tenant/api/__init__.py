@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Annotated, Self
+from typing import Annotated
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Path, Query, Response
-from paybill_contracts.money import Money
-from paybill_contracts.tenant import HoldOrigin, Source, SuspensionMode
-from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
+from paybill_contracts.purchases import FIRST_PRICE
+from paybill_contracts.tenant import Source
+from paybill_contracts.values import Slug
 from paybill_contracts.why import HoldState, TenantState
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -18,25 +18,29 @@ from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
 from paybill_runtime.http.listing import Limit, load_page, load_state, state_column
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
+from paybill_tenant.api.views import (
+    Email,
+    LegalHoldBody,
+    ListPosition,
+    OffboardBody,
+    QuoteView,
+    RequestBody,
+    ResumeBody,
+    SuspendBody,
+    TenantPage,
+    TenantView,
+)
 from paybill_tenant.domain import holds, offboarding, policies, tenants
 from paybill_tenant.domain.invariants import waiting
 from paybill_tenant.domain.policies import POLICY
-from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
-from paybill_tenant.domain.tenants import Status, Tenant, TenantEvent, TenantNotFoundError, existing
+from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS, check_request
+from paybill_tenant.domain.tenants import SlugTakenError, Status, Tenant, TenantEvent, TenantNotFoundError, existing
 from paybill_tenant.tables import POLICIES, SIGNUP_OPTIONS, TENANTS, ContactDigests, TenantRow
 
 _TENANT_ID = re.compile(r"ten_[0-9a-f]{32}")
-
-Email = Annotated[
-    str,
-    StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+$"),
-    Field(examples=["ops@acme.example"]),
-]
-"""One @ between two parts without spaces or control characters, at most 254 characters (RFC 5321, 4.5.3.1.3)."""
 
 IdOrSlug = Annotated[
     str,
@@ -47,146 +51,8 @@ IdOrSlug = Annotated[
     ),
 ]
 
-ListPosition = Annotated[str, StringConstraints(max_length=80, pattern=r"^[a-z][a-z0-9-]{0,39}(~ten_[0-9a-f]{32})?$")]
-"""A tenant's place in the order of slugs; that of an abandoned sign-up, whose slug is free, has its id behind it."""
-
 Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "tenant:read"))]
 Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "tenant:write"))]
-
-
-class Body(BaseModel):
-    """Request body; an unknown field is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RequestBody(Body):
-    """Request for a new tenant."""
-
-    slug: Annotated[Slug, Field(description="The name in URLs and database roles; permanently unique.")]
-    name: Annotated[Text, Field(description="The organisation's name, for people.", examples=["Acme"])]
-    plan: Annotated[Key, Field(description="A plan of the published catalogue.")]
-    region: Annotated[Key, Field(description="A region of the published blueprint.", examples=["eu-1"])]
-    contact_email: Annotated[
-        Email,
-        Field(description="Contact address for billing. Encrypted before it is stored; never shown."),
-    ]
-    payment: Annotated[
-        Key | None,
-        Field(description="The billing provider for payments; billing's default if null.", examples=["manual"]),
-    ] = None
-    customer: Annotated[
-        ProviderId | None,
-        Field(description="An existing customer of this provider; a new one if null.", examples=["cus_Q1"]),
-    ] = None
-
-
-class SuspendBody(Body):
-    """Mode and reason of a suspension."""
-
-    mode: Annotated[SuspensionMode, Field(description="`read_only`, or `blocked`: no access at all.")]
-    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
-
-
-class ResumeBody(Body):
-    """The hold to lift."""
-
-    reason: Annotated[Text | None, Field(description="Lifts only the hold with this reason; all of them if null.")] = (
-        None
-    )
-
-
-class LegalHoldBody(Body):
-    """The case of a legal hold."""
-
-    case: Annotated[
-        Text,
-        Field(
-            description="Reference of the case, kept in the log permanently: no personal data.", examples=["2026-17"]
-        ),
-    ]
-
-
-class OffboardBody(Body):
-    """Reason for offboarding."""
-
-    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
-
-
-class HoldView(BaseModel):
-    """A reason for suspension; only its origin lifts it. A tenant can have several of operators."""
-
-    origin: HoldOrigin
-    mode: SuspensionMode
-    reason: str
-
-
-class EnvironmentView(BaseModel):
-    """The tenant's environment. `epoch` counts its placements, and is null until the first is ready."""
-
-    id: str
-    epoch: int | None
-
-
-class Links(BaseModel):
-    """Related resources."""
-
-    self: str
-
-
-class TenantView(BaseModel):
-    """A tenant and its status. Its contact address is not shown: it is encrypted in the log."""
-
-    id: TenantId
-    slug: Slug
-    name: str
-    status: Status
-    plan: Annotated[str, Field(description="The plan requested at sign-up; billing has the current one.")]
-    region: str
-    holds: Annotated[list[HoldView], Field(description="In force now, or as soon as the environment is ready.")]
-    environment: EnvironmentView | None
-    failure: Annotated[str | None, Field(description="Reason why the environment could not be built.")]
-    retain_until: Annotated[
-        Timestamp | None, Field(description="Data is kept at least until then; null until the tenant leaves.")
-    ]
-    offboards_at: Annotated[
-        Timestamp | None,
-        Field(description="Offboarding begins then, unless a subscription gives access before; null if none ended."),
-    ]
-    legal_holds: Annotated[
-        list[str],
-        Field(description="Cases for which the data is kept: no verb that leads to its deletion is accepted."),
-    ]
-    debt: Annotated[list[Money], Field(description="What the customer owes at the provider, by currency.")]
-    links: Links
-
-    @classmethod
-    def of(cls, tenant: Tenant) -> Self:
-        """Builds the view of `tenant`."""
-        environment = tenant.environment_id
-        return cls(
-            id=tenant.id,
-            slug=tenant.slug,
-            name=tenant.name,
-            status=tenant.status,
-            plan=tenant.plan,
-            region=tenant.region,
-            holds=[HoldView(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.holds],
-            environment=None if environment is None else EnvironmentView(id=environment, epoch=tenant.epoch),
-            failure=tenant.failure,
-            retain_until=tenant.retain_until,
-            offboards_at=tenant.scheduled.at if tenant.scheduled is not None else None,
-            legal_holds=list(tenant.legal_holds),
-            debt=list(tenant.debt),
-            links=Links(self=f"/v1/tenants/{tenant.id}"),
-        )
-
-
-class TenantPage(BaseModel):
-    """Tenants in the order of their slugs."""
-
-    tenants: list[TenantView]
-    next: Annotated[ListPosition | None, Field(description="Send it as `after` for the next page; null on the last.")]
 
 
 def router(context: ServiceContext) -> APIRouter:
@@ -219,8 +85,8 @@ def router(context: ServiceContext) -> APIRouter:
 
         A sign-up that nobody pays in time is abandoned: it is cancelled, and its slug is free again.
         With an `Idempotency-Key` a repeated request returns the first response. Refused with `slug_taken`,
-        `slug_reserved`, `unknown_plan`, `unknown_region`, `unknown_payment`, or `offerings_not_published` (retry
-        later).
+        `slug_reserved`, `unknown_plan`, `no_such_price`, `quantity_out_of_bounds`, `unknown_region`,
+        `unknown_payment`, `terms_of_existing_customer`, or `offerings_not_published` (retry later).
         """
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await context.seal(tenant_id, body.contact_email)
@@ -242,6 +108,7 @@ def router(context: ServiceContext) -> APIRouter:
                 payments=unit.get(SIGNUP_OPTIONS, PAYMENTS),
                 payment=body.payment,
                 customer=body.customer,
+                terms=body.terms if body.terms != FIRST_PRICE else None,
                 valid_until=at.now + timedelta(seconds=policy.signup_valid_s),
                 contact_digest=digest,
                 contact_until=at.now + counts_for if digest is not None else None,
@@ -262,6 +129,27 @@ def router(context: ServiceContext) -> APIRouter:
         )
         response.headers["Location"] = view.links.self
         return view
+
+    @routes.post("/quote")
+    async def quote(body: RequestBody, _: Operator) -> QuoteView:
+        """Returns the price that this request would have, and changes nothing. Refused as the request would be."""
+        plans, regions, payments = [
+            await load_state(context, SIGNUP_OPTIONS, kind) for kind in (PLANS, REGIONS, PAYMENTS)
+        ]
+        found = check_request(
+            plans,
+            regions,
+            slug=body.slug,
+            plan=body.plan,
+            region=body.region,
+            payments=payments,
+            payment=body.payment,
+            customer=body.customer,
+            terms=body.terms,
+        )
+        if await context.rows(select(TenantRow.id).where(_is(body.slug))):
+            raise SlugTakenError(f"another tenant has the slug {body.slug}; choose another")
+        return QuoteView.of(found, body.terms)
 
     @routes.get("")
     async def show_all(

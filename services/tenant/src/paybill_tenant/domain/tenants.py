@@ -6,10 +6,11 @@ from enum import StrEnum
 from typing import assert_never
 
 from paybill_contracts.billing import AccountRegistered
-from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
+from paybill_contracts.errors import ConflictError, NotFoundError
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.placement import Preset
+from paybill_contracts.purchases import PurchaseTerms
 from paybill_contracts.tenant import (
     ContactForgotten,
     DebtNoted,
@@ -37,7 +38,7 @@ from paybill_contracts.tenant import (
 )
 from paybill_contracts.values import Count, Digest, EnvironmentId, Key, ProviderId, Slug, TenantId, Text, Timestamp
 
-from paybill_tenant.domain.signup_options import SignupOptions, check_payment, check_plan_and_region
+from paybill_tenant.domain.signup_options import SignupOptions, check_request
 
 TenantEvent = (
     TenantRequested
@@ -61,18 +62,6 @@ TenantEvent = (
     | ReturnStarted
     | TenantCancelled
 )
-
-# fmt: off
-RESERVED_SLUGS = frozenset({
-    "admin", "administrator", "api", "app", "assets", "auth", "billing", "cdn", "console", "default", "docs", "help",
-    "localhost", "login", "mail", "metrics", "nats", "null", "operator", "paybill", "postgres", "provisioner", "public",
-    "root", "smtp", "static", "status", "support", "system", "template0", "template1", "tenant", "www",
-})
-# fmt: on
-"""Names that could be mistaken for ours or PostgreSQL's in a host name or a database role."""
-
-RESERVED_PREFIXES = ("pg-", "xn--")
-"""PostgreSQL reserves `pg_`, and IDNA reserves `xn--` (RFC 5890, 2.3.1)."""
 
 
 class Status(StrEnum):
@@ -165,12 +154,6 @@ class SlugTakenError(ConflictError):
     code = "slug_taken"
 
 
-class SlugReservedError(DomainError):
-    """The slug could be mistaken for a name of ours."""
-
-    code = "slug_reserved"
-
-
 class TenantLeftError(ConflictError):
     """The tenant is offboarding or has left; it can no longer be suspended or resumed."""
 
@@ -210,15 +193,23 @@ def request(
     payments: SignupOptions | None = None,
     payment: str | None = None,
     customer: str | None = None,
+    terms: PurchaseTerms | None = None,
     valid_until: datetime | None = None,
     contact_digest: str | None = None,
     contact_until: datetime | None = None,
 ) -> list[TenantEvent]:
     """Requests a new tenant. A unique column, not this rule, ensures that the slug is free."""
-    if slug in RESERVED_SLUGS or slug.startswith(RESERVED_PREFIXES):
-        raise SlugReservedError(f"the slug {slug} is reserved; choose another")
-    check_plan_and_region(plans, regions, plan=plan, region=region)
-    check_payment(payments, payment)
+    check_request(
+        plans,
+        regions,
+        slug=slug,
+        plan=plan,
+        region=region,
+        payments=payments,
+        payment=payment,
+        customer=customer,
+        terms=terms,
+    )
     return [
         TenantRequested(
             tenant_id=tenant_id,
@@ -233,6 +224,7 @@ def request(
             valid_until=valid_until,
             contact_digest=contact_digest,
             contact_until=contact_until,
+            terms=terms,
         )
     ]
 

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Protocol, assert_never
 
-from paybill_contracts.catalogue import Price
+from paybill_contracts.catalogue import PlanVersion, Price
 from paybill_contracts.changes import ChangeKind, Proration
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.manual import Contract, ContractStatus, InvoiceStatus, Terms
 from paybill_contracts.money import Money
+from paybill_contracts.purchases import PurchaseTerms
 
 from paybill_billing.providers.manual.domain import manual
 from paybill_billing.providers.manual.domain.contracts import (
@@ -63,14 +64,12 @@ class Manual:
         self._offer_url = offer_url
 
     async def open(self, order: Order, key: str) -> OpenedAccount:
-        """Makes an offer for quantity 1 at the plan's first price; keeps an earlier offer."""
+        """Makes an offer with the terms of the order; keeps an earlier offer. A coupon is refused."""
 
         def decide(state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             if state is not None:
                 return []
-            price = priced(order.plan, None, None)
-            terms = terms_of(order.plan.plan, order.plan.version, price, 1)
-            return manual.offer(None, order.tenant_id, terms, now + OFFER_VALID)
+            return manual.offer(None, order.tenant_id, _ordered(order.plan, order.terms), now + OFFER_VALID)
 
         id_ = contract_id(order.tenant_id)
         with _provider_errors():
@@ -78,14 +77,12 @@ class Manual:
         return OpenedAccount(customer=id_, checkout=id_, checkout_url=f"{self._offer_url}{id_}")
 
     async def checkout(self, purchase: Purchase, key: str) -> OpenedCheckout:
-        """Keeps the offer while it is valid; else makes it again at the plan's first price."""
+        """Keeps the offer while it is valid; else makes it again with the terms of the purchase."""
 
         def decide(state: ManualContract | None, now: datetime) -> Sequence[ManualEvent]:
             if state is not None and state.offer is not None and now < state.offer.valid_until:
                 return []
-            price = priced(purchase.plan, None, None)
-            terms = terms_of(purchase.plan.plan, purchase.plan.version, price, 1)
-            return manual.offer(state, purchase.tenant_id, terms, now + OFFER_VALID)
+            return manual.offer(state, purchase.tenant_id, _ordered(purchase.plan, purchase.terms), now + OFFER_VALID)
 
         id_ = contract_id(purchase.tenant_id)
         with _provider_errors():
@@ -125,6 +122,12 @@ class Manual:
 
         with _provider_errors():
             await self._store.decide(subscription, key, decide)
+
+
+def _ordered(plan: PlanVersion, terms: PurchaseTerms) -> Terms:
+    if terms.coupon is not None:
+        raise ProviderRefusedError("payment by invoice knows no coupons; agree on the price in the offer")
+    return terms_of(plan.plan, plan.version, priced(plan, terms.interval, terms.currency), terms.quantity)
 
 
 def snapshot_of(state: ManualContract, contract: Contract) -> ProviderSnapshot:

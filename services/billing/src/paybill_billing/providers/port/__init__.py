@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from paybill_contracts.catalogue import PlanVersion
+from paybill_contracts.catalogue import PlanVersion, Price
 from paybill_contracts.changes import Proration
 from paybill_contracts.money import Money
+from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, named_prices, price_for
 
 from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
 from paybill_billing.providers.port.snapshots import (
@@ -54,13 +55,17 @@ class DeliveryRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A new customer and the plan that it buys. `email` is plaintext: use it and do not store it."""
+    """A new customer and the plan that it buys. `email` is plaintext: use it and do not store it.
+
+    terms: which of the plan's prices, and how many; a provider refuses what it cannot sell.
+    """
 
     tenant_id: str
     name: str
     email: str
     product: str
     plan: PlanVersion
+    terms: PurchaseTerms = FIRST_PRICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,17 @@ class Purchase:
     product: str
     plan: PlanVersion
     checkout: str | None
+    terms: PurchaseTerms = FIRST_PRICE
+
+
+def price_of(plan: PlanVersion, terms: PurchaseTerms) -> Price:
+    """Returns the price of the plan that the customer buys. Raises ProviderRefusedError."""
+    price = price_for(plan.prices, terms)
+    if price is None:
+        raise ProviderRefusedError(
+            f"{plan.plan}@{plan.version} has no such price; its prices: {named_prices(plan.prices)}"
+        )
+    return price
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,13 @@ from paybill_billing.providers.port import (
     ResolvedReference,
     SnapshotPage,
     UndeliveredPage,
+    price_of,
 )
 from paybill_billing.providers.port.snapshots import CollectionAttempt, OpenedAccount, OpenedCheckout, ProviderSnapshot
 from paybill_billing.providers.stripe import mappers
 from paybill_billing.providers.stripe.changes import StripeChanges
 from paybill_billing.providers.stripe.client import MissingError, PacedClient, retry_if_changed, stripe_errors
+from paybill_billing.providers.stripe.coupons import StripeCoupons
 from paybill_billing.providers.stripe.inbound import delivery_of
 from paybill_billing.providers.stripe.mappers import TENANT
 from paybill_billing.providers.stripe.meters import StripeMeters
@@ -59,6 +61,7 @@ class Stripe:
         )
         self._return_url = return_url
         self._prices = StripePrices(self._client, NAME)
+        self._coupons = StripeCoupons(self._client)
         self._changes = StripeChanges(self._client, self._prices)
         self._meters = StripeMeters(self._client)
         self._resolver = StripeReferenceResolver(self._client)
@@ -74,9 +77,8 @@ class Stripe:
         """
         with stripe_errors():
             customer = await self._customer(order, key)
-            price = await self._prices.id_of(order.product, order.plan, order.plan.prices[0])
-            purchase = Purchase(order.tenant_id, customer, order.product, order.plan, None)
-            session = await self._checkout(purchase, price, key)
+            purchase = Purchase(order.tenant_id, customer, order.product, order.plan, None, order.terms)
+            session = await self._checkout(purchase, key)
         if session.url is None:
             raise ProviderRefusedError(f"checkout {session.id} has no URL")
         return OpenedAccount(customer=customer, checkout=session.id, checkout_url=session.url)
@@ -86,8 +88,7 @@ class Stripe:
         with stripe_errors():
             session = await self._open_checkout(purchase.checkout) if purchase.checkout is not None else None
             if session is None:
-                price = await self._prices.id_of(purchase.product, purchase.plan, purchase.plan.prices[0])
-                session = await self._checkout(purchase, price, key)
+                session = await self._checkout(purchase, key)
         if session.url is None:
             raise ProviderRefusedError(f"checkout {session.id} has no URL")
         return OpenedCheckout(session.id, session.url)
@@ -277,7 +278,10 @@ class Stripe:
         )
         return made.id
 
-    async def _checkout(self, purchase: Purchase, price: str, key: str) -> stripe.checkout.Session:
+    async def _checkout(self, purchase: Purchase, key: str) -> stripe.checkout.Session:
+        terms = purchase.terms
+        sold = price_of(purchase.plan, terms)
+        price = await self._prices.id_of(purchase.product, purchase.plan, sold)
         subscription_data: SessionCreateParamsSubscriptionData = {"metadata": {TENANT: purchase.tenant_id}}
         if purchase.plan.trial_days:
             subscription_data["trial_period_days"] = purchase.plan.trial_days
@@ -285,9 +289,11 @@ class Stripe:
             "mode": "subscription",
             "customer": purchase.customer,
             "client_reference_id": purchase.tenant_id,
-            "line_items": [{"price": price, "quantity": 1}],
+            "line_items": [{"price": price, "quantity": terms.quantity}],
             "subscription_data": subscription_data,
             "success_url": self._return_url,
             "cancel_url": self._return_url,
         }
+        if terms.coupon is not None:
+            params["discounts"] = [await self._coupons.discount(terms.coupon)]
         return await self._client.v1.checkout.sessions.create_async(params, {"idempotency_key": f"{key}/checkout"})

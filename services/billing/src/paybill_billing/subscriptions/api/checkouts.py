@@ -56,7 +56,8 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
             raise Problem(503, "no_catalogue", "no catalogue is published yet; try again later")
         published = catalogue.published(known, account.plan, account.plan_version)
         plan = accounts.sold_plan(account, published.plan, is_first=is_first)
-        purchase = Purchase(account.id, customer, known.on_sale.product, plan, account.checkout)
+        terms = accounts.sold_terms(account, is_first=is_first)
+        purchase = Purchase(account.id, customer, known.on_sale.product, plan, account.checkout, terms)
         # Two requests at once open one checkout: both replace the same one.
         key = sha256(f"checkout/{account.id}/{account.checkout}".encode()).hexdigest()[:32]
         try:

@@ -27,6 +27,7 @@ from paybill_contracts.catalogue import PlanVersion
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
+from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, named_prices, price_for
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, on_sale
@@ -63,6 +64,12 @@ class NoCheckoutError(ConflictError):
     """The tenant cannot pay at a checkout: its account is not open, it leaves, or it has a subscription."""
 
     code = "no_checkout"
+
+
+class NoSuchPriceError(DomainError):
+    """The plan has no price with the interval and currency that the sign-up chose."""
+
+    code = "no_such_price"
 
 
 class Status(StrEnum):
@@ -102,6 +109,7 @@ class Account:
     has_trial: bool = True
     trial_id: str | None = None
     debt: tuple[Money, ...] = ()
+    terms: PurchaseTerms | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -121,11 +129,13 @@ def on_tenant_requested(
     """Registers an account at the provider that the tenant chose.
 
     has_trial, trial_id: whether the customer may have the plan's trial, and its id. Raises UnknownPlanError,
-    UnknownProviderError.
+    NoSuchPriceError, UnknownProviderError.
     """
     if account is not None:
         return []
     plan = on_sale(catalogue, event.plan)
+    if event.terms is not None and price_for(plan.prices, event.terms) is None:
+        raise NoSuchPriceError(f"{plan.plan}@{plan.version} has no such price; its prices: {named_prices(plan.prices)}")
     return [
         AccountRegistered(
             tenant_id=event.tenant_id,
@@ -138,6 +148,7 @@ def on_tenant_requested(
             adopts=event.customer,
             has_trial=has_trial,
             trial_id=trial_id,
+            terms=event.terms,
         )
     ]
 
@@ -148,6 +159,12 @@ def sold_plan(account: Account, plan: PlanVersion, *, is_first: bool = True) -> 
     is_first: the account has had no subscription yet.
     """
     return plan if account.has_trial and is_first else plan.model_copy(update={"trial_days": 0})
+
+
+def sold_terms(account: Account, *, is_first: bool = True) -> PurchaseTerms:
+    """Returns the terms of the sign-up; its coupon is for the first subscription only."""
+    terms = account.terms or FIRST_PRICE
+    return terms if is_first else terms.model_copy(update={"coupon": None})
 
 
 def opened(account: Account, at_provider: OpenedAccount) -> list[AccountEvent]:
@@ -275,6 +292,7 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             adopts=event.adopts,
             has_trial=event.has_trial,
             trial_id=event.trial_id,
+            terms=event.terms,
         )
     if account is None:
         raise AccountOrderError(f"{event.TYPE} came before the registration of the account of {event.tenant_id}")

@@ -60,6 +60,7 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
         email=await job.open(account.contact_email),
         product=known.on_sale.product,
         plan=accounts.sold_plan(account, catalogue.published(known, account.plan, account.plan_version).plan),
+        terms=accounts.sold_terms(account),
     )
     with provider_errors():
         opened = await providers[account.provider].open(order, job.id)

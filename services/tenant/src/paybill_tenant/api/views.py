@@ -1,0 +1,192 @@
+"""Bodies of requests and views of tenants."""
+
+from typing import Annotated, Self
+
+from paybill_contracts.catalogue import Interval
+from paybill_contracts.money import Money
+from paybill_contracts.purchases import Coupon, Currency, PurchaseTerms, Quantity
+from paybill_contracts.tenant import HoldOrigin, SuspensionMode
+from paybill_contracts.values import Key, ProviderId, Slug, TenantId, Text, Timestamp
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from paybill_tenant.domain.signup_options import SignupQuote
+from paybill_tenant.domain.tenants import Status, Tenant
+
+Email = Annotated[
+    str,
+    StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+$"),
+    Field(examples=["ops@acme.example"]),
+]
+"""One @ between two parts without spaces or control characters, at most 254 characters (RFC 5321, 4.5.3.1.3)."""
+
+ListPosition = Annotated[str, StringConstraints(max_length=80, pattern=r"^[a-z][a-z0-9-]{0,39}(~ten_[0-9a-f]{32})?$")]
+"""A tenant's place in the order of slugs; that of an abandoned sign-up, whose slug is free, has its id behind it."""
+
+
+class Body(BaseModel):
+    """Request body; an unknown field is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RequestBody(Body):
+    """Request for a new tenant."""
+
+    slug: Annotated[Slug, Field(description="The name in URLs and database roles; permanently unique.")]
+    name: Annotated[Text, Field(description="The organisation's name, for people.", examples=["Acme"])]
+    plan: Annotated[Key, Field(description="A plan of the published catalogue.")]
+    region: Annotated[Key, Field(description="A region of the published blueprint.", examples=["eu-1"])]
+    contact_email: Annotated[
+        Email,
+        Field(description="Contact address for billing. Encrypted before it is stored; never shown."),
+    ]
+    payment: Annotated[
+        Key | None,
+        Field(description="The billing provider for payments; billing's default if null.", examples=["manual"]),
+    ] = None
+    customer: Annotated[
+        ProviderId | None,
+        Field(description="An existing customer of this provider; a new one if null.", examples=["cus_Q1"]),
+    ] = None
+    interval: Annotated[Interval | None, Field(description="Of the price; of the first that fits if null.")] = None
+    currency: Annotated[Currency | None, Field(description="Of the price; of the first that fits if null.")] = None
+    quantity: Quantity = 1
+    coupon: Annotated[Coupon | None, Field(description="A promotion code, or the id of a coupon at the provider.")] = (
+        None
+    )
+
+    @property
+    def terms(self) -> PurchaseTerms:
+        """Terms of the purchase."""
+        return PurchaseTerms(interval=self.interval, currency=self.currency, quantity=self.quantity, coupon=self.coupon)
+
+
+class SuspendBody(Body):
+    """Mode and reason of a suspension."""
+
+    mode: Annotated[SuspensionMode, Field(description="`read_only`, or `blocked`: no access at all.")]
+    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
+
+
+class ResumeBody(Body):
+    """The hold to lift."""
+
+    reason: Annotated[Text | None, Field(description="Lifts only the hold with this reason; all of them if null.")] = (
+        None
+    )
+
+
+class LegalHoldBody(Body):
+    """The case of a legal hold."""
+
+    case: Annotated[
+        Text,
+        Field(
+            description="Reference of the case, kept in the log permanently: no personal data.", examples=["2026-17"]
+        ),
+    ]
+
+
+class OffboardBody(Body):
+    """Reason for offboarding."""
+
+    reason: Annotated[Text, Field(description="Shown to operators and kept in the log permanently: no personal data.")]
+
+
+class HoldView(BaseModel):
+    """A reason for suspension; only its origin lifts it. A tenant can have several of operators."""
+
+    origin: HoldOrigin
+    mode: SuspensionMode
+    reason: str
+
+
+class EnvironmentView(BaseModel):
+    """The tenant's environment. `epoch` counts its placements, and is null until the first is ready."""
+
+    id: str
+    epoch: int | None
+
+
+class QuoteView(BaseModel):
+    """The price that a sign-up would have; null for an existing customer, and while it is not published."""
+
+    unit_price: Money | None
+    interval: Interval | None
+    quantity: int
+    total: Annotated[Money | None, Field(description="Of a whole period, without the discount of the coupon.")]
+    trial_days: int | None
+    coupon: Annotated[str | None, Field(description="Not checked: the provider knows it.")]
+
+    @classmethod
+    def of(cls, quote: SignupQuote | None, terms: PurchaseTerms) -> Self:
+        """Builds the view of `quote`."""
+        return cls(
+            unit_price=quote.price.amount if quote else None,
+            interval=quote.price.interval if quote else None,
+            quantity=terms.quantity,
+            total=quote.total if quote else None,
+            trial_days=quote.trial_days if quote else None,
+            coupon=terms.coupon,
+        )
+
+
+class Links(BaseModel):
+    """Related resources."""
+
+    self: str
+
+
+class TenantView(BaseModel):
+    """A tenant and its status. Its contact address is not shown: it is encrypted in the log."""
+
+    id: TenantId
+    slug: Slug
+    name: str
+    status: Status
+    plan: Annotated[str, Field(description="The plan requested at sign-up; billing has the current one.")]
+    region: str
+    holds: Annotated[list[HoldView], Field(description="In force now, or as soon as the environment is ready.")]
+    environment: EnvironmentView | None
+    failure: Annotated[str | None, Field(description="Reason why the environment could not be built.")]
+    retain_until: Annotated[
+        Timestamp | None, Field(description="Data is kept at least until then; null until the tenant leaves.")
+    ]
+    offboards_at: Annotated[
+        Timestamp | None,
+        Field(description="Offboarding begins then, unless a subscription gives access before; null if none ended."),
+    ]
+    legal_holds: Annotated[
+        list[str],
+        Field(description="Cases for which the data is kept: no verb that leads to its deletion is accepted."),
+    ]
+    debt: Annotated[list[Money], Field(description="What the customer owes at the provider, by currency.")]
+    links: Links
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> Self:
+        """Builds the view of `tenant`."""
+        environment = tenant.environment_id
+        return cls(
+            id=tenant.id,
+            slug=tenant.slug,
+            name=tenant.name,
+            status=tenant.status,
+            plan=tenant.plan,
+            region=tenant.region,
+            holds=[HoldView(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.holds],
+            environment=None if environment is None else EnvironmentView(id=environment, epoch=tenant.epoch),
+            failure=tenant.failure,
+            retain_until=tenant.retain_until,
+            offboards_at=tenant.scheduled.at if tenant.scheduled is not None else None,
+            legal_holds=list(tenant.legal_holds),
+            debt=list(tenant.debt),
+            links=Links(self=f"/v1/tenants/{tenant.id}"),
+        )
+
+
+class TenantPage(BaseModel):
+    """Tenants in the order of their slugs."""
+
+    tenants: list[TenantView]
+    next: Annotated[ListPosition | None, Field(description="Send it as `after` for the next page; null on the last.")]
