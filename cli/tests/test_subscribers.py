@@ -1,4 +1,4 @@
-"""Tests of `paybill subscriber create`."""
+"""Tests of `paybill subscriber`."""
 
 import asyncio
 import json
@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from paybill_cli.client.event_log import connected
+from paybill_cli.client.stack import NatsAccess
+from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 from paybill_client import Fact, Subscriber, Unsealer
 from paybill_contracts.tenant import TenantRequested
 from paybill_embedded import NatsServer
 from paybill_runtime.messaging.streams import connect, ensure
+from paybill_runtime.testing import until
 
 CREATE = ("subscriber", "create")
 
@@ -147,6 +151,30 @@ def test_wrong_arguments_are_refused_before_anything_is_created(paybill, tmp_pat
     assert done.code == ExitCode.USAGE
     assert text in done.error["what"]
     assert not (tmp_path / "none").exists()
+
+
+def test_a_deleted_subscriber_cannot_read_any_more(on_stack, real_stack) -> None:
+    on_stack(*CREATE, "lost", "--contexts", "tenant")
+    credentials = json.loads((real_stack.data_dir / "clients/lost.json").read_text())
+
+    async def refused() -> bool:
+        try:
+            async with connected(NatsAccess(credentials["servers"][0], "lost", credentials["password"])):
+                return False
+        except CliError:
+            return True
+
+    assert not asyncio.run(refused())
+    listed = on_stack("subscriber", "list", "--json").data
+    preview = on_stack("subscriber", "delete", "lost", "--dry-run")
+    deleted = on_stack("subscriber", "delete", "lost", "--yes")
+    again = on_stack("subscriber", "delete", "lost", "--yes")
+
+    assert "lost" in {row["name"] for row in listed}
+    assert (preview.code, deleted.code, again.code) == (ExitCode.OK, ExitCode.OK, ExitCode.NOT_FOUND)
+    asyncio.run(until(refused))
+    assert not (real_stack.data_dir / "clients/lost.json").exists()
+    assert "lost" not in {row["name"] for row in on_stack("subscriber", "list", "--json").data}
 
 
 def test_without_a_stack_nothing_is_created(paybill, tmp_path) -> None:

@@ -342,6 +342,14 @@ TREE = Branch(
                     "paybill_cli.commands.subscribers:create",
                     "Create an identity with which another service reads events.",
                 ),
+                "list": Leaf(
+                    "paybill_cli.commands.subscribers:list_all",
+                    "List the subscribers of this data directory and their rights.",
+                ),
+                "delete": Leaf(
+                    "paybill_cli.commands.subscribers:delete",
+                    "Delete a subscriber: its login, rights and position in the log.",
+                ),
             },
         ),
         "replay": Leaf(

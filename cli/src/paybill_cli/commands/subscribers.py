@@ -1,8 +1,9 @@
-"""`paybill subscriber create`: an identity with which another service reads events of chosen contexts."""
+"""`paybill subscriber`: identities with which other services read events of chosen contexts."""
 
 import asyncio
 import re
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from paybill_cli.client.http import Service
 from paybill_cli.client.stack import NatsAccess, Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
+from paybill_cli.options import DryRun, Yes
 from paybill_cli.output import Output
 
 if TYPE_CHECKING:
@@ -101,6 +103,71 @@ async def create(
     if not embedded:
         _show_configuration(out, subscriber)
     out.info(f"next: copy {path} to the service, and write Subscriber({path.name!r}) in it; see libs/client/README.md")
+
+
+def list_all(out: Output, stack: Stack) -> None:
+    """List the subscribers of this data directory and their rights.
+
+    Example: paybill subscriber list
+    """
+    from paybill_embedded.subscribers import read_subscribers
+
+    rows = [
+        {
+            "name": each.name,
+            "contexts": each.contexts if out.json else ",".join(each.contexts),
+            "batches": each.batches,
+            "open_sealed": each.opens if out.json else ",".join(each.opens),
+            "consumer": each.consumer,
+        }
+        for _, each in sorted(read_subscribers(stack.data_dir).items())
+    ]
+    out.rows("subscriber.list", rows, ("name", "contexts", "batches", "open_sealed"))
+
+
+async def delete(
+    out: Output,
+    stack: Stack,
+    name: Annotated[str, typer.Argument(help="Name of the subscriber.", metavar="NAME")],
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Delete a subscriber: its login, rights and position in the log.
+
+    Use it when its credentials are lost or stolen. A new subscriber of the same name gets another password and begins
+    with the first event.
+
+    Example: paybill subscriber delete crm
+    """
+    from nats.js.errors import NotFoundError
+    from paybill_embedded.subscribers import read_subscribers, remove_subscriber
+    from paybill_stack.clients import remove_client_files
+    from paybill_stack.layout import Layout
+
+    from paybill_cli.client.event_log import EVENTS, connected
+
+    known = read_subscribers(stack.data_dir).get(name)
+    if known is None:
+        raise CliError(
+            "subscriber_not_found",
+            f"there is no subscriber {name}",
+            next="paybill subscriber list",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+    if dry_run:
+        out.record("subscriber", {"name": name, "contexts": list(known.contexts), "consumer": known.consumer})
+        out.info("nothing was changed")
+        return
+    out.confirm(f"{name} cannot read events any more. Delete it?", yes=yes)
+    access = stack.nats()
+    embedded = stack.nats_url is None and bool(stack.running().get("nats", {}).get("embedded"))
+    async with connected(access) as client:
+        await asyncio.to_thread(_share_keys, stack, name, [])
+        remove_subscriber(stack.data_dir, name)
+        with suppress(NotFoundError):
+            await client.jetstream().delete_consumer(EVENTS, known.consumer)
+    remove_client_files(Layout(stack.data_dir), name)
+    out.info(f"{name} is deleted" + ("" if embedded else "; remove the user from the configuration of NATS, too"))
 
 
 def _checked(name: str, contexts: list[str], types: list[str]) -> tuple[list[str], list[str]]:

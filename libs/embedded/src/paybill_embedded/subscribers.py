@@ -63,9 +63,21 @@ def store_subscriber(
         stored = known.get(name) or Subscriber(name, contexts, consumer_name(name))
         stored = replace(stored, contexts=contexts, batches=batches, opens=opens)
         if known.get(name) != stored:
-            entries = [asdict(each) for _, each in sorted((known | {name: stored}).items())]
-            write_private(data_dir / FILE, json.dumps({"subscribers": entries}, indent=2) + "\n")
+            _write(data_dir, known | {name: stored})
     return stored
+
+
+def remove_subscriber(data_dir: Path, name: str) -> None:
+    """Removes a subscriber, if it exists. Its login ends when NATS reads its configuration again."""
+    with _locked(data_dir):
+        known = read_subscribers(data_dir)
+        if known.pop(name, None) is not None:
+            _write(data_dir, known)
+
+
+def _write(data_dir: Path, subscribers: dict[str, Subscriber]) -> None:
+    entries = [asdict(each) for _, each in sorted(subscribers.items())]
+    write_private(data_dir / FILE, json.dumps({"subscribers": entries}, indent=2) + "\n")
 
 
 @contextmanager

@@ -51,6 +51,13 @@ def write_subscriber_file(path: Path, data_dir: Path, url: str, subscriber: Subs
     write_private(path, credentials.text())
 
 
+def remove_client_files(layout: Layout, name: str) -> None:
+    """Removes credentials file, password and key pair of a client."""
+    password_file = layout.credentials / f"nats-{name}"
+    for path in (layout.client(name), password_file, *layout.identities.glob(f"{name}.*")):
+        path.unlink(missing_ok=True)
+
+
 def subscriber_public_key(data_dir: Path, name: str) -> bytes:
     """Returns the public key of a subscriber (X25519); creates its key pair at the first call."""
     folder = private_dir(Layout(data_dir).identities)
