@@ -44,6 +44,14 @@ def test_a_valid_file_becomes_a_catalogue_with_the_line_of_each_plan():
     assert report == ["plans.yaml:3: unused", "plans.yaml:10: too long"]
 
 
+def test_a_trial_needs_a_card_unless_the_plan_allows_one_without():
+    trial = GOOD.replace("    grace", "    trial: 14d\n    grace")
+    without_card = trial.replace("    grace", "    trial_without_card: true\n    grace")
+
+    plans = [read_plans(text, "plans.yaml").content.plans[0] for text in (trial, without_card)]
+    assert [plan.trial_without_card for plan in plans] == [False, True]
+
+
 @pytest.mark.parametrize("window", ["hour", "day", "month", "period"])
 def test_a_meter_counts_by_the_clock_or_by_the_billing_period(window):
     plans = read_plans(GOOD.replace("{meter: calls}", f"{{meter: calls, window: {window}}}"), "plans.yaml")
@@ -91,6 +99,11 @@ def test_amounts_that_can_be_sold_are_accepted():
         ("name: Basic", "name: 2026-13-45", "plans.yaml:7: '2026-13-45' is no value"),
         ("name: Basic", f"name: {'9' * 5000}", "plans.yaml:7: '999"),
         ("product: shop", "product: " + "[" * 2000, "nested too deeply"),
+        (
+            "    retention: 30d",
+            "    trial_without_card: true\n    retention: 30d",
+            "plans.yaml:11: the plan has no trial: write `trial: 14d`",
+        ),
         ("    retention: 30d", "    trial: 12h\n    retention: 30d", "plans.yaml:11: a trial is in whole days"),
         (
             "meter: calls,",

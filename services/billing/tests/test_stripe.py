@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 import pytest
 import stripe
@@ -87,6 +88,17 @@ async def test_a_price_id_of_the_catalogue_is_used(client, fake):
     await client.open(order, "key-1")
 
     assert [price.id for price in fake.stripe.prices.list().data] == [made.id]
+
+
+async def test_a_trial_without_a_card_ends_the_subscription(client, fake):
+    trial = plan("pro", 1).model_copy(update={"trial_days": 14, "trial_without_card": True})
+    opened = await client.open(Order(ORDER.tenant_id, "Acme", PERSON, "shop", trial), "key-1")
+    session = fake.control.pay_checkout(opened.checkout, "no_card")
+    begun = await client.fetch(session["subscription"])
+    fake.control.advance_clock(timedelta(days=15))
+    ended = await client.fetch(session["subscription"])
+
+    assert (begun.status, ended.status) == ("trialing", "canceled")
 
 
 async def test_a_subscription_is_fetched_as_a_snapshot(client, fake):

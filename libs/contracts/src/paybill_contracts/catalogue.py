@@ -91,6 +91,7 @@ class PlanVersion(Value):
 
     trial_days: 0 for none. grace_s: access after a failed payment. retention_s: of the data after offboarding.
     access_while_paused: the behaviours of a pause of collection at the provider that keep access; others suspend it.
+    trial_without_card: a trial begins without a payment method, and ends the subscription if there is none by its end.
     """
 
     plan: Key
@@ -104,6 +105,7 @@ class PlanVersion(Value):
     features: tuple[Feature, ...]
     prices: tuple[Price, ...]
     access_while_paused: tuple[Key, ...] = ("keep_as_draft", "mark_uncollectible")
+    trial_without_card: bool = False
 
 
 class Catalogue(Value):

@@ -158,6 +158,7 @@ class _Plan(_StrictInput):
     tier: Key
     placement: Preset
     trial: Annotated[Span, Field(le=730 * 86_400)] = 0
+    trial_without_card: Annotated[bool, Field(strict=True)] = False
     grace: Annotated[Span, Field(le=365 * 86_400)]
     retention: Annotated[Span, Field(le=3650 * 86_400)]
     access_while_paused: list[PauseBehaviour] = [PauseBehaviour.KEEP_AS_DRAFT, PauseBehaviour.MARK_UNCOLLECTIBLE]
@@ -284,6 +285,7 @@ def _version(plan: _Plan) -> PlanVersion:
             for price in plan.prices
         ),
         access_while_paused=tuple(sorted(set(plan.access_while_paused))),
+        trial_without_card=plan.trial_without_card,
     )
 
 
@@ -316,6 +318,10 @@ def _inconsistencies(file: _File, lines: Lines) -> Iterator[Diagnostic]:
                 yield Diagnostic(lines[*path, "prices", position], reason)
         if plan.trial % _SECONDS["d"]:
             yield Diagnostic(lines[*path, "trial"], "a trial is in whole days")
+        if plan.trial_without_card and not plan.trial:
+            yield Diagnostic(
+                lines[*path, "trial_without_card"], "the plan has no trial: write `trial: 14d`, or remove this"
+            )
     ids = [
         (index, position, f"{provider} {price_id}")
         for index, plan in enumerate(file.plans)

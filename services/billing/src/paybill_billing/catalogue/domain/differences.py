@@ -60,7 +60,16 @@ class Difference:
     meters: tuple[MeterDifference, ...]
 
 
-_TERMS = ("name", "tier", "placement", "trial_days", "grace_s", "retention_s", "access_while_paused")
+_TERMS = (
+    "name",
+    "tier",
+    "placement",
+    "trial_days",
+    "grace_s",
+    "retention_s",
+    "access_while_paused",
+    "trial_without_card",
+)
 
 
 def between(catalogue: Catalogue | None, content: Content) -> Difference:

@@ -294,6 +294,9 @@ class Stripe:
             "success_url": self._return_url,
             "cancel_url": self._return_url,
         }
+        if purchase.plan.trial_days and purchase.plan.trial_without_card:
+            params["payment_method_collection"] = "if_required"
+            subscription_data["trial_settings"] = {"end_behavior": {"missing_payment_method": "cancel"}}
         if terms.coupon is not None:
             params["discounts"] = [await self._coupons.discount(terms.coupon)]
         return await self._client.v1.checkout.sessions.create_async(params, {"idempotency_key": f"{key}/checkout"})
