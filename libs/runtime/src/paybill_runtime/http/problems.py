@@ -10,6 +10,7 @@ from paybill_contracts.errors import ConflictError, DomainError, ForbiddenError,
 from starlette.exceptions import HTTPException
 
 from paybill_runtime.errors import DatabaseUnavailableError, OverloadedError, UnknownOutcomeError, is_unstorable
+from paybill_runtime.http.patterns import in_words
 from paybill_runtime.telemetry import trace_var
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         detail = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:5]
+            f"{'.'.join(str(part) for part in item['loc'])}: {in_words(item)}" for item in error.errors()[:5]
         )
         return problem(422, "invalid_request", detail)
 
