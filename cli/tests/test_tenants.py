@@ -38,6 +38,28 @@ def test_a_sign_up_chooses_interval_and_seats_and_shows_its_price(on_stack) -> N
     assert "price: 3 x 290.00 EUR per year" in done.out
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("paybill tenant show compl", "completed"),
+        ("paybill tenant create acme --plan star", "starter"),
+        ("paybill tenant create acme --region eu-", "eu-central"),
+    ],
+)
+def test_tenants_plans_and_regions_are_completed(real_stack, on_stack, words, expected) -> None:
+    on_stack(*create("completed"))
+    shell = {"_PAYBILL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "paybill"],
+        env=real_stack.environment | shell,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.split() == [expected]
+
+
 def test_wait_returns_when_the_tenant_is_active(real_stack, customers) -> None:
     command = [sys.executable, "-m", "paybill_cli", *map(str, create("followed", "--wait", "--json"))]
     pipe = subprocess.PIPE

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 import typer
 
+from paybill_cli import completion
+
 
 class OptionGroup:
     """Base of classes whose fields become options of each command with a parameter of that class."""
@@ -29,8 +31,12 @@ IdempotencyKey = Annotated[
         help="Repeat an attempt whose outcome is unknown: requests with the same key are executed once.",
     ),
 ]
-TenantName = Annotated[str, typer.Argument(help="Slug or id of the tenant.", metavar="TENANT")]
-OnlyTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant: slug or id.")]
+TenantName = Annotated[
+    str, typer.Argument(help="Slug or id of the tenant.", metavar="TENANT", autocompletion=completion.tenants)
+]
+OnlyTenant = Annotated[
+    str | None, typer.Option("--tenant", help="Only this tenant: slug or id.", autocompletion=completion.tenants)
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end; the service continues.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait; then the exit code is 8.")]

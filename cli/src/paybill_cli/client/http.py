@@ -47,6 +47,7 @@ _NEXT = {
     "job_not_found": "paybill jobs list",
     "job_recurring": "paybill jobs list",
     "not_waiting": "paybill webhook waiting",
+    "no_such_price": "paybill plans list",
     "nothing_offered": "paybill manual offer TENANT",
     "nothing_to_reactivate": "paybill subscription show SUBSCRIPTION",
     "move_runs": "paybill plans moves",

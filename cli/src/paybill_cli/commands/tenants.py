@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from paybill_cli import formatting
+from paybill_cli import completion, formatting
 from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.requests import post, print_unsent
 from paybill_cli.client.stack import Stack
@@ -34,8 +34,12 @@ def create(
     stack: Stack,
     options: RequestOptions,
     slug: Annotated[str, typer.Argument(help="Name in URLs and database roles; permanently unique.", metavar="SLUG")],
-    plan: Annotated[str, typer.Option("--plan", help="Plan of the published catalogue.")],
-    region: Annotated[str, typer.Option("--region", help="Region of the published blueprint.")],
+    plan: Annotated[
+        str, typer.Option("--plan", help="Plan of the published catalogue.", autocompletion=completion.plans)
+    ],
+    region: Annotated[
+        str, typer.Option("--region", help="Region of the published blueprint.", autocompletion=completion.regions)
+    ],
     email: Annotated[str, typer.Option("--email", help="Billing contact; encrypted, never shown.")],
     name: Annotated[str | None, typer.Option("--name", help="Name of the organisation; by default the slug.")] = None,
     payment: Annotated[

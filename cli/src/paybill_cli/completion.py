@@ -1,0 +1,62 @@
+"""Completes tenants, plans and regions in the shell, as the stack of the command line has them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import typer
+
+MAX_TENANTS = 1000
+
+
+def tenants(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Returns the slugs of tenants that begin with `incomplete`."""
+    return _matching(ctx, incomplete, "tenant", _slugs)
+
+
+def plans(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Returns the plans on sale that begin with `incomplete`."""
+    return _matching(ctx, incomplete, "billing", _plans)
+
+
+def regions(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Returns the regions of the blueprint that begin with `incomplete`."""
+    return _matching(ctx, incomplete, "provisioner", _regions)
+
+
+def _slugs(service: Any) -> Iterable[str]:
+    found, _ = service.list_rows("/v1/tenants", "tenants", {}, MAX_TENANTS)
+    return [tenant["slug"] for tenant in found]
+
+
+def _plans(service: Any) -> Iterable[str]:
+    return {plan["plan"] for plan in service.get("/v1/catalogue")["plans"]}
+
+
+def _regions(service: Any) -> Iterable[str]:
+    regions: list[str] = service.get("/v1/blueprint")["content"]["regions"]
+    return regions
+
+
+def _matching(ctx: typer.Context, incomplete: str, name: str, names: Callable[[Any], Iterable[str]]) -> list[str]:
+    from paybill_stack.errors import StackError
+
+    from paybill_cli.client.http import Service
+    from paybill_cli.client.stack import Stack
+    from paybill_cli.errors import CliError
+
+    defaults = Stack()
+    given = {each.name for each in fields(Stack) if ctx.params.get(each.name) is not None}
+    values = {each.name: getattr(defaults, each.name) for each in fields(Stack)}
+    values |= {key: _converted(key, ctx.params[key]) for key in given}
+    try:
+        with Service(Stack.of(values, given), name) as service:
+            return sorted(each for each in names(service) if each.startswith(incomplete))
+    except (CliError, StackError):
+        # A shell shows no errors while somebody types: without a stack there is nothing to complete.
+        return []
+
+
+def _converted(key: str, value: Any) -> Any:
+    return Path(value) if key.endswith(("_dir", "_file")) else value
