@@ -206,7 +206,6 @@ def test_offboarding_prints_its_steps_and_cannot_be_undone(on_stack, customers) 
 @pytest.mark.parametrize(
     "arguments",
     [
-        create("dry", "--dry-run"),
         ["tenant", "suspend", "dry", "--reason", "x", "--dry-run"],
         ["tenant", "resume", "dry", "--dry-run"],
         ["tenant", "hold", "dry", "--legal", "--case", "2026-17", "--dry-run"],

@@ -52,6 +52,14 @@ class RequestOptions(OptionGroup):
 
 
 @dataclass(frozen=True)
+class PreviewOptions(OptionGroup):
+    """Options of a change with a preview and without a confirmation."""
+
+    idempotency_key: IdempotencyKey = None
+    dry_run: DryRun = False
+
+
+@dataclass(frozen=True)
 class ConfirmedOptions(RequestOptions):
     """Options of a change without a preview."""
 

@@ -14,7 +14,16 @@ from paybill_cli.client.waiting import Deadline
 from paybill_cli.commands.why import explained
 from paybill_cli.errors import CliError, usage
 from paybill_cli.formatting import money
-from paybill_cli.options import ConfirmedOptions, Interval, Limit, Reason, RequestOptions, TenantName, Timeout
+from paybill_cli.options import (
+    ConfirmedOptions,
+    Interval,
+    Limit,
+    PreviewOptions,
+    Reason,
+    RequestOptions,
+    TenantName,
+    Timeout,
+)
 from paybill_cli.output import Output, Progress
 
 COLUMNS = ("slug", "status", "plan", "region", "id")
@@ -32,7 +41,7 @@ MANUAL = "manual"
 def create(
     out: Output,
     stack: Stack,
-    options: RequestOptions,
+    options: PreviewOptions,
     slug: Annotated[str, typer.Argument(help="Name in URLs and database roles; permanently unique.", metavar="SLUG")],
     plan: Annotated[
         str, typer.Option("--plan", help="Plan of the published catalogue.", autocompletion=completion.plans)
