@@ -186,6 +186,8 @@ def _paid_until(
 def unpaid_amount(invoice: Json) -> Money | None:
     """Returns what is unpaid of an invoice after a failed attempt to collect; None before the first attempt."""
     remaining = invoice.get("amount_remaining")
+    if invoice.get("status") not in {"open", "uncollectible"}:
+        return None
     is_due = invoice.get("status") == "uncollectible" or bool(invoice.get("attempted")) or _is_past_due(invoice)
     if not is_due or not isinstance(remaining, int) or remaining <= 0:
         return None
