@@ -19,11 +19,11 @@ RUNTIME, CONTRACTS, LICENCE, STACK = (
 VIOLATIONS = {
     "an HTTP client of the standard library in an API": (
         "network",
-        {f"{TENANT}/api.py": "import urllib.request"},
+        {f"{TENANT}/api/__init__.py": "import urllib.request"},
     ),
     "a network module through its parent": (
         "network",
-        {f"{TENANT}/api.py": "import http\nhttp.client.HTTPConnection"},
+        {f"{TENANT}/api/__init__.py": "import http\nhttp.client.HTTPConnection"},
     ),
     "a socket in the runtime": ("network", {f"{RUNTIME}/clock.py": "import socket"}),
     "TLS in the licence library": ("network", {f"{LICENCE}/token.py": "import ssl"}),
@@ -114,7 +114,7 @@ VIOLATIONS = {
         "sql",
         {f"{TENANT}/tables.py": "STATEMENT = f'DELETE FROM {TENANTS.table.name}'"},
     ),
-    "a write without text": ("sql", {f"{TENANT}/api.py": "from sqlalchemy import update"}),
+    "a write without text": ("sql", {f"{TENANT}/api/__init__.py": "from sqlalchemy import update"}),
 }
 """Lines that are added to modules, after the only rules that refuse them: import contracts and checks of the source."""
 
