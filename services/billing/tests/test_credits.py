@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from billing_samples import CATALOGUE, DAY, NOW, PRO_1
 from change_samples import SUBSCRIPTION
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from paybill_billing.subscriptions.domain import changes
 from paybill_billing.subscriptions.domain.change_requests import ChangeIntent, WhileOverdue, resolve
@@ -103,7 +103,14 @@ actions = st.lists(
 )
 
 
-@given(actions, st.sampled_from(WhileOverdue), st.booleans())
+def _changed(quantity):
+    return "change", {"quantity": quantity, "passed": 0, "fails_meanwhile": False}
+
+
+@given(history=actions, while_overdue=st.sampled_from(WhileOverdue), first_is_paid=st.booleans())
+@example(
+    history=[_changed(5), ("pay", {}), _changed(1)], while_overdue=WhileOverdue.WITHOUT_PRORATION, first_is_paid=False
+)
 def test_credit_given_never_exceeds_money_received(history, while_overdue, first_is_paid):
     balance = Balance(while_overdue)
     balance.renew(is_paid=first_is_paid)

@@ -151,7 +151,26 @@ def resolve(
             drop_scheduled=intent.drop_scheduled,
         )
     change = _plan_change(catalogue, subscription, intent, _requested_version(catalogue, subscription, intent))
-    return change.model_copy(update={"without_proration": without_proration and not intent.at_period_end})
+    if not without_proration or intent.at_period_end:
+        return change
+    if _costs_more(catalogue, subscription, change):
+        raise SubscriptionOverdueError(
+            f"the invoice of {subscription.subscription_id} is overdue: what is added would not be charged, and could "
+            "be credited later; it has to be paid first, or request the change for the end of the period"
+        )
+    return change.model_copy(update={"without_proration": True})
+
+
+def _costs_more(catalogue: Catalogue, subscription: Subscription, change: WantedChange) -> bool:
+    """Returns whether the period would have cost more with the change, or has another length."""
+    price, quantity = subscription.price.minor, change.quantity or subscription.quantity
+    if change.plan is not None:
+        pinned = published(catalogue, subscription.plan.plan, subscription.plan.version).plan
+        new = published(catalogue, change.plan.plan, change.plan.version).plan.prices[change.price_index]
+        if new.interval is not interval_of(subscription, pinned):
+            return True
+        price = new.amount.minor
+    return price * quantity > subscription.price.minor * subscription.quantity
 
 
 def resolve_migration(
