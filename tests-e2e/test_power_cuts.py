@@ -92,8 +92,11 @@ class Deployment:
                 return False
 
     async def close(self) -> None:
-        for task in self._customers:
-            task.cancel()
+        running = {task for task in self._customers if not task.done()}
+        while running:  # before Python 3.12, `wait_for` inside a library can swallow a cancellation
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=0.5)
         await asyncio.gather(*self._customers, return_exceptions=True)
         for bus in self._buses.values():
             await bus.close()
