@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -85,10 +86,11 @@ def _journey(layout: Layout, addresses: Addresses, key: str) -> tuple[int, int]:
     headers = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=addresses.url("tenant"), headers=headers, trust_env=False) as client:
         body = {"slug": "acme", "name": "Acme", "plan": "starter", "region": "eu-central"}
+        body |= {"contact_email": "ops@acme.example"}
+        # A service is ready before it has read plans and regions; until then it answers 503.
+        _until(lambda: client.post("/v1/tenants/quote", json=body).status_code != HTTPStatus.SERVICE_UNAVAILABLE)
         requested = time.monotonic_ns()
-        created = (
-            client.post("/v1/tenants", json=body | {"contact_email": "ops@acme.example"}).raise_for_status().json()
-        )
+        created = client.post("/v1/tenants", json=body).raise_for_status().json()
         account = f"{addresses.url('billing')}/v1/tenants/{created['id']}/account"
         checkout = _until(lambda: client.get(account).json().get("checkout_url"))
         with FakeControl(addresses.url(STRIPE_FAKE), layout.stripe_api_key.read_text().strip()) as control:
