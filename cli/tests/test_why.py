@@ -103,6 +103,6 @@ def test_faults_in_a_running_stack_are_found_and_their_commands_help(on_stack, r
             f"{real_stack.url('billing')}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"}
         )
     refused = why_when(on_stack, waiting["slug"], "signature")
-    assert [row["reason"] for row in run_next(on_stack, refused, "--json").data] == ["bad_signature"]
+    assert "bad_signature" in [row["reason"] for row in run_next(on_stack, refused, "--json").data]
     customers.pay(waiting["checkout_url"])  # a message that is accepted ends the alarm
     why_when(on_stack, waiting["slug"], None)
