@@ -41,16 +41,20 @@ def fake_of(stack) -> Iterator[FakeControl]:
 def test_a_tenant_that_nobody_paid_for_waits_for_the_payment(on_stack, customers) -> None:
     tenant = customers.sign_up()
 
-    done = why_when(on_stack, tenant["slug"], "not_paid")
+    deadline = Deadline(30)
+    # Not only as the first cause: refused webhooks of other tests on this stack are a possible cause, too.
+    while "not_paid" not in kinds(done := on_stack("why", tenant["slug"], "--json")):
+        deadline.pause(done.data["headline"])
+    unpaid = next(cause for cause in done.data["causes"] if cause["kind"] == "not_paid")
     shown = on_stack("tenant", "show", tenant["slug"], "--json")
     text = on_stack("why", tenant["slug"])
 
     assert done.code == text.code == ExitCode.FAILED
-    assert tenant["checkout_url"] in done.data["headline"]
-    assert shown.data["why"] == done.data["headline"]
+    assert tenant["checkout_url"] in unpaid["summary"]
+    assert shown.data["why"].startswith(f"{tenant['slug']} is requested")
     assert {"tenant.tenant_requested", "billing.account_opened"} <= {link["type"] for link in done.data["chain"]}
     assert done.data["unanswered"] == []
-    assert text.out.startswith(f"why: {tenant['slug']} is requested: nobody has paid at http")
+    assert text.out.startswith(f"why: {tenant['slug']} is requested")
 
 
 def test_an_unknown_tenant_is_not_found_and_a_service_that_is_away_is_the_cause(on_stack, customers) -> None:
