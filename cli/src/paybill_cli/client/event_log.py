@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from nats.aio.client import Client
@@ -149,9 +150,15 @@ def event_fields(sequence: int, subject: str, headers: dict[str, str], payload: 
     }
 
 
+@cache
+def _load_event_types() -> None:
+    """Imports every event type, once: reading finds only imported ones."""
+    published_events()
+
+
 def read_event(subject: str, headers: dict[str, str], payload: bytes) -> tuple[Event | None, str]:
     """Returns the event of a message and its sentence; None and the reason if no service can read it."""
-    published_events()
+    _load_event_types()
     try:
         event = read_fact(subject, headers, payload).event
     except DomainError as error:

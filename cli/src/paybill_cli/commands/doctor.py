@@ -40,7 +40,7 @@ _OWN_LISTS = {
     "billing": ("/v1/webhooks/refused",),
     "provisioner": (f"/v1/environments?pending=true&limit={MAX_INCIDENTS}",),
 }
-"""What else is read of a service."""
+"""Further lists that are read of a service."""
 MAX_REFUSAL_AGE = timedelta(hours=24)
 """Refused webhooks that are older are not reported."""
 MIN_FREE_BYTES = 1024**3

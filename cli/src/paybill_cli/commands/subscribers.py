@@ -84,7 +84,7 @@ async def create(
     from paybill_cli.client.event_log import connected, stream_info
 
     access = stack.nats()
-    embedded = stack.nats_url is None and bool(stack.running().get("nats", {}).get("embedded"))
+    embedded = _is_embedded(stack)
     async with connected(access) as client:
         await stream_info(client)
         private_dir(stack.data_dir)
@@ -160,7 +160,7 @@ async def delete(
         return
     out.confirm(f"{name} cannot read events any more. Delete it?", yes=yes)
     access = stack.nats()
-    embedded = stack.nats_url is None and bool(stack.running().get("nats", {}).get("embedded"))
+    embedded = _is_embedded(stack)
     async with connected(access) as client:
         await asyncio.to_thread(_share_keys, stack, name, [])
         remove_subscriber(stack.data_dir, name)
@@ -168,6 +168,11 @@ async def delete(
             await client.jetstream().delete_consumer(EVENTS, known.consumer)
     remove_client_files(Layout(stack.data_dir), name)
     out.info(f"{name} is deleted" + ("" if embedded else "; remove the user from the configuration of NATS, too"))
+
+
+def _is_embedded(stack: Stack) -> bool:
+    """Returns whether `paybill up` runs the NATS of the stack, and so applies changes itself."""
+    return stack.nats_url is None and bool(stack.running().get("nats", {}).get("embedded"))
 
 
 def _checked(name: str, contexts: list[str], types: list[str]) -> tuple[list[str], list[str]]:

@@ -52,7 +52,7 @@ OWNED = text(
     "SELECT EXISTS (SELECT FROM chassis.lease AS l JOIN chassis.member AS m ON m.owner = l.owner "
     "WHERE l.name = :name AND m.expires_at > now())"
 )
-"""Whether a process with a heartbeat owns a lease."""
+"""Returns true for a lease whose owner has a heartbeat."""
 _CLEAR_SNAPSHOT = text("SELECT pg_stat_clear_snapshot()")
 _RELEASE = text("UPDATE chassis.lease SET owner = '' WHERE name = :name AND owner = :owner")
 _RELEASE_ALL = text("UPDATE chassis.lease SET owner = '' WHERE owner = :owner")
