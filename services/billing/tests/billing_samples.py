@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.providers.port.snapshots import PriceSnapshot, ProviderSnapshot, SnapshotItem
+from paybill_billing.subscriptions.domain.accounts import Account, Status
 from paybill_billing.subscriptions.domain.subscriptions import PinnedPlan
 from paybill_contracts.catalogue import Catalogue as Content
 from paybill_contracts.catalogue import Interval, LimitFeature, MeteredFeature, PlanVersion, Price
@@ -99,3 +100,17 @@ def snapshot(status, **changes):
         "paid_until": began if failing else began + 30 * DAY if status == "active" else None,
     }
     return ProviderSnapshot(**{**values, **changes})
+
+
+ACCOUNT = Account(
+    id=TENANT,
+    name="Acme",
+    contact_email=EMAIL,
+    plan="pro",
+    plan_version=1,
+    provider="stripe",
+    retention_s=0,
+    status=Status.OPEN,
+    customer="cus_1",
+)
+"""Of a tenant that can pay, and has not."""

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from billing_samples import CATALOGUE, DAY, EUR_20, NOW, PRO_1, PRO_2
-from change_samples import SUBSCRIPTION, having
+from billing_samples import CATALOGUE, DAY, NOW, PRO_1, PRO_2
+from change_samples import PRORATION, SUBSCRIPTION, UPGRADE, after, having, requested, resolved
 from paybill_billing.subscriptions.domain import changes
 from paybill_billing.subscriptions.domain.change_requests import (
     ChangeIntent,
@@ -15,36 +15,8 @@ from paybill_billing.subscriptions.domain.change_requests import (
 )
 from paybill_billing.subscriptions.domain.changes import DropsScheduledError
 from paybill_contracts.billing import AccessState
-from paybill_contracts.changes import ChangeConfirmed, ChangeKind, Proration, ScheduledPhase
+from paybill_contracts.changes import ChangeConfirmed, ChangeKind, ScheduledPhase
 from paybill_contracts.money import Money
-
-CHANGE_ID = "chg_" + "1" * 32
-PRORATION = Proration(lines=(), due_now=EUR_20, next_amount=EUR_20, effective_at=NOW)
-UPGRADE = ChangeIntent(ChangeKind.PLAN, plan="pro")
-
-
-def resolved(intent, subscription=SUBSCRIPTION, sold=CATALOGUE, *, leaving=False):
-    return resolve(sold, subscription, intent, leaving=leaving)
-
-
-def requested(*, confirmed=False, intent=UPGRADE):
-    events = changes.request(
-        None,
-        SUBSCRIPTION,
-        resolved(intent),
-        change_id=CHANGE_ID,
-        confirmed=confirmed,
-        reason="grow",
-        open_change=None,
-    )
-    return changes.evolve(None, events[0])
-
-
-def after(change, events):
-    for event in events:
-        change = changes.evolve(change, event)
-    return change
-
 
 OWED = Money(minor=5000, currency="EUR")
 OVERDUE = having(access=AccessState.GRACE, provider_status="past_due", grace_until=NOW + DAY, overdue=OWED)

@@ -4,8 +4,19 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from billing_samples import BASIC, CATALOGUE, CONTENT, DAY, EUR_20, NOW, PRO_1, PRO_2, TENANT, plan, published
-from change_samples import PINNED, SUBSCRIPTION, SUBSCRIPTION_ID, having
+from billing_samples import BASIC, CATALOGUE, CONTENT, DAY, NOW, PRO_1, PRO_2, TENANT, plan, published
+from change_samples import (
+    CHANGE_ID,
+    PINNED,
+    PRORATION,
+    SUBSCRIPTION,
+    SUBSCRIPTION_ID,
+    UPGRADE,
+    after,
+    having,
+    requested,
+    resolved,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from paybill_billing.catalogue.domain import catalogue
@@ -15,7 +26,6 @@ from paybill_billing.subscriptions.domain.change_requests import (
     ChangeIntent,
     check_allowed,
     desired_at_provider,
-    resolve,
 )
 from paybill_billing.subscriptions.domain.changes import OPEN, Status
 from paybill_contracts.billing import AccessState, PendingChange
@@ -25,19 +35,11 @@ from paybill_contracts.changes import (
     ChangeKind,
     ChangeQuoted,
     ChangeRequested,
-    Proration,
 )
 from paybill_contracts.errors import DomainError
 from paybill_contracts.money import Money
 
-CHANGE_ID = "chg_" + "1" * 32
 PENDING = PendingChange(plan="pro", version=2, quantity=1, at=NOW + DAY)
-PRORATION = Proration(lines=(), due_now=EUR_20, next_amount=EUR_20, effective_at=NOW)
-UPGRADE = ChangeIntent(ChangeKind.PLAN, plan="pro")
-
-
-def resolved(intent, subscription=SUBSCRIPTION, sold=CATALOGUE, *, leaving=False):
-    return resolve(sold, subscription, intent, leaving=leaving)
 
 
 def code_of(intent, subscription=SUBSCRIPTION, **more):
@@ -45,25 +47,6 @@ def code_of(intent, subscription=SUBSCRIPTION, **more):
         resolved(intent, subscription, **more)
     assert str(caught.value)
     return caught.value.code
-
-
-def requested(*, confirmed=False, intent=UPGRADE):
-    events = changes.request(
-        None,
-        SUBSCRIPTION,
-        resolved(intent),
-        change_id=CHANGE_ID,
-        confirmed=confirmed,
-        reason="grow",
-        open_change=None,
-    )
-    return changes.evolve(None, events[0])
-
-
-def after(change, events):
-    for event in events:
-        change = changes.evolve(change, event)
-    return change
 
 
 def quoted(change=None, now=NOW, subscription=SUBSCRIPTION):

@@ -4,12 +4,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from billing_samples import EMAIL, TENANT
+from billing_samples import ACCOUNT, TENANT
 from billing_testbed import eventually
 from entitlement_samples import ACTIVE
 from paybill_billing.providers.port.snapshots import OpenedCheckout
 from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.subscriptions.domain.accounts import Account, NoCheckoutError, Status
+from paybill_billing.subscriptions.domain.accounts import NoCheckoutError
 from paybill_contracts.accounts import CheckoutExpired, CheckoutOpened
 from paybill_contracts.billing import AccessState, CancellationRequested
 from paybill_contracts.catalogue import Interval
@@ -17,16 +17,8 @@ from paybill_contracts.purchases import PurchaseTerms
 from paybill_contracts.tenant import HoldOrigin, TenantCancelled
 
 ID = "ten_" + "a" * 32
-OPEN = Account(
-    id=TENANT,
-    name="Acme",
-    contact_email=EMAIL,
-    plan="pro",
-    plan_version=1,
-    provider="stripe",
-    retention_s=0,
-    status=Status.OPEN,
-    customer="cus_1",
+OPEN = replace(
+    ACCOUNT,
     checkout="cs_1",
     checkout_url="https://pay.example/cs_1",
 )

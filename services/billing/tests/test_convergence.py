@@ -3,28 +3,16 @@
 from datetime import UTC, datetime
 
 import recorded
-from billing_samples import CATALOGUE, EMAIL, NOW, TENANT
+from billing_samples import ACCOUNT, CATALOGUE, NOW, TENANT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paybill_billing.providers.stripe.mappers import attempt, subscription_snapshot
 from paybill_billing.subscriptions.domain import payments, subscriptions
-from paybill_billing.subscriptions.domain.accounts import Account, Status
 from paybill_billing.subscriptions.domain.entitling import ENTITLING
 from paybill_billing.subscriptions.domain.grace import FailedCollection
 from stripe_model import HAPPENINGS, Stripe
 
 START = int(NOW.timestamp())
-ACCOUNT = Account(
-    id=TENANT,
-    name="Acme",
-    contact_email=EMAIL,
-    plan="pro",
-    plan_version=1,
-    provider="stripe",
-    retention_s=0,
-    status=Status.OPEN,
-    customer="cus_1",
-)
 SHAPES = (lambda shape: shape, recorded.current, recorded.of_2020, recorded.of_2017)
 
 

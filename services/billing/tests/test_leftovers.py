@@ -4,28 +4,17 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from billing_samples import EMAIL, NOW, TENANT, snapshot
+from billing_samples import ACCOUNT, NOW, TENANT, snapshot
 from billing_testbed import eventually
 from paybill_billing.app import service
 from paybill_billing.subscriptions.domain import accounts, leftovers
-from paybill_billing.subscriptions.domain.accounts import Account, Status
 from paybill_contracts.accounts import AccountClosed, AccountReopened, LeftoverAction, LeftoverEnded, LeftoverFound
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
 
 ID = "ten_" + "a" * 32
 CANCEL = LeftoverAction.CANCEL
-OPEN = Account(
-    id=TENANT,
-    name="Acme",
-    contact_email=EMAIL,
-    plan="pro",
-    plan_version=1,
-    provider="stripe",
-    retention_s=0,
-    status=Status.OPEN,
-    customer="cus_1",
-)
+OPEN = ACCOUNT
 CLOSED, LEAVING = replace(OPEN, closed=True), replace(OPEN, leaving=True)
 
 

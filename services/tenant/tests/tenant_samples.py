@@ -29,9 +29,9 @@ from paybill_contracts.provisioner import (
     Export,
     Plan,
 )
-from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode
+from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode, TenantSuspended
 from paybill_tenant.domain.policies import LifecyclePolicy
-from paybill_tenant.domain.tenants import Entitlement, Status, Tenant
+from paybill_tenant.domain.tenants import Entitlement, Status, Tenant, evolve
 
 ID = "ten_" + "a" * 32
 HASH = "c" * 64
@@ -155,3 +155,13 @@ CANCELLED = replace(REQUESTED, status=Status.CANCELLED, left_by=HoldOrigin.BILLI
 ENTITLED = Entitlement(allows_access=True, plan="pro", tier="standard", placement=Preset.POOLED, entitlements_hash=HASH)
 DELAY = timedelta(minutes=15)
 POLICY = LifecyclePolicy(id="lifecycle", offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)
+
+
+def after(tenant: Tenant, events) -> Tenant:
+    for event in events:
+        tenant = evolve(tenant, event)
+    return tenant
+
+
+def suspended(*holds: Hold, mode: SuspensionMode = SuspensionMode.BLOCKED) -> list[TenantSuspended]:
+    return [TenantSuspended(tenant_id=ID, mode=mode, holds=holds)]

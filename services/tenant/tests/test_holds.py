@@ -12,10 +12,9 @@ from paybill_contracts.tenant import (
     OffboardingStarted,
     SuspensionMode,
     TenantReactivated,
-    TenantSuspended,
 )
 from paybill_tenant.domain import access, environments, holds, offboarding
-from paybill_tenant.domain.tenants import LegalHoldError, Status, Tenant, TenantLeftError, evolve
+from paybill_tenant.domain.tenants import LegalHoldError, Status, TenantLeftError, evolve
 from tenant_samples import (
     ACTIVE,
     BILLING,
@@ -32,21 +31,13 @@ from tenant_samples import (
     RETAINED,
     RETURNING,
     SUSPENDED,
+    after,
+    suspended,
 )
 
 AUDIT = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.READ_ONLY, reason="audit")
 ABUSE = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.BLOCKED, reason="abuse")
 RUNNING = [REQUESTED, PROVISIONING, FAILED, ACTIVE, SUSPENDED, RETURNING]
-
-
-def after(tenant: Tenant, events) -> Tenant:
-    for event in events:
-        tenant = evolve(tenant, event)
-    return tenant
-
-
-def suspended(*held: Hold, mode: SuspensionMode = SuspensionMode.BLOCKED) -> list[TenantSuspended]:
-    return [TenantSuspended(tenant_id=ID, mode=mode, holds=held)]
 
 
 def test_a_second_hold_keeps_the_first_with_its_reason_and_the_strictest_mode_applies() -> None:

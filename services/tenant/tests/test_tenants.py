@@ -26,7 +26,7 @@ from paybill_contracts.tenant import (
 )
 from paybill_tenant.domain import access, environments, holds, offboarding, tenants
 from paybill_tenant.domain.signup_options import SignupOptions, SlugReservedError, UnknownPlanError
-from paybill_tenant.domain.tenants import Status, Tenant, evolve
+from paybill_tenant.domain.tenants import Status, evolve
 from tenant_samples import (
     ACTIVE,
     BILLING,
@@ -45,6 +45,8 @@ from tenant_samples import (
     REQUESTED,
     RETAINED,
     SUSPENDED,
+    after,
+    suspended,
 )
 
 PLANS = SignupOptions(id="plans", keys=("pro",), source_hash=HASH)
@@ -77,16 +79,6 @@ def request(slug: str = "acme", plan: str = "pro"):
         contact_email=EMAIL,
         source=Source.API,
     )
-
-
-def after(tenant: Tenant, events) -> Tenant:
-    for event in events:
-        tenant = evolve(tenant, event)
-    return tenant
-
-
-def suspended(*holds: Hold, mode: SuspensionMode = SuspensionMode.BLOCKED) -> list[TenantSuspended]:
-    return [TenantSuspended(tenant_id=ID, mode=mode, holds=holds)]
 
 
 def test_a_request_is_recorded_completely_with_the_address_encrypted() -> None:
