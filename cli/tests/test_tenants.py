@@ -7,6 +7,7 @@ import sys
 import uuid
 from pathlib import Path
 
+import httpx
 import pytest
 from paybill_cli.exit_codes import ExitCode
 
@@ -105,7 +106,7 @@ def test_tenants_are_listed_in_the_order_of_their_slugs_over_all_pages(on_stack,
     slugs = [tenant["slug"] for tenant in tenants]
     assert made <= set(slugs)
     assert slugs == sorted(slugs)
-    assert plain.out.splitlines()[0] == "slug\tstatus\tplan\tregion\tid"
+    assert plain.out.splitlines()[0] == "slug\tstatus\tplan\tregion\tbilling\tinfrastructure\tage\tid"
     assert [row[0] for row in plain.rows] == slugs
     assert [row[0] for row in limited.rows] == slugs[:2]
     assert "there are more than 2" in limited.err
@@ -120,6 +121,29 @@ def test_tenants_are_listed_by_status(on_stack, customers) -> None:
     assert held in {tenant["slug"] for tenant in requested}
     assert {tenant["status"] for tenant in requested} == {"requested"}
     assert (wrong.code, wrong.error["code"]) == (ExitCode.USAGE, "invalid_request")
+
+
+def test_tenants_are_listed_by_plan_region_and_customer(on_stack, real_stack, customers) -> None:
+    tenant = customers.sign_up(plan="team")
+    account = httpx.get(
+        f"{real_stack.url('billing')}/v1/tenants/{tenant['id']}/account",
+        headers={"Authorization": f"Bearer {real_stack.key}"},
+        trust_env=False,
+    )
+    customer = account.json()["customer"]
+
+    found = on_stack("tenant", "list", "--customer", customer)
+    elsewhere = on_stack("tenant", "list", "--customer", customer, "--region", "us-east", "--json").data
+    unknown = on_stack("tenant", "list", "--customer", "cus_nobody", "--json").data
+    on_plan = on_stack("tenant", "list", "--plan", "team", "--region", "eu-central", "--json").data
+
+    (row,) = found.rows
+    fields = dict(zip(found.out.splitlines()[0].split("\t"), row, strict=True))
+    assert (fields["slug"], fields["plan"]) == (tenant["slug"], "team")
+    assert (fields["billing"], fields["infrastructure"]) == ("pending", "none")
+    assert re.fullmatch(r"\d+ (s|min|h)( \d+ (s|min))?", fields["age"])
+    assert elsewhere == unknown == []
+    assert tenant["slug"] in [each["slug"] for each in on_plan]
 
 
 def test_a_tenant_is_shown_by_slug_and_by_id(on_stack, customers) -> None:

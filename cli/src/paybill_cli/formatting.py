@@ -26,6 +26,14 @@ def duration(seconds: int) -> str:
     return " ".join(parts) or "0 s"
 
 
+def age(text: str | None) -> str | None:
+    """Returns the time since an RFC 3339 time in its two largest units; None without one."""
+    if text is None:
+        return None
+    since = datetime.now(UTC) - datetime.fromisoformat(text)
+    return " ".join(duration(max(int(since.total_seconds()), 0)).split()[:4])
+
+
 def time(text: str) -> str:
     """Returns an RFC 3339 time such as `2026-03-01 12:00:00 UTC`."""
     return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -5,9 +5,12 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from paybill_contracts.catalogue import PlanRef
 from paybill_contracts.providers import ProvidersConfigured
+from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_runtime.http.auth import Role, make_key
 from paybill_tenant.app import service
+from tenant_samples import entitlements
 
 
 async def test_a_request_is_recorded_and_shown_without_the_address(tenant, log, sign_up) -> None:
@@ -26,6 +29,8 @@ async def test_a_request_is_recorded_and_shown_without_the_address(tenant, log, 
         "status": "requested",
         "plan": "pro",
         "region": "eu-1",
+        "billing": {"access": "pending", "plan": "pro"},
+        "infrastructure": "none",
         "holds": [],
         "environment": None,
         "failure": None,
@@ -33,6 +38,7 @@ async def test_a_request_is_recorded_and_shown_without_the_address(tenant, log, 
         "offboards_at": None,
         "legal_holds": [],
         "debt": [],
+        "requested_at": view["requested_at"],
         "links": "",
     }
     assert requested.event.tenant_id == view["id"]
@@ -209,6 +215,48 @@ async def test_tenants_are_listed_by_slug_in_pages(tenant, sign_up) -> None:
     assert [each["slug"] for each in cancelled["tenants"]] == ["bravo"]
     assert [each["slug"] for each in one["tenants"]] == ["echo"]
     assert none == {"tenants": [], "next": None}
+
+
+async def test_the_list_has_billing_infrastructure_and_age_and_filters_by_them(
+    tenant, publish, log, about, sign_up
+) -> None:
+    regions = Blueprint(name="main", regions=("eu-1", "us-1"), tiers=(), tables=())
+    await publish(BlueprintPublished(blueprint="main", content=regions, content_hash="f" * 64))
+    await log.facts("tenant.offering_noted", at_least=3)
+    ids = {}
+    for slug, region in (("alpha", "eu-1"), ("bravo", "eu-1"), ("charlie", "us-1")):
+        requested = await tenant.client.post("/v1/tenants", json=sign_up | {"slug": slug, "region": region})
+        ids[slug] = requested.json()["id"]
+    facts = about(ids["bravo"])
+    upgraded = entitlements(ids["bravo"], allows=True).model_copy(
+        update={"plan": PlanRef(plan="starter", version=1, catalogue_hash="c" * 64)}
+    )
+    await publish(facts.registered, upgraded, facts.planned, facts.ready)
+    await log.facts("tenant.tenant_activated")
+
+    async def slugs(**query) -> list[str]:
+        answer = await tenant.client.get("/v1/tenants", params=query)
+        return [each["slug"] for each in answer.json()["tenants"]]
+
+    async def pages(**query) -> list[list[str]]:
+        found, after = [], {}
+        while True:
+            page = (await tenant.client.get("/v1/tenants", params={"limit": 1, **query, **after})).json()
+            found.append([each["slug"] for each in page["tenants"]])
+            if page["next"] is None:
+                return found
+            after = {"after": page["next"]}
+
+    (bravo,) = (await tenant.client.get("/v1/tenants", params={"slug": "bravo"})).json()["tenants"]
+
+    assert (bravo["billing"], bravo["infrastructure"]) == ({"access": "entitled", "plan": "starter"}, "ready")
+    assert datetime.now(UTC) - datetime.fromisoformat(bravo["requested_at"]) < timedelta(minutes=5)
+    assert await slugs(plan="starter") == ["bravo"]
+    assert await slugs(plan="pro") == ["alpha", "charlie"]
+    assert await slugs(region="us-1") == ["charlie"]
+    assert await slugs(id=[ids["alpha"], ids["charlie"]], region="eu-1") == ["alpha"]
+    assert await slugs(plan="starter", status="requested") == []
+    assert await pages(region="eu-1") == [["alpha"], ["bravo"]]
 
 
 async def test_an_operator_suspends_resumes_and_offboards(tenant, publish, log, about, sign_up) -> None:

@@ -1,8 +1,9 @@
 """Finds a tenant by slug or id, and the slugs of tenants in events."""
 
 import re
+from urllib.parse import quote
 
-from paybill_cli.client.http import Service
+from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
 
@@ -24,6 +25,16 @@ def tenant_id(stack: Stack, tenant: str) -> str:
     path = tenant_path(tenant)
     with Service(stack, "tenant") as tenants:
         return str(tenants.get(path)["id"])
+
+
+def tenants_of_customer(stack: Stack, customer: str) -> list[str]:
+    """Returns the ids of the tenants that are this customer at a billing provider."""
+    with Service(stack, "billing") as billing:
+        paths = [
+            f"/v1/providers/{one['name']}/customers/{quote(customer, safe='')}" for one in billing.get("/v1/providers")
+        ]
+        accounts = [get_or_none(billing, path) for path in paths]
+    return [account["tenant_id"] for account in accounts if account is not None]
 
 
 class Slugs:

@@ -9,7 +9,7 @@ from paybill_cli import completion, formatting
 from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.requests import post, print_unsent
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id, tenant_path
+from paybill_cli.client.tenants import tenant_id, tenant_path, tenants_of_customer
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.commands.why import explained
 from paybill_cli.errors import CliError, usage
@@ -26,10 +26,10 @@ from paybill_cli.options import (
 )
 from paybill_cli.output import Output, Progress
 
-COLUMNS = ("slug", "status", "plan", "region", "id")
+COLUMNS = ("slug", "status", "plan", "region", "billing", "infrastructure", "age", "id")
 FIELDS = (
-    *("slug", "id", "name", "status", "plan", "region", "holds", "legal_holds", "environment", "failure"),
-    *("debt", "offboards_at", "retain_until"),
+    *("slug", "id", "name", "status", "plan", "region", "billing", "infrastructure", "holds", "legal_holds"),
+    *("environment", "failure", "debt", "requested_at", "offboards_at", "retain_until"),
 )
 
 Case = Annotated[str, typer.Option("--case", help="Reference of the case; kept in the log: no personal data.")]
@@ -108,15 +108,31 @@ def list_all(
         str | None,
         typer.Option("--email", help="Only tenants with this contact address, by its digest."),
     ] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="Only tenants on this plan now.", autocompletion=completion.plans)
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", help="Only tenants in this region.", autocompletion=completion.regions)
+    ] = None,
+    customer: Annotated[
+        str | None, typer.Option("--customer", help="Only the tenant of this customer at a provider, such as cus_Q1.")
+    ] = None,
     limit: Limit = 1000,
 ) -> None:
     """List tenants in the order of their slugs.
 
-    Example: paybill tenant list --status suspended
+    billing is pending, entitled or not_entitled, and the debt. age is the time since the sign-up.
+
+    Example: paybill tenant list --status suspended --plan team
     """
-    with Service(stack, "tenant") as tenants:
-        found, more = tenants.list_rows("/v1/tenants", "tenants", {"status": status, "email": email}, limit)
-    out.rows("tenant.list", found, COLUMNS)
+    query: dict[str, Any] = {"status": status, "email": email, "plan": plan, "region": region}
+    found: list[dict[str, Any]] = []
+    more = False
+    ids = tenants_of_customer(stack, customer) if customer is not None else None
+    if ids != []:
+        with Service(stack, "tenant") as tenants:
+            found, more = tenants.list_rows("/v1/tenants", "tenants", query | {"id": ids}, limit)
+    out.rows("tenant.list", found if out.json else list(map(_row, found)), COLUMNS)
     if more:
         out.more(limit)
 
@@ -347,6 +363,18 @@ def _next_status(tenants: Service, tenant: dict[str, Any], deadline: Deadline, p
     return found
 
 
+def _row(tenant: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the row of a tenant in the list for people."""
+    billing = tenant["billing"]
+    debt = f", owes {', '.join(map(money, tenant['debt']))}" if tenant["debt"] else ""
+    return {
+        **tenant,
+        "plan": billing["plan"],
+        "billing": billing["access"] + debt,
+        "age": formatting.age(tenant["requested_at"]),
+    }
+
+
 def _status(tenant: Mapping[str, Any]) -> str:
     return f"{tenant['slug']} is {tenant['status']} ({tenant['id']})"
 
@@ -358,6 +386,7 @@ def _show(out: Output, tenant: Mapping[str, Any], fields: tuple[str, ...] = FIEL
     environment = tenant["environment"]
     holds = ", ".join(f"{hold['origin']} ({hold['mode']}): {hold['reason']}" for hold in tenant["holds"])
     shown = {"holds": holds or None, "environment": environment and environment["id"]}
+    shown["plan"], shown["billing"] = tenant["billing"]["plan"], tenant["billing"]["access"]
     shown["debt"] = ", ".join(map(formatting.money, tenant["debt"])) or None
     shown["legal_holds"] = ", ".join(tenant["legal_holds"]) or None
     out.record("tenant", {**tenant, **shown}, fields)

@@ -68,7 +68,7 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
     customer: an existing customer of that provider with its subscriptions; None for a new one. valid_until: without a
     subscription by then, the sign-up counts as abandoned; None for no limit. contact_digest: HMAC-SHA-256 of the
     normalised address under a key of the service, which counts as the same customer until contact_until. terms:
-    None for one unit at the plan's first price.
+    None for one unit at the plan's first price. requested_at: None in facts of earlier versions.
     """
 
     tenant_id: TenantId
@@ -84,6 +84,7 @@ class TenantRequested(Event, type="tenant.tenant_requested", version=1, aggregat
     contact_digest: Digest | None = None
     contact_until: Timestamp | None = None
     terms: PurchaseTerms | None = None
+    requested_at: Timestamp | None = None
 
 
 class ProvisioningStarted(Event, type="tenant.provisioning_started", version=1, aggregate="tenant", key="tenant_id"):

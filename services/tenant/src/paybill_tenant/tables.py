@@ -26,19 +26,21 @@ class Base(StateRow, registry=registry(metadata=MetaData(naming_convention=NAMIN
 
 
 class TenantRow(Base, table=True):
-    """A tenant. due: the next change by time alone, as text that sorts by time.
+    """A tenant. due: the next change by time alone, as text that sorts by time. plan: the current one.
 
     Its slug stays taken after it left. That of an abandoned sign-up is free: the column then has the id behind it.
     """
 
     __tablename__ = "tenants"
-    __table_args__ = (Index(None, "status", "slug"),)
+    __table_args__ = tuple(Index(None, name, "slug") for name in ("status", "plan", "region"))
 
     slug: str = generated(
         "(state->>'slug') || CASE WHEN state->>'slug_is_free' = 'true' THEN '~' || (state->>'id') ELSE '' END",
         unique=True,
     )
     status: str = generated("state->>'status'")
+    plan: str = generated("coalesce(state->'entitlement'->>'plan', state->>'plan')")
+    region: str = generated("state->>'region'")
     due: str | None = generated("rtrim(state->>'due', 'Z')", index=True)
     contact_digest: str | None = generated("state->>'contact_digest'", index=True)
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Path, Query, Response
 from paybill_contracts.purchases import FIRST_PRICE
 from paybill_contracts.tenant import Source
-from paybill_contracts.values import Slug
+from paybill_contracts.values import Key, Slug, TenantId
 from paybill_contracts.why import HoldState, TenantState
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -112,6 +112,7 @@ def router(context: ServiceContext) -> APIRouter:
                 valid_until=at.now + timedelta(seconds=policy.signup_valid_s),
                 contact_digest=digest,
                 contact_until=at.now + counts_for if digest is not None else None,
+                requested_at=at.now,
             )
             unit.record(TENANTS, tenant_id, events)
             return TenantView.of(existing(unit.get(TENANTS, tenant_id), tenant_id))
@@ -156,6 +157,11 @@ def router(context: ServiceContext) -> APIRouter:
         _: Viewer,
         status: Annotated[Status | None, Query(description="Only tenants with this status.")] = None,
         slug: Annotated[Slug | None, Query(description="Only the tenant with this slug.")] = None,
+        plan: Annotated[Key | None, Query(description="Only tenants on this plan now, or requested for it.")] = None,
+        region: Annotated[Key | None, Query(description="Only tenants in this region.")] = None,
+        id_: Annotated[
+            list[TenantId] | None, Query(alias="id", max_length=50, description="Only tenants with these ids.")
+        ] = None,
         email: Annotated[
             Email | None, Query(description="Only tenants with this contact address, as far as its digest is kept.")
         ] = None,
@@ -167,8 +173,9 @@ def router(context: ServiceContext) -> APIRouter:
         """Lists tenants in the order of their slugs, in pages. Changes between two requests shift no page."""
         # No tenant has the empty digest: without the key an address cannot be found.
         digest = (await digests.of(email) or "") if email is not None else None
-        equal = {"status": status, "slug": slug, "contact_digest": digest}
-        page, next_ = await load_page(context, TENANTS, after, limit, order_by="slug", **equal)
+        equal = {"status": status, "slug": slug, "plan": plan, "region": region, "contact_digest": digest}
+        of_ids = [col(TenantRow.id).in_(id_)] if id_ is not None else []
+        page, next_ = await load_page(context, TENANTS, after, limit, *of_ids, order_by="slug", **equal)
         return TenantPage(tenants=[TenantView.of(tenant) for tenant in page], next=next_)
 
     @routes.get("/{tenant}")

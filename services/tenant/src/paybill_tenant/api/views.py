@@ -1,6 +1,7 @@
 """Bodies of requests and views of tenants."""
 
-from typing import Annotated, Self
+from enum import StrEnum
+from typing import Annotated, Self, assert_never
 
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.money import Money
@@ -131,6 +132,63 @@ class QuoteView(BaseModel):
         )
 
 
+class BillingAccess(StrEnum):
+    """Access that billing gives a tenant. PENDING: no subscription has given access yet."""
+
+    PENDING = "pending"
+    ENTITLED = "entitled"
+    NOT_ENTITLED = "not_entitled"
+
+
+class BillingView(BaseModel):
+    """The last that billing published about a tenant; its own API has more."""
+
+    access: BillingAccess
+    plan: Annotated[str, Field(description="The current plan; before the first subscription the requested one.")]
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> Self:
+        """Builds the view from the entitlement of `tenant`."""
+        entitlement = tenant.entitlement
+        if entitlement is None:
+            return cls(access=BillingAccess.PENDING, plan=tenant.plan)
+        access = BillingAccess.ENTITLED if entitlement.allows_access else BillingAccess.NOT_ENTITLED
+        return cls(access=access, plan=entitlement.plan)
+
+
+class Infrastructure(StrEnum):
+    """State of a tenant's environment, as the provisioner last published it."""
+
+    NONE = "none"
+    BUILDING = "building"
+    FAILED = "failed"
+    READY = "ready"
+    EXPORTING = "exporting"
+    RETAINED = "retained"
+    RESTORING = "restoring"
+
+
+def infrastructure(tenant: Tenant) -> Infrastructure:
+    """Returns the state of the tenant's environment. A built one stays `ready` while access is suspended."""
+    match tenant.status:
+        case Status.REQUESTED | Status.CANCELLED:
+            return Infrastructure.NONE
+        case Status.PROVISIONING:
+            return Infrastructure.BUILDING
+        case Status.PROVISION_FAILED:
+            return Infrastructure.FAILED
+        case Status.ACTIVE | Status.SUSPENDED:
+            return Infrastructure.READY
+        case Status.OFFBOARDING:
+            return Infrastructure.EXPORTING
+        case Status.RETAINED:
+            return Infrastructure.RETAINED
+        case Status.RETURNING:
+            return Infrastructure.RESTORING
+        case _:
+            assert_never(tenant.status)
+
+
 class Links(BaseModel):
     """Related resources."""
 
@@ -144,9 +202,11 @@ class TenantView(BaseModel):
     slug: Slug
     name: str
     status: Status
-    plan: Annotated[str, Field(description="The plan requested at sign-up; billing has the current one.")]
+    plan: Annotated[str, Field(description="The plan requested at sign-up; `billing` has the current one.")]
     region: str
     holds: Annotated[list[HoldView], Field(description="In force now, or as soon as the environment is ready.")]
+    billing: BillingView
+    infrastructure: Infrastructure
     environment: EnvironmentView | None
     failure: Annotated[str | None, Field(description="Reason why the environment could not be built.")]
     retain_until: Annotated[
@@ -161,6 +221,7 @@ class TenantView(BaseModel):
         Field(description="Cases for which the data is kept: no verb that leads to its deletion is accepted."),
     ]
     debt: Annotated[list[Money], Field(description="What the customer owes at the provider, by currency.")]
+    requested_at: Annotated[Timestamp | None, Field(description="Null when an earlier version recorded the request.")]
     links: Links
 
     @classmethod
@@ -175,12 +236,15 @@ class TenantView(BaseModel):
             plan=tenant.plan,
             region=tenant.region,
             holds=[HoldView(origin=hold.origin, mode=hold.mode, reason=hold.reason) for hold in tenant.holds],
+            billing=BillingView.of(tenant),
+            infrastructure=infrastructure(tenant),
             environment=None if environment is None else EnvironmentView(id=environment, epoch=tenant.epoch),
             failure=tenant.failure,
             retain_until=tenant.retain_until,
             offboards_at=tenant.scheduled.at if tenant.scheduled is not None else None,
             legal_holds=list(tenant.legal_holds),
             debt=list(tenant.debt),
+            requested_at=tenant.requested_at,
             links=Links(self=f"/v1/tenants/{tenant.id}"),
         )
 

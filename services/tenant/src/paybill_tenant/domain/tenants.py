@@ -113,7 +113,8 @@ class Tenant:
     account. entitlement: None until billing has set one. left_by: origin of the offboarding. legal_holds: references
     of the cases. remaining: subscriptions at the provider that belong to no plan and were not cancelled. valid_until:
     end of a sign-up without a subscription. expected_by: end of what the tenant waits for, later is overdue. due: the
-    next change by time alone. contact_digest: equal for tenants of one customer until contact_until.
+    next change by time alone. contact_digest: equal for tenants of one customer until contact_until. requested_at:
+    None when an earlier version recorded the request.
     """
 
     id: TenantId
@@ -139,6 +140,7 @@ class Tenant:
     contact_digest: Digest | None = None
     contact_until: Timestamp | None = None
     debt: tuple[Money, ...] = ()
+    requested_at: Timestamp | None = None
     due: Timestamp | None = None
 
 
@@ -197,6 +199,7 @@ def request(
     valid_until: datetime | None = None,
     contact_digest: str | None = None,
     contact_until: datetime | None = None,
+    requested_at: datetime | None = None,
 ) -> list[TenantEvent]:
     """Requests a new tenant. A unique column, not this rule, ensures that the slug is free."""
     check_request(
@@ -225,6 +228,7 @@ def request(
             contact_digest=contact_digest,
             contact_until=contact_until,
             terms=terms,
+            requested_at=requested_at,
         )
     ]
 
@@ -265,6 +269,7 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             valid_until=event.valid_until,
             contact_digest=event.contact_digest,
             contact_until=event.contact_until,
+            requested_at=event.requested_at,
         )
     tenant = existing(tenant, event.tenant_id)
     match event:
