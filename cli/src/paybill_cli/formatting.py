@@ -65,6 +65,12 @@ def feature(value: Mapping[str, Any] | None) -> str | None:
             return f"{value['included']} included{quota}"
 
 
+def overage(price: Mapping[str, Any]) -> str:
+    """Returns the price of usage beyond what is included, such as `0.02 EUR per unit`."""
+    units = "unit" if price["units"] == 1 else f"{price['units']:,} units"
+    return f"{money(price['amount'])} per {units}"
+
+
 def plan_differences(difference: Mapping[str, Any]) -> list[str]:
     """Returns a line for each feature and term that changes with a tenant's plan."""
     lines = []

@@ -193,3 +193,54 @@ def test_an_invoice_that_is_finalised_later_has_the_usage_reported_until_then(fa
     assert (latest(fake, subscription).status, latest(fake, subscription).total) == ("paid", 2060)
     fake.control.advance_clock(MONTH)
     assert latest(fake, subscription).lines.data[1].quantity == 7
+
+
+def test_a_price_for_a_block_charges_a_block_that_has_begun_as_a_whole(fake, meter):
+    recurring = {"interval": "month", "usage_type": "metered", "meter": meter.id}
+    blocks = {"unit_amount": 200, "transform_quantity": {"divide_by": 100, "round": "up"}}
+    data = {"currency": "usd", "product_data": {"name": "Calls"}, "recurring": recurring, **blocks}
+    price = fake.stripe.prices.create(data)
+    subscription = fake.subscribe(items=[{"price": fake.price().id}, {"price": price.id}])
+    use(fake, subscription.customer, 301)
+
+    fake.control.advance_clock(MONTH)
+
+    assert price.transform_quantity.divide_by == 100
+    assert [(line.amount, line.quantity) for line in latest(fake, subscription).lines] == [(2000, 1), (800, 301)]
+
+
+def test_usage_of_a_replaced_metered_item_is_billed_once_and_at_the_old_price(fake, meter):
+    old, new = price_of(fake, meter, "10"), price_of(fake, meter, "100")
+    subscription = fake.subscribe(items=[{"price": fake.price().id}, {"price": old.id}])
+    use(fake, subscription.customer, 7)
+    fake.control.advance_clock(HOUR)
+    metered_item = subscription["items"].data[1].id
+    items = [{"id": metered_item, "deleted": True}, {"price": new.id}]
+    fake.stripe.subscriptions.update(subscription.id, {"items": items, "proration_behavior": "always_invoice"})
+
+    now = latest(fake, subscription)
+    assert [(line.amount, line.quantity) for line in now.lines] == [(70, 7)]
+    use(fake, subscription.customer, 2)
+    fake.control.advance_clock(MONTH)
+    assert sorted((line.amount, line.quantity) for line in latest(fake, subscription).lines) == [(200, 2), (2000, 1)]
+
+
+def test_usage_until_a_scheduled_change_is_billed_at_the_old_price(fake, meter):
+    fake.control.finalize_after(HOUR)
+    old, new, plan = price_of(fake, meter, "10"), price_of(fake, meter, "100"), fake.price()
+    subscription = fake.subscribe(items=[{"price": plan.id}, {"price": old.id}])
+    schedule = fake.stripe.subscription_schedules.create({"from_subscription": subscription.id})
+    first = {"start_date": schedule.phases[0].start_date, "end_date": schedule.phases[0].end_date}
+    phases = [
+        first | {"items": [{"price": plan.id, "quantity": 1}, {"price": old.id}]},
+        {"items": [{"price": plan.id, "quantity": 1}, {"price": new.id}]},
+    ]
+    fake.stripe.subscription_schedules.update(schedule.id, {"phases": phases, "end_behavior": "release"})
+    use(fake, subscription.customer, 7)
+    end = subscription["items"].data[0].current_period_end
+    fake.control.advance_clock(timedelta(seconds=end - fake.control.clock()["now"] + 60))
+    use(fake, subscription.customer, 3, timestamp=end - 1)
+    fake.control.advance_clock(HOUR)
+
+    amounts = [(line.amount, line.quantity) for line in latest(fake, subscription).lines if line.quantity]
+    assert sorted(amounts) == [(100, 10), (2000, 1)]

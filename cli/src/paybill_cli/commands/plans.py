@@ -142,8 +142,14 @@ def show(
     terms = {key: version[key] for key in ("name", "tier", "placement", "trial_days")}
     terms |= {name: formatting.duration(version[f"{name}_s"]) for name in ("grace", "retention")}
     features = {f"feature {feature['key']}": formatting.feature(feature) for feature in version["features"]}
+    overage = {
+        f"overage of {price['feature']} per {price['interval']}, {price['amount']['currency']}": formatting.overage(
+            price
+        )
+        for price in version.get("overage", ())
+    }
     meters = {f"meter {meter['meter']}": _meter(meter) for meter in _meters(version, catalogue["meters"])}
-    out.record("plan", _row(version, sold=sold) | terms | features | meters)
+    out.record("plan", _row(version, sold=sold) | terms | features | overage | meters)
 
 
 def _difference(billing: Service, file: Path) -> dict[str, Any]:
@@ -187,6 +193,13 @@ def _changes(difference: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for price in version["prices"]:
             before, after = _amount(price["before"]), _amount(price["after"])
             yield {"change": f"price per {price['interval']}", "of": name, "before": before, "after": after}
+        for overage in version["overage"]:
+            price = overage["after"] or overage["before"]
+            before, after = (
+                formatting.overage(overage[side]) if overage[side] else None for side in ("before", "after")
+            )
+            change = f"overage of {price['feature']} per {price['interval']}"
+            yield {"change": change, "of": name, "before": before, "after": after}
     for meter in difference["meters"]:
         before, after = meter["before"], meter["after"]
         yield {

@@ -299,6 +299,9 @@ def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, An
         out.info(f"  drops what is scheduled for {formatting.time(phase['starts_at'])}: {phase['text']}")
     for text in formatting.plan_differences(quote):
         out.info(text)
+    for price in quote["overage"]:
+        beyond = f"{price['included']:,} included"
+        out.info(f"  {price['feature']}: then {formatting.overage(price)} beyond {beyond}")
     effective_at, valid_until = formatting.time(proration["effective_at"]), formatting.time(quote["valid_until"])
     out.info(f"  effective {effective_at}; the quote is valid until {valid_until}")
 

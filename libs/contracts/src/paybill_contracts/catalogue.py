@@ -29,6 +29,7 @@ __all__ = [
     "LimitFeature",
     "Meter",
     "MeteredFeature",
+    "OveragePrice",
     "PlanRef",
     "PlanVersion",
     "Price",
@@ -86,12 +87,26 @@ class Price(Value):
     provider_prices: dict[Key, ProviderId]
 
 
+class OveragePrice(Value):
+    """Amount that usage of a metered feature beyond its included amount costs, for each `units` units.
+
+    A block of units that has begun is charged as a whole. interval: of the price of the plan with which it is sold.
+    """
+
+    feature: Key
+    amount: Money
+    interval: Interval
+    units: Annotated[int, Field(ge=1, le=10**9)] = 1
+    provider_prices: dict[Key, ProviderId] = {}  # noqa: RUF012  # pydantic copies it
+
+
 class PlanVersion(Value):
     """A version of a plan; immutable once published, and pinned by subscriptions.
 
     trial_days: 0 for none. grace_s: access after a failed payment. retention_s: of the data after offboarding.
     access_while_paused: the behaviours of a pause of collection at the provider that keep access; others suspend it.
     trial_without_card: a trial begins without a payment method, and ends the subscription if there is none by its end.
+    overage: of metered features. It is not written while it is empty, so that older catalogues keep their hash.
     """
 
     plan: Key
@@ -106,6 +121,7 @@ class PlanVersion(Value):
     prices: tuple[Price, ...]
     access_while_paused: tuple[Key, ...] = ("keep_as_draft", "mark_uncollectible")
     trial_without_card: bool = False
+    overage: Annotated[tuple[OveragePrice, ...], Field(exclude_if=lambda prices: not prices)] = ()
 
 
 class Catalogue(Value):

@@ -73,6 +73,15 @@ class FeatureDifference(Value):
     after: Feature | None
 
 
+class Overage(Value):
+    """Price of usage beyond the included amount of a metered feature, for each `units` units."""
+
+    feature: Key
+    included: Count
+    amount: Money
+    units: Annotated[int, Field(ge=1, le=10**9)]
+
+
 class WantedChange(Value):
     """The requested change in full: it does not depend on later catalogues.
 
@@ -114,7 +123,7 @@ class ChangeRequested(ChangeFact, type="billing.change_requested", version=1, ag
 class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregate="change", key="change_id"):
     """Cost and effect of the change; to be confirmed before `valid_until`. An approval names `quote_hash`.
 
-    overdue: the unpaid amount that the customer owes already.
+    overdue: the unpaid amount that the customer owes already. overage: prices of usage after the change.
     """
 
     proration: Proration
@@ -126,6 +135,7 @@ class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregat
     valid_until: Timestamp
     quote_hash: Digest
     overdue: Money | None = None
+    overage: tuple[Overage, ...] = ()
 
 
 class ChangeConfirmed(ChangeFact, type="billing.change_confirmed", version=1, aggregate="change", key="change_id"):

@@ -28,6 +28,7 @@ from paybill_contracts.placement import Preset
 from paybill_contracts.values import Key, ProviderId, Text
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from paybill_definitions.overage import OverageInput, errors
 from paybill_definitions.price_rules import objection
 from paybill_definitions.yaml_lines import Diagnostic, InvalidDocumentError, Lines, M, read, report
 
@@ -42,6 +43,7 @@ _FILE_FIELDS = {
     "retention_s": "retention",
     "lateness_s": "lateness",
     "by_period": "window",
+    "overage": "features",
 }
 
 Tiers = Collection[tuple[str, Preset]]
@@ -134,6 +136,15 @@ FeatureInput = Annotated[BooleanInput | StaticInput | LimitInput | MeteredInput,
 """A feature in a file or a request: an unknown name in it is refused, not ignored."""
 
 
+class _PlanMetered(MeteredInput):
+    """A metered feature of a plan. overage: the prices of usage beyond `included`; none when it is not charged."""
+
+    overage: Annotated[list[OverageInput], Field(default_factory=list, max_length=100)]
+
+
+_PlanFeature = Annotated[BooleanInput | StaticInput | LimitInput | _PlanMetered, Field(discriminator="kind")]
+
+
 class MeterWindow(StrEnum):
     """The windows of a meter: those of a catalogue, and the billing period of each subscription."""
 
@@ -162,7 +173,7 @@ class _Plan(_StrictInput):
     grace: Annotated[Span, Field(le=365 * 86_400)]
     retention: Annotated[Span, Field(le=3650 * 86_400)]
     access_while_paused: list[PauseBehaviour] = [PauseBehaviour.KEEP_AS_DRAFT, PauseBehaviour.MARK_UNCOLLECTIBLE]
-    features: Annotated[list[FeatureInput], Field(max_length=200)]
+    features: Annotated[list[_PlanFeature], Field(max_length=200)]
     prices: Annotated[list[_Price], Field(min_length=1)]
 
 
@@ -275,7 +286,7 @@ def _version(plan: _Plan) -> PlanVersion:
         trial_days=plan.trial // _SECONDS["d"],
         grace_s=plan.grace,
         retention_s=plan.retention,
-        features=tuple(map(to_feature, plan.features)),
+        features=tuple(_FEATURE.validate_python(each.model_dump(exclude={"overage"})) for each in plan.features),
         prices=tuple(
             Price(
                 amount=Money(minor=price.minor, currency=price.currency),
@@ -286,6 +297,12 @@ def _version(plan: _Plan) -> PlanVersion:
         ),
         access_while_paused=tuple(sorted(set(plan.access_while_paused))),
         trial_without_card=plan.trial_without_card,
+        overage=tuple(
+            price.price_of(feature.key)
+            for feature in plan.features
+            if isinstance(feature, _PlanMetered)
+            for price in feature.overage
+        ),
     )
 
 
@@ -308,8 +325,9 @@ def _inconsistencies(file: _File, lines: Lines) -> Iterator[Diagnostic]:
         for position, key in _repeated([feature.key for feature in plan.features]):
             yield Diagnostic(lines[*path, "features", position], f"the feature {key} is written twice")
         for position, feature in enumerate(plan.features):
-            if isinstance(feature, MeteredFeature):
+            if isinstance(feature, _PlanMetered):
                 yield from _metered(feature, declared, lines[*path, "features", position])
+                yield from _overage(file, plan, feature, lines[*path, "features", position])
         for position, name in _repeated([f"{price.interval}ly price in {price.currency}" for price in plan.prices]):
             yield Diagnostic(lines[*path, "prices", position], f"the {name} is written twice")
         for position, price in enumerate(plan.prices):
@@ -323,14 +341,37 @@ def _inconsistencies(file: _File, lines: Lines) -> Iterator[Diagnostic]:
                 lines[*path, "trial_without_card"], "the plan has no trial: write `trial: 14d`, or remove this"
             )
     ids = [
-        (index, position, f"{provider} {price_id}")
+        (lines["plans", index, part, position], f"{provider} {price_id}")
         for index, plan in enumerate(file.plans)
-        for position, price in enumerate(plan.prices)
-        for provider, price_id in price.provider_prices.items()
+        for part, position, prices in _provider_prices(plan)
+        for provider, price_id in prices.items()
     ]
-    for repeated, name in _repeated([name for _, _, name in ids]):
-        index, position, _ = ids[repeated]
-        yield Diagnostic(lines["plans", index, "prices", position], f"{name} is the price of two plans")
+    for repeated, name in _repeated([name for _, name in ids]):
+        yield Diagnostic(ids[repeated][0], f"{name} is the price of two plans")
+
+
+def _provider_prices(plan: _Plan) -> Iterator[tuple[str, int, Mapping[str, str]]]:
+    """Yields the providers' prices of a plan and of its overage, each with its place in the file."""
+    for position, price in enumerate(plan.prices):
+        yield "prices", position, price.provider_prices
+    for position, feature in enumerate(plan.features):
+        if isinstance(feature, _PlanMetered):
+            for overage in feature.overage:
+                yield "features", position, overage.provider_prices
+
+
+def _overage(file: _File, plan: _Plan, feature: _PlanMetered, line: int) -> Iterator[Diagnostic]:
+    sold = {(price.currency, price.interval) for price in plan.prices}
+    providers = {name for meter in file.meters if meter.meter == feature.meter for name in meter.provider_meters}
+    for reason in errors(feature.key, feature.overage, sold, providers):
+        yield Diagnostic(line, reason)
+    charged = [
+        each.key
+        for each in plan.features
+        if isinstance(each, _PlanMetered) and each.overage and each is not feature and each.meter == feature.meter
+    ]
+    if feature.overage and charged:
+        yield Diagnostic(line, f"{feature.key} and {charged[0]} would charge the same usage of {feature.meter} twice")
 
 
 def _metered(feature: MeteredFeature, declared: Collection[str], line: int) -> Iterator[Diagnostic]:

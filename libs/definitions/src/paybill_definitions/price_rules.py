@@ -39,10 +39,11 @@ _IN_HUNDREDTHS = frozenset({"ISK", "UGX"})
 _THREE_DIGITS = 3
 
 
-def objection(amount: Money, provider_prices: Mapping[str, str]) -> str | None:
+def objection(amount: Money, provider_prices: Mapping[str, str], *, is_charge: bool = True) -> str | None:
     """Returns why an amount cannot be sold, or None.
 
     provider_prices: of the price; Stripe's rules do not apply to one that names prices of other providers only.
+    is_charge: False for the price of a unit of usage. Stripe's minimum is for a charge, which has many of them.
     """
     currency, minor = amount.currency, amount.minor
     if not is_currency(currency):
@@ -55,7 +56,7 @@ def objection(amount: Money, provider_prices: Mapping[str, str]) -> str | None:
         nearest = Money(minor=round(minor, -1), currency=currency)
         return f"Stripe charges {currency} in steps of ten minor units: write {nearest.minor} ({nearest.text})"
     least = _MINIMUM.get(currency, 0)
-    if 0 < minor < least:
+    if is_charge and 0 < minor < least:
         minimum = Money(minor=least, currency=currency)
         return f"{amount.text} is below Stripe's minimum charge of {minimum.text}: write at least {least}, or 0"
     return None

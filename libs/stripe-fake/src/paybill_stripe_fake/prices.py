@@ -1,7 +1,7 @@
 """Prices: amount and interval of a product; immutable except for labels."""
 
 import re
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 
 from paybill_stripe_fake import events, products
 from paybill_stripe_fake.account import Account, new_id
@@ -80,6 +80,9 @@ def update(account: Account, params: Params, price_id: str) -> Resource:
 
 def amount(price: Resource, quantity: int | Decimal) -> int:
     """Returns the amount for a quantity, in minor units; halves are rounded up."""
+    if transform := price["transform_quantity"]:
+        rounding = ROUND_CEILING if transform["round"] == "up" else ROUND_FLOOR
+        quantity = (Decimal(quantity) / transform["divide_by"]).quantize(Decimal(1), rounding=rounding)
     exact = Decimal(price["unit_amount_decimal"]) * quantity
     return int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
@@ -146,11 +149,21 @@ def _new(account: Account, params: Params) -> Resource:
         "recurring": recurring,
         "tax_behavior": params.choice("tax_behavior", "unspecified", "inclusive", "exclusive") or "unspecified",
         "tiers_mode": None,
-        "transform_quantity": None,
+        "transform_quantity": _transform(params),
         "type": "recurring" if recurring else "one_time",
         "unit_amount": int(exact) if exact == int(exact) else None,
         "unit_amount_decimal": f"{exact:f}",
     }
+
+
+def _transform(params: Params) -> Resource | None:
+    """Returns the number of units that the price is for."""
+    transform = params.nested("transform_quantity")
+    if transform is None:
+        return None
+    for key in ("divide_by", "round"):
+        transform.required(key)
+    return {"divide_by": transform.integer("divide_by", least=1), "round": transform.choice("round", "down", "up")}
 
 
 def _recurring(account: Account, params: Params) -> Resource | None:

@@ -1,6 +1,6 @@
 """Phases of a subscription schedule: parsing them, and applying each when it begins."""
 
-from paybill_stripe_fake import adjustments, collection, events, periods, prices, subscriptions
+from paybill_stripe_fake import adjustments, collection, events, periods, prices, replaced_usage, subscriptions
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.billing_cycle import INTERVALS, LONGEST, period_end
 from paybill_stripe_fake.errors import InvalidRequestError
@@ -114,6 +114,8 @@ def put_in_force(account: Account, schedule: Resource, phase: Resource, proratin
     at_period_end = period_of(subscription)[1] <= account.now()
     if at_period_end:
         # The renewal that is due at this same time bills the new items; the old ones have no time left to credit.
+        if subscription["status"] not in {"trialing", "paused"}:
+            replaced_usage.bill(account, subscription, after, period_of(subscription))
         if rhythm(after[0]["price"]) != rhythm(subscription["items"]["data"][0]["price"]):
             changes["billing_cycle_anchor"] = account.now()
         items = {**subscription["items"], "data": after}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paybill_stripe_fake import adjustments, periods, prices, prorations
+from paybill_stripe_fake import adjustments, periods, prices, prorations, replaced_usage
 from paybill_stripe_fake.account import Account
 from paybill_stripe_fake.errors import CardDeclinedError, InvalidRequestError, ResourceMissingError
 from paybill_stripe_fake.forms import Params
@@ -78,6 +78,8 @@ def change_items(
     current, unbilled = subscription["items"]["data"], subscription["status"] in {"trialing", "paused"}
     restart = restart or (after is not None and rhythm(after[0]["price"]) != rhythm(current[0]["price"]))
     restart = restart and not unbilled
+    if after is not None and not unbilled:
+        replaced_usage.bill(account, subscription, after, (period_of(subscription)[0], account.now()))
     if prorating.behaviour != "none" and not unbilled and (restart or after is not None):
         prorations.charge(account, subscription, [] if restart else after or [], prorating.at)
     items = {} if after is None else {"items": {**subscription["items"], "data": after}}

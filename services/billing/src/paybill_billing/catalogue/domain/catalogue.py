@@ -4,11 +4,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from paybill_contracts.catalogue import Catalogue as Content
-from paybill_contracts.catalogue import CataloguePublished, Meter, MeteredFeature, PlanVersion, Price
+from paybill_contracts.catalogue import (
+    CataloguePublished,
+    Interval,
+    Meter,
+    MeteredFeature,
+    OveragePrice,
+    PlanVersion,
+    Price,
+)
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.event import digest
 from paybill_definitions.plans_file import CatalogueDiagnostic, Tiers, unknown_tiers, version_name
 
+from paybill_billing.providers.port.desired import MeteredPrice
 from paybill_billing.providers.port.snapshots import PriceSnapshot
 
 CATALOGUE = "plans"
@@ -157,9 +166,30 @@ def plan_of_price(catalogue: Catalogue, provider: str, price: PriceSnapshot) -> 
     )
 
 
-def lookup_key(plan: PlanVersion, price: Price) -> str:
-    """Returns our lookup key of a price at a provider."""
-    return f"{plan.plan}_v{plan.version}_{price.interval}_{price.amount.currency.lower()}"
+def lookup_key(plan: PlanVersion, price: Price | OveragePrice) -> str:
+    """Returns our lookup key of a price at a provider; that of an overage price ends in its feature."""
+    key = f"{plan.plan}_v{plan.version}_{price.interval}_{price.amount.currency.lower()}"
+    return f"{key}/{price.feature}" if isinstance(price, OveragePrice) else key
+
+
+def overage_of(plan: PlanVersion, currency: str, interval: Interval) -> tuple[OveragePrice, ...]:
+    """Returns the overage prices that are sold with the plan's price of this currency and interval."""
+    return tuple(price for price in plan.overage if (price.amount.currency, price.interval) == (currency, interval))
+
+
+def metered_prices(
+    catalogue: Catalogue, plan: PlanVersion, sold: Price | None, provider: str
+) -> tuple[MeteredPrice, ...]:
+    """Returns the overage prices of a sold price at a provider; one whose meter the provider does not have is left out.
+
+    The meter is the last declaration of its name: usage is reported to that one.
+    """
+    if sold is None:
+        return ()
+    meter_of = {feature.key: feature.meter for feature in plan.features if isinstance(feature, MeteredFeature)}
+    prices = overage_of(plan, sold.amount.currency, sold.interval)
+    named = [(price, meter(catalogue, meter_of[price.feature]).provider_meters.get(provider)) for price in prices]
+    return tuple(MeteredPrice(price, name) for price, name in named if name is not None)
 
 
 def evolve(catalogue: Catalogue | None, event: CataloguePublished) -> Catalogue:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from paybill_contracts.catalogue import Catalogue as Content
-from paybill_contracts.catalogue import Feature, Interval, Meter, PlanVersion, Price
+from paybill_contracts.catalogue import Feature, Interval, Meter, OveragePrice, PlanVersion, Price
 from paybill_contracts.changes import FeatureDifference
 from paybill_contracts.money import Money
 from paybill_definitions.plans_file import version_name
@@ -20,6 +20,14 @@ class PriceDifference:
     interval: Interval
     before: Money | None
     after: Money | None
+
+
+@dataclass(frozen=True, slots=True)
+class OverageDifference:
+    """An overage price before and after; None where it does not exist."""
+
+    before: OveragePrice | None
+    after: OveragePrice | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,7 @@ class VersionDifference:
     terms: tuple[TermDifference, ...]
     features: tuple[FeatureDifference, ...]
     prices: tuple[PriceDifference, ...]
+    overage: tuple[OverageDifference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,16 @@ def prices_between(before: Iterable[Price], after: Iterable[Price]) -> Iterator[
             yield PriceDifference(currency, interval, was, is_)
 
 
+def _overage_between(before: Iterable[OveragePrice], after: Iterable[OveragePrice]) -> Iterator[OverageDifference]:
+    old, new = (
+        {(price.feature, price.amount.currency, price.interval): price for price in prices}
+        for prices in (before, after)
+    )
+    for key in old | new:
+        if old.get(key) != new.get(key):
+            yield OverageDifference(old.get(key), new.get(key))
+
+
 def _version(before: PlanVersion | None, after: PlanVersion) -> VersionDifference:
     return VersionDifference(
         before=version_name(before) if before is not None else None,
@@ -120,6 +139,7 @@ def _version(before: PlanVersion | None, after: PlanVersion) -> VersionDifferenc
         ),
         features=features_between(before.features if before is not None else (), after.features),
         prices=tuple(prices_between(before.prices if before is not None else (), after.prices)),
+        overage=tuple(_overage_between(before.overage if before is not None else (), after.overage)),
     )
 
 

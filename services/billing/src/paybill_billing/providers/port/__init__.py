@@ -16,6 +16,7 @@ from paybill_contracts.money import Money
 from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, named_prices, price_for
 
 from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
+from paybill_billing.providers.port.desired import MeteredPrice as MeteredPrice  # a part of the port
 from paybill_billing.providers.port.snapshots import (
     CollectionAttempt,
     Dispute,
@@ -57,7 +58,8 @@ class DeliveryRefusedError(Exception):
 class Order:
     """A new customer and the plan that it buys. `email` is plaintext: use it and do not store it.
 
-    terms: which of the plan's prices, and how many; a provider refuses what it cannot sell.
+    terms: which of the plan's prices, and how many; a provider refuses what it cannot sell. metered: the overage prices
+    that are sold with it.
     """
 
     tenant_id: str
@@ -66,11 +68,12 @@ class Order:
     product: str
     plan: PlanVersion
     terms: PurchaseTerms = FIRST_PRICE
+    metered: tuple[MeteredPrice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """The plan that an existing customer buys. checkout: its last checkout, None without one."""
+    """The plan that an existing customer buys. checkout: its last checkout, or None. metered: as in `Order`."""
 
     tenant_id: str
     customer: str
@@ -78,6 +81,7 @@ class Purchase:
     plan: PlanVersion
     checkout: str | None
     terms: PurchaseTerms = FIRST_PRICE
+    metered: tuple[MeteredPrice, ...] = ()
 
 
 def price_of(plan: PlanVersion, terms: PurchaseTerms) -> Price:

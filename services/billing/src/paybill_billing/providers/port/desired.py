@@ -2,8 +2,16 @@
 
 from dataclasses import dataclass
 
-from paybill_contracts.catalogue import PlanVersion, Price
+from paybill_contracts.catalogue import OveragePrice, PlanVersion, Price
 from paybill_contracts.changes import ChangeKind
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredPrice:
+    """An overage price that is sold with a plan's price. meter: the provider's name for its meter."""
+
+    price: OveragePrice
+    meter: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +20,8 @@ class DesiredSubscription:
 
     at_period_end: True for a change at the end of the paid period. pinned: the current plan version, which identifies
     the item of the plan among other items. without_proration: nothing is credited or charged for the current period.
+    metered: the overage prices of `price`, which replace those of the pinned plan; they have no quantity and are not
+    prorated.
     """
 
     kind: ChangeKind
@@ -22,3 +32,4 @@ class DesiredSubscription:
     quantity: int | None = None
     pinned: PlanVersion | None = None
     without_proration: bool = False
+    metered: tuple[MeteredPrice, ...] = ()

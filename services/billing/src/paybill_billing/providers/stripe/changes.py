@@ -7,22 +7,20 @@ Stripe forgets an idempotency key after a day, and an effect may be retried late
 subscription, and applies only the missing part.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, assert_never
 from urllib.parse import quote as quoted
 
 import stripe
-from paybill_contracts.changes import ChangeKind, Proration, ProrationLine, ScheduledPhase
+from paybill_contracts.changes import ChangeKind, Proration, ScheduledPhase
 from paybill_contracts.event import digest
-from paybill_contracts.money import Money
-from paybill_contracts.values import Text
-from pydantic import TypeAdapter
 
 from paybill_billing.providers.port import DesiredSubscription, ProviderRefusedError
 from paybill_billing.providers.stripe.client import stripe_errors
-from paybill_billing.providers.stripe.mappers import Json, id_of, items_of, plan_item
+from paybill_billing.providers.stripe.items import copy_terms, item_params, phase_item
+from paybill_billing.providers.stripe.mappers import Json, id_of, is_metered, items_of, plan_item
+from paybill_billing.providers.stripe.previews import invoiced, money, regular_amount
 from paybill_billing.providers.stripe.prices import StripePrices
 
 if TYPE_CHECKING:  # these parameter types take 1 MB
@@ -31,11 +29,9 @@ if TYPE_CHECKING:  # these parameter types take 1 MB
         InvoiceCreatePreviewParamsSubscriptionDetailsItem,
         SubscriptionScheduleUpdateParams,
         SubscriptionScheduleUpdateParamsPhase,
-        SubscriptionScheduleUpdateParamsPhaseItem,
         SubscriptionUpdateParams,
     )
 
-_LINE = TypeAdapter(Text)
 PAGE = 100
 _OVER = frozenset({"canceled", "incomplete_expired"})
 
@@ -61,9 +57,39 @@ class _Current:
             raise ProviderRefusedError(f"{self.id} has no current period")
         return datetime.fromtimestamp(starts, UTC), datetime.fromtimestamp(ends, UTC)
 
+    @property
+    def metered(self) -> set[str]:
+        """The prices of usage."""
+        return {each["price"]["id"] for each in self.items if is_metered(each["price"])}
+
     def field(self, name: str) -> Any:
         """Returns a field of the subscription."""
         return self.data.get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class _DesiredItems:
+    """The plan's desired item, and the prices of usage that are added and the items of usage that are removed.
+
+    Usage is never prorated: Stripe invoices what a removed item used until then.
+    """
+
+    plan: "InvoiceCreatePreviewParamsSubscriptionDetailsItem"
+    added: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+    @property
+    def all(self) -> list["InvoiceCreatePreviewParamsSubscriptionDetailsItem"]:
+        """The items that are named in a request."""
+        removed: list[InvoiceCreatePreviewParamsSubscriptionDetailsItem] = [
+            {"id": id_, "deleted": True} for id_ in self.removed
+        ]
+        added: list[InvoiceCreatePreviewParamsSubscriptionDetailsItem] = [{"price": price} for price in self.added]
+        return [self.plan, *removed, *added]
+
+    def differs(self, found: _Current) -> bool:
+        """Returns True when the subscription does not have these items."""
+        return bool(self.added or self.removed) or self.plan != item_params(found.item)
 
 
 class StripeChanges:
@@ -80,40 +106,42 @@ class StripeChanges:
             now = _within(found, at)
             ends = found.period[1]
             dropped = await self._dropped(found) if _drops_schedule(desired) else ()
-            due_now = _money(found.data, 0)
+            due_now = money(found.data, 0)
             base = Proration(lines=(), due_now=due_now, next_amount=None, effective_at=now, dropped=dropped)
             match desired.kind:
                 case ChangeKind.PLAN:
-                    item = await self._item(found, desired)
-                    regular = await self._preview(found, {"items": [item], "proration_behavior": "none"})
+                    after = await self._items(found, desired)
+                    preview = await self._preview(found, {"items": after.all, "proration_behavior": "none"})
+                    regular = regular_amount(preview, {*found.metered, *after.added})
                     if desired.at_period_end:
-                        return base.model_copy(update={"next_amount": _total(regular), "effective_at": ends})
+                        return base.model_copy(update={"next_amount": regular, "effective_at": ends})
                     if desired.without_proration or found.field("status") == "trialing":
                         # Nothing is invoiced before the trial ends: a preview would show the invoice after it.
-                        return base.model_copy(update={"next_amount": _total(regular)})
+                        return base.model_copy(update={"next_amount": regular})
                     invoice = await self._preview(
                         found,
                         {
-                            "items": [item],
+                            "items": after.all,
                             "proration_behavior": "always_invoice",
                             "proration_date": int(now.timestamp()),
                         },
                     )
-                    return _invoiced(base, invoice, _total(regular))
+                    return invoiced(base, invoice, regular)
                 case ChangeKind.CANCEL if desired.at_period_end:
                     return base.model_copy(update={"effective_at": ends})
                 case ChangeKind.CANCEL:
                     last = await self._preview(found, {"cancel_now": True, "proration_behavior": "none"})
-                    return _invoiced(base, last, None)
+                    return invoiced(base, last, None)
                 case ChangeKind.REACTIVATE:
-                    regular = await self._preview(found, _reactivation_details(found))
-                    return base.model_copy(update={"next_amount": _total(regular)})
+                    preview = await self._preview(found, _reactivation_details(found))
+                    return base.model_copy(update={"next_amount": regular_amount(preview, found.metered)})
                 case ChangeKind.PAUSE:
                     return base
                 case ChangeKind.RESUME if found.field("status") == "paused":
-                    return _invoiced(base, await self._preview(found, {"resume_at": "now"}), None)
+                    return invoiced(base, await self._preview(found, {"resume_at": "now"}), None)
                 case ChangeKind.RESUME:
-                    return base.model_copy(update={"next_amount": _total(await self._preview(found, {}))})
+                    preview = await self._preview(found, {})
+                    return base.model_copy(update={"next_amount": regular_amount(preview, found.metered)})
                 case _:
                     assert_never(desired.kind)
 
@@ -127,10 +155,10 @@ class StripeChanges:
                 raise ProviderRefusedError(f"{subscription} has ended")
             match desired.kind:
                 case ChangeKind.PLAN if desired.at_period_end:
-                    await self._schedule(found, await self._item(found, desired), desired, key)
+                    await self._schedule(found, await self._items(found, desired), desired, key)
                 case ChangeKind.PLAN:
                     await self._release(found, key)
-                    await self._change_now(found, await self._item(found, desired), desired, at, key)
+                    await self._change_now(found, await self._items(found, desired), desired, at, key)
                 case ChangeKind.CANCEL if desired.at_period_end:
                     await self._release(found, key)
                     if not found.field("cancel_at_period_end"):
@@ -168,16 +196,25 @@ class StripeChanges:
         plan_items = [each for each in items if any(self._prices.sells(each["price"], plan) for plan in plans)]
         return _Current(found, items, plan_items[0] if plan_items else plan_item(found))
 
-    async def _item(
-        self, found: _Current, desired: DesiredSubscription
-    ) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
-        """Returns the parameters of the plan's desired item; the other items stay the same."""
-        item = _item_params(found.item)
-        if desired.plan is not None and desired.price is not None:
-            item["price"] = await self._prices.id_of(desired.product, desired.plan, desired.price)
+    async def _items(self, found: _Current, desired: DesiredSubscription) -> _DesiredItems:
+        """Returns the plan's desired item and, for another plan, the prices of usage that come and go."""
+        item = item_params(found.item)
         if desired.quantity is not None:
             item["quantity"] = desired.quantity
-        return item
+        if desired.plan is None or desired.price is None:
+            return _DesiredItems(item)
+        item["price"] = await self._prices.id_of(desired.product, desired.plan, desired.price)
+        metered = [await self._prices.id_of_metered(desired.product, desired.plan, each) for each in desired.metered]
+        current = {
+            each["price"]["id"]: each["id"]
+            for each in found.items
+            if each["id"] != item["id"] and self._prices.is_overage(each["price"], desired.pinned)
+        }
+        return _DesiredItems(
+            item,
+            added=[price for price in metered if price not in current],
+            removed=[id_ for price, id_ in current.items() if price not in metered],
+        )
 
     async def _preview(self, found: _Current, details: "InvoiceCreatePreviewParamsSubscriptionDetails") -> Json | None:
         """Returns the preview of the invoice; None when there would be none."""
@@ -194,15 +231,15 @@ class StripeChanges:
     async def _change_now(
         self,
         found: _Current,
-        item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem",
+        after: _DesiredItems,
         desired: DesiredSubscription,
         at: datetime,
         key: str,
     ) -> None:
-        if item == _item_params(found.item):
+        if not after.differs(found):
             return
         params: SubscriptionUpdateParams = {
-            "items": [{"id": item["id"], "price": item["price"], "quantity": item["quantity"]}],
+            "items": list(after.all),
             "proration_behavior": "none",
         }
         if not desired.without_proration:
@@ -216,20 +253,24 @@ class StripeChanges:
     async def _schedule(
         self,
         found: _Current,
-        item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem",
+        after: _DesiredItems,
         desired: DesiredSubscription,
         key: str,
     ) -> None:
         """Schedules the change for the end of the period; it replaces an earlier scheduled change."""
-        if item == _item_params(found.item):
+        if not after.differs(found):
             return
         schedules = self._client.v1.subscription_schedules
         if (known := id_of(found.field("schedule"))) is None:
             made = await schedules.create_async({"from_subscription": found.id}, {"idempotency_key": f"{key}/schedule"})
             known = made.id
-        now = [_phase_item(_item_params(each), each) for each in found.items]
-        plan_at = [each["id"] for each in found.items].index(item["id"])
-        then = [*now[:plan_at], _phase_item(item, found.item), *now[plan_at + 1 :]]
+        now = [phase_item(item_params(each), each) for each in found.items]
+        then = [
+            phase_item(after.plan if each["id"] == after.plan["id"] else item_params(each), each)
+            for each in found.items
+            if each["id"] not in after.removed
+        ]
+        then += [{"price": price} for price in after.added]
         starts, ends = found.period
         current: SubscriptionScheduleUpdateParamsPhase = {
             "items": now,
@@ -238,17 +279,17 @@ class StripeChanges:
         }
         if found.field("status") == "trialing":
             current["trial_end"] = found.field("trial_end")
-        after: SubscriptionScheduleUpdateParamsPhase = {
+        next_phase: SubscriptionScheduleUpdateParamsPhase = {
             "items": then,
             "proration_behavior": "none",
             "duration": {"interval": _interval(found, desired), "interval_count": 1},
         }
-        for phase in (current, after):
-            _copy_terms(found, phase)
+        for phase in (current, next_phase):
+            copy_terms(found.data, phase)
         phases: SubscriptionScheduleUpdateParams = {
             "end_behavior": "release",
             "proration_behavior": "none",
-            "phases": [current, after],
+            "phases": [current, next_phase],
         }
         # A retry may find another period or quantity, and Stripe accepts a key for one set of parameters only.
         await schedules.update_async(known, phases, {"idempotency_key": f"{key}/{digest(phases)[:16]}"})
@@ -297,42 +338,6 @@ def _within(found: _Current, at: datetime) -> datetime:
     return min(max(at.replace(microsecond=0), starts), ends)
 
 
-def _item_params(item: Json) -> "InvoiceCreatePreviewParamsSubscriptionDetailsItem":
-    """Returns the parameters of the current item; a metered item has no quantity."""
-    same: InvoiceCreatePreviewParamsSubscriptionDetailsItem = {"id": item["id"], "price": item["price"]["id"]}
-    if isinstance(item.get("quantity"), int):
-        same["quantity"] = item["quantity"]
-    return same
-
-
-def _phase_item(
-    item: "InvoiceCreatePreviewParamsSubscriptionDetailsItem", current: Json
-) -> "SubscriptionScheduleUpdateParamsPhaseItem":
-    """Returns the item of a phase with the discounts and tax rates of the current one: Stripe does not keep them."""
-    same: SubscriptionScheduleUpdateParamsPhaseItem = {"price": item["price"]}
-    if "quantity" in item:
-        same["quantity"] = item["quantity"]
-    if discounts := _ids(current.get("discounts")):
-        same["discounts"] = [{"discount": id_} for id_ in discounts]
-    if rates := _ids(current.get("tax_rates")):
-        same["tax_rates"] = rates
-    return same
-
-
-def _copy_terms(found: _Current, phase: "SubscriptionScheduleUpdateParamsPhase") -> None:
-    """Copies discounts and tax rates to a phase: Stripe does not keep them otherwise."""
-    # Versions before 2024 show one discount.
-    if discounts := _ids(found.field("discounts") or [found.field("discount")]):
-        phase["discounts"] = [{"discount": id_} for id_ in discounts]
-    if rates := _ids(found.field("default_tax_rates")):
-        phase["default_tax_rates"] = rates
-
-
-def _ids(references: Any) -> list[str]:
-    """Returns the ids of a list of references."""
-    return [id_ for each in references or () if (id_ := id_of(each)) is not None]
-
-
 def _interval(found: _Current, desired: DesiredSubscription) -> str:
     if desired.price is not None:
         return desired.price.interval.value
@@ -349,7 +354,7 @@ def _without_cancellation(found: _Current) -> "SubscriptionUpdateParams":
 def _reactivation_details(found: _Current) -> "InvoiceCreatePreviewParamsSubscriptionDetails":
     """Returns the subscription details without a scheduled change or cancellation."""
     details: InvoiceCreatePreviewParamsSubscriptionDetails = {
-        "items": [_item_params(found.item)],
+        "items": [item_params(found.item)],
         "proration_behavior": "none",
     }
     undo = _without_cancellation(found)
@@ -358,34 +363,3 @@ def _reactivation_details(found: _Current) -> "InvoiceCreatePreviewParamsSubscri
     if "cancel_at" in undo:
         details["cancel_at"] = ""
     return details
-
-
-def _invoiced(base: Proration, invoice: Json | None, next_amount: Money | None) -> Proration:
-    if invoice is None:
-        return base.model_copy(update={"next_amount": next_amount})
-    return base.model_copy(
-        update={"lines": _lines(invoice), "due_now": _money(invoice, invoice["amount_due"]), "next_amount": next_amount}
-    )
-
-
-def _lines(invoice: Json) -> tuple[ProrationLine, ...]:
-    """Returns the lines of an invoice; they add up to its total."""
-    lines = [
-        ProrationLine(
-            text=_LINE.validate_python(" ".join(str(line.get("description") or "").split())[:500] or "no description"),
-            amount=_money(invoice, line["amount"]),
-        )
-        for line in invoice["lines"]["data"]
-    ]
-    rest = invoice["total"] - sum(line.amount.minor for line in lines)
-    if rest:
-        lines.append(ProrationLine(text="taxes, discounts and other lines", amount=_money(invoice, rest)))
-    return tuple(lines)
-
-
-def _total(invoice: Json | None) -> Money | None:
-    return _money(invoice, invoice["total"]) if invoice is not None else None
-
-
-def _money(holder: Mapping[str, Any], minor: int) -> Money:
-    return Money(minor=minor, currency=str(holder["currency"]).upper())

@@ -28,6 +28,7 @@ Json = Mapping[str, Any]
 TENANT = "tenant_id"
 PLAN = "paybill_plan"
 VERSION = "paybill_version"
+OVERAGE = "paybill_overage"
 """The metadata on the objects that we create."""
 
 
@@ -82,7 +83,7 @@ def plan_item(subscription: Json) -> Json:
     """Returns the plan's item: the first with a price that we created, else the first that is not metered."""
     items = items_of(subscription)
     ours = (item for item in items if PLAN in _metadata(_price_of(item)))
-    licensed = (item for item in items if not _is_metered(_price_of(item)))
+    licensed = (item for item in items if not is_metered(_price_of(item)))
     return next(ours, None) or next(licensed, None) or next(iter(items), {})
 
 
@@ -268,7 +269,8 @@ def _price_of(item: Json) -> Json:
     return next((price for price in found if isinstance(price, Mapping)), {})
 
 
-def _is_metered(price: Json) -> bool:
+def is_metered(price: Json) -> bool:
+    """Returns True for a price of usage, which has no quantity."""
     recurring = price.get("recurring")
     holders = (price, recurring if isinstance(recurring, Mapping) else {})
     return any(holder.get("usage_type") == "metered" for holder in holders)
@@ -316,6 +318,12 @@ def id_of(reference: object) -> str | None:
     if isinstance(reference, Mapping):
         reference = reference.get("id")
     return reference if isinstance(reference, str) and reference else None
+
+
+def price_of_line(line: Json) -> str | None:
+    """Returns the id of a line's price; versions before 2025-03-31.basil have the price itself."""
+    pricing = line.get("pricing") or {}
+    return id_of((pricing.get("price_details") or {}).get("price")) or id_of(line.get("price"))
 
 
 def _metadata(holder: Json) -> dict[str, str]:

@@ -15,7 +15,7 @@ import stripe
 
 from paybill_billing.providers.port import InvoicedUsage, MeterReading, ProviderRefusedError
 from paybill_billing.providers.stripe.client import stripe_errors
-from paybill_billing.providers.stripe.mappers import Json, id_of
+from paybill_billing.providers.stripe.mappers import Json, price_of_line
 
 PAGE = 100
 MINUTE_S = 60
@@ -37,6 +37,22 @@ class StripeMeters:
         self._client = client
         self._known: dict[str, _Meter] = {}
         self._metered_prices: dict[str, str | None] = {}
+
+    async def id_of(self, name: str) -> str:
+        """Returns the id of the active meter with this event name; creates the meter for the first price of it."""
+        await self._load(name)
+        if name not in self._known:
+            made = await self._client.v1.billing.meters.create_async(
+                {
+                    "display_name": name,
+                    "event_name": name,
+                    # One event for each part of a window, whatever our own aggregation is.
+                    "default_aggregation": {"formula": "sum"},
+                },
+                {"idempotency_key": f"meter/{name}"},
+            )
+            self._add(made)
+        return self._known[name].id
 
     async def report(self, reading: MeterReading, key: str) -> None:
         """Adds to the customer's meter, once for each `key`: Stripe keeps an event's identifier for at least a day.
@@ -99,7 +115,7 @@ class StripeMeters:
         lines = invoice["lines"]
         more = self._pages(f"/v1/invoices/{invoice['id']}/lines") if lines["has_more"] else _each(lines["data"])
         async for line in more:
-            meter = await self._meter_of_price(_price_of(line))
+            meter = await self._meter_of_price(price_of_line(line))
             if meter is not None:
                 yield InvoicedUsage(
                     meter=meter,
@@ -134,13 +150,19 @@ class StripeMeters:
             more = bool(page["has_more"] and page["data"])
             params["starting_after"] = page["data"][-1]["id"] if more else None
 
-    async def _meter(self, name: str) -> _Meter:
+    async def _load(self, name: str) -> None:
         if name not in self._known:
             meters = await self._client.v1.billing.meters.list_async({"status": "active", "limit": PAGE})
             async for found in meters.auto_paging_iter():
-                self._known[found.event_name] = _Meter(
-                    found.id, found.customer_mapping.event_payload_key, found.value_settings.event_payload_key
-                )
+                self._add(found)
+
+    def _add(self, meter: stripe.billing.Meter) -> None:
+        self._known[meter.event_name] = _Meter(
+            meter.id, meter.customer_mapping.event_payload_key, meter.value_settings.event_payload_key
+        )
+
+    async def _meter(self, name: str) -> _Meter:
+        await self._load(name)
         if name not in self._known:
             raise ProviderRefusedError(f"Stripe has no active meter with the event name {name}; create it at Stripe")
         return self._known[name]
@@ -149,9 +171,3 @@ class StripeMeters:
 async def _each(lines: list[Json]) -> AsyncIterator[Json]:
     for line in lines:
         yield line
-
-
-def _price_of(line: Json) -> str | None:
-    """Returns the id of a line's price; versions before 2025-03-31.basil have the price itself."""
-    pricing = line.get("pricing") or {}
-    return id_of((pricing.get("price_details") or {}).get("price")) or id_of(line.get("price"))

@@ -38,7 +38,11 @@ from paybill_billing.providers.stripe.prices import StripePrices
 from paybill_billing.providers.stripe.resolver import StripeReferenceResolver
 
 if TYPE_CHECKING:  # these parameter types take 1 MB
-    from stripe.params.checkout import SessionCreateParams, SessionCreateParamsSubscriptionData
+    from stripe.params.checkout import (
+        SessionCreateParams,
+        SessionCreateParamsLineItem,
+        SessionCreateParamsSubscriptionData,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +64,10 @@ class Stripe:
             max_network_retries=0,
         )
         self._return_url = return_url
-        self._prices = StripePrices(self._client, NAME)
+        self._meters = StripeMeters(self._client)
+        self._prices = StripePrices(self._client, NAME, self._meters)
         self._coupons = StripeCoupons(self._client)
         self._changes = StripeChanges(self._client, self._prices)
-        self._meters = StripeMeters(self._client)
         self._resolver = StripeReferenceResolver(self._client)
 
     async def close(self) -> None:
@@ -77,7 +81,7 @@ class Stripe:
         """
         with stripe_errors():
             customer = await self._customer(order, key)
-            purchase = Purchase(order.tenant_id, customer, order.product, order.plan, None, order.terms)
+            purchase = Purchase(order.tenant_id, customer, order.product, order.plan, None, order.terms, order.metered)
             session = await self._checkout(purchase, key)
         if session.url is None:
             raise ProviderRefusedError(f"checkout {session.id} has no URL")
@@ -281,6 +285,11 @@ class Stripe:
         terms = purchase.terms
         sold = price_of(purchase.plan, terms)
         price = await self._prices.id_of(purchase.product, purchase.plan, sold)
+        usage = [
+            await self._prices.id_of_metered(purchase.product, purchase.plan, metered) for metered in purchase.metered
+        ]
+        line_items: list[SessionCreateParamsLineItem] = [{"price": price, "quantity": terms.quantity}]
+        line_items += [{"price": each} for each in usage]
         subscription_data: SessionCreateParamsSubscriptionData = {"metadata": {TENANT: purchase.tenant_id}}
         if purchase.plan.trial_days:
             subscription_data["trial_period_days"] = purchase.plan.trial_days
@@ -288,7 +297,7 @@ class Stripe:
             "mode": "subscription",
             "customer": purchase.customer,
             "client_reference_id": purchase.tenant_id,
-            "line_items": [{"price": price, "quantity": terms.quantity}],
+            "line_items": line_items,
             "subscription_data": subscription_data,
             "success_url": self._return_url,
             "cancel_url": self._return_url,

@@ -13,6 +13,7 @@ from paybill_contracts.changes import (
     ChangeKind,
     FeatureDifference,
     MigrationId,
+    Overage,
     Proration,
     WantedChange,
 )
@@ -96,6 +97,7 @@ class QuoteView(BaseModel):
     valid_until: Timestamp
     quote_hash: Digest
     overdue: Annotated[Money | None, Field(description="What the customer owes already.")]
+    overage: Annotated[list[Overage], Field(description="Prices of usage beyond what is included, after the change.")]
 
 
 class ChangeView(BaseModel):
@@ -136,6 +138,7 @@ class ChangeView(BaseModel):
                 valid_until=quote.valid_until,
                 quote_hash=quote.quote_hash,
                 overdue=quote.overdue,
+                overage=list(quote.overage),
             ),
             code=change.code,
             refusal=change.refusal,

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Annotated
 
 from fastapi import APIRouter, Response
+from paybill_contracts.purchases import price_for
 from paybill_contracts.values import TenantId, Url
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -57,7 +58,8 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         published = catalogue.published(known, account.plan, account.plan_version)
         plan = accounts.sold_plan(account, published.plan, is_first=is_first)
         terms = accounts.sold_terms(account, is_first=is_first)
-        purchase = Purchase(account.id, customer, known.on_sale.product, plan, account.checkout, terms)
+        metered = catalogue.metered_prices(known, plan, price_for(plan.prices, terms), account.provider)
+        purchase = Purchase(account.id, customer, known.on_sale.product, plan, account.checkout, terms, metered)
         # Two requests at once open one checkout: both replace the same one.
         key = sha256(f"checkout/{account.id}/{account.checkout}".encode()).hexdigest()[:32]
         try:

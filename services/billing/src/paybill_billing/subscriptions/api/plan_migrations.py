@@ -21,7 +21,7 @@ from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.http import Operator, Viewer
 from paybill_billing.subscriptions.api.changes import MAX_COUNT, When
-from paybill_billing.subscriptions.domain import changes, plan_migrations
+from paybill_billing.subscriptions.domain import plan_migrations
 from paybill_billing.subscriptions.domain.change_requests import NoSuchPriceError, price_index
 from paybill_billing.subscriptions.domain.plan_migrations import (
     PlanMigration,
@@ -29,6 +29,7 @@ from paybill_billing.subscriptions.domain.plan_migrations import (
     Status,
     UnknownPlanMigrationError,
 )
+from paybill_billing.subscriptions.domain.quotes import differences
 from paybill_billing.subscriptions.tables import (
     MIGRATION_COUNTS,
     PLAN_MIGRATIONS,
@@ -167,7 +168,7 @@ def router(context: ServiceContext) -> APIRouter:
             by_access=dict(by_access),
             refused_now=by_access["suspended"] + by_access["paused"],
             prices=_prices(groups, after),
-            features=list(changes.differences(before, after)),
+            features=list(differences(before, after)),
             tier_before=before.tier,
             tier_after=after.tier,
             placement_before=before.placement,

@@ -10,7 +10,7 @@ from paybill_contracts.changes import ChangeKind as Kind
 from paybill_contracts.changes import WantedChange
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 
-from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, on_sale, published
+from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, metered_prices, on_sale, published
 from paybill_billing.providers.port.desired import DesiredSubscription
 
 _UNPAID = frozenset({"past_due", "unpaid"})
@@ -237,15 +237,17 @@ def desired_at_provider(catalogue: Catalogue, subscription: Subscription, desire
     """Returns the change as the port of billing providers expects it."""
     pinned = published(catalogue, subscription.plan.plan, subscription.plan.version).plan
     plan = None if desired.plan is None else published(catalogue, desired.plan.plan, desired.plan.version).plan
+    price = None if plan is None else plan.prices[desired.price_index]
     return DesiredSubscription(
         kind=desired.kind,
         at_period_end=desired.at_period_end,
         product=catalogue.on_sale.product,
         plan=plan,
-        price=None if plan is None else plan.prices[desired.price_index],
+        price=price,
         quantity=desired.quantity,
         pinned=pinned,
         without_proration=desired.without_proration,
+        metered=() if plan is None else metered_prices(catalogue, plan, price, subscription.provider),
     )
 
 

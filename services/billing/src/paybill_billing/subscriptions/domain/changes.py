@@ -15,7 +15,6 @@ from paybill_contracts.changes import (
     ChangeQuoted,
     ChangeRefused,
     ChangeRequested,
-    FeatureDifference,
     Proration,
     WantedChange,
 )
@@ -26,6 +25,7 @@ from paybill_contracts.money import Money
 
 from paybill_billing.subscriptions.domain.change_requests import SubscriptionOverdueError
 from paybill_billing.subscriptions.domain.credits import unpaid_credit
+from paybill_billing.subscriptions.domain.quotes import Quote, drops_scheduled, feature_differences, overage_after
 
 QUOTE_VALIDITY = timedelta(hours=1)
 
@@ -95,21 +95,6 @@ class ChangeOrderError(DomainError):
     """Raised when an event precedes the request of its change."""
 
     code = "change_order"
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """The cost and the feature differences of a change, as in `ChangeQuoted`."""
-
-    proration: Proration
-    features: tuple[FeatureDifference, ...]
-    tier_before: str
-    tier_after: str
-    placement_before: str
-    placement_after: str
-    valid_until: datetime
-    quote_hash: str
-    overdue: Money | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +173,7 @@ def quoted(
         return refused(change, SubscriptionOverdueError.code, reason)
     ends = subscription.period_end
     valid_until = min(now + QUOTE_VALIDITY, ends) if ends is not None and ends > now else now + QUOTE_VALIDITY
-    features = _feature_differences(change.wanted.kind, before, after)
+    features = feature_differences(change.wanted.kind, before, after)
     content = {
         "change_id": change.id,
         "wanted": change.wanted.model_dump(mode="json"),
@@ -201,6 +186,9 @@ def quoted(
     overdue = debt or subscription.overdue
     if overdue is not None:
         content["overdue"] = overdue.model_dump(mode="json")
+    overage = overage_after(change.wanted, subscription, before, after)
+    if overage:
+        content["overage"] = [each.model_dump(mode="json") for each in overage]
     quote = ChangeQuoted(
         change_id=change.id,
         tenant_id=change.tenant_id,
@@ -214,10 +202,11 @@ def quoted(
         valid_until=valid_until,
         quote_hash=digest(content),
         overdue=overdue,
+        overage=overage,
     )
     if not change.confirmed:
         return [quote]
-    if (refusal := _dropped(change.wanted, proration)) is not None:
+    if (refusal := drops_scheduled(change.wanted, proration)) is not None:
         return [quote, *refused(evolve(change, quote), DropsScheduledError.code, refusal)]
     return [quote, _confirmation(change, quote.quote_hash)]
 
@@ -237,7 +226,7 @@ def confirm(change: Change, quote_hash: str, now: datetime) -> list[ChangeEvent]
                 return []
             if now >= change.quote.valid_until:
                 raise QuoteExpiredError(f"the quote of {change.id} has expired; request the change again")
-            if (refusal := _dropped(change.wanted, change.quote.proration)) is not None:
+            if (refusal := drops_scheduled(change.wanted, change.quote.proration)) is not None:
                 raise DropsScheduledError(refusal)
             return [_confirmation(change, quote_hash)]
         case Status.REFUSED | Status.EXPIRED | Status.DISCARDED:
@@ -330,6 +319,7 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
                 valid_until=event.valid_until,
                 quote_hash=event.quote_hash,
                 overdue=event.overdue,
+                overage=event.overage,
             )
             return replace(change, status=Status.QUOTED, quote=quote, due=event.valid_until)
         case ChangeConfirmed():
@@ -344,41 +334,6 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
             return replace(change, status=Status.DISCARDED, due=None)
         case _:
             assert_never(event)
-
-
-def differences(before: PlanVersion | None, after: PlanVersion | None) -> tuple[FeatureDifference, ...]:
-    """Returns the feature differences of two plans, by key; None has no features."""
-    old = {feature.key: feature for feature in before.features} if before is not None else {}
-    new = {feature.key: feature for feature in after.features} if after is not None else {}
-    return tuple(
-        FeatureDifference(before=old.get(key), after=new.get(key))
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    )
-
-
-def _feature_differences(kind: Kind, before: PlanVersion, after: PlanVersion) -> tuple[FeatureDifference, ...]:
-    """Returns the features that the tenant gains and loses; a cancelled or paused subscription has none."""
-    match kind:
-        case Kind.PLAN | Kind.REACTIVATE:
-            return differences(before, after)
-        case Kind.CANCEL | Kind.PAUSE:
-            return differences(before, None)
-        case Kind.RESUME:
-            return differences(None, after)
-        case _:
-            assert_never(kind)
-
-
-def _dropped(desired: WantedChange, proration: Proration) -> str | None:
-    """Returns why the change must not drop scheduled phases; None when it may.
-
-    One scheduled phase is a change that was requested for the end of the period, which another change replaces.
-    """
-    if desired.drop_scheduled or len(proration.dropped) <= 1:
-        return None
-    phases = ", ".join(f"{phase.text} from {phase.starts_at:%Y-%m-%d}" for phase in proration.dropped)
-    return f"the change drops what is scheduled: {phases}; request it again with --drop-scheduled"[:500]
 
 
 def _confirmation(change: Change, quote_hash: str) -> ChangeConfirmed:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from paybill_contracts.accounts import AccountClosed, LeftoverAction, LeftoverFound
 from paybill_contracts.billing import AccountRegistered, CancellationRequested
+from paybill_contracts.purchases import price_for
 from paybill_contracts.values import Text
 from paybill_runtime.clock import now
 from paybill_runtime.database.statement import Statement
@@ -54,13 +55,16 @@ async def open_account(job: Job[AccountRegistered], providers: Providers) -> Asy
     if account.adopts is not None:
         yield await _adopt(account, account.adopts, providers, job.id)
         return
+    plan = accounts.sold_plan(account, catalogue.published(known, account.plan, account.plan_version).plan)
+    terms = accounts.sold_terms(account)
     order = Order(
         tenant_id=tenant_id,
         name=account.name,
         email=await job.open(account.contact_email),
         product=known.on_sale.product,
-        plan=accounts.sold_plan(account, catalogue.published(known, account.plan, account.plan_version).plan),
-        terms=accounts.sold_terms(account),
+        plan=plan,
+        terms=terms,
+        metered=catalogue.metered_prices(known, plan, price_for(plan.prices, terms), account.provider),
     )
     with provider_errors():
         opened = await providers[account.provider].open(order, job.id)
