@@ -1,7 +1,6 @@
 """Tests of `paybill entitlement` with the real services."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,21 +80,29 @@ def test_a_tenant_that_never_paid_has_no_entitlements(on_stack, customers) -> No
     assert (checked.code, checked.error["code"]) == (ExitCode.CONFLICT, "no_access")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["override", "acme", "projects", "--limit", 1],
-        ["grant", "acme", "projects", "--amount", 1, "--until", "2999-01-01"],
-        ["withdraw", "acme", "ovr_" + "0" * 32],
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_a_dry_run_prints_the_request_and_sends_nothing(paybill, arguments: list[object], tmp_path: Path) -> None:
-    done = paybill(
-        "entitlement", *arguments, "--reason", "x", "--dry-run", "--json", "--data-dir", tmp_path / "missing"
-    )
+def test_a_dry_run_prints_what_would_be_recorded_and_grants_nothing(on_stack, tenant: str) -> None:
+    grant = ("entitlement", "grant", tenant, "calls", "--amount", 5, "--reason", "contract 7", "--dry-run")
 
-    assert done.code == ExitCode.OK
-    assert done.data["path"].startswith("/v1/tenants/acme/entitlements/")
-    assert done.data["body"]["reason"] == "x"
-    assert "nothing was sent" in done.err
+    plain = on_stack(*grant)
+    data = on_stack(*grant, "--json").data
+
+    assert plain.out.splitlines()[0] == "would record: granted 5 more of calls: contract 7"
+    assert features(data["result"])["calls"]["included"] == 10_005
+    shown = on_stack("entitlement", "show", tenant, "--json").data
+    assert features(shown)["calls"]["included"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["withdraw", "ovr_" + "0" * 32], "no_such_override_or_grant"),
+        (["grant", "support"], "not_grantable"),
+    ],
+    ids=["withdraw", "grant"],
+)
+def test_a_dry_run_is_refused_as_the_command_would_be(on_stack, tenant: str, arguments: list[str], code: str) -> None:
+    verb, *more = arguments
+
+    dry = on_stack("entitlement", verb, tenant, *more, "--reason", "x", "--dry-run", "--json")
+
+    assert dry.error["code"] == code

@@ -35,7 +35,9 @@ def test_a_job_is_retried_and_a_recurring_one_cannot_be_cancelled(on_stack) -> N
     retried = on_stack("jobs", "retry", id_, "--json")
     cancelled = on_stack("jobs", "cancel", id_, "--reason", "no longer needed", "--yes", "--json")
 
-    assert preview.data["id"] == retried.data["id"] == id_
+    (fact,) = preview.data["would_record"]
+    assert (fact["type"], fact["payload"]["job_id"]) == ("tenant.job_retried", id_)
+    assert retried.data["id"] == id_
     assert retried.data["attempts"] == 0
     assert (cancelled.code, cancelled.error["code"]) == (ExitCode.CONFLICT, "job_recurring")
 

@@ -193,7 +193,9 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
             Usage(tenant_id=id_, meter="calls", quantity=4, occurred_at=datetime.now(UTC)),
             real_stack.data_dir / "clients" / "metering.json",
         )
-    consumed = on_stack("usage", "consume", slug, "calls", "--quantity", 5, "--json")
+    consume = ("usage", "consume", slug, "calls", "--quantity")
+    dry = on_stack(*consume, 5, "--dry-run")
+    consumed = on_stack(*consume, 5, "--json")
     wait_for(lambda: on_stack("usage", "show", slug, "--json").data[0]["value"] == 17)
     right = on_stack("usage", "prove", "--tenant", slug, "--json")
     whole = on_stack("usage", "prove")
@@ -202,7 +204,12 @@ def test_usage_is_shown_consumed_and_proven_and_a_wrong_table_is_found(on_stack,
     wrong = on_stack("usage", "prove", "--tenant", slug)
     asyncio.run(_as_billing(real_stack.data_dir, edit.format(17, id_)))
     listed = on_stack("usage", "windows", "--tenant", slug, "--status", "open", "--json")
+    limit = ("--meter", "calls", "--included", 0, "--quota", 18, "--reason", "test", "--yes")
+    on_stack("entitlement", "override", slug, "calls", *limit)
+    over = on_stack(*consume, 5, "--dry-run", "--json")
 
+    assert (over.code, over.error["code"]) == (ExitCode.CONFLICT, "quota_exceeded")
+    assert dry.out.splitlines()[-1].startswith("would record: used 5 calls, ")
     assert (consumed.data["allowed"], consumed.code) == (True, ExitCode.OK)
     assert (right.code, right.data["equal"], right.data["measurements"]) == (ExitCode.OK, True, 4)
     assert whole.code == ExitCode.OK, whole.out
@@ -229,16 +236,12 @@ async def _as_billing(data_dir, statement) -> None:
     await connection.close()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["consume", "acme", "calls", "--quantity", "2"], ["report", WINDOW]],
-    ids=["consume", "report"],
-)
-def test_a_dry_run_prints_the_request_and_sends_nothing(paybill, arguments, tmp_path) -> None:
-    done = paybill("usage", *arguments, "--dry-run", "--json", "--data-dir", tmp_path / "missing")
+def test_a_dry_run_of_a_report_is_refused_as_the_report_would_be(on_stack) -> None:
+    dry = on_stack("usage", "report", WINDOW, "--dry-run", "--json")
+    done = on_stack("usage", "report", WINDOW, "--json")
 
-    assert (done.code, done.data["service"], done.data["method"]) == (ExitCode.OK, "billing", "POST")
-    assert "nothing was sent" in done.err
+    assert (dry.code, dry.error["code"]) == (done.code, done.error["code"])
+    assert dry.code == ExitCode.NOT_FOUND
 
 
 @pytest.mark.parametrize(

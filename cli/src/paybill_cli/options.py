@@ -22,8 +22,6 @@ class OptionGroup:
 Reason = Annotated[str, typer.Option("--reason", help="Reason; kept in the log permanently: no personal data.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Preview the result, and change nothing.")]
-Unsent = Annotated[bool, typer.Option("--dry-run", help="Print the request, and send nothing.")]
-"""The dry run of a request for which the service has no preview."""
 IdempotencyKey = Annotated[
     str | None,
     typer.Option(
@@ -45,15 +43,7 @@ Interval = Annotated[Literal["month", "year"] | None, typer.Option("--interval",
 
 @dataclass(frozen=True)
 class RequestOptions(OptionGroup):
-    """Options of a change without a preview and without a confirmation."""
-
-    idempotency_key: IdempotencyKey = None
-    dry_run: Unsent = False
-
-
-@dataclass(frozen=True)
-class PreviewOptions(OptionGroup):
-    """Options of a change with a preview and without a confirmation."""
+    """Options of a change without a confirmation."""
 
     idempotency_key: IdempotencyKey = None
     dry_run: DryRun = False
@@ -61,15 +51,6 @@ class PreviewOptions(OptionGroup):
 
 @dataclass(frozen=True)
 class ConfirmedOptions(RequestOptions):
-    """Options of a change without a preview."""
+    """Options of a change with a confirmation."""
 
     yes: Yes = False
-
-
-@dataclass(frozen=True)
-class ChangeOptions(OptionGroup):
-    """Options of a change that the service can preview."""
-
-    yes: Yes = False
-    idempotency_key: IdempotencyKey = None
-    dry_run: DryRun = False

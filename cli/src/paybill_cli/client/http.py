@@ -113,9 +113,10 @@ class Service:
                 return found, False
         return found, True
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None, key: str = "") -> Any:
+    def post(self, path: str, body: Mapping[str, Any] | None = None, key: str = "", *, dry_run: bool = False) -> Any:
         """Returns the JSON of the response. With an idempotency `key`, retries while the outcome is unknown."""
         headers = {"Idempotency-Key": key} if key else {}
+        headers |= {"Dry-Run": "true"} if dry_run else {}
         return self._request("POST", path, json=body, headers=headers, retry=bool(key))
 
     def put(self, path: str, body: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Sends requests idempotently, and prints requests of a dry run."""
+"""Sends requests idempotently, and prints the facts of dry runs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +30,19 @@ def post(out: Output, service: Service, path: str, body: Mapping[str, Any] | Non
     return response
 
 
-def print_unsent(out: Output, service: str, path: str, body: Mapping[str, Any]) -> None:
-    """Prints the request of a dry run."""
-    out.record("request", {"service": service, "method": "POST", "path": path, "body": body})
-    out.info("nothing was sent")
+def preview(out: Output, service: Service, path: str, body: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Prints the facts that a request would record; returns its result, or None when that is made later.
+
+    The service decides, and rolls back. It refuses what it would refuse without the dry run.
+    """
+    found = service.post(path, body, key=str(uuid4()), dry_run=True)
+    if out.json:
+        out.record("dry_run", found)
+    else:
+        for fact in found["would_record"]:
+            out.line("dry_run", fact, f"would record: {fact['sentence']}")
+        if not found["would_record"]:
+            out.line("dry_run", found, "would record nothing: it is so already")
+    out.info("nothing was changed")
+    result: dict[str, Any] | None = found["result"]
+    return result

@@ -8,7 +8,7 @@ import typer
 
 from paybill_cli import formatting
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.commands.subscriptions import find_subscription
 from paybill_cli.errors import usage
@@ -58,10 +58,10 @@ def discard(
     if not _CHANGE.fullmatch(change):
         raise usage(f"{change!r} is not an id of a change", next="paybill subscription changes")
     path = f"/v1/changes/{change}/discard"
-    if options.dry_run:
-        print_unsent(out, "billing", path, {})
-        return
     with Service(stack, "billing") as billing:
+        if options.dry_run:
+            preview(out, billing, path, None)
+            return
         found = post(out, billing, path, None, options.idempotency_key)
     out.record("change", found if out.json else _row(found), COLUMNS)
 

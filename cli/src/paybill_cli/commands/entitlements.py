@@ -9,7 +9,7 @@ import typer
 
 from paybill_cli import formatting
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id
 from paybill_cli.errors import CliError, usage
@@ -151,11 +151,11 @@ def _decide(
     body: Mapping[str, Any],
     question: str,
 ) -> None:
-    if options.dry_run:
-        print_unsent(out, "billing", f"/v1/tenants/{tenant}/entitlements/{verb}", body)
-        return
     path = f"{_path(stack, tenant)}/{verb}"
     with Service(stack, "billing") as billing:
+        if options.dry_run:
+            preview(out, billing, path, body)
+            return
         out.confirm(question, yes=options.yes)
         found = post(out, billing, path, body, options.idempotency_key)
     _show(out, found)

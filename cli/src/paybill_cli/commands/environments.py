@@ -1,7 +1,7 @@
 """`paybill tenant retry`: plans a failed environment again."""
 
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id
 from paybill_cli.options import RequestOptions, TenantName
@@ -18,9 +18,9 @@ def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName
     Example: paybill tenant retry acme
     """
     path = f"/v1/environments/{tenant_id(stack, tenant)}/retry"
-    if options.dry_run:
-        print_unsent(out, "provisioner", path, {})
-        return
     with Service(stack, "provisioner") as provisioner:
+        if options.dry_run:
+            preview(out, provisioner, path, None)
+            return
         out.record("environment", post(out, provisioner, path, None, options.idempotency_key), FIELDS)
     out.info(f"next: paybill why {tenant}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import post
+from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import SERVICES, Stack
 from paybill_cli.client.tenants import tenant_id
 from paybill_cli.errors import CliError, usage
@@ -76,10 +76,10 @@ def assign(
     Example: paybill incident assign inc_0123456789abcdef0123456789abcdef --owner billing-team
     """
     found = _find(stack, id)
-    if options.dry_run:
-        out.record("incident", found | {"owner": owner})
-        return
     with Service(stack, found["service"]) as service:
+        if options.dry_run:
+            preview(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner})
+            return
         done = post(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner}, options.idempotency_key)
     out.record("incident.assigned", done)
 
@@ -90,11 +90,11 @@ def close(out: Output, stack: Stack, options: ConfirmedOptions, id: Id, reason: 
     Example: paybill incident close inc_0123456789abcdef0123456789abcdef --reason "refunded by hand"
     """
     found = _find(stack, id)
-    if options.dry_run:
-        out.record("incident", found)
-        return
-    out.confirm(f"Close {found['kind']} of {found['subject']}?", yes=options.yes)
     with Service(stack, found["service"]) as service:
+        if options.dry_run:
+            preview(out, service, f"{_INCIDENTS}/{id}/close", {"reason": reason})
+            return
+        out.confirm(f"Close {found['kind']} of {found['subject']}?", yes=options.yes)
         done = post(out, service, f"{_INCIDENTS}/{id}/close", {"reason": reason}, options.idempotency_key)
     out.record("incident.closed", done)
 

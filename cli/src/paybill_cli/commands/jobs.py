@@ -6,6 +6,7 @@ from uuid import UUID
 import typer
 
 from paybill_cli.client.http import Service
+from paybill_cli.client.requests import preview
 from paybill_cli.client.stack import SERVICES, Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -58,10 +59,10 @@ def retry(out: Output, stack: Stack, id: Id, dry_run: DryRun = False) -> None:
     Example: paybill jobs retry 0190a5b0-0000-7000-8000-000000000001
     """
     job = _find(stack, id)
-    if dry_run:
-        _preview(out, job, {"done"})
-        return
     with Service(stack, job["service"]) as service:
+        if dry_run:
+            preview(out, service, f"{_JOBS}/{id}/retry", None)
+            return
         out.record("job.retried", service.post(f"{_JOBS}/{id}/retry") | {"service": job["service"]})
 
 
@@ -73,26 +74,13 @@ def cancel(out: Output, stack: Stack, id: Id, reason: Reason, yes: Yes = False, 
     Example: paybill jobs cancel 0190a5b0-0000-7000-8000-000000000001 --reason "customer left"
     """
     job = _find(stack, id)
-    if dry_run:
-        _preview(out, job, {"done", "cancelled"})
-        return
-    out.confirm(f"Cancel {job['kind']} of {job['key']} in {job['service']}?", yes=yes)
     with Service(stack, job["service"]) as service:
+        if dry_run:
+            preview(out, service, f"{_JOBS}/{id}/cancel", {"reason": reason})
+            return
+        out.confirm(f"Cancel {job['kind']} of {job['key']} in {job['service']}?", yes=yes)
         done = service.post(f"{_JOBS}/{id}/cancel", {"reason": reason})
     out.record("job.cancelled", done | {"service": job["service"]})
-
-
-def _preview(out: Output, job: dict[str, Any], refused: set[str]) -> None:
-    """Prints the job; a job in a state that the service would refuse is the same error here."""
-    if job["state"] in refused:
-        raise CliError(
-            "job_ended",
-            f"the job {job['id']} is {job['state']}",
-            next="paybill jobs list --state ended",
-            exit_code=ExitCode.CONFLICT,
-        )
-    out.record("job", job)
-    out.info("nothing was changed")
 
 
 def _find(stack: Stack, id_: str) -> dict[str, Any]:

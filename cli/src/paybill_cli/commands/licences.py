@@ -14,7 +14,7 @@ from paybill_cli.client.tenants import tenant_id
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import ChangeOptions, DryRun, IdempotencyKey, Limit, OnlyTenant, Reason, TenantName
+from paybill_cli.options import ConfirmedOptions, DryRun, IdempotencyKey, Limit, OnlyTenant, Reason, TenantName
 from paybill_cli.output import Output
 
 COLUMNS = ("licence_id", "tenant_id", "status", "plan", "seats_used", "seats", "expires_at")
@@ -147,7 +147,7 @@ def renew(
         _show(out, found if dry_run else _signed(out, billing, found))
 
 
-def revoke(out: Output, stack: Stack, options: ChangeOptions, licence: Id, reason: Reason) -> None:
+def revoke(out: Output, stack: Stack, options: ConfirmedOptions, licence: Id, reason: Reason) -> None:
     """Revoke a licence, and release its seats.
 
     It is added to the signed revocation list, which revokes all its earlier tokens. It can be issued again.
@@ -215,7 +215,7 @@ def keys(
 def rotate_keys(
     out: Output,
     stack: Stack,
-    options: ChangeOptions,
+    options: ConfirmedOptions,
     reason: Reason,
     compromised: Annotated[
         bool, typer.Option("--compromised", help="Distrust the current key: its signatures do not verify any more.")

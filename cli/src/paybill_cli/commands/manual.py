@@ -12,7 +12,7 @@ from paybill_cli.client.requests import post
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id
 from paybill_cli.errors import usage
-from paybill_cli.options import ChangeOptions, Interval, Limit, OnlyTenant, Reason, TenantName
+from paybill_cli.options import ConfirmedOptions, Interval, Limit, OnlyTenant, Reason, TenantName
 from paybill_cli.output import Output
 
 OFFERS = ("tenant_id", "plan", "quantity", "price", "interval", "valid_until")
@@ -56,7 +56,7 @@ def offers(out: Output, stack: Stack, limit: Limit = 1000) -> None:
 def offer(
     out: Output,
     stack: Stack,
-    options: ChangeOptions,
+    options: ConfirmedOptions,
     tenant: TenantName,
     plan: Annotated[
         str | None, typer.Option("--plan", help="Plan that is on sale; by default the plan of the sign-up.")
@@ -87,7 +87,7 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
 def accept(
     out: Output,
     stack: Stack,
-    options: ChangeOptions,
+    options: ConfirmedOptions,
     tenant: TenantName,
     order: Annotated[str, typer.Option("--po", help="Number of the customer's purchase order.")],
     interval: Interval = None,
@@ -129,7 +129,7 @@ def invoices(
 def paid(
     out: Output,
     stack: Stack,
-    options: ChangeOptions,
+    options: ConfirmedOptions,
     invoice: InvoiceId,
     reference: Annotated[
         str, typer.Option("--reference", help="Payment reference; kept permanently: no personal data.")
@@ -143,7 +143,7 @@ def paid(
     _change(out, stack, options, path, {"reference": reference}, f"Record {invoice} as paid?")
 
 
-def void(out: Output, stack: Stack, options: ChangeOptions, invoice: InvoiceId, reason: Reason) -> None:
+def void(out: Output, stack: Stack, options: ConfirmedOptions, invoice: InvoiceId, reason: Reason) -> None:
     """Void an invoice. This cannot be undone.
 
     Example: paybill manual void inv_0123456789abcdef0123456789abcdef_1 --reason "issued twice" --yes
@@ -153,7 +153,7 @@ def void(out: Output, stack: Stack, options: ChangeOptions, invoice: InvoiceId, 
 
 
 def _change(
-    out: Output, stack: Stack, options: ChangeOptions, path: str, body: Mapping[str, Any], question: str
+    out: Output, stack: Stack, options: ConfirmedOptions, path: str, body: Mapping[str, Any], question: str
 ) -> None:
     """Previews the change, asks for confirmation, and executes it."""
     with Service(stack, "billing") as billing:

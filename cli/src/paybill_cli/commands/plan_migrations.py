@@ -8,12 +8,12 @@ import typer
 
 from paybill_cli import formatting
 from paybill_cli.client.http import PAGE, Service
-from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import ChangeOptions, Detach, Reason, RequestOptions, Timeout
+from paybill_cli.options import ConfirmedOptions, Detach, Reason, RequestOptions, Timeout
 from paybill_cli.output import Output
 
 COLUMNS = ("id", "status", "from", "to", "when", "total", "asked", "moved", "refused", "left")
@@ -28,7 +28,7 @@ Id = Annotated[str, typer.Argument(help="Id of the migration, mov_….", metavar
 def start(
     out: Output,
     stack: Stack,
-    options: ChangeOptions,
+    options: ConfirmedOptions,
     from_: Annotated[str, typer.Argument(help="Current plan version, such as pro@1.", metavar="FROM")],
     to: Annotated[str, typer.Argument(help="New plan version, such as pro@2.", metavar="TO")],
     reason: Reason = "",
@@ -105,10 +105,10 @@ def resume(out: Output, stack: Stack, options: RequestOptions, migration: Id) ->
 
 
 def _change(out: Output, stack: Stack, options: RequestOptions, path: str, body: Mapping[str, Any] | None) -> None:
-    if options.dry_run:
-        print_unsent(out, "billing", path, body or {})
-        return
     with Service(stack, "billing") as billing:
+        if options.dry_run:
+            preview(out, billing, path, body)
+            return
         found = post(out, billing, path, body, options.idempotency_key)
     out.record("move", found if out.json else _row(found), COLUMNS)
 

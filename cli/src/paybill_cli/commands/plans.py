@@ -13,7 +13,7 @@ from paybill_cli.client.requests import idempotent
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import ChangeOptions
+from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
 
 COLUMNS = ("plan", "sold", "tier", "placement", "prices")
@@ -68,7 +68,7 @@ def diff(out: Output, stack: Stack, file: File) -> None:
         raise _refused(file, difference["refused"])
 
 
-def publish(out: Output, stack: Stack, options: ChangeOptions, file: File) -> None:
+def publish(out: Output, stack: Stack, options: ConfirmedOptions, file: File) -> None:
     """Publish a catalogue: its plan versions are on sale from now on.
 
     Subscriptions keep their version. Versions that are on sale already are not changed.

@@ -7,7 +7,7 @@ import typer
 
 from paybill_cli import completion, formatting
 from paybill_cli.client.http import Service, get_or_none
-from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.client.tenants import tenant_id, tenant_path, tenants_of_customer
 from paybill_cli.client.waiting import Deadline
@@ -18,7 +18,6 @@ from paybill_cli.options import (
     ConfirmedOptions,
     Interval,
     Limit,
-    PreviewOptions,
     Reason,
     RequestOptions,
     TenantName,
@@ -41,7 +40,7 @@ MANUAL = "manual"
 def create(
     out: Output,
     stack: Stack,
-    options: PreviewOptions,
+    options: RequestOptions,
     slug: Annotated[str, typer.Argument(help="Name in URLs and database roles; permanently unique.", metavar="SLUG")],
     plan: Annotated[
         str, typer.Option("--plan", help="Plan of the published catalogue.", autocompletion=completion.plans)
@@ -165,10 +164,10 @@ def suspend(
     Example: paybill tenant suspend acme --reason "abuse report 7" --mode read_only
     """
     path, body = f"{tenant_path(tenant)}/suspend", {"mode": mode, "reason": reason}
-    if options.dry_run:
-        print_unsent(out, "tenant", path, body)
-        return
     with Service(stack, "tenant") as tenants:
+        if options.dry_run:
+            preview(out, tenants, path, body)
+            return
         question = f"Suspend {tenant} ({mode})? No data is deleted; `paybill tenant resume` reverses it."
         out.confirm(question, yes=options.yes)
         _show(out, post(out, tenants, path, body, options.idempotency_key))
@@ -190,10 +189,10 @@ def resume(
     Example: paybill tenant resume acme --reason "abuse report 7"
     """
     path, body = f"{tenant_path(tenant)}/resume", {"reason": reason} if reason is not None else None
-    if options.dry_run:
-        print_unsent(out, "tenant", path, body or {})
-        return
     with Service(stack, "tenant") as tenants:
+        if options.dry_run:
+            preview(out, tenants, path, body)
+            return
         found = post(out, tenants, path, body, options.idempotency_key)
     _show(out, found)
     for hold in found["holds"]:
@@ -244,10 +243,10 @@ def _change_legal_hold(
             next=f"paybill tenant suspend {tenant} --reason WHY to end access, or add --legal",
         )
     path, body = f"{tenant_path(tenant)}/{action}", {"case": case}
-    if options.dry_run:
-        print_unsent(out, "tenant", path, body)
-        return
     with Service(stack, "tenant") as tenants:
+        if options.dry_run:
+            preview(out, tenants, path, body)
+            return
         _show(out, post(out, tenants, path, body, options.idempotency_key))
 
 
@@ -266,10 +265,10 @@ def offboard(
     Example: paybill tenant offboard acme --reason "contract ended" --yes
     """
     path, body = f"{tenant_path(tenant)}/offboard", {"reason": reason}
-    if options.dry_run:
-        print_unsent(out, "tenant", path, body)
-        return
     with Service(stack, "tenant") as tenants:
+        if options.dry_run:
+            preview(out, tenants, path, body)
+            return
         found = tenants.get(tenant_path(tenant))
         out.info(f"{found['slug']} ({found['name']}) is {found['status']}. Offboarding does, in this order:")
         for step in (

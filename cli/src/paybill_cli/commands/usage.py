@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from paybill_cli.client.http import Service
-from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
-from paybill_cli.client.tenants import tenant_id, tenant_path
+from paybill_cli.client.tenants import tenant_id
 from paybill_cli.client.waiting import POLL_S
 from paybill_cli.commands.usage_proof import TYPES, Ledger, Window, windows_of
 from paybill_cli.errors import CliError
 from paybill_cli.errors import usage as usage_error
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import Limit, OnlyTenant, RequestOptions, TenantName, Unsent
+from paybill_cli.options import DryRun, Limit, OnlyTenant, RequestOptions, TenantName
 from paybill_cli.output import Output, Progress
 
 if TYPE_CHECKING:
@@ -113,14 +113,14 @@ def consume(
     Example: paybill usage consume acme calls --quantity 5
     """
     body = {"meter": meter, "quantity": quantity} | ({"of": of} if of is not None else {})
-    if options.dry_run:
-        print_unsent(out, "billing", f"{tenant_path(tenant)}/usage/consume", body)
-        return
     path = f"/v1/tenants/{tenant_id(stack, tenant)}/usage/consume"
     with Service(stack, "billing") as billing:
-        decision = post(out, billing, path, body, options.idempotency_key)
-    out.record("usage.consumed", decision)
-    if not decision["allowed"]:
+        if options.dry_run:
+            decision = preview(out, billing, path, body)
+        else:
+            decision = post(out, billing, path, body, options.idempotency_key)
+            out.record("usage.consumed", decision)
+    if decision is not None and not decision["allowed"]:
         raise CliError(
             str(decision["refusal"]),
             f"{tenant} may not use {quantity} more of {meter} now; nothing was counted",
@@ -135,7 +135,7 @@ def report(
     window: Annotated[
         str, typer.Argument(help="Id of the window, as `paybill usage windows` lists it.", metavar="WINDOW")
     ],
-    dry_run: Unsent = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Report a window's value to the provider again.
 
@@ -144,10 +144,10 @@ def report(
     Example: paybill usage report ten_0123456789abcdef0123456789abcdef:calls:2026-03-01T00
     """
     path = f"{_window_path(window)}/report"
-    if dry_run:
-        print_unsent(out, "billing", path, {})
-        return
     with Service(stack, "billing") as billing:
+        if dry_run:
+            preview(out, billing, path, None)
+            return
         out.record("usage.window", billing.post(path, key=str(uuid.uuid4())))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from paybill_cli.client.http import PAGE, Service
-from paybill_cli.client.requests import post, print_unsent
+from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -56,7 +56,7 @@ def retry(
     with Service(stack, "billing") as billing:
         if dry_run:
             out.record("webhook.found", _pending(billing, provider, object_), WAITING)
-            out.info("nothing was sent")
+            out.info("nothing was changed")
             return
         out.record("webhook.retried", billing.post(path), WAITING)
 
@@ -77,11 +77,11 @@ def dismiss(
     Example: paybill webhook dismiss sub_1Pgc6rB7WZ01zgkW --reason "not ours"
     """
     path, body = f"{_path(provider, object_)}/dismiss", {"reason": reason}
-    if options.dry_run:
-        print_unsent(out, "billing", path, body)
-        return
-    out.confirm(f"Dismiss all objects of the customer of {object_}?", yes=options.yes)
     with Service(stack, "billing") as billing:
+        if options.dry_run:
+            preview(out, billing, path, body)
+            return
+        out.confirm(f"Dismiss all objects of the customer of {object_}?", yes=options.yes)
         out.record("webhook.dismissed", post(out, billing, path, body, options.idempotency_key), DISMISSED)
 
 

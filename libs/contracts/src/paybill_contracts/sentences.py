@@ -73,6 +73,8 @@ _SENTENCES = {
     "provisioner.resource_built": "{address} built",
     "provisioner.retention_started": "data is to be exported and access closed",
     "tenant.holds_changed": "holds changed: {holds}",
+    "tenant.legal_hold_placed": "legal hold for case {case}: data is kept",
+    "tenant.legal_hold_released": "legal hold for case {case} released",
     "tenant.offering_noted": "sign-ups may now name these {offering}",
     "tenant.offboarding_scheduled": "the last subscription ended; offboarding begins at {at} if none is active before",
     "tenant.offboarding_started": "offboarding ({reason}); data kept until {retain_until}",

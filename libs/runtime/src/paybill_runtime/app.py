@@ -36,7 +36,7 @@ from paybill_runtime.diagnosis.measurements import Measurements, StateCount
 from paybill_runtime.diagnosis.tenant_part import ReadState
 from paybill_runtime.errors import DatabaseUnavailableError, reason
 from paybill_runtime.garbage_collector import tune_garbage_collector
-from paybill_runtime.http import problems
+from paybill_runtime.http import dry_run, problems
 from paybill_runtime.http.auth import KeyRing
 from paybill_runtime.http.fast_route import FastRouter, FastRoutes
 from paybill_runtime.http.limits import MAX_CONCURRENT_REQUESTS, ConcurrencyLimit
@@ -301,6 +301,7 @@ class Running:
         )
         app.state.key_ring = self.key_ring
         problems.install(app)
+        dry_run.install(app)
         app.add_middleware(RequestMiddleware, limit=self.request_limit, mismatch=self._mismatch)
         return app
 

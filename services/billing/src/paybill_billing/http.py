@@ -8,4 +8,6 @@ from paybill_runtime.http.caller import Caller, caller
 
 Viewer = Annotated[Caller, Depends(caller(Role.VIEWER, "billing:read"))]
 Operator = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write"))]
+OperatorAtProvider = Annotated[Caller, Depends(caller(Role.OPERATOR, "billing:write", has_dry_run=False))]
+"""The operator of a route that calls a provider before it decides."""
 DryRun = Annotated[bool, Query(description="Returns the result and changes nothing.")]

@@ -10,6 +10,7 @@ import asyncpg
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from paybill_runtime.database.dry_run import forbid_in_dry_run
 from paybill_runtime.errors import (
     LEASE_LOST,
     ConfigurationError,
@@ -70,13 +71,21 @@ class Database:
         """Opens a transaction that commits when the block ends, and rolls back when it raises.
 
         Raises DatabaseUnavailableError when PostgreSQL does not answer; its subclass UnknownOutcomeError when the
-        connection was lost during the commit; ConfigurationError when PostgreSQL rejects this role.
+        connection was lost during the commit; ConfigurationError when PostgreSQL rejects this role; NoDryRunError.
         """
+        forbid_in_dry_run()
         committing = False
         with _translating_errors(lambda: committing):
             async with self.engine.begin() as connection:
                 yield connection
                 committing = True
+
+    @asynccontextmanager
+    async def rehearsal(self) -> AsyncIterator[AsyncConnection]:
+        """Opens a transaction that is always rolled back."""
+        with _translating_errors():
+            async with self.engine.connect() as connection:
+                yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -92,6 +101,8 @@ class Database:
         Through SQLAlchemy the same statement takes three times as long, and in a transaction five times.
         committing: the statement writes, so that UnknownOutcomeError is raised when the connection is lost.
         """
+        if committing:
+            forbid_in_dry_run()
         try:
             with _translating_errors(lambda: committing):
                 async with self._slots:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import ASGIApp, Scope
 
 from paybill_runtime import clock
+from paybill_runtime.database.dry_run import is_dry_run
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import NOTIFY_CHANNEL, ExtraStatements, Statement
 from paybill_runtime.decisions.aggregates import Key
@@ -126,8 +127,11 @@ class ServiceContext:
 
         verb, target: name the attempt, so that a refusal is recorded as a fact.
         idempotency, response_type: `decide` returns a `response_type`, which is stored and returned again for the same
-        request.
+        request. A dry run neither stores nor returns one. It raises DryRunEnded instead of committing, and the same
+        refusals, which are not recorded.
         """
+        if is_dry_run():
+            idempotency = None
         if self.backlog() > self.settings.outbox_limit:
             raise OverloadedError("too many facts wait in the outbox; send it again later")
         earlier: T | None = await self._earlier_response(idempotency, response_type)
@@ -146,7 +150,7 @@ class ServiceContext:
             earlier = await self._earlier_response(idempotency, response_type)
             if earlier is not None:
                 return earlier
-            if verb and not isinstance(error, RetryLaterError):
+            if verb and not isinstance(error, RetryLaterError) and not is_dry_run():
                 await self._record_refusal(origin, verb, error, target)
             raise
         self._data_keys.stored(seals)

@@ -10,7 +10,8 @@ from paybill_contracts.errors import DomainError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paybill_runtime import clock
-from paybill_runtime.database.pool import Database
+from paybill_runtime.database.dry_run import is_dry_run
+from paybill_runtime.database.pool import Connection, Database
 from paybill_runtime.database.retry import retry_on_conflict
 from paybill_runtime.database.statement import ExtraStatements
 from paybill_runtime.decisions.aggregates import Key
@@ -23,6 +24,7 @@ from paybill_runtime.errors import (
     UnknownOutcomeError,
     constraint_of,
 )
+from paybill_runtime.http.dry_run import DryRunEnded
 
 T = TypeVar("T")
 Decide = Callable[[UnitOfWork, DecisionContext], T]
@@ -72,7 +74,12 @@ class GroupCommit:
         self._queue: asyncio.Queue[tuple[Decision[Any], asyncio.Future[Any]]] = asyncio.Queue()
 
     async def decide(self, decision: Decision[T]) -> T:
-        """Returns the outcome after the commit. Raises the decision's error, or the reason why the commit failed."""
+        """Returns the outcome after the commit. Raises the decision's error, or the reason why the commit failed.
+
+        In a dry run nothing is committed: it raises DryRunEnded, or the same errors.
+        """
+        if is_dry_run():
+            raise await self._rehearse(decision)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((decision, future))
         return await future
@@ -130,8 +137,38 @@ class GroupCommit:
         else:
             self._on_commit(requires_jobs=requires_jobs)
 
+    async def _rehearse(self, decision: Decision[Any]) -> DryRunEnded:
+        """Decides and writes in a transaction that is rolled back; returns the end of the dry run."""
+        try:
+            return await retry_on_conflict(lambda: self._rehearse_once(decision))
+        except Exception as error:
+            refusal = self.domain_error_for(error)
+            if refusal is None:
+                raise
+            raise refusal from error
+
+    async def _rehearse_once(self, decision: Decision[Any]) -> DryRunEnded:
+        unit = await self._decided([decision])
+        if decision.error is not None:
+            raise decision.error
+        async with self._database.rehearsal() as connection:
+            await self._write(connection, unit, [decision])
+        return DryRunEnded(unit.facts, decision.outcome)
+
     async def _once(self, decisions: Sequence[Decision[Any]]) -> bool:
         """Decides and commits in one transaction; returns whether a job is required."""
+        unit = await self._decided(decisions)
+        decided = [decision for decision in decisions if decision.error is None]
+        if any(decision.in_transaction is not None for decision in decided):
+            async with self._database.transaction() as transaction:
+                return await self._write(transaction, unit, decided)
+        elif unit.facts or any(decision.extra_statements for decision in decided):
+            async with self._database.direct(committing=True) as connection:
+                return await self._write(connection, unit, decided)
+        return False
+
+    async def _decided(self, decisions: Sequence[Decision[Any]]) -> UnitOfWork:
+        """Returns a unit of work with the facts of the decisions; each has its outcome or its error."""
         self._restore_guard.check()
         unit = UnitOfWork(clock.now())
         async with self._database.direct() as connection:
@@ -146,19 +183,17 @@ class GroupCommit:
                     decision.outcome = decision.decide(unit, context)
             except Exception as error:  # noqa: BLE001  # the answer to this caller; the other decisions are unaffected
                 decision.error = error
-        decided = [decision for decision in decisions if decision.error is None]
+        return unit
+
+    async def _write(self, connection: Connection, unit: UnitOfWork, decided: Sequence[Decision[Any]]) -> bool:
+        """Writes the decisions; returns whether a job is required."""
+        if isinstance(connection, AsyncConnection):
+            for decision in decided:
+                if decision.in_transaction is not None:
+                    await decision.in_transaction(connection)
         leases = {lease for decision in decided for lease in decision.leases.items()}
         extra = [add for decision in decided for add in decision.extra_statements]
-        in_transaction = [decision.in_transaction for decision in decided if decision.in_transaction is not None]
-        if in_transaction:
-            async with self._database.transaction() as transaction:
-                for run in in_transaction:
-                    await run(transaction)
-                return await self._store.write(transaction, unit, leases, extra)
-        elif unit.facts or extra:
-            async with self._database.direct(committing=True) as connection:
-                return await self._store.write(connection, unit, leases, extra)
-        return False
+        return await self._store.write(connection, unit, leases, extra)
 
     def domain_error_for(self, error: Exception) -> DomainError | None:
         """Returns the domain error for a violated constraint; None when there is none for it."""

@@ -11,9 +11,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from paybill_contracts.envelope import Origin
 
 from paybill_runtime import clock
+from paybill_runtime.database.dry_run import NoDryRunError, request_dry_run
 from paybill_runtime.http.auth import KeyRing, KeysUnavailableError, Role
 from paybill_runtime.http.problems import Problem
 
+_SAFE = {"GET", "HEAD"}
 _IDEMPOTENCY = re.compile(r"[\x21-\x7e]{1,200}")
 _bearer = HTTPBearer(auto_error=False, description="An API key: `pbk_…`")
 
@@ -36,13 +38,20 @@ class Caller:
     idempotency: Idempotency | None
 
 
-def caller(role: Role, scope: str) -> Callable[..., Any]:
-    """Returns a FastAPI dependency that requires an API key with at least `role` for `scope`."""
+def caller(role: Role, scope: str, *, has_dry_run: bool = True) -> Callable[..., Any]:
+    """Returns a FastAPI dependency that requires an API key with at least `role` for `scope`.
+
+    has_dry_run: False for routes that call another system before they decide.
+    """
 
     async def check(
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
         idempotency_key: Annotated[str | None, Header()] = None,
+        *,
+        dry_run: Annotated[
+            bool, Header(description="Decides, and returns the facts and the result (`DryRunView`) without recording.")
+        ] = False,
     ) -> Caller:
         key_ring: KeyRing = request.app.state.key_ring
         if credentials is None:
@@ -55,6 +64,10 @@ def caller(role: Role, scope: str) -> Callable[..., Any]:
             raise Problem(401, "wrong_key", "this API key is unknown or has expired; ask an admin for a new one")
         if not key.allows(role, scope):
             raise Problem(403, "wrong_scope", f"this needs the role {role.name.lower()} and the scope {scope}")
+        changes = request.method not in _SAFE
+        if dry_run and changes and not has_dry_run:
+            raise NoDryRunError
+        request_dry_run(requested=dry_run and changes)
         idempotency = None
         if idempotency_key is not None:
             if _IDEMPOTENCY.fullmatch(idempotency_key) is None:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from paybill_runtime.database.dry_run import request_dry_run
 from paybill_runtime.errors import OverloadedError
 from paybill_runtime.http.limits import PROBE_RESERVE, PROBES, ConcurrencyLimit
 from paybill_runtime.http.problems import problem, unexpected
@@ -84,6 +85,8 @@ class RequestMiddleware:
                 await self._limit.overloaded_response()(scope, receive, response.send)
             else:
                 self._log(scope, response.status, time.perf_counter() - began)
+            finally:
+                request_dry_run(requested=False)
             if self._fast_route:
                 self._measure(scope, response.status, time.perf_counter() - began)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
-from paybill_billing.http import Operator
+from paybill_billing.http import OperatorAtProvider
 from paybill_billing.providers.port import (
     CheckoutProvider,
     ProviderConnection,
@@ -73,7 +73,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
             raise Problem(502, "provider_refused", f"{account.provider} refused a checkout: {error}") from error
 
     @routes.post("/tenants/{tenant_id}/checkout")
-    async def open_checkout(tenant_id: TenantId, principal: Operator, response: Response) -> CheckoutView:
+    async def open_checkout(tenant_id: TenantId, principal: OperatorAtProvider, response: Response) -> CheckoutView:
         """Returns a checkout that can be used now: the last one, or a new one after it expired.
 
         Refused with `no_checkout` while the account is not open, and for a tenant that leaves or has a subscription;

@@ -11,7 +11,7 @@ from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 
-from paybill_billing.http import Operator
+from paybill_billing.http import OperatorAtProvider
 from paybill_billing.providers.port import (
     CustomerPortal,
     ProviderConnection,
@@ -43,7 +43,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
     @routes.post("/tenants/{tenant_id}/portal")
-    async def open_portal(tenant_id: TenantId, _: Operator, response: Response) -> PortalView:
+    async def open_portal(tenant_id: TenantId, _: OperatorAtProvider, response: Response) -> PortalView:
         """Creates a link to the customer portal. Nothing is recorded, and each call creates another link.
 
         Refused with `no_portal`; 502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
