@@ -302,6 +302,11 @@ def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, An
     for price in quote["overage"]:
         beyond = f"{price['included']:,} included"
         out.info(f"  {price['feature']}: then {formatting.overage(price)} beyond {beyond}")
+    if (pending := quote["environment"]) is not None:
+        built = f"{pending['from_tier']} ({pending['from_placement']})"
+        entitled = f"{pending['to_tier']} ({pending['to_placement']})"
+        out.info(f"  {built} is built, and {entitled} is entitled since {formatting.time(pending['since'])}")
+        out.info(f"  {pending['reason']}; it waits for {pending['waits_for']}")
     effective_at, valid_until = formatting.time(proration["effective_at"]), formatting.time(quote["valid_until"])
     out.info(f"  effective {effective_at}; the quote is valid until {valid_until}")
 

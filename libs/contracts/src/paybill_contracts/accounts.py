@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from paybill_contracts.changes import PendingEnvironment
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
 from paybill_contracts.values import Digest, Key, ProviderId, TenantId, Timestamp, Url
@@ -40,6 +41,15 @@ class DebtChanged(Event, type="billing.debt_changed", version=1, aggregate="acco
     tenant_id: TenantId
     provider: Key
     debt: tuple[Money, ...]
+
+
+class PendingEnvironmentNoted(
+    Event, type="billing.pending_environment_noted", version=1, aggregate="account", key="tenant_id"
+):
+    """Billing knows whether the tenant's environment has followed its plan; quotes show it. pending: None if it has."""
+
+    tenant_id: TenantId
+    pending: PendingEnvironment | None
 
 
 class TrialClaimed(Event, type="billing.trial_claimed", version=1, aggregate="trial", key="trial_id"):

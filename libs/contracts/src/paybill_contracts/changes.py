@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 from paybill_contracts.catalogue import Feature, PlanRef
 from paybill_contracts.event import Event, Value
 from paybill_contracts.money import Money
+from paybill_contracts.placement import Preset
 from paybill_contracts.values import Count, Digest, Key, SubscriptionId, TenantId, Text, Timestamp
 
 ChangeId = Annotated[
@@ -82,6 +83,18 @@ class Overage(Value):
     units: Annotated[int, Field(ge=1, le=10**9)]
 
 
+class PendingEnvironment(Value):
+    """Change of size that the tenant's environment has not followed, as the provisioner reports it."""
+
+    from_tier: Key
+    from_placement: Preset
+    to_tier: Key
+    to_placement: Preset
+    since: Timestamp
+    reason: Text
+    waits_for: Text
+
+
 class WantedChange(Value):
     """The requested change in full: it does not depend on later catalogues.
 
@@ -124,6 +137,7 @@ class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregat
     """Cost and effect of the change; to be confirmed before `valid_until`. An approval names `quote_hash`.
 
     overdue: the unpaid amount that the customer owes already. overage: prices of usage after the change.
+    environment: an earlier change that the environment has not followed yet.
     """
 
     proration: Proration
@@ -136,6 +150,7 @@ class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregat
     quote_hash: Digest
     overdue: Money | None = None
     overage: tuple[Overage, ...] = ()
+    environment: PendingEnvironment | None = None
 
 
 class ChangeConfirmed(ChangeFact, type="billing.change_confirmed", version=1, aggregate="change", key="change_id"):

@@ -16,7 +16,7 @@ from paybill_contracts.billing import (
 from paybill_contracts.envelope import IntakeEvent
 from paybill_contracts.incidents import Evidence, Finding
 from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
-from paybill_contracts.provisioner import BlueprintPublished
+from paybill_contracts.provisioner import BlueprintPublished, EnvironmentChangePending, EnvironmentChangeSettled
 from paybill_contracts.tenant import OffboardingStarted, ReturnStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
 from paybill_licence import MAX_SEATS
@@ -108,6 +108,17 @@ HANDLERS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)
 @HANDLERS.fact(ReturnStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])
 def return_started(unit: UnitOfWork, fact: ReturnStarted, _: DecisionContext) -> None:
     unit.record(ACCOUNTS, fact.tenant_id, accounts.on_tenant_returning(unit.get(ACCOUNTS, fact.tenant_id)))
+
+
+def _environment_change(
+    unit: UnitOfWork, fact: EnvironmentChangePending | EnvironmentChangeSettled, _: DecisionContext
+) -> None:
+    account = unit.get(ACCOUNTS, fact.tenant_id)
+    unit.record(ACCOUNTS, fact.tenant_id, accounts.on_environment_change(account, fact))
+
+
+HANDLERS.fact(EnvironmentChangePending, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_environment_change)
+HANDLERS.fact(EnvironmentChangeSettled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_environment_change)
 
 
 def _licence_of(fact: EntitlementsSet | SubscriptionFact) -> list[Key]:

@@ -14,6 +14,7 @@ from paybill_contracts.changes import (
     FeatureDifference,
     MigrationId,
     Overage,
+    PendingEnvironment,
     Proration,
     WantedChange,
 )
@@ -98,6 +99,9 @@ class QuoteView(BaseModel):
     quote_hash: Digest
     overdue: Annotated[Money | None, Field(description="What the customer owes already.")]
     overage: Annotated[list[Overage], Field(description="Prices of usage beyond what is included, after the change.")]
+    environment: Annotated[
+        PendingEnvironment | None, Field(description="An earlier change that the environment has not followed yet.")
+    ]
 
 
 class ChangeView(BaseModel):
@@ -139,6 +143,7 @@ class ChangeView(BaseModel):
                 quote_hash=quote.quote_hash,
                 overdue=quote.overdue,
                 overage=list(quote.overage),
+                environment=quote.environment,
             ),
             code=change.code,
             refusal=change.refusal,

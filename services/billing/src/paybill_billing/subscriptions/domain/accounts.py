@@ -13,6 +13,7 @@ from paybill_contracts.accounts import (
     DebtChanged,
     LeftoverEnded,
     LeftoverFound,
+    PendingEnvironmentNoted,
 )
 from paybill_contracts.billing import (
     AccessState,
@@ -24,9 +25,11 @@ from paybill_contracts.billing import (
     Subscription,
 )
 from paybill_contracts.catalogue import PlanVersion
+from paybill_contracts.changes import PendingEnvironment
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
+from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
 from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, named_prices, price_for
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
 
@@ -47,6 +50,7 @@ AccountEvent = (
     | LeftoverFound
     | LeftoverEnded
     | DebtChanged
+    | PendingEnvironmentNoted
 )
 
 
@@ -88,6 +92,7 @@ class Account:
     it has at the provider is cancelled. checkout_url: None also after the checkout expired. closed: the tenant left
     because its last subscription ended. leftovers: subscriptions at the provider that can charge although it left.
     has_trial: False when the customer has had the plan's trial. debt: what the customer owes, by currency.
+    environment: a change of plan that the tenant's environment has not followed.
     """
 
     id: str
@@ -110,6 +115,7 @@ class Account:
     trial_id: str | None = None
     debt: tuple[Money, ...] = ()
     terms: PurchaseTerms | None = None
+    environment: PendingEnvironment | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -278,6 +284,30 @@ def on_tenant_returning(account: Account | None) -> list[AccountEvent]:
     return [AccountReopened(tenant_id=account.id)] if account is not None and account.closed else []
 
 
+def on_environment_change(
+    account: Account | None, fact: EnvironmentChangePending | EnvironmentChangeSettled
+) -> list[AccountEvent]:
+    """Records that the environment has not followed the plan, or that nothing is pending any more."""
+    if account is None:
+        return []
+    match fact:
+        case EnvironmentChangePending():
+            pending: PendingEnvironment | None = PendingEnvironment(
+                from_tier=fact.from_tier,
+                from_placement=fact.from_preset,
+                to_tier=fact.to_tier,
+                to_placement=fact.to_preset,
+                since=fact.since,
+                reason=fact.reason,
+                waits_for=fact.waits_for,
+            )
+        case EnvironmentChangeSettled():
+            pending = None
+        case _:
+            assert_never(fact)
+    return [] if pending == account.environment else [PendingEnvironmentNoted(tenant_id=account.id, pending=pending)]
+
+
 def evolve(account: Account | None, event: AccountEvent) -> Account:
     """Returns the account after `event`; only `AccountRegistered` may come first."""
     if isinstance(event, AccountRegistered):
@@ -324,6 +354,8 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             return replace(account, leftovers=(*account.leftovers, event.subscription))
         case DebtChanged():
             return replace(account, debt=event.debt)
+        case PendingEnvironmentNoted():
+            return replace(account, environment=event.pending)
         case LeftoverEnded():
             left = tuple(each for each in account.leftovers if each != event.subscription)
             return replace(account, leftovers=left)

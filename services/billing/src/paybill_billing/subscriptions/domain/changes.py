@@ -15,6 +15,7 @@ from paybill_contracts.changes import (
     ChangeQuoted,
     ChangeRefused,
     ChangeRequested,
+    PendingEnvironment,
     Proration,
     WantedChange,
 )
@@ -158,10 +159,12 @@ def quoted(
     after: PlanVersion,
     now: datetime,
     debt: Money | None = None,
+    environment: PendingEnvironment | None = None,
 ) -> list[ChangeEvent]:
     """Records the provider's quote. before, after: the plan versions, the same when the plan stays.
 
-    debt: what the customer owes in this currency, also for subscriptions that ended.
+    debt: what the customer owes in this currency, also for subscriptions that ended. environment: an earlier change
+    that the environment has not followed.
 
     A quote expires at the latest with the period that it was computed for. An automatic change is confirmed at once. A
     quote that credits an unpaid period is refused.
@@ -189,6 +192,8 @@ def quoted(
     overage = overage_after(change.wanted, subscription, before, after)
     if overage:
         content["overage"] = [each.model_dump(mode="json") for each in overage]
+    if environment is not None:
+        content["environment"] = environment.model_dump(mode="json")
     quote = ChangeQuoted(
         change_id=change.id,
         tenant_id=change.tenant_id,
@@ -203,6 +208,7 @@ def quoted(
         quote_hash=digest(content),
         overdue=overdue,
         overage=overage,
+        environment=environment,
     )
     if not change.confirmed:
         return [quote]
@@ -320,6 +326,7 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
                 quote_hash=event.quote_hash,
                 overdue=event.overdue,
                 overage=event.overage,
+                environment=event.environment,
             )
             return replace(change, status=Status.QUOTED, quote=quote, due=event.valid_until)
         case ChangeConfirmed():

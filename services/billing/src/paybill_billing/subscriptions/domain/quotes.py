@@ -7,7 +7,7 @@ from typing import assert_never
 from paybill_contracts.billing import Subscription
 from paybill_contracts.catalogue import MeteredFeature, PlanVersion
 from paybill_contracts.changes import ChangeKind as Kind
-from paybill_contracts.changes import FeatureDifference, Overage, Proration, WantedChange
+from paybill_contracts.changes import FeatureDifference, Overage, PendingEnvironment, Proration, WantedChange
 from paybill_contracts.money import Money
 
 from paybill_billing.catalogue.domain.catalogue import overage_of
@@ -28,6 +28,7 @@ class Quote:
     quote_hash: str
     overdue: Money | None = None
     overage: tuple[Overage, ...] = ()
+    environment: PendingEnvironment | None = None
 
 
 def differences(before: PlanVersion | None, after: PlanVersion | None) -> tuple[FeatureDifference, ...]:

@@ -75,6 +75,7 @@ class ChangeEffects:
 
         account, currency = await job.state(ACCOUNTS, change.tenant_id), subscription.price.currency
         debts = account.debt if account is not None else ()
+        environment = account.environment if account is not None else None
         debt = next((amount for amount in debts if amount.currency == currency), None)
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
@@ -82,7 +83,9 @@ class ChangeEffects:
             # The payment may have failed during the call.
             state = unit.get(SUBSCRIPTIONS, change.subscription_id)
             now = state.subscription if state is not None else subscription
-            quoted = changes.quoted(requested, now, proration, before, desired.plan or before, at.now, debt)
+            quoted = changes.quoted(
+                requested, now, proration, before, desired.plan or before, at.now, debt, environment
+            )
             unit.record(CHANGES, change.id, quoted)
 
         yield Outcome(
