@@ -121,7 +121,7 @@ def _when_idle(log: Sequence[StreamFact], snapshot: ServiceSnapshot) -> Iterator
     for effect in snapshot.effects:
         if effect.state != "done":
             yield f"the effect {effect.work} of {effect.id} is {effect.state}"
-        elif effect.id not in caused and effect.work not in WITHOUT_OUTCOME:
+        elif effect.id not in caused and effect.work.partition("/")[0] not in WITHOUT_OUTCOME:
             yield f"the effect {effect.work} of {effect.id} has no outcome"
     if snapshot.retrying:
         yield f"{snapshot.retrying} facts are in the retry queue"

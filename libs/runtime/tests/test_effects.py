@@ -274,7 +274,7 @@ async def test_effects_keep_the_limit_of_their_provider(
 ) -> None:
     jobs = JobRegistry()
 
-    @jobs.effect(TenantRequested, limit=Limit("calls of the external system", 2))
+    @jobs.effect(TenantRequested, limit=Limit("calls", 2, per="region"))
     async def greet(job, external_system):
         await external_system.call(job.id, "", job.attempt)
         yield _cancelled(job.event, "greeted")
@@ -287,10 +287,12 @@ async def test_effects_keep_the_limit_of_their_provider(
         await sign_up(served, f"tenant-{number}")
     await until(lambda: _called(external_system, 2))
     before = len(external_system.calls)
+    kinds = {job["kind"] for job in (await served.client.get("/v1/operations/jobs")).json()}
     external_system.gate.set()
 
     assert await _reasons(log, 5) == ["greeted"] * 5
     assert before == 2
+    assert "greet/eu-1" in kinds
 
 
 async def test_a_retry_after_response_costs_no_attempt(service_with_effects, sign_up, log, external_system) -> None:

@@ -195,6 +195,31 @@ async def test_kinds_with_one_limit_share_it(start) -> None:
     await eventually(lambda: len(running) == 10)
 
 
+async def test_an_external_system_that_does_not_answer_leaves_the_slots_of_others(start) -> None:
+    running, done = [], []
+    gate = asyncio.Event()
+
+    async def call(job) -> None:
+        if job.kind.endswith("/hanging"):
+            running.append(job.key)
+            await gate.wait()
+        done.append(job.kind)
+
+    limit = Limit("calls", 2, per="provider")
+    served = await start(job_service(*(Kind(name, call, shared_limit=limit) for name in ("open", "close"))))
+    for number in range(5):
+        await request(served, "open/hanging", f"a-{number}")
+        await request(served, "close/hanging", f"b-{number}")
+    await eventually(lambda: len(running) == 2)
+
+    await request(served, "open/other", "z")
+    await eventually(lambda: done)
+
+    assert (done, len(running)) == (["open/other"], 2)
+    gate.set()
+    await eventually(lambda: len(running) == 10)
+
+
 async def test_a_job_whose_code_raises_backs_off_and_is_shown_while_others_go_on(start) -> None:
     done: list[str] = []
 

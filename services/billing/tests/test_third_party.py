@@ -162,7 +162,7 @@ async def test_effects_at_a_removed_provider_wait_visibly_and_delay_no_other(sta
 
     async def waiting():
         effects = (await served.client.get("/v1/operations/effects")).json()
-        return [effect for effect in effects if effect["work"] == "cancel" and effect["reason"]]
+        return [effect for effect in effects if effect["work"] == "cancel/acmepay" and effect["reason"]]
 
     await eventually(lambda: opened(served, OTHER))
     (effect,) = await eventually(waiting)

@@ -124,13 +124,14 @@ class ChangeRequested(ChangeFact, type="billing.change_requested", version=1, ag
     """A change of a subscription is requested; a quote follows.
 
     confirmed: it is applied without confirmation as soon as it is quoted. move_id: the plan migration that it is part
-    of.
+    of. provider: of the subscription; None when an earlier version recorded the request.
     """
 
     wanted: WantedChange
     confirmed: bool
     reason: Text
     move_id: MigrationId | None = None
+    provider: Key | None = None
 
 
 class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregate="change", key="change_id"):
@@ -154,9 +155,10 @@ class ChangeQuoted(ChangeFact, type="billing.change_quoted", version=1, aggregat
 
 
 class ChangeConfirmed(ChangeFact, type="billing.change_confirmed", version=1, aggregate="change", key="change_id"):
-    """The change is to be applied as quoted."""
+    """The change is to be applied as quoted. provider: as of ChangeRequested."""
 
     quote_hash: Digest
+    provider: Key | None = None
 
 
 class ChangeApplied(ChangeFact, type="billing.change_applied", version=1, aggregate="change", key="change_id"):

@@ -246,13 +246,20 @@ class UsageReportFailed(
 class UsageReportRequested(
     WindowFact, type="billing.usage_report_requested", version=1, aggregate="usage-window", key="window_id"
 ):
-    """A window's value is to be reported again, under the same idempotency key."""
+    """A window's value is to be reported again, under the same idempotency key.
+
+    provider: None when an earlier version recorded the request.
+    """
+
+    provider: Key | None = None
 
 
 class UsageCountRequested(
     WindowFact, type="billing.usage_count_requested", version=1, aggregate="usage-window", key="window_id"
 ):
-    """The provider's count of the window is requested."""
+    """The provider's count of the window is requested. provider: as of UsageReportRequested."""
+
+    provider: Key | None = None
 
 
 class UsageCounted(WindowFact, type="billing.usage_counted", version=1, aggregate="usage-window", key="window_id"):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -107,7 +107,7 @@ class JobRegistry:
 
         locks: names of the tenant's resources on which it works: effects that share one run in the order of their
         facts, others side by side. within_s: after this time a failed attempt is the last one. limit: shared
-        with the other effects that have it.
+        with the other effects that have it; with `per`, a system has kinds of jobs of its own, such as `cancel/stripe`.
         """
 
         def register(function: "Run[E]") -> "Run[E]":
@@ -126,7 +126,11 @@ class JobRegistry:
     def required_jobs(self, fact: Fact) -> list[RequiredJob]:
         """Returns the jobs that a fact requires."""
         effect = self.effects.get(fact.event.TYPE)
-        return [effect.job] if effect is not None else []
+        if effect is None:
+            return []
+        per = effect.limit.per if effect.limit is not None else None
+        system = getattr(fact.event, per) if per is not None else None
+        return [effect.job if system is None else replace(effect.job, kind=f"{effect.name}/{system}")]
 
 
 @dataclass(frozen=True, slots=True)

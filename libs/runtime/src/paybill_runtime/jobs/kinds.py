@@ -86,10 +86,14 @@ Run = Callable[[ClaimedJob], Awaitable[float | None]]
 
 
 class Limit(NamedTuple):
-    """A concurrency limit of each process. Kinds of jobs with the same limit share it."""
+    """A concurrency limit of each process. Kinds of jobs with the same limit share it.
+
+    per: the field of an effect's fact that names the external system: it is a limit of each system.
+    """
 
     name: str
     concurrency: int
+    per: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from paybill_runtime import clock
 from paybill_runtime.database.leases import Leases
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.restore_guard import RestoreGuard
 from paybill_runtime.errors import DatabaseUnavailableError, LeaseLostError, OverloadedError, reason, single_line
-from paybill_runtime.jobs.kinds import SLOTS, AttemptFailedError, ClaimedJob, Kind, RetryAfter
+from paybill_runtime.jobs.kinds import SLOTS, AttemptFailedError, ClaimedJob, Kind, Limit, RetryAfter
 from paybill_runtime.jobs.queue import JobQueue
 from paybill_runtime.telemetry import DURATION_BUCKETS, OUTCOME, log_context, meter
 
@@ -56,7 +57,7 @@ class Worker:
 
         A kind of which no more may start waits for the end of one of its jobs.
         """
-        declared = self.kinds.get(kind)
+        declared = self._kind(kind)
         if declared is None or self._used()[declared.limit.name] < declared.limit.concurrency:
             self._wake.set()
         else:
@@ -114,7 +115,7 @@ class Worker:
         claim = await self._queue.claim(clock.now(), held, full, running, after, max(free.values()))
         started = 0
         for job in sorted(claim.jobs, key=lambda job: job.priority):
-            kind = self.kinds.get(job.kind)
+            kind = self._kind(job.kind)
             if self._free_slots(job.priority) <= 0:
                 continue
             if kind is not None and used[kind.limit.name] >= kind.limit.concurrency:
@@ -131,15 +132,26 @@ class Worker:
 
     def _exclusive(self) -> list[asyncio.Task[bool]]:
         """Returns the running jobs that a lost lease cancels."""
-        return [task for task, job in self._running.items() if (kind := self.kinds.get(job.kind)) and kind.exclusive]
+        return [task for task, job in self._running.items() if (kind := self._kind(job.kind)) and kind.exclusive]
 
     def _used(self) -> Counter[str]:
         """Returns the number of running jobs by the name of their limit."""
         return Counter(map(self._limit_of, self._running.values()))
 
     def _limit_of(self, job: ClaimedJob) -> str:
-        kind = self.kinds.get(job.kind)
+        kind = self._kind(job.kind)
         return job.kind if kind is None else kind.limit.name
+
+    def _kind(self, name: str) -> Kind | None:
+        """Returns a kind; that of an external system, such as `cancel/stripe`, has a limit of its own."""
+        if name not in self.kinds:
+            base, _, system = name.partition("/")
+            if not system or base not in self.kinds:
+                return None
+            declared = self.kinds[base]
+            limit = Limit(f"{declared.limit.name}/{system}", declared.limit.concurrency)
+            self.kinds[name] = replace(declared, name=name, shared_limit=limit)
+        return self.kinds[name]
 
     def _free_slots(self, priority: Priority) -> int:
         running = Counter(job.priority for job in self._running.values())

@@ -18,8 +18,8 @@ LEASE = "webhooks"
 
 CONCURRENCY = 8
 """Syncs of one provider at once: one that does not answer leaves the other slots to other jobs."""
-EFFECTS = Limit("effects at providers", CONCURRENCY)
-"""Effects that call a provider at once. It is one limit, because a job of a change does not name the provider."""
+EFFECTS = Limit("effects", CONCURRENCY, per="provider")
+"""Effects that call one provider at once."""
 NO_ACCOUNT = "no account has this customer"
 """The error of a job that waits until the account of its customer is open. Its detail is the customer."""
 

@@ -102,7 +102,7 @@ class ChangeOrderError(DomainError):
 class Change:
     """A change of a subscription. confirmed: its quote is confirmed automatically. due: the expiry of its quote.
 
-    code, refusal: the reason why it was refused.
+    code, refusal: the reason why it was refused. provider: None when an earlier version recorded the request.
     """
 
     id: str
@@ -117,6 +117,7 @@ class Change:
     code: str | None = None
     refusal: str | None = None
     due: datetime | None = None
+    provider: str | None = None
 
 
 def request(
@@ -147,6 +148,7 @@ def request(
             confirmed=confirmed,
             reason=reason,
             move_id=move_id,
+            provider=subscription.provider,
         )
     ]
 
@@ -310,6 +312,7 @@ def evolve(change: Change | None, event: ChangeEvent) -> Change:
             confirmed=event.confirmed,
             reason=event.reason,
             move_id=event.move_id,
+            provider=event.provider,
         )
     if change is None:
         raise ChangeOrderError(f"{event.TYPE} came before the request of {event.change_id}")
@@ -349,4 +352,5 @@ def _confirmation(change: Change, quote_hash: str) -> ChangeConfirmed:
         tenant_id=change.tenant_id,
         subscription_id=change.subscription_id,
         quote_hash=quote_hash,
+        provider=change.provider,
     )

@@ -115,7 +115,7 @@ class CancellationEffect:
         yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True)
 
 
-@JOBS.effect(AccountClosed, attempts=8)
+@JOBS.effect(AccountClosed, attempts=8, limit=EFFECTS)
 async def find_leftovers(job: Job[AccountClosed], providers: Providers) -> AsyncIterator[Outcome]:
     """Enqueues a sync of everything that the customer has at its provider: each sync decides whether it remains."""
     provider, found = job.event.provider, tuple[str, ...]()
@@ -142,7 +142,7 @@ def _not_cancelled(job: Job[LeftoverFound], reason: str) -> Outcome:
     return Outcome(decide, writes=[INCIDENTS.key_of(leftovers.LEFTOVER, subject)])
 
 
-@JOBS.effect(LeftoverFound, attempts=8, failed=_not_cancelled)
+@JOBS.effect(LeftoverFound, attempts=8, failed=_not_cancelled, limit=EFFECTS)
 async def cancel_leftover(job: Job[LeftoverFound], providers: Providers) -> AsyncIterator[Outcome]:
     """Cancels a leftover, unless the policy is to report it. The end arrives as a webhook."""
     provider = providers[job.event.provider]

@@ -213,7 +213,7 @@ def retry_report(window: ClosedWindow) -> list[WindowEvent]:
     """Requests another report after the cause of the failure was removed. Raises WindowNotReportedError."""
     match window.status:
         case Status.FAILED:
-            return [_fact(UsageReportRequested, window)]
+            return [_fact(UsageReportRequested, window, provider=window.provider)]
         case Status.DUE | Status.REPORTED:
             return []
         case Status.UNBILLED:
@@ -226,7 +226,7 @@ def request_count(window: ClosedWindow) -> list[WindowEvent]:
     """Requests the provider's count unless a request is pending. Raises WindowNotReportedError."""
     if window.provider_meter is None:
         raise _unbilled(window)
-    return [] if window.asked > window.answered else [_fact(UsageCountRequested, window)]
+    return [] if window.asked > window.answered else [_fact(UsageCountRequested, window, provider=window.provider)]
 
 
 def record_count(window: ClosedWindow, quantity: int | None, reason: str | None) -> list[WindowEvent]:
