@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 from typing_extensions import override
 
+from paybill_cli.client.next_steps import remember_arguments
 from paybill_cli.entry import raise_interrupts
 from paybill_cli.options import OptionGroup
 
@@ -29,6 +30,7 @@ def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = Fal
 
     def call(typer_context: typer.Context, **values: Any) -> Any:
         raise_interrupts()
+        remember_arguments(values)
         given = {name for name in values if _is_given(typer_context, name)}
         built = {
             key: group.of({field: values.pop(field) for field in fields[key]}, given) for key, group in groups.items()

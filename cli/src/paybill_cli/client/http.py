@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from paybill_cli.client.next_steps import next_step
 from paybill_cli.client.stack import Stack
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
@@ -27,42 +28,6 @@ _EXIT_CODES = {
     413: ExitCode.USAGE,
     422: ExitCode.USAGE,
     503: ExitCode.UNREACHABLE,
-}
-_NEXT = {
-    "catalogue_refused": "correct the file, then: paybill plans diff FILE",
-    "change_open": "paybill subscription changes, then: paybill subscription discard CHANGE",
-    "database_unavailable": "paybill doctor, then repeat the command",
-    "dead_letter_not_found": "paybill events quarantine",
-    "invalid_request": "correct it; --help describes the arguments",
-    "invalid_plans": "paybill plans lint FILE",
-    "internal_error": "search the service's log for the trace id, or run paybill doctor",
-    "no_such_route": "check the URL: it may belong to another service",
-    "no_such_override_or_grant": "paybill entitlement show TENANT",
-    "not_grantable": "paybill entitlement show TENANT",
-    "not_ready": "repeat the command in a moment",
-    "offerings_not_published": "repeat the command in a moment",
-    "no_contract": "paybill manual offer TENANT",
-    "incident_not_found": "paybill incident list",
-    "job_ended": "paybill jobs list --state ended",
-    "job_not_found": "paybill jobs list",
-    "job_recurring": "paybill jobs list",
-    "not_waiting": "paybill webhook waiting",
-    "no_such_price": "paybill plans list",
-    "nothing_offered": "paybill manual offer TENANT",
-    "nothing_to_reactivate": "paybill subscription show SUBSCRIPTION",
-    "move_runs": "paybill plans moves",
-    "overloaded": "paybill doctor",
-    "retention_unknown": "repeat the command when billing has registered the account",
-    "slug_reserved": "choose another slug",
-    "slug_taken": "choose another slug, or see its tenant: paybill tenant show SLUG",
-    "tenant_left": "paybill tenant show TENANT",
-    "tenant_not_found": "paybill tenant list",
-    "unknown_change": "paybill subscription changes",
-    "unknown_move": "paybill plans moves",
-    "unknown_plan": "paybill plans list",
-    "unknown_subscription": "paybill subscription list",
-    "wrong_key": "check PAYBILL_API_KEY; `paybill up --new-key` creates a new one",
-    "wrong_scope": "ask an admin for a key with this permission",
 }
 
 
@@ -169,7 +134,7 @@ class Service:
         raise CliError(
             code,
             str(problem.get("detail", response.reason_phrase)),
-            next=_NEXT.get(code, ""),
+            next=next_step(code),
             exit_code=_EXIT_CODES.get(response.status_code, ExitCode.FAILED),
             trace_id=str(problem.get("trace_id", "")),
         )

@@ -282,7 +282,7 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
         yield _failed(name, "lag", f"unprocessed messages: {', '.join(behind)}", f"read {name}'s log")
     else:
         yield _ok(name, "lag", f"unprocessed messages: {', '.join(behind) or 'unknown'}")
-    show, resolve = "paybill events quarantine", "paybill events redrive ID, or paybill events skip ID --reason WHY"
+    show, resolve = "paybill events quarantine", "paybill events quarantine, and retry or skip the first of each tenant"
     for key, state, found, fix in (
         ("parked", State.FAILED, "events are parked in the retry queue (retried automatically)", show),
         ("dead", State.FAILED, "events are dead letters and block their tenants", resolve),
@@ -297,7 +297,7 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
             "security_jobs_failing",
             State.FAILED,
             "changes of access fail and are retried: access is not as decided",
-            "paybill jobs list names the errors; correct the cause, then: paybill jobs retry JOB",
+            "paybill jobs list names the errors; correct the cause, and the jobs are retried",
         ),
         ("effects_failed", State.NOTED, "external calls failed permanently", "paybill jobs list --state failed"),
     ):
@@ -324,7 +324,7 @@ def _violations(name: str, page: dict[str, Any]) -> Iterator[Check]:
         yield _failed(name, "invariants", f"{found}, since {each['since']}", f"paybill why {each['tenant_id']}")
     if page["next"]:
         found = f"more than {MAX_INCIDENTS} invariants do not hold"
-        yield _failed(name, "invariants", found, f"read GET /v1/violations of {name}")
+        yield _failed(name, "invariants", found, "repair those that are listed, then run paybill doctor again")
 
 
 def _refused(name: str, refusals: list[dict[str, Any]]) -> Iterator[Check]:

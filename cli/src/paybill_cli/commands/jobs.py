@@ -41,8 +41,9 @@ def list_all(
             found = service.get(_JOBS, {"state": state, "kind": kind or None, "limit": limit})
             rows += [row | {"service": name} for row in found]
     out.rows("jobs.list", rows, COLUMNS)
-    if any(row["state"] == "failed" for row in rows):
-        out.info("next: correct the cause, then: paybill jobs retry JOB")
+    failed = next((row for row in rows if row["state"] == "failed"), None)
+    if failed is not None:
+        out.info(f"next: correct the cause, then: paybill jobs retry {failed['id']}")
 
 
 def show(out: Output, stack: Stack, id: Id) -> None:

@@ -77,7 +77,7 @@ def issue(
         found = _post(out, billing, path, body, idempotency_key, dry_run=dry_run)
         _show(out, found if dry_run else _signed(out, billing, found))
     if not dry_run:
-        out.info(f"next: paybill licence show {found['licence_id']} --token > FILE, for the customer")
+        out.info(f"next: paybill licence show {found['licence_id']} --token, and send it to the customer")
 
 
 def list_all(

@@ -40,8 +40,9 @@ def quarantine(
             refused = service.get(f"{_OPERATIONS}/quarantine", {"limit": limit})
             rows += [row | {"id": row["quarantine_id"], "service": name, "state": "quarantined"} for row in refused]
     out.rows("event.quarantine", rows if out.json else [_explained(row) for row in rows], COLUMNS)
-    if any(row["state"] == "dead" for row in rows):
-        out.info("next: paybill events redrive ID, or paybill events skip ID --reason WHY")
+    dead = next((row["id"] for row in rows if row["state"] == "dead"), None)
+    if dead is not None:
+        out.info(f"next: paybill events redrive {dead}, or paybill events skip {dead} --reason WHY")
 
 
 def redrive(out: Output, stack: Stack, id: Id, dry_run: DryRun = False) -> None:

@@ -37,8 +37,10 @@ def waiting(
     with Service(stack, "billing") as billing:
         found = billing.get("/v1/webhooks/waiting", {"limit": limit})
     out.rows("webhook.waiting", found, WAITING)
-    if any(row["reason"] for row in found):
-        out.info("next: correct the reason, then: paybill webhook retry OBJECT")
+    failing = next((row for row in found if row["reason"]), None)
+    if failing is not None:
+        retry_ = f"paybill webhook retry {failing['object']} --provider {failing['provider']}"
+        out.info(f"next: correct the reason, then: {retry_}")
 
 
 def retry(

@@ -151,7 +151,8 @@ class Subscriber:
         contexts = self._credentials.contexts
         if not contexts:
             raise CredentialsError(
-                f"{self._credentials.name} may not read in batches", "paybill subscriber create NAME --batches"
+                f"{self._credentials.name} may not read in batches",
+                f"paybill subscriber create {self._credentials.name} --batches",
             )
         if context not in (contexts if len(contexts) > 1 else {None, *contexts}):
             raise ValueError(f"name one context: {', '.join(contexts)}")

@@ -66,7 +66,7 @@ class Catalogue:
 def existing(catalogue: Catalogue | None) -> Catalogue:
     """Returns the catalogue. Raises UnknownPlanError when none is published."""
     if catalogue is None:
-        raise UnknownPlanError("no catalogue is published yet; publish one: paybill plans publish FILE")
+        raise UnknownPlanError("no catalogue is published yet; publish one; paybill plans publish --help")
     return catalogue
 
 

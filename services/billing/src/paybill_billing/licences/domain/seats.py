@@ -31,7 +31,9 @@ def activate(licence: Licence, machine: str, now: datetime) -> list[LicenceEvent
     if not not_revoked(licence):
         raise LicenceTakenBackError(f"{licence.id} was revoked ({licence.revoked}); issue it again")
     if licence.claims is None or now >= licence.claims.expires_at:
-        raise LicenceNotInForceError(f"{licence.id} is not signed yet, or has expired; see: paybill licence show")
+        raise LicenceNotInForceError(
+            f"{licence.id} is not signed yet, or has expired; see: paybill licence show {licence.id}"
+        )
     activation = next((each for each in licence.activations if each.machine == machine), None)
     used = len(licence.activations)
     if activation is not None:
@@ -40,7 +42,7 @@ def activate(licence: Licence, machine: str, now: datetime) -> list[LicenceEvent
     elif used >= licence.terms.seats:
         raise NoSeatLeftError(
             f"all {licence.terms.seats} seats of {licence.id} are in use; deactivate a machine (paybill licence "
-            "deactivate), or buy or issue more seats"
+            f"deactivate {licence.id}), or buy or issue more seats"
         )
     else:
         used += 1

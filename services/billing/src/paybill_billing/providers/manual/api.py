@@ -307,7 +307,7 @@ def _default_terms(state: ManualContract) -> Terms:
         return state.offer.terms
     if state.contract is not None:
         return state.contract.terms
-    raise NoValidOfferError(f"{state.tenant_id} has no offer; make one: paybill manual offer TENANT")
+    raise NoValidOfferError(f"{state.tenant_id} has no offer; make one: paybill manual offer {state.tenant_id}")
 
 
 def _account(unit: UnitOfWork, tenant_id: str) -> Account:

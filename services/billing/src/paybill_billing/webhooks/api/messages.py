@@ -179,7 +179,7 @@ def router(context: ServiceContext) -> APIRouter:
         await context.jobs_requested(LEASE)
         if row is None:
             raise NotWaitingError(
-                f"{target} of {provider} is not in the sync queue; list its entries with GET /v1/webhooks/waiting"
+                f"{target} of {provider} is not in the sync queue; list its entries: paybill webhook waiting"
             )
         log.info("%s retries the sync of %s of %s", principal.id, target, provider)
         return WaitingView.of(row)
@@ -209,7 +209,7 @@ def _dismissal_routes(routes: APIRouter, context: ServiceContext) -> None:
         rows = await context.rows(REQUESTED, {"kind": kind_of(provider), "key": target})
         customer = rows[0].detail if rows and rows[0].error == NO_ACCOUNT else None
         if customer is None:
-            raise NotWaitingError(f"{target} of {provider} does not wait for an account; see GET /v1/webhooks/waiting")
+            raise NotWaitingError(f"{target} of {provider} does not wait for an account; see: paybill webhook waiting")
         id_ = customer_key(provider, customer)
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> None:

@@ -136,7 +136,9 @@ def contract_id(tenant_id: str) -> str:
 def existing(state: ManualContract | None, tenant_id: str) -> ManualContract:
     """Returns the manual contract. Raises NoContractError."""
     if state is None:
-        raise NoContractError(f"{tenant_id} has no manual contract; make an offer first: paybill manual offer TENANT")
+        raise NoContractError(
+            f"{tenant_id} has no manual contract; make an offer first: paybill manual offer {tenant_id}"
+        )
     return state
 
 

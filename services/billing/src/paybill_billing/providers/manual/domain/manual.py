@@ -73,7 +73,9 @@ def accept(
         return []
     check_not_running(state)
     if state.offer is None or state.offer.valid_until < now:
-        raise NoValidOfferError(f"{state.tenant_id} has no valid offer; make one: paybill manual offer TENANT")
+        raise NoValidOfferError(
+            f"{state.tenant_id} has no valid offer; make one: paybill manual offer {state.tenant_id}"
+        )
     anchor = now + timedelta(days=trial_days)
     on_trial = trial_days > 0
     contract = Contract(

@@ -1,0 +1,162 @@
+"""Next steps after a refusal: a command or an action for each problem code, with the arguments of this command."""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from string import Formatter
+from typing import Any
+
+_arguments: ContextVar[Mapping[str, Any]] = ContextVar("arguments", default={})  # noqa: B039  # never changed
+
+_LATER = "repeat the command in a moment"
+_DISCARD = "show the change that is open: paybill subscription changes"
+_SUBSCRIPTION = ("paybill subscription show {subscription}", "paybill subscription list")
+_CHANGES = ("paybill subscription changes {subscription}", "paybill subscription changes")
+_ENTITLEMENT = ("paybill entitlement show {tenant}", "paybill tenant list")
+_TENANT = ("paybill tenant show {tenant}", "paybill tenant list")
+_WHY = ("paybill why {tenant}", "paybill tenant list")
+_ORDER = ("paybill manual offer {tenant}", "paybill manual offers")
+_CONTRACT = ("paybill manual show {tenant}", "paybill manual invoices")
+_LICENCE = ("paybill licence show {licence}", "paybill licence list")
+
+NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
+    "blueprint_not_published": (_LATER,),
+    "catalogue_refused": ("correct the file, then: paybill plans diff {file}", "paybill plans list"),
+    "change_confirmed": _CHANGES,
+    "change_not_quoted_yet": (_LATER,),
+    "change_open": ("paybill subscription changes {subscription}, then discard the open one", _DISCARD),
+    "change_over": _CHANGES,
+    "contract_not_running": _CONTRACT,
+    "contract_runs": ("paybill subscription show {tenant}", "paybill subscription list"),
+    "currency_mismatch": ("paybill plans list",),
+    "customer_leaves": _TENANT,
+    "customer_taken": ("paybill tenant list --customer {customer}", "paybill tenant list"),
+    "database_unavailable": ("paybill doctor, then repeat the command",),
+    "dead_letter_not_found": ("paybill events quarantine",),
+    "debt_open": _TENANT,
+    "drops_scheduled_phases": ("read the quote, then repeat the command with --drop-scheduled",),
+    "environment_not_failed": _WHY,
+    "environment_unknown": _WHY,
+    "idempotency_key_missing": ("send an Idempotency-Key",),
+    "idempotency_key_reused": ("repeat the command without --idempotency-key, or with a new one",),
+    "impossible_terms": ("choose other terms; --help describes the options",),
+    "incident_not_found": ("paybill incident list",),
+    "internal_error": ("search the service's log for the trace id, or run paybill doctor",),
+    "invalid_idempotency_key": ("choose a key of 1 to 200 visible ASCII characters",),
+    "invalid_plans": ("paybill plans lint {file}", "correct the lines that the message names"),
+    "invalid_request": ("correct it; --help describes the arguments",),
+    "invalid_validity": ("correct --from and --until; --help describes them",),
+    "invoice_settled": ("paybill manual invoices",),
+    "job_changed": ("paybill jobs show {id}", "paybill jobs list"),
+    "job_ended": ("paybill jobs list --state ended",),
+    "job_not_found": ("paybill jobs list",),
+    "job_recurring": ("paybill jobs list",),
+    "keys_unavailable": (_LATER,),
+    "legal_hold": (*_TENANT,),
+    "licence_keys_not_ready": (_LATER,),
+    "licence_not_found": ("paybill licence list",),
+    "licence_not_in_force": _LICENCE,
+    "licence_taken_back": _LICENCE,
+    "log_and_state_disagree": ("paybill doctor",),
+    "move_finished": ("paybill plans moves",),
+    "move_runs": ("paybill plans moves",),
+    "no_catalogue": ("publish a catalogue; paybill plans publish --help",),
+    "no_checkout": ("paybill subscription show {tenant}", "paybill subscription list"),
+    "no_contract": _ORDER,
+    "no_dry_run": ("--help describes the command",),
+    "no_invoiced_usage": ("paybill provider list",),
+    "no_key": ("export PAYBILL_API_KEY, or use --api-key-file",),
+    "no_period": ("repeat the command with --when now",),
+    "no_portal": ("paybill provider list",),
+    "no_seat_left": _LICENCE,
+    "no_such_hold": _TENANT,
+    "no_such_override_or_grant": _ENTITLEMENT,
+    "no_such_price": ("paybill plans list",),
+    "no_such_route": ("check the URL: it may belong to another service",),
+    "nobody_to_move": ("paybill plans list",),
+    "not_grantable": _ENTITLEMENT,
+    "not_paused": _SUBSCRIPTION,
+    "not_ready": (_LATER,),
+    "not_waiting": ("paybill webhook waiting",),
+    "nothing_entitled": _WHY,
+    "nothing_offered": _ORDER,
+    "nothing_to_change": _SUBSCRIPTION,
+    "nothing_to_reactivate": _SUBSCRIPTION,
+    "offerings_not_published": (_LATER,),
+    "only_now": ("repeat the command with --when now",),
+    "other_kind_of_feature": _ENTITLEMENT,
+    "outcome_unknown": ("repeat the command with the same --idempotency-key",),
+    "overloaded": ("paybill doctor",),
+    "pays_elsewhere": _TENANT,
+    "plan_not_on_sale": ("paybill plans list",),
+    "provider_away": ("repeat the command in a moment; paybill doctor shows the provider's state",),
+    "provider_refused": ("correct what the provider names, then repeat the command",),
+    "publisher_not_allowed": ("add the tenant to the publisher's credential",),
+    "quantity_out_of_bounds": ("choose a quantity within the limits that the message names",),
+    "quote_changed": ("repeat the command: it shows the new quote",),
+    "quote_expired": ("repeat the command: it makes another quote",),
+    "reconciliation_ended": ("paybill provider reconciliations",),
+    "reconciliation_runs": ("paybill provider reconciliations",),
+    "region_unknown": ("choose one of the regions that the message lists",),
+    "request_in_progress": (_LATER,),
+    "retention_unknown": ("repeat the command when billing has registered the account",),
+    "same_version": ("paybill plans list",),
+    "slug_reserved": ("choose another slug",),
+    "slug_taken": ("choose another slug, or see its tenant: paybill tenant show {slug}", "choose another slug"),
+    "subscription_cancels": (
+        "paybill subscription reactivate {subscription} --reason WHY",
+        "paybill subscription list",
+    ),
+    "subscription_ended": _SUBSCRIPTION,
+    "subscription_gives_no_access": _WHY,
+    "subscription_overdue": _SUBSCRIPTION,
+    "subscription_paused": ("paybill subscription resume {subscription} --reason WHY", "paybill subscription list"),
+    "subscription_pending": _SUBSCRIPTION,
+    "subscription_suspended": _SUBSCRIPTION,
+    "tenant_leaving": _SUBSCRIPTION,
+    "tenant_left": _TENANT,
+    "tenant_not_found": ("paybill tenant list",),
+    "terms_of_existing_customer": ("omit the options of the price: the customer keeps its subscription",),
+    "too_large": ("send less at once",),
+    "too_many_holds": _TENANT,
+    "too_many_overrides": _ENTITLEMENT,
+    "too_many_seats": ("choose fewer seats",),
+    "too_slow": ("repeat the command over a faster connection",),
+    "try_again": (_LATER,),
+    "undeclared_meter": ("paybill plans list",),
+    "unknown_change": ("paybill subscription changes",),
+    "unknown_customer": ("paybill webhook waiting",),
+    "unknown_invoice": ("paybill manual invoices",),
+    "unknown_meter": ("paybill usage show {tenant}", "paybill plans list"),
+    "unknown_move": ("paybill plans moves",),
+    "unknown_payment": ("paybill provider list",),
+    "unknown_plan": ("paybill plans list",),
+    "unknown_price": ("paybill plans list",),
+    "unknown_provider": ("paybill provider list",),
+    "unknown_reconciliation": ("paybill provider reconciliations",),
+    "unknown_region": ("repeat the command with one of the regions that the message lists",),
+    "unknown_subscription": ("paybill subscription list",),
+    "unknown_tenant": ("repeat the command in a moment: billing has not registered the tenant yet",),
+    "unknown_window": ("paybill usage windows",),
+    "unusable_key": ("repeat the command: it creates another key",),
+    "usage_of_what": ("add --of and the object to count",),
+    "usage_too_large": ("choose a smaller quantity",),
+    "violation_unknown": ("paybill doctor",),
+    "window_not_reported": ("paybill usage windows",),
+    "wrong_key": ("check PAYBILL_API_KEY; `paybill up --new-key` creates a new one",),
+    "wrong_scope": ("ask an admin for a key with this permission",),
+}
+"""Alternatives by code: the first one applies whose fields are arguments of the command."""
+
+
+def remember_arguments(values: Mapping[str, Any]) -> None:
+    """Stores the arguments of the running command."""
+    _arguments.set({name: value for name, value in values.items() if value is not None})
+
+
+def next_step(code: str) -> str:
+    """Returns the next step after a refusal with this code; empty when none is known."""
+    known = _arguments.get()
+    for step in NEXT_STEPS.get(code, ()):
+        if {field for _, field, _, _ in Formatter().parse(step) if field} <= known.keys():
+            return step.format_map(known)
+    return ""

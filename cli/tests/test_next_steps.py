@@ -1,0 +1,157 @@
+"""The next step of a refusal is a command that can be run, with values where they are known."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from string import Formatter
+
+import pytest
+from paybill_cli.client.next_steps import NEXT_STEPS, next_step, remember_arguments
+from paybill_cli.main import load
+from paybill_cli.tree import TREE, Branch, Leaf
+from typer import TyperException
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [path for place in ("libs/*/src", "services/*/src", "cli/src") for path in ROOT.glob(f"{place}/**/*.py")]
+SAMPLES = {
+    "change": "chg_1",
+    "customer": "cus_1",
+    "file": "plans.yaml",
+    "id": "0190a5b0-0000-7000-8000-000000000001",
+    "licence": "lic_1",
+    "slug": "acme",
+    "subscription": "acme",
+    "tenant": "acme",
+}
+NOT_ANSWERED = {
+    "conflict, forbidden, not_found, refused": "kinds of refusals, each of which has a code of its own",
+    "account_order, billing_period_order, change_order, licence_key_order, licence_order, licence_revocations_order, "
+    "move_order, payment_order, reconciliation_order, trial_order, window_order": "an event without the one before "
+    "it is a bug, which the log and the retry queue show",
+    "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
+    "broken_graph, invalid_blueprint, plan_destroys, plan_mismatch, tier_unknown, too_many_members, "
+    "usage_outside_window, usage_too_late, approval_mismatch": "raised in handlers of facts and in jobs",
+    "secret_forbidden, secret_not_found, too_many_invoices, unknown_provider_status, overtaken": "raised in jobs",
+}
+"""Codes that no request of a command is refused with, and the reason."""
+PLACEHOLDERS = {
+    "WHY": "the reason, which only the operator knows",
+    "NUMBER": "the number of a purchase order, which only the operator knows",
+    "FILE": "a file of the operator that was not named yet",
+    "NAME": "a name of the operator that was not named yet",
+    "URL": "the address of another installation",
+}
+"""Placeholders in messages whose value is not known where the message is made."""
+
+
+def codes() -> set[str]:
+    """Returns the codes of the services; libraries for other programs name the next step in the error itself."""
+    found = set()
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[:2] in {("libs", "client"), ("libs", "licence"), ("libs", "stripe-fake")}:
+            continue
+        text = path.read_text()
+        found |= set(re.findall(r"^    code(?:: ClassVar\[str\])? = \"([a-z_]+)\"$", text, re.MULTILINE))
+        found |= set(re.findall(r"\b[Pp]roblem\(\s*\d{3},\s*\"([a-z_]+)\"", text))
+    return found
+
+
+def parsed(text: str) -> bool:
+    """Returns whether `text` is a complete command of `paybill`: its options and arguments are parsed."""
+    program, *arguments = shlex.split(text)
+    node: Branch | Leaf = TREE
+    name = program
+    while isinstance(node, Branch):
+        name, *arguments = arguments
+        node = node.commands[name]
+    if arguments != ["--help"]:
+        load(node, name).make_context(name, arguments)
+    return program == "paybill"
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Yields the text of every message, with its file: no docstrings, no help and no description of an API."""
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        ignored = {
+            id(child)
+            for node in ast.walk(tree)
+            if (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            or (isinstance(node, ast.keyword) and node.arg in {"help", "description", "metavar"})
+            for child in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                text = "".join(str(each.value) if isinstance(each, ast.Constant) else "{}" for each in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+            else:
+                continue
+            if id(node) not in ignored:
+                yield path.relative_to(ROOT).as_posix(), text
+
+
+def test_every_code_has_a_next_step_or_a_reason_to_have_none() -> None:
+    without = {code for codes_ in NOT_ANSWERED for code in codes_.split(", ")}
+
+    assert sorted(codes() - NEXT_STEPS.keys() - without) == []
+    assert sorted(without - codes()) == [], "no longer defined"
+    assert sorted(NEXT_STEPS.keys() & without) == []
+
+
+@pytest.mark.parametrize("code", NEXT_STEPS)
+def test_the_commands_of_a_next_step_exist_and_take_their_arguments(code: str) -> None:
+    for step in NEXT_STEPS[code]:
+        filled = step.format_map(SAMPLES)
+        for command in re.findall(r"paybill [a-z][^,;:`]*", filled):
+            try:
+                assert parsed(re.sub(r" (shows|then) .*", "", command))
+            except TyperException as error:
+                pytest.fail(f"{command}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("code", NEXT_STEPS)
+def test_the_last_alternative_needs_no_argument_of_the_command(code: str) -> None:
+    assert [field for _, field, _, _ in Formatter().parse(NEXT_STEPS[code][-1]) if field] == []
+
+
+def test_a_next_step_has_the_arguments_of_the_command() -> None:
+    remember_arguments({"tenant": "acme", "subscription": None})
+
+    assert next_step("tenant_left") == "paybill tenant show acme"
+    assert next_step("not_paused") == "paybill subscription list"
+    assert next_step("a_code_of_a_later_version") == ""
+
+
+def test_a_refusal_names_the_tenant_of_the_command(on_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+
+    taken = on_stack("tenant", "create", slug, "--plan", "team", "--region", "eu-central", "--email", "a@b.example")
+    region = on_stack("tenant", "create", "moon", "--plan", "team", "--region", "moon", "--email", "a@b.example")
+    hold = on_stack("tenant", "resume", slug, "--reason", "none such", "--json")
+
+    assert f"paybill tenant show {slug}" in taken.err
+    assert "choose one of eu-central, us-east" in region.err
+    assert "  next  " in region.err
+    assert hold.error["next"] == f"paybill tenant show {slug}"
+
+
+def test_messages_have_values_in_place_of_names_of_arguments() -> None:
+    commands = [(file, text) for file, text in messages() if re.search(r"\bpaybill [a-z]", text)]
+    found = {
+        (file, word)
+        for file, text in commands
+        for word in re.findall(r"(?<![$_\w-])[A-Z]{2,}(?![\w_-])", text)
+        if word not in PLACEHOLDERS and word not in {"API", "NATS"}
+    }
+
+    assert len(commands) > 100
+    assert sorted(found) == []
+
+
+def test_messages_name_commands_and_not_paths_of_the_api() -> None:
+    found = [f"{file}: {text}" for file, text in messages() if re.search(r"\b(GET|POST|PUT|DELETE) /v1", text)]
+
+    assert [each for each in found if not each.startswith(("cli/src/paybill_cli/demo/", "libs/stripe-fake/"))] == []
