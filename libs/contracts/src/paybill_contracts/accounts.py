@@ -9,12 +9,16 @@ from paybill_contracts.values import Digest, Key, ProviderId, TenantId, Timestam
 
 
 class CheckoutOpened(Event, type="billing.checkout_opened", version=1, aggregate="account", key="tenant_id"):
-    """The customer can pay at `checkout_url`, which replaces the checkout before."""
+    """The customer can pay at `checkout_url`, which replaces the checkout before.
+
+    is_return: the tenant left because its last subscription ended, and can return at this checkout.
+    """
 
     tenant_id: TenantId
     provider: Key
     checkout: ProviderId
     checkout_url: Url
+    is_return: bool = False
 
 
 class CheckoutExpired(Event, type="billing.checkout_expired", version=1, aggregate="account", key="tenant_id"):
@@ -30,6 +34,18 @@ class LeftoverAction(StrEnum):
 
     CANCEL = "cancel"
     REPORT = "report"
+
+
+class LeftoverKind(StrEnum):
+    """Kind of an object at the provider that can charge a customer.
+
+    SCHEDULE: has not started its subscription. INVOICE_ITEM: waits for the next invoice.
+    """
+
+    SUBSCRIPTION = "subscription"
+    SCHEDULE = "schedule"
+    CHECKOUT = "checkout"
+    INVOICE_ITEM = "invoice_item"
 
 
 class DebtChanged(Event, type="billing.debt_changed", version=1, aggregate="account", key="tenant_id"):
@@ -89,18 +105,26 @@ class AccountReopened(Event, type="billing.account_reopened", version=1, aggrega
 
 
 class LeftoverFound(Event, type="billing.leftover_found", version=1, aggregate="account", key="tenant_id"):
-    """A subscription can still charge the customer of a tenant that left. action: it is cancelled, or reported."""
+    """Something can still charge the customer of a tenant that left. action: it is cancelled, or reported.
+
+    subscription: the provider's id of the object of this kind.
+    """
 
     tenant_id: TenantId
     provider: Key
     customer: ProviderId
     subscription: ProviderId
     action: LeftoverAction
+    kind: LeftoverKind = LeftoverKind.SUBSCRIPTION
 
 
 class LeftoverEnded(Event, type="billing.leftover_ended", version=1, aggregate="account", key="tenant_id"):
-    """A subscription that was found after the tenant had left has ended at the provider."""
+    """A leftover can no longer charge: it ended, or is gone from the provider.
+
+    subscription: the provider's id of the object of this kind.
+    """
 
     tenant_id: TenantId
     provider: Key
     subscription: ProviderId
+    kind: LeftoverKind = LeftoverKind.SUBSCRIPTION

@@ -177,7 +177,10 @@ class OffboardingWithdrawn(Event, type="tenant.offboarding_withdrawn", version=1
 
 
 class RemainderNoted(Event, type="tenant.remainder_noted", version=1, aggregate="tenant", key="tenant_id"):
-    """These subscriptions at the provider can still charge the customer although the tenant is leaving or has left."""
+    """These objects at the provider can still charge the customer although the tenant is leaving or has left.
+
+    remaining: ids of subscriptions, schedules, checkouts and invoice items.
+    """
 
     tenant_id: TenantId
     remaining: tuple[ProviderId, ...]

@@ -44,7 +44,7 @@ class Settings(ServiceSettings):
     changes_while_overdue: policy for a change of plan or quantity now while the invoice of the period is unpaid:
     `refused`, or `without_proration`.
     sales_with_debt: whether a customer that owes something gets another checkout.
-    leftovers: what happens to subscriptions that could charge the customer of a tenant that left.
+    leftovers: what happens to objects that could charge the customer of a tenant that left.
     sweep_every_s: interval of the redelivery poll. reconcile_every_s: interval of the reconciliation of all
     subscriptions.
     """

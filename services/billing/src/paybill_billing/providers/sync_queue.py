@@ -23,6 +23,9 @@ EFFECTS = Limit("effects", CONCURRENCY, per="provider")
 NO_ACCOUNT = "no account has this customer"
 """The error of a job that waits until the account of its customer is open. Its detail is the customer."""
 
+CUSTOMER = "customer"
+"""Kind of the target for what can charge a customer without a subscription."""
+
 _KIND = "sync/"
 KINDS = f"{_KIND}%"
 """Pattern of the kinds."""

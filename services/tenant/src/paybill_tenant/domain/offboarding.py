@@ -105,12 +105,12 @@ def on_account_closed(tenant: Tenant) -> list[TenantEvent]:
 
 
 def on_leftover_found(tenant: Tenant, fact: LeftoverFound) -> list[TenantEvent]:
-    """Records a subscription that can still charge the customer."""
+    """Records an object of the provider that can still charge the customer."""
     return _remaining(tenant, (*(each for each in tenant.remaining if each != fact.subscription), fact.subscription))
 
 
 def on_leftover_ended(tenant: Tenant, fact: LeftoverEnded) -> list[TenantEvent]:
-    """Records that the subscription ended."""
+    """Records that it can no longer charge."""
     return _remaining(tenant, tuple(each for each in tenant.remaining if each != fact.subscription))
 
 

@@ -111,7 +111,7 @@ class Tenant:
     plan, region: as requested at sign-up. holds: at most one of billing and several of operators, kept in every
     status. failure: reason why the environment could not be built. retention_s: None until billing has registered the
     account. entitlement: None until billing has set one. left_by: origin of the offboarding. legal_holds: references
-    of the cases. remaining: subscriptions at the provider that belong to no plan and were not cancelled. valid_until:
+    of the cases. remaining: objects at the provider that can still charge, and were not cancelled. valid_until:
     end of a sign-up without a subscription. expected_by: end of what the tenant waits for, later is overdue. due: the
     next change by time alone. contact_digest: equal for tenants of one customer until contact_until. requested_at:
     None when an earlier version recorded the request.

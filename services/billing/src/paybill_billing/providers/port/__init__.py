@@ -2,7 +2,7 @@
 
 Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
 `CustomerSubscriptions`, `RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`,
-`CheckoutProvider`, `DebtLister`, `ReferenceResolver`): a provider has one by having its methods.
+`CheckoutProvider`, `DebtLister`, `ChargeLister`, `ReferenceResolver`): a provider has one by having its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +22,7 @@ from paybill_billing.providers.port.snapshots import (
     Dispute,
     OpenedAccount,
     OpenedCheckout,
+    PendingCharge,
     ProviderSnapshot,
     Refund,
 )
@@ -192,7 +193,7 @@ class Provider(Protocol):
         """Returns the current subscription; None when the provider never had it."""
 
     async def cancel_all(self, customer: str) -> None:
-        """Cancels all subscriptions of the customer, and closes every checkout. Idempotent."""
+        """Cancels all subscriptions and schedules of the customer, and closes every checkout. Idempotent."""
 
     async def quote(self, subscription: str, desired: DesiredSubscription, at: datetime) -> Proration:
         """Returns the cost of the change at `at`. Changes nothing."""
@@ -229,6 +230,17 @@ class DebtLister(Protocol):
 
     async def debt_of(self, customer: str) -> tuple[Money, ...]:
         """Returns the unpaid amount of each invoice of the customer that could not be collected."""
+
+
+@runtime_checkable
+class ChargeLister(Protocol):
+    """A provider at which more than a subscription can charge a customer."""
+
+    async def charges_of(self, customer: str) -> tuple[PendingCharge, ...]:
+        """Returns the open checkouts, the schedules that have not started, and the items that are on no invoice."""
+
+    async def remove_charge(self, charge: PendingCharge) -> None:
+        """Expires, cancels or deletes it, so that it charges nothing. Idempotent."""
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from paybill_contracts.accounts import LeftoverKind
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.money import Money
 from paybill_contracts.payments import DisputeOutcome
@@ -78,6 +79,14 @@ class ProviderSnapshot:
     def is_entitling(self) -> bool:
         """True when the subscription gives access, whatever its state was here."""
         return self.status in _RUNNING and not self.collection_paused
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCharge:
+    """An object of the provider that can charge a customer later, and is no subscription."""
+
+    kind: LeftoverKind
+    id: str
 
 
 @dataclass(frozen=True, slots=True)

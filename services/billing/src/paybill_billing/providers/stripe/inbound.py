@@ -18,7 +18,13 @@ from stripe import SignatureVerificationError, WebhookSignature
 from paybill_billing.providers.port import Delivery, DeliveryRefusedError, MalformedObjectError
 from paybill_billing.providers.port.snapshots import CollectionAttempt
 from paybill_billing.providers.stripe.mappers import attempt, customer_of, subscription_of
-from paybill_billing.providers.stripe.payment_mappers import expired_target, related, return_target, target_of
+from paybill_billing.providers.stripe.payment_mappers import (
+    charge_target,
+    expired_target,
+    related,
+    return_target,
+    target_of,
+)
 
 TOLERANCE_S = 300
 """The largest difference between a message's time and ours, in both directions."""
@@ -99,7 +105,7 @@ def delivery_of(event: Mapping[str, Any], now: datetime) -> Delivery:
     if not isinstance(type_, str) or _NAME.fullmatch(type_) is None:
         _refuse("missing_type", "the event has no usable type")
     item = _related_object(event) if event.get("object") == THIN else _object_of(event)
-    target = subscription_of(item) or return_target(type_, item) or expired_target(type_, item)
+    target = subscription_of(item) or return_target(type_, item) or expired_target(type_, item) or charge_target(item)
     if event.get("object") == THIN and target is None:
         target = _thin_target(event_id, type_, item)
     return Delivery(

@@ -11,15 +11,19 @@ from paybill_contracts.payments import DisputeOutcome
 
 from paybill_billing.providers.port.snapshots import Dispute, Refund
 from paybill_billing.providers.stripe.mappers import Json, id_of, money_of, optional_text_of, text_of, time_of
-
-REFERRING_PATHS = {
-    "checkout.session": "/v1/checkout/sessions",
-    "invoice": "/v1/invoices",
-    "subscription_schedule": "/v1/subscription_schedules",
-}
-"""Paths of the objects that only refer to a subscription."""
+from paybill_billing.providers.sync_queue import CUSTOMER
 
 CHECKOUT = "checkout.session"
+INVOICE_ITEM = "invoiceitem"
+SCHEDULE = "subscription_schedule"
+REFERRING_PATHS = {
+    CHECKOUT: "/v1/checkout/sessions",
+    "invoice": "/v1/invoices",
+    INVOICE_ITEM: "/v1/invoiceitems",
+    SCHEDULE: "/v1/subscription_schedules",
+}
+"""Paths of the objects that only refer to a subscription or a customer."""
+
 EXPIRED = "checkout.session.expired"
 REFUNDED = "charge.refunded"
 _RETURNS = frozenset({"charge", "refund", "dispute"})
@@ -95,6 +99,12 @@ def expired_target(type_: str, item: Json) -> str | None:
     """Returns the sync target of an event about a checkout that expired; None for other events."""
     id_ = id_of(item)
     return f"{CHECKOUT}/{id_}" if type_.removeprefix("v1.") == EXPIRED and id_ is not None else None
+
+
+def charge_target(item: Json) -> str | None:
+    """Returns the sync target of an object that can charge its customer without a subscription; None for others."""
+    customer = id_of(item.get("customer"))
+    return f"{CUSTOMER}/{customer}" if item.get("object") in {INVOICE_ITEM, SCHEDULE} and customer else None
 
 
 def invoice_of(charge: Json) -> str | None:

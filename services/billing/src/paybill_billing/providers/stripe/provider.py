@@ -26,9 +26,16 @@ from paybill_billing.providers.port import (
     UndeliveredPage,
     price_of,
 )
-from paybill_billing.providers.port.snapshots import CollectionAttempt, OpenedAccount, OpenedCheckout, ProviderSnapshot
+from paybill_billing.providers.port.snapshots import (
+    CollectionAttempt,
+    OpenedAccount,
+    OpenedCheckout,
+    PendingCharge,
+    ProviderSnapshot,
+)
 from paybill_billing.providers.stripe import mappers
 from paybill_billing.providers.stripe.changes import StripeChanges
+from paybill_billing.providers.stripe.charges import StripeCharges
 from paybill_billing.providers.stripe.client import MissingError, PacedClient, retry_if_changed, stripe_errors
 from paybill_billing.providers.stripe.coupons import StripeCoupons
 from paybill_billing.providers.stripe.inbound import delivery_of
@@ -66,6 +73,7 @@ class Stripe:
         self._return_url = return_url
         self._meters = StripeMeters(self._client)
         self._prices = StripePrices(self._client, NAME, self._meters)
+        self._charges = StripeCharges(self._client)
         self._coupons = StripeCoupons(self._client)
         self._changes = StripeChanges(self._client, self._prices)
         self._resolver = StripeReferenceResolver(self._client)
@@ -157,7 +165,7 @@ class Stripe:
 
     async def cancel(self, subscription: str) -> None:
         """Cancels one subscription at once. Idempotent."""
-        with stripe_errors(), suppress(MissingError), retry_if_changed():
+        with suppress(MissingError), stripe_errors():
             await self._client.v1.subscriptions.cancel_async(subscription)
 
     async def debt_of(self, customer: str) -> tuple[Money, ...]:
@@ -171,6 +179,14 @@ class Stripe:
             if after is None:
                 return tuple(owed)
 
+    async def charges_of(self, customer: str) -> tuple[PendingCharge, ...]:
+        """Returns what can charge the customer without a subscription."""
+        return await self._charges.of(customer)
+
+    async def remove_charge(self, charge: PendingCharge) -> None:
+        """Expires, cancels or deletes it. Idempotent."""
+        await self._charges.remove(charge)
+
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Resolves an object. Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError."""
         return await self._resolver.resolve(kind, id_)
@@ -180,16 +196,14 @@ class Stripe:
         return await self._resolver.failed_attempt(event_id, invoice)
 
     async def cancel_all(self, customer: str) -> None:
-        """Expires all checkouts, so that no subscription can start, and then cancels all subscriptions. Idempotent.
+        """Ends checkouts and schedules, so that no subscription can start, then cancels all subscriptions. Idempotent.
 
         Usage that is on no invoice yet is on the last one.
         """
         v1 = self._client.v1
-        with stripe_errors(), suppress(MissingError):
-            sessions = await v1.checkout.sessions.list_async({"customer": customer, "status": "open", "limit": PAGE})
-            async for session in sessions.auto_paging_iter():
-                with retry_if_changed():
-                    await v1.checkout.sessions.expire_async(session.id)
+        with suppress(MissingError), stripe_errors():
+            for charge in [each async for each in self._charges.opening(customer)]:
+                await self._charges.remove(charge)
             subscriptions = await v1.subscriptions.list_async({"customer": customer, "limit": PAGE})
             async for subscription in subscriptions.auto_paging_iter():
                 with retry_if_changed():

@@ -21,6 +21,7 @@ from paybill_billing.providers.stripe.mappers import (
 from paybill_billing.providers.stripe.payment_mappers import (
     CHECKOUT,
     REFERRING_PATHS,
+    charge_target,
     dispute,
     first_invoice,
     invoice_of,
@@ -36,7 +37,7 @@ PAGE = 100
 
 def _referring(kind: str, found: Json) -> ResolvedReference:
     """Resolves an object that refers to a subscription. A checkout that expired without one is reported."""
-    target = subscription_of({"object": kind, **found})
+    target = subscription_of({"object": kind, **found}) or charge_target({"object": kind, **found})
     is_expired = kind == CHECKOUT and found.get("status") == "expired" and target is None
     return ResolvedReference(
         target=target, customer=customer_of(found), expired_checkout=id_of(found) if is_expired else None

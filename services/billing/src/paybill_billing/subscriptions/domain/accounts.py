@@ -13,6 +13,7 @@ from paybill_contracts.accounts import (
     DebtChanged,
     LeftoverEnded,
     LeftoverFound,
+    LeftoverKind,
     PendingEnvironmentNoted,
 )
 from paybill_contracts.billing import (
@@ -35,7 +36,7 @@ from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCance
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, on_sale
 from paybill_billing.providers.domain import Choice, choose
-from paybill_billing.providers.port.snapshots import OpenedAccount, OpenedCheckout
+from paybill_billing.providers.port.snapshots import OpenedAccount, OpenedCheckout, PendingCharge
 
 AccountEvent = (
     AccountRegistered
@@ -92,7 +93,8 @@ class Account:
     it has at the provider is cancelled. checkout_url: None also after the checkout expired. closed: the tenant left
     because its last subscription ended. leftovers: subscriptions at the provider that can charge although it left.
     has_trial: False when the customer has had the plan's trial. debt: what the customer owes, by currency.
-    environment: a change of plan that the tenant's environment has not followed.
+    environment: a change of plan that the tenant's environment has not followed. charges: the leftovers that are no
+    subscriptions. return_checkout: opened after the account was closed, so that the tenant can return.
     """
 
     id: str
@@ -116,6 +118,8 @@ class Account:
     debt: tuple[Money, ...] = ()
     terms: PurchaseTerms | None = None
     environment: PendingEnvironment | None = None
+    charges: tuple[PendingCharge, ...] = ()
+    return_checkout: str | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -248,7 +252,13 @@ def checkout_opened(account: Account, checkout: OpenedCheckout) -> list[AccountE
     if (account.checkout, account.checkout_url) == (checkout.id, checkout.url):
         return []
     return [
-        CheckoutOpened(tenant_id=account.id, provider=account.provider, checkout=checkout.id, checkout_url=checkout.url)
+        CheckoutOpened(
+            tenant_id=account.id,
+            provider=account.provider,
+            checkout=checkout.id,
+            checkout_url=checkout.url,
+            is_return=account.closed,
+        )
     ]
 
 
@@ -341,7 +351,10 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
         case AccountFailed():
             return replace(account, status=Status.FAILED, failure=event.reason)
         case CheckoutOpened():
-            return replace(account, checkout=event.checkout, checkout_url=event.checkout_url)
+            returns_at = event.checkout if event.is_return else account.return_checkout
+            return replace(
+                account, checkout=event.checkout, checkout_url=event.checkout_url, return_checkout=returns_at
+            )
         case CheckoutExpired():
             return replace(account, checkout_url=None)
         case CancellationRequested():
@@ -350,6 +363,10 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
             return replace(account, closed=True)
         case AccountReopened():
             return replace(account, closed=False)
+        case LeftoverFound() | LeftoverEnded() if event.kind is not LeftoverKind.SUBSCRIPTION:
+            charge = PendingCharge(event.kind, event.subscription)
+            others = tuple(each for each in account.charges if each != charge)
+            return replace(account, charges=(*others, charge) if isinstance(event, LeftoverFound) else others)
         case LeftoverFound():
             return replace(account, leftovers=(*account.leftovers, event.subscription))
         case DebtChanged():

@@ -1,18 +1,20 @@
-"""Leftovers: subscriptions that can still charge the customer of a tenant that left."""
+"""Leftovers: subscriptions and other objects that can still charge the customer of a tenant that left."""
 
-from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
+from collections.abc import Collection
+
+from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound, LeftoverKind
 from paybill_contracts.incidents import Evidence, Finding
 
-from paybill_billing.providers.port.snapshots import ProviderSnapshot
+from paybill_billing.providers.port.snapshots import PendingCharge, ProviderSnapshot
 from paybill_billing.subscriptions.domain.accounts import Account, AccountEvent
 
 LEFTOVER = "charge_without_tenant"
 """Kind of the incident."""
 
 
-def subject_of(subscription: str) -> str:
-    """Returns the subject of the incident about a subscription of the provider."""
-    return f"subscription/{subscription}"
+def subject_of(id_: str, kind: LeftoverKind = LeftoverKind.SUBSCRIPTION) -> str:
+    """Returns the subject of the incident about an object of the provider."""
+    return f"{kind}/{id_}"
 
 
 def on_fetched(
@@ -42,15 +44,43 @@ def on_fetched(
     ]
 
 
+def on_charges_fetched(
+    account: Account, customer: str, charges: Collection[PendingCharge], action: LeftoverAction
+) -> list[AccountEvent]:
+    """Records the charges of a tenant that left, and the end of those that the provider does not have any more.
+
+    The checkout at which the tenant can return is none of them.
+    """
+    returns_at = PendingCharge(LeftoverKind.CHECKOUT, account.return_checkout or "")
+    found = [
+        LeftoverFound(
+            tenant_id=account.id,
+            provider=account.provider,
+            customer=customer,
+            subscription=charge.id,
+            action=action,
+            kind=charge.kind,
+        )
+        for charge in charges
+        if account.is_gone and charge not in account.charges and (account.leaving or charge != returns_at)
+    ]
+    ended = [
+        LeftoverEnded(tenant_id=account.id, provider=account.provider, subscription=charge.id, kind=charge.kind)
+        for charge in account.charges
+        if charge not in charges
+    ]
+    return [*ended, *found]
+
+
 def finding_of(fact: LeftoverFound, reason: str = "") -> Finding:
     """Returns the incident about a leftover. reason: why it could not be cancelled."""
-    evidence = {"customer": fact.customer, "subscription": fact.subscription, "provider": fact.provider}
+    evidence = {"customer": fact.customer, fact.kind.value: fact.subscription, "provider": fact.provider}
     if reason:
         evidence["reason"] = reason
     return Finding(
         kind=LEFTOVER,
-        subject=subject_of(fact.subscription),
-        summary=f"{fact.subscription} at {fact.provider} still charges the customer of a tenant that left",
+        subject=subject_of(fact.subscription, fact.kind),
+        summary=f"{fact.subscription} at {fact.provider} can still charge the customer of a tenant that left",
         evidence=tuple(Evidence(name=name, value=value) for name, value in evidence.items()),
         tenant_id=fact.tenant_id,
     )

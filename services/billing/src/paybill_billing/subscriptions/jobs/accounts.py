@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator
 
-from paybill_contracts.accounts import AccountClosed, LeftoverAction, LeftoverFound
+from paybill_contracts.accounts import AccountClosed, LeftoverAction, LeftoverFound, LeftoverKind
 from paybill_contracts.billing import AccountRegistered, CancellationRequested
 from paybill_contracts.purchases import price_for
 from paybill_contracts.values import Text
 from paybill_runtime.clock import now
-from paybill_runtime.database.statement import Statement
+from paybill_runtime.database.statement import ExtraStatements, Statement
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from pydantic import TypeAdapter
@@ -17,14 +17,15 @@ from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.incidents import INCIDENTS
 from paybill_billing.providers.errors import provider_errors
 from paybill_billing.providers.port import (
+    ChargeLister,
     CustomerAdopter,
     CustomerSubscriptions,
     Order,
     ProviderRefusedError,
     Providers,
 )
-from paybill_billing.providers.port.snapshots import OpenedAccount
-from paybill_billing.providers.sync_queue import EFFECTS, account_opened, enqueue_sync
+from paybill_billing.providers.port.snapshots import OpenedAccount, PendingCharge
+from paybill_billing.providers.sync_queue import CUSTOMER, EFFECTS, account_opened, enqueue_sync
 from paybill_billing.subscriptions.domain import accounts, leftovers, trials
 from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
 from paybill_billing.subscriptions.jobs.usage_reports import ReportUsage
@@ -103,16 +104,17 @@ class CancellationEffect:
                 job.log.warning("%s is cancelled although its usage is not reported: %s", event.tenant_id, refusal)
             with provider_errors():
                 await providers[event.provider].cancel_all(event.customer)
+        check = _check_charges(event.provider, event.customer)
         account = await job.state(ACCOUNTS, event.tenant_id)
         trial_id = account.trial_id if account is not None and event.is_abandoned else None
         if trial_id is None:
-            yield Outcome(_nothing, last=True)
+            yield Outcome(_nothing, last=True, extra_statements=check)
             return
 
         def release(unit: UnitOfWork, _: DecisionContext) -> None:
             unit.record(TRIALS, trial_id, trials.release(unit.get(TRIALS, trial_id), event.tenant_id))
 
-        yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True)
+        yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True, extra_statements=check)
 
 
 @JOBS.effect(AccountClosed, attempts=8, limit=EFFECTS)
@@ -128,6 +130,7 @@ async def find_leftovers(job: Job[AccountClosed], providers: Providers) -> Async
     def enqueue(statement: Statement) -> None:
         for subscription in found:
             enqueue_sync(provider, subscription, now(), statement)
+        _check_charges(provider, job.event.customer)(statement)
 
     yield Outcome(_nothing, last=True, extra_statements=enqueue)
 
@@ -138,18 +141,39 @@ def _not_cancelled(job: Job[LeftoverFound], reason: str) -> Outcome:
     def decide(unit: UnitOfWork, at: DecisionContext) -> None:
         INCIDENTS.open(unit, leftovers.finding_of(job.event, line), at.now)
 
-    subject = leftovers.subject_of(job.event.subscription)
+    subject = leftovers.subject_of(job.event.subscription, job.event.kind)
     return Outcome(decide, writes=[INCIDENTS.key_of(leftovers.LEFTOVER, subject)])
 
 
 @JOBS.effect(LeftoverFound, attempts=8, failed=_not_cancelled, limit=EFFECTS)
 async def cancel_leftover(job: Job[LeftoverFound], providers: Providers) -> AsyncIterator[Outcome]:
-    """Cancels a leftover, unless the policy is to report it. The end arrives as a webhook."""
-    provider = providers[job.event.provider]
-    if job.event.action is LeftoverAction.CANCEL and isinstance(provider, CustomerSubscriptions):
+    """Cancels a leftover, unless the policy is to report it.
+
+    The end of a subscription arrives as a webhook. A sync finds that of another object, which may send none.
+    """
+    event, provider = job.event, providers[job.event.provider]
+    is_cancelled = event.action is LeftoverAction.CANCEL
+    if event.kind is LeftoverKind.SUBSCRIPTION:
+        if is_cancelled and isinstance(provider, CustomerSubscriptions):
+            with provider_errors():
+                await provider.cancel(event.subscription)
+        yield Outcome(_nothing, last=True)
+        return
+    if is_cancelled and isinstance(provider, ChargeLister):
         with provider_errors():
-            await provider.cancel(job.event.subscription)
-    yield Outcome(_nothing, last=True)
+            await provider.remove_charge(PendingCharge(event.kind, event.subscription))
+    check = _check_charges(event.provider, event.customer if is_cancelled else None)
+    yield Outcome(_nothing, last=True, extra_statements=check)
+
+
+def _check_charges(provider: str, customer: str | None) -> ExtraStatements:
+    """Returns the statement that enqueues a sync of what can charge a customer without a subscription."""
+
+    def enqueue(statement: Statement) -> None:
+        if customer is not None:
+            enqueue_sync(provider, f"{CUSTOMER}/{customer}", now(), statement)
+
+    return enqueue
 
 
 async def _adopt(account: Account, customer: str, providers: Providers, key: str) -> Outcome:

@@ -11,7 +11,7 @@ from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFo
 from paybill_contracts.billing import AccessState
 from paybill_contracts.envelope import Origin
 from paybill_contracts.money import Money
-from paybill_runtime.database.statement import ExtraStatements
+from paybill_runtime.database.statement import ExtraStatements, Statement
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
@@ -34,7 +34,7 @@ from paybill_billing.providers.port import (
     ResolvedReference,
 )
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
-from paybill_billing.providers.sync_queue import NO_ACCOUNT
+from paybill_billing.providers.sync_queue import CUSTOMER, NO_ACCOUNT, enqueue_sync
 from paybill_billing.subscriptions.domain import accounts, grace, leftovers, payments, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account
 from paybill_billing.subscriptions.domain.entitling import ENTITLING
@@ -50,6 +50,7 @@ from paybill_billing.subscriptions.tables import (
     SUBSCRIPTIONS_OF_TENANT,
 )
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError, customer_key
+from paybill_billing.webhooks.jobs.customer_sync import CustomerSync
 from paybill_billing.webhooks.jobs.sync_span import sync_span
 from paybill_billing.webhooks.tables import BODIES, IS_DISMISSED, Owner, SyncTask, dismiss, finish, retarget, sync_task
 
@@ -64,6 +65,7 @@ class SubscriptionSync:
         self._name = name
         self._provider = provider
         self._inbound = inbound
+        self._customers = CustomerSync(context, name, provider)
         self._tenant_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, job: ClaimedJob) -> None:
@@ -72,13 +74,15 @@ class SubscriptionSync:
         Raises UnknownCustomerError, StaleReadError, and the errors of the provider and the rules.
         """
         task, leases = await sync_task(self._context, self._name, job), job.leases
-        if task.customers and not task.owners:
-            raise UnknownCustomerError(min(task.customers).removeprefix(f"{self._name}/"), NO_ACCOUNT)
         kind, _, id_ = task.target.rpartition("/")
+        if task.customers and not task.owners and kind != CUSTOMER:
+            raise UnknownCustomerError(min(task.customers).removeprefix(f"{self._name}/"), NO_ACCOUNT)
         async with sync_span(self._context, task) as traceparent:
             cause = task.event_ids[0] if task.event_ids else task.target
             origin = Origin(cause, cause, f"webhook:{self._name}", traceparent)
-            if kind:
+            if kind == CUSTOMER:
+                await self._customers.run(task, id_, origin, leases)
+            elif kind:
                 await self._resolve(task, kind, id_, origin, leases)
             else:
                 await self._fetch(task, origin, leases)
@@ -301,11 +305,16 @@ class SubscriptionSync:
             if account is not None:
                 unit.record(ACCOUNTS, tenant_id, accounts.checkout_expired(account, checkout))
 
+        def end(statement: Statement) -> None:
+            finish(task, self._context.now(), statement)
+            if rows[0].is_gone:
+                enqueue_sync(self._name, f"{CUSTOMER}/{customer}", self._context.now(), statement)
+
         await self._context.decide(
             origin,
             decide,
             writes=[ACCOUNTS.key(tenant_id)],
-            extra_statements=partial(finish, task, self._context.now()),
+            extra_statements=end,
             leases=leases,
         )
 

@@ -1,0 +1,71 @@
+"""Sync of what can charge a customer later without a subscription, once its tenant has left."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
+from paybill_contracts.envelope import Origin
+from paybill_runtime.decisions.context import ServiceContext
+from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import load_state
+
+from paybill_billing.incidents import INCIDENTS
+from paybill_billing.providers.port import ChargeLister, Provider
+from paybill_billing.subscriptions.domain import leftovers
+from paybill_billing.subscriptions.tables import ACCOUNT_OF_CUSTOMER, ACCOUNTS
+from paybill_billing.webhooks.tables import SyncTask, finish
+
+
+class CustomerSync:
+    """Records the checkouts, schedules and invoice items of the customers of one provider whose tenants left."""
+
+    def __init__(self, context: ServiceContext, name: str, provider: Provider) -> None:
+        self._context = context
+        self._name = name
+        self._provider = provider
+
+    async def run(self, task: SyncTask, customer: str, origin: Origin, leases: Mapping[str, int]) -> None:
+        """Fetches what can charge the customer, and records what was found or has ended.
+
+        A customer without an account is not ours. Nothing is fetched for a tenant that has not left.
+        """
+        end = partial(finish, task, self._context.now())
+        rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": f"{self._name}/{customer}"})
+        account = await load_state(self._context, ACCOUNTS, rows[0].id) if rows else None
+        is_concerned = account is not None and (account.is_gone or account.charges)
+        if account is None or not is_concerned or not isinstance(self._provider, ChargeLister):
+            await self._context.decide(origin, _no_events, extra_statements=end, leases=leases)
+            return
+        found, tenant_id = await self._provider.charges_of(customer), account.id
+
+        def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+            current = unit.get(ACCOUNTS, tenant_id)
+            if current is None:
+                return
+            events = leftovers.on_charges_fetched(current, customer, found, self._context.settings.leftovers)
+            unit.record(ACCOUNTS, tenant_id, events)
+            for event in events:
+                match event:
+                    case LeftoverFound(action=LeftoverAction.REPORT):
+                        INCIDENTS.open(unit, leftovers.finding_of(event), at.now)
+                    case LeftoverEnded():
+                        subject = leftovers.subject_of(event.subscription, event.kind)
+                        reason = "it is gone from the provider"
+                        INCIDENTS.close(unit, leftovers.LEFTOVER, subject, reason, at.now)
+
+        # A charge may have been recorded since the account was read: its incident is not closed without its key.
+        subjects = {leftovers.subject_of(each.id, each.kind) for each in (*found, *account.charges)}
+        await self._context.decide(
+            origin,
+            decide,
+            writes=[
+                ACCOUNTS.key(tenant_id),
+                *(INCIDENTS.key_of(leftovers.LEFTOVER, subject) for subject in sorted(subjects)),
+            ],
+            extra_statements=end,
+            leases=leases,
+        )
+
+
+def _no_events(_unit: UnitOfWork, _at: DecisionContext) -> None:
+    """Decides nothing."""
