@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import clean_environment
+import laptop_stack
 import pytest
 from paybill_stripe_fake.client import FakeControl
 
@@ -32,23 +33,8 @@ def _commands():
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     """Starts the stack of `make up`; returns its folder and the operator's key."""
-    data_dir = tmp_path_factory.mktemp("readme") / "data"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "paybill_cli", "up", "--data-dir", str(data_dir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        key = next(
-            line.partition("=")[2].strip() for line in process.stdout if line.startswith("export PAYBILL_API_KEY=")
-        )
-        # The key is printed when it is made, the table of all parts when they are ready.
-        assert any(line.startswith("name\t") for line in process.stdout)
-        yield {"PAYBILL_API_KEY": key, "PAYBILL_DATA_DIR": str(data_dir)}
-    finally:
-        process.terminate()
-        process.communicate(timeout=WITHIN_S)
+    with laptop_stack.running(tmp_path_factory.mktemp("readme") / "data") as variables:
+        yield variables
 
 
 def _run(arguments, stack, folder):
