@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode
+from paybill_contracts.tenant import Hold, HoldOrigin, OpenIncident, SuspensionMode
 from paybill_tenant.domain import invariants
 from paybill_tenant.domain.tenants import ScheduledOffboarding, Status, Tenant
 from tenant_samples import (
@@ -22,6 +22,7 @@ from tenant_samples import (
     SUSPENDED,
 )
 
+UNOWNED, OWNED = (OpenIncident(incident_id=f"inc_{digit * 32}", is_owned=digit == "2") for digit in "12")
 DENIED = replace(ENTITLED, allows_access=False)
 OPERATOR = Hold(origin=HoldOrigin.OPERATOR, mode=SuspensionMode.BLOCKED, reason="abuse")
 RULES = {rule.number: rule.check for rule in invariants.RULES}
@@ -63,7 +64,8 @@ def test_a_customer_that_pays_without_a_tenant_is_found() -> None:
             "a subscription to pro is paid",
             f"acme is {tenant.status}",
         )
-        assert invariants.is_served_if_it_pays(replace(tenant, entitlement=ENTITLED), has_incident=True) is None
+        assert found(3, replace(tenant, entitlement=ENTITLED, incidents=(UNOWNED,))) is not None
+        assert found(3, replace(tenant, entitlement=ENTITLED, incidents=(UNOWNED, OWNED))) is None
     for tenant in (REQUESTED, PROVISIONING, ACTIVE, SUSPENDED, RETURNING, OFFBOARDING):
         assert found(3, replace(tenant, entitlement=ENTITLED)) is None
 

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from paybill_contracts.event import Event, Value
+from paybill_contracts.incidents import IncidentId
 from paybill_contracts.money import Money
 from paybill_contracts.operations import (
     DataKeysShared,
@@ -191,6 +192,20 @@ class DebtNoted(Event, type="tenant.debt_noted", version=1, aggregate="tenant", 
 
     tenant_id: TenantId
     debt: tuple[Money, ...]
+
+
+class OpenIncident(Value):
+    """An open incident of a service about the tenant. is_owned: a person or a team is its owner."""
+
+    incident_id: IncidentId
+    is_owned: bool
+
+
+class IncidentsNoted(Event, type="tenant.incidents_noted", version=1, aggregate="tenant", key="tenant_id"):
+    """These incidents about the tenant are open, at any service."""
+
+    tenant_id: TenantId
+    incidents: tuple[OpenIncident, ...]
 
 
 class ContactForgotten(Event, type="tenant.contact_forgotten", version=1, aggregate="tenant", key="tenant_id"):

@@ -14,6 +14,20 @@ from paybill_contracts.billing import (
     SubscriptionSuspended,
 )
 from paybill_contracts.catalogue import CataloguePublished
+from paybill_contracts.incidents import (
+    BillingIncidentAssigned,
+    BillingIncidentClosed,
+    BillingIncidentOpened,
+    IncidentAssigned,
+    IncidentClosed,
+    IncidentOpened,
+    ProvisionerIncidentAssigned,
+    ProvisionerIncidentClosed,
+    ProvisionerIncidentOpened,
+    TenantIncidentAssigned,
+    TenantIncidentClosed,
+    TenantIncidentOpened,
+)
 from paybill_contracts.providers import ProvidersConfigured
 from paybill_contracts.provisioner import (
     BlueprintPublished,
@@ -26,7 +40,7 @@ from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.messaging.subscriptions import Subscriptions
 
-from paybill_tenant.domain import access, environments, offboarding, policies, signup_options, tenants
+from paybill_tenant.domain import access, environments, incidents, offboarding, policies, signup_options, tenants
 from paybill_tenant.domain.policies import POLICY
 from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
 from paybill_tenant.domain.tenants import Tenant, existing
@@ -147,3 +161,23 @@ def leftover_ended(unit: UnitOfWork, fact: LeftoverEnded, _: DecisionContext) ->
 @HANDLERS.fact(DebtChanged, writes=_writes)
 def debt_changed(unit: UnitOfWork, fact: DebtChanged, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, access.on_debt_changed(_tenant(unit, fact), fact))
+
+
+def _of_incident(fact: IncidentOpened | IncidentAssigned | IncidentClosed) -> list[Key]:
+    return [TENANTS.key(fact.tenant_id)] if fact.tenant_id is not None else []
+
+
+def _incident(unit: UnitOfWork, fact: IncidentOpened | IncidentAssigned | IncidentClosed, _: DecisionContext) -> None:
+    if fact.tenant_id is not None:
+        unit.record(TENANTS, fact.tenant_id, incidents.on_incident(unit.get(TENANTS, fact.tenant_id), fact))
+
+
+HANDLERS.fact(BillingIncidentOpened, writes=_of_incident)(_incident)
+HANDLERS.fact(BillingIncidentAssigned, writes=_of_incident)(_incident)
+HANDLERS.fact(BillingIncidentClosed, writes=_of_incident)(_incident)
+HANDLERS.fact(ProvisionerIncidentOpened, writes=_of_incident)(_incident)
+HANDLERS.fact(ProvisionerIncidentAssigned, writes=_of_incident)(_incident)
+HANDLERS.fact(ProvisionerIncidentClosed, writes=_of_incident)(_incident)
+HANDLERS.fact(TenantIncidentOpened, writes=_of_incident)(_incident)
+HANDLERS.fact(TenantIncidentAssigned, writes=_of_incident)(_incident)
+HANDLERS.fact(TenantIncidentClosed, writes=_of_incident)(_incident)

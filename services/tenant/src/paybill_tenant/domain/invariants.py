@@ -8,6 +8,7 @@ from typing import Any, assert_never
 from paybill_contracts.invariants import Difference, Invariant
 from paybill_contracts.tenant import HoldOrigin
 
+from paybill_tenant.domain.incidents import is_known_to_a_person
 from paybill_tenant.domain.tenants import LEFT, Status, Tenant
 
 TIMER_DELAY = timedelta(minutes=1)
@@ -53,7 +54,7 @@ def leaves_nothing_that_charges(tenant: Tenant) -> Difference | None:
 
 
 def is_served_if_it_pays(tenant: Tenant, *, has_incident: bool = False) -> Difference | None:
-    """Invariant 3: a customer that pays has a tenant that is active or on its way, or an open incident."""
+    """Invariant 3: a customer that pays has a tenant that is active or on its way, or an owned incident."""
     if tenant.entitlement is None or not tenant.entitlement.allows_access or has_incident:
         return None
     if tenant.status is not Status.PROVISION_FAILED and not _is_leaving(tenant):
@@ -61,6 +62,10 @@ def is_served_if_it_pays(tenant: Tenant, *, has_incident: bool = False) -> Diffe
     return Difference(
         left=f"a subscription to {tenant.entitlement.plan} is paid", right=f"{tenant.slug} is {tenant.status}"
     )
+
+
+def _is_served(tenant: Tenant) -> Difference | None:
+    return is_served_if_it_pays(tenant, has_incident=is_known_to_a_person(tenant))
 
 
 def is_not_overdue(tenant: Tenant, now: datetime) -> Difference | None:
@@ -137,8 +142,8 @@ RULES = (
     ),
     Invariant(
         3,
-        "a customer that pays has a tenant that is active or on its way",
-        _check(is_served_if_it_pays),
+        "a customer that pays has a tenant that is active or on its way, or an open incident with an owner",
+        _check(_is_served),
     ),
     Invariant(
         7,

@@ -18,11 +18,13 @@ from paybill_contracts.tenant import (
     Hold,
     HoldOrigin,
     HoldsChanged,
+    IncidentsNoted,
     LegalHoldPlaced,
     LegalHoldReleased,
     OffboardingScheduled,
     OffboardingStarted,
     OffboardingWithdrawn,
+    OpenIncident,
     ProvisioningFailed,
     ProvisioningStarted,
     RemainderNoted,
@@ -55,6 +57,7 @@ TenantEvent = (
     | RemainderNoted
     | ContactForgotten
     | DebtNoted
+    | IncidentsNoted
     | OffboardingScheduled
     | OffboardingWithdrawn
     | OffboardingStarted
@@ -114,7 +117,7 @@ class Tenant:
     of the cases. remaining: objects at the provider that can still charge, and were not cancelled. valid_until:
     end of a sign-up without a subscription. expected_by: end of what the tenant waits for, later is overdue. due: the
     next change by time alone. contact_digest: equal for tenants of one customer until contact_until. requested_at:
-    None when an earlier version recorded the request.
+    None when an earlier version recorded the request. incidents: the open ones about the tenant, of all services.
     """
 
     id: TenantId
@@ -140,6 +143,7 @@ class Tenant:
     contact_digest: Digest | None = None
     contact_until: Timestamp | None = None
     debt: tuple[Money, ...] = ()
+    incidents: tuple[OpenIncident, ...] = ()
     requested_at: Timestamp | None = None
     due: Timestamp | None = None
 
@@ -312,6 +316,8 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
             return replace(tenant, legal_holds=tuple(case for case in tenant.legal_holds if case != event.case))
         case DebtNoted():
             return replace(tenant, debt=event.debt)
+        case IncidentsNoted():
+            return replace(tenant, incidents=event.incidents)
         case ContactForgotten():
             return replace(tenant, contact_digest=None, contact_until=None)
         case EntitlementNoted():
