@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -110,13 +111,19 @@ def test_the_python_programs_publish_and_subscribe_in_a_clean_environment(stack,
 
     subprocess.run([python, "-I", "publishing.py"], cwd=tmp_path, timeout=WITHIN_S, check=True)
     with subprocess.Popen(
-        [python, "-I", "-u", "subscribing.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [python, "-I", "-u", "subscribing.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         printed = next((line for line in process.stdout if line.split()[1:] == ["calls", str(before + 12)]), "")
-        process.kill()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=WITHIN_S)
 
     assert all(len([line for line in program.splitlines() if line]) <= 10 for program in (publishing, subscribing))
     assert printed, "the event of the published usage was not printed"
+    assert (process.returncode, errors) == (0, ""), "Ctrl-C ends it quietly"
     assert _total(stack, tenant_id, tmp_path) == before + 12
 
 

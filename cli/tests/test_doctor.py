@@ -136,6 +136,7 @@ def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stac
         ({"parked": 1}, {"parked": "failed"}),
         ({"parked": 2, "dead": 1}, {"parked": "failed", "dead": "failed"}),
         ({"quarantined": 1, "effects_failed": 1}, {"quarantined": "noted", "effects_failed": "noted"}),
+        ({"jobs_unknown": {"move_database": 2}}, {"jobs_unknown": "failed"}),
         ({"jobs_failing": 2, "security_jobs_failing": 1}, {"jobs_failing": "noted", "security_jobs_failing": "failed"}),
     ],
     ids=str,

@@ -89,7 +89,7 @@ def test_amounts_that_can_be_sold_are_accepted():
         ("limit: 5", "limt: 5", "plans.yaml:13: plans.0.features.0.limt: Extra inputs are not permitted"),
         ("minor: 2900", "minor: 29.00", "plans.yaml:16: plans.0.prices.0.minor: Input should be a valid integer"),
         ("placement: pooled", "placement: moon", "plans.yaml:9: plans.0.placement: Input should be 'pooled'"),
-        ("grace: 7d", "grace: 7 days", "plans.yaml:10: plans.0.grace: Value error, write a duration as"),
+        ("grace: 7d", "grace: 7 days", "plans.yaml:10: plans.0.grace: write a duration as"),
         ("grace: 7d", "grace: 9999d", "plans.yaml:10: plans.0.grace: Input should be less than"),
         ("tier: basic", "tear: basic", "plans.yaml:8: plans.0.tear: Extra inputs are not permitted"),
         ("tier: basic", "tier: basic\n    tier: two", "plans.yaml:9: tier is written twice, first in line 8"),

@@ -61,6 +61,62 @@ async def test_operators_list_retry_and_cancel_jobs_as_facts(start, log) -> None
     await until(taken_back)
 
 
+async def test_each_list_of_jobs_has_pages(start) -> None:
+    async def work(_job) -> None:
+        raise AttemptFailedError("not yet", after_s=500)
+
+    async def pages(**query) -> list[list[str]]:
+        found, after = [], ""
+        while page := await jobs_of(served, kind="work", limit=3, after=after, **query):
+            found.append([job["key"] for job in page])
+            after = page[-1]["cursor"]
+        return found
+
+    served = await start(job_service(Kind("work", work)))
+    keys = [f"key{number}" for number in range(7)]
+    await request(served, "work", *keys)
+
+    async def attempted():
+        return len([job for job in await jobs_of(served, kind="work") if job["error"]]) == len(keys)
+
+    await until(attempted)
+    whole = [job["key"] for job in await jobs_of(served, kind="work")]
+    pending = await pages()
+    async with served.running.database.direct(committing=True) as connection:
+        await connection.execute(
+            "UPDATE chassis.job SET state = 'failed', ended_at = '2026-11-22T18:00Z'::timestamptz WHERE kind = 'work'"
+        )
+    failed, ended = await pages(state="failed"), await pages(state="ended")
+    invalid = await served.client.get("/v1/operations/jobs", params={"after": "0/yesterday/x"})
+    other = await served.client.get("/v1/operations/jobs", params={"after": "7", "state": "ended"})
+
+    assert [len(page) for page in pending] == [3, 3, 1]
+    assert [key for page in pending for key in page] == whole
+    for found in (failed, ended):
+        assert [len(page) for page in found] == [3, 3, 1]
+        assert sorted(key for page in found for key in page) == keys
+    assert [answer.json()["code"] for answer in (invalid, other)] == ["invalid_request"] * 2
+
+
+async def test_jobs_are_listed_by_tenant_and_those_of_an_unknown_kind_are_counted(start) -> None:
+    one, two = f"ten_{'1' * 32}", f"ten_{'2' * 32}"
+
+    async def work(_job) -> float:
+        return 500.0
+
+    served = await start(job_service(Kind("work", work)))
+    await request(served, "work", "a", "b", queue=one)
+    await request(served, "work", "c", queue=two)
+    await request(served, "work/stripe", "d", queue=two)
+    await request(served, "of_a_later_version", "e", queue=two)
+
+    found = [job["key"] for job in await jobs_of(served, tenant=one)]
+    counts = (await served.client.get("/v1/operations")).json()
+
+    assert sorted(found) == ["a", "b"]
+    assert counts["jobs_unknown"] == {"of_a_later_version": 1}
+
+
 async def test_a_decision_of_an_operator_is_not_overwritten_by_the_attempt_that_runs(start) -> None:
     gate, runs = asyncio.Event(), []
 

@@ -302,6 +302,11 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
         ("effects_failed", State.NOTED, "external calls failed permanently", "paybill jobs list --state failed"),
     ):
         yield Check(name, key, state, f"{counts[key]} {found}", fix) if counts[key] else _ok(name, key, "none")
+    for kind, jobs in counts.get("jobs_unknown", {}).items():
+        found = f"{jobs} background jobs are of the kind {kind}, which this version of {name} does not have"
+        yield _failed(
+            name, "jobs_unknown", found, f"start the version that has it, or: paybill jobs list --kind {kind}"
+        )
 
 
 def _incidents(name: str, page: dict[str, Any]) -> Iterator[Check]:

@@ -8,13 +8,16 @@ import typer
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import preview
 from paybill_cli.client.stack import SERVICES, Stack
+from paybill_cli.client.tenants import tenant_id
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import DryRun, Reason, Yes
+from paybill_cli.options import DryRun, OnlyTenant, Reason, Yes
 from paybill_cli.output import Output
 
 COLUMNS = ("id", "service", "kind", "key", "priority", "state", "due", "attempts", "error")
 _JOBS = "/v1/operations/jobs"
+_PAGE = 500
+"""Largest page of jobs."""
 
 Id = Annotated[str, typer.Argument(help="Id of the job, as `paybill jobs list` lists it.", metavar="JOB")]
 
@@ -27,20 +30,26 @@ def list_all(
         typer.Option("--state", help="Jobs to list; ended: done, failed or cancelled, the newest first."),
     ] = "pending",
     kind: Annotated[str, typer.Option("--kind", help="Only jobs of this kind.")] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="Maximum number of rows per service.")] = 100,
+    tenant: OnlyTenant = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows per service.")] = 100,
 ) -> None:
     """List background jobs, in the order of their class and time.
 
     Pending jobs that recur, such as the redelivery poll, always exist. Ended jobs are deleted after a week by default.
+    --tenant lists the jobs that facts of the tenant require; `paybill why` also names those of its objects.
 
     Example: paybill jobs list --state failed
     """
     rows: list[dict[str, Any]] = []
+    id_, cut = tenant and tenant_id(stack, tenant), False
     for name in SERVICES:
         with Service(stack, name) as service:
-            found = service.get(_JOBS, {"state": state, "kind": kind or None, "limit": limit})
+            found, more = _pages(service, {"state": state, "kind": kind or None, "tenant": id_}, limit)
             rows += [row | {"service": name} for row in found]
+            cut |= more
     out.rows("jobs.list", rows, COLUMNS)
+    if cut:
+        out.more(limit)
     failed = next((row for row in rows if row["state"] == "failed"), None)
     if failed is not None:
         out.info(f"next: correct the cause, then: paybill jobs retry {failed['id']}")
@@ -82,6 +91,20 @@ def cancel(out: Output, stack: Stack, id: Id, reason: Reason, yes: Yes = False, 
         out.confirm(f"Cancel {job['kind']} of {job['key']} in {job['service']}?", yes=yes)
         done = service.post(f"{_JOBS}/{id}/cancel", {"reason": reason})
     out.record("job.cancelled", done | {"service": job["service"]})
+
+
+def _pages(service: Service, query: dict[str, Any], limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """Returns the jobs of a service, at most `limit`, and whether there are more."""
+    found: list[dict[str, Any]] = []
+    after = None
+    while len(found) <= limit:
+        size = min(limit + 1 - len(found), _PAGE)
+        page = service.get(_JOBS, query | {"after": after, "limit": size})
+        found += page
+        if len(page) < size:
+            break
+        after = page[-1]["cursor"]
+    return found[:limit], len(found) > limit
 
 
 def _find(stack: Stack, id_: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Base class and registry of events: frozen, typed, versioned and owned by one service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar, TypeVar
@@ -128,8 +128,14 @@ def decode(type_: str, version: int, payload: bytes) -> Event:
 def explain(error: ValidationError) -> str:
     """Returns the errors with their locations, without the values (they may be personal)."""
     return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'payload'}: {item['msg']}" for item in error.errors()[:5]
+        f"{'.'.join(str(part) for part in item['loc']) or 'payload'}: {plain_message(item)}"
+        for item in error.errors()[:5]
     )
+
+
+def plain_message(item: Mapping[str, Any]) -> str:
+    """Returns the message of a validation error of pydantic, without the prefix of errors that we raise."""
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 def _upcast(type_: str, version: int, target: int, payload: bytes) -> bytes:

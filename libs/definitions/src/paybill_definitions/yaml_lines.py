@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import yaml
+from paybill_contracts.event import plain_message
 from pydantic import BaseModel, ValidationError
 from typing_extensions import override
 
@@ -123,7 +124,7 @@ def _schema_diagnostic(item: Any, lines: Lines) -> Diagnostic:
             path = (*path, step)
     missing = item["type"] == "missing"
     where = ".".join(str(step) for step in (*path, item["loc"][-1] if missing else "") if step != "")
-    return Diagnostic(lines.get(path, 1), f"{where or 'the file'}: {item['msg']}")
+    return Diagnostic(lines.get(path, 1), f"{where or 'the file'}: {plain_message(item)}")
 
 
 def _yaml_diagnostic(error: yaml.YAMLError) -> Diagnostic:

@@ -161,4 +161,7 @@ def _malformed(reason: str) -> MalformedLicenceError:
 
 def _explain(error: ValidationError) -> str:
     """Returns the errors with their locations, without the values."""
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'payload'}: {item['msg']}" for item in error.errors()[:5])
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'payload'}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()[:5]
+    )

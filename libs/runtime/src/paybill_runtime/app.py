@@ -275,7 +275,7 @@ class Running:
     def _build_app(self) -> FastAPI:
         routers = [
             operations.probes(self.service.name, self._alive, self.health),
-            operations.operations(self.context, self.retry_queue, self.health, self._lag),
+            operations.operations(self.context, self.retry_queue, self.health, self._lag, self.worker.kinds),
             asyncapi.route(self.service.name, self.service.subscriptions),
             job_routes.routes(self.service.name, self.jobs, self.worker.kept),
             self.service.router(self.context),

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from paybill_contracts.accounts import LeftoverAction
 from paybill_contracts.billing import PublisherGrant
+from paybill_contracts.event import plain_message
 from paybill_contracts.values import Key, TenantId
 from paybill_runtime.errors import ConfigurationError
 from paybill_runtime.settings import ServiceSettings, read_secret
@@ -99,8 +100,9 @@ class Settings(ServiceSettings):
         except OSError as error:
             raise ConfigurationError(f"the publishers file cannot be read: {error.strerror}") from error
         except ValidationError as error:
+            first = error.errors()[0]
             raise ConfigurationError(
-                f"{self.publishers_file.name}: {json.dumps(error.errors()[0]['loc'])}: {error.errors()[0]['msg']}"
+                f"{self.publishers_file.name}: {json.dumps(first['loc'])}: {plain_message(first)}"
             ) from error
         return [
             PublisherGrant(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from paybill_contracts.event import plain_message
+
 _WORDS = {
     r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$": "1 to 40 of a-z, 0-9 and dash, from a letter to a letter or digit",
     r"^(ten_[0-9a-f]{32}|[a-z]([a-z0-9-]{0,38}[a-z0-9])?)$": "a tenant's slug, or ten_ and 32 hexadecimal digits",
@@ -24,4 +26,4 @@ def in_words(error: Mapping[str, Any]) -> str:
     """Returns the message of a validation error of pydantic, with its pattern in words."""
     pattern = (error.get("ctx") or {}).get("pattern")
     words = _WORDS.get(pattern) if isinstance(pattern, str) else None
-    return f"write {words}" if words is not None else str(error["msg"])
+    return f"write {words}" if words is not None else plain_message(error)

@@ -29,6 +29,7 @@ from paybill_runtime.decisions.outbox_headers import FactColumns
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.errors import constraint_of, is_transaction_conflict, single_line
 from paybill_runtime.jobs.kinds import ClaimedJob, Kind, StoredFact
+from paybill_runtime.jobs.listing import COLUMNS, JobFilter, list_jobs
 
 CLEANUP_INTERVAL_S = 3600.0
 CANDIDATES = 32
@@ -85,22 +86,7 @@ _FACTS = (
     "SELECT event_id, headers, payload, event_id::text, aggregate, revision, tenant, subject, recorded_at "
     "FROM chassis.outbox WHERE event_id = ANY($1::uuid[])"
 )
-_SHOWN = (
-    "job_id, kind, key, queue, priority, state, due, deadline, attempts, error, requests, detail, event_id, ended_at"
-)
-_LIST = text(
-    f"SELECT {_SHOWN} FROM chassis.job WHERE state = 'pending' AND (:kind = '' OR kind = :kind) "  # noqa: S608  # columns above
-    "ORDER BY priority, due, job_id LIMIT :limit"
-)
-_LIST_FAILED = text(
-    f"SELECT {_SHOWN} FROM chassis.job WHERE state = 'failed' AND (:kind = '' OR kind = :kind) "  # noqa: S608  # as above
-    "ORDER BY position LIMIT :limit"
-)
-_LIST_ENDED = text(
-    f"SELECT {_SHOWN} FROM chassis.job WHERE ended_at IS NOT NULL AND (:kind = '' OR kind = :kind) "  # noqa: S608  # as above
-    "ORDER BY ended_at DESC LIMIT :limit"
-)
-_ONE = text(f"SELECT {_SHOWN}, revision FROM chassis.job WHERE job_id = :id")  # noqa: S608  # as above
+_ONE = text(f"SELECT {COLUMNS}, revision FROM chassis.job WHERE job_id = :id")  # noqa: S608  # columns of the list
 
 
 class JobNotFoundError(NotFoundError):
@@ -248,11 +234,11 @@ class JobQueue:
             if count < DELETED_AT_ONCE:
                 return deleted
 
-    async def list(self, state: str, kind: str, limit: int) -> Sequence[Row[Any]]:
-        """Returns jobs: the pending ones in their order, the failed ones, or the `ended` ones, newest first."""
-        query = {"pending": _LIST, "failed": _LIST_FAILED}.get(state, _LIST_ENDED)
-        async with self._database.reading() as connection:
-            return (await connection.execute(query, {"kind": kind, "limit": limit})).all()
+    async def list(
+        self, state: JobFilter, kind: str, tenant: str, after: str, limit: int
+    ) -> Sequence[tuple[Row[Any], str]]:
+        """Returns a page of jobs with their cursors; see `list_jobs`."""
+        return await list_jobs(self._database, state, kind, tenant, after, limit)
 
     async def job(self, id_: UUID) -> Row[Any]:
         """Returns a job. Raises JobNotFoundError."""

@@ -2,29 +2,22 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
+from paybill_contracts.values import TenantId
 from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.http.auth import Role
 from paybill_runtime.http.caller import Caller, caller
+from paybill_runtime.jobs.listing import JobFilter
 from paybill_runtime.jobs.queue import JobQueue
 
 Limit = Annotated[int, Query(ge=1, le=500)]
 Text500 = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
-
-
-class JobFilter(StrEnum):
-    """Jobs to list. ENDED: done, failed or cancelled, newest first."""
-
-    PENDING = "pending"
-    FAILED = "failed"
-    ENDED = "ended"
 
 
 class JobView(BaseModel):
@@ -41,9 +34,10 @@ class JobView(BaseModel):
     error: Annotated[str | None, Field(description="The last failure, or the reason why the job waits.")]
     event_id: Annotated[UUID | None, Field(description="The fact that requires it.")]
     ended_at: datetime | None
+    cursor: Annotated[str | None, Field(description="Place in the list: send it as `after` for the jobs behind it.")]
 
     @classmethod
-    def of(cls, row: Row[tuple[object, ...]]) -> Self:
+    def of(cls, row: Row[tuple[object, ...]], cursor: str | None = None) -> Self:
         """Returns the view of `row`."""
         return cls(
             id=row.job_id,
@@ -57,6 +51,7 @@ class JobView(BaseModel):
             error=row.error,
             event_id=row.event_id,
             ended_at=row.ended_at,
+            cursor=cursor,
         )
 
 
@@ -77,10 +72,13 @@ def routes(service: str, queue: JobQueue, kept: Collection[str]) -> APIRouter:
         _: viewer,
         state: JobFilter = JobFilter.PENDING,
         kind: Annotated[str, Query(max_length=200)] = "",
+        tenant: Annotated[TenantId | None, Query(description="Only jobs that facts of this tenant require.")] = None,
+        after: Annotated[str, Query(max_length=100, description="Only jobs behind this `cursor` of the list.")] = "",
         limit: Limit = 100,
     ) -> list[JobView]:
         """Background jobs: pending ones in the order of their class and time, failed ones, or ended ones."""
-        return [JobView.of(row) for row in await queue.list(state, kind, limit)]
+        page = await queue.list(state, kind, tenant or "", after, limit)
+        return [JobView.of(row, cursor) for row, cursor in page]
 
     @router.get("/{job_id}")
     async def job(_: viewer, job_id: UUID) -> JobView:

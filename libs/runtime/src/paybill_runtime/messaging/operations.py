@@ -1,7 +1,7 @@
 """Routes for operators: probes, backlog and lag, dead letters, quarantine and effects."""
 
 from base64 import b64decode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -30,6 +30,11 @@ _COUNTS = text(
     "count(*) FILTER (WHERE attempts >= :attempts) AS failing, "
     "count(*) FILTER (WHERE attempts >= :attempts AND priority = 0) AS security "
     "FROM chassis.job WHERE state = 'pending') AS pending"
+)
+_UNKNOWN = text(
+    "SELECT kind, count(*) AS jobs FROM chassis.job WHERE state = 'pending' "
+    "AND NOT kind = ANY(CAST(:kinds AS text[])) AND NOT split_part(kind, '/', 1) = ANY(CAST(:kinds AS text[])) "
+    "GROUP BY kind ORDER BY kind LIMIT 20"
 )
 _RETRY_QUEUE = text(
     "SELECT event_id, stream, sequence, tenant, subject, attempts, dead, next_at, reason FROM chassis.parked "
@@ -96,8 +101,10 @@ def probes(service: str, alive: Callable[[], Awaitable[None]], health: Health) -
     return router
 
 
-def operations(context: ServiceContext, retry_queue: RetryQueue, health: Health, lag: Lag) -> APIRouter:
-    """Returns the routes below `/v1/operations`."""
+def operations(
+    context: ServiceContext, retry_queue: RetryQueue, health: Health, lag: Lag, kinds: Collection[str]
+) -> APIRouter:
+    """Returns the routes below `/v1/operations`. kinds: of the jobs that this version of the service can run."""
     router = APIRouter(prefix="/v1/operations", tags=["operations"])
     viewer = Annotated[Caller, Depends(caller(Role.VIEWER, f"{context.service}:read"))]
     operator = Annotated[Caller, Depends(caller(Role.OPERATOR, f"{context.service}:write"))]
@@ -109,11 +116,14 @@ def operations(context: ServiceContext, retry_queue: RetryQueue, health: Health,
     async def overview(_: viewer) -> dict[str, Any]:
         """Counts of waiting facts, effects, and jobs that fail again and again.
 
-        `lag`: messages not handled yet, by consumer; null when unknown.
+        `lag`: messages not handled yet, by consumer; null when unknown. `jobs_unknown`: pending jobs of kinds that this
+        version of the service does not have, by kind.
         """
         counts = (await rows(_COUNTS, attempts=FAILING_ATTEMPTS))[0]
         counts["outbox_age_s"] = round(float(counts["outbox_age_s"]), 1)
-        return {"service": context.service, "checks": health(), "lag": await lag(), **counts}
+        unknown = {row["kind"]: row["jobs"] for row in await rows(_UNKNOWN, kinds=list(kinds))}
+        report = {"service": context.service, "checks": health(), "lag": await lag(), "jobs_unknown": unknown}
+        return report | counts
 
     @router.get("/dead-letters")
     async def dead_letters(_: viewer, limit: Limit = 100, *, only_dead: bool = False) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
+from paybill_contracts.event import plain_message
 from pydantic import ValidationError
 
 from paybill_runtime.errors import ConfigurationError, DatabaseUnavailableError, reason
@@ -42,5 +43,5 @@ def exit_code(command: Callable[[], int]) -> int:
 
 def _short(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"PAYBILL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        return "; ".join(f"PAYBILL_{'_'.join(map(str, e['loc'])).upper()}: {plain_message(e)}" for e in error.errors())
     return str(error)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import partial
 
 from paybill_contracts.errors import DomainError
+from paybill_contracts.event import plain_message
 from paybill_runtime import clock
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import Priority
@@ -90,5 +91,5 @@ async def delete_old_bodies(context: ServiceContext) -> None:
 def _summary(error: Exception) -> str:
     """Returns the error for operators, without the provider's data that a ValidationError quotes."""
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
+        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {plain_message(item)}" for item in error.errors()[:3])
     return f"{type(error).__name__}: {error}"[:400]
