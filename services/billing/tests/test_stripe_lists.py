@@ -172,3 +172,17 @@ async def test_the_portal_link_opens(provider, fake):
     assert link.startswith(fake.url)
     async with httpx.AsyncClient(trust_env=False) as client:
         assert (await client.get(link)).status_code == 200
+
+
+async def test_a_subscription_that_has_ended_meanwhile_counts_as_cancelled(provider, fake):
+    customer, subscription = await buy(provider, fake, 1)
+
+    for _ in range(2):
+        await provider.cancel(subscription)
+    await provider.cancel_all(customer)
+
+    ended = await provider.fetch(subscription)
+    assert ended is not None
+    assert ended.status == "canceled"
+    await provider.cancel("sub_unknown")
+    await provider.cancel_all("cus_unknown")

@@ -164,7 +164,7 @@ class Stripe:
                 return tuple(snapshots)
 
     async def cancel(self, subscription: str) -> None:
-        """Cancels one subscription at once. Idempotent."""
+        """Cancels one subscription at once. Idempotent: Stripe answers 404 for one that has ended."""
         with suppress(MissingError), stripe_errors():
             await self._client.v1.subscriptions.cancel_async(subscription)
 
