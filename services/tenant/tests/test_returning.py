@@ -228,3 +228,19 @@ def test_the_policy_is_recorded_once_and_when_it_changes() -> None:
     assert len(policies.configure(policy, offboarding_delay_s=1, signup_valid_s=30 * DAY_S)) == 1
     with pytest.raises(policies.PolicyMissingError):
         policies.existing(None)
+
+
+def test_a_tenant_that_was_cancelled_before_its_environment_was_ready_returns_when_its_customer_pays_again() -> None:
+    cancelled = after(ended(REQUESTED), offboarding.on_time(ended(REQUESTED), NOW + DELAY))
+
+    handled = access.on_entitlements_set(cancelled, EVENTS.allowed, NOW + DELAY)
+
+    assert cancelled.status is Status.CANCELLED
+    assert types(handled) == [EntitlementNoted, ReturnStarted]
+    assert after(cancelled, handled).status is Status.RETURNING
+
+
+def test_an_abandoned_sign_up_does_not_return() -> None:
+    abandoned = replace(CANCELLED, left_by=HoldOrigin.BILLING, slug_is_free=True)
+
+    assert types(access.on_entitlements_set(abandoned, EVENTS.allowed, NOW)) == [EntitlementNoted]

@@ -33,7 +33,7 @@ def on_subscription_entitling(tenant: Tenant) -> list[TenantEvent]:
 
 
 def on_entitlements_set(tenant: Tenant, fact: EntitlementsSet, now: datetime) -> list[TenantEvent]:
-    """Records what billing allows, and makes billing's hold agree with it. A retained tenant returns."""
+    """Records what billing allows, and makes billing's hold agree with it. A tenant that left because of it returns."""
     is_first = tenant.status is Status.REQUESTED and tenant.entitlement is None and fact.allows_access
     noted = EntitlementNoted(
         tenant_id=tenant.id,
@@ -49,7 +49,7 @@ def on_entitlements_set(tenant: Tenant, fact: EntitlementsSet, now: datetime) ->
     if not fact.allows_access:
         is_held = any(held.origin is HoldOrigin.BILLING for held in tenant.holds)
         return events if is_held else [*events, *holds.hold(after, _billing_hold(NO_ACCESS))]
-    if tenant.status is Status.RETAINED:
+    if tenant.status in {Status.RETAINED, Status.CANCELLED}:
         return [*events, *offboarding.come_back(after, now)]
     return [*events, *on_subscription_entitling(after)]
 

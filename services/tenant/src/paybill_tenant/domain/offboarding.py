@@ -122,10 +122,16 @@ def _remaining(tenant: Tenant, remaining: tuple[str, ...]) -> list[TenantEvent]:
 def come_back(tenant: Tenant, now: datetime) -> list[TenantEvent]:
     """Returns the tenant to its customer: with access and the same data, which is no longer to be deleted.
 
-    Only after an offboarding by billing, and while billing allows access. An operator's offboarding is final.
+    Only after an offboarding by billing, and while billing allows access. An operator's offboarding is final, and so is
+    an abandoned sign-up, whose slug is free.
     """
     entitlement = tenant.entitlement
-    if tenant.left_by is not HoldOrigin.BILLING or entitlement is None or not entitlement.allows_access:
+    if (
+        tenant.slug_is_free
+        or tenant.left_by is not HoldOrigin.BILLING
+        or entitlement is None
+        or not entitlement.allows_access
+    ):
         return []
     return [
         ReturnStarted(
