@@ -142,3 +142,14 @@ async def test_a_subscription_after_an_operators_offboarding_gives_no_access(tes
 
     sets = await testbed.log.facts("billing.entitlements_set", at_least=2)
     assert [fact.event.allows_access for fact in sets] == [True, False]
+
+
+@pytest.mark.e2e
+async def test_access_ends_with_an_operators_offboarding_although_its_webhooks_are_lost(testbed) -> None:
+    await testbed.subscribed(ID)
+    await asyncio.to_thread(testbed.fake.control.faults, lose=["customer.subscription.deleted"])
+    await testbed.tenants.publish(left(HoldOrigin.OPERATOR, ID))
+
+    await testbed.subscription(ID, "ended")
+
+    assert not (await testbed.account(ID))["entitlements"]["allows_access"]

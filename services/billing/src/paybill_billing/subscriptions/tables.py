@@ -141,6 +141,11 @@ _SUBSCRIBED_TO_VERSION = (
     "AND access NOT IN ('ended', 'pending')"
 )
 """Condition of the subscriptions that pin a plan version."""
+_TARGETS = (
+    "SELECT state->'subscription'->>'provider' AS provider, "
+    "state->'subscription'->>'provider_subscription' AS target FROM subscriptions"
+)
+"""Query for the sync targets of subscriptions."""
 PLAN_MIGRATION_JOB = "plan_migrations"
 RUNNING_MIGRATIONS = text("SELECT id, state::text AS state FROM moves WHERE open_from IS NOT NULL ORDER BY id")
 CHANGE_COUNTS = text(
@@ -170,13 +175,13 @@ MIGRATION_COUNTS = text(
 
 def enqueue_overdue_sync(id_: str, now: datetime, statement: Statement) -> None:
     """Queues the sync of a subscription that should have changed, but no webhook came; its state stays until then."""
-    id_value = statement.value(id_)
-    enqueue_overdue(
-        "SELECT state->'subscription'->>'provider' AS provider, "  # noqa: S608  # our own text
-        f"state->'subscription'->>'provider_subscription' AS target FROM subscriptions WHERE id = {id_value}",
-        now,
-        statement,
-    )
+    enqueue_overdue(f"{_TARGETS} WHERE id = {statement.value(id_)}", now, statement)
+
+
+def enqueue_syncs_of_tenant(tenant_id: str, now: datetime, statement: Statement) -> None:
+    """Queues the syncs of a tenant's subscriptions that have not ended."""
+    tenant = statement.value(tenant_id)
+    enqueue_overdue(f"{_TARGETS} WHERE tenant_id = {tenant} AND access <> 'ended'", now, statement)
 
 
 def request_plan_migrations(now: datetime, statement: Statement) -> None:

@@ -1,6 +1,7 @@
 """Effects of account events: open an account at its provider, and cancel what it has there."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from paybill_contracts.accounts import AccountClosed, LeftoverAction, LeftoverFound, LeftoverKind
 from paybill_contracts.billing import AccountRegistered, CancellationRequested
@@ -29,7 +30,7 @@ from paybill_billing.providers.sync_queue import CUSTOMER, EFFECTS, account_open
 from paybill_billing.subscriptions.domain import accounts, leftovers, trials
 from paybill_billing.subscriptions.domain.accounts import Account, Status, UnknownTenantError
 from paybill_billing.subscriptions.jobs.usage_reports import ReportUsage
-from paybill_billing.subscriptions.tables import ACCOUNTS, TRIALS
+from paybill_billing.subscriptions.tables import ACCOUNTS, TRIALS, enqueue_syncs_of_tenant
 
 JOBS = JobRegistry()
 _LINE = TypeAdapter(Text)
@@ -90,7 +91,7 @@ class CancellationEffect:
         return registry
 
     async def cancel(self, job: Job[CancellationRequested], providers: Providers) -> AsyncIterator[Outcome]:
-        """Cancels all that the tenant has at its provider. The changes arrive as webhooks.
+        """Cancels all that the tenant has at its provider, and enqueues a sync: a webhook about it may be lost.
 
         A refused report does not keep a customer: what is not reported is unbilled. An abandoned sign-up releases its
         trial, which has not begun.
@@ -105,16 +106,21 @@ class CancellationEffect:
             with provider_errors():
                 await providers[event.provider].cancel_all(event.customer)
         check = _check_charges(event.provider, event.customer)
+
+        def enqueue(statement: Statement) -> None:
+            enqueue_syncs_of_tenant(event.tenant_id, job.now(), statement)
+            check(statement)
+
         account = await job.state(ACCOUNTS, event.tenant_id)
         trial_id = account.trial_id if account is not None and event.is_abandoned else None
         if trial_id is None:
-            yield Outcome(_nothing, last=True, extra_statements=check)
+            yield Outcome(_nothing, last=True, extra_statements=enqueue)
             return
 
         def release(unit: UnitOfWork, _: DecisionContext) -> None:
             unit.record(TRIALS, trial_id, trials.release(unit.get(TRIALS, trial_id), event.tenant_id))
 
-        yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True, extra_statements=check)
+        yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True, extra_statements=enqueue)
 
 
 @JOBS.effect(AccountClosed, attempts=8, limit=EFFECTS)
@@ -147,17 +153,15 @@ def _not_cancelled(job: Job[LeftoverFound], reason: str) -> Outcome:
 
 @JOBS.effect(LeftoverFound, attempts=8, failed=_not_cancelled, limit=EFFECTS)
 async def cancel_leftover(job: Job[LeftoverFound], providers: Providers) -> AsyncIterator[Outcome]:
-    """Cancels a leftover, unless the policy is to report it.
-
-    The end of a subscription arrives as a webhook. A sync finds that of another object, which may send none.
-    """
+    """Cancels a leftover, unless the policy is to report it. A sync finds its end: a webhook may be lost, or not exist."""
     event, provider = job.event, providers[job.event.provider]
     is_cancelled = event.action is LeftoverAction.CANCEL
     if event.kind is LeftoverKind.SUBSCRIPTION:
         if is_cancelled and isinstance(provider, CustomerSubscriptions):
             with provider_errors():
                 await provider.cancel(event.subscription)
-        yield Outcome(_nothing, last=True)
+        sync = partial(enqueue_sync, event.provider, event.subscription, job.now())
+        yield Outcome(_nothing, last=True, extra_statements=sync if is_cancelled else None)
         return
     if is_cancelled and isinstance(provider, ChargeLister):
         with provider_errors():
@@ -196,7 +200,7 @@ async def _adopt(account: Account, customer: str, providers: Providers, key: str
 
 
 def _nothing(_unit: UnitOfWork, _at: DecisionContext) -> None:
-    """Records nothing: the provider's webhooks report the changes."""
+    """Records nothing: a sync records the changes."""
 
 
 def _opened(unit: UnitOfWork, tenant_id: str, opened: OpenedAccount) -> None:

@@ -204,7 +204,8 @@ class SubscriptionSync:
                 return
             if owner.is_gone:
                 self._record_leftover(unit, account, snapshot, at.now, is_sold=True, is_known=state is not None)
-            found = [unit.get(SUBSCRIPTIONS, other) for other in others]
+            # What the customer of a leaving tenant subscribes to is cancelled: it replaces nothing that ended.
+            found = [unit.get(SUBSCRIPTIONS, other) for other in others if not account.leaving]
             alternatives = [other.subscription for other in found if other is not None]
             events = subscriptions.sync(
                 state,
