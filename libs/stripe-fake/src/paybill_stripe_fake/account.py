@@ -1,11 +1,11 @@
 """The one Stripe account of this process: its resources, its clock and the request in progress."""
 
-import secrets
 import string
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import Random, SystemRandom
 
 from paybill_stripe_fake.errors import ResourceMissingError
 from paybill_stripe_fake.store import Resource, Store
@@ -14,6 +14,7 @@ from paybill_stripe_fake.traffic import Traffic
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTHS = {"cus": 14, "prod": 14, "req": 14, "si": 14, "whsec": 32, "cs_test": 58}
 _DAY_S = 86_400
+_ids: Random = SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Account:
     static_secrets: sign for the endpoint of the command line. static_payload: its payload style.
     committed: called after a change, so that the sender checks for pending webhooks.
     traffic: counts, limits and faults of the API calls.
+    real_time: source of real time; a constant one leaves the clock to `set_clock` alone.
     """
 
     store: Store
@@ -62,13 +64,14 @@ class Account:
     committed: Callable[[], None] = lambda: None
     traffic: Traffic = field(default_factory=Traffic)
     request: ApiRequest = field(default_factory=ApiRequest)
+    real_time: Callable[[], float] = time.time
     _instant: int | None = None
 
     @contextmanager
     def work(self, request: ApiRequest | None = None) -> Iterator[None]:
         """Runs one transaction at one instant."""
         self.request = request or ApiRequest()
-        self._instant = int(time.time())
+        self._instant = int(self.real_time())
         try:
             with self.store.transaction():
                 yield
@@ -80,7 +83,7 @@ class Account:
     def now(self) -> int:
         """Returns the account's time in Unix seconds: real time plus the offset of the clock."""
         clock = self.store.find("setting", "clock") or {"offset_s": 0}
-        return (int(time.time()) if self._instant is None else self._instant) + int(clock["offset_s"])
+        return (int(self.real_time()) if self._instant is None else self._instant) + int(clock["offset_s"])
 
     def set_clock(self, to: int) -> None:
         """Sets the account's time to `to`; it advances with real time from there."""
@@ -109,4 +112,10 @@ class Account:
 def new_id(prefix: str) -> str:
     """Returns an id in Stripe's style, such as `cus_8sJk2…`."""
     length = _ID_LENGTHS.get(prefix, 24)
-    return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(length))
+    return f"{prefix}_" + "".join(_ids.choice(_ALPHABET) for _ in range(length))
+
+
+def repeat_ids(seed: str) -> None:
+    """Makes the ids of this process repeatable, for tests that repeat a history."""
+    global _ids  # noqa: PLW0603  # ids are made everywhere, without the account
+    _ids = Random(seed)  # noqa: S311  # the ids of a fake protect nothing

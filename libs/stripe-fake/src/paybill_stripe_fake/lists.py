@@ -9,6 +9,7 @@ from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
 
 _DEFAULT_LIMIT = 10
+_NESTED = (dict, list)
 _MAX_LIMIT = 100
 
 
@@ -23,11 +24,13 @@ def shortened(value: Any) -> Any:
         return [shortened(element) for element in value]
     if not isinstance(value, dict):
         return value
-    return {key: _first_ten(inner) if _is_list(inner) else shortened(inner) for key, inner in value.items()}
+    # Most values are neither: a call for each would cost more than the rest of the response.
+    return {key: _shortened(inner) if type(inner) in _NESTED else inner for key, inner in value.items()}
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("object") == "list"
+def _shortened(value: Any) -> Any:
+    is_list = isinstance(value, dict) and value.get("object") == "list"
+    return _first_ten(value) if is_list else shortened(value)
 
 
 def _first_ten(list_: Resource) -> Resource:

@@ -30,6 +30,11 @@ def catch_up(account: Account, to: int | None = None, only: Resource | None = No
     account.set_clock(until)
 
 
+def next_due(account: Account) -> int | None:
+    """Returns the time of the next action that falls due."""
+    return min((at for at, _, _ in _upcoming(account, None)), default=None)
+
+
 def advance(account: Account, params: Params) -> Resource:
     """Advances the clock by `seconds` or `days`, or to the Unix time `to`."""
     now = account.now()

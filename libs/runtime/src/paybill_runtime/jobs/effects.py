@@ -10,6 +10,7 @@ from paybill_contracts.envelope import Fact
 from paybill_contracts.event import Event
 from paybill_contracts.personal import Personal
 
+from paybill_runtime import clock
 from paybill_runtime.database.pool import Database
 from paybill_runtime.database.statement import ExtraStatements
 from paybill_runtime.decisions.aggregates import Key, Stored
@@ -53,6 +54,10 @@ class Job(Generic[E]):
     log: logging.Logger
     _keys: DataKeys = field(repr=False)
     _database: Database = field(repr=False)
+
+    def now(self) -> datetime:
+        """Returns the current time."""
+        return clock.now()
 
     async def open(self, value: Personal[str]) -> str:
         """Returns a personal value in plain text; do not store it."""

@@ -140,7 +140,7 @@ BODIES = text(
 )
 DELETE_BODIES = text("UPDATE webhooks SET body = NULL WHERE body IS NOT NULL AND received_at < :before")
 # One query reads all that a sync needs: the messages, their customers, the accounts of those, and our revision.
-_TASK = text(
+TASK = text(
     f"SELECT w.ids, w.types, w.traceparent, w.customers, {OWNERS} AS owners, "  # noqa: S608  # our own text
     "(SELECT revision FROM subscriptions WHERE id = :subscription) AS revision FROM ("
     "SELECT array_agg(event_id ORDER BY created, event_id) AS ids, "
@@ -182,7 +182,7 @@ async def sync_task(context: ServiceContext, provider: str, job: ClaimedJob) -> 
     """Returns the task of a job."""
     target = job.key
     values = {"provider": provider, "target": target, "subscription": subscription_id(provider, target)}
-    row = (await context.rows(_TASK, values))[0]
+    row = (await context.rows(TASK, values))[0]
     return SyncTask(
         job=job,
         provider=provider,

@@ -60,10 +60,13 @@ PAGE = 100
 class Stripe:
     """One Stripe account. The library's own retries are off: they use neither our rate limit nor our backoff."""
 
-    def __init__(self, api_key: str, api_base: str, return_url: str, per_s: float) -> None:
+    def __init__(
+        self, api_key: str, api_base: str, return_url: str, per_s: float, http: stripe.HTTPClient | None = None
+    ) -> None:
+        """http: replaces the connection to Stripe, and its rate limit of `per_s`."""
         # No telemetry: it would also write an id into the home directory.
         stripe.enable_telemetry = False
-        self._http = PacedClient(per_s)
+        self._http = http or PacedClient(per_s)
         self._client = stripe.StripeClient(
             api_key,
             base_addresses={"api": api_base} if api_base else None,

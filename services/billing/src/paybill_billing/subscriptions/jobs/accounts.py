@@ -153,7 +153,7 @@ def _not_cancelled(job: Job[LeftoverFound], reason: str) -> Outcome:
 
 @JOBS.effect(LeftoverFound, attempts=8, failed=_not_cancelled, limit=EFFECTS)
 async def cancel_leftover(job: Job[LeftoverFound], providers: Providers) -> AsyncIterator[Outcome]:
-    """Cancels a leftover, unless the policy is to report it. A sync finds its end: a webhook may be lost, or not exist."""
+    """Cancels a leftover, unless the policy is to report it. A sync finds its end: its webhook may be lost."""
     event, provider = job.event, providers[job.event.provider]
     is_cancelled = event.action is LeftoverAction.CANCEL
     if event.kind is LeftoverKind.SUBSCRIPTION:

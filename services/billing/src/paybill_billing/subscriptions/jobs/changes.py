@@ -7,7 +7,6 @@ from typing import Any
 from paybill_contracts.billing import Subscription
 from paybill_contracts.changes import ChangeConfirmed, ChangeRequested
 from paybill_contracts.values import Text
-from paybill_runtime import clock
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, JobRegistry, Outcome, Refused
 from pydantic import TypeAdapter
@@ -70,7 +69,7 @@ class ChangeEffects:
         before = catalogue.published(known, subscription.plan.plan, subscription.plan.version).plan
         with provider_errors():
             proration = await providers[subscription.provider].quote(
-                subscription.provider_subscription, desired, clock.now()
+                subscription.provider_subscription, desired, job.now()
             )
 
         account, currency = await job.state(ACCOUNTS, change.tenant_id), subscription.price.currency
@@ -116,7 +115,7 @@ class ChangeEffects:
             decide,
             writes=[CHANGES.key(change.id)],
             last=True,
-            extra_statements=partial(enqueue_sync, subscription.provider, target, clock.now()),
+            extra_statements=partial(enqueue_sync, subscription.provider, target, job.now()),
         )
 
 

@@ -87,6 +87,10 @@ class WindowCloser:
         if not any(due is not None and due <= column_time(at) for due in times):
             return 0
         await self._require_empty_intake()
+        return await self.close_due(at)
+
+    async def close_due(self, at: datetime) -> int:
+        """Does the work of `tick` when all usage is counted."""
         allocated = await self._each(BILLING_PERIODS, CUTOFFS_DUE, at, self._allocate)
         return allocated + await self._each(METERS, METERS_DUE, at, self._close)
 

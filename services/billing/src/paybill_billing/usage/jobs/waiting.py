@@ -1,9 +1,9 @@
 """Wait of an effect that ends or changes a subscription, until the tenant's usage is reported to the provider."""
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
-from paybill_runtime.clock import now
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.effects import Job, Outcome, Refused
 from paybill_runtime.jobs.kinds import RetryAfter
@@ -35,7 +35,7 @@ async def usage_reported(
         return
     if cause not in period.done:
         if all(cause != waiting for waiting, _ in period.requested):
-            yield _request(tenant_id, cause)
+            yield _request(tenant_id, cause, job.now())
         raise RetryAfter(POLL_S, "the usage until now is being allocated to the invoice")
     for meter in meters:
         for window in meter.windows:
@@ -60,10 +60,10 @@ async def _metered(job: Job[Any], tenant_id: str, provider: str) -> list[Meter]:
     return found
 
 
-def _request(tenant_id: str, cause: str) -> Outcome:
+def _request(tenant_id: str, cause: str, now: datetime) -> Outcome:
     def decide(unit: UnitOfWork, _: DecisionContext) -> None:
         period = unit.get(BILLING_PERIODS, tenant_id)
         if period is not None:
-            unit.record(BILLING_PERIODS, tenant_id, billing_periods.request_cutoff(period, cause, now()))
+            unit.record(BILLING_PERIODS, tenant_id, billing_periods.request_cutoff(period, cause, now))
 
     return Outcome(decide, writes=[BILLING_PERIODS.key(tenant_id)])

@@ -1,0 +1,340 @@
+"""Random actions of operators, customers and the provider, and the histories that they make."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from history_checks import received, returned
+from history_world import DAY_S, TENANT, World
+from memory_stripe import StripeRefusedError
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_billing.providers.port import ProviderRefusedError, Purchase
+from paybill_billing.providers.stripe.mappers import PLAN
+from paybill_billing.subscriptions.domain import accounts, change_requests, changes
+from paybill_billing.subscriptions.domain.change_requests import ChangeIntent
+from paybill_billing.subscriptions.tables import ACCOUNTS, CHANGES, SUBSCRIPTIONS
+from paybill_contracts.changes import ChangeKind
+from paybill_contracts.errors import DomainError
+from paybill_contracts.personal import Personal
+from paybill_contracts.tenant import Source, SuspensionMode
+from paybill_tenant.domain import holds, offboarding, tenants
+from paybill_tenant.domain.signup_options import PAYMENTS, PLANS, REGIONS
+from paybill_tenant.tables import SIGNUP_OPTIONS
+
+RUNNING = {"active", "trialing", "past_due", "unpaid", "paused"}
+PAUSES = ("void", "keep_as_draft", "mark_uncollectible")
+SUPPORT = {"currency": "eur", "unit_amount": 5000, "recurring": {"interval": "month"}}
+"""Price of a subscription that belongs to no plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An action of a history. seed: of its parameters, and of all delays until the next action."""
+
+    name: str
+    seed: int
+
+
+async def sign_up(world: World) -> None:
+    """A customer signs up; most pay at once."""
+    plan = world.random.choices(["team", "pro", "trial"], [5, 2, 2])[0]
+    options = {name: world.tenant.state(SIGNUP_OPTIONS, name) for name in (PLANS, REGIONS, PAYMENTS)}
+    world.decide_tenant(
+        lambda _: tenants.request(
+            options[PLANS],
+            options[REGIONS],
+            tenant_id=TENANT,
+            slug="acme",
+            name="Acme Inc",
+            plan=plan,
+            region="eu-central",
+            contact_email=Personal[str](key=f"tenant/{TENANT}", sealed="A" * 60),
+            source=Source.API,
+            payments=options[PAYMENTS],
+            valid_until=world.now.replace(microsecond=0) + timedelta(days=30),
+        )
+    )
+    await world.run_for(120)
+    if world.random.random() < 0.9:
+        await pay(world)
+
+
+async def pay(world: World) -> None:
+    """The customer pays at its checkout."""
+    sessions = [each for each in world.stripe.all("checkout.session") if each["status"] == "open"]
+    if not sessions:
+        return
+    outcome = world.random.choices(["succeed", "fail"], [9, 1])[0]
+    paid = await world.stripe.post(f"/fake/checkout/{sessions[-1]['id']}/pay", outcome=outcome)
+    if paid["status"] == "complete":
+        await world.stripe.post("/v1/subscription_items", subscription=paid["subscription"], price=await metered(world))
+
+
+async def metered(world: World) -> str:
+    """Returns the price of the metered calls."""
+    prices = [price for price in world.stripe.all("price") if price["recurring"]["meter"]]
+    if prices:
+        return str(prices[0]["id"])
+    meter = world.stripe.all("billing.meter")[0]["id"]
+    recurring = {"interval": "month", "usage_type": "metered", "meter": meter}
+    price = await world.stripe.post(
+        "/v1/prices", currency="eur", unit_amount=3, recurring=recurring, product_data={"name": "Calls"}
+    )
+    return str(price["id"])
+
+
+async def open_checkout(world: World) -> None:
+    """An operator opens a checkout for a tenant without a subscription."""
+    account = world.billing.state(ACCOUNTS, TENANT)
+    held = [state.subscription for state in world.billing.all(SUBSCRIPTIONS)]
+    customer = accounts.require_checkout(account, held)
+    known = world.billing.state(CATALOGUES, catalogue.CATALOGUE)
+    plan = catalogue.published(known, account.plan, account.plan_version).plan
+    purchase = Purchase(
+        TENANT,
+        customer,
+        known.on_sale.product,
+        accounts.sold_plan(account, plan, is_first=not held),
+        account.checkout,
+        accounts.sold_terms(account, is_first=not held),
+    )
+    opened = await world.provider.checkout(purchase, f"checkout/{account.checkout}")
+    world.billing.decide(
+        lambda unit, _: unit.record(ACCOUNTS, TENANT, accounts.checkout_opened(unit.get(ACCOUNTS, TENANT), opened)),
+        [ACCOUNTS.key(TENANT)],
+    )
+
+
+async def subscribe(world: World) -> None:
+    """The customer subscribes to a plan at Stripe, beside what it has or after its end."""
+    prices = [price for price in world.stripe.all("price") if PLAN in price["metadata"]]
+    if prices:
+        await _subscribe(world, world.random.choice(prices)["id"], await metered(world))
+
+
+async def subscribe_to_other(world: World) -> None:
+    """The customer subscribes to something that belongs to no plan."""
+    other = next((price for price in world.stripe.all("price") if price["unit_amount"] == 5000), None)
+    if other is None:
+        other = await world.stripe.post("/v1/prices", **SUPPORT, product_data={"name": "Support"})
+    await _subscribe(world, other["id"])
+
+
+async def _subscribe(world: World, *prices: str) -> None:
+    for customer in world.stripe.all("customer"):
+        items = [{"price": price} for price in prices]
+        await world.stripe.post("/v1/subscriptions", customer=customer["id"], items=items)
+
+
+async def switch_card(world: World) -> None:
+    """The customer's card begins to fail, or to work again."""
+    await set_card(world, world.random.choice(["succeed", "fail"]))
+
+
+async def set_card(world: World, outcome: str) -> None:
+    """Sets the outcome of charges to the customer's card."""
+    for customer in world.stripe.all("customer"):
+        await world.stripe.post(f"/fake/customers/{customer['id']}/payment", outcome=outcome)
+
+
+async def pay_invoice(world: World) -> None:
+    """The customer pays an open invoice, or its payment fails once more."""
+    unpaid = [each for each in world.stripe.all("invoice") if each["status"] == "open"]
+    if unpaid:
+        outcome = world.random.choices(["succeed", "fail"], [3, 1])[0]
+        await world.stripe.post(f"/fake/invoices/{world.random.choice(unpaid)['id']}/pay", outcome=outcome)
+
+
+async def cancel_at_stripe(world: World) -> None:
+    """The customer cancels in the portal, now or at the end of the period, or changes its mind."""
+    if (subscription := _running(world)) is None:
+        return
+    path = f"/v1/subscriptions/{subscription['id']}"
+    match world.random.choice(["now", "later", "keep"]):
+        case "now":
+            await end(world, subscription)
+        case "later":
+            await world.stripe.post(path, cancel_at_period_end=True)
+        case _:
+            await world.stripe.post(path, cancel_at_period_end=False)
+
+
+def _running(world: World) -> Any:
+    """Returns a subscription that has not ended at Stripe."""
+    running = [each for each in world.stripe.all("subscription") if each["status"] in RUNNING]
+    return world.random.choice(running) if running else None
+
+
+async def end(world: World, subscription: Any) -> None:
+    """Ends a subscription at Stripe at once, without an invoice."""
+    await world.stripe.delete(f"/v1/subscriptions/{subscription['id']}")
+    world.ended_by_customer.add(subscription["id"])
+
+
+async def replace_at_stripe(world: World) -> None:
+    """The customer cancels one subscription and creates the next."""
+    if (subscription := _running(world)) is not None:
+        await end(world, subscription)
+        await subscribe(world)
+
+
+async def pause_at_stripe(world: World) -> None:
+    """Somebody pauses the collection of payments at Stripe, or resumes it."""
+    if (subscription := _running(world)) is None:
+        return
+    paused = subscription["pause_collection"]
+    behaviour: Any = "" if paused else {"behavior": world.random.choice(PAUSES)}
+    await world.stripe.post(f"/v1/subscriptions/{subscription['id']}", pause_collection=behaviour)
+
+
+async def add_seats_at_stripe(world: World) -> None:
+    """Somebody changes the quantity at Stripe, which also credits what nobody paid: only where all is paid."""
+    subscription, invoices = _running(world), world.stripe.all("invoice")
+    is_paid = all(each["status"] == "paid" for each in invoices) and not world.stripe.all("refund")
+    if subscription is not None and is_paid and not subscription["pause_collection"]:
+        item = subscription["items"]["data"][0]["id"]
+        quantity = world.random.randint(1, 5)
+        await world.stripe.post(
+            f"/v1/subscription_items/{item}", quantity=quantity, proration_behavior="always_invoice"
+        )
+
+
+async def refund(world: World) -> None:
+    """Somebody refunds a charge, in part or what is left of it, but not what was credited already."""
+    charges = [each for each in world.stripe.all("charge") if each["paid"] and not each["disputed"]]
+    total = sum(each.minor for each in received(world)) - sum(each.minor for each in returned(world))
+    left = [(charge, min(total, charge["amount"] - charge["amount_refunded"])) for charge in charges]
+    left = [(charge, amount) for charge, amount in left if amount > 0]
+    if left:
+        charge, amount = world.random.choice(left)
+        await world.stripe.post("/v1/refunds", charge=charge["id"], amount=world.random.randint(1, amount))
+
+
+async def dispute(world: World) -> None:
+    """A bank disputes a charge, or decides a dispute."""
+    undecided = [each for each in world.stripe.all("dispute") if each["status"] not in {"won", "lost"}]
+    if undecided:
+        outcome = world.random.choice(["won", "lost"])
+        await world.stripe.post(f"/fake/disputes/{undecided[0]['id']}/close", outcome=outcome)
+        return
+    charges = [each for each in world.stripe.all("charge") if each["paid"] and not each["disputed"]]
+    if charges:
+        await world.stripe.post(f"/fake/charges/{world.random.choice(charges)['id']}/dispute", reason="fraudulent")
+
+
+async def use(world: World) -> None:
+    """The tenant uses the metered feature."""
+    if world.billing.state(ENTITLEMENTS, TENANT) is not None:
+        for _ in range(world.random.randint(1, 3)):
+            world.use(world.random.randint(1, 30))
+
+
+async def change(world: World) -> None:
+    """An operator changes the subscription through billing, and confirms the quote at once."""
+    running = [state for state in world.billing.all(SUBSCRIPTIONS) if state.subscription.access != "ended"]
+    if not running:
+        return
+    state = world.random.choice(running)
+    kind = world.random.choices(list(ChangeKind), [6 if each is ChangeKind.PLAN else 1 for each in ChangeKind])[0]
+    plan, quantity = None, None
+    if kind is ChangeKind.PLAN:
+        plan = world.random.choice([None, "team", "pro"])
+        quantity = world.random.choice([None, 1, 2, 5])
+    at_period_end = world.random.random() < 0.3
+    if kind in {ChangeKind.PLAN, ChangeKind.CANCEL} and world.stripe.all("refund"):
+        at_period_end = True  # a quote does not know refunds: it would credit time whose price was refunded
+    intent = ChangeIntent(kind, at_period_end=at_period_end, plan=plan, quantity=quantity)
+    change_id = f"chg_{world.random.getrandbits(128):032x}"
+    held = [each for each in world.billing.all(CHANGES) if each.subscription_id == state.id]
+    open_change = next((each.id for each in held if each.status in changes.OPEN), None)
+    account = world.billing.state(ACCOUNTS, TENANT)
+
+    def decide(unit: Any, _: Any) -> None:
+        known = catalogue.existing(unit.get(CATALOGUES, catalogue.CATALOGUE))
+        subscription = unit.get(SUBSCRIPTIONS, state.id).subscription
+        wanted = change_requests.resolve(known, subscription, intent, leaving=account.leaving)
+        about = {"change_id": change_id, "confirmed": True, "reason": "asked by phone", "open_change": open_change}
+        unit.record(CHANGES, change_id, changes.request(None, subscription, wanted, **about))
+
+    reads = [CATALOGUES.key(catalogue.CATALOGUE), SUBSCRIPTIONS.key(state.id)]
+    world.billing.decide(decide, [CHANGES.key(change_id)], reads)
+
+
+async def suspend(world: World) -> None:
+    """An operator suspends the tenant, or resumes it."""
+    mode, reason = world.random.choice(list(SuspensionMode)), world.random.choice(["abuse", "audit"])
+    if world.random.random() < 0.5:
+        world.decide_tenant(lambda tenant: holds.suspend(tenant, mode, reason))
+    else:
+        world.decide_tenant(holds.resume)
+
+
+async def hold_legally(world: World) -> None:
+    """An operator places a legal hold, or releases it."""
+    case = world.random.choice(["2026-17", "2026-18"])
+    verb = world.random.choice([holds.place_legal_hold, holds.release_legal_hold, holds.release_legal_hold])
+    world.decide_tenant(lambda tenant: verb(tenant, case))
+
+
+async def offboard(world: World) -> None:
+    """An operator offboards the tenant."""
+    world.decide_tenant(lambda tenant: offboarding.offboard(tenant, "asked to leave", world.now))
+
+
+async def wait(world: World) -> None:
+    """Time passes: hours, days, or more than a period."""
+    await world.run_for(
+        world.random.choice([3600, DAY_S, 3 * DAY_S, 8 * DAY_S, 32 * DAY_S]) * world.random.uniform(0.5, 1)
+    )
+
+
+ACTIONS: dict[Callable[[World], Awaitable[None]], int] = {
+    pay: 6,
+    open_checkout: 5,
+    subscribe: 5,
+    subscribe_to_other: 3,
+    switch_card: 5,
+    pay_invoice: 6,
+    cancel_at_stripe: 5,
+    replace_at_stripe: 3,
+    pause_at_stripe: 4,
+    add_seats_at_stripe: 2,
+    refund: 3,
+    dispute: 3,
+    use: 8,
+    change: 10,
+    suspend: 3,
+    hold_legally: 2,
+    offboard: 1,
+    wait: 12,
+}
+"""The actions, each with its weight."""
+_BY_NAME = {action.__name__: action for action in (*ACTIONS, sign_up)}
+_REFUSALS = (DomainError, StripeRefusedError, ProviderRefusedError)
+
+
+def random_steps(seed: str) -> list[Step]:
+    """Returns the actions of a random history: a sign-up, and up to 14 more."""
+    random = Random(seed)
+    names = [action.__name__ for action in ACTIONS]
+    chosen = random.choices(names, list(ACTIONS.values()), k=random.randint(3, 14))
+    return [Step(name, random.getrandbits(32)) for name in ("sign_up", *chosen)]
+
+
+async def play(steps: list[Step]) -> World:
+    """Plays a history, and returns the world after the last action. What is refused does not happen."""
+    world = World("ids")
+    await world.begin()
+    for step in steps:
+        world.random = Random(step.seed)
+        try:
+            await _BY_NAME[step.name](world)
+        except _REFUSALS:
+            world.refused += 1
+        pause_s = world.random.choice([1, 30, 600, 3600, DAY_S])
+        await world.run_for(world.random.uniform(0, pause_s))
+    return world

@@ -1,0 +1,336 @@
+"""A tenant, its three services and its provider in one process and in virtual time, with faults of webhooks."""
+
+import heapq
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from itertools import count
+from random import Random
+from typing import Any
+
+from memory_billing import BillingContext
+from memory_services import EffectJob, MemoryService
+from memory_stripe import KEY, MemoryStripe
+from paybill_billing import app as billing_app
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
+from paybill_billing.licences.effects import ExternalSystems
+from paybill_billing.providers import domain as providers
+from paybill_billing.providers.stripe.inbound import StripeInbound, delivery_of
+from paybill_billing.providers.stripe.provider import NAME, Stripe
+from paybill_billing.providers.tables import PROVIDERS
+from paybill_billing.reconciliation.jobs.runs import Reconciler
+from paybill_billing.reconciliation.tables import RUNS, start_run
+from paybill_billing.settings import Settings
+from paybill_billing.usage.domain import publishers
+from paybill_billing.usage.jobs import WindowCloser
+from paybill_billing.usage.tables import PUBLISHERS
+from paybill_billing.webhooks.jobs import ProviderSync
+from paybill_contracts.billing import PublisherGrant
+from paybill_contracts.catalogue import Catalogue, Interval, Meter, MeteredFeature, PlanVersion, Price
+from paybill_contracts.envelope import Fact, IntakeEvent, Origin
+from paybill_contracts.event import Event
+from paybill_contracts.money import Money
+from paybill_contracts.placement import Preset
+from paybill_contracts.provisioner import Access, Blueprint, Column, Export, Table, TierBlueprint
+from paybill_contracts.usage import Usage
+from paybill_provisioner import app as provisioner_app
+from paybill_provisioner.domain import blueprints
+from paybill_provisioner.domain.blueprints import BLUEPRINT_ID
+from paybill_provisioner.tables import BLUEPRINTS
+from paybill_runtime.jobs.effects import DueJob
+from paybill_tenant import app as tenant_app
+from paybill_tenant.domain import policies
+from paybill_tenant.domain.policies import POLICY
+from paybill_tenant.tables import POLICIES, TENANTS
+
+START = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+"""On the last day of a month, so that periods have different lengths."""
+TENANT = "ten_" + "1" * 32
+DAY_S = 86_400
+TOLERANCE = timedelta(seconds=60)
+METER = "api_calls"
+PUBLISHER = "metering"
+EXPORT = Export(location="exports/x.jsonl.gz", sha256="ab" * 32, size_bytes=10, rows=1)
+OUTPUTS = {
+    "secret.database": {"secret": "secret://provisioner/environments/x/database?v=1"},
+    "folder.data": {},
+    "postgres.database": {"host": "127.0.0.1", "port": "5432", "database": "pool_eu_central"},
+    "postgres.schema": {"schema_name": "product"},
+    "postgres.role": {"username": "t_1"},
+}
+BLUEPRINT = Blueprint(
+    name="standard",
+    regions=("eu-central",),
+    tiers=tuple(
+        TierBlueprint(tier=tier, placement=Preset.POOLED, cloud="local", connection_limit=5)
+        for tier in ("starter", "business")
+    ),
+    tables=(Table(name="documents", columns=(Column(name="id", type="text"),)),),
+)
+
+
+def _plan(name: str, tier: str, minor: int, trial_days: int = 0) -> PlanVersion:
+    return PlanVersion(
+        plan=name,
+        version=1,
+        name=name.title(),
+        tier=tier,
+        placement=Preset.POOLED,
+        trial_days=trial_days,
+        grace_s=7 * DAY_S,
+        retention_s=30 * DAY_S,
+        features=(MeteredFeature(kind="metered", key="calls", meter="calls", included=10),),
+        prices=(Price(amount=Money(minor=minor, currency="EUR"), interval=Interval.MONTH, provider_prices={}),),
+    )
+
+
+CATALOGUE = Catalogue(
+    product="shop",
+    plans=(_plan("team", "starter", 2000), _plan("pro", "business", 4500), _plan("trial", "starter", 1500, 14)),
+    meters=(Meter(meter="calls", lateness_s=3600, provider_meters={NAME: METER}),),
+)
+SERVICES = (tenant_app.service(), billing_app.service(), provisioner_app.service())
+Action = Callable[[], Awaitable[None] | None]
+
+
+class Network(Enum):
+    """The way of webhooks from the provider to billing. FAULTY: some are late, some arrive twice, and some never."""
+
+    RELIABLE = auto()
+    FAULTY = auto()
+    DOWN = auto()
+
+
+class MemoryDriver:
+    """A cloud on which everything succeeds."""
+
+    async def build(self, _environment: Any, steps: Sequence[Any]) -> Any:
+        """Builds all steps at once."""
+        yield [(step.resource.address, OUTPUTS[step.resource.address]) for step in steps]
+
+    async def set_access(self, _environment: Any, _access: Access) -> None:
+        """Sets nothing: the environment records it."""
+
+    async def export(self, _environment: Any) -> Export:
+        """Returns an export."""
+        return EXPORT
+
+
+class World:
+    """One tenant with its services and its provider. random: decides delays and faults, set anew by each action."""
+
+    def __init__(self, ids: str) -> None:
+        self.now = START
+        self.random = Random(ids)
+        self.network = Network.FAULTY
+        self.tenant, self.billing, self.provisioner = (MemoryService(each, lambda: self.now) for each in SERVICES)
+        self.stripe = MemoryStripe(START, ids)
+        self.provider = Stripe(KEY, "http://stripe.invalid", "http://127.0.0.1/back", 1, self.stripe)
+        self.context: Any = BillingContext(self.billing, Settings.model_construct())
+        self.sync = ProviderSync(self.context, NAME, self.provider, StripeInbound(())).kind()
+        self.reconciler = Reconciler(self.context, NAME, self.provider).kind()
+        self.windows = WindowCloser(self.context)
+        self.systems = {
+            "billing": ExternalSystems({NAME: self.provider}, keys=None),  # type: ignore[arg-type]  # no licences
+            "provisioner": {"local": MemoryDriver()},
+        }
+        self.lost: list[Any] = []
+        self.refused = 0
+        self.ended_by_customer: set[str] = set()
+        self._queue: list[tuple[datetime, int, Action]] = []
+        self._numbers = count()
+        self._last: dict[tuple[str, str], datetime] = {}
+        self.services = (self.tenant, self.billing, self.provisioner)
+        self.lasting: set[str] = set()
+        self._checked: dict[str, int] = {}
+        self._since: dict[str, dict[int, datetime]] = {service.service.name: {} for service in self.services}
+        for service in self.services:
+            service.recorded = self._recorder(service)
+
+    async def begin(self) -> None:
+        """Publishes what the services publish at their start, and sets Stripe up."""
+        self.billing.decide(
+            lambda unit, _: unit.record(CATALOGUES, catalogue.CATALOGUE, catalogue.publish(None, CATALOGUE)),
+            [CATALOGUES.key(catalogue.CATALOGUE)],
+        )
+        self.billing.decide(
+            lambda unit, _: unit.record(PROVIDERS, providers.PROVIDERS, providers.configure(None, [NAME], NAME)),
+            [PROVIDERS.key(providers.PROVIDERS)],
+        )
+        grants = [PublisherGrant(publisher=PUBLISHER, all_tenants=True, tenants=())]
+        self.billing.decide(
+            lambda unit, _: unit.record(PUBLISHERS, publishers.PUBLISHERS, publishers.allow(None, grants)),
+            [PUBLISHERS.key(publishers.PUBLISHERS)],
+        )
+        self.provisioner.decide(
+            lambda unit, _: unit.record(BLUEPRINTS, BLUEPRINT_ID, blueprints.publish(None, BLUEPRINT)),
+            [BLUEPRINTS.key(BLUEPRINT_ID)],
+        )
+        policy = policies.configure(None, offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)
+        self.tenant.decide(lambda unit, _: unit.record(POLICIES, POLICY, policy), [POLICIES.key(POLICY)])
+        await self.stripe.post(
+            "/v1/billing/meters", display_name="Calls", event_name=METER, default_aggregation={"formula": "sum"}
+        )
+        await self.run_for(60)
+
+    def at(self, delay_s: float, action: Action) -> None:
+        """Runs an action later."""
+        heapq.heappush(self._queue, (self.now + timedelta(seconds=delay_s), next(self._numbers), action))
+
+    async def run_for(self, seconds: float) -> None:
+        """Lets time pass: everything that falls due meanwhile happens."""
+        until = self.now + timedelta(seconds=seconds)
+        while (found := self._next()) is not None and found[0] <= until:
+            self.now = max(self.now, found[0])
+            self._catch_up()
+            await found[1]()
+            self._catch_up()
+            self._check()
+        self.now = until
+        self._catch_up()
+
+    async def rest(self) -> None:
+        """Lets everything be delivered that is on its way, and everything be done that is due."""
+        self.network = Network.RELIABLE
+        await self.run_for(8 * 3600)
+        for _ in range(200):
+            if not self._queue and not self._syncs_due():
+                return
+            await self.run_for(60)
+
+    async def reconcile(self) -> None:
+        """Compares all subscriptions with the provider, and repairs what differs."""
+        run_id = f"rec_{next(self._numbers):032x}"
+        await start_run(self.context, Origin("run", "run", "run", ""), run_id, NAME, repair=True, view=str)
+        while any(run.status == "running" for run in self.billing.all(RUNS)):
+            job = self.context.claim(self.reconciler.name, self.reconciler.name)
+            await self.reconciler.run(job)
+        await self.rest()
+
+    async def poll(self) -> None:
+        """Fetches the events that were never delivered."""
+        lost, self.lost = self.lost, []
+        for event in lost:
+            self._receive(event)
+        await self.rest()
+
+    def use(self, quantity: int) -> None:
+        """Publishes usage."""
+        used = Usage(tenant_id=TENANT, meter="calls", quantity=quantity, occurred_at=self.now)
+        handler = self.billing.service.subscriptions.intake_handlers[Usage.TYPE]
+        submission = IntakeEvent(used, f"0190a5b0-0000-7000-8000-{next(self._numbers):012x}", PUBLISHER, self.now, "")
+        self.billing.decide(
+            lambda unit, at: handler.handle(unit, submission, at), list(handler.writes(used)), list(handler.reads(used))
+        )
+
+    def decide_tenant(self, decide: Callable[[Any], Sequence[Event]]) -> None:
+        """Runs a decision of the tenant service about the tenant."""
+        self.tenant.decide(
+            lambda unit, _: unit.record(TENANTS, TENANT, decide(unit.get(TENANTS, TENANT))), [TENANTS.key(TENANT)]
+        )
+
+    def _check(self) -> None:
+        """Notes invariants that did not hold for so long that a service would report them."""
+        for service in self.services:
+            name = service.service.name
+            if self._checked.get(name) == service.changes:
+                continue
+            self._checked[name] = service.changes
+            found, since = service.differences(TENANT), self._since[name]
+            for number, at in since.items():
+                if self.now - at >= TOLERANCE:
+                    self.lasting.add(f"{number} did not hold from {at:%m-%d %H:%M:%S} to {self.now:%m-%d %H:%M:%S}")
+            self._since[name] = {number: since.get(number, self.now) for number in found}
+
+    def _recorder(self, service: MemoryService) -> Callable[[Sequence[Fact], Sequence[EffectJob]], None]:
+        def recorded(facts: Sequence[Fact], jobs: Sequence[EffectJob]) -> None:
+            for fact in facts:
+                self._publish(service, fact.event)
+            for job in jobs:
+                self.at(self.random.uniform(0.05, 20), self._effect(service, job))
+
+        return recorded
+
+    def _publish(self, source: MemoryService, event: Event) -> None:
+        """Delivers a fact to the services that subscribe to it, each in the order of the source, after a delay."""
+        for target in self.services:
+            if event.TYPE not in target.service.subscriptions.fact_handlers:
+                continue
+            route = source.service.name, target.service.name
+            due = max(self.now + timedelta(seconds=self.random.uniform(0.01, 8)), self._last.get(route, START))
+            self._last[route] = due
+            self.at((due - self.now).total_seconds(), lambda target=target: _done(target.handle(event)))
+
+    def _effect(self, service: MemoryService, job: EffectJob) -> Action:
+        async def run() -> None:
+            again = 1.0 if service.is_blocked(job) else await service.attempt(job, self.systems[service.service.name])
+            if again is not None:
+                self.at(again, run)
+
+        return run
+
+    def _next(self) -> tuple[datetime, Action] | None:
+        """Returns what happens next, and when."""
+        found: list[tuple[datetime, Action]] = []
+        if self._queue:
+            found.append((self._queue[0][0], self._pop))
+        for service in self.services:
+            if (timer := service.next_timer()) is not None:
+                due, rule, key = timer
+                found.append((due, self._timer(service, rule, key)))
+        if (at := self.stripe.next_due()) is not None:
+            found.append((at, _nothing))
+        if (job := min(self.context.syncs.values(), key=lambda job: job.due, default=None)) is not None:
+            found.append((job.due, lambda: self.context.run(self.sync, job)))
+        return min(found, key=lambda each: each[0], default=None)
+
+    async def _pop(self) -> None:
+        _, _, action = heapq.heappop(self._queue)
+        if (waiting := action()) is not None:
+            await waiting
+
+    def _timer(self, service: MemoryService, timer: Any, key: Any) -> Action:
+        async def run() -> None:
+            if isinstance(timer, DueJob):
+                await self.windows.close_due(self.now)
+            else:
+                service.fire(timer, key)
+
+        return run
+
+    def _syncs_due(self) -> bool:
+        return any(job.due <= self.now + timedelta(minutes=1) for job in self.context.syncs.values())
+
+    def _catch_up(self) -> None:
+        """Lets Stripe's clock follow, and sends the webhooks of new events."""
+        self.stripe.advance(self.now)
+        for event in self.stripe.new_events():
+            delays = self._delays()
+            if not delays:
+                self.lost.append(event)
+            for delay_s in delays:
+                self.at(delay_s, lambda event=event: _done(self._receive(event)))
+
+    def _delays(self) -> list[float]:
+        """Returns the delay of each delivery of an event: one that is soon or late, two, or none."""
+        soon = self.random.uniform(0.5, 5)
+        match self.network:
+            case Network.RELIABLE:
+                return [soon]
+            case Network.DOWN:
+                return []
+            case Network.FAULTY:
+                late, again = self.random.uniform(60, 6 * 3600), soon + self.random.uniform(10, 3600)
+                return self.random.choices([[soon], [late], [soon, again], []], [65, 15, 10, 10])[0]
+
+    def _receive(self, event: Any) -> None:
+        self.context.receive(delivery_of(event, self.now), event)
+
+
+async def _nothing() -> None:
+    """Does nothing: Stripe's clock has done it."""
+
+
+def _done(_: None) -> None:
+    """Ends an action that awaits nothing."""

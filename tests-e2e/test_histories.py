@@ -1,0 +1,211 @@
+"""Random histories of a tenant, its customer and its provider violate no invariant; every violation is found.
+
+`PAYBILL_TEST_HISTORIES` is their number, `PAYBILL_TEST_HISTORIES_SEED` repeats a run (docs/invariants.md).
+"""
+
+import gc
+import os
+import sys
+from collections import Counter
+from dataclasses import replace
+from random import SystemRandom
+from time import perf_counter
+from typing import Any
+
+import pytest
+from history_actions import Step, play, random_steps, set_card
+from history_checks import faults_of, violations, wrong_money, wrong_states
+from history_world import DAY_S, TENANT, TOLERANCE, Network, World
+from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_contracts.payments import PaymentRefunded
+from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode
+from paybill_provisioner.domain.environments import id_of
+from paybill_provisioner.domain.sizes import Size
+from paybill_provisioner.tables import ENVIRONMENTS
+from paybill_tenant.domain.tenants import Status
+from paybill_tenant.tables import TENANTS
+
+HISTORIES = int(os.environ.get("PAYBILL_TEST_HISTORIES", "200"))
+SEED = os.environ.get("PAYBILL_TEST_HISTORIES_SEED") or str(SystemRandom().getrandbits(32))
+HELD = Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="the subscription is suspended")
+PAID = [Step("sign_up", 4)]
+"""A sign-up that is paid at once."""
+
+
+async def faults_after(steps: list[Step]) -> list[str]:
+    return await faults_of(await play(steps))
+
+
+async def shortest(steps: list[Step]) -> list[Step]:
+    """Returns the steps that are left when none can be removed without losing the faults."""
+    for place in reversed(range(1, len(steps))):
+        fewer = steps[:place] + steps[place + 1 :]
+        if await faults_after(fewer):
+            return await shortest(fewer)
+    return steps
+
+
+@pytest.mark.e2e
+async def test_random_histories_violate_no_invariant_at_rest_and_all_money_is_in_facts() -> None:
+    gc.freeze()  # the modules are not garbage, and a history makes much of it
+    statuses: Counter[Status] = Counter()
+    began = perf_counter()
+    for number in range(HISTORIES):
+        steps = random_steps(f"{SEED}/{number}")
+        world = await play(steps)
+        if faults := await faults_of(world):
+            few = await shortest(steps)
+            pytest.fail(f"history {number} of seed {SEED}: {faults}\nthe shortest: {few}\n{await faults_after(few)}")
+        statuses[world.tenant.state(TENANTS, TENANT).status] += 1
+    rate = HISTORIES / (perf_counter() - began)
+    sys.stdout.write(f"{HISTORIES} histories of seed {SEED}, {rate:.0f} each second: {dict(statuses)}\n")
+
+    assert {Status.ACTIVE, Status.SUSPENDED, Status.RETAINED} <= statuses.keys() or HISTORIES < 200
+
+
+RETURNED = [
+    Step("sign_up", 3185963863),
+    Step("replace_at_stripe", 1678486081),
+    Step("open_checkout", 1731829766),
+    Step("pay", 3611190393),
+]
+"""The subscription ends before the environment is planned, and the customer pays again."""
+REPLACED = [
+    Step("sign_up", 3602553633),
+    Step("replace_at_stripe", 1322829667),
+    Step("open_checkout", 2365468033),
+    Step("pay", 1371049274),
+    Step("replace_at_stripe", 979379962),
+]
+"""As before, and the customer then replaces its subscription."""
+
+
+@pytest.mark.parametrize("steps", [RETURNED, REPLACED])
+async def test_a_history_that_once_failed_holds(steps: list[Step]) -> None:
+    assert await faults_after(steps) == []
+
+
+async def at_rest(steps: list[Step], days: int = 0) -> World:
+    """Returns the world some days after a history that holds, with usage beyond what is included."""
+    world = await play(steps)
+    await faults_of(world)
+    world.use(40)
+    await world.run_for(days * DAY_S)
+    assert await faults_of(world) == []
+    return world
+
+
+def violate_by_hold(world: World) -> None:
+    """Places a hold of billing on a tenant that has paid."""
+    change_tenant(world, status=Status.SUSPENDED, holds=(HELD,))
+
+
+def violate_by_remainder(world: World) -> None:
+    """Leaves a subscription behind that still charges the customer of a tenant that left."""
+    entitlement = replace(world.tenant.state(TENANTS, TENANT).entitlement, allows_access=False)
+    change_tenant(world, status=Status.RETAINED, entitlement=entitlement, remaining=("sub_1",))
+
+
+def violate_by_failed_build(world: World) -> None:
+    """Fails the environment of a tenant that has paid."""
+    change_tenant(world, status=Status.PROVISION_FAILED)
+
+
+def violate_by_refund(world: World) -> None:
+    """Refunds more than was received."""
+    refund = {"id": "re_1", "object": "refund", "status": "succeeded", "amount": 1_000_000, "currency": "eur"}
+    with world.stripe.account.work():
+        world.stripe.account.put(refund)
+
+
+def violate_by_usage(world: World) -> None:
+    """Adds a unit of usage to an invoice that nobody used."""
+    invoice, line = next(
+        (invoice, line)
+        for invoice in world.stripe.all("invoice")
+        for line in invoice["lines"]["data"]
+        if line["quantity"] and line["amount"] == 3 * line["quantity"]
+    )
+    lines = [{**each, "quantity": each["quantity"] + (each is line)} for each in invoice["lines"]["data"]]
+    with world.stripe.account.work():
+        world.stripe.account.put({**invoice, "lines": {**invoice["lines"], "data": lines}})
+
+
+def violate_by_size(world: World) -> None:
+    """Entitles the tenant to another tier, without a pending change."""
+    key = ENVIRONMENTS.key(id_of(TENANT))
+    environment, revision = world.provisioner.states[key]
+    other = replace(environment, changed_size=Size("platinum", environment.plan.preset), pending=None)
+    world.provisioner.states[key] = other, revision
+
+
+def violate_by_wait(world: World) -> None:
+    """Lets the tenant wait for an environment that should be ready."""
+    change_tenant(world, status=Status.PROVISIONING, expected_by=world.now - TOLERANCE)
+
+
+def change_tenant(world: World, **changes: Any) -> None:
+    key = TENANTS.key(TENANT)
+    tenant, revision = world.tenant.states[key]
+    world.tenant.states[key] = replace(tenant, **changes), revision
+
+
+VIOLATIONS = {
+    1: violate_by_hold,
+    2: violate_by_remainder,
+    3: violate_by_failed_build,
+    4: violate_by_refund,
+    5: violate_by_usage,
+    6: violate_by_size,
+    7: violate_by_wait,
+}
+
+
+@pytest.mark.parametrize("number", VIOLATIONS)
+async def test_exactly_the_violation_that_was_made_is_found(number: int) -> None:
+    world = await at_rest(PAID, days=33)
+
+    VIOLATIONS[number](world)
+
+    assert [text[:2] for text in await violations(world)] == [f"{number}:"]
+
+
+async def test_a_refund_without_its_fact_is_found() -> None:
+    world = await at_rest([*PAID, Step("refund", 1)])
+    refunds = [fact for fact in world.billing.facts if isinstance(fact.event, PaymentRefunded)]
+
+    world.billing.facts.remove(refunds[0])
+
+    amount = refunds[0].event.amount.minor
+    assert wrong_money(world) == [f"{amount} are refunded at the provider, and 0 in facts"]
+
+
+async def test_a_subscription_that_ended_without_a_sync_is_found() -> None:
+    world = await at_rest(PAID)
+    subscription = world.stripe.all("subscription")[0]
+
+    with world.stripe.account.work():
+        world.stripe.account.put({**subscription, "status": "canceled"})
+
+    assert list(wrong_states(world)) == [f"{subscription['id']} is canceled, and active here"]
+
+
+async def test_a_failed_renewal_after_a_pause_that_one_fetch_shows_together_keeps_access() -> None:
+    world = await at_rest(PAID)
+    subscription = f"subscriptions/{world.stripe.all('subscription')[0]['id']}"
+    await world.stripe.post(f"/v1/{subscription}", pause_collection={"behavior": "void"})
+    await world.rest()
+    paused = world.tenant.state(TENANTS, TENANT)
+
+    world.network = Network.DOWN
+    await world.stripe.post(f"/v1/{subscription}", pause_collection="")
+    await set_card(world, "fail")
+    await world.stripe.post(f"/fake/{subscription}/renew")
+    await world.run_for(60)
+    still_paused = world.tenant.state(TENANTS, TENANT)
+    await world.reconcile()
+
+    after = world.tenant.state(TENANTS, TENANT)
+    assert paused.status is still_paused.status is Status.SUSPENDED
+    assert (after.status, after.holds) == (Status.ACTIVE, ())
+    assert world.billing.state(ENTITLEMENTS, TENANT).allows_access
