@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -86,11 +87,23 @@ class RealStack:
 
 
 @pytest.fixture(scope="session")
+def run_stack() -> Callable[..., AbstractContextManager[RealStack]]:
+    """Returns `run_stack(data_dir, *arguments)`, for modules that need a stack of their own."""
+    return _running_stack
+
+
+@pytest.fixture(scope="session")
 def real_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
     """Runs `paybill up` once for the whole session."""
-    data_dir = tmp_path_factory.mktemp("stack")
+    with _running_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@contextmanager
+def _running_stack(data_dir: Path, *arguments: object) -> Iterator[RealStack]:
+    """Runs `paybill up` with these arguments while the block runs."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYBILL_")}
-    command = [sys.executable, "-m", "paybill_cli", "up", "--json", "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "paybill_cli", "up", "--json", "--data-dir", str(data_dir), *map(str, arguments)]
     with (
         (data_dir / "messages").open("w") as messages,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True, env=environment) as process,

@@ -41,6 +41,7 @@ HEALTHY = {
     "effects_failed": 0,
     "jobs_failing": 0,
     "security_jobs_failing": 0,
+    "unowned": 0,
 }
 
 
@@ -70,6 +71,7 @@ def test_a_healthy_stack_passes_every_check(on_stack) -> None:
             "effects_failed",
             "jobs_failing",
             "security_jobs_failing",
+            "leases",
             "incidents",
             "invariants",
         } == parts - {"pending", "webhooks"}  # noted after other tests
@@ -138,6 +140,7 @@ def test_a_paused_bus_is_found_by_doctor_and_by_the_services(real_stack, on_stac
         ({"quarantined": 1, "effects_failed": 1}, {"quarantined": "noted", "effects_failed": "noted"}),
         ({"jobs_unknown": {"move_database": 2}}, {"jobs_unknown": "failed"}),
         ({"jobs_failing": 2, "security_jobs_failing": 1}, {"jobs_failing": "noted", "security_jobs_failing": "failed"}),
+        ({"unowned": 3}, {"leases": "failed"}),
     ],
     ids=str,
 )

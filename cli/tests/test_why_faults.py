@@ -73,6 +73,20 @@ def test_an_active_tenant_has_no_cause_and_a_command_that_shows_it() -> None:
     assert is_a_command(explanation.command)
 
 
+def test_a_build_that_failed_before_a_retry_is_no_cause_any_more() -> None:
+    situation = Situation(Random(5))
+    situation.paid()
+    situation.failed_job("provisioner", "build", "InsufficientPrivilegeError: permission denied to create role")
+    jobs = tuple(job.model_copy(update={"state": "failed"}) for job in situation.parts["provisioner"].jobs)
+    situation.change("provisioner", jobs=jobs)
+    built = {"status": "ready", "access": "open"}
+    before = [cause.kind for cause in explained(situation).causes]
+    situation.environment = situation.environment.model_copy(update=built)
+
+    assert before == ["build"]
+    assert explained(situation).causes == ()
+
+
 def test_a_debt_of_an_earlier_subscription_is_shown_before_the_missing_payment() -> None:
     situation = Situation(Random(4))
     situation.account = situation.account.model_copy(update={"debt": "25.00 EUR"})

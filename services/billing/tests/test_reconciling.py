@@ -7,6 +7,7 @@ from paybill_billing.app import service
 from paybill_billing.reconciliation.jobs import redelivery
 from paybill_contracts.reconciliation import DriftKind
 from paybill_runtime.replay.verify import replay
+from paybill_runtime.testing import until
 
 TENANT = "ten_" + "a" * 32
 
@@ -101,6 +102,33 @@ async def test_drifts_of_unknown_customers_and_lost_subscriptions_are_not_repair
         strange: ("unknown_customer", False),
         known["provider_subscription"]: ("unknown_there", False),
     }
+
+
+async def test_a_dismissed_customer_is_no_drift_of_a_run_that_repairs(testbed) -> None:
+    await testbed.subscribed(TENANT)
+    await testbed.settled()
+    stripe = testbed.fake.stripe
+
+    def stranger() -> str:
+        customer = stripe.customers.create({"name": "stranger"})
+        price = {"currency": "eur", "unit_amount": 100, "recurring": {"interval": "month"}}
+        made = stripe.prices.create(price | {"product_data": {"name": "other"}})
+        items = [{"price": made.id}]
+        return stripe.subscriptions.create({"customer": customer.id, "items": items, "trial_period_days": 30}).id
+
+    strange = await asyncio.to_thread(stranger)
+
+    async def waits() -> bool:
+        found = await testbed.get("/v1/webhooks/waiting")
+        return [each["object"] for each in found if each["reason"]] == [strange]
+
+    await until(waits)
+    path = f"/v1/webhooks/waiting/stripe/{strange}/dismiss"
+    (await testbed.served.client.post(path, json={"reason": "not ours"})).raise_for_status()
+
+    repairing, dry = await testbed.reconciled(repair=True), await testbed.reconciled(repair=False)
+
+    assert (repairing["drifted"], dry["drifted"]) == (0, 1)
 
 
 async def test_a_provider_has_one_run_at_a_time_which_can_be_stopped(testbed) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shlex
-import shutil
 import struct
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from paybill_stack.health import NATS_UNREACHABLE, POSTGRES_UNREACHABLE, not_ready
 
 from paybill_cli import formatting
+from paybill_cli.client.disks import fullest_disk
+from paybill_cli.client.http import uses_tls
 from paybill_cli.client.stack import SERVICES, Stack
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
@@ -218,7 +219,7 @@ async def _service(stack: Stack, name: str) -> list[Check]:
     except CliError as error:
         down = error.exit_code is ExitCode.UNREACHABLE
         return [_failed(name, "answers", error.message, error.next, unreachable=down)]
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False, verify=uses_tls(url)) as http:
         try:
             ready = await http.get("/readyz")
             headers = {"Authorization": f"Bearer {key}"}
@@ -282,6 +283,13 @@ def _counts(name: str, counts: dict[str, Any]) -> Iterator[Check]:
         yield _failed(name, "lag", f"unprocessed messages: {', '.join(behind)}", f"read {name}'s log")
     else:
         yield _ok(name, "lag", f"unprocessed messages: {', '.join(behind) or 'unknown'}")
+    unowned = counts["unowned"]
+    if unowned:
+        found = f"{unowned} partitions have no live owner, so facts of their tenants wait"
+        fix = f"end sessions that lock tables of {name} (pg_stat_activity), then restart it"
+        yield _failed(name, "leases", found, fix)
+    else:
+        yield _ok(name, "leases", "every partition has an owner")
     show, resolve = "paybill events quarantine", "paybill events quarantine, and retry or skip the first of each tenant"
     for key, state, found, fix in (
         ("parked", State.FAILED, "events are parked in the retry queue (retried automatically)", show),
@@ -356,12 +364,12 @@ def _pending(name: str, environments: list[dict[str, Any]]) -> Iterator[Check]:
 
 def _machine(stack: Stack) -> Iterator[Check]:
     """Checks disk space and permissions of the data directory."""
-    if not stack.data_dir.exists():
+    disk = fullest_disk(stack.data_dir)
+    if disk is None:
         yield Check("machine", "disk", State.SKIPPED, f"{stack.data_dir} does not exist here")
         return
-    free = shutil.disk_usage(stack.data_dir).free
-    found = f"{free // 1024**2} MiB free for {stack.data_dir}"
-    enough = free >= MIN_FREE_BYTES
+    found = f"{disk.free_bytes // 1024**2} MiB free for {disk.folder}"
+    enough = disk.free_bytes >= MIN_FREE_BYTES
     yield _ok("machine", "disk", found) if enough else _failed("machine", "disk", found, "free at least 1 GiB")
     if os.access(stack.data_dir, os.W_OK):
         yield _ok("machine", "writable", str(stack.data_dir))

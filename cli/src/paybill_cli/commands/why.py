@@ -1,11 +1,11 @@
 """`paybill why`: asks every service about a tenant, and prints the root cause, the facts, and the next command."""
 
 import json
-import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from paybill_cli.client.disks import fullest_disk
 from paybill_cli.client.http import Service
 from paybill_cli.client.stack import SERVICES, Stack
 from paybill_cli.client.tenants import tenant_id
@@ -97,5 +97,7 @@ def _unanswered(service: str, error: CliError) -> Any:
 def _machine(stack: Stack) -> "Machine":
     from paybill_contracts.why import Machine
 
-    free = shutil.disk_usage(stack.data_dir).free // 1024**2 if stack.data_dir.exists() else None
-    return Machine(now=datetime.now(UTC), free_mib=free)
+    disk = fullest_disk(stack.data_dir)
+    if disk is None:
+        return Machine(now=datetime.now(UTC))
+    return Machine(now=datetime.now(UTC), free_mib=disk.free_bytes // 1024**2, disk=str(disk.folder))

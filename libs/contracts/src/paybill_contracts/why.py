@@ -196,10 +196,11 @@ class Unanswered(Value):
 
 
 class Machine(Value):
-    """Knowledge of the client about the machine of the stack."""
+    """Knowledge of the client about the machine of the stack. free_mib: on the fullest disk, that of `disk`."""
 
     now: Timestamp
     free_mib: Count | None = None
+    disk: Limited = "the data directory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def _time(at: datetime) -> str:
 def _disk(case: Case) -> Iterator[Cause]:
     free = case.machine.free_mib
     if free is not None and free < MIN_FREE_MIB:
-        yield Cause("disk", "machine", f"the disk of the data directory has {free} MiB free", DOCTOR)
+        yield Cause("disk", "machine", f"the disk of {case.machine.disk} has {free} MiB free", DOCTOR)
     for part in case.parts:
         for name, found in part.checks.items():
             if any(word in found.lower() for word in _FULL):
@@ -205,19 +205,27 @@ def _build(case: Case) -> Iterator[Cause]:
         found = f"{environment.failed_resource} could not be built: {environment.failure}"
         yield Cause("build", "provisioner", found, f"paybill tenant retry {case.name}")
         return
-    yield from _jobs(part, "build")
+    # A retry of the tenant plans again: the failed job of the earlier plan stays in the list of jobs.
+    is_built = environment.status not in {"registered", "building"}
+    yield from _jobs(part, "build", [job for job in part.jobs if not (is_built and job.state == "failed")])
 
 
-def _jobs(part: ServicePart, kind: str) -> Iterator[Cause]:
-    for job in part.jobs:
+def _jobs(part: ServicePart, kind: str, jobs: Sequence[OpenJob]) -> Iterator[Cause]:
+    for job in jobs:
         if job.error and job.kind not in _GENERAL_JOBS and not job.kind.startswith("sync/"):
-            state = "failed" if job.state == "failed" else f"failed {job.attempts} times and is retried"
-            found = f"{_label(job)} {state}: {job.error}"
+            found = f"{_label(job)} {_progress(job)}: {job.error}"
             yield Cause(kind, part.service, found, f"paybill jobs retry {job.id}")
 
 
 def _label(job: OpenJob) -> str:
     return f"the job {job.kind.replace('_', ' ')}"
+
+
+def _progress(job: OpenJob) -> str:
+    if job.state == "failed":
+        return "failed"
+    # While another system is unavailable, a job waits, and its attempts do not count.
+    return f"failed {job.attempts} times and is retried" if job.attempts else "waits and is retried"
 
 
 def _provider(case: Case) -> Iterator[Cause]:
@@ -229,7 +237,7 @@ def _provider(case: Case) -> Iterator[Cause]:
         retry = f"paybill jobs retry {failed[0].id}" if failed else f"paybill tenant show {case.name}"
         yield Cause("provider", "billing", f"{account.provider} refused the account: {account.failure}", retry)
     else:
-        yield from _jobs(part, "provider")
+        yield from _jobs(part, "provider", part.jobs)
     if account.provider_problem:
         yield Cause("provider", "billing", f"{account.provider} does not answer: {account.provider_problem}", DOCTOR)
 

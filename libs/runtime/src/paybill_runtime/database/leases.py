@@ -53,6 +53,11 @@ OWNED = text(
     "WHERE l.name = :name AND m.expires_at > now())"
 )
 """Returns true for a lease whose owner has a heartbeat."""
+UNOWNED_PARTITIONS = (
+    "SELECT count(*) FROM chassis.lease AS l WHERE l.name LIKE 'partition-%' AND NOT EXISTS ("
+    "SELECT FROM chassis.member AS m WHERE m.owner = l.owner AND m.expires_at > now())"
+)
+"""Counts the partitions whose owner has no heartbeat."""
 _CLEAR_SNAPSHOT = text("SELECT pg_stat_clear_snapshot()")
 _RELEASE = text("UPDATE chassis.lease SET owner = '' WHERE name = :name AND owner = :owner")
 _RELEASE_ALL = text("UPDATE chassis.lease SET owner = '' WHERE owner = :owner")

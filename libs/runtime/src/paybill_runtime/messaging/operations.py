@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 
+from paybill_runtime.database.leases import UNOWNED_PARTITIONS
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.errors import DatabaseUnavailableError
 from paybill_runtime.http.auth import Role
@@ -18,11 +19,12 @@ from paybill_runtime.messaging.key_recipients import KeyRecipients
 from paybill_runtime.messaging.retry_queue import RetryQueue
 
 _COUNTS = text(
-    "SELECT (SELECT count(*) FROM chassis.publication WHERE sequence IS NULL) AS outbox_waiting, "
+    "SELECT (SELECT count(*) FROM chassis.publication WHERE sequence IS NULL) AS outbox_waiting, "  # noqa: S608  # only our own text
     "coalesce((SELECT extract(epoch FROM now() - recorded_at) FROM chassis.publication JOIN chassis.outbox "
     "USING (position) WHERE sequence IS NULL ORDER BY position LIMIT 1), 0) AS outbox_age_s, "
     "(SELECT count(*) FROM chassis.parked) AS parked, (SELECT count(*) FROM chassis.parked WHERE dead) AS dead, "
     "(SELECT count(*) FROM chassis.quarantine) AS quarantined, "
+    f"({UNOWNED_PARTITIONS}) AS unowned, "
     "effects AS effects_pending, failing - security AS jobs_failing, security AS security_jobs_failing, "
     "(SELECT count(*) FROM chassis.job WHERE state = 'failed') AS effects_failed, "
     "(SELECT coalesce(max(sequence), 0) FROM chassis.position WHERE stream = 'EVENTS') AS read_upto "
@@ -116,8 +118,8 @@ def operations(
     async def overview(_: viewer) -> dict[str, Any]:
         """Counts of waiting facts, effects, and jobs that fail again and again.
 
-        `lag`: messages not handled yet, by consumer; null when unknown. `jobs_unknown`: pending jobs of kinds that this
-        version of the service does not have, by kind.
+        `lag`: messages not handled yet, by consumer; null when unknown. `unowned`: partitions without a live owner.
+        `jobs_unknown`: pending jobs of kinds that this version of the service does not have, by kind.
         """
         counts = (await rows(_COUNTS, attempts=FAILING_ATTEMPTS))[0]
         counts["outbox_age_s"] = round(float(counts["outbox_age_s"]), 1)

@@ -93,7 +93,8 @@ DISMISSED = text(
     "FROM dismissed_customers AS d LEFT JOIN dismissed_objects AS o ON o.customer = d.id "
     "WHERE d.state->>'active' = 'true' ORDER BY d.id LIMIT :limit"
 )
-IS_DISMISSED = text("SELECT id FROM dismissed_customers WHERE id = :id AND state->>'active' = 'true'")
+DISMISSED_AMONG = text("SELECT id FROM dismissed_customers WHERE id = ANY(:ids) AND state->>'active' = 'true'")
+"""Returns those of the customers (`<provider>/<customer>`) that are dismissed."""
 
 DELIVERY_COLUMNS = {
     "event_id": "text",

@@ -1,7 +1,7 @@
 """Reconciliation job: compares all subscriptions of a provider with ours, one page at a time."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -40,6 +40,7 @@ from paybill_billing.reconciliation.tables import (
 )
 from paybill_billing.subscriptions.domain import subscriptions
 from paybill_billing.subscriptions.tables import ACCOUNTS, ACCOUNTS_OF_CUSTOMERS, SUBSCRIPTIONS
+from paybill_billing.webhooks.tables import DISMISSED_AMONG
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,12 @@ class Reconciler:
         rows = await self._context.rows(ACCOUNTS_OF_CUSTOMERS, {"customers": names})
         owners = {row.customer: row.id for row in rows}
         owned = [(snapshot, owners.get(name)) for snapshot, name in zip(snapshots, names, strict=True)]
-        compared = [(snapshot, owner) for snapshot, owner in owned if owner is None or snapshot.id not in pending]
+        dismissed = await self._dismissed(run, [name for name in names if name not in owners])
+        compared = [
+            (snapshot, owner)
+            for snapshot, owner in owned
+            if (f"{self._name}/{snapshot.customer}" not in dismissed if owner is None else snapshot.id not in pending)
+        ]
         found = _Found()
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
@@ -186,6 +192,12 @@ class Reconciler:
             extra_statements=statements,
             leases=leases,
         )
+
+    async def _dismissed(self, run: Run, strangers: Sequence[str]) -> Collection[str]:
+        """Returns the customers that are dismissed. A dry run reports them too: a backfill may make one a tenant."""
+        if not run.repair or not strangers:
+            return ()
+        return {row.id for row in await self._context.rows(DISMISSED_AMONG, {"ids": list(strangers)})}
 
     def _drift_of(
         self, unit: UnitOfWork, at: DecisionContext, run: Run, snapshot: ProviderSnapshot, tenant_id: str | None

@@ -52,7 +52,16 @@ from paybill_billing.subscriptions.tables import (
 from paybill_billing.webhooks.domain import StaleReadError, UnknownCustomerError, customer_key
 from paybill_billing.webhooks.jobs.customer_sync import CustomerSync
 from paybill_billing.webhooks.jobs.sync_span import sync_span
-from paybill_billing.webhooks.tables import BODIES, IS_DISMISSED, Owner, SyncTask, dismiss, finish, retarget, sync_task
+from paybill_billing.webhooks.tables import (
+    BODIES,
+    DISMISSED_AMONG,
+    Owner,
+    SyncTask,
+    dismiss,
+    finish,
+    retarget,
+    sync_task,
+)
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +99,7 @@ class SubscriptionSync:
     async def dismissed(self, job: ClaimedJob, customer: str) -> bool:
         """Ends the sync of an object whose customer is dismissed; returns False for another customer."""
         id_ = customer_key(self._name, customer)
-        if not await self._context.rows(IS_DISMISSED, {"id": id_}):
+        if not await self._context.rows(DISMISSED_AMONG, {"ids": [id_]}):
             return False
         task = await sync_task(self._context, self._name, job)
         cause = task.event_ids[0] if task.event_ids else task.target
