@@ -1,6 +1,7 @@
 """Tests of `paybill webhook` with the real services: received webhooks and pending syncs."""
 
 import json
+import time
 import uuid
 
 import httpx
@@ -38,6 +39,35 @@ def test_a_pending_sync_is_listed_with_its_reason_and_retried(on_stack, sent) ->
     assert object_ in {row["object"] for row in listed}
     assert "nothing was changed" in dry.err
     assert (done.code, done.data["object"], done.data["tries"]) == (ExitCode.OK, object_, 0)
+
+
+@pytest.fixture
+def stranger(real_stack):
+    """Creates a customer without an account at the Stripe fake; returns its id and that of its subscription."""
+    key = (real_stack.data_dir / "credentials" / "stripe-api-key").read_text().strip()
+    http_client = stripe.RequestsClient()
+    at = stripe.StripeClient(key, base_addresses={"api": real_stack.url("stripe_fake")}, http_client=http_client).v1
+    recurring = {"currency": "eur", "unit_amount": 100, "recurring": {"interval": "month"}}
+    price = at.prices.create(recurring | {"product_data": {"name": "Other"}}).id
+    customer = at.customers.create({"name": "Other"}).id
+    made = at.subscriptions.create({"customer": customer, "items": [{"price": price}], "trial_period_days": 30})
+    http_client.close()
+    return customer, made.id
+
+
+def test_the_dry_run_of_a_dismissal_prints_what_would_be_recorded(on_stack, stranger) -> None:
+    customer, object_ = stranger
+    dismiss = ("webhook", "dismiss", object_, "--reason", "not ours")
+    deadline = time.monotonic() + 30
+    while (dry := on_stack(*dismiss, "--dry-run")).code != ExitCode.OK:
+        assert time.monotonic() < deadline, dry.err
+
+    before = on_stack("webhook", "dismissed", "--json").data
+    done = on_stack(*dismiss, "--yes", "--json")
+
+    assert dry.out.startswith("would record: a customer of the provider is not ours")
+    assert customer not in {row["customer"] for row in before}
+    assert done.data["customer"] == customer
 
 
 def test_webhooks_are_listed_by_object_and_by_state(on_stack, sent) -> None:

@@ -95,6 +95,15 @@ async def test_an_expired_checkout_is_a_fact_and_the_next_one_can_be_paid(testbe
     assert (refused.status_code, refused.json()["code"]) == (409, "no_checkout")
 
 
+async def test_a_route_that_calls_the_provider_has_no_dry_run(testbed) -> None:
+    await testbed.tenants.request_tenant(ID)
+    await testbed.opened(ID)
+
+    for route in ("checkout", "portal"):
+        reply = await testbed.served.client.post(f"/v1/tenants/{ID}/{route}", headers={"Dry-Run": "true"})
+        assert (reply.status_code, reply.json()["code"]) == (422, "no_dry_run")
+
+
 async def test_the_expiry_of_a_strangers_checkout_waits_for_nothing(testbed) -> None:
     stripe = testbed.fake.stripe
     await testbed.tenants.request_tenant(ID)
