@@ -46,6 +46,15 @@ def test_a_context_holds_the_key_s_file_and_never_the_key(paybill, real_stack, t
     assert contexts.path().stat().st_mode & 0o077 == 0
 
 
+def test_a_replay_uses_the_data_directory_of_the_context(paybill, tmp_path: Path) -> None:
+    paybill("context", "add", "laptop", "--data-dir", tmp_path / "data")
+    paybill("context", "add", "cluster", *CLUSTER)
+
+    assert f"no stack runs on {tmp_path / 'data'}" in paybill("replay").err
+    assert "no data directory" in paybill("replay", "--context", "cluster").err
+    assert f"no stack runs on {tmp_path}/other" in paybill("replay", "--data-dir", tmp_path / "other").err
+
+
 def test_unknown_contexts_and_unreadable_files_are_explained(paybill) -> None:
     unknown = paybill("context", "use", "cloud", "--json")
     empty = paybill("context", "add", "cloud")

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [path for place in ("libs/*/src", "services/*/src", "cli/src") for path in ROOT.glob(f"{place}/**/*.py")]
 SAMPLES = {
     "change": "chg_1",
+    "command": "paybill tenant create",
     "customer": "cus_1",
     "file": "plans.yaml",
     "id": "0190a5b0-0000-7000-8000-000000000001",

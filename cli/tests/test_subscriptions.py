@@ -40,6 +40,14 @@ def test_a_plan_is_changed_after_its_quote_was_printed(on_stack, subscriber) -> 
     assert "placement: pooled -> silo" in done.err
 
 
+def test_a_quote_names_the_interval_before_and_after(on_stack, subscriber) -> None:
+    yearly = on_stack("subscription", "change", subscriber, "--interval", "year", *WHY, "--dry-run")
+    seats = on_stack("subscription", "change", subscriber, "--quantity", 2, *WHY, "--dry-run")
+
+    assert "starter@1, quantity 1, per month -> starter@1, quantity 1, per year" in yearly.err
+    assert "starter@1, quantity 1, per month -> starter@1, quantity 2, per month" in seats.err
+
+
 def test_a_dry_run_prints_the_quote_and_discards_the_change(on_stack, subscriber) -> None:
     dry = on_stack("subscription", "change", subscriber, "--plan", "business", *WHY, "--dry-run", "--json")
     after = on_stack("subscription", "show", subscriber, "--json").data

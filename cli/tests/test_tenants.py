@@ -1,6 +1,7 @@
 """Tests of `paybill tenant` with the real services."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -34,9 +35,21 @@ def test_a_sign_up_chooses_interval_and_seats_and_shows_its_price(on_stack) -> N
     done = on_stack(*create("yearly", *terms))
 
     assert "yearly would pay 3 x 290.00 EUR per year: 870.00 EUR" in preview.err
+    assert {"unit_price: 290.00 EUR", "total: 870.00 EUR"} <= set(preview.out.splitlines())
     assert refused.code == ExitCode.USAGE
     assert "29.00 EUR per month, 290.00 EUR per year" in refused.err
     assert "price: 3 x 290.00 EUR per year" in done.out
+
+
+@pytest.mark.parametrize("wait", [(), ("--wait",)], ids=["returns", "waits"])
+def test_a_sign_up_that_the_provider_refuses_fails_at_once(on_stack, wait: tuple[str, ...]) -> None:
+    slug = f"refused{len(wait)}"
+    done = on_stack(*create(slug, "--coupon", "NOSUCH", *wait))
+
+    assert done.code == ExitCode.FAILED
+    assert "error[account_refused] billing could not open the account" in done.err
+    assert f"  next  paybill why {slug}" in done.err
+    assert "status: requested" in done.out
 
 
 @pytest.mark.parametrize(
@@ -59,6 +72,23 @@ def test_tenants_plans_and_regions_are_completed(real_stack, on_stack, words, ex
     )
 
     assert done.stdout.split() == [expected]
+
+
+def test_the_stack_of_the_current_context_completes_tenants(paybill, real_stack, on_stack) -> None:
+    on_stack(*create("contextual"))
+    paybill("context", "add", "laptop", "--data-dir", real_stack.data_dir)
+    shell = {
+        "_PAYBILL_COMPLETE": "complete_bash",
+        "COMP_WORDS": "paybill tenant show contex",
+        "COMP_CWORD": "3",
+        "PAYBILL_API_KEY": real_stack.key,
+        "XDG_CONFIG_HOME": os.environ["XDG_CONFIG_HOME"],
+    }
+    done = subprocess.run(
+        [Path(sys.executable).parent / "paybill"], env=shell, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout.split() == ["contextual"]
 
 
 def test_wait_returns_when_the_tenant_is_active(real_stack, customers) -> None:
@@ -225,6 +255,8 @@ def test_offboarding_prints_its_steps_and_cannot_be_undone(on_stack, customers) 
     assert "retain its data" in done.err
     assert "status: cancelled" in done.out
     assert (after.code, after.error["code"]) == (ExitCode.CONFLICT, "tenant_left")
+    again = on_stack("tenant", "offboard", slug, "--reason", "again", "--yes")
+    assert again.err.splitlines() == [f"{slug} ({slug}) is cancelled"]
 
 
 @pytest.mark.parametrize(

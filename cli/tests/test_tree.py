@@ -305,6 +305,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored() -> None:
         (["tenant", "show"], "TENANT"),
         (["tenant", "suspend", "acme", "--reason", "x", "--mode", "half"], "read_only"),
         (["version", "extra"], "extra"),
+        (["tenant", "list", "--customer"], "  next  paybill tenant list --help"),
         (["events", "tail", "--from", "zero"], "--from"),
         (["events", "tail", "--from", "0"], "--from"),
         (["tenant", "list", "--tenant-url", "http://[::bad", "--api-key-file", __file__], "is not a URL"),

@@ -30,8 +30,8 @@ def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = Fal
 
     def call(typer_context: typer.Context, **values: Any) -> Any:
         raise_interrupts()
-        remember_arguments(values)
-        given = {name for name in values if _is_given(typer_context, name)}
+        remember_arguments({**values, "command": typer_context.command_path})
+        given = {name for name in values if is_given(typer_context, name)}
         built = {
             key: group.of({field: values.pop(field) for field in fields[key]}, given) for key, group in groups.items()
         }
@@ -69,7 +69,8 @@ def convert_lazily(parameters: list[Any]) -> list[Any]:
     return parameters
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
+def is_given(context: typer.Context, name: str) -> bool:
+    """Returns whether the command line or the environment sets the parameter `name`."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 

@@ -44,10 +44,11 @@ def _matching(ctx: typer.Context, incomplete: str, name: str, names: Callable[[A
 
     from paybill_cli.client.http import Service
     from paybill_cli.client.stack import Stack
+    from paybill_cli.command import is_given
     from paybill_cli.errors import CliError
 
     defaults = Stack()
-    given = {each.name for each in fields(Stack) if ctx.params.get(each.name) is not None}
+    given = {each.name for each in fields(Stack) if is_given(ctx, each.name)}
     values = {each.name: getattr(defaults, each.name) for each in fields(Stack)}
     values |= {key: _converted(key, ctx.params[key]) for key in given}
     try:

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     except StackError as error:
         return _failed(out, cli_error(error))
     except typer.TyperException as error:
-        return _misused(out, error)
+        return _misused(out, error, arguments)
     except (KeyboardInterrupt, typer.Abort):
         return int(ExitCode.INTERRUPTED)
     except (OutputClosedError, BrokenPipeError):
@@ -101,13 +101,25 @@ def _failed(out: Output, error: CliError) -> int:
     return int(error.exit_code)
 
 
-def _misused(out: Output, error: typer.TyperException) -> int:
+def _misused(out: Output, error: typer.TyperException, arguments: Sequence[str]) -> int:
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else "paybill"
+    path = context.command_path if context else _named(arguments)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)
         return int(ExitCode.USAGE)
     return _failed(out, usage(error.format_message(), next=f"{path} --help"))
+
+
+def _named(arguments: Sequence[str]) -> str:
+    """Returns the command that the arguments begin with: the parser's errors about options do not name it."""
+    node: Branch | Leaf = TREE
+    words = ["paybill"]
+    for word in arguments:
+        if not isinstance(node, Branch) or word not in node.commands:
+            break
+        node = node.commands[word]
+        words.append(word)
+    return " ".join(words)
 
 
 def _crashed(out: Output, error: Exception) -> int:

@@ -98,12 +98,13 @@ class Output(OptionGroup):
         else:
             _print(_escaped(json.dumps(data, indent=2, ensure_ascii=False)))
 
-    def line(self, kind: str, data: Row, text: str) -> None:
-        """Prints one event of a running command at once; people get `text`."""
+    def line(self, kind: str, data: Row, text: str, *details: str) -> None:
+        """Prints one event of a running command at once; people get `text`, and a line for each of the details."""
         if self.json:
             self._envelope(kind, dict(data))
-        else:
-            _print("\t".join(map(printable, text.split("\t"))))
+            return
+        for each in (text, *details):
+            _print("\t".join(map(printable, each.split("\t"))))
 
     def early(self, kind: str, data: Row, text: str) -> None:
         """Prints data that cannot wait for the result, which may never come.

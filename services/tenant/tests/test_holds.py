@@ -129,6 +129,8 @@ def test_legal_holds_are_kept_by_case_and_do_not_change_access(tenant) -> None:
     assert holds.place_legal_hold(kept, "2026-17") == []
     assert released == LegalHoldReleased(tenant_id=ID, case="2026-17")
     assert evolve(kept, released) == tenant
+    with pytest.raises(holds.NoSuchHoldError, match=r"^acme has no legal hold for 2026-17$"):
+        holds.release_legal_hold(tenant, "2026-17")
     with pytest.raises(holds.NoSuchHoldError, match="only for 2026-17"):
         holds.release_legal_hold(kept, "2026-18")
 

@@ -8,7 +8,6 @@ from typing import Any
 _arguments: ContextVar[Mapping[str, Any]] = ContextVar("arguments", default={})  # noqa: B039  # never changed
 
 _LATER = "repeat the command in a moment"
-_DISCARD = "show the change that is open: paybill subscription changes"
 _SUBSCRIPTION = ("paybill subscription show {subscription}", "paybill subscription list")
 _CHANGES = ("paybill subscription changes {subscription}", "paybill subscription changes")
 _ENTITLEMENT = ("paybill entitlement show {tenant}", "paybill tenant list")
@@ -23,7 +22,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "catalogue_refused": ("correct the file, then: paybill plans diff {file}", "paybill plans list"),
     "change_confirmed": _CHANGES,
     "change_not_quoted_yet": (_LATER,),
-    "change_open": ("paybill subscription changes {subscription}, then discard the open one", _DISCARD),
+    "change_open": _CHANGES,
     "change_over": _CHANGES,
     "contract_not_running": _CONTRACT,
     "contract_runs": ("paybill subscription show {tenant}", "paybill subscription list"),
@@ -38,13 +37,13 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "environment_unknown": _WHY,
     "idempotency_key_missing": ("send an Idempotency-Key",),
     "idempotency_key_reused": ("repeat the command without --idempotency-key, or with a new one",),
-    "impossible_terms": ("choose other terms; --help describes the options",),
+    "impossible_terms": ("{command} --help", "choose other terms; --help describes the options"),
     "incident_not_found": ("paybill incident list",),
     "internal_error": ("search the service's log for the trace id, or run paybill doctor",),
     "invalid_idempotency_key": ("choose a key of 1 to 200 visible ASCII characters",),
     "invalid_plans": ("paybill plans lint {file}", "correct the lines that the message names"),
-    "invalid_request": ("correct it; --help describes the arguments",),
-    "invalid_validity": ("correct --from and --until; --help describes them",),
+    "invalid_request": ("{command} --help", "correct it; --help describes the arguments"),
+    "invalid_validity": ("{command} --help", "correct --from and --until; --help describes them"),
     "invoice_settled": ("paybill manual invoices",),
     "job_changed": ("paybill jobs show {id}", "paybill jobs list"),
     "job_ended": ("paybill jobs list --state ended",),
@@ -62,7 +61,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "no_catalogue": ("publish a catalogue; paybill plans publish --help",),
     "no_checkout": ("paybill subscription show {tenant}", "paybill subscription list"),
     "no_contract": _ORDER,
-    "no_dry_run": ("--help describes the command",),
+    "no_dry_run": ("{command} --help", "--help describes the command"),
     "no_invoiced_usage": ("paybill provider list",),
     "no_key": ("export PAYBILL_API_KEY, or use --api-key-file",),
     "no_period": ("repeat the command with --when now",),
@@ -91,7 +90,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "provider_away": ("repeat the command in a moment; paybill doctor shows the provider's state",),
     "provider_refused": ("correct what the provider names, then repeat the command",),
     "publisher_not_allowed": ("add the tenant to the publisher's credential",),
-    "quantity_out_of_bounds": ("choose a quantity within the limits that the message names",),
+    "quantity_out_of_bounds": ("{command} --help", "choose a quantity within the limits that the message names"),
     "quote_changed": ("repeat the command: it shows the new quote",),
     "quote_expired": ("repeat the command: it makes another quote",),
     "reconciliation_ended": ("paybill provider reconciliations",),
@@ -101,7 +100,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "retention_unknown": ("repeat the command when billing has registered the account",),
     "same_version": ("paybill plans list",),
     "slug_reserved": ("choose another slug",),
-    "slug_taken": ("choose another slug, or see its tenant: paybill tenant show {slug}", "choose another slug"),
+    "slug_taken": ("paybill tenant show {slug}", "choose another slug"),
     "subscription_cancels": (
         "paybill subscription reactivate {subscription} --reason WHY",
         "paybill subscription list",

@@ -25,7 +25,40 @@ DataDirectory = Annotated[
         "--data-dir", envvar="PAYBILL_DATA_DIR", help="The data directory of `paybill up`.", rich_help_panel=_PANEL
     ),
 ]
+ContextName = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        envvar="PAYBILL_CONTEXT",
+        help="An installation of `paybill context`; by default the current one.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Url = str | None
+
+
+@dataclass(frozen=True)
+class LocalStack(OptionGroup):
+    """A stack on this machine, running or stopped; a command gets these options with a parameter of this type."""
+
+    data_dir: DataDirectory = Path(".paybill")
+    context: ContextName = None
+
+    @classmethod
+    @override
+    def of(cls, values: Mapping[str, Any], given: Collection[str]) -> Self:
+        """Takes the folder of the context: of the named one, or of the current one when no folder is given."""
+        name = values["context"]
+        if name is None and "data_dir" in given:
+            return cls(**values)
+        known = contexts.load()
+        name = name or known.current
+        if name is None or "data_dir" in given:
+            return cls(**values)
+        folder = known.named(name).get("data_dir")
+        if folder is None:
+            raise usage(f"the context {name} names no data directory", next="paybill context list")
+        return cls(**{**values, "data_dir": Path(folder)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +127,7 @@ class Stack(OptionGroup):
             rich_help_panel=_PANEL,
         ),
     ] = None
-    context: Annotated[
-        str | None,
-        typer.Option(
-            "--context",
-            envvar="PAYBILL_CONTEXT",
-            help="An installation of `paybill context`; by default the current one.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = None
+    context: ContextName = None
 
     @classmethod
     @override

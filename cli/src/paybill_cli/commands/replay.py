@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from paybill_cli.client.stack import SERVICES, DataDirectory, Stack
+from paybill_cli.client.stack import SERVICES, LocalStack, Stack
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
@@ -39,7 +39,7 @@ MEANINGS = {
 
 def replay(
     out: Output,
-    data_dir: DataDirectory = Path(".paybill"),
+    stack: LocalStack,
     rebuild: Annotated[
         bool,
         typer.Option("--rebuild/--verify", help="Rewrite the tables from the log; the stack must be stopped."),
@@ -65,9 +65,9 @@ def replay(
                 next=f"one of {', '.join(SERVICES)}",
                 exit_code=ExitCode.NOT_FOUND,
             )
-    layout = Layout(data_dir.absolute())
+    layout = Layout(stack.data_dir.absolute())
     with ExitStack() as block, out.progress("reading the log") as progress:
-        servers = _servers(layout, Stack(data_dir=data_dir), progress.update, rebuild=rebuild)
+        servers = _servers(layout, Stack(data_dir=stack.data_dir), progress.update, rebuild=rebuild)
         addresses = block.enter_context(servers)
         progress.update(f"folding the log: {', '.join(names)}")
         reports = _reports(names, addresses, rebuild=rebuild)

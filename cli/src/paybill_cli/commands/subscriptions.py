@@ -178,7 +178,7 @@ class _Change:
             with self._out.progress(f"quoting {requested['id']}") as progress:
                 change = self._wait_status(billing, requested, progress, "requested")
             if change["quote"] is not None:
-                _print_quote(self._out, before, change)
+                _print_quote(self._out, before, change, _target(before, {**change["wanted"], **_interval(body)}))
             if self._dry_run:
                 self._discard(billing, change)
                 self._out.record("change", change if self._out.json else _summary(change))
@@ -284,10 +284,10 @@ def find_subscription(stack: Stack, billing: Service, name: str) -> dict[str, An
     return one
 
 
-def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, Any]) -> None:
+def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, Any], target: str) -> None:
     quote = change["quote"]
     proration = quote["proration"]
-    out.info(f"{formatting.plan(before['plan'])}, quantity {before['quantity']} -> {_target(before, change['wanted'])}")
+    out.info(f"{_terms(before, {})} -> {target}")
     for line in proration["lines"]:
         out.info(f"  {formatting.money(line['amount']):>14}  {line['text']}")
     out.info(f"  {formatting.money(proration['due_now']):>14}  due now")
@@ -311,11 +311,21 @@ def _print_quote(out: Output, before: Mapping[str, Any], change: Mapping[str, An
     out.info(f"  effective {effective_at}; the quote is valid until {valid_until}")
 
 
+def _interval(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the requested interval; the change itself names the price of the plan by its index."""
+    return {"interval": body.get("interval")}
+
+
 def _target(before: Mapping[str, Any], desired: Mapping[str, Any]) -> str:
     if desired["kind"] != "plan":
         return str(desired["kind"])
-    quantity = desired["quantity"] or before["quantity"]
-    return f"{formatting.plan(desired['plan'] or before['plan'])}, quantity {quantity}"
+    return _terms(before, desired)
+
+
+def _terms(before: Mapping[str, Any], desired: Mapping[str, Any]) -> str:
+    """Returns plan, quantity and interval: those of `desired` that are set, otherwise those of `before`."""
+    plan, quantity, interval = (desired.get(name) or before[name] for name in ("plan", "quantity", "interval"))
+    return f"{formatting.plan(plan)}, quantity {quantity}, per {interval}"
 
 
 def _summary(change: Mapping[str, Any]) -> dict[str, Any]:

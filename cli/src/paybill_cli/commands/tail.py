@@ -180,10 +180,9 @@ class Tail:
         fields = event_fields(sequence, message.subject, message.headers or {}, message.data)
         tenant, text = self._described(message, fields)
         if self._filter.matches(fields):
+            details = [f"    {name:<11}  {printable(fields[name])}" for name in DETAILS] if self._verbose else []
             line = _joined((sequence, fields["time"], tenant, text))
-            if self._verbose:
-                line += "\n" + "\n".join(f"    {name:<11}  {printable(fields[name])}" for name in DETAILS)
-            self._out.line("event", fields | {"sentence": text}, line)
+            self._out.line("event", fields | {"sentence": text}, line, *details)
 
     def _described(self, message: "Msg", fields: dict[str, Any]) -> tuple[str, str]:
         """Returns the slug of the event's tenant, and the event as a sentence; the reason if no service can read it."""

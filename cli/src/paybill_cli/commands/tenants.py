@@ -34,6 +34,13 @@ FIELDS = (
 Case = Annotated[str, typer.Option("--case", help="Reference of the case; kept in the log: no personal data.")]
 Legal = Annotated[bool, typer.Option("--legal", help="Required: the hold is a legal one.")]
 CHECKOUT_WAIT_S = 10.0
+LEFT = frozenset({"offboarding", "retained", "cancelled"})
+OFFBOARDING = (
+    "cancel its subscription",
+    "export its data",
+    "end its access",
+    "retain its data for the retention period of its plan",
+)
 MANUAL = "manual"
 
 
@@ -83,15 +90,18 @@ def create(
         tenant = post(out, tenants, "/v1/tenants", body, options.idempotency_key)
         with out.progress(_status(tenant)) as progress:
             deadline = Deadline(timeout, next=f"paybill tenant show {slug}")
-            account = _opened_account(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
+            account = _settled_account(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
+            refused = account["failure"] if account is not None and account["status"] != "open" else None
             checkout = account["checkout_url"] if account is not None else None
             if wait and checkout:
                 action = "the purchase order" if payment == MANUAL else f"the payment at {checkout}"
                 out.info(f"waiting for {action} of {slug}")
-            while wait and tenant["status"] != "active":
+            while wait and not refused and tenant["status"] != "active":
                 tenant = _next_status(tenants, tenant, deadline, progress)
     price = _price(account) if account is not None else None
     _show(out, tenant | {"price": price, "checkout_url": checkout}, (*FIELDS, "price", "checkout_url"))
+    if refused:
+        raise CliError("account_refused", f"billing could not open the account: {refused}", next=f"paybill why {slug}")
     if not wait and checkout:
         pay = f"paybill manual accept {slug} --po NUMBER" if payment == MANUAL else "pay at the checkout"
         out.info(f"next: {pay}, then: paybill tenant show {slug}")
@@ -270,13 +280,9 @@ def offboard(
             preview(out, tenants, path, body)
             return
         found = tenants.get(tenant_path(tenant))
-        out.info(f"{found['slug']} ({found['name']}) is {found['status']}. Offboarding does, in this order:")
-        for step in (
-            "cancel its subscription",
-            "export its data",
-            "end its access",
-            "retain its data for the retention period of its plan",
-        ):
+        state = f"{found['slug']} ({found['name']}) is {found['status']}"
+        out.info(state if found["status"] in LEFT else f"{state}. Offboarding does, in this order:")
+        for step in () if found["status"] in LEFT else OFFBOARDING:
             out.info(f"  - {step}")
         out.confirm(f"Offboard {found['slug']}? This cannot be undone.", yes=options.yes)
         _show(out, post(out, tenants, path, body, options.idempotency_key))
@@ -325,20 +331,18 @@ def _show_quote(out: Output, slug: str, quote: Mapping[str, Any]) -> None:
         price = _priced(quote["quantity"], quote["unit_price"], quote["interval"], quote["coupon"])
         trial = f", after {quote['trial_days']} days of trial" if quote["trial_days"] else ""
         out.info(f"{slug} would pay {price}: {money(quote['total'])}{trial}; nothing was changed")
-    out.record("tenant.quote", quote)
+    amounts = {name: quote[name] and money(quote[name]) for name in ("unit_price", "total")}
+    out.record("tenant.quote", quote if out.json else {**quote, **amounts})
 
 
-def _opened_account(out: Output, stack: Stack, tenant: str, wait_s: float) -> dict[str, Any] | None:
-    """Returns the account once billing has opened it. The tenant exists already, so billing may be unavailable."""
+def _settled_account(out: Output, stack: Stack, tenant: str, wait_s: float) -> dict[str, Any] | None:
+    """Returns the account once it is open or refused. The tenant exists already, so billing may be unavailable."""
     deadline = Deadline(wait_s)
     try:
         with Service(stack, "billing") as billing:
             while (account := get_or_none(billing, f"/v1/tenants/{tenant}/account")) is None or (
-                account["status"] != "open"
+                account["status"] != "open" and not account["failure"]
             ):
-                if account is not None and account["failure"]:
-                    out.info(f"billing could not open the account: {account['failure']}")
-                    return None
                 deadline.pause("billing has not opened the account yet")
     except CliError as error:
         out.info(f"the checkout is not known yet: {error.message}")
@@ -349,7 +353,7 @@ def _opened_account(out: Output, stack: Stack, tenant: str, wait_s: float) -> di
 
 def _next_status(tenants: Service, tenant: dict[str, Any], deadline: Deadline, progress: Progress) -> dict[str, Any]:
     """Returns the tenant after one poll. Raises CliError when it cannot become active."""
-    if tenant["status"] in {"provision_failed", "offboarding", "retained", "cancelled"}:
+    if tenant["status"] in {"provision_failed", *LEFT}:
         raise CliError(
             "will_not_be_active",
             f"{tenant['slug']} is {tenant['status']}",

@@ -50,7 +50,8 @@ def resume(tenant: Tenant, reason: str | None = None) -> list[TenantEvent]:
         return lift(tenant, HoldOrigin.OPERATOR)
     if not any(held.origin is HoldOrigin.OPERATOR and held.reason == reason for held in tenant.holds):
         reasons = ", ".join(repr(held.reason) for held in tenant.holds if held.origin is HoldOrigin.OPERATOR)
-        raise NoSuchHoldError(f"{tenant.slug} has no hold for {reason!r}, only for {reasons or 'no reason'}")
+        others = f", only for {reasons}" if reasons else ""
+        raise NoSuchHoldError(f"{tenant.slug} has no hold for {reason!r}{others}")
     return lift(tenant, HoldOrigin.OPERATOR, reason)
 
 
@@ -71,8 +72,8 @@ def place_legal_hold(tenant: Tenant, case: str) -> list[TenantEvent]:
 def release_legal_hold(tenant: Tenant, case: str) -> list[TenantEvent]:
     """Ends the legal hold of a case. Offboarding that was due meanwhile begins. Raises NoSuchHoldError."""
     if case not in tenant.legal_holds:
-        cases = ", ".join(tenant.legal_holds) or "no case"
-        raise NoSuchHoldError(f"{tenant.slug} has no legal hold for {case}, only for {cases}")
+        others = f", only for {', '.join(tenant.legal_holds)}" if tenant.legal_holds else ""
+        raise NoSuchHoldError(f"{tenant.slug} has no legal hold for {case}{others}")
     return [LegalHoldReleased(tenant_id=tenant.id, case=case)]
 
 
