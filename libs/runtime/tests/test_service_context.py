@@ -16,6 +16,7 @@ from paybill_runtime.http import middleware, problems
 from paybill_runtime.http.auth import KeyRing, Role, make_key
 from paybill_runtime.http.limits import ConcurrencyLimit
 from paybill_runtime.http.middleware import MAX_BODY_BYTES, RequestMiddleware
+from sqlalchemy import text
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 EARLIER = datetime.now(UTC) - timedelta(seconds=1)
@@ -102,6 +103,15 @@ async def test_a_repeated_idempotency_key_gets_the_same_response(served, sign_up
     assert first.json() == again.json()
     assert other.json()["code"] == "idempotency_key_reused"
     assert len(await log.facts("tenant.tenant_requested")) == 1
+
+
+async def test_a_response_of_an_earlier_version_is_no_error_of_the_service(served, sign_up) -> None:
+    await sign_up(served, "once", **{"Idempotency-Key": "k1"})
+    async with served.running.database.transaction() as connection:
+        await connection.execute(text('UPDATE chassis.idempotency SET answer = \'{"id": "ten_1"}\''))
+    again = await sign_up(served, "once", **{"Idempotency-Key": "k1"})
+
+    assert (again.status_code, again.json()["code"]) == (409, "answered_before_upgrade")
 
 
 async def test_five_concurrent_copies_of_a_request_take_effect_once_and_get_five_responses(

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from paybill_contracts.envelope import Origin
-from paybill_contracts.errors import DomainError, RetryLaterError
+from paybill_contracts.errors import ConflictError, DomainError, RetryLaterError
 from paybill_contracts.operations import RequestRefused, service_event
 from paybill_contracts.personal import Personal
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import Executable, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import ASGIApp, Scope
@@ -39,6 +39,12 @@ class IdempotencyKeyReusedError(DomainError):
     """The same Idempotency-Key was sent with another request."""
 
     code = "idempotency_key_reused"
+
+
+class EarlierResponseError(ConflictError):
+    """An earlier version answered the same request, and this one returns more."""
+
+    code = "answered_before_upgrade"
 
 
 class ServiceContext:
@@ -161,7 +167,10 @@ class ServiceContext:
             await self._data_keys.store(connection, sealed)
 
     async def _earlier_response(self, request: Idempotency | None, response_type: type[BaseModel] | None) -> Any:
-        """Returns the response to the same request; None if it is new. Raises IdempotencyKeyReusedError."""
+        """Returns the response to the same request; None if it is new.
+
+        Raises IdempotencyKeyReusedError, EarlierResponseError.
+        """
         if request is None or response_type is None:
             return None
         rows = await self.rows(_RESPONSE, {"key": request.key})
@@ -169,7 +178,10 @@ class ServiceContext:
             return None
         if rows[0].digest != request.digest:
             raise IdempotencyKeyReusedError("this Idempotency-Key was used for another request; choose a new one")
-        return response_type.model_validate_json(rows[0].answer)
+        try:
+            return response_type.model_validate_json(rows[0].answer)
+        except ValidationError as error:
+            raise EarlierResponseError("this request was carried out before an upgrade; read its result") from error
 
     async def _record_refusal(self, origin: Origin, verb: str, error: DomainError, target: str) -> None:
         since, count = self._refusals.get(origin.actor, (self.now(), 0))
