@@ -7,13 +7,12 @@ from random import Random
 from typing import Any
 
 from history_checks import received, returned
-from history_world import DAY_S, TENANT, World
+from history_world import DAY_S, SUPPORT, TENANT, World
 from memory_stripe import StripeRefusedError
 from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.tables import ENTITLEMENTS
-from paybill_billing.providers.port import ProviderRefusedError, Purchase
-from paybill_billing.providers.stripe.mappers import PLAN
+from paybill_billing.providers.port import ProviderRefusedError, Purchase, price_of
 from paybill_billing.subscriptions.domain import accounts, change_requests, changes
 from paybill_billing.subscriptions.domain.change_requests import ChangeIntent
 from paybill_billing.subscriptions.tables import ACCOUNTS, CHANGES, SUBSCRIPTIONS
@@ -27,8 +26,6 @@ from paybill_tenant.tables import SIGNUP_OPTIONS
 
 RUNNING = {"active", "trialing", "past_due", "unpaid", "paused"}
 PAUSES = ("void", "keep_as_draft", "mark_uncollectible")
-SUPPORT = {"currency": "eur", "unit_amount": 5000, "recurring": {"interval": "month"}}
-"""Price of a subscription that belongs to no plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,13 @@ class Step:
 
 async def sign_up(world: World) -> None:
     """A customer signs up; most pay at once."""
-    plan = world.random.choices(["team", "pro", "trial"], [5, 2, 2])[0]
+    await request(world, world.random.choices(["team", "pro", "trial"], [5, 2, 2])[0])
+    if world.random.random() < 0.9:
+        await pay(world)
+
+
+async def request(world: World, plan: str) -> None:
+    """Requests the tenant, and waits for its checkout."""
     options = {name: world.tenant.state(SIGNUP_OPTIONS, name) for name in (PLANS, REGIONS, PAYMENTS)}
     world.decide_tenant(
         lambda _: tenants.request(
@@ -59,8 +62,6 @@ async def sign_up(world: World) -> None:
         )
     )
     await world.run_for(120)
-    if world.random.random() < 0.9:
-        await pay(world)
 
 
 async def pay(world: World) -> None:
@@ -69,22 +70,7 @@ async def pay(world: World) -> None:
     if not sessions:
         return
     outcome = world.random.choices(["succeed", "fail"], [9, 1])[0]
-    paid = await world.stripe.post(f"/fake/checkout/{sessions[-1]['id']}/pay", outcome=outcome)
-    if paid["status"] == "complete":
-        await world.stripe.post("/v1/subscription_items", subscription=paid["subscription"], price=await metered(world))
-
-
-async def metered(world: World) -> str:
-    """Returns the price of the metered calls."""
-    prices = [price for price in world.stripe.all("price") if price["recurring"]["meter"]]
-    if prices:
-        return str(prices[0]["id"])
-    meter = world.stripe.all("billing.meter")[0]["id"]
-    recurring = {"interval": "month", "usage_type": "metered", "meter": meter}
-    price = await world.stripe.post(
-        "/v1/prices", currency="eur", unit_amount=3, recurring=recurring, product_data={"name": "Calls"}
-    )
-    return str(price["id"])
+    await world.stripe.post(f"/fake/checkout/{sessions[-1]['id']}/pay", outcome=outcome)
 
 
 async def open_checkout(world: World) -> None:
@@ -94,13 +80,16 @@ async def open_checkout(world: World) -> None:
     customer = accounts.require_checkout(account, held)
     known = world.billing.state(CATALOGUES, catalogue.CATALOGUE)
     plan = catalogue.published(known, account.plan, account.plan_version).plan
+    terms = accounts.sold_terms(account, is_first=not held)
+    sold = price_of(plan, terms)
     purchase = Purchase(
         TENANT,
         customer,
         known.on_sale.product,
         accounts.sold_plan(account, plan, is_first=not held),
         account.checkout,
-        accounts.sold_terms(account, is_first=not held),
+        terms,
+        catalogue.metered_prices(known, plan, sold, account.provider),
     )
     opened = await world.provider.checkout(purchase, f"checkout/{account.checkout}")
     world.billing.decide(
@@ -111,23 +100,29 @@ async def open_checkout(world: World) -> None:
 
 async def subscribe(world: World) -> None:
     """The customer subscribes to a plan at Stripe, beside what it has or after its end."""
-    prices = [price for price in world.stripe.all("price") if PLAN in price["metadata"]]
-    if prices:
-        await _subscribe(world, world.random.choice(prices)["id"], await metered(world))
+    prices = price_ids(world)
+    await _subscribe(world, prices[world.random.choice(["team", "pro"])], prices["calls"])
 
 
 async def subscribe_to_other(world: World) -> None:
     """The customer subscribes to something that belongs to no plan."""
-    other = next((price for price in world.stripe.all("price") if price["unit_amount"] == 5000), None)
-    if other is None:
-        other = await world.stripe.post("/v1/prices", **SUPPORT, product_data={"name": "Support"})
-    await _subscribe(world, other["id"])
+    await _subscribe(world, price_ids(world)[SUPPORT])
+
+
+def price_ids(world: World) -> dict[str, str]:
+    """Returns the prices at Stripe by their lookup keys."""
+    return {price["lookup_key"]: price["id"] for price in world.stripe.all("price")}
 
 
 async def _subscribe(world: World, *prices: str) -> None:
+    """Subscribes with the customer's card; with a new one if it has none."""
     for customer in world.stripe.all("customer"):
+        cards = [card["id"] for card in world.stripe.all("payment_method") if card["customer"] == customer["id"]]
+        if not cards:
+            cards = (await world.stripe.post(f"/fake/customers/{customer['id']}/payment", outcome="succeed"))["cards"]
         items = [{"price": price} for price in prices]
-        await world.stripe.post("/v1/subscriptions", customer=customer["id"], items=items)
+        about = {"items": items, "default_payment_method": cards[0]}
+        await world.stripe.post("/v1/subscriptions", customer=customer["id"], **about)
 
 
 async def switch_card(world: World) -> None:
@@ -139,6 +134,20 @@ async def set_card(world: World, outcome: str) -> None:
     """Sets the outcome of charges to the customer's card."""
     for customer in world.stripe.all("customer"):
         await world.stripe.post(f"/fake/customers/{customer['id']}/payment", outcome=outcome)
+
+
+async def fail_renewal(world: World) -> None:
+    """The customer's card fails until after the next renewal."""
+    await set_card(world, "fail")
+    await world.run_for(world.random.uniform(28, 50) * DAY_S)
+
+
+async def recover(world: World) -> None:
+    """The customer's card works again, and it pays what it owes."""
+    await set_card(world, "succeed")
+    for invoice in world.stripe.all("invoice"):
+        if invoice["status"] == "open":
+            await world.stripe.post(f"/fake/invoices/{invoice['id']}/pay", outcome="succeed")
 
 
 async def pay_invoice(world: World) -> None:
@@ -226,6 +235,21 @@ async def dispute(world: World) -> None:
         await world.stripe.post(f"/fake/charges/{world.random.choice(charges)['id']}/dispute", reason="fraudulent")
 
 
+async def add_invoice_item(world: World) -> None:
+    """Somebody adds something to the customer's next invoice."""
+    for customer in world.stripe.all("customer"):
+        await world.stripe.post("/v1/invoiceitems", customer=customer["id"], amount=700, currency="eur")
+
+
+async def schedule(world: World) -> None:
+    """Somebody schedules a subscription that begins later."""
+    starts = int(world.now.timestamp()) + world.random.randint(1, 20) * DAY_S
+    for customer in world.stripe.all("customer"):
+        phase = {"items": [{"price": price_ids(world)["team"], "quantity": 1}], "iterations": 1}
+        about = {"start_date": starts, "end_behavior": "release", "phases": [phase]}
+        await world.stripe.post("/v1/subscription_schedules", customer=customer["id"], **about)
+
+
 async def use(world: World) -> None:
     """The tenant uses the metered feature."""
     if world.billing.state(ENTITLEMENTS, TENANT) is not None:
@@ -295,16 +319,20 @@ async def wait(world: World) -> None:
 ACTIONS: dict[Callable[[World], Awaitable[None]], int] = {
     pay: 6,
     open_checkout: 5,
-    subscribe: 5,
+    subscribe: 8,
     subscribe_to_other: 3,
-    switch_card: 5,
-    pay_invoice: 6,
+    switch_card: 3,
+    fail_renewal: 5,
+    recover: 5,
+    pay_invoice: 3,
     cancel_at_stripe: 5,
     replace_at_stripe: 3,
     pause_at_stripe: 4,
     add_seats_at_stripe: 2,
     refund: 3,
     dispute: 3,
+    add_invoice_item: 2,
+    schedule: 2,
     use: 8,
     change: 10,
     suspend: 3,

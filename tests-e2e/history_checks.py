@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from history_world import NAME, START, TENANT, World
+from history_world import NAME, START, SUPPORT, TENANT, World
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.subscriptions.domain.credits import excess_credit
 from paybill_billing.subscriptions.domain.entitling import entitling_subscriptions
@@ -139,6 +139,8 @@ def wrong_states(world: World) -> Iterator[str]:
             yield f"{name} is {status}, and unknown here"
         if tenant.status in LEFT and status in CHARGING:
             yield f"{name} is {status}, and its tenant is {tenant.status}"
+    if tenant.status in LEFT:
+        yield from pending_charges(world)
     entitled = world.billing.state(ENTITLEMENTS, TENANT)
     entitling = entitling_subscriptions(state.subscription for state in world.billing.all(SUBSCRIPTIONS))
     allows = entitled is not None and entitled.allows_access
@@ -149,9 +151,20 @@ def wrong_states(world: World) -> Iterator[str]:
             yield f"the effect {job.effect.name} waits: {job.error}"
 
 
+def pending_charges(world: World) -> Iterator[str]:
+    """Returns what can still charge the customer without a subscription."""
+    for kind, status in (("checkout.session", "open"), ("subscription_schedule", "not_started")):
+        for each in world.stripe.all(kind):
+            if each["status"] == status:
+                yield f"{each['id']} is {status}, and its tenant left"
+    for item in world.stripe.all("invoiceitem"):
+        if item["invoice"] is None:
+            yield f"{item['id']} is pending, and its tenant left"
+
+
 def is_of_plan(subscription: Any) -> bool:
     """Returns True for a subscription to a plan of the catalogue."""
-    return any("paybill_plan" in item["price"]["metadata"] for item in subscription["items"]["data"])
+    return all(item["price"]["lookup_key"] != SUPPORT for item in subscription["items"]["data"])
 
 
 def _invoices(world: World) -> list[Any]:

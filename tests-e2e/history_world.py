@@ -27,7 +27,7 @@ from paybill_billing.usage.jobs import WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
 from paybill_billing.webhooks.jobs import ProviderSync
 from paybill_contracts.billing import PublisherGrant
-from paybill_contracts.catalogue import Catalogue, Interval, Meter, MeteredFeature, PlanVersion, Price
+from paybill_contracts.catalogue import Catalogue, Interval, Meter, MeteredFeature, OveragePrice, PlanVersion, Price
 from paybill_contracts.envelope import Fact, IntakeEvent, Origin
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
@@ -70,6 +70,10 @@ BLUEPRINT = Blueprint(
 )
 
 
+OVERAGE = Money(minor=3, currency="EUR")
+"""Price of a unit of usage beyond what is included."""
+
+
 def _plan(name: str, tier: str, minor: int, trial_days: int = 0) -> PlanVersion:
     return PlanVersion(
         plan=name,
@@ -82,6 +86,7 @@ def _plan(name: str, tier: str, minor: int, trial_days: int = 0) -> PlanVersion:
         retention_s=30 * DAY_S,
         features=(MeteredFeature(kind="metered", key="calls", meter="calls", included=10),),
         prices=(Price(amount=Money(minor=minor, currency="EUR"), interval=Interval.MONTH, provider_prices={}),),
+        overage=(OveragePrice(feature="calls", amount=OVERAGE, interval=Interval.MONTH),),
     )
 
 
@@ -90,6 +95,33 @@ CATALOGUE = Catalogue(
     plans=(_plan("team", "starter", 2000), _plan("pro", "business", 4500), _plan("trial", "starter", 1500, 14)),
     meters=(Meter(meter="calls", lateness_s=3600, provider_meters={NAME: METER}),),
 )
+SUPPORT = "support"
+"""Lookup key of a price that belongs to no plan."""
+
+
+async def prices_at_stripe(stripe: MemoryStripe) -> Catalogue:
+    """Creates the meter and the prices at Stripe; returns the catalogue, which names them."""
+    meter = await stripe.post(
+        "/v1/billing/meters", display_name="Calls", event_name=METER, default_aggregation={"formula": "sum"}
+    )
+    product = (await stripe.post("/v1/products", name="Shop"))["id"]
+
+    async def create(name: str, amount: Money, **recurring: str) -> dict[str, str]:
+        about = {"currency": "eur", "unit_amount": amount.minor, "lookup_key": name, "product": product}
+        price = await stripe.post("/v1/prices", **about, recurring={"interval": "month", **recurring})
+        return {NAME: price["id"]}
+
+    await create(SUPPORT, Money(minor=5000, currency="EUR"))
+    metered = await create("calls", OVERAGE, usage_type="metered", meter=meter["id"])
+    plans = []
+    for plan in CATALOGUE.plans:
+        sold = await create(plan.plan, plan.prices[0].amount)
+        prices = (plan.prices[0].model_copy(update={"provider_prices": sold}),)
+        overage = (plan.overage[0].model_copy(update={"provider_prices": metered}),)
+        plans.append(plan.model_copy(update={"prices": prices, "overage": overage}))
+    return CATALOGUE.model_copy(update={"plans": tuple(plans)})
+
+
 SERVICES = (tenant_app.service(), billing_app.service(), provisioner_app.service())
 Action = Callable[[], Awaitable[None] | None]
 
@@ -150,8 +182,9 @@ class World:
 
     async def begin(self) -> None:
         """Publishes what the services publish at their start, and sets Stripe up."""
+        content = await prices_at_stripe(self.stripe)
         self.billing.decide(
-            lambda unit, _: unit.record(CATALOGUES, catalogue.CATALOGUE, catalogue.publish(None, CATALOGUE)),
+            lambda unit, _: unit.record(CATALOGUES, catalogue.CATALOGUE, catalogue.publish(None, content)),
             [CATALOGUES.key(catalogue.CATALOGUE)],
         )
         self.billing.decide(
@@ -169,9 +202,6 @@ class World:
         )
         policy = policies.configure(None, offboarding_delay_s=15 * 60, signup_valid_s=30 * DAY_S)
         self.tenant.decide(lambda unit, _: unit.record(POLICIES, POLICY, policy), [POLICIES.key(POLICY)])
-        await self.stripe.post(
-            "/v1/billing/meters", display_name="Calls", event_name=METER, default_aggregation={"formula": "sum"}
-        )
         await self.run_for(60)
 
     def at(self, delay_s: float, action: Action) -> None:
@@ -183,12 +213,12 @@ class World:
         until = self.now + timedelta(seconds=seconds)
         while (found := self._next()) is not None and found[0] <= until:
             self.now = max(self.now, found[0])
-            self._catch_up()
+            self.catch_up()
             await found[1]()
-            self._catch_up()
+            self.catch_up()
             self._check()
         self.now = until
-        self._catch_up()
+        self.catch_up()
 
     async def rest(self) -> None:
         """Lets everything be delivered that is on its way, and everything be done that is due."""
@@ -212,7 +242,7 @@ class World:
         """Fetches the events that were never delivered."""
         lost, self.lost = self.lost, []
         for event in lost:
-            self._receive(event)
+            self.receive(event)
         await self.rest()
 
     def use(self, quantity: int) -> None:
@@ -302,7 +332,7 @@ class World:
     def _syncs_due(self) -> bool:
         return any(job.due <= self.now + timedelta(minutes=1) for job in self.context.syncs.values())
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Lets Stripe's clock follow, and sends the webhooks of new events."""
         self.stripe.advance(self.now)
         for event in self.stripe.new_events():
@@ -310,7 +340,7 @@ class World:
             if not delays:
                 self.lost.append(event)
             for delay_s in delays:
-                self.at(delay_s, lambda event=event: _done(self._receive(event)))
+                self.at(delay_s, lambda event=event: _done(self.receive(event)))
 
     def _delays(self) -> list[float]:
         """Returns the delay of each delivery of an event: one that is soon or late, two, or none."""
@@ -324,7 +354,8 @@ class World:
                 late, again = self.random.uniform(60, 6 * 3600), soon + self.random.uniform(10, 3600)
                 return self.random.choices([[soon], [late], [soon, again], []], [65, 15, 10, 10])[0]
 
-    def _receive(self, event: Any) -> None:
+    def receive(self, event: Any) -> None:
+        """Delivers the webhook of an event."""
         self.context.receive(delivery_of(event, self.now), event)
 
 

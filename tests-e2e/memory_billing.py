@@ -27,6 +27,8 @@ from paybill_runtime.decisions.job_rows import UNFAILED_REQUESTS, Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 
+ATTEMPTS = 6
+DAY_S = 86_400
 _PLACEHOLDER = re.compile(r"\$(\d+)")
 
 
@@ -114,7 +116,8 @@ class BillingContext:
             job.attempts += 1
             job.error = str(error)
             job.is_unknown = str(error) == sync_queue.NO_ACCOUNT
-            again = kind.backoff_s(job.attempts)
+            # What still fails is a subscription to no plan. Asking each hour, as billing does, takes most of the run.
+            again = kind.backoff_s(job.attempts) if job.attempts <= ATTEMPTS else DAY_S
         if again is not None and self.syncs.get(job.target) is job:
             job.due = self.now() + timedelta(seconds=again)
 

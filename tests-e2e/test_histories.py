@@ -12,6 +12,7 @@ from random import SystemRandom
 from time import perf_counter
 from typing import Any
 
+import history_actions
 import pytest
 from history_actions import Step, play, random_steps, set_card
 from history_checks import faults_of, violations, wrong_money, wrong_states
@@ -28,8 +29,6 @@ from paybill_tenant.tables import TENANTS
 HISTORIES = int(os.environ.get("PAYBILL_TEST_HISTORIES", "200"))
 SEED = os.environ.get("PAYBILL_TEST_HISTORIES_SEED") or str(SystemRandom().getrandbits(32))
 HELD = Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="the subscription is suspended")
-PAID = [Step("sign_up", 4)]
-"""A sign-up that is paid at once."""
 
 
 async def faults_after(steps: list[Step]) -> list[str]:
@@ -63,32 +62,59 @@ async def test_random_histories_violate_no_invariant_at_rest_and_all_money_is_in
     assert {Status.ACTIVE, Status.SUSPENDED, Status.RETAINED} <= statuses.keys() or HISTORIES < 200
 
 
-RETURNED = [
-    Step("sign_up", 3185963863),
-    Step("replace_at_stripe", 1678486081),
-    Step("open_checkout", 1731829766),
-    Step("pay", 3611190393),
-]
-"""The subscription ends before the environment is planned, and the customer pays again."""
-REPLACED = [
-    Step("sign_up", 3602553633),
-    Step("replace_at_stripe", 1322829667),
-    Step("open_checkout", 2365468033),
-    Step("pay", 1371049274),
-    Step("replace_at_stripe", 979379962),
-]
-"""As before, and the customer then replaces its subscription."""
+async def requested() -> World:
+    """Returns a world with a tenant that has a checkout, and without webhooks."""
+    world = World("ids")
+    await world.begin()
+    await history_actions.request(world, "team")
+    world.network = Network.DOWN
+    return world
 
 
-@pytest.mark.parametrize("steps", [RETURNED, REPLACED])
-async def test_a_history_that_once_failed_holds(steps: list[Step]) -> None:
-    assert await faults_after(steps) == []
+async def test_a_customer_returns_whose_subscription_ended_before_its_environment_was_planned() -> None:
+    world = await requested()
+    await pay_at_checkout(world)
+    await history_actions.end(world, world.stripe.all("subscription")[0])
+    await world.poll()
+    cancelled = world.tenant.state(TENANTS, TENANT)
+
+    await history_actions.open_checkout(world)
+    await pay_at_checkout(world)
+    faults = await faults_of(world)
+
+    assert cancelled.status is Status.CANCELLED
+    assert (world.tenant.state(TENANTS, TENANT).status, faults) == (Status.ACTIVE, [])
 
 
-async def at_rest(steps: list[Step], days: int = 0) -> World:
-    """Returns the world some days after a history that holds, with usage beyond what is included."""
-    world = await play(steps)
-    await faults_of(world)
+async def test_what_a_customer_subscribes_to_after_an_operators_offboarding_never_gives_access() -> None:
+    world = await requested()
+    await history_actions.offboard(world)
+    await world.rest()
+    world.network = Network.DOWN
+    for _ in range(2):
+        await history_actions.subscribe(world)
+    ended, _ = world.stripe.all("subscription")
+    await history_actions.end(world, ended)
+    world.catch_up()
+
+    world.receive(next(event for event in world.lost if event["type"] == "customer.subscription.deleted"))
+    await world.run_for(5)
+    faults = await faults_of(world)
+
+    assert [fact for fact in world.billing.facts if fact.event.TYPE == "billing.entitlements_set"] == []
+    assert ({each["status"] for each in world.stripe.all("subscription")}, faults) == ({"canceled"}, [])
+
+
+async def pay_at_checkout(world: World) -> None:
+    session = next(each for each in world.stripe.all("checkout.session") if each["status"] == "open")
+    await world.stripe.post(f"/fake/checkout/{session['id']}/pay", outcome="succeed")
+
+
+async def at_rest(days: int = 0) -> World:
+    """Returns the world of a customer that paid some days ago, with usage beyond what is included."""
+    world = await requested()
+    await pay_at_checkout(world)
+    await world.poll()
     world.use(40)
     await world.run_for(days * DAY_S)
     assert await faults_of(world) == []
@@ -163,7 +189,7 @@ VIOLATIONS = {
 
 @pytest.mark.parametrize("number", VIOLATIONS)
 async def test_exactly_the_violation_that_was_made_is_found(number: int) -> None:
-    world = await at_rest(PAID, days=33)
+    world = await at_rest(days=33)
 
     VIOLATIONS[number](world)
 
@@ -171,7 +197,9 @@ async def test_exactly_the_violation_that_was_made_is_found(number: int) -> None
 
 
 async def test_a_refund_without_its_fact_is_found() -> None:
-    world = await at_rest([*PAID, Step("refund", 1)])
+    world = await at_rest()
+    await history_actions.refund(world)
+    await world.rest()
     refunds = [fact for fact in world.billing.facts if isinstance(fact.event, PaymentRefunded)]
 
     world.billing.facts.remove(refunds[0])
@@ -181,7 +209,7 @@ async def test_a_refund_without_its_fact_is_found() -> None:
 
 
 async def test_a_subscription_that_ended_without_a_sync_is_found() -> None:
-    world = await at_rest(PAID)
+    world = await at_rest()
     subscription = world.stripe.all("subscription")[0]
 
     with world.stripe.account.work():
@@ -191,7 +219,7 @@ async def test_a_subscription_that_ended_without_a_sync_is_found() -> None:
 
 
 async def test_a_failed_renewal_after_a_pause_that_one_fetch_shows_together_keeps_access() -> None:
-    world = await at_rest(PAID)
+    world = await at_rest()
     subscription = f"subscriptions/{world.stripe.all('subscription')[0]['id']}"
     await world.stripe.post(f"/v1/{subscription}", pause_collection={"behavior": "void"})
     await world.rest()

@@ -112,7 +112,7 @@ class Account:
 def new_id(prefix: str) -> str:
     """Returns an id in Stripe's style, such as `cus_8sJk2…`."""
     length = _ID_LENGTHS.get(prefix, 24)
-    return f"{prefix}_" + "".join(_ids.choice(_ALPHABET) for _ in range(length))
+    return f"{prefix}_" + "".join(_ids.choices(_ALPHABET, k=length))
 
 
 def repeat_ids(seed: str) -> None:

@@ -1,6 +1,7 @@
 """Stripe's lists: newest first, with the ids of elements as cursors."""
 
 from collections.abc import Callable
+from operator import is_not
 from typing import Any
 
 from paybill_stripe_fake.account import Account
@@ -20,12 +21,15 @@ def list_object(data: list[Resource], url: str, *, has_more: bool = False) -> Re
 
 def shortened(value: Any) -> Any:
     """Returns the resource with every list inside it cut to its first ten elements; the list's `url` has the rest."""
+    # Most parts stay the same: copies of them would cost more than the rest of a response.
     if isinstance(value, list):
-        return [shortened(element) for element in value]
+        elements = [shortened(element) for element in value]
+        return elements if any(map(is_not, elements, value)) else value
     if not isinstance(value, dict):
         return value
-    # Most values are neither: a call for each would cost more than the rest of the response.
-    return {key: _shortened(inner) if type(inner) in _NESTED else inner for key, inner in value.items()}
+    nested = ((key, inner, _shortened(inner)) for key, inner in value.items() if type(inner) in _NESTED)
+    changed = {key: after for key, inner, after in nested if after is not inner}
+    return {**value, **changed} if changed else value
 
 
 def _shortened(value: Any) -> Any:
