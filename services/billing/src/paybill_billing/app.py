@@ -39,6 +39,9 @@ from paybill_billing.providers.tables import PROVIDERS
 from paybill_billing.reconciliation.jobs.redelivery import RedeliveryPoller
 from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.settings import Settings
+from paybill_billing.statements import domain as statements
+from paybill_billing.statements.jobs import StatementChecks
+from paybill_billing.statements.tables import STATEMENTS
 from paybill_billing.subscriptions import jobs as subscription_jobs
 from paybill_billing.subscriptions.domain import changes, subscriptions
 from paybill_billing.subscriptions.jobs.plan_migrations import PlanMigrationRunner, continue_plan_migrations
@@ -83,7 +86,12 @@ TIMERS = (
     WINDOWS_DUE,
     CUTOFF_DUE,
 )
-INVARIANTS = Invariants(VIOLATIONS, (TenantState(ACCOUNTS, id_of=str, tenant_of=lambda account: account.id),), rules=())
+INVARIANTS = Invariants(
+    VIOLATIONS,
+    (TenantState(STATEMENTS, id_of=str, tenant_of=lambda statement: statement.id),),
+    rules=statements.RULES,
+    journey=TenantState(ACCOUNTS, id_of=str, tenant_of=lambda account: account.id),
+)
 """Invariants of the service (docs/invariants.md)."""
 COUNTS = (
     StateCount(
@@ -153,6 +161,7 @@ class ProviderConnections:
         """Returns the kinds of jobs beside effects and timers, those of each provider among them."""
         self._window_closer = WindowCloser(context)
         kinds = [cleanup(context), *self._window_closer.kinds(), PlanMigrationRunner(context).kind()]
+        kinds.append(StatementChecks(context, self._by_name).kind())
         for name, one in self._by_name.items():
             kinds.append(ProviderSync(context, name, one.provider, one.inbound).kind())
             if isinstance(one.provider, SubscriptionLister):

@@ -46,6 +46,7 @@ class Settings(ServiceSettings):
     `refused`, or `without_proration`.
     sales_with_debt: whether a customer that owes something gets another checkout.
     leftovers: what happens to objects that could charge the customer of a tenant that left.
+    statement_delay_s: time from the last message about an invoice to the check of its customer's statement.
     sweep_every_s: interval of the redelivery poll. reconcile_every_s: interval of the reconciliation of all
     subscriptions.
     """
@@ -69,6 +70,7 @@ class Settings(ServiceSettings):
 
     sales_with_debt: Literal["allowed", "refused"] = "allowed"
     leftovers: LeftoverAction = LeftoverAction.CANCEL
+    statement_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     sweep_every_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     reconcile_every_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
 

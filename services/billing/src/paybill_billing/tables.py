@@ -8,6 +8,7 @@ from paybill_billing.licences import tables as licences
 from paybill_billing.providers import tables as providers
 from paybill_billing.providers.manual import tables as manual
 from paybill_billing.reconciliation import tables as reconciliation
+from paybill_billing.statements import tables as statements
 from paybill_billing.subscriptions import tables as subscriptions
 from paybill_billing.usage import tables as usage
 from paybill_billing.webhooks import tables as webhooks
@@ -19,6 +20,7 @@ STATES = (
     *subscriptions.STATES,
     *entitlements.STATES,
     *usage.STATES,
+    *statements.STATES,
     *webhooks.STATES,
     *licences.STATES,
     *reconciliation.STATES,

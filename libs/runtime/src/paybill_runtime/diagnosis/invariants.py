@@ -44,11 +44,15 @@ class TenantState:
 
 @dataclass(frozen=True, slots=True)
 class Invariants:
-    """The invariants of a service. states: what they compare, in the order in which a check receives them."""
+    """The invariants of a service. states: what they compare, in the order in which a check receives them.
+
+    journey: the state with which the journey of a tenant begins; by default the first of `states`.
+    """
 
     violations: Violations
     states: Sequence[TenantState]
     rules: Sequence[Invariant]
+    journey: TenantState | None = None
 
     def differences(self, states: Sequence[Any], now: datetime) -> dict[int, Difference]:
         """Returns the differences of one tenant, by the number of the invariant."""
@@ -81,7 +85,8 @@ def aggregate_of(invariants: Invariants | None) -> Callable[[str], str | None]:
     """Returns a function from a tenant's id to the name of its first state: that with which its journey begins."""
     if invariants is None:
         return lambda _: None
-    return lambda tenant_id: "{0.kind}/{0.id}".format(invariants.keys(tenant_id)[0])
+    first = invariants.journey or invariants.states[0]
+    return lambda tenant_id: "{0.kind}/{0.id}".format(first.stored.key(first.id_of(tenant_id)))
 
 
 class InvariantChecks:

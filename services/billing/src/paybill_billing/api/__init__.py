@@ -12,6 +12,7 @@ from paybill_billing.licences.api import keys, licences, well_known
 from paybill_billing.providers.manual import api as manual
 from paybill_billing.providers.port import ProviderConnection, SubscriptionLister
 from paybill_billing.reconciliation import api as reconciliation
+from paybill_billing.statements import api as statements
 from paybill_billing.subscriptions.api import changes, checkouts, plan_migrations, portal, providers
 from paybill_billing.usage.api import check, invoiced, usage, windows
 from paybill_billing.webhooks.api import messages, receive
@@ -43,6 +44,7 @@ def router(
         usage.router(context),
         windows.router(context),
         invoiced.router(context, connected),
+        statements.router(context),
         messages.router(context),
         reconciliation.router(context, listing),
         receive.router(context, inbound),

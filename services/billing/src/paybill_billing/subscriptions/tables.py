@@ -117,6 +117,9 @@ LAST_FAILURE = text(
     "SELECT state::text AS state FROM payments WHERE tenant_id = :tenant_id AND state->>'kind' = 'failed' "
     "ORDER BY (state->>'attempt')::bigint DESC, id DESC LIMIT 1"
 )
+RETURNED_PAYMENTS = text(
+    "SELECT state::text AS state FROM payments WHERE tenant_id = :tenant_id AND state->>'kind' <> 'failed'"
+)
 IS_GONE = "(state->>'leaving' = 'true' OR state->>'closed' = 'true')"
 """Condition of the accounts whose tenants left, or are leaving."""
 HAS_DEBT = "coalesce(jsonb_array_length(state->'debt'), 0) > 0"

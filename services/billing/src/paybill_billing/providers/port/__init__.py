@@ -2,7 +2,8 @@
 
 Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
 `CustomerSubscriptions`, `RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`,
-`CheckoutProvider`, `DebtLister`, `ChargeLister`, `ReferenceResolver`): a provider has one by having its methods.
+`CheckoutProvider`, `DebtLister`, `ChargeLister`, `CustomerBooks`, `ReferenceResolver`): a provider has one by having
+its methods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,6 +19,7 @@ from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, named_prices
 from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
 from paybill_billing.providers.port.desired import MeteredPrice as MeteredPrice  # a part of the port
 from paybill_billing.providers.port.snapshots import (
+    Books,
     CollectionAttempt,
     Dispute,
     OpenedAccount,
@@ -241,6 +243,14 @@ class ChargeLister(Protocol):
 
     async def remove_charge(self, charge: PendingCharge) -> None:
         """Expires, cancels or deletes it, so that it charges nothing. Idempotent."""
+
+
+@runtime_checkable
+class CustomerBooks(Protocol):
+    """A provider that shows the money of a customer's invoices."""
+
+    async def books_of(self, customer: str) -> Books:
+        """Returns the payments of all invoices of the customer, and its credit."""
 
 
 @runtime_checkable

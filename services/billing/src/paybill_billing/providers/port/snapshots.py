@@ -90,6 +90,14 @@ class PendingCharge:
 
 
 @dataclass(frozen=True, slots=True)
+class Books:
+    """Amounts of a customer's invoices. received: payments. credit: given, and not used up by later invoices."""
+
+    received: tuple[Money, ...]
+    credit: tuple[Money, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedAccount:
     """A new customer and its checkout at the provider."""
 

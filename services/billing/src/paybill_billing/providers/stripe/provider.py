@@ -27,6 +27,7 @@ from paybill_billing.providers.port import (
     price_of,
 )
 from paybill_billing.providers.port.snapshots import (
+    Books,
     CollectionAttempt,
     OpenedAccount,
     OpenedCheckout,
@@ -34,6 +35,7 @@ from paybill_billing.providers.port.snapshots import (
     ProviderSnapshot,
 )
 from paybill_billing.providers.stripe import mappers
+from paybill_billing.providers.stripe.books import books
 from paybill_billing.providers.stripe.changes import StripeChanges
 from paybill_billing.providers.stripe.charges import StripeCharges
 from paybill_billing.providers.stripe.client import MissingError, PacedClient, retry_if_changed, stripe_errors
@@ -189,6 +191,16 @@ class Stripe:
     async def remove_charge(self, charge: PendingCharge) -> None:
         """Expires, cancels or deletes it. Idempotent."""
         await self._charges.remove(charge)
+
+    async def books_of(self, customer: str) -> Books:
+        """Returns the money of all invoices of the customer."""
+        invoices: list[dict[str, Any]] = []
+        after: str | None = None
+        while True:
+            found, after = await self._page("/v1/invoices", after, customer=customer)
+            invoices += found
+            if after is None:
+                return books(invoices)
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Resolves an object. Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError."""

@@ -94,6 +94,12 @@ def record_reversal(payment: Payment | None, reversal: Refund | Dispute, payer: 
     return events
 
 
+def is_returned(payment: Payment) -> bool:
+    """Returns True for money of an invoice that went back to the customer: a refund, or a dispute that was lost."""
+    is_lost = payment.outcome is DisputeOutcome.LOST
+    return payment.invoice is not None and (payment.kind is Kind.REFUNDED or is_lost)
+
+
 def evolve(payment: Payment | None, event: PaymentEvent) -> Payment:
     """Returns the payment after `event`."""
     match event:

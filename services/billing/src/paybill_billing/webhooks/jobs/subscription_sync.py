@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -35,6 +35,7 @@ from paybill_billing.providers.port import (
 )
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
 from paybill_billing.providers.sync_queue import CUSTOMER, NO_ACCOUNT, enqueue_sync
+from paybill_billing.statements.tables import request_check
 from paybill_billing.subscriptions.domain import accounts, grace, leftovers, payments, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account
 from paybill_billing.subscriptions.domain.entitling import ENTITLING
@@ -122,7 +123,7 @@ class SubscriptionSync:
         # decision would be missed.
         async with self._tenant_locks.setdefault(owner.tenant_id, asyncio.Lock()):
             remaining = await self._sync_others(snapshot, owner, origin, leases)
-            end = partial(finish, task, self._context.now())
+            end = partial(self._end, task, snapshot.customer, is_final=snapshot.has_ended)
             await self._decide(
                 origin,
                 owner,
@@ -134,6 +135,13 @@ class SubscriptionSync:
                 debt=debt,
                 end=end,
             )
+
+    def _end(self, task: SyncTask, customer: str, statement: Statement, *, is_final: bool) -> None:
+        """Ends the task. After an end, a refund, or a message about an invoice the customer's statement is checked."""
+        finish(task, self._context.now(), statement)
+        if is_final or any("invoice." in type_ for type_ in task.event_types):
+            due = self._context.now() + timedelta(seconds=self._context.settings.statement_delay_s)
+            request_check(self._name, customer, due, statement)
 
     async def _debt(self, owner: Owner, snapshot: ProviderSnapshot) -> Sequence[Money] | None:
         """Returns what the customer owes; None when nothing suggests that it has changed."""
@@ -344,7 +352,7 @@ class SubscriptionSync:
             origin,
             decide,
             writes=[PAYMENTS.key(reversal.id) for reversal in reference.reversals],
-            extra_statements=partial(finish, task, self._context.now()),
+            extra_statements=partial(self._end, task, reference.customer or "", is_final=True),
             leases=leases,
         )
 

@@ -1,0 +1,26 @@
+"""Adds the statements of customers."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0014"
+down_revision = "0013"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Migrates to this revision."""
+    op.create_table(
+        "statements",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("state", JSONB(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="statements_pkey"),
+    )
+
+
+def downgrade() -> None:
+    """Reverts this revision."""
+    op.drop_table("statements")
