@@ -185,7 +185,7 @@ async def test_usage_that_is_missing_on_its_final_invoice_violates_invariant_5(t
     used = Usage(tenant_id=ID, meter="calls", quantity=42, occurred_at=datetime.now(UTC))
     await testbed.metering.submit(used)
     await testbed.log.facts("billing.usage_recorded", at_least=1)
-    # Somebody removes the metered item: its usage is on no invoice.
+    # Somebody removes the metered item, and what it would have charged: its usage is on no invoice.
     await asyncio.to_thread(_remove_metered_item, testbed.fake, subscription["provider_subscription"])
     path = f"/v1/subscriptions/{subscription['subscription_id']}/changes"
     body = {"kind": "cancel", "reason": "asked for", "confirm": True}
@@ -212,6 +212,9 @@ def _remove_metered_item(fake, subscription):
     items = fake.stripe.subscriptions.retrieve(subscription)["items"].data
     (metered,) = [item for item in items if item.price.recurring.usage_type == "metered"]
     fake.stripe.subscription_items.delete(metered.id, {"proration_behavior": "none"})
+    customer = fake.stripe.subscriptions.retrieve(subscription).customer
+    (used,) = fake.stripe.invoice_items.list({"customer": customer, "pending": True}).data
+    fake.stripe.invoice_items.delete(used.id)
 
 
 async def _statement(testbed, received, returned=0):

@@ -5,13 +5,15 @@ from functools import partial
 
 from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound
 from paybill_contracts.envelope import Origin
+from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.listing import load_state
 
 from paybill_billing.incidents import INCIDENTS
 from paybill_billing.providers.port import ChargeLister, Provider
-from paybill_billing.subscriptions.domain import leftovers
+from paybill_billing.providers.sync_queue import CUSTOMER, enqueue_sync
+from paybill_billing.subscriptions.domain import accounts, leftovers
 from paybill_billing.subscriptions.tables import ACCOUNT_OF_CUSTOMER, ACCOUNTS
 from paybill_billing.webhooks.tables import SyncTask, finish
 
@@ -62,6 +64,36 @@ class CustomerSync:
                 ACCOUNTS.key(tenant_id),
                 *(INCIDENTS.key_of(leftovers.LEFTOVER, subject) for subject in sorted(subjects)),
             ],
+            extra_statements=end,
+            leases=leases,
+        )
+
+    async def record_expired_checkout(
+        self, task: SyncTask, customer: str, checkout: str, origin: Origin, leases: Mapping[str, int]
+    ) -> None:
+        """Records that a checkout has expired. That of a customer without an account is not ours."""
+        rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": f"{self._name}/{customer}"})
+        if not rows:
+            await self._context.decide(
+                origin, _no_events, extra_statements=partial(finish, task, self._context.now()), leases=leases
+            )
+            return
+        tenant_id = rows[0].id
+
+        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+            account = unit.get(ACCOUNTS, tenant_id)
+            if account is not None:
+                unit.record(ACCOUNTS, tenant_id, accounts.checkout_expired(account, checkout))
+
+        def end(statement: Statement) -> None:
+            finish(task, self._context.now(), statement)
+            if rows[0].is_gone:
+                enqueue_sync(self._name, f"{CUSTOMER}/{customer}", self._context.now(), statement)
+
+        await self._context.decide(
+            origin,
+            decide,
+            writes=[ACCOUNTS.key(tenant_id)],
             extra_statements=end,
             leases=leases,
         )

@@ -34,7 +34,7 @@ from paybill_billing.providers.port import (
     ResolvedReference,
 )
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
-from paybill_billing.providers.sync_queue import CUSTOMER, NO_ACCOUNT, enqueue_sync
+from paybill_billing.providers.sync_queue import CUSTOMER, NO_ACCOUNT
 from paybill_billing.statements.tables import request_check
 from paybill_billing.subscriptions.domain import accounts, grace, leftovers, payments, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account
@@ -296,9 +296,8 @@ class SubscriptionSync:
             await self._context.decide(origin, _no_events, extra_statements=statements, leases=leases)
             return
         elif reference.expired_checkout is not None:
-            await self._record_expired_checkout(
-                task, reference.customer or "", reference.expired_checkout, origin, leases
-            )
+            customer = reference.customer or ""
+            await self._customers.record_expired_checkout(task, customer, reference.expired_checkout, origin, leases)
             return
         elif reference.reversals and reference.customer is None:
             log.info("%s of %s belongs to no customer, so it is not ours", task.target, self._name)
@@ -307,34 +306,6 @@ class SubscriptionSync:
             await self._record_reversals(task, reference, owner.tenant_id, origin, leases)
             return
         await self._finish(task, origin, leases)
-
-    async def _record_expired_checkout(
-        self, task: SyncTask, customer: str, checkout: str, origin: Origin, leases: Mapping[str, int]
-    ) -> None:
-        """Records that a checkout has expired. That of a customer without an account is not ours."""
-        rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": f"{self._name}/{customer}"})
-        if not rows:
-            await self._finish(task, origin, leases)
-            return
-        tenant_id = rows[0].id
-
-        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
-            account = unit.get(ACCOUNTS, tenant_id)
-            if account is not None:
-                unit.record(ACCOUNTS, tenant_id, accounts.checkout_expired(account, checkout))
-
-        def end(statement: Statement) -> None:
-            finish(task, self._context.now(), statement)
-            if rows[0].is_gone:
-                enqueue_sync(self._name, f"{CUSTOMER}/{customer}", self._context.now(), statement)
-
-        await self._context.decide(
-            origin,
-            decide,
-            writes=[ACCOUNTS.key(tenant_id)],
-            extra_statements=end,
-            leases=leases,
-        )
 
     async def _record_reversals(
         self, task: SyncTask, reference: ResolvedReference, tenant_id: str, origin: Origin, leases: Mapping[str, int]
