@@ -1,4 +1,4 @@
-"""Statements: money and usage in the books of the provider, and the invariants 4 and 5 that they prove."""
+"""Statements: money and usage on the invoices of the provider, and the invariants 4 and 5 that they prove."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -7,8 +7,8 @@ import pytest
 from billing_samples import NOW, TENANT
 from billing_testbed import eventually
 from paybill_billing.app import INVARIANTS
-from paybill_billing.providers.port.snapshots import Books
-from paybill_billing.providers.stripe.books import books
+from paybill_billing.providers.port.snapshots import InvoiceTotals
+from paybill_billing.providers.stripe.invoice_totals import totals_of
 from paybill_billing.statements import domain
 from paybill_billing.statements.domain import Statement
 from paybill_billing.subscriptions.domain.payments import Kind, Payment, is_returned
@@ -19,7 +19,7 @@ from paybill_contracts.usage import Usage
 from paybill_runtime.replay.verify import replay
 
 ID = "ten_" + "d" * 32
-NOTHING = Books((), ())
+NOTHING = InvoiceTotals((), ())
 CHECKS = {rule.number: rule.check for rule in domain.RULES}
 
 
@@ -35,8 +35,8 @@ def compared(reported, invoiced, *, final=True, invoice="in_1"):
     return UsageComparison("api_calls", NOW, NOW + timedelta(days=1), reported, invoiced, invoice, final)
 
 
-def after(statement, books_, returned=(), usage=()):
-    for event in domain.on_fetched(statement, TENANT, "stripe", books_, returned, usage):
+def after(statement, totals, returned=(), usage=()):
+    for event in domain.on_fetched(statement, TENANT, "stripe", totals, returned, usage):
         statement = domain.evolve(statement, event)
     return statement
 
@@ -46,7 +46,7 @@ def difference(number, statement):
 
 
 def test_the_sums_of_each_currency_are_recorded_once() -> None:
-    shown = Books((eur(2900), usd(500), eur(100), eur(0)), (eur(40),))
+    shown = InvoiceTotals((eur(2900), usd(500), eur(100), eur(0)), (eur(40),))
     statement = after(None, shown, [eur(10), eur(5)])
 
     assert statement == Statement(TENANT, (eur(3000), usd(500)), (eur(15),), (eur(40),))
@@ -55,8 +55,8 @@ def test_the_sums_of_each_currency_are_recorded_once() -> None:
 
 
 def test_credit_beyond_the_money_received_is_a_violation() -> None:
-    fair = after(None, Books((eur(100),), (eur(60),)), [eur(40)])
-    given = after(None, Books((eur(100), usd(900)), (eur(61),)), [eur(40)])
+    fair = after(None, InvoiceTotals((eur(100),), (eur(60),)), [eur(40)])
+    given = after(None, InvoiceTotals((eur(100), usd(900)), (eur(61),)), [eur(40)])
 
     assert difference(4, None) is difference(4, fair) is None
     found = difference(4, given)
@@ -67,7 +67,7 @@ def test_credit_beyond_the_money_received_is_a_violation() -> None:
 
 
 def test_usage_that_differs_from_a_final_invoice_is_a_violation() -> None:
-    draft = after(None, Books((eur(1),), ()), usage=[compared(42, 0, final=False), compared(7, 7)])
+    draft = after(None, InvoiceTotals((eur(1),), ()), usage=[compared(42, 0, final=False), compared(7, 7)])
     wrong = after(draft, NOTHING, usage=[compared(42, 40)])
     missing = after(draft, NOTHING, usage=[compared(42, 0, invoice=None), compared(1, 0)])
 
@@ -101,7 +101,7 @@ def invoice(status="paid", paid=0, before=0, after_=0):
     ],
 )
 def test_credit_is_what_invoices_gave_and_later_ones_have_not_used_up(invoices, received, credit) -> None:
-    found = books(invoices)
+    found = totals_of(invoices)
 
     assert sum(amount.minor for amount in found.received) == received
     assert [amount.minor for amount in found.credit] == credit
@@ -213,8 +213,8 @@ def _remove_metered_item(fake, subscription):
     (metered,) = [item for item in items if item.price.recurring.usage_type == "metered"]
     fake.stripe.subscription_items.delete(metered.id, {"proration_behavior": "none"})
     customer = fake.stripe.subscriptions.retrieve(subscription).customer
-    (used,) = fake.stripe.invoice_items.list({"customer": customer, "pending": True}).data
-    fake.stripe.invoice_items.delete(used.id)
+    for used in fake.stripe.invoice_items.list({"customer": customer, "pending": True}).data:
+        fake.stripe.invoice_items.delete(used.id)
 
 
 async def _statement(testbed, received, returned=0):

@@ -1,4 +1,4 @@
-"""Events about the statement of a customer: money and usage, as the books of its provider show them."""
+"""Events about the statement of a customer: money and usage, as the invoices of its provider show them."""
 
 from paybill_contracts.event import Event, Value
 from paybill_contracts.money import Money

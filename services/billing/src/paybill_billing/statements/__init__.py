@@ -1,1 +1,1 @@
-"""Statements of customers: money and usage in the books of the provider, compared with ours."""
+"""Statements of customers: money and usage on the invoices of the provider, compared with ours."""

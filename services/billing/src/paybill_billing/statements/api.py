@@ -16,7 +16,7 @@ from paybill_billing.statements.tables import STATEMENTS
 
 
 class NoStatementError(NotFoundError):
-    """No invoice of the tenant was checked yet, or its provider does not show its books."""
+    """No invoice of the tenant was checked yet, or its provider does not list invoices."""
 
     code = "no_statement"
 

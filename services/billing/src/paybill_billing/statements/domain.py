@@ -9,7 +9,7 @@ from paybill_contracts.invariants import Difference, Invariant
 from paybill_contracts.money import Money
 from paybill_contracts.statements import StatementChanged, UsageDifference
 
-from paybill_billing.providers.port.snapshots import Books
+from paybill_billing.providers.port.snapshots import InvoiceTotals
 from paybill_billing.subscriptions.domain.credits import excess_credit
 from paybill_billing.usage.domain.invoices import UsageComparison
 
@@ -29,17 +29,17 @@ def on_fetched(
     statement: Statement | None,
     tenant_id: str,
     provider: str,
-    books: Books,
+    totals: InvoiceTotals,
     returned: Iterable[Money],
     compared: Iterable[UsageComparison],
 ) -> list[StatementChanged]:
-    """Records what the books of the provider show. returned: our refunds and lost disputes of invoices."""
+    """Records what the invoices of the provider show. returned: our refunds and lost disputes of invoices."""
     before = statement or Statement(tenant_id)
     after = Statement(
         tenant_id,
-        received=_sums(books.received),
+        received=_sums(totals.received),
         returned=_sums(returned),
-        credit=_sums(books.credit),
+        credit=_sums(totals.credit),
         usage=tuple(
             UsageDifference(
                 meter=each.meter,
@@ -96,9 +96,9 @@ def check_usage(states: Sequence[Any], _: datetime) -> Difference | None:
     if statement is None or not statement.usage:
         return None
     first, more = statement.usage[0], len(statement.usage) - 1
-    also = f", and {more} more" if more else ""
+    rest = f", and {more} more" if more else ""
     return Difference(
-        left=f"{first.reported} units of {first.meter} were reported for {first.period_start:%Y-%m-%d %H:%M} UTC{also}",
+        left=f"{first.reported} units of {first.meter} were reported for {first.period_start:%Y-%m-%d %H:%M} UTC{rest}",
         right=f"{first.invoiced} are on {first.invoice}" if first.invoice else "no invoice has them",
     )
 

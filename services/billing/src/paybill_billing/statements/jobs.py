@@ -1,4 +1,4 @@
-"""Job that compares the books of a provider about one customer with our facts."""
+"""Job that compares what a provider's invoices show about one customer with our facts."""
 
 import logging
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 
 from paybill_billing.providers.port import (
-    CustomerBooks,
+    InvoiceLister,
     MalformedObjectError,
     ProviderConnection,
     ProviderRefusedError,
@@ -49,7 +49,7 @@ WATCH_S = 600.0
 
 
 class StatementChecks:
-    """Checks the statements of the customers of all providers that show their books."""
+    """Checks the statements of the customers of all providers that list invoices."""
 
     def __init__(self, context: ServiceContext, connected: Mapping[str, ProviderConnection]) -> None:
         self._context = context
@@ -72,17 +72,17 @@ class StatementChecks:
         name, _, customer = job.key.partition("/")
         connection = self._connected.get(name)
         rows = await self._context.rows(ACCOUNT_OF_CUSTOMER, {"customer": job.key})
-        if connection is None or not rows or not isinstance(connection.provider, CustomerBooks):
+        if connection is None or not rows or not isinstance(connection.provider, InvoiceLister):
             return None
         tenant_id = rows[0].id
-        # Our facts about refunds first: their payment is in the books that are fetched afterwards.
+        # Our facts about refunds first: their payment is on an invoice that is fetched afterwards.
         returned = await self._returned(tenant_id)
-        books = await connection.provider.books_of(customer)
+        totals = await connection.provider.invoice_totals(customer)
         compared = await self._compared(connection, tenant_id, customer)
 
         def decide(unit: UnitOfWork, _: DecisionContext) -> bool:
             before = unit.get(STATEMENTS, tenant_id)
-            events = domain.on_fetched(before, tenant_id, name, books, returned, compared)
+            events = domain.on_fetched(before, tenant_id, name, totals, returned, compared)
             unit.record(STATEMENTS, tenant_id, events)
             return bool(events)
 

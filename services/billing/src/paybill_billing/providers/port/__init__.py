@@ -2,7 +2,7 @@
 
 Every provider implements `Provider`. Optional capabilities are protocols of their own (`CustomerAdopter`,
 `CustomerSubscriptions`, `RedeliverySource`, `SubscriptionLister`, `UsageReporter`, `UsageInvoices`, `CustomerPortal`,
-`CheckoutProvider`, `DebtLister`, `ChargeLister`, `CustomerBooks`, `ReferenceResolver`): a provider has one by having
+`CheckoutProvider`, `DebtLister`, `ChargeLister`, `InvoiceLister`, `ReferenceResolver`): a provider has one by having
 its methods.
 """
 
@@ -19,9 +19,9 @@ from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, named_prices
 from paybill_billing.providers.port.desired import DesiredSubscription as DesiredSubscription  # a part of the port
 from paybill_billing.providers.port.desired import MeteredPrice as MeteredPrice  # a part of the port
 from paybill_billing.providers.port.snapshots import (
-    Books,
     CollectionAttempt,
     Dispute,
+    InvoiceTotals,
     OpenedAccount,
     OpenedCheckout,
     PendingCharge,
@@ -246,10 +246,10 @@ class ChargeLister(Protocol):
 
 
 @runtime_checkable
-class CustomerBooks(Protocol):
+class InvoiceLister(Protocol):
     """A provider that shows the money of a customer's invoices."""
 
-    async def books_of(self, customer: str) -> Books:
+    async def invoice_totals(self, customer: str) -> InvoiceTotals:
         """Returns the payments of all invoices of the customer, and its credit."""
 
 

@@ -90,7 +90,7 @@ class PendingCharge:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class InvoiceTotals:
     """Amounts of a customer's invoices. received: payments. credit: given, and not used up by later invoices."""
 
     received: tuple[Money, ...]

@@ -27,20 +27,20 @@ from paybill_billing.providers.port import (
     price_of,
 )
 from paybill_billing.providers.port.snapshots import (
-    Books,
     CollectionAttempt,
+    InvoiceTotals,
     OpenedAccount,
     OpenedCheckout,
     PendingCharge,
     ProviderSnapshot,
 )
 from paybill_billing.providers.stripe import mappers
-from paybill_billing.providers.stripe.books import books
 from paybill_billing.providers.stripe.changes import StripeChanges
 from paybill_billing.providers.stripe.charges import StripeCharges
 from paybill_billing.providers.stripe.client import MissingError, PacedClient, retry_if_changed, stripe_errors
 from paybill_billing.providers.stripe.coupons import StripeCoupons
 from paybill_billing.providers.stripe.inbound import delivery_of
+from paybill_billing.providers.stripe.invoice_totals import totals_of
 from paybill_billing.providers.stripe.mappers import TENANT
 from paybill_billing.providers.stripe.meters import StripeMeters
 from paybill_billing.providers.stripe.prices import StripePrices
@@ -192,7 +192,7 @@ class Stripe:
         """Expires, cancels or deletes it. Idempotent."""
         await self._charges.remove(charge)
 
-    async def books_of(self, customer: str) -> Books:
+    async def invoice_totals(self, customer: str) -> InvoiceTotals:
         """Returns the money of all invoices of the customer."""
         invoices: list[dict[str, Any]] = []
         after: str | None = None
@@ -200,7 +200,7 @@ class Stripe:
             found, after = await self._page("/v1/invoices", after, customer=customer)
             invoices += found
             if after is None:
-                return books(invoices)
+                return totals_of(invoices)
 
     async def resolve(self, kind: str, id_: str) -> ResolvedReference | None:
         """Resolves an object. Raises ProviderUnavailableError, ProviderRefusedError, MalformedObjectError."""

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 from paybill_contracts.money import Money
 
-from paybill_billing.providers.port.snapshots import Books
+from paybill_billing.providers.port.snapshots import InvoiceTotals
 from paybill_billing.providers.stripe.mappers import Json, money_of
 
 _FINAL = frozenset({"open", "paid", "uncollectible"})
 
 
-def books(invoices: Iterable[Json]) -> Books:
+def totals_of(invoices: Iterable[Json]) -> InvoiceTotals:
     """Returns the sums of all invoices of a customer.
 
     An invoice with a negative total adds credit to the customer's balance, and a later one uses it up. Credit that a
@@ -27,4 +27,4 @@ def books(invoices: Iterable[Json]) -> Books:
             # Balances are negative for credit.
             credit[paid.currency] = credit.get(paid.currency, 0) + before - after
     left = (Money(minor=minor, currency=currency) for currency, minor in credit.items() if minor > 0)
-    return Books(tuple(received), tuple(left))
+    return InvoiceTotals(tuple(received), tuple(left))
