@@ -20,7 +20,7 @@ from paybill_billing.subscriptions.tables import (
     SUBSCRIPTIONS_OF_TENANT,
 )
 from paybill_billing.usage.tables import CUTOFFS_DUE, METERS_DUE
-from paybill_billing.webhooks.tables import BODIES, IS_DISMISSED, TASK
+from paybill_billing.webhooks.tables import BODIES, DISMISSED_AMONG, TASK
 from paybill_runtime.database.statement import Statement
 from paybill_runtime.decisions.aggregates import Key
 from paybill_runtime.decisions.job_rows import UNFAILED_REQUESTS, Priority
@@ -225,7 +225,7 @@ class BillingContext:
         default_factory=lambda: {
             TASK: BillingContext._task,
             BODIES: BillingContext._bodies,
-            IS_DISMISSED: lambda _context, _values: (),
+            DISMISSED_AMONG: lambda _context, _values: (),
             ACCOUNT_OF_CUSTOMER: BillingContext._account_of_customer,
             ACCOUNTS_OF_CUSTOMERS: BillingContext._accounts_of_customers,
             OTHER_SUBSCRIPTIONS: BillingContext._other_subscriptions,
