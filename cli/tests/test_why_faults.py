@@ -1,14 +1,15 @@
 """`why` finds the root cause of twenty kinds of faults, and names a command that exists and takes its arguments."""
 
 import shlex
+from datetime import timedelta
 from random import Random
 
 import pytest
 from paybill_cli.main import load
 from paybill_cli.tree import TREE, Branch, Leaf
-from paybill_contracts.why import Explanation
+from paybill_contracts.why import Explanation, HoldState
 from paybill_contracts.why_causes import explain
-from why_faults import FAULTS, Situation, held, nobody_paid, poisoned_fact
+from why_faults import FAULTS, NOW, Situation, held, nobody_paid, poisoned_fact
 
 VARIATIONS = 10
 REQUIRED_CAUSES = 0.95
@@ -95,6 +96,30 @@ def test_a_debt_of_an_earlier_subscription_is_shown_before_the_missing_payment()
 
     assert [cause.kind for cause in explanation.causes] == ["debt", "not_paid"]
     assert "the customer owes 25.00 EUR" in explanation.headline
+
+
+def test_an_ended_subscription_is_the_cause_and_not_the_checkout_that_was_paid() -> None:
+    situation = Situation(Random(6))
+    hold = HoldState(origin="billing", mode="blocked", reason="the subscription ended")
+    ended = {"status": "suspended", "holds": (hold,), "waits_until": NOW + timedelta(minutes=15)}
+    situation.tenant = situation.tenant.model_copy(update=ended)
+
+    [cause] = explained(situation).causes
+
+    assert cause.kind == "subscription_ended"
+    assert f"offboarding begins by {NOW + timedelta(minutes=15):%Y-%m-%d %H:%M:%S} UTC" in cause.summary
+    assert "https://" not in cause.summary
+    assert cause.command == f"paybill tenant checkout {situation.tenant.slug}"
+
+
+def test_a_refused_account_is_no_cause_once_the_tenant_is_cancelled() -> None:
+    situation = Situation(Random(7))
+    situation.account = situation.account.model_copy(update={"status": "failed", "failure": "no such coupon"})
+    before = [cause.kind for cause in explained(situation).causes]
+    situation.tenant = situation.tenant.model_copy(update={"status": "cancelled"})
+
+    assert before == ["provider"]
+    assert explained(situation).causes == ()
 
 
 def test_the_facts_of_all_services_are_one_chain_in_the_order_of_time() -> None:

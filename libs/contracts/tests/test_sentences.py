@@ -4,12 +4,27 @@ from datetime import UTC, datetime
 
 import orjson
 import pytest
-from paybill_contracts.billing import SubscriptionGraceStarted
+from paybill_contracts.accounts import DebtChanged
+from paybill_contracts.billing import EntitlementsSet, SubscriptionGraceStarted
+from paybill_contracts.money import Money
 from paybill_contracts.schemas import published_events, sample_of
 from paybill_contracts.sentences import sentence
-from paybill_contracts.tenant import Hold, HoldOrigin, OffboardingStarted, SuspensionMode, TenantSuspended
+from paybill_contracts.tenant import (
+    DebtNoted,
+    Hold,
+    HoldOrigin,
+    OffboardingStarted,
+    OfferingNoted,
+    RetentionNoted,
+    SuspensionMode,
+    TenantSuspended,
+)
 
 TENANT = "ten_" + "0" * 32
+
+
+def sample(event):
+    return event.model_validate_json(orjson.dumps(sample_of(event)))
 
 
 @pytest.mark.parametrize("event", published_events(), ids=lambda event: event.TYPE)
@@ -43,8 +58,26 @@ def test_times_and_holds_are_readable():
     assert sentence(suspended) == "suspended (blocked): billing: unpaid; operator: asked"
 
 
+def test_amounts_durations_lists_and_access_are_readable():
+    owed = (Money(minor=19900, currency="EUR"), Money(minor=9990, currency="KWD"))
+    granted = sample(EntitlementsSet).model_copy(update={"allows_access": True})
+    taken = granted.model_copy(update={"allows_access": False})
+    offering = sample(OfferingNoted).model_copy(update={"offering": "regions", "keys": ("eu", "us")})
+
+    assert sentence(DebtChanged(tenant_id=TENANT, provider="stripe", debt=owed)) == (
+        "the customer owes 199.00 EUR, 9.990 KWD at stripe"
+    )
+    assert sentence(DebtNoted(tenant_id=TENANT, debt=())) == "the tenant's customer owes nothing"
+    assert sentence(RetentionNoted(tenant_id=TENANT, retention_s=30 * 86_400)) == (
+        "data is to be kept for 30 d after offboarding"
+    )
+    assert sentence(granted).startswith("entitled to ")
+    assert sentence(taken).startswith("no longer entitled to ")
+    assert sentence(offering) == "sign-ups may now name these regions: eu, us"
+
+
 def test_a_missing_value_is_a_dash():
-    sample = SubscriptionGraceStarted.model_validate_json(orjson.dumps(sample_of(SubscriptionGraceStarted)))
-    unknown = sample.model_copy(update={"subscription": sample.subscription.model_copy(update={"grace_until": None})})
+    known = sample(SubscriptionGraceStarted)
+    unknown = known.model_copy(update={"subscription": known.subscription.model_copy(update={"grace_until": None})})
 
     assert sentence(unknown) == "payment outstanding; access stays until -"

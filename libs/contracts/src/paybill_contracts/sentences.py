@@ -6,6 +6,10 @@ from typing import Any
 from typing_extensions import override
 
 from paybill_contracts.event import Event
+from paybill_contracts.money import Money
+from paybill_contracts.tenant import Hold
+
+_DAY_S = 86_400
 
 _SENTENCES = {
     "billing.account_adopted": "existing customer {customer} at {provider} taken over",
@@ -16,17 +20,20 @@ _SENTENCES = {
     "billing.catalogue_published": "plans and meters published, {content_hash:.14}…",
     "billing.cancellation_requested": "everything of the customer at {provider} is to be cancelled",
     "billing.change_applied": "change {change_id} applied at the provider",
+    "billing.change_discarded": "change {change_id} discarded",
     "billing.change_confirmed": "change {change_id} confirmed",
     "billing.change_quoted": "change {change_id} quoted, valid until {valid_until}",
     "billing.change_refused": "change {change_id} refused: {reason}",
-    "billing.change_requested": "change {change_id} requested: {reason}",
+    "billing.change_requested": "change {change_id} requested ({wanted.kind}): {reason}",
     "billing.checkout_opened": "checkout opened at {provider}, in place of an earlier one",
     "billing.contract_renewed": "contract renewed for the next period",
+    "billing.debt_changed": "the customer owes {debt:nothing} at {provider}",
     "billing.dispute_closed": "dispute of {payment} decided: {outcome}",
     "billing.drift_found": "record and {provider} differ ({kind}) at {provider_object}",
     "billing.entitlement_granted": "granted {amount} more of {feature}: {reason}",
     "billing.entitlement_overridden": "entitlement overridden by an operator: {reason}",
-    "billing.entitlements_set": "entitled to {plan.plan}@{plan.version} on {placement}, revision {set_revision}",
+    "billing.entitlements_set": "{allows_access:entitled|no longer entitled} to {plan.plan}@{plan.version} on "
+    "{placement}, revision {set_revision}",
     "billing.licence_activated": "licence in use on another machine, {seats_used} seats used",
     "billing.licence_issued": "licence {licence_id} issued",
     "billing.licence_renewed": "licence {licence_id} renewed",
@@ -44,8 +51,8 @@ _SENTENCES = {
     "billing.subscription_changed": "subscription changed: {subscription.plan.plan}, quantity {subscription.quantity}",
     "billing.subscription_ended": "subscription ended",
     "billing.subscription_grace_started": "payment outstanding; access stays until {subscription.grace_until}",
-    "billing.subscription_paused": "subscription paused by the customer",
-    "billing.subscription_recovered": "paid again; access as before",
+    "billing.subscription_paused": "subscription paused",
+    "billing.subscription_recovered": "subscription active again; access as before",
     "billing.subscription_registered": "subscription known at {subscription.provider}, not paid yet",
     "billing.subscription_suspended": "unpaid: no access until payment",
     "billing.trial_claimed": "trial of {plan} taken; no other one until {until}",
@@ -72,15 +79,16 @@ _SENTENCES = {
     "provisioner.environment_retained": "data exported and kept, access closed",
     "provisioner.resource_built": "{address} built",
     "provisioner.retention_started": "data is to be exported and access closed",
+    "tenant.debt_noted": "the tenant's customer owes {debt:nothing}",
     "tenant.holds_changed": "holds changed: {holds}",
     "tenant.legal_hold_placed": "legal hold for case {case}: data is kept",
     "tenant.legal_hold_released": "legal hold for case {case} released",
-    "tenant.offering_noted": "sign-ups may now name these {offering}",
+    "tenant.offering_noted": "sign-ups may now name these {offering}: {keys}",
     "tenant.offboarding_scheduled": "the last subscription ended; offboarding begins at {at} if none is active before",
     "tenant.offboarding_started": "offboarding ({reason}); data kept until {retain_until}",
     "tenant.provisioning_failed": "environment could not be built: {reason}",
     "tenant.provisioning_started": "environment is being built",
-    "tenant.retention_noted": "the plan has a retention period after offboarding",
+    "tenant.retention_noted": "data is to be kept for {retention_s:days} after offboarding",
     "tenant.tenant_activated": "active as {slug}",
     "tenant.tenant_cancelled": "left before there was an environment: {reason}",
     "tenant.tenant_reactivated": "active again, the hold of {lifted} is lifted",
@@ -114,8 +122,22 @@ def sentence(event: Event) -> str:
     return template.format_map({name: _Readable(getattr(event, name)) for name in type(event).model_fields})
 
 
+def _text(value: Any) -> str:
+    match value:
+        case Money():
+            return value.text
+        case Hold():
+            return f"{value.origin}: {value.reason}"
+        case _:
+            return str(value)
+
+
 class _Readable:
-    """A field whose format is made for people: times in UTC to the minute, `-` for nothing, reasons of holds."""
+    """A field whose format is made for people: times in UTC to the minute, `-` for nothing, lists, reasons of holds.
+
+    `{field:days}` is a number of seconds in days, `{field:this|that}` the text for true or for false, and
+    `{field:text}` the text for an empty list.
+    """
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -130,7 +152,12 @@ class _Readable:
                 return "-"
             case datetime():
                 return f"{self._value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            case bool() if "|" in spec:
+                return spec.split("|")[0 if self._value else 1]
+            case int() if spec == "days":
+                return f"{self._value / _DAY_S:g} d"
             case tuple():
-                return "; ".join(f"{each.origin}: {each.reason}" for each in self._value) or "none"
+                separator = "; " if self._value and isinstance(self._value[0], Hold) else ", "
+                return separator.join(map(_text, self._value)) or spec or "none"
             case _:
                 return format(str(self._value), spec)

@@ -233,6 +233,8 @@ def _provider(case: Case) -> Iterator[Cause]:
     if account is None or part is None:
         return
     failed = [job for job in part.jobs if job.error and not job.kind.startswith("sync/")]
+    if account.status == "failed" and case.status == "cancelled":
+        return
     if account.status == "failed":
         retry = f"paybill jobs retry {failed[0].id}" if failed else f"paybill tenant show {case.name}"
         yield Cause("provider", "billing", f"{account.provider} refused the account: {account.failure}", retry)
@@ -283,7 +285,8 @@ def _payment(case: Case) -> Iterator[Cause]:
         yield Cause("debt", "billing", f"the customer owes {account.debt}", f"paybill tenant {verb} {case.name}")
     if not case.awaits_payment or account.subscriptions or account.status != "open":
         return
-    if account.checkout_expired:
+    is_new = case.tenant is None or all(hold.origin != "billing" for hold in case.tenant.holds)
+    if account.checkout_expired and is_new:
         yield Cause("checkout_expired", "billing", "the checkout expired before it was paid", _checkout(case, account))
         return
     for stranger in account.strangers:
@@ -291,7 +294,11 @@ def _payment(case: Case) -> Iterator[Cause]:
             f"{stranger.object} of {stranger.provider} belongs to {stranger.customer}, and no tenant has this customer"
         )
         yield Cause("unknown_customer", "billing", found, "paybill webhook waiting")
-    if account.provider == "manual":
+    if not is_new:
+        waits_until = case.tenant.waits_until if case.tenant else None
+        until = f"; offboarding begins by {_time(waits_until)}" if waits_until else ""
+        yield Cause("subscription_ended", "billing", f"the last subscription ended{until}", _checkout(case, account))
+    elif account.provider == "manual":
         yield Cause("not_paid", "billing", "nobody has ordered yet", f"paybill manual offer {case.name}")
     else:
         found = f"nobody has paid at {account.checkout_url or 'the checkout'} yet"
