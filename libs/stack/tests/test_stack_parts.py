@@ -132,6 +132,7 @@ def test_a_service_gets_paths_of_secrets_and_only_the_inherited_variables(tmp_pa
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
     monkeypatch.setenv("PAYBILL_HTTP_HOST", "0.0.0.0")  # noqa: S104  # must not be inherited
     monkeypatch.setenv("PAYBILL_LOG_LEVEL", "DEBUG")
+    monkeypatch.setenv("PAYBILL_LEFTOVERS", "report")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     layout = Layout(tmp_path)
     layout.credentials.mkdir()
@@ -149,6 +150,7 @@ def test_a_service_gets_paths_of_secrets_and_only_the_inherited_variables(tmp_pa
         assert environment["PAYBILL_DATABASE_URL"] == f"postgresql://{name}@127.0.0.1:5432/{name}"
         assert environment["PAYBILL_NATS_PASSWORD_FILE"] == str(layout.credentials / f"nats-{name}")
         assert environment["PAYBILL_LOG_LEVEL"] == "DEBUG"
+        assert environment["PAYBILL_LEFTOVERS"] == "report"
         assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:4318"
         assert not {"PGPASSWORD", "HTTPS_PROXY"} & environment.keys()
         assert "hush-hush" not in environment.values()

@@ -11,8 +11,19 @@ from paybill_stack.access import BusAccess, DatabaseAccess
 from paybill_stack.errors import FailureKind, StackError
 from paybill_stack.layout import STRIPE_FAKE, Layout
 
-# Nothing else is passed on: a PGPASSWORD, a proxy or a PAYBILL_ variable would change what the processes do.
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PAYBILL_LOG_LEVEL")
+POLICIES = frozenset(
+    f"PAYBILL_{name}"
+    for name in (
+        *("CHANGES_WHILE_OVERDUE", "CHECKOUT_RETURN_URL", "CONTACT_DAYS", "INVARIANT_INTERVAL_S"),
+        *("INVARIANT_TOLERANCE_S", "LEFTOVERS", "LICENCE_VALID_S", "MANUAL_OFFER_URL", "OFFBOARDING_DELAY_S"),
+        *("RECONCILE_EVERY_S", "SALES_WITH_DEBT", "SIGNUP_VALID_S", "SWEEP_EVERY_S"),
+    )
+)
+"""Settings of services that a person may set for the whole stack: rules and times, no addresses and no secrets."""
+# Nothing else is passed on: a PGPASSWORD, a proxy or a PAYBILL_ address would change what the processes use.
+_INHERITED = POLICIES | {
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PAYBILL_LOG_LEVEL"),
+}
 _INHERITED_PREFIX = "OTEL_"
 WEBHOOK_PATH = "/webhooks/stripe"
 _STRIPE_EVENTS_EVERY_S = 5
