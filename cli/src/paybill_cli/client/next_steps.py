@@ -18,7 +18,7 @@ _CONTRACT = ("paybill manual show {tenant}", "paybill manual invoices")
 _LICENCE = ("paybill licence show {licence}", "paybill licence list")
 
 NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
-    "answered_before_upgrade": ("show what it changed; paybill events tail --since 1h names it",),
+    "answered_before_upgrade": ("paybill events tail --since 1h, then show what it changed",),
     "blueprint_not_published": (_LATER,),
     "catalogue_refused": ("correct the file, then: paybill plans diff {file}", "paybill plans list"),
     "change_confirmed": _CHANGES,
