@@ -24,6 +24,11 @@ def test_an_amount_has_the_minor_digits_of_its_currency(minor: int, currency: st
     assert formatting.money({"minor": minor, "currency": currency}) == text
 
 
+@pytest.mark.parametrize(("units", "text"), [(1, "0.02 EUR per unit"), (1000, "0.02 EUR per 1,000 units")])
+def test_an_overage_price_names_its_units(units: int, text: str) -> None:
+    assert formatting.overage({"amount": {"minor": 2, "currency": "EUR"}, "units": units}) == text
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (2, "2 s"), (90, "1 min 30 s"), (273_600, "3 d 4 h"), (2_592_000, "30 d")]
 )

@@ -150,3 +150,15 @@ def test_a_plan_is_shown_with_its_prices_durations_and_meters(on_stack) -> None:
     assert listed.rows[0][0] == "starter@1"
     assert on_stack("plans", "show", "gold", "--json").error["code"] == "unknown_plan"
     assert on_stack("plans", "show", "../x").code == ExitCode.USAGE
+
+
+def test_the_difference_shows_overage_prices(on_stack, file: Path) -> None:
+    metered = "included: 10, overage: [{minor: 200, currency: EUR, interval: month, per: 1000}]"
+    sold_at_stripe = GOOD.replace("{meter: calls}", "{meter: calls, provider_meters: {stripe: api_calls}}")
+    file.write_text(sold_at_stripe.replace("included: 10", metered))
+
+    shown = on_stack("plans", "diff", file)
+
+    (line,) = [line for line in shown.out.splitlines() if "overage" in line]
+    assert "overage of calls per month" in line
+    assert "2.00 EUR per 1,000 units" in line
