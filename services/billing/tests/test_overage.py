@@ -10,12 +10,12 @@ from billing_testbed import eventually
 from change_samples import SUBSCRIPTION
 from paybill_billing.catalogue.domain import differences
 from paybill_billing.catalogue.domain.catalogue import lookup_key, metered_prices
-from paybill_billing.providers.port import MeteredPrice, Order, ProviderRefusedError
+from paybill_billing.providers.port import MeteredPrice, MeterReading, Order, ProviderRefusedError
 from paybill_billing.providers.port.desired import DesiredSubscription
 from paybill_billing.providers.stripe.provider import Stripe
 from paybill_billing.subscriptions.domain.quotes import overage_after
 from paybill_billing.usage.jobs import WindowCloser
-from paybill_contracts.catalogue import Catalogue, Interval, Meter, OveragePrice, PlanRef
+from paybill_contracts.catalogue import Catalogue, Interval, Meter, OveragePrice, PlanRef, Price
 from paybill_contracts.changes import ChangeKind, WantedChange
 from paybill_contracts.money import Money
 from paybill_contracts.usage import Usage
@@ -158,6 +158,38 @@ async def test_a_change_at_the_period_end_replaces_the_metered_item_then(fake, p
         "business_v1_month_eur",
         "business_v1_month_eur/calls",
     ]
+
+
+async def test_another_interval_invoices_the_usage_so_far_once_and_as_quoted(fake, provider):
+    opened = await provider.open(order(overage(7)), "one")
+    bought = (await asyncio.to_thread(fake.control.pay_checkout, opened.checkout))["subscription"]
+    yearly = Price(amount=Money(minor=20_000, currency="EUR"), interval=Interval.YEAR, provider_prices={})
+    price = overage(6, interval=Interval.YEAR)
+    target = metered_plan("starter", price).model_copy(update={"version": 2, "prices": (yearly,)})
+    desired = DesiredSubscription(
+        ChangeKind.PLAN,
+        at_period_end=False,
+        product="shop",
+        plan=target,
+        price=yearly,
+        pinned=STARTER,
+        metered=(MeteredPrice(price, "api_calls"),),
+    )
+    await asyncio.to_thread(fake.control.advance_clock, timedelta(days=3))
+    now = datetime.fromtimestamp((await asyncio.to_thread(fake.control.clock))["now"], UTC)
+    used = MeterReading(opened.customer, "api_calls", 30, now - timedelta(days=1))
+    await provider.report(used, "use")
+
+    quote = await provider.quote(bought, desired, now)
+    await provider.change(bought, desired, now, "change")
+    await provider.change(bought, desired, now, "again")
+    invoices = await asyncio.to_thread(_invoices, fake, bought)
+
+    assert len(invoices) == 2
+    assert invoices[0].total == quote.due_now.minor
+    assert _usage_lines(invoices[0]) == [("30 x Starter calls", 210)]
+    assert quote.next_amount == yearly.amount
+    assert await asyncio.to_thread(_metered_amounts, fake, bought) == [6]
 
 
 @pytest.mark.parametrize("catalogue", [PLANS], indirect=True)

@@ -117,6 +117,17 @@ async def test_a_charge_is_listed_until_it_is_removed(fake, provider, kind) -> N
     assert await provider.charges_of("cus_unknown") == ()
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"), [(LeftoverKind.INVOICE_ITEM, "invoiceitem"), (LeftoverKind.SCHEDULE, "subscription_schedule")]
+)
+async def test_a_thin_event_about_a_charge_leads_to_its_customer(fake, provider, kind, named) -> None:
+    customer = (await asyncio.to_thread(fake.stripe.customers.create, {"email": "a@b.example"})).id
+    charge = await asyncio.to_thread(create, fake, kind, customer)
+
+    found = await provider.resolve(named, charge)
+    assert found.target == f"customer/{customer}"
+
+
 async def test_an_invoice_item_that_was_invoiced_meanwhile_is_left_on_its_invoice(fake, provider) -> None:
     customer = (await asyncio.to_thread(fake.stripe.customers.create, {"email": "a@b.example"})).id
     item = await asyncio.to_thread(create, fake, LeftoverKind.INVOICE_ITEM, customer)
