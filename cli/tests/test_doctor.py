@@ -203,7 +203,7 @@ def test_a_change_of_plan_that_infrastructure_has_not_followed_is_noted() -> Non
     [noted] = _pending("provisioner", [{"slug": "acme", "tier": "starter", "pending": change}])
 
     assert noted.state is State.NOTED
-    assert noted.found.startswith("acme is starter, and business is entitled since 2026-11-29T12:00:00Z")
+    assert noted.found.startswith("acme is starter, and business is entitled since 2026-11-29 12:00:00 UTC")
     assert noted.fix == "paybill why acme"
 
 

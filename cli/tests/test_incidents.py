@@ -1,5 +1,6 @@
 """`paybill incident` on a real stack."""
 
+from paybill_cli.commands.incidents import for_people
 from paybill_cli.exit_codes import ExitCode
 
 UNKNOWN = "inc_" + "0" * 32
@@ -18,3 +19,16 @@ def test_an_unknown_incident_is_not_found_and_an_invalid_id_is_wrong_use(on_stac
 
     assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "incident_not_found")
     assert (invalid.code, invalid.error["next"]) == (ExitCode.USAGE, "paybill incident list")
+
+
+def test_the_evidence_is_one_field_for_each_value_in_the_place_of_the_list() -> None:
+    evidence = [{"name": "customer", "value": "cus_1"}, {"name": "provider", "value": "stripe"}]
+
+    fields = for_people({"kind": "charge_without_tenant", "evidence": evidence, "owner": None})
+
+    assert list(fields.items()) == [
+        ("kind", "charge_without_tenant"),
+        ("evidence customer", "cus_1"),
+        ("evidence provider", "stripe"),
+        ("owner", None),
+    ]

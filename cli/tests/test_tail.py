@@ -211,8 +211,12 @@ def test_reading_starts_at_the_named_sequence(on_stack) -> None:
     assert rows[0][0] == "3"
 
 
-def test_an_invalid_type_is_refused(on_stack) -> None:
-    assert on_stack("events", "tail", "--type", "no such >").code == ExitCode.USAGE
+@pytest.mark.parametrize("prefix", ["no such >", "tenant.tenent_"])
+def test_a_type_that_does_not_exist_is_refused(on_stack, prefix: str) -> None:
+    refused = on_stack("events", "tail", "--no-follow", "--type", prefix)
+
+    assert (refused.code, refused.out) == (ExitCode.USAGE, "")
+    assert f"no type starts with '{prefix}'" in refused.err
 
 
 def test_ctrl_c_ends_it_and_prints_the_command_that_continues(real_stack, tmp_path) -> None:

@@ -305,7 +305,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored() -> None:
         (["tenant", "show"], "TENANT"),
         (["tenant", "suspend", "acme", "--reason", "x", "--mode", "half"], "read_only"),
         (["version", "extra"], "extra"),
-        (["tenant", "list", "--customer"], "  next  paybill tenant list --help"),
+        (["jobs", "list", "--state", "half"], "'--state': 'half' is not one of"),
         (["events", "tail", "--from", "zero"], "--from"),
         (["events", "tail", "--from", "0"], "--from"),
         (["tenant", "list", "--tenant-url", "http://[::bad", "--api-key-file", __file__], "is not a URL"),
@@ -320,6 +320,10 @@ def test_invalid_arguments_are_an_error_with_a_next_step(paybill, arguments: lis
     assert text in people.err
     assert "\n  next  " in people.err
     assert (programs.code, programs.error["code"]) == (ExitCode.USAGE, "usage")
+
+
+def test_an_error_of_an_option_names_the_help_of_its_command(paybill) -> None:
+    assert "\n  next  paybill tenant list --help\n" in paybill("tenant", "list", "--customer").err
 
 
 def test_a_bug_is_one_line_and_a_traceback_only_on_request(paybill, tmp_path: Path) -> None:

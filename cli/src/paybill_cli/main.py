@@ -107,7 +107,8 @@ def _misused(out: Output, error: typer.TyperException, arguments: Sequence[str])
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)
         return int(ExitCode.USAGE)
-    return _failed(out, usage(error.format_message(), next=f"{path} --help"))
+    message = error.format_message().replace(": Value error, ", ": ")  # pydantic's name of the kind of error
+    return _failed(out, usage(message, next=f"{path} --help"))
 
 
 def _named(arguments: Sequence[str]) -> str:

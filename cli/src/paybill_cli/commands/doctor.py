@@ -334,7 +334,8 @@ def _violations(name: str, page: dict[str, Any]) -> Iterator[Check]:
         yield _ok(name, "invariants", "all hold")
     for each in page["violations"]:
         found = f"invariant {each['number']} of {each['tenant_id']}: {each['left']}, and {each['right']}"
-        yield _failed(name, "invariants", f"{found}, since {each['since']}", f"paybill why {each['tenant_id']}")
+        since = formatting.readable(each["since"])
+        yield _failed(name, "invariants", f"{found}, since {since}", f"paybill why {each['tenant_id']}")
     if page["next"]:
         found = f"more than {MAX_INCIDENTS} invariants do not hold"
         yield _failed(name, "invariants", found, "repair those that are listed, then run paybill doctor again")
@@ -358,7 +359,8 @@ def _pending(name: str, environments: list[dict[str, Any]]) -> Iterator[Check]:
     """Returns a noted check for each environment that has not followed a change of plan."""
     for each in environments:
         change = each["pending"]
-        found = f"{each['slug']} is {each['tier']}, and {change['tier']} is entitled since {change['since']}"
+        since = formatting.readable(change["since"])
+        found = f"{each['slug']} is {each['tier']}, and {change['tier']} is entitled since {since}"
         yield Check(name, "pending", State.NOTED, f"{found}: {change['reason']}", f"paybill why {each['slug']}")
 
 

@@ -59,7 +59,7 @@ def show(out: Output, stack: Stack, id: Id) -> None:
     Example: paybill incident show inc_0123456789abcdef0123456789abcdef
     """
     found = _find(stack, id)
-    out.record("incident", found)
+    _show(out, "incident", found)
     if found["status"] == "open" and found["command"]:
         out.info(f"next: {found['command']}")
 
@@ -81,7 +81,7 @@ def assign(
             preview(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner})
             return
         done = post(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner}, options.idempotency_key)
-    out.record("incident.assigned", done)
+    _show(out, "incident.assigned", done)
 
 
 def close(out: Output, stack: Stack, options: ConfirmedOptions, id: Id, reason: Reason) -> None:
@@ -96,7 +96,19 @@ def close(out: Output, stack: Stack, options: ConfirmedOptions, id: Id, reason: 
             return
         out.confirm(f"Close {found['kind']} of {found['subject']}?", yes=options.yes)
         done = post(out, service, f"{_INCIDENTS}/{id}/close", {"reason": reason}, options.idempotency_key)
-    out.record("incident.closed", done)
+    _show(out, "incident.closed", done)
+
+
+def _show(out: Output, kind: str, incident: dict[str, Any]) -> None:
+    out.record(kind, incident if out.json else for_people(incident))
+
+
+def for_people(incident: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an incident with one field for each value of the evidence."""
+    fields: dict[str, Any] = {}
+    for name, value in incident.items():
+        fields |= {f"evidence {each['name']}": each["value"] for each in value} if name == "evidence" else {name: value}
+    return fields
 
 
 def _find(stack: Stack, id_: str) -> dict[str, Any]:

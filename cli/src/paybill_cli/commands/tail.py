@@ -75,7 +75,7 @@ async def tail(
 
     Example: paybill events tail --since 10m --tenant acme
     """
-    if prefix is not None and not _TYPE.fullmatch(prefix):
+    if prefix is not None and not (_TYPE.fullmatch(prefix) and _is_known(prefix)):
         raise usage(f"no type starts with {prefix!r}", next="paybill events schema")
     if start is not None and since is not None:
         raise usage("--from and --since exclude each other", next="paybill events tail --since 10m")
@@ -87,6 +87,12 @@ async def tail(
         await tail_.follow(stack.nats(), position)
     else:
         await tail_.read(stack.nats(), position or 0)
+
+
+def _is_known(prefix: str) -> bool:
+    from paybill_contracts.schemas import published_events
+
+    return any(event.TYPE.startswith(prefix) for event in published_events())
 
 
 async def _position_before(access: NatsAccess, since: str) -> int:
