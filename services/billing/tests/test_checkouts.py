@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from billing_samples import ACCOUNT, TENANT
+from billing_samples import ACCOUNT, NOW, TENANT
 from billing_testbed import eventually
 from entitlement_samples import ACTIVE
 from paybill_billing.providers.port.snapshots import OpenedCheckout
@@ -14,7 +14,7 @@ from paybill_contracts.accounts import CheckoutExpired, CheckoutOpened
 from paybill_contracts.billing import AccessState, CancellationRequested
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.purchases import PurchaseTerms
-from paybill_contracts.tenant import HoldOrigin, TenantCancelled
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled
 
 ID = "ten_" + "a" * 32
 OPEN = replace(
@@ -93,6 +93,39 @@ async def test_an_expired_checkout_is_a_fact_and_the_next_one_can_be_paid(testbe
     assert len(urls) == 1
     assert urls != {first}
     assert (refused.status_code, refused.json()["code"]) == (409, "no_checkout")
+
+
+async def test_a_customer_whose_payment_no_webhook_has_brought_gets_no_second_checkout(testbed) -> None:
+    control = testbed.fake.control
+    await testbed.tenants.request_tenant(ID)
+    session = (await testbed.opened(ID))["checkout_url"].rpartition("/")[2]
+
+    await asyncio.to_thread(control.pause_delivery)
+    await asyncio.to_thread(control.pay_checkout, session)
+    refused = await testbed.served.client.post(f"/v1/tenants/{ID}/checkout")
+    await testbed.subscription(ID, "active")
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_checkout")
+    assert "has the subscription sub_" in refused.json()["detail"]
+
+
+async def test_no_checkout_stays_open_that_was_opened_while_its_tenant_left(testbed) -> None:
+    control, sessions = testbed.fake.control, testbed.fake.stripe.checkout.sessions
+    await testbed.tenants.request_tenant(ID)
+    first = (await testbed.opened(ID))["checkout_url"].rpartition("/")[2]
+    await asyncio.to_thread(sessions.expire, first)
+    await testbed.log.facts("billing.checkout_expired")
+    left = OffboardingStarted(tenant_id=ID, origin=HoldOrigin.OPERATOR, reason="bye", retain_until=NOW)
+
+    await asyncio.to_thread(control.delay_calls, 3.0, path=f"/v1/checkout/sessions/{first}")
+    asked = asyncio.create_task(testbed.served.client.post(f"/v1/tenants/{ID}/checkout"))
+    await testbed.tenants.publish(left)
+    await asked
+
+    async def closed():
+        return {each.status for each in (await asyncio.to_thread(sessions.list)).data} == {"expired"}
+
+    assert await eventually(closed)
 
 
 async def test_a_route_that_calls_the_provider_has_no_dry_run(testbed) -> None:

@@ -2,30 +2,36 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Annotated
 
 from fastapi import APIRouter, Response
+from paybill_contracts.billing import Subscription
 from paybill_contracts.purchases import price_for
 from paybill_contracts.values import TenantId, Url
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.caller import Caller
 from paybill_runtime.http.listing import MAX_PAGE, load_state
 from paybill_runtime.http.problems import Problem
 from pydantic import BaseModel, Field
 
 from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.domain.catalogue import Catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.http import OperatorAtProvider
 from paybill_billing.providers.port import (
     CheckoutProvider,
+    CustomerSubscriptions,
     ProviderConnection,
     ProviderRefusedError,
     ProviderUnavailableError,
     Purchase,
 )
 from paybill_billing.providers.port.snapshots import OpenedCheckout
-from paybill_billing.subscriptions.domain import accounts
+from paybill_billing.providers.sync_queue import CUSTOMER, enqueue_sync
+from paybill_billing.subscriptions.domain import accounts, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account, NoCheckoutError
 from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS, account_of, subscriptions_of
 
@@ -46,11 +52,13 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
     routes = APIRouter(prefix="/v1", tags=["checkout"])
     concurrency = asyncio.Semaphore(MAX_CONCURRENT)
 
-    async def opened(account: Account, customer: str, *, is_first: bool) -> OpenedCheckout:
+    async def opened(account: Account, customer: str, *, is_first: bool) -> OpenedCheckout | str:
+        """Returns the checkout, or the subscription that the customer has paid and no sync has fetched yet."""
         connection = connected.get(account.provider)
         if connection is None:
-            raise Problem(503, "provider_away", f"the provider {account.provider} is not configured here")
-        if not isinstance(connection.provider, CheckoutProvider):
+            raise _away(f"the provider {account.provider} is not configured here")
+        provider = connection.provider
+        if not isinstance(provider, CheckoutProvider):
             raise NoCheckoutError(f"{account.provider} opens no further checkout")
         known = await load_state(context, CATALOGUES, catalogue.CATALOGUE)
         if known is None:
@@ -64,11 +72,12 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         key = sha256(f"checkout/{account.id}/{account.checkout}".encode()).hexdigest()[:32]
         try:
             async with asyncio.timeout(TIMEOUT_S), concurrency:
-                return await connection.provider.checkout(purchase, key)
+                paid = await _running_plan(provider, known, account, customer)
+                return paid or await provider.checkout(purchase, key)
         except TimeoutError as error:
-            raise Problem(503, "provider_away", f"{account.provider} did not answer in {TIMEOUT_S:.0f} s") from error
+            raise _away(f"{account.provider} did not answer in {TIMEOUT_S:.0f} s") from error
         except ProviderUnavailableError as error:
-            raise Problem(503, "provider_away", str(error)) from error
+            raise _away(str(error)) from error
         except ProviderRefusedError as error:
             raise Problem(502, "provider_refused", f"{account.provider} refused a checkout: {error}") from error
 
@@ -78,25 +87,59 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
 
         Refused with `no_checkout` while the account is not open, and for a tenant that leaves or has a subscription;
         `debt_open` when the policy is to sell nothing to a customer that owes;
+        `no_checkout`, too, when the provider already has a subscription that no webhook has brought: it is fetched now.
         502 `provider_refused`, 503 `provider_away` when the provider does not answer in time.
         """
         account = await account_of(context, tenant_id)
-        rows = await context.rows(subscriptions_of(tenant_id, MAX_PAGE))
-        held = [SUBSCRIPTIONS.load(row.state).subscription for row in rows]
+        held = await _subscriptions(context, tenant_id)
         customer = accounts.require_checkout(account, held)
         if context.settings.sales_with_debt == "refused":
             accounts.require_no_debt(account)
         checkout = await opened(account, customer, is_first=not held)
+        if isinstance(checkout, str):
+            await _fetch(context, principal, account.provider, checkout)
+            raise NoCheckoutError(
+                f"the customer of {tenant_id} has the subscription {checkout} at {account.provider} already; "
+                "it is being fetched"
+            )
 
-        def decide(unit: UnitOfWork, _: DecisionContext) -> None:
+        def decide(unit: UnitOfWork, _: DecisionContext) -> bool:
             current = unit.get(ACCOUNTS, tenant_id)
-            if current is not None:
-                unit.record(ACCOUNTS, tenant_id, accounts.checkout_opened(current, checkout))
+            if current is None or current.leaving:
+                return False
+            unit.record(ACCOUNTS, tenant_id, accounts.checkout_opened(current, checkout))
+            return True
 
-        await context.decide(
+        is_valid = await context.decide(
             principal.origin, decide, writes=[ACCOUNTS.key(tenant_id)], verb="open_checkout", target=tenant_id
         )
+        if not is_valid:
+            # Its cancellation may have passed before this checkout existed: the sync of the customer closes it.
+            await _fetch(context, principal, account.provider, f"{CUSTOMER}/{customer}")
+            raise NoCheckoutError(f"{tenant_id} began to leave meanwhile, and the new checkout is being closed")
         response.headers["Cache-Control"] = "no-store"
         return CheckoutView(checkout=checkout.id, url=checkout.url)
 
     return routes
+
+
+async def _subscriptions(context: ServiceContext, tenant_id: str) -> list[Subscription]:
+    rows = await context.rows(subscriptions_of(tenant_id, MAX_PAGE))
+    return [SUBSCRIPTIONS.load(row.state).subscription for row in rows]
+
+
+def _away(detail: str) -> Problem:
+    return Problem(503, "provider_away", detail)
+
+
+async def _running_plan(provider: object, known: Catalogue, account: Account, customer: str) -> str | None:
+    """Returns the customer's subscription to a plan that the provider has; its webhook may be late or lost."""
+    if not isinstance(provider, CustomerSubscriptions):
+        return None
+    return subscriptions.running_plan(known, account, await provider.subscriptions_of(customer))
+
+
+async def _fetch(context: ServiceContext, principal: Caller, provider: str, target: str) -> None:
+    """Enqueues a sync of an object of the provider."""
+    enqueue = partial(enqueue_sync, provider, target, context.now())
+    await context.decide(principal.origin, lambda _unit, _at: None, extra_statements=enqueue)

@@ -209,6 +209,17 @@ def first_plan_item(
     )
 
 
+def running_plan(catalogue: Catalogue, account: Account, snapshots: Iterable[ProviderSnapshot]) -> str | None:
+    """Returns the customer's subscription to a plan that the provider shows as running; None when there is none."""
+    for snapshot in snapshots:
+        if snapshot.has_ended or snapshot.status == "incomplete":
+            continue
+        with suppress(UnknownPriceError):
+            pinned_plan(catalogue, account, None, snapshot)
+            return snapshot.id
+    return None
+
+
 def _pending(
     catalogue: Catalogue, provider: str, snapshot: ProviderSnapshot, now: Published, item: SnapshotItem
 ) -> PendingChange | None:
