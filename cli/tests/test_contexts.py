@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from paybill_cli.client import contexts
@@ -65,6 +67,23 @@ def test_unknown_contexts_and_unreadable_files_are_explained(paybill) -> None:
     assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "context_not_found")
     assert empty.code == ExitCode.USAGE
     assert (broken.code, broken.error["code"]) == (ExitCode.USAGE, "contexts_unreadable")
+
+
+def test_a_name_that_a_shell_would_change_is_refused(paybill) -> None:
+    refused = paybill("context", "add", "my laptop!", "--data-dir", ".")
+
+    assert (refused.code, contexts.load()) == (ExitCode.USAGE, contexts.Contexts())
+    assert "'my laptop!' is not a name" in refused.err
+
+
+def test_the_names_of_contexts_are_completed(paybill, tmp_path: Path) -> None:
+    paybill("context", "add", "laptop", "--data-dir", tmp_path)
+    paybill("context", "add", "cluster", *CLUSTER)
+    shell = {"_PAYBILL_COMPLETE": "complete_bash", "COMP_WORDS": "paybill context use l", "COMP_CWORD": "3"}
+    script = Path(sys.executable).parent / "paybill"
+    done = subprocess.run([script], env=os.environ | shell, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["laptop"]
 
 
 def test_a_removed_context_is_current_no_more(paybill, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_an_order_is_previewed_accepted_invoiced_and_paid(on_stack, by_invoice) 
     assert (preview.code, preview.err) == (ExitCode.OK, "nothing was changed\n")
     assert "quantity: 5" in preview.out
     assert (unconfirmed.code, "there is no terminal" in unconfirmed.err) == (ExitCode.USAGE, True)
+    assert "  quantity: 5" in unconfirmed.err.splitlines()
     assert (done.code, done.data["invoices"][0]["total"]["minor"]) == (ExitCode.OK, 5 * 29000)
     assert status_of(on_stack, tenant_id, "active") == "active"
     (listed,) = on_stack("manual", "invoices", "--tenant", slug).rows

@@ -1,4 +1,4 @@
-"""Completes tenants, plans and regions in the shell, as the stack of the command line has them."""
+"""Completes tenants, plans, regions and contexts in the shell, as the stack of the command line has them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -23,6 +23,18 @@ def plans(ctx: typer.Context, incomplete: str) -> list[str]:
 def regions(ctx: typer.Context, incomplete: str) -> list[str]:
     """Returns the regions of the blueprint that begin with `incomplete`."""
     return _matching(ctx, incomplete, "provisioner", _regions)
+
+
+def contexts(incomplete: str) -> list[str]:
+    """Returns the names of contexts that begin with `incomplete`."""
+    from paybill_cli.client import contexts as stored
+    from paybill_cli.errors import CliError
+
+    try:
+        return sorted(name for name in stored.load().contexts if name.startswith(incomplete))
+    except CliError:
+        # As below: an unreadable file completes nothing, and the command itself explains it.
+        return []
 
 
 def _slugs(service: Any) -> Iterable[str]:

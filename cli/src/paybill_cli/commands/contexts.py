@@ -1,16 +1,24 @@
 """`paybill context`: names of installations, so that a command needs no addresses."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from paybill_cli import completion
 from paybill_cli.client import contexts
 from paybill_cli.errors import usage
 from paybill_cli.output import Output
 
 _COLUMNS = ("current", "name", *contexts.FIELDS)
-Name = Annotated[str, typer.Argument(help="Name of the installation, such as laptop.", metavar="NAME")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="Name of the installation, such as laptop.", metavar="NAME", autocompletion=completion.contexts
+    ),
+]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def add(
@@ -32,6 +40,11 @@ def add(
 
     Example: paybill context add laptop --data-dir .paybill --api-key-file key.txt
     """
+    if _NAME.fullmatch(name) is None:
+        raise usage(
+            f"{name!r} is not a name: write letters, digits, dot, dash and underscore",
+            next="paybill context add --help",
+        )
     paths = {"data_dir": data_dir, "api_key_file": api_key_file, "nats_password_file": nats_password_file}
     context = {key: str(path.absolute()) for key, path in paths.items() if path is not None}
     addresses = {

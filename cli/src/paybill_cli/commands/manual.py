@@ -164,7 +164,8 @@ def _change(
                 out.info("nothing was changed")
                 return
             fields = {name: formatting.readable(value) for name, value in _row(preview).items() if value is not None}
-            out.info(" ".join(f"{name}: {value}" for name, value in fields.items()))
+            for name, value in fields.items():
+                out.info(f"  {name}: {value}")
         out.confirm(question, yes=options.yes)
         done = post(out, billing, path, body, options.idempotency_key)
     _show(out, done)
