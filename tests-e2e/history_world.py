@@ -16,12 +16,14 @@ from paybill_billing.catalogue.domain import catalogue
 from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.licences.effects import ExternalSystems
 from paybill_billing.providers import domain as providers
+from paybill_billing.providers.port import ProviderConnection
 from paybill_billing.providers.stripe.inbound import StripeInbound, delivery_of
 from paybill_billing.providers.stripe.provider import NAME, Stripe
 from paybill_billing.providers.tables import PROVIDERS
 from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.reconciliation.tables import RUNS, start_run
 from paybill_billing.settings import Settings
+from paybill_billing.statements.jobs import StatementChecks
 from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.jobs import WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
@@ -163,6 +165,8 @@ class World:
         self.sync = ProviderSync(self.context, NAME, self.provider, StripeInbound(())).kind()
         self.reconciler = Reconciler(self.context, NAME, self.provider).kind()
         self.windows = WindowCloser(self.context)
+        connections = {NAME: ProviderConnection(self.provider)}
+        self.statements = StatementChecks(self.context, connections).kind()
         self.systems = {
             "billing": ExternalSystems({NAME: self.provider}, keys=None),  # type: ignore[arg-type]  # no licences
             "provisioner": {"local": MemoryDriver()},
@@ -174,7 +178,7 @@ class World:
         self._numbers = count()
         self._last: dict[tuple[str, str], datetime] = {}
         self.services = (self.tenant, self.billing, self.provisioner)
-        self.lasting: set[str] = set()
+        self.lasting: set[tuple[int, str]] = set()
         self._checked: dict[str, int] = {}
         self._since: dict[str, dict[int, datetime]] = {service.service.name: {} for service in self.services}
         for service in self.services:
@@ -270,7 +274,8 @@ class World:
             found, since = service.differences(TENANT), self._since[name]
             for number, at in since.items():
                 if self.now - at >= TOLERANCE:
-                    self.lasting.add(f"{number} did not hold from {at:%m-%d %H:%M:%S} to {self.now:%m-%d %H:%M:%S}")
+                    times = f"from {at:%m-%d %H:%M:%S} to {self.now:%m-%d %H:%M:%S}"
+                    self.lasting.add((number, f"invariant {number} did not hold {times}"))
             self._since[name] = {number: since.get(number, self.now) for number in found}
 
     def _recorder(self, service: MemoryService) -> Callable[[Sequence[Fact], Sequence[EffectJob]], None]:
@@ -313,6 +318,8 @@ class World:
             found.append((at, _nothing))
         if (job := min(self.context.syncs.values(), key=lambda job: job.due, default=None)) is not None:
             found.append((job.due, lambda: self.context.run(self.sync, job)))
+        if (customer := min(self.context.checks, key=self.context.checks.get, default=None)) is not None:
+            found.append((self.context.checks[customer], lambda: self.context.check(self.statements, customer)))
         return min(found, key=lambda each: each[0], default=None)
 
     async def _pop(self) -> None:
@@ -330,7 +337,8 @@ class World:
         return run
 
     def _syncs_due(self) -> bool:
-        return any(job.due <= self.now + timedelta(minutes=1) for job in self.context.syncs.values())
+        due = [*(job.due for job in self.context.syncs.values()), *self.context.checks.values()]
+        return any(at <= self.now + timedelta(minutes=2) for at in due)
 
     def catch_up(self) -> None:
         """Lets Stripe's clock follow, and sends the webhooks of new events."""

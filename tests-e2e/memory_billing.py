@@ -12,11 +12,14 @@ from uuid import UUID, uuid4
 from memory_services import MemoryService
 from paybill_billing.providers import sync_queue
 from paybill_billing.reconciliation.tables import LAST_START, RUNNING, UNLISTED_SUBSCRIPTIONS
+from paybill_billing.statements.jobs import WATCH_S
+from paybill_billing.statements.tables import CHECK
 from paybill_billing.subscriptions.domain.accounts import Account
 from paybill_billing.subscriptions.tables import (
     ACCOUNT_OF_CUSTOMER,
     ACCOUNTS_OF_CUSTOMERS,
     OTHER_SUBSCRIPTIONS,
+    RETURNED_PAYMENTS,
     SUBSCRIPTIONS_OF_TENANT,
 )
 from paybill_billing.usage.tables import CUTOFFS_DUE, METERS_DUE
@@ -62,6 +65,7 @@ class BillingContext:
     settings: Any
     inbox: dict[str, Message] = field(default_factory=dict)
     syncs: dict[str, SyncJob] = field(default_factory=dict)
+    checks: dict[str, datetime] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
     _claimed: dict[UUID, str] = field(default_factory=dict)
 
@@ -121,6 +125,14 @@ class BillingContext:
         if again is not None and self.syncs.get(job.target) is job:
             job.due = self.now() + timedelta(seconds=again)
 
+    async def check(self, kind: Kind, customer: str) -> None:
+        """Checks the statement of a customer; a difference that stays is checked again."""
+        del self.checks[customer]
+        again = await kind.run(self.claim(kind.name, customer))
+        if again is not None:
+            # Asking as often as billing does takes most of the run.
+            self.checks[customer] = self.now() + timedelta(seconds=again if again < WATCH_S else DAY_S)
+
     def claim(self, kind: str, key: str, attempts: int = 0) -> ClaimedJob:
         id_ = uuid4()
         self._claimed[id_] = key
@@ -136,9 +148,10 @@ class BillingContext:
         return list(self._queries[statement](self, values or {}))
 
     def _selected(self, statement: Any) -> list[Any]:
-        """Returns the states that a query selects by the value of one column."""
+        """Returns the states that a query selects by the value of its first column; a history is never too old."""
         table, condition = statement.get_final_froms()[0].name, statement.whereclause
-        name, value = condition.left.name, condition.right.value
+        first = next(iter(getattr(condition, "clauses", [condition])))
+        name, value = first.left.name, first.right.value
         stored = next(each for each in self.memory.stored.values() if each.table.name == table)
         found = [state for state in self.memory.all(stored) if getattr(state, name) == value]
         return [SimpleNamespace(state=stored.document(state)) for state in found]
@@ -196,6 +209,11 @@ class BillingContext:
         for state, revision in self._subscriptions(values["tenant_id"]):
             yield SimpleNamespace(id=state.id, revision=revision, access=state.subscription.access)
 
+    def _returned_payments(self, values: Mapping[str, Any]) -> Iterator[Any]:
+        for key, (state, _) in self.memory.states.items():
+            if key.kind == "payment" and state.tenant_id == values["tenant_id"] and state.kind != "failed":
+                yield SimpleNamespace(state=self.memory.stored[key.kind].document(state))
+
     def _running(self, _: Mapping[str, Any]) -> Iterator[Any]:
         for key, (state, _revision) in self.memory.states.items():
             if key.kind == "reconciliation" and state.status == "running":
@@ -230,6 +248,7 @@ class BillingContext:
             ACCOUNTS_OF_CUSTOMERS: BillingContext._accounts_of_customers,
             OTHER_SUBSCRIPTIONS: BillingContext._other_subscriptions,
             SUBSCRIPTIONS_OF_TENANT: BillingContext._subscriptions_of_tenant,
+            RETURNED_PAYMENTS: BillingContext._returned_payments,
             RUNNING: BillingContext._running,
             LAST_START: lambda _context, _values: [SimpleNamespace(started_at=None)],
             UNLISTED_SUBSCRIPTIONS: BillingContext._unlisted,
@@ -273,6 +292,8 @@ class BillingContext:
                 named, is_open = state.subscription.provider_subscription, state.subscription.access != "ended"
                 if state.id == values[1] or (state.subscription.tenant_id == values[1] and is_open):
                     self.syncs.setdefault(named, SyncJob(named, self.now()))
+        elif values[0] == CHECK:
+            self.checks[values[1]] = min(values[5], self.checks.get(values[1], values[5]))
         elif values[0] == sync_queue.kind_of("stripe"):
             job = self.syncs.setdefault(values[1], SyncJob(values[1], self.now()))
             job.due, job.attempts, job.is_unknown = self.now(), 0, False
