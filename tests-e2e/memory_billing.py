@@ -31,7 +31,7 @@ from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 
 ATTEMPTS = 6
-DAY_S = 86_400
+LATER_S = 30 * 86_400
 _PLACEHOLDER = re.compile(r"\$(\d+)")
 
 
@@ -121,7 +121,7 @@ class BillingContext:
             job.error = str(error)
             job.is_unknown = str(error) == sync_queue.NO_ACCOUNT
             # What still fails is a subscription to no plan. Asking each hour, as billing does, takes most of the run.
-            again = kind.backoff_s(job.attempts) if job.attempts <= ATTEMPTS else DAY_S
+            again = kind.backoff_s(job.attempts) if job.attempts <= ATTEMPTS else LATER_S
         if again is not None and self.syncs.get(job.target) is job:
             job.due = self.now() + timedelta(seconds=again)
 
@@ -131,7 +131,7 @@ class BillingContext:
         again = await kind.run(self.claim(kind.name, customer))
         if again is not None:
             # Asking as often as billing does takes most of the run.
-            self.checks[customer] = self.now() + timedelta(seconds=again if again < WATCH_S else DAY_S)
+            self.checks[customer] = self.now() + timedelta(seconds=again if again < WATCH_S else LATER_S)
 
     def claim(self, kind: str, key: str, attempts: int = 0) -> ClaimedJob:
         id_ = uuid4()

@@ -136,5 +136,8 @@ def _flat(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
+_FREQUENT = ("/v1/subscriptions/{id}", "/v1/subscriptions", "/v1/invoices", "/v1/checkout/sessions", "/v1/prices/{id}")
 _ACCOUNT = Account(Store(), real_time=lambda: 0.0)
 _APP = create_app(_ACCOUNT, KEY, lambda: None, lambda: None)  # type: ignore[arg-type,return-value]  # nothing is sent
+# Routes are matched one after the other, which takes a third of a request to the last one.
+_APP.router.routes.sort(key=lambda route: getattr(route, "path", "") not in _FREQUENT)

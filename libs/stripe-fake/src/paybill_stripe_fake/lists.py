@@ -10,7 +10,6 @@ from paybill_stripe_fake.forms import Params
 from paybill_stripe_fake.store import Resource
 
 _DEFAULT_LIMIT = 10
-_NESTED = (dict, list)
 _MAX_LIMIT = 100
 
 
@@ -27,17 +26,17 @@ def shortened(value: Any) -> Any:
         return elements if any(map(is_not, elements, value)) else value
     if not isinstance(value, dict):
         return value
-    nested = ((key, inner, _shortened(inner)) for key, inner in value.items() if type(inner) in _NESTED)
-    changed = {key: after for key, inner, after in nested if after is not inner}
+    changed: Resource = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict | list):
+            is_list = isinstance(inner, dict) and inner.get("object") == "list"
+            after = _first_ten(inner) if is_list else shortened(inner)
+            if after is not inner:
+                changed[key] = after
     return {**value, **changed} if changed else value
 
 
-def _shortened(value: Any) -> Any:
-    is_list = isinstance(value, dict) and value.get("object") == "list"
-    return _first_ten(value) if is_list else shortened(value)
-
-
-def _first_ten(list_: Resource) -> Resource:
+def _first_ten(list_: Any) -> Resource:
     more = len(list_["data"]) > _DEFAULT_LIMIT
     return {**list_, "data": shortened(list_["data"][:_DEFAULT_LIMIT]), "has_more": list_["has_more"] or more}
 
