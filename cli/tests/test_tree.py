@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -148,12 +149,18 @@ def imported_by(code: str, **environment: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
+def _children_s() -> float:
+    """Returns the processor time of all ended child processes, which depends less on other load than the time."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_fast_and_imports_no_client() -> None:
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        before = _children_s()
         subprocess.run([SCRIPT, "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - began)
+        times.append(_children_s() - before)
 
     assert not HEAVY & imported_by("from paybill_cli.main import main\nmain(['--help'])")
     assert min(times) <= 0.4
