@@ -1,5 +1,7 @@
 """A dry run answers with the facts and the result of a request, is refused as it would be, and commits nothing."""
 
+import asyncio
+
 import pytest
 from paybill_runtime.clock import new_id
 from paybill_runtime.database.dry_run import NoDryRunError, request_dry_run
@@ -76,6 +78,26 @@ async def test_it_is_refused_as_the_request_would_be_without_a_fact_of_the_refus
 
         assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert await rows() == before
+
+
+async def test_it_loses_no_conflict_with_requests_that_change_the_same_tenant(published) -> None:
+    await published.client.post("/v1/tenants", json=SIGN_UP)
+
+    async def change(name: str) -> set[int]:
+        hold = {"mode": "blocked", "reason": name}
+        verbs = [("suspend", hold), ("resume", {"reason": name})] * 20
+        return {
+            (await published.client.post(f"/v1/tenants/acme/{verb}", json=body)).status_code for verb, body in verbs
+        }
+
+    async def try_out(name: str) -> set[int]:
+        hold = {"mode": "blocked", "reason": name}
+        tries = [published.client.post("/v1/tenants/acme/suspend", json=hold, headers=DRY) for _ in range(20)]
+        return {(await each).status_code for each in tries}
+
+    answers = await asyncio.gather(*(act(f"{act.__name__}-{n}") for act in (change, try_out) for n in range(6)))
+
+    assert set().union(*answers) == {200}
 
 
 async def test_a_decision_that_changes_nothing_has_no_facts(published) -> None:

@@ -71,6 +71,7 @@ class GroupCommit:
         self._store = store
         self._on_commit = on_commit
         self._restore_guard = restore_guard
+        self._turn = asyncio.Lock()
         self._queue: asyncio.Queue[tuple[Decision[Any], asyncio.Future[Any]]] = asyncio.Queue()
 
     async def decide(self, decision: Decision[T]) -> T:
@@ -148,24 +149,27 @@ class GroupCommit:
             raise refusal from error
 
     async def _rehearse_once(self, decision: Decision[Any]) -> DryRunEnded:
-        unit = await self._decided([decision])
-        if decision.error is not None:
-            raise decision.error
-        async with self._database.rehearsal() as connection:
-            await self._write(connection, unit, [decision])
+        # In turn with the commits: among many of them a rehearsal would lose every conflict.
+        async with self._turn:
+            unit = await self._decided([decision])
+            if decision.error is not None:
+                raise decision.error
+            async with self._database.rehearsal() as connection:
+                await self._write(connection, unit, [decision])
         return DryRunEnded(unit.facts, decision.outcome)
 
     async def _once(self, decisions: Sequence[Decision[Any]]) -> bool:
         """Decides and commits in one transaction; returns whether a job is required."""
-        unit = await self._decided(decisions)
-        decided = [decision for decision in decisions if decision.error is None]
-        if any(decision.in_transaction is not None for decision in decided):
-            async with self._database.transaction() as transaction:
-                return await self._write(transaction, unit, decided)
-        elif unit.facts or any(decision.extra_statements for decision in decided):
-            async with self._database.direct(committing=True) as connection:
-                return await self._write(connection, unit, decided)
-        return False
+        async with self._turn:
+            unit = await self._decided(decisions)
+            decided = [decision for decision in decisions if decision.error is None]
+            if any(decision.in_transaction is not None for decision in decided):
+                async with self._database.transaction() as transaction:
+                    return await self._write(transaction, unit, decided)
+            elif unit.facts or any(decision.extra_statements for decision in decided):
+                async with self._database.direct(committing=True) as connection:
+                    return await self._write(connection, unit, decided)
+            return False
 
     async def _decided(self, decisions: Sequence[Decision[Any]]) -> UnitOfWork:
         """Returns a unit of work with the facts of the decisions; each has its outcome or its error."""
