@@ -14,10 +14,11 @@ from typing import Any
 
 import history_actions
 import pytest
-from history_actions import Step, play, random_steps, set_card
+from history_actions import Step, open_checkout, play, random_steps, request, set_card
 from history_checks import faults_of, violations, wrong_money, wrong_states
 from history_world import DAY_S, TENANT, TOLERANCE, Network, World
 from paybill_billing.entitlements.tables import ENTITLEMENTS
+from paybill_contracts.incidents import BillingIncidentOpened
 from paybill_contracts.payments import PaymentRefunded
 from paybill_contracts.tenant import Hold, HoldOrigin, SuspensionMode
 from paybill_provisioner.domain.environments import id_of
@@ -237,3 +238,24 @@ async def test_a_failed_renewal_after_a_pause_that_one_fetch_shows_together_keep
     assert paused.status is still_paused.status is Status.SUSPENDED
     assert (after.status, after.holds) == (Status.ACTIVE, ())
     assert world.billing.state(ENTITLEMENTS, TENANT).allows_access
+
+
+@pytest.mark.parametrize("before_s", [5, 0, -2])
+async def test_a_payment_while_its_sign_up_is_abandoned_is_an_incident(before_s: int) -> None:
+    world = World("ids")
+    await world.begin()
+    world.network = Network.RELIABLE
+    await request(world, "team")
+    valid_until = world.tenant.state(TENANTS, TENANT).valid_until
+
+    await world.run_for((valid_until - world.now).total_seconds() - 600)
+    await open_checkout(world)
+    await world.run_for(600 - before_s)
+    session = world.stripe.all("checkout.session")[-1]["id"]
+    await world.stripe.post(f"/fake/checkout/{session}/pay", outcome="succeed")
+    faults = await faults_of(world)
+
+    opened = [each.event for each in world.billing.facts if isinstance(each.event, BillingIncidentOpened)]
+    assert faults == []
+    assert world.tenant.state(TENANTS, TENANT).status is Status.CANCELLED
+    assert [each.kind for each in opened] == ["payment_without_tenant"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from billing_samples import ACCOUNT, NOW, TENANT, snapshot
@@ -153,3 +154,24 @@ async def test_access_ends_with_an_operators_offboarding_although_its_webhooks_a
     await testbed.subscription(ID, "ended")
 
     assert not (await testbed.account(ID))["entitlements"]["allows_access"]
+
+
+PAID = replace(snapshot("canceled"), period_start=NOW, paid_until=NOW + timedelta(days=30))
+
+
+@pytest.mark.parametrize(
+    ("account", "ended", "is_found"),
+    [
+        (replace(LEAVING, abandoned=True), PAID, True),
+        (replace(LEAVING, leftovers=(PAID.id,)), PAID, True),
+        (LEAVING, PAID, False),
+        (OPEN, PAID, False),
+        (replace(LEAVING, abandoned=True), replace(PAID, status="active"), False),
+        (replace(LEAVING, abandoned=True), replace(PAID, paid_until=None), False),
+        (replace(LEAVING, abandoned=True), replace(PAID, trial_end=PAID.paid_until), False),
+    ],
+)
+def test_a_payment_for_a_tenant_that_had_left_is_an_incident(account, ended, is_found) -> None:
+    finding = leftovers.unserved_payment(account, ended)
+
+    assert (finding is not None) is is_found

@@ -94,7 +94,8 @@ class Account:
     because its last subscription ended. leftovers: subscriptions at the provider that can charge although it left.
     has_trial: False when the customer has had the plan's trial. debt: what the customer owes, by currency.
     environment: a change of plan that the tenant's environment has not followed. charges: the leftovers that are no
-    subscriptions. return_checkout: opened after the account was closed, so that the tenant can return.
+    subscriptions. return_checkout: opened after the account was closed, so that the tenant can return. abandoned: the
+    sign-up was not paid in time.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Account:
     environment: PendingEnvironment | None = None
     charges: tuple[PendingCharge, ...] = ()
     return_checkout: str | None = None
+    abandoned: bool = False
 
     @property
     def is_gone(self) -> bool:
@@ -358,7 +360,7 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
         case CheckoutExpired():
             return replace(account, checkout_url=None)
         case CancellationRequested():
-            return replace(account, leaving=True)
+            return replace(account, leaving=True, abandoned=account.abandoned or event.is_abandoned)
         case AccountClosed():
             return replace(account, closed=True)
         case AccountReopened():

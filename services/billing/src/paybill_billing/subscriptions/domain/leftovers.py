@@ -10,6 +10,8 @@ from paybill_billing.subscriptions.domain.accounts import Account, AccountEvent
 
 LEFTOVER = "charge_without_tenant"
 """Kind of the incident."""
+UNSERVED_PAYMENT = "payment_without_tenant"
+"""Kind of the incident about a payment for nothing."""
 
 
 def subject_of(id_: str, kind: LeftoverKind = LeftoverKind.SUBSCRIPTION) -> str:
@@ -83,4 +85,33 @@ def finding_of(fact: LeftoverFound, reason: str = "") -> Finding:
         summary=f"{fact.subscription} at {fact.provider} can still charge the customer of a tenant that left",
         evidence=tuple(Evidence(name=name, value=value) for name, value in evidence.items()),
         tenant_id=fact.tenant_id,
+    )
+
+
+def unserved_payment(account: Account, snapshot: ProviderSnapshot) -> Finding | None:
+    """Returns the incident about a subscription that was paid and cancelled at once; None for any other.
+
+    Its customer paid while the sign-up was abandoned, or after the tenant began to leave. account: before its end.
+    """
+    is_unserved = account.leaving and (account.abandoned or snapshot.id in account.leftovers)
+    start, paid_until = snapshot.period_start, snapshot.paid_until
+    is_trial = paid_until is not None and snapshot.trial_end is not None and paid_until <= snapshot.trial_end
+    if (
+        not is_unserved
+        or not snapshot.has_ended
+        or start is None
+        or paid_until is None
+        or paid_until <= start
+        or is_trial
+    ):
+        return None
+    evidence = {"customer": snapshot.customer, "subscription": snapshot.id, "provider": account.provider}
+    if snapshot.invoice is not None:
+        evidence["invoice"] = snapshot.invoice
+    return Finding(
+        kind=UNSERVED_PAYMENT,
+        subject=subject_of(snapshot.id),
+        summary=f"{snapshot.id} at {account.provider} was paid and then cancelled, as its tenant had left: refund it",
+        evidence=tuple(Evidence(name=name, value=value) for name, value in evidence.items()),
+        tenant_id=account.id,
     )

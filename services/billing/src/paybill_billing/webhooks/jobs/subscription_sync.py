@@ -237,6 +237,8 @@ class SubscriptionSync:
                 remaining=remaining,
             )
             unit.record(SUBSCRIPTIONS, id_, events)
+            if events and (unserved := leftovers.unserved_payment(account, snapshot)) is not None:
+                INCIDENTS.open(unit, unserved, at.now)
             # In the same decision, because the tenant waits for it: handling our own event would cost one more hop.
             for event in events:
                 if account.leaving and event.subscription.access in ENTITLING:
@@ -255,6 +257,7 @@ class SubscriptionSync:
                 *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
                 *([ACCOUNTS.key(tenant_id)] if owner.is_gone or debt is not None else []),
                 *([_incident_of(snapshot)] if owner.is_gone else []),
+                *([_incident_of(snapshot, leftovers.UNSERVED_PAYMENT)] if snapshot.has_ended else []),
             ],
             reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE), *map(SUBSCRIPTIONS.key, others)],
             extra_statements=end,
@@ -369,8 +372,8 @@ class SubscriptionSync:
         return found
 
 
-def _incident_of(snapshot: ProviderSnapshot) -> Key:
-    return INCIDENTS.key_of(leftovers.LEFTOVER, leftovers.subject_of(snapshot.id))
+def _incident_of(snapshot: ProviderSnapshot, kind: str = leftovers.LEFTOVER) -> Key:
+    return INCIDENTS.key_of(kind, leftovers.subject_of(snapshot.id))
 
 
 def _no_events(_unit: UnitOfWork, _at: DecisionContext) -> None:
