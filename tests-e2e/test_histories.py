@@ -3,6 +3,7 @@
 `PAYBILL_TEST_HISTORIES` is their number, `PAYBILL_TEST_HISTORIES_SEED` repeats a run (docs/invariants.md).
 """
 
+import faulthandler
 import gc
 import os
 import sys
@@ -29,6 +30,7 @@ from paybill_tenant.tables import TENANTS
 
 HISTORIES = int(os.environ.get("PAYBILL_TEST_HISTORIES", "200"))
 SEED = os.environ.get("PAYBILL_TEST_HISTORIES_SEED") or str(SystemRandom().getrandbits(32))
+TIMEOUT_S = 120 + HISTORIES
 HELD = Hold(origin=HoldOrigin.BILLING, mode=SuspensionMode.BLOCKED, reason="the subscription is suspended")
 
 
@@ -47,6 +49,7 @@ async def shortest(steps: list[Step]) -> list[Step]:
 
 @pytest.mark.e2e
 async def test_random_histories_violate_no_invariant_at_rest_and_all_money_is_in_facts() -> None:
+    faulthandler.dump_traceback_later(TIMEOUT_S, exit=True, file=sys.__stderr__)
     gc.freeze()  # the modules are not garbage, and a history makes much of it
     statuses: Counter[Status] = Counter()
     began = perf_counter()

@@ -4,6 +4,7 @@ PAYBILL_TEST_STACK_HISTORIES is their number (default 4), PAYBILL_TEST_STACK_HIS
 printed. The histories in one process (tests-e2e/test_histories.py) are many more, with a virtual clock.
 """
 
+import faulthandler
 import os
 import secrets
 import sys
@@ -180,6 +181,7 @@ def journeys(on_stack, real_stack, customers) -> Iterator[list[Journey]]:
 
 
 def test_random_histories_through_a_stack_end_with_the_states_of_stripe(on_stack, customers, journeys) -> None:
+    faulthandler.dump_traceback_later(TIMEOUT_S * (1 + HISTORIES), exit=True, file=sys.__stderr__)
     network = Random(SEED)
     for journey in journeys:
         journey.pay()

@@ -247,3 +247,18 @@ def test_a_manual_invoice_goes_from_draft_to_paid_void_or_uncollectible(fake, re
     late = invoices.create({"customer": customer.id, "pending_invoice_items_behavior": "exclude"})
     fake.stripe.invoice_items.create({"customer": customer.id, "amount": 70, "currency": "usd", "invoice": late.id})
     assert invoices.finalize_invoice(late.id).total == 70
+
+
+def test_a_void_invoice_returns_the_credit_that_it_used(fake):
+    customer, invoices = fake.customer(), fake.stripe.invoices
+    amounts_due = []
+    for amount in (-800, 1000):
+        fake.stripe.invoice_items.create({"customer": customer.id, "amount": amount, "currency": "usd"})
+        draft = invoices.create({"customer": customer.id, "pending_invoice_items_behavior": "include"})
+        amounts_due.append(invoices.finalize_invoice(draft.id).amount_due)
+
+    before = fake.stripe.customers.retrieve(customer.id).balance
+    invoices.void_invoice(draft.id)
+
+    assert (amounts_due, before) == ([0, 200], 0)
+    assert fake.stripe.customers.retrieve(customer.id).balance == -800

@@ -255,7 +255,14 @@ def mark_paid(account: Account, invoice: Resource, *, attempts: int = 0) -> Reso
 
 
 def void(account: Account, invoice: Resource) -> Resource:
-    """Voids an invoice; it is no longer owed."""
+    """Voids an invoice; it is no longer owed, and the credit that it used is the customer's again.
+
+    Source: https://docs.stripe.com/api/customer_balance_transactions/object, the type `unapplied_from_invoice`.
+    """
+    used = (invoice["ending_balance"] or 0) - (invoice["starting_balance"] or 0)
+    customer = account.get("customer", invoice["customer"])
+    if used > 0 and not customer.get("deleted"):
+        events.change(account, customer, {"balance": customer["balance"] - used})
     return _written_off(account, invoice, "void", "voided")
 
 
