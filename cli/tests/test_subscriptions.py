@@ -1,5 +1,10 @@
 """Tests of `paybill subscription` and `paybill plans move` with the real services."""
 
+import os
+import pty
+import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -38,6 +43,58 @@ def test_a_plan_is_changed_after_its_quote_was_printed(on_stack, subscriber) -> 
     assert "due now" in done.err
     assert "each later period" in done.err
     assert "placement: pooled -> silo" in done.err
+
+
+def interrupted(real_stack, slug: str, after: bytes) -> int:
+    """Changes the plan on a terminal, and presses Ctrl-C when `after` was printed; returns the exit code."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        change_command(slug),
+        stdin=follower,
+        stderr=subprocess.PIPE,
+        env=os.environ | real_stack.environment,
+    ) as process:
+        assert process.stderr is not None
+        printed = b""
+        while after not in printed:
+            printed += (piece := process.stderr.read1())
+            assert piece, printed
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    os.close(leader)
+    os.close(follower)
+    return process.returncode
+
+
+def change_command(slug: str) -> list[str]:
+    return [sys.executable, "-m", "paybill_cli", "subscription", "change", slug, "--plan", "business", *WHY]
+
+
+def test_a_quote_is_discarded_when_the_person_interrupts(on_stack, real_stack, subscriber) -> None:
+    codes = [interrupted(real_stack, subscriber, after) for after in (b"quoting chg_", b"[y/N]")]
+
+    changes = on_stack("subscription", "changes", subscriber, "--json").data
+    assert codes == [ExitCode.INTERRUPTED, ExitCode.INTERRUPTED]
+    assert [change["status"] for change in changes] == ["discarded", "discarded"]
+
+
+def test_a_quote_is_discarded_when_the_pipe_is_closed(on_stack, real_stack, subscriber) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        change_command(subscriber),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        env=os.environ | real_stack.environment,
+        check=False,
+    )
+    os.close(writer)
+
+    changes = on_stack("subscription", "changes", subscriber, "--json").data
+    assert (done.returncode, done.stdout) == (ExitCode.FAILED, b"")
+    assert [change["status"] for change in changes] == ["discarded"]
 
 
 def test_a_quote_names_the_interval_before_and_after(on_stack, subscriber) -> None:

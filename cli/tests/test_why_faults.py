@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from paybill_cli.main import load
 from paybill_cli.tree import TREE, Branch, Leaf
-from paybill_contracts.why import Explanation, HoldState
+from paybill_contracts.why import Explanation, HoldState, RecentFact
 from paybill_contracts.why_causes import explain
 from why_faults import FAULTS, NOW, Situation, held, nobody_paid, poisoned_fact
 
@@ -130,3 +130,44 @@ def test_the_facts_of_all_services_are_one_chain_in_the_order_of_time() -> None:
 
     assert {link.service for link in chain} == {"tenant", "billing", "provisioner"}
     assert [link.at for link in chain] == sorted(link.at for link in chain)
+
+
+@pytest.mark.parametrize("plan", ["starter", None])
+def test_a_pending_change_names_the_way_back_and_not_the_command_that_shows_it_again(plan: str | None) -> None:
+    situation = Situation(Random(1))
+    situation.paid()
+    situation.tenant = situation.tenant.model_copy(update={"status": "active"})
+    situation.account = situation.account.model_copy(update={"plan_of_built_size": plan})
+    situation.environment = situation.environment.model_copy(
+        update={"status": "ready", "access": "open", "pending": "starter is built and team is entitled"}
+    )
+
+    explanation = explained(situation)
+
+    assert [cause.kind for cause in explanation.causes] == ["pending_change"]
+    assert "not built yet" in explanation.causes[0].because[0]
+    assert is_a_command(explanation.command)
+    expected = f"paybill subscription change {situation.tenant.slug} --plan starter" if plan else "paybill plans list"
+    assert explanation.command.startswith(expected)
+
+
+@pytest.mark.parametrize("by_operator", [False, True])
+def test_a_retained_tenant_shows_since_when_why_until_when_and_how_it_returns(by_operator: bool) -> None:
+    situation = Situation(Random(1))
+    situation.tenant = situation.tenant.model_copy(update={"status": "retained", "retain_until": NOW})
+    situation.account = situation.account.model_copy(update={"leaving": by_operator})
+    left, kept = (
+        RecentFact(id="1", type=f"tenant.{name}", at=NOW, sentence=sentence)
+        for name, sentence in (("offboarding_started", "offboarding (asked); data kept"), ("tenant_retained", "kept"))
+    )
+    situation.change("tenant", facts=(left, kept))
+
+    explanation = explained(situation)
+
+    time = f"{NOW:%Y-%m-%d %H:%M:%S} UTC"
+    assert explanation.causes == ()
+    assert f"is retained since {time}: offboarding (asked); data kept; " in explanation.headline
+    assert ("new tenant" in explanation.headline) is by_operator
+    verb = "show" if by_operator else "checkout"
+    assert explanation.command == f"paybill tenant {verb} {situation.tenant.slug}"
+    assert [link.sentence for link in explanation.chain if link.service == "tenant"] == [left.sentence, kept.sentence]

@@ -49,6 +49,13 @@ def test_the_newest_version_is_on_sale():
     assert catalogue.on_sale(published(CONTENT), "pro") == PRO_2
 
 
+def test_a_plan_of_a_size_is_on_sale_in_its_newest_version():
+    state = published(CONTENT)
+
+    assert catalogue.plan_of_size(state, PRO_2.tier, PRO_2.placement) == catalogue.on_sale(state, "pro").plan
+    assert catalogue.plan_of_size(state, "gold", PRO_2.placement) is None
+
+
 def test_an_unknown_plan_is_refused_and_the_error_lists_the_plans_on_sale():
     with pytest.raises(UnknownPlanError, match="no plan gold; plans on sale: basic, pro"):
         catalogue.on_sale(published(CONTENT), "gold")

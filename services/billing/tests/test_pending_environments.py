@@ -79,6 +79,7 @@ async def test_a_quote_shows_what_the_environment_has_not_followed(testbed, prov
         return (await testbed.get(f"/v1/changes/{change['id']}"))["quote"]
 
     shown = (await eventually(quote))["environment"]
+    why = await testbed.get(f"/v1/why/{TENANT}")
     await provisioner.publish(settled(TENANT))
     await testbed.log.facts("billing.pending_environment_noted", at_least=2)
 
@@ -91,6 +92,10 @@ async def test_a_quote_shows_what_the_environment_has_not_followed(testbed, prov
         "reason": "the placement changes",
         "waits_for": "a migration",
     }
+    assert why["account"]["plan_of_built_size"] == "starter"
+    assert f"subscription active on starter, quantity {subscription['quantity']}" in [
+        fact["sentence"] for fact in why["facts"]
+    ]
     running = testbed.served.running
     report = await replay(running.service, running.settings, running.database)
     assert report.equal, report.as_dict()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -175,35 +176,46 @@ class _Change:
         with Service(self._stack, "billing") as billing:
             before = find_subscription(self._stack, billing, name)
             requested = self._post(billing, f"/v1/subscriptions/{before['subscription_id']}/changes", body)
-            with self._out.progress(f"quoting {requested['id']}") as progress:
-                change = self._wait_status(billing, requested, progress, "requested")
-            if change["quote"] is not None:
-                _print_quote(self._out, before, change, _target(before, {**change["wanted"], **_interval(body)}))
+            try:
+                with self._out.progress(f"quoting {requested['id']}") as progress:
+                    change = self._wait_status(billing, requested, progress, "requested")
+                self._decide(billing, change, before, body)
+            except (KeyboardInterrupt, BrokenPipeError):
+                with suppress(CliError):  # it may be over
+                    self._discard(billing, requested)
+                raise
             if self._dry_run:
-                self._discard(billing, change)
                 self._out.record("change", change if self._out.json else _summary(change))
                 self._out.info("nothing was changed")
                 return
             if change["status"] == "quoted":
-                self._confirm(billing, change)
+                path = f"/v1/changes/{change['id']}/confirm"
+                self._post(billing, path, {"quote_hash": change["quote"]["quote_hash"]}, "confirm")
             with self._out.progress(f"executing {change['id']}") as progress:
                 self._wait_status(billing, change, progress, "quoted", "confirmed")
                 changed = self._wait_state(billing, before, change, progress)
         _show(self._out, changed)
 
-    def _confirm(self, billing: Service, change: Mapping[str, Any]) -> None:
+    def _decide(
+        self, billing: Service, change: Mapping[str, Any], before: Mapping[str, Any], body: Mapping[str, Any]
+    ) -> None:
+        """Prints the quote and asks for the confirmation; discards the quote of a dry run, and without confirmation."""
+        if change["quote"] is not None:
+            _print_quote(self._out, before, change, _target(before, {**change["wanted"], **_interval(body)}))
+        if change["status"] != "quoted":
+            return
         try:
-            self._out.confirm(f"Change {change['subscription_id']} as quoted?", yes=self._yes)
+            if not self._dry_run:
+                self._out.confirm(f"Change {change['subscription_id']} as quoted?", yes=self._yes)
         except CliError:
             self._discard(billing, change)
             raise
-        path = f"/v1/changes/{change['id']}/confirm"
-        self._post(billing, path, {"quote_hash": change["quote"]["quote_hash"]}, "confirm")
+        if self._dry_run:
+            self._discard(billing, change)
 
     def _discard(self, billing: Service, change: Mapping[str, Any]) -> None:
         """Discards the quote, so that another change can start; without this it expires within an hour."""
-        if change["status"] == "quoted":
-            billing.post(f"/v1/changes/{change['id']}/discard", None, key=f"{self._key}/discard")
+        billing.post(f"/v1/changes/{change['id']}/discard", None, key=f"{self._key}/discard")
 
     def _post(self, billing: Service, path: str, body: Mapping[str, Any], step: str = "") -> dict[str, Any]:
         with idempotent(self._out, self._key) as key:

@@ -35,10 +35,13 @@ def why(out: Output, stack: Stack, tenant: TenantName) -> int:
         if rows:
             out.rows("why.causes", rows, ("kind", "service", "summary", "command"))
         if explanation.chain:
-            out.rows("why.chain", [asdict(link) for link in explanation.chain], ("at", "service", "type", "id"))
+            out.rows("why.chain", [asdict(link) for link in explanation.chain], ("at", "service", "sentence"))
     for each in explanation.unanswered:
         out.info(f"{each.service} did not answer: {each.detail}")
-    if explanation.causes:
+    if not out.json:
+        for text in explanation.causes[0].because if explanation.causes else ():
+            out.info(text)
+    if explanation.causes or explanation.step:
         out.info(f"next: {explanation.command}")
     return int(ExitCode.FAILED if explanation.causes else ExitCode.OK)
 

@@ -14,11 +14,12 @@ Limited = Annotated[str, Field(max_length=1000)]
 
 
 class RecentFact(Value):
-    """A fact about the tenant."""
+    """A fact about the tenant. sentence: for people; empty from a service of an earlier version."""
 
     id: str
     type: str
     at: Timestamp
+    sentence: str = ""
 
 
 class OpenJob(Value):
@@ -93,7 +94,10 @@ class HoldState(Value):
 
 
 class TenantState(Value):
-    """The tenant as its service knows it. waits_for, waits_until: None in a resting state."""
+    """The tenant as its service knows it. waits_for, waits_until: None in a resting state.
+
+    retain_until: of a tenant that left, and whose data is kept.
+    """
 
     slug: str
     status: str
@@ -103,6 +107,7 @@ class TenantState(Value):
     failure: Limited | None = None
     waits_for: Limited | None = None
     waits_until: Timestamp | None = None
+    retain_until: Timestamp | None = None
 
 
 class SubscriptionState(Value):
@@ -129,6 +134,7 @@ class BillingState(Value):
     """The tenant's account. missing: subscriptions that the provider has and billing does not know.
 
     provider_problem: why the provider could not be asked. debt: what the customer owes, as text for people.
+    plan_of_built_size: a plan on sale whose tier and placement are built, while the tenant is entitled to others.
     """
 
     provider: str
@@ -147,6 +153,7 @@ class BillingState(Value):
     refused_webhooks: tuple[RefusedWebhooks, ...] = ()
     own_syncs: tuple[PendingSync, ...] = ()
     strangers: tuple[PendingSync, ...] = ()
+    plan_of_built_size: str | None = None
 
 
 class EnvironmentState(Value):
@@ -222,24 +229,31 @@ class ChainLink:
     service: str
     type: str
     id: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a tenant is in its state. causes: the root cause first; none when it rests where it should be."""
+    """Why a tenant is in its state. causes: the root cause first; none when it rests where it should be.
+
+    step: a command that helps although there is no cause.
+    """
 
     tenant: str
     headline: str
     causes: tuple[Cause, ...]
     chain: tuple[ChainLink, ...]
     unanswered: tuple[Unanswered, ...]
+    step: str | None = None
 
     @property
     def command(self) -> str:
         """The next safe command."""
-        return self.causes[0].command if self.causes else f"paybill tenant show {self.tenant}"
+        return self.causes[0].command if self.causes else self.step or f"paybill tenant show {self.tenant}"
 
 
+ENTITLING = frozenset({"active", "trialing", "grace"})
+"""Access of subscriptions that give access."""
 MAX_CHAIN = 12
 MAX_CLOCK_SKEW = timedelta(seconds=5)
 
@@ -248,10 +262,52 @@ def chain_of(parts: Iterable[ServicePart]) -> tuple[ChainLink, ...]:
     """Returns the last facts of all parts in the order of their times."""
     facts = sorted(((fact.at, part.service, fact) for part in parts for fact in part.facts), key=lambda each: each[:2])
     return tuple(
-        ChainLink(at=at.isoformat(), service=service, type=fact.type, id=fact.id) for at, service, fact in facts
+        ChainLink(at=at.isoformat(), service=service, type=fact.type, id=fact.id, sentence=fact.sentence or fact.type)
+        for at, service, fact in facts
     )[-MAX_CHAIN:]
 
 
 def part_of(parts: Sequence[ServicePart], service: str) -> ServicePart | None:
     """Returns the part of a service; None when it did not answer."""
     return next((part for part in parts if part.service == service), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that is known about one tenant."""
+
+    name: str
+    parts: Sequence[ServicePart]
+    unanswered: Sequence[Unanswered]
+    machine: Machine
+
+    @property
+    def tenant(self) -> TenantState | None:
+        """The tenant's state; None when its service did not answer."""
+        part = part_of(self.parts, "tenant")
+        return part.tenant if part else None
+
+    @property
+    def account(self) -> BillingState | None:
+        """The account; None when billing did not answer or does not have it yet."""
+        part = part_of(self.parts, "billing")
+        return part.account if part else None
+
+    @property
+    def environment(self) -> EnvironmentState | None:
+        """The environment; None when the provisioner did not answer or does not have it yet."""
+        part = part_of(self.parts, "provisioner")
+        return part.environment if part else None
+
+    @property
+    def awaits_payment(self) -> bool:
+        """True while no subscription gives access and the tenant is not leaving."""
+        account = self.account
+        if account is None or account.leaving or self.status in {"retained", "cancelled", "offboarding"}:
+            return False
+        return not any(each.access in ENTITLING for each in account.subscriptions)
+
+    @property
+    def status(self) -> str:
+        """The status of the tenant; empty when unknown."""
+        return self.tenant.status if self.tenant else ""

@@ -4,14 +4,14 @@ The order of the rules is the ranking: a rule explains more than the rules below
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from paybill_contracts.why import (
+    ENTITLING,
     MAX_CLOCK_SKEW,
     BillingState,
+    Case,
     Cause,
-    EnvironmentState,
     Explanation,
     Machine,
     OpenJob,
@@ -33,47 +33,6 @@ _GENERAL_JOBS = frozenset({"check_invariants", "delete_ended_jobs", "delete_webh
 """Jobs that change nothing about a tenant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """All that is known about one tenant."""
-
-    name: str
-    parts: Sequence[ServicePart]
-    unanswered: Sequence[Unanswered]
-    machine: Machine
-
-    @property
-    def tenant(self) -> TenantState | None:
-        """The tenant's state; None when its service did not answer."""
-        part = part_of(self.parts, "tenant")
-        return part.tenant if part else None
-
-    @property
-    def account(self) -> BillingState | None:
-        """The account; None when billing did not answer or does not have it yet."""
-        part = part_of(self.parts, "billing")
-        return part.account if part else None
-
-    @property
-    def environment(self) -> EnvironmentState | None:
-        """The environment; None when the provisioner did not answer or does not have it yet."""
-        part = part_of(self.parts, "provisioner")
-        return part.environment if part else None
-
-    @property
-    def awaits_payment(self) -> bool:
-        """True while no subscription gives access and the tenant is not leaving."""
-        account = self.account
-        if account is None or account.leaving or self.status in {"retained", "cancelled", "offboarding"}:
-            return False
-        return not any(each.access in {"active", "trialing", "grace"} for each in account.subscriptions)
-
-    @property
-    def status(self) -> str:
-        """The status of the tenant; empty when unknown."""
-        return self.tenant.status if self.tenant else ""
-
-
 def explain(name: str, parts: Sequence[ServicePart], unanswered: Sequence[Unanswered], machine: Machine) -> Explanation:
     """Returns why the tenant is in its state: the root cause first. name: its slug, or its id when that is unknown."""
     case = Case(name, parts, unanswered, machine)
@@ -84,6 +43,7 @@ def explain(name: str, parts: Sequence[ServicePart], unanswered: Sequence[Unansw
         causes=causes,
         chain=chain_of(parts),
         unanswered=tuple(unanswered),
+        step=None if causes else _return_command(case),
     )
 
 
@@ -95,7 +55,31 @@ def _headline(case: Case, causes: Sequence[Cause]) -> str:
     if tenant and tenant.waits_for:
         until = f" until {_time(tenant.waits_until)}" if tenant.waits_until else ""
         return f"{state}: it waits for {tenant.waits_for}{until}"
+    if tenant and tenant.status == "retained":
+        return _retained(case, tenant)
     return f"{state}: nothing is wrong, and nothing is pending"
+
+
+def _retained(case: Case, tenant: TenantState) -> str:
+    """Returns since when, why and until when the data of a tenant that left is kept, and whether it can return."""
+    part = part_of(case.parts, "tenant")
+    facts = {fact.type: fact for fact in part.facts} if part else {}
+    left, kept = facts.get("tenant.offboarding_started"), facts.get("tenant.tenant_retained")
+    since = f" since {_time(kept.at)}" if kept else ""
+    until = _time(tenant.retain_until) if tenant.retain_until else "-"
+    reason = left.sentence if left and left.sentence else f"data kept until {until}"
+    returns = "to return, the customer signs up as a new tenant, because an operator's offboarding is final"
+    if _return_command(case):
+        returns = "the customer returns by subscribing again at its checkout"
+    return f"{tenant.slug} is retained{since}: {reason}; {returns}"
+
+
+def _return_command(case: Case) -> str | None:
+    """Returns the command with which a tenant that left returns; None when it cannot."""
+    account = case.account
+    if case.status != "retained" or account is None or account.leaving:
+        return None
+    return _checkout(case, account)
 
 
 def _time(at: datetime) -> str:
@@ -350,7 +334,21 @@ def _pending_change(case: Case) -> Iterator[Cause]:
     environment = case.environment
     if environment is not None and environment.pending:
         found = f"the infrastructure has not followed a change of plan: {environment.pending}"
-        yield Cause("pending_change", "provisioner", found, f"paybill tenant show {case.name}")
+        because = (
+            "a move between sizes is not built yet: the change stays pending, and the tenant keeps what is built",
+            "to end it, change the subscription to a plan that has the built size",
+        )
+        yield Cause("pending_change", "provisioner", found, _change_back(case), because)
+
+
+def _change_back(case: Case) -> str:
+    """Returns the command that changes the subscription to a plan of the built size; it quotes before it changes."""
+    account = case.account
+    entitling = [each for each in account.subscriptions if each.access in ENTITLING] if account else []
+    if account is None or account.plan_of_built_size is None or len(entitling) != 1:
+        return "paybill plans list"
+    name = case.name if len(account.subscriptions) == 1 else entitling[0].id
+    return f'paybill subscription change {name} --plan {account.plan_of_built_size} --reason "back to the built size"'
 
 
 def _access(case: Case) -> Iterator[Cause]:

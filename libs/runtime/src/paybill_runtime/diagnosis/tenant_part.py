@@ -4,9 +4,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paybill_contracts.event import partition_of
+from paybill_contracts.event import UnknownEventError, decode, partition_of
 from paybill_contracts.incidents import Incident, IncidentStatus
 from paybill_contracts.invariants import Violation, ViolationStatus
+from paybill_contracts.sentences import sentence
 from paybill_contracts.why import (
     BillingState,
     EnvironmentState,
@@ -32,7 +33,7 @@ MAX_FACTS = 12
 
 _FACTS = text(
     "SELECT f.* FROM unnest(CAST(:aggregates AS text[])) AS a (name) CROSS JOIN LATERAL ("
-    "SELECT event_id, subject, recorded_at FROM chassis.outbox WHERE aggregate = a.name "
+    "SELECT event_id, subject, payload, recorded_at FROM chassis.outbox WHERE aggregate = a.name "
     "ORDER BY revision DESC LIMIT :limit) AS f ORDER BY f.recorded_at DESC LIMIT :limit"
 )
 _JOB = (
@@ -118,8 +119,22 @@ async def tenant_part(
 async def _facts(context: ServiceContext, aggregates: Sequence[str]) -> tuple[RecentFact, ...]:
     rows = await context.rows(_FACTS, {"aggregates": list(aggregates), "limit": MAX_FACTS})
     return tuple(
-        RecentFact(id=str(row.event_id), type=_type(row.subject), at=row.recorded_at) for row in reversed(rows)
+        RecentFact(
+            id=str(row.event_id),
+            type=_type(row.subject),
+            at=row.recorded_at,
+            sentence=_sentence(row.subject, row.payload),
+        )
+        for row in reversed(rows)
     )
+
+
+def _sentence(subject: str, payload: bytes) -> str:
+    """Returns a fact for people; its type when a later version of the service recorded it."""
+    try:
+        return sentence(decode(_type(subject), int(subject.rpartition(".v")[2]), payload))
+    except UnknownEventError:
+        return _type(subject)
 
 
 async def _jobs(context: ServiceContext, tenant_id: str) -> tuple[OpenJob, ...]:

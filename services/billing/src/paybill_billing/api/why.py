@@ -19,6 +19,8 @@ from paybill_runtime.diagnosis.tenant_part import OwnState
 from paybill_runtime.http.listing import MAX_PAGE, load_state
 from sqlalchemy import Row
 
+from paybill_billing.catalogue.domain import catalogue
+from paybill_billing.catalogue.tables import CATALOGUES
 from paybill_billing.entitlements.tables import ENTITLEMENTS
 from paybill_billing.providers.port import (
     CustomerSubscriptions,
@@ -89,8 +91,17 @@ async def read_state(context: ServiceContext, connected: Mapping[str, ProviderCo
             refused_webhooks=await _refused(context, account.provider),
             own_syncs=_pending(await context.rows(REQUESTS_ABOUT, about)),
             strangers=_pending(await context.rows(REQUESTS_WITH_ERROR, strangers)),
+            plan_of_built_size=await _plan_of_built_size(context, account),
         ),
     )
+
+
+async def _plan_of_built_size(context: ServiceContext, account: Account) -> str | None:
+    pending = account.environment
+    known = await load_state(context, CATALOGUES, catalogue.CATALOGUE) if pending is not None else None
+    if pending is None or known is None:
+        return None
+    return catalogue.plan_of_size(known, pending.from_tier, pending.from_placement)
 
 
 def _entitling(subscriptions: Sequence[Subscription]) -> bool:

@@ -128,6 +128,15 @@ def on_sale(catalogue: Catalogue, plan: str) -> PlanVersion:
     return max(versions, key=lambda version: version.version)
 
 
+def plan_of_size(catalogue: Catalogue, tier: str, placement: str) -> str | None:
+    """Returns the first plan on sale with this tier and placement; None when there is none."""
+    for each in catalogue.on_sale.plans:
+        newest = on_sale(catalogue, each.plan)
+        if (newest.tier, newest.placement) == (tier, placement):
+            return newest.plan
+    return None
+
+
 def published(catalogue: Catalogue, plan: str, version: int) -> Published:
     """Returns a published version, on sale or retired. Raises UnknownPlanError."""
     for entry in catalogue.published:
