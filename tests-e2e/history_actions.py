@@ -93,7 +93,9 @@ async def open_checkout(world: World) -> None:
     )
     opened = await world.provider.checkout(purchase, f"checkout/{account.checkout}")
     world.billing.decide(
-        lambda unit, _: unit.record(ACCOUNTS, TENANT, accounts.checkout_opened(unit.get(ACCOUNTS, TENANT), opened)),
+        lambda unit, _: unit.record(
+            ACCOUNTS, TENANT, accounts.checkout_opened(unit.get(ACCOUNTS, TENANT), opened, held)
+        ),
         [ACCOUNTS.key(TENANT)],
     )
 

@@ -38,12 +38,12 @@ def test_the_expiry_of_the_current_checkout_is_recorded_once() -> None:
 
 
 def test_another_checkout_replaces_the_last_one() -> None:
-    (opened,) = accounts.checkout_opened(OPEN, OpenedCheckout("cs_2", "https://pay.example/cs_2"))
+    (opened,) = accounts.checkout_opened(OPEN, OpenedCheckout("cs_2", "https://pay.example/cs_2"), [])
     after = accounts.evolve(OPEN, opened)
 
     assert isinstance(opened, CheckoutOpened)
     assert (after.checkout, after.checkout_url) == ("cs_2", "https://pay.example/cs_2")
-    assert accounts.checkout_opened(after, OpenedCheckout("cs_2", "https://pay.example/cs_2")) == []
+    assert accounts.checkout_opened(after, OpenedCheckout("cs_2", "https://pay.example/cs_2"), []) == []
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 from billing_samples import ACCOUNT, NOW, TENANT
 from billing_testbed import eventually
+from entitlement_samples import ACTIVE
 from paybill_billing.app import service
 from paybill_billing.providers.port.snapshots import OpenedCheckout, PendingCharge
 from paybill_billing.providers.stripe.payment_mappers import charge_target
 from paybill_billing.providers.stripe.provider import Stripe
 from paybill_billing.subscriptions.domain import accounts, leftovers
 from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound, LeftoverKind
+from paybill_contracts.billing import AccessState
 from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
 from paybill_runtime.replay.verify import replay
 
@@ -58,8 +60,8 @@ def test_a_charge_of_a_tenant_that_left_is_found_and_ended_once(kind) -> None:
 
 
 def test_a_tenant_that_left_by_itself_may_return_at_the_checkout_that_was_opened_for_it() -> None:
-    returning = after(CLOSED, accounts.checkout_opened(CLOSED, OpenedCheckout("cs_1", "https://pay.example/1")))
-    before = after(ACCOUNT, accounts.checkout_opened(ACCOUNT, OpenedCheckout("cs_1", "https://pay.example/1")))
+    returning = after(CLOSED, accounts.checkout_opened(CLOSED, OpenedCheckout("cs_1", "https://pay.example/1"), []))
+    before = after(ACCOUNT, accounts.checkout_opened(ACCOUNT, OpenedCheckout("cs_1", "https://pay.example/1"), []))
 
     assert fetched(returning, CHECKOUT) == []
     assert [event.subscription for event in fetched(returning, CHECKOUT, ITEM)] == ["ii_1"]
@@ -67,10 +69,32 @@ def test_a_tenant_that_left_by_itself_may_return_at_the_checkout_that_was_opened
     assert len(fetched(replace(before, closed=True), CHECKOUT)) == 1
 
 
-def test_the_incident_names_the_kind_of_the_object() -> None:
+def test_a_checkout_that_is_opened_after_the_end_and_before_the_offboarding_is_no_leftover() -> None:
+    ended = ACTIVE.model_copy(update={"access": AccessState.ENDED})
+    opened = OpenedCheckout("cs_1", "https://pay.example/1")
+    during_delay = after(ACCOUNT, accounts.checkout_opened(ACCOUNT, opened, [ended]))
+
+    assert fetched(replace(during_delay, closed=True), CHECKOUT) == []
+    assert accounts.checkout_opened(during_delay, opened, [ended]) == []
+
+
+def test_a_leftover_ends_when_it_becomes_the_checkout_at_which_the_tenant_can_return() -> None:
+    opened = OpenedCheckout("cs_1", "https://pay.example/1")
+    left_over = replace(CLOSED, checkout="cs_1", checkout_url=opened.url, charges=(CHECKOUT,))
+
+    returning = after(left_over, accounts.checkout_opened(left_over, opened, []))
+    (ended,) = fetched(returning, CHECKOUT)
+    assert isinstance(ended, LeftoverEnded)
+    assert fetched(after(returning, [ended]), CHECKOUT) == []
+
+
+def test_the_incident_names_the_kind_of_the_object_and_a_command() -> None:
     (found,) = fetched(CLOSED, ITEM)
+    subscription = found.model_copy(update={"kind": LeftoverKind.SUBSCRIPTION})
 
     finding = leftovers.finding_of(found, "refused")
+    assert finding.command == f"paybill tenant show {TENANT}"
+    assert leftovers.finding_of(subscription).command == f"paybill tenant portal {TENANT}"
     assert finding.subject == "invoice_item/ii_1"
     assert [each.name for each in finding.evidence] == ["customer", "invoice_item", "provider", "reason"]
 
@@ -188,6 +212,27 @@ async def test_by_policy_a_pending_charge_is_reported_until_it_is_gone(testbed_o
     assert (opened.event.kind, opened.event.subject) == ("charge_without_tenant", f"invoice_item/{item}")
     assert pending.invoice is None
     assert closed.event.incident_id == opened.event.incident_id
+
+
+@pytest.mark.e2e
+async def test_by_policy_a_checkout_at_which_the_tenant_can_return_is_not_reported(testbed_of, settings) -> None:
+    settings["leftovers"] = "report"
+    testbed = await testbed_of(service())
+    stripe, subscription = testbed.fake.stripe, await testbed.subscribed(ID)
+    customer = (await testbed.account(ID))["customer"]
+    await asyncio.to_thread(stripe.subscriptions.cancel, subscription["provider_subscription"])
+    await testbed.log.facts("billing.subscription_ended")
+    opened = (await testbed.served.client.post(f"/v1/tenants/{ID}/checkout")).json()["checkout"]
+    other = await asyncio.to_thread(create, testbed.fake, LeftoverKind.CHECKOUT, customer)
+
+    await testbed.tenants.publish(left(tenant_id=ID))
+    found = await testbed.log.facts("billing.leftover_found")
+    await testbed.settled()
+
+    assert [fact.event.subscription for fact in found] == [other]
+    assert (await asyncio.to_thread(stripe.checkout.sessions.retrieve, opened)).status == "open"
+    incidents = (await testbed.get("/v1/incidents"))["incidents"]
+    assert [each["subject"] for each in incidents] == [f"checkout/{other}"]
 
 
 async def test_what_is_gone_already_is_cancelled_without_an_error(fake, provider) -> None:

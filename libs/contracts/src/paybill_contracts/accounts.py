@@ -11,7 +11,7 @@ from paybill_contracts.values import Digest, Key, ProviderId, TenantId, Timestam
 class CheckoutOpened(Event, type="billing.checkout_opened", version=1, aggregate="account", key="tenant_id"):
     """The customer can pay at `checkout_url`, which replaces the checkout before.
 
-    is_return: the tenant left because its last subscription ended, and can return at this checkout.
+    is_return: a subscription of the tenant ended, and it can return at this checkout.
     """
 
     tenant_id: TenantId

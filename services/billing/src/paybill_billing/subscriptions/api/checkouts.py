@@ -10,6 +10,7 @@ from fastapi import APIRouter, Response
 from paybill_contracts.billing import Subscription
 from paybill_contracts.purchases import price_for
 from paybill_contracts.values import TenantId, Url
+from paybill_runtime.database.statement import ExtraStatements
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
 from paybill_runtime.http.caller import Caller
@@ -97,7 +98,7 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
             accounts.require_no_debt(account)
         checkout = await opened(account, customer, is_first=not held)
         if isinstance(checkout, str):
-            await _fetch(context, principal, account.provider, checkout)
+            await _fetch(context, principal, partial(enqueue_sync, account.provider, checkout, context.now()))
             raise NoCheckoutError(
                 f"the customer of {tenant_id} has the subscription {checkout} at {account.provider} already; "
                 "it is being fetched"
@@ -107,15 +108,21 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
             current = unit.get(ACCOUNTS, tenant_id)
             if current is None or current.leaving:
                 return False
-            unit.record(ACCOUNTS, tenant_id, accounts.checkout_opened(current, checkout))
+            unit.record(ACCOUNTS, tenant_id, accounts.checkout_opened(current, checkout, held))
             return True
 
         is_valid = await context.decide(
-            principal.origin, decide, writes=[ACCOUNTS.key(tenant_id)], verb="open_checkout", target=tenant_id
+            principal.origin,
+            decide,
+            writes=[ACCOUNTS.key(tenant_id)],
+            verb="open_checkout",
+            target=tenant_id,
+            # The checkout may be a leftover that was found before the tenant could return at it.
+            extra_statements=_customer_sync(context, account.provider, customer) if account.charges else None,
         )
         if not is_valid:
             # Its cancellation may have passed before this checkout existed: the sync of the customer closes it.
-            await _fetch(context, principal, account.provider, f"{CUSTOMER}/{customer}")
+            await _fetch(context, principal, _customer_sync(context, account.provider, customer))
             raise NoCheckoutError(f"{tenant_id} began to leave meanwhile, and the new checkout is being closed")
         response.headers["Cache-Control"] = "no-store"
         return CheckoutView(checkout=checkout.id, url=checkout.url)
@@ -139,7 +146,11 @@ async def _running_plan(provider: object, known: Catalogue, account: Account, cu
     return subscriptions.running_plan(known, account, await provider.subscriptions_of(customer))
 
 
-async def _fetch(context: ServiceContext, principal: Caller, provider: str, target: str) -> None:
+def _customer_sync(context: ServiceContext, provider: str, customer: str) -> ExtraStatements:
+    """Returns the statement that enqueues a sync of what can charge a customer."""
+    return partial(enqueue_sync, provider, f"{CUSTOMER}/{customer}", context.now())
+
+
+async def _fetch(context: ServiceContext, principal: Caller, enqueue: ExtraStatements) -> None:
     """Enqueues a sync of an object of the provider."""
-    enqueue = partial(enqueue_sync, provider, target, context.now())
     await context.decide(principal.origin, lambda _unit, _at: None, extra_statements=enqueue)

@@ -94,7 +94,7 @@ class Account:
     because its last subscription ended. leftovers: subscriptions at the provider that can charge although it left.
     has_trial: False when the customer has had the plan's trial. debt: what the customer owes, by currency.
     environment: a change of plan that the tenant's environment has not followed. charges: the leftovers that are no
-    subscriptions. return_checkout: opened after the account was closed, so that the tenant can return. abandoned: the
+    subscriptions. return_checkout: opened after a subscription ended, so that the tenant can return. abandoned: the
     sign-up was not paid in time.
     """
 
@@ -249,9 +249,14 @@ def require_checkout(account: Account, subscriptions: Iterable[Subscription]) ->
     return account.customer
 
 
-def checkout_opened(account: Account, checkout: OpenedCheckout) -> list[AccountEvent]:
-    """Records the checkout at which the customer can pay now."""
-    if (account.checkout, account.checkout_url) == (checkout.id, checkout.url):
+def checkout_opened(account: Account, checkout: OpenedCheckout, held: Iterable[Subscription]) -> list[AccountEvent]:
+    """Records the checkout at which the customer can pay now. held: the subscriptions of the account.
+
+    After the end of one the tenant can return at this checkout, also before its offboarding begins.
+    """
+    is_return = account.closed or any(each.access is AccessState.ENDED for each in held)
+    is_known = (account.checkout, account.checkout_url) == (checkout.id, checkout.url)
+    if is_known and (not is_return or account.return_checkout == checkout.id):
         return []
     return [
         CheckoutOpened(
@@ -259,7 +264,7 @@ def checkout_opened(account: Account, checkout: OpenedCheckout) -> list[AccountE
             provider=account.provider,
             checkout=checkout.id,
             checkout_url=checkout.url,
-            is_return=account.closed,
+            is_return=is_return,
         )
     ]
 
@@ -353,10 +358,8 @@ def evolve(account: Account | None, event: AccountEvent) -> Account:
         case AccountFailed():
             return replace(account, status=Status.FAILED, failure=event.reason)
         case CheckoutOpened():
-            returns_at = event.checkout if event.is_return else account.return_checkout
-            return replace(
-                account, checkout=event.checkout, checkout_url=event.checkout_url, return_checkout=returns_at
-            )
+            after = replace(account, checkout=event.checkout, checkout_url=event.checkout_url)
+            return replace(after, return_checkout=event.checkout) if event.is_return else after
         case CheckoutExpired():
             return replace(account, checkout_url=None)
         case CancellationRequested():

@@ -1,6 +1,7 @@
 """Leftovers: subscriptions and other objects that can still charge the customer of a tenant that left."""
 
 from collections.abc import Collection
+from typing import assert_never
 
 from paybill_contracts.accounts import LeftoverAction, LeftoverEnded, LeftoverFound, LeftoverKind
 from paybill_contracts.incidents import Evidence, Finding
@@ -53,7 +54,10 @@ def on_charges_fetched(
 
     The checkout at which the tenant can return is none of them.
     """
-    returns_at = PendingCharge(LeftoverKind.CHECKOUT, account.return_checkout or "")
+    if not account.leaving:
+        charges = [
+            each for each in charges if each != PendingCharge(LeftoverKind.CHECKOUT, account.return_checkout or "")
+        ]
     found = [
         LeftoverFound(
             tenant_id=account.id,
@@ -64,7 +68,7 @@ def on_charges_fetched(
             kind=charge.kind,
         )
         for charge in charges
-        if account.is_gone and charge not in account.charges and (account.leaving or charge != returns_at)
+        if account.is_gone and charge not in account.charges
     ]
     ended = [
         LeftoverEnded(tenant_id=account.id, provider=account.provider, subscription=charge.id, kind=charge.kind)
@@ -85,6 +89,7 @@ def finding_of(fact: LeftoverFound, reason: str = "") -> Finding:
         summary=f"{fact.subscription} at {fact.provider} can still charge the customer of a tenant that left",
         evidence=tuple(Evidence(name=name, value=value) for name, value in evidence.items()),
         tenant_id=fact.tenant_id,
+        command=_command(fact),
     )
 
 
@@ -115,3 +120,17 @@ def unserved_payment(account: Account, snapshot: ProviderSnapshot) -> Finding | 
         evidence=tuple(Evidence(name=name, value=value) for name, value in evidence.items()),
         tenant_id=account.id,
     )
+
+
+def _command(fact: LeftoverFound) -> str:
+    """Returns the command that helps: a link at which a subscription can be cancelled, else the state of the tenant.
+
+    Other objects can be removed only with the provider's own tools.
+    """
+    match fact.kind:
+        case LeftoverKind.SUBSCRIPTION:
+            return f"paybill tenant portal {fact.tenant_id}"
+        case LeftoverKind.CHECKOUT | LeftoverKind.SCHEDULE | LeftoverKind.INVOICE_ITEM:
+            return f"paybill tenant show {fact.tenant_id}"
+        case _:
+            assert_never(fact.kind)
