@@ -14,6 +14,8 @@ from test_metrics_table import documented_metrics
 WITHIN_S = 150
 ID = re.compile(r"[0-9a-f]{12}|[0-9]{3}|\b(ten|sub|cus|evt|in|env|pi|ch|cs)_|(?=[A-Za-z]*[0-9])[A-Za-z0-9]{10}")
 ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[a-z]{2,}")
+ADDRESSES = {"server.address", "server.port"}
+"""Attributes of a metric that name a provider's server."""
 MAX_NAMES = 150
 MAX_SERIES = 100
 
@@ -78,7 +80,7 @@ def test_each_trace_of_a_tenant_is_in_one_graph_that_begins_with_the_sign_up(tel
             "POST /v1/tenants",
             "POST /webhooks/stripe",
             "outbox wait",
-            "job open_account",
+            "job open_account/stripe",
             "effect open_account",
             "job sync/stripe",
             "publish billing.subscription_activated",
@@ -89,9 +91,27 @@ def test_each_trace_of_a_tenant_is_in_one_graph_that_begins_with_the_sign_up(tel
 
 
 @pytest.mark.e2e
+def test_statements_and_calls_are_spans_inside_others_and_never_the_first_of_a_trace(telemetry):
+    statements = [span for span in telemetry.spans if span.attributes.get("db.system.name") == "postgresql"]
+    calls = [span for span in telemetry.spans if "url.full" in span.attributes]
+    parents = {span.id: span for span in telemetry.spans}
+    of_tenants = set().union(*trace_ids_of_tenants(telemetry).values())
+
+    assert [span for span in statements + calls if not span.parent] == []
+    assert {parents[span.parent].name for span in calls if span.parent in parents} >= {"effect open_account"}
+    assert of_tenants & {span.trace for span in statements}
+    assert of_tenants & {span.trace for span in calls}
+    assert {"SELECT", "CREATE"} <= {span.name for span in statements}
+    assert {span.name for span in statements + calls if not re.fullmatch("(CURSOR: )?[A-Z]+", span.name)} == set()
+    assert [span for span in statements if "'" in span.attributes["db.query.text"]] == []
+    assert {span.attributes["http.response.status_code"] for span in calls} >= {"200"}
+
+
+@pytest.mark.e2e
 def test_no_name_of_a_span_and_no_attribute_of_a_metric_contains_an_id(telemetry):
     names = {span.name for span in telemetry.spans}
-    values = {value for series in telemetry.metrics.values() for attributes in series for _, value in attributes}
+    series = [attributes for found in telemetry.metrics.values() for attributes in found]
+    values = {value for attributes in series for name, value in attributes if name not in ADDRESSES}
 
     assert [name for name in names | values if ID.search(name) and not re.fullmatch("[2-5][0-9]{2}", name)] == []
     assert len(names) <= MAX_NAMES

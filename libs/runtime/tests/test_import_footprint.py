@@ -34,6 +34,7 @@ def test_a_service_prevents_no_import() -> None:
 @pytest.mark.parametrize(
     ("module", "unused"),
     [
+        ("paybill_runtime.main", ("opentelemetry.instrumentation", "wrapt")),
         ("paybill_runtime.messaging.streams", ("sqlalchemy", "asyncpg", "pydantic_settings")),
         ("paybill_runtime.replay.__main__", ("fastapi", "uvicorn", "opentelemetry.exporter")),
     ],

@@ -9,6 +9,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
@@ -17,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from paybill_runtime.telemetry.child_spans import ChildSpans
 from paybill_runtime.telemetry.otlp_logs import OtlpHandler
 from paybill_runtime.telemetry.redaction import QueryRedaction
 
@@ -34,6 +36,9 @@ def export(service: str, version: str) -> tuple[Callable[[], None], ...]:
     spans.add_span_processor(QueryRedaction())
     spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(spans)
+    # The stable names of the semantic conventions; by default the instrumentations use the older ones.
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+    AsyncPGInstrumentor().instrument(tracer_provider=ChildSpans(spans))  # type: ignore[no-untyped-call]  # it has no types
     exports = [PeriodicExportingMetricReader(OTLPMetricExporter())]
     meters = MeterProvider(exports, resource, shutdown_on_exit=False)
     metrics.set_meter_provider(meters)

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import stripe
+from opentelemetry.trace import get_tracer_provider
+from paybill_runtime.telemetry import exporting
+from paybill_runtime.telemetry.child_spans import ChildSpans
 from typing_extensions import override
 
 from paybill_billing.providers.port import ProviderRefusedError, ProviderUnavailableError
@@ -33,6 +36,12 @@ class PacedClient(stripe.HTTPXClient):
         self._gap_s = SLACK / per_s
         self._slot = asyncio.Lock()
         self._next = 0.0
+        if exporting():
+            from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor  # noqa: PLC0415  # costs memory
+
+            HTTPXClientInstrumentor.instrument_client(
+                self._client_async, tracer_provider=ChildSpans(get_tracer_provider())
+            )
 
     @override
     async def request_async(
