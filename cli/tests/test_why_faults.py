@@ -112,6 +112,18 @@ def test_an_ended_subscription_is_the_cause_and_not_the_checkout_that_was_paid()
     assert cause.command == f"paybill tenant checkout {situation.tenant.slug}"
 
 
+@pytest.mark.parametrize(("missing", "first"), [((), "subscription_ended"), (("sub_1",), "signature")])
+def test_refused_webhooks_explain_no_end_that_the_provider_shows(missing, first) -> None:
+    situation = Situation(Random(6))
+    hold = HoldState(origin="billing", mode="blocked", reason="the subscription ended")
+    situation.tenant = situation.tenant.model_copy(update={"status": "suspended", "holds": (hold,)})
+    refused = (situation.refused("unsigned"), situation.refused("bad_signature"))
+    found = {"refused_webhooks": refused, "missing": missing}
+    situation.account = situation.account.model_copy(update=found)
+
+    assert explained(situation).causes[0].kind == first
+
+
 def test_a_refused_account_is_no_cause_once_the_tenant_is_cancelled() -> None:
     situation = Situation(Random(7))
     situation.account = situation.account.model_copy(update={"status": "failed", "failure": "no such coupon"})

@@ -308,6 +308,21 @@ class Case:
         return not any(each.access in ENTITLING for each in account.subscriptions)
 
     @property
+    def may_lack_webhooks(self) -> bool:
+        """True when refused webhooks may explain the state: not after an end that billing knows and the provider shows.
+
+        Anybody can send webhooks that are refused.
+        """
+        account, tenant = self.account, self.tenant
+        if account is None:
+            return False
+        if account.missing:
+            return True
+        is_held = tenant is not None and any(hold.origin == "billing" for hold in tenant.holds)
+        has_ended = is_held and not account.subscriptions and not account.provider_problem
+        return self.awaits_payment and not has_ended
+
+    @property
     def status(self) -> str:
         """The status of the tenant; empty when unknown."""
         return self.tenant.status if self.tenant else ""

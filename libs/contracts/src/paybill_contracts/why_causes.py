@@ -145,7 +145,7 @@ def _clock(case: Case) -> Iterator[Cause]:
         if skew > MAX_CLOCK_SKEW:
             found = f"the clock of {part.service} differs from this machine's by {round(skew.total_seconds())} s"
             yield Cause("clock", part.service, found, DOCTOR)
-    if case.account is None or not case.awaits_payment:
+    if case.account is None or not case.may_lack_webhooks:
         return
     for refused in case.account.refused_webhooks:
         if refused.reason in _CLOCK_REFUSALS and _is_current(refused.accepted_at, refused.last_at):
@@ -238,7 +238,7 @@ def _syncs(case: Case) -> Iterator[Cause]:
 
 def _signature(case: Case) -> Iterator[Cause]:
     account = case.account
-    if account is None or not (case.awaits_payment or account.missing):
+    if account is None or not case.may_lack_webhooks:
         return
     for refused in account.refused_webhooks:
         if refused.reason not in _CLOCK_REFUSALS and _is_current(refused.accepted_at, refused.last_at):
