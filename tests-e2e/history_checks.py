@@ -13,6 +13,7 @@ from paybill_billing.subscriptions.domain.credits import excess_credit
 from paybill_billing.subscriptions.domain.entitling import entitling_subscriptions
 from paybill_billing.subscriptions.domain.subscriptions import subscription_id
 from paybill_billing.subscriptions.tables import ACCOUNTS, SUBSCRIPTIONS
+from paybill_billing.usage.domain.billing_periods import open_from
 from paybill_billing.usage.domain.invoices import compare
 from paybill_billing.usage.tables import BILLING_PERIODS, CLOSED_WINDOWS
 from paybill_contracts.money import Money
@@ -91,7 +92,7 @@ async def wrongly_invoiced(world: World) -> list[str]:
     lines = await world.provider.invoiced(account.customer, START - timedelta(days=1))
     period = world.billing.state(BILLING_PERIODS, TENANT)
     ended = period is not None and period.final
-    compared = compare(world.billing.all(CLOSED_WINDOWS), lines, ended=ended)
+    compared = compare(world.billing.all(CLOSED_WINDOWS), lines, ended=ended, open_from=open_from(period))
     return [
         f"from {each.start:%m-%d %H:%M} {each.reported} were reported, and {each.invoiced} are on {each.invoice}"
         for each in compared

@@ -272,6 +272,14 @@ def test_usage_that_is_on_no_invoice_or_on_a_wrong_one_is_found(subscription):
     assert len(compare(windows, [], ended=True)) == 3
 
 
+def test_usage_of_an_open_period_is_not_missing_when_another_subscription_is_invoiced(subscription):
+    windows, (_, later) = billed_twice(subscription)
+
+    assert compare(windows, [later], open_from=START) == compare(windows, [later])[:1]
+    assert len(compare(windows, [], ended=True, open_from=START)) == 3
+    assert billing_periods.open_from(Invoiced(subscription).period) == START
+
+
 BY_PERIOD = meter_definition(provider_meters={"stripe": "api_calls"}).model_copy(update={"by_period": True})
 
 

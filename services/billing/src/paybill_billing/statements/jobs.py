@@ -10,6 +10,7 @@ from paybill_contracts.money import Money
 from paybill_runtime.decisions.context import ServiceContext
 from paybill_runtime.decisions.job_rows import Priority
 from paybill_runtime.decisions.unit_of_work import DecisionContext, UnitOfWork
+from paybill_runtime.http.listing import load_state
 from paybill_runtime.jobs.kinds import AttemptFailedError, ClaimedJob, Kind, RetryAfter
 
 from paybill_billing.providers.port import (
@@ -29,9 +30,10 @@ from paybill_billing.subscriptions.tables import (
     RETURNED_PAYMENTS,
     SUBSCRIPTIONS_OF_TENANT,
 )
+from paybill_billing.usage.domain.billing_periods import open_from
 from paybill_billing.usage.domain.closed_windows import ClosedWindow
 from paybill_billing.usage.domain.invoices import UsageComparison, compare
-from paybill_billing.usage.tables import CLOSED_WINDOWS, windows_in_parts
+from paybill_billing.usage.tables import BILLING_PERIODS, CLOSED_WINDOWS, windows_in_parts
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,8 @@ class StatementChecks:
             return []
         held = await self._context.rows(SUBSCRIPTIONS_OF_TENANT, {"tenant_id": tenant_id})
         ended = all(row.access == AccessState.ENDED for row in held)
-        compared = compare(windows, lines, ended=ended)
+        period = await load_state(self._context, BILLING_PERIODS, tenant_id)
+        compared = compare(windows, lines, ended=ended, open_from=open_from(period))
         # The invoice of earlier usage may be older than those that were fetched.
         return [each for each in compared if each.invoice is not None or each.start >= since]
 

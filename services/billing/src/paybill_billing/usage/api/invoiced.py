@@ -21,6 +21,7 @@ from paybill_billing.providers.port import (
     UsageInvoices,
 )
 from paybill_billing.subscriptions.tables import account_of
+from paybill_billing.usage.domain.billing_periods import open_from
 from paybill_billing.usage.domain.invoices import compare
 from paybill_billing.usage.tables import BILLING_PERIODS, CLOSED_WINDOWS, windows_in_parts
 
@@ -87,7 +88,9 @@ def router(context: ServiceContext, connected: Mapping[str, ProviderConnection])
         rows = await context.rows(windows_in_parts(tenant_id, since, MAX_WINDOWS))
         period = await load_state(context, BILLING_PERIODS, tenant_id)
         ended = period is not None and period.final
-        compared = compare([CLOSED_WINDOWS.load(row.state) for row in rows], lines, ended=ended)
+        compared = compare(
+            [CLOSED_WINDOWS.load(row.state) for row in rows], lines, ended=ended, open_from=open_from(period)
+        )
         names = InvoicedUsageView.model_fields
         return InvoicedUsagePage(
             periods=[InvoicedUsageView(**{name: getattr(each, name) for name in names}) for each in compared]

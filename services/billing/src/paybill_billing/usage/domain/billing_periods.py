@@ -83,6 +83,11 @@ class BillingPeriod:
         return self.free_until is not None and at < self.free_until
 
 
+def open_from(period: BillingPeriod | None) -> datetime | None:
+    """Returns the start of the earliest period whose invoice follows; None when none follows."""
+    return period.start if period is not None and not period.final else None
+
+
 def expected_end(start: datetime, end: datetime) -> datetime:
     """Returns the expected end of the period after this one, which is as many months long, or else as many days."""
     for months in (1, 12):

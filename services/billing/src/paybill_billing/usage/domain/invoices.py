@@ -32,12 +32,17 @@ class UsageComparison:
 
 
 def compare(
-    windows: Iterable[ClosedWindow], lines: Iterable[InvoicedUsage], *, ended: bool = False
+    windows: Iterable[ClosedWindow],
+    lines: Iterable[InvoicedUsage],
+    *,
+    ended: bool = False,
+    open_from: datetime | None = None,
 ) -> list[UsageComparison]:
     """Compares the reported parts of one tenant with the lines of its invoices (invariant 5).
 
     Several prices of one meter bill the same usage, so each of their lines has all of it. A part that is in the period
     of no line is missing when a later period is invoiced, or when no invoice follows. ended: no invoice follows.
+    open_from: start of the earliest period whose invoice follows, whatever another subscription has invoiced since.
     """
     periods: dict[tuple[str, datetime, datetime], list[InvoicedUsage]] = defaultdict(list)
     for line in lines:
@@ -64,6 +69,7 @@ def compare(
         of_meter = [each for each in compared if each.meter == meter and each.invoice is not None]
         if any(each.start <= at < each.end for each in of_meter) or meter is None:
             continue
-        if ended or any(each.start > at for each in of_meter):
+        is_open = open_from is not None and at >= open_from
+        if ended or (not is_open and any(each.start > at for each in of_meter)):
             compared.append(UsageComparison(meter, at, at, units, 0, None, final=True))
     return compared
