@@ -63,10 +63,13 @@ def test_unknown_contexts_and_unreadable_files_are_explained(paybill) -> None:
     Path(os.environ["XDG_CONFIG_HOME"], "paybill").mkdir()
     contexts.path().write_text(json.dumps({"current": "a", "contexts": {"a": {"password": "x"}}}))
     broken = paybill("tenant", "list", "--json")
+    contexts.path().write_text(json.dumps({"current": "a", "contexts": {"a": {"api_key_file": 5}}}))
+    wrong = paybill("tenant", "list", "--json")
 
     assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "context_not_found")
     assert empty.code == ExitCode.USAGE
     assert (broken.code, broken.error["code"]) == (ExitCode.USAGE, "contexts_unreadable")
+    assert (wrong.code, wrong.error["code"]) == (ExitCode.USAGE, "contexts_unreadable")
 
 
 def test_a_name_that_a_shell_would_change_is_refused(paybill) -> None:

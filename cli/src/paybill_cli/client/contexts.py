@@ -85,7 +85,9 @@ def store(contexts: Contexts) -> None:
     Path(name).replace(path())
 
 
-def _checked(context: dict[str, str]) -> Context:
+def _checked(context: dict[str, Any]) -> Context:
     if unknown := context.keys() - set(FIELDS):
         raise ValueError(f"unknown entries: {', '.join(sorted(unknown))}")
+    if wrong := [name for name, value in context.items() if not isinstance(value, str)]:
+        raise TypeError(f"no text: {', '.join(sorted(wrong))}")
     return context
