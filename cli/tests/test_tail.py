@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -167,6 +168,7 @@ def test_the_whole_log_of_a_stack_is_printed_without_a_gap(on_stack, customers) 
 
     assert plain.code == ExitCode.OK
     assert plain.out.splitlines()[0].split("\t") == ["sequence", "time", "tenant", "event"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", row[1]) for row in plain.rows)
     assert [int(row[0]) for row in plain.rows] == list(range(1, len(plain.rows) + 1))
     assert {len(row) for row in plain.rows} == {4}
     assert len(lines) >= len(plain.rows)

@@ -5,12 +5,14 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 from paybill_contracts.accounts import DebtChanged
-from paybill_contracts.billing import EntitlementsSet, SubscriptionGraceStarted
+from paybill_contracts.billing import EntitlementsSet, SubscriptionChanged, SubscriptionGraceStarted
+from paybill_contracts.licences import LicenceKeyPublished
 from paybill_contracts.money import Money
 from paybill_contracts.schemas import published_events, sample_of
 from paybill_contracts.sentences import sentence
 from paybill_contracts.tenant import (
     DebtNoted,
+    EntitlementNoted,
     Hold,
     HoldOrigin,
     OffboardingStarted,
@@ -74,6 +76,26 @@ def test_amounts_durations_lists_and_access_are_readable():
     assert sentence(granted).startswith("entitled to ")
     assert sentence(taken).startswith("no longer entitled to ")
     assert sentence(offering) == "sign-ups may now name these regions: eu, us"
+
+
+def test_a_subscription_that_was_set_to_end_names_the_end():
+    changed = sample(SubscriptionChanged)
+    at = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
+    none = {"cancel_at": None, "pending": None}
+    ends, stays = (
+        changed.model_copy(update={"subscription": changed.subscription.model_copy(update=none | more)})
+        for more in ({"cancel_at": at}, {})
+    )
+
+    assert sentence(ends) == f"{sentence(stays)}, ends at 2026-03-01 12:00 UTC"
+
+
+def test_entitlements_name_plan_and_tier_and_a_signing_key_its_id():
+    noted = sample(EntitlementNoted).model_copy(update={"allows_access": False})
+    published = sample(LicenceKeyPublished)
+
+    assert sentence(noted) == f"no longer entitled to plan {noted.plan}, tier {noted.tier} ({noted.placement})"
+    assert sentence(published) == f"licences are signed with the key {published.kid} from now on"
 
 
 def test_a_missing_value_is_a_dash():

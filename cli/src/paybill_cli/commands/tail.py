@@ -13,6 +13,7 @@ from paybill_cli.client.stack import NatsAccess, Stack
 from paybill_cli.client.tenants import Slugs, tenant_id
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
+from paybill_cli.formatting import readable
 from paybill_cli.output import Output, printable
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Tail:
         tenant, text = self._described(message, fields)
         if self._filter.matches(fields):
             details = [f"    {name:<11}  {printable(fields[name])}" for name in DETAILS] if self._verbose else []
-            line = _joined((sequence, fields["time"], tenant, text))
+            line = _joined((sequence, readable(fields["time"]), tenant, text))
             self._out.line("event", fields | {"sentence": text}, line, *details)
 
     def _described(self, message: "Msg", fields: dict[str, Any]) -> tuple[str, str]:
@@ -210,5 +211,5 @@ def _joined(values: Any) -> str:
     texts = [printable(value) for value in values]
     if not sys.stdout.isatty():
         return "\t".join(texts)
-    widths = (8, 27, 20, 0)
+    widths = (8, 23, 20, 0)
     return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()

@@ -32,10 +32,11 @@ _SENTENCES = {
     "billing.drift_found": "record and {provider} differ ({kind}) at {provider_object}",
     "billing.entitlement_granted": "granted {amount} more of {feature}: {reason}",
     "billing.entitlement_overridden": "entitlement overridden by an operator: {reason}",
-    "billing.entitlements_set": "{allows_access:entitled|no longer entitled} to {plan.plan}@{plan.version} on "
-    "{placement}, revision {set_revision}",
+    "billing.entitlements_set": "{allows_access:entitled|no longer entitled} to {plan.plan}@{plan.version}, "
+    "tier {tier} ({placement}), revision {set_revision}",
     "billing.licence_activated": "licence in use on another machine, {seats_used} seats used",
     "billing.licence_issued": "licence {licence_id} issued",
+    "billing.licence_key_published": "licences are signed with the key {kid} from now on",
     "billing.licence_renewed": "licence {licence_id} renewed",
     "billing.licence_revoked": "licence {licence_id} revoked: {reason}",
     "billing.move_progressed": "plan migration continues: {asked} changes requested, {moved} made, {refused} refused",
@@ -48,7 +49,8 @@ _SENTENCES = {
     "billing.quota_warned": "80 % of the quota of {meter} used: {value} of {quota}",
     "billing.subscription_activated": "subscription {subscription.access} on {subscription.plan.plan}, "
     "quantity {subscription.quantity}",
-    "billing.subscription_changed": "subscription changed: {subscription.plan.plan}, quantity {subscription.quantity}",
+    "billing.subscription_changed": "subscription changed: {subscription.plan.plan}, quantity {subscription.quantity}"
+    "{subscription.cancel_at:, ends at }{subscription.pending.at:, another plan or quantity from }",
     "billing.subscription_ended": "subscription ended",
     "billing.subscription_grace_started": "payment outstanding; access stays until {subscription.grace_until}",
     "billing.subscription_paused": "subscription paused",
@@ -80,6 +82,7 @@ _SENTENCES = {
     "provisioner.resource_built": "{address} built",
     "provisioner.retention_started": "data is to be exported and access closed",
     "tenant.debt_noted": "the tenant's customer owes {debt:nothing}",
+    "tenant.entitlement_noted": "{allows_access:entitled|no longer entitled} to plan {plan}, tier {tier} ({placement})",
     "tenant.holds_changed": "holds changed: {holds}",
     "tenant.legal_hold_placed": "legal hold for case {case}: data is kept",
     "tenant.legal_hold_released": "legal hold for case {case} released",
@@ -136,22 +139,22 @@ class _Readable:
     """A field whose format is made for people: times in UTC to the minute, `-` for nothing, lists, reasons of holds.
 
     `{field:days}` is a number of seconds in days, `{field:this|that}` the text for true or for false, and
-    `{field:text}` the text for an empty list.
+    `{field:text}` the text for an empty list. `{field:, text}` stands before a time, and is omitted without one.
     """
 
     def __init__(self, value: Any) -> None:
         self._value = value
 
     def __getattr__(self, name: str) -> Any:
-        return "-" if self._value is None else _Readable(getattr(self._value, name))
+        return self if self._value is None else _Readable(getattr(self._value, name))
 
     @override
     def __format__(self, spec: str) -> str:
         match self._value:
             case None:
-                return "-"
+                return "" if spec.startswith(",") else "-"
             case datetime():
-                return f"{self._value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+                return f"{spec}{self._value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
             case bool() if "|" in spec:
                 return spec.split("|")[0 if self._value else 1]
             case int() if spec == "days":
