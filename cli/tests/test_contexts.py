@@ -28,6 +28,13 @@ def test_the_first_context_is_used_until_another_is_chosen(paybill, tmp_path: Pa
     assert [row["current"] for row in paybill("context", "list", "--json").data] == [True, False]
 
 
+def test_an_empty_list_of_contexts_names_the_command_that_adds_one(paybill) -> None:
+    done = paybill("context", "list")
+
+    assert done.out == "current\tname\n"
+    assert "paybill context add laptop --data-dir .paybill" in done.err
+
+
 def test_an_address_of_the_command_replaces_the_current_context(paybill, tmp_path: Path) -> None:
     paybill("context", "add", "cluster", *CLUSTER)
 

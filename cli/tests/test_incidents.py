@@ -13,6 +13,13 @@ def test_open_incidents_are_listed(on_stack) -> None:
     assert done.out.startswith("id\tservice\tkind\tsubject")
 
 
+def test_a_kind_without_incidents_is_explained(on_stack) -> None:
+    done = on_stack("incident", "list", "--kind", "foo")
+
+    assert done.code == ExitCode.OK
+    assert "no incidents match; kinds of open incidents are: " in done.err
+
+
 def test_an_unknown_incident_is_not_found_and_an_invalid_id_is_wrong_use(on_stack) -> None:
     unknown = on_stack("incident", "close", UNKNOWN, "--reason", "refunded", "--yes", "--json")
     invalid = on_stack("incident", "show", "one", "--json")

@@ -22,6 +22,7 @@ SAMPLES = {
     "file": "plans.yaml",
     "id": "0190a5b0-0000-7000-8000-000000000001",
     "licence": "lic_1",
+    "line": "paybill tenant suspend acme --reason abuse",
     "slug": "acme",
     "subscription": "acme",
     "tenant": "acme",
@@ -124,6 +125,24 @@ def test_a_next_step_has_the_arguments_of_the_command() -> None:
     assert next_step("tenant_left") == "paybill tenant show acme"
     assert next_step("not_paused") == "paybill subscription list"
     assert next_step("a_code_of_a_later_version") == ""
+
+
+def test_a_missing_file_and_a_missing_stack_name_a_command(paybill, tmp_path: Path) -> None:
+    file = paybill("plans", "lint", tmp_path / "none.yaml", "--json")
+    stack = paybill("tenant", "list", "--data-dir", tmp_path, "--json", PAYBILL_API_KEY="x")
+
+    assert file.error["next"] == "paybill plans lint --help"
+    assert stack.error["next"].startswith(f"paybill up --data-dir {tmp_path}, and ")
+
+
+def test_a_missing_confirmation_names_the_same_command_with_a_dry_run(on_stack, customers) -> None:
+    slug = customers.sign_up()["slug"]
+
+    done = on_stack("tenant", "suspend", slug, "--reason", "abuse report 7", "--json")
+
+    first = done.error["next"].partition(", then ")[0]
+    assert first == f"paybill tenant suspend {slug} --reason 'abuse report 7' --json --dry-run"
+    assert on_stack(*shlex.split(first)[1:]).code == 0
 
 
 def test_a_refusal_names_the_tenant_of_the_command(on_stack, customers) -> None:

@@ -60,6 +60,19 @@ def test_a_valid_file_is_summarised(paybill, file: Path, tmp_path: Path) -> None
     assert (done.data["product"], done.data["versions"], done.data["meters"]) == ("paybill-demo", 1, 1)
 
 
+def test_a_stack_with_an_invalid_catalogue_is_refused_before_anything_starts(
+    paybill, file: Path, tmp_path: Path
+) -> None:
+    file.write_text(GOOD.replace("currency: EUR, ", "").replace("kind: limit", "kind: magic"))
+
+    done = paybill("up", "--data-dir", tmp_path / "data", "--catalogue", file)
+
+    assert done.code == ExitCode.FAILED
+    assert [line.split(":")[1] for line in done.out.splitlines()] == ["13", "16"]
+    assert "has 2 errors" in done.err
+    assert not (tmp_path / "data").exists()
+
+
 def test_every_error_is_a_line_with_file_line_and_reason(paybill, file: Path) -> None:
     file.write_text(GOOD.replace("currency: EUR, ", "").replace("kind: limit", "kind: magic"))
 

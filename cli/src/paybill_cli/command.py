@@ -1,6 +1,7 @@
 """Makes a command of a function; a parameter that is an option group becomes the options of that group."""
 
 import inspect
+import shlex
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -30,7 +31,7 @@ def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = Fal
 
     def call(typer_context: typer.Context, **values: Any) -> Any:
         raise_interrupts()
-        remember_arguments({**values, "command": typer_context.command_path})
+        remember_arguments({**values, "command": typer_context.command_path, "line": _line(typer_context)})
         given = {name for name in values if is_given(typer_context, name)}
         built = {
             key: group.of({field: values.pop(field) for field in fields[key]}, given) for key, group in groups.items()
@@ -49,6 +50,11 @@ def command_of(function: Callable[..., Any], name: str, *, passes_on: bool = Fal
     settings = {"ignore_unknown_options": True, "help_option_names": []} if passes_on else {}
     app.command(name, cls=LazyCommand, context_settings=settings)(call)
     return typer.main.get_command(app)
+
+
+def _line(context: typer.Context) -> str:
+    """Returns the command line, to be repeated with further options."""
+    return shlex.join(["paybill", *context.find_root().obj])
 
 
 def convert_lazily(parameters: list[Any]) -> list[Any]:

@@ -17,12 +17,12 @@ def tenants(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def plans(ctx: typer.Context, incomplete: str) -> list[str]:
     """Returns the plans on sale that begin with `incomplete`."""
-    return _matching(ctx, incomplete, "billing", _plans)
+    return _matching(ctx, incomplete, "billing", plan_names)
 
 
 def regions(ctx: typer.Context, incomplete: str) -> list[str]:
     """Returns the regions of the blueprint that begin with `incomplete`."""
-    return _matching(ctx, incomplete, "provisioner", _regions)
+    return _matching(ctx, incomplete, "provisioner", region_names)
 
 
 def contexts(incomplete: str) -> list[str]:
@@ -42,11 +42,13 @@ def _slugs(service: Any) -> Iterable[str]:
     return [tenant["slug"] for tenant in found]
 
 
-def _plans(service: Any) -> Iterable[str]:
+def plan_names(service: Any) -> Iterable[str]:
+    """Returns the plans on sale."""
     return {plan["plan"] for plan in service.get("/v1/catalogue")["plans"]}
 
 
-def _regions(service: Any) -> Iterable[str]:
+def region_names(service: Any) -> Iterable[str]:
+    """Returns the regions of the blueprint."""
     regions: list[str] = service.get("/v1/blueprint")["content"]["regions"]
     return regions
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from paybill_stack.errors import StackError
 
+from paybill_cli.client.next_steps import next_step
 from paybill_cli.exit_codes import ExitCode
 
 
@@ -52,8 +53,8 @@ class CliError(Exception):
 
 
 def usage(message: str, *, code: str = "usage", why: str = "", next: str = "") -> CliError:  # noqa: A002  # as above
-    """Returns the error for wrong arguments or input; nothing was sent."""
-    return CliError(code, message, why=why, next=next, exit_code=ExitCode.USAGE)
+    """Returns the error for wrong arguments or input; nothing was sent. next: by default the help of the command."""
+    return CliError(code, message, why=why, next=next or next_step("usage"), exit_code=ExitCode.USAGE)
 
 
 def cli_error(error: StackError) -> CliError:

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := unknown_settings(os.environ):
         return _failed(out, usage(unknown, code="unknown_setting", next=f"unset {unknown.split()[0]}"))
     try:
-        outcome = program().main(arguments, prog_name="paybill", standalone_mode=False)
+        outcome = program().main(arguments, prog_name="paybill", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
     except CliError as error:
         return _failed(out, error)

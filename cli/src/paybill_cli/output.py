@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paybill_cli.client.next_steps import next_step
 from paybill_cli.errors import CliError, usage
 from paybill_cli.formatting import readable
 from paybill_cli.options import OptionGroup
@@ -150,7 +151,7 @@ class Output(OptionGroup):
             raise usage(
                 "this needs a confirmation, and there is no terminal",
                 code="confirmation_needed",
-                next="preview it with --dry-run, then add --yes",
+                next=next_step("confirmation_needed"),
             )
         print(f"{_CONTROL.sub(' ', question)} [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:

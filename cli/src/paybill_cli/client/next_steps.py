@@ -25,6 +25,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "change_not_quoted_yet": (_LATER,),
     "change_open": _CHANGES,
     "change_over": _CHANGES,
+    "confirmation_needed": ("{line} --dry-run, then the same command with --yes", "add --yes"),
     "contract_not_running": _CONTRACT,
     "contract_runs": ("paybill subscription show {tenant}", "paybill subscription list"),
     "currency_mismatch": ("paybill plans list",),
@@ -138,11 +139,12 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "unknown_tenant": ("repeat the command in a moment: billing has not registered the tenant yet",),
     "unknown_window": ("paybill usage windows",),
     "unusable_key": ("repeat the command: it creates another key",),
+    "usage": ("{command} --help", "choose other arguments"),
     "usage_of_what": ("add --of and the object to count",),
     "usage_too_large": ("choose a smaller quantity",),
     "violation_unknown": ("paybill doctor",),
     "window_not_reported": ("paybill usage windows",),
-    "wrong_key": ("check PAYBILL_API_KEY; `paybill up --new-key` creates a new one",),
+    "wrong_key": ("paybill up --new-key, which creates another key of a local stack; elsewhere ask an admin for one",),
     "wrong_scope": ("ask an admin for a key with this permission",),
 }
 """Alternatives by code: the first one applies whose fields are arguments of the command."""

@@ -200,7 +200,8 @@ class Stack(OptionGroup):
             "stack_not_running",
             f"no stack runs on {self.data_dir}",
             why=why,
-            next="start one with `paybill up` and wait until it is ready, or name one with --data-dir, --tenant-url, …",
+            next=f"paybill up --data-dir {self.data_dir}, and repeat the command when it is ready; or name another "
+            "stack with --data-dir or --context",
             exit_code=ExitCode.UNREACHABLE,
         )
 

@@ -91,7 +91,10 @@ def list_all(out: Output) -> None:
     """
     known = contexts.load()
     rows = [_row(known, name) for name in sorted(known.contexts)]
-    out.rows("context.list", rows, [column for column in _COLUMNS if any(row[column] for row in rows)])
+    used = [column for column in _COLUMNS if any(row[column] for row in rows)]
+    out.rows("context.list", rows, used or ("current", "name"))
+    if not rows:
+        out.info("there are no contexts; add one: paybill context add laptop --data-dir .paybill")
 
 
 def _show(out: Output, known: contexts.Contexts, name: str) -> None:

@@ -349,9 +349,8 @@ def _refused(name: str, refusals: list[dict[str, Any]]) -> Iterator[Check]:
             continue
         current = accepted is None or datetime.fromisoformat(accepted) < last
         found = f"{each['count']} webhooks of {each['provider']} were refused ({each['reason']}): {each['detail']}"
-        fix = (
-            f"compare the signing secret and the clock with those of {each['provider']}, then: paybill webhook refused"
-        )
+        refused = f"paybill webhook refused --provider {each['provider']}"
+        fix = f"{refused}, then compare the signing secret and the clock with those of the provider"
         yield Check(name, "webhooks", State.FAILED if current else State.NOTED, found, fix)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from paybill_cli.client.filters import Names, explain_no_match
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import SERVICES, Stack
@@ -16,6 +17,7 @@ from paybill_cli.output import Output
 
 COLUMNS = ("id", "service", "kind", "subject", "since", "owner", "summary")
 _INCIDENTS = "/v1/incidents"
+MAX_LISTED = 1000
 _ID = re.compile(r"inc_[0-9a-f]{32}")
 
 Id = Annotated[str, typer.Argument(help="Id of the incident, as `paybill incident list` lists it.", metavar="INCIDENT")]
@@ -51,6 +53,18 @@ def list_all(
     out.rows("incident.list", rows[:limit], COLUMNS)
     if cut or len(rows) > limit:
         out.more(limit)
+    if not rows and kind is not None:
+        explain_no_match(out, stack, "incidents", [(f"kinds of {status} incidents", SERVICES, _kinds(status))])
+
+
+def _kinds(status: str) -> Names:
+    """Returns the kinds of the incidents that a service has."""
+
+    def kinds(service: Service) -> set[str]:
+        found, _ = service.list_rows(_INCIDENTS, "incidents", {"status": status}, MAX_LISTED)
+        return {incident["kind"] for incident in found}
+
+    return kinds
 
 
 def show(out: Output, stack: Stack, id: Id) -> None:

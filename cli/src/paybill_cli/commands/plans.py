@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions
 from paybill_cli.output import Output
+
+if TYPE_CHECKING:
+    from paybill_contracts.catalogue import Catalogue
 
 COLUMNS = ("plan", "sold", "tier", "placement", "prices")
 CHANGES = ("change", "of", "before", "after")
@@ -35,6 +38,20 @@ def lint(out: Output, file: File, blueprint: Blueprint = None) -> None:
     Example: paybill plans lint plans.yaml --blueprint blueprints.yaml
     """
     from paybill_contracts.event import digest
+
+    content = checked(out, file, blueprint)
+    summary = {
+        "file": str(file),
+        "product": content.product,
+        "versions": len(content.plans),
+        "meters": len(content.meters),
+        "content_hash": digest(content),
+    }
+    out.record("plans.lint", summary)
+
+
+def checked(out: Output, file: Path, blueprint: Path | None) -> "Catalogue":
+    """Returns the catalogue of a file; prints all errors and raises CliError when it has some."""
     from paybill_definitions.plans_file import PlansError, read_plans, read_tiers, unknown_tiers
 
     try:
@@ -45,15 +62,7 @@ def lint(out: Output, file: File, blueprint: Blueprint = None) -> None:
     errors = plans.report(unknown_tiers(plans.content, tiers)) if tiers is not None else []
     if errors:
         raise _invalid(out, file, errors)
-    content = plans.content
-    summary = {
-        "file": str(file),
-        "product": content.product,
-        "versions": len(content.plans),
-        "meters": len(content.meters),
-        "content_hash": digest(content),
-    }
-    out.record("plans.lint", summary)
+    return plans.content
 
 
 def diff(out: Output, stack: Stack, file: File) -> None:

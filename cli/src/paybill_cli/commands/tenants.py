@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from paybill_cli import completion, formatting
+from paybill_cli.client.filters import explain_no_match
 from paybill_cli.client.http import Service, get_or_none
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
@@ -14,15 +15,7 @@ from paybill_cli.client.waiting import Deadline
 from paybill_cli.commands.why import explained
 from paybill_cli.errors import CliError, usage
 from paybill_cli.formatting import money
-from paybill_cli.options import (
-    ConfirmedOptions,
-    Interval,
-    Limit,
-    Reason,
-    RequestOptions,
-    TenantName,
-    Timeout,
-)
+from paybill_cli.options import ConfirmedOptions, Interval, Limit, Reason, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output, Progress
 
 COLUMNS = ("slug", "status", "plan", "region", "billing", "infrastructure", "age", "id")
@@ -144,6 +137,10 @@ def list_all(
     out.rows("tenant.list", found if out.json else list(map(_row, found)), COLUMNS)
     if more:
         out.more(limit)
+    named = [("plans on sale", ("billing",), completion.plan_names)] if plan else []
+    named += [("regions", ("provisioner",), completion.region_names)] if region else []
+    if not found and named:
+        explain_no_match(out, stack, "tenants", named)
 
 
 def show(out: Output, stack: Stack, tenant: TenantName) -> None:
@@ -154,7 +151,8 @@ def show(out: Output, stack: Stack, tenant: TenantName) -> None:
     path = tenant_path(tenant)
     with Service(stack, "tenant") as tenants:
         found = tenants.get(path)
-    _show(out, found | {"why": explained(stack, found["id"]).headline}, (*FIELDS, "why"))
+    why = explained(stack, found["id"])
+    _show(out, found | {"customer": why.customer, "why": why.headline}, (*FIELDS, "customer", "why"))
 
 
 def suspend(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paybill_cli.commands.plans import checked
 from paybill_cli.errors import usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
@@ -142,6 +143,8 @@ async def up(
     from paybill_stack.servers import ExternalServers
     from paybill_stack.supervisor import Options, Supervisor
 
+    if catalogue is not None:
+        checked(out, catalogue, blueprints)
     external = ExternalServers(nats_url, nats_credentials_dir, database_url, database_password_file)
     if stripe_api_base and stripe_key_file is None:
         raise usage("--stripe-api-base needs --stripe-key-file", next="paybill up --stripe-key-file FILE")

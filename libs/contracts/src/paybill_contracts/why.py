@@ -236,7 +236,7 @@ class ChainLink:
 class Explanation:
     """Why a tenant is in its state. causes: the root cause first; none when it rests where it should be.
 
-    step: a command that helps although there is no cause.
+    step: a command that helps although there is no cause. customer: at the provider, None when it is unknown.
     """
 
     tenant: str
@@ -245,6 +245,7 @@ class Explanation:
     chain: tuple[ChainLink, ...]
     unanswered: tuple[Unanswered, ...]
     step: str | None = None
+    customer: str | None = None
 
     @property
     def command(self) -> str:

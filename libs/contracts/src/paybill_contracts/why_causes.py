@@ -44,6 +44,7 @@ def explain(name: str, parts: Sequence[ServicePart], unanswered: Sequence[Unansw
         chain=chain_of(parts),
         unanswered=tuple(unanswered),
         step=None if causes else _return_command(case),
+        customer=case.account.customer if case.account else None,
     )
 
 
