@@ -35,6 +35,7 @@ NOT_ANSWERED = {
     "cannot_unseal, malformed_fact, invalid_event, unknown_event, fact_too_large": "events are handled, not requested",
     "broken_graph, invalid_blueprint, plan_destroys, plan_mismatch, tier_unknown, too_many_members, "
     "usage_outside_window, usage_too_late, approval_mismatch": "raised in handlers of facts and in jobs",
+    "no_statement": "no command requests the statement of a tenant",
     "secret_forbidden, secret_not_found, too_many_invoices, unknown_provider_status, overtaken": "raised in jobs",
 }
 """Codes that no request of a command is refused with, and the reason."""
