@@ -45,10 +45,13 @@ def test_a_sign_up_chooses_interval_and_seats_and_shows_its_price(on_stack) -> N
 def test_a_sign_up_that_the_provider_refuses_fails_at_once(on_stack, wait: tuple[str, ...]) -> None:
     slug = f"refused{len(wait)}"
     done = on_stack(*create(slug, "--coupon", "NOSUCH", *wait))
+    on_stack("tenant", "offboard", slug, "--reason", "refused", "--yes")
 
+    assert on_stack(*create(slug)).code == 0
     assert done.code == ExitCode.FAILED
     assert "error[account_refused] billing could not open the account" in done.err
     assert f"  next  paybill why {slug}" in done.err
+    assert f"free the slug: paybill tenant offboard {slug} --reason refused" in done.err
     assert "status: requested" in done.out
 
 

@@ -190,6 +190,14 @@ def test_a_sign_up_that_nobody_pays_is_abandoned_and_frees_its_slug() -> None:
     assert offboarding.on_time(unpaid, NOW - timedelta(seconds=1)) == []
 
 
+def test_an_operator_that_offboards_an_unpaid_sign_up_frees_its_slug() -> None:
+    gone = after(REQUESTED, offboarding.offboard(REQUESTED, "the coupon was refused", NOW))
+    paid = replace(REQUESTED, entitlement=ENTITLED)
+
+    assert (gone.status, gone.slug_is_free, gone.left_by) == (Status.CANCELLED, True, HoldOrigin.OPERATOR)
+    assert not after(paid, offboarding.offboard(paid, "closed", NOW)).slug_is_free
+
+
 @pytest.mark.parametrize("tenant", [PROVISIONING, FAILED, ACTIVE, replace(REQUESTED, entitlement=ENTITLED)])
 def test_a_sign_up_with_a_subscription_is_never_abandoned(tenant) -> None:
     assert offboarding.on_time(replace(tenant, valid_until=NOW), NOW + timedelta(days=999)) == []

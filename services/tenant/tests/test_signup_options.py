@@ -8,6 +8,7 @@ from paybill_contracts.providers import ProvidersConfigured
 from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_contracts.purchases import FIRST_PRICE, PlanPrices, PurchaseTerms
 from paybill_tenant.domain.signup_options import (
+    NoCouponsError,
     NoSuchPriceError,
     OptionsNotPublishedError,
     QuantityOutOfBoundsError,
@@ -18,6 +19,7 @@ from paybill_tenant.domain.signup_options import (
     UnknownRegionError,
     check_payment,
     check_plan_and_region,
+    check_request,
     evolve,
     on_blueprint_published,
     on_catalogue_published,
@@ -184,3 +186,18 @@ def test_an_existing_customer_keeps_the_terms_that_it_has() -> None:
     assert quote(PRICED, "pro", FIRST_PRICE, "cus_1") is None
     with pytest.raises(TermsOfCustomerError):
         quote(PRICED, "pro", PurchaseTerms(quantity=2), "cus_1")
+
+
+def test_a_coupon_of_a_sign_up_that_is_paid_by_invoice_is_refused() -> None:
+    payments = SignupOptions(id="payments", keys=("manual", "stripe"), source_hash="a" * 64)
+    options = {
+        "slug": "acme",
+        "plan": "pro",
+        "region": "eu-1",
+        "payments": payments,
+        "terms": PurchaseTerms(coupon="X"),
+    }
+
+    with pytest.raises(NoCouponsError):
+        check_request(PRICED, REGIONS, payment="manual", **options)
+    assert check_request(PRICED, REGIONS, payment="stripe", **options) is not None

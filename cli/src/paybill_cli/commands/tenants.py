@@ -94,6 +94,7 @@ def create(
     price = _price(account) if account is not None else None
     _show(out, tenant | {"price": price, "checkout_url": checkout}, (*FIELDS, "price", "checkout_url"))
     if refused:
+        out.info(f"to give it up and free the slug: paybill tenant offboard {slug} --reason refused")
         raise CliError("account_refused", f"billing could not open the account: {refused}", next=f"paybill why {slug}")
     if not wait and checkout:
         pay = f"paybill manual accept {slug} --po NUMBER" if payment == MANUAL else "pay at the checkout"

@@ -271,7 +271,7 @@ class TenantRetained(Event, type="tenant.tenant_retained", version=1, aggregate=
 class TenantCancelled(Event, type="tenant.tenant_cancelled", version=1, aggregate="tenant", key="tenant_id"):
     """The tenant left before it had an environment: there is no data to export or keep.
 
-    is_abandoned: nobody paid in time; the checkout is to be closed, and the slug is free again.
+    is_abandoned: nobody paid, in time or before an operator ended it; the checkout is to be closed, the slug is free.
     """
 
     tenant_id: TenantId

@@ -86,7 +86,7 @@ def router(context: ServiceContext) -> APIRouter:
         A sign-up that nobody pays in time is abandoned: it is cancelled, and its slug is free again.
         With an `Idempotency-Key` a repeated request returns the first response. Refused with `slug_taken`,
         `slug_reserved`, `unknown_plan`, `no_such_price`, `quantity_out_of_bounds`, `unknown_region`,
-        `unknown_payment`, `terms_of_existing_customer`, or `offerings_not_published` (retry later).
+        `unknown_payment`, `no_coupons`, `terms_of_existing_customer`, or `offerings_not_published` (retry later).
         """
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await context.seal(tenant_id, body.contact_email)
@@ -228,7 +228,8 @@ def router(context: ServiceContext) -> APIRouter:
     async def offboard(tenant: IdOrSlug, body: OffboardBody, principal: Operator) -> TenantView:
         """Offboards a tenant: its data is exported and kept until `retain_until`, and its subscription is cancelled.
 
-        A tenant without an environment is cancelled at once. Refused with `legal_hold`, and with `retention_unknown`
+        A tenant without an environment is cancelled at once, and a sign-up that nobody paid frees its slug.
+        Refused with `legal_hold`, and with `retention_unknown`
         until billing has published the retention period (retry later).
         """
         return await act(

@@ -149,13 +149,15 @@ def come_back(tenant: Tenant, now: datetime) -> list[TenantEvent]:
 def _offboard(
     tenant: Tenant, origin: HoldOrigin, reason: str, retention_s: int | None, now: datetime
 ) -> list[TenantEvent]:
-    """Starts offboarding, or cancels a tenant that has no environment with data."""
+    """Starts offboarding, or cancels a tenant that has no environment with data. An unpaid sign-up frees its slug."""
     if tenant.status in LEFT:
         return []
     holds.require_no_legal_hold(tenant)
     match tenant.status:
         case Status.REQUESTED | Status.PROVISION_FAILED if tenant.epoch is None:
-            return [TenantCancelled(tenant_id=tenant.id, origin=origin, reason=reason)]
+            had_subscription = tenant.entitlement is not None or tenant.scheduled is not None
+            abandoned = origin is HoldOrigin.OPERATOR and not had_subscription
+            return [TenantCancelled(tenant_id=tenant.id, origin=origin, reason=reason, is_abandoned=abandoned)]
         case _:
             if retention_s is None:
                 raise RetentionUnknownError(

@@ -14,6 +14,8 @@ from paybill_contracts.values import Count, Digest, Key
 PLANS = "plans"
 REGIONS = "regions"
 PAYMENTS = "payments"
+MANUAL = "manual"
+"""The payment provider for payment by invoice, which knows no coupons."""
 
 # fmt: off
 RESERVED_SLUGS = frozenset({
@@ -90,6 +92,12 @@ class QuantityOutOfBoundsError(DomainError):
     code = "quantity_out_of_bounds"
 
 
+class NoCouponsError(DomainError):
+    """Payment by invoice knows no coupons: the price is agreed in the offer."""
+
+    code = "no_coupons"
+
+
 class TermsOfCustomerError(DomainError):
     """An existing customer of the provider has its subscription, so that a sign-up cannot choose its terms."""
 
@@ -113,6 +121,8 @@ def check_request(
         raise SlugReservedError(f"the slug {slug} is reserved; choose another")
     check_plan_and_region(plans, regions, plan=plan, region=region)
     check_payment(payments, payment)
+    if terms is not None and terms.coupon is not None and payment == MANUAL:
+        raise NoCouponsError("payment by invoice knows no coupons; agree on the price in the offer")
     return quote(plans, plan, terms or FIRST_PRICE, customer)
 
 

@@ -155,7 +155,7 @@ class TenantNotFoundError(NotFoundError):
 
 
 class SlugTakenError(ConflictError):
-    """Another tenant has this slug. It stays taken after its tenant left, unless the sign-up was abandoned."""
+    """Another tenant has this slug. It stays taken after its tenant left, unless nobody paid the sign-up."""
 
     code = "slug_taken"
 
