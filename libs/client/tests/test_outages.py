@@ -111,6 +111,35 @@ async def test_a_connection_that_the_client_has_closed_ends_the_run_and_does_not
             await running
 
 
+async def test_reduced_rights_end_a_running_subscriber_with_the_types_that_it_misses(
+    record, create_subscriber, run, publish, cancelled
+) -> None:
+    subscriber = Subscriber(await create_subscriber(), check_every_s=0.2)
+    handled = record(subscriber)
+    running = run(subscriber)
+    await publish(cancelled(0))
+    await handled.all_of(1)
+
+    await create_subscriber(contexts=("billing",))
+
+    async with asyncio.timeout(10):
+        with pytest.raises(NotSubscribedError, match=r"does not receive tenant\.tenant_cancelled"):
+            await running
+
+
+async def test_reduced_rights_end_batches_that_are_being_read(create_subscriber, publish, cancelled) -> None:
+    subscriber = Subscriber(await create_subscriber(), check_every_s=0.2)
+    batches = subscriber.batches(context="tenant")
+    await publish(cancelled(0))
+    assert len((await anext(batches)).facts) == 1
+
+    await create_subscriber(contexts=("billing",))
+
+    async with asyncio.timeout(10):
+        with pytest.raises(SubscribeDeniedError, match="denies this to crm"):
+            await anext(batches)
+
+
 async def test_a_deleted_consumer_ends_the_run_with_an_error(record, create_subscriber, run, nats) -> None:
     path = await create_subscriber()
     subscriber = Subscriber(path)

@@ -37,6 +37,7 @@ async def read_batches(
     types: Sequence[str],
     size: int,
     on_dead_letter: OnDeadLetter | None,
+    renew_s: float,
 ) -> AsyncIterator[Batch]:
     """Yields the batches of `Subscriber.batches`."""
     published_events()  # registers every event class: the context may contain any of its types
@@ -44,7 +45,8 @@ async def read_batches(
     subjects = f"{EVENTS_ROOT}.*.{context}.>"
     try:
         async with connection(credentials, monitor) as client:
-            consumer = OrderedConsumer(client, credentials.jetstream_prefix, EVENTS, subjects, position, size)
+            prefix = credentials.jetstream_prefix
+            consumer = OrderedConsumer(client, prefix, EVENTS, subjects, position, size, renew_s=renew_s)
             while True:
                 async for batch in _decoded(await _fetch(consumer, monitor), frozenset(types), on_dead_letter):
                     yield batch

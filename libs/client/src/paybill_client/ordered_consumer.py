@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 HEARTBEAT_TIMEOUT_S = 2.5 * HEARTBEAT_S
+RENEW_S = 30.0
 MISSING_S = 10.0
 """Time for which a replica of the stream can be behind after a failover."""
 
@@ -33,6 +34,7 @@ MISSING_S = 10.0
 class OrderedConsumer:
     """The messages of `stream` on `subjects` after the sequence `position`. Not safe for concurrent calls.
 
+    renew_s: interval at which the consumer is created again: NATS checks the right to read only then.
     missing_s: time for which the message at the position may be missing.
     """
 
@@ -45,6 +47,7 @@ class OrderedConsumer:
         position: int,
         batch: int,
         *,
+        renew_s: float = RENEW_S,
         missing_s: float = MISSING_S,
     ) -> None:
         self._client = client
@@ -53,6 +56,7 @@ class OrderedConsumer:
         self._subjects = subjects
         self._position = position
         self._batch = batch
+        self._renew_s = renew_s
         self._missing_s = missing_s
         self._messages: deque[Msg] = deque()
         self._arrived = asyncio.Event()
@@ -60,6 +64,7 @@ class OrderedConsumer:
         self._delivered = 0
         self._reconnects = 0
         self._last_activity = 0.0
+        self._opened_at = 0.0
         self._broken = True
         self._repeated = 0
         self._other_log = False
@@ -90,7 +95,8 @@ class OrderedConsumer:
         return batch
 
     def _needs_reopening(self) -> bool:
-        timed_out = monotonic() - self._last_activity > HEARTBEAT_TIMEOUT_S
+        now = monotonic()
+        timed_out = now - self._last_activity > HEARTBEAT_TIMEOUT_S or now - self._opened_at > self._renew_s
         return self._broken or timed_out or self._client.stats["reconnects"] != self._reconnects
 
     async def _open(self) -> None:
@@ -125,7 +131,7 @@ class OrderedConsumer:
         self._missing_since = None
         self._repeated = self._position
         self._broken = False
-        self._last_activity = monotonic()
+        self._last_activity = self._opened_at = monotonic()
         await self._request()
 
     async def _request(self) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from faststream import AckPolicy
@@ -39,6 +40,7 @@ from paybill_client.connection import EVENTS, PAUSE_S, DeniedError, ErrorMonitor
 from paybill_client.credentials import Credentials, read_credentials
 from paybill_client.errors import ConnectionLostError, CredentialsError, NotSubscribedError, SubscribeDeniedError
 from paybill_client.once import Handler
+from paybill_client.ordered_consumer import RENEW_S
 from paybill_client.retries import OnDeadLetter, Retries, readable_fact_of, type_of
 from paybill_client.tracing import telemetry_middlewares
 
@@ -57,6 +59,7 @@ class Subscriber:
     tries: failures after which an event is a dead letter: it is logged, passed to `on_dead_letter`, and later events
     are handled. None: never; every later event waits until its handler succeeds.
     outages: errors of handlers that are not counted as a failure of the event.
+    check_every_s: interval at which a running subscriber checks its rights, which an operator may have reduced.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Subscriber:
         tries: int | None = 10,
         on_dead_letter: OnDeadLetter | None = None,
         outages: tuple[type[Exception], ...] = OUTAGES,
+        check_every_s: float = RENEW_S,
     ) -> None:
         self._credentials = read_credentials(credentials)
         if self._credentials.consumer is None:
@@ -75,6 +79,7 @@ class Subscriber:
         self._consumer = self._credentials.consumer
         self._handlers: dict[str, Handler[Any]] = {}
         self._on_dead_letter = on_dead_letter
+        self._check_every_s = check_every_s
         self._monitor = ErrorMonitor()
         self._client: Client | None = None
         self._stopping = asyncio.Event()
@@ -104,7 +109,8 @@ class Subscriber:
         """Handles events until `stop` or cancellation. An outage of NATS is waited for, also at the start.
 
         Raises SubscribeDeniedError when the credentials are refused or revoked, NotSubscribedError when the durable
-        consumer is missing or does not receive a type that has a handler, ConnectionLostError when nats-py has closed
+        consumer is missing or does not receive a type that has a handler, also when its rights were reduced while it
+        runs, ConnectionLostError when nats-py has closed
         the connection, and UnreadableEventError for an event that cannot be read, such as one of a newer version,
         unless there is a callback for dead letters.
         """
@@ -118,8 +124,12 @@ class Subscriber:
             pull = await jetstream.pull_subscribe_bind(
                 consumer=self._consumer, stream=EVENTS, inbox_prefix=f"{self._credentials.inbox_prefix}.".encode()
             )
+            check_at = monotonic() + self._check_every_s
             try:
                 while not self._stopping.is_set():
+                    if monotonic() > check_at:
+                        await self._check(client)
+                        check_at = monotonic() + self._check_every_s
                     message = await self._next(client, pull)
                     if message is not None:
                         await self._subscription.process_message(message)
@@ -145,8 +155,9 @@ class Subscriber:
 
         position: `Batch.position` of the last batch that was handled; the caller stores it in the transaction of its
         own changes. context: may be omitted when the subscriber may read only one. types: only these events.
-        Waits for an outage of NATS. Raises SubscribeDeniedError, OlderLogError when the log ends before `position`,
-        and UnreadableEventError for an event that cannot be read, unless there is a callback for dead letters.
+        Waits for an outage of NATS. Raises SubscribeDeniedError, also when the right ends meanwhile, OlderLogError when
+        the log ends before `position`, and UnreadableEventError for an event that cannot be read, unless there is a
+        callback for dead letters.
         """
         contexts = self._credentials.contexts
         if not contexts:
@@ -163,6 +174,7 @@ class Subscriber:
             [type_.TYPE for type_ in types],
             size,
             self._on_dead_letter,
+            self._check_every_s,
         )
 
     def _new_broker(self) -> NatsBroker:
