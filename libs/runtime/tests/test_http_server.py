@@ -72,6 +72,42 @@ async def test_a_head_sent_byte_by_byte_has_the_same_timeout_as_an_idle_connecti
     assert ends == (b"", b"")
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+        (HEAD + b"Content-Length: 2\r\n\r\n{}", b"401"),
+        (HEAD + b"Content-Length: 100\r\n\r\n{", b""),
+        (HEAD, b""),
+    ],
+    ids=["no body", "body", "incomplete body", "incomplete head"],
+)
+async def test_a_client_that_closes_its_side_receives_the_response_to_a_complete_request(served, sent, status) -> None:
+    async with serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            response = await reader.read()
+        await _close(writer)
+
+    assert response[9:12] == status
+
+
+async def test_a_client_that_closes_its_side_receives_a_response_that_waits_for_postgresql(served) -> None:
+    key = served.client.headers["authorization"].encode()
+    async with serving(served.running) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /v1/tenants HTTP/1.1\r\nHost: x\r\nAuthorization: " + key + b"\r\n\r\n")
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            response = await reader.read()
+        await _close(writer)
+
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert response.endswith(b"}")
+
+
 @pytest.fixture
 def slow():
     """Application whose route responds once it is released, with a counter of its requests."""

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from paybill_runtime import clock
 from paybill_runtime.errors import ConfigurationError
@@ -112,15 +112,16 @@ class GatheredWrites:
     def write(self, data: bytes) -> None:
         """Writes bytes at the end of this turn."""
         if not self._parts:
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._parts.append(data)
 
     def close(self) -> None:
         """Closes the transport after what was written."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes what this turn has written so far."""
         parts, self._parts = self._parts, []
         if parts:
             self._transport.write(b"".join(parts))
@@ -140,11 +141,14 @@ class Connection(asyncio.Protocol):
         self._requests = 0
         self._begun: Scope | None = None
         self._unread_bytes = 0
+        self._writes: GatheredWrites
+        self._half_closed = False
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # the transport of TCP
         self.transport = transport
-        self._protocol.connection_made(GatheredWrites(transport))  # type: ignore[arg-type]  # the transport of TCP
+        self._writes = GatheredWrites(transport)
+        self._protocol.connection_made(self._writes)  # type: ignore[arg-type]  # the transport of TCP
         self._connections.opened(self)
 
     @override
@@ -165,8 +169,12 @@ class Connection(asyncio.Protocol):
             self._unread_bytes += len(data)  # otherwise the rest of a body whose request is already answered
 
     @override
-    def eof_received(self) -> None:
-        self._protocol.eof_received()
+    def eof_received(self) -> bool:
+        """Keeps the connection of a client that sends no more, until its complete request is answered."""
+        self._writes.flush()
+        cycle: RequestResponseCycle | None = self._protocol.cycle
+        self._half_closed = cycle is not None and not cycle.more_body and not cycle.response_complete
+        return self._half_closed
 
     @override
     def pause_writing(self) -> None:
@@ -194,6 +202,9 @@ class Connection(asyncio.Protocol):
         """Notes that a request is answered. refused: nothing is read for REFUSED_PAUSE_S."""
         self._requests -= 1
         if self.transport.is_closing():
+            return
+        if self._half_closed:
+            self._writes.close()
             return
         if refused:
             self.transport.pause_reading()
