@@ -1,7 +1,7 @@
 """Options of a sign-up, as their owners publish them."""
 
 import pytest
-from paybill_contracts.catalogue import Catalogue, CataloguePublished, Interval, PlanVersion, Price
+from paybill_contracts.catalogue import Catalogue, CataloguePublished, Interval, OveragePrice, PlanVersion, Price
 from paybill_contracts.money import Money
 from paybill_contracts.placement import Preset
 from paybill_contracts.providers import ProvidersConfigured
@@ -201,3 +201,14 @@ def test_a_coupon_of_a_sign_up_that_is_paid_by_invoice_is_refused() -> None:
     with pytest.raises(NoCouponsError):
         check_request(PRICED, REGIONS, payment="manual", **options)
     assert check_request(PRICED, REGIONS, payment="stripe", **options) is not None
+
+
+def test_a_quote_has_the_overage_prices_that_are_sold_with_its_price() -> None:
+    monthly = OveragePrice(feature="calls", amount=Money(minor=2, currency="EUR"), interval=Interval.MONTH, units=1000)
+    yearly = monthly.model_copy(update={"interval": Interval.YEAR})
+    provided = monthly.model_copy(update={"provider_prices": {"stripe": "price_2"}})
+    plan = version("pro", 1).model_copy(update={"prices": PRICES, "overage": (provided, yearly)})
+    (noted,) = on_catalogue_published(None, catalogue(plan))
+
+    assert quote(evolve(None, noted), "pro", FIRST_PRICE, None).overage == (monthly,)
+    assert quote(evolve(None, noted), "pro", PurchaseTerms(currency="USD"), None).overage == ()

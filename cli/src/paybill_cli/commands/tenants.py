@@ -14,7 +14,7 @@ from paybill_cli.client.tenants import tenant_id, tenant_path, tenants_of_custom
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.commands.why import explained
 from paybill_cli.errors import CliError, usage
-from paybill_cli.formatting import money
+from paybill_cli.formatting import money, overage
 from paybill_cli.options import ConfirmedOptions, Interval, Limit, Reason, RequestOptions, TenantName, Timeout
 from paybill_cli.output import Output, Progress
 
@@ -330,7 +330,10 @@ def _show_quote(out: Output, slug: str, quote: Mapping[str, Any]) -> None:
         price = _priced(quote["quantity"], quote["unit_price"], quote["interval"], quote["coupon"])
         trial = f", after {quote['trial_days']} days of trial" if quote["trial_days"] else ""
         out.info(f"{slug} would pay {price}: {money(quote['total'])}{trial}; nothing was changed")
-    amounts = {name: quote[name] and money(quote[name]) for name in ("unit_price", "total")}
+    beyond = [f"{each['feature']}: {overage(each)} beyond what is included" for each in quote["overage"]]
+    amounts: dict[str, Any] = {name: quote[name] and money(quote[name]) for name in ("unit_price", "total")} | {
+        "overage": beyond
+    }
     out.record("tenant.quote", quote if out.json else {**quote, **amounts})
 
 

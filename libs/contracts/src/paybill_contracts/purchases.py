@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from paybill_contracts.catalogue import Interval, Price
+from paybill_contracts.catalogue import Interval, OveragePrice, Price
 from paybill_contracts.event import Value
 from paybill_contracts.money import Money
 from paybill_contracts.values import Count, Key
@@ -35,11 +35,12 @@ FIRST_PRICE = PurchaseTerms()
 
 
 class PlanPrices(Value):
-    """The prices of a plan's newest version on sale. trial_days: 0 for none."""
+    """The prices of a plan's newest version on sale. trial_days: 0 for none. overage: empty in older facts."""
 
     plan: Key
     trial_days: Count
     prices: tuple[Price, ...]
+    overage: Annotated[tuple[OveragePrice, ...], Field(exclude_if=lambda prices: not prices)] = ()
 
 
 def price_for(prices: Iterable[Price], terms: PurchaseTerms) -> Price | None:

@@ -109,6 +109,14 @@ class EnvironmentView(BaseModel):
     epoch: int | None
 
 
+class OverageView(BaseModel):
+    """Price of usage of a metered feature beyond what is included, for each `units` units."""
+
+    feature: str
+    amount: Money
+    units: int
+
+
 class QuoteView(BaseModel):
     """The price that a sign-up would have; null for an existing customer, and while it is not published."""
 
@@ -118,6 +126,7 @@ class QuoteView(BaseModel):
     total: Annotated[Money | None, Field(description="Of a whole period, without the discount of the coupon.")]
     trial_days: int | None
     coupon: Annotated[str | None, Field(description="Not checked: the provider knows it.")]
+    overage: list[OverageView]
 
     @classmethod
     def of(cls, quote: SignupQuote | None, terms: PurchaseTerms) -> Self:
@@ -129,6 +138,10 @@ class QuoteView(BaseModel):
             total=quote.total if quote else None,
             trial_days=quote.trial_days if quote else None,
             coupon=terms.coupon,
+            overage=[
+                OverageView(feature=each.feature, amount=each.amount, units=each.units)
+                for each in (quote.overage if quote else ())
+            ],
         )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from paybill_contracts.catalogue import Catalogue, CataloguePublished, Price
+from paybill_contracts.catalogue import Catalogue, CataloguePublished, OveragePrice, Price
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.money import MAX_MINOR, Money
 from paybill_contracts.providers import ProvidersConfigured
@@ -42,12 +42,16 @@ class SignupOptions:
 
 @dataclass(frozen=True, slots=True)
 class SignupQuote:
-    """The price that a sign-up would have. total: of a whole period, without the discount of a coupon."""
+    """The price that a sign-up would have. total: of a whole period, without the discount of a coupon.
+
+    overage: of metered features, sold with this price.
+    """
 
     price: Price
     quantity: Count
     total: Money
     trial_days: Count
+    overage: tuple[OveragePrice, ...] = ()
 
 
 class OptionsNotPublishedError(RetryLaterError):
@@ -168,7 +172,9 @@ def quote(plans: SignupOptions | None, plan: str, terms: PurchaseTerms, customer
                 raise NoSuchPriceError(f"{plan} has no such price; choose one of: {named_prices(known.prices)}")
             if price.amount.minor * terms.quantity > MAX_MINOR:
                 raise QuantityOutOfBoundsError(f"{terms.quantity} of {plan} cannot be charged; choose fewer")
-            return SignupQuote(price, terms.quantity, total_of(price, terms.quantity), known.trial_days)
+            sold = price.amount.currency, price.interval
+            overage = tuple(each for each in known.overage if (each.amount.currency, each.interval) == sold)
+            return SignupQuote(price, terms.quantity, total_of(price, terms.quantity), known.trial_days, overage)
     return None
 
 
@@ -212,6 +218,7 @@ def _prices(content: Catalogue) -> tuple[PlanPrices, ...]:
             plan=name,
             trial_days=plan.trial_days,
             prices=tuple(price.model_copy(update={"provider_prices": {}}) for price in plan.prices),
+            overage=tuple(price.model_copy(update={"provider_prices": {}}) for price in plan.overage),
         )
         for name, plan in sorted(newest.items())
         if plan.prices
