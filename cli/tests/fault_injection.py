@@ -49,7 +49,6 @@ class Bed:
     customers: Any
     fake: FakeControl
     random: Random
-    variation: int
 
     def sign_up(self, plan: str = "starter") -> dict[str, Any]:
         """Returns a new tenant before its first payment."""

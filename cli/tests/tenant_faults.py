@@ -6,7 +6,9 @@ from pathlib import Path
 
 from fault_injection import Bed, Fault, Injected
 
-UNKNOWN_TIER, SHORT_GRACE = "gold", "short-grace"
+RARE_TIER, SHORT_GRACE = "gold", "short-grace"
+TIER_LINE = f"  - {{tier: {RARE_TIER}, placement: pooled, cloud: local, connection_limit: 10}}\n"
+"""Line of the stack's blueprint."""
 POOL_OF_FAULTS = "us-east"
 """Region whose pool loses its policy; all other tenants are in the default region."""
 
@@ -152,14 +154,15 @@ def debt(bed: Bed) -> Iterator[Injected]:
 
 @contextmanager
 def unknown_tier(bed: Bed) -> Iterator[Injected]:
-    """The blueprint lacks the tier of the plan."""
-    tier = f"{UNKNOWN_TIER}{bed.variation}"
-    tenant = bed.sign_up(tier)
+    """The blueprint lost the tier of the plan after the sign-up."""
+    tenant = bed.sign_up(RARE_TIER)
+    blueprint = blueprint_of(bed.stack.data_dir)
+    complete = blueprint.read_text()
+    blueprint.write_text(complete.replace(TIER_LINE, ""))
+    bed.restart("provisioner")
     bed.pay(tenant)
     yield Injected(tenant["slug"])
-    blueprint = blueprint_of(bed.stack.data_dir)
-    added = f"  - {{tier: {tier}, placement: pooled, cloud: local, connection_limit: 10}}\n"
-    blueprint.write_text(blueprint.read_text().replace("tiers:\n", f"tiers:\n{added}"))
+    blueprint.write_text(complete)
     bed.restart("provisioner")
 
 
