@@ -46,7 +46,8 @@ class BenchServers:
     async def database(self) -> str:
         """Creates an empty database; returns its URL without the password."""
         name = f"bench_{next(_numbers)}"
-        await self._administer(f'CREATE DATABASE "{name}" OWNER "{ROLE}"', "CHECKPOINT")
+        close = f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC'
+        await self._administer(f'CREATE DATABASE "{name}" OWNER "{ROLE}"', close, "CHECKPOINT")
         return self.postgres.url(ROLE, name)
 
     async def checkpoint(self) -> None:

@@ -106,11 +106,11 @@ async def test_a_row_of_an_earlier_version_lacks_fields_with_defaults_and_is_equ
     ("statement", "kind", "named"),
     [
         (
-            "UPDATE tenants SET state = jsonb_set(state, '{name}', '\"Acmf\"') WHERE slug = 'acme'",
+            "UPDATE tenants SET state = jsonb_set(state, '{name}', '\"Acmf\"') WHERE state->>'slug' = 'acme'",
             "different_state",
             "name",
         ),
-        ("UPDATE tenants SET revision = 7 WHERE slug = 'acme'", "different_state", "revision 7"),
+        ("UPDATE tenants SET revision = 7 WHERE state->>'slug' = 'acme'", "different_state", "revision 7"),
         ("DELETE FROM tenants WHERE slug = 'beta'", "missing_row", "no row"),
         (
             (
@@ -135,13 +135,13 @@ async def test_a_row_of_an_earlier_version_lacks_fields_with_defaults_and_is_equ
             "differs from the outbox",
         ),
         ("UPDATE chassis.outbox SET revision = revision + 7", "altered_fact", "differs from the outbox"),
-        ("UPDATE tenants SET state = '[]' WHERE slug = 'acme'", "different_state", "not an object"),
+        ("UPDATE tenants SET state = '[]' WHERE state->>'slug' = 'acme'", "different_state", "not an object"),
         (
-            "UPDATE tenants SET state = state - 'name' WHERE slug = 'acme'",
+            "UPDATE tenants SET state = state - 'name' WHERE state->>'slug' = 'acme'",
             "different_state",
             "the field name differs from the log",
         ),
-        ("UPDATE tenants SET state = state || '{\"more\": 1}' WHERE slug = 'acme'", "different_state", "more"),
+        ("UPDATE tenants SET state = state || '{\"more\": 1}' WHERE state->>'slug' = 'acme'", "different_state", "more"),
     ],
 )
 async def test_a_change_that_bypassed_the_log_is_reported(filled, databases, statement, kind, named) -> None:
