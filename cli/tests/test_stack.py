@@ -219,11 +219,16 @@ async def test_a_server_whose_start_fails_is_retried_with_growing_delay(tmp_path
     assert [line.rpartition(" in ")[2] for line in messages if "retrying" in line] == ["0.02 s", "0.04 s", "0.08 s"]
 
 
-def test_a_service_that_cannot_start_is_named_with_the_reason(tmp_path):
-    plans = tmp_path / "plans.yaml"
-    plans.write_text("product: x\nplans: []\n")
+def _write_bad_plans(data_dir: Path) -> None:
+    """Writes a catalogue that only billing reads: `up` checks the one of its option before anything starts."""
+    data_dir.mkdir(mode=0o700)
+    (data_dir / "plans.yaml").write_text("product: x\nplans: []\n")
 
-    code, error = refused("--data-dir", tmp_path / "data", "--catalogue", plans)
+
+def test_a_service_that_cannot_start_is_named_with_the_reason(tmp_path):
+    _write_bad_plans(tmp_path / "data")
+
+    code, error = refused("--data-dir", tmp_path / "data")
 
     assert (code, error["code"]) == (1, "service_failed")
     assert "billing does not start" in error["what"]
@@ -234,9 +239,8 @@ def test_a_service_that_cannot_start_is_named_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
 def test_the_operators_key_is_printed_even_when_the_start_fails(tmp_path, options):
-    plans = tmp_path / "plans.yaml"
-    plans.write_text("product: x\nplans: []\n")
-    command = [*options, "--data-dir", tmp_path / "data", "--catalogue", plans]
+    _write_bad_plans(tmp_path / "data")
+    command = [*options, "--data-dir", tmp_path / "data"]
 
     with up(*command) as run:
         output, messages = run.process.communicate(timeout=STARTS_WITHIN_S)

@@ -248,17 +248,18 @@ def test_a_legal_hold_needs_its_option(paybill, verb: str) -> None:
 
 
 def test_offboarding_prints_its_steps_and_cannot_be_undone(on_stack, customers) -> None:
-    slug = customers.sign_up()["slug"]
+    tenant = customers.sign_up()
+    slug, id_ = tenant["slug"], tenant["id"]
 
     done = on_stack("tenant", "offboard", slug, "--reason", "contract ended", "--yes")
-    after = on_stack("tenant", "suspend", slug, "--reason", "late", "--yes", "--json")
+    after = on_stack("tenant", "suspend", id_, "--reason", "late", "--yes", "--json")
 
     assert done.code == ExitCode.OK
     assert "cancel its subscription" in done.err
     assert "retain its data" in done.err
     assert "status: cancelled" in done.out
     assert (after.code, after.error["code"]) == (ExitCode.CONFLICT, "tenant_left")
-    again = on_stack("tenant", "offboard", slug, "--reason", "again", "--yes")
+    again = on_stack("tenant", "offboard", id_, "--reason", "again", "--yes")
     assert again.err.splitlines() == [f"{slug} ({slug}) is cancelled"]
 
 

@@ -141,7 +141,11 @@ async def test_a_row_of_an_earlier_version_lacks_fields_with_defaults_and_is_equ
             "different_state",
             "the field name differs from the log",
         ),
-        ("UPDATE tenants SET state = state || '{\"more\": 1}' WHERE state->>'slug' = 'acme'", "different_state", "more"),
+        (
+            "UPDATE tenants SET state = state || '{\"more\": 1}' WHERE state->>'slug' = 'acme'",
+            "different_state",
+            "more",
+        ),
     ],
 )
 async def test_a_change_that_bypassed_the_log_is_reported(filled, databases, statement, kind, named) -> None:
