@@ -248,9 +248,7 @@ def test_a_legal_hold_needs_its_option(paybill, verb: str) -> None:
 
 
 def test_offboarding_prints_its_steps_and_cannot_be_undone(on_stack, customers) -> None:
-    tenant = customers.sign_up()
-    slug, id_ = tenant["slug"], tenant["id"]
-
+    slug, id_ = (tenant := customers.sign_up())["slug"], tenant["id"]
     done = on_stack("tenant", "offboard", slug, "--reason", "contract ended", "--yes")
     after = on_stack("tenant", "suspend", id_, "--reason", "late", "--yes", "--json")
 
