@@ -348,10 +348,10 @@ _REFUSALS = (DomainError, StripeRefusedError, ProviderRefusedError)
 
 
 def random_steps(seed: str) -> list[Step]:
-    """Returns the actions of a random history: a sign-up, and up to 14 more."""
+    """Returns the actions of a random history: a sign-up, and up to 11 more."""
     random = Random(seed)
     names = [action.__name__ for action in ACTIONS]
-    chosen = random.choices(names, list(ACTIONS.values()), k=random.randint(3, 14))
+    chosen = random.choices(names, list(ACTIONS.values()), k=random.randint(3, 11))
     return [Step(name, random.getrandbits(32)) for name in ("sign_up", *chosen)]
 
 

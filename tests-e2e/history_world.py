@@ -343,16 +343,17 @@ class World:
     def catch_up(self) -> None:
         """Lets Stripe's clock follow, and sends the webhooks of new events."""
         self.stripe.advance(self.now)
+        # Events of one moment arrive together, so that one sync of an object serves them, as it mostly does.
+        soon = self.random.uniform(0.5, 5)
         for event in self.stripe.new_events():
-            delays = self._delays()
+            delays = self._delays(soon)
             if not delays:
                 self.lost.append(event)
             for delay_s in delays:
                 self.at(delay_s, lambda event=event: _done(self.receive(event)))
 
-    def _delays(self) -> list[float]:
+    def _delays(self, soon: float) -> list[float]:
         """Returns the delay of each delivery of an event: one that is soon or late, two, or none."""
-        soon = self.random.uniform(0.5, 5)
         match self.network:
             case Network.RELIABLE:
                 return [soon]

@@ -143,13 +143,13 @@ class BillingContext:
 
     async def rows(self, statement: Any, values: Mapping[str, Any] | None = None) -> list[Any]:
         """Returns the rows of a query that a sync or a reconciliation uses."""
-        if hasattr(statement, "get_final_froms"):
+        if hasattr(statement, "columns_clause_froms"):
             return self._selected(statement)
         return list(self._queries[statement](self, values or {}))
 
     def _selected(self, statement: Any) -> list[Any]:
         """Returns the states that a query selects by the value of its first column; a history is never too old."""
-        table, condition = statement.get_final_froms()[0].name, statement.whereclause
+        table, condition = statement.columns_clause_froms[0].name, statement.whereclause
         first = next(iter(getattr(condition, "clauses", [condition])))
         name, value = first.left.name, first.right.value
         stored = next(each for each in self.memory.stored.values() if each.table.name == table)
