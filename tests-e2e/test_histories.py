@@ -5,9 +5,11 @@
 
 import faulthandler
 import gc
+import logging
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from random import SystemRandom
 from time import perf_counter
@@ -47,7 +49,16 @@ async def shortest(steps: list[Step]) -> list[Step]:
     return steps
 
 
+@pytest.fixture
+def without_logs() -> Iterator[None]:
+    """Drops log records: pytest would format and keep those of all histories."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 @pytest.mark.e2e
+@pytest.mark.usefixtures("without_logs")
 async def test_random_histories_violate_no_invariant_at_rest_and_all_money_is_in_facts() -> None:
     faulthandler.dump_traceback_later(TIMEOUT_S, exit=True, file=sys.__stderr__)
     gc.freeze()  # the modules are not garbage, and a history makes much of it

@@ -304,11 +304,12 @@ def test_a_held_tenant_returns_without_more_access_than_its_hold_leaves() -> Non
     assert [type(event) for event in events] == [EnvironmentReady, AccessChangeStarted]
 
 
-def test_a_tenant_that_leaves_again_during_its_return_is_retained() -> None:
+def test_a_tenant_leaves_again_during_its_return_and_returns_during_the_export() -> None:
     leaving = after(RESTORING, access.on_tenant_left(RESTORING, LEAVES))
+    back = after(leaving, access.on_return_started(leaving, RETURNS, BLUEPRINT))
 
-    assert leaving.status is Status.RETAINING
-    assert access.restored(leaving) == []
+    assert (leaving.status, back.status) == (Status.RETAINING, Status.RESTORING)
+    assert access.restored(leaving) == access.retained(back, EXPORT) == []
 
 
 def test_an_environment_that_was_never_complete_is_planned_when_the_tenant_returns() -> None:

@@ -107,10 +107,12 @@ def on_return_started(
 ) -> list[EnvironmentEvent]:
     """Starts to restore the retained environment, with its data. One that was never complete is planned again.
 
+    A tenant that was cancelled may return before its environment is retained: the export that runs has no outcome then.
+
     Raises EnvironmentUnknownError, UnknownTierError, UnknownRegionError, PlanDestroysError.
     """
     environment = existing(environment, fact.tenant_id)
-    if environment.status is not Status.RETAINED:
+    if environment.status not in {Status.RETAINING, Status.RETAINED}:
         return []
     started = RestorationStarted(
         tenant_id=environment.tenant_id, environment_id=environment.id, access=_access_under(fact.holds)
