@@ -101,6 +101,21 @@ async def test_a_customer_returns_whose_subscription_ended_before_its_environmen
     assert (world.tenant.state(TENANTS, TENANT).status, faults) == (Status.ACTIVE, [])
 
 
+async def test_nothing_remains_when_an_operator_offboards_after_the_end_of_the_last_subscription() -> None:
+    world = await at_rest()
+    await history_actions.subscribe_to_other(world)
+    plan, _ = world.stripe.all("subscription")
+    await history_actions.end(world, plan)
+    await world.run_for(60)
+    ended = world.tenant.state(TENANTS, TENANT)
+
+    await history_actions.offboard(world)
+    faults = await faults_of(world)
+
+    assert len(ended.remaining) == 1
+    assert (world.tenant.state(TENANTS, TENANT).remaining, faults) == ((), [])
+
+
 async def test_what_a_customer_subscribes_to_after_an_operators_offboarding_never_gives_access() -> None:
     world = await requested()
     await history_actions.offboard(world)

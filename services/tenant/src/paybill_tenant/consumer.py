@@ -5,6 +5,7 @@ from typing import Protocol
 from paybill_contracts.accounts import AccountClosed, DebtChanged, LeftoverEnded, LeftoverFound
 from paybill_contracts.billing import (
     AccountRegistered,
+    CancellationRequested,
     EntitlementsSet,
     SubscriptionActivated,
     SubscriptionEnded,
@@ -145,6 +146,11 @@ def entitlements_set(unit: UnitOfWork, fact: EntitlementsSet, at: DecisionContex
 
 @HANDLERS.fact(AccountClosed, writes=_writes)
 def account_closed(unit: UnitOfWork, fact: AccountClosed, _: DecisionContext) -> None:
+    unit.record(TENANTS, fact.tenant_id, offboarding.on_account_closed(_tenant(unit, fact)))
+
+
+@HANDLERS.fact(CancellationRequested, writes=_writes)
+def cancellation_requested(unit: UnitOfWork, fact: CancellationRequested, _: DecisionContext) -> None:
     unit.record(TENANTS, fact.tenant_id, offboarding.on_account_closed(_tenant(unit, fact)))
 
 

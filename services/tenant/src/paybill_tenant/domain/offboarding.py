@@ -100,7 +100,7 @@ def on_environment_retained(tenant: Tenant, fact: EnvironmentRetained, now: date
 
 
 def on_account_closed(tenant: Tenant) -> list[TenantEvent]:
-    """Forgets what remained when the subscription ended: billing reports each of it again that still exists."""
+    """Forgets what remained when the subscription ended: billing cancels it, or reports what still exists."""
     return _remaining(tenant, ())
 
 
