@@ -77,6 +77,8 @@ def leaves(branch: Branch = TREE, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 COMMANDS = dict(leaves())
 OWN = {path: leaf for path, leaf in COMMANDS.items() if path[0] not in PASSED_ON}
+
+
 every_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 every_command_of_ours = pytest.mark.parametrize("path", OWN, ids=" ".join)
 
@@ -131,11 +133,10 @@ def test_a_group_without_a_command_prints_its_help_and_fails(paybill, path: tupl
     assert "Usage: paybill" in done.err
 
 
-def test_the_help_lists_every_command_and_every_exit_code(paybill) -> None:
+def test_the_help_lists_every_exit_code(paybill) -> None:
     done = paybill("--help")
     text = " ".join(done.out.split())
 
-    assert [node.summary for node in TREE.commands.values() if node.summary not in text] == []
     assert [code for code in ExitCode if f"{code.value} {code.meaning}" not in text] == []
     assert "..." not in done.out.replace("[ARGS]...", "")
 

@@ -29,7 +29,9 @@ class LazyGroup(TyperGroup):
         """Describes every command without importing it."""
         markup: MarkupMode = None if is_plain(sys.stdout) else "rich"
         stubs = {
-            key: TyperCommand(key, help=node.summary, rich_markup_mode=markup) for key, node in branch.commands.items()
+            # A `short_help` is wrapped where a `help` would be cut.
+            key: TyperCommand(key, help=node.summary, short_help=node.summary, rich_markup_mode=markup)
+            for key, node in branch.commands.items()
         }
         super().__init__(
             name=name,
