@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from paybill_cli.client import contexts
 from paybill_cli.exit_codes import ExitCode
 
@@ -77,6 +79,81 @@ def test_unknown_contexts_and_unreadable_files_are_explained(paybill) -> None:
     assert empty.code == ExitCode.USAGE
     assert (broken.code, broken.error["code"]) == (ExitCode.USAGE, "contexts_unreadable")
     assert (wrong.code, wrong.error["code"]) == (ExitCode.USAGE, "contexts_unreadable")
+
+
+@pytest.mark.parametrize(
+    ("option", "url", "next_"),
+    [
+        ("--tenant-url", "https://me:hunter2@host/a", "--tenant-url https://host/a --api-key-file FILE"),
+        ("--billing-url", "http://hunter2@[::1]:80", "--billing-url 'http://[::1]:80' --api-key-file FILE"),
+        ("--nats-url", "nats://me:hunter2@host:4222", "--nats-url nats://host:4222 --nats-user NAME --nats-password-"),
+        (
+            "--nats-url",
+            "hunter2://hunter2@host",
+            "--nats-url hunter2://host --nats-user NAME --nats-password-file FILE",
+        ),
+    ],
+)
+def test_credentials_in_a_url_are_refused_and_not_repeated(paybill, option: str, url: str, next_: str) -> None:
+    refused = paybill("context", "add", "cluster", option, url, "--json")
+
+    assert (refused.code, contexts.load()) == (ExitCode.USAGE, contexts.Contexts())
+    assert refused.error["next"].startswith(f"paybill context add cluster {next_}")
+    assert "hunter2@" not in refused.err
+    assert ":hunter2" not in refused.err
+
+
+@pytest.mark.parametrize(
+    ("option", "url", "allowed"),
+    [
+        ("--tenant-url", "javascript:alert(1)", "http:// or https://"),
+        ("--billing-url", "file:///etc/passwd", "http:// or https://"),
+        ("--provisioner-url", "nats://host:4222", "http:// or https://"),
+        ("--tenant-url", "https:///path", "http:// or https://"),
+        ("--tenant-url", "host:8080", "http:// or https://"),
+        ("--nats-url", "http://host:4222", "nats:// or tls:// or ws:// or wss://"),
+    ],
+)
+def test_addresses_of_other_protocols_are_refused_with_the_allowed_ones(
+    paybill, option: str, url: str, allowed: str
+) -> None:
+    refused = paybill("context", "add", "cluster", option, url)
+
+    assert (refused.code, contexts.load()) == (ExitCode.USAGE, contexts.Contexts())
+    assert f"the URL of {option} does not begin with {allowed} and a host" in refused.err
+
+
+def test_a_port_that_is_no_number_is_explained(paybill) -> None:
+    refused = paybill("context", "add", "cluster", "--tenant-url", "http://host:port")
+
+    assert refused.code == ExitCode.USAGE
+    assert "the value of --tenant-url is not a URL" in refused.err
+
+
+def test_a_key_that_other_users_can_read_is_a_warning(paybill, tmp_path: Path) -> None:
+    key = tmp_path / "my key"
+    key.write_text("pbk_x")
+    key.chmod(0o640)
+    arguments = ("context", "add", "laptop", "--data-dir", tmp_path, "--api-key-file", key)
+
+    readable = paybill(*arguments)
+    subprocess.run(shlex.split(readable.err.partition("next: ")[2]), check=True)
+
+    assert readable.code == ExitCode.OK
+    assert f"warning: other users can access {key}" in readable.err
+    assert paybill(*arguments).err == ""
+
+
+def test_the_next_step_of_an_unreadable_file_can_be_run(paybill, tmp_path: Path) -> None:
+    contexts.path().parent.mkdir()
+    contexts.path().write_text("no JSON")
+    step = paybill("context", "list", "--json").error["next"]
+    backup, add = step.split(", then: ")
+
+    subprocess.run(shlex.split(backup), check=True)
+    added = paybill(*shlex.split(add)[1:])
+
+    assert added.code == ExitCode.OK
 
 
 def test_a_name_that_a_shell_would_change_is_refused(paybill) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -66,11 +67,12 @@ def load() -> Contexts:
     except FileNotFoundError:
         return Contexts()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        file = shlex.quote(str(path()))
         raise usage(
             f"{path()} cannot be read",
             code="contexts_unreadable",
             why=f"{type(error).__name__}: {error}",
-            next=f"mv {path()} {path()}.broken, then paybill context add",
+            next=f"mv {file} {file}.broken, then: paybill context add laptop --data-dir .paybill",
         ) from error
 
 

@@ -1,8 +1,10 @@
 """`paybill context`: names of installations, so that a command needs no addresses."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -19,6 +21,11 @@ Name = Annotated[
     ),
 ]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SCHEMES = {"nats_url": ("nats", "tls", "ws", "wss")}
+"""Schemes of addresses other than those of services."""
+_HTTP = ("http", "https")
+_OTHERS = 0o077
+"""Mode bits with which others than the owner use a file."""
 
 
 def add(
@@ -35,8 +42,8 @@ def add(
 ) -> None:
     """Remember an installation under a name.
 
-    Commands use the first one until you choose another. Only paths of secrets are stored. An existing context of
-    this name is replaced.
+    Commands use the first one until you choose another. Only paths of secrets are stored: URLs with credentials are
+    refused. An existing context of this name is replaced.
 
     Example: paybill context add laptop --data-dir .paybill --api-key-file key.txt
     """
@@ -55,6 +62,9 @@ def add(
         "nats_user": nats_user,
     }
     context |= {key: value for key, value in addresses.items() if value}
+    for key, value in context.items():
+        if key.endswith("_url"):
+            _check_address(name, key, value)
     if "data_dir" not in context and not any(key.endswith("_url") for key in context):
         raise usage("a context needs --data-dir or addresses", next=f"paybill context add {name} --data-dir .paybill")
     changed = contexts.load().with_context(name, context)
@@ -97,9 +107,33 @@ def list_all(out: Output) -> None:
         out.info("there are no contexts; add one: paybill context add laptop --data-dir .paybill")
 
 
+def _check_address(name: str, key: str, url: str) -> None:
+    """Raises CliError when `url` has a scheme of another protocol, or credentials: a context stores no secrets."""
+    option, schemes = f"--{key.replace('_', '-')}", _SCHEMES.get(key, _HTTP)
+    secret = "--nats-user NAME --nats-password-file FILE" if key == "nats_url" else "--api-key-file FILE"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise usage(f"the value of {option} is not a URL", why=str(error), next="paybill context add --help") from error
+    if "@" in parts.netloc:
+        address = shlex.quote(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+        raise usage(
+            f"the URL of {option} contains credentials, and a context stores no secrets",
+            next=f"paybill context add {name} {option} {address} {secret}",
+        )
+    if parts.scheme not in schemes or not host:
+        begins = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise usage(f"the URL of {option} does not begin with {begins} and a host", next="paybill context add --help")
+
+
 def _show(out: Output, known: contexts.Contexts, name: str) -> None:
     row = _row(known, name)
     out.record("context", row, [column for column in _COLUMNS if row[column]])
+    for key in ("api_key_file", "nats_password_file"):
+        file = Path(row[key] or "")
+        if row[key] and file.exists() and file.stat().st_mode & _OTHERS:
+            out.info(f"warning: other users can access {file}; next: chmod 600 {shlex.quote(str(file))}")
 
 
 def _row(known: contexts.Contexts, name: str) -> dict[str, Any]:
