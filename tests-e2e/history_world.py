@@ -215,6 +215,7 @@ class World:
     async def run_for(self, seconds: float) -> None:
         """Lets time pass: everything that falls due meanwhile happens."""
         until = self.now + timedelta(seconds=seconds)
+        self.catch_up()  # webhooks of what an action has just done are sent now, not when something else is due
         while (found := self._next()) is not None and found[0] <= until:
             self.now = max(self.now, found[0])
             self.catch_up()

@@ -41,6 +41,7 @@ class Message:
 
     delivery: Any
     event: Mapping[str, Any]
+    received_at: datetime
     target: str | None
     is_done: bool
 
@@ -102,10 +103,11 @@ class BillingContext:
         """Stores a webhook once, and enqueues a sync of its object."""
         if delivery.event_id in self.inbox:
             return
-        self.inbox[delivery.event_id] = Message(delivery, event, delivery.target, is_done=delivery.target is None)
-        if delivery.target is None:
+        target = delivery.target
+        self.inbox[delivery.event_id] = Message(delivery, event, self.now(), target, is_done=target is None)
+        if target is None:
             return
-        job = self.syncs.setdefault(delivery.target, SyncJob(delivery.target, self.now()))
+        job = self.syncs.setdefault(target, SyncJob(target, self.now()))
         job.customer = delivery.customer or job.customer
         if not job.is_unknown:
             job.due = self.now()

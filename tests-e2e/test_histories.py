@@ -5,12 +5,16 @@
 
 import faulthandler
 import gc
+import hashlib
 import logging
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from random import SystemRandom
 from time import perf_counter
 from typing import Any
@@ -75,6 +79,45 @@ async def test_random_histories_violate_no_invariant_at_rest_and_all_money_is_in
     sys.stdout.write(f"{HISTORIES} histories of seed {SEED}, {rate:.0f} each second: {dict(statuses)}\n")
 
     assert {Status.ACTIVE, Status.SUSPENDED, Status.RETAINED} <= statuses.keys() or HISTORIES < 200
+
+
+async def print_digest(seed: str) -> None:
+    """Prints what happened in one random history. A process of its own runs it."""
+    world = await play(random_steps(seed))
+    faults = await faults_of(world)
+    facts = [(fact.time, fact.event) for service in world.services for fact in service.facts]
+    # Stripe's library makes the idempotency keys of requests, which events repeat.
+    events = [{**event, "request": None} for event in world.stripe.all("event")]
+    sys.stdout.write(hashlib.sha256(repr((faults, facts, events)).encode()).hexdigest())
+
+
+def test_a_history_is_the_same_in_every_process() -> None:
+    code = "import asyncio, test_histories; asyncio.run(test_histories.print_digest('0/1'))"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for hash_seed in (1, 2)
+    }
+
+    assert [len(output) for output in outputs] == [64]
+
+
+async def test_the_events_of_one_moment_arrive_together_within_seconds() -> None:
+    world = await at_rest()
+    before, began = world.stripe.all("event"), world.now
+
+    await history_actions.subscribe(world)
+    await world.run_for(60)
+
+    created = [each["id"] for each in world.stripe.all("event")[len(before) :]]
+    times = {world.context.inbox[id_].received_at for id_ in created}
+    assert len(created) > 1
+    assert [began < at <= began + timedelta(seconds=5) for at in times] == [True]
 
 
 async def requested() -> World:
