@@ -70,7 +70,8 @@ def test_an_unknown_service_and_a_folder_without_a_stack_are_refused(paybill, tm
     unknown = paybill("replay", "--service", "console", "--json")
     nowhere = paybill("replay", "--data-dir", tmp_path, "--json")
 
-    assert (unknown.code, unknown.error["code"]) == (ExitCode.NOT_FOUND, "unknown_service")
+    assert (unknown.code, unknown.error["code"]) == (ExitCode.USAGE, "unknown_service")
+    assert "choose one of tenant, billing, provisioner" in unknown.error["what"]
     assert (nowhere.code, nowhere.error["code"]) == (ExitCode.UNREACHABLE, "stack_not_running")
 
 

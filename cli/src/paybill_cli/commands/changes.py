@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from paybill_cli.output import Output
 COLUMNS = ("id", "subscription_id", "kind", "plan", "quantity", "when", "status", "refusal")
 
 _CHANGE = re.compile(r"chg_[0-9a-f]{32}")
+Status = Literal["requested", "quoted", "confirmed", "applied", "refused", "expired", "discarded"]
 
 
 def changes(
@@ -27,9 +28,7 @@ def changes(
         str | None,
         typer.Argument(help="Subscription or tenant whose changes are listed; by default all.", metavar="NAME"),
     ] = None,
-    status: Annotated[
-        str | None, typer.Option("--status", help="Only changes with this status, such as quoted.")
-    ] = None,
+    status: Annotated[Status | None, typer.Option("--status", help="Only changes with this status.")] = None,
     limit: Limit = 1000,
 ) -> None:
     """List changes of subscriptions, in the order of their ids.

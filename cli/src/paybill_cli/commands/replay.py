@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from paybill_cli.client.stack import SERVICES, LocalStack, Stack
-from paybill_cli.errors import CliError
+from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
 
@@ -59,12 +59,7 @@ def replay(
     names = service or list(SERVICES)
     for name in names:
         if name not in SERVICES:
-            raise CliError(
-                "unknown_service",
-                f"there is no service {name}",
-                next=f"one of {', '.join(SERVICES)}",
-                exit_code=ExitCode.NOT_FOUND,
-            )
+            raise usage(f"there is no service {name}; choose one of {', '.join(SERVICES)}", code="unknown_service")
     layout = Layout(stack.data_dir.absolute())
     with ExitStack() as block, out.progress("reading the log") as progress:
         servers = _servers(layout, Stack(data_dir=stack.data_dir), progress.update, rebuild=rebuild)

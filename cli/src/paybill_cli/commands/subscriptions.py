@@ -50,6 +50,8 @@ Name = Annotated[
     str, typer.Argument(help="Id of the subscription, or slug or id of its tenant.", metavar="SUBSCRIPTION")
 ]
 
+Access = Literal["pending", "trialing", "active", "grace", "suspended", "paused", "ended"]
+
 
 @dataclass(frozen=True)
 class QuotedOptions(OptionGroup):
@@ -64,9 +66,7 @@ class QuotedOptions(OptionGroup):
 def list_all(
     out: Output,
     stack: Stack,
-    access: Annotated[
-        str | None, typer.Option("--access", help="Only subscriptions with this access, such as grace.")
-    ] = None,
+    access: Annotated[Access | None, typer.Option("--access", help="Only subscriptions with this access.")] = None,
     limit: Limit = 1000,
 ) -> None:
     """List subscriptions in the order of their ids.

@@ -35,6 +35,10 @@ OFFBOARDING = (
     "retain its data for the retention period of its plan",
 )
 MANUAL = "manual"
+Status = Literal[
+    "requested", "provisioning", "provision_failed", "active", "suspended", "offboarding", "retained", "returning",
+    "cancelled",
+]  # fmt: skip
 
 
 def create(
@@ -104,9 +108,7 @@ def create(
 def list_all(
     out: Output,
     stack: Stack,
-    status: Annotated[
-        str | None, typer.Option("--status", help="Only tenants with this status, such as active.")
-    ] = None,
+    status: Annotated[Status | None, typer.Option("--status", help="Only tenants with this status.")] = None,
     email: Annotated[
         str | None,
         typer.Option("--email", help="Only tenants with this contact address, by its digest."),
