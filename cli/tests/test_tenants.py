@@ -262,55 +262,6 @@ def test_offboarding_prints_its_steps_and_cannot_be_undone(on_stack, customers) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["suspend", "--reason", "abuse"], "holds changed: operator: abuse"),
-        (["hold", "--legal", "--case", "2026-17"], "legal hold for case 2026-17: data is kept"),
-        (["offboard", "--reason", "closed"], "left before there was an environment: closed"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_a_dry_run_prints_what_would_be_recorded(on_stack, customers, arguments: list[str], sentence: str) -> None:
-    tenant = customers.sign_up()
-    verb, *options = arguments
-
-    dry = on_stack("tenant", verb, tenant["slug"], *options, "--dry-run")
-    facts = on_stack("tenant", verb, tenant["slug"], *options, "--dry-run", "--json").data["would_record"]
-
-    assert dry.code == ExitCode.OK
-    assert dry.out.startswith("would record: ")
-    assert sentence in dry.out
-    assert "nothing was changed" in dry.err
-    assert {fact["aggregate"] for fact in facts} == {f"tenant/{tenant['id']}"}
-    shown = on_stack("tenant", "show", tenant["slug"], "--json").data
-    assert (shown["status"], shown["holds"], shown["legal_holds"]) == ("requested", [], [])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["release", "--legal", "--case", "2026-17"], "no_such_hold"),
-        (["resume", "--reason", "none such"], "no_such_hold"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_a_dry_run_is_refused_as_the_command_would_be(on_stack, customers, arguments: list[str], code: str) -> None:
-    slug = customers.sign_up()["slug"]
-    verb, *options = arguments
-
-    dry = on_stack("tenant", verb, slug, *options, "--dry-run", "--json")
-    done = on_stack("tenant", verb, slug, *options, "--json")
-
-    assert (dry.code, dry.error["code"]) == (done.code, done.error["code"]) == (ExitCode.NOT_FOUND, code)
-
-
-def test_a_dry_run_without_a_change_would_record_nothing(on_stack, customers) -> None:
-    done = on_stack("tenant", "resume", customers.sign_up()["slug"], "--dry-run")
-
-    assert done.out.startswith("would record nothing")
-
-
-@pytest.mark.parametrize(
     ("arguments", "code", "exit_code"),
     [
         (create("refused", plan="gold"), "unknown_plan", ExitCode.USAGE),

@@ -80,6 +80,18 @@ async def test_it_is_refused_as_the_request_would_be_without_a_fact_of_the_refus
     assert await rows() == before
 
 
+async def test_with_the_key_of_an_executed_request_nothing_would_happen(published, rows) -> None:
+    key = {"Idempotency-Key": "one"}
+    created = await published.client.post("/v1/tenants", json=SIGN_UP, headers=key)
+    before = await rows()
+    same = await published.client.post("/v1/tenants", json=SIGN_UP, headers=DRY | key)
+    other = await published.client.post("/v1/tenants", json=SIGN_UP | {"slug": "other"}, headers=DRY | key)
+
+    assert same.json() == {"would_record": [], "result": created.json(), "already_executed": True}
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert await rows() == before
+
+
 async def test_it_loses_no_conflict_with_requests_that_change_the_same_tenant(published) -> None:
     await published.client.post("/v1/tenants", json=SIGN_UP)
 

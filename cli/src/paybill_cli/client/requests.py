@@ -30,18 +30,23 @@ def post(out: Output, service: Service, path: str, body: Mapping[str, Any] | Non
     return response
 
 
-def preview(out: Output, service: Service, path: str, body: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def preview(
+    out: Output, service: Service, path: str, body: Mapping[str, Any] | None, key: str | None = None
+) -> dict[str, Any] | None:
     """Prints the facts that a request would record; returns its result, or None when that is made later.
 
-    The service decides, and rolls back. It refuses what it would refuse without the dry run.
+    The service decides, and rolls back. It refuses what it would refuse without the dry run. key: of the request, or of
+    one that was executed, which would not be executed again.
     """
-    found = service.post(path, body, key=str(uuid4()), dry_run=True)
+    found = service.post(path, body, key=key or str(uuid4()), dry_run=True)
     if out.json:
         out.record("dry_run", found)
     else:
         for fact in found["would_record"]:
             out.line("dry_run", fact, f"would record: {fact['sentence']}")
-        if not found["would_record"]:
+        if found["already_executed"]:
+            out.line("dry_run", found, f"would record nothing: the request with the key {key} was already executed")
+        elif not found["would_record"]:
             out.line("dry_run", found, "would record nothing: it is so already")
     out.info("nothing was changed")
     result: dict[str, Any] | None = found["result"]

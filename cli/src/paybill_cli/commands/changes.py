@@ -59,7 +59,7 @@ def discard(
     path = f"/v1/changes/{change}/discard"
     with Service(stack, "billing") as billing:
         if options.dry_run:
-            preview(out, billing, path, None)
+            preview(out, billing, path, None, options.idempotency_key)
             return
         found = post(out, billing, path, None, options.idempotency_key)
     out.record("change", found if out.json else _row(found), COLUMNS)

@@ -154,7 +154,7 @@ def _decide(
     path = f"{_path(stack, tenant)}/{verb}"
     with Service(stack, "billing") as billing:
         if options.dry_run:
-            preview(out, billing, path, body)
+            preview(out, billing, path, body, options.idempotency_key)
             return
         out.confirm(question, yes=options.yes)
         found = post(out, billing, path, body, options.idempotency_key)

@@ -20,7 +20,7 @@ def retry(out: Output, stack: Stack, options: RequestOptions, tenant: TenantName
     path = f"/v1/environments/{tenant_id(stack, tenant)}/retry"
     with Service(stack, "provisioner") as provisioner:
         if options.dry_run:
-            preview(out, provisioner, path, None)
+            preview(out, provisioner, path, None, options.idempotency_key)
             return
         out.record("environment", post(out, provisioner, path, None, options.idempotency_key), FIELDS)
     out.info(f"next: paybill why {tenant}")

@@ -92,7 +92,7 @@ def assign(
     found = _find(stack, id)
     with Service(stack, found["service"]) as service:
         if options.dry_run:
-            preview(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner})
+            preview(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner}, options.idempotency_key)
             return
         done = post(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner}, options.idempotency_key)
     _show(out, "incident.assigned", done)
@@ -106,7 +106,7 @@ def close(out: Output, stack: Stack, options: ConfirmedOptions, id: Id, reason: 
     found = _find(stack, id)
     with Service(stack, found["service"]) as service:
         if options.dry_run:
-            preview(out, service, f"{_INCIDENTS}/{id}/close", {"reason": reason})
+            preview(out, service, f"{_INCIDENTS}/{id}/close", {"reason": reason}, options.idempotency_key)
             return
         out.confirm(f"Close {found['kind']} of {found['subject']}?", yes=options.yes)
         done = post(out, service, f"{_INCIDENTS}/{id}/close", {"reason": reason}, options.idempotency_key)

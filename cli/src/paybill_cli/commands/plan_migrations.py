@@ -107,7 +107,7 @@ def resume(out: Output, stack: Stack, options: RequestOptions, migration: Id) ->
 def _change(out: Output, stack: Stack, options: RequestOptions, path: str, body: Mapping[str, Any] | None) -> None:
     with Service(stack, "billing") as billing:
         if options.dry_run:
-            preview(out, billing, path, body)
+            preview(out, billing, path, body, options.idempotency_key)
             return
         found = post(out, billing, path, body, options.idempotency_key)
     out.record("move", found if out.json else _row(found), COLUMNS)

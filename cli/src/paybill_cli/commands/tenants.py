@@ -177,7 +177,7 @@ def suspend(
     path, body = f"{tenant_path(tenant)}/suspend", {"mode": mode, "reason": reason}
     with Service(stack, "tenant") as tenants:
         if options.dry_run:
-            preview(out, tenants, path, body)
+            preview(out, tenants, path, body, options.idempotency_key)
             return
         question = f"Suspend {tenant} ({mode})? No data is deleted; `paybill tenant resume` reverses it."
         out.confirm(question, yes=options.yes)
@@ -202,7 +202,7 @@ def resume(
     path, body = f"{tenant_path(tenant)}/resume", {"reason": reason} if reason is not None else None
     with Service(stack, "tenant") as tenants:
         if options.dry_run:
-            preview(out, tenants, path, body)
+            preview(out, tenants, path, body, options.idempotency_key)
             return
         found = post(out, tenants, path, body, options.idempotency_key)
     _show(out, found)
@@ -256,7 +256,7 @@ def _change_legal_hold(
     path, body = f"{tenant_path(tenant)}/{action}", {"case": case}
     with Service(stack, "tenant") as tenants:
         if options.dry_run:
-            preview(out, tenants, path, body)
+            preview(out, tenants, path, body, options.idempotency_key)
             return
         _show(out, post(out, tenants, path, body, options.idempotency_key))
 
@@ -278,7 +278,7 @@ def offboard(
     path, body = f"{tenant_path(tenant)}/offboard", {"reason": reason}
     with Service(stack, "tenant") as tenants:
         if options.dry_run:
-            preview(out, tenants, path, body)
+            preview(out, tenants, path, body, options.idempotency_key)
             return
         found = tenants.get(tenant_path(tenant))
         state = f"{found['slug']} ({found['name']}) is {found['status']}"

@@ -116,7 +116,7 @@ def consume(
     path = f"/v1/tenants/{tenant_id(stack, tenant)}/usage/consume"
     with Service(stack, "billing") as billing:
         if options.dry_run:
-            decision = preview(out, billing, path, body)
+            decision = preview(out, billing, path, body, options.idempotency_key)
         else:
             decision = post(out, billing, path, body, options.idempotency_key)
             out.record("usage.consumed", decision)

@@ -81,7 +81,7 @@ def dismiss(
     path, body = f"{_path(provider, object_)}/dismiss", {"reason": reason}
     with Service(stack, "billing") as billing:
         if options.dry_run:
-            preview(out, billing, path, body)
+            preview(out, billing, path, body, options.idempotency_key)
             return
         out.confirm(f"Dismiss all objects of the customer of {object_}?", yes=options.yes)
         out.record("webhook.dismissed", post(out, billing, path, body, options.idempotency_key), DISMISSED)

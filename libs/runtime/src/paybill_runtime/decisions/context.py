@@ -23,6 +23,7 @@ from paybill_runtime.decisions.group_commit import Decide, Decision, GroupCommit
 from paybill_runtime.decisions.journeys import journeys
 from paybill_runtime.errors import OverloadedError, single_line
 from paybill_runtime.http.caller import Idempotency
+from paybill_runtime.http.dry_run import DryRunEnded
 from paybill_runtime.security.data_keys import DataKeys, ServiceSeal
 from paybill_runtime.security.secrets import Secrets
 from paybill_runtime.telemetry import TraceLink
@@ -133,16 +134,18 @@ class ServiceContext:
 
         verb, target: name the attempt, so that a refusal is recorded as a fact.
         idempotency, response_type: `decide` returns a `response_type`, which is stored and returned again for the same
-        request. A dry run neither stores nor returns one. It raises DryRunEnded instead of committing, and the same
-        refusals, which are not recorded.
+        request. A dry run stores none. It raises DryRunEnded instead of committing or of returning a stored response,
+        and the same refusals, which are not recorded.
         """
-        if is_dry_run():
-            idempotency = None
         if self.backlog() > self.settings.outbox_limit:
             raise OverloadedError("too many facts wait in the outbox; send it again later")
         earlier: T | None = await self._earlier_response(idempotency, response_type)
         if earlier is not None:
+            if is_dry_run():
+                raise DryRunEnded([], earlier, already_executed=True)
             return earlier
+        if is_dry_run():
+            idempotency = None
         extra = [extra_statements] if extra_statements is not None else []
         decision = Decision(origin, decide, writes, reads, leases or {}, extra)
         if idempotency is not None:

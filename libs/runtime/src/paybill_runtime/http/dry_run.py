@@ -37,20 +37,26 @@ class PossibleFact(BaseModel):
 
 
 class DryRunView(BaseModel):
-    """Outcome of a dry run. result: the response that the request would have; null when it is made later."""
+    """Outcome of a dry run.
+
+    result: the response that the request would have; null when it is made later. already_executed: a request with this
+    Idempotency-Key was executed before, so that nothing would be recorded and the earlier response returned.
+    """
 
     would_record: list[PossibleFact]
     result: dict[str, Any] | None
+    already_executed: bool = False
 
 
 class DryRunEnded(Exception):  # noqa: N818  # it is an outcome, not an error
     """Ends a request in place of its commit, so that nothing after the decision runs."""
 
-    def __init__(self, facts: Sequence[Fact], outcome: object) -> None:
+    def __init__(self, facts: Sequence[Fact], outcome: object, *, already_executed: bool = False) -> None:
         super().__init__("a dry run ended before its commit")
         self.view = DryRunView(
             would_record=[PossibleFact.of(fact) for fact in facts],
             result=outcome.model_dump(mode="json") if isinstance(outcome, BaseModel) else None,
+            already_executed=already_executed,
         )
 
 
