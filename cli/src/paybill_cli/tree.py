@@ -290,7 +290,7 @@ TREE = Branch(
                 "retry": Leaf("paybill_cli.commands.jobs:retry", "Run a job now, with all attempts again."),
                 "cancel": Leaf(
                     "paybill_cli.commands.jobs:cancel",
-                    "End a job without another attempt; an attempt that runs now ends by itself.",
+                    "End jobs without another attempt; an attempt that runs now ends by itself.",
                 ),
             },
         ),

@@ -1,5 +1,7 @@
 """`paybill jobs`: background jobs of the services, their retry and their end."""
 
+import sys
+from collections import Counter
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -76,13 +78,26 @@ def retry(out: Output, stack: Stack, id: Id, dry_run: DryRun = False) -> None:
         out.record("job.retried", service.post(f"{_JOBS}/{id}/retry") | {"service": job["service"]})
 
 
-def cancel(out: Output, stack: Stack, id: Id, reason: Reason, yes: Yes = False, dry_run: DryRun = False) -> None:
-    """End a job without another attempt; an attempt that runs now ends by itself.
+def cancel(
+    out: Output,
+    stack: Stack,
+    reason: Reason,
+    id: Annotated[str | None, typer.Argument(help="Id of the job; none with --kind.", metavar="JOB")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="All pending jobs of this kind, in every service.")] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """End jobs without another attempt; an attempt that runs now ends by itself.
 
-    `paybill jobs retry` takes it back until the job is deleted.
+    `paybill jobs retry` takes a job back until it is deleted.
 
-    Example: paybill jobs cancel 0190a5b0-0000-7000-8000-000000000001 --reason "customer left"
+    Example: paybill jobs cancel --kind cancel_subscription --reason "incident 7: wrong price" --dry-run
     """
+    if (id is None) == (kind is None):
+        raise usage("name either a job or --kind", next="paybill jobs list")
+    if id is None:
+        _cancel_kind(out, stack, str(kind), reason, yes=yes, dry_run=dry_run)
+        return
     job = _find(stack, id)
     with Service(stack, job["service"]) as service:
         if dry_run:
@@ -91,6 +106,51 @@ def cancel(out: Output, stack: Stack, id: Id, reason: Reason, yes: Yes = False, 
         out.confirm(f"Cancel {job['kind']} of {job['key']} in {job['service']}?", yes=yes)
         done = service.post(f"{_JOBS}/{id}/cancel", {"reason": reason})
     out.record("job.cancelled", done | {"service": job["service"]})
+
+
+def _cancel_kind(out: Output, stack: Stack, kind: str, reason: str, *, yes: bool, dry_run: bool) -> None:
+    """Cancels all pending jobs of a kind, after a confirmation that has their number."""
+    jobs: list[dict[str, Any]] = []
+    for name in SERVICES:
+        with Service(stack, name) as service:
+            found, _ = _pages(service, {"state": "pending", "kind": kind}, sys.maxsize - 1)
+        jobs += [job | {"service": name} for job in found]
+    if not jobs:
+        raise CliError(
+            "job_not_found",
+            f"no job of the kind {kind} is pending",
+            next="paybill jobs list",
+            exit_code=ExitCode.NOT_FOUND,
+        )
+    counts = Counter(job["service"] for job in jobs)
+    number = f"{len(jobs)} jobs of the kind {kind} ({', '.join(f'{name} {count}' for name, count in counts.items())})"
+    if dry_run:
+        with Service(stack, jobs[0]["service"]) as service:
+            _cancelled(service, jobs[0], reason, dry_run=True)  # refused for a kind that cannot be cancelled
+        out.rows("jobs.found", jobs, COLUMNS)
+        out.info(f"would cancel {number}; nothing was changed")
+        return
+    out.confirm(f"Cancel {number}?", yes=yes)
+    cancelled = []
+    with out.progress(f"cancelling {number}"):
+        for name in counts:
+            with Service(stack, name) as service:
+                cancelled += [
+                    done for job in jobs if job["service"] == name if (done := _cancelled(service, job, reason))
+                ]
+    out.rows("jobs.cancelled", cancelled, COLUMNS)
+    out.info(f"{len(cancelled)} jobs were cancelled, and {len(jobs) - len(cancelled)} had ended or changed")
+
+
+def _cancelled(service: Service, job: dict[str, Any], reason: str, *, dry_run: bool = False) -> dict[str, Any] | None:
+    """Cancels a job; None when it has ended or changed meanwhile."""
+    try:
+        done: dict[str, Any] = service.post(f"{_JOBS}/{job['id']}/cancel", {"reason": reason}, dry_run=dry_run)
+    except CliError as error:
+        if error.code in {"job_changed", "job_ended", "job_not_found"}:
+            return None
+        raise
+    return done | {"service": job["service"]}
 
 
 def _pages(service: Service, query: dict[str, Any], limit: int) -> tuple[list[dict[str, Any]], bool]:
