@@ -9,6 +9,7 @@ from paybill_contracts.provisioner import Blueprint, BlueprintPublished
 from paybill_contracts.purchases import FIRST_PRICE, PlanPrices, PurchaseTerms
 from paybill_tenant.domain.signup_options import (
     NoCouponsError,
+    NoExistingCustomersError,
     NoSuchPriceError,
     OptionsNotPublishedError,
     QuantityOutOfBoundsError,
@@ -52,6 +53,10 @@ def catalogue(*plans: PlanVersion, content_hash: str = "c" * 64) -> CataloguePub
     )
 
 
+def configured(*names: str, default: str) -> ProvidersConfigured:
+    return ProvidersConfigured(providers="providers", names=names, default=default, content_hash="e" * 64)
+
+
 def blueprint(*regions: str) -> BlueprintPublished:
     return BlueprintPublished(
         blueprint="main",
@@ -87,13 +92,11 @@ def test_regions_come_from_the_blueprint() -> None:
 
 
 def test_payment_options_are_the_providers_of_billing() -> None:
-    fact = ProvidersConfigured(
-        providers="providers", names=("manual", "stripe"), default="stripe", content_hash="e" * 64
-    )
+    fact = configured("manual", "stripe", default="stripe")
     (noted,) = on_providers_configured(None, fact)
     payments = evolve(None, noted)
 
-    assert payments == SignupOptions(id="payments", keys=("manual", "stripe"), source_hash="e" * 64)
+    assert payments == SignupOptions(id="payments", keys=("manual", "stripe"), source_hash="e" * 64, default="stripe")
     assert on_providers_configured(payments, fact) == []
     check_payment(payments, "manual")
     with pytest.raises(UnknownPaymentError, match="choose one of manual, stripe"):
@@ -201,6 +204,29 @@ def test_a_coupon_of_a_sign_up_that_is_paid_by_invoice_is_refused() -> None:
     with pytest.raises(NoCouponsError):
         check_request(PRICED, REGIONS, payment="manual", **options)
     assert check_request(PRICED, REGIONS, payment="stripe", **options) is not None
+    assert check_request(PRICED, REGIONS, payment=None, **options) is not None
+
+
+@pytest.mark.parametrize("payment", [None, "manual"])
+def test_what_payment_by_invoice_does_not_have_is_refused_as_the_default_provider_too(payment: str | None) -> None:
+    (noted,) = on_providers_configured(None, configured("manual", "stripe", default="manual"))
+    payments = evolve(None, noted)
+    options = {"slug": "acme", "plan": "pro", "region": "eu-1", "payments": payments}
+
+    with pytest.raises(NoCouponsError):
+        check_request(PRICED, REGIONS, payment=payment, terms=PurchaseTerms(coupon="X"), **options)
+    with pytest.raises(NoExistingCustomersError):
+        check_request(PRICED, REGIONS, payment=payment, customer="cus_1", **options)
+    assert check_request(PRICED, REGIONS, payment="stripe", terms=PurchaseTerms(coupon="X"), **options) is not None
+    assert check_request(PRICED, REGIONS, payment=payment, **options) is not None
+
+
+def test_another_default_provider_is_recorded_with_the_same_list() -> None:
+    known = SignupOptions(id="payments", keys=("manual", "stripe"), source_hash="e" * 64)
+    (noted,) = on_providers_configured(known, configured("manual", "stripe", default="stripe"))
+
+    assert noted.default == "stripe"
+    assert on_providers_configured(evolve(known, noted), configured("manual", "stripe", default="stripe")) == []
 
 
 def test_a_quote_has_the_overage_prices_that_are_sold_with_its_price() -> None:

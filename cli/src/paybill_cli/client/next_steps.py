@@ -72,6 +72,7 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = {
     "no_such_hold": _TENANT,
     "no_such_override_or_grant": _ENTITLEMENT,
     "no_coupons": ("omit --coupon: the price is agreed in the offer",),
+    "no_existing_customers": ("omit --customer, or name its provider with --payment",),
     "no_such_price": ("paybill plans list",),
     "no_such_route": ("check the URL: it may belong to another service",),
     "nobody_to_move": ("paybill plans list",),

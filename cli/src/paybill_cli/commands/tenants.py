@@ -90,8 +90,9 @@ def create(
             account = _settled_account(out, stack, tenant["id"], min(timeout, CHECKOUT_WAIT_S))
             refused = account["failure"] if account is not None and account["status"] != "open" else None
             checkout = account["checkout_url"] if account is not None else None
+            by_invoice = account is not None and account["provider"] == MANUAL
             if wait and checkout:
-                action = "the purchase order" if payment == MANUAL else f"the payment at {checkout}"
+                action = "the purchase order" if by_invoice else f"the payment at {checkout}"
                 out.info(f"waiting for {action} of {slug}")
             while wait and not refused and tenant["status"] != "active":
                 tenant = _next_status(tenants, tenant, deadline, progress)
@@ -101,7 +102,7 @@ def create(
         out.info(f"to give it up and free the slug: paybill tenant offboard {slug} --reason refused")
         raise CliError("account_refused", f"billing could not open the account: {refused}", next=f"paybill why {slug}")
     if not wait and checkout:
-        pay = f"paybill manual accept {slug} --po NUMBER" if payment == MANUAL else "pay at the checkout"
+        pay = f"paybill manual accept {slug} --po NUMBER" if by_invoice else "pay at the checkout"
         out.info(f"next: {pay}, then: paybill tenant show {slug}")
 
 

@@ -299,13 +299,14 @@ class OfferingNoted(Event, type="tenant.offering_noted", version=1, aggregate="o
     """Options of a sign-up, as their owners published them: `plans`, `regions` or `payments`.
 
     `source_hash` is the hash of the catalogue, blueprint or provider list that they come from. prices: of the plans;
-    empty in facts that are older than the choice of a price.
+    empty in facts that are older than the choice of a price. default: the payment provider of sign-ups that name none.
     """
 
     offering: Key
     keys: tuple[Key, ...]
     source_hash: Digest
     prices: tuple[PlanPrices, ...] = ()
+    default: Key | None = None
 
 
 class TenantRequestRefused(

@@ -86,7 +86,8 @@ def router(context: ServiceContext) -> APIRouter:
         A sign-up that nobody pays in time is abandoned: it is cancelled, and its slug is free again.
         With an `Idempotency-Key` a repeated request returns the first response. Refused with `slug_taken`,
         `slug_reserved`, `unknown_plan`, `no_such_price`, `quantity_out_of_bounds`, `unknown_region`,
-        `unknown_payment`, `no_coupons`, `terms_of_existing_customer`, or `offerings_not_published` (retry later).
+        `unknown_payment`, `no_coupons`, `no_existing_customers`, `terms_of_existing_customer`, or
+        `offerings_not_published` (retry later).
         """
         tenant_id = f"ten_{uuid4().hex}"
         sealed = await context.seal(tenant_id, body.contact_email)

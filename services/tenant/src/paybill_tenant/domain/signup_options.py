@@ -32,12 +32,16 @@ RESERVED_PREFIXES = ("pg-", "xn--")
 
 @dataclass(frozen=True, slots=True)
 class SignupOptions:
-    """Keys that one owner published. `id` is `plans`, `regions` or `payments`. prices: of the plans."""
+    """Keys that one owner published. `id` is `plans`, `regions` or `payments`. prices: of the plans.
+
+    default: the payment provider of sign-ups that name none; None while it is unknown.
+    """
 
     id: Key
     keys: tuple[Key, ...]
     source_hash: Digest
     prices: tuple[PlanPrices, ...] = ()
+    default: Key | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,12 @@ class NoCouponsError(DomainError):
     code = "no_coupons"
 
 
+class NoExistingCustomersError(DomainError):
+    """Payment by invoice has no customers of its own that could become tenants."""
+
+    code = "no_existing_customers"
+
+
 class TermsOfCustomerError(DomainError):
     """An existing customer of the provider has its subscription, so that a sign-up cannot choose its terms."""
 
@@ -125,8 +135,11 @@ def check_request(
         raise SlugReservedError(f"the slug {slug} is reserved; choose another")
     check_plan_and_region(plans, regions, plan=plan, region=region)
     check_payment(payments, payment)
-    if terms is not None and terms.coupon is not None and payment == MANUAL:
-        raise NoCouponsError("payment by invoice knows no coupons; agree on the price in the offer")
+    if MANUAL in {payment, payments.default if payment is None and payments is not None else None}:
+        if terms is not None and terms.coupon is not None:
+            raise NoCouponsError("payment by invoice knows no coupons; agree on the price in the offer")
+        if customer is not None:
+            raise NoExistingCustomersError("payment by invoice has no existing customers; leave out the customer")
     return quote(plans, plan, terms or FIRST_PRICE, customer)
 
 
@@ -180,7 +193,7 @@ def quote(plans: SignupOptions | None, plan: str, terms: PurchaseTerms, customer
 
 def on_providers_configured(payments: SignupOptions | None, fact: ProvidersConfigured) -> list[OfferingNoted]:
     """Records the payment providers."""
-    return _record(payments, PAYMENTS, set(fact.names), fact.content_hash)
+    return _record(payments, PAYMENTS, set(fact.names), fact.content_hash, default=fact.default)
 
 
 def on_catalogue_published(plans: SignupOptions | None, fact: CataloguePublished) -> list[OfferingNoted]:
@@ -196,7 +209,13 @@ def on_blueprint_published(regions: SignupOptions | None, fact: BlueprintPublish
 
 def evolve(_: SignupOptions | None, event: OfferingNoted) -> SignupOptions:
     """Returns the options of the newest event."""
-    return SignupOptions(id=event.offering, keys=event.keys, source_hash=event.source_hash, prices=event.prices)
+    return SignupOptions(
+        id=event.offering,
+        keys=event.keys,
+        source_hash=event.source_hash,
+        prices=event.prices,
+        default=event.default,
+    )
 
 
 def _record(
@@ -205,10 +224,15 @@ def _record(
     keys: set[str],
     source_hash: str,
     prices: tuple[PlanPrices, ...] = (),
+    default: str | None = None,
 ) -> list[OfferingNoted]:
-    if known is not None and (known.source_hash, known.prices) == (source_hash, prices):
+    if known is not None and (known.source_hash, known.prices, known.default) == (source_hash, prices, default):
         return []
-    return [OfferingNoted(offering=offering, keys=tuple(sorted(keys)), source_hash=source_hash, prices=prices)]
+    return [
+        OfferingNoted(
+            offering=offering, keys=tuple(sorted(keys)), source_hash=source_hash, prices=prices, default=default
+        )
+    ]
 
 
 def _prices(content: Catalogue) -> tuple[PlanPrices, ...]:
