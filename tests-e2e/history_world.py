@@ -101,8 +101,24 @@ SUPPORT = "support"
 """Lookup key of a price that belongs to no plan."""
 
 
-async def prices_at_stripe(stripe: MemoryStripe) -> Catalogue:
-    """Creates the meter and the prices at Stripe; returns the catalogue, which names them."""
+async def shop_at_stripe(stripe: MemoryStripe) -> Catalogue:
+    """Creates the meter and the prices at Stripe; returns the catalogue, which names them.
+
+    Only the first world of a process creates them by requests, which take a twentieth of a history.
+    """
+    if not _SHOP:
+        created = await _create_shop(stripe)
+        _SHOP.append((created, [each for kind in _SHOP_KINDS for each in stripe.all(kind)]))
+    content, resources = _SHOP[0]
+    stripe.begin(resources)
+    return content
+
+
+_SHOP_KINDS = ("billing.meter", "product", "price")
+_SHOP: list[tuple[Catalogue, list[Any]]] = []
+
+
+async def _create_shop(stripe: MemoryStripe) -> Catalogue:
     meter = await stripe.post(
         "/v1/billing/meters", display_name="Calls", event_name=METER, default_aggregation={"formula": "sum"}
     )
@@ -186,7 +202,7 @@ class World:
 
     async def begin(self) -> None:
         """Publishes what the services publish at their start, and sets Stripe up."""
-        content = await prices_at_stripe(self.stripe)
+        content = await shop_at_stripe(self.stripe)
         self.billing.decide(
             lambda unit, _: unit.record(CATALOGUES, catalogue.CATALOGUE, catalogue.publish(None, content)),
             [CATALOGUES.key(catalogue.CATALOGUE)],

@@ -11,6 +11,7 @@ from paybill_stripe_fake.store import Resource
 
 _DEFAULT_LIMIT = 10
 _MAX_LIMIT = 100
+_NESTED = {dict, list}
 
 
 def list_object(data: list[Resource], url: str, *, has_more: bool = False) -> Resource:
@@ -20,16 +21,15 @@ def list_object(data: list[Resource], url: str, *, has_more: bool = False) -> Re
 
 def shortened(value: Any) -> Any:
     """Returns the resource with every list inside it cut to its first ten elements; the list's `url` has the rest."""
-    # Most parts stay the same: copies of them would cost more than the rest of a response.
-    if isinstance(value, list):
-        elements = [shortened(element) for element in value]
+    # Most parts stay the same, and most are neither lists nor objects: copies and calls would cost more than the rest
+    # of a response.
+    if type(value) is list:
+        elements = [shortened(each) if type(each) in _NESTED else each for each in value]
         return elements if any(map(is_not, elements, value)) else value
-    if not isinstance(value, dict):
-        return value
     changed: Resource = {}
     for key, inner in value.items():
-        if isinstance(inner, dict | list):
-            is_list = isinstance(inner, dict) and inner.get("object") == "list"
+        if inner and type(inner) in _NESTED:
+            is_list = type(inner) is dict and inner.get("object") == "list"
             after = _first_ten(inner) if is_list else shortened(inner)
             if after is not inner:
                 changed[key] = after
