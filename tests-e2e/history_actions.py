@@ -6,7 +6,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from history_checks import received, returned
+from history_checks import customers, received, returned
 from history_world import DAY_S, SUPPORT, TENANT, World
 from memory_stripe import StripeRefusedError
 from paybill_billing.catalogue.domain import catalogue
@@ -118,7 +118,7 @@ def price_ids(world: World) -> dict[str, str]:
 
 async def _subscribe(world: World, *prices: str) -> None:
     """Subscribes with the customer's card; with a new one if it has none."""
-    for customer in world.stripe.all("customer"):
+    for customer in customers(world):
         cards = [card["id"] for card in world.stripe.all("payment_method") if card["customer"] == customer["id"]]
         if not cards:
             cards = (await world.stripe.post(f"/fake/customers/{customer['id']}/payment", outcome="succeed"))["cards"]
@@ -134,7 +134,7 @@ async def switch_card(world: World) -> None:
 
 async def set_card(world: World, outcome: str) -> None:
     """Sets the outcome of charges to the customer's card."""
-    for customer in world.stripe.all("customer"):
+    for customer in customers(world):
         await world.stripe.post(f"/fake/customers/{customer['id']}/payment", outcome=outcome)
 
 
@@ -241,17 +241,38 @@ async def dispute(world: World) -> None:
 
 async def add_invoice_item(world: World) -> None:
     """Somebody adds something to the customer's next invoice."""
-    for customer in world.stripe.all("customer"):
+    for customer in customers(world):
         await world.stripe.post("/v1/invoiceitems", customer=customer["id"], amount=700, currency="eur")
 
 
 async def schedule(world: World) -> None:
     """Somebody schedules a subscription that begins later."""
-    starts = int(world.now.timestamp()) + world.random.randint(1, 20) * DAY_S
-    for customer in world.stripe.all("customer"):
-        phase = {"items": [{"price": price_ids(world)["team"], "quantity": 1}], "iterations": 1}
-        about = {"start_date": starts, "end_behavior": "release", "phases": [phase]}
+    starts = int(world.now.timestamp()) + world.random.randint(1, 40) * DAY_S
+    price = price_ids(world)[world.random.choice(["team", "pro"])]
+    for customer in customers(world):
+        phase = {"items": [{"price": price, "quantity": 1}], "iterations": world.random.randint(1, 2)}
+        about = {"start_date": starts, "end_behavior": world.random.choice(["release", "cancel"]), "phases": [phase]}
         await world.stripe.post("/v1/subscription_schedules", customer=customer["id"], **about)
+
+
+async def leave_with_schedule(world: World) -> None:
+    """The customer leaves, by itself or by an operator, with a subscription that has not begun; its start passes."""
+    await schedule(world)
+    await world.run_for(world.random.choice([0, 5, DAY_S]))
+    if world.random.random() < 0.3:
+        await offboard(world)
+    else:
+        for each in world.stripe.all("subscription"):
+            if each["status"] in RUNNING:
+                await end(world, each)
+    await world.run_for(world.random.choice([0, 45]) * DAY_S)
+
+
+async def delete_customer(world: World) -> None:
+    """Somebody deletes the customer at Stripe, which ends its subscriptions."""
+    world.ended_by_customer |= {each["id"] for each in world.stripe.all("subscription") if each["status"] in RUNNING}
+    for customer in customers(world):
+        await world.stripe.delete(f"/v1/customers/{customer['id']}")
 
 
 async def use(world: World) -> None:
@@ -336,7 +357,9 @@ ACTIONS: dict[Callable[[World], Awaitable[None]], int] = {
     refund: 3,
     dispute: 3,
     add_invoice_item: 2,
-    schedule: 2,
+    schedule: 3,
+    leave_with_schedule: 3,
+    delete_customer: 1,
     use: 8,
     change: 10,
     suspend: 3,

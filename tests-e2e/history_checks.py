@@ -65,6 +65,11 @@ def received(world: World) -> list[Money]:
     return [_money(charge["amount"], charge) for charge in world.stripe.all("charge") if charge["paid"]]
 
 
+def customers(world: World) -> list[Any]:
+    """Returns the customers that were not deleted at the provider."""
+    return [each for each in world.stripe.all("customer") if not each.get("deleted")]
+
+
 def charged(world: World) -> list[Money]:
     """Returns what invoices charge that are paid, also by credit."""
     lines = [line for invoice in _invoices(world) if invoice["status"] == "paid" for line in invoice["lines"]["data"]]
@@ -80,7 +85,7 @@ def prorated(world: World) -> list[Money]:
 
 def returned(world: World) -> list[Money]:
     """Returns the refunds, and what is left of the credits to the customer's balance."""
-    balances = [Money(minor=-each["balance"], currency="EUR") for each in world.stripe.all("customer")]
+    balances = [Money(minor=-each["balance"], currency="EUR") for each in customers(world)]
     return [each for each in balances if each.minor > 0] + [_money(each["amount"], each) for each in _refunds(world)]
 
 
@@ -116,7 +121,7 @@ def wrong_money(world: World) -> list[str]:
     statement = world.billing.state(STATEMENTS, TENANT) or Statement(TENANT)
     at_provider = {
         "received": sum(each.minor for each in received(world)),
-        "left as credit": sum(-each["balance"] for each in world.stripe.all("customer")),
+        "left as credit": sum(-each["balance"] for each in customers(world)),
         "refunded": sum(each["amount"] for each in _refunds(world)),
         "disputed": sum(each["amount"] for each in world.stripe.all("dispute")),
         "lost": sum(each["amount"] for each in world.stripe.all("dispute") if each["status"] == "lost"),

@@ -188,6 +188,49 @@ async def test_what_a_customer_subscribes_to_after_an_operators_offboarding_neve
     assert ({each["status"] for each in world.stripe.all("subscription")}, faults) == ({"canceled"}, [])
 
 
+@pytest.mark.parametrize("leave", ["customer", "operator"])
+async def test_a_subscription_that_was_to_begin_later_ends_with_its_tenant(leave: str) -> None:
+    world = await at_rest()
+    await history_actions.schedule(world)
+    if leave == "customer":
+        await history_actions.end(world, world.stripe.all("subscription")[0])
+    else:
+        await history_actions.offboard(world)
+    await world.rest()
+    scheduled = [each["status"] for each in world.stripe.all("subscription_schedule")]
+
+    await world.run_for(50 * DAY_S)
+    faults = await faults_of(world)
+
+    assert (scheduled, faults) == (["canceled"], [])
+    assert {each["status"] for each in world.stripe.all("subscription")} == {"canceled"}
+
+
+async def test_a_subscription_that_begins_while_its_tenant_leaves_keeps_it() -> None:
+    world = await at_rest()
+    await history_actions.schedule(world)
+    starts = world.stripe.all("subscription_schedule")[0]["phases"][0]["start_date"]
+    await world.run_for(starts - world.now.timestamp() - 60)
+    await history_actions.end(world, world.stripe.all("subscription")[0])
+    await world.run_for(50)
+    scheduled = world.tenant.state(TENANTS, TENANT).scheduled
+
+    await world.run_for(60)
+    faults = await faults_of(world)
+
+    assert scheduled is not None
+    assert (world.tenant.state(TENANTS, TENANT).status, faults) == (Status.ACTIVE, [])
+
+
+async def test_a_customer_that_is_deleted_at_the_provider_leaves() -> None:
+    world = await at_rest()
+    await history_actions.delete_customer(world)
+
+    faults = await faults_of(world)
+
+    assert (world.tenant.state(TENANTS, TENANT).status, faults) == (Status.RETAINED, [])
+
+
 async def pay_at_checkout(world: World) -> None:
     session = next(each for each in world.stripe.all("checkout.session") if each["status"] == "open")
     await world.stripe.post(f"/fake/checkout/{session['id']}/pay", outcome="succeed")
