@@ -6,6 +6,8 @@ import orjson
 import pytest
 from paybill_contracts.accounts import DebtChanged
 from paybill_contracts.billing import EntitlementsSet, SubscriptionChanged, SubscriptionGraceStarted
+from paybill_contracts.catalogue import BooleanFeature, LimitFeature, MeteredFeature, StaticFeature
+from paybill_contracts.entitlements import EntitlementOverridden
 from paybill_contracts.licences import LicenceKeyPublished
 from paybill_contracts.money import Money
 from paybill_contracts.schemas import published_events, sample_of
@@ -96,6 +98,30 @@ def test_entitlements_name_plan_and_tier_and_a_signing_key_its_id():
 
     assert sentence(noted) == f"no longer entitled to plan {noted.plan}, tier {noted.tier} ({noted.placement})"
     assert sentence(published) == f"licences are signed with the key {published.kid} from now on"
+
+
+def test_entitlements_name_what_overrides_and_grants_change():
+    seats, more = (LimitFeature(kind="limit", key="seats", limit=limit) for limit in (10, 20))
+    sso = BooleanFeature(kind="boolean", key="sso", enabled=True)
+    calls = MeteredFeature(kind="metered", key="calls", meter="calls", included=100, quota=500)
+    support = StaticFeature(kind="static", key="support", value="mail")
+    as_plan = sample(EntitlementsSet).model_copy(
+        update={"allows_access": True, "features": (seats, support), "plan_features": None}
+    )
+    beside = as_plan.model_copy(
+        update={"features": (more, sso, calls, support), "plan_features": (seats, support), "set_revision": 2}
+    )
+    overridden = sample(EntitlementOverridden).model_copy(update={"feature": more, "valid_until": None, "reason": "x"})
+
+    assert "with" not in sentence(as_plan)
+    assert sentence(beside).endswith(
+        "revision 2, with seats at most 20 (plan: at most 10), sso on (plan: none), "
+        "calls 100 included and at most 500 (plan: none)"
+    )
+    assert "with" not in sentence(beside.model_copy(update={"allows_access": False}))
+    assert sentence(overridden) == "seats at most 20 by an operator's override: x"
+    until = overridden.model_copy(update={"valid_until": datetime(2026, 3, 1, tzinfo=UTC)})
+    assert sentence(until) == "seats at most 20 by an operator's override, until 2026-03-01 00:00 UTC: x"
 
 
 def test_a_missing_value_is_a_dash():

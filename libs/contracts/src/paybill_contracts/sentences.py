@@ -1,10 +1,12 @@
 """Each event as one short English sentence for operators. Personal data is never part of it."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, assert_never
 
 from typing_extensions import override
 
+from paybill_contracts.billing import EntitlementsSet
+from paybill_contracts.catalogue import BooleanFeature, Feature, LimitFeature, MeteredFeature, StaticFeature
 from paybill_contracts.event import Event
 from paybill_contracts.money import Money
 from paybill_contracts.tenant import Hold
@@ -30,8 +32,9 @@ _SENTENCES = {
     "billing.debt_changed": "the customer owes {debt:nothing} at {provider}",
     "billing.dispute_closed": "dispute of {payment} decided: {outcome}",
     "billing.drift_found": "record and {provider} differ ({kind}) at {provider_object}",
-    "billing.entitlement_granted": "granted {amount} more of {feature}: {reason}",
-    "billing.entitlement_overridden": "entitlement overridden by an operator: {reason}",
+    "billing.entitlement_granted": "granted {amount} more of {feature}{valid_until:, until }: {reason}",
+    "billing.entitlement_overridden": "{feature} by an operator's override{valid_until:, until }: {reason}",
+    "billing.entitlement_withdrawn": "{withdrawn_id} withdrawn by an operator: {reason}",
     "billing.entitlements_set": "{allows_access:entitled|no longer entitled} to {plan.plan}@{plan.version}, "
     "tier {tier} ({placement}), revision {set_revision}",
     "billing.licence_activated": "licence in use on another machine, {seats_used} seats used",
@@ -122,7 +125,35 @@ def sentence(event: Event) -> str:
     if template is None:
         text = (event.__doc__ or event.TYPE).partition("\n")[0].partition(". ")[0].rstrip(".").replace("`", "")
         return text[:1].lower() + text[1:]
-    return template.format_map({name: _Readable(getattr(event, name)) for name in type(event).model_fields})
+    text = template.format_map({name: _Readable(getattr(event, name)) for name in type(event).model_fields})
+    return text + _beside_plan(event) if isinstance(event, EntitlementsSet) else text
+
+
+def _beside_plan(event: EntitlementsSet) -> str:
+    """Returns the features that are not those of the plan, because of overrides and grants."""
+    if event.plan_features is None or not event.allows_access:
+        return ""
+    plan = {feature.key: feature for feature in event.plan_features}
+    different = [feature for feature in event.features if feature != plan.get(feature.key)]
+    texts = [f"{_text(each)} (plan: {_content(plan.get(each.key))})" for each in different]
+    return f", with {', '.join(texts)}" if texts else ""
+
+
+def _content(feature: Feature | None) -> str:
+    match feature:
+        case None:
+            return "none"
+        case BooleanFeature():
+            return "on" if feature.enabled else "off"
+        case StaticFeature():
+            return feature.value
+        case LimitFeature():
+            return f"at most {feature.limit}"
+        case MeteredFeature():
+            quota = "" if feature.quota is None else f" and at most {feature.quota}"
+            return f"{feature.included} included{quota}"
+        case _:
+            assert_never(feature)
 
 
 def _text(value: Any) -> str:
@@ -131,6 +162,8 @@ def _text(value: Any) -> str:
             return value.text
         case Hold():
             return f"{value.origin}: {value.reason}"
+        case BooleanFeature() | StaticFeature() | LimitFeature() | MeteredFeature():
+            return f"{value.key} {_content(value)}"
         case _:
             return str(value)
 
@@ -163,4 +196,4 @@ class _Readable:
                 separator = "; " if self._value and isinstance(self._value[0], Hold) else ", "
                 return separator.join(map(_text, self._value)) or spec or "none"
             case _:
-                return format(str(self._value), spec)
+                return format(_text(self._value), spec)
