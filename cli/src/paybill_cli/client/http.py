@@ -34,8 +34,10 @@ _EXIT_CODES = {
 class Service:
     """One service, called with the caller's own key. Use `with`. The first request imports and opens the client."""
 
-    def __init__(self, stack: Stack, name: str) -> None:
+    def __init__(self, stack: Stack, name: str, *, timeout_s: float = TIMEOUT_S, attempts: int = ATTEMPTS) -> None:
+        """attempts: of a request that may be repeated. timeout_s: of each attempt."""
         self.name = name
+        self._timeout_s, self._attempts = timeout_s, attempts
         self.url = stack.url(name)
         self._headers = {"Authorization": f"Bearer {stack.api_key()}", "User-Agent": "paybill-cli"}
 
@@ -45,7 +47,11 @@ class Service:
 
         try:
             return httpx.Client(
-                base_url=self.url, headers=self._headers, timeout=TIMEOUT_S, trust_env=False, verify=uses_tls(self.url)
+                base_url=self.url,
+                headers=self._headers,
+                timeout=self._timeout_s,
+                trust_env=False,
+                verify=uses_tls(self.url),
             )
         except httpx.InvalidURL as error:
             raise usage(f"{self.url} is not a URL", why=str(error), next=f"check --{self.name}-url") from error
@@ -102,8 +108,8 @@ class Service:
     def _request(self, method: str, path: str, *, retry: bool = True, **more: Any) -> Any:
         import httpx
 
-        for attempt in range(1, ATTEMPTS + 1):
-            last = attempt == ATTEMPTS or not retry
+        for attempt in range(1, self._attempts + 1):
+            last = attempt == self._attempts or not retry
             try:
                 response = self._http.request(method, path, **more)
             except httpx.ConnectError as error:

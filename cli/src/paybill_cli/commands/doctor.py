@@ -18,6 +18,7 @@ from paybill_cli import formatting
 from paybill_cli.client.disks import fullest_disk
 from paybill_cli.client.http import uses_tls
 from paybill_cli.client.stack import SERVICES, Stack
+from paybill_cli.client.tenants import for_reading
 from paybill_cli.errors import CliError
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.output import Output
@@ -101,11 +102,12 @@ async def doctor(out: Output, stack: Stack) -> int:
         groups = await asyncio.gather(_nats(stack), _database(stack), *(_service(stack, name) for name in SERVICES))
         checks = [check for group in groups for check in group] + list(_machine(stack))
     rows = [{key: value for key, value in asdict(check).items() if key != "unreachable"} for check in checks]
+    rows = await asyncio.to_thread(for_reading, out, stack, rows)
     out.rows("doctor", rows, COLUMNS)
     failed = [check for check in checks if check.state is State.FAILED]
-    for check in checks:
-        if check.fix:
-            out.info(f"{check.state} {check.part}: {check.found}. Fix: {check.fix}")
+    for row in rows:
+        if row["fix"]:
+            out.info(f"{row['state']} {row['part']}: {row['found']}. Fix: {row['fix']}")
     connections = [check for check in checks if check.check == "answers" and check.state is not State.SKIPPED]
     if all(check.unreachable for check in connections):
         return int(ExitCode.UNREACHABLE)

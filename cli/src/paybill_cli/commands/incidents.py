@@ -9,7 +9,7 @@ from paybill_cli.client.filters import Names, explain_no_match
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import SERVICES, Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import for_reading, tenant_id
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, Limit, OnlyTenant, Reason, RequestOptions
@@ -50,7 +50,7 @@ def list_all(
         rows += found
         cut = cut or more
     rows.sort(key=lambda row: str(row["since"]))
-    out.rows("incident.list", rows[:limit], COLUMNS)
+    out.rows("incident.list", for_reading(out, stack, rows[:limit]), COLUMNS)
     if cut or len(rows) > limit:
         out.more(limit)
     if not rows and kind is not None:
@@ -73,9 +73,9 @@ def show(out: Output, stack: Stack, id: Id) -> None:
     Example: paybill incident show inc_0123456789abcdef0123456789abcdef
     """
     found = _find(stack, id)
-    _show(out, "incident", found)
+    _show(out, stack, "incident", found)
     if found["status"] == "open" and found["command"]:
-        out.info(f"next: {found['command']}")
+        out.info(f"next: {for_reading(out, stack, found['command'])}")
 
 
 def assign(
@@ -95,7 +95,7 @@ def assign(
             preview(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner}, options.idempotency_key)
             return
         done = post(out, service, f"{_INCIDENTS}/{id}/assign", {"owner": owner}, options.idempotency_key)
-    _show(out, "incident.assigned", done)
+    _show(out, stack, "incident.assigned", done)
 
 
 def close(out: Output, stack: Stack, options: ConfirmedOptions, id: Id, reason: Reason) -> None:
@@ -110,11 +110,11 @@ def close(out: Output, stack: Stack, options: ConfirmedOptions, id: Id, reason: 
             return
         out.confirm(f"Close {found['kind']} of {found['subject']}?", yes=options.yes)
         done = post(out, service, f"{_INCIDENTS}/{id}/close", {"reason": reason}, options.idempotency_key)
-    _show(out, "incident.closed", done)
+    _show(out, stack, "incident.closed", done)
 
 
-def _show(out: Output, kind: str, incident: dict[str, Any]) -> None:
-    out.record(kind, incident if out.json else for_people(incident))
+def _show(out: Output, stack: Stack, kind: str, incident: dict[str, Any]) -> None:
+    out.record(kind, incident if out.json else for_reading(out, stack, for_people(incident)))
 
 
 def for_people(incident: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 from paybill_cli.client.http import Service
 from paybill_cli.client.requests import preview
 from paybill_cli.client.stack import SERVICES, Stack
-from paybill_cli.client.tenants import tenant_id
+from paybill_cli.client.tenants import for_reading, tenant_id
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import DryRun, OnlyTenant, Reason, Yes
@@ -49,7 +49,7 @@ def list_all(
             found, more = _pages(service, {"state": state, "kind": kind or None, "tenant": id_}, limit)
             rows += [row | {"service": name} for row in found]
             cut |= more
-    out.rows("jobs.list", rows, COLUMNS)
+    out.rows("jobs.list", for_reading(out, stack, rows), COLUMNS)
     if cut:
         out.more(limit)
     failed = next((row for row in rows if row["state"] == "failed"), None)
@@ -62,7 +62,7 @@ def show(out: Output, stack: Stack, id: Id) -> None:
 
     Example: paybill jobs show 0190a5b0-0000-7000-8000-000000000001
     """
-    out.record("job", _find(stack, id))
+    out.record("job", for_reading(out, stack, _find(stack, id)))
 
 
 def retry(out: Output, stack: Stack, id: Id, dry_run: DryRun = False) -> None:
@@ -127,7 +127,7 @@ def _cancel_kind(out: Output, stack: Stack, kind: str, reason: str, *, yes: bool
     if dry_run:
         with Service(stack, jobs[0]["service"]) as service:
             _cancelled(service, jobs[0], reason, dry_run=True)  # refused for a kind that cannot be cancelled
-        out.rows("jobs.found", jobs, COLUMNS)
+        out.rows("jobs.found", for_reading(out, stack, jobs), COLUMNS)
         out.info(f"would cancel {number}; nothing was changed")
         return
     out.confirm(f"Cancel {number}?", yes=yes)
@@ -138,7 +138,7 @@ def _cancel_kind(out: Output, stack: Stack, kind: str, reason: str, *, yes: bool
                 cancelled += [
                     done for job in jobs if job["service"] == name if (done := _cancelled(service, job, reason))
                 ]
-    out.rows("jobs.cancelled", cancelled, COLUMNS)
+    out.rows("jobs.cancelled", for_reading(out, stack, cancelled), COLUMNS)
     out.info(f"{len(cancelled)} jobs were cancelled, and {len(jobs) - len(cancelled)} had ended or changed")
 
 

@@ -9,10 +9,11 @@ import typer
 from paybill_cli.client.http import PAGE, Service
 from paybill_cli.client.requests import post
 from paybill_cli.client.stack import Stack
+from paybill_cli.client.tenants import tenant_id
 from paybill_cli.client.waiting import Deadline
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
-from paybill_cli.options import Detach, IdempotencyKey, Timeout
+from paybill_cli.options import Detach, IdempotencyKey, OnlyTenant, Timeout
 from paybill_cli.output import Output
 
 COLUMNS = ("name", "default", "capabilities")
@@ -89,14 +90,15 @@ def drifts(
     out: Output,
     stack: Stack,
     run: Annotated[str | None, typer.Option("--run", help="Only differences that this reconciliation found.")] = None,
-    tenant: Annotated[str | None, typer.Option("--tenant", help="Only this tenant, by id.")] = None,
+    tenant: OnlyTenant = None,
 ) -> None:
     """List differences between a provider and Paybill, and their repairs.
 
-    Example: paybill provider drifts --tenant ten_0123456789abcdef0123456789abcdef
+    Example: paybill provider drifts --tenant acme
     """
+    id_ = tenant and tenant_id(stack, tenant)
     with Service(stack, "billing") as billing:
-        _show_drifts(out, billing, run, tenant)
+        _show_drifts(out, billing, run, id_)
 
 
 def _show_drifts(out: Output, billing: Service, run: str | None, tenant: str | None = None) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import typer
 from paybill_cli.client.http import PAGE, Service
 from paybill_cli.client.requests import post, preview
 from paybill_cli.client.stack import Stack
+from paybill_cli.client.tenants import for_reading
 from paybill_cli.errors import CliError, usage
 from paybill_cli.exit_codes import ExitCode
 from paybill_cli.options import ConfirmedOptions, DryRun, Limit, Reason
@@ -36,7 +37,7 @@ def waiting(
     """
     with Service(stack, "billing") as billing:
         found = billing.get("/v1/webhooks/waiting", {"limit": limit})
-    out.rows("webhook.waiting", found, WAITING)
+    out.rows("webhook.waiting", for_reading(out, stack, found), WAITING)
     failing = next((row for row in found if row["reason"]), None)
     if failing is not None:
         retry_ = f"paybill webhook retry {failing['object']} --provider {failing['provider']}"
@@ -122,7 +123,7 @@ def list_all(
     query = {"state": state, "object": object_, "provider": provider}
     with Service(stack, "billing") as billing:
         found, more = billing.list_rows("/v1/webhooks", "messages", query, limit)
-    out.rows("webhook.list", found, MESSAGES)
+    out.rows("webhook.list", for_reading(out, stack, found), MESSAGES)
     if more:
         out.more(limit)
 

@@ -30,6 +30,8 @@ from paybill_runtime.messaging.subscriptions import Subscriptions
 log = logging.getLogger(__name__)
 
 PAUSE_S = 0.5
+LAG_TIMEOUT_S = 1.0
+"""Time for an answer about the lag: a diagnosis of a NATS that does not answer must not wait for it."""
 ALL_POSITIONS_S = 1.0
 """Interval after which partitions without messages advance too, which only shortens the next start."""
 
@@ -126,7 +128,8 @@ class Consumer:
         if self._ordered_consumer is None or not self._broker.connected.is_set():
             return None
         try:
-            return await self._ordered_consumer.lag()
+            async with asyncio.timeout(LAG_TIMEOUT_S):
+                return await self._ordered_consumer.lag()
         except (NatsError, JetStreamError, OSError, TimeoutError):
             return None
 

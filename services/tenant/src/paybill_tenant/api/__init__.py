@@ -161,7 +161,7 @@ def router(context: ServiceContext) -> APIRouter:
         plan: Annotated[Key | None, Query(description="Only tenants on this plan now, or requested for it.")] = None,
         region: Annotated[Key | None, Query(description="Only tenants in this region.")] = None,
         id_: Annotated[
-            list[TenantId] | None, Query(alias="id", max_length=50, description="Only tenants with these ids.")
+            list[TenantId] | None, Query(alias="id", max_length=200, description="Only tenants with these ids.")
         ] = None,
         email: Annotated[
             Email | None, Query(description="Only tenants with this contact address, as far as its digest is kept.")
