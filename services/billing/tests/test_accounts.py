@@ -6,11 +6,11 @@ from paybill_billing.catalogue.domain.catalogue import UnknownPlanError
 from paybill_billing.providers.domain import Choice, UnknownProviderError, configure, evolve
 from paybill_billing.providers.port.snapshots import OpenedAccount
 from paybill_billing.subscriptions.domain import accounts
-from paybill_billing.subscriptions.domain.accounts import AccountOrderError, NoSuchPriceError, Status
+from paybill_billing.subscriptions.domain.accounts import AccountOrderError, NoCheckoutError, NoSuchPriceError, Status
 from paybill_contracts.billing import AccountAdopted, AccountFailed, AccountOpened, CancellationRequested
 from paybill_contracts.catalogue import Interval
 from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms
-from paybill_contracts.tenant import HoldOrigin, OffboardingStarted
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, ReturnRuledOut
 
 CHOICE = Choice("providers", ("manual", "stripe"), "stripe", "a" * 64)
 AT_PROVIDER = OpenedAccount(customer="cus_1", checkout="cs_1", checkout_url="https://pay.example/cs_1")
@@ -109,6 +109,15 @@ def test_an_offboarded_tenant_is_cancelled_at_the_provider_once():
 
     assert event == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
     assert accounts.on_tenant_leaving(accounts.evolve(OPEN, event), leaving(HoldOrigin.OPERATOR)) == []
+
+
+def test_an_account_without_a_return_is_cancelled_and_opens_no_checkout():
+    closed = fold(OPEN, accounts.on_tenant_leaving(OPEN, leaving(HoldOrigin.BILLING)))
+    (event,) = accounts.on_tenant_leaving(closed, ReturnRuledOut(tenant_id=TENANT, reason="fraud"))
+
+    assert event == CancellationRequested(tenant_id=TENANT, provider="stripe", customer="cus_1")
+    with pytest.raises(NoCheckoutError, match="is leaving"):
+        accounts.require_checkout(accounts.evolve(closed, event), ())
 
 
 def test_a_tenant_that_left_before_its_account_opened_is_cancelled_after_it():

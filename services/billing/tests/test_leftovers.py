@@ -164,6 +164,7 @@ PAID = replace(snapshot("canceled"), period_start=NOW, paid_until=NOW + timedelt
     [
         (replace(LEAVING, abandoned=True), PAID, True),
         (replace(LEAVING, leftovers=(PAID.id,)), PAID, True),
+        (replace(LEAVING, closed=True), PAID, True),
         (LEAVING, PAID, False),
         (OPEN, PAID, False),
         (replace(LEAVING, abandoned=True), replace(PAID, status="active"), False),

@@ -13,6 +13,7 @@ from paybill_contracts.tenant import (
     OffboardingScheduled,
     OffboardingStarted,
     OffboardingWithdrawn,
+    ReturnRuledOut,
     ReturnStarted,
     SuspensionMode,
     TenantActivated,
@@ -152,6 +153,18 @@ def test_only_offboarding_by_billing_is_undone_by_a_subscription() -> None:
         assert access.on_entitlements_set(closed, EVENTS.allowed, NOW) == []
     closed = replace(OFFBOARDING, left_by=HoldOrigin.OPERATOR, entitlement=ENTITLED)
     assert types(offboarding.on_environment_retained(closed, EVENTS.retained, NOW)) == [TenantRetained]
+
+
+@pytest.mark.parametrize("tenant", [OFFBOARDING, RETAINED, CANCELLED])
+def test_an_operator_rules_out_the_return_of_a_tenant_that_billing_offboarded(tenant) -> None:
+    left = replace(tenant, left_by=HoldOrigin.BILLING)
+    ruled_out = offboarding.offboard(left, "fraud", NOW)
+    final = after(left, ruled_out)
+
+    assert ruled_out == [ReturnRuledOut(tenant_id=ID, reason="fraud")]
+    assert (final.status, final.retain_until) == (left.status, left.retain_until)
+    assert types(access.on_entitlements_set(final, EVENTS.allowed, NOW)) == [EntitlementNoted]
+    assert offboarding.offboard(final, "fraud", NOW) == []
 
 
 def test_a_returning_tenant_with_data_is_offboarded_and_never_cancelled() -> None:

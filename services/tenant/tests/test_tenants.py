@@ -265,7 +265,7 @@ def test_payment_and_account_events_are_ignored_after_offboarding(tenant) -> Non
     assert access.on_subscription_entitling(held) == []
     assert tenants.on_account_registered(tenant, registered(5)) == []
     assert offboarding.on_subscription_ended(tenant, ENDED, POLICY, NOW) == []
-    assert offboarding.offboard(tenant, "closed", NOW) == []
+    assert offboarding.offboard(replace(tenant, left_by=HoldOrigin.OPERATOR), "closed", NOW) == []
 
 
 @pytest.mark.parametrize("tenant", [*BEFORE, ACTIVE, SUSPENDED])

@@ -95,6 +95,7 @@ _SENTENCES = {
     "tenant.provisioning_failed": "environment could not be built: {reason}",
     "tenant.provisioning_started": "environment is being built",
     "tenant.retention_noted": "data is to be kept for {retention_s:days} after offboarding",
+    "tenant.return_ruled_out": "its customer can no longer return: {reason}",
     "tenant.tenant_activated": "active as {slug}",
     "tenant.tenant_cancelled": "left before there was an environment: {reason}",
     "tenant.tenant_reactivated": "active again, the hold of {lifted} is lifted",

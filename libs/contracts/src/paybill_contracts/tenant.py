@@ -260,6 +260,13 @@ class OffboardingStarted(Event, type="tenant.offboarding_started", version=1, ag
     expected_by: Timestamp | None = None
 
 
+class ReturnRuledOut(Event, type="tenant.return_ruled_out", version=1, aggregate="tenant", key="tenant_id"):
+    """An operator offboarded a tenant that billing had offboarded before: its customer can no longer return."""
+
+    tenant_id: TenantId
+    reason: Text
+
+
 class TenantRetained(Event, type="tenant.tenant_retained", version=1, aggregate="tenant", key="tenant_id"):
     """The tenant is offboarded and its data is kept. Nothing is purged before `retain_until`."""
 

@@ -17,7 +17,7 @@ from paybill_contracts.envelope import IntakeEvent
 from paybill_contracts.incidents import Evidence, Finding
 from paybill_contracts.licences import LicenceRevoked, RevocationOrigin
 from paybill_contracts.provisioner import BlueprintPublished, EnvironmentChangePending, EnvironmentChangeSettled
-from paybill_contracts.tenant import OffboardingStarted, ReturnStarted, TenantCancelled, TenantRequested
+from paybill_contracts.tenant import OffboardingStarted, ReturnRuledOut, ReturnStarted, TenantCancelled, TenantRequested
 from paybill_contracts.usage import Usage
 from paybill_licence import MAX_SEATS
 from paybill_runtime.decisions.aggregates import Key
@@ -96,13 +96,16 @@ def tenant_requested(unit: UnitOfWork, fact: TenantRequested, at: DecisionContex
     unit.record(TRIALS, trial_id, claimed)
 
 
-def _tenant_leaving(unit: UnitOfWork, fact: OffboardingStarted | TenantCancelled, _: DecisionContext) -> None:
+def _tenant_leaving(
+    unit: UnitOfWork, fact: OffboardingStarted | TenantCancelled | ReturnRuledOut, _: DecisionContext
+) -> None:
     account = unit.get(ACCOUNTS, fact.tenant_id)
     unit.record(ACCOUNTS, fact.tenant_id, accounts.on_tenant_leaving(account, fact))
 
 
 HANDLERS.fact(OffboardingStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
 HANDLERS.fact(TenantCancelled, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
+HANDLERS.fact(ReturnRuledOut, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])(_tenant_leaving)
 
 
 @HANDLERS.fact(ReturnStarted, writes=lambda fact: [ACCOUNTS.key(fact.tenant_id)])

@@ -229,9 +229,9 @@ def router(context: ServiceContext) -> APIRouter:
     async def offboard(tenant: IdOrSlug, body: OffboardBody, principal: Operator) -> TenantView:
         """Offboards a tenant: its data is exported and kept until `retain_until`, and its subscription is cancelled.
 
-        A tenant without an environment is cancelled at once, and a sign-up that nobody paid frees its slug.
-        Refused with `legal_hold`, and with `retention_unknown`
-        until billing has published the retention period (retry later).
+        A tenant without an environment is cancelled at once, and a sign-up that nobody paid frees its slug. One that
+        billing has offboarded can no longer return; its dates stay. Refused with `legal_hold`, and with
+        `retention_unknown` until billing has published the retention period (retry later).
         """
         return await act(
             principal, tenant, "offboard", lambda state, at: offboarding.offboard(state, body.reason, at.now)

@@ -13,6 +13,7 @@ from paybill_contracts.tenant import (
     OffboardingScheduled,
     OffboardingStarted,
     RemainderNoted,
+    ReturnRuledOut,
     ReturnStarted,
     SuspensionMode,
     TenantCancelled,
@@ -40,8 +41,11 @@ ABANDONED = "nobody paid, so the sign-up was abandoned"
 def offboard(tenant: Tenant, reason: str, now: datetime) -> list[TenantEvent]:
     """Offboards the tenant. Its data is kept for the retention period of its plan.
 
-    Raises LegalHoldError, RetentionUnknownError.
+    One that billing has offboarded can no longer return; the time of its data stays. Raises LegalHoldError,
+    RetentionUnknownError.
     """
+    if _may_return(tenant):
+        return [ReturnRuledOut(tenant_id=tenant.id, reason=reason)]
     return _offboard(tenant, HoldOrigin.OPERATOR, reason, tenant.retention_s, now)
 
 
@@ -126,12 +130,7 @@ def come_back(tenant: Tenant, now: datetime) -> list[TenantEvent]:
     an abandoned sign-up, whose slug is free.
     """
     entitlement = tenant.entitlement
-    if (
-        tenant.slug_is_free
-        or tenant.left_by is not HoldOrigin.BILLING
-        or entitlement is None
-        or not entitlement.allows_access
-    ):
+    if not _may_return(tenant) or entitlement is None or not entitlement.allows_access:
         return []
     return [
         ReturnStarted(
@@ -144,6 +143,10 @@ def come_back(tenant: Tenant, now: datetime) -> list[TenantEvent]:
             expected_by=now + BUILD_TIME,
         )
     ]
+
+
+def _may_return(tenant: Tenant) -> bool:
+    return tenant.status in LEFT and tenant.left_by is HoldOrigin.BILLING and not tenant.slug_is_free
 
 
 def _offboard(

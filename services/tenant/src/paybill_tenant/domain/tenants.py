@@ -29,6 +29,7 @@ from paybill_contracts.tenant import (
     ProvisioningStarted,
     RemainderNoted,
     RetentionNoted,
+    ReturnRuledOut,
     ReturnStarted,
     Source,
     TenantActivated,
@@ -63,6 +64,7 @@ TenantEvent = (
     | OffboardingStarted
     | TenantRetained
     | ReturnStarted
+    | ReturnRuledOut
     | TenantCancelled
 )
 
@@ -356,6 +358,8 @@ def _evolved(tenant: Tenant | None, event: TenantEvent) -> Tenant:
                 left_by=None,
                 expected_by=event.expected_by,
             )
+        case ReturnRuledOut():
+            return replace(tenant, left_by=HoldOrigin.OPERATOR)
         case TenantCancelled():
             return replace(
                 tenant,

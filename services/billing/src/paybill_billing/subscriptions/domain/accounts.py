@@ -32,7 +32,7 @@ from paybill_contracts.money import Money
 from paybill_contracts.personal import Personal
 from paybill_contracts.provisioner import EnvironmentChangePending, EnvironmentChangeSettled
 from paybill_contracts.purchases import FIRST_PRICE, PurchaseTerms, named_prices, price_for
-from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, TenantCancelled, TenantRequested
+from paybill_contracts.tenant import HoldOrigin, OffboardingStarted, ReturnRuledOut, TenantCancelled, TenantRequested
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, on_sale
 from paybill_billing.providers.domain import Choice, choose
@@ -276,24 +276,23 @@ def checkout_expired(account: Account, checkout: str) -> list[AccountEvent]:
     return [CheckoutExpired(tenant_id=account.id, provider=account.provider, checkout=checkout)]
 
 
-def on_tenant_leaving(account: Account | None, event: OffboardingStarted | TenantCancelled) -> list[AccountEvent]:
+def on_tenant_leaving(
+    account: Account | None, event: OffboardingStarted | TenantCancelled | ReturnRuledOut
+) -> list[AccountEvent]:
     """Cancels all that the tenant has at its provider. If its last subscription has ended, finds what remains there.
 
     The checkout of an abandoned sign-up is closed: the slug is free, so nobody may pay for it.
     """
+    if account is None or account.leaving:
+        return []
+    cancellation = _cancellation(account, account.customer)
+    if isinstance(event, ReturnRuledOut) or event.origin is HoldOrigin.OPERATOR:
+        return [cancellation]
     if isinstance(event, TenantCancelled) and event.is_abandoned:
-        if account is None or account.leaving:
-            return []
-        return [_cancellation(account, account.customer).model_copy(update={"is_abandoned": True})]
-    match event.origin:
-        case HoldOrigin.BILLING:
-            if account is None or account.is_gone:
-                return []
-            return [AccountClosed(tenant_id=account.id, provider=account.provider, customer=account.customer)]
-        case HoldOrigin.OPERATOR:
-            return [] if account is None or account.leaving else [_cancellation(account, account.customer)]
-        case _:
-            assert_never(event.origin)
+        return [cancellation.model_copy(update={"is_abandoned": True})]
+    if account.closed:
+        return []
+    return [AccountClosed(tenant_id=account.id, provider=account.provider, customer=account.customer)]
 
 
 def on_tenant_returning(account: Account | None) -> list[AccountEvent]:

@@ -96,9 +96,10 @@ def finding_of(fact: LeftoverFound, reason: str = "") -> Finding:
 def unserved_payment(account: Account, snapshot: ProviderSnapshot) -> Finding | None:
     """Returns the incident about a subscription that was paid and cancelled at once; None for any other.
 
-    Its customer paid while the sign-up was abandoned, or after the tenant began to leave. account: before its end.
+    Its customer paid while the sign-up was abandoned, after the tenant began to leave, or to return when an operator
+    ruled that out. account: before its end.
     """
-    is_unserved = account.leaving and (account.abandoned or snapshot.id in account.leftovers)
+    is_unserved = account.leaving and (account.abandoned or account.closed or snapshot.id in account.leftovers)
     start, paid_until = snapshot.period_start, snapshot.paid_until
     is_trial = paid_until is not None and snapshot.trial_end is not None and paid_until <= snapshot.trial_end
     if (
