@@ -24,6 +24,7 @@ from paybill_billing.reconciliation.jobs.runs import Reconciler
 from paybill_billing.reconciliation.tables import RUNS, start_run
 from paybill_billing.settings import Settings
 from paybill_billing.statements.jobs import StatementChecks
+from paybill_billing.subscriptions.jobs.second import SecondSubscriptionChecks
 from paybill_billing.usage.domain import publishers
 from paybill_billing.usage.jobs import WindowCloser
 from paybill_billing.usage.tables import PUBLISHERS
@@ -183,6 +184,7 @@ class World:
         self.windows = WindowCloser(self.context)
         connections = {NAME: ProviderConnection(self.provider)}
         self.statements = StatementChecks(self.context, connections).kind()
+        self.second = SecondSubscriptionChecks(self.context, connections).kind()
         self.systems = {
             "billing": ExternalSystems({NAME: self.provider}, keys=None),  # type: ignore[arg-type]  # no licences
             "provisioner": {"local": MemoryDriver()},
@@ -337,6 +339,9 @@ class World:
             found.append((job.due, lambda: self.context.run(self.sync, job)))
         if (customer := min(self.context.checks, key=self.context.checks.get, default=None)) is not None:
             found.append((self.context.checks[customer], lambda: self.context.check(self.statements, customer)))
+        if (tenant := min(self.context.second_checks, key=self.context.second_checks.get, default=None)) is not None:
+            due = self.context.second_checks[tenant]
+            found.append((due, lambda: self.context.check_second(self.second, tenant)))
         return min(found, key=lambda each: each[0], default=None)
 
     async def _pop(self) -> None:

@@ -15,6 +15,7 @@ from paybill_billing.reconciliation.tables import LAST_START, RUNNING, UNLISTED_
 from paybill_billing.statements.jobs import WATCH_S
 from paybill_billing.statements.tables import CHECK
 from paybill_billing.subscriptions.domain.accounts import Account
+from paybill_billing.subscriptions.jobs import second
 from paybill_billing.subscriptions.tables import (
     ACCOUNT_OF_CUSTOMER,
     ACCOUNTS_OF_CUSTOMERS,
@@ -67,6 +68,7 @@ class BillingContext:
     inbox: dict[str, Message] = field(default_factory=dict)
     syncs: dict[str, SyncJob] = field(default_factory=dict)
     checks: dict[str, datetime] = field(default_factory=dict)
+    second_checks: dict[str, datetime] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
     _claimed: dict[UUID, str] = field(default_factory=dict)
 
@@ -134,6 +136,13 @@ class BillingContext:
         if again is not None:
             # Asking as often as billing does takes most of the run.
             self.checks[customer] = self.now() + timedelta(seconds=again if again < WATCH_S else LATER_S)
+
+    async def check_second(self, kind: Kind, tenant_id: str) -> None:
+        """Checks the subscriptions of a tenant; a second one is checked again."""
+        del self.second_checks[tenant_id]
+        again = await kind.run(self.claim(kind.name, tenant_id))
+        if again is not None:
+            self.second_checks[tenant_id] = self.now() + timedelta(seconds=LATER_S)
 
     def claim(self, kind: str, key: str, attempts: int = 0) -> ClaimedJob:
         id_ = uuid4()
@@ -296,6 +305,8 @@ class BillingContext:
                     self.syncs.setdefault(named, SyncJob(named, self.now()))
         elif values[0] == CHECK:
             self.checks[values[1]] = min(values[5], self.checks.get(values[1], values[5]))
+        elif values[0] == second.CHECK:
+            self.second_checks.setdefault(values[1], values[5])
         elif values[0] == sync_queue.kind_of("stripe"):
             job = self.syncs.setdefault(values[1], SyncJob(values[1], self.now()))
             job.due, job.attempts, job.is_unknown = self.now(), 0, False

@@ -194,3 +194,20 @@ async def test_the_fallback_takes_over_when_a_timer_suspends_the_first(testbed) 
     sets = await testbed.log.facts("billing.entitlements_set", at_least=2)
     assert [fact.event.allows_access for fact in sets] == [True, True]
     await replays(testbed)
+
+
+async def test_a_second_subscription_is_reported_once_its_check_is_due(testbed) -> None:
+    first = (await testbed.subscribed(TENANT))["provider_subscription"]
+    other = await bought_another(testbed, "starter")
+    await testbed.settled()
+
+    (job,) = await testbed.get("/v1/operations/jobs", kind="check_second_subscription")
+    retried = await testbed.served.client.post(f"/v1/operations/jobs/{job['id']}/retry")
+    (opened,) = await testbed.log.facts("billing.incident_opened")
+    await asyncio.to_thread(testbed.fake.stripe.subscriptions.cancel, other)
+    (closed,) = await testbed.log.facts("billing.incident_closed")
+
+    shown = {each.value for each in opened.event.evidence}
+    assert retried.status_code == 200, retried.text
+    assert (opened.event.kind, closed.event.incident_id) == ("second_subscription", opened.event.incident_id)
+    assert {first, other} <= shown

@@ -45,6 +45,7 @@ from paybill_billing.statements.tables import STATEMENTS
 from paybill_billing.subscriptions import jobs as subscription_jobs
 from paybill_billing.subscriptions.domain import changes, subscriptions
 from paybill_billing.subscriptions.jobs.plan_migrations import PlanMigrationRunner, continue_plan_migrations
+from paybill_billing.subscriptions.jobs.second import SecondSubscriptionChecks
 from paybill_billing.subscriptions.tables import (
     ACCOUNTS,
     CHANGES,
@@ -161,7 +162,10 @@ class ProviderConnections:
         """Returns the kinds of jobs beside effects and timers, those of each provider among them."""
         self._window_closer = WindowCloser(context)
         kinds = [cleanup(context), *self._window_closer.kinds(), PlanMigrationRunner(context).kind()]
-        kinds.append(StatementChecks(context, self._by_name).kind())
+        kinds += [
+            StatementChecks(context, self._by_name).kind(),
+            SecondSubscriptionChecks(context, self._by_name).kind(),
+        ]
         for name, one in self._by_name.items():
             kinds.append(ProviderSync(context, name, one.provider, one.inbound).kind())
             if isinstance(one.provider, SubscriptionLister):

@@ -36,12 +36,13 @@ from paybill_billing.providers.port import (
 from paybill_billing.providers.port.snapshots import CollectionAttempt, ProviderSnapshot
 from paybill_billing.providers.sync_queue import CUSTOMER, NO_ACCOUNT
 from paybill_billing.statements.tables import request_check
-from paybill_billing.subscriptions.domain import accounts, grace, leftovers, payments, subscriptions
+from paybill_billing.subscriptions.domain import accounts, grace, leftovers, payments, second, subscriptions
 from paybill_billing.subscriptions.domain.accounts import Account
-from paybill_billing.subscriptions.domain.entitling import ENTITLING
+from paybill_billing.subscriptions.domain.entitling import ENTITLING, entitling_subscriptions
 from paybill_billing.subscriptions.domain.grace import FailedCollection
 from paybill_billing.subscriptions.domain.payments import Payer
 from paybill_billing.subscriptions.domain.subscriptions import UnknownStatusError
+from paybill_billing.subscriptions.jobs.second import request_check as request_second_check
 from paybill_billing.subscriptions.tables import (
     ACCOUNT_OF_CUSTOMER,
     ACCOUNTS,
@@ -198,8 +199,10 @@ class SubscriptionSync:
         tenant_id = owner.tenant_id
         others = await self._others(tenant_id, snapshot)
         id_ = subscriptions.subscription_id(self._name, snapshot.id)
+        is_second, is_final = False, snapshot.has_ended
 
         def decide(unit: UnitOfWork, at: DecisionContext) -> None:
+            nonlocal is_second
             account, current = unit.get(ACCOUNTS, tenant_id), unit.get(CATALOGUES, catalogue.CATALOGUE)
             if account is None or current is None:
                 raise UnknownCustomerError(snapshot.customer, NO_ACCOUNT)
@@ -239,14 +242,24 @@ class SubscriptionSync:
             unit.record(SUBSCRIPTIONS, id_, events)
             if events and (unserved := leftovers.unserved_payment(account, snapshot)) is not None:
                 INCIDENTS.open(unit, unserved, at.now)
+            if snapshot.has_ended and len(entitling_subscriptions(alternatives)) <= 1:
+                INCIDENTS.close(unit, second.SECOND, second.subject_of(tenant_id), "one of them has ended", at.now)
             # In the same decision, because the tenant waits for it: handling our own event would cost one more hop.
             for event in events:
                 if account.leaving and event.subscription.access in ENTITLING:
                     continue  # it is being cancelled
                 before = unit.get(ENTITLEMENTS, tenant_id)
+                is_other = before is not None and before.allows_access and before.subscription_id != id_
+                is_second = is_other and event.subscription.access in ENTITLING
                 fallback = entitlements.fallback_of(alternatives, current)
                 applied = entitlements.apply_subscription(before, event.subscription, sold.plan, at.now, fallback)
                 unit.record(ENTITLEMENTS, tenant_id, applied)
+
+        def extra(statement: Statement) -> None:
+            if end is not None:
+                end(statement)
+            if is_second:
+                request_second_check(tenant_id, self._context.now(), statement)
 
         await self._context.decide(
             origin,
@@ -257,10 +270,10 @@ class SubscriptionSync:
                 *(PAYMENTS.key(attempt.event) for attempt, _ in failures),
                 *([ACCOUNTS.key(tenant_id)] if owner.is_gone or debt is not None else []),
                 *([_incident_of(snapshot)] if owner.is_gone else []),
-                *([_incident_of(snapshot, leftovers.UNSERVED_PAYMENT)] if snapshot.has_ended else []),
+                *([_incident_of(snapshot, leftovers.UNSERVED_PAYMENT), _second_of(tenant_id)] if is_final else []),
             ],
             reads=[ACCOUNTS.key(tenant_id), CATALOGUES.key(catalogue.CATALOGUE), *map(SUBSCRIPTIONS.key, others)],
-            extra_statements=end,
+            extra_statements=extra,
             leases=leases,
         )
 
@@ -374,6 +387,10 @@ class SubscriptionSync:
 
 def _incident_of(snapshot: ProviderSnapshot, kind: str = leftovers.LEFTOVER) -> Key:
     return INCIDENTS.key_of(kind, leftovers.subject_of(snapshot.id))
+
+
+def _second_of(tenant_id: str) -> Key:
+    return INCIDENTS.key_of(second.SECOND, second.subject_of(tenant_id))
 
 
 def _no_events(_unit: UnitOfWork, _at: DecisionContext) -> None:
