@@ -1,10 +1,12 @@
 """One trial for each customer and plan, decided by the digest of the contact address."""
 
+import asyncio
 from datetime import timedelta
 from importlib.resources import files
 
 import pytest
 from billing_samples import CATALOGUE, NOW, PRO_1, REQUESTED, TENANT
+from billing_testbed import eventually
 from paybill_billing.providers.domain import Choice
 from paybill_billing.subscriptions.domain import accounts, trials
 from paybill_billing.subscriptions.domain.trials import Trial
@@ -111,3 +113,28 @@ async def test_an_abandoned_sign_up_leaves_the_trial_to_the_next(testbed) -> Non
     claims = await testbed.log.facts("billing.trial_claimed", at_least=2)
 
     assert [fact.event.tenant_id for fact in claims] == [TENANT, OTHER]
+
+
+@pytest.mark.parametrize("catalogue", [WITH_TRIAL], indirect=True)
+async def test_a_trial_that_began_while_its_sign_up_was_abandoned_is_not_left_to_the_next(testbed) -> None:
+    control = testbed.fake.control
+    await testbed.tenants.request_tenant(TENANT, contact_digest=DIGEST)
+    session = (await testbed.opened(TENANT))["checkout_url"].rpartition("/")[2]
+    await asyncio.to_thread(control.pause_delivery)
+    await asyncio.to_thread(control.pay_checkout, session)
+    await testbed.tenants.publish(
+        TenantCancelled(tenant_id=TENANT, origin=HoldOrigin.BILLING, reason="nobody paid", is_abandoned=True)
+    )
+
+    async def cancelled():
+        found = await asyncio.to_thread(testbed.fake.stripe.subscriptions.list, {"status": "all"})
+        return [each.status for each in found.data] == ["canceled"]
+
+    await eventually(cancelled)
+    await asyncio.to_thread(control.resume_delivery)
+    await testbed.subscription(TENANT, "ended")
+    await testbed.tenants.request_tenant(OTHER, contact_digest=DIGEST)
+    session = (await testbed.opened(OTHER))["checkout_url"].rpartition("/")[2]
+    await asyncio.to_thread(control.pay_checkout, session)
+
+    assert (await testbed.subscription(OTHER, "active"))["trial_end"] is None

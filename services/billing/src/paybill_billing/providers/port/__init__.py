@@ -227,6 +227,14 @@ class CustomerSubscriptions(Protocol):
 
 
 @runtime_checkable
+class TrialLister(Protocol):
+    """A provider whose subscriptions can begin with a trial."""
+
+    async def has_begun_trial(self, customer: str) -> bool:
+        """Returns whether a subscription of the customer, which may have ended, had or has a trial."""
+
+
+@runtime_checkable
 class DebtLister(Protocol):
     """A provider that lists what a customer owes."""
 

@@ -168,6 +168,16 @@ class Stripe:
             if after is None:
                 return tuple(snapshots)
 
+    async def has_begun_trial(self, customer: str) -> bool:
+        """Returns whether a subscription of the customer, which may have ended, had or has a trial."""
+        after: str | None = None
+        while True:
+            found, after = await self._page("/v1/subscriptions", after, customer=customer, status="all")
+            if any(each.get("trial_start") is not None for each in found):
+                return True
+            if after is None:
+                return False
+
     async def cancel(self, subscription: str) -> None:
         """Cancels one subscription at once. Idempotent: Stripe answers 404 for one that has ended."""
         with suppress(MissingError), stripe_errors():

@@ -24,6 +24,7 @@ from paybill_billing.providers.port import (
     Order,
     ProviderRefusedError,
     Providers,
+    TrialLister,
 )
 from paybill_billing.providers.port.snapshots import OpenedAccount, PendingCharge
 from paybill_billing.providers.sync_queue import CUSTOMER, EFFECTS, account_opened, enqueue_sync
@@ -94,7 +95,7 @@ class CancellationEffect:
         """Cancels all that the tenant has at its provider, and enqueues a sync: a webhook about it may be lost.
 
         A refused report does not keep a customer: what is not reported is unbilled. An abandoned sign-up releases its
-        trial, which has not begun.
+        trial, unless its customer paid in that moment: a subscription with a trial has begun it.
         """
         event = job.event
         if event.customer is not None:
@@ -113,7 +114,8 @@ class CancellationEffect:
 
         account = await job.state(ACCOUNTS, event.tenant_id)
         trial_id = account.trial_id if account is not None and event.is_abandoned else None
-        if trial_id is None:
+        # After the cancellation: no checkout is open any more, at which a trial could begin.
+        if trial_id is None or await _has_begun_trial(event, providers):
             yield Outcome(_nothing, last=True, extra_statements=enqueue)
             return
 
@@ -121,6 +123,14 @@ class CancellationEffect:
             unit.record(TRIALS, trial_id, trials.release(unit.get(TRIALS, trial_id), event.tenant_id))
 
         yield Outcome(release, writes=[TRIALS.key(trial_id)], last=True, extra_statements=enqueue)
+
+
+async def _has_begun_trial(event: CancellationRequested, providers: Providers) -> bool:
+    provider = providers[event.provider]
+    if event.customer is None or not isinstance(provider, TrialLister):
+        return False
+    with provider_errors():
+        return await provider.has_begun_trial(event.customer)
 
 
 @JOBS.effect(AccountClosed, attempts=8, limit=EFFECTS)
