@@ -67,6 +67,10 @@ def test_a_meter_counts_by_the_clock_or_by_the_billing_period(window):
         ("minor: 64995, currency: KWD", "Stripe charges KWD in steps of ten minor units: write 65000 (65.000 KWD)"),
         ("minor: 10, currency: USD", "0.10 USD is below Stripe's minimum charge of 0.50 USD: write at least 50, or 0"),
         ("minor: 49, currency: JPY", "49 JPY is below Stripe's minimum charge of 50 JPY: write at least 50, or 0"),
+        (
+            "minor: 100000000, currency: EUR",
+            "1000000.00 EUR is above Stripe's maximum charge of 999999.99 EUR: write at most 99999999",
+        ),
         ("minor: 500, currency: ISK", "Stripe counts ISK in hundredths, unlike ISO 4217: use another currency"),
     ],
 )

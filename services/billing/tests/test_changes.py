@@ -112,6 +112,11 @@ def test_another_interval_resolves_to_another_price_of_the_plan():
             SUBSCRIPTION,
             "quantity_out_of_bounds",
         ),
+        (
+            ChangeIntent(ChangeKind.PLAN, quantity=51_000),
+            having(price=Money(minor=2000, currency="EUR")),
+            "quantity_out_of_bounds",
+        ),
         (UPGRADE, having(access=AccessState.SUSPENDED), "subscription_suspended"),
         (UPGRADE, having(access=AccessState.PAUSED), "subscription_paused"),
         (UPGRADE, having(cancel_at=NOW + DAY), "subscription_cancels"),

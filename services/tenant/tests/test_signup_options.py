@@ -185,6 +185,15 @@ def test_a_total_that_cannot_be_charged_is_refused() -> None:
         quote(PRICED, "pro", PurchaseTerms(currency="JPY", quantity=1001), None)
 
 
+def test_a_total_above_the_maximum_charge_of_stripe_is_refused_unless_another_provider_is_named() -> None:
+    many = PurchaseTerms(quantity=34_483)
+
+    with pytest.raises(QuantityOutOfBoundsError, match=r"34483 at 29\.00 EUR is above .* 999999\.99 EUR; choose fewer"):
+        quote(PRICED, "pro", many, None)
+    assert quote(PRICED, "pro", many.model_copy(update={"quantity": 34_482}), None) is not None
+    assert quote(PRICED, "pro", many, None, "manual") is not None
+
+
 def test_an_existing_customer_keeps_the_terms_that_it_has() -> None:
     assert quote(PRICED, "pro", FIRST_PRICE, "cus_1") is None
     with pytest.raises(TermsOfCustomerError):

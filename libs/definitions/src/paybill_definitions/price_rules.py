@@ -5,9 +5,9 @@ Source: https://docs.stripe.com/currencies (minimum amounts, three-decimal curre
 
 from collections.abc import Mapping
 
+from paybill_contracts.charges import STRIPE, excess, largest_charge
 from paybill_contracts.money import Money, is_currency, minor_digits
 
-STRIPE = "stripe"
 _MINIMUM = {
     "AED": 200,
     "AUD": 50,
@@ -55,6 +55,8 @@ def objection(amount: Money, provider_prices: Mapping[str, str], *, is_charge: b
     if minor_digits(currency) == _THREE_DIGITS and minor % 10:
         nearest = Money(minor=round(minor, -1), currency=currency)
         return f"Stripe charges {currency} in steps of ten minor units: write {nearest.minor} ({nearest.text})"
+    if (reason := excess(amount)) is not None:
+        return f"{reason}: write at most {largest_charge(currency).minor}"
     least = _MINIMUM.get(currency, 0)
     if is_charge and 0 < minor < least:
         minimum = Money(minor=least, currency=currency)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from paybill_contracts.catalogue import Catalogue, CataloguePublished, OveragePrice, Price
+from paybill_contracts.charges import STRIPE, excess
 from paybill_contracts.errors import DomainError, RetryLaterError
 from paybill_contracts.money import MAX_MINOR, Money
 from paybill_contracts.providers import ProvidersConfigured
@@ -135,12 +136,13 @@ def check_request(
         raise SlugReservedError(f"the slug {slug} is reserved; choose another")
     check_plan_and_region(plans, regions, plan=plan, region=region)
     check_payment(payments, payment)
-    if MANUAL in {payment, payments.default if payment is None and payments is not None else None}:
+    provider = payments.default if payment is None and payments is not None else payment
+    if provider == MANUAL:
         if terms is not None and terms.coupon is not None:
             raise NoCouponsError("payment by invoice knows no coupons; agree on the price in the offer")
         if customer is not None:
             raise NoExistingCustomersError("payment by invoice has no existing customers; leave out the customer")
-    return quote(plans, plan, terms or FIRST_PRICE, customer)
+    return quote(plans, plan, terms or FIRST_PRICE, customer, provider)
 
 
 def check_plan_and_region(
@@ -167,10 +169,13 @@ def check_payment(payments: SignupOptions | None, payment: str | None) -> None:
         raise UnknownPaymentError(f"there is no payment provider {payment}; choose one of {', '.join(payments.keys)}")
 
 
-def quote(plans: SignupOptions | None, plan: str, terms: PurchaseTerms, customer: str | None) -> SignupQuote | None:
+def quote(
+    plans: SignupOptions | None, plan: str, terms: PurchaseTerms, customer: str | None, payment: str | None = None
+) -> SignupQuote | None:
     """Returns the price of `terms`. None for an existing customer, and while the prices are unknown: billing decides.
 
-    Raises NoSuchPriceError, QuantityOutOfBoundsError, TermsOfCustomerError.
+    payment: None for the default provider, to which the limit of Stripe's charges applies, too. Raises
+    NoSuchPriceError, QuantityOutOfBoundsError, TermsOfCustomerError.
     """
     if customer is not None:
         if terms != FIRST_PRICE:
@@ -185,6 +190,9 @@ def quote(plans: SignupOptions | None, plan: str, terms: PurchaseTerms, customer
                 raise NoSuchPriceError(f"{plan} has no such price; choose one of: {named_prices(known.prices)}")
             if price.amount.minor * terms.quantity > MAX_MINOR:
                 raise QuantityOutOfBoundsError(f"{terms.quantity} of {plan} cannot be charged; choose fewer")
+            reason = excess(price.amount, terms.quantity) if payment in {None, STRIPE} else None
+            if reason is not None:
+                raise QuantityOutOfBoundsError(f"{reason}; choose fewer of {plan}")
             sold = price.amount.currency, price.interval
             overage = tuple(each for each in known.overage if (each.amount.currency, each.interval) == sold)
             return SignupQuote(price, terms.quantity, total_of(price, terms.quantity), known.trial_days, overage)

@@ -8,6 +8,7 @@ from paybill_contracts.billing import AccessState, Subscription
 from paybill_contracts.catalogue import Interval, PlanRef, PlanVersion
 from paybill_contracts.changes import ChangeKind as Kind
 from paybill_contracts.changes import WantedChange
+from paybill_contracts.charges import STRIPE, excess
 from paybill_contracts.errors import ConflictError, DomainError, NotFoundError
 
 from paybill_billing.catalogue.domain.catalogue import Catalogue, Published, metered_prices, on_sale, published
@@ -303,11 +304,16 @@ def _plan_change(
             f" quantity {quantity}"
         )
     plan = PlanRef(plan=sold.plan.plan, version=sold.plan.version, catalogue_hash=sold.catalogue_hash)
+    index = 0 if same_plan else price_index(sold.plan, subscription.price.currency, interval)
+    amount = subscription.price if same_plan else sold.plan.prices[index].amount
+    reason = excess(amount, quantity) if subscription.provider == STRIPE else None
+    if reason is not None:
+        raise QuantityOutOfBoundsError(f"{reason}; choose fewer of {sold.plan.plan}")
     return WantedChange(
         kind=Kind.PLAN,
         at_period_end=intent.at_period_end,
         plan=None if same_plan else plan,
-        price_index=0 if same_plan else price_index(sold.plan, subscription.price.currency, interval),
+        price_index=index,
         quantity=None if quantity == subscription.quantity else quantity,
         drop_scheduled=intent.drop_scheduled,
     )
